@@ -1,4 +1,7 @@
-"""Spectral norms of convolution layers, bounded, computed and proved, on any array library."""
+"""Spectral norms of convolution layers, bounded, computed and proved, on any array library.
+
+Methods as values, such as ``Gram(n_iter=8)``, are in `specnorm.methods`, and errors in `specnorm.errors`.
+"""
 
 from __future__ import annotations
 
@@ -6,107 +9,93 @@ from typing import TYPE_CHECKING, Any
 
 from specnorm.api import compare, f4_bound, gram_bound, grid_bound, tn_bound, unfolding_bounds, value_and_grad
 from specnorm.ends import condition_number, enclose_isometry, enclose_smallest, is_isometry, isometry_bound
-from specnorm.errors import (
-    BackendConflict,
-    BackendError,
-    BackendVersion,
-    BrokenBackend,
-    CertificateError,
-    EstimateWarning,
-    GeometryError,
-    KernelError,
-    MethodError,
-    MixedBackends,
-    ModelFileError,
-    NoBackend,
-    SecondDerivativeError,
-    SpecnormError,
-    Undecided,
-)
+from specnorm.errors import EstimateWarning, SpecnormError, Undecided
 from specnorm.folding import fold_batch_norm
 from specnorm.matrices import gram_iteration, matrix_norm, power_iteration
 from specnorm.measuring import measure
-from specnorm.methods import (
-    METHODS,
-    Completion,
-    Enclose,
-    ExactFFT,
-    FantasticFour,
-    Gram,
-    Grid,
-    Isometry,
-    Method,
-    Power,
-    PowerTopK,
-    Reshaped,
-    Smallest,
-    SymbolNorm,
-    TensorNorm,
-    Unfoldings,
-)
 from specnorm.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, slogdet, symbol_norm
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
 from specnorm.proving import enclose
-from specnorm.result import Enclosure, Kind, Result
+from specnorm.result import Enclosure, Result
 from specnorm.training import init_tracking, track, track_many
-
-if TYPE_CHECKING:
-    from specnorm_audit import Report, Row, audit
-
-    from specnorm.completing import Completed, complete, completion_bound
-    from specnorm.probable import operator_norm
-    from specnorm.robustness import certified_radius, curvature_bound
 
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
 __all__ = [
     # Norms of one layer, and their bounds.
-    "certify", "Completed", "complete", "completion_bound", "conv_norm", "ConvSpec", "enclose", "f4_bound", "Geometry",
-    "gram_bound", "grid_bound", "power_norm", "reshaped_norm", "singular_values", "symbol_norm", "tn_bound",
-    "unfolding_bounds",
+    "enclose", "tn_bound", "certify", "conv_norm", "symbol_norm", "power_norm", "reshaped_norm", "singular_values",
+    "grid_bound", "gram_bound", "f4_bound", "unfolding_bounds", "completion_bound", "complete", "Completed",
     # The other end of the spectrum.
-    "condition_number", "enclose_isometry", "enclose_smallest", "is_isometry", "isometry_bound", "slogdet",
+    "enclose_smallest", "condition_number", "isometry_bound", "enclose_isometry", "is_isometry", "slogdet",
     # Any method, as a value.
-    "compare", "Completion", "Enclose", "ExactFFT", "FantasticFour", "Gram", "Grid", "Isometry", "measure", "Method",
-    "METHODS", "Power", "PowerTopK", "Reshaped", "Smallest", "SymbolNorm", "TensorNorm", "Unfoldings",
-    "value_and_grad",
-    # Kernels with smaller norms; training; robustness; matrices and operators; whole models.
-    "clip", "fold_batch_norm", "gram_rescaling", "rescale", "init_tracking", "track", "track_many",
-    "certified_radius", "curvature_bound", "gram_iteration", "matrix_norm", "operator_norm", "power_iteration", "audit",
+    "measure", "compare", "value_and_grad",
+    # Kernels with smaller norms, and training.
+    "rescale", "clip", "gram_rescaling", "fold_batch_norm", "init_tracking", "track", "track_many",
+    # Whole models, matrices and black boxes.
+    "audit", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
     # What answers and errors are.
-    "Enclosure", "Kind", "Report", "Result", "Row", "BackendConflict", "BackendError", "BackendVersion",
-    "BrokenBackend", "CertificateError", "EstimateWarning", "GeometryError", "KernelError", "MethodError",
-    "MixedBackends", "ModelFileError", "NoBackend", "SecondDerivativeError", "SpecnormError", "Undecided",
+    "ConvSpec", "Enclosure", "EstimateWarning", "Geometry", "Report", "Result", "SpecnormError", "Undecided",
     "__version__",
 ]
 # fmt: on
 
 __version__: str
 
+_LOADED_WHEN_ASKED_FOR = {
+    "Completed": "completing",
+    "complete": "completing",
+    "completion_bound": "completing",
+    "operator_norm": "probable",
+}
+"""Public names, and the modules that are imported when one of them is asked for."""
 
-_LATER = {
-    "operator_norm": "probable", "certified_radius": "robustness", "curvature_bound": "robustness",
-    "Completed": "completing", "complete": "completing", "completion_bound": "completing",
-}  # fmt: skip
-"""Names and the modules that they are loaded from when they are needed."""
+_MOVED = {
+    "specnorm.methods": (
+        "METHODS Completion Enclose ExactFFT FantasticFour Gram Grid Isometry Kind Method Power PowerTopK Reshaped "
+        "Smallest SymbolNorm TensorNorm Unfoldings"
+    ),
+    "specnorm.errors": (
+        "BackendConflict BackendError BackendVersion BrokenBackend CertificateError GeometryError KernelError "
+        "MethodError MixedBackends ModelFileError NoBackend SecondDerivativeError"
+    ),
+    "specnorm.robustness": "certified_radius curvature_bound",
+    "specnorm_audit": "Row",
+}
+"""Modules, and the names that were in `specnorm` itself before 0.1."""
 
+if TYPE_CHECKING:
+    from specnorm_audit import Report, audit
 
-def __getattr__(name: str) -> Any:
-    """Load what is not needed at import: the version, `_LATER`, and what a package above registers."""
-    if name == "__version__":
-        from importlib.metadata import version
+    from specnorm.completing import Completed, complete, completion_bound
+    from specnorm.probable import operator_norm
+else:  # else type checkers would take any name for one of ours
 
-        return version("specnorm-bounds")
-    if name in ("audit", "Report", "Row"):
-        from specnorm.registry import function
+    def __getattr__(name: str) -> Any:
+        """Load what is not needed at import."""
+        if name == "__version__":
+            from importlib.metadata import version
 
-        return function(name)
-    if name in _LATER:
+            return version("specnorm-bounds")
+        if name in ("audit", "Report"):
+            from specnorm.registry import function
+
+            return function(name)
         from importlib import import_module
 
-        return getattr(import_module(f"specnorm.{_LATER[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _LOADED_WHEN_ASKED_FOR:
+            return getattr(import_module(f"specnorm.{_LOADED_WHEN_ASKED_FOR[name]}"), name)
+        for module, names in _MOVED.items():
+            if name in names.split():
+                import warnings
+
+                warnings.warn(
+                    f"specnorm.{name} is {module}.{name} now; the old name leaves with version 0.2.",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

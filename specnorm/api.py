@@ -15,6 +15,7 @@ from specnorm.problem.spec import Geometry, Layer
 from specnorm.result import Result, shown
 from specnorm.runtime.program import program_for
 from specnorm.types import ArrayT
+from specnorm.words import warn_of_former_keyword
 
 _BOUNDS_HERE = (
     "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
@@ -86,7 +87,11 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
 
 
 @takes_layers
-def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry]) -> tuple[ArrayT, ArrayT]:
+def value_and_grad(
+    kernel: ArrayT,
+    method: Method,
+    **geometry: Unpack[Geometry],
+) -> tuple[ArrayT, ArrayT]:
     """Value of a method and its gradient with respect to the kernel, on every backend (NumPy and CuPy too).
 
     Parameters
@@ -112,7 +117,7 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     --------
     >>> import numpy, specnorm
     >>> kernel = numpy.ones((4, 3, 3, 3))
-    >>> value, gradient = specnorm.value_and_grad(kernel, specnorm.FantasticFour())
+    >>> value, gradient = specnorm.value_and_grad(kernel, specnorm.methods.FantasticFour())
     >>> gradient.shape
     (4, 3, 3, 3)
     """
@@ -121,13 +126,21 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     x: Any = kernel
     plan = program_for(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
     if plan.value_shape:
-        raise MethodError(f"{method!r} has several values; value_and_grad needs one. Use specnorm.FantasticFour().")
+        raise MethodError(
+            f"{method!r} has several values; value_and_grad needs one. Use specnorm.methods.FantasticFour()."
+        )
     value, gradient = backend.value_and_grad(plan, x)
     return value, gradient
 
 
 @takes_layers
-def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
+def tn_bound(
+    kernel: ArrayT,
+    *,
+    proven: bool | None = None,
+    certified: bool | None = None,
+    **geometry: Unpack[Geometry],
+) -> ArrayT:
     """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
 
     Circular with a stride: every size that the stride divides.
@@ -139,9 +152,11 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
-    certified : bool, optional
+    proven : bool, optional
         None: proven (``sigma* <= value``) wherever values are known; an estimate under jit, compile and vmap, with an
         `EstimateWarning` when it is traced. True: proven, or an error. False: the estimate, everywhere.
+    certified : bool, optional
+        The former name of ``proven``, with a `DeprecationWarning`.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -153,9 +168,9 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
     Raises
     ------
     MethodError
-        If ``certified`` is True under a tracer.
+        If ``proven`` is True under a tracer.
     Undecided
-        If ``certified`` is True and the budget did not suffice.
+        If ``proven`` is True and the budget did not suffice.
 
     Examples
     --------
@@ -164,8 +179,11 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
     >>> f"{specnorm.tn_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    result = measure(kernel, TensorNorm(certified=certified), **geometry)
-    if certified is None and result.kind == "estimate":
+    if certified is not None:
+        warn_of_former_keyword("certified", "proven")
+        proven = certified
+    result = measure(kernel, TensorNorm(proven=proven), **geometry)
+    if proven is None and result.kind == "estimate":
         _warn_estimate()
     value: ArrayT = result.value
     return value
@@ -174,7 +192,7 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
 def _warn_estimate() -> None:
     warnings.warn(
         "tn_bound is an estimate here, not a proven bound: nothing can be proven under a tracer or beyond the budget. "
-        f"certified=False accepts that; {_BOUNDS_HERE}.",
+        f"proven=False accepts that; {_BOUNDS_HERE}.",
         EstimateWarning,
         stacklevel=3,
     )

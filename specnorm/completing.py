@@ -49,13 +49,19 @@ class CompletionFrom(Completion):
         return {"completion": completion_shape(spec.block_shape)}
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Search from H."""
         xp, (h,) = ops.xp, state
         scaled, exponent = arrays.scale(blocks, xp=xp)
         wide = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
-        found = self.found(scaled, arrays.unscale(h, -wide, xp=xp), ops=ops)
+        found = self.searched(scaled, arrays.unscale(h, -wide, xp=xp), ops=ops)
         after = xp.where(xp.reshape(found.helps, wide.shape), found.kernel, xp.zeros_like(found.kernel))
         value = self.evaluation(found.bound, found.products, found.gradient, exponent, ops=ops)
         return value, (arrays.unscale(after, wide, xp=xp),)

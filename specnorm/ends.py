@@ -18,7 +18,7 @@ from specnorm.methods.base import as_number
 from specnorm.methods.isometry import Isometry, IsometryEnds
 from specnorm.methods.smallest import Smallest
 from specnorm.problem.spec import Geometry, Layer
-from specnorm.proving import enclose
+from specnorm.proving import enclose, explained_when_asked
 from specnorm.result import Enclosure, Outcome, Result
 from specnorm.types import ArrayT
 
@@ -37,34 +37,32 @@ def enclose_smallest(
 ) -> Enclosure:
     """Enclose the smallest singular value of a layer between two proven numbers, rounding included.
 
-    It is the smallest of ``min(outputs, inputs)`` values: ``||A x|| >= lower ||x||`` for a layer with no fewer outputs
-    than inputs, and the same of its adjoint for one with fewer, which maps some inputs to 0.
+    A layer has ``min(outputs, inputs)`` singular values. If it has at least as many outputs as inputs, then
+    ``||A x|| >= lower ||x||`` for all x. If it has fewer, it maps some inputs to 0, and the bound is of its adjoint.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     input_shape : int or tuple of int, optional
-        The layer's own spatial input sizes. None: the infimum over all of them. Circular with a stride: every size
-        that the stride divides.
+        As for `enclose`. None: the infimum over all sizes.
     rtol : float, default 1e-3
-        Relative width asked for. What it takes grows with the square of the condition number.
-    budget : float, default 30
-        Seconds; what has not begun by then is not tried. None: as long as it takes. The bounds are wider then, and as
-        true.
+        As for `enclose`. The time of the search grows with the square of the condition number.
+    budget : float or None, default 30
+        As for `enclose`.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
-        see `specnorm.Geometry`. Where borders cut taps off, at an ``input_shape`` with few pixels alone.
+        see `specnorm.Geometry`. If borders cut taps off, give an ``input_shape`` with few pixels.
 
     Returns
     -------
     Enclosure
-        ``status`` begins with "zero" where no proof tells the value from 0: ``lower`` is 0 then. The witness attains
-        ``upper``.
+        The witness attains ``upper``. If no proof tells the value from 0, ``lower`` is 0 and ``status`` begins with
+        "zero".
 
     Raises
     ------
     GeometryError
-        Where borders cut taps off, at every size, or at one where the layer's own matrix is too large.
+        If borders cut taps off, and there is no ``input_shape`` or the layer's own matrix is too large.
     MethodError
         Under a tracer.
 
@@ -99,11 +97,11 @@ def enclose_isometry(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     scale : float, "best" or None
-        As of `isometry_bound`.
+        As for `isometry_bound`.
     rtol : float, default 1e-3
-        Relative width asked for.
-    budget : float, default 30
-        Seconds; None: as long as it takes.
+        As for `enclose`.
+    budget : float or None, default 30
+        As for `enclose`.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -111,11 +109,14 @@ def enclose_isometry(
     Returns
     -------
     Enclosure
-        Its witness has a frequency and no vectors.
+        The witness has a frequency and no vectors.
 
     Raises
     ------
-    As `isometry_bound`; and MethodError under a tracer.
+    GeometryError
+        As for `isometry_bound`.
+    MethodError
+        Under a tracer.
 
     Examples
     --------
@@ -131,7 +132,10 @@ def enclose_isometry(
 
 
 def _enclosure(
-    result: Result, claims: Sequence[tuple[Lower, Upper]], ends: tuple[Any, Any], witness: tuple[Any, Any, Any]
+    result: Result,
+    claims: Sequence[tuple[Lower, Upper]],
+    ends: tuple[Any, Any],
+    witness: tuple[Any, Any, Any],
 ) -> Enclosure:
     """The answer of a method whose figures tell how its search ended."""
     figures, method, spec = result.stats, result.method, result.spec
@@ -152,17 +156,11 @@ def _enclosure(
         quantity=method.quantity,
     )
     found = found.stated_by(partial(_no_certificate, method.quantity))
-    return found.proven_by(claims[0][0], claims[0][1], _explained) if claims else found
+    return found.proven_by(claims[0][0], claims[0][1], explained_when_asked) if claims else found
 
 
 def _no_certificate(quantity: str, _name: str) -> Any:
     raise CertificateError(f"there is no certificate of a {quantity}: take that of enclose(kernel), of the norm.")
-
-
-def _explained(lower: Lower, upper: Upper) -> str:
-    from specnorm.explaining import explained  # for few
-
-    return explained(lower, upper)
 
 
 @takes_layers
@@ -174,29 +172,33 @@ def condition_number(
     budget: float | None = 30.0,
     **layer: Unpack[Layer],
 ) -> Enclosure:
-    """Enclose the quotient of a layer's norm and its smallest singular value, rounding included.
+    """Enclose the quotient of a layer's norm and its smallest singular value, by `enclose` and `enclose_smallest`.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     input_shape : int or tuple of int, optional
-        The layer's own spatial input sizes. None: the supremum of both ends over all of them.
+        As for `enclose`. None: the supremum of the norm over all sizes, divided by the infimum of the smallest
+        singular value.
     rtol : float, default 1e-3
-        Relative width asked for, half of it for each end.
-    budget : float, default 30
-        Seconds for both ends together; None: as long as they take.
+        As for `enclose`, half of it for each of the two values.
+    budget : float or None, default 30
+        As for `enclose`, half of it for each of the two values.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
-        see `specnorm.Geometry`. Where borders cut taps off, at an ``input_shape`` with few pixels alone.
+        as for `enclose_smallest`.
 
     Returns
     -------
     Enclosure
-        ``upper`` is infinite where the smallest singular value is not told from 0.
+        ``upper`` is infinite if no proof tells the smallest singular value from 0.
 
     Raises
     ------
-    As `enclose_smallest`.
+    GeometryError, MethodError
+        As for `enclose_smallest`.
+    Undecided
+        If a compiler ran the search.
 
     Examples
     --------
@@ -226,7 +228,7 @@ def condition_number(
         quantity="condition number",
     )
     found = found.stated_by(partial(_no_certificate, found.quantity))
-    return found.proven_by(lower, upper, _explained)
+    return found.proven_by(lower, upper, explained_when_asked)
 
 
 def _outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
@@ -238,19 +240,22 @@ def _outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
 
 @takes_layers
 def isometry_bound(
-    kernel: ArrayT, *, scale: float | Literal["best"] | None = None, **geometry: Unpack[Geometry]
+    kernel: ArrayT,
+    *,
+    scale: float | Literal["best"] | None = None,
+    **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Bound how far a layer is from an isometry: eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
 
-    All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. By products alone, so a proven upper
-    bound under jit, compile and vmap too. Of a layer with fewer outputs than inputs, for its adjoint: the figure
-    ``adjoint`` of ``measure(kernel, Isometry())`` says so.
+    All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. The bound is proven under jit, compile
+    and vmap too, since it takes products alone. If the layer has fewer outputs than inputs, the bound is of its
+    adjoint: the figure ``adjoint`` of ``measure(kernel, Isometry())`` says so.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     scale : float, "best" or None
-        s; None: 1. "best": the s whose square is the mean of the squared singular values.
+        The number s. None: 1. "best": the root of the mean of the squared singular values.
     **geometry
         ``input_shape`` (circular: eps at that size; else at every size), ``stride``, ``dilation``, ``groups``,
         ``transposed``, ``layout``, ``padding_mode``, ``padding``: see `specnorm.Geometry`.
@@ -262,7 +267,7 @@ def isometry_bound(
     Raises
     ------
     GeometryError
-        Where borders cut taps off: no such layer is an isometry.
+        If borders cut taps off: no such layer is an isometry.
 
     Examples
     --------
@@ -290,11 +295,11 @@ def is_isometry(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     tolerance : float
-        Of eps, as of `isometry_bound`.
+        Largest eps, defined as for `isometry_bound`, with which the layer still counts as an isometry.
     scale : float, "best" or None
-        As of `isometry_bound`.
-    budget : float, default 30
-        Seconds; None: as long as it takes.
+        As for `isometry_bound`.
+    budget : float or None, default 30
+        As for `enclose`.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.

@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "BackendConflict",
+    "BackendError",
+    "BackendVersion",
+    "BrokenBackend",
+    "CertificateError",
+    "EstimateWarning",
+    "GeometryError",
+    "InternalError",
+    "KernelError",
+    "MethodError",
+    "MixedBackends",
+    "ModelFileError",
+    "NoBackend",
+    "SecondDerivativeError",
+    "SpecnormError",
+    "TranslationError",
+    "Undecided",
+]
+
 
 class SpecnormError(Exception):
     """Base of every error raised by specnorm itself."""

@@ -20,7 +20,11 @@ def explained(lower: Lower, upper: Upper) -> str:
 
 
 def lines(
-    claim: Upper | Lower, side: tuple[str, str], exponent: int, depth: int = 0, most: float = math.inf
+    claim: Upper | Lower,
+    side: tuple[str, str],
+    exponent: int,
+    depth: int = 0,
+    most: float = math.inf,
 ) -> Iterator[str]:
     """One claim and what it rests on, to so many levels."""
     if claim.rule.startswith(POWER):

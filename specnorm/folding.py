@@ -16,7 +16,11 @@ from specnorm.types import AnyArray, ArrayT
 
 @takes_layers
 def fold_batch_norm(
-    kernel: ArrayT, gamma: ArrayT | None, running_var: ArrayT, eps: float, **layer: Unpack[Layer]
+    kernel: ArrayT,
+    gamma: ArrayT | None,
+    running_var: ArrayT,
+    eps: float,
+    **layer: Unpack[Layer],
 ) -> ArrayT:
     """Merge a convolution and the batch normalisation after it (at inference) into one kernel.
 
@@ -78,7 +82,11 @@ def fold_batch_norm(
 
 
 def fold_stack(
-    kernels: AnyArray, gamma: AnyArray | None, running_var: AnyArray, eps: float, **layer: Unpack[Layer]
+    kernels: AnyArray,
+    gamma: AnyArray | None,
+    running_var: AnyArray,
+    eps: float,
+    **layer: Unpack[Layer],
 ) -> AnyArray:
     """`fold_batch_norm` of kernels (n, *shape) of one geometry with statistics (n, cout), unchecked."""
     backend = backend_for(kernels)

@@ -236,7 +236,7 @@ def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> Layer
 
 def keras_parts(x: Any) -> Mapping[str, Any] | None:
     """Layers in a Keras layer or model by their names, and the variables outside of them; None for anything else."""
-    if not _is_keras_layer(x):
+    if not is_keras_layer(x):
         return None
     found = {str(layer.name): layer for layer in getattr(x, "layers", None) or _keras_layers(vars(x).values())}
     if type(x).__name__ == "SpectralNormalization":  # whose own variable is a vector; the kernel is the inner layer's
@@ -245,7 +245,8 @@ def keras_parts(x: Any) -> Mapping[str, Any] | None:
     return found | {str(variable.name): variable for variable in x.weights if id(variable) not in inner}
 
 
-def _is_keras_layer(x: Any) -> bool:
+def is_keras_layer(x: Any) -> bool:
+    """Return whether an object is a layer, or a model, of Keras."""
     return any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Layer" for cls in type(x).__mro__)
 
 
@@ -255,7 +256,7 @@ def _keras_layers(values: Iterable[Any]) -> list[Any]:
     for value in values:
         if isinstance(value, (list, tuple)):
             found += _keras_layers(value)
-        elif _is_keras_layer(value):
+        elif is_keras_layer(value):
             found.append(value)
     return found
 

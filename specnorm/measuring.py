@@ -46,7 +46,7 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     --------
     >>> import numpy, specnorm
     >>> kernel = numpy.ones((4, 3, 3, 3))
-    >>> print(specnorm.measure(kernel, specnorm.Gram(n_iter=8), input_shape=8))
+    >>> print(specnorm.measure(kernel, specnorm.methods.Gram(n_iter=8), input_shape=8))
     upper 31.1770 (gram, input size (8, 8))
     """
     check_method(method)
@@ -54,14 +54,20 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
 
 
 def proven(
-    kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]
+    kernel: ArrayObject,
+    method: Method,
+    **geometry: Unpack[Geometry],
 ) -> tuple[Result, Sequence[tuple[Lower, Upper]]]:
     """`measure`, and the claims that its bounds are: none of a method that makes none, or that a compiler runs."""
     result, claims = _measured(kernel, method, geometry)
     return result, claims() if claims else ()
 
 
-def _measured(kernel: ArrayObject, method: Method, geometry: Geometry) -> tuple[Result, Claims | None]:
+def _measured(
+    kernel: ArrayObject,
+    method: Method,
+    geometry: Geometry,
+) -> tuple[Result, Claims | None]:
     backend = backend_for(kernel)
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     ran = backend.apply(plan, kernel)
@@ -79,6 +85,6 @@ def check_method(method: object) -> None:
     if isinstance(method, type):
         said = f", the class {method.__name__},"
     raise MethodError(
-        f"method{said} is not a method. Give a value such as specnorm.TensorNorm() (names for the command line: "
-        f"{', '.join(METHODS)}); the kernel comes first."
+        f"method{said} is not a method. Give a value such as specnorm.methods.TensorNorm(); the kernel comes "
+        f"first. Names for the command line: {', '.join(METHODS)}."
     )

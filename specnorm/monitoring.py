@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError, NoBackend, SpecnormError
-from specnorm.layers import layer_kernel
+from specnorm.layers import is_keras_layer, keras_parts, layer_kernel
 from specnorm.methods import SymbolNorm
 from specnorm.proving import enclose
 from specnorm.training import State, init_tracking, track_many
@@ -38,21 +38,33 @@ class Reading(NamedTuple):
 
 
 class Monitor:
-    """What the monitors of all frameworks share: the measurement, its state, and what a report holds.
+    """The measurement behind the monitors of all frameworks, its state, and its report.
+
+    A report is a dictionary of floats for any logger. ``norm/NAME`` is the norm of a layer at every input size, from
+    below: it is attained, and followed from the last report on (`specnorm.methods.SymbolNorm`). ``upper/NAME`` is a
+    proven upper bound of the norm, some 5 % larger if the budget allows (`specnorm.enclose`). It is in every
+    ``upper``-th report, and holds for the weights of that report. ``norm/product`` and ``upper/product`` are the
+    products over all layers, up to their rounding. A layer that cannot be measured is named by a warning, and then the
+    report has no product.
 
     Parameters
     ----------
     every : int
-        Steps between measurements.
-    upper : int
-        Measurements from one proof to the next. 0: no proofs.
+        Number of steps between two reports.
+    upper : int or bool
+        Number of reports from one proof to the next. True: a proof in each report. 0 or False: no proofs.
     budget : float
-        Seconds for the proof of one layer.
+        Time limit in seconds for the proof of one layer. A bound that the limit cuts short is larger, and still proven.
 
     Attributes
     ----------
     left_out : dict of str to str
-        What the last measurement left out, by name, and why.
+        Names of the layers that the last report leaves out, each with the reason.
+
+    Raises
+    ------
+    MethodError
+        If ``every`` or ``upper`` is no such number, or no layer is selected.
     """
 
     def __init__(self, every: int, *, upper: int, budget: float) -> None:
@@ -83,7 +95,9 @@ class Monitor:
         return report
 
     def _proven(
-        self, layers: Mapping[str, LayerKernel], norms: Mapping[str, float]
+        self,
+        layers: Mapping[str, LayerKernel],
+        norms: Mapping[str, float],
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Norms, from below by what a proof attains too, and proven upper bounds of the layers that are finite."""
         below, uppers = dict(norms), {}
@@ -128,6 +142,47 @@ class Monitor:
             warnings.warn(f"NormMonitor leaves out layers, and logs no product. {reasons}", stacklevel=stacklevel)
 
 
+class ModelMonitor(Monitor):
+    """A monitor that is made for one model, and reads its weights at each report.
+
+    ``monitor(step)`` returns a report at every step that ``every`` divides.
+
+    Parameters
+    ----------
+    model : object
+    every, upper, budget
+        See `Monitor`.
+    select : callable, optional
+        ``select(name, layer)`` says whether a layer counts. None: every layer does.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        every: int = 100,
+        *,
+        select: Callable[[str, Any], bool] | None = None,
+        upper: int = 10,
+        budget: float = 5.0,
+    ) -> None:
+        super().__init__(every, upper=upper, budget=budget)
+        self.model = model
+        self.select = select
+        self.tell(self.read(), stacklevel=3)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Return a report if ``every`` divides the step, else an empty dictionary."""
+        return {} if step % self.every else self.norms()
+
+    def norms(self) -> dict[str, float]:
+        """Return a report now."""
+        return self.measured(self.read())
+
+    def read(self) -> Reading:
+        """Return the model's layers with their present weights."""
+        raise NotImplementedError
+
+
 def _detached(layer: LayerKernel) -> LayerKernel:
     return layer._replace(kernel=backend_for(layer.kernel).detach(layer.kernel))
 
@@ -137,23 +192,19 @@ _NO_LINEAR_MAP = ("Embedding", "Normalization")
 """In names of Keras's layers whose arrays with two axes are no linear map of the layer's input."""
 
 
-def is_keras_model(model: Any) -> bool:
-    """Whether a model is one of Keras."""
-    return any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Layer" for cls in type(model).__mro__)
-
-
 def keras_reading(model: Any, select: Callable[[str, Any], bool] | None) -> Reading:
     """Read the layers of a Keras model; ``select`` says by name and layer which count, None: all."""
     layers: dict[str, LayerKernel] = {}
     left_out: dict[str, str] = {}
-    for name, layer, own in _keras_layers(model, "", set()):
+    for name, layer, variables in _keras_layers(model, "", set()):
         if select is not None and not select(name, layer):
             continue
         try:
             layers[name] = layer_kernel(layer)
         except NoBackend:
             kind = type(layer).__name__
-            if max((len(x.shape) for x in own), default=0) > 1 and not any(word in kind for word in _NO_LINEAR_MAP):
+            holds_a_matrix = any(len(variable.shape) > 1 for variable in variables)
+            if holds_a_matrix and not any(word in kind for word in _NO_LINEAR_MAP):
                 left_out[name] = f"a {kind} is not measured"
         except SpecnormError as error:
             left_out[name] = str(error)
@@ -162,23 +213,13 @@ def keras_reading(model: Any, select: Callable[[str, Any], bool] | None) -> Read
 
 def _keras_layers(model: Any, start: str, seen: set[int]) -> Iterator[tuple[str, Any, list[Any]]]:
     """Name and layer of each layer in a model or layer, each once, and the variables that are none of its parts'."""
-    for layer in _keras_parts(model):
-        if id(layer) in seen:
+    for name, layer in (keras_parts(model) or {}).items():
+        if not is_keras_layer(layer) or id(layer) in seen:
             continue
         seen.add(id(layer))
-        inner = {id(x) for part in _keras_parts(layer) for x in part.weights}
-        name = f"{start}{layer.name}"
-        yield name, layer, [x for x in layer.weights if id(x) not in inner]
-        yield from _keras_layers(layer, f"{name}/", seen)
-
-
-def _keras_parts(layer: Any) -> list[Any]:
-    """Layers of a model, or among the public attributes of a layer and in lists of these."""
-    parts = getattr(layer, "layers", None)
-    if parts is None:
-        parts = [x for name, x in vars(layer).items() if not name.startswith("_")]
-    flat = [y for x in parts for y in (x if isinstance(x, (list, tuple)) else (x,))]
-    return [x for x in flat if is_keras_model(x)]
+        parts = keras_parts(layer) or {}
+        yield f"{start}{name}", layer, [part for part in parts.values() if not is_keras_layer(part)]
+        yield from _keras_layers(layer, f"{start}{name}/", seen)
 
 
 def keras_callback(monitor: Callable[[int], dict[str, float]], base: type) -> Any:

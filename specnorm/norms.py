@@ -22,7 +22,12 @@ from specnorm.types import ArrayT
 
 @takes_layers
 def conv_norm(
-    kernel: ArrayT, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-6, **layer: Unpack[Layer]
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    rtol: float = 1e-6,
+    budget: float | None = BUDGET,
+    **layer: Unpack[Layer],
 ) -> ArrayT:
     """Exact norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
 
@@ -34,6 +39,8 @@ def conv_norm(
         stride: every size that the stride divides.
     rtol : float, default 1e-6
         The value is at most this far, relatively, below the norm (or at the kernel's own precision).
+    budget : float or None, default 60
+        Seconds; what has not begun by then is not tried. None: no limit.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.
@@ -49,8 +56,8 @@ def conv_norm(
     MethodError
         Under a tracer, without ``input_shape`` or with other padding than circular.
     Undecided
-        If ``rtol`` was not reached: large layers with other padding than circular are known to 1e-3 or so, the default
-        is for those whose own matrix is small.
+        If ``rtol`` was not reached within the budget: large layers with other padding than circular are known to 1e-3
+        or so, the default is for those whose own matrix is small.
 
     Examples
     --------
@@ -60,12 +67,16 @@ def conv_norm(
     '31.1769, 31.1769'
     """
     own = _is_no_circle(kernel, input_shape, layer)
-    method: Method = NormAtSize(rtol=rtol) if own else ExactFFT(rtol=rtol)
+    method: Method = NormAtSize(rtol=rtol, budget=budget) if own else ExactFFT(rtol=rtol, budget=budget)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
 
 
-def _is_no_circle(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None, layer: Layer) -> bool:
+def _is_no_circle(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None,
+    layer: Layer,
+) -> bool:
     """Whether a layer at a size has another norm than its symbols; what is no kernel is left to `measure` to refuse."""
     shape = getattr(kernel, "shape", None)
     if shape is None or input_shape is None:
@@ -73,7 +84,11 @@ def _is_no_circle(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None
     return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).periodic
 
 
-def _has_a_border(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None, layer: Layer) -> bool:
+def _has_a_border(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None,
+    layer: Layer,
+) -> bool:
     """Whether padding, or outputs that it takes away, make a layer at a size another map than its symbols'."""
     if not _is_no_circle(kernel, input_shape, layer):
         return False
@@ -82,7 +97,13 @@ def _has_a_border(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None
 
 
 @takes_layers
-def symbol_norm(kernel: ArrayT, *, points: int | None = None, vectors: int = 2, **geometry: Unpack[Geometry]) -> ArrayT:
+def symbol_norm(
+    kernel: ArrayT,
+    *,
+    points: int | None = None,
+    vectors: int = 2,
+    **geometry: Unpack[Geometry],
+) -> ArrayT:
     """Supremum of a layer's norm over all input sizes, from below: within 1 to 2 % of it, and attained by a plane wave.
 
     What training follows: it runs under jit, compile and vmap, costs a few products of the kernel, and is
@@ -95,7 +116,7 @@ def symbol_norm(kernel: ArrayT, *, points: int | None = None, vectors: int = 2, 
     points : int, optional
         Points of the grid an axis. None: from the taps and channels.
     vectors : int, default 2
-        Vectors at each point, at least: see `specnorm.SymbolNorm`.
+        Vectors at each point, at least: see `specnorm.methods.SymbolNorm`.
     **geometry
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
         `specnorm.Geometry`. ``input_shape`` is refused.
@@ -238,7 +259,11 @@ def singular_values(
 
 
 @takes_layers
-def slogdet(kernel: ArrayT, input_shape: int | tuple[int, ...], **layer: Unpack[Layer]) -> tuple[ArrayT, ArrayT]:
+def slogdet(
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...],
+    **layer: Unpack[Layer],
+) -> tuple[ArrayT, ArrayT]:
     """Sign and logarithm of the determinant of a square circular layer at one input size, as invertible flows need it.
 
     Parameters
@@ -301,7 +326,13 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 
 @takes_layers
-def certify(kernel: ArrayObject, bound: float, *, budget: float | None = BUDGET, **geometry: Unpack[Geometry]) -> bool:
+def certify(
+    kernel: ArrayObject,
+    bound: float,
+    *,
+    budget: float | None = BUDGET,
+    **geometry: Unpack[Geometry],
+) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.

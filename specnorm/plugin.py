@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from specnorm.api import Comparison
 from specnorm.folding import fold_stack
-from specnorm.layers import layer_kernel
+from specnorm.layers import is_keras_layer, layer_kernel
 from specnorm.methods.base import check_count
-from specnorm.monitoring import Monitor, Reading, is_keras_model, keras_callback, keras_reading
+from specnorm.monitoring import ModelMonitor, Monitor, Reading, keras_callback, keras_reading
 from specnorm.probable import LinearOperator, Vector
 from specnorm.problem.padding import same_upper
 from specnorm.problem.spec import at_every_size, per_axis
@@ -22,8 +22,8 @@ from specnorm.training import init_stack, step_stack
 from specnorm.types import AnyArray, Backend, LayerKernel
 
 __all__ = [
-    "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "Monitor", "Program", "Ran", "Reading",
-    "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "fold_stack", "function",
-    "init_stack", "is_keras_model", "keep", "keras_callback", "keras_reading", "layer_kernel", "per_axis", "program",
-    "same_upper", "step_stack", "stepped_program",
+    "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "ModelMonitor", "Monitor", "Program", "Ran",
+    "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "fold_stack",
+    "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading", "layer_kernel", "per_axis",
+    "program", "same_upper", "step_stack", "stepped_program",
 ]  # fmt: skip

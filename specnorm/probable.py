@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
+from specnorm.result import TwoSided, shown
 
 Vector = NDArray[np.float64]
 Product = Callable[[Vector], Vector]
@@ -20,34 +21,34 @@ _ADJOINT = 1e-5
 _AXES = 2
 
 
-@dataclass(frozen=True)
-class ProbableBound:
-    """The norm of an operator, by products with it alone.
+@dataclass(frozen=True, eq=False)
+class ProbableBound(TwoSided):
+    """Two bounds of an operator's norm, the upper one with a stated probability.
+
+    ``lower, upper = operator_norm(...)`` unpacks it. ``float()`` of it and comparisons raise: it is two numbers.
 
     Parameters
     ----------
-    lower : float
-        Attained, up to rounding.
-    upper : float
+    lower : NumPy scalar
+        Attained by a vector, up to rounding.
+    upper : NumPy scalar
         No smaller than the norm with probability ``1 - delta`` over the start, up to rounding.
     delta : float
     products : int
-        With the operator and its adjoint, together.
+        Number of products with the operator and its adjoint, together.
     """
 
-    lower: float
-    upper: float
+    lower: np.float64
+    upper: np.float64
     delta: float
     products: int
 
     kind = "probable"
 
-    def __str__(self) -> str:
-        """One line."""
-        return (
-            f"norm at least {self.lower:.6g}; at most {self.upper:.6g} with probability 1 - {self.delta:g} "
-            f"({self.products} products)"
-        )
+    def __repr__(self) -> str:
+        """Both bounds, and the probability of the upper one, in one line."""
+        ends = f"{shown(self.lower, 'lower')} <= norm <= {shown(self.upper, 'upper')}"
+        return f"{ends} with probability 1 - {self.delta:g} ({self.products} products)"
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,9 @@ def operator_norm(
     --------
     >>> import numpy, specnorm
     >>> a = numpy.diag([3.0, 2.0, 1.0])
-    >>> print(specnorm.operator_norm(lambda v: a @ v, lambda u: a.T @ u, (3, 3)))
-    norm at least 3; at most 3.03 with probability 1 - 1e-09 (8 products)
+    >>> lower, upper = specnorm.operator_norm(lambda v: a @ v, lambda u: a.T @ u, (3, 3))
+    >>> print(f"{lower:.3f} <= norm <= {upper:.3f}")
+    3.000 <= norm <= 3.030
     """
     _check_part("rtol", rtol, "a relative width such as 1e-2: the number of products grows as 1 / sqrt(rtol)")
     _check_part("delta", delta, "a probability such as 1e-9: without chance nothing is known of a black box")
@@ -151,7 +153,7 @@ def operator_norm(
     steps = min(n, math.ceil((math.log(1.648 * math.sqrt(n) / delta) / math.sqrt(eps) + 1) / 2))
     largest, taken = _lanczos(lambda x: back(forth(x) / scale) / scale, random.standard_normal(n), steps, progress)
     lower = scale * math.sqrt(max(largest, 0.0))
-    return ProbableBound(lower, lower * (1 + rtol), delta, 2 + 2 * taken)
+    return ProbableBound(np.float64(lower), np.float64(lower * (1 + rtol)), delta, 2 + 2 * taken)
 
 
 def _check_part(name: str, value: object, advice: str) -> None:
@@ -180,7 +182,11 @@ def _size_of_image(product: Product, size: int) -> int | None:
         return None
 
 
-def _operator(operator: Any, rmatvec: Product | None, shape: tuple[int, int] | None) -> LinearOperator:
+def _operator(
+    operator: Any,
+    rmatvec: Product | None,
+    shape: tuple[int, int] | None,
+) -> LinearOperator:
     """What was given, as a real operator; SciPy's own reading of it without SciPy."""
     if shape is not None and rmatvec is not None:
         known = LinearOperator(operator, rmatvec, shape)
@@ -240,7 +246,10 @@ def _checked(product: Product, name: str, size: int) -> Product:
 
 
 def _lanczos(
-    gram: Product, start: Vector, steps: int, progress: Callable[[int, int], None] | None
+    gram: Product,
+    start: Vector,
+    steps: int,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[float, int]:
     """The largest Ritz value, and the steps taken; vectors that lose their orthogonality repeat values, spoil none."""
     here: Vector = start / np.linalg.norm(start)

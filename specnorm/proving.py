@@ -30,19 +30,21 @@ def enclose(
     budget: float | None = BUDGET,
     **layer: Unpack[Layer],
 ) -> Enclosure:
-    """Enclose the norm between two proven numbers, rounding included.
+    """Enclose the norm of a layer between two proven numbers, rounding included.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     input_shape : int or tuple of int, optional
-        The layer's own spatial input sizes. None: the supremum over all of them. Circular with a stride: every size
-        that the stride divides.
+        The layer's own spatial input sizes. None: the supremum over all of them. For a circular layer with a stride,
+        these are the sizes that the stride divides.
     rtol : float, default 1e-3
-        Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where skew
-        circulants or the layer's own matrix come so close: see `docs/methods/enclosure.md`.
+        Relative distance of the bounds at which the search stops. At a size, with other padding than circular
+        ``"same"``, it is reached only if skew circulants or the layer's own matrix come so close: see
+        `docs/methods/enclosure.md`.
     budget : float or None, default 60
-        Seconds; what has not begun by then is not tried. The bounds are wider then, and as true. None: no limit.
+        Time limit in seconds. When it is reached, no further proof is begun: the bounds are further apart, and still
+        proven. None: no limit.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.
@@ -50,10 +52,10 @@ def enclose(
     Returns
     -------
     Enclosure
-        ``explain()`` gives the proof. ``status`` tells whether rtol was reached; where it was not the bounds are
-        wider, and as true. The witness of a layer enclosed by its matrix has no frequency; its vectors are an output
-        and an input, and empty where these have more than 8 million entries. Bounds of a torch tensor carry no
-        gradient; the value of ``measure(kernel, Enclose())`` does.
+        ``lower, upper = enclose(kernel)`` unpacks it. ``status`` tells whether ``rtol`` was reached, and ``explain()``
+        prints the proof. The witness of a layer that is enclosed by its own matrix has no frequency: its vectors are an
+        output and an input, and are empty if these have more than 8 million entries. The bounds of a torch tensor carry
+        no gradient; the value of ``measure(kernel, Enclose())`` does.
 
     Raises
     ------
@@ -81,14 +83,15 @@ def enclose(
         status=status_of(replace(result, value=upper)),
     )
     found = found.stated_by(partial(_certificate, kernel, result.spec))
-    return found.proven_by(*claims[0], _explained) if claims else found
+    return found.proven_by(*claims[0], explained_when_asked) if claims else found
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Any:
     return function("Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
-def _explained(lower: Lower, upper: Upper) -> str:
+def explained_when_asked(lower: Lower, upper: Upper) -> str:
+    """Return the rules that prove two claims, as text: what `Enclosure.explain` prints."""
     from specnorm.explaining import explained  # for few
 
     return explained(lower, upper)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from specnorm.errors import CertificateError
 
@@ -55,9 +55,43 @@ class BoundSource(Enum):
     MATRIX = "the layer's own matrix"
 
 
+class TwoSided:
+    """A lower and an upper bound of one number: it unpacks into both, and does not pass for a number itself."""
+
+    lower: Any
+    upper: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        """The lower bound, then the upper bound."""
+        yield self.lower
+        yield self.upper
+
+    def _refuse(self, what: str) -> NoReturn:
+        name = type(self).__name__
+        raise TypeError(f"{what} of {name}, which is two numbers: use its .upper or its .lower.")
+
+    def __float__(self) -> float:
+        self._refuse("float()")
+
+    def __lt__(self, other: object) -> bool:
+        self._refuse("comparison")
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same object; a number is refused."""
+        if hasattr(other, "__float__") and not isinstance(other, TwoSided):
+            self._refuse("comparison")
+        return self is other
+
+    __hash__ = object.__hash__
+
+
 @dataclass(frozen=True, eq=False)
-class Enclosure:
+class Enclosure(TwoSided):
     """Two proven bounds of a layer's norm, or of another number that belongs to it.
+
+    ``lower, upper = enclose(kernel)`` unpacks it. ``float()`` of it and comparisons raise: it is two numbers.
 
     Parameters
     ----------
@@ -137,7 +171,7 @@ class Enclosure:
 
         Returns
         -------
-        specnorm_networks.Certificate
+        specnorm_networks.tools.Certificate
 
         Raises
         ------

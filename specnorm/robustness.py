@@ -16,13 +16,20 @@ from specnorm.errors import KernelError, MethodError
 from specnorm.problem.spec import check_dtype
 from specnorm.types import ArrayT
 
+__all__ = ["certified_radius", "curvature_bound"]
+
 Activation = Literal["sigmoid", "tanh", "softplus"]
 
 _KINKED = ("relu", "relu6", "leakyrelu", "prelu", "selu", "hardtanh", "hardsigmoid", "hardswish")
 
 
 def curvature_bound(
-    norm: ArrayT | float, last: ArrayT, label: int, target: int, *, activation: Activation | float
+    norm: ArrayT | float,
+    last: ArrayT,
+    label: int,
+    target: int,
+    *,
+    activation: Activation | float,
 ) -> ArrayT:
     """Bound the curvature of the difference of two logits of a network with *one hidden layer*.
 

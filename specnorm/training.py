@@ -58,7 +58,12 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
 
 @takes_layers
 def track(
-    kernel: ArrayT, method: Method, state: Mapping[str, ArrayObject], *, sweeps: int = 1, **geometry: Unpack[Geometry]
+    kernel: ArrayT,
+    method: Method,
+    state: Mapping[str, ArrayObject],
+    *,
+    sweeps: int = 1,
+    **geometry: Unpack[Geometry],
 ) -> tuple[ArrayT, State]:
     """Follow the maximisers of a kernel that has moved a little, and take the value there.
 
@@ -179,7 +184,11 @@ def _init(kernels: Any, backend: Backend, plan: SteppedProgram) -> State:
 
 
 def _step_stack(
-    backend: Backend, plan: SteppedProgram, kernels: Any, state: tuple[Any, ...], sweeps: int
+    backend: Backend,
+    plan: SteppedProgram,
+    kernels: Any,
+    state: tuple[Any, ...],
+    sweeps: int,
 ) -> tuple[Any, tuple[Any, ...]]:
     if state:
         return backend.step(plan, kernels, state, sweeps)
@@ -188,7 +197,11 @@ def _step_stack(
 
 
 def _plan(
-    kernel: Any, method: Method, geometry: Mapping[str, Any], *, stacked: bool = False
+    kernel: Any,
+    method: Method,
+    geometry: Mapping[str, Any],
+    *,
+    stacked: bool = False,
 ) -> tuple[Backend, SteppedProgram]:
     check_method(method)
     backend = backend_for(kernel)
@@ -196,7 +209,9 @@ def _plan(
 
 
 def _checked(
-    plan: SteppedProgram, state: Mapping[str, ArrayObject], batch: tuple[int, ...] = ()
+    plan: SteppedProgram,
+    state: Mapping[str, ArrayObject],
+    batch: tuple[int, ...] = (),
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes that the state must have, and has."""
     shapes = {name: (*batch, *shape) for name, shape in state_shapes(plan.key)}

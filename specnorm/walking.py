@@ -71,7 +71,14 @@ def model_parts(model: Any, input_shape: Any = None) -> list[ModelPart]:
     return [part for part in found if part.array is None or id(part.array) not in inside]
 
 
-def _walked(x: Any, path: str, owner: str, input_shape: Any, seen: set[int], inside: set[int]) -> Iterator[ModelPart]:
+def _walked(
+    x: Any,
+    path: str,
+    owner: str,
+    input_shape: Any,
+    seen: set[int],
+    inside: set[int],
+) -> Iterator[ModelPart]:
     if id(x) in seen or path.count(".") > _DEEPEST or x is None or isinstance(x, _CLOSED):
         return
     array = x if backends.is_array(x) else _array_in(x)

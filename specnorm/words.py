@@ -37,6 +37,15 @@ def check_words(function: str, given: Iterable[str], known: Collection[str]) -> 
         raise TypeError(f"{function} has no keyword {unknown[0]!r}{_advice(unknown[0], known)} It takes {listed}.")
 
 
+def warn_of_former_keyword(former: str, keyword: str) -> None:
+    """Warn the caller's caller's caller, who gave a keyword by the name that it had before 0.1."""
+    import warnings  # for few
+
+    warnings.warn(
+        f"{former}= is called {keyword}= now; the old name leaves with version 0.2.", DeprecationWarning, stacklevel=4
+    )
+
+
 def _advice(word: str, known: Collection[str]) -> str:
     if word in _KERNEL_SIZE:
         return ": the kernel's own shape, (cout, cin // groups, *kernel_shape), says it; leave it out."

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from oracle import PaddingMode, output_shape, padding_pairs, per_axis
 
 import specnorm
+from specnorm.methods import FantasticFour, Grid
 
 Shape = tuple[int, ...]
 Random = np.random.RandomState
@@ -232,7 +233,7 @@ def layers(
 def functions(size: int = 7, k: int = 3) -> dict[str, Callable[[Any], Any]]:
     """Every differentiable function of a kernel; for the last three it is a stack of matrices."""
     return {
-        "tn_bound": lambda x: specnorm.tn_bound(x, certified=False),
+        "tn_bound": lambda x: specnorm.tn_bound(x, proven=False),
         "f4_bound": specnorm.f4_bound,
         "unfolding_bounds": specnorm.unfolding_bounds,
         "gram_bound": lambda x: specnorm.gram_bound(x, size),
@@ -274,10 +275,10 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "enclose_isometry": lambda x, **geometry: specnorm.enclose_isometry(x, **geometry).upper,
     "is_isometry": lambda x, **geometry: specnorm.is_isometry(x, 0.5, **geometry),
     "certify": lambda x, **geometry: specnorm.certify(x, 1.0, **geometry),
-    "measure": lambda x, **geometry: specnorm.measure(x, specnorm.Grid(), **geometry).value,
+    "measure": lambda x, **geometry: specnorm.measure(x, Grid(), **geometry).value,
     "compare": lambda x, **geometry: specnorm.compare(x, **geometry)["f4"].value,
     "rescale": specnorm.rescale,
     "clip": specnorm.clip,
-    "value_and_grad": lambda x, **geometry: specnorm.value_and_grad(x, specnorm.FantasticFour(), **geometry)[1],
+    "value_and_grad": lambda x, **geometry: specnorm.value_and_grad(x, FantasticFour(), **geometry)[1],
 }
 """Numbers of every public function of a kernel, to be called with geometry by keyword."""

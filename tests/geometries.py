@@ -13,7 +13,7 @@ from cases import Layer, Recipe
 from oracle import output_shape, padding_pairs
 
 import specnorm
-from specnorm import GeometryError, MethodError
+from specnorm.errors import GeometryError, MethodError
 
 REFUSALS = (GeometryError, MethodError)
 

@@ -12,7 +12,8 @@ import numpy as np
 from marks import put
 
 import specnorm
-from specnorm import METHODS, GeometryError, Method, MethodError, PowerTopK, TensorNorm
+from specnorm.errors import GeometryError, MethodError
+from specnorm.methods import METHODS, Enclose, Method, PowerTopK, Smallest, TensorNorm
 from specnorm.methods.determinant import LogDeterminant
 from specnorm.methods.fft import NormAtSize, SingularValues
 from specnorm.methods.isometry import IsometryEnds
@@ -29,7 +30,7 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "gram_bound": ("gram", METHODS["gram"]()),
     "completion_bound": ("completion", METHODS["completion"]()),
     "tn_bound": ("tn", METHODS["tn"]()),
-    "tn_bound(certified=False)": ("tn", TensorNorm(certified=False)),
+    "tn_bound(proven=False)": ("tn", TensorNorm(proven=False)),
     "enclose": ("enclose", METHODS["enclose"]()),
     "conv_norm": ("fft", METHODS["fft"]()),
     "singular_values": ("", SingularValues()),
@@ -88,7 +89,7 @@ def kind(function: str, geometry: dict[str, Any]) -> str:
     found, unsized = measured(function, geometry), measured(function, {})
     if found is None:
         return "refused"
-    both = isinstance(found.method, (specnorm.Enclose, specnorm.Smallest, IsometryEnds))  # `value` is one of them
+    both = isinstance(found.method, (Enclose, Smallest, IsometryEnds))  # `value` is one of them
     word = "lower and upper" if both else found.kind
     if geometry and unsized is not None and np.array_equal(found.value, unsized.value):
         of = "σ\\*" if found.method.quantity == "norm" else "every size"  # noqa: RUF001 - the symbol of the page

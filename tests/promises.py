@@ -15,7 +15,7 @@ from libraries import Lib
 from oracle import Truth, dense_norm, sigma_star
 
 import specnorm
-from specnorm import (
+from specnorm.methods import (
     Completion,
     Enclose,
     ExactFFT,

@@ -113,7 +113,7 @@ def test_what_is_certified_of_the_stored_networks(tmp_path: Path, monkeypatch: p
     np.savez(tmp_path / "few.npz", **{key: of[rows] for key, of in sets["images-200.npz"].items()})
     words = [str(program.FOLDER / "dense.onnx"), str(tmp_path / "few.npz"), "--radius", "0.5", "--radius", "1"]
     output = tmp_path / "few.json"
-    assert cli.run(["certify", *words, "--input-range", "0", "1", "--format", "json", "--output", str(output)]) == 0
+    assert cli.run(["accuracy", *words, "--input-range", "0", "1", "--format", "json", "--output", str(output)]) == 0
     told = json.loads((program.FOLDER / "dense-real.json").read_text("utf-8"))
     for found, row in zip(json.loads(output.read_text("utf-8"))["samples"], rows, strict=True):
         expected = told["samples"][row]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import specnorm_networks
+import specnorm_networks.tools
 from processes import python
 
 import specnorm
@@ -184,15 +188,17 @@ def test_packages_import_what_lies_below_them(package: str) -> None:
 
 DOORS = {
     **{name: {"plugin", "errors", "methods", "testing"} for name in ARRAYS},
-    "specnorm_networks": {"proof"},
-    "specnorm_audit": {"proof"},
+    "specnorm_networks": {"errors", "methods", "proof"},
+    "specnorm_audit": {"errors", "methods", "proof"},
 }
 """Modules of the core that a package may name, besides what ``specnorm.__all__`` lists."""
+DOORS_OF_NETWORKS = {"tools", "onnx"}
+"""Modules of `specnorm_networks` that the audit may name, besides what its ``__all__`` lists."""
 
 
 @pytest.mark.parametrize("package", [*DOORS])
 def test_packages_see_the_core_through_its_doors(package: str) -> None:
-    """For types too; audits see networks through ``specnorm_networks.__all__``."""
+    """For types too; audits see networks through ``specnorm_networks.__all__`` and its tools."""
     public = {"specnorm": specnorm.__all__, "specnorm_networks": specnorm_networks.__all__}
     for path in sorted((PLUGINS / package).rglob("*.py")):
         for node in ast.walk(parsed(path)):
@@ -200,7 +206,8 @@ def test_packages_see_the_core_through_its_doors(package: str) -> None:
                 if top == package or (top == "specnorm_networks" and package not in DOORS):
                     continue
                 inside = (node.module or "").partition(".")[2]
-                assert inside in ("", *(DOORS[package] if top == "specnorm" else ())), f"{path}: {node.module}"
+                doors = DOORS[package] if top == "specnorm" else DOORS_OF_NETWORKS
+                assert inside in {"", *doors}, f"{path}: {node.module}"
                 names = {alias.name for alias in node.names}
                 assert inside or names <= {*public[top]}, f"{path}: {names - {*public[top]}} of {top}"
                 if inside == "proof":
@@ -346,6 +353,56 @@ def test_dir_shows_the_public_names() -> None:
     assert dir(specnorm) == sorted(specnorm.__all__)
 
 
+@pytest.mark.parametrize(("package", "most"), [(specnorm, 45), (specnorm_networks, 15)], ids=["specnorm", "networks"])
+def test_the_front_door_is_small(package: Any, most: int) -> None:
+    assert len(package.__all__) == len({*package.__all__}) <= most
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+
+
+def moved_names() -> list[tuple[ModuleType, str, str]]:
+    """Package, name that it had, and the module that has it now."""
+    moved = [(specnorm, name, module) for module, names in specnorm._MOVED.items() for name in names.split()]
+    return moved + [(specnorm_networks, name, "specnorm_networks.tools") for name in specnorm_networks._MOVED.split()]
+
+
+@pytest.mark.parametrize(("package", "name", "module"), moved_names(), ids=lambda x: x if isinstance(x, str) else "")
+def test_a_name_that_moved_is_served_with_a_warning(package: ModuleType, name: str, module: str) -> None:
+    new = getattr(importlib.import_module(module), name)
+    with pytest.warns(DeprecationWarning, match=f"{package.__name__}.{name} is {module}.{name} now"):
+        assert getattr(package, name) is new
+    assert name in importlib.import_module(module).__all__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    packages: tuple[Any, ...] = (specnorm, specnorm_networks, specnorm_networks.tools)
+    for package in packages:
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = package.nothing
+
+
+def test_the_repository_uses_no_name_that_moved() -> None:
+    old = {package.__name__: set[str]() for package, _, _ in moved_names()}
+    for package, name, _ in moved_names():
+        old[package.__name__].add(name)
+    patterns = []
+    for origin, names in old.items():
+        any_name = "|".join(sorted(names))
+        patterns.append(re.compile(rf"(?<![\w.]){origin}\.({any_name})\b"))
+        patterns.append(re.compile(rf"from {origin} import .*\b({any_name})\b"))
+    uses = [
+        f"{name}: {match.group()}"
+        for name, text in repository_texts()
+        if name.endswith((".py", ".md", ".ipynb", ".toml")) and name not in NAMES_WHAT_MOVED
+        for pattern in patterns
+        for match in pattern.finditer(text)
+    ]
+    assert uses == []
+
+
+NAMES_WHAT_MOVED = {"docs/changelog.md"}
+
+
 def repository_texts() -> Iterator[tuple[str, str]]:
     """Every text file that is in git, or is about to be (untracked and not ignored)."""
     listed = subprocess.run(
@@ -364,7 +421,7 @@ def repository_texts() -> Iterator[tuple[str, str]]:
 
 # -- paths and names -----------------------------------------------------------------------------------------------
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|root|home/\w+)/")
-WRONG_INSTALL = re.compile(r"pip\s+install\s+(?:-\S+\s+)*[`'\"]?specnorm")
+WRONG_INSTALL = re.compile(r"(?<!Once released: `)pip\s+install\s+(?:-\S+\s+)*[`'\"]?specnorm")
 
 
 def test_no_text_holds_a_machine_path() -> None:
@@ -385,6 +442,7 @@ def test_text_checks_can_fail() -> None:
         assert WRONG_INSTALL.search("pip " + "install " + wrong), wrong
     for right in (".", "'.[torch]'", "./tests/thirdparty", "-e ."):
         assert not WRONG_INSTALL.search("pip " + "install " + right), right
+    assert not WRONG_INSTALL.search("Once released: `pip " + "install specnorm-bounds`")
 
 
 def test_the_street_is_drawn_from_the_imports() -> None:

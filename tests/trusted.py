@@ -97,8 +97,9 @@ def defining(name: str) -> str:
     package, _, last = name.rpartition(".")
     if name in modules() or package not in modules():
         return name if name in modules() else ""
-    # A package that loads its names when they are asked for imports them for types.
-    taken = imported(parsed(modules()[package]), types=modules()[package].name == "__init__.py")
+    # A door that loads its names when they are asked for imports them for types.
+    is_door = package == "specnorm_networks.tools" or modules()[package].name == "__init__.py"
+    taken = imported(parsed(modules()[package]), types=is_door)
     return next((defining(other) for other in taken if other.endswith(f".{last}") and other != name), package)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from train_lipschitz import Data, facts, made_up, percent, read, up
 
 import specnorm
+from specnorm import robustness
 
 RADII = (0.1, 0.25, 0.5)
 ACTIVATIONS: dict[str, Any] = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "softplus": nn.functional.softplus}
@@ -39,7 +40,7 @@ class Shallow(nn.Module):
         return self.last(ACTIVATIONS[self.activation](self.conv(x)).flatten(1))
 
     def curvature(self, norm: Tensor, label: int, target: int) -> Tensor:
-        return specnorm.curvature_bound(norm, self.last.weight, label, target, activation=self.activation)
+        return robustness.curvature_bound(norm, self.last.weight, label, target, activation=self.activation)
 
 
 def train(net: Shallow, weight: float, options: argparse.Namespace, data: Data) -> None:
@@ -72,7 +73,7 @@ def radii(net: Shallow, norm: Tensor, data: Data) -> tuple[list[float], list[flo
             if t == y:
                 continue
             margin = (logits[j, y] - logits[j, t]).detach()
-            radius = specnorm.certified_radius(margin, slopes[y][j] - slopes[t][j], bends[y, t])
+            radius = robustness.certified_radius(margin, slopes[y][j] - slopes[t][j], bends[y, t])
             by_curvature = min(by_curvature, float(radius))
             steepest = SLOPE[net.activation] * float(norm) * float((rows[y] - rows[t]).norm())
             by_slope = min(by_slope, max(float(margin), 0.0) / steepest)

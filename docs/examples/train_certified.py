@@ -1,7 +1,7 @@
 """Train two small networks against attacks in the 2-norm, on images made here, and tabulate what is certified of them.
 
     python docs/examples/train_certified.py train    # networks and test images, into docs/examples/certified
-    python docs/examples/train_certified.py table    # from the JSON of `specnorm certify`; constants are measured anew
+    python docs/examples/train_certified.py table    # from the JSON of `specnorm accuracy`; constants are measured anew
 
 docs/examples/certified/README.md explains both. The first needs torch and onnx; one thread, minutes.
 """
@@ -140,9 +140,10 @@ def measured(name: str, told: Any) -> tuple[Array, list[int], list[float]]:
     bounds, for ten that need the last.
     """
     from specnorm_audit import read_onnx
-    from specnorm_networks import Measure, margins, within
+    from specnorm_networks import margins, within
     from specnorm_networks import radii as search
     from specnorm_networks.accuracy import certified_accuracy
+    from specnorm_networks.tools import Measure
 
     data, radii = np.load(FOLDER / told["data"]), [each["radius"] for each in told["radii"]]
     status = np.array([row["status"] for row in told["samples"]]).T

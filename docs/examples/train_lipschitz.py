@@ -35,7 +35,7 @@ import specnorm
 
 RADII = (0.05, 0.1, 0.25, 0.5)
 """In the Euclidean norm, for pixels between 0 and 1."""
-TENSOR_NORM = specnorm.TensorNorm(certified=False)
+TENSOR_NORM = specnorm.methods.TensorNorm(proven=False)
 """What the penalty and the constraint follow."""
 Batches = Iterator[tuple[Tensor, Tensor]]
 

@@ -12,10 +12,10 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from specnorm_networks import ModelArrays, Tensor
+from specnorm_networks.tools import ModelArrays, Tensor
 
 import specnorm
-from specnorm import BackendError, GeometryError, MethodError, ModelFileError
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, padding_rules
 from specnorm_audit import measuring, tables
 from specnorm_audit.geometry import check_names, overrides, spatial_sizes
@@ -220,7 +220,7 @@ def read_onnx(
     Returns
     -------
     Graph
-        With what it was read from, so that `specnorm_networks.bound` compares both.
+        With what it was read from, so that `specnorm_networks.tools.bound` compares both.
 
     Raises
     ------
@@ -229,12 +229,17 @@ def read_onnx(
     GeometryError
         If a shape by name is not that of an input.
     """
-    from specnorm_networks import onnx  # with networks, which few need
+    from specnorm_networks.onnx import graph_of_file  # with networks, which few need
 
-    return onnx.graph_of_file(os.fspath(path), max_bytes, input_shape)
+    return graph_of_file(os.fspath(path), max_bytes, input_shape)
 
 
-def _opened(stack: ExitStack, source: Any, max_bytes: int, size: Any) -> tuple[str | None, ModelArrays]:
+def _opened(
+    stack: ExitStack,
+    source: Any,
+    max_bytes: int,
+    size: Any,
+) -> tuple[str | None, ModelArrays]:
     """A model's path, None for a mapping or a live model, and its arrays."""
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)

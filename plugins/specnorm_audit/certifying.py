@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from specnorm_check import Claim, Refused, Verdict, check, digest, plain, read_certificate
-from specnorm_networks import Certificate, ModelArrays, NetworkBound, certificate_of, certificate_of_network
+from specnorm_networks.tools import Certificate, ModelArrays, NetworkBound, certificate_of, certificate_of_network
 
-from specnorm import CertificateError, ModelFileError, SpecnormError
+from specnorm import SpecnormError
+from specnorm.errors import CertificateError, ModelFileError
 from specnorm.proof import backends, number
 from specnorm_audit.layers import Layer
 from specnorm_audit.readers import MAX_BYTES, open_model
@@ -23,7 +24,11 @@ Key = tuple[str, tuple[int, ...], str]
 """Precision, shape and digest of an array."""
 
 
-def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) -> tuple[Certificate, list[str]]:
+def claims_of(
+    model: ModelArrays,
+    layers: Sequence[Layer],
+    rows: Sequence[Row],
+) -> tuple[Certificate, list[str]]:
     """A claim for each row that has a bound, and why others have none, one line each."""
     names: dict[Key, list[str]] | None = model.ask(None, stored_names)
     loads = {tensor.name: tensor.load for tensor in model.arrays}
@@ -43,7 +48,10 @@ def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) 
 
 
 def claim_of(
-    model: ModelArrays, path: str, network: NetworkBound, seconds: float | None = GRAPH_SECONDS
+    model: ModelArrays,
+    path: str,
+    network: NetworkBound,
+    seconds: float | None = GRAPH_SECONDS,
 ) -> tuple[Certificate, list[str]]:
     """The claim about the network of an ONNX file, and what of its bound it does not state."""
     if network.claim is None or any(network.input_ranges.values()):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +18,8 @@ import click
 import numpy as np
 
 import specnorm
-from specnorm import ModelFileError, SpecnormError
+from specnorm import SpecnormError
+from specnorm.errors import ModelFileError
 from specnorm.proof import Layout, backends, padding_rules, visible
 from specnorm_audit import audit, options, plots
 from specnorm_audit.measuring import BUDGET, STANDARD
@@ -33,7 +34,7 @@ OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 STREAM = "-"
 """Standard input in the place of a model's path, standard output in that of a report's."""
 WORTH = 4 * 2**20
-"""Bytes of kernels from which processes of their own save more than the half second that they take to start."""
+"""Bytes of a model's kernels from which it is measured in other processes, which take half a second to start."""
 
 EXIT_CODES = """\b
 Exit codes:
@@ -58,13 +59,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.code == 1:  # click's, where nobody reads its help any more
             return OK
         raise  # a signal
-    except (SpecnormError, OSError) as error:  # the system's: click's own, where there is no place for its help
-        complain(f"the help cannot be written: {error}" if isinstance(error, OSError) else str(error))
+    except OSError as error:  # of click, which prints its help itself
+        complain(f"the help cannot be written: {error}")
+    except SpecnormError as error:
+        complain(str(error))
     except Exception:  # Python's own exit code for a crash is 1, which here says that a gate failed
         traceback.print_exc(file=text)
     write(sys.stderr, text.getvalue())
-    printed = _print("")
-    return code if isinstance(code, int) and code else OK if printed else TROUBLE
+    is_flushed = _print("")
+    if isinstance(code, int) and code != OK:
+        return code
+    return OK if is_flushed else TROUBLE
 
 
 class _Commands(click.Group):
@@ -75,16 +80,25 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that the first word names."""
         word = args[0]
+        if word == "certify":
+            complain("'specnorm certify' is called 'specnorm accuracy' now; the old name leaves with version 0.2.")
+            return super().resolve_command(ctx, ["accuracy", *args[1:]])
         if word in self.commands or word.startswith("-"):
             return super().resolve_command(ctx, args)
+        raise click.UsageError(visible(f"there is no command {word!r}. Try: {self._meant(args)}"), ctx)
+
+    def _meant(self, args: list[str]) -> str:
+        """Return the command line that is probably meant, if the first word names no command."""
+        word, *others = args
         if word == "help":
-            hint = "specnorm --help, or specnorm audit --help"
-        elif Path(word).exists() or word == STREAM or Path(word).suffix:
-            hint = f"specnorm audit {' '.join(args)}"
-        else:
-            near = get_close_matches(word, self.commands, 1)
-            hint = f"specnorm {' '.join([*near, *args[1:]])}" if near else "specnorm --help"
-        raise click.UsageError(visible(f"there is no command {word!r}. Try: {hint}"), ctx)
+            return "specnorm --help, or specnorm audit --help"
+        is_model = word == STREAM or Path(word).exists() or Path(word).suffix
+        if is_model:
+            return f"specnorm audit {' '.join(args)}"
+        similar = get_close_matches(word, self.commands, 1)
+        if similar:
+            return f"specnorm {' '.join([*similar, *others])}"
+        return "specnorm --help"
 
 
 @click.group(
@@ -95,8 +109,8 @@ def application() -> None:
     """Spectral norms of convolution layers: bounded, computed and proved.
 
     The spectral norm of a layer is the largest factor by which it can stretch an input: its Lipschitz constant. 'audit'
-    encloses the norm of every layer of a model file between two proven numbers; 'certify' proves how far a classifier's
-    labels stay.
+    encloses the norm of every layer of a model file between two proven numbers; 'accuracy' proves within which distance
+    of each sample a classifier's label stays the same.
     """
 
 
@@ -123,8 +137,11 @@ _RANGE = click.option(
 )  # fmt: skip
 
 
-def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Options of a command that reads a model and writes a report in one of ``formats``, and a plot of it."""
+def _reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Return a decorator that gives a command the options of a report: its format and file, and a plot of it.
+
+    ``picture`` says what the plot shows.
+    """
     shared = (
         click.option(
             "--max-bytes", type=options.size_in_bytes, default=str(MAX_BYTES), show_default=False, metavar="N|1GB",
@@ -140,10 +157,16 @@ def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., in
         ),
         click.option("-q", "--quiet", is_flag=True, help="No progress, and no word about gates that passed."),
         click.option(
-            "--plot", type=options.plot, metavar="FILE.png|svg", help=f"Also draw {drawn}; needs the extra 'plot'."
+            "--plot", type=options.plot, metavar="FILE.png|svg", help=f"Also draw {picture}; needs the extra 'plot'."
         ),
     )  # fmt: skip
-    return lambda command: reduce(lambda found, option: option(found), reversed(shared), command)
+
+    def decorated(command: Callable[..., int]) -> Callable[..., int]:
+        for option in reversed(shared):  # the last decorator is the first in the help
+            command = option(command)
+        return command
+
+    return decorated
 
 
 @application.command("audit", epilog=EXIT_CODES)
@@ -232,53 +255,79 @@ def audit_command(
 
     A file of weights does not tell strides and groups; the last line of the table says what was assumed.
     """
-    given["layers"] = layers or None
-    given["geometry"], stated = geometry or (None, [])
-    _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
+    settings, geometry_files = geometry or (None, [])
+    _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *geometry_files])
     kind = options.format_of(output_format, output, FORMATS)
-    given["methods"] = given["methods"] or ()
-    every |= kind in ("json", "csv") and not given["methods"]
-    given["methods"] += options.standard(given["input_shape"]) if every else ()
-    given["smallest"] |= fail_below is not None
-    given["methods"] += ("isometry",) if fail_isometry is not None else ()
-    given["certificate"] = certificate is not None
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
         raise click.UsageError(visible(f"--certificate: {certificate.name} is to be a .npz file, of one model."))
+    columns = given["methods"] or ()
+    is_for_programs = kind in ("json", "csv")
+    if every or (is_for_programs and not columns):
+        columns += options.standard(given["input_shape"])
+    if fail_isometry is not None:
+        columns += ("isometry",)
+    given |= {
+        "layers": layers or None,
+        "geometry": settings,
+        "methods": columns,
+        "smallest": given["smallest"] or fail_below is not None,
+        "certificate": certificate is not None,
+    }
 
     reports: list[Report] = []
-    here = given["backend"] in (None, "numpy")  # on a device one process is enough
-    with _executor(jobs or (cpus() if here else 1), WORTH if jobs is None else 0) as executor:
+    uses_device = given["backend"] not in (None, "numpy")
+    count = jobs or (1 if uses_device else cpus())
+    worth = WORTH if jobs is None else 0
+    with _executor(count, worth) as executor:
         for model in models:
-            try:
-                with _path(model, given["max_bytes"]) as path, progress(model, shown=not quiet) as tick:
-                    report = audit(path, progress=tick, executor=executor, **given)
-                report = replace(report, model=model)
-            except ModelFileError as error:
-                report = Report(specnorm.__version__, model, (), (), error=str(error))
-                complain(report.error or "")
-            asked = (fail_above, fail_above_network, fail_below, fail_isometry)
-            reports.append(replace(report, gates=gates_of(report, *asked)))
-    many, whole = len(models) > 1, all(report.error is None for report in reports)
-    text = partial(render, reports, kind, many=many)
-    some = any(report.error is None for report in reports)
+            report = _audited(model, quiet, executor, given)
+            gates = gates_of(report, fail_above, fail_above_network, fail_below, fail_isometry)
+            reports.append(replace(report, gates=gates))
+
+    text = partial(render, reports, kind, many=len(models) > 1)
+    is_read = [report.error is None for report in reports]
+    is_written = True
     if output is not None:
-        written = _write(output, text, some)
-    else:  # of models that could not be read stderr has said enough for people
-        written = _print(text()) if some or kind not in ("table", "markdown") else True
+        is_written = _write(output, text, wanted=any(is_read))
+    elif any(is_read) or kind not in ("table", "markdown"):
+        is_written = _print(text())  # of models that could not be read stderr has said enough for people
     if plot is not None:
-        written = _write(plot, partial(plots.draw, reports, plot.suffix[1:].lower()), whole) and written
+        picture = partial(plots.draw, reports, plot.suffix[1:].lower())
+        is_written &= _write(plot, picture, wanted=all(is_read))
     if certificate is not None:
-        written = _certify(reports[0], certificate) and written
-    outcomes = _say(reports, quiet)
+        is_written &= _write_claims(reports[0], certificate)
+    _say_gates(reports, quiet)
+    return _exit_code(reports, is_written)
+
+
+def _audited(model: str, quiet: bool, executor: Workers | None, arguments: Mapping[str, Any]) -> Report:
+    """Audit one model; a model that cannot be read has a report that says why."""
+    try:
+        with _path(model, arguments["max_bytes"]) as path, progress(model, shown=not quiet) as tick:
+            report = audit(path, progress=tick, executor=executor, **arguments)
+    except ModelFileError as error:
+        complain(str(error))
+        return Report(specnorm.__version__, model, (), (), error=str(error))
+    return replace(report, model=model)
+
+
+def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
+    """Return the exit code of an audit: `EXIT_CODES`."""
+    outcomes = {gate.outcome for report in reports for gate in report.gates}
     if "failed" in outcomes:
         return GATE_FAILED
-    bad_rows = any(row.status == "error" for report in reports for row in report.layers)
-    return OK if whole and written and not bad_rows and "undecided" not in outcomes else TROUBLE
+    is_read = all(report.error is None for report in reports)
+    is_bounded = all(row.status != "error" for report in reports for row in report.layers)
+    is_decided = "undecided" not in outcomes
+    return OK if is_read and is_bounded and is_decided and is_written else TROUBLE
 
 
 @contextmanager
 def _executor(count: int, worth: int) -> Iterator[Workers | None]:
-    """So many processes, where they pay; and one BLAS thread in each and here, so that no number changes a bit."""
+    """Start so many processes, which measure models of ``worth`` bytes and more; None: this process does.
+
+    Each has one BLAS thread, as this one has meanwhile, so that numbers do not depend on their count.
+    """
     with backends.load("numpy").precise(np.empty(0)):
         if count == 1:
             yield None
@@ -288,18 +337,22 @@ def _executor(count: int, worth: int) -> Iterator[Workers | None]:
 
 
 @contextmanager
-def _path(model: str, most: int) -> Iterator[str]:
-    """Where a model lies; a copy of standard input if that is meant."""
+def _path(model: str, max_bytes: int) -> Iterator[str]:
+    """Give the path of a model; of standard input that of a copy.
+
+    A file may be twice as long as its arrays, whose limit is ``max_bytes``.
+    """
     if model != STREAM:
         yield model
         return
     with tempfile.TemporaryDirectory(prefix="specnorm-") as folder:
-        path, left = Path(folder, "stdin"), 2 * most
+        path = Path(folder, "stdin")
+        left = 2 * max_bytes
         with path.open("wb") as file:
             while chunk := sys.stdin.buffer.read(2**20):
                 left -= len(chunk)
                 if left < 0:
-                    raise ModelFileError(f"standard input has more than twice {most} bytes. Raise --max-bytes.")
+                    raise ModelFileError(f"standard input has more than twice {max_bytes} bytes. Raise --max-bytes.")
                 file.write(chunk)
         try:
             yield str(path)
@@ -307,34 +360,34 @@ def _path(model: str, most: int) -> Iterator[str]:
             raise ModelFileError(str(error).replace(str(path), "standard input")) from error
 
 
-def _certify(report: Report, path: Path) -> bool:
-    """Write what somebody else can check, and say what it does not hold."""
+def _write_claims(report: Report, path: Path) -> bool:
+    """Write the certificate of a report, and say what it does not hold; False if it could not be written."""
     for line in report.unstated:
         complain(f"not in {path}: {line}")
-    found = report.certificate
-    if found is None or not found.claims:
+    certificate = report.certificate
+    if certificate is None or not certificate.claims:
         complain(f"{path} is not written: there is no claim to write.")
         return False
-    return _write(path, found.dumps)
+    return _write(path, certificate.dumps)
 
 
-def _say(reports: Sequence[Report], quiet: bool) -> set[str]:
-    """Say on stderr what the gates found; their answers."""
+def _say_gates(reports: Sequence[Report], quiet: bool) -> None:
+    """Say on stderr what the gates answer; if quiet, not that they passed."""
     for report in reports:
         name = f"{report.model}: " if len(reports) > 1 else ""
         for gate in report.gates:
-            if not (quiet and gate.outcome == "passed"):
-                complain(f"{name}{gate.sentence}")
-                for place in gate.places:
-                    complain(f"  {place}", prefix="")
-    return {gate.outcome for report in reports for gate in report.gates}
+            if quiet and gate.outcome == "passed":
+                continue
+            complain(f"{name}{gate.sentence}")
+            for place in gate.places:
+                complain(f"  {place}", prefix="")
 
 
-# -- certify, verify --------------------------------------------------------------------------------------------------
+# -- accuracy, verify -------------------------------------------------------------------------------------------------
 _SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
 
 
-@application.command("certify", epilog=EXIT_CODES)
+@application.command("accuracy", epilog=EXIT_CODES)
 @click.argument("model", metavar="MODEL.onnx")
 @click.argument("data", metavar="DATA.npz")
 @click.option(
@@ -355,7 +408,7 @@ _SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
     "--fail-below", type=options.share, metavar="SHARE",
     help="Exit with 1 unless at least this share of the labels is certified, from 0 to 1, at every radius.",
 )  # fmt: skip
-def certify_command(
+def accuracy_command(
     model: str,
     data: str,
     output_format: str | None,
@@ -375,16 +428,18 @@ def certify_command(
     _check({"--output": output, "--plot": plot}, [model, data])
     kind = options.format_of(output_format, output, _SAMPLE_FORMATS)
     with progress(model, shown=not quiet) as tick:
-        found = accuracy.certified(model, data, progress=tick, **given)
-    text = partial(accuracy.render, found, kind)
-    written = _print(text()) if output is None else _write(output, text)
+        answer = accuracy.certified(model, data, progress=tick, **given)
+    text = partial(accuracy.render, answer, kind)
+    is_written = _print(text()) if output is None else _write(output, text)
     if plot is not None:
-        drawn = partial(plots.to_bytes, accuracy.curve(found), plot.suffix[1:].lower())
-        written = _write(plot, drawn) and written
-    failed = accuracy.below(found, fail_below)
-    for line in failed:
+        picture = partial(plots.to_bytes, accuracy.curve(answer), plot.suffix[1:].lower())
+        is_written &= _write(plot, picture)
+    failures = accuracy.below(answer, fail_below)
+    for line in failures:
         complain(line)
-    return GATE_FAILED if failed else OK if written else TROUBLE
+    if failures:
+        return GATE_FAILED
+    return OK if is_written else TROUBLE
 
 
 @application.command("verify", epilog=EXIT_CODES)
@@ -397,17 +452,17 @@ def verify_command(certificate: Path, model: str) -> int:
     """
     from specnorm_audit.certifying import verify_file
 
-    failed = False
+    are_proven = True
     for verdict in verify_file(certificate, model):
-        failed |= bool(verdict.reason)
+        are_proven &= not verdict.reason
         if not _print(f"{verdict}\n"):
             return TROUBLE
-    return GATE_FAILED if failed else OK
+    return OK if are_proven else GATE_FAILED
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
 def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
-    """Refuse what could not be written, or would be lost."""
+    """Refuse outputs that cannot be written, or that would replace an input."""
     try:
         check_outputs(outputs, [path for path in inputs if path != STREAM])
     except OSError as error:
@@ -415,7 +470,7 @@ def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
 
 
 def _write(path: Path, content: Callable[[], str | bytes], wanted: bool = True) -> bool:
-    """Replace a file, with a message if it cannot be; not at all where nothing was ``wanted``."""
+    """Replace a file; False, with a message, if that fails, or if nothing that it is to hold is there (``wanted``)."""
     if not wanted:
         complain(f"{path} is left as it was, since what it is to hold could not be read.")
         return False
@@ -428,8 +483,8 @@ def _write(path: Path, content: Callable[[], str | bytes], wanted: bool = True) 
 
 
 def _print(text: str) -> bool:
-    """Write to stdout; False, with a message, if it cannot be."""
-    lost = write(sys.stdout, text)
-    if lost is not None:
-        complain(f"standard output cannot be written: {lost}.")
-    return lost is None
+    """Write to stdout, and flush it; False, with a message, if that fails."""
+    failure = write(sys.stdout, text)
+    if failure is not None:
+        complain(f"standard output cannot be written: {failure}.")
+    return failure is None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, cast
 
-from specnorm_networks import Kind, Stated, Tensor
+from specnorm_networks.tools import Kind, Stated, Tensor
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 from specnorm.proof import AnyArray, ModelPart, backends, model_parts
 from specnorm_audit.geometry import DEFAULTS, spatial_sizes
 

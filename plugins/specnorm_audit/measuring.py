@@ -1,4 +1,4 @@
-"""One layer -> one row: the geometry that is assumed, the proven interval, the methods' columns; and many layers."""
+"""Measure layers: each becomes a row with the geometry that is assumed, the proven interval, and methods' columns."""
 
 from __future__ import annotations
 
@@ -13,26 +13,11 @@ from importlib.util import find_spec
 from time import monotonic
 from typing import Any, Literal
 
-from specnorm_networks import speaks_of
+from specnorm_networks.tools import speaks_of
 
-from specnorm import (
-    METHODS,
-    BackendError,
-    ConvSpec,
-    Enclose,
-    ExactFFT,
-    FantasticFour,
-    GeometryError,
-    Method,
-    MethodError,
-    NoBackend,
-    Result,
-    Smallest,
-    SpecnormError,
-    TensorNorm,
-    Undecided,
-    enclose_isometry,
-)
+from specnorm import ConvSpec, Result, SpecnormError, Undecided, enclose_isometry
+from specnorm.errors import BackendError, GeometryError, MethodError, NoBackend
+from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, Smallest, TensorNorm
 from specnorm.proof import ArrayObject, Upper, backends, digest_of, host, padding_rules, proven, status_of
 from specnorm_audit.geometry import Override, resolve
 from specnorm_audit.layers import Layer
@@ -42,12 +27,12 @@ from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_t
 NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
 """Columns of one input size only."""
 AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose", "smallest", "isometry"})
-"""Methods that answer at the input size where one is given; the others for every size at once."""
+"""Methods that answer at the input size if one is given; the others answer for every size at once."""
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 """Methods that answer at one input size for a circular layer only."""
 
 ALWAYS = FantasticFour.name
-"""Is measured of every layer: it costs little, and is exact for layers that keep norms, where a search is to `rtol`."""
+"""The bound that is computed for every layer: it costs little, and is exact for isometries, where a search is not."""
 
 BUDGET = 60.0
 """Seconds of a layer's search, unless others are given."""
@@ -56,7 +41,7 @@ IN_FLIGHT = 512 * 2**20
 STANDARD = "array-api"
 """Name under which the libraries without a plugin are served."""
 _LEAST = 1e-3
-"""Seconds for a column where nothing is left: none is no budget."""
+"""Seconds for a column if the layer's time is up: 0 is not a budget."""
 _OVERFLOW = "no bound of its norm is below the largest number of float64, 1.8e308. Scale the kernel down."
 
 
@@ -75,17 +60,19 @@ class Settings:
     budget: float | None = None
 
     def method(self, name: str) -> Method:
-        """A method by its name, as these settings want it."""
+        """Return the method of a name, with the tolerance and budget of these settings."""
         if name == Enclose.name:
             return Enclose(rtol=self.rtol, budget=self.budget)
         if name == Smallest.name:
             return Smallest(rtol=self.rtol, budget=self.budget)
-        found = METHODS[name]()
-        return replace(found, budget=self.budget) if isinstance(found, TensorNorm | ExactFFT) else found
+        method = METHODS[name]()
+        if isinstance(method, TensorNorm | ExactFFT):
+            return replace(method, budget=self.budget)
+        return method
 
 
 def checked_names(methods: Sequence[str], known: Collection[str], also: Sequence[str] = ()) -> tuple[str, ...]:
-    """Names of methods and of what is measured besides, each once; refused if one is not ``known``."""
+    """Return the columns to measure, each once: ``methods``, refused if one is not ``known``, and ``also``."""
     if isinstance(methods, str):
         raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
     unknown = [name for name in methods if name not in known]
@@ -95,7 +82,7 @@ def checked_names(methods: Sequence[str], known: Collection[str], also: Sequence
 
 
 def checked_range(between: Sequence[float] | None) -> tuple[float, float] | None:
-    """Two numbers, refused unless the first is smaller."""
+    """Return the ends of an input range as two floats; refuse them unless the first is smaller."""
     if between is None:
         return None
     with suppress(TypeError, ValueError):
@@ -106,7 +93,7 @@ def checked_range(between: Sequence[float] | None) -> tuple[float, float] | None
 
 
 def describe(layer: Layer, settings: Settings) -> Row:
-    """Row of a layer before it is measured: its geometry and what of it is assumed."""
+    """Return the row of a layer before it is measured: its geometry and what of it is assumed."""
     tensor = layer.tensor
     blank = Row(
         tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(settings.methods), reason=layer.refusal
@@ -114,25 +101,29 @@ def describe(layer: Layer, settings: Settings) -> Row:
     if layer.kind == "unknown":
         return replace(blank, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
-    given = (tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size)
+    geometry = (tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size)
     readings: dict[ConvSpec, tuple[str, ...]] = {}
     reason = None
     for convention in tensor.conventions:
         try:
-            spec, assumed = resolve(tensor.name, tensor.shape, *given, convention)
+            spec, assumed = resolve(tensor.name, tensor.shape, *geometry, convention)
             readings.setdefault(spec, assumed)
         except SpecnormError as error:
             reason = str(error)
     if not readings:
         return replace(blank, reason=layer.refusal or reason)
     spec, *others = readings
-    if others:
-        orders = [word for each in readings.values() for word in each if word.startswith("layout=")]
-        told = f"{orders[0]} or {orders[1].removeprefix('layout=')}"
-        return replace(blank, spec=spec, other=others[0], assumed=(
-            *(told if word == orders[0] else word for word in readings[spec]), *layer.assumed
-        ))  # fmt: skip
-    return replace(blank, spec=spec, assumed=(*readings[spec], *layer.assumed))
+    assumed = readings[spec]
+    if not others:
+        return replace(blank, spec=spec, assumed=(*assumed, *layer.assumed))
+    either_order = _either_order(assumed, readings[others[0]])
+    return replace(blank, spec=spec, other=others[0], assumed=(*either_order, *layer.assumed))
+
+
+def _either_order(assumed: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return what one reading of a kernel assumes, with the layouts of both: ``layout=OIHW or HWIO``."""
+    (other,) = (word.removeprefix("layout=") for word in others if word.startswith("layout="))
+    return [f"{word} or {other}" if word.startswith("layout=") else word for word in assumed]
 
 
 def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
@@ -140,54 +131,65 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     if row.reason is not None or row.spec is None or kernel is None:
         return row
     if row.other is not None:
-        first, second = (fill(replace(row, spec=spec, other=None), kernel, settings) for spec in (row.spec, row.other))
+        first = fill(replace(row, other=None), kernel, settings)
+        second = fill(replace(row, spec=row.other, other=None), kernel, settings)
         return replace(either(first, second), other=row.other)
-    take: _Results | None = None
+    results: _Results | None = None
     try:
         if settings.backend is not None:
             kernel = place(kernel, settings.backend, settings.device)
-        take = _Results(kernel, row.spec, settings)
-        found = take("enclose")
-        lower, upper = _number(found.stats["lower"]), _number(found.value)
-        row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _wide(found)))
+        results = _Results(kernel, row.spec, settings)
+        interval = results("enclose")
+        lower = _number(interval.stats["lower"])
+        upper = _number(interval.value)
+        row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _why_wide(interval)))
         for column in dict.fromkeys((*row.values, ALWAYS)):
-            if column == CONDITION or (column == CIRCULAR and not _has_circular(take.spec)):
-                continue
-            try:
-                result = take("fft" if column == CIRCULAR else column)
-            except (Undecided, GeometryError) as error:
-                if isinstance(error, GeometryError) and is_of_the_norm(column):
-                    raise
-                # Borders that cut say nothing against the layer's norm.
-                row = replace(row, note=_joined(row.note, f"{column}: {error}"))
-                continue
-            value = take.isometry(result) if column == "isometry" else _value(result)
-            row = replace(row, values={**row.values, column: value}, promises={**row.promises, column: result.kind})
+            row = _with_column(row, column, results)
     except SpecnormError as error:
         row = replace(row, reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
         row = replace(row, reason=f"{type(error).__name__}: {error}")
-    row = _conditioned(least_upper(row), take)
-    row = _only(row, settings.methods)
+    row = least_upper(row)
+    if results is not None:
+        row = replace(_with_condition(row, results), claim=results.claim)
+    row = _with_columns_of(row, settings.methods)
     if row.reason is None and row.status == "error":
         row = replace(row, reason=_OVERFLOW)
-    finite = row.upper if row.upper is not None and math.isfinite(row.upper) else None
-    return replace(row, upper=finite, claim=None if take is None else take.claim)
+    is_finite = row.upper is not None and math.isfinite(row.upper)
+    return row if is_finite else replace(row, upper=None)
 
 
-def _conditioned(row: Row, take: _Results | None) -> Row:
-    """With a bound of the condition number, where it was asked for and both ends are known."""
-    if take is None or CONDITION not in row.values or row.reason is not None or row.upper is None:
+def _with_column(row: Row, column: str, results: _Results) -> Row:
+    """Return a row with the number of one column, or with a note of why there is none."""
+    if column == CONDITION:  # made of two others, later
+        return row
+    if column == CIRCULAR and not _has_circular(results.spec):
         return row
     try:
-        smallest = _number(take("smallest").value)
+        result = results("fft" if column == CIRCULAR else column)
+    except (Undecided, GeometryError) as error:
+        if isinstance(error, GeometryError) and is_of_the_norm(column):
+            raise
+        # That borders cut taps off hinders the smallest singular value, not the layer's norm.
+        return replace(row, note=_joined(row.note, f"{column}: {error}"))
+    value = results.isometry(result) if column == "isometry" else _value(result)
+    return replace(row, values={**row.values, column: value}, promises={**row.promises, column: result.kind})
+
+
+def _with_condition(row: Row, results: _Results) -> Row:
+    """Return a row with a bound of the condition number, if it was asked for and both ends are known."""
+    if CONDITION not in row.values or row.reason is not None or row.upper is None:
+        return row
+    try:
+        smallest = _number(results("smallest").value)
     except SpecnormError:  # the column of the smallest singular value says why, if it was asked for
         return row
     most = host.div_up(row.upper, smallest) if smallest > 0 else math.inf
     return replace(row, values={**row.values, CONDITION: most}, promises={**row.promises, CONDITION: "upper"})
 
 
-def _only(row: Row, columns: tuple[str, ...]) -> Row:
+def _with_columns_of(row: Row, columns: tuple[str, ...]) -> Row:
+    """Return a row without the columns that nobody asked for."""
     return replace(
         row,
         values={name: x for name, x in row.values.items() if name in columns},
@@ -195,71 +197,88 @@ def _only(row: Row, columns: tuple[str, ...]) -> Row:
     )
 
 
-def _wide(found: Result) -> str | None:
-    """What an interval at a size, or one that a budget ended, says where it is wider than was asked for."""
-    explained = found.spec.input_shape is None and found.spec.padding_gain_sq > 1
-    status = status_of(replace(found, value=backends.backend_for(found.value).as_proven(found.value)))
-    return None if explained or status.startswith("converged") else status
+def _why_wide(interval: Result) -> str | None:
+    """Return why an interval is wider than was asked for; None if it is not, or if its padding explains it."""
+    is_explained = interval.spec.input_shape is None and interval.spec.padding_gain_sq > 1
+    upper = backends.backend_for(interval.value).as_proven(interval.value)
+    status = status_of(replace(interval, value=upper))
+    return None if is_explained or status.startswith("converged") else status
 
 
 def _joined(*notes: str | None) -> str | None:
+    """Return some notes as one; None if there is none."""
     return "; ".join(note for note in notes if note) or None
 
 
 def _has_circular(spec: ConvSpec) -> bool:
+    """Return whether a layer may be taken as a circular one at its size, which its stride then divides."""
     if spec.input_shape is None:
         return False
-    return spec.transposed or not any(n % s for n, s in zip(spec.input_shape, spec.stride, strict=True))
+    remainders = [n % s for n, s in zip(spec.input_shape, spec.stride, strict=True)]
+    return spec.transposed or not any(remainders)
 
 
 class _Results:
-    """Results of one layer by method name, each computed once."""
+    """Results of one layer by method name, each computed once, within the layer's budget."""
 
     def __init__(self, kernel: ArrayObject, spec: ConvSpec, settings: Settings) -> None:
         self.kernel = kernel
         self.spec = spec
         self.settings = settings
-        self.known: dict[str, Result] = {}
+        self.computed: dict[str, Result] = {}
         self.claims: list[Upper] = []
-        self.deadline = monotonic() + (math.inf if settings.budget is None else settings.budget)
+        self.begin = monotonic()
 
     def __call__(self, name: str) -> Result:
-        if name not in self.known:
-            geometry = self.spec.geometry
-            if name in AT_A_SIZE:
-                geometry["input_shape"] = self.spec.input_shape
-            if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape:
-                geometry |= {"padding_mode": "circular", "padding": "same"}
-            asked, least = self.settings.method(name), min(_LEAST, self.settings.budget or _LEAST)
-            left = max(self.deadline - monotonic(), least)
-            limited = replace(self.settings, budget=None if self.settings.budget is None else left).method(name)
-            # A report says what was asked for: what is left of it differs from run to run.
-            result, claims = proven(self.kernel, limited, **geometry)
-            self.known[name] = replace(result, method=asked)
-            self.claims += [upper for _, upper in claims] if limited.quantity == "norm" else []
-        return self.known[name]
+        if name not in self.computed:
+            self.computed[name] = self._compute(name)
+        return self.computed[name]
 
-    def isometry(self, bound: Result) -> float:
-        """An isometry defect's upper end: by products alone, or by a search, which comes closer."""
+    def _compute(self, name: str) -> Result:
+        """Run a method, and keep the claims that it makes of the norm."""
+        geometry = self.spec.geometry
+        if name in AT_A_SIZE:
+            geometry["input_shape"] = self.spec.input_shape
+        if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape:
+            geometry |= {"padding_mode": "circular", "padding": "same"}
+        limited = replace(self.settings, budget=self._budget_left()).method(name)
+        result, claims = proven(self.kernel, limited, **geometry)
+        if limited.quantity == "norm":
+            self.claims += [upper for _, upper in claims]
+        # A report says what was asked for: the budget that is left differs from run to run.
+        return replace(result, method=self.settings.method(name))
+
+    def _budget_left(self) -> float | None:
+        """Return the seconds that are left for the layer, a few at least; None: there is no limit."""
+        budget = self.settings.budget
+        if budget is None:
+            return None
+        least = min(_LEAST, budget or _LEAST)
+        return max(self.begin + budget - monotonic(), least)
+
+    def isometry(self, by_products: Result) -> float:
+        """Return the upper end of the isometry defect: of the bound by products and a search, the lesser."""
         geometry = {**self.spec.geometry, "input_shape": self.spec.input_shape}
-        budget = None if self.settings.budget is None else max(self.deadline - monotonic(), _LEAST)
-        found = enclose_isometry(self.kernel, rtol=self.settings.rtol, budget=budget, **geometry)
-        return min(_number(bound.value), _number(found.upper))
+        by_search = enclose_isometry(self.kernel, rtol=self.settings.rtol, budget=self._budget_left(), **geometry)
+        return min(_number(by_products.value), _number(by_search.upper))
 
     @property
     def claim(self) -> Upper | None:
         """The least bound of the layer that is a claim."""
-        return min((claim for claim in self.claims if speaks_of(claim, self.spec)), key=float, default=None)
+        claims = [claim for claim in self.claims if speaks_of(claim, self.spec)]
+        return min(claims, key=float, default=None)
 
 
 def _value(result: Result) -> Value:
+    """Return a method's number, or its numbers."""
     if len(result.value.shape) == 0:
         return _number(result.value)
-    return tuple(float(x) for x in backends.backend_for(result.value).to_numpy(result.value).reshape(-1))
+    values = backends.backend_for(result.value).to_numpy(result.value)
+    return tuple(float(x) for x in values.reshape(-1))
 
 
 def _number(x: ArrayObject) -> float:
-    """The number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
+    """Return the number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
     return float(backends.backend_for(x).to_numpy(x))
 
 
@@ -269,40 +288,43 @@ def check_target(name: str | None, device: str | None) -> None:
         if device is not None:
             raise BackendError(f"device={device!r} needs a backend to go with it: say which array library to use.")
         return
-    backend = library(name)
-    if device is not None and device not in backend.devices():
-        raise BackendError(
-            f"device={device!r} is not one of {name}'s devices here: {', '.join(backend.devices()) or 'none'}."
-        )
+    devices = library(name).devices()
+    if device is not None and device not in devices:
+        raise BackendError(f"device={device!r} is not one of {name}'s devices here: {', '.join(devices) or 'none'}.")
 
 
 def library(name: str) -> backends.Backend:
-    """A plugin by its name, or what serves a library of the array API standard that has none, by the library's name."""
+    """Return the backend of a library, by the name of its plugin, or by its own if it has none.
+
+    Without a plugin a library has to follow the array API standard.
+    """
     if name == STANDARD:
         raise BackendError(
             f"backend={name!r} serves every library of the array API standard that has no plugin: give the library's "
             "own name, such as array_api_strict."
         )
     try:
-        found: backends.Backend = backends.load(name)
+        plugin: backends.Backend = backends.load(name)
+        return plugin
     except NoBackend:
-        if not (name.isidentifier() and find_spec(name)):
+        is_installed = name.isidentifier() and find_spec(name)
+        if not is_installed:
             raise
         module = import_module(name)
         if not hasattr(module, "__array_namespace_info__"):
             raise
-        found = backends.backend_for(module.zeros(1))
-    return found
+        standard: backends.Backend = backends.backend_for(module.zeros(1))
+        return standard
 
 
 def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
-    """Copy a kernel to another library, by its plugin's name; refused if that cannot hold the dtype or device."""
-    host = backends.backend_for(kernel).to_numpy(kernel)
-    target = library(name)
-    moved: ArrayObject = target.asarray(host, device)
-    if str(moved.dtype).rpartition(".")[2] != host.dtype.name:
+    """Copy a kernel to another library, by its plugin's name; refused if that changes its dtype."""
+    values = backends.backend_for(kernel).to_numpy(kernel)
+    moved: ArrayObject = library(name).asarray(values, device)
+    dtype = str(moved.dtype).rpartition(".")[2]  # of torch.float32
+    if dtype != values.dtype.name:
         raise BackendError(
-            f"{name} turned a {host.dtype.name} kernel into {moved.dtype}, which would change what is measured. Use "
+            f"{name} turned a {values.dtype.name} kernel into {moved.dtype}, which would change what is measured. Use "
             "another backend (JAX does so unless 64-bit values are enabled: set JAX_ENABLE_X64=1)."
         )
     return moved
@@ -318,28 +340,35 @@ def check_executor(executor: object) -> None:
         )
 
 
-def measured(found: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
+def measured(layers: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
     """Measure layers and give their rows in order; `IN_FLIGHT` bytes of kernels are in memory at once.
 
-    Without an executor, or with `Workers` that are not worth it: here, one layer after the other. A layer that the
-    executor loses is a row that says how.
+    Without an executor, or with `Workers` that are not worth it, they are measured here, one after the other. The row
+    of a layer that the executor loses says how it was lost.
     """
-    worth = executor.worth if isinstance(executor, Workers) else 0
-    if executor is None or (worth and (len(found) < 2 or sum(map(_bytes, found)) < worth)):
-        for layer in found:
-            yield fill(*_loaded(layer, settings), settings)
+    if executor is None or not _is_worth_it(layers, executor):
+        for layer in layers:
+            row, kernel = _loaded(layer, settings)
+            yield fill(row, kernel, settings)
         return
     waiting: deque[_Waiting] = deque()
     try:
-        for layer in found:
+        for layer in layers:
             while waiting and (waiting[0].future.done() or _bytes(layer) + _in_flight(waiting) > IN_FLIGHT):
-                yield _row(waiting.popleft(), settings)
+                yield _answer(waiting.popleft(), settings)
             waiting.append(_submitted(layer, settings, executor))
         while waiting:
-            yield _row(waiting.popleft(), settings)
+            yield _answer(waiting.popleft(), settings)
     finally:
         for entry in waiting:
             entry.future.cancel()
+
+
+def _is_worth_it(layers: Sequence[Layer], executor: Executor) -> bool:
+    """Return whether layers are measured by an executor; `Workers` say from how many bytes they are worth it."""
+    if not isinstance(executor, Workers) or not executor.worth:
+        return True
+    return len(layers) > 1 and sum(map(_bytes, layers)) >= executor.worth
 
 
 @dataclass(frozen=True)
@@ -352,26 +381,29 @@ class _Waiting:
 
 
 def _in_flight(waiting: Iterable[_Waiting]) -> int:
+    """Return the bytes of kernels that the executor has not measured."""
     return sum(_bytes(entry.layer) for entry in waiting if not entry.future.done())
 
 
 def _bytes(layer: Layer) -> int:
-    """Memory of a layer's kernel; half precision counts as the float32 that it becomes."""
-    return math.prod(layer.tensor.shape) * (8 if "64" in layer.tensor.dtype else 4)
+    """Return the memory of a layer's kernel; half precision counts as the float32 that it becomes."""
+    width = 8 if "64" in layer.tensor.dtype else 4
+    return math.prod(layer.tensor.shape) * width
 
 
 def _submitted(layer: Layer, settings: Settings, executor: Executor) -> _Waiting:
+    """Give a layer to an executor; one that cannot be read, or given, has its answer at once."""
     row, kernel = _loaded(layer, settings)
-    known: Future[Row] = Future()
+    answered: Future[Row] = Future()
     if row.reason is not None or kernel is None:
-        known.set_result(row)
-        return _Waiting(layer, row, known)
+        answered.set_result(row)
+        return _Waiting(layer, row, answered)
     row = replace(row, digest=_digest(kernel))
     try:
         return _Waiting(layer, row, executor.submit(_filled_there, row, kernel, settings))
     except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
-        known.set_exception(error)
-        return _Waiting(layer, row, known)
+        answered.set_exception(error)
+        return _Waiting(layer, row, answered)
 
 
 def _filled_there(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
@@ -380,41 +412,50 @@ def _filled_there(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
 
 
 def _is_about(answer: Row, asked: Row) -> bool:
-    """Whether a row is of the layer that was asked about: its name, kernel and geometry."""
-    same = (answer.name, answer.digest, answer.spec, answer.other)
-    return same == (asked.name, asked.digest, asked.spec, asked.other)
+    """Return whether a row is of the layer that was asked about: its name, kernel and geometry."""
+    of_answer = (answer.name, answer.digest, answer.spec, answer.other)
+    of_question = (asked.name, asked.digest, asked.spec, asked.other)
+    return of_answer == of_question
 
 
 def _digest(kernel: ArrayObject) -> str:
     return digest_of(backends.backend_for(kernel).to_numpy(kernel))
 
 
-def _row(waiting: _Waiting, settings: Settings) -> Row:
+def _answer(waiting: _Waiting, settings: Settings) -> Row:
     """Wait for a layer's row; measuring itself raises nothing, so what is raised is the executor's.
 
     A row of another layer, kernel or geometry is no answer.
     """
-    layer, asked, future = waiting.layer, waiting.asked, waiting.future
+    asked = waiting.asked
     try:
-        lost = future.exception()
+        failure = waiting.future.exception()
     except Exception as error:  # it was cancelled
-        lost = error
-    if lost is None:
-        answer: Any = future.result()  # of an executor that may answer anything
+        failure = error
+    if failure is None:
+        answer: Any = waiting.future.result()  # of an executor that may answer anything
         if isinstance(answer, Row) and _is_about(answer, asked):
             return answer
         name = answer.name if isinstance(answer, Row) else type(answer).__name__
         return replace(asked, reason=f"the executor answered with a row that is not about it (of {name}).")
-    if isinstance(lost, KeyboardInterrupt):
-        raise lost
-    row = describe(layer, settings)
-    if isinstance(lost, WorkerLost):
-        return replace(row, reason=f"the process that measures it dies: {lost}.")
-    first = str(lost).strip().partition("\n")[0].rstrip(".")
-    return replace(row, reason=f"the executor failed with {type(lost).__name__}{first and ': '}{first}.")
+    if isinstance(failure, KeyboardInterrupt):
+        raise failure
+    return replace(describe(waiting.layer, settings), reason=_why_lost(failure))
+
+
+def _why_lost(failure: BaseException) -> str:
+    """Say how an executor lost a layer."""
+    if isinstance(failure, WorkerLost):
+        return f"the process that measures it dies: {failure}."
+    kind = type(failure).__name__
+    first_line = str(failure).strip().partition("\n")[0].rstrip(".")
+    if not first_line:
+        return f"the executor failed with {kind}."
+    return f"the executor failed with {kind}: {first_line}."
 
 
 def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:
+    """Return the row of a layer and its kernel; None, with the row's reason, if it is refused or cannot be read."""
     row = describe(layer, settings)
     if row.reason is not None:
         return row, None

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from specnorm_networks import Layer, Measure, ModelArrays, Multipliers, NetworkBound, Sizes, UnknownNode, bound, within
+from specnorm_networks import Layer, Multipliers, within
+from specnorm_networks.tools import Measure, ModelArrays, NetworkBound, Sizes, UnknownNode, bound
 
-from specnorm import ConvSpec, GeometryError, MethodError, ModelFileError, SpecnormError
+from specnorm import ConvSpec, SpecnormError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.proof import Upper
 from specnorm_audit.output import Tick
 from specnorm_audit.readers.isolated import GRAPH_SECONDS

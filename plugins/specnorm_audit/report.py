@@ -16,7 +16,7 @@ from specnorm_audit import tables
 from specnorm_audit.rows import Row, finite
 
 if TYPE_CHECKING:
-    from specnorm_networks import Certificate, NetworkBound
+    from specnorm_networks.tools import Certificate, NetworkBound
 
 
 Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
@@ -25,7 +25,10 @@ _ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate
 
 @dataclass(frozen=True)
 class Gate:
-    """What was to be proven, as the command line asks for it, and the answer; ``places`` has a line for each layer."""
+    """A bound that the command line asks to be proven, and the answer.
+
+    ``places`` has a line for each layer that is against it, or of which nothing is known.
+    """
 
     option: str
     bound: float
@@ -96,22 +99,27 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """Counts and extremes over the layers that were measured."""
         measured = [row for row in self.layers if row.status == "ok"]
-        unmeasured = [{"name": row.name, "shape": list(row.shape), "reason": row.reason} for row in self.unmeasured]
-        largest = max(measured, key=lambda row: row.upper or 0, default=None)
-        return {
+        summary: dict[str, Any] = {
             "layers": len(self.layers),
             "conv": sum(row.kind == "conv" for row in self.layers),
             "linear": sum(row.kind == "linear" for row in self.layers),
             "errors": len(self.layers) - len(measured),
             "skipped": len(self.skipped),
-            **({"unmeasured": unmeasured} if unmeasured else {}),
-            **({"inert": list(self.inert)} if self.inert else {}),
-            **({"left_out": self.left_out} if self.left_out else {}),
-            "max_lower": finite(max((row.lower or 0 for row in measured), default=None)),
-            "max_upper": None if largest is None else finite(largest.upper),
-            "max_upper_layer": None if largest is None else largest.name,
-            "network": None if self.network is None else self.network.to_dict(),
         }
+        if self.unmeasured:
+            summary["unmeasured"] = [
+                {"name": row.name, "shape": list(row.shape), "reason": row.reason} for row in self.unmeasured
+            ]
+        if self.inert:
+            summary["inert"] = list(self.inert)
+        if self.left_out:
+            summary["left_out"] = self.left_out
+        largest = max(measured, key=lambda row: row.upper or 0, default=None)
+        summary["max_lower"] = finite(max((row.lower or 0 for row in measured), default=None))
+        summary["max_upper"] = None if largest is None else finite(largest.upper)
+        summary["max_upper_layer"] = None if largest is None else largest.name
+        summary["network"] = None if self.network is None else self.network.to_dict()
+        return summary
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what ``--format json`` writes."""
@@ -127,8 +135,8 @@ class Report:
 
     def __repr__(self) -> str:
         """One line: the model, and what is proven of it."""
-        named = "" if self.model is None else f"{visible(self.model)}: "
-        return f"<Report {named}{verdict(self)}>"
+        model = "" if self.model is None else f"{visible(self.model)}: "
+        return f"<Report {model}{verdict(self)}>"
 
     def __str__(self) -> str:
         """The table that ``--format table`` prints."""
@@ -139,8 +147,8 @@ class Report:
     def _repr_html_(self) -> str:
         """What a notebook shows: the same table."""
         head, *body = tables.texts(self.layers)
-        rows = [("th", head), *(("td", row) for row in body)]
-        lines = (f"<tr>{''.join(f'<{tag}>{escape(x)}</{tag}>' for x in row)}</tr>" for tag, row in rows)
+        lines = [_html_row("th", head)]
+        lines += [_html_row("td", row) for row in body]
         below = "<br>".join(escape(line) for line in notes(self))
         return f"<p>{escape(verdict(self))}</p><table>{''.join(lines)}</table><p>{below}</p>"
 
@@ -154,72 +162,99 @@ class Report:
 
 
 def environment(used: Iterable[backends.Backend] = ()) -> dict[str, str]:
-    """Date, versions and platform of this run, by name; ``used`` serve the libraries that measured."""
-    found = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "Python": platform.python_version()}
+    """Return date, versions and platform of this run; ``used`` are the backends that measured, besides NumPy's."""
     versions = {backend.name: str(backend.version()) for backend in (backends.load("numpy"), *used)}
-    found |= dict(sorted(versions.items()))
-    return found | {"platform": f"{platform.system()} {platform.machine()}"}
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "Python": platform.python_version(),
+        **dict(sorted(versions.items())),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def verdict(report: Report) -> str:
-    """What a report proves, in one sentence: of how many layers, how large the norms are, the network's constant."""
+    """Say what a report proves, in one sentence: of how many layers, the largest norm, the network's constant."""
     rows = report.layers
     if report.error is not None:
         return f"Error: {visible(report.error)}"
     if not rows:
         return "No layer was measured."
     measured = [row for row in rows if row.status == "ok"]
-    chosen = f" ({report.left_out} more left out)" if report.left_out else ""
-    parts = [f"{len(measured)} of {len(rows)} layers proven{chosen}"]
+    left_out = f" ({report.left_out} more left out)" if report.left_out else ""
+    proven = f"{len(measured)} of {len(rows)} layers proven{left_out}"
+    bounds = []
     if measured:
-        parts.append(f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}")
+        bounds.append(f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}")
     if report.network is not None:
-        upper = report.network.upper
-        if upper is None or math.isinf(upper):
-            parts.append("no constant of the network" if upper is None else report.network.infinite)
-        else:
-            parts.append(f"the network's constant is at most {number(upper, 'upper')}")
-    return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
+        bounds.append(_constant_in_words(report.network))
+    return f"{proven}: {', '.join(bounds)}." if bounds else f"{proven}."
+
+
+def _constant_in_words(network: NetworkBound) -> str:
+    """Say what is proven of a network."""
+    if network.upper is None:
+        return "no constant of the network"
+    if math.isinf(network.upper):
+        return network.infinite
+    return f"the network's constant is at most {number(network.upper, 'upper')}"
 
 
 def notes(report: Report) -> list[str]:
-    """Lines beneath a table: gates, summary, promises, assumptions, errors. Markup is for the caller to escape."""
+    """Return the lines beneath a table: gates, summary, promises, assumptions, errors. The caller escapes markup."""
     if report.error is not None:
         return []
-    summary = report.summary
-    notes = [f"{gate.option}: {visible(' '.join((gate.sentence, *gate.places)))}" for gate in report.gates]
-    notes += [
-        f"{tables.count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear), "
-        f"{tables.count(summary['errors'], 'error')}; {tables.count(len(report.skipped), 'other array')} skipped"
-        + (f": {tables.some([visible(name) for name in report.skipped])}." if report.skipped else ".")
-    ]
-    if report.inert:
-        named = tables.some([visible(name) for name in report.inert])
-        notes.append(f"The file's pickle names {named}, of which nothing was constructed.")
-    for reason in dict.fromkeys(row.reason for row in report.unmeasured):
-        named = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
-        notes.append(f"Not measured, though it could be a layer: {named}: {visible(str(reason))}")
-    if summary["max_upper_layer"] is not None:
-        notes.append(
-            f"Largest norm: at most {number(summary['max_upper'], 'upper')} ({visible(summary['max_upper_layer'])}), "
-            f"at least {number(summary['max_lower'], 'lower')}."
-        )
-    notes.append(
-        f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}".rstrip()
-    )
-    notes += tables.assumed(report.layers)
+    lines = [f"{gate.option}: {visible(' '.join((gate.sentence, *gate.places)))}" for gate in report.gates]
+    lines += _counted(report)
+    if report.summary["max_upper_layer"] is not None:
+        lines.append(_largest(report.summary))
+    promised = f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}"
+    lines.append(promised.rstrip())
+    lines += tables.assumed(report.layers)
     if report.network is not None:
-        notes += report.network.lines()
-    notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
+        lines += report.network.lines()
+    for row in report.layers:
+        if row.reason is not None:
+            lines.append(f"{visible(row.name)}: error: {visible(row.reason)}")
     for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
         names = [visible(row.name) for row in report.layers if row.note == note]
-        notes.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")
-    return notes
+        lines.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")
+    return lines
+
+
+def _counted(report: Report) -> list[str]:
+    """Say how many layers were measured, and which arrays were not."""
+    summary = report.summary
+    layers = f"{tables.count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear)"
+    errors = tables.count(summary["errors"], "error")
+    skipped = f"{tables.count(len(report.skipped), 'other array')} skipped"
+    if report.skipped:
+        skipped += f": {tables.some([visible(name) for name in report.skipped])}"
+    lines = [f"{layers}, {errors}; {skipped}."]
+    if report.inert:
+        names = tables.some([visible(name) for name in report.inert])
+        lines.append(f"The file's pickle names {names}, of which nothing was constructed.")
+    for reason in dict.fromkeys(row.reason for row in report.unmeasured):
+        names = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
+        lines.append(f"Not measured, though it could be a layer: {names}: {visible(str(reason))}")
+    return lines
+
+
+def _largest(summary: Mapping[str, Any]) -> str:
+    """Say between which numbers the largest norm is."""
+    upper = number(summary["max_upper"], "upper")
+    lower = number(summary["max_lower"], "lower")
+    return f"Largest norm: at most {upper} ({visible(summary['max_upper_layer'])}), at least {lower}."
+
+
+def _html_row(tag: str, cells: Iterable[str]) -> str:
+    """Return a row of a table in HTML; ``tag`` is th or td."""
+    inside = "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{inside}</tr>"
 
 
 # -- gates: whether the layers, or the network, are proven to stay within a bound --------------------------------------
 def gate_layers(report: Report, bound: float) -> Gate:
-    """Whether all norms are proven to be at most ``bound``.
+    """Judge whether all norms are proven to be at most ``bound``.
 
     Undecided: every layer that was measured is, and of others, or of arrays that could be layers, nothing is known.
     """
@@ -228,13 +263,13 @@ def gate_layers(report: Report, bound: float) -> Gate:
 
 
 def gate_smallest(report: Report, bound: float) -> Gate:
-    """Whether all smallest singular values are proven to be at least ``bound``; undecided as `gate_layers`."""
+    """Judge whether all smallest singular values are proven to be at least ``bound``; undecided as `gate_layers`."""
     wanted = f"a smallest singular value of at least {bound!r}"
     return _gate(report, f"--fail-below {bound!r}", bound, wanted, _against_smallest, "smallest")
 
 
 def gate_isometries(report: Report, bound: float) -> Gate:
-    """Whether all isometry defects are proven to be at most ``bound``; undecided as `gate_layers`."""
+    """Judge whether all isometry defects are proven to be at most ``bound``; undecided as `gate_layers`."""
     wanted = f"an isometry defect of at most {bound!r}"
     return _gate(report, f"--fail-isometry {bound!r}", bound, wanted, _against_defect, "isometry")
 
@@ -247,18 +282,19 @@ def _gate(
     against: Callable[[Row, float], str | None],
     value: str | None,
 ) -> Gate:
-    """Whether every layer is proven to have what is wanted.
+    """Judge whether every layer is proven to have what is wanted.
 
     Parameters
     ----------
     against : callable
-        Says what is known of a row that speaks against it, or None.
+        Returns what is known of a row that speaks against it, or None.
     value : str, optional
         Column that has to be known; None: both ends of the norm.
     """
     if report.error is not None:
         return Gate(option, bound, "undecided", "the model could not be read.")
-    places = [place for row in report.layers if (place := against(row, bound))]
+    objections = [against(row, bound) for row in report.layers]
+    places = [objection for objection in objections if objection]
     unknown = _unknown(report, value)
     if places:
         reason = f"{len(places)} of {len(report.layers)} layers are not proven to have {wanted}:"
@@ -273,18 +309,19 @@ def _gate(
 
 
 def _unknown(report: Report, value: str | None) -> tuple[str, ...]:
-    """A line for each array that is, or could be, a layer and of which the value of a gate is not known."""
+    """Return a line for each array that is, or could be, a layer and of which the value of a gate is not known."""
     lines = []
     for row in report.layers:
         if row.status != "ok":
             lines.append(f"{row.name}: error: {row.reason or 'its bounds are no numbers'}")
         elif value is not None and not isinstance(row.values.get(value), float):
             lines.append(f"{row.name}: {row.note or f'no {value} is known'}")
-    return (*lines, *(f"{row.name}: {row.reason}" for row in report.unmeasured))
+    lines += [f"{row.name}: {row.reason}" for row in report.unmeasured]
+    return tuple(lines)
 
 
 def _against(row: Row, bound: float) -> str | None:
-    """Why what is known of a row does not stay within a bound, or None."""
+    """Return why a row's norm is not proven to be at most a bound, or None."""
     if row.lower is not None and bound < row.lower < math.inf:
         return f"{row.name}: lower = {row.lower!r} > {bound!r}: the norm is above it"
     if row.status == "ok" and row.upper is not None and row.upper > bound:
@@ -293,7 +330,7 @@ def _against(row: Row, bound: float) -> str | None:
 
 
 def _against_smallest(row: Row, bound: float) -> str | None:
-    """Why what is known of a row's smallest singular value is below a bound, or None."""
+    """Return why a row's smallest singular value is not proven to be at least a bound, or None."""
     smallest = row.values.get("smallest")
     if row.status != "ok" or not isinstance(smallest, float) or smallest >= bound:
         return None
@@ -301,7 +338,7 @@ def _against_smallest(row: Row, bound: float) -> str | None:
 
 
 def _against_defect(row: Row, bound: float) -> str | None:
-    """Why what is known of a row's isometry defect is above a bound, or None."""
+    """Return why a row's isometry defect is not proven to be at most a bound, or None."""
     defect = row.values.get("isometry")
     if row.status != "ok" or not isinstance(defect, float) or defect <= bound:
         return None
@@ -309,27 +346,28 @@ def _against_defect(row: Row, bound: float) -> str | None:
 
 
 def gate_network(report: Report, bound: float) -> Gate:
-    """Whether the network's constant is proven to be at most ``bound``.
+    """Judge whether the network's constant is proven to be at most ``bound``.
 
     Undecided: nothing is known of the network, or it is proven of a graph that could not be compared with the file's
     own values.
     """
-    option, found = f"--fail-above-network {bound!r}", report.network
+    option = f"--fail-above-network {bound!r}"
+    network = report.network
     if report.error is not None:
         return Gate(option, bound, "undecided", "the model could not be read.")
     claim = f"the network is not proven to have a constant of at most {bound!r}"
-    if found is None:
+    if network is None:
         why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
         return Gate(option, bound, "undecided", f"{claim}: {why}.")
-    if found.upper is None:
-        return Gate(option, bound, "undecided", f"{claim}: {found.unknown[0].reason}.")
-    if math.isinf(found.upper):
-        return Gate(option, bound, "undecided", f"{claim}: {found.infinite}.")
-    constant = f"its constant is at most {number(found.upper, 'upper')}"
-    if found.upper > bound:
+    if network.upper is None:
+        return Gate(option, bound, "undecided", f"{claim}: {network.unknown[0].reason}.")
+    if math.isinf(network.upper):
+        return Gate(option, bound, "undecided", f"{claim}: {network.infinite}.")
+    constant = f"its constant is at most {number(network.upper, 'upper')}"
+    if network.upper > bound:
         return Gate(option, bound, "failed", f"{claim}: {constant}.")
-    if not found.checked.complete:
-        return Gate(option, bound, "undecided", f"the network is open: {constant} as it was read. {found.checked}")
+    if not network.checked.complete:
+        return Gate(option, bound, "undecided", f"the network is open: {constant} as it was read. {network.checked}")
     return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
 
 
@@ -340,6 +378,10 @@ def gates_of(
     smallest: float | None = None,
     isometries: float | None = None,
 ) -> tuple[Gate, ...]:
-    """The gates that are asked for: bounds of every layer's norm, of the network, and of the layers' other ends."""
+    """Judge the gates that are asked for.
+
+    ``layers`` bounds every layer's norm, ``whole`` the network's constant, ``smallest`` every layer's smallest singular
+    value, ``isometries`` every isometry defect; None: not asked for.
+    """
     asked = ((gate_layers, layers), (gate_network, whole), (gate_smallest, smallest), (gate_isometries, isometries))
     return tuple(gate(report, bound) for gate, bound in asked if bound is not None)

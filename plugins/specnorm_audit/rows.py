@@ -1,4 +1,4 @@
-"""One layer of a model as an audit answers it: bounds, columns, how they were obtained. No measuring, no printing."""
+"""The row of one layer in an audit: its bounds, columns, and how they were obtained. No measuring, no printing."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm_networks import Kind
+from specnorm_networks.tools import Kind
 
-from specnorm import METHODS, ConvSpec
-from specnorm import Kind as Promise
+from specnorm import ConvSpec
+from specnorm.methods import METHODS
+from specnorm.methods import Kind as Promise
 
 if TYPE_CHECKING:
     from specnorm.proof import Upper
 
 Value = float | tuple[float, ...] | None
-"""What a method said about a layer: several numbers for methods with several values, None if it did not run."""
+"""A method's number, or numbers, of a layer; None if it did not run."""
 
 CIRCULAR = "circular"
 """The exact norm with circular padding, at a size."""
@@ -27,7 +28,7 @@ COLUMNS = (*METHODS, CIRCULAR, CONDITION)
 OTHER_END = ("smallest", CONDITION)
 """What ``--smallest`` measures."""
 GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding", "input_shape")
-"""What a row says of it."""
+"""What a row says of a layer's geometry."""
 STANDARD = ("tn", "f4", "reshaped")
 """What ``--all`` measures, besides "circular" where there is a size."""
 
@@ -54,7 +55,7 @@ class Row:
     values : mapping of str to Value
         Of the columns that were asked for, out of `COLUMNS`.
     promises : mapping of str to str
-        Per method, what its value promises (`specnorm.Kind`).
+        Per method, what its value promises (`specnorm.methods.Kind`).
     reason : str or None
         Why the layer could not be measured; None: it was.
     note : str or None
@@ -85,8 +86,8 @@ class Row:
         """Whether the layer was measured: there is no reason against it, and both bounds are numbers."""
         if self.kind == "none":
             return "skipped"
-        ends = (self.lower, self.upper)
-        return "ok" if self.reason is None and all(x is not None and math.isfinite(x) for x in ends) else "error"
+        are_numbers = all(x is not None and math.isfinite(x) for x in (self.lower, self.upper))
+        return "ok" if self.reason is None and are_numbers else "error"
 
     @property
     def ratio(self) -> float | None:
@@ -98,57 +99,75 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, in the order of the documentation; numbers that are not finite become None."""
+        geometry = {name: _listed(getattr(self.spec, name, None)) for name in GEOMETRY}
+        if not geometry["padding"]:
+            geometry["padding_mode"] = None  # of a matrix
         row: dict[str, Any] = {"name": self.name, "kind": self.kind, "shape": list(self.shape)}
-        row |= {name: _listed(getattr(self.spec, name, None)) for name in GEOMETRY}
-        if not row["padding"]:
-            row["padding_mode"] = None  # of a matrix
+        row |= geometry
         row |= {"assumed": list(self.assumed), "lower": finite(self.lower), "upper": finite(self.upper)}
         row |= {name: finite(value) for name, value in self.values.items()}
-        row |= {"ratio": finite(self.ratio)} if "tn" in self.values else {}
+        if "tn" in self.values:
+            row["ratio"] = finite(self.ratio)
         return row | {"status": self.status, "reason": self.reason, "note": self.note}
 
 
 def is_of_the_norm(column: str) -> bool:
-    """Whether a column's numbers are norms, and no smallest singular values or the like."""
+    """Return whether a column's numbers are norms, and not smallest singular values or the like."""
     return column == CIRCULAR or (column != CONDITION and METHODS[column].quantity == "norm")
 
 
 def least_upper(row: Row) -> Row:
-    """A row whose ``upper`` is the least that any of its columns has proven of the layer.
+    """Return a row whose ``upper`` is the least that any of its columns has proven of the layer.
 
-    A bound of every size holds at one; "upper" is promised by nothing else. A row that was not measured stays as it is.
+    A bound of every size holds at one; that with circular padding holds for no other. A row that was not measured stays
+    as it is.
     """
-    proven = [
-        x
-        for column, value in row.values.items()
-        if row.promises.get(column) == "upper" and column != CIRCULAR and is_of_the_norm(column)
-        for x in (value if isinstance(value, tuple) else (value,))
-        if x is not None
-    ]
-    return row if row.upper is None else replace(row, upper=min([row.upper, *proven]))
+    if row.upper is None:
+        return row
+    least = row.upper
+    for column, value in row.values.items():
+        is_proven = row.promises.get(column) == "upper" and is_of_the_norm(column)
+        if not is_proven or column == CIRCULAR or value is None:
+            continue
+        numbers = value if isinstance(value, tuple) else (value,)
+        least = min([least, *numbers])
+    return replace(row, upper=least)
 
 
 def either(a: Row, b: Row) -> Row:
-    """A row that is true whichever reading is the layer's: with the larger upper bound and the lesser lower one."""
+    """Return a row that is true whichever of two readings is the layer's: its interval holds both."""
     reason = a.reason or b.reason
     if reason is not None or a.lower is None or b.lower is None or a.upper is None or b.upper is None:
         return replace(a, lower=None, upper=None, reason=reason, claim=None)
     values: dict[str, Value] = {}
     for name, value in a.values.items():
-        pair = (value, b.values.get(name))
-        numbers = [x for x in pair if isinstance(x, float)]
-        both = len(numbers) == len(pair)
-        values[name] = None if not both else min(numbers) if a.promises.get(name) == "lower" else max(numbers)
-    promises: dict[str, Promise] = {
-        name: "upper"
-        if {kind, b.promises.get(name)} <= {"exact", "upper"}
-        else kind
-        if kind == b.promises.get(name)
-        else "estimate"
-        for name, kind in a.promises.items()
-    }
-    upper, lower = max(a.upper, b.upper), min(a.lower, b.lower)
-    return replace(a, lower=lower, upper=upper, values=values, promises=promises, note=a.note or b.note, claim=None)
+        values[name] = _either_value(value, b.values.get(name), is_lower=a.promises.get(name) == "lower")
+    promises: dict[str, Promise] = {}
+    for name, promise in a.promises.items():
+        promises[name] = _either_promise(promise, b.promises.get(name))
+    return replace(
+        a,
+        lower=min(a.lower, b.lower),
+        upper=max(a.upper, b.upper),
+        values=values,
+        promises=promises,
+        note=a.note or b.note,
+        claim=None,
+    )
+
+
+def _either_value(one: Value, other: Value, is_lower: bool) -> Value:
+    """Return the number that bounds both readings; None if one of them has no number, or several."""
+    if not isinstance(one, float) or not isinstance(other, float):
+        return None
+    return min(one, other) if is_lower else max(one, other)
+
+
+def _either_promise(one: Promise, other: Promise | None) -> Promise:
+    """Return what the larger of two numbers promises, or the lesser of two lower bounds."""
+    if one in ("exact", "upper") and other in ("exact", "upper"):
+        return "upper"
+    return one if one == other else "estimate"
 
 
 def _listed(value: Any) -> Any:
@@ -156,7 +175,7 @@ def _listed(value: Any) -> Any:
 
 
 def finite(value: Value) -> Any:
-    """A value as JSON has it: what is no finite number is None."""
+    """Return a value as JSON has it: numbers that are not finite become None."""
     if isinstance(value, tuple):
         return [finite(v) for v in value]
     return value if value is not None and math.isfinite(value) else None

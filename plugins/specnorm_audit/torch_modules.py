@@ -7,10 +7,10 @@ from dataclasses import replace
 from operator import index
 from typing import Any
 
-import specnorm_networks
 import torch
-from specnorm_networks import Graph, Kind, Layer, Node, Product
+from specnorm_networks import Graph, Layer, Node, Product, network_graph
 from specnorm_networks import operators as ops
+from specnorm_networks.tools import Kind, bound
 from specnorm_torch import baked
 from specnorm_torch.modules import (
     Select,
@@ -34,7 +34,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 import specnorm
-from specnorm import METHODS, ConvSpec, GeometryError, MethodError, SpecnormError
+from specnorm import ConvSpec, SpecnormError
+from specnorm.errors import GeometryError, MethodError
+from specnorm.methods import METHODS
 from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill
 from specnorm_audit.report import Report
 from specnorm_audit.rows import OTHER_END, Row
@@ -73,8 +75,8 @@ def audit_module(
         One input without the batch axis, such as ``(3, 32, 32)``; an int for the size of every spatial axis, where the
         model starts with a convolution; or an input to run, with the batch axis.
     methods : sequence of str, default ()
-        What else to measure, by the names in ``specnorm.METHODS``. "power", "enclose", "fft" and "gram" answer at the
-        layer's input size, the others for every size.
+        What else to measure, by the names in ``specnorm.methods.METHODS``. "power", "enclose", "fft" and "gram" answer
+        at the layer's input size, the others for every size.
     smallest, rtol, budget
         As in `specnorm.audit`.
     select : callable, optional
@@ -141,7 +143,11 @@ def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequence[int] | Tensor) -> Tensor:
+def _example(
+    model: nn.Module,
+    layers: dict[str, nn.Module],
+    given: int | Sequence[int] | Tensor,
+) -> Tensor:
     if isinstance(given, Tensor):
         return given
     shape: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
@@ -210,10 +216,10 @@ def _seen(module: nn.Module, call: _Call) -> tuple[Any, dict[str, Any], str | No
                         return weight, geometry_of(each, _size(each, x)), note, "weight"
         if kwargs or not all(isinstance(x, Tensor) for x in args):
             raise GeometryError(f"{name_of(module)} is called with more than tensors: it is not tried alone.")
-        graph = specnorm_networks.network_graph(module, args).pruned()
+        graph = network_graph(module, args).pruned()
         kernel, geometry, name = _one_layer(graph, name_of(module))
         # Executed beside the module, and refused where they differ.
-        specnorm_networks.bound(graph, method=Product())
+        bound(graph, method=Product())
     return kernel, geometry, graph.note or None, name
 
 

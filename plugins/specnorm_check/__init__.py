@@ -2,10 +2,11 @@
 
 A certificate claims that the norms of convolution layers, or the Lipschitz constants of
 ONNX networks, are at most some numbers, in real arithmetic. Copy this folder and read
-it: `layers` holds the lemmas for layers, `networks` the one for networks, `statements`
-what a claim says, `claims` the check of each, `files` the readers of files. It needs
-Python, NumPy and, to read a model, safetensors or onnx. The proofs are in
-docs/check-proofs.md.
+it. For layers: `layers` holds the lemmas, `statements` what a claim says. For networks:
+`graphs` reads the file, `rules` bounds one operator, `parts` several layers together,
+`networks` puts them together. `claims` checks one claim after the other, `files` reads
+certificates and models. It needs Python, NumPy and, to read a model, safetensors or onnx.
+The proofs are in docs/check-proofs.md.
 """
 
 from specnorm_check.claims import Claim, Verdict, check
@@ -17,7 +18,8 @@ from specnorm_check.layers import (
     proven_norm,
     stride_one_kernels,
 )
-from specnorm_check.networks import LAYER_OPERATORS, Network, Part
+from specnorm_check.networks import Network
+from specnorm_check.parts import LAYER_OPERATORS, Part
 from specnorm_check.statements import FLOATING, digest, float_up, plain, read_layer
 
 __all__ = [

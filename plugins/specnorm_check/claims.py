@@ -63,11 +63,11 @@ def check(
         begin = time.perf_counter()
         statement, reason = "", ""
         try:
-            require_subnormal_numbers()
+            require_subnormal_numbers()  # each claim says so, if they are missing
             if "parts" in claim.statement:
-                statement = prove_network(*claim, content)
+                statement = prove_network(claim.statement, claim.completion, content)
             else:
-                statement = prove_layer(*claim, arrays)
+                statement = prove_layer(claim.statement, claim.completion, arrays)
         except Refused as error:
             reason = str(error)
         except Exception as error:  # what is damaged proves nothing

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from specnorm_check.claims import Claim
+from specnorm_check.graphs import constants_of
 from specnorm_check.layers import Numbers, Refused, require
-from specnorm_check.networks import constants_of
 from specnorm_check.statements import plain
 
 VERSION = 5  # of the format
@@ -26,10 +26,11 @@ SAFETENSORS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 def read_certificate(path: str | Path) -> list[Claim]:
     """Return the claims of a file; `Refused` if it is no certificate."""
     arrays = archive_of(Path(path))
-    no_text = np.empty(0)
-    text = arrays.pop("claims", no_text)
+    words = "the file has no claims: it is no certificate"
+    require("claims" in arrays, words)
+    text = arrays.pop("claims")
     is_text = text.dtype == np.uint8 and text.size < LONGEST_CLAIMS
-    require(is_text, "the file has no claims: it is no certificate")
+    require(is_text, words)
     claims = []
     for statement in statements_of(text.tobytes()):
         claims.append(with_completions(statement, arrays))
@@ -42,9 +43,9 @@ def statements_of(text: bytes) -> list[dict[str, Any]]:
     try:
         whole = json.loads(
             text.decode(),
-            object_pairs_hook=entries,
-            parse_float=no_number,
-            parse_constant=no_number,
+            object_pairs_hook=object_of,
+            parse_float=refuse_number,
+            parse_constant=refuse_number,
         )
     except (ValueError, RecursionError) as error:
         words = f"its claims cannot be read ({error})"
@@ -61,7 +62,10 @@ def statements_of(text: bytes) -> list[dict[str, Any]]:
 
 
 def with_completions(statement: dict[str, Any], arrays: dict[str, Numbers]) -> Claim:
-    """Return the claim with its arrays, which are taken out of ``arrays``."""
+    """Return the claim with its arrays, which are taken out of ``arrays``.
+
+    So no two claims have one array, and what is left over is noticed.
+    """
     if "parts" not in statement:
         return Claim(statement, completion_of(statement, arrays))
     parts = statement["parts"]
@@ -82,15 +86,15 @@ def completion_of(part: dict[str, Any], arrays: dict[str, Numbers]) -> Numbers:
     return arrays.pop(str(name))
 
 
-def entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object whose names are not repeated."""
-    found = dict(pairs)
-    require(len(found) == len(pairs), "an entry of its claims is repeated")
-    return found
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; refuse one in which a name is repeated."""
+    entries = dict(pairs)
+    require(len(entries) == len(pairs), "an entry of its claims is repeated")
+    return entries
 
 
-def no_number(text: str) -> None:
-    """Refuse fractions, infinity and nan."""
+def refuse_number(text: str) -> None:
+    """Refuse what JSON has besides whole numbers: fractions, infinity and nan."""
     raise Refused(f"{plain(text)[:20]} is no whole number; others are hexadecimal")
 
 

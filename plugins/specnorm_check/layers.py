@@ -56,13 +56,15 @@ class Axis:
     def outputs(self, size: int) -> int:
         """Return the number of outputs of an input of this size."""
         padded = self.before + size + self.after
-        last = padded - self.reach - 1
-        return last // self.stride + 1
+        way = (
+            padded - self.reach - 1
+        )  # of the first tap, from the first output to the last
+        return way // self.stride + 1
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The geometry of a layer; of a transposed one that of its adjoint.
+    """The geometry of a layer. A transposed layer is described by its adjoint.
 
     ``padding_mode`` is zeros, circular, reflect or replicate. ``sizes`` are the input
     sizes that a claim is about; None: every input size, with circular padding every one
@@ -85,74 +87,77 @@ def proven_norm(
 ) -> Fraction:
     """Return the number that H proves: the norm of the layer is not above it.
 
-    ``completion`` is H', of whole numbers; ``entry_error`` bounds the error of each
-    entry of the kernel, relative to it. The steps are those of Arithmetic.
+    The steps are those of Arithmetic: ``kernel`` is K, ``rounded`` K', ``absolute_e`` is
+    |E|, and ``completion`` is H'. ``entry_error`` bounds the relative error of each entry
+    of a kernel that was itself computed.
     """
     kernel = kernel.astype(np.float64)
-    is_finite = np.isfinite(kernel).all()
-    require(is_finite, "the kernel holds nan or infinity")
+    require(np.isfinite(kernel).all(), "the kernel holds nan or infinity")
 
     # Step 1: round 2^exponent K to whole numbers.
     with np.errstate(over="ignore", under="ignore"):
         scaled = np.ldexp(kernel, exponent)
+    require_few_bits(scaled)
     rounded = np.rint(scaled)
     absolute_e = np.abs(scaled - rounded)
     absolute_e += entry_error * np.abs(scaled)
-    require_few_bits(rounded, completion)
 
-    # Step 2: kernels k of stride 1, made of K'.
+    # Step 2: kernels k of stride 1, made of K', and h of H'.
     k = stride_one_kernels(rounded, layer)
-    h = completion.astype(np.float64)
+    h = whole_numbers_of(completion)
     require_same_columns(k, h)
     if not kernel.any():
-        return Fraction(0)  # where step 4 would add 2^-60
+        return Fraction(0)  # exactly, where step 4 would add 2^-60
 
-    # Step 3: Lemma 1. Step 4: the norm of E.
+    # Step 3: Lemma 1.
     k_above_h = np.concatenate([k, h], axis=1)
     squares = lemma_1(k_above_h)
-    errors = schur_bounds(
-        stride_one_kernels(absolute_e, layer),
-        roundings=kernel.size,
-    )
+
+    # Step 4: the norm of E. An entry of it sums no more numbers than the kernel has.
+    e = stride_one_kernels(absolute_e, layer)
+    errors = schur_bounds(e, roundings=kernel.size)
 
     # Step 5: the largest group, times the norm of the padding.
     norms = []
     for square, error in zip(squares, errors, strict=True):
         norm = root_up(square) + error
         norms.append(norm)
-    largest = max(norms) * padding_factor(layer)
-    scale = Fraction(2) ** exponent
-    return largest / scale
+    largest_norm = max(norms)
+    scaled_norm = largest_norm * padding_factor(layer)
+    return scaled_norm / Fraction(2) ** exponent
 
 
-def require_few_bits(kernel: Numbers, completion: Numbers) -> None:
-    """Refuse whole numbers of more than 20 bits."""
+def whole_numbers_of(completion: Numbers) -> Numbers:
+    """Return H' in float64; refuse other numbers than integers of 20 bits."""
     kind = completion.dtype
     is_whole = kind.str in ("<i2", "<i4")
     require(is_whole, f"H is {kind}, not int16 or int32")
     h = completion.astype(np.float64)
-    largest = max(
-        largest_entry(kernel),
-        largest_entry(h),
-    )
-    require(largest <= LARGEST_ENTRY, "K or H has more than 20 bits")
+    require_few_bits(h)
+    return h
+
+
+def require_few_bits(numbers: Numbers) -> None:
+    """Refuse numbers that round to integers of more than 20 bits, or to infinity."""
+    is_small = np.abs(numbers) <= LARGEST_ENTRY
+    require(is_small.all(), "K or H has more than 20 bits")
 
 
 def require_same_columns(k: Numbers, h: Numbers) -> None:
-    """Refuse an H that has not K's groups, channels and taps."""
-    expected = list(k.shape)
+    """Refuse an H that has not the groups, channels and taps of the kernels k."""
     words = f"H is {h.shape}; expected {k.shape} with any number of rows"
     require(h.ndim == k.ndim, words)
-    expected[1] = h.shape[1]
-    require(list(h.shape) == expected, words)
+    rows = h.shape[1]
+    expected = (k.shape[0], rows, *k.shape[2:])
+    require(h.shape == expected, words)
 
 
 def stride_one_kernels(kernel: Numbers, layer: Layer) -> Numbers:
     """Return kernels (groups, rows, channels, *taps) of stride 1.
 
-    Their largest norm is the layer's, but for padding, at every size by Lemma 2, at one
-    size by Lemma 3. If it has more channels than rows its transpose is taken, whose
-    symbol is the transposed one, of the same norm.
+    The largest of their norms bounds the layer's, but for the factor of the padding: at
+    every size by Lemma 2, at one size by Lemma 3. Kernels with more channels than rows
+    are transposed: their symbols are transposed, too, and have the same norm.
     """
     if layer.sizes is None:
         kernels = by_phases(kernel, layer)
@@ -166,32 +171,32 @@ def stride_one_kernels(kernel: Numbers, layer: Layer) -> Numbers:
 
 # -- Lemma 1 ---------------------------------------------------------------------------
 def lemma_1(a: Numbers) -> list[Fraction]:
-    """Return for each group the bound of Lemma 1, rounded up.
+    """Return for each group the bound of Lemma 1, which is one of a squared norm.
 
     ``a`` is A, the rows of K above those of H: M_t sums A_x^T A_{x+t} over x.
     """
     _, _, channels, *taps = a.shape
     zero = (0,) * len(taps)
-    m_0 = lag_matrices(a, zero)
     identity = np.eye(channels, dtype=np.int64)
     shifts = []
-    for matrix in m_0:
-        v = best_shift(matrix)
+    shifted = []
+    for m_0 in lag_matrices(a, zero):
+        v = best_shift(m_0)
         shifts.append(v)
-        matrix -= v * identity  # m_0 becomes M_0 - v I; 0 <= v < 2^62: nothing wraps
-    totals = frobenius_norms(m_0)
-    lags = 1
+        shifted.append(m_0 - v * identity)  # 0 <= v < 2^62: nothing wraps
+    totals = frobenius_norms(np.array(shifted))
+    summands = 1
     for lag in lags_after_zero(taps):
         m_t = lag_matrices(a, lag)
         # M_{-t} is the transpose of M_t and has the same norm.
         totals += 2 * frobenius_norms(m_t)
-        lags += 2
-    # A norm rounds its sum of so many squares, and the total its sum of the lags.
-    factor = inflation(channels**2 + lags)
+        summands += 2
+    # A norm rounds its channels^2 squares and their sum, the total its summands.
+    factor = inflation(channels**2 + summands)
     bounds = []
     for v, total in zip(shifts, totals.tolist(), strict=True):
-        norms = factor * Fraction(total)
-        bounds.append(v + norms)
+        sum_of_norms = factor * Fraction(total)
+        bounds.append(v + sum_of_norms)
     return bounds
 
 
@@ -202,7 +207,7 @@ def lags_after_zero(taps: list[int]) -> Iterator[Lag]:
     for count in taps:
         ranges.append(range(1 - count, count))
     for lag in itertools.product(*ranges):
-        if lag > zero:
+        if lag > zero:  # the first number that is not 0 is positive
             yield lag
 
 
@@ -215,9 +220,7 @@ def lag_matrices(a: Numbers, lag: Lag) -> Numbers:
         first = max(0, -t)
         stop = min(count, count - t)
         x.append(slice(first, stop))
-        first += t
-        stop += t
-        x_plus_t.append(slice(first, stop))
+        x_plus_t.append(slice(first + t, stop + t))
     a_x = a[:, :, :, *x]
     a_x_plus_t = a[:, :, :, *x_plus_t]
     return exact_products(
@@ -234,25 +237,23 @@ def rows_of_channels(a: Numbers) -> Numbers:
 
 
 def exact_products(left: Numbers, right: Numbers) -> Numbers:
-    """Return left right^T for whole numbers, exactly (Arithmetic, step 3)."""
+    """Return left right^T for whole numbers, exactly (Arithmetic, step 3).
+
+    So many products are summed at once that the sum stays below 2^53.
+    """
     groups, channels, length = left.shape
-    largest = max(
-        largest_entry(left),
-        largest_entry(right),
-        1,
-    )
-    square = largest**2
-    require(square < EXACT, "so many taps of so many bits")
-    require(length * square < 2**62, "so many rows of so many bits")
-    at_once = (EXACT - 1) // square
+    largest = max(largest_entry(left), largest_entry(right))
+    largest_product = max(largest**2, 1)
+    require(largest_product < EXACT, "sums of taps have more than 26 bits")
+    require(length * largest_product < 2**62, "so many rows of so many bits")
+    at_once = (EXACT - 1) // largest_product
     shape = (groups, channels, channels)
     total = np.zeros(shape, np.int64)
     for first in range(0, length, at_once):
         part = slice(first, first + at_once)
-        columns = left[:, :, part]
-        others = right[:, :, part]
-        transposed = others.swapaxes(1, 2)
-        sums = np.matmul(columns, transposed)
+        left_part = left[:, :, part]
+        right_part = right[:, :, part]
+        sums = np.matmul(left_part, right_part.swapaxes(1, 2))
         total += sums.astype(np.int64)
     return total
 
@@ -264,16 +265,17 @@ def largest_entry(a: Numbers) -> int:
 
 
 def best_shift(m_0: Numbers) -> int:
-    """Return about the v for which Lemma 1 says least, though it holds for any v."""
+    """Return about m - D / root(c (c - 1)), for which Lemma 1 says least.
+
+    It holds for any v, so that the roundings here do not matter.
+    """
     values = m_0.astype(np.float64)
-    channels = len(values)
-    trace = float(values.trace())
-    mean = trace / channels
-    deviation = values - mean * np.eye(channels)
-    norm = float(np.linalg.norm(deviation))
-    pairs = max(channels * (channels - 1), 1)
-    spread = norm / math.sqrt(pairs)
-    return round(mean - spread)
+    c = len(values)
+    m = float(values.trace()) / c
+    deviation = values - m * np.eye(c)
+    d = float(np.linalg.norm(deviation))
+    pairs = max(c * (c - 1), 1)
+    return round(m - d / math.sqrt(pairs))
 
 
 def frobenius_norms(matrices: Numbers) -> Numbers:
@@ -288,9 +290,9 @@ def by_phases(kernel: Numbers, layer: Layer) -> Numbers:
     """Return the kernels of stride 1 whose channels are the phases of the input."""
     for at, axis in enumerate(layer.axes):
         common = math.gcd(axis.stride, axis.dilation)
-        step = axis.stride // common
+        step = axis.stride // common  # s' of step 1
         phases = min(step, axis.taps)
-        kernel = split_axis(kernel, 2 + at, phases)
+        kernel = split_axis(kernel, 2 + at, phases)  # its axes stay as many
     rows = len(kernel) // layer.groups
     return kernel.reshape(
         layer.groups,
@@ -304,24 +306,27 @@ def split_axis(
     axis: int,
     phases: int,
 ) -> Numbers:
-    """Return the kernel whose channel is so many phases, side by side (step 3)."""
+    """Return the kernel that reads the phases of an axis as channels (step 3).
+
+    Tap phases * a + b of a channel becomes tap a of the channel (channel, b).
+    """
     taps = kernel.shape[axis]
     fewer = -(-taps // phases)  # rounded up
     widths = [(0, 0)] * kernel.ndim
     missing = fewer * phases - taps
     widths[axis] = (0, missing)
-    wide = np.pad(kernel, widths)
-    before = wide.shape[:axis]
-    after = wide.shape[axis + 1 :]
-    apart = wide.reshape(*before, fewer, phases, *after)
-    beside = np.moveaxis(apart, axis + 1, 2)
-    first, second, _, *rest = beside.shape
-    return beside.reshape(first, second * phases, *rest)
+    whole = np.pad(kernel, widths)
+    before = whole.shape[:axis]
+    after = whole.shape[axis + 1 :]
+    apart = whole.reshape(*before, fewer, phases, *after)
+    beside_channels = np.moveaxis(apart, axis + 1, 2)
+    outputs, channels, _, *rest = beside_channels.shape
+    return beside_channels.reshape(outputs, channels * phases, *rest)
 
 
 # -- Lemma 3 ---------------------------------------------------------------------------
 def padding_factor(layer: Layer) -> Fraction:
-    """Return the norm of the padding: the root of the copies of a pixel (step 1)."""
+    """Return the norm of P, the root of the copies of a pixel (steps 1 to 3)."""
     if layer.sizes is not None:
         return Fraction(1)
     copies = 1
@@ -334,7 +339,7 @@ def padding_factor(layer: Layer) -> Fraction:
 
 
 def copies_of_a_pixel(axis: Axis, mode: str) -> int:
-    """Return how often a pixel, or an output, is repeated on an axis at most."""
+    """Return how often a pixel is repeated on an axis at most; if circular, an output."""
     if mode == "reflect":
         before = min(axis.before, 1)
         after = min(axis.after, 1)
@@ -353,20 +358,20 @@ def matrix_at_size(
     layer: Layer,
     sizes: tuple[int, ...],
 ) -> Numbers:
-    """Return the layer's matrix for each group (step 3)."""
-    first, second, *taps = kernel.shape
-    outputs = []
+    """Return the layer's matrix for each group (step 4)."""
+    outputs, inputs, *taps = kernel.shape
+    sizes_out = []
     for axis, size in zip(layer.axes, sizes, strict=True):
-        outputs.append(axis.outputs(size))
-    rows = first * math.prod(outputs)
-    columns = second * math.prod(sizes)
-    smallest = min([1, *sizes, *outputs])
+        sizes_out.append(axis.outputs(size))
+    rows = outputs * math.prod(sizes_out)
+    columns = inputs * math.prod(sizes)
+    smallest = min([1, *sizes, *sizes_out])
     require(smallest > 0, "at its size it has no input or no output")
     is_small = rows * columns < LARGEST_MATRIX
     require(is_small, "at its size it is too large a matrix")
 
     mode = layer.padding_mode
-    by_taps = kernel.reshape(first, second, -1)
+    by_taps = kernel.reshape(outputs, inputs, -1)
     matrix = np.zeros((rows, columns))
     all_taps = itertools.product(*map(range, taps))
     for number, tap in enumerate(all_taps):
@@ -374,8 +379,8 @@ def matrix_at_size(
         for axis, size, t in zip(layer.axes, sizes, tap, strict=True):
             on_axis = pixels_read(axis, size, t, mode)
             reads = np.kron(reads, on_axis)
-        at_tap = by_taps[:, :, number]
-        matrix += np.kron(at_tap, reads)
+        k_t = by_taps[:, :, number]
+        matrix += np.kron(k_t, reads)
     return matrix.reshape(layer.groups, -1, columns)
 
 
@@ -385,7 +390,7 @@ def pixels_read(
     tap: int,
     mode: str,
 ) -> Numbers:
-    """Return the matrix (outputs, pixels) with a 1 where an output reads a pixel."""
+    """Return R(t) of Lemma 3: a 1 where an output (row) reads a pixel (column)."""
     outputs = axis.outputs(size)
     position = axis.stride * np.arange(outputs)
     position += axis.dilation * tap - axis.before
@@ -394,8 +399,9 @@ def pixels_read(
     if mode == "reflect":
         most = max(axis.before, axis.after)
         require(most < size, "its padding reflects too many pixels")
-        from_last = size - 1 - np.abs(position)
-        position = size - 1 - np.abs(from_last)
+        last = size - 1
+        position = np.abs(position)  # mirrored at the first pixel
+        position = last - np.abs(last - position)  # and at the last
     if mode == "replicate":
         position = np.clip(position, 0, size - 1)
     inside = (position >= 0) & (position < size)
@@ -416,11 +422,11 @@ def schur_bounds(
     An entry is a sum with so many roundings at most (Arithmetic, step 4).
     """
     taps = tuple(range(3, kernels.ndim))
-    sums = kernels.sum(axis=taps)
-    rows = sums.sum(axis=2)
-    columns = sums.sum(axis=1)
-    largest_rows = rows.max(axis=1).tolist()
-    largest_columns = columns.max(axis=1).tolist()
+    s = kernels.sum(axis=taps)  # S of step 4, for each group
+    row_sums = s.sum(axis=2)
+    column_sums = s.sum(axis=1)
+    largest_rows = row_sums.max(axis=1).tolist()
+    largest_columns = column_sums.max(axis=1).tolist()
     factor = inflation(kernels.size + roundings)
     underflow = Fraction(1, 2**60)
     bounds = []

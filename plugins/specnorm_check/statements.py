@@ -104,10 +104,10 @@ def read_layer(stored: Numbers, statement: Statement) -> tuple[Numbers, Layer]:
     layout = statement["layout"]
     require(layout in ("OI", "IO"), "its layout is neither OI nor IO")
     kernel = stored
-    if layout == "IO":  # the reverse of OI, behind the taps
+    if layout == "IO":  # the two axes of channels are the last, in reverse order
         kernel = np.moveaxis(stored, (-1, -2), (0, 1))
 
-    (groups,) = whole_numbers([statement["groups"]], 1, least=1)
+    groups = whole_number(statement["groups"], least=1)
     require(len(kernel) % groups == 0, "its groups do not divide the channels")
     axes = read_axes(kernel.shape[2:], statement)
     mode = statement["padding_mode"]
@@ -143,19 +143,19 @@ def read_axes(taps: tuple[int, ...], statement: Statement) -> tuple[Axis, ...]:
 def sizes_of_the_adjoint(
     axes: tuple[Axis, ...],
     mode: str,
-    sizes: tuple[int, ...] | None,
+    input_sizes: tuple[int, ...] | None,
 ) -> tuple[int, ...] | None:
-    """Return the input sizes of a transposed layer's adjoint (Lemma 3, step 4).
+    """Return the output sizes of a transposed layer (Lemma 3, step 5).
 
-    They are the transposed layer's output sizes; ``sizes`` are those of its input.
+    They are the input sizes of its adjoint, by which it is described.
     """
     is_same = all(axis.before + axis.after == axis.reach for axis in axes)
     is_known = mode == "zeros" or (mode == "circular" and is_same)
     require(is_known, "a transposed layer is zero-padded, or circular and 'same'")
-    if sizes is None:
+    if input_sizes is None:
         return None
     outputs = []
-    for axis, size in zip(axes, sizes, strict=True):
+    for axis, size in zip(axes, input_sizes, strict=True):
         if mode == "circular":
             outputs.append(size * axis.stride)
         else:
@@ -166,38 +166,46 @@ def sizes_of_the_adjoint(
 
 def sentence(statement: Statement, rows: int) -> str:
     """Say what is proven, and everything that was read."""
-    where = f"the input size {statement['sizes']}"
-    if statement["sizes"] == "every":
-        where = "every input size"
-        is_circular = statement["padding_mode"] == "circular"
-        # The stride divides the outputs of a transposed layer, whatever it reads.
-        is_limited = is_circular and not statement["transposed"]
-        if is_limited and max(statement["stride"], default=1) > 1:
-            where += " that the stride divides"
     facts = []
     for key in sorted(KEYS_OF_A_LAYER - NOT_PRINTED):
         facts.append(f"{key} {statement[key]}")
     norm = f"norm <= {printed(number(statement['upper']))}"
     tensor = repr(plain(statement["tensor"]))
     layer = ", ".join(facts)
-    return f"{norm} at {where}, of {tensor}, {layer}, by {rows} rows"
+    sizes = sizes_of_the_claim(statement)
+    return f"{norm} at {sizes}, of {tensor}, {layer}, by {rows} rows"
+
+
+def sizes_of_the_claim(statement: Statement) -> str:
+    """Say at which input sizes a norm is proven."""
+    if statement["sizes"] != "every":
+        return f"the input size {statement['sizes']}"
+    is_circular = statement["padding_mode"] == "circular"
+    has_strides = max(statement["stride"], default=1) > 1
+    # The stride divides the outputs of a transposed layer, whatever it reads.
+    if is_circular and has_strides and not statement["transposed"]:
+        return "every input size that the stride divides"
+    return "every input size"
 
 
 # -- values of statements --------------------------------------------------------------
-def require_at_least(text: object, proven: Fraction, words: str) -> None:
+def require_at_least(text: object, proven: Fraction, proof: str) -> None:
     """Refuse a claim of less than what is proven; its number is hexadecimal text.
 
-    The message says by ``words`` what proves it.
+    ``proof`` says in the message what proves it.
     """
     claimed = number(text)
     if Fraction(claimed) < proven:
-        least = float_up(proven)
-        both = f"it claims {printed(claimed)}, and {words} no less than {printed(least)}"
-        raise Refused(both)
+        claim = printed(claimed)
+        least = printed(float_up(proven))
+        raise Refused(f"it claims {claim}, and {proof} no less than {least}")
 
 
 def number(text: object) -> float:
-    """Return the finite number, 0 or more, that hexadecimal text is without rounding."""
+    """Return the finite number, 0 or more, that hexadecimal text is without rounding.
+
+    The text is that of float.hex: 0x1.8p+3 is 1.5 times 2^3.
+    """
     words = "its number is no hexadecimal float that is 0 or more"
     if type(text) is not str:
         raise Refused(words)
@@ -222,16 +230,22 @@ def printed(x: float) -> str:
     return f"{decimal} ({x.hex()})"
 
 
-def whole_numbers(value: object, count: int, least: int) -> list[int]:
-    """Return so many whole numbers of at least so much."""
+def whole_numbers(values: object, count: int, least: int) -> list[int]:
+    """Return a list of so many whole numbers."""
     words = f"expected {count} whole numbers"
-    if type(value) is not list:
+    if type(values) is not list:
         raise Refused(words)
-    require(len(value) == count, words)
-    for n in value:
-        require(type(n) is int, words)
-        require(least <= n < BELOW, words)
-    return list(value)
+    require(len(values) == count, words)
+    return [whole_number(value, least) for value in values]
+
+
+def whole_number(value: object, least: int) -> int:
+    """Return a whole number from ``least`` to 2^24."""
+    words = f"expected whole numbers from {least} to {BELOW - 1}"
+    if type(value) is not int:
+        raise Refused(words)
+    require(least <= value < BELOW, words)
+    return value
 
 
 def read_exponent(value: object) -> int:

@@ -35,7 +35,11 @@ class CupyBackend(Backend):
     def version(self) -> str:
         return str(cupy.__version__)
 
-    def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
+    def working_dtype(
+        self,
+        x: Array,
+        dtype: Literal["float32", "float64"],
+    ) -> Literal["float32", "float64"]:
         """float64 where CUPY_TF32 lowers float32 products."""
         return "float64" if os.environ.get("CUPY_TF32", "0") not in ("", "0") else dtype
 

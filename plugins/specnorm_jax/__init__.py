@@ -85,7 +85,10 @@ class JaxBackend(Backend):
             yield
 
     def loop(
-        self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
+        self,
+        cond: Callable[[Any], Array],
+        body: Callable[[Any], Any],
+        state: tuple[Array, ...],
     ) -> tuple[Array, ...]:
         result: tuple[Array, ...] = jax.lax.while_loop(cond, body, state)
         return result
@@ -145,7 +148,11 @@ class JaxBackend(Backend):
         return tuple(jax.device_put(x, self.device(kernels)) for x in found)
 
     def step(
-        self, program: SteppedProgram, kernels: Array, state: tuple[Array, ...], sweeps: int
+        self,
+        program: SteppedProgram,
+        kernels: Array,
+        state: tuple[Array, ...],
+        sweeps: int,
     ) -> tuple[Array, tuple[Array, ...]]:
         """Run compiled."""
         still = tuple(self.detach(x) for x in state)
@@ -172,7 +179,10 @@ BACKEND = JaxBackend()
 
 
 @partial(jax.jit, static_argnums=0)
-def _compiled(program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+def _compiled(
+    program: Program,
+    kernels: Array,
+) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
     ran = program.forward(kernels, backend=BACKEND)
     return ran.value, ran.stats, ran.residuals
 
@@ -189,7 +199,10 @@ def _compiled_init(program: SteppedProgram, kernels: Array) -> tuple[Array, ...]
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _compiled_step(
-    program: SteppedProgram, sweeps: int, kernels: Array, state: tuple[Array, ...]
+    program: SteppedProgram,
+    sweeps: int,
+    kernels: Array,
+    state: tuple[Array, ...],
 ) -> tuple[Array, Array, tuple[Array, ...]]:
     return program.step(kernels, state, sweeps=sweeps, backend=BACKEND)
 
@@ -211,7 +224,11 @@ def _by_value(program: Program, kernels: Array) -> bool:
     return program.execution(kernels, backend=BACKEND).in_numpy
 
 
-def _run(program: Program, seen: _Seen, kernels: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+def _run(
+    program: Program,
+    seen: _Seen,
+    kernels: Array,
+) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
     seen.values = not BACKEND.is_traced(kernels)
     if _by_value(program, kernels):
         ran = program.forward(kernels, backend=BACKEND)
@@ -234,7 +251,10 @@ def _apply_fwd(program: Program, seen: _Seen, kernels: Array) -> tuple[Any, Any]
 
 
 def _apply_bwd(
-    program: Program, _seen: _Seen, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
+    program: Program,
+    _seen: _Seen,
+    residuals: tuple[Array, ...],
+    cotangents: tuple[Array, Any],
 ) -> tuple[Array]:
     return (_pullback(program, residuals, cotangents[0]),)
 

@@ -93,7 +93,12 @@ def _init(tree: Any, method: Method, rule: Rule, layers: str) -> States:
     return {name: specnorm.init_tracking(kernel.array, method, **kernel.geometry) for name, kernel in found.items()}
 
 
-def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: int) -> tuple[dict[str, Any], States]:
+def _step(
+    found: Mapping[str, Kernel],
+    method: Method,
+    states: States,
+    sweeps: int,
+) -> tuple[dict[str, Any], States]:
     if found.keys() != states.keys():
         raise KernelError(
             f"the state is of the kernels {sorted(states)}, and the tree has {sorted(found)}. Give the state that init "
@@ -110,7 +115,11 @@ def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: i
 
 
 def _stepped(
-    method: Method, geometries: tuple[tuple[tuple[str, Any], ...], ...], sweeps: int, arrays: list[Any], states: Any
+    method: Method,
+    geometries: tuple[tuple[tuple[str, Any], ...], ...],
+    sweeps: int,
+    arrays: list[Any],
+    states: Any,
 ) -> tuple[list[Any], list[States]]:
     return specnorm.track_many(arrays, method, states, geometries=[dict(g) for g in geometries], sweeps=sweeps)
 
@@ -124,7 +133,11 @@ def _frozen(x: Any) -> Any:
 
 
 def init_spectral_norm(
-    params: Any, *, method: Method = _SYMBOL_NORM, rule: Rule = flax_layout, layers: str = "*"
+    params: Any,
+    *,
+    method: Method = _SYMBOL_NORM,
+    rule: Rule = flax_layout,
+    layers: str = "*",
 ) -> States:
     """Find the state for `spectral_norm`, once, outside of ``jit``.
 
@@ -328,7 +341,12 @@ class ProjectionState(NamedTuple):
 
 
 def project_spectral_norm(
-    bound: float = 1.0, *, method: Method = _SYMBOL_NORM, rule: Rule = flax_layout, layers: str = "*", sweeps: int = 1
+    bound: float = 1.0,
+    *,
+    method: Method = _SYMBOL_NORM,
+    rule: Rule = flax_layout,
+    layers: str = "*",
+    sweeps: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Optax transformation after whose step no kernel's norm exceeds ``bound``: projected gradient descent.
 
@@ -370,7 +388,12 @@ def project_spectral_norm(
     def init(params: Any) -> ProjectionState:
         return ProjectionState(_init(params, method, rule, layers))
 
-    def update(updates: Any, state: ProjectionState, params: Any = None, **_extra: Any) -> tuple[Any, ProjectionState]:
+    def update(
+        updates: Any,
+        state: ProjectionState,
+        params: Any = None,
+        **_extra: Any,
+    ) -> tuple[Any, ProjectionState]:
         if params is None:
             raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
         found = kernels(params, rule, layers=layers)

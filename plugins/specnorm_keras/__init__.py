@@ -6,14 +6,14 @@ They hand a layer's kernel to specnorm's own functions; the plugin of its arrays
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import keras
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError
-from specnorm.plugin import Monitor, check_bound, keras_callback, keras_reading
+from specnorm.methods import METHODS
+from specnorm.plugin import ModelMonitor, Reading, check_bound, keras_callback, keras_reading
 
 __all__ = ["NormMonitor", "SpectralNorm", "SpectralRegularizer"]
 
@@ -36,15 +36,15 @@ class _KernelNorm:
     ) -> None:
         if layer not in (None, *_KINDS):
             raise GeometryError(f"layer={layer!r} is not one of {', '.join(_KINDS)}.")
-        if method not in specnorm.METHODS:
-            raise MethodError(f"method={method!r} is not one of {', '.join(specnorm.METHODS)}.")
+        if method not in METHODS:
+            raise MethodError(f"method={method!r} is not one of {', '.join(METHODS)}.")
         self.layer, self.strides, self.dilation_rate = layer, _plain(strides), _plain(dilation_rate)
         self.groups, self.input_axes, self.method = groups, input_axes, method
 
     def norm(self, kernel: Any) -> Any:
         """Return the norm of a kernel, a tensor of Keras's backend."""
         matrix, geometry = self._geometry(kernel)
-        return specnorm.measure(matrix, specnorm.METHODS[self.method](), **geometry).value
+        return specnorm.measure(matrix, METHODS[self.method](), **geometry).value
 
     def _geometry(self, kernel: Any) -> tuple[Any, dict[str, Any]]:
         """The kernel in an order that has a layout, and its geometry."""
@@ -106,8 +106,9 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     only_shrink : bool, default False
         Leave kernels below the bound as they are.
     method : str, default "symbol"
-        Name of a method, see `specnorm.METHODS`. "symbol" is the norm itself, from below, within about 0.1 % of it.
-        "completion" and "gram" are upper bounds: no norm exceeds ``bound`` then, up to the rounding of the division.
+        Name of a method, see `specnorm.methods.METHODS`. "symbol" is the norm itself, from below, within about
+        0.1 % of it. "completion" and "gram" are upper bounds: no norm exceeds ``bound`` then, up to the rounding of
+        the division.
 
     Raises
     ------
@@ -211,60 +212,27 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
         return {"factor": self.factor, "form": self.form, "target": self.target, **self._norm.config()}
 
 
-class NormMonitor(Monitor):
-    """Norms of a model's layers, every so many steps, and now and then proven upper bounds.
+class NormMonitor(ModelMonitor):
+    """Norms of a model's layers every so many steps, and now and then proven upper bounds.
 
-    ``monitor(step)`` returns a dictionary for any logger, and ``callback()`` makes a callback of Keras. ``norm/NAME``
-    is a layer's norm at every input size, from below: it is attained, and followed from the time before
-    (`SymbolNorm`). ``upper/NAME`` is a proven upper bound of it, some 5 % larger where the budget allows
-    (`specnorm.enclose`). A proof speaks of the weights of its own report; reports between two proofs have no
-    ``upper``. ``norm/product`` and ``upper/product`` are the products over all layers, up to their rounding. Layers
-    that cannot be measured are named by a warning, and then there is no product.
+    ``monitor(step)`` returns a dictionary for any logger: `specnorm.plugin.Monitor` says what is in it. ``callback()``
+    makes a callback of Keras.
 
     Parameters
     ----------
     model : keras.Model
         Built.
     every : int, default 100
-        Steps between measurements.
+        Number of steps between two reports.
     select : callable, optional
-        ``select(name, layer)``: whether a layer counts; None: every layer.
-    upper : int or bool, default 10
-        Measurements from one proof to the next; True: one at every measurement, 0 or False: none.
-    budget : float, default 5
-        Seconds for the proof of one layer. A bound that the budget cuts is wider, and as true.
-
-    Attributes
-    ----------
-    left_out : dict of str to str
-        Layers that are not measured, by name, and why.
-
-    Raises
-    ------
-    MethodError
-        If no layer is selected.
+        ``select(name, layer)`` says whether a layer counts. None: every layer does.
+    upper, budget
+        See `specnorm.plugin.Monitor`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        every: int = 100,
-        *,
-        select: Callable[[str, Any], bool] | None = None,
-        upper: int = 10,
-        budget: float = 5.0,
-    ) -> None:
-        super().__init__(every, upper=upper, budget=budget)
-        self.model, self.select = model, select
-        self.tell(keras_reading(model, select), stacklevel=3)
-
-    def __call__(self, step: int) -> dict[str, float]:
-        """Return the norms at steps that ``every`` divides, else an empty dictionary."""
-        return {} if step % self.every else self.norms()
-
-    def norms(self) -> dict[str, float]:
-        """Return the norms now."""
-        return self.measured(keras_reading(self.model, self.select))
+    def read(self) -> Reading:
+        """Return the model's layers."""
+        return keras_reading(self.model, self.select)
 
     def callback(self) -> Any:
         """Make a callback of Keras: the last report joins the logs of each epoch."""

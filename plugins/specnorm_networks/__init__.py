@@ -7,108 +7,76 @@ for them, and `segments` proves what they are worth. `methods` are the ways to d
 are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds.
 `live` and `nonexpansiveness` take any source: a torch module, a JAX function, a Flax NNX or Equinox module, a Keras 3
 model on JAX or torch, an ONNX file or `onnx.ModelProto`, or a graph. Live models enter as ONNX (`sources`).
+
+Packages that read, audit or certify models find in `specnorm_networks.tools` what they need besides.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+# ruff: noqa: RUF022 - by what they are for
+# fmt: off
+__all__ = [
+    # What is asked of a network, from any source.
+    "network_bound", "nonexpansive", "certified_accuracy", "margins",
+    # How.
+    "Multipliers", "Product", "Scaled",
+    # Graphs of one's own, and of a source.
+    "Graph", "Layer", "Node", "forward_step", "network_graph", "operators", "register_operator", "within",
+]
+# fmt: on
+
+_PLACES = {
+    "certified.graph": "Graph Layer Node",
+    "certified.operators.registry": "register_operator",
+    "certified.ranges": "within",
+    "certified.statements": "forward_step",
+    "live": "certified_accuracy network_bound network_graph",
+    "logit_margins": "margins",
+    "methods": "Multipliers Product Scaled",
+    "nonexpansiveness": "nonexpansive",
+}
+"""Modules, and the public names that are loaded from them when they are asked for: a file of weights needs none."""
+
+_MOVED = (
+    "Certificate CertifiedAccuracy Kind Margins Measure Method ModelArrays NetworkBound Nonexpansive RunBound Sizes "
+    "Stated Step Tensor UnknownNode bound certificate_of certificate_of_network in_float32 moved_up "
+    "registered_operators speaks_of"
+)
+"""Names that were in this package itself before 0.1, and are in `specnorm_networks.tools` now."""
+
 if TYPE_CHECKING:
-    from specnorm_networks.accuracy import CertifiedAccuracy
-    from specnorm_networks.answer import NetworkBound, RunBound
-    from specnorm_networks.certificates import certificate_of_network
     from specnorm_networks.certified import operators
     from specnorm_networks.certified.graph import Graph, Layer, Node
-    from specnorm_networks.certified.kernels import speaks_of
-    from specnorm_networks.certified.operators.registry import register_operator, registered_operators
-    from specnorm_networks.certified.propagation import Step, UnknownNode
+    from specnorm_networks.certified.operators.registry import register_operator
     from specnorm_networks.certified.ranges import within
     from specnorm_networks.certified.statements import forward_step
-    from specnorm_networks.checking import moved_up
-    from specnorm_networks.layer_certificates import Certificate, certificate_of
     from specnorm_networks.live import certified_accuracy, network_bound, network_graph
-    from specnorm_networks.logit_margins import Margins, margins
-    from specnorm_networks.measuring import Measure
-    from specnorm_networks.methods import Method, Multipliers, Product, Scaled
-    from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32
-    from specnorm_networks.near import bound
-    from specnorm_networks.nonexpansiveness import Nonexpansive, nonexpansive
+    from specnorm_networks.logit_margins import margins
+    from specnorm_networks.methods import Multipliers, Product, Scaled
+    from specnorm_networks.nonexpansiveness import nonexpansive
+else:  # else type checkers would take any name for one of ours
 
-__all__ = [
-    "Certificate",
-    "CertifiedAccuracy",
-    "Graph",
-    "Kind",
-    "Layer",
-    "Margins",
-    "Measure",
-    "Method",
-    "ModelArrays",
-    "Multipliers",
-    "NetworkBound",
-    "Node",
-    "Nonexpansive",
-    "Product",
-    "RunBound",
-    "Scaled",
-    "Sizes",
-    "Stated",
-    "Step",
-    "Tensor",
-    "UnknownNode",
-    "bound",
-    "certificate_of",
-    "certificate_of_network",
-    "certified_accuracy",
-    "forward_step",
-    "in_float32",
-    "margins",
-    "moved_up",
-    "network_bound",
-    "network_graph",
-    "nonexpansive",
-    "onnx",
-    "operators",
-    "register_operator",
-    "registered_operators",
-    "speaks_of",
-    "within",
-]
+    def __getattr__(name: str) -> Any:
+        """Load a public name."""
+        from importlib import import_module
 
-_WHERE = {
-    "accuracy": "CertifiedAccuracy",
-    "answer": "NetworkBound RunBound",
-    "certificates": "certificate_of_network",
-    "layer_certificates": "Certificate certificate_of",
-    "certified.ranges": "within",
-    "certified.graph": "Graph Layer Node",
-    "certified.operators.registry": "register_operator registered_operators",
-    "certified.propagation": "Step UnknownNode",
-    "certified.statements": "forward_step",
-    "logit_margins": "Margins margins",
-    "measuring": "Measure",
-    "methods": "Method Multipliers Product Scaled",
-    "live": "certified_accuracy network_bound network_graph",
-    "near": "bound",
-    "nonexpansiveness": "Nonexpansive nonexpansive",
-    "certified.kernels": "speaks_of",
-    "checking": "moved_up",
-    "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",
-}
-"""Modules and the names that are loaded from them when they are asked for: a file of weights needs none."""
-_MODULES = {"onnx": "onnx", "operators": "certified.operators"}
+        if name == "operators":
+            return import_module(f"{__name__}.certified.operators")
+        for module, names in _PLACES.items():
+            if name in names.split():
+                return getattr(import_module(f"{__name__}.{module}"), name)
+        if name in _MOVED.split():
+            import warnings
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name."""
-    from importlib import import_module
-
-    if name in _MODULES:
-        return import_module(f"{__name__}.{_MODULES[name]}")
-    for module, names in _WHERE.items():
-        if name in names.split():
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            warnings.warn(
+                f"{__name__}.{name} is {__name__}.tools.{name} now; the old name leaves with version 0.2.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return getattr(import_module(f"{__name__}.tools"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

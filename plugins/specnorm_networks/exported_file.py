@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 
 if TYPE_CHECKING:
     import onnx

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 from specnorm.proof import AnyArray, Layout, padding_rules
 
 if TYPE_CHECKING:

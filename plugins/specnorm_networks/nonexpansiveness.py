@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm.proof import check_count, number
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.attack import Pairs

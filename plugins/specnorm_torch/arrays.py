@@ -40,7 +40,7 @@ class TorchArrays(Backend):
             return f"tensor has layout {x.layout}; expected a dense one: call .to_dense() first."
         if x.is_quantized:
             return "tensor is quantised; call .dequantize() first."
-        if _is_distributed(type(x)):
+        if hasattr(x, "device_mesh"):
             return "tensor is a DTensor; gather it first (full_tensor())."
         return None
 
@@ -55,19 +55,20 @@ class TorchArrays(Backend):
 
     def is_traced(self, x: Array) -> bool:
         """Under compile, vmap or fake tensors; torch.func.grad alone leaves values known."""
-        if torch.compiler.is_compiling() or x.is_meta or isinstance(x, torch._subclasses.FakeTensor):
+        if torch.compiler.is_compiling() or x.is_meta:
             return True
-        while transformed(x):
-            if torch._C._functorch.is_batchedtensor(x):
-                return True
-            x = torch._C._functorch.get_unwrapped(x)
-        return False
+        # A fake tensor's storage is on the device "meta", whatever device it says.
+        return not _has_values(x) if transformed(x) else bool(x.untyped_storage().device.type == "meta")
 
     def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
         """float64, but on Apple's devices, which have none."""
         return "float32" if x.device.type == "mps" else "float64"
 
-    def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
+    def working_dtype(
+        self,
+        x: Array,
+        dtype: Literal["float32", "float64"],
+    ) -> Literal["float32", "float64"]:
         """float64 where TF32 or bf16 products are on for float32: refusing to be imprecise, without touching a flag."""
         return self.wide_dtype(x) if dtype == "float32" and _lowered(x.device.type) else dtype
 
@@ -133,7 +134,10 @@ class _ShapesOnly(TorchArrays):
         pass
 
     def loop(
-        self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
+        self,
+        cond: Callable[[Any], Array],
+        body: Callable[[Any], Any],
+        state: tuple[Array, ...],
     ) -> tuple[Array, ...]:
         return tuple(body(state))
 
@@ -145,17 +149,23 @@ SHAPES: TorchArrays = _ShapesOnly()
 """For inferring the shapes of what a program returns."""
 
 
-def _is_distributed(cls: type) -> bool:
-    return any(base.__name__ == "DTensor" for base in cls.__mro__)
-
-
-# Dynamo runs it while tracing: it cannot walk the bases of nn.Parameter (torch 2.13).
-_is_distributed._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 def transformed(x: Tensor) -> bool:
     """Whether a torch.func transformation wraps the tensor: its requires_grad then tells nothing (grad of vmap)."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
+    try:
+        storage = x.untyped_storage()
+        if storage.device.type != "meta":  # torch warns where a fake tensor's address is asked for
+            storage.data_ptr()
+    except (NotImplementedError, RuntimeError):  # what wraps a tensor has no storage, or one without an address
+        return True
+    return False
+
+
+def _has_values(x: Tensor) -> bool:
+    """Whether numbers can be read off a tensor that is wrapped: vmap, within or around grad, refuses that."""
+    try:
+        return isinstance(x.detach().abs().sum().item(), float)
+    except RuntimeError:
+        return False
 
 
 def _lowered(device: str) -> bool:

@@ -83,11 +83,16 @@ class TorchBackend(TorchArrays):
 
     def _is_constant(self, kernels: Tensor) -> bool:
         """Whether nothing can differentiate through a tensor, in either mode."""
-        forward_mode = torch.autograd.forward_ad._current_level >= 0
-        return not (forward_mode or self.is_traced(kernels) or transformed(kernels))
+        if self.is_traced(kernels) or transformed(kernels):
+            return False
+        return torch.autograd.forward_ad.unpack_dual(kernels).tangent is None
 
     def step(
-        self, program: SteppedProgram, kernels: Array, state: tuple[Array, ...], sweeps: int
+        self,
+        program: SteppedProgram,
+        kernels: Array,
+        state: tuple[Array, ...],
+        sweeps: int,
     ) -> tuple[Array, tuple[Array, ...]]:
         """One operator too; the gradient meets the kernels in a product.
 

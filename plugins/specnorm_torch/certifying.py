@@ -120,7 +120,13 @@ class _Plan:
 
     @classmethod
     def of(
-        cls, prefix: str, module: nn.Module, name: str, bound: float | None, bake: bool, shrunk: dict[int, Tensor]
+        cls,
+        prefix: str,
+        module: nn.Module,
+        name: str,
+        bound: float | None,
+        bake: bool,
+        shrunk: dict[int, Tensor],
     ) -> _Plan:
         """Shrink a kernel; nothing of the module is changed."""
         label = f"{prefix}.{name}" if prefix else name

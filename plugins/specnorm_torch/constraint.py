@@ -20,11 +20,14 @@ from specnorm.plugin import check_bound, check_count, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import computed, geometry_of, is_layer, is_lazy, layers_of, name_of, version_of
+from specnorm_torch.recording import Follower
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
 _SETTLING = 16
 """Steps from the vectors at hand for a weight that they may not fit: a new one in eval, or one that was loaded."""
+_FIRST_PASSES = 16
+"""Forward passes in which two steps are taken at least: an optimiser's first steps turn all weights one way."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,9 @@ class SpectralNorm(nn.Module):
         for name, x in state.items():
             self.register_buffer(name, x)
         self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
-        self._fits = True
+        self._fits, self._passes = True, 0
         self._settled: _Settled | None = None
+        self._follower: Follower | None = None
         # In a tuple, which registers no module: the list that this is put into, with the parameter in it.
         self._owner: tuple[Any, ...] = ()
 
@@ -114,13 +118,38 @@ class SpectralNorm(nn.Module):
         return derivatives.scaled(weight, *self._factor(settled.value), settled.gradient)
 
     def _scaled_in_training(self, weight: Tensor) -> Tensor:
-        sweeps = self.n_power_iterations if self._fits else _SETTLING
+        sweeps = self._sweeps()
         if BACKEND.changes(weight) or not self.state_names:
             return self._scaled_while_traced(weight, sweeps, move=True)
-        value, gradient, after = self._step(weight, tuple(self.state.values()), sweeps)
+        value, gradient, after = self._step_in_training(weight, sweeps)
         self._move_to(after)
         self._fits = True
         return derivatives.scaled(weight, *self._factor(value), gradient)
+
+    def _step_in_training(self, weight: Tensor, sweeps: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """`_step` from the state at hand: on a CUDA device, after the first passes, as a recording of it."""
+        # In the first passes, which take more steps, libraries set themselves up.
+        # The Newton step of three frequencies takes eigenvalues, for which the host waits.
+        records = weight.is_cuda and weight.ndim <= 4 and sweeps == self.n_power_iterations and self._fits
+        if not records:
+            return self._step(weight, tuple(self.state.values()), sweeps)
+        if self._follower is None:
+            self._follower = Follower(self._flat_step, lambda: tuple(self.state.values()))
+        value, gradient, *after = self._follower(weight)
+        return value, gradient, tuple(after)
+
+    def _flat_step(self, weight: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        value, gradient, after = self._step(weight, state, self.n_power_iterations)
+        return value, gradient, *after
+
+    def _sweeps(self) -> int:
+        """Return the steps to take in this forward pass."""
+        if not self._fits:
+            return _SETTLING
+        if torch.compiler.is_compiling():
+            return self.n_power_iterations
+        self._passes += 1
+        return max(self.n_power_iterations, 2 if self._passes <= _FIRST_PASSES else 1)
 
     def _scaled_while_traced(self, weight: Tensor, sweeps: int, *, move: bool) -> Tensor:
         """Scale in compilers and transformations, and by methods without a state."""
@@ -148,7 +177,10 @@ class SpectralNorm(nn.Module):
         return weight * self.scale.to(weight.dtype)
 
     def _step(
-        self, weight: Tensor, state: tuple[Tensor, ...], sweeps: int
+        self,
+        weight: Tensor,
+        state: tuple[Tensor, ...],
+        sweeps: int,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Norm of the kernel, its derivative with respect to the weight, and the state after some sweeps."""
         kernel = self.kernel(weight.detach())
@@ -189,7 +221,7 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype: a norm that was found before is that of another weight."""
-        self._settled = None
+        self._settled = self._follower = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -224,7 +256,7 @@ class SpectralNorm(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""
-        return {**self.__dict__, "_settled": None}
+        return {**self.__dict__, "_settled": None, "_follower": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -354,7 +386,12 @@ class _Constrained:
         return f"{self.place or name_of(self.module)}.{self.name}"
 
     def constraint(
-        self, n_power_iterations: int, eps: float, bound: float, method: Method, only_shrink: bool
+        self,
+        n_power_iterations: int,
+        eps: float,
+        bound: float,
+        method: Method,
+        only_shrink: bool,
     ) -> SpectralNorm:
         """Make the parametrisation."""
         if _has_spectral_norm(self.module, self.name):

@@ -28,12 +28,16 @@ def refuse_second_derivatives() -> None:
 
 
 def _derivative_levels() -> int:
-    """How many torch.func differentiations are active."""
+    """Count the torch.func differentiations that are active.
+
+    Torch says it nowhere in public (2.13). Without the count a compiled gradient of a gradient is 0, and no error.
+    """
     stack = retrieve_all_functorch_interpreters()
     return sum(level.key() in (TransformType.Grad, TransformType.Jvp) for level in stack)
 
 
 # Dynamo runs it while tracing: it inlines the guard below inside torch.func transformations and would drop it.
+# `torch.compiler.assume_constant_result` sets the same, and imports torch._dynamo, which takes as long as torch.
 _derivative_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -92,7 +96,13 @@ class _Scaled(Function):
     """``f(value(K)) K``: three passes over the kernel where the product rule's own graph takes six."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: Tensor, factor: Tensor, slope: Tensor, gradient: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        kernels: Tensor,
+        factor: Tensor,
+        slope: Tensor,
+        gradient: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(kernels, factor, slope, gradient)
         return kernels * factor.to(kernels.dtype)
 
@@ -177,7 +187,10 @@ def _guard_fake(gradient: Tensor, _kernels: Tensor) -> Tensor:
 
 @_guard.register_vmap
 def _guard_vmap(
-    _info: Any, in_dims: tuple[int | None, ...], gradient: Tensor, kernels: Tensor
+    _info: Any,
+    in_dims: tuple[int | None, ...],
+    gradient: Tensor,
+    kernels: Tensor,
 ) -> tuple[Tensor, int | None]:
     return _guard(gradient, kernels), in_dims[0]
 

@@ -11,72 +11,42 @@ from torch import Tensor, nn
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import (
     LayerKernel,
-    Monitor,
+    ModelMonitor,
     Reading,
-    is_keras_model,
+    is_keras_layer,
     keras_callback,
     keras_reading,
     layer_kernel,
 )  # fmt: skip
-from specnorm_torch.modules import Select, at_inference, is_layer, name_of
+from specnorm_torch.modules import at_inference, is_layer, name_of
 
 _NO_LINEAR_MAP = ("Embedding", "Norm")
 """In names of modules whose parameters with two axes are no linear map of the module's input."""
 
 
-class NormMonitor(Monitor):
-    """Norms of a model's layers, every so many steps, and now and then proven upper bounds.
+class NormMonitor(ModelMonitor):
+    """Norms of a model's layers every so many steps, and now and then proven upper bounds.
 
-    ``monitor(step)`` returns a dictionary for any logger. ``norm/NAME`` is a layer's norm at every input size, from
-    below: it is attained, and followed from the time before (`SymbolNorm`). ``upper/NAME`` is a proven upper bound of
-    it, some 5 % larger where the budget allows (`specnorm.enclose`). A proof speaks of the weights of its own report;
-    reports between two proofs have no ``upper``. ``norm/product`` and ``upper/product`` are the products over all
-    layers, up to their rounding. Layers that cannot be measured are named by a warning, and then there is no product.
-    Weights are those that the model uses in ``eval()``; the model is as before. `lightning`, `transformers` and
-    `keras` make callbacks.
+    ``monitor(step)`` returns a dictionary for any logger: `specnorm.plugin.Monitor` says what is in it. The weights are
+    those that the model uses in ``eval()``; the model's mode is restored. `lightning`, `transformers` and `keras` make
+    callbacks.
 
     Parameters
     ----------
     model : Module
-        Of torch, or of Keras 3 on torch.
+        A torch model, or a Keras 3 model on torch.
     every : int, default 100
-        Steps between measurements.
+        Number of steps between two reports.
     select : callable, optional
-        ``select(name, layer)``: whether a layer counts; None: every layer.
-    upper : int or bool, default 10
-        Measurements from one proof to the next; True: one at every measurement, 0 or False: none.
-    budget : float, default 5
-        Seconds for the proof of one layer. A bound that the budget cuts is wider, and as true.
-
-    Attributes
-    ----------
-    left_out : dict of str to str
-        Layers that are not measured, by name, and why.
-
-    Raises
-    ------
-    MethodError
-        If no layer is selected.
+        ``select(name, layer)`` says whether a layer counts. None: every layer does.
+    upper, budget
+        See `specnorm.plugin.Monitor`.
     """
 
-    def __init__(
-        self, model: nn.Module, every: int = 100, *, select: Select | None = None, upper: int = 10, budget: float = 5.0
-    ) -> None:
-        super().__init__(every, upper=upper, budget=budget)
-        self.model, self.select = model, select
-        self.tell(self._read(), stacklevel=3)
-
-    def __call__(self, step: int) -> dict[str, float]:
-        """Return the norms at steps that ``every`` divides, else an empty dictionary."""
-        return {} if step % self.every else self.norms()
-
-    def norms(self) -> dict[str, float]:
-        """Return the norms now."""
-        return self.measured(self._read())
-
-    def _read(self) -> Reading:
+    def read(self) -> Reading:
+        """Return the layers of the model in ``eval()``, with copies of their weights."""
         with at_inference(self.model):
-            found = keras_reading(self.model, self.select) if is_keras_model(self.model) else self._read_torch()
+            found = keras_reading(self.model, self.select) if is_keras_layer(self.model) else self._read_torch()
             copies = {name: _copy(layer) for name, layer in found.layers.items()}
         return Reading(copies, found.left_out)
 
@@ -101,7 +71,13 @@ class NormMonitor(Monitor):
         """Make a Lightning callback, which calls ``log_dict`` of the module."""
         base = _first("lightning.pytorch", "pytorch_lightning").Callback
 
-        def on_train_batch_end(_: Any, trainer: Any, module: Any, *_arguments: Any, **_keywords: Any) -> None:
+        def on_train_batch_end(
+            _: Any,
+            trainer: Any,
+            module: Any,
+            *_arguments: Any,
+            **_keywords: Any,
+        ) -> None:
             if values := self(trainer.global_step):
                 module.log_dict(values)
 
@@ -111,7 +87,13 @@ class NormMonitor(Monitor):
         """Make a callback of Transformers: ``trainer.add_callback(monitor.transformers(trainer.log))``."""
         base = _first("transformers").TrainerCallback
 
-        def on_step_end(_self: Any, _args: Any, state: Any, _control: Any, **_keywords: Any) -> None:
+        def on_step_end(
+            _self: Any,
+            _args: Any,
+            state: Any,
+            _control: Any,
+            **_keywords: Any,
+        ) -> None:
             if values := self(state.global_step):
                 log(values)
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from specnorm.plugin import Program, SteppedProgram
 
 
-def run(kernels: Tensor, key: str, need: str, backend: TorchArrays = ARRAYS) -> tuple[list[Tensor], Ran]:
+def run(
+    kernels: Tensor,
+    key: str,
+    need: str,
+    backend: TorchArrays = ARRAYS,
+) -> tuple[list[Tensor], Ran]:
     """A program for kernels (*batch, *shape): its value, its stats and what ``need`` asks for; and all it computed."""
     plan = program(key)
     ran = plan.forward(kernels, backend=backend, differentiated=need != "value")
@@ -72,7 +77,11 @@ def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
 
 @evaluate.register_vmap
 def _evaluate_vmap(
-    _info: Any, in_dims: tuple[int, ...], kernels: Tensor, key: str, need: str
+    _info: Any,
+    in_dims: tuple[int, ...],
+    kernels: Tensor,
+    key: str,
+    need: str,
 ) -> tuple[list[Tensor], list[int]]:
     """Batch through the operator's own leading axes; residuals have them flattened into one."""
     kernels = kernels.movedim(in_dims[0], 0)
@@ -102,7 +111,12 @@ def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: int) -> 
 
 @step.register_vmap
 def _step_vmap(
-    info: Any, in_dims: tuple[Any, ...], kernels: Tensor, state: list[Tensor], key: str, sweeps: int
+    info: Any,
+    in_dims: tuple[Any, ...],
+    kernels: Tensor,
+    state: list[Tensor],
+    key: str,
+    sweeps: int,
 ) -> tuple[list[Tensor], list[int]]:
     """Batch through the operator's own leading axes; a state that all kernels share is repeated."""
 

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from specnorm import Kind, measure
+from specnorm import measure
 from specnorm.errors import MethodError
-from specnorm.methods import Isometry
+from specnorm.methods import Isometry, Kind
 from specnorm_torch.modules import Select, geometry_of, layers_of, weight_of
 
 Form = Literal["lags", "bound"]

@@ -10,9 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from specnorm import Kind
 from specnorm.errors import MethodError
-from specnorm.methods import Method, SymbolNorm
+from specnorm.methods import Kind, Method, SymbolNorm
 from specnorm.plugin import fold_stack, init_stack, step_stack
 from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
 

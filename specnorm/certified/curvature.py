@@ -1,6 +1,6 @@
 """Rules of networks with one hidden layer: the curvature of a margin, and the radius in which it stays positive.
 
-Numbers are arrays of the caller's library, so that they are differentiated and traced with it.
+Numbers are arrays of the caller's library, so that the library differentiates and traces them.
 """
 
 from __future__ import annotations
@@ -55,22 +55,40 @@ def radius_down(margin: Any, gradient: Array, curvature: Any, *, backend: Backen
     with arithmetic.exact(gradient, backend=backend):
         scaled, exponent = arrays.scale(gradient, xp=xp)
         length = arrays.unscale(norms.frobenius_up(scaled, xp=xp), exponent, xp=xp)[0, ...]
-        length = rounding.to_dtype(length, gradient.dtype, "up", xp=xp)
-        m = number(margin, gradient, "down", backend=backend)
-        return _radius(m, length, number(curvature, gradient, "up", backend=backend), xp=xp)
+        return _radius(
+            number(margin, gradient, "down", backend=backend),
+            rounding.to_dtype(length, gradient.dtype, "up", xp=xp),
+            number(curvature, gradient, "up", backend=backend),
+            xp=xp,
+        )
 
 
-def _radius(m: Array, length: Array, bend: Array, *, xp: Namespace) -> Array:
-    """The radius, rounded down, for numbers of at least 0."""
-    # A common power of two changes no radius; without it, numbers near the smallest one lose their digits below.
-    together, _ = arrays.scale(xp.reshape(xp.stack([m, length, bend]), (1, 3)), xp=xp)
-    small = xp.maximum(xp.maximum(m, length), bend) < 1
-    m, length, bend = (xp.where(small, together[0, j], x) for j, x in enumerate((m, length, bend)))
-    # r = m / ((g + sqrt(g**2 + 2 M m)) / 2) loses nothing to cancellation; the root is taken without squaring g or M m.
+def _radius(margin: Array, slope: Array, curvature: Array, *, xp: Namespace) -> Array:
+    """The radius, rounded down, for numbers of at least 0: ``m / ((g + sqrt(g**2 + 2 M m)) / 2)``.
+
+    In this form nothing is lost to cancellation; the root is taken without squaring g or M m.
+    """
+    m, g, bend = _scaled_together(margin, slope, curvature, xp=xp)
     cross = rounding.up(xp.sqrt(bend) * xp.sqrt(m) * math.sqrt(2.0), 6, xp=xp)
-    long, short = xp.maximum(length, cross), xp.minimum(length, cross)
-    share = short / xp.where(long > 0, long, xp.ones_like(long))
-    half = rounding.up(length / 2 + long / 2 * xp.sqrt(1 + share * share), 10, xp=xp)
-    radius = rounding.down(m / xp.where(half > 0, half, xp.ones_like(half)), 2, xp=xp)
-    infinite = xp.where(m > 0, xp.full_like(m, float(xp.finfo(m.dtype).max)), xp.zeros_like(m))
-    return rounding.to_dtype(xp.where(half == 0, infinite, radius), m.dtype, "down", xp=xp)
+    # sqrt(g**2 + cross**2)
+    longer, shorter = xp.maximum(g, cross), xp.minimum(g, cross)
+    ratio = shorter / xp.where(longer > 0, longer, xp.ones_like(longer))
+    mean = rounding.up(g / 2 + longer / 2 * xp.sqrt(1 + ratio * ratio), 10, xp=xp)
+    radius = rounding.down(m / xp.where(mean > 0, mean, xp.ones_like(mean)), 2, xp=xp)
+    largest = xp.full_like(m, float(xp.finfo(m.dtype).max))
+    of_a_constant = xp.where(m > 0, largest, xp.zeros_like(m))
+    return rounding.to_dtype(xp.where(mean == 0, of_a_constant, radius), m.dtype, "down", xp=xp)
+
+
+def _scaled_together(m: Array, g: Array, bend: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:
+    """The numbers times a common power of two, which changes no radius, if all are below 1.
+
+    Without it, numbers near the smallest one lose their digits.
+    """
+    scaled, _ = arrays.scale(xp.reshape(xp.stack([m, g, bend]), (1, 3)), xp=xp)
+    is_small = xp.maximum(xp.maximum(m, g), bend) < 1
+    return (
+        xp.where(is_small, scaled[0, 0], m),
+        xp.where(is_small, scaled[0, 1], g),
+        xp.where(is_small, scaled[0, 2], bend),
+    )

@@ -1,4 +1,7 @@
-"""The methods: values that compute or bound the spectral norm of a layer, by name."""
+"""The methods: values that compute or bound the spectral norm of a layer, by name.
+
+`specnorm.measure` takes one; what a method of one's own derives from and returns is in this module too.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from specnorm.methods.smallest import Smallest
 from specnorm.methods.symbol import SymbolNorm
 from specnorm.methods.tensor_norm import TensorNorm
 from specnorm.methods.unfolding import FantasticFour, Reshaped, Unfoldings
+from specnorm.result import Kind
 
 GROUP = "specnorm.methods"
 """Entry points of methods that other distributions bring: the method's name, and its class."""
@@ -49,8 +53,8 @@ class Methods(Mapping[str, type[Method]]):
             raise BrokenBackend(f"method {name!r} of {origin} cannot be imported: {error}.") from error
         if not (isinstance(found, type) and issubclass(found, Method) and getattr(found, "name", None) == name):
             raise BrokenBackend(
-                f"method {name!r} of {origin} is {found!r}; expected a class derived from specnorm.Method whose `name` "
-                f"is {name!r}."
+                f"method {name!r} of {origin} is {found!r}; expected a class derived from specnorm.methods.Method "
+                f"whose `name` is {name!r}."
             )
         return found
 
@@ -80,6 +84,7 @@ __all__ = [
     "Gram",
     "Grid",
     "Isometry",
+    "Kind",
     "Method",
     "Needs",
     "Power",

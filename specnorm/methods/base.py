@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from specnorm import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.problem.spec import TRACED
+from specnorm.result import TwoSided
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -28,6 +29,8 @@ def check_count(name: str, value: object, least: int = 0) -> None:
 
 def as_number(name: str, value: object) -> float:
     """A parameter that is one number, as float: of Python, or an array of this one number."""
+    if isinstance(value, TwoSided):
+        raise MethodError(f"{name} is {type(value).__name__}, which is two numbers: give its .upper or its .lower.")
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         said = type(value).__name__ if getattr(value, "ndim", None) is not None else f"{type(value).__name__} {value!r}"
         raise MethodError(f"{name} must be a number, got {said}.")
@@ -197,7 +200,14 @@ class Method:
         """Evaluate on blocks (b, cout, cin, *kernel_shape), finite and scaled to about 1 (or zero)."""
         raise NotImplementedError
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Gradient with respect to the blocks, for a cotangent (b, *value_shape)."""
         raise NotImplementedError
 
@@ -226,7 +236,13 @@ class Stepped(Method):
         raise NotImplementedError
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Move the state by a few sweeps, and evaluate at the vectors reached; residuals are those of `forward`.
 
@@ -242,7 +258,12 @@ class Stepped(Method):
         return None
 
     def with_channels(
-        self, state: tuple[Array, ...], here: ConvSpec, there: ConvSpec, *, xp: Namespace
+        self,
+        state: tuple[Array, ...],
+        here: ConvSpec,
+        there: ConvSpec,
+        *,
+        xp: Namespace,
     ) -> tuple[Array, ...]:
         """State (..., *shape) of blocks with other channels: more, by zeros, or fewer, by cutting zeros off."""
         raise NotImplementedError

@@ -89,7 +89,13 @@ class Certify(Method):
         return Evaluation(value, (proven, refuted), (value,))
 
     def _decide_at_size(
-        self, kernel: Array, spec: ConvSpec, bound: float, clock: Clock, *, ops: ArrayOps
+        self,
+        kernel: Array,
+        spec: ConvSpec,
+        bound: float,
+        clock: Clock,
+        *,
+        ops: ArrayOps,
     ) -> tuple[bool, bool]:
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
         # A fifth of what there is to import; for a size alone.
@@ -108,7 +114,15 @@ class Certify(Method):
                 break
         return proven, refuted
 
-    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, clock: Clock, *, ops: ArrayOps) -> SearchResult:
+    def _decide(
+        self,
+        blocks: Array,
+        spec: ConvSpec,
+        bound: float,
+        clock: Clock,
+        *,
+        ops: ArrayOps,
+    ) -> SearchResult:
         cut = polyphase.support(blocks, ops=ops)
         exact = enclose_zero(cut, ops=ops) or enclose_single_entries(cut, ops=ops)
         if exact is not None:
@@ -126,7 +140,14 @@ class Certify(Method):
         supremum = whole.upper or norm_by_frobenius(cut, ops=ops)
         return search.run(dft(sizes, cut.shape[3:]), bound=bound, supremum=supremum, max_cells=self.max_cells)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Zero: a verdict is locally constant."""
         if self.needs(spec).blocks:
             shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)

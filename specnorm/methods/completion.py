@@ -63,21 +63,35 @@ class Completion(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search from small random numbers."""
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        found = self.found(scaled, None, ops=ops)
+        found = self.searched(scaled, None, ops=ops)
         return self.evaluation(found.bound, found.products, found.gradient, exponent, ops=ops)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """The derivative that the search or the step found."""
         return weighted(residuals, cotangent, xp=xp)
 
-    def found(self, scaled: Array, begin: Array | None, *, ops: ArrayOps) -> search.Found:
-        """What the search finds for scaled blocks."""
+    def searched(self, scaled: Array, begin: Array | None, *, ops: ArrayOps) -> search.CompletionResult:
+        """Search completions of scaled blocks."""
         from specnorm.search import completion as search  # here, since importing it takes a while
 
         return search.complete(scaled, begin, rtol=self.rtol, products=self.n_iter, seed=self.seed, ops=ops)
 
     @staticmethod
-    def evaluation(bound: Array, products: Array, gradient: Array, exponent: Array, *, ops: ArrayOps) -> Evaluation:
+    def evaluation(
+        bound: Array,
+        products: Array,
+        gradient: Array,
+        exponent: Array,
+        *,
+        ops: ArrayOps,
+    ) -> Evaluation:
         """Of scaled blocks, in their own scale."""
         bound = arrays.unscale(bound, ops.xp.astype(exponent, bound.dtype), xp=ops.xp)
         return Evaluation(bound, (products,), (gradient,))
@@ -101,11 +115,19 @@ class Completion(Stepped):
         if few:
             warnings.warn(_too_large(spec), stacklevel=2)
         products = limit if self.n_iter is None else self.n_iter
-        h = search.complete(scaled, rtol=self.rtol, products=products, seed=self.seed, hurried=few, ops=ops).kernel
+        h = search.complete(
+            scaled, rtol=self.rtol, products=products, seed=self.seed, from_isometry=few, ops=ops
+        ).kernel
         return h, search.lags_of(h, ops=ops).values, exponent, ops.xp.zeros_like(exponent)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Mend H if it is time to, and bound the blocks by its lags and theirs."""
         from specnorm.certified import completion as rule
@@ -134,7 +156,7 @@ class Completion(Stepped):
 
         h, lags, age = arrays.applied(mended, due, (h, lags, age), ops=ops)
         h, lags = arrays.applied(renewed, due | wrong, (h, lags), ops=ops)
-        bound, gradient = search.bound_and_gradient(scaled, own, rule.kept(h, lags, ops=ops), ops=ops)
+        bound, gradient = search.bound_and_gradient(scaled, own, rule.stored_lags(h, lags, ops=ops), ops=ops)
         after = (h, lags, exponent, age + 1 if sweeps else age)
         return self.evaluation(bound, age, gradient, exponent, ops=ops), after
 

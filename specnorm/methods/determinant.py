@@ -85,7 +85,15 @@ class LogDeterminant(Method):
         return Evaluation(total, (sign,), (sum(slopes[1:], slopes[0]),))
 
     @staticmethod
-    def _slope(matrices: Array, logs: Array, weights: Array, phase: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+    def _slope(
+        matrices: Array,
+        logs: Array,
+        weights: Array,
+        phase: Array,
+        spec: ConvSpec,
+        *,
+        ops: ArrayOps,
+    ) -> Array:
         """Gradient of the weighted sum of logarithms, ``Re tr(G^-1 dG)`` each; none of singular matrices."""
         xp = ops.xp
         b, f, size, _ = matrices.shape
@@ -97,7 +105,14 @@ class LogDeterminant(Method):
         every = xp.broadcast_to(phase[None, ...], (b, f, math.prod(spec.block_kernel_shape)))
         return gradients.matrices_gradient(gamma, every, spec.block_kernel_shape, xp=xp)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """The derivative that `forward` made."""
         every = xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], spec.groups))
         return weighted(residuals, xp.reshape(every, (-1,)), xp=xp)

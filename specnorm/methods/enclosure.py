@@ -97,13 +97,26 @@ class Enclose(Method):
         claims = [(x.lower, known(x.upper)) for x in found]
         return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,), claims)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         if not self.needs(spec).blocks:
             return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
-def enclose_layers(kernels: Array, spec: ConvSpec, method: Enclose, *, ops: ArrayOps) -> list[LayerBounds]:
+def enclose_layers(
+    kernels: Array,
+    spec: ConvSpec,
+    method: Enclose,
+    *,
+    ops: ArrayOps,
+) -> list[LayerBounds]:
     """Bounds of the norms of layers (b, *shape) at their size, one after another, each within a budget of its own."""
     # A fifth of what there is to import; for a size alone.
     from specnorm.search.layer import enclose_layer

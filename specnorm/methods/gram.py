@@ -99,7 +99,14 @@ class ZeroPaddedGram(Method):
         one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), index, norms.shape[1], xp=xp)
         return Evaluation(xp.max(norms, axis=1), (), work.residuals(kept, one_hot[:, :, None], sums))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Gradient of the largest channel's sum, taps' signs held fixed, through the squarings."""
         blocks, hats, selector, sums, phase, *other = residuals
         weights = xp.broadcast_to(cotangent[:, None], (blocks.shape[0], min(blocks.shape[1:3])))
@@ -165,7 +172,14 @@ class Gram(Stepped):
         dtype = arrays.complex_dtype(narrow, xp=xp)
         return Evaluation(value, (), tuple(xp.astype(x, dtype, copy=False) for x in (gamma, phase)))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Schatten gradient at the arg-max frequency, carried back to the taps."""
         unbounded = self._on_unbounded_domain(spec)
         if unbounded is not None:
@@ -251,7 +265,13 @@ class ChannelNorms(Method):
         return self._evaluation(norms, found, spec, xp=xp)
 
     @staticmethod
-    def _evaluation(norms: Array, residuals: tuple[Array, ...], spec: ConvSpec, *, xp: Namespace) -> Evaluation:
+    def _evaluation(
+        norms: Array,
+        residuals: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Evaluation:
         """Norms (b * groups, p) and what their gradient needs, with the groups as an axis of its own."""
 
         def over_batch(x: Array) -> Array:
@@ -259,7 +279,14 @@ class ChannelNorms(Method):
 
         return Evaluation(xp.reshape(norms, (-1, spec.groups * norms.shape[1])), (), tuple(map(over_batch, residuals)))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
         weights = xp.reshape(cotangent, (flat[0].shape[0], -1))
         first_only = self.n_iter == 1

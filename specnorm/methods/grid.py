@@ -77,7 +77,14 @@ class Grid(Method):
         lower = grid.quotient_at_down(g, v, blocks, xp=xp)
         return Evaluation(grid.everywhere_up(value, sizes, kernel_shape, xp=xp), (lower,), (u, v, phase))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Factor times the symbol's gradient at the arg-max frequency."""
         u, v, phase = residuals
         factor = self.factor(spec.block_kernel_shape)

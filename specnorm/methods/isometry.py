@@ -200,7 +200,13 @@ class Isometry(_Scaled):
         return xp.concat([xp.where(by_mean, along, units[:, 0, ...])[:, None, ...], units[:, 2:, ...]], axis=1)
 
     @staticmethod
-    def _squares(values: Array, target: Array, groups: int, *, ops: ArrayOps) -> tuple[Array, Array]:
+    def _squares(
+        values: Array,
+        target: Array,
+        groups: int,
+        *,
+        ops: ArrayOps,
+    ) -> tuple[Array, Array]:
         """Sum of the squares of all lags of each layer, and its derivatives with respect to the lags."""
         xp, each = ops.xp, _each(target, groups, xp=ops.xp)
         first = completion.minus_identity(values[:, 0, ...], each, ops=ops)[:, None, ...]
@@ -208,7 +214,14 @@ class Isometry(_Scaled):
         total = xp.sum(first**2, axis=(1, 2, 3)) + 2 * xp.sum(rest**2, axis=(1, 2, 3))
         return xp.sum(xp.reshape(total, (-1, groups)), axis=1), 2 * xp.concat([first, rest], axis=1)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """The derivative that `forward` made."""
         return weighted(residuals, _each(cotangent, spec.groups, xp=xp), xp=xp)
 
@@ -267,7 +280,14 @@ class IsometryEnds(_Scaled, Ends):
         fraction, power = math.frexp(self.scale_sq)
         return fraction, power - 2 * exponent
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Refused: the value of `Isometry` has a gradient.
 
         Raises

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 class _OfTriples(Method):
     """What methods share whose residuals are singular vectors (b, m) and (b, n)."""
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Gradient u v^T of a simple singular value, weighted."""
         u, v = residuals
         return (u * cotangent[:, None])[:, :, None] * v[:, None, :]
@@ -117,7 +124,14 @@ class GramIteration(Method):
         value = norms.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
         blocks, value = residuals
         gradient = schatten_gradient(blocks, value, self.n_iter, xp=xp)

@@ -152,7 +152,14 @@ class Power(Stepped, LayerRitz):
         gradients = found.layer.kernel_gradient(found.u, found.v)
         return Evaluation(found.values[:, 0], (found.products,), (gradients[:, 0, ...],))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Gradient of Re<u, A v> with the vectors held fixed."""
         return weighted(residuals, cotangent, xp=xp)
 
@@ -174,7 +181,13 @@ class Power(Stepped, LayerRitz):
         return (arrays.normalise_or_keep(v, xp.ones_like(v) / size**0.5, xp=xp)[0],)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         xp = ops.xp
         layer = Convolution(blocks, spec, ops=ops)
@@ -225,7 +238,14 @@ class PowerTopK(LayerRitz):
         gradients = found.layer.kernel_gradient(found.u, found.v)
         return Evaluation(found.values, (found.products, residuals), (gradients,))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Gradients of Re<u_j, A v_j>, weighted."""
         (gradients,) = residuals
         weights = xp.reshape(cotangent, (*cotangent.shape, *(1,) * (gradients.ndim - 2)))

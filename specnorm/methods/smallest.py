@@ -108,14 +108,26 @@ class Smallest(Ends):
         figures = (as_array(upper, like, ops=ops), *columns(ended, like, ops=ops), *vectors)
         return Evaluation(as_array(lower, like, ops=ops), figures, residuals, list(zip(lower, upper, strict=True)))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """That of the singular value at the witness."""
         if not self.needs(spec).blocks:
             return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
-def _triple(found: SmallestBounds, layer: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
+def _triple(
+    found: SmallestBounds,
+    layer: Array,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array, Array, Array]:
     """Vectors (1, m) and (1, p) of the smallest singular value of a layer's blocks, the taps' phases, and the block.
 
     Zeros where there is no witness.

@@ -28,7 +28,7 @@ _WIDE_VECTORS = 4
 """Vectors a point of wide layers."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
-_ROUNDS, _WIDE_ROUNDS = 2, 3
+_ROUNDS = 2
 """Rounds of refinement in a training step."""
 _START_ROUNDS, _LAST_ROUNDS = 4, 40
 """Where a value is wanted once: of the best points, and of the highest alone."""
@@ -39,10 +39,10 @@ class SymbolNorm(Stepped):
     """Lower bound of sigma*, near it: the largest singular value of the symbol that is found from a coarse grid.
 
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
-    every frequency of the grid move at once by block power steps. Those of the best points are improved by
-    Rayleigh-Ritz, then refined: power steps alternate with Newton steps of the frequency. The value is attained by a
-    plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are the state: a step takes
-    some three products of the kernel with them and follows *every* maximum, not one.
+    every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
+    them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. The
+    value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are
+    the state: a step takes some two products of the kernel with them and follows *every* maximum, not one.
 
     Parameters
     ----------
@@ -95,7 +95,14 @@ class SymbolNorm(Stepped):
         left, _ = arrays.normalise(image, xp=xp)
         return Evaluation(value, (), self._residuals(left, vectors, phases, xp=xp))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Envelope theorem: ``Re(conj(u) v e^{i k.theta})``, the vectors and the frequency held constant."""
         rows, columns = residuals
         gradient = xp.matmul(rows * cotangent[:, None, None], columns)
@@ -117,17 +124,22 @@ class SymbolNorm(Stepped):
         return (arrays.real_pair(self._settled(tall, ops=ops)[0], xp=ops.xp),)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         xp = ops.xp
         tall = arrays.tall(blocks, xp=xp)
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
-        waves = PlaneWaves(tall, ops=ops)
+        waves = PlaneWaves(tall, grid, ops=ops)
         vectors = grid_vectors.begun_anew(ops.complex(state[0][..., 0], state[0][..., 1]), tall, ops=ops)
         for _ in range(max(sweeps, 1)):
-            vectors, improved = grid_vectors.step(waves, vectors, grid)
-        rounds = _WIDE_ROUNDS if tall.shape[2] > grid_vectors.WIDE else _ROUNDS
-        triples = grid_vectors.refine(waves, improved, rounds)
+            vectors, points = grid_vectors.step(waves, vectors)
+        triples = grid_vectors.refine(waves, points, _ROUNDS)
         phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
         residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
         after = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
@@ -136,13 +148,13 @@ class SymbolNorm(Stepped):
     def _settled(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
         """Vectors after the first steps, and the triples that they lead to."""
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
-        waves = PlaneWaves(tall, ops=ops)
+        waves = PlaneWaves(tall, grid, ops=ops)
         vectors = grid_vectors.start_vectors(tall, self._count(tall.shape[2], len(grid)), len(grid), ops=ops)
         (vectors,) = arrays.repeated(
-            lambda state: (grid_vectors.step(waves, state[0], grid)[0],), _START_STEPS - 1, (vectors,), ops=ops
+            lambda state: (grid_vectors.step(waves, state[0])[0],), _START_STEPS - 1, (vectors,), ops=ops
         )
-        vectors, improved = grid_vectors.step(waves, vectors, grid)
-        return vectors, grid_vectors.refine(waves, improved, _START_ROUNDS, last_rounds=_LAST_ROUNDS)
+        vectors, points = grid_vectors.step(waves, vectors)
+        return vectors, grid_vectors.refine(waves, points, _START_ROUNDS, last_rounds=_LAST_ROUNDS)
 
     def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
@@ -155,7 +167,13 @@ class SymbolNorm(Stepped):
         return min(max(self.vectors, least, -(-_LEAST_VECTORS // points)), channels)
 
     @staticmethod
-    def _residuals(left: Array, right: Array, phases: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    def _residuals(
+        left: Array,
+        right: Array,
+        phases: Array,
+        *,
+        xp: Namespace,
+    ) -> tuple[Array, Array]:
         """Two real factors of the gradient of the tall blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
         waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
         return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)

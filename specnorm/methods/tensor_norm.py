@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
@@ -23,6 +23,7 @@ from specnorm.tensor import one_set
 from specnorm.tensor.alternation import alternate, maximise
 from specnorm.tensor.form import Form, best, starts
 from specnorm.tensor.proving import LIFT, TUNING, certified
+from specnorm.words import warn_of_former_keyword
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -46,11 +47,13 @@ class TensorNorm(Stepped):
         Most sweeps over all vectors.
     seed : int
         Of the start vectors; the same on every backend.
-    certified : bool or None
+    proven : bool or None
         None: prove ``sigma* <= value`` where values are known, else an estimate; True: prove or raise; False: the
         estimate.
     budget : float, optional
         Seconds for the proof; what has not begun by then is not tried.
+    certified : bool or None
+        The former name of ``proven``, with a `DeprecationWarning`.
 
     References
     ----------
@@ -62,10 +65,14 @@ class TensorNorm(Stepped):
     random_starts: int = 8
     max_iter: int = 200
     seed: int = 0
-    certified: bool | None = None
+    proven: bool | None = None
     budget: float | None = None
+    certified: InitVar[bool | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, certified: bool | None) -> None:
+        if certified is not None:
+            warn_of_former_keyword("certified", "proven")
+            object.__setattr__(self, "proven", certified)
         check_count("starts", self.starts, least=1)
         check_count("random_starts", self.random_starts)
         check_count("max_iter", self.max_iter, least=1)
@@ -77,10 +84,10 @@ class TensorNorm(Stepped):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
 
     def needs(self, spec: ConvSpec) -> Needs:
-        return Needs(rounds="up", small_products=True, by_layer=True, searches=self.certified is not False)
+        return Needs(rounds="up", small_products=True, by_layer=True, searches=self.proven is not False)
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
-        if self.certified:
+        if self.proven:
             super().refuse_tracer(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
@@ -95,13 +102,11 @@ class TensorNorm(Stepped):
         group, value, *residuals = _largest([value, *residuals], spec.groups, xp=xp)
         factor, proven = xp.ones_like(value), xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches and not ops.traced:
-            certified = [
-                self._certify(layer, [x[j : j + 1, ...] for x in (value, *residuals, group)], ops=ops)
+            layers = [
+                self._prove(layer, [x[j : j + 1, ...] for x in (value, *residuals, group)], ops=ops)
                 for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups))
             ]
-            value, *residuals, group, factor, proven = (
-                xp.concat(list(x), axis=0) for x in zip(*certified, strict=True)
-            )
+            value, *residuals, group, factor, proven = (xp.concat(list(x), axis=0) for x in zip(*layers, strict=True))
         count = xp.broadcast_to(count, value.shape)
         return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, group))
 
@@ -119,18 +124,18 @@ class TensorNorm(Stepped):
         count = xp.full(best.shape, steps, dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(best * factor, (count, factor, proven), (*residuals, factor, group))
 
-    def _certify(self, blocks: Array, found: list[Array], *, ops: ArrayOps) -> list[Array]:
-        """`certified` for the blocks of one layer: value, u, v, weights, block, factor, proven; leading axis 1."""
+    def _prove(self, blocks: Array, found: list[Array], *, ops: ArrayOps) -> list[Array]:
+        """Prove the value of one layer's blocks. Return value, u, v, weights, block, factor, proven; leading axis 1."""
         xp = ops.xp
 
         def again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
             return maximise(block, v, modes, self.max_iter, ops=ops)
 
         found, factor, proven = certified(blocks, found, again, seed=self.seed, clock=Clock.of(self.budget), ops=ops)
-        if self.certified and not proven:
+        if self.proven and not proven:
             limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
             raise Undecided(
-                f"tn_bound could not be certified within {limit}; grid_bound and f4_bound are proven bounds, and "
+                f"tn_bound could not be proven within {limit}; grid_bound and f4_bound are proven bounds, and "
                 "enclose(kernel) returns what is proven."
             )
         device = ops.device(blocks)
@@ -140,7 +145,14 @@ class TensorNorm(Stepped):
         ]
         return [*found, *flags]
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
         u, v, w, factor, group = residuals
         scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
@@ -153,8 +165,8 @@ class TensorNorm(Stepped):
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Left and spatial vectors, one after the other, as (real, imaginary)."""
-        if self.certified:
-            raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
+        if self.proven:
+            raise MethodError("TensorNorm(proven=True) insists on a proof, which a step is not: leave it out.")
         return {"vectors": (spec.block_shape[0] + sum(_sizes(spec)), 2)}
 
     def state_class(self, spec: ConvSpec) -> Hashable:
@@ -162,7 +174,12 @@ class TensorNorm(Stepped):
         return _sizes(spec)
 
     def with_channels(
-        self, state: tuple[Array, ...], here: ConvSpec, there: ConvSpec, *, xp: Namespace
+        self,
+        state: tuple[Array, ...],
+        here: ConvSpec,
+        there: ConvSpec,
+        *,
+        xp: Namespace,
     ) -> tuple[Array, ...]:
         """Zeros at the end of the left vectors, which come first."""
         (x,), channels, wider = state, here.block_shape[0], there.block_shape[0]
@@ -183,7 +200,13 @@ class TensorNorm(Stepped):
         return (arrays.real_pair(xp.concat(found, axis=2)[:, 0, :], xp=xp),)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         (vectors,), xp, m, sizes = state, ops.xp, spec.block_shape[0], _sizes(spec)
         ends = list(itertools.accumulate([m, *sizes]))

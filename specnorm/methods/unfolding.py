@@ -64,7 +64,14 @@ class Unfoldings(Method):
         value = with_taps(xp.stack(bounds, axis=1), spec.block_kernel_shape, xp=xp)
         return Evaluation(value, (), tuple(residuals))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """sqrt(taps) u v^T of each unfolding, as a block and weighted by its cotangent."""
         root = math.sqrt(math.prod(spec.block_kernel_shape))
         splits = unfoldings.unfolding_splits(spec.ndim)
@@ -106,7 +113,14 @@ class FantasticFour(Stepped):
         active = xp.argmin(every.value, axis=1)
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         *vectors, active = residuals
         columns = arrays.one_hot(cotangent, active, len(vectors) // 2, xp=xp)
         return Unfoldings().pullback(tuple(vectors), columns, spec, xp=xp)
@@ -131,7 +145,13 @@ class FantasticFour(Stepped):
         return tuple(found)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps on each unfolding: an estimate, as each is below its norm."""
         xp = ops.xp
@@ -206,7 +226,14 @@ class Reshaped(Method):
         u, v, _ = symbols.top_triple(matrix, xp=xp)
         return Evaluation(norms.quotient_down(matrix, v, xp=xp), (), (u, v))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Return u v^T, reshaped back."""
         u, v = residuals
         return unfoldings.outer_blocks(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

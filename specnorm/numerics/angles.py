@@ -57,13 +57,39 @@ def _derivatives(terms: Array, taps: Array, *, xp: Namespace) -> tuple[Array, Ar
 
 def _uphill(gradient: Array, hessian: Array, regular: float, *, xp: Namespace) -> Array:
     """Newton steps towards a maximum; along directions of positive curvature they lead uphill too."""
-    values, basis = xp.linalg.eigh(hessian)
-    curvature = xp.abs(values)
-    least = regular * xp.max(curvature, axis=-1, keepdims=True) + _TINY
-    along = xp.matmul(gradient[..., None, :], basis)[..., 0, :] / xp.maximum(curvature, least)
-    step = xp.matmul(basis, along[..., None])[..., 0]
+    axes = hessian.shape[-1]
+    if axes == 1:
+        step = gradient / (xp.abs(hessian[..., 0]) + _TINY)
+    elif axes == 2:
+        step = _uphill_in_the_plane(gradient, hessian, regular, xp=xp)
+    else:
+        values, basis = xp.linalg.eigh(hessian)
+        curvature = xp.abs(values)
+        least = regular * xp.max(curvature, axis=-1, keepdims=True) + _TINY
+        along = xp.matmul(gradient[..., None, :], basis)[..., 0, :] / xp.maximum(curvature, least)
+        step = xp.matmul(basis, along[..., None])[..., 0]
     longest = xp.max(xp.abs(step), axis=-1, keepdims=True) / _LONGEST
     return step / xp.maximum(longest, xp.ones_like(longest))
+
+
+def _uphill_in_the_plane(gradient: Array, hessian: Array, regular: float, *, xp: Namespace) -> Array:
+    """``f(H) g`` with ``f(x) = 1 / max(|x|, least)`` of a Hessian of two axes, in closed form.
+
+    H has the eigenvalues ``mean + radius`` and ``mean - radius``. A function of H is the line through its values there,
+    ``f(H) = centre I + slope (H - mean I)``. No factorisation waits for a device.
+    """
+    mean = 0.5 * (hessian[..., 0, 0] + hessian[..., 1, 1])
+    half_difference = 0.5 * (hessian[..., 0, 0] - hessian[..., 1, 1])
+    off_diagonal = hessian[..., 0, 1]
+    radius = xp.sqrt(half_difference * half_difference + off_diagonal * off_diagonal)
+    higher, lower = xp.abs(mean + radius), xp.abs(mean - radius)
+    least = regular * xp.maximum(higher, lower) + _TINY
+    at_higher, at_lower = 1 / xp.maximum(higher, least), 1 / xp.maximum(lower, least)
+    centre = 0.5 * (at_higher + at_lower)
+    slope = 0.5 * (at_higher - at_lower) / (radius + _TINY)
+    first, second = gradient[..., 0], gradient[..., 1]
+    turned = [half_difference * first + off_diagonal * second, off_diagonal * first - half_difference * second]
+    return xp.stack([centre * first + slope * turned[0], centre * second + slope * turned[1]], axis=-1)
 
 
 def _modulus(terms: Array, angle: Array, *, xp: Namespace) -> Array:

@@ -7,6 +7,7 @@ at the other maxima, until many of them are equally high. Vectors at every point
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,16 +23,23 @@ if TYPE_CHECKING:
 
 WIDE = 64
 """Channels of the smaller side beyond which singular values lie so close that two vectors a point are too few."""
-IMPROVED = 36
-"""Points of the grid whose vectors are improved by Rayleigh-Ritz in each step: those where the norm seems largest."""
-REFINED = 12
-"""Points that are refined: their frequency leaves the grid."""
+REFINED = 16
+"""Points that are refined in a training step: their frequency leaves the grid."""
+_SHIFT = 0.35
+"""Shift of a power step, as a part of the smallest value that is followed. Values just below that one fade faster than
+without a shift, at no product more, and values near zero by half a step. With a shift of one half these never fade."""
 _SHORT = 0.1
 """Length below which a vector that should have length 1 is none: the average of vectors that have nothing in common."""
-_FEW = 2
-"""Vectors a point up to which Gram and Schmidt takes fewer calls than a factorisation a point."""
-_ORTHOGONALISED = 2
+_FEW = 4
+"""Vectors a point up to which Gram and Schmidt takes less time than a factorisation a point."""
+_PASSES = 2
 """How often a power step is made orthogonal to the vectors it came from, which it is nearly parallel to."""
+_SQUARINGS = 5
+"""How often a small Gram matrix is squared until one of its columns is the first eigenvector, nearly."""
+_UNROLLED = 3
+"""Rounds up to which no loop is compiled, and no value is looked at: those of a training step."""
+_TINY = 1e-30
+"""Added to norms that are divided by."""
 
 
 class Triples(NamedTuple):
@@ -55,6 +63,71 @@ class Triples(NamedTuple):
     angles: Array
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Frequencies of a coarse grid, on the host: one of each pair theta and -theta, where a real kernel has one norm.
+
+    Parameters
+    ----------
+    taps : float array, shape (taps, d)
+        Places k of the taps.
+    angles : float array, shape (f, d)
+        In radians.
+    """
+
+    taps: np.ndarray
+    angles: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.angles)
+
+    def tables(self, dtype: type[np.floating]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Taps (taps, d), angles (d, f) and phases ``e^{i k.theta}`` (taps, f) in a precision."""
+        phases = np.exp(1j * (self.taps @ self.angles.T))
+        return self.taps.astype(dtype), self.angles.T.astype(dtype), phases.astype(np.result_type(dtype, np.complex64))
+
+
+@functools.lru_cache(maxsize=64)
+def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
+    """Return the grid with so many points along each axis that has more than one tap."""
+    sizes = tuple(1 if k == 1 else points for k in kernel_shape)
+    numerators = product([np.arange(n) for n in sizes])
+    if sizes:
+        place = np.ravel_multi_index(tuple(numerators.T), sizes)
+        mirror = np.ravel_multi_index(tuple(((-numerators) % np.asarray(sizes)).T), sizes)
+        numerators = numerators[place <= mirror]
+    angles = np.asarray(2 * np.pi * numerators / np.asarray(sizes, dtype=float))
+    return Grid(tap_points(kernel_shape).astype(float), angles)
+
+
+_PLACED: dict[tuple[Hashable, ...], tuple[Array, ...]] = {}
+"""Constants by what they are of, library, dtype and device."""
+_MOST_PLACED = 256
+
+
+def _placed(
+    key: Hashable, tables: Callable[[type[np.floating]], tuple[np.ndarray, ...]], like: Array, *, ops: ArrayOps
+) -> tuple[Array, ...]:
+    """Arrays of the host beside others, in their precision. They are kept: a copy to a device would wait for it.
+
+    Parameters
+    ----------
+    key : hashable
+        What the tables are of.
+    tables : callable
+        From a real dtype to arrays, real or complex.
+    """
+    dtype = np.float64 if like.dtype == ops.xp.float64 else np.float32
+    if ops.traced:
+        return tuple(ops.from_numpy(x, like) for x in tables(dtype))
+    place = (key, ops.backend.name, dtype, str(ops.device(like)))
+    if place not in _PLACED:
+        if len(_PLACED) >= _MOST_PLACED:
+            _PLACED.clear()
+        _PLACED[place] = tuple(ops.from_numpy(x, like) for x in tables(dtype))
+    return _PLACED[place]
+
+
 class PlaneWaves:
     """Products of the symbols of blocks with vectors at many frequencies. No symbol is formed.
 
@@ -65,29 +138,32 @@ class PlaneWaves:
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
         Real.
+    grid : Grid
+        Of such kernels.
+
+    Attributes
+    ----------
+    taps : array, shape (taps, d)
+        Places of the taps.
+    angles : array, shape (b, d, f)
+        Of the grid.
+    grid_phases : complex array, shape (b, taps, f)
+        ``e^{i k.theta}`` there.
     """
 
-    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, grid: Grid, *, ops: ArrayOps) -> None:
+        xp, count = ops.xp, blocks.shape[0]
         self.blocks, self.ops = blocks, ops
-        self.rows = ops.xp.reshape(blocks, (*blocks.shape[:2], -1))
-        points = tap_points(tuple(blocks.shape[3:]))
-        self.taps = ops.from_numpy(points.astype(_host_dtype(blocks, xp=ops.xp)), blocks)
+        self.rows = xp.reshape(blocks, (*blocks.shape[:2], -1))
+        self.taps, angles, phases = _placed(grid, grid.tables, blocks, ops=ops)
+        self.angles = xp.broadcast_to(angles, (count, *angles.shape))
+        self.grid_phases = xp.broadcast_to(phases, (count, *phases.shape))
 
     def phases(self, angles: Array) -> Array:
         """``e^{i k.theta}`` at angles (b, d, f), shape (b, taps, f)."""
         xp = self.ops.xp
         angle = xp.matmul(self.taps, angles)
         return self.ops.complex(xp.cos(angle), xp.sin(angle))
-
-    def on_grid(self, grid: Grid) -> tuple[Array, Array]:
-        """Angles and phases of a grid for each block, shapes (b, d, f) and (b, taps, f)."""
-        xp, count = self.ops.xp, self.blocks.shape[0]
-        dtype = _host_dtype(self.blocks, xp=xp)
-        angles, cos, sin = (
-            self.ops.from_numpy(x.astype(dtype), self.blocks) for x in (grid.angles.T, grid.cos, grid.sin)
-        )
-        phases = self.ops.complex(cos, sin)
-        return xp.broadcast_to(angles, (count, *angles.shape)), xp.broadcast_to(phases, (count, *phases.shape))
 
     def images(self, vectors: Array, phases: Array) -> Array:
         """``G(theta) v``: vectors (b, p, r, f) at phases (b, taps, f) to (b, m, r, f)."""
@@ -106,40 +182,6 @@ class PlaneWaves:
     def adjoint_images(self, tap_images: Array, phases: Array) -> Array:
         """``G(theta)* y`` of `tap_images`, shape (b, p, r, f)."""
         return self.ops.xp.sum(tap_images * self.ops.xp.conj(phases)[:, None, :, None, :], axis=2)
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Frequencies of a coarse grid, on the host: one of each pair theta and -theta, where a real kernel has one norm.
-
-    Parameters
-    ----------
-    angles : float array, shape (f, d)
-        In radians.
-    cos, sin : float arrays, shape (taps, f)
-        Of ``k.theta`` for the places k of the taps.
-    """
-
-    angles: np.ndarray
-    cos: np.ndarray
-    sin: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.angles)
-
-
-@functools.lru_cache(maxsize=64)
-def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
-    """Return the grid with so many points along each axis that has more than one tap."""
-    sizes = tuple(1 if k == 1 else points for k in kernel_shape)
-    numerators = product([np.arange(n) for n in sizes])
-    if sizes:
-        place = np.ravel_multi_index(tuple(numerators.T), sizes)
-        mirror = np.ravel_multi_index(tuple(((-numerators) % np.asarray(sizes)).T), sizes)
-        numerators = numerators[place <= mirror]
-    angles = np.asarray(2 * np.pi * numerators / np.asarray(sizes, dtype=float))
-    angle = tap_points(kernel_shape).astype(float) @ angles.T
-    return Grid(angles, np.cos(angle), np.sin(angle))
 
 
 def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
@@ -161,46 +203,47 @@ def _start_basis(channels: int, count: int) -> np.ndarray:
 
 def start_vectors(blocks: Array, count: int, points: int, *, ops: ArrayOps) -> Array:
     """Random orthonormal vectors, the same at every point of a grid, shape (b, p, count, points)."""
-    xp, b, p = ops.xp, blocks.shape[0], blocks.shape[2]
-    dtype = np.complex128 if blocks.dtype == xp.float64 else np.complex64
-    basis = ops.from_numpy(_start_basis(p, count).astype(dtype), blocks)
-    return xp.broadcast_to(basis[None, :, :, None], (b, p, count, points))
+    b, p = blocks.shape[0], blocks.shape[2]
+
+    def basis(dtype: type[np.floating]) -> tuple[np.ndarray]:
+        return (_start_basis(p, count).astype(np.result_type(dtype, np.complex64)),)
+
+    (columns,) = _placed(("start", p, count), basis, blocks, ops=ops)
+    return ops.xp.broadcast_to(columns[None, :, :, None], (b, p, count, points))
 
 
 def begun_anew(vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
     """Vectors with those that are none replaced by start vectors: zeros, or no numbers, of a state never filled."""
+    xp = ops.xp
     start = start_vectors(blocks, *vectors.shape[2:], ops=ops)
-    return ops.xp.where(_is_unit(vectors, xp=ops.xp), vectors, start)
+    square = _squared_norm(vectors, xp=xp)[:, None, :, :]
+    is_unit = (square > _SHORT**2) & (square < 4)
+    return xp.where(is_unit, vectors, start)
 
 
-def _is_unit(vectors: Array, *, xp: Namespace) -> Array:
-    """Whether vectors (b, p, r, f) have some length, at most about 1; axis 1 is kept, with length 1."""
-    norm = _norm(vectors, xp=xp)[:, None, :, :]
-    return (norm > _SHORT) & (norm < 2)
-
-
-class Improved(NamedTuple):
-    """The best points of a grid.
+class Points(NamedTuple):
+    """Frequencies with one vector each.
 
     Parameters
     ----------
-    images : complex array, shape (b, m, r, f)
-        ``G(theta) v`` of the vectors there; the first of each point is the largest.
-    angles : array, shape (b, d, f)
-    phases : complex array, shape (b, taps, f)
+    vectors : complex array, shape (b, p, 1, g)
+        v, of unit length.
+    images : complex array, shape (b, m, 1, g)
+        ``G(theta) v``.
+    angles : array, shape (b, d, g)
+    phases : complex array, shape (b, taps, g)
     """
 
+    vectors: Array
     images: Array
     angles: Array
     phases: Array
 
 
-def step(waves: PlaneWaves, vectors: Array, grid: Grid) -> tuple[Array, Improved]:
-    """Move the vectors of all points, and improve those of the best points further.
+def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Points]:
+    """Move the vectors of all points by one shifted step of block power iteration, and find the best points.
 
-    All vectors take one step of block power iteration, two products with the kernel. At the best points the vectors
-    become the best ones in the space of the vectors and their power step, by Rayleigh-Ritz: these converge much faster
-    where singular values are close, as they are in layers that are kept at a norm.
+    The step is ``V <- orth((G*G - s I) V)``, with s a part of the smallest value that is followed at the point.
 
     Parameters
     ----------
@@ -210,188 +253,205 @@ def step(waves: PlaneWaves, vectors: Array, grid: Grid) -> tuple[Array, Improved
     Returns
     -------
     vectors : complex array, shape (b, p, r, f)
-    improved : Improved
+    points : Points
+        Where the norm seems largest, the best first.
+        With the vectors before the step.
     """
     xp = waves.ops.xp
-    p, r, f = vectors.shape[1:]
-    angles, phases = waves.on_grid(grid)
+    phases = waves.grid_phases
     images = waves.images(vectors, phases)
     power = waves.adjoint_images(waves.tap_images(images), phases)
-    best_first = _highest_first(images, power, xp=xp)
-    best = best_first[:, : min(IMPROVED, f)]
-    basis, basis_images, phases_there = (_at_points(x, points=best, xp=xp) for x in (vectors, images, phases))
-    if r < p:
-        new = _at_points(power, points=best, xp=xp)[:, :, : min(r, p - r), :]
-        new = orthonormal(new, basis, xp=xp)
-        basis = xp.concat([basis, new], axis=2)
-        basis_images = xp.concat([basis_images, waves.images(new, phases_there)], axis=2)
-    ritz_vectors, ritz_images = _rayleigh_ritz(basis, basis_images, r, xp=xp)
-    moved = orthonormal(_put_back(ritz_vectors, power, best_first, xp=xp), None, xp=xp)
-    moved = xp.where(_is_unit(moved, xp=xp), moved, vectors)
-    return moved, Improved(ritz_images, _at_points(angles, points=best, xp=xp), phases_there)
+    squares = _squared_norm(images, xp=xp)
+    mix = _first_eigenvector(images, squares, xp=xp)
+    # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
+    grown = _squared_norm(_mixed(power, mix, xp=xp), xp=xp)
+    heights = grown / (_squared_norm(_mixed(images, mix, xp=xp), xp=xp) + _TINY)
+    best = xp.argsort(heights[:, 0, :], axis=1, descending=True)[:, : min(REFINED, heights.shape[2])]
+    points = _best_in_two_steps(waves, vectors, images, power, where=best)
+    shift = _SHIFT * xp.min(squares, axis=1)[:, None, None, :]
+    return orthonormal(power - shift * vectors, xp=xp), points
 
 
-def _highest_first(images: Array, power: Array, *, xp: Namespace) -> Array:
-    """Points of the grid (b, f) by ``||G* G v|| / ||G v||``, which is closer to the norm than ``||G v||``."""
-    growth = _norm(power, xp=xp) / (_norm(images, xp=xp) + _TINY)
-    return xp.argsort(xp.max(growth, axis=1), axis=1, descending=True)
+def _best_in_two_steps(waves: PlaneWaves, vectors: Array, images: Array, power: Array, *, where: Array) -> Points:
+    """Choose the best vector in the space of the vectors and of their power step, by Rayleigh-Ritz, at some points.
 
-
-def _put_back(improved: Array, others: Array, best_first: Array, *, xp: Namespace) -> Array:
-    """The vectors of all points: those that were improved, of the best points, and the others.
+    It is much closer to the first singular vector than the best of either, where singular values are close, as they are
+    in layers that are kept at a norm.
 
     Parameters
     ----------
-    improved : array, shape (b, p, r, g)
-        Of the g best points, in their order.
-    others : array, shape (b, p, r, f)
-    best_first : integer array, shape (b, f)
-        The points in the order of their norms.
+    vectors, power : complex arrays, shape (b, p, r, f)
+    images : complex array, shape (b, m, r, f)
+        Of the vectors.
+    where : integer array, shape (b, g)
+        Points of the grid.
     """
-    count = improved.shape[3]
-    rank = xp.argsort(best_first, axis=1)
-    source = xp.minimum(rank, xp.full_like(rank, count - 1))
-    return xp.where((rank < count)[:, None, None, :], _at_points(improved, points=source, xp=xp), others)
+    xp = waves.ops.xp
+    p, r = vectors.shape[1:3]
+    basis, basis_images, new, angles, phases = (
+        _at_points(x, points=where, xp=xp) for x in (vectors, images, power, waves.angles, waves.grid_phases)
+    )
+    if r < p:
+        new = orthonormal(new[:, :, : min(r, p - r), :], basis, xp=xp)
+        basis = xp.concat([basis, new], axis=2)
+        basis_images = xp.concat([basis_images, waves.images(new, phases)], axis=2)
+    mix = _first_eigenvector(basis_images, _squared_norm(basis_images, xp=xp), xp=xp)
+    # New vectors that are rounding errors are not quite orthogonal.
+    best, length = _unit(_mixed(basis, mix, xp=xp), xp=xp)
+    best_images = _mixed(basis_images, mix, xp=xp) / (length + _TINY)
+    return Points(best, best_images, angles, phases)
 
 
-def refine(waves: PlaneWaves, improved: Improved, rounds: int, *, last_rounds: int = 0) -> Triples:
+def _mixed(x: Array, mix: Array, *, xp: Namespace) -> Array:
+    """Combination of the vectors at each point: x (b, ..., r, f) with coefficients (b, r, f), the axis r kept."""
+    if x.shape[-2] == 1:
+        return x
+    lead = (1,) * (x.ndim - 3)
+    return xp.sum(x * xp.reshape(mix, (mix.shape[0], *lead, *mix.shape[1:])), axis=-2, keepdims=True)
+
+
+def _first_eigenvector(images: Array, squares: Array, *, xp: Namespace) -> Array:
+    """Coefficients of the combination with the longest image at each point, of unit length, shape (b, r, f).
+
+    Parameters
+    ----------
+    images : complex array, shape (b, m, r, f)
+    squares : array, shape (b, r, f)
+        Their squared norms.
+    """
+    count = images.shape[2]
+    if count == 1:
+        return xp.ones_like(images[:, 0, :, :])
+    if count == 2:
+        return _first_of_two(images, squares, xp=xp)
+    by_point = xp.permute_dims(images, (0, 3, 1, 2))
+    gram = xp.matmul(arrays.adjoint(by_point, xp=xp), by_point)
+    for _ in range(_SQUARINGS):
+        gram = gram / (xp.linalg.trace(gram)[..., None, None] + _TINY)
+        gram = xp.matmul(gram, gram)
+    largest = xp.argmax(xp.real(xp.linalg.diagonal(gram)), axis=-1)
+    index = xp.broadcast_to(largest[..., None, None], (*gram.shape[:-1], 1))
+    column = xp.permute_dims(xp.take_along_axis(gram, index, axis=-1)[..., 0], (0, 2, 1))
+    return _unit(column, xp=xp)[0]
+
+
+def _first_of_two(images: Array, squares: Array, *, xp: Namespace) -> Array:
+    """`_first_eigenvector` of two vectors: of the Gram matrix [[a, c], [conj(c), b]], in closed form."""
+    first, second = images[:, :, 0, :], images[:, :, 1, :]
+    coupling = xp.sum(xp.conj(first) * second, axis=1)
+    half_difference = 0.5 * (squares[:, 0, :] - squares[:, 1, :])
+    radius = xp.sqrt(half_difference * half_difference + _square(coupling, xp=xp))
+    # The sum of the two that have one sign: (d + r, conj(c)), or (c, r - d), which is the same vector.
+    larger = xp.astype(xp.abs(half_difference) + radius, coupling.dtype)
+    first_leads = half_difference >= 0
+    mix = xp.stack([xp.where(first_leads, larger, coupling), xp.where(first_leads, xp.conj(coupling), larger)], axis=1)
+    # Two orthogonal images of one length: any combination is as good, and the formula gives zero.
+    undecided = (radius <= _TINY)[:, None, :]
+    mix = xp.where(undecided, xp.ones_like(mix), mix)
+    return _unit(mix, xp=xp)[0]
+
+
+def refine(waves: PlaneWaves, points: Points, rounds: int, *, last_rounds: int = 0) -> Triples:
     """Leave the grid from its best points, and return the highest triple of each block.
-
-    A round takes a power step at the frequency, then a Newton step of the frequency for the singular vectors at hand.
 
     Parameters
     ----------
     rounds : int
-        Of all refined points, at least 1.
+        Of all points.
     last_rounds : int
         Of the highest one alone, after these.
     """
     xp = waves.ops.xp
-    norms = _norm(improved.images[:, :, 0, :], xp=xp)
-    best = xp.argsort(norms, axis=1, descending=True)[:, : min(REFINED, norms.shape[1])]
-    points = _Points(
-        _at_points(improved.images[:, :, 0, :], points=best, xp=xp),
-        _at_points(improved.angles, points=best, xp=xp),
-        _at_points(improved.phases, points=best, xp=xp),
-    )
-    vectors, points = _alternate(waves, points, rounds)
-    highest = xp.argmax(_norm(points.images, xp=xp), axis=1)[:, None]
-    vectors = _at_points(vectors, points=highest, xp=xp)
-    points = _Points(*(_at_points(x, points=highest, xp=xp) for x in points))
-    if last_rounds:
-        vectors, points = _alternate(waves, points, last_rounds)
+    points = _alternate(waves, points, rounds)
+    highest = xp.argmax(_squared_norm(points.images, xp=xp)[:, 0, :], axis=1)[:, None]
+    points = Points(*(_at_points(x, points=highest, xp=xp) for x in points))
+    points = _alternate(waves, points, last_rounds)
     left, norms = _unit(points.images, xp=xp)
-    return Triples(norms[:, 0, 0], left[:, :, 0], vectors[:, :, 0], points.angles[:, :, 0])
+    return Triples(norms[:, 0, 0, 0], left[:, :, 0, 0], points.vectors[:, :, 0, 0], points.angles[:, :, 0])
 
 
-class _Points(NamedTuple):
-    """Points that leave the grid: ``G(theta) v`` (b, m, f), angles (b, d, f) and phases (b, taps, f)."""
-
-    images: Array
-    angles: Array
-    phases: Array
-
-
-_UNROLLED = 3
-"""Rounds up to which no loop is compiled, and no value is looked at: those of a training step."""
-
-
-def _alternate(waves: PlaneWaves, points: _Points, rounds: int) -> tuple[Array, _Points]:
-    """Power steps and Newton steps in turn: the right vectors reached, shape (b, p, f), and the points."""
-    xp = waves.ops.xp
-
-    def alternate_once(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        _, images, angles, phases = state
-        tap_images = waves.tap_images(images[:, :, None, :])
-        vectors, _ = _unit(waves.adjoint_images(tap_images, phases)[:, :, 0, :], xp=xp)
-        if angles.shape[1]:
-            terms = xp.sum(xp.conj(tap_images[:, :, :, 0, :]) * vectors[:, :, None, :], axis=1) * phases
-            move = newton_step(xp.matrix_transpose(terms), waves.taps, xp=xp)
-            angles = angles + xp.matrix_transpose(move)
-            phases = waves.phases(angles)
-        images = waves.images(vectors[:, :, None, :], phases)[:, :, 0, :]
-        return vectors, images, angles, phases
-
-    b, _, f = points.images.shape
-    none = xp.zeros((b, waves.blocks.shape[2], f), dtype=points.images.dtype, device=waves.ops.device(points.images))
-    state: tuple[Array, ...] = (none, *points)
+def _alternate(waves: PlaneWaves, points: Points, rounds: int) -> Points:
+    """Power steps at the frequencies and Newton steps of the frequencies in turn."""
     if rounds > _UNROLLED:
-        state = arrays.repeated(alternate_once, rounds, state, ops=waves.ops)
-    else:
-        for _ in range(rounds):
-            state = alternate_once(state)
-    vectors, images, angles, phases = state
-    return vectors, _Points(images, angles, phases)
+        state = arrays.repeated(lambda state: _round(waves, Points(*state)), rounds, tuple(points), ops=waves.ops)
+        return Points(*state)
+    for _ in range(rounds):
+        points = _round(waves, points)
+    return points
 
 
-_TINY = 1e-30
-"""Added to norms that are divided by."""
+def _round(waves: PlaneWaves, points: Points) -> Points:
+    """One shifted power step, then one Newton step of the frequency for the singular vectors at hand."""
+    xp = waves.ops.xp
+    tap_images = waves.tap_images(points.images)
+    power = waves.adjoint_images(tap_images, points.phases)
+    shift = _SHIFT * _squared_norm(points.images, xp=xp)[:, None, :, :]
+    vectors, _ = _unit(power - shift * points.vectors, xp=xp)
+    angles, phases = points.angles, points.phases
+    if angles.shape[1]:
+        products = xp.sum(xp.conj(tap_images) * vectors[:, :, None, :, :], axis=1)
+        terms = products[:, :, 0, :] * phases
+        move = newton_step(xp.matrix_transpose(terms), waves.taps, xp=xp)
+        angles = angles + xp.matrix_transpose(move)
+        phases = waves.phases(angles)
+    return Points(vectors, waves.images(vectors, phases), angles, phases)
 
 
-def orthonormal(vectors: Array, others: Array | None, *, xp: Namespace) -> Array:
+def orthonormal(vectors: Array, others: Array | None = None, *, xp: Namespace) -> Array:
     """Make the vectors at each point orthonormal, and orthogonal to others.
 
     Parameters
     ----------
     vectors : complex array, shape (b, p, r, f)
+        A zero vector stays zero.
     others : complex array, shape (b, p, s, f), optional
         Orthonormal.
     """
+    if others is not None:
+        for _ in range(_PASSES):
+            vectors = vectors - _projection(vectors, others, xp=xp)
     if vectors.shape[2] > _FEW:
-        return _by_householder(vectors, others, xp=xp)
-    done = [] if others is None else [others[:, :, j, :] for j in range(others.shape[2])]
-    first = len(done)
+        return _by_householder(vectors, xp=xp)
+    done: list[Array] = []
     for j in range(vectors.shape[2]):
-        vector = vectors[:, :, j, :]
-        for _ in range(_ORTHOGONALISED if first else 1):
-            for other in done:
-                vector = vector - other * xp.sum(xp.conj(other) * vector, axis=1, keepdims=True)
-            vector, _ = _unit(vector, xp=xp)
-        done.append(vector)
-    return xp.stack(done[first:], axis=2)
+        vector = vectors[:, :, j : j + 1, :]
+        for other in done:
+            vector = vector - other * xp.sum(xp.conj(other) * vector, axis=1, keepdims=True)
+        done.append(_unit(vector, xp=xp)[0])
+    return xp.concat(done, axis=2)
 
 
-def _by_householder(vectors: Array, others: Array | None, *, xp: Namespace) -> Array:
-    """`orthonormal` by a QR factorisation a point: for more vectors, fewer calls than by Gram and Schmidt."""
+def _projection(vectors: Array, basis: Array, *, xp: Namespace) -> Array:
+    """Projection of vectors (b, p, r, f) on the space of an orthonormal basis (b, p, s, f) at each point."""
+    each = basis[:, :, :, None, :]
+    coefficients = xp.sum(xp.conj(each) * vectors[:, :, None, :, :], axis=1, keepdims=True)
+    return xp.sum(each * coefficients, axis=2)
+
+
+def _by_householder(vectors: Array, *, xp: Namespace) -> Array:
+    """`orthonormal` by a QR factorisation a point."""
     columns = xp.permute_dims(vectors, (0, 3, 1, 2))
     # What is not finite would stop a factorisation.
     columns = xp.where(xp.isfinite(columns), columns, xp.zeros_like(columns))
-    basis = None if others is None else xp.permute_dims(others, (0, 3, 1, 2))
-    for _ in range(1 if basis is None else _ORTHOGONALISED):
-        if basis is not None:
-            columns = columns - xp.matmul(basis, xp.matmul(arrays.adjoint(basis, xp=xp), columns))
-        columns, _ = xp.linalg.qr(columns)
-    return xp.permute_dims(columns, (0, 2, 3, 1))
-
-
-def _rayleigh_ritz(basis: Array, images: Array, count: int, *, xp: Namespace) -> tuple[Array, Array]:
-    """The best combinations of the vectors at each point: those with the largest images, the largest first.
-
-    Parameters
-    ----------
-    basis, images : complex arrays, shapes (b, p, s, f) and (b, m, s, f)
-    """
-    by_point = xp.permute_dims(images, (0, 3, 1, 2))
-    gram = xp.matmul(arrays.adjoint(by_point, xp=xp), by_point)
-    # What is not finite would stop an eigenvalue routine.
-    gram = xp.where(xp.isfinite(gram), gram, xp.zeros_like(gram))
-    _, turn = xp.linalg.eigh(gram)
-    turn = xp.flip(turn, axis=-1)[..., :count]
-    turned = (xp.matmul(x, turn) for x in (xp.permute_dims(basis, (0, 3, 1, 2)), by_point))
-    vectors, turned_images = (xp.permute_dims(x, (0, 2, 3, 1)) for x in turned)
-    return vectors, turned_images
+    basis, _ = xp.linalg.qr(columns)
+    return xp.permute_dims(basis, (0, 2, 3, 1))
 
 
 def _unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Vectors on axis 1 divided by their norms, and the norms, which keep the axis. A zero vector stays zero."""
-    norm = _norm(x, xp=xp)[:, None, ...]
+    norm = xp.sqrt(_squared_norm(x, xp=xp))[:, None, ...]
     return x / (norm + _TINY), norm
 
 
-def _norm(x: Array, *, xp: Namespace) -> Array:
-    """Norms of vectors on axis 1."""
-    real, imag = xp.real(x), xp.imag(x)
-    return xp.sqrt(xp.sum(real * real + imag * imag, axis=1))
+def _squared_norm(x: Array, *, xp: Namespace) -> Array:
+    """Squared norms of vectors on axis 1."""
+    return xp.sum(_square(x, xp=xp), axis=1)
+
+
+def _square(z: Array, *, xp: Namespace) -> Array:
+    """``|z|^2``, entry by entry."""
+    real, imag = xp.real(z), xp.imag(z)
+    return real * real + imag * imag
 
 
 def _at_points(x: Array, *, points: Array, xp: Namespace) -> Array:
@@ -400,7 +460,3 @@ def _at_points(x: Array, *, points: Array, xp: Namespace) -> Array:
         return xp.take(x, points[0, :], axis=-1)
     index = xp.reshape(points, (points.shape[0], *(1,) * (x.ndim - 2), points.shape[1]))
     return xp.take_along_axis(x, xp.broadcast_to(index, (*x.shape[:-1], points.shape[1])), axis=-1)
-
-
-def _host_dtype(like: Array, *, xp: Namespace) -> type[np.floating]:
-    return np.float64 if like.dtype == xp.float64 else np.float32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import chain, combinations
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,36 +13,46 @@ if TYPE_CHECKING:
 def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...], ...]:
     """Axes that go to the rows of each unfolding, as positions in (cout, cin, *spatial); cout always among them.
 
-    With ``every`` false only the 2**d that separate cout from cin (the family of Fantastic Four), else all
-    2**(d+1) - 1 splits into two non-empty sides.
+    Parameters
+    ----------
+    every : bool
+        False: only the 2**d splits that separate cout from cin (the family of Fantastic Four). True: all 2**(d+1) - 1
+        splits into two non-empty sides.
     """
     spatial = range(2, 2 + ndim)
-    subsets = list(chain.from_iterable(combinations(spatial, r) for r in range(ndim + 1)))
-    splits = [(0, *s) for s in subsets]
+    spatial_subsets: list[tuple[int, ...]] = []
+    for size in range(ndim + 1):
+        spatial_subsets += combinations(spatial, size)
+    splits = [(0, *subset) for subset in spatial_subsets]
     if every:
-        splits += [(0, 1, *s) for s in subsets if len(s) < ndim]
+        splits += [(0, 1, *subset) for subset in spatial_subsets if len(subset) < ndim]
     return tuple(splits)
 
 
 def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
     """Reshape blocks into matrices whose rows are the given axes, shape (b, prod(rows), prod(columns))."""
-    return unfolded(blocks, rows, tuple(a for a in range(blocks.ndim - 1) if a not in rows), xp=xp)
+    columns = tuple(axis for axis in range(blocks.ndim - 1) if axis not in rows)
+    return unfold_in_order(blocks, rows, columns, xp=xp)
 
 
 def cin_last(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    """The columns' axes in another order: several unfoldings are views of one copy then."""
-    return tuple(sorted((axis for axis in range(ndim) if axis not in rows), key=lambda axis: (axis == 1, axis)))
+    """The axes of the columns with cin last: in this order several unfoldings are views of one copy."""
+    columns = [axis for axis in range(ndim) if axis not in rows]
+    if 1 in columns:
+        columns.remove(1)
+        columns.append(1)
+    return tuple(columns)
 
 
-def unfolded(blocks: Array, rows: tuple[int, ...], columns: tuple[int, ...], *, xp: Namespace) -> Array:
-    """`unfold` with the columns' axes in an order of their own."""
-    moved = xp.permute_dims(blocks, (0, *(a + 1 for a in rows), *(a + 1 for a in columns)))
-    size = math.prod(blocks.shape[a + 1] for a in rows)
-    return xp.reshape(moved, (blocks.shape[0], size, -1))
+def unfold_in_order(blocks: Array, rows: tuple[int, ...], columns: tuple[int, ...], *, xp: Namespace) -> Array:
+    """`unfold` with the axes of the columns in a given order."""
+    order = [axis + 1 for axis in (*rows, *columns)]
+    row_count = math.prod(blocks.shape[axis + 1] for axis in rows)
+    return xp.reshape(xp.permute_dims(blocks, (0, *order)), (blocks.shape[0], row_count, -1))
 
 
 def outer_blocks(u: Array, v: Array, rows: tuple[int, ...], shape: tuple[int, ...], *, xp: Namespace) -> Array:
-    """Products u v^T of unfoldings, as blocks of shape (m, p, *kernel_shape): one product, nothing moved."""
-    left = tuple(n if axis in rows else 1 for axis, n in enumerate(shape))
-    right = tuple(1 if axis in rows else n for axis, n in enumerate(shape))
-    return xp.reshape(u, (u.shape[0], *left)) * xp.reshape(v, (v.shape[0], *right))
+    """Products u v^T of unfoldings as blocks of shape (m, p, *kernel_shape): one product, no axis is moved."""
+    row_shape = [size if axis in rows else 1 for axis, size in enumerate(shape)]
+    column_shape = [1 if axis in rows else size for axis, size in enumerate(shape)]
+    return xp.reshape(u, (u.shape[0], *row_shape)) * xp.reshape(v, (v.shape[0], *column_shape))

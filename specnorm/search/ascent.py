@@ -28,27 +28,39 @@ class Ascent:
     Parameters
     ----------
     block : array, shape (1, m, p, *kernel_shape)
-        Scaled to about 1; p <= m. What is computed with, in float32 perhaps.
+        Scaled to about 1; p <= m. Its precision, float32 perhaps, is that of the ascent.
     free : bool
         Whether the frequency may move (on a grid it may not).
     rtol : float
         How close to the maximum to come.
     best : float
-        A norm found elsewhere: what will not get as high is given up.
+        A norm from elsewhere: a start that will not get as high is given up.
     clock : Clock
         Ends the ascent where it is.
     """
 
     def __init__(
-        self, block: Array, tuning: Tuning, *, free: bool, rtol: float, best: float, clock: Clock, ops: ArrayOps
+        self,
+        block: Array,
+        tuning: Tuning,
+        *,
+        free: bool,
+        rtol: float,
+        best: float,
+        clock: Clock,
+        ops: ArrayOps,
     ) -> None:
-        self.clock = clock
-        self.block, self.tuning, self.ops, self.xp = block, tuning, ops, ops.xp
-        self.rtol, self.best = rtol, best
+        self.block = block
+        self.tuning = tuning
         self.free = free and block.ndim > 3
+        self.rtol = rtol
+        self.best = best
+        self.clock = clock
+        self.ops = ops
+        self.xp = ops.xp
         self.taps = tap_points(tuple(block.shape[3:])).astype(float)
         self._host = ops.backend.host().namespace(self.taps)
-        self._columns = ops.xp.matrix_transpose(ops.xp.reshape(block, (math.prod(block.shape[1:3]), -1)))
+        self._by_tap = self.xp.matrix_transpose(self.xp.reshape(block, (math.prod(block.shape[1:3]), -1)))
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
         """Ascend by alternating power steps at a frequency with steps of the frequency.
@@ -65,83 +77,128 @@ class Ascent:
         frequency : Frequencies
             One point: the highest that was seen.
         right : array, shape (1, p)
+            Right vector there.
         """
-        theta, index = starts.angles, np.arange(len(starts))
-        values = gains = np.zeros(len(starts))
-        move = np.zeros_like(theta)
+        theta = starts.angles
+        index = np.arange(len(starts))
+        previous_norms = np.zeros(len(starts))
+        previous_gains = np.zeros(len(starts))
+        previous_move = np.zeros_like(theta)
         right = self.xp.astype(vectors, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
-        point, top, value = starts[:1], right[:1, :], -1.0
-        for round_ in range(self.tuning.rounds):
-            left, right, now = self._power(np.exp(1j * (theta @ self.taps.T)), right, steps=3)
-            highest = int(np.argmax(now))
-            if now[highest] > value:
-                value, top = float(now[highest]), right[highest : highest + 1, :]
-                moved = round_ and self.free
-                point = nearby(theta[highest : highest + 1]) if moved else starts[index[highest : highest + 1]]
-            gain = now - values
-            going = self._promising(now, gain, gains, round_, max(self.best, value))
-            if not len(going) or self.clock.expired:
+        best_point, best_right, best_norm = starts[:1], right[:1, :], -1.0
+        for round_number in range(self.tuning.rounds):
+            left, right, norms = self._power(self._phases(theta), right, steps=3)
+            highest = int(np.argmax(norms))
+            if norms[highest] > best_norm:
+                best_norm = float(norms[highest])
+                best_right = right[highest : highest + 1, :]
+                if round_number > 0 and self.free:
+                    best_point = nearest_lattice_points(theta[highest : highest + 1])
+                else:
+                    best_point = starts[index[highest : highest + 1]]
+            gains = norms - previous_norms
+            norm_to_beat = max(self.best, best_norm)
+            promising = self._promising(norms, gains, previous_gains, round_number, norm_to_beat)
+            if not len(promising) or self.clock.expired:
                 break
-            if len(going) < len(index):
-                left, right = (arrays.rows(x, going, ops=self.ops) for x in (left, right))
-                theta, index, now, gain = theta[going], index[going], now[going], gain[going]
-            values, gains = now, gain
+            if len(promising) < len(index):
+                left = arrays.rows(left, promising, ops=self.ops)
+                right = arrays.rows(right, promising, ops=self.ops)
+                theta, index = theta[promising], index[promising]
+                norms, gains = norms[promising], gains[promising]
+            previous_norms, previous_gains = norms, gains
             if self.free:
-                higher = theta + self._newton_step(self._weights(left, right), theta)
-                move, last = higher - theta, move[going]
-                # Alternation converges geometrically: every other time on to where the last two moves point.
-                ratio = contraction(move, last, largest=self.tuning.slowest) if round_ % 2 else np.zeros(len(move))
-                theta = higher + (ratio / (1 - ratio))[:, None] * move
-        return point, top
+                newton_theta = theta + self._newton_step(self._tap_weights(left, right), theta)
+                move = newton_theta - theta
+                theta = newton_theta
+                if round_number % 2:
+                    # Alternation converges geometrically: go on to where the last two moves point.
+                    ratio = contraction(move, previous_move[promising], largest=self.tuning.slowest)
+                    theta = theta + (ratio / (1 - ratio))[:, None] * move
+                previous_move = move
+        return best_point, best_right
 
     def _promising(
-        self, now: np.ndarray, gain: np.ndarray, gains: np.ndarray, round_: int, highest: float
+        self,
+        norms: np.ndarray,
+        gains: np.ndarray,
+        previous_gains: np.ndarray,
+        round_number: int,
+        norm_to_beat: float,
     ) -> np.ndarray:
-        """Which starts may still get higher than the highest norm known, going by their last two gains."""
-        # Gains shrink geometrically: some have converged, or will not get higher than another point has.
-        ahead = self.tuning.promise * gain**2 / np.maximum(gains - gain, 1e-3 * np.abs(gain) + 1e-300)
-        hope = now + ahead if round_ > 1 else now * (1 + self.tuning.first_hope / (1 + round_))
-        # A norm is off by the square of what its frequency is, its gradient by that: exact ones go on to the end.
-        loose = 0.05 * self.rtol if self.rtol >= self.tuning.tight else 0.0
-        least = highest * (1 + max(loose, 10 * self.tuning.progress))
-        return ((gain > 0) & (hope > least)).nonzero()[0]
+        """Positions of the starts that may still get higher than a norm, going by their last two gains."""
+        if round_number > 1:
+            # Gains g_1, g_2 that shrink geometrically add up to g_2**2 / (g_1 - g_2) from here on.
+            shrinkage = np.maximum(previous_gains - gains, 1e-3 * np.abs(gains) + 1e-300)
+            hoped_norms = norms + self.tuning.promise * gains**2 / shrinkage
+        else:
+            hoped_norms = norms * (1 + self.tuning.first_hope / (1 + round_number))
+        # The error of the norm is the square of that of its frequency; the error of its gradient is not squared, so
+        # that an ascent for a tight tolerance goes on to the end.
+        tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.tight else 0.0
+        least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.progress))
+        return ((gains > 0) & (hoped_norms > least_norm)).nonzero()[0]
+
+    def _phases(self, theta: np.ndarray) -> np.ndarray:
+        """``e^{i k.theta}`` of every tap at angles (s, d), shape (s, taps)."""
+        return np.exp(1j * (theta @ self.taps.T))
 
     def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
-        xp, (m, p) = self.xp, self.block.shape[1:3]
+        """Left and right vectors and norms after power steps at frequencies, by their phases (s, taps)."""
+        xp = self.xp
+        m, p = self.block.shape[1:3]
+        is_wide = self.block.dtype == xp.float64
+        count = phases.shape[0]
         # A symbol, its two parts and its adjoint: six real matrices a start.
-        size, count = 6 * m * p * (8 if self.block.dtype == xp.float64 else 4), phases.shape[0]
-        if count > 1 and count * size > self.ops.memory:
-            step = max(1, self.ops.memory // size)
-            starts = [slice(at, at + step) for at in range(0, count, step)]
-            lefts, rights, norms = zip(*(self._power(phases[s], right[s, ...], steps) for s in starts), strict=True)
-            return xp.concat(lefts), xp.concat(rights), np.concatenate(norms)
-        weights = self.ops.from_numpy(
-            phases.astype(np.complex128 if self.block.dtype == xp.float64 else np.complex64), self.block
-        )
-        real, imag = xp.matmul(xp.real(weights), self._columns), xp.matmul(xp.imag(weights), self._columns)
-        g = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
-        apply, adjoint = matrix_maps(g, xp=xp)
+        bytes_of_a_start = 6 * m * p * (8 if is_wide else 4)
+        if count > 1 and count * bytes_of_a_start > self.ops.memory:
+            return self._power_in_parts(phases, right, steps, max(1, self.ops.memory // bytes_of_a_start))
+        weights = self.ops.from_numpy(phases.astype(np.complex128 if is_wide else np.complex64), self.block)
+        real = xp.matmul(xp.real(weights), self._by_tap)
+        imag = xp.matmul(xp.imag(weights), self._by_tap)
+        symbols = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
+        apply, adjoint = matrix_maps(symbols, xp=xp)
         for _ in range(steps - 1):
             right = adjoint(apply(right))
-        left, _ = arrays.unit(apply(arrays.unit(right, xp=xp)[0]), xp=xp)
-        right, norm = arrays.unit(adjoint(left), xp=xp)
-        return left, right, self.ops.to_numpy(norm).astype(float)
+        right, _ = arrays.unit(right, xp=xp)
+        left, _ = arrays.unit(apply(right), xp=xp)
+        right, norms = arrays.unit(adjoint(left), xp=xp)
+        return left, right, self.ops.to_numpy(norms).astype(float)
+
+    def _power_in_parts(
+        self,
+        phases: np.ndarray,
+        right: Array,
+        steps: int,
+        at_once: int,
+    ) -> tuple[Array, Array, np.ndarray]:
+        """`_power` of so many starts at once."""
+        lefts, rights, norms = [], [], []
+        for first in range(0, phases.shape[0], at_once):
+            part = slice(first, first + at_once)
+            left_part, right_part, norms_part = self._power(phases[part], right[part, ...], steps)
+            lefts.append(left_part)
+            rights.append(right_part)
+            norms.append(norms_part)
+        return self.xp.concat(lefts), self.xp.concat(rights), np.concatenate(norms)
 
     def _newton_step(self, weights: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """What to add to the angles (s, d), on the host."""
-        terms: Any = weights * np.exp(1j * (theta @ self.taps.T))
+        terms: Any = weights * self._phases(theta)
         taps: Any = self.taps
         return np.asarray(newton_step(terms, taps, regular=self.tuning.regular, xp=self._host))
 
-    def _weights(self, left: Array, right: Array) -> np.ndarray:
+    def _tap_weights(self, left: Array, right: Array) -> np.ndarray:
         """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""
-        xp, (m, p) = self.xp, self.block.shape[1:3]
-        flat = xp.reshape(self.block, (m, -1))
-        rows = xp.reshape(xp.matmul(xp.real(left), flat) - 1j * xp.matmul(xp.imag(left), flat), (left.shape[0], p, -1))
-        return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :]))
+        xp = self.xp
+        m, p = self.block.shape[1:3]
+        by_row = xp.reshape(self.block, (m, -1))
+        products = xp.matmul(xp.real(left), by_row) - 1j * xp.matmul(xp.imag(left), by_row)
+        by_column = xp.reshape(products, (left.shape[0], p, -1))
+        return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], by_column)[:, 0, :]))
 
 
-def nearby(theta: np.ndarray) -> Frequencies:
-    """Nearest lattice points to angles in radians, shape (f, d)."""
-    points = np.round(theta / (2 * math.pi) * _LATTICE).astype(np.int64) % _LATTICE
-    return Frequencies(points, (_LATTICE,) * theta.shape[1])
+def nearest_lattice_points(theta: np.ndarray) -> Frequencies:
+    """Frequencies as exact rationals of a turn, nearest to angles in radians, shape (f, d)."""
+    numerators = np.round(theta / (2 * math.pi) * _LATTICE).astype(np.int64) % _LATTICE
+    return Frequencies(numerators, (_LATTICE,) * theta.shape[1])

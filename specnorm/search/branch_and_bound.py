@@ -18,6 +18,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Cells
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
+from specnorm.numerics.costs import eigh_work
 from specnorm.search import tuning as knobs
 from specnorm.search.incumbent import Incumbent, LowerBound, NodeEstimates, is_crowded, largest, lift
 from specnorm.search.reduction import Polynomials
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from specnorm.certified.symbol.cells import Boxes
     from specnorm.certified.symbol.cover import Nonnegative
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+    from specnorm.certified.symbol.scalar import CentreValues
     from specnorm.types import ArrayOps
 
 
@@ -60,12 +62,17 @@ class Search:
         if blocks.shape[1] < blocks.shape[2]:
             # G^T has the norms of G: from here on, the columns are the smaller side.
             blocks = xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
-        self.blocks, self.xp, self.ops, self.tuning = blocks, ops.xp, ops, knobs.TUNING
-        self.clock, self.nonnegative = clock or Clock(), nonnegative
+        self.blocks = blocks
+        self.xp = xp
+        self.ops = ops
+        self.tuning = knobs.TUNING
+        self.clock = clock or Clock()
+        self.nonnegative = nonnegative
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
-        self._cells = self._levels = 0
-        self._crowded = False
+        self._cells = 0
+        self._levels = 0
+        self._is_crowded = False
 
     def run(
         self,
@@ -103,81 +110,102 @@ class Search:
             return self._result(on_grid(supremum, boxes))
         try:
             cover = self._first_cover(boxes, supremum)
-            found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
+            result = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
         except OutOfTime:
-            found = self._result(None)
-        if found.upper is None and self._free and not self.incumbent.best.claim.value > 0:
+            result = self._result(None)
+        if result.upper is None and self._free and not self.incumbent.best.claim.value > 0:
             self.incumbent.multistart()
             return self._result(None)
-        return found
+        return result
 
     def _first_cover(self, boxes: Boxes, supremum: Upper | None) -> Cover:
         """All boxes of every block; of scalar symbols those that their values at the centres leave open."""
-        values = self.polynomials.at_centres(boxes)
-        if values is None:
+        centre_values = self.polynomials.at_centres(boxes)
+        if centre_values is None:
             return Cover(self.blocks, boxes, supremum, nonnegative=self.nonnegative, ops=self.ops)
         self.clock.check()
-        # The best centre of each block, the highest blocks first.
-        best, block = values.values.argmax(axis=1), np.arange(len(values.values))
-        chosen = np.argsort(-values.values[block, best], kind="stable")[: self.tuning.starts]
-        norms_sq = values.values[chosen, best[chosen]]
-        cells = Cells(boxes[best[chosen]], chosen, supremum)
-        self.incumbent.raise_from(
-            values.polynomial, cells, norms_sq, norms_sq, self.incumbent.start_vectors(len(chosen), 1)
-        )
+        self._ascend_from_centres(centre_values, boxes, supremum)
         return Cover(
-            self.blocks, boxes, supremum, nonnegative=self.nonnegative, values=values, threshold=self.threshold,
+            self.blocks,
+            boxes,
+            supremum,
+            nonnegative=self.nonnegative,
+            values=centre_values,
+            threshold=self.threshold,
             ops=self.ops,
-        )  # fmt: skip
+        )
+
+    def _ascend_from_centres(self, centre_values: CentreValues, boxes: Boxes, supremum: Upper | None) -> None:
+        """Raise the incumbent from the best centre of each block, the highest blocks first."""
+        values = centre_values.values
+        best_centre = values.argmax(axis=1)
+        highest = values[np.arange(len(values)), best_centre]
+        chosen = np.argsort(-highest, kind="stable")[: self.tuning.starts]
+        norms_sq = highest[chosen]
+        cells = Cells(boxes[best_centre[chosen]], chosen, supremum)
+        vectors = self.incumbent.start_vectors(len(chosen), 1)
+        self.incumbent.raise_from(centre_values.polynomial, cells, norms_sq, norms_sq, vectors)
 
     def _refine(self, cover: Cover, max_cells: int, max_levels: int | None, *, relaxes: bool) -> SearchResult:
+        """Prove or cut the open cells, round by round, until none is left or the budget ends."""
         self.clock.check()
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
         while len(cover):
-            if self._refuted() or self._cells + len(cover) > max_cells or self._levels == max_levels:
+            if self._is_refuted() or self._cells + len(cover) > max_cells or self._levels == max_levels:
                 return self._result(None)
             self.clock.check()
-            self._cells, self._levels = self._cells + len(cover), self._levels + 1
-            before, time_left, count = self.incumbent.best.claim.value, self.clock.left, len(cover)
-            narrow, previous = self.incumbent.far and self._levels <= self.tuning.float32_rounds, polynomial
-            polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, narrow=narrow)
-            if vectors is None or polynomial is not previous:
-                vectors = self.incumbent.start_vectors(len(cover), polynomial.rank)
+            count = len(cover)
+            self._cells += count
+            self._levels += 1
+            time_left = self.clock.left
+            lower_before = self.incumbent.best.claim.value
+            previous_polynomial = polynomial
+            in_float32 = self.incumbent.is_far_below and self._levels <= self.tuning.float32_rounds
+            polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
+            if vectors is None or polynomial is not previous_polynomial:
+                vectors = self.incumbent.start_vectors(count, polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)
             if not len(cover):
                 break
             nodes = self._estimate(cover, polynomial, vectors)
             self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
-            if not self._refuted():
+            if not self._is_refuted():
                 self._fathom(cover, polynomial, nodes)
-            if self._refuted():
+            if self._is_refuted():
                 return self._result(None)
-            self._fathom_closer(cover, polynomial, nodes, max_cells - self._cells)
+            cells_left = max_cells - self._cells
+            self._fathom_closer(cover, polynomial, nodes, cells_left)
             if relaxes:
                 # The next round's cells take as long as these.
-                took = time_left - self.clock.left
-                in_time = self.clock.left * count / took if took > 0 else math.inf
-                self._relax(cover, polynomial, nodes, self.tuning.ahead * min(max_cells - self._cells, in_time))
-            rest = cover.prune()
-            if not self._may_end(cover, before):
+                seconds = time_left - self.clock.left
+                cells_in_time = self.clock.left * count / seconds if seconds > 0 else math.inf
+                self._relax(cover, polynomial, nodes, self.tuning.ahead * min(cells_left, cells_in_time))
+            still_open = cover.prune()
+            if not self._may_go_on(cover, lower_before):
                 return self._result(None)
             # The open cells are cut, more finely where their norms are high.
-            ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
+            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, 1e-300)
             parent = cover.split(self._pieces(ratio, cover.open.boxes.radius))
-            vectors = arrays.rows(nodes.vectors, rest[parent], ops=self.ops)
+            vectors = arrays.rows(nodes.vectors, still_open[parent], ops=self.ops)
         return self._result(cover.proven())
 
     # -- what is to be proven ----------------------------------------------------------------------------------------
     def _begin(self, boxes: Boxes, rtol: float, bound: float | None, start: SearchResult | None) -> None:
         """Set the threshold; take over an earlier lower bound, or find a first one."""
-        self._free, self._rtol, self._bound = not boxes.on_grid, rtol, bound
-        self._cells = self._levels = 0
-        zero = LowerBound(nothing(), boxes.centres[:1], 0)
-        first = zero if start is None else LowerBound(start.lower, start.frequency, start.block)
+        self._free = not boxes.on_grid
+        self._rtol = rtol
+        self._bound = bound
+        self._cells = 0
+        self._levels = 0
+        if start is None:
+            first = LowerBound(nothing(), boxes.centres[:1], 0)
+        else:
+            first = LowerBound(start.lower, start.frequency, start.block)
         self.incumbent.begin(first, free=self._free, rtol=min(rtol, self.tuning.close), bound=bound)
-        begins = self.incumbent.trial_vectors is None or (self._free and start is None and bound is None)
-        if begins and self.blocks.shape[2] >= self.tuning.smallest_reduced:
+        is_first_enclosure = self._free and start is None and bound is None
+        needs_vectors = self.incumbent.trial_vectors is None or is_first_enclosure
+        if needs_vectors and self.blocks.shape[2] >= self.tuning.smallest_reduced:
             self.incumbent.multistart()
 
     @property
@@ -187,7 +215,8 @@ class Search:
             return self._bound
         return self.incumbent.best.claim.value * (1 + self.tuning.share * self._rtol)
 
-    def _refuted(self) -> bool:
+    def _is_refuted(self) -> bool:
+        """Whether a norm above the bound is proven."""
         return self._bound is not None and self.incumbent.best.claim.value > self._bound
 
     def _result(self, upper: Upper | None) -> SearchResult:
@@ -196,52 +225,72 @@ class Search:
 
     # -- the phases of a round ---------------------------------------------------------------------------------------
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
-        """Fathom what float32 can of many grid cells, before any is estimated. The vectors of those left.
+        """Fathom what float32 can of many grid cells, before any is estimated. Return the vectors of those left.
 
         Most are far below: to estimate them first would take as long as to prove them.
         """
-        few = len(cover) <= self.tuning.prefilter or polynomial.rank < self.tuning.smallest_float32
-        if self._free or few:
+        has_few_cells = len(cover) <= self.tuning.prefilter
+        has_small_matrices = polynomial.rank < self.tuning.smallest_float32
+        if self._free or has_few_cells or has_small_matrices:
             return vectors
-        float32, threshold = polynomial.float32_copy(), self.threshold
+        float32 = polynomial.float32_copy()
         if not float32.is_float32:
             # Where float32 is not to be trusted, this would be to prove everything twice in float64.
             return vectors
-        limit_sq = cover.limits_sq(float32, threshold)
-        index = np.flatnonzero((limit_sq >= self.polynomials.least_limit_sq(float32)) & (limit_sq < math.inf))
-        self._try(cover, float32, index, limit_sq)
+        limit_sq = cover.limits_sq(float32, self.threshold)
+        provable = (limit_sq >= self.polynomials.least_limit_sq(float32)) & (limit_sq < math.inf)
+        self._try(cover, float32, np.flatnonzero(provable), limit_sq)
         return arrays.rows(vectors, cover.prune(), ops=self.ops)
 
     def _estimate(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> NodeEstimates:
-        """Estimate the norms at the centres, and prove what the incumbent before allows if matrices cannot be kept."""
-        threshold, count = self.threshold, len(cover)
+        """Estimate the norms at the centres.
+
+        Matrices that are too many to be kept are used at once, to prove what the incumbent allows before this round's
+        ascents.
+        """
+        xp = self.xp
+        threshold = self.threshold
+        count = len(cover)
         cover.fathom_by_supremum(threshold)
-        loose = self._free and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
-        trial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius) if loose else polynomial
-        vectors = self.xp.astype(vectors, arrays.complex_dtype(trial.even.dtype, xp=self.xp), copy=False)
-        least_sq = max(self.polynomials.least_limit_sq(trial), self.tuning.least * threshold**2)
-        reduced_for_sq = np.minimum(np.maximum(cover.limits_sq(trial, threshold), least_sq), 1e300)
-        nodes = NodeEstimates(trial, threshold, vectors, reduced_for_sq, self.tuning.exact)
-        keeps, found = trial.itemsize * count * trial.rank**2 <= self.tuning.kept, []
+        is_loose = self._free and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
+        if is_loose:
+            polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
+        vectors = xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=xp), copy=False)
+        least_sq = max(self.polynomials.least_limit_sq(polynomial), self.tuning.least * threshold**2)
+        reduced_for_sq = np.minimum(np.maximum(cover.limits_sq(polynomial, threshold), least_sq), 1e300)
+        nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for_sq, self.tuning.exact)
+        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= self.tuning.kept
 
-        def of(part: slice) -> tuple[slice, CentreMatrices, np.ndarray, np.ndarray, Array]:
-            formed, planes = cover.form(trial, np.arange(count)[part], reduced_for_sq[part])
-            given = (formed, vectors[part, ...], self.tuning, self.blocks)
-            eigenvalues, vector = largest(*given, first=self._levels == 1, crowded=self._crowded, ops=self.ops)
-            return part, formed, eigenvalues, lift(trial, planes, vector, eigenvalues, ops=self.ops)[0], vector
+        def estimate(part: slice) -> tuple[slice, CentreMatrices, np.ndarray, np.ndarray, Array]:
+            matrices, planes = cover.form(polynomial, np.arange(count)[part], reduced_for_sq[part])
+            eigenvalues, eigenvectors = largest(
+                matrices,
+                vectors[part, ...],
+                self.tuning,
+                self.blocks,
+                first=self._levels == 1,
+                crowded=self._is_crowded,
+                ops=self.ops,
+            )
+            norms_sq, _ = lift(polynomial, planes, eigenvectors, eigenvalues, ops=self.ops)
+            return part, matrices, eigenvalues, norms_sq, eigenvectors
 
-        mapped = self.ops.map if trial.rank >= self.tuning.smallest_shared else map
-        for part, formed, eigenvalues, norms_sq, vector in mapped(of, self.polynomials.parts(trial, count)):
-            nodes.eigenvalues[part], nodes.norms_sq[part] = eigenvalues, norms_sq
-            found.append(vector)
-            if keeps:
-                nodes.kept.append(formed)
+        mapped = self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map
+        new_vectors = []
+        for part, matrices, eigenvalues, norms_sq, eigenvectors in mapped(
+            estimate, self.polynomials.parts(polynomial, count)
+        ):
+            nodes.eigenvalues[part] = eigenvalues
+            nodes.norms_sq[part] = norms_sq
+            new_vectors.append(eigenvectors)
+            if keeps_matrices:
+                nodes.matrices.append(matrices)
             else:
-                self._prove(cover, nodes, formed, threshold)
+                self._prove(cover, nodes, matrices, threshold)
         if self._levels == 1:
-            self._crowded = is_crowded(nodes.eigenvalues, reduced_for_sq, trial.rank, self.tuning)
-        if found:
-            nodes.vectors = found[0] if len(found) == 1 else self.xp.concat(found, axis=0)
+            self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for_sq, polynomial.rank, self.tuning)
+        if new_vectors:
+            nodes.vectors = new_vectors[0] if len(new_vectors) == 1 else xp.concat(new_vectors, axis=0)
         return nodes
 
     def _fathom(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
@@ -249,104 +298,134 @@ class Search:
         threshold = self.threshold
         if cover.fathom_by_supremum(threshold):
             return
-        for formed in nodes.kept:
-            self._prove(cover, nodes, formed, threshold)
-        if polynomial is nodes.polynomial and nodes.kept and not polynomial.truncation > 0:
+        for matrices in nodes.matrices:
+            self._prove(cover, nodes, matrices, threshold)
+        is_estimated = polynomial is nodes.polynomial
+        if is_estimated and nodes.matrices and not polynomial.truncation > 0:
             return
         limit_sq = cover.limits_sq(polynomial, threshold)
         likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & ~cover.done
         hopeful = np.flatnonzero(likely)
-        if polynomial is not nodes.polynomial or (not nodes.kept and threshold > nodes.threshold):
+        lost_matrices = not nodes.matrices and threshold > nodes.threshold
+        if not is_estimated or lost_matrices:
             for part in self.polynomials.parts(polynomial, len(hopeful)):
-                formed, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
-                self._prove(cover, nodes, formed, threshold)
+                matrices, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
+                self._prove(cover, nodes, matrices, threshold)
         if polynomial.truncation > 0:
-            self._fathom_whole(cover, nodes, limit_sq, hopeful)
+            self._fathom_untruncated(cover, nodes, limit_sq, hopeful)
 
-    def _fathom_whole(self, cover: Cover, nodes: NodeEstimates, limit_sq: np.ndarray, hopeful: np.ndarray) -> None:
-        """Try cells with nothing left out, where the truncation weighs too much, so that no smaller cell passes."""
-        smaller_sq = (self.threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
-        near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * self.threshold**2)
-        stuck = np.flatnonzero(~cover.done & near & (nodes.eigenvalues > smaller_sq))
+    def _fathom_untruncated(
+        self,
+        cover: Cover,
+        nodes: NodeEstimates,
+        limit_sq: np.ndarray,
+        hopeful: np.ndarray,
+    ) -> None:
+        """Retry cells without truncation, where it weighs so much that no smaller cell would pass.
+
+        Parameters
+        ----------
+        limit_sq : float array, shape (c,)
+            Limits of the truncated proof.
+        hopeful : integer array
+            Cells whose estimates allowed a proof.
+        """
+        threshold = self.threshold
+        no_reduction = np.zeros(len(cover))
+        is_near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * threshold**2)
+        limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
+        stuck = np.flatnonzero(is_near & ~cover.done & (nodes.eigenvalues > limit_of_quarter_sq))
         if len(stuck):
-            self._try(cover, self.polynomials.whole, stuck, np.zeros(len(cover)))
-        # An estimate that allowed what the proof did not tells nothing of a small cell. Where there are many of them,
-        # the first tells of the others.
-        small = hopeful[limit_sq[hopeful] > self.tuning.small * self.threshold**2]
-        misled = small[near[small] & ~cover.done[small]]
-        if len(misled) >= self.tuning.misled:
-            misled = misled[np.argsort(-nodes.eigenvalues[misled], kind="stable")]
-            self._try(cover, self.polynomials.whole, misled[:1], np.zeros(len(cover)))
-            if cover.done[misled[0]]:
-                self._try(cover, self.polynomials.whole, misled[1:], np.zeros(len(cover)))
+            self._try(cover, self.polynomials.whole, stuck, no_reduction)
+        # For small cells the estimate can pass although the truncated proof fails. If there are many, the most
+        # promising one is retried first; if it fails, the others would, too.
+        small = hopeful[limit_sq[hopeful] > self.tuning.small * threshold**2]
+        misled = small[is_near[small] & ~cover.done[small]]
+        if len(misled) < self.tuning.misled:
+            return
+        misled = misled[np.argsort(-nodes.eigenvalues[misled], kind="stable")]
+        self._try(cover, self.polynomials.whole, misled[:1], no_reduction)
+        if cover.done[misled[0]]:
+            self._try(cover, self.polynomials.whole, misled[1:], no_reduction)
 
-    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, cells: int) -> None:
-        """Where many cells are open, bound what is left out more closely, and try those again that may pass then."""
-        affordable = polynomial.truncation > 0 and cells > self.tuning.repaid * len(cover)
-        if affordable and (closer := self.polynomials.closer(polynomial, cover)) is not polynomial:
-            trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
-            limit_sq = cover.limits_sq(trial, self.threshold)
-            likely = (nodes.norms_sq < limit_sq) & (limit_sq >= self.polynomials.least_limit_sq(trial))
-            self._try(cover, trial, np.flatnonzero(likely & ~cover.done), limit_sq)
+    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, cells_left: int) -> None:
+        """Where many cells are open, bound what is left out more closely, and retry those that may pass then."""
+        if not (polynomial.truncation > 0 and cells_left > self.tuning.repaid * len(cover)):
+            return
+        closer = self.polynomials.closer(polynomial, cover)
+        if closer is polynomial:
+            return
+        trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
+        limit_sq = cover.limits_sq(trial, self.threshold)
+        likely = (nodes.norms_sq < limit_sq) & (limit_sq >= self.polynomials.least_limit_sq(trial))
+        self._try(cover, trial, np.flatnonzero(likely & ~cover.done), limit_sq)
 
     def _try(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray) -> None:
+        """Try to fathom some cells by new matrices, whatever their estimates."""
         for part in self.polynomials.parts(polynomial, len(index)):
-            formed, _ = cover.form(polynomial, index[part], reduced_for_sq[index[part]])
-            cover.fathom(formed, self.threshold)
+            matrices, _ = cover.form(polynomial, index[part], reduced_for_sq[index[part]])
+            cover.fathom(matrices, self.threshold)
 
-    def _prove(self, cover: Cover, nodes: NodeEstimates, formed: CentreMatrices, threshold: float) -> None:
-        """Try to fathom some cells by their matrices; sharpen the estimates of the highest where that fails.
-
-        Tried are cells whose estimates allow it.
-        """
-        polynomial, index = formed.polynomial, formed.index
+    def _prove(self, cover: Cover, nodes: NodeEstimates, matrices: CentreMatrices, threshold: float) -> None:
+        """Try to fathom the cells whose estimates allow it; sharpen the estimates of the highest where that fails."""
+        polynomial = matrices.polynomial
+        index = matrices.index
         limit_sq = cover.limits_sq(polynomial, threshold)[index]
-        # What the factorisation takes of the limit for its own rounding.
-        part = 1 - norms.likely_loss(polynomial.rank, formed.matrices, ops=self.ops)
-        allowed = (nodes.eigenvalues[index] < part * limit_sq) & (limit_sq >= nodes.reduced_for_sq[index])
-        tried = (allowed & ~cover.done[index] & (limit_sq < math.inf)).nonzero()[0]
+        # What the factorisation leaves of the limit after its own rounding.
+        part_left = 1 - norms.likely_loss(polynomial.rank, matrices.matrices, ops=self.ops)
+        allowed = (nodes.eigenvalues[index] < part_left * limit_sq) & (limit_sq >= nodes.reduced_for_sq[index])
+        tried = np.flatnonzero(allowed & ~cover.done[index] & (limit_sq < math.inf))
         if not len(tried):
             return
-        failed = tried[~cover.fathom(formed.take(tried, ops=self.ops), threshold)]
-        failed = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]
+        passed = cover.fathom(matrices.take(tried, ops=self.ops), threshold)
+        failed = tried[~passed]
+        highest = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]
         # What failed in float32 is formed again in float64.
-        if len(failed) and not polynomial.is_float32:
-            nodes.exact -= len(failed)
-            self._sharpen(cover, nodes, formed.take(np.sort(failed), ops=self.ops))
+        if len(highest) and not polynomial.is_float32:
+            nodes.exact -= len(highest)
+            self._sharpen(cover, nodes, matrices.take(np.sort(highest), ops=self.ops))
 
-    def _sharpen(self, cover: Cover, nodes: NodeEstimates, formed: CentreMatrices) -> None:
+    def _sharpen(self, cover: Cover, nodes: NodeEstimates, matrices: CentreMatrices) -> None:
         """Replace the estimates of a few cells by eigenpairs, and ascend from there."""
-        index, polynomial, there = formed.index, formed.polynomial, cover.open[formed.index]
-        values, vectors = arrays.top_eigenpair(formed.matrices, xp=self.xp)
-        nodes.eigenvalues[index] = eigenvalues = self.ops.to_numpy(values)
-        planes = polynomial.planes_at(there.boxes.centres, there.block)
-        nodes.norms_sq[index], _ = lift(polynomial, planes, vectors, eigenvalues, ops=self.ops)
-        self.incumbent.raise_from(polynomial, there, nodes.norms_sq[index], eigenvalues, vectors)
+        index = matrices.index
+        polynomial = matrices.polynomial
+        cells = cover.open[index]
+        self.clock.require(len(index) * eigh_work(polynomial.rank, is_complex=True))
+        values, vectors = arrays.top_eigenpair(matrices.matrices, xp=self.xp)
+        eigenvalues = self.ops.to_numpy(values)
+        planes = polynomial.planes_at(cells.boxes.centres, cells.block)
+        norms_sq, _ = lift(polynomial, planes, vectors, eigenvalues, ops=self.ops)
+        nodes.eigenvalues[index] = eigenvalues
+        nodes.norms_sq[index] = norms_sq
+        self.incumbent.raise_from(polynomial, cells, nodes.norms_sq[index], eigenvalues, vectors)
 
-    def _may_end(self, cover: Cover, before: float) -> bool:
+    def _may_go_on(self, cover: Cover, lower_before: float) -> bool:
         """Whether the next round can do more: an open single frequency must have raised the incumbent."""
         divisible = cover.open.boxes.divisible
         if divisible.all():
             return True
         self._evaluate_points(cover.open[np.flatnonzero(~divisible)])
-        return self.incumbent.best.claim.value > before * (1 + self.tuning.progress)
+        return self.incumbent.best.claim.value > lower_before * (1 + self.tuning.progress)
 
     def _evaluate_points(self, points: Cells) -> None:
-        """Evaluate single frequencies exactly that neither passed nor were seen above: they are not converged."""
+        """Evaluate exactly the single frequencies that neither passed nor were seen above: not converged as yet."""
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
-            here = points[part]
-            values, vectors = arrays.top_eigenpair(whole.columns_at(here.boxes.centres, here.block), xp=self.xp)
+            some_points = points[part]
+            self.clock.require(len(some_points) * eigh_work(whole.rank, is_complex=True))
+            columns = whole.columns_at(some_points.boxes.centres, some_points.block)
+            values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)
-            self.incumbent.raise_from(whole, here, norms_sq, norms_sq, vectors)
+            self.incumbent.raise_from(whole, some_points, norms_sq, norms_sq, vectors)
 
-    def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, most: float) -> None:
-        """Ask for less where the next round would be too many cells: the cells that are done with stay so."""
+    def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, most_cells: float) -> None:
+        """Widen the tolerance where the next round would be too many cells; the cells that are done with stay so."""
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         while self._rtol < 1 and not self.clock.expired:
-            rest = (~cover.done).nonzero()[0]
-            ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
-            if (self._pieces(ratio, cover.open.boxes.radius[rest]) ** axes).sum() <= most:
+            still_open = np.flatnonzero(~cover.done)
+            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, 1e-300)
+            pieces = self._pieces(ratio, cover.open.boxes.radius[still_open])
+            if (pieces**axes).sum() <= most_cells:
                 break
             self._rtol = min(1.0, self.tuning.wider * self._rtol)
             self._fathom(cover, polynomial, nodes)
@@ -359,11 +438,12 @@ class Search:
         ratio, radius : float arrays, shape (c,)
             Norms at the centres over the threshold, and the cells' radii.
         """
-        # Of a symbol that is nowhere negative, what is halfway to 0 counts as 0.
-        height = 2 * ratio - 1 if self.nonnegative else ratio
-        angle = np.arccos(np.clip(height, 0.0, 1 / (1 + (0.5 * self._rtol + self.tuning.angle))))
-        found = np.clip(np.ceil(self.tuning.overlap * radius / angle), 2, self.tuning.pieces)
-        return np.asarray(found.astype(np.int64))
+        # The lemma of symbols that are nowhere negative is that of the ratio 2 r - 1.
+        effective_ratio = 2 * ratio - 1 if self.nonnegative else ratio
+        largest_ratio = 1 / (1 + (0.5 * self._rtol + self.tuning.angle))
+        provable_radius = np.arccos(np.clip(effective_ratio, 0.0, largest_ratio))
+        pieces = np.clip(np.ceil(self.tuning.overlap * radius / provable_radius), 2, self.tuning.pieces)
+        return np.asarray(pieces.astype(np.int64))
 
     # -- helpers -----------------------------------------------------------------------------------------------------
     def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> SearchResult:

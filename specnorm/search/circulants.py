@@ -1,11 +1,13 @@
-"""Upper bounds of a zero-padded layer at one size: by a circulant (`certified.layer.circulant`), or without its waves.
+"""Upper bounds of a zero-padded layer at one size: by a circulant, or by a deflated circulant.
 
-The fewer waves stay in, the closer is the bound; what is taken out makes a matrix to be factorised
-(`certified.layer.deflation`).
+The layer is a compression of a circulant (`certified.layer.circulant`), whose norm can be larger. The circulant's
+highest waves can be taken out and bounded on the layer's own pixels, by the factorisation of a matrix
+(`certified.layer.deflation`): the more waves are taken out, the closer is the bound, and the larger the matrix.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +28,6 @@ from specnorm.search.reduction import Polynomials
 if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.certified.bound import Upper
-    from specnorm.certified.layer.circulant import Embedding
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
@@ -39,7 +40,7 @@ _LONGER = 0.125
 """Part of the shortest circulant's points by which others are longer. The bound's excess grows with the square of the
 distance of the maximum from the circulant's frequencies, which is at most half a step."""
 _SHARE = 0.25
-"""Part of the tolerance that says how close the circulant's own norm comes, where it is not close enough."""
+"""Part of the tolerance to which the circulant's own norm is computed, where that is larger than the target."""
 
 
 def bound_by_circulant(
@@ -78,71 +79,81 @@ def bound_by_circulant(
         Of all searches.
     """
     target = lower * (1 + search.tuning.share * rtol)
-    cells = levels = 0
-    if torus.upper is None or torus.upper <= target:
-        return None, cells, levels
+    supremum = torus.upper
+    if supremum is None or supremum <= target:
+        return None, 0, 0
     kernel_shape = tuple(search.blocks.shape[3:])
     circulant = away_from(torus, fewest, kernel_shape)
     boxes = dft(circulant.points, kernel_shape, circulant.skew)
     nearest = search.at_nearest(torus, circulant.points, circulant.skew)
+    cells = levels = 0
     if target > 0 and nearest.lower <= target:
-        found = search.run(boxes, bound=target, supremum=torus.upper, start=nearest, max_cells=max_cells)
-        cells, levels = cells + found.cells, levels + found.levels
-        if found.upper is not None:
-            return norm_by_circulant(spec, found.upper), cells, levels
+        result = search.run(boxes, bound=target, supremum=supremum, start=nearest, max_cells=max_cells)
+        cells, levels = result.cells, result.levels
+        if result.upper is not None:
+            return norm_by_circulant(spec, result.upper), cells, levels
     if only_one or not target > 0:
         return None, cells, levels
-    # By how little it is not: as close as the circulant's own norm.
+    # The circulant's norm is above the target: compute it.
     nearest = search.at_nearest(torus, circulant.points, circulant.skew)
-    tolerance = _SHARE * rtol
-    found = search.run(boxes, rtol=tolerance, supremum=torus.upper, start=nearest, max_cells=max_cells)
-    upper = None if found.upper is None else norm_by_circulant(spec, found.upper)
-    return upper, cells + found.cells, levels + found.levels
+    result = search.run(boxes, rtol=_SHARE * rtol, supremum=supremum, start=nearest, max_cells=max_cells)
+    upper = None if result.upper is None else norm_by_circulant(spec, result.upper)
+    return upper, cells + result.cells, levels + result.levels
 
 
 def away_from(torus: SearchResult, fewest: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
     """The circulant whose frequencies are farthest from the maximum: the norm falls off by the distance squared."""
-    chosen = []
-    for angle, least, k in zip(torus.frequency.angles[0], fewest, kernel_shape, strict=True):
-        choices = _choices(least, k)
-        apart = np.asarray([_distance(angle, *choice) for choice in choices])
-        chosen.append(choices[int(np.argmax(apart))])
-    return Embedding(tuple(points for points, _ in chosen), tuple(skew for _, skew in chosen))
+    points, skew = [], []
+    for angle, least_points, taps in zip(torus.frequency.angles[0], fewest, kernel_shape, strict=True):
+        choices = _choices(least_points, taps)
+        distances = [_distance(angle, *choice) for choice in choices]
+        axis_points, axis_skew = choices[int(np.argmax(distances))]
+        points.append(axis_points)
+        skew.append(axis_skew)
+    return Embedding(tuple(points), tuple(skew))
 
 
-def _choices(least: int, k: int) -> list[tuple[int, bool]]:
-    if k == 1:
+def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
+    """Points of an axis, and whether it is skew, that are compared."""
+    if taps == 1:
         return [(1, False)]
-    longest = least + max(1, math.ceil(_LONGER * least))
-    return [(points, skew) for points in range(least, longest + 1) for skew in (False, True)]
+    most_points = least_points + max(1, math.ceil(_LONGER * least_points))
+    return list(itertools.product(range(least_points, most_points + 1), (False, True)))
 
 
 def _distance(angle: float, points: int, skew: bool) -> float:
-    """From an angle to the nearest frequency of an axis of a circulant, in radians."""
-    at = angle / (2 * math.pi) * points - skew / 2
-    return abs(at - round(at)) * 2 * math.pi / points
+    """Distance of an angle from the nearest frequency of an axis of a circulant, in radians."""
+    place = angle / (2 * math.pi) * points - skew / 2
+    return abs(place - round(place)) * 2 * math.pi / points
 
 
 class DeflationTuning(NamedTuple):
     """How many waves are taken out. It decides on time and on how close the bound comes."""
 
-    parts: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
-    """Of the norm: waves above are taken out."""
-    deeper: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
-    """The same on fewer pixels, where the border takes more off each wave."""
-    pixels: int = 24
-    """Of an axis, down to which the first are right."""
-    first: int = 1
-    """How many of these are tried before the lower bound is raised."""
-    waves: int = 1000
-    """Most that are taken out, mirror images included."""
-    together: int = 8
-    """Waves of one frequency that are looked for before all are."""
+    levels: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+    """Parts of the norm above which waves are taken out, one after the other."""
+    levels_of_few_pixels: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
+    """The same for layers of few pixels, where the border takes more off each wave."""
+    many_pixels: int = 24
+    """Pixels of an axis from which `levels` are right."""
+    first_levels: int = 1
+    """How many levels are tried before the lower bound is raised."""
+    most_waves: int = 1000
+    """Most waves that are taken out, mirror images included."""
+    waves_of_a_frequency: int = 8
+    """How many eigenvectors of a frequency are computed before all are."""
     wider: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
-    """Tolerances, in those asked for, that are tried where none of them is enough."""
+    """Tolerances, as multiples of the one asked for, that are tried where no level is enough."""
 
 
 DEFLATION = DeflationTuning()
+
+
+class Deflation(NamedTuple):
+    """A circulant without the waves above a level: the cover that proves the rest, and the waves."""
+
+    cover: Cover
+    waves: DeflatedModes
 
 
 class DeflatedCirculant:
@@ -157,7 +168,7 @@ class DeflatedCirculant:
     supremum : Upper
         Over all frequencies.
     search : Search, optional
-        Of the kernel among others, for what it has computed already.
+        A search of the kernel among others, for what it has computed already.
     group : int
         Which of its blocks the kernel is.
     clock : Clock, optional
@@ -177,141 +188,183 @@ class DeflatedCirculant:
         ops: ArrayOps,
     ) -> None:
         self.clock = clock or Clock()
-        self.kernel, self.spec, self.circulant, self.supremum = kernel, spec, circulant, supremum
-        self.ops, self.xp = ops, ops.xp
-        # The transposed symbol has the same norms.
-        wide = kernel.shape[1] < kernel.shape[2]
-        self.blocks = ops.xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim))) if wide else kernel
-        moving = [n for n, k in zip(sizes_of(spec)[0], spec.kernel_shape, strict=True) if k > 1]
-        self.parts = DEFLATION.parts if min(moving, default=0) >= DEFLATION.pixels else DEFLATION.deeper
-        self._splits: dict[float, tuple[Cover, DeflatedModes] | None] = {}
-        self._failed: dict[float, float] = {}
+        self.kernel = kernel
+        self.spec = spec
+        self.circulant = circulant
+        self.supremum = supremum
+        self.ops = ops
+        self.xp = ops.xp
+        self.blocks = kernel
+        if kernel.shape[1] < kernel.shape[2]:
+            # The transposed symbol has the same norms.
+            self.blocks = ops.xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim)))
+        large, _ = sizes_of(spec)
+        moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
+        has_many_pixels = min(moving, default=0) >= DEFLATION.many_pixels
+        self.levels = DEFLATION.levels if has_many_pixels else DEFLATION.levels_of_few_pixels
+        self._deflations: dict[float, Deflation | None] = {}
+        self._failed_bounds: dict[float, float] = {}
         self._polynomials = Polynomials(self.blocks, knobs.TUNING, clock=self.clock, ops=ops)
-        self._trial_vectors = None
-        trial = None if search is None else search.incumbent.trial_vectors
-        if trial is not None and trial.shape[-1] == self.blocks.shape[2]:
-            self._trial_vectors = trial[group : group + 1, ...]
-        alike = search is not None and search.blocks.shape == self.blocks.shape
-        if search is not None and alike and bool(ops.xp.all(search.blocks == self.blocks)):
-            self.blocks, self._polynomials = search.blocks, search.polynomials
+        self._trial_vectors: Array | None = None
+        if search is not None:
+            self._take_over(search, group)
 
-    def upper(self, lower: float, rtol: float, clock: Clock | None = None, *, first: bool = False) -> Upper | None:
+    def _take_over(self, search: Search, group: int) -> None:
+        """Use the trial vectors of another search, and its polynomials if they are of the same blocks."""
+        trial_vectors = search.incumbent.trial_vectors
+        if trial_vectors is not None and trial_vectors.shape[-1] == self.blocks.shape[2]:
+            self._trial_vectors = trial_vectors[group : group + 1, ...]
+        if search.blocks.shape == self.blocks.shape and bool(self.xp.all(search.blocks == self.blocks)):
+            self.blocks = search.blocks
+            self._polynomials = search.polynomials
+
+    def upper(self, lower: float, rtol: float, clock: Clock | None = None, *, few: bool = False) -> Upper | None:
         """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; None if there is no proof.
 
-        Nothing is begun after the clock's end. At first few are taken out, and nothing wider is tried.
+        Parameters
+        ----------
+        clock : Clock, optional
+            Nothing is begun after its end.
+        few : bool
+            Whether only few waves are taken out, and no wider tolerance is tried.
         """
-        for part in self.parts[: DEFLATION.first] if first else self.parts:
+        levels = self.levels[: DEFLATION.first_levels] if few else self.levels
+        for level in levels:
             if clock is not None and clock.expired:
                 return None
             try:
-                found = self.split(part, lower)
+                deflation = self.deflated(level, lower)
             except OutOfTime:
                 return None
             if self.clock.expired:
                 return None
-            if found is None:
+            if deflation is None:
                 break
-            # What has failed once is not tried again.
             bound = lower * (1 + rtol)
-            if self._failed.get(part, 0.0) < bound:
-                upper = self._proven(found, bound)
+            if self._failed_bounds.get(level, 0.0) < bound:
+                upper = self._proven(deflation, bound)
                 if upper is not None:
                     return upper
-                self._failed[part] = bound
-        known = [] if first else [split for split in self._splits.values() if split is not None]
-        for wider in DEFLATION.wider if known else ():
+                self._failed_bounds[level] = bound
+        return None if few else self._wider_upper(lower, rtol)
+
+    def _wider_upper(self, lower: float, rtol: float) -> Upper | None:
+        """The closest bound that the deflation with the most waves proves with a wider tolerance."""
+        deflations = [deflation for deflation in self._deflations.values() if deflation is not None]
+        if not deflations:
+            return None
+        for multiple in DEFLATION.wider:
             if self.clock.expired:
                 return None
-            upper = self._proven(known[-1], lower * (1 + wider * rtol))
+            upper = self._proven(deflations[-1], lower * (1 + multiple * rtol))
             if upper is not None:
                 return upper
         return None
 
-    def split(self, part: float, norm: float) -> tuple[Cover, DeflatedModes] | None:
-        """Take out the waves above a part of the norm, as first given; None where they are too many."""
-        if part not in self._splits:
-            self._splits[part] = self._split(part * norm)
-        return self._splits[part]
+    def deflated(self, level: float, norm: float) -> Deflation | None:
+        """Take out the waves above a part of the norm, as it was first given; None where they are too many."""
+        if level not in self._deflations:
+            self._deflations[level] = self._deflate(level * norm)
+        return self._deflations[level]
 
-    def _proven(self, found: tuple[Cover, DeflatedModes], bound: float) -> Upper | None:
-        cover, highest = found
-        return norm_by_deflation(self.kernel, self.spec, self.circulant, cover, highest, bound, ops=self.ops)
+    def _proven(self, deflation: Deflation, bound: float) -> Upper | None:
+        return norm_by_deflation(
+            self.kernel,
+            self.spec,
+            self.circulant,
+            deflation.cover,
+            deflation.waves,
+            bound,
+            ops=self.ops,
+        )
 
-    def _split(self, part: float) -> tuple[Cover, DeflatedModes] | None:
-        cover = self._cover(part)
+    def _deflate(self, threshold: float) -> Deflation | None:
+        """Take out the waves with norms above a threshold; None where they are too many."""
+        cover = self._cover(threshold)
         if cover is None:
             return None
         self.clock.check()
         points = first_of_mirrored(cover.open.boxes.centres)
-        highest = self._highest(points, part)
-        return None if highest is None else (cover, highest)
+        waves = self._waves_above(points, threshold)
+        return None if waves is None else Deflation(cover, waves)
 
-    def _cover(self, part: float) -> Cover | None:
-        """A cover of the circulant of which single frequencies are left; None where those are too many."""
+    def _cover(self, threshold: float) -> Cover | None:
+        """A cover of the circulant that leaves single frequencies open; None where those are too many."""
         boxes = dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
         cover = Cover(self.blocks, boxes, self.supremum, ops=self.ops)
-        polynomial = self._polynomials.near(part, self._trial_vectors).float32_copy()
-        tried = np.zeros(len(cover), dtype=bool)
+        polynomial = self._polynomials.near(threshold, self._trial_vectors).float32_copy()
+        was_tried = np.zeros(len(cover), dtype=bool)
         while True:
             self.clock.check()
-            self._fathom(cover, polynomial, np.flatnonzero(~tried), part)
+            self._fathom(cover, polynomial, np.flatnonzero(~was_tried), threshold)
             cover.prune()
             divisible = cover.open.boxes.divisible
             if not divisible.any():
                 break
-            if len(cover) > 8 * DEFLATION.waves:
+            if len(cover) > 8 * DEFLATION.most_waves:
                 return None
             parent = cover.split(np.full(len(cover), 2))
-            tried = ~divisible[parent]
+            # Single frequencies that could not be cut were tried.
+            was_tried = ~divisible[parent]
         if polynomial.truncation > 0:
-            self._fathom(cover, self._polynomials.whole.float32_copy(), np.arange(len(cover)), part)
+            self._fathom(cover, self._polynomials.whole.float32_copy(), np.arange(len(cover)), threshold)
             cover.prune()
-        return cover if len(cover) <= DEFLATION.waves else None
+        return cover if len(cover) <= DEFLATION.most_waves else None
 
-    def _fathom(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, part: float) -> None:
-        limit_sq = cover.limits_sq(polynomial, part)[index]
+    def _fathom(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, threshold: float) -> None:
+        """Try to prove that some cells hold nothing above a threshold."""
+        limit_sq = cover.limits_sq(polynomial, threshold)[index]
         index = index[limit_sq > self._polynomials.least_limit_sq(polynomial)]
-        for few in self._polynomials.parts(polynomial, len(index)):
-            chosen = index[few]
-            formed, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, part)[chosen])
-            cover.fathom(formed, part)
+        for part in self._polynomials.parts(polynomial, len(index)):
+            chosen = index[part]
+            formed, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, threshold)[chosen])
+            cover.fathom(formed, threshold)
 
-    def _highest(self, points: Frequencies, part: float) -> DeflatedModes | None:
-        """Singular triples above a norm, with what they are above it; None where they are too many."""
+    def _waves_above(self, points: Frequencies, threshold: float) -> DeflatedModes | None:
+        """Singular triples above a threshold, scaled to take off what is above it; None where they are too many."""
         xp, ops = self.xp, self.ops
-        g = Symbol(self.kernel, points, ops=ops).matrices()[0, ...]
-        wide = g.shape[-1] > g.shape[-2]
-        tall = arrays.adjoint(g, xp=xp) if wide else g
+        symbol = Symbol(self.kernel, points, ops=ops).matrices()[0, ...]
+        is_wide = symbol.shape[-1] > symbol.shape[-2]
+        tall = arrays.adjoint(symbol, xp=xp) if is_wide else symbol
         gram = arrays.gram_smaller(tall, xp=xp)
-        vectors = self._top(xp.astype(gram, xp.complex64) if ops.exact_float32 else gram, part)
-        right = xp.matrix_transpose(xp.astype(vectors, g.dtype))
-        # Rows: the vectors, and their images.
-        image = xp.matmul(right, xp.matrix_transpose(tall))
-        norms = np.asarray(ops.to_numpy(xp.linalg.vector_norm(image, axis=-1)))
-        at, which = np.nonzero(norms > part)
-        if 2 * len(at) > DEFLATION.waves:
+        if ops.exact_float32:
+            gram = xp.astype(gram, xp.complex64)
+        eigenvectors = self._top_eigenvectors(gram, threshold)
+        # Right singular vectors as rows, and their images.
+        right = xp.matrix_transpose(xp.astype(eigenvectors, symbol.dtype))
+        images = xp.matmul(right, xp.matrix_transpose(tall))
+        norms = np.asarray(ops.to_numpy(xp.linalg.vector_norm(images, axis=-1)))
+        point, which = np.nonzero(norms > threshold)
+        if 2 * len(point) > DEFLATION.most_waves:
             return None
-        flat = at * norms.shape[1] + which
-        v, u = (arrays.rows(xp.reshape(z, (-1, z.shape[-1])), flat, ops=ops) for z in (right, image))
-        above = norms[at, which]
-        root = ops.from_numpy(np.sqrt(above - part), self.kernel)
-        other = ops.from_numpy(np.sqrt(above - part) / above, self.kernel)
-        x, y = u * xp.astype(other, u.dtype)[:, None], v * xp.astype(root, v.dtype)[:, None]
-        # G = sum s u v*; of its adjoint, G* = sum s u v*.
-        return DeflatedModes(points, at, y, x) if wide else DeflatedModes(points, at, x, y)
+        rows = point * norms.shape[1] + which
+        v = arrays.rows(xp.reshape(right, (-1, right.shape[-1])), rows, ops=ops)
+        u = arrays.rows(xp.reshape(images, (-1, images.shape[-1])), rows, ops=ops)
+        norms_above = norms[point, which]
+        root = np.sqrt(norms_above - threshold)
+        # G v is the norm times a unit vector, so that x y* is u v* times what is above the threshold.
+        x = u * xp.astype(ops.from_numpy(root / norms_above, self.kernel), u.dtype)[:, None]
+        y = v * xp.astype(ops.from_numpy(root, self.kernel), v.dtype)[:, None]
+        if is_wide:
+            # They are of the adjoint: G = sum s u v* where G* = sum s v u*.
+            x, y = y, x
+        return DeflatedModes(points, point, x, y)
 
-    def _top(self, gram: Array, part: float) -> Array:
-        """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all those with a value above a part squared."""
-        xp, few = self.xp, DEFLATION.together
+    def _top_eigenvectors(self, gram: Array, threshold: float) -> Array:
+        """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all that belong to norms above a threshold."""
+        xp = self.xp
+        few = DEFLATION.waves_of_a_frequency
+        count = gram.shape[0]
         if gram.shape[-1] >= 4 * few:
-            cut = np.full(gram.shape[0], part**2 / 2)
-            values, vectors = top_eigenvectors(gram, few, cut, ops=self.ops)
-            if float(xp.max(values[:, 0])) <= part**2 / 2:
+            cut = threshold**2 / 2
+            values, vectors = top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
+            if float(xp.max(values[:, 0])) <= cut:
                 return vectors
-        if gram.shape[0] <= few:
-            return self._eigenvectors(gram)
-        return xp.concat([self._eigenvectors(gram[at : at + few, ...]) for at in range(0, gram.shape[0], few)], axis=0)
+        if count <= few:
+            return self._all_eigenvectors(gram)
+        chunks = [self._all_eigenvectors(gram[start : start + few, ...]) for start in range(0, count, few)]
+        return xp.concat(chunks, axis=0)
 
-    def _eigenvectors(self, gram: Array) -> Array:
+    def _all_eigenvectors(self, gram: Array) -> Array:
         self.clock.check()
         return self.xp.linalg.eigh(gram)[1]

@@ -1,8 +1,9 @@
 """Completions: kernels H with K*K + H*H close to a multiple of the identity, whose lags then prove a bound of K.
 
-The lags are to be those of a multiple of the identity: a least-squares problem, solved by Gauss-Newton with conjugate
-gradients inside. They are found as products of polynomials are: small tables take the taps to points, where everything
-else is one batch of products of real matrices. Nothing here is proven: `certified.completion` has the lags that prove.
+That the lags of K*K + H*H are those of a multiple of the identity is a nonlinear least-squares problem for H, solved by
+Gauss-Newton with conjugate gradients inside. Lags are computed as products of polynomials are: small tables take the
+taps to points, where everything else is one batch of products of real matrices. Nothing is proven in this file: from
+the lags, `certified.completion` proves the bound.
 """
 
 from __future__ import annotations
@@ -23,31 +24,37 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 PRODUCTS = 700
-"""Products at most, unless the caller says how many."""
-_WORK = 1e11
-"""Products of numbers in a search that is to end in about 5 s on one thread (20 a nanosecond, measured)."""
+"""Most products of a search, unless the caller says how many. A product is one pair of `lags` and `adjoint_lags`."""
+_WORK_OF_A_SEARCH = 1e11
+"""Multiplications in a search that is to end in about 5 s on one thread (20 a nanosecond, measured)."""
 _LEAST_PRODUCTS = 10
-"""In such a search, however large the layer is."""
+"""Products of such a search, however large the layer is."""
 _NOISE = 0.3
 """Size of the random part of a completion that begins near an isometry."""
-_ROOM = 0.05
+_LEAST_PART = 0.05
 """Part of the squared norm that such a completion has at least."""
-_INNER = 40
-"""Of them in a Gauss-Newton step, at most."""
+_INNER_PRODUCTS = 40
+"""Most products of one Gauss-Newton step."""
 _FORCING = 0.03
 """Part of the squared residual at which conjugate gradients stop."""
-_MENDING = 3
-"""Products in a step that follows a kernel in training."""
-_MARGINS = 0.002, 0.01
-"""What is aimed at then: least and most above the norm."""
-_NEAR = 4
-"""Halvings of the distance then: a thousandth of the norm is near enough."""
-_AIM = 0.4
-"""Part of the tolerance that lies between the norm and the number aimed at; the residual takes the rest."""
-_POWERS, _CENTRES, _ZOOMS = 12, 3, 7
-"""Of `largest_symbol`: power steps on the grid, its highest points that are followed, and halvings of the distance."""
-_LOST = 4000.0
-"""Condition of the tables at points of half-circles up to which float32 keeps the digits that a step needs."""
+_TARGET_SHARE = 0.4
+"""Part of the tolerance that lies between the norm and the multiple aimed at; the residual takes the rest."""
+_MENDING_PRODUCTS = 3
+"""Products of a step that follows a kernel in training."""
+_LEAST_MARGIN = 0.002
+"""Least relative distance, above the norm, of the multiple that such a step aims at."""
+_MOST_MARGIN = 0.01
+"""Largest one."""
+_MENDING_ZOOMS = 4
+"""Zooms of `largest_symbol` for such a step: the norm to a thousandth is close enough."""
+_POWER_STEPS = 12
+"""Power steps of `largest_symbol` on its grid."""
+_PEAKS = 3
+"""Highest points of the grid around which it zooms in."""
+_ZOOMS = 7
+"""How often it halves the distance there."""
+_WORST_CONDITION = 4000.0
+"""Condition of the tables of polynomials up to which float32 keeps the digits that a step needs."""
 _TINY = 1e-30
 
 
@@ -57,13 +64,24 @@ class Peak(NamedTuple):
     norm: Array  # (b,)
     vector: Array  # (b, 2 c): a right vector, real part before imaginary part
     cos: Array  # (b, taps), of the taps' angles at the frequency
-    sin: Array
+    sin: Array  # (b, taps)
 
 
-class Found(NamedTuple):
-    """Completions (b, rows, c, *taps) of a stack of blocks, the bounds (b,) that are proven, whether by the completion.
+class CompletionResult(NamedTuple):
+    """Completions of a stack of blocks, and the bounds that they prove.
 
-    And the products it took (b,), and the derivative of the blocks' norm at its maximum, times bound over norm.
+    Parameters
+    ----------
+    kernel : array, shape (b, rows, c, *taps)
+        H.
+    bound : array, shape (b,)
+        Proven bounds of the blocks' norms.
+    helps : bool array, shape (b,)
+        Whether H is needed for the bound; H = 0 proves it otherwise.
+    products : integer array, shape (b,)
+        What the search took.
+    gradient : array, shape of the blocks
+        Derivative of the blocks' norm at its maximum, times bound over norm.
     """
 
     kernel: Array
@@ -73,6 +91,7 @@ class Found(NamedTuple):
     gradient: Array
 
 
+# -- shapes and starts -----------------------------------------------------------------------------------------------
 def row_count(channels: int) -> int:
     """Rows of a completion: with fewer than four for each channel some kernels stall."""
     return max(4 * channels, 8)
@@ -81,7 +100,8 @@ def row_count(channels: int) -> int:
 def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape (rows, c, *taps) of a block's completion."""
     m, p, *taps = block_shape
-    return (row_count(min(m, p)), min(m, p), *taps)
+    channels = min(m, p)
+    return (row_count(channels), channels, *taps)
 
 
 def narrow(blocks: Array, *, xp: Namespace) -> Array:
@@ -91,161 +111,211 @@ def narrow(blocks: Array, *, xp: Namespace) -> Array:
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
 
 
-def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Completion to begin with, for blocks of norm 1."""
-    shape = completion_shape(block_shape)
-    scale = math.sqrt(0.5 / (shape[0] * math.prod(shape[2:])))
-    return np.random.RandomState(seed).standard_normal(shape) * scale
+def in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
+    """Gradient with respect to the blocks from that of the narrow blocks: the adjoint of `narrow`."""
+    if blocks.shape[2] <= blocks.shape[1]:
+        return gradient
+    return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
 
 
 def products_in_time(block_shape: tuple[int, ...]) -> int:
     """Return how many products a search on a block of this shape has if it is to end in about 5 s."""
     rows, channels, *taps = completion_shape(block_shape)
     lags = math.prod(2 * k - 1 for k in taps)
-    return max(_LEAST_PRODUCTS, min(PRODUCTS, int(_WORK / (2 * lags * rows * channels**2))))
+    work_of_a_product = 2 * lags * rows * channels**2
+    return max(_LEAST_PRODUCTS, min(PRODUCTS, int(_WORK_OF_A_SEARCH / work_of_a_product)))
+
+
+def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return a random completion to begin with, for blocks of norm 1."""
+    shape = completion_shape(block_shape)
+    scale = math.sqrt(0.5 / (shape[0] * math.prod(shape[2:])))
+    return np.random.RandomState(seed).standard_normal(shape) * scale
 
 
 def near_isometry(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Return a completion near an isometry, to begin with where there are few products.
 
-    A unit matrix at each corner of the taps, mirror images left out: a change of H there moves every lag, each by
-    about as much. The rest is small random numbers.
+    A unit matrix stands at each corner of the taps, mirror images left out: a change of H there moves every lag, each
+    by about as much. The rest is small random numbers.
     """
     _, channels, *taps = completion_shape(block_shape)
     h = _NOISE * small_random(block_shape, seed)
-    corners = list(itertools.product(*((0,) if at == 0 or k == 1 else (0, k - 1) for at, k in enumerate(taps))))
+    # The first axis has one end only, so that no corner is another's mirror image.
+    ends = [(0, k - 1) if axis > 0 and k > 1 else (0,) for axis, k in enumerate(taps)]
+    corners = list(itertools.product(*ends))
+    every_channel = np.arange(channels)
     for j, corner in enumerate(corners):
-        diagonal: Any = (np.arange(channels) + j * channels, np.arange(channels), *corner)
+        diagonal: Any = (every_channel + j * channels, every_channel, *corner)
         h[diagonal] += math.sqrt(1 / len(corners))
     return h
 
 
-@functools.lru_cache(maxsize=64)
-def _tables(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+# -- lags by tables --------------------------------------------------------------------------------------------------
+class _Tables(NamedTuple):
     """Tables F, D (points, taps) and W (lags, points): lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``.
 
-    Lags in the order 0, those of one half, the negatives of these.
-
-    Few taps: K and H read as homogeneous polynomials at as many points of a half-circle as there are lags. More, where
-    that would lose digits: at half of the grid of 2 k - 1 points, a product of complex numbers as three of real ones.
+    The order of the lags is: 0, those of one half, the negatives of these.
     """
+
+    left: np.ndarray  # F
+    right: np.ndarray  # D
+    lags: np.ndarray  # W
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(taps: tuple[int, ...]) -> _Tables:
+    """Tables for few taps by polynomials, for more, where that would lose digits, by frequencies."""
     axes = [_polynomials(k) for k in taps]
-    if math.prod(float(np.linalg.cond(axis[2])) for axis in axes) <= _LOST:
-        first, second, combined = axes[0] if axes else (np.eye(1),) * 3
-        for axis in axes[1:]:
-            first, second, combined = np.kron(first, axis[0]), np.kron(second, axis[1]), np.kron(combined, axis[2])
-        middle = len(combined) // 2
-        return first, second, np.concatenate([combined[middle:], combined[:middle][::-1]])
+    condition = math.prod(float(np.linalg.cond(axis.lags)) for axis in axes)
+    return _polynomial_tables(axes) if condition <= _WORST_CONDITION else _frequency_tables(taps)
+
+
+def _polynomial_tables(axes: list[_Tables]) -> _Tables:
+    """K and H read as homogeneous polynomials, at as many points of a half-circle an axis as there are lags."""
+    if axes:
+        left, right, lags = axes[0]
+    else:
+        left = right = lags = np.eye(1)
+    for axis in axes[1:]:
+        left = np.kron(left, axis.left)
+        right = np.kron(right, axis.right)
+        lags = np.kron(lags, axis.lags)
+    middle = len(lags) // 2
+    zero_and_half, negatives = lags[middle:], lags[:middle][::-1]
+    return _Tables(left, right, np.concatenate([zero_and_half, negatives]))
+
+
+def _polynomials(k: int) -> _Tables:
+    """Tables of one axis with k taps, whose lags stand in ascending order."""
+    count = 2 * k - 1
+    angle = math.pi * (np.arange(count)[:, None] / count + 0.25)
+
+    def monomials(degree: int) -> np.ndarray:
+        power = np.arange(degree + 1)
+        return np.cos(angle) ** (degree - power) * np.sin(angle) ** power
+
+    return _Tables(monomials(k - 1)[:, ::-1], monomials(k - 1), np.linalg.inv(monomials(2 * k - 2)))
+
+
+def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
+    """Symbols at half of the grid of 2 k - 1 points an axis; a product of complex numbers is three of real ones."""
     sizes = tuple(2 * k - 1 for k in taps)
     points = full_grid(sizes).numerators
     mirrored = np.ravel_multi_index(tuple((-points % np.asarray(sizes)).T), sizes)
     points = points[np.arange(len(points)) <= mirrored]  # 0 first, and one of each other pair
     cos, sin = phases(Frequencies(points, sizes), taps)
     half = half_lags(taps)
-    reached = np.concatenate([half, -half[1:]]) @ (2 * np.pi * points / np.asarray(sizes)).T
+    lags = np.concatenate([half, -half[1:]])
+    angles = lags @ (2 * np.pi * points / np.asarray(sizes)).T
+    # A point other than 0 stands for its mirror image, too.
     weights = np.where(points.any(axis=1), 2.0, 1.0) / math.prod(sizes)
-    cosines, sines = np.cos(reached) * weights, np.sin(reached) * weights
+    cosines = np.cos(angles) * weights
+    sines = np.sin(angles) * weights
     # (A - iB)(C + iD), as symbols of K and H, from A C, B D and (A + B)(C - D).
-    return (
-        np.concatenate([cos, sin, cos + sin]),
-        np.concatenate([cos, sin, cos - sin]),
-        np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
+    return _Tables(
+        left=np.concatenate([cos, sin, cos + sin]),
+        right=np.concatenate([cos, sin, cos - sin]),
+        lags=np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
     )
 
 
-def _polynomials(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tables of `_tables` on one axis."""
-    n = 2 * k - 1
-    angle = math.pi * (np.arange(n)[:, None] / n + 0.25)
-
-    def monomials(degree: int) -> np.ndarray:
-        power = np.arange(degree + 1)
-        return np.cos(angle) ** (degree - power) * np.sin(angle) ** power
-
-    return monomials(k - 1)[:, ::-1], monomials(k - 1), np.linalg.inv(monomials(2 * k - 2))
-
-
 class _Products(NamedTuple):
-    """Products of kernels K and H by tap, (b, taps, rows, c), by the `_tables` of their taps."""
+    """Lags of products of kernels by tap, (b, taps, rows, c), by the `_Tables` of their taps."""
 
-    first: Array
-    second: Array
-    combined: Array
+    left: Array
+    right: Array
+    lag_table: Array
     xp: Namespace
 
     @classmethod
     def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
-        """For blocks (b, rows, c, *taps)."""
+        """Tables for blocks (b, rows, c, *taps), in their precision."""
         tables = _tables(tuple(blocks.shape[3:]))
-        first, second, combined = (ops.from_numpy(x.astype(ops.own_dtype), blocks) for x in tables)
-        return cls(first, second, combined, ops.xp)
+        left, right, lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
+        return cls(left, right, lags, ops.xp)
 
     def _apply(self, table: Array, x: Array) -> Array:
-        b, n, *matrix = x.shape
-        flat = self.xp.reshape(x, (b, n, matrix[0] * matrix[1]))
-        return self.xp.reshape(self.xp.matmul(table, flat), (b, table.shape[0], *matrix))
+        """A table on the second axis of (b, n, rows, c)."""
+        b, n, rows, c = x.shape
+        flat = self.xp.reshape(x, (b, n, rows * c))
+        return self.xp.reshape(self.xp.matmul(table, flat), (b, table.shape[0], rows, c))
 
     def at_points(self, k: Array) -> Array:
         """``(F K)^T``, (b, points, c, rows)."""
-        return self._apply(self.first, self.xp.matrix_transpose(k))
+        return self._apply(self.left, self.xp.matrix_transpose(k))
 
     def lags(self, at_points: Array, h: Array) -> Array:
         """Half of the lags of ``K*H + H*K``, (b, lags, c, c)."""
         xp = self.xp
-        products = xp.matmul(at_points, self._apply(self.second, h))
-        found = self._apply(self.combined, products)
-        n = found.shape[1] // 2 + 1
-        return found[:, :n, ...] + xp.matrix_transpose(xp.concat([found[:, :1, ...], found[:, n:, ...]], axis=1))
+        products = xp.matmul(at_points, self._apply(self.right, h))
+        of_product = self._apply(self.lag_table, products)
+        half = of_product.shape[1] // 2 + 1
+        zero, positive = of_product[:, :1, ...], of_product[:, :half, ...]
+        zero_and_negative = xp.concat([zero, of_product[:, half:, ...]], axis=1)
+        # Lag t of H*K is the transpose of lag -t of K*H.
+        return positive + xp.matrix_transpose(zero_and_negative)
 
-    def taps(self, at_points: Array, half: Array) -> Array:
+    def adjoint_lags(self, at_points: Array, half: Array) -> Array:
         """``sum_y K_y M_{z-y}`` at tap z: half of the adjoint of `lags`, for lags with ``M_{-t} = M_t^T``."""
         xp = self.xp
-        every = xp.concat([half, xp.matrix_transpose(half[:, 1:, ...])], axis=1)
-        products = xp.matmul(xp.matrix_transpose(at_points), self._apply(xp.matrix_transpose(self.combined), every))
-        return self._apply(xp.matrix_transpose(self.second), products)
+        lags = xp.concat([half, xp.matrix_transpose(half[:, 1:, ...])], axis=1)
+        weighted = self._apply(xp.matrix_transpose(self.lag_table), lags)
+        products = xp.matmul(xp.matrix_transpose(at_points), weighted)
+        return self._apply(xp.matrix_transpose(self.right), products)
 
-    def step(self, h: Array, residual: Array, inner: Any, *, ops: ArrayOps) -> tuple[Array, Array]:
-        """A Gauss-Newton step from taps h that lessens the residual's lags, and how many products it took."""
-        xp, at_points = self.xp, self.at_points(h)
-        down = self.taps(at_points, residual)
-        first = _dot(down, down, xp=xp)
+    def step(self, h: Array, residual: Array, most_products: Any, *, ops: ArrayOps) -> tuple[Array, Array]:
+        """A Gauss-Newton step from taps h that lessens the residual's lags, and how many products it took.
 
-        def going(state: tuple[Array, ...]) -> Any:
+        Conjugate gradients on the normal equations ``J* J x = J* residual``, J the derivative of the lags at h.
+        """
+        xp = self.xp
+        at_points = self.at_points(h)
+        downhill = self.adjoint_lags(at_points, residual)
+        first_rest_sq = _dot(downhill, downhill, xp=xp)
+
+        def continues(state: tuple[Array, ...]) -> Any:
+            count, _, _, _, rest_sq = state
             # One at least: where there are no numbers the search would never reach its limit.
-            open_ = (state[0] < 1) | xp.any(state[4] > _FORCING * first)
-            return (state[0] < inner) & (state[0] < _INNER) & open_
+            is_open = (count < 1) | xp.any(rest_sq > _FORCING * first_rest_sq)
+            return (count < most_products) & (count < _INNER_PRODUCTS) & is_open
 
-        def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            count, x, rest, p, rho = state
-            image = self.taps(at_points, self.lags(at_points, p))
-            length = _wide(rho / (_dot(p, image, xp=xp) + _TINY), xp=xp)
+        def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            count, x, rest, direction, rest_sq = state
+            image = self.adjoint_lags(at_points, self.lags(at_points, direction))
+            length = _per_block(rest_sq / (_dot(direction, image, xp=xp) + _TINY), xp=xp)
             rest = rest - length * image
-            after = _dot(rest, rest, xp=xp)
-            return count + 1, x + length * p, rest, rest + _wide(after / (rho + _TINY), xp=xp) * p, after
+            next_rest_sq = _dot(rest, rest, xp=xp)
+            ratio = _per_block(next_rest_sq / (rest_sq + _TINY), xp=xp)
+            return count + 1, x + length * direction, rest, rest + ratio * direction, next_rest_sq
 
-        begin = (arrays.counter(h, ops=ops), xp.zeros_like(h), down, down, first)
-        count, step, *_ = ops.loop(going, further, begin)
+        begin = (arrays.counter(h, ops=ops), xp.zeros_like(h), downhill, downhill, first_rest_sq)
+        count, step, *_ = ops.loop(continues, iterate, begin)
         return step, count
 
 
-def _residual(target: Array, own: Array, beside: Array, *, dtype: Any, ops: ArrayOps) -> Array:
+def _residual(target: Array, kernel_lags: Array, completion_lags: Array, *, dtype: Any, ops: ArrayOps) -> Array:
     """Lags of ``target I - K*K - H*H``, from those of K and of H."""
-    xp, both = ops.xp, own + beside
-    return xp.astype(xp.astype(target, both.dtype)[:, None, None, None] * _unit(both, ops=ops) - both, dtype)
+    xp = ops.xp
+    lags = kernel_lags + completion_lags
+    wanted = xp.astype(target, lags.dtype)[:, None, None, None] * _lags_of_identity(lags, ops=ops)
+    return xp.astype(wanted - lags, dtype)
 
 
-def _unit(lags: Array, *, ops: ArrayOps) -> Array:
-    """Lags (1, lags, c, c) of the kernel 1."""
-    unit = np.zeros((1, *lags.shape[1:]), dtype=ops.wide_dtype)
-    unit[:, 0, ...] = np.eye(lags.shape[-1])
-    return ops.from_numpy(unit, lags)
+def _lags_of_identity(like: Array, *, ops: ArrayOps) -> Array:
+    """Lags (1, lags, c, c) of the identity."""
+    lags = np.zeros((1, *like.shape[1:]), dtype=ops.wide_dtype)
+    lags[:, 0, ...] = np.eye(like.shape[-1])
+    return ops.from_numpy(lags, like)
 
 
 def _dot(x: Array, y: Array, *, xp: Namespace) -> Array:
+    """Inner products (b,) of the entries of two stacks."""
     return xp.sum(x * y, axis=tuple(range(1, x.ndim)))
 
 
-def _wide(x: Array, *, xp: Namespace) -> Array:
+def _per_block(x: Array, *, xp: Namespace) -> Array:
+    """Numbers (b,) as factors of stacks (b, taps, rows, c)."""
     return xp.reshape(x, (-1, 1, 1, 1))
 
 
@@ -264,6 +334,7 @@ def lags_of(x: Array, *, ops: ArrayOps) -> completion.Lags:
     return completion.lags(x, ops=ops, wide=True)
 
 
+# -- the search ------------------------------------------------------------------------------------------------------
 def complete(
     blocks: Array,
     begin: Array | None = None,
@@ -271,9 +342,9 @@ def complete(
     rtol: float = 1e-2,
     products: int | None = None,
     seed: int = 0,
-    hurried: bool = False,
+    from_isometry: bool = False,
     ops: ArrayOps,
-) -> Found:
+) -> CompletionResult:
     """Search completions of blocks (b, m, p, *taps), scaled to about 1, and bound them.
 
     Parameters
@@ -283,95 +354,154 @@ def complete(
     rtol : float
         Where to stop: relative distance of the bound from an estimate of the norm.
     products : int, optional
-        At most; 0: the bound that ``begin`` proves. None: `PRODUCTS`.
-    hurried : bool
+        Most products; 0: the bound that ``begin`` proves. None: `PRODUCTS`.
+    from_isometry : bool
         Begin near an isometry instead of at random: closer after 10 to 40 products, no closer after more.
 
     Returns
     -------
-    Found
+    CompletionResult
         ``bound`` in the widest precision, an upper bound whatever the search came to.
     """
-    xp, narrow_blocks = ops.xp, narrow(blocks, xp=ops.xp)
+    xp = ops.xp
+    narrow_blocks = narrow(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
-    own = lags_of(narrow_blocks, ops=ops)
-    peak = largest_symbol(own.values, taps, ops=ops)
-    norm = peak.norm
+    kernel_lags = lags_of(narrow_blocks, ops=ops)
+    peak = largest_symbol(kernel_lags.values, taps, ops=ops)
     # Not zeros: they would be no start for what a zero kernel becomes.
-    size = xp.where(norm > 0, norm, xp.ones_like(norm))
-    drawn = (near_isometry if hurried else small_random)(tuple(blocks.shape[1:]), seed).astype(ops.own_dtype)
-    length = size
-    if hurried:
-        mean = xp.astype(xp.linalg.trace(own.values[:, 0, ...]), size.dtype) / narrow_blocks.shape[2]
-        length = xp.sqrt(xp.maximum(size**2 - mean, _ROOM * size**2))
-    h = by_tap(ops.from_numpy(drawn, blocks)[None, ...], xp=xp) * _wide(length, xp=xp)
+    norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
+    start = _start(blocks, kernel_lags, norm_or_one, seed, from_isometry=from_isometry, ops=ops)
     if begin is not None:
-        square = _dot(begin, begin, xp=xp)
-        h = xp.where(_wide(xp.isfinite(square) & (square > 0), xp=xp), by_tap(begin, xp=xp), h)
-
-    def lags_of_taps(x: Array) -> completion.Lags:
-        return lags_of(by_row(x, taps, xp=xp), ops=ops)
-
+        begin_sq = _dot(begin, begin, xp=xp)
+        usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
+        start = xp.where(usable, by_tap(begin, xp=xp), start)
+    start_lags = lags_of(by_row(start, taps, xp=xp), ops=ops)
+    first_bound, helps = completion.norms_up(kernel_lags, start_lags, ops=ops)
+    best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
-    count, beside = arrays.counter(h, ops=ops), lags_of_taps(h)
-    bound, helps = completion.norms_up(own, beside, ops=ops)
-    best, first = h, bound
     if limit:
-        searched = _Products.of(narrow_blocks, ops=ops)
-        target = (norm * (1 + _AIM * rtol)) ** 2
-        enough = xp.astype(norm * (1 + rtol), bound.dtype)
-
-        def going(state: tuple[Array, ...]) -> Any:
-            return (state[0] < limit) & xp.any(state[4] > enough)
-
-        def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            count, x, values, best, bound = state
-            residual = _residual(target, own.values, values, dtype=x.dtype, ops=ops)
-            step, used = searched.step(x, residual, limit - count, ops=ops)
-            x = x + step
-            beside = lags_of_taps(x)
-            now = completion.norms_up(own, beside, ops=ops)[0]
-            better = now < bound
-            best = xp.where(_wide(better, xp=xp), x, best)
-            return count + used, x, beside.values, best, xp.where(better, now, bound)
-
-        count, _, _, best, bound = ops.loop(going, further, (count, h, beside.values, best, bound))
+        best, bound, count = _gauss_newton(
+            narrow_blocks,
+            kernel_lags,
+            start,
+            start_lags,
+            first_bound,
+            norm=peak.norm,
+            rtol=rtol,
+            limit=limit,
+            ops=ops,
+        )
     slope = in_rows(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
-    slope = slope * xp.reshape(xp.astype(bound, norm.dtype) / size, (-1,) + (1,) * (blocks.ndim - 1))
-    count = xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape)
-    return Found(by_row(best, taps, xp=xp), bound, helps | (bound < first), count, slope)
+    bound_over_norm = xp.astype(bound, peak.norm.dtype) / norm_or_one
+    return CompletionResult(
+        kernel=by_row(best, taps, xp=xp),
+        bound=bound,
+        helps=helps | (bound < first_bound),
+        products=xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape),
+        gradient=slope * xp.reshape(bound_over_norm, (-1,) + (1,) * (blocks.ndim - 1)),
+    )
 
 
-def mend(blocks: Array, h: Array, own: Array, beside: Array, steps: int, *, ops: ArrayOps) -> Array:
+def _start(
+    blocks: Array,
+    kernel_lags: completion.Lags,
+    norm: Array,
+    seed: int,
+    *,
+    from_isometry: bool,
+    ops: ArrayOps,
+) -> Array:
+    """Completions to begin with, (b, taps, rows, c), in the scale of the blocks."""
+    xp = ops.xp
+    block_shape = tuple(blocks.shape[1:])
+    if from_isometry:
+        of_norm_one = near_isometry(block_shape, seed)
+        channels = min(block_shape[:2])
+        mean = xp.astype(xp.linalg.trace(kernel_lags.values[:, 0, ...]), norm.dtype) / channels
+        scale = xp.sqrt(xp.maximum(norm**2 - mean, _LEAST_PART * norm**2))
+    else:
+        of_norm_one = small_random(block_shape, seed)
+        scale = norm
+    drawn = ops.from_numpy(of_norm_one.astype(ops.own_dtype), blocks)[None, ...]
+    return by_tap(drawn, xp=xp) * _per_block(scale, xp=xp)
+
+
+def _gauss_newton(
+    narrow_blocks: Array,
+    kernel_lags: completion.Lags,
+    start: Array,
+    start_lags: completion.Lags,
+    first_bound: Array,
+    *,
+    norm: Array,
+    rtol: float,
+    limit: int,
+    ops: ArrayOps,
+) -> tuple[Array, Array, Array]:
+    """The best completions by tap, their bounds, and the products that the search for them took."""
+    xp = ops.xp
+    taps = tuple(narrow_blocks.shape[3:])
+    tables = _Products.of(narrow_blocks, ops=ops)
+    target = (norm * (1 + _TARGET_SHARE * rtol)) ** 2
+    close_enough = xp.astype(norm * (1 + rtol), first_bound.dtype)
+
+    def continues(state: tuple[Array, ...]) -> Any:
+        count, _, _, _, bound = state
+        return (count < limit) & xp.any(bound > close_enough)
+
+    def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, h, lags, best, bound = state
+        residual = _residual(target, kernel_lags.values, lags, dtype=h.dtype, ops=ops)
+        step, used = tables.step(h, residual, limit - count, ops=ops)
+        h = h + step
+        completion_lags = lags_of(by_row(h, taps, xp=xp), ops=ops)
+        new_bound, _ = completion.norms_up(kernel_lags, completion_lags, ops=ops)
+        is_better = new_bound < bound
+        best = xp.where(_per_block(is_better, xp=xp), h, best)
+        bound = xp.where(is_better, new_bound, bound)
+        return count + used, h, completion_lags.values, best, bound
+
+    begin = (arrays.counter(start, ops=ops), start, start_lags.values, start, first_bound)
+    count, _, _, best, bound = ops.loop(continues, iterate, begin)
+    return best, bound, count
+
+
+def mend(blocks: Array, h: Array, kernel_lags: Array, completion_lags: Array, steps: int, *, ops: ArrayOps) -> Array:
     """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
 
     Where a step would lead to no numbers, h stays.
 
     Parameters
     ----------
-    own, beside : arrays
+    kernel_lags, completion_lags : arrays
         Lags of the narrow blocks, and about those of h.
     """
     xp = ops.xp
-    narrow_blocks, taps = narrow(blocks, xp=xp), tuple(blocks.shape[3:])
-    searched = _Products.of(narrow_blocks, ops=ops)
-    norm = largest_symbol(own, taps, zooms=_NEAR, ops=ops).norm
-    least, most = ((norm * (1 + margin)) ** 2 for margin in _MARGINS)
+    narrow_blocks = narrow(blocks, xp=xp)
+    taps = tuple(blocks.shape[3:])
+    tables = _Products.of(narrow_blocks, ops=ops)
+    norm = largest_symbol(kernel_lags, taps, zooms=_MENDING_ZOOMS, ops=ops).norm
+    least_target = (norm * (1 + _LEAST_MARGIN)) ** 2
+    most_target = (norm * (1 + _MOST_MARGIN)) ** 2
     x = by_tap(h, xp=xp)
-    for at in range(steps):
-        beside = lags_of(by_row(x, taps, xp=xp), ops=ops).values if at else beside
+    for step_number in range(steps):
+        if step_number > 0:
+            completion_lags = lags_of(by_row(x, taps, xp=xp), ops=ops).values
         # Near the multiple that the lags are of already: to come to another one takes more than a short step.
-        centre = (own + beside)[:, 0, ...]
+        centre = (kernel_lags + completion_lags)[:, 0, ...]
         mean = xp.astype(xp.linalg.trace(centre), norm.dtype) / centre.shape[-1]
-        target = xp.minimum(xp.maximum(mean, least), most)
-        x = x + searched.step(x, _residual(target, own, beside, dtype=x.dtype, ops=ops), _MENDING, ops=ops)[0]
+        target = xp.minimum(xp.maximum(mean, least_target), most_target)
+        residual = _residual(target, kernel_lags, completion_lags, dtype=x.dtype, ops=ops)
+        step, _ = tables.step(x, residual, _MENDING_PRODUCTS, ops=ops)
+        x = x + step
     moved = by_row(x, taps, xp=xp)
-    finite = xp.isfinite(xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True))
-    return xp.where(finite, moved, h)
+    is_finite = xp.isfinite(xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True))
+    return xp.where(is_finite, moved, h)
 
 
+# -- gradients -------------------------------------------------------------------------------------------------------
 def bound_and_gradient(
-    blocks: Array, own: completion.Lags, beside: completion.Lags, *, ops: ArrayOps
+    blocks: Array, kernel_lags: completion.Lags, completion_lags: completion.Lags, *, ops: ArrayOps
 ) -> tuple[Array, Array]:
     """Bounds (b,) from lags of narrow blocks and their completions; derivatives with respect to the blocks.
 
@@ -379,20 +509,22 @@ def bound_and_gradient(
     its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
     """
     xp = ops.xp
-    bound, helps = completion.norms_up(own, beside, ops=ops)
-    values = xp.where(_wide(helps, xp=xp), own.values + beside.values, own.values)
-    c, flat = values.shape[-1], (*values.shape[:2], -1)
-    eye = ops.from_numpy(np.eye(c)[None, None, ...].astype(ops.wide_dtype), values)
-    shift = _wide(completion.best_shift(values[:, 0, ...], ops=ops), xp=xp)
-    centred = xp.concat([values[:, :1, ...] - shift * eye, values[:, 1:, ...]], axis=1)
-    norms = xp.sqrt(xp.vecdot(xp.reshape(centred, flat), xp.reshape(centred, flat)))[..., None, None]
+    bound, helps = completion.norms_up(kernel_lags, completion_lags, ops=ops)
+    lags = xp.where(_per_block(helps, xp=xp), kernel_lags.values + completion_lags.values, kernel_lags.values)
+    channels = lags.shape[-1]
+    eye = ops.from_numpy(np.eye(channels)[None, None, ...].astype(ops.wide_dtype), lags)
+    shift = _per_block(completion.best_shift(lags[:, 0, ...], ops=ops), xp=xp)
+    centred = xp.concat([lags[:, :1, ...] - shift * eye, lags[:, 1:, ...]], axis=1)
+    flat = xp.reshape(centred, (*lags.shape[:2], -1))
+    norms = xp.sqrt(xp.vecdot(flat, flat))[..., None, None]
     # At a multiple of the identity v takes all of M_0, whose derivative then is that of its mean.
-    none = norms <= 8 * c * float(xp.finfo(values.dtype).eps) * shift
-    weights = xp.where(none, xp.zeros_like(norms), 1 / (norms + _TINY))
-    first = xp.where(none[:, :1, ...], eye / c, weights[:, :1, ...] * centred[:, :1, ...])
-    slopes = xp.concat([first, weights[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
-    gradient = taps_of_slopes(narrow(blocks, xp=xp), slopes, ops=ops) / 2
-    gradient = gradient / xp.reshape(xp.astype(bound, gradient.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
+    vanishes = norms <= 8 * channels * float(xp.finfo(lags.dtype).eps) * shift
+    inverses = xp.where(vanishes, xp.zeros_like(norms), 1 / (norms + _TINY))
+    first_slope = xp.where(vanishes[:, :1, ...], eye / channels, inverses[:, :1, ...] * centred[:, :1, ...])
+    slopes = xp.concat([first_slope, inverses[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
+    gradient_of_square = taps_of_slopes(narrow(blocks, xp=xp), slopes, ops=ops)
+    bound_of_blocks = xp.reshape(xp.astype(bound, gradient_of_square.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
+    gradient = gradient_of_square / 2 / bound_of_blocks
     return bound, in_rows(gradient, blocks, xp=xp)
 
 
@@ -402,97 +534,158 @@ def taps_of_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
     ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.
     """
     xp = ops.xp
-    k, products = by_tap(blocks, xp=xp), _Products.of(blocks, ops=ops)
-    taps = products.taps(products.at_points(k), xp.astype(slopes, k.dtype, copy=False))
+    k = by_tap(blocks, xp=xp)
+    tables = _Products.of(blocks, ops=ops)
+    taps = tables.adjoint_lags(tables.at_points(k), xp.astype(slopes, k.dtype, copy=False))
     return 2 * by_row(taps, tuple(blocks.shape[3:]), xp=xp)
 
 
-def in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
-    """Gradient of narrow blocks as that of the blocks: the adjoint of `narrow`."""
-    if blocks.shape[2] <= blocks.shape[1]:
-        return gradient
-    return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
-
-
 def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
-    """Derivative of ``||G v||`` with respect to narrow blocks at a peak, frequency and v held fixed."""
+    """Derivative of ``||G v||`` with respect to narrow blocks at a peak, with the frequency and v constant.
+
+    With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
+    """
     b, rows, c, *taps = blocks.shape
-    k = xp.reshape(by_tap(blocks, xp=xp), (b, -1, rows * c))
-    real, imag = (xp.reshape(xp.matmul(t[:, None, :], k), (b, rows, c)) for t in (peak.cos, peak.sin))
-    one, two = peak.vector[:, :c, None], peak.vector[:, c:, None]
-    image = [xp.matmul(real, one) - xp.matmul(imag, two), xp.matmul(imag, one) + xp.matmul(real, two)]
-    up, down = (x / (peak.norm[:, None, None] + _TINY) for x in image)
-    one, two = xp.matrix_transpose(one), xp.matrix_transpose(two)
-    along = [xp.matmul(up, one) + xp.matmul(down, two), xp.matmul(down, one) - xp.matmul(up, two)]
+    flat = xp.reshape(by_tap(blocks, xp=xp), (b, -1, rows * c))
+    g_real = xp.reshape(xp.matmul(peak.cos[:, None, :], flat), (b, rows, c))
+    g_imag = xp.reshape(xp.matmul(peak.sin[:, None, :], flat), (b, rows, c))
+    v_real, v_imag = peak.vector[:, :c, None], peak.vector[:, c:, None]
+    norm = peak.norm[:, None, None] + _TINY
+    u_real = (xp.matmul(g_real, v_real) - xp.matmul(g_imag, v_imag)) / norm
+    u_imag = (xp.matmul(g_imag, v_real) + xp.matmul(g_real, v_imag)) / norm
+    v_real, v_imag = xp.matrix_transpose(v_real), xp.matrix_transpose(v_imag)
+    of_cosines = xp.matmul(u_real, v_real) + xp.matmul(u_imag, v_imag)
+    of_sines = xp.matmul(u_imag, v_real) - xp.matmul(u_real, v_imag)
     cos, sin = peak.cos[:, :, None, None], peak.sin[:, :, None, None]
-    return by_row(cos * along[0][:, None, ...] + sin * along[1][:, None, ...], tuple(taps), xp=xp)
+    return by_row(cos * of_cosines[:, None, ...] + sin * of_sines[:, None, ...], tuple(taps), xp=xp)
 
 
+# -- the norm --------------------------------------------------------------------------------------------------------
 def largest_symbol(lags: Array, taps: tuple[int, ...], *, zooms: int = _ZOOMS, ops: ArrayOps) -> Peak:
     """Estimate from below the largest norm of kernels' symbols from their lags, by a fixed number of power steps.
 
-    On a grid first; then around its highest points, with vectors kept and distances halved. ``G*G`` at a frequency is
-    ``M_0 + sum_{t > 0} cos(t.theta) (M_t + M_t^T) + i sin(t.theta) (M_t - M_t^T)``.
+    On a grid first; then around its highest points, with vectors kept and distances halved.
     """
-    xp, (b, n, c, _) = ops.xp, lags.shape
-    d, half = len(taps), half_lags(taps)
-    lags = xp.astype(lags, getattr(xp, ops.own_dtype), copy=False)
-
-    def device(x: np.ndarray) -> Array:
-        return ops.from_numpy(x.astype(ops.own_dtype), lags)
-
-    transposed = xp.matrix_transpose(lags)
-    even, odd = (xp.reshape(x, (b, n, c * c)) for x in (lags + transposed, lags - transposed))
-
-    def norms(angle: Array, v: Array, count: int) -> tuple[Array, Array]:
-        """Vectors and norms (b, f) after some steps from vectors (b, f, 2 c), at angles (b or 1, f, n) of the lags."""
-        f = angle.shape[1]
-        real = xp.reshape(xp.matmul(xp.cos(angle) * once, even), (b, f, c, c))
-        imag = xp.reshape(xp.matmul(xp.sin(angle), odd), (b, f, c, c))
-
-        def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            columns = xp.matrix_transpose(xp.reshape(state[0], (b, f, 2, c)))
-            along, across = xp.matmul(real, columns), xp.matmul(imag, columns)
-            image = xp.concat([along[..., 0] - across[..., 1], along[..., 1] + across[..., 0]], axis=2)
-            return arrays.unit(image, xp=xp)
-
-        v, norm_sq = arrays.repeated(further, count, (v, v[..., 0]), ops=ops)
-        return v, xp.sqrt(norm_sq)
-
-    once = device(np.where(np.arange(n) == 0, 0.5, 1.0))
-    of_lags, of_taps = device(half.T), device(np.indices(taps).reshape(d, math.prod(taps)))
+    xp = ops.xp
+    b, _, c, _ = lags.shape
+    symbols = _LagSymbols(xp.astype(lags, getattr(xp, ops.own_dtype), copy=False), taps, ops=ops)
     sizes = tuple(1 if k == 1 else 3 * (k - 1) + 1 for k in taps)
     points = half_grid(sizes)
-    v, _ = arrays.unit(device(np.random.RandomState(1).standard_normal(2 * c)), xp=xp)
-    v, value = norms(
-        device(points.angles @ half.T)[None, ...],
-        xp.broadcast_to(v, (b, len(points), 2 * c)),
-        _POWERS if len(points) > 1 else 8 * _POWERS,
+    start, _ = arrays.unit(symbols.from_host(np.random.RandomState(1).standard_normal(2 * c)), xp=xp)
+    vectors, norms = symbols.power(
+        symbols.from_host(points.angles @ half_lags(taps).T)[None, ...],
+        xp.broadcast_to(start, (b, len(points), 2 * c)),
+        _POWER_STEPS if len(points) > 1 else 8 * _POWER_STEPS,
     )
     if len(points) == 1:
-        angle = xp.zeros((b, math.prod(taps)), dtype=v.dtype, device=ops.device(v))
-        return Peak(value[:, 0], v[:, 0, :], xp.cos(angle), angle)
-    order = xp.argsort(value, axis=1, descending=True)[:, :_CENTRES]
-    m = order.shape[1]
-    centre = xp.reshape(xp.take(device(points.angles), xp.reshape(order, (-1,)), axis=0), (b * m, 1, d))
-    v = xp.take_along_axis(v, xp.broadcast_to(order[:, :, None], (b, m, 2 * c)), axis=1)
+        zero = xp.zeros((b, math.prod(taps)), dtype=vectors.dtype, device=ops.device(vectors))
+        return Peak(norms[:, 0], vectors[:, 0, :], xp.cos(zero), zero)
+    return _zoomed_in(symbols, points, vectors, norms, zooms, ops=ops)
+
+
+def _zoomed_in(
+    symbols: _LagSymbols,
+    points: Frequencies,
+    vectors: Array,
+    norms: Array,
+    zooms: int,
+    *,
+    ops: ArrayOps,
+) -> Peak:
+    """The highest point around the highest of a grid, after some halvings of the distance between points.
+
+    Parameters
+    ----------
+    vectors, norms : arrays, shapes (b, points, 2 c) and (b, points)
+        At the points of the grid.
+    """
+    xp = ops.xp
+    b, _, size = vectors.shape
+    d = len(symbols.taps)
+    highest = xp.argsort(norms, axis=1, descending=True)[:, :_PEAKS]
+    peaks = highest.shape[1]
+    angles = symbols.from_host(points.angles)
+    centres = xp.reshape(xp.take(angles, xp.reshape(highest, (-1,)), axis=0), (b * peaks, 1, d))
+    vectors = xp.take_along_axis(vectors, xp.broadcast_to(highest[:, :, None], (b, peaks, size)), axis=1)
     moves = np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)])
-    p = len(moves)
+    count = len(moves)
 
-    def zoomed(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        centre, v, step, _ = state
-        around = centre + step * device(moves / np.asarray(sizes))
-        angle = xp.matmul(xp.reshape(around, (b, m * p, d)), of_lags)
-        v = xp.reshape(xp.broadcast_to(xp.reshape(v, (b, m, 1, 2 * c)), (b, m, p, 2 * c)), (b, m * p, 2 * c))
-        v, value = norms(angle, v, _POWERS // 3)
-        value = xp.reshape(value, (b * m, p))
-        top = xp.argmax(value, axis=1)
-        v = xp.reshape(arrays.pick(xp.reshape(v, (b * m, p, 2 * c)), top, xp=xp), (b, m, 2 * c))
-        return arrays.pick(around, top, xp=xp)[:, None, :], v, step / 2, xp.reshape(xp.max(value, axis=1), (b, m))
+    def zoom(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        centres, vectors, step, _ = state
+        around = centres + step * symbols.from_host(moves / np.asarray(points.denominators))
+        angles_of_lags = xp.matmul(xp.reshape(around, (b, peaks * count, d)), symbols.lag_points)
+        repeated = xp.broadcast_to(xp.reshape(vectors, (b, peaks, 1, size)), (b, peaks, count, size))
+        repeated = xp.reshape(repeated, (b, peaks * count, size))
+        moved, norms = symbols.power(angles_of_lags, repeated, _POWER_STEPS // 3)
+        norms = xp.reshape(norms, (b * peaks, count))
+        best = xp.argmax(norms, axis=1)
+        moved = xp.reshape(arrays.pick(xp.reshape(moved, (b * peaks, count, size)), best, xp=xp), (b, peaks, size))
+        largest = xp.reshape(xp.max(norms, axis=1), (b, peaks))
+        return arrays.pick(around, best, xp=xp)[:, None, :], moved, step / 2, largest
 
-    step = xp.full((1,), math.pi, dtype=lags.dtype, device=ops.device(lags))
-    begin = (centre, v, step, xp.zeros((b, m), dtype=lags.dtype, device=ops.device(lags)))
-    centre, v, _, value = arrays.repeated(zoomed, zooms, begin, ops=ops)
-    top = xp.argmax(value, axis=1)
-    angle = xp.matmul(arrays.pick(xp.reshape(centre, (b, m, d)), top, xp=xp), of_taps)
-    return Peak(xp.max(value, axis=1), arrays.pick(v, top, xp=xp), xp.cos(angle), xp.sin(angle))
+    step = xp.full((1,), math.pi, dtype=norms.dtype, device=ops.device(norms))
+    no_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
+    centres, vectors, _, norms = arrays.repeated(zoom, zooms, (centres, vectors, step, no_norms), ops=ops)
+    best = xp.argmax(norms, axis=1)
+    angle = xp.matmul(arrays.pick(xp.reshape(centres, (b, peaks, d)), best, xp=xp), symbols.tap_points)
+    return Peak(xp.max(norms, axis=1), arrays.pick(vectors, best, xp=xp), xp.cos(angle), xp.sin(angle))
+
+
+class _LagSymbols:
+    """``G*G`` from lags: ``M_0 + sum_{t > 0} cos(t.theta) (M_t + M_t^T) + i sin(t.theta) (M_t - M_t^T)``.
+
+    Parameters
+    ----------
+    lags : array, shape (b, n, c, c)
+    taps : tuple of int
+        Kernel shape.
+
+    Attributes
+    ----------
+    lag_points, tap_points : arrays, shapes (d, n) and (d, taps)
+        Angles (..., d) times these are the angles of the lags and of the taps.
+    """
+
+    def __init__(self, lags: Array, taps: tuple[int, ...], *, ops: ArrayOps) -> None:
+        xp = ops.xp
+        b, n, c, _ = lags.shape
+        self.taps = taps
+        self._lags = lags
+        self._ops = ops
+        transposed = xp.matrix_transpose(lags)
+        self._even = xp.reshape(lags + transposed, (b, n, c * c))
+        self._odd = xp.reshape(lags - transposed, (b, n, c * c))
+        # The even part of lag 0 holds M_0 twice.
+        self._weights = self.from_host(np.where(np.arange(n) == 0, 0.5, 1.0))
+        self.lag_points = self.from_host(half_lags(taps).T)
+        self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
+
+    def from_host(self, x: np.ndarray) -> Array:
+        """An array of the host in the kernel's precision, on the device of the lags."""
+        return self._ops.from_numpy(x.astype(self._ops.own_dtype), self._lags)
+
+    def power(self, angles: Array, vectors: Array, steps: int) -> tuple[Array, Array]:
+        """Vectors and norms (b, f) after some power steps with ``G*G``.
+
+        Parameters
+        ----------
+        angles : array, shape (b or 1, f, n)
+            Of the lags.
+        vectors : array, shape (b, f, 2 c)
+            Real part before imaginary part.
+        """
+        xp = self._ops.xp
+        b, _, c, _ = self._lags.shape
+        f = angles.shape[1]
+        real = xp.reshape(xp.matmul(xp.cos(angles) * self._weights, self._even), (b, f, c, c))
+        imag = xp.reshape(xp.matmul(xp.sin(angles), self._odd), (b, f, c, c))
+
+        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            columns = xp.matrix_transpose(xp.reshape(state[0], (b, f, 2, c)))
+            by_real, by_imag = xp.matmul(real, columns), xp.matmul(imag, columns)
+            image_real = by_real[..., 0] - by_imag[..., 1]
+            image_imag = by_real[..., 1] + by_imag[..., 0]
+            return arrays.unit(xp.concat([image_real, image_imag], axis=2), xp=xp)
+
+        vectors, norms_sq = arrays.repeated(step, steps, (vectors, vectors[..., 0]), ops=self._ops)
+        return vectors, xp.sqrt(norms_sq)

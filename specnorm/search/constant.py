@@ -1,6 +1,6 @@
-"""One matrix, or a few: Lanczos finds the norm, and one factorisation each proves it where that is asked for.
+"""Norms of matrices, where no torus is searched: blocks with one tap, symbols at one frequency, unfoldings.
 
-Blocks with one tap are matrices, for which no torus is searched; so is the symbol at one frequency.
+Lanczos finds the norm, and one factorisation proves it where that is asked for.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
+_LARGE = 256
+"""Rows or columns from which on Lanczos finds a symbol's top vectors in a fraction of an eigenvalue routine's time."""
 SMALLEST = 64
-"""Smaller side below which a search takes no longer."""
-_RESIDUAL = 0.25
+"""Smaller side of matrices below which a search takes no longer."""
+_RESIDUAL_SHARE = 0.25
 """Share of the tolerance at which Lanczos stops. The proof raises the squared norm by no more than its residual."""
-_FLOAT32 = 2e-6
-"""Residual down to which Lanczos in float32 gets."""
-_FLOAT64 = 1e-9
+_FLOAT32_RESIDUAL = 2e-6
+"""Smallest residual that Lanczos in float32 reaches."""
+_FLOAT64_RESIDUAL = 1e-9
 """Residual whose square is a rounding in float64, over the gaps that are usual."""
 
 
@@ -46,11 +48,11 @@ class MatrixBounds(Bounds):
     Parameters
     ----------
     index : int
-        Of the matrix that the lower bound is of.
+        Number of the matrix whose norm the lower bound is of.
     u, v : arrays, shapes (1, m) and (1, n)
         Its singular vectors.
     steps : int
-        Of Lanczos.
+        Lanczos steps.
     """
 
     index: int
@@ -71,28 +73,40 @@ def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: Arr
     close : bool
         Whether the vectors are wanted in the kernel's own precision.
     """
-    xp, (_, m, n) = ops.xp, matrix.shape
-    within = max(_RESIDUAL * rtol, 1e-9)
+    xp = ops.xp
+    m, n = matrix.shape[1:]
+    residual = max(_RESIDUAL_SHARE * rtol, 1e-9)
     if close:
-        within = min(within, vector_tolerance(getattr(xp, ops.own_dtype), xp=xp))
-    proof, run = _gram_and_vectors(matrix, within, ops=ops)
-    small = run.small_side()
+        residual = min(residual, vector_tolerance(getattr(xp, ops.own_dtype), xp=xp))
+    proof, lanczos = _gram_and_vectors(matrix, residual, ops=ops)
     tall = xp.matrix_transpose(matrix) if m < n else matrix
-    (lower, best), upper = norms.largest_quotient(tall, small, ops=ops), proof.largest_near(small)
-    near = upper is not None and upper <= lower.value * (1 + rtol)
-    if not near or (close and not run.converged.all()):
-        # Many values next to the largest: Lanczos gets no hold of its vector, or none that the proof believes.
-        small = arrays.top_eigenpair(proof.gram, xp=xp)[1]
-        (lower, best), closer = norms.largest_quotient(tall, small, ops=ops), proof.largest_near(small)
-        upper = min(upper or closer, closer or upper, key=finite)
-    few = small[best : best + 1, :]
-    large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], few[:, :, None])[:, :, 0], xp=xp)
-    u, v = (few, large) if m < n else (large, few)
-    return MatrixBounds(lower, upper, best, u, v, run.steps)
+    vectors = lanczos.small_side()
+    lower, best = norms.largest_quotient(tall, vectors, ops=ops)
+    upper = proof.largest_near(vectors)
+    is_close = upper is not None and upper <= lower.value * (1 + rtol)
+    if not is_close or (close and not lanczos.converged.all()):
+        # Many values next to the largest: Lanczos does not converge to its vector, or the proof near it fails.
+        _, vectors = arrays.top_eigenpair(proof.gram, xp=xp)
+        lower, best = norms.largest_quotient(tall, vectors, ops=ops)
+        upper = _smaller(upper, proof.largest_near(vectors))
+    small = vectors[best : best + 1, :]
+    large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], small[:, :, None])[:, :, 0], xp=xp)
+    if m < n:
+        u, v = small, large
+    else:
+        u, v = large, small
+    return MatrixBounds(lower, upper, best, u, v, lanczos.steps)
+
+
+def _smaller(first: Upper | None, second: Upper | None) -> Upper | None:
+    """The smaller of two bounds, of which either may be missing."""
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second, key=finite)
 
 
 def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], Array, Array] | None:
-    """Norms of each matrix of a stack to a few roundings of its own precision, where Lanczos gets them.
+    """Norms of each matrix of a stack to a few roundings of its own precision, where Lanczos reaches that.
 
     Parameters
     ----------
@@ -109,22 +123,26 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
     xp = ops.xp
     if not ops.concrete or not matrix.shape[0] or min(matrix.shape[1:]) <= SMALLEST:
         return None
-    own = getattr(xp, ops.own_dtype)
-    proof, run = _gram_and_vectors(matrix, _FLOAT32 if own == xp.float32 else _FLOAT64, ops=ops)
-    if not np.all(run.converged & (run.off <= 4 * float(xp.finfo(own).eps))):
+    dtype = getattr(xp, ops.own_dtype)
+    residual = _FLOAT32_RESIDUAL if dtype == xp.float32 else _FLOAT64_RESIDUAL
+    proof, lanczos = _gram_and_vectors(matrix, residual, ops=ops)
+    is_close = lanczos.converged & (lanczos.likely_error <= 4 * float(xp.finfo(dtype).eps))
+    if not np.all(is_close):
         return None
-    upper = proof.norm_near(run.small_side())
+    upper = proof.norm_near(lanczos.small_side())
     if not bool(xp.all(xp.isfinite(upper))):
         return None
-    return (vectors := run.vectors()), norms.quotient_down(matrix, vectors[1], xp=xp), upper
+    u, v = lanczos.vectors()
+    return (u, v), norms.quotient_down(matrix, v, xp=xp), upper
 
 
-def _gram_and_vectors(matrix: Array, within: float, *, ops: ArrayOps) -> tuple[norms.GramProof, Lanczos]:
-    """The smaller Gram matrices of a stack, and Lanczos with them to its end; in float32 where that gets so far."""
+def _gram_and_vectors(matrix: Array, residual: float, *, ops: ArrayOps) -> tuple[norms.GramProof, Lanczos]:
+    """The smaller Gram matrices of a stack, and Lanczos with them to a residual; in float32 where that reaches it."""
     proof = norms.GramProof(matrix, ops=ops)
-    narrow = within >= _FLOAT32 and ops.exact_float32
-    gram = ops.xp.astype(proof.gram, ops.xp.float32) if narrow else proof.gram
-    return proof, Lanczos(matrix, gram=gram, tolerance=within, ops=ops).finish()
+    gram = proof.gram
+    if residual >= _FLOAT32_RESIDUAL and ops.exact_float32:
+        gram = ops.xp.astype(gram, ops.xp.float32)
+    return proof, Lanczos(matrix, gram=gram, tolerance=residual, ops=ops).finish()
 
 
 def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: ArrayOps) -> SearchResult | None:
@@ -145,26 +163,59 @@ def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: Arr
     count, m, p, *taps = blocks.shape
     if math.prod(taps) > 1 or min(m, p) < SMALLEST:
         return None
-    found = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, close=close, ops=ops)
-    if found.upper is None or not found.within(rtol):
+    result = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, close=close, ops=ops)
+    if result.upper is None or not result.within(rtol):
         return None
-    upper = norms.norm_of_one_tap(blocks, found.upper)
-    nowhere = Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps))
-    return SearchResult(found.lower, upper, nowhere, found.index, count, 1, (found.u, found.v))
+    return SearchResult(
+        lower=result.lower,
+        upper=norms.norm_of_one_tap(blocks, result.upper),
+        frequency=Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps)),
+        block=result.index,
+        cells=count,
+        levels=1,
+        vectors=(result.u, result.v),
+    )
 
 
 def top_triple_at(
     block: Array, frequency: Frequencies, vectors: tuple[Array, Array] | None = None, *, ops: ArrayOps
 ) -> tuple[Array, Array, Array, Array]:
-    """Top singular triple of one block at one frequency, and the taps' phases there; real vectors may be known."""
+    """Top singular triple (u, v, sigma) of one block at one frequency, and the phases of its taps there.
+
+    Parameters
+    ----------
+    vectors : pair of real arrays, optional
+        u and v, where they are computed already.
+    """
     xp = ops.xp
     symbol = symbols.Symbol(block, frequency, ops=ops)
-    phase = symbol.phase
     if vectors is not None:
-        u, v = (x + 0j for x in vectors)
-        return u, v, xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1), phase
-    matrix = symbols.matrix_at(block, phase, xp=xp)
-    return *symbols.top_triple(matrix, xp=xp), phase
+        u, v = (vector + 0j for vector in vectors)
+        sigma = xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1)
+        return u, v, sigma, symbol.phase
+    matrix = symbols.matrix_at(block, symbol.phase, xp=xp)
+    is_large = ops.concrete and min(matrix.shape[1:]) > _LARGE
+    triple = _top_triple_of_large(matrix, ops=ops) if is_large else None
+    if triple is None:
+        triple = symbols.top_triple(matrix, xp=xp)
+    return *triple, symbol.phase
+
+
+def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array] | None:
+    """Top singular triple by Lanczos, of the real matrix [[Re, -Im], [Im, Re]]; None where it does not converge."""
+    xp = ops.xp
+    rows, columns = matrix.shape[1:]
+    real = xp.real(matrix)
+    imag = xp.imag(matrix)
+    doubled = xp.concat([xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)], axis=1)
+    run = Lanczos(doubled, tolerance=vector_tolerance(doubled.dtype, xp=xp), ops=ops).finish()
+    if not run.converged.all():
+        return None
+    u, v = run.vectors()
+    u = u[:, :rows] + 1j * u[:, rows:]
+    v = v[:, :columns] + 1j * v[:, columns:]
+    sigma = xp.linalg.vector_norm(xp.matmul(matrix, v[:, :, None])[:, :, 0], axis=-1)
+    return u, v, sigma
 
 
 def top_triples(
@@ -175,27 +226,27 @@ def top_triples(
     Parameters
     ----------
     layers : list of arrays, shape (g, m, p, *kernel_shape)
+    at : list of (block's index, frequency, vectors as of `top_triple_at`)
+        One for each layer.
     """
-    xp = ops.xp
-    found = [
-        top_triple_at(blocks[index : index + 1, ...], frequency, vectors, ops=ops)
-        for blocks, (index, frequency, vectors) in zip(layers, at, strict=True)
-    ]
-    u, v, value, phase = (xp.concat(list(x), axis=0) for x in zip(*found, strict=True))
-    index = ops.from_numpy(np.asarray([index for index, _, _ in at], dtype=np.int64), layers[0])
-    return u, v, value, phase, index
+    triples = []
+    for blocks, (index, frequency, vectors) in zip(layers, at, strict=True):
+        triples.append(top_triple_at(blocks[index : index + 1, ...], frequency, vectors, ops=ops))
+    u, v, sigma, phase = (ops.xp.concat(list(column), axis=0) for column in zip(*triples, strict=True))
+    indices = np.asarray([index for index, _, _ in at], dtype=np.int64)
+    return u, v, sigma, phase, ops.from_numpy(indices, layers[0])
 
 
 def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
     u, v, phase, group = residuals
-    gradient = gradients.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
-    gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
-    return xp.reshape(gradient, (-1, *gradient.shape[2:]))
+    of_block = gradients.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    of_groups = arrays.one_hot(of_block, group, spec.groups, xp=xp)
+    return xp.reshape(of_groups, (-1, *of_groups.shape[2:]))
 
 
 def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
-    """Norms of blocks with one tap, as `alternation.maximise` gives TN.
+    """Norms of blocks with one tap, in the form in which `alternation.maximise` returns TN.
 
     Parameters
     ----------
@@ -204,65 +255,72 @@ def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array
     Returns
     -------
     value : array, shape (b,)
-        Lifted by its rounding.
+        Raised by its rounding.
     vectors : list of arrays
         u, v and the ones that are the spatial vectors, (b, n) each.
     steps : int
+        Lanczos steps.
     """
     xp = ops.xp
     matrix = xp.reshape(blocks, blocks.shape[:3])
-    run = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops).finish()
-    u, v = run.vectors()
-    image = xp.matmul(matrix, v[:, :, None])[:, :, 0]
-    value = xp.linalg.vector_norm(image, axis=1) * (1 + 8 * float(xp.finfo(matrix.dtype).eps))
-    return value, [u + 0j, v + 0j, xp.ones_like(v[:, :1]) + 0j], run.steps
+    lanczos = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops).finish()
+    u, v = lanczos.vectors()
+    images = xp.matmul(matrix, v[:, :, None])[:, :, 0]
+    value = xp.linalg.vector_norm(images, axis=1) * (1 + 8 * float(xp.finfo(matrix.dtype).eps))
+    return value, [u + 0j, v + 0j, xp.ones_like(v[:, :1]) + 0j], lanczos.steps
 
 
 class UnfoldingTuning(NamedTuple):
     """Precision of the search. It decides on time, and on which of two nearly equal unfoldings is proven."""
 
     float32_from: int = 2**17
-    """Entries of a kernel from which the smallest norm is looked for in float32, in half the time."""
+    """Entries of a kernel from which the smallest norm is searched in float32, in half the time."""
     steps: int = 12
-    """After so many of one alone, the Gram matrix of its proof is formed: a step takes half as long with it."""
+    """Lanczos steps on one unfolding after which the Gram matrix of its proof is formed: a step takes half as long
+    with it."""
 
 
 TUNING = UnfoldingTuning()
 
 
 def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
-    """The smallest unfolding bound of each block: the smallest norm is looked for, and that unfolding alone proven.
+    """The smallest unfolding bound of each block: the smallest norm is searched, and that unfolding alone proven.
 
     Returns
     -------
     bounds : list of Upper
-        Of each block.
+        One of each block.
     residuals : tuple of arrays
-        u and v of each unfolding, of length 0 where it is no block's smallest; and which is each block's.
+        u and v of each unfolding, one after the other, of length 0 where it is no block's smallest; and, last, the
+        number of each block's smallest.
     """
     xp = ops.xp
-    splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
+    count = int(blocks.shape[0])
     tolerance = vector_tolerance(blocks.dtype, xp=xp)
     if math.prod(spec.block_shape) < TUNING.float32_from:
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
-    active, runs, proofs = _search(blocks, spec, tolerance, ops=ops)
-    best: list[Upper | None] = [None] * count
+    search = _SmallestUnfolding(blocks, spec, tolerance, ops=ops)
+    chosen = search.run()
+    bounds: list[Upper | None] = [None] * count
     residuals: list[Array] = []
-    for j, rows in enumerate(splits):
-        mine = np.flatnonzero(active == j)
-        if not len(mine):
+    for split, rows in enumerate(unfoldings.unfolding_splits(spec.ndim)):
+        members = np.flatnonzero(chosen == split)
+        if not len(members):
             residuals += [no_vectors(blocks, ops=ops)] * 2
             continue
-        few = blocks if len(mine) == count else xp.take(blocks, ops.from_numpy(mine, blocks), axis=0)
-        proof = proofs.pop(j, None) or UnfoldingProof(few, rows, ops=ops)
-        run = _finished(runs.pop(j), mine, few, rows, proof.gram, tolerance, ops=ops)
-        at = ops.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
-        u, v = run.vectors()
-        v = _in_order(v, rows, spec, xp=xp)
-        residuals += [x if len(mine) == count else xp.matmul(at, x) for x in (u, v)]
-        for place, bound in zip(mine.tolist(), proof.bounds(run.small_side()), strict=True):
-            best[place] = bound
-    return [x for x in best if x is not None], (*residuals, ops.from_numpy(active, blocks))
+        is_all = len(members) == count
+        part = blocks if is_all else xp.take(blocks, ops.from_numpy(members, blocks), axis=0)
+        proof = search.proofs.pop(split, None) or UnfoldingProof(part, rows, ops=ops)
+        lanczos = _finished(search.runs.pop(split), members, part, rows, proof.gram, tolerance, ops=ops)
+        for member, bound in zip(members.tolist(), proof.bounds(lanczos.small_side()), strict=True):
+            bounds[member] = bound
+        u, v = lanczos.vectors()
+        v = _in_unfolding_order(v, rows, spec, xp=xp)
+        if not is_all:
+            among_blocks = ops.from_numpy(np.eye(count)[:, members].astype(lanczos.host), blocks)
+            u, v = xp.matmul(among_blocks, u), xp.matmul(among_blocks, v)
+        residuals += [u, v]
+    return [bound for bound in bounds if bound is not None], (*residuals, ops.from_numpy(chosen, blocks))
 
 
 def no_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
@@ -271,69 +329,99 @@ def no_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
     return xp.zeros((blocks.shape[0], 0), dtype=blocks.dtype, device=ops.device(blocks))
 
 
-class _Matrices:
+class _Unfoldings:
     """Unfoldings of blocks with cin last among the columns, so that several are views of one copy."""
 
     def __init__(self, blocks: Array, *, xp: Namespace) -> None:
-        self.xp, self.blocks = xp, blocks
-        self._reordered: dict[tuple[int, ...], Array] = {}
+        self.xp = xp
+        self.blocks = blocks
+        self._copies: dict[tuple[int, ...], Array] = {}
 
     def unfold(self, rows: tuple[int, ...]) -> Array:
         """As `unfoldings.unfold`, but for the order of the columns."""
-        xp, shape = self.xp, self.blocks.shape
-        order = tuple(axis + 1 for axis in (*rows, *unfoldings.cin_last(rows, len(shape) - 1)))
-        if order not in self._reordered:
-            self._reordered[order] = xp.reshape(xp.permute_dims(self.blocks, (0, *order)), (shape[0], -1))
-        return xp.reshape(self._reordered[order], (shape[0], math.prod(shape[axis + 1] for axis in rows), -1))
+        xp = self.xp
+        shape = self.blocks.shape
+        columns = unfoldings.cin_last(rows, len(shape) - 1)
+        order = tuple(axis + 1 for axis in (*rows, *columns))
+        if order not in self._copies:
+            self._copies[order] = xp.reshape(xp.permute_dims(self.blocks, (0, *order)), (shape[0], -1))
+        row_count = math.prod(shape[axis + 1] for axis in rows)
+        return xp.reshape(self._copies[order], (shape[0], row_count, -1))
 
 
-def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Namespace) -> Array:
-    """Vectors of such columns, as `unfoldings.unfold` orders them."""
+def _in_unfolding_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Vectors of the columns of `_Unfoldings`, in the order of `unfoldings.unfold`: ascending axes."""
     columns = unfoldings.cin_last(rows, spec.ndim + 2)
-    split = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
-    back = tuple(1 + j for j in arrays.inverse_permutation([sorted(columns).index(axis) for axis in columns]))
-    return xp.reshape(xp.permute_dims(split, (0, *back)), v.shape)
+    by_axis = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
+    places = [sorted(columns).index(axis) for axis in columns]
+    order = tuple(1 + j for j in arrays.inverse_permutation(places))
+    return xp.reshape(xp.permute_dims(by_axis, (0, *order)), v.shape)
 
 
-def _search(
-    blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps
-) -> tuple[np.ndarray, dict[int, Lanczos], dict[int, UnfoldingProof]]:
-    """Which unfolding of each block has the smallest norm, up to 1e-6, the runs that found them, and a proof begun.
+class _SmallestUnfolding:
+    """Search for the unfolding of each block with the smallest norm, up to 1e-6.
 
     Every unfolding has a lower bound of its norm, which Lanczos raises. The lowest is raised until it has converged and
     is the lowest still: then no unfolding has a smaller norm.
+
+    Attributes
+    ----------
+    runs : dict
+        Lanczos on an unfolding of all blocks, by the number of the split; at the end those of smallest norms alone.
+    proofs : dict
+        A proof that was begun for its Gram matrix, by the number of the split.
     """
-    xp = ops.xp
-    splits, count = unfoldings.unfolding_splits(spec.ndim), int(blocks.shape[0])
-    total = ops.to_numpy(xp.linalg.vector_norm(xp.reshape(blocks, (count, -1)), axis=1)).astype(np.float64) ** 2
-    # ||A||_F**2 is at most the number of singular values times ||A||**2.
-    least = np.stack([total / _rank(spec.block_shape, rows) for rows in splits])
-    done = np.zeros(least.shape, dtype=bool)
-    searched = (
-        xp.astype(blocks, xp.float32, copy=False) if math.prod(spec.block_shape) >= TUNING.float32_from else blocks
-    )
-    matrices = _Matrices(searched, xp=xp)
-    runs: dict[int, Lanczos] = {}
-    proofs: dict[int, UnfoldingProof] = {}
-    while True:
-        active = np.argmin(least, axis=0)
-        waiting = active[~done[active, np.arange(count)]]
-        if not len(waiting):
-            return active, {j: runs[j] for j in set(active.tolist())}, proofs
-        j = int(np.bincount(waiting).argmax())
-        if j not in runs:
-            within = max(tolerance, vector_tolerance(searched.dtype, xp=xp))
-            runs[j] = Lanczos(matrices.unfold(splits[j]), tolerance=within, ops=ops)
-        if count == 1 and not proofs and runs[j].steps >= TUNING.steps and searched.dtype == xp.float32:
-            proofs[j] = UnfoldingProof(blocks, splits[j], ops=ops)
-            runs[j].use(proofs[j].gram)
-        runs[j].advance()
-        least[j], done[j] = np.maximum(least[j], runs[j].squares), runs[j].done
+
+    def __init__(self, blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -> None:
+        xp = ops.xp
+        self.runs: dict[int, Lanczos] = {}
+        self.proofs: dict[int, UnfoldingProof] = {}
+        self._blocks = blocks
+        self._ops = ops
+        self._splits = unfoldings.unfolding_splits(spec.ndim)
+        self._count = int(blocks.shape[0])
+        if math.prod(spec.block_shape) >= TUNING.float32_from:
+            self._searched = xp.astype(blocks, xp.float32, copy=False)
+        else:
+            self._searched = blocks
+        self._unfoldings = _Unfoldings(self._searched, xp=xp)
+        self._tolerance = max(tolerance, vector_tolerance(self._searched.dtype, xp=xp))
+        frobenius = ops.to_numpy(xp.linalg.vector_norm(xp.reshape(blocks, (self._count, -1)), axis=1))
+        squares = frobenius.astype(np.float64) ** 2
+        # ||A||_F**2 is at most the number of singular values times ||A||**2.
+        self._lower_sq = np.stack([squares / _rank(spec.block_shape, rows) for rows in self._splits])
+        self._done = np.zeros(self._lower_sq.shape, dtype=bool)
+
+    def run(self) -> np.ndarray:
+        """Number of the split with the smallest norm, of each block."""
+        every_block = np.arange(self._count)
+        while True:
+            lowest = np.argmin(self._lower_sq, axis=0)
+            unfinished = lowest[~self._done[lowest, every_block]]
+            if not len(unfinished):
+                self.runs = {split: self.runs[split] for split in set(lowest.tolist())}
+                return lowest
+            most_frequent = int(np.bincount(unfinished).argmax())
+            self._advance(most_frequent)
+
+    def _advance(self, split: int) -> None:
+        """Take some Lanczos steps on one unfolding of all blocks."""
+        if split not in self.runs:
+            matrix = self._unfoldings.unfold(self._splits[split])
+            self.runs[split] = Lanczos(matrix, tolerance=self._tolerance, ops=self._ops)
+        lanczos = self.runs[split]
+        in_float32 = self._searched.dtype == self._ops.xp.float32
+        if self._count == 1 and not self.proofs and lanczos.steps >= TUNING.steps and in_float32:
+            self.proofs[split] = UnfoldingProof(self._blocks, self._splits[split], ops=self._ops)
+            lanczos.use(self.proofs[split].gram)
+        lanczos.advance()
+        self._lower_sq[split] = np.maximum(self._lower_sq[split], lanczos.squares)
+        self._done[split] = lanczos.done
 
 
 def _finished(
-    run: Lanczos,
-    mine: np.ndarray,
+    lanczos: Lanczos,
+    members: np.ndarray,
     blocks: Array,
     rows: tuple[int, ...],
     gram: Array,
@@ -341,15 +429,32 @@ def _finished(
     *,
     ops: ArrayOps,
 ) -> Lanczos:
-    """The run for some of the blocks alone, given with their Gram matrices, in their own precision."""
-    xp, all_ = ops.xp, len(mine) == run.matrix.shape[0]
-    if all_ and run.matrix.dtype == blocks.dtype:
-        return run
-    start = run.small_side() if all_ else xp.take(run.small_side(), ops.from_numpy(mine, blocks), axis=0)
-    matrix, gram = _Matrices(blocks, xp=xp).unfold(rows), xp.astype(gram, blocks.dtype, copy=False)
-    return Lanczos(matrix, xp.astype(start, blocks.dtype), gram=gram, tolerance=tolerance, ops=ops).finish()
+    """A run to its end on the unfolding of some blocks, in their own precision, from a run on all blocks.
+
+    Parameters
+    ----------
+    members : integer array
+        Numbers of these blocks among all.
+    blocks, gram : arrays
+        These blocks alone, and the smaller Gram matrices of their unfoldings.
+    """
+    xp = ops.xp
+    is_all = len(members) == lanczos.matrix.shape[0]
+    if is_all and lanczos.matrix.dtype == blocks.dtype:
+        return lanczos
+    start = lanczos.small_side()
+    if not is_all:
+        start = xp.take(start, ops.from_numpy(members, blocks), axis=0)
+    return Lanczos(
+        _Unfoldings(blocks, xp=xp).unfold(rows),
+        xp.astype(start, blocks.dtype),
+        gram=xp.astype(gram, blocks.dtype, copy=False),
+        tolerance=tolerance,
+        ops=ops,
+    ).finish()
 
 
 def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
-    count = math.prod(shape[axis] for axis in rows)
-    return min(count, math.prod(shape) // count)
+    """Largest rank of an unfolding: its shorter side."""
+    row_count = math.prod(shape[axis] for axis in rows)
+    return min(row_count, math.prod(shape) // row_count)

@@ -1,13 +1,13 @@
-"""The incumbent of a search: the highest norm at one frequency that is known, proven; and estimates that raise it.
+"""The incumbent of a search: its highest proven norm, at one frequency, and the ascents that raise it.
 
-How it is found decides how close the bounds of an enclosure come, never whether they are true.
+The vectors and frequencies chosen here decide how close the bounds of an enclosure come, never whether they are true.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from specnorm.certified.matrices.norms import SymbolNorms
 from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import gram_power, largest_eigenvalues
 from specnorm.problem.frequencies import Frequencies, coarse_grid, product
-from specnorm.search.ascent import Ascent, nearby
+from specnorm.search.ascent import Ascent, nearest_lattice_points
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LowerBound:
-    """A proven norm from below: of one block, by its index, at one frequency."""
+    """A proven lower bound of the norm of one block, by its index, at one frequency."""
 
     claim: Lower
     frequency: Frequencies
@@ -40,7 +40,7 @@ class LowerBound:
 
 
 class Incumbent:
-    """The highest norm of a stack of blocks that a search knows of.
+    """The highest norm of a stack of blocks that a search has proven.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Incumbent:
     seed : int
         Of the start vectors.
     clock : Clock
-        Ascents end early by it.
+        Ends ascents early.
 
     Attributes
     ----------
@@ -58,7 +58,11 @@ class Incumbent:
     """
 
     def __init__(self, blocks: Array, tuning: Tuning, *, seed: int, clock: Clock, ops: ArrayOps) -> None:
-        self.blocks, self.tuning, self.seed, self.xp, self.ops = blocks, tuning, seed, ops.xp, ops
+        self.blocks = blocks
+        self.tuning = tuning
+        self.seed = seed
+        self.xp = ops.xp
+        self.ops = ops
         self._clock = clock
         self._norms = SymbolNorms(blocks, ops=ops)
         self._float32: Array | None = None
@@ -66,22 +70,25 @@ class Incumbent:
         self.trial_vectors: Array | None = None
 
     def begin(self, start: LowerBound, *, free: bool, rtol: float, bound: float | None) -> None:
-        """Search on from a norm.
+        """Begin a search with a lower bound.
 
         Parameters
         ----------
         free : bool
             Whether frequencies may move (on a grid they may not).
         rtol : float
-            What is higher by less does not matter.
+            A norm that is relatively higher by less does not matter.
         bound : float, optional
-            Only what is higher than this matters.
+            A bound that is to be proven: only norms above it matter.
         """
-        self.best, self._free, self._rtol, self._bound = start, free, rtol, bound
+        self.best = start
+        self._free = free
+        self._rtol = rtol
+        self._bound = bound
 
     @property
-    def far(self) -> bool:
-        """Whether all that is known is far below a bound that is to be proven."""
+    def is_far_below(self) -> bool:
+        """Whether the incumbent is far below a bound that is to be proven."""
         return self.best.claim.value <= self.tuning.doubtful * (self._bound or 0.0)
 
     def start_vectors(self, count: int, size: int) -> Array:
@@ -90,88 +97,109 @@ class Incumbent:
         return self.ops.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
     def multistart(self) -> None:
-        """Trial vectors: power steps at coarse frequencies, and at those around the maximum to which the highest lead.
+        """Choose trial vectors: from power steps at coarse frequencies, and at those around the best maximum.
 
         On a grid, or where a bound is far above, there is no need of the latter.
         """
-        xp, (groups, _, p) = self.xp, self.blocks.shape[:3]
-        frequencies, blocks = coarse_grid(tuple(self.blocks.shape[3:])), self._trial_blocks(self.tuning.close)
-        # The images by all taps, and their phases.
-        each = math.prod(blocks.shape[3:]) * (24 * 8 + 16 * groups * sum(blocks.shape[1:3]))
-        frequencies = frequencies[:: -(-len(frequencies) * each // self.ops.memory)]
-        symbol = symbols.Symbol(blocks, frequencies, ops=self.ops)
-        v = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
-        v = xp.astype(v, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
-        v, norms = gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), v, 3, xp=xp)
-        host, vectors = self.ops.to_numpy(norms)[:, :, 0], self.ops.to_numpy(v)
+        frequencies, norms, vectors = self._coarse_vectors()
         count = self.tuning.trials + 1 + len(frequencies.denominators)
-        order = np.argsort(-host, axis=1, kind="stable")[:, :count]
-        chosen = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
+        highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
+        chosen = np.take_along_axis(vectors, highest_first[:, :, None], axis=1).astype(np.complex128)
         if self._free:
-            # Where a bound is to be proven the norm need not be known closely, only where it is.
+            # Where a bound is to be proven the norm need not be known closely, only its frequency.
             rtol = self._rtol if self._bound is None else 10 * self.tuning.close
-            block = int(np.argmax(host.max(axis=1)))
-            starts = self.ops.from_numpy(chosen[block, : self.tuning.trials], self.blocks)
-            self._ascend(frequencies[order[block, : self.tuning.trials]], starts, block, rtol)
-            if not self.far:
-                near = self._around_best()
-                chosen[self.best.block] = np.concatenate([near, chosen[self.best.block]])[: chosen.shape[1]]
+            block = int(np.argmax(norms.max(axis=1)))
+            trials = self.tuning.trials
+            starts = self.ops.from_numpy(chosen[block, :trials], self.blocks)
+            self._ascend(frequencies[highest_first[block, :trials]], starts, block, rtol)
+            if not self.is_far_below:
+                best_block = self.best.block
+                vectors_first = np.concatenate([self._around_best(), chosen[best_block]])
+                chosen[best_block] = vectors_first[: chosen.shape[1]]
         self.trial_vectors = self.ops.from_numpy(chosen, self.blocks)
+
+    def _coarse_vectors(self) -> tuple[Frequencies, np.ndarray, np.ndarray]:
+        """Coarse frequencies, and norms (g, f) and right vectors (g, f, p) there after some power steps (host)."""
+        xp = self.xp
+        groups, _, p = self.blocks.shape[:3]
+        blocks = self._trial_blocks(self.tuning.close)
+        frequencies = coarse_grid(tuple(self.blocks.shape[3:]))
+        # The images by all taps, and their phases.
+        bytes_of_a_frequency = math.prod(blocks.shape[3:]) * (24 * 8 + 16 * groups * sum(blocks.shape[1:3]))
+        every_nth = -(-len(frequencies) * bytes_of_a_frequency // self.ops.memory)
+        frequencies = frequencies[::every_nth]
+        start = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
+        symbol = symbols.Symbol(blocks, frequencies, ops=self.ops)
+        vectors, norms = self._gram_power(symbol, start, blocks)
+        return frequencies, self.ops.to_numpy(norms)[:, :, 0], self.ops.to_numpy(vectors)
 
     def _around_best(self) -> np.ndarray:
         """Right vectors at the incumbent's frequency and one step along each axis, shape (1 + d, p) (host).
 
-        Between them, top vectors change almost linearly: what they span, these of the cells there lie in.
+        Top singular vectors change almost linearly with the frequency, so that those of the cells around the incumbent
+        are near the span of these.
         """
-        xp, block, blocks = self.xp, self.best.block, self._trial_blocks(self.tuning.close)
+        xp = self.xp
+        block = self.best.block
+        blocks = self._trial_blocks(self.tuning.close)
         angles = self.best.frequency.angles
         steps = np.concatenate([np.zeros_like(angles), self.tuning.around * np.eye(angles.shape[1])])
-        symbol = symbols.Symbol(blocks[block : block + 1, ...], nearby(angles + steps), ops=self.ops)
-        start = xp.astype(self._right, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
-        vectors = xp.broadcast_to(start, (1, len(steps), start.shape[-1]))
-        vectors, _ = gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), vectors, 3, xp=xp)
+        frequencies = nearest_lattice_points(angles + steps)
+        symbol = symbols.Symbol(blocks[block : block + 1, ...], frequencies, ops=self.ops)
+        start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
+        vectors, _ = self._gram_power(symbol, start, blocks)
         return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
+
+    def _gram_power(self, symbol: symbols.Symbol, start: Array, blocks: Array) -> tuple[Array, Array]:
+        """Right vectors after some power steps with ``G*G``, in the blocks' precision, and estimates of its norm."""
+        xp = self.xp
+        start = xp.astype(start, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
+        return gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), start, 3, xp=xp)
 
     def raise_from(
         self, polynomial: GramPolynomial, cells: Cells, norms_sq: np.ndarray, eigenvalues: np.ndarray, vectors: Array
     ) -> None:
-        """Ascend from the centres with the largest estimates, if that is news.
+        """Ascend from the centres with the largest estimates, where that may raise the incumbent.
 
         Parameters
         ----------
         polynomial : GramPolynomial
             That the estimates are of.
         norms_sq, eigenvalues : float arrays, shape (c,)
-            Squared norms at the centres from below, and those of the reduced matrices.
+            Squared norms at the centres from below, and largest eigenvalues of the reduced matrices.
         vectors : array, shape (c, rank)
+            Eigenvectors of these.
         """
         chosen = self._worth_an_ascent(norms_sq)
         for block in sorted({*cells.block[chosen].tolist()}):  # np.unique imports masked arrays
             index = chosen[cells.block[chosen] == block]
-            starts, full = cells.boxes[index].centres, arrays.rows(vectors, index, ops=self.ops)
+            starts = cells.boxes[index].centres
+            right = arrays.rows(vectors, index, ops=self.ops)
             if polynomial.rank < polynomial.size:
                 planes = polynomial.planes_at(starts, cells.block[index])
-                _, full = lift(polynomial, planes, full, eigenvalues[index], ops=self.ops)
-            self._ascend(starts, unrotated(polynomial, full, block, ops=self.ops), block, self._rtol)
+                _, right = lift(polynomial, planes, right, eigenvalues[index], ops=self.ops)
+            self._ascend(starts, unrotated(polynomial, right, block, ops=self.ops), block, self._rtol)
 
     def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
         """Positions of the centres to start from, the highest first."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
-        least_sq = (self.best.claim.value if self._bound is None else self._bound) ** 2
+        norm_to_beat = self.best.claim.value if self._bound is None else self._bound
         # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
-        many = self._bound is None and len(norms_sq) > self.tuning.many
-        order = np.argsort(-norms_sq, kind="stable")[: self.tuning.starts if many else 1]
-        # What is higher by less than the tolerance has been reached from elsewhere, or does not matter.
-        return np.asarray(
-            order[norms_sq[order] > (self.tuning.near if many else 1 + self.tuning.news * self._rtol) * least_sq]
-        )
+        is_flat = self._bound is None and len(norms_sq) > self.tuning.many
+        if is_flat:
+            starts, factor = self.tuning.starts, self.tuning.near
+        else:
+            # What is higher by less than the tolerance has been reached from elsewhere, or does not matter.
+            starts, factor = 1, 1 + self.tuning.news * self._rtol
+        highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
+        return np.asarray(highest_first[norms_sq[highest_first] > factor * norm_to_beat**2])
 
-    def at_nearest(self, where: LowerBound, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> int:
+    def at_nearest(self, torus_best: LowerBound, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> int:
         """Begin on a grid, at its best frequency next to one of the torus.
 
         Parameters
         ----------
-        where : LowerBound
+        torus_best : LowerBound
             Of the last search of the torus.
         sizes : tuple of int
             Points a turn.
@@ -183,28 +211,35 @@ class Incumbent:
         int
             How many frequencies were compared.
         """
-        offset, count = np.asarray(skew or (False,) * len(sizes), dtype=np.int64), np.asarray(sizes, dtype=np.int64)
-        below = np.floor(where.frequency.angles[0] / (2 * math.pi) * count - offset / 2).astype(np.int64)
-        corners = (product([np.asarray([n, n + 1]) for n in below]) % count) * (1 + offset) + offset
-        points = Frequencies(corners, tuple((count * (1 + offset)).tolist()))
-        block = self.blocks[where.block : where.block + 1, ...]
-        self.begin(LowerBound(nothing(), points[:1], where.block), free=False, rtol=1e-3, bound=None)
-        symbol = symbols.Symbol(block, points, ops=self.ops)
-        repeated = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
-        norms = self.xp.linalg.vector_norm(symbol.apply(repeated), axis=-1)[0, :]
+        block = torus_best.block
+        points = _neighbours(torus_best.frequency, sizes, skew)
+        self.begin(LowerBound(nothing(), points[:1], block), free=False, rtol=1e-3, bound=None)
+        symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
+        right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
+        norms = self.xp.linalg.vector_norm(symbol.apply(right), axis=-1)[0, :]
         best = int(self.xp.argmax(norms))
-        self._ascend(points[best : best + 1], self._right, where.block, self._rtol)
+        self._ascend(points[best : best + 1], self._right, block, self._rtol)
         return len(points)
 
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
-        """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
-        # What stays far below a bound that is to be proven is of no use.
+        """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
+        # A norm that stays far below a bound that is to be proven is of no use.
         least = max(self.best.claim.value, self.tuning.doubtful * (self._bound or 0.0))
-        given: dict[str, Any] = {"free": self._free, "rtol": rtol, "best": least, "clock": self._clock}
-        ascent = Ascent(self._trial_blocks(rtol)[block : block + 1, ...], self.tuning, **given, ops=self.ops)
+        ascent = Ascent(
+            self._trial_blocks(rtol)[block : block + 1, ...],
+            self.tuning,
+            free=self._free,
+            rtol=rtol,
+            best=least,
+            clock=self._clock,
+            ops=self.ops,
+        )
         point, right = ascent.run(starts, vectors)
-        wide = arrays.complex_dtype(self.blocks.dtype, xp=self.xp)
-        self._note(point, self.xp.astype(right, wide, copy=False), block)
+        right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
+        claim = self._norms.norm_at(block, point, right)
+        if claim.value > self.best.claim.value:
+            self.best = LowerBound(claim, point, block)
+            self._right = right
 
     def _trial_blocks(self, rtol: float) -> Array:
         """The blocks, or their float32 copy where the tolerance and free frequencies allow it."""
@@ -214,15 +249,21 @@ class Incumbent:
             self._float32 = self.xp.astype(self.blocks, self.xp.float32)
         return self._float32
 
-    def _note(self, point: Frequencies, right: Array, block: int) -> None:
-        claim = self._norms.norm_at(block, point, right)
-        if claim.value > self.best.claim.value:
-            self.best, self._right = LowerBound(claim, point, block), right
+
+def _neighbours(frequency: Frequencies, sizes: tuple[int, ...], skew: tuple[bool, ...]) -> Frequencies:
+    """Points of a grid around a frequency: the two nearest along each axis."""
+    count = np.asarray(sizes, dtype=np.int64)
+    # On a skew axis the points are 2 j + 1 of 2 count, on others j of count.
+    offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
+    turns = frequency.angles[0] / (2 * math.pi)
+    below = np.floor(turns * count - offset / 2).astype(np.int64)
+    corners = product([np.asarray([n, n + 1]) for n in below]) % count
+    return Frequencies(corners * (1 + offset) + offset, tuple((count * (1 + offset)).tolist()))
 
 
 @dataclass(eq=False)
 class NodeEstimates:
-    """What a round knows of its open cells, filled in as it goes on.
+    """Estimates of a round for its open cells, filled in part by part.
 
     Parameters
     ----------
@@ -233,15 +274,15 @@ class NodeEstimates:
     vectors : array, shape (c, rank)
         Estimates of the top eigenvectors; the next round begins with them.
     reduced_for_sq : float array, shape (c,)
-        What the matrices are reduced for: no lower limit is proven by them.
+        Limits that the matrices are reduced for: no lower one is proven by them.
+    exact : int
+        How many cells may still get an exact eigenpair.
     eigenvalues : float array, shape (c,)
         Largest ones of the (reduced) Gram matrices, from below.
     norms_sq : float array, shape (c,)
         Squared norms at the centres, from below.
-    kept : list of CentreMatrices
+    matrices : list of CentreMatrices
         One for each part of the cells; empty where they would take too much memory.
-    exact : int
-        How many cells may still get an exact eigenpair.
     """
 
     polynomial: GramPolynomial
@@ -251,7 +292,7 @@ class NodeEstimates:
     exact: int
     eigenvalues: np.ndarray = field(init=False)
     norms_sq: np.ndarray = field(init=False)
-    kept: list[CentreMatrices] = field(default_factory=list)
+    matrices: list[CentreMatrices] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.eigenvalues = np.zeros(len(self.reduced_for_sq))
@@ -272,10 +313,16 @@ def largest(
     first : bool
         Whether this is the first round: vectors are random.
     crowded : bool
-        What `is_crowded` said of it.
+        What `is_crowded` returned for the first round.
     """
-    degree = tuning.first_degree if first else tuning.crowded_degree if crowded else tuning.degree
-    matrices, cut = formed.matrices, tuning.cut * formed.reduced_for_sq
+    matrices = formed.matrices
+    cut = tuning.cut * formed.reduced_for_sq
+    if first:
+        degree = tuning.first_degree
+    elif crowded:
+        degree = tuning.crowded_degree
+    else:
+        degree = tuning.degree
     values, vectors = largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
     if first and is_crowded(values, formed.reduced_for_sq, matrices.shape[-1], tuning):
         values, vectors = largest_eigenvalues(matrices, vectors, cut, tuning.crowded_first, like, ops=ops)
@@ -286,7 +333,8 @@ def is_crowded(eigenvalues: np.ndarray, limit_sq: np.ndarray, rank: int, tuning:
     """Whether nearly all of the first cells are near their limits, as with spectra without a gap: filters are slow."""
     if rank < tuning.smallest_crowded:
         return False
-    return bool(np.count_nonzero(eigenvalues > tuning.cut * limit_sq) > tuning.crowded * len(limit_sq))
+    near_their_limits = np.count_nonzero(eigenvalues > tuning.cut * limit_sq)
+    return bool(near_their_limits > tuning.crowded * len(limit_sq))
 
 
 def lift(
@@ -294,12 +342,13 @@ def lift(
 ) -> tuple[np.ndarray, Array]:
     """Squared norms at the centres from below, and vectors of all columns, from those of the reduced matrices.
 
-    An eigenvector z of the reduced matrix goes on as ``B z / lambda``.
+    ``H = [[A, B*], [B, C]]``. An eigenvector z of the reduced matrix goes on as ``w = B z / lambda``; the squared norm
+    is the Rayleigh quotient of (z, w), without its part ``w* C w >= 0``.
 
     Parameters
     ----------
     planes : arrays, shape (f, size, rank)
-        Of ``polynomial.planes_at``.
+        Of ``polynomial.planes_at``: A above B.
     vectors : array, shape (f, rank)
         Of unit length.
     eigenvalues : float array, shape (f,)
@@ -309,15 +358,16 @@ def lift(
         return eigenvalues.copy(), vectors
     xp = ops.xp
     parts = xp.stack([xp.real(vectors), xp.imag(vectors)], axis=-1)
-    even, odd = (xp.matmul(plane, parts) for plane in planes)
+    even = xp.matmul(planes[0], parts)
+    odd = xp.matmul(planes[1], parts)
     image = ops.complex(even[..., 0] - odd[..., 1], even[..., 1] + odd[..., 0])
-    above = ops.to_numpy(xp.sum(xp.real(xp.conj(vectors) * image[:, : polynomial.rank]), axis=-1))
-    rest = image[:, polynomial.rank :]
-    beside = ops.to_numpy(xp.linalg.vector_norm(rest, axis=-1)) ** 2
+    by_a, by_b = image[:, : polynomial.rank], image[:, polynomial.rank :]
+    form_of_a = ops.to_numpy(xp.sum(xp.real(xp.conj(vectors) * by_a), axis=-1))
+    length_of_b_sq = ops.to_numpy(xp.linalg.vector_norm(by_b, axis=-1)) ** 2
     scale = np.maximum(eigenvalues, 1e-30)
-    norms_sq = (above + 2 * beside / scale) / (1 + beside / scale**2)
-    weight = ops.from_numpy(1 / scale, polynomial.blocks)
-    return norms_sq, xp.concat([vectors, rest * xp.astype(weight, rest.dtype)[:, None]], axis=-1)
+    norms_sq = (form_of_a + 2 * length_of_b_sq / scale) / (1 + length_of_b_sq / scale**2)
+    inverse = ops.from_numpy(1 / scale, polynomial.blocks)
+    return norms_sq, xp.concat([vectors, by_b * xp.astype(inverse, by_b.dtype)[:, None]], axis=-1)
 
 
 def unrotated(polynomial: GramPolynomial, vectors: Array, block: int, *, ops: ArrayOps) -> Array:

@@ -1,8 +1,8 @@
-"""Proven bounds of a layer's norm at one input size, any geometry: a list of attempts, from the cheapest.
+"""Enclose the norm of a layer at one input size, whatever its geometry, by a list of attempts.
 
-From below by a sum of waves, or by Lanczos on the layer. From above by the first that comes close enough: the supremum
-over all sizes, circulants (zero padding), a circulant without its highest waves, the layer's own Gram matrix. Small
-layers have the last one done at once.
+Lower bounds come from sums of plane waves and from Lanczos on the layer. Upper bounds come from the supremum over all
+sizes, from circulants (zero padding), from a circulant without its highest waves, and from the layer's Gram matrix.
+`ATTEMPTS` lists them in the order in which they are made; the first that brings both bounds close enough is the last.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -51,10 +51,9 @@ if TYPE_CHECKING:
     from specnorm.certified.matrices.block_tridiagonal import BlockPlan
     from specnorm.clock import Clock
     from specnorm.numerics.power import LinearMap
+    from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
-    from specnorm.result import BoundSource
-    from specnorm.search.branch_and_bound import Search
-    from specnorm.search.result import Problem, SearchResult
+    from specnorm.search.result import SearchResult
     from specnorm.types import ArrayOps
 
 
@@ -67,11 +66,11 @@ class LayerBounds(Bounds):
     u, v : arrays, shapes (1, outputs) and (1, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
     gradient : array, shape (1, *shape)
-        Of ``<u, A v>`` with respect to the kernel.
+        Gradient of ``<u, A v>`` with respect to the kernel.
     bound_source : BoundSource
-        Of the upper bound.
+        What proved the upper bound.
     cells, levels : int
-        Of all searches.
+        Totals of all searches.
     """
 
     u: Array
@@ -82,81 +81,94 @@ class LayerBounds(Bounds):
     levels: int = 0
 
     def intersect(self, other: LayerBounds) -> LayerBounds:
-        """The better of both bounds of one layer."""
-        low = self if greatest(self.lower, other.lower) is self.lower else other
-        bounds = self.with_upper(other.upper, other.bound_source)
-        cells, levels = self.cells + other.cells, self.levels + other.levels
-        return LayerBounds(low.lower, bounds.upper, low.u, low.v, low.gradient, bounds.bound_source, cells, levels)
+        """The larger lower and the smaller upper bound of two pairs for one layer."""
+        closer_below = self if greatest(self.lower, other.lower) is self.lower else other
+        closer_above = self.with_upper(other.upper, other.bound_source)
+        return LayerBounds(
+            lower=closer_below.lower,
+            upper=closer_above.upper,
+            u=closer_below.u,
+            v=closer_below.v,
+            gradient=closer_below.gradient,
+            bound_source=closer_above.bound_source,
+            cells=self.cells + other.cells,
+            levels=self.levels + other.levels,
+        )
 
     def with_upper(self, upper: Upper | None, source: BoundSource) -> LayerBounds:
-        """With another upper bound, if that is lower."""
-        known = [bound for bound in (self.upper, upper) if bound is not None]
-        if not known or least(*known) is self.upper:
+        """These bounds with another upper bound, if that is lower."""
+        proven = [bound for bound in (self.upper, upper) if bound is not None]
+        if not proven or least(*proven) is self.upper:
             return self
         return replace(self, upper=upper, bound_source=source)
 
 
 class LayerTuning(NamedTuple):
-    """Effort for a layer at its size. It decides on time and on how wide the interval is."""
+    """Effort for a layer at its size. It decides on time and on how wide the interval is, never on what is proven.
 
-    at_once: float = 3e6
-    """Multiplications of a proof by the layer's own matrix up to which nothing else is tried: a search takes longer."""
-    soon: float = 2e9
-    """Those up to which it is tried after one circulant: less than a second."""
-    work: float = 3e10
-    """Those up to which it is tried where nothing else came close enough: some seconds."""
-    second: float = 1e10
-    """Multiplications in a second: what takes longer than is left is not begun."""
-    deflated_from: float = 2e8
-    """Those from which a circulant is deflated first."""
-    deflated_groups: int = 12
-    """Groups up to which a circulant is deflated for each."""
-    deflated_down_to: float = 1e-4
-    """Tolerance: for a smaller one too many waves would have to be taken out."""
-    steps: int = 4
+    A *matrix proof* is a factorisation of the layer's Gram matrix; its work is counted in multiplications.
+    """
+
+    immediate_work: float = 3e6
+    """Work of a matrix proof up to which nothing else is tried, since a search takes longer."""
+    soon_work: float = 2e9
+    """Work of a matrix proof up to which it follows the first circulant: less than a second."""
+    late_work: float = 3e10
+    """Work of a matrix proof up to which it is tried where nothing else came close enough: some seconds."""
+    work_per_second: float = 1e10
+    """Multiplications in a second. A proof that would take longer than the time left is not begun."""
+    deflation_work: float = 2e8
+    """Work of a matrix proof from which a circulant is deflated first."""
+    deflation_groups: int = 12
+    """Most groups whose circulants are deflated."""
+    deflation_rtol: float = 1e-4
+    """Smallest tolerance for which a circulant is deflated: below, too many waves would have to be taken out."""
+    wave_steps: int = 4
     """Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
     trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4."""
-    waves: int = 24
-    """Pixels an axis from which a sum of waves takes the place of these steps: it is as close."""
-    closer: int = 10
-    """Steps where few waves taken out of a circulant are not enough."""
-    more: int = 48
-    """Steps where the bounds are still apart, or closer ones are asked for."""
-    applied: float = 2.0**21
-    """Pixels times channels times steps at most; of a larger layer a restriction is taken, which loses the less the
-    larger it is: by the square of its inverse size."""
-    again: float = 2.0
-    """Times as much where the bounds are still apart."""
-    witness: int = 2**23
-    """Inputs and outputs up to which the vectors are given."""
-    near: float = 0.3
+    wave_sum_pixels: int = 24
+    """Pixels an axis from which a sum of waves takes the place of those four steps: it is as close."""
+    closer_steps: int = 10
+    """Lanczos steps of the second attempt, where few waves taken out of a circulant are not enough."""
+    most_steps: int = 48
+    """Lanczos steps where the tolerance is tight."""
+    lanczos_entries: float = 2.0**21
+    """Most pixels times channels times steps. Of a larger layer a restriction to fewer pixels is taken; it loses the
+    less the larger it is, by the square of its inverse size."""
+    closer_factor: float = 2.0
+    """How many times `lanczos_entries` the second attempt may have."""
+    witness_entries: int = 2**23
+    """Inputs and outputs up to which the singular vectors are returned."""
+    supremum_share: float = 0.3
     """Part of the tolerance that a layer may be below its supremum, as most are, for the supremum to be enough."""
-    loose: float = 0.01
+    loose_rtol: float = 0.01
     """Tolerance of the supremum where the layer is farther below. Wider ones leave the circulant more frequencies than
     they save."""
-    below: float = 0.97
-    """Part of the layer's norm up to which estimates of a group's norm count as lower."""
-    tries: int = 6
-    """Proofs that some groups are lower, each without one more group."""
+    lower_group: float = 0.97
+    """Part of the layer's norm up to which an estimate of a group's norm counts as lower."""
+    lower_group_tries: int = 6
+    """How often a proof that some groups are lower is tried, each time with one group less."""
     matrix_steps: int = 400
     """Lanczos steps on a layer's own matrix: its proof is tried near the lower bound, and fails unless that has
     converged."""
-    matrix_more: int = 1600
-    """Steps after a proof that failed, where the matrix has several blocks."""
-    matrix_wider: tuple[float, ...] = (0.5, 2.0, 8.0, 32.0)
-    """Tolerances, in those asked for, that are tried then."""
+    matrix_retry_steps: int = 1600
+    """Lanczos steps after a matrix proof that failed, where the matrix has several blocks."""
+    matrix_retry_rtols: tuple[float, ...] = (0.5, 2.0, 8.0, 32.0)
+    """Tolerances, as multiples of the one asked for, that are tried after a matrix proof that failed."""
 
 
 TUNING = LayerTuning()
+_DEFAULT_RTOL = 1e-3
+"""Tolerance from which float32 and few Lanczos steps are enough."""
 _FEW_TAPS = 32
-"""Of scalar symbols that are estimated on a grid twice as fine."""
+"""Taps up to which the norms of scalar symbols are estimated on a grid twice as fine."""
 
 
 def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
-    whole = Supremum(problem, ops=ops)
+    supremum = Supremum(problem, ops=ops)
     components = polyphase_components(problem.spec)
-    parts = [_enclose(ComponentSearch(problem, component, whole, ops=ops)) for component in components]
+    parts = [_enclose(ComponentSearch(problem, component, supremum, ops=ops)) for component in components]
     if not parts:
         zero = no_bounds(problem, problem.spec, ops=ops)
         return replace(zero, upper=norms_of_parts(problem.spec, [])[1])
@@ -164,7 +176,7 @@ def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
 
 
 def _enclose(layer: ComponentSearch) -> LayerBounds:
-    """Each attempt in its order until the bounds are close enough; one that is not affordable changes nothing."""
+    """Make each attempt in its order until the bounds are close enough."""
     bounds = no_bounds(layer.problem, layer.spec, ops=layer.ops)
     for attempt in ATTEMPTS:
         if bounds.within(layer.rtol):
@@ -174,91 +186,127 @@ def _enclose(layer: ComponentSearch) -> LayerBounds:
 
 
 def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
-    low, high = max(parts, key=lambda x: x.lower.value), max(parts, key=lambda x: finite(x.upper))
-    cells, levels = (max(getattr(x, name) for x in parts) for name in ("cells", "levels"))
-    lower, upper = norms_of_parts(spec, [(x.lower, x.upper) for x in parts])
-    return LayerBounds(lower, upper, low.u, low.v, low.gradient, high.bound_source, cells, levels)
+    """Bounds of a layer that is the direct sum of parts: its norm is the largest of theirs."""
+    lower, upper = norms_of_parts(spec, [(part.lower, part.upper) for part in parts])
+    highest_below = max(parts, key=lambda part: part.lower.value)
+    highest_above = max(parts, key=lambda part: finite(part.upper))
+    return LayerBounds(
+        lower=lower,
+        upper=upper,
+        u=highest_below.u,
+        v=highest_below.v,
+        gradient=highest_below.gradient,
+        bound_source=highest_above.bound_source,
+        cells=max(part.cells for part in parts),
+        levels=max(part.levels for part in parts),
+    )
 
 
+# -- attempts: each takes bounds and returns closer ones, or the same if it does not apply or would take too long ------
 def patch(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """A layer with one output (transposed: input) an axis is the matrix of the taps that it reads, if none is small."""
-    parts = layer.component.parts
-    if not reads_zeros(layer.spec) or any(x.outputs > 1 for x in parts):
+    """Enclose a layer with one output (transposed: input) an axis, which is the matrix of the taps that it reads."""
+    axes = layer.component.axes
+    if not reads_zeros(layer.spec) or any(axis.outputs > 1 for axis in axes):
         return bounds
-    first, second = layer.parts.shape[1:3]
-    if min(first, second * int(np.prod([x.pixels for x in parts]))) < SMALLEST:
+    first, second = layer.kernels.shape[1:3]
+    pixels = int(np.prod([axis.pixels for axis in axes]))
+    if min(first, second * pixels) < SMALLEST:
         return bounds
-    taps = layer.parts[(..., *(slice(x.before, x.before + x.pixels) for x in parts))]
+    taps_read = tuple(slice(axis.before, axis.before + axis.pixels) for axis in axes)
+    taps = layer.kernels[(..., *taps_read)]
     matrix = layer.xp.reshape(taps, (*taps.shape[:2], -1))
-    found = enclose_matrices(matrix, layer.rtol, ops=layer.ops)
-    if found.upper is None or not found.within(layer.rtol):
+    result = enclose_matrices(matrix, layer.rtol, ops=layer.ops)
+    if result.upper is None or not result.within(layer.rtol):
         return bounds
-    one = Convolution(layer.parts[found.index : found.index + 1, ...], layer.single, ops=layer.ops)
-    u, v = (found.v, found.u) if layer.spec.transposed else (found.u, found.v)
-    lower, upper = norms_of_patch(layer.component, found.lower, found.upper)
-    return layer.bounds_of(lower, upper, one, u, v, found.index, layer.component, BoundSource.MATRIX)
+    lower, upper = norms_of_patch(layer.component, result.lower, result.upper)
+    if layer.spec.transposed:
+        u, v = result.v, result.u
+    else:
+        u, v = result.u, result.v
+    group = result.index
+    return layer.bounds_of_group(
+        lower,
+        upper,
+        Convolution(layer.kernels[group : group + 1, ...], layer.single, ops=layer.ops),
+        u,
+        v,
+        group=group,
+        restriction=layer.component,
+        source=BoundSource.MATRIX,
+    )
 
 
 def small_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """The layer's own matrix at once, where that is less work than a search."""
+    """Factorise the layer's Gram matrix at once, where that is less work than a search."""
     if not layer.is_small:
         return bounds
-    return bounds.intersect(layer.by_matrix(np.arange(layer.groups), bounds.lower.value))
+    every_group = np.arange(layer.groups)
+    return bounds.intersect(layer.by_matrix(every_group, bounds.lower.value))
 
 
 def near_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """From above the supremum over all sizes; from below a wave near its frequency, in few steps if rtol is loose."""
-    steps = TUNING.steps if layer.rtol >= 1e-3 else TUNING.more
-    return layer.by_supremum(bounds.intersect(layer.near_supremum(steps, TUNING.applied)))
+    """Bound from above by the supremum over all sizes, from below by Lanczos from a wave near its frequency."""
+    steps = TUNING.wave_steps if layer.rtol >= _DEFAULT_RTOL else TUNING.most_steps
+    return layer.by_supremum(bounds.intersect(layer.near_supremum(steps, TUNING.lanczos_entries)))
 
 
 def best_circulant(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """The circulant whose frequencies are farthest from the maximum; its own norm too, unless something follows."""
-    if layer.fewest is None or layer.problem.clock.expired:
+    """Bound by the circulant whose frequencies are farthest from the maximum.
+
+    Where no other attempt will come close enough, the circulant's own norm is a bound, too.
+    """
+    if layer.shortest_circulant is None or layer.problem.clock.expired:
         return bounds
     return layer.by_circulant(bounds, only_one=layer.one_circulant)
 
 
 def few_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """A circulant of each open group without its few highest waves, which are met with the pixels."""
-    return _deflation(layer, bounds, first=True)
+    """Deflate a circulant of each open group by its few highest waves; these are factorised on the layer's pixels."""
+    return _deflation(layer, bounds, few=True)
 
 
 def more_steps(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """From below: more steps on the whole layer, if all of it fits, before more waves are taken out.
+    """Raise the lower bound by more Lanczos steps on the whole layer, before more waves are taken out.
 
-    In a restriction of a larger layer they come no closer than the waves on all of it.
+    In a restriction of a larger layer, more steps come no closer than the sum of waves on all of it.
     """
-    most = TUNING.again * TUNING.applied
-    fits = layer.size * TUNING.closer <= most
-    if not (fits and layer.is_plain and layer.rtol >= 1e-3 and layer.deflated(bounds)):
+    most_entries = TUNING.closer_factor * TUNING.lanczos_entries
+    fits = layer.size * TUNING.closer_steps <= most_entries
+    applies = fits and layer.can_be_deflated and layer.rtol >= _DEFAULT_RTOL
+    if not applies or not layer.deflated_circulants(bounds):
         return bounds
-    return bounds.intersect(layer.near_supremum(TUNING.closer, most))
+    return bounds.intersect(layer.near_supremum(TUNING.closer_steps, most_entries))
 
 
 def many_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """As `few_waves`, with as many as it takes, and wider bounds."""
-    return bounds if layer.rtol < 1e-3 else _deflation(layer, bounds, first=False)
-
-
-def _deflation(layer: ComponentSearch, bounds: LayerBounds, *, first: bool) -> LayerBounds:
-    if not layer.is_plain:
+    """Deflate as in `few_waves`, by as many waves as it takes, and for wider bounds if need be."""
+    if layer.rtol < _DEFAULT_RTOL:
         return bounds
-    limits = (bounds.lower.value, layer.closeness, layer.problem.clock)
-    uppers = [x.upper(*limits, first=first) for x in layer.deflated(bounds)]
-    return layer.lowered(bounds, uppers) if uppers else bounds
+    return _deflation(layer, bounds, few=False)
+
+
+def _deflation(layer: ComponentSearch, bounds: LayerBounds, *, few: bool) -> LayerBounds:
+    if not layer.can_be_deflated:
+        return bounds
+    circulants = layer.deflated_circulants(bounds)
+    if not circulants:
+        return bounds
+    lower, rtol, clock = bounds.lower.value, layer.proof_rtol, layer.problem.clock
+    uppers = [circulant.upper(lower, rtol, clock, few=few) for circulant in circulants]
+    return layer.with_uppers_of_open_groups(bounds, uppers)
 
 
 def own_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """The open groups' own matrices, in some seconds, if they were not tried at once."""
-    most = min(TUNING.work, TUNING.second * max(layer.problem.clock.left, 0.0))
-    if layer.is_small or layer.problem.clock.expired or layer.work(bounds) > most:
+    """Factorise the Gram matrices of the open groups, in some seconds, if `small_matrix` did not."""
+    clock = layer.problem.clock
+    affordable = min(TUNING.late_work, TUNING.work_per_second * max(clock.left, 0.0))
+    if layer.is_small or clock.expired or layer.matrix_work(bounds) > affordable:
         return bounds
-    return bounds.intersect(layer.by_matrix(layer.open_groups(bounds), bounds.lower.value))
+    return bounds.intersect(layer.by_matrix(layer.open_groups(bounds).index, bounds.lower.value))
 
 
 def refined_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """The supremum as closely as was asked for, where it is known less closely since a circulant was to follow."""
+    """Search the supremum to the tolerance asked for, where it was searched loosely since a circulant was to follow."""
     if not layer.supremum.is_loose or layer.problem.clock.expired:
         return bounds
     return bounds.with_upper(layer.padded(layer.supremum.refine()), BoundSource.SUPREMUM)
@@ -271,321 +319,502 @@ ATTEMPTS: tuple[Callable[[ComponentSearch, LayerBounds], LayerBounds], ...] = (
     best_circulant,
     few_waves,
     more_steps,
-    few_waves,
+    few_waves,  # again: its target is the lower bound, which `more_steps` has raised
     many_waves,
     own_matrix,
     refined_supremum,
 )
-"""In this order, until the bounds are close enough."""
+"""The attempts in their order."""
+
+
+class OpenGroups(NamedTuple):
+    """Groups of a layer that may have its norm, and a proof that the others have not.
+
+    Parameters
+    ----------
+    index : integer array
+        Numbers of the groups that are not proven to be lower.
+    others : Upper or None
+        Bound of the supremum of all other groups; None if there are none.
+    """
+
+    index: np.ndarray
+    others: Upper | None
 
 
 class ComponentSearch:
-    """The groups of one layer that is no sum of others, and what the attempts to bound their norm share."""
+    """One component of a layer (`PolyphaseComponent`), and what the attempts to bound its norm share.
+
+    Attributes
+    ----------
+    kernels : array, shape (groups, first, second, *kernel_shape)
+        The layer's kernel by groups.
+    single : ConvSpec
+        Geometry of one group.
+    plan : BlockPlan
+        The cheapest form of one group's Gram matrix.
+    proof_rtol : float
+        Tolerance asked of a proof, so that the answer is within ``rtol`` after rounding.
+    """
 
     def __init__(self, problem: Problem, component: PolyphaseComponent, supremum: Supremum, *, ops: ArrayOps) -> None:
-        self.problem, self.component, self.supremum = problem, component, supremum
-        self.ops, self.xp = ops, ops.xp
-        self.spec, self.rtol, self.groups = component.spec, problem.rtol, problem.spec.groups
+        self.problem = problem
+        self.component = component
+        self.supremum = supremum
+        self.ops = ops
+        self.xp = ops.xp
+        self.spec = component.spec
+        self.rtol = problem.rtol
+        self.proof_rtol = knobs.TUNING.share * problem.rtol
+        self.groups = problem.spec.groups
         self.single = of_one_group(component.spec)
-        self.closeness = knobs.TUNING.share * problem.rtol
         kernel = problem.kernel
-        self.parts = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
+        self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
-        self._open: tuple[np.ndarray, Upper | None] | None = None
-        self._deflated: list[DeflatedCirculant] | None = None
+        self._open_groups: OpenGroups | None = None
+        self._deflated_circulants: list[DeflatedCirculant] | None = None
 
     # -- what is affordable ------------------------------------------------------------------------------------------
     @property
     def is_small(self) -> bool:
         """Whether the layer's own matrix is less work than a search."""
-        return self.plan.work * self.groups <= TUNING.at_once
+        return self.plan.work * self.groups <= TUNING.immediate_work
 
     @property
-    def is_plain(self) -> bool:
+    def can_be_deflated(self) -> bool:
         """Whether circulants can be deflated: no stride, and no tolerance for which too many waves would go."""
-        return set(self.spec.stride) == {1} and self.rtol >= TUNING.deflated_down_to
+        return set(self.spec.stride) == {1} and self.rtol >= TUNING.deflation_rtol
 
     @property
     def one_circulant(self) -> bool:
-        """Whether something else will come close enough where the best circulant does not."""
-        return self.is_plain or (self._fits and self.plan.work * self.groups <= TUNING.soon)
+        """Whether another attempt will come close enough where the best circulant does not."""
+        matrix_follows = self._matrix_fits and self.plan.work * self.groups <= TUNING.soon_work
+        return self.can_be_deflated or matrix_follows
 
     @property
-    def _fits(self) -> bool:
+    def _matrix_fits(self) -> bool:
+        """Whether one group's Gram matrix fits the memory budget."""
         return self.plan.memory <= self.ops.memory
 
     @property
     def size(self) -> int:
-        """Pixels times channels."""
-        return max(self.single.stored_channels) * math.prod(x.pixels for x in self.component.parts)
+        """Pixels times channels of one group."""
+        return max(self.single.stored_channels) * math.prod(axis.pixels for axis in self.component.axes)
 
     @property
-    def fewest(self) -> tuple[int, ...] | None:
-        """Points of the shortest circulant; one where the symbol does not move, None if that is everywhere."""
-        return fewest_points(self.spec, self.search) if reads_zeros(self.spec) else None
+    def shortest_circulant(self) -> tuple[int, ...] | None:
+        """Points of the shortest circulant; None if there is none of use."""
+        if not reads_zeros(self.spec):
+            return None
+        return fewest_points(self.spec, self.torus_search)
 
     # -- the supremum over all sizes ---------------------------------------------------------------------------------
     @property
-    def search(self) -> Search:
-        """That found the supremum."""
+    def torus_search(self) -> Search:
+        """The search that enclosed the supremum."""
         return self.supremum()[0]
 
     @property
-    def whole(self) -> SearchResult:
-        """The supremum."""
+    def torus_result(self) -> SearchResult:
+        """What it proved about the supremum."""
         return self.supremum()[1]
 
     def padded(self, supremum: Upper | None) -> Upper | None:
-        """A bound of the layer."""
+        """A bound of the layer from one of the supremum."""
         return None if supremum is None else padded_norm(supremum, self.spec)
 
     def by_supremum(self, bounds: LayerBounds) -> LayerBounds:
-        """With the supremum, and what its search took."""
-        cells, levels = bounds.cells + self.whole.cells, bounds.levels + self.whole.levels
-        return replace(bounds, cells=cells, levels=levels).with_upper(
-            self.padded(self.whole.upper), BoundSource.SUPREMUM
-        )
+        """The bounds with the supremum, if that is lower, and with the cost of its search."""
+        result = self.torus_result
+        with_cost = replace(bounds, cells=bounds.cells + result.cells, levels=bounds.levels + result.levels)
+        return with_cost.with_upper(self.padded(result.upper), BoundSource.SUPREMUM)
 
     # -- groups ------------------------------------------------------------------------------------------------------
-    def open_groups(self, bounds: LayerBounds) -> np.ndarray:
-        """Groups that were not proven to be below the layer when that was first asked."""
-        if self._open is None:
+    def open_groups(self, bounds: LayerBounds) -> OpenGroups:
+        """Groups that were not proven to be below the layer when this was first asked."""
+        if self._open_groups is None:
             # Of padding that repeats pixels, a group's norm may be larger than that of its symbol.
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
-            limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "clock": self.problem.clock}
-            self._open = open_groups(self.search.blocks, target, **limits, ops=self.ops)
-        return self._open[0]
+            self._open_groups = find_open_groups(
+                self.torus_search.blocks,
+                target,
+                max_cells=self.problem.max_cells,
+                clock=self.problem.clock,
+                ops=self.ops,
+            )
+        return self._open_groups
 
-    def work(self, bounds: LayerBounds) -> float:
-        """Multiplications of a proof by the matrices of the open groups."""
-        rest = self.open_groups(bounds)
-        return self.plan.work * len(rest) if self._fits else math.inf
+    def matrix_work(self, bounds: LayerBounds) -> float:
+        """Multiplications of a proof by the matrices of the open groups; infinite if one does not fit the memory."""
+        count = len(self.open_groups(bounds).index)
+        return self.plan.work * count if self._matrix_fits else math.inf
 
     def deflates(self, bounds: LayerBounds) -> bool:
-        """Whether a circulant of each open group is deflated before others are tried, or the layer's own matrix."""
-        few = len(self.open_groups(bounds)) <= TUNING.deflated_groups
-        return self.work(bounds) > TUNING.deflated_from and few and self.fewest is not None
+        """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
+        few_groups = len(self.open_groups(bounds).index) <= TUNING.deflation_groups
+        dear_matrix = self.matrix_work(bounds) > TUNING.deflation_work
+        return few_groups and dear_matrix and self.shortest_circulant is not None
 
-    def deflated(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
-        """The circulant of each open group."""
+    def deflated_circulants(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
+        """The circulant of each open group, ready to be deflated; empty where that is not to be done."""
         if self.problem.clock.expired or not self.deflates(bounds):
             return []
-        if self._deflated is None:
-            self._deflated = self._deflations(self.open_groups(bounds))
-        return self._deflated
+        if self._deflated_circulants is None:
+            self._deflated_circulants = self._circulants_of(self.open_groups(bounds).index)
+        return self._deflated_circulants
 
-    def _deflations(self, rest: np.ndarray) -> list[DeflatedCirculant]:
+    def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
         fewest = shortest(self.single)
-        circulant = away_from(self.whole, fewest, self.spec.kernel_shape)
-        short = any(n < least for n, least in zip(circulant.points, fewest, strict=True))
-        if short or self.whole.upper is None:
+        circulant = away_from(self.torus_result, fewest, self.spec.kernel_shape)
+        is_too_short = any(points < least for points, least in zip(circulant.points, fewest, strict=True))
+        supremum = self.torus_result.upper
+        if is_too_short or supremum is None:
             return []
-        given = (self.single, circulant, self.whole.upper, self.search)
-        clock = self.problem.clock
         return [
-            DeflatedCirculant(self.parts[at : at + 1, ...], *given, at, clock=clock, ops=self.ops)
-            for at in rest.tolist()
+            DeflatedCirculant(
+                self.kernels[group : group + 1, ...],
+                self.single,
+                circulant,
+                supremum,
+                self.torus_search,
+                group,
+                clock=self.problem.clock,
+                ops=self.ops,
+            )
+            for group in groups.tolist()
         ]
 
-    def lowered(self, bounds: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
-        """With the bounds of the open groups, if each has one, and the largest is lower."""
+    def with_uppers_of_open_groups(self, bounds: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
+        """The bounds with the largest of upper bounds of the open groups, if each has one and that is lower."""
         proven = [upper for upper in uppers if upper is not None]
-        if len(proven) < len(uppers) or self._open is None:
+        if len(proven) < len(uppers) or self._open_groups is None:
             return bounds
-        return bounds.with_upper(norm_of_groups(self.spec, proven, self._open[1]), BoundSource.CIRCULANT)
+        upper = norm_of_groups(self.spec, proven, self._open_groups.others)
+        return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
-    def near_supremum(self, steps: int, applied: float) -> LayerBounds:
-        """From below near the wave of the supremum, which is the upper bound; of a large layer in a restriction."""
-        xp, channels, block = self.xp, max(self.single.stored_channels), self.whole.block
-        kernel, upper = self.parts[block : block + 1, ...], self.padded(self.whole.upper)
-        plain, angles = reads_zeros(self.spec) and set(self.spec.stride) == {1}, self.whole.frequency.angles[0]
-        restriction = self.component.restricted(applied / (max(steps, 1) * channels))
-        nowhere = witness_shapes(self.problem.spec) == ((0,), (0,))
-        if plain and nowhere and (self.rtol >= 1e-3 or restriction is not self.component):
-            quotient, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
-            lower = norm_of_restriction(self.component, self.component, quotient)
-            empty = xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
-            gradient = xp.reshape(self._among_groups(gradient, block), self.problem.kernel.shape)
-            return LayerBounds(lower, upper, empty, empty, gradient, BoundSource.SUPREMUM)
-        sizes = [x.pixels for x, k in zip(self.component.parts, self.spec.kernel_shape, strict=True) if k > 1]
-        sums = plain and min(sizes, default=0) >= TUNING.waves
-        if sums and steps == TUNING.steps:
+    def near_supremum(self, steps: int, most_entries: float) -> LayerBounds:
+        """Bound from below near the wave of the supremum, and from above by the supremum.
+
+        Parameters
+        ----------
+        steps : int
+            Lanczos steps from the wave.
+        most_entries : float
+            Most pixels times channels times steps; a larger layer is restricted to fewer pixels.
+        """
+        group = self.torus_result.block
+        kernel = self.kernels[group : group + 1, ...]
+        if self._needs_no_vectors(steps, most_entries):
+            return self._by_wave_sum(kernel, group)
+        sums_waves = self._has_wave_sums and self._least_pixels >= TUNING.wave_sum_pixels
+        if sums_waves and steps == TUNING.wave_steps:
             steps = 0
-        restriction = self.component.restricted(applied / (max(steps, 1) * channels))
+        restriction = self._restricted(steps, most_entries)
         single = of_one_group(restriction.spec)
-        # Patches are copied once or twice on the way.
-        budget = self.ops.memory // 4
-        layer = Convolution(kernel, single, budget=budget, ops=self.ops)
-        if sums:
+        angles = self.torus_result.frequency.angles[0]
+        if sums_waves:
             vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
         else:
             vectors = windowed_wave(kernel, single, angles, ops=self.ops)
         if steps > 0 and not self.problem.clock.expired:
-            # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
-            trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.closer else kernel
-            tried = Convolution(trial, single, budget=budget, ops=self.ops)
-            # From the large side to the small one, and back.
-            there, back = (tried.adjoint, tried.apply) if single.transposed else (tried.apply, tried.adjoint)
-            plan, start = Plan(steps, 0, min(1e-6, self.rtol / 100)), xp.astype(vectors, trial.dtype)
-            size = vectors.shape[2]
-            vectors, _ = top_vectors(composed(there, back), trial, size, 1, plan, start=start, ops=self.ops)
-            vectors = xp.astype(vectors, kernel.dtype)
+            vectors = self._after_lanczos(vectors, kernel, single, steps)
+        layer = Convolution(kernel, single, budget=self._patch_memory, ops=self.ops)
         (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
-        u, v = (vectors, images) if single.transposed else (images, vectors)
-        return self.bounds_of(lower, upper, layer, u[:, 0, :], v[:, 0, :], block, restriction, BoundSource.SUPREMUM)
+        if single.transposed:
+            u, v = vectors, images
+        else:
+            u, v = images, vectors
+        return self.bounds_of_group(
+            lower,
+            self.padded(self.torus_result.upper),
+            layer,
+            u[:, 0, :],
+            v[:, 0, :],
+            group=group,
+            restriction=restriction,
+            source=BoundSource.SUPREMUM,
+        )
+
+    @property
+    def _has_wave_sums(self) -> bool:
+        """Whether `WaveSum` is defined for the layer: zero padding and no stride."""
+        return reads_zeros(self.spec) and set(self.spec.stride) == {1}
+
+    @property
+    def _least_pixels(self) -> int:
+        """Pixels of the shortest axis with more than one tap; 0 if there is none."""
+        axes = zip(self.component.axes, self.spec.kernel_shape, strict=True)
+        return min((axis.pixels for axis, taps in axes if taps > 1), default=0)
+
+    @property
+    def _patch_memory(self) -> int:
+        """Bytes of patches at once: they are copied once or twice on the way."""
+        return self.ops.memory // 4
+
+    def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
+        """The component, or a restriction of it that so many steps on so many entries allow."""
+        channels = max(self.single.stored_channels)
+        return self.component.restricted(most_entries / (max(steps, 1) * channels))
+
+    def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
+        """Whether a quotient of a sum of waves, which is no vector, is as good as Lanczos, and no vector is wanted."""
+        if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
+            return False
+        return self.rtol >= _DEFAULT_RTOL or self._restricted(steps, most_entries) is not self.component
+
+    def _by_wave_sum(self, kernel: Array, group: int) -> LayerBounds:
+        """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
+        angles = self.torus_result.frequency.angles[0]
+        quotient, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
+        no_vector = self.xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
+        return LayerBounds(
+            lower=norm_of_restriction(self.component, self.component, quotient),
+            upper=self.padded(self.torus_result.upper),
+            u=no_vector,
+            v=no_vector,
+            gradient=self._gradient_of_group(gradient, group),
+            bound_source=BoundSource.SUPREMUM,
+        )
+
+    def _after_lanczos(self, vectors: Array, kernel: Array, single: ConvSpec, steps: int) -> Array:
+        """Vectors (1, 1, size of the large side) after some Lanczos steps on one group's layer.
+
+        What is proven is a quotient of the vector, however it was computed: float32 does for most of the way.
+        """
+        xp = self.xp
+        if self.rtol >= _DEFAULT_RTOL and steps <= TUNING.closer_steps:
+            kernel_used = xp.astype(kernel, xp.float32)
+        else:
+            kernel_used = kernel
+        layer = Convolution(kernel_used, single, budget=self._patch_memory, ops=self.ops)
+        # From the large side to the small one, and back.
+        if single.transposed:
+            gram = composed(layer.adjoint, layer.apply)
+        else:
+            gram = composed(layer.apply, layer.adjoint)
+        plan = Plan(steps, 0, min(1e-6, self.rtol / 100))
+        start = xp.astype(vectors, kernel_used.dtype)
+        vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, plan, start=start, ops=self.ops)
+        return xp.astype(vectors, kernel.dtype)
 
     def by_circulant(self, bounds: LayerBounds, *, only_one: bool) -> LayerBounds:
-        """By a circulant of the layer."""
-        if self.fewest is None:
+        """The bounds with that of a circulant, if it is lower."""
+        fewest = self.shortest_circulant
+        if fewest is None:
             return bounds
-        limits: dict[str, Any] = {"lower": bounds.lower.value, "rtol": self.rtol, "max_cells": self.problem.max_cells}
         upper, cells, levels = bound_by_circulant(
-            self.spec, self.search, self.whole, self.fewest, **limits, only_one=only_one
+            self.spec,
+            self.torus_search,
+            self.torus_result,
+            fewest,
+            lower=bounds.lower.value,
+            rtol=self.rtol,
+            max_cells=self.problem.max_cells,
+            only_one=only_one,
         )
-        bounds = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
-        return bounds.with_upper(upper, BoundSource.CIRCULANT)
+        with_cost = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
+        return with_cost.with_upper(upper, BoundSource.CIRCULANT)
 
     def by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
-        """Of the largest norm of the open groups, or of all; of one below ``lower`` no more is proven."""
-        kernels = arrays.rows(self.parts, groups, ops=self.ops)
-        found = enclose_by_matrix(kernels, self.single, self.plan, rtol=self.rtol, lower=lower, ops=self.ops)
-        best = max(range(len(groups)), key=lambda j: found.lower[j].value)
-        layer = Convolution(kernels[best : best + 1, ...], self.single, ops=self.ops)
-        u, v = (x[best : best + 1, :] for x in (found.u, found.v))
-        proven = [upper for upper in found.upper if upper is not None]
-        others = None if self._open is None else self._open[1]
-        upper = norm_of_groups(self.spec, proven, others) if len(proven) == len(groups) else None
-        return self.bounds_of(
-            found.lower[best], upper, layer, u, v, int(groups[best]), self.component, BoundSource.MATRIX
+        """Bounds of the largest norm of some groups, the open ones or all, by their own matrices.
+
+        Of a group below ``lower`` no more is proven than that.
+        """
+        kernels = arrays.rows(self.kernels, groups, ops=self.ops)
+        result = enclose_by_matrix(kernels, self.single, self.plan, rtol=self.rtol, lower=lower, ops=self.ops)
+        proven = [upper for upper in result.upper if upper is not None]
+        upper: Upper | None = None
+        if len(proven) == len(groups):
+            others = None if self._open_groups is None else self._open_groups.others
+            upper = norm_of_groups(self.spec, proven, others)
+        best = max(range(len(groups)), key=lambda j: result.lower[j].value)
+        return self.bounds_of_group(
+            result.lower[best],
+            upper,
+            Convolution(kernels[best : best + 1, ...], self.single, ops=self.ops),
+            result.u[best : best + 1, :],
+            result.v[best : best + 1, :],
+            group=int(groups[best]),
+            restriction=self.component,
+            source=BoundSource.MATRIX,
         )
 
-    def bounds_of(
+    def bounds_of_group(
         self,
         lower: Lower,
         upper: Upper | None,
         layer: Convolution,
         u: Array,
         v: Array,
+        *,
         group: int,
         restriction: PolyphaseComponent,
         source: BoundSource,
     ) -> LayerBounds:
-        """With the witness and the gradient of one group on a restriction as those of the whole layer."""
-        xp = self.xp
-        lower = norm_of_restriction(self.component, restriction, lower)
+        """Bounds of the whole layer from those of one group on a restriction, with its vectors and gradient.
+
+        Parameters
+        ----------
+        layer : Convolution
+            The restriction of that group.
+        u, v : arrays, shapes (1, outputs) and (1, inputs)
+            Singular vectors of the restriction.
+        """
         gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
-        gradient = xp.reshape(self._among_groups(gradient, group), self.problem.kernel.shape)
         inputs, outputs = witness_shapes(self.problem.spec)
-        pixels, lines = [x.pixel for x in restriction.parts], [x.output for x in restriction.parts]
-        whole_u = self._placed(u, group, layer.shapes[1], outputs, pixels if self.spec.transposed else lines)
-        whole_v = self._placed(v, group, layer.shapes[0], inputs, lines if self.spec.transposed else pixels)
-        return LayerBounds(lower, upper, whole_u, whole_v, gradient, source)
+        input_places = [axis.pixel for axis in restriction.axes]
+        output_places = [axis.output for axis in restriction.axes]
+        if self.spec.transposed:
+            input_places, output_places = output_places, input_places
+        return LayerBounds(
+            lower=norm_of_restriction(self.component, restriction, lower),
+            upper=upper,
+            u=self._placed(u, group, layer.shapes[1], outputs, output_places),
+            v=self._placed(v, group, layer.shapes[0], inputs, input_places),
+            gradient=self._gradient_of_group(gradient, group),
+            bound_source=source,
+        )
 
     # -- vectors -----------------------------------------------------------------------------------------------------
-    def _among_groups(self, x: Array, group: int) -> Array:
-        """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
-        index = self.ops.from_numpy(np.asarray([group], dtype=np.int64), x)
-        return arrays.one_hot(x, index, self.groups, xp=self.xp)
+    def _gradient_of_group(self, gradient: Array, group: int) -> Array:
+        """Gradient of one group's kernel as that of the whole layer's; the other groups have zeros."""
+        index = self.ops.from_numpy(np.asarray([group], dtype=np.int64), gradient)
+        by_group = arrays.one_hot(gradient, index, self.groups, xp=self.xp)
+        return self.xp.reshape(by_group, self.problem.kernel.shape)
 
     def _placed(
-        self, x: Array, group: int, shape: tuple[int, ...], whole: tuple[int, ...], at: list[tuple[int, int]]
+        self,
+        vector: Array,
+        group: int,
+        shape: tuple[int, ...],
+        whole_shape: tuple[int, ...],
+        places: list[tuple[int, int]],
     ) -> Array:
-        """A vector (1, n) of a group's part, as one of the whole layer; empty where that is too large to be given."""
-        if whole == (0,):
-            return x[:, :0]
-        full = self.xp.zeros(whole, dtype=x.dtype, device=self.ops.device(x))
-        sizes = shape[1:]
-        where = tuple(
-            slice(first, first + step * (n - 1) + 1, step) for (first, step), n in zip(at, sizes, strict=True)
-        )
+        """A vector (1, n) of one group's restriction as one of the whole layer.
+
+        Parameters
+        ----------
+        shape, whole_shape : tuple of int
+            Channels and pixels of both; (0,) where the whole is too large to be returned: then it is empty.
+        places : list of (first, step)
+            Where the restriction's pixels are along each axis.
+        """
+        if whole_shape == (0,):
+            return vector[:, :0]
         channels = slice(group * shape[0], (group + 1) * shape[0])
-        full[(channels, *where)] = self.xp.reshape(x, shape)
-        return self.xp.reshape(full, (1, -1))
+        pixels = []
+        for (first, step), count in zip(places, shape[1:], strict=True):
+            pixels.append(slice(first, first + step * (count - 1) + 1, step))
+        whole = self.xp.zeros(whole_shape, dtype=vector.dtype, device=self.ops.device(vector))
+        whole[(channels, *pixels)] = self.xp.reshape(vector, shape)
+        return self.xp.reshape(whole, (1, -1))
 
 
 def fewest_points(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
-    """Points of the shortest circulant; one where the symbol does not move, None if that is everywhere."""
+    """Points of the shortest circulant: 1 along axes where the symbol is constant, None if all axes are such."""
     kernel_shape = search.blocks.shape[3:]
-    fewest = tuple(1 if k == 1 else n for n, k in zip(shortest(spec), kernel_shape, strict=True))
-    return None if all(k == 1 for k in kernel_shape) else fewest
+    if all(taps == 1 for taps in kernel_shape):
+        return None
+    return tuple(1 if taps == 1 else points for points, taps in zip(shortest(spec), kernel_shape, strict=True))
 
 
 def no_bounds(problem: Problem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds:
-    """Of a layer, or of one of its components, of which nothing is known yet."""
-    xp, kernel = ops.xp, problem.kernel
-    u, v = (
-        xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
-        for shape in reversed(witness_shapes(problem.spec))
+    """Bounds of a layer, or of one of its components, before any attempt."""
+    kernel = problem.kernel
+    inputs, outputs = witness_shapes(problem.spec)
+
+    def zeros(shape: tuple[int, ...]) -> Array:
+        return ops.xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
+
+    return LayerBounds(
+        lower=nothing(spec),
+        upper=None,
+        u=zeros(outputs),
+        v=zeros(inputs),
+        gradient=ops.xp.zeros_like(kernel),
+        bound_source=BoundSource.MATRIX,
     )
-    return LayerBounds(nothing(spec), None, u, v, xp.zeros_like(kernel), BoundSource.MATRIX)
 
 
 def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the layer's input and output; (0,) where they are too large for their vectors to be given."""
+    """Shapes of the layer's input and output; (0,) where they are too large for their vectors to be returned."""
     inputs, outputs = shapes_of(spec)
-    fits = math.prod(inputs) + math.prod(outputs) <= TUNING.witness
-    return (inputs, outputs) if fits else ((0,), (0,))
+    if math.prod(inputs) + math.prod(outputs) > TUNING.witness_entries:
+        return (0,), (0,)
+    return inputs, outputs
 
 
 class Supremum:
-    """The supremum over all sizes, and the search it was found by, once they are asked for.
+    """The supremum over all sizes, and the search that encloses it, made when first asked for.
 
     Attributes
     ----------
     is_loose : bool
-        Whether it is known less closely than was asked for: at this size the layer will be far below it, and a
+        Whether the tolerance was wider than asked for: at this size the layer will be far below its supremum, and the
         circulant that is searched anyway needs no more than a bound.
     """
 
     def __init__(self, problem: Problem, *, ops: ArrayOps) -> None:
-        self._problem, self._ops = problem, ops
+        self._problem = problem
+        self._ops = ops
         # The kernel is in torch's order already.
-        self._everywhere = replace(problem.spec, input_shape=None, layout=None)
-        self._found: tuple[Search, SearchResult] | None = None
+        self._spec_of_all_sizes = replace(problem.spec, input_shape=None, layout=None)
+        self._result: tuple[Search, SearchResult] | None = None
         self.is_loose = False
 
     def __call__(self) -> tuple[Search, SearchResult]:
-        """As closely as what follows needs it."""
-        if self._found is None:
-            problem, blocks = self._problem, self.blocks()
-            constant = all(k == 1 for k in blocks.shape[3:])
-            rtol = problem.rtol if constant or not reads_zeros(problem.spec) else self._tolerance()
-            self.is_loose = rtol > problem.rtol
-            self._found = self._search(rtol)
-        return self._found
+        """The search and its result, only as close as the attempts that follow need it."""
+        if self._result is None:
+            is_constant = all(taps == 1 for taps in self._blocks().shape[3:])
+            rtol = self._problem.rtol
+            if not is_constant and reads_zeros(self._problem.spec):
+                rtol = self._tolerance()
+            self.is_loose = rtol > self._problem.rtol
+            self._result = self._search(rtol)
+        return self._result
 
     def refine(self) -> Upper | None:
-        """To the tolerance that was asked for."""
+        """Search to the tolerance that was asked for."""
         return self._search(self._problem.rtol)[1].upper
 
     def _search(self, rtol: float) -> tuple[Search, SearchResult]:
-        problem, blocks = self._problem, self.blocks()
-        given = Problem(blocks, self._everywhere, rtol, problem.max_cells, problem.clock)
-        return search_torus(given, ops=self._ops)
+        problem = self._problem
+        return search_torus(
+            Problem(self._blocks(), self._spec_of_all_sizes, rtol, problem.max_cells, problem.clock),
+            ops=self._ops,
+        )
 
-    def blocks(self) -> Array:
-        """Of the whole layer, as they are searched."""
-        return polyphase.to_blocks(self._problem.kernel, self._everywhere, xp=self._ops.xp)
+    def _blocks(self) -> Array:
+        """Blocks of the whole layer, as they are searched."""
+        return polyphase.to_blocks(self._problem.kernel, self._spec_of_all_sizes, xp=self._ops.xp)
 
     def _tolerance(self) -> float:
-        """So that the supremum of a large layer needs nothing after it, if the layer is as near as most."""
-        spec, rtol = self._problem.spec, self._problem.rtol
-        parts = [x for component in polyphase_components(spec) for x in component.parts]
-        apart = sum(
-            ((k - 1) * math.pi / max(1, min(x.pixels for x in parts[j :: spec.ndim]))) ** 2 / 24
-            for j, k in enumerate(spec.kernel_shape)
-        )
-        if apart > rtol:
-            return max(rtol, TUNING.loose)
-        near = apart if apart < TUNING.near * rtol else 0.0
-        return max(0.97 * rtol - near, (1 - TUNING.near) * 1e-3)
+        """Tolerance with which the supremum of a large layer is enough by itself, if the layer is as near as most."""
+        rtol = self._problem.rtol
+        below = self._estimated_distance()
+        if below > rtol:
+            return max(rtol, TUNING.loose_rtol)
+        likely_distance = below if below < TUNING.supremum_share * rtol else 0.0
+        return max(0.97 * rtol - likely_distance, (1 - TUNING.supremum_share) * _DEFAULT_RTOL)
+
+    def _estimated_distance(self) -> float:
+        """How far the layer's norm is below the supremum, relatively, as its pixels and taps let expect.
+
+        A wave under a sine window over n pixels is spread over frequencies by ``pi / n``. Of k taps, the symbol's norm
+        that far from its maximum is lower by about ``((k - 1) pi / n)**2 / 24``.
+        """
+        spec = self._problem.spec
+        components = polyphase_components(spec)
+        distances = []
+        for j, taps in enumerate(spec.kernel_shape):
+            pixels = max(1, min(component.axes[j].pixels for component in components))
+            distances.append(((taps - 1) * math.pi / pixels) ** 2 / 24)
+        return sum(distances)
 
 
-def open_groups(
-    blocks: Array, bound: float, *, max_cells: int, clock: Clock, ops: ArrayOps
-) -> tuple[np.ndarray, Upper | None]:
-    """Groups whose supremum over all frequencies is not proven to be at most a bound, and what bounds the others'.
+def find_open_groups(blocks: Array, bound: float, *, max_cells: int, clock: Clock, ops: ArrayOps) -> OpenGroups:
+    """Find the groups whose supremum over all frequencies is not proven to be at most a bound.
 
     Parameters
     ----------
@@ -595,38 +824,39 @@ def open_groups(
         Budget of each search.
     clock : Clock
         Ends the searches.
-
-    Returns
-    -------
-    rest : integer array
-        Numbers of the groups that are not proven to be lower.
-    others : Upper or None
-        Of the supremum of all others; None if there are none.
     """
-    every, kernel_shape = np.arange(blocks.shape[0]), tuple(blocks.shape[3:])
-    if len(every) == 1 or not bound > 0:
-        return every, None
-    grid = coarse_grid(kernel_shape)
-    if min(blocks.shape[1:3]) == 1 and math.prod(kernel_shape) <= _FEW_TAPS:
-        grid = half_grid([1 if k == 1 else 4 * k for k in kernel_shape])  # of scalar symbols: next to nothing
-    xp, symbols = ops.xp, Symbol(blocks, grid, ops=ops).matrices()
-    scalar = min(blocks.shape[1:3]) == 1
-    # Of scalar symbols there is nothing to factorise.
-    values = xp.linalg.vector_norm(symbols, axis=(2, 3))[..., None] if scalar else xp.linalg.svdvals(symbols)
-    norms = ops.to_numpy(xp.max(values, axis=(1, 2)))
-    lower = np.flatnonzero(norms < TUNING.below * bound)
-    for _ in range(TUNING.tries):
-        if not len(lower):
+    every_group = np.arange(blocks.shape[0])
+    if len(every_group) == 1 or not bound > 0:
+        return OpenGroups(every_group, None)
+    estimates = _estimated_norms(blocks, ops=ops)
+    lower_groups = np.flatnonzero(estimates < TUNING.lower_group * bound)
+    for _ in range(TUNING.lower_group_tries):
+        if not len(lower_groups):
             break
-        search = Search(arrays.rows(blocks, lower, ops=ops), clock=clock, ops=ops)
-        proven = search.run(torus(kernel_shape), bound=bound, max_cells=max_cells)
-        if proven.upper is not None and proven.upper <= bound:
-            return np.setdiff1d(every, lower), proven.upper
-        if proven.lower <= bound:
+        search = Search(arrays.rows(blocks, lower_groups, ops=ops), clock=clock, ops=ops)
+        result = search.run(torus(tuple(blocks.shape[3:])), bound=bound, max_cells=max_cells)
+        if result.upper is not None and result.upper <= bound:
+            return OpenGroups(np.setdiff1d(every_group, lower_groups), result.upper)
+        if result.lower <= bound:
             break
         # One of them is not lower after all.
-        lower = np.delete(lower, proven.block)
-    return every, None
+        lower_groups = np.delete(lower_groups, result.block)
+    return OpenGroups(every_group, None)
+
+
+def _estimated_norms(blocks: Array, *, ops: ArrayOps) -> np.ndarray:
+    """Largest norms of blocks (groups, m, p, *kernel_shape) on a coarse grid, shape (groups,)."""
+    xp = ops.xp
+    kernel_shape = tuple(blocks.shape[3:])
+    if min(blocks.shape[1:3]) > 1:
+        symbols = Symbol(blocks, coarse_grid(kernel_shape), ops=ops).matrices()
+        return ops.to_numpy(xp.max(xp.linalg.svdvals(symbols), axis=(1, 2)))
+    # Scalar symbols: there is nothing to factorise, and a grid twice as fine costs next to nothing.
+    grid: Frequencies = coarse_grid(kernel_shape)
+    if math.prod(kernel_shape) <= _FEW_TAPS:
+        grid = half_grid([1 if taps == 1 else 4 * taps for taps in kernel_shape])
+    symbols = Symbol(blocks, grid, ops=ops).matrices()
+    return ops.to_numpy(xp.max(xp.linalg.vector_norm(symbols, axis=(2, 3)), axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -648,7 +878,13 @@ class GroupBounds:
 
 
 def enclose_by_matrix(
-    kernels: Array, spec: ConvSpec, plan: BlockPlan, *, rtol: float, lower: float = 0.0, ops: ArrayOps
+    kernels: Array,
+    spec: ConvSpec,
+    plan: BlockPlan,
+    *,
+    rtol: float,
+    lower: float = 0.0,
+    ops: ArrayOps,
 ) -> GroupBounds:
     """Enclose the norms of layers of one group by Lanczos and a factorisation of their Gram matrices.
 
@@ -661,78 +897,133 @@ def enclose_by_matrix(
     rtol : float
         Relative width asked for.
     lower : float
-        Of the whole layer's norm: of a group below, no more is proven than that it is.
+        Lower bound of the whole layer's norm. Of a group below it no more is proven than that.
     """
     xp = ops.xp
     step = max(1, ops.memory // plan.memory)
-    found = []
+    chunks: list[GroupBounds] = []
     for start in range(0, kernels.shape[0], step):
-        few = kernels[start : min(start + step, kernels.shape[0]), ...]
-        found.append(_Groups(few, spec, plan, ops=ops).enclose(rtol, lower))
-        lower = max(lower, *(bound.value for bound in found[-1].lower))
-    vectors = (xp.concat([getattr(x, name) for x in found], axis=0) for name in ("u", "v"))
-    return GroupBounds([y for x in found for y in x.lower], [y for x in found for y in x.upper], *vectors)
+        stop = min(start + step, kernels.shape[0])
+        chunk = _MatrixEnclosure(kernels[start:stop, ...], spec, plan, ops=ops).enclose(rtol, lower)
+        chunks.append(chunk)
+        lower = max(lower, *(bound.value for bound in chunk.lower))
+    return GroupBounds(
+        lower=[bound for chunk in chunks for bound in chunk.lower],
+        upper=[bound for chunk in chunks for bound in chunk.upper],
+        u=xp.concat([chunk.u for chunk in chunks], axis=0),
+        v=xp.concat([chunk.v for chunk in chunks], axis=0),
+    )
 
 
-class _Groups:
+class _MatrixEnclosure:
+    """Bounds of the norms of a stack of layers of one group: Lanczos from below, a factorisation from above."""
+
     def __init__(self, kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> None:
-        self.kernels, self.spec, self.plan, self.ops, self.xp = kernels, spec, plan, ops, ops.xp
+        self.kernels = kernels
+        self.spec = spec
+        self.plan = plan
+        self.ops = ops
+        self.xp = ops.xp
         self.layer = Convolution(kernels, spec, ops=ops)
-        # A transposed layer's inputs are the small side.
-        self.wide = plan.wide != spec.transposed
-        there, back = self.layer.apply, self.layer.adjoint
-        self.gram: LinearMap = composed(back, there) if self.wide else composed(there, back)
+        # Whether the vectors are outputs of the layer: a transposed layer's inputs are the small side.
+        self.of_outputs = plan.wide != spec.transposed
+        self.gram: LinearMap
+        if self.of_outputs:
+            self.gram = composed(self.layer.adjoint, self.layer.apply)
+        else:
+            self.gram = composed(self.layer.apply, self.layer.adjoint)
 
     def enclose(self, rtol: float, lower: float) -> GroupBounds:
-        xp, plan = self.xp, self.plan
+        """Enclose each norm, or prove that it is below ``lower``."""
         vectors = self._lanczos(TUNING.matrix_steps, rtol, None)
-        found, images = quotients(self.layer, vectors, self.wide, ops=self.ops)
-        gram = LayerGram(self.layer, plan, ops=self.ops)
-        upper = gram.norms_near(self._target(found, lower, 0.5 * rtol))
-        if not self._within(upper, found, lower, rtol):
-            if plan.blocks == 1:
-                _, top = arrays.top_eigenpair(gram.matrix.diagonal[:, 0, :, :], xp=xp)
-                top = to_layer(top[:, None, :], self.spec, plan, xp=xp)
-            else:
-                top = self._lanczos(TUNING.matrix_more, rtol, vectors)
-            better, raised = quotients(self.layer, top, self.wide, ops=self.ops)
-            pairs = list(zip(better, found, strict=True))
-            higher = self.ops.from_numpy(np.asarray([x > y for x, y in pairs]), vectors)[:, None, None]
-            vectors, images = (xp.where(higher, x, y) for x, y in ((top, vectors), (raised, images)))
-            found = [greatest(y, x) for x, y in pairs]
-            for wider in TUNING.matrix_wider:
-                if self._within(upper, found, lower, rtol):
-                    break
-                upper = _lower_of(upper, gram.norms_near(self._target(found, lower, wider * rtol)))
-            if plan.blocks == 1:
-                upper = _lower_of(upper, gram.norms_near(_near_eigenvalues(gram, ops=self.ops)))
-        upper = gram.or_zero(upper)
-        u, v = (vectors, images) if self.wide else (images, vectors)
-        return GroupBounds(found, upper, u[:, 0, :], v[:, 0, :])
+        lowers, images = quotients(self.layer, vectors, self.of_outputs, ops=self.ops)
+        gram = LayerGram(self.layer, self.plan, ops=self.ops)
+        uppers = gram.norms_near(self._targets(lowers, lower, 0.5 * rtol))
+        if not self._within(uppers, lowers, lower, rtol):
+            vectors, images, lowers = self._closer_below(gram, vectors, images, lowers, rtol)
+            uppers = self._closer_above(gram, uppers, lowers, lower, rtol)
+        uppers = gram.or_zero(uppers)
+        if self.of_outputs:
+            u, v = vectors, images
+        else:
+            u, v = images, vectors
+        return GroupBounds(lowers, uppers, u[:, 0, :], v[:, 0, :])
+
+    def _closer_below(
+        self,
+        gram: LayerGram,
+        vectors: Array,
+        images: Array,
+        lowers: list[Lower],
+        rtol: float,
+    ) -> tuple[Array, Array, list[Lower]]:
+        """Vectors, images and lower bounds, where an eigenvalue routine or more Lanczos steps give higher ones."""
+        if self.plan.blocks == 1:
+            _, top = arrays.top_eigenpair(gram.matrix.diagonal[:, 0, :, :], xp=self.xp)
+            other_vectors = to_layer(top[:, None, :], self.spec, self.plan, xp=self.xp)
+        else:
+            other_vectors = self._lanczos(TUNING.matrix_retry_steps, rtol, vectors)
+        other_lowers, other_images = quotients(self.layer, other_vectors, self.of_outputs, ops=self.ops)
+        is_higher = [other > bound for other, bound in zip(other_lowers, lowers, strict=True)]
+        chosen = self.ops.from_numpy(np.asarray(is_higher), vectors)[:, None, None]
+        return (
+            self.xp.where(chosen, other_vectors, vectors),
+            self.xp.where(chosen, other_images, images),
+            [greatest(bound, other) for bound, other in zip(lowers, other_lowers, strict=True)],
+        )
+
+    def _closer_above(
+        self,
+        gram: LayerGram,
+        uppers: list[Upper | None],
+        lowers: list[Lower],
+        lower: float,
+        rtol: float,
+    ) -> list[Upper | None]:
+        """Upper bounds after proofs with wider and wider tolerances, and one near the computed eigenvalues."""
+        for multiple in TUNING.matrix_retry_rtols:
+            if self._within(uppers, lowers, lower, rtol):
+                break
+            wider = gram.norms_near(self._targets(lowers, lower, multiple * rtol))
+            uppers = _smaller_of_each(uppers, wider)
+        if self.plan.blocks == 1:
+            near_eigenvalues = gram.norms_near(_limits_near_eigenvalues(gram, ops=self.ops))
+            uppers = _smaller_of_each(uppers, near_eigenvalues)
+        return uppers
 
     def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
-        size = self.layer.shape[0 if self.wide else 1]
+        """Top singular vectors of the smaller side, as far as some steps come, shape (b, 1, size)."""
+        size = self.layer.shape[0 if self.of_outputs else 1]
         plan = Plan(steps, 0, min(1e-6, rtol / 100))
         vectors, _ = top_vectors(self.gram, self.kernels, size, 1, plan, start=start, ops=self.ops)
         return vectors
 
-    def _target(self, found: list[Lower], lower: float, rtol: float) -> np.ndarray:
-        return np.asarray([max(x.value, lower) * (1 + rtol) for x in found])
+    def _targets(self, lowers: list[Lower], lower: float, rtol: float) -> np.ndarray:
+        """What each norm is to be proven to be at most."""
+        return np.asarray([max(bound.value, lower) * (1 + rtol) for bound in lowers])
 
-    def _within(self, upper: list[Upper | None], found: list[Lower], lower: float, rtol: float) -> bool:
-        return bool(np.all(np.asarray([finite(x) for x in upper]) <= self._target(found, lower, rtol)))
+    def _within(self, uppers: list[Upper | None], lowers: list[Lower], lower: float, rtol: float) -> bool:
+        """Whether every norm is proven to be at most its target."""
+        values = np.asarray([finite(upper) for upper in uppers])
+        return bool(np.all(values <= self._targets(lowers, lower, rtol)))
 
 
-def _lower_of(one: list[Upper | None], other: list[Upper | None]) -> list[Upper | None]:
-    return [y if x is None else least(x, y) for x, y in zip(one, other, strict=True)]
+def _smaller_of_each(some: list[Upper | None], others: list[Upper | None]) -> list[Upper | None]:
+    """The smaller of two bounds of each norm, of which either may be missing."""
+    return [other if bound is None else least(bound, other) for bound, other in zip(some, others, strict=True)]
 
 
-def _near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:
-    """As close as a factorisation comes, where quotients are lost in the roundings of taps that cancel; shape (b,)."""
-    xp, band = ops.xp, gram.matrix.diagonal
-    values, _ = arrays.top_eigenpair(band[:, 0, :, :], xp=xp)
-    # Allowance for the proof itself, as in `stacks.matrix_norm_up`, and for what the matrix is off.
-    allowance = 1 + 2 * band.shape[-1] * norms.cholesky_loss(band.shape[-1], band, xp=xp)
-    squared = xp.maximum(values, xp.zeros_like(values)) * allowance + gram.error
+def _limits_near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:
+    """Limits (b,) as close as a factorisation comes to the computed eigenvalues of Gram matrices in one block.
+
+    They help where quotients are lost in the roundings of taps that cancel.
+    """
+    xp = ops.xp
+    matrices = gram.matrix.diagonal[:, 0, :, :]
+    size = matrices.shape[-1]
+    eigenvalues, _ = arrays.top_eigenpair(matrices, xp=xp)
+    # Allowance for the proof itself, as in `norms.matrix_norm_up`, and for the error of the matrix.
+    allowance = 1 + 2 * size * norms.cholesky_loss(size, gram.matrix.diagonal, xp=xp)
+    limits_sq = xp.maximum(eigenvalues, xp.zeros_like(eigenvalues)) * allowance + gram.error
     unit = float(xp.finfo(gram.error.dtype).eps) / 2
-    return np.asarray(ops.to_numpy(xp.sqrt(squared) * (1 + 32 * unit)))
+    return np.asarray(ops.to_numpy(xp.sqrt(limits_sq) * (1 + 32 * unit)))

@@ -1,20 +1,21 @@
 """Plane waves on a layer at one size, near its top singular vector where the layer is large, and sums of some.
 
-Of a zero-padded layer the two waves half a step of the shortest circulant beside a frequency, on each axis, make a wave
-under a sine window. Each has the best channels at its own frequency, so that these turn with it: of 3x3 layers at 32
-pixels the sum is within 3e-5 to 3e-4 of the norm, and its distance falls by the third power of the size.
+On a zero-padded layer the best wave is one under a sine window, which is the sum of two plane waves along each axis:
+their frequencies lie half a step of the shortest circulant on either side of that of the maximum. `WaveSum` takes these
+waves with the best channels of each, so that the channels turn with the frequency. On 3x3 layers at 32 pixels its
+quotient is within 3e-5 to 3e-4 of the norm; the distance falls by the third power of the size.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.layer.own_matrix import Waves, norm_by_waves
+from specnorm.certified.layer.waves import Waves, norm_by_waves
 from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import follow, matrix_maps
 from specnorm.problem.frequencies import coarse_grid, product, tap_points
@@ -27,14 +28,18 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-_CANDIDATES, _NEAR = 4, 0.9
-"""Frequencies of which waves are added up: at most so many, with so much of the largest norm."""
-_OTHERS = 0.3
+_MOST_PEAKS = 4
+"""Most coarse frequencies whose waves are added up."""
+_HIGH_PART = 0.9
+"""Part of the largest norm from which a coarse frequency is one of them."""
+_WEIGHT_OF_OTHERS = 0.3
 """Weight of those that are not the highest: enough for the iteration to find them."""
-_FINE, _STEPS = 5, 4
-"""Points an axis around each, and power steps at each."""
-_ENTRIES = 2**21
-"""Of matrices at once."""
+_FINE_POINTS = 5
+"""Points an axis around each of them, of which the best is taken."""
+_POWER_STEPS = 4
+"""Power steps at each frequency."""
+_ENTRIES_AT_ONCE = 2**21
+"""Entries of matrices that are formed at once."""
 
 
 def windowed_wave(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> Array:
@@ -59,108 +64,144 @@ def windowed_wave(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: Arr
     array, shape (1, 1, size of the large side)
         A unit vector, or zero.
     """
-    a = ops.to_numpy(symbols.top_triple(_matrices(kernel, spec, angles[None, :], ops=ops), xp=ops.xp)[1])[0]
-    return _as_input(_wave(spec, angles, a), kernel, ops=ops)
+    symbol = _symbols(kernel, spec, angles[None, :], ops=ops)
+    _, channels, _ = symbols.top_triple(symbol, xp=ops.xp)
+    return _as_vectors(_wave(spec, angles, ops.to_numpy(channels)[0]), kernel, ops=ops)
 
 
 def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) -> Array:
     """Sum of windowed waves at a few frequencies where the symbol is large, and a little of everything else.
 
-    Where the largest norm is at another frequency, or is no wave's, an iteration that starts here takes longer.
+    Where the largest norm is at another frequency, or its vector is no wave, an iteration that starts here takes
+    longer.
 
     Parameters
     ----------
     kernel, spec
         As of `windowed_wave`.
     seed : int
-        Of what is added, a tenth of the length.
+        Seed of the random vector that is added, a tenth of the sum's length.
 
     Returns
     -------
     array, shape (1, 1, size of the large side)
     """
-    most = max(1, _ENTRIES // math.prod(kernel.shape[1:3]) // math.prod(spec.stride))
+    most_points = max(1, _ENTRIES_AT_ONCE // math.prod(kernel.shape[1:3]) // math.prod(spec.stride))
     coarse = coarse_grid(spec.block_kernel_shape).angles
-    coarse = coarse[:: -(-len(coarse) // most)]
-    found, vectors = _power(kernel, spec, coarse, ops=ops)
-    best = [j for j in np.argsort(-found)[:_CANDIDATES] if found[j] >= _NEAR * found.max()]
-    fine = (2 * np.arange(_FINE) / (_FINE - 1) - 1) * math.pi / (2 * max(spec.block_kernel_shape))
-    offsets = product([np.arange(_FINE) if k > 1 else np.zeros(1, dtype=np.int64) for k in spec.block_kernel_shape])
-    offsets = np.where(np.asarray(spec.block_kernel_shape) > 1, fine[offsets], 0.0)
+    every_nth = -(-len(coarse) // most_points)
+    coarse = coarse[::every_nth]
+    norms, channels = _power(kernel, spec, coarse, ops=ops)
+    highest_first = np.argsort(-norms)[:_MOST_PEAKS]
+    peaks = [j for j in highest_first if norms[j] >= _HIGH_PART * norms.max()]
+    offsets = _fine_offsets(spec.block_kernel_shape)
     total = np.zeros(1)
-    for j in best:
-        near = (coarse[j] + offsets)[:most]
-        values, tops = _power(kernel, spec, near, ops=ops)
-        at = int(values.argmax())
-        angles, top = (near[at], tops[at]) if values[at] > found[j] else (coarse[j], vectors[j])
-        total = total + (1.0 if j == best[0] else _OTHERS) * _wave(spec, angles, top)
-    rest = np.real(arrays.random_vectors(seed, total.shape))
-    total = total + 0.1 * np.linalg.norm(total) / np.linalg.norm(rest) * rest
-    return _as_input(total, kernel, ops=ops)
+    for j in peaks:
+        fine = (coarse[j] + offsets)[:most_points]
+        fine_norms, fine_channels = _power(kernel, spec, fine, ops=ops)
+        best = int(fine_norms.argmax())
+        if fine_norms[best] > norms[j]:
+            wave = _wave(spec, fine[best], fine_channels[best])
+        else:
+            wave = _wave(spec, coarse[j], channels[j])
+        weight = 1.0 if j == peaks[0] else _WEIGHT_OF_OTHERS
+        total = total + weight * wave
+    noise = np.real(arrays.random_vectors(seed, total.shape))
+    total = total + 0.1 * np.linalg.norm(total) / np.linalg.norm(noise) * noise
+    return _as_vectors(total, kernel, ops=ops)
+
+
+def _fine_offsets(kernel_shape: tuple[int, ...]) -> np.ndarray:
+    """Angles (n, d) by which fine frequencies differ from a coarse one; 0 along axes with one tap."""
+    moves = np.asarray(kernel_shape) > 1
+    steps = (2 * np.arange(_FINE_POINTS) / (_FINE_POINTS - 1) - 1) * math.pi / (2 * max(kernel_shape))
+    one_step = np.zeros(1, dtype=np.int64)
+    index = product([np.arange(_FINE_POINTS) if taps > 1 else one_step for taps in kernel_shape])
+    return np.where(moves, steps[index], 0.0)
 
 
 def _power(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> tuple[np.ndarray, np.ndarray]:
     """Norms and right vectors of the symbol at frequencies (f, d), by a few power steps; on the host."""
-    g = _matrices(kernel, spec, angles, ops=ops)
-    start = np.broadcast_to(arrays.start_vector(0, int(g.shape[2])), (len(angles), int(g.shape[2])))
-    v = ops.xp.astype(ops.from_numpy(start.astype(np.complex128), kernel), g.dtype, copy=False)
-    apply, adjoint = matrix_maps(g, xp=ops.xp)
-    _, v, norm = follow(apply, adjoint, v, _STEPS, normalise=arrays.normalise, xp=ops.xp)
-    return ops.to_numpy(ops.xp.real(norm))[:, 0], ops.to_numpy(v)
+    symbol = _symbols(kernel, spec, angles, ops=ops)
+    size = int(symbol.shape[2])
+    start = np.broadcast_to(arrays.start_vector(0, size), (len(angles), size))
+    vectors = ops.xp.astype(ops.from_numpy(start.astype(np.complex128), kernel), symbol.dtype, copy=False)
+    apply, adjoint = matrix_maps(symbol, xp=ops.xp)
+    _, vectors, norms = follow(apply, adjoint, vectors, _POWER_STEPS, normalise=arrays.normalise, xp=ops.xp)
+    return ops.to_numpy(ops.xp.real(norms))[:, 0], ops.to_numpy(vectors)
 
 
-def _matrices(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> Array:
+def _symbols(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> Array:
     """The symbol at frequencies (f, d) of the blocks, shape (f, small channels, large channels * phases)."""
     xp = ops.xp
+    small, large = kernel.shape[1:3]
+    weights = _tap_weights(spec, angles)
+    by_tap = xp.reshape(kernel, (small * large, -1))
+
+    def summed(part: np.ndarray) -> Array:
+        sums = xp.matmul(by_tap, _from_host(part, kernel, ops=ops))
+        return xp.reshape(sums, (small, large, len(angles), -1))
+
+    symbol = xp.permute_dims(ops.complex(summed(weights.real), summed(weights.imag)), (2, 0, 1, 3))
+    return xp.reshape(symbol, (len(angles), small, -1))
+
+
+def _tap_weights(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:
+    """``e^{i theta shift(k)}`` where tap k reads a pixel of the phase, else 0: shape (taps, f * phases)."""
     axes = zip(spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
-    taps = [_taps(k, s, r, before) for k, s, r, (before, _) in axes]
-    host = np.float64 if kernel.dtype == xp.float64 else np.float32
-    # One column of weights a frequency and a phase: which taps read it, and at which shift.
+    reads = [_shifts_and_phases(taps, stride, dilation, before) for taps, stride, dilation, (before, _) in axes]
     columns = []
-    for theta in _undilated(spec, angles):
-        for phase in itertools.product(*(range(s) for s in spec.stride)):
+    for theta in _angles_of_layer(spec, angles):
+        for phase in itertools.product(*(range(stride) for stride in spec.stride)):
             weights = np.ones(1, dtype=np.complex128)
-            for (shift, at), angle, here in zip(taps, theta, phase, strict=True):
-                weights = np.outer(weights, np.where(at == here, np.exp(1j * angle * shift), 0.0)).reshape(-1)
+            for j, (shifts, phases) in enumerate(reads):
+                of_axis = np.where(phases == phase[j], np.exp(1j * theta[j] * shifts), 0.0)
+                weights = np.outer(weights, of_axis).reshape(-1)
             columns.append(weights)
-    table = np.stack(columns, axis=1)
-    small, channels = kernel.shape[1:3]
-    flat = xp.reshape(kernel, (small * channels, -1))
-    parts = (ops.from_numpy(np.ascontiguousarray(x.astype(host)), kernel) for x in (table.real, table.imag))
-    real, imag = (xp.reshape(xp.matmul(flat, part), (small, channels, len(angles), -1)) for part in parts)
-    g = xp.permute_dims(ops.complex(real, imag), (2, 0, 1, 3))
-    return xp.reshape(g, (len(angles), small, -1))
+    return np.stack(columns, axis=1)
 
 
-def _wave(spec: ConvSpec, angles: np.ndarray, vector: np.ndarray) -> np.ndarray:
+def _shifts_and_phases(taps: int, stride: int, dilation: int, before: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and phase of the pixel that each tap of an axis reads: ``r k - before = s shift + phase``."""
+    return np.divmod(dilation * np.arange(taps) - before, stride)
+
+
+def _wave(spec: ConvSpec, angles: np.ndarray, channels: np.ndarray) -> np.ndarray:
     """Real windowed wave with a vector of channels and phases, flat; real or imaginary part, whichever is larger."""
     large, _ = sizes_of(spec)
-    (theta,) = _undilated(spec, angles[None, :])
-    wave = vector.astype(np.complex128).reshape(-1, *spec.stride)
-    for axis, (n, s, angle) in enumerate(zip(large, spec.stride, theta, strict=True)):
-        q, at = np.divmod(np.arange(n), s)
-        window = np.sin(math.pi * (q + 1) / (q[-1] + 2)) * np.exp(1j * angle * q)
-        wave = np.take(wave, at, axis=axis + 1) * window.reshape((-1,) + (1,) * (len(large) - axis - 1))
-    flat = wave.reshape(-1)
-    return np.asarray(max(flat.real, flat.imag, key=lambda x: float(np.linalg.norm(x))))
+    (theta,) = _angles_of_layer(spec, angles[None, :])
+    wave = channels.astype(np.complex128).reshape(-1, *spec.stride)
+    for axis, (pixels, stride, angle) in enumerate(zip(large, spec.stride, theta, strict=True)):
+        block, phase = np.divmod(np.arange(pixels), stride)
+        window = np.sin(math.pi * (block + 1) / (block[-1] + 2))
+        factor = window * np.exp(1j * angle * block)
+        later_axes = len(large) - axis - 1
+        wave = np.take(wave, phase, axis=axis + 1) * factor.reshape((-1,) + (1,) * later_axes)
+    return _larger_part(wave.reshape(-1))
 
 
-def _as_input(wave: np.ndarray, kernel: Array, *, ops: ArrayOps) -> Array:
-    """Of unit length, or zero, in the kernel's precision, (1, 1, size)."""
-    host = np.float64 if kernel.dtype == ops.xp.float64 else np.float32
+def _larger_part(wave: np.ndarray) -> np.ndarray:
+    """The real or the imaginary part, whichever is longer: a real layer maps them separately."""
+    return np.asarray(max(wave.real, wave.imag, key=lambda part: float(np.linalg.norm(part))))
+
+
+def _as_vectors(wave: np.ndarray, kernel: Array, *, ops: ArrayOps) -> Array:
+    """A flat wave as vectors (1, 1, size) in the kernel's precision, of unit length or zero."""
     norm = float(np.linalg.norm(wave))
-    return ops.from_numpy(np.ascontiguousarray((wave / (norm or 1.0)).astype(host)).reshape(1, 1, -1), kernel)
+    return _from_host((wave / (norm or 1.0)).reshape(1, 1, -1), kernel, ops=ops)
 
 
-def _undilated(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:
-    """Frequencies of the layer: blocks have the dilation taken out, as far as the stride leaves it coprime."""
-    return np.asarray(
-        angles / np.asarray([r // math.gcd(s, r) for s, r in zip(spec.stride, spec.dilation, strict=True)])
-    )
+def _from_host(x: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
+    """A real array of the host on the device and in the precision of another one."""
+    dtype: Any = np.float64 if like.dtype == ops.xp.float64 else np.float32
+    return ops.from_numpy(np.ascontiguousarray(x.astype(dtype)), like)
 
 
-def _taps(k: int, s: int, r: int, before: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.divmod(r * np.arange(k) - before, s)
+def _angles_of_layer(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:
+    """Frequencies of the layer from those of its blocks, which have no dilation but ``gcd(stride, dilation)``."""
+    left_out = [
+        dilation // math.gcd(stride, dilation) for stride, dilation in zip(spec.stride, spec.dilation, strict=True)
+    ]
+    return np.asarray(angles / np.asarray(left_out))
 
 
 class WaveSum:
@@ -173,69 +214,90 @@ class WaveSum:
         With ``input_shape``, zero padding, and neither stride nor dilation.
     angles : float array, shape (d,)
         A frequency where the symbol's norm is large.
+
+    Attributes
+    ----------
+    channels : complex array, shape (1, waves, second)
+        Vector of channels of each wave, as `Waves` takes them.
     """
 
     def __init__(self, kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> None:
-        xp = ops.xp
+        self._ops = ops
         large, _ = sizes_of(spec)
-        sides = [
-            np.asarray([0.0]) if k == 1 else angle + np.asarray([-1, 1]) * math.pi / (n + 1)
-            for angle, n, k in zip(angles, large, spec.kernel_shape, strict=True)
-        ]
-        self._factors = [
-            np.exp(1j * np.outer(side, np.arange(n))) / math.sqrt(n) for side, n in zip(sides, large, strict=True)
-        ]
-        self._waves, self._ops = Waves(kernel, spec, self._factors, ops=ops), ops
-        right = _best_channels(kernel, spec, sides, ops=ops)
-        # One sum for each wave alone: (count, count, second).
-        eye = xp.astype(xp.eye(self._waves.count, dtype=kernel.dtype, device=ops.device(kernel)), right.dtype)
-        alone = eye[:, :, None] * right[None, :, :]
-        image, length = (np.asarray(ops.to_numpy(f(alone))) for f in (self._waves.image_inner, self._waves.inner))
-        weights = _best(image, length)
-        parts = (ops.from_numpy(np.ascontiguousarray(x), kernel) for x in (weights.real, weights.imag))
-        self.channels = (right * ops.complex(*parts)[:, None])[None, ...]
+        angles_of_axes = []
+        self._factors = []
+        for angle, pixels, taps in zip(angles, large, spec.kernel_shape, strict=True):
+            half_step = math.pi / (pixels + 1)
+            of_axis = np.asarray([0.0]) if taps == 1 else angle + np.asarray([-1, 1]) * half_step
+            angles_of_axes.append(of_axis)
+            self._factors.append(np.exp(1j * np.outer(of_axis, np.arange(pixels))) / math.sqrt(pixels))
+        self._waves = Waves(kernel, spec, self._factors, ops=ops)
+        right = _best_channels(kernel, angles_of_axes, ops=ops)
+        weights = self._best_weights(right)
+        self.channels = (right * _complex_from_host(weights, kernel, ops=ops)[:, None])[None, ...]
+
+    def _best_weights(self, right: Array) -> np.ndarray:
+        """Weights (waves,) of waves with channels (waves, second) that maximise ``||A x|| / ||x||`` of their sum x."""
+        xp, ops = self._ops.xp, self._ops
+        count, kernel = self._waves.count, self._waves.kernel
+        eye = xp.astype(xp.eye(count, dtype=kernel.dtype, device=ops.device(kernel)), right.dtype)
+        # One sum for each wave by itself: (waves, waves, second).
+        single_waves = eye[:, :, None] * right[None, :, :]
+        image_products = np.asarray(ops.to_numpy(self._waves.image_inner(single_waves)))
+        products = np.asarray(ops.to_numpy(self._waves.inner(single_waves)))
+        return _best_quotient(image_products, products)
 
     def bound(self) -> tuple[Lower, Array]:
         """A lower bound of the layer's norm, proven without a pass over its pixels, and its gradient."""
+        xp = self._ops.xp
         lower = norm_by_waves(self._waves, self.channels, ops=self._ops)
-        # Of ||A x|| / ||x||: half the gradient of the square, over the norms.
-        scale = lower.value * float(self._ops.xp.real(self._waves.inner(self.channels))[0, 0])
         gradient = self._waves.gradient(self.channels)
-        return lower, gradient / scale if scale > 0 else self._ops.xp.zeros_like(gradient)
+        # ||A x|| / ||x|| has half the gradient of ||A x||**2, divided by ||A x|| ||x|| = lower ||x||**2.
+        scale = lower.value * float(xp.real(self._waves.inner(self.channels))[0, 0])
+        return lower, gradient / scale if scale > 0 else xp.zeros_like(gradient)
 
     def vector(self) -> Array:
-        """Its larger part, real or imaginary, as a unit vector, shape (1, 1, size of the large side)."""
-        flat = np.asarray(self._ops.to_numpy(self.channels))[0].T
-        total = flat.reshape(flat.shape[0], *self._waves.each)
+        """The larger part of the sum, real or imaginary, as a unit vector, shape (1, 1, size of the large side)."""
+        by_channel = np.asarray(self._ops.to_numpy(self.channels))[0].T
+        total = by_channel.reshape(by_channel.shape[0], *self._waves.factor_counts)
         for factor in self._factors:
             # The first axis of waves goes, and its pixels come last.
             total = np.tensordot(total, factor, axes=(1, 0))
-        real = max(total.real, total.imag, key=lambda x: float(np.linalg.norm(x))).reshape(1, 1, -1)
-        kernel = self._waves.kernel
-        host = np.float64 if kernel.dtype == self._ops.xp.float64 else np.float32
-        return self._ops.from_numpy(np.ascontiguousarray((real / (np.linalg.norm(real) or 1.0)).astype(host)), kernel)
+        return _as_vectors(_larger_part(total), self._waves.kernel, ops=self._ops)
 
 
-def _best_channels(kernel: Array, spec: ConvSpec, sides: list[np.ndarray], *, ops: ArrayOps) -> Array:
+def _complex_from_host(x: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
+    """A complex array of the host on the device of another one."""
+    real = ops.from_numpy(np.ascontiguousarray(x.real), like)
+    imag = ops.from_numpy(np.ascontiguousarray(x.imag), like)
+    return ops.complex(real, imag)
+
+
+def _best_channels(kernel: Array, angles_of_axes: list[np.ndarray], *, ops: ArrayOps) -> Array:
     """Top right singular vectors of the symbol at all combinations of angles, shape (count, second)."""
     xp = ops.xp
-    index = product([np.arange(len(side)) for side in sides])
-    points = np.stack([side[index[:, j]] for j, side in enumerate(sides)], axis=1)
-    phase = np.exp(1j * points @ tap_points(spec.kernel_shape).T.astype(float))
-    real, imag = (ops.from_numpy(np.ascontiguousarray(x.T), kernel) for x in (phase.real, phase.imag))
-    first, second = kernel.shape[1:3]
-    flat = xp.reshape(kernel, (first * second, -1))
-    g = xp.reshape(ops.complex(xp.matmul(flat, real), xp.matmul(flat, imag)), (first, second, len(points)))
-    return symbols.top_triple(xp.permute_dims(g, (2, 0, 1)), xp=xp)[1]
+    first, second, *kernel_shape = kernel.shape[1:]
+    index = product([np.arange(len(of_axis)) for of_axis in angles_of_axes])
+    angles = np.stack([of_axis[index[:, j]] for j, of_axis in enumerate(angles_of_axes)], axis=1)
+    phases = np.exp(1j * angles @ tap_points(tuple(kernel_shape)).T.astype(float)).T
+    by_tap = xp.reshape(kernel, (first * second, -1))
+    real = xp.matmul(by_tap, ops.from_numpy(np.ascontiguousarray(phases.real), kernel))
+    imag = xp.matmul(by_tap, ops.from_numpy(np.ascontiguousarray(phases.imag), kernel))
+    symbol = xp.reshape(ops.complex(real, imag), (first, second, len(angles)))
+    _, right, _ = symbols.top_triple(xp.permute_dims(symbol, (2, 0, 1)), xp=xp)
+    return right
 
 
-def _best(image: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Coefficients with the largest quotient of two quadratic forms; near a whole number of steps waves coincide."""
-    values, basis = np.linalg.eigh((length + length.conj().T) / 2)
-    kept = values > 1e-10 * max(float(values[-1]), 1e-300)
-    if not kept.any():
-        return np.zeros(len(values), dtype=np.complex128)
-    basis = basis[:, kept] / np.sqrt(values[kept])
-    small = basis.conj().T @ image @ basis
-    _, top = np.linalg.eigh((small + small.conj().T) / 2)
-    return np.asarray(basis @ top[:, -1])
+def _best_quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Coefficients w that maximise ``w* N w / w* D w`` for two Gram matrices.
+
+    Where the frequency is near a whole number of steps, waves coincide and D is singular: its null space is left out.
+    """
+    eigenvalues, basis = np.linalg.eigh((denominator + denominator.conj().T) / 2)
+    independent = eigenvalues > 1e-10 * max(float(eigenvalues[-1]), 1e-300)
+    if not independent.any():
+        return np.zeros(len(eigenvalues), dtype=np.complex128)
+    orthonormal = basis[:, independent] / np.sqrt(eigenvalues[independent])
+    projected = orthonormal.conj().T @ numerator @ orthonormal
+    _, vectors = np.linalg.eigh((projected + projected.conj().T) / 2)
+    return np.asarray(orthonormal @ vectors[:, -1])

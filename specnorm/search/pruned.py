@@ -1,4 +1,7 @@
-"""The largest of proven bounds over many frequencies: which are tried first; a bound of fixed cost by them."""
+"""The largest of proven bounds over many frequencies: which of them to visit first, and which to leave out by proof.
+
+Also a bound of a layer's norm at a fixed cost, by a grid or by an unfolding, for searches that have no end.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import largest_of_blocks, least
+from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol import grid, symbols
 from specnorm.certified.symbol.grid import LargestBound
+from specnorm.clock import RATE
 from specnorm.problem.frequencies import half_grid
 from specnorm.search.constant import smallest
 
@@ -25,17 +30,17 @@ if TYPE_CHECKING:
 
 
 _FEW = 4
-"""Frequencies that are not worth another product of all."""
+"""So few frequencies left are visited rather than multiplied once more."""
 _SAMPLE = 24
 """Frequencies that are tried first, or up to sixteen times as many."""
-_WORTH = 4000
-"""Entries of symbols, for each lag of the kernel, from which on the Gram polynomial costs less than it saves."""
+_WORTHWHILE = 4000
+"""Entries of symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
 
 
 def largest_bound(
     bound: Bound, blocks: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
 ) -> tuple[Array, Array]:
-    """`symbols.largest` of a proven bound of the symbol's norm, with frequencies left out where values are known.
+    """`symbols.largest` of a proven bound of the symbol's norm; where values can be read, frequencies are left out.
 
     Parameters
     ----------
@@ -53,58 +58,66 @@ def largest_bound(
     """
     if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
         return symbols.largest(partial(bound, ops=ops), blocks, frequencies, ops=ops)
-    found = [x.result() for x in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
-    values, phases = zip(*found, strict=True)
+    results = [one.result() for one in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
+    values, phases = zip(*results, strict=True)
     return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0)
 
 
 def largest_bounds(
     bound: Bound, blocks: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
 ) -> list[LargestBound]:
-    """The same block by block, each with its proof."""
+    """`largest_bound` block by block, each with its proof."""
     blocks = arrays.tall(blocks, xp=ops.xp)
-    found = [LargestBound(bound, blocks[j : j + 1, ...], frequencies, ops=ops) for j in range(blocks.shape[0])]
     pays = products > 0 and _pays(blocks, len(frequencies), memory=ops.memory)
-    for one in found:
+    results = []
+    for j in range(blocks.shape[0]):
+        largest = LargestBound(bound, blocks[j : j + 1, ...], frequencies, ops=ops)
         if pays:
-            _visit(one, products, ops=ops)
+            _visit(largest, products, ops=ops)
         else:
-            one.visit(np.arange(len(frequencies)))
-    return found
+            largest.visit(np.arange(len(frequencies)))
+        results.append(largest)
+    return results
 
 
 def _pays(blocks: Array, count: int, *, memory: int) -> bool:
     """Whether the Gram polynomial of a block, one product for each pair of taps, fits and costs less than it saves."""
-    channels, shape = blocks.shape[1:3], blocks.shape[3:]
-    lags = math.prod(2 * k - 1 for k in shape) // 2 + 1
-    if 32 * lags * min(channels) ** 2 > memory or 4 * count < math.prod(shape) ** 2:
-        return False
-    return bool(count * math.prod(channels) >= _WORTH * lags)
+    channels = blocks.shape[1:3]
+    kernel_shape = blocks.shape[3:]
+    lags = math.prod(2 * k - 1 for k in kernel_shape) // 2 + 1
+    fits = 32 * lags * min(channels) ** 2 <= memory
+    has_more_frequencies_than_pairs = 4 * count >= math.prod(kernel_shape) ** 2
+    return bool(fits and has_more_frequencies_than_pairs and count * math.prod(channels) >= _WORTHWHILE * lags)
 
 
 def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
-    """A sample, then the rest; where nothing is left out of the sample, the rest as it is."""
-    count, step = len(largest.frequencies), symbols.chunk_length(largest.block, ops=ops)
-    stride = max(min(16, count // _SAMPLE), -(-count // step), 1)
-    every = np.arange(count)
-    sample, rest = every[::stride], every[every % stride > 0]
-    left = leave_out(largest, sample, products)
-    largest.visit(left)
-    pays = 2 * len(left) < len(sample)
-    for start in range(0, len(rest), step):
-        some = rest[start : start + step]
-        largest.visit(leave_out(largest, some, products) if pays else some)
+    """Visit a sample of the frequencies, then the rest; if much of the sample was left out by proof, so is the rest."""
+    count = len(largest.frequencies)
+    at_once = symbols.chunk_length(largest.block, ops=ops)
+    stride = max(min(16, count // _SAMPLE), -(-count // at_once), 1)
+    index = np.arange(count)
+    sample, rest = index[::stride], index[index % stride > 0]
+    sample_left = leave_out(largest, sample, products)
+    largest.visit(sample_left)
+    leaves_out = 2 * len(sample_left) < len(sample)
+    for start in range(0, len(rest), at_once):
+        part = rest[start : start + at_once]
+        largest.visit(leave_out(largest, part, products) if leaves_out else part)
 
 
 def leave_out(largest: LargestBound, index: np.ndarray, products: int, few: int = _FEW) -> np.ndarray:
-    """Leave out frequencies whose norms Gram iteration proves to be no larger. The numbers of the others.
+    """Leave out frequencies whose norms Gram iteration proves to be no larger. Return the numbers of the others.
 
-    Of at most so many products, the polynomial's own included; a few frequencies left are not worth another one.
-    The best frequency is visited after the first and the last.
+    Parameters
+    ----------
+    products : int
+        Most products, that of the polynomial included. The best frequency is visited after the first and the last.
+    few : int
+        So few frequencies left are not worth another product.
     """
     iteration = largest.iteration(index)
     for product in range(products):
-        if product:
+        if product > 0:
             iteration.square()
         best, norm = iteration.highest
         if product in (0, products - 1) and not norm <= largest.value:
@@ -117,18 +130,18 @@ def leave_out(largest: LargestBound, index: np.ndarray, products: int, few: int 
 
 PRODUCTS = 5
 """Gram products that leave frequencies out; those that are left cost an eigenvalue and a factorisation each."""
-_LONG = 1e12
-"""Phases of a bound on a grid, counted in multiplications, up to which it is tried where there is no deadline."""
-_LATE = 0.15
-"""Part of the time that it may take although a deadline has passed."""
-_MOST = 0.7
-"""Part of the time that is left to it at most."""
-_MATRIX = 1e5
-"""Multiplications that the calls for one small matrix take as long as."""
-_SECOND = 1e10
-"""Multiplications in a second."""
-_PHASE = 400
-"""Multiplications that the cosine and sine of one tap at one frequency take as long as."""
+_MOST_PHASE_WORK = 1e12
+"""Multiplications as long as which the phases of a grid may take where there is no deadline."""
+_LATE_PART = 0.15
+"""Part of all the time that a grid may take although the deadline has passed."""
+_RESERVED_PART = 0.7
+"""Most of the time that a search reserves for a grid."""
+_MATRIX_WORK = 1e5
+"""Multiplications as long as which the calls for one small matrix take."""
+_ENTRY_WORK = 500
+"""Multiplications as long as which the passes over one entry of a kernel take: copies, scales, a digest."""
+_PHASE_WORK = 400
+"""Multiplications as long as which the cosine and sine of one tap at one frequency take."""
 
 
 def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:
@@ -137,9 +150,12 @@ def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[in
 
 
 def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
-    """The smallest unfolding's bound or, if there is time for it, a grid's if lower."""
+    """The smallest unfolding's bound or, if there is time for it, a grid's if lower; without time, one by Frobenius."""
     blocks = problem.kernel
-    unfolding = largest_of_blocks(smallest(blocks, problem.spec, ops=ops)[0], blocks)
+    if not problem.clock.affords(_unfolding_work(blocks), _LATE_PART):
+        return norm_by_frobenius(blocks, ops=ops)
+    bounds_of_blocks, _ = smallest(blocks, problem.spec, ops=ops)
+    unfolding = largest_of_blocks(bounds_of_blocks, blocks)
     if not _is_worth_a_grid(problem):
         return unfolding
     sizes = grid_points(tuple(blocks.shape[3:]))
@@ -148,35 +164,37 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
 
 
 def seconds_without_search(problem: Problem) -> float:
-    """How long `bound_without_search` takes, roughly: what a search has to leave of its time."""
-    works = (_work_of_unfolding(problem.kernel), _work_of_grid(problem.kernel))
-    fits = sum(works) <= _SECOND * _MOST * problem.clock.seconds
-    return sum(works if fits else works[:1]) / _SECOND
+    """How long `bound_without_search` takes, roughly: the time that a search has to leave."""
+    unfolding_work = _unfolding_work(problem.kernel)
+    work_of_both = unfolding_work + _grid_work(problem.kernel)
+    fits = work_of_both <= RATE * _RESERVED_PART * problem.clock.seconds
+    return (work_of_both if fits else unfolding_work) / RATE
 
 
 def _is_worth_a_grid(problem: Problem) -> bool:
     """Whether a grid takes no longer than is left; or, without a deadline, than some minutes."""
-    clock, work = problem.clock, _work_of_grid(problem.kernel)
-    if math.isinf(clock.seconds):
-        return _phases(problem.kernel) <= _LONG
-    return work <= _SECOND * (max(clock.left, 0.0) + _LATE * clock.seconds)
+    if math.isinf(problem.clock.seconds):
+        return _phase_work(problem.kernel) <= _MOST_PHASE_WORK
+    return problem.clock.affords(_grid_work(problem.kernel), _LATE_PART)
 
 
-def _points(blocks: Array) -> float:
+def _grid_size(blocks: Array) -> float:
+    """Points of a grid, without mirror images."""
     return math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
 
 
-def _phases(blocks: Array) -> float:
-    return _PHASE * _points(blocks) * math.prod(blocks.shape[3:])
+def _phase_work(blocks: Array) -> float:
+    """Work of the phases of all taps on a grid."""
+    return _PHASE_WORK * _grid_size(blocks) * math.prod(blocks.shape[3:])
 
 
-def _work_of_grid(blocks: Array) -> float:
+def _grid_work(blocks: Array) -> float:
     """Multiplications of a grid's bound: symbols, an eigenvalue each, and the phases, for each block once more."""
     g, m, p = blocks.shape[:3]
-    each = g * (8 * m * p * min(m, p) + _MATRIX)
-    return _points(blocks) * (math.prod(blocks.shape) + each) + g * _phases(blocks)
+    eigenvalues = g * (8 * m * p * min(m, p) + _MATRIX_WORK)
+    return _grid_size(blocks) * (math.prod(blocks.shape) + eigenvalues) + g * _phase_work(blocks)
 
 
-def _work_of_unfolding(blocks: Array) -> float:
-    """Multiplications of the proof of one unfolding, about those of its Gram matrix, and of the search for it."""
-    return float(2 * math.prod(blocks.shape) * min(blocks.shape[1:3]))
+def _unfolding_work(blocks: Array) -> float:
+    """Multiplications of the proof of one unfolding, three Gram matrices with the search for it, and of the answer."""
+    return float(math.prod(blocks.shape)) * (3 * min(blocks.shape[1:3]) + _ENTRY_WORK)

@@ -16,6 +16,7 @@ from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, 
 from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.certified.symbol.symbols import taps_below
 from specnorm.clock import Clock
+from specnorm.numerics.costs import eigh_work
 from specnorm.numerics.power import largest_eigenvalues
 
 if TYPE_CHECKING:
@@ -26,13 +27,11 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _DEGREE = 8
-"""Of the estimates of what is left out."""
+"""Chebyshev degree of the estimates of what is left out."""
 _RAISED = 1.03
-"""Over a threshold that failed; the truncation bound before is three to five times as high."""
-
-
+"""Factor of a threshold that failed; the truncation bound that it replaces is three to five times too high."""
 _PHASES = 2**22
-"""Phases of taps at centres that are computed at once."""
+"""Most phases of taps at centres that are computed at once."""
 
 
 class Polynomials:
@@ -45,18 +44,21 @@ class Polynomials:
     """
 
     def __init__(self, blocks: Array, tuning: Tuning, *, clock: Clock | None = None, ops: ArrayOps) -> None:
-        self.blocks, self.tuning, self.ops, self.clock = blocks, tuning, ops, clock or Clock()
+        self.blocks = blocks
+        self.tuning = tuning
+        self.ops = ops
+        self.clock = clock or Clock()
         self._reduced: GramPolynomial | None = None
-        self._narrow: GramPolynomial | None = None
+        self._reduced_in_float32: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
         self._closer: GramPolynomial | None = None
 
     @property
     def whole(self) -> GramPolynomial:
-        """Nothing left out."""
+        """The polynomial of all directions."""
         if self._whole is None:
-            kind = ScalarGram if self.is_scalar else GramPolynomial
-            self._whole = kind(self.blocks, tick=self.clock.check, ops=self.ops)
+            polynomial_type = ScalarGram if self.is_scalar else GramPolynomial
+            self._whole = polynomial_type(self.blocks, tick=self.clock.check, ops=self.ops)
         return self._whole
 
     @property
@@ -66,7 +68,8 @@ class Polynomials:
 
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
         """Values of scalar symbols at the centres of a cover's boxes, where there is memory for them."""
-        if not self.is_scalar or 2 * 8 * self.blocks.shape[0] * len(boxes) > self.ops.memory:
+        bytes_of_values = 2 * 8 * self.blocks.shape[0] * len(boxes)
+        if not self.is_scalar or bytes_of_values > self.ops.memory:
             return None
         # The phases of long kernels take seconds, in which no clock is asked: these are searched in parts.
         if len(boxes) * sum(self.blocks.shape[3:]) > _PHASES:
@@ -74,137 +77,202 @@ class Polynomials:
         whole = self.whole
         return whole.at_centres(boxes) if isinstance(whole, ScalarGram) else None
 
-    def near(self, threshold: float, trial_vectors: Array | None, *, narrow: bool = False) -> GramPolynomial:
-        """For norms around a threshold; trial vectors are directions to keep. ``narrow``: in float32 throughout."""
-        if threshold <= 0 or trial_vectors is None:
-            return self.whole if threshold <= 0 or self._reduced is None else self._reduced
-        narrow = narrow and self.ops.exact_float32
-        known = self._narrow if narrow else self._reduced
-        if known is None or known.truncation > 0.6 * threshold**2:
-            rotation = choose_rotation(self.blocks, threshold, trial_vectors, self.tuning, narrow=narrow, ops=self.ops)
-            if rotation is None:
-                known = self.whole
-            else:
-                known = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
-            if narrow:
-                self._narrow = known
-            else:
-                self._reduced = known
-        return known
+    def near(self, threshold: float, trial_vectors: Array | None, *, in_float32: bool = False) -> GramPolynomial:
+        """The polynomial for norms around a threshold: of the directions that matter there, or of all.
+
+        Parameters
+        ----------
+        trial_vectors : array, shape (g, h, p), optional
+            Directions to keep; None: nothing new is left out.
+        in_float32 : bool
+            Whether everything may be in float32.
+        """
+        if threshold <= 0:
+            return self.whole
+        if trial_vectors is None:
+            return self.whole if self._reduced is None else self._reduced
+        in_float32 = in_float32 and self.ops.exact_float32
+        polynomial = self._reduced_in_float32 if in_float32 else self._reduced
+        if polynomial is None or polynomial.truncation > 0.6 * threshold**2:
+            polynomial = self._reduce(threshold, trial_vectors, in_float32=in_float32)
+        return polynomial
+
+    def _reduce(self, threshold: float, trial_vectors: Array, *, in_float32: bool) -> GramPolynomial:
+        """Leave out what is far below a threshold, if that is enough to save time."""
+        self.clock.require(self.blocks.shape[0] * eigh_work(self.blocks.shape[2]))
+        rotation = choose_rotation(
+            self.blocks, threshold, trial_vectors, self.tuning, in_float32=in_float32, ops=self.ops
+        )
+        if rotation is None:
+            polynomial = self.whole
+        else:
+            polynomial = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
+        if in_float32:
+            self._reduced_in_float32 = polynomial
+        else:
+            self._reduced = polynomial
+        return polynomial
 
     def closer(self, polynomial: GramPolynomial, cover: Cover) -> GramPolynomial:
-        """The one in use, once with a closer bound of what it leaves out, where enough open cells repay that."""
+        """The polynomial, once with a closer bound of what it leaves out, if so many cells are open that it pays."""
         if polynomial is not self._reduced or polynomial is self._closer:
             return polynomial
-        g, _, p, *shape = self.blocks.shape
-        large, cells = g == 1 and p >= self.tuning.smallest_shared, np.count_nonzero(~cover.done)
-        if large and cells >= self.tuning.covered * torus_size(tuple(shape)):
-            self._reduced = self._closer = sharpened(polynomial, self.parts, ops=self.ops)
+        blocks, _, p, *kernel_shape = self.blocks.shape
+        is_large = blocks == 1 and p >= self.tuning.smallest_shared
+        open_cells = np.count_nonzero(~cover.done)
+        if is_large and open_cells >= self.tuning.covered * torus_size(tuple(kernel_shape)):
+            self._closer = sharpened(polynomial, self.parts, ops=self.ops)
+            self._reduced = self._closer
         return self._reduced
 
     def for_trial(self, polynomial: GramPolynomial, threshold: float, radius: np.ndarray) -> GramPolynomial:
-        """Its copy in float32 where that is enough for most cells of such radii: large ones have limits far below."""
+        """The polynomial in float32 where that is precise enough for most cells, else as it is.
+
+        A float32 proof can only fail, never be false: its rounding is in its limits. A cell of radius phi leaves about
+        phi**2 of the squared threshold for it.
+
+        Parameters
+        ----------
+        radius : float array, shape (c,)
+            Of the cells.
+        """
         if polynomial.rank < self.tuning.smallest_float32 or not threshold > 0:
             return polynomial
-        copied, xp = polynomial.float32_copy(), self.ops.xp
-        like = xp.astype(copied.even[:1, :1, :1], arrays.complex_dtype(copied.even.dtype, xp=xp))
-        lost = norms.likely_loss(polynomial.rank, like, ops=self.ops) + copied.error / threshold**2
-        return copied if float(radius.min(initial=math.inf)) ** 2 > self.tuning.margin_float32 * lost else polynomial
+        xp = self.ops.xp
+        in_float32 = polynomial.float32_copy()
+        like = xp.astype(in_float32.even[:1, :1, :1], arrays.complex_dtype(in_float32.even.dtype, xp=xp))
+        float32_error = norms.likely_loss(polynomial.rank, like, ops=self.ops) + in_float32.error / threshold**2
+        smallest_radius = float(radius.min(initial=math.inf))
+        is_precise_enough = smallest_radius**2 > self.tuning.margin_float32 * float32_error
+        return in_float32 if is_precise_enough else polynomial
 
     def least_limit_sq(self, polynomial: GramPolynomial) -> float:
-        """Limit below which matrices are not reduced; above the truncation bound."""
+        """Smallest limit for which matrices are reduced: above the truncation bound, and above the rounding."""
         return max(self.tuning.clear * polynomial.truncation, polynomial.error)
 
     def parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
         """Slices of so many cells that fit the memory budget, as long as there is time."""
-        chunk = self._chunk(polynomial)
-        for first in range(0, count, chunk):
+        at_once = self._cells_at_once(polynomial)
+        for first in range(0, count, at_once):
             self.clock.check()
-            yield slice(first, min(first + chunk, count))
+            yield slice(first, min(first + at_once, count))
 
-    def _chunk(self, polynomial: GramPolynomial) -> int:
+    def _cells_at_once(self, polynomial: GramPolynomial) -> int:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
-        size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
         if isinstance(polynomial, ScalarGram):
             # The taps, and about as much for their phases along the axes.
             return max(1, self.tuning.cache // (2 * 8 * math.prod(self.blocks.shape[1:])))
-        gathered = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
-        each = polynomial.itemsize * (3 * size * rank + 4 * rank**2) + 12 * 8 * lags + gathered
+        size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
+        coefficients = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
+        matrices = polynomial.itemsize * (3 * size * rank + 4 * rank**2)
+        bytes_of_a_cell = matrices + 12 * 8 * lags + coefficients
+        in_memory = max(1, polynomial.ops.memory // bytes_of_a_cell)
+        if not polynomial.ops.on_host:
+            return int(in_memory)
         # On the host in the cache, but enough cells to read the coefficients only now and then.
-        few = max(8, self.tuning.cache // each) if polynomial.ops.on_host else math.inf
-        return int(min(few, max(1, polynomial.ops.memory // each)))
+        return int(min(max(8, self.tuning.cache // bytes_of_a_cell), in_memory))
 
 
 def choose_rotation(
-    blocks: Array, threshold: float, trial_vectors: Array, tuning: Tuning, *, narrow: bool = False, ops: ArrayOps
+    blocks: Array,
+    threshold: float,
+    trial_vectors: Array,
+    tuning: Tuning,
+    *,
+    in_float32: bool = False,
+    ops: ArrayOps,
 ) -> Rotation | None:
-    """A basis with the large directions first, and how many of them to keep; None where too many matter.
-
-    ``narrow``: in float32.
+    """Choose a basis with the large directions first, and how many of them to keep; None where too many matter.
 
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
     trial_vectors : array, shape (g, h, p)
         Complex right vectors at frequencies where the norm is large: directions to keep.
+    in_float32 : bool
+        Whether the basis is computed in float32.
     """
-    xp, p = ops.xp, blocks.shape[2]
+    xp = ops.xp
+    p = blocks.shape[2]
     if p < tuning.smallest_reduced:
         return None
     taps = math.prod(blocks.shape[3:])
-    # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
-    low = taps_below(xp.astype(blocks, xp.float32), xp=xp)
-    gram = xp.astype(xp.matmul(xp.matrix_transpose(low), low), blocks.dtype)
-    # The trial vectors first, then the large directions of what is orthogonal to them.
-    span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
-    span = span[:, : min(p // 2, span.shape[1]), :]
-    first, _ = xp.linalg.qr(xp.matrix_transpose(span))
-    kept = first.shape[-1]
-    across, turned = xp.matmul(gram, first), xp.matrix_transpose(first)
-    gram = gram - xp.matmul(across, turned)
-    gram = gram - xp.matmul(first, xp.matmul(turned, gram))
-    lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + threshold**2
-    gram = gram + lift[:, None, None] * xp.matmul(first, turned)
-    gram = (gram + xp.matrix_transpose(gram)) / 2
-    values, basis = xp.linalg.eigh(xp.astype(gram, xp.float32) if narrow else gram)
-    largest = ops.to_numpy(xp.max(values, axis=0))[::-1]
+    eigenvalues, basis, trial_count = _directions(blocks, threshold, trial_vectors, in_float32=in_float32, ops=ops)
+    descending = ops.to_numpy(xp.max(eigenvalues, axis=0))[::-1]
     allowed = tuning.truncation * threshold**2
     # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`; a little less, for its allowance.
-    rank = kept + int(np.count_nonzero(taps * largest[kept:] > 0.98 * allowed))
+    rank = trial_count + int(np.count_nonzero(taps * descending[trial_count:] > 0.98 * allowed))
     if rank > min(tuning.widest_reduced * p, p - 1):
         return None
     rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
     # Otherwise the factorisation was not good enough to be of use.
-    return rotation if rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999 else None
+    is_usable = rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999
+    return rotation if is_usable else None
+
+
+def _directions(
+    blocks: Array, threshold: float, trial_vectors: Array, *, in_float32: bool, ops: ArrayOps
+) -> tuple[Array, Array, int]:
+    """Eigenvalues of ``sum_k K_k^T K_k``, ascending, and an orthonormal basis; the trial vectors' directions are last.
+
+    Returns
+    -------
+    eigenvalues : array, shape (g, p)
+        Those of the trial vectors' directions are raised above all others.
+    basis : array, shape (g, p, p)
+    trial_count : int
+        How many directions the trial vectors have.
+    """
+    xp = ops.xp
+    p = blocks.shape[2]
+    # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
+    columns = taps_below(xp.astype(blocks, xp.float32), xp=xp)
+    gram = xp.astype(xp.matmul(xp.matrix_transpose(columns), columns), blocks.dtype)
+    trial_span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
+    trial_span = trial_span[:, : min(p // 2, trial_span.shape[1]), :]
+    trial, _ = xp.linalg.qr(xp.matrix_transpose(trial_span))
+    transposed = xp.matrix_transpose(trial)
+    # What is orthogonal to the trial directions, from both sides; then these with eigenvalues above all others.
+    gram = gram - xp.matmul(xp.matmul(gram, trial), transposed)
+    gram = gram - xp.matmul(trial, xp.matmul(transposed, gram))
+    lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + threshold**2
+    gram = gram + lift[:, None, None] * xp.matmul(trial, transposed)
+    gram = (gram + xp.matrix_transpose(gram)) / 2
+    eigenvalues, basis = xp.linalg.eigh(xp.astype(gram, xp.float32) if in_float32 else gram)
+    return eigenvalues, basis, trial.shape[-1]
 
 
 def sharpened(
     polynomial: GramPolynomial, parts: Callable[[GramPolynomial, int], Iterator[slice]], *, ops: ArrayOps
 ) -> GramPolynomial:
-    """The polynomial with a truncation bound within 1.4 of the square of the norm that is left out, more or less.
+    """The polynomial with a truncation bound within about 1.4 of the squared norm of what is left out.
 
-    By a cover of what is left out with the first cells alone.
+    The bound is proven by the first cells alone of a cover of what is left out.
 
     Parameters
     ----------
     parts : callable
         Slices of so many cells that fit the memory budget.
     """
+    xp = ops.xp
     rest = polynomial.left_out
+    size = rest.shape[2]
     whole = GramPolynomial(rest, tick=polynomial.tick, ops=ops).float32_copy()
+    cover = Cover(rest, torus(rest.shape[3:]), ops=ops)
+    radius = cover.open.boxes.radius
     # Far below what can be proven, but not 0.
-    cover, threshold = Cover(rest, torus(rest.shape[3:]), ops=ops), 1e-3 * math.sqrt(polynomial.truncation)
-    radius, size = cover.open.boxes.radius, rest.shape[2]
+    threshold = 1e-3 * math.sqrt(polynomial.truncation)
     drawn = ops.from_numpy(arrays.random_vectors(0, (1, size)), rest)
     for part in parts(whole, len(cover)):
         index = np.arange(part.start, part.stop)
-        formed, _ = cover.form(whole, index, np.zeros(len(index)))
-        vectors = ops.xp.astype(ops.xp.broadcast_to(drawn, (len(formed), size)), formed.matrices.dtype)
-        found, _ = largest_eigenvalues(formed.matrices, vectors, np.zeros(len(formed)), _DEGREE, rest, ops=ops)
-        threshold = max(threshold, float((np.sqrt(found) / np.cos(radius[index])).max()))
-        passed = cover.fathom(formed, threshold)
+        matrices, _ = cover.form(whole, index, np.zeros(len(index)))
+        vectors = xp.astype(xp.broadcast_to(drawn, (len(index), size)), matrices.matrices.dtype)
+        eigenvalues, _ = largest_eigenvalues(matrices.matrices, vectors, np.zeros(len(index)), _DEGREE, rest, ops=ops)
+        threshold = max(threshold, float((np.sqrt(eigenvalues) / np.cos(radius[index])).max()))
+        passed = cover.fathom(matrices, threshold)
         while not passed.all():
-            formed, threshold = formed.take(np.flatnonzero(~passed), ops=ops), _RAISED * threshold
-            passed = cover.fathom(formed, threshold)
+            matrices = matrices.take(np.flatnonzero(~passed), ops=ops)
+            threshold = _RAISED * threshold
+            passed = cover.fathom(matrices, threshold)
     cover.prune()
     return truncated(polynomial, cover)

@@ -1,4 +1,4 @@
-"""What is searched for, and what a search proved."""
+"""The problem of a search, and its result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Problem:
         In the wide dtype, scaled to about 1, with known values: the layer's blocks (g, m, p, *kernel_shape) or, where
         it is enclosed itself at its size, its kernel (1, *shape) in torch's order.
     spec : ConvSpec
-        Of blocks with ``input_shape``: at the DFT frequencies of the circular layer; without: over all frequencies.
+        With blocks and ``input_shape``, the norm is over the DFT frequencies of the circular layer; without
+        ``input_shape``, over all frequencies.
     rtol : float
         Relative width asked for.
     max_cells : int
@@ -52,7 +53,7 @@ class Bounds:
     upper: Upper | None
 
     def within(self, rtol: float) -> bool:
-        """Whether there are both bounds, so close."""
+        """Whether there are both bounds, and the upper one is at most ``lower * (1 + rtol)``."""
         return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
 

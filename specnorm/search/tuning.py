@@ -14,8 +14,8 @@ class Tuning(NamedTuple):
     cache: int = 24 * 2**20
     """Bytes that are formed at once where the host computes: what stays in its cache."""
     kept: int = 32 * 2**20
-    """Bytes of a round's matrices that are kept until the ascent from its best cells. Of more, what the last incumbent
-    allows is proven as soon as it is estimated; the rest is formed again."""
+    """Most bytes of a round's matrices that are kept until the ascent from its best cells. If there are more, cells are
+    tried against the last incumbent as soon as they are estimated, and formed again for the next one."""
 
     first_degree: int = 6
     """Chebyshev degree of the first round's estimates, which begin with random vectors."""
@@ -25,11 +25,11 @@ class Tuning(NamedTuple):
     """Part of the first cells that must be near their limits for filters of a higher degree, which tell crowded
     eigenvalues apart: with estimates too low, proofs fail, and cells are cut too coarsely."""
     smallest_crowded: int = 96
-    """Size of matrices from which."""
+    """Size of matrices from which eigenvalues count as crowded."""
     crowded_first: int = 24
-    """Degree of another filter of the first round then."""
+    """Degree of another filter of the first round, where eigenvalues are crowded."""
     crowded_degree: int = 10
-    """Degree of later rounds then."""
+    """Degree of later rounds, where eigenvalues are crowded."""
     cut: float = 0.85
     """Part of a cell's limit up to which the filter does not tell eigenvalues apart: such a cell passes anyway."""
     exact: int = 1
@@ -42,10 +42,10 @@ class Tuning(NamedTuple):
     """Part of the needed shrinkage that is cut for. The norm at a child's centre is often lower than its parent's, so
     that below 1 there are the fewest cells; a fifth fewer rounds cost 2 % more of them."""
     ahead: float = 0.8
-    """Part of the cells, and of the time, that are left to a search which the next round may take; a tolerance that
-    asks for more is widened."""
+    """Part of the cells, and of the time, left to a search that the next round may take; a tolerance that asks for more
+    is widened."""
     wider: float = 1.25
-    """By how much at once."""
+    """Factor by which it is widened at once."""
     share: float = 0.999
     """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
     progress: float = 1e-14
@@ -58,12 +58,13 @@ class Tuning(NamedTuple):
     smallest_float32: int = 32
     """Size of matrices from which float32 saves time."""
     margin_float32: float = 0.3
-    """Times what float32 loses of a squared limit: cells are tried in it as long as the lemma leaves them more."""
+    """Cells are tried in float32 as long as the lemma leaves them more than this times what float32 loses of a squared
+    limit."""
     rtol_float32: float = 1e-4
-    """Tolerance down to which it is."""
+    """Smallest tolerance for which cells are tried in float32."""
 
     float32_rounds: int = 2
-    """Rounds in which, for a bound far above all that is known, everything is in float32."""
+    """First rounds in which, for a bound far above the incumbent, everything is in float32."""
 
     scalar_taps: int = 20
     """Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
@@ -72,7 +73,7 @@ class Tuning(NamedTuple):
     """Size of matrices from which parts of a round are worth a thread each."""
 
     smallest_reduced: int = 40
-    """Channels below which to choose a basis takes longer than smaller matrices save."""
+    """Channels below which the choice of a basis takes longer than smaller matrices save."""
     truncation: float = 0.5
     """Largest part of the squared threshold that the truncation bound may be."""
     widest_reduced: float = 0.7
@@ -82,44 +83,46 @@ class Tuning(NamedTuple):
     least: float = 0.3
     """Part of the squared threshold that matrices are reduced for at least: estimates of lower cells matter little."""
     covered: float = 0.5
-    """Open cells, by the first cells of a cover, from which what is left out is covered itself, for a closer bound."""
+    """Open cells, as a multiple of the first cells of a cover, from which the directions left out are covered, too, for
+    a closer truncation bound."""
     repaid: float = 4.0
-    """Cells that must be affordable for that, by those of the round."""
+    """Cells that must be affordable for that, as a multiple of the round's."""
     stuck: float = 0.9
-    """Part of the squared threshold above which a limit that fails tells of the truncation, not of the norm."""
+    """Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
+    not to the norm."""
     small: float = 0.98
-    """The same above which a cell is small."""
+    """Part of the squared threshold from which a cell's limit is that of a small cell."""
     misled: int = 8
-    """Small cells whose proof failed against their estimates, from which the lags of the whole matrix pay."""
+    """Number of small cells with failed proofs against their estimates from which the whole matrices pay."""
 
     trials: int = 4
     """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
     basis beside those around the incumbent."""
     around: float = 0.06
-    """Angle between the frequencies of the latter."""
+    """Angle between the frequencies around the incumbent."""
     doubtful: float = 0.95
-    """Part of a bound below which an incumbent needs none of the latter: cells around it pass by far."""
+    """Part of a bound below which no vectors around the incumbent are needed: cells there pass by far."""
     many: int = 48
     """Cells of a round from which a norm counts as flat, with many local maxima."""
     starts: int = 12
-    """Local ascents of such a round; one otherwise."""
+    """Local ascents of a round with a flat norm; one otherwise."""
     near: float = 0.95
     """Part of the incumbent's square from which a centre of such a round is worth an ascent."""
     news: float = 0.2
-    """Tolerances by which another estimate must exceed the incumbent to be worth one."""
+    """Multiple of the tolerance by which an estimate of another round must exceed the incumbent to be worth one."""
 
     close: float = 1e-3
-    """Tolerance to which an incumbent is raised, however wide the interval may be: what follows starts from it."""
+    """Tolerance to which an incumbent is raised, however wide the interval may be: later searches start from it."""
     rounds: int = 40
     """Most rounds of an ascent."""
     tight: float = 1e-4
     """Tolerance below which ascents are in float64."""
     promise: float = 4.0
-    """How many times as far as the last gains promise an ascent may yet get."""
+    """An ascent may gain this many times what its last two gains promise."""
     slowest: float = 0.9
-    """Largest rate of convergence that an extrapolation believes."""
+    """Largest rate of convergence that an extrapolation assumes."""
     first_hope: float = 0.05
-    """What a first round of an ascent may gain, relatively, before its gains tell."""
+    """Relative gain that is assumed of the first rounds of an ascent, which have no two gains."""
     regular: float = 1e-12
     """Relative shift of curvatures next to zero."""
 

@@ -1,4 +1,4 @@
-"""One set of vectors of the multilinear form, moved by a sweep of some twenty calls: what a weight is divided by."""
+"""Sweeps over one set of vectors of the multilinear form, in some twenty calls: what follows a weight in training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
 
-_LEAST = 1e-30
-"""Added to norms: a zero vector is divided by it."""
+_LEAST_NORM = 1e-30
+"""Added to norms, so that a zero vector can be divided."""
 
 
 class Step(NamedTuple):
-    """Where a step ends; every array has the leading axes of the kernels.
+    """The end of a step; every array has the leading axes of the kernels.
 
     Parameters
     ----------
@@ -35,9 +35,14 @@ class Step(NamedTuple):
 
 
 def step(
-    kernels: Array, rows: Array, modes: list[Array], sweeps: int, *, join: Callable[[Array, Array], Array],
+    kernels: Array,
+    rows: Array,
+    modes: list[Array],
+    sweeps: int,
+    *,
+    join: Callable[[Array, Array], Array],
     xp: Namespace,
-) -> Step:  # fmt: skip
+) -> Step:
     """Sweep over v, the spatial vectors and u, each at its best for the others: the form never decreases.
 
     Parameters
@@ -50,21 +55,24 @@ def step(
     sweeps : int
         0: v alone is at its best.
     join : callable
-        Complex array of its parts.
+        Makes a complex array of its real and imaginary parts.
     """
-    lead, sizes = kernels.shape[:-2], [mode.shape[-1] for mode in modes]
+    lead = kernels.shape[:-2]
+    sizes = [mode.shape[-1] for mode in modes]
     taps = math.prod(sizes)
     weights = outer(modes, xp=xp)
-    for _ in range(sweeps or 1):
+    moves_all = sweeps > 0
+    for _ in range(max(sweeps, 1)):
+        # The kernel contracted with u: right vectors by taps.
         planes = xp.matmul(xp.matrix_transpose(rows), kernels)
-        parts = xp.reshape(join(planes[..., 0, :], planes[..., 1, :]), (*lead, -1, taps))
-        image, value = _unit(xp.matmul(parts, weights[..., None]), 2, xp=xp)
-        if sweeps and taps > 1:
-            spatial = xp.reshape(xp.matmul(xp.matrix_transpose(xp.conj(image)), parts), (*lead, *sizes))
-            modes = best_modes(spatial, modes, len(lead), xp=xp)
+        contracted = xp.reshape(join(planes[..., 0, :], planes[..., 1, :]), (*lead, -1, taps))
+        conjugate_v, value = _unit(xp.matmul(contracted, weights[..., None]), 2, xp=xp)
+        if moves_all and taps > 1:
+            spatial_form = xp.matmul(xp.matrix_transpose(xp.conj(conjugate_v)), contracted)
+            modes = best_modes(xp.reshape(spatial_form, (*lead, *sizes)), modes, len(lead), xp=xp)
             weights = outer(modes, xp=xp)
-        columns = _columns(image, weights, xp=xp)
-        if sweeps:
+        columns = _columns(conjugate_v, weights, xp=xp)
+        if moves_all:
             rows, value = _unit(xp.matmul(kernels, xp.matrix_transpose(columns)), 2, xp=xp)
     return Step(xp.reshape(value, lead), rows, modes, columns)
 
@@ -72,8 +80,10 @@ def step(
 def _unit(x: Array, axes: int, *, xp: Namespace) -> tuple[Array, Array]:
     """A vector of unit length on the last axes, and its norm, which keeps them; a zero vector stays zero."""
     flat = x if axes == 1 else xp.reshape(x, (*x.shape[:-axes], -1))
-    norm = xp.sqrt(xp.real(xp.vecdot(flat, flat)))[(..., *(None,) * axes)]
-    return x / (norm + _LEAST), norm
+    norm = xp.sqrt(xp.real(xp.vecdot(flat, flat)))
+    for _ in range(axes):
+        norm = norm[..., None]
+    return x / (norm + _LEAST_NORM), norm
 
 
 def outer(modes: list[Array], *, xp: Namespace) -> Array:
@@ -84,24 +94,33 @@ def outer(modes: list[Array], *, xp: Namespace) -> Array:
     return out
 
 
-def _columns(image: Array, weights: Array, *, xp: Namespace) -> Array:
-    """``image`` is the conjugate of the right vector, shape (..., p, 1)."""
-    x = image * xp.conj(weights)[..., None, :]
-    x = xp.reshape(x, (*x.shape[:-2], -1))
-    return xp.stack([xp.real(x), xp.imag(x)], axis=-2)
+def _columns(conjugate_v: Array, weights: Array, *, xp: Namespace) -> Array:
+    """``columns`` of `Step` from the conjugate right vector, shape (..., p, 1)."""
+    conjugate = conjugate_v * xp.conj(weights)[..., None, :]
+    flat = xp.reshape(conjugate, (*conjugate.shape[:-2], -1))
+    return xp.stack([xp.real(flat), xp.imag(flat)], axis=-2)
 
 
 def best_modes(c: Array, modes: list[Array], lead: int, *, xp: Namespace) -> list[Array]:
-    """Best vector of one axis after the other for the spatial form c, shape (*leading, *sizes)."""
-    modes, count = list(modes), len(modes)
+    """Best vector of one axis after the other for the spatial form c, shape (*leading, *sizes).
+
+    Parameters
+    ----------
+    lead : int
+        How many leading axes there are.
+    """
+    modes = list(modes)
+    count = len(modes)
     for axis in range(count):
-        rest: Any = c
+        contracted: Any = c
         # Axes behind this one are the last when their turn comes, those before it the last but one.
         for other in reversed(range(count)):
-            wide = (..., *(None,) * (rest.ndim - lead - 2))
+            other_axes = (None,) * (contracted.ndim - lead - 2)
             if other > axis:
-                rest = xp.matmul(rest, modes[other][(*wide, slice(None), None)])[..., 0]
+                column = modes[other][(..., *other_axes, slice(None), None)]
+                contracted = xp.matmul(contracted, column)[..., 0]
             elif other < axis:
-                rest = xp.matmul(modes[other][(*wide, None, slice(None))], rest)[..., 0, :]
-        modes[axis], _ = _unit(xp.conj(rest), 1, xp=xp)
+                row = modes[other][(..., *other_axes, None, slice(None))]
+                contracted = xp.matmul(row, contracted)[..., 0, :]
+        modes[axis], _ = _unit(xp.conj(contracted), 1, xp=xp)
     return modes

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from oracle import dense_norm, sigma_star
 from specnorm_audit import audit
 from specnorm_audit.report import Report
-from specnorm_audit.rows import least_upper
+from specnorm_audit.rows import Row, least_upper
 
 import specnorm
 from audit import files
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
+from specnorm.methods import METHODS
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 KEYS = "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper "
@@ -52,7 +53,7 @@ def test_interval_holds_the_layer_at_a_size(recipe: Recipe, mode: Any, data: st.
 def test_every_method_has_a_column(mode: Any, size: int | None) -> None:
     """The audit's names are those of `METHODS`, and its columns those of `compare`, wherever both ask for one norm."""
     arrays = files.kernels()
-    norms = [name for name, cls in specnorm.METHODS.items() if cls.quantity == "norm"]
+    norms = [name for name, cls in METHODS.items() if cls.quantity == "norm"]
     methods = [name for name in norms if size is not None or name != "power"]
     rows = _rows(audit(arrays, input_shape=size, padding_mode=mode, methods=methods))
     for name, row in rows.items():
@@ -201,7 +202,7 @@ def test_variables_of_flax_are_their_arrays() -> None:
 def test_what_a_notebook_and_pandas_show(monkeypatch: pytest.MonkeyPatch) -> None:
     report = specnorm.audit({"<b>&": np.eye(2), "a.weight": np.full((2, 2), np.nan)}, methods=["tn"])
     assert isinstance(report, specnorm.Report)
-    assert isinstance(report.layers[0], specnorm.Row)
+    assert isinstance(report.layers[0], Row)
     page = report._repr_html_()
     assert "<td>&lt;b&gt;&amp;</td><td>2x2</td>" in page
     assert "<b>" not in page

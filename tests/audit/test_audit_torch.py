@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch_layers import module_matrix
 
-import specnorm
+from specnorm.errors import GeometryError, MethodError
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
@@ -97,7 +97,7 @@ def test_layers_of_other_classes_are_rows_too() -> None:
     assert list(rows) == ["0.weight", "1.weight"]
     assert rows["0.weight"].status == "ok"
     assert "quantised" in str(rows["1.weight"].reason)
-    with pytest.raises(specnorm.MethodError, match="1 is quantised"):
+    with pytest.raises(MethodError, match="1 is quantised"):
         specnorm_torch.rescale_(quantised, 1.0)
 
 
@@ -114,7 +114,7 @@ def test_geometry_of_a_subclass_is_not_believed() -> None:
         lambda: specnorm_torch.SpectralPenalty(nn.Sequential(layer)),
         lambda: specnorm_torch.rescale_(layer, 1.0),
     ):
-        with pytest.raises(specnorm.GeometryError, match="Doubled has a forward of its own"):
+        with pytest.raises(GeometryError, match="Doubled has a forward of its own"):
             call()
 
 
@@ -215,7 +215,7 @@ def test_autocast_rounds_the_kernel(around: bool) -> None:
 def test_autocast_around_certify_does_not_use_the_weight() -> None:
     with (
         torch.autocast("cpu", dtype=torch.bfloat16),
-        pytest.raises(specnorm.MethodError, match="Linear does not use its weight as it stands"),
+        pytest.raises(MethodError, match="Linear does not use its weight as it stands"),
     ):
         specnorm_torch.rescale_(nn.Linear(2, 2), 0.5)
 

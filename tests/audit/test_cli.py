@@ -22,10 +22,10 @@ pytest.importorskip("safetensors")
 
 from specnorm_audit import cli
 
-import specnorm
 from specnorm import backends
 from specnorm.backends import Listing
 from specnorm.clock import Clock
+from specnorm.errors import ModelFileError
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_jobs_give_the_same_rows(
 def test_a_minute_a_layer_unless_told_otherwise(
     model: Path, given: list[str], budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit = Mock(side_effect=specnorm.ModelFileError("seen"))
+    audit = Mock(side_effect=ModelFileError("seen"))
     monkeypatch.setattr(cli, "audit", audit)
     cli.run(["audit", str(model), *given])
     assert [call.kwargs["budget"] for call in audit.mock_calls] == [budget]

@@ -20,7 +20,7 @@ from specnorm_audit.report import Report, gate_layers
 from specnorm_networks.model_arrays import Tensor
 
 from audit import files
-from specnorm import TensorNorm
+from specnorm.methods import TensorNorm
 
 RANDOM = np.random.RandomState(0)
 

@@ -44,7 +44,7 @@ def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int)
     stride = layer.geometry["stride"]
     sizes = tuple(n + more * s for n, s in zip(layer.input_shape, stride, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_module, "TUNING", LayerTuning(at_once=0, soon=0, work=0))
+        patch.setattr(layer_module, "TUNING", LayerTuning(immediate_work=0, soon_work=0, late_work=0))
         row = _row(layer, input_shape=sizes)
     assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, sizes, **layer.geometry))
 

@@ -15,11 +15,12 @@ pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, helper
 from onnx_models import drawing, node, saved, single, values_of
 from specnorm_audit import network
-from specnorm_networks import Graph, Product, bound
+from specnorm_networks import Graph, Product
 from specnorm_networks.checking import check
 from specnorm_networks.model import Model, NotExecutedError
 from specnorm_networks.onnx import read
 from specnorm_networks.onnx.evaluator import NotEvaluatedError, evaluate
+from specnorm_networks.tools import bound
 
 import specnorm
 from audit import files

@@ -13,7 +13,7 @@ import optax
 from specnorm_jax.training import SpectralPenalty, kernels, with_geometry
 
 from bench.recorder import Run
-from specnorm import Completion, TensorNorm
+from specnorm.methods import Completion, TensorNorm
 
 Tree = Any
 LAYERS = {"0/kernel": {"stride": 1}, "1/kernel": {"stride": 1}, "2/kernel": {"stride": 2}}

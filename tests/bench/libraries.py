@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import specnorm
+from specnorm.errors import MethodError
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _jax(device: str) -> Library:
         def run(x: Any) -> Any:
             try:
                 return found[0](x)
-            except specnorm.MethodError:
+            except MethodError:
                 found[0] = call
                 return call(x)
 

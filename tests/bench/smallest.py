@@ -25,6 +25,7 @@ from real_weights import real_layers
 
 import specnorm
 from bench.facts import FOLDER, about
+from specnorm.methods import Isometry
 
 PAGE, FIGURES = FOLDER / "smallest.md", FOLDER / "smallest.jsonl"
 SIZES = (32, 64)
@@ -128,7 +129,7 @@ def theirs(kernel: Any, geometry: dict[str, Any]) -> tuple[Any, float]:
 
 def achour(kernel: Any, geometry: dict[str, Any]) -> float:
     """eps by L_orth with the theorem's factor: lags times channels."""
-    squares = float(specnorm.measure(kernel, specnorm.Isometry(form="lags"), **geometry).value)
+    squares = float(specnorm.measure(kernel, Isometry(form="lags"), **geometry).value)
     s = geometry.get("stride", (1, 1))[0]
     rows, columns = kernel.shape[0], kernel.shape[1] * s * s * geometry.get("groups", 1)
     lags = (2 * ((kernel.shape[2] - 1) // s) + 1) ** 2 if rows <= columns else (2 * kernel.shape[2] - 1) ** 2

@@ -19,6 +19,7 @@ import specnorm
 from bench import facts, kernels, yardsticks
 from bench.facts import Row
 from bench.libraries import LIBRARIES
+from specnorm.methods import Completion
 
 CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
 """Processor time of all threads, which other work on the machine does not lengthen; not where a GPU is waited for."""
@@ -66,7 +67,7 @@ REAL: list[Kernel] = [
     )
 ]  # fmt: skip
 TN = {
-    "tn_bound, estimate": of(specnorm.tn_bound, certified=False), "tn_bound, proven": of(specnorm.tn_bound),
+    "tn_bound, estimate": of(specnorm.tn_bound, proven=False), "tn_bound, proven": of(specnorm.tn_bound),
     "enclose 1e-3": of(lambda *x, **y: specnorm.enclose(*x, **y).upper),
 }  # fmt: skip
 PRODUCTS = {"hopm_products": of(yardsticks.hopm_products)}
@@ -183,7 +184,7 @@ def completed(layers: Sequence[tuple[Any, Row]]) -> float:
 
 def followed(layers: Sequence[tuple[Any, Row]], every: int) -> Run:
     """A step of all layers, those of a shape in one call, whose completions are mended at every so many steps."""
-    method, (kernels_, geometries) = specnorm.Completion(every=every), zip(*layers, strict=True)
+    method, (kernels_, geometries) = Completion(every=every), zip(*layers, strict=True)
     states = [specnorm.init_tracking(kernel, method, **geometry) for kernel, geometry in layers]
 
     def step() -> float:

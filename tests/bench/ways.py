@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from bench.loops import Constrain
-from specnorm import Completion, TensorNorm
+from specnorm.methods import Completion, TensorNorm
 
 
 class NotServed(Exception):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from oracle import dense_matrix
 
 import specnorm
+from specnorm import robustness
 from specnorm.certified.curvature import SECOND_DERIVATIVE
 
 Float = NDArray[np.float64]
@@ -76,7 +77,7 @@ class Network:
 
     def curvature(self) -> float:
         norm = specnorm.enclose(self.kernel, stride=2).upper
-        return float(specnorm.curvature_bound(norm, self.last, 1, 2, activation=self.name))  # type: ignore[arg-type]
+        return float(robustness.curvature_bound(norm, self.last, 1, 2, activation=self.name))  # type: ignore[arg-type]
 
 
 # -- the constants -------------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def test_the_bound_is_attained(name: str) -> None:
     """One hidden unit, at the point where its activation bends most."""
     _, _, bend, at = ACTIVATIONS[name]
     last = np.array([[1.5], [-0.25]])
-    bound = float(specnorm.curvature_bound(3.0, last, 0, 1, activation=name))  # type: ignore[arg-type]
+    bound = float(robustness.curvature_bound(3.0, last, 0, 1, activation=name))  # type: ignore[arg-type]
     truth = 9.0 * 1.75 * abs(float(bend(np.asarray(at))))
     assert truth * (1 - 1e-14) <= bound <= truth * (1 + 1e-12)
 
@@ -138,7 +139,7 @@ def test_the_bound_is_rounded_up(rows: list[tuple[float, float]], norm: float, d
     if not np.isfinite(last).all():
         last = np.ones_like(last) * np.arange(2)[:, None].astype(dtype)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        got = specnorm.curvature_bound(norm, last, 0, 1, activation="softplus")
+        got = robustness.curvature_bound(norm, last, 0, 1, activation="softplus")
     assert got.dtype == np.dtype("float64" if dtype == "float64" else "float32")
     largest = max(abs(Fraction(float(a)) - Fraction(float(b))) for a, b in last.T.tolist())
     truth = largest * Fraction(norm) ** 2 / 4
@@ -163,7 +164,7 @@ def test_no_attack_inside_the_radius(name: str) -> None:
         if m <= 0:
             network.last = -network.last
             m, g = -m, -g
-        radius = float(specnorm.certified_radius(m, g, network.curvature()))
+        radius = float(robustness.certified_radius(m, g, network.curvature()))
         assert 0 < radius <= m / float(np.linalg.norm(g))
         for reach in (radius, 30 * radius):
             for _ in range(20):
@@ -190,7 +191,7 @@ def test_the_radius_is_rounded_down(m: float, g: list[float], bend: float, dtype
     if not np.isfinite(gradient).all():
         gradient = np.ones_like(gradient)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        radius = Fraction(float(specnorm.certified_radius(m, gradient, bend)))
+        radius = Fraction(float(robustness.certified_radius(m, gradient, bend)))
     entries: list[Any] = gradient.tolist()
     square = sum(Fraction(x) ** 2 for x in entries)
 
@@ -213,6 +214,6 @@ def test_radii_of_subnormal_numbers(m: int, bend: int, g: int, dtype: str) -> No
     """In units of the smallest number there is, where every rounding is one of half a unit: 5 instead of sqrt(20)."""
     unit = float(np.finfo(dtype).smallest_subnormal)
     numbers = [np.asarray(k * unit, dtype=dtype) for k in (m, g, bend)]
-    r = Fraction(float(specnorm.certified_radius(numbers[0], numbers[1][None], numbers[2])))
+    r = Fraction(float(robustness.certified_radius(numbers[0], numbers[1][None], numbers[2])))
     assert g * r + Fraction(bend) * r * r / 2 <= m
     assert g or r > 0

@@ -14,13 +14,14 @@ from checks import present
 from processes import ran
 from specnorm_check.__main__ import main
 
-from specnorm import CertificateError
+from specnorm.errors import CertificateError
 
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
 from specnorm_audit import cli
-from specnorm_networks import Measure, Multipliers, bound, network_bound, network_graph
+from specnorm_networks import Multipliers, network_bound, network_graph
 from specnorm_networks.bounding import bounded
+from specnorm_networks.tools import Measure, bound
 
 DOCS = Path(__file__).parents[2] / "docs"
 CASES: list[dict[str, Any]] = json.loads((DOCS / "reference-networks.json").read_text(encoding="utf-8"))["networks"]

@@ -14,6 +14,7 @@ import pytest
 from libraries import Lib
 
 from specnorm import registry
+from specnorm.errors import BackendConflict, BrokenBackend, GeometryError, MethodError, NoBackend
 from specnorm.methods import GROUP, METHODS, Grid
 
 specnorm: Any = importlib.import_module("specnorm")  # called with what its types refuse
@@ -26,21 +27,21 @@ KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3).astype(np.float32)
         (lambda k: specnorm.grid_bound(k, 32), TypeError, r"grid_bound takes kernel by position alone.*input_shape=32"),
         (lambda k: specnorm.tn_bound(k, 32), TypeError, "tn_bound takes kernel by position alone"),
         (lambda k: specnorm.gram_rescaling(k, 3), TypeError, "gram_rescaling takes kernel by position alone"),
-        (lambda k: specnorm.certify(k, True), specnorm.MethodError, "bound must be a number, got bool True"),
-        (lambda k: specnorm.certify(k, None), specnorm.MethodError, "bound must be a number, got NoneType None"),
-        (lambda k: specnorm.certify(k, k[0, ...]), specnorm.MethodError, r"bound is an array of shape \(2, 3, 3\)"),
-        (lambda k: specnorm.rescale(k, True), specnorm.MethodError, "bound must be a number, got bool True"),
-        (lambda k: specnorm.clip(k, None), specnorm.MethodError, "bound must be a number, got NoneType"),
-        (lambda k: specnorm.enclose(k, 10**20), specnorm.GeometryError, r"input_shape=10{20} is above"),
-        (lambda k: specnorm.gram_bound(k, 10**9), specnorm.GeometryError, "no layer has so many pixels"),
-        (lambda k: specnorm.enclose(k, k[0, ...]), specnorm.GeometryError, r"input_shape is an array of .*\(2, 3, 3\)"),
-        (lambda k: specnorm.enclose(k, (8.0, 8)), specnorm.GeometryError, r"input_shape=8.0 is not an integer\.$"),
-        (lambda k: specnorm.enclose(k, specnorm.Grid()), specnorm.GeometryError, "input_shape is a Grid, not an int"),
-        (lambda k: specnorm.compare(k, specnorm.Grid()), TypeError, r"compare takes no method.*\(kernel, method"),
-        (lambda k: specnorm.measure(specnorm.Grid(), k), specnorm.NoBackend, r"the kernel first.*\(kernel, Grid"),
-        (lambda k: specnorm.init_tracking(k, k), specnorm.MethodError, r"not a method.*the kernel comes first"),
-        (lambda k: specnorm.measure(k, specnorm.Grid), specnorm.MethodError, r"the class Grid, is not a method"),
-        (lambda k: specnorm.audit({"a": k}, methods="tn"), specnorm.MethodError, r"methods=\['tn'\]"),
+        (lambda k: specnorm.certify(k, True), MethodError, "bound must be a number, got bool True"),
+        (lambda k: specnorm.certify(k, None), MethodError, "bound must be a number, got NoneType None"),
+        (lambda k: specnorm.certify(k, k[0, ...]), MethodError, r"bound is an array of shape \(2, 3, 3\)"),
+        (lambda k: specnorm.rescale(k, True), MethodError, "bound must be a number, got bool True"),
+        (lambda k: specnorm.clip(k, None), MethodError, "bound must be a number, got NoneType"),
+        (lambda k: specnorm.enclose(k, 10**20), GeometryError, r"input_shape=10{20} is above"),
+        (lambda k: specnorm.gram_bound(k, 10**9), GeometryError, "no layer has so many pixels"),
+        (lambda k: specnorm.enclose(k, k[0, ...]), GeometryError, r"input_shape is an array of .*\(2, 3, 3\)"),
+        (lambda k: specnorm.enclose(k, (8.0, 8)), GeometryError, r"input_shape=8.0 is not an integer\.$"),
+        (lambda k: specnorm.enclose(k, Grid()), GeometryError, "input_shape is a Grid, not an int"),
+        (lambda k: specnorm.compare(k, Grid()), TypeError, r"compare takes no method.*\(kernel, method"),
+        (lambda k: specnorm.measure(Grid(), k), NoBackend, r"the kernel first.*\(kernel, Grid"),
+        (lambda k: specnorm.init_tracking(k, k), MethodError, r"not a method.*the kernel comes first"),
+        (lambda k: specnorm.measure(k, Grid), MethodError, r"the class Grid, is not a method"),
+        (lambda k: specnorm.audit({"a": k}, methods="tn"), MethodError, r"methods=\['tn'\]"),
     ],
 )  # fmt: skip
 def test_arguments_are_refused_by_name(xp: Lib, call: Callable[[Any], Any], error: type[Exception], words: str) -> None:
@@ -71,11 +72,9 @@ def test_tracers_name_static_argnums() -> None:
 
 def test_singular_values_say_their_cost_first() -> None:
     kernel = np.zeros((64, 64, 3, 3), dtype=np.float32)
-    with pytest.raises(
-        specnorm.MethodError, match=r"576000000 singular values, .* 1\.65e\+03 GiB of memory.*PowerTopK"
-    ):
+    with pytest.raises(MethodError, match=r"576000000 singular values, .* 1\.65e\+03 GiB of memory.*PowerTopK"):
         specnorm.singular_values(kernel, 3000)
-    with pytest.raises(specnorm.MethodError, match="max_bytes="):
+    with pytest.raises(MethodError, match="max_bytes="):
         specnorm.singular_values(KERNEL, 8, max_bytes=1000)
     assert specnorm.singular_values(KERNEL, 8).shape == (128,)
 
@@ -108,18 +107,18 @@ def test_a_method_is_found_by_its_entry_point(entries: Any) -> None:
     assert list(METHODS)[-1] == "stranger"
     found = specnorm.compare(KERNEL)
     assert found["stranger"].value == found["grid"].value
-    assert METHODS["grid"] is specnorm.Grid
+    assert METHODS["grid"] is Grid
 
 
 def test_a_broken_method_is_named(entries: Any) -> None:
     entries += [entry("gone", "module_that_went:Gone"), entry("other", "stranger_methods:Stranger")]
-    with pytest.raises(specnorm.BrokenBackend, match=r"method 'gone' of an unnamed .*cannot be imported"):
+    with pytest.raises(BrokenBackend, match=r"method 'gone' of an unnamed .*cannot be imported"):
         METHODS["gone"]
-    with pytest.raises(specnorm.BrokenBackend, match=r"method 'other' .*whose `name` is 'other'"):
+    with pytest.raises(BrokenBackend, match=r"method 'other' .*whose `name` is 'other'"):
         METHODS["other"]
     entries.append(entry("gone", "elsewhere:Gone"))
     registry.refresh()
-    with pytest.raises(specnorm.BackendConflict, match="two distributions register a method 'gone'"):
+    with pytest.raises(BackendConflict, match="two distributions register a method 'gone'"):
         METHODS["gone"]
     with pytest.raises(KeyError):
         METHODS["nobody's"]

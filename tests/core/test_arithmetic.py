@@ -18,9 +18,10 @@ from processes import python
 from specnorm_numpy import NumpyBackend
 
 import specnorm
-from specnorm import Enclose, FantasticFour
+from specnorm import robustness
 from specnorm.certified.arithmetic import flushes, too_small
 from specnorm.errors import BackendError
+from specnorm.methods import Enclose, FantasticFour
 from specnorm.runtime.program import program_for
 
 MEASURES: dict[str, Callable[[Any], Any]] = PUBLIC | {
@@ -29,8 +30,8 @@ MEASURES: dict[str, Callable[[Any], Any]] = PUBLIC | {
     "conv_norm at every size": specnorm.conv_norm,
     "step": lambda k: specnorm.track(k, FantasticFour(), specnorm.init_tracking(k, FantasticFour()))[0],
     "fold_batch_norm": lambda k: specnorm.fold_batch_norm(k, k[:, 0, 0, 0], abs(k[:, 1, 1, 1]), 1e-5),
-    "certified_radius": lambda k: specnorm.certified_radius(1e-300, k, 1e-300),
-    "curvature_bound": lambda k: specnorm.curvature_bound(1e-30, k[:, :, 0, 0], 0, 1, activation="tanh"),
+    "certified_radius": lambda k: robustness.certified_radius(1e-300, k, 1e-300),
+    "curvature_bound": lambda k: robustness.curvature_bound(1e-30, k[:, :, 0, 0], 0, 1, activation="tanh"),
 }
 
 
@@ -101,7 +102,7 @@ kernel = jax.numpy.asarray(np.random.default_rng(0).standard_normal((3, 3, 3)).a
 for function in (specnorm.grid_bound, jax.jit(specnorm.f4_bound)):
     try:
         print(float(function(kernel)) > 0)
-    except specnorm.BackendError as error:
+    except specnorm.errors.BackendError as error:
         print("refused" if "XLA_FLAGS" in str(error) else error)
 """
 
@@ -127,7 +128,7 @@ for mode in map(int, sys.argv[1:]) if sys.argv[1:] else (0x400, 0x800, 0xC00, 0)
     try:
         found = specnorm.enclose(kernel)
         word = "proven"
-    except specnorm.BackendError as error:
+    except specnorm.errors.BackendError as error:
         word = "refused" if "round to nearest" in str(error) else str(error)
     library.fesetround(0)
     print(word)

@@ -16,6 +16,7 @@ from libraries import Lib
 
 import specnorm
 from specnorm import backends, registry
+from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend
 
 # -- fake distributions ------------------------------------------------------------------------------------------
 PLUGIN = """
@@ -82,7 +83,7 @@ def test_plugin_is_found_by_the_package_of_the_class(install: Installer) -> None
 
 def test_plugin_of_the_nearest_base_wins(install: Installer) -> None:
     x = array_of("fakelib", np.ndarray)
-    with pytest.raises(specnorm.NoBackend, match=r"fakelib\._core\.Array is no plain NumPy array.*np\.asarray"):
+    with pytest.raises(NoBackend, match=r"fakelib\._core\.Array is no plain NumPy array.*np\.asarray"):
         backends.backend_for(x)
     install("fakelib-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=PLUGIN.format(name="fakelib"))
     assert backends.backend_for(x).name == "fakelib"
@@ -93,13 +94,13 @@ def test_what_is_no_array(x: object) -> None:
     """A path and a tree of arrays are for `audit`."""
     words = f"{type(x).__name__} is not an array. Pass an array of .*numpy"
     for_audit = f"takes one layer's kernel, got (the|a) {type(x).__name__}.*specnorm.audit"
-    with pytest.raises(specnorm.NoBackend, match=for_audit if isinstance(x, str | dict) else words):
+    with pytest.raises(NoBackend, match=for_audit if isinstance(x, str | dict) else words):
         specnorm.f4_bound(x)  # type: ignore[type-var]
 
 
 def test_unknown_library(install: Installer) -> None:
     install("other-plugin", {"otherlib": "missing:BACKEND"})
-    with pytest.raises(specnorm.NoBackend) as caught:
+    with pytest.raises(NoBackend) as caught:
         specnorm.f4_bound(array_of("fakelib"))
     message = str(caught.value)
     assert "No backend for fakelib._core.Array" in message
@@ -110,7 +111,7 @@ def test_unknown_library(install: Installer) -> None:
 @pytest.mark.parametrize("library", ["torch", "jax", "cupy"])
 def test_library_with_an_extra(install: Installer, library: str) -> None:
     del install
-    with pytest.raises(specnorm.NoBackend) as caught:
+    with pytest.raises(NoBackend) as caught:
         specnorm.f4_bound(array_of(library))
     message = str(caught.value)
     assert f"Install one: pip install '.[{library}]'" in message
@@ -122,11 +123,11 @@ def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     backends.refresh()
     try:
         assert backends.listing() == []
-        with pytest.raises(specnorm.NoBackend, match=r"Installed: none"):
+        with pytest.raises(NoBackend, match=r"Installed: none"):
             specnorm.f4_bound(np.ones((2, 2)))
-        with pytest.raises(specnorm.NoBackend, match="none is installed"):
+        with pytest.raises(NoBackend, match="none is installed"):
             specnorm.f4_bound([1.0])  # type: ignore[type-var]
-        with pytest.raises(specnorm.NoBackend, match="No backend is registered as 'numpy'"):
+        with pytest.raises(NoBackend, match="No backend is registered as 'numpy'"):
             backends.load("numpy")
     finally:
         monkeypatch.undo()
@@ -144,7 +145,7 @@ def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_framework_is_missing(install: Installer, root: str, library: str, advice: str) -> None:
     source = f"raise ModuleNotFoundError('No module named {library}', name={library!r})"
     install("some-plugin", {root: f"plugin_for_{library}:BACKEND"}, **{f"plugin_for_{library}": source})
-    with pytest.raises(specnorm.BrokenBackend, match=f"needs {library}, which is not installed: {advice}") as caught:
+    with pytest.raises(BrokenBackend, match=f"needs {library}, which is not installed: {advice}") as caught:
         specnorm.f4_bound(array_of(root))
     assert "some-plugin 1.5" in str(caught.value)
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
@@ -168,7 +169,7 @@ def test_framework_is_missing(install: Installer, root: str, library: str, advic
 )  # fmt: skip
 def test_broken_plugin(install: Installer, source: str, message: str) -> None:
     install("some-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=source)
-    with pytest.raises(specnorm.BrokenBackend, match=message) as caught:
+    with pytest.raises(BrokenBackend, match=message) as caught:
         specnorm.f4_bound(array_of("fakelib"))
     assert "backend 'fakelib' of some-plugin 1.5 (fakelib_plugin:BACKEND)" in str(caught.value)
     if "expected" not in message:
@@ -180,14 +181,14 @@ def test_plugin_for_another_version(install: Installer, version: int, who: str) 
     source = PLUGIN.format(name="fakelib") + f"Fake.api_version = {version}"
     install("some-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=source)
     expected = f"written for version {version} of the plugin interface; this specnorm has 2. Upgrade {who}"
-    with pytest.raises(specnorm.BackendVersion, match=expected):
+    with pytest.raises(BackendVersion, match=expected):
         specnorm.f4_bound(array_of("fakelib"))
 
 
 def test_two_distributions_claim_a_library(install: Installer) -> None:
     install("first-plugin", {"fakelib": "first_plugin:BACKEND"}, first_plugin=PLUGIN.format(name="fakelib"))
     install("second-plugin", {"fakelib": "second_plugin:BACKEND"}, second_plugin=PLUGIN.format(name="fakelib"))
-    with pytest.raises(specnorm.BackendConflict) as caught:
+    with pytest.raises(BackendConflict) as caught:
         specnorm.f4_bound(array_of("fakelib"))
     message = str(caught.value)
     assert "first-plugin 1.5 (first_plugin:BACKEND)" in message
@@ -230,7 +231,7 @@ def test_mixed_libraries_are_refused(xp: Lib) -> None:
     if xp.name == "numpy":
         pytest.skip("it is the other library")
     own = re.escape(xp.backend.name)
-    with pytest.raises(specnorm.MixedBackends, match=rf"{own}, numpy\. Convert them"):
+    with pytest.raises(MixedBackends, match=rf"{own}, numpy\. Convert them"):
         backends.common_backend([xp.asarray(np.ones(2)), np.ones(2)])
 
 
@@ -240,25 +241,25 @@ def test_mixed_devices_are_refused(xp: Lib) -> None:
     if len(names) < 2:
         pytest.skip(f"{xp.name} has one device here")
     first, second = (xp.backend.asarray(np.ones(2, dtype=np.float32), d) for d in names[:2])
-    with pytest.raises(specnorm.MixedBackends, match=r"different devices: .*Move them"):
+    with pytest.raises(MixedBackends, match=r"different devices: .*Move them"):
         backends.common_backend([first, second])
 
 
 def test_torch_objects() -> None:
     torch: Any = pytest.importorskip("torch")
     dense = torch.ones(2, 2, 3)
-    with pytest.raises(specnorm.NoBackend, match=r"torch\.sparse_coo.*to_dense"):
+    with pytest.raises(NoBackend, match=r"torch\.sparse_coo.*to_dense"):
         specnorm.f4_bound(dense.to_sparse())
-    with pytest.raises(specnorm.NoBackend, match="no shape yet: run its module once"):
+    with pytest.raises(NoBackend, match="no shape yet: run its module once"):
         specnorm.enclose(torch.nn.LazyConv2d(2, 3).weight)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         nested = torch.nested.nested_tensor([dense, dense])
-    with pytest.raises(specnorm.NoBackend, match="tensor is nested"):
+    with pytest.raises(NoBackend, match="tensor is nested"):
         specnorm.enclose(nested)
-    with pytest.raises(specnorm.NoBackend, match=r"Conv2d is not an array.*pass that, with the layer's geometry"):
+    with pytest.raises(NoBackend, match=r"Conv2d is not an array.*pass that, with the layer's geometry"):
         specnorm.matrix_norm(torch.nn.Conv2d(1, 1, 1))
-    with pytest.raises(specnorm.NoBackend, match="dtype is not an array"):
+    with pytest.raises(NoBackend, match="dtype is not an array"):
         specnorm.f4_bound(torch.float32)
     parameter = torch.nn.Parameter(dense)
     value = specnorm.f4_bound(parameter)
@@ -273,7 +274,7 @@ def test_torch_objects() -> None:
 
 def test_jax_objects() -> None:
     jax: Any = pytest.importorskip("jax")
-    with pytest.raises(specnorm.NoBackend, match="ShapeDtypeStruct is not an array"):
+    with pytest.raises(NoBackend, match="ShapeDtypeStruct is not an array"):
         specnorm.f4_bound(jax.ShapeDtypeStruct((2, 2), np.float32))
-    with pytest.raises(specnorm.NoBackend, match="is not an array"):
+    with pytest.raises(NoBackend, match="is not an array"):
         specnorm.f4_bound(jax.numpy.float32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from oracle import dense_matrix
 from promises import for_all
 
-from specnorm import GeometryError
+from specnorm.errors import GeometryError
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
 from specnorm.types import ArrayOps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
 import sys
 import tomllib
 from collections import Counter
@@ -20,6 +21,7 @@ from specnorm_numpy.namespace import NAMESPACE
 
 import specnorm
 from specnorm import backends, types
+from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Power, TensorNorm
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.runtime import program as programs
 from specnorm.runtime.program import Program, program_for
@@ -36,7 +38,7 @@ more, and no more time (0.29 s for 0.32 s, fourteen kernels).
 def test_few_frequencies_of_three_axes_are_looked_at() -> None:
     """At 32 pixels an axis 17,408 were, one by one, and as many again for a tolerance of 1e-6."""
     kernel = np.random.RandomState(0).randn(6, 6, 3, 3, 3)
-    found = specnorm.measure(kernel, specnorm.ExactFFT(), input_shape=32, **CIRCULAR)
+    found = specnorm.measure(kernel, ExactFFT(), input_shape=32, **CIRCULAR)
     assert int(found.stats["frequencies"]) < 8000
 
 
@@ -51,20 +53,20 @@ def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPa
     assert found < 16 * kernel[..., 0, 0].size * frequencies / 4
 
 
-BACKWARDS: dict[str, tuple[specnorm.methods.Method, dict[str, Any]]] = {
-    "grid": (specnorm.Grid(n=5), {}),
-    "gram, circular": (specnorm.Gram(), {"input_shape": 8, **CIRCULAR}),
-    "gram": (specnorm.Gram(), {}),
-    "gram, two products": (specnorm.Gram(n_iter=2), {}),
-    "fft": (specnorm.ExactFFT(), {"input_shape": 8, **CIRCULAR}),
-    "power": (specnorm.Power(n_iter=4), {"input_shape": 8, **CIRCULAR}),
+BACKWARDS: dict[str, tuple[Method, dict[str, Any]]] = {
+    "grid": (Grid(n=5), {}),
+    "gram, circular": (Gram(), {"input_shape": 8, **CIRCULAR}),
+    "gram": (Gram(), {}),
+    "gram, two products": (Gram(n_iter=2), {}),
+    "fft": (ExactFFT(), {"input_shape": 8, **CIRCULAR}),
+    "power": (Power(n_iter=4), {"input_shape": 8, **CIRCULAR}),
     "matrix norm": (MatrixNorm(), {}),
     "power iteration": (PowerIteration(n_iter=4), {}),
     "Gram iteration of a matrix": (GramIteration(), {}),
 }
 
 
-def kernels_of_memory(method: specnorm.Method, kernel: np.ndarray, geometry: dict[str, Any]) -> tuple[float, float]:
+def kernels_of_memory(method: Method, kernel: np.ndarray, geometry: dict[str, Any]) -> tuple[float, float]:
     """Peak of the backward, and what is held for it, over the kernel's own size."""
     plan = program_for(method, kernel.shape, str(kernel.dtype), tuple(geometry.items()))
     backend = backends.load("numpy")
@@ -79,7 +81,7 @@ def kernels_of_memory(method: specnorm.Method, kernel: np.ndarray, geometry: dic
 def test_the_backward_of_a_bound_needs_the_memory_of_three_kernels(name: str) -> None:
     """The gradient included, which is one; and not more than that is kept for it."""
     method, geometry = BACKWARDS[name]
-    shape = (64, 64, 3, 3) if name in specnorm.METHODS or "," in name else (400, 400)
+    shape = (64, 64, 3, 3) if name in METHODS or "," in name else (400, 400)
     kernel = Recipe(shape, dtype="float32", seed=6).kernel
     backward, held = kernels_of_memory(method, kernel, geometry)
     assert backward < 3.01
@@ -88,11 +90,11 @@ def test_the_backward_of_a_bound_needs_the_memory_of_three_kernels(name: str) ->
 
 MEMORY: dict[str, Callable[[np.ndarray], object]] = {
     # Differentiating through 100 sweeps held 200 times the kernel; an envelope needs the vectors of the last one.
-    "gradient of tn": lambda k: specnorm.value_and_grad(k, specnorm.TensorNorm()),
-    "gradient of f4": lambda k: specnorm.value_and_grad(k, specnorm.FantasticFour()),
+    "gradient of tn": lambda k: specnorm.value_and_grad(k, TensorNorm()),
+    "gradient of f4": lambda k: specnorm.value_and_grad(k, FantasticFour()),
     # The FFT grid of one layer held 2.8 to 4.8 GB.
-    "fft": lambda k: specnorm.measure(k, specnorm.ExactFFT(), input_shape=32),
-    "gram at a size": lambda k: specnorm.measure(k, specnorm.Gram(n_iter=2), input_shape=32),
+    "fft": lambda k: specnorm.measure(k, ExactFFT(), input_shape=32),
+    "gram at a size": lambda k: specnorm.measure(k, Gram(n_iter=2), input_shape=32),
     # Patches, a Krylov basis, the taps of three products: each is made in parts.
     "gram": specnorm.gram_bound,
     "power": lambda k: specnorm.power_norm(k, 24, padding_mode="zeros", n_iter=6),
@@ -149,12 +151,12 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
     jnp = pytest.importorskip("jax.numpy")
     traced = 0
 
-    def counted(self: Any, *given: Any, forward: Any = specnorm.FantasticFour.forward, **named: Any) -> Any:
+    def counted(self: Any, *given: Any, forward: Any = FantasticFour.forward, **named: Any) -> Any:
         nonlocal traced
         traced += 1
         return forward(self, *given, **named)
 
-    monkeypatch.setattr(specnorm.FantasticFour, "forward", counted)
+    monkeypatch.setattr(FantasticFour, "forward", counted)
 
     def run(shape: tuple[int, ...], seed: int) -> int:
         specnorm.f4_bound(jnp.asarray(Recipe(shape, seed=seed, dtype="float32").kernel))
@@ -166,12 +168,18 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_version_and_the_recipes_dependencies() -> None:
-    """pyproject.toml, the citation and the conda recipe agree."""
+    """pyproject.toml, the citation, the conda recipe and the changelog's latest heading agree."""
     root = Path(__file__).parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    recipe = (root / "conda" / "meta.yaml").read_text(encoding="utf-8")
-    assert f'version = "{project["version"]}"' in recipe
-    assert f"version: {project['version']}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+    recipe = (root / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    assert f'  version: "{project["version"]}"\n' in recipe
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {project['version']}\n" in citation
+    changes = (root / "docs" / "changelog.md").read_text(encoding="utf-8")
+    latest = re.search(r"^## (\S+) \((\d{4}-\d{2}-\d{2})\)$", changes, re.MULTILINE)
+    assert latest is not None
+    assert latest[1] == project["version"]
+    assert f"date-released: {latest[2]}\n" in citation
     for needed in (f"python{project['requires-python']}", *project["dependencies"]):
         assert f"- {needed.replace('>=', ' >=')}\n" in recipe
     assert f"specnorm = {project['scripts']['specnorm']}\n" in recipe
@@ -181,8 +189,8 @@ def test_one_version_and_the_recipes_dependencies() -> None:
 SHAPE = (4, 3, 3, 3)
 
 
-def planned(method: specnorm.Method | None = None, dtype: str = "float64", **geometry: Any) -> Program:
-    return program_for(method or specnorm.Gram(), SHAPE, dtype, tuple(geometry.items()))
+def planned(method: Method | None = None, dtype: str = "float64", **geometry: Any) -> Program:
+    return program_for(method or Gram(), SHAPE, dtype, tuple(geometry.items()))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +208,7 @@ def planned(method: specnorm.Method | None = None, dtype: str = "float64", **geo
 def test_one_problem_has_one_program(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert planned(**one) is planned(**other)
     assert planned(dtype="torch.float64", **one) is planned(**other)
-    assert planned(specnorm.Gram(n_iter=4), **one) is not planned(**other)
+    assert planned(Gram(n_iter=4), **one) is not planned(**other)
     assert planned(dtype="float32", **one) is not planned(**other)
 
 
@@ -230,10 +238,10 @@ def test_a_torch_graph_outlives_the_table(monkeypatch: pytest.MonkeyPatch) -> No
     before = traced(kernel)
     values = specnorm.unfolding_bounds(kernel, stride=(2, 1))
     for j in range(12):
-        planned(specnorm.ExactFFT(), input_shape=20 + j)
+        planned(ExactFFT(), input_shape=20 + j)
     gc.collect()
     values.sum().backward()
     assert float(kernel.grad.abs().sum()) > 0
     for j in range(12):
-        planned(specnorm.ExactFFT(), input_shape=20 + j)
+        planned(ExactFFT(), input_shape=20 + j)
     assert float(traced(kernel)) == float(before)

@@ -12,7 +12,8 @@ from cases import PUBLIC
 from libraries import Lib
 
 import specnorm
-from specnorm import GeometryError, KernelError, MethodError
+from specnorm.errors import GeometryError, KernelError, MethodError, NoBackend
+from specnorm.methods import TensorNorm
 
 Call = Callable[..., Any]
 
@@ -64,7 +65,7 @@ def test_non_finite(xp: Lib, name: str) -> None:
 @everywhere
 def test_no_array_at_all(name: str) -> None:
     for kernel in ([[1.0]], 1.0, None):
-        with pytest.raises(specnorm.NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
+        with pytest.raises(NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
             PUBLIC[name](kernel)
 
 
@@ -142,11 +143,11 @@ def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -
 # -- the method --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["tn", specnorm.TensorNorm, None, 3], ids=["name", "class", "None", "number"])
+@pytest.mark.parametrize("method", ["tn", TensorNorm, None, 3], ids=["name", "class", "None", "number"])
 def test_what_is_no_method(xp: Lib, method: Any) -> None:
     """The name and the class are the likely slips: both are told what to write."""
     kernel = xp.asarray(ones(2, 2, 3))
     for function in (specnorm.measure, specnorm.value_and_grad):
         with pytest.raises(MethodError) as caught:
             function(kernel, method)
-        assert "is not a method. Give a value such as specnorm.TensorNorm()" in str(caught.value)
+        assert "is not a method. Give a value such as specnorm.methods.TensorNorm()" in str(caught.value)

@@ -12,6 +12,9 @@ from cases import PUBLIC
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specnorm.errors import GeometryError, MethodError, NoBackend
+from specnorm.methods import Gram
+
 specnorm: Any = importlib.import_module("specnorm")  # called with what its types refuse
 KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3)
 SPATIAL = {
@@ -40,7 +43,7 @@ def test_a_matrix_has_no_spatial_arguments(name: str, data: st.DataObject) -> No
     psf = blur(data.draw(st.sampled_from((3, 15)), label="k"))
     words = data.draw(st.sets(st.sampled_from(sorted(SPATIAL)), min_size=1), label="words")
     given_ = {word: data.draw(SPATIAL[word], label=word) for word in words}
-    with pytest.raises(specnorm.GeometryError, match=r"psf\[None, None\]"):
+    with pytest.raises(GeometryError, match=r"psf\[None, None\]"):
         PUBLIC[name](psf, **{"input_shape": None, **given_})
 
 
@@ -60,11 +63,11 @@ def test_sizes_of_more_axes_than_the_kernel_has(name: str, word: str) -> None:
 
     pair, triple = ((1, 1),) * 2, ((1, 1),) * 3
     several = {"padding": (pair, triple)}.get(word, ((8, 8), (8, 8, 8)))
-    with pytest.raises(specnorm.GeometryError, match=r"stack of filters, give kernel\[:, None\].*psf\[None, None\]"):
+    with pytest.raises(GeometryError, match=r"stack of filters, give kernel\[:, None\].*psf\[None, None\]"):
         call(np.ones((5, 3, 3)), several[0])
-    with pytest.raises(specnorm.GeometryError, match=r"one filter psf, give psf\[None, None\]"):
+    with pytest.raises(GeometryError, match=r"one filter psf, give psf\[None, None\]"):
         call(blur(3, 3), several[1])
-    with pytest.raises(specnorm.GeometryError, match=r"one per axis, or|one .before, after. pair per axis"):
+    with pytest.raises(GeometryError, match=r"one per axis, or|one .before, after. pair per axis"):
         call(np.ones((5, 3, 3)), several[1] + several[1][:1])
 
 
@@ -110,18 +113,18 @@ def test_a_keyword_that_is_not_there(call: Callable[[Any], Any], words: str) -> 
 # -- arguments in another order, and counts ----------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["certify", "rescale", "clip", "enclose", "conv_norm"])
 def test_a_number_in_the_kernels_place(name: str) -> None:
-    with pytest.raises(specnorm.NoBackend, match=rf"{name} takes the kernel first: {name}\(kernel, 7.4\)"):
+    with pytest.raises(NoBackend, match=rf"{name} takes the kernel first: {name}\(kernel, 7.4\)"):
         getattr(specnorm, name)(7.4, KERNEL)
 
 
 CALLS_WITHOUT_PRODUCTS: list[Callable[[], Any]] = [
-    lambda: specnorm.Gram(n_iter=0), lambda: specnorm.gram_bound(KERNEL, 8, n_iter=0)
+    lambda: Gram(n_iter=0), lambda: specnorm.gram_bound(KERNEL, 8, n_iter=0)
 ]  # fmt: skip
 
 
 def test_counts_of_gram_products() -> None:
-    with pytest.raises(specnorm.MethodError, match=r"n_iter=100 makes more than \d{7} taps"):
+    with pytest.raises(MethodError, match=r"n_iter=100 makes more than \d{7} taps"):
         specnorm.gram_bound(KERNEL, n_iter=100)
     for call in CALLS_WITHOUT_PRODUCTS:
-        with pytest.raises(specnorm.MethodError, match="n_iter=0 is not a count: give an integer of at least 1"):
+        with pytest.raises(MethodError, match="n_iter=0 is not a count: give an integer of at least 1"):
             call()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 from libraries import Lib
 
 import specnorm
+from specnorm.errors import MethodError
+from specnorm.methods import FantasticFour, Unfoldings
 
 KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3).astype(np.float32)
 
@@ -21,10 +26,50 @@ def test_answers_print_on_one_line(xp: Lib) -> None:
     lower, upper = (float(x) for x in re.findall(r"[\d.]+", str(found))[:2])
     assert lower <= xp.number(found.lower)
     assert upper >= xp.number(found.upper)
-    result = specnorm.measure(xp.asarray(KERNEL), specnorm.FantasticFour())
+    result = specnorm.measure(xp.asarray(KERNEL), FantasticFour())
     assert re.fullmatch(r"upper [\d.]+ \(f4, every input size\)", str(result)), str(result)
-    several = specnorm.measure(xp.asarray(KERNEL), specnorm.Unfoldings(), input_shape=8)
+    several = specnorm.measure(xp.asarray(KERNEL), Unfoldings(), input_shape=8)
     assert re.fullmatch(r"upper [\d.]+ ... [\d.]+ \(7 values\) \(unfoldings, input size \(8, 8\)\)", str(several))
+
+
+def test_an_enclosure_unpacks(xp: Lib) -> None:
+    found = specnorm.enclose(xp.asarray(KERNEL))
+    lower, upper = found
+    assert lower is found.lower
+    assert upper is found.upper
+    assert float(lower) <= float(upper)
+
+
+@pytest.mark.parametrize("convert", [float, math.sqrt])
+def test_an_enclosure_is_no_number(convert: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match=r"float\(\) of Enclosure, .*\.upper .*\.lower"):
+        convert(specnorm.enclose(KERNEL))
+
+
+@pytest.mark.parametrize("compare", [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne])
+@pytest.mark.parametrize("number", [1.0, 1, np.float32(1), np.ones(()), True], ids=lambda x: type(x).__name__)
+def test_an_enclosure_compares_with_no_number(compare: Callable[[Any, Any], Any], number: Any) -> None:
+    """On both sides; each message says which of the two numbers to take."""
+    found = specnorm.enclose(KERNEL)
+    for sides in ((found, number), (number, found)):
+        with pytest.raises(TypeError, match=r"\.upper .*\.lower"):
+            compare(*sides)
+
+
+def test_enclosures_are_told_apart_and_hashed() -> None:
+    """Lists, sets and caches hold them."""
+    one, other = specnorm.enclose(KERNEL), specnorm.enclose(KERNEL)
+    assert one in [other, one]
+    assert one != other
+    assert one != "a word"
+    assert len({one, other, one}) == 2
+    with pytest.raises(TypeError, match=r"\.upper .*\.lower"):
+        _ = one < other
+
+
+def test_an_enclosure_given_for_a_number_is_refused_by_name() -> None:
+    with pytest.raises(MethodError, match=r"bound is Enclosure, which is two numbers: give its \.upper or its \.lower"):
+        specnorm.certify(KERNEL, specnorm.enclose(KERNEL))  # type: ignore[arg-type]
 
 
 def test_a_comparison_is_a_table() -> None:
@@ -48,7 +93,7 @@ def test_answers_under_a_tracer_print() -> None:
     seen = []
 
     def traced(kernel: Any) -> Any:
-        seen.append(str(specnorm.measure(kernel, specnorm.FantasticFour())))
+        seen.append(str(specnorm.measure(kernel, FantasticFour())))
         return specnorm.compare(kernel)
 
     found = jax.jit(traced)(jax.numpy.asarray(KERNEL[:, :, 0, 0]))
@@ -58,5 +103,5 @@ def test_answers_under_a_tracer_print() -> None:
 
 def test_a_gradient_is_no_trouble() -> None:
     torch: Any = pytest.importorskip("torch")
-    value = str(specnorm.measure(torch.tensor(KERNEL, requires_grad=True), specnorm.FantasticFour()))
-    assert value == str(specnorm.measure(KERNEL, specnorm.FantasticFour()))
+    value = str(specnorm.measure(torch.tensor(KERNEL, requires_grad=True), FantasticFour()))
+    assert value == str(specnorm.measure(KERNEL, FantasticFour()))

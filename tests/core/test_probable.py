@@ -116,7 +116,19 @@ def test_complex_operators() -> None:
 
 
 def test_the_same_answer_each_time() -> None:
-    assert specnorm.operator_norm(MATRIX) == specnorm.operator_norm(MATRIX)
+    assert tuple(specnorm.operator_norm(MATRIX)) == tuple(specnorm.operator_norm(MATRIX))
+
+
+def test_the_answer_is_two_numbers_as_an_enclosure_is() -> None:
+    found = specnorm.operator_norm(MATRIX)
+    lower, upper = found
+    assert (lower, upper) == (found.lower, found.upper)
+    assert lower.ndim == upper.ndim == 0
+    assert repr(found) == str(found)
+    with pytest.raises(TypeError, match=r"float\(\) of ProbableBound, .*\.upper .*\.lower"):
+        float(found)
+    with pytest.raises(TypeError, match=r"comparison of ProbableBound, .*\.upper .*\.lower"):
+        _ = found <= 1.0
 
 
 def test_of_scipy() -> None:

@@ -17,7 +17,7 @@ from oracle import Truth, sigma_star
 from real_weights import real_layers
 
 import specnorm
-from specnorm import GeometryError, MethodError
+from specnorm.errors import GeometryError, MethodError
 
 DOCS = Path(__file__).parents[2] / "docs"
 PUBLISHED: dict[str, Any] = json.loads((DOCS / "reference-cases.json").read_text(encoding="utf-8"))

@@ -12,6 +12,8 @@ from libraries import Lib, opened
 
 import specnorm
 from specnorm import backends, registry, testing
+from specnorm.errors import MixedBackends, NoBackend
+from specnorm.methods import Grid
 
 KERNEL = np.cos(np.arange(108.0)).reshape(4, 3, 3, 3).astype(np.float32)
 
@@ -41,7 +43,7 @@ def test_kernels_come_back_as_they_went(default: Lib) -> None:
     for shrunk in (specnorm.rescale(x), specnorm.clip(x, n_iter=2)):
         assert (type(shrunk), shrunk.dtype, shrunk.device) == (type(x), x.dtype, x.device)
         assert specnorm.certify(shrunk, 1.0)
-    _, gradient = specnorm.value_and_grad(x, specnorm.Grid())
+    _, gradient = specnorm.value_and_grad(x, Grid())
     assert gradient.shape == x.shape
 
 
@@ -49,7 +51,7 @@ def test_the_list_of_backends_tells_it_apart(default: Lib) -> None:
     rows = {row.name: row for row in backends.listing()}
     assert "array_api_strict" not in rows
     assert rows["array-api"].problem is None
-    with pytest.raises(specnorm.MixedBackends, match=r"array_api_strict \(array-api\), numpy"):
+    with pytest.raises(MixedBackends, match=r"array_api_strict \(array-api\), numpy"):
         backends.common_backend([default.asarray(KERNEL), KERNEL])
 
 
@@ -91,16 +93,16 @@ def coarse(a: Any, b: Any) -> Any:
 def test_what_cannot_be_served_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, fake: Fake, words: str) -> None:
     registry.refresh()
     monkeypatch.setattr("array_api_compat.array_namespace", lambda x: x.__array_namespace__())
-    with pytest.raises(specnorm.NoBackend, match=words):
+    with pytest.raises(NoBackend, match=words):
         specnorm.enclose(fake)  # type: ignore[arg-type]
     registry.refresh()
 
 
 def test_a_function_that_is_missing_is_named(default: Lib) -> None:
     xp: Any = default.backend.namespace(default.asarray(KERNEL))
-    with pytest.raises(specnorm.NoBackend, match="array_api_strict lacks einsum, which this method needs"):
+    with pytest.raises(NoBackend, match="array_api_strict lacks einsum, which this method needs"):
         xp.einsum  # noqa: B018
-    with pytest.raises(specnorm.NoBackend, match=r"array_api_strict\.linalg lacks lstsq"):
+    with pytest.raises(NoBackend, match=r"array_api_strict\.linalg lacks lstsq"):
         xp.linalg.lstsq  # noqa: B018
 
 
@@ -112,7 +114,7 @@ def test_what_the_library_does_otherwise_is_told_of_it(default: Lib, monkeypatch
     words = (
         r"array_api_strict does not follow the array API standard in what this method needs \(ValueError: reshape only"
     )
-    with pytest.raises(specnorm.NoBackend, match=words):
+    with pytest.raises(NoBackend, match=words):
         specnorm.conv_norm(default.asarray(KERNEL), 8)
 
 
@@ -120,11 +122,11 @@ def test_arrays_with_numpys_operators_are_their_own_librarys() -> None:
     """As those of sparse: NumPy's mixin makes them no array of NumPy's."""
     names = {"__module__": "somelib", "__array_namespace__": lambda _: SimpleNamespace(), "shape": (2, 3)}
     kind = type("COO", (np.lib.mixins.NDArrayOperatorsMixin,), names)
-    with pytest.raises(specnorm.NoBackend, match=r"somelib\.COO has no float64, .*linalg in its namespace"):
+    with pytest.raises(NoBackend, match=r"somelib\.COO has no float64, .*linalg in its namespace"):
         specnorm.enclose(kind())
 
 
 def test_what_says_that_it_is_lazy_is_told_to_compute() -> None:
     lazy = type("Array", (), {"__module__": "somelib", "compute": lambda self: self})()
-    with pytest.raises(specnorm.NoBackend, match=r"No backend for somelib\.Array.*call its compute\(\) first"):
+    with pytest.raises(NoBackend, match=r"No backend for somelib\.Array.*call its compute\(\) first"):
         specnorm.enclose(lazy)

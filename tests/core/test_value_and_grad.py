@@ -10,7 +10,8 @@ from libraries import Lib
 from oracle import finite_difference_gradient
 
 import specnorm
-from specnorm import METHODS, ConvSpec, Method
+from specnorm import ConvSpec
+from specnorm.methods import METHODS, Method, TensorNorm
 
 WITH_SIZE = ("gram", "fft", "power")
 """Methods that want an input size."""
@@ -51,7 +52,7 @@ def test_against_finite_differences(xp: Lib, name: str) -> None:
         pytest.skip("its value lies up to rtol from the number whose gradient this is")
     # One of these kernels takes the tensor norm's alternation 1300 rounds; before, the slope is not the gradient.
     patient = name == "tn" and not xp.compiles
-    method: Method = specnorm.TensorNorm(max_iter=2_000) if patient else METHODS[name]()
+    method: Method = TensorNorm(max_iter=2_000) if patient else METHODS[name]()
     for shape in shapes(xp):
         x, where = kernel(shape), geometry(name, shape)
         gradient = xp.to_numpy(specnorm.value_and_grad(xp.asarray(x), method, **where)[1])

@@ -16,11 +16,12 @@ import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from networks.torch_modules import Function, upper_of  # noqa: E402
 from onnx_models import graph_of, model, saved  # noqa: E402
-from specnorm_networks import bound, network_bound  # noqa: E402
+from specnorm_networks import network_bound  # noqa: E402
+from specnorm_networks.tools import bound  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.errors import TranslationError  # noqa: E402
+from specnorm.errors import MethodError, ModelFileError, TranslationError  # noqa: E402
 
 FIVE = torch.arange(5.0)
 N = onnx.helper.make_node
@@ -70,7 +71,7 @@ def test_what_no_constant_was_derived_for_is_refused_by_name(name: str) -> None:
     try:
         found = network_bound(Function(f), (4,))
         said = found.unknown[0].reason if found.upper is None else ""
-    except specnorm.MethodError as error:
+    except MethodError as error:
         said = str(error)
     assert word in said
 
@@ -124,7 +125,7 @@ def test_a_file_of_two_operator_sets_is_refused() -> None:
     for domain in ("", "ai.onnx"):
         twice = model([N("LogSoftmax", ["x"], ["y"], axis=1)], [1, 2, 30], opset=17)
         twice.opset_import.append(onnx.helper.make_opsetid(domain, 11))
-        with pytest.raises(specnorm.ModelFileError, match="operator sets 11, 17"):
+        with pytest.raises(ModelFileError, match="operator sets 11, 17"):
             graph_of(twice)
 
 
@@ -140,7 +141,11 @@ def test_a_file_of_two_operator_sets_is_refused() -> None:
     ],
 )
 def test_mistakes_are_answered_in_the_users_words(
-    source: Any, given: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Any,
+    given: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cut.onnx").write_bytes(b"\x08\x09\x3a\xff")

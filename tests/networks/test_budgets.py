@@ -12,8 +12,9 @@ from networks.dense_networks import NETWORKS as SUMS
 from networks.dense_networks import dense, draw, network_of
 from networks.test_heads import Drawn
 from networks.written_networks import matrices
-from specnorm_networks import Graph, Multipliers, Product, bound, forward_step
+from specnorm_networks import Graph, Multipliers, Product, forward_step
 from specnorm_networks.certified import operators
+from specnorm_networks.tools import bound
 
 from specnorm.errors import MethodError
 

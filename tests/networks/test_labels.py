@@ -10,10 +10,11 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, helper  # noqa: E402
 from onnx_models import graph_of, model  # noqa: E402
-from specnorm_networks import Product, bound, certified_accuracy  # noqa: E402
+from specnorm_networks import Product, certified_accuracy  # noqa: E402
+from specnorm_networks.tools import bound  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm import MethodError  # noqa: E402
+from specnorm.errors import MethodError  # noqa: E402
 
 N = helper.make_node
 FIRST, SECOND = (np.random.default_rng(at).standard_normal(shape) for at, shape in enumerate([(4, 6), (6, 3)]))

@@ -11,8 +11,8 @@ pytest.importorskip("clarabel", reason="it solves LipSDP's cone program, with Sc
 from lipsdp import lipsdp
 from networks.written_networks import matrices
 from numpy.typing import NDArray
-from specnorm_networks import bound
 from specnorm_networks.certified import operators
+from specnorm_networks.tools import bound
 
 NETWORKS = [(5, 20, 12, 1), (8, 10, 20, 8), (4, 15, 3), (5, 8, 8, 8, 8, 3), (4, 6, 6, 6, 6, 6, 6, 6, 6, 2)]
 

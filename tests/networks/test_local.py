@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from checks import present
 from networks.dense_networks import CHAINS, Network, dense
-from specnorm_networks import Measure, Multipliers, bound, margins, near
+from specnorm_networks import Multipliers, margins, near
 from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.ranges import ranges
 from specnorm_networks.certified.regions import Ball
+from specnorm_networks.tools import Measure, bound
 
 from specnorm.errors import InternalError
 
@@ -73,7 +74,8 @@ def test_radii_by_constants_of_each_ball() -> None:
             d = numbers.normal(size=5)
             for _ in range(20):
                 d *= 0.999 * radius / np.linalg.norm(d)
-                values, jacobian = chain.values(sample + d)[-1], chain.jacobian(sample + d)
+                values = chain.values(sample + d)[-1]
+                jacobian = chain.jacobian(sample + d)
                 assert values.argmax() == label
                 nearest = np.argsort(values)[-2]
                 d = d + 0.3 * radius * (jacobian[nearest] - jacobian[label])

@@ -11,11 +11,12 @@ pytest.importorskip("onnxscript")
 from checks import present  # noqa: E402
 from networks.published import NETWORKS, Denoiser  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
-from specnorm_networks import Measure, Multipliers, Product, bounding, near, network_bound  # noqa: E402
+from specnorm_networks import Multipliers, Product, bounding, near, network_bound  # noqa: E402
+from specnorm_networks.tools import Measure  # noqa: E402
 from torch import nn  # noqa: E402
 
-import specnorm  # noqa: E402
 from specnorm.measuring import proven  # noqa: E402
+from specnorm.methods import Enclose  # noqa: E402
 
 
 @pytest.mark.nightly
@@ -36,7 +37,7 @@ def test_a_joint_kernel_is_proven_in_few_cells(monkeypatch: pytest.MonkeyPatch) 
 
     def prove(self: Measure, kernel: Any, rtol: float) -> Any:
         del self
-        found, ((_, upper),) = proven(kernel, specnorm.Enclose(rtol=rtol, max_cells=2000))
+        found, ((_, upper),) = proven(kernel, Enclose(rtol=rtol, max_cells=2000))
         cells.append(found.stats["cells"])
         return upper
 
@@ -52,7 +53,8 @@ def test_adaptive_pooling_of_equal_windows_is_pooling(size: Any, kind: str) -> N
     torch.manual_seed(1)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()]
     high, wide = size if isinstance(size, tuple) else (size, size)
-    adaptive, plain = getattr(nn, f"Adaptive{kind}Pool2d"), getattr(nn, f"{kind}Pool2d")
+    adaptive = getattr(nn, f"Adaptive{kind}Pool2d")
+    plain = getattr(nn, f"{kind}Pool2d")
     head = nn.Sequential(nn.Flatten(), nn.Linear(8 * high * wide, 10))
     networks = [nn.Sequential(*layers, pool, head).eval() for pool in (adaptive(size), plain((4 // high, 4 // wide)))]
     bounds = [network_bound(network, (3, 8, 8), method=Multipliers(steps=1)).upper for network in networks]

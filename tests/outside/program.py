@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm.backends import Backend
+from specnorm.methods import METHODS, Gram, Kind, TensorNorm
 from specnorm.testing import check_backend
 
 Kernel = NDArray[np.float32]
@@ -17,7 +18,7 @@ Kernel = NDArray[np.float32]
 def numbers(kernel: Kernel) -> list[float]:
     """Functions return what they are given: an array of the same library."""
     assert_type(specnorm.grid_bound(kernel, stride=2, padding_mode="zeros"), Kernel)
-    assert_type(specnorm.tn_bound(kernel, certified=True), Kernel)
+    assert_type(specnorm.tn_bound(kernel, proven=True), Kernel)
     assert_type(specnorm.rescale(kernel, 1.0), Kernel)
     assert_type(specnorm.certify(kernel, 1.0, groups=4), bool)
     return [float(specnorm.conv_norm(kernel, (32, 32))), float(specnorm.power_norm(kernel, 32, padding=1))]
@@ -25,13 +26,13 @@ def numbers(kernel: Kernel) -> list[float]:
 
 def answers(kernel: Kernel) -> str:
     """Results and enclosures have attributes with types."""
-    result = specnorm.measure(kernel, specnorm.Gram(n_iter=4), input_shape=16)
+    result = specnorm.measure(kernel, Gram(n_iter=4), input_shape=16)
     assert_type(result, specnorm.Result)
-    kind: specnorm.Kind = result.kind
+    kind: Kind = result.kind
     found = specnorm.enclose(kernel, rtol=1e-2)
     assert_type(found.cells, int)
     assert_type(found.status, str)
-    value, gradient = specnorm.value_and_grad(kernel, specnorm.METHODS["grid"]())
+    value, gradient = specnorm.value_and_grad(kernel, METHODS["grid"]())
     assert_type(gradient, Kernel)
     return f"{kind} {float(value)} {found.lower} {found.upper}"
 
@@ -45,7 +46,7 @@ def geometry(shape: tuple[int, ...]) -> specnorm.Geometry:
 
 def training(kernel: Kernel) -> None:
     """States are opaque dicts; steps give value and state."""
-    method = specnorm.TensorNorm(certified=False)
+    method = TensorNorm(proven=False)
     state = specnorm.init_tracking(kernel, method)
     value, state = specnorm.track(kernel, method, state, sweeps=2)
     assert_type(value, Kernel)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import specnorm
+from specnorm.methods import Grid
 
 KERNEL = np.ones((2, 2, 2, 2), dtype=np.float32)
 NORM = 8.0
@@ -29,7 +30,7 @@ def core() -> None:
     for bound in (specnorm.f4_bound, specnorm.tn_bound, specnorm.completion_bound):
         check(bound(KERNEL))
     check(specnorm.enclose(KERNEL).upper)
-    check(specnorm.measure(KERNEL, specnorm.Grid(n=200)).value)
+    check(specnorm.measure(KERNEL, Grid(n=200)).value)
     assert specnorm.certify(KERNEL, 8.1)
 
 

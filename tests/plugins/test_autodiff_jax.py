@@ -11,6 +11,8 @@ from cases import functions
 from libraries import opened
 
 import specnorm
+from specnorm.errors import KernelError, SecondDerivativeError
+from specnorm.methods import Grid
 
 jax: Any = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -113,7 +115,7 @@ def test_non_finite_kernel(name: str) -> None:
     for bad in ("nan", "inf"):
         k = normal(*SHAPE).at[1, 0, 1].set(float(bad))
         for call in (FUNCTIONS[name], jax.grad(scalar(name))):
-            with pytest.raises(specnorm.KernelError, match="non-finite"):
+            with pytest.raises(KernelError, match="non-finite"):
                 call(k)
         value = np.asarray(compiled(k))
         stack = name in ("matrix_norm", "power_iteration", "gram_iteration")
@@ -124,7 +126,7 @@ def test_non_finite_kernel(name: str) -> None:
 @plain
 def test_result_is_a_pytree() -> None:
     k = normal(*SHAPE)
-    result = specnorm.measure(k, specnorm.Grid())
+    result = specnorm.measure(k, Grid())
     leaves = jax.tree_util.tree_leaves(result)
     assert len(leaves) == 2, "the value and its lower bound"
     doubled = jax.tree_util.tree_map(lambda a: 2 * a, result)
@@ -173,9 +175,9 @@ WAYS = tuple(second_derivatives(abs, None))
 )
 def test_second_derivatives_raise(name: str, way: str) -> None:
     """Never zero, never a number with a term missing."""
-    with pytest.raises((specnorm.SecondDerivativeError, TypeError)) as caught:
+    with pytest.raises((SecondDerivativeError, TypeError)) as caught:
         pytest.fail(f"{way} of {name} gives {second_derivatives(scalar(name), wide(*SHAPE))[way]()}")
-    if isinstance(caught.value, specnorm.SecondDerivativeError):
+    if isinstance(caught.value, SecondDerivativeError):
         assert "first order" in str(caught.value)
     else:
         # JAX's own refusal of forward mode through a reverse-mode rule.

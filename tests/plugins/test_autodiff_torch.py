@@ -10,6 +10,9 @@ import pytest
 from cases import functions
 
 import specnorm
+from specnorm.errors import SecondDerivativeError
+from specnorm.methods import TensorNorm
+from specnorm.runtime.program import program_for
 
 torch: Any = pytest.importorskip("torch")
 
@@ -144,7 +147,7 @@ def second_derivatives(name: str) -> dict[str, Callable[[], Any]]:
 def test_second_derivatives_raise(name: str) -> None:
     for way, ask in second_derivatives(name).items():
         # Torch's own refusal of forward mode comes first where there is some.
-        errors = (RuntimeError, specnorm.SecondDerivativeError) if way == "hessian" else specnorm.SecondDerivativeError
+        errors = (RuntimeError, SecondDerivativeError) if way == "hessian" else SecondDerivativeError
         with pytest.raises(errors) as caught:
             pytest.fail(f"{way} of {name} gives {ask()}")
         if way != "hessian":
@@ -163,7 +166,7 @@ def test_forward_mode_raises(name: str) -> None:
         "dual numbers": lambda: dual(scalar(name), x, direction),
     }
     for way, ask in ways.items():
-        with pytest.raises((RuntimeError, NotImplementedError, specnorm.SecondDerivativeError)):
+        with pytest.raises((RuntimeError, NotImplementedError, SecondDerivativeError)):
             pytest.fail(f"{way} of {name} gives {ask()}")
 
 
@@ -190,7 +193,7 @@ def test_compiled_value_and_gradient(name: str) -> None:
 def test_operator_is_well_formed(need: str) -> None:
     """Schema, shapes without values, and compilation, by torch's own checker."""
     specnorm.tn_bound(kernel())  # registers the operator and the program
-    plan = specnorm.runtime.program.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
+    plan = program_for(TensorNorm(), SHAPE, "torch.float64", ())
     for x in (kernel(), normal(3, *SHAPE)):
         results = torch.library.opcheck(
             torch.ops.specnorm.evaluate.default,
@@ -210,3 +213,32 @@ def test_fake_tensors_and_meta(name: str) -> None:
         value = FUNCTIONS[name](torch.empty(*SHAPE))
         assert value.dtype == torch.float32
         assert value.shape == FUNCTIONS[name](kernel().new_empty(0).new_zeros(SHAPE)).shape
+
+
+def test_which_tensors_have_values() -> None:
+    """As torch's public words show it: derivatives of torch.func keep them, vmap in any place and fake ones do not."""
+    from specnorm_torch.arrays import ARRAYS, transformed
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    seen: dict[str, tuple[bool, bool]] = {}
+
+    def look(name: str, x: Any) -> Any:
+        seen[name] = ARRAYS.is_traced(x), transformed(x)
+        return x.sum()
+
+    x, func = kernel(), torch.func
+    for name, given in {"plain": x, "parameter": torch.nn.Parameter(x), "empty": x[:0], "meta": x.to("meta")}.items():
+        look(name, given)
+    func.grad(lambda k: look("grad", k))(x)
+    func.grad(lambda k: func.grad(lambda z: look("grad of grad", z))(k).sum())(x)
+    func.jvp(lambda k: look("jvp", k), (x,), (x,))
+    func.vmap(lambda k: look("vmap", k))(x)
+    func.vmap(func.grad(lambda k: look("vmap of grad", k)))(x)
+    func.grad(lambda k: func.vmap(lambda z: look("grad of vmap", z))(k).sum())(x)
+    func.functionalize(lambda k: look("functionalize", k))(x)
+    with FakeTensorMode() as mode:
+        look("fake", mode.from_tensor(x))
+    known = dict.fromkeys(("plain", "parameter", "empty"), (False, False))
+    derived = dict.fromkeys(("grad", "grad of grad", "jvp", "functionalize"), (False, True))
+    without = dict.fromkeys(("vmap", "vmap of grad", "grad of vmap"), (True, True))
+    assert seen == known | derived | without | dict.fromkeys(("meta", "fake"), (True, False))

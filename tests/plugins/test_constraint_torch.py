@@ -15,6 +15,7 @@ import pytest
 
 import specnorm
 from specnorm.errors import KernelError, MethodError
+from specnorm.methods import Completion, SymbolNorm, TensorNorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
@@ -93,7 +94,7 @@ def recorded(model: Any) -> list[tuple[Any, Any]]:
 def test_the_weights_in_use_stay_at_the_bound() -> None:
     """Each weight of 40 forward passes; of the same run by the tensor norm, which follows one maximum, every fifth."""
     worst = {}
-    for method in (specnorm.SymbolNorm(), specnorm.TensorNorm(certified=False)):
+    for method in (SymbolNorm(), TensorNorm(proven=False)):
         torch.manual_seed(0)
         model = constrained(method=method)
         used = recorded(model)
@@ -110,7 +111,7 @@ def test_the_weights_in_use_stay_at_the_bound() -> None:
 
 def test_a_completion_is_never_above_the_bound() -> None:
     """Up to the rounding of the division: proven by another method for each weight in use."""
-    model = constrained(method=specnorm.Completion())
+    model = constrained(method=Completion())
     used = recorded(model)
     train(model, 15)
     assert all(float(enclosed(layer, weight).lower) <= 1 + 1e-6 for layer, weight in used)

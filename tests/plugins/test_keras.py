@@ -88,13 +88,13 @@ for layer, shape, constraint in (
 kernel = tensor(16, 2, 8)
 small = to_numpy(SpectralNorm(layer="dense", input_axes=1)(kernel))
 assert abs(np.linalg.norm(small.reshape(16, 16), 2) - 1) < 1e-4
-with pytest.raises(specnorm.GeometryError, match="Conv1D or of EinsumDense"):
+with pytest.raises(specnorm.errors.GeometryError, match="Conv1D or of EinsumDense"):
     SpectralNorm()(kernel)
-with pytest.raises(specnorm.GeometryError, match="layer='linear' is not one of"):
+with pytest.raises(specnorm.errors.GeometryError, match="layer='linear' is not one of"):
     SpectralNorm(layer="linear")
-with pytest.raises(specnorm.MethodError, match="method='power_iteration' is not one of"):
+with pytest.raises(specnorm.errors.MethodError, match="method='power_iteration' is not one of"):
     SpectralNorm(method="power_iteration")
-with pytest.raises(specnorm.MethodError, match="form='squares' is not one of"):
+with pytest.raises(specnorm.errors.MethodError, match="form='squares' is not one of"):
     SpectralRegularizer(form="squares")
 
 # Below the bound nothing is stretched, and zeros stay zeros; an upper bound leaves nothing above it.

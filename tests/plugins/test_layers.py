@@ -13,6 +13,8 @@ from cases import PUBLIC
 from processes import FINDS_TESTS, python
 
 import specnorm
+from specnorm.errors import GeometryError, MethodError, NoBackend
+from specnorm.methods import Gram
 
 SIZE = 5
 
@@ -78,7 +80,7 @@ def test_a_torch_layer_whose_hook_changes_its_map_is_refused() -> None:
     layer.register_forward_hook(lambda _module, _inputs, _output: None)
     assert specnorm.certify(layer, 10.0)
     layer.register_forward_hook(lambda _module, _inputs, output: 100 * output)
-    with pytest.raises(specnorm.MethodError, match="Linear does not use its weight as it stands"):
+    with pytest.raises(MethodError, match="Linear does not use its weight as it stands"):
         specnorm.certify(layer, 10.0)
 
     class Calls(list[Any]):
@@ -89,15 +91,15 @@ def test_a_torch_layer_whose_hook_changes_its_map_is_refused() -> None:
 
     other = torch.nn.Linear(4, 4)
     other.register_forward_pre_hook(Calls())
-    with pytest.raises(specnorm.MethodError, match="Linear does not use its weight as it stands"):
+    with pytest.raises(MethodError, match="Linear does not use its weight as it stands"):
         specnorm.certify(other, 10.0)
 
 
 EVERY = PUBLIC | {
     "singular_values": lambda x, **geometry: specnorm.singular_values(x, 6, k=2, **geometry),
-    "track": lambda x, **geometry: specnorm.track(
-        x, specnorm.Gram(), specnorm.init_tracking(x, specnorm.Gram(), **geometry), **geometry
-    )[0],
+    "track": lambda x, **geometry: specnorm.track(x, Gram(), specnorm.init_tracking(x, Gram(), **geometry), **geometry)[
+        0
+    ],
 }
 
 
@@ -123,7 +125,7 @@ def test_every_function_takes_a_layer(name: str) -> None:
 def test_a_keyword_that_contradicts_the_layer_is_refused(said: dict[str, Any], has: str) -> None:
     torch: Any = pytest.importorskip("torch")
     layer = torch.nn.Conv2d(4, 4, 3, stride=2, groups=2)
-    with pytest.raises(specnorm.GeometryError, match=has):
+    with pytest.raises(GeometryError, match=has):
         specnorm.enclose(layer, **said)
     assert specnorm.certify(
         layer, 100.0, stride=2, groups=2, padding=[(0, 0), (0, 0)], layout="OIHW"
@@ -135,16 +137,16 @@ def test_what_is_no_layer_names_what_to_call() -> None:
     layer = torch.nn.Conv1d(2, 2, 3)
     many: Any
     for many in (layer.state_dict(), [layer.weight], {"block": {"kernel": layer.weight}}, "model.pt", Path("m.onnx")):
-        with pytest.raises(specnorm.NoBackend, match=r"enclose takes one layer's kernel, got .*specnorm\.audit"):
+        with pytest.raises(NoBackend, match=r"enclose takes one layer's kernel, got .*specnorm\.audit"):
             specnorm.enclose(many)
-    with pytest.raises(specnorm.NoBackend, match=r"Sequential is no array.*specnorm\.audit measures"):
+    with pytest.raises(NoBackend, match=r"Sequential is no array.*specnorm\.audit measures"):
         specnorm.tn_bound(torch.nn.Sequential(layer))
 
     class Mine(torch.nn.Conv1d):  # type: ignore[misc]
         def forward(self, x: Any) -> Any:
             return 2 * super().forward(x)
 
-    with pytest.raises(specnorm.GeometryError, match="Mine has a forward of its own"):
+    with pytest.raises(GeometryError, match="Mine has a forward of its own"):
         specnorm.enclose(Mine(2, 2, 3))
 
 
@@ -187,7 +189,7 @@ def test_flax_layers_with_products_of_their_own_are_refused() -> None:
             * jax.lax.conv_general_dilated(*args, **more)),
     }  # fmt: skip
     for name, layer in layers.items():
-        with pytest.raises(specnorm.GeometryError, match=f"has a {name} of its own"):
+        with pytest.raises(GeometryError, match=f"has a {name} of its own"):
             specnorm.enclose(layer)
 
 
@@ -217,7 +219,7 @@ def test_equinox_layers(name: str) -> None:
 
 def test_a_kernel_in_another_order_is_not_returned() -> None:
     nnx: Any = pytest.importorskip("flax.nnx")
-    with pytest.raises(specnorm.GeometryError, match="rescale returns a kernel, and ConvTranspose"):
+    with pytest.raises(GeometryError, match="rescale returns a kernel, and ConvTranspose"):
         specnorm.rescale(nnx.ConvTranspose(2, 3, (3,), rngs=nnx.Rngs(0)))
     rescaled = specnorm.rescale(nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0)), 0.1)
     assert rescaled.shape == (3, 2, 3)
@@ -245,7 +247,7 @@ for kind, args, options, shape in LAYERS if keras.backend.backend() == "numpy" e
     layer = getattr(keras.layers, kind)(*args, **options)
     layer.build((None, *shape))
     check(layer, matrix_norm_of(lambda x: to_numpy(layer(x)), shape), **({"input_shape": 5} if len(shape) > 1 else {}))
-    print(specnorm.measure(layer, specnorm.FantasticFour()).stats["backend"])
+    print(specnorm.measure(layer, specnorm.methods.FantasticFour()).stats["backend"])
 kernel = keras.layers.Conv2D(3, 2)
 kernel.build((None, 5, 5, 2))
 whole = specnorm.enclose(kernel.kernel, layout="HWIO")
@@ -253,7 +255,7 @@ print(float(whole.upper) == float(specnorm.enclose(kernel.kernel.value, layout="
 for bad in (keras.layers.Dense(3), keras.layers.LSTM(3)):
     try:
         specnorm.enclose(bad)
-    except (specnorm.GeometryError, specnorm.NoBackend) as error:
+    except (specnorm.errors.GeometryError, specnorm.errors.NoBackend) as error:
         print(error)
 """
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm import Isometry, KernelError, MethodError
+from specnorm.errors import KernelError, MethodError
+from specnorm.methods import Isometry
 
 
 class TestTorch:

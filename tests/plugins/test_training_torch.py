@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import specnorm
-from specnorm.errors import MethodError
+from specnorm.errors import MethodError, SecondDerivativeError
 
 torch: Any = pytest.importorskip("torch")
 torch = pytest.importorskip("torch")
@@ -317,7 +317,7 @@ def test_second_derivatives_raise() -> None:
     penalty = specnorm_torch.SpectralPenalty(network())
     weight: Any = penalty._layers[0].weight
     (gradient,) = torch.autograd.grad(penalty() ** 2, weight, create_graph=True)
-    with pytest.raises(specnorm.SecondDerivativeError):
+    with pytest.raises(SecondDerivativeError):
         torch.autograd.grad(gradient.square().sum() + weight.pow(3).sum(), weight)
 
 

@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from specnorm_networks import ModelArrays
+from specnorm_networks.tools import ModelArrays
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 from specnorm_audit.readers import keras, npz, pytorch, safetensors, signatures
 from specnorm_audit.readers.common import DAMAGE
 from specnorm_audit.readers.isolated import Reader, in_child
@@ -26,9 +26,9 @@ MAX_BYTES = 8 * 2**30
 
 
 def _read_onnx(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
-    from specnorm_networks import onnx  # with all operators, which few files need
+    from specnorm_networks.onnx import read  # with all operators, which few files need
 
-    return onnx.read(file, path, max_bytes)
+    return read(file, path, max_bytes)
 
 
 _READERS: dict[str, Reader] = {
@@ -91,7 +91,7 @@ def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> Mode
     kind = sniff(file)
     own: tuple[str, ...] = ()
     if kind == "onnx":
-        from specnorm_networks import registered_operators  # with all operators
+        from specnorm_networks.tools import registered_operators  # with all operators
 
         own = registered_operators()  # which only this process knows
     if kind in _ISOLATED and not own:

@@ -8,9 +8,9 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks import Tensor, in_float32
+from specnorm_networks.tools import Tensor, in_float32
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 
 DAMAGE = (
     ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ArithmeticError, MemoryError,

@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm_networks import ModelArrays
+from specnorm_networks.tools import ModelArrays
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 from specnorm.proof import ArrayObject
 from specnorm_audit.processes import Worker, WorkerLost, tell
 

@@ -12,9 +12,9 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from specnorm_networks import ModelArrays, Tensor
+from specnorm_networks.tools import ModelArrays, Tensor
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 from specnorm_audit.readers.common import DAMAGE, check_size, native, zip_of
 
 MAX_HEADER = 10_000

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
-from specnorm_networks import ModelArrays, Tensor
+from specnorm_networks.tools import ModelArrays, Tensor
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 from specnorm_audit.readers.archives import Entry, stored_entries
 from specnorm_audit.readers.common import check_size, lost, native, not_measured
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor

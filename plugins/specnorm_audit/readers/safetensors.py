@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks import ModelArrays, Tensor
+from specnorm_networks.tools import ModelArrays, Tensor
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 from specnorm.proof import install
 from specnorm_audit.readers.common import check_size, lost, native, not_measured
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.linear import Add
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 from specnorm.proof import install
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.model_arrays import ModelArrays, Sizes

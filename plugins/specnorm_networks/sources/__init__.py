@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm_networks.sources.base import Exported
 
 GROUP = "specnorm.sources"

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm_networks.sources import jax_function
 from specnorm_networks.sources.base import Exported
 

@@ -95,15 +95,18 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
 
     A padding that repeats pixels has a norm of at most ``sqrt(padding_gain_sq)``.
     """
-    gain, circulant = spec.padding_gain_sq, norm.what
-    same = isinstance(circulant, Circulant) and spec.input_shape is not None and spec.periodic
-    if same and isinstance(circulant, Circulant):
-        same = all(n in (0, own) for n, own in zip(circulant.points, spec.grid_shape, strict=True)) and not any(
-            circulant.skew
-        )
-    if norm.what != EVERYWHERE and not same:
+    if norm.what != EVERYWHERE and not _is_circulant_of(norm.what, spec):
         raise HypothesisError(f"{norm.what} is not the norm of the layer's convolution")
-    if gain == 1:
+    gain_sq = spec.padding_gain_sq
+    if gain_sq == 1:
         return _upper(norm.value, spec, "no larger than its symbol", norm)
-    rule = f"times {math.sqrt(gain):.4g} for the padding, which repeats pixels"
-    return _upper(host.mul_up(norm.value, host.root_up(gain)), spec, rule, norm)
+    rule = f"times {math.sqrt(gain_sq):.4g} for the padding, which repeats pixels"
+    return _upper(host.mul_up(norm.value, host.root_up(gain_sq)), spec, rule, norm)
+
+
+def _is_circulant_of(what: object, spec: ConvSpec) -> bool:
+    """Whether something is the circulant of a periodic layer at its size; 0 points stand for any number."""
+    if not isinstance(what, Circulant) or spec.input_shape is None or not spec.periodic:
+        return False
+    same_points = all(points in (0, size) for points, size in zip(what.points, spec.grid_shape, strict=True))
+    return same_points and not any(what.skew)

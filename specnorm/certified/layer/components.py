@@ -24,23 +24,23 @@ from specnorm.certified.matrices.norms import stack_of
 from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from specnorm.problem.spec import ConvSpec
 
 
 @dataclass(frozen=True)
 class AxisComponent:
-    """What a part of a layer is along one axis.
+    """A part of a layer along one axis.
 
     Parameters
     ----------
     pixels, outputs : int
-        How many of each; pixels of the large side, which a transposed layer writes.
+        How many of each; pixels are on the large side, which a transposed layer writes.
     before : int
         Padding in front; negative: pixels in front that no output reads.
     pixel, output : tuple (first, step)
-        Where they are in the whole layer.
+        Where its pixels and outputs are in the whole layer.
     """
 
     pixels: int
@@ -50,36 +50,50 @@ class AxisComponent:
     pixel: tuple[int, int] = (0, 1)
     output: tuple[int, int] = (0, 1)
 
-    def holds(self, other: AxisComponent) -> bool:
+    def contains(self, other: AxisComponent) -> bool:
         """Whether another part is a compression of this one: shifted by some outputs, it lies inside."""
-        outputs = max(0, -(-(self.before - other.before) // self.stride))
-        pixels = self.stride * outputs + other.before - self.before
-        inside = outputs + other.outputs <= self.outputs and pixels + other.pixels <= self.pixels
-        return self.stride == other.stride and inside
+        outputs_in_front = max(0, -(-(self.before - other.before) // self.stride))
+        pixels_in_front = self.stride * outputs_in_front + other.before - self.before
+        has_outputs = outputs_in_front + other.outputs <= self.outputs
+        has_pixels = pixels_in_front + other.pixels <= self.pixels
+        return self.stride == other.stride and has_outputs and has_pixels
 
-    def single_outputs(self, k: int) -> list[AxisComponent]:
-        """Outputs that read pixels of their own, one by one: the first, the second, the last, which hold the others."""
-        found = []
-        for m in sorted({0, min(1, self.outputs - 1), self.outputs - 1}):
-            output = (self.output[0] + self.output[1] * m, self.output[1])
-            one = replace(self, outputs=1, before=self.before - self.stride * m, output=output).trimmed(k)
-            if one is not None:
-                found.append(one)
-        return found
+    def single_outputs(self, taps: int) -> list[AxisComponent]:
+        """Outputs that read pixels of their own, one by one: the first, the second and the last contain all."""
+        first, step = self.output
+        parts = []
+        for number in sorted({0, min(1, self.outputs - 1), self.outputs - 1}):
+            part = replace(
+                self,
+                outputs=1,
+                before=self.before - self.stride * number,
+                output=(first + step * number, step),
+            ).trimmed(taps)
+            if part is not None:
+                parts.append(part)
+        return parts
 
-    def trimmed(self, k: int) -> AxisComponent | None:
-        """Without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
-        s, p = self.stride, self.before
-        first, last = max(0, -(-(p - k + 1) // s)), min(self.outputs - 1, (self.pixels - 1 + p) // s)
-        if last < first:
+    def trimmed(self, taps: int) -> AxisComponent | None:
+        """The part without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
+        # Output m reads the pixels s m - before, ..., s m - before + taps - 1.
+        first_output = max(0, -(-(self.before - taps + 1) // self.stride))
+        last_output = min(self.outputs - 1, (self.pixels - 1 + self.before) // self.stride)
+        if last_output < first_output:
             return None
-        p -= s * first
-        low, high = max(0, -p), min(self.pixels - 1, s * (last - first) + k - 1 - p)
-        if high < low:
+        before = self.before - self.stride * first_output
+        outputs = last_output - first_output + 1
+        first_pixel = max(0, -before)
+        last_pixel = min(self.pixels - 1, self.stride * (outputs - 1) + taps - 1 - before)
+        if last_pixel < first_pixel:
             return None
-        pixel = (self.pixel[0] + self.pixel[1] * low, self.pixel[1])
-        output = (self.output[0] + self.output[1] * first, self.output[1])
-        return AxisComponent(high - low + 1, last - first + 1, p + low, s, pixel, output)
+        return AxisComponent(
+            pixels=last_pixel - first_pixel + 1,
+            outputs=outputs,
+            before=before + first_pixel,
+            stride=self.stride,
+            pixel=(self.pixel[0] + self.pixel[1] * first_pixel, self.pixel[1]),
+            output=(self.output[0] + self.output[1] * first_output, self.output[1]),
+        )
 
 
 @dataclass(frozen=True)
@@ -90,42 +104,47 @@ class PolyphaseComponent:
     ----------
     spec : ConvSpec
         With ``input_shape``.
-    parts : tuple of AxisComponent
-        Per axis.
+    axes : tuple of AxisComponent
     """
 
     spec: ConvSpec
-    parts: tuple[AxisComponent, ...]
+    axes: tuple[AxisComponent, ...]
 
     @classmethod
-    def of(cls, spec: ConvSpec, parts: tuple[AxisComponent, ...]) -> PolyphaseComponent:
-        """The layer with these parts of a zero-padded one."""
-        kernel = spec.kernel_shape
-        after = (x.stride * (x.outputs - 1) + k - x.pixels - x.before for x, k in zip(parts, kernel, strict=True))
-        shape = tuple(x.outputs if spec.transposed else x.pixels for x in parts)
-        own = replace(
+    def of(cls, spec: ConvSpec, axes: tuple[AxisComponent, ...]) -> PolyphaseComponent:
+        """The part of a zero-padded layer with these parts along its axes."""
+        padding = []
+        for axis, taps in zip(axes, spec.kernel_shape, strict=True):
+            after = axis.stride * (axis.outputs - 1) + taps - axis.pixels - axis.before
+            padding.append((axis.before, after))
+        spec_of_part = replace(
             spec,
-            stride=tuple(x.stride for x in parts),
+            stride=tuple(axis.stride for axis in axes),
             dilation=(1,) * spec.ndim,
             padding_mode="zeros",
-            padding=tuple((x.before, end) for x, end in zip(parts, after, strict=True)),
-            input_shape=shape,
+            padding=tuple(padding),
+            input_shape=tuple(axis.outputs if spec.transposed else axis.pixels for axis in axes),
         )
-        return cls(own, parts)
+        return cls(spec_of_part, axes)
 
-    def restricted(self, most: float) -> PolyphaseComponent:
-        """The same with fewer pixels, so that there are about so many: a compression of it."""
-        count = math.prod(x.pixels for x in self.parts)
-        if count <= most or not reads_zeros(self.spec):
+    def restricted(self, most_pixels: float) -> PolyphaseComponent:
+        """A restriction to about so many pixels, if there are more: a compression of the part."""
+        count = math.prod(axis.pixels for axis in self.axes)
+        if count <= most_pixels or not reads_zeros(self.spec):
             return self
-        left, ndim, parts = most, len(self.parts), list(self.parts)
-        for done, axis in enumerate(sorted(range(ndim), key=lambda j: self.parts[j].pixels)):
-            part, k = parts[axis], self.spec.kernel_shape[axis]
-            pixels = min(part.pixels, max(2 * k, int(left ** (1 / (ndim - done)))))
-            left /= pixels
-            outputs = min(part.outputs, max(1, -(-(pixels + part.before) // part.stride)))
-            parts[axis] = replace(part, pixels=pixels, outputs=outputs).trimmed(k) or part
-        return PolyphaseComponent.of(self.spec, tuple(parts))
+        axes = list(self.axes)
+        shortest_first = sorted(range(len(axes)), key=lambda j: axes[j].pixels)
+        pixels_left = most_pixels
+        axes_left = len(axes)
+        for j in shortest_first:
+            axis, taps = axes[j], self.spec.kernel_shape[j]
+            fair_share = int(pixels_left ** (1 / axes_left))
+            pixels = min(axis.pixels, max(2 * taps, fair_share))
+            outputs = min(axis.outputs, max(1, -(-(pixels + axis.before) // axis.stride)))
+            axes[j] = replace(axis, pixels=pixels, outputs=outputs).trimmed(taps) or axis
+            pixels_left /= pixels
+            axes_left -= 1
+        return PolyphaseComponent.of(self.spec, tuple(axes))
 
 
 def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
@@ -137,38 +156,49 @@ def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
         With ``input_shape``. One that reads other than zeros is its only part.
     """
     large, small = sizes_of(spec)
-    axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
+    axes = list(zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True))
     if not reads_zeros(spec):
-        whole = tuple(AxisComponent(n, m, before, s) for n, m, _, s, _, (before, _) in axes)
+        whole = tuple(AxisComponent(n, m, before, stride) for n, m, _, stride, _, (before, _) in axes)
         return [PolyphaseComponent(spec, whole)]
-    return [
-        PolyphaseComponent.of(spec, parts) for parts in itertools.product(*(_largest_parts(*axis) for axis in axes))
-    ]
+    parts_of_axes = [_largest_parts(*axis) for axis in axes]
+    return [PolyphaseComponent.of(spec, parts) for parts in itertools.product(*parts_of_axes)]
 
 
 def _largest_parts(
-    n: int, outputs: int, k: int, stride: int, dilation: int, pads: tuple[int, int]
+    pixels: int, outputs: int, taps: int, stride: int, dilation: int, pads: tuple[int, int]
 ) -> list[AxisComponent]:
-    """Parts of an axis that no other one holds."""
-    before, common = pads[0], math.gcd(stride, dilation)
-    stride, step = stride // common, dilation // common
-    unread = -before % common
-    pixels, before = -(-(n - unread) // common), (before + unread) // common
-    found: list[AxisComponent] = []
-    for first in range(min(step, outputs)):
-        rest = (stride * first - before) % step
+    """Parts of an axis that no other part contains."""
+    largest: list[AxisComponent] = []
+    for part in _parts(pixels, outputs, taps, stride, dilation, pads[0]):
+        if not any(other.contains(part) for other in largest):
+            largest = [other for other in largest if not part.contains(other)] + [part]
+    return largest
+
+
+def _parts(pixels: int, outputs: int, taps: int, stride: int, dilation: int, before: int) -> Iterator[AxisComponent]:
+    """Independent parts of an axis, without dilation."""
+    common = math.gcd(stride, dilation)
+    # Only the pixels congruent to -before are read; among these, stride and dilation are coprime.
+    first_read = -before % common
+    pixels = -(-(pixels - first_read) // common)
+    before = (before + first_read) // common
+    stride, dilation = stride // common, dilation // common
+    for first_output in range(min(dilation, outputs)):
+        first_pixel = (stride * first_output - before) % dilation
         part = AxisComponent(
-            -(-(pixels - rest) // step),
-            -(-(outputs - first) // step),
-            (before - stride * first + rest) // step,
-            stride,
-            (unread + common * rest, common * step),
-            (first, step),
-        ).trimmed(k)
-        for one in () if part is None else part.single_outputs(k) if k <= stride else (part,):
-            if not any(other.holds(one) for other in found):
-                found = [other for other in found if not one.holds(other)] + [one]
-    return found
+            pixels=-(-(pixels - first_pixel) // dilation),
+            outputs=-(-(outputs - first_output) // dilation),
+            before=(before - stride * first_output + first_pixel) // dilation,
+            stride=stride,
+            pixel=(first_read + common * first_pixel, common * dilation),
+            output=(first_output, dilation),
+        ).trimmed(taps)
+        if part is None:
+            continue
+        if taps <= stride:
+            yield from part.single_outputs(taps)
+        else:
+            yield part
 
 
 def norms_of_parts(spec: ConvSpec, parts: Sequence[tuple[Lower, Upper | None]]) -> tuple[Lower, Upper | None]:
@@ -176,36 +206,41 @@ def norms_of_parts(spec: ConvSpec, parts: Sequence[tuple[Lower, Upper | None]]) 
 
     The upper one is None if that of a part is. No part is larger than the layer.
     """
-    every = [component.spec for component in polyphase_components(spec)]
-    lowers, uppers = [lower for lower, _ in parts], [upper for _, upper in parts if upper is not None]
-    own = [(lower.what, lower.what if upper is None else upper.what) for lower, upper in parts]
-    if own != [(part, part) for part in every]:
+    components = [component.spec for component in polyphase_components(spec)]
+    lowers = [lower for lower, _ in parts]
+    uppers = [upper for _, upper in parts if upper is not None]
+    is_complete = [lower.what for lower in lowers] == components
+    if not is_complete or any(upper is not None and upper.what != lower.what for lower, upper in parts):
         raise HypothesisError("a direct sum is bounded by all of its parts")
-    if len(parts) == 1 and every == [spec]:
+    if len(parts) == 1 and components == [spec]:
         return parts[0]
     rule = f"the largest of {len(parts)} polyphase components" if parts else "reads no pixel"
-    low = max(lowers, key=float, default=nothing(spec))
+    lower = max(lowers, key=float, default=nothing(spec))
     upper = _largest(uppers, spec, rule) if len(uppers) == len(parts) else None
-    return _lower(low.value, spec, "of a polyphase component", low), upper
+    return _lower(lower.value, spec, "of a polyphase component", lower), upper
 
 
 def norm_of_groups(spec: ConvSpec, groups: Sequence[Upper], others: Upper | None = None) -> Upper:
-    """The norm of a layer from bounds of its groups', and of the supremum of those that are left out.
+    """The norm of a layer from bounds of some groups, and one of the supremum of all others.
 
     Parameters
     ----------
     groups : sequence of Upper
-        All of them, or those that ``others`` is not of.
+        Of all groups, or of those that ``others`` is not of.
+    others : Upper, optional
+        Of the supremum of the other groups; None: there are none.
     """
-    complete = len(groups) == spec.groups if others is None else len(groups) < spec.groups
-    if not complete or any(group.what != of_one_group(spec) for group in groups):
+    is_complete = len(groups) == spec.groups if others is None else len(groups) < spec.groups
+    if not is_complete or any(group.what != of_one_group(spec) for group in groups):
         raise HypothesisError(f"{len(groups)} bounds of {spec.groups} groups")
     if others is not None and others.what != EVERYWHERE:
         raise HypothesisError(f"{others.what} is not the supremum of the other groups")
     if spec.groups == 1:
         return groups[0]
-    rest = () if others is None else (padded_norm(others, of_one_group(spec)),)
-    return _largest((*groups, *rest), spec, f"the largest of {spec.groups} groups")
+    bounds = list(groups)
+    if others is not None:
+        bounds.append(padded_norm(others, of_one_group(spec)))
+    return _largest(bounds, spec, f"the largest of {spec.groups} groups")
 
 
 def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
@@ -214,19 +249,21 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     The lower bound is of the largest group's.
     """
     spec = component.spec
-    count = math.prod(part.pixels for part in component.parts)
-    channels = (spec.stored_channels[0] // spec.groups, spec.stored_channels[1] * count)
-    what, rule = stack_of((spec.groups, *channels)), "the matrix of the taps that are read"
-    patch = reads_zeros(spec) and all(x.outputs == 1 for x in component.parts)
-    if not patch or lower.what != what or upper.what != what:
+    first, second = spec.stored_channels
+    pixels = math.prod(axis.pixels for axis in component.axes)
+    what = stack_of((spec.groups, first // spec.groups, second * pixels))
+    is_patch = reads_zeros(spec) and all(axis.outputs == 1 for axis in component.axes)
+    if not is_patch or lower.what != what or upper.what != what:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
+    rule = "the matrix of the taps that are read"
     return _lower(lower.value, of_one_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
 
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
     """A layer's norm is no smaller than that of one of its groups on a restriction."""
-    held = all(part.holds(other) for part, other in zip(component.parts, restriction.parts, strict=True))
-    if norm.what != of_one_group(restriction.spec) or not held:
+    axes = zip(component.axes, restriction.axes, strict=True)
+    is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
+    if norm.what != of_one_group(restriction.spec) or not is_restriction:
         raise HypothesisError(f"{norm.what} is no restriction of the layer")
     if norm.what == component.spec:
         return norm

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 _DIVISION = 8
 """Extra roundings granted to a library's complex division and square root inside Cholesky."""
-_SMALLEST = 96
-"""Size of matrices from which it pays to read off a factor what was lost."""
-_LIKELY = 0.04
-"""Part of `cholesky_loss` that `factor_loss` is, at most, of large kernels of every kind that was tried."""
-_CLUSTERED = 1e3
-"""A Rayleigh quotient is off by the square of the residual over the gap, which is taken for a thousandth."""
+_SMALLEST_FACTOR = 96
+"""Size of matrices from which it pays to compute the loss from the factor."""
+_LIKELY_PART = 0.04
+"""Largest part of `cholesky_loss` that `factor_loss` was, over large kernels of many kinds."""
+_INVERSE_GAP = 1e3
+"""Inverse of the relative gap that is assumed above a Rayleigh quotient, whose error is its residual squared over the
+gap."""
 
 
 def frobenius_up(a: Array, *, xp: Namespace) -> Array:
@@ -51,7 +52,7 @@ def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
 
 
 def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
-    """Of blocks that are zero."""
+    """The norm of blocks that are zero."""
     if bool(ops.xp.any(blocks != 0)):
         raise HypothesisError("the kernel is not zero")
     return _upper(0.0, EVERYWHERE, "zero kernel")
@@ -59,9 +60,12 @@ def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
 
 def has_single_entries(blocks: Array, *, ops: ArrayOps) -> bool:
     """Whether each row and each column of every block has at most one number other than 0, over all taps together."""
-    xp, (g, m, p) = ops.xp, blocks.shape[:3]
-    used = xp.astype(xp.reshape(blocks, (g, m, p, -1)) != 0, xp.int32)
-    return all(int(xp.max(xp.sum(used, axis=axes))) <= 1 for axes in ((2, 3), (1, 3)))
+    xp = ops.xp
+    g, m, p = blocks.shape[:3]
+    is_used = xp.astype(xp.reshape(blocks, (g, m, p, -1)) != 0, xp.int32)
+    most_in_a_row = int(xp.max(xp.sum(is_used, axis=(2, 3))))
+    most_in_a_column = int(xp.max(xp.sum(is_used, axis=(1, 3))))
+    return max(most_in_a_row, most_in_a_column) <= 1
 
 
 def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Upper]:
@@ -75,9 +79,12 @@ def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Uppe
     """
     if not has_single_entries(blocks, ops=ops):
         raise HypothesisError("a row or a column has several entries")
-    value, rule, ndim = float(ops.xp.max(ops.xp.abs(blocks))), "single entries", blocks.ndim - 3
-    anywhere = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
-    return _lower(value, anywhere, rule), _upper(value, EVERYWHERE, rule)
+    value = float(ops.xp.max(ops.xp.abs(blocks)))
+    rule = "single entries"
+    ndim = blocks.ndim - 3
+    # The norm is attained at every frequency; 0 is one.
+    zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
+    return _lower(value, zero, rule), _upper(value, EVERYWHERE, rule)
 
 
 def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
@@ -89,9 +96,12 @@ def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
 
 
 def stack_of(shape: tuple[int, ...]) -> str:
-    """What a bound of the largest norm of some matrices, or of their transposes, bounds, in words."""
-    count, (m, n) = shape[0], sorted(shape[1:], reverse=True)
-    return f"the largest norm of {count} matrices, {m} x {n}" if count > 1 else f"the norm of a matrix, {m} x {n}"
+    """The largest norm of some matrices, or of their transposes, in words: the subject of a claim."""
+    count = shape[0]
+    m, n = sorted(shape[1:], reverse=True)
+    if count == 1:
+        return f"the norm of a matrix, {m} x {n}"
+    return f"the largest norm of {count} matrices, {m} x {n}"
 
 
 def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
@@ -110,55 +120,67 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """
     xp = ops.xp
     ops.check_cholesky(gram)
-    u, size = rounding.unit(gram, xp=xp), gram.shape[-1]
+    size = gram.shape[-1]
+    u = rounding.unit(gram, xp=xp)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
-    # What is likely to be lost of x, lifted by the roundings of its own computation below.
-    x = limit / (1 + rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u) + 32 * u)
+    # x leaves of the limit what the factorisation is likely to lose, and the roundings of x and of x + e themselves.
+    likely = rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u)
+    x = limit / (1 + likely + 32 * u)
     pivots = x[..., None] - diagonal
+    shifted = _shifted(gram, pivots, ops=ops)
+    if _has_factor(size, gram, ops=ops):
+        loss = factor_loss(ops.cholesky_factors(shifted), ops=ops)
+        is_complete = xp.isfinite(loss)
+    else:
+        is_complete = ops.cholesky_ok(shifted)
+        trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
+        loss = cholesky_loss(size, gram, xp=xp) * rounding.up(trace, size, xp=xp)
+    proven = rounding.up(rounding.up(x, 2, xp=xp) + rounding.SLACK * loss, 4, xp=xp)
+    return is_complete & (proven <= limit) & (x > 0)
+
+
+def _shifted(gram: Array, pivots: Array, *, ops: ArrayOps) -> Array:
+    """``x I - H``, whose diagonal are the pivots."""
+    xp = ops.xp
+    size = gram.shape[-1]
     if not ops.concrete:
         eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
-        shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
-    else:
-        # NumPy multiplies complex numbers ten times as fast as it negates them.
-        entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
-        entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
-        shifted = xp.reshape(entries, gram.shape)
-    if _by_factor(size, gram, ops=ops):
-        lost = factor_loss(ops.cholesky_factors(shifted), ops=ops)
-        complete = xp.isfinite(lost)
-    else:
-        complete = ops.cholesky_ok(shifted)
-        trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
-        lost = cholesky_loss(size, gram, xp=xp) * rounding.up(trace, size, xp=xp)
-    proven = rounding.up(rounding.up(x, 2, xp=xp) + rounding.SLACK * lost, 4, xp=xp)
-    return complete & (proven <= limit) & (x > 0)
+        return xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
+    # NumPy multiplies complex numbers ten times as fast as it negates them.
+    entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
+    entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
+    return xp.reshape(entries, gram.shape)
 
 
-def _by_factor(size: int, x: Array, *, ops: ArrayOps) -> bool:
-    """Whether what is lost is read off the factor: in double precision, or of small matrices, it is little anyway."""
-    return size >= _SMALLEST and ops.has_factors and rounding.unit(x, xp=ops.xp) > 2.0**-53
+def _has_factor(size: int, x: Array, *, ops: ArrayOps) -> bool:
+    """Whether the loss is computed from the factor: in double precision, or of small matrices, it is little anyway."""
+    return size >= _SMALLEST_FACTOR and ops.has_factors and rounding.unit(x, xp=ops.xp) > 2.0**-53
 
 
 def likely_loss(size: int, x: Array, *, ops: ArrayOps) -> float:
-    """What part of its limit `gram_below` is to leave for its own rounding. A guess: no proof rests on it."""
-    return cholesky_loss(size, x, xp=ops.xp) * size * (_LIKELY + 3 / size if _by_factor(size, x, ops=ops) else 1.0)
+    """The part of its limit that `gram_below` leaves for its own rounding. A guess: no proof rests on it."""
+    part = _LIKELY_PART + 3 / size if _has_factor(size, x, ops=ops) else 1.0
+    return cholesky_loss(size, x, xp=ops.xp) * size * part
 
 
 def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
-    """e: Cholesky factors L (..., p, p) of matrices M, as computed, prove ``M >= -e I``; no number without a factor.
+    """e: Cholesky factors L (..., p, p) of matrices M, as computed, prove ``M >= -e I``; NaN without a factor.
 
     Entry (i, j) of ``L L* - M`` sums min(i, j) terms: with g_i the `backward_error` of i, it is at most that of
     ``|L| |L|^T`` times ``sqrt(g_i g_j)``. So e is the norm of W W^T, W the rows of |L| times ``sqrt(g_i)``: at most
     ``max_i (W W^T x)_i / x_i`` for every positive x (Collatz and Wielandt).
     """
-    xp, size, entries = ops.xp, factors.shape[-1], ops.xp.abs(factors)
+    xp = ops.xp
+    size = factors.shape[-1]
+    magnitudes = xp.abs(factors)
     # gamma(n) / n grows with n: the i-th share of the last one is no less than that of i steps.
-    steps = _DIVISION + (2 if arrays.is_complex(factors, xp=xp) else 1) * np.arange(1.0, size + 1)
-    parts = np.sqrt(backward_error(size, factors, xp=xp) * steps / steps[-1])
-    weights = xp.astype(ops.from_numpy(parts, entries), entries.dtype)[:, None]
-    x = weights * xp.sum(entries, axis=-1, keepdims=True)
-    image = weights * xp.matmul(entries, xp.matmul(xp.matrix_transpose(entries), weights * x))
+    steps_of_a_term = 2 if arrays.is_complex(factors, xp=xp) else 1
+    steps = _DIVISION + steps_of_a_term * np.arange(1.0, size + 1)
+    roots = np.sqrt(backward_error(size, factors, xp=xp) * steps / steps[-1])
+    weights = xp.astype(ops.from_numpy(roots, magnitudes), magnitudes.dtype)[:, None]
+    x = weights * xp.sum(magnitudes, axis=-1, keepdims=True)
+    image = weights * xp.matmul(magnitudes, xp.matmul(xp.matrix_transpose(magnitudes), weights * x))
     # Modulus, roots, weights and quotient are 16 roundings.
     return rounding.up(xp.max(image / x, axis=(-2, -1)), 2 * size + 16, xp=xp)
 
@@ -178,12 +200,14 @@ def backward_error(size: int, x: Array, *, xp: Namespace) -> float:
 
     gamma(p + 8), or sqrt(2) gamma(2 p + 8) where complex: p terms a sum, and 8 roundings for divisions and roots.
     """
-    factor, steps = (math.sqrt(2), 2 * size) if arrays.is_complex(x, xp=xp) else (1.0, size)
-    return factor * rounding.gamma(steps + _DIVISION, rounding.unit(x, xp=xp))
+    u = rounding.unit(x, xp=xp)
+    if arrays.is_complex(x, xp=xp):
+        return math.sqrt(2) * rounding.gamma(2 * size + _DIVISION, u)
+    return rounding.gamma(size + _DIVISION, u)
 
 
 class SymbolNorms:
-    """Norms of the symbols of a stack of blocks, from below.
+    """Proven lower bounds of the norms of the symbols of a stack of blocks.
 
     Parameters
     ----------
@@ -192,14 +216,16 @@ class SymbolNorms:
     """
 
     def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
-        self._blocks, self._ops = blocks, ops
+        self._blocks = blocks
+        self._ops = ops
         self._errors: list[float] = ops.to_numpy(symbols.symbol_error(blocks, xp=ops.xp)).tolist()
 
     def norm_at(self, block: int, point: Frequencies, right: Array) -> Lower:
         """Lower bound of a block's norm at a point: a quotient with any vector (1, p), less the symbol's error."""
-        one, xp = self._blocks[block : block + 1, ...], self._ops.xp
-        phase = symbols.Symbol(one, point, ops=self._ops).phase
-        quotient = quotient_down(symbols.matrix_at(one, phase, xp=xp), right, xp=xp)
+        xp = self._ops.xp
+        one_block = self._blocks[block : block + 1, ...]
+        phase = symbols.Symbol(one_block, point, ops=self._ops).phase
+        quotient = quotient_down(symbols.matrix_at(one_block, phase, xp=xp), right, xp=xp)
         value = max(host.sub_down(float(quotient[0]), self._errors[block]), 0.0)
         return _lower(value, point, "quotient of a vector")
 
@@ -219,7 +245,9 @@ class GramProof:
     """
 
     def __init__(self, a: Array, *, ops: ArrayOps) -> None:
-        self._ops, self._length, self._shape = ops, max(a.shape[-2:]), tuple(a.shape[-3:])
+        self._ops = ops
+        self._length = max(a.shape[-2:])
+        self._shape = tuple(a.shape[-3:])
         self.gram = arrays.gram_smaller(a, xp=ops.xp)
 
     def largest_near(self, v: Array) -> Upper | None:
@@ -231,27 +259,30 @@ class GramProof:
     def norm_near(self, v: Array) -> Array:
         """Proven upper bound just above ||A v|| / ||v|| for each matrix; infinite where there is no proof.
 
-        As `matrix_norm_up`, but the limit is the Rayleigh quotient of H at v, raised by what its residual lets expect.
-        The trace of H, whose entries are sums of squares, bounds ``||A||_F**2``.
+        As `matrix_norm_up`, but the limit is the Rayleigh quotient of H at v, raised by its error as the residual lets
+        expect. The trace of H, whose diagonal entries are sums of squares, bounds ``||A||_F**2``.
 
         Parameters
         ----------
         v : array, shape (..., min(m, n))
             Near the top singular vector of the shorter side; trusted for nothing.
         """
-        ops, xp, gram, length = self._ops, self._ops.xp, self.gram, self._length
+        ops, xp = self._ops, self._ops.xp
+        gram = self.gram
         size = int(gram.shape[-1])
-        trace = rounding.up(xp.linalg.trace(gram), length + size + 8, xp=xp)
-        lost = trace * (rounding.SLACK * rounding.product_error(length, gram, xp=xp))
-        v = arrays.normalise(v, xp=xp)[0][..., None]
-        image = xp.matmul(gram, v)
-        square = xp.matmul(xp.matrix_transpose(v), image)
-        residual = xp.linalg.vector_norm(image - square * v, axis=(-2, -1))
-        square = square[..., 0, 0]
-        share = residual / xp.where(square > 0, square, xp.ones_like(square))
+        trace = rounding.up(xp.linalg.trace(gram), self._length + size + 8, xp=xp)
+        gram_error = trace * (rounding.SLACK * rounding.product_error(self._length, gram, xp=xp))
+        unit_vectors, _ = arrays.normalise(v, xp=xp)
+        columns = unit_vectors[..., None]
+        image = xp.matmul(gram, columns)
+        quotient = xp.matmul(xp.matrix_transpose(columns), image)
+        residual = xp.linalg.vector_norm(image - quotient * columns, axis=(-2, -1))
+        quotient = quotient[..., 0, 0]
+        relative_residual = residual / xp.where(quotient > 0, quotient, xp.ones_like(quotient))
+        likely_error = xp.minimum(relative_residual, _INVERSE_GAP * relative_residual**2)
         allowance = 2 * size * cholesky_loss(size, gram, xp=xp) + 48 * rounding.unit(gram, xp=xp)
-        limit = square * (1 + allowance + xp.minimum(share, _CLUSTERED * share**2))
-        bound = rounding.up(xp.sqrt(limit + lost), 6, xp=xp)
+        limit = quotient * (1 + allowance + likely_error)
+        bound = rounding.up(xp.sqrt(limit + gram_error), 6, xp=xp)
         proven = gram_below(gram, limit, ops=ops)
         return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))
 
@@ -267,22 +298,21 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
     v : array, shape (..., n)
         Any vector; the closer to the top right singular vector the better.
     """
-    image = xp.matmul(a, v[..., None])[..., 0]
     m, n = a.shape[-2:]
-    top = xp.linalg.vector_norm(image, axis=-1)
-    bottom = xp.linalg.vector_norm(v, axis=-1)
-    usable = bottom > 0
-    quotient = top / xp.where(usable, bottom, xp.ones_like(bottom))
-    lost = rounding.product_error(n, a, xp=xp) * rounding.SLACK * frobenius_up(a, xp=xp)
-    value = rounding.down(quotient, 2 * m + 2 * n + _DIVISION, xp=xp) - lost
-    return xp.where(usable & (value > 0), value, xp.zeros_like(value))
+    image = xp.matmul(a, v[..., None])[..., 0]
+    image_length = xp.linalg.vector_norm(image, axis=-1)
+    length = xp.linalg.vector_norm(v, axis=-1)
+    quotient = image_length / xp.where(length > 0, length, xp.ones_like(length))
+    product_error = rounding.product_error(n, a, xp=xp) * rounding.SLACK * frobenius_up(a, xp=xp)
+    value = rounding.down(quotient, 2 * m + 2 * n + _DIVISION, xp=xp) - product_error
+    return xp.where((length > 0) & (value > 0), value, xp.zeros_like(value))
 
 
 def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
-    """The largest of the bounds of `quotient_down` of a stack (g, m, n) and vectors (g, n), and whose it is."""
-    found = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
-    best = int(found.argmax())
-    return _lower(float(found[best]), stack_of(tuple(a.shape)), "quotient of a vector"), best
+    """The largest bound of `quotient_down` for a stack (g, m, n) and vectors (g, n), and the number of its matrix."""
+    quotients = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
+    best = int(quotients.argmax())
+    return _lower(float(quotients[best]), stack_of(tuple(a.shape)), "quotient of a vector"), best
 
 
 def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
@@ -294,13 +324,9 @@ def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
     """
     n, size = columns.shape[-2:]
     gram = xp.matmul(xp.matrix_transpose(columns), columns)
-    rows = xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1)
-    return rounding.up(
-        rounding.up(rows, size, xp=xp)
-        + frobenius_up(columns, xp=xp) ** 2 * rounding.SLACK * rounding.product_error(n, columns, xp=xp),
-        4,
-        xp=xp,
-    )
+    largest_row = rounding.up(xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1), size, xp=xp)
+    gram_error = frobenius_up(columns, xp=xp) ** 2 * rounding.SLACK * rounding.product_error(n, columns, xp=xp)
+    return rounding.up(largest_row + gram_error, 4, xp=xp)
 
 
 def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Array:
@@ -334,9 +360,14 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
 
 
 def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Namespace) -> Array:
-    """Proven upper bounds, shape (...), of the norms of matrices by so many Gram products: `GramIterates`.
+    """Proven upper bounds, shape (...), of the norms of matrices by Gram iteration (`GramIterates`).
 
-    None is the Frobenius norm; ``error`` is that of `matrix_norm_up`.
+    Parameters
+    ----------
+    n_iter : int
+        Gram products; 0: the Frobenius norm.
+    error : array or float
+        As of `matrix_norm_up`.
     """
     if a.shape[-1] > a.shape[-2]:
         a = xp.matrix_transpose(a)
@@ -360,11 +391,14 @@ class GramIterates:
     """
 
     def __init__(self, a: Array, *, xp: Namespace) -> None:
-        self._xp, self._current, self._frobenius = xp, a, frobenius_up(a, xp=xp)
+        self._xp = xp
+        self._current = a
+        self._frobenius = frobenius_up(a, xp=xp)
+        # Of each product: the exponent of the rescaling before, and the error e ||B_t||_F**2.
         self._history: list[tuple[Array, Array]] = []
 
     def square(self) -> None:
-        """One more product."""
+        """Take one more product."""
         xp, norm = self._xp, self._frobenius
         exponent = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm))))
         # A symbol can cancel down to subnormal numbers, whose inverse would overflow.
@@ -372,23 +406,27 @@ class GramIterates:
         exponent = xp.clip(exponent, -limit, limit)
         factor = arrays.power_of_two(-exponent, xp=xp)
         a = self._current * xp.astype(factor, self._current.dtype)[..., None, None]
-        lost = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
-        self._history.append((exponent, lost * rounding.product_error(a.shape[-2], a, xp=xp)))
+        norm_sq = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
+        self._history.append((exponent, norm_sq * rounding.product_error(a.shape[-2], a, xp=xp)))
         self._current = xp.matmul(arrays.adjoint(a, xp=xp), a)
         self._frobenius = frobenius_up(self._current, xp=xp)
 
     def norms_up(self) -> Array:
         """Proven upper bounds of the matrices' norms, shape (...)."""
         bound = self._frobenius
-        for exponent, lost in reversed(self._history):
-            root = rounding.up(self._xp.sqrt(bound + lost), 4, xp=self._xp)
+        for exponent, product_error in reversed(self._history):
+            root = rounding.up(self._xp.sqrt(bound + product_error), 4, xp=self._xp)
             bound = arrays.unscale(root, exponent, xp=self._xp)
         return bound
 
     def take(self, index: np.ndarray, *, ops: ArrayOps) -> None:
         """Go on with some matrices of a stack (f, m, n), by their numbers on the host."""
-        self._current, self._frobenius = (arrays.rows(x, index, ops=ops) for x in (self._current, self._frobenius))
-        self._history = [(arrays.rows(x, index, ops=ops), arrays.rows(y, index, ops=ops)) for x, y in self._history]
+        self._current = arrays.rows(self._current, index, ops=ops)
+        self._frobenius = arrays.rows(self._frobenius, index, ops=ops)
+        self._history = [
+            (arrays.rows(exponent, index, ops=ops), arrays.rows(product_error, index, ops=ops))
+            for exponent, product_error in self._history
+        ]
 
 
 def with_taps(norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
@@ -411,8 +449,11 @@ class UnfoldingProof:
 
     def __init__(self, blocks: Array, rows: tuple[int, ...], *, ops: ArrayOps) -> None:
         columns = unfoldings.cin_last(rows, blocks.ndim - 1)
-        self._matrix = arrays.in_wide_dtype(unfoldings.unfolded(blocks, rows, columns, xp=ops.xp), ops=ops)
-        self._ops, self._taps, self._proof = ops, tuple(blocks.shape[3:]), GramProof(self._matrix, ops=ops)
+        unfolding = unfoldings.unfold_in_order(blocks, rows, columns, xp=ops.xp)
+        self._ops = ops
+        self._kernel_shape = tuple(blocks.shape[3:])
+        self._matrix = arrays.in_wide_dtype(unfolding, ops=ops)
+        self._proof = GramProof(self._matrix, ops=ops)
 
     @property
     def gram(self) -> Array:
@@ -422,21 +463,22 @@ class UnfoldingProof:
     def bounds(self, near: Array) -> list[Upper]:
         """Bounds, close where vectors (b, shorter side) are near the top singular ones; trusted for nothing."""
         ops = self._ops
-        found = _norms_up(self._proof, self._matrix, arrays.in_wide_dtype(near, ops=ops), ops=ops)
-        words = f"{self._matrix.shape[1]} x {self._matrix.shape[2]} unfolding"
-        values = ops.to_numpy(with_taps(found, self._taps, xp=ops.xp)).tolist()
-        return [_upper(value, EVERYWHERE, words) for value in values]
+        norms = _norms_up(self._proof, self._matrix, arrays.in_wide_dtype(near, ops=ops), ops=ops)
+        values = ops.to_numpy(with_taps(norms, self._kernel_shape, xp=ops.xp)).tolist()
+        rule = f"{self._matrix.shape[1]} x {self._matrix.shape[2]} unfolding"
+        return [_upper(value, EVERYWHERE, rule) for value in values]
 
 
 def _norms_up(proof: GramProof, matrix: Array, near: Array, *, ops: ArrayOps) -> Array:
-    found = proof.norm_near(near)
-    if bool(ops.xp.all(ops.xp.isfinite(found))):
-        return found
-    return ops.xp.minimum(found, matrix_norm_up(matrix, ops=ops))
+    """Bounds by a proof near some vectors, and, where that fails, near computed eigenvalues."""
+    norms = proof.norm_near(near)
+    if bool(ops.xp.all(ops.xp.isfinite(norms))):
+        return norms
+    return ops.xp.minimum(norms, matrix_norm_up(matrix, ops=ops))
 
 
 def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
-    """By what TN of a layer with one tap is to be multiplied to bound its blocks' norms: 1 and rounding, as a rule.
+    """The factor that makes TN of a layer with one tap a bound of its blocks' norms: 1 and rounding, as a rule.
 
     Parameters
     ----------
@@ -449,15 +491,17 @@ def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps)
     -------
     array, shape (l,)
     """
-    xp, (count, m, p) = ops.xp, blocks.shape[:3]
-    matrix, v = (arrays.in_wide_dtype(x, ops=ops) for x in (xp.reshape(blocks, (count, m, p)), xp.real(vectors)))
-    small = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
-    norms_up = _norms_up(GramProof(matrix, ops=ops), matrix, small, ops=ops)
+    xp = ops.xp
+    count, m, p = blocks.shape[:3]
+    matrix = arrays.in_wide_dtype(xp.reshape(blocks, (count, m, p)), ops=ops)
+    v = arrays.in_wide_dtype(xp.real(vectors), ops=ops)
+    small_side = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
+    norms_up = _norms_up(GramProof(matrix, ops=ops), matrix, small_side, ops=ops)
     norm = xp.max(xp.reshape(norms_up, (value.shape[0], -1)), axis=1)
-    wide = arrays.in_wide_dtype(value, ops=ops)
-    ones = xp.ones_like(value)
-    ratio = rounding.up(norm / xp.where(wide > 0, wide, xp.ones_like(wide)), 2, xp=xp)
-    # The value is multiplied by it in its own precision.
-    factor = xp.maximum(ones, rounding.up(rounding.to_dtype(ratio, value.dtype, "up", xp=xp), 2, xp=xp))
-    # What is within the value already needs no factor.
-    return xp.where(norm <= wide, ones, factor)
+    wide_value = arrays.in_wide_dtype(value, ops=ops)
+    ratio = rounding.up(norm / xp.where(wide_value > 0, wide_value, xp.ones_like(wide_value)), 2, xp=xp)
+    # The value is multiplied by the factor in its own precision.
+    narrow_ratio = rounding.up(rounding.to_dtype(ratio, value.dtype, "up", xp=xp), 2, xp=xp)
+    one = xp.ones_like(value)
+    # A norm that is no larger than the value needs no factor.
+    return xp.where(norm <= wide_value, one, xp.maximum(one, narrow_ratio))

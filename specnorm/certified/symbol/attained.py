@@ -41,16 +41,17 @@ def attained_down(blocks: Array, vectors: Array, angles: Array, *, ops: ArrayOps
         ``G(theta) v``, as computed.
     phases : complex array, shape (b, taps)
     """
-    xp, (b, m) = ops.xp, blocks.shape[:2]
-    sizes = blocks.shape[3:]
-    phases = _phases(angles, sizes, ops=ops)
+    xp = ops.xp
+    b, m, p, *sizes = blocks.shape
+    kernel_shape = tuple(sizes)
+    phases = _phases(angles, kernel_shape, ops=ops)
     waves = xp.reshape(vectors[:, :, None] * phases[:, None, :], (b, -1))
     rows = xp.reshape(blocks, (b, m, -1))
-    found = xp.matmul(rows, arrays.real_pair(waves, xp=xp))
-    image = ops.complex(found[..., 0], found[..., 1])
-    error = product_allowance(rows.shape[2], sizes, rounding.unit(blocks, xp=xp))
-    taps = math.prod(sizes)
-    length = rounding.up(_norm(vectors, ops=ops), vectors.shape[1] + 4, xp=xp)
+    image_parts = xp.matmul(rows, arrays.real_pair(waves, xp=xp))
+    image = ops.complex(image_parts[..., 0], image_parts[..., 1])
+    error = product_allowance(rows.shape[2], kernel_shape, rounding.unit(blocks, xp=xp))
+    taps = math.prod(kernel_shape)
+    length = rounding.up(_norm(vectors, ops=ops), p + 4, xp=xp)
     lost = rounding.up(frobenius_up(rows, xp=xp) * length * (math.sqrt(taps) * error), 6, xp=xp)
     attained = rounding.down(_norm(image, ops=ops), m + 4, xp=xp) - lost
     safe = xp.where(length > 0, length, xp.ones_like(length))
@@ -60,12 +61,13 @@ def attained_down(blocks: Array, vectors: Array, angles: Array, *, ops: ArrayOps
 
 def product_allowance(length: int, sizes: tuple[int, ...], unit: float) -> float:
     """Return ``gamma(n) + e`` of `attained_down`, in a precision with this unit roundoff."""
-    # A power of z takes so many products and divisions at most, each of a few roundings; and x one product more.
-    steps = 8 * (sum(sizes) + len(sizes) + 2)
-    return rounding.SLACK * (rounding.gamma(length + 2, unit) + rounding.gamma(steps, unit))
+    # A phase is a product of at most so many numbers, x one of one more; each product or quotient is a few roundings.
+    factors = sum(sizes) + len(sizes) + 2
+    return rounding.SLACK * (rounding.gamma(length + 2, unit) + rounding.gamma(8 * factors, unit))
 
 
 def _norm(x: Array, *, ops: ArrayOps) -> Array:
+    """Lengths of complex vectors on the last axis."""
     xp = ops.xp
     real, imag = xp.real(x), xp.imag(x)
     return xp.sqrt(xp.sum(real * real + imag * imag, axis=-1))

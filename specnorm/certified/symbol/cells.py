@@ -1,6 +1,6 @@
 """Boxes of frequencies that cover what a certificate must cover: integers of the host, without an array library.
 
-A box knows its centre as exact rationals of a turn, and its *radius*: how far it extends from the centre in the unit of
+A box has its centre as exact rationals of a turn, and its *radius*: how far it extends from the centre in the unit of
 the cell lemma, half a kernel's degree times radians, summed over the axes. With two moving axes the boxes of the torus
 stand on their corners, along ``theta_1 + theta_2`` and ``theta_1 - theta_2``: for one radius they cover twice the area.
 """
@@ -26,16 +26,21 @@ _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
 _WIDEST = 0.55
 """Radius of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
-_KEPT = ("centres", "radius")
-"""What some of the boxes take over from all of them, where it is known."""
+_CACHED = ("centres", "radius")
+"""Cached properties that a selection of boxes takes over, where they are computed."""
 _MAKER = object()
 
 
 @dataclass(frozen=True)
 class Circulant:
-    """What a circulant's symbol is at the frequencies of: points an axis (0: any, as the symbol has one tap there).
+    """The frequencies of a circulant.
 
-    A *skew* axis multiplies by -1 where a read passes its end.
+    Parameters
+    ----------
+    points : tuple of int
+        Points of each axis; 0 where any number has the same norm, as the symbol has one tap there.
+    skew : tuple of bool
+        Whether a read that passes the end of an axis is multiplied by -1.
     """
 
     points: tuple[int, ...]
@@ -43,11 +48,13 @@ class Circulant:
 
     @classmethod
     def of(cls, points: tuple[int, ...], skew: tuple[bool, ...], kernel_shape: Sequence[int]) -> Circulant:
-        """For a symbol with so many taps an axis."""
-        return cls(tuple(0 if k == 1 else n for n, k in zip(points, kernel_shape, strict=True)), skew)
+        """The frequencies for a symbol with so many taps an axis."""
+        return cls(tuple(0 if taps == 1 else n for n, taps in zip(points, kernel_shape, strict=True)), skew)
 
     def __str__(self) -> str:
-        axes = [f"{n or 'any'}{' (skew)' * one}" for n, one in zip(self.points, self.skew, strict=True)]
+        axes = []
+        for points, is_skew in zip(self.points, self.skew, strict=True):
+            axes.append(f"{points or 'any'}{' (skew)' if is_skew else ''}")
         return f"circulant of {' x '.join(axes)} points"
 
 
@@ -70,8 +77,8 @@ class Boxes:
     offset : integer array, shape (d,)
         Not zero on a skew-circulant, whose frequencies lie between those of the DFT.
     covers : object
-        What the boxes cover all frequencies of: `bound.EVERYWHERE`, a `Circulant`; None of some boxes only. Said by
-        the functions of `specnorm.certified` that make all of them, and by nobody else.
+        Whose frequencies the boxes cover: `bound.EVERYWHERE` or a `Circulant`; None if some boxes are missing. Only
+        the functions of `specnorm.certified` that make all boxes can set it.
     """
 
     low: np.ndarray
@@ -97,7 +104,9 @@ class Boxes:
 
     def __getitem__(self, index: np.ndarray | slice) -> Boxes:
         chosen = self.between(self.low[index], self.high[index])
-        chosen.__dict__.update({name: known[index] for name, known in self.__dict__.items() if name in _KEPT})
+        for name in _CACHED:
+            if name in self.__dict__:
+                chosen.__dict__[name] = self.__dict__[name][index]
         return chosen
 
     def between(self, low: np.ndarray, high: np.ndarray) -> Boxes:
@@ -118,12 +127,14 @@ class Boxes:
         ----------
         slopes : float array, shape (n, d)
         """
-        middle, d = (self.low + self.high) // 2, len(self.denominators)
+        d = len(self.denominators)
+        middle = (self.low + self.high) // 2
         distance = np.maximum(self.high - middle, middle - self.low)
         turns = slopes / np.asarray(self.denominators, dtype=float)
-        along = np.abs(turns @ self.frame) + 2.0**-53 * (d + 1) * (np.abs(turns) @ np.abs(self.frame))
-        # 2 pi, the sum in `along` with its allowance, the product, and the sum over the lattice axes.
-        return host.inflate(2 * math.pi * distance @ along.T, 2 * d + 4)
+        sum_error = 2.0**-53 * (d + 1) * (np.abs(turns) @ np.abs(self.frame))
+        turns_along_axes = np.abs(turns @ self.frame) + sum_error
+        # 2 pi, the sum of turns with its allowance, the product, and the sum over the lattice axes.
+        return host.inflate(2 * math.pi * distance @ turns_along_axes.T, 2 * d + 4)
 
     @cached_property
     def radius(self) -> np.ndarray:
@@ -133,41 +144,53 @@ class Boxes:
     @cached_property
     def divisible(self) -> np.ndarray:
         """Whether a box can be split, shape (c,)."""
-        return np.asarray((self._most > 1).any(axis=1))
+        return np.asarray((self._most_pieces > 1).any(axis=1))
 
     @property
-    def _most(self) -> np.ndarray:
-        """Pieces that each axis allows."""
+    def _most_pieces(self) -> np.ndarray:
+        """Most pieces along each lattice axis, shape (c, d): single points of a grid, or even widths for a centre."""
         width = self.high - self.low
         return np.asarray(np.maximum(width + 1 if self.on_grid else width // 2, 1))
 
     def split(self, ratio: np.ndarray) -> tuple[Boxes, np.ndarray]:
         """Cut every divisible box so that its radius shrinks ``ratio`` (c,) times or more, at least twice, if it can.
 
-        The pieces, and the index of each one's parent.
+        Return the pieces, and the index of each one's parent.
         """
-        turns = np.abs((self.half_degree / np.asarray(self.denominators, dtype=float)) @ np.abs(self.frame))
-        half = (self.high - self.low + 1) // 2
-        radii = half * turns
-        share = radii / np.maximum(radii.max(axis=1, keepdims=True, initial=0.0), 1e-300)
-        pieces = np.ceil(ratio[:, None] * share - 1e-9).astype(np.int64)
-        if self.on_grid:
-            # Pieces of an odd number of points: with one less they would be no smaller.
-            pieces = -(-(self.high - self.low + 1) // (2 * (half // np.maximum(pieces, 1)) + 1))
-        pieces = np.clip(pieces, 1, self._most)
-        # Where an axis of the largest share cannot be cut any more, another one is.
-        stuck = (pieces.prod(axis=1) == 1) & self.divisible
-        pieces[stuck] = np.minimum(2, self._most[stuck])
+        pieces = self._pieces(ratio)
         count = pieces.prod(axis=1)
         parent = np.repeat(np.arange(len(self)), count)
         # Number of a piece among its parent's, and from it the place along each axis, the last one fastest.
         number = np.arange(len(parent)) - np.repeat(np.cumsum(count) - count, count)
-        parts, place = pieces[parent], np.empty((len(parent), pieces.shape[1]), dtype=np.int64)
+        pieces_of_parent = pieces[parent]
+        place = np.empty((len(parent), pieces.shape[1]), dtype=np.int64)
         for axis in reversed(range(pieces.shape[1])):
-            number, place[:, axis] = np.divmod(number, parts[:, axis])
-        low, on_grid = self.low[parent], int(self.on_grid)
-        width = self.high[parent] - low + on_grid
-        return self.between(low + width * place // parts, low + width * (place + 1) // parts - on_grid), parent
+            number, place[:, axis] = np.divmod(number, pieces_of_parent[:, axis])
+        low = self.low[parent]
+        # Pieces of a grid end one point before the next begins.
+        gap = int(self.on_grid)
+        width = self.high[parent] - low + gap
+        piece_low = low + width * place // pieces_of_parent
+        piece_high = low + width * (place + 1) // pieces_of_parent - gap
+        return self.between(piece_low, piece_high), parent
+
+    def _pieces(self, ratio: np.ndarray) -> np.ndarray:
+        """Pieces that each box is cut into along each lattice axis, shape (c, d)."""
+        turns = np.abs((self.half_degree / np.asarray(self.denominators, dtype=float)) @ np.abs(self.frame))
+        half_width = (self.high - self.low + 1) // 2
+        radii = half_width * turns
+        share = radii / np.maximum(radii.max(axis=1, keepdims=True, initial=0.0), 1e-300)
+        pieces = np.ceil(ratio[:, None] * share - 1e-9).astype(np.int64)
+        if self.on_grid:
+            # Pieces of an odd number of points: with one less they would be no smaller.
+            piece_width = 2 * (half_width // np.maximum(pieces, 1)) + 1
+            pieces = -(-(self.high - self.low + 1) // piece_width)
+        most = self._most_pieces
+        pieces = np.clip(pieces, 1, most)
+        # Where an axis of the largest share cannot be cut any more, another one is.
+        uncut = (pieces.prod(axis=1) == 1) & self.divisible
+        pieces[uncut] = np.minimum(2, most[uncut])
+        return pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +201,7 @@ class Cells:
     ----------
     block : integer array, shape (c,)
     supremum : Upper, optional
-        Of all blocks, everywhere; what fathoms grid points rests on it.
+        Of all blocks, everywhere; the proofs of grid points rest on it.
     nonnegative : bool
         Whether the symbol is, but for a phase, Hermitian and nowhere negative: its norm then varies less.
     """
@@ -196,30 +219,42 @@ class Cells:
 
 
 def _covering(boxes: Boxes, covers: object) -> Boxes:
-    """The same boxes, which are all of them. For the modules of the trusted room."""
+    """The same boxes, said to cover all frequencies of something. For the modules of the trusted room."""
     return replace(boxes, covers=covers, maker=_MAKER)
 
 
 def one_box(kernel_shape: tuple[int, ...]) -> Boxes:
     """All frequencies as one box, too wide for anything to be proven of it until it is cut."""
-    moves = np.asarray([[k > 1 for k in kernel_shape]], dtype=np.int64)
-    half_degree, ndim = np.asarray([(k - 1) / 2 for k in kernel_shape]), len(kernel_shape)
-    denominators = tuple(2 if k > 1 else 1 for k in kernel_shape)
-    frame, origin = np.eye(ndim, dtype=np.int64), np.zeros(ndim, dtype=np.int64)
-    return _covering(Boxes(-moves, moves, denominators, half_degree, False, frame, origin), EVERYWHERE)
+    ndim = len(kernel_shape)
+    half_turn = np.asarray([[k > 1 for k in kernel_shape]], dtype=np.int64)
+    box = Boxes(
+        low=-half_turn,
+        high=half_turn,
+        denominators=tuple(2 if k > 1 else 1 for k in kernel_shape),
+        half_degree=_half_degree(kernel_shape),
+        on_grid=False,
+        frame=np.eye(ndim, dtype=np.int64),
+        offset=np.zeros(ndim, dtype=np.int64),
+    )
+    return _covering(box, EVERYWHERE)
+
+
+def _half_degree(kernel_shape: Sequence[int]) -> np.ndarray:
+    return np.asarray([(k - 1) / 2 for k in kernel_shape])
 
 
 def _lattice(kernel_shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
     """Cells an axis of a cover of the torus, and the two axes, if any, along which they stand on their corners."""
     moving = [j for j, k in enumerate(kernel_shape) if k > 1]
     pair = moving[:2] if len(moving) > 1 else []
-    # Radii of the boxes on their corners and of the plain ones add up.
-    widest = _WIDEST / (len(moving) - len(pair) + bool(pair) or 1)
-    # An even number of cells an axis, so that half a turn is a whole number of them and a chessboard closes.
-    counts = [
-        1 if k == 1 else 2 * math.ceil(math.pi * (k - 1) / (2 if j in pair else 4) / widest)
-        for j, k in enumerate(kernel_shape)
-    ]
+    # The radius is a sum over the axes, to which the pair on its corners contributes once.
+    terms = len(moving) - 1 if pair else len(moving)
+    widest = _WIDEST / max(terms, 1)
+    counts = []
+    for j, k in enumerate(kernel_shape):
+        # An even number of cells an axis, so that half a turn is a whole number of them and a chessboard closes.
+        half_count = math.ceil(math.pi * (k - 1) / (2 if j in pair else 4) / widest)
+        counts.append(1 if k == 1 else 2 * half_count)
     return counts, pair
 
 
@@ -232,33 +267,39 @@ def torus_size(kernel_shape: tuple[int, ...]) -> int:
 @lru_cache(maxsize=8)
 def torus(kernel_shape: tuple[int, ...]) -> Boxes:
     """Cover of all frequencies of a real kernel, up to mirror images. An axis with one tap is one point."""
-    half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
     counts, pair = _lattice(kernel_shape)
-    unit = 2**_DEPTH
+    ndim = len(counts)
+    half_width = 2**_DEPTH
     cell = product([np.arange(c) for c in counts])
     if pair:
+        # Every second cell, as on a chessboard: those on their corners are twice as large.
         cell = cell[cell[:, pair].sum(axis=1) % 2 == 0]
     cell = cell[_first_of_mirrored(cell, counts)]
-    frame = np.eye(len(counts), dtype=np.int64)
-    width = np.asarray([0 if k == 1 else unit for k in kernel_shape], dtype=np.int64)
-    denominators = [1 if k == 1 else 2 * c * unit for c, k in zip(counts, kernel_shape, strict=True)]
-    middle = cell * 2 * width
+    half_widths = np.asarray([0 if k == 1 else half_width for k in kernel_shape], dtype=np.int64)
+    middle = cell * 2 * half_widths
+    frame = np.eye(ndim, dtype=np.int64)
     if pair:
         first, second = pair
         frame[np.ix_(pair, pair)] = [[1, 1], [1, -1]]
-        middle[:, [first, second]] = unit * np.stack(
-            [cell[:, first] + cell[:, second], cell[:, first] - cell[:, second]], axis=1
-        )
-    origin = np.zeros(len(counts), dtype=np.int64)
-    ends = middle - width, middle + width
-    return _covering(Boxes(*ends, tuple(denominators), half_degree, False, frame, origin), EVERYWHERE)
+        middle[:, first] = half_width * (cell[:, first] + cell[:, second])
+        middle[:, second] = half_width * (cell[:, first] - cell[:, second])
+    boxes = Boxes(
+        low=middle - half_widths,
+        high=middle + half_widths,
+        denominators=tuple(1 if k == 1 else 2 * c * half_width for c, k in zip(counts, kernel_shape, strict=True)),
+        half_degree=_half_degree(kernel_shape),
+        on_grid=False,
+        frame=frame,
+        offset=np.zeros(ndim, dtype=np.int64),
+    )
+    return _covering(boxes, EVERYWHERE)
 
 
 def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
     """Which cells come first, or alone, among a cell and its mirror image."""
-    weights = np.asarray([math.prod(counts[j + 1 :]) for j in range(len(counts))], dtype=np.int64)
+    row_major = np.asarray([math.prod(counts[j + 1 :]) for j in range(len(counts))], dtype=np.int64)
     mirrored = (-cell) % np.asarray(counts, dtype=np.int64)
-    return np.asarray(cell @ weights <= mirrored @ weights)
+    return np.asarray(cell @ row_major <= mirrored @ row_major)
 
 
 def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], skew: tuple[bool, ...] = ()) -> Boxes:
@@ -273,32 +314,56 @@ def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], skew: tuple[bool,
         Per axis whether going round multiplies by -1: the frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M``
         otherwise. The mirror image of j is M - 1 - j, or M - j.
     """
-    half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
     offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
     last = [n - 1 for n in sizes]
     if sizes:
         axis = int(np.argmax(sizes))
         last[axis] = (sizes[axis] - int(offset[axis])) // 2
-    # An odd number of points, so that the middle one is the centre, and the radius of a first cell, or near it.
-    moving = max(1, sum(n > 1 for n in sizes))
-    half = [round(_WIDEST * n / (math.pi * max(k - 1, 1) * moving)) for n, k in zip(sizes, kernel_shape, strict=True)]
-    widths = [n if k == 1 else 2 * m + 1 for m, n, k in zip(half, sizes, kernel_shape, strict=True)]
-    corner = product([np.arange(0, end + 1, w) for end, w in zip(last, widths, strict=True)])
-    high = np.minimum(corner + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
+    widths = _first_widths(sizes, kernel_shape)
+    low = product([np.arange(0, end + 1, width) for end, width in zip(last, widths, strict=True)])
+    high = np.minimum(low + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
+    # On a skew axis the frequencies are odd multiples of half a step.
     spacing = 1 + offset
-    denominators = tuple(int(n) for n in np.asarray(sizes, dtype=np.int64) * spacing)
-    whole = Circulant.of(sizes, tuple(bool(x) for x in offset), kernel_shape)
-    return _covering(Boxes(corner, high, denominators, half_degree, True, np.diag(spacing), offset), whole)
+    boxes = Boxes(
+        low=low,
+        high=high,
+        denominators=tuple(int(n) for n in np.asarray(sizes, dtype=np.int64) * spacing),
+        half_degree=_half_degree(kernel_shape),
+        on_grid=True,
+        frame=np.diag(spacing),
+        offset=offset,
+    )
+    return _covering(boxes, Circulant.of(sizes, tuple(bool(x) for x in offset), kernel_shape))
+
+
+def _first_widths(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> list[int]:
+    """Points of the first boxes along each axis of a grid, so that their radius is about that of a torus' first cells.
+
+    The number is odd, so that the middle point is the centre.
+    """
+    moving = max(1, sum(n > 1 for n in sizes))
+    widths = []
+    for n, k in zip(sizes, kernel_shape, strict=True):
+        half = round(_WIDEST * n / (math.pi * max(k - 1, 1) * moving))
+        widths.append(n if k == 1 else 2 * half + 1)
+    return widths
 
 
 def dft_points(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Boxes:
     """`dft` of a circulant, point by point."""
-    whole = Circulant.of(sizes, (False,) * len(sizes), kernel_shape)
-    return _covering(single_points(half_grid(sizes), kernel_shape), whole)
+    circulant = Circulant.of(sizes, (False,) * len(sizes), kernel_shape)
+    return _covering(single_points(half_grid(sizes), kernel_shape), circulant)
 
 
 def single_points(frequencies: Frequencies, kernel_shape: tuple[int, ...]) -> Boxes:
     """Boxes of one grid point each."""
-    half_degree = np.asarray([(k - 1) / 2 for k in kernel_shape])
-    at, frame = frequencies.numerators, np.eye(len(kernel_shape), dtype=np.int64)
-    return Boxes(at, at, frequencies.denominators, half_degree, True, frame, np.zeros(len(frame), dtype=np.int64))
+    ndim = len(kernel_shape)
+    return Boxes(
+        low=frequencies.numerators,
+        high=frequencies.numerators,
+        denominators=frequencies.denominators,
+        half_degree=_half_degree(kernel_shape),
+        on_grid=True,
+        frame=np.eye(ndim, dtype=np.int64),
+        offset=np.zeros(ndim, dtype=np.int64),
+    )

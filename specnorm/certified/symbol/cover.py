@@ -1,4 +1,4 @@
-"""Which cells hold no norm above a threshold: the only place where a cell of a search is done with.
+"""Prove that cells hold no norm above a threshold: the only place where a search may drop a cell.
 
 A cell is a box of frequencies around a centre c, with phi its radius (`cells.Boxes.radius`). A Cholesky factorisation
 proves ``||G(c)|| <= tau``, and one of three lemmas carries that to the cell. With mu the threshold:
@@ -24,8 +24,8 @@ Of a symbol that is, but for a phase, Hermitian and nowhere negative, ``f(t) = v
 and S, and ``g = f - S / 2`` between -S/2 and S/2, with the same frequencies. So both lemmas hold for g and S / 2: what
 was ``mu cos(phi)`` is ``mu (1 + cos(phi)) / 2``, a loss half as large.
 
-A lemma that holds for mu holds for larger ones. A search asks a `Cover`; it decides what is tried first and how cells
-are cut, and can make nothing wrong but time.
+A lemma that holds for mu holds for larger ones. A search asks a `Cover`. The search decides which cells are tried first
+and how they are cut: poor decisions cost time, and no proof rests on them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import InitVar, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -56,7 +56,8 @@ _MAKER = object()
 
 def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
     """Norms at the centres up to which cells of the torus hold nothing above the threshold, rounded down; or 0."""
-    return np.where(radius < math.pi / 2, np.maximum(host.mul_down(host.cos_down(radius), threshold), 0.0), 0.0)
+    limits = np.maximum(host.mul_down(host.cos_down(radius), threshold), 0.0)
+    return np.where(radius < math.pi / 2, limits, 0.0)
 
 
 def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndarray:
@@ -67,13 +68,14 @@ def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndar
         return np.full(len(radius), math.inf)
     apart_sq = host.mul_up(host.next_up(supremum.value - threshold), host.next_up(supremum.value + threshold))
     lost = host.next_up(host.sin_up(radius) * host.sqrt_up(apart_sq))
-    return np.where(radius < math.pi / 2, np.maximum(host.sub_down(cell_lemma(threshold, radius), lost), 0.0), 0.0)
+    limits = np.maximum(host.sub_down(cell_lemma(threshold, radius), lost), 0.0)
+    return np.where(radius < math.pi / 2, limits, 0.0)
 
 
 def nonnegative_cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
     """`cell_lemma` for a symbol that is nowhere negative: ``mu / 2 + mu / 2 cos(phi)``."""
-    half = threshold / 2
-    return np.where(radius < math.pi / 2, host.mul_down(host.next_down(1 + host.cos_down(radius)), half), 0.0)
+    limits = host.mul_down(host.next_down(1 + host.cos_down(radius)), threshold / 2)
+    return np.where(radius < math.pi / 2, limits, 0.0)
 
 
 def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndarray:
@@ -86,67 +88,69 @@ def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray
     above = host.next_down(threshold - half)
     if not above > 0:
         return np.zeros(len(radius))
-    lost = host.next_up(
-        host.sin_up(radius) * host.sqrt_up(host.mul_up(threshold, host.next_up(supremum.value - threshold)))
-    )
-    low = host.sub_down(host.next_down(half + host.mul_down(host.cos_down(radius), above)), lost)
-    return np.where(radius < math.pi / 2, np.maximum(low, 0.0), 0.0)
+    # (S / 2)**2 - (mu - S / 2)**2 = mu (S - mu)
+    apart_sq = host.mul_up(threshold, host.next_up(supremum.value - threshold))
+    lost = host.next_up(host.sin_up(radius) * host.sqrt_up(apart_sq))
+    limits = host.sub_down(host.next_down(half + host.mul_down(host.cos_down(radius), above)), lost)
+    return np.where(radius < math.pi / 2, np.maximum(limits, 0.0), 0.0)
 
 
 def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
     """Largest computed ``lambda_max(H(c))`` for which a cell holds nothing above the threshold, rounded down.
 
-    Shape (c,). Negative where none does; infinite for grid points where the supremum itself is no larger. By variation:
-    let P have the coefficients as computed, which moves by at most V in the cell. H - P and computed H - P are at most
-    the error e everywhere, so ``lambda_max(computed H(c)) <= l`` gives ``||H(c)|| <= l + e``, ``||P(c)|| <= l + 2 e``,
-    ``||P(theta)|| <= l + 2 e + V`` and ``||H(theta)|| <= l + 3 e + V``.
+    Shape (c,). Negative where no eigenvalue proves that; infinite for grid points where the supremum itself is no
+    larger.
+
+    By variation: let P have the coefficients as computed, which moves by at most V in the cell. H - P and computed
+    H - P are at most the error e everywhere, so ``lambda_max(computed H(c)) <= l`` gives ``||H(c)|| <= l + e``,
+    ``||P(c)|| <= l + 2 e``, ``||P(theta)|| <= l + 2 e + V`` and ``||H(theta)|| <= l + 3 e + V``.
     """
     boxes = cells.boxes
-    norms = _by_lemma(boxes, cells.supremum, threshold, nonnegative=cells.nonnegative)
+    norms_by_lemma = _by_lemma(boxes, cells.supremum, threshold, nonnegative=cells.nonnegative)
     if isinstance(polynomial, ScalarGram):
-        left, which = _scalar_limits(polynomial, boxes, threshold)
-        return np.asarray(np.maximum(polynomial.limit_sq(norms), left[cells.block, which]))
+        by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold)
+        return np.asarray(np.maximum(polynomial.limit_sq(norms_by_lemma), by_variation_sq[cells.block, kind]))
     if boxes.on_grid and cells.supremum is not None and cells.supremum <= threshold:
-        return norms
+        return norms_by_lemma
     variation_sq = _variation_sq(polynomial, boxes)
-    # One error of the three is in `limit_sq`.
+    # One of the three errors e is in `limit_sq`.
     lost = host.next_up(variation_sq + 2 * polynomial.error)
-    by_variation = host.sub_down(polynomial.limit_sq(np.asarray(threshold)), lost)
-    return np.asarray(np.maximum(polynomial.limit_sq(norms), by_variation))
+    by_variation_sq = host.sub_down(polynomial.limit_sq(np.asarray(threshold)), lost)
+    return np.asarray(np.maximum(polynomial.limit_sq(norms_by_lemma), by_variation_sq))
 
 
 def _by_lemma(boxes: Boxes, supremum: Upper | None, threshold: float, *, nonnegative: bool) -> np.ndarray:
-    """Norms at the centres up to which the cell lemma, or that of grids, fathoms boxes, shape (c,)."""
+    """Norms at the centres up to which the cell lemma, or that of grids, proves boxes, shape (c,)."""
     if not boxes.on_grid:
-        return (nonnegative_cell_lemma if nonnegative else cell_lemma)(threshold, boxes.radius)
+        lemma = nonnegative_cell_lemma if nonnegative else cell_lemma
+        return lemma(threshold, boxes.radius)
     if supremum is None:
         raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
-    return (nonnegative_grid_lemma if nonnegative else grid_lemma)(threshold, supremum, boxes.radius)
+    lemma_of_grids = nonnegative_grid_lemma if nonnegative else grid_lemma
+    return lemma_of_grids(threshold, supremum, boxes.radius)
 
 
-def _scalar_limits(polynomial: ScalarGram, boxes: Boxes, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Limits by the variation of scalar symbols, whose norm moves by no more: for each block and kind of box, (g, s).
-
-    And which kind each box is of, shape (c,).
-    """
-    variation, which = polynomial.variation(boxes)
-    left = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
-    return polynomial.limit_sq(left), which
+def _scalar_limits_sq(polynomial: ScalarGram, boxes: Boxes, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Limits by the variation of scalar symbols, for each block and kind of box, (g, s), and each box' kind, (c,)."""
+    variation, kind = polynomial.variation(boxes)
+    norms_at_centres = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
+    return polynomial.limit_sq(norms_at_centres), kind
 
 
 def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
     """`GramPolynomial.variation_sq` of boxes, of as many at once as fit the memory budget with all lags."""
-    lags, count = polynomial.lags[1:], len(boxes)
-    step = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
-    if count <= step:
+    lags = polynomial.lags[1:]
+    count = len(boxes)
+    at_once = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
+    if count <= at_once:
         return polynomial.variation_sq(boxes.largest_phase(lags))
-    found = np.empty(count)
-    for start in range(0, count, step):
-        if start and polynomial.tick is not None:
+    variation_sq = np.empty(count)
+    for start in range(0, count, at_once):
+        if start > 0 and polynomial.tick is not None:
             polynomial.tick()
-        some = slice(start, start + step)
-        found[some] = polynomial.variation_sq(boxes[some].largest_phase(lags))
-    return found
+        part = slice(start, start + at_once)
+        variation_sq[part] = polynomial.variation_sq(boxes[part].largest_phase(lags))
+    return variation_sq
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +162,7 @@ class CentreMatrices:
     cells : Cells
         The open cells of the cover when the matrices were formed.
     index : integer array, shape (c,)
-        Which of them.
+        Positions, among these, of the cells whose matrices they are.
     reduced_for_sq : float array, shape (c,)
         Limits that the matrices are reduced for.
     matrices : array, shape (c, rank, rank)
@@ -182,17 +186,24 @@ class CentreMatrices:
         return len(self.index)
 
     def take(self, chosen: np.ndarray, *, ops: ArrayOps) -> CentreMatrices:
-        """Some of them, by ascending positions."""
+        """Some of the matrices, by ascending positions."""
         if len(chosen) == len(self):
             return self
-        few = arrays.rows(self.matrices, chosen, ops=ops)
-        given = (self.index[chosen], self.reduced_for_sq[chosen], few, self.errors[chosen])
-        return CentreMatrices(self.polynomial, self.cells, *given, _MAKER)
+        return CentreMatrices(
+            self.polynomial,
+            self.cells,
+            self.index[chosen],
+            self.reduced_for_sq[chosen],
+            arrays.rows(self.matrices, chosen, ops=ops),
+            self.errors[chosen],
+            _MAKER,
+        )
 
 
 def speaks_of(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
-    """Whether the matrices bound H for limits: those reduced for a limit say nothing of lower ones, shape (c,)."""
-    return np.asarray((limit_sq >= formed.reduced_for_sq) | (formed.polynomial.rank == formed.polynomial.size))
+    """Whether the matrices can prove limits: those reduced for a limit prove no lower one, shape (c,)."""
+    nothing_left_out = formed.polynomial.rank == formed.polynomial.size
+    return np.asarray((limit_sq >= formed.reduced_for_sq) | nothing_left_out)
 
 
 def proven_below(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
@@ -206,7 +217,7 @@ def proven_below(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps)
 
 @dataclass(frozen=True, eq=False)
 class Nonnegative:
-    """That the symbol of a kernel is, but for a phase, Hermitian and nowhere negative. Said in this room alone.
+    """A proof that the symbol of a kernel is, but for a phase, Hermitian and nowhere negative. Made in this room alone.
 
     Parameters
     ----------
@@ -222,18 +233,21 @@ class Nonnegative:
 
     def speaks_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
         """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
-        mine = polyphase.support(self.kernel, ops=ops)
-        return tuple(mine.shape) == tuple(blocks.shape) and bool(ops.xp.all(mine == blocks))
+        support = polyphase.support(self.kernel, ops=ops)
+        return tuple(support.shape) == tuple(blocks.shape) and bool(ops.xp.all(support == blocks))
 
 
 def _nowhere_negative(kernel: Array) -> Nonnegative:
-    """What a rule has proven. For the modules of the trusted room."""
+    """The proof, made by a rule. For the modules of the trusted room."""
     return Nonnegative(kernel, _MAKER)
 
 
 @dataclass(frozen=True, eq=False)
 class ButFor:
-    """What is covered but for some open cells: nothing else is the same, not even with as many cells."""
+    """The frequencies of something but for some open cells.
+
+    Two of them are never equal, even if as many cells are open.
+    """
 
     what: object
     cells: int
@@ -242,24 +256,33 @@ class ButFor:
         return f"{self.what} but for {self.cells} cells"
 
 
+class _Limits(NamedTuple):
+    """Limits of the open cells for one polynomial and threshold."""
+
+    polynomial: GramPolynomial
+    threshold: float
+    limits_sq: np.ndarray
+
+
 class Cover:
     """The cells of a search that may still hold a norm above the threshold.
 
-    A cell leaves by proof alone; the others become smaller. When none is open, `proven` is a bound of what is covered.
+    A cell leaves by proof alone; the others are cut. When none is open, `proven` bounds the norm over all that the
+    boxes cover.
 
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
-        What all polynomials are of.
+        All polynomials are of these blocks.
     boxes : Boxes
-        Of each block; they say what they cover (`Boxes.covers`).
+        Of each block, with what they cover (`Boxes.covers`).
     supremum : Upper, optional
         Of the whole torus; required for grid points.
     nonnegative : Nonnegative, optional
         That the symbol of the blocks is nowhere negative.
     values : CentreValues, optional
-        Of the blocks at the centres of the boxes: the cells that they prove to hold nothing above ``threshold`` are
-        done with at once.
+        Of the blocks at the centres of the boxes: cells that they prove to hold nothing above ``threshold`` are never
+        opened.
     """
 
     def __init__(
@@ -283,63 +306,71 @@ class Cover:
             raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
         if nonnegative is not None and not nonnegative.speaks_of(blocks, ops=ops):
             raise HypothesisError("it is another kernel whose symbol is nowhere negative")
-        self._blocks, self._ops, self._what = blocks, ops, boxes.covers
-        self._limits: tuple[GramPolynomial, float, np.ndarray] | None = None
-        # The largest threshold that a cell was fathomed for, and how many were.
-        self._upper, self._count, self._supremum = 0.0, 0, supremum
+        self._blocks = blocks
+        self._ops = ops
+        self._what = boxes.covers
+        self._supremum = supremum
         self._nonnegative = nonnegative is not None
-        if values is not None:
+        self._cached_limits: _Limits | None = None
+        # The largest threshold that a cell was fathomed for, and how many were.
+        self._upper = 0.0
+        self._count = 0
+        if values is None:
+            blocks_count = blocks.shape[0]
+            boxes_of_each_block = boxes[np.tile(np.arange(len(boxes)), blocks_count)]
+            block = np.repeat(np.arange(blocks_count), len(boxes))
+            self._reopen(Cells(boxes_of_each_block, block, supremum, self._nonnegative))
+        else:
             self._reopen(self._left_by(values, threshold))
-            return
-        block = np.arange(blocks.shape[0])
-        every = boxes[np.tile(np.arange(len(boxes)), len(block))]
-        self._reopen(Cells(every, np.repeat(block, len(boxes)), supremum, self._nonnegative))
 
     def _left_by(self, values: CentreValues, threshold: float) -> Cells:
         """The cells whose values do not prove that they hold nothing above a threshold; the others are never made."""
         if values.polynomial.blocks is not self._blocks:
             raise HypothesisError("the values are not those of this cover's blocks")
         boxes, polynomial = values.boxes, values.polynomial
-        norms = _by_lemma(boxes, self._supremum, threshold, nonnegative=self._nonnegative)
-        lemma_sq = polynomial.limit_sq(norms)
-        left_sq, which = _scalar_limits(polynomial, boxes, threshold)
-        proven = values.values <= np.maximum(lemma_sq, left_sq[:, which])
+        norms_by_lemma = _by_lemma(boxes, self._supremum, threshold, nonnegative=self._nonnegative)
+        by_lemma_sq = polynomial.limit_sq(norms_by_lemma)
+        by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold)
+        proven = values.values <= np.maximum(by_lemma_sq, by_variation_sq[:, kind])
         self._count = int(np.count_nonzero(proven))
         self._upper = threshold if self._count else 0.0
         block, place = np.nonzero(~proven)
         return Cells(boxes[place], block, self._supremum, self._nonnegative)
 
     def _reopen(self, cells: Cells) -> None:
-        self._open, self._done, self._limits = cells, np.zeros(len(cells), dtype=bool), None
+        """Go on with other open cells."""
+        self._open = cells
+        self._done = np.zeros(len(cells), dtype=bool)
+        self._cached_limits = None
 
     def __len__(self) -> int:
         return len(self._done)
 
     @property
     def what(self) -> object:
-        """What the cells that it began with cover: `Boxes.covers`."""
+        """Whose frequencies the first boxes cover: `Boxes.covers`."""
         return self._what
 
     @property
     def open(self) -> Cells:
-        """Cells that are not done with."""
+        """Cells that were not proven when the cover was last pruned."""
         return self._open
 
     @property
     def done(self) -> np.ndarray:
-        """Which of them are done with since, shape (c,)."""
+        """Which of the open cells are proven since, shape (c,)."""
         view = self._done.view()
         view.flags.writeable = False
         return view
 
     def proven(self) -> Upper:
-        """Once no cell is open: nothing that is covered exceeds the largest threshold that a cell was fathomed for."""
+        """A bound, once no cell is open: the largest threshold that a cell was fathomed for."""
         if len(self):
             raise HypothesisError(f"{len(self)} cells of {self.what} are open")
         return self.beside_open()
 
     def beside_open(self) -> Upper:
-        """A bound of what is covered, but for what the open cells hold."""
+        """A bound of the norm over all frequencies but those of the open cells."""
         what = ButFor(self.what, len(self)) if len(self) else self.what
         if self._supremum is None:
             return _upper(self._upper, what, f"cell lemma, {self._count} cells")
@@ -347,15 +378,16 @@ class Cover:
 
     def limits_sq(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """`limits_sq` of the open cells."""
-        known = self._limits
-        if known is None or known[0] is not polynomial or known[1] != threshold:
-            known = self._limits = (polynomial, threshold, limits_sq(polynomial, self._open, threshold))
-        return known[2]
+        cached = self._cached_limits
+        if cached is None or cached.polynomial is not polynomial or cached.threshold != threshold:
+            cached = _Limits(polynomial, threshold, limits_sq(polynomial, self._open, threshold))
+            self._cached_limits = cached
+        return cached.limits_sq
 
     def form(
         self, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray
     ) -> tuple[CentreMatrices, tuple[Array, Array]]:
-        """Gram matrices at the centres of some open cells, and the planes (c, size, rank) of what they are made of.
+        """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) behind them.
 
         Parameters
         ----------
@@ -374,24 +406,29 @@ class Cover:
         return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors, _MAKER), planes
 
     def fathom(self, formed: CentreMatrices, threshold: float) -> np.ndarray:
-        """Prove that cells hold no norm above a threshold. Which of them are done with, boolean array, shape (c,).
+        """Try to prove that cells hold no norm above a threshold.
 
         Parameters
         ----------
         formed : CentreMatrices
             Of the cells to try.
+
+        Returns
+        -------
+        bool array, shape (c,)
+            Which of them are proven.
         """
         if formed.cells is not self._open:
             raise HypothesisError("the matrices were formed for cells that have changed since")
         if self.fathom_by_supremum(threshold):
             return np.ones(len(formed), dtype=bool)
         limit_sq = self.limits_sq(formed.polynomial, threshold)[formed.index]
-        done = proven_below(formed, limit_sq, ops=self._ops)
-        self._note(formed.index[done], threshold)
-        return done
+        is_proven = proven_below(formed, limit_sq, ops=self._ops)
+        self._note(formed.index[is_proven], threshold)
+        return is_proven
 
     def fathom_by_supremum(self, threshold: float) -> bool:
-        """Whether the supremum of the torus is no larger than the threshold: then every cell is done with."""
+        """Whether the supremum of the torus is no larger than the threshold, which proves every cell."""
         supremum = self._open.supremum
         if supremum is None or not supremum <= threshold:
             return False
@@ -399,19 +436,20 @@ class Cover:
         return True
 
     def _note(self, index: np.ndarray, threshold: float) -> None:
+        """Note that some open cells hold nothing above a threshold."""
         self._done[index] = True
         if len(index):
             self._upper = max(self._upper, threshold)
 
     def prune(self) -> np.ndarray:
-        """Take away the cells that are done with. Positions of those that stay."""
-        rest: np.ndarray = (~self._done).nonzero()[0]
-        self._count += len(self) - len(rest)
-        self._reopen(self._open[rest])
-        return rest
+        """Drop the cells that are proven. Return the positions of those that stay."""
+        still_open: np.ndarray = np.flatnonzero(~self._done)
+        self._count += len(self) - len(still_open)
+        self._reopen(self._open[still_open])
+        return still_open
 
     def split(self, ratio: np.ndarray) -> np.ndarray:
-        """Cut the open cells, so that their radii shrink at least so many times. Position of each piece's parent."""
+        """Cut the open cells, so that their radii shrink at least so many times; return each piece's parent."""
         if self._done.any():
             raise HypothesisError("cells that are done with are pruned before the others are cut")
         boxes, parent = self._open.boxes.split(ratio)
@@ -420,14 +458,14 @@ class Cover:
 
 
 def truncated(polynomial: GramPolynomial, rest: Cover) -> GramPolynomial:
-    """The polynomial with the bound of what it leaves out that a cover of it proves, if that is smaller."""
+    """The polynomial with the truncation bound that a cover of what it leaves out proves, if that is smaller."""
     bound = rest.proven()
     if rest._blocks is not polynomial.left_out or bound.what != EVERYWHERE:
         raise HypothesisError(f"{bound.what} is not the norm, at every frequency, of what this polynomial leaves out")
-    found = copy.copy(polynomial)
-    found.truncation = min(found.truncation, host.mul_up(bound.value, bound.value))
-    found._float32_copy = None
-    return found
+    result = copy.copy(polynomial)
+    result.truncation = min(polynomial.truncation, host.mul_up(bound.value, bound.value))
+    result._float32_copy = None
+    return result
 
 
 def on_grid(supremum: Upper, boxes: Boxes) -> Upper:

@@ -1,4 +1,4 @@
-"""``H(theta) = G* G`` as a trigonometric polynomial: its matrix coefficients once, then any H by two real products.
+"""``H(theta) = G* G`` as a trigonometric polynomial: its matrix coefficients, and H by two real products with them.
 
 ``H(theta) = R_0 + sum_{d>0} [cos(d.theta) (R_d + R_d^T) + i sin(d.theta) (R_d - R_d^T)]`` with the channel
 autocorrelations ``R_d = sum_k K_k^T K_{k+d}``. A frequency then costs no product of matrices.
@@ -20,7 +20,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -62,12 +62,21 @@ class Rotation:
 
 
 def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation:
-    """Rotate the channels of blocks (g, m, p, *kernel_shape) as precisely as the basis is; bound what that loses."""
+    """Rotate the channels of blocks (g, m, p, *kernel_shape), in the precision of the basis; bound what that loses."""
     xp = ops.xp
-    columns, taps = xp.astype(symbols.taps_below(blocks, xp=xp), basis.dtype, copy=False), math.prod(blocks.shape[3:])
-    rotated, basis = xp.matmul(columns, basis), xp.astype(basis, blocks.dtype, copy=False)
-    shrink, lost = rotation_loss(columns, basis, taps, ops=ops)
-    return Rotation(rotated, basis, rank, truncation_bound(rotated[..., rank:], taps, xp=xp), shrink, lost)
+    taps = math.prod(blocks.shape[3:])
+    columns = xp.astype(symbols.taps_below(blocks, xp=xp), basis.dtype, copy=False)
+    rotated = xp.matmul(columns, basis)
+    wide_basis = xp.astype(basis, blocks.dtype, copy=False)
+    shrink, lost = rotation_loss(columns, wide_basis, taps, ops=ops)
+    return Rotation(
+        columns=rotated,
+        basis=wide_basis,
+        rank=rank,
+        truncation=truncation_bound(rotated[..., rank:], taps, xp=xp),
+        shrink=shrink,
+        lost=lost,
+    )
 
 
 def truncation_bound(columns: Array, taps: int, *, xp: Namespace) -> float:
@@ -96,19 +105,23 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
         ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``.
     """
     xp = ops.xp
-    size, u, of_columns = basis.shape[-1], *(rounding.unit(x, xp=xp) for x in (basis, columns))
+    size = basis.shape[-1]
+    basis_unit = rounding.unit(basis, xp=xp)
+    product_unit = rounding.unit(columns, xp=xp)
     eye = xp.eye(size, dtype=basis.dtype, device=ops.device(basis))
     gram = xp.matmul(xp.matrix_transpose(basis), basis)
-    length = float(xp.max(norms.frobenius_up(basis, xp=xp)))
-    apart = float(xp.max(norms.frobenius_up(gram - eye, xp=xp)))
-    # A difference has one rounding; V^T V has gamma(p) |V|^T |V|.
-    of_product = host.mul_up(
-        rounding.SLACK * rounding.gamma(size + 2, u), host.add_up(host.mul_up(length, length), size)
+    basis_norm = float(xp.max(norms.frobenius_up(basis, xp=xp)))
+    computed_e = float(xp.max(norms.frobenius_up(gram - eye, xp=xp)))
+    # V^T V is off by gamma(p) |V|^T |V|, and the difference is rounded once.
+    gram_error = host.mul_up(
+        rounding.SLACK * rounding.gamma(size + 2, basis_unit),
+        host.add_up(host.mul_up(basis_norm, basis_norm), size),
     )
-    e = host.add_up(host.mul_up(apart, 1 + 4 * u), of_product)
+    e = host.add_up(host.mul_up(computed_e, 1 + 4 * basis_unit), gram_error)
     # Over the taps, ||sum_k e^{ik.theta} E_k|| <= sqrt(taps) ||E||_F of all of them below one another.
-    mass = host.mul_up(float(xp.max(norms.frobenius_up(columns, xp=xp))), length)
-    lost = host.mul_up(rounding.SLACK * rounding.gamma(size + 2, of_columns), host.sqrt_up(taps), mass)
+    product_of_norms = host.mul_up(float(xp.max(norms.frobenius_up(columns, xp=xp))), basis_norm)
+    relative = rounding.SLACK * rounding.gamma(size + 2, product_unit)
+    lost = host.mul_up(relative, host.sqrt_up(taps), product_of_norms)
     return host.sqrt_down(max(host.sub_down(1.0, e), 0.0)), lost
 
 
@@ -119,12 +132,20 @@ def reduced_error(a: tuple[Array, Array], b: tuple[Array, Array], *, xp: Namespa
     2 n products.
     """
     u = rounding.unit(b[0], xp=xp)
-    of_a, of_b = (
-        rounding.up(norms.frobenius_up(x, xp=xp) ** 2 + norms.frobenius_up(y, xp=xp) ** 2, 4, xp=xp) for x, y in (a, b)
-    )
-    summed = rounding.up(xp.sqrt(of_a) + of_b, 3, xp=xp)
-    of_product = math.sqrt(2) * rounding.gamma(2 * b[0].shape[-2] + 8, u) * of_b
-    return rounding.up(rounding.SLACK * (of_product + 2 * math.sqrt(2) * u * summed), 4, xp=xp)
+    rows = b[0].shape[-2]
+    a_norm_sq = _complex_norm_sq_up(a, xp=xp)
+    b_norm_sq = _complex_norm_sq_up(b, xp=xp)
+    sum_norm = rounding.up(xp.sqrt(a_norm_sq) + b_norm_sq, 3, xp=xp)
+    product_error = math.sqrt(2) * rounding.gamma(2 * rows + 8, u) * b_norm_sq
+    addition_error = 2 * math.sqrt(2) * u * sum_norm
+    return rounding.up(rounding.SLACK * (product_error + addition_error), 4, xp=xp)
+
+
+def _complex_norm_sq_up(parts: tuple[Array, Array], *, xp: Namespace) -> Array:
+    """Squared Frobenius norms of complex matrices by their real and imaginary parts, rounded up."""
+    real, imag = parts
+    squares = norms.frobenius_up(real, xp=xp) ** 2 + norms.frobenius_up(imag, xp=xp) ** 2
+    return rounding.up(squares, 4, xp=xp)
 
 
 class GramPolynomial:
@@ -137,7 +158,7 @@ class GramPolynomial:
     rotation : Rotation, optional
         Of these blocks. None: every direction, unrotated.
     tick : callable, optional
-        Called before each lag, and between boxes that are many for all lags: what it raises ends that.
+        Called before each lag, and between parts of many boxes. It ends the work by raising an exception.
 
     Attributes
     ----------
@@ -162,31 +183,42 @@ class GramPolynomial:
         self, blocks: Array, rotation: Rotation | None = None, *, tick: Callable[[], None] | None = None, ops: ArrayOps
     ) -> None:
         xp = ops.xp
-        self.xp, self.ops, self.blocks, self.rotation, self.tick = xp, ops, blocks, rotation, tick
-        g, m, p = blocks.shape[:3]
-        taps = math.prod(blocks.shape[3:])
-        self.size, self.rank, self.truncation = p, p, 0.0
-        self._shrink, self._lost = 1.0, 0.0
+        self.xp = xp
+        self.ops = ops
+        self.blocks = blocks
+        self.rotation = rotation
+        self.tick = tick
         self._float32_copy: GramPolynomial | None = None
-        columns = symbols.taps_below(blocks, xp=xp) if rotation is None else rotation.columns
+        g, m, p, *kernel_shape = blocks.shape
+        taps = math.prod(kernel_shape)
+        self.size = p
+        if rotation is None:
+            columns = symbols.taps_below(blocks, xp=xp)
+            self.rank = p
+            self.truncation = 0.0
+            self._shrink = 1.0
+            self._lost = 0.0
+        else:
+            columns = rotation.columns
+            self.rank = rotation.rank
+            self.truncation = rotation.truncation
+            self._shrink = rotation.shrink
+            self._lost = rotation.lost
         self.is_float32 = columns.dtype != blocks.dtype
-        if rotation is not None:
-            self.rank, self.truncation = rotation.rank, rotation.truncation
-            self._shrink, self._lost = rotation.shrink, rotation.lost
-        tapwise = xp.reshape(columns, (g, taps, m, p))
-        self.lags, self.even, self.odd = autocorrelations(tapwise, self.rank, blocks.shape[3:], tick=tick, ops=ops)
+        by_tap = xp.reshape(columns, (g, taps, m, p))
+        self.lags, self.even, self.odd = autocorrelations(by_tap, self.rank, tuple(kernel_shape), tick=tick, ops=ops)
         self.norms = self._coefficient_norms()
-        rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
-        norm = float(xp.max(symbols.absolute_norm_up(rotated, xp=xp)))
-        terms = m + 2 * taps + len(self.lags) + 4
-        self.error = symbols.autocorrelation_error(norm**2, terms, rounding.unit(columns, xp=xp))
+        rotated_blocks = xp.permute_dims(by_tap, (0, 2, 3, 1))
+        norm = float(xp.max(symbols.absolute_norm_up(rotated_blocks, xp=xp)))
+        roundings = m + 2 * taps + len(self.lags) + 4
+        self.error = symbols.autocorrelation_error(norm**2, roundings, rounding.unit(columns, xp=xp))
 
     def _coefficient_norms(self) -> np.ndarray:
         """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
 
-        ``|E|**2 + |O|**2 = 4 |R_d|**2``. Were it a little off: ``(E + O) / 2`` and ``(E - O) / 2``, which stand for R_d
-        and R_d^T, have norms that add up to at most ``sqrt(|E|**2 + |O|**2)``. A sum of squares passes through at most
-        ``p * rank + 2`` roundings.
+        ``|E|**2 + |O|**2 = 4 |R_d|**2``. If E and O are rounded, ``(E + O) / 2`` and ``(E - O) / 2``, which stand for
+        R_d and R_d^T, have norms that add up to at most ``sqrt(|E|**2 + |O|**2)``. A sum of squares passes through at
+        most ``p * rank + 2`` roundings.
         """
         xp = self.xp
         if self.rank < self.size:
@@ -200,11 +232,12 @@ class GramPolynomial:
         """The directions left out of the rotated blocks, shape (g, m, p - rank, *kernel_shape)."""
         if self.rotation is None:
             return self.blocks[:, :, :0, ...]
-        taps = self.xp.astype(self.rotation.columns[..., self.rank :], self.blocks.dtype)
-        (g, m, _, *shape), q = self.blocks.shape, self.size - self.rank
-        return self.xp.reshape(
-            self.xp.permute_dims(self.xp.reshape(taps, (g, -1, m, q)), (0, 2, 3, 1)), (g, m, q, *shape)
-        )
+        xp = self.xp
+        g, m, _, *kernel_shape = self.blocks.shape
+        count = self.size - self.rank
+        columns = xp.astype(self.rotation.columns[..., self.rank :], self.blocks.dtype)
+        by_tap = xp.reshape(columns, (g, -1, m, count))
+        return xp.reshape(xp.permute_dims(by_tap, (0, 2, 3, 1)), (g, m, count, *kernel_shape))
 
     @property
     def itemsize(self) -> int:
@@ -236,16 +269,17 @@ class GramPolynomial:
             Index of the block each belongs to.
         """
         xp = self.xp
-        real = np.float64 if self.even.dtype == xp.float64 else np.float32
-        cos, sin = (self.ops.from_numpy(x.astype(real), self.blocks) for x in phases_at(frequencies, self.lags))
+        dtype = np.float64 if self.even.dtype == xp.float64 else np.float32
+        cos, sin = (
+            self.ops.from_numpy(phases.astype(dtype), self.blocks) for phases in phases_at(frequencies, self.lags)
+        )
         if self.even.shape[0] == 1:
-            even, odd = xp.matmul(cos, self.even[0, ...]), xp.matmul(sin, self.odd[0, ...])
+            even = xp.matmul(cos, self.even[0, ...])
+            odd = xp.matmul(sin, self.odd[0, ...])
         else:
             index = self.ops.from_numpy(block.astype(np.int64), self.blocks)
-            even, odd = (
-                xp.matmul(w[:, None, :], xp.take(table, index, axis=0))[:, 0, :]
-                for w, table in ((cos, self.even), (sin, self.odd))
-            )
+            even = xp.matmul(cos[:, None, :], xp.take(self.even, index, axis=0))[:, 0, :]
+            odd = xp.matmul(sin[:, None, :], xp.take(self.odd, index, axis=0))[:, 0, :]
         shape = (len(frequencies), self.size, self.rank)
         return xp.reshape(even, shape), xp.reshape(odd, shape)
 
@@ -266,16 +300,15 @@ class GramPolynomial:
         """
         xp = self.xp
         if self.rank == self.size:
-            return self.ops.complex(even, odd), xp.zeros(
-                (even.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(even)
-            )
+            no_error = xp.zeros((even.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(even))
+            return self.ops.complex(even, odd), no_error
         if not np.all(limit_sq > self.truncation):
             raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
         # A difference, a quotient and a root: two roundings. The weight's conversion is in `reduced_error`.
         weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
-        weighted = xp.astype(self.ops.from_numpy(weights, self.blocks), even.dtype)[:, None, None]
+        factor = xp.astype(self.ops.from_numpy(weights, self.blocks), even.dtype)[:, None, None]
         a = even[:, : self.rank, :], odd[:, : self.rank, :]
-        b = weighted * even[:, self.rank :, :], weighted * odd[:, self.rank :, :]
+        b = factor * even[:, self.rank :, :], factor * odd[:, self.rank :, :]
         real, imag = symbols.gram_planes(*b, xp=xp)
         return self.ops.complex(a[0] + real, a[1] + imag), reduced_error(a, b, xp=xp)
 
@@ -288,23 +321,32 @@ class GramPolynomial:
         if self.itemsize == 8 or not self.ops.exact_float32:
             return self
         if self._float32_copy is None:
-            found = copy.copy(self)
-            found.even, found.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
-            of_sum = symbols.autocorrelation_error(self._sums(), len(self.lags) + 2, 2.0**-24)
-            found.error = host.add_up(self.error, of_sum)
-            found.is_float32, self._float32_copy = True, found
+            polynomial = copy.copy(self)
+            polynomial.even = self.xp.astype(self.even, self.xp.float32)
+            polynomial.odd = self.xp.astype(self.odd, self.xp.float32)
+            sum_error = symbols.autocorrelation_error(self._norm_of_magnitudes(), len(self.lags) + 2, 2.0**-24)
+            polynomial.error = host.add_up(self.error, sum_error)
+            polynomial.is_float32 = True
+            self._float32_copy = polynomial
         return self._float32_copy
 
-    def _sums(self) -> float:
-        """Largest row sum of S, symmetric, with first columns ``sum_d max(|E_d|, |O_d|)`` and zeros beside them."""
-        xp, (g, count, _), table = self.xp, self.even.shape, self.even[:, 0, :] * 0
+    def _norm_of_magnitudes(self) -> float:
+        """Bound of ``||S||`` for the magnitudes that the sum over the lags rounds: its largest row sum, rounded up.
+
+        S is symmetric. Its first columns are ``sum_d max(|E_d|, |O_d|)``, and beside them, in the rows below, are
+        zeros: only the first columns of H are computed.
+        """
+        xp = self.xp
+        g, count, _ = self.even.shape
+        total = self.even[:, 0, :] * 0
         for d in range(count):
-            table = table + xp.maximum(xp.abs(self.even[:, d, :]), xp.abs(self.odd[:, d, :]))
-        table = xp.reshape(table, (g, self.size, self.rank))
-        # A row of the first columns goes on as the column below them.
-        rows, below = xp.sum(table, axis=-1), xp.sum(table[:, self.rank :, :], axis=-2)
-        longest = xp.concat([rows[:, : self.rank] + below, rows[:, self.rank :]], axis=-1)
-        return float(xp.max(rounding.up(longest, count + 2 * self.size + 4, xp=xp)))
+            total = total + xp.maximum(xp.abs(self.even[:, d, :]), xp.abs(self.odd[:, d, :]))
+        first_columns = xp.reshape(total, (g, self.size, self.rank))
+        row_sums = xp.sum(first_columns, axis=-1)
+        # By symmetry, row i <= rank of S goes on as column i of the rows below.
+        beside = xp.sum(first_columns[:, self.rank :, :], axis=-2)
+        sums = xp.concat([row_sums[:, : self.rank] + beside, row_sums[:, self.rank :]], axis=-1)
+        return float(xp.max(rounding.up(sums, count + 2 * self.size + 4, xp=xp)))
 
     def variation_sq(self, spread: np.ndarray) -> np.ndarray:
         """Bound on how far the polynomial with these coefficients moves from its value at c, rounded up, shape (c,).
@@ -322,88 +364,106 @@ class GramPolynomial:
         return host.inflate(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
 
 
-_KEPT = 64
-"""Taps up to which the pairs are kept: 2016 of them."""
-_PAIRED = 2**20
-"""Bytes of pairs of taps and of their products at once, about a cache; those of one lag may be more."""
-_LARGE = 2**14
-"""Entries of a tap from which two are multiplied as they lie: to lay some side by side would take longer than calls."""
-_PAIRS = 256
-"""Pairs at once: their sums are a matrix of as many columns, most of it zeros."""
+_CACHED_TAPS = 64
+"""Most taps of a kernel whose pairs are cached: 2016 pairs."""
+_CHUNK_BYTES = 2**20
+"""Bytes of pairs of taps and of their products at once, about a cache; the pairs of one lag may be more."""
+_LARGE_TAP = 2**14
+"""Entries of a tap from which pairs are multiplied one by one: copying taps side by side would take longer."""
+_MOST_PAIRS = 256
+"""Most pairs at once: their sums are a matrix of as many columns, most of it zeros."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairedTaps:
-    """Some lags, and the pairs of taps that are so far apart.
+    """Some lags, and the pairs of taps that have them.
 
     Parameters
     ----------
     lags : integer array, shape (L, d)
-    here, there : integer arrays, shape (n,)
-        Taps by their numbers in the kernel's order; ``there - here`` is a lag.
+    first, second : integer arrays, shape (n,)
+        Taps by their numbers in the kernel's order; ``second - first`` is a lag.
     sums : float array, shape (L, n)
-        1 where a pair has a lag, else 0: times something of each pair, its sum for each lag.
+        1 where a pair has a lag, else 0: its product with a column of terms, one for each pair, adds these up by lags.
     """
 
     lags: np.ndarray
-    here: np.ndarray
-    there: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
     sums: np.ndarray
 
 
 def paired_taps(used: np.ndarray, most: int, *, tick: Callable[[], None] | None = None) -> Iterable[PairedTaps]:
-    """Lags of `half_lags` that two used taps have, and their pairs: at least one lag at once, and few pairs.
+    """Lags of `half_lags` that two used taps have, and their pairs: some lags at once.
 
     Parameters
     ----------
     used : bool array, shape kernel_shape
         Whether a tap is other than 0.
     most : int
-        Pairs at once, where there is more than one lag.
+        Most pairs at once, where there is more than one lag.
     tick : callable, optional
         Called before each lag of many: there are as many pairs in all as half the square of the taps.
 
     Returns
     -------
     iterable of PairedTaps
-        The zero lag is always the first, by itself. Not to be written to: those of few taps are kept.
+        The zero lag is always the first, by itself. Not to be written to: those of few taps are cached.
     """
-    if used.size <= _KEPT:
-        return _kept_pairs(used.shape, used.tobytes(), min(most, _PAIRS))
-    return _pairs(used, min(most, _PAIRS), tick)
+    if used.size <= _CACHED_TAPS:
+        return _cached_pairs(used.shape, used.tobytes(), min(most, _MOST_PAIRS))
+    return _pairs(used, min(most, _MOST_PAIRS), tick)
 
 
 @functools.lru_cache(maxsize=16)
-def _kept_pairs(shape: tuple[int, ...], used: bytes, most: int) -> tuple[PairedTaps, ...]:
+def _cached_pairs(shape: tuple[int, ...], used: bytes, most: int) -> tuple[PairedTaps, ...]:
     return tuple(_pairs(np.frombuffer(used, dtype=np.bool_).reshape(shape), most))
 
 
+class _LagPairs(NamedTuple):
+    """One lag and its pairs of taps."""
+
+    lag: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
 def _pairs(used: np.ndarray, most: int, tick: Callable[[], None] | None = None) -> Iterator[PairedTaps]:
-    shape = used.shape
-    number = np.where(used, np.arange(used.size).reshape(shape), -1)
-    some: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    pairs = 0
-    for lag in half_lags(shape):
+    numbers = np.where(used, np.arange(used.size).reshape(used.shape), -1)
+    chunk: list[_LagPairs] = []
+    pair_count = 0
+    for lag in half_lags(used.shape):
         if tick is not None:
             tick()
-        ends = [[slice(max(0, -d), k + min(0, -d)) for d, k in zip(x, shape, strict=True)] for x in (lag, -lag)]
-        here, there = (number[tuple(each)] for each in ends)
-        both = (here >= 0) & (there >= 0)
-        count = int(both.sum())
-        if not count and lag.any():
+        pairs = _pairs_of_lag(numbers, lag)
+        if not len(pairs.first) and lag.any():
             continue
-        if some and (pairs + count > most or not some[0][0].any()):  # the zero lag by itself
-            yield _together(some)
-            some, pairs = [], 0
-        some.append((lag, here[both], there[both]))
-        pairs += count
-    yield _together(some)
+        is_zero_lag_alone = len(chunk) > 0 and not chunk[0].lag.any()
+        if chunk and (is_zero_lag_alone or pair_count + len(pairs.first) > most):
+            yield _as_one(chunk)
+            chunk, pair_count = [], 0
+        chunk.append(pairs)
+        pair_count += len(pairs.first)
+    yield _as_one(chunk)
 
 
-def _together(some: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> PairedTaps:
-    lags, here, there = zip(*some, strict=True)
-    sums = np.repeat(np.eye(len(lags)), [len(x) for x in here], axis=1)
-    return PairedTaps(np.stack(lags), np.concatenate(here), np.concatenate(there), sums)
+def _pairs_of_lag(numbers: np.ndarray, lag: np.ndarray) -> _LagPairs:
+    """Pairs of used taps with one lag, from the numbers of the taps, -1 where a tap is not used."""
+    axes = list(zip(lag, numbers.shape, strict=True))
+    first = numbers[tuple(slice(max(0, -d), taps + min(0, -d)) for d, taps in axes)]
+    second = numbers[tuple(slice(max(0, d), taps + min(0, d)) for d, taps in axes)]
+    both_used = (first >= 0) & (second >= 0)
+    return _LagPairs(lag, first[both_used], second[both_used])
+
+
+def _as_one(chunk: list[_LagPairs]) -> PairedTaps:
+    pair_counts = [len(pairs.first) for pairs in chunk]
+    return PairedTaps(
+        lags=np.stack([pairs.lag for pairs in chunk]),
+        first=np.concatenate([pairs.first for pairs in chunk]),
+        second=np.concatenate([pairs.second for pairs in chunk]),
+        sums=np.repeat(np.eye(len(chunk)), pair_counts, axis=1),
+    )
 
 
 def correlations(
@@ -420,9 +480,9 @@ def correlations(
     used : bool array, shape kernel_shape
         Whether a tap is other than 0.
     rank : int
-        Columns that are wanted.
+        How many columns are computed.
     tick : callable, optional
-        Called now and then, at most once a lag: what it raises ends the work.
+        Called now and then, at most once a lag. It ends the work by raising an exception.
 
     Yields
     ------
@@ -430,28 +490,50 @@ def correlations(
     forward, backward : arrays, shape (g, L, p * rank)
         First columns of R_d and of ``R_{-d} = R_d^T``.
     """
-    xp, (g, _, m, p) = ops.xp, taps.shape
-
-    def summed(first: np.ndarray, second: np.ndarray, sums: Array, rows: int = 0) -> Array:
-        left, right = xp.matrix_transpose(taps[..., rows:]), taps[..., :rank]
-        if sums.shape[0] == 1 and m * p >= _LARGE:
-            products = (xp.matmul(left[:, i, ...], right[:, j, ...]) for i, j in np.stack([first, second], 1).tolist())
-            return functools.reduce(operator.add, products)[:, None, ...]
-        a, b = (xp.take(x, ops.from_numpy(each, taps), axis=1) for x, each in ((left, first), (right, second)))
-        both = xp.reshape(xp.matmul(a, b), (g, len(first), (p - rows) * rank))
-        return xp.reshape(xp.matmul(sums, both), (g, sums.shape[0], p - rows, rank))
-
-    for some in paired_taps(used, _PAIRED // (8 * g * p * (2 * m + rank)), tick=tick):
+    xp = ops.xp
+    g, _, m, p = taps.shape
+    most_pairs = _CHUNK_BYTES // (8 * g * p * (2 * m + rank))
+    for pairs in paired_taps(used, most_pairs, tick=tick):
         if tick is not None:
             tick()
-        sums = xp.astype(ops.from_numpy(some.sums, taps), taps.dtype)
-        forward = backward = summed(some.here, some.there, sums)
-        if some.lags.any():
+        sums = xp.astype(ops.from_numpy(pairs.sums, taps), taps.dtype)
+        forward = _summed_products(taps, pairs.first, pairs.second, sums, rank, ops=ops)
+        if not pairs.lags.any():
+            backward = forward
+        else:
             backward = xp.matrix_transpose(forward[..., :rank, :])
             if rank < p:
-                backward = xp.concat([backward, summed(some.there, some.here, sums, rank)], axis=2)
-        forward, backward = (xp.reshape(x, (g, len(some.lags), p * rank)) for x in (forward, backward))
-        yield some.lags, forward, backward
+                # The rows below the first have their columns in the part of R_d that is not computed.
+                below = _summed_products(taps, pairs.second, pairs.first, sums, rank, first_row=rank, ops=ops)
+                backward = xp.concat([backward, below], axis=2)
+        shape = (g, len(pairs.lags), p * rank)
+        yield pairs.lags, xp.reshape(forward, shape), xp.reshape(backward, shape)
+
+
+def _summed_products(
+    taps: Array,
+    first: np.ndarray,
+    second: np.ndarray,
+    sums: Array,
+    rank: int,
+    *,
+    first_row: int = 0,
+    ops: ArrayOps,
+) -> Array:
+    """Sums by lags of ``K_first^T K_second`` over pairs of taps: some rows, first columns, (g, L, rows, rank)."""
+    xp = ops.xp
+    g, _, m, p = taps.shape
+    left = xp.matrix_transpose(taps[..., first_row:])
+    right = taps[..., :rank]
+    if sums.shape[0] == 1 and m * p >= _LARGE_TAP:
+        pairs = zip(first.tolist(), second.tolist(), strict=True)
+        products = (xp.matmul(left[:, i, ...], right[:, j, ...]) for i, j in pairs)
+        return functools.reduce(operator.add, products)[:, None, ...]
+    left = xp.take(left, ops.from_numpy(first, taps), axis=1)
+    right = xp.take(right, ops.from_numpy(second, taps), axis=1)
+    rows = p - first_row
+    by_pair = xp.reshape(xp.matmul(left, right), (g, len(first), rows * rank))
+    return xp.reshape(xp.matmul(sums, by_pair), (g, sums.shape[0], rows, rank))
 
 
 def autocorrelations(
@@ -462,7 +544,7 @@ def autocorrelations(
     Parameters
     ----------
     taps, rank, tick
-        As there.
+        As of `correlations`.
     shape : tuple of int
         Of the kernel.
 
@@ -474,11 +556,11 @@ def autocorrelations(
         First columns of ``R_d + R_d^T`` and ``R_d - R_d^T``; of lag 0, R_0 and 0.
     """
     xp = ops.xp
-    # What is no number is used, too.
+    # A tap with entries that are no numbers is used, too.
     used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
-    found = [
-        (lags, forward + backward if lags.any() else forward, forward - backward)
-        for lags, forward, backward in correlations(taps, used.reshape(shape), rank, tick=tick, ops=ops)
-    ]
-    lags, even, odd = zip(*found, strict=True)
-    return np.concatenate(lags), xp.concat(list(even), axis=1), xp.concat(list(odd), axis=1)
+    all_lags, even, odd = [], [], []
+    for lags, forward, backward in correlations(taps, used.reshape(shape), rank, tick=tick, ops=ops):
+        all_lags.append(lags)
+        even.append(forward + backward if lags.any() else forward)
+        odd.append(forward - backward)
+    return np.concatenate(all_lags), xp.concat(even, axis=1), xp.concat(odd, axis=1)

@@ -24,6 +24,23 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
+class GramTuning(NamedTuple):
+    """Memory of the engine: it decides on time and rounding."""
+
+    backward_host: int = 2**18
+    """Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
+    stays in the cache."""
+    backward_device: int = 2**24
+    """Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
+    forward_host: int = 2**23
+    """Bytes of a chunk's matrices in the forward pass on the host."""
+
+
+TUNING = GramTuning()
+_LEAST_FREQUENCIES = 16
+"""Frequencies of a chunk on the host."""
+
+
 class GramTaps:
     """``H_t = (G* G)**(2**(t-1))`` of a stack of blocks: the grid of its own taps, and these with all errors.
 
@@ -36,23 +53,28 @@ class GramTaps:
     """
 
     def __init__(self, blocks: Array, n_iter: int, *, ops: ArrayOps) -> None:
-        self.blocks, self.n_iter, self.xp, self.ops = blocks, n_iter, ops.xp, ops
+        self.blocks = blocks
+        self.n_iter = n_iter
+        self.xp = ops.xp
+        self.ops = ops
         self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
         self.points = half_grid(self.grid)
-        host = np.float64 if blocks.dtype == self.xp.float64 else np.float32
         weights, host_tables = tables(self.grid)
-        self.weights = ops.from_numpy(weights.astype(host), blocks)
-        self.tables = [
-            ops.complex(*(ops.from_numpy(np.ascontiguousarray(part.astype(host)), blocks) for part in table))
-            for table in host_tables
-        ]
+        self.weights = self._from_host(weights)
+        self.tables = [ops.complex(self._from_host(real), self._from_host(imag)) for real, imag in host_tables]
+
+    def _from_host(self, x: np.ndarray) -> Array:
+        """A real array of the host in the precision and on the device of the blocks."""
+        dtype = np.float64 if self.blocks.dtype == self.xp.float64 else np.float32
+        return self.ops.from_numpy(np.ascontiguousarray(x.astype(dtype)), self.blocks)
 
     def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
         """Frequencies within the memory budget, on the host in the cache, with their place among all."""
         step = symbols.chunk_length(self.blocks, ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
             # Each chunk reads all taps: with fewer frequencies at once, a product would be little more than that.
-            step = min(step, max(_LEAST, TUNING.forward_host // (8 * math.prod(self.blocks.shape[:3]))))
+            in_cache = TUNING.forward_host // (8 * math.prod(self.blocks.shape[:3]))
+            step = min(step, max(_LEAST_FREQUENCIES, in_cache))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
             yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
@@ -62,18 +84,21 @@ class GramTaps:
 
         The halved axis comes last, where the products are fewest, and real.
         """
-        xp, (b, _, p, r) = self.xp, x.shape
+        xp = self.xp
+        b, _, p, r = x.shape
         if not self.grid:
             return xp.real(x)
         halved = int(np.argmax(self.grid))
         shape = [table.shape[1] for table in self.tables]
-        others = {axis: table for axis, table in enumerate(self.tables) if axis != halved}
-        x = contract(x, others, shape, xp=xp)
-        before, after = math.prod(self.grid[:halved]), math.prod(self.grid[halved + 1 :]) * p * r
+        other_tables = {axis: table for axis, table in enumerate(self.tables) if axis != halved}
+        x = contract(x, other_tables, shape, xp=xp)
+        before = math.prod(self.grid[:halved])
+        after = math.prod(self.grid[halved + 1 :]) * p * r
         x = xp.reshape(x, (b, before, shape[halved], after))
+        # The real part of a complex product, as one real product.
         table = self.tables[halved]
-        table = xp.concat([xp.real(table), -xp.imag(table)], axis=1)
-        taps = xp.matmul(table, xp.concat([xp.real(x), xp.imag(x)], axis=2))
+        table_parts = xp.concat([xp.real(table), -xp.imag(table)], axis=1)
+        taps = xp.matmul(table_parts, xp.concat([xp.real(x), xp.imag(x)], axis=2))
         return xp.reshape(taps, (b, math.prod(self.grid), p, r))
 
     def taps(self, columns: slice | Array) -> tuple[Array, Array]:
@@ -93,49 +118,93 @@ class GramTaps:
         axis, is off in each tap by at most ``c`` times the mean of ``|H(theta)|``, over all taps by
         ``c sqrt(N) sqrt(sum_theta ||H(theta)||_F**2)``.
         """
-        xp, (m, p) = self.xp, self.blocks.shape[1:3]
+        xp = self.xp
+        m, p = self.blocks.shape[1:3]
         u = rounding.unit(self.blocks, xp=xp)
-        total = math.prod(self.grid)
-        start = math.sqrt(p) * symbols.symbol_error(self.blocks, xp=xp)[:, None]
-        parts = []
-        spread = mass = xp.zeros_like(start[:, 0])
-        every = isinstance(columns, slice) and len(range(p)[columns]) == p
+        point_count = math.prod(self.grid)
+        symbol_error = math.sqrt(p) * symbols.symbol_error(self.blocks, xp=xp)[:, None]
+        is_every_column = isinstance(columns, slice) and len(range(p)[columns]) == p
+        values = []
+        error_sum_sq = xp.zeros_like(symbol_error[:, 0])
+        norm_sum_sq = xp.zeros_like(symbol_error[:, 0])
+        inner_lengths = [m] + [p] * (self.n_iter - 1)
+        product_errors = [rounding.SLACK * math.sqrt(2) * rounding.gamma(2 * n, u) for n in inner_lengths]
         for part, symbol in self.chunks():
-            error, length, planes = start, m, symbol.planes()
-            squares = _squares_up(planes, xp=xp)
-            for t in range(self.n_iter):
-                lost = squares * (rounding.SLACK * math.sqrt(2) * rounding.gamma(2 * length, u))
-                before, whole = squares, every or t < self.n_iter - 1
-                if whole:
-                    # Real products, whose entries are rounded no more often than those of a complex one.
-                    planes, length = symbols.gram_planes(*planes, xp=xp), p
-                else:
-                    planes = self._columns(planes, columns)
-                squares = _squares_up(planes, xp=xp)
-                # ||X||**2 = ||X* X||, where all of it is at hand, or at most ||X||_F**2.
-                square = xp.sqrt(squares) + lost if whole else before
-                error = rounding.up(2 * xp.sqrt(square) * error + error**2 + lost, 8, xp=xp)
+            planes, error, norm_sq = self._powers(
+                symbol, symbol_error, product_errors, columns, is_every_column=is_every_column
+            )
             weights = self.weights[part]
-            spread = spread + xp.sum(error**2 * weights, axis=1)
-            # Without all columns at hand: ||X* X||_F <= ||X||_F**2.
-            mass = mass + xp.sum((squares if every else before**2) * weights, axis=1)
-            parts.append(self.ops.complex(*planes))
-        values = xp.concat(parts, axis=1) if len(parts) > 1 else parts[0]
-        c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + symbols.phase_error(u)) for n in self.grid) + 4 * u
-        lost = rounding.up(xp.sqrt(rounding.up(spread, len(self.points) + 2, xp=xp)), 2, xp=xp)
-        lost = lost + rounding.up(xp.sqrt(mass), len(self.points) + 4, xp=xp) * (rounding.SLACK * c * math.sqrt(total))
-        tiny = 4.0**self.n_iter * m * p * total * float(xp.finfo(self.blocks.dtype).smallest_normal)
-        return values, rounding.up(lost, 4, xp=xp) + tiny
+            error_sum_sq = error_sum_sq + xp.sum(error**2 * weights, axis=1)
+            norm_sum_sq = norm_sum_sq + xp.sum(norm_sq * weights, axis=1)
+            values.append(self.ops.complex(*planes))
+        axis_errors = [math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + symbols.phase_error(u)) for n in self.grid]
+        c = sum(axis_errors) + 4 * u
+        points = len(self.points)
+        value_error = rounding.up(xp.sqrt(rounding.up(error_sum_sq, points + 2, xp=xp)), 2, xp=xp)
+        norm = rounding.up(xp.sqrt(norm_sum_sq), points + 4, xp=xp)
+        transform_error = norm * (rounding.SLACK * c * math.sqrt(point_count))
+        underflow = 4.0**self.n_iter * m * p * point_count * float(xp.finfo(self.blocks.dtype).smallest_normal)
+        joined = xp.concat(values, axis=1) if len(values) > 1 else values[0]
+        return joined, rounding.up(value_error + transform_error, 4, xp=xp) + underflow
+
+    def _powers(
+        self,
+        symbol: symbols.Symbol,
+        symbol_error: Array,
+        product_errors: list[float],
+        columns: slice | Array,
+        *,
+        is_every_column: bool,
+    ) -> tuple[tuple[Array, Array], Array, Array]:
+        """``H_t`` at some frequencies, with what bounds its errors.
+
+        Parameters
+        ----------
+        symbol_error : array, shape (b, 1)
+            Bound of the symbol's error in the Frobenius norm.
+        product_errors : list of float
+            Of each square, its error relative to ``||X||_F**2``.
+
+        Returns
+        -------
+        planes : arrays, shape (b, f, p, r)
+            Real and imaginary part of the columns of ``H_t``.
+        error : array, shape (b, f)
+            e of `values`.
+        norm_sq : array, shape (b, f)
+            Bounds of ``||H_t||_F**2``.
+        """
+        xp = self.xp
+        planes = symbol.planes()
+        error = symbol_error
+        norm_sq = _squares_up(planes, xp=xp)
+        previous_norm_sq = norm_sq
+        for t, relative_error in enumerate(product_errors):
+            product_error = norm_sq * relative_error
+            previous_norm_sq = norm_sq
+            is_whole = is_every_column or t < self.n_iter - 1
+            if is_whole:
+                # Real products, whose entries are rounded no more often than those of a complex one.
+                planes = symbols.gram_planes(*planes, xp=xp)
+            else:
+                planes = self._columns(planes, columns)
+            norm_sq = _squares_up(planes, xp=xp)
+            # ||X||**2 = ||X* X||, where all of it is computed, or at most ||X||_F**2.
+            spectral_sq = xp.sqrt(norm_sq) + product_error if is_whole else previous_norm_sq
+            error = rounding.up(2 * xp.sqrt(spectral_sq) * error + error**2 + product_error, 8, xp=xp)
+        # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
+        return planes, error, norm_sq if is_every_column else previous_norm_sq**2
 
     def _columns(self, planes: tuple[Array, Array], columns: slice | Array) -> tuple[Array, Array]:
         """Real and imaginary part of some columns of X* X, or of its product with vectors."""
-        xp, x = self.xp, self.ops.complex(*planes)
+        xp = self.xp
+        x = self.ops.complex(*planes)
         if isinstance(columns, slice):
             right = x[:, :, :, columns]
         else:
             right = xp.matmul(x, xp.astype(columns, x.dtype)[:, None, :, :])
-        found = xp.matmul(arrays.adjoint(x, xp=xp), right)
-        return xp.real(found), xp.imag(found)
+        product = xp.matmul(arrays.adjoint(x, xp=xp), right)
+        return xp.real(product), xp.imag(product)
 
 
 def _squares_up(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
@@ -148,9 +217,9 @@ def _squares_up(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
 class Powers:
     """Powers of a kernel's Gram matrix, and the channels' norms that their taps prove.
 
-    The last square is taken of the taps before it, where those are few: what is squared before is squared on a smaller
-    grid. Let H' be known to e, in norm at every frequency, and have a norm of at most g: then its square is off by at
-    most ``2 g e + e**2`` besides.
+    Where the taps of the power before the last square are few, they are computed on their smaller grid, and the last
+    square is that of a kernel with these taps. If they have an error of at most e in norm at every frequency, and a
+    norm of at most g, the square has an error of at most ``2 g e + e**2`` besides.
 
     Parameters
     ----------
@@ -165,85 +234,127 @@ class Powers:
 
     def __init__(self, blocks: Array, n_iter: int, *, narrow: bool = False, ops: ArrayOps) -> None:
         xp = ops.xp
-        self.n_iter, self.xp, self.ops = n_iter, xp, ops
+        self.n_iter = n_iter
+        self.xp = xp
+        self.ops = ops
         wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
-        shape, p = tuple(wide.shape[3:]), int(wide.shape[2])
+        kernel_shape = tuple(wide.shape[3:])
+        p = int(wide.shape[2])
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        symbol = symbols.Symbol(wide, half_grid(tap_grid(shape, n_iter)), ops=ops)
-        largest = xp.sqrt(largest_square(wide, symbol, xp=xp))
-        self.exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))) + 1
+        symbol = symbols.Symbol(wide, half_grid(tap_grid(kernel_shape, n_iter)), ops=ops)
+        self.exponent = self._exponent_above(xp.sqrt(largest_square(wide, symbol, xp=xp)))
         factor = xp.reshape(arrays.power_of_two(-self.exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
-        self.blocks, self.given = wide * factor, blocks * xp.astype(factor, blocks.dtype)
-        self._later = self._off = xp.zeros_like(self.exponent)
-        before = n_iter - 1
-        if before and math.prod(tap_grid(shape, before)) <= 2 * before * p:
-            self._last = self._of_taps(GramTaps(self.blocks, before, ops=ops), narrow)
+        self.blocks = wide * factor
+        # The scaled blocks in the kernel's precision.
+        self._scaled_blocks = blocks * xp.astype(factor, blocks.dtype)
+        # Of the kernel of taps, if there is one: the power of two that it is divided by, and the error of its square.
+        self._taps_exponent = xp.zeros_like(self.exponent)
+        self._taps_error = xp.zeros_like(self.exponent)
+        iterations_before = n_iter - 1
+        tap_count = math.prod(tap_grid(kernel_shape, iterations_before))
+        if iterations_before and tap_count <= 2 * iterations_before * p:
+            self._last = self._of_taps(GramTaps(self.blocks, iterations_before, ops=ops), narrow)
         else:
             self._last = GramTaps(self.blocks, n_iter, ops=ops)
 
+    def _exponent_above(self, norm: Array) -> Array:
+        """Exponent of a power of two that is larger than each norm; of 0, that of 2."""
+        xp = self.xp
+        return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
+
     def _of_taps(self, grid: GramTaps, narrow: bool) -> GramTaps:
-        """The square of the matrix that a grid has the taps of, scaled and rounded to float32 if that is wanted."""
-        xp, (b, _, p) = self.xp, self.blocks.shape[:3]
-        taps, off = grid.taps(slice(0, p))
-        taps = xp.reshape(taps, (b, *grid.grid, p, p))
-        for axis, n in enumerate(grid.grid):
-            middle, lead = n // 2 + 1, (slice(None),) * (axis + 1)
-            taps = xp.concat(
-                [taps[(*lead, slice(middle, n), ...)], taps[(*lead, slice(0, middle), ...)]], axis=axis + 1
-            )
-        kernel = xp.permute_dims(taps, (0, len(grid.grid) + 1, len(grid.grid) + 2, *range(1, len(grid.grid) + 1)))
+        """The square of the matrix with the taps that a grid computes, in float32 if that is wanted."""
+        xp = self.xp
+        p = self.blocks.shape[2]
+        taps, error = grid.taps(slice(0, p))
+        kernel = self._as_kernel(taps, grid.grid)
         norm = symbols.absolute_norm_up(kernel, xp=xp)
         if narrow:
-            self._later = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
-            factor = arrays.power_of_two(-self._later, xp=xp)
-            kernel = xp.astype(kernel * xp.reshape(factor, (-1,) + (1,) * (kernel.ndim - 1)), xp.float32)
-            tiny = math.prod(kernel.shape[1:]) * float(xp.finfo(xp.float32).smallest_normal)
-            off, norm = off * factor + norm * factor * (1.01 * 2.0**-24) + tiny, norm * factor * (1 + 2.0**-20)
-        self._off = rounding.up(2 * norm * off + off**2, 8, xp=xp)
+            self._taps_exponent = self._exponent_above(norm)
+            factor = arrays.power_of_two(-self._taps_exponent, xp=xp)
+            scaled = kernel * xp.reshape(factor, (-1,) + (1,) * (kernel.ndim - 1))
+            kernel = xp.astype(scaled, xp.float32)
+            underflow = math.prod(kernel.shape[1:]) * float(xp.finfo(xp.float32).smallest_normal)
+            error = error * factor + norm * factor * (1.01 * 2.0**-24) + underflow
+            norm = norm * factor * (1 + 2.0**-20)
+        self._taps_error = rounding.up(2 * norm * error + error**2, 8, xp=xp)
         return GramTaps(kernel, 1, ops=self.ops)
+
+    def _as_kernel(self, taps: Array, grid: tuple[int, ...]) -> Array:
+        """A kernel (b, p, p, *grid) from taps (b, taps, p, p), lag 0 in its middle instead of first."""
+        xp = self.xp
+        b, _, p, _ = taps.shape
+        taps = xp.reshape(taps, (b, *grid, p, p))
+        for axis, size in enumerate(grid):
+            middle = size // 2 + 1
+            axes_before = (slice(None),) * (axis + 1)
+            negative = taps[(*axes_before, slice(middle, size), ...)]
+            nonnegative = taps[(*axes_before, slice(0, middle), ...)]
+            taps = xp.concat([negative, nonnegative], axis=axis + 1)
+        ndim = len(grid)
+        return xp.permute_dims(taps, (0, ndim + 1, ndim + 2, *range(1, ndim + 1)))
 
     def channel_norms(self) -> tuple[Array, Array, Array | None]:
         """Norms d_i rounded up (b, p), the scaled sums they come from (b, p), and values at frequencies if they fit."""
-        xp, ops, last, (b, _, p) = self.xp, self.ops, self._last, self.blocks.shape[:3]
-        count, taps = len(last.points), math.prod(last.grid)
-        size = 8 if last.blocks.dtype == xp.float64 else 4
-        # As complex numbers, twice while they are put together.
-        width = max(1, min(p, ops.memory // (4 * size * b * count * p)))
-        few = max(1, TUNING.forward_host // (2 * size * b * count * p)) if ops.concrete and ops.on_host else width
-        rows: Array | float = 0.0
-        columns, kept = [], None
-        for start in range(0, p, width):
-            values, error = last.values(slice(start, min(start + width, p)))
-            for first in range(0, values.shape[3], few):
-                part = last.transform(values[..., first : first + few])
-                magnitude = xp.sum(xp.abs(part), axis=1)
-                rows = rows + xp.sum(magnitude, axis=2)
-                columns.append(xp.sum(magnitude, axis=1))
-            kept = values if width == p else None
-        sums = rounding.up((rows + xp.concat(columns, axis=1)) / (2 * taps), taps + p + 3, xp=xp)
-        sums, error = (xp.astype(x, self.blocks.dtype, copy=False) for x in (sums, error))
-        error = (error + self._off)[:, None]
-        norms, scale = sums + error, arrays.power_of_two(2 * self._later, xp=xp)[:, None]
-        # Sums of rounding errors alone have no gradient.
-        sums = xp.where(sums > error, sums, xp.zeros_like(sums)) * scale
+        xp = self.xp
+        sums, error, values = self._sums_of_taps()
+        sums = xp.astype(sums, self.blocks.dtype, copy=False)
+        error = (xp.astype(error, self.blocks.dtype, copy=False) + self._taps_error)[:, None]
+        scale = arrays.power_of_two(2 * self._taps_exponent, xp=xp)[:, None]
+        norms = sums + error
         for t in range(self.n_iter):
             norms = rounding.up(xp.sqrt(rounding.up(norms, 1, xp=xp)), 1, xp=xp)
-            norms = norms * xp.sqrt(scale) if t == 0 else norms
+            if t == 0:
+                norms = norms * xp.sqrt(scale)
         # A zero block needs no allowance.
-        norms = xp.where(
-            xp.any(self.blocks != 0, axis=tuple(range(1, self.blocks.ndim)))[:, None], norms, xp.zeros_like(norms)
-        )
-        return arrays.unscale(norms, self.exponent[:, None], xp=xp), sums, kept
+        is_zero = ~xp.any(self.blocks != 0, axis=tuple(range(1, self.blocks.ndim)))
+        norms = xp.where(is_zero[:, None], xp.zeros_like(norms), norms)
+        # Sums of rounding errors alone have no gradient.
+        sums = xp.where(sums > error, sums, xp.zeros_like(sums)) * scale
+        return arrays.unscale(norms, self.exponent[:, None], xp=xp), sums, values
 
-    def residuals(self, kept: Array | None, selector: Array, sums: Array) -> tuple[Array, ...]:
-        """What `powers_vjp` needs of the channels that are selected, (b, p, r)."""
+    def _sums_of_taps(self) -> tuple[Array, Array, Array | None]:
+        """Sums (b, p) over the taps of each channel's magnitudes, their error (b,), and values that fit or None.
+
+        The mean of the row and the column sums: H is Hermitian, but not in rounding.
+        """
+        xp, ops, last = self.xp, self.ops, self._last
+        b, _, p = self.blocks.shape[:3]
+        points, taps = len(last.points), math.prod(last.grid)
+        itemsize = 8 if last.blocks.dtype == xp.float64 else 4
+        # Columns at once: as complex numbers, twice while they are put together.
+        width = max(1, min(p, ops.memory // (4 * itemsize * b * points * p)))
+        transformed_at_once = width
+        if ops.concrete and ops.on_host:
+            transformed_at_once = max(1, TUNING.forward_host // (2 * itemsize * b * points * p))
+        row_sums: Array | float = 0.0
+        column_sums = []
+        all_values: Array | None = None
+        for start in range(0, p, width):
+            values, error = last.values(slice(start, min(start + width, p)))
+            for first in range(0, values.shape[3], transformed_at_once):
+                part = last.transform(values[..., first : first + transformed_at_once])
+                magnitudes = xp.sum(xp.abs(part), axis=1)
+                row_sums = row_sums + xp.sum(magnitudes, axis=2)
+                column_sums.append(xp.sum(magnitudes, axis=1))
+            all_values = values if width == p else None
+        means = (row_sums + xp.concat(column_sums, axis=1)) / (2 * taps)
+        return rounding.up(means, taps + p + 3, xp=xp), error, all_values
+
+    def residuals(self, values: Array | None, selector: Array, sums: Array) -> tuple[Array, ...]:
+        """What `powers_vjp` needs of the channels that are selected, (b, p, r).
+
+        Parameters
+        ----------
+        values : array, optional
+            Of `channel_norms`; None: computed again.
+        """
         xp, last = self.xp, self._last
-        chosen = (
-            last.values(selector)[0]
-            if kept is None
-            else xp.matmul(kept, xp.astype(selector, kept.dtype)[:, None, :, :])
-        )
-        return residuals(self.given, last, last.transform(chosen), selector, sums)
+        if values is None:
+            chosen, _ = last.values(selector)
+        else:
+            chosen = xp.matmul(values, xp.astype(selector, values.dtype)[:, None, :, :])
+        return residuals(self._scaled_blocks, last, last.transform(chosen), selector, sums)
 
 
 def divisors(norms: Array, shape: tuple[int, ...], precision: tuple[float, float], *, xp: Namespace) -> Array:
@@ -259,8 +370,11 @@ def divisors(norms: Array, shape: tuple[int, ...], precision: tuple[float, float
     precision : tuple of float
         Machine epsilon and smallest normal number of the quotients.
     """
-    (eps, tiny), taps = precision, math.prod(shape[2:])
-    lift = 1 + 2 * eps * (math.sqrt(taps * min(shape[:2])) + 2) + tiny * taps * math.sqrt(shape[0] * shape[1])
+    eps, tiny = precision
+    taps = math.prod(shape[2:])
+    quotients = 2 * eps * (math.sqrt(taps * min(shape[:2])) + 2)
+    underflow = tiny * taps * math.sqrt(shape[0] * shape[1])
+    lift = 1 + quotients + underflow
     # A zero channel stays zero.
     return xp.where(norms > 0, norms * lift, xp.ones_like(norms))
 
@@ -275,19 +389,22 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     wide = arrays.tall(blocks, xp=xp)
     if not (ops.exact_float32 and wide.dtype == xp.float32):
         wide = arrays.in_wide_dtype(wide, ops=ops)
-    b, m, p = wide.shape[:3]
-    shape, u = wide.shape[3:], rounding.unit(wide, xp=xp)
+    b, m, p, *kernel_shape = wide.shape
+    u = rounding.unit(wide, xp=xp)
     taps = xp.reshape(taps_below(wide, xp=xp), (b, -1, m, p))
-    every = [r for _, r, _ in correlations(taps, np.ones(shape, dtype=bool), p, ops=ops)]
-    lags = xp.reshape(xp.concat(every, axis=1), (b, -1, p, p))
-    count = taps.shape[1]
-    magnitude = xp.abs(lags)
-    across = xp.sum(magnitude[:, 1:, ...], axis=1)
-    sums = xp.sum(magnitude[:, 0, ...], axis=2) + xp.sum(across, axis=2) + xp.sum(across, axis=1)
-    mass = xp.sum(xp.abs(taps), axis=1)
-    mass = xp.matmul(xp.matrix_transpose(mass), xp.sum(mass, axis=2)[..., None])[..., 0]
-    tiny = m * p * 2.0 ** len(shape) * count**2 * float(xp.finfo(wide.dtype).smallest_normal)
-    error = rounding.up(mass, 2 * count + m + p, xp=xp) * (rounding.SLACK * rounding.gamma(m + count, u)) + tiny
+    tap_count = taps.shape[1]
+    every_tap = np.ones(kernel_shape, dtype=bool)
+    chunks = [forward for _, forward, _ in correlations(taps, every_tap, p, ops=ops)]
+    lags = xp.reshape(xp.concat(chunks, axis=1), (b, -1, p, p))
+    magnitudes = xp.abs(lags)
+    # Lags -d have the transposed matrices.
+    other_lags = xp.sum(magnitudes[:, 1:, ...], axis=1)
+    sums = xp.sum(magnitudes[:, 0, ...], axis=2) + xp.sum(other_lags, axis=2) + xp.sum(other_lags, axis=1)
+    a = xp.sum(xp.abs(taps), axis=1)
+    products = xp.matmul(xp.matrix_transpose(a), xp.sum(a, axis=2)[..., None])[..., 0]
+    relative = rounding.SLACK * rounding.gamma(m + tap_count, u)
+    underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
+    error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow
     norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
     norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) > 0, norms, xp.zeros_like(norms))
     return norms, xp.where(sums > error, sums, xp.zeros_like(sums)), lags
@@ -299,14 +416,16 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
         return np.ones(1), []
     halved = int(np.argmax(grid))
     counts = [n // 2 + 1 if axis == halved else n for axis, n in enumerate(grid)]
-    place = np.indices(counts)[halved].reshape(-1)
+    # Every axis is odd: but for 0 on the halved axis, a frequency stands for its mirror image too.
+    place_on_halved = np.indices(counts)[halved].reshape(-1)
+    multiplicity = np.where(place_on_halved > 0, 2.0, 1.0)
     tables = []
     for n, count in zip(grid, counts, strict=True):
         cos, sin = cos_sin(np.arange(n)[:, None] * np.arange(count)[None, :], n)
-        # Every axis is odd: off zero on the halved axis, a frequency stands for its mirror image too.
-        weights = np.where((np.arange(count) > 0) & (count < n), 2.0, 1.0)
+        is_halved = count < n
+        weights = np.where((np.arange(count) > 0) & is_halved, 2.0, 1.0)
         tables.append((cos * weights, -sin * weights))
-    return np.where(place > 0, 2.0, 1.0), tables
+    return multiplicity, tables
 
 
 def contract(x: Array, tables_: dict[int, Array], shape: list[int], *, xp: Namespace) -> Array:
@@ -320,61 +439,48 @@ def contract(x: Array, tables_: dict[int, Array], shape: list[int], *, xp: Names
     return xp.reshape(x, (b, math.prod(sizes), p, r))
 
 
-class GramTuning(NamedTuple):
-    """Memory of the engine: it decides on time and rounding."""
-
-    backward_host: int = 2**18
-    backward_device: int = 2**24
-    """Bytes that a chunk of the backward may take, on both, even if the kernel is smaller. On the host a quarter MiB,
-    which stays in the cache; on a device 16 MiB, as small launches wait for one another."""
-    forward_host: int = 2**23
-    """Bytes of a chunk's matrices in the forward on the host."""
-
-
-TUNING = GramTuning()
-_LEAST = 16
-"""Frequencies of a chunk on the host."""
-
-
-def residuals(given: Array, grid: GramTaps, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
+def residuals(blocks: Array, grid: GramTaps, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
     """What `powers_vjp` needs: leading axis b, then the chunks of frequencies.
 
     Parameters
     ----------
-    given : array, shape (b, cout, cin, *kernel_shape)
-        The blocks as scaled, in the kernel's precision.
+    blocks : array, shape (b, cout, cin, *kernel_shape)
+        Scaled, in the kernel's precision.
     columns, selector, sums : arrays, shapes (b, taps, p, r), (b, p, r) and (b, p)
         Some of the taps, of which channels they are, and the channels' sums.
     """
-    xp, ops, b = grid.xp, grid.ops, columns.shape[0]
+    xp, ops = grid.xp, grid.ops
+    b = columns.shape[0]
     # Every chunk is compiled by itself.
-    step = _lean_step(given, ops=ops) if ops.concrete else symbols.chunk_length(given, ops=ops)
-    chunks = -(-len(grid.points) // step)
+    at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
+    chunks = -(-len(grid.points) // at_once)
     step = -(-len(grid.points) // chunks)
-    wide = arrays.complex_dtype(sums.dtype, xp=xp)
-    host = np.float64 if sums.dtype == xp.float64 else np.float32
-    phase = ops.complex(*(ops.from_numpy(x.astype(host), sums) for x in phases(grid.points, given.shape[3:])))
-    back = [xp.conj(xp.matrix_transpose(table)) for table in grid.tables]
-    signs = xp.astype(xp.sign(columns), back[0].dtype if back else wide)
-    hats = contract(signs, dict(enumerate(back)), [table.shape[1] for table in back], xp=xp)
-    dtype = arrays.complex_dtype(given.dtype, xp=xp)
+    dtype = np.float64 if sums.dtype == xp.float64 else np.float32
+    cos, sin = (ops.from_numpy(x.astype(dtype), sums) for x in phases(grid.points, blocks.shape[3:]))
+    phase = ops.complex(cos, sin)
+    # The signs of the taps, transformed back to the frequencies.
+    adjoint_tables = [xp.conj(xp.matrix_transpose(table)) for table in grid.tables]
+    table_dtype = adjoint_tables[0].dtype if adjoint_tables else arrays.complex_dtype(sums.dtype, xp=xp)
+    signs = xp.astype(xp.sign(columns), table_dtype)
+    shape = [table.shape[1] for table in adjoint_tables]
+    transformed = contract(signs, dict(enumerate(adjoint_tables)), shape, xp=xp)
+    transformed = xp.astype(transformed, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
 
-    def chunked(x: Array) -> Array:
+    def in_chunks(x: Array) -> Array:
         missing = chunks * step - x.shape[1]
         if missing:
             zeros = xp.zeros((b, missing, *x.shape[2:]), dtype=x.dtype, device=ops.device(x))
             x = xp.concat([x, zeros], axis=1)
         return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
 
-    phase = xp.broadcast_to(phase, (b, *phase.shape))
-    return given, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
+    return blocks, in_chunks(transformed), selector, sums, in_chunks(xp.broadcast_to(phase, (b, *phase.shape)))
 
 
-def _lean_step(given: Array, *, ops: ArrayOps) -> int:
+def _frequencies_at_once(blocks: Array, *, ops: ArrayOps) -> int:
     """Frequencies whose matrices, five at a time, take what the kernel takes."""
-    least = TUNING.backward_host if ops.on_host else TUNING.backward_device
-    matrices = 5 * 16 * math.prod(given.shape[:3])
-    return int(max(1, max(8 * math.prod(given.shape), least) // matrices))
+    least_bytes = TUNING.backward_host if ops.on_host else TUNING.backward_device
+    bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
+    return int(max(1, max(8 * math.prod(blocks.shape), least_bytes) // bytes_of_a_frequency))
 
 
 def largest_square(blocks: Array, symbol: symbols.Symbol, *, xp: Namespace) -> Array:

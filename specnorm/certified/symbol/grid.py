@@ -1,4 +1,4 @@
-"""The norm everywhere from the norms on a grid: the largest of them, times a factor of each axis."""
+"""The norm at every frequency from the norms on a grid: the largest of them, times a factor of each axis."""
 
 from __future__ import annotations
 
@@ -53,16 +53,18 @@ def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: Ar
     HypothesisError
         If another bound, or other frequencies, were visited.
     """
-    points, most = half_grid(sizes), 0.0
+    points = half_grid(sizes)
     kernel_shape = tuple(largest[0].block.shape[3:])
-    for one in largest:
-        at = one.frequencies
-        if one.bound is not symbol_norms_up or not at.same_as(points) or tuple(one.block.shape[3:]) != kernel_shape:
+    supremum = 0.0
+    for of_block in largest:
+        has_same_taps = tuple(of_block.block.shape[3:]) == kernel_shape
+        if of_block.bound is not symbol_norms_up or not of_block.frequencies.same_as(points) or not has_same_taps:
             raise HypothesisError("not the norms at the points of this grid")
-        value = everywhere_up(one.result()[0], sizes, kernel_shape, xp=ops.xp)
-        most = max(most, float(value[0]))
+        on_grid, _ = of_block.result()
+        value = everywhere_up(on_grid, sizes, kernel_shape, xp=ops.xp)
+        supremum = max(supremum, float(value[0]))
     words = f"norms on a grid of {' x '.join(map(str, sizes))} points, times {grid_factor(sizes, kernel_shape):.4g}"
-    return _upper(most, EVERYWHERE, words)
+    return _upper(supremum, EVERYWHERE, words)
 
 
 def axis_factor(samples: int, size: int) -> float:
@@ -80,7 +82,9 @@ def axis_factor(samples: int, size: int) -> float:
     interpolation = host.sqrt_up(host.div_up(samples, samples - degree))
     # Three roundings make the angle: of pi, and of the product and the quotient.
     angle = host.inflate(math.pi * degree / (2 * samples), 3)
-    cosine = float(host.cos_down(angle)) if angle < math.pi / 2 else 0.0
+    if angle >= math.pi / 2:
+        return interpolation
+    cosine = float(host.cos_down(angle))
     return min(interpolation, host.div_up(1.0, cosine)) if cosine > 0 else interpolation
 
 
@@ -92,7 +96,7 @@ class Bound(Protocol):
 
 
 class LargestBound:
-    """The largest bound of one block, told once every frequency is visited or left out by proof.
+    """The largest bound of one block, returned once every frequency is visited or left out by proof.
 
     A frequency whose norm is proven to be at most the largest bound met so far cannot matter: what is returned bounds
     the norm at every frequency, and is the largest bound itself wherever the cheaper ones are no smaller than it.
@@ -102,10 +106,13 @@ class LargestBound:
     """
 
     def __init__(self, bound: Bound, block: Array, frequencies: Frequencies, *, ops: ArrayOps) -> None:
-        self.bound, self.block, self.frequencies, self._ops = bound, block, frequencies, ops
+        self.bound = bound
+        self.block = block
+        self.frequencies = frequencies
+        self._ops = ops
         self._open = np.ones(len(frequencies), dtype=bool)
         self._value = -math.inf
-        self._found: tuple[Array, Array] | None = None
+        self._result: tuple[Array, Array] | None = None
 
     @cached_property
     def _polynomial(self) -> GramPolynomial:
@@ -114,24 +121,30 @@ class LargestBound:
 
     def result(self) -> tuple[Array, Array]:
         """Value (1,) and the phase (1, taps) where it was met."""
-        if self._found is None or self._open.any():
+        if self._result is None or self._open.any():
             raise HypothesisError("frequencies that are neither visited nor left out may hold a larger bound")
-        return self._found
+        return self._result
 
     def visit(self, index: np.ndarray) -> None:
         """Compute the bound at some frequencies, by their numbers."""
-        if len(index):
-            bound = partial(self.bound, ops=self._ops)
-            found = symbols.largest(bound, self.block, self.frequencies[index], ops=self._ops)
-            value = float(found[0][0])
-            # What is no number stays: it bounds nothing, and nothing is left out for it.
-            if self._found is None or math.isnan(value) or value > self._value:
-                self._value, self._found = value, found
-            self._open[index] = False
+        if not len(index):
+            return
+        bound = partial(self.bound, ops=self._ops)
+        result = symbols.largest(bound, self.block, self.frequencies[index], ops=self._ops)
+        value = float(result[0][0])
+        # A NaN stays: it bounds nothing, and nothing is left out for it.
+        if self._result is None or math.isnan(value) or value > self._value:
+            self._value = value
+            self._result = result
+        self._open[index] = False
+
+    def _leave_out(self, index: np.ndarray) -> None:
+        """Note that a proof leaves some frequencies out. For `Iteration`."""
+        self._open[index] = False
 
     @property
     def value(self) -> float:
-        """The largest bound met so far; what is no number stays."""
+        """The largest bound met so far; a NaN stays."""
         return self._value
 
     def iteration(self, index: np.ndarray) -> Iteration:
@@ -149,9 +162,13 @@ class Iteration:
     """
 
     def __init__(self, largest: LargestBound, index: np.ndarray) -> None:
-        polynomial, self._largest, self._ops, self.index = largest._polynomial, largest, largest._ops, index
-        columns = polynomial.columns_at(largest.frequencies[index], np.zeros(len(index), dtype=np.int64))
-        self._polynomial, self._iterates = polynomial, GramIterates(columns, xp=self._ops.xp)
+        self.index = index
+        self._largest = largest
+        self._ops = largest._ops
+        self._polynomial = largest._polynomial
+        only_block = np.zeros(len(index), dtype=np.int64)
+        columns = self._polynomial.columns_at(largest.frequencies[index], only_block)
+        self._iterates = GramIterates(columns, xp=self._ops.xp)
         self._norms = self._norms_up()
 
     def _norms_up(self) -> np.ndarray:
@@ -165,15 +182,17 @@ class Iteration:
         return self.index[top : top + 1], float(self._norms[top])
 
     def square(self) -> None:
-        """One more product."""
+        """Square the matrices once more."""
         self._iterates.square()
         self._norms = self._norms_up()
 
     def leave_out(self) -> None:
-        """Leave out the frequencies whose bounds are no larger than what was met."""
-        out = self._norms <= self._largest.value
-        if out.any():
-            self._largest._open[self.index[out]] = False
-            kept = np.flatnonzero(~out)
-            self.index, self._norms = self.index[kept], self._norms[kept]
-            self._iterates.take(kept, ops=self._ops)
+        """Leave out the frequencies whose bounds are no larger than the largest bound met so far."""
+        no_larger = self._norms <= self._largest.value
+        if not no_larger.any():
+            return
+        self._largest._leave_out(self.index[no_larger])
+        left = np.flatnonzero(~no_larger)
+        self.index = self.index[left]
+        self._norms = self._norms[left]
+        self._iterates.take(left, ops=self._ops)

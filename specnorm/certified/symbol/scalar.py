@@ -1,8 +1,8 @@
 """Symbols of one column: a depthwise layer's, whose norm at a frequency is a sum of squares instead of an eigenvalue.
 
-They are evaluated as they are, axis by axis: a frequency costs its phases along each axis and one pass over the taps,
-and all points of a grid, of many blocks, are one product of matrices an axis. No Gram polynomial is formed, which has
-half as many coefficients as there are pairs of taps.
+Such a symbol is evaluated axis by axis. At one frequency that takes the phases along each axis and one pass over the
+taps; on all points of a grid, and for many blocks, one product of matrices an axis. No Gram polynomial is formed: it
+would have half as many coefficients as there are pairs of taps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _MAKER = object()
-_TOGETHER = 32 * 2**20
+_HOST_BYTES = 32 * 2**20
 """Bytes of a grid's values that are computed at once, where the host computes: about a cache."""
 
 
@@ -45,8 +45,8 @@ def scalar_error(m: int, kernel_shape: Sequence[int], u: float) -> float:
     u : float
         Unit roundoff of the precision they happen in.
     """
-    lost = [rounding.gamma(2 * k + 2, u) + symbols.phase_error(u) for k in kernel_shape]
-    delta = rounding.SLACK * math.sqrt(2) * sum(lost)
+    axis_errors = [rounding.gamma(2 * k + 2, u) + symbols.phase_error(u) for k in kernel_shape]
+    delta = rounding.SLACK * math.sqrt(2) * sum(axis_errors)
     return rounding.SLACK * (rounding.gamma(2 * m + 2, u) + 2 * delta + delta**2)
 
 
@@ -65,16 +65,28 @@ class ScalarGram(GramPolynomial):
     """
 
     def __init__(self, blocks: Array, *, tick: Callable[[], None] | None = None, ops: ArrayOps) -> None:
-        self.xp, self.ops, self.blocks, self.rotation, self.tick = ops.xp, ops, blocks, None, tick
-        self.size, self.rank, self.truncation, self._shrink, self._lost = 1, 1, 0.0, 1.0, 0.0
-        self.is_float32, self._float32_copy = False, None
-        # There are no coefficients; what asks for their number and precision is answered by the taps'.
-        g, m, _, *shape = blocks.shape
-        self.lags = np.asarray(tap_points(tuple(shape)))
-        self.even = self.odd = ops.xp.reshape(blocks, (g, -1, 1))
+        xp = ops.xp
+        self.xp = xp
+        self.ops = ops
+        self.blocks = blocks
+        self.tick = tick
+        # Nothing is rotated or left out.
+        self.rotation = None
+        self.size = 1
+        self.rank = 1
+        self.truncation = 0.0
+        self._shrink = 1.0
+        self._lost = 0.0
+        self.is_float32 = False
+        self._float32_copy = None
+        # There are no coefficients: the taps stand for them where their number and precision are asked for.
+        g, m, _, *kernel_shape = blocks.shape
+        self.lags = np.asarray(tap_points(tuple(kernel_shape)))
+        self.even = xp.reshape(blocks, (g, -1, 1))
+        self.odd = self.even
         self.norms = np.full(len(self.lags) - 1, math.inf)
-        q = float(ops.xp.max(symbols.absolute_norm_up(blocks, xp=ops.xp)))
-        self.error = host.mul_up(q, q, scalar_error(m, shape, rounding.unit(blocks, xp=ops.xp)))
+        q = float(xp.max(symbols.absolute_norm_up(blocks, xp=xp)))
+        self.error = host.mul_up(q, q, scalar_error(m, kernel_shape, rounding.unit(blocks, xp=xp)))
 
     def float32_copy(self) -> GramPolynomial:
         """Itself: nothing is to be saved."""
@@ -82,65 +94,86 @@ class ScalarGram(GramPolynomial):
 
     def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
         """H at some frequencies, each of a block, as the 1 x 1 matrix it is; and its imaginary part, 0."""
-        xp, (_, m, _, *shape), count = self.xp, self.blocks.shape, len(frequencies)
+        xp = self.xp
+        _, m, _, *kernel_shape = self.blocks.shape
+        count = len(frequencies)
         index = self.ops.from_numpy(block.astype(np.int64), self.blocks)
-        real = xp.reshape(xp.take(self.blocks, index, axis=0), (count, m * math.prod(shape[:-1]), -1))
+        chosen = xp.take(self.blocks, index, axis=0)
+        rows = m * math.prod(kernel_shape[:-1])
+        real = xp.reshape(chosen, (count, rows, -1))
         imag: Array | None = None
-        for axis in reversed(range(len(shape))):
+        # The last axis is summed first; what is left of the others stands among the rows.
+        for axis in reversed(range(len(kernel_shape))):
             cos, sin = (xp.reshape(table, (count, -1, 1)) for table in self._tables(frequencies, axis))
             if imag is None:
                 real, imag = xp.matmul(real, cos), xp.matmul(real, sin)
             else:
-                real, imag = xp.matmul(real, cos) - xp.matmul(imag, sin), xp.matmul(real, sin) + xp.matmul(imag, cos)
-            rows = m * math.prod(shape[: axis - 1]) if axis else m
-            real, imag = (xp.reshape(x, (count, rows, -1)) for x in (real, imag))
+                real, imag = (
+                    xp.matmul(real, cos) - xp.matmul(imag, sin),
+                    xp.matmul(real, sin) + xp.matmul(imag, cos),
+                )
+            rows = m * math.prod(kernel_shape[: axis - 1]) if axis > 0 else m
+            real = xp.reshape(real, (count, rows, -1))
+            imag = xp.reshape(imag, (count, rows, -1))
         assert imag is not None
-        found = xp.sum(xp.reshape(real, (count, -1)) ** 2 + xp.reshape(imag, (count, -1)) ** 2, axis=1)
-        found = xp.reshape(found, (count, 1, 1))
-        return found, xp.zeros_like(found)
+        values = xp.sum(xp.reshape(real, (count, -1)) ** 2 + xp.reshape(imag, (count, -1)) ** 2, axis=1)
+        values = xp.reshape(values, (count, 1, 1))
+        return values, xp.zeros_like(values)
 
     def _tables(self, frequencies: Frequencies, axis: int) -> tuple[Array, Array]:
         """Cosines and sines of an axis' taps at some frequencies, shape (f, k)."""
-        k = self.blocks.shape[3 + axis]
-        alone = Frequencies(frequencies.numerators[:, [axis]], frequencies.denominators[axis : axis + 1])
-        cos, sin = phases_at(alone, np.arange(k)[:, None])
-        real = np.float64 if self.blocks.dtype == self.xp.float64 else np.float32
-        return self.ops.from_numpy(cos.astype(real), self.blocks), self.ops.from_numpy(sin.astype(real), self.blocks)
+        along_axis = Frequencies(frequencies.numerators[:, [axis]], frequencies.denominators[axis : axis + 1])
+        return self._axis_tables(along_axis, axis)
+
+    def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
+        """The same from frequencies along that axis alone."""
+        taps = np.arange(self.blocks.shape[3 + axis])[:, None]
+        cos, sin = phases_at(along_axis, taps)
+        dtype = np.float64 if self.blocks.dtype == self.xp.float64 else np.float32
+        return self.ops.from_numpy(cos.astype(dtype), self.blocks), self.ops.from_numpy(sin.astype(dtype), self.blocks)
 
     def at_centres(self, boxes: Boxes) -> CentreValues:
         """H of every block at the centres of all boxes of a cover, which lie on a grid."""
-        (g, m, _, *shape), centres = self.blocks.shape, boxes.centres
-        lines, place, points = [], np.zeros(len(centres), dtype=np.int64), 1
-        for axis, turn in enumerate(centres.denominators):
-            distinct, inverse = np.unique(centres.numerators[:, axis] % turn, return_inverse=True)
-            lines.append(Frequencies(distinct[:, None], (turn,)))
-            place, points = place * len(distinct) + inverse, points * len(distinct)
-        tables = [
-            self._tables(Frequencies(np.repeat(line.numerators, len(shape), axis=1), line.denominators * len(shape)), j)
-            for j, line in enumerate(lines)
-        ]
-        each = 6 * 8 * m * max(points, math.prod(shape))
-        step = max(1, (min(_TOGETHER, self.ops.memory) if self.ops.on_host else self.ops.memory) // each)
-        found = np.empty((g, len(centres)))
-        for first in range(0, g, step):
-            if first and self.tick is not None:
+        g, m, _, *kernel_shape = self.blocks.shape
+        centres = boxes.centres
+        tables = []
+        # Number of each centre among the points of the grid, last axis fastest.
+        point = np.zeros(len(centres), dtype=np.int64)
+        point_count = 1
+        for axis, denominator in enumerate(centres.denominators):
+            numerators = centres.numerators[:, axis] % denominator
+            distinct, place = np.unique(numerators, return_inverse=True)
+            tables.append(self._axis_tables(Frequencies(distinct[:, None], (denominator,)), axis))
+            point = point * len(distinct) + place
+            point_count *= len(distinct)
+        bytes_of_a_block = 6 * 8 * m * max(point_count, math.prod(kernel_shape))
+        most_bytes = min(_HOST_BYTES, self.ops.memory) if self.ops.on_host else self.ops.memory
+        at_once = max(1, most_bytes // bytes_of_a_block)
+        values = np.empty((g, len(centres)))
+        for first in range(0, g, at_once):
+            if first > 0 and self.tick is not None:
                 self.tick()
-            some = slice(first, min(first + step, g))
-            found[some] = self.ops.to_numpy(self._on_grid(self.blocks[some, ...], tables))[:, place]
-        return CentreValues(self, boxes, found, _MAKER)
+            part = slice(first, min(first + at_once, g))
+            values[part] = self.ops.to_numpy(self._on_grid(self.blocks[part, ...], tables))[:, point]
+        return CentreValues(self, boxes, values, _MAKER)
 
     def _on_grid(self, blocks: Array, tables: list[tuple[Array, Array]]) -> Array:
-        """H on the product of lines of frequencies, shape (g, points)."""
-        xp, (g, m, _, *shape) = self.xp, blocks.shape
-        real = xp.reshape(blocks, (g, m, *shape, 1))
+        """H on the product of frequencies along each axis, shape (g, points)."""
+        xp = self.xp
+        g, m, _, *kernel_shape = blocks.shape
+        real = xp.reshape(blocks, (g, m, *kernel_shape, 1))
         imag: Array | None = None
-        for axis in reversed(range(len(shape))):
+        for axis in reversed(range(len(kernel_shape))):
             cos, sin = tables[axis]
             if imag is None:
                 real, imag = xp.matmul(cos, real), xp.matmul(sin, real)
             else:
-                real, imag = xp.matmul(cos, real) - xp.matmul(sin, imag), xp.matmul(sin, real) + xp.matmul(cos, imag)
-            real, imag = (xp.reshape(x, (g, m, *shape[:axis], -1)) for x in (real, imag))
+                real, imag = (
+                    xp.matmul(cos, real) - xp.matmul(sin, imag),
+                    xp.matmul(sin, real) + xp.matmul(cos, imag),
+                )
+            shape = (g, m, *kernel_shape[:axis], -1)
+            real, imag = xp.reshape(real, shape), xp.reshape(imag, shape)
         assert imag is not None
         return xp.sum(real**2 + imag**2, axis=1)
 
@@ -148,27 +181,30 @@ class ScalarGram(GramPolynomial):
         """Bound on how far ``||G||`` moves from its value at a box's centre, rounded up: of each block and kind of box.
 
         With the phase of the tap k0 taken out, ``||e^{-i k0.delta} G(c + delta) - G(c)||`` is at most
-        ``sum_k ||K_k|| min(2, |(k - k0).delta|)``, whatever k0: the largest tap of each block.
+        ``sum_k ||K_k|| min(2, |(k - k0).delta|)``, whatever k0: here the largest tap of each block.
 
         Returns
         -------
         bounds : float array, shape (g, s)
-            Boxes that reach equally far are of one kind.
-        which : integer array, shape (c,)
+            Boxes that reach equally far along every lattice axis are of one kind.
+        kind : integer array, shape (c,)
         """
-        g, m, _, *shape = self.blocks.shape
-        taps = np.abs(self.ops.to_numpy(self.blocks)).astype(np.float64).reshape(g, m, -1)
-        weights = host.inflate(np.sqrt((taps**2).sum(axis=1)), m + 2)
-        # Boxes that reach equally far along every lattice axis are the same but for their place.
+        g, m, _, *kernel_shape = self.blocks.shape
+        magnitudes = np.abs(self.ops.to_numpy(self.blocks)).astype(np.float64).reshape(g, m, -1)
+        tap_norms = host.inflate(np.sqrt((magnitudes**2).sum(axis=1)), m + 2)
         width = boxes.high - boxes.low
-        _, first, which = np.unique(width, axis=0, return_index=True, return_inverse=True)
-        lags, sides = tap_points(tuple(2 * k - 1 for k in shape)) - (np.asarray(shape) - 1), [2 * k - 1 for k in shape]
-        moved = np.minimum(2.0, boxes[first].largest_phase(lags.astype(np.float64)))
-        points = tap_points(tuple(shape))
-        apart = points[None, :, :] - points[weights.argmax(axis=1)][:, None, :] + (np.asarray(shape) - 1)
-        place = np.ravel_multi_index(tuple(np.moveaxis(apart, -1, 0)), sides)
-        sums = [(weights * one[place]).sum(axis=1) for one in moved]
-        return host.inflate(np.stack(sums, axis=1), math.prod(shape) + 2), which.reshape(-1)
+        _, first_of_kind, kind = np.unique(width, axis=0, return_index=True, return_inverse=True)
+        # Largest |d.delta| for every difference d of two taps; differences are counted from the most negative one.
+        most_difference = np.asarray(kernel_shape) - 1
+        difference_shape = tuple(2 * k - 1 for k in kernel_shape)
+        differences = tap_points(difference_shape) - most_difference
+        moved = np.minimum(2.0, boxes[first_of_kind].largest_phase(differences.astype(np.float64)))
+        taps = tap_points(tuple(kernel_shape))
+        largest_tap = taps[tap_norms.argmax(axis=1)]
+        from_largest = taps[None, :, :] - largest_tap[:, None, :] + most_difference
+        place = np.ravel_multi_index(tuple(np.moveaxis(from_largest, -1, 0)), difference_shape)
+        sums = [(tap_norms * moved_of_kind[place]).sum(axis=1) for moved_of_kind in moved]
+        return host.inflate(np.stack(sums, axis=1), math.prod(kernel_shape) + 2), kind.reshape(-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,13 +31,13 @@ class Symbol:
     def __init__(self, blocks: Array, frequencies: Frequencies, *, ops: ArrayOps) -> None:
         xp = ops.xp
         self.xp = xp
-        self.shape = blocks.shape
+        self._ops = ops
         self.blocks = blocks
+        self.shape = blocks.shape
         dtype = np.float64 if blocks.dtype == xp.float64 else np.float32
         cos, sin = phases(frequencies, blocks.shape[3:])
         self.cos = ops.from_numpy(cos.astype(dtype), blocks)
         self.sin = ops.from_numpy(sin.astype(dtype), blocks)
-        self._ops = ops
         self.phase = ops.complex(self.cos, self.sin)
 
     def matrices(self) -> Array:
@@ -46,9 +46,11 @@ class Symbol:
 
     def planes(self) -> tuple[Array, Array]:
         """Real and imaginary parts of G, (b, f, m, p) each."""
-        xp, (b, m, p) = self.xp, self.shape[:3]
+        xp = self.xp
+        b, m, p = self.shape[:3]
         taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
-        real, imag = (xp.reshape(xp.matmul(wave, taps), (b, -1, m, p)) for wave in (self.cos, self.sin))
+        real = xp.reshape(xp.matmul(self.cos, taps), (b, -1, m, p))
+        imag = xp.reshape(xp.matmul(self.sin, taps), (b, -1, m, p))
         return real, imag
 
     @functools.cached_property
@@ -57,17 +59,18 @@ class Symbol:
 
     def apply(self, v: Array) -> Array:
         """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
-        xp, (b, m) = self.xp, self.shape[:2]
+        xp = self.xp
+        b, m = self.shape[:2]
         # (b, taps*m, p) @ (b, p, f): every tap applied to every vector, then weighted by its phase.
-        out = xp.reshape(
-            arrays.real_times(self._taps_below, xp.matrix_transpose(v), ops=self._ops), (b, -1, m, v.shape[1])
-        )
+        images = arrays.real_times(self._taps_below, xp.matrix_transpose(v), ops=self._ops)
+        by_tap = xp.reshape(images, (b, -1, m, v.shape[1]))
         weights = xp.matrix_transpose(self.phase)
-        return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
+        return xp.matrix_transpose(xp.sum(by_tap * weights[None, :, None, :], axis=1))
 
     def apply_adjoint(self, u: Array) -> Array:
         """G(theta_f)* u_f, shape (b, f, m) -> (b, f, p)."""
-        xp, (b, f, _) = self.xp, u.shape
+        xp = self.xp
+        b, f, _ = u.shape
         # Every vector weighted by the phase of every tap, (b, taps*m, f), and one product sums over the taps.
         weights = xp.conj(xp.matrix_transpose(self.phase))
         weighted = xp.reshape(weights[None, :, None, :] * xp.matrix_transpose(u)[:, None, :, :], (b, -1, f))
@@ -109,14 +112,14 @@ def largest(
 
     def largest_of(start: int) -> tuple[Array, Array]:
         symbol = Symbol(blocks, frequencies[start : start + step], ops=ops)
-        found = norms(symbol)
-        return xp.max(found, axis=1), xp.take(symbol.phase, xp.argmax(found, axis=1), axis=0)
+        values = norms(symbol)
+        return xp.max(values, axis=1), xp.take(symbol.phase, xp.argmax(values, axis=1), axis=0)
 
     value, phase = largest_of(0)
     for start in range(step, len(frequencies), step):
-        best, here = largest_of(start)
-        phase = xp.where((best > value)[:, None], here, phase)
-        value = xp.maximum(value, best)  # what is no number stays
+        next_value, next_phase = largest_of(start)
+        phase = xp.where((next_value > value)[:, None], next_phase, phase)
+        value = xp.maximum(value, next_value)  # a NaN stays
     return value, phase
 
 
@@ -162,9 +165,8 @@ def symbol_error(blocks: Array, *, xp: Namespace) -> Array:
     """
     u = rounding.unit(blocks, xp=xp)
     taps = math.prod(blocks.shape[3:])
-    return absolute_norm_up(blocks, xp=xp) * (
-        rounding.SLACK * (rounding.gamma(taps + 1, u) + math.sqrt(2) * phase_error(u))
-    )
+    relative = rounding.SLACK * (rounding.gamma(taps + 1, u) + math.sqrt(2) * phase_error(u))
+    return absolute_norm_up(blocks, xp=xp) * relative
 
 
 def autocorrelation_error(mass: float, terms: int, u: float) -> float:
@@ -178,7 +180,7 @@ def autocorrelation_error(mass: float, terms: int, u: float) -> float:
     Parameters
     ----------
     mass : float
-        Norm of what the roundings stand before: the square of q, of `absolute_norm_up`, or less.
+        Norm of the magnitudes that the roundings multiply: q**2, q of `absolute_norm_up`, or less.
     terms : int
         Roundings of an entry.
     u : float
@@ -190,4 +192,5 @@ def autocorrelation_error(mass: float, terms: int, u: float) -> float:
 def taps_below(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks as matrices (g, taps * m, p): the taps of each below one another."""
     g, m, p = blocks.shape[:3]
-    return xp.reshape(xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2)), (g, -1, p))
+    by_tap = xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2))
+    return xp.reshape(by_tap, (g, -1, p))

@@ -18,6 +18,8 @@ from promises import for_all, layers_for
 import specnorm
 from specnorm.backends import backend_for
 from specnorm.certified import completion
+from specnorm.errors import KernelError, MethodError, MixedBackends
+from specnorm.methods import Completion
 from specnorm.search import completion as search
 from specnorm.types import ArrayOps
 
@@ -158,7 +160,7 @@ def test_the_gradient_is_that_of_the_norm(xp: Lib, shape: tuple[int, ...], layer
 
         slope = xp.to_numpy(jax.grad(lambda k: specnorm.completion_bound(k, **layer))(x))
     else:
-        slope = xp.to_numpy(specnorm.value_and_grad(x, specnorm.Completion(), **layer)[1])
+        slope = xp.to_numpy(specnorm.value_and_grad(x, Completion(), **layer)[1])
     expected = finite_difference_gradient(norm, kernel, direction, h=1e-4)
     assert float(np.sum(slope * direction)) == pytest.approx(expected, rel=2e-2, abs=2e-2)
 
@@ -186,16 +188,16 @@ def test_a_completion_that_proves_nothing_is_zero() -> None:
 
 def test_refusals() -> None:
     kernel = Recipe((4, 3, 3, 2)).kernel
-    with pytest.raises(specnorm.MethodError, match=r"start has the shape \(1, 8, 3, 3, 2\).*has \(1, 12, 3, 3, 2\)"):
+    with pytest.raises(MethodError, match=r"start has the shape \(1, 8, 3, 3, 2\).*has \(1, 12, 3, 3, 2\)"):
         specnorm.complete(kernel, start=np.zeros((1, 8, 3, 3, 2)))
-    with pytest.raises(specnorm.MethodError, match="rtol"):
+    with pytest.raises(MethodError, match="rtol"):
         specnorm.completion_bound(kernel, rtol=2)
-    with pytest.raises(specnorm.MethodError, match="n_iter"):
+    with pytest.raises(MethodError, match="n_iter"):
         specnorm.completion_bound(kernel, n_iter=-1)
-    with pytest.raises(specnorm.MethodError, match="every"):
-        specnorm.Completion(every=0)
-    with pytest.raises(specnorm.KernelError, match="non-finite"):
+    with pytest.raises(MethodError, match="every"):
+        Completion(every=0)
+    with pytest.raises(KernelError, match="non-finite"):
         specnorm.complete(np.full((2, 2, 3, 3), np.nan))
     torch = pytest.importorskip("torch")
-    with pytest.raises(specnorm.MixedBackends):
+    with pytest.raises(MixedBackends):
         specnorm.complete(kernel, start=torch.zeros(1, 12, 3, 3, 2))

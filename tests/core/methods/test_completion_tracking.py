@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from oracle import finite_difference_gradient, sigma_star
 
 import specnorm
+from specnorm.methods import Completion
 from specnorm.search import completion as search
 
-METHOD = specnorm.Completion(every=2)
+METHOD = Completion(every=2)
 LAYERS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((4, 3, 3, 2), {}),
     ((3, 5), {}),
@@ -98,7 +99,7 @@ def test_a_state_that_was_damaged_makes_no_bound_false(name: str) -> None:
 def test_lags_of_half_precision_are_noticed() -> None:
     """Rounded lags are of no kernel. At the lags themselves: the rounding lowers the bound, and it is computed anew."""
     kernel = normal(8, 8, 3, 3, dtype="float32")
-    state = specnorm.init_tracking(kernel, specnorm.Completion(rtol=1e-3))
+    state = specnorm.init_tracking(kernel, Completion(rtol=1e-3))
     whole = float(specnorm.track(kernel, METHOD, state, sweeps=0)[0])
     lowered = state["lags"].copy()
     lowered *= 0.9
@@ -154,7 +155,7 @@ def test_weights_under_the_constraint_are_proven_at_every_step() -> None:
     from specnorm_torch import spectral_norm
 
     torch.manual_seed(1)
-    layer = spectral_norm(torch.nn.Conv2d(4, 4, 3), method=specnorm.Completion())
+    layer = spectral_norm(torch.nn.Conv2d(4, 4, 3), method=Completion())
     raw = layer.parametrizations.weight.original
     worst = 1.0
     for step in range(60):
@@ -170,7 +171,7 @@ def test_weights_under_the_constraint_are_proven_at_every_step() -> None:
 def test_mending_brings_an_unchanged_kernel_closer() -> None:
     """To what the lags are near already: another multiple of the identity would take more than a short step."""
     kernel = normal(16, 16, 3, 3, dtype="float32")
-    method = specnorm.Completion(every=1)
+    method = Completion(every=1)
     state = specnorm.init_tracking(kernel, method)
     first = float(specnorm.track(kernel, method, state, sweeps=0)[0])
     for _ in range(4):
@@ -181,14 +182,14 @@ def test_mending_brings_an_unchanged_kernel_closer() -> None:
 def test_a_search_that_is_cut_short_begins_near_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for large layers: a bound from the first step on, mended by the next ones; from random numbers it is twice."""
     kernel = normal(32, 32, 3, 3, dtype="float32")
-    method = specnorm.Completion(every=1)
+    method = Completion(every=1)
     monkeypatch.setattr(search, "products_in_time", lambda _: 10)
     with pytest.warns(UserWarning, match=r"32 channels .* SymbolNorm\(\).*rescale_"):
         state = specnorm.init_tracking(kernel, method)
     norm = specnorm.enclose(kernel)
     first = float(specnorm.track(kernel, method, state, sweeps=0)[0])
     assert float(norm.lower) <= first <= 1.2 * float(norm.upper)
-    assert float(specnorm.measure(kernel, specnorm.Completion(n_iter=10)).value) > 1.4 * float(norm.upper)
+    assert float(specnorm.measure(kernel, Completion(n_iter=10)).value) > 1.4 * float(norm.upper)
     for _ in range(5):
         value, state = specnorm.track(kernel, method, state)
         assert float(norm.lower) <= float(value)
@@ -198,7 +199,7 @@ def test_a_search_that_is_cut_short_begins_near_and_says_so(monkeypatch: pytest.
 @pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4), (3, 3, 1, 3), (2, 2, 3, 1, 2), (1, 1, 3, 3)], ids=str)
 def test_a_search_that_is_cut_short_bounds_every_shape(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = normal(*shape)
-    method = specnorm.Completion()
+    method = Completion()
     monkeypatch.setattr(search, "products_in_time", lambda _: 3)
     with pytest.warns(UserWarning, match="is slow for"):
         state = specnorm.init_tracking(kernel, method)

@@ -73,7 +73,7 @@ def below_the_truth() -> list[str]:
     for case in cases(24, first=100):
         circulant = case.deflated_circulant()
         for part in (0.5, 0.8):
-            split = circulant._split(part * case.norm)
+            split = circulant._deflate(part * case.norm)
             if split is None:
                 continue
             for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3):
@@ -118,7 +118,7 @@ def nothing_left(self: Cover, formed: Any, threshold: float, **named: Any) -> An
 
 def without_mirror_images(self: WaveGram, spec: Any, circulant: Any, highest: DeflatedModes, *, ops: Any) -> None:
     _gram(self, spec, circulant, highest, ops=ops)
-    count = len(highest.at)
+    count = len(highest.point)
     self.matrix = self.matrix[:count, :count]
 
 
@@ -148,11 +148,11 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     for case in cases(10, first=300):
         circulant = case.deflated_circulant()
-        split = circulant._split(0.5 * case.norm)
+        split = circulant._deflate(0.5 * case.norm)
         assert split is not None
         _, highest = split
-        nothing = DeflatedModes(highest.points, highest.at[:0], highest.x[:0], highest.y[:0])
-        if len(highest.at):
+        nothing = DeflatedModes(highest.points, highest.point[:0], highest.x[:0], highest.y[:0])
+        if len(highest.point):
             given += [(circulant.kernel, nothing, 0.5 * case.norm), (circulant.kernel, highest, 0.499 * case.norm)]
     proven = [deflation.rest_below(*x, ops=OPS) for x in given]
     assert len(proven) > 4

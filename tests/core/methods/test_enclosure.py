@@ -13,9 +13,9 @@ from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for, rounded
 
 import specnorm
-from specnorm import Enclose
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import cover
+from specnorm.methods import Enclose
 from specnorm.search import tuning
 
 

@@ -18,7 +18,9 @@ from oracle import Truth
 from promises import OF_OTHER_NUMBERS, PROMISES, SEVERAL, for_all, layers_for, measured, rounded
 
 import specnorm
-from specnorm import METHODS, GeometryError, MethodError, Result
+from specnorm import Result
+from specnorm.errors import GeometryError, MethodError
+from specnorm.methods import METHODS
 
 NAMES = tuple(PROMISES)
 ESTIMATES = ("tn",)

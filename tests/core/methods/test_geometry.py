@@ -18,6 +18,7 @@ from promises import PROMISES, for_all, rounded
 from torch_layers import torch_matrix
 
 import specnorm
+from specnorm.methods import Enclose, FantasticFour, Grid, TensorNorm
 from specnorm.problem.polyphase import from_blocks, to_blocks
 from specnorm.problem.spec import ConvSpec, at_every_size
 
@@ -158,7 +159,7 @@ def test_every_library_folds_alike(xp: Lib) -> None:
     kernel = Recipe((6, 2, 3, 4), dtype=xp.dtypes[-1], seed=3).kernel
     options: dict[str, Any] = TRACED
     truth = sigma_star(kernel, **options)
-    for method in (specnorm.FantasticFour(), specnorm.Grid(), specnorm.Enclose(), specnorm.TensorNorm()):
+    for method in (FantasticFour(), Grid(), Enclose(), TensorNorm()):
         got = specnorm.measure(xp.asarray(kernel), method, **options)
         assert got.kind == "upper"
         assert truth.lo <= xp.number(got.value) <= truth.hi * 4

@@ -16,8 +16,8 @@ from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for, measured, rounded
 
 import specnorm
-from specnorm import Gram
 from specnorm.certified.symbol.gram_powers import GramTaps
+from specnorm.methods import Gram
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 4, 8, 12])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from oracle import sigma_star
 
 import specnorm
-from specnorm import Grid
 from specnorm.certified.symbol.grid import axis_factor
+from specnorm.methods import Grid
 
 
 @given(recipe=recipes(), extra=st.integers(0, 12))

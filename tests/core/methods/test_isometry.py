@@ -17,10 +17,11 @@ from specnorm_numpy import BACKEND
 from spectra import KNOWN, SMALL, Kernel, geometry_of, haar, orthogonal, shift
 
 import specnorm
-from specnorm import GeometryError, Isometry, MethodError, Undecided
+from specnorm import Undecided
 from specnorm.certified import completion, defect
 from specnorm.certified.bound import HypothesisError
-from specnorm.methods import isometry
+from specnorm.errors import GeometryError, MethodError
+from specnorm.methods import Isometry, isometry
 
 DRAWS = 20_000 if NIGHTLY else 80
 NUMPY = Lib("numpy", np, BACKEND)

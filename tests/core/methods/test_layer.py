@@ -13,7 +13,6 @@ from libraries import Lib
 from oracle import dense_matrix, dense_norm, sigma_star
 from promises import for_all
 
-from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.certified.bound import finite
 from specnorm.certified.matrices.block_tridiagonal import (
@@ -24,6 +23,7 @@ from specnorm.certified.matrices.block_tridiagonal import (
     plans,
     to_layer,
 )
+from specnorm.errors import GeometryError
 from specnorm.problem.spec import ConvSpec
 from specnorm.search.layer import LayerBounds, enclose_layer
 from specnorm.search.result import Problem

@@ -73,7 +73,7 @@ def test_every_pair_of_taps_is_found_once(shape: tuple[int, ...]) -> None:
         assert some.lags.any() != (at == 0)
         which = some.sums.argmax(axis=0)
         assert np.array_equal(some.sums.sum(axis=0), np.ones(len(which)))
-        assert np.array_equal(places[some.there] - places[some.here], some.lags[which])
-        seen += list(zip(some.here.tolist(), some.there.tolist(), strict=True))
+        assert np.array_equal(places[some.second] - places[some.first], some.lags[which])
+        seen += list(zip(some.first.tolist(), some.second.tolist(), strict=True))
     assert len(seen) == len(set(seen))
     assert set(seen) == wanted

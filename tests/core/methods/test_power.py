@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from oracle import dense_norm, finite_difference_gradient
 
 import specnorm
-from specnorm import Power, PowerTopK
+from specnorm.methods import Power, PowerTopK
 from specnorm.types import ArrayOps
 
 

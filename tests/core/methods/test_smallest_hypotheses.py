@@ -20,7 +20,7 @@ from proof.test_layer_roundings import Instead
 from specnorm_numpy import BACKEND
 
 import specnorm
-from specnorm import GeometryError, arrays
+from specnorm import arrays, methods
 from specnorm.certified import completion, defect, rounding
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, _upper
 from specnorm.certified.layer import uncut
@@ -30,6 +30,7 @@ from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.certified.symbol import cover
 from specnorm.certified.symbol.cells import Circulant, torus
 from specnorm.certified.symbol.cover import Cover, _nowhere_negative
+from specnorm.errors import GeometryError
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
@@ -318,7 +319,7 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
     "wide kernels": (wide_kernels, ((arrays, "tall", lambda blocks, **_: blocks),)),
     "the adjoint of strides": (
         lambda: where_nothing_is_cut(NUMPY, 30),
-        tuple((module, "keeps_smallest", without_stride) for module in (uncut, specnorm.methods.smallest)),
+        tuple((module, "keeps_smallest", without_stride) for module in (uncut, methods.smallest)),
     ),
     "borders that cut": (cut_borders, ((uncut, "meets_every_output", lambda _: True),)),
     "strides that leave pixels": (

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from oracle import sigma_star
 
 import specnorm
-from specnorm import GeometryError, MethodError, SymbolNorm, TensorNorm
+from specnorm.errors import GeometryError, MethodError
+from specnorm.methods import SymbolNorm, TensorNorm
 
 
 def crossing_frequencies(weight: float) -> NDArray[Any]:

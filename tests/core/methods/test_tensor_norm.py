@@ -16,7 +16,8 @@ from promises import for_all, layers_for
 from real_weights import real_kernel
 
 import specnorm
-from specnorm import EstimateWarning, TensorNorm, Undecided
+from specnorm import EstimateWarning, Undecided
+from specnorm.methods import TensorNorm
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.result import SearchResult
 from specnorm.tensor import alternation, form, proving
@@ -41,7 +42,7 @@ def test_closed_forms(xp: Lib, kernel: NDArray[np.float64], norm: float) -> None
     if xp.compiles and kernel.shape not in ((1, 1, 3, 3), (2, 2), ROTATION.shape):
         pytest.skip("every shape is a compilation")
     x = xp.asarray(kernel.astype(xp.dtypes[-1]))
-    estimate = xp.number(specnorm.tn_bound(x, certified=False))
+    estimate = xp.number(specnorm.tn_bound(x, proven=False))
     assert abs(estimate / norm - 1) < (1e-9 if xp.has_float64 else 1e-5)
     # TN equals the norm here: no gap for a proof of TN itself, so the proven value is 1.001 TN at most.
     proven = specnorm.measure(x, TensorNorm())
@@ -56,7 +57,7 @@ def test_below_every_unfolding(xp: Lib) -> None:
         kernel = xp.asarray(layer.kernel)
         least = float(np.min(xp.to_numpy(specnorm.unfolding_bounds(kernel))))
         rounding = 1e-5 if layer.recipe.dtype == "float32" else 1e-10
-        assert xp.number(specnorm.tn_bound(kernel, certified=False)) <= least * (1 + rounding)
+        assert xp.number(specnorm.tn_bound(kernel, proven=False)) <= least * (1 + rounding)
         assert xp.number(specnorm.tn_bound(kernel)) <= least * (1 + rounding) * 1.001
 
     for_all(xp, layers_for(xp), check)
@@ -93,7 +94,7 @@ def test_above_the_norm_where_the_published_recipe_is_below(model: str, name: st
         assert bool(result.stats["proven"])
         assert float(result.value) >= truth.lo
         assert float(result.value) <= float(specnorm.f4_bound(kernel)) * 1.0011
-    assert float(specnorm.tn_bound(kernel, certified=True)) >= truth.lo
+    assert float(specnorm.tn_bound(kernel, proven=True)) >= truth.lo
 
 
 def two_channels(second: list[float]) -> NDArray[np.float64]:
@@ -126,11 +127,11 @@ def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_restart_from_a_refuting_cell(second: list[float], norm: float, factor: float) -> None:
     """From a bad local maximum below the norm: the cell that refutes it is the next start."""
     kernel = two_channels(second)
-    stuck = specnorm.measure(kernel, TensorNorm(certified=False))
+    stuck = specnorm.measure(kernel, TensorNorm(proven=False))
     assert stuck.kind == "estimate"
     assert float(stuck.value) == pytest.approx(3**0.5, rel=1e-9)
     assert float(stuck.value) < norm
-    result = specnorm.measure(kernel, TensorNorm(certified=True))
+    result = specnorm.measure(kernel, TensorNorm(proven=True))
     assert result.kind == "upper"
     assert float(result.stats["factor"]) == factor
     assert float(result.value) >= norm
@@ -162,4 +163,13 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.warns(EstimateWarning):
         specnorm.tn_bound(PLAIN.kernel)
     with pytest.raises(Undecided, match="grid_bound"):
-        specnorm.tn_bound(PLAIN.kernel, certified=True)
+        specnorm.tn_bound(PLAIN.kernel, proven=True)
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_the_former_keyword_is_taken_with_a_warning(proven: bool) -> None:
+    with pytest.warns(DeprecationWarning, match="certified= is called proven= now") as seen:
+        assert TensorNorm(certified=proven) == TensorNorm(proven=proven)
+    with pytest.warns(DeprecationWarning, match="certified= is called proven= now") as seen_too:
+        assert specnorm.tn_bound(PLAIN.kernel, certified=proven) == specnorm.tn_bound(PLAIN.kernel, proven=proven)
+    assert {warning.filename for warning in [*seen, *seen_too]} == {__file__}

@@ -16,7 +16,7 @@ from oracle import scale_to_one, sigma_star
 from promises import for_all, layers_for, rounded
 
 import specnorm
-from specnorm import FantasticFour, Unfoldings
+from specnorm.methods import FantasticFour, Unfoldings
 from specnorm.numerics.lanczos import Lanczos
 from specnorm.search import constant
 

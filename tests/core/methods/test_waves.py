@@ -16,7 +16,7 @@ from oracle import dense_matrix
 
 import specnorm
 from specnorm.certified import rounding
-from specnorm.certified.layer.own_matrix import Waves, quotient_of_waves_down
+from specnorm.certified.layer.waves import Waves, quotient_of_waves_down
 from specnorm.problem.spec import ConvSpec
 from specnorm.problem.taps import sizes_of
 from specnorm.search import layer as layer_search
@@ -117,7 +117,7 @@ def test_no_quotient_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sizes", [(3000,), (70, 200), (300, 300, 300)])
 def test_layers_that_are_too_large_for_a_vector(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Taps [a, b, a] an axis: the norm is known. A step over all pixels of the last one would take seconds."""
-    monkeypatch.setattr(layer_search, "TUNING", LayerTuning(at_once=-1, witness=-1))
+    monkeypatch.setattr(layer_search, "TUNING", LayerTuning(immediate_work=-1, witness_entries=-1))
     random = np.random.RandomState(0)
     kernel = random.standard_normal((2, 3))
     norm = float(np.linalg.norm(kernel, 2))

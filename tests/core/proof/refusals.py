@@ -25,7 +25,8 @@ from specnorm.certified.bound import Upper
 from specnorm.certified.layer.circulant import Embedding, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
-from specnorm.certified.layer.own_matrix import LayerGram, Waves
+from specnorm.certified.layer.own_matrix import LayerGram
+from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol import cover, grid
@@ -114,7 +115,7 @@ def waves(**layer: Any) -> Waves:
 
 CASE = next(x for x in cases(40) if x.spec.ndim == 1 and x.spec.kernel_shape[0] > 1 and not x.spec.transposed)
 BLOCKS: Any = CASE.kernel[None]
-SPLIT: Any = CASE.deflated_circulant()._split(0.3 * CASE.norm)
+SPLIT: Any = CASE.deflated_circulant()._deflate(0.3 * CASE.norm)
 
 
 def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, highest: DeflatedModes = SPLIT[1]) -> float:
@@ -124,8 +125,8 @@ def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, high
 
 def fewer() -> DeflatedModes:
     modes: DeflatedModes = SPLIT[1]
-    few = modes.at < len(modes.points) - 1
-    return DeflatedModes(modes.points[:-1], modes.at[few], modes.x[few], modes.y[few])
+    few = modes.point < len(modes.points) - 1
+    return DeflatedModes(modes.points[:-1], modes.point[few], modes.x[few], modes.y[few])
 
 
 def with_wide_boxes() -> float:
@@ -203,8 +204,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "two outputs as a patch": lambda: norms_of_patch(
         PART,
-        assumed_lower(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.parts)))),
-        assumed(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.parts)))),
+        assumed_lower(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
+        assumed(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
     ),
     "another lower bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, "words"), assumed(1.0, STACK)),
     "another upper bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, STACK), assumed(1.0, "words")),

@@ -21,7 +21,8 @@ from specnorm.certified import bound
 from specnorm.certified.bound import Lower, Upper, of_kernel
 from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
-from specnorm.certified.layer.own_matrix import LayerGram, norm_by_waves, quotients
+from specnorm.certified.layer.own_matrix import LayerGram, quotients
+from specnorm.certified.layer.waves import norm_by_waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol.cells import dft_points, torus

@@ -49,7 +49,19 @@ from specnorm.search import layer as layer_search
 from specnorm.search.layer import TUNING, enclose_by_matrix
 
 ROOM = ("certified", "specnorm_networks.certified")
-COVER = {"_open", "_done", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
+COVER = {
+    "_open",
+    "_done",
+    "_upper",
+    "_note",
+    "_reopen",
+    "_what",
+    "_same",
+    "_speaking_of",
+    "_origin",
+    "_regions",
+    "_about",
+}
 """What a cover, a graph and a run keep to themselves."""
 MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering"}
 MAKERS |= {"_KERNEL", "_MAKER", "_Claim", "make_upper", "make_lower", "make_interval"}
@@ -377,7 +389,7 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
-    monkeypatch.setattr(layer_search, "TUNING", TUNING._replace(at_once=-1.0, soon=-1.0, work=-1.0))
+    monkeypatch.setattr(layer_search, "TUNING", TUNING._replace(immediate_work=-1.0, soon_work=-1.0, late_work=-1.0))
     monkeypatch.setattr(layer_search, "fewest_points", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 

@@ -14,7 +14,6 @@ from oracle import sigma_star
 from specnorm_numpy import BACKEND
 
 import specnorm
-from specnorm import Gram, Grid
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices.norms import GramIterates, gram_iteration_up
 from specnorm.certified.symbol import cover, symbols
@@ -23,6 +22,7 @@ from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.certified.symbol.symbols import Symbol
+from specnorm.methods import Gram, Grid
 from specnorm.problem.frequencies import half_grid
 from specnorm.search import pruned
 from specnorm.search.pruned import leave_out
@@ -262,7 +262,7 @@ def test_values_and_gradients_are_those_of_a_visit_to_all(
     for method, n in methods:
         found = []
         for worth in (1, 10**12):
-            monkeypatch.setattr(pruned, "_WORTH", worth)
+            monkeypatch.setattr(pruned, "_WORTHWHILE", worth)
             found.append(specnorm.value_and_grad(kernel, method, input_shape=n, groups=groups))
         (value, gradient), (whole, expected) = found
         np.testing.assert_allclose(value, whole, rtol=1e-12)

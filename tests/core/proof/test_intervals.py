@@ -17,7 +17,7 @@ from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Scope
 
-import specnorm
+from specnorm import robustness
 from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
@@ -137,8 +137,8 @@ ENTRIES: dict[str, Callable[[], object]] = {
     "constants of margins": lambda: margins.of_rows(np.eye(2), np.ones(2), assumed(1.0)),
     "radii": lambda: margins.radii(np.eye(2), np.arange(2), within(np.ones((2, 2)))),
     "linear bounds": lambda: LinearBounds(Network(POINT), np.zeros(2), 1.0),
-    "curvature": lambda: specnorm.curvature_bound(1.0, np.eye(2), 0, 1, activation="tanh"),
-    "its radius": lambda: specnorm.certified_radius(1.0, np.ones(2), 1.0),
+    "curvature": lambda: robustness.curvature_bound(1.0, np.eye(2), 0, 1, activation="tanh"),
+    "its radius": lambda: robustness.certified_radius(1.0, np.ones(2), 1.0),
 }
 
 

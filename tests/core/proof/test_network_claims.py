@@ -12,11 +12,12 @@ import pytest
 from assumptions import assumed
 from checks import present
 from proof.network_rules import NETWORKS, NODES, ONES, PLACE, RUN, SCOPE, STRIDED, U, V, chain, normed, spec, x
-from specnorm_networks import Measure, Product, bound
+from specnorm_networks import Product
 from specnorm_networks.certified import axes, rules, segments
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import NoBoundError, Operator, Place
 from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.tools import Measure, bound
 
 from specnorm.certified import host
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import specnorm_check
-import specnorm_networks as networks
 import trusted
 from proof.test_claims import made
 from proof.test_outward import outward
+from specnorm_networks import tools
 from test_house import parsed
 
 import specnorm
@@ -34,7 +34,7 @@ def test_what_is_not_counted_makes_no_claim_and_rounds_nothing_outward(path: Any
     [
         ("`enclose`", specnorm.enclose, ("certified.symbol.cover", "certified.matrices.norms", "runtime.program")),
         ("`enclose` at a size", specnorm.enclose, ("certified.layer.deflation", "certified.layer.own_matrix")),
-        ("`network_bound` (torch)", networks.bound, ("specnorm_networks.certified.segments", "certified.symbol.cover")),
+        ("`network_bound` (torch)", tools.bound, ("specnorm_networks.certified.segments", "certified.symbol.cover")),
         ("a certificate", specnorm_check.check, ()),
     ],
 )
@@ -54,7 +54,7 @@ def test_the_count_follows_what_is_imported() -> None:
     source = "if TYPE_CHECKING:\n    import a\nimport b\ndef f():\n    from c import d\n    if x:\n        import e"
     assert list(trusted.imported(ast.parse(source))) == ["b", "c.d", "e"]
     # A name that a package takes from a module of its own leads there, and what it defines itself to the package.
-    assert trusted.defining("specnorm_networks.bound") == networks.bound.__module__
+    assert trusted.defining("specnorm_networks.tools.bound") == tools.bound.__module__
     assert trusted.defining("specnorm.enclose") == specnorm.enclose.__module__
     assert trusted.defining("specnorm.methods.METHODS") == "specnorm.methods"
     assert trusted.defining("numpy.float64") == ""

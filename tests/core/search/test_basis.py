@@ -10,8 +10,8 @@ from libraries import OPS
 from real_weights import real_layers
 
 import specnorm
-from specnorm import Enclose
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
+from specnorm.methods import Enclose
 from specnorm.methods.certify import Certify
 from specnorm.search import branch_and_bound, incumbent, reduction, tuning
 from specnorm.search.branch_and_bound import Search

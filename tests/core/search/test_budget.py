@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm import Enclose, ExactFFT, TensorNorm, clock
+from specnorm import clock
 from specnorm.certified.symbol import gram_polynomial
 from specnorm.certified.symbol.cover import Cover
 from specnorm.errors import Undecided
+from specnorm.methods import Enclose, ExactFFT, TensorNorm
 
 KERNEL = np.random.default_rng(0).standard_normal((8, 8, 5, 5))
 TRUTH = float(specnorm.enclose(KERNEL, rtol=1e-4).lower)
@@ -128,7 +129,7 @@ def test_what_fits_is_not_widened(second_a_matrix: list[float]) -> None:
 def test_proofs_of_tn_end_too() -> None:
     assert specnorm.measure(KERNEL, TensorNorm(budget=1e-9)).kind == "estimate"
     with pytest.raises(Undecided, match=r"and 1e-09 s; grid_bound"):
-        specnorm.measure(KERNEL, TensorNorm(budget=1e-9, certified=True))
+        specnorm.measure(KERNEL, TensorNorm(budget=1e-9, proven=True))
 
 
 @pytest.mark.parametrize("at", [{}, {"input_shape": 40}])

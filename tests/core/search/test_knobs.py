@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
 
 import specnorm
-from specnorm import Enclose, TensorNorm
 from specnorm.certified.symbol import gram_powers
+from specnorm.methods import Enclose, TensorNorm
 from specnorm.methods.certify import Certify
 from specnorm.numerics import lanczos
 from specnorm.search import circulants, constant, layer, tuning
@@ -135,7 +135,7 @@ def tn(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 
 def tn_certified(kernel: Kernel, geometry: dict[str, Any]) -> None:
-    assert_valid(specnorm.tn_bound(kernel, certified=True, **geometry), "upper", sigma_star(kernel, **geometry))
+    assert_valid(specnorm.tn_bound(kernel, proven=True, **geometry), "upper", sigma_star(kernel, **geometry))
 
 
 def f4(kernel: Kernel, geometry: dict[str, Any]) -> None:
@@ -160,20 +160,20 @@ def enclosed(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 def by_circulants(kernel: Kernel, geometry: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer, "TUNING", layer.TUNING._replace(at_once=0, soon=0, work=0))
+        patch.setattr(layer, "TUNING", layer.TUNING._replace(immediate_work=0, soon_work=0, late_work=0))
         enclosed(kernel, geometry)
 
 
 def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer, "TUNING", LayerTuning(at_once=-1, soon=-1, work=-1, deflated_from=-1))
+        patch.setattr(layer, "TUNING", LayerTuning(immediate_work=-1, soon_work=-1, late_work=-1, deflation_work=-1))
         enclosed(kernel, geometry)
 
 
 OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
-    "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, (1.0, 1.0)), tn),
+    "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, 1.0, 1.0), tn),
     "alternation without halving, far ahead": (
-        alternation, alternation.AlternationTuning((), 1e9, 0.9999, (0.0, 0.0)), tn_certified,
+        alternation, alternation.AlternationTuning((), 1e9, 0.9999, 0.0, 0.0), tn_certified,
     ),
     "a proof without cells": (proving, proving.ProvingTuning(1, 1, 1, 1), tn),
     "a proof in one go": (proving, proving.ProvingTuning(10**6, 1, 1, 1), tn),
@@ -184,21 +184,25 @@ OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "a basis of nothing": (lanczos, lanczos.TUNING._replace(basis=0), power),
     "a basis beyond the dimension": (lanczos, lanczos.TUNING._replace(basis=10**4), power),
     "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
-    "a search before every matrix": (layer, LayerTuning(at_once=0), enclosed),
-    "no matrix": (layer, LayerTuning(at_once=0, soon=0, work=0), enclosed),
-    "a wave alone": (layer, LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),
-    "every group a lower one": (layer, LayerTuning(below=1e9), by_circulants),
-    "no group a lower one": (layer, LayerTuning(below=0.0), by_circulants),
-    "no Lanczos": (layer, LayerTuning(at_once=0, waves=1), enclosed),
-    "a supremum that is never enough": (layer, LayerTuning(near=0.99), by_circulants),
-    "a supremum that is hardly searched": (layer, LayerTuning(loose=3.0), by_circulants),
-    "every layer a small one": (layer, LayerTuning(at_once=-1, soon=-1, work=-1, deflated_from=-1), enclosed),
+    "a search before every matrix": (layer, LayerTuning(immediate_work=0), enclosed),
+    "no matrix": (layer, LayerTuning(immediate_work=0, soon_work=0, late_work=0), enclosed),
+    "a wave alone": (layer, LayerTuning(immediate_work=0, soon_work=0, late_work=0, lanczos_entries=0), enclosed),
+    "every group a lower one": (layer, LayerTuning(lower_group=1e9), by_circulants),
+    "no group a lower one": (layer, LayerTuning(lower_group=0.0), by_circulants),
+    "no Lanczos": (layer, LayerTuning(immediate_work=0, wave_sum_pixels=1), enclosed),
+    "a supremum that is never enough": (layer, LayerTuning(supremum_share=0.99), by_circulants),
+    "a supremum that is hardly searched": (layer, LayerTuning(loose_rtol=3.0), by_circulants),
+    "every layer a large one": (
+        layer, LayerTuning(immediate_work=-1, soon_work=-1, late_work=-1, deflation_work=-1), enclosed,
+    ),
     "every wave taken out": (
         circulants, circulants.DeflationTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
     ),
     "no wave taken out": (circulants, circulants.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
-    "one wave of a frequency": (circulants, circulants.DeflationTuning((0.5,), (0.5,), 0, 1, together=1), split),
-    "one step a matrix": (layer, LayerTuning(matrix_steps=1, matrix_more=1, matrix_wider=()), enclosed),
+    "one wave of a frequency": (
+        circulants, circulants.DeflationTuning((0.5,), (0.5,), 0, 1, waves_of_a_frequency=1), split,
+    ),
+    "one step a matrix": (layer, LayerTuning(matrix_steps=1, matrix_retry_steps=1, matrix_retry_rtols=()), enclosed),
 }  # fmt: skip
 
 
@@ -216,9 +220,9 @@ def test_wild_values_never_change_a_claim(name: str, kernel: str, monkeypatch: p
 def test_wild_values_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the test above would say nothing."""
     kernel = slow_kernel()
-    value = float(specnorm.tn_bound(kernel, certified=False))
+    value = float(specnorm.tn_bound(kernel, proven=False))
     monkeypatch.setattr(alternation, "TUNING", OTHERS["alternation that stops at once"][1])
-    assert float(specnorm.tn_bound(kernel, certified=False)) < value * (1 - 1e-9)
+    assert float(specnorm.tn_bound(kernel, proven=False)) < value * (1 - 1e-9)
 
 
 def slow_kernel() -> Kernel:

@@ -27,10 +27,10 @@ from specnorm.search.layer import TUNING
 
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
-RINGS: dict[str, Any] = {"at_once": -1.0, "soon": -1.0, "work": -1.0}
-SPLIT = RINGS | {"deflated_from": -1.0}
+RINGS: dict[str, Any] = {"immediate_work": -1.0, "soon_work": -1.0, "late_work": -1.0}
+SPLIT = RINGS | {"deflation_work": -1.0}
 WAYS: tuple[dict[str, Any], ...] = (
-    {}, {"at_once": -1.0}, {"at_once": math.inf}, RINGS, SPLIT, SPLIT | {"witness": -1},
+    {}, {"immediate_work": -1.0}, {"immediate_work": math.inf}, RINGS, SPLIT, SPLIT | {"witness_entries": -1},
 )  # fmt: skip
 """As users have it; as if the layer were large; by its own matrix; by circulants alone; by a deflated circulant,
 and with lower bounds by waves too, as if the layer were very large."""

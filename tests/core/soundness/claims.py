@@ -22,7 +22,7 @@ import specnorm
 from soundness import balls
 from soundness.families import FAMILIES, Case, case
 from soundness.truths import Truth, float_of
-from specnorm import FantasticFour, Gram, Grid, Power, Reshaped, SymbolNorm, TensorNorm, Unfoldings
+from specnorm.methods import FantasticFour, Gram, Grid, Power, Reshaped, SymbolNorm, TensorNorm, Unfoldings
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fft import ExactFFT

@@ -12,7 +12,8 @@ import numpy as np
 import onnx.printer
 from networks.compositions.claims import Region, Search, Vector
 from networks.compositions.onnx_programs import OnnxProgram
-from specnorm_networks import Method, Multipliers, Product
+from specnorm_networks import Multipliers, Product
+from specnorm_networks.tools import Method
 
 from specnorm.errors import InternalError, MethodError, TranslationError
 

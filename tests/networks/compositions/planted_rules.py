@@ -10,8 +10,8 @@ from assumptions import assumed, interval
 from networks.compositions.planted_onnx import one
 from networks.compositions.planting import Plant, Planted, method, onnx_graph
 from onnx import helper
-from specnorm_networks import Measure
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.tools import Measure
 
 N = helper.make_node
 RNG = np.random.default_rng(5)
@@ -82,7 +82,14 @@ ELU = onnx_graph([N("Elu", ["x"], ["e"]), N("Add", ["e", "c"], ["s"]), N("Div", 
                  {"c": np.array(0.65), "one": np.array(1.0)})  # fmt: skip
 
 
-def rule(name: str, graph: Any, cls: type, which: str, made: Any, **where: Any) -> Planted:
+def rule(
+    name: str,
+    graph: Any,
+    cls: type,
+    which: str,
+    made: Any,
+    **where: Any,
+) -> Planted:
     plant: Plant = method(cls, which, made)
     return Planted(name, graph, plant, **where)
 

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from specnorm_networks import Graph, NetworkBound, Product, bound, within
+from specnorm_networks import Graph, Product, within
 from specnorm_networks.certified.operators import Operator
 from specnorm_networks.onnx.nodes import Call
+from specnorm_networks.tools import NetworkBound, bound
 
 from specnorm.certified.bound import HypothesisError
 from specnorm.errors import InternalError, TranslationError
@@ -149,7 +150,10 @@ def method(cls: type, name: str, made: Callable[[Any], Any]) -> Plant:
 
 # -- networks --------------------------------------------------------------------------------------------------------
 def onnx_graph(
-    nodes: list[Any], shape: tuple[int, ...], constants: Mapping[str, Any] | None = None, opset: int = 18
+    nodes: list[Any],
+    shape: tuple[int, ...],
+    constants: Mapping[str, Any] | None = None,
+    opset: int = 18,
 ) -> Callable[[], Graph]:
     from onnx_models import graph_of, model
 

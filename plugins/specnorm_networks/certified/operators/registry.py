@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm_networks.certified.operators.base import Operator
 
 Class = TypeVar("Class", bound=type[Operator])

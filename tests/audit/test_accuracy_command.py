@@ -1,4 +1,4 @@
-"""`specnorm certify`: no row says more than the Python function does, or than the file's execution bears out."""
+"""`specnorm accuracy`: no row says more than the Python function does, or than the file's execution bears out."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(net: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     def called(*more: str, code: int = 0) -> dict[str, Any]:
         radii = [word for radius in RADII for word in ("--radius", str(radius))]
-        assert cli.run(["certify", str(net), str(data), *radii, "--format", "json", *more]) == code
+        assert cli.run(["accuracy", str(net), str(data), *radii, "--format", "json", *more]) == code
         found: dict[str, Any] = json.loads(capsys.readouterr().out)
         return found
 
@@ -80,11 +80,21 @@ def logits_of(net: Path, x: Array) -> Array:
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = cli.TROUBLE) -> str:
     """The message of a call that fails, in one line; nothing but it is printed."""
-    assert cli.run(["certify", *map(str, arguments)]) == code
+    assert cli.run(["accuracy", *map(str, arguments)]) == code
     out, err = capsys.readouterr()
     assert not out
     assert "Traceback" not in err
     return " ".join(err.split())
+
+
+def test_the_former_name_of_the_command_works_and_says_so(net: Path, data: Path, capsys: Any) -> None:
+    words = [str(net), str(data), "--radius", "0.05"]
+    assert cli.run(["accuracy", *words]) == 0
+    rows = capsys.readouterr().out
+    assert cli.run(["certify", *words]) == 0
+    former = capsys.readouterr()
+    assert former.out == rows
+    assert "'specnorm certify' is called 'specnorm accuracy' now" in former.err
 
 
 def test_no_certified_label_changes_where_the_file_is_executed(run: Run, net: Path, arrays: dict[str, Array]) -> None:

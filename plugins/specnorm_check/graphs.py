@@ -1,0 +1,275 @@
+"""Read the graph of an ONNX file: its constants, its operators, the shapes of its values.
+
+Shapes are those that onnx infers from the input's shape and from constants of the file;
+those that the file states are left out. What has no rule gets a name without one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from specnorm_check.layers import Numbers, Refused, require
+from specnorm_check.statements import BELOW, plain, whole_numbers
+
+FLOATING_KINDS = {1, 10, 11, 16}  # float32, float16, float64 and bfloat16 in ONNX
+FIRST_OPSET, LAST_OPSET = 13, 28  # the definitions of these sets of operators were read
+LONGEST_OPERATOR = 80  # letters of its name
+LARGEST_VALUE = 2**32  # entries
+
+WINDOW = {"auto_pad", "dilations", "kernel_shape", "pads", "strides"}
+REDUCTION = {"axes", "keepdims", "noop_with_empty_axes"}
+ATTRIBUTES: dict[str, set[str]] = {
+    "Abs": set(),
+    "Add": set(),
+    "AveragePool": WINDOW | {"ceil_mode", "count_include_pad"},
+    "BatchNormalization": {"epsilon", "momentum", "training_mode"},
+    "Clip": set(),
+    "Concat": {"axis"},
+    "Conv": WINDOW | {"group"},
+    "Div": set(),
+    "Flatten": {"axis"},
+    "Gemm": {"alpha", "beta", "transA", "transB"},
+    "LeakyRelu": {"alpha"},
+    "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
+    "Pad": {"mode"},
+    "ReduceMean": REDUCTION,
+    "ReduceSum": REDUCTION,
+    "Relu": set(),
+    "Reshape": {"allowzero"},
+    "Slice": set(),
+    "Softmax": {"axis"},
+    "Sub": set(),
+    "Tanh": set(),
+    "Transpose": {"perm"},
+}
+"""The operators with a rule, and the attributes that one may have: a rule reads them, or
+they change nothing that it says."""
+REQUIRED = {
+    "auto_pad": b"NOTSET",
+    "ceil_mode": 0,
+    "mode": b"constant",
+    "training_mode": 0,
+    "transA": 0,
+}
+"""The values that attributes have, of whatever operator, if a rule is for it."""
+
+
+class Node(NamedTuple):
+    """The operator that computes a value."""
+
+    op: str
+    inputs: list[str]
+    attributes: dict[str, Any]
+
+
+class Graph:
+    """An ONNX graph with one input, whose shape is given.
+
+    ``start`` is the name of its input, ``ends`` are those of its outputs, ``arrays`` its
+    constants. ``nodes`` has the operator of each other value, in the order of the graph,
+    ``shapes`` the shape of each value of which onnx infers one.
+    """
+
+    def __init__(self, content: bytes, input_shape: object) -> None:
+        import onnx
+
+        model = onnx.ModelProto.FromString(content)
+        graph = model.graph
+        require_known_definitions(model)
+        require_own_numbers(graph)
+        self.arrays = constants_of(graph)
+        require_small_numbers(graph, self.arrays)
+        self.start = set_input_shape(graph, self.arrays, input_shape)
+        self.ends = [output.name for output in graph.output]
+        require(self.ends, "the model has no output")
+        self.shapes = inferred_shapes(model)  # from the input's, which is set
+        no_rule = "the input of the graph"
+        self.nodes = {self.start: Node(no_rule, [], {})}
+        for node in graph.node:
+            op = known_operator(node)
+            attributes = attributes_of(node)
+            for at, name in enumerate(node.output):
+                # No rule is for another output than the first.
+                named = f"output {at} of {op}" if at else op
+                self.nodes[name] = Node(named, list(node.input), attributes)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return a value's shape, which has to be known."""
+        require(name in self.shapes, f"onnx infers no shape of {plain(name)}")
+        return self.shapes[name]
+
+    def have_shape(self, names: Sequence[str], name: str) -> bool:
+        """Return whether some values have the shape of another one, which is known."""
+        shape = self.shapes.get(name)
+        if shape is None:
+            return False
+        return all(self.shapes.get(one) == shape for one in names)
+
+    def keeps_entries(self, name: str) -> bool:
+        """Return whether a value has as many entries as what its operator reads."""
+        before = self.shapes.get(self.nodes[name].inputs[0])
+        after = self.shapes.get(name)
+        if before is None or after is None:
+            return False
+        return math.prod(before) == math.prod(after)
+
+    def has_constants(self, node: Node) -> bool:
+        """Return whether all inputs of an operator but the first are constants."""
+        others = set(node.inputs[1:])
+        left_out = ""
+        return others <= {left_out, *self.arrays}
+
+    def require_constants(self, node: Node) -> None:
+        """Refuse an operator of which another input than the first may move."""
+        require(self.has_constants(node), f"a {node.op} of several values")
+
+
+# -- the file --------------------------------------------------------------------------
+def require_known_definitions(model: Any) -> None:
+    """Refuse operators whose definitions were not read."""
+    opsets = []
+    for one in model.opset_import:
+        if one.domain in ("", "ai.onnx"):
+            opsets.append(one.version)
+    is_known = len(opsets) == 1 and FIRST_OPSET <= opsets[0] <= LAST_OPSET
+    sets = f"other sets than one from {FIRST_OPSET} to {LAST_OPSET}"
+    words = f"the model has operators of {sets}, or functions of its own"
+    require(is_known, words)
+    require(not model.functions, words)
+
+
+def require_own_numbers(graph: Any) -> None:
+    """Refuse numbers that are outside of the file."""
+    tensors = list(graph.initializer)
+    for node in graph.node:
+        tensors += [attribute.t for attribute in node.attribute]
+    for tensor in tensors:
+        is_inside = not tensor.external_data
+        require(is_inside, "the model has numbers outside of its file")
+
+
+def constants_of(graph: Any) -> dict[str, Numbers]:
+    """Return the constants of an ONNX graph by their names; bfloat16 as float32."""
+    from onnx import numpy_helper
+
+    arrays = {}
+    for tensor in graph.initializer:
+        arrays[tensor.name] = numpy_helper.to_array(tensor)
+    for node in graph.node:
+        if node.op_type != "Constant" or node.domain or len(node.attribute) != 1:
+            continue
+        (attribute,) = node.attribute
+        if attribute.name == "value":
+            arrays[node.output[0]] = numpy_helper.to_array(attribute.t)
+        if attribute.name == "value_ints":
+            arrays[node.output[0]] = np.array(attribute.ints, np.int64)
+    for name, array in arrays.items():
+        if array.dtype.name == "bfloat16":
+            arrays[name] = array.astype(np.float32)
+    return arrays
+
+
+def require_small_numbers(graph: Any, arrays: Mapping[str, Numbers]) -> None:
+    """Refuse numbers with which the integers of onnx wrap when it infers shapes."""
+    for node in graph.node:
+        if node.op_type not in ATTRIBUTES:
+            continue
+        numbers = [0]
+        for attribute in node.attribute:
+            numbers += [attribute.i, *attribute.ints]
+        if node.op_type == "Pad" and len(node.input) > 1:
+            pads = arrays.get(node.input[1], np.zeros(0))
+            numbers += pads.reshape(-1).tolist()
+        is_small = min(numbers) > -BELOW and max(numbers) < BELOW
+        require(is_small, f"{node.op_type} has a number of {BELOW} or more")
+
+
+def set_input_shape(
+    graph: Any,
+    arrays: Mapping[str, Numbers],
+    shape: object,
+) -> str:
+    """Write the input's shape into a graph, and return the input's name."""
+    inputs = list(graph.input)
+    is_constant = any(one.name in arrays for one in inputs)
+    require(not is_constant, "a constant of the model is an input of it, too")
+    require(len(inputs) == 1, "the model has not one input")
+    kind = inputs[0].type.tensor_type
+    is_floating = kind.elem_type in FLOATING_KINDS
+    words = f"numbers of kind {kind.elem_type} of ONNX, not floating ones"
+    require(is_floating, f"the model's input has {words}")
+    sizes = kind.shape.dim
+    numbers = whole_numbers(shape, len(sizes), least=1)
+    require_moderate(numbers)
+    for size, n in zip(sizes, numbers, strict=True):
+        is_free = size.dim_value == 0
+        is_same = size.dim_value == n
+        require(is_free or is_same, "the model's input has another shape")
+        size.dim_value = n
+    return str(inputs[0].name)
+
+
+def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that onnx infers from the input's; those stated are left out."""
+    import onnx
+
+    graph = model.graph
+    del graph.value_info[:]
+    try:
+        onnx.checker.check_model(model)
+        for output in graph.output:
+            output.type.tensor_type.ClearField("shape")
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    except Exception as error:  # of many kinds
+        words = f"onnx finds fault with the model: {error}"
+        raise Refused(words[:300]) from None
+    shapes = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        shape = tuple(size.dim_value for size in kind.shape.dim)
+        is_whole = kind.HasField("shape") and all(shape)  # a size of 0 is an unknown one
+        if is_whole:
+            require(min(shape, default=1) > 0, "onnx infers a negative size")
+            require_moderate(shape)
+            shapes[value.name] = shape
+    return shapes
+
+
+def require_moderate(shape: Iterable[int]) -> None:
+    """Refuse a shape of so many entries that onnx or a sum of such may wrap."""
+    is_moderate = math.prod(map(abs, shape)) < LARGEST_VALUE
+    require(is_moderate, f"a value has {LARGEST_VALUE} entries or more")
+
+
+# -- operators -------------------------------------------------------------------------
+def attributes_of(node: Any) -> dict[str, Any]:
+    """Return an operator's attributes by their names."""
+    from onnx import helper
+
+    attributes = {}
+    for one in node.attribute:
+        attributes[one.name] = helper.get_attribute_value(one)
+    return attributes
+
+
+def known_operator(node: Any) -> str:
+    """Return an operator's name; if no rule is for it as it is, a name without rules."""
+    if node.domain:
+        return plain(f"{node.domain}.{node.op_type}")[:LONGEST_OPERATOR]
+    op = plain(node.op_type)[:LONGEST_OPERATOR]
+    if op not in ATTRIBUTES:
+        return op
+    attributes = attributes_of(node)
+    without_rule = f"{op} as it is given"
+    if set(attributes) - ATTRIBUTES[op]:
+        return without_rule
+    for name, value in REQUIRED.items():
+        if attributes.get(name, value) != value:
+            return without_rule
+    if op == "BatchNormalization" and len(node.output) > 1:  # it is one in training
+        return without_rule
+    return op

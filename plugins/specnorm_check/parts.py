@@ -1,0 +1,621 @@
+"""Prove several layers together: the kernel of a part, by Lemma 4.
+
+The steps A to H are those of the page docs/check-proofs.md. The values of a part are
+z_0, ..., z_n. The first axis of a value is the batch, the second the channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from specnorm_check.graphs import Graph, Node
+from specnorm_check.layers import Axis, Layer, Numbers, Refused, require, split_axis
+from specnorm_check.rules import (
+    ONE,
+    POOLS,
+    SAME_ENTRIES,
+    axes_of_windows,
+    factor_of_operator,
+    largest_slope,
+    normalising_factors,
+    product,
+    slopes_of,
+)
+from specnorm_check.statements import Statement, number, plain, read_exponent
+
+KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
+LAYER_OPERATORS = {"Conv", "Gemm"}
+SUMS = {"Add", "Sub"}
+SHORTCUTS = {"Pad", "Slice"}
+ENTRY_ERROR = 2.0**-48  # relative, of 32 roundings of an entry of a kernel
+MOST_NORMALISATIONS = 4  # behind a layer of a part: 5 roundings each, 8 of the rest
+LARGEST_KERNEL = 2**31  # entries
+HALF = Fraction(1, 2)
+DO_NOT_FIT = "layers of a part do not fit together"
+
+Slopes = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a certificate says of layers that are proven together.
+
+    ``values`` are the names of z_0, ..., z_n, ``multipliers`` their q, one number a
+    channel. A layer by itself may have no multipliers; it may be proven at its own size.
+    2^``exponent`` H is the array of whole numbers that completes the part's kernel.
+    """
+
+    values: list[str]
+    multipliers: list[Numbers]
+    at_own_size: bool
+    exponent: int
+
+    @classmethod
+    def read(cls, statement: Statement) -> Part:
+        """Return the part that a claim lists."""
+        has_keys = set(statement) == KEYS_OF_A_PART
+        require(has_keys, "a part has other entries than those of a part")
+        values = statement["values"]
+        is_list = type(values) is list and len(values) > 1
+        require(is_list, "the values of a part are no list of two or more")
+        multipliers = []
+        for texts in statement["weights"]:
+            q = np.array([number(text) for text in texts])
+            is_moderate = (q > 2.0**-99) & (q < 2.0**99)
+            words = "a multiplier is 0, or close to it or beyond"
+            require(is_moderate.all(), words)
+            multipliers.append(q)
+        is_by_itself = len(values) == 2 and not multipliers
+        is_complete = is_by_itself or len(multipliers) == len(values)
+        require(is_complete, "a part has not multipliers for each value")
+        sizes = statement["sizes"]
+        require(
+            sizes in ("every", "own"), "the sizes of a part are neither every nor own"
+        )
+        exponent = read_exponent(statement["exponent"])
+        return cls(values, multipliers, sizes == "own", exponent)
+
+
+class Term(NamedTuple):
+    """A layer that leads from z_j = ``start`` to z_i = ``end``; its kernel is V_ij."""
+
+    start: int
+    end: int
+    kernel: Numbers
+    layer: Layer
+
+
+class Function(NamedTuple):
+    """A value as a function, entry by entry, of another value; pooled afterwards.
+
+    ``pooling`` is the constant of the pooling, 1 if there is none.
+    """
+
+    argument: str
+    slopes: Slopes
+    is_pooled: bool
+    pooling: Fraction
+
+
+class Joint(NamedTuple):
+    """The kernel whose norm proves a part.
+
+    It is N + I/2 if ``centred`` (step E), else T of a chain (step F) or V of a layer by
+    itself (step G). ``depth`` is the number of layers on the longest way to z_n, and
+    ``factor`` what the constant is multiplied by: pooling, and the slope of step G.
+    """
+
+    kernel: Numbers
+    layer: Layer
+    centred: bool
+    depth: int
+    factor: Fraction
+
+
+def joint_of_part(graph: Graph, part: Part) -> Joint:
+    """Return the kernel whose norm proves a part."""
+    last = len(part.values) - 1
+    reader = TermReader(graph, part)
+    terms: list[Term] = []
+    slopes: dict[int, Slopes] = {}
+    for end in range(1, last + 1):
+        name = part.values[end]
+        function = function_at(graph, name)
+        if function.is_pooled:
+            require(end == last, f"pooling at {plain(name)} stands in a part")
+        low, high = function.slopes
+        slopes[end] = (min(low, 0.0), max(high, 0.0))  # Lemma 4: a <= 0 <= b
+        terms += reader.terms(end, function.argument)
+    pooling = function.pooling
+    require(terms, "a part has no layer")
+    if len(terms) == 1:
+        require(last == 1, DO_NOT_FIT)
+        return joint_of_one(part, terms[0], slopes[1], pooling)
+    return joint_of_several(terms, slopes, pooling)
+
+
+def growth(joint: Joint, norm: Fraction) -> Fraction:
+    """Return what a layer of a part multiplies by at most, if its kernel has a norm."""
+    if not joint.centred:  # steps F and G
+        return norm
+    sigma = norm - HALF  # step E
+    return max(2 * sigma - 1, ONE)
+
+
+# -- step A: the layers of a part ------------------------------------------------------
+def function_at(graph: Graph, name: str) -> Function:
+    """Return what a value of a part is a function of, entry by entry.
+
+    From the value backwards: pooling (step H), then the function; there may be neither.
+    """
+    is_computed = name in graph.nodes
+    require(is_computed, f"a part ends at {plain(name)}, no computed value")
+    node = graph.nodes[name]
+    is_pooled = False
+    pooling = ONE
+    while node.op in POOLS or node.op == "ReduceMean":
+        factor = factor_of_operator(graph, name)
+        if factor is None or not keeps_channels(graph, node):
+            raise Refused(f"{node.op} stands in a part")
+        is_pooled = True
+        pooling *= factor
+        name = node.inputs[0]
+        node = graph.nodes[name]
+    slopes = slopes_of(node)
+    if slopes is None:
+        identity = (1.0, 1.0)
+        return Function(name, identity, is_pooled, pooling)
+    graph.require_constants(node)
+    return Function(node.inputs[0], slopes, is_pooled, pooling)
+
+
+def keeps_channels(graph: Graph, node: Node) -> bool:
+    """Return whether pooling, or a mean, leaves the axes of batch and channels."""
+    if node.op in POOLS:
+        return True
+    axes = node.attributes.get("axes", [])
+    if len(node.inputs) > 1:
+        axes = graph.arrays[node.inputs[1]].tolist()
+    takes_all_axes = len(axes) == 0
+    return not takes_all_axes and min(axes) > 1
+
+
+@dataclass(frozen=True)
+class TermReader:
+    """Reads the layers of a part from a graph."""
+
+    graph: Graph
+    part: Part
+
+    def terms(
+        self,
+        end: int,
+        name: str,
+        scale: Numbers | float = 1.0,
+        normalisations: int = 0,
+    ) -> Iterator[Term]:
+        """Yield layers of z_0, ..., z_{end-1} whose sum is ``scale`` times a value.
+
+        What is constant is left out. ``scale`` is one number, or one for each channel,
+        the product of those of so many normalisations.
+        """
+        graph = self.graph
+        if name in graph.arrays:  # it changes no difference
+            return
+        node = graph.nodes[name]
+        is_before = name in self.part.values[:end]
+        if is_before or node.op in SHORTCUTS:
+            yield self.shortcut(end, name, scale)
+        elif node.op == "BatchNormalization":
+            graph.require_constants(node)
+            more = normalisations + 1
+            words = f"more than {MOST_NORMALISATIONS} normalisations behind a layer"
+            require(more <= MOST_NORMALISATIONS, words)
+            factors = normalising_factors(graph, node)
+            scales = product(np.asarray(scale), factors)
+            yield from self.terms(end, node.inputs[0], scales, more)
+        elif node.op in SUMS:
+            for at, summand in enumerate(node.inputs):
+                is_constant = summand in graph.arrays
+                is_same = is_constant or graph.have_shape([summand], name)
+                require(is_same, f"{node.op} spreads a value of a part")
+                sign = -1 if node.op == "Sub" and at == 1 else 1
+                yield from self.terms(end, summand, sign * scale, normalisations)
+        else:
+            require(node.op in LAYER_OPERATORS, f"{node.op} stands in a part")
+            yield self.layer(end, node, scale)
+
+    def layer(
+        self,
+        end: int,
+        node: Node,
+        scale: Numbers | float,
+    ) -> Term:
+        """Return the term of a Conv or Gemm, which reads a value before.
+
+        ``read`` is what it reads: the value z_j = ``start``, or this one flattened.
+        """
+        graph = self.graph
+        graph.require_constants(node)
+        read = node.inputs[0]
+        start = read
+        while start not in self.part.values[:end]:
+            before = graph.nodes[start]
+            words = f"{before.op} stands before a layer of a part"
+            require(before.op in SAME_ENTRIES, words)
+            require(graph.keeps_entries(start), words)
+            start = before.inputs[0]
+        stored = graph.arrays[node.inputs[1]].astype(np.float64)
+        kernel, layer = read_kernel(node, stored, graph.shape_of(read))
+        return self.term(end, start, read, kernel, layer, scale)
+
+    def shortcut(
+        self,
+        end: int,
+        name: str,
+        scale: Numbers | float,
+    ) -> Term:
+        """Return the term of a value before, of some of its pixels, with more channels.
+
+        It is a layer of one tap: the kernel is a matrix of zeros and ones.
+        """
+        start = name
+        changes = []
+        while start not in self.part.values[:end]:
+            node = self.graph.nodes[start]
+            require(node.op in SHORTCUTS, f"{node.op} stands in a part")
+            self.graph.require_constants(node)
+            changes.append(start)
+            start = node.inputs[0]
+        shape = self.graph.shape_of(start)
+        matrix = np.eye(shape[1])
+        strides = [1] * len(shape[2:])
+        for value in reversed(changes):  # from z_j on
+            if self.graph.nodes[value].op == "Pad":
+                more_rows = channels_padded(self.graph, value)
+                matrix = np.pad(matrix, (more_rows, (0, 0)))
+            else:
+                for at, step in enumerate(steps_of_slice(self.graph, value)):
+                    strides[at] *= step
+        axes = [Axis(1, stride, 1, 0, 0) for stride in strides]
+        one_tap = [1] * len(axes)
+        kernel = matrix.reshape(*matrix.shape, *one_tap)
+        layer = Layer(tuple(axes), 1, "zeros", shape[2:])
+        return self.term(end, start, start, kernel, layer, scale)
+
+    def term(
+        self,
+        end: int,
+        start: str,
+        read: str,
+        kernel: Numbers,
+        layer: Layer,
+        scale: Numbers | float,
+    ) -> Term:
+        """Return V_ij = q_i W_ij / q_j, W_ij being ``scale`` times a layer (step B).
+
+        The layer reads the value ``read``, which has the entries of z_j = ``start``.
+        """
+        j = self.part.values.index(start)
+        outputs, inputs, *_ = kernel.shape
+        inputs *= layer.groups
+        multiplied = scale * np.ones(outputs)
+        divided = np.ones(inputs)
+        if self.part.multipliers:
+            q_i = self.part.multipliers[end]
+            q_j = self.part.multipliers[j]
+            words = "multipliers are not one a channel"
+            require(self.has_channels(j, start, read), words)
+            require(len(q_j) == self.graph.shape_of(start)[1], words)
+            require(len(q_i) == outputs, words)
+            multiplied = product(multiplied, q_i)
+            # Flattened, the pixels of a channel stand one behind the other.
+            divided = 1 / np.repeat(q_j, inputs // len(q_j))
+        weighted = scaled(kernel, layer.groups, multiplied, divided)
+        return Term(j, end, weighted, layer)
+
+    def has_channels(self, j: int, start: str, read: str) -> bool:
+        """Return whether a layer reads z_j as it is, or z_0 flattened by samples."""
+        shape = self.graph.shape_of(start)
+        shape_read = self.graph.shape_of(read)
+        flattened = (shape[0], math.prod(shape[1:]))
+        return shape_read == shape or (j == 0 and shape_read == flattened)
+
+
+def read_kernel(
+    node: Node,
+    stored: Numbers,
+    shape_read: tuple[int, ...],
+) -> tuple[Numbers, Layer]:
+    """Return the kernel and the geometry of a Conv or Gemm, by what it reads."""
+    words = f"no rule is for such a {node.op}"
+    require(stored.ndim == len(shape_read), words)
+    if node.op == "Gemm":
+        matrix = stored if node.attributes.get("transB") else stored.T
+        alpha = np.array(node.attributes.get("alpha", 1.0))
+        kernel = product(matrix, alpha)
+        layer = Layer((), 1, "zeros", ())
+    else:
+        kernel = stored
+        taps = list(stored.shape[2:])
+        is_own = node.attributes.get("kernel_shape", taps) == taps
+        require(is_own, words)
+        axes = axes_of_windows(node, taps)
+        groups = node.attributes.get("group", 1)
+        layer = Layer(axes, groups, "zeros", shape_read[2:])
+    channels = layer.groups * kernel.shape[1]
+    require(channels == shape_read[1], f"{words}: it reads {shape_read[1]} channels")
+    return kernel, layer
+
+
+def channels_padded(graph: Graph, name: str) -> tuple[int, int]:
+    """Return the numbers of constant channels that a Pad adds before and behind."""
+    node = graph.nodes[name]
+    names_axes = len(node.inputs) > 3
+    require(not names_axes, "such a Pad stands in a part")
+    rank = len(graph.shape_of(name))
+    pads = graph.arrays[node.inputs[1]].reshape(2, rank)
+    of_channels = pads[:, 1]
+    of_others = np.delete(pads, 1, axis=1)
+    is_of_channels = of_channels.min() >= 0 and not of_others.any()
+    require(is_of_channels, "padding of pixels stands in a part")
+    before, behind = of_channels.tolist()
+    return before, behind
+
+
+def steps_of_slice(graph: Graph, name: str) -> list[int]:
+    """Return the steps, one an axis of pixels, of a Slice from the first pixel on.
+
+    It leaves the axes of batch and channels as they are.
+    """
+    words = "such a Slice stands in a part"
+    node = graph.nodes[name]
+    require(len(node.inputs) == 5, words)
+    constants = [graph.arrays[one].tolist() for one in node.inputs[1:]]
+    starts, _, axes, steps = constants
+    require(len(set(axes)) == len(axes), words)
+    before = graph.shape_of(node.inputs[0])
+    after = graph.shape_of(name)
+    steps_of_pixels = [1] * len(before[2:])
+    for start, axis, step in zip(starts, axes, steps, strict=True):
+        require(start == 0 and step > 0 and axis >= 0, words)
+        if axis > 1:
+            steps_of_pixels[axis - 2] = step
+        else:
+            require(before[axis] == after[axis], words)
+    return steps_of_pixels
+
+
+def scaled(
+    kernel: Numbers,
+    groups: int,
+    of_outputs: Numbers,
+    of_inputs: Numbers,
+) -> Numbers:
+    """Return a kernel with its outputs and its inputs multiplied by numbers (step B)."""
+    _, inputs, *taps = kernel.shape
+    by_group = kernel.reshape(groups, -1, inputs, math.prod(taps))
+    rows = of_outputs.reshape(groups, -1, 1, 1)
+    columns = of_inputs.reshape(groups, 1, -1, 1)
+    whole = product(product(by_group, rows), columns)
+    return whole.reshape(kernel.shape)
+
+
+# -- step G: one layer -----------------------------------------------------------------
+def joint_of_one(part: Part, term: Term, slopes: Slopes, pooling: Fraction) -> Joint:
+    """Return the kernel of a layer by itself, at every size or at its own."""
+    layer = term.layer
+    if not part.at_own_size:
+        layer = replace(layer, sizes=None)
+    factor = pooling * largest_slope(slopes)
+    return Joint(term.kernel, layer, False, 1, factor)
+
+
+# -- steps C to F: several layers ------------------------------------------------------
+class Edge(NamedTuple):
+    """A block of N, from one place to another: a kernel and where its first tap is.
+
+    Tap a of the kernel reads, for the output at pixel y, the pixel y + first_tap + a.
+    """
+
+    start: int
+    end: int
+    kernel: Numbers
+    first_tap: list[int]
+
+
+def joint_of_several(
+    terms: Sequence[Term],
+    slopes: Mapping[int, Slopes],
+    pooling: Fraction,
+) -> Joint:
+    """Return the kernel N + I/2 of several layers, or T if they are a chain."""
+    require_one_grid(terms)
+    is_chain = all(term.end == term.start + 1 for term in terms)
+    edges = edges_of(terms, slopes, is_chain)
+    places = channels_of(edges)
+    kernel = hermitian_kernel(edges, places)
+    if is_chain:
+        kernel = odd_rows_even_columns(kernel, places)
+    else:
+        add_half_of_identity(kernel)
+    axes = [Axis(taps, 1, 1, 0, 0) for taps in kernel.shape[2:]]
+    layer = Layer(tuple(axes), 1, "zeros", None)
+    depth = depth_of(terms, last=len(slopes))
+    return Joint(kernel, layer, not is_chain, depth, pooling)
+
+
+def require_one_grid(terms: Sequence[Term]) -> None:
+    """Refuse terms that are not all on one grid (step D), or two of the same places."""
+    pairs = {(term.start, term.end) for term in terms}
+    require(len(pairs) == len(terms), DO_NOT_FIT)
+    strides_of_z_0 = set()
+    for term in terms:
+        strides = tuple(axis.stride for axis in term.layer.axes)
+        if term.start == 0:
+            strides_of_z_0.add(strides)
+        else:
+            require(max(strides, default=1) == 1, DO_NOT_FIT)
+    require(len(strides_of_z_0) < 2, DO_NOT_FIT)
+
+
+def depth_of(terms: Sequence[Term], last: int) -> int:
+    """Return the number of layers on the longest way from z_0 to z_n (step E).
+
+    Terms stand in the order of the values that they lead to.
+    """
+    depths = [0] * (last + 1)
+    for term in terms:
+        depth = depths[term.start] + 1
+        depths[term.end] = max(depths[term.end], depth)
+    return depths[last]
+
+
+def edges_of(
+    terms: Sequence[Term],
+    slopes: Mapping[int, Slopes],
+    is_chain: bool,
+) -> list[Edge]:
+    """Return the blocks of N below its diagonal (step C). The place i' is called -i."""
+    last = len(slopes)
+    edges = []
+    for term in terms:
+        j, i = term.start, term.end
+        v, first_tap = at_stride_one(term)
+        if is_chain:  # step F: the taps may be moved
+            first_tap = [-(taps // 2) for taps in v.shape[2:]]
+        a, b = slopes[i]
+        if i == last:
+            m = max(-a, b)
+            edges.append(Edge(j, i, times(v, m), first_tap))
+            continue
+        mean = (a + b) / 2
+        edges.append(Edge(j, i, times(v, mean), first_tap))
+        if a * b < 0:
+            root = math.sqrt(-a * b)
+            edges.append(Edge(j, -i, times(v, root), first_tap))
+    return edges
+
+
+def times(kernel: Numbers, factor: float) -> Numbers:
+    """Return a kernel times a number."""
+    return product(kernel, np.array(factor))
+
+
+def at_stride_one(term: Term) -> tuple[Numbers, list[int]]:
+    """Return a term's kernel on the grid of its outputs, and where its first tap is.
+
+    It has no groups and no dilation, but zeros between; phases of the input are channels
+    (step D).
+    """
+    groups = term.layer.groups
+    axes = term.layer.axes
+    outputs, inputs, *_ = term.kernel.shape
+    lengths = []
+    first_tap = []
+    taps: list[slice] = []
+    for axis in axes:
+        # So many zeros before the first tap make its place a multiple of the stride.
+        zeros = -axis.before % axis.stride
+        lengths.append(zeros + axis.reach + 1)
+        taps.append(slice(zeros, None, axis.dilation))
+        shift = (axis.before + zeros) // axis.stride
+        first_tap.append(-shift)
+    phases = math.prod(axis.stride for axis in axes)
+    size = outputs * groups * inputs * math.prod(lengths) * phases
+    require(size < LARGEST_KERNEL, "its stride makes so many channels")
+
+    whole = np.zeros((outputs, groups * inputs, *lengths))
+    for group in range(groups):
+        rows = block(group, outputs // groups)
+        columns = block(group, inputs)
+        whole[rows, columns, *taps] = term.kernel[rows]
+    for at, axis in enumerate(axes):
+        whole = split_axis(whole, 2 + at, axis.stride)
+    return whole, first_tap
+
+
+def block(at: int, length: int) -> slice:
+    """Return the indices of one of several blocks of a length."""
+    first = at * length
+    return slice(first, first + length)
+
+
+def channels_of(edges: Sequence[Edge]) -> dict[int, int]:
+    """Return the number of channels at each place, in the order of the kernel."""
+    places: dict[int, int] = {}
+    for edge in edges:
+        outputs, inputs, *_ = edge.kernel.shape
+        places.setdefault(edge.start, inputs)
+        places.setdefault(edge.end, outputs)
+        require(places[edge.start] == inputs, DO_NOT_FIT)
+        require(places[edge.end] == outputs, DO_NOT_FIT)
+    return places
+
+
+def hermitian_kernel(edges: Sequence[Edge], places: Mapping[int, int]) -> Numbers:
+    """Return N: its blocks and their adjoints (step C). Its middle tap is the pixel."""
+    ranks = {edge.kernel.ndim for edge in edges}
+    require(len(ranks) == 1, DO_NOT_FIT)
+    channels = {}
+    count = 0
+    for place, more in places.items():
+        channels[place] = slice(count, count + more)
+        count += more
+
+    adjoints = [adjoint_of(edge) for edge in edges]
+    blocks = [*edges, *adjoints]
+    farthest = [0] * (ranks.pop() - 2)
+    for edge in blocks:  # an adjoint's first tap is the last of its block, reversed
+        for at, first in enumerate(edge.first_tap):
+            farthest[at] = max(farthest[at], -first)
+    taps = [2 * pixels + 1 for pixels in farthest]
+    n = np.zeros((count, count, *taps))
+    for edge in blocks:
+        rows = channels[edge.end]
+        columns = channels[edge.start]
+        n[rows, columns, *taps_in_the_middle(edge, farthest)] = edge.kernel
+    return n
+
+
+def taps_in_the_middle(edge: Edge, farthest: Sequence[int]) -> list[slice]:
+    """Return where the taps of a block lie in a kernel whose middle tap is the pixel."""
+    slices = []
+    for at, count in enumerate(edge.kernel.shape[2:]):
+        first = farthest[at] + edge.first_tap[at]
+        slices.append(slice(first, first + count))
+    return slices
+
+
+def adjoint_of(edge: Edge) -> Edge:
+    """Return the adjoint block: channels exchanged, taps and places in reverse order."""
+    exchanged = edge.kernel.swapaxes(0, 1)
+    axes = tuple(range(2, edge.kernel.ndim))
+    first_tap = []
+    for first, count in zip(edge.first_tap, edge.kernel.shape[2:], strict=True):
+        last = first + count - 1
+        first_tap.append(-last)
+    return Edge(edge.end, edge.start, np.flip(exchanged, axes), first_tap)
+
+
+def odd_rows_even_columns(n: Numbers, places: Mapping[int, int]) -> Numbers:
+    """Return T: the blocks of N from even places to odd ones (step F)."""
+    is_odd = []
+    for place, channels in places.items():
+        is_odd += [place % 2 == 1] * channels  # of i' = -i as of i
+    odd = np.array(is_odd)
+    t: Numbers = n[odd][:, ~odd]
+    return t
+
+
+def add_half_of_identity(n: Numbers) -> None:
+    """Add I/2 to a kernel whose middle tap is the pixel."""
+    middle = [taps // 2 for taps in n.shape[2:]]
+    diagonal = np.arange(len(n))
+    n[diagonal, diagonal, *middle] += float(HALF)

@@ -1,0 +1,163 @@
+"""Bound one operator by itself: the rules of the page docs/check-proofs.md, Networks.
+
+A rule is for an operator of which the first input alone moves; the others are constants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from specnorm_check.graphs import Graph, Node
+from specnorm_check.layers import Axis, Numbers, require, root_up
+
+SLOPES = {
+    "Abs": (-1.0, 1.0),
+    "Clip": (0.0, 1.0),
+    "Relu": (0.0, 1.0),
+    "Tanh": (0.0, 1.0),
+}
+"""The least and the largest slope of functions of each entry; LeakyRelu's vary."""
+SAME_ENTRIES = {"Flatten", "Reshape"}  # in their order; a layer may read them so
+NOT_LONGER = {"Pad", "Slice", "Softmax", "Transpose"}
+POOLS = {"AveragePool", "MaxPool"}
+REDUCTIONS = {"ReduceMean", "ReduceSum"}
+
+ONE = Fraction(1)
+ROUNDED = 1 + Fraction(1, 2**50)  # more than the effect of 7 roundings in float64
+LEAST_PRODUCT = 2.0**-800  # far above the numbers at which float64 rounds more coarsely
+
+
+def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
+    """Return the constant of the operator that computes a value; None: it has no rule."""
+    node = graph.nodes[name]
+    slopes = slopes_of(node)
+    if slopes is not None:
+        return largest_slope(slopes)
+    if node.op in SAME_ENTRIES:
+        return ONE if graph.keeps_entries(name) else None
+    if node.op in NOT_LONGER:
+        return ONE
+    if node.op == "BatchNormalization":
+        largest = np.abs(normalising_factors(graph, node)).max()
+        return Fraction(float(largest)) * ROUNDED
+    if node.op == "Div":
+        return factor_of_divisor(graph, name)
+    if node.op in POOLS:
+        return factor_of_pool(node)
+    if node.op in REDUCTIONS:
+        return factor_of_reduction(graph, name)
+    return None
+
+
+# -- functions of each entry -----------------------------------------------------------
+def slopes_of(node: Node) -> tuple[float, float] | None:
+    """Return the least and the largest slope of a function of each entry, and 0."""
+    if node.op == "LeakyRelu":
+        alpha = node.attributes.get("alpha", 0.01)
+        return min(alpha, 0.0), max(alpha, 1.0)
+    return SLOPES.get(node.op)
+
+
+def largest_slope(slopes: tuple[float, float]) -> Fraction:
+    """Return the largest absolute slope."""
+    low, high = slopes
+    return Fraction(max(-low, high))
+
+
+# -- products and quotients ------------------------------------------------------------
+def normalising_factors(graph: Graph, node: Node) -> Numbers:
+    """Return what batch normalisation multiplies each channel by."""
+    _, scale, _, _, variance = node.inputs
+    gamma = graph.arrays[scale].astype(np.float64)
+    sigma_square = graph.arrays[variance].astype(np.float64)
+    default = float(np.float32(1e-5))
+    epsilon = node.attributes.get("epsilon", default)
+    words = "a batch normalisation divides by nothing"
+    require(sigma_square.min() >= 0, words)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        roots = np.sqrt(sigma_square + epsilon)
+        is_finite = np.isfinite(gamma / roots).all()
+    require(is_finite, words)
+    return product(gamma, 1 / roots)
+
+
+def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
+    """Return the constant of a quotient by constant numbers, one or some."""
+    numerator, divisor = graph.nodes[name].inputs
+    if not graph.have_shape([numerator], name):
+        return None
+    numbers = np.abs(graph.arrays[divisor].astype(np.float64))
+    least = float(numbers.min())
+    require(least > 0, "a Div by 0")
+    return ONE / Fraction(least)
+
+
+def product(a: Numbers, b: Numbers) -> Numbers:
+    """Return a product of floats, exact but for one relative rounding an entry."""
+    rounded = np.asarray(a * b)
+    is_normal = np.abs(rounded) > LEAST_PRODUCT
+    is_zero = (a == 0) | (b == 0)
+    is_exact = is_normal | is_zero
+    require(is_exact.all(), "numbers so small that products are inexact")
+    return rounded
+
+
+# -- sums ------------------------------------------------------------------------------
+def factor_of_reduction(graph: Graph, name: str) -> Fraction | None:
+    """Return the constant of sums or means, each of the same number of entries."""
+    node = graph.nodes[name]
+    before = graph.shapes.get(node.inputs[0])
+    after = graph.shapes.get(name)
+    if before is None or after is None:
+        return None
+    entries = Fraction(math.prod(before), math.prod(after))
+    if node.op == "ReduceMean":
+        return root_up(1 / entries)
+    return root_up(entries)
+
+
+def root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
+    """Return the root of the sum of squares, rounded up."""
+    squares = [x**2 for x in numbers]
+    return root_up(sum(squares, Fraction(0)))
+
+
+# -- windows ---------------------------------------------------------------------------
+def factor_of_pool(node: Node) -> Fraction | None:
+    """Return the constant of pooling: a pixel is in so many windows at most."""
+    axes = axes_of_windows(node, node.attributes["kernel_shape"])
+    windows = 1
+    for axis in axes:
+        step = axis.stride // math.gcd(axis.stride, axis.dilation)
+        windows *= -(-axis.taps // step)  # rounded up
+    if node.op == "MaxPool":
+        return root_up(Fraction(windows))
+    is_padded = any(axis.before or axis.after for axis in axes)
+    if is_padded and not node.attributes.get("count_include_pad"):
+        return None  # windows beyond the border are averages of fewer pixels
+    pixels = math.prod(axis.taps for axis in axes)
+    return root_up(Fraction(windows, pixels))
+
+
+def axes_of_windows(node: Node, taps: Sequence[int]) -> tuple[Axis, ...]:
+    """Return the geometry of a Conv or a pool of so many taps on each axis."""
+    count = len(taps)
+    strides = node.attributes.get("strides", [1] * count)
+    dilations = node.attributes.get("dilations", [1] * count)
+    pads = node.attributes.get("pads", [0] * 2 * count)
+    words = f"no rule is for such a {node.op}"
+    require(len(strides) == count, words)
+    require(len(dilations) == count, words)
+    require(len(pads) == 2 * count, words)
+    axes = []
+    for at in range(count):
+        before, after = pads[at], pads[count + at]
+        axis = Axis(taps[at], strides[at], dilations[at], before, after)
+        require(min(axis.taps, axis.stride, axis.dilation) > 0, words)
+        require(min(before, after) >= 0, words)
+        axes.append(axis)
+    return tuple(axes)

@@ -1,0 +1,68 @@
+"""The door for packages that read, audit or certify models; what users call is in `specnorm_networks` itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+# ruff: noqa: RUF022 - by what they are for
+# fmt: off
+__all__ = [
+    # What a reader of files returns.
+    "Kind", "ModelArrays", "Sizes", "Stated", "Tensor", "in_float32",
+    # The bound of a graph, with norms of layers that are measured already.
+    "bound", "Measure", "Method", "moved_up", "registered_operators", "speaks_of",
+    # Types of answers.
+    "CertifiedAccuracy", "Margins", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
+    # Certificates.
+    "Certificate", "certificate_of", "certificate_of_network",
+]
+# fmt: on
+
+_PLACES = {
+    "accuracy": "CertifiedAccuracy",
+    "answer": "NetworkBound RunBound",
+    "certificates": "certificate_of_network",
+    "certified.kernels": "speaks_of",
+    "certified.operators.registry": "registered_operators",
+    "certified.propagation": "Step UnknownNode",
+    "execution": "moved_up",
+    "layer_certificates": "Certificate certificate_of",
+    "logit_margins": "Margins",
+    "measuring": "Measure",
+    "methods": "Method",
+    "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",
+    "near": "bound",
+    "nonexpansiveness": "Nonexpansive",
+}
+"""Modules, and the names that are loaded from them when they are asked for: a file of weights needs few."""
+
+if TYPE_CHECKING:
+    from specnorm_networks.accuracy import CertifiedAccuracy
+    from specnorm_networks.answer import NetworkBound, RunBound
+    from specnorm_networks.certificates import certificate_of_network
+    from specnorm_networks.certified.kernels import speaks_of
+    from specnorm_networks.certified.operators.registry import registered_operators
+    from specnorm_networks.certified.propagation import Step, UnknownNode
+    from specnorm_networks.execution import moved_up
+    from specnorm_networks.layer_certificates import Certificate, certificate_of
+    from specnorm_networks.logit_margins import Margins
+    from specnorm_networks.measuring import Measure
+    from specnorm_networks.methods import Method
+    from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32
+    from specnorm_networks.near import bound
+    from specnorm_networks.nonexpansiveness import Nonexpansive
+else:  # else type checkers would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        """Load a public name."""
+        from importlib import import_module
+
+        for module, names in _PLACES.items():
+            if name in names.split():
+                return getattr(import_module(f"specnorm_networks.{module}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return list(__all__)

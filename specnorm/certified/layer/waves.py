@@ -1,0 +1,202 @@
+"""Sums of a few plane waves on a layer at one input size, and a lower bound of the layer's norm by them.
+
+A wave is a product of one factor an axis, times a vector of channels. What tap k reads of it, and at which outputs, is
+a product of one table an axis too. So the inner products of waves, and those of their images, are sums over pairs of
+taps of products of small tables, however many pixels there are.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified import host, rounding
+from specnorm.certified.bound import HypothesisError, Lower, _lower
+from specnorm.certified.layer.circulant import reads_zeros
+from specnorm.problem.taps import axis_tables, sizes_of
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.types import ArrayOps
+
+
+class _AxisTables:
+    """Gram matrices of the factors of each axis, and of what the taps read of them.
+
+    Parameters
+    ----------
+    factors : list of arrays, shape (f_j, f_j)
+        Inner products over the pixels.
+    reads : list of arrays, shape (f_j k_j, f_j k_j)
+        Inner products over the outputs of what each tap reads.
+    """
+
+    def __init__(self) -> None:
+        self.factors: list[np.ndarray] = []
+        self.reads: list[np.ndarray] = []
+
+
+class Waves:
+    """Sums ``x(c, v) = sum_w a_w(c) prod_j E_j[w_j, v_j]`` over all combinations w of one factor an axis.
+
+    Parameters
+    ----------
+    kernel : array, shape (1, first, second, *kernel_shape)
+        Of one group, in torch's order; the waves are on the large side, with the second channels.
+    spec : ConvSpec
+        Of one group, with ``input_shape``, zero padding, and neither stride nor dilation.
+    factors : list of complex arrays, shape (f_j, n_j)
+        E, taken as exact.
+
+    Attributes
+    ----------
+    factor_counts : tuple of int
+        f_j.
+    count : int
+        How many waves there are.
+    roundings : int
+        A computed squared norm has an error of at most ``sqrt(2) gamma(2 n)`` times the same sum of magnitudes: each of
+        its terms is a product of given numbers, and passes through so many operations, those of the tables with it.
+    """
+
+    def __init__(self, kernel: Array, spec: ConvSpec, factors: list[np.ndarray], *, ops: ArrayOps) -> None:
+        if spec.groups > 1 or max((*spec.stride, *spec.dilation), default=1) > 1 or not reads_zeros(spec):
+            raise HypothesisError("images of waves are known of one group without stride and dilation that reads zeros")
+        self.ops = ops
+        self.xp = ops.xp
+        self.kernel = kernel
+        self.spec = spec
+        self.factor_counts = tuple(len(factor) for factor in factors)
+        self.count = math.prod(self.factor_counts)
+        self._tables = _AxisTables()
+        # Sums of magnitudes: the magnitudes of sums may be far smaller.
+        self._magnitude_tables = _AxisTables()
+        large, small = sizes_of(spec)
+        table_roundings = 0
+        axes = zip(factors, large, small, spec.kernel_shape, spec.padding, strict=True)
+        for factor, pixels, outputs, taps, (before, _) in axes:
+            read = axis_tables(pixels, outputs, taps, 1, 1, before, "zeros")
+            with_zero = np.concatenate([factor, np.zeros((len(factor), 1))], axis=1)
+            read_factor = with_zero[:, read].reshape(-1, outputs)
+            self._tables.factors.append(factor.conj() @ factor.T)
+            self._tables.reads.append(read_factor.conj() @ read_factor.T)
+            self._magnitude_tables.factors.append(np.abs(factor) @ np.abs(factor).T)
+            self._magnitude_tables.reads.append(np.abs(read_factor) @ np.abs(read_factor).T)
+            table_roundings += pixels + outputs + len(factor) * (1 + taps)
+        first, second = kernel.shape[1:3]
+        channel_roundings = (first + second) * self.count * math.prod(spec.kernel_shape)
+        self.roundings = 2 * second + table_roundings + channel_roundings + 8
+
+    def magnitude(self) -> Waves:
+        """The same with the absolute values of all that is given: rounding errors are bounded by multiples of it."""
+        magnitude = copy.copy(self)
+        magnitude.kernel = self.xp.abs(self.kernel)
+        magnitude._tables = self._magnitude_tables
+        return magnitude
+
+    def inner(self, a: Array) -> Array:
+        """Inner products (b, b) of some sums of waves, from their channels (b, count, second)."""
+        xp = self.xp
+        b, _, second = a.shape
+        by_axis = xp.reshape(xp.permute_dims(a, (0, 2, 1)), (b, second, *self.factor_counts))
+        weighted = self._along_axes(by_axis, self._tables.factors)
+        return self._products(by_axis, weighted)
+
+    def images(self, a: Array) -> tuple[Array, Array]:
+        """Y and C Y, shapes (b, first, f_1 k_1, ..., f_d k_d), for some sums: ``<A x, A x'>`` is ``<Y, C Y'>``."""
+        xp = self.xp
+        _, first, second, *taps = self.kernel.shape
+        b, d = a.shape[0], len(taps)
+        by_tap = xp.permute_dims(xp.reshape(self.kernel, (first, second, -1)), (2, 0, 1))
+        columns = xp.reshape(xp.permute_dims(a, (2, 0, 1)), (second, -1))
+        products = xp.matmul(xp.astype(by_tap, columns.dtype), columns)
+        y = xp.reshape(products, (*taps, first, b, *self.factor_counts))
+        # (taps, first, b, factors) -> (b, first, factor and tap of each axis)
+        order = [d + 1, d]
+        for j in range(d):
+            order += [d + 2 + j, j]
+        merged = [factors * k for factors, k in zip(self.factor_counts, taps, strict=True)]
+        y = xp.reshape(xp.permute_dims(y, tuple(order)), (b, first, *merged))
+        return y, self._along_axes(y, self._tables.reads)
+
+    def image_inner(self, a: Array) -> Array:
+        """Inner products (b, b) of the images of some sums."""
+        return self._products(*self.images(a))
+
+    def gradient(self, a: Array) -> Array:
+        """Gradient of half the squared norm of one sum's image with respect to the kernel, shape (1, first, ...)."""
+        xp = self.xp
+        _, first, second, *taps = self.kernel.shape
+        d = len(taps)
+        _, weighted = self.images(a)
+        shape = [first]
+        for factors, k in zip(self.factor_counts, taps, strict=True):
+            shape += [factors, k]
+        tap_axes = range(2, 2 + 2 * d, 2)
+        factor_axes = range(1, 1 + 2 * d, 2)
+        weighted = xp.permute_dims(xp.reshape(weighted, tuple(shape)), (0, *tap_axes, *factor_axes))
+        by_wave = xp.reshape(weighted, (-1, self.count))
+        gradient = xp.reshape(xp.real(xp.matmul(xp.conj(by_wave), a[0, ...])), (first, *taps, second))
+        return xp.permute_dims(gradient, (0, d + 1, *range(1, d + 1)))[None, ...]
+
+    def _products(self, x: Array, y: Array) -> Array:
+        """Inner products (b, b) of two stacks, entry by entry."""
+        xp = self.xp
+        b = x.shape[0]
+        return xp.matmul(xp.conj(xp.reshape(x, (b, -1))), xp.matrix_transpose(xp.reshape(y, (b, -1))))
+
+    def _along_axes(self, x: Array, tables: list[np.ndarray]) -> Array:
+        """Arrays (b, c, *axes) with one table applied along each axis."""
+        xp = self.xp
+        for j, table in enumerate(tables):
+            matrix = self._from_host(table.real)
+            if arrays.is_complex(x, xp=xp):
+                matrix = xp.astype(self.ops.complex(matrix, self._from_host(table.imag)), x.dtype)
+            axis = 2 + j
+            order = (*(i for i in range(x.ndim) if i != axis), axis)
+            product = xp.matmul(xp.permute_dims(x, order), xp.matrix_transpose(matrix))
+            x = xp.permute_dims(product, arrays.inverse_permutation(order))
+        return x
+
+    def _from_host(self, table: np.ndarray) -> Array:
+        return self.ops.from_numpy(np.ascontiguousarray(table, dtype=np.float64), self.kernel)
+
+
+def norm_by_waves(waves: Waves, a: Array, *, ops: ArrayOps) -> Lower:
+    """The lower bound `quotient_of_waves_down` of the layer's norm."""
+    return _lower(quotient_of_waves_down(waves, a, ops=ops), waves.spec, "quotient of a sum of plane waves")
+
+
+def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:
+    """``||A x|| / ||x||`` of a sum of waves, rounded down: at most the norm of the layer.
+
+    Both squares are sums of products, each with an error of at most ``sqrt(2) gamma(2 n)`` times the same sum of
+    magnitudes.
+
+    Parameters
+    ----------
+    a : array, shape (1, count, second)
+        Its channels; any.
+    """
+    xp = ops.xp
+    relative = math.sqrt(2) * rounding.gamma(2 * waves.roundings, rounding.unit(a, xp=xp))
+    magnitude = waves.magnitude()
+    magnitude_of_a = xp.abs(a)
+
+    def number(x: Array) -> float:
+        return float(xp.real(x)[0, 0])
+
+    def error_up(sum_of_magnitudes: Array) -> float:
+        # The computed sum of magnitudes may be too small by the same share.
+        return host.inflate(number(sum_of_magnitudes) * rounding.SLACK * relative / (1 - relative), 4)
+
+    image_sq = host.sub_down(number(waves.image_inner(a)), error_up(magnitude.image_inner(magnitude_of_a)))
+    length_sq = host.add_up(number(waves.inner(a)), error_up(magnitude.inner(magnitude_of_a)))
+    if not (image_sq > 0 and 0 < length_sq < math.inf):
+        return 0.0
+    return host.sqrt_down(host.div_down(image_sq, length_sq))
