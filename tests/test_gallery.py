@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -83,3 +84,20 @@ def test_no_code_is_wider_than_its_column() -> None:
         source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         wide += [f"{path.name}: {line}" for line in source.splitlines() if len(line) > WIDTH]
     assert not wide
+
+
+def test_pages_quote_what_the_constraint_was_measured_to_do() -> None:
+    worst: dict[str, list[float]] = {"default": [], "torch": []}
+    for line in (DOCS / "benchmarks" / "constraint.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        if run["method"] in worst:
+            worst[run["method"]].append(run["worst"])
+    excess = f"{math.ceil(1000 * (max(worst['default']) - 1)) / 10:.1f} %"
+    smallest, largest = f"{min(worst['torch']):.1f}", f"{max(worst['torch']):.1f}"
+    first_page = (DOCS / "index.md").read_text(encoding="utf-8")
+    measured = (DOCS / "benchmarks" / "index.md").read_text(encoding="utf-8")
+    assert f"within {excess}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"within {excess}" in first_page
+    assert f"between {smallest} and {largest}" in " ".join(first_page.split())
+    assert f"at most {excess}" in measured
+    assert f"norms of {smallest} to {largest}" in " ".join(measured.split())
