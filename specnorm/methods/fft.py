@@ -18,6 +18,7 @@ from specnorm.methods import base
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
 from specnorm.methods.enclosure import Enclose, enclose_layers
 from specnorm.numerics import gradients
+from specnorm.numerics.costs import eigh_work
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid, mirror_index
 from specnorm.problem.taps import shapes_of
@@ -93,32 +94,39 @@ class ExactFFT(Method):
             budget = min(budget, 2 * len(every))
             # Of a matrix there is one frequency, whose norm Lanczos finds sooner.
             if not ops.concrete or 1 < len(every) <= _FEW:
-                return self._visit_all(blocks, spec.groups, every, ops=ops)
+                return self._visit_all(blocks, spec.groups, every, Clock.of(self.budget), ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         limits = (spec, self.rtol, budget, clock := Clock.of(self.budget))
         found = [enclose_blocks(Problem(layer, *limits), ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
-            late = clock.expired
-            if spec.input_shape is not None and len(every) <= self.max_cells and not late:
-                return self._visit_all(blocks, spec.groups, every, ops=ops)
-            limit = f"{self.budget:g} s" if late else f"{self.max_cells} cells"
-            raise Undecided(
-                f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where "
-                "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
-            )
+            if spec.input_shape is not None and len(every) <= self.max_cells and not clock.expired:
+                return self._visit_all(blocks, spec.groups, every, clock, ops=ops)
+            raise self._undecided()
         u, v, value, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f, _ in found], ops=ops)
         visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
         return Evaluation(value, (visited,), (u, v, phase, group))
+
+    def _undecided(self) -> Undecided:
+        seconds = "" if self.budget is None else f"{self.budget:g} s and "
+        limit = f"{seconds}{self.max_cells} cells"
+        return Undecided(
+            f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where it is nearly "
+            "constant). enclose(kernel) returns what is proven; or give a larger rtol, or a larger budget."
+        )
 
     def _visit_all(
         self,
         blocks: Array,
         groups: int,
         every: Frequencies,
+        clock: Clock,
         *,
         ops: ArrayOps,
     ) -> Evaluation:
         xp = ops.xp
+        each = eigh_work(min(blocks.shape[1:3]), is_complex=True, vectors=False)
+        if ops.concrete and not clock.affords(blocks.shape[0] * len(every) * each):
+            raise self._undecided()
 
         def norms(symbol: symbols.Symbol) -> Array:
             gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
@@ -155,9 +163,12 @@ class NormAtSize(Method):
     ----------
     rtol : float
         The value is proven to be at most this far, relatively, below the norm, and not above it.
+    budget : float, optional
+        Seconds for one layer; what has not begun by then is not tried.
     """
 
     rtol: float = 1e-6
+    budget: float | None = None
 
     name: ClassVar[str] = "at_size"
     promise: ClassVar[Kind] = "exact"
@@ -166,6 +177,7 @@ class NormAtSize(Method):
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
+        check_budget(self.budget)
 
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
@@ -173,12 +185,12 @@ class NormAtSize(Method):
         shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        found = enclose_layers(blocks, spec, Enclose(rtol=self.rtol), ops=ops)
+        found = enclose_layers(blocks, spec, Enclose(rtol=self.rtol, budget=self.budget), ops=ops)
         if not all(x.within(self.rtol) for x in found):
             apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
             raise Undecided(
                 f"the norm at input_shape={spec.input_shape} is known to {apart:.1e} only, not to rtol={self.rtol:g}: "
-                "give a larger rtol, or use enclose(kernel, input_shape), which returns what is proven."
+                "give a larger rtol or budget, or use enclose(kernel, input_shape), which returns what is proven."
             )
         lower = as_array([x.lower for x in found], blocks, ops=ops)
         upper = as_array([known(x.upper) for x in found], blocks, ops=ops)

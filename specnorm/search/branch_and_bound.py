@@ -18,6 +18,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Cells
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
+from specnorm.numerics.costs import eigh_work
 from specnorm.search import tuning as knobs
 from specnorm.search.incumbent import Incumbent, LowerBound, NodeEstimates, is_crowded, largest, lift
 from specnorm.search.reduction import Polynomials
@@ -389,6 +390,7 @@ class Search:
         index = matrices.index
         polynomial = matrices.polynomial
         cells = cover.open[index]
+        self.clock.require(len(index) * eigh_work(polynomial.rank, is_complex=True))
         values, vectors = arrays.top_eigenpair(matrices.matrices, xp=self.xp)
         eigenvalues = self.ops.to_numpy(values)
         planes = polynomial.planes_at(cells.boxes.centres, cells.block)
@@ -410,6 +412,7 @@ class Search:
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
             some_points = points[part]
+            self.clock.require(len(some_points) * eigh_work(whole.rank, is_complex=True))
             columns = whole.columns_at(some_points.boxes.centres, some_points.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)

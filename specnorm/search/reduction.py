@@ -16,6 +16,7 @@ from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, 
 from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.certified.symbol.symbols import taps_below
 from specnorm.clock import Clock
+from specnorm.numerics.costs import eigh_work
 from specnorm.numerics.power import largest_eigenvalues
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Polynomials:
 
     def _reduce(self, threshold: float, trial_vectors: Array, *, in_float32: bool) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
+        self.clock.require(self.blocks.shape[0] * eigh_work(self.blocks.shape[2]))
         rotation = choose_rotation(
             self.blocks, threshold, trial_vectors, self.tuning, in_float32=in_float32, ops=self.ops
         )

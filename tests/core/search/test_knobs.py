@@ -171,9 +171,9 @@ def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 
 OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
-    "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, (1.0, 1.0)), tn),
+    "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, 1.0, 1.0), tn),
     "alternation without halving, far ahead": (
-        alternation, alternation.AlternationTuning((), 1e9, 0.9999, (0.0, 0.0)), tn_certified,
+        alternation, alternation.AlternationTuning((), 1e9, 0.9999, 0.0, 0.0), tn_certified,
     ),
     "a proof without cells": (proving, proving.ProvingTuning(1, 1, 1, 1), tn),
     "a proof in one go": (proving, proving.ProvingTuning(10**6, 1, 1, 1), tn),
