@@ -53,7 +53,7 @@ CASES: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], str]] = 
 @pytest.mark.skipif("SPECNORM_ZOO" not in os.environ, reason="third-party packages: nox -s zoo")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES)
-def test_proven_or_said(case: str) -> None:
+def test_the_norm_is_proven_or_the_row_says_why_not(case: str) -> None:
     package, module, make, shape, wanted = CASES[case]
     torch.manual_seed(0)
     # Orthogonium computes its kernels in float32 whatever is asked; the oracle then has that precision.
