@@ -1,7 +1,7 @@
 """Constants by multipliers: LipSDP's inequality holds for dense matrices, and no bound is below products with masks.
 
-Wrong proofs are noticed: with a multiplier that was changed after the proof, without LipSDP's half, with taps in another
-order, without a leaf, at another place, with another sign, without a phase of a stride.
+Wrong proofs are noticed: with a multiplier that was changed after the proof, without LipSDP's half, with taps in
+another order, without a leaf, at another place, with another sign, without a phase of a stride.
 """
 
 from __future__ import annotations
