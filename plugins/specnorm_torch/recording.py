@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -26,21 +26,23 @@ class _Lane(NamedTuple):
     """A stream, and the memory of what is recorded on it: its recordings are replayed one after the other."""
 
     stream: torch.cuda.Stream
-    pool: tuple[int, int]
+    pool: Any
 
 
-_LANES_OF: dict[int, list[_Lane]] = {}
-"""By index of the device."""
+_LANES_OF: dict[torch.device, list[_Lane]] = {}
 _FOLLOWERS: WeakSet[Follower] = WeakSet()
 """All that are alive."""
 
 
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def _lane(device: torch.device) -> _Lane:
     """Return the next lane of a device, in turn."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index not in _LANES_OF:
-        _LANES_OF[index] = [_Lane(torch.cuda.Stream(index), torch.cuda.graph_pool_handle()) for _ in range(_LANES)]
-    lanes = _LANES_OF[index]
+    if device not in _LANES_OF:
+        _LANES_OF[device] = [_Lane(_stream(device), torch.cuda.graph_pool_handle()) for _ in range(_LANES)]
+    lanes = _LANES_OF[device]
     lanes.append(lanes.pop(0))
     return lanes[-1]
 
@@ -74,7 +76,7 @@ class Recorded:
         # Other threads may use the device meanwhile: data loaders do.
         with torch.cuda.graph(self._graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             self._outputs = function(*self._inputs)
-        self._done = torch.cuda.Event()
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def begin(self, tensors: tuple[Tensor, ...]) -> None:
         """Replay on the lane's stream, after what was asked of the device before."""
