@@ -175,7 +175,6 @@ class Search:
             if self._is_refuted():
                 return self._result(None)
             cells_left = max_cells - self._cells
-            self._fathom_closer(cover, polynomial, nodes, cells_left)
             if relaxes:
                 # The next round's cells take as long as these.
                 seconds = time_left - self.clock.left
@@ -347,18 +346,6 @@ class Search:
         self._try(cover, self.polynomials.whole, misled[:1], no_reduction)
         if cover.done[misled[0]]:
             self._try(cover, self.polynomials.whole, misled[1:], no_reduction)
-
-    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, cells_left: int) -> None:
-        """Where many cells are open, bound what is left out more closely, and retry those that may pass then."""
-        if not (polynomial.truncation > 0 and cells_left > self.tuning.repaid * len(cover)):
-            return
-        closer = self.polynomials.closer(polynomial, cover)
-        if closer is polynomial:
-            return
-        trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
-        limit_sq = cover.limits_sq(trial, self.threshold)
-        likely = (nodes.norms_sq < limit_sq) & (limit_sq >= self.polynomials.least_limit_sq(trial))
-        self._try(cover, trial, np.flatnonzero(likely & ~cover.done), limit_sq)
 
     def _try(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray) -> None:
         """Try to fathom some cells by new matrices, whatever their estimates."""
