@@ -226,7 +226,7 @@ def test_what_is_recognised_computes_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_what_only_looks_like_it_is_left(name: str) -> None:
+def test_what_only_looks_like_a_pattern_stays_as_it_is(name: str) -> None:
     net = Written()
     with np.errstate(all="ignore"):
         graph = net.graph(LEFT[name](net))
