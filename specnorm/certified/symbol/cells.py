@@ -190,7 +190,7 @@ class Boxes:
         # Where an axis of the largest share cannot be cut any more, another one is.
         uncut = (pieces.prod(axis=1) == 1) & self.divisible
         pieces[uncut] = np.minimum(2, most[uncut])
-        return pieces
+        return np.asarray(pieces)
 
 
 @dataclass(frozen=True, eq=False)
