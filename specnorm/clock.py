@@ -10,6 +10,13 @@ BUDGET = 60.0
 """Seconds that functions which search have unless they are told."""
 
 
+RATE = 1e10
+"""Multiplications in a second, about what one thread of a processor of 2020 does under load.
+
+What no clock can interrupt is counted in them before it begins.
+"""
+
+
 class OutOfTime(Exception):
     """A search's time is up. What it has proven by then stands."""
 
@@ -49,6 +56,23 @@ class Clock:
     def expired(self) -> bool:
         """Whether the deadline has passed."""
         return time.monotonic() > self.deadline
+
+    def affords(self, work: float, late: float = 0.0) -> bool:
+        """Whether work that cannot be interrupted ends before the deadline, or so much later.
+
+        Parameters
+        ----------
+        work : float
+            In multiplications, of which `RATE` are a second.
+        late : float
+            Part of all the time by which it may end later.
+        """
+        return math.isinf(self.deadline) or work <= RATE * (max(self.left, 0.0) + late * self.seconds)
+
+    def require(self, work: float) -> None:
+        """End what is under way, if such work would not end in time."""
+        if not self.affords(work):
+            raise OutOfTime
 
     def check(self) -> None:
         """End what is under way, if the deadline has passed."""

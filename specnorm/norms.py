@@ -26,6 +26,7 @@ def conv_norm(
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-6,
+    budget: float | None = BUDGET,
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Exact norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
@@ -38,6 +39,8 @@ def conv_norm(
         stride: every size that the stride divides.
     rtol : float, default 1e-6
         The value is at most this far, relatively, below the norm (or at the kernel's own precision).
+    budget : float or None, default 60
+        Seconds; what has not begun by then is not tried. None: no limit.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.
@@ -53,8 +56,8 @@ def conv_norm(
     MethodError
         Under a tracer, without ``input_shape`` or with other padding than circular.
     Undecided
-        If ``rtol`` was not reached: large layers with other padding than circular are known to 1e-3 or so, the default
-        is for those whose own matrix is small.
+        If ``rtol`` was not reached within the budget: large layers with other padding than circular are known to 1e-3
+        or so, the default is for those whose own matrix is small.
 
     Examples
     --------
@@ -64,7 +67,7 @@ def conv_norm(
     '31.1769, 31.1769'
     """
     own = _is_no_circle(kernel, input_shape, layer)
-    method: Method = NormAtSize(rtol=rtol) if own else ExactFFT(rtol=rtol)
+    method: Method = NormAtSize(rtol=rtol, budget=budget) if own else ExactFFT(rtol=rtol, budget=budget)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
 

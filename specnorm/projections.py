@@ -7,30 +7,41 @@ derivative through it raises.
 from __future__ import annotations
 
 import math
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
 
 from specnorm import arrays
 from specnorm.array_types import Array
 from specnorm.backends import Backend, backend_for
 from specnorm.certified import arithmetic
+from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol import symbols
 from specnorm.clock import BUDGET, Clock
 from specnorm.errors import KernelError, Undecided
 from specnorm.layers import takes_layers
-from specnorm.measuring import measure
+from specnorm.measuring import measure, proven
 from specnorm.methods import Enclose
 from specnorm.methods.base import as_number, check_budget
 from specnorm.methods.gram import ChannelNorms, rescaled
 from specnorm.numerics import gradients
+from specnorm.numerics.costs import svd_work
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import half_grid, mirror_index
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.types import ArrayOps, ArrayT
 
+if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
+
 _CHEAP = 1000
 """Cells of a search to 1e-3 up to which one to 1e-5 costs little more."""
 _LAST = 0.5
 """Part of the time that rounds of clipping leave to the proof."""
+_ROUNDED = 1e-4
+"""What the bound of a product's rounding may add: in single precision it is a few times 1e-6."""
+_PROOF = 0.8
+"""Part of what is left that an enclosure gets: the product and the proof of its rounding follow."""
 _LEAST = 0.02
 """Part of the time that a proof gets when all of it is over."""
 _NO_DERIVATIVE = (
@@ -97,22 +108,26 @@ def _rescaled(
     geometry: Geometry,
 ) -> ArrayT:
     given: Any = backend.detach(kernel)
-    shrunk, factor = given, 1.0
+    measured, upper = _enclosed(kernel, clock, backend, geometry)
+    if upper <= bound:
+        return kernel
+    host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)
+    eps, _ = arrays.precision(given.dtype, xp=backend.namespace(given))
+    factor = bound / upper.value
     for attempt in range(20):
-        upper = _upper(shrunk, clock, backend, geometry)
-        if upper <= bound and not attempt:
-            return kernel
-        if upper <= bound:
-            differentiable: Any = measure(kernel, _enclose(clock), **geometry).value
+        with arithmetic.exact(given, backend=backend):
+            shrunk: Any = _times(given, factor, backend)
+        claim = norm_of_multiple(upper, host, factor, np.asarray(backend.to_numpy(shrunk), dtype=np.float64))
+        # In half precision the bound of the rounding is far above what it does: measured again, it loses less.
+        if claim > bound * (1 + _ROUNDED) and not clock.expired:
+            claim = _enclosed(shrunk, clock, backend, geometry)[1]
+        if claim <= bound:
             with arithmetic.exact(given, backend=backend):
                 # The quotient is exactly 1: it carries the gradient of the factor, and no value.
-                result: ArrayT = _times(kernel, factor * (backend.detach(differentiable) / differentiable), backend)
+                result: ArrayT = _times(kernel, factor * (backend.detach(measured) / measured), backend)
             return result
-        eps, _ = arrays.precision(shrunk.dtype, xp=backend.namespace(given))
         # The rounding of the product may lift the norm again, most in half precision: a little more each round.
-        factor *= bound / upper * (1 - 2**attempt * eps / 64)
-        with arithmetic.exact(given, backend=backend):
-            shrunk = _times(given, factor, backend)
+        factor *= bound / claim.value * (1 - 2**attempt * eps / 64)
     raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
 
 
@@ -179,7 +194,7 @@ def _clipped(
     clock: Clock,
     geometry: Geometry,
 ) -> Any:
-    scaled: Any = _rescaled(given, bound, clock, backend, geometry)
+    scaled: Any = _rescaled(given, bound, clock.before(0.75 * clock.left), backend, geometry)
     xp = backend.namespace(given)
     if bool(xp.all(given == scaled)):
         return scaled
@@ -189,8 +204,9 @@ def _clipped(
     with arithmetic.exact(given, backend=backend):
         blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.padding_gain_sq)), -exponent, xp=xp)
+        in_time = clock.before(_LAST * clock.seconds)
         for _ in range(n_iter):
-            if clock.left < _LAST * clock.seconds:
+            if in_time.expired or not in_time.affords(_work_of_clipping(blocks)):
                 break
             clipped = _clip_once(blocks, limit, ops=ops)
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
@@ -210,11 +226,22 @@ def _clipped(
         return shrunk if distance(shrunk) < distance(scaled) else scaled
 
 
+def _work_of_clipping(blocks: Array) -> float:
+    """Multiplications of one round: an SVD at half of the frequencies."""
+    groups, rows, columns, *shape = blocks.shape
+    return groups * len(half_grid(_clipping_sizes(tuple(shape)))) * svd_work(rows, columns)
+
+
+def _clipping_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Points of the grid, twice the kernel's size."""
+    return tuple(1 if k == 1 else 2 * k for k in kernel_shape)
+
+
 def _clip_once(blocks: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """Clip the singular values on a grid of twice the kernel's size and crop to the kernel's size again."""
     xp = ops.xp
     shape = blocks.shape[3:]
-    sizes = tuple(1 if k == 1 else 2 * k for k in shape)
+    sizes = _clipping_sizes(tuple(shape))
     frequencies = half_grid(sizes)
     # How often each half-grid frequency stands for itself and its mirror image.
     mirror = mirror_index(sizes)
@@ -240,19 +267,25 @@ def _times(x: Any, factor: Any, backend: Backend) -> Any:
     return xp.astype(wide * factor, x.dtype)
 
 
-def _upper(x: Array, clock: Clock, backend: Backend, geometry: Geometry) -> float:
-    """Proven upper bound: to 1e-3, and to 1e-5 where that looks cheap (a clipped spectrum is flat, and is not)."""
-    loose = measure(x, _enclose(clock), **geometry)
-    if int(loose.stats["cells"]) > _CHEAP or clock.expired:
-        return float(backend.to_numpy(loose.value))
-    return float(backend.to_numpy(measure(x, _enclose(clock, rtol=1e-5), **geometry).value))
+def _enclosed(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Any, Upper]:
+    """A proven bound, as a differentiable array and as a claim about the array's numbers.
+
+    To 1e-3, and to 1e-5 where that looks cheap (a clipped spectrum is flat, and is not).
+    """
+    result, claims = proven(x, _enclose(clock), **geometry)
+    if result.stats["converged"] and int(result.stats["cells"]) <= _CHEAP and not clock.expired:
+        result, claims = proven(x, _enclose(clock, rtol=1e-5), **geometry)
+    if not claims:
+        _, claims = proven(backend.to_numpy(backend.detach(x)), result.method, **geometry)
+    ((_, upper),) = claims
+    return result.value, upper
 
 
 def _enclose(clock: Clock, rtol: float = 1e-3) -> Enclose:
-    """Within a part of what is left, for there may be several; at the end, what is proven in no time."""
+    """Within what is left; at the end, what is proven in no time."""
     if math.isinf(clock.seconds):
         return Enclose(rtol=rtol)
-    return Enclose(rtol=rtol, budget=max(clock.left / 2, _LEAST * clock.seconds))
+    return Enclose(rtol=rtol, budget=max(_PROOF * clock.left, _LEAST * clock.seconds))
 
 
 def check_bound(bound: object) -> float:

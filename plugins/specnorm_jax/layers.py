@@ -43,10 +43,6 @@ def _wrapper(x: Any) -> str | None:
 
 def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
     """The layer inside with the weights that its next call uses: Flax computes them itself, in a copy."""
-    if wrapper == "equinox SpectralNorm":
-        raise GeometryError(
-            "Equinox's SpectralNorm keeps its vectors in the model's state: give the kernel that it amounts to."
-        )
     inner = x.layer_instance if wrapper.startswith("flax") else x.layer
     told = layer_kernel(inner, input_shape)
     plain = getattr(x, "weight_name", "weight") == "weight" and (wrapper.startswith("flax") or _as_it_is(told, inner))
@@ -55,6 +51,10 @@ def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
             f"{wrapper} is around a {type(inner).__name__}, not one convolution or linear layer as it is stored: give "
             "the kernels that it amounts to."
         )
+    if wrapper == "equinox SpectralNorm":
+        u, v = _vectors_of_equinox(x)
+        matrix = jnp.reshape(inner.weight, (inner.weight.shape[0], -1))
+        return told._replace(kernel=inner.weight / jnp.einsum("i,ij,j->", u, matrix, v))
     if wrapper == "equinox WeightNorm":
         axes = tuple(axis for axis in range(inner.weight.ndim) if axis != x.axis)
         length = jnp.sqrt(jnp.sum(inner.weight**2, axis=axes, keepdims=True))
@@ -62,6 +62,18 @@ def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
     twin = copy.deepcopy(x)
     twin(_some_input(twin.layer_instance), **({"update_stats": False} if "Spectral" in wrapper else {}))
     return layer_kernel(twin.layer_instance, input_shape)
+
+
+def _vectors_of_equinox(x: Any) -> tuple[Any, Any]:
+    """Return u and v of a SpectralNorm, which a model holds until `make_with_state` moves them into its state."""
+    first = getattr(x.uv_index, "init", None)
+    if not isinstance(first, tuple):
+        raise GeometryError(
+            "Equinox's SpectralNorm divides the weight W, as a matrix, by u·Wv, and u and v are not in the model but "
+            "in the State beside it: u, v = state.get(layer.uv_index) are missing. Give the kernel W/(u·Wv) itself to "
+            "enclose, or replace the wrapper by its layer with that weight (equinox.tree_at)."
+        )
+    return first
 
 
 def _as_it_is(told: LayerKernel | None, layer: Any) -> bool:

@@ -110,7 +110,8 @@ def certified_accuracy(
     MethodError
         If the network does not end with a matrix or has no bound, or samples, labels, radii and margin do not fit.
     """
-    asked, measure = np.asarray(radii, dtype=np.float64).reshape(-1), measure or Measure()
+    asked = np.asarray(radii, dtype=np.float64).reshape(-1)
+    measure = measure or Measure()
     if not (np.isfinite(asked).all() and (asked >= 0).all()):
         raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
     if not (math.isfinite(margin) and margin >= 0):
@@ -118,7 +119,8 @@ def certified_accuracy(
     graph = of_logits(graph)
     known = margins(graph, measure, method=method) if known is None else known
     of = Radii(graph, known, measure, budget, margin)
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y)
+    x = np.asarray(x, dtype=np.float64)
+    y = np.asarray(y)
     if x.ndim < 1 or y.shape != x.shape[:1] or math.prod(x.shape[1:]) != math.prod(of.shape):
         raise MethodError(
             f"x of shape {x.shape} and y of shape {y.shape}; expected samples of shape {of.shape[1:]} along the first "
@@ -126,7 +128,8 @@ def certified_accuracy(
         )
     if y.size and (not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= of.classes):
         raise MethodError(f"labels from {y.min()} to {y.max()}; expected whole numbers 0..{of.classes - 1}.")
-    radius, status = np.zeros(len(x)), np.full((len(asked), len(x)), "open", dtype="<U6")
+    radius = np.zeros(len(x))
+    status = np.full((len(asked), len(x)), "open", dtype="<U6")
     changed: dict[int, FloatArray] = {}
     for at, (sample, label) in enumerate(zip(x, y, strict=True)):
         radius[at], status[:, at], found = _of_sample(of, sample.reshape(of.shape), int(label), asked, local)
@@ -138,11 +141,17 @@ def certified_accuracy(
 
 
 def _of_sample(
-    of: Radii, x: FloatArray, label: int, asked: FloatArray, local: bool
+    of: Radii,
+    x: FloatArray,
+    label: int,
+    asked: FloatArray,
+    local: bool,
 ) -> tuple[float, NDArray[np.str_], FloatArray | None]:
     """Its radius, what is known at each of those asked, and an input that changes its label."""
     by_constants = of.by_constants(x, label)
-    radius, unsafe, example = float(by_constants), math.inf, None
+    radius = float(by_constants)
+    unsafe = math.inf
+    example = None
     if not radius > 0:
         # Not even at the sample itself, unless rounding leaves that open.
         example = of.attacked(x, label, 0.0)
@@ -156,7 +165,8 @@ def _of_sample(
         if local and not safe and r < unsafe:
             found = of.attacked(x, label, r)
             if found is not None:
-                unsafe, example = r, found
+                unsafe = r
+                example = found
             elif r < failed and radius > 0:
                 proven = of.proven(x, label, r)
                 safe = proven is not None

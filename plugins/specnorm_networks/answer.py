@@ -1,4 +1,4 @@
-"""A network's bound: each node's step, where layers were bounded together, and what proves it."""
+"""The answer to a question about a network: its bound, node by node, with the claims that prove it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ COMPLETE = "complete"
 
 @dataclass(frozen=True, eq=False)
 class Weighted:
-    """Of a run: its values, the first link of each part that is bounded together, one number a channel of a value."""
+    """The weights with which a run was bounded."""
 
     values: tuple[str, ...]
+    """Names of the run's values, without the first."""
     starts: tuple[int, ...]
+    """First link of each part that is bounded together."""
     weights: tuple[FloatArray, ...]
+    """One number a channel of each of the values."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,15 @@ class RunBound:
     Parameters
     ----------
     start, end : str
-        The values between which they lie.
+        Names of the values between which the layers lie.
     layers : tuple of tuple of str
         Names of the kernels, those of one proof together.
     product : float
-        What the rules give for them.
+        Their constant by the rules of single nodes.
     claim : Upper
-        Less than ``product``.
+        Their constant together, less than ``product``.
     weighted : Weighted, optional
-        Multipliers that were found for it.
+        The multipliers that prove it.
     """
 
     start: str
@@ -72,32 +75,33 @@ class NetworkBound(OfExportedFile):
         ``|f(x) - f(y)| <= claim |x - y|`` for all x and y, all inputs and all outputs together, in real arithmetic.
         None if an output is unknown.
     ends : mapping of str to Upper or None
-        The same of each output.
+        The same for each output, by name.
     nodes : tuple of Step
-        In the order of computation.
+        Bounds of all values, in the order of computation.
     unknown : tuple of UnknownNode
-        Nodes without a rule; what follows them is unknown, too.
+        Nodes without a rule; all values that are computed from theirs are unknown, too.
     input_shapes : mapping of str to tuple, or None
         Shapes for which the bound holds; None: any.
     product_claim : Upper or None
-        What the rules give without `runs`.
+        The constant by the rules of single nodes, without `runs`.
     runs : tuple of RunBound
-        Where layers together have a smaller constant than the product of their norms.
+        Groups of layers that have a smaller constant together than the product of their norms.
     radius : float or None
-        Of the ball around the given centre in which all constants hold; None: everywhere.
+        Radius of the ball around the given centre in which all constants hold; None: they hold everywhere.
     input_ranges : mapping of str to (float, float), or None
-        Of inputs whose entries all lie between two numbers: all constants hold there. None: in a box of arrays. Other
-        inputs may be anything.
+        Inputs whose entries all lie between two numbers: all constants hold there. None: the ends differ between
+        entries. Other inputs may be anything.
     checked : Checked
         How the graph was compared with the model that it was read from, and the answer attacked.
     note : str
-        What else has to be said, such as that a module in ``train()`` was taken in ``eval()``.
+        Further remarks, such as that a module in ``train()`` was bounded as it is in ``eval()``.
     file : bytes or None
-        The ONNX file that was exported from a live model, which the bound is of; `model` and `save` give it.
+        The ONNX file that was exported from a live model and that the bound is about; `model` and `save` return it.
     others : tuple of RunBound
-        Of searches that proved more, whose multipliers a certificate may use.
+        Bounds by searches that proved larger constants, whose multipliers a certificate may use.
     status : str
-        "complete", or "budget: ..." where the seconds ended before all searches and proofs did. Proven in each case.
+        "complete", or "budget: ..." if the time limit was reached before all searches and proofs ended. The bound is
+        proven in both cases.
     """
 
     claim: Upper | None
@@ -117,12 +121,13 @@ class NetworkBound(OfExportedFile):
     _statement: Callable[[NetworkBound, str], Certificate] | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Premises before what rests on them: a chain of thousands of claims is not gone down one inside the other."""
-        held = [self.claim, self.product_claim, *self.ends.values(), *(run.claim for run in self.runs)]
-        held += [claim for step in self.nodes for claim in (step.alone, step.claim)]
-        held += [node.claim for node in self.unknown]
-        known = [claim for claim in held if claim is not None]
-        order = premises_first(known, lambda claim: claim.of)  # type: ignore[arg-type,return-value]
+        """Put premises before the claims that rest on them: pickling would recurse through a chain of thousands."""
+        claims = [self.claim, self.product_claim, *self.ends.values(), *(run.claim for run in self.runs)]
+        for step in self.nodes:
+            claims += [step.alone, step.claim]
+        claims += [node.claim for node in self.unknown]
+        present = [claim for claim in claims if claim is not None]
+        order = premises_first(present, lambda claim: claim.of)  # type: ignore[arg-type,return-value]
         return {"_order": order, **self.__dict__, "_statement": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -135,12 +140,12 @@ class NetworkBound(OfExportedFile):
 
     @property
     def outputs(self) -> dict[str, float | None]:
-        """``upper`` of each output."""
+        """Proven Lipschitz constant of each output, by name; None if it is unknown."""
         return {name: None if claim is None else claim.value for name, claim in self.ends.items()}
 
     @property
     def product(self) -> float | None:
-        """What the rules give without `runs`; proven, too."""
+        """Proven Lipschitz constant by the rules of single nodes, without `runs`."""
         return None if self.product_claim is None else self.product_claim.value
 
     @property
@@ -151,7 +156,7 @@ class NetworkBound(OfExportedFile):
 
     @property
     def infinite(self) -> str:
-        """Of a constant that is no finite number: the first value that has such a one, and why."""
+        """Why the constant is no finite number: the first value with such a constant, and the reason."""
         step = next((step for step in self.nodes if step.upper == math.inf), None)
         if step is None:
             return "no finite bound: those of its values are together beyond the largest number"
@@ -159,7 +164,7 @@ class NetworkBound(OfExportedFile):
         return f"no finite bound: of {visible(step.name)} ({visible(step.operator)}), {why} beyond the largest number"
 
     def explain(self) -> str:
-        """The rules that prove ``upper``, one line a value, from the outputs back, and the norms in them."""
+        """Return the rules that prove ``upper``, one line a value, from the outputs back, and the norms in them."""
         if self.claim is None:
             return str(self)
         from specnorm_networks.chain import explained_constant  # for few
@@ -167,7 +172,7 @@ class NetworkBound(OfExportedFile):
         return explained_constant(self.claim)
 
     def certificate(self, name: str = "network") -> Certificate:
-        """What somebody else can check without specnorm: ``python -m specnorm_check``, `docs/check-it-yourself.md`.
+        """Return a certificate that can be checked without specnorm: ``python -m specnorm_check``.
 
         Its proof is searched for anew, with the multipliers that were found. The number is some 1 % above ``upper``,
         and more where the format has no part like the rules'; the claim says which.
@@ -185,30 +190,33 @@ class NetworkBound(OfExportedFile):
         return found
 
     def stated_by(self, statement: Callable[[NetworkBound, str], Certificate]) -> NetworkBound:
-        """The same, with what `certificate` gives for a name."""
+        """Return the same bound with the function that `certificate` calls."""
         return replace(self, _statement=statement)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
+        """Return plain data: the field ``network`` of an audit's JSON. Numbers that are not finite become None."""
+        data: dict[str, Any] = {"upper": self.upper, "product": self.product, "outputs": self.outputs}
         usual: dict[str, object] = {"radius": None, "input_ranges": {}, "note": "", "status": COMPLETE, "digest": ""}
-        told = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
-        tables = {
-            "runs": (self.runs, ("start", "end", "layers", "product", "upper")),
-            "unknown": (self.unknown, ("name", "operator", "reason", "before")),
-            "nodes": (self.nodes, ("name", "operator", "rule", "layer", "factor", "upper")),
-        }
-        rows = {key: [{name: getattr(x, name) for name in names} for x in of] for key, (of, names) in tables.items()}
-        numbers = {"upper": self.upper, "product": self.product, "outputs": self.outputs}
-        whole = {**numbers, **told, "checked": self.checked.to_dict(), "input_shapes": self.input_shapes, **rows}
-        found: dict[str, Any] = _plain(whole)
-        return found
+        for name, value in usual.items():
+            if getattr(self, name) != value:
+                data[name] = getattr(self, name)
+        data["checked"] = self.checked.to_dict()
+        data["input_shapes"] = self.input_shapes
+        data["runs"] = _rows(self.runs, "start", "end", "layers", "product", "upper")
+        data["unknown"] = _rows(self.unknown, "name", "operator", "reason", "before")
+        data["nodes"] = _rows(self.nodes, "name", "operator", "rule", "layer", "factor", "upper")
+        plain: dict[str, Any] = _plain(data)
+        return plain
 
     def __str__(self) -> str:
-        """Table of the nodes, and what follows from them."""
+        """Return a table of the nodes, and the bound in sentences."""
         return "\n".join(self.lines(nodes=True))
 
     def lines(self, *, nodes: bool = False) -> list[str]:
-        """The same line by line, numbers rounded up and the network's own words escaped; ``nodes``: with the table."""
+        """Return the bound in sentences, line by line; ``nodes``: with the table before them.
+
+        Numbers are rounded up, and the network's own words are escaped.
+        """
         text = [*_table(self.nodes), ""] if nodes else []
         box = {
             name: " in a given box" if ends is None else f" in [{_short(ends[0])}, {_short(ends[1])}]"
@@ -222,7 +230,8 @@ class NetworkBound(OfExportedFile):
         )
         for run in self.runs:
             count = sum(map(len, run.layers))
-            together, product = number(run.upper, "upper"), number(run.product, "upper")
+            together = number(run.upper, "upper")
+            product = number(run.product, "upper")
             if count < 2 or together == product:
                 continue
             text.append(
@@ -243,48 +252,62 @@ class NetworkBound(OfExportedFile):
                 f"{self._at_most(u.before)} up to there."
                 for u in self.unknown
             ]
-            known = [(name, value) for name, value in self.outputs.items() if value is not None]
-            text += [f"  Output {visible(name)}: {self._at_most(value)}, proven." for name, value in known]
+            for name, value in self.outputs.items():
+                if value is not None:
+                    text.append(f"  Output {visible(name)}: {self._at_most(value)}, proven.")
         if self.status != COMPLETE:
             text.append(f"Cut short: {self.status}.")
         return [*text, self.note] if self.note else text
 
     @property
     def origin(self) -> str:
-        """What graph the bound is of, and how it was compared with the model, in a sentence; empty: as expected."""
+        """Say in a sentence which graph the bound is about, and how it was compared with the model.
+
+        Empty for a file of which all values were compared.
+        """
         checked = self.checked
-        said = str(checked) if checked.reason or checked.missed else ""
+        sentence = str(checked) if checked.reason or checked.missed else ""
         if self.file is None:
-            return said
-        said = said or f"Compared with the model on {checked.inputs} inputs."
-        return f"Of the exported graph; {said[0].lower()}{said[1:]}"
+            return sentence
+        if not sentence:
+            sentence = f"Compared with the model on {checked.inputs} inputs."
+        return f"Of the exported graph; {sentence[0].lower()}{sentence[1:]}"
 
     def _at_most(self, value: float) -> str:
         return f"at most {number(value, 'upper')}" if value < math.inf else self.infinite
 
 
+def _rows(objects: Sequence[object], *names: str) -> list[dict[str, Any]]:
+    """Return the named attributes of each object."""
+    return [{name: getattr(one, name) for name in names} for one in objects]
+
+
 def _plain(value: Any) -> Any:
-    """Lists for tuples, None for numbers that are not finite."""
+    """Return data with lists for tuples, and None for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
+        return [_plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(nodes: Sequence[Step]) -> list[str]:
     rows = [("node", "operator", "rule", "factor", "upper", "layer")]
-    rows += [
-        (
-            visible(s.name), visible(s.operator), visible(s.rule), number(s.factor, "upper"),
-            number(s.upper, "upper"), visible(s.layer or ""),
+    for step in nodes:
+        rows.append(
+            (
+                visible(step.name),
+                visible(step.operator),
+                visible(step.rule),
+                number(step.factor, "upper"),
+                number(step.upper, "upper"),
+                visible(step.layer or ""),
+            )
         )
-        for s in nodes
-    ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _short(end: float) -> str:
-    """The very number."""
+    """Return all digits of a number."""
     return repr(float(end)).removesuffix(".0")

@@ -21,7 +21,10 @@ from specnorm.errors import CertificateError
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.layer_certificates import Certificate, completed
 
-AIM, LEAST, CLOSE, OFF = 0.008, 1e-3, 2.5e-4, 2.0**-48
+AIM = 0.008
+LEAST = 1e-3
+CLOSE = 2.5e-4
+OFF = 2.0**-48
 """Relative distances from norms, of all layers together, of one at least, of a matrix; and what is counted for
 roundings of a kernel's entries."""
 WIDEST = 640
@@ -29,7 +32,13 @@ WIDEST = 640
 Part = dict[str, Any]
 
 
-def certificate_of_network(found: NetworkBound, content: bytes, name: str, *, exported: bool = False) -> Certificate:
+def certificate_of_network(
+    found: NetworkBound,
+    content: bytes,
+    name: str,
+    *,
+    exported: bool = False,
+) -> Certificate:
     """The claim about a network's constant, everywhere.
 
     Parameters
@@ -115,7 +124,8 @@ def _constant(network: Network, parts: Sequence[tuple[Part, Any]]) -> float:
 
 def _between(network: Network, start: str, end: str) -> Iterator[str]:
     """Values that the end is computed from, back to the start, and the end."""
-    waiting, seen = [end], {start}
+    waiting = [end]
+    seen = {start}
     while waiting:
         name = waiting.pop()
         if name not in seen and name in network.nodes:
@@ -175,7 +185,8 @@ def _proven(network: Network, part: Part) -> tuple[Part, Any]:
     """A part with the exponent of its H; and H."""
     whole = network.joint(ReadPart.read(part))
     layers = sum(node.op in LAYER_OPERATORS for node in network.nodes.values())
-    matrix, lost = math.prod(whole.kernel.shape[2:]) == 1, 3 * whole.depth if whole.centred else 1
+    matrix = math.prod(whole.kernel.shape[2:]) == 1
+    lost = 3 * whole.depth if whole.centred else 1
     aim = CLOSE / lost if matrix else max(AIM / max(layers, lost), LEAST)
     own: Any = ()
     with contextlib.suppress(Refused):

@@ -6,7 +6,8 @@ from specnorm.proof import Upper, lines, number, visible
 from specnorm_networks.certified.rules import IN_ALL, premises_first, way_of
 from specnorm_networks.certified.scope import Map
 
-SCREEN, DEEP = 40, 2
+SCREEN = 40
+DEEP = 2
 """Lines about a network, and levels of the proof of one of its norms."""
 
 
@@ -58,7 +59,8 @@ def _line(value: Upper, several: bool) -> str:
         way = way_of(part)
         return str(way) if several and way.start != way.end else way.end
 
-    factor, before = _factor(value), _before(value)
+    factor = _factor(value)
+    before = _before(value)
     made = "" if not before else f" of {', '.join(map(name, before))}"
     if factor is not None:
         made = f", {number(factor.value, 'upper')} times {name(before[0])}"

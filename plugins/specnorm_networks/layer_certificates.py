@@ -23,12 +23,15 @@ from specnorm_check import Claim, Layer, Refused, read_layer
 from specnorm import ConvSpec, complete, power_iteration
 from specnorm.errors import CertificateError
 
-AIM, SPARE = 0.008, 0.25
+AIM = 0.008
+SPARE = 0.25
 """Relative distance from the norm that is searched for, and the part of it that rounding H may add."""
-PRODUCTS, WORK = 200, 2.0**41
+PRODUCTS = 200
+WORK = 2.0**41
 """Of a search, and its multiplications, about: 50 products reach 1 %. Layers of 3x3 taps and more than 500 channels get
 fewer, and what is proven of them is looser."""
-COLUMNS, CLOSE = 1024, 2.5e-4
+COLUMNS = 1024
+CLOSE = 2.5e-4
 """Of a layer's own matrix that is completed, at most, and its distance from the norm. Of more the claim is about every
 size."""
 WORTH = 0.05
@@ -56,7 +59,8 @@ class Certificate:
 
     def dumps(self) -> bytes:
         """The file's content, which ``python -m specnorm_check`` reads."""
-        statements, arrays = list[Any](), dict[str, Any]()
+        statements = list[Any]()
+        arrays = dict[str, Any]()
 
         def named(statement: Any, completion: Any) -> dict[str, Any]:
             arrays[f"H{len(arrays)}"] = completion
@@ -90,7 +94,12 @@ class Proven(NamedTuple):
     at_size: bool = False
 
 
-def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str | None = None) -> Certificate:
+def certificate_of(
+    stored: NDArray[Any],
+    spec: ConvSpec,
+    name: str,
+    tensor: str | None = None,
+) -> Certificate:
     """The claim that a layer's norm is at most a number, some 1 % above the norm at every input size.
 
     At the spec's input size alone, and within 0.1 %, where the input has at most `COLUMNS` numbers a group.
@@ -135,7 +144,8 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str 
         if spec.input_shape and spec.cin // spec.groups * math.prod(spec.input_shape) <= COLUMNS:
             there = {**statement, "sizes": list(spec.input_shape)}
             with contextlib.suppress(Refused):  # it is too large
-                found, statement = completed(*read_layer(stored, there), aim=CLOSE), there
+                found = completed(*read_layer(stored, there), aim=CLOSE)
+                statement = there
         found = found or completed(*read_layer(stored, statement))
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
@@ -145,7 +155,11 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str 
 
 
 def completed(
-    kernel: NDArray[Any], layer: Layer, own: Sequence[int] = (), aim: float = AIM, entry_error: float = 0.0
+    kernel: NDArray[Any],
+    layer: Layer,
+    own: Sequence[int] = (),
+    aim: float = AIM,
+    entry_error: float = 0.0,
 ) -> Proven:
     """Search for an H of a layer at its sizes: none where that is enough; else in 16 bits, or in 20.
 
@@ -184,7 +198,14 @@ def completed(
     return best
 
 
-def _rounded(kernel: NDArray[Any], layer: Layer, h: FloatArray, scale: int, bits: int, entry_error: float) -> Proven:
+def _rounded(
+    kernel: NDArray[Any],
+    layer: Layer,
+    h: FloatArray,
+    scale: int,
+    bits: int,
+    entry_error: float,
+) -> Proven:
     """Return what H times 2**scale proves in so many bits."""
     most = 2 ** (bits - 1) - 1
     exponent = bits - 1 - math.frexp(max(1.0, float(np.abs(h).max(initial=0.0))))[1]

@@ -1,4 +1,4 @@
-"""Slopes and multipliers of linear bounds, searched; `certified.linear_bounds` proves what they are worth."""
+"""Search slopes and multipliers of linear bounds. It proposes; `certified.linear_bounds` proves what they are worth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from specnorm.proof import Clock, Interval, Upper
 from specnorm_networks.bounding import bounded
-from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.linear_bounds import (
     Choose,
     Curve,
@@ -21,7 +21,7 @@ from specnorm_networks.certified.linear_bounds import (
     written_out,
 )
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
-from specnorm_networks.certified.patterns import prepared, unsorted
+from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import Ranges
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.descent import Adam
@@ -31,51 +31,68 @@ from specnorm_networks.methods import Product
 ROWS = 256
 """Entries of a value that are bounded at once."""
 TRIES = (0.02, 0.2, 0.7)
-"""Multipliers that are tried: parts of the one that the ball alone asks for."""
+"""Multipliers to try, as shares of the one that the ball alone asks for."""
 FEW = 256
-"""Differences of a maximum that is written out are bounded anew where there are no more."""
+"""Largest number of differences of a maximum that was written out for which these are bounded by lines."""
 
 
-def located(
-    network: Network, centre: FloatArray, radius: float, *, anew: bool = True, clock: Clock | None = None
+def locate_values(
+    network: Network,
+    centre: FloatArray,
+    radius: float,
+    *,
+    by_lines: bool = True,
+    clock: Clock | None = None,
 ) -> LinearBounds:
-    """All values on a ball.
+    """Bound all values on a ball.
 
     Parameters
     ----------
-    anew : bool
-        Bound units that may switch by linear bounds of their own, `ROWS` at a time.
+    by_lines : bool
+        Whether units that may switch are bounded by lines of their own, `ROWS` at a time.
     clock : Clock, optional
-        Afterwards no unit is.
+        When it has expired, no further unit is bounded by lines.
     """
-    found, clock = LinearBounds(network, centre, radius), clock or Clock()
-    boxed = np.isfinite(network.box.low).any() or np.isfinite(network.box.high).any()
-    straight = set() if boxed else {network.input}
+    bounds = LinearBounds(network, centre, radius)
+    clock = clock or Clock()
+    has_box = np.isfinite(network.box.low).any() or np.isfinite(network.box.high).any()
+    # Values that are linear in the input: on a ball their rows are exact, and lines say no more.
+    linear_values = set() if has_box else {network.input}
     for node in network.graph.nodes:
-        found.visit(node)
-        if node.name in network.linear and straight.issuperset(set(node.inputs) & network.moving):
-            straight.add(node.name)  # its rows say all
-        if not anew or node.name in straight or node.name == network.input or node.name not in network.moving:
+        bounds.visit(node)
+        if node.name in network.linear and linear_values.issuperset(set(node.inputs) & network.moving):
+            linear_values.add(node.name)
+        is_exact = node.name in linear_values or node.name == network.input
+        if not by_lines or is_exact or node.name not in network.moving:
             continue
-        readers = [name for name in network.readers.get(node.name, ()) if is_curved(network, name)]
-        curves = [curve for name in readers if (curve := found.curve(name)) is not None]
-        units = np.unique(np.concatenate([curve.at for curve in curves])) if curves else np.zeros(0, np.intp)
+        units = _units_of_readers(bounds, node.name)
         if node.derived and len(units) > FEW:
             continue
-        # Pixel by pixel, so that rows which read the same are together.
-        pixels = math.prod(found.known[node.name].centre.shape[2:])
+        # Pixel by pixel, so that rows which read the same entries are together.
+        pixels = math.prod(bounds.known[node.name].centre.shape[2:])
         units = units[np.argsort(units % pixels, kind="stable")]
         for first in range(0, len(units), ROWS):
             if not clock.expired:
-                found.tighten(node.name, units[first : first + ROWS], usual(network))
-    return found
+                bounds.tighten(node.name, units[first : first + ROWS], without_ascent(network))
+    return bounds
+
+
+def _units_of_readers(bounds: LinearBounds, name: str) -> NDArray[np.intp]:
+    """Return the entries of a value that are units of a function that reads it."""
+    network = bounds.network
+    units = [np.zeros(0, np.intp)]
+    for reader in network.readers.get(name, ()):
+        curve = bounds.curve(reader) if is_curved(network, reader) else None
+        if curve is not None:
+            units.append(curve.units)
+    return np.unique(np.concatenate(units))
 
 
 def ranges_by_lines(network: Network, ball: Ball) -> Ranges:
-    """Ranges of all values on a ball."""
-    found = located(network, ball.centre[network.input], ball.radius)
-    known = {name: location.range for name, location in found.known.items()}
-    return Ranges(known, network.graph.origin, network.graph.regions | {ball.region})
+    """Return ranges of all values on a ball."""
+    bounds = locate_values(network, ball.centre[network.input], ball.radius)
+    intervals = {name: location.range for name, location in bounds.known.items()}
+    return Ranges(intervals, network.graph.origin, network.graph.regions | {ball.region})
 
 
 def is_curved(network: Network, name: str) -> bool:
@@ -84,128 +101,168 @@ def is_curved(network: Network, name: str) -> bool:
 
 
 # -- without an ascent -------------------------------------------------------------------------------------------------
-def usual(network: Network) -> Choose:
-    """Slopes and multipliers without an ascent."""
+def without_ascent(network: Network) -> Choose:
+    """Return the choice of slopes and multipliers that needs no ascent."""
 
     def choose(name: str, c: FloatArray, curve: Curve) -> tuple[FloatArray, FloatArray]:
         if not is_curved(network, name):
             return c, on_ball(c, curve)
-        tangent, chord, convex, concave = lines_of(curve)
-        above, below = np.where(convex, tangent, chord), np.where(concave, tangent, chord)
-        return np.where(c > 0, c * above, c * below), np.outer(TRIES, by_ball(c, curve))
+        return c * lines_of(curve).slopes(c), np.outer(TRIES, by_ball(c, curve))
 
     return choose
 
 
-def lines_of(curve: Curve) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Slope in the middle of each interval, slope of its chord, whether the function is convex, and whether concave."""
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Lines that bound the units of a curve, each of shape (units,)."""
+
+    tangent: FloatArray
+    """Slope in the middle of each interval."""
+    chord: FloatArray
+    """Slope of the chord of each interval."""
+    convex: NDArray[np.bool_]
+    concave: NDArray[np.bool_]
+
+    def slopes(self, c: FloatArray) -> FloatArray:
+        """Return the slope of the line below the function where c > 0, above it elsewhere, of the shape of c."""
+        below = np.where(self.convex, self.tangent, self.chord)
+        above = np.where(self.concave, self.tangent, self.chord)
+        return np.where(c > 0, below, above)
+
+
+def lines_of(curve: Curve) -> Lines:
+    """Return tangents and chords of a curve, and where it is convex or concave."""
+    slope = curve.pieces.slope
     widths = np.diff(curve.breaks, axis=0)
-    chord = (curve.slope * widths).sum(axis=0) / np.maximum(widths.sum(axis=0), 1e-300)
+    chord = (slope * widths).sum(axis=0) / np.maximum(widths.sum(axis=0), 1e-300)
     middle = curve.breaks[0] / 2 + curve.breaks[-1] / 2
-    part = np.minimum((curve.breaks[1:] < middle).sum(axis=0), len(widths) - 1)
-    tangent = np.take_along_axis(curve.slope, part[None], axis=0)[0]
-    change, wide = np.diff(curve.slope, axis=0), (widths[1:] > 0) & (widths[:-1] > 0)
-    convex = ((change >= 0) | ~wide).all(axis=0)
-    return tangent, chord, np.asarray(convex), np.asarray(((change <= 0) | ~wide).all(axis=0))
+    part_of_middle = np.minimum((curve.breaks[1:] < middle).sum(axis=0), len(widths) - 1)
+    tangent = np.take_along_axis(slope, part_of_middle[None], axis=0)[0]
+    change = np.diff(slope, axis=0)
+    # Parts without width have no slope of their own.
+    is_wide = (widths[1:] > 0) & (widths[:-1] > 0)
+    convex = ((change >= 0) | ~is_wide).all(axis=0)
+    concave = ((change <= 0) | ~is_wide).all(axis=0)
+    return Lines(tangent, chord, np.asarray(convex), np.asarray(concave))
 
 
 def by_ball(c: FloatArray, curve: Curve) -> FloatArray:
-    """The multiplier of a linear function on the ball alone."""
+    """Return the best multiplier of a linear function on the ball alone, one a row."""
     return np.asarray(np.clip(np.linalg.norm(c, axis=1) / max(curve.radius, 1e-150), 1e-100, 1e100))
 
 
 def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
-    """Multipliers of a linear function on ball and box, shape (2, rows): where no end is met, and where some are."""
-    first = lam = by_ball(c, curve)
-    low, high = curve.breaks[0] - curve.centre, curve.breaks[-1] - curve.centre
+    """Return multipliers of a linear function on ball and box, shape (1 or 2, rows).
+
+    The first is the best if no end of the box is met; the second, in three steps, if some are.
+    """
+    unclipped = by_ball(c, curve)
+    lam = unclipped
+    low = curve.breaks[0] - curve.centre
+    high = curve.breaks[-1] - curve.centre
     for _ in range(3):
         step = -c / lam[:, None]
         clipped = (step < low) | (step > high)
         if not clipped.any():
             break
-        taken = np.square(np.where(clipped, np.clip(step, low, high), 0.0)).sum(axis=1)
-        left = np.sqrt(np.maximum(curve.radius**2 - taken, 1e-6 * curve.radius**2))
-        lam = np.linalg.norm(np.where(clipped, 0.0, c), axis=1) / np.maximum(left, 1e-150)
+        clipped_sq = np.square(np.where(clipped, np.clip(step, low, high), 0.0)).sum(axis=1)
+        radius_left = np.sqrt(np.maximum(curve.radius**2 - clipped_sq, 1e-6 * curve.radius**2))
+        lam = np.linalg.norm(np.where(clipped, 0.0, c), axis=1) / np.maximum(radius_left, 1e-150)
         lam = np.clip(lam, 1e-100, 1e100)
-    return np.stack([first, lam]) if lam is not first else first[None]
+    return np.stack([unclipped, lam]) if lam is not unclipped else unclipped[None]
 
 
 FIRST = 0.03
-"""The one that an ascent begins with."""
-RATES = 0.4, 0.4
-"""Of Adam: for slopes, and for logarithms of multipliers."""
+"""Multiplier with which an ascent begins, as a share of the one that the ball alone asks for."""
+SLOPE_RATE = 0.4
+"""Rate of Adam for logits of slopes."""
+MULTIPLIER_RATE = 0.4
+"""Rate of Adam for logarithms of multipliers."""
 STEPS = 30
+"""Steps of an ascent on a whole ball."""
 
 
-def read(graph: Graph, measure: Measure | None = None) -> Network:
-    """A network for linear bounds, with the constants of its values."""
+def read_network(graph: Graph, measure: Measure | None = None) -> Network:
+    """Return a network for linear bounds, with the constants of its values."""
     measure = measure or Measure()
-    steps = written_out(unsorted(graph))
+    written = written_out(without_sorting(graph))
     claims: list[Upper] = []
-    for each in (prepared(graph), *steps):
-        for step in bounded(each, measure, Product()).nodes:
+    for version in (prepare(graph), *written):
+        for step in bounded(version, measure, Product()).nodes:
             claims += [claim for claim in (step.claim, step.alone) if claim is not None and math.isfinite(claim.value)]
-    return Network(steps[-1], claims)
+    return Network(written[-1], claims)
 
 
 # -- ascent ------------------------------------------------------------------------------------------------------------
 @dataclass
-class _Unknown:
-    """Of one function: each row's slopes between the smallest and the largest, as logits; logarithms of multipliers."""
+class _Unknowns:
+    """What an ascent moves at one function: each row's slopes as logits, and logarithms of multipliers."""
 
-    at: NDArray[np.intp]
+    units: NDArray[np.intp]
     low: FloatArray
     high: FloatArray
+    """Smallest and largest slope of each unit."""
     moves: FloatArray
-    """Which slopes move: the chord stays where it is the best line but for the ball."""
+    """Which slopes move: a chord that is the best line but for the ball stays."""
     logits: FloatArray
+    """Logits of `share`."""
     logs: FloatArray
-    by_logits: Adam
-    by_logs: Adam
+    """Logarithms of the multipliers, as shares of the one that the ball alone asks for."""
+    logit_steps: Adam
+    log_steps: Adam
 
     @property
     def share(self) -> FloatArray:
-        """From 0 for the smallest slope to 1 for the largest."""
+        """Place of each slope between the smallest, 0, and the largest, 1."""
         return np.asarray(1 / (1 + np.exp(-np.clip(self.logits, -30, 30))))
 
     @property
     def slopes(self) -> FloatArray:
-        """For coefficients of 1."""
+        """Slopes for coefficients of 1."""
         return np.asarray(self.low + (self.high - self.low) * self.share)
 
 
 class Ascent:
-    """Better slopes and multipliers of some rows of one value, step by step; ``best`` is proven of the rows.
+    """Better slopes and multipliers for some rows of one value, step by step; ``best`` is proven of the rows.
 
     Parameters
     ----------
     before : Ascent, optional
-        On what ``bounds`` is a part of: this one begins where that ended.
+        Ascent on a region that ``bounds`` is a part of: this one begins where that one ended.
     needed : float
-        What every row has to be above.
+        Number above which every row has to be.
     """
 
     def __init__(
-        self, bounds: LinearBounds, name: str, rows: FloatArray, before: Ascent | None = None, needed: float = 0.0
+        self,
+        bounds: LinearBounds,
+        name: str,
+        rows: FloatArray,
+        before: Ascent | None = None,
+        needed: float = 0.0,
     ) -> None:
-        self.bounds, self.name, self.rows = bounds, name, rows
+        self.bounds = bounds
+        self.name = name
+        self.rows = rows
         self.needed: float = needed if before is None else before.needed
         self.network = bounds.network
-        self.unknown: dict[str, _Unknown] = {}
+        self.unknowns: dict[str, _Unknowns] = {}
         self.trace: Trace = {}
-        self.begun = {} if before is None else before.unknown
-        # What holds on the whole holds on the part.
-        self.best: Interval = bounds.lower(name, rows, usual(self.network)) if before is None else before.best
+        self.earlier_unknowns = {} if before is None else before.unknowns
+        if before is None:
+            self.best: Interval = bounds.lower(name, rows, without_ascent(self.network))
+        else:
+            self.best = before.best  # a bound on the whole region is one on the part
 
     @property
-    def positive(self) -> bool:
-        """Whether every row is, or above what is needed."""
+    def is_enough(self) -> bool:
+        """Whether every row is proven to be above the number needed."""
         return bool((self.best.low > self.needed).all())
 
-    def improved(self, steps: int, clock: Clock) -> Ascent:
-        """After some steps, or as many as are needed, or there is time for."""
+    def climb(self, steps: int, clock: Clock) -> Ascent:
+        """Make some steps, or fewer if these are enough or the clock expires; return the ascent itself."""
         for _ in range(steps):
-            if self.positive or clock.expired:
+            if self.is_enough or clock.expired:
                 break
             self.step()
         return self
@@ -219,72 +276,112 @@ class Ascent:
     def _choose(self, name: str, c: FloatArray, curve: Curve) -> tuple[FloatArray, FloatArray]:
         if not is_curved(self.network, name):
             return c, on_ball(c, curve)
-        ball = by_ball(c, curve)
-        if name not in self.unknown:
-            tangent, chord, convex, concave = lines_of(curve)
-            low, high = curve.slope.min(axis=0), curve.slope.max(axis=0)
-            at = np.where(c > 0, np.where(convex, tangent, chord), np.where(concave, tangent, chord))
-            share = (at - low) / np.maximum(high - low, 1e-300)
-            moves = np.where(c < 0, concave | ~convex, convex | ~concave)
-            share = np.where(moves, np.clip(share, 0.05, 0.95), share)
-            logits = np.log(np.maximum(share, 1e-12)) - np.log(np.maximum(1 - share, 1e-12))
-            logs = np.full(len(c), math.log(FIRST))
-            if name in self.begun:
-                begun = self.begun[name]
-                kept, there = np.isin(curve.at, begun.at), np.isin(begun.at, curve.at)
-                logits[:, kept], logs = begun.logits[:, there], begun.logs
-            by = Adam(RATES[0]), Adam(RATES[1])
-            self.unknown[name] = _Unknown(curve.at, low, high, moves, logits, logs, *by)
-        here = self.unknown[name]
-        return c * here.slopes, np.exp(here.logs)[None] * ball
+        if name not in self.unknowns:
+            self.unknowns[name] = self._first_unknowns(name, c, curve)
+        unknowns = self.unknowns[name]
+        return c * unknowns.slopes, np.exp(unknowns.logs)[None] * by_ball(c, curve)
+
+    def _first_unknowns(self, name: str, c: FloatArray, curve: Curve) -> _Unknowns:
+        """Return the unknowns of a function at the first step: of the usual lines, or of an earlier ascent."""
+        lines = lines_of(curve)
+        low = curve.pieces.slope.min(axis=0)
+        high = curve.pieces.slope.max(axis=0)
+        share = (lines.slopes(c) - low) / np.maximum(high - low, 1e-300)
+        moves = np.where(c < 0, lines.concave | ~lines.convex, lines.convex | ~lines.concave)
+        share = np.where(moves, np.clip(share, 0.05, 0.95), share)
+        logits = np.log(np.maximum(share, 1e-12)) - np.log(np.maximum(1 - share, 1e-12))
+        logs = np.full(len(c), math.log(FIRST))
+        if name in self.earlier_unknowns:
+            earlier = self.earlier_unknowns[name]
+            common = np.isin(curve.units, earlier.units)
+            common_earlier = np.isin(earlier.units, curve.units)
+            logits[:, common] = earlier.logits[:, common_earlier]
+            logs = earlier.logs
+        return _Unknowns(
+            curve.units,
+            low,
+            high,
+            moves,
+            logits,
+            logs,
+            logit_steps=Adam(SLOPE_RATE),
+            log_steps=Adam(MULTIPLIER_RATE),
+        )
 
     def _move(self) -> None:
-        """By the gradient: how the bound changes with the coefficients of each value is a point, computed forward."""
+        """Make a step along the gradient.
+
+        The derivative of the bound with respect to the coefficients of a value is a point, and these points are
+        computed forward, as the values of a network are.
+        """
         points: dict[str, FloatArray] = {}
-        count = len(self.rows)
         for node in self.network.graph.nodes:
-            name, linear, kept = node.name, self.network.linear.get(node.name), self.trace.get(node.name)
-            known = [points[each] for each in node.inputs if each in points]
-            curve = self.bounds.curve(name) if is_curved(self.network, name) and known else None
-            if curve is None and kept is not None:
-                points[name] = kept.point.reshape(count, *self.bounds.known[name].centre.shape)
-            elif name not in self.network.moving:
-                fixed = self.bounds.exact[name].low
-                points[name] = np.broadcast_to(fixed, (count, *fixed.shape))
-            elif linear is not None and known and len(known) == len(node.inputs):
-                points[name] = linear.apply(known)
-                if linear.offset is not None:
-                    points[name] = points[name] + linear.offset()[0]
-            elif curve is not None:
-                before = known[0].reshape(count, -1)
-                point = curve.lines * before + curve.added
-                if kept is not None:
-                    point[:, curve.at] = kept.value + self._uphill(name, kept, before[:, curve.at], curve)
-                points[name] = point.reshape(known[0].shape)
-            if name == self.name:
+            inputs = [points[name] for name in node.inputs if name in points]
+            point = self._point(node, inputs)
+            if point is not None:
+                points[node.name] = point
+            if node.name == self.name:
                 break
 
-    def _uphill(self, name: str, kept: Minimiser, before: FloatArray, curve: Curve) -> FloatArray:
-        """Move one function's slopes and multipliers; what its slopes add to the gradient by its coefficients."""
-        here, c, apart = self.unknown[name], kept.coefficients, before - kept.point
-        slopes, by_logits = here.slopes, c * apart * (here.high - here.low) * here.share * (1 - here.share)
-        here.logits = here.logits + here.by_logits.step(np.where(here.moves, by_logits, 0.0))
-        by_logs = kept.multiplier * (np.square(kept.point - curve.centre).sum(axis=1) - curve.radius**2) / 2
-        here.logs = np.clip(here.logs + here.by_logs.step(by_logs), -40, 5)
-        # The multiplier grows with the norm of the coefficients.
-        return np.asarray(slopes * apart + (by_logs / np.maximum(np.square(c).sum(axis=1), 1e-300))[:, None] * c)
+    def _point(self, node: Node, inputs: list[FloatArray]) -> FloatArray | None:
+        """Return the point of one value from those of its inputs; move the unknowns of a function."""
+        name = node.name
+        count = len(self.rows)
+        minimiser = self.trace.get(name)
+        curve = self.bounds.curve(name) if is_curved(self.network, name) and inputs else None
+        if curve is None and minimiser is not None:
+            return minimiser.point.reshape(count, *self.bounds.known[name].centre.shape)
+        if name not in self.network.moving:
+            constant = self.bounds.exact[name].low
+            return np.broadcast_to(constant, (count, *constant.shape))
+        linear = self.network.linear.get(name)
+        if linear is not None and inputs and len(inputs) == len(node.inputs):
+            point = linear.apply(inputs)
+            return point if linear.offset is None else point + linear.offset()[0]
+        if curve is None:
+            return None
+        before = inputs[0].reshape(count, -1)
+        point = curve.lines * before + curve.added
+        if minimiser is not None:
+            uphill = self._move_function(name, minimiser, before[:, curve.units], curve)
+            point[:, curve.units] = minimiser.value + uphill
+        return point.reshape(inputs[0].shape)
 
-    def switching(self) -> tuple[str, int] | None:
-        """The entry, by the name of its value, whose sign alone costs the most; None: none does."""
-        best: tuple[float, str, int] | None = None
-        for name, kept in self.trace.items():
+    def _move_function(self, name: str, minimiser: Minimiser, before: FloatArray, curve: Curve) -> FloatArray:
+        """Move one function's slopes and multipliers.
+
+        Returns what the slopes, which are in proportion to the coefficients, and the multiplier, which grows with
+        their norm, add to the derivative with respect to the coefficients.
+        """
+        unknowns = self.unknowns[name]
+        c = minimiser.coefficients
+        apart = before - minimiser.point
+        slopes = unknowns.slopes
+        logit_gradient = c * apart * (unknowns.high - unknowns.low) * unknowns.share * (1 - unknowns.share)
+        unknowns.logits = unknowns.logits + unknowns.logit_steps.step(np.where(unknowns.moves, logit_gradient, 0.0))
+        distance_sq = np.square(minimiser.point - curve.centre).sum(axis=1)
+        log_gradient = minimiser.multiplier * (distance_sq - curve.radius**2) / 2
+        unknowns.logs = np.clip(unknowns.logs + unknowns.log_steps.step(log_gradient), -40, 5)
+        by_norm = (log_gradient / np.maximum(np.square(c).sum(axis=1), 1e-300))[:, None] * c
+        return np.asarray(slopes * apart + by_norm)
+
+    def entry_to_cut(self) -> tuple[str, int] | None:
+        """Return the entry whose unknown sign costs the most, by the name of its value; None if none costs anything."""
+        largest_cost = 0.0
+        entry: tuple[str, int] | None = None
+        is_open = self.best.low <= self.needed
+        for name, minimiser in self.trace.items():
             curve = self.bounds.curve(name) if is_curved(self.network, name) else None
-            if curve is None or len(curve.slope) != 2 or not len(curve.at):
+            if curve is None or len(curve.pieces.slope) != 2 or not len(curve.units):
                 continue
-            low, high = curve.breaks[0], curve.breaks[-1]
-            bend = abs(curve.slope[1] - curve.slope[0]) * np.maximum(-low * high, 0.0) / (high - low + 1e-300)
-            cost = (abs(kept.coefficients)[self.best.low <= self.needed] * bend).max(axis=0, initial=0.0)
-            at = int(cost.argmax())
-            if cost[at] > (0.0 if best is None else best[0]):
-                best = float(cost[at]), self.network.nodes[name].inputs[0], int(curve.at[at])
-        return None if best is None else best[1:]
+            low = curve.breaks[0]
+            high = curve.breaks[-1]
+            first_slope, second_slope = curve.pieces.slope
+            # Distance of the chord from the function, where it bends at 0.
+            bend = abs(second_slope - first_slope) * np.maximum(-low * high, 0.0) / (high - low + 1e-300)
+            cost = (abs(minimiser.coefficients)[is_open] * bend).max(axis=0, initial=0.0)
+            costliest = int(cost.argmax())
+            if cost[costliest] > largest_cost:
+                largest_cost = float(cost[costliest])
+                entry = self.network.nodes[name].inputs[0], int(curve.units[costliest])
+        return entry

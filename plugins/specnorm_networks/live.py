@@ -64,8 +64,8 @@ def network_bound(
     centre : array, tuple of arrays, or mapping of str to array, optional
         With its batch axis; it stands for ``input_shape``, too.
     budget : float, default 60
-        Seconds for searches and proofs, without export and comparison; None: as long as they take. Where they end, the
-        best proven by then is given, and ``status`` says so.
+        Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
+        bound proven so far is returned and ``status`` says so. None means no limit.
 
     Returns
     -------
@@ -195,7 +195,8 @@ def certified_accuracy(
         If the model does not end with a linear layer, has no bound, mixes the samples of a batch, or samples and
         labels do not fit.
     """
-    inputs, labels = numbers(x).astype(np.float64), numbers(y)
+    inputs = numbers(x).astype(np.float64)
+    labels = numbers(y)
     if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not len(inputs):
         raise MethodError(
             f"x of shape {inputs.shape} and y of shape {labels.shape}; expected samples along the first axis of both, "

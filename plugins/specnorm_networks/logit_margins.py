@@ -1,4 +1,4 @@
-"""Constants of the differences of logits, and radii that margins certify; the rules are in `certified`."""
+"""Bound the differences of logits, and the radii that their margins certify; the rules are in `certified.margins`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from specnorm.errors import MethodError
 from specnorm.proof import Interval, Upper, known
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.operators.reductions import LogSoftmax, Softmax
 from specnorm_networks.certified.operators.sources import Unknown
-from specnorm_networks.certified.patterns import prepared
+from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import past_shifts
-from specnorm_networks.certified.reading import Subnetwork, runs
+from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.segments import constants
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers
@@ -34,13 +35,13 @@ class Margins:
     Parameters
     ----------
     differences : Interval
-        Of ``f_i - f_j``, shape (classes, classes).
+        Constants of ``f_i - f_j``, shape (classes, classes).
     whole : float
-        Of all logits together.
+        Constant of all logits together.
     note : str
-        Which logits they are, where the network does not end with them; and how the graph was compared.
+        Which values the logits are, if the network does not end with them; and how the graph was compared.
     file : bytes or None
-        As `NetworkBound` has it.
+        The ONNX file that was exported from a live model.
     """
 
     differences: Interval
@@ -50,16 +51,20 @@ class Margins:
 
     @property
     def upper(self) -> FloatArray:
-        """Of ``f_i - f_j``, shape (classes, classes); 0 on the diagonal."""
+        """Constants of ``f_i - f_j``, shape (classes, classes); 0 on the diagonal."""
         return self.differences.high
 
-    def radii(self, logits: NDArray[np.floating] | Interval, labels: NDArray[np.integer]) -> FloatArray:
-        """Radius of the ball around each sample in which the label cannot change, rounded down; 0 where it is wrong.
+    def radii(
+        self,
+        logits: NDArray[np.floating] | Interval,
+        labels: NDArray[np.integer],
+    ) -> FloatArray:
+        """Return the radius around each sample in which the label cannot change; 0 if the label is not the sample's.
 
         Parameters
         ----------
         logits : array or Interval, shape (samples, classes)
-            Numbers are taken as exact: what the framework rounded in them is not counted.
+            Numbers are taken as exact: the framework's rounding in them is not counted.
         labels : array, shape (samples,)
 
         Returns
@@ -78,17 +83,24 @@ class Margins:
             raise MethodError(f"labels from {labels.min()} to {labels.max()}; expected whole numbers 0..{classes - 1}.")
         if not np.isfinite(numbers).all():
             raise MethodError("logits that are not finite; there is no margin.")
-        found = rules.radii(logits if isinstance(logits, Interval) else numbers, labels, self.differences)
-        return np.array([float(radius) for radius in found])
+        claims = rules.radii(logits if isinstance(logits, Interval) else numbers, labels, self.differences)
+        return np.array([float(claim) for claim in claims])
 
 
-def margins(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> Margins:
+def margins(
+    graph: Graph,
+    measure: Measure | None = None,
+    *,
+    method: Method | None = None,
+) -> Margins:
     """Bound each difference of two logits.
 
     Parameters
     ----------
     graph : Graph
-        Of a classifier: one input, one output of shape (1, classes) that a matrix ends with.
+        A classifier with one input, and one output of shape (1, classes) that a matrix ends with.
+    measure : Measure, optional
+        Proves norms of layers.
     method : Product, Scaled or Multipliers, optional
         Default: ``Multipliers()``.
 
@@ -97,29 +109,34 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     MethodError
         If the network does not end with a matrix, or has no bound.
     """
-    graph, measure = prepared(of_logits(graph)), measure or Measure()
+    graph = prepare(of_logits(graph))
+    measure = measure or Measure()
     method = Multipliers() if method is None else method
     inputs, head = _head(graph)
     whole = bound(graph, measure, method=method)
     features = bound(replace(graph, outputs=inputs), measure, method=method)
     if whole.claim is None or features.claim is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
-    rows, alpha = head.layer.kernel(), rules.before_rows(head)
-    found = [
+    rows = head.layer.kernel()
+    alpha = rules.before_rows(head)
+    differences = [
         rules.of_network(whole.claim, len(rows)),
         rules.of_rows(rows, np.ones(rows.shape[1]), features.claim, alpha),
     ]
-    run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
+    run = next(
+        (run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].single_layer is not None), None
+    )
     before = {step.name: step.claim for step in whole.nodes}
     if run is not None and len(run.links) > 1:
         weighted = _weighted(run, rows, measure, method, [known(before[run.start]), alpha])
-        found += [] if weighted is None else [weighted]
+        if weighted is not None:
+            differences.append(weighted)
     note = " ".join(filter(None, (whole.origin, graph.note)))
-    return Margins(reduce(and_, found), whole.claim.value, note, whole.file)
+    return Margins(reduce(and_, differences), whole.claim.value, note, whole.file)
 
 
 def of_logits(graph: Graph) -> Graph:
-    """The network without probabilities of classes at its end, which are in the order of their logits."""
+    """Return the network without a softmax at its end: probabilities are in the order of their logits."""
     node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == 1 else None
     if node is None or not isinstance(node.operator, Softmax | LogSoftmax):
         return graph
@@ -131,7 +148,7 @@ def of_logits(graph: Graph) -> Graph:
 
 
 def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
-    """The features' name, and the matrix."""
+    """Return the name of the features, as a tuple, and the matrix at the end."""
     node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == len(graph.inputs) == 1 else None
     if node is not None:
         node = past_shifts(node, graph.by_name)
@@ -147,10 +164,18 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
 
 
 def _weighted(
-    run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: Sequence[Upper]
+    run: Subnetwork,
+    rows: FloatArray,
+    measure: Measure,
+    method: Method,
+    before: Sequence[Upper],
 ) -> Interval | None:
-    """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
-    last, head = len(run.links) - 1, run.links[-1].alone
+    """Return constants of the differences by a run whose last value before the matrix has weights.
+
+    None if the matrix cannot be cut off, or if the search proposes no weights.
+    """
+    last = len(run.links) - 1
+    head = run.links[-1].single_layer
     if last not in run.blocks or head is None or head.scale is not None:
         return None
     parts = [(first, min(end, last)) for first, end in method.parts(run) if first < last] + [(last, last + 1)]

@@ -1,4 +1,4 @@
-"""The norm of one layer of a network, proven."""
+"""Prove the norms of the layers of a network, each once."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.operators.layers import Layer
 
 WORK = 2**25
-"""Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.
-Others get the bound for every size."""
+"""Largest work, groups times the cube of a group's smaller side, for which a layer is enclosed at its own size: a
+second. Larger layers get the bound for every size."""
 CHEAP = 1000
-"""Cells of a search up to which one to a hundredth of the tolerance costs little more."""
-MOST_CELLS, CELLS = 500_000, 2**34
-"""Cells of a search for the norm of many layers together, and times the cube of the smaller side: good multipliers make
-it nearly the same at many frequencies."""
+"""Largest number of cells of a search after which one to a hundredth of the tolerance costs little more."""
+MOST_CELLS = 500_000
+"""Largest number of cells of a search for the norm of many layers together. Good multipliers make the norm nearly the
+same at many frequencies, so that many cells are needed."""
+CELLS = 2**34
+"""Largest number of these cells times the cube of the kernel's smaller side."""
 LEAST = 0.05
-"""Seconds that are left to a layer's proof when the clock has ended."""
+"""Seconds that a layer's proof gets when the clock has expired."""
 LARGEST = 2**20
-"""Most entries on either side of a layer that is looked at as it is, however small the other side."""
+"""Largest number of entries on either side of a layer that is enclosed at its own size, however small the other is."""
 
 
 @dataclass
@@ -46,11 +48,11 @@ class Measure:
     Parameters
     ----------
     rtol : float
-        Of the enclosures.
+        Relative width of the enclosures.
     known : callable, optional
-        ``known(layer, spec)``: what was proven of a layer before, or None.
+        ``known(layer, spec)`` returns a claim that was proven of a layer before, or None.
     clock : Clock, optional
-        Proofs end with it; a norm that it cut short is proven, and measured again when it is asked for again.
+        Time limit of the proofs. A norm that it cut short is proven, and measured again when it is asked for again.
     """
 
     rtol: float = 1e-3
@@ -58,7 +60,7 @@ class Measure:
     clock: Clock = field(default_factory=Clock)
     _found: dict[Any, Upper] = field(default_factory=dict)
     _stacks: dict[str, Upper] = field(default_factory=dict)
-    """By the digest of their bits."""
+    """Norms of stacks, by the digest of their bits."""
 
     def __post_init__(self) -> None:
         Enclose(rtol=self.rtol)  # refuses what is no tolerance
@@ -71,12 +73,12 @@ class Measure:
         scale: NDArray[np.float64] | None,
         shrink: NDArray[np.float64] | None = None,
     ) -> Upper:
-        """Norm of a layer; see `kernels.norm_of_layer`.
+        """Return the norm of a layer; see `kernels.norm_of_layer`.
 
         Parameters
         ----------
         geometry : dict
-            Instead of the layer's own, if padding was merged.
+            Geometry of the layer, merged with the padding before it.
         sizes : pair of tuple of int, optional
             Spatial sizes before and after; None: every size.
 
@@ -107,7 +109,7 @@ class Measure:
         return self._found[key]
 
     def matrices(self, layer: Layer) -> Upper:
-        """Largest norm of a stack of matrices; see `kernels.norm_of_matrices`."""
+        """Return the largest norm of a stack of matrices; see `kernels.norm_of_matrices`."""
         stack = layer.load()
         key = _digest(stack)
         if key not in self._stacks:
@@ -119,17 +121,18 @@ class Measure:
         return self._stacks[key]
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
-        """Norm of a plain kernel at every size."""
+        """Return the norm of a plain kernel at every size."""
         cells = max(Enclose.max_cells, min(MOST_CELLS, CELLS // min(kernel.shape[:2]) ** 3))
         return claimed(kernel, Enclose(rtol=rtol, max_cells=cells, budget=self._seconds))[1]
 
     @property
     def _seconds(self) -> float | None:
-        """What is left for a proof; None: as long as it takes."""
+        """Time limit of a proof; None: no limit."""
         return None if math.isinf(self.clock.deadline) else max(self.clock.left, LEAST)
 
     def _prove(self, kernel: AnyArray, spec: ConvSpec) -> list[Upper]:
-        geometry, size = spec.geometry, spec.input_shape
+        geometry = spec.geometry
+        size = spec.input_shape
         found, upper = claimed(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
         claims = [upper, claimed(kernel, FantasticFour(), **geometry)[1]]
         least = min(map(float, claims))
@@ -142,7 +145,7 @@ class Measure:
 
 
 def claimed(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:
-    """Measure a layer by a method that proves a bound: the answer, and the claim that it is made of.
+    """Measure a layer by a method that proves a bound; return its result, and the claim behind that.
 
     Where a compiler runs the method, it runs once more in NumPy.
     """
@@ -154,7 +157,7 @@ def claimed(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> t
 
 
 def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:
-    """Size to enclose the layer at; None where that would not be sharper, or take long."""
+    """Return the size at which to enclose a layer; None if that would not be sharper, or take long."""
     if not spec.ndim:
         return ()
     if sizes is None:
@@ -172,9 +175,9 @@ def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:
 
 
 def _digest(kernel: Any) -> str:
-    """Of a kernel's numbers, precision and shape: a twentieth of a second for 100 MB.
+    """Return the digest of a kernel's numbers, precision and shape: a twentieth of a second for 100 MB.
 
-    It is taken at each call: an array may be written to between two.
+    It is computed at each call, since an array may be written to between two.
     """
     numbers = np.ascontiguousarray(backends.backend_for(kernel).to_numpy(kernel))
     whole = hashlib.sha256(f"{kernel.dtype} {numbers.shape}:".encode())

@@ -1,4 +1,4 @@
-"""A network's bound: everywhere, or on a ball around one input."""
+"""Bound a network everywhere, or on a ball around one input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proof import AnyArray, Clock, check_budget
-from specnorm_networks.answer import COMPLETE, NetworkBound
+from specnorm_networks.answer import COMPLETE, NetworkBound, RunBound
 from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph
@@ -19,24 +19,24 @@ from specnorm_networks.certified.linear_bounds import written_out
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
-from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import Ranges, anywhere, box_of, localised, ranges, rises, stated
-from specnorm_networks.certified.reading import runs
+from specnorm_networks.certified.patterns import prepare, without_sorting
+from specnorm_networks.certified.ranges import Ranges, anywhere, box_of, ranges, rises, stated, with_slopes_on
 from specnorm_networks.certified.regions import Ball
+from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
 from specnorm_networks.checking import Checked
-from specnorm_networks.checking import check as compared
-from specnorm_networks.linear import ranges_by_lines, read
+from specnorm_networks.checking import check as compare
+from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
 ROUNDS = 3
-"""How often ranges are computed, each time with the constants that the ones before give."""
+"""How often ranges are computed, each time with the constants that the last ones gave."""
 HOPE = 1.5
-"""By how much a search lowers the closed form's constant, at most, as a rule."""
+"""Factor by which a search lowers the constant of the closed form, at most, as a rule."""
 ENTRIES = 8192
-"""Of values of curved functions, up to which their ranges come from linear bounds."""
+"""Largest number of entries of the values of functions for which ranges come from linear bounds."""
 
 
 def bound(
@@ -52,25 +52,29 @@ def bound(
     """Bound the Lipschitz constant of a network.
 
     Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
-    combination of its inputs' bounds (`operators`). Several inputs of the network: each alone, the others held, and the
-    root of the sum of squares (Cauchy-Schwarz). Layers in a row are bounded together where ``method`` does so and that
-    is less.
+    combination of its inputs' bounds (`operators`). If the network has several inputs, each is bounded alone while the
+    others stay, and the root of the sum of squares (Cauchy-Schwarz) holds for all. Layers in a row are bounded together
+    if ``method`` does so and that is less.
 
     Parameters
     ----------
+    measure : Measure, optional
+        Proves norms of layers.
     method : Product, Scaled or Multipliers, optional
-        Default: ``Multipliers()``. None gives more than ``Product()``.
+        Default: ``Multipliers()``. No method returns more than ``Product()``.
     radius : float, optional
         Bound the network on a ball instead: for all x and y within that 2-norm distance of ``centre``, all inputs
-        together. Never more than without; there are up to three searches then, one of them without.
+        together. The bound is never larger than the one everywhere. There are up to three searches then, one of them
+        everywhere.
     centre : array, or mapping of str to array, optional
         The network's input, or each of them by name, in the graph's shapes.
     check : bool, default True
         Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
-        before it is given; ``found.checked`` says what was compared.
+        before it is returned; ``checked`` says what was compared.
     budget : float, optional
-        Seconds for searches and proofs, without the comparison; None: as long as they take. When they end, the best
-        that was proven by then is given, ``found.status`` says so, and another run may give another number.
+        Time limit in seconds for searches and proofs; the comparison is not counted. When it is reached, the best
+        bound proven so far is returned, ``status`` says so, and another run may return another number. None means no
+        limit.
 
     Raises
     ------
@@ -87,108 +91,142 @@ def bound(
         raise MethodError(f"method={method!r} is none of Product(), Scaled() and Multipliers().")
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
     region = ball or (box_of(graph) if stated(graph) else None)
-    read = prepared(graph)
-    checked = compared(graph, read, region) if check else Checked(reason="check=False")
-    ranges_of: Ranges | None = None
+    read = prepare(graph)
+    checked = compare(graph, read, region) if check else Checked(reason="check=False")
+    ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
     if ball is None:
         answers = _everywhere(graph, measure, method)
-        found = _smallest(answers)
-        found = replace(found, others=tuple(run for each in answers if each is not found for run in each.runs))
+        answer = _smallest(answers)
+        others: list[RunBound] = []
+        for other in answers:
+            if other is not answer:
+                others += other.runs
+        answer = replace(answer, others=tuple(others))
     else:
-        ranges_of = ranges_near(graph, ball, measure)
-        found = _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_of)])
+        ranges_on_ball = ranges_near(graph, ball, measure)
+        answers = [*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_on_ball)]
+        answer = _smallest(answers)
     status = COMPLETE if not measure.clock.expired else f"budget: {budget:g} s ended; the best proven by then"
     if check:
-        pairs, reached = attack(read, found, region, ranges_of or {})
+        pairs, reached = attack(read, answer, region, ranges_on_ball or {})
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
-    return replace(found, checked=checked, note=read.note, status=status, file=file)
+    return replace(answer, checked=checked, note=read.note, status=status, file=file)
 
 
-def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Ranges | None = None) -> list[NetworkBound]:
-    """Bounds on a ball: with the slopes of each channel there, and of each unit where the network is small.
+def near(
+    graph: Graph,
+    ball: Ball,
+    measure: Measure,
+    method: Method,
+    ranges_on_ball: Ranges | None = None,
+) -> list[NetworkBound]:
+    """Bound a network on a ball: with the slopes of each channel there, and of each unit if the network is small.
 
     Parameters
     ----------
-    found : Ranges, optional
-        From `ranges_near`, where it is known already.
+    ranges_on_ball : Ranges, optional
+        `ranges_near` of the ball, if they are known already.
     """
-    found = ranges_near(graph, ball, measure) if found is None else found
-    answers = [bounded(localised(prepared(graph), found), measure, method, None, found)]
+    if ranges_on_ball is None:
+        ranges_on_ball = ranges_near(graph, ball, measure)
+    on_ball = with_slopes_on(prepare(graph), ranges_on_ball)
+    answers = [bounded(on_ball, measure, method, None, ranges_on_ball)]
     if not isinstance(method, Product):
-        written = written_out(unsorted(graph))[-1]
-        answers += _by_units(localised(written, ranges(written, ball, {}, found)), measure, method, found)
+        written = written_out(without_sorting(graph))[-1]
+        written_on_ball = with_slopes_on(written, ranges(written, ball, {}, ranges_on_ball))
+        answers += _by_units(written_on_ball, measure, method, ranges_on_ball)
     return [replace(answer, radius=ball.radius) for answer in answers]
 
 
 def _by_units(
-    local: Graph, measure: Measure, method: Method, found: Ranges | None = None, limit: float | None = None
+    graph: Graph,
+    measure: Measure,
+    method: Method,
+    intervals: Ranges | None = None,
+    limit: float | None = None,
 ) -> list[NetworkBound]:
-    """The bound of a graph that is written out and localised, by its units; none where these are too many.
+    """Bound a graph by its units; return no bound if these are too many.
 
-    Sorting is norm-preserving for channels; for units it is ReLU of a difference. ``limit``: a bound that is
-    known; units that begin far above are not worth a search.
+    ``graph``: written out, with the slopes of each unit. Sorting is norm-preserving for channels; for units it is ReLU
+    of a difference. ``limit``: a bound that was proven; if the closed form's constant is far above, the search is not
+    made.
     """
-    run = None if measure.clock.expired else unit_run(local)
+    run = None if measure.clock.expired else unit_run(graph)
     if run is None or measure.clock.expired or not method.affordable(run):
         return []
     if limit is not None and not method.begins_at(run) < HOPE * limit:
         return []
-    return [bounded(local, measure, method, run, found)]
+    return [bounded(graph, measure, method, run, intervals)]
 
 
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
-    """By channels, and by the units of a small network: what borders and pooling leave of channels."""
+    """Bound a network by channels, and by the units of a small network if channels may say less.
+
+    They may if there are convolutions, whose borders and pooling channels do not see. If channels cannot describe the
+    network at all, the search by units is made whatever their bound is.
+    """
     by_channels = bounded(graph, measure, method)
     if isinstance(method, Product):
         return [by_channels]
-    layers = [node.operator for node in prepared(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
-    lacking = rises(graph) or _lacks_channels(graph, len(layers))
-    if not (lacking or any(isinstance(layer, Convolution) for layer in layers)):
+    layers = [node.operator for node in prepare(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
+    channels_are_not_enough = rises(graph) or _lacks_channels(graph, len(layers))
+    has_convolutions = any(isinstance(layer, Convolution) for layer in layers)
+    if not channels_are_not_enough and not has_convolutions:
         return [by_channels]
-    written = written_out(unsorted(graph))[-1]
-    limit = None if lacking else by_channels.upper
-    by_units = _by_units(localised(written, anywhere(written)), measure, method, limit=limit)
-    return [by_channels, *(_with_steps_of(by_channels, found) for found in by_units)]
+    written = written_out(without_sorting(graph))[-1]
+    limit = None if channels_are_not_enough else by_channels.upper
+    by_units = _by_units(with_slopes_on(written, anywhere(written)), measure, method, limit=limit)
+    return [by_channels, *(_with_steps_of(by_channels, answer) for answer in by_units)]
 
 
 def _lacks_channels(graph: Graph, layers: int) -> bool:
-    """Whether a run flattens channels, or one of so many layers is in no run of channels."""
-    links = [link for run in runs(prepared(graph)) for link in run.links]
-    read = sum(term.filter is not None for link in links for term in link.terms)
-    return any(link.repeat > 1 for link in links) or read < layers
+    """Whether a run flattens channels, or one of the network's layers is in no run; ``layers``: their number."""
+    links = [link for run in runs(prepare(graph)) for link in run.links]
+    layers_in_runs = sum(term.filter is not None for link in links for term in link.terms)
+    return any(link.repeat > 1 for link in links) or layers_in_runs < layers
 
 
 def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> NetworkBound:
-    """The bound by units, with the nodes of the graph as it was read and the product of its layers' norms."""
-    own = {step.name: step for step in by_units.nodes}
-    nodes = tuple(own.get(step.name, step) if step.name in by_units.ends else step for step in by_channels.nodes)
-    known = math.inf if by_channels.product is None else by_channels.product
-    shorter = tuple(replace(run, product=min(run.product, known)) for run in by_units.runs)
-    return replace(by_units, nodes=nodes, product_claim=by_channels.product_claim, runs=shorter)
+    """Return the bound by units, with nodes and product of norms of the graph as it was read."""
+    unit_steps = {step.name: step for step in by_units.nodes}
+    nodes = []
+    for step in by_channels.nodes:
+        is_output = step.name in by_units.ends
+        nodes.append(unit_steps.get(step.name, step) if is_output else step)
+    product = math.inf if by_channels.product is None else by_channels.product
+    unit_runs = tuple(replace(run, product=min(run.product, product)) for run in by_units.runs)
+    return replace(by_units, nodes=tuple(nodes), product_claim=by_channels.product_claim, runs=unit_runs)
 
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
-    """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
-    whole, plain = prepared(graph), unsorted(graph)
-    constants = bounded(whole, measure, Product()).constants
-    found = ranges(plain, ball, constants)
-    lines = _by_lines(graph, ball, measure)
-    found = found if lines is None else ranges(plain, ball, constants, lines)
+    """Return ranges of all values on a ball.
+
+    The constants up to each value make its range smaller, and smaller ranges make smaller constants.
+    """
+    prepared = prepare(graph)
+    plain = without_sorting(graph)
+    constants = bounded(prepared, measure, Product()).constants
+    intervals = ranges(plain, ball, constants)
+    by_lines = _by_lines(graph, ball, measure)
+    if by_lines is not None:
+        intervals = ranges(plain, ball, constants, by_lines)
     for _ in range(ROUNDS - 1):
-        constants = bounded(localised(whole, found), measure, Product(), known=found).constants
-        found = ranges(plain, ball, constants, found)
-    return found
+        on_ball = with_slopes_on(prepared, intervals)
+        constants = bounded(on_ball, measure, Product(), known=intervals).constants
+        intervals = ranges(plain, ball, constants, intervals)
+    return intervals
 
 
 def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
-    """By linear bounds; None for several inputs, or more than `ENTRIES` entries of curved functions."""
-    curved = [node.shape for node in graph.nodes if isinstance(node.operator, (Pointwise, Extreme))]
-    if len(graph.inputs) != 1 or sum(math.prod(shape or (ENTRIES,)) for shape in curved) > ENTRIES:
+    """Return ranges by linear bounds; None for several inputs, or for more than `ENTRIES` entries of functions."""
+    shapes = [node.shape for node in graph.nodes if isinstance(node.operator, (Pointwise, Extreme))]
+    entries = sum(math.prod(shape or (ENTRIES,)) for shape in shapes)
+    if len(graph.inputs) != 1 or entries > ENTRIES:
         return None
     try:
-        return ranges_by_lines(read(graph, measure), ball)
+        return ranges_by_lines(read_network(graph, measure), ball)
     except MethodError:  # sizes that are not known, or a centre outside of the stated box
         return None
 

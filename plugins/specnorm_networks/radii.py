@@ -1,6 +1,6 @@
-"""Whether a sample's label can change within a radius: by constants, by linear bounds, in parts; and by an attack.
+"""Decide whether a sample's label can change within a radius: by constants, linear bounds, parts, and an attack.
 
-Each is proven, or shown by an input, at the radius that is tried, so that a search may try any.
+Each answer is proven, or shown by an input, at the radius that is tried, so that a search may try any radius.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball
-from specnorm_networks.checking import inside, moved_up, run_with_errors
-from specnorm_networks.linear import STEPS, Ascent, located, read
+from specnorm_networks.execution import inside, moved_up, run_with_errors
+from specnorm_networks.linear import STEPS, Ascent, locate_values, read_network
 from specnorm_networks.logit_margins import Margins
 from specnorm_networks.measuring import Measure
 
 PARTS = 16
-"""Parts of a ball at most, without a budget; with one, as many as there is time for."""
+"""Largest number of parts of a ball, without a budget."""
 MOST_PARTS = 4096
-AGAIN = 12
+"""Largest number of parts of a ball, with a budget."""
+STEPS_ON_PART = 12
 """Steps of an ascent on a part."""
-ATTACKS, PUSHES = 3, 12
-"""Classes that a sample is pushed to, and steps to each."""
+ATTACKED_CLASSES = 3
+"""Classes that a sample is pushed to."""
+PUSHES = 12
+"""Steps towards each class."""
 
 
 @dataclass
@@ -41,11 +44,13 @@ class Radii:
     graph : Graph
         One input and one output of shape (1, classes), of known sizes, that a matrix ends with.
     known : Margins
-        Of the network, everywhere.
+        Constants of the differences of logits, everywhere.
+    measure : Measure, optional
+        Proves norms of layers.
     budget : float, optional
-        Seconds a sample and radius; None: a fixed number of steps.
+        Seconds for each sample and radius; None: a fixed number of steps.
     margin : float, default 0.0
-        By more than this number the label's logit has to exceed every other one. Attacks change the label itself.
+        Number by which the label's logit has to exceed every other one. Attacks change the label itself.
 
     Raises
     ------
@@ -65,83 +70,95 @@ class Radii:
             raise MethodError(
                 "Radii need a network with one input and one output of shape (1, classes), of known sizes."
             )
-        self.shape, self.classes = ends[0], ends[1][1]
+        self.shape = ends[0]
+        self.classes = ends[1][1]
         self.output = self.graph.outputs[0]
-        self.network: Network = read(self.graph, self.measure)
+        self.network: Network = read_network(self.graph, self.measure)
 
     def logits(self, x: FloatArray) -> Interval:
-        """Of one sample, their rounding counted."""
+        """Return the logits of one sample as intervals, rounding counted."""
         return LinearBounds(self.network, x, 0.0).exact[self.output]
 
     def by_constants(self, x: FloatArray, label: int) -> Lower:
-        """By the constants everywhere; 0 where the label is not proven to be the sample's."""
-        (found,) = rules.radii(self.logits(x), np.array([label]), self.known.differences, self.margin)
-        return found
+        """Prove a radius by constants that hold everywhere; 0 if the label is not proven to be the sample's."""
+        (radius,) = rules.radii(self.logits(x), np.array([label]), self.known.differences, self.margin)
+        return radius
 
     def proven(self, x: FloatArray, label: int, radius: float) -> Lower | None:
-        """A ball's radius, if every difference of logits stays above the margin in it."""
-        found = self.parts(x, label, radius)
-        return None if found is None else rules.radius_of([(each.bounds, each.best) for each in found], self.margin)
+        """Return a ball's radius as a claim, if every difference of logits is proven to stay above the margin in it."""
+        parts = self.parts(x, label, radius)
+        if parts is None:
+            return None
+        return rules.radius_of([(part.bounds, part.best) for part in parts], self.margin)
 
     def parts(self, x: FloatArray, label: int, radius: float) -> list[Ascent] | None:
-        """Parts of a ball in which all differences of the label's logit to others are above the margin."""
-        clock, rows = Clock.of(self.budget), rules.rows_of(label, self.classes)
-        for anew in (False, True):
-            bounds = located(self.network, x, radius, anew=anew, clock=clock)
-            ascent = Ascent(bounds, self.output, rows, needed=self.margin).improved(STEPS if anew else 0, clock)
-            if ascent.positive:
+        """Return parts that cover a ball, in which the label's logit exceeds all others by more than the margin.
+
+        None if that is not proven. First without an ascent, then with one, then in parts.
+        """
+        clock = Clock.of(self.budget)
+        rows = rules.rows_of(label, self.classes)
+        for by_lines in (False, True):
+            bounds = locate_values(self.network, x, radius, by_lines=by_lines, clock=clock)
+            ascent = Ascent(bounds, self.output, rows, needed=self.margin)
+            ascent.climb(STEPS if by_lines else 0, clock)
+            if ascent.is_enough:
                 return [ascent]
         return self._cut(ascent, clock)
 
     def _cut(self, whole: Ascent, clock: Clock) -> list[Ascent] | None:
-        """Cut where a sign alone costs the most, and again where that is not enough."""
-        open_parts, done = [whole], list[Ascent]()
+        """Cut a ball by the sign of the entry that costs the most, and again parts for which that is not enough."""
+        open_parts = [whole]
+        proven_parts: list[Ascent] = []
         most = PARTS if self.budget is None else MOST_PARTS
         while open_parts:
             part = open_parts.pop()
-            if part.positive:
-                done.append(part)
+            if part.is_enough:
+                proven_parts.append(part)
                 continue
-            place = part.switching()
-            if place is None or clock.expired or len(open_parts) + len(done) + 2 > most:
+            entry = part.entry_to_cut()
+            if entry is None or clock.expired or len(open_parts) + len(proven_parts) + 2 > most:
                 return None
             for above in (False, True):
-                bounds = part.bounds.cut(*place, above)
-                open_parts.append(Ascent(bounds, part.name, part.rows, part).improved(AGAIN, clock))
-        return done
+                bounds = part.bounds.cut(*entry, above)
+                open_parts.append(Ascent(bounds, part.name, part.rows, part).climb(STEPS_ON_PART, clock))
+        return proven_parts
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
-        """An input of the ball, and of its box, whose label is not proven to be that one; None: none is found."""
-        name, x = self.network.input, x.reshape(self.shape)
+        """Return an input of the ball, and of its box, that has another label for sure; None if the attack fails."""
+        name = self.network.input
+        x = x.reshape(self.shape)
         values = self.graph.run({name: x})
         if self.output not in values:
             return None
         if self._changes(x, x, label, 0.0):
             return x
         box = box_of(self.network.graph)
-        for other in [int(j) for j in np.argsort(-values[self.output][0]) if j != label][:ATTACKS]:
-            at = {name: x}
+        classes = [int(j) for j in np.argsort(-values[self.output][0]) if j != label]
+        for other in classes[:ATTACKED_CLASSES]:
+            point = {name: x}
             row = np.zeros((1, self.classes))
-            row[0, other], row[0, label] = 1.0, -1.0
+            row[0, other] = 1.0
+            row[0, label] = -1.0
             for step in range(PUSHES):
-                way = gradient(self.network.graph, self.network.linear, at, {self.output: row})
-                if not length(way):
+                direction = gradient(self.network.graph, self.network.linear, point, {self.output: row})
+                if not length(direction):
                     break
-                far = inside(radius) * (2.0 if step == 0 else 0.5)
-                at = nearest(moved(at, way, far), Ball({name: x}, radius), box)
-                if self._changes(x, at[name], label, radius):
-                    return at[name]
+                distance = inside(radius) * (2.0 if step == 0 else 0.5)
+                point = nearest(moved(point, direction, distance), Ball({name: x}, radius), box)
+                if self._changes(x, point[name], label, radius):
+                    return point[name]
         return None
 
-    def _changes(self, x: FloatArray, at: FloatArray, label: int, radius: float) -> bool:
-        """Whether an input lies in the ball and has another label for sure."""
+    def _changes(self, x: FloatArray, point: FloatArray, label: int, radius: float) -> bool:
+        """Whether an input lies in the ball and has another label for sure, rounding counted."""
         name = self.network.input
-        if not moved_up({name: x}, {name: at}) <= radius:
+        if not moved_up({name: x}, {name: point}) <= radius:
             return False
-        found = dict(run_with_errors(self.graph, {name: at})).get(self.output)
-        if found is None:
+        logits = dict(run_with_errors(self.graph, {name: point})).get(self.output)
+        if logits is None:
             return False
-        error = np.broadcast_to(np.asarray(found.error), found.value.shape)[0]
-        own = found.value[0, label] + error[label]
-        others = np.delete(found.value[0] - error, label)
-        return bool((others >= own).any())
+        error = np.broadcast_to(np.asarray(logits.error), logits.value.shape)[0]
+        largest_of_label = logits.value[0, label] + error[label]
+        smallest_of_others = np.delete(logits.value[0] - error, label)
+        return bool((smallest_of_others >= largest_of_label).any())

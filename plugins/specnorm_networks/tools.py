@@ -25,7 +25,7 @@ _PLACES = {
     "certified.kernels": "speaks_of",
     "certified.operators.registry": "registered_operators",
     "certified.propagation": "Step UnknownNode",
-    "checking": "moved_up",
+    "execution": "moved_up",
     "layer_certificates": "Certificate certificate_of",
     "logit_margins": "Margins",
     "measuring": "Measure",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.kernels import speaks_of
     from specnorm_networks.certified.operators.registry import registered_operators
     from specnorm_networks.certified.propagation import Step, UnknownNode
-    from specnorm_networks.checking import moved_up
+    from specnorm_networks.execution import moved_up
     from specnorm_networks.layer_certificates import Certificate, certificate_of
     from specnorm_networks.logit_margins import Margins
     from specnorm_networks.measuring import Measure

@@ -20,6 +20,7 @@ from specnorm.plugin import check_bound, check_count, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import computed, geometry_of, is_layer, is_lazy, layers_of, name_of, version_of
+from specnorm_torch.recording import Follower
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
@@ -80,6 +81,7 @@ class SpectralNorm(nn.Module):
         self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
         self._fits, self._passes = True, 0
         self._settled: _Settled | None = None
+        self._follower: Follower | None = None
         # In a tuple, which registers no module: the list that this is put into, with the parameter in it.
         self._owner: tuple[Any, ...] = ()
 
@@ -119,10 +121,26 @@ class SpectralNorm(nn.Module):
         sweeps = self._sweeps()
         if BACKEND.changes(weight) or not self.state_names:
             return self._scaled_while_traced(weight, sweeps, move=True)
-        value, gradient, after = self._step(weight, tuple(self.state.values()), sweeps)
+        value, gradient, after = self._step_in_training(weight, sweeps)
         self._move_to(after)
         self._fits = True
         return derivatives.scaled(weight, *self._factor(value), gradient)
+
+    def _step_in_training(self, weight: Tensor, sweeps: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """`_step` from the state at hand: on a CUDA device, after the first passes, as a recording of it."""
+        # In the first passes, which take more steps, libraries set themselves up.
+        # The Newton step of three frequencies takes eigenvalues, for which the host waits.
+        records = weight.is_cuda and weight.ndim <= 4 and sweeps == self.n_power_iterations and self._fits
+        if not records:
+            return self._step(weight, tuple(self.state.values()), sweeps)
+        if self._follower is None:
+            self._follower = Follower(self._flat_step, lambda: tuple(self.state.values()))
+        value, gradient, *after = self._follower(weight)
+        return value, gradient, tuple(after)
+
+    def _flat_step(self, weight: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        value, gradient, after = self._step(weight, state, self.n_power_iterations)
+        return value, gradient, *after
 
     def _sweeps(self) -> int:
         """Return the steps to take in this forward pass."""
@@ -203,7 +221,7 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype: a norm that was found before is that of another weight."""
-        self._settled = None
+        self._settled = self._follower = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -238,7 +256,7 @@ class SpectralNorm(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""
-        return {**self.__dict__, "_settled": None}
+        return {**self.__dict__, "_settled": None, "_follower": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:

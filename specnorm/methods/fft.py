@@ -18,6 +18,7 @@ from specnorm.methods import base
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
 from specnorm.methods.enclosure import Enclose, enclose_layers
 from specnorm.numerics import gradients
+from specnorm.numerics.costs import eigh_work
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid, mirror_index
 from specnorm.problem.taps import shapes_of
@@ -94,7 +95,7 @@ class ExactFFT(Method):
             max_cells = min(max_cells, 2 * len(grid))
             # Of a matrix there is one frequency, whose norm Lanczos finds sooner.
             if not ops.concrete or 1 < len(grid) <= _FEW:
-                return self._visit_all(blocks, spec.groups, grid, ops=ops)
+                return self._visit_all(blocks, spec.groups, grid, Clock.of(self.budget), ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)
         results = []
@@ -104,29 +105,36 @@ class ExactFFT(Method):
             results.append(result)
             all_converged = all_converged and converged
         if not all_converged:
-            is_late = clock.expired
-            if grid is not None and len(grid) <= self.max_cells and not is_late:
-                return self._visit_all(blocks, spec.groups, grid, ops=ops)
-            limit = f"{self.budget:g} s" if is_late else f"{self.max_cells} cells"
-            raise Undecided(
-                f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where "
-                "it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol."
-            )
+            if grid is not None and len(grid) <= self.max_cells and not clock.expired:
+                return self._visit_all(blocks, spec.groups, grid, clock, ops=ops)
+            raise self._undecided()
         maxima = [(result.block, result.frequency, result.vectors) for result in results]
         u, v, value, phase, group = top_triples(layers, maxima, ops=ops)
         cells = np.asarray([result.cells for result in results], dtype=np.int32)
         return Evaluation(value, (ops.from_numpy(cells, blocks),), (u, v, phase, group))
+
+    def _undecided(self) -> Undecided:
+        seconds = "" if self.budget is None else f"{self.budget:g} s and "
+        limit = f"{seconds}{self.max_cells} cells"
+        return Undecided(
+            f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where it is nearly "
+            "constant). enclose(kernel) returns what is proven; or give a larger rtol, or a larger budget."
+        )
 
     def _visit_all(
         self,
         blocks: Array,
         groups: int,
         grid: Frequencies,
+        clock: Clock,
         *,
         ops: ArrayOps,
     ) -> Evaluation:
         """Compute the norm at every frequency of a grid."""
         xp = ops.xp
+        each = eigh_work(min(blocks.shape[1:3]), is_complex=True, vectors=False)
+        if ops.concrete and not clock.affords(blocks.shape[0] * len(every) * each):
+            raise self._undecided()
 
         def norms(symbol: symbols.Symbol) -> Array:
             gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
@@ -163,9 +171,12 @@ class NormAtSize(Method):
     ----------
     rtol : float
         The value is proven to be at most this far, relatively, below the norm, and not above it.
+    budget : float, optional
+        Seconds for one layer; what has not begun by then is not tried.
     """
 
     rtol: float = 1e-6
+    budget: float | None = None
 
     name: ClassVar[str] = "at_size"
     promise: ClassVar[Kind] = "exact"
@@ -174,6 +185,7 @@ class NormAtSize(Method):
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
+        check_budget(self.budget)
 
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
@@ -181,12 +193,12 @@ class NormAtSize(Method):
         shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        found = enclose_layers(blocks, spec, Enclose(rtol=self.rtol), ops=ops)
+        found = enclose_layers(blocks, spec, Enclose(rtol=self.rtol, budget=self.budget), ops=ops)
         if not all(x.within(self.rtol) for x in found):
             apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
             raise Undecided(
                 f"the norm at input_shape={spec.input_shape} is known to {apart:.1e} only, not to rtol={self.rtol:g}: "
-                "give a larger rtol, or use enclose(kernel, input_shape), which returns what is proven."
+                "give a larger rtol or budget, or use enclose(kernel, input_shape), which returns what is proven."
             )
         lower = as_array([x.lower for x in found], blocks, ops=ops)
         upper = as_array([known(x.upper) for x in found], blocks, ops=ops)

@@ -26,8 +26,8 @@ WIDE = 64
 REFINED = 16
 """Points that are refined in a training step: their frequency leaves the grid."""
 _SHIFT = 0.35
-"""Shift of a power step, as a part of the smallest value that is followed: values just below that one fade faster than
-without a shift, at no product more; values near zero fade by half a step. With a shift of one half these would never fade."""
+"""Shift of a power step, as a part of the smallest value that is followed. Values just below that one fade faster than
+without a shift, at no product more, and values near zero by half a step. With a shift of one half these never fade."""
 _SHORT = 0.1
 """Length below which a vector that should have length 1 is none: the average of vectors that have nothing in common."""
 _FEW = 4
@@ -407,22 +407,25 @@ def orthonormal(vectors: Array, others: Array | None = None, *, xp: Namespace) -
     others : complex array, shape (b, p, s, f), optional
         Orthonormal.
     """
-    if others is None:
-        if vectors.shape[2] > _FEW:
-            return _by_householder(vectors, xp=xp)
-        done = []
-    else:
-        done = [others[:, :, j : j + 1, :] for j in range(others.shape[2])]
-    first = len(done)
-    passes = _PASSES if others is not None else 1
+    if others is not None:
+        for _ in range(_PASSES):
+            vectors = vectors - _projection(vectors, others, xp=xp)
+    if vectors.shape[2] > _FEW:
+        return _by_householder(vectors, xp=xp)
+    done: list[Array] = []
     for j in range(vectors.shape[2]):
         vector = vectors[:, :, j : j + 1, :]
-        for _ in range(passes):
-            for other in done:
-                vector = vector - other * xp.sum(xp.conj(other) * vector, axis=1, keepdims=True)
-            vector, _ = _unit(vector, xp=xp)
-        done.append(vector)
-    return xp.concat(done[first:], axis=2)
+        for other in done:
+            vector = vector - other * xp.sum(xp.conj(other) * vector, axis=1, keepdims=True)
+        done.append(_unit(vector, xp=xp)[0])
+    return xp.concat(done, axis=2)
+
+
+def _projection(vectors: Array, basis: Array, *, xp: Namespace) -> Array:
+    """Projection of vectors (b, p, r, f) on the space of an orthonormal basis (b, p, s, f) at each point."""
+    each = basis[:, :, :, None, :]
+    coefficients = xp.sum(xp.conj(each) * vectors[:, :, None, :, :], axis=1, keepdims=True)
+    return xp.sum(each * coefficients, axis=2)
 
 
 def _by_householder(vectors: Array, *, xp: Namespace) -> Array:

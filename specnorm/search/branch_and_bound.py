@@ -18,6 +18,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Cells
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
+from specnorm.numerics.costs import eigh_work
 from specnorm.search import tuning as knobs
 from specnorm.search.incumbent import Incumbent, LowerBound, NodeEstimates, is_crowded, largest, lift
 from specnorm.search.reduction import Polynomials
@@ -174,7 +175,6 @@ class Search:
             if self._is_refuted():
                 return self._result(None)
             cells_left = max_cells - self._cells
-            self._fathom_closer(cover, polynomial, nodes, cells_left)
             if relaxes:
                 # The next round's cells take as long as these.
                 seconds = time_left - self.clock.left
@@ -347,18 +347,6 @@ class Search:
         if cover.done[misled[0]]:
             self._try(cover, self.polynomials.whole, misled[1:], no_reduction)
 
-    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, cells_left: int) -> None:
-        """Where many cells are open, bound what is left out more closely, and retry those that may pass then."""
-        if not (polynomial.truncation > 0 and cells_left > self.tuning.repaid * len(cover)):
-            return
-        closer = self.polynomials.closer(polynomial, cover)
-        if closer is polynomial:
-            return
-        trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
-        limit_sq = cover.limits_sq(trial, self.threshold)
-        likely = (nodes.norms_sq < limit_sq) & (limit_sq >= self.polynomials.least_limit_sq(trial))
-        self._try(cover, trial, np.flatnonzero(likely & ~cover.done), limit_sq)
-
     def _try(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray) -> None:
         """Try to fathom some cells by new matrices, whatever their estimates."""
         for part in self.polynomials.parts(polynomial, len(index)):
@@ -389,6 +377,7 @@ class Search:
         index = matrices.index
         polynomial = matrices.polynomial
         cells = cover.open[index]
+        self.clock.require(len(index) * eigh_work(polynomial.rank, is_complex=True))
         values, vectors = arrays.top_eigenpair(matrices.matrices, xp=self.xp)
         eigenvalues = self.ops.to_numpy(values)
         planes = polynomial.planes_at(cells.boxes.centres, cells.block)
@@ -410,6 +399,7 @@ class Search:
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
             some_points = points[part]
+            self.clock.require(len(some_points) * eigh_work(whole.rank, is_complex=True))
             columns = whole.columns_at(some_points.boxes.centres, some_points.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)

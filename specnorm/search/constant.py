@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
+_LARGE = 256
+"""Rows or columns from which on Lanczos finds a symbol's top vectors in a fraction of an eigenvalue routine's time."""
 SMALLEST = 64
 """Smaller side of matrices below which a search takes no longer."""
 _RESIDUAL_SHARE = 0.25
@@ -187,12 +189,33 @@ def top_triple_at(
     """
     xp = ops.xp
     symbol = symbols.Symbol(block, frequency, ops=ops)
-    if vectors is None:
-        u, v, sigma = symbols.top_triple(symbols.matrix_at(block, symbol.phase, xp=xp), xp=xp)
-    else:
+    if vectors is not None:
         u, v = (vector + 0j for vector in vectors)
         sigma = xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1)
-    return u, v, sigma, symbol.phase
+        return u, v, sigma, symbol.phase
+    matrix = symbols.matrix_at(block, symbol.phase, xp=xp)
+    is_large = ops.concrete and min(matrix.shape[1:]) > _LARGE
+    triple = _top_triple_of_large(matrix, ops=ops) if is_large else None
+    if triple is None:
+        triple = symbols.top_triple(matrix, xp=xp)
+    return *triple, symbol.phase
+
+
+def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array] | None:
+    """Top singular triple by Lanczos, of the real matrix [[Re, -Im], [Im, Re]]; None where it does not converge."""
+    xp = ops.xp
+    rows, columns = matrix.shape[1:]
+    real = xp.real(matrix)
+    imag = xp.imag(matrix)
+    doubled = xp.concat([xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)], axis=1)
+    run = Lanczos(doubled, tolerance=vector_tolerance(doubled.dtype, xp=xp), ops=ops).finish()
+    if not run.converged.all():
+        return None
+    u, v = run.vectors()
+    u = u[:, :rows] + 1j * u[:, rows:]
+    v = v[:, :columns] + 1j * v[:, columns:]
+    sigma = xp.linalg.vector_norm(xp.matmul(matrix, v[:, :, None])[:, :, 0], axis=-1)
+    return u, v, sigma
 
 
 def top_triples(
@@ -373,7 +396,7 @@ class _SmallestUnfolding:
         """Number of the split with the smallest norm, of each block."""
         every_block = np.arange(self._count)
         while True:
-            lowest = np.argmin(self._lower_sq, axis=0)
+            lowest = np.asarray(np.argmin(self._lower_sq, axis=0))
             unfinished = lowest[~self._done[lowest, every_block]]
             if not len(unfinished):
                 self.runs = {split: self.runs[split] for split in set(lowest.tolist())}

@@ -302,7 +302,7 @@ def own_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     affordable = min(TUNING.late_work, TUNING.work_per_second * max(clock.left, 0.0))
     if layer.is_small or clock.expired or layer.matrix_work(bounds) > affordable:
         return bounds
-    return bounds.intersect(layer.by_matrix(layer.open_groups(bounds).index, bounds.lower.value))
+    return bounds.intersect(layer.by_matrix(layer.open_groups(bounds).numbers, bounds.lower.value))
 
 
 def refined_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
@@ -332,13 +332,13 @@ class OpenGroups(NamedTuple):
 
     Parameters
     ----------
-    index : integer array
+    numbers : integer array
         Numbers of the groups that are not proven to be lower.
     others : Upper or None
         Bound of the supremum of all other groups; None if there are none.
     """
 
-    index: np.ndarray
+    numbers: np.ndarray
     others: Upper | None
 
 
@@ -446,12 +446,12 @@ class ComponentSearch:
 
     def matrix_work(self, bounds: LayerBounds) -> float:
         """Multiplications of a proof by the matrices of the open groups; infinite if one does not fit the memory."""
-        count = len(self.open_groups(bounds).index)
+        count = len(self.open_groups(bounds).numbers)
         return self.plan.work * count if self._matrix_fits else math.inf
 
     def deflates(self, bounds: LayerBounds) -> bool:
         """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
-        few_groups = len(self.open_groups(bounds).index) <= TUNING.deflation_groups
+        few_groups = len(self.open_groups(bounds).numbers) <= TUNING.deflation_groups
         dear_matrix = self.matrix_work(bounds) > TUNING.deflation_work
         return few_groups and dear_matrix and self.shortest_circulant is not None
 
@@ -460,7 +460,7 @@ class ComponentSearch:
         if self.problem.clock.expired or not self.deflates(bounds):
             return []
         if self._deflated_circulants is None:
-            self._deflated_circulants = self._circulants_of(self.open_groups(bounds).index)
+            self._deflated_circulants = self._circulants_of(self.open_groups(bounds).numbers)
         return self._deflated_circulants
 
     def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:

@@ -13,8 +13,10 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import largest_of_blocks, least
+from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol import grid, symbols
 from specnorm.certified.symbol.grid import LargestBound
+from specnorm.clock import RATE
 from specnorm.problem.frequencies import half_grid
 from specnorm.search.constant import smallest
 
@@ -136,8 +138,8 @@ _RESERVED_PART = 0.7
 """Most of the time that a search reserves for a grid."""
 _MATRIX_WORK = 1e5
 """Multiplications as long as which the calls for one small matrix take."""
-_WORK_PER_SECOND = 1e10
-"""Multiplications in a second."""
+_ENTRY_WORK = 500
+"""Multiplications as long as which the passes over one entry of a kernel take: copies, scales, a digest."""
 _PHASE_WORK = 400
 """Multiplications as long as which the cosine and sine of one tap at one frequency take."""
 
@@ -148,8 +150,10 @@ def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[in
 
 
 def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
-    """The smallest unfolding's bound or, if there is time for it, a grid's if lower."""
+    """The smallest unfolding's bound or, if there is time for it, a grid's if lower; without time, one by Frobenius."""
     blocks = problem.kernel
+    if not problem.clock.affords(_unfolding_work(blocks), _LATE_PART):
+        return norm_by_frobenius(blocks, ops=ops)
     bounds_of_blocks, _ = smallest(blocks, problem.spec, ops=ops)
     unfolding = largest_of_blocks(bounds_of_blocks, blocks)
     if not _is_worth_a_grid(problem):
@@ -163,17 +167,15 @@ def seconds_without_search(problem: Problem) -> float:
     """How long `bound_without_search` takes, roughly: the time that a search has to leave."""
     unfolding_work = _unfolding_work(problem.kernel)
     work_of_both = unfolding_work + _grid_work(problem.kernel)
-    fits = work_of_both <= _WORK_PER_SECOND * _RESERVED_PART * problem.clock.seconds
-    return (work_of_both if fits else unfolding_work) / _WORK_PER_SECOND
+    fits = work_of_both <= RATE * _RESERVED_PART * problem.clock.seconds
+    return (work_of_both if fits else unfolding_work) / RATE
 
 
 def _is_worth_a_grid(problem: Problem) -> bool:
     """Whether a grid takes no longer than is left; or, without a deadline, than some minutes."""
-    clock = problem.clock
-    if math.isinf(clock.seconds):
+    if math.isinf(problem.clock.seconds):
         return _phase_work(problem.kernel) <= _MOST_PHASE_WORK
-    seconds = max(clock.left, 0.0) + _LATE_PART * clock.seconds
-    return _grid_work(problem.kernel) <= _WORK_PER_SECOND * seconds
+    return problem.clock.affords(_grid_work(problem.kernel), _LATE_PART)
 
 
 def _grid_size(blocks: Array) -> float:
@@ -194,5 +196,5 @@ def _grid_work(blocks: Array) -> float:
 
 
 def _unfolding_work(blocks: Array) -> float:
-    """Multiplications of the proof of one unfolding, about those of its Gram matrix, and of the search for it."""
-    return float(2 * math.prod(blocks.shape) * min(blocks.shape[1:3]))
+    """Multiplications of the proof of one unfolding, three Gram matrices with the search for it, and of the answer."""
+    return float(math.prod(blocks.shape)) * (3 * min(blocks.shape[1:3]) + _ENTRY_WORK)

@@ -67,7 +67,7 @@ def check_values(trial: Trial) -> None:
         found = measure(x, method, **geometry)
         require(found.kind == reference.kind, f"{case} is {found.kind!r}; with NumPy {reference.kind!r}")
         _belongs(trial, found.value, x, case)
-        rtol = _tolerance(trial, kernel, reference.kind)
+        rtol = _tolerance(trial, kernel, reference.kind, searched="converged" in reference.stats)
         _close(trial.host(found.value), np.asarray(reference.value), rtol, f"value of {case}")
         for stat, expected in reference.stats.items():
             same = isinstance(expected, str | bool) or trial.backend.is_array(found.stats[stat])
@@ -84,7 +84,7 @@ def check_gradients(trial: Trial) -> None:
             continue
         reference = measure(kernel, method, **geometry)
         value, slope = api.value_and_grad(x, method, **geometry)
-        rtol = _tolerance(trial, kernel, reference.kind)
+        rtol = _tolerance(trial, kernel, reference.kind, searched="converged" in reference.stats)
         _belongs(trial, value, x, case)
         _close(trial.host(value), np.asarray(reference.value), rtol, f"value_and_grad's value of {case}")
         _belongs(trial, slope, x, f"gradient of {case}")
@@ -110,12 +110,16 @@ def _belongs(trial: Trial, value: AnyArray, x: AnyArray, case: str) -> None:
     require(here == there, f"{case} lies on {there}; the kernel on {here}")
 
 
-def _tolerance(trial: Trial, kernel: np.ndarray, kind: str) -> float:
+def _tolerance(trial: Trial, kernel: np.ndarray, kind: str, *, searched: bool = False) -> float:
+    """Relative distance that a value may have from NumPy's.
+
+    A search ends where its ascent does, which rounding moves by some 1e-8.
+    """
     if not trial.wide:
         return 1e-3  # bounds proven in float32 are lifted by more
     if kernel.dtype == np.float32:
         return 1e-4 if kind == "estimate" else 1e-5
-    return 1e-7 if kind == "estimate" else 1e-10
+    return 1e-7 if kind == "estimate" or searched else 1e-10
 
 
 def _close(found: np.ndarray, expected: np.ndarray, rtol: float, case: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from specnorm_audit import audit
 from specnorm_audit.readers import open_model
 
+import specnorm
 from audit import files
 
 h5py: Any = pytest.importorskip("h5py")
@@ -184,3 +185,61 @@ def test_data_in_other_files_is_refused(tmp_path: Path) -> None:
     rows = _rows(_hdf5(tmp_path / "model.h5", outside))
     assert [row.status for row in rows.values()] == ["ok", "error", "error"]
     assert all("another file" in str(row.reason) for row in list(rows.values())[1:])
+
+
+# -- TensorFlow Addons -------------------------------------------------------------------------------------------------
+def addons_file(path: Path, initialized: bool | None = True, *, modern: bool = False) -> np.ndarray[Any, Any]:
+    """A layer in the wrapper that TensorFlow Addons had, as tf.keras saves it; returned is the kernel as it is used."""
+    rng = np.random.default_rng(0)
+    v: Any = rng.standard_normal((3, 3, 2, 4)).astype(np.float32)
+    g: Any = rng.uniform(1, 2, 4).astype(np.float32)
+    inner = {"class_name": "Conv2D", "config": {"name": "conv2d", "strides": [2, 2], "padding": "same", "filters": 4}}
+    wrapper = {
+        "class_name": "Addons>WeightNormalization",
+        "config": {"name": "weight_normalization", "layer": inner, "data_init": True},
+    }
+    config = {"class_name": "Sequential", "config": {"name": "sequential", "layers": [wrapper]}}
+    arrays = {"g": g, "kernel": v, "bias": np.zeros(4, np.float32), "data_dep_init/kernel": 2 * v}
+    if initialized is not None:
+        arrays["initialized"] = np.asarray(initialized)
+    place = {name: f"model_weights/weight_normalization/weight_normalization/{name}:0" for name in arrays}
+    if modern:
+        own, layer = "layers/weight_normalization/vars", "layers/weight_normalization/layer/vars"
+        arrays["v"] = v
+        place = {
+            "g": f"{own}/0",
+            "v": f"{own}/1",
+            "initialized": f"{own}/2",
+            "kernel": f"{layer}/0",
+            "bias": f"{layer}/1",
+        }
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(config)
+        file.attrs["keras_version"] = "2.11.0"
+        for name, where in place.items():
+            file[where] = arrays[name]
+    used: Any = v / np.sqrt((v.astype(np.float64) ** 2).sum(axis=(0, 1, 2))) * g
+    return used
+
+
+@pytest.mark.parametrize("modern", [False, True])
+def test_weight_normalization_of_tensorflow_addons_is_applied(tmp_path: Path, modern: bool) -> None:
+    used = addons_file(tmp_path / "model.h5", modern=modern)
+    (row,) = specnorm.audit(tmp_path / "model.h5").layers
+    truth = specnorm.enclose(used, layout="HWIO", stride=2)
+    assert row.spec is not None
+    assert row.spec.stride == (2, 2)
+    assert "kernel=g·v/|v|" in row.assumed
+    assert float(truth.lower) <= row.upper <= 1.003 * float(truth.upper)
+
+
+@pytest.mark.parametrize(
+    ("initialized", "words"),
+    [(False, "before its first call, which sets g"), (None, "g and initialized are not beside")],
+)
+def test_what_a_weight_normalization_lacks_is_said(tmp_path: Path, initialized: bool | None, words: str) -> None:
+    addons_file(tmp_path / "model.h5", initialized)
+    report = specnorm.audit(tmp_path / "model.h5")
+    rows = [row for row in report.layers if "data_dep_init" not in row.name]
+    assert [row.status for row in rows] == ["error"]
+    assert words in rows[0].reason

@@ -129,6 +129,26 @@ def test_a_live_model_of_equinox() -> None:
     })  # fmt: skip
 
 
+def test_spectral_norm_of_equinox_with_its_vectors_and_without() -> None:
+    """They are in the model until `make_with_state` moves them beside it."""
+    eqx: Any = pytest.importorskip("equinox")
+    jax: Any = pytest.importorskip("jax")
+
+    def build() -> Any:
+        conv = eqx.nn.Conv2d(2, 3, 3, padding=1, use_bias=False, key=jax.random.key(0), dtype="float32")
+        return eqx.nn.SpectralNorm(conv, "weight", key=jax.random.key(1))
+
+    whole = build()
+    called, state = eqx.nn.make_with_state(build)()
+    called = eqx.nn.inference_mode(called)
+    assert_rows(audit(whole, input_shape=5, backend="numpy"), {
+        "SpectralNorm": map_of(jax.vmap(lambda x: called(x, state)[0]), (2, 5, 5)),
+    })  # fmt: skip
+    (row,) = audit(called, input_shape=(2, 5, 5)).layers
+    assert row.upper is None
+    assert "u, v = state.get(layer.uv_index) are missing" in str(row.reason)
+
+
 def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "jax")  # where it is not loaded yet
     pytest.importorskip("jax")

@@ -63,7 +63,8 @@ def quadratic_form(
         if last:
             whole = whole - v.transpose() * qv * arb(max(abs(low), abs(high))) ** 2
             continue
-        a, b = arb(min(low, 0.0)), arb(max(high, 0.0))
+        a = arb(min(low, 0.0))
+        b = arb(max(high, 0.0))
         z = arb_mat(np.eye(n)[at[number] : at[number] + len(scaled)].tolist())
         qz = arb_mat([[q * x for x in row] for q, row in zip(scaled, z.tolist(), strict=True)])
         cross = z.transpose() * qv

@@ -142,7 +142,8 @@ def draw(
     plain: bool = False, first: int = 1,
 ) -> list[Conv]:  # fmt: skip
     """A chain of convolutions of different sizes; ``plain``: stride 1 but for the first, and nothing else than pads."""
-    dice, numbers = random.Random(seed), np.random.default_rng(seed)
+    dice = random.Random(seed)
+    numbers = np.random.default_rng(seed)
     widths = [dice.choice([1, 2, 3]) * 2 for _ in range(layers + 1)]
     found = []
     for at, (cin, cout) in enumerate(itertools.pairwise(widths)):
@@ -194,7 +195,8 @@ class Network(Dense):
 
     def __init__(self, seed: int, shape: tuple[int, ...], mode: str = "zeros") -> None:
         super().__init__()
-        self.mode, self.numbers = mode, np.random.default_rng(seed)
+        self.mode = mode
+        self.numbers = np.random.default_rng(seed)
         self.nodes: list[Node] = []
         self.of: dict[str, Sum] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -209,12 +211,25 @@ class Network(Dense):
     def shape(self) -> tuple[int, ...]:
         return (1, *self.shapes["x"])
 
-    def _node(self, name: str, operator: Operator, inputs: tuple[str, ...], shape: tuple[int, ...]) -> str:
+    def _node(
+        self,
+        name: str,
+        operator: Operator,
+        inputs: tuple[str, ...],
+        shape: tuple[int, ...],
+    ) -> str:
         self.shapes[name] = shape
         self.nodes.append(Node(name, operator, inputs, (1, *shape)))
         return name
 
-    def _value(self, name: str, of: Sum, slopes: tuple[float, float], count: int, function: str | None = None) -> Sum:
+    def _value(
+        self,
+        name: str,
+        of: Sum,
+        slopes: tuple[float, float],
+        count: int,
+        function: str | None = None,
+    ) -> Sum:
         self.sums.append(of)
         self.slopes.append(slopes)
         self.names.append(name)
@@ -233,11 +248,19 @@ class Network(Dense):
         self.of[name] = self._value(name, of, (1.0, 1.0), len(matrix))
         return self.of[name]
 
-    def linear(self, name: str, matrix: Matrix, layer: Layer, shape: tuple[int, ...], bias: Matrix | None) -> str:
+    def linear(
+        self,
+        name: str,
+        matrix: Matrix,
+        layer: Layer,
+        shape: tuple[int, ...],
+        bias: Matrix | None,
+    ) -> str:
         """A layer, whose bias is a number a channel."""
         made: Any = operators.Convolution if layer.spatial else operators.Matrix
         offset = None if bias is None else partial(_exact, bias.reshape(-1, *(1,) * layer.spatial))
-        here, known = f"v{len(self.nodes)}", self._as_read(name)
+        here = f"v{len(self.nodes)}"
+        known = self._as_read(name)
         self.of[here] = {source: matrix @ m for source, m in known.items()}
         if bias is not None:
             added = np.repeat(bias, math.prod(shape[1:]))[:, None]
@@ -254,7 +277,14 @@ class Network(Dense):
         matrix: Matrix = dense_matrix(conv.kernel, size, **conv.geometry)
         return self.linear(name, matrix, layer, (conv.cout, *conv.outputs(size)), bias)
 
-    def conv(self, name: str, cout: int, k: int, stride: int = 1, scale: float = 1.0) -> str:
+    def conv(
+        self,
+        name: str,
+        cout: int,
+        k: int,
+        stride: int = 1,
+        scale: float = 1.0,
+    ) -> str:
         """A convolution that keeps the size, or divides it by the stride, rounded up."""
         cin, *size = self.shapes[name]
         kernel = scale * self.numbers.normal(size=(cout, cin, *(k,) * len(size)))
@@ -283,7 +313,8 @@ class Network(Dense):
         return here
 
     def _wider(self, v: str, kind: str) -> str:
-        (n,), here = self.shapes[v], f"z{len(self.nodes)}"
+        (n,) = self.shapes[v]
+        here = f"z{len(self.nodes)}"
         if kind == "pooled":
             return self._node(here, operators.MaxPool(operators.Windows((2,), (1,), (1,), ((0, 0),))), (v,), (n - 1,))
         if kind == "joined":
@@ -361,7 +392,8 @@ class Network(Dense):
         return self._run(x)[1]
 
     def _run(self, x: Matrix) -> tuple[list[Matrix], Matrix]:
-        known, moves = {-1: np.ones(1), 0: x.reshape(-1)}, {-1: np.zeros((1, x.size)), 0: np.eye(x.size)}
+        known = {-1: np.ones(1), 0: x.reshape(-1)}
+        moves = {-1: np.zeros((1, x.size)), 0: np.eye(x.size)}
         found = []
         for number, (of, function) in enumerate(zip(self.sums[1:], self.functions[1:], strict=True), 1):
             v, whole = (np.asarray(sum(m @ each[source] for source, m in of.items())) for each in (known, moves))
@@ -372,7 +404,8 @@ class Network(Dense):
 
     def stretch(self, centre: Matrix, radius: float, seed: int, steps: int = 30) -> float:
         """Largest quotient and Jacobian found in a ball: pairs at random, steps along the top directions."""
-        numbers, best = np.random.default_rng(seed), 0.0
+        numbers = np.random.default_rng(seed)
+        best = 0.0
         x = centre.reshape(-1)
         for _ in range(steps):
             a, b = (_in_ball(x, radius, numbers) for _ in range(2))
@@ -394,7 +427,11 @@ def _exact(numbers: Matrix) -> tuple[Matrix, Matrix]:
     return numbers, 0 * numbers
 
 
-def chained(matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], names: Sequence[str] = ()) -> Dense:
+def chained(
+    matrices: Sequence[Matrix],
+    slopes: Sequence[tuple[float, float]],
+    names: Sequence[str] = (),
+) -> Dense:
     return Dense(["x", *names], [{}, *({at: matrix} for at, matrix in enumerate(matrices))], [(1.0, 1.0), *slopes])
 
 
@@ -484,7 +521,12 @@ NETWORKS = {
 }
 
 
-def smallest_eigenvalue(net: Dense, order: Sequence[int], weights: Sequence[Matrix], constant: float) -> float:
+def smallest_eigenvalue(
+    net: Dense,
+    order: Sequence[int],
+    weights: Sequence[Matrix],
+    constant: float,
+) -> float:
     """Of LipSDP's form for some values, scaled by its diagonal: not negative means |q_l y| <= constant |q_0 x|.
 
     Parameters
@@ -510,7 +552,8 @@ def smallest_eigenvalue(net: Dense, order: Sequence[int], weights: Sequence[Matr
             form -= last.T @ last
             continue
         q = np.diag(weight**2)
-        low, high = min(low, 0.0), max(high, 0.0)
+        low = min(low, 0.0)
+        high = max(high, 0.0)
         own = np.zeros_like(wide)
         own[:, at[number]] = np.eye(len(weight))
         cross = own.T @ q @ wide
@@ -521,7 +564,8 @@ def smallest_eigenvalue(net: Dense, order: Sequence[int], weights: Sequence[Matr
 
 def from_below(net: Dense, seed: int) -> float:
     """Largest norm of the network's Jacobian with slopes at random, flipped one by one where that lifts it."""
-    numbers, best = np.random.default_rng(seed), 0.0
+    numbers = np.random.default_rng(seed)
+    best = 0.0
     ends = net.slopes[1:]
     for _ in range(6):
         masks = [numbers.choice(np.array(pair), size=net.count(at)) for at, pair in enumerate(ends, 1)]
@@ -545,23 +589,35 @@ def _norm(net: Dense, masks: Sequence[Matrix]) -> float:
 
 
 # -- chains ------------------------------------------------------------------------------------------------------------
-def dense(seed: int, widths: Sequence[int], function: str = "relu", *, skips: bool = False) -> Network:
+def dense(
+    seed: int,
+    widths: Sequence[int],
+    function: str = "relu",
+    *,
+    skips: bool = False,
+) -> Network:
     """Matrices at random with biases, and a function between; ``skips``: what is before a matrix is added behind it."""
     numbers = np.random.default_rng(seed)
     takes = [widths[0], *(len(WIDER.get(function, np.array)(np.zeros(n))) for n in widths[1:-1])]
     matrices = [numbers.normal(size=(m, n)) / np.sqrt(n) for n, m in zip(takes, widths[1:], strict=True)]
     *inner, last = [(matrix, 0.5 * numbers.normal(size=len(matrix))) for matrix in matrices]
-    net, at = Network(seed, (widths[0],)), "x"
+    net = Network(seed, (widths[0],))
+    at = "x"
     for matrix, bias in inner:
         z = net.function(net.matrix(at, matrix, bias), function)
         at = net.add(z, at) if skips and net.shapes[z] == net.shapes[at] else z
     return net.ending(net.matrix(at, *last))
 
 
-def network_of(chain: Sequence[Conv], n: Sequence[int], biases: Sequence[Matrix | None] = ()) -> Network:
+def network_of(
+    chain: Sequence[Conv],
+    n: Sequence[int],
+    biases: Sequence[Matrix | None] = (),
+) -> Network:
     """Convolutions one after the other; raises ValueError where nothing is left of an axis."""
     sizes_of(chain, n)
-    net, at = Network(0, (chain[0].cin, *n)), "x"
+    net = Network(0, (chain[0].cin, *n))
+    at = "x"
     for conv, bias in itertools.zip_longest(chain, biases):
         at = net.layer(at, conv, bias)
         at = at if conv.scale is None else net.norm(at, conv.scale)

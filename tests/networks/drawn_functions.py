@@ -127,7 +127,8 @@ def steepest(calls: Sequence[Call], points: Sequence[float], halvings: int = 40)
         return math.inf
     largest = arb(0)
     for first, last in itertools.pairwise(known):
-        a, b = first, last
+        a = first
+        b = last
         for _ in range(halvings):
             middle = ((a[0] + b[0]) / 2).mid()
             at_middle = value(calls, middle)

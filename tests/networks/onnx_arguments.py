@@ -72,10 +72,12 @@ def pooled(d: Dice) -> Arguments:
 
 
 def convolution(d: Dice, *, transposed: bool = False) -> Arguments:
-    ndim, deep = d.choice([1, 1, 2]), d.randint(1, 2)
+    ndim = d.choice([1, 1, 2])
+    deep = d.randint(1, 2)
     shape = d.image(ndim, 1, 3, d.randint(1, 4)) if transposed else d.image(ndim, 3, 5, d.randint(1, 4))
     groups = d.choice([None, *(g for g in (1, 2) if shape[1] % g == 0)])
-    kernel, g = [d.randint(1, 3) for _ in range(ndim)], groups or 1
+    kernel = [d.randint(1, 3) for _ in range(ndim)]
+    g = groups or 1
     wide = shape[1] // g
     found: Arguments = {"X": Slot(shape), "group": groups, "kernel_shape": d.choice([None, kernel])}
     found |= geometry(d, kernel)
@@ -94,14 +96,17 @@ def convolution(d: Dice, *, transposed: bool = False) -> Arguments:
 
 
 def matrices(d: Dice) -> Arguments:
-    shape, m = d.sizes(), d.randint(1, 3)
+    shape = d.sizes()
+    m = d.randint(1, 3)
     right = (shape[-1], m)
     return {"A": Slot(shape), "B": Slot(d.choice([right, right, (*shape[:-2], *right)]))}
 
 
 def gemm(d: Dice) -> Arguments:
-    shape, m = d.sizes(2, 2), d.randint(1, 3)
-    left, right = d.choice([None, 0, 1]), d.choice([None, 0, 1])
+    shape = d.sizes(2, 2)
+    m = d.randint(1, 3)
+    left = d.choice([None, 0, 1])
+    right = d.choice([None, 0, 1])
     n, k = shape[::-1] if left else shape
     found: Arguments = {"A": Slot(shape), "B": Slot((m, k) if right else (k, m)), "transA": left, "transB": right}
     found |= {"C": d.choice([None, numbers(d, (m,)), numbers(d, (n, 1))])}
@@ -122,7 +127,8 @@ def resized(d: Dice) -> Arguments:
     shape = d.image(d.choice([1, 2]), 1)
     factors = [1.0, 1.0, *(d.choice([0.5, 1.0, 1.5, 2.0, 3.0]) for _ in shape[2:])]
     factors = [f if int(n * f) else 1.0 for f, n in zip(factors, shape, strict=True)]
-    by_size, axes = d.random() < 0.4, d.choice([None, list(range(2, len(shape)))])
+    by_size = d.random() < 0.4
+    axes = d.choice([None, list(range(2, len(shape)))])
     wanted = [1, shape[1], *(d.randint(1, 6) for _ in shape[2:])]
     cut = 0 if axes is None else 2
     modes = [
@@ -171,7 +177,8 @@ def padded(d: Dice) -> Arguments:
 
 
 def clipped(d: Dice) -> Arguments:
-    low, high = d.choice([None, *SMALL]), d.choice([None, *SMALL])
+    low = d.choice([None, *SMALL])
+    high = d.choice([None, *SMALL])
     return {"input": Slot(d.sizes()), "min": low, "max": high}
 
 
@@ -264,7 +271,8 @@ def placed_by_tuples(d: Dice, *, put: bool = False) -> Arguments:
     """Slices at tuples of positions."""
     shape = d.sizes()
     batch = 0 if put or len(shape) < 2 else d.choice([0, 0, 1])
-    depth, many = d.randint(1, len(shape) - batch), d.randint(1, 2)
+    depth = d.randint(1, len(shape) - batch)
+    many = d.randint(1, 2)
     lead = (*shape[:batch], many)
     ends = shape[batch : batch + depth]
     index = np.asarray([[d.randrange(-n, n) for n in ends] for _ in range(math.prod(lead))], np.int64)
@@ -360,7 +368,8 @@ def compared(operator: str, *, truths: bool = False) -> Callable[[Dice], Argumen
 
 
 def remainder(d: Dice) -> Arguments:
-    shape, by_dividend = d.sizes(), d.choice([None, 0, 1])
+    shape = d.sizes()
+    by_dividend = d.choice([None, 0, 1])
     kind = d.choice([np.int64, np.int32, np.float64] if by_dividend else [np.int64, np.int32])
     a, b = (10 * numbers(d, d.part(shape)) for _ in range(2))
     return {"A": a.astype(kind), "B": np.where(abs(b) < 1, 3, b).astype(kind), "fmod": by_dividend}

@@ -73,12 +73,15 @@ def given(operator: str, opset: int, arguments: Arguments) -> tuple[list[Any], d
 
 def draw(operator: str, d: Dice) -> Drawn | None:
     """A node; None if onnx's reference refuses it."""
-    opset, arguments = opset_of(operator, d), DRAWS[operator](d)
+    opset = opset_of(operator, d)
+    arguments = DRAWS[operator](d)
     constant = operator in CONSTANT or (operator in FOLDED and d.random() < 0.2)
     values, attributes = given(operator, opset, arguments)
     slots = [at for at, value in enumerate(values) if isinstance(value, Slot)]
     moving = [] if constant else sorted({at for at in slots if d.random() < 0.6} or {d.choice(slots)})
-    names, arrays, shapes = [], {}, {}
+    names = []
+    arrays = {}
+    shapes = {}
     for at, value in enumerate(values):
         names.append("" if value is None else f"i{at}")
         if at in moving:
@@ -92,9 +95,11 @@ def draw(operator: str, d: Dice) -> Drawn | None:
         del shapes[f"i{moving[1]}"]
     count = arguments.get("outputs", 1)
     made = [f"o{at}" for at in range(count)]
-    nodes, result = [helper.make_node(operator, names, made, **attributes)], d.choice(made)
+    nodes = [helper.make_node(operator, names, made, **attributes)]
+    result = d.choice(made)
     if constant:
-        shapes, result = {"x": (1,)}, "y"
+        shapes = {"x": (1,)}
+        result = "y"
         nodes += [
             helper.make_node("Cast", ["o0"], ["c"], to=TensorProto.DOUBLE),
             helper.make_node("Mul", ["x", "c"], ["y"]),

@@ -12,7 +12,8 @@ def over_the_last(d: Dice) -> Arguments:
     shape = d.sizes()
     at = d.choice([None, axis(d, shape)])
     rest = shape[-1:] if at is None else shape[at % len(shape) :]
-    scale, bias = numbers(d, rest), d.choice([None, numbers(d, rest)])
+    scale = numbers(d, rest)
+    bias = d.choice([None, numbers(d, rest)])
     found: Arguments = {"X": Slot(shape), "Scale": scale, "scale": scale, "B": bias, "axis": at}
     return found | {"epsilon": d.choice(EPSILON), "stash_type": d.choice([None, 1])}
 
@@ -26,7 +27,8 @@ def over_channels(d: Dice) -> Arguments:
 
 def over_groups(d: Dice) -> Arguments:
     """Of group norm; older operator sets have a scale for each group, newer ones for each channel."""
-    groups, each = d.randint(1, 2), d.randint(1, 2)
+    groups = d.randint(1, 2)
+    each = d.randint(1, 2)
     shape = (1, groups * each, *(d.randint(1, 3) for _ in range(d.randint(1, 2))))
     count = d.choice([groups, groups * each])
     of_channels = {name: numbers(d, (count,)) for name in ("scale", "bias")}

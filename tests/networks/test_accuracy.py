@@ -24,13 +24,20 @@ def classifiers() -> Iterator[Network]:
     """Of every function, residual and not; inner widths and depths at random."""
     kinds = ("relu", "maxmin", "tanh", "leaky", "abs", "silu", "sigmoid", "residual", "pooled", "joined")
     for seed in range(NETWORKS):
-        rng, kind = np.random.default_rng(seed), kinds[seed % len(kinds)]
+        rng = np.random.default_rng(seed)
+        kind = kinds[seed % len(kinds)]
         inner = [int(2 * rng.integers(2, 6))] * int(rng.integers(1, 4))
         skips = kind == "residual"
         yield dense(seed, (inner[0] if skips else 4, *inner, 3), "relu" if skips else kind, skips=skips)
 
 
-def flips(chain: Network, x: Array, label: int, radius: float, numbers: Any) -> bool:
+def flips(
+    chain: Network,
+    x: Array,
+    label: int,
+    radius: float,
+    numbers: Any,
+) -> bool:
     """Whether steps towards each other class, from the sample and from places at random, change the label."""
     for other in set(range(3)) - {label}:
         for start in range(3):
@@ -78,7 +85,8 @@ def test_each_sample_is_looked_at_alone() -> None:
     def of(part: slice) -> CertifiedAccuracy:
         return certified_accuracy(chain.graph, x[part], y[part], RADII, local=True, known=known)
 
-    whole, halves = of(slice(None)), [of(slice(0, 1)), of(slice(1, 4))]
+    whole = of(slice(None))
+    halves = [of(slice(0, 1)), of(slice(1, 4))]
     assert (whole.radius == np.concatenate([half.radius for half in halves])).all()
     assert (whole.status == np.concatenate([half.status for half in halves], axis=1)).all()
 

@@ -141,7 +141,11 @@ def test_a_file_of_two_operator_sets_is_refused() -> None:
     ],
 )
 def test_mistakes_are_answered_in_the_users_words(
-    source: Any, given: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Any,
+    given: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cut.onnx").write_bytes(b"\x08\x09\x3a\xff")

@@ -39,7 +39,8 @@ def test_a_gate_has_a_constant_on_a_box() -> None:
     assert "it is a product of two values that depend on the input" in found.unknown[0].reason
     assert "on a box of inputs it may have one" in found.unknown[0].reason
     assert "within(graph, low, high)" in found.unknown[0].reason
-    previous, dice = 0.0, np.random.default_rng(0)
+    previous = 0.0
+    dice = np.random.default_rng(0)
     for size in (0.5, 2.0):
         upper = bound(within(gate(), -size, size)).upper
         assert upper is not None
@@ -53,7 +54,8 @@ def test_a_gate_has_a_constant_on_a_box() -> None:
 def test_a_ball_does_too() -> None:
     """Near an input; what is steep by itself and by a product."""
     graph = Graph((*gate().nodes, Node("e", Exp(), ("y",), (1, 4))), ("e",))
-    centre, dice = np.array([[0.3, -0.2, 0.5, 0.1]]), np.random.default_rng(2)
+    centre = np.array([[0.3, -0.2, 0.5, 0.1]])
+    dice = np.random.default_rng(2)
     wide, narrow = (bound(graph, radius=radius, centre=centre).upper for radius in (1.0, 0.1))
     assert wide is not None
     assert narrow is not None

@@ -88,10 +88,12 @@ def into_zeros(net: Written) -> str:
 
 def corners(net: Written) -> str:
     """Two corners of the rows, each through a function, written into zeros one after the other."""
-    tall, n = (1, 6, 4, 4), 96
+    tall = (1, 6, 4, 4)
+    n = 96
     rows = np.arange(n).reshape(tall)
     whole = net(ops.Merge(rows[:, :, :2]), net.constant(np.zeros(tall)), net(ops.Abs(), net.cut(0, 2, 2)))
-    lower, other = net.cut(2, None, 2, of=whole), net(ops.ReLU(), net.cut(2, None, 2))
+    lower = net.cut(2, None, 2, of=whole)
+    other = net(ops.ReLU(), net.cut(2, None, 2))
     at = np.arange(48).reshape(1, 6, 2, 4)
     return net(ops.Merge(rows[:, :, 2:]), whole, net(ops.Merge(at[..., :3]), lower, net.cut(0, 3, 3, of=other)))
 

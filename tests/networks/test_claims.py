@@ -26,12 +26,12 @@ from specnorm_networks import (  # fmt: skip
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import segments
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
-from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import localised, ranges
-from specnorm_networks.certified.reading import runs
+from specnorm_networks.certified.patterns import prepare, without_sorting
+from specnorm_networks.certified.ranges import ranges, with_slopes_on
 from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import digest_of
-from specnorm_networks.linear import located, read
+from specnorm_networks.linear import locate_values, read_network
 from specnorm_networks.tools import Measure, bound  # fmt: skip
 
 from specnorm import enclose
@@ -104,9 +104,11 @@ def test_boxes_and_balls_are_those_that_were_given() -> None:
 
 
 def test_ranges_take_claims_about_this_network_alone() -> None:
-    graph, ball = network(), Ball({"x": CENTRE}, 3.0)
+    graph = network()
+    ball = Ball({"x": CENTRE}, 3.0)
     honest = ranges(graph, ball)["a"]
-    small, other = bound(network(WEIGHTS / 1e9), method=Product()), bound(graph, radius=1e-9, centre=CENTRE)
+    small = bound(network(WEIGHTS / 1e9), method=Product())
+    other = bound(graph, radius=1e-9, centre=CENTRE)
     for claim in (small.nodes[1].claim, other.claim, assumed(1e-9)):
         assert claim is not None
         with pytest.raises(HypothesisError, match="no constant of a"):
@@ -121,7 +123,7 @@ def test_ranges_are_those_of_the_network_they_were_found_for() -> None:
     """Of another one they would fix every function."""
     small = ranges(network(WEIGHTS / 1e9), Ball({"x": CENTRE}, 1e-9))
     with pytest.raises(HypothesisError, match="another network"):
-        localised(network(), small)
+        with_slopes_on(network(), small)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -139,9 +141,9 @@ def test_norms_are_those_of_the_network_s_own_kernels(scaled: bool) -> None:
 
 
 def test_a_network_is_known_by_its_bits() -> None:
-    """Prepared, pruned or localised it is itself; with other nodes, or another number, it is not."""
+    """Prepared, pruned or with_slopes_on it is itself; with other nodes, or another number, it is not."""
     graph = network()
-    same = [network(), prepared(graph), unsorted(graph).pruned(), within(graph, -1.0, 1.0)]
+    same = [network(), prepare(graph), without_sorting(graph).pruned(), within(graph, -1.0, 1.0)]
     assert {digest_of(each) for each in same} == {digest_of(graph)}
     nodes = {node.name: node for node in graph.nodes}
     functions = ops.Tanh(), ops.LeakyReLU(alpha=0.1), ops.LeakyReLU(alpha=0.2)
@@ -156,7 +158,8 @@ X = Node("x", Input(), shape=(1, 2))
 
 
 def test_what_no_output_needs_is_left_out() -> None:
-    y, bad = Node("y", Identity(), ("x",), (1, 2)), Node("z", Unknown(), ("y",), label="Mystery")
+    y = Node("y", Identity(), ("x",), (1, 2))
+    bad = Node("z", Unknown(), ("y",), label="Mystery")
     assert bound(Graph((X, y, bad), ("y",))).upper == 1
     found = bound(Graph((X, y, bad), ("z", "y")))
     assert (found.upper, found.outputs) == (None, {"z": None, "y": 1.0})
@@ -174,7 +177,8 @@ def chain(size: float) -> list[Node]:
     """Two matrices with a function between them."""
     layers = [Layer(name, partial(np.full, (2, 2), size), {}, 0) for name in ("v", "w")]
     shape = (1, 2)
-    first, relu = Node("a", Matrix(layers[0]), ("x",), shape), Node("b", ReLU(), ("a",), shape)
+    first = Node("a", Matrix(layers[0]), ("x",), shape)
+    relu = Node("b", ReLU(), ("a",), shape)
     return [X, first, relu, Node("y", Matrix(layers[1]), ("b",), shape)]
 
 
@@ -198,7 +202,8 @@ def test_nothing_is_searched_where_there_can_be_no_constant(monkeypatch: pytest.
         return []
 
     monkeypatch.setattr(Multipliers, "search", search)
-    nodes, end = chain(1.0), Node("z", Unknown("it has no rule"), ("y",), (1, 2))
+    nodes = chain(1.0)
+    end = Node("z", Unknown("it has no rule"), ("y",), (1, 2))
     assert bound(Graph((*nodes, end), ("z",))).unknown[0].before == pytest.approx(4)
     assert not searched
     assert bound(Graph((*nodes, end), ("z", "y"))).outputs["y"] == pytest.approx(4)
@@ -248,7 +253,7 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "a box of no numbers": (lambda: within(network(), math.nan, 1.0), "ends that are no numbers"),
     "a box of another input": (lambda: within(network(), {"z": 0}, {"z": 1}), "has no ends for the network's input x"),
     "a box of another shape": (lambda: within(network(), np.zeros(3), 1.0), r"an end of shape \(3,\)"),
-    "a centre outside of the box": (lambda: located(read(BOXED), 3 * CENTRE, 0.1), "outside of the box"),
+    "a centre outside of the box": (lambda: locate_values(read_network(BOXED), 3 * CENTRE, 0.1), "outside of the box"),
     "a shape that is another one": (lambda: bound(MISSHAPEN), r"shape \(1, 100\); it has \(1, 2\)"),
     "a step of 0": (lambda: forward_step(network(), 0.0), "size=0.0"),
     "a step to another shape": (lambda: forward_step(WIDE), "needs the same shape"),

@@ -45,7 +45,9 @@ def as_trained(norm: Any, rng: np.random.Generator) -> None:
 def cancelling(norm: Any, rng: np.random.Generator) -> None:
     """The bias is the mean times the scale, nearly."""
     n = norm.num_features
-    v, m, w = 10 ** rng.uniform(-2, 1, n), 10 ** rng.uniform(0, 2, n) * rng.choice([-1, 1], n), rng.normal(size=n)
+    v = 10 ** rng.uniform(-2, 1, n)
+    m = 10 ** rng.uniform(0, 2, n) * rng.choice([-1, 1], n)
+    w = rng.normal(size=n)
     fill(norm, v, m, w, m * w / np.sqrt(v + norm.eps) * (1 + 1e-3 * rng.normal(size=n)))
 
 
@@ -59,7 +61,13 @@ def without_spread(norm: Any, rng: np.random.Generator) -> None:
 STATES = (fresh, as_trained, cancelling, without_spread)
 
 
-def fill(norm: Any, variance: Any, mean: Any, scale: Any, bias: Any) -> None:
+def fill(
+    norm: Any,
+    variance: Any,
+    mean: Any,
+    scale: Any,
+    bias: Any,
+) -> None:
     for at, value in (
         (norm.running_var, variance), (norm.running_mean, mean), (norm.weight, scale), (norm.bias, bias)
     ):  # fmt: skip
@@ -70,7 +78,8 @@ def drawn(number: int) -> Any:
     """A chain of convolutions, batch norms and activations, in a stored precision and a state."""
     rng = np.random.default_rng(number)
     torch.manual_seed(number)
-    width, depth = int(rng.choice([3, 8, 16])), int(rng.integers(2, 18))
+    width = int(rng.choice([3, 8, 16]))
+    depth = int(rng.integers(2, 18))
     activation: Any = [nn.ReLU, nn.GELU, nn.SiLU, lambda: nn.LeakyReLU(0.1)][rng.integers(4)]
     layers: list[Any] = []
     for at in range(depth):
@@ -105,7 +114,8 @@ def test_what_could_not_be_compared_is_said_so() -> None:
 
 def test_thresholds_are_those_of_the_model() -> None:
     """1e-50 is 0 in single precision, and was read through it: 3 was claimed of a function that jumps by 2e-50."""
-    small, example = Function(lambda x: torch.where(x > 1e-50, x, 3 * x)), torch.zeros(1, 4, dtype=torch.float64)
+    small = Function(lambda x: torch.where(x > 1e-50, x, 3 * x))
+    example = torch.zeros(1, 4, dtype=torch.float64)
     x = torch.tensor([[1e-50], [1e-50 * (1 + 4e-16)]], dtype=torch.float64)
     assert (small(x)[0] - small(x)[1]).item() > 1e15 * (x[1] - x[0]).item()
     with pytest.raises(MethodError, match="hold as 0"):

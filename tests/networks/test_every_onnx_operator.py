@@ -68,7 +68,9 @@ def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
 
 
 def test_no_operator_stretches_more_than_its_bound() -> None:
-    dice, rng, began = Dice(14), np.random.default_rng(14), time.monotonic()
+    dice = Dice(14)
+    rng = np.random.default_rng(14)
+    began = time.monotonic()
     closest: dict[str, float] = {}
     checked = refused = compared = 0
     names = itertools.cycle(DRAWS)
@@ -109,14 +111,16 @@ def check_map(operator: Operator, shapes: list[tuple[int, ...]], rng: np.random.
     linear = operator.linear_map(Place(tuple(shapes), added.shape))
     if linear is None:
         return False
-    units, ends = np.eye(sum(zero.size for zero in zeros)), np.cumsum([0, *(zero.size for zero in zeros)])
+    units = np.eye(sum(zero.size for zero in zeros))
+    ends = np.cumsum([0, *(zero.size for zero in zeros)])
 
     def split(flat: Any) -> list[Any]:
         return [flat[:, a:b].reshape(-1, *shape) for a, b, shape in zip(ends, ends[1:], shapes, strict=False)]
 
     columns = [operator.run(*each) - added for each in zip(*split(units), strict=True)]
     matrix = np.stack([np.ravel(column) for column in columns], axis=1)
-    x, y = rng.normal(size=(3, len(units))), rng.normal(size=(3, added.size))
+    x = rng.normal(size=(3, len(units)))
+    y = rng.normal(size=(3, added.size))
     linear = linear.with_adjoint(shapes)
     back = linear.back(y.reshape(3, *added.shape))
     assert [part.shape for part in back] == [(3, *shape) for shape in shapes]
@@ -143,7 +147,9 @@ def check_map(operator: Operator, shapes: list[tuple[int, ...]], rng: np.random.
 
 def test_linear_maps_are_what_operators_compute() -> None:
     """Forwards, backwards and in absolute values: ranges and linear bounds are made of them."""
-    dice, rng, seen = Dice(3), np.random.default_rng(3), set[type[Operator]]()
+    dice = Dice(3)
+    rng = np.random.default_rng(3)
+    seen = set[type[Operator]]()
     for operator in [*3 * list(DRAWS), *30 * ["Resize", "Upsample", "Pad"]]:  # some modes of those have no map
         drawn = draw(operator, dice)
         nodes = {} if drawn is None else drawn.graph.by_name
@@ -159,7 +165,9 @@ def test_linear_maps_are_what_operators_compute() -> None:
 
 def test_every_input_attribute_and_version_is_varied() -> None:
     assert set(DRAWS) == set(OPERATORS)
-    dice, arguments, count = Dice(0), 0, 0
+    dice = Dice(0)
+    arguments = 0
+    count = 0
     for operator in OPERATORS:
         known = {*places(operator), *attributes(operator)}
         seen: dict[str, set[str]] = {name: set() for name in known}
@@ -173,7 +181,8 @@ def test_every_input_attribute_and_version_is_varied() -> None:
         defined = {schema.since_version for schema in versions(operator).values()}
         drawn = {onnx.defs.get_schema(operator, opset).since_version for opset in opsets}
         assert drawn == defined, operator
-        arguments, count = arguments + len(known), count + len(defined)
+        arguments = arguments + len(known)
+        count = count + len(defined)
     print(f"{len(OPERATORS)} operators, {count} versions, {arguments} inputs and attributes")  # noqa: T201 - `-rP`
 
 
@@ -196,7 +205,8 @@ def call(operator: str, opset: int, inputs: Sequence[Value | None] = (), **given
 
 def refusal(operator: str, opset: int, inputs: Sequence[Value | None] = (), **given: Any) -> str:
     """Empty where the operator takes it."""
-    known, made = OPERATORS[operator], call(operator, opset, inputs, **given)
+    known = OPERATORS[operator]
+    made = call(operator, opset, inputs, **given)
     try:
         if known.build is None:
             binding.stated(made, known)

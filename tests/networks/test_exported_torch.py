@@ -137,7 +137,8 @@ def test_what_decides_on_values_is_refused(case: str) -> None:
 
 def test_a_negative_keeps_half_lines_and_joins_layers() -> None:
     torch.manual_seed(0)
-    layer, last = nn.Linear(6, 6), nn.Linear(6, 5)
+    layer = nn.Linear(6, 6)
+    last = nn.Linear(6, 5)
     norm = float(specnorm.matrix_norm(layer.weight.detach()))
     half_line = Function(lambda x, inner: torch.exp(-inner(x).abs()), layer)
     assert upper_of(half_line, (6,)) == pytest.approx(norm, rel=1e-5)
@@ -149,7 +150,8 @@ def test_a_table_read_by_an_integer_input_adds_a_constant() -> None:
     class Conditioned(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.table, self.layer = nn.Embedding(5, 4), nn.Linear(4, 3)
+            self.table = nn.Embedding(5, 4)
+            self.layer = nn.Linear(4, 3)
 
         def forward(self, x: Any, at: Any) -> Any:
             return self.layer(x + self.table(at))
@@ -224,7 +226,8 @@ pytestmark = pytest.mark.usefixtures("seeded_torch")
 # -- modules -------------------------------------------------------------------------------------------------------
 def test_batch_norm_is_folded() -> None:
     """The folded bound is that of the folded kernel, below the product of the two norms."""
-    conv, norm = nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+    conv = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+    norm = nn.BatchNorm2d(4)
     model = prepared(nn.Sequential(conv, norm))
     upper = upper_of(model, (2, 6, 6), 1e-6)
     exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))
@@ -254,7 +257,8 @@ class MadeAtFirst(nn.Module):
 
     def forward(self, x: Any) -> Any:
         if self.scale is None:
-            self.scale, self.ones = nn.Parameter(torch.tensor(2.0)), torch.ones(x.shape[1:])
+            self.scale = nn.Parameter(torch.tensor(2.0))
+            self.ones = torch.ones(x.shape[1:])
         return self.scale * self.ones * x
 
 

@@ -42,7 +42,8 @@ def test_an_orthogonal_layer_has_norm_1(name: str) -> None:
 
 def test_a_sandwich_is_two_layers() -> None:
     """Its constant is 1; the product of both is known here."""
-    layer, shape = fourier.Sandwich(3, 4, 3).eval(), (3, 6, 6)
+    layer = fourier.Sandwich(3, 4, 3).eval()
+    shape = (3, 6, 6)
     found = network_bound(layer, shape)
     assert found.checked.complete
     assert max(jacobian_norm(layer, torch.randn(*shape)) for _ in range(5)) <= present(found.upper) <= 2.001

@@ -27,7 +27,9 @@ class Applied(nn.Module):
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
         super().__init__()
-        self.function, self.value, self.held = function, 0, torch.zeros(())
+        self.function = function
+        self.value = 0
+        self.held = torch.zeros(())
         self.register_buffer("count", torch.zeros(()))
         self.inner = nn.Linear(1, 1)
 

@@ -15,9 +15,10 @@ from networks.dense_networks import FUNCTIONS, Matrix, chained, draw, network_of
 from specnorm_networks import Graph, Layer, Multipliers, Node, heads
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.heads import Head, constant_through_head, head_of
+from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators import Windows
-from specnorm_networks.certified.patterns import prepared
-from specnorm_networks.certified.reading import Subnetwork, grids_of, runs
+from specnorm_networks.certified.patterns import prepare
+from specnorm_networks.certified.runs import grids_of, runs
 from specnorm_networks.tools import Measure
 
 from specnorm.backends import backend_for
@@ -51,7 +52,8 @@ class Drawn:
         widths = [convs[-1].cout * len(self.averages), *(4,) * further, 3]
         self.dense = [self.random.normal(size=(b, a)) / a**0.5 for a, b in itertools.pairwise(widths)]
         body = network_of(self.convs, self.sizes[0]).graph
-        nodes, axes = list(body.nodes), range(2, 2 + convs[0].axes)
+        nodes = list(body.nodes)
+        axes = range(2, 2 + convs[0].axes)
         if averages == "all":
             nodes.append(
                 Node("p", ops.Mean(tuple(axes), keep=True), (nodes[-1].name,), (1, convs[-1].cout, *(1,) * len(axes)))
@@ -81,7 +83,7 @@ class Drawn:
 
     @property
     def run(self) -> Subnetwork:
-        return next(run for run in runs(prepared(self.graph)) if not all(link.open for link in run.links[:-1]))
+        return next(run for run in runs(prepare(self.graph)) if not all(link.direct for link in run.links[:-1]))
 
     @property
     def head(self) -> Head | None:
@@ -145,7 +147,8 @@ def dense(net: Drawn, head: Head, weights: list[Matrix], constant: float) -> flo
 @pytest.mark.sampled("zeros")
 def test_dense_inequality_holds(kind: str, averages: Any) -> None:
     """At the network's own size, with matrices written out by loops; and it is not much looser than it must be."""
-    tight, phases = [], 0
+    tight = []
+    phases = 0
     for net, head in drawn(kind, 6, averages=averages):
         *_, weights = heads.weights_of(head, Multipliers(steps=30), 1e12)
         phases += len(weights[0]) > net.convs[0].cout

@@ -66,9 +66,11 @@ def test_another_output_at_each_call_is_seen() -> None:
 
 
 def test_training_modes_are_told() -> None:
-    nnx, equinox = pytest.importorskip("flax.nnx"), pytest.importorskip("equinox")
+    nnx = pytest.importorskip("flax.nnx")
+    equinox = pytest.importorskip("equinox")
     for rate in (0.5, None):
-        rngs, key = nnx.Rngs(0), jax.random.key(0)
+        rngs = nnx.Rngs(0)
+        key = jax.random.key(0)
         dropped = [] if rate is None else [nnx.Dropout(rate, rngs=rngs)]
         model = nnx.Sequential(nnx.Linear(3, 3, rngs=rngs), *dropped)
         dropped = [] if rate is None else [equinox.nn.Dropout(rate)]
@@ -111,7 +113,8 @@ def test_keras_models_state_their_sizes() -> None:
     layers = keras.layers
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     assert network_bound(model).upper == network_bound(model, (4,)).upper
-    first, second = keras.Input((4,)), keras.Input((2,))
+    first = keras.Input((4,))
+    second = keras.Input((2,))
     joined = keras.Model([first, second], layers.Add()([layers.Dense(3)(first), layers.Dense(3)(second)]))
     one, other = (float(np.linalg.norm(np.asarray(x.kernel.value), 2)) for x in joined.layers if hasattr(x, "kernel"))
     assert network_bound(joined).upper == pytest.approx(np.hypot(one, other), rel=1e-3)

@@ -16,14 +16,22 @@ pytest.importorskip("flint", exc_type=ImportError)
 from flint import arb, ctx
 from networks.dense_networks import Network, dense
 from specnorm_networks import within
-from specnorm_networks.linear import located, read
+from specnorm_networks.linear import locate_values, read_network
 
 Array = Any
 KINKS = {"relu": (0.0, 1.0), "leaky": (0.2, 1.0), "abs": (-1.0, 1.0)}
 """Slopes below and above 0."""
 
 
-def least(c: arb, slopes: tuple[float, float], g: arb, lam: arb, centre: arb, low: arb, high: arb) -> arb:
+def least(
+    c: arb,
+    slopes: tuple[float, float],
+    g: arb,
+    lam: arb,
+    centre: arb,
+    low: arb,
+    high: arb,
+) -> arb:
     """Of ``c f(z) - g z + lam (z - centre)^2 / 2`` on an interval: at ends, the kink, or a parabola's lowest point."""
     found = []
     for slope, ends in zip(slopes, ((low, min(high, arb(0))), (max(low, arb(0)), high)), strict=True):
@@ -42,7 +50,8 @@ def least(c: arb, slopes: tuple[float, float], g: arb, lam: arb, centre: arb, lo
 
 def of_chain(chain: Network, row: Array, taken: dict[str, Any], known: dict[str, Any]) -> arb:
     """The bound of a row of the output, from the output back to the input."""
-    c, total = [arb(float(x)) for x in row], arb(0)
+    c = [arb(float(x)) for x in row]
+    total = arb(0)
     for at, of in reversed(list(enumerate(chain.sums[1:]))):
         matrix, bias = ([[arb(float(x)) for x in row] for row in each.T] for each in (of[at], of[-1]))
         total += sum((a * b for a, b in zip(c, *bias, strict=True)), arb(0))
@@ -69,28 +78,38 @@ def pick(taken: dict[str, Any], share: float, factor: float) -> Any:
     """Slopes between the two of the function, multipliers of the ball's size; each is written down."""
 
     def choose(name: str, c: Array, curve: Any) -> tuple[Array, Array]:
-        low, high = curve.slope.min(axis=0), curve.slope.max(axis=0)
+        slope = curve.pieces.slope
+        low = slope.min(axis=0)
+        high = slope.max(axis=0)
         slopes = c * (low + share * (high - low)) if name != "x" else c
         lam = factor * float(np.linalg.norm(c)) / max(curve.radius, 1e-9)
-        taken[name] = [int(at) for at in curve.at], slopes[0], lam
+        taken[name] = [int(at) for at in curve.units], slopes[0], lam
         return slopes, np.array([[lam]])
 
     return choose
 
 
-def bounds_of(kind: str, widths: Sequence[int], seed: int, radius: float, boxed: bool) -> list[tuple[float, arb]]:
+def bounds_of(
+    kind: str,
+    widths: Sequence[int],
+    seed: int,
+    radius: float,
+    boxed: bool,
+) -> list[tuple[float, arb]]:
     """What was proven of rows of a network at random, and the formula's value."""
-    chain, numbers = dense(seed, widths, kind), np.random.default_rng(seed)
+    chain = dense(seed, widths, kind)
+    numbers = np.random.default_rng(seed)
     x = numbers.uniform(-0.5, 0.5, size=widths[0])
     graph = within(chain.graph, -0.6, 0.7) if boxed else chain.graph
-    where = located(read(graph), x.reshape(chain.shape), radius)
+    where = locate_values(read_network(graph), x.reshape(chain.shape), radius)
     known = {
         name: (here.centre.reshape(-1), *(end.reshape(-1) for end in here.range.ends), here.radius)
         for name, here in where.known.items()
     }
     found = []
     for share, factor in ((0.3, 0.2), (0.9, 0.02), (0.0, 1.5)):
-        row, taken = numbers.normal(size=(1, 1, widths[-1])), dict[str, Any]()
+        row = numbers.normal(size=(1, 1, widths[-1]))
+        taken = dict[str, Any]()
         low = where.lower(chain.before[-1], row, pick(taken, share, factor)).low[0]
         found.append((float(low), of_chain(chain, row.reshape(-1), taken, known)))
     return found
@@ -98,7 +117,11 @@ def bounds_of(kind: str, widths: Sequence[int], seed: int, radius: float, boxed:
 
 @pytest.mark.parametrize("boxed", [False, True], ids=["ball", "ball and box"])
 @pytest.mark.parametrize("kind", KINKS)
-def test_the_bound_is_the_formula_s_from_below(kind: str, boxed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_is_the_formula_s_from_below(
+    kind: str,
+    boxed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(ctx, "prec", 160)
     for seed, (widths, radius) in enumerate([((4, 6, 3), 0.3), ((5, 7, 6, 2), 0.8), ((3, 5, 5, 5, 2), 0.2)]):
         for low, value in bounds_of(kind, widths, seed, radius, boxed):

@@ -22,8 +22,8 @@ from mutants import Function, mutated
 from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
 from specnorm_networks.certified import linear_bounds, operators, ranges
-from specnorm_networks.certified.linear_bounds import Curve
-from specnorm_networks.linear import Ascent, located, read
+from specnorm_networks.certified.linear_bounds import Curve, Pieces
+from specnorm_networks.linear import Ascent, locate_values, read_network
 
 from specnorm.clock import Clock
 
@@ -32,9 +32,18 @@ PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "12"))
 """Programs at random; by hand thousands."""
 
 
-def lowest(chain: Network, x: Array, radius: float, row: Array, seed: int, steps: int = 12, starts: int = 6) -> float:
+def lowest(
+    chain: Network,
+    x: Array,
+    radius: float,
+    row: Array,
+    seed: int,
+    steps: int = 12,
+    starts: int = 6,
+) -> float:
     """The least value of a row of the output that steps downhill in the ball find."""
-    numbers, best = np.random.default_rng(seed), math.inf
+    numbers = np.random.default_rng(seed)
+    best = math.inf
     for _ in range(starts):
         d = numbers.normal(size=x.size)
         d *= radius / np.linalg.norm(d)
@@ -46,14 +55,20 @@ def lowest(chain: Network, x: Array, radius: float, row: Array, seed: int, steps
     return best
 
 
-def gaps(chain: Network, radius: float, seed: int, steps: int = 12) -> Iterator[tuple[float, float]]:
+def gaps(
+    chain: Network,
+    radius: float,
+    seed: int,
+    steps: int = 12,
+) -> Iterator[tuple[float, float]]:
     """How far below the centre a row's bound is, and how far an attack gets."""
-    network = READ.setdefault(id(chain), read(chain.graph))
+    network = READ.setdefault(id(chain), read_network(chain.graph))
     x = np.random.default_rng(seed).normal(size=chain.shape)
-    bounds, end = located(network, x, radius), chain.graph.outputs[0]
+    bounds = locate_values(network, x, radius)
+    end = chain.graph.outputs[0]
     shape = bounds.known[end].centre.shape
     rows = np.random.default_rng(seed + 1).normal(size=(3, *shape))
-    found = Ascent(bounds, end, rows).improved(0, Clock())
+    found = Ascent(bounds, end, rows).climb(0, Clock())
     for _ in range(steps):
         found.step()
     for row, low in zip(rows.reshape(3, -1), found.best.low, strict=True):
@@ -81,9 +96,16 @@ def start(size: int) -> Node:
     return Node("x", operators.Input(), (), (1, size))
 
 
-def lower(graph: Graph, x: Array, radius: float, rows: Array, *, anew: bool = True) -> Array:
-    bounds = located(read(graph), x, radius, anew=anew)
-    return Ascent(bounds, graph.outputs[0], rows).improved(0, Clock()).best.low
+def lower(
+    graph: Graph,
+    x: Array,
+    radius: float,
+    rows: Array,
+    *,
+    anew: bool = True,
+) -> Array:
+    bounds = locate_values(read_network(graph), x, radius, by_lines=anew)
+    return Ascent(bounds, graph.outputs[0], rows).climb(0, Clock()).best.low
 
 
 def test_a_linear_map_on_ball_and_box_is_exact() -> None:
@@ -112,14 +134,18 @@ def test_offsets_against_enumeration() -> None:
     for _ in range(30):
         centre = numbers.normal(size=2)
         half = numbers.uniform(0.2, 2, size=2)
-        low, high = np.minimum(centre - half, -0.1), np.maximum(centre + half, 0.1)
-        c, g = numbers.normal(size=(1, 2)), numbers.normal(size=(1, 2))
+        low = np.minimum(centre - half, -0.1)
+        high = np.maximum(centre + half, 0.1)
+        c = numbers.normal(size=(1, 2))
+        g = numbers.normal(size=(1, 2))
         radius = float(numbers.uniform(0.3, 1.5))
         breaks = np.stack([low, 0 * low, high])
-        slope, none = np.array([[0.0, 0.0], [1.0, 1.0]]), np.zeros((2, 2))
+        slope = np.array([[0.0, 0.0], [1.0, 1.0]])
+        none = np.zeros((2, 2))
         half = np.full((2, 2), 0.25 * numbers.integers(0, 2))
         off = half[0, 0] * float(abs(c).sum())
-        curve = Curve(np.arange(2), centre, radius, breaks, slope, none, half, none[0], none[0], none[0])
+        pieces = Pieces(centre, breaks, slope, none, half)
+        curve = Curve(np.arange(2), radius, pieces, none[0], none[0], none[0])
         (boxed,), _ = linear_bounds.parabolas(c, g, np.zeros((1, 1)), curve, False)
         exact = float((c * np.maximum(breaks, 0) - g * breaks).min(axis=0).sum()) - off
         assert exact - 1e-9 <= boxed <= exact + 1e-12
@@ -163,20 +189,23 @@ def test_programs_at_random() -> None:
 
     bounded = tight = 0
     for seed in range(PROGRAMS):
-        dice, rng = random.Random(seed), np.random.default_rng(seed)
+        dice = random.Random(seed)
+        rng = np.random.default_rng(seed)
         drawn = program(dice, "ball")
-        double, region = drawn.double(), Region.drawn("ball", drawn.shape, rng)
+        double = drawn.double()
+        region = Region.drawn("ball", drawn.shape, rng)
         try:
             graph = drawn.graph()
-            network = read(graph)
-            bounds = located(network, region.first, float(region.second))
+            network = read_network(graph)
+            bounds = locate_values(network, region.first, float(region.second))
         except (MethodError, KeyError):
             continue
         except InternalError as error:
             raise AssertionError(seed) from error
         if len(graph.outputs) != 1 or not double.runs():
             continue
-        f, end = double.function(), bounds.known[graph.outputs[0]].centre
+        f = double.function()
+        end = bounds.known[graph.outputs[0]].centre
         rows = rng.standard_normal((2, *end.shape))
         found = Ascent(bounds, graph.outputs[0], rows)
         for _ in range(2):
@@ -185,18 +214,23 @@ def test_programs_at_random() -> None:
             if not np.isfinite(low):
                 continue
             bounded += 1
-            least, size, x = math.inf, 0.0, region.first
+            least = math.inf
+            size = 0.0
+            x = region.first
             for at in itertools.islice(region.points(rng), 8):
                 y = f(at)
                 value = float(row @ y)
                 if value < least:
-                    least, size, x = value, float(abs(row) @ abs(y)), at
+                    least = value
+                    size = float(abs(row) @ abs(y))
+                    x = at
             for _ in range(6):
                 way = steepest(f, x, row)
                 x = region.inside(x - float(region.second) * np.nan_to_num(way) / max(np.linalg.norm(way), 1e-300))
                 y = f(x)
                 if float(row @ y) < least:
-                    least, size = float(row @ y), float(abs(row) @ abs(y))
+                    least = float(row @ y)
+                    size = float(abs(row) @ abs(y))
             assert not least < low - 1e-9 * (1 + size) - 1e-12 * drawn.largest(x), (seed, least, low)
             middle = float(row @ f(region.first))
             tight += middle - least > 0.5 * (middle - low) or low > middle - 1e-6
@@ -229,24 +263,26 @@ def of(module: Any, name: str) -> Function:
 
 
 PARABOLAS = of(linear_bounds, "parabolas")
-OF_OFFSETS: dict[str, tuple[str, str]] = {
+TANGENTS = of(linear_bounds, "_least_tangents")
+OF_OFFSETS: dict[str, tuple[Function, str, str]] = {
     "a parabola that is not clipped": (
-        "np.minimum(np.maximum(centre - s / wide, low[part]), high[part])", "centre - s / wide"),
-    "the ball's radius left out": ("curve.radius * curve.radius / 2", "0.0"),
-    "half of the ball": ("curve.radius * curve.radius / 2", "curve.radius * curve.radius / 8"),
-    "one part of the function forgotten": ("range(len(low))", "range(1)"),
-    "the distance of a line from its function": ("c * middle - abs(c) * half", "c * middle"),
-    "the largest part": ("np.minimum(least, found)", "np.maximum(least, found)"),
+        TANGENTS, "np.minimum(np.maximum(pieces.centre - s / wide_lam, low), high)", "pieces.centre - s / wide_lam"),
+    "the ball's radius left out": (PARABOLAS, "curve.radius * curve.radius / 2", "0.0"),
+    "half of the ball": (PARABOLAS, "curve.radius * curve.radius / 2", "curve.radius * curve.radius / 8"),
+    "one part of the function forgotten": (TANGENTS, "range(len(pieces.slope))", "range(1)"),
+    "the distance of a line from its function": (TANGENTS, "c * middle - abs(c) * half", "c * middle"),
+    "the largest part": (TANGENTS, "np.minimum(least, tangent)", "np.maximum(least, tangent)"),
 }  # fmt: skip
-"""Of `parabolas`: what stands there, and what in its place."""
+"""A defect of the offset: the function, an expression in it, and the one in its place."""
 MUTATIONS: dict[str, tuple[str, str, str]] = {
-    "the slope of a unit that cannot switch": ("_back", "flat * curve.lines", "0.9 * flat * curve.lines"),
-    "the ball of the input in place of the value's": ("curve", "before.radius", "self.radius"),
+    "the slope of a unit that cannot switch": ("_through_curve", "flat * curve.lines", "0.9 * flat * curve.lines"),
+    "the ball of the input in place of the value's": ("_new_curve", "before.radius", "self.radius"),
     "the constant of an earlier value": (
-        "visit", "host.mul_up(constant, far)", "0.3 * far"),
+        "visit", "host.mul_up(constant, distance)", "0.3 * distance"),
     "half of a row's length": ("_image", "self.known[moving[0]].moves", "self.known[moving[0]].moves / 2"),
-    "what a linear operator adds": ("_back", "self._product(c, added, error)", "0.0 * flattened(c)[:, 0]"),
-    "a second reader of a value": ("lower", "waiting[before] + part", "part"),
+    "what a linear operator adds": (
+        "_back", "self._product(c, error.added, error.of_entry)", "0.0 * flattened(c)[:, 0]"),
+    "a second reader of a value": ("lower", "waiting[source] + more", "more"),
 }  # fmt: skip
 """Of a method of `LinearBounds`, or of the `Walk` that it is."""
 
@@ -283,17 +319,18 @@ def test_a_part_that_is_left_out_is_noticed(name: str) -> None:
 
 @pytest.mark.parametrize("name", OF_OFFSETS)
 def test_a_part_of_the_offset_that_is_left_out_is_noticed(name: str) -> None:
-    with mutated(PARABOLAS, replaced(*OF_OFFSETS[name])), pytest.raises(AssertionError):
+    function, expression, other = OF_OFFSETS[name]
+    with mutated(function, replaced(expression, other)), pytest.raises(AssertionError):
         test_offsets_against_enumeration()
 
 
 def test_rounding_that_is_not_counted_is_noticed() -> None:
-    sums = of(linear_bounds, "LinearBounds._linear"), replaced("host.next_up(error + off)", "0 * error")
-    product = of(linear_bounds, "LinearBounds._product"), replaced("flat @ wide - lost", "flat @ wide")
+    sums = of(linear_bounds, "LinearBounds._linear_error"), replaced("host.next_up(rounding + error)", "0 * rounding")
+    product = of(linear_bounds, "LinearBounds._product"), replaced("flat @ addend - rounding", "flat @ addend")
     with (
         mutated(*sums),
         mutated(*product),
-        mutated(PARABOLAS, replaced("least.sum(axis=1) - lost", "least.sum(axis=1)")),
+        mutated(PARABOLAS, replaced("least.sum(axis=1) - rounding.of_rows(lam)", "least.sum(axis=1)")),
         pytest.raises(AssertionError),
     ):
         test_rounding_is_counted()

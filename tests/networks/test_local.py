@@ -74,7 +74,8 @@ def test_radii_by_constants_of_each_ball() -> None:
             d = numbers.normal(size=5)
             for _ in range(20):
                 d *= 0.999 * radius / np.linalg.norm(d)
-                values, jacobian = chain.values(sample + d)[-1], chain.jacobian(sample + d)
+                values = chain.values(sample + d)[-1]
+                jacobian = chain.jacobian(sample + d)
                 assert values.argmax() == label
                 nearest = np.argsort(values)[-2]
                 d = d + 0.3 * radius * (jacobian[nearest] - jacobian[label])

@@ -29,14 +29,17 @@ def too_large() -> Iterator[str]:
     numbers = np.random.default_rng(0)
     for size in SIZES:
         for _ in range(20):
-            rows, logits = size * numbers.normal(size=(3, 2)), size * numbers.normal(size=(1, 3))
+            rows = size * numbers.normal(size=(3, 2))
+            logits = size * numbers.normal(size=(1, 3))
             label = int(logits.argmax())
             weights = np.exp(numbers.normal(size=2))
             # Features h with a constant of 2 for q h: those of x with q h = 2 x.
             differences = margins.of_rows(rows, weights, assumed(2.0))
             (radius,) = margins.radii(logits, np.array([label]), differences)
             assert isinstance(radius, Lower)
-            q, own, z = rationals(weights), rationals(rows[label]), rationals(logits)
+            q = rationals(weights)
+            own = rationals(rows[label])
+            z = rationals(logits)
             truth_sq = min(
                 (z[label] - z[j]) ** 2
                 / sum((2 * (a - b) / w) ** 2 for a, b, w in zip(own, rationals(rows[j]), q, strict=True))
@@ -53,7 +56,8 @@ def too_large() -> Iterator[str]:
 def rounded_upward() -> Iterator[str]:
     """Margins over constants that are exact."""
     numbers = np.random.default_rng(0)
-    logits, constants = numbers.normal(size=(300, 2)), np.abs(numbers.normal(size=(2, 2)))
+    logits = numbers.normal(size=(300, 2))
+    constants = np.abs(numbers.normal(size=(2, 2)))
     found = margins.radii(logits, logits.argmax(axis=1), interval(np.zeros((2, 2)), constants))
     for z, radius in zip(logits, found, strict=True):
         best = int(z.argmax())

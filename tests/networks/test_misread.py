@@ -34,14 +34,16 @@ def upper(graph: Graph, measure: Measure | None = None) -> float:
 def test_one_measure_serves_two_networks() -> None:
     """Kernels of one name, shape and geometry: the second had the norm of the first."""
     measure = Measure()
-    small, large = np.eye(4), 100 * np.eye(4)
+    small = np.eye(4)
+    large = 100 * np.eye(4)
     assert 1 <= upper(one_name(small), measure) < 1.01
     assert 100 <= upper(one_name(large), measure) < 101
     assert 100 <= upper(one_name(small, large), measure) < 101
 
 
 def test_a_kernel_that_is_written_to_is_measured_anew() -> None:
-    measure, kernel = Measure(), np.eye(4)
+    measure = Measure()
+    kernel = np.eye(4)
     graph = one_name(kernel)
     assert upper(graph, measure) < 1.01
     kernel *= 100

@@ -20,7 +20,7 @@ from onnx_models import everywhere, graph_of, holds, in_ball, jacobian, model, s
 from specnorm_networks import Graph, register_operator, within  # noqa: E402
 from specnorm_networks.certified.operators import Matrix, Maximum, Minimum, Operator, registry  # noqa: E402
 from specnorm_networks.certified.operators.base import Place  # noqa: E402
-from specnorm_networks.certified.patterns import recognised  # noqa: E402
+from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
 from specnorm_networks.tools import bound  # noqa: E402
 
 import specnorm  # noqa: E402
@@ -104,7 +104,8 @@ def test_swish_has_its_alpha(alpha: float) -> None:
     reached = steepest(proto, in_ball(centre, 0.05))
     assert holds(bound(graph_of(proto), centre=centre, radius=0.05).upper, reached, 0.05)
     places = [np.full((1, 2), x) for x in np.linspace(-12, 12, 241)]
-    whole, found = steepest(proto, places), bound(graph_of(proto)).upper
+    whole = steepest(proto, places)
+    found = bound(graph_of(proto)).upper
     assert found is not None
     assert holds(found, whole, 0.4)
     assert found <= 1.09986
@@ -117,7 +118,8 @@ def test_hard_swish_bends_where_single_precision_says(end: int) -> None:
         N("HardSigmoid", ["x"], ["s"], alpha=1 / 6), N("Mul", ["x", "s"], ["h"]), N("Mul", ["x", "c"], ["u"]),
         N("Sub", ["h", "u"], ["y"]),
     ]  # fmt: skip
-    proto, centre = model(nodes, (1, 1), {"c": np.array(0.5 + end)}), np.full((1, 1), 2.99999995 * end)
+    proto = model(nodes, (1, 1), {"c": np.array(0.5 + end)})
+    centre = np.full((1, 1), 2.99999995 * end)
     reached = float(np.linalg.norm(jacobian(proto, centre, 2.0**-30), 2))
     assert holds(bound(graph_of(proto), centre=centre, radius=1e-8).upper, reached, 0.49)
 
@@ -169,7 +171,7 @@ def test_an_extreme_of_two_halves_and_a_constant_is_no_sorting() -> None:
     graph = graph_of(model(nodes, (1, 4), {"c": np.full((1, 2), 0.5)}))
     joined = [node for node in graph.nodes if isinstance(node.operator, Maximum | Minimum)]
     assert [len(node.inputs) for node in joined] == [3, 2]
-    assert joined == [node for node in recognised(graph).nodes if isinstance(node.operator, Maximum | Minimum)]
+    assert joined == [node for node in recognise_patterns(graph).nodes if isinstance(node.operator, Maximum | Minimum)]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,8 @@ def test_numbers_with_axes_of_their_own(nodes: list[Any], given: dict[str, Any])
 
 # -- names ---------------------------------------------------------------------------------------------------------
 def two_kernels(first: str, second: str, used: str) -> Any:
-    one, hundred = np.eye(4), 100 * np.eye(4)
+    one = np.eye(4)
+    hundred = 100 * np.eye(4)
     nodes = [
         N("Mul", ["w1", "one"], ["k1"], name=first), N("Mul", ["w2", "one"], ["k2"], name=second),
         N("MatMul", ["x", used], ["u"]), N("Relu", ["u"], ["v"]), N("MatMul", ["v", "k2"], ["y"]),
@@ -207,7 +210,12 @@ def two_kernels(first: str, second: str, used: str) -> Any:
 @pytest.mark.parametrize(
     ("first", "second", "used"), [("n", "n", "k1"), ("m", "w1", "w1"), ("n", "n'", "k1"), ("Mul_1", "", "k1")]
 )
-def test_kernels_that_are_computed_have_names_of_their_own(first: str, second: str, used: str, tmp_path: Path) -> None:
+def test_kernels_that_are_computed_have_names_of_their_own(
+    first: str,
+    second: str,
+    used: str,
+    tmp_path: Path,
+) -> None:
     """Two nodes of one name, or one that is named as an initialiser, made one kernel of two: 1 for 100."""
     proto = two_kernels(first, second, used)
     reached = steepest(proto, everywhere((1, 4), 8))
@@ -267,7 +275,8 @@ def test_arrangements_of_one_kernel_keep_their_rows_when_sizes_are_given(tmp_pat
 
 def test_an_operator_of_another_namespace_is_another_operator() -> None:
     """Patterns took an unknown operator for ONNX's of the same name: SiLU's 1.1 for any slope at all."""
-    square, shape = [N("Mul", ["a", "a"], ["b"])], (1, 1, 4)
+    square = [N("Mul", ["a", "a"], ["b"])]
+    shape = (1, 1, 4)
     body = helper.make_function("mylib", "Sigmoid", ["a"], ["b"], square, [helper.make_opsetid("", 18)])
     nodes = [N("Sigmoid", ["x"], ["s"], domain="mylib"), N("Mul", ["x", "s"], ["y"])]
     own = model(nodes, shape, functions=[body], domains=["mylib"])
@@ -406,7 +415,7 @@ def test_halves_are_sorted_wherever_they_are_put(axis: int, new: bool) -> None:
         proto = model([*ahead, *stacked, join], (3, 4, 5), {"at": np.array([axis])} if new else {})
         graph = graph_of(proto)
         assert bound(graph).upper == 1
-        np.testing.assert_array_equal(recognised(graph).run({"x": x})["y"], values_of(proto, x)[0])
+        np.testing.assert_array_equal(recognise_patterns(graph).run({"x": x})["y"], values_of(proto, x)[0])
 
 
 def test_pieces_without_entries() -> None:

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from checks import present
 from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
-from specnorm_networks import Multipliers, Product, Scaled, descent
-from specnorm_networks.certified import reading, segments
+from specnorm_networks import Multipliers, Product, Scaled
+from specnorm_networks.certified import links, runs, segments
+from specnorm_networks.descent.stages import top_eigenvector
 from specnorm_networks.tools import Measure, bound
 
 MEASURE = Measure(1e-4)
@@ -41,7 +42,7 @@ def chains(kind: str) -> Iterator[Network]:
         with contextlib.suppress(ValueError):  # nothing is left of an axis
             net = network_of(chain, n)
             if max(math.prod(shape[1:]) for shape in net.shapes.values()) <= 40:
-                ends = [link.end for run in reading.runs(net.graph) for link in run.links]
+                ends = [link.end for run in runs.runs(net.graph) for link in run.links]
                 assert ends == net.names[1:]  # links are the chain's layers
                 yield net
 
@@ -55,7 +56,7 @@ def cases(kind: str, count: int) -> list[Network]:
 def parts(net: Network, steps: int = 6) -> Iterator[tuple[list[int], list[int], list[Any], float]]:
     """Values' numbers, depths, multipliers of entries, and what was proven, of each part."""
     number = {name: at for at, name in enumerate(net.names)}
-    for run in reading.runs(net.graph):
+    for run in runs.runs(net.graph):
         cuts = segments.segments(run)
         weights = present(Multipliers(steps=steps).weights(run, cuts))
         values = [np.ones(run.width), *weights]
@@ -207,15 +208,19 @@ def a_tap_too_early(original: Original) -> Original:
     [
         ("zeros", segments, "middle", forgotten_half),
         ("slopes, wrapped", segments, "middle", forgotten_leaf),
-        ("zeros", reading.Term, "dense", changed_term(tap_moved)),
-        ("strided", reading, "phased", one_phase_dropped),
-        ("linear", reading.Term, "dense", changed_term(place_moved)),
-        ("downsampled", reading, "phased", a_tap_too_early),
-        ("bottleneck", reading.Term, "dense", changed_term(without_signs)),
+        ("zeros", links.Term, "dense", changed_term(tap_moved)),
+        ("strided", links, "split_into_phases", one_phase_dropped),
+        ("linear", links.Term, "dense", changed_term(place_moved)),
+        ("downsampled", links, "split_into_phases", a_tap_too_early),
+        ("bottleneck", links.Term, "dense", changed_term(without_signs)),
     ],
 )
 def test_a_dropped_term_is_noticed(
-    kind: str, place: Any, name: str, mutation: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    place: Any,
+    name: str,
+    mutation: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn = cases(kind, 8)
     monkeypatch.setattr(place, name, mutation(getattr(place, name)))
@@ -227,6 +232,6 @@ def test_the_largest_eigenvalue_of_a_wide_matrix() -> None:
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.standard_normal((300, 300)))[0]
     for values in (np.linspace(0, 1, 300), np.append(np.linspace(0, 1, 290), np.full(10, 1.0001))):
-        found, vector = descent.top((turn * values) @ turn.T, rng.standard_normal(300))
+        found, vector = top_eigenvector((turn * values) @ turn.T, rng.standard_normal(300))
         assert abs(found - values.max()) < 1e-5
         assert np.linalg.norm((turn * values) @ (turn.T @ vector) - found * vector) < 2e-5

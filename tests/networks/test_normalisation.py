@@ -20,13 +20,26 @@ DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {
 }
 
 
-def definition(x: Vector, axes: tuple[int, ...], eps: float, form: str, centred: bool) -> Vector:
+def definition(
+    x: Vector,
+    axes: tuple[int, ...],
+    eps: float,
+    form: str,
+    centred: bool,
+) -> Vector:
     z = x - x.mean(axis=axes, keepdims=True) if centred else x
     s = np.sqrt((z * z).sum(axis=axes, keepdims=True))
     return z / DIVISORS[form](s, math.prod(x.shape[a] for a in axes), eps)
 
 
-def network(shape: tuple[int, ...], axes: tuple[int, ...], eps: float, form: Any, *, centred: bool) -> Graph:
+def network(
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    eps: float,
+    form: Any,
+    *,
+    centred: bool,
+) -> Graph:
     ones = tuple(1 if at in axes else n for at, n in enumerate(shape))
     nodes = [Node("x", operators.Input(), (), shape)]
     if centred:
@@ -52,7 +65,11 @@ CASES = [
 
 @pytest.mark.parametrize(("shape", "axes", "eps", "form", "centred"), CASES)
 def test_everywhere_the_constant_is_attained_at_zero(
-    shape: tuple[int, ...], axes: tuple[int, ...], eps: float, form: str, centred: bool
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    eps: float,
+    form: str,
+    centred: bool,
 ) -> None:
     found = present(bound(network(shape, axes, eps, form, centred=centred)).upper)
     wanted = 1 / (math.sqrt(eps) if form == "mean square" else eps)
@@ -65,7 +82,13 @@ def test_everywhere_the_constant_is_attained_at_zero(
 
 
 @pytest.mark.parametrize(("shape", "axes", "eps", "form", "centred"), CASES)
-def test_on_balls(shape: tuple[int, ...], axes: tuple[int, ...], eps: float, form: str, centred: bool) -> None:
+def test_on_balls(
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    eps: float,
+    form: str,
+    centred: bool,
+) -> None:
     """Never below a Jacobian in the ball, and what the length of the centre says: it moves by r at most."""
     rng = np.random.default_rng(1)
     centre = rng.standard_normal(shape)
@@ -91,7 +114,8 @@ def test_on_boxes_and_without_eps() -> None:
     everywhere = bound(graph)
     assert everywhere.upper is None
     assert "within(" in everywhere.unknown[0].reason
-    low, high = np.array([[1.0, -1.0, 2.0, -3.0]]), np.array([[2.0, 1.0, 4.0, 3.0]])
+    low = np.array([[1.0, -1.0, 2.0, -3.0]])
+    high = np.array([[2.0, 1.0, 4.0, 3.0]])
     found = present(bound(within(graph, low, high)).upper)
     assert found == pytest.approx(1 / math.sqrt(5), rel=1e-9)
     rng = np.random.default_rng(0)
@@ -104,7 +128,8 @@ def test_on_boxes_and_without_eps() -> None:
 def test_the_length_is_that_of_what_is_divided() -> None:
     """Any other second input says nothing, whatever its range."""
     shape = (1, 4)
-    x, z = Node("x", operators.Input(), (), shape), Node("z", operators.Scale(np.array(2.0)), ("x",), shape)
+    x = Node("x", operators.Input(), (), shape)
+    z = Node("z", operators.Scale(np.array(2.0)), ("x",), shape)
     norm = operators.Norm((1,), keep=True)
     for lengths in (
         Node("s", norm, ("z",), (1, 1)),

@@ -18,13 +18,14 @@ from networks.written_networks import Written  # noqa: E402
 from specnorm_networks import Product, within  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
 from specnorm_networks.certified.curves import subdivision  # noqa: E402
-from specnorm_networks.certified.patterns import recognised  # noqa: E402
+from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
 from specnorm_networks.tools import Measure, bound  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")
 def bits() -> Iterator[None]:
-    before, flint.ctx.prec = flint.ctx.prec, BITS
+    before = flint.ctx.prec
+    flint.ctx.prec = BITS
     yield
     flint.ctx.prec = before
 
@@ -167,7 +168,7 @@ def test_constants_of_each_channel_make_functions_of_their_own() -> None:
     net = Written((1, 4, 2, 2))
     net(ops.Maximum(), net.scaled(np.array([0.2, 2.0, -3.0, 0.5]).reshape(-1, 1, 1)), "x")
     assert 3 <= of(net) <= 3 + 1e-12
-    operator = recognised(net.graph()).by_name[net.nodes[-1].name].operator
+    operator = recognise_patterns(net.graph()).by_name[net.nodes[-1].name].operator
     assert isinstance(operator, ops.Composite)
     slopes = present(operator.slopes(*[np.full((1, 4, 2, 2), -1.0)] * 2))
     assert np.allclose(slopes[0][0, :, 0, 0], [0.2, 1.0, -3.0, 0.5])
@@ -192,14 +193,16 @@ def test_values_and_slopes_on_intervals(name: str) -> None:
     """Of the operator that stands for all: on intervals of all sizes, at their kinks too."""
     calls, _ = TIGHT[name]
     calls = calls[:-1] if name == "GELU by tanh" else calls  # a factor is a node by itself
-    graph = recognised(written(calls))
+    graph = recognise_patterns(written(calls))
     operator = graph.by_name[graph.outputs[0]].operator
     assert isinstance(operator, ops.Pointwise)
     dice = np.random.default_rng(0)
     middle = dice.choice(NUMBERS, 60) + dice.normal(0, 1, 60) * dice.choice([0, 1e-3, 3], 60)
     half = abs(dice.normal(0, 1, 60)) * dice.choice([0, 1e-6, 1e-2, 2], 60)
-    low, high = middle - half, middle + half
-    slopes, values = present(operator.slopes(low, high)), operator.between(low, high)
+    low = middle - half
+    high = middle + half
+    slopes = present(operator.slopes(low, high))
+    values = operator.between(low, high)
     for a, b, least, most, down, up in zip(low, high, *slopes, *values, strict=True):
         known = [(x, value(calls, x)) for x in np.linspace(a, b, 5).tolist()]
         assert all(down <= y <= up for _, y in known)
@@ -212,7 +215,7 @@ def test_values_and_slopes_on_intervals(name: str) -> None:
 def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
     """Single precision is within the rounding; a function that is wrong by a hundredth is not."""
     calls, _ = TIGHT[name]
-    graph = recognised(written(calls))
+    graph = recognise_patterns(written(calls))
     operator = graph.by_name[graph.outputs[0]].operator
     assert isinstance(operator, ops.Composite)
     x = np.random.default_rng(3).normal(0, 2, (1, 300)).astype(np.float32)
@@ -226,13 +229,13 @@ def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
 # -- the tests themselves --------------------------------------------------------------------------------------------
 def test_branches_that_are_not_compared_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subdivision, "_agrees", lambda *_: True)
-    monkeypatch.setattr(subdivision, "_KNOWN", {})
+    monkeypatch.setattr(subdivision, "_PROOFS", {})
     with pytest.raises(AssertionError):
         test_a_jump_is_refused("x + 1 above 0, else x")
 
 
 def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subdivision, "_KNOWN", {})
+    monkeypatch.setattr(subdivision, "_PROOFS", {})
     monkeypatch.setattr(subdivision, "_edges", lambda _, low, __: np.array([low, -3.0, -2.0]))
     with pytest.raises(AssertionError):
         test_the_slope_is_that_of_the_whole_function("SiLU")
@@ -240,9 +243,9 @@ def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_budget_that_ends_leaves_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """One round of cells: larger, never less."""
-    monkeypatch.setattr(subdivision, "_KNOWN", {})
+    monkeypatch.setattr(subdivision, "_PROOFS", {})
     monkeypatch.setattr(subdivision, "ROUNDS", 1)
     calls, true = TIGHT["SiLU"]
     found = present(upper(calls))
     assert true <= found <= 1.5
-    monkeypatch.setattr(subdivision, "_KNOWN", {})
+    monkeypatch.setattr(subdivision, "_PROOFS", {})

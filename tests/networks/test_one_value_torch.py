@@ -14,7 +14,7 @@ from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.attack import gradient  # noqa: E402
 from specnorm_networks.certified.linear_bounds import linear_operators, written_out  # noqa: E402
 from specnorm_networks.certified.operators.composite import Composite  # noqa: E402
-from specnorm_networks.certified.patterns import prepared  # noqa: E402
+from specnorm_networks.certified.patterns import prepare  # noqa: E402
 from specnorm_networks.live import network_graph  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -51,7 +51,7 @@ def test_functions_have_the_slope_of_the_whole(name: str) -> None:
 def test_an_attack_follows_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proven slopes of a soft threshold at each entry took a third of the time of one phase of ISTA-Net."""
     graph = network_graph(Function(FUNCTIONS["soft threshold"][0]).double(), (5,))
-    read = written_out(prepared(graph))[-1]
+    read = written_out(prepare(graph))[-1]
     x = {read.inputs[0]: np.array([[-2.0, -0.1, 0.1, 0.4, 3.0]])}
 
     def slopes(*_: Any) -> None:

@@ -23,7 +23,7 @@ from networks.onnx_schemas import versions  # noqa: E402
 from onnx import helper  # noqa: E402
 from onnx_models import single  # noqa: E402
 from specnorm_networks.certified.operators import Unknown  # noqa: E402
-from specnorm_networks.checking import run_with_errors  # noqa: E402
+from specnorm_networks.execution import run_with_errors  # noqa: E402
 from specnorm_networks.onnx import read  # noqa: E402
 from specnorm_networks.onnx.evaluator import evaluate  # noqa: E402
 
@@ -37,14 +37,17 @@ OPERATORS = (
 
 def drawn(operator: str, d: Dice) -> tuple[Any, int, dict[str, Any], str] | None:
     """A model of one node in float32, its operator set, its inputs' arrays, and the one that moves."""
-    opset, arguments = d.choice(list(versions(operator))), _arguments(operator, d)
+    opset = d.choice(list(versions(operator)))
+    arguments = _arguments(operator, d)
     values, attributes = given(operator, opset, arguments)
     arrays: dict[str, Any] = {}
-    names, moving = [], ""
+    names = []
+    moving = ""
     for each, value in zip(onnx.defs.get_schema(operator, opset).inputs, values, strict=False):
         names.append("" if value is None else each.name)
         if isinstance(value, Slot):
-            moving, value = each.name, 3 * numbers(d, value.shape)
+            moving = each.name
+            value = 3 * numbers(d, value.shape)
         if value is not None:
             whole = np.asarray(value).dtype.kind in "iu"
             arrays[each.name] = np.asarray(value) if whole else np.asarray(value, np.float32)
@@ -81,7 +84,8 @@ def test_values_are_those_of_onnx_runtime() -> None:
     """Of every node that is read: by the evaluator and by the graph, wherever these compute it."""
     options = runtime.SessionOptions()
     options.log_severity_level = 4
-    dice, found = Dice(40), Counter[str]()
+    dice = Dice(40)
+    found = Counter[str]()
     for at in range(COUNT):
         operator = OPERATORS[at % len(OPERATORS)]
         made = drawn(operator, dice)

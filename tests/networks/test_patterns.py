@@ -14,11 +14,12 @@ from networks.written_networks import SHAPE, Written
 from specnorm_networks import Product
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Operator
-from specnorm_networks.certified.patterns import recognised
+from specnorm_networks.certified.patterns import recognise_patterns
 from specnorm_networks.tools import Measure, bound
 
 Write = Callable[[Written], str]
-PLUS, MINUS = ops.Add((1.0, 1.0)), ops.Add((1.0, -1.0))
+PLUS = ops.Add((1.0, 1.0))
+MINUS = ops.Add((1.0, -1.0))
 
 
 def gate(net: Written, *functions: Operator, of: str = "x", times: str = "x") -> str:
@@ -31,7 +32,12 @@ def line(slope: float) -> Operator:
     return ops.Scale(np.array(slope), lambda: (np.array(0.5), np.zeros(())), exact=True)
 
 
-def gelu(net: Written, inner: float = 1 / math.sqrt(2), one: float = 1.0, weights: Operator = PLUS) -> str:
+def gelu(
+    net: Written,
+    inner: float = 1 / math.sqrt(2),
+    one: float = 1.0,
+    weights: Operator = PLUS,
+) -> str:
     erf = net(ops.Erf(), net.scaled(inner, exact=False))
     sides = (erf, net.constant(one)) if weights is PLUS else (net.constant(one), erf)
     return net(ops.Product(), net.scaled(0.5), net(weights, *sides))
@@ -41,12 +47,24 @@ def softsign(net: Written, one: float = 1.0, of: str = "x") -> str:
     return net(ops.Quotient(), "x", net(PLUS, net(ops.Abs(), of), net.constant(one)))
 
 
-def softshrink(net: Written, edge: float = 0.5, moved: float = 0.5, kind: Any = "gt", rest: float = 0.0) -> str:
+def softshrink(
+    net: Written,
+    edge: float = 0.5,
+    moved: float = 0.5,
+    kind: Any = "gt",
+    rest: float = 0.0,
+) -> str:
     far = net(MINUS, "x", net.scaled(moved, net(ops.Sign(), "x")))
     return net(ops.Choose(), net(ops.Compare(kind, edge), net(ops.Abs(), "x")), far, net.scaled(rest))
 
 
-def leaky(net: Written, kind: Any = "gt", sign: float = 1.0, slope: float = 0.3, threshold: float = 0.0) -> str:
+def leaky(
+    net: Written,
+    kind: Any = "gt",
+    sign: float = 1.0,
+    slope: float = 0.3,
+    threshold: float = 0.0,
+) -> str:
     ends = ("x", net.scaled(slope))
     compared = net(ops.Compare(kind, threshold), net.scaled(sign) if sign != 1 else "x")
     return net(ops.Choose(), compared, *ends if kind in ("gt", "ge") else ends[::-1])
@@ -93,7 +111,13 @@ def groups(net: Written, between: tuple[int, ...] = (2, 2, 3, 4, 4), axis: int =
     return net(ops.Reshape(SHAPE), net(ops.Sort(axis, descending=True), net(ops.Reshape(between), "x")))
 
 
-def normalised(net: Written, form: str, eps: float = 0.1, of: str = "x", axes: tuple[int, ...] = (1,)) -> str:
+def normalised(
+    net: Written,
+    form: str,
+    eps: float = 0.1,
+    of: str = "x",
+    axes: tuple[int, ...] = (1,),
+) -> str:
     """By the length or the root of the mean square, as a quotient or as a product with an inverse."""
     if form.startswith("length"):
         below = net(ops.HardTanh(eps, math.inf), net(ops.Norm(axes, keep=True), of))
@@ -108,7 +132,7 @@ def normalised(net: Written, form: str, eps: float = 0.1, of: str = "x", axes: t
 
 
 def by_moments(
-    net: Written, axes: tuple[int, ...] = (1,), of: str = "x", weights: Any = MINUS, top: str = "", floor: float = 0.0
+    net: Written, axes: tuple[int, ...] = (1,), of: str = "x", weights: Any = MINUS, top: str = "", floor: float = 0.0,
 ) -> str:  # fmt: skip
     """Layer norm as Flax has it: of the mean of squares less the square of the mean."""
     mean = net(ops.Mean((1,), keep=True), "x")
@@ -180,10 +204,12 @@ def points() -> list[Any]:
 @pytest.mark.parametrize("name", PATTERNS)
 def test_what_is_recognised_computes_the_same(name: str) -> None:
     expected, write = PATTERNS[name]
-    net, numbers, reached = Written(), np.random.default_rng(1), 0.0
+    net = Written()
+    numbers = np.random.default_rng(1)
+    reached = 0.0
     graph = net.graph(write(net))
     (end,) = graph.outputs
-    read = recognised(graph)
+    read = recognise_patterns(graph)
     assert type(read.by_name[end].operator) is expected
     upper = present(bound(graph, Measure(1e-6), method=Product(), check=False).upper)
     for x in points():
@@ -202,7 +228,7 @@ def test_what_only_looks_like_it_is_left(name: str) -> None:
     with np.errstate(all="ignore"):
         graph = net.graph(LEFT[name](net))
     end = graph.outputs[0]
-    assert recognised(graph).by_name[end].operator is graph.by_name[end].operator
+    assert recognise_patterns(graph).by_name[end].operator is graph.by_name[end].operator
 
 
 @pytest.mark.parametrize(("theta", "jumps"), [(ANGLES, True), (np.zeros((3, 1, 1)), False)])
@@ -212,13 +238,14 @@ def test_the_answer_names_jumps_of_householder_activations(theta: Any, jumps: bo
     found = bound(net.graph(householder(net, theta=theta)), Measure(1e-6), method=Product(), check=False)
     assert ("jumps of its Householder" in found.note) is jumps
     assert ("jumps" in str(found)) is jumps
-    once = recognised(net.graph(householder(net, theta=theta)))
-    assert recognised(once).note == once.note
+    once = recognise_patterns(net.graph(householder(net, theta=theta)))
+    assert recognise_patterns(once).note == once.note
 
 
 def test_a_reflection_of_maps_that_differ_has_no_bound() -> None:
     """Its norm is computed, and was a field that anybody could state."""
-    one, none = np.ones(3), np.zeros(3)
+    one = np.ones(3)
+    none = np.zeros(3)
     maps = np.array([[one, none], [none, one]])
     apart = ops.Reflection(1, np.array([none, one]), maps, 2 * maps)
     net = Written()

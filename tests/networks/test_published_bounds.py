@@ -53,7 +53,8 @@ def test_adaptive_pooling_of_equal_windows_is_pooling(size: Any, kind: str) -> N
     torch.manual_seed(1)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()]
     high, wide = size if isinstance(size, tuple) else (size, size)
-    adaptive, plain = getattr(nn, f"Adaptive{kind}Pool2d"), getattr(nn, f"{kind}Pool2d")
+    adaptive = getattr(nn, f"Adaptive{kind}Pool2d")
+    plain = getattr(nn, f"{kind}Pool2d")
     head = nn.Sequential(nn.Flatten(), nn.Linear(8 * high * wide, 10))
     networks = [nn.Sequential(*layers, pool, head).eval() for pool in (adaptive(size), plain((4 // high, 4 // wide)))]
     bounds = [network_bound(network, (3, 8, 8), method=Multipliers(steps=1)).upper for network in networks]

@@ -14,7 +14,7 @@ from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators, ranges
 from specnorm_networks.certified.operators.base import LinearMap
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.linear import ranges_by_lines, read
+from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import bound
 
 from specnorm.certified import host, interval
@@ -61,7 +61,7 @@ def test_values_are_in_their_ranges(kind: str) -> None:
             region = Box({"x": x - radius / 2}, {"x": x + radius})
         found = ranges.ranges(chain.graph, region)
         if isinstance(region, Ball) and kind == "ball by lines":
-            found = ranges_by_lines(read(chain.graph), region)
+            found = ranges_by_lines(read_network(chain.graph), region)
         for point in samples(chain, region, seed):
             values = chain.values(point)
             for name, value in zip([*chain.before, chain.graph.outputs[0]], values, strict=True):
@@ -81,7 +81,8 @@ def exact(chain: Network, x: Any) -> list[list[Any]]:
     """Values before each function at a point, as balls of 300 bits."""
     flint: Any = pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
     flint.ctx.prec = 300
-    z, found = [flint.arb(float(entry)) for entry in x.reshape(-1)], []
+    z = [flint.arb(float(entry)) for entry in x.reshape(-1)]
+    found = []
     for at, (of, function) in enumerate(zip(chain.sums[1:], chain.functions[1:], strict=True)):
         v = [
             sum((flint.arb(float(w)) * entry for w, entry in zip(row, z, strict=True)), flint.arb(float(b)))
@@ -126,12 +127,17 @@ def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("of", "name", "mutated"),
     [
-        (LinearMap, "lost", lambda _: lambda linear, sizes: 0 * linear.absolute(sizes)),
+        (LinearMap, "rounding_error", lambda _: lambda linear, sizes: 0 * linear.absolute(sizes)),
         (interval, "within", lambda real: lambda radius: real(radius / 2)),
     ],
     ids=["error of a map", "reach of a ball"],
 )
-def test_each_term_of_a_range_is_needed(of: Any, name: str, mutated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_term_of_a_range_is_needed(
+    of: Any,
+    name: str,
+    mutated: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(of, name, mutated(getattr(of, name)))
     with pytest.raises(AssertionError):
         _ = test_values_are_in_their_ranges("ball"), test_rounding_is_counted("relu")
@@ -141,7 +147,8 @@ def test_each_term_of_a_range_is_needed(of: Any, name: str, mutated: Any, monkey
 def test_an_input_itself_moves_by_the_radius(radius: float) -> None:
     """Before anything is computed of it: its range was that of a radius of 1, and 2 was claimed for 10."""
     nodes = (Node("x", operators.Input(), (), (1, 3)), Node("y", operators.Product(), ("x", "x"), (1, 3)))
-    graph, centre = Graph(nodes, ("y",)), np.full((1, 3), 0.5)
+    graph = Graph(nodes, ("y",))
+    centre = np.full((1, 3), 0.5)
     found = ranges.ranges(graph, Ball({"x": centre}, radius))["x"]
     assert np.allclose(found.low, 0.5 - radius)
     assert np.allclose(found.high, 0.5 + radius)

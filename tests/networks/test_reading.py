@@ -58,14 +58,19 @@ def convolved(*numbers: float) -> Any:
     return diagonal(numbers, True)
 
 
-RELU, ANGLES = ops.ReLU(), np.array([1.0, 1.5])
-ONE, NONE, COS, SIN = np.ones(2), np.zeros(2), np.cos(ANGLES), np.sin(ANGLES)
+RELU = ops.ReLU()
+ANGLES = np.array([1.0, 1.5])
+ONE = np.ones(2)
+NONE = np.zeros(2)
+COS = np.cos(ANGLES)
+SIN = np.sin(ANGLES)
 REFLECTION = ops.Reflection(
     1, np.array([np.sin(ANGLES / 2), -np.cos(ANGLES / 2)]), np.array([[ONE, NONE], [NONE, ONE]]),
     np.array([[COS, SIN], [SIN, -COS]]),
 )  # fmt: skip
 SWAPPED = partial(layer, kernel=np.array([[0.0, 3.0], [1.0, 0.0]]))
-STEEP, FLAT = (9.0, 9.0, 0.1, 0.1), (0.1, 0.1, 9.0, 9.0)
+STEEP = (9.0, 9.0, 0.1, 0.1)
+FLAT = (0.1, 0.1, 9.0, 9.0)
 NETWORKS: dict[str, Callable[[], Graph]] = {
     "a matrix": lambda: between((1.0, 2.0), SWAPPED, RELU, last=(5.0, 1.0)),
     "a matrix and scales": lambda: between((1.0, 2.0), SWAPPED, scaled(0.1, -4.0), RELU, last=(1.0, 3.0)),
@@ -94,7 +99,10 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
 
 def reached(graph: Graph, draws: int = 12) -> float:
     """The largest norm of a Jacobian at points at random, by differences."""
-    shape, (end,), best, step = present(graph.nodes[0].shape), graph.outputs, 0.0, 1e-5
+    shape = present(graph.nodes[0].shape)
+    (end,) = graph.outputs
+    best = 0.0
+    step = 1e-5
     moves = step * np.eye(int(np.prod(shape))).reshape(-1, *shape)
     for seed in range(draws):
         x = np.random.default_rng(seed).normal(size=shape)
@@ -114,7 +122,8 @@ def test_no_pair_is_further_apart(name: str) -> None:
 def test_a_number_between_two_layers_is_the_second_ones(taps: tuple[int, ...]) -> None:
     """It was a link of its own, which no search brings to the end: 2.4 % more for Hardsigmoid, a sixth of a clip."""
     rng = np.random.default_rng(0)
-    first, last = rng.normal(size=(6, 6, *taps)), rng.normal(size=(3, 6, *taps))
+    first = rng.normal(size=(6, 6, *taps))
+    last = rng.normal(size=(3, 6, *taps))
     plain, times_3 = (
         bound(between(first, RELU, *numbers, last=last), Measure(1e-5)) for numbers in ((), (scaled(-3.0),))
     )

@@ -51,7 +51,8 @@ def test_a_gradient_step_is_nonexpansive() -> None:
 def test_margins_hold_and_are_below_root_two(method: Any) -> None:
     """Against all masks of a small network; rows that are alike differ slowly."""
     numbers = np.random.default_rng(3)
-    first, second = numbers.normal(size=(5, 4)), numbers.normal(size=(3, 5))
+    first = numbers.normal(size=(5, 4))
+    second = numbers.normal(size=(3, 5))
     second[1] = second[0] + 0.1 * second[1]
     found = margins(relu_between(first, second), method=method)
     jacobians = [second @ (np.array(mask)[:, None] * first) for mask in itertools.product([0, 1], repeat=5)]

@@ -33,7 +33,8 @@ TWINS = [
     *(("equinox", name) for name in ("depthwise", "max-min")),
     *(("keras", name) for name in ("depthwise", "gelu", "batch norm", "max-min")),
 ]
-EPS, LAYOUT = 1e-3, {"flax": (6, 6, 3), "equinox": (3, 6, 6), "keras": (6, 6, 3)}
+EPS = 1e-3
+LAYOUT = {"flax": (6, 6, 3), "equinox": (3, 6, 6), "keras": (6, 6, 3)}
 
 
 def arrays(kind: str, before: int, after: int, *, rng: np.random.Generator) -> list[Any]:
@@ -114,7 +115,8 @@ def of_flax(kind: str, before: int = 0, after: int = 0, *given: Any) -> Any:
 
 
 def of_equinox(kind: str, before: int = 0, after: int = 0, *given: Any) -> Any:
-    equinox, function = pytest.importorskip("equinox"), partial(max_min, jax.numpy, 0)
+    equinox = pytest.importorskip("equinox")
+    function = partial(max_min, jax.numpy, 0)
     if not given:
         return {"relu": jax.nn.relu, "mean": lambda x: x.mean((1, 2)), "max-min": function}[kind]
     groups = before if kind == "depthwise" else 1
@@ -123,7 +125,8 @@ def of_equinox(kind: str, before: int = 0, after: int = 0, *given: Any) -> Any:
 
 
 def of_keras(kind: str, _before: int = 0, after: int = 0, *given: Any) -> Any:
-    layers, ops = pytest.importorskip("keras.layers"), pytest.importorskip("keras.ops")
+    layers = pytest.importorskip("keras.layers")
+    ops = pytest.importorskip("keras.ops")
     if not given:
         mean = partial(ops.mean, axis=(1, 2))
         plain = {"relu": ops.relu, "gelu": partial(ops.gelu, approximate=False), "mean": mean}

@@ -35,7 +35,8 @@ class Function(nn.Module):
 
     def __init__(self, f: Callable[..., Any], *modules: nn.Module) -> None:
         super().__init__()
-        self.f, self.inner = f, nn.ModuleList(modules)
+        self.f = f
+        self.inner = nn.ModuleList(modules)
 
     def forward(self, x: Tensor) -> Any:
         return self.f(x, *self.inner)

@@ -29,7 +29,14 @@ class Written:
     def constant(self, value: Any) -> str:
         return self(ops.Constant(lambda: np.asarray(value, dtype=np.float64)))
 
-    def cut(self, start: int | None, stop: int | None, axis: int = 1, step: int = 1, of: str = "x") -> str:
+    def cut(
+        self,
+        start: int | None,
+        stop: int | None,
+        axis: int = 1,
+        step: int = 1,
+        of: str = "x",
+    ) -> str:
         return self(ops.Slice(((axis, start, stop, step),)), of)
 
     def halves(self, axis: int = 1, of: str = "x") -> tuple[str, str]:
@@ -47,7 +54,8 @@ def matrices(*kernels: Any, function: Operator | None = None, name: str | None =
     """One after the other, with a function between if there is one; all of one name, if that is given."""
     nodes = [Node("x", ops.Input(), (), (1, kernels[0].shape[1]))]
     for at, kernel in enumerate(kernels):
-        layer, shape = Layer(name or f"w{at}", partial(np.asarray, kernel), {}, 0), (1, len(kernel))
+        layer = Layer(name or f"w{at}", partial(np.asarray, kernel), {}, 0)
+        shape = (1, len(kernel))
         nodes.append(Node(f"y{at}", ops.Matrix(layer), (nodes[-1].name,), shape))
         if function is not None and at < len(kernels) - 1:
             nodes.append(Node(f"z{at}", function, (f"y{at}",), shape))

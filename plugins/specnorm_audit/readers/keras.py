@@ -296,7 +296,8 @@ def _class_of(entry: Mapping[str, Any]) -> str:
     return kind if own and not entry.get("registered_name") else f"custom {kind}"
 
 
-def _described(found: Mapping[Place, Tensor], names: Mapping[Place, str], config: Node | None) -> list[Tensor]:
+def _described(stored: Mapping[Place, Tensor], names: Mapping[Place, str], config: Node | None) -> list[Tensor]:
+    found = _weight_normalised(stored)
     tensors = [_tensor(place, tensor, names, config) for place, tensor in found.items()]
     known = Counter(tensor.name for tensor in tensors)
     # Names of layers read better than places in the file; but two arrays must not share one.
@@ -306,8 +307,65 @@ def _described(found: Mapping[Place, Tensor], names: Mapping[Place, str], config
     ]
 
 
+_NORMALISED = "kernel=g·v/|v|"
+_SMALLEST_SQUARE = 1e-12
+"""By which TensorFlow's l2_normalize replaces a smaller sum of squares."""
+
+
+def _weight_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+    """Put the kernels that the WeightNormalization of TensorFlow Addons applies in the place of those that it stores.
+
+    Beside the kernel v it stores one length g for each entry of the last axis, and whether g was initialised.
+    """
+    found = dict(stored)
+    for place, flag in stored.items():
+        group, modern = place[:-1], place[-2:-1] == ("vars",)
+        if flag.dtype != "bool" or flag.shape or _leaf(place) not in ("initialized", "2"):
+            continue
+        inside = [other for other in stored if other[: len(group)] == group]
+        lengths = [other for other in inside if _leaf(other) == ("0" if modern else "g") and other[:-1] == group]
+        kernels = [other for other in inside if _leaf(other) == _KERNEL and "data_dep_init" not in other]
+        if modern:
+            kernels = [other for other in stored if other == (*group[:-1], "layer", "vars", "0")]
+        if len(lengths) != 1 or len(kernels) != 1 or stored[lengths[0]].shape != stored[kernels[0]].shape[-1:]:
+            continue
+        length, kernel = stored[lengths[0]], stored[kernels[0]]
+        load = partial(_normalised_kernel, kernel.load, length.load, flag.load)
+        refusal = kernel.refusal or length.refusal or flag.refusal
+        found[kernels[0]] = replace(kernel, load=load, refusal=refusal, assumed=(*kernel.assumed, _NORMALISED))
+        others = [other for other in inside if other != kernels[0] and _leaf(other) != "bias"]
+        found.update({other: replace(stored[other], kind="none", refusal=None) for other in others})
+    return found
+
+
+def _leaf(place: Place) -> str:
+    return re.sub(r":\d+$", "", place[-1])
+
+
+def _normalised_kernel(
+    direction: Callable[[], NDArray[Any]], length: Callable[[], NDArray[Any]], flag: Callable[[], NDArray[Any]]
+) -> NDArray[Any]:
+    if not bool(flag()):
+        raise ModelFileError(
+            "its WeightNormalization was saved before its first call, which sets g: the file does not determine the "
+            "weight. Call the model once, and save it again."
+        )
+    v = direction()
+    wide = v.astype(np.float64)
+    squares = np.sum(wide**2, axis=tuple(range(v.ndim - 1)), keepdims=True)
+    scaled = wide / np.sqrt(np.maximum(squares, _SMALLEST_SQUARE)) * length().astype(np.float64)
+    return np.asarray(scaled.astype(np.result_type(v, np.float32)))
+
+
+def _is_weight_normalization(node: Node) -> bool:
+    """Whether a layer is the wrapper of TensorFlow Addons, around a layer that is told."""
+    return node.kind.endswith("WeightNormalization") and len(node.children) == 1
+
+
 def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: Node | None) -> Tensor:
-    groups, leaf, shape = place[:-1], re.sub(r":\d+$", "", place[-1]), stored.shape
+    groups, leaf, shape = place[:-1], _leaf(place), stored.shape
+    if stored.kind == "none":
+        return stored
     # Without a configuration, only a name says so.
     sure = config is not None or len(shape) < 2
     unsure = None if sure else "it is no kernel by its name in the file, which has no configuration."
@@ -319,12 +377,17 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
     owner = _in_vars(groups[:-1], names, config) if modern else _in_groups(groups, config)
     role = ROLES[owner.kind].get(leaf) if owner.kind in ROLES else leaf if leaf in (_DEPTHWISE, _POINTWISE) else None
     kernel = replace(
-        stored, name="/".join((*owner.shown, role or leaf) if modern else (*groups, place[-1])), assumed=owner.assumed
+        stored,
+        name="/".join((*owner.shown, role or leaf) if modern else (*groups, place[-1])),
+        assumed=(*stored.assumed, *owner.assumed),
     )
     if stored.kind == "unknown":
         return kernel
     if owner.kind in _NO_KERNELS or (owner.kind in ROLES and role is None):
         return replace(kernel, kind="none", refusal=unsure)
+    if role is not None and owner.is_normalised and _NORMALISED not in stored.assumed:
+        reason = "WeightNormalization computes the weight from it, and g and initialized are not beside it in the file."
+        kernel = replace(kernel, refusal=stored.refusal or reason)
     if role is not None:
         return _kernel(kernel, owner, role)
     if owner.kind in _REFUSED:
@@ -349,6 +412,7 @@ class _Owner:
     node: Node | None = None
     shown: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    is_normalised: bool = False
 
 
 def _in_groups(groups: Sequence[str], config: Node | None) -> _Owner:
@@ -357,21 +421,26 @@ def _in_groups(groups: Sequence[str], config: Node | None) -> _Owner:
     for part in groups:
         child = None if node is None else next((n for n in node.children if n.name == part), None)
         node = node if child is None else child
-    while node is not None and node.kind == "TimeDistributed" and node.children:
+    normalised = False
+    while node is not None and node.children and (node.kind == "TimeDistributed" or _is_weight_normalization(node)):
+        normalised = normalised or node.kind != "TimeDistributed"
         node = node.children[0]
-    return _Owner() if node is None or node is config else _Owner(node.kind, node)
+    return _Owner() if node is None or node is config else _Owner(node.kind, node, is_normalised=normalised)
 
 
 def _in_vars(groups: Sequence[str], names: Mapping[Place, str], config: Node | None) -> _Owner:
     """Owner in a file of Keras 3: groups are attributes and containers, in which classes are counted."""
     node, kind, certain = config, "", True
     shown = []
+    normalised = False
     for depth, part in enumerate(groups, 1):
         if part in _CONTAINERS:
             continue
         name = names.get(tuple(groups[:depth]))
         counted = depth > 1 and groups[depth - 2] in _CONTAINERS
-        held = node is not None and part == "layer" and node.kind in _WRAPPERS and node.children
+        inner = node is not None and part == "layer" and bool(node.children)
+        normalised = node is not None and inner and _is_weight_normalization(node)
+        held = node is not None and inner and (normalised or node.kind in _WRAPPERS)
         node = None if node is None else node.children[0] if held else node.child(part, name)
         guessed = _BY_SNAKE.get(re.sub(r"_\d+$", "", part))
         if node is not None:
@@ -381,7 +450,7 @@ def _in_vars(groups: Sequence[str], names: Mapping[Place, str], config: Node | N
         elif kind not in _REFUSED:
             kind, certain = "", True
         shown.append(name if name is not None and (counted or node is not None) else part)
-    return _Owner(kind, node, tuple(shown), () if certain else (f"class={kind}",))
+    return _Owner(kind, node, tuple(shown), () if certain else (f"class={kind}",), normalised)
 
 
 def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:

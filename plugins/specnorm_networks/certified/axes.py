@@ -106,7 +106,8 @@ def average_norm_up(window: Window) -> float | None:
 @lru_cache(maxsize=64)
 def average_rows(window: Window) -> tuple[Row, ...]:
     """Pixels and weights of each output, at a known size."""
-    padded, rows = (window.size or 0) + window.before + window.after, []
+    padded = (window.size or 0) + window.before + window.after
+    rows = []
     for m, inside in enumerate(window.pixels()):
         # A window beyond the padded input (ceil) counts its taps up to there.
         count = sum(t < padded for t in window.taps(m)) if window.count_padding else len(inside)
@@ -116,7 +117,12 @@ def average_rows(window: Window) -> tuple[Row, ...]:
 
 # -- resizing ----------------------------------------------------------------------------------------------------------
 @lru_cache(maxsize=64)
-def linear_rows(size: int, outputs: int, scale: Fraction, coordinates: str) -> tuple[Row, ...] | None:
+def linear_rows(
+    size: int,
+    outputs: int,
+    scale: Fraction,
+    coordinates: str,
+) -> tuple[Row, ...] | None:
     """Pixels and weights of each output of linear interpolation; None for coordinates that are not known."""
     rows: list[Row] = []
     for i in range(outputs):
@@ -132,7 +138,13 @@ def linear_rows(size: int, outputs: int, scale: Fraction, coordinates: str) -> t
     return tuple(rows)
 
 
-def away(size: int, outputs: int, scale: Fraction, coordinates: str, unit: float) -> float:
+def away(
+    size: int,
+    outputs: int,
+    scale: Fraction,
+    coordinates: str,
+    unit: float,
+) -> float:
     """By how much rounding to a precision can move a coordinate, rounded up.
 
     ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, and ``i (n - 1) / (m - 1)`` have at most a rounding of
@@ -143,7 +155,13 @@ def away(size: int, outputs: int, scale: Fraction, coordinates: str, unit: float
 
 
 @lru_cache(maxsize=64)
-def nearest_pixels(size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str) -> NDArray[np.intp] | None:
+def nearest_pixels(
+    size: int,
+    outputs: int,
+    scale: Fraction,
+    coordinates: str,
+    nearest: str,
+) -> NDArray[np.intp] | None:
     """Which pixel each output is, for whole scales, by exact coordinates."""
     whole = scale.denominator == 1 and outputs == size * scale and coordinates != "align_corners"
     places = [_coordinate(i, size, outputs, scale, coordinates) for i in range(outputs)]
@@ -157,7 +175,13 @@ def nearest_pixels(size: int, outputs: int, scale: Fraction, coordinates: str, n
     return np.clip(np.array(pixels, dtype=np.intp), 0, size - 1)
 
 
-def _coordinate(i: int, size: int, outputs: int, scale: Fraction, coordinates: str) -> Fraction | None:
+def _coordinate(
+    i: int,
+    size: int,
+    outputs: int,
+    scale: Fraction,
+    coordinates: str,
+) -> Fraction | None:
     if coordinates == "asymmetric":
         return i / scale
     if coordinates == "align_corners":

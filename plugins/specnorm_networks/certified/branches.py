@@ -1,12 +1,12 @@
-"""Where branches meet: a value with respect to the one value that all of them are computed from.
+"""Prove constants where branches meet: of a value with respect to the one value that all branches come from.
 
-*By entries.* For changes dv of a value v, weights go back from v, node by node (`Operator.pulled`), so that
+*By entries.* For changes dv of a value v, weights are carried back from v, node by node (`Operator.pulled`), so that
 
     |dv|^2 <= sum_u sum_j w_u[j] du[j]^2
 
-over the values u that are left. What two branches read of one value adds up at each entry: pieces that read disjoint
-entries have the largest constant, and not the root of the sum of squares. Where one value a is left, the constant is
-the root of its largest weight.
+over the values u that are reached. What two branches read of one value adds up at each entry: pieces that read disjoint
+entries have the largest constant, and not the root of the sum of squares. Once a single value a is left, the constant
+is the root of its largest weight.
 
 *As one matrix.* Where all between a and v is linear, the constant is the norm of that map: of its matrix, in which
 places that are all alike count once.
@@ -15,7 +15,7 @@ places that are all alike count once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
@@ -40,152 +40,197 @@ from specnorm_networks.certified.operators.base import (
 from specnorm_networks.certified.scope import Map, Scope
 
 FARTHEST = 512
-"""Nodes that weights go back."""
-LARGEST, ENTRIES = 1024, 2**22
-"""Entries on the smaller side of a matrix, and of a value for each entry of the other."""
+"""Largest number of nodes through which weights are carried back."""
+LARGEST = 1024
+"""Largest number of columns of a matrix, the entries of the value that it begins with."""
+ENTRIES = 2**22
+"""Largest number of entries of one value for all columns together."""
 RTOL = 1e-6
 """Relative width to which the norm of a matrix is proven."""
 
 
-class Known(Protocol):
-    """What is known of a node: of its value with respect to an input of the network, and of it alone."""
+class NodeBound(Protocol):
+    """The proven constants of a node; `propagation.Step` is one."""
 
     @property
     def claim(self) -> Upper | None:
-        """Of the map from the input of the network."""
+        """Constant of the map from the input of the network to the node's value."""
 
     @property
     def alone(self) -> Upper | None:
-        """Of the node, from what it reads; None for several."""
+        """Constant of the node with respect to the value that it reads; None if it reads several."""
 
 
 @dataclass(eq=False)
 class Branches:
-    """The values of one pass, and what is known of them so far.
+    """The values of one pass, in order, and their bounds so far.
 
     Parameters
     ----------
     scope : Scope
-        Of the graph.
-    steps : mapping of str to Known
-        Of the nodes so far, with respect to one input of the network.
+        Scope of the graph.
+    steps : mapping of str to NodeBound
+        Bounds of the nodes so far, with respect to one input of the network.
+    norms : Norms
     """
 
     scope: Scope
-    steps: Mapping[str, Known]
+    steps: Mapping[str, NodeBound]
     norms: Norms
-    met: dict[str, Upper] = field(default_factory=dict)
-    """What was found where it was less than the node's own rule."""
+    shortcuts: dict[str, Upper] = field(default_factory=dict)
+    """Claims that branches gave where these were less than the node's own rule, by the node at the end."""
     _order: dict[str, int] = field(default_factory=dict)
     _moving: dict[str, FloatArray] = field(default_factory=dict)
-    _jumped: bool = False
+    _shortcut_taken: bool = False
+    """Whether a shortcut was or might have been taken in this walk."""
 
     @property
     def nodes(self) -> Mapping[str, Node]:
-        """Of the graph, by name."""
+        """Nodes of the graph by name."""
         return self.scope.graph.by_name
 
-    def seen(self, node: Node) -> None:
-        """To be called of each node in order."""
+    def append(self, node: Node) -> None:
+        """Add the next node in the order of computation."""
         self._order[node.name] = len(self._order)
 
     def claims(self, end: Node) -> Iterator[Upper]:
-        """Constants of a value with respect to values that all of its branches come from."""
-        for by_met in (True, False):
-            self._jumped = False
-            yield from self._walked(end, by_met=by_met)
-            if not self._jumped:
-                return
+        """Prove constants of a value with respect to values that all of its branches come from.
 
-    def _walked(self, end: Node, *, by_met: bool) -> Iterator[Upper]:
-        """The same, with what was met before as one step where it may be less than entry by entry, or never."""
+        Where weights do not differ between entries, a shortcut may be less than the node's weights. Both are tried.
+        """
+        self._shortcut_taken = False
+        yield from self._walk_back(end, by_shortcuts=True)
+        if self._shortcut_taken:
+            yield from self._walk_back(end, by_shortcuts=False)
+
+    def _walk_back(self, end: Node, *, by_shortcuts: bool) -> Iterator[Upper]:
+        """Carry weights back from a value; prove a constant wherever a single value is left.
+
+        The norm of a linear map as a whole is proven once, in the walk with shortcuts.
+        """
         if end.shape is None:
             return
         weights: dict[str, FloatArray] = {end.name: np.ones((1,) * len(end.shape))}
-        used: list[Upper] = []
-        tried = not by_met
+        premises: list[Upper] = []
+        may_be_linear = by_shortcuts
         for count in range(FARTHEST):
-            name = max(weights, key=self._order.__getitem__)
-            if count and len(weights) == 1:
-                if (found := self._together(name, end.name, weights[name], used)) is not None:
-                    yield found
-                if (found := None if tried else self._linear(name, end)) is not None:
-                    yield found
-                tried = True
-                if weights[name].size == 1:
+            last = max(weights, key=self._order.__getitem__)
+            if count > 0 and len(weights) == 1:
+                claim = self._together(last, end.name, weights[last], premises)
+                if claim is not None:
+                    yield claim
+                if may_be_linear:
+                    claim = self._linear(last, end)
+                    if claim is not None:
+                        yield claim
+                may_be_linear = False
+                if weights[last].size == 1:
                     return
-            before = self._back(self.nodes[name], weights.pop(name), used, by_met=by_met)
+            before = self._weights_before(self.nodes[last], weights.pop(last), premises, by_shortcuts=by_shortcuts)
             if before is None:
                 return
-            for source, each in before:
-                weights[source] = _narrow(plus_up(weights[source], each) if source in weights else each)
+            for source, more in before:
+                total = plus_up(weights[source], more) if source in weights else more
+                weights[source] = _narrow(total)
             if not weights:
                 return
 
-    def _together(self, start: str, end: str, weights: FloatArray, used: list[Upper]) -> Upper | None:
+    def _together(
+        self,
+        start: str,
+        end: str,
+        weights: FloatArray,
+        premises: list[Upper],
+    ) -> Upper | None:
+        """Return the root of the largest weight as a claim; None if that is infinite."""
         largest = float(np.max(weights, initial=0.0))
         if not math.isfinite(largest):
             return None
-        return make_upper(host.root_up(Fraction(largest)), self.scope.map(start, end), "parts", *dict.fromkeys(used))
+        root = host.root_up(Fraction(largest))
+        return make_upper(root, self.scope.map(start, end), "parts", *dict.fromkeys(premises))
 
-    def _back(
-        self, node: Node, weights: FloatArray, used: list[Upper], *, by_met: bool
+    def _weights_before(
+        self,
+        node: Node,
+        weights: FloatArray,
+        premises: list[Upper],
+        *,
+        by_shortcuts: bool,
     ) -> list[tuple[str, FloatArray]] | None:
-        """Weights of what a node is computed from, for those of its value."""
-        known = [self.steps[name].claim for name in node.inputs]
-        if None in known:
-            return None  # it may move however far
-        moves = [bool(claim and claim.value) for claim in known]
-        step, met = self.steps.get(node.name), self.met.get(node.name)
+        """Return weights of the values that a node reads, for those of its own value; None if there are none.
+
+        Claims that are used are appended to ``premises``.
+        """
+        claims = [self.steps[name].claim for name in node.inputs]
+        if None in claims:
+            return None  # an input may move however far
+        step = self.steps.get(node.name)
         alone = None if step is None else step.alone
+        shortcut = self.shortcuts.get(node.name)
+        # A layer may have been bounded together with what is before it: it is not the node's own constant then.
+        is_own = alone is None or alone.what in {self.scope.map(name, node.name) for name in node.inputs}
+        may_take_shortcut = shortcut is not None and weights.size == 1
+        self._shortcut_taken |= may_take_shortcut
         place = self._place(node)
-        # A layer may have been taken together with what is before it.
-        direct = alone is None or alone.what in {self.scope.map(name, node.name) for name in node.inputs}
-        jumps = met is not None and weights.size == 1
-        self._jumped |= jumps
-        if direct and not (jumps and by_met):
+        if is_own and not (may_take_shortcut and by_shortcuts):
+            shares = [self._share(name) for name in node.inputs]
             try:
-                found = node.operator.pulled(weights, [self._share(name) for name in node.inputs], place)
+                pulled = node.operator.pulled(weights, shares, place)
             except (NoBoundError, ValueError, IndexError):  # shapes do not fit, or are not known
-                found = None
-            if found is not None:
-                pairs = [(name, each) for name, each, moving in zip(node.inputs, found, moves, strict=True) if moving]
-                shapes = [self.nodes[name].shape for name, _ in pairs]
-                fits = all(s is not None and len(s) == each.ndim for s, (_, each) in zip(shapes, pairs, strict=True))
-                return pairs if fits else None
-        claim = alone or met
-        source = self.nodes[claim.what.start] if claim is not None and isinstance(claim.what, Map) else None
-        if claim is None or source is None or source.shape is None:
+                pulled = None
+            if pulled is not None:
+                return self._of_moving_inputs(node, pulled)
+        claim = alone or shortcut
+        if claim is None or not isinstance(claim.what, Map):
             return None
-        used.append(claim)
-        mixed = _mixed(weights, node.operator.alike(place) if direct and claim is alone else frozenset())
+        source = self.nodes[claim.what.start]
+        if source.shape is None:
+            return None
+        premises.append(claim)
+        separate_axes = node.operator.alike(place) if is_own and claim is alone else frozenset()
+        mixed = _largest_of_mixed(weights, separate_axes)
         if mixed.ndim != len(source.shape):
             mixed = np.full((1,) * len(source.shape), mixed.max(initial=0.0))
         factor = np.asarray(claim.value)
         return [(source.name, times_up(mixed, factor, factor))]
+
+    def _of_moving_inputs(self, node: Node, pulled: Sequence[FloatArray]) -> list[tuple[str, FloatArray]] | None:
+        """Return the weights of those inputs that move; None if they do not have the inputs' axes."""
+        pairs = []
+        for name, weights in zip(node.inputs, pulled, strict=True):
+            claim = self.steps[name].claim
+            if claim is None or not claim.value:
+                continue
+            shape = self.nodes[name].shape
+            if shape is None or len(shape) != weights.ndim:
+                return None
+            pairs.append((name, weights))
+        return pairs
 
     def _place(self, node: Node) -> Place:
         return Place(tuple(self.nodes[name].shape for name in node.inputs), node.shape)
 
     # -- which entries move ------------------------------------------------------------------------------------------
     def _share(self, name: str) -> FloatArray:
-        """About how far the entries of a value move; 0 where they do not."""
+        """Return roughly how far each entry of a value moves; 0 where it does not."""
         claim = self.steps[name].claim
-        far = 0.0 if claim is None else claim.value
-        return np.where(self._moves(name), far, 0.0)
+        distance = 0.0 if claim is None else claim.value
+        return np.where(self._moves(name), distance, 0.0)
 
     def _moves(self, name: str) -> FloatArray:
-        """Which entries of a value may move: 1, others 0; with its axes, of size 1 where all are alike."""
+        """Return 1 for entries of a value that may move, 0 for others; axes along which all are alike have size 1."""
         if name not in self._moving:
-            node, claim = self.nodes[name], self.steps[name].claim
+            node = self.nodes[name]
+            claim = self.steps[name].claim
             self._moving[name] = np.ones((1,) * len(node.shape or ()))
             if claim is not None and not claim.value:
                 self._moving[name] = self._moving[name] * 0.0
             elif node.inputs and node.shape is not None:
-                self._moving[name] = _narrow(self._moved(node))
+                self._moving[name] = _narrow(self._moves_of_inputs(node))
         return self._moving[name]
 
-    def _moved(self, node: Node) -> FloatArray:
+    def _moves_of_inputs(self, node: Node) -> FloatArray:
+        """Return which entries of a value may move, as the inputs do."""
         every = np.ones((1,) * len(node.shape or ()))
         place = self._place(node)
         if isinstance(node.operator, (Pointwise, Scale, Identity)) and place.before[0] == place.after:
@@ -193,91 +238,112 @@ class Branches:
         if not isinstance(node.operator, Linear) or not node.operator.moves:
             return every
         before = [self._moves(name) for name in node.inputs]
-        if any(shape is None or each.ndim != len(shape) for shape, each in zip(place.before, before, strict=True)):
-            return every
-        alike = node.operator.alike(place)
-        same = frozenset(axis for axis in alike if all(each.shape[axis] == 1 for each in before))
-        linear = _linear_at(node, place.shortened(same), same)
-        sizes = place.shortened(same).sizes()
+        for shape, moves in zip(place.before, before, strict=True):
+            if shape is None or moves.ndim != len(shape):
+                return every
+        # One place is enough along axes that the operator treats alike, if all inputs are alike there.
+        separate_axes = node.operator.alike(place)
+        same = frozenset(axis for axis in separate_axes if all(moves.shape[axis] == 1 for moves in before))
+        short_place = place.shortened(same)
+        linear = _linear_at(node, short_place, same)
+        sizes = short_place.sizes()
         if linear is None or sizes is None or sum(map(math.prod, sizes)) > ENTRIES:
             return every
-        return np.asarray(linear.apply([np.broadcast_to(x, n)[None] for x, n in zip(before, sizes, strict=True)])[0])
+        wide = [np.broadcast_to(moves, size)[None] for moves, size in zip(before, sizes, strict=True)]
+        return np.asarray(linear.apply(wide)[0])
 
     # -- linear maps -------------------------------------------------------------------------------------------------
     def _linear(self, start: str, end: Node) -> Upper | None:
-        """The constant of all between two values, if that is linear."""
+        """Prove the constant of all nodes between two values, if these are linear."""
         between = self._between(start, end)
         return None if between is None else self._matrix(start, between)
 
     def _between(self, start: str, end: Node) -> list[Node] | None:
-        """All linear nodes that lie between two values, in order; None if one is not linear."""
-        needed, waiting = {end.name}, [end.name]
+        """Return all nodes between two values, in order; None if one is not linear, or if all only move entries."""
+        needed = {end.name}
+        waiting = [end.name]
         while waiting:
             for name in self.nodes[waiting.pop()].inputs:
                 claim = self.steps[name].claim
                 if name != start and name not in needed and (claim is None or claim.value):
                     needed.add(name)
                     waiting.append(name)
-        found = sorted((self.nodes[name] for name in needed), key=lambda node: self._order[node.name])
-        if any(type(node.operator).linear_map is Operator.linear_map for node in found):
+        between = sorted((self.nodes[name] for name in needed), key=lambda node: self._order[node.name])
+        if any(type(node.operator).linear_map is Operator.linear_map for node in between):
             return None
-        moves = all(isinstance(node.operator, Linear) and node.operator.moves for node in found)
-        return None if moves else found  # of what only moves entries the weights say as much
+        only_moves_entries = all(isinstance(node.operator, Linear) and node.operator.moves for node in between)
+        return None if only_moves_entries else between  # weights are exact for maps that only move entries
 
     def _matrix(self, start: str, between: list[Node]) -> Upper | None:
-        """The norm of the map's matrix, where that is small; places that are alike count once."""
+        """Prove the norm of a linear map by its matrix, if that is small; places that are alike count once."""
         end = between[-1]
         same = frozenset.intersection(*(node.operator.alike(self._place(node)) for node in between))
-        cut = Place((self.nodes[start].shape,)).shortened(same).sizes()
-        if not cut:
+        start_sizes = Place((self.nodes[start].shape,)).shortened(same).sizes()
+        if not start_sizes:
             return None
-        count = math.prod(cut[0])
-        if not 0 < count <= LARGEST:
+        (start_shape,) = start_sizes
+        columns = math.prod(start_shape)
+        if not 0 < columns <= LARGEST:
             return None
         maps: list[LinearMap] = []
         for node in between:
-            at = self._place(node).shortened(same)
-            size = at.after
-            if at.sizes() is None or size is None or not 0 < count * math.prod(size) <= ENTRIES:
+            place = self._place(node).shortened(same)
+            if place.sizes() is None or place.after is None:
                 return None
-            linear = _linear_at(node, at, same)
+            if not 0 < columns * math.prod(place.after) <= ENTRIES:
+                return None
+            linear = _linear_at(node, place, same)
             if linear is None:
                 return None
             maps.append(linear)
-        both = []
-        for absolute in (False, True):
-            values = {start: np.eye(count).reshape(count, *cut[0])}
-            for node, linear in zip(between, maps, strict=True):
-                given = [
-                    values[name] if name in values else np.zeros((count, *size))
-                    for name, size in zip(node.inputs, self._place(node).shortened(same).sizes() or [], strict=True)
-                ]
-                values[node.name] = (linear.absolute if absolute else linear.apply)(given)
-            both.append(values[end.name].reshape(count, -1).T.copy())
-        matrix, sizes = both
-        if not np.isfinite(sizes).all():
+        identity = np.eye(columns).reshape(columns, *start_shape)
+        matrix = self._columns(start, identity, between, [linear.apply for linear in maps], same)
+        magnitudes = self._columns(start, identity, between, [linear.absolute for linear in maps], same)
+        if not np.isfinite(magnitudes).all():
             return None
-        spec, norm = ConvSpec.of(matrix.shape), self.norms.of_kernel(matrix, RTOL)
+        spec = ConvSpec.of(matrix.shape)
+        norm = self.norms.of_kernel(matrix, RTOL)
         if not proves(norm, spec, matrix):
             raise HypothesisError(f"{norm.what} is not {spec}")
-        # Roundings of all maps one after the other, and as much again for those of the sizes; and underflow.
-        lost = host.mul_up(sum(linear.roundings for linear in maps) * 2.0**-50, float(host.norm_up(sizes.reshape(-1))))
-        value = host.add_up(norm.value, lost, sizes.size * 2.0**-1000 if lost else 0.0)
+        # Roundings of all maps one after the other, and as much again for those of the magnitudes; and underflow.
+        unit = sum(linear.roundings for linear in maps) * 2.0**-50
+        error = host.mul_up(unit, float(host.norm_up(magnitudes.reshape(-1))))
+        underflow = magnitudes.size * 2.0**-1000 if error else 0.0
+        value = host.add_up(norm.value, error, underflow)
         return make_upper(value, self.scope.map(start, end.name), "linear", norm)
+
+    def _columns(
+        self,
+        start: str,
+        identity: FloatArray,
+        between: list[Node],
+        maps: Sequence[Callable[[Sequence[FloatArray]], FloatArray]],
+        same: frozenset[int],
+    ) -> FloatArray:
+        """Return the matrix of several maps one after the other: the images of the columns of the identity."""
+        columns = len(identity)
+        values = {start: identity}
+        for node, apply in zip(between, maps, strict=True):
+            sizes = self._place(node).shortened(same).sizes() or []
+            inputs = []
+            for name, size in zip(node.inputs, sizes, strict=True):
+                inputs.append(values[name] if name in values else np.zeros((columns, *size)))
+            values[node.name] = apply(inputs)
+        return values[between[-1].name].reshape(columns, -1).T.copy()
 
 
 def _linear_at(node: Node, place: Place, same: frozenset[int]) -> LinearMap | None:
     return node.operator.shortened(same).linear_map(place) if place.sizes() is not None else None
 
 
-def _mixed(weights: FloatArray, alike: frozenset[int]) -> FloatArray:
-    """The largest weight of the entries that an operator mixes."""
-    mixed = tuple(axis for axis in range(weights.ndim) if axis not in alike)
-    return np.asarray(weights.max(axis=mixed, keepdims=True, initial=0.0))
+def _largest_of_mixed(weights: FloatArray, separate_axes: frozenset[int]) -> FloatArray:
+    """Return the largest weight of the entries that an operator mixes, along all but the separate axes."""
+    mixed_axes = tuple(axis for axis in range(weights.ndim) if axis not in separate_axes)
+    return np.asarray(weights.max(axis=mixed_axes, keepdims=True, initial=0.0))
 
 
 def _narrow(weights: FloatArray) -> FloatArray:
-    """The same with size 1 along axes on which all are alike; zeros for those of no entries."""
+    """Return weights with size 1 along axes on which all are equal; zeros if there are no entries."""
     if not weights.size:
         return np.zeros((1,) * weights.ndim)
     for axis in range(weights.ndim):

@@ -32,17 +32,17 @@ class Node:
     Parameters
     ----------
     name : str
-        Of the value; no other node of the graph has it.
+        Name of the value; no other node of the graph has it.
     operator : Operator
-        What computes it.
+        The operator that computes the value.
     inputs : tuple of str
-        The values that it is computed from, as often as they are used, in the operator's order.
+        Names of the values that it is computed from, as often as they are used, in the operator's order.
     shape : tuple of int or None
-        Of the value; None: not known.
+        Shape of the value; None: unknown.
     label : str
-        What the framework calls the operator.
+        The framework's name of the operator.
     derived : bool
-        Whether specnorm added it to what the model computes, which has no such value.
+        Whether specnorm added the value: the model computes none such.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Node:
 
     @property
     def rule(self) -> str:
-        """Which rule gives its constant."""
+        """Name of the rule that gives its constant."""
         return self.operator.rule
 
 
@@ -65,13 +65,13 @@ class Graph:
     Parameters
     ----------
     nodes : tuple of Node
-        Each after its inputs.
+        All nodes, each after its inputs.
     outputs : tuple of str
-        Names of nodes.
+        Names of the nodes that are outputs.
     model : Model or None
-        What it was translated from, to be executed beside it; None: nothing to compare with.
+        The model that it was translated from, to be executed beside it; None: there is nothing to compare with.
     note : str
-        What an answer about it has to say of it, in a sentence.
+        A sentence that each answer about the network has to repeat.
 
     Raises
     ------
@@ -121,59 +121,72 @@ class Graph:
 
     @property
     def origin(self) -> Graph:
-        """The network as it was given, whose values this one has by the same names."""
+        """The original network, before any rewriting: values of the same name are the same."""
         return self if self._origin is None else self._origin
 
     @cached_property
     def regions(self) -> frozenset[Region]:
-        """Those that its inputs are said to lie in, and in which its slopes hold; none: everywhere."""
-        slopes = [getattr(node.operator, "near", None) for node in self.nodes]
-        found = self._regions.union(*(each.regions for each in slopes if isinstance(each, Slopes)))
-        boxes = {node.name: node.operator.box for node in self.nodes if isinstance(node.operator, Input)}
-        low, high = ({name: box[at] for name, box in boxes.items() if box is not None} for at in (0, 1))
-        return found | {Box(low, high).region} if low else found
+        """Regions that are stated for its inputs, and in which its slopes hold; none: the inputs are anywhere."""
+        regions = self._regions
+        low = {}
+        high = {}
+        for node in self.nodes:
+            slopes = getattr(node.operator, "near", None)
+            if isinstance(slopes, Slopes):
+                regions |= slopes.regions
+            if isinstance(node.operator, Input) and node.operator.box is not None:
+                low[node.name], high[node.name] = node.operator.box
+        return regions | {Box(low, high).region} if low else regions
 
-    def _same(self, nodes: Sequence[Node], regions: frozenset[Region] = frozenset(), note: str = "") -> Graph:
-        """Written otherwise, in a region: nodes of the same name have the same value. For the trusted room alone."""
-        found = replace(self, nodes=tuple(nodes), note=" ".join(filter(None, (self.note, note))))
-        object.__setattr__(found, "_origin", self.origin)
-        object.__setattr__(found, "_regions", self._regions | regions)
-        return found
+    def _same(
+        self,
+        nodes: Sequence[Node],
+        regions: frozenset[Region] = frozenset(),
+        note: str = "",
+    ) -> Graph:
+        """Return the same network by other nodes, in a region. Only modules of the trusted room may.
+
+        Nodes of the same name have the same value.
+        """
+        rewritten = replace(self, nodes=tuple(nodes), note=" ".join(filter(None, (self.note, note))))
+        object.__setattr__(rewritten, "_origin", self.origin)
+        object.__setattr__(rewritten, "_regions", self._regions | regions)
+        return rewritten
 
     def place(self, node: Node) -> Place:
-        """Where a node stands: shapes of what it is computed from, and of its value."""
+        """Return the shapes of a node's inputs and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
 
     def moved_by(self, starts: Iterable[str], held: str = "") -> set[str]:
-        """Names of the values that some values move, these too, while one is held."""
-        found = {*starts} - {held}
+        """Return the names of the values that change with some values, these too, while the value ``held`` stays."""
+        moved = {*starts} - {held}
         for node in self.nodes:
-            if node.name != held and not found.isdisjoint(node.inputs):
-                found.add(node.name)
-        return found
+            if node.name != held and not moved.isdisjoint(node.inputs):
+                moved.add(node.name)
+        return moved
 
     def readers(self) -> Counter[str]:
-        """How often each value is used, as an output, too."""
-        found = Counter(name for node in self.nodes for name in node.inputs)
-        found.update(self.outputs)
-        return found
+        """Return how often each value is used, by nodes and as an output."""
+        count = Counter(name for node in self.nodes for name in node.inputs)
+        count.update(self.outputs)
+        return count
 
     def pruned(self) -> Graph:
-        """Without nodes that no output needs; inputs stay."""
+        """Return the network without nodes that no output needs; inputs stay."""
         needed = set(self.outputs)
         for node in reversed(self.nodes):
             if node.name in needed:
                 needed.update(node.inputs)
-        kept = (n for n in self.nodes if n.name in needed or isinstance(n.operator, Input))
-        return self._same(tuple(kept))
+        return self._same([node for node in self.nodes if node.name in needed or isinstance(node.operator, Input)])
 
     def fresh(self, name: str) -> str:
-        """A name that no node has: the one given, or with a number behind it."""
-        found, number = name, 1
-        while found in self.by_name:
+        """Return a name that no node has: the given one, or one with a number behind it."""
+        candidate = name
+        number = 1
+        while candidate in self.by_name:
             number += 1
-            found = f"{name}.{number}"
-        return found
+            candidate = f"{name}.{number}"
+        return candidate
 
     def run(self, inputs: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float64]]:
         """Execute the network in float64.
@@ -181,22 +194,22 @@ class Graph:
         Parameters
         ----------
         inputs : mapping of str to array
-            A value for each node that is an input; those that are held are left out, or given, too.
+            A value for each input that moves; values of other inputs are optional.
 
         Returns
         -------
         dict of str to array
             Every value that can be computed here.
         """
-        found: dict[str, NDArray[np.float64]] = {}
+        values: dict[str, NDArray[np.float64]] = {}
         for node in self.nodes:
             if isinstance(node.operator, Input):
                 if node.name in inputs:
-                    found[node.name] = np.asarray(inputs[node.name], dtype=np.float64)
-            elif all(name in found for name in node.inputs):
+                    values[node.name] = np.asarray(inputs[node.name], dtype=np.float64)
+            elif all(name in values for name in node.inputs):
                 try:
                     with np.errstate(all="ignore"):
-                        found[node.name] = node.operator.run(*(found[name] for name in node.inputs))
+                        values[node.name] = node.operator.run(*(values[name] for name in node.inputs))
                 except NotRunError:
                     continue
-        return found
+        return values

@@ -43,19 +43,10 @@ from specnorm.proof import (
 )
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import AT_ONCE, ROUNDINGS, Norms, fold_error
+from specnorm_networks.certified.links import AffineMap, Filter, Segment, Subnetwork, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.reading import (
-    ENTRIES,
-    AffineMap,
-    Filter,
-    Segment,
-    Subnetwork,
-    Term,
-    by_phases,
-    grids_of,
-    taps_of,
-)
 from specnorm_networks.certified.rules import NOTHING
+from specnorm_networks.certified.runs import ENTRIES, by_phases, grids_of, taps_of
 from specnorm_networks.certified.segments import (
     constant_of_run,
     constants,
@@ -67,9 +58,15 @@ from specnorm_networks.certified.segments import (
 )
 
 MARGIN = 1e-9
-"""By how much K has to be below 1."""
+"""The largest eigenvalue of K has to be below 1 by this much."""
 RING = 2**14
-"""Most positions of a ring."""
+"""Largest number of positions of a ring, over all axes."""
+UNIT_ROUNDOFF = 2.0**-53
+UNDERFLOW = 2.0**-900
+"""More than underflow takes from a sum."""
+
+Sizes = tuple[int, ...]
+"""Pixels of a value, one number an axis."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,20 +77,20 @@ class Head:
     ----------
     run : Subnetwork
     body : Subnetwork
-        The convolutions on one grid.
+        The convolutions, on one grid.
     window : tuple of int
-        Pixels of the value that is read, an axis.
+        Pixels of the value that the matrix reads, one number an axis.
     ring : tuple of int
-        N, an axis.
+        N, one number an axis.
     starts : tuple of int
-        Of the parts before the body.
+        First links of the parts before the body.
     before : tuple of array
-        One number a channel of each value before the body's links but the run's first.
+        Weights, one number a channel, of the values that the links before the body make.
     """
 
     run: Subnetwork
     body: Subnetwork
-    window: tuple[int, ...]
+    window: Sizes
     ring: tuple[int, ...]
     starts: tuple[int, ...] = ()
     before: tuple[FloatArray, ...] = ()
@@ -102,189 +99,240 @@ class Head:
         return f"{self.run.end} by {self.run.start}, up to a head"
 
     @property
-    def at(self) -> int:
-        """Number of the matrix's link."""
+    def matrix_number(self) -> int:
+        """Number of the matrix's link in the run."""
         return len(self.before) + len(self.body.links)
 
     @property
     def link(self) -> AffineMap:
         """The matrix, with its function."""
-        return self.run.links[self.at]
+        return self.run.links[self.matrix_number]
 
     @property
     def part(self) -> Segment:
-        """The body as one part, taps at their places."""
-        return replace(self.body.part(0, len(self.body.links)), placed=True)
+        """The body as one part whose taps keep their places."""
+        return replace(self.body.whole, keeps_places=True)
 
     @property
     def entry(self) -> FloatArray:
-        """q_0."""
+        """Weights q_0 of the value that the body reads."""
         return np.asarray(self.before[-1] if self.before else np.ones(self.body.width))
 
     def matrix(self, *, absolute: bool = False) -> FloatArray:
-        """W, shape (m, channels, *window); ``absolute``: what its rounding refers to."""
-        (term,), last = self.link.terms, self.body.links[-1]
-        whole, _ = term.dense(0, dilated=True)
-        whole = abs(whole) + term.lost if absolute else whole
+        """Return W, shape (m, channels, *window); ``absolute``: the magnitudes that its rounding refers to."""
+        (term,) = self.link.terms
+        last = self.body.links[-1]
+        matrix, _ = term.dense(0, dilated=True)
+        if absolute:
+            matrix = abs(matrix) + term.entry_error
         if last.average is not None:
             averages = last.average.matrix
-            whole = whole.reshape(-1, len(averages)) @ averages
-            # A sum of as many terms, each of them rounded.
-            whole = whole * (1 + len(averages) / ROUNDINGS) if absolute else whole
-        return whole.reshape(-1, last.width, *self.window)
+            matrix = matrix.reshape(-1, len(averages)) @ averages
+            if absolute:
+                # One rounding for each term of the sum.
+                matrix = matrix * (1 + len(averages) / ROUNDINGS)
+        return matrix.reshape(-1, last.width, *self.window)
 
     @property
     def frequencies(self) -> tuple[frequency_grids.Frequencies, FloatArray]:
-        """Those of the ring, without mirror images, and how often each counts."""
-        found = frequency_grids.half_grid(self.ring)
-        mirrored = (-found.numerators) % np.asarray(self.ring)
-        axis = int(np.argmax(self.ring))
-        return found, np.where(mirrored[:, axis] > self.ring[axis] // 2, 2.0, 1.0)
+        """Frequencies of the ring without mirror images, and how often each counts."""
+        half = frequency_grids.half_grid(self.ring)
+        mirrored = (-half.numerators) % np.asarray(self.ring)
+        halved_axis = int(np.argmax(self.ring))
+        is_left_out = mirrored[:, halved_axis] > self.ring[halved_axis] // 2
+        return half, np.where(is_left_out, 2.0, 1.0)
 
     def following(self, root: FloatArray) -> Subnetwork:
-        """The run from the head on, with R in place of its matrix and all before that."""
-        every = range(len(root))
-        names = [name for link in self.run.links[len(self.before) : self.at + 1] for name in link.names]
-        alone = Filter(Layer(" + ".join(names), lambda: root, {}, 0), {}, ConvSpec.of(root.shape), None)
-        links = [replace(self.link, terms=(Term(0, every, range(self.link.width), (), alone, every),))]
-        for link in self.run.links[self.at + 1 :]:
-            links.append(replace(link, terms=tuple(replace(each, source=each.source - self.at) for each in link.terms)))
-        blocks = (0, *(block - self.at for block in self.run.blocks if block > self.at))
-        start = f"{self.run.links[len(self.before) - 1].end}, weighted" if self.before else self.run.start
-        return Subnetwork(start, len(root), tuple(links), blocks)._of(self.run.about)
+        """Return the run from the head on, with R in place of its matrix and all before that."""
+        first = len(self.before)
+        entries = range(len(root))
+        names = [name for link in self.run.links[first : self.matrix_number + 1] for name in link.names]
+        root_layer = Layer(" + ".join(names), lambda: root, {}, 0)
+        root_term = Term(
+            0,
+            reads=entries,
+            rows=range(self.link.width),
+            filter=Filter(root_layer, {}, ConvSpec.of(root.shape), None),
+            columns=entries,
+        )
+        links = [replace(self.link, terms=(root_term,))]
+        links += [_renumbered(link, -self.matrix_number) for link in self.run.links[self.matrix_number + 1 :]]
+        later_blocks = [block - self.matrix_number for block in self.run.blocks if block > self.matrix_number]
+        start = f"{self.run.links[first - 1].end}, weighted" if self.before else self.run.start
+        following = Subnetwork(start, len(root), tuple(links), (0, *later_blocks))
+        return following._speaking_of(self.run.about)
 
 
-def head_of(run: Subnetwork, starts: Sequence[int] = (), before: Sequence[FloatArray] = ()) -> Head | None:
-    """A run's head; None: it has none, or it cannot be bounded together with what is before it.
+def _renumbered(link: AffineMap, by: int) -> AffineMap:
+    """Return a link whose terms read values of other numbers."""
+    return replace(link, terms=tuple(replace(term, source=term.source + by) for term in link.terms))
+
+
+# -- where a run has a head --------------------------------------------------------------------------------------------
+def head_of(
+    run: Subnetwork,
+    starts: Sequence[int] = (),
+    before: Sequence[FloatArray] = (),
+) -> Head | None:
+    """Return a run's head; None if it has none, or if it cannot be bounded together with what is before it.
 
     Parameters
     ----------
     starts, before
-        As of `Head`.
+        As in `Head`.
     """
-    at, first = _read_at(run), len(before)
-    if at is None or first >= at or not {first, at, at + 1} <= set(run.blocks):
+    matrix_number = _matrix_of_pixels(run)
+    first = len(before)
+    if matrix_number is None or first >= matrix_number:
         return None
-    blocks = tuple(block - first for block in run.blocks if first <= block <= at)
-    links = [
-        replace(link, terms=tuple(replace(term, source=term.source - first) for term in link.terms))
-        for link in run.links[first:at]
-    ]
-    body = replace(run, width=run.part(first, at).width, links=tuple(links), blocks=blocks)
+    if not {first, matrix_number, matrix_number + 1} <= set(run.blocks):
+        return None
+    body = _body(run, first, matrix_number)
     sizes = _sizes(body)
-    grids = None if sizes is None else grids_of(body)
-    last = run.links[at - 1]
-    if sizes is None or grids is None or not _whole(last, sizes[-1]):
+    if sizes is None or not _reads_all_pixels(run.links[matrix_number - 1], sizes[-1]):
         return None
-    widths = [body.width, *(link.width for link in links)]
-    if sum(w * math.prod(grids[v]) for v, w in enumerate(widths)) ** 2 * taps_of(body.part(0, len(links))) > ENTRIES:
+    grids = grids_of(body)
+    if grids is None:
         return None
-    if any(max(grid) > 1 for value, grid in grids.items() if value):
-        phased = by_phases(body)
-        if phased is None:
+    widths = [body.width, *(link.width for link in body.links)]
+    side = sum(width * math.prod(grids[value]) for value, width in enumerate(widths))
+    if side**2 * taps_of(body.whole) > ENTRIES:
+        return None
+    if any(max(grid) > 1 for value, grid in grids.items() if value > 0):
+        polyphase = by_phases(body)
+        if polyphase is None:
             return None
-        body = phased
-    part = replace(body.part(0, len(links)), placed=True)
-    total = sum(part.widths) + sum(link.width for link in part.links if bool((link.slopes[0] < 0).any()))
-    if not part.agrees or len(part.families) > 1 or "alone" in part.families or total**2 * taps_of(part) > ENTRIES:
+        body = polyphase
+    part = replace(body.whole, keeps_places=True)
+    if not _has_statement(part):
         return None
-    ring = _ring(part, [[-(-n // g) for n, g in zip(size, grids[v], strict=True)] for v, size in enumerate(sizes)])
+    coarse_sizes = []
+    for value, size in enumerate(sizes):
+        coarse_sizes.append([-(-n // pixels) for n, pixels in zip(size, grids[value], strict=True)])
+    ring = _ring(part, coarse_sizes)
     if ring is None or math.prod(ring) > RING:
         return None
     return Head(run, body, sizes[-1], ring, tuple(starts), tuple(before))
 
 
-def _read_at(run: Subnetwork) -> int | None:
-    """Number of the first link that is a matrix of all pixels of a value, or of their averages."""
-    for at, (last, link) in enumerate(itertools.pairwise(run.links), 1):
-        (term, *others) = link.terms
-        whole = term.rows == range(link.width) and term.reads == term.columns == range(last.width * last.repeat)
-        averaged = last.average is not None and last.factor is last.average.factor
-        if term.filter is None or term.filter.layer.spatial or last.open or not (averaged or last.factor is NOTHING):
+def _matrix_of_pixels(run: Subnetwork) -> int | None:
+    """Return the number of the first link that is a matrix of all pixels of the value before, or of their averages."""
+    for number, (last, link) in enumerate(itertools.pairwise(run.links), 1):
+        if len(link.terms) != 1:
             continue
-        if whole and not others and term.source == at:
-            return at
+        (term,) = link.terms
+        if term.source != number or term.filter is None or term.filter.layer.spatial:
+            continue
+        is_averaged = last.average is not None and last.factor is last.average.factor
+        if last.direct or not (is_averaged or last.factor is NOTHING):
+            continue
+        features = range(last.width * last.repeat)
+        if term.rows == range(link.width) and term.reads == features and term.columns == features:
+            return number
     return None
 
 
-def _whole(last: AffineMap, window: tuple[int, ...]) -> bool:
-    """Whether a value has a number of each pixel, or of each average, of a window."""
+def _body(run: Subnetwork, first: int, last: int) -> Subnetwork:
+    """Return links ``first:last`` as a run of their own."""
+    links = [_renumbered(link, -first) for link in run.links[first:last]]
+    blocks = tuple(block - first for block in run.blocks if first <= block <= last)
+    return replace(run, width=run.part(first, last).width, links=tuple(links), blocks=blocks)
+
+
+def _reads_all_pixels(last: AffineMap, window: Sizes) -> bool:
+    """Whether the features of each channel are all its pixels in a window, or all averages of these."""
     if last.average is None:
         return last.repeat == math.prod(window)
     return last.average.before == window and last.repeat == len(last.average.matrix)
 
 
-def _sizes(body: Subnetwork) -> list[tuple[int, ...]] | None:
-    """Pixels of each value, an axis; None where a value's are not known from the layers that make or read it."""
-    found: dict[int, set[tuple[int, ...]]] = {}
-    for at, link in enumerate(body.links, 1):
+def _has_statement(part: Segment) -> bool:
+    """Whether K covers all links of a body, and is not too large."""
+    if not part.on_one_grid or len(part.borders) > 1 or "none" in part.borders:
+        return False
+    leaves = sum(link.width for link in part.links if link.falls)
+    return (sum(part.widths) + leaves) ** 2 * taps_of(part) <= ENTRIES
+
+
+def _sizes(body: Subnetwork) -> list[Sizes] | None:
+    """Return the sizes of all values; None if the layers around a value do not know its size, or disagree."""
+    sizes_of_value: list[set[Sizes]] = [set() for _ in range(len(body.links) + 1)]
+    for number, link in enumerate(body.links, 1):
         for term in link.terms:
-            sizes = None if term.filter is None else term.filter.sizes
-            if sizes is not None:
-                found.setdefault(term.source, set()).add(sizes[0])
-                found.setdefault(at, set()).add(sizes[1])
-            elif term.filter is not None:
+            if term.filter is None:
+                continue
+            if term.filter.sizes is None:
                 return None
-    if any(len(found.get(at, ())) != 1 for at in range(len(body.links) + 1)):
+            before, after = term.filter.sizes
+            sizes_of_value[term.source].add(before)
+            sizes_of_value[number].add(after)
+    if any(len(sizes) != 1 for sizes in sizes_of_value):
         return None
-    return [next(iter(found[at])) for at in range(len(body.links) + 1)]
+    return [sizes.pop() for sizes in sizes_of_value]
 
 
 def _ring(part: Segment, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
-    """N an axis; None where circular layers have windows of several sizes.
+    """Return N, one number an axis; None if circular layers have windows of several sizes.
 
     An output at m in [0, n') reads m + p, p from the first tap's place to the last one's, of a window [0, n). No other
     position of it is there modulo N if ``n' - 1 + p < N`` and ``n <= N + p``.
     """
-    if part.families == {"circular"}:
-        return tuple(sizes[0]) if all(list(each) == list(sizes[0]) for each in sizes) else None
+    if part.borders == {"circular"}:
+        first = tuple(sizes[0])
+        return first if all(tuple(size) == first for size in sizes) else None
     largest = [max(axis) for axis in zip(*sizes, strict=True)]
-    beyond = [0] * len(largest)
-    for of_link in part.kernels():
-        for kernel, place in of_link.values():
-            ends = [max(p + k - 1, -p) for p, k in zip(place, kernel.shape[2:], strict=True)]
-            beyond = [max(a, b) for a, b in zip(beyond, ends, strict=True)]
-    return tuple(n + more for n, more in zip(largest, beyond, strict=True))
+    excess = [0] * len(largest)
+    for kernel_of_source in part.kernels():
+        for kernel, place in kernel_of_source.values():
+            for axis, (p, taps) in enumerate(zip(place, kernel.shape[2:], strict=True)):
+                excess[axis] = max(excess[axis], p + taps - 1, -p)
+    return tuple(n + more for n, more in zip(largest, excess, strict=True))
 
 
+# -- constants ---------------------------------------------------------------------------------------------------------
 @arithmetic.on_host()
 def constant_before(head: Head, norms: Norms) -> Upper:
-    """L with ``|q_0 x| <= L |the run's input|``, of what is before a head's body.
+    """Prove L with ``|q_0 x| <= L |the run's input|`` for the links before a head's body.
 
     Raises
     ------
     HypothesisError, ValueError, MethodError
-        As of `segments.constant_of_run`.
+        As `segments.constant_of_run`.
     """
     first = len(head.before)
-    ahead = replace(head.run, links=head.run.links[:first], blocks=tuple(at for at in head.run.blocks if at <= first))
-    factors = [link.factor for link in ahead.links if link.factor.value != 1]
-    known = [*constants(ahead, parts_from(ahead, head.starts), head.before, norms), *factors]
-    total = host.mul_up(*(claim.value for claim in known))
-    return make_upper(total, head, f"{first} layers before a head, weighted", *known)
+    blocks = tuple(block for block in head.run.blocks if block <= first)
+    links_before = replace(head.run, links=head.run.links[:first], blocks=blocks)
+    factors = [link.factor for link in links_before.links if link.factor.value != 1]
+    parts = parts_from(links_before, head.starts)
+    premises = [*constants(links_before, parts, head.before, norms), *factors]
+    product = host.mul_up(*(claim.value for claim in premises))
+    return make_upper(product, head, f"{first} layers before a head, weighted", *premises)
+
+
+Partition = tuple[Sequence[int], Sequence[FloatArray]]
+"""First links of the parts of a run, and weights of its values, as `segments.constant_of_run` takes them."""
 
 
 @arithmetic.on_host()
 def constant_through_head(
     head: Head,
     weights: Sequence[FloatArray],
-    following: Callable[[Subnetwork], Sequence[tuple[Sequence[int], Sequence[FloatArray]]]],
+    following: Callable[[Subnetwork], Sequence[Partition]],
     norms: Norms,
     ahead: Upper | None = None,
     *,
     ops: ArrayOps,
 ) -> Upper:
-    """Lipschitz constant of a run with a head.
+    """Prove the Lipschitz constant of a run with a head.
 
     Parameters
     ----------
     weights : sequence of array
         One number a channel of each value of the body but the first.
     following : callable
-        Gives of the run that begins with R first links of parts, and weights, as `segments.constant_of_run` takes them;
-        the least constant is given.
+        Returns for the run that begins with R the partitions to try; the least constant counts.
     ahead : Upper, optional
-        `constant_before` of this head, where there is something before it.
+        `constant_before` of this head, if there is something before it.
 
     Raises
     ------
@@ -295,98 +343,137 @@ def constant_through_head(
     numpy.linalg.LinAlgError
         If numbers are too large.
     """
-    widths = [link.width for link in head.body.links]
-    fits = all(link.fits(each) for link, each in zip(head.body.links, weights, strict=True))
-    if [len(each) for each in weights] != widths or not fits or not all(map(usable, weights)):
+    links = head.body.links
+    widths = [link.width for link in links]
+    fits = all(link.fits_groups(numbers) for link, numbers in zip(links, weights, strict=True))
+    if [len(numbers) for numbers in weights] != widths or not fits or not all(map(usable, weights)):
         raise HypothesisError(f"no weights of {widths} channels")
-    if (None if ahead is None else ahead.what) is not (head if head.before else None):
+    counted = None if ahead is None else ahead.what
+    needed = head if head.before else None
+    if counted is not needed:
         raise HypothesisError("what is before this head is not counted")
-    rest = head.following(_root(*_gram_up(head, weights, ops)))
-    claims = [constant_of_run(rest, starts, each, norms) for starts, each in following(rest)]
+    gram, error = _gram_up(head, weights, ops)
+    rest = head.following(_root(gram, error))
+    claims = [constant_of_run(rest, starts, numbers, norms) for starts, numbers in following(rest)]
     least = min(claims, key=float)
     if ahead is None:
         return least
-    total = host.mul_up(least.value, ahead.value)
-    return make_upper(total, map_of(head.run), "what is before a head, and all from there", least, ahead)
+    product = host.mul_up(least.value, ahead.value)
+    return make_upper(product, map_of(head.run), "what is before a head, and all from there", least, ahead)
 
 
 def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
-    """G but for an error, and a bound of the error's norm."""
-    part, points = head.part, frequency_grids.tap_points(head.window)
+    """Return G up to an error, and a bound of the error's norm.
+
+    At each frequency Y is the computed (I - K)^-1 E*, and S = E* - (I - K) Y what it leaves (see the module). E Y is
+    summed; ``|E (I - K)^-1 E* - E Y| <= |Y| |S| + |S|^2 / least``, with ``least`` below the eigenvalues of I - K.
+    """
+    part = head.part
     scaled = [head.entry, *weights]
     k = hermitian_kernel(edges(part, scaled, ends=False))
-    sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
-    magnitudes = hermitian_kernel(edges(part, scaled, ends=False, magnitudes=True)) if sums else k
-    off = _off(k, magnitudes)
+    magnitudes = k
+    if part.has_sums or part.has_entry_errors:
+        magnitudes = hermitian_kernel(edges(part, scaled, ends=False, magnitudes=True))
     shrink = scaled[-1].reshape(1, -1, *(1,) * part.axes)
     w = head.matrix() / shrink
-    off_w = _off(w, head.matrix(absolute=True) / shrink)
+    k_error = _symbol_error(k, magnitudes)
+    w_error = _symbol_error(w, head.matrix(absolute=True) / shrink)
+    least = host.lowered(MARGIN, 4) - 4 * k_error
+    if not least > 0:
+        raise HypothesisError("rounding is larger than the margin")
+
+    n = len(k)
+    outputs, channels = w.shape[:2]
+    columns = slice(sum(part.widths[:-1]), sum(part.widths[:-1]) + channels)
+    k_places = frequency_grids.product([np.arange(taps) - taps // 2 for taps in k.shape[2:]])
+    w_places = frequency_grids.tap_points(head.window)
     frequencies, counts = head.frequencies
     shares = counts / math.prod(head.ring)
-    n, (m, c) = len(k), w.shape[:2]
-    first = sum(part.widths[:-1])
-    offsets = frequency_grids.product([np.arange(size) - size // 2 for size in k.shape[2:]])
-    gram, lost, sizes = np.zeros((m, m)), 0.0, 0.0
-    # Of products, residuals and sums; complex numbers have two roundings more.
-    u, step = rounding.gamma(4 * (n + 8), 2.0**-53), max(1, AT_ONCE // n**2)
-    for at in range(0, len(frequencies), step):
-        some, share = frequencies[slice(at, at + step)], shares[at : at + step]
-        symbols: Any = _symbols(k, some, offsets)
-        symbols = (symbols + symbols.conj().swapaxes(-1, -2)) / 2
-        limits: Any = np.full(len(symbols), 1 - MARGIN)
-        if not bool(np.min(np.asarray(matrix_norms.gram_below(symbols, limits, ops=ops)))):
-            raise HypothesisError("I - K is not proven to be positive definite")
-        least = host.lowered(MARGIN, 4) - 4 * off
-        if not least > 0:
-            raise HypothesisError("rounding is larger than the margin")
-        rows = _symbols(w, some, points)
+    # Relative rounding of products, residuals and sums; complex numbers have two roundings more.
+    unit = rounding.gamma(4 * (n + 8), UNIT_ROUNDOFF)
+    gram = np.zeros((outputs, outputs))
+    error = 0.0
+    magnitude = 0.0
+    at_once = max(1, AT_ONCE // n**2)
+    for first in range(0, len(frequencies), at_once):
+        chunk = slice(first, first + at_once)
+        symbols = _hermitian_symbols(k, frequencies[chunk], k_places)
+        _require_below_one(symbols, ops)
+        e = _symbols(w, frequencies[chunk], w_places)
         form = np.eye(n) - symbols
-        right = np.zeros((len(symbols), n, m), dtype=np.complex128)
-        right[:, first : first + c] = rows.conj().swapaxes(-1, -2)
-        y = np.linalg.solve(form, right)
-        gram += np.einsum("k,kij->ij", share, (rows @ y[:, first : first + c]).real)
-        e, h, big, residual = (_frobenius(each) for each in (rows, form, y, right - form @ y))
-        s = residual + u * (h * big + e) + math.sqrt(m) * off_w + 4 * off * big
-        error = (u * e + off_w) * big + big * s + s * s / least
-        lost += float(share @ host.inflate(error, 32))
-        sizes += float(share @ (e * big))
+        e_adjoint = np.zeros((len(symbols), n, outputs), dtype=np.complex128)
+        e_adjoint[:, columns] = e.conj().swapaxes(-1, -2)
+        y = np.linalg.solve(form, e_adjoint)
+        gram += np.einsum("k,kij->ij", shares[chunk], (e @ y[:, columns]).real)
+
+        e_norm = _frobenius_up(e)
+        y_norm = _frobenius_up(y)
+        residual = _frobenius_up(e_adjoint - form @ y)
+        residual_rounding = unit * (_frobenius_up(form) * y_norm + e_norm)
+        s_norm = residual + residual_rounding + math.sqrt(outputs) * w_error + 4 * k_error * y_norm
+        product_error = (unit * e_norm + w_error) * y_norm
+        error_of_frequency = product_error + y_norm * s_norm + s_norm * s_norm / least
+        error += float(shares[chunk] @ host.inflate(error_of_frequency, 32))
+        magnitude += float(shares[chunk] @ (e_norm * y_norm))
     gram = (gram + gram.T) / 2
-    lost = host.inflate(lost + 2 * sizes * rounding.gamma(len(frequencies) + 8, 2.0**-53), 2 * len(frequencies) + 16)
-    return gram, host.next_up(lost + 2.0**-900)
+    sum_error = 2 * magnitude * rounding.gamma(len(frequencies) + 8, UNIT_ROUNDOFF)
+    return gram, host.next_up(host.inflate(error + sum_error, 2 * len(frequencies) + 16) + UNDERFLOW)
 
 
-def _off(kernel: FloatArray, magnitudes: FloatArray) -> float:
-    """Norm of what rounding changes of a symbol: of its kernel's entries, and of the sum over taps."""
+def _require_below_one(symbols: NDArray[np.complex128], ops: ArrayOps) -> None:
+    """Refuse symbols of K whose largest eigenvalue is not proven to be below 1 by the margin."""
+    matrices: Any = symbols
+    limits: Any = np.full(len(symbols), 1 - MARGIN)
+    if not bool(np.min(np.asarray(matrix_norms.gram_below(matrices, limits, ops=ops)))):
+        raise HypothesisError("I - K is not proven to be positive definite")
+
+
+def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:
+    """Bound the error of a symbol, in norm: of the kernel's entries, and of the sum over taps."""
     of_sum = float(symbol_error(kernel[None], xp=np)[0])  # type: ignore[arg-type]
     return host.add_up(of_sum, fold_error(magnitudes, ConvSpec.of(magnitudes.shape)))
 
 
-def _symbols(
-    kernel: FloatArray, frequencies: frequency_grids.Frequencies, places: NDArray[np.int64]
+def _hermitian_symbols(
+    kernel: FloatArray,
+    frequencies: frequency_grids.Frequencies,
+    places: NDArray[np.int64],
 ) -> NDArray[np.complex128]:
-    """As `symbols.Symbol`, for taps at any places."""
+    """Return the symbols of K, Hermitian although they are rounded."""
+    symbols = _symbols(kernel, frequencies, places)
+    return np.asarray((symbols + symbols.conj().swapaxes(-1, -2)) / 2)
+
+
+def _symbols(
+    kernel: FloatArray,
+    frequencies: frequency_grids.Frequencies,
+    places: NDArray[np.int64],
+) -> NDArray[np.complex128]:
+    """Return the symbols of a kernel whose taps stand at given places, one matrix a frequency."""
     cos, sin = frequency_grids.phases_at(frequencies, places)
     taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
-    found = np.empty((len(frequencies), *kernel.shape[:2]), dtype=np.complex128)
-    found.real = (cos @ taps).reshape(found.shape)
-    found.imag = (sin @ taps).reshape(found.shape)
-    return found
+    symbols = np.empty((len(frequencies), *kernel.shape[:2]), dtype=np.complex128)
+    symbols.real = (cos @ taps).reshape(symbols.shape)
+    symbols.imag = (sin @ taps).reshape(symbols.shape)
+    return symbols
 
 
-def _frobenius(stack: NDArray[Any]) -> FloatArray:
-    """Of each matrix, never below it."""
-    numbers = np.ascontiguousarray(stack, dtype=np.complex128).reshape(len(stack), -1)
-    return np.asarray(host.norm_up(numbers.view(np.float64)))
+def _frobenius_up(matrices: NDArray[Any]) -> FloatArray:
+    """Return the Frobenius norm of each matrix, rounded up."""
+    entries = np.ascontiguousarray(matrices, dtype=np.complex128).reshape(len(matrices), -1)
+    return np.asarray(host.norm_up(entries.view(np.float64)))
 
 
-def _root(gram: FloatArray, lost: float) -> FloatArray:
-    """R with ``R R* >= G``, where G is at most ``lost`` from a matrix.
+def _root(gram: FloatArray, error: float) -> FloatArray:
+    """Return R with ``R R* >= G``, for a G that is at most ``error`` from a matrix.
 
-    A factor's product is at least the matrix less kappa times its trace (`cholesky_loss`); that of ``gram + t I`` has m
-    t more, and was rounded on its diagonal.
+    A Cholesky factor's product is at least the matrix less kappa times its trace (`cholesky_loss`). The trace of
+    ``gram + t I`` is larger by m t, and its diagonal was rounded once. So t has to be
+    ``(error + kappa trace) / (1 - m kappa)``.
     """
-    m, like, numpy = len(gram), cast(Any, gram), cast(Any, np)
-    kappa = host.add_up(matrix_norms.cholesky_loss(m, like, xp=numpy), 2.0**-52)
+    m = len(gram)
+    kappa = host.add_up(matrix_norms.cholesky_loss(m, cast(Any, gram), xp=cast(Any, np)), 2.0**-52)
     trace = host.inflate(float(np.sum(np.abs(np.diagonal(gram)))), m + 2)
-    shift = host.div_up(host.add_up(lost, host.mul_up(kappa, trace)), host.lowered(1 - m * kappa, 4))
+    enlarged_error = host.add_up(error, host.mul_up(kappa, trace))
+    shift = host.div_up(enlarged_error, host.lowered(1 - m * kappa, 4))
     return np.asarray(np.linalg.cholesky(gram + host.inflate(shift, 4) * np.eye(m)))

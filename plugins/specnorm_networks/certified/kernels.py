@@ -1,4 +1,4 @@
-"""Kernels of a network, scaled: their norms, from proofs of somebody else's, and what scaling loses."""
+"""Norms of a network's kernels, also with scaled channels: from claims that others prove, and the error of scaling."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Norms(Protocol):
 
     @property
     def rtol(self) -> float:
-        """Relative width that is asked for."""
+        """Relative width of the enclosures."""
 
     def __call__(
         self,
@@ -42,20 +42,20 @@ class Norms(Protocol):
         shrink: Numbers | None = None,
         /,
     ) -> Upper:
-        """Of a layer with some geometry, as `norm_of_layer` says it."""
+        """Return the norm of a layer in some geometry, made by `norm_of_layer`."""
         ...
 
     def matrices(self, layer: Layer, /) -> Upper:
-        """Of a stack of matrices, by `norm_of_matrices`."""
+        """Return the norm of a stack of matrices, made by `norm_of_matrices`."""
         ...
 
     def of_kernel(self, kernel: Numbers, rtol: float, /) -> Upper:
-        """Of a plain kernel (cout, cin, *kernel_shape) at every size."""
+        """Return the norm of a plain kernel (cout, cin, *kernel_shape) at every size."""
         ...
 
 
 Prover = Callable[["AnyArray", ConvSpec], Sequence[Upper]]
-"""Gives bounds of the norm of a kernel in some geometry."""
+"""Proves upper bounds of the norm of a kernel in some geometry."""
 
 
 def norm_of_layer(
@@ -66,25 +66,27 @@ def norm_of_layer(
     shrink: Numbers | None,
     prove: Prover,
 ) -> Upper:
-    """Norm of a layer, with each output channel multiplied by ``scale``, each input channel divided by ``shrink``.
+    """Return the norm of a layer with output channels multiplied by ``scale`` and input channels divided by ``shrink``.
 
     Parameters
     ----------
     size : tuple of int or None
-        Of the input; None: every size.
+        Spatial size of the input; None: every size.
     scale : array, shape (cout,), or None
-        Correct to a few roundings.
+        Factors, correct to a few roundings.
     shrink : array, shape (cin,), or None
-        Positive, exact.
+        Divisors, positive and exact.
+    prove : callable
+        Proves the norm of the scaled kernel.
     """
-    spec, kernel, lost = _folded(layer, geometry, size, scale, shrink)
-    claims = prove(kernel if lost else layer.stored(), spec)
+    spec, kernel, error = _scaled(layer, geometry, size, scale, shrink)
+    claims = prove(kernel if error else layer.stored(), spec)
     best = min((claim for claim in claims if proves(claim, spec, kernel)), key=float, default=None)
     if best is None:
         raise HypothesisError(f"{[claim.what for claim in claims]}: none is the norm of {spec}")
-    rule = "each channel scaled, rounding counted" if lost else "no larger than at every size"
-    said = make_upper(host.add_up(best.value, lost), spec, rule, best, digest=_named(kernel, lost))
-    return best if (best.what, best.digest) == (said.what, said.digest) else said
+    rule = "each channel scaled, rounding counted" if error else "no larger than at every size"
+    norm = make_upper(host.add_up(best.value, error), spec, rule, best, digest=_digest(kernel, error))
+    return best if (best.what, best.digest) == (norm.what, norm.digest) else norm
 
 
 def norm_by(
@@ -95,33 +97,34 @@ def norm_by(
     scale: Numbers | None,
     shrink: Numbers | None = None,
 ) -> Upper:
-    """What somebody proves of a layer by `norm_of_layer`; `HypothesisError` if that is the norm of another one."""
-    found = norms(layer, geometry, sizes, scale, shrink)
-    size = getattr(found.what, "input_shape", None)
-    spec, kernel, lost = _folded(layer, geometry, size, scale, shrink)
-    if not _is_of(found, spec, _named(kernel, lost)):
-        raise HypothesisError(f"{found.what} is not {spec}, or of another kernel")
+    """Return the norm of a layer that ``norms`` proves; `HypothesisError` if it is the norm of another one."""
+    norm = norms(layer, geometry, sizes, scale, shrink)
+    size = getattr(norm.what, "input_shape", None)
+    spec, kernel, error = _scaled(layer, geometry, size, scale, shrink)
+    if not _is_about(norm, spec, _digest(kernel, error)):
+        raise HypothesisError(f"{norm.what} is not {spec}, or of another kernel")
     if size not in (None, (), sizes and sizes[0]):
-        raise HypothesisError(f"{found.what} is of another size than {sizes}")
-    return found
+        raise HypothesisError(f"{norm.what} is of another size than {sizes}")
+    return norm
 
 
-def _is_of(claim: object, what: object, digest: str) -> bool:
+def _is_about(claim: object, what: object, digest: str) -> bool:
     return isinstance(claim, Upper) and (claim.what, claim.digest) == (what, digest)
 
 
-def _named(kernel: Numbers, lost: float) -> str:
-    return f"scaled {digest_of(kernel)}" if lost else digest_of(kernel)
+def _digest(kernel: Numbers, error: float) -> str:
+    """Return the digest of a kernel; scaled kernels are told from stored ones."""
+    return f"scaled {digest_of(kernel)}" if error else digest_of(kernel)
 
 
-def _folded(
+def _scaled(
     layer: Layer,
     geometry: Mapping[str, Any],
     size: tuple[int, ...] | None,
     scale: Numbers | None,
     shrink: Numbers | None,
 ) -> tuple[ConvSpec, Numbers, float]:
-    """A layer, its kernel with each channel scaled, and the norm of what rounding changes in that."""
+    """Return a layer's geometry, its kernel with scaled channels, and a bound of the rounding error in norm."""
     kernel = layer.kernel()
     spec = ConvSpec.of(kernel.shape, **geometry, input_shape=size)
     if size is None and spec.divided:
@@ -146,38 +149,39 @@ def speaks_of(claim: Upper, spec: ConvSpec) -> bool:
     """Whether a claim bounds a layer: at its size or at every size, of a matrix or of its transpose."""
     if not isinstance(claim.what, ConvSpec):
         return False
-    about, own = replace(claim.what, layout=None), replace(spec, layout=None)
+    subject = replace(claim.what, layout=None)
+    layer = replace(spec, layout=None)
     if not spec.ndim:
-        return not about.ndim and sorted((about.cout, about.cin)) == sorted((own.cout, own.cin))
-    return about in (own, replace(own, input_shape=None))
+        return not subject.ndim and sorted((subject.cout, subject.cin)) == sorted((layer.cout, layer.cin))
+    return subject in (layer, replace(layer, input_shape=None))
 
 
 def by_output(scale: Numbers, spec: ConvSpec) -> Numbers:
-    """One number an output channel, in a shape that meets the kernel as it is stored."""
+    """Return one number an output channel in a shape that broadcasts against the stored kernel."""
     ones = (1,) * spec.ndim
     if not spec.transposed:
         return scale.reshape(-1, 1, *ones)
     # Entry (i, j) feeds output j of the group of input i.
-    each = np.repeat(scale.reshape(spec.groups, -1), spec.cin // spec.groups, axis=0)
-    return each.reshape(*each.shape, *ones)
+    by_entry = np.repeat(scale.reshape(spec.groups, -1), spec.cin // spec.groups, axis=0)
+    return by_entry.reshape(*by_entry.shape, *ones)
 
 
 def _by_input(shrink: Numbers, spec: ConvSpec) -> Numbers:
-    """One number an input channel, in a shape that meets the kernel as it is stored."""
+    """Return one number an input channel in a shape that broadcasts against the stored kernel."""
     ones = (1,) * spec.ndim
     if spec.transposed:
         return shrink.reshape(-1, 1, *ones)
-    each = np.repeat(shrink.reshape(spec.groups, -1), spec.cout // spec.groups, axis=0)
-    return each.reshape(*each.shape, *ones)
+    by_entry = np.repeat(shrink.reshape(spec.groups, -1), spec.cout // spec.groups, axis=0)
+    return by_entry.reshape(*by_entry.shape, *ones)
 
 
 def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
-    """Largest spectral norm of a stack of matrices, rounding counted.
+    """Prove the largest spectral norm of a stack of matrices.
 
     Parameters
     ----------
     stack : array, shape (b, m, n)
-        Finite.
+        Finite numbers.
     """
     step = max(1, AT_ONCE // max(math.prod(stack.shape[1:]), 1))
     parts = (stack[at : at + step] for at in range(0, len(stack), step))
@@ -190,11 +194,12 @@ def _of_stack(stack: Numbers) -> str:
 
 
 def norm_of_stack_by(norms: Norms, layer: Layer) -> Upper:
-    """What somebody proves of a stack by `norm_of_matrices`; `HypothesisError` if that is the norm of another one."""
-    found, stack = norms.matrices(layer), layer.kernel()
-    if not _is_of(found, _of_stack(stack), digest_of(stack)):
-        raise HypothesisError(f"{found.what} is not the {_of_stack(stack)}")
-    return found
+    """Return the norm of a stack that ``norms`` proves; `HypothesisError` if it is the norm of another one."""
+    norm = norms.matrices(layer)
+    stack = layer.kernel()
+    if not _is_about(norm, _of_stack(stack), digest_of(stack)):
+        raise HypothesisError(f"{norm.what} is not the {_of_stack(stack)}")
+    return norm
 
 
 def _largest_up(part: Numbers, ops: ArrayOps) -> float:
@@ -209,7 +214,7 @@ def _largest_up(part: Numbers, ops: ArrayOps) -> float:
 
 
 def fold_error(kernel: Numbers, spec: ConvSpec) -> float:
-    """Norm of what rounding changed in a folded kernel, rounded up.
+    """Bound the rounding error of a kernel with scaled channels, in norm.
 
     Each entry has a relative error of at most `ROUNDINGS` roundings (of the scale, of the weights and of the products),
     so their Frobenius norm is at most that share of the kernel's; a layer's norm is at most the Frobenius norm times

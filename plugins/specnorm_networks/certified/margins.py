@@ -1,4 +1,4 @@
-"""Rules of margins: how fast the difference of two logits can change, and in which radius none reaches 0.
+"""Rules of margins: constants of the differences of two logits, and radii in which no difference reaches 0.
 
 ``f_i - f_j = (w_i - w_j) h + const`` for the last layer's rows w and the features h, so that with weights q of the
 features its constant is that of ``q h`` times ``|(w_i - w_j) / q|``: never above root of two times the network's own,
@@ -36,95 +36,110 @@ RADIUS = "the radius in which a label stays"
 
 @arithmetic.on_host()
 def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper) -> Interval:
-    """Constants (classes, classes) of differences, ``c |(w_i - w_j) / q|``.
+    """Return constants of all differences, ``c |(w_i - w_j) / q|``, shape (classes, classes).
 
-    ``rows``: of shape (classes, features): each entry good to `ROUNDINGS`. ``weights``: of shape (features,):
-    positive. ``*factors``: their product c bounds the constant of ``q h``.
+    ``rows``: of shape (classes, features); each entry was rounded at most `ROUNDINGS` times. ``weights``: of shape
+    (features,), positive. ``*factors``: their product c bounds the constant of ``q h``.
     """
     if not (weights > 0).all():
         raise HypothesisError("weights of features that are not positive")
     constant = host.mul_up(*map(float, factors))
     # Divided by a power of two, no entry that matters vanishes, whatever it is divided by or multiplied with.
-    exponent = math.frexp(float(np.max(np.abs(rows), initial=0.0)))[1]
-    wide = np.ldexp(rows, -exponent) / weights
-    vanished = wide.shape[1] * host.next_up(2.0**-1000 / float(np.min(weights, initial=1.0)))
-    alone = host.inflate(host.norm_up(wide), ROUNDINGS) + vanished
-    apart = np.stack([host.norm_up(wide - row) for row in wide])
+    _, exponent = math.frexp(float(np.max(np.abs(rows), initial=0.0)))
+    scaled = np.ldexp(rows, -exponent) / weights
+    underflow = scaled.shape[1] * host.next_up(2.0**-1000 / float(np.min(weights, initial=1.0)))
+    lengths = host.inflate(host.norm_up(scaled), ROUNDINGS) + underflow
+    distances = np.stack([host.norm_up(scaled - row) for row in scaled])
     # Entries of both rows are off by a few roundings each, their difference by one.
-    apart += ROUNDINGS * math.ulp(1.0) * (alone[:, None] + alone)
-    return _constants(host.next_up(np.ldexp(host.inflate(host.next_up(constant * apart), 4), exponent)))
+    distances += ROUNDINGS * math.ulp(1.0) * (lengths[:, None] + lengths)
+    return _constants(host.next_up(np.ldexp(host.inflate(host.next_up(constant * distances), 4), exponent)))
 
 
 def before_rows(head: Matrix) -> Upper:
-    """The number that a matrix's product is multiplied by."""
+    """Return the constant of the number that a matrix is multiplied by."""
     return make_upper(abs(head.alpha), "a number", "before the matrix")
 
 
 def of_network(whole: Upper, classes: int) -> Interval:
-    """As `of_rows`, by the constant of all logits together: a difference has at most root of two times it."""
+    """Return constants of all differences by that of all logits together: at most the root of two times it."""
     return _constants(np.full((classes, classes), host.mul_up(host.root_up(2), whole.value)))
 
 
 def _constants(bounds: FloatArray) -> Interval:
-    """From 0 on; a product of infinity and 0 is not known, and nothing differs from itself."""
-    known = np.where(np.isnan(bounds), math.inf, bounds)
-    np.fill_diagonal(known, 0.0)
-    return make_interval(np.zeros(known.shape), known)
+    """Return bounds as intervals from 0 on.
+
+    NaN, a product of infinity and 0, becomes infinity; the diagonal becomes 0, as no logit differs from itself.
+    """
+    numbers = np.where(np.isnan(bounds), math.inf, bounds)
+    np.fill_diagonal(numbers, 0.0)
+    return make_interval(np.zeros(numbers.shape), numbers)
 
 
 @arithmetic.on_host()
 def radii(
-    logits: NDArray[np.float64] | Interval, labels: NDArray[np.integer], differences: Interval, margin: float = 0.0
+    logits: NDArray[np.float64] | Interval,
+    labels: NDArray[np.integer],
+    differences: Interval,
+    margin: float = 0.0,
 ) -> list[Lower]:
-    """Radius of the ball around each sample in which the label's logit exceeds every other one by more than a margin.
+    """Return the radius around each sample in which the label's logit exceeds every other one by more than a margin.
 
     It is the least ``(f_y - f_j - margin) / L_yj``, and 0 where a difference is not above the margin.
 
     ``logits``: of shape (samples, classes): numbers are taken as exact. ``labels``: of shape (samples,).
     ``differences``: constants L (classes, classes) of the differences of two logits.
     """
-    all_of = logits if isinstance(logits, Interval) else point(logits)
-    own = make_interval(*(np.take_along_axis(end, labels[:, None], axis=1) for end in all_of.ends))
-    apart = (own - all_of).low
-    left = host.next_down(apart - margin) if margin else apart
-    radius = np.where(left > 0, host.next_down(left / differences.high[labels]), 0.0)
+    all_logits = logits if isinstance(logits, Interval) else point(logits)
+    label_logit = make_interval(*(np.take_along_axis(end, labels[:, None], axis=1) for end in all_logits.ends))
+    lead = (label_logit - all_logits).low
+    if margin:
+        lead = host.next_down(lead - margin)
+    radius = np.where(lead > 0, host.next_down(lead / differences.high[labels]), 0.0)
     radius[np.arange(len(labels)), labels] = np.inf
-    found = np.min(radius, axis=1, initial=np.inf).tolist()
-    return [make_lower(each, _kept(margin), "least margin over its constant") for each in found]
+    least = np.min(radius, axis=1, initial=np.inf).tolist()
+    return [make_lower(number, _subject(margin), "least margin over its constant") for number in least]
 
 
-def _kept(margin: float) -> str:
-    """What a radius is of."""
+def _subject(margin: float) -> str:
+    """Return what a claim about a radius says."""
     return f"{RADIUS}, by more than {margin!r}" if margin else RADIUS
 
 
 def rows_of(label: int, classes: int) -> FloatArray:
-    """Of the label's logit less each of the others, shape (classes - 1, 1, classes)."""
+    """Return the rows of the label's logit less each of the others, shape (classes - 1, 1, classes)."""
     rows = np.zeros((classes - 1, 1, classes))
     rows[:, 0, label] = 1.0
     rows[np.arange(classes - 1), 0, np.delete(np.arange(classes), label)] = -1.0
     return rows
 
 
-def radius_of(found: Sequence[tuple[LinearBounds, Interval]], margin: float = 0.0) -> Lower | None:
-    """Radius of a ball in which every difference of logits stays above a margin; None if one may not.
+def radius_of(parts: Sequence[tuple[LinearBounds, Interval]], margin: float = 0.0) -> Lower | None:
+    """Return the radius of a ball in which every difference of logits stays above a margin; None if one may not.
 
-    ``found``: parts of the ball and the rows' bounds on each. Together they are the ball.
+    ``parts``: of the ball, with the bounds of the rows on each. Together they have to cover the ball.
     """
-    balls = {(id(each.network), id(each.whole)) for each, _ in found}
-    if len(balls) != 1 or not _together([each.cuts for each, _ in found]):
+    balls = {(id(bounds.network), id(bounds.whole)) for bounds, _ in parts}
+    if len(balls) != 1 or not _cover([bounds.cuts for bounds, _ in parts]):
         raise HypothesisError("parts that are not all of one ball")
-    if not all(bool((differences.low > margin).all()) for _, differences in found):
+    if not all(bool((differences.low > margin).all()) for _, differences in parts):
         return None
-    bounds, _ = found[0]
-    said = "linear bounds of the differences on ball and box"
-    return make_lower(bounds.radius, _kept(margin), said if len(found) == 1 else f"{said}, in {len(found)} parts")
+    bounds, _ = parts[0]
+    rule = "linear bounds of the differences on ball and box"
+    if len(parts) > 1:
+        rule = f"{rule}, in {len(parts)} parts"
+    return make_lower(bounds.radius, _subject(margin), rule)
 
 
-def _together(cuts: Sequence[Sequence[Cut]]) -> bool:
-    """Whether parts are a whole: one without a cut, or both sides of one first cut, each of them a whole."""
-    if any(not each for each in cuts):
+def _cover(cuts_of_parts: Sequence[Sequence[Cut]]) -> bool:
+    """Whether parts cover a region: one of them has no cut, or all begin with one cut and cover both its sides."""
+    if any(not cuts for cuts in cuts_of_parts):
         return True
-    places = {(name, at) for (name, at, _), *_ in cuts}
-    sides = [[each[1:] for each in cuts if each[0][2] == side] for side in (False, True)]
-    return len(places) == 1 and all(side and _together(side) for side in sides)
+    first_entries = set()
+    below = []
+    above = []
+    for (name, at, is_above), *later_cuts in cuts_of_parts:
+        first_entries.add((name, at))
+        (above if is_above else below).append(later_cuts)
+    if len(first_entries) != 1 or not below or not above:
+        return False
+    return _cover(below) and _cover(above)

@@ -1,11 +1,12 @@
-"""Permutations of axes, put behind what is done to each entry: two that meet are none.
+"""Move permutations of axes behind what is done to each entry: two that meet cancel.
 
-Frameworks whose channels are last put one before and one behind each convolution.
+Frameworks whose channels are last put one permutation before and one behind each convolution.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,95 +14,147 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray
 
-Turned = tuple[tuple[int, ...], str]
-"""The axes of a permutation, and the value that it permutes."""
+Axes = tuple[int, ...]
 
 
-def settled(graph: Graph) -> Graph:
-    """The same network with as few permutations as that leaves."""
-    if not _count(graph):
+class Permuted(NamedTuple):
+    """A value as a permutation of another one."""
+
+    axes: Axes
+    source: str
+    """Name of the value that is permuted."""
+
+
+def remove_permutations(graph: Graph) -> Graph:
+    """Return the same network with as few permutations as moving them leaves."""
+    before = _count(graph)
+    if before == 0:
         return graph
-    turned: dict[str, Turned] = {}
-    inverse: dict[Turned, str] = {}
+    rewriting = _Rewriting(graph)
     nodes: list[Node] = []
     for node in graph.nodes:
-        nodes += _settled(node, graph, turned, inverse)
-    found = graph._same(nodes)
-    return found if _count(found) < _count(graph) else graph
+        nodes += rewriting.replacements(node)
+    rewritten = graph._same(nodes)
+    return rewritten if _count(rewritten) < before else graph
 
 
 def _count(graph: Graph) -> int:
     return sum(isinstance(node.operator, ops.Permute) for node in graph.pruned().nodes)
 
 
-def _settled(node: Node, graph: Graph, turned: dict[str, Turned], inverse: dict[Turned, str]) -> list[Node]:
-    operator, before = node.operator, [graph.by_name[name].shape for name in node.inputs]
-    if isinstance(operator, ops.Permute):
-        axes, source = operator.axes, node.inputs[0]
-        if source in turned:
-            first, source = turned[source]
-            axes = tuple(first[axis] for axis in axes)
+class _Rewriting:
+    """Rewrites the nodes of a graph, one after the other."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.permuted: dict[str, Permuted] = {}
+        """Values that are permutations of others, by their names."""
+        self.permutation_of: dict[Permuted, str] = {}
+        """Name of the first value that is this permutation."""
+
+    def replacements(self, node: Node) -> list[Node]:
+        """Return the nodes in place of one; the last one has its name and value."""
+        if isinstance(node.operator, ops.Permute):
+            return [self._permutation(node, node.operator)]
+        axes_of_inputs = {self.permuted[name].axes for name in node.inputs if name in self.permuted}
+        if len(axes_of_inputs) != 1:
+            return [node]
+        (axes,) = axes_of_inputs
+        return self._operator_before_permutation(node, axes)
+
+    def _permutation(self, node: Node, permute: ops.Permute) -> Node:
+        """Return a permutation of what its input is a permutation of."""
+        axes = permute.axes
+        source = node.inputs[0]
+        if source in self.permuted:
+            first = self.permuted[source]
+            axes = tuple(first.axes[axis] for axis in axes)
+            source = first.source
         if axes == tuple(range(len(axes))):
-            return [replace(node, operator=ops.Identity(), inputs=(source,))]
-        turned[node.name] = axes, source
-        inverse.setdefault((axes, source), node.name)
-        return [replace(node, operator=ops.Permute(axes), inputs=(source,))]
-    known = {turned[name][0] for name in node.inputs if name in turned}
-    if len(known) != 1 or node.shape is None or None in before:
-        return [node]
-    (axes,) = known
-    back = tuple(int(axis) for axis in np.argsort(axes))
-    if any(len(shape or ()) > len(back) for shape in before):
-        return [node]
-    constants = {name: _constant(name, back, graph, node) for name in node.inputs if name in graph.constants}
-    sources = [
-        turned[name][1] if name in turned else constants[name].name if name in constants else inverse.get((back, name))
-        for name in node.inputs
-    ]
-    found = [source for source in sources if source is not None]
-    moving = [shape for name, shape in zip(node.inputs, before, strict=True) if name not in constants]
-    inner = _inside(operator, axes, back, entrywise=all(shape == node.shape for shape in moving))
-    if inner is None or len(found) < len(sources):
-        return [node]
-    if isinstance(inner, ops.Sum | ops.Mean):
-        return [replace(node, operator=inner, inputs=tuple(found))]
-    name = graph.fresh(f"{node.name}.turned")
-    turned[node.name] = axes, name
-    shape = tuple(node.shape[axis] for axis in back)
-    first_of_all = Node(name, inner, tuple(found), shape, node.label, derived=True)
-    return [*constants.values(), first_of_all, replace(node, operator=ops.Permute(axes), inputs=(name,))]
+            return replace(node, operator=ops.Identity(), inputs=(source,))
+        self.permuted[node.name] = Permuted(axes, source)
+        self.permutation_of.setdefault(Permuted(axes, source), node.name)
+        return replace(node, operator=ops.Permute(axes), inputs=(source,))
+
+    def _operator_before_permutation(self, node: Node, axes: Axes) -> list[Node]:
+        """Return an operator on the values before their permutation, and the permutation behind it.
+
+        ``axes``: of the permutation of its inputs. The node itself where this is not possible.
+        """
+        graph = self.graph
+        inverse = tuple(int(axis) for axis in np.argsort(axes))
+        shapes = [graph.by_name[name].shape for name in node.inputs]
+        if node.shape is None or any(shape is None or len(shape) > len(inverse) for shape in shapes):
+            return [node]
+        constants = {name: self._constant(name, inverse, node) for name in node.inputs if name in graph.constants}
+        sources = []
+        for name in node.inputs:
+            source = self._source(name, inverse, constants)
+            if source is None:
+                return [node]
+            sources.append(source)
+        moving_shapes = [shape for name, shape in zip(node.inputs, shapes, strict=True) if name not in constants]
+        entrywise = all(shape == node.shape for shape in moving_shapes)
+        inner = _before_permutation(node.operator, axes, inverse, entrywise=entrywise)
+        if inner is None:
+            return [node]
+        if isinstance(inner, ops.Sum | ops.Mean):  # no axes are left that have to be permuted
+            return [replace(node, operator=inner, inputs=tuple(sources))]
+        name = graph.fresh(f"{node.name}.turned")
+        self.permuted[node.name] = Permuted(axes, name)
+        inner_shape = tuple(node.shape[axis] for axis in inverse)
+        inner_node = Node(name, inner, tuple(sources), inner_shape, node.label, derived=True)
+        permutation = replace(node, operator=ops.Permute(axes), inputs=(name,))
+        return [*constants.values(), inner_node, permutation]
+
+    def _source(self, name: str, inverse: Axes, constants: dict[str, Node]) -> str | None:
+        """Return the name of an input before its permutation; None if there is no such value."""
+        if name in self.permuted:
+            return self.permuted[name].source
+        if name in constants:
+            return constants[name].name
+        return self.permutation_of.get(Permuted(inverse, name))
+
+    def _constant(self, name: str, inverse: Axes, reader: Node) -> Node:
+        """Return a constant with its axes permuted back."""
+        values = _permute_back(self.graph.by_name[name].operator.run(), inverse)
+        fresh = self.graph.fresh(f"{reader.name}.{name}")
+        return Node(fresh, ops.Constant(lambda: values), (), tuple(values.shape), derived=True)
 
 
-def _constant(name: str, back: tuple[int, ...], graph: Graph, reader: Node) -> Node:
-    """A constant, with its axes where those of the value that it is joined with were."""
-    values = _turned_back(graph.by_name[name].operator.run(), back)
-    return Node(
-        graph.fresh(f"{reader.name}.{name}"), ops.Constant(lambda: values), (), tuple(values.shape), derived=True
-    )
+def _permute_back(values: FloatArray, inverse: Axes) -> FloatArray:
+    """Permute an array that may have fewer axes than the values it is broadcast with."""
+    missing_axes = (1,) * (len(inverse) - values.ndim)
+    return values.reshape(missing_axes + values.shape).transpose(inverse)
 
 
-def _turned_back(values: FloatArray, back: tuple[int, ...]) -> FloatArray:
-    return values.reshape((1,) * (len(back) - values.ndim) + values.shape).transpose(back)
-
-
-def _inside(
-    operator: ops.Operator, axes: tuple[int, ...], back: tuple[int, ...], *, entrywise: bool
+def _before_permutation(
+    operator: ops.Operator,
+    axes: Axes,
+    inverse: Axes,
+    *,
+    entrywise: bool,
 ) -> ops.Operator | None:
-    """What makes of values, of which its own are permutations, one that its result is a permutation of."""
+    """Return the operator on values whose permutations an operator takes: its value, permuted, is the operator's.
+
+    Sums and means drop the axes that they go over, and the others have to be in order. ``entrywise``: whether all
+    values that move have the shape of the result. None if there is no such operator.
+    """
     match operator:
         case ops.Slice():
             return ops.Slice(tuple((axes[axis], start, stop, step) for axis, start, stop, step in operator.parts))
         case ops.Concat(new=False):
             return ops.Concat(axes[operator.axis])
         case ops.Sum(keep=False) | ops.Mean(keep=False):
-            left = [axis for at, axis in enumerate(axes) if at not in operator.axes]
-            gone = tuple(sorted(axes[at] for at in operator.axes))
-            return replace(operator, axes=gone) if left == sorted(left) else None
-        case ops.Scale():
-            if operator.offset is not None or operator.values.ndim > len(back) or not entrywise:
+            remaining = [axis for place, axis in enumerate(axes) if place not in operator.axes]
+            if remaining != sorted(remaining):
                 return None
-            return replace(operator, values=_turned_back(operator.values, back))
+            return replace(operator, axes=tuple(sorted(axes[place] for place in operator.axes)))
+        case ops.Scale():
+            if operator.offset is not None or operator.values.ndim > len(inverse) or not entrywise:
+                return None
+            return replace(operator, values=_permute_back(operator.values, inverse))
         case ops.Pointwise() | ops.Add() | ops.Maximum() | ops.Minimum() | ops.Product() | ops.Identity():
-            plain = not any(isinstance(getattr(operator, each.name), np.ndarray) for each in fields(operator))
-            return operator if plain and entrywise else None
+            has_arrays = any(isinstance(getattr(operator, field.name), np.ndarray) for field in fields(operator))
+            return operator if entrywise and not has_arrays else None
     return None

@@ -1,4 +1,4 @@
-"""Lipschitz constants of all values of a graph, node by node, from its inputs to its outputs."""
+"""Prove Lipschitz constants of all values of a graph, node by node, from its inputs to its outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.operators.reductions import Norm
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
 from specnorm_networks.certified.ranges import Values
-from specnorm_networks.certified.reading import is_padded_layer, numbers_along, spatial
+from specnorm_networks.certified.reading import is_padded_layer, numbers_along, spatial_sizes
 from specnorm_networks.certified.scope import Map, Scope
 
 T = TypeVar("T")
@@ -31,16 +31,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """One node of a network.
+    """The bound of one node of a network.
 
     Parameters
     ----------
-    name, operator, rule : str
-        The value, what the framework calls the operator, and the rule that was applied.
+    name : str
+        Name of the node's value.
+    operator : str
+        The framework's name of the operator.
+    rule : str
+        The rule that was applied.
     alone : Upper or None
-        Of this node alone; None for nodes with several inputs.
+        Constant of this node with respect to its own input; None for nodes with several inputs.
     claim : Upper or None
-        Of the map from the network's inputs to this value; None: unknown from here or before.
+        Constant of the map from the network's inputs to this value; None: unknown from here or before.
     layer : str or None
         Name of the kernel, for a layer.
     """
@@ -65,12 +69,18 @@ class Step:
 
 @dataclass(frozen=True)
 class UnknownNode:
-    """Where the bound ends.
+    """A node that has no bound.
 
     Parameters
     ----------
+    name : str
+        Name of the node's value.
+    operator : str
+        The framework's name of the operator.
+    reason : str
+        Why there is no bound.
     claim : Upper or None
-        Of all of its inputs together: the bound up to there.
+        Constant of all inputs of the node together, with respect to the network's inputs: the bound up to there.
     """
 
     name: str
@@ -86,25 +96,28 @@ class UnknownNode:
 
 @dataclass(frozen=True, eq=False)
 class Constants:
-    """Of a network's values."""
+    """The constants of all values of a network."""
 
     steps: Mapping[str, Step]
-    """With respect to all inputs together, in the order of computation."""
+    """Constants with respect to all inputs together, by value, in the order of computation."""
     unknown: tuple[UnknownNode, ...]
     by_input: tuple[Mapping[str, Step], ...]
-    """With respect to each input alone, the others held."""
+    """Constants with respect to each input alone, while the others stay."""
     claim: Upper | None
-    """Of all outputs together; None if one is unknown."""
+    """Constant of all outputs together; None if one is unknown."""
 
 
 @arithmetic.on_host()
 def propagate(
-    graph: Graph, norms: Norms, values: Values, shortcuts: Mapping[str, Sequence[Upper]] | None = None
+    graph: Graph,
+    norms: Norms,
+    values: Values,
+    shortcuts: Mapping[str, Sequence[Upper]] | None = None,
 ) -> Constants:
-    """Constants of all values of a graph.
+    """Prove constants of all values of a graph.
 
-    ``values``: where they lie. ``shortcuts``: by the value at the end of some layers: constants of these together,
-    used where they are less.
+    ``values``: ranges of the graph's values. ``shortcuts``: by the name of a value: constants of the map to it from an
+    earlier value, for layers that were bounded together. They count where they are less.
     """
     if not graph.inputs:
         raise MethodError("the network has no input of floating numbers, so that it has no Lipschitz constant.")
@@ -112,182 +125,230 @@ def propagate(
         raise MethodError("no output of the network is computed from its inputs.")
     scope = Scope(graph, values.regions)
     passes = [_Pass(scope, norms, name, shortcuts or {}, values) for name in graph.inputs]
-    steps = {node.name: _combined(node, [run.steps[node.name] for run in passes], graph) for node in graph.nodes}
-    ends = [steps[name] for name in graph.outputs]
-    claims = _all([step.claim for step in ends])
+    steps: dict[str, Step] = {}
+    for node in graph.nodes:
+        steps[node.name] = _with_all_inputs(node, [one_pass.steps[node.name] for one_pass in passes], graph)
+    claims = _all_or_none([steps[name].claim for name in graph.outputs])
     claim = None if claims is None else rules.of_all_outputs(claims, graph.outputs)
-    unknown = {u.name: u for run in passes for u in run.unknown.values()}
-    return Constants(steps, tuple(unknown.values()), tuple(run.steps for run in passes), claim)
+    unknown: dict[str, UnknownNode] = {}
+    for one_pass in passes:
+        unknown |= one_pass.unknown
+    return Constants(steps, tuple(unknown.values()), tuple(one_pass.steps for one_pass in passes), claim)
 
 
 class _Pass:
-    """Bounds of all nodes with respect to one input of the network."""
+    """Bounds of all nodes with respect to one input of the network, ``wrt``."""
 
     def __init__(
-        self, scope: Scope, norms: Norms, wrt: str, shortcuts: Mapping[str, Sequence[Upper]], values: Values
+        self,
+        scope: Scope,
+        norms: Norms,
+        wrt: str,
+        shortcuts: Mapping[str, Sequence[Upper]],
+        values: Values,
     ) -> None:
-        self.scope, graph = scope, scope.graph
-        self.nodes, self.constants = graph.by_name, graph.constants
-        self.values, self.norms, self.wrt = values, norms, wrt
+        self.scope = scope
+        self.nodes = scope.graph.by_name
+        self.constants = scope.graph.constants
+        self.values = values
+        self.norms = norms
+        self.wrt = wrt
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
         self.branches = Branches(scope, self.steps, norms)
-        for node in graph.nodes:
-            self.branches.seen(node)
-            self.steps[node.name] = self._met(node, self._step(node))
-            self.steps[node.name] = self._shortened(self.steps[node.name], shortcuts.get(node.name, ()))
+        for node in scope.graph.nodes:
+            self.branches.append(node)
+            step = self._step_by_branches(node, self._step(node))
+            self.steps[node.name] = self._step_by_shortcuts(step, shortcuts.get(node.name, ()))
 
-    def _met(self, node: Node, step: Step) -> Step:
-        """A node where branches meet, which may all come from one value."""
+    def _step(self, node: Node) -> Step:
+        """Return a node's bound by the rule of its operator."""
+        claims = _all_or_none([self.steps[name].claim for name in node.inputs])
+        if node.name == self.wrt:
+            return _step_of(node, node.rule, None, rules.unmoved(self.scope, node.name))
+        if claims is None:
+            return _step_of(node, node.rule, None, None)
+        if self._does_not_move(node) and not any(claim.value for claim in claims):
+            return _step_of(node, node.rule, None, rules.held(self.scope, self.wrt, node, claims))
+        try:
+            return self._step_by_rule(node, claims)
+        except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
+            up_to_inputs = rules.of_inputs(self.scope, self.wrt, node, claims)
+            self.unknown[node.name] = UnknownNode(node.name, label(node), str(error), up_to_inputs)
+        return _step_of(node, "unknown", None, None)
+
+    def _does_not_move(self, node: Node) -> bool:
+        """Whether a node is constant if none of its inputs moves."""
+        if isinstance(node.operator, (Input, Constant, Held)):
+            return True
+        return bool(node.inputs) and not isinstance(node.operator, Random)
+
+    def _step_by_branches(self, node: Node, step: Step) -> Step:
+        """Return the bound of a node where branches meet, which may all come from one value; or the step itself."""
         moving = [name for name in node.inputs if self.steps[name].upper]
         if len(moving) < 2 or step.claim is None or not step.claim.value:
             return step
-        found = step.claim
+        least_claim = step.claim
         try:
-            for each in self.branches.claims(node):
-                claim = rules.along(each, known(self.steps[rules.way_of(each).start].claim))
-                if claim.value < found.value:
-                    found, self.branches.met[node.name] = claim, each
+            for branches_claim in self.branches.claims(node):
+                start = rules.way_of(branches_claim).start
+                claim = rules.along(branches_claim, known(self.steps[start].claim))
+                if claim.value < least_claim.value:
+                    least_claim = claim
+                    self.branches.shortcuts[node.name] = branches_claim
         except (SpecnormError, OSError, OverflowError):
             pass  # the node's own rule has a bound
-        if found is step.claim:
+        if least_claim is step.claim:
             return step
-        return replace(step, rule=found.rule, claim=found)
+        return replace(step, rule=least_claim.rule, claim=least_claim)
 
-    def _shortened(self, step: Step, together: Sequence[Upper]) -> Step:
-        """A node at the end of layers that are bounded together."""
-        found = [] if step.claim is None else [step.claim]
-        for claim in together:
-            before = self.steps.get(claim.what.start) if isinstance(claim.what, Map) else None
+    def _step_by_shortcuts(self, step: Step, shortcuts: Sequence[Upper]) -> Step:
+        """Return the least of a node's bound and the bounds of layers that end there and were bounded together."""
+        claims = [] if step.claim is None else [step.claim]
+        for shortcut in shortcuts:
+            before = self.steps.get(shortcut.what.start) if isinstance(shortcut.what, Map) else None
             if before is not None and before.claim is not None:
-                found.append(rules.along(claim, before.claim))
-        return replace(step, claim=least(*found)) if found else step
+                claims.append(rules.along(shortcut, before.claim))
+        return replace(step, claim=least(*claims)) if claims else step
 
-    def _step(self, node: Node) -> Step:
-        before = [self.steps[name] for name in node.inputs]
-        uppers = _all([step.claim for step in before])
-        if node.name == self.wrt:
-            return _shown(node, node.rule, None, rules.unmoved(self.scope, node.name))
-        if uppers is None:
-            return _shown(node, node.rule, None, None)
-        held = isinstance(node.operator, (Input, Constant, Held))
-        held = held or (bool(before) and not isinstance(node.operator, Random))
-        if held and not any(upper.value for upper in uppers):
-            return _shown(node, node.rule, None, rules.held(self.scope, self.wrt, node, uppers))
-        try:
-            return self._known(node, uppers)
-        except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
-            up_to_here = rules.of_inputs(self.scope, self.wrt, node, uppers)
-            self.unknown[node.name] = UnknownNode(node.name, label(node), str(error), up_to_here)
-        return _shown(node, "unknown", None, None)
+    # -- rules of operators ------------------------------------------------------------------------------------------
+    def _step_by_rule(self, node: Node, claims: list[Upper]) -> Step:
+        """Return a node's bound by its operator's rule.
 
-    def _known(self, node: Node, uppers: list[Upper]) -> Step:
+        ``claims``: of its inputs, with respect to the network's input.
+        """
         operator = node.operator
         if isinstance(operator, (Convolution, Matrix)):
-            return self._layer(node, operator, None, node)
+            return self._step_of_layer(node, operator, None, node)
         if isinstance(operator, Scale):
             layer = past_shifts(self.nodes[node.inputs[0]], self.nodes)
-            scale = _by_channel(operator, layer)
-            if scale is not None and isinstance(layer.operator, (Convolution, Matrix)):
-                return self._layer(layer, layer.operator, scale, node)
-        shapes = tuple(self.nodes[each].shape for each in node.inputs)
-        place = Place(shapes, node.shape, partial(self._ranges, node), self.values.boxed)
+            if isinstance(layer.operator, (Convolution, Matrix)):
+                scale = _by_output_channel(operator, layer.operator)
+                if scale is not None:
+                    return self._step_of_layer(layer, layer.operator, scale, node)
         moving = [name for name in node.inputs if name not in self.constants]
         if isinstance(operator, Matrices):
-            factor = rules.of_layer(
-                self.scope, moving[0], node, node, norm_of_stack_by(self.norms, operator.layer), node.rule
-            )
-        elif len(moving) == 1:
-            inputs = [
-                rules.unmoved(self.scope, name)
-                if name in moving
-                else rules.held(self.scope, moving[0], self.nodes[name], [])
-                for name in node.inputs
-            ]
-            factor = rules.of_operator(self.scope, node, inputs, place)
-        else:
-            if isinstance(operator, Normalise):
-                self._must_be_lengths(node, operator)
-            found = rules.of_operator(self.scope, node, uppers, place)
-            return _shown(node, node.rule, None, found)
-        at = node.inputs.index(moving[0])
-        name = operator.layer.name if isinstance(operator, Matrices) else None
-        return _shown(node, node.rule, factor, rules.along(factor, uppers[at]), name)
+            norm = norm_of_stack_by(self.norms, operator.layer)
+            factor = rules.of_layer(self.scope, moving[0], node, node, norm, node.rule)
+            return self._step_of_factor(node, factor, moving[0], claims, operator.layer.name)
+        if len(moving) == 1:
+            factor = rules.of_operator(self.scope, node, self._with_respect_to(moving[0], node), self._place(node))
+            return self._step_of_factor(node, factor, moving[0], claims)
+        if isinstance(operator, Normalise):
+            self._must_be_lengths(node, operator)
+        return _step_of(node, node.rule, None, rules.of_operator(self.scope, node, claims, self._place(node)))
 
-    def _must_be_lengths(self, node: Node, operator: Normalise) -> None:
-        """What `Normalise` says of its second input is true of the norm of the first alone."""
-        lengths = self.nodes[node.inputs[-1]]
-        wanted = (Norm, tuple(sorted(operator.axes)), True, node.inputs[:1])
-        given = lengths.operator
-        of = (type(given), tuple(sorted(getattr(given, "axes", ()))), getattr(given, "keep", False), lengths.inputs)
-        if of != wanted or len(node.inputs) != 2:
-            raise NoBoundError("it divides by a value that is not the length of what is divided")
+    def _place(self, node: Node) -> Place:
+        shapes = tuple(self.nodes[name].shape for name in node.inputs)
+        return Place(shapes, node.shape, partial(self._ranges, node), self.values.boxed)
 
     def _ranges(self, node: Node) -> tuple[Interval | None, ...]:
         return tuple(self.values[name] for name in node.inputs)
 
-    def _layer(self, node: Node, operator: Convolution | Matrix, scale: Any, shown: Node) -> Step:
-        """Bound of a layer, with padding before and batch normalisation after it as one map."""
-        layer, geometry = operator.layer, dict(operator.layer.geometry)
+    def _with_respect_to(self, moving: str, node: Node) -> list[Upper]:
+        """Return claims of a node's inputs with respect to the one of them that moves; the others are constants."""
+        claims = []
+        for name in node.inputs:
+            if name == moving:
+                claims.append(rules.unmoved(self.scope, name))
+            else:
+                claims.append(rules.held(self.scope, moving, self.nodes[name], []))
+        return claims
+
+    def _step_of_factor(
+        self,
+        node: Node,
+        factor: Upper,
+        moving: str,
+        claims: list[Upper],
+        layer: str | None = None,
+    ) -> Step:
+        """Return the bound of a node that has a constant of its own with respect to its only moving input."""
+        before = claims[node.inputs.index(moving)]
+        return _step_of(node, node.rule, factor, rules.along(factor, before), layer)
+
+    def _must_be_lengths(self, node: Node, operator: Normalise) -> None:
+        """Refuse `Normalise` whose second input is not the norm of the first: its rule is true of that alone."""
+        lengths = self.nodes[node.inputs[-1]]
+        norm = lengths.operator
+        is_norm = type(norm) is Norm and norm.keep and tuple(sorted(norm.axes)) == tuple(sorted(operator.axes))
+        if not is_norm or lengths.inputs != node.inputs[:1] or len(node.inputs) != 2:
+            raise NoBoundError("it divides by a value that is not the length of what is divided")
+
+    def _step_of_layer(self, node: Node, operator: Convolution | Matrix, scale: Any, end: Node) -> Step:
+        """Return the bound of a layer, with padding before and batch normalisation after it as one map.
+
+        ``end``: the layer's node, or that of the normalisation after it, whose factors are ``scale``.
+        """
+        layer = operator.layer
+        geometry = dict(layer.geometry)
         source = self.nodes[node.inputs[0]]
         rule = "layer, scaled" if scale is not None else "layer"
         if isinstance(source.operator, Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
             geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
             source = self.nodes[source.inputs[0]]
             rule = f"{rule}, padded"
-        norm = norm_by(self.norms, layer, geometry, spatial(source.shape, node.shape, layer.spatial), scale)
-        before = self.steps[source.name]
-        factor = rules.of_layer(self.scope, source.name, shown, node, norm, rule)
-        return _shown(shown, rule, factor, rules.along(factor, known(before.claim)), layer.name)
+        sizes = spatial_sizes(source.shape, node.shape, layer.spatial)
+        norm = norm_by(self.norms, layer, geometry, sizes, scale)
+        factor = rules.of_layer(self.scope, source.name, end, node, norm, rule)
+        before = known(self.steps[source.name].claim)
+        return _step_of(end, rule, factor, rules.along(factor, before), layer.name)
 
 
-def _shown(node: Node, rule: str, alone: Upper | None, claim: Upper | None, layer: str | None = None) -> Step:
+def _step_of(node: Node, rule: str, alone: Upper | None, claim: Upper | None, layer: str | None = None) -> Step:
     return Step(node.name, label(node), rule, alone, claim, layer)
 
 
 def label(node: Node) -> str:
-    """What the framework calls the operator."""
+    """Return the framework's name of a node's operator."""
     return node.label or type(node.operator).__name__
 
 
 def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
-    """The node before constants were added to its value.
+    """Return the node before constants were added to its value.
 
     ``nodes``: by name.
     """
     while isinstance(node.operator, Add) and node.operator.over == 1 and node.shape is not None:
-        terms = zip(node.inputs, node.operator.weights, strict=True)
-        moving = [(nodes[name], weight) for name, weight in terms if not isinstance(nodes[name].operator, Constant)]
-        if len(moving) != 1 or moving[0][1] != 1 or moving[0][0].shape != node.shape:
+        moving = []
+        for name, weight in zip(node.inputs, node.operator.weights, strict=True):
+            if not isinstance(nodes[name].operator, Constant):
+                moving.append((nodes[name], weight))
+        if len(moving) != 1:
             break
-        node = moving[0][0]
+        ((before, weight),) = moving
+        if weight != 1 or before.shape != node.shape:
+            break
+        node = before
     return node
 
 
-def _by_channel(scale: Scale, layer: Node) -> Any:
-    """One number an output channel of a layer, if the values are such; None otherwise."""
-    operator = layer.operator
-    if not isinstance(operator, (Convolution, Matrix)):
-        return None
-    left = isinstance(operator, Matrix) and operator.side == "left"
-    values = numbers_along(scale.values, -1 - operator.layer.spatial - left, 0)
+def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> Any:
+    """Return the factors of a scale as one number an output channel of a layer; None if they are no such numbers."""
+    axes_behind_channels = operator.layer.spatial
+    if isinstance(operator, Matrix) and operator.side == "left":
+        axes_behind_channels += 1
+    values = numbers_along(scale.values, -1 - axes_behind_channels, 0)
     count = ConvSpec.of(tuple(operator.layer.stored().shape), **operator.layer.geometry).cout
-    return values if values is not None and len(values) == count and bool(np.all(np.isfinite(values))) else None
+    if values is None or len(values) != count or not np.all(np.isfinite(values)):
+        return None
+    return values
 
 
-def _combined(node: Node, steps: list[Step], graph: Graph) -> Step:
-    """One node's steps, each with respect to one input of the network."""
+def _with_all_inputs(node: Node, steps: list[Step], graph: Graph) -> Step:
+    """Return a node's bound with respect to all inputs together, from its steps with respect to each."""
     first = steps[0]
     if len(steps) == 1:
         return first
     factors = [step.alone for step in steps if step.alone is not None]
     rule = next((step.rule for step in steps if step.upper != 0.0), first.rule)
-    claims = _all([step.claim for step in steps])
+    claims = _all_or_none([step.claim for step in steps])
     claim = None if claims is None else rules.of_all_inputs(node.name, claims, graph.inputs)
     alone = max(factors, key=finite, default=None)
-    return _shown(node, rule, alone, claim, first.layer)
+    return _step_of(node, rule, alone, claim, first.layer)
 
 
-def _all(values: Sequence[T | None]) -> list[T] | None:
-    found = [value for value in values if value is not None]
-    return found if len(found) == len(values) else None
+def _all_or_none(values: Sequence[T | None]) -> list[T] | None:
+    """Return all values; None if one of them is None."""
+    present = [value for value in values if value is not None]
+    return present if len(present) == len(values) else None

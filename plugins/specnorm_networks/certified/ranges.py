@@ -1,8 +1,9 @@
-"""Where each value of a network can lie while its inputs stay in a ball or a box: intervals, rounding counted.
+"""Ranges of the values of a network while its inputs stay in a ball or a box: intervals, rounding counted.
 
 On a ball the proven constants of the maps up to each value, and the rows of linear maps, give intervals, too; the
-smaller ones count. What has no rule here can be anything. Where the ranges of a function's inputs are known, its slopes
-lie between the smallest and the largest derivative there: a ReLU that cannot switch has slope 0 or 1 (`localised`).
+smaller ones count. A value without a rule here can be anything. Where the range of a function's input is known, its
+slopes lie between the smallest and the largest derivative there: a ReLU that cannot switch has slope 0 or 1
+(`with_slopes_on`).
 """
 
 from __future__ import annotations
@@ -47,54 +48,64 @@ from specnorm_networks.certified.scope import Scope
 
 @dataclass(frozen=True, eq=False)
 class Ranges(Mapping[str, Interval]):
-    """Where a network's values lie while its inputs are in some regions, by their names."""
+    """Intervals of a network's values, by name, while its inputs are in some regions."""
 
-    _found: Mapping[str, Interval]
+    _intervals: Mapping[str, Interval]
     _origin: Graph
     regions: frozenset[Region]
 
     def check(self, graph: Graph) -> None:
-        """Refuse another network's values."""
+        """Refuse a graph that is another network."""
         if graph.origin is not self._origin:
             raise HypothesisError("these are ranges of another network's values")
 
     def __getitem__(self, name: str) -> Interval:
-        return self._found[name]
+        return self._intervals[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
+        return iter(self._intervals)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._intervals)
 
 
 @arithmetic.on_host()
 def ranges(
-    graph: Graph, region: Ball | Box, constants: Mapping[str, Upper] | None = None, known: Ranges | None = None
+    graph: Graph,
+    region: Ball | Box,
+    constants: Mapping[str, Upper] | None = None,
+    earlier: Ranges | None = None,
 ) -> Ranges:
-    """Range of each value of known size.
+    """Return the range of each value of known size.
 
     ``region``: of the network's inputs. ``constants``: for a ball: proven Lipschitz constants, on it or everywhere, of
-    the maps from all inputs to the values. ``known``: of the same values, on the region or a larger one: none is wider
-    than these. `HypothesisError` if a constant or a range is another map's, another network's or another
-    region's. `MethodError` if the region does not fit the network's inputs.
+    the maps from all inputs to the values. ``earlier``: ranges of the same values, on the region or a larger one: the
+    returned ones are not wider. `HypothesisError` if a constant or a range is another map's, another network's or
+    another region's. `MethodError` if the region does not fit the network's inputs.
     """
     check_region(graph, region)
     regions = graph.regions | {region.region}
-    if known is not None:
-        known.check(graph)
-        if not known.regions <= regions:
+    if earlier is not None:
+        earlier.check(graph)
+        if not earlier.regions <= regions:
             raise HypothesisError("these are ranges on another region")
-    exact, maps = dict[str, Interval](), dict[str, list[tuple[str, float]]]()
+    exact = dict[str, Interval]()
+    maps = dict[str, list[tuple[str, float]]]()
     if isinstance(region, Ball) and region.radius > 0:
         maps = _maps(graph, region, constants or {})
         exact = Walk(graph, Ball(region.centre, 0.0), {}, {}, {}).to_the_end()
-    return Ranges(Walk(graph, region, exact, maps, known or {}).to_the_end(), graph.origin, regions)
+    intervals = Walk(graph, region, exact, maps, earlier or {}).to_the_end()
+    return Ranges(intervals, graph.origin, regions)
 
 
-def _maps(graph: Graph, region: Ball, constants: Mapping[str, Upper]) -> dict[str, list[tuple[str, float]]]:
-    """The constants as numbers, each of which bounds what it is said to on that ball."""
-    start, scope = ", ".join(graph.inputs), Scope(graph, frozenset({region.region}))
+def _maps(
+    graph: Graph,
+    region: Ball,
+    constants: Mapping[str, Upper],
+) -> dict[str, list[tuple[str, float]]]:
+    """Return constants as numbers, after checking that each bounds the map to its value on that ball."""
+    start = ", ".join(graph.inputs)
+    scope = Scope(graph, frozenset({region.region}))
     for name, claim in constants.items():
         if not scope.holds(claim, start, name):
             raise HypothesisError(f"{claim.what} is no constant of {name} on {region.region}")
@@ -104,18 +115,18 @@ def _maps(graph: Graph, region: Ball, constants: Mapping[str, Upper]) -> dict[st
 def check_region(graph: Graph, region: Ball | Box) -> None:
     """Refuse a region that does not fit the inputs of a network: `MethodError`."""
     shapes = {name: graph.by_name[name].shape for name in graph.inputs}
-    given = [region.centre] if isinstance(region, Ball) else [region.low, region.high]
+    arrays_by_name = [region.centre] if isinstance(region, Ball) else [region.low, region.high]
     for name, shape in shapes.items():
-        found = [np.shape(each[name]) if name in each else None for each in given]
-        if shape is None or any(each != shape for each in found):
+        array_shapes = [np.shape(arrays[name]) if name in arrays else None for arrays in arrays_by_name]
+        if shape is None or any(array_shape != shape for array_shape in array_shapes):
             raise MethodError(
                 f"Ranges of a network need numbers for its input {name} of shape {shape}; given are arrays of shape "
-                f"{found[0]}."
+                f"{array_shapes[0]}."
             )
     if isinstance(region, Ball):
         if not (region.radius >= 0 and math.isfinite(region.radius)):
             raise MethodError(f"radius={region.radius!r}; expected a number of at least 0.")
-        if not all(np.all(np.isfinite(each)) for each in region.centre.values()):
+        if not all(np.all(np.isfinite(centre)) for centre in region.centre.values()):
             raise MethodError("the centre of a ball has entries that are not finite.")
     elif any(not np.all(region.low[name] <= region.high[name]) for name in shapes):
         raise MethodError("a box whose low ends are above its high ends, or not numbers.")
@@ -123,7 +134,7 @@ def check_region(graph: Graph, region: Ball | Box) -> None:
 
 @contextlib.contextmanager
 def consistent(node: Node) -> Iterator[None]:
-    """What is said of one node; `InternalError` where that contradicts itself."""
+    """Turn a contradiction in what operators say of one node into an `InternalError`."""
     try:
         yield
     except HypothesisError as error:
@@ -136,71 +147,88 @@ def consistent(node: Node) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Location:
-    """Where a value lies: in a box, and around the value at the ball's centre."""
+    """Box and ball in which a value lies."""
 
     centre: FloatArray
+    """Centre of the ball: nearly the value for the centre of the inputs' ball."""
     range: Interval
+    """The box."""
     moves: float
-    """How far the value is from the one at the ball's centre at most."""
+    """Largest distance from the value for the centre of the inputs' ball."""
     radius: float
-    """How far it is from ``centre``."""
+    """Radius of the ball: largest distance from ``centre``."""
 
 
 class Walk:
-    """Where values lie while inputs stay in a region, each from where the ones before do: visited in order.
+    """Locates values while inputs stay in a region, each from the location of those before: visited in order.
 
-    ``exact``: ranges at a ball's centre. ``maps``: constants of maps by the value at the end, each with the one at its
-    start, or the names of all inputs. ``stated``: where values lie besides.
+    ``exact``: intervals of the values for a ball's centre. ``maps``: by value: constants of the maps to it, each with
+    the name of the value at its start, or with the names of all inputs. ``stated``: further intervals of values.
     """
 
     def __init__(
-        self, graph: Graph, region: Ball | Box, exact: Mapping[str, Interval],
-        maps: Mapping[str, Sequence[tuple[str, float]]], stated: Mapping[str, Interval],
-    ) -> None:  # fmt: skip
-        self.graph, self.region, self.exact, self.maps, self.stated = graph, region, exact, maps, stated
+        self,
+        graph: Graph,
+        region: Ball | Box,
+        exact: Mapping[str, Interval],
+        maps: Mapping[str, Sequence[tuple[str, float]]],
+        stated: Mapping[str, Interval],
+    ) -> None:
+        self.graph = graph
+        self.region = region
+        self.exact = exact
+        self.maps = maps
+        self.stated = stated
         self.radius = region.radius if isinstance(region, Ball) else math.inf
         self.moving = graph.moved_by(graph.inputs)
         self.known: dict[str, Location] = {}
 
     def to_the_end(self) -> dict[str, Interval]:
-        """Ranges of all values."""
+        """Visit all nodes; return the intervals of their values."""
         for node in self.graph.nodes:
             self.visit(node)
         return {name: location.range for name, location in self.known.items()}
 
     def linear(self, node: Node) -> LinearMap | None:
-        """A node's linear map, if it has one."""
+        """Return a node's linear map, if it has one."""
         return linear_map_of(self.graph, node)
 
     @arithmetic.on_host()
     def visit(self, node: Node) -> None:
-        """By what an operator makes of where its inputs lie, by constants, and by what is stated."""
-        name, shape = node.name, node.shape
+        """Locate a node's value: by its operator, by constants, and by what is stated."""
+        name = node.name
+        shape = node.shape
         if shape is None:
             return
-        found, moves = self.stated.get(name, anything(shape)), math.inf if name in self.moving else 0.0
+        box = self.stated.get(name, anything(shape))
+        moves = math.inf if name in self.moving else 0.0
         for start, constant in self.maps.get(name, ()):
-            # Of all inputs together, of which one may be this value itself, or of a value before.
-            whole = start not in self.known and start == ", ".join(self.graph.inputs)
-            far = self.radius if whole else self.known[start].moves
-            moves = min(moves, host.mul_up(constant, far))
+            # The start is an earlier value, or all inputs together; a single input may be this value itself.
+            is_all_inputs = start not in self.known and start == ", ".join(self.graph.inputs)
+            distance = self.radius if is_all_inputs else self.known[start].moves
+            moves = min(moves, host.mul_up(constant, distance))
         with consistent(node):
             if name in self.graph.inputs:
-                found, moves = found & _of_input(name, self.region), self.radius
-            elif all(each in self.known for each in node.inputs):
-                found = found & self._image(node, shape)
+                box = box & _of_input(name, self.region)
+                moves = self.radius
+            elif all(source in self.known for source in node.inputs):
+                box = box & self._image(node, shape)
             if name in self.exact:
-                found = found & (self.exact[name] + interval.within(np.full(shape, moves)))
-        self.locate(name, found, moves)
+                box = box & (self.exact[name] + interval.within(np.full(shape, moves)))
+        self.locate(name, box, moves)
 
     def _image(self, node: Node, shape: tuple[int, ...]) -> Interval:
-        """By intervals, and by the rows of a linear map of one value that moves."""
-        linear, before = self.linear(node), [self.known[name].range for name in node.inputs]
-        said: Interval | None = None
-        with contextlib.suppress(SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
-            said = node.operator.image(before, self.graph.place(node)) if linear is None else linear.image(before)
-        image = anything(shape) if said is None else enclosing(said)
-        image = image if image.shape == shape else anything(shape)
+        """Return a node's value as an interval: by intervals, and by the rows of a linear map of one moving value."""
+        linear = self.linear(node)
+        before = [self.known[name].range for name in node.inputs]
+        image = anything(shape)
+        # Operators without a rule here raise, or say nothing.
+        with contextlib.suppress(SpecnormError, NoBoundError, NotRunError, OSError):
+            stated = node.operator.image(before, self.graph.place(node)) if linear is None else linear.image(before)
+            if stated is not None:
+                image = enclosing(stated)
+        if image.shape != shape:
+            image = anything(shape)
         moving = [name for name in node.inputs if name in self.moving]
         if len(moving) != 1 or node.name not in self.exact or linear is None or linear.rows is None:
             return image
@@ -209,79 +237,83 @@ class Walk:
         reach = np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
         return image & (self.exact[node.name] + interval.within(reach))
 
-    def locate(self, name: str, found: Interval, moves: float) -> None:
-        """The smaller one of ball and box."""
+    def locate(self, name: str, box: Interval, moves: float) -> None:
+        """Note where a value lies; the ball is the smaller one of the given one and that around the box."""
         if name not in self.exact:
-            self.known[name] = Location(found.middle()[0], found, moves, math.inf)
+            self.known[name] = Location(box.middle()[0], box, moves, math.inf)
             return
         centre, half = self.exact[name].middle()
-        off = float(host.norm_up(half.reshape(-1)))
-        away = np.maximum(host.next_up(found.high - centre), host.next_up(centre - found.low))
-        boxed = float(host.norm_up(np.maximum(away, 0.0).reshape(-1)))
-        moves = min(moves, host.add_up(boxed, off))
-        radius = min(boxed, host.add_up(moves, off))
-        self.known[name] = Location(centre, found, moves, math.inf if math.isnan(radius) else radius)
+        centre_error = float(host.norm_up(half.reshape(-1)))
+        to_ends = np.maximum(host.next_up(box.high - centre), host.next_up(centre - box.low))
+        radius_of_box = float(host.norm_up(np.maximum(to_ends, 0.0).reshape(-1)))
+        moves = min(moves, host.add_up(radius_of_box, centre_error))
+        radius = min(radius_of_box, host.add_up(moves, centre_error))
+        self.known[name] = Location(centre, box, moves, math.inf if math.isnan(radius) else radius)
 
 
 def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:
-    """A node's linear map at its place; None where it has none, or sizes are not known."""
+    """Return a node's linear map at its place; None if it has none, or if sizes are unknown."""
     place = graph.place(node)
     if not place.sizes() or node.shape is None:
         return None
     try:
         return node.operator.linear_map(place)
-    except (NoBoundError, NotRunError, SpecnormError, OSError):  # the rules say so where they meet them
+    except (NoBoundError, NotRunError, SpecnormError, OSError):  # the rules refuse such a node, with the reason
         return None
 
 
 def _of_input(name: str, region: Ball | Box) -> Interval:
-    """Of the whole box, or of the box around the ball."""
+    """Return the interval of an input: of the box, or of the box around the ball."""
     if isinstance(region, Box):
         return enclosing((region.low[name], region.high[name]))
     centre = np.array(region.centre[name], dtype=np.float64)
     return around(centre, np.full(centre.shape, float(region.radius)))
 
 
-def localised(graph: Graph, found: Ranges) -> Graph:
-    """The same network with the slopes of each function on the range of its input: on the region of the ranges alone.
+def with_slopes_on(graph: Graph, intervals: Ranges) -> Graph:
+    """Return the same network on the region of some ranges, each function with its slopes on the range of its input.
 
-    ``found``: of its values.
+    ``intervals``: ranges of the network's values.
     """
-    found.check(graph)
-    nodes = [_sloped(node, [found.get(n) for n in node.inputs], found.regions) for node in graph.nodes]
-    return graph._same(nodes, found.regions)
+    intervals.check(graph)
+    nodes = [
+        _with_slopes(node, [intervals.get(name) for name in node.inputs], intervals.regions) for node in graph.nodes
+    ]
+    return graph._same(nodes, intervals.regions)
 
 
 def anywhere(graph: Graph) -> Ranges:
-    """Ranges of values that may be anything."""
-    shapes = {node.name: node.shape for node in graph.nodes}
-    known = {name: anything(shape) for name, shape in shapes.items() if shape is not None}
-    return Ranges(known, graph.origin, frozenset())
+    """Return ranges that say nothing: each value of known size may be anything."""
+    intervals = {node.name: anything(node.shape) for node in graph.nodes if node.shape is not None}
+    return Ranges(intervals, graph.origin, frozenset())
 
 
 def rises(graph: Graph) -> bool:
     """Whether a function of the network has a smallest slope above 0."""
-    curved = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
-    ends = [operator.extent() for operator in curved if operator.near is None]
-    return any(each is not None and each[0] > 0 for each in ends)
+    functions = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
+    extents = [function.extent() for function in functions if function.near is None]
+    return any(extent is not None and extent[0] > 0 for extent in extents)
 
 
-def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
-    operator, known = node.operator, [each for each in before if each is not None]
-    if not isinstance(operator, Pointwise) or not known:
+def _with_slopes(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
+    """Return a function of each entry with its slopes on the range of its input; other nodes as they are."""
+    operator = node.operator
+    input_range = next((one for one in before if one is not None), None)
+    if not isinstance(operator, Pointwise) or input_range is None:
         return node
-    slopes = operator.slopes(*known[0].ends)
+    slopes = operator.slopes(*input_range.ends)
     if slopes is None or slopes[0].shape != node.shape or not all(np.isfinite(end).all() for end in slopes):
         return node
     with consistent(node):
         return replace(node, operator=replace(operator, near=Slopes(*enclosing(slopes).ends, regions)))
 
 
-Given = float | NDArray[Any] | Mapping[str, Any]
+Ends = float | NDArray[Any] | Mapping[str, Any]
+"""One end of a box: for every input, or by the name of each."""
 
 
-def within(graph: Graph, low: Given, high: Given) -> Graph:
-    """The same network, of whose inputs every entry lies between two numbers.
+def within(graph: Graph, low: Ends, high: Ends) -> Graph:
+    """Return the same network on inputs whose entries lie between two numbers.
 
     Constants of squares, exp, products of values and the like need that; those of the other rules do not depend on it.
 
@@ -300,16 +332,17 @@ def within(graph: Graph, low: Given, high: Given) -> Graph:
     MethodError
         If an input has no numbers, or its low end is not below its high end.
     """
-    nodes = (_boxed(node, low, high) if node.name in graph.inputs else node for node in graph.nodes)
-    return graph._same([*nodes])
+    nodes = [_with_box(node, low, high) if node.name in graph.inputs else node for node in graph.nodes]
+    return graph._same(nodes)
 
 
-def _boxed(node: Node, low: Given, high: Given) -> Node:
+def _with_box(node: Node, low: Ends, high: Ends) -> Node:
+    """Return an input with a box; `MethodError` if the box does not fit it."""
     ends = []
-    for each in (low, high):
-        if isinstance(each, Mapping) and node.name not in each:
+    for end in (low, high):
+        if isinstance(end, Mapping) and node.name not in end:
             raise MethodError(f"The box has no ends for the network's input {node.name}; expected one for each input.")
-        ends.append(np.array(each[node.name] if isinstance(each, Mapping) else each, dtype=np.float64))
+        ends.append(np.array(end[node.name] if isinstance(end, Mapping) else end, dtype=np.float64))
     if not bool(np.all(ends[0] <= ends[1])):
         raise MethodError(
             f"The box of input {node.name} has a low end above its high end, or ends that are no numbers."
@@ -327,16 +360,16 @@ def _boxed(node: Node, low: Given, high: Given) -> Node:
 
 
 def stated(graph: Graph) -> dict[str, tuple[float, float] | None]:
-    """The box of each input that has one: the ends that all its entries have, None where they differ.
+    """Return by name the two ends that all entries of an input have; None if entries have different ones.
 
-    ``graph``: from `within`.
+    Inputs without a box are left out. ``graph``: from `within`.
     """
-    found: dict[str, tuple[float, float] | None] = {}
+    boxes: dict[str, tuple[float, float] | None] = {}
     for name, operator in _inputs(graph):
         if operator.box is not None:
             low, high = map(np.unique, operator.box)
-            found[name] = (float(low[0]), float(high[0])) if len(low) == len(high) == 1 else None
-    return found
+            boxes[name] = (float(low[0]), float(high[0])) if len(low) == len(high) == 1 else None
+    return boxes
 
 
 def _inputs(graph: Graph) -> Iterator[tuple[str, Input]]:
@@ -346,17 +379,18 @@ def _inputs(graph: Graph) -> Iterator[tuple[str, Input]]:
 
 
 class Values:
-    """Where a network's values lie, looked at when somebody asks.
+    """Ranges of a network's values, computed when the first one is asked for.
 
-    ``known``: default: for inputs in the graph's box.
+    ``intervals``: ranges that are known already. Default: those for inputs in the graph's box.
     """
 
-    def __init__(self, graph: Graph, known: Ranges | None = None) -> None:
-        self.graph, self._known = graph, known
-        self.regions = frozenset() if known is None else known.regions
-        """In which they lie there, besides the box that the graph states."""
-        if known is not None:
-            known.check(graph)
+    def __init__(self, graph: Graph, intervals: Ranges | None = None) -> None:
+        self.graph = graph
+        self._intervals = intervals
+        self.regions = frozenset() if intervals is None else intervals.regions
+        """Regions in which the ranges hold, besides the box that the graph states."""
+        if intervals is not None:
+            intervals.check(graph)
 
     @property
     def boxed(self) -> bool:
@@ -364,19 +398,21 @@ class Values:
         return bool(self.regions) or any(operator.box is not None for _, operator in _inputs(self.graph))
 
     def __getitem__(self, name: str) -> Interval | None:
-        if self._known is None:
-            if any(self.graph.by_name[name].shape is None for name in self.graph.inputs):
+        if self._intervals is None:
+            if any(self.graph.by_name[source].shape is None for source in self.graph.inputs):
                 return None
-            self._known = ranges(self.graph, box_of(self.graph))
-        return self._known.get(name)
+            self._intervals = ranges(self.graph, box_of(self.graph))
+        return self._intervals.get(name)
 
 
 def box_of(graph: Graph) -> Box:
-    """The box that is stated for the inputs, infinite where none is; in their shapes where these are known."""
-    ends: tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]] = {}, {}
-    anywhere = np.array(-math.inf), np.array(math.inf)
+    """Return the box that is stated for the inputs, infinite if none is; in their shapes if these are known."""
+    low: dict[str, NDArray[np.float64]] = {}
+    high: dict[str, NDArray[np.float64]] = {}
+    everything = (np.array(-math.inf), np.array(math.inf))
     for name, operator in _inputs(graph):
         shape = graph.by_name[name].shape
-        for found, numbers in zip(ends, operator.box or anywhere, strict=True):
-            found[name] = numbers if shape is None else np.broadcast_to(numbers, shape)
-    return Box(*ends)
+        low_end, high_end = operator.box or everything
+        low[name] = low_end if shape is None else np.broadcast_to(low_end, shape)
+        high[name] = high_end if shape is None else np.broadcast_to(high_end, shape)
+    return Box(low, high)

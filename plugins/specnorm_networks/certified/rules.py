@@ -1,7 +1,7 @@
-"""Rules of inference for Lipschitz constants in 2-norms: of one node, along a way, of branches, of all inputs together.
+"""Rules of inference for Lipschitz constants in 2-norms: of one node, of paths, of branches, of all inputs.
 
-Each takes and gives claims. What a claim bounds says between which values a map is, and a rule looks at that: no factor
-is applied to another value than its own, no branch of a sum is left out.
+Each rule takes claims and returns one. A claim says between which values its map is, and each rule checks that: no
+factor is applied to another value than its own, no branch of a sum is left out.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ NOTHING = make_upper(1.0, "the identity", "it moves nothing")
 
 
 def unmoved(scope: Scope, name: str) -> Upper:
-    """A value with respect to itself."""
+    """Return the constant of a value with respect to itself: 1."""
     return make_upper(1.0, scope.map(name, name), "itself")
 
 
 def held(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
-    """A value that another does not move: a constant, another input, or what is computed from such."""
+    """Return the constant of a value that another one does not move: 0.
+
+    That is a constant, another input, or a value that is computed from such values alone.
+    """
     scope.check(node)
     apart = isinstance(node.operator, Constant | Held) or (isinstance(node.operator, Input) and node.name != start)
     if not apart and not (
@@ -48,29 +51,30 @@ def held(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper
 
 
 def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
-    """A function of each entry, by its slopes in all channels."""
+    """Return the constant of a function of each entry: its largest absolute slope in any channel."""
     scope.check(node)
-    found = node.operator.by_channel(axis, width) if isinstance(node.operator, Pointwise) else None
-    if found is None:
+    slopes = node.operator.by_channel(axis, width) if isinstance(node.operator, Pointwise) else None
+    if slopes is None:
         raise HypothesisError(f"{node.name} is no function of each entry, of {width} channels with known slopes")
-    steepest = max(abs(float(found[0].min())), abs(float(found[1].max())))
+    low, high = slopes
+    steepest = max(abs(float(low.min())), abs(float(high.max())))
     return make_upper(steepest, (node.name, scope.about), "its largest slope")
 
 
 def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
-    """A node's value with respect to what its inputs are bounded by, as its operator says.
+    """Return the constant of a node's value by the rule of its operator.
 
-    ``inputs``: of each of the node's inputs, in order, with respect to one value; 0 where it does not depend on that.
-    `NoBoundError` if the operator has no constant here, or what it gives is none.
+    ``inputs``: constants of the node's inputs, in order, with respect to one value; 0 where an input does not depend on
+    that. `NoBoundError` if the operator has no constant here, or returns none.
     """
     scope.check(node)
     start = way_of(inputs[0]).start if inputs else ""
     if not _follow(scope, node, inputs, start):
         raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
-    found = node.operator.combine([claim.value for claim in inputs], place)
-    if not found >= 0:
-        raise NoBoundError(f"its operator {type(node.operator).__name__} gives {found!r}, which is no constant")
-    return make_upper(float(found), scope.map(start, node.name), node.rule, *inputs)
+    constant = node.operator.combine([claim.value for claim in inputs], place)
+    if not constant >= 0:
+        raise NoBoundError(f"its operator {type(node.operator).__name__} gives {constant!r}, which is no constant")
+    return make_upper(float(constant), scope.map(start, node.name), node.rule, *inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,58 +82,72 @@ class Average:
     """Averages of the pixels of each channel."""
 
     factor: Upper
-    """Its constant."""
+    """The constant of the averages."""
     run: Callable[[Any], Any]
-    """Of samples with one channel each, (n, 1, *before)."""
+    """Computes them for samples with one channel each, (n, 1, *before)."""
     before: tuple[int, ...]
-    """Pixels, an axis."""
+    """Pixels, one number an axis."""
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
-        """From pixels to averages."""
+        """Matrix from pixels to averages."""
         count = math.prod(self.before)
-        found = np.asarray(self.run(np.eye(count).reshape(count, 1, *self.before)), dtype=np.float64)
-        return found.reshape(count, -1).T
+        pixels = np.eye(count).reshape(count, 1, *self.before)
+        averages = np.asarray(self.run(pixels), dtype=np.float64)
+        return averages.reshape(count, -1).T
 
 
 def followed(factor: Upper, by: Upper) -> Upper:
-    """What follows the function of a link, and one more."""
+    """Return the constant of one map after another, both of which follow the function of a link."""
     if factor is NOTHING:
         return by
     return make_upper(host.mul_up(factor.value, by.value), f"{factor.what} times {by.what}", "product", factor, by)
 
 
-def of_layer(scope: Scope, source: str, node: Node, layer: Node, norm: Upper, rule: str) -> Upper:
-    """A layer from what it reads to itself, or to the normalisation after it, from the norm of both.
+def of_layer(
+    scope: Scope,
+    source: str,
+    node: Node,
+    layer: Node,
+    norm: Upper,
+    rule: str,
+) -> Upper:
+    """Return the constant of a layer from its norm; with padding before it and normalisation after it, if any.
 
-    ``source``: what the layer reads, before padding. ``node``: the last of what the norm speaks of.
+    ``source``: the value that the layer reads, before padding. ``node``: the layer, or the normalisation after it.
+    ``norm``: of all of these as one map.
     """
     scope.check(node, layer)
     alpha = abs(layer.operator.alpha) if isinstance(layer.operator, Matrix) else 1.0
-    said = rule if alpha == 1 else f"{rule}, times {number(alpha, 'upper')}"
-    return make_upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), said, norm)
+    if alpha != 1:
+        rule = f"{rule}, times {number(alpha, 'upper')}"
+    return make_upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), rule, norm)
 
 
 def along(factor: Upper, before: Upper) -> Upper:
-    """One map after another: constants multiply."""
-    first, second = way_of(before), way_of(factor)
+    """Return the constant of one map after another: the product."""
+    first = way_of(before)
+    second = way_of(factor)
     if first.end != second.start or first.about != second.about:
         raise HypothesisError(f"{second} does not follow {first}")
-    found = host.mul_up(factor.value, before.value)
-    return make_upper(found, Map(first.start, second.end, first.about), factor.rule, factor, before)
+    product = host.mul_up(factor.value, before.value)
+    return make_upper(product, Map(first.start, second.end, first.about), factor.rule, factor, before)
 
 
 def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) -> Upper:
-    """A value with respect to all inputs together, each alone known: root of the sum of squares (Cauchy-Schwarz)."""
-    ways = [way_of(claim) for claim in claims]
-    abouts = {way.about for way in ways}
-    if len(abouts) != 1 or [(way.start, way.end) for way in ways] != [(name, value) for name in inputs]:
+    """Return the constant of a value with respect to all inputs together: root of the sum of squares (Cauchy-Schwarz).
+
+    ``claims``: constants with respect to each input alone.
+    """
+    maps = [way_of(claim) for claim in claims]
+    scopes = {one.about for one in maps}
+    if len(scopes) != 1 or [(one.start, one.end) for one in maps] != [(name, value) for name in inputs]:
         raise HypothesisError(f"{value} depends on {list(inputs)}: {[str(claim.what) for claim in claims]}")
-    return _together(claims, Map(", ".join(inputs), value, *abouts), IN_ALL)
+    return _together(claims, Map(", ".join(inputs), value, *scopes), IN_ALL)
 
 
 def of_all_outputs(claims: Sequence[Upper], outputs: Sequence[str]) -> Upper:
-    """All outputs together, one behind the other: root of the sum of squares."""
+    """Return the constant of all outputs together, as one vector: root of the sum of squares."""
     starts = {(way_of(claim).start, way_of(claim).about) for claim in claims}
     if [way_of(claim).end for claim in claims] != list(outputs) or len(starts) != 1:
         raise HypothesisError(f"the outputs are {list(outputs)}: {[str(claim.what) for claim in claims]}")
@@ -139,11 +157,11 @@ def of_all_outputs(claims: Sequence[Upper], outputs: Sequence[str]) -> Upper:
 
 
 def of_inputs(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
-    """All inputs of a node together: root of the sum of squares."""
+    """Return the constant of all inputs of a node together: root of the sum of squares."""
     if not _follow(scope, node, inputs, start):
         raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
-    found = host.hypot_up(*(claim.value for claim in inputs))
-    return make_upper(found, scope.map(start, ", ".join(node.inputs)), "root of the sum of squares", *inputs)
+    root = host.hypot_up(*(claim.value for claim in inputs))
+    return make_upper(root, scope.map(start, ", ".join(node.inputs)), "root of the sum of squares", *inputs)
 
 
 def _together(claims: Sequence[Upper], what: Map, rule: str) -> Upper:
@@ -152,26 +170,32 @@ def _together(claims: Sequence[Upper], what: Map, rule: str) -> Upper:
     return make_upper(host.hypot_up(*(claim.value for claim in claims)), what, rule, *claims)
 
 
-def premises_first(claims: Iterable[Upper], rests_on: Callable[[Upper], Iterable[Upper]]) -> list[Upper]:
-    """Claims and all that they rest on, each behind what it rests on itself."""
-    found: dict[int, Upper] = {}
+def premises_first(
+    claims: Iterable[Upper],
+    rests_on: Callable[[Upper], Iterable[Upper]],
+) -> list[Upper]:
+    """Return claims and all their premises, each after its own premises.
+
+    ``rests_on``: returns the premises of a claim.
+    """
+    ordered: dict[int, Upper] = {}
     waiting = [(claim, False) for claim in claims]
     while waiting:
-        claim, done = waiting.pop()
-        if done:
-            found[id(claim)] = claim
-        elif id(claim) not in found:
-            waiting += [(claim, True), *((part, False) for part in rests_on(claim))]
-    return list(found.values())
+        claim, premises_are_done = waiting.pop()
+        if premises_are_done:
+            ordered[id(claim)] = claim
+        elif id(claim) not in ordered:
+            waiting += [(claim, True), *((premise, False) for premise in rests_on(claim))]
+    return list(ordered.values())
 
 
 def _follow(scope: Scope, node: Node, inputs: Sequence[Upper], start: str) -> bool:
-    """Whether claims are of a node's inputs, each in its place, with respect to one value."""
+    """Whether claims are constants of a node's inputs, in order, with respect to one value."""
     return [way_of(claim) for claim in inputs] == [scope.map(start, name) for name in node.inputs]
 
 
 def way_of(claim: Upper) -> Map:
-    """Between which values of a network a claim is."""
+    """Return the map between values of a network of which a claim is the constant."""
     if not isinstance(claim.what, Map):
         raise HypothesisError(f"{claim.what} is no map between values of a network")
     return claim.what

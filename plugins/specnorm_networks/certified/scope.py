@@ -1,6 +1,7 @@
-"""What a claim about a network speaks of: the bits of the network, and the region in which it holds.
+"""Subjects of claims about networks: a map between two values, the bits of the network, and the region of the inputs.
 
-Two claims that name values alike may be of different networks, of one network with other weights, or of one ball.
+Claims that name the same values may be about different networks, about one network with other weights, or hold on
+different balls.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from specnorm_networks.certified.operators.sources import Input
 from specnorm_networks.certified.regions import Region
 
 _unread: WeakKeyDictionary[Operator, str] = WeakKeyDictionary()
-"""Operators with fields whose bits nobody can read: each is another one than all others."""
+"""Digests of operators with fields whose bits cannot be read: random, so that each differs from all others."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class About:
     """A network and a region."""
 
     digest: str
-    """Of the network as it was given: of its nodes, in order, and all numbers in them."""
+    """Digest of the original network: of its nodes, in order, and all numbers in them."""
     regions: frozenset[Region] = frozenset()
-    """All of which the inputs lie in; empty: everywhere."""
+    """Regions that the inputs lie in, all of them; empty: the inputs are anywhere."""
 
     def includes(self, other: About) -> bool:
-        """Whether a claim about the other holds here: of the same network, on no less than this region."""
+        """Whether a claim about the other one holds for this one: the same network, on this region or a larger one."""
         return self.digest == other.digest and other.regions <= self.regions
 
     def __str__(self) -> str:
@@ -46,7 +47,7 @@ class About:
 
 @dataclass(frozen=True)
 class Map:
-    """The map from some values of a network to others, by their names; everything else is held."""
+    """The map from some values of a network to others, by their names, while all other values stay."""
 
     start: str
     end: str
@@ -58,11 +59,11 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """A graph that rules are applied to, and what the claims that they make speak of."""
+    """A graph to which rules are applied, and the subject of the claims that they make."""
 
     graph: Graph
     regions: frozenset[Region] = frozenset()
-    """Of what else is used of its values, besides the slopes that the graph itself has."""
+    """Regions of the ranges of values that rules may use, besides those of the graph's own slopes."""
     about: About = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,11 +71,11 @@ class Scope:
         object.__setattr__(self, "about", about)
 
     def map(self, start: str, end: str) -> Map:
-        """Between two values, or several of them."""
+        """Return the map between two values, or several of them."""
         return Map(start, end, self.about)
 
     def holds(self, claim: Upper, start: str, end: str) -> bool:
-        """Whether a claim is of the map between two values of this network, on no less than these regions."""
+        """Whether a claim is about the map between two values of this network, on these regions or larger ones."""
         what = claim.what
         return isinstance(what, Map) and (what.start, what.end) == (start, end) and self.about.includes(what.about)
 
@@ -86,9 +87,9 @@ class Scope:
 
 
 def digest_of(graph: Graph) -> str:
-    """SHA-256 of a network as it was given, before it was read or written otherwise; taken anew at each call.
+    """Return the SHA-256 digest of the original network, before any rewriting; computed anew at each call.
 
-    A box in which its inputs are said to lie is a region, and no part of the network.
+    A box that is stated for an input is a region, and no part of the network.
     """
     whole = hashlib.sha256()
     for node in graph.origin.nodes:
@@ -99,14 +100,14 @@ def digest_of(graph: Graph) -> str:
                     whole.update(name.encode())
                     _add(value, whole)
         except Exception:
-            # Kernels that cannot be loaded, arrays without bits: the rules say so where they meet them.
+            # Kernels that cannot be loaded, arrays without bits: the rules refuse them, with the reason.
             whole.update(_unread.setdefault(node.operator, uuid.uuid4().hex).encode())
     whole.update(repr(graph.origin.outputs).encode())
     return whole.hexdigest()
 
 
 def _add(value: Any, whole: Any) -> None:
-    """The bits of one field of an operator."""
+    """Add the bits of one field of an operator to a digest."""
     if isinstance(value, Layer):
         _add(value.to_host(value.stored()), whole)
         _add((value.geometry, value.spatial, value.error), whole)
@@ -122,11 +123,11 @@ def _add(value: Any, whole: Any) -> None:
         _add([*value.items()], whole)
     elif isinstance(value, Sequence):
         whole.update(f"{len(value)}:".encode())
-        for each in value:
-            _add(each, whole)
+        for part in value:
+            _add(part, whole)
     elif dataclasses.is_dataclass(value):
         whole.update(repr(type(value)).encode())
-        _add([getattr(value, each.name) for each in dataclasses.fields(value) if each.name != "near"], whole)
+        _add([getattr(value, field.name) for field in dataclasses.fields(value) if field.name != "near"], whole)
     elif callable(value):
         _add(value(), whole)
     else:

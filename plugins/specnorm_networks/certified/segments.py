@@ -31,6 +31,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,18 +40,21 @@ from specnorm import ConvSpec
 from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Upper, arithmetic, host, make_upper, number
 from specnorm_networks.certified.kernels import Norms, fold_error, norm_by, proves
+from specnorm_networks.certified.links import AffineMap, Segment, Subnetwork, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.reading import Segment, Subnetwork, joinable
+from specnorm_networks.certified.placed_kernels import Slices
+from specnorm_networks.certified.runs import joinable
 from specnorm_networks.certified.scope import Map
 
 WIDEST = 768
-"""Channels on the smaller side of the kernel above which a run is cut, unless told otherwise."""
-SHARP, SHARPEST = 1e-6, 1e-10
-"""Relative width to which T and K of matrices, which have one frequency, are enclosed at most: it takes hardly longer
-than more. Those of kernels are enclosed to a share of `Norms.rtol`, so that the constant is within it; none to less
-than the second."""
+"""Largest number of channels on the smaller side of a kernel, unless the caller gives another one."""
+MATRIX_RTOL = 1e-6
+"""Relative width to which T or K of matrices is enclosed at most: they have one frequency, and more takes hardly
+longer."""
+LEAST_RTOL = 1e-10
+"""Relative width below which no norm is asked for."""
 CENTRE = 0.5
-"""c of the sums: K's smallest eigenvalue may be that much further from 0, twice, than its largest."""
+"""c of K + c I. K's smallest eigenvalue may be further from 0 than its largest, by 2 c."""
 
 
 def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
@@ -67,21 +71,32 @@ def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
         Links ``first:last`` of each part, in order.
     """
     starts = [0]
-    for before, end in itertools.pairwise(run.blocks):
-        # Where slopes are as far below 0 as above, links tell each other nothing but the weights between them.
-        apart = before > 0 and not middle(*run.links[before - 1].slopes)[0].any()
-        if before > starts[-1] and (not widest or apart or not joinable(run.part(starts[-1], end), widest)):
-            starts.append(before)
+    for first, last in itertools.pairwise(run.blocks):
+        if first == starts[-1]:
+            continue
+        is_worth_joining = widest and _has_centre(run.links[first - 1])
+        if not (is_worth_joining and joinable(run.part(starts[-1], last), widest)):
+            starts.append(first)
     return list(zip(starts, [*starts[1:], len(run.links)], strict=True))
 
 
+def _has_centre(link: AffineMap) -> bool:
+    """Whether slopes are not as far below 0 as above.
+
+    If they are, c is 0 in all channels. No edge of K joins the links before to those behind, which share only the
+    weights of the value between them.
+    """
+    centre, _ = middle(*link.slopes)
+    return bool(centre.any())
+
+
 def parts_from(run: Subnetwork, starts: Sequence[int]) -> list[tuple[int, int]]:
-    """Parts that somebody else claims to be such.
+    """Return the parts that begin with given links, after checking that one statement can bound each.
 
     Raises
     ------
     ValueError
-        If one statement cannot speak of one of them.
+        If one statement cannot bound one of them.
     """
     count = len(run.links)
     if list(starts[:1]) != [0] or any(a >= b for a, b in itertools.pairwise([*starts, count])):
@@ -93,120 +108,199 @@ def parts_from(run: Subnetwork, starts: Sequence[int]) -> list[tuple[int, int]]:
     return parts
 
 
-Edge = tuple[int, int, FloatArray, tuple[int, ...]]
-"""From a vertex to another: the kernel, scaled, and its first tap's place."""
+# -- T and K -----------------------------------------------------------------------------------------------------------
+class Edge(NamedTuple):
+    """An edge from one vertex to another: a scaled kernel, and the place of its first tap."""
+
+    start: int
+    end: int
+    kernel: FloatArray
+    place: tuple[int, ...]
 
 
-def edges(part: Segment, weights: Sequence[FloatArray], *, magnitudes: bool = False, ends: bool = True) -> list[Edge]:
-    """Edges between the vertices: 0..l are the values, l+1.. the leaves of curved functions.
+def edges(
+    part: Segment,
+    weights: Sequence[FloatArray],
+    *,
+    magnitudes: bool = False,
+    ends: bool = True,
+) -> list[Edge]:
+    """Return the edges between the vertices: 0..l are the values, l+1.. the leaves of curved functions.
 
     Parameters
     ----------
     part : Segment
-        Of l links.
+        l links.
     weights : sequence of array
-        l + 1: one number a channel of each value, all positive.
+        One positive number a channel of each of the l + 1 values.
     magnitudes : bool
-        With the terms' absolute values.
+        Whether kernels are the terms' absolute values, which rounding errors refer to.
     ends : bool
         Whether the last value is the end, whose function has no multipliers.
     """
-    found: list[Edge] = []
-    leaves, copies = len(part.links), part.widths[0] // part.width
-    scales = [np.repeat(weights[0], copies), *weights[1:]]
+    phases = part.widths[0] // part.width
+    scales = [np.repeat(weights[0], phases), *weights[1:]]
     kernels = part.kernels(absolute=magnitudes)
-    ones = (1,) * part.axes
-    for i, (link, from_sources) in enumerate(zip(part.links, kernels, strict=True), start=1):
-        last = ends and i == len(part.links)
-        centre, leaf = middle(*link.slopes)
-        leaves += not last and bool(leaf.any())
-        for source, (kernel, place) in from_sources.items():
-            a = source - part.first
-            kernel = kernel / scales[a].reshape(1, -1, *ones) * scales[i].reshape(-1, 1, *ones)
-            found.append((a, i, (link.steepest if last else centre).reshape(-1, 1, *ones) * kernel, place))
-            if not last and bool(leaf.any()):
-                found.append((a, leaves, leaf.reshape(-1, 1, *ones) * kernel, place))
-    return found
+
+    def by_row(numbers: FloatArray) -> FloatArray:
+        return numbers.reshape(-1, 1, *(1,) * part.axes)
+
+    def by_column(numbers: FloatArray) -> FloatArray:
+        return numbers.reshape(1, -1, *(1,) * part.axes)
+
+    all_edges: list[Edge] = []
+    last_leaf = len(part.links)
+    for vertex, (link, kernel_of_source) in enumerate(zip(part.links, kernels, strict=True), start=1):
+        is_end = ends and vertex == len(part.links)
+        if is_end:
+            factor = link.steepest
+            leaf_factor = np.zeros(link.width)
+        else:
+            factor, leaf_factor = middle(*link.slopes)
+        has_leaf = bool(leaf_factor.any())
+        if has_leaf:
+            last_leaf += 1
+        for source, (kernel, place) in kernel_of_source.items():
+            start = source - part.first
+            scaled = kernel / by_column(scales[start]) * by_row(scales[vertex])
+            all_edges.append(Edge(start, vertex, by_row(factor) * scaled, place))
+            if has_leaf:
+                all_edges.append(Edge(start, last_leaf, by_row(leaf_factor) * scaled, place))
+    return all_edges
 
 
 def middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Numbers c and e with ``z^2 - 2 c z v - e^2 v^2 <= 0`` for all z = p v, p between the slopes.
+    """Return c and e with ``z^2 - 2 c z v - e^2 v^2 <= 0`` for all z = p v, p between the slopes.
 
     (p - a)(p - b) <= 0 with a = min(low, 0) and b = max(high, 0), so that e^2 = -a b is not negative.
     """
-    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-    return (low + high) / 2, np.sqrt(-low * high)
+    a = np.minimum(low, 0.0)
+    b = np.maximum(high, 0.0)
+    return (a + b) / 2, np.sqrt(-a * b)
 
 
-def chain_kernel(of: Sequence[Edge]) -> FloatArray:
-    """T of a chain: from the vertices at even distance from the input to those at odd distance.
+def chain_kernel(chain: Sequence[Edge]) -> FloatArray:
+    """Return T of a chain: from the vertices at even distance from the input to those at odd distance.
 
     An edge from an even to an odd vertex is its kernel; from an odd to an even one its adjoint: channels swapped, taps
     in reverse.
     """
     depth = {0: 0}
-    size = {0: of[0][2].shape[1]}
-    for a, b, kernel, _ in of:
-        depth[b], size[b] = depth[a] + 1, kernel.shape[0]
-    offset, end = {}, [0, 0]
-    for vertex in size:
-        side = depth[vertex] % 2
-        offset[vertex] = end[side]
-        end[side] += size[vertex]
-    taps = tuple(max(axis) for axis in zip(*(kernel.shape[2:] for _, _, kernel, _ in of), strict=True))
-    whole = np.zeros((end[1], end[0], *taps))
-    for a, b, kernel, _ in of:
-        odd, even = (b, a) if depth[b] % 2 else (a, b)
-        if odd == a:
-            kernel = _reversed(kernel)
-        rows, columns = slice(offset[odd], offset[odd] + size[odd]), slice(offset[even], offset[even] + size[even])
-        whole[(rows, columns, *map(slice, kernel.shape[2:]))] = kernel
-    return whole
+    size = {0: chain[0].kernel.shape[1]}
+    for edge in chain:
+        depth[edge.end] = depth[edge.start] + 1
+        size[edge.end] = edge.kernel.shape[0]
+    columns = _consecutive({vertex: n for vertex, n in size.items() if depth[vertex] % 2 == 0})
+    rows = _consecutive({vertex: n for vertex, n in size.items() if depth[vertex] % 2 == 1})
+    taps = tuple(max(axis) for axis in zip(*(edge.kernel.shape[2:] for edge in chain), strict=True))
+    total_rows = sum(size[vertex] for vertex in rows)
+    total_columns = sum(size[vertex] for vertex in columns)
+    t = np.zeros((total_rows, total_columns, *taps))
+    for edge in chain:
+        first_taps = tuple(slice(n) for n in edge.kernel.shape[2:])
+        if edge.end in rows:
+            t[(rows[edge.end], columns[edge.start], *first_taps)] = edge.kernel
+        else:
+            t[(rows[edge.start], columns[edge.end], *first_taps)] = _adjoint(edge.kernel)
+    return t
 
 
-def hermitian_kernel(of: Sequence[Edge]) -> FloatArray:
-    """K of any links: from all vertices to all, an edge's taps at their places, its adjoint's at the mirrored ones.
+def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
+    """Return K: from all vertices to all, an edge's taps at their places, its adjoint's at the mirrored ones.
 
     Returns
     -------
     array, shape (n, n, 2 r_1 + 1, ...)
         Place 0 is the middle tap.
     """
-    size = {a: kernel.shape[1] for a, _, kernel, _ in of} | {b: kernel.shape[0] for _, b, kernel, _ in of}
-    offset = dict(zip(sorted(size), np.cumsum([0, *(size[v] for v in sorted(size))]).tolist(), strict=False))
-    reach = _reach(of)
+    size: dict[int, int] = {}
+    for edge in graph_edges:
+        size[edge.start] = edge.kernel.shape[1]
+        size[edge.end] = edge.kernel.shape[0]
+    entries = _consecutive(dict(sorted(size.items())))
+    reach = _reach(graph_edges)
     total = sum(size.values())
-    whole = np.zeros((total, total, *(2 * r + 1 for r in reach)))
-    for a, b, kernel, place in of:
-        there, here = (slice(offset[v], offset[v] + size[v]) for v in (b, a))
-        n = kernel.shape[2:]
-        taps = [slice(r + p, r + p + k) for r, p, k in zip(reach, place, n, strict=True)]
-        mirrored = [slice(r - p - k + 1, r - p + 1) for r, p, k in zip(reach, place, n, strict=True)]
-        whole[(there, here, *taps)] += kernel
-        whole[(here, there, *mirrored)] += _reversed(kernel)
-    return whole
+    k = np.zeros((total, total, *(2 * r + 1 for r in reach)))
+    for edge in graph_edges:
+        taps, mirrored_taps = _taps_around_middle(edge, reach)
+        k[(entries[edge.end], entries[edge.start], *taps)] += edge.kernel
+        k[(entries[edge.start], entries[edge.end], *mirrored_taps)] += _adjoint(edge.kernel)
+    return k
 
 
-def _reach(of: Sequence[Edge]) -> list[int]:
-    """How far from place 0 the taps of edges are, at most, an axis."""
-    ends = [[(p, p + n - 1) for p, n in zip(place, kernel.shape[2:], strict=True)] for _, _, kernel, place in of]
-    return [max(max(abs(first), abs(last)) for first, last in axis) for axis in zip(*ends, strict=True)]
+def _consecutive(size: dict[int, int]) -> dict[int, slice]:
+    """Return for each vertex its entries, one vertex after the other."""
+    entries: dict[int, slice] = {}
+    first = 0
+    for vertex, n in size.items():
+        entries[vertex] = slice(first, first + n)
+        first += n
+    return entries
 
 
-def _reversed(kernel: FloatArray) -> FloatArray:
+def _reach(graph_edges: Sequence[Edge]) -> list[int]:
+    """Return the largest distance of a tap from place 0, one number an axis."""
+    distances = []
+    for edge in graph_edges:
+        lasts = [place + n - 1 for place, n in zip(edge.place, edge.kernel.shape[2:], strict=True)]
+        distances.append([max(abs(first), abs(last)) for first, last in zip(edge.place, lasts, strict=True)])
+    return [max(axis) for axis in zip(*distances, strict=True)]
+
+
+def _taps_around_middle(edge: Edge, reach: Sequence[int]) -> tuple[Slices, Slices]:
+    """Return where the taps of an edge, and those of its adjoint, stand around a middle tap."""
+    taps = []
+    mirrored_taps = []
+    for r, place, n in zip(reach, edge.place, edge.kernel.shape[2:], strict=True):
+        taps.append(slice(r + place, r + place + n))
+        mirrored_taps.append(slice(r - place - n + 1, r - place + 1))
+    return tuple(taps), tuple(mirrored_taps)
+
+
+def _adjoint(kernel: FloatArray) -> FloatArray:
     return np.flip(kernel.swapaxes(0, 1), axis=tuple(range(2, kernel.ndim)))
 
 
+def two_sides(k: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """Return the rows of K in two sets such that all entries within either set are 0; None if there are none such.
+
+    Then K is a block and its adjoint, ``[[0, T], [T*, 0]]``, whose largest eigenvalue is ||T||.
+    """
+    is_joined = (k != 0).any(axis=tuple(range(2, k.ndim)))
+    is_joined |= is_joined.T
+    side = np.full(len(k), -1)
+    while (side < 0).any():
+        # Colour one component: neighbours of one side are on the other.
+        frontier = np.zeros(len(k), dtype=bool)
+        frontier[np.argmax(side < 0)] = True
+        colour = 0
+        while frontier.any():
+            side[frontier] = colour
+            neighbours = is_joined[frontier].any(axis=0)
+            if (side[neighbours] == colour).any():
+                return None
+            frontier = neighbours & (side < 0)
+            colour = 1 - colour
+    return np.flatnonzero(side == 0), np.flatnonzero(side == 1)
+
+
+# -- constants ---------------------------------------------------------------------------------------------------------
 @arithmetic.on_host()
-def constant_of_run(run: Subnetwork, starts: Sequence[int], weights: Sequence[FloatArray], norms: Norms) -> Upper:
-    """Lipschitz constant of a run: of its parts, in the weights of the values between, and what follows the functions.
+def constant_of_run(
+    run: Subnetwork,
+    starts: Sequence[int],
+    weights: Sequence[FloatArray],
+    norms: Norms,
+) -> Upper:
+    """Prove the Lipschitz constant of a run: the constants of its parts, and of what follows the functions.
 
     Parameters
     ----------
     starts : sequence of int
         First link of each part.
     weights : sequence of array
-        One number a channel of each link's value. Those of the last are no part of the claim: they are divided by.
+        One number a channel of each link's value. Those of the last value are no part of the claim: the constant is
+        divided by the smallest of them.
 
     Raises
     ------
@@ -215,17 +309,18 @@ def constant_of_run(run: Subnetwork, starts: Sequence[int], weights: Sequence[Fl
     ValueError, MethodError
         If no statement can speak of a part, or of these weights.
     """
-    after = [link.factor for link in run.links]
+    factors = [link.factor for link in run.links]
     parts = constants(run, parts_from(run, starts), weights, norms)
-    last = host.div_up(1.0, float(np.min(weights[-1])))
-    total = host.mul_up(*(claim.value for claim in (*after, *parts)), last)
-    rule = f"{len(run.links)} layers together, in {len(parts)} part{'s' * (len(parts) > 1)}"
-    known = [claim for claim in after if claim.value != 1]
-    return make_upper(total, map_of(run), rule, *parts, *known)
+    unweighted = host.div_up(1.0, float(np.min(weights[-1])))
+    product = host.mul_up(*(claim.value for claim in (*factors, *parts)), unweighted)
+    plural = "s" if len(parts) > 1 else ""
+    rule = f"{len(run.links)} layers together, in {len(parts)} part{plural}"
+    premises = [*parts, *(claim for claim in factors if claim.value != 1)]
+    return make_upper(product, map_of(run), rule, *premises)
 
 
 def map_of(run: Subnetwork) -> Map:
-    """Between the values that a run begins and ends with."""
+    """Return the map between the values that a run begins and ends with."""
     if run.about is None:
         raise HypothesisError(f"a run from {run.start} to {run.end} that was not read off a graph")
     return Map(run.start, run.end, run.about)
@@ -233,17 +328,24 @@ def map_of(run: Subnetwork) -> Map:
 
 @arithmetic.on_host()
 def constants(
-    run: Subnetwork, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray], norms: Norms
+    run: Subnetwork,
+    parts: Sequence[tuple[int, int]],
+    weights: Sequence[FloatArray],
+    norms: Norms,
 ) -> list[Upper]:
-    """Constants of parts of a run, each in the weights of the values that it begins and ends with."""
-    widths = [link.width for link in run.links[: parts[-1][1]]]
-    if [len(each) for each in weights[: len(widths)]] != widths or not all(map(usable, weights[: len(widths)])):
+    """Prove the constants of parts of a run, each in the weights of the values that it begins and ends with."""
+    _, end = parts[-1]
+    widths = [link.width for link in run.links[:end]]
+    needed = weights[:end]
+    if [len(numbers) for numbers in needed] != widths or not all(usable(numbers) for numbers in needed):
         raise HypothesisError(f"no weights of {widths} channels")
-    values, found = [np.ones(run.width), *weights], []
+    claims = []
     for first, last in parts:
-        before = values[first] if first == 0 else np.repeat(values[first], run.links[first - 1].repeat)
-        found.append(constant_of_part(run.part(first, last), [before, *values[first + 1 : last + 1]], norms))
-    return found
+        entry = np.ones(run.width)
+        if first > 0:
+            entry = np.repeat(weights[first - 1], run.links[first - 1].repeat)
+        claims.append(constant_of_part(run.part(first, last), [entry, *weights[first:last]], norms))
+    return claims
 
 
 def usable(weights: FloatArray) -> bool:
@@ -252,86 +354,105 @@ def usable(weights: FloatArray) -> bool:
 
 
 def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
-    """L with ``|q_l (z - z')| <= L |q_0 (x - x')|``; without the factors of what follows the functions.
+    """Prove L with ``|q_l (z - z')| <= L |q_0 (x - x')|``, without the factors of what follows the functions.
 
     Parameters
     ----------
     part : Segment
-        Of `segments`.
+        A part that `segments` returned.
     weights : sequence of array
         One more than there are links.
     """
-    if not all(link.fits(weight) for link, weight in zip(part.links, weights[1:], strict=True)):
+    if not all(link.fits_groups(numbers) for link, numbers in zip(part.links, weights[1:], strict=True)):
         raise MethodError("weights that differ between channels which are sorted together prove nothing.")
-    alone = part.links[0].alone if len(part.links) == 1 else None
-    if alone is None or alone.filter is None:
-        return _of_kernel(part, weights, norms)
-    before, after = weights
-    what, steep = f"{' + '.join(part.links[0].names)}, weighted", part.links[0].steepest
-    scale, shrink = alone.scale, None if np.all(before == 1) else before
+    if len(part.links) == 1:
+        (link,) = part.links
+        layer = link.single_layer
+        if layer is not None:
+            before, after = weights
+            return _constant_of_layer(link, layer, before, after, norms)
+    return _constant_of_kernel(part, weights, norms)
+
+
+def _constant_of_layer(
+    link: AffineMap,
+    layer: Term,
+    before: FloatArray,
+    after: FloatArray,
+    norms: Norms,
+) -> Upper:
+    """Prove the constant of one layer and its function, by the norm of the layer with weights as scales."""
+    assert layer.filter is not None  # for the type checker: a single layer has one
+    subject = f"{' + '.join(link.names)}, weighted"
+    steep = link.steepest
     steepest = float(steep.max())
     if steepest == 0:
-        return make_upper(0.0, what, "its function is constant")
-    after = after if np.all(steep == steepest) else after * (steep / steepest)
-    if not np.all(after == 1):
-        scale = after if scale is None else after * scale
-    norm = norm_by(norms, alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink)
-    found = host.mul_up(norm.value, host.inflate(abs(alone.alpha), 16), steepest)
-    return make_upper(found, what, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
+        return make_upper(0.0, subject, "its function is constant")
+    # The largest slope is a factor of the norm. Where slopes differ, their ratios to it are put into the weights.
+    scale_behind = after if np.all(steep == steepest) else after * (steep / steepest)
+    scale = layer.scale
+    if not np.all(scale_behind == 1):
+        scale = scale_behind if scale is None else scale_behind * scale
+    shrink = None if np.all(before == 1) else before
+    layer_filter = layer.filter
+    norm = norm_by(norms, layer_filter.layer, layer_filter.geometry, layer_filter.sizes, scale, shrink)
+    constant = host.mul_up(norm.value, host.inflate(abs(layer.alpha), 16), steepest)
+    return make_upper(constant, subject, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
 
 
-def _of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
-    """The constant of links together, from the norm of T or K."""
-    chain = part.chain
-    kernel_of = chain_kernel if chain else hermitian_kernel
-    whole = kernel_of(edges(part, weights))
-    spec = ConvSpec.of(whole.shape)
-    sides = None if chain else two_sides(whole)
-    centre = 0.0 if chain or sides is not None else CENTRE
-    # s is lost once for each link, (2 s - 1) with s + c enclosed.
-    rtol = norms.rtol / (len(part.links) if chain else 2 * (1 + centre) * part.depth)
-    rtol = max(min(rtol, SHARP) if math.prod(whole.shape[2:]) == 1 else rtol, SHARPEST)
-    sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
-    lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, spec)
+def _constant_of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
+    """Prove the constant of links together, from the norm of T, or of K + c I."""
+    kernel_of = chain_kernel if part.is_chain else hermitian_kernel
+    kernel = kernel_of(edges(part, weights))
+    spec = ConvSpec.of(kernel.shape)
+    sides = None if part.is_chain else two_sides(kernel)
+    centre = 0.0 if part.is_chain or sides is not None else CENTRE
+    rtol = _rtol_of_norm(part, kernel, centre, norms.rtol)
+
+    # Rounding of the entries, relative to what is summed in each.
+    magnitudes = kernel
+    if part.has_sums or part.has_entry_errors:
+        magnitudes = kernel_of(edges(part, weights, magnitudes=True))
+    rounding_error = fold_error(magnitudes, spec)
+
     if sides is not None:
-        whole = whole[np.ix_(*sides)]
-        spec = ConvSpec.of(whole.shape)
+        kernel = kernel[np.ix_(*sides)]
+        spec = ConvSpec.of(kernel.shape)
     elif centre:
-        every = np.arange(whole.shape[0])
-        whole[(every, every, *(n // 2 for n in whole.shape[2:]))] += centre
-    norm = norms.of_kernel(whole, rtol)
-    if not proves(norm, spec, whole):
+        diagonal = np.arange(kernel.shape[0])
+        middle_tap = [n // 2 for n in kernel.shape[2:]]
+        kernel[(diagonal, diagonal, *middle_tap)] += centre
+    norm = norms.of_kernel(kernel, rtol)
+    if not proves(norm, spec, kernel):
         raise HypothesisError(f"{norm.what} is not {spec}")
-    return _concluded(part, host.add_up(norm.value, lost, -centre), norm)
+    return _constant_from(part, host.add_up(norm.value, rounding_error, -centre), norm)
 
 
-def two_sides(k: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
-    """Rows of K in two sets such that all its other entries are 0 within either; None: there are none such.
+def _rtol_of_norm(part: Segment, kernel: FloatArray, centre: float, rtol: float) -> float:
+    """Return the relative width to which a norm is enclosed, so that the constant is within ``rtol``.
 
-    Then K is a block and its adjoint, ``[[0, T], [T*, 0]]``, whose largest eigenvalue is ||T||.
+    A chain's constant has the factor s once for each link, another one (2 s - 1), and s + c is enclosed.
     """
-    joined = (k != 0).any(axis=tuple(range(2, k.ndim)))
-    joined |= joined.T
-    side = np.full(len(k), -1)
-    while (side < 0).any():
-        reached = np.zeros(len(k), dtype=bool)
-        reached[np.argmax(side < 0)] = True
-        now = 0
-        while reached.any():
-            side[reached] = now
-            beside = joined[reached].any(axis=0)
-            if (side[beside] == now).any():
-                return None
-            now, reached = 1 - now, beside & (side < 0)
-    return np.flatnonzero(side == 0), np.flatnonzero(side == 1)
+    share = rtol / (len(part.links) if part.is_chain else 2 * (1 + centre) * part.depth)
+    has_one_frequency = math.prod(kernel.shape[2:]) == 1
+    if has_one_frequency:
+        share = min(share, MATRIX_RTOL)
+    return max(share, LEAST_RTOL)
 
 
-def _concluded(part: Segment, s: float, norm: Upper) -> Upper:
-    """The constant of links together, from ||T|| <= s or K <= s."""
-    names, count = " + ".join(name for link in part.links for name in link.names), len(part.links)
-    if part.chain:
+def _constant_from(part: Segment, s: float, norm: Upper) -> Upper:
+    """Return the constant of links together, from ||T|| <= s or K <= s."""
+    names = " + ".join(name for link in part.links for name in link.names)
+    subject = f"{names}, weighted"
+    count = len(part.links)
+    if part.is_chain:
         rule = f"LipSDP of a chain: |T| <= {number(s, 'upper')}, to the power of {count}"
-        return make_upper(host.mul_up(*[s] * count), f"{names}, weighted", rule, norm)
+        return make_upper(_power_up(s, count), subject, rule, norm)
     s = max(s, 1.0)
     rule = f"LipSDP: K <= {number(s, 'upper')}, and (2 s - 1)^{part.depth}"
-    return make_upper(host.mul_up(*[host.add_up(s, s, -1.0)] * part.depth), f"{names}, weighted", rule, norm)
+    return make_upper(_power_up(host.add_up(s, s, -1.0), part.depth), subject, rule, norm)
+
+
+def _power_up(base: float, exponent: int) -> float:
+    """Return a power, rounded up."""
+    return host.mul_up(*[base] * exponent)

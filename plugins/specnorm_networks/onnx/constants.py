@@ -63,7 +63,8 @@ def constant(
     """A Constant node."""
     if value is not None:
         return value
-    floats, wholes = (value_float, value_floats), (value_int, value_ints)
+    floats = (value_float, value_floats)
+    wholes = (value_int, value_ints)
     for given, dtype in (*((each, np.float32) for each in floats), *((each, np.int64) for each in wholes)):
         if given is not None:
             return call.fold(np.asarray(given, dtype=dtype))
@@ -103,8 +104,10 @@ def computed(proto: Any, call: Call, known: Known, reader: Tensors) -> tuple[Con
     """
     stated(call, known)
     values = [value for value in call.inputs if isinstance(value, Constant)]
-    alike, rounds = call.operator in _ALIKE, call.operator in _ROUNDED
-    steps, half = max((value.steps for value in values), default=0), any(value.dtype == "bfloat16" for value in values)
+    alike = call.operator in _ALIKE
+    rounds = call.operator in _ROUNDED
+    steps = max((value.steps for value in values), default=0)
+    half = any(value.dtype == "bfloat16" for value in values)
     unread = any(value.refusal is not None for value in values) or (steps and call.operator in _JUMPS)
     # A bfloat16 is read as float32, in which other numbers come out.
     if not values or unread or (half and (rounds or not alike)):
@@ -171,7 +174,8 @@ def _dtype(call: Call, values: Sequence[Constant]) -> str | None:
 def _is_plain(call: Call, arrays: Sequence[NDArray[Any]]) -> bool:
     """Whether every runtime has the same words for these numbers."""
     x, *more = arrays
-    whole, given = x.dtype.kind in "iu", {name: each.i for name, each in call.attributes.items()}
+    whole = x.dtype.kind in "iu"
+    given = {name: each.i for name, each in call.attributes.items()}
     match call.operator:
         case "Div":
             return not whole or bool(np.all(more[0]))
@@ -192,7 +196,8 @@ def _is_plain(call: Call, arrays: Sequence[NDArray[Any]]) -> bool:
 
 def _product_shape(a: Shape, b: Shape) -> Shape:
     """Of a product of matrices, as NumPy has it; a vector is a row on the left, and a column on the right."""
-    left, right = (1, *a) if len(a) == 1 else a, (*b, 1) if len(b) == 1 else b
+    left = (1, *a) if len(a) == 1 else a
+    right = (*b, 1) if len(b) == 1 else b
     if min(len(left), len(right)) < 2 or left[-1] != right[-2]:
         raise NoBoundError(f"a product of constants of shapes {a} and {b}")
     rows = left[-2:-1] if len(a) > 1 else ()

@@ -12,19 +12,26 @@ CHOICES = {"ArgMax": 0, "ZipMap": 0}
 _RENAMING = {"ArrayFeatureExtractor": 1, "Cast": 0, "Reshape": 0, "Squeeze": 0, "Identity": 0}
 """Operators that write a label in another way, with the input that holds it."""
 _RISING = ("Softmax", "LogSoftmax")
-DOMAIN, WITHOUT_KERNELS = "ai.onnx.ml", ("ZipMap", "ArrayFeatureExtractor")
+DOMAIN = "ai.onnx.ml"
+WITHOUT_KERNELS = ("ZipMap", "ArrayFeatureExtractor")
 _ONNX = ("ArgMax", "Cast", "Reshape", "Squeeze", "Identity", *_RISING)
 _DOMAINS = {DOMAIN: WITHOUT_KERNELS, "": _ONNX, "ai.onnx": _ONNX}
 
 
 def logits(
-    model: Any, values: Mapping[str, Value], opset: int, functions: Container[tuple[str, str]]
+    model: Any,
+    values: Mapping[str, Value],
+    opset: int,
+    functions: Container[tuple[str, str]],
 ) -> tuple[list[str], str]:
     """Names of the outputs, those of labels replaced by what decides them, and a sentence that says so."""
     makers = {name: node for node in model.graph.node for name in node.output if _is_known(node, functions)}
-    names, decisive, passed = [], [], dict[str, None]()
+    names = []
+    decisive = []
+    passed = dict[str, None]()
     for output in model.graph.output:
-        name, on_the_way = output.name, list[str]()
+        name = output.name
+        on_the_way = list[str]()
         node = makers.get(name)
         while node is not None and node.op_type in _RENAMING:
             name = node.input[_RENAMING[node.op_type]]
@@ -34,7 +41,8 @@ def logits(
             continue
         name = node.input[0]
         on_the_way.append(node.op_type)
-        axis, node = _axis(node, 0 if node.op_type == "ArgMax" else -1, values.get(name)), makers.get(name)
+        axis = _axis(node, 0 if node.op_type == "ArgMax" else -1, values.get(name))
+        node = makers.get(name)
         if node is not None and node.op_type in _RISING and opset >= 13:
             before = values.get(node.input[0])
             if axis is not None and axis == _axis(node, -1, before):

@@ -44,11 +44,15 @@ def amounts(name: str, given: Wholes | None, count: int, default: int) -> tuple[
 
 
 def steps_of(
-    x: Data, windows: Wholes, strides: Wholes | None, dilations: Wholes | None
+    x: Data,
+    windows: Wholes,
+    strides: Wholes | None,
+    dilations: Wholes | None,
 ) -> tuple[Wholes, Wholes, Shape | None]:
     """Strides, dilations, and the sizes of the axes that windows go along; None where these are not known."""
     ndim = len(windows)
-    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
+    stride = amounts("strides", strides, ndim, 1)
+    dilation = amounts("dilations", dilations, ndim, 1)
     sizes = None if x.shape is None else x.shape[2:]
     if not 1 <= ndim <= 3 or (sizes is not None and len(sizes) != ndim):
         raise NoBoundError(f"its windows {windows[:8]} do not fit an input of shape {x.shape}")
@@ -58,7 +62,12 @@ def steps_of(
 
 
 def pads_of(
-    how: str, pads: Wholes | None, kernel: Wholes, stride: Wholes, dilation: Wholes, sizes: Shape | None
+    how: str,
+    pads: Wholes | None,
+    kernel: Wholes,
+    stride: Wholes,
+    dilation: Wholes,
+    sizes: Shape | None,
 ) -> Pads | None:
     """Padding per axis; None for "same" at sizes that are not known."""
     if how in ("SAME_UPPER", "SAME_LOWER"):
@@ -83,12 +92,15 @@ def convolution(
     output_padding: Wholes | None = None, output_shape: Wholes | None = None,
 ) -> Made:  # fmt: skip
     """Convolution or transposed convolution with a constant kernel."""
-    ndim, taps, transposed = len(kernel.shape) - 2, kernel.shape[2:], call.operator == "ConvTranspose"
+    ndim = len(kernel.shape) - 2
+    taps = kernel.shape[2:]
+    transposed = call.operator == "ConvTranspose"
     stride, dilation, sizes = steps_of(x, taps, strides, dilations)
     window = (taps, stride, dilation)
     if (kernel_shape or taps) != taps or not 1 <= group <= MAX_AMOUNT:
         raise NoBoundError(f"its kernel_shape does not fit its kernel of shape {kernel.shape}, or group={group}")
-    unknown, extra = ((0, 0),) * ndim, amounts("output_padding", output_padding, ndim, 0)
+    unknown = ((0, 0),) * ndim
+    extra = amounts("output_padding", output_padding, ndim, 0)
     outputs: Sequence[int]
     stated: Any
     padding: Any
@@ -100,7 +112,8 @@ def convolution(
     else:
         found = pads_of(auto_pad, pads, *window, sizes)
         stated = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(auto_pad, found)
-        padding, extra = "same" if found is None else found, ()
+        padding = "same" if found is None else found
+        extra = ()
         axes = zip(sizes or (), *window, found or (), strict=False)
         outputs = [Window(k, s, r, *pair).count(n) for n, k, s, r, pair in axes]
     geometry = {"stride": stride, "dilation": dilation, "groups": group, "transposed": transposed}
@@ -143,7 +156,7 @@ def matmul(call: Call, a: Value, b: Value, /) -> Made:
 
 
 def gemm(call: Call, a: Value, b: Value, c: Constant | None, /, *, alpha: float, beta: float, transA: int,
-         transB: int) -> Made:  # fmt: skip
+         transB: int,) -> Made:  # fmt: skip
     """The same with its transpositions and factor, of matrices alone."""
     return _matrix(call, a, b, alpha, bool(transA), bool(transB), c, beta)
 
@@ -209,14 +222,18 @@ def einsum(call: Call, *values: Value, equation: str) -> Made:
     if not arrow or len(values) != 2 or not plain:
         raise NoBoundError(f"its equation {equation[:40]} has no rule")
     at = values.index(moving[0])
-    constant, before = values[1 - at], shape_of(moving[0])
+    constant = values[1 - at]
+    before = shape_of(moving[0])
     assert isinstance(constant, Constant)  # for the type checker: one moves
-    ours, theirs = names[at], names[1 - at]
+    ours = names[at]
+    theirs = names[1 - at]
     if len(ours) != len(before) or len(theirs) != len(constant.shape):
         raise NoBoundError(f"its equation {equation[:40]} does not fit {before} and {constant.shape}")
-    summed, new = [x for x in theirs if x in ours and x not in out], [x for x in theirs if x not in ours]
+    summed = [x for x in theirs if x in ours and x not in out]
+    new = [x for x in theirs if x not in ours]
     shared = [x for x in theirs if x in ours and x in out]
-    sizes, known = dict(zip(ours, before, strict=True)), dict(zip(theirs, constant.shape, strict=True))
+    sizes = dict(zip(ours, before, strict=True))
+    known = dict(zip(theirs, constant.shape, strict=True))
     # Nothing else is summed, and nothing repeated.
     if set(ours + theirs) - set(out) != set(summed) or any(sizes[x] != known[x] for x in ours if x in known):
         raise NoBoundError(f"its equation {equation[:40]} has no rule")
@@ -232,7 +249,12 @@ def einsum(call: Call, *values: Value, equation: str) -> Made:
 
 
 def _matrices(
-    call: Call, x: Value, weight: Constant, stacked: Callable[[NDArray[Any]], NDArray[Any]], equation: str, shape: Shape
+    call: Call,
+    x: Value,
+    weight: Constant,
+    stacked: Callable[[NDArray[Any]], NDArray[Any]],
+    equation: str,
+    shape: Shape,
 ) -> Made:
     """A block-diagonal map. Its kernel is measured with the network alone, and a row that says so."""
     if weight.refusal is not None:
@@ -253,7 +275,7 @@ def _scaled(weight: Constant, alpha: float) -> Constant:
 
 
 def batch_norm(
-    call: Call, x: Data, scale: Constant, bias: Constant, mean: Constant, variance: Constant, /, *, epsilon: float
+    call: Call, x: Data, scale: Constant, bias: Constant, mean: Constant, variance: Constant, /, *, epsilon: float,
 ) -> Made:  # fmt: skip
     """Batch normalisation at inference: a product with constants."""
     # Before operator set 14, further outputs asked for training.
@@ -270,7 +292,12 @@ def batch_norm(
 
 # -- normalisation by a value's own entries ----------------------------------------------------------------------------
 def _normalised(
-    x: Data | Made, axes: tuple[int, ...], eps: float, *, centred: bool = True, form: Form = "mean square"
+    x: Data | Made,
+    axes: tuple[int, ...],
+    eps: float,
+    *,
+    centred: bool = True,
+    form: Form = "mean square",
 ) -> Made:
     """Divided by a function of the length over some axes."""
     shape = shape_of(x)
@@ -292,7 +319,14 @@ def _times(made: Made, scale: Constant | None, bias: Constant | None, spatial: i
 
 
 def layer_norm(
-    call: Call, x: Data, scale: Constant, bias: Constant | None = None, /, *, axis: int = -1, epsilon: float = 1e-5
+    call: Call,
+    x: Data,
+    scale: Constant,
+    bias: Constant | None = None,
+    /,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
 ) -> Made:
     """Over an axis and all behind it, with a mean or without."""
     shape = shape_of(x)
@@ -306,7 +340,16 @@ def instance_norm(x: Data, scale: Constant, bias: Constant, /, *, epsilon: float
     return _times(_normalised(x, tuple(range(2, 2 + count)), epsilon), scale, bias, count)
 
 
-def group_norm(call: Call, x: Data, scale: Constant, bias: Constant, /, *, num_groups: int, epsilon: float) -> Made:
+def group_norm(
+    call: Call,
+    x: Data,
+    scale: Constant,
+    bias: Constant,
+    /,
+    *,
+    num_groups: int,
+    epsilon: float,
+) -> Made:
     """Over groups of channels, and all axes behind them."""
     shape = shape_of(x)
     sizes = shape[1:]

@@ -103,7 +103,15 @@ def cast(x: Value, /, *, to: int) -> Result:
     return Made(ops.Cast(), (x,), x.shape)
 
 
-def slice_of(x: Data, /, *, starts: Wholes, ends: Wholes, axes: Wholes | None, steps: Wholes | None = None) -> Result:
+def slice_of(
+    x: Data,
+    /,
+    *,
+    starts: Wholes,
+    ends: Wholes,
+    axes: Wholes | None,
+    steps: Wholes | None = None,
+) -> Result:
     """A part along some axes."""
     parts = dict[int, tuple[int, int | None, int | None, int]]()
     given = (starts, ends, range(len(starts)) if axes is None else axes, [1] * len(starts) if steps is None else steps)
@@ -120,9 +128,18 @@ def slice_of(x: Data, /, *, starts: Wholes, ends: Wholes, axes: Wholes | None, s
     return _moved(x, ops.Slice(tuple(parts.values())))
 
 
-def split(call: Call, x: Data, /, *, split: Wholes | None, axis: int, num_outputs: int | None = None) -> Result:
+def split(
+    call: Call,
+    x: Data,
+    /,
+    *,
+    split: Wholes | None,
+    axis: int,
+    num_outputs: int | None = None,
+) -> Result:
     """Parts along one axis, each a slice of the whole."""
-    count, axis = call.outputs, on_axis(axis, shape_of(x))
+    count = call.outputs
+    axis = on_axis(axis, shape_of(x))
     n = shape_of(x)[axis]
     if num_outputs not in (None, count) or (split is not None and len(split) != count):
         raise NoBoundError(f"split or num_outputs of Split do not fit its {count} outputs")
@@ -176,13 +193,18 @@ def tile(x: Data, repeats: Wholes, /) -> Made:
 
 def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Made:
     """Pixels to channels, or back, which is the inverse."""
-    b, (n, c, h, w) = blocksize, shape_of(x)
+    b = blocksize
+    n, c, h, w = shape_of(x)
     deeper = call.operator == "SpaceToDepth"
     if deeper:
-        c, h, w = c * b**2, h // b, w // b
-    parts, order = (n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2)
+        c = c * b**2
+        h = h // b
+        w = w // b
+    parts = (n, b, b, c // b**2, h, w)
+    order = (0, 3, 4, 1, 5, 2)
     if mode != "DCR":
-        parts, order = (n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3)
+        parts = (n, c // b**2, b, b, h, w)
+        order = (0, 1, 4, 2, 5, 3)
     if mode not in ("DCR", "CRD") or b < 1 or math.prod(parts) != math.prod(shape_of(x)):
         raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
     at = np.arange(math.prod(parts)).reshape(parts).transpose(order).reshape(n, -1, h * b, w * b)

@@ -21,7 +21,8 @@ def pool(
     dilations: Wholes | None = None, ceil_mode: int = 0, count_include_pad: int = 0,
 ) -> Made:  # fmt: skip
     """Maximum or average over windows."""
-    kernel, ceil = kernel_shape, bool(ceil_mode)
+    kernel = kernel_shape
+    ceil = bool(ceil_mode)
     if any(not 0 < n <= MAX_AMOUNT for n in kernel):
         raise NoBoundError(f"kernel_shape={list(kernel[:8])}")
     stride, dilation, sizes = steps_of(x, kernel, strides, dilations)
@@ -68,7 +69,14 @@ def over_everything(make: _Reduction) -> Builder:
 def reduce(make: _Reduction) -> Builder:
     """Along some axes."""
 
-    def build(x: Data, /, *, axes: Wholes | None, keepdims: int, noop_with_empty_axes: int = 0) -> Made:
+    def build(
+        x: Data,
+        /,
+        *,
+        axes: Wholes | None,
+        keepdims: int,
+        noop_with_empty_axes: int = 0,
+    ) -> Made:
         if not axes and noop_with_empty_axes:
             if make is ops.Norm:
                 raise NoBoundError("noop_with_empty_axes: operator sets disagree on what the norm of no axes is")
@@ -85,7 +93,8 @@ def resize(
     coordinate_transformation_mode: str = "asymmetric", nearest_mode: str = "floor", axes: Wholes | None = None,
 ) -> Made:  # fmt: skip
     """Resize, and Upsample before it."""
-    coordinates, shape = coordinate_transformation_mode, list(shape_of(x))
+    coordinates = coordinate_transformation_mode
+    shape = list(shape_of(x))
     if mode not in ("nearest", "linear") or coordinates not in (
         "half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"
     ):  # fmt: skip
@@ -105,7 +114,8 @@ def resize(
             factors[axis] = Fraction(amount)
             shape[axis] = math.floor(n * factors[axis])
         else:
-            factors[axis], shape[axis] = Fraction(int(amount), n), int(amount)
+            factors[axis] = Fraction(int(amount), n)
+            shape[axis] = int(amount)
     cut = [m for n, f, m in zip(shape_of(x), factors, shape, strict=True) if (n * f).denominator > 1]
     if (coordinates == "align_corners" and cut) or (coordinates == "pytorch_half_pixel" and 1 in cut):
         raise NoBoundError(f"{coordinates} where size times scale is no whole number: runtimes take other corners")

@@ -162,7 +162,11 @@ class OnnxModel:
         known = node.op_type in OPERATORS and node.domain in _DOMAINS
         return known and shapes.get(next(filter(None, node.output), "")) is not None
 
-    def _node(self, node: Any, values: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
+    def _node(
+        self,
+        node: Any,
+        values: Mapping[str, NDArray[Any]],
+    ) -> list[tuple[str, NDArray[Any]]]:
         """Values of a node that the evaluator knows."""
         try:
             with np.errstate(all="ignore"):

@@ -61,7 +61,11 @@ class Constant:
         """The same, which cannot be read."""
         return replace(self, refusal=self.refusal or reason)
 
-    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant:
+    def mapped(
+        self,
+        shape: tuple[int, ...],
+        change: Callable[[NDArray[Any]], NDArray[Any]],
+    ) -> Constant:
         """Another one: its array changed when it is read."""
         load = self.load
         return replace(self, shape=shape, load=lambda: change(load()), key=object())
@@ -127,7 +131,8 @@ class Tensors:
     def computes(self, count: int, work: int, most: int) -> bool:
         """Whether so many bytes, by so many multiplications, are computed besides: no more than may be read."""
         fits = count <= self.spare and self.work + work <= most
-        self.spare, self.work = self.spare - count * fits, self.work + work * fits
+        self.spare = self.spare - count * fits
+        self.work = self.work + work * fits
         return fits
 
     def _claim(self, count: int) -> None:
@@ -149,7 +154,8 @@ class Tensors:
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
         try:
-            offset, length = _whole(entries.get("offset") or "0"), _whole(entries.get("length") or str(needed))
+            offset = _whole(entries.get("offset") or "0")
+            length = _whole(entries.get("length") or str(needed))
             path = _inside(self.model, location)
             size = path.stat().st_size
         except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""An ONNX graph, gone through once: a node of the network for each value, a row for each kernel."""
+"""Go through an ONNX graph once: a node of the network for each value, a row for each kernel."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unre
 
 _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
+"""Element types of inputs that move."""
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
-"""Element types of inputs: those that move, and those that are held (text, too)."""
+"""Element types of inputs that stay: integers and text."""
 _LOOPS = ("RNN", "GRU", "LSTM")
 _SUBGRAPH = "it has a sub-graph, which is not read"
 COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
-"""What is assumed of a kernel that the file does not store."""
+"""Assumption about a kernel that the file does not store."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,21 @@ class Walk:
         self.opset = max(opsets, default=1)
         self.nodes: list[Node] = []
         self.names = {name for proto in model.graph.node for name in proto.output}
-        """Of all values of the graph, and of the nodes that are made besides."""
-        self.names |= {each.name for each in (*model.graph.input, *model.graph.initializer)}
+        """Names of all values of the graph, and of the nodes that are made besides."""
+        self.names |= {stored.name for stored in (*model.graph.input, *model.graph.initializer)}
         self.uses: dict[str, _Use] = {}
         """Kernels by the name of their row."""
         self.constants: dict[str, Constant] = {}
-        """Every initialiser."""
-        self.called: set[str] = set()
-        """Names of constants."""
-        self.operands: dict[str, str] = {}
-        """Nodes of constants, by the names of their values."""
+        """Initialisers by name."""
+        self.constant_names: set[str] = set()
+        self.constant_nodes: dict[str, str] = {}
+        """Names of the nodes of constants, by the names of their values."""
         self.inner: dict[int, tuple[Made, str]] = {}
-        """Values that operators made of several are computed from, with the names of their nodes."""
+        """Inner values of operators that become several nodes, with the names of these nodes."""
         self.unsqueezed: dict[str, tuple[int, str]] = {}
-        """Nodes that put one axis of size 1 in: which, and of what."""
+        """Nodes that insert one axis of size 1: the axis, and the name of the value that gets it."""
         self.hidden: dict[object, Hidden] = {}
-        """What may be kernels and is not read: by the keys of constants, or by names and reasons."""
+        """Arrays that may be kernels and are not read: by the keys of constants, or by names and reasons."""
         self.functions = {(f.domain.replace("ai.onnx", ""), f.name) for f in model.functions}
         """Operators that the model defines itself."""
         self.broken: str | None = None
@@ -104,31 +104,53 @@ class Walk:
             self.broken = self.broken or "nothing makes one of its outputs"
 
     def tensors(self) -> list[Tensor]:
-        """Rows and skipped tensors, kernels first in the graph's order."""
-        found, used = [], set()
+        """Return rows and skipped tensors, kernels first in the graph's order."""
+        tensors = []
+        used_names = set()
         for name, use in self.uses.items():
-            c = use.constant
-            used.add(c.name)
-            kind: Any = "linear" if len(c.shape) == 2 else "conv"
+            kernel = use.constant
+            used_names.add(kernel.name)
+            kind: Any = "linear" if len(kernel.shape) == 2 else "conv"
             stated = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
-            told = (COMPUTED,) if c.steps else ()
-            found.append(Tensor(name, c.shape, c.dtype, c.load, kind, stated, use.sizes, c.refusal, told))
-        own = {c.key for c in self.constants.values()}
-        rows = {use.constant.key for use in self.uses.values()}
+            assumed = (COMPUTED,) if kernel.steps else ()
+            tensors.append(
+                Tensor(
+                    name,
+                    kernel.shape,
+                    kernel.dtype,
+                    kernel.load,
+                    kind,
+                    stated,
+                    use.sizes,
+                    kernel.refusal,
+                    assumed,
+                )
+            )
+        initialiser_keys = {constant.key for constant in self.constants.values()}
+        row_keys = {use.constant.key for use in self.uses.values()}
         if self.broken is not None:
             self._hide(Hidden("graph", "unknown", f"{self.broken}: the graph is damaged."))
-        for c, each in ((each.constant, each) for each in self.hidden.values() if each.constant is not None):
+        for hidden in self.hidden.values():
+            c = hidden.constant
             # A table that is also a layer's kernel has its row; a kernel that is computed from it has another norm.
-            if c.key not in rows and (c.name not in used or each.multiplied or c.steps):
-                used.add(c.name)
-                name = c.name if c.key in own and c.name not in self.uses else self._called(c.name)
-                found.append(Tensor(name, c.shape, c.dtype, c.load, each.kind, refusal=c.refusal or each.reason))
-        found += [Tensor(n, c.shape, c.dtype, c.load, "none") for n, c in self.constants.items() if n not in used]
-        alone = [each for each in self.hidden.values() if each.constant is None]
-        return found + [Tensor(self._called(h.name), (), "unknown", list, h.kind, refusal=h.reason) for h in alone]
+            if c is None or c.key in row_keys:
+                continue
+            if c.name not in used_names or hidden.multiplied or c.steps:
+                used_names.add(c.name)
+                keeps_name = c.key in initialiser_keys and c.name not in self.uses
+                name = c.name if keeps_name else self._fresh_constant_name(c.name)
+                tensors.append(Tensor(name, c.shape, c.dtype, c.load, hidden.kind, refusal=c.refusal or hidden.reason))
+        for name, c in self.constants.items():
+            if name not in used_names:
+                tensors.append(Tensor(name, c.shape, c.dtype, c.load, "none"))
+        for hidden in self.hidden.values():
+            if hidden.constant is None:
+                name = self._fresh_constant_name(hidden.name)
+                tensors.append(Tensor(name, (), "unknown", list, hidden.kind, refusal=hidden.reason))
+        return tensors
 
     def graph(self) -> Graph:
-        """The network; values that no output needs are left out."""
+        """Return the network, with all values of the file."""
         if self.broken is not None:
             raise ModelFileError(f"{self.broken}: the graph is damaged.")
         names, note = labels.logits(self.model, self.values, self.opset, self.functions)
@@ -144,12 +166,12 @@ class Walk:
         ------
         GeometryError
         """
-        asked = self.sizes if isinstance(self.sizes, Mapping) else {}
-        inputs = {each.name: each.type.tensor_type for each in self.model.graph.input}
-        for name, shape in asked.items():
+        shapes_by_name = self.sizes if isinstance(self.sizes, Mapping) else {}
+        inputs = {one.name: one.type.tensor_type for one in self.model.graph.input}
+        for name, shape in shapes_by_name.items():
             if name not in inputs:
-                has = ", ".join(repr(each) for each in list(inputs)[:8])
-                raise GeometryError(f"The network has no input {name!r}; it has {has}.")
+                names = ", ".join(repr(other) for other in list(inputs)[:8])
+                raise GeometryError(f"The network has no input {name!r}; it has {names}.")
             if not inputs[name].HasField("shape"):
                 continue
             dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].shape.dim]
@@ -171,59 +193,73 @@ class Walk:
             scope[proto.name] = replace(self._constant(proto, proto.name), value=proto.name)
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
-            blank = Constant(self._called(name), tuple(sparse.dims), "float32", lambda: np.zeros(0), value=name)
-            scope[name] = blank.refused("it is stored as a sparse tensor.")
-        for given in graph.input:
-            if given.name in scope:
+            empty = Constant(
+                self._fresh_constant_name(name),
+                tuple(sparse.dims),
+                "float32",
+                lambda: np.zeros(0),
+                value=name,
+            )
+            scope[name] = empty.refused("it is stored as a sparse tensor.")
+        for graph_input in graph.input:
+            name = graph_input.name
+            if name in scope:
                 continue  # before version 4 of the format, initialisers are inputs with a default
-            tensor = given.type.tensor_type
-            held = tensor.elem_type in _INTEGERS
-            shape = self._input_shape(given.name, tensor)
-            origin = frozenset[str]() if held else frozenset((given.name,))
-            scope[given.name] = Data(given.name, shape, origin, depends=True)
-            known = held or tensor.elem_type in _FLOATS
-            operator = Input(moves=not held) if known else Unknown("its type is not known here")
-            self.nodes.append(Node(given.name, operator, (), shape, "input"))
+            tensor = graph_input.type.tensor_type
+            shape = self._input_shape(name, tensor)
+            operator: Input | Unknown = Input(moves=True)
+            origin = frozenset((name,))
+            if tensor.elem_type in _INTEGERS:
+                operator = Input(moves=False)
+                origin = frozenset()
+            elif tensor.elem_type not in _FLOATS:
+                operator = Unknown("its type is not known here")
+            scope[name] = Data(name, shape, origin, depends=True)
+            self.nodes.append(Node(name, operator, (), shape, "input"))
         return scope
 
-    def _called(self, name: str) -> str:
-        """A name that no constant has."""
-        while name in self.called:
+    def _fresh_constant_name(self, name: str) -> str:
+        """Return a name that no constant has, and take it."""
+        while name in self.constant_names:
             name = f"{name}'"
-        self.called.add(name)
+        self.constant_names.add(name)
         return name
 
     def _constant(self, proto: Any, name: str) -> Constant:
-        name = self._called(name)
+        name = self._fresh_constant_name(name)
         self.constants[name] = self.reader.describe(proto, name)
         return self.constants[name]
 
     def _input_shape(self, name: str, tensor: Any) -> Shape | None:
-        """Sizes of an input: the file's, one sample, the spatial sizes asked for; None where one of them is open."""
+        """Return the shape of an input, with one sample and the spatial sizes asked for; None if a size is open."""
         if isinstance(self.sizes, Mapping) and name in self.sizes:
             return tuple(self.sizes[name])
         if not tensor.HasField("shape"):
             return None
         dims = tensor.shape.dim
         ndim = max(len(dims) - 2, 0)
-        given = None if isinstance(self.sizes, Mapping) else self.sizes
-        asked = given if isinstance(given, tuple) else (given,) * ndim
-        spatial = asked if len(asked) == ndim else (None,) * ndim
+        spatial_sizes: tuple[int | None, ...] = (None,) * ndim
+        if isinstance(self.sizes, tuple):
+            if len(self.sizes) == ndim:
+                spatial_sizes = self.sizes
+        elif not isinstance(self.sizes, Mapping):
+            spatial_sizes = (self.sizes,) * ndim
         sizes: list[int] = []
         for axis, dim in enumerate(dims):
-            wanted = spatial[axis - 2] if axis >= 2 else None
+            size = spatial_sizes[axis - 2] if axis >= 2 else None
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 sizes.append(int(dim.dim_value))
             elif axis == 0 and len(dims) > 1:
                 sizes.append(1)
-            elif wanted is not None:
-                sizes.append(wanted)
+            elif size is not None:
+                sizes.append(size)
             else:
                 return None
         return tuple(sizes)
 
     def _walk(self, graph: Any) -> None:
-        scope, made = self.values, {each.name for each in (*graph.input, *graph.initializer)}
+        scope = self.values
+        value_names = {stored.name for stored in (*graph.input, *graph.initializer)}
         for position, proto in enumerate(graph.node):
             label = proto.name or f"{proto.op_type}_{position}"
             missing = next((name for name in proto.input if name and name not in scope), None)
@@ -232,43 +268,46 @@ class Walk:
             inputs = [scope.get(name) if name else None for name in proto.input]
             if has_graphs(proto):
                 self._hide(Hidden(label, "none", f"{_SUBGRAPH}."))
-            found = self._translate(proto, inputs, label)
+            results = self._translate(proto, inputs, label)
             for at, name in enumerate(proto.output):
                 if not name:
                     continue
-                if name in made:
+                if name in value_names:
                     self.broken = self.broken or f"two of its values are called {name[:80]!r}"
-                made.add(name)
-                each = found[at] if at < len(found) else self._unknown(proto, inputs, "it is a further output")
-                if isinstance(each, Constant):
-                    scope[name] = replace(each, value=name)
+                value_names.add(name)
+                if at < len(results):
+                    result = results[at]
+                else:
+                    result = self._unknown(proto, inputs, "it is a further output")
+                if isinstance(result, Constant):
+                    scope[name] = replace(result, value=name)
                     continue
                 data = [value for value in inputs if isinstance(value, Data)]
                 sources = origins(proto, self.opset, at, inputs)
                 # A sub-graph may use any value that is in sight.
                 depends = has_graphs(proto) or any(value.depends for value in data)
-                layer = isinstance(each.operator, Convolution | Matrix) or proto.op_type in _LOOPS
-                if layer and depends:
+                is_layer = isinstance(result.operator, Convolution | Matrix) or proto.op_type in _LOOPS
+                if is_layer and depends:
                     sources |= {LAYER}
-                scope[name] = Data(name, each.shape, sources, depends)
-                self._node(name, each, proto.op_type)
+                scope[name] = Data(name, result.shape, sources, depends)
+                self._node(name, result, proto.op_type)
 
     def _node(self, name: str, made: Made, label: str) -> str:
-        """Put a value into the graph, after what it is made of."""
+        """Put a value into the graph, after the values that it is made of; return its name."""
         inputs = []
         for value in made.inputs:
             if isinstance(value, Made):
-                # One that is used twice is one node; it is kept, so that no other has its number.
+                # A value that is used twice is one node. It is kept, so that no other object has its id.
                 if id(value) not in self.inner:
                     self.inner[id(value)] = value, self._node(self._fresh(f"{name}.in"), value, label)
                 inputs.append(self.inner[id(value)][1])
             else:
-                inputs.append(value.name if isinstance(value, Data) else self._operand(value))
-        self.nodes.append(self._stacked(Node(name, made.operator, tuple(inputs), made.shape, label)))
+                inputs.append(value.name if isinstance(value, Data) else self._node_of_constant(value))
+        self.nodes.append(self._without_unsqueezes(Node(name, made.operator, tuple(inputs), made.shape, label)))
         return name
 
-    def _stacked(self, node: Node) -> Node:
-        """Values that get an axis each and are joined along it are joined along an axis of their own."""
+    def _without_unsqueezes(self, node: Node) -> Node:
+        """Return values that each get an axis and are joined along it as values that are joined along a new axis."""
         if isinstance(node.operator, Concat):
             axis = node.operator.axis
             inputs = [self.unsqueezed[name] for name in node.inputs if name in self.unsqueezed]
@@ -279,29 +318,40 @@ class Walk:
         return node
 
     def _fresh(self, name: str) -> str:
-        found, number = name, 1
-        while found in self.names:
+        """Return a name that no value has, and take it."""
+        candidate = name
+        number = 1
+        while candidate in self.names:
             number += 1
-            found = f"{name}.{number}"
-        self.names.add(found)
-        return found
+            candidate = f"{name}.{number}"
+        self.names.add(candidate)
+        return candidate
 
-    def _operand(self, constant: Constant) -> str:
-        """The node of a constant, which has the name of its value."""
-        name = self.operands.get(constant.value)
+    def _node_of_constant(self, constant: Constant) -> str:
+        """Return the name of a constant's node, which is that of its value."""
+        name = self.constant_nodes.get(constant.value)
         if name is None or not constant.value:
-            name = self.operands[constant.value] = constant.value or self._fresh("constant")
-            load, readable = constant.load, constant.refusal is None
+            name = constant.value or self._fresh("constant")
+            self.constant_nodes[constant.value] = name
+            load = constant.load
+            readable = constant.refusal is None
             operator = Number(lambda: load().astype(np.float64)) if readable else Held(constant.refusal or "")
             self.nodes.append(Node(name, operator, (), constant.shape, "Constant"))
         return name
 
-    def _use(self, kernel: Constant, stated: Mapping[str, Any], shape: Shape | None, label: str) -> str:
-        """Name of the row of a kernel with this geometry; rows are told apart by their kernels, not by names."""
-        name, number = kernel.name, 1
+    def _use(
+        self,
+        kernel: Constant,
+        stated: Mapping[str, Any],
+        shape: Shape | None,
+        label: str,
+    ) -> str:
+        """Return the name of the row of a kernel with this geometry; a kernel and a geometry have one row."""
+        name = kernel.name
+        number = 1
         while True:
             old = self.uses.get(name)
-            if old is None and (number == 1 or name not in self.called):
+            if old is None and (number == 1 or name not in self.constant_names):
                 break
             if old is not None and old.constant.key is kernel.key and old.geometry == stated:
                 if old.sizes != shape:
@@ -312,16 +362,21 @@ class Walk:
         self.uses[name] = _Use(kernel, stated, shape)
         return name
 
-    def _translate(self, proto: Any, inputs: list[Value | None], label: str) -> tuple[Constant | Made, ...]:
-        """What becomes of a node's outputs; of those beyond, nothing is known."""
-        ours = proto.domain in _DOMAINS
+    def _translate(
+        self,
+        proto: Any,
+        inputs: list[Value | None],
+        label: str,
+    ) -> tuple[Constant | Made, ...]:
+        """Return what a node's outputs become, as many of them as are known."""
+        is_standard = proto.domain in _DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
         try:
-            found = self._built(proto, inputs, label) if ours else self._registered(proto, inputs)
-            if isinstance(found, Made) and not data and ours:
-                # Made of constants; a broken graph gives no bound.
-                found = found if isinstance(found.operator, Held) else Made(Held("a constant"), (), found.shape)
-            return found if isinstance(found, tuple) else (found,)
+            result = self._build(proto, inputs, label) if is_standard else self._registered(proto, inputs)
+            if isinstance(result, Made) and not data and is_standard and not isinstance(result.operator, Held):
+                # Made of constants alone, which are not computed: it stays, and a broken graph gives no bound.
+                result = Made(Held("a constant"), (), result.shape)
+            return result if isinstance(result, tuple) else (result,)
         except UnsizedError as error:
             reason = str(error)
             if proto.op_type not in PRODUCTS and all(value.depends for value in data):  # with sizes it has a rule
@@ -344,45 +399,60 @@ class Walk:
         for missed in unread(proto, inputs, label):
             self._hide(missed)
 
-    def _hide(self, found: Hidden) -> None:
-        key = (found.name, found.reason) if found.constant is None else found.constant.key
-        self.hidden.setdefault(key, found)
+    def _hide(self, hidden: Hidden) -> None:
+        key = (hidden.name, hidden.reason) if hidden.constant is None else hidden.constant.key
+        self.hidden.setdefault(key, hidden)
 
-    def _built(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
-        known = OPERATORS.get(proto.op_type)
+    def _build(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
+        """Return what an operator of ONNX becomes; constants alone are computed."""
+        rule = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
-        if known is None or (known.build is None and moving):
+        if rule is None or (rule.build is None and moving):
             raise NoBoundError(NO_LOOPS if proto.op_type in _LOOPS else f"{proto.op_type[:40]} has no rule here")
         call = Call(
-            proto.op_type, self.opset, inputs, {a.name: a for a in proto.attribute}, len(proto.output), label,
+            proto.op_type,
+            self.opset,
+            inputs,
+            {attribute.name: attribute for attribute in proto.attribute},
+            len(proto.output),
+            label,
             describe=lambda tensor: self._constant(tensor, label),
-            fold=lambda array: Constant(self._called(label), array.shape, array.dtype.name, lambda: array),
+            fold=lambda array: Constant(
+                self._fresh_constant_name(label),
+                array.shape,
+                array.dtype.name,
+                lambda: array,
+            ),
             use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
             missed=lambda: self._missed(proto, inputs, label),
-        )  # fmt: skip
+        )
         try:
-            if known.build is not None:
-                found = bind(call, known, known.build)()
-                if moving or isinstance(found, Constant) or not any(isinstance(value, Constant) for value in inputs):
-                    return found
+            if rule.build is not None:
+                result = bind(call, rule, rule.build)()
+                has_constants = any(isinstance(value, Constant) for value in inputs)
+                if moving or isinstance(result, Constant) or not has_constants:
+                    return result
         except NoBoundError:
             if moving:
                 raise
-        return computed(proto, call, known, self.reader)
+        return computed(proto, call, rule, self.reader)
 
     def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
-        """What an operator of another domain becomes, if its user told."""
+        """Return the operator that a user registered for one of another domain."""
         name = f"{proto.domain}::{proto.op_type}"
         try:
-            given = {a.name: plain(a) for a in proto.attribute}
-            known = {key: x if isinstance(x, int | float | str | tuple) else None for key, x in given.items()}
-            operator = registered(name, known)
+            attributes: dict[str, Any] = {}
+            for attribute in proto.attribute:
+                value = plain(attribute)
+                attributes[attribute.name] = value if isinstance(value, int | float | str | tuple) else None
+            operator = registered(name, attributes)
         except MethodError as error:
             raise NoBoundError(str(error)) from error
         if operator is None:
             raise NoBoundError(f"{proto.op_type[:40]} of {proto.domain[:40]} has no rule here")
         values = tuple(value for value in inputs if value is not None)
-        shape, shapes = None, [value.shape for value in values if value.shape is not None]
+        shape = None
+        shapes = [value.shape for value in values if value.shape is not None]
         if len(shapes) == len(values) and sum(map(math.prod, shapes)) <= MAX_KNOWN:
             with suppress(Exception):  # whatever a user's code raises
                 shape = np.shape(operator.run(*map(np.zeros, shapes)))

@@ -24,7 +24,8 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         from jax2onnx import to_onnx
     except ModuleNotFoundError as error:
         raise MethodError("Networks of JAX are read through jax2onnx: pip install jax2onnx.") from error
-    name, note = type(source).__name__, ""
+    name = type(source).__name__
+    note = ""
     if function is None:
         function, note = _inference(source)
     _load_plugins()

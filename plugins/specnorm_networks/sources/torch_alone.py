@@ -55,7 +55,8 @@ class Alone(torch.fx.Interpreter):
         if n.op != "call_function" or not sources:
             return super().run_node(n)
         self.moving.add(n.name)
-        name, value = n.name, self._called(n, {})[0]
+        name = n.name
+        value = self._called(n, {})[0]
         if n.target is operator.getitem and n.args[1] == 0 and sources[0].op == "call_function":
             # The first of several: the graph has it in one node.
             n = sources[0]
@@ -79,7 +80,11 @@ class Alone(torch.fx.Interpreter):
         return value
 
     def _called(
-        self, n: torch.fx.Node, given: Mapping[str, Tensor], *, rounded: torch.dtype | None = None
+        self,
+        n: torch.fx.Node,
+        given: Mapping[str, Tensor],
+        *,
+        rounded: torch.dtype | None = None,
     ) -> tuple[Any, float]:
         """An operator's value, and its unit roundoff: in the program's own precision where it has none in double.
 
@@ -93,7 +98,12 @@ class Alone(torch.fx.Interpreter):
         return widened(self._with(n, given, stored=True)), max(torch.finfo(each).eps / 2 for each in _dtypes(n))
 
     def _with(
-        self, n: torch.fx.Node, given: Mapping[str, Tensor], *, stored: bool = False, rounded: torch.dtype | None = None
+        self,
+        n: torch.fx.Node,
+        given: Mapping[str, Tensor],
+        *,
+        stored: bool = False,
+        rounded: torch.dtype | None = None,
     ) -> Any:
         def leaf(a: Any) -> Any:
             if isinstance(a, torch.fx.Node):

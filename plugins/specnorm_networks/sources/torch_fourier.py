@@ -60,7 +60,10 @@ def with_convolutions(whole: torch.fx.GraphModule) -> torch.fx.GraphModule:
     return torch.fx.GraphModule(whole, whole.graph)  # without complex constants that nothing reads any more
 
 
-def _convolution(whole: torch.fx.GraphModule, end: torch.fx.Node) -> tuple[nn.Module | None, torch.fx.Node | None]:
+def _convolution(
+    whole: torch.fx.GraphModule,
+    end: torch.fx.Node,
+) -> tuple[nn.Module | None, torch.fx.Node | None]:
     """The circular convolution that gives a real value, and the real value that it is of; None: it is not seen."""
     found = _between(whole, end)
     if found is None:
@@ -101,9 +104,13 @@ def _convolution(whole: torch.fx.GraphModule, end: torch.fx.Node) -> tuple[nn.Mo
     return (layer, start) if same else (None, None)
 
 
-def _between(whole: torch.fx.GraphModule, end: torch.fx.Node) -> tuple[torch.fx.GraphModule, torch.fx.Node] | None:
+def _between(
+    whole: torch.fx.GraphModule,
+    end: torch.fx.Node,
+) -> tuple[torch.fx.GraphModule, torch.fx.Node] | None:
     """The function from the one real value that a value depends on by complex ones, and that value."""
-    inside, waiting = {end}, [end]
+    inside = {end}
+    waiting = [end]
     starts = dict[torch.fx.Node, None]()
     while waiting:
         for source in waiting.pop().all_input_nodes:

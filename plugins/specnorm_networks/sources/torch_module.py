@@ -131,7 +131,8 @@ def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Ex
     _check_operators(program, name)
     whole, changed = _folded(program)
     if any(map(is_complex, whole.graph.nodes)):
-        whole, changed = with_convolutions(whole), True
+        whole = with_convolutions(whole)
+        changed = True
     found = _traced(whole, example, free=free) if changed else program
     for node in found.graph.nodes:
         if is_complex(node) and node.users:
@@ -155,12 +156,14 @@ def _is_variadic(model: nn.Module) -> bool:
 
 def _check_states(program: ExportedProgram, name: str) -> None:
     """Refuse a state that is written and read; take away what else is written back to inputs and buffers."""
-    signature, end = program.graph_signature, program.graph.output_node()
+    signature = program.graph_signature
+    end = program.graph.output_node()
     kept = [spec.kind == OutputKind.USER_OUTPUT for spec in signature.output_specs]
     written = {spec.target for spec in signature.output_specs if spec.kind == OutputKind.BUFFER_MUTATION}
     end.args = (tuple(compress(end.args[0], kept)),)
     signature.output_specs = [*compress(signature.output_specs, kept)]
-    reached, waiting = {end}, [*end.all_input_nodes]
+    reached = {end}
+    waiting = [*end.all_input_nodes]
     while waiting:
         node = waiting.pop()
         if node not in reached:
@@ -221,7 +224,9 @@ def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
 
 def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule, bool]:
     """The program with the values of what no input reaches in place of it, and whether there is such a thing."""
-    whole, known, changed = _unlifted(program), dict[torch.fx.Node, Any](), False
+    whole = _unlifted(program)
+    known = dict[torch.fx.Node, Any]()
+    changed = False
     for node in whole.graph.nodes:
         if node.op == "get_attr":
             known[node] = attrgetter(str(node.target))(whole)
@@ -242,7 +247,13 @@ def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule, bool]:
     return whole, changed
 
 
-def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> Exported:
+def _written(
+    model: nn.Module,
+    program: ExportedProgram,
+    example: tuple[Tensor, ...],
+    *,
+    free: bool,
+) -> Exported:
     """What torch writes of a program, in ONNX."""
     try:
         from onnxscript import optimizer
@@ -307,7 +318,10 @@ def _outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
 
 
 def _inner(
-    model: nn.Module, program: torch.fx.GraphModule, example: tuple[Tensor, ...], *arrays: Array
+    model: nn.Module,
+    program: torch.fx.GraphModule,
+    example: tuple[Tensor, ...],
+    *arrays: Array,
 ) -> dict[str, Computed]:
     """Every value of the program that was written, by the name that it has in the graph."""
     recorder = _Recorder(program)
@@ -317,7 +331,11 @@ def _inner(
 
 
 def _alone(
-    model: nn.Module, program: torch.fx.GraphModule, example: tuple[Tensor, ...], trial: Trial, *arrays: Array
+    model: nn.Module,
+    program: torch.fx.GraphModule,
+    example: tuple[Tensor, ...],
+    trial: Trial,
+    *arrays: Array,
 ) -> None:
     """Every operator of the same in double precision."""
     pairs = zip(arrays, example, strict=True)

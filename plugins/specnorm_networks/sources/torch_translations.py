@@ -40,7 +40,11 @@ def _hard_sigmoid(self: Any) -> Any:
 
 
 def _random_leaky(
-    self: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
+    self: Any,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
 ) -> Any:
     if training or generator is not None:
         raise NotImplementedError("slopes that are drawn")
@@ -51,7 +55,8 @@ def _average(
     self: Any, kernel_size: Any = (), stride: Any = (), padding: Any = (0, 0), ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Any:  # fmt: skip
-    size, pads = tuple(kernel_size) * (2 // len(kernel_size)), tuple(padding) * (2 // len(padding))
+    size = tuple(kernel_size) * (2 // len(kernel_size))
+    pads = tuple(padding) * (2 // len(padding))
     given = divisor_override is not None
     pool = op.AveragePool(
         self, kernel_shape=size, strides=tuple(stride) * (2 // len(stride)) if stride else size,
@@ -76,7 +81,8 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
     """
 
     def write(self: Any, output_size: Any) -> Any:
-        found, ndim = self, len(self.shape)
+        found = self
+        ndim = len(self.shape)
         first = ndim - len(output_size)
         sizes = [int(n) for n in self.shape[first:]]
         if all(n % m == 0 for n, m in zip(sizes, output_size, strict=True)):
@@ -113,8 +119,10 @@ def _sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool
 
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     ndim = len(self.shape)
-    one, two = dim1 % ndim, dim2 % ndim
-    rows, columns = int(self.shape[one]), int(self.shape[two])
+    one = dim1 % ndim
+    two = dim2 % ndim
+    rows = int(self.shape[one])
+    columns = int(self.shape[two])
     places = [k * columns + k + offset for k in range(rows) if 0 <= k + offset < columns]
     kept = [axis for axis in range(ndim) if axis not in (one, two)]
     turned = op.Transpose(self, perm=[*kept, one, two])
@@ -123,7 +131,13 @@ def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
 
 
 def _batch_norm(
-    self: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float, eps: float
+    self: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    momentum: float,
+    eps: float,
 ) -> tuple[Any, Any, Any]:
     del momentum
     lost = eps - float(np.float32(eps))
@@ -156,7 +170,8 @@ def _elu(self: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float =
 
 
 def _selu(self: Any) -> Any:
-    alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+    alpha = 1.6732632423543772848170429916717
+    scale = 1.0507009873554804934193349852946
     return op.Selu(self) if self.dtype != ir.DataType.DOUBLE else _elu(self, alpha, scale)
 
 
@@ -166,7 +181,8 @@ def _layer_norm(
 ) -> Any:  # fmt: skip
     del cudnn_enable
     scale = _constant(np.ones([int(n) for n in normalized_shape]), self) if weight is None else weight
-    single, value = float(np.float32(eps)), self
+    single = float(np.float32(eps))
+    value = self
     if self.dtype == ir.DataType.DOUBLE and eps not in (0.0, single):
         # An attribute is of single precision: s x, normalised with eps s^2, is x normalised with eps.
         value = op.Mul(self, _constant(math.sqrt(single / eps), self))
@@ -189,7 +205,13 @@ def as_it_is(target: Any, count: int) -> Callable[..., Any]:
     return write
 
 
-def _schema(name: str, domain: str, inputs: int, outputs: int, attributes: Mapping[str, Any]) -> defs.OpSchema:
+def _schema(
+    name: str,
+    domain: str,
+    inputs: int,
+    outputs: int,
+    attributes: Mapping[str, Any],
+) -> defs.OpSchema:
     """A schema of an operator that ONNX does not have, without which onnxscript writes no node."""
     kind = defs.OpSchema.AttrType
     kinds = {bool: kind.INT, int: kind.INT, float: kind.FLOAT, str: kind.STRING}
@@ -223,7 +245,8 @@ def _are_plain(value: Any) -> bool:
 def table() -> dict[Any, Callable[..., Any]]:
     """Operators of torch, and what writes them."""
     aten = torch.ops.aten
-    means, maxima = _adaptive(largest=False), _adaptive(largest=True)
+    means = _adaptive(largest=False)
+    maxima = _adaptive(largest=True)
     return {
         aten.softplus.default: _softplus,
         aten.log_sigmoid.default: _log_sigmoid,

@@ -30,7 +30,6 @@ and how they are cut: poor decisions cost time, and no proof rests on them.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import InitVar, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -455,17 +454,6 @@ class Cover:
         boxes, parent = self._open.boxes.split(ratio)
         self._reopen(replace(self._open, boxes=boxes, block=self._open.block[parent]))
         return parent
-
-
-def truncated(polynomial: GramPolynomial, rest: Cover) -> GramPolynomial:
-    """The polynomial with the truncation bound that a cover of what it leaves out proves, if that is smaller."""
-    bound = rest.proven()
-    if rest._blocks is not polynomial.left_out or bound.what != EVERYWHERE:
-        raise HypothesisError(f"{bound.what} is not the norm, at every frequency, of what this polynomial leaves out")
-    result = copy.copy(polynomial)
-    result.truncation = min(polynomial.truncation, host.mul_up(bound.value, bound.value))
-    result._float32_copy = None
-    return result
 
 
 def on_grid(supremum: Upper, boxes: Boxes) -> Upper:

@@ -227,18 +227,6 @@ class GramPolynomial:
         norms = rounding.up(xp.sqrt(xp.max(squares, axis=0)) / 2, self.size * self.rank + 4, xp=xp)
         return np.asarray(self.ops.to_numpy(norms), dtype=np.float64)
 
-    @functools.cached_property
-    def left_out(self) -> Array:
-        """The directions left out of the rotated blocks, shape (g, m, p - rank, *kernel_shape)."""
-        if self.rotation is None:
-            return self.blocks[:, :, :0, ...]
-        xp = self.xp
-        g, m, _, *kernel_shape = self.blocks.shape
-        count = self.size - self.rank
-        columns = xp.astype(self.rotation.columns[..., self.rank :], self.blocks.dtype)
-        by_tap = xp.reshape(columns, (g, -1, m, count))
-        return xp.reshape(xp.permute_dims(by_tap, (0, 2, 3, 1)), (g, m, count, *kernel_shape))
-
     @property
     def itemsize(self) -> int:
         """Bytes of a complex entry."""

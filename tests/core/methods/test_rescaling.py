@@ -14,10 +14,15 @@ from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for
 
 import specnorm
+from specnorm import methods
+from specnorm.certified.bound import HypothesisError
+from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol.gram_powers import Powers, lag_norms
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.errors import MethodError
+from specnorm.measuring import proven
 from specnorm.result import Outcome
+from specnorm.search.enclosing import enclose_blocks
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])
@@ -94,6 +99,46 @@ def test_lags_that_lose_every_small_term_are_allowed_for() -> None:
     norms, *_ = lag_norms(blocks, ops=replace(OPS, wide_dtype="float32"))
     truth = (1 + (2**16 - 1) * float(small) ** 2) ** 0.5
     assert truth <= float(norms[0, 0]) <= 1.02 * truth
+
+
+# -- multiples -------------------------------------------------------------------------------------------------------
+def claim_of(kernel: Any, **geometry: Any) -> Any:
+    ((_, upper),) = proven(kernel, methods.Enclose(), **geometry)[1]
+    return upper
+
+
+def test_the_norm_of_a_multiple_is_above_the_truth_however_it_was_rounded() -> None:
+    def check(layer: Layer) -> None:
+        kernel = layer.kernel.astype(np.float64)
+        upper = claim_of(layer.kernel, input_shape=layer.input_shape, **layer.geometry)
+        draw = np.random.RandomState(layer.kernel.size)
+        for coarse in (0.0, 1e-3, 1.0):
+            multiple = np.asarray(0.3 * kernel + coarse * draw.standard_normal(kernel.shape), dtype=np.float64)
+            found = norm_of_multiple(upper, kernel, 0.3, multiple)
+            assert dense_norm(multiple, layer.input_shape, **layer.geometry).lo <= found
+            if not coarse:
+                assert found <= 0.3 * upper.value * (1 + 1e-9) + 1e-300
+
+    with opened("numpy") as lib:
+        for_all(lib, layers(modes=("circular", "zeros", "reflect", "replicate")), check)
+
+
+def test_a_claim_of_another_kernel_says_nothing_of_a_multiple() -> None:
+    upper = claim_of(KERNEL)
+    with pytest.raises(HypothesisError, match="not this kernel's layer"):
+        norm_of_multiple(upper, KERNEL + 1e-9, 0.5, 0.5 * KERNEL)
+    with pytest.raises(HypothesisError, match="no multiple"):
+        norm_of_multiple(upper, KERNEL, -0.5, -0.5 * KERNEL)
+    assert norm_of_multiple(upper, KERNEL, 0.5, 0.5 * KERNEL).digest == claim_of(0.5 * KERNEL).digest
+
+
+def test_one_enclosure_or_two_rescale_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = Mock(side_effect=enclose_blocks)
+    monkeypatch.setattr("specnorm.methods.enclosure.enclose_blocks", searches)
+    shrunk = specnorm.rescale(KERNEL.astype(np.float32), 0.5)
+    assert searches.call_count == 2
+    assert float(specnorm.enclose(shrunk, rtol=1e-6).lower) > 0.49998
+    assert specnorm.certify(shrunk, 0.5)
 
 
 # -- projections -----------------------------------------------------------------------------------------------------

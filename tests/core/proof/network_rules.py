@@ -30,9 +30,9 @@ from specnorm_networks.certified.operators import (
     Slice,
 )
 from specnorm_networks.certified.operators.base import Operator, Place
-from specnorm_networks.certified.ranges import Ranges, localised, ranges
-from specnorm_networks.certified.reading import runs
+from specnorm_networks.certified.ranges import Ranges, ranges, with_slopes_on
 from specnorm_networks.certified.regions import Ball, Region
+from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import Scope
 from specnorm_networks.tools import Measure, bound
 
@@ -180,7 +180,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "slopes of another graph": lambda: rules.of_slopes(OTHER, NODES["s"], 1, 1),
     "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
     "a run of nobody's": lambda: segments.constant_of_run(replace(RUN), [0], ONES, Measure()),
-    "ranges of another network": lambda: localised(NETWORKS["chain"][0], within_ball()),
+    "ranges of another network": lambda: with_slopes_on(NETWORKS["chain"][0], within_ball()),
     "ranges within those on another ball": lambda: ranges(
         NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 2.0), None, within_ball()
     ),
@@ -305,6 +305,6 @@ NETWORK_CHECKS = {
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
-    "constant_of_part": together, "_concluded": together, "norm_of_layer": layers, "norm_of_matrices": layers,
+    "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

@@ -14,7 +14,7 @@ from methods.test_deflation import cases
 from proof import test_claims
 from proof.defect_rules import DEFECT_REFUSED
 from proof.network_rules import FAR, NETWORK_REFUSED
-from proof.test_claims import KERNEL, PART, cover_of
+from proof.test_claims import KERNEL, PART
 from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
@@ -31,7 +31,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
-from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid, truncated
+from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.certified.symbol.scalar import ScalarGram
@@ -168,13 +168,6 @@ def below_truncation() -> object:
     return polynomial.reduced(*planes, np.full(planes[0].shape[0], polynomial.truncation / 2))
 
 
-def truncated_by(rest: Callable[[GramPolynomial], Any], boxes: Boxes) -> object:
-    """A truncation bound from a cover of some blocks, one direction of KERNEL kept."""
-    polynomial = GramPolynomial(KERNEL, rotate(KERNEL, np.eye(3)[None], 1, ops=OPS), ops=OPS)  # type: ignore[arg-type]
-    known = assumed(200.0) if boxes.on_grid else None
-    return truncated(polynomial, cover_of(100.0, rest(polynomial), boxes, known))
-
-
 def without_supremum() -> object:
     boxes = dft((9,), (4,))
     return limits_sq(POLYNOMIAL, Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None), 1.0)
@@ -243,9 +236,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "cells that are done with, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
     "a limit below the truncation": below_truncation,
-    "a truncation by the points of a grid": lambda: truncated_by(lambda x: x.left_out, dft((9,), (4,))),
-    "a truncation by other blocks": lambda: truncated_by(lambda x: x.left_out / 2, torus((4,))),
-    "a truncation by open cells": lambda: truncated(POLYNOMIAL, Cover(KERNEL, torus((4,)), ops=OPS)),
     "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),
     "a grid with points left out": lambda: by_grid(half_grid((20,))[:-1], (20,)),
     "a grid of a longer kernel": lambda: by_grid(half_grid((20,)), (20,), KERNEL, np.ones((1, 3, 3, 9))),

@@ -49,7 +49,19 @@ from specnorm.search import layer as layer_search
 from specnorm.search.layer import TUNING, enclose_by_matrix
 
 ROOM = ("certified", "specnorm_networks.certified")
-COVER = {"_open", "_done", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
+COVER = {
+    "_open",
+    "_done",
+    "_upper",
+    "_note",
+    "_reopen",
+    "_what",
+    "_same",
+    "_speaking_of",
+    "_origin",
+    "_regions",
+    "_about",
+}
 """What a cover, a graph and a run keep to themselves."""
 MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering"}
 MAKERS |= {"_KERNEL", "_MAKER", "_Claim", "make_upper", "make_lower", "make_interval"}

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import specnorm
+from specnorm import arrays
+from specnorm.backends import backend_for
 from specnorm.clock import BUDGET, Clock
 from specnorm.errors import MethodError
+from specnorm.numerics import costs
 
 SECONDS = 2.0
 MOST = 1.2 * SECONDS
@@ -61,14 +64,14 @@ def test_a_budget_is_kept_to_a_fifth(name: str) -> None:
         assert 0 < float(found.lower) <= float(found.upper) < np.inf
 
 
-@pytest.mark.parametrize("name", ["enclose", "certify", "rescale", "clip"])
+@pytest.mark.parametrize("name", ["enclose", "certify", "rescale", "clip", "conv_norm"])
 def test_there_is_a_default_and_a_time_is_asked_for(name: str) -> None:
     function: Any = getattr(specnorm, name)
     default = inspect.signature(function.__wrapped__).parameters["budget"].default
     assert default == BUDGET == inspect.signature(specnorm.audit).parameters["budget"].default
     for wrong in (0, -1.0, "10", True):
         with pytest.raises(MethodError, match="is no time: give seconds"):
-            function(FLAT, *([2.0] if name != "enclose" else []), budget=wrong)
+            function(FLAT, *([2.0] if name in ("certify", "rescale", "clip") else []), budget=wrong)
 
 
 def test_what_is_shrunk_in_no_time_is_proven() -> None:
@@ -81,3 +84,81 @@ def test_an_earlier_clock_leaves_some_time() -> None:
     assert 69 < whole.before(30.0).left <= 70
     assert 24 < whole.before(1e9).left <= 25
     assert Clock.of(None).before(30.0).left == np.inf
+
+
+# -- without a clock: time that passes by the work of each factorisation ---------------------------------------------
+class CountedTime:
+    """A clock that stands still but for factorisations and Gram matrices, which take what they are modelled to take."""
+
+    def __init__(self, rate: float) -> None:
+        self.now, self.rate = 0.0, rate
+        self.calls: list[str] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def counting(self, name: str, function: Callable[..., Any], work: Callable[..., float]) -> Callable[..., Any]:
+        def counted(a: Any, *args: Any, **keywords: Any) -> Any:
+            self.calls.append(name)
+            self.now += np.prod(a.shape[:-2], dtype=float) * work(a) / self.rate
+            return function(a, *args, **keywords)
+
+        return counted
+
+
+@pytest.fixture
+def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CountedTime:
+    """So slow that a layer of 64 x 32 channels takes as long as one of a thousand."""
+    time_ = CountedTime(request.param)
+    for place in ("specnorm.clock", "specnorm.search.pruned"):
+        monkeypatch.setattr(f"{place}.RATE", request.param)
+    monkeypatch.setattr("specnorm.clock.time", time_)
+    monkeypatch.setattr("specnorm.search.constant._LARGE", 16)
+    works = {
+        "eigh": lambda a: costs.eigh_work(a.shape[-1], is_complex=np.iscomplexobj(a)),
+        "svd": lambda a: costs.svd_work(*a.shape[-2:]),
+        "cholesky": lambda a: costs.eigh_work(a.shape[-1]) / 10,
+    }
+    linalg = backend_for(LARGE).namespace(LARGE).linalg
+    for name, work in works.items():
+        monkeypatch.setattr(linalg, name, time_.counting(name, getattr(linalg, name), work))
+    gram = time_.counting("gram", arrays.gram_smaller, lambda a: float(np.prod(a.shape[-2:])) * min(a.shape[-2:]))
+    monkeypatch.setattr(arrays, "gram_smaller", gram)
+    return time_
+
+
+LARGE: Any = np.random.RandomState(3).standard_normal((64, 32, 2, 2))
+
+
+@pytest.mark.parametrize("counted", [1e5, 1e7], indirect=True)
+@pytest.mark.parametrize("name", ["enclose", "certify", "rescale", "clip", "conv_norm", "conv_norm at a size"])
+def test_no_factorisation_begins_that_cannot_end(counted: CountedTime, name: str) -> None:
+    calls: dict[str, Callable[[], Any]] = {
+        "enclose": lambda: specnorm.enclose(LARGE, budget=SECONDS),
+        "certify": lambda: specnorm.certify(LARGE, 60.0, budget=SECONDS),
+        "rescale": lambda: specnorm.rescale(LARGE, 1.0, budget=SECONDS),
+        "clip": lambda: specnorm.clip(LARGE, 15.0, budget=SECONDS),
+        "conv_norm": lambda: specnorm.conv_norm(LARGE, budget=SECONDS),
+        "conv_norm at a size": lambda: specnorm.conv_norm(LARGE, 4, budget=SECONDS),
+    }
+    try:
+        found = calls[name]()
+    except specnorm.Undecided:
+        found = None
+    assert counted.now <= MOST, (counted.now, counted.calls)
+    if isinstance(found, specnorm.Enclosure):
+        assert 0 < float(found.lower) <= float(found.upper) < np.inf
+
+
+@pytest.mark.parametrize("counted", [1e7, 1e9], indirect=True)
+def test_a_round_of_clipping_begins_where_it_ends_in_time(counted: CountedTime) -> None:
+    """Else the clock above would be kept by doing nothing."""
+    clipped = specnorm.clip(LARGE, 15.0, budget=SECONDS)
+    assert ("svd" in counted.calls) == (counted.rate == 1e9)
+    assert np.linalg.norm(clipped - LARGE) <= np.linalg.norm(specnorm.rescale(LARGE, 15.0) - LARGE)
+
+
+def test_work_of_factorisations_grows_with_the_cube_and_complex_ones_take_longer() -> None:
+    assert costs.eigh_work(200) == 8 * costs.eigh_work(100) < costs.eigh_work(200, is_complex=True)
+    assert costs.eigh_work(100, vectors=False) < costs.eigh_work(100) < costs.svd_work(100, 100)
+    assert costs.svd_work(400, 100) == costs.svd_work(100, 400) == 4 * costs.svd_work(100, 100)

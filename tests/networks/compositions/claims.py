@@ -60,7 +60,8 @@ class Region:
         if self.kind == "box":
             return np.clip(x, self.first, self.second)
         away = x - self.first
-        length, most = float(np.linalg.norm(away)), float(self.second) * (1 - 1e-9)
+        length = float(np.linalg.norm(away))
+        most = float(self.second) * (1 - 1e-9)
         return x if length <= most else self.first + away * (most / length)
 
     def points(self, rng: np.random.Generator) -> Iterator[Vector]:
@@ -101,9 +102,18 @@ class Search:
     """Looks for pairs of inputs in a region that a function moves far apart."""
 
     def __init__(
-        self, f: Function, region: Region, rng: np.random.Generator, relative: float = 1e-12, absolute: float = 0.0
+        self,
+        f: Function,
+        region: Region,
+        rng: np.random.Generator,
+        relative: float = 1e-12,
+        absolute: float = 0.0,
     ) -> None:
-        self.f, self.region, self.rng, self.relative, self.absolute = f, region, rng, relative, absolute
+        self.f = f
+        self.region = region
+        self.rng = rng
+        self.relative = relative
+        self.absolute = absolute
         self.best = Reached()
 
     def run(self, points: int) -> Reached:
@@ -152,7 +162,8 @@ class Search:
 
     def ratio(self, one: Vector, other: Vector, noise: float) -> float:
         """How far apart the images are, less what rounding may make of each and ``noise``, by the distance."""
-        a, b = self.f(one), self.f(other)
+        a = self.f(one)
+        b = self.f(other)
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             return 0.0
         slack = self.relative * (1 + float(np.linalg.norm(a)) + float(np.linalg.norm(b))) + noise

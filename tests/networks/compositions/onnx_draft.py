@@ -31,10 +31,18 @@ class Draft:
     dtype : str
     """
 
-    def __init__(self, dice: random.Random, shape: tuple[int, ...], opset: int, dtype: str = "float64") -> None:
+    def __init__(
+        self,
+        dice: random.Random,
+        shape: tuple[int, ...],
+        opset: int,
+        dtype: str = "float64",
+    ) -> None:
         self.dice = dice
         self.rng = np.random.default_rng(dice.randrange(2**32))
-        self.shape, self.opset, self.dtype = shape, opset, dtype
+        self.shape = shape
+        self.opset = opset
+        self.dtype = dtype
         self.values: dict[str, Array] = {"x": 0.7 * self.rng.standard_normal(shape)}
         """Of data that move, at one input."""
         self.known: dict[str, Array] = {}
@@ -127,7 +135,8 @@ class Draft:
         if how < 0.22:
             return self.add("Identity", [self.initializer(array)])
         if how < 0.25 and array.ndim and array.shape[0] > 1:
-            first, second = self.initializer(array[:1]), self.initializer(array[1:])
+            first = self.initializer(array[:1])
+            second = self.initializer(array[1:])
             return self.add("Concat", [first, second], axis=0)
         if how < 0.28:
             single = self.initializer(array.astype(np.float32))
@@ -142,11 +151,23 @@ class Draft:
         return name
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
-    def add(self, operator: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any) -> str:
+    def add(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: int = 1,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
         return self.several(operator, inputs, outputs, domain, **attributes)[0]
 
     def several(
-        self, operator: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: int = 1,
+        domain: str = "",
+        **attributes: Any,
     ) -> list[str]:
         """Add a node; attributes that this operator set does not have are left out."""
         attributes = {name: value for name, value in attributes.items() if value is not None}
@@ -200,7 +221,14 @@ class Draft:
             return self.several("Split", [x], len(parts), axis=axis, num_outputs=count)
         return self.several("Split", [x, self.whole(*parts)], len(parts), axis=axis)
 
-    def with_axes(self, operator: str, x: str, axes: Sequence[int] | None, since: int, **more: Any) -> str:
+    def with_axes(
+        self,
+        operator: str,
+        x: str,
+        axes: Sequence[int] | None,
+        since: int,
+        **more: Any,
+    ) -> str:
         """Axes as an attribute, or from an operator set on as an input."""
         if axes is None:
             return self.add(operator, [x], **more)

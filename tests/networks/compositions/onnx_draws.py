@@ -81,7 +81,8 @@ def constant(d: Draft, value: Any) -> str:
 def positive(d: Draft) -> str:
     """A value that stays away from 0, more or less."""
     x = d.value()
-    how, far = d.dice.choice(["Abs", "Sigmoid", "Exp", "Softplus", "", "Relu", "Elu"]), d.dice.choice([0.1, 1.0, 2.0])
+    how = d.dice.choice(["Abs", "Sigmoid", "Exp", "Softplus", "", "Relu", "Elu"])
+    far = d.dice.choice([0.1, 1.0, 2.0])
     inner = d.add(how, [x]) if how else x
     return d.add("Add", [inner, d.const(np.full(d.part(d.shape_of(x)), far + (1.0 if how in ("Elu", "") else 0)))])
 

@@ -42,7 +42,8 @@ def max_min(d: Draft) -> None:
         if 2 * half != n and d.dice.random() < 0.8:
             raise SkippedError
         pieces = [d.split(x, [half, n - half], axis), d.split(x, [half, n - half], axis)]
-        one, two = pieces[0], pieces[d.dice.choice([0, 0, 1])]
+        one = pieces[0]
+        two = pieces[d.dice.choice([0, 0, 1])]
     else:
         starts = [0, half] if d.dice.random() < 0.7 else [d.dice.randint(0, n - half) for _ in range(2)]
         one = [d.sliced(x, [(axis, s, s + half, 1)]) for s in starts]
@@ -174,7 +175,8 @@ def program(dice: random.Random, kind: str) -> OnnxProgram:
     d = Draft(dice, dice.choice(SHAPES), opset, dtype)
     ranges = 0.15 if kind == "everywhere" else 1.0
     draws = DRAWS | PATTERNS | {draw: weight * ranges for draw, weight in ON_RANGES.items()}
-    wanted, tries = dice.randint(2, 12), 0
+    wanted = dice.randint(2, 12)
+    tries = 0
     while len(d.nodes) < wanted and tries < 60:
         tries += 1
         (draw,) = dice.choices(list(draws), list(draws.values()))
@@ -183,7 +185,8 @@ def program(dice: random.Random, kind: str) -> OnnxProgram:
             draw(d)
         except (SkippedError, IndexError, ValueError, ZeroDivisionError):
             del d.nodes[before[0] :]
-            d.values, d.known = before[1], before[2]
+            d.values = before[1]
+            d.known = before[2]
     if not d.nodes:
         d.add("Relu", ["x"])
     names = [name for name in d.values if name != "x"]

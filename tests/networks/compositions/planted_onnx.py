@@ -30,14 +30,19 @@ def numbers(*shape: int) -> Any:
 
 
 def one(
-    op: str, shape: tuple[int, ...] = (1, 4), opset: int = 18, more: dict[str, Any] | None = None, **given: Any
+    op: str,
+    shape: tuple[int, ...] = (1, 4),
+    opset: int = 18,
+    more: dict[str, Any] | None = None,
+    **given: Any,
 ) -> Any:
     """A network of one operator: the input first, then constants."""
     constants = more or {}
     return onnx_graph([N(op, ["x", *constants], ["y"], **given)], shape, constants, opset)
 
 
-W, IMAGE = numbers(4, 4), (1, 2, 5, 5)
+W = numbers(4, 4)
+IMAGE = (1, 2, 5, 5)
 KERNEL = numbers(2, 2, 3, 2)
 CONV = {"w": KERNEL, "b": numbers(2)}
 

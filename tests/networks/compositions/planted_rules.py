@@ -82,7 +82,14 @@ ELU = onnx_graph([N("Elu", ["x"], ["e"]), N("Add", ["e", "c"], ["s"]), N("Div", 
                  {"c": np.array(0.65), "one": np.array(1.0)})  # fmt: skip
 
 
-def rule(name: str, graph: Any, cls: type, which: str, made: Any, **where: Any) -> Planted:
+def rule(
+    name: str,
+    graph: Any,
+    cls: type,
+    which: str,
+    made: Any,
+    **where: Any,
+) -> Planted:
     plant: Plant = method(cls, which, made)
     return Planted(name, graph, plant, **where)
 

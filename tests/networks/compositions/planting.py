@@ -150,7 +150,10 @@ def method(cls: type, name: str, made: Callable[[Any], Any]) -> Plant:
 
 # -- networks --------------------------------------------------------------------------------------------------------
 def onnx_graph(
-    nodes: list[Any], shape: tuple[int, ...], constants: Mapping[str, Any] | None = None, opset: int = 18
+    nodes: list[Any],
+    shape: tuple[int, ...],
+    constants: Mapping[str, Any] | None = None,
+    opset: int = 18,
 ) -> Callable[[], Graph]:
     from onnx_models import graph_of, model
 

@@ -12,7 +12,8 @@ from networks.compositions.planted_rules import BOX, ELU, SQUARE, rule
 from networks.compositions.planting import Planted, onnx_graph, onnx_rule, operator, rearranged
 from onnx import helper
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified import patterns
+from specnorm_networks.certified.patterns import sorting
+from specnorm_networks.certified.patterns.structure import Structure
 from specnorm_networks.tools import Measure
 
 N = helper.make_node
@@ -43,7 +44,8 @@ def by_name(patch: pytest.MonkeyPatch) -> None:
 
 def measured_by_name(patch: pytest.MonkeyPatch) -> None:
     """One measure for all networks, by the names of their layers."""
-    real, found = Measure.__call__, {}
+    real = Measure.__call__
+    found = {}
 
     def call(self: Measure, layer: Any, *given: Any) -> Any:
         if layer.name not in found:
@@ -62,21 +64,21 @@ def planted_layer(matrix: Any) -> Any:
 def through_permutations(patch: pytest.MonkeyPatch) -> None:
     """A transposed value has the pieces of the value."""
 
-    real = patterns.origin
+    real = Structure.origin
 
-    def origin(name: str, nodes: Any) -> Any:
-        node = real(name, nodes)
+    def origin(structure: Structure, name: str) -> Any:
+        node = real(structure, name)
         while isinstance(node.operator, ops.Permute):
-            node = real(node.inputs[0], nodes)
+            node = real(structure, node.inputs[0])
         return node
 
-    patch.setattr(patterns, "origin", origin)
+    patch.setattr(Structure, "origin", origin)
 
 
 def any_pieces(patch: pytest.MonkeyPatch) -> None:
     """Two pieces of one value are its halves."""
 
-    patch.setattr(patterns, "are_halves", lambda first, second: first.source == second.source and first.size > 0)
+    patch.setattr(sorting, "are_halves", lambda first, second: first.source == second.source and first.size > 0)
 
 
 def one_radius(patch: pytest.MonkeyPatch) -> None:

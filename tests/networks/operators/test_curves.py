@@ -14,7 +14,8 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators.pointwise import FAR, LOST, Curve, Curved, Turning
 
 flint: Any = pytest.importorskip("flint", exc_type=ImportError)
-arb, series = flint.arb, flint.arb_series
+arb = flint.arb
+series = flint.arb_series
 REACH = {"gelu": 9.0, "gelu_tanh": 8.0, "erf": 8.0}
 """Where the derivatives are within half of what may be lost of 0 or 1; `FURTHEST` for others."""
 FURTHEST = 37.0
@@ -22,7 +23,8 @@ FURTHEST = 37.0
 
 @pytest.fixture(autouse=True)
 def bits() -> Iterator[None]:
-    before, flint.ctx.prec = flint.ctx.prec, 120
+    before = flint.ctx.prec
+    flint.ctx.prec = 120
     yield
     flint.ctx.prec = before
 
@@ -89,9 +91,16 @@ def derivatives(name: str, low: float, high: float, count: int = 2) -> list[Any]
     return [found[k] * math.factorial(k) for k in range(count + 1)]
 
 
-def signed(name: str, low: float, high: float, order: int, holds: Callable[[Any], bool]) -> None:
+def signed(
+    name: str,
+    low: float,
+    high: float,
+    order: int,
+    holds: Callable[[Any], bool],
+) -> None:
     """A derivative has a property on balls that cover an interval."""
-    waiting, seen = list(itertools.pairwise(np.linspace(low, high, 300).tolist())), 0
+    waiting = list(itertools.pairwise(np.linspace(low, high, 300).tolist()))
+    seen = 0
     while waiting:
         a, b = waiting.pop()
         seen += 1
@@ -142,7 +151,8 @@ def test_a_proof_of_an_extent_can_fail() -> None:
 @pytest.mark.parametrize("name", TURNING)
 def test_derivatives_are_as_good_as_they_say(name: str) -> None:
     """At numbers of all sizes; beyond the reach they are at their limits."""
-    random, reach = np.random.default_rng(0), REACH.get(name, FURTHEST)
+    random = np.random.default_rng(0)
+    reach = REACH.get(name, FURTHEST)
     x = np.concatenate(
         [random.uniform(-6, 6, 150), random.uniform(-reach, reach, 60), 10.0 ** random.uniform(-12, 0, 20)]
     )
@@ -175,7 +185,8 @@ def test_derivatives_turn_nowhere_else(name: str) -> None:
 def test_functions_turn_nowhere_else(name: str) -> None:
     """They fall before the place and rise behind it, and the value there is known; beyond the reach they are tiny."""
     operator, _ = TURNING[name]
-    ((start, end), (least, most)), reach = operator.turns[0], REACH.get(name, FURTHEST)
+    ((start, end), (least, most)) = operator.turns[0]
+    reach = REACH.get(name, FURTHEST)
     signed(name, -reach, start, 1, _falls)
     signed(name, end, reach, 1, _rises)
     value, _, bend = derivatives(name, start, end)
@@ -192,8 +203,10 @@ def test_functions_turn_nowhere_else(name: str) -> None:
 def intervals(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Of all sizes; for functions that are defined above 0, there."""
     random = np.random.default_rng(1)
-    middle, half = random.normal(0, 2.5, 60), 10.0 ** random.uniform(-9, 0.7, 60)
-    low, high = np.append(middle - half, [-0.5, 1.5, 0.0, -3.0]), np.append(middle + half, [0.5, 1.5, 2.0, 0.0])
+    middle = random.normal(0, 2.5, 60)
+    half = 10.0 ** random.uniform(-9, 0.7, 60)
+    low = np.append(middle - half, [-0.5, 1.5, 0.0, -3.0])
+    high = np.append(middle + half, [0.5, 1.5, 2.0, 0.0])
     if name in ("log", "sqrt", "rsqrt", "reciprocal"):
         low, high = abs(low) + 1e-6, abs(low) + 1e-6 + (high - low)
     return low, high
@@ -201,8 +214,10 @@ def intervals(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_values_slopes_and_lines_hold_on_intervals(name: str) -> None:
-    operator, (low, high) = EVERY[name][0], intervals(name)
-    slopes, line = operator.slopes(low, high), operator.affine(low, high)
+    operator = EVERY[name][0]
+    low, high = intervals(name)
+    slopes = operator.slopes(low, high)
+    line = operator.affine(low, high)
     assert slopes is not None
     assert line is not None
     ends = [each.tolist() for each in (low, high, *slopes, *operator.between(low, high), *line)]
@@ -227,7 +242,8 @@ def test_values_slopes_and_lines_hold_on_intervals(name: str) -> None:
 
 @pytest.mark.parametrize("name", TURNING)
 def test_slopes_on_intervals_without_ends(name: str) -> None:
-    low, high = np.array([-np.inf, 3.0, -np.inf]), np.array([-3.0, np.inf, np.inf])
+    low = np.array([-np.inf, 3.0, -np.inf])
+    high = np.array([-3.0, np.inf, np.inf])
     found = present(TURNING[name][0].slopes(low, high))
     reach = REACH.get(name, FURTHEST)
     for a, b, least, most in zip(*(end.tolist() for end in (low, high, *found)), strict=True):

@@ -13,7 +13,8 @@ from specnorm_networks.certified import operators as ops
 Array = Any
 Function = Callable[[Array], Array]
 ERF = np.vectorize(math.erf, otypes=[np.float64])
-BELOW, ABOVE = np.array([-0.5, 0.0, 0.3, 2.0]), np.array([1.0, -1.0, 0.7, 0.1])
+BELOW = np.array([-0.5, 0.0, 0.3, 2.0])
+ABOVE = np.array([1.0, -1.0, 0.7, 0.1])
 
 
 def logistic(x: Array) -> Array:
@@ -97,7 +98,8 @@ def intervals(seed: int, least: float, count: int = 4000) -> tuple[Array, Array]
     middle = dice.normal(0, 1, count) * dice.choice([1e-8, 0.1, 3.0, 30.0], count)
     middle = np.where(dice.random(count) < 0.2, dice.choice([0.0, 0.5, -0.5, 1.0, 3.0, -3.0, 2.5], count), middle)
     half = abs(dice.normal(0, 1, count)) * dice.choice([0.0, 1e-9, 1e-3, 1.0, 10.0], count)
-    low, high = middle - half * dice.integers(0, 2, count), middle + half
+    low = middle - half * dice.integers(0, 2, count)
+    high = middle + half
     if least == 0:
         low, high = abs(low) + 1e-9, abs(low) + 1e-9 + (high - low)
     return low.reshape(-1, 4), high.reshape(-1, 4)
@@ -118,9 +120,14 @@ def test_every_function_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
-def test_values_are_those_of_the_definition(operator: ops.Pointwise, definition: Function, least: float) -> None:
+def test_values_are_those_of_the_definition(
+    operator: ops.Pointwise,
+    definition: Function,
+    least: float,
+) -> None:
     x = np.random.default_rng(0).normal(0, 4, (2000, 4)) if least else np.random.default_rng(0).gamma(1, 4, (2000, 4))
-    found, wanted = operator.run(x), definition(x)
+    found = operator.run(x)
+    wanted = definition(x)
     assert found.dtype == np.float64
     allowed = np.asarray(operator.rounding([x], found, 2.0**-53)) + 4e-16 * (abs(wanted) + abs(x))
     slack = 4e-8 * abs(wanted) if isinstance(operator, ops.HardSwish) else 1e-14 * abs(x)
@@ -128,7 +135,11 @@ def test_values_are_those_of_the_definition(operator: ops.Pointwise, definition:
 
 
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
-def test_values_slopes_and_lines_on_intervals(operator: ops.Pointwise, definition: Function, least: float) -> None:
+def test_values_slopes_and_lines_on_intervals(
+    operator: ops.Pointwise,
+    definition: Function,
+    least: float,
+) -> None:
     low, high = intervals(1, least)
     x = points(low, high, 2)
     with np.errstate(all="ignore"):
@@ -147,7 +158,8 @@ def test_values_slopes_and_lines_on_intervals(operator: ops.Pointwise, definitio
         assert (found[1] <= extent[1]).all()
     assert (found[0] <= found[1]).all()
     for one, other in ((0, -1), (-2, -1), (1, 2), (3, -4), (-3, 4)):
-        apart, rise = x[one] - x[other], y[one] - y[other]
+        apart = x[one] - x[other]
+        rise = y[one] - y[other]
         lost = noise[one] + noise[other] + 1e-15 * abs(apart) * np.maximum(*map(abs, found))
         ends = found[0] * apart, found[1] * apart
         assert (np.minimum(*ends) - lost <= rise).all()
@@ -163,7 +175,11 @@ def test_values_slopes_and_lines_on_intervals(operator: ops.Pointwise, definitio
 
 # -- what other libraries round --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
-def test_single_precision_is_within_the_rounding(operator: ops.Pointwise, definition: Function, least: float) -> None:
+def test_single_precision_is_within_the_rounding(
+    operator: ops.Pointwise,
+    definition: Function,
+    least: float,
+) -> None:
     """The definition in float32, constants rounded to it; and a slope that is wrong by a percent is not."""
     dice = np.random.default_rng(4)
     x = dice.normal(0, 4, (4000, 4)) if least else dice.gamma(1, 4, (4000, 4)) + 1e-3
@@ -181,7 +197,8 @@ def test_single_precision_is_within_the_rounding(operator: ops.Pointwise, defini
 @pytest.mark.parametrize("spread", [1, 30, 100])
 def test_a_logarithm_of_probabilities_that_underflow_is_within_the_rounding(spread: float) -> None:
     """As log(softmax(x)), which onnx's reference computes; right values were refused. Of others a percent is seen."""
-    operator, x = ops.LogSoftmax((1,)), (spread * np.random.default_rng(5).normal(size=(400, 10))).astype(np.float32)
+    operator = ops.LogSoftmax((1,))
+    x = (spread * np.random.default_rng(5).normal(size=(400, 10))).astype(np.float32)
     powers = np.exp(x - x.max(axis=1, keepdims=True))
     with np.errstate(divide="ignore"):
         there = np.log(powers / powers.sum(axis=1, keepdims=True)).astype(np.float64)
@@ -193,7 +210,8 @@ def test_a_logarithm_of_probabilities_that_underflow_is_within_the_rounding(spre
 
 @pytest.mark.parametrize("exponent", [-1, -2, 0.5, 2.5])
 def test_of_other_powers_nothing_is_known(exponent: Any) -> None:
-    low, high = np.array([1.0]), np.array([2.0])
+    low = np.array([1.0])
+    high = np.array([2.0])
     assert ops.Power(exponent).slopes(low, high) is None
     assert not np.isfinite(ops.Power(exponent).between(low, high)).any()
 

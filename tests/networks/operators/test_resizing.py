@@ -28,8 +28,15 @@ def places(coordinates: str, n: int, m: int) -> Any:
     return np.arange(m) * n / m if coordinates == "asymmetric" else np.arange(m) * (n - 1) / max(m - 1, 1)
 
 
-def interpolation(mode: str, coordinates: str, nearest: str, n: int, m: int) -> Any:
-    x, basis = places(coordinates, n, m), np.eye(n)
+def interpolation(
+    mode: str,
+    coordinates: str,
+    nearest: str,
+    n: int,
+    m: int,
+) -> Any:
+    x = places(coordinates, n, m)
+    basis = np.eye(n)
     if mode == "linear":
         return np.stack([np.interp(x, np.arange(n), row) for row in basis], 1)
     rounded = {
@@ -45,7 +52,8 @@ def interpolation(mode: str, coordinates: str, nearest: str, n: int, m: int) -> 
 def test_resizing_against_interpolation(nearest: str, coordinates: str, n: int, m: int) -> None:
     mode: Any = "linear" if nearest == "linear" else "nearest"
     matrix = interpolation(mode, coordinates, nearest, n, m)
-    alone, place = Resize(mode, (m,), (Fraction(m, n),), coordinates, nearest), Place(((n,),), (m,))
+    alone = Resize(mode, (m,), (Fraction(m, n),), coordinates, nearest)
+    place = Place(((n,),), (m,))
     assert "has no rule" in refused(replace(alone, mode="cubic"), place)
     if mode == "nearest" and (m % n or coordinates == "align_corners"):
         assert "has no rule" in refused(alone, place)

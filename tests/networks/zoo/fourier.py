@@ -13,7 +13,8 @@ from torch.nn import functional as F
 def cayley(w: Any) -> Any:
     """Matrices (..., m, n), m >= n, with orthonormal columns (Trockman and Kolter 2021)."""
     n = w.shape[-1]
-    u, v = w[..., :n, :], w[..., n:, :]
+    u = w[..., :n, :]
+    v = w[..., n:, :]
     eye = torch.eye(n, dtype=w.dtype)
     a = u - u.mH + v.mH @ v
     inverse = torch.linalg.inv(eye + a)
@@ -48,11 +49,13 @@ class Lot(_Frequencies):
     def matrices(self, w: Any) -> Any:
         square = w @ w.mH
         size = square.abs().sum((-2, -1), keepdim=True)
-        y, eye = square / size, torch.eye(w.shape[-2], dtype=w.dtype)
+        y = square / size
+        eye = torch.eye(w.shape[-2], dtype=w.dtype)
         z = eye.expand_as(y)
         for _ in range(30):
             t = 1.5 * eye - 0.5 * z @ y
-            y, z = y @ t, t @ z
+            y = y @ t
+            z = t @ z
         return z @ w / size.sqrt()
 
 
@@ -85,18 +88,17 @@ class Sandwich(nn.Module):
     def __init__(self, cin: int, cout: int, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(cin + cout, cout, size, size) / size)
-        self.scale, self.psi, self.bias = (
-            nn.Parameter(torch.ones(())),
-            nn.Parameter(torch.zeros(cout)),
-            nn.Parameter(torch.zeros(cout)),
-        )
+        self.scale = nn.Parameter(torch.ones(()))
+        self.psi = nn.Parameter(torch.zeros(cout))
+        self.bias = nn.Parameter(torch.zeros(cout))
         self.cout = cout
 
     def forward(self, x: Any) -> Any:
         n = x.shape[-1]
         w = rfft2(self.weight, (n, n)).conj().permute(2, 3, 0, 1)
         q = cayley(self.scale * w / w.norm()).mH
-        a, b = q[..., : self.cout], q[..., self.cout :]
+        a = q[..., : self.cout]
+        b = q[..., self.cout :]
         frequencies = rfft2(x).permute(2, 3, 1, 0)
         inner = torch.exp(-self.psi).diag().type(a.dtype) @ b @ frequencies * 2**0.5
         h = F.relu(irfft2(inner.permute(3, 2, 0, 1), (n, n)) + self.bias[:, None, None])

@@ -48,12 +48,14 @@ def published(name: str) -> tuple[Any, dict[str, Any]]:
 def test_both_ends_beside_the_claim(name: str) -> None:
     kernel, geometry = published(name)
     claimed = LAYERS[name][-1]
-    smallest, norm = specnorm.enclose_smallest(kernel, **geometry), specnorm.enclose(kernel, rtol=1e-6, **geometry)
+    smallest = specnorm.enclose_smallest(kernel, **geometry)
+    norm = specnorm.enclose(kernel, rtol=1e-6, **geometry)
     assert smallest.status.startswith("converged")
     assert float(smallest.lower) >= np.sqrt(1 - claimed)
     assert float(norm.upper) <= np.sqrt(1 + claimed)
     assert specnorm.is_isometry(kernel, claimed, **geometry)
-    bound, found = float(specnorm.isometry_bound(kernel, **geometry)), specnorm.enclose_isometry(kernel, **geometry)
+    bound = float(specnorm.isometry_bound(kernel, **geometry))
+    found = specnorm.enclose_isometry(kernel, **geometry)
     assert float(found.lower) <= bound
     if name == "SOC":
         assert not specnorm.is_isometry(kernel, claimed / 10, **geometry)  # not orthogonal, proven

@@ -65,7 +65,8 @@ def test_proven_or_said(case: str) -> None:
     if wanted == MOVING:
         moving: Any = specnorm_torch.audit_module(model, shape).layers[0]
         assert "moves from call to call" in str(moving.note)
-        model, wanted = specnorm_torch.baked(model), PROVEN
+        model = specnorm_torch.baked(model)
+        wanted = PROVEN
         # Another call's kernel, in float32.
         assert specnorm_torch.audit_module(model, shape).layers[0].upper == pytest.approx(moving.upper, rel=1e-6)
     report = specnorm_torch.audit_module(model, shape)
@@ -74,7 +75,8 @@ def test_proven_or_said(case: str) -> None:
         row: Any = report.layers[0]
         assert len(report.layers) == 1
         assert row.reason is None
-        norm, slack = norm_of(model[0], shape, dtype), 1e-12 if dtype == torch.float64 else 1e-5
+        norm = norm_of(model[0], shape, dtype)
+        slack = 1e-12 if dtype == torch.float64 else 1e-5
         assert row.lower * (1 - slack) <= norm <= row.upper * (1 + slack)
     else:
         assert all(row.reason is not None and row.upper is None for row in report.layers)

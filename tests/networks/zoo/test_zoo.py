@@ -135,7 +135,8 @@ def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
     """Either the very operator is within the bound after it, or nothing was changed."""
     model, shape = build(case)
     bound = 0.25
-    state, x = copy.deepcopy(model.state_dict()), torch.randn(1, *shape, dtype=torch.float64)
+    state = copy.deepcopy(model.state_dict())
+    x = torch.randn(1, *shape, dtype=torch.float64)
     before = None if case in ("drop connect", "moving", "remembers") else model(x.clone())
     kind = class_of(model[0])
     if case in WRITABLE or (bake and case in BAKED):

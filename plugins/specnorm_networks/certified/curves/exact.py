@@ -110,7 +110,12 @@ def values_at(plan: Plan, x: Fraction, sides: Sides) -> list[Combination | None]
     return found
 
 
-def _value(kind: Kind, reads: Sequence[int], found: Sequence[Combination | None], sides: Sides) -> Combination:
+def _value(
+    kind: Kind,
+    reads: Sequence[int],
+    found: Sequence[Combination | None],
+    sides: Sides,
+) -> Combination:
     if isinstance(kind, If):
         condition = _known(found[reads[0]]).number()
         return _known(found[reads[1] if condition else reads[2]])

@@ -118,10 +118,15 @@ def evaluate(plan: Plan, x: Interval, sides: NDArray[np.int8] | None = None) -> 
     return Evaluation(jets, undecided & possible, possible)
 
 
-def _restricted(jet: Jet, threshold: float, side: NDArray[np.int8]) -> tuple[Jet, NDArray[np.bool_], FloatArray]:
+def _restricted(
+    jet: Jet,
+    threshold: float,
+    side: NDArray[np.int8],
+) -> tuple[Jet, NDArray[np.bool_], FloatArray]:
     """A value on the chosen side, whether there is any, and the sign of it less the threshold; NaN: undecided."""
     low, high = jet.value.ends
-    slope, met = jet.slope, np.ones(low.shape, np.bool_)
+    slope = jet.slope
+    met = np.ones(low.shape, np.bool_)
     if (side != FREE).any():
         still = side == 0
         # A value with a slope that is not 0 does not stay anywhere.
@@ -130,7 +135,8 @@ def _restricted(jet: Jet, threshold: float, side: NDArray[np.int8]) -> tuple[Jet
         low = np.where(still | (side == 1), np.maximum(low, threshold), low)
         high = np.where(still | (side == -1), np.minimum(high, threshold), high)
         slope = enclosing((np.where(still, 0.0, slope.low), np.where(still, 0.0, slope.high)))
-    low, high = np.where(met, low, threshold), np.where(met, high, threshold)
+    low = np.where(met, low, threshold)
+    high = np.where(met, high, threshold)
     sign = np.where(low > threshold, 1.0, np.where(high < threshold, -1.0, math.nan))
     sign = np.where((low == threshold) & (high == threshold), 0.0, sign)
     sign = np.where(side == FREE, sign, side)
@@ -140,7 +146,8 @@ def _restricted(jet: Jet, threshold: float, side: NDArray[np.int8]) -> tuple[Jet
 def times(one: Interval, other: Interval) -> Interval:
     """The product; exact where one factor is -1, 0 or 1, and of the sign that it has."""
     low, high = (one * other).ends
-    above, below = [x.low >= 0 for x in (one, other)], [x.high <= 0 for x in (one, other)]
+    above = [x.low >= 0 for x in (one, other)]
+    below = [x.high <= 0 for x in (one, other)]
     low = np.where((above[0] & above[1]) | (below[0] & below[1]), np.maximum(low, 0.0), low)
     high = np.where((above[0] & below[1]) | (below[0] & above[1]), np.minimum(high, 0.0), high)
     for factor, rest in ((one, other), (other, one)):
@@ -231,7 +238,8 @@ def _step(step: Step, jets: Sequence[Jet], decisions: dict[tuple[int, float], Fl
             return _picked(np.asarray(sign if larger else -sign), larger, *read[1:])
         case If():
             condition, one, other = read
-            yes, no = condition.value.mignitude() > 0, (condition.value.low == 0) & (condition.value.high == 0)
+            yes = condition.value.mignitude() > 0
+            no = (condition.value.low == 0) & (condition.value.high == 0)
             found = _chosen(yes, one, other)
             known = condition.defined & np.where(yes, one.defined, other.defined) & (yes | no)
             value = _union(one.value, other.value, ~(yes | no), found.value)
@@ -244,7 +252,8 @@ def _step(step: Step, jets: Sequence[Jet], decisions: dict[tuple[int, float], Fl
             return _decided(sign, sign, (-1.0, 1.0), defined)
         case Pointwise() as function:
             (jet,) = read
-            value, slope = _wide(enclosing(function.between(*jet.value.ends)), shape), slopes_of(function, jet.value)
+            value = _wide(enclosing(function.between(*jet.value.ends)), shape)
+            slope = slopes_of(function, jet.value)
             # The chain rule, twice.
             bend = times(_bends_of(function, jet.value, value, slope), _square(jet.slope))
             bend = plus(bend, times(slope, jet.bend))
@@ -287,7 +296,8 @@ def _bends_of(f: Pointwise, x: Interval, value: Interval, slope: Interval) -> In
         case Arctan():
             return times(x, _square(slope)).scaled(-2.0)
         case ELU():
-            below, above = x.high <= 0, x.low >= 0
+            below = x.high <= 0
+            above = x.low >= 0
             low, high = (np.where(above, 0.0, np.where(below, end, far))
                          for end, far in zip(slope.ends, (-math.inf, math.inf), strict=True))  # fmt: skip
             return enclosing((low, high))
@@ -300,7 +310,12 @@ def _meets(kind: str, sign: FloatArray) -> FloatArray:
     return np.where(compare(sign, 0.0), 1.0, 0.0)
 
 
-def _decided(sign: FloatArray, value: FloatArray, ends: tuple[float, float], defined: NDArray[np.bool_]) -> Jet:
+def _decided(
+    sign: FloatArray,
+    value: FloatArray,
+    ends: tuple[float, float],
+    defined: NDArray[np.bool_],
+) -> Jet:
     """A step's value: known where its switch is decided; else it jumps, which is no slope."""
     unknown = np.isnan(sign)
     low, high = (np.where(unknown, end, value) for end in ends)
@@ -351,7 +366,12 @@ class Slopes:
     """Smallest and largest values, shape (outputs, intervals)."""
 
 
-def slopes_by_branches(plan: Plan, low: FloatArray, high: FloatArray, entries: NDArray[np.intp] | None) -> Slopes:
+def slopes_by_branches(
+    plan: Plan,
+    low: FloatArray,
+    high: FloatArray,
+    entries: NDArray[np.intp] | None,
+) -> Slopes:
     """Slopes on intervals, each branch by itself.
 
     Parameters
@@ -362,10 +382,14 @@ def slopes_by_branches(plan: Plan, low: FloatArray, high: FloatArray, entries: N
     """
     # A point may be a kink: both sides count.
     alone = low == high
-    low, high = np.where(alone, host.next_down(low), low), np.where(alone, host.next_up(high), high)
-    count, outputs = len(low), len(plan.outputs)
-    least, most = np.full((outputs, count), math.inf), np.full((outputs, count), -math.inf)
-    down, up = least.copy(), most.copy()
+    low = np.where(alone, host.next_down(low), low)
+    high = np.where(alone, host.next_up(high), high)
+    count = len(low)
+    outputs = len(plan.outputs)
+    least = np.full((outputs, count), math.inf)
+    most = np.full((outputs, count), -math.inf)
+    down = least.copy()
+    up = most.copy()
     square = np.zeros(count)
     owner = np.arange(count)
     sides = np.full((len(plan.switches), count), FREE, np.int8)
@@ -403,17 +427,24 @@ def slopes_by_branches(plan: Plan, low: FloatArray, high: FloatArray, entries: N
             each = sides[:, split].copy()
             each[first, np.arange(len(split))] = side
             cases.append(each)
-        owner, sides = np.tile(owner[split], 3), np.concatenate(cases, axis=1)
+        owner = np.tile(owner[split], 3)
+        sides = np.concatenate(cases, axis=1)
     # Branches that are never met leave nothing: the function is not there.
     missing = least > most
-    least, most = np.where(missing, -math.inf, least), np.where(missing, math.inf, most)
-    down, up = np.where(missing, -math.inf, down), np.where(missing, math.inf, up)
+    least = np.where(missing, -math.inf, least)
+    most = np.where(missing, math.inf, most)
+    down = np.where(missing, -math.inf, down)
+    up = np.where(missing, math.inf, up)
     square = np.where(missing.any(axis=0) | np.isnan(square), math.inf, square)
     return Slopes(least, most, square, (down, up))
 
 
 def _at_middles(
-    plan: Plan, low: FloatArray, high: FloatArray, found: Evaluation, whole: NDArray[np.bool_]
+    plan: Plan,
+    low: FloatArray,
+    high: FloatArray,
+    found: Evaluation,
+    whole: NDArray[np.bool_],
 ) -> list[Interval]:
     """Slopes of all outputs, and their sum of squares, by those at the middles: the mean value theorem.
 
@@ -426,9 +457,11 @@ def _at_middles(
     steady = whole & ~found.open.any(axis=0) & bounded
     around = enclosing((-away, away))
     made = []
-    square, rise = point(np.zeros(low.shape)), point(np.zeros(low.shape))
+    square = point(np.zeros(low.shape))
+    rise = point(np.zeros(low.shape))
     for number in plan.outputs:
-        jet, at_middle = found.output(number), there.output(number)
+        jet = found.output(number)
+        at_middle = there.output(number)
         steady = steady & jet.defined & np.isfinite(jet.bend.low) & np.isfinite(jet.bend.high)
         made.append(_where(steady, plus(at_middle.slope, times(jet.bend, around))))
         square = plus(square, _square(at_middle.slope))

@@ -390,7 +390,8 @@ def _line(scale: Scale) -> Line:
 def _factor(number: float, roundings: int) -> Line:
     if not math.isfinite(number):
         raise Unreadable
-    value, zero = np.asarray(number), np.zeros(())
+    value = np.asarray(number)
+    zero = np.zeros(())
     return Line(_around(value, abs(value) * SLACK if roundings else zero), (zero, zero))
 
 

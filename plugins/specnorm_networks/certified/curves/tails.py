@@ -86,7 +86,8 @@ class Order:
         return self.rate, self.power
 
 
-ZERO, ONE = Order(0.0, 0.0), Order(1.0, 1.0)
+ZERO = Order(0.0, 0.0)
+ONE = Order(1.0, 1.0)
 
 
 def _product(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
@@ -99,7 +100,8 @@ def _product(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, flo
 
 
 def _sum(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    low, high = a[0] + b[0], a[1] + b[1]
+    low = a[0] + b[0]
+    high = a[1] + b[1]
     exact = 0.0 in (a[0], b[0]) and 0.0 in (a[1], b[1])
     # Small whole numbers add up without rounding.
     exact = exact or all(x == int(x) and abs(x) < 2**50 for x in (*a, *b))
@@ -176,7 +178,8 @@ class Tail:
             return b if a.zero else a
         if a.order < b.order:
             a, b = b, a
-        low, high = b.low, b.high
+        low = b.low
+        high = b.high
         if a.order != b.order:
             _, most = self._size(b.rate - a.rate, b.power - a.power)
             if not math.isfinite(most):
@@ -204,7 +207,12 @@ class Tail:
         return Order(host.next_down(min(ends)), host.next_up(max(ends)), -a.power, -a.rate)
 
     # -- steps ----------------------------------------------------------------------------------------------------
-    def _step(self, kind: Kind, read: Sequence[tuple[Order, Order]], reads: Sequence[int]) -> tuple[Order, Order]:
+    def _step(
+        self,
+        kind: Kind,
+        read: Sequence[tuple[Order, Order]],
+        reads: Sequence[int],
+    ) -> tuple[Order, Order]:
         match kind:
             case Number(values):
                 return Order(float(values), float(values)), ZERO
@@ -212,14 +220,16 @@ class Tail:
                 slope, shift = (Order(float(low), float(high)) for low, high in (kind.slope, kind.shift))
                 return self.add(self.multiply(read[0][0], slope), shift), self.multiply(read[0][1], slope)
             case Total(weights, over):
-                value, slope = ZERO, ZERO
+                value = ZERO
+                slope = ZERO
                 for weight, (x, dx) in zip(weights, read, strict=True):
                     factor = Order(weight, weight)
                     value = self.add(value, self.multiply(x, factor))
                     slope = self.add(slope, self.multiply(dx, factor))
                 if over > 1:
                     share = Order(host.next_down(1 / over), host.next_up(1 / over))
-                    value, slope = self.multiply(value, share), self.multiply(slope, share)
+                    value = self.multiply(value, share)
+                    slope = self.multiply(slope, share)
                 return value, slope
             case Times():
                 (a, da), (b, db) = read
@@ -275,13 +285,15 @@ class Tail:
         ends = self.interval(u)
         match f:
             case Power():
-                value, slope = ONE, du
+                value = ONE
+                slope = du
                 for _ in range(f.exponent - 1):
                     value = self.multiply(value, u)
                 slope = self.multiply(self.multiply(value, du), Order(float(f.exponent), float(f.exponent)))
                 return self.multiply(value, u), slope
             case Reciprocal():
-                inner, scale = self.inverse(u), Order(f.scale, f.scale)
+                inner = self.inverse(u)
+                scale = Order(f.scale, f.scale)
                 slope = self.multiply(self.multiply(self.multiply(inner, inner), du), Order(-f.scale, -f.scale))
                 return self.multiply(inner, scale), slope
             case Sqrt() | Rsqrt() if u.low > 0:
@@ -300,7 +312,8 @@ class Tail:
             case Piecewise():
                 line = _line_of(f, *ends)
                 if line is not None:
-                    slope, shift = Order(line[0], line[0]), Order(line[1], line[1])
+                    slope = Order(line[0], line[0])
+                    shift = Order(line[1], line[1])
                     return self.add(self.multiply(u, slope), shift), self.multiply(du, slope)
             case ELU() if ends[0] >= 0:
                 return u, du
@@ -325,7 +338,8 @@ class Tail:
     def _derivative(self, f: Pointwise, u: Order, ends: tuple[float, float]) -> Order:
         """The derivative of a function: where it falls off, as fast."""
         found = slopes_of(f, enclosing((np.array(ends[0]), np.array(ends[1]))))
-        low, high = float(found.low), float(found.high)
+        low = float(found.low)
+        high = float(found.high)
         grows = u.order > ZERO.order
         rises = u.low > 0 and grows
         falls = u.high < 0 and grows
@@ -365,7 +379,12 @@ class Tail:
         found = min(host.next_down(near * least * (1 - CLOSE)), 2.0**20)
         return Fraction(found) if found > 0 else None
 
-    def _exponential(self, u: Order, du: Order, line: tuple[Fraction, Fraction] | None) -> tuple[Order, Order]:
+    def _exponential(
+        self,
+        u: Order,
+        du: Order,
+        line: tuple[Fraction, Fraction] | None,
+    ) -> tuple[Order, Order]:
         low, high = self.interval(u)
         if line is not None and abs(line[1]) < 700:
             shift = float(line[1])
@@ -395,7 +414,10 @@ class Tail:
         return value
 
 
-def _straight(kind: Kind, read: Sequence[tuple[Fraction, Fraction] | None]) -> tuple[Fraction, Fraction] | None:
+def _straight(
+    kind: Kind,
+    read: Sequence[tuple[Fraction, Fraction] | None],
+) -> tuple[Fraction, Fraction] | None:
     """The line that a step makes of lines, if it makes one."""
     known = [line for line in read if line is not None]
     if len(known) < len(read):
@@ -404,7 +426,8 @@ def _straight(kind: Kind, read: Sequence[tuple[Fraction, Fraction] | None]) -> t
         case Number(values):
             return Fraction(0), Fraction(float(values))
         case Line() if kind.exact:
-            slope, shift = Fraction(float(kind.slope[0])), Fraction(float(kind.shift[0]))
+            slope = Fraction(float(kind.slope[0]))
+            shift = Fraction(float(kind.shift[0]))
             return slope * known[0][0], slope * known[0][1] + shift
         case Negative():
             return -known[0][0], -known[0][1]

@@ -65,7 +65,8 @@ def gathered(weights: FloatArray, before: Shape | None, after: Shape | None) -> 
     assert before is not None  # for the type checker: `repeats` asks
     assert after is not None
     for axis in range(len(after)):
-        n, m = ((1,) * (len(after) - len(before)) + before)[axis], after[axis]
+        n = ((1,) * (len(after) - len(before)) + before)[axis]
+        m = after[axis]
         if n != m:
             summed = weights.sum(axis=axis, keepdims=True) if weights.shape[axis] == m else weights * float(m)
             weights = host.inflate(summed, m)

@@ -47,7 +47,8 @@ def run_all(program: Written, x: FloatArray) -> list[FloatArray]:
 
 def _rounded(program: Written, x: FloatArray, unit: float) -> list[Interval]:
     """Where values lie that another library computes, whose unit roundoff is ``unit``."""
-    values, ranges = run_all(program, x), [enclosing((x, x))]
+    values = run_all(program, x)
+    ranges = [enclosing((x, x))]
     for at, (operator, reads) in enumerate(program):
         place = Place(tuple(values[each].shape for each in reads), values[at + 1].shape)
         linear = operator.linear_map(place)
@@ -56,7 +57,8 @@ def _rounded(program: Written, x: FloatArray, unit: float) -> list[Interval]:
         if image is None:
             image = anything(values[at + 1].shape)
         lost = np.asarray(operator.rounding([values[each] for each in reads], values[at + 1], unit))
-        low, high = np.minimum(image.low, values[at + 1]) - lost, np.maximum(image.high, values[at + 1]) + lost
+        low = np.minimum(image.low, values[at + 1]) - lost
+        high = np.maximum(image.high, values[at + 1]) + lost
         ranges.append(enclosing((low, high)))
     return ranges
 
@@ -66,7 +68,8 @@ def slopes_on(plan: Plan, low: FloatArray, high: FloatArray) -> Slopes:
     """Slopes and values of each entry's function on intervals, which are looked at in parts; arrays of their shape."""
     flat, which = plan.entries
     entries = np.broadcast_to(which, low.shape).reshape(-1)
-    one, other = low.reshape(-1), high.reshape(-1)
+    one = low.reshape(-1)
+    other = high.reshape(-1)
     points = np.array_equal(one, other)
     count = 1 if points else max(1, min(PARTS, AT_ONCE // max(low.size, 1)))
     chunks = [
@@ -83,13 +86,20 @@ def slopes_on(plan: Plan, low: FloatArray, high: FloatArray) -> Slopes:
     return Slopes(together([each.low for each in chunks]), together([each.high for each in chunks]), square, values)
 
 
-def _in_parts(plan: Plan, low: FloatArray, high: FloatArray, entries: NDArray[np.intp], count: int) -> Slopes:
+def _in_parts(
+    plan: Plan,
+    low: FloatArray,
+    high: FloatArray,
+    entries: NDArray[np.intp],
+    count: int,
+) -> Slopes:
     """Of intervals that are divided into so many parts each; those without an end are not."""
     share = np.linspace(0.0, 1.0, count + 1)[1:-1, None]
     inner = np.clip(low + share * (high - low), low, high)
     ends = np.concatenate([low[None], inner, high[None]])
     whole = ~(np.isfinite(low) & np.isfinite(high)) | np.isnan(inner).any(axis=0)
-    first, last = np.where(whole, low, ends[:-1]), np.where(whole, high, ends[1:])
+    first = np.where(whole, low, ends[:-1])
+    last = np.where(whole, high, ends[1:])
     found = slopes_by_branches(plan, first.reshape(-1), last.reshape(-1), np.tile(entries, count))
 
     def reduced(array: FloatArray, reduce: np.ufunc) -> FloatArray:
@@ -145,7 +155,8 @@ class Composite(Pointwise):
             return everywhere
         least, most = everywhere or (np.full(low.shape, -math.inf), np.full(low.shape, math.inf))
         found = slopes_on(self.plan, low, high)
-        least, most = np.maximum(least, found.low[0]), np.minimum(most, found.high[0])
+        least = np.maximum(least, found.low[0])
+        most = np.minimum(most, found.high[0])
         return (least, most) if np.isfinite(least).all() and np.isfinite(most).all() else None
 
     @arithmetic.on_host()
@@ -154,7 +165,8 @@ class Composite(Pointwise):
         if self.plan.jumps and isinstance(self.proof, str):
             return super().between(low, high)
         found = slopes_on(self.plan, low, high)
-        least, most = found.values[0][0], found.values[1][0]
+        least = found.values[0][0]
+        most = found.values[1][0]
         one, other = (
             evaluate(self.plan, enclosing((end, end))).output(self.plan.outputs[0]).value for end in (low, high)
         )
@@ -171,7 +183,12 @@ class Composite(Pointwise):
         which = np.broadcast_to(self.plan.entries[1], shape)
         return proof.low[0][which], proof.high[0][which]
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # Each operator's own rounding, and what it makes of those before.
         found = _rounded(self.program, values[0], unit)[-1]
         return np.asarray(np.maximum(found.high - result, result - found.low))
@@ -213,7 +230,12 @@ class SideBySide(Operator):
             raise NoBoundError(f"of these functions of one value, {self.proof}; {hint(known)}")
         return min(limits)
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         # The largest weight of the functions at each entry, times their sum of squared slopes.
         if isinstance(self.proof, str) or place.before[0] is None:
             return None
@@ -232,7 +254,12 @@ class SideBySide(Operator):
         low, high = slopes_on(self.plan, x.low, x.high).values
         return enclosing((self._joined([*low]), self._joined([*high])))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         known = _rounded(self.program, values[0], unit)
         low, high = (self._joined([known[output].ends[end] for output in self.outputs]) for end in (0, 1))
         return np.asarray(np.maximum(high - result, result - low))

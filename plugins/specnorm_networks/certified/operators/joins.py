@@ -31,7 +31,12 @@ class Extreme(Operator):
         """The root of the sum of squares of the inputs' bounds, each times sqrt(r) where it is repeated r times."""
         return host.hypot_up(*spread(bounds, place))
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         return [gathered(weights, before, place.after) for before in place.before]
 
 
@@ -80,7 +85,12 @@ class Where(Extreme):
         parts = (Scale(each.astype(np.float64), exact=True) for each in (mask, ~mask))
         return [*((part, (at,)) for at, part in enumerate(parts)), (Add((1.0, 1.0)), (2, 3))]
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         mask = np.asarray(self.mask(), dtype=bool)
         if mask.ndim > weights.ndim:
             return None
@@ -93,7 +103,11 @@ class Multiplied(Operator):
 
     reason: ClassVar[str]
 
-    def factors(self, one: Interval | None, other: Interval | None) -> tuple[FloatArray, FloatArray]:
+    def factors(
+        self,
+        one: Interval | None,
+        other: Interval | None,
+    ) -> tuple[FloatArray, FloatArray]:
         """By how much a change of each value is stretched, rounded up; infinite where that is not known."""
         raise NotImplementedError
 
@@ -113,7 +127,12 @@ class Multiplied(Operator):
         pairs = zip(spread(bounds, place), factors, strict=True)
         return host.add_up(*(host.mul_up(bound, factor) for bound, factor in pairs))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # One rounding, theirs and ours; a quotient may be a product with an inverse.
         return 4 * unit * abs(result) + smallest(unit)
 
@@ -128,7 +147,11 @@ class Product(Multiplied):
         one, other = values
         return np.asarray(one * other)
 
-    def factors(self, one: Interval | None, other: Interval | None) -> tuple[FloatArray, FloatArray]:
+    def factors(
+        self,
+        one: Interval | None,
+        other: Interval | None,
+    ) -> tuple[FloatArray, FloatArray]:
         return _largest(other), _largest(one)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
@@ -147,7 +170,11 @@ class Quotient(Multiplied):
         with np.errstate(all="ignore"):
             return np.asarray(one / other)
 
-    def factors(self, one: Interval | None, other: Interval | None) -> tuple[FloatArray, FloatArray]:
+    def factors(
+        self,
+        one: Interval | None,
+        other: Interval | None,
+    ) -> tuple[FloatArray, FloatArray]:
         # 1 / |y|, and |x| / y^2.
         inner = np.array(math.inf) if other is None else other.inverse().magnitude()
         return inner, np.asarray(host.inflate(_largest(one) * inner * inner, 4) + TINY)
@@ -184,7 +211,12 @@ class Compare(Operator):
         ends = self.run(x.low), self.run(x.high)
         return enclosing((np.minimum(*ends), np.maximum(*ends)))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # The threshold may be rounded past the value.
         return np.where(abs(values[0] - self.threshold) <= 2 * unit * abs(self.threshold), 1.0, 0.0)
 
@@ -198,7 +230,8 @@ class Choose(Operator):
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         condition, one, other = ranges
-        yes, no = condition.mignitude() > 0, (condition.low == 0) & (condition.high == 0)
+        yes = condition.mignitude() > 0
+        no = (condition.low == 0) & (condition.high == 0)
         low = np.where(yes, one.low, np.where(no, other.low, np.minimum(one.low, other.low)))
         high = np.where(yes, one.high, np.where(no, other.high, np.maximum(one.high, other.high)))
         return enclosing((low, high)) if place.fits(low.shape) else None

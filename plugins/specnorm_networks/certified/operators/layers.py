@@ -107,7 +107,8 @@ class Convolution(_Layered):
         divided = not any(n % s for n, s in zip(before[2:], spec.stride, strict=True))
         if spec.padding_mode == "circular" and not spec.transposed and not divided:
             # No layer of `ConvSpec`: what wraps around is padded first.
-            pads, geometry = spec.padding, {**geometry, "padding": 0, "padding_mode": "zeros"}
+            pads = spec.padding
+            geometry = {**geometry, "padding": 0, "padding_mode": "zeros"}
         sizes = tuple(n + sum(pair) for n, pair in zip(before[2:], pads or ((0, 0),) * spec.ndim, strict=True))
         at = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": sizes})
         one: Any = kernel[None]
@@ -213,7 +214,12 @@ class Matrices(Operator):
     def run(self, *values: FloatArray) -> FloatArray:
         return self._product(values[0], np.asarray(self.constant()))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # Gamma of the number of terms, of the sum of their absolute values.
         constant = np.asarray(self.constant())
         return 2 * (constant.size + 2) * unit * self._product(abs(values[0]), abs(constant))

@@ -60,19 +60,30 @@ class Scale(Linear):
         )
 
     def alike(self, place: Place) -> frozenset[int]:
-        shape, ndim = np.shape(self.values), len(place.after or ())
+        shape = np.shape(self.values)
+        ndim = len(place.after or ())
         if place.after is None or place.before[0] != place.after:
             return frozenset()
         return frozenset(axis for axis in range(ndim) if ([1] * ndim + list(shape))[axis - ndim] == 1)
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         values = abs(np.asarray(self.values))
         if place.before[0] != place.after or values.ndim > weights.ndim or not np.all(np.isfinite(values)):
             return None
         values = values if self.exact else np.where(values == 0, 0.0, host.next_up(host.inflate(values, 14)))
         return [base.times_up(weights, values, values)]
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         allowed = super().rounding(values, result, unit)
         return allowed if self.cancelling is None else allowed + 2 * (SCALED + 4) * unit * self.cancelling
 
@@ -81,7 +92,8 @@ class Scale(Linear):
         shape = broadcasting.broadcasted(before, values.shape)
         if shape is None or not np.all(np.isfinite(values)):
             return None
-        ndim, rows = len(shape), abs(values) if self.exact else host.inflate(abs(values), 14)
+        ndim = len(shape)
+        rows = abs(values) if self.exact else host.inflate(abs(values), 14)
 
         def made(k: FloatArray) -> Apply:
             return lambda x: _wide(x[0], ndim) * k
@@ -103,7 +115,12 @@ def _wide(x: FloatArray, ndim: int) -> FloatArray:
 
 
 def normalisation(
-    mean: FloatArray, variance: FloatArray, scale: FloatArray | None, bias: FloatArray | None, eps: float, ndim: int
+    mean: FloatArray,
+    variance: FloatArray,
+    scale: FloatArray | None,
+    bias: FloatArray | None,
+    eps: float,
+    ndim: int,
 ) -> Scale:
     """Batch normalisation at inference, of axis 1 of values with ``ndim`` axes; all in float64."""
     weights = np.ones_like(mean) if scale is None else scale
@@ -142,7 +159,12 @@ class Add(Linear):
             return frozenset()
         return frozenset(axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len({*sizes}) == 1)
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         """By Cauchy and Schwarz: ``(sum a_i dx_i)^2 <= (sum t_i) sum a_i^2 dx_i^2 / t_i`` for any t_i > 0.
 
         With ``t_i = |a_i| c_i`` for inputs that move by c_i it is no more than the triangle inequality; where but one
@@ -152,7 +174,9 @@ class Add(Linear):
             return None
         sizes = zip(self.weights, broadcasting.spread([1.0] * len(shares), place), strict=True)
         terms = [share * host.mul_up(abs(a), r) for share, (a, r) in zip(shares, sizes, strict=True)]
-        total, found, part = base.plus_up(*terms), [], host.div_up(1.0, self.over) if self.over > 1 else 1.0
+        total = base.plus_up(*terms)
+        found = []
+        part = host.div_up(1.0, self.over) if self.over > 1 else 1.0
         for before, share, a, term in zip(place.before, shares, self.weights, terms, strict=True):
             with np.errstate(divide="ignore", invalid="ignore"):
                 factor = np.where(term == total, 1.0, host.next_up(total / term))
@@ -224,7 +248,8 @@ class Merge(Linear):
         return host.hypot_up(*bounds)
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        at, size = np.ravel(self.at), math.prod(before)
+        at = np.ravel(self.at)
+        size = math.prod(before)
         if math.prod(others[0]) != at.size or len(np.unique(at)) < at.size or not np.all((at >= 0) & (at < size)):
             return None
 
@@ -265,7 +290,12 @@ class _Reduction(Linear):
         before = place.before[0] or ()
         return frozenset(range(len(before) if self.keep else min(self.axes, default=0))) - {*self.axes}
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         # (sum of n numbers)^2 <= n times the sum of their squares.
         count = self._count(place.before[0])
         if not count or len({*self.axes}) < len(self.axes):
@@ -276,7 +306,8 @@ class _Reduction(Linear):
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if len(set(self.axes)) < len(self.axes) or any(not 0 <= axis < len(before) for axis in self.axes):
             return None
-        count, over = self._count(before), tuple(axis + 1 for axis in self.axes)
+        count = self._count(before)
+        over = tuple(axis + 1 for axis in self.axes)
         if not count:
             return None
         share = count if isinstance(self, Mean) else 1

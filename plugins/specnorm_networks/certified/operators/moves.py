@@ -15,7 +15,12 @@ from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Mo
 class SameOrder(Move):
     """The same entries in the same order, in another shape: the base of those that say which."""
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         before = place.before[0]
         if weights.size != 1 or before is None:
             return super().pulled(weights, shares, place)
@@ -34,7 +39,12 @@ class Identity(SameOrder):
     def moved(self, x: FloatArray) -> FloatArray:
         return x
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # Casts to another precision are identities.
         return unit * abs(result)
 
@@ -69,7 +79,12 @@ class Permute(Move):
 
     axes: tuple[int, ...]
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         return [np.transpose(weights, np.argsort(self.axes))]
 
     def moved(self, x: FloatArray) -> FloatArray:

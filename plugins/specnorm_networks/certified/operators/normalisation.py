@@ -100,7 +100,12 @@ class Normalise(Operator):
         most = host.root_up(count) if self.form == "mean square" else 1.0
         return (z * self._divisor(lengths, count).inverse()) & within(np.full(z.shape, most))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # The length's own rounding is counted where it is computed.
         return 16 * unit * abs(result) + smallest(unit)
 

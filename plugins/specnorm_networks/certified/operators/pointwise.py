@@ -60,13 +60,20 @@ class Curved(Pointwise):
         # Values at the ends and at turns.
         with np.errstate(all="ignore"):
             ends = [self._near(end) for end in (low, high)]
-            down, up = np.minimum(ends[0][0], ends[1][0]), np.maximum(ends[0][1], ends[1][1])
+            down = np.minimum(ends[0][0], ends[1][0])
+            up = np.maximum(ends[0][1], ends[1][1])
             for (start, end), (least, most) in self.turns:
                 met = (low <= end) & (high >= start)
-                down, up = np.where(met, np.minimum(down, least), down), np.where(met, np.maximum(up, most), up)
+                down = np.where(met, np.minimum(down, least), down)
+                up = np.where(met, np.maximum(up, most), up)
         return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         if self.units is None:
             return super().rounding(values, result, unit)
         return np.asarray(self.units * unit * abs(result) + smallest(unit))
@@ -100,7 +107,8 @@ class Curve:
         """Smallest and largest derivative on intervals, rounded outward; all over it is in ``extent``."""
         with np.errstate(all="ignore"):
             ends = [self.derivative(np.clip(end, -self.far, self.far)) for end in (low, high)]
-        down, up = host.next_down(np.minimum(*ends) - self.lost), host.next_up(np.maximum(*ends) + self.lost)
+        down = host.next_down(np.minimum(*ends) - self.lost)
+        up = host.next_up(np.maximum(*ends) + self.lost)
         for start, end in self.lowest:
             down = np.where((low <= end) & (high >= start), extent[0], down)
         for start, end in self.highest:
@@ -168,7 +176,8 @@ class Piecewise(Curved):
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
         if self.extent() is None:
             return None
-        least, most = np.full(low.shape, math.inf), np.full(low.shape, -math.inf)
+        least = np.full(low.shape, math.inf)
+        most = np.full(low.shape, -math.inf)
         for piece in self.pieces(low, high):
             met = piece.met(low, high)
             least = np.where(met, np.minimum(least, piece.least), least)
@@ -179,7 +188,8 @@ class Piecewise(Curved):
         # Values at both ends of each piece, each product and sum rounded outward.
         if self.extent() is None:
             return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
-        down, up = np.full(low.shape, math.inf), np.full(low.shape, -math.inf)
+        down = np.full(low.shape, math.inf)
+        up = np.full(low.shape, -math.inf)
         with np.errstate(all="ignore"):
             for piece in self.pieces(low, high):
                 met = (low <= piece.end) & (high >= piece.start)
@@ -203,7 +213,8 @@ class Piecewise(Curved):
         count = np.sum(met, axis=0)
         for piece, here in zip(pieces, met, strict=True):
             exact = finite & here & (count == 1) & np.equal(piece.least, piece.most)
-            slope, half = np.where(exact, piece.least, slope), np.where(exact, 0.0, half)
+            slope = np.where(exact, piece.least, slope)
+            half = np.where(exact, 0.0, half)
             middle = np.where(exact, piece.shift, middle)
         return slope, middle, half
 
@@ -240,7 +251,12 @@ class Kinked(Piecewise):
         below, above = (self._around(side) for side in self.sides())
         return Piece(-math.inf, 0.0, *below), Piece(0.0, math.inf, *above)
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # A slope that was rounded, and its product.
         plain = all(np.isin(side, (-1.0, 0.0, 1.0)).all() for side in self.sides())
         return 0.0 if plain and not self.slack() else (4 * unit + self.slack()) * abs(result)
@@ -308,7 +324,12 @@ class HardTanh(Piecewise):
         # An infinite limit is nowhere reached.
         return tuple(p for p in (limits[0], Piece(self.low, self.high, 1.0, 1.0), limits[1]) if p.start < p.end)
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # The limits are rounded.
         return np.where(np.isin(result, (self.low, self.high)), 2 * unit * abs(result), 0.0)
 
@@ -331,7 +352,12 @@ class SoftShrink(Piecewise):
             Piece(self.edge, math.inf, 1.0, 1.0, -self.edge),
         )
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # The edge is rounded, and the difference.
         return np.asarray(2 * unit * (abs(result) + self.edge))
 
@@ -410,7 +436,12 @@ class Softplus(Turning):
     def value(self, x: FloatArray) -> FloatArray:
         return np.logaddexp(0.0, x)
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # From 20 on a library may give x itself, which is less by log(1 + exp(-x)).
         (x,) = values
         return super().rounding(values, result, unit) + np.where(x > 20 - 1e-4, 1.001 * np.exp(-abs(x)), 0.0)
@@ -434,14 +465,22 @@ class ELU(Curved):
         if not math.isfinite(self.alpha):
             return None
         least, most = (np.exp(np.minimum(end, 0.0)) for end in (low, high))
-        least, most = np.maximum(host.next_down(least - LOST), 0.0), np.minimum(host.next_up(most + LOST), 1.0)
+        least = np.maximum(host.next_down(least - LOST), 0.0)
+        most = np.minimum(host.next_up(most + LOST), 1.0)
         ends = enclosing((least, most)).scaled(self.alpha).ends
-        down, up = np.maximum(ends[0], min(0.0, self.alpha)), np.minimum(ends[1], max(0.0, self.alpha))
-        falls, rises = (low < 0) | (high <= 0), (high > 0) | (low >= 0)
+        down = np.maximum(ends[0], min(0.0, self.alpha))
+        up = np.minimum(ends[1], max(0.0, self.alpha))
+        falls = (low < 0) | (high <= 0)
+        rises = (high > 0) | (low >= 0)
         down = np.where(falls, np.where(rises, np.minimum(down, 1.0), down), 1.0)
         return down, np.where(falls, np.where(rises, np.maximum(up, 1.0), up), 1.0)
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         """Elementary functions; a library may compute exp(x) - 1 by a difference."""
         return super().rounding(values, result, unit) + np.where(values[0] < 0, 16 * unit * abs(self.alpha), 0.0)
 
@@ -468,10 +507,12 @@ class Wave(Curved):
 def _wave_on(low: FloatArray, high: FloatArray, lead: int) -> Ends:
     """Values of ``sin(x + lead quarter turns)`` on intervals: those at both ends, and 1 and -1 where it turns."""
     near = (abs(low) <= FARTHEST) & (abs(high) <= FARTHEST)
-    one, other = np.where(near, low, 0.0), np.where(near, high, 0.0)
+    one = np.where(near, low, 0.0)
+    other = np.where(near, high, 0.0)
     function = (np.sin, np.cos, lambda x: -np.sin(x), lambda x: -np.cos(x))[lead % 4]
     ends = function(one), function(other)
-    down, up = host.next_down(np.minimum(*ends) - CLOSE), host.next_up(np.maximum(*ends) + CLOSE)
+    down = host.next_down(np.minimum(*ends) - CLOSE)
+    up = host.next_up(np.maximum(*ends) + CLOSE)
     for at, extreme in ((1, 1.0), (3, -1.0)):
         # It turns after so many quarter turns from 0, and whole turns besides; a place may be off by 2**-28 turns.
         first, last = (end / (2 * math.pi) - (at - lead) / 4 for end in (one, other))
@@ -529,8 +570,10 @@ def _gelu_tanh(x: FloatArray) -> FloatArray:
 def _mish(x: FloatArray) -> FloatArray:
     """``t + x t'`` with t = tanh(log(1 + e^x)), by powers of e^-|x|."""
     small = np.exp(-abs(x))
-    left, right = small * (2 + small), 1 + 2 * small
-    below, above = left + 2, right + 2 * small**2
+    left = small * (2 + small)
+    right = 1 + 2 * small
+    below = left + 2
+    above = right + 2 * small**2
     t = np.where(x < 0, left / below, right / above)
     steep = 4 * (1 + small) * np.where(x < 0, small / below**2, (small / above) ** 2)
     return np.asarray(t + x * steep)
@@ -621,7 +664,12 @@ class HardSwish(Turning):
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
         return np.asarray(super().off(x, value) + 2.0**-23 * abs(value))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # A library may add x^2/6 and x/2, of sizes up to 3 where the result is not 0.
         return (8 * unit + 2.0**-23) * (abs(result) + 3)
 
@@ -678,7 +726,8 @@ class Exp(Steep):
 
     def derivative(self, x: Interval) -> Interval:
         """exp, which rises."""
-        down, up = np.exp(x.low), host.inflate(np.exp(x.high), ROUNDINGS) + TINY
+        down = np.exp(x.low)
+        up = host.inflate(np.exp(x.high), ROUNDINGS) + TINY
         down = down - host.inflate(down, ROUNDINGS) * (4 * ROUNDINGS * 2.0**-52) - TINY
         return enclosing((np.where(down > 0, down, 0.0), up))
 
@@ -700,7 +749,12 @@ class Log(Steep):
     def derivative(self, x: Interval) -> Interval:
         return x.inverse()
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         """Sixteen units of the value, or of 1 where that is more."""
         return 16 * unit * (1 + abs(result))
 
@@ -720,7 +774,12 @@ class Power(Steep):
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         return _power(enclosing((low, high)), self.exponent).ends
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         return (16 + self.exponent) * unit * abs(result) + smallest(unit)
 
 
@@ -731,7 +790,8 @@ def _power(x: Interval, exponent: int) -> Interval:
     if exponent < 2:
         return x if exponent else point(np.ones(x.shape))
     one, other = (functools.reduce(operator.mul, [point(end)] * exponent) for end in x.ends)
-    low, high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
+    low = np.minimum(one.low, other.low)
+    high = np.maximum(one.high, other.high)
     return enclosing((np.where(x.mignitude() == 0, 0.0, np.maximum(low, 0.0)) if exponent % 2 == 0 else low, high))
 
 
@@ -811,9 +871,15 @@ class Multiple(Pointwise):
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         return self._outside(self.function.between(*self._inside(low, high)))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # The function's own at the product, times the factor; what rounding the product adds; and that of the last.
-        inner, relative = self.inner * values[0], 4 * unit + self._slack()
+        inner = self.inner * values[0]
+        relative = 4 * unit + self._slack()
         there = self.function.run(inner)
         low, high = self.function.between(inner - relative * abs(inner), inner + relative * abs(inner))
         moved = np.maximum(high - there, there - low)

@@ -87,14 +87,20 @@ class Norm(Length):
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         # Norms of the smallest and of the largest absolute values.
         (x,) = ranges
-        low, high = self.run(x.mignitude()), self.run(x.magnitude())
+        low = self.run(x.mignitude())
+        high = self.run(x.magnitude())
         n = _count(x.low.shape, self.axes)
         # A sum of n squares and its root; a square that vanishes is below 2^-1000 of the largest.
         down = low - host.inflate(low, n + 4) * ((2 * n + 16) * 2.0**-52)
         down = np.where(np.isnan(down), 0.0, np.maximum(down, 0.0))
         return enclosing((down, np.where(high == 0, 0.0, host.next_up(host.inflate(high, n + 8)))))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # A sum of n squares, in any order, which may underflow, and its root.
         n = _count(values[0].shape, self.axes)
         return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest(unit)))
@@ -136,7 +142,12 @@ class Softmax(_Probabilities):
             powers = np.exp(x - x.max(axis=self.axes, keepdims=True, initial=-math.inf))
             return np.asarray(powers / powers.sum(axis=self.axes, keepdims=True))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         return np.asarray(2 * self.units(values[0]) * (unit * abs(result) + smallest(unit)))
 
 
@@ -162,7 +173,12 @@ class LogSoftmax(_Probabilities):
             raise NoBoundError("the number of classes is not known: give the input shape")
         return host.root_up(max(math.prod(before[axis] for axis in self.axes), 1))
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # The logarithm has the relative error of its sum; differences add those of their terms. Of a probability p that
         # underflows to another number, by twice the smallest at most, it is off by four times log(1 + 2 smallest / p).
         underflow = 4 * np.logaddexp(0.0, math.log(2 * smallest(unit)) - result)

@@ -77,7 +77,13 @@ class Resize(Linear):
         unknown = any(rows is None and not self._idle(axis, before[axis]) for axis, rows in enumerate(found))
         return None if unknown else sums_along(before, found)
 
-    def _rows(self, size: int, outputs: int, scale: Fraction, coordinates: str) -> Sequence[Row] | None:
+    def _rows(
+        self,
+        size: int,
+        outputs: int,
+        scale: Fraction,
+        coordinates: str,
+    ) -> Sequence[Row] | None:
         if max(size, outputs) > axes.LONGEST:
             return None
         if self.mode == "linear":
@@ -87,11 +93,17 @@ class Resize(Linear):
             pixels = axes.nearest_pixels(size, outputs, scale, coordinates, self.nearest)
         return None if pixels is None else [((int(p), Fraction(1)),) for p in pixels]
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # Coordinates off by so much: a hat that moves by d changes a row by 2 d in sum, and weights are rounded.
         (x,) = values
         if self.mode == "nearest":
             return 0.0
-        precision, moving = max(unit, 2.0**-24), [axis for axis, n in enumerate(x.shape) if not self._idle(axis, n)]
+        precision = max(unit, 2.0**-24)
+        moving = [axis for axis, n in enumerate(x.shape) if not self._idle(axis, n)]
         far = sum(axes.away(*self._along(axis, x.shape[axis]), precision) + precision for axis in moving)
         return super().rounding(values, result, unit) + 2 * far * float(np.max(abs(x), initial=0.0))

@@ -86,7 +86,8 @@ class SignParts(Operator):
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         # The negative part falls.
         (x,) = ranges
-        low, high = np.maximum(x.low, 0.0), np.maximum(x.high, 0.0)
+        low = np.maximum(x.low, 0.0)
+        high = np.maximum(x.high, 0.0)
         return enclosing((self._joined(low, np.maximum(-x.high, 0.0)), self._joined(high, np.maximum(-x.low, 0.0))))
 
     def _joined(self, positive: FloatArray, negative: FloatArray) -> FloatArray:
@@ -114,7 +115,8 @@ class Reflection(Operator):
     @property
     def jump(self) -> float:
         """By how much both maps differ where the sign is 0, over a vector's length and the larger map's norm."""
-        a, b = self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)
+        a = self.below.transpose(2, 0, 1)
+        b = self.above.transpose(2, 0, 1)
         border = np.array([self.sign[1], -self.sign[0]]).T
         length = np.linalg.norm(border, axis=1)
         largest = float(max(np.max(np.linalg.norm(m, axis=(1, 2))) for m in (a, b)))
@@ -144,7 +146,12 @@ class Reflection(Operator):
             raise NoBoundError("its two maps differ where its sign is 0: it jumps")
         return norm
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # A sum of two products whose factors are rounded; next to the border either map may be chosen.
         pair = self._pair(*values)
         sizes = tuple(abs(part) for part in pair)
@@ -162,7 +169,11 @@ class Reflection(Operator):
         first, second = np.split(x, 2, self.axis)
         return first, second
 
-    def _parts(self, first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _parts(
+        self,
+        first: FloatArray,
+        second: FloatArray,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """What is compared with 0, and both maps' values."""
         shape = [1] * first.ndim
         shape[self.axis] = -1

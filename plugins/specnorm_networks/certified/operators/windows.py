@@ -47,7 +47,8 @@ class Windows:
         NoBoundError
             If the value's sizes are not those that the windows give.
         """
-        ndim, found = len(self.kernel), []
+        ndim = len(self.kernel)
+        found = []
         ends = [last_sizes(shape, ndim) for shape in (place.before[0], place.after)]
         for k, s, r, pads, n, m in zip(self.kernel, self.stride, self.dilation, self.padding, *ends, strict=True):
             window = Window(k, s, r, pads[0], pads[1], n, m, self.ceil, count_padding)

@@ -1,0 +1,387 @@
+"""Pieces of a graph that are bounded together: linear terms, links, and runs of links.
+
+A *value* is what a function, applied to each entry, makes of a sum of linear maps of earlier values. A *link* is that
+sum and its function (`AffineMap`); each linear map in it is a `Term`. Links in the order of computation that lead from
+one value to another are a *run* (`Subnetwork`), and consecutive links of a run that one statement bounds are a
+`Segment`. In a run each value may be measured in a norm of its own, with one weight a channel.
+
+`reading` makes links from a graph, `runs` cuts them into runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm import ConvSpec
+from specnorm.proof import Upper, host
+from specnorm_networks.certified.graph import Layer
+from specnorm_networks.certified.kernels import ROUNDINGS, Sizes, by_output
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
+from specnorm_networks.certified.rules import NOTHING, Average
+from specnorm_networks.certified.scope import About
+
+ENTRY_ERROR_UNIT = ROUNDINGS * 2.0**-53
+"""`Term.entry_error` is in this unit: the relative error that `kernels.fold_error` allows an entry anyway."""
+
+Borders = Literal["zeros", "circular", "any", "none"]
+"""Border treatments under which a statement about the whole grid covers a term; "none": under no treatment."""
+
+
+@dataclass(frozen=True, eq=False)
+class Filter:
+    """A layer at its place in a network."""
+
+    layer: Layer
+    geometry: dict[str, Any]
+    """Geometry of the layer, merged with the padding before it."""
+    spec: ConvSpec
+    """Geometry together with the shape of the kernel."""
+    sizes: Sizes | None
+    """Spatial sizes before and after the layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A linear map from some channels of one value to some channels of a link: a layer, or the identity."""
+
+    source: int
+    """Number of the value that the term reads."""
+    reads: range
+    """Channels of that value that the term reads."""
+    rows: range
+    """Channels of the link that the term is added to."""
+    stride: tuple[int, ...] = ()
+    filter: Filter | None = None
+    """The layer; None: the identity, on every ``stride``-th pixel."""
+    columns: range = range(0)
+    """Input channels of the layer that ``reads`` are fed to, in this order."""
+    scale: FloatArray | None = None
+    """Factor of each row, shape (len(rows),), from batch normalisation behind the layer; rounded a few times."""
+    alpha: float = 1.0
+    """Exact factor of the whole term."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the term is the identity, neither scaled nor strided."""
+        return self.filter is None and self.scale is None and self.alpha == 1 and not self._is_strided
+
+    @property
+    def _is_strided(self) -> bool:
+        return max(self.stride, default=1) > 1
+
+    @property
+    def entry_error(self) -> FloatArray | float:
+        """Bound of the error of each kernel entry, shape of the kernel, in units of `ENTRY_ERROR_UNIT`."""
+        if self.filter is None or self.filter.layer.error is None:
+            return 0.0
+        error = np.asarray(self.filter.layer.error(), np.float64)[:, self.columns.start : self.columns.stop]
+        if self.scale is not None:
+            error = error * abs(self.scale)[:, None]
+        return host.inflate(abs(error) * (abs(self.alpha) * 2.0**53 / ROUNDINGS), ROUNDINGS)
+
+    @property
+    def borders(self) -> Borders:
+        """Border treatment that a statement about the whole grid supposes for this term."""
+        if self.filter is None:
+            return "zeros" if self._is_strided else "any"
+        spec = self.filter.spec
+        has_padding = any(before or after for before, after in spec.padding)
+        has_one_tap = max(spec.kernel_shape, default=1) == 1
+        if has_one_tap and not has_padding and not self._is_strided:
+            return "any"
+        has_stride = max(spec.stride) > 1
+        if spec.padding_mode == "zeros":
+            return "none" if spec.transposed and has_stride else "zeros"
+        keeps_size = not any(spec.extra_outputs) and not has_stride
+        if spec.padding_mode == "circular" and keeps_size and not spec.transposed:
+            return "circular"
+        return "none"
+
+    def dense(self, axes: int, *, dilated: bool) -> PlacedKernel:
+        """Return the kernel as a plain correlation, ``y[m] = sum_t kernel[t] x[stride m + start + t]``.
+
+        Groups are written out, and scale and alpha are multiplied in.
+
+        ``axes``: spatial axes; an identity has one tap on each. ``dilated``: whether zeros are put between the taps;
+        if not, positions are in units of the dilation.
+        """
+        if self.filter is None:
+            return self._dense_identity(axes)
+        spec = self.filter.spec
+        kernel = self.filter.layer.kernel()
+        if self.scale is not None:
+            kernel = kernel * by_output(self.scale, spec)
+        dilation = spec.dilation if dilated else (1,) * spec.ndim
+        dense = _without_groups(kernel * self.alpha, spec, dilation)
+        start = tuple(-before for before, _ in spec.padding)
+        if spec.transposed:
+            # y[m + k - before] += K[i, o, k] x[m]: a correlation whose taps are in reverse order.
+            dense = np.flip(dense.swapaxes(0, 1), axis=tuple(range(2, dense.ndim)))
+            extents = [r * (k - 1) for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)]
+            start = tuple(before - extent for (before, _), extent in zip(spec.padding, extents, strict=True))
+        return PlacedKernel(dense[:, self.columns.start : self.columns.stop], start)
+
+    def _dense_identity(self, axes: int) -> PlacedKernel:
+        one_tap = (1,) * axes
+        scale = np.ones(len(self.rows)) if self.scale is None else self.scale
+        identity = np.eye(len(self.rows)).reshape(len(self.rows), len(self.reads), *one_tap)
+        return PlacedKernel(identity * (self.alpha * scale).reshape(-1, 1, *one_tap), (0,) * axes)
+
+
+def _without_groups(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int]) -> FloatArray:
+    """Return the kernel with zeros between channels of different groups, and between dilated taps."""
+    groups = spec.groups
+    rows_of_group = kernel.shape[0] // groups
+    columns_of_group = kernel.shape[1]
+    extent = [r * (k - 1) + 1 for r, k in zip(dilation, spec.kernel_shape, strict=True)]
+    taps = tuple(slice(None, None, r) for r in dilation)
+    dense = np.zeros((kernel.shape[0], columns_of_group * groups, *extent))
+    for group in range(groups):
+        rows = slice(group * rows_of_group, (group + 1) * rows_of_group)
+        columns = slice(group * columns_of_group, (group + 1) * columns_of_group)
+        dense[(rows, columns, *taps)] = kernel[rows]
+    return dense
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """One link: a sum of terms, the function of each entry of it, and what may follow the function."""
+
+    terms: tuple[Term, ...]
+    """Terms of a run number its values: 0 is its input, i the value of its i-th link."""
+    width: int
+    """Channels."""
+    slopes: tuple[FloatArray, FloatArray]
+    """Smallest and largest slope of the function in each channel, shape (width,); 1 if there is no function."""
+    end: str
+    """Name of the last node that belongs to this link."""
+    node: str = ""
+    """Name of the node of the link's value; "" in the links that nobody looks up by name."""
+    factor: Upper = NOTHING
+    """Constant of what follows the function (pooling, resizing), each of which keeps the channels apart."""
+    repeat: int = 1
+    """Features that each channel becomes before the next layer (flattening)."""
+    direct: bool = True
+    """Whether nothing follows the function: the next links read the function's own value."""
+    average: Average | None = None
+    """The averages that follow the function, if nothing else does and ``factor`` is theirs."""
+    groups: NDArray[np.intp] | None = None
+    """Number of the group of each channel, if the function sorts entries of channels of one group. Such a function
+    moves no two vectors apart in any norm whose weights are one number a group. None: each channel by itself."""
+
+    def fits_groups(self, weights: FloatArray) -> bool:
+        """Whether all channels of a group have one weight."""
+        if self.groups is None:
+            return True
+        first_channels = np.unique(self.groups, return_index=True)[1]
+        return bool(np.all(weights == weights[first_channels][self.groups]))
+
+    @property
+    def steepest(self) -> FloatArray:
+        """Largest absolute slope of each channel."""
+        return np.asarray(np.maximum(abs(self.slopes[0]), abs(self.slopes[1])))
+
+    @property
+    def falls(self) -> bool:
+        """Whether a slope may be negative."""
+        return bool((self.slopes[0] < 0).any())
+
+    @cached_property
+    def sources(self) -> tuple[int, ...]:
+        """Numbers of the values that the link reads, in order."""
+        return tuple(sorted({term.source for term in self.terms}))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the kernels, without repetition."""
+        return tuple(dict.fromkeys(term.filter.layer.name for term in self.terms if term.filter is not None))
+
+    @property
+    def single_layer(self) -> Term | None:
+        """The only term, if it is a whole layer with exact entries, whose norm at its own size can be asked for."""
+        if len(self.terms) != 1:
+            return None
+        (term,) = self.terms
+        if term.filter is None or term.filter.layer.error is not None:
+            return None
+        is_whole = len(term.columns) == term.filter.spec.cin and len(term.rows) == self.width
+        return term if is_whole else None
+
+
+@dataclass(frozen=True, eq=False)
+class Subnetwork:
+    """A run: links from one value to another."""
+
+    start: str
+    """Name of the node that the first link reads (before any padding)."""
+    width: int
+    """Channels of that node's value."""
+    links: tuple[AffineMap, ...]
+    blocks: tuple[int, ...]
+    """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut: no later link reads an earlier
+    value."""
+    _about: About | None = field(default=None, init=False)
+
+    @property
+    def about(self) -> About | None:
+        """The network and region of which claims about this run speak; None if it was not read off a graph."""
+        return self._about
+
+    def _speaking_of(self, about: About | None) -> Subnetwork:
+        """Say that this run was read off a graph. Only modules of the trusted room may."""
+        object.__setattr__(self, "_about", about)
+        return self
+
+    @property
+    def end(self) -> str:
+        """Name of the last node."""
+        return self.links[-1].end
+
+    @property
+    def whole(self) -> Segment:
+        """All links as one segment."""
+        return self.part(0, len(self.links))
+
+    def part(self, first: int, last: int) -> Segment:
+        """Return links ``first:last`` as one segment."""
+        width = self.width
+        if first:
+            before = self.links[first - 1]
+            width = before.width * before.repeat
+        return Segment(self.links[first:last], first, width)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Consecutive links of a run that are bounded together."""
+
+    links: tuple[AffineMap, ...]
+    first: int
+    """Number of the value that the first link reads."""
+    width: int
+    """Channels of that value."""
+    keeps_places: bool = False
+    """Whether taps have to stand at their true places, even if kernels shifted or undilated have the same norm."""
+
+    @property
+    def _terms(self) -> list[Term]:
+        return [term for link in self.links for term in link.terms]
+
+    @property
+    def filters(self) -> list[Filter]:
+        """Layers of all terms."""
+        return [term.filter for term in self._terms if term.filter is not None]
+
+    @property
+    def axes(self) -> int:
+        """Number of spatial axes."""
+        return max((part.layer.spatial for part in self.filters), default=0)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Stride of the terms that read the first value."""
+        strides = (term.stride for term in self._terms if max(term.stride, default=1) > 1)
+        return next(strides, (1,) * self.axes)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each link reads only the value before it."""
+        return all(link.sources == (source,) for source, link in enumerate(self.links, self.first))
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether a link adds several terms of one value."""
+        return any(len(link.terms) > len(link.sources) for link in self.links)
+
+    @property
+    def has_entry_errors(self) -> bool:
+        """Whether entries of a kernel are known only up to an error."""
+        return any(part.layer.error is not None for part in self.filters)
+
+    @property
+    def depth(self) -> int:
+        """Number of links on the longest path."""
+        depths = {self.first: 0}
+        for value, link in enumerate(self.links, self.first + 1):
+            depths[value] = 1 + max(depths[source] for source in link.sources)
+        return depths[self.first + len(self.links)]
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each value; each phase of the stride has its own channels of the first value."""
+        return [self.width * math.prod(self.stride), *(link.width for link in self.links)]
+
+    @property
+    def borders(self) -> set[Borders]:
+        """Border treatments that the terms suppose, without "any"."""
+        return {term.borders for term in self._terms} - {"any"}
+
+    @property
+    def on_one_grid(self) -> bool:
+        """Whether all values but the first are on one grid; only strided terms may read the first."""
+        dimensions = {part.layer.spatial for part in self.filters}
+        if len(dimensions) > 1 or any(not link.direct or link.repeat > 1 for link in self.links[:-1]):
+            return False
+        ones = (1,) * self.axes
+        strides_of_first = {term.stride or ones for term in self._terms if term.source == self.first}
+        strides_of_later = {term.stride or ones for term in self._terms if term.source != self.first}
+        return len(strides_of_first) == 1 and strides_of_later <= {ones}
+
+    @property
+    def ignores_dilation(self) -> bool:
+        """Whether the undilated kernels have the same constant.
+
+        A chain without stride that is dilated alike, by r, has at frequency theta the symbol that the undilated chain
+        has at r theta.
+        """
+        strided = max(self.stride, default=1) > 1
+        if self.keeps_places or strided or not self.is_chain or any(len(link.terms) > 1 for link in self.links):
+            return False
+        for axis in range(self.axes):
+            dilations = {part.spec.dilation[axis] for part in self.filters if part.spec.kernel_shape[axis] > 1}
+            if len(dilations) > 1:
+                return False
+        return True
+
+    def kernels(self, *, absolute: bool = False) -> list[dict[int, PlacedKernel]]:
+        """Return for each link one kernel for each value that it reads, by the value's number.
+
+        All are correlations of stride 1: the phases of the stride are channels of the first value. If dilation is
+        ignored, all places are 0.
+
+        ``absolute``: the sums of the terms' absolute values instead, which relative errors of the terms refer to.
+        """
+        return [self._kernels_of(link, absolute) for link in self.links]
+
+    def _kernels_of(self, link: AffineMap, absolute: bool) -> dict[int, PlacedKernel]:
+        widths = [self.width, *(link.width for link in self.links)]
+        kernels: dict[int, PlacedKernel] = {}
+        for source in link.sources:
+            terms = [term for term in link.terms if term.source == source]
+            stride = self.stride if source == self.first else (1,) * self.axes
+            phases = math.prod(stride)
+            placed = [self._kernel_of(term, stride, absolute) for term in terms]
+            window = window_of(placed)
+            total = np.zeros((link.width, widths[source - self.first] * phases, *window.shape))
+            for term, (kernel, _), taps in zip(terms, placed, window.taps, strict=True):
+                rows = slice(term.rows.start, term.rows.stop)
+                columns = slice(term.reads.start * phases, term.reads.stop * phases)
+                total[(rows, columns, *taps)] += kernel
+            kernels[source] = PlacedKernel(total, window.start)
+        return kernels
+
+    def _kernel_of(self, term: Term, stride: tuple[int, ...], absolute: bool) -> PlacedKernel:
+        kernel, start = term.dense(self.axes, dilated=not self.ignores_dilation)
+        if absolute:
+            kernel = abs(kernel) + term.entry_error
+        if self.ignores_dilation:
+            start = (0,) * self.axes
+        return split_into_phases(kernel, start, stride)

@@ -1,0 +1,204 @@
+"""Quotients of a value by a function of its length: layer norm, RMS norm and division by the norm, written out.
+
+These are x / max(|x|, eps), x / |x|, and x / sqrt(mean(x^2) + eps), as layer norm and RMS norm are exported; also as
+products with an inverse, and with max(mean(x^2) - mean(x)^2, 0) of an x whose mean is taken off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.operators.normalisation import Form
+from specnorm_networks.certified.patterns.structure import Structure, is_difference, is_sum_of_two
+
+
+@dataclass(frozen=True)
+class Divisor:
+    """A function of the length of a value along some axes, which are kept."""
+
+    source: str
+    """Name of the value."""
+    axes: tuple[int, ...]
+    eps: float
+    form: Form | Literal["variance"]
+    """How length and eps are combined, as in `Normalise`. "variance": as "mean square", of the value less its mean."""
+
+
+def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
+    """Return the length of a value, and its quotient by a function of it; None if a node is no such quotient.
+
+    ``fresh``: makes a new name of one.
+    """
+    quotient = _quotient(node, structure)
+    if quotient is None:
+        return None
+    dividend, divisor = quotient
+    if divisor.form == "variance":
+        # (x - mean(x)) / sqrt(variance(x) + eps) is the quotient of x - mean(x) by its own mean square.
+        centred = _difference(structure.origin(dividend), structure)
+        if centred is None:
+            return None
+        value, mean = centred
+        if value is not structure.origin(divisor.source) or not _is_mean(mean, divisor, structure):
+            return None
+        source = dividend
+        form: Form = "mean square"
+    else:
+        source = divisor.source
+        form = divisor.form
+    shape = structure[source].shape
+    if shape is None or node.shape != shape or structure.origin(dividend).name != structure.origin(source).name:
+        return None
+    kept_shape = tuple(1 if axis in divisor.axes else n for axis, n in enumerate(shape))
+    length = Node(
+        fresh(f"{node.name}.length"),
+        ops.Norm(divisor.axes, keep=True),
+        (source,),
+        kept_shape,
+        node.label,
+        derived=True,
+    )
+    normalise = ops.Normalise(divisor.axes, divisor.eps, form)
+    return [length, replace(node, operator=normalise, inputs=(source, length.name))]
+
+
+def _quotient(node: Node, structure: Structure) -> tuple[str, Divisor] | None:
+    """Return the name of the value that is divided, and the divisor, of a quotient or a product with an inverse."""
+    if len(node.inputs) != 2:
+        return None
+    first, second = node.inputs
+    if isinstance(node.operator, ops.Quotient):
+        divisor = _length_or_root(_before_broadcast(second, structure), structure)
+        return None if divisor is None else (first, divisor)
+    if isinstance(node.operator, ops.Product):
+        for dividend, inverse in ((first, second), (second, first)):
+            divisor = _divisor_of_inverse(_before_broadcast(inverse, structure), structure)
+            if divisor is not None:
+                return dividend, divisor
+    return None
+
+
+def _divisor_of_inverse(node: Node, structure: Structure) -> Divisor | None:
+    """Return the divisor whose inverse a node is."""
+    if isinstance(node.operator, ops.Rsqrt):
+        return _mean_square(node.inputs[0], structure)
+    if isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1:
+        return _length_or_root(structure.input_of(node), structure)
+    return None
+
+
+def _before_broadcast(name: str, structure: Structure) -> Node:
+    """Return the node before values were broadcast along axes that they have."""
+    node = structure.origin(name)
+    while isinstance(node.operator, ops.Broadcast):
+        before = structure[node.inputs[0]]
+        if before.shape is None or node.shape is None or len(before.shape) != len(node.shape):
+            break
+        node = structure.origin(before.name)
+    return node
+
+
+def _length_or_root(node: Node, structure: Structure) -> Divisor | None:
+    length = _length(node, structure)
+    if length is not None:
+        return length
+    if isinstance(node.operator, ops.Sqrt):
+        return _mean_square(node.inputs[0], structure)
+    return None
+
+
+def _length(node: Node, structure: Structure) -> Divisor | None:
+    """Return max(|x|, eps) as a divisor."""
+    eps = 0.0
+    norm = node
+    if isinstance(node.operator, ops.HardTanh) and node.operator.high == math.inf:
+        eps = node.operator.low
+        norm = structure.input_of(node)
+    if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or not 0 <= eps < math.inf:
+        return None
+    return Divisor(norm.inputs[0], tuple(sorted(norm.operator.axes)), eps, "largest")
+
+
+def _mean_square(name: str, structure: Structure) -> Divisor | None:
+    """Return the mean of squares as a divisor, perhaps with eps added, and less the square of the mean."""
+    node = structure.origin(name)
+    eps = 0.0
+    sum_with_number = _sum_with_number(node, structure)
+    if sum_with_number is not None:
+        eps, summand = sum_with_number
+        node = structure.origin(summand)
+    if isinstance(node.operator, ops.ReLU):  # a computed variance may be below 0
+        node = structure.input_of(node)
+    if not 0 <= eps < math.inf:
+        return None
+    difference = _difference(node, structure)
+    if difference is None:
+        return _mean_of_squares(node, eps, structure)
+    minuend, squared_mean = difference
+    divisor = _mean_of_squares(minuend, eps, structure)
+    mean = _squared(squared_mean, structure)
+    if divisor is None or mean is None or not _is_mean(structure.origin(mean), divisor, structure):
+        return None
+    return replace(divisor, form="variance")
+
+
+def _mean_of_squares(node: Node, eps: float, structure: Structure) -> Divisor | None:
+    mean = _mean(node, structure)
+    if mean is None:
+        return None
+    squares, axes = mean
+    source = _squared(squares, structure)
+    return None if source is None else Divisor(source, axes, eps, "mean square")
+
+
+def _difference(node: Node, structure: Structure) -> tuple[Node, Node] | None:
+    """Return minuend and subtrahend."""
+    if not is_difference(node.operator):
+        return None
+    return structure.origin(node.inputs[0]), structure.origin(node.inputs[1])
+
+
+def _mean(node: Node, structure: Structure) -> tuple[Node, tuple[int, ...]] | None:
+    """Return the value whose mean a node is, and the axes, which have to be kept."""
+    if not isinstance(node.operator, ops.Mean) or not node.operator.keep:
+        return None
+    return structure.input_of(node), tuple(sorted(node.operator.axes))
+
+
+def _is_mean(node: Node, divisor: Divisor, structure: Structure) -> bool:
+    """Whether a node is the mean of the divisor's value along the same axes."""
+    return _mean(node, structure) == (structure.origin(divisor.source), divisor.axes)
+
+
+def _squared(node: Node, structure: Structure) -> str | None:
+    """Return the name of the value whose square a node is."""
+    match node.operator:
+        case ops.Product():
+            is_square = len({structure.origin(name).name for name in node.inputs}) == 1
+        case ops.Power(exponent=2):
+            is_square = True
+        case _:
+            is_square = False
+    return node.inputs[0] if is_square else None
+
+
+def _sum_with_number(node: Node, structure: Structure) -> tuple[float, str] | None:
+    """Return a number that is added to a value, and the value's name."""
+    if not is_sum_of_two(node.operator):
+        return None
+    first, second = node.inputs
+    for name, other in ((first, second), (second, first)):
+        constant = structure[other]
+        if not isinstance(constant.operator, ops.Constant) or constant.shape is None:
+            continue
+        if structure[name].shape != node.shape:
+            continue
+        value = constant.operator.run()
+        if value.size == 1:
+            return float(value.item()), name
+    return None

@@ -1,0 +1,72 @@
+"""Put single operators in place of the patterns of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves.finding import joined
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators.base import Pointwise
+from specnorm_networks.certified.operators.normalisation import Normalise
+from specnorm_networks.certified.patterns.normalisation import as_normalisation
+from specnorm_networks.certified.patterns.sign_choices import as_sign_choice
+from specnorm_networks.certified.patterns.sorting import as_sorting
+from specnorm_networks.certified.patterns.structure import Structure
+from specnorm_networks.certified.permutations import remove_permutations
+
+JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
+
+
+def recognise_patterns(graph: Graph) -> Graph:
+    """Return the same network with each pattern as one node, which has the name and shape of the pattern's last node.
+
+    Nodes that no pattern replaces are kept, even those that no output needs any more.
+    """
+    graph = remove_permutations(graph)
+    structure = Structure()
+    for node in graph.nodes:
+        for replacement in _replacements(node, structure, graph.fresh):
+            structure.add(replacement)
+    nodes = list(structure.nodes.values())
+    has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
+    note = JUMPS if has_jumps and JUMPS not in graph.note else ""
+    recognised = graph._same(nodes, note=note)
+    return recognised._same(joined(recognised))
+
+
+def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+    """Return the nodes in place of one: those of the first pattern that it ends, or itself."""
+    choice = as_sign_choice(node, structure)
+    if choice is not None:
+        return [choice]
+    sorting = as_sorting(node, structure, fresh)
+    if sorting is not None:
+        return sorting
+    normalisation = as_normalisation(node, structure, fresh)
+    return [node] if normalisation is None else normalisation
+
+
+def prepare(graph: Graph) -> Graph:
+    """Return the network as `bound` reads it: patterns recognised, and without nodes that no output needs."""
+    return recognise_patterns(graph).pruned()
+
+
+def without_sorting(graph: Graph) -> Graph:
+    """Return the network with functions of one number and normalisation recognised, and no other pattern.
+
+    Ranges and units read sorting as maxima and minima, which are ReLU of differences.
+    """
+    graph = remove_permutations(graph)
+    original = graph.by_name
+    recognised = prepare(graph).by_name
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        replacement = recognised.get(node.name, node)
+        if isinstance(replacement.operator, Normalise):
+            lengths = [recognised[name] for name in replacement.inputs if name in recognised and name not in original]
+            if all(original.keys() >= set(length.inputs) for length in lengths):
+                nodes += [*lengths, replacement]
+                continue
+        nodes.append(replacement if isinstance(replacement.operator, Pointwise) else node)
+    return graph._same(nodes).pruned()

@@ -1,0 +1,211 @@
+"""Choices between two linear maps by the sign of a third: leaky ReLU and Householder activations, written out.
+
+f(z) = A z where s.z <= 0, B z elsewhere. If both agree where s.z = 0, f is continuous, and linear on either side; a
+segment crosses the border once, so that |f(z) - f(z')| <= max(||A||, ||B||) |z - z'|.
+
+The angle of a Householder activation is a parameter, and its sine and cosine are computed: A and B then agree up to
+rounding alone. That jump is not counted, as the answer's note says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.patterns.structure import (
+    DEEPEST,
+    Factor,
+    Piece,
+    Structure,
+    are_halves,
+    first_common,
+    is_sum_of_two,
+    product_of,
+)
+
+Combination: TypeAlias = Mapping[Piece, FloatArray]
+"""A sum of multiples of pieces: the factor of each."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The names of three values: one is chosen by the sign of another."""
+
+    compared: str
+    """The value that is compared with 0."""
+    below: str
+    """The value that is chosen where that is not above 0."""
+    above: str
+
+
+def as_sign_choice(node: Node, structure: Structure) -> Node | None:
+    """Return a node with leaky ReLU, or with a Householder activation; None if it is neither."""
+    if isinstance(node.operator, ops.Concat):
+        return _reflection(node, node.operator, structure)
+    choice = _choice(node, structure)
+    return None if choice is None else _leaky_relu(node, choice, structure)
+
+
+def _choice(node: Node, structure: Structure) -> Choice | None:
+    if isinstance(node.operator, ops.Choose):
+        return _choice_by_condition(node, structure)
+    if is_sum_of_two(node.operator):
+        return _choice_by_gates(node, structure)
+    return None
+
+
+def _choice_by_condition(node: Node, structure: Structure) -> Choice | None:
+    """Return the choice ``where(condition, true, false)``."""
+    condition, true, false = node.inputs
+    comparison = _comparison_with_0(condition, structure)
+    if comparison is None:
+        return None
+    compared, kind = comparison
+    if kind in ("le", "lt"):
+        return Choice(compared, below=true, above=false)
+    return Choice(compared, below=false, above=true)
+
+
+def _choice_by_gates(node: Node, structure: Structure) -> Choice | None:
+    """Return the choice ``(s <= 0) * below + (s > 0) * above``; equality may belong to either side, but to one."""
+    gated: dict[str, tuple[str, str]] = {}
+    for name in node.inputs:
+        product = structure.origin(name)
+        if not isinstance(product.operator, ops.Product) or len(product.inputs) != 2:
+            return None
+        first, second = product.inputs
+        for value, gate in ((first, second), (second, first)):
+            comparison = _comparison_with_0(gate, structure)
+            if comparison is not None:
+                compared, kind = comparison
+                gated[kind] = (compared, value)
+    for kind_below, kind_above in (("le", "gt"), ("lt", "ge")):
+        if gated.keys() == {kind_below, kind_above}:
+            compared, below = gated[kind_below]
+            compared_again, above = gated[kind_above]
+            if compared == compared_again:
+                return Choice(compared, below, above)
+    return None
+
+
+def _comparison_with_0(name: str, structure: Structure) -> tuple[str, str] | None:
+    """Return the name of the value that is compared with 0, and the kind of comparison; None for other nodes."""
+    node = structure.origin(name)
+    if not isinstance(node.operator, ops.Compare) or node.operator.threshold != 0:
+        return None
+    return structure.input_of(node).name, node.operator.kind
+
+
+# -- one number at a time ----------------------------------------------------------------------------------------------
+def _leaky_relu(node: Node, choice: Choice, structure: Structure) -> Node | None:
+    """Return a choice between two multiples of one value by the sign of a third as leaky ReLU of that value."""
+    chains = [structure.multiples(name) for name in (choice.compared, choice.below, choice.above)]
+    name = first_common(*chains)
+    if name is None or node.shape is None or structure[name].shape != node.shape:
+        return None
+    factors = [chain[name] for chain in chains]
+    sign, slope_below, slope_above = (product_of(several) for several in factors)
+    if not np.all(np.isfinite(slope_below) & np.isfinite(slope_above) & (sign != 0)):
+        return None
+    # Where the compared multiple has the other sign than the value, the sides change.
+    low = np.where(sign < 0, slope_above, slope_below)
+    high = np.where(sign < 0, slope_below, slope_above)
+    roundings = max(_roundings_of_product(several) for several in factors)
+    return replace(node, operator=ops.LeakyReLU(low, high, roundings), inputs=(name,))
+
+
+def _roundings_of_product(factors: Sequence[Factor]) -> int:
+    return sum(factor.roundings for factor in factors) + max(len(factors) - 1, 0)
+
+
+# -- pairs of numbers --------------------------------------------------------------------------------------------------
+def _reflection(node: Node, concat: ops.Concat, structure: Structure) -> Node | None:
+    """Return two choices by one sign, of linear maps of two halves, put together as these halves were."""
+    if concat.new or len(node.inputs) != 2:
+        return None
+    first, second = (_choice(structure.origin(name), structure) for name in node.inputs)
+    if first is None or second is None or first.compared != second.compared:
+        return None
+    names = (first.compared, first.below, second.below, first.above, second.above)
+    combinations = []
+    for name in names:
+        combination = _combination(name, structure)
+        if combination is None:
+            return None
+        combinations.append(combination)
+    pieces = sorted(set().union(*combinations), key=lambda piece: piece.start)
+    if len(pieces) != 2 or not are_halves(*pieces) or pieces[0].axis != concat.axis:
+        return None
+    half = pieces[0].stop
+    source = structure[pieces[0].source]
+    axes_from_axis = len(source.shape or ()) - concat.axis
+    rows = []
+    for combination in combinations:
+        row = _by_channel(combination, pieces, axes_from_axis, half)
+        if row is None:
+            return None
+        rows.append(row)
+    sign, first_below, second_below, first_above, second_above = rows
+    below = np.array([first_below, second_below])
+    above = np.array([first_above, second_above])
+    reflection = ops.Reflection(concat.axis, sign, below, above)
+    return None if reflection.norm is None else replace(node, operator=reflection, inputs=(source.name,))
+
+
+def _combination(name: str, structure: Structure, depth: int = 0) -> Combination | None:
+    """Return a value as a sum of multiples of pieces, without constants; None if it is deeper than activations go."""
+    if depth > DEEPEST:
+        return None
+    piece = structure.piece(name)
+    itself = {piece: np.ones(())}
+    if piece.size:
+        return itself
+    node = structure.origin(name)
+    factor = structure.factor(node)
+    if factor is not None:
+        inner = _combination(node.inputs[0], structure, depth + 1)
+        if inner is None or factor.roundings:
+            return None
+        return {part: values * factor.values for part, values in inner.items()}
+    if isinstance(node.operator, ops.Add) and node.operator.over == 1:
+        return _sum_of_combinations(node, node.operator, structure, depth)
+    return itself
+
+
+def _sum_of_combinations(node: Node, add: ops.Add, structure: Structure, depth: int) -> Combination | None:
+    combination: dict[Piece, FloatArray] = {}
+    for name, weight in zip(node.inputs, add.weights, strict=True):
+        summand = _combination(name, structure, depth + 1)
+        if summand is None or node.shape is None or structure[name].shape != node.shape:
+            return None
+        if combination.keys() & summand.keys():
+            return None  # what cancels would lose digits
+        for piece, values in summand.items():
+            combination[piece] = values * weight
+    return combination
+
+
+def _by_channel(
+    combination: Combination,
+    pieces: Sequence[Piece],
+    axes_from_axis: int,
+    half: int,
+) -> FloatArray | None:
+    """Return the factors of two pieces as numbers for each entry along their axis, shape (2, half).
+
+    ``axes_from_axis``: axes of the value from that axis to the last. None if factors vary along another axis.
+    """
+    rows = np.zeros((2, half))
+    for number, piece in enumerate(pieces):
+        values = combination.get(piece, np.zeros(()))
+        along_axis = values.shape[-axes_from_axis] if values.ndim >= axes_from_axis else 1
+        if values.size != along_axis or along_axis not in (1, half):
+            return None
+        rows[number] = values.reshape(-1)
+    return rows

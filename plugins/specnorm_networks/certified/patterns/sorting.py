@@ -1,0 +1,181 @@
+"""Sorting of pairs and groups of entries, and both signs of a value, written out by maxima, ReLU and reshapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.patterns.structure import Structure, are_halves, exact_product, first_common
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Two values that a node puts together along an axis."""
+
+    node: Node
+    concat: ops.Concat
+    first: Node
+    """Origin of the first value."""
+    second: Node
+
+
+def as_sorting(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
+    """Return nodes that sort by one operator in place of a node; None if it does not sort.
+
+    More than one node: the operator puts the entries elsewhere, and others bring them to their places.
+
+    ``fresh``: makes a new name of one.
+    """
+    if isinstance(node.operator, ops.SameOrder):
+        grouped = _sorted_groups(node, structure)
+        return None if grouped is None else [grouped]
+    if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
+        return None
+    first, second = (structure.origin(name) for name in node.inputs)
+    joined = Joined(node, node.operator, first, second)
+    halves = _maximum_and_minimum_of_halves(joined, structure, fresh)
+    if halves is not None:
+        return halves
+    pairs = _largest_and_smallest(joined, structure)
+    if pairs is not None:
+        return [pairs]
+    return _both_signs(joined, structure, fresh)
+
+
+def _maximum_and_minimum_of_halves(
+    joined: Joined,
+    structure: Structure,
+    fresh: Callable[[str], str],
+) -> list[Node] | None:
+    """Return the maximum and minimum of both halves of a value as sorting in groups of two (MaxMin)."""
+    first = joined.first
+    second = joined.second
+    if {type(first.operator), type(second.operator)} != {ops.Maximum, ops.Minimum}:
+        return None
+    if len(first.inputs) != 2 or len(second.inputs) != 2:
+        return None
+    pieces = sorted((structure.piece(name) for name in first.inputs), key=lambda piece: piece.start)
+    same_pieces = sorted((structure.piece(name) for name in second.inputs), key=lambda piece: piece.start)
+    if pieces != same_pieces or not are_halves(*pieces):
+        return None
+    half = pieces[0]
+    descending = isinstance(first.operator, ops.Maximum)
+    operator = ops.GroupSort(half.axis, 2, "strided", descending)
+    return _put_where_joined(joined, operator, half.source, structure, fresh)
+
+
+def _largest_and_smallest(joined: Joined, structure: Structure) -> Node | None:
+    """Return the largest and the smallest along an axis of two entries, put where these were, as sorting."""
+    largest_or_smallest = (ops.Largest, ops.Smallest)
+    first = joined.first.operator
+    second = joined.second.operator
+    if not isinstance(first, largest_or_smallest) or not isinstance(second, largest_or_smallest):
+        return None
+    if type(first) is type(second):
+        return None
+    axis = joined.concat.axis
+    # An axis that was dropped is new where both are joined; one that was kept is not.
+    was_dropped = joined.concat.new
+    if first.axes != (axis,) or second.axes != (axis,) or first.keep == was_dropped or second.keep == was_dropped:
+        return None
+    source = structure.input_of(joined.first)
+    if source.name != structure.input_of(joined.second).name:
+        return None
+    if source.shape is None or source.shape[axis] != 2:
+        return None
+    descending = isinstance(first, ops.Largest)
+    return replace(joined.node, operator=ops.Sort(axis, descending), inputs=(source.name,))
+
+
+def _both_signs(joined: Joined, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
+    """Return relu(x) and relu(-x), joined, as positive and negative part (CReLU).
+
+    Where x and y have one sign, only one part moves; otherwise |x - y| = |x| + |y|.
+    """
+    first = joined.first
+    second = joined.second
+    if not isinstance(first.operator, ops.ReLU) or not isinstance(second.operator, ops.ReLU):
+        return None
+    chains = [structure.multiples(relu.inputs[0]) for relu in (first, second)]
+    name = first_common(*chains)
+    if name is None:
+        return None
+    shape = structure[name].shape
+    if not shape:
+        return None
+    factors = [chain[name] for chain in chains]
+    if any(factor.roundings for several in factors for factor in several):
+        return None
+    signs = [exact_product(several) for several in factors]
+    if signs not in ([1, -1], [-1, 1]):
+        return None
+    # A new axis behind the last one is made of that one.
+    axis = min(joined.concat.axis, len(shape) - 1)
+    negative_first = signs[0] == -1
+    return _put_where_joined(joined, ops.SignParts(axis, negative_first), name, structure, fresh)
+
+
+def _put_where_joined(
+    joined: Joined,
+    operator: ops.GroupSort | ops.SignParts,
+    source: str,
+    structure: Structure,
+    fresh: Callable[[str], str],
+) -> list[Node] | None:
+    """Return an operator that makes both halves along its axis, and what puts these where a node joins them.
+
+    That is in their places, on another axis, or on an axis of their own.
+    """
+    node = joined.node
+    axis = operator.axis
+    if axis == joined.concat.axis and not joined.concat.new:
+        return [replace(node, operator=operator, inputs=(source,))]
+    half_shape = structure[node.inputs[0]].shape
+    if half_shape is None or node.shape is None:
+        return None
+    made_shape = (*half_shape[:axis], 2 * half_shape[axis], *half_shape[axis + 1 :])
+    # The axis of the two halves is put where they are joined.
+    split_shape = (*half_shape[:axis], 2, *half_shape[axis:])
+    order = [other for other in range(len(split_shape)) if other != axis]
+    order.insert(joined.concat.axis, axis)
+    permuted_shape = tuple(split_shape[at] for at in order)
+    steps: list[tuple[ops.Operator, tuple[int, ...]]] = [
+        (operator, made_shape),
+        (ops.Reshape(split_shape), split_shape),
+        (ops.Permute(tuple(order)), permuted_shape),
+    ]
+    nodes: list[Node] = []
+    last = source
+    for step, shape in steps:
+        name = fresh(f"{node.name}.{type(step).__name__}")
+        nodes.append(Node(name, step, (last,), shape, node.label, derived=True))
+        last = name
+    return [*nodes, replace(node, operator=ops.Reshape(node.shape), inputs=(last,))]
+
+
+def _sorted_groups(node: Node, structure: Structure) -> Node | None:
+    """Return a reshape, a sort and a reshape back as sorting in groups of neighbours along an axis (GroupSort)."""
+    sort = structure.input_of(node)
+    if not isinstance(sort.operator, ops.Sort) or sort.operator.first is not None or not sort.operator.axis:
+        return None
+    split = structure.input_of(sort)
+    if not isinstance(split.operator, ops.SameOrder):
+        return None
+    source = structure.input_of(split)
+    before = source.shape
+    between = split.shape
+    if before is None or between is None or before != node.shape or len(between) != len(before) + 1:
+        return None
+    # The axis before the sorted one counts the groups, and both are one axis of the source.
+    sorted_axis = sort.operator.axis
+    axis = sorted_axis - 1
+    groups = between[axis]
+    size = between[sorted_axis]
+    if groups * size != before[axis]:
+        return None
+    if (*between[:axis], before[axis], *between[sorted_axis + 1 :]) != before:
+        return None
+    operator = ops.GroupSort(axis, size, "consecutive", sort.operator.descending)
+    return replace(node, operator=operator, inputs=(source.name,))

@@ -1,0 +1,163 @@
+"""Questions about the structure of a network that patterns ask: slices of a value, halves, and multiples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.operators.base import FloatArray
+
+DEEPEST = 8
+"""Largest number of nodes between a value and a multiple of it."""
+INEXACT = 14
+"""Roundings of a `Scale` that is not exact: its factors are a quotient by the root of a sum."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive entries along one axis of a value, or the whole value."""
+
+    source: str
+    """Name of the value."""
+    axis: int = 0
+    start: int = 0
+    stop: int = 0
+    size: int = 0
+    """Entries along the axis; 0: the piece is the whole value."""
+
+
+def are_halves(first: Piece, second: Piece) -> bool:
+    """Whether two pieces are the first and the second half of one value along one axis."""
+    half, odd = divmod(first.size, 2)
+    if odd or half == 0:
+        return False
+    return first == replace(first, start=0, stop=half) and second == replace(first, start=half, stop=first.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A factor of a value."""
+
+    values: FloatArray
+    """Numbers that broadcast against the value without making it larger; none is 0."""
+    roundings: int = 0
+    """Number of roundings in the computation of each."""
+
+
+class Structure:
+    """The nodes of a network so far, by name."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    def add(self, node: Node) -> None:
+        """Add a node, or put it in the place of the one with its name."""
+        self.nodes[node.name] = node
+
+    def origin(self, name: str) -> Node:
+        """Return the first node that has the same entries in the same order as a value."""
+        node = self.nodes[name]
+        while self._keeps_entries(node):
+            node = self.nodes[node.inputs[0]]
+        return node
+
+    def _keeps_entries(self, node: Node) -> bool:
+        if isinstance(node.operator, ops.Identity):
+            return True
+        if node.shape is None or len(node.inputs) != 1 or self.nodes[node.inputs[0]].shape != node.shape:
+            return False
+        if isinstance(node.operator, ops.Slice):
+            # A slice of step 1 that is as long as its input is the whole of it.
+            return all(step == 1 for _, _, _, step in node.operator.parts)
+        return isinstance(node.operator, ops.SameOrder)
+
+    def input_of(self, node: Node) -> Node:
+        """Return the origin of a node's first input."""
+        return self.origin(node.inputs[0])
+
+    def piece(self, name: str) -> Piece:
+        """Return the piece of another value that a value is; of itself, if it is no such slice."""
+        node = self.origin(name)
+        whole = Piece(node.name)
+        if not isinstance(node.operator, ops.Slice):
+            return whole
+        source = self.input_of(node)
+        if source.shape is None:
+            return whole
+        pieces = []
+        for axis, start, stop, step in node.operator.parts:
+            size = source.shape[axis]
+            first, last, stride = slice(start, stop, step).indices(size)
+            if size and (first, last, stride) == (0, size, 1):
+                continue  # all of this axis
+            if stride != 1 or first >= last:
+                return whole
+            pieces.append(Piece(source.name, axis, first, last, size))
+        return pieces[0] if len(pieces) == 1 else whole
+
+    def factor(self, node: Node) -> Factor | None:
+        """Return the factor by which a node multiplies its input; None if it does something else."""
+        operator = node.operator
+        if isinstance(operator, ops.Negative):
+            return Factor(np.array(-1.0))
+        if not isinstance(operator, ops.Scale) or operator.offset is not None or operator.values.dtype.kind != "f":
+            return None
+        keeps_shape = node.shape is not None and node.shape == self.nodes[node.inputs[0]].shape
+        if operator.values.ndim > 0 and not keeps_shape:
+            return None
+        if not np.all(np.isfinite(operator.values) & (operator.values != 0)):
+            return None
+        return Factor(operator.values, 0 if operator.exact else INEXACT)
+
+    def multiples(self, name: str) -> dict[str, tuple[Factor, ...]]:
+        """Return all values of which one is a multiple, by name, with the factors; the value itself is first."""
+        node = self.origin(name)
+        chain: dict[str, tuple[Factor, ...]] = {}
+        factors: tuple[Factor, ...] = ()
+        while True:
+            chain[node.name] = factors
+            factor = self.factor(node)
+            if factor is None or len(factors) == DEEPEST:
+                return chain
+            factors = (*factors, factor)
+            node = self.input_of(node)
+
+
+def first_common(*chains: Mapping[str, object]) -> str | None:
+    """Return the first key of the first mapping that all others have; None if there is none."""
+    first, *others = chains
+    return next((name for name in first if all(name in chain for chain in others)), None)
+
+
+def exact_product(factors: Iterable[Factor]) -> Fraction | None:
+    """Return the product of numbers; None if a factor is an array."""
+    product = Fraction(1)
+    for factor in factors:
+        if factor.values.size != 1:
+            return None
+        product *= Fraction(factor.values.item())
+    return product
+
+
+def product_of(factors: Iterable[Factor]) -> FloatArray:
+    """Return the product of factors, rounded."""
+    return np.asarray(math.prod((factor.values for factor in factors), start=np.ones(())))
+
+
+def is_difference(operator: ops.Operator) -> bool:
+    """Whether an operator is the first input less the second."""
+    return isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0) and operator.over == 1
+
+
+def is_sum_of_two(operator: ops.Operator) -> bool:
+    """Whether an operator is the sum of two inputs."""
+    return isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.over == 1

@@ -1,0 +1,298 @@
+"""Cut a graph into runs: links that one statement or several can bound better than the product of their constants.
+
+`reading` makes values and links from the graph. Here those links are gathered whose values nothing outside reads, and
+cut where no statement covers two of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from specnorm import ConvSpec
+from specnorm_networks.certified.graph import Graph, Layer
+from specnorm_networks.certified.links import AffineMap, Filter, Segment, Subnetwork, Term
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
+from specnorm_networks.certified.reading import Reader, Value
+
+ENTRIES = 2**25
+"""Largest number of entries of the kernel of one statement."""
+MOST_PHASES = 16
+"""Largest number of pixels of the input that are one pixel of the coarsest grid, where grids differ."""
+
+
+def runs(graph: Graph) -> list[Subnetwork]:
+    """Return all runs of a graph that are more than a single term, in the order of the graph."""
+    reader = Reader(graph)
+    values = reader.values
+    readers = _readers_of_values(values)
+    subnetworks: list[Subnetwork] = []
+    computed: set[int] = set()
+    for start in range(len(values)):
+        numbers = _longest_run(start, values, readers, reader.escaping, computed)
+        for part, run in _joinable_parts(values, numbers):
+            if len(run.links) > 1 or len(run.links[0].terms) > 1:
+                subnetworks.append(run._speaking_of(reader.scope.about))
+                computed.update(part[1:])
+    return subnetworks
+
+
+def _readers_of_values(values: Sequence[Value]) -> list[set[int]]:
+    """Return for each value the numbers of the values whose links read it."""
+    readers: list[set[int]] = [set() for _ in values]
+    for number, value in enumerate(values):
+        if value.link is None:
+            continue
+        for source in value.link.sources:
+            readers[source].add(number)
+    return readers
+
+
+def _longest_run(
+    start: int,
+    values: Sequence[Value],
+    readers: Sequence[set[int]],
+    escaping: set[int],
+    computed: set[int],
+) -> list[int]:
+    """Return the numbers of the longest run that begins with a value; ``[start]`` if there is none.
+
+    A run ends with a value that is computed from ``start`` alone, and nothing outside of it reads its inner values.
+
+    ``escaping``: values that something other than a link reads. ``computed``: values that another run ends or passes.
+    """
+    reached = {start}
+    for number in range(start + 1, len(values)):
+        link = values[number].link
+        if link is not None and link.terms and number not in computed and reached.issuperset(link.sources):
+            reached.add(number)
+    for end in sorted(reached - {start}, reverse=True):
+        needed = _needed_for(end, start, values, readers, escaping)
+        if needed is not None and all(readers[number] <= needed for number in needed - {start, end}):
+            return sorted(needed)
+    return [start]
+
+
+def _needed_for(
+    end: int,
+    start: int,
+    values: Sequence[Value],
+    readers: Sequence[set[int]],
+    escaping: set[int],
+) -> set[int] | None:
+    """Return the values from which one is computed, back to ``start``; None if one of them is read after ``end``."""
+    needed = {start, end}
+    waiting = [end]
+    while waiting:
+        sources = set(_link(values[waiting.pop()]).sources) - needed
+        if any(number in escaping or max(readers[number]) > end for number in sources):
+            return None
+        needed |= sources
+        waiting += sources
+    return needed
+
+
+def _joinable_parts(
+    values: Sequence[Value],
+    numbers: Sequence[int],
+) -> Iterator[tuple[Sequence[int], Subnetwork]]:
+    """Cut the values of a run where no statement covers what lies between two cuts.
+
+    Each part is given by the numbers of its values, and as a run.
+    """
+    place = {number: at for at, number in enumerate(numbers)}
+    sources_of_links = [[place[source] for source in _link(values[number]).sources] for number in numbers[1:]]
+    blocks = blocks_of(sources_of_links)
+    begin = 0
+    for first, last in itertools.pairwise(blocks):
+        block = numbers[first : last + 1]
+        run = run_of(values, block)
+        if joinable(run.whole, math.inf):
+            continue
+        if first > begin:
+            before = numbers[begin : first + 1]
+            yield before, run_of(values, before)
+        polyphase = by_phases(run)
+        if polyphase is not None and joinable(polyphase.whole, math.inf):
+            yield block, polyphase
+        begin = last
+    if blocks[-1] > begin:
+        rest = numbers[begin : blocks[-1] + 1]
+        yield rest, run_of(values, rest)
+
+
+def _link(value: Value) -> AffineMap:
+    assert value.link is not None  # for the type checker: all values of a run but the first have one
+    return value.link
+
+
+def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
+    """Return some values and their links as a run, its values numbered from 0."""
+    place = {number: at for at, number in enumerate(numbers)}
+    links = []
+    for number in numbers[1:]:
+        link = _link(values[number])
+        terms = tuple(replace(term, source=place[term.source]) for term in link.terms)
+        links.append(replace(link, terms=terms, node=values[number].node))
+    first = values[numbers[0]]
+    width = first.width
+    start = first.node
+    if first.link is not None:
+        width *= first.link.repeat
+        start = first.link.end
+    blocks = blocks_of([link.sources for link in links])
+    return Subnetwork(start, width, tuple(links), tuple(blocks))
+
+
+def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
+    """Return the numbers of the values at which links can be cut: no later link reads an earlier value.
+
+    ``sources``: of link i, from 1, the numbers of the values that it reads; it makes value i.
+    """
+    count = len(sources)
+    earliest = [min(numbers, default=at) for at, numbers in enumerate(sources)]
+    return [number for number in range(count + 1) if all(first >= number for first in earliest[number:])]
+
+
+# -- several grids -----------------------------------------------------------------------------------------------------
+def by_phases(run: Subnetwork) -> Subnetwork | None:
+    """Return a run with several grids on one of them: the pixels of finer grids become channels, one for each phase.
+
+    A sequence that is 0 outside a window is so phase by phase. None if the grids do not fit, or borders are not zeros.
+    """
+    segment = run.whole
+    links = run.links
+    if any(not link.direct or link.repeat != 1 for link in links[:-1]):
+        return None
+    if any(link.groups is not None for link in links):
+        return None
+    if not segment.axes or segment.borders - {"zeros"} or segment.has_entry_errors:
+        return None
+    grids = grids_of(run)
+    if grids is None or math.prod(grids[0]) > MOST_PHASES:
+        return None
+    polyphase_links = []
+    for number, link in enumerate(links, 1):
+        phases = math.prod(grids[number])
+        terms = tuple(_term_by_phases(term, grids[number], grids[term.source], segment.axes) for term in link.terms)
+        low, high = link.slopes
+        slopes = (np.repeat(low, phases), np.repeat(high, phases))
+        polyphase_links.append(replace(link, terms=terms, width=link.width * phases, slopes=slopes))
+    return replace(run, links=tuple(polyphase_links))
+
+
+def grids_of(run: Subnetwork) -> dict[int, tuple[int, ...]] | None:
+    """Return for each value how many of its pixels are one pixel of the last value, one number an axis.
+
+    None if two paths disagree.
+    """
+    ones = (1,) * run.whole.axes
+    count = len(run.links)
+    grids = {count: ones}
+    for number in range(count, 0, -1):
+        for term in run.links[number - 1].terms:
+            grid = tuple(a * b for a, b in zip(term.stride or ones, grids[number], strict=True))
+            if grids.setdefault(term.source, grid) != grid:
+                return None
+    return grids
+
+
+def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...], axes: int) -> Term:
+    """Return a term between values whose phases are channels.
+
+    The run's input keeps its pixels: terms that read it have a stride in place of phases.
+
+    ``after``, ``before``: grids of the link's value and of the value that it reads, as `grids_of` has them.
+    """
+    reads_input = term.source == 0
+    kernel, start = term.dense(axes, dilated=True)
+    placed: list[PlacedKernel] = []
+    for phase in itertools.product(*map(range, after)):
+        # Output r n + q reads s (r n + q) + start + t.
+        start_of_phase = tuple(a + s * q for a, s, q in zip(start, term.stride or (1,) * axes, phase, strict=True))
+        if reads_input:
+            placed.append(PlacedKernel(kernel, start_of_phase))
+        else:
+            placed.append(split_into_phases(kernel, start_of_phase, before))
+    window = window_of(placed, with_origin=True)
+    columns = placed[0].kernel.shape[1]
+    whole = np.zeros((len(term.rows), len(placed), columns, *window.shape))
+    for phase_number, ((part, _), taps) in enumerate(zip(placed, window.taps, strict=True)):
+        of_phase = whole[:, phase_number]
+        of_phase[(slice(None), slice(None), *taps)] = part
+    return _term_of_kernel(
+        term,
+        whole.reshape(-1, *whole.shape[2:]),
+        window.start,
+        stride=before if reads_input else (1,) * axes,
+        phases_read=1 if reads_input else math.prod(before),
+        phases_made=len(placed),
+    )
+
+
+def _term_of_kernel(
+    term: Term,
+    kernel: FloatArray,
+    start: tuple[int, ...],
+    *,
+    stride: tuple[int, ...],
+    phases_read: int,
+    phases_made: int,
+) -> Term:
+    """Return a term with a dense kernel in place of its own, whose channels are as many times as many."""
+    geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-place, 0) for place in start)}
+    name = "identity" if term.filter is None else term.filter.layer.name
+    layer = Layer(name, lambda: kernel, geometry, len(stride))
+    return Term(
+        term.source,
+        reads=range(term.reads.start * phases_read, term.reads.stop * phases_read),
+        rows=range(term.rows.start * phases_made, term.rows.stop * phases_made),
+        stride=stride,
+        filter=Filter(layer, geometry, ConvSpec.of(kernel.shape, **geometry), None),
+        columns=range(kernel.shape[1]),
+    )
+
+
+# -- what one statement covers -----------------------------------------------------------------------------------------
+def joinable(part: Segment, widest: float) -> bool:
+    """Whether one statement can bound these links together.
+
+    ``widest``: largest number of channels on the smaller side of the statement's kernel; a single whole layer may have
+    any number.
+    """
+    if len(part.links) == 1 and part.links[0].single_layer is not None:
+        return True
+    if "none" in part.borders or len(part.borders) > 1 or not part.on_one_grid:
+        return False
+    rows, columns, taps = size_of_statement(part)
+    return min(rows, columns) <= widest and rows * columns * taps <= ENTRIES
+
+
+def size_of_statement(part: Segment) -> tuple[int, int, int]:
+    """Return upper limits of the rows, columns and taps of the statement's kernel (T or K of `segments`)."""
+    widths = part.widths
+    taps = taps_of(part)
+    # A function that falls somewhere has a leaf, a vertex of its own. The last link's function has none.
+    leaves = [link.width if link.falls else 0 for link in part.links[:-1]]
+    if not part.is_chain:
+        side = sum(widths) + sum(leaves)
+        return side, side, taps
+    # In a chain, values at odd distance from the input are rows of T, as are leaves behind values at even distance.
+    leaves.append(0)
+    rows = sum(widths[1::2]) + sum(leaves[::2])
+    columns = sum(widths[::2]) + sum(leaves[1::2])
+    return rows, columns, taps
+
+
+def taps_of(part: Segment) -> int:
+    """Return the number of taps of a kernel that has room for those of all layers."""
+    extents = []
+    for layer_filter in part.filters:
+        spec = layer_filter.spec
+        extents.append([r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)])
+    return math.prod(max(axis) for axis in zip(*extents, strict=True))

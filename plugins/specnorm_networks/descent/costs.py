@@ -1,0 +1,91 @@
+"""Estimates of what searches and proofs cost, from the widths alone: no kernel is read."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from specnorm.proof import frequency_grids
+from specnorm_networks.certified.links import Segment, Subnetwork
+from specnorm_networks.descent.stages import Parts, frontiers, widths_of
+
+RATE = 2**32
+"""Products of real numbers in a second, about. Budgets of seconds are counted in products, so that a search ends at the
+same step on every machine."""
+VISITED = 30
+"""Frequencies an axis that the proof of a kernel visits, about."""
+
+
+class Cost(NamedTuple):
+    """Cost of a step on a grid: products of real numbers, and bytes."""
+
+    products: float
+    memory: float
+
+
+def cost(run: Subnetwork, parts: Parts, points: int) -> Cost:
+    """Estimate a gradient step on a grid of ``points`` frequencies an axis."""
+    products = 0.0
+    memory = 0.0
+    for first, last in parts:
+        part = run.part(first, last)
+        count = frequencies(part, points)
+        widths = dict(enumerate(widths_of(part), first))
+        complex_factor = 4.0 if count > 1 else 1.0
+        for number, link, alive, staying in frontiers(part):
+            p = sum(widths[value] for value in alive)
+            n = sum(widths[value] for value in staying)
+            m = link.width
+            is_first_alone = number == first + 1 and n == 0  # F is a diagonal, and nothing is solved
+            solution = 0.0 if is_first_alone else p**3 / 1.5 + 2.0 * p * p * m
+            gram = 2.0 * m * m * p
+            elimination = (n + m) ** 3 if n else 0
+            products += complex_factor * count * (solution + gram + elimination)
+            elimination_entries = p * (n + m) if n else 0
+            memory += 16.0 * count * (2 * m * p + (n + m) ** 2 + elimination_entries)
+    return Cost(products, memory)
+
+
+def proof_products(run: Subnetwork, parts: Parts) -> float:
+    """Estimate the proof of all parts, in products: a factorisation at each of `VISITED` frequencies an axis.
+
+    Parts of one link cost nothing more: their layers' norms are proven anyway.
+    """
+    products = 0.0
+    for first, last in parts:
+        if last - first <= 1:
+            continue
+        part = run.part(first, last)
+        if part.is_chain:
+            side = min(sum(part.widths[::2]), sum(part.widths[1::2]))
+        else:
+            side = sum(part.widths)
+        wide_axes = frequencies(part, 2).bit_length() - 1
+        products += VISITED ** min(wide_axes, 2) * float(side) ** 3
+    return products
+
+
+def newton_products(run: Subnetwork, parts: Parts) -> float:
+    """Estimate a Newton step, in products; infinite if a layer has more than one frequency."""
+    products = 0.0
+    unknowns = 0
+    for first, last in parts:
+        part = run.part(first, last)
+        if frequencies(part, 2) > 1:
+            return math.inf
+        widths = widths_of(part)
+        n = sum(widths[:-1])
+        m = sum(widths[1:])
+        read = sum(link.width * sum(widths[source - first] for source in link.sources) for link in part.links)
+        products += 2.0 * n**3 + 2.0 * n * read + 4.0 * (n + m) ** 2
+        unknowns += m
+    return products + unknowns**3 / 3 + 4.0 * unknowns**2
+
+
+def frequencies(part: Segment, points: int) -> int:
+    """Return the number of frequencies of a part's grid with ``points`` an axis."""
+    sizes = []
+    for axis in range(part.axes):
+        has_taps = any(layer.spec.kernel_shape[axis] > 1 for layer in part.filters)
+        sizes.append(points if has_taps else 1)
+    return len(frequency_grids.half_grid(sizes))

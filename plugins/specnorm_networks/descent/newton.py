@@ -1,0 +1,280 @@
+"""Newton steps of a barrier method, for runs of matrices, which have one frequency.
+
+The quadratic form of each part of a run is ``P = sum_k s_k x_k u_k u_k'``, with signs s_k, vectors u_k that the
+matrices give, and unknowns x_k: the multipliers and the square of the constant, which weighs the first value. The least
+constant with all P positive definite is LipSDP's program; minimised is
+
+    t const^2 - sum over parts of log det P,
+
+for t that grows. With X the inverse of P the gradient has ``-s_k u_k' X u_k``, the Hessian ``s_k s_l (u_k' X u_l)^2``:
+nothing is larger than P and the matrix of all unknowns. u_k is z - c w or h w, w a row of a matrix, as
+``z^2 - 2 c z v - e^2 v^2 = (z - c v)^2 - h^2 v^2``, ``h^2 = c^2 + e^2``, for the slopes in [a, b] of `segments.middle`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm_networks.certified.links import AffineMap
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.descent.stages import Stage
+
+FACTOR = 4.0
+"""Factor by which t grows."""
+GAP = 1e-4
+"""The steps end when the constant's square is this close, relatively, to its least value."""
+GAIN = 2e-3
+"""The steps end when a larger t gained less than this; the next one gains a quarter of it."""
+CENTRED = 0.9
+"""Newton decrement below which t grows."""
+INWARD = 1.05
+"""Factor by which the square of the first constant exceeds that of the given multipliers."""
+SHARE = 0.3
+"""Smallest share of an eigenvalue that a step may leave."""
+SHORTER = 0.6
+"""Factor by which a step is shortened."""
+SHORTEST = 24
+"""How often a step is shortened at most."""
+
+Numbers = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class PartForm:
+    """P of one part: of its values one after the other.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        Links of the part.
+    entry_unknowns : integer array, shape (n,)
+        Number of the unknown of each entry of the values but the last.
+    row_unknowns : integer array, shape (m,)
+        Number of the unknown of each row of the matrices.
+    """
+
+    stages: Sequence[Stage]
+    entry_unknowns: Numbers
+    row_unknowns: Numbers
+
+    @property
+    def first_width(self) -> int:
+        """Number of entries of the first value. Each further entry belongs to a row of an inner link."""
+        inner_rows = len(self.row_unknowns) - len(self.stages[-1].centre)
+        return len(self.entry_unknowns) - inner_rows
+
+    def at(self, x: FloatArray) -> FloatArray:
+        """Return P for some unknowns."""
+        p = np.diag(x[self.entry_unknowns])
+        ends_of_rows = np.cumsum([len(stage.centre) for stage in self.stages[:-1]], dtype=np.intp)
+        first_entry = self.first_width
+        for stage, numbers in zip(self.stages, np.split(self.row_unknowns, ends_of_rows), strict=True):
+            matrix = stage.symbols[0]
+            weights = x[numbers]
+            if not stage.cut:
+                entries = np.arange(first_entry, first_entry + len(matrix))
+                between = (stage.centre * weights)[:, None] * matrix
+                p[np.ix_(entries, stage.alive)] -= between
+                p[np.ix_(stage.alive, entries)] -= between.T
+            if stage.leaf.any():
+                p[np.ix_(stage.alive, stage.alive)] -= matrix.T @ ((stage.leaf**2 * weights)[:, None] * matrix)
+            first_entry += len(matrix)
+        return p
+
+    def add_derivatives(self, p: FloatArray, gradient: FloatArray, hessian: FloatArray) -> None:
+        """Add the derivatives of ``-log det P`` to a gradient and a Hessian."""
+        inverse = np.linalg.inv(p)
+        first = self.first_width
+        inner = len(self.entry_unknowns) - first
+        x_w = np.concatenate([inverse[:, stage.alive] @ stage.symbols[0].T for stage in self.stages], axis=1)
+        w_x_w = np.concatenate([stage.symbols[0] @ x_w[stage.alive] for stage in self.stages])
+        c = np.concatenate([stage.centre for stage in self.stages])[:inner]
+        h = np.concatenate([stage.spread for stage in self.stages])
+        # u' X u for the vectors z - c w of the entries (c = 0 for the first value's), and h w of the rows.
+        of_entries = inverse
+        of_entries[:, first:] -= x_w[:, :inner] * c
+        of_entries[first:, :] -= (x_w[:, :inner] * c).T
+        of_entries[first:, first:] += c[:, None] * w_x_w[:inner, :inner] * c
+        mixed = x_w * h
+        mixed[first:] -= c[:, None] * w_x_w[:inner] * h
+        of_rows = h[:, None] * w_x_w * h
+        unknowns = np.concatenate([self.entry_unknowns, self.row_unknowns])
+        np.add.at(gradient, unknowns, np.concatenate([-np.diag(of_entries), np.diag(of_rows)]))
+        squares = np.block([[of_entries**2, -(mixed**2)], [-(mixed**2).T, of_rows**2]])
+        half_summed = np.zeros((len(gradient), len(unknowns)))
+        np.add.at(half_summed, unknowns, squares)
+        np.add.at(hessian.T, unknowns, half_summed.T)
+
+
+class Program(NamedTuple):
+    """The forms of all parts, and the numbers of the unknowns.
+
+    First come the multipliers of each link but the last, then the square of the constant, then a number that stays:
+    the multiplier of the last link.
+    """
+
+    forms: list[PartForm]
+    unknowns_of_links: list[Numbers]
+    constant: int
+    """Number of the unknown that is the square of the constant."""
+
+
+def _program(run: Sequence[Stage], links: Sequence[AffineMap]) -> Program:
+    unknowns_of_links: list[Numbers] = []
+    count = 0
+    for stage, link in zip(run[:-1], links, strict=False):
+        numbers = np.arange(stage.symbols.shape[1]) if link.groups is None else link.groups
+        unknowns_of_links.append(count + numbers)
+        count += int(numbers.max()) + 1
+    unknowns_of_last_link = np.full(run[-1].symbols.shape[1], count + 1)
+    unknowns_of_rows = [*unknowns_of_links, unknowns_of_last_link]
+    forms = []
+    for first, last in _parts(run):
+        if first == 0:
+            entry = np.full(run[0].symbols.shape[2], count)
+        else:
+            entry = np.repeat(unknowns_of_rows[first - 1], run[first - 1].copies)
+        of_part = unknowns_of_rows[first:last]
+        entries = np.concatenate([entry, *of_part[:-1]])
+        forms.append(PartForm(run[first:last], entries, np.concatenate(of_part)))
+    return Program(forms, unknowns_of_links, count)
+
+
+def _parts(run: Sequence[Stage]) -> list[tuple[int, int]]:
+    starts = [number for number, stage in enumerate(run) if stage.starts]
+    return list(zip(starts, [*starts[1:], len(run)], strict=True))
+
+
+def newton_steps(
+    run: Sequence[Stage],
+    links: Sequence[AffineMap],
+    multipliers: Sequence[FloatArray],
+    constant_sq: float,
+) -> Iterator[tuple[list[FloatArray], bool]]:
+    """Yield better and better multipliers, and whether they are the last.
+
+    ``multipliers``: feasible ones, to begin with. ``constant_sq``: the square of their constant.
+    """
+    program = _program(run, links)
+    constant = program.constant
+    x = _first_point(run, program, multipliers, constant_sq)
+    order = sum(len(form.entry_unknowns) for form in program.forms)
+    matrices = [form.at(x) for form in program.forms]
+    barrier = _barrier(matrices)
+    t = float(order)
+    constant_before = math.inf
+    while barrier is not None:
+        move, decrement = _newton_move(program.forms, matrices, x, t)
+        step = _line_search(program, matrices, barrier, x, move, t)
+        if step is None:
+            yield _multipliers_of(x, program), True
+            return
+        is_outward = step.x[constant] > x[constant]
+        x = step.x
+        matrices = step.matrices
+        barrier = step.barrier
+        gains_little = False
+        if decrement < CENTRED and step.size == 1:
+            gains_little = constant_before / x[constant] < 1 + GAIN
+            t *= FACTOR
+            constant_before = x[constant]
+        elif is_outward:
+            t *= FACTOR
+        is_last = bool(gains_little or order < GAP * t * x[constant])
+        yield _multipliers_of(x, program), is_last
+        if is_last:
+            return
+
+
+def _first_point(
+    run: Sequence[Stage],
+    program: Program,
+    multipliers: Sequence[FloatArray],
+    constant_sq: float,
+) -> FloatArray:
+    """Return unknowns that are feasible with room to all sides, in units in which the first value weighs 1."""
+    x = np.ones(program.constant + 2)
+    # Every part ends a little looser than it begins.
+    cuts = np.cumsum([stage.cut for stage in run])
+    for unknowns, numbers, cuts_so_far in zip(program.unknowns_of_links, multipliers, cuts, strict=False):
+        x[unknowns] = numbers / INWARD ** (cuts_so_far / cuts[-1])
+    x[program.constant + 1] = 1 / (constant_sq * INWARD)
+    return x
+
+
+def _multipliers_of(x: FloatArray, program: Program) -> list[FloatArray]:
+    """Return the multipliers in units of the first value's weight."""
+    return [x[unknowns] / x[program.constant] for unknowns in program.unknowns_of_links]
+
+
+class _Step(NamedTuple):
+    """A step that was made."""
+
+    size: float
+    """Share of the Newton step."""
+    x: FloatArray
+    matrices: list[FloatArray]
+    barrier: float
+
+
+def _line_search(
+    program: Program,
+    matrices: Sequence[FloatArray],
+    barrier: float,
+    x: FloatArray,
+    move: FloatArray,
+    t: float,
+) -> _Step | None:
+    """Return the longest step that gains, with no eigenvalue falling to less than a share of what it was; or None."""
+    constant = program.constant
+    changes = [form.at(move) for form in program.forms]
+    for size in SHORTER ** np.arange(SHORTEST):
+        new_x = x + size * move
+        new_matrices = [p + size * change for p, change in zip(matrices, changes, strict=True)]
+        # Near the border steps are short.
+        reduced = [new_p - SHARE * p for p, new_p in zip(matrices, new_matrices, strict=True)]
+        if _barrier(reduced) is None:
+            continue
+        new_barrier = _barrier(new_matrices)
+        if new_barrier is not None and new_barrier + t * new_x[constant] < barrier + t * x[constant]:
+            return _Step(float(size), new_x, new_matrices, new_barrier)
+    return None
+
+
+def _newton_move(
+    forms: Sequence[PartForm],
+    matrices: Sequence[FloatArray],
+    x: FloatArray,
+    t: float,
+) -> tuple[FloatArray, float]:
+    """Return the Newton step, 0 for the last unknown, and its decrement."""
+    gradient = np.zeros(len(x))
+    hessian = np.zeros((len(x), len(x)))
+    for form, matrix in zip(forms, matrices, strict=True):
+        form.add_derivatives(matrix, gradient, hessian)
+    gradient = gradient[:-1]
+    hessian = hessian[:-1, :-1]
+    gradient[-1] += t
+    # Scaled to a unit diagonal, and regularised.
+    scale = 1 / np.sqrt(np.diag(hessian))
+    scaled = hessian * scale * scale[:, None] + 1e-13 * np.eye(len(scale))
+    move = -scale * np.linalg.solve(scaled, scale * gradient)
+    return np.append(move, 0.0), math.sqrt(max(-float(gradient @ move), 0.0))
+
+
+def _barrier(matrices: Sequence[FloatArray]) -> float | None:
+    """Return ``-log det`` of all together; None if one is not positive definite."""
+    total = 0.0
+    for matrix in matrices:
+        try:
+            factor = np.linalg.cholesky(matrix)
+        except np.linalg.LinAlgError:
+            return None
+        total += float(np.log(np.diag(factor)).sum())
+    return -2 * total if math.isfinite(total) else None

@@ -1,0 +1,383 @@
+"""The search of a run's weights: rounds of gradient and Newton steps, and what they propose at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from specnorm.proof import Clock, OutOfTime, arithmetic, backends
+from specnorm_networks.certified.links import Subnetwork
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.descent.costs import RATE, cost, newton_products
+from specnorm_networks.descent.gradient import ALMOST, forward, gradient_steps, last_log, parameters, value_alone
+from specnorm_networks.descent.newton import newton_steps
+from specnorm_networks.descent.stages import Parts, Stage, stages_of_part, stages_of_run
+
+Progress = Callable[[int, int, str], None]
+ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
+"""Rounds of gradient steps: frequencies an axis, and steps. Further rounds are as the last, each with twice as many
+steps as the one before."""
+EXPECTED_NEWTON_STEPS = 40
+NEWTON_SHARE = 1 / 4
+"""Newton steps follow the first round if the expected ones take no larger share of the budget."""
+WORTH_KEEPING = 2.5e-3
+"""Gain of the constant's square that makes another proposal: more than a proof adds."""
+MEMORY = 2**30
+"""Bytes that a step may take."""
+FINEST = 16
+"""Frequencies an axis of the last grid, on which multipliers are made feasible."""
+LAST_STATES = 3
+"""States that are always made feasible on the last grid."""
+CHEAP = 0.02
+"""Share of the budget that may be spent on making more states feasible."""
+REFINED = 2
+"""States whose constants are evaluated between the points of the last grid."""
+PEAKS = 6
+"""Largest number of points of a grid near which the largest value is searched."""
+NEAR = 0.97
+"""Share of the largest value on the grid that such a point has to have."""
+RESONANT = 0.01
+"""A rise between the points that is larger is a narrow peak. Then it is better to scale all multipliers, as the proof
+does."""
+FEWEST = 3
+"""Frequencies an axis below which no weights are searched."""
+PATIENCE = 25
+"""Steps without a gain of a thousandth after which a grid is left."""
+
+
+class State(NamedTuple):
+    """A point that the search reached, and its value on its grid: the logarithm of the constant's square."""
+
+    value: float
+    point: FloatArray
+
+
+class Feasible(NamedTuple):
+    """Multipliers that are feasible on the last grid."""
+
+    value: float
+    """Logarithm of the constant's square there."""
+    multipliers: list[FloatArray]
+    values_of_parts: list[FloatArray]
+    """For each part: the square of its constant at each frequency."""
+
+
+def search_weights(
+    run: Subnetwork,
+    parts: Parts,
+    steps: int,
+    seconds: float,
+    progress: Progress | None = None,
+    clock: Clock | None = None,
+) -> list[list[FloatArray]]:
+    """Return weights of each link's values, for `segments.constant_of_run`: several, the most promising first.
+
+    The states that a larger budget proposes include those of a smaller one: every state that was better by
+    `WORTH_KEEPING` than the one before. None are returned if the first step is too expensive.
+
+    Parameters
+    ----------
+    steps : int
+        Largest number of gradient and Newton steps, rounded down to 1, 2 or a multiple of 5; 0: the closed form.
+    seconds : float
+        Budget in units of `RATE` products, after which no step is begun.
+    progress : callable, optional
+        Called after each step with (steps done, steps at most, between which values).
+    """
+    like: Any = run.links[0].slopes[0]
+    with arithmetic.exact(like, backend=backends.backend_for(like)):
+        return _Search(run, parts, steps, seconds * RATE, progress, clock or Clock()).run()
+
+
+def _may_be_kept(step: int) -> bool:
+    """Whether a state after some number of steps may be proposed: the same steps for every budget."""
+    return step % 5 == 0 or step in (1, 2)
+
+
+class _Search:
+    """One search: where it stands, what it may still cost, and what it proposes."""
+
+    def __init__(
+        self,
+        run: Subnetwork,
+        parts: Parts,
+        steps: int,
+        budget: float,
+        progress: Progress | None,
+        clock: Clock,
+    ) -> None:
+        self.network = run
+        self.parts = parts
+        self.links = run.links[:-1]
+        self.progress = progress
+        self.clock = clock
+        self.steps = steps
+        self.last_step = next(step for step in range(steps, -1, -1) if _may_be_kept(step))
+        self.steps_done = 0
+        self.budget = budget
+        self.budget_left = budget
+        self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
+        self.states: list[State] = []
+        self.dtype: Any = np.complex64
+        self.points_of_last_grid = self._affordable_points(FINEST, budget / 10)
+        """Frequencies an axis of the last grid; None: not even the coarsest is affordable."""
+        self.last_grid: list[Stage] = []
+
+    def run(self) -> list[list[FloatArray]]:
+        first_points = self._affordable_points(ROUNDS[0][0], self.budget_left)
+        if first_points is None:
+            return []
+        first_grid = stages_of_run(self.network, self.parts, first_points)
+        self._keep(self._value(first_grid), anew=True)
+        if not self._single_precision_is_enough(first_points):
+            self.dtype = np.complex128
+        with contextlib.suppress(np.linalg.LinAlgError, OutOfTime):  # earlier states are as good
+            self._make_rounds()
+        if self.points_of_last_grid is None:
+            self.points_of_last_grid = first_points
+            self.last_grid = first_grid
+        else:
+            self.last_grid = stages_of_run(self.network, self.parts, self.points_of_last_grid, self.dtype)
+        proposals = sorted(self._feasible_states(), key=lambda proposal: proposal[0])
+        return [self._weights(value, multipliers) for value, multipliers in proposals]
+
+    def _single_precision_is_enough(self, points: int) -> bool:
+        """Whether single precision gives the first value that double precision does."""
+        with contextlib.suppress(np.linalg.LinAlgError, ValueError, ArithmeticError):
+            value = self._value(stages_of_run(self.network, self.parts, points, self.dtype))
+            return abs(value - self.states[0].value) < WORTH_KEEPING
+        return False
+
+    def _affordable_points(self, points: int, budget: float) -> int | None:
+        """Return the points an axis of a grid whose steps fit a budget, with fewer if need be; None if none fits."""
+        while points >= FEWEST:
+            step = cost(self.network, self.parts, points)
+            if step.products <= budget and step.memory <= MEMORY:
+                return points
+            points -= 2
+        return None
+
+    # -- rounds ------------------------------------------------------------------------------------------------------
+    def _make_rounds(self) -> None:
+        """Make rounds of gradient steps, and Newton steps after the first."""
+        last_points, _ = ROUNDS[-1]
+        points_of_grid: int | None = None
+        grid: list[Stage] = []
+        for wanted_points, steps in _rounds():
+            if self.steps_done >= self.last_step:
+                return
+            points = self._affordable_points(wanted_points, self.budget_left)
+            if points is None:
+                return
+            is_new_grid = points != points_of_grid
+            if is_new_grid:
+                points_of_grid = points
+                grid = stages_of_run(self.network, self.parts, points, self.dtype)
+            states_before = len(self.states)
+            self._descend(grid, steps, cost(self.network, self.parts, points).products, anew=is_new_grid)
+            if wanted_points == last_points and len(self.states) == states_before:
+                return
+            if self.steps_done < self.last_step and self._make_newton_steps(grid):
+                return
+
+    def _descend(self, grid: Sequence[Stage], steps: int, step_cost: float, *, anew: bool) -> None:
+        """Make gradient steps, and go to the best point on the way; ``anew``: earlier values are of another grid."""
+        if self.budget_left < step_cost:
+            return
+        for number, least, point in gradient_steps(grid, self.links, self.point, steps, PATIENCE):
+            self.point = point
+            self.budget_left -= step_cost
+            if number > 0:
+                self._count_step()
+                if _may_be_kept(self.steps_done):
+                    self._keep(least, anew=anew)
+                    anew = False
+            if self.steps_done >= self.last_step or self.budget_left < step_cost:
+                break
+
+    def _make_newton_steps(self, grid: Sequence[Stage]) -> bool:
+        """Make Newton steps to the end, if they take no large share of the budget; return whether any were made."""
+        step_cost = newton_products(self.network, self.parts)
+        if EXPECTED_NEWTON_STEPS * step_cost > min(self.budget_left, NEWTON_SHARE * self.budget):
+            return False
+        value, multipliers = value_alone(grid, self.point)
+        for better, is_last in newton_steps(grid, self.links, multipliers, math.exp(value)):
+            self.budget_left -= step_cost
+            self._count_step()
+            if is_last or _may_be_kept(self.steps_done):
+                self.point = np.concatenate(parameters(grid, better))
+                self._keep(self._value(grid), anew=is_last)
+            if self.steps_done >= self.last_step or self.budget_left < step_cost:
+                break
+        return True
+
+    def _count_step(self) -> None:
+        self.clock.check()
+        self.steps_done += 1
+        if self.progress is not None:
+            self.progress(self.steps_done, self.steps, f"{self.network.start} to {self.network.end}")
+
+    def _value(self, grid: Sequence[Stage]) -> float:
+        value, _ = value_alone(grid, self.point)
+        return value
+
+    def _keep(self, value: float, *, anew: bool) -> None:
+        """Keep the present point as a state if it is better than the last one; ``anew``: in any case."""
+        if anew or value < self.states[-1].value - WORTH_KEEPING:
+            self.states.append(State(value, self.point))
+
+    # -- proposals ---------------------------------------------------------------------------------------------------
+    def _weights(self, value: float, multipliers: Sequence[FloatArray]) -> list[FloatArray]:
+        """Return weights of all values. The last one is weighed by the constant: the norms of all parts are about 1."""
+        last = np.full(self.network.links[-1].width, math.exp(-value / 2))
+        return [*(np.sqrt(numbers) for numbers in multipliers), last]
+
+    def _feasible_states(self) -> list[tuple[float, list[FloatArray]]]:
+        """Return values and multipliers of the last states, made feasible; earlier ones, too, if they are cheap.
+
+        For the best few, constants are evaluated between the points of the grid. For the others the same rise is
+        assumed.
+        """
+        assert self.points_of_last_grid is not None  # for the type checker: `run` made the grid
+        feasible: list[Feasible] = []
+        state_cost = cost(self.network, self.parts, self.points_of_last_grid).products
+        for count, state in enumerate(reversed(self.states)):
+            if count >= LAST_STATES and count * state_cost > CHEAP * self.budget:
+                break
+            self.point = state.point
+            with contextlib.suppress(np.linalg.LinAlgError, ValueError):
+                value, multipliers = value_alone(self.last_grid, self.point)
+                values_of_parts = [self.last_grid[last - 1].values for _, last in self.parts]
+                feasible.append(Feasible(value, multipliers, values_of_parts))
+        feasible.sort(key=lambda state: state.value)
+        with contextlib.suppress(np.linalg.LinAlgError, ValueError):
+            rises = [self._rises(state, self.points_of_last_grid) for state in feasible[:REFINED]]
+            rises += [np.min(rises, axis=0)] * (len(feasible) - len(rises))
+            return [self._raise(state, rise) for state, rise in zip(feasible, rises, strict=True)]
+        return [(state.value, state.multipliers) for state in feasible]
+
+    def _raise(self, state: Feasible, rises: FloatArray) -> tuple[float, list[FloatArray]]:
+        """Return value and multipliers if the square of each part's constant is ``exp(rise)`` times as large."""
+        multipliers: list[FloatArray] = []
+        total = 0.0
+        for (first, last), rise in zip(self.parts, rises.tolist(), strict=True):
+            multipliers += [numbers * math.exp(-total) for numbers in state.multipliers[first : last - 1]]
+            total += rise
+            multipliers += [numbers * math.exp(-total) for numbers in state.multipliers[last - 1 : last]]
+        return state.value + total, multipliers
+
+    def _rises(self, state: Feasible, points: int) -> FloatArray:
+        """Return how much larger the square of each part's constant is between the points of the last grid.
+
+        Logarithms; 0 where the rise is a narrow peak.
+        """
+        logs = [*(np.log(numbers) for numbers in state.multipliers), last_log(self.last_grid)]
+        rises = np.zeros(len(self.parts))
+        for number, (part, on_grid) in enumerate(zip(self.parts, state.values_of_parts, strict=True)):
+            first, _ = part
+            angles = self.last_grid[first].angles
+            if not angles.any():
+                continue
+            entry = None if first == 0 else np.sqrt(state.multipliers[first - 1])
+            values = _PartValues(self.network, self.parts, part, logs, entry)
+            # In double precision, and of this part alone, the values differ by a factor.
+            at_peak = float(values(angles[on_grid.argmax()][None])[0])
+            rescaled = on_grid * (at_peak / float(on_grid.max()))
+            largest = highest(values, angles, 2 * math.pi / points, rescaled)
+            rises[number] = math.log(largest / float(rescaled.max()))
+        return np.where(rises < RESONANT, rises, 0.0)
+
+
+def _rounds() -> Iterator[tuple[int, int]]:
+    """Yield the rounds of gradient steps: frequencies an axis, and steps."""
+    yield from ROUNDS
+    points, steps = ROUNDS[-1]
+    while True:
+        steps *= 2
+        yield points, steps
+
+
+class _PartValues:
+    """The square of a part's constant at any angles, for given multipliers; infinite if they are not feasible."""
+
+    def __init__(
+        self,
+        network: Subnetwork,
+        parts: Parts,
+        part: tuple[int, int],
+        logs: Sequence[FloatArray],
+        entry: FloatArray | None,
+    ) -> None:
+        first, last = part
+        self.network = network
+        self.parts = parts
+        self.part = part
+        self.logs = logs[first:last]
+        self.entry = entry
+
+    def __call__(self, angles: FloatArray) -> FloatArray:
+        grid = stages_of_part(self.network, self.parts, self.part, angles, np.complex128, self.entry)
+        stages_forward = forward(grid, self.logs, None)
+        is_feasible = all(one.largest.value < ALMOST for one in stages_forward[:-1])
+        return grid[-1].values if is_feasible else np.full(len(angles), math.inf)
+
+
+def highest(
+    values: Callable[[FloatArray], FloatArray],
+    grid: FloatArray,
+    spacing: float,
+    on_grid: FloatArray,
+) -> float:
+    """Return the largest value near the highest points of a grid of angles (f, d), by parabolas along the axes.
+
+    ``spacing``: of the grid's points. ``on_grid``: the values there.
+    """
+    step = np.where(grid.any(axis=0), spacing, 0.0)
+    centres = _highest_points(grid, step, on_grid)
+    best = float(on_grid.max())
+    axes = np.flatnonzero(step)
+    count = len(axes)
+    for share in (1 / 2, 1 / 4, 1 / 8):
+        # Each centre, and a step to either side along each axis.
+        forward_moves = share * np.diag(step)[axes]
+        moves = np.concatenate([np.zeros((1, len(step))), forward_moves, -forward_moves])
+        points = (centres[:, None] + moves).reshape(-1, len(step))
+        sampled = values(points).reshape(len(centres), -1)
+        best = max(best, float(sampled.max()))
+        if not math.isfinite(best):
+            break
+        middle = sampled[:, :1]
+        after = sampled[:, 1 : 1 + count]
+        before = sampled[:, 1 + count :]
+        bend = np.maximum(2 * middle - after - before, 1e-12 * middle)
+        centres[:, axes] += np.clip((after - before) / (2 * bend), -1, 1) * share * step[axes]
+    return best
+
+
+def _highest_points(grid: FloatArray, step: FloatArray, on_grid: FloatArray) -> FloatArray:
+    """Return the highest points of a grid that are not next to a higher one, up to sign."""
+    peaks: list[FloatArray] = []
+    for at in np.argsort(-on_grid):
+        if len(peaks) == PEAKS or not on_grid[at] > NEAR * on_grid.max():
+            break
+        if not any(_are_close(grid[at], peak, step) for peak in peaks):
+            peaks.append(grid[at])
+    return np.asarray(peaks)
+
+
+def _are_close(angles: FloatArray, others: FloatArray, step: FloatArray) -> bool:
+    """Whether two frequencies, or one and the other's mirror image, are next to each other on a grid.
+
+    Symbols of real kernels have the same norm at both.
+    """
+    distance = np.minimum(abs(_wrapped(angles - others)), abs(_wrapped(angles + others)))
+    return not bool((distance > 1.5 * step).any())
+
+
+def _wrapped(angles: FloatArray) -> FloatArray:
+    """Return angles between -pi and pi."""
+    return np.asarray((angles + math.pi) % (2 * math.pi) - math.pi)

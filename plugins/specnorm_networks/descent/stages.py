@@ -1,0 +1,294 @@
+"""A run on a grid of frequencies: each link as the matrices from the values that it reads, one a frequency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.proof import frequency_grids, gram_power, random_vectors
+from specnorm_networks.certified.links import AffineMap, Segment, Subnetwork
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.segments import middle
+
+POWERS = 4
+"""Power steps on the eigenvectors of the step before; ten times as many at the first step."""
+WIDE = 256
+"""Rows of a matrix above which an eigenvector comes from Lanczos steps."""
+LANCZOS = 24
+"""Lanczos steps before a restart."""
+RESTARTS = 5
+"""Largest number of restarts."""
+RESIDUAL = 1e-5
+"""Relative residual at which Lanczos steps end."""
+Vectors = NDArray[Any]
+"""Real or complex, in single or double precision."""
+Parts = Sequence[tuple[int, int]]
+"""Links ``first:last`` that are bounded together, in order."""
+
+
+class Largest(NamedTuple):
+    """Largest eigenvalue of a stack of matrices, the number of its matrix, and its eigenvector."""
+
+    value: float
+    at: int
+    vector: Vectors
+
+
+@dataclass(eq=False)
+class Stage:
+    """One link at the frequencies of a grid.
+
+    Parameters
+    ----------
+    symbols : array, shape (f, m, p)
+        Matrices from all entries that are kept before the link. Complex; real where the only frequency is 0.
+    starts : bool
+        Whether it is the first link of its part.
+    cut : bool
+        Whether it is the last link of its part.
+    centre, leaf : array, shape (m,)
+        c and e of the slopes; for the last link of a part 0 and the largest slope.
+    alive : integer array, shape (p,)
+        Numbers of the p inputs among the entries of all values of the part.
+    kept : integer array
+        Numbers, from 0 to p - 1, of the inputs that a later link reads, too.
+    copies : int
+        Inputs of the next part for each channel.
+    angles : array, shape (f, d)
+        The frequencies.
+    """
+
+    symbols: Vectors
+    starts: bool
+    cut: bool
+    centre: FloatArray
+    leaf: FloatArray
+    alive: NDArray[np.intp]
+    kept: NDArray[np.intp]
+    copies: int
+    angles: FloatArray
+    vectors: Vectors | None = field(default=None)
+    """Eigenvectors of the last step, from which the next one begins."""
+    values: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """Largest eigenvalues of the last step, one a frequency; only the two largest are computed to full accuracy."""
+    summed: bool = False
+    """Whether the frequencies are summed: at a head behind a ring (`heads`)."""
+
+    @property
+    def spread(self) -> FloatArray:
+        """h, the root of c^2 + e^2."""
+        return np.asarray(np.sqrt(self.centre**2 + self.leaf**2))
+
+    def largest(self, gram: Vectors) -> Largest:
+        """Return the largest eigenvalue of a stack of matrices, and keep all vectors for the next step."""
+        steps = POWERS
+        start = self.vectors
+        if start is None:
+            steps = 10 * POWERS
+            start = random_vectors(0, gram.shape[:2])
+            start = start.astype(gram.dtype) if np.iscomplexobj(gram) else start.real
+        numpy: Any = np  # as the array library of an algorithm for any library
+        first_vectors: Any = start
+
+        def apply(vectors: Any) -> Any:
+            return numpy.matmul(gram, vectors[..., None])[..., 0]
+
+        results: Any = gram_power(apply, first_vectors, steps, xp=numpy)
+        vectors = results[0]
+        values = np.reshape(results[1], (-1,))
+        two_largest = np.argsort(values)[-2:]
+        for number in two_largest:
+            values[number], vectors[number] = top_eigenvector(gram[number], vectors[number])
+        self.vectors = vectors
+        self.values = values
+        at = int(np.argmax(values))
+        return Largest(float(values[at]), at, vectors[at])
+
+
+def top_eigenvector(matrix: Vectors, start: Vectors) -> tuple[float, Vectors]:
+    """Return the largest eigenvalue of a positive semidefinite matrix and its vector, from a vector near it.
+
+    Wide matrices: by Lanczos steps, each orthogonal to all before, until the residual is below `RESIDUAL`.
+    """
+    if len(matrix) > WIDE:
+        vector = start
+        for _ in range(RESTARTS):
+            value, vector, residual = _lanczos(matrix, vector)
+            if residual <= RESIDUAL * value:
+                return value, vector
+    values, vectors = np.linalg.eigh(matrix)
+    return float(values[-1]), vectors[:, -1]
+
+
+def _lanczos(matrix: Vectors, start: Vectors) -> tuple[float, Vectors, float]:
+    """Return the largest Ritz value of a Krylov space, its vector, and the norm of the residual."""
+    basis = np.zeros((LANCZOS, len(matrix)), dtype=matrix.dtype)
+    images = np.zeros_like(basis)
+    basis[0] = start / np.linalg.norm(start)
+    for step in range(LANCZOS):
+        images[step] = matrix @ basis[step]
+        earlier = basis[: step + 1]
+        rest = images[step]
+        for _ in range(2):  # orthogonal to working precision
+            rest = rest - earlier.T @ (earlier.conj() @ rest)
+        length = float(np.linalg.norm(rest))
+        if step + 1 == LANCZOS or not length > 0:
+            break
+        basis[step + 1] = rest / length
+    basis = basis[: step + 1]
+    images = images[: step + 1]
+    values, vectors = np.linalg.eigh(basis.conj() @ images.T)
+    weights = vectors[:, -1]
+    value = float(values[-1])
+    vector = basis.T @ weights
+    residual = float(np.linalg.norm(images.T @ weights - value * vector))
+    return value, vector, residual
+
+
+# -- a run as stages ---------------------------------------------------------------------------------------------------
+class Frontier(NamedTuple):
+    """A link of a part, and the values that are kept around it."""
+
+    number: int
+    """Number of the link's value."""
+    link: AffineMap
+    alive: list[int]
+    """Values that this link or a later one reads."""
+    staying: list[int]
+    """Those of them that a later link reads."""
+
+
+def frontiers(part: Segment) -> Iterator[Frontier]:
+    """Return the links of a part in order, each with the values that are kept before and after it."""
+    last_reader: dict[int, int] = {}
+    for number, link in enumerate(part.links, part.first + 1):
+        for source in link.sources:
+            last_reader[source] = number
+    alive = [part.first]
+    for number, link in enumerate(part.links, part.first + 1):
+        # No link reads a value without entries.
+        staying = [value for value in alive if last_reader.get(value, number) > number]
+        yield Frontier(number, link, alive, staying)
+        alive = [*staying, number]
+
+
+def widths_of(part: Segment) -> list[int]:
+    """Return the number of entries of each value.
+
+    A network's input that only the first link reads counts with no more entries than that link has: W W* is what
+    counts, and W may be exchanged for a square root of it.
+    """
+    first, *others = part.widths
+    only_first_link_reads = part.first == 0 and not any(0 in link.sources for link in part.links[1:])
+    return [min(first, part.links[0].width) if only_first_link_reads else first, *others]
+
+
+def stages_of_run(run: Subnetwork, parts: Parts, points: int, dtype: Any = np.complex128) -> list[Stage]:
+    """Return a run on a grid of ``points`` frequencies an axis, where there are taps; ``dtype``: of complex symbols."""
+    all_stages = []
+    for part in parts:
+        all_stages += stages_of_part(run, parts, part, points, dtype)
+    return all_stages
+
+
+def stages_of_part(
+    run: Subnetwork,
+    parts: Parts,
+    part: tuple[int, int],
+    grid: int | FloatArray,
+    dtype: Any,
+    entry: FloatArray | None = None,
+) -> list[Stage]:
+    """Return one part of a run at some frequencies.
+
+    ``grid``: frequencies an axis, or angles of shape (f, d). ``entry``: weights q_0 of the first value, if not 1.
+    """
+    first, last = part
+    segment = run.part(first, last)
+    kernels = segment.kernels()
+    angles = grid if not isinstance(grid, int) else _angles(kernels, grid)
+    widths = dict(enumerate(widths_of(segment), first))
+    entries = _consecutive(range(first, last + 1), widths)
+    shrink = None if entry is None else np.repeat(entry, segment.widths[0] // segment.width)
+    has_short_input = widths[first] < segment.widths[0]
+    copies_behind = 1
+    if last < len(run.links):
+        copies_behind = math.prod(_part_from(run, parts, last).stride)
+    part_stages = []
+    for frontier, kernel_of_source in zip(frontiers(segment), kernels, strict=True):
+        link = frontier.link
+        columns = _consecutive(frontier.alive, widths)
+        total = sum(widths[value] for value in frontier.alive)
+        symbols: Vectors = np.zeros((len(angles), link.width, total), dtype=np.complex128)
+        for source, (kernel, place) in kernel_of_source.items():
+            block: Vectors = symbols_at(kernel, place, angles)
+            if shrink is not None and source == first:
+                block = block / shrink
+            if frontier.number == 1 and has_short_input:  # W W* is what counts
+                triangular: Any = np.linalg.qr(adjoint(block), mode="r")
+                block = adjoint(triangular)
+            symbols[:, :, columns[source]] = block
+        is_last = frontier.number == last
+        centre, leaf = (np.zeros(link.width), link.steepest) if is_last else middle(*link.slopes)
+        part_stages.append(
+            Stage(
+                symbols.astype(dtype) if angles.any() else symbols.real,
+                starts=frontier.number == first + 1,
+                cut=is_last,
+                centre=centre,
+                leaf=leaf,
+                alive=_numbers(entries, frontier.alive),
+                kept=_numbers(columns, frontier.staying),
+                copies=link.repeat * (copies_behind if is_last else 1),
+                angles=angles,
+            )
+        )
+    return part_stages
+
+
+def _angles(kernels: Sequence[dict[int, Any]], points: int) -> FloatArray:
+    """Return a grid with one frequency along axes on which all kernels have one tap."""
+    extents = [kernel.shape[2:] for kernel_of_source in kernels for kernel, _ in kernel_of_source.values()]
+    sizes = [1 if max(axis) == 1 else points for axis in zip(*extents, strict=True)]
+    return frequency_grids.half_grid(sizes).angles
+
+
+def _part_from(run: Subnetwork, parts: Parts, first: int) -> Segment:
+    """Return the part that begins with a link."""
+    return run.part(first, next(last for begin, last in parts if begin == first))
+
+
+def _consecutive(values: Sequence[int], widths: dict[int, int]) -> dict[int, slice]:
+    """Return the entries of each value, one value after the other."""
+    entries: dict[int, slice] = {}
+    begin = 0
+    for value in values:
+        entries[value] = slice(begin, begin + widths[value])
+        begin += widths[value]
+    return entries
+
+
+def _numbers(entries: dict[int, slice], values: Sequence[int]) -> NDArray[np.intp]:
+    """Return the numbers of all entries of some values."""
+    numbers = [np.arange(entries[value].start, entries[value].stop) for value in values]
+    return np.concatenate(numbers) if numbers else np.arange(0)
+
+
+def adjoint(matrices: Vectors) -> Vectors:
+    """Return the adjoint of each matrix of a stack."""
+    return matrices.conj().swapaxes(-1, -2)
+
+
+def symbols_at(kernel: FloatArray, place: Sequence[int], angles: FloatArray) -> NDArray[np.complex128]:
+    """Return the symbols of a kernel whose first tap stands at a place, at angles (f, d), one matrix an angle."""
+    taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
+    shape = kernel.shape[2:]
+    places = np.indices(shape).reshape(len(shape), len(taps)) + np.reshape(place, (-1, 1))
+    turns = angles @ places
+    symbols = np.cos(turns) @ taps + 1j * (np.sin(turns) @ taps)
+    return np.asarray(symbols.reshape(-1, *kernel.shape[:2]))

@@ -1,0 +1,131 @@
+"""Execute a graph in float64 with the error of each value; distances of values, rounding counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from specnorm.errors import MethodError
+from specnorm.proof import host, visible
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
+from specnorm_networks.certified.operators.sources import Input
+
+Inputs: TypeAlias = dict[str, FloatArray]
+"""Values of a network's inputs, by name."""
+UNIT_ROUNDOFF = 2.0**-53
+MOST_ENTRIES = 2**24
+"""Largest number of entries of values in memory at once; each has an error beside it."""
+LENGTH_ROUNDINGS = 2**24
+"""Roundings that a computed length is taken to have: more than any."""
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A computed value, and how far each entry may be from the graph's in exact arithmetic (to first order)."""
+
+    value: FloatArray
+    error: FloatArray | float = 0.0
+
+
+def execute(node: Node, inputs: Sequence[Value], unit: float = UNIT_ROUNDOFF) -> Value:
+    """Return a node's value, with the error of its rounding, and of its inputs' errors.
+
+    Raises
+    ------
+    NotRunError
+        If the operator cannot be executed here.
+    """
+    values = [one.value for one in inputs]
+    with np.errstate(all="ignore"):
+        try:
+            value = node.operator.run(*values)
+        except (ValueError, IndexError, TypeError, MemoryError) as error:
+            raise NotRunError(f"{type(error).__name__}: {error}") from error
+        error_of_value = node.operator.rounding(values, value, unit)
+        if any(np.any(one.error) for one in inputs):
+            error_of_value = error_of_value + _change_by_errors(node.operator, inputs, value)
+    return Value(value, error_of_value)
+
+
+def _change_by_errors(operator: Operator, inputs: Sequence[Value], value: FloatArray) -> FloatArray | float:
+    """Return how far a value changes while its inputs change by their errors."""
+    errors = [np.broadcast_to(np.asarray(one.error, dtype=np.float64), one.value.shape) for one in inputs]
+    linear = operator.linear_map(Place(tuple(one.value.shape for one in inputs), value.shape))
+    if linear is not None:
+        change: FloatArray = linear.absolute([error[None] for error in errors])[0]
+        return change
+    total: FloatArray | float = 0.0
+    for sign in (1, -1):
+        changed = operator.run(*(one.value + sign * error for one, error in zip(inputs, errors, strict=True)))
+        total = total + 2 * abs(changed - value)
+    return total
+
+
+def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[tuple[str, Value | None]]:
+    """Yield every value with its name; None if it cannot be computed here, or would take too much memory.
+
+    `MethodError` for a shape that is not the one that the graph states.
+    """
+    unread_after = last_readers(graph)
+    values: dict[str, Value] = {}
+    entries = 0
+    for number, node in enumerate(graph.nodes):
+        value = None
+        if isinstance(node.operator, Input):
+            if node.name in inputs:
+                value = Value(np.asarray(inputs[node.name], dtype=np.float64))
+        elif all(name in values for name in node.inputs) and entries + math.prod(node.shape or ()) <= MOST_ENTRIES:
+            with suppress(NotRunError):
+                value = execute(node, [values[name] for name in node.inputs])
+        if value is not None:
+            if node.shape not in (None, value.value.shape):
+                raise MethodError(
+                    f"Node {visible(node.name)} is said to have shape {node.shape}; it has {value.value.shape}. "
+                    "Constants depend on it: no bound is given."
+                )
+            values[node.name] = value
+            entries += value.value.size
+        for name in unread_after.get(number, ()):
+            if name in values:
+                entries -= values.pop(name).value.size
+        yield node.name, value
+
+
+def last_readers(graph: Graph) -> dict[int, list[str]]:
+    """Return by the number of each node the values that no later node reads."""
+    last: dict[str, int] = {}
+    for number, node in enumerate(graph.nodes):
+        for name in (node.name, *node.inputs):
+            last[name] = number
+    unread_after: dict[int, list[str]] = {}
+    for name, number in last.items():
+        unread_after.setdefault(number, []).append(name)
+    return unread_after
+
+
+# -- distances ---------------------------------------------------------------------------------------------------------
+def moved_up(one: Inputs, other: Inputs) -> float:
+    """Return the distance of two inputs of a network, all together, rounded up."""
+    distance_sq = sum(float(np.square(one[name] - other[name]).sum()) for name in one)
+    return host.inflate(math.sqrt(distance_sq), LENGTH_ROUNDINGS)
+
+
+def apart_down(one: Value, other: Value) -> float:
+    """Return a lower bound of the distance of two values, whatever their errors are; 0 if they are no numbers."""
+    with np.errstate(all="ignore"):
+        error = host.inflate(np.asarray(one.error + other.error), LENGTH_ROUNDINGS)
+        apart: FloatArray = abs(one.value - other.value) - error
+        apart = np.where(np.isfinite(apart), np.maximum(apart, 0.0), 0.0)
+        length = host.lowered(float(np.linalg.norm(apart)), LENGTH_ROUNDINGS)
+    return length if math.isfinite(length) else 0.0
+
+
+def inside(radius: float) -> float:
+    """Return a distance from the centre at which a computed point still lies in a ball."""
+    return host.lowered(radius, LENGTH_ROUNDINGS)

@@ -1,0 +1,152 @@
+"""Inputs on which a network, or one of its operators, is executed: at random and with structure, always the same."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.sources import Constant
+from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.execution import Inputs, inside
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""Shapes of a network's inputs, by name."""
+_Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
+"""Makes numbers for an input of a shape."""
+WORK = 2**27
+"""Multiplications of all probes together, without those of the first."""
+MOST_PROBES = 7
+INFINITE_END = 1e3
+"""Number in place of infinity where a box has no end."""
+LARGE = 1e30
+"""Absolute value above which a constant of an operator counts as infinite."""
+MOST_SCALES = 4
+"""Largest number of scales on which one operator is executed."""
+MOST_MIXED = 16
+"""Largest number of inputs of one operator that are made of its constants."""
+
+
+def sizes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the inputs that move, without those that have an open size."""
+    shapes = {name: graph.by_name[name].shape for name in graph.inputs}
+    return {name: shape for name, shape in shapes.items() if shape is not None}
+
+
+def probes(graph: Graph, shapes: Shapes, region: Ball | Box | None = None) -> Iterator[Inputs]:
+    """Yield inputs at random and with structure, in a region if one is given; fewer for large networks."""
+    further = min(MOST_PROBES - 1, WORK // max(_work(graph, shapes), 1))
+    return itertools.islice(samples(shapes, region), 1 + further)
+
+
+def samples(shapes: Shapes, region: Ball | Box | None = None) -> Iterator[Inputs]:
+    """Yield inputs without end."""
+    rng = np.random.default_rng(0)
+    endless: Iterator[Inputs]
+    if region is None:
+        endless = _anywhere(shapes, rng)
+    elif isinstance(region, Ball):
+        endless = _in_ball(region, rng)
+    else:
+        endless = _in_box(region, shapes, rng)
+    for inputs in endless:
+        yield {name: np.asarray(inputs[name]).reshape(shape) for name, shape in shapes.items()}
+
+
+def _work(graph: Graph, shapes: Shapes) -> int:
+    """Estimate the multiplications of one execution: entries of values, times those that each is computed from."""
+    total = 0
+    largest_input = max((math.prod(shape) for shape in shapes.values()), default=1)
+    for node in graph.nodes:
+        if isinstance(node.operator, Constant):
+            continue
+        entries = math.prod(node.shape or (largest_input,))
+        kernel = getattr(getattr(node.operator, "layer", None), "load", None)
+        total += entries if kernel is None else entries * math.prod(kernel().shape[1:])
+    return total
+
+
+def _anywhere(shapes: Shapes, rng: np.random.Generator) -> Iterator[Inputs]:
+    for make in _kinds(rng):
+        yield {name: make(shape) for name, shape in shapes.items()}
+
+
+def _kinds(rng: np.random.Generator) -> Iterator[_Make]:
+    yield rng.standard_normal
+    yield _one_pixel
+    yield lambda shape: -abs(rng.standard_normal(shape))
+    yield lambda shape: np.round(2 * rng.standard_normal(shape)) / 2  # ties
+    yield lambda shape: np.full(shape, 0.75)
+    yield lambda shape: 30 * rng.standard_normal(shape)
+    yield np.zeros
+    while True:
+        yield _of_random_scale(rng)
+
+
+def _of_random_scale(rng: np.random.Generator) -> _Make:
+    scale = 4.0 ** rng.uniform(-3, 1)
+    return lambda shape: scale * rng.standard_normal(shape)
+
+
+def _one_pixel(shape: tuple[int, ...]) -> FloatArray:
+    pixel = np.zeros(shape)
+    if pixel.size:
+        pixel.reshape(-1)[pixel.size // 2] = 1.0
+    return pixel
+
+
+def _in_ball(region: Ball, rng: np.random.Generator) -> Iterator[Inputs]:
+    """Yield the centre, then points at random: all inputs together lie in the ball."""
+    yield dict(region.centre)
+    while True:
+        direction = {name: rng.standard_normal(centre.shape) for name, centre in region.centre.items()}
+        length = math.sqrt(sum(float(np.square(part).sum()) for part in direction.values())) or 1.0
+        share = inside(region.radius) * rng.uniform(0, 1) / length
+        yield {name: centre + share * direction[name] for name, centre in region.centre.items()}
+
+
+def _in_box(region: Box, shapes: Shapes, rng: np.random.Generator) -> Iterator[Inputs]:
+    """Yield both corners, then points at random; an infinite end counts as `INFINITE_END`."""
+    low = _finite_ends(region.low, shapes)
+    high = _finite_ends(region.high, shapes)
+    yield low
+    yield high
+    while True:
+        yield {name: rng.uniform(low[name], high[name]) for name in low}
+
+
+def _finite_ends(ends: Mapping[str, FloatArray], shapes: Shapes) -> Inputs:
+    finite = {}
+    for name, shape in shapes.items():
+        finite[name] = np.broadcast_to(np.clip(ends[name], -INFINITE_END, INFINITE_END), shape)
+    return finite
+
+
+def near_constants(
+    shapes: Shapes,
+    constants: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    linear: bool,
+) -> Iterator[Inputs]:
+    """Yield inputs of one operator: at random, and if it is not linear, on scales of its constants and near these."""
+    yield {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    if linear:
+        return
+    magnitudes = sorted({abs(c) for c in constants if 0 < abs(c) < LARGE})
+    # Squares are compared with what is added to them, such as eps.
+    scales = [30.0, *(math.sqrt(c) for c in magnitudes if c < 0.5)]
+    for scale in scales[:MOST_SCALES]:
+        yield {name: scale * rng.standard_normal(shape) for name, shape in shapes.items()}
+    neighbours: list[float] = []
+    for c in magnitudes:
+        neighbours += [c, c - np.spacing(c), c + np.spacing(c), c / 2, 1.5 * c]
+    points = rng.permutation([0.0, *neighbours, *(-number for number in neighbours)])
+    largest_input = max(map(math.prod, shapes.values()), default=0)
+    for first in range(0, min(len(points), MOST_MIXED * largest_input), max(largest_input, 1)):
+        yield {name: np.resize(np.roll(points, -first), shape) for name, shape in shapes.items()}
