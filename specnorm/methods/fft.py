@@ -132,8 +132,8 @@ class ExactFFT(Method):
     ) -> Evaluation:
         """Compute the norm at every frequency of a grid."""
         xp = ops.xp
-        each = eigh_work(min(blocks.shape[1:3]), is_complex=True, vectors=False)
-        if ops.concrete and not clock.affords(blocks.shape[0] * len(every) * each):
+        work_of_a_frequency = eigh_work(min(blocks.shape[1:3]), is_complex=True, vectors=False)
+        if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
             raise self._undecided()
 
         def norms(symbol: symbols.Symbol) -> Array:
