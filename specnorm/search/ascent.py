@@ -143,7 +143,12 @@ class Ascent:
         """``e^{i k.theta}`` of every tap at angles (s, d), shape (s, taps)."""
         return np.asarray(np.exp(1j * (theta @ self.taps.T)))
 
-    def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
+    def _power(
+        self,
+        phases: np.ndarray,
+        right: Array,
+        steps: int,
+    ) -> tuple[Array, Array, np.ndarray]:
         """Left and right vectors and norms after power steps at frequencies, by their phases (s, taps)."""
         xp = self.xp
         m, p = self.block.shape[1:3]

@@ -357,7 +357,14 @@ class ComponentSearch:
         Tolerance asked of a proof, so that the answer is within ``rtol`` after rounding.
     """
 
-    def __init__(self, problem: Problem, component: PolyphaseComponent, supremum: Supremum, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        component: PolyphaseComponent,
+        supremum: Supremum,
+        *,
+        ops: ArrayOps,
+    ) -> None:
         self.problem = problem
         self.component = component
         self.supremum = supremum
@@ -577,7 +584,13 @@ class ComponentSearch:
             bound_source=BoundSource.SUPREMUM,
         )
 
-    def _after_lanczos(self, vectors: Array, kernel: Array, single: ConvSpec, steps: int) -> Array:
+    def _after_lanczos(
+        self,
+        vectors: Array,
+        kernel: Array,
+        single: ConvSpec,
+        steps: int,
+    ) -> Array:
         """Vectors (1, 1, size of the large side) after some Lanczos steps on one group's layer.
 
         What is proven is a quotient of the vector, however it was computed: float32 does for most of the way.
@@ -813,7 +826,14 @@ class Supremum:
         return sum(distances)
 
 
-def find_open_groups(blocks: Array, bound: float, *, max_cells: int, clock: Clock, ops: ArrayOps) -> OpenGroups:
+def find_open_groups(
+    blocks: Array,
+    bound: float,
+    *,
+    max_cells: int,
+    clock: Clock,
+    ops: ArrayOps,
+) -> OpenGroups:
     """Find the groups whose supremum over all frequencies is not proven to be at most a bound.
 
     Parameters
@@ -918,7 +938,14 @@ def enclose_by_matrix(
 class _MatrixEnclosure:
     """Bounds of the norms of a stack of layers of one group: Lanczos from below, a factorisation from above."""
 
-    def __init__(self, kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        kernels: Array,
+        spec: ConvSpec,
+        plan: BlockPlan,
+        *,
+        ops: ArrayOps,
+    ) -> None:
         self.kernels = kernels
         self.spec = spec
         self.plan = plan
@@ -1002,7 +1029,13 @@ class _MatrixEnclosure:
         """What each norm is to be proven to be at most."""
         return np.asarray([max(bound.value, lower) * (1 + rtol) for bound in lowers])
 
-    def _within(self, uppers: list[Upper | None], lowers: list[Lower], lower: float, rtol: float) -> bool:
+    def _within(
+        self,
+        uppers: list[Upper | None],
+        lowers: list[Lower],
+        lower: float,
+        rtol: float,
+    ) -> bool:
         """Whether every norm is proven to be at most its target."""
         values = np.asarray([finite(upper) for upper in uppers])
         return bool(np.all(values <= self._targets(lowers, lower, rtol)))
