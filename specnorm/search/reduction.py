@@ -36,7 +36,14 @@ class Polynomials:
         In the wide dtype, scaled to about 1; p <= m.
     """
 
-    def __init__(self, blocks: Array, tuning: Tuning, *, clock: Clock | None = None, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        tuning: Tuning,
+        *,
+        clock: Clock | None = None,
+        ops: ArrayOps,
+    ) -> None:
         self.blocks = blocks
         self.tuning = tuning
         self.ops = ops
@@ -69,7 +76,13 @@ class Polynomials:
         whole = self.whole
         return whole.at_centres(boxes) if isinstance(whole, ScalarGram) else None
 
-    def near(self, threshold: float, trial_vectors: Array | None, *, in_float32: bool = False) -> GramPolynomial:
+    def near(
+        self,
+        threshold: float,
+        trial_vectors: Array | None,
+        *,
+        in_float32: bool = False,
+    ) -> GramPolynomial:
         """The polynomial for norms around a threshold: of the directions that matter there, or of all.
 
         Parameters
@@ -89,7 +102,13 @@ class Polynomials:
             polynomial = self._reduce(threshold, trial_vectors, in_float32=in_float32)
         return polynomial
 
-    def _reduce(self, threshold: float, trial_vectors: Array, *, in_float32: bool) -> GramPolynomial:
+    def _reduce(
+        self,
+        threshold: float,
+        trial_vectors: Array,
+        *,
+        in_float32: bool,
+    ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
         self.clock.require(self.blocks.shape[0] * eigh_work(self.blocks.shape[2]))
         rotation = choose_rotation(
@@ -105,7 +124,12 @@ class Polynomials:
             self._reduced = polynomial
         return polynomial
 
-    def for_trial(self, polynomial: GramPolynomial, threshold: float, radius: np.ndarray) -> GramPolynomial:
+    def for_trial(
+        self,
+        polynomial: GramPolynomial,
+        threshold: float,
+        radius: np.ndarray,
+    ) -> GramPolynomial:
         """The polynomial in float32 where that is precise enough for most cells, else as it is.
 
         A float32 proof can only fail, never be false: its rounding is in its limits. A cell of radius phi leaves about
@@ -191,7 +215,12 @@ def choose_rotation(
 
 
 def _directions(
-    blocks: Array, threshold: float, trial_vectors: Array, *, in_float32: bool, ops: ArrayOps
+    blocks: Array,
+    threshold: float,
+    trial_vectors: Array,
+    *,
+    in_float32: bool,
+    ops: ArrayOps,
 ) -> tuple[Array, Array, int]:
     """Eigenvalues of ``sum_k K_k^T K_k``, ascending, and an orthonormal basis; the trial vectors' directions are last.
 

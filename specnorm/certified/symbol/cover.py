@@ -118,7 +118,13 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
     return np.asarray(np.maximum(polynomial.limit_sq(norms_by_lemma), by_variation_sq))
 
 
-def _by_lemma(boxes: Boxes, supremum: Upper | None, threshold: float, *, nonnegative: bool) -> np.ndarray:
+def _by_lemma(
+    boxes: Boxes,
+    supremum: Upper | None,
+    threshold: float,
+    *,
+    nonnegative: bool,
+) -> np.ndarray:
     """Norms at the centres up to which the cell lemma, or that of grids, proves boxes, shape (c,)."""
     if not boxes.on_grid:
         lemma = nonnegative_cell_lemma if nonnegative else cell_lemma
@@ -384,7 +390,10 @@ class Cover:
         return cached.limits_sq
 
     def form(
-        self, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray
+        self,
+        polynomial: GramPolynomial,
+        index: np.ndarray,
+        reduced_for_sq: np.ndarray,
     ) -> tuple[CentreMatrices, tuple[Array, Array]]:
         """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) behind them.
 
