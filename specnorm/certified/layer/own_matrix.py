@@ -10,7 +10,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
-from specnorm.certified.defect import SMALLEST
+from specnorm.certified.layer.uncut import SMALLEST
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.certified.symbol import symbols

@@ -21,7 +21,7 @@ from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators import Input, ReLU
 
 from specnorm.certified import bound
-from specnorm.certified.bound import Upper
+from specnorm.certified.bound import EVERYWHERE, Upper, digest_of
 from specnorm.certified.layer.circulant import Embedding, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
@@ -29,6 +29,7 @@ from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
 from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid
@@ -50,6 +51,8 @@ NOTHING: Any = None
 """What is not looked at any more."""
 ZEROS: dict[str, Any] = {"input_shape": 9, "padding_mode": "zeros", "padding": 1}
 LINE: Any = np.ones((1, 1, 1, 3))
+ONE_LAYER: Any = np.random.RandomState(2).standard_normal((2, 2, 3))
+ONE_SPEC = ConvSpec.of((2, 2, 3))
 
 
 LINES = Graph((Node("x", Input(), (), (1, 2)), Node("y", ReLU(), ("x",), (1, 2))), ("y",))
@@ -173,10 +176,22 @@ def without_supremum() -> object:
     return limits_sq(POLYNOMIAL, Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None), 1.0)
 
 
+def multiple_of(
+    norm: Upper | None = None, factor: float = 0.5, shape: tuple[int, ...] = (2, 2, 3)
+) -> Callable[[], object]:
+    """The norm of half of a kernel, which has the norm 1."""
+    half = (0.5 * ONE_LAYER).reshape(shape)
+    return lambda: norm_of_multiple(norm or assumed(1.0, ONE_SPEC, digest_of(ONE_LAYER)), ONE_LAYER, factor, half)
+
+
 REFUSED: dict[str, Callable[[], object]] = {
     **test_claims.REFUSED,
     **NETWORK_REFUSED,
     **DEFECT_REFUSED,
+    "a multiple of something else than a layer": multiple_of(assumed(1.0, EVERYWHERE, digest_of(ONE_LAYER))),
+    "a multiple of another kernel": multiple_of(assumed(1.0, ONE_SPEC, digest_of(2 * ONE_LAYER))),
+    "a negative multiple": multiple_of(factor=-0.5),
+    "a multiple of another shape": multiple_of(shape=(2, 3, 2)),
     "a negative bound": lambda: assumed(-1.0),
     "no number as a bound": lambda: assumed(math.nan),
     "a circulant's bound of a block": lambda: bound.largest_of_blocks([assumed(1.0, OWN)], KERNEL),
