@@ -17,6 +17,7 @@ Vector = NDArray[np.float64]
 DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {
     "mean square": lambda s, n, eps: np.sqrt(s * s / n + eps),
     "largest": lambda s, _, eps: np.maximum(s, eps),
+    "sum": lambda s, _, eps: s + eps,
 }
 
 
@@ -60,6 +61,8 @@ CASES = [
     ((2, 3, 4), (1, 2), 0.1, "mean square", True),
     ((2, 5), (1,), 0.1, "mean square", False),
     ((3, 4), (0,), 0.3, "largest", False),
+    ((2, 5), (1,), 0.2, "sum", False),
+    ((1, 4), (1,), 0.05, "sum", True),
 ]
 
 

@@ -38,6 +38,17 @@ def timm(name: str, **options: Any) -> Callable[[], Any]:
     return lambda: pytest.importorskip("timm").create_model(name, pretrained=False, **options)
 
 
+def mixer(**classes: str) -> Callable[[], Any]:
+    """A small MLP-Mixer of timm, or with other classes of its module a ResMLP."""
+
+    def make() -> Any:
+        module = pytest.importorskip("timm.models.mlp_mixer")
+        sizes = {"num_classes": 10, "img_size": 32, "patch_size": 8, "num_blocks": 1, "embed_dim": 32}
+        return module.MlpMixer(**sizes, **{word: getattr(module, name) for word, name in classes.items()})
+
+    return make
+
+
 SMALL_VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     # name: the model, and the operator without a rule; empty: it has a bound
@@ -50,8 +61,8 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
 OF_TIMM: dict[str, tuple[Callable[[], Any], str]] = {
     **{name: (timm(name), "") for name in ("resnet18", "resnet10t", "convnext_atto", "regnetx_002", "repvgg_a0")},
     **{name: (timm(name), "Mul") for name in ("mobilenetv3_small_050", "efficientnet_b0")},
-    "mixer_s32_224": (timm("mixer_s32_224", img_size=32, num_blocks=1), ""),
-    "resmlp_12_224": (timm("resmlp_12_224", img_size=32, num_blocks=1), ""),
+    "MLP-Mixer": (mixer(), ""),
+    "ResMLP": (mixer(block_layer="ResBlock", norm_layer="Affine"), ""),
     "vit_tiny_patch16_224": (timm("vit_tiny_patch16_224", img_size=32, depth=1), "Attention"),
 }
 
@@ -64,7 +75,7 @@ def test_models_of_transformers(name: str) -> None:
 
 @pytest.mark.usefixtures("_torchvision")
 @pytest.mark.parametrize("name", OF_TIMM)
-@pytest.mark.sampled("resnet10t", "resmlp")
+@pytest.mark.sampled("ResMLP")
 def test_models_of_timm(name: str) -> None:
     check(*OF_TIMM[name])
 
