@@ -50,12 +50,8 @@ CASES: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], str]] = 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES)
-<<<<<<< HEAD
-def test_the_norm_is_proven_or_the_row_says_why_not(case: str) -> None:
-=======
 @pytest.mark.sampled("AOL", "Cayley", "SLL, dense", "FrobeniusConv", "Conv2dSame")
-def test_proven_or_said(case: str) -> None:
->>>>>>> main
+def test_the_norm_is_proven_or_the_row_says_why_not(case: str) -> None:
     package, module, make, shape, wanted = CASES[case]
     torch.manual_seed(0)
     # Orthogonium computes its kernels in float32 whatever is asked; the oracle then has that precision.
