@@ -92,7 +92,8 @@ class TorchBackend(TorchArrays):
         """Return whether nothing can differentiate through a tensor, in either mode."""
         if self.is_traced(kernels) or transformed(kernels):
             return False
-        return torch.autograd.forward_ad.unpack_dual(kernels).tangent is None
+        tangent = torch.autograd.forward_ad.unpack_dual(kernels).tangent  # type: ignore[no-untyped-call]
+        return tangent is None
 
     def step(
         self,
