@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RESNET = ROOT / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+NETWORKS = Path(__file__).parent / "slow_networks.py"
 _MODULE = """
 import torch
 model = torch.nn.Sequential(
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Sequence[str]] = {
     "audit of ResNet-20": ("-m", "specnorm", "audit", str(RESNET), "--input-shape", "32"),
     "torch exports a module": ("-c", EXPORT),
     "the module's first bound": ("-c", BOUND),
+    **{f"bound of {name}": (str(NETWORKS), name) for name in ("keras", "stylegan", "ista")},
 }
 
 
