@@ -29,6 +29,7 @@ DASK = "distributed>=2024.8"
 """An engine that audits can run on; not required."""
 SECOND_OPINION = "onnxruntime>=1.20"
 """What our own evaluation of ONNX nodes is compared with."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 NIGHT = {"SPECNORM_HYPOTHESIS_PROFILE": "nightly", "SPECNORM_NIGHTLY": "1"}
 """Tests with the mark ``nightly`` run, of what else CI takes a sample all is looked at."""
 QUICK = (
@@ -51,13 +52,16 @@ STRANGER = str(ROOT / "tests" / "thirdparty")
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 LINTERS = ("ruff>=0.11",)
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_DRIVER = "playwright>=1.45"
+"""It can bring browsers of its own, but not from the index."""
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
 """What pyproject.toml promises to work with. Older torch is left out: its wheels bring CUDA packages."""
 ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2", "transformers>=5,<6")
 ZOO_NEEDS = (
     "einops", "huggingface_hub", "pillow", "pyyaml", "regex", "safetensors", "tokenizers>=0.23.1,<0.24", "tqdm", "typer"
 )  # fmt: skip
-"""What those import, besides torch and torchvision."""
+"""What those import, besides torch and torchvision: CI asks some of their models and layers, the session `zoo` all."""
 KERAS = "keras>=3.5"
 """Whose layers the front door takes; it computes with any of the libraries here."""
 PYLOPS = "pylops>=2.3"
@@ -71,6 +75,7 @@ API = ("api", "backends", "errors", "matrices", "norms", "problem.spec", "projec
 """Where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be inferred."""
 _COMPILES = "import jax; print(jax.jit(lambda x: x + 1)(1))"
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")
+BARE = str(ROOT / "tests" / "outside" / "bare.py")
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "virtualenv"  # nox brings it; six times as fast as venv
@@ -129,8 +134,9 @@ def lint(session: nox.Session) -> None:
 def environment(session: nox.Session) -> None:
     """What the sessions of tests share: every framework, installed once."""
     everything = ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]"
-    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, PYLOPS, *JAX_LIBRARIES)
+    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, PYLOPS, *JAX_LIBRARIES, *ZOO_NEEDS)
     prepare(session, STRANGER, "mypy>=1.15", "nox", *TEST_TOOLS)
+    prepare(session, "--no-deps", *ZOO)  # what these require would bring another build of torch
 
 
 in_shared_environment = nox.session(venv_backend="none", requires=["environment"])
@@ -217,31 +223,33 @@ def operators(session: nox.Session) -> None:
         list(pool.map(compositions, range(CORES)))
 
 
-@nox.session(python=PYTHON, default=False, tags=["nightly"])
+@nightly
 def zoo(session: nox.Session) -> None:
-    """Models of transformers and timm, layers of orthogonium and torchlip: a bound, or what has none; a tutorial."""
-    prepare(session, "-e", ".[cli,torch,networks]", *TEST_TOOLS, *ZOO_NEEDS)
-    # Without what they require: it would bring another build of torch.
-    session.install("-q", "--no-deps", *ZOO)
-    session.run(
-        "pytest",
-        "--no-header",
-        "-s",
-        "tests/networks/zoo",
-        env={"SPECNORM_ZOO": "1", "SPECNORM_TEST_BACKENDS": "torch", "HF_HUB_OFFLINE": "1"},
-    )
+    """Nightly: all models of transformers and timm, layers of orthogonium and torchlip, and the table of a tutorial."""
+    pytest(session, "-s", "tests/networks/zoo", backends="torch", SPECNORM_NIGHTLY="1")
 
 
-@nox.session(python=PYTHON)
+@nox.session(python=PYTHON, requires=["environment"])
 def site(session: nox.Session) -> None:
     """The documentation as a site, in build/site: every warning is an error, and nothing is loaded from elsewhere."""
     prepare(session, *SITE_TOOLS)
+    notebooks = (str(ROOT / "docs" / "_site" / "execute.py"), str(ROOT / "build" / "notebooks"))
+    session.run(str(SHARED / "bin" / "python"), *notebooks, env=ONE_THREAD, external=True)
     built = ROOT / "build" / "site"
     session.run("mkdocs", "build", "--strict", "-q", "--site-dir", str(built), env={"NO_MKDOCS_2_WARNING": "true"})
     for page in built.rglob("*.html"):
         for tag in re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page.read_text(encoding="utf-8")):
             if re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag) and 'rel="canonical"' not in tag:
                 session.error(f"{page.relative_to(built)} loads from elsewhere: {tag}")
+
+
+@nox.session(python=PYTHON, requires=["site"], default=False, tags=["nightly"])
+def browser(session: nox.Session) -> None:
+    """Nightly: the site in Chromium, as a telephone and a desktop show it. A bare machine has no browser."""
+    if not any(map(shutil.which, BROWSERS)):
+        skip(session, "no Chromium or Chrome here, so the site was not looked at in a browser")
+    prepare(session, "-e", ".", *TEST_TOOLS, BROWSER_DRIVER)
+    pytest(session, "tests/test_browser.py", backends="numpy", **NIGHT)
 
 
 @nox.session(python=PYTHON, reuse_venv=False)
@@ -359,9 +367,8 @@ def bench(session: nox.Session) -> None:
     prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
     out = Path(session.create_tmp()) / "suite.jsonl"
     session.chdir("tests")
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     words = session.posargs or ["--size", "full"]
-    session.run("python", "-m", "bench", "run", *words, "--out", str(out.resolve()), env=one_thread)
+    session.run("python", "-m", "bench", "run", *words, "--out", str(out.resolve()), env=ONE_THREAD)
     session.run("python", "-m", "bench", "page", str(out.resolve()))
     session.run("python", "-m", "bench", "compare", str(out.resolve()), success_codes=[0, 1])
 
@@ -383,6 +390,24 @@ def output(*command: str, **environment: str) -> str:
     except OSError:
         return ""
     return done.stdout if done.returncode == 0 else ""
+
+
+@nox.session(venv_backend="none", requires=["wheel"], default=False, tags=["nightly"])
+def bare(session: nox.Session) -> None:
+    """Nightly, and before a release: wheel and source distribution in bare environments of every Python here."""
+    pythons = {version: interpreter(version) for version in (PYTHON, *OTHER_PYTHONS)}
+    for version, path in pythons.items():
+        if path is None:
+            session.warn(f"NOT RUN: Python {version} is not installed")
+    built = [str(path) for path in (*DIST.glob("*.whl"), *DIST.glob("*.tar.gz"))]
+    session.run("python3", BARE, *filter(None, pythons.values()), *built, external=True)
+
+
+@nox.session(python=PYTHON, default=False, tags=["nightly"])
+def conda(session: nox.Session) -> None:
+    """Nightly, and before a release: the conda recipe renders, and builds where conda-forge can be reached."""
+    prepare(session, "py-rattler-build>=0.70,<1")
+    session.run("python", str(ROOT / "tests" / "outside" / "recipe.py"), str(ROOT / "build" / "conda"))
 
 
 def other_python(version: str) -> None:

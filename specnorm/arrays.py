@@ -32,15 +32,16 @@ def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
     exponent : array, shape (b,)
         Integral floats: ``blocks = scaled * 2**exponent``. 0 for a zero block.
     """
-    every = tuple(range(1, blocks.ndim))
-    largest = xp.maximum(xp.max(blocks, axis=every), -xp.min(blocks, axis=every))
+    axes = tuple(range(1, blocks.ndim))
+    largest = xp.maximum(xp.max(blocks, axis=axes), -xp.min(blocks, axis=axes))
     # Any nearby power of two will do, so floor(log2) being off by one at exact powers (JAX) is harmless.
     exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
     # Where a library takes subnormal numbers for zero, their logarithm is infinite.
     info = xp.finfo(blocks.dtype)
     least = xp.full_like(exponent, math.log2(float(info.smallest_normal)) + math.log2(float(info.eps)))
     exponent = xp.maximum(exponent, least)
-    return unscale(blocks, xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp), exponent
+    of_each_entry = xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1))
+    return unscale(blocks, of_each_entry, xp=xp), exponent
 
 
 def unscale(value: Array, exponent: Array, *, xp: Namespace) -> Array:
@@ -70,13 +71,14 @@ def real_dtype(x: Array, *, xp: Namespace) -> Any:
 
 def precision(*dtypes: Any, xp: Namespace) -> tuple[float, float]:
     """Machine epsilon and smallest normal number of the coarsest of some dtypes."""
-    found = []
+    precisions = []
     for dtype in dtypes:
         # NumPy knows no bfloat16: that of ml_dtypes has a name, but no limits. It is float32 with fewer digits.
-        short = str(dtype) == "bfloat16"
-        known = xp.finfo(xp.float32 if short else dtype)
-        found.append((2.0**-7 if short else float(known.eps), float(known.smallest_normal)))
-    return max(found)
+        is_bfloat16 = str(dtype) == "bfloat16"
+        info = xp.finfo(xp.float32 if is_bfloat16 else dtype)
+        eps = 2.0**-7 if is_bfloat16 else float(info.eps)
+        precisions.append((eps, float(info.smallest_normal)))
+    return max(precisions)
 
 
 def is_complex(x: Array, *, xp: Namespace) -> bool:
@@ -142,7 +144,8 @@ def real_pair(z: Array, *, xp: Namespace) -> Array:
 
 def real_times(a: Array, z: Array, *, ops: ArrayOps) -> Array:
     """Real matrices times complex ones, as one real product (half the work of promoting the real factor)."""
-    xp, count = ops.xp, z.shape[-1]
+    xp = ops.xp
+    count = z.shape[-1]
     product = xp.matmul(a, xp.concat([xp.real(z), xp.imag(z)], axis=-1))
     return ops.complex(product[..., :count], product[..., count:])
 
@@ -171,9 +174,10 @@ def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
         return x[:, None, ...]
     index = xp.reshape(index, (*index.shape, *(1,) * (x.ndim - index.ndim)))
     # 0, 1, ... on the device of the index, which may be a tracer.
-    every = xp.cumulative_sum(xp.ones_like(xp.broadcast_to(index[:1, ...], (count, *index.shape[1:]))), axis=0) - 1
-    chosen = index[:, None, ...] == xp.astype(every, index.dtype)[None, ...]
-    return xp.where(chosen, x[:, None, ...], xp.zeros_like(x[:, None, ...]))
+    ones = xp.ones_like(xp.broadcast_to(index[:1, ...], (count, *index.shape[1:])))
+    numbers = xp.astype(xp.cumulative_sum(ones, axis=0) - 1, index.dtype)
+    is_chosen = index[:, None, ...] == numbers[None, ...]
+    return xp.where(is_chosen, x[:, None, ...], xp.zeros_like(x[:, None, ...]))
 
 
 def inverse_permutation(order: Sequence[int]) -> tuple[int, ...]:
@@ -193,9 +197,9 @@ def random_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 @functools.lru_cache(maxsize=64)
 def start_vector(seed: int, size: int) -> np.ndarray:
     """One of `random_vectors`, shape (1, size), drawn once and read only."""
-    found = random_vectors(seed, (1, size))
-    found.flags.writeable = False
-    return found
+    vector = random_vectors(seed, (1, size))
+    vector.flags.writeable = False
+    return vector
 
 
 def counter(like: Array, *, ops: ArrayOps) -> Any:
@@ -232,15 +236,28 @@ def gram_smaller(a: Array, *, xp: Namespace) -> Array:
 
 
 def applied(
-    body: Callable[[tuple[Array, ...]], tuple[Array, ...]], wanted: Any, state: tuple[Array, ...], *, ops: ArrayOps
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    wanted: Any,
+    state: tuple[Array, ...],
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, ...]:
     """Apply ``body`` to a state where a condition holds, a Python bool or a 0-d array where a loop compiles."""
-    _, *found = ops.loop(lambda s: s[0], lambda s: (s[0] & False, *body(s[1:])), (wanted, *state))
-    return tuple(found)
+
+    def once(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
+        wanted, *state = loop_state
+        return (wanted & False, *body(tuple(state)))
+
+    _, *after = ops.loop(lambda loop_state: loop_state[0], once, (wanted, *state))
+    return tuple(after)
 
 
 def repeated(
-    body: Callable[[tuple[Array, ...]], tuple[Array, ...]], count: Any, state: tuple[Array, ...], *, ops: ArrayOps
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    count: Any,
+    state: tuple[Array, ...],
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, ...]:
     """Apply ``body`` to a state so many times. Where a loop compiles, the body is compiled once.
 
@@ -249,10 +266,14 @@ def repeated(
     body : callable
         Keeps the state's shapes and dtypes.
     """
-    _, *found = ops.loop(
-        lambda s: s[0] < count, lambda s: (s[0] + 1, *body(s[1:])), (counter(state[0], ops=ops), *state)
-    )
-    return tuple(found)
+
+    def once_more(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
+        done, *state = loop_state
+        return (done + 1, *body(tuple(state)))
+
+    begin = (counter(state[0], ops=ops), *state)
+    _, *after = ops.loop(lambda loop_state: loop_state[0] < count, once_more, begin)
+    return tuple(after)
 
 
 def tall(blocks: Array, *, xp: Namespace) -> Array:

@@ -125,8 +125,9 @@ def operator_norm(
     --------
     >>> import numpy, specnorm
     >>> a = numpy.diag([3.0, 2.0, 1.0])
-    >>> print(specnorm.operator_norm(lambda v: a @ v, lambda u: a.T @ u, (3, 3)))
-    3.00000 <= norm <= 3.03001 with probability 1 - 1e-09 (8 products)
+    >>> lower, upper = specnorm.operator_norm(lambda v: a @ v, lambda u: a.T @ u, (3, 3))
+    >>> print(f"{lower:.3f} <= norm <= {upper:.3f}")
+    3.000 <= norm <= 3.030
     """
     _check_part("rtol", rtol, "a relative width such as 1e-2: the number of products grows as 1 / sqrt(rtol)")
     _check_part("delta", delta, "a probability such as 1e-9: without chance nothing is known of a black box")

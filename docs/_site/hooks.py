@@ -1,28 +1,83 @@
-"""The README as a page of the site: it lies outside of docs/, where MkDocs does not look. Bars in tables' code."""
+"""What the site makes of pages that are written for GitHub: gallery, notebooks, outputs set apart from code."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+EXECUTED = ROOT / "build" / "notebooks"
+"""Where `docs/_site/execute.py` writes."""
+OUTPUT = re.compile(r'<span class="c1"># &gt; ?(.*?)</span>\n')
+"""A comment ``# > ...``, which stands for what a script prints."""
+PRINTED = re.compile(r'<span class="go">([^<]*)</span>\n')
+NOT_EXECUTED = "*Not executed when this site was built: the library, or the GPU that it needs, was missing.*"
+
+
+def on_config(config: Any) -> Any:
+    """Put the version into the footer; without a repository, link to no source."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    config.copyright = f"specnorm {project['version']} · MIT licence"
+    if not config.repo_url:
+        config.edit_uri = config.repo_url = None
+    return config
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add README.md as readme.md, its links relative to docs/."""
-    text = README.read_text(encoding="utf-8").replace("](docs/", "](")
-    files.append(File.generated(config, "readme.md", content=text))
+    """Add a page for each script of the gallery and each notebook."""
+    sources = sorted((ROOT / "docs" / "gallery").glob("*.py")) + sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+    for source in sources:
+        text = script_page(source) if source.suffix == ".py" else notebook_page(source)
+        name = source.relative_to(ROOT / "docs")
+        page = File.generated(config, name.with_suffix(".md").as_posix(), content=text)
+        page.edit_uri = name.as_posix()
+        files.append(page)
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links to the README lead to that page."""
-    return markdown.replace("](../README.md", "](readme.md")
+def script_page(source: Path) -> str:
+    """A script as a page: its docstring, its picture, its code."""
+    text = source.read_text(encoding="utf-8")
+    title, _, words = (ast.get_docstring(ast.parse(text)) or "").partition("\n")
+    code = text.split('"""\n', 1)[1].strip("\n")
+    picture = f"![{title}]({source.stem}.svg){{ .picture }}"
+    return f"# {title}\n{words}\n\n{picture}\n\n```python\n{code}\n```\n\nThe script: [{source.name}]({source.name})\n"
+
+
+def notebook_page(source: Path) -> str:
+    """A notebook as a page: text, code, and under it what the code printed."""
+    executed = EXECUTED / source.name
+    cells = json.loads((executed if executed.is_file() else source).read_text(encoding="utf-8"))["cells"]
+    parts = []
+    for cell in cells:
+        body = "".join(cell["source"])
+        parts.append(body if cell["cell_type"] == "markdown" else f"```python\n{body}\n```")
+        for output in cell.get("outputs", []):
+            printed = "".join(output["text"] if "text" in output else output["data"]["text/plain"]).rstrip("\n")
+            parts.append(f"```{{ .text .output }}\n{printed}\n```")
+    if not executed.is_file():
+        parts.insert(1, NOT_EXECUTED)
+    return "\n\n".join([*parts, f"The notebook: [{source.name}]({source.name})", ""])
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Link to pages of the site instead of files; mark examples with prompts as sessions of an interpreter."""
+    markdown = re.sub(r"\]\((?:\.\./)+README\.md", "](index.md", markdown)
+    if page.file.src_uri == "gallery/README.md":
+        markdown = re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", markdown)
+    markdown = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", markdown)
+    return re.sub(r"^```python\n(?=>>> )", "```pycon\n", markdown, flags=re.MULTILINE)
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Code in a table: a bar is escaped there for GitHub, and Python-Markdown leaves the backslash."""
+    """Set outputs apart from code; in code of a table, take away the backslash that escapes a bar for GitHub."""
+    html = OUTPUT.sub(r'<span class="go">\1</span>\n', html)
+    # The line's end belongs to the output, so that the code is copied without empty lines.
+    html = PRINTED.sub('<span class="go">\\1\n</span>', html)
     return re.sub(r"<td.*?</td>", lambda cell: cell.group().replace("\\|", "|"), html, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""An ONNX file and samples -> how far each label is proven to stay; shares and radii rounded down, attacks up."""
+"""Prove of a file of samples how far each label stays, and write it. Shares and radii are rounded down, attacks up."""
 
 from __future__ import annotations
 
@@ -65,8 +65,11 @@ class Accuracy:
 
     def counts(self) -> list[tuple[float, list[int]]]:
         """Each radius, and how many samples are safe, unsafe and open there."""
-        states = [[sample.status[at] for sample in self.samples] for at in range(len(self.radii))]
-        return [(r, [*map(each.count, _STATES)]) for r, each in zip(self.radii, states, strict=True)]
+        counts = []
+        for at, radius in enumerate(self.radii):
+            states = [sample.status[at] for sample in self.samples]
+            counts.append((radius, [states.count(state) for state in _STATES]))
+        return counts
 
 
 def certified(
@@ -80,28 +83,30 @@ def certified(
     max_bytes: int = MAX_BYTES,
     progress: Tick | None = None,
 ) -> Accuracy:
-    """`specnorm_networks.certified_accuracy` with ``local=True``, of files."""
+    """Run `specnorm_networks.certified_accuracy` with ``local=True`` on files."""
     x, y = _samples(data, max_bytes, checked_range(input_range))
-    asked = tuple(sorted(set(map(float, radii))))
-    seconds = GRAPH_SECONDS + len(x) * len(asked) * (SAMPLE_SECONDS if budget is None else 10 * budget)
+    ascending = tuple(sorted(set(map(float, radii))))
+    seconds_each = SAMPLE_SECONDS if budget is None else 10 * budget
+    seconds = GRAPH_SECONDS + len(x) * len(ascending) * seconds_each
     limit = seconds if seconds < 1e9 else None
-    with open_model(model, max_bytes) as found:
-        if found.network is None:
+    with open_model(model, max_bytes) as arrays:
+        if arrays.network is None:
             raise ModelFileError(f"{model} holds weights and no graph: give the ONNX file of the network.")
         try:
-            samples = ask(found, limit, _certified, x, y, asked, input_range, budget, margin, progress=progress)
+            samples = ask(arrays, limit, _certified, x, y, ascending, input_range, budget, margin, progress=progress)
         except (ModelFileError, MethodError, GeometryError) as error:
             raise type(error)(f"{model}: {error}") from error
-    return Accuracy(model, data, asked, tuple(samples), input_range, budget, margin)
+    return Accuracy(model, data, ascending, tuple(samples), input_range, budget, margin)
 
 
 def _samples(path: str, max_bytes: int, between: tuple[float, float] | None) -> tuple[AnyArray, AnyArray]:
-    """The arrays x (samples, ...) and y (labels)."""
-    with open_model(path, max_bytes) as found:
+    """Return the arrays x (samples, ...) and y (labels) of a file; refuse others, and samples out of the range."""
+    with open_model(path, max_bytes) as arrays:
         try:
-            x, y = (np.asarray(found.array(name)) for name in ("x", "y"))
+            x = np.asarray(arrays.array("x"))
+            y = np.asarray(arrays.array("y"))
         except LookupError as error:
-            names = tables.some([tensor.name for tensor in found.arrays]) or "no array"
+            names = tables.some([tensor.name for tensor in arrays.arrays]) or "no array"
             raise ModelFileError(f"{path} holds {names}; expected the arrays x (samples) and y (labels).") from error
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
@@ -109,8 +114,7 @@ def _samples(path: str, max_bytes: int, between: tuple[float, float] | None) -> 
         raise ModelFileError(f"{path}: y has shape {y.shape} of {y.dtype}; expected one whole number a sample.")
     if x.ndim < 2 or len(x) != len(y) or not x.size:
         raise ModelFileError(f"{path}: x has shape {x.shape} and y {y.shape}; expected (samples, ...) and (samples,).")
-    real = x.dtype.kind in "iu" or (x.dtype.kind == "f" and x.dtype.itemsize <= np.dtype(np.float64).itemsize)
-    if not (real and np.isfinite(x).all() and (x.dtype.kind == "f" or -(2**53) <= x.min() <= x.max() <= 2**53)):
+    if not _fit_float64(x):
         raise ModelFileError(
             f"{path}: x is of {x.dtype}; expected numbers of float64, without NaN, infinity, or integers beyond 2**53."
         )
@@ -121,6 +125,14 @@ def _samples(path: str, max_bytes: int, between: tuple[float, float] | None) -> 
             f"{high:g}: give the range of the data as the network takes it."
         )
     return x, y
+
+
+def _fit_float64(x: AnyArray) -> bool:
+    """Return whether float64 holds all numbers of an array exactly: finite ones, integers up to 2**53."""
+    if x.dtype.kind in "iu":
+        return bool(-(2**53) <= x.min() <= x.max() <= 2**53)
+    is_narrow = x.dtype.kind == "f" and x.dtype.itemsize <= np.dtype(np.float64).itemsize
+    return is_narrow and bool(np.isfinite(x).all())
 
 
 # -- where the model's file is open ------------------------------------------------------------------------------------
@@ -185,30 +197,51 @@ def _logits(graph: Graph, x: AnyArray, label: int) -> tuple[int | None, float | 
 
 # -- as text -----------------------------------------------------------------------------------------------------------
 def render(found: Accuracy, output_format: str) -> str:
-    """One row a sample, and what is certified at each radius; CSV has the samples alone."""
+    """Write one row a sample, and the shares at each radius; CSV has the samples alone."""
     if output_format == "json":
         return json.dumps(_to_dict(found), indent=2, allow_nan=False) + "\n"
     if output_format == "csv":
-        at = [f"at {radius!r}" for radius in found.radii]
-        rows = [row | dict(zip(at, row.pop("status"), strict=True)) for row in _plain(found)]
+        columns = [f"at {radius!r}" for radius in found.radii]
+        rows = []
+        for row in _plain(found):
+            status = row.pop("status")
+            rows.append(row | dict(zip(columns, status, strict=True)))
         return to_csv(rows)
-    markdown = output_format == "markdown"
-    title = [f"## {code(found.model)}, {code(found.data)}", ""] if markdown else []
-    head = ["sample", "label", "predicted", "margin", "radius", "attacked", *(f"at {r:g}" for r in found.radii)]
-    samples = [[str(at), *_cells(each), *each.status] for at, each in enumerate(found.samples)]
-    radii = [
-        [f"{r:g}", *map(str, each), f"{10_000 * each[0] // len(samples) / 100:.2f} %"] for r, each in found.counts()
-    ]
-    lines = [*_table([head, *samples], markdown), "", *_table([["radius", *_STATES, "certified"], *radii], markdown)]
-    return "\n".join([*title, *_verdict(found), "", *lines, ""])
+    is_markdown = output_format == "markdown"
+    title = [f"## {code(found.model)}, {code(found.data)}", ""] if is_markdown else []
+    of_samples = _table(_rows_of_samples(found), is_markdown)
+    of_radii = _table(_rows_of_radii(found), is_markdown)
+    return "\n".join([*title, *_verdict(found), "", *of_samples, "", *of_radii, ""])
+
+
+def _rows_of_samples(found: Accuracy) -> list[list[str]]:
+    """Return the table of the samples, its head first."""
+    columns = [f"at {radius:g}" for radius in found.radii]
+    rows = [["sample", "label", "predicted", "margin", "radius", "attacked", *columns]]
+    for at, sample in enumerate(found.samples):
+        rows.append([str(at), *_cells(sample), *sample.status])
+    return rows
+
+
+def _rows_of_radii(found: Accuracy) -> list[list[str]]:
+    """Return the table of the radii, its head first; shares are rounded down."""
+    rows = [["radius", *_STATES, "certified"]]
+    for radius, counts in found.counts():
+        safe = counts[0]
+        hundredths = 10_000 * safe // len(found.samples)
+        rows.append([f"{radius:g}", *map(str, counts), f"{hundredths / 100:.2f} %"])
+    return rows
 
 
 def _plain(found: Accuracy) -> list[dict[str, Any]]:
-    """A row a sample; what is no finite number is None."""
-    return [
-        {"sample": at, **{name: finite(x) if isinstance(x, float) else x for name, x in vars(each).items()}}
-        for at, each in enumerate(found.samples)
-    ]
+    """Return a row a sample, in plain data; numbers that are not finite become None."""
+    rows = []
+    for at, sample in enumerate(found.samples):
+        row: dict[str, Any] = {"sample": at}
+        for name, x in vars(sample).items():
+            row[name] = finite(x) if isinstance(x, float) else x
+        rows.append(row)
+    return rows
 
 
 def _to_dict(found: Accuracy) -> dict[str, Any]:
@@ -228,36 +261,51 @@ def _to_dict(found: Accuracy) -> dict[str, Any]:
 
 
 def _verdict(found: Accuracy) -> list[str]:
-    """What is said above the table: one line a radius."""
-    box = found.input_range
-    place = "" if box is None else f", of inputs between {box[0]:g} and {box[1]:g}"
-    place += f", with a margin of {found.margin!r}" if found.margin else ""
-    return [
-        f"Within {radius!r} (2-norm{place}), {safe} of {len(found.samples)} labels are proven to stay; "
-        f"{unsafe} are wrong or changed by an input that was found; {left} are open."
-        for radius, (safe, unsafe, left) in found.counts()
-    ]
+    """Return the lines above the table, one a radius."""
+    conditions = ""
+    if found.input_range is not None:
+        low, high = found.input_range
+        conditions += f", of inputs between {low:g} and {high:g}"
+    if found.margin:
+        conditions += f", with a margin of {found.margin!r}"
+    lines = []
+    for radius, (safe, unsafe, left) in found.counts():
+        lines.append(
+            f"Within {radius!r} (2-norm{conditions}), {safe} of {len(found.samples)} labels are proven to stay; "
+            f"{unsafe} are wrong or changed by an input that was found; {left} are open."
+        )
+    return lines
 
 
 def below(found: Accuracy, share: float | None) -> list[str]:
-    """What to say of the radii at which a smaller share of labels is certified."""
-    of = len(found.samples)
-    return [
-        f"--fail-below {share:g}: {safe} of {of} labels are certified at {radius!r}; {left} are open."
-        for radius, (safe, _, left) in found.counts()
-        if share is not None and not safe / of >= share
-    ]
+    """Return a line for each radius at which a smaller share of labels is certified; None: no share was asked for."""
+    if share is None:
+        return []
+    count = len(found.samples)
+    lines = []
+    for radius, (safe, _, left) in found.counts():
+        if not safe / count >= share:
+            lines.append(
+                f"--fail-below {share:g}: {safe} of {count} labels are certified at {radius!r}; {left} are open."
+            )
+    return lines
 
 
 def _cells(sample: Sample) -> list[str]:
+    """Return label, prediction, margin, radius and attack of a sample, rounded so that each keeps its promise."""
     predicted = "-" if sample.predicted is None else str(sample.predicted)
-    proven = number(sample.radius, "lower"), number(sample.attacked, "upper")
-    return [str(sample.label), predicted, number(sample.margin), *proven]
+    radius = number(sample.radius, "lower")
+    attacked = number(sample.attacked, "upper")
+    return [str(sample.label), predicted, number(sample.margin), radius, attacked]
 
 
-def _table(texts: Sequence[Sequence[str]], markdown: bool) -> list[str]:
-    head, rule, *body = tables.aligned(texts, range(len(texts[0])))
-    return [head, f"|{' ---: |' * len(texts[0])}" if markdown else rule, *body]
+def _table(texts: Sequence[Sequence[str]], is_markdown: bool) -> list[str]:
+    """Return the lines of a table, all columns to the right."""
+    columns = len(texts[0])
+    head, rule, *body = tables.aligned(texts, range(columns))
+    if is_markdown:
+        rule = f"|{' ---: |' * columns}"
+    return [head, rule, *body]
 
 
 # -- as a curve --------------------------------------------------------------------------------------------------------

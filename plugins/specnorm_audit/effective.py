@@ -1,4 +1,4 @@
-"""What a model stores of a weight -> the weight that its layer uses: one reader for files, mappings and state dicts.
+"""Compute the weights that layers use from what models store of them, in files, mappings and state dicts.
 
 Spectral and weight normalisation, pruning and parametrisations store what a weight is computed from. Where the stored
 arrays determine the weight that the layer uses at inference, they are replaced by it, under the name that the weight
@@ -27,7 +27,7 @@ from specnorm.proof import AnyArray, backends
 
 Numbers: TypeAlias = NDArray[np.float64]
 Compute: TypeAlias = Callable[..., Numbers]
-"""The weight in float64, of the arrays in the order of `Form.parts`."""
+"""Returns a weight in float64, of the arrays in the order of `Form.parts`."""
 Stored: TypeAlias = Mapping[str, Tensor]
 """Arrays of real floating numbers by name."""
 
@@ -38,7 +38,8 @@ _BAKE = (
 AS_STORED = "weight=as stored"
 """What is assumed of an array that nothing beside it explains: factors of the forward pass are not in a file."""
 _CLEARLY = 5.0
-"""How much nearer u is to the direction of Wv for the right one of two matrices: in training the two are parallel."""
+"""Of two readings of a kernel as a matrix W, that one is right for which u is so many times nearer to Wv's direction.
+In training u becomes parallel to Wv."""
 _EPSILON = 1e-12
 """Flax's, by which a squared norm is at least this."""
 
@@ -75,29 +76,37 @@ def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
     stay as arrays that are no layers.
     """
     everything = list(tensors)
-    stored = {t.name: t for t in everything if t.kind is None and t.dtype.startswith(_FLOATING)}
-    names = {t.name for t in everything}
+    by_name = {t.name: t for t in everything}
+    stored = {name: t for name, t in by_name.items() if t.kind is None and t.dtype.startswith(_FLOATING)}
     weights: dict[str, Tensor] = {}
     explained: set[str] = set()
-    by_name = {t.name: t for t in everything}
-    for form in _forms(stored, names):
-        first = stored[form.parts[0]]
-        if form.compute is None:
-            weights[first.name] = replace(first, refusal=first.refusal or form.words)
-            continue
+    for form in _forms(stored, set(by_name)):
         parts = [by_name[name] for name in form.parts]
-        refusal = next((part.refusal for part in parts if part.refusal), None)
-        load = partial(_computed, form.compute, tuple(part.load for part in parts))
-        dtype = "float64" if first.dtype == "float64" else "float32"
-        assumed = (*first.assumed, form.words)
-        weights[first.name] = replace(first, name=form.name, dtype=dtype, load=load, refusal=refusal, assumed=assumed)
-        explained.update(form.parts[1:], form.others)
-    return [weights.get(t.name) or _alone(t, t.name in explained) for t in everything]
+        weights[form.parts[0]] = _weight(form, parts)
+        if form.compute is not None:
+            explained.update(form.parts[1:], form.others)
+    return [weights.get(t.name) or _without_form(t, t.name in explained) for t in everything]
 
 
-def _alone(tensor: Tensor, explained: bool) -> Tensor:
-    """An array that is no source of a weight: part of one, or taken as it is stored."""
-    if explained:
+def _weight(form: Form, parts: Sequence[Tensor]) -> Tensor:
+    """Return the first part of a weight as the weight, computed when it is loaded; or refused, with the reason."""
+    first = parts[0]
+    if form.compute is None:
+        return replace(first, refusal=first.refusal or form.words)
+    refusals = [part.refusal for part in parts if part.refusal]
+    return replace(
+        first,
+        name=form.name,
+        dtype="float64" if first.dtype == "float64" else "float32",
+        load=partial(_computed, form.compute, tuple(part.load for part in parts)),
+        refusal=refusals[0] if refusals else None,
+        assumed=(*first.assumed, form.words),
+    )
+
+
+def _without_form(tensor: Tensor, is_explained: bool) -> Tensor:
+    """Return an array from which no weight is computed: as no layer if a form explains it, else as it is stored."""
+    if is_explained:
         return replace(tensor, kind="none", refusal=None)
     return tensor if tensor.kind is not None else replace(tensor, assumed=(*tensor.assumed, AS_STORED))
 
@@ -105,20 +114,23 @@ def _alone(tensor: Tensor, explained: bool) -> Tensor:
 def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyArray:
     """Load the parts and compute the weight, in the library of the first part and its precision (float32 at least)."""
     arrays = [load() for load in loads]
-    backend = backends.backend_for(arrays[0])
-    host = [backends.backend_for(x).to_numpy(x) for x in arrays]
+    parts = [backends.backend_for(x).to_numpy(x) for x in arrays]
     with np.errstate(all="ignore"):
-        weight = compute(*(x.astype(np.float64) for x in host))
-    if not np.isfinite(weight).all() and all(np.isfinite(x).all() for x in host):
+        weight = compute(*(x.astype(np.float64) for x in parts))
+    are_finite = all(np.isfinite(x).all() for x in parts)
+    if are_finite and not np.isfinite(weight).all():
         raise ModelFileError("its weight at inference is not finite: what it is divided by is zero.")
-    return backend.from_numpy(weight.astype(np.result_type(host[0], np.float32)), arrays[0])
+    dtype = np.result_type(parts[0], np.float32)
+    return backends.backend_for(arrays[0]).from_numpy(weight.astype(dtype), arrays[0])
 
 
 def _forms(stored: Stored, names: set[str]) -> Iterator[Form]:
-    """Every weight that stored arrays are seen to be the source of."""
+    """Give every weight that is seen to be computed from stored arrays."""
     for name in stored:
         for ending, read in _READERS.items():
-            form = read(name, name.removesuffix(ending), stored, names) if name.endswith(ending) else None
+            if not name.endswith(ending):
+                continue
+            form = read(name, name.removesuffix(ending), stored, names)
             if form is not None:
                 yield form
     yield from _of_flax(stored)
@@ -126,6 +138,7 @@ def _forms(stored: Stored, names: set[str]) -> Iterator[Form]:
 
 # -- torch's hooks: NAME_orig beside NAME_u and NAME_v, or a mask; NAME_v beside NAME_g ------------------------------
 def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+    """Read NAME_orig: a hook of torch's, or of others, computes NAME from it."""
     if base in stored and stored[base].shape == stored[name].shape:
         return Form(base, (base,), _identity, AS_STORED, (name,))  # the layer uses the other
     mask, u, v = f"{base}_mask", f"{base}_u", f"{base}_v"
@@ -144,12 +157,13 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Form | No
 
 
 def _belongs(other: str, base: str, stored: Stored) -> bool:
-    """Whether an array is a number or vector of a weight's normalisation: NAME_word."""
+    """Return whether an array is a number or vector of a weight's normalisation: NAME_word."""
     word = other.removeprefix(f"{base}_")
     return other != word and "_" not in word and len(stored[other].shape) < 2
 
 
 def _of_bar(name: str, _base: str, _stored: Stored, _names: set[str]) -> Form:
+    """Read weight_bar, which many copies of one old spectral normalisation have."""
     reason = (
         "an old spectral normalisation computes the layer's weight from it anew at each call, and moves its vectors: "
         f"the file does not determine it. {_BAKE}"
@@ -158,6 +172,7 @@ def _of_bar(name: str, _base: str, _stored: Stored, _names: set[str]) -> Form:
 
 
 def _of_direction(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+    """Read NAME_v beside NAME_g: torch's old weight normalisation."""
     length = f"{base}_g"
     if length not in names or base in names or f"{base}_orig" in names:
         return None
@@ -165,6 +180,7 @@ def _of_direction(name: str, base: str, stored: Stored, names: set[str]) -> Form
 
 
 def _pruned(name: str, base: str, mask: str, stored: Stored) -> Form:
+    """Multiply by a mask, as torch's pruning does."""
     if mask not in stored or stored[mask].shape != stored[name].shape or base in stored:
         return Form(
             name, (name,), None, f"the layer computes its weight from it and {_last(mask)}, which does not fit."
@@ -182,34 +198,36 @@ def _spectral(name: str, weight: str, u: str, v: str, stored: Stored, others: tu
 
 
 def _axes(shape: Sequence[int], u: Sequence[int], v: Sequence[int]) -> tuple[int, ...]:
-    """Axes that may be the rows of the matrix W: of a linear layer the first, if it fits."""
-    if len(u) != 1 or len(v) != 1:
+    """Return the axes that may be the rows of the matrix W: of a linear layer the first, if it fits."""
+    if len(u) != 1 or len(v) != 1 or math.prod(shape) != u[0] * v[0]:
         return ()
-    found = tuple(axis for axis, n in enumerate(shape) if n == u[0] and math.prod(shape) == u[0] * v[0])
-    return found[:1] if len(shape) == 2 else found
+    axes = tuple(axis for axis, n in enumerate(shape) if n == u[0])
+    return axes[:1] if len(shape) == 2 else axes
 
 
 def _divided(axes: Sequence[int], weight: Numbers, u: Numbers, v: Numbers) -> Numbers:
-    """W / (u·Wv). Where several axes fit, u is parallel to Wv for the right one."""
-    found: list[tuple[float, float]] = []
+    """Return W / (u·Wv). If several axes may be the rows, u is parallel to Wv for the right one."""
+    readings: list[tuple[float, float]] = []
     for axis in axes:
         image = np.moveaxis(weight, axis, 0).reshape(u.size, v.size) @ v
         sigma = float(u @ image)
-        beside = image - u * (np.float64(sigma) / (u @ u))
-        distance = float(np.linalg.norm(beside) / np.linalg.norm(image))
-        found.append((distance if math.isfinite(distance) else 1.0, sigma))
-    found.sort()
-    (distance, sigma), *rest = found
-    if any(other < _CLEARLY * distance and not math.isclose(sigma, its, rel_tol=1e-6) for other, its in rest):
-        raise ModelFileError(
-            "its spectral normalisation is of the matrix with the outputs as rows, or with the inputs (of a transposed "
-            f"layer): shapes and vectors fit both. {_BAKE}"
-        )
+        perpendicular = image - u * (np.float64(sigma) / (u @ u))
+        distance = float(np.linalg.norm(perpendicular) / np.linalg.norm(image))
+        readings.append((distance if math.isfinite(distance) else 1.0, sigma))
+    readings.sort()
+    nearest, sigma = readings[0]
+    for distance, other in readings[1:]:
+        is_near = distance < _CLEARLY * nearest
+        if is_near and not math.isclose(sigma, other, rel_tol=1e-6):
+            raise ModelFileError(
+                "its spectral normalisation is of the matrix with the outputs as rows, or with the inputs (of a "
+                f"transposed layer): shapes and vectors fit both. {_BAKE}"
+            )
     return np.asarray(weight / sigma)
 
 
 def _weight_norm(name: str, weight: str, length: str, stored: Stored, others: tuple[str, ...] = ()) -> Form:
-    """g·v/‖v‖, with a norm for each entry of g."""
+    """Compute g·v/‖v‖, with a norm for each entry of g."""
     direction = stored[name]
     shape = stored[length].shape if length in stored else None
     if shape is None or not _is_length(shape, direction.shape):
@@ -220,15 +238,21 @@ def _weight_norm(name: str, weight: str, length: str, stored: Stored, others: tu
 
 
 def _is_length(length: Sequence[int], direction: Sequence[int]) -> bool:
-    """Whether a shape is that of one length for all of a direction, or one for each entry of an axis."""
-    if len(length) not in (0, len(direction)):
+    """Return whether a shape is that of one length for all of a direction, or one for each entry of an axis."""
+    if len(length) == 0:
+        return True
+    if len(length) != len(direction):
         return False
-    return all(n in (1, m) for n, m in zip(length, direction, strict=False)) and sum(n > 1 for n in length) < 2
+    fits = all(n in (1, m) for n, m in zip(length, direction, strict=True))
+    axes_of_lengths = sum(n > 1 for n in length)
+    return fits and axes_of_lengths < 2
 
 
 def _scaled(direction: Numbers, length: Numbers) -> Numbers:
+    """Return g·v/‖v‖; each norm is taken over the axes along which there is one length."""
     axes = tuple(a for a in range(direction.ndim) if length.ndim == 0 or length.shape[a] == 1)
-    return np.asarray(length * (direction / np.sqrt(np.sum(direction**2, axis=axes, keepdims=True))))
+    norms = np.sqrt(np.sum(direction**2, axis=axes, keepdims=True))
+    return np.asarray(length * (direction / norms))
 
 
 # -- torch's parametrisations: parametrizations.NAME.original, and what each keeps under its number -------------------
@@ -264,17 +288,20 @@ def _of_pair(name: str, base: str, stored: Stored, names: set[str]) -> Form | No
 
 
 def _kept(base: str, names: Iterable[str]) -> dict[int, tuple[str, ...]]:
-    """What each parametrisation keeps: number -> last parts of names."""
-    found: dict[int, tuple[str, ...]] = {}
+    """Return what each parametrisation keeps: last parts of names, by its number."""
+    prefix = f"{base}."
+    leaves: dict[int, tuple[str, ...]] = {}
     for name in names:
-        number, _, leaf = name.removeprefix(f"{base}.").partition(".")
-        if name.startswith(f"{base}.") and number.isdigit() and leaf:
-            found[int(number)] = (*found.get(int(number), ()), leaf)
-    return dict(sorted(found.items()))
+        if not name.startswith(prefix):
+            continue
+        number, _, leaf = name.removeprefix(prefix).partition(".")
+        if number.isdigit() and leaf:
+            leaves[int(number)] = (*leaves.get(int(number), ()), leaf)
+    return dict(sorted(leaves.items()))
 
 
 def _of_state(name: str, weight: str, prefix: str, kept: Sequence[str], stored: Stored) -> Form:
-    """Apply one parametrisation, told by what it keeps."""
+    """Apply one parametrisation, which is known by the arrays that it keeps: torch's, or this library's own."""
     if set(kept) == {"_u", "_v"} and all(f"{prefix}{leaf}" in stored for leaf in kept):
         return _spectral(name, weight, f"{prefix}_u", f"{prefix}_v", stored)
     buffers = sorted(set(kept) - {_TOLD})
@@ -294,15 +321,17 @@ _LARGEST = 10_000
 
 
 def _constrained(names: Sequence[str], weight: Numbers, told: Numbers, *state: Numbers) -> Numbers:
-    """The weight of `specnorm_torch.spectral_norm` in ``eval()``."""
+    """Return the weight of `specnorm_torch.spectral_norm` in ``eval()``."""
     said = _parsed(told)
     words = said["method"]
     method = METHODS[str(words.pop("name"))](**words)
     geometry = {key: _in_tuples(value) for key, value in said["geometry"].items()}
     rows = said["dim"]
     kernel = weight if rows is None else np.moveaxis(weight, rows, 0).reshape(weight.shape[rows], -1)
-    _, settled = track(kernel, method, dict(zip(names, state, strict=True)), sweeps=int(said["sweeps"]), **geometry)
-    norm = float(track(kernel, method, settled, sweeps=0, **geometry)[0])
+    stored = dict(zip(names, state, strict=True))
+    _, settled = track(kernel, method, stored, sweeps=int(said["sweeps"]), **geometry)
+    value, _ = track(kernel, method, settled, sweeps=0, **geometry)
+    norm = float(value)
     bound = float(said["bound"])
     if norm <= said["eps"] or (said["only_shrink"] and norm <= bound):
         return weight
@@ -310,6 +339,7 @@ def _constrained(names: Sequence[str], weight: Numbers, told: Numbers, *state: N
 
 
 def _parsed(told: Numbers) -> dict[str, Any]:
+    """Return what a constraint says of itself, as JSON in bytes; refuse numbers with which a search would not end."""
     if told.ndim != 1 or told.size > _LONGEST:
         raise ModelFileError(
             "it was saved by an earlier version of specnorm_torch.spectral_norm, which did not store the bound. Load "
@@ -317,10 +347,9 @@ def _parsed(told: Numbers) -> dict[str, Any]:
         )
     try:
         said = json.loads(bytes(told.astype(np.uint8).tolist()))
-        if any(
-            isinstance(x, int | float) and not abs(x) <= _LARGEST for x in (said["sweeps"], *said["method"].values())
-        ):
-            raise ValueError("a number of its method is too large")
+        for x in (said["sweeps"], *said["method"].values()):
+            if isinstance(x, int | float) and not abs(x) <= _LARGEST:
+                raise ValueError("a number of its method is too large")
         return {key: said[key] for key in _SAID}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"what its constraint says of itself is damaged: {error}.") from error
@@ -341,7 +370,7 @@ _NNX = re.compile(r"(?P<owner>(?:.*\.)?)(?P<kind>scales|batch_stats)\.\((?P<path
 
 
 def _of_flax(stored: Stored) -> Iterator[Form]:
-    """Kernels with a length, or a vector of a power iteration, in a wrapper."""
+    """Give the kernels that have a length, or a vector of a power iteration, in a wrapper."""
     by_parts = {tuple(_SPLIT.split(name)): name for name in stored}
     for name in stored:
         kernel, leaf = _wrapped(name, by_parts)
@@ -350,7 +379,7 @@ def _of_flax(stored: Stored) -> Iterator[Form]:
 
 
 def _wrapped(name: str, by_parts: Mapping[tuple[str, ...], str]) -> tuple[str | None, str]:
-    """The kernel whose state an array is, None if it is none, and what of the state."""
+    """Return the kernel whose state an array is, None if it is none, and the array's own word."""
     match = _NNX.fullmatch(name)
     if match is not None:
         path = [word.strip(" '") for word in match["path"].split(",") if word.strip()]
@@ -359,7 +388,10 @@ def _wrapped(name: str, by_parts: Mapping[tuple[str, ...], str]) -> tuple[str | 
         return by_parts.get(place), leaf
     *scope, _wrapper, layer, kernel, leaf = ("", "", "", *_SPLIT.split(name))
     inside = tuple(part for part in scope if part)
-    for collection in ((), *({parts[:1] for parts in by_parts} if inside else ())):
+    collections: list[tuple[str, ...]] = [()]
+    if inside:  # the state may lie in another collection than the kernel: batch_stats beside params
+        collections += {parts[:1] for parts in by_parts}
+    for collection in collections:
         found = by_parts.get((*collection, *inside[len(collection) :], layer, kernel))
         if found is not None and leaf in ("scale", "u") and name != found:
             return found, leaf
@@ -367,32 +399,37 @@ def _wrapped(name: str, by_parts: Mapping[tuple[str, ...], str]) -> tuple[str | 
 
 
 def _with_state(name: str, state: str, leaf: str, stored: Stored) -> Iterator[Form]:
-    shape, its = stored[name].shape, stored[state].shape
+    """Give the weight of a kernel with its state in a wrapper, if the shapes are those of Flax."""
+    shape = stored[name].shape
+    shape_of_state = stored[state].shape
     if len(shape) < 2:
         return
-    if leaf == "scale" and its in ((), shape[-1:]):
+    if leaf == "scale" and shape_of_state in ((), shape[-1:]):
         yield Form(name, (name, state), _scaled_by_flax, f"{_last(name)}=W/|W|·scale")
-    elif leaf == "u" and its == (1, shape[-1]):
+    elif leaf == "u" and shape_of_state == (1, shape[-1]):
         yield Form(name, (name, state), _divided_by_flax, f"{_last(name)}=W/(u·Wv) of n_steps=1")
 
 
 def _scaled_by_flax(kernel: Numbers, scale: Numbers) -> Numbers:
-    """Flax's WeightNorm, of the last axis or of all."""
+    """Return the weight of Flax's WeightNorm, of the last axis or of all."""
     axes = tuple(range(kernel.ndim - scale.ndim))
     squares = np.sum(kernel**2, axis=axes, keepdims=True)
     return np.asarray(kernel / np.sqrt(np.maximum(squares, _EPSILON)) * scale)
 
 
 def _divided_by_flax(kernel: Numbers, u: Numbers) -> Numbers:
-    """Flax's SpectralNorm, which takes a step of the power iteration in evaluation, too."""
+    """Return the weight of Flax's SpectralNorm, which takes a step of the power iteration in evaluation, too."""
     matrix = kernel.reshape(-1, kernel.shape[-1])
     v = _unit(u @ matrix.T)
-    sigma = float((v @ matrix @ _unit(v @ matrix).T)[0, 0])
+    next_u = _unit(v @ matrix)
+    sigma = float((v @ matrix @ next_u.T)[0, 0])
     return kernel / sigma if sigma else kernel
 
 
 def _unit(x: Numbers) -> Numbers:
-    return np.asarray(x / np.sqrt(max(float(np.sum(x**2)), _EPSILON)))
+    """Return a vector divided by its length."""
+    squares = max(float(np.sum(x**2)), _EPSILON)
+    return np.asarray(x / np.sqrt(squares))
 
 
 def _identity(weight: Numbers) -> Numbers:
@@ -400,4 +437,5 @@ def _identity(weight: Numbers) -> Numbers:
 
 
 def _last(name: str) -> str:
+    """Return the last word of a name."""
     return re.split(r"[./]", name)[-1]

@@ -1,4 +1,4 @@
-"""What is known of a layer's geometry -> a `ConvSpec`, and what of it had to be assumed."""
+"""Make a `ConvSpec` of what a file and a person say of a layer's geometry, and tell what had to be assumed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _KEYS = (*DEFAULTS, "layout", "padding")
 
 @dataclass(frozen=True)
 class Override:
-    """What a person says of the layers whose name matches."""
+    """The geometry that a person states of the layers whose name matches."""
 
     pattern: str
     stated: Stated
 
 
 def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Override, ...]:
-    """Check what a person says of layers: shell pattern on names -> some of the keys of `Stated`."""
+    """Check and return what a person states of layers: by shell patterns on names, some of the keys of `Stated`."""
     if geometry is None:
         return ()
     if not isinstance(geometry, Mapping):
@@ -82,7 +82,8 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
         )
     if not isinstance(sizes, tuple) or not ranks or len(sizes) in ranks:
         return sizes
-    shown, most = "x".join(map(str, sizes)), max(ranks)
+    shown = "x".join(map(str, sizes))
+    most = max(ranks)
     if len(ranks) == 1 and len(sizes) == most + 1:
         channels = _channels(kernels[0])
         if sizes[0] in channels:
@@ -99,17 +100,21 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
 
 
 def _is_linear(tensor: Tensor) -> bool:
-    """Whether a matrix is a linear layer by what the file says, or by the name that layers' weights have."""
-    return tensor.kind == "linear" or "weight" in re.split(r"[./:]", tensor.name)[-1]
+    """Return whether a matrix is a linear layer by what the file says, or by the name that layers' weights have."""
+    last_word = re.split(r"[./:]", tensor.name)[-1]
+    return tensor.kind == "linear" or "weight" in last_word
 
 
 def _channels(kernel: Tensor) -> set[int]:
-    """How many input channels a layer may have, by the orders of axes that are open."""
+    """Return the numbers of input channels that a layer may have, by the orders of axes that are open."""
     stated = kernel.geometry
-    layout = stated.get("layout") or ""
-    orders = ("HWIO" if layout.endswith("IO") else "OIHW",) if "layout" in stated else kernel.conventions
-    groups, place = stated.get("groups", 1), 0 if stated.get("transposed") else 1
-    return {kernel.shape[-2 if order == "HWIO" else place] * groups for order in orders}
+    orders: Sequence[str] = kernel.conventions
+    if "layout" in stated:
+        layout = stated["layout"] or ""
+        orders = ["HWIO" if layout.endswith("IO") else "OIHW"]
+    groups = stated.get("groups", 1)
+    axis = {"HWIO": -2, "OIHW": 0 if stated.get("transposed") else 1}
+    return {kernel.shape[axis[order]] * groups for order in orders}
 
 
 def resolve(
@@ -122,7 +127,7 @@ def resolve(
     input_shape: int | tuple[int, ...] | None,
     convention: str = "OIHW",
 ) -> tuple[ConvSpec, tuple[str, ...]]:
-    """Geometry of one layer, and what of it is assumed.
+    """Return the geometry of one layer, and what of it is assumed.
 
     The last matching override counts, key by key; then ``padding_mode``; then what the file states; then ``layout``;
     the rest is assumed: stride 1, dilation 1, one group, not transposed, the order of ``convention``, zeros, "same". It
@@ -160,23 +165,24 @@ def resolve(
 
 
 def _of_matrix(shape: Sequence[int], known: Mapping[str, Any], *, sized: bool) -> ConvSpec:
-    """Geometry of a linear layer, of which nothing spatial is meant: sizes and paddings are those of the other rows."""
+    """Return the geometry of a linear layer: what is said of sizes and padding is meant for the convolutions."""
     spec = ConvSpec.of(shape, **{key: known[key] for key in ("groups", "transposed", "layout")})
     return replace(spec, input_shape=() if sized else None)
 
 
 def at_rank(layout: str, axes: int) -> Layout:
-    """Layout for a kernel with so many axes, in the convention that ``layout`` names."""
+    """Return the layout of a kernel with so many axes, in the convention that ``layout`` names."""
     spatial = "DHW"[5 - axes :]
     return cast(Layout, f"{spatial}IO" if layout.endswith("IO") else f"OI{spatial}")
 
 
 def _depends_on_size(spec: ConvSpec) -> bool:
-    """Whether "same" padding with the fewest zeros differs from size to size."""
+    """Return whether "same" padding with the fewest zeros differs from size to size."""
     return not spec.transposed and any(s > 1 and k > 1 for s, k in zip(spec.stride, spec.kernel_shape, strict=True))
 
 
 def _pairs(amount: Any, spec: ConvSpec, size: int | Sequence[int] | None) -> Any:
+    """Return padding as pixels before and behind on each axis, if it is one that depends on the size."""
     if amount not in SIZED:
         return amount
     sizes = [size] * spec.ndim if size is None or isinstance(size, int) else list(size)

@@ -1,4 +1,4 @@
-"""Named arrays -> which of them are layers, as what they are read, and which are refused. Nothing is loaded here.
+"""Tell which of a model's named arrays are layers, in which order of axes, and which are refused. Nothing is loaded.
 
 Where a file does not say in which order its kernels have their axes, torch's (OIHW) or Flax's and Keras's (HWIO), names
 and shapes of the whole file decide. Where they cannot, a layer is read both ways.
@@ -67,15 +67,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a model's arrays is to be measured, in the model's order."""
+    """The arrays of a model that are to be measured, in the model's order."""
 
     layers: list[Layer]
     unmeasured: list[Layer]
-    """What could be a layer and is not measured, each with the reason."""
+    """Arrays that could be layers and are not measured, each with the reason."""
     skipped: list[str]
     """Names of arrays that are not among ``layers``."""
     names: list[str]
-    """Of all layers, asked for or not."""
+    """Names of all layers, asked for or not."""
 
 
 def select(
@@ -96,76 +96,81 @@ def select(
     everything = effective(tensors)
     orders = conventions(everything, ("OIHW",) if of_caller else BOTH, written_in)
     everything = [replace(t, conventions=orders[t.name]) if t.name in orders else t for t in everything]
-    found = [layer for tensor in everything if (layer := _as_layer(tensor)) is not None]
-    names = [layer.tensor.name for layer in found if layer.kind != "none"]
+    candidates = [layer for layer in map(_as_layer, everything) if layer is not None]
+    names = [layer.tensor.name for layer in candidates if layer.kind != "none"]
     if patterns is not None:
-        found = [layer for layer in found if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
-    layers = [layer for layer in found if layer.kind != "none"]
-    unmeasured = [layer for layer in found if layer.kind == "none"]
-    kept = {layer.tensor.name for layer in layers}
-    return Selection(layers, unmeasured, [x.name for x in everything if x.name not in kept], names)
+        candidates = [layer for layer in candidates if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
+    layers = [layer for layer in candidates if layer.kind != "none"]
+    unmeasured = [layer for layer in candidates if layer.kind == "none"]
+    measured = {layer.tensor.name for layer in layers}
+    skipped = [tensor.name for tensor in everything if tensor.name not in measured]
+    return Selection(layers, unmeasured, skipped, names)
 
 
 def _as_layer(tensor: Tensor) -> Layer | None:
-    """What an array is, None: no layer."""
-    name, axes = tensor.name, len(tensor.shape)
-    parts = parts_of(name)
+    """Return an array as a layer, or as one that could be and is not measured; None: it is none."""
+    axes = len(tensor.shape)
+    parts = parts_of(tensor.name)
     if tensor.kind in ("conv", "linear"):
         return Layer(tensor, tensor.kind, tensor.refusal, tensor.assumed)
     if tensor.kind == "unknown":
-        return Layer(tensor, "none" if _doubt(parts) else "unknown", tensor.refusal, tensor.assumed)
+        kind: Kind = "none" if why_not_a_kernel(parts) else "unknown"
+        return Layer(tensor, kind, tensor.refusal, tensor.assumed)
     if tensor.kind == "none":
         return Layer(tensor, "none", tensor.refusal) if tensor.refusal else None
     if _FLAT.fullmatch(parts[-1]):
         return Layer(tensor, "none", _FLATTENED)
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
-    single = unreadable is None or _ONE_NUMBER.fullmatch(tensor.dtype)
-    if (axes < MIN_AXES and single) or _is_position(tensor, parts[-1]):
+    has_plain_entries = unreadable is None or _ONE_NUMBER.fullmatch(tensor.dtype)
+    if (axes < MIN_AXES and has_plain_entries) or _is_position(tensor, parts[-1]):
         return None
-    kind: Kind = "linear" if axes == MIN_AXES else "conv"
+    kind = "linear" if axes == MIN_AXES else "conv"
     if not MIN_AXES <= axes <= MAX_AXES:
         return Layer(tensor, "none", unreadable or f"it has {axes} axes, and a layer {MIN_AXES} to {MAX_AXES}.")
     if unreadable is None and not tensor.dtype.startswith(_FLOATING):
         return Layer(tensor, "none", f"its numbers are {tensor.dtype}, and a layer's are real and floating.")
-    doubt = None if unreadable or tensor.refusal else _doubt(parts)
-    if doubt is not None:
-        return Layer(tensor, "none", doubt)
+    reason = None if unreadable or tensor.refusal else why_not_a_kernel(parts)
+    if reason is not None:
+        return Layer(tensor, "none", reason)
     if axes == 3 and parts[-1] == "kernel" and parts[-2:-1] and parts[-2] in _ATTENTION:
         return Layer(tensor, kind, f"it is the {parts[-2]} of an attention by its name, which is not measured.")
     return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)
 
 
 def _is_position(tensor: Tensor, leaf: str) -> bool:
-    """Whether an array's type says that it is no kernel: truths, times, indices."""
-    named = "weight" in leaf or "kernel" in leaf
-    index = tensor.dtype in _WIDE and len(tensor.shape) <= MIN_AXES and not named
-    return index or tensor.dtype.startswith(_NO_NUMBERS)
+    """Return whether an array's type says that it is no kernel: truths, times, indices."""
+    is_named_a_kernel = "weight" in leaf or "kernel" in leaf
+    is_index = tensor.dtype in _WIDE and len(tensor.shape) <= MIN_AXES and not is_named_a_kernel
+    return is_index or tensor.dtype.startswith(_NO_NUMBERS)
 
 
-def _doubt(parts: Sequence[str]) -> str | None:
-    """Why a name, in its parts, is one that no kernel has."""
+def why_not_a_kernel(parts: Sequence[str]) -> str | None:
+    """Return the reason why an array of this name, in its parts, cannot be a layer's kernel, or None."""
+    for part in parts:
+        if _TRAINING_STATE.fullmatch(part):
+            return f"it lies under {part!r}, as what belongs to a training run."
+    for part in parts:
+        if part.startswith("lora_"):
+            return f"it lies under {part!r}, as what is added to another layer's kernel."
     last = parts[-1]
-    if (part := next((part for part in parts if _TRAINING_STATE.fullmatch(part)), None)) is not None:
-        return f"it lies under {part!r}, as what belongs to a training run."
-    if (part := next((part for part in parts if part.startswith("lora_")), None)) is not None:
-        return f"it lies under {part!r}, as what is added to another layer's kernel."
     # Buffers of the parametrisation: vectors of a power iteration, the base of an orthogonal one.
-    inside = "parametrizations" in parts and not last.startswith("original")
-    if inside or last in _NO_KERNEL or last.startswith("bias_") or last.endswith("_bias"):
+    is_buffer = "parametrizations" in parts and not last.startswith("original")
+    is_bias = last.startswith("bias_") or last.endswith("_bias")
+    if is_buffer or is_bias or last in _NO_KERNEL:
         return f"it is called {last!r}, as what is no kernel."
     return None
 
 
 # -- the order of the axes ---------------------------------------------------------------------------------------------
 def parts_of(name: str) -> list[str]:
-    """The words of an array's name, outermost first."""
+    """Return the words of an array's name, outermost first."""
     return _SEPARATOR.split(_COUNTER.sub("", name))
 
 
 def conventions(
     tensors: Sequence[Tensor], silent: tuple[Convention, ...] = BOTH, written_in: Convention | None = None
 ) -> dict[str, tuple[Convention, ...]]:
-    """How each kernel of 3 to 5 axes may be read, by its name.
+    """Return in which orders each kernel of 3 to 5 axes may be read, by its name.
 
     A bias beside a kernel has as many entries as the kernel has outputs, which may fit one order alone. Outputs of each
     kernel are inputs of the next one, which may hold in one order alone. ``weight`` is torch's name; ``kernel`` is
@@ -176,43 +181,60 @@ def conventions(
     vectors = {tuple(parts_of(t.name)): t.shape[0] for t in tensors if len(t.shape) == 1}
     by_shape = {t.name: _by_bias(t, vectors) for t in kernels}
     by_name = {t.name: written_in or _by_name(parts_of(t.name)[-1]) for t in kernels}
-    proven = {*by_shape.values(), _by_channels(kernels)} - {None}
-    voices = proven | {*by_name.values()} - {None}
-    if not voices:
+    seen_in_shapes: set[Convention | None] = {*by_shape.values(), _by_channels(kernels)}
+    seen_in_shapes.discard(None)
+    seen = seen_in_shapes | set(by_name.values())
+    seen.discard(None)
+    if not seen:
         return dict.fromkeys(by_name, silent)
-    if voices == {"OIHW"} or (voices == {"HWIO"} and proven):
-        return {t.name: (voice,) for t in kernels for voice in voices if voice is not None}
-    return {t.name: _alone(by_shape[t.name], by_name[t.name]) for t in kernels}
+    if seen == {"OIHW"}:
+        return dict.fromkeys(by_name, ("OIHW",))
+    if seen == {"HWIO"} and seen_in_shapes:
+        return dict.fromkeys(by_name, ("HWIO",))
+    return {t.name: _by_itself(by_shape[t.name], by_name[t.name]) for t in kernels}
 
 
-def _alone(by_shape: Convention | None, by_name: Convention | None) -> tuple[Convention, ...]:
-    """What a kernel says of itself, in a file whose kernels disagree."""
+def _by_itself(by_shape: Convention | None, by_name: Convention | None) -> tuple[Convention, ...]:
+    """Return the orders of one kernel by its own shape and name, in a file whose kernels disagree."""
     if by_shape is None:
         return ("OIHW",) if by_name == "OIHW" else BOTH
     return (by_shape,) if by_name in (None, by_shape) else BOTH
 
 
 def _by_name(leaf: str) -> Convention | None:
+    """Return the order that a kernel's own name suggests; None: none."""
     if leaf == "kernel":
         return "HWIO"
-    return "OIHW" if leaf.startswith(("weight", "original")) and leaf != "weights" else None
+    is_of_torch = leaf.startswith(("weight", "original")) and leaf != "weights"
+    return "OIHW" if is_of_torch else None
 
 
 def _by_bias(tensor: Tensor, vectors: Mapping[tuple[str, ...], int]) -> Convention | None:
+    """Return the only order in which a kernel has as many outputs as the bias beside it has entries; None: none."""
     before = parts_of(tensor.name)[:-1]
-    count = next((vectors[(*before, leaf)] for leaf in _BIASES if (*before, leaf) in vectors), None)
+    counts = [vectors[(*before, leaf)] for leaf in _BIASES if (*before, leaf) in vectors]
+    if not counts:
+        return None
     # Torch's transposed convolutions have their outputs in the second place.
-    torch, flax = count in tensor.shape[:2], count == tensor.shape[-1]
-    return None if torch == flax else "OIHW" if torch else "HWIO"
+    fits_torch = counts[0] in tensor.shape[:2]
+    fits_flax = counts[0] == tensor.shape[-1]
+    if fits_torch == fits_flax:
+        return None
+    return "OIHW" if fits_torch else "HWIO"
 
 
 def _by_channels(kernels: Sequence[Tensor]) -> Convention | None:
-    """The only order in which every kernel takes what the one before it gives, and not all channels are as many."""
+    """Return the only order in which every kernel has as many inputs as the one before has outputs; None: none.
+
+    Nothing is said by one kernel alone, or if all numbers of channels are the same.
+    """
     orders: dict[Convention, tuple[int, int]] = {"OIHW": (0, 1), "HWIO": (-1, -2)}
-    fitting: list[Convention] = [
-        order
-        for order, (outputs, inputs) in orders.items()
-        if all(a.shape[outputs] == b.shape[inputs] for a, b in pairwise(kernels))
-    ]
-    channels = {kernel.shape[at] for order in fitting for at in orders[order] for kernel in kernels}
-    return fitting[0] if len(fitting) == 1 and len(kernels) > 1 and len(channels) > 1 else None
+    fitting: list[Convention] = []
+    for order, (outputs, inputs) in orders.items():
+        if all(a.shape[outputs] == b.shape[inputs] for a, b in pairwise(kernels)):
+            fitting.append(order)
+    if len(fitting) != 1 or len(kernels) < 2:
+        return None
+    outputs, inputs = orders[fitting[0]]
+    channels = {kernel.shape[outputs] for kernel in kernels} | {kernel.shape[inputs] for kernel in kernels}
+    return fitting[0] if len(channels) > 1 else None

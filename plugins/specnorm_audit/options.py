@@ -1,4 +1,4 @@
-"""What the command line's options may be: each function gives a value, or refuses a text in the user's words."""
+"""Read the command line's options: each function returns a value, or refuses a text in the user's words."""
 
 from __future__ import annotations
 
@@ -18,22 +18,32 @@ FURTHEST = 1e100
 """Largest radius that labels are certified within."""
 _LETTERS = "KMGTI "
 SUFFIXES = {"": "table", ".txt": "table", ".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
-"""How the names of reports end -> their format."""
+"""Formats of reports by the endings of their names."""
 
 
-def _number(asked: str, accepted: Callable[[float], bool], unit: str = "") -> Callable[[str], float]:
-    """Numbers that are ``accepted``, which is what is ``asked`` for, maybe with a unit behind."""
+def _number(wanted: str, is_accepted: Callable[[float], bool], unit: str = "") -> Callable[[str], float]:
+    """Return a reader of numbers that refuses all others than are accepted; a unit may stand behind.
+
+    ``wanted`` says which are.
+    """
 
     def read(text: str) -> float:
-        try:
-            found = math.nan if "_" in text else float(text.strip().removesuffix(unit))
-        except ValueError:
-            found = math.nan
-        if not accepted(found):
-            raise click.BadParameter(f"{text!r} is not {asked}.")
-        return found
+        x = _float_or_nan(text.strip().removesuffix(unit))
+        if not is_accepted(x):
+            raise click.BadParameter(f"{text!r} is not {wanted}.")
+        return x
 
     return read
+
+
+def _float_or_nan(text: str) -> float:
+    """Return the number that a text is, without the underscores that Python allows; nan if it is none."""
+    if "_" in text:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 tolerance = _number("a number between 0 and 1", lambda x: 0 < x < 1)
@@ -44,9 +54,11 @@ margin = _number("a margin: give a finite number of at least 0", lambda x: 0 <= 
 radius = _number(f"a radius: give a number from 0 to {FURTHEST:g}", lambda x: 0 <= x <= FURTHEST)
 
 
-def _natural(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise click.BadParameter(f"{text!r} is not {what}.")
+def _natural(text: str, wanted: str) -> int:
+    """Return a whole number from 1 to 999,999,999; ``wanted`` says in the message what it is of."""
+    is_whole = text.isascii() and text.isdigit() and len(text) < 10
+    if not is_whole or int(text) == 0:
+        raise click.BadParameter(f"{text!r} is not {wanted}.")
     return int(text)
 
 
@@ -54,33 +66,35 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 
 
 def size_in_bytes(text: str) -> int:
-    """A number of bytes, maybe with a unit: 1GB is 10^9, 1GiB is 2^30."""
-    number = text.strip().upper().removesuffix("B").rstrip(_LETTERS)
-    unit = text.strip().upper().removesuffix("B")[len(number) :]
-    try:
-        found = float(number) * _UNITS[unit.strip()] if number.replace(".", "", 1).strip().isascii() else math.nan
-    except (KeyError, ValueError):
-        found = math.nan
-    if "_" in text or not 1 <= found < 2**63:
+    """Return a number of bytes, maybe with a unit: 1GB is 10^9, 1GiB is 2^30."""
+    without_b = text.strip().upper().removesuffix("B")
+    number = without_b.rstrip(_LETTERS)
+    unit = without_b[len(number) :].strip()
+    size = _float_or_nan(number) * _UNITS.get(unit, math.nan) if number.isascii() else math.nan
+    if "_" in text or not 1 <= size < 2**63:
         raise click.BadParameter(f"{text!r} is not a number of bytes of at least 1, such as 1000000000, 1GB or 8GiB.")
-    return int(found)
+    return int(size)
 
 
 def jobs(text: str) -> int | None:
-    """A number of processes; None: as many as pay."""
-    return None if text == "auto" else min(_natural(text, "a number of at least 1, nor auto"), 9999)
+    """Return a number of processes; None: as many as pay."""
+    if text == "auto":
+        return None
+    return min(_natural(text, "a number of at least 1, nor auto"), 9999)
 
 
 def methods(text: str) -> tuple[str, ...]:
-    """Names of columns."""
+    """Return names of columns."""
     return tuple(word.strip() for word in text.split(","))
 
 
 def geometry(text: str) -> tuple[dict[str, Any], list[str]]:
-    """What is known of layers, in JSON or a file of it; and that file."""
-    files = [] if text.lstrip().startswith("{") else [text]
+    """Return what is said of layers, in JSON or in a file of it; and the file, if it is one."""
+    is_json = text.lstrip().startswith("{")
     try:
-        return json.loads(Path(text).read_text(encoding="utf-8") if files else text), files
+        if is_json:
+            return json.loads(text), []
+        return json.loads(Path(text).read_text(encoding="utf-8")), [text]
     except OSError as error:
         raise click.BadParameter(f"{text!r} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
@@ -88,7 +102,7 @@ def geometry(text: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def size(text: str) -> tuple[str, Any]:
-    """Spatial sizes, or the shape of an input after its name."""
+    """Return an input's name, "" if there is none, and its sizes: spatial ones, or after a name all of them."""
     name, _, shape = text.rpartition("=")
     if text == "file":
         return "", text
@@ -99,7 +113,7 @@ def size(text: str) -> tuple[str, Any]:
 
 
 def sizes(_: click.Context, __: click.Parameter, given: Sequence[tuple[str, Any]]) -> Any:
-    """Spatial sizes, ``file``, or shapes by the names of inputs: of an option that may be repeated."""
+    """Return spatial sizes, "file", or shapes by the names of inputs, of an option that may be repeated."""
     if not given:
         return None
     names = [name for name, _ in given]
@@ -109,12 +123,12 @@ def sizes(_: click.Context, __: click.Parameter, given: Sequence[tuple[str, Any]
         return dict(given)
     if len(given) > 1:
         raise click.BadParameter("it is given twice; give several inputs by name, as NAME=NxM.")
-    found = given[0][1]
-    return found[0] if len(found) == 1 else found
+    ((_name, numbers),) = given
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def plot(text: str) -> Path:
-    """A file to draw."""
+    """Return the file of a plot."""
     try:
         plots.check_plot(Path(text))
     except (ValueError, ImportError) as error:
@@ -123,24 +137,26 @@ def plot(text: str) -> Path:
 
 
 def output(text: str) -> Path | None:
-    """A file to write; None: standard output."""
+    """Return a file to write; None: standard output."""
     return None if text == "-" else Path(text)
 
 
 def standard(input_shape: Any) -> tuple[str, ...]:
-    """Columns of JSON and CSV, and of tables that are asked for all."""
-    sized = input_shape is not None and not isinstance(input_shape, dict)
-    return (*STANDARD, CIRCULAR) if sized else STANDARD
+    """Return the columns of JSON and CSV, and of tables with ``--all``."""
+    has_a_size = input_shape is not None and not isinstance(input_shape, dict)
+    return (*STANDARD, CIRCULAR) if has_a_size else STANDARD
 
 
 def format_of(given: str | None, output: Path | None, formats: Sequence[str]) -> str:
-    """The format of a report: what was given, or what the file's name ends in."""
-    if given is not None or output is None:
-        return given or "table"
-    found = SUFFIXES.get(output.suffix.lower(), "")
-    if found not in formats:
-        known = ", ".join(suffix for suffix, name in SUFFIXES.items() if suffix and name in formats)
+    """Return the format of a report: the one that was asked for, or that of the file's name; else a table."""
+    if given is not None:
+        return given
+    if output is None:
+        return "table"
+    by_name = SUFFIXES.get(output.suffix.lower(), "")
+    if by_name not in formats:
+        suffixes = ", ".join(suffix for suffix, name in SUFFIXES.items() if suffix and name in formats)
         raise click.UsageError(
-            f"--output: {output.name!r} ends in none of {known}, which say the format: give --format."
+            f"--output: {output.name!r} ends in none of {suffixes}, which say the format: give --format."
         )
-    return found
+    return by_name

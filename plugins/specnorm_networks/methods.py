@@ -1,4 +1,4 @@
-"""The methods by which a network is bounded, as values; each proposes weights for a run, and `segments` proves."""
+"""Methods to bound a network, as values: each proposes weights for a run, and `certified.segments` proves."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from specnorm_networks.certified.segments import segments, usable
 from specnorm_networks.descent import RATE, ROUNDS, Progress, cost, proof_products, search_weights
 
 WIDTHS = (2**20, 4096, 2048, 1024, 512)
+"""Limits of a kernel's channels to try: runs are cut by the first one that is affordable."""
 SOME_STEPS = 20
-"""Channels at which runs are cut, the first that is affordable; steps of the search that have to be."""
+"""Steps of the search that have to be affordable."""
 Parts = Sequence[tuple[int, int]]
+"""Links ``first:last`` that are bounded together, in order."""
 
 
 def hoped(run: Subnetwork, weights: Sequence[FloatArray]) -> float:
-    """The constant that a search hopes for: it weighs the last value by that."""
+    """Return the constant that a search expects of its weights: it weighs the last value by that."""
     return math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
 
 
@@ -30,25 +32,32 @@ class Method:
     """A way to bound a network: by default each link by itself, without weights."""
 
     def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
-        """Links that are bounded together."""
+        """Return the links that are bounded together."""
         return segments(run, widest=0)
 
     def search(
-        self, run: Subnetwork, parts: Parts, share: float, clock: Clock,
-    ) -> list[list[FloatArray]]:  # fmt: skip
-        """Weights, the most promising first: one number a channel of each link's value. ``share``: of the seconds."""
+        self,
+        run: Subnetwork,
+        parts: Parts,
+        share: float,
+        clock: Clock,
+    ) -> list[list[FloatArray]]:
+        """Return weights to try, the most promising first: one number a channel of each link's value.
+
+        ``share``: of the method's seconds.
+        """
         return []
 
     def weights(self, run: Subnetwork, parts: Parts, share: float = 1.0) -> list[FloatArray] | None:
-        """The most promising; None: the run stays a product."""
+        """Return the most promising weights; None if there are none."""
         return next(iter(self.search(run, parts, share, Clock())), None)
 
     def affordable(self, run: Subnetwork) -> bool:
-        """Whether a run of single units can be taken up."""
+        """Whether search and proof of a run of single units are within the method's seconds."""
         return True
 
     def begins_at(self, run: Subnetwork) -> float:
-        """The constant that the closed form hopes for."""
+        """Return the constant that the closed form's weights promise."""
         return math.inf
 
 
@@ -76,7 +85,7 @@ class _Searching(Method):
         share: float,
         clock: Clock,
     ) -> list[list[FloatArray]]:
-        """By gradient steps, and Newton steps for matrices."""
+        """Search by gradient steps, and by Newton steps for matrices."""
         try:
             with np.errstate(all="ignore"):
                 proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, clock)
@@ -105,15 +114,15 @@ class Scaled(_Searching):
     Parameters
     ----------
     steps : int, default 100
-        Of the search for weights; 0: its closed form.
+        Largest number of steps of the search for weights; 0: its closed form.
     seconds : float, default 60
-        Of the whole search, shared out by layers; after them no step is begun. The proof is not counted.
+        Budget of the whole search, shared out by layers, after which no step is begun. The proof is not counted.
     progress : callable, optional
         Called after each step with (steps done, steps at most, between which values).
     """
 
     def affordable(self, run: Subnetwork) -> bool:
-        """As if its links were bounded together."""
+        """Whether search and proof would be within the seconds if the links were bounded together."""
         return self._fits(run, segments(run))
 
 
@@ -124,9 +133,9 @@ class Multipliers(_Searching):
     Parameters
     ----------
     steps : int, default 100
-        Of the search for multipliers; 0: its closed form.
+        Largest number of steps of the search for multipliers; 0: its closed form.
     seconds : float, default 60
-        Of the whole search, shared out by layers; after them no step is begun. The proof is not counted.
+        Budget of the whole search, shared out by layers, after which no step is begun. The proof is not counted.
     widest : int, optional
         Channels on the smaller side of the kernel T of which the proof is; longer runs are cut. Default: cut only where
         search or proof would take longer than ``seconds``.
@@ -137,7 +146,7 @@ class Multipliers(_Searching):
     widest: int | None = None
 
     def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
-        """As many links together as one statement can speak of."""
+        """Return parts of as many links as one statement can bound."""
         if self.widest is not None:
             return segments(run, widest=self.widest)
         for widest in WIDTHS:

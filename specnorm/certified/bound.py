@@ -1,7 +1,7 @@
 """Claims: numbers that are proven, as values of two types that only rules of inference construct (Milner's LCF).
 
-A claim says what its number bounds, by which rule, and from which other claims. `_upper` and `_lower` belong to the
-modules of this room: whoever holds a claim holds its proof, and a search can but waste time.
+A claim says what its number bounds, by which rule, and from which other claims. Only the modules of this room call
+`_upper` and `_lower`, so that whoever has a claim has its proof: a mistake in a search can only waste time.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class _Claim:
     what : object
         The norm that it bounds: `EVERYWHERE`, a `cells.Circulant`, the `ConvSpec` of a layer, or words.
     rule : str
-        By what.
+        The rule that proved it, in words.
     of : tuple of claims
-        What the rule was applied to.
+        The claims that the rule was applied to.
     digest : str
-        Of the bits of the kernel that it speaks of (`certified.bound`); empty of what is not yet a user's
-        kernel, and of networks, where ``what`` says it.
+        Digest of the bits of the user's kernel (`digest_of`); empty for claims about scaled kernels, and about
+        networks, where ``what`` says it.
     """
 
     value: float
@@ -95,34 +95,49 @@ Claim = TypeVar("Claim", Upper, Lower)
 
 def least(first: Upper, *others: Upper | None) -> Upper:
     """The lowest of several bounds of one norm."""
-    return min(_of_one((first, *(claim for claim in others if claim is not None))), key=float)
+    claims = (first, *(claim for claim in others if claim is not None))
+    _require_one_norm(claims)
+    return min(claims, key=float)
 
 
 def greatest(*claims: Lower) -> Lower:
     """The highest of several bounds of one norm."""
-    return max(_of_one(claims), key=float)
+    _require_one_norm(claims)
+    return max(claims, key=float)
 
 
-def _of_one(claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+def _require_one_norm(claims: tuple[Claim, ...]) -> None:
+    """Refuse claims about different norms or kernels."""
     if any(claim.what != claims[0].what for claim in claims):
         raise HypothesisError(f"bounds of different norms: {', '.join(str(claim.what) for claim in claims)}")
     if any(claim.digest != claims[0].digest for claim in claims):
         raise HypothesisError(f"bounds of {claims[0].what} for different kernels")
-    return claims
 
 
-def _upper(value: float, what: object, rule: str, *of: Upper | Lower, digest: str = "") -> Upper:
+def _upper(
+    value: float,
+    what: object,
+    rule: str,
+    *of: Upper | Lower,
+    digest: str = "",
+) -> Upper:
     """An upper bound that a rule has proven. For the modules of the trusted room."""
     return Upper(float(value), what, rule, of, _KERNEL, digest)
 
 
-def _lower(value: float, what: object, rule: str, *of: Upper | Lower, digest: str = "") -> Lower:
+def _lower(
+    value: float,
+    what: object,
+    rule: str,
+    *of: Upper | Lower,
+    digest: str = "",
+) -> Lower:
     """A lower bound that a rule has proven. For the modules of the trusted room."""
     return Lower(float(value), what, rule, of, _KERNEL, digest)
 
 
 def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:
-    """Of a direct sum: the largest of its parts' bounds."""
+    """A bound of a direct sum: the largest of the bounds of its parts."""
     return _upper(max((part.value for part in parts), default=0.0), what, rule, *parts)
 
 
@@ -135,16 +150,19 @@ def largest_of_blocks(bounds: Sequence[Upper], blocks: Array) -> Upper:
     """The supremum of some blocks, from a bound of each."""
     if len(bounds) != blocks.shape[0] or any(bound.what != EVERYWHERE for bound in bounds):
         raise HypothesisError(f"{len(bounds)} bounds of {blocks.shape[0]} blocks")
-    return bounds[0] if len(bounds) == 1 else _largest(bounds, EVERYWHERE, f"the largest of {len(bounds)} groups")
+    if len(bounds) == 1:
+        return bounds[0]
+    return _largest(bounds, EVERYWHERE, f"the largest of {len(bounds)} groups")
 
 
 def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:
     """The numbers of some claims as an array (b,) of the widest dtype, outward."""
     values = np.asarray([claim.value for claim in claims], dtype=np.float64)
-    if ops.wide_dtype != "float64":
-        up = bool(claims) and isinstance(claims[0], Upper)
-        values = host.float32_up(values) if up else np.maximum(host.float32_down(values), 0)
-    return ops.from_numpy(values, like)
+    if ops.wide_dtype == "float64":
+        return ops.from_numpy(values, like)
+    if claims and isinstance(claims[0], Upper):
+        return ops.from_numpy(host.float32_up(values), like)
+    return ops.from_numpy(np.maximum(host.float32_down(values), 0), like)
 
 
 def known(claim: Upper | None) -> Upper:
@@ -184,21 +202,24 @@ def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[L
     """
     if lower.digest or upper.digest:
         raise HypothesisError("bounds of a kernel that is known by its bits are not scaled to another one")
-    digest, rule = digest_of(kernel), f"{POWER}{exponent}"
-    low, high = scaled_down(lower.value, exponent), scaled_up(upper.value, exponent)
-    return _lower(low, lower.what, rule, lower, digest=digest), _upper(high, upper.what, rule, upper, digest=digest)
+    digest = digest_of(kernel)
+    rule = f"{POWER}{exponent}"
+    return (
+        _lower(scaled_down(lower.value, exponent), lower.what, rule, lower, digest=digest),
+        _upper(scaled_up(upper.value, exponent), upper.what, rule, upper, digest=digest),
+    )
 
 
 def scaled_up(value: float, exponent: int) -> float:
     """``value * 2**exponent``, rounded up where that is a subnormal number."""
-    found = _scaled(value, exponent)
-    return host.next_up(found) if _scaled(found, -exponent) < value else found
+    scaled = _scaled(value, exponent)
+    return host.next_up(scaled) if _scaled(scaled, -exponent) < value else scaled
 
 
 def scaled_down(value: float, exponent: int) -> float:
     """``value * 2**exponent``, rounded down where that is a subnormal number, or none."""
-    found = min(_scaled(value, exponent), sys.float_info.max)
-    return max(host.next_down(found), 0.0) if _scaled(found, -exponent) > value else found
+    scaled = min(_scaled(value, exponent), sys.float_info.max)
+    return max(host.next_down(scaled), 0.0) if _scaled(scaled, -exponent) > value else scaled
 
 
 def _scaled(value: float, exponent: int) -> float:

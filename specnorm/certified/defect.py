@@ -1,116 +1,172 @@
-"""The defect c I - K*K: a kernel whose norm bounds the smallest singular value, and how far K is from an isometry.
+"""The defect c I - B*(K*K - f I)B: its norm bounds the smallest singular value of K, and how far K is from an isometry.
 
 G is the symbol of K, with no more columns than rows (else its transpose is taken), and m the smallest singular value of
-G over all frequencies.
+G over all frequencies, or over those of a circulant.
 
-*Lemma.* ``D(theta) = c I - G*G`` is the symbol of the kernel with taps ``c delta_t - R_t``, R_t the lags of K*K, and
-``||D(theta)|| >= c - sigma_min(G(theta))**2``. So ``m**2 >= c - ||D||`` for every c, and equality holds where c is at
-least ``(||K||**2 + m**2) / 2``: a poor c costs tightness, never truth. No upper bound of m rests on D: one is
-``||G(theta) v||`` of any frequency and any unit vector v.
+*Lemma.* Let B be an invertible matrix, c and f numbers, ``D(theta) = c I - B*(G*G - f I)B`` and
+``s = c - sup ||D||``. Then
 
-With ``c = s**2`` the norm of D is the isometry defect, ``| ||K x||**2 - s**2 ||x||**2 | <= ||D|| ||x||**2``, and
-``||D||`` is at most the sum of the norms of its taps.
+    m**2 >= f + s / ||B||**2        if s >= 0,
+    m**2 >= f + s * ||B^-1||**2     if s < 0.
 
-The lags come from `certified.completion` with what their roundings may be off.
+*Proof.* ``B*(G*G - f I)B >= s I`` at every frequency. So ``x*(G*G - f I)x >= s ||B^-1 x||**2`` for every x, and
+``||x|| / ||B|| <= ||B^-1 x|| <= ||B^-1|| ||x||``.
+
+So B, c and f decide how close the bound is, never whether it is one. With B = I, f = 0 and c at least
+``(||K||**2 + m**2) / 2`` there is equality. Where some combinations of channels are weak at every frequency, m**2 is a
+small part of c then; with ``B*RB = I``, R the mean of G*G, they weigh as much as others. No upper bound of m rests on
+D: one is ``||G(theta) v||`` of any frequency and any unit vector v.
+
+With B = I, f = 0 and ``c = s**2`` the norm of D is the isometry defect, ``| ||K x||**2 - s**2 ||x||**2 | <= ||D||
+||x||**2``, and ``||D||`` is at most the sum of the norms of its taps.
+
+D is the symbol of a convolution kernel: ``c I + f B*B`` at lag 0, less the lags of KB. These come from
+`certified.completion` with what their roundings may be off by. At the frequencies of a circulant of n points, taps that
+are n apart have the same phase, so they are added up.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import InitVar, dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import completion, host, rounding
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _lower, _upper, scaled_down, scaled_up
-from specnorm.certified.matrices.norms import frobenius_up
+from specnorm.certified.layer.uncut import SMALLEST, has_unread_pixels
+from specnorm.certified.matrices.norms import frobenius_up, gram_norm_up
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.cells import Circulant
 from specnorm.certified.symbol.cover import Nonnegative, _nowhere_negative
-from specnorm.problem.taps import sizes_of, tables_of_axes
+from specnorm.problem.frequencies import half_lags
 
 if TYPE_CHECKING:
-    from specnorm.array_types import Array
+    from specnorm.array_types import Array, Namespace
     from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import ArrayOps
 
 _MAKER = object()
-SMALLEST = "smallest singular value"
 DEFECT = "isometry defect"
-
-
-# -- which layers the symbols speak of -------------------------------------------------------------------------------
-def has_unread_pixels(spec: ConvSpec) -> bool:
-    """Whether a stride leaves pixels that no tap reads, and outputs enough for that to be a singular value of 0."""
-    first, second = spec.stored_channels
-    read = second * math.prod(spec.phases)
-    return math.prod(spec.phases) < math.prod(spec.stride) and first // spec.groups > read
-
-
-def keeps_smallest(spec: ConvSpec) -> bool:
-    """Whether the smallest singular value of the symbols is none above the layer's, at its size or at every size.
-
-    A circular layer with one output a stride has the symbols' values. A zero-padded one with no more columns than rows
-    is the convolution of all integers on inputs that are zero elsewhere: ``||A x|| = ||K x|| >= m ||x||`` if no output
-    is cut off. One with fewer rows is the same for its adjoint, if no output reads beyond the input.
-    """
-    if spec.periodic:
-        return True
-    if spec.padding_mode != "zeros":
-        return False
-    first, second = spec.stored_channels
-    rows, columns = first // spec.groups, second * math.prod(spec.stride)
-    return (rows <= columns and reads_inside(spec)) or (columns <= rows and meets_every_output(spec))
-
-
-def reads_inside(spec: ConvSpec) -> bool:
-    """Whether no output of the convolution reads padding."""
-    if spec.input_shape is None:
-        return not any(any(pads) for pads in spec.padding)
-    large, small = sizes_of(spec)
-    return all(bool((table < n).all()) for table, n in zip(tables_of_axes(large, small, spec), large, strict=True))
-
-
-def meets_every_output(spec: ConvSpec) -> bool:
-    """Whether every tap that reads a pixel from some place of an endless layer reads it from an output of this one."""
-    axes = zip(spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
-    if spec.input_shape is None:
-        # The last output of a convolution may stand up to a stride before the end; a transposed layer's does not.
-        return all(
-            before >= r * (k - 1) - (s - 1) and after >= r * (k - 1) - (s - 1 if spec.transposed else 0)
-            for k, s, r, (before, after) in axes
-        )
-    large, small = sizes_of(spec)
-    for n, table, (k, s, r, (before, _)) in zip(large, tables_of_axes(large, small, spec), axes, strict=True):
-        pixels, taps = np.arange(n)[None, :], np.arange(k)[:, None]
-        on_output = (pixels - r * taps + before) % s == 0
-        if (table < n).sum() != on_output.sum():
-            return False
-    return True
 
 
 # -- the kernel of the defect ----------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
+class Basis:
+    """An invertible matrix for each block, made by `basis` alone.
+
+    Parameters
+    ----------
+    matrix : array, shape (g, p, p)
+        B.
+    norm_sq, inverse_norm_sq : float
+        Upper bounds of ``||B||**2`` and ``||B^-1||**2`` of all blocks.
+    """
+
+    matrix: Array
+    norm_sq: float
+    inverse_norm_sq: float
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("Basis: that a matrix has an inverse is proven by `basis` alone")
+
+
+def basis(matrix: Array, inverse: Array, *, ops: ArrayOps) -> Basis:
+    """Matrices B (g, p, p) with inverses T as computed: ``||B^-1|| <= ||T|| / (1 - ||T B - I||)`` for every matrix T.
+
+    Raises
+    ------
+    HypothesisError
+        If ``T B`` is too far from I to prove that B has an inverse.
+    """
+    xp, size = ops.xp, matrix.shape[-1]
+    product, absolute = xp.matmul(inverse, matrix), xp.matmul(xp.abs(inverse), xp.abs(matrix))
+    residual = frobenius_up(completion.minus_identity(product, xp.ones_like(product[:, 0, 0]), ops=ops), xp=xp)
+    lost = frobenius_up(absolute, xp=xp) * (rounding.SLACK * rounding.product_error(size, matrix, xp=xp))
+    most = float(xp.max(rounding.up(residual + lost, 4, xp=xp)))
+    if not most < 1:
+        raise HypothesisError(f"the product with what is to be an inverse is {most:.3g} from the identity")
+    norm_sq, inverse_sq = (float(xp.max(gram_norm_up(x, xp=xp))) for x in (matrix, inverse))
+    return Basis(matrix, norm_sq, host.inflate(inverse_sq / (1 - most) ** 2, 6), _MAKER)
+
+
+@dataclass(frozen=True, eq=False)
+class InBasis:
+    """The kernel KB as computed, with no more columns than rows; made by `in_basis` alone.
+
+    Parameters
+    ----------
+    kernel : array, shape (g, m, p, *taps)
+    basis : Basis or None
+        B; None: the identity.
+    error : float
+        ``(GB)*(GB)`` is that far from the square of this kernel's symbol at most, at every frequency.
+    """
+
+    kernel: Array
+    basis: Basis | None
+    error: float
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("InBasis: what a product of kernel and basis may be off by is told by `in_basis` alone")
+
+
+def in_basis(blocks: Array, of: Basis | None = None, *, ops: ArrayOps) -> InBasis:
+    """Blocks (g, m, p, *taps) with known values, scaled to about 1; the columns, the fewer channels, in a basis.
+
+    With E the symbol of the roundings and F the computed one ``||F*F - (F - E)*(F - E)|| <= ||E|| (2 ||F|| + ||E||)``;
+    no symbol's norm exceeds the root of the taps times the Frobenius norm of its taps one below another.
+    """
+    xp = ops.xp
+    tall = arrays.tall(blocks, xp=xp)
+    if of is None:
+        return InBasis(tall, None, 0.0, _MAKER)
+    g, m, p, *taps = tall.shape
+    count = math.prod(taps)
+    rows = xp.reshape(xp.permute_dims(xp.reshape(tall, (g, m, p, count)), (0, 1, 3, 2)), (g, m * count, p))
+    product = xp.matmul(rows, of.matrix)
+    absolute = frobenius_up(xp.matmul(xp.abs(rows), xp.abs(of.matrix)), xp=xp)
+    lost = host.inflate(float(xp.max(absolute)) * rounding.SLACK * rounding.product_error(p, product, xp=xp), 4)
+    off = host.mul_up(host.root_up(count), lost)
+    norm = host.mul_up(host.root_up(count), float(xp.max(frobenius_up(product, xp=xp))))
+    kernel = xp.permute_dims(xp.reshape(product, (g, m, count, p)), (0, 1, 3, 2))
+    return InBasis(xp.reshape(kernel, tall.shape), of, host.mul_up(off, host.add_up(norm, norm, off)), _MAKER)
+
+
+@dataclass(frozen=True, eq=False)
 class Defect:
-    """The kernel of ``c I - K*K`` for some blocks, as computed; made by `defect` alone.
+    """The kernel of ``c I - B*(K*K - f I)B`` for some blocks, as computed; made by `defect` alone.
 
     Parameters
     ----------
     kernel : array, shape (g, p, p, *lags)
-        Scaled to about 1: ``2**exponent`` times its symbol is within ``error`` of D at every frequency.
+        Scaled to about 1: ``2**exponent`` times its symbol is within ``error`` of D at every frequency, or at those
+        of the circulant.
     exponent : int
-    centre : float
-        c.
+    centre, floor : float
+        c and f.
     error : float
+    basis : Basis or None
+        B; None: the identity.
+    circulant : Circulant or None
+        Whose frequencies the kernel stands for, where its taps are folded.
     """
 
     kernel: Array
     exponent: int
     centre: float
+    floor: float
     error: float
+    basis: Basis | None = None
+    circulant: Circulant | None = None
     maker: InitVar[object] = None
 
     def __post_init__(self, maker: object) -> None:
@@ -119,7 +175,10 @@ class Defect:
 
     def norm_up(self, norm: Upper) -> float:
         """Upper bound of ``||D||`` from one of the norm of its kernel."""
-        _check_what(norm)
+        if norm.what != EVERYWHERE and not isinstance(norm.what, Circulant):
+            raise HypothesisError(f"{norm.what} is not the norm of the defect's kernel at every frequency")
+        if self.circulant is not None and norm.what != EVERYWHERE and not _includes(norm.what, self.circulant):
+            raise HypothesisError(f"{norm.what} is not the norm at the frequencies of a {self.circulant}")
         return host.add_up(scaled_up(norm.value, self.exponent), self.error)
 
     def norm_down(self, norm: Lower) -> float:
@@ -127,67 +186,149 @@ class Defect:
         return max(host.sub_down(scaled_down(norm.value, self.exponent), self.error), 0.0)
 
 
-def _check_what(norm: Upper) -> None:
-    if norm.what != EVERYWHERE and not isinstance(norm.what, Circulant):
-        raise HypothesisError(f"{norm.what} is not the norm of the defect's kernel at every frequency")
+def _includes(what: object, wanted: Circulant) -> bool:
+    """Whether a circulant has the frequencies of another; of a symbol with one tap along an axis any number will do."""
+    if not isinstance(what, Circulant) or any(what.skew):
+        return False
+    return all(n in (0, points) for n, points in zip(what.points, wanted.points, strict=True))
 
 
-def defect(blocks: Array, centre: float, *, ops: ArrayOps) -> Defect:
-    """``centre I - K*K`` of blocks (g, m, p, *taps) with known values, scaled to about 1."""
+def defect(
+    of: InBasis, centre: float, *, floor: float = 0.0, sizes: tuple[int, ...] | None = None, ops: ArrayOps
+) -> Defect:
+    """``centre I - B*(K*K - floor I)B``, scaled to about 1.
+
+    Parameters
+    ----------
+    sizes : tuple of int, optional
+        Points an axis of a circulant, at whose frequencies the defect is wanted; None: at every frequency.
+    """
     xp = ops.xp
-    tall = arrays.tall(blocks, xp=xp)
-    lags = completion.lags(tall, ops=ops, wide=True)
-    g, _, p, *taps = tall.shape
-    mirrored = xp.flip(xp.matrix_transpose(lags.values[:, 1:, ...]), axis=1)
+    lags = completion.lags(of.kernel, ops=ops, wide=True)
+    g, _, p, *taps = of.kernel.shape
     eye = ops.from_numpy(np.eye(p, dtype=ops.wide_dtype), lags.values)
+    unit = rounding.unit(lags.values, xp=xp)
     # Symmetric bit for bit, so that the symbol is Hermitian: the mean of two that are within the error is.
-    first = (lags.values[:, 0, ...] + xp.matrix_transpose(lags.values[:, 0, ...])) / 2
-    shifted = centre * eye - first
-    every = xp.concat([-mirrored, shifted[:, None, ...], -lags.values[:, 1:, ...]], axis=1)
-    # One rounding of each number on the diagonal.
-    rounded = float(xp.max(xp.abs(shifted))) * rounding.unit(every, xp=xp)
-    error = host.add_up(float(xp.max(lags.error)), host.inflate(rounded, 4))
+    middle = centre * eye - _symmetric(lags.values[:, 0, ...], xp=xp)
+    error = host.add_up(float(xp.max(lags.error)), of.error, _rounding_of_centre(middle, xp=xp))
+    if of.basis is not None:
+        raised, lost = _squared(of.basis, floor, ops=ops)
+        middle = middle + raised
+        rounded = host.inflate(float(xp.max(frobenius_up(middle, xp=xp))) * unit, 4)
+        error = host.add_up(error, lost, rounded)
+    elif floor:
+        raise HypothesisError("a floor is of blocks in a basis")
+    before = -xp.flip(xp.matrix_transpose(lags.values[:, 1:, ...]), axis=1)
+    every = xp.concat([before, middle[:, None, ...], -lags.values[:, 1:, ...]], axis=1)
     kernel = xp.reshape(xp.permute_dims(every, (0, 2, 3, 1)), (g, p, p, *(2 * k - 1 for k in taps)))
+    circulant = None
+    if sizes is not None and any(2 * k - 1 > n for k, n in zip(taps, sizes, strict=True)):
+        terms = math.prod(-(-(2 * k - 1) // n) for k, n in zip(taps, sizes, strict=True))
+        error = host.add_up(error, host.mul_up(host.inflate(terms * unit, 4), _sum_of_taps(kernel, xp=xp)))
+        kernel = _folded(kernel, sizes, xp=xp)
+        circulant = Circulant.of(sizes, (False,) * len(sizes), kernel.shape[3:])
     scaled, exponent = arrays.scale(xp.reshape(kernel, (1, -1)), xp=xp)
-    return Defect(xp.reshape(scaled, kernel.shape), int(exponent[0]), centre, error, _MAKER)
+    kernel = xp.reshape(scaled, kernel.shape)
+    return Defect(kernel, int(exponent[0]), centre, floor, error, of.basis, circulant, _MAKER)
 
 
-def nowhere_negative(of: Defect, norm: Upper) -> Nonnegative | None:
-    """``D(theta) >= (c - ||K||**2) I``, and the kernel's symbol is off by ``error`` at most; None where c is smaller.
+def _rounding_of_centre(middle: Array, *, xp: Namespace) -> float:
+    """Of ``c I`` less a matrix: one rounding of each number on the diagonal."""
+    return host.inflate(float(xp.max(xp.abs(middle))) * rounding.unit(middle, xp=xp), 4)
+
+
+def _symmetric(matrices: Array, *, xp: Namespace) -> Array:
+    return (matrices + xp.matrix_transpose(matrices)) / 2
+
+
+def _squared(of: Basis, factor: float, *, ops: ArrayOps) -> tuple[Array, float]:
+    """``factor B*B`` of each block, and what the roundings may be off by."""
+    xp, size = ops.xp, of.matrix.shape[-1]
+    absolute = xp.abs(of.matrix)
+    square = factor * _symmetric(xp.matmul(xp.matrix_transpose(of.matrix), of.matrix), xp=xp)
+    largest = float(xp.max(frobenius_up(xp.matmul(xp.matrix_transpose(absolute), absolute), xp=xp)))
+    # The product, the mean and the factor.
+    lost = rounding.SLACK * rounding.gamma(size + 2, rounding.unit(square, xp=xp))
+    return square, host.inflate(factor * largest * lost, 6)
+
+
+def _folded(kernel: Array, sizes: tuple[int, ...], *, xp: Namespace) -> Array:
+    """Taps of a kernel (g, p, p, *taps) that are ``sizes`` apart, added up."""
+    for axis, n in enumerate(sizes, start=3):
+        length = kernel.shape[axis]
+        if length > n:
+            starts = range(0, length, n)
+            before = (slice(None),) * axis
+            parts = [kernel[(*before, slice(start, min(start + n, length)), ...)] for start in starts]
+            missing = n - parts[-1].shape[axis]
+            if missing:
+                zeros = xp.zeros_like(parts[0][(*before, slice(0, missing), ...)])
+                parts[-1] = xp.concat([parts[-1], zeros], axis=axis)
+            kernel = sum(parts[1:], parts[0])
+    return kernel
+
+
+def least_centre(of: InBasis, norm: Upper, floor: float) -> float:
+    """The least c with ``D >= 0`` at every frequency: ``||KB||**2 - floor / ||B^-1||**2``, as ``B*B >= ||B^-1||**-2``.
 
     Parameters
     ----------
     norm : Upper
-        Of the blocks' symbol, at every frequency.
+        Of the symbol of KB as computed, at every frequency.
     """
     if norm.what != EVERYWHERE:
         raise HypothesisError(f"{norm.what} is not the norm of the blocks at every frequency")
-    least = host.add_up(host.mul_up(norm.value, norm.value), of.error)
-    return _nowhere_negative(of.kernel) if of.centre >= least else None
+    inverse_norm_sq = of.basis.inverse_norm_sq if of.basis else 1.0
+    square = host.add_up(host.mul_up(norm.value, norm.value), of.error)
+    return max(host.next_up(square - host.div_down(floor, inverse_norm_sq)), 0.0)
+
+
+def nowhere_negative(of: Defect, blocks: InBasis, norm: Upper) -> Nonnegative | None:
+    """That D is nowhere negative, and its kernel's symbol neither; None where c is too small, or of a circulant.
+
+    Parameters
+    ----------
+    blocks : InBasis
+        Of the defect.
+    norm : Upper
+        Of the symbol of KB as computed, at every frequency.
+    """
+    if of.basis is not blocks.basis:
+        raise HypothesisError("the defect is of blocks in another basis")
+    least = host.add_up(least_centre(blocks, norm, of.floor), of.error)
+    return _nowhere_negative(of.kernel) if of.centre >= least and of.circulant is None else None
 
 
 def norm_by_taps(of: Defect, *, ops: ArrayOps) -> Upper:
     """No symbol's norm exceeds the sum of the Frobenius norms of its taps."""
-    xp = ops.xp
-    g, p, _, *lags = of.kernel.shape
-    taps = xp.permute_dims(xp.reshape(of.kernel, (g, p, p, -1)), (0, 3, 1, 2))
-    total = xp.max(xp.sum(frobenius_up(taps, xp=xp), axis=1))
-    value = host.inflate(float(total), math.prod(lags) + 2)
+    value = _sum_of_taps(of.kernel, xp=ops.xp)
     return _upper(value, EVERYWHERE, "sum of the Frobenius norms of the taps")
+
+
+def _sum_of_taps(kernel: Array, *, xp: Namespace) -> float:
+    """The largest of the blocks' sums of Frobenius norms of taps, rounded up."""
+    g, p, _, *taps = kernel.shape
+    matrices = xp.permute_dims(xp.reshape(kernel, (g, p, p, -1)), (0, 3, 1, 2))
+    return host.inflate(float(xp.max(xp.sum(frobenius_up(matrices, xp=xp), axis=1))), math.prod(taps) + 2)
 
 
 # -- the smallest singular value -------------------------------------------------------------------------------------
 def smallest_down(of: Defect, norm: Upper) -> Lower:
-    """``m >= sqrt(c - ||D||)``.
+    """The lemma.
 
     Parameters
     ----------
     norm : Upper
         Of the defect's kernel, at every frequency or at those of a circulant.
     """
-    square = host.sub_down(of.centre, of.norm_up(norm))
-    rule = f"root of {of.centre:.6g} less the norm of the defect ({norm.rule})"
-    where = "at every frequency" if norm.what == EVERYWHERE else norm.what
+    room = host.sub_down(of.centre, of.norm_up(norm))
+    norm_sq, inverse_norm_sq = (of.basis.norm_sq, of.basis.inverse_norm_sq) if of.basis else (1.0, 1.0)
+    if room >= 0:
+        square = host.next_down(of.floor + host.div_down(room, norm_sq))
+    else:
+        square = host.sub_down(of.floor, host.mul_up(-room, inverse_norm_sq))
+    rule = f"root of {of.floor:.6g} and what the defect's norm leaves of {of.centre:.6g} ({norm.rule})"
+    where = of.circulant or ("at every frequency" if norm.what == EVERYWHERE else norm.what)
     return _lower(host.sqrt_down(square), (SMALLEST, where), rule)
 
 
@@ -298,3 +439,58 @@ def isometry_up(values: Array, error: Array, target: Array, *, ops: ArrayOps) ->
     rounded = 2 * unit * (frobenius_up(values[:, 0, ...], xp=xp) + p * target)
     total = xp.minimum(alone, by_mean) + 2 * others + rounded + error
     return rounding.up(total, values.shape[1] + 12, xp=xp)
+
+
+class Wrapping(NamedTuple):
+    """Where the lags of a kernel fall on the pixels of a circulant.
+
+    Row q of the tables is lag q of the circulant, one of each pair of opposite ones, lag 0 first; ``direct[q, t]`` is
+    the share of lag t of the kernel in it, ``mirrored[q, t]`` that of lag -t. A lag that is its own opposite counts
+    half: of others, `isometry_up` takes both.
+    """
+
+    direct: np.ndarray
+    mirrored: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def wrapping(taps: tuple[int, ...], sizes: tuple[int, ...]) -> Wrapping | None:
+    """Of a kernel's lags on so many points an axis; None where no two of them meet."""
+    if all(2 * k - 1 <= n for k, n in zip(taps, sizes, strict=True)):
+        return None
+    lags, points = half_lags(taps), np.asarray(sizes, dtype=np.int64)
+    strides = np.cumprod((1, *sizes[:0:-1]))[::-1]
+    number, opposite = ((x % points) @ strides for x in (lags, -lags))
+    rows = np.unique(np.minimum(number, opposite))
+    direct, mirrored = (np.where(rows[:, None] == x, 1.0, 0.0) for x in (number, opposite))
+    mirrored[:, 0] = 0.0  # lag 0 of the kernel is one, not a pair
+    own = (direct > 0) & (mirrored > 0)
+    halved = own.any(axis=1) & (rows > 0)
+    direct[halved] /= 2
+    mirrored[halved] /= 2
+    return Wrapping(direct, mirrored)
+
+
+def wrapped(lags: completion.Lags, where: Wrapping, *, ops: ArrayOps) -> completion.Lags:
+    """Lags (b, n, p, p) at the frequencies of a circulant, and what they may be off by there."""
+    xp = ops.xp
+    b, n, p, _ = lags.values.shape
+    direct, mirrored = (ops.from_numpy(x.astype(str(ops.wide_dtype)), lags.values) for x in where)
+    values = xp.reshape(lags.values, (b, n, p * p))
+    opposite = xp.reshape(xp.matrix_transpose(lags.values), (b, n, p * p))
+    found = xp.reshape(xp.matmul(direct, values) + xp.matmul(mirrored, opposite), (b, -1, p, p))
+    terms = 2 * xp.sum(frobenius_up(lags.values, xp=xp), axis=1)
+    lost = terms * (rounding.SLACK * rounding.gamma(2 * n + 1, rounding.unit(found, xp=xp)))
+    return completion.Lags(found, rounding.up(lags.error + 2 * lost, n + 4, xp=xp))
+
+
+def unwrapped(slopes: Array, where: Wrapping, *, ops: ArrayOps) -> Array:
+    """Adjoint of `wrapped`: slopes of lags and of their opposites alike, but for lag 0."""
+    xp = ops.xp
+    b, q, p, _ = slopes.shape
+    direct, mirrored = (x.T * np.where(np.arange(q) > 0, 2.0, 1.0) for x in where)
+    share = np.where(np.arange(len(direct)) > 0, 0.5, 1.0)[:, None]
+    one, other = (ops.from_numpy((x * share).astype(str(ops.wide_dtype)), slopes) for x in (direct, mirrored))
+    values = xp.reshape(slopes, (b, q, p * p))
+    opposite = xp.reshape(xp.matrix_transpose(slopes), (b, q, p * p))
+    return xp.reshape(xp.matmul(one, values) + xp.matmul(other, opposite), (b, -1, p, p))

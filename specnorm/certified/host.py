@@ -59,7 +59,10 @@ def mul_up(*factors: float) -> float:
         return math.nan if any(map(math.isnan, factors)) else 0.0
     product = 1.0
     for factor in factors:
-        product = factor if product == 1 else product if factor == 1 else next_up(product * factor)
+        if product == 1:
+            product = factor
+        elif factor != 1:
+            product = next_up(product * factor)
     return product
 
 
@@ -67,7 +70,10 @@ def add_up(*terms: float) -> float:
     """Sum of non-negative floats, never below the exact one; exact if all terms but one are 0."""
     total = 0.0
     for term in terms:
-        total = term if total == 0 else total if term == 0 else next_up(total + term)
+        if total == 0:
+            total = term
+        elif term != 0:
+            total = next_up(total + term)
     return total
 
 
@@ -120,10 +126,12 @@ def sin_up(angle: Real) -> Real:
 
 def hypot_up(*terms: float) -> float:
     """Root of a sum of squares of floats, never below the exact one; `math.hypot` is within one unit."""
-    known = [term for term in terms if term]
-    if len(known) < 2:
-        return abs(known[0]) if known else 0.0
-    return next_up(math.hypot(*known) * (1 + 2.0**-51))
+    nonzero = [term for term in terms if term]
+    if not nonzero:
+        return 0.0
+    if len(nonzero) == 1:
+        return abs(nonzero[0])
+    return next_up(math.hypot(*nonzero) * (1 + 2.0**-51))
 
 
 def norm_up(x: np.ndarray) -> np.ndarray:
@@ -138,9 +146,9 @@ def norm_up(x: np.ndarray) -> np.ndarray:
     largest = np.max(np.abs(x), axis=-1, initial=0.0, keepdims=True)
     exponent = np.where(np.isfinite(largest), np.frexp(largest)[1], 0)
     with np.errstate(over="ignore", under="ignore"):
-        norm = np.sqrt(np.sum(np.square(np.ldexp(x, -exponent)), axis=-1))
-        found = np.ldexp(inflate(norm, n + 2), exponent[..., 0])
-    return np.where(norm == 0, 0.0, next_up(found))
+        scaled_norm = np.sqrt(np.sum(np.square(np.ldexp(x, -exponent)), axis=-1))
+        norm = np.ldexp(inflate(scaled_norm, n + 2), exponent[..., 0])
+    return np.where(scaled_norm == 0, 0.0, next_up(norm))
 
 
 def root_up(x: Fraction | int) -> float:
@@ -158,10 +166,12 @@ def root_up(x: Fraction | int) -> float:
     while Fraction(y) ** 2 < scaled:
         y = next_up(y)
     try:
-        found = math.ldexp(y, exponent)
+        root = math.ldexp(y, exponent)
     except OverflowError:
         return math.inf
-    return found if Fraction(found) >= Fraction(y) * Fraction(2) ** exponent else next_up(found)
+    # Below the normal numbers, the power of two rounds.
+    is_above = Fraction(root) >= Fraction(y) * Fraction(2) ** exponent
+    return root if is_above else next_up(root)
 
 
 def float_up(x: Fraction) -> float:

@@ -1,7 +1,7 @@
-"""Intervals: where the entries of an array of the host lie, with arithmetic that is rounded outward here, once.
+"""Intervals: where the entries of an array of the host lie, with arithmetic that is rounded outward in this file alone.
 
-Real numbers are meant: an infinite end says that nothing is known on its side, and 0 times one is 0. Each operation of
-NumPy is rounded to nearest, so the exact result lies between the neighbours of the computed one.
+Intervals are of real numbers: an infinite end says that nothing is known on its side, and 0 times one is 0. Each
+operation of NumPy is rounded to nearest, so the exact result lies between the neighbours of the computed one.
 """
 
 from __future__ import annotations
@@ -69,36 +69,48 @@ class Interval:
         return _sum(self.low, -other.high, self.high, -other.low)
 
     def __mul__(self, other: Interval) -> Interval:
-        ends = [_product(x, y) for x in self.ends for y in other.ends]
-        low, high = (np.asarray(end.reduce(ends)) for end in (np.minimum, np.maximum))
+        ends = [
+            _product(self.low, other.low),
+            _product(self.low, other.high),
+            _product(self.high, other.low),
+            _product(self.high, other.high),
+        ]
+        low = np.asarray(np.minimum.reduce(ends))
+        high = np.asarray(np.maximum.reduce(ends))
         return _interval(host.next_down(low), host.next_up(high))
 
     def inverse(self) -> Interval:
-        """1 / x; anything where 0 is among them."""
-        crossing = self.mignitude() == 0
+        """1 / x; anything where 0 is in the interval."""
+        has_zero = self.mignitude() == 0
         with np.errstate(all="ignore"):
-            ends = 1 / self.low, 1 / self.high
-        low, high = host.next_down(np.minimum(*ends)), host.next_up(np.maximum(*ends))
-        return _interval(np.where(crossing, -math.inf, low), np.where(crossing, math.inf, high))
+            of_low, of_high = 1 / self.low, 1 / self.high
+        low = host.next_down(np.minimum(of_low, of_high))
+        high = host.next_up(np.maximum(of_low, of_high))
+        return _interval(np.where(has_zero, -math.inf, low), np.where(has_zero, math.inf, high))
 
     def scaled(self, factor: float, slack: float = 0.0) -> Interval:
         """Times a number that is known up to a relative error; 0 stays 0."""
         if not math.isfinite(factor):
             return anything(self.shape)
-        turned = self if factor > 0 else -self
+        oriented = self if factor > 0 else -self
         if abs(factor) == 1 and not slack:
-            return turned
-        down, up = (_product(end, abs(factor)) for end in turned.ends)
+            return oriented
+        low = _product(oriented.low, abs(factor))
+        high = _product(oriented.high, abs(factor))
         with np.errstate(all="ignore"):
-            lost = [np.where(np.isinf(end), 0.0, abs(end) * slack) for end in (down, up)]
-            down, up = host.next_down(host.next_down(down - lost[0])), host.next_up(host.next_up(up + lost[1]))
-        nothing = [(end == 0) | (factor == 0) for end in turned.ends]
-        return _interval(np.where(nothing[0], 0.0, down), np.where(nothing[1], 0.0, up))
+            low_slack = np.where(np.isinf(low), 0.0, abs(low) * slack)
+            high_slack = np.where(np.isinf(high), 0.0, abs(high) * slack)
+            low = host.next_down(host.next_down(low - low_slack))
+            high = host.next_up(host.next_up(high + high_slack))
+        low = np.where((oriented.low == 0) | (factor == 0), 0.0, low)
+        high = np.where((oriented.high == 0) | (factor == 0), 0.0, high)
+        return _interval(low, high)
 
     def root(self) -> Interval:
-        """Of what is not negative; correctly rounded roots."""
-        least, most = (np.sqrt(np.maximum(end, 0.0)) for end in self.ends)
-        return _interval(np.maximum(host.next_down(least), 0.0), host.next_up(most))
+        """Roots of the numbers that are not negative; the host's roots are correctly rounded."""
+        low = np.sqrt(np.maximum(self.low, 0.0))
+        high = np.sqrt(np.maximum(self.high, 0.0))
+        return _interval(np.maximum(host.next_down(low), 0.0), host.next_up(high))
 
     def magnitude(self) -> Numbers:
         """Largest absolute values."""
@@ -110,29 +122,33 @@ class Interval:
 
     def middle(self) -> Ends:
         """A point between both ends, and how far both are from it, rounded up; 0 and infinity where one is infinite."""
-        finite = np.isfinite(self.low) & np.isfinite(self.high)
-        low, high = (np.where(finite, end, 0.0) for end in self.ends)
+        is_finite = np.isfinite(self.low) & np.isfinite(self.high)
+        low = np.where(is_finite, self.low, 0.0)
+        high = np.where(is_finite, self.high, 0.0)
         centre = low / 2 + high / 2
-        half = np.maximum(high - centre, centre - low)
-        half = np.where(half > 0, host.next_up(half), 0.0)
-        return centre, np.where(finite, half, math.inf)
+        radius = np.maximum(high - centre, centre - low)
+        radius = np.where(radius > 0, host.next_up(radius), 0.0)
+        return centre, np.where(is_finite, radius, math.inf)
 
 
 def _interval(low: Numbers, high: Numbers) -> Interval:
     """Ends that a rule has proven. For the modules of the trusted room."""
-    least, most = (np.asarray(end).view() for end in (low, high))
-    for end in (least, most):
-        if end.dtype != np.float64:
-            raise HypothesisError(f"ends of {end.dtype}; intervals have float64")
-        end.flags.writeable = False
-    return Interval(least, most, _MAKER)
+    return Interval(_read_only(low), _read_only(high), _MAKER)
 
 
-def enclosing(found: Interval | Ends) -> Interval:
-    """What an operator says of its values: ends that are no numbers, or beyond all of them, say nothing."""
-    if isinstance(found, Interval):
-        return found
-    low, high = (np.asarray(end).astype(np.float64, casting="safe", copy=False) for end in found)
+def _read_only(end: Numbers) -> Numbers:
+    view = np.asarray(end).view()
+    if view.dtype != np.float64:
+        raise HypothesisError(f"ends of {view.dtype}; intervals have float64")
+    view.flags.writeable = False
+    return view
+
+
+def enclosing(ends: Interval | Ends) -> Interval:
+    """The interval that an operator returns for its values: ends that are NaN, or beyond all numbers, say nothing."""
+    if isinstance(ends, Interval):
+        return ends
+    low, high = (np.asarray(end).astype(np.float64, casting="safe", copy=False) for end in ends)
     return _interval(np.where(low < math.inf, low, -math.inf), np.where(high > -math.inf, high, math.inf))
 
 
@@ -156,14 +172,20 @@ def anything(shape: tuple[int, ...]) -> Interval:
     return within(np.full(shape, math.inf))
 
 
-def _sum(low: Numbers, more: Numbers, high: Numbers, further: Numbers) -> Interval:
+def _sum(low: Numbers, other_low: Numbers, high: Numbers, other_high: Numbers) -> Interval:
+    """The sum of two intervals by their ends, exact where one end is 0."""
     with np.errstate(all="ignore"):
-        down, up = low + more, high + further
-    down = np.where((low == 0) | (more == 0), down, host.next_down(down))
-    return _interval(down, np.where((high == 0) | (further == 0), up, host.next_up(up)))
+        low_sum = low + other_low
+        high_sum = high + other_high
+    is_low_exact = (low == 0) | (other_low == 0)
+    is_high_exact = (high == 0) | (other_high == 0)
+    return _interval(
+        np.where(is_low_exact, low_sum, host.next_down(low_sum)),
+        np.where(is_high_exact, high_sum, host.next_up(high_sum)),
+    )
 
 
-def _product(one: Numbers, other: Numbers | float) -> Numbers:
-    """0 times infinity is 0."""
+def _product(x: Numbers, y: Numbers | float) -> Numbers:
+    """Products of which 0 times infinity is 0."""
     with np.errstate(all="ignore"):
-        return np.where((one == 0) | (other == 0), 0.0, one * other)
+        return np.where((x == 0) | (y == 0), 0.0, x * y)

@@ -12,13 +12,11 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified import completion, rounding
 from specnorm.certified.bound import as_array
-from specnorm.certified.defect import has_unread_pixels, isometry_up, keeps_smallest
-from specnorm.clock import Clock
+from specnorm.certified.layer.uncut import has_unread_pixels, keeps_smallest
 from specnorm.errors import GeometryError, MethodError
-from specnorm.methods.base import Evaluation, Method, Needs, as_number, check_budget, check_count, check_rtol, weighted
+from specnorm.methods.base import Evaluation, Method, Needs, as_number, weighted
+from specnorm.methods.ends import FIGURES, Ends, columns
 from specnorm.problem import polyphase
-from specnorm.result import Outcome
-from specnorm.search.result import Problem
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -128,7 +126,7 @@ class Isometry(_Scaled):
         lags = completion.lags(scaled, ops=ops, wide=self.form == "bound")
         target = self._target(lags.values, exponent, groups, ops=ops)
         if self.form == "bound":
-            value, slopes = self._bound(lags, target, groups, unread=has_unread_pixels(spec), ops=ops)
+            value, slopes = self._bound(lags, target, spec, ops=ops)
             power = xp.zeros_like(exponent)
         else:
             value, slopes = self._squares(lags.values, target, groups, ops=ops)
@@ -139,6 +137,11 @@ class Isometry(_Scaled):
         value = arrays.unscale(value, xp.astype(power, value.dtype), xp=xp)
         adjoint = ops.from_numpy(np.full(shape[0] // groups, self.of_adjoint(spec)), blocks)
         return Evaluation(value, (adjoint,), (gradient,))
+
+    @staticmethod
+    def _at_size(spec: ConvSpec) -> bool:
+        """Whether the layer is circular at one size: then its frequencies are known."""
+        return spec.input_shape is not None and spec.periodic
 
     def _target(self, values: Array, exponent: Array, groups: int, *, ops: ArrayOps) -> Array:
         """S squared for the scaled kernels, shape (layers,); of a kernel of zeros and the best scale, 1."""
@@ -151,19 +154,15 @@ class Isometry(_Scaled):
         wanted = power - 2 * xp.astype(exponent, values.dtype)
         return fraction * arrays.power_of_two(xp.clip(wanted, -4000, _FARTHEST), xp=xp)
 
-    def _bound(
-        self,
-        lags: completion.Lags,
-        target: Array,
-        groups: int,
-        *,
-        unread: bool,
-        ops: ArrayOps,
-    ) -> tuple[Array, Array]:
+    def _bound(self, lags: completion.Lags, target: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, Array]:
         """Eps of each layer, and its derivatives with respect to the lags; those of negative lags are transposed."""
-        xp, (b, _, p, _) = ops.xp, lags.values.shape
+        from specnorm.certified import defect  # for those who call it
+
+        xp, groups, (b, _, p, _) = ops.xp, spec.groups, lags.values.shape
+        where = defect.wrapping(spec.block_kernel_shape, spec.grid_shape) if self._at_size(spec) else None
+        lags = lags if where is None else defect.wrapped(lags, where, ops=ops)
         each = _each(target, groups, xp=xp)
-        by_group = xp.reshape(isometry_up(lags.values, lags.error, each, ops=ops), (-1, groups))
+        by_group = xp.reshape(defect.isometry_up(lags.values, lags.error, each, ops=ops), (-1, groups))
         largest, index = xp.max(by_group, axis=1), xp.argmax(by_group, axis=1)
         # The square of the scale is rounded, and so is the quotient.
         value = rounding.up(largest / target + 4 * rounding.unit(target, xp=xp), 6, xp=xp)
@@ -171,15 +170,15 @@ class Isometry(_Scaled):
         normal = target > 4 * float(xp.finfo(target.dtype).smallest_normal)
         value = xp.where(normal, value, xp.full_like(value, math.inf))
         # Beside s nothing is left of a kernel whose target was clipped: no defect is above 1. Unread pixels have 1.
-        is_one = (target >= 2.0 ** (_FARTHEST - 1)) | unread
-        slopes = self._lag_slopes(lags.values, each, ops=ops)
-        chosen = arrays.one_hot(xp.where(is_one & (value < 1), 0 * target, 1 / target), index, groups, xp=xp)
+        is_one = (target >= 2.0 ** (_FARTHEST - 1)) | has_unread_pixels(spec)
+        factor = arrays.one_hot(xp.where(is_one & (value < 1), 0 * target, 1 / target), index, groups, xp=xp)
+        slopes = self._lag_slopes(lags.values, each, ops=ops) * xp.reshape(factor, (b, 1, 1, 1))
+        traces = xp.sum(xp.reshape(xp.linalg.trace(slopes[:, 0, ...]), (-1, groups)), axis=1)
         value = xp.where(is_one, xp.maximum(value, xp.ones_like(value)), value)
-        slopes = slopes * xp.reshape(chosen, (b, 1, 1, 1))
+        slopes = slopes if where is None else defect.unwrapped(slopes, where, ops=ops)
         if self.scale != BEST:
             return value, slopes
         # The target is the mean of all groups' traces, and the defect falls as it grows.
-        traces = xp.sum(xp.reshape(xp.linalg.trace(slopes[:, 0, ...]), (-1, groups)), axis=1)
         share = _each((traces + largest / target**2) / (groups * p), groups, xp=xp)
         first = completion.minus_identity(slopes[:, 0, ...], share, ops=ops)
         return value, xp.concat([first[:, None, ...], slopes[:, 1:, ...]], axis=1)
@@ -233,7 +232,7 @@ def _each(x: Array, groups: int, *, xp: Namespace) -> Array:
 
 
 @dataclass(frozen=True)
-class IsometryEnds(_Scaled):
+class IsometryEnds(_Scaled, Ends):
     """Proven interval around the isometry defect, by a search; not in ``METHODS``, since `Isometry` is its value.
 
     The value is the upper bound; the lower one is in the statistics.
@@ -247,46 +246,39 @@ class IsometryEnds(_Scaled):
     max_cells : int
         Budget of the search for each group.
     budget : float, optional
-        Seconds.
+        Seconds for one layer; what has not begun by then is not tried.
     """
-
-    rtol: float = 1e-3
-    max_cells: int = 100_000
-    budget: float | None = 30.0
 
     name: ClassVar[str] = "isometry_ends"
     promise: ClassVar[Kind] = "upper"
     asks: ClassVar[Needs] = Needs(rounds="up", precision="wide", scaled=False, by_layer=True, searches=True)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {
-        "lower": "down",
-        **dict.fromkeys(("outcome", "cells", "levels", "frequency", "adjoint")),
-    }
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", **dict.fromkeys((*FIGURES, "adjoint"))}
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
-        check_budget(self.budget)
+        _Scaled.__post_init__(self)
+        Ends.__post_init__(self)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.search.smallest import isometry_of_blocks  # here, since importing it takes a while
+        from specnorm.search.isometry import isometry_of_blocks  # here, since importing it takes a while
 
-        xp, columns, bounds = ops.xp, [], []
+        claims, ended = [], []
         for layer in polyphase.by_layers(blocks, spec.groups):
-            flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
-            problem = Problem(xp.reshape(flat, layer.shape), spec, self.rtol, self.max_cells, Clock.of(self.budget))
-            wanted = None if self.scale == BEST else math.frexp(self.scale_sq)
-            target = wanted and (wanted[0], wanted[1] - 2 * int(exponent[0]))
-            lower, upper, found = isometry_of_blocks(problem, target, ops=ops)
-            close = upper.value <= lower.value * (1 + self.rtol)
-            outcome = Outcome.CONVERGED if close else Outcome.ZERO if lower.value == 0 else Outcome.BUDGET
-            bounds.append((lower, upper))
-            columns.append((list(Outcome).index(outcome), found.cells, found.levels, found.frequency.angles[0]))
-        figures = [ops.from_numpy(np.asarray(x), blocks) for x in zip(*columns, strict=True)]
-        low = as_array([x for x, _ in bounds], blocks, ops=ops)
-        value = as_array([x for _, x in bounds], blocks, ops=ops)
-        adjoint = ops.from_numpy(np.full(len(bounds), self.of_adjoint(spec)), blocks)
-        return Evaluation(value, (low, *figures, adjoint), (blocks,), bounds)
+            flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
+            problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
+            lower, upper, norm = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
+            outcome = self.outcome(lower.value, upper.value, is_zero=lower.value == 0)
+            claims.append((lower, upper))
+            ended.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
+        low, high = (as_array(list(x), blocks, ops=ops) for x in zip(*claims, strict=True))
+        adjoint = ops.from_numpy(np.full(len(claims), self.of_adjoint(spec)), blocks)
+        return Evaluation(high, (low, *columns(ended, blocks, ops=ops), adjoint), (blocks,), claims)
+
+    def _relative_target(self, exponent: int) -> tuple[float, int] | None:
+        """Fraction and power of two that s squared is, beside a kernel divided by ``2**exponent``; None: the best s."""
+        if self.scale == BEST:
+            return None
+        fraction, power = math.frexp(self.scale_sq)
+        return fraction, power - 2 * exponent
 
     def pullback(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,15 +11,13 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import as_array
-from specnorm.certified.defect import keeps_smallest
+from specnorm.certified.layer.uncut import keeps_smallest
 from specnorm.certified.symbol import symbols
-from specnorm.clock import Clock
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
+from specnorm.methods.base import Evaluation, Needs, weighted
+from specnorm.methods.ends import FIGURES, Ends, columns
 from specnorm.problem import polyphase
-from specnorm.result import Outcome
 from specnorm.search.constant import top_gradient
-from specnorm.search.result import Problem
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Smallest(Method):
+class Smallest(Ends):
     """Proven interval around the smallest of the ``min(cout, cin)`` singular values at each frequency.
 
     The value is the lower bound; the upper one is in the statistics.
@@ -46,22 +44,10 @@ class Smallest(Method):
         Seconds for one layer; what has not begun by then is not tried.
     """
 
-    rtol: float = 1e-3
-    max_cells: int = 100_000
-    budget: float | None = 30.0
-
     name: ClassVar[str] = "smallest"
     quantity: ClassVar[str] = "smallest singular value"
     promise: ClassVar[Kind] = "lower"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {
-        "upper": "up",
-        **dict.fromkeys(("outcome", "cells", "levels", "frequency", "u", "v")),
-    }
-
-    def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
-        check_budget(self.budget)
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up", **dict.fromkeys((*FIGURES, "u", "v"))}
 
     def needs(self, spec: ConvSpec) -> Needs:
         """Searches of blocks; of the layer itself at a size where symbols do not describe it."""
@@ -73,7 +59,7 @@ class Smallest(Method):
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off, at every size; and at one, if the layer's matrix is too large."""
         if spec.input_shape is not None and not spec.periodic:
-            from specnorm.search.smallest import own_plan  # here, since importing it takes a while
+            from specnorm.search.smallest_layer import own_plan  # here, since importing it takes a while
 
             own_plan(spec)
         elif not keeps_smallest(spec):
@@ -90,47 +76,37 @@ class Smallest(Method):
         from specnorm.search.smallest import smallest_of_blocks  # here, since importing it takes a while
 
         layers = polyphase.by_layers(blocks, spec.groups)
-        found = [smallest_of_blocks(self._problem(layer, spec), ops=ops) for layer in layers]
-        each = [_triple(x, layer, ops=ops) for x, layer in zip(found, layers, strict=True)]
-        u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*each, strict=True))
+        found = [smallest_of_blocks(self.problem(layer, spec), ops=ops) for layer in layers]
+        triples = [_triple(x, layer, ops=ops) for x, layer in zip(found, layers, strict=True)]
+        u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*triples, strict=True))
         nowhere = (0.0,) * len(spec.block_kernel_shape)
         angles = [nowhere if x.witness is None else x.witness.frequency.angles[0] for x in found]
-        columns = self._columns(found, angles, blocks, ops=ops)
-        return Evaluation(columns[0], (*columns[1:], u, v), (u, v, phase, group), [(x.lower, x.upper) for x in found])
+        return self._evaluation(found, angles, (u, v), (u, v, phase, group), blocks, ops=ops)
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.search.smallest import smallest_of_layer  # here, since importing it takes a while
+        from specnorm.search.smallest_layer import smallest_of_layer  # here, since importing it takes a while
 
-        each = (kernels[j : j + 1, ...] for j in range(kernels.shape[0]))
-        found = [smallest_of_layer(self._problem(kernel, spec), ops=ops) for kernel in each]
-        bounds = [x for x, _ in found]
-        u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*(y for _, y in found), strict=True))
-        columns = self._columns(bounds, [()] * len(bounds), kernels, ops=ops)
-        return Evaluation(columns[0], (*columns[1:], u, v), (gradient,), [(x.lower, x.upper) for x in bounds])
+        layers = (kernels[j : j + 1, ...] for j in range(kernels.shape[0]))
+        bounds, witnesses = zip(*(smallest_of_layer(self.problem(x, spec), ops=ops) for x in layers), strict=True)
+        u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*witnesses, strict=True))
+        return self._evaluation(bounds, [()] * len(bounds), (u, v), (gradient,), kernels, ops=ops)
 
-    def _problem(self, kernel: Array, spec: ConvSpec) -> Problem:
-        return Problem(kernel, spec, self.rtol, self.max_cells, Clock.of(self.budget))
-
-    def _columns(
+    def _evaluation(
         self,
-        found: list[SmallestBounds],
-        angles: list[Any],
+        bounds: Sequence[SmallestBounds],
+        angles: Sequence[Sequence[float]],
+        vectors: tuple[Array, Array],
+        residuals: tuple[Array, ...],
         like: Array,
         *,
         ops: ArrayOps,
-    ) -> Any:
-        """Lower and upper bounds of layers, how each search ended, cells, levels and frequencies."""
-        outcomes = [
-            Outcome.CONVERGED if x.within(self.rtol) else Outcome.ZERO if x.is_zero else Outcome.BUDGET for x in found
-        ]
-        columns = (
-            np.asarray([list(Outcome).index(x) for x in outcomes], dtype=np.int32),
-            np.asarray([x.cells for x in found], dtype=np.int32),
-            np.asarray([x.levels for x in found], dtype=np.int32),
-            np.asarray(angles, dtype=np.float64),
-        )
-        ends = (as_array([getattr(x, end) for x in found], like, ops=ops) for end in ("lower", "upper"))
-        return *ends, *(ops.from_numpy(column, like) for column in columns)
+    ) -> Evaluation:
+        """Of layers whose bounds and witnesses are known."""
+        lower, upper = ([getattr(x, end) for x in bounds] for end in ("lower", "upper"))
+        outcomes = [self.outcome(x.lower.value, x.upper.value, is_zero=x.is_zero) for x in bounds]
+        ended = [(how, x.cells, x.levels, at) for how, x, at in zip(outcomes, bounds, angles, strict=True)]
+        figures = (as_array(upper, like, ops=ops), *columns(ended, like, ops=ops), *vectors)
+        return Evaluation(as_array(lower, like, ops=ops), figures, residuals, list(zip(lower, upper, strict=True)))
 
     def pullback(
         self,

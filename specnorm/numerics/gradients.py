@@ -1,4 +1,4 @@
-"""Gradients of what is computed of a symbol or a matrix. No proof needs them."""
+"""Gradients of norms with respect to blocks: through symbols, matrices and lags. No proof uses them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
 
 
-def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+def symbol_gradient(
+    u: Array,
+    v: Array,
+    phase: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
     """Gradient of Re(u* G(theta) v) with respect to the blocks: Re(conj(u_o) v_i e^{i k.theta}).
 
     Parameters
@@ -28,22 +35,38 @@ def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, .
     b, r, m = u.shape
     p = v.shape[2]
     right = xp.reshape(v[:, :, :, None] * phase[:, :, None, :], (b, r, -1))
-    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
-    u = xp.matrix_transpose(u)
-    left = xp.concat([xp.real(u), xp.imag(u)], axis=2)
-    total = xp.matmul(left, xp.concat([xp.real(right), xp.imag(right)], axis=1))
+    total = _real_of_product(xp.matrix_transpose(u), right, xp=xp)
     return xp.reshape(total, (b, m, p, *kernel_shape))
 
 
+def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:
+    """Re(conj(X) Y) = Re X Re Y + Im X Im Y of matrices (b, m, r) and (b, r, n), as one real product."""
+    left = xp.concat([xp.real(x), xp.imag(x)], axis=2)
+    right = xp.concat([xp.real(y), xp.imag(y)], axis=1)
+    return xp.matmul(left, right)
+
+
 def triple_gradient(
-    u: Array, v: Array, phase: Array, cotangent: Array, kernel_shape: tuple[int, ...], *, xp: Namespace
+    u: Array,
+    v: Array,
+    phase: Array,
+    cotangent: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
 ) -> Array:
     """Gradient of a symbol's singular value with one triple and one frequency a block, times a cotangent (b,)."""
     u = u * xp.astype(cotangent, u.dtype)[:, None]
     return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
 
 
-def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+def matrices_gradient(
+    gamma: Array,
+    phase: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
     """Gradient with respect to the blocks of sum_f Re<Gamma_f, G(theta_f)>: Re(sum_f conj(Gamma_f) e^{i k.theta_f}).
 
     Parameters
@@ -52,11 +75,8 @@ def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...],
     phase : array, shape (b, f, taps)
     """
     b, f, m, p = gamma.shape
-    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
-    flat = xp.matrix_transpose(xp.reshape(gamma, (b, f, m * p)))
-    left = xp.concat([xp.real(flat), xp.imag(flat)], axis=2)
-    total = xp.matmul(left, xp.concat([xp.real(phase), xp.imag(phase)], axis=1))
-    return xp.reshape(total, (b, m, p, *kernel_shape))
+    by_entry = xp.matrix_transpose(xp.reshape(gamma, (b, f, m * p)))
+    return xp.reshape(_real_of_product(by_entry, phase, xp=xp), (b, m, p, *kernel_shape))
 
 
 def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
@@ -79,10 +99,16 @@ def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> 
     return arrays.adjoint(total, xp=xp) if wide else total
 
 
-def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, xp: Namespace) -> Array:
+def powers_vjp(
+    residuals: tuple[Array, ...],
+    cotangent: Array,
+    n_iter: int,
+    *,
+    xp: Namespace,
+) -> Array:
     """Gradient with respect to the blocks of ``sum_i c_i (sum |R_t[:, i, :]|)**(1 / 2**t)`` over the selected channels.
 
-    Signs held fixed, the sum is linear in R_t, that is in H_t at every frequency; each squaring H -> H**2 takes
+    With constant signs, the sum is linear in R_t, that is in H_t at every frequency; each squaring H -> H**2 takes
     a gradient Gamma to Gamma H + H Gamma, and G -> G* G to G (Gamma + Gamma*). That sum is Hermitian from the start,
     so one product serves both terms. Few frequencies at a time: a matrix of one is half as large as a 3x3 kernel.
 
@@ -92,43 +118,50 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
         From `residuals`.
     cotangent : array, shape (b, p)
     """
-    blocks, hats, selector, sums, phase = residuals
-    wide = blocks.shape[1] < blocks.shape[2]
+    blocks, signs, selector, sums, phase = residuals
+    is_wide = blocks.shape[1] < blocks.shape[2]
     blocks = arrays.tall(blocks, xp=xp)
-    b, m, p = blocks.shape[:3]
-    kernel_shape = tuple(blocks.shape[3:])
-    narrow, broad = arrays.complex_dtype(blocks.dtype, xp=xp), phase.dtype
-    root = 2.0**-n_iter
-    safe = xp.where(sums > 0, sums, xp.ones_like(sums))
-    slope = xp.astype(cotangent, sums.dtype) * root * xp.pow(safe, xp.full_like(safe, root - 1))
-    slope = xp.where(sums > 0, slope, xp.zeros_like(sums)) / math.prod(tap_grid(kernel_shape, n_iter))
-    right = xp.astype(xp.matrix_transpose(selector * slope[:, :, None]), broad)[:, None, :, :]
-    flat = xp.permute_dims(xp.reshape(blocks, (b, m * p, -1)), (0, 2, 1))
+    b, m, p, *kernel_shape = blocks.shape
+    kernel_dtype = arrays.complex_dtype(blocks.dtype, xp=xp)
+    product_dtype = phase.dtype
+    slope = _slopes_of_roots(sums, cotangent, n_iter, xp=xp) / math.prod(tap_grid(tuple(kernel_shape), n_iter))
+    right = xp.astype(xp.matrix_transpose(selector * slope[:, :, None]), product_dtype)[:, None, :, :]
+    by_tap = xp.permute_dims(xp.reshape(blocks, (b, m * p, -1)), (0, 2, 1))
 
     def symbol(phases: Array) -> Array:
-        g = xp.matmul(xp.real(phases), flat) + 1j * xp.matmul(xp.imag(phases), flat)
-        return xp.reshape(xp.astype(g, broad, copy=False), (b, -1, m, p))
+        g = xp.matmul(xp.real(phases), by_tap) + 1j * xp.matmul(xp.imag(phases), by_tap)
+        return xp.reshape(xp.astype(g, product_dtype, copy=False), (b, -1, m, p))
 
-    def gradient_at(chunk: int) -> Array:
-        here = xp.astype(phase[:, chunk, :, :], narrow, copy=False)
-        g = symbol(here)
-        powers = [xp.matmul(arrays.adjoint(g, xp=xp), g)] if n_iter > 1 else []
-        del g
+    def gradient_of_chunk(chunk: int) -> Array:
+        phases = xp.astype(phase[:, chunk, :, :], kernel_dtype, copy=False)
+        powers = []
+        if n_iter > 1:
+            g = symbol(phases)
+            powers.append(xp.matmul(arrays.adjoint(g, xp=xp), g))
+            del g
         for _ in range(n_iter - 2):
             powers.append(xp.matmul(powers[-1], powers[-1]))
-        left = xp.astype(hats[:, chunk, ...], broad, copy=False)
+        left = xp.astype(signs[:, chunk, ...], product_dtype, copy=False)
         gamma = xp.matmul(left, right)
         gamma += xp.matmul(arrays.adjoint(right, xp=xp), arrays.adjoint(left, xp=xp))
         while powers:
             gamma = xp.matmul(gamma, powers.pop())
             gamma += arrays.adjoint(gamma, xp=xp)
-        gamma = xp.astype(xp.matmul(symbol(here), gamma), narrow, copy=False)
-        return matrices_gradient(gamma, here, kernel_shape, xp=xp)
+        gamma = xp.astype(xp.matmul(symbol(phases), gamma), kernel_dtype, copy=False)
+        return matrices_gradient(gamma, phases, tuple(kernel_shape), xp=xp)
 
-    gradient = gradient_at(0)
+    gradient = gradient_of_chunk(0)
     for chunk in range(1, phase.shape[1]):
-        gradient += gradient_at(chunk)  # the last one is freed before the next is made, which `reduce` does not do
-    return arrays.swapped(gradient, xp=xp) if wide else gradient
+        gradient += gradient_of_chunk(chunk)  # the last one is freed before the next is made, unlike in `reduce`
+    return arrays.swapped(gradient, xp=xp) if is_wide else gradient
+
+
+def _slopes_of_roots(sums: Array, cotangent: Array, n_iter: int, *, xp: Namespace) -> Array:
+    """Derivative of ``sum_i c_i s_i**(1 / 2**t)`` with respect to the sums s (b, p); 0 where a sum is 0."""
+    root = 2.0**-n_iter
+    safe = xp.where(sums > 0, sums, xp.ones_like(sums))
+    slope = xp.astype(cotangent, sums.dtype) * root * xp.pow(safe, xp.full_like(safe, root - 1))
+    return xp.where(sums > 0, slope, xp.zeros_like(sums))
 
 
 def first_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
@@ -160,19 +193,21 @@ def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namesp
         Of R_d, in the order of `half_lags`.
     weights : array, shape (b, p)
     """
-    b, m, p = blocks.shape[:3]
-    shape = tuple(blocks.shape[3:])
-    count = math.prod(shape)
-    table = signs * (weights[:, None, :, None] + weights[:, None, None, :])
-    ahead = table[:, 1:, ...]
-    # All lags, the transposed matrix at each: those that a tap meets the others at are a box of them.
-    table = xp.concat([xp.flip(ahead, axis=1), table[:, :1, ...], xp.matrix_transpose(ahead)], axis=1)
-    table = xp.reshape(table, (b, *(2 * k - 1 for k in shape), p, p))
-    del ahead
-    flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2)), (b, m, count * p))
-    found = []
-    for place in tap_points(shape).tolist():
-        box = tuple(slice(k - 1 - at, 2 * k - 1 - at) for at, k in zip(place, shape, strict=True))
-        found.append(xp.matmul(flat, xp.reshape(table[(slice(None), *box)], (b, count * p, p))))
+    b, m, p, *kernel_shape = blocks.shape
+    count = math.prod(kernel_shape)
+    half = signs * (weights[:, None, :, None] + weights[:, None, None, :])
+    positive = half[:, 1:, ...]
+    # All lags in their order, from the most negative one; that of -d has the transposed matrix.
+    table = xp.concat([xp.flip(positive, axis=1), half[:, :1, ...], xp.matrix_transpose(positive)], axis=1)
+    table = xp.reshape(table, (b, *(2 * k - 1 for k in kernel_shape), p, p))
+    del half, positive
+    by_tap = xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2))
+    flat = xp.reshape(by_tap, (b, m, count * p))
+    gradients = []
+    for place in tap_points(tuple(kernel_shape)).tolist():
+        # The lags between this tap and all others are a box of the table.
+        lags = tuple(slice(k - 1 - tap, 2 * k - 1 - tap) for tap, k in zip(place, kernel_shape, strict=True))
+        matrices = xp.reshape(table[(slice(None), *lags)], (b, count * p, p))
+        gradients.append(xp.matmul(flat, matrices))
     del table, flat
-    return xp.reshape(xp.stack(found, axis=-1), blocks.shape)
+    return xp.reshape(xp.stack(gradients, axis=-1), blocks.shape)

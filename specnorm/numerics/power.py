@@ -25,8 +25,15 @@ def composed(first: LinearMap, second: LinearMap) -> LinearMap:
 
 def matrix_maps(a: Array, *, xp: Namespace) -> tuple[LinearMap, LinearMap]:
     """Matrices (..., m, n) and their adjoints as maps of vectors (..., n) and (..., m)."""
-    h = arrays.adjoint(a, xp=xp)
-    return (lambda v: xp.matmul(a, v[..., None])[..., 0]), (lambda u: xp.matmul(h, u[..., None])[..., 0])
+    adjoint_matrices = arrays.adjoint(a, xp=xp)
+
+    def apply(v: Array) -> Array:
+        return xp.matmul(a, v[..., None])[..., 0]
+
+    def adjoint(u: Array) -> Array:
+        return xp.matmul(adjoint_matrices, u[..., None])[..., 0]
+
+    return apply, adjoint
 
 
 def follow(
@@ -65,11 +72,17 @@ def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Namespace) -> tuple
 
 
 _DEGREE = 4
-"""Of a filter of vectors: eigenvalues above twice the cut grow 577 times as much as those below it."""
+"""Chebyshev degree of a filter of several vectors: eigenvalues above twice the cut grow 577 times as much as those
+below it."""
 
 
 def chebyshev_filter(
-    mapped: LinearMap, x: Array, degree: int, *, renormalise_every: int | None = None, xp: Namespace
+    mapped: LinearMap,
+    x: Array,
+    degree: int,
+    *,
+    renormalise_every: int | None = None,
+    xp: Namespace,
 ) -> Array:
     """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
 
@@ -82,19 +95,26 @@ def chebyshev_filter(
     degree : int
         At least 1.
     renormalise_every : int, optional
-        After so many products vectors on the last axis are divided by their norm. The filter's scale is lost; without
-        it, high degrees overflow.
+        After so many products, vectors on the last axis are divided by their norm: the filter's scale is lost, but
+        high degrees would overflow otherwise.
     """
-    before, x = x, mapped(x)
+    previous = x
+    current = mapped(x)
     for step in range(1, degree):
         if renormalise_every is not None and step % renormalise_every == 0:
-            x, norm = arrays.normalise(x, xp=xp)
-            before = before / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), before.dtype)
-        x, before = 2 * mapped(x) - before, x
-    return x
+            current, norm = arrays.normalise(current, xp=xp)
+            previous = previous / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), previous.dtype)
+        current, previous = 2 * mapped(current) - previous, current
+    return current
 
 
-def top_eigenvectors(gram: Array, count: int, cut: np.ndarray, *, ops: ArrayOps) -> tuple[Array, Array]:
+def top_eigenvectors(
+    gram: Array,
+    count: int,
+    cut: np.ndarray,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array]:
     """Largest eigenvalues of some Hermitian matrices from below, ascending, and orthonormal vectors.
 
     Parameters
@@ -110,20 +130,29 @@ def top_eigenvectors(gram: Array, count: int, cut: np.ndarray, *, ops: ArrayOps)
     values : array, shape (f, count)
     vectors : array, shape (f, p, count)
     """
-    xp, real = ops.xp, np.float64 if gram.dtype == ops.xp.complex128 else np.float32
-    scale = xp.astype(ops.from_numpy((2 / cut).astype(real), xp.real(gram)), gram.dtype)[:, None, None]
-    drawn = np.real(arrays.random_vectors(0, (gram.shape[1], count))).astype(real)
-    x = xp.astype(xp.broadcast_to(ops.from_numpy(drawn, xp.real(gram)), (*gram.shape[:2], count)), gram.dtype)
-    # Twice half the degree: vectors do not become dependent in between.
+    xp = ops.xp
+    dtype = np.float64 if gram.dtype == xp.complex128 else np.float32
+    real = xp.real(gram)
+    scale = xp.astype(ops.from_numpy((2 / cut).astype(dtype), real), gram.dtype)[:, None, None]
+    drawn = np.real(arrays.random_vectors(0, (gram.shape[1], count))).astype(dtype)
+    x = xp.astype(xp.broadcast_to(ops.from_numpy(drawn, real), (*gram.shape[:2], count)), gram.dtype)
+    # Two filters of half the degree: vectors do not become dependent in between.
     for _ in range(2):
         x = chebyshev_filter(lambda y: xp.matmul(gram, y) * scale - y, x, _DEGREE, xp=xp)
         x, _ = xp.linalg.qr(x)
-    values, turned = xp.linalg.eigh(xp.matmul(arrays.adjoint(x, xp=xp), xp.matmul(gram, x)))
-    return values, xp.matmul(x, turned)
+    projected = xp.matmul(arrays.adjoint(x, xp=xp), xp.matmul(gram, x))
+    values, small_vectors = xp.linalg.eigh(projected)
+    return values, xp.matmul(x, small_vectors)
 
 
 def largest_eigenvalues(
-    gram: Array, vectors: Array, cut: np.ndarray, degree: int, like: Array, *, ops: ArrayOps
+    gram: Array,
+    vectors: Array,
+    cut: np.ndarray,
+    degree: int,
+    like: Array,
+    *,
+    ops: ArrayOps,
 ) -> tuple[np.ndarray, Array]:
     """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round.
 
@@ -132,7 +161,7 @@ def largest_eigenvalues(
     gram : array, shape (c, r, r)
     vectors : array, shape (c, r)
     cut : float array, shape (c,)
-        Eigenvalues up to here are not told apart.
+        Eigenvalues below it are not told apart.
     like : array
         Real, on the device of the others.
     """

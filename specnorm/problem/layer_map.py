@@ -1,12 +1,16 @@
 """The layer itself as a linear map at one input size: every stride, dilation, group, padding and amount of it.
 
 Along one axis, output ``m`` and tap ``k`` read the input at ``s m + r k - before``, mapped back into the input as the
-padding says. That is a table of k_j times m_j integers for each axis on its own, so patches are gathered axis by axis
-and met with the kernel in one matrix product; the adjoint is the same product turned around, and the tables' inverses.
+padding says. That is a table of k_j times m_j integers for each axis by itself. So patches are gathered axis by axis,
+and one matrix product applies the kernel to them; the adjoint is the transposed product and the tables' inverses.
+
+Where the taps of some axes make too many patches for the memory, the first axes are *looped*: their taps are taken one
+after another. Where nothing is looped, patches are slices of the padded input, several times as fast as a table.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
@@ -52,34 +56,52 @@ class Convolution:
     """
 
     def __init__(
-        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int | None = None, ops: ArrayOps
+        self,
+        kernels: Array,
+        spec: ConvSpec,
+        *,
+        vectors: int = 1,
+        budget: int | None = None,
+        ops: ArrayOps,
     ) -> None:
         xp = ops.xp
-        self.xp, self.spec = xp, spec
+        self.xp = xp
+        self.spec = spec
         self.large, self.small = sizes_of(spec)
         self.shapes = shapes_of(spec)
-        self.shape = math.prod(self.shapes[1]), math.prod(self.shapes[0])
+        inputs, outputs = self.shapes
+        self.shape = math.prod(outputs), math.prod(inputs)
         b, first, second, *taps = kernels.shape
-        self.outer, self.inner = first // spec.groups, second
-        self.kernels = xp.reshape(kernels, (b, spec.groups, self.outer, second, *taps))
-        self.lead = self._lead(b * vectors * spec.groups * second, ops.memory if budget is None else budget)
+        # Channels of a group on the small side, and on the large side.
+        self.outer = first // spec.groups
+        self.inner = second
+        self.kernels = xp.reshape(kernels, (b, spec.groups, self.outer, self.inner, *taps))
+        budget = ops.memory if budget is None else budget
+        self.looped_axes = self._looped_axes(b * vectors * spec.groups * second, budget)
+        can_slice = self.looped_axes == 0 and ops.concrete
+        self.slices: Slices | None = None
+        self.adjoint_slices: Slices | None = None
+        if can_slice:
+            self.slices = slices_of(self.large, self.small, spec, like=kernels, ops=ops)
+            if self._looped_axes(b * vectors * first, budget) == 0:
+                self.adjoint_slices = slices_of_adjoint(self.large, self.small, spec, like=kernels, ops=ops)
         self.gathers: list[list[Gather]] = []
-        # What a tap reads of a padded input is a slice of it: several times as fast as a table, but an operation a tap.
-        sliced = self.lead == 0 and ops.concrete
-        self.slices = slices_of(self.large, self.small, spec, like=kernels, ops=ops) if sliced else None
-        turns = sliced and self._lead(b * vectors * first, ops.memory if budget is None else budget) == 0
-        self.turned = turned_slices_of(self.large, self.small, spec, like=kernels, ops=ops) if turns else None
         for j, table in enumerate(tables_of_axes(self.large, self.small, spec)):
-            parts = [*table] if j < self.lead else [table.reshape(-1)]
+            parts = [*table] if j < self.looped_axes else [table.reshape(-1)]
             self.gathers.append([Gather(part, self.large[j], like=kernels, ops=ops) for part in parts])
-        loops = math.prod(self.kernel_shape[: self.lead])
-        forward = second * math.prod(taps) + 2
-        backward = self.outer + sum(max(g.most_readers for g in axis) for axis in self.gathers) + loops + 2
-        if self.turned is not None:
-            backward = self.outer * math.prod(taps) + 2
-        elif self.slices is not None:
-            backward = self.outer + math.prod(taps) + self.slices.most_readers + 2
+        forward = self.inner * math.prod(taps) + 2
+        backward = self._backward_roundings(math.prod(taps))
         self.roundings = (backward, forward) if spec.transposed else (forward, backward)
+
+    def _backward_roundings(self, taps: int) -> int:
+        """Roundings of an entry of the adjoint of the convolution."""
+        if self.adjoint_slices is not None:
+            return self.outer * taps + 2
+        if self.slices is not None:
+            return self.outer + taps + self.slices.most_readers + 2
+        readers = sum(max(gather.most_readers for gather in axis) for axis in self.gathers)
+        loops = math.prod(self.kernel_shape[: self.looped_axes])
+        return self.outer + readers + loops + 2
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -87,10 +109,10 @@ class Convolution:
         return self.spec.kernel_shape
 
     def absolute(self) -> Convolution:
-        """The layers with the absolute values of the kernels: what rounding errors are measured by."""
-        other = object.__new__(Convolution)
-        other.__dict__.update(self.__dict__, kernels=self.xp.abs(self.kernels))
-        return other
+        """The layers with the absolute values of the kernels: rounding errors are bounded by multiples of these."""
+        absolute = copy.copy(self)
+        absolute.kernels = self.xp.abs(self.kernels)
+        return absolute
 
     def apply(self, x: Array) -> Array:
         """A x, shape (b, r, inputs) -> (b, r, outputs)."""
@@ -102,133 +124,168 @@ class Convolution:
 
     def kernel_gradient(self, y: Array, x: Array) -> Array:
         """Gradient of <y_r, A x_r> with respect to the kernel, shape (b, r, *shape of one kernel)."""
-        xp, small = self.xp, math.prod(self.small)
+        xp = self.xp
         if self.spec.transposed:
             x, y = y, x
         b, r = x.shape[:2]
-        groups = self.spec.groups
-        y = xp.reshape(y, (b, r, groups, self.outer, small))
+        groups, outputs = self.spec.groups, math.prod(self.small)
+        y = xp.reshape(y, (b, r, groups, self.outer, outputs))
         parts = []
-        for taps in self._leading_taps():
-            patches = xp.reshape(self._patches(x, taps), (b, groups, -1, small, r))
+        for taps in self._looped_taps():
+            patches = xp.reshape(self._patches(x, taps), (b, groups, -1, outputs, r))
             patches = xp.permute_dims(patches, (0, 4, 1, 3, 2))
             parts.append(xp.matmul(y, patches))
-        # (b, r, groups, outer, lead taps, inner * other taps), the inner channels to the front of all taps.
+        # (b, r, groups, outer, looped taps, inner * other taps), the inner channels to the front of all taps.
         total = xp.stack(parts, axis=4)
         total = xp.reshape(total, (b, r, groups, self.outer, len(parts), self.inner, -1))
         total = xp.permute_dims(total, (0, 1, 2, 3, 5, 4, 6))
         return xp.reshape(total, (b, r, groups * self.outer, self.inner, *self.kernel_shape))
 
-    def _lead(self, lines: int, budget: int) -> int:
-        """Number of leading axes whose taps are taken one after another, so that the patches fit the budget."""
-        itemsize = 8
-        for lead in range(len(self.kernel_shape) + 1):
-            if itemsize * lines * math.prod(self.kernel_shape[lead:]) * math.prod(self.small) <= budget:
-                return lead
+    def _looped_axes(self, lines: int, budget: int) -> int:
+        """Number of first axes that are looped, so that the patches of some channels and vectors fit the budget."""
+        bytes_of_a_tap = 8 * lines * math.prod(self.small)
+        for looped in range(len(self.kernel_shape) + 1):
+            if bytes_of_a_tap * math.prod(self.kernel_shape[looped:]) <= budget:
+                return looped
         return len(self.kernel_shape)
 
-    def _leading_taps(self) -> list[tuple[int, ...]]:
-        return list(itertools.product(*map(range, self.kernel_shape[: self.lead])))
+    def _looped_taps(self) -> list[tuple[int, ...]]:
+        """All combinations of taps of the looped axes."""
+        return list(itertools.product(*map(range, self.kernel_shape[: self.looped_axes])))
 
     def _gather(self, axis: int, taps: tuple[int, ...]) -> Gather:
-        return self.gathers[axis][taps[axis] if axis < self.lead else 0]
+        """What the tap of a looped axis reads, or all taps of another one."""
+        return self.gathers[axis][taps[axis] if axis < self.looped_axes else 0]
 
     def _matrix(self, taps: tuple[int, ...]) -> Array:
-        """Kernels as (b, groups, outer, inner * other taps) at the leading taps."""
-        part = self.kernels[(slice(None),) * 4 + taps + (slice(None),) * (len(self.kernel_shape) - self.lead)]
+        """Kernels as (b, groups, outer, inner * other taps) at taps of the looped axes."""
+        part = self.kernels[(slice(None), slice(None), slice(None), slice(None), *taps, ...)]
         return self.xp.reshape(part, (*part.shape[:3], -1))
 
     def _patches(self, x: Array, taps: tuple[int, ...]) -> Array:
         """What the outputs read: (b, r, inputs) -> (b, groups, inner * other taps, outputs * r).
 
-        The vectors come last, so that what is moved together lies together.
+        The vectors come last, so that numbers that are moved together lie together.
         """
-        xp, groups, rest = self.xp, self.spec.groups, range(self.lead, len(self.kernel_shape))
+        xp, groups = self.xp, self.spec.groups
         b, r = x.shape[:2]
         x = xp.reshape(xp.matrix_transpose(x), (b, groups * self.inner, *self.large, r))
         if self.slices is not None:
             return xp.reshape(self.slices.read(x), (b, groups, -1, math.prod(self.small) * r))
         for axis in range(len(self.kernel_shape)):
             x = self._gather(axis, taps).read(x, axis + 2)
-        shape, position, tap_axes, out_axes = [b, groups, self.inner], 3, [], []
+        shape, tap_axes, output_axes = [b, groups, self.inner], [], []
         for axis, size in enumerate(self.small):
-            if axis in rest:
+            if axis >= self.looped_axes:
+                tap_axes.append(len(shape))
                 shape.append(self.kernel_shape[axis])
-                tap_axes.append(position)
-                position += 1
+            output_axes.append(len(shape))
             shape.append(size)
-            out_axes.append(position)
-            position += 1
-        x = xp.permute_dims(xp.reshape(x, (*shape, r)), (0, 1, 2, *tap_axes, *out_axes, position))
+        x = xp.reshape(x, (*shape, r))
+        x = xp.permute_dims(x, (0, 1, 2, *tap_axes, *output_axes, len(shape)))
         return xp.reshape(x, (b, groups, -1, math.prod(self.small) * r))
 
     def _forward(self, x: Array) -> Array:
+        """The convolution, from the large side to the small one."""
         xp = self.xp
         b, r = x.shape[:2]
-        parts = (xp.matmul(self._matrix(taps), self._patches(x, taps)) for taps in self._leading_taps())
-        return xp.matrix_transpose(xp.reshape(functools.reduce(operator.add, parts), (b, -1, r)))
-
-    def _backward(self, y: Array) -> Array:
-        xp, groups, small = self.xp, self.spec.groups, math.prod(self.small)
-        b, r = y.shape[:2]
-        if self.turned is not None:
-            y = xp.reshape(xp.matrix_transpose(y), (b, groups * self.outer, *self.small, r))
-            across = xp.permute_dims(self.kernels, (0, 1, 3, 2, *range(4, self.kernels.ndim)))
-            kernels = xp.reshape(across, (b, groups, self.inner, -1))
-            w = xp.matmul(kernels, xp.reshape(self.turned.read(y), (b, groups, kernels.shape[-1], -1)))
-            return xp.matrix_transpose(xp.reshape(w, (b, -1, r)))
-        y = xp.reshape(xp.matrix_transpose(y), (b, groups, self.outer, small * r))
-        rest = list(range(self.lead, len(self.kernel_shape)))
-        taps_shape = tuple(self.kernel_shape[axis] for axis in rest)
-        # From (b, groups, inner, *taps, *outputs, r) each axis' taps go in front of its outputs.
-        first_out = 3 + len(rest)
-        order, merged = [0, 1, 2], []
-        for axis, size in enumerate(self.small):
-            if axis in rest:
-                order.append(3 + rest.index(axis))
-            order.append(first_out + axis)
-            merged.append(size * (self.kernel_shape[axis] if axis in rest else 1))
-
-        def read_by(taps: tuple[int, ...]) -> Array:
-            w = xp.matmul(xp.matrix_transpose(self._matrix(taps)), y)
-            if self.slices is not None:
-                return self.slices.add(xp.reshape(w, (b, groups * self.inner, -1, *self.small, r)))
-            w = xp.reshape(w, (b, groups, self.inner, *taps_shape, *self.small, r))
-            w = xp.permute_dims(w, (*order, w.ndim - 1))
-            w = xp.reshape(w, (b, groups * self.inner, *merged, r))
-            for axis in range(len(self.kernel_shape)):
-                w = self._gather(axis, taps).add(w, axis + 2)
-            return w
-
-        total = functools.reduce(operator.add, map(read_by, self._leading_taps()))
+        products = (xp.matmul(self._matrix(taps), self._patches(x, taps)) for taps in self._looped_taps())
+        total = functools.reduce(operator.add, products)
         return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
 
+    def _backward(self, y: Array) -> Array:
+        """The adjoint of the convolution."""
+        if self.adjoint_slices is not None:
+            return self._backward_as_convolution(y, self.adjoint_slices)
+        xp = self.xp
+        b, r = y.shape[:2]
+        by_channel = xp.reshape(xp.matrix_transpose(y), (b, self.spec.groups, self.outer, math.prod(self.small) * r))
+        parts = []
+        for taps in self._looped_taps():
+            products = xp.matmul(xp.matrix_transpose(self._matrix(taps)), by_channel)
+            parts.append(self._added_up(products, taps, r))
+        total = functools.reduce(operator.add, parts)
+        return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
 
-def slices_of(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec, *, like: Array, ops: ArrayOps) -> Slices:
+    def _backward_as_convolution(self, y: Array, slices: Slices) -> Array:
+        """The adjoint where it is a convolution of its own: one product with its patches."""
+        xp, groups = self.xp, self.spec.groups
+        b, r = y.shape[:2]
+        y = xp.reshape(xp.matrix_transpose(y), (b, groups * self.outer, *self.small, r))
+        swapped = xp.permute_dims(self.kernels, (0, 1, 3, 2, *range(4, self.kernels.ndim)))
+        kernels = xp.reshape(swapped, (b, groups, self.inner, -1))
+        patches = xp.reshape(slices.read(y), (b, groups, kernels.shape[-1], -1))
+        return xp.matrix_transpose(xp.reshape(xp.matmul(kernels, patches), (b, -1, r)))
+
+    def _added_up(self, products: Array, taps: tuple[int, ...], r: int) -> Array:
+        """Add what each tap sends to a position: (b, groups, inner * other taps, outputs * r) -> (b, c, *large, r)."""
+        xp = self.xp
+        b, groups = products.shape[:2]
+        channels = groups * self.inner
+        if self.slices is not None:
+            return self.slices.add(xp.reshape(products, (b, channels, -1, *self.small, r)))
+        other_axes = list(range(self.looped_axes, len(self.kernel_shape)))
+        other_taps = [self.kernel_shape[axis] for axis in other_axes]
+        products = xp.reshape(products, (b, groups, self.inner, *other_taps, *self.small, r))
+        # Each axis' taps go in front of its outputs.
+        order, merged = [0, 1, 2], []
+        first_output_axis = 3 + len(other_axes)
+        for axis, size in enumerate(self.small):
+            if axis in other_axes:
+                order += [3 + other_axes.index(axis), first_output_axis + axis]
+                merged.append(self.kernel_shape[axis] * size)
+            else:
+                order.append(first_output_axis + axis)
+                merged.append(size)
+        products = xp.permute_dims(products, (*order, products.ndim - 1))
+        total = xp.reshape(products, (b, channels, *merged, r))
+        for axis in range(len(self.kernel_shape)):
+            total = self._gather(axis, taps).add(total, axis + 2)
+        return total
+
+
+def slices_of(
+    large: tuple[int, ...],
+    small: tuple[int, ...],
+    spec: ConvSpec,
+    *,
+    like: Array,
+    ops: ArrayOps,
+) -> Slices:
     """What each tap of a layer reads."""
-    tables, along = [], []
-    for n, m, k, s, r, (before, _) in along_axes(large, small, spec):
-        tables.append(axis_tables(n, s * (m - 1) + r * (k - 1) + 1, 1, 1, 1, before, spec.padding_mode)[0])
-        along.append([slice(r * tap, r * tap + s * (m - 1) + 1, s) for tap in range(k)])
-    return Slices(tables, large, along, like=like, ops=ops)
+    tables, slices_of_axes = [], []
+    for axis in along_axes(large, small, spec):
+        last_output = axis.stride * (axis.outputs - 1)
+        padded_size = last_output + axis.dilation * (axis.taps - 1) + 1
+        tables.append(axis_tables(axis.pixels, padded_size, 1, 1, 1, axis.before, spec.padding_mode)[0])
+        firsts = [axis.dilation * tap for tap in range(axis.taps)]
+        slices_of_axes.append([slice(first, first + last_output + 1, axis.stride) for first in firsts])
+    return Slices(tables, large, slices_of_axes, like=like, ops=ops)
 
 
-def turned_slices_of(
-    large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec, *, like: Array, ops: ArrayOps
+def slices_of_adjoint(
+    large: tuple[int, ...],
+    small: tuple[int, ...],
+    spec: ConvSpec,
+    *,
+    like: Array,
+    ops: ArrayOps,
 ) -> Slices | None:
     """What each tap of the adjoint reads, where that is a convolution too; else None.
 
     Without stride, with zeros or circular: input i meets output ``i + before - r k`` by tap k.
     """
-    rings = spec.padding_mode == "circular" and large == small
-    if any(s > 1 for s in spec.stride) or not (rings or spec.padding_mode == "zeros"):
+    is_circular = spec.padding_mode == "circular" and large == small
+    if any(stride > 1 for stride in spec.stride) or not (is_circular or spec.padding_mode == "zeros"):
         return None
-    tables, along = [], []
-    for n, m, k, _, r, (before, _) in along_axes(large, small, spec):
-        extent = r * (k - 1)
-        tables.append(axis_tables(m, n + extent, 1, 1, 1, extent - before, spec.padding_mode)[0])
-        along.append([slice(extent - r * tap, extent - r * tap + n) for tap in range(k)])
-    return Slices(tables, small, along, like=like, ops=ops)
+    tables, slices_of_axes = [], []
+    for axis in along_axes(large, small, spec):
+        extent = axis.dilation * (axis.taps - 1)
+        padded_size = axis.pixels + extent
+        tables.append(axis_tables(axis.outputs, padded_size, 1, 1, 1, extent - axis.before, spec.padding_mode)[0])
+        firsts = [extent - axis.dilation * tap for tap in range(axis.taps)]
+        slices_of_axes.append([slice(first, first + axis.pixels) for first in firsts])
+    return Slices(tables, small, slices_of_axes, like=like, ops=ops)
 
 
 class Slices:
@@ -237,25 +294,26 @@ class Slices:
     Parameters
     ----------
     tables : sequence of integer array, shape (padded size,)
-        Of each axis: which position of the input lies there, or the size for a zero.
+        For each axis, the position of the input at each position of the padded input; the input's size for a zero.
     sizes : sequence of int
         Of the input.
-    along : sequence of list of slice
-        Of each axis: what each of its taps reads of the padded input.
+    slices_of_axes : sequence of list of slice
+        For each axis, what each of its taps reads of the padded input.
     """
 
     def __init__(
         self,
         tables: Sequence[np.ndarray],
         sizes: Sequence[int],
-        along: Sequence[list[slice]],
+        slices_of_axes: Sequence[list[slice]],
         *,
         like: Array,
         ops: ArrayOps,
     ) -> None:
-        self.xp, self.ops = ops.xp, ops
-        self.pads = [Gather(table, n, like=like, ops=ops) for table, n in zip(tables, sizes, strict=True)]
-        self.taps = list(itertools.product(*along))
+        self.xp = ops.xp
+        self.ops = ops
+        self.pads = [Gather(table, size, like=like, ops=ops) for table, size in zip(tables, sizes, strict=True)]
+        self.taps = list(itertools.product(*slices_of_axes))
         self.most_readers = sum(pad.most_readers for pad in self.pads)
 
     def read(self, x: Array) -> Array:
@@ -276,7 +334,7 @@ class Slices:
 
 
 class Gather:
-    """A table of positions to read along one axis, and its inverse: who read each position.
+    """A table of positions to read along one axis, and its inverse: the readers of each position.
 
     Parameters
     ----------
@@ -287,30 +345,36 @@ class Gather:
     """
 
     def __init__(self, table: np.ndarray, size: int, *, like: Array, ops: ArrayOps) -> None:
-        xp = ops.xp
-        self.xp, self.size, self.length = xp, size, len(table)
-        self.plain = np.array_equal(table, np.arange(size))
         readers = readers_of(table, size)
+        self.xp = ops.xp
+        self.size = size
+        self.length = len(table)
+        self.is_identity = np.array_equal(table, np.arange(size))
         self.most_readers = len(readers)
-        self.zero_read = bool((table == size).any())
-        self.zero_added = bool((readers == len(table)).any())
+        self.reads_zeros = bool((table == size).any())
+        self.adds_zeros = bool((readers == len(table)).any())
         self.table = ops.from_numpy(table.astype(np.int32), like)
         self.readers = ops.from_numpy(readers.reshape(-1).astype(np.int32), like)
 
     def read(self, x: Array, axis: int) -> Array:
         """Length n of an axis -> length l."""
-        if self.plain:
+        if self.is_identity:
             return x
-        return self.xp.take(self._with_zero(x, axis) if self.zero_read else x, self.table, axis=axis)
+        if self.reads_zeros:
+            x = self._with_zero(x, axis)
+        return self.xp.take(x, self.table, axis=axis)
 
     def add(self, y: Array, axis: int) -> Array:
-        """Length l of an axis -> length n: what was read from a position is added up there."""
-        if self.plain:
+        """Length l of an axis -> length n: the numbers at all readers of a position are added up there."""
+        if self.is_identity:
             return y
-        y = self.xp.take(self._with_zero(y, axis) if self.zero_added else y, self.readers, axis=axis)
+        if self.adds_zeros:
+            y = self._with_zero(y, axis)
+        y = self.xp.take(y, self.readers, axis=axis)
         shape = (*y.shape[:axis], self.most_readers, self.size, *y.shape[axis + 1 :])
         return self.xp.sum(self.xp.reshape(y, shape), axis=axis)
 
     def _with_zero(self, x: Array, axis: int) -> Array:
-        first = x[(slice(None),) * axis + (slice(0, 1),) + (slice(None),) * (x.ndim - axis - 1)]
+        """One more position on an axis, with zeros."""
+        first = x[(*(slice(None),) * axis, slice(0, 1), ...)]
         return self.xp.concat([x, self.xp.zeros_like(first)], axis=axis)

@@ -1,8 +1,8 @@
-"""Both ends of the smallest singular value: a witness from above, the norm of ``c I - K*K`` from below.
+"""Both ends of the smallest singular value of blocks: a vector from above, the norm of a defect from below.
 
-The search for the norm of the defect is the one of `enclosing`. What it is asked for is relative to ``c - m**2``: the
-better a layer is conditioned, the less it costs. Kernels near an isometry need none, and those whose smallest value
-is too near 0 for any proof are not searched.
+The search for that norm is the one of `enclosing`. The width that it is asked for is a part of c, the better a layer is
+conditioned the larger: so the channels are weighed first (`certified.defect`). Kernels near an isometry need no search,
+and those whose smallest value is too near 0 for any proof are not searched.
 """
 
 from __future__ import annotations
@@ -16,22 +16,18 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified import defect as rule
 from specnorm.certified.bound import Lower, Upper, known
-from specnorm.certified.layer.own_matrix import LayerGram, has_fewer_rows, smallest_of_groups, smallest_quotients
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans, to_layer
+from specnorm.certified.layer import uncut
 from specnorm.certified.symbol import symbols
-from specnorm.errors import GeometryError
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, coarse_grid, half_grid
-from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
 from specnorm.search.enclosing import enclose_blocks, grid_sizes
 from specnorm.search.result import Problem
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
-    from specnorm.certified.matrices.block_tridiagonal import BlockPlan
+    from specnorm.certified.defect import Defect, InBasis
     from specnorm.certified.symbol.cover import Nonnegative
-    from specnorm.clock import Clock
     from specnorm.search.result import SearchResult
     from specnorm.types import ArrayOps
 
@@ -48,24 +44,34 @@ class SmallestTuning(NamedTuple):
     visited: int = 2048
     """Frequencies of a circular layer that are all visited for a first upper bound."""
     steps: int = 12
-    """Newton steps towards a zero of a square symbol."""
+    """Newton steps towards a minimum."""
+    minima: int = 3
+    """Frequencies that they start from, where a minimum is no zero."""
     starts: int = 16
-    """Frequencies that they start from, at most."""
+    """Frequencies that they start from, where there may be zeros, at most."""
     columns: int = 800
-    """Columns of all matrices that are decomposed in a step, about: the larger a symbol is, the fewer starts."""
+    """Columns of all matrices that are decomposed then, about: the larger a symbol is, the fewer starts."""
     hopeful: float = 0.3
     """Part of the norm up to which a smallest singular value on the grid may be near a zero."""
+    shortest: float = 1e-13
+    """Radians below which a Newton step is the last one."""
+    longest: float = 0.5
+    """Radians of a Newton step along an axis, at most."""
+    apart: float = 1e-12
+    """Part of the largest squared singular value that the others are taken to be apart by, at least."""
+    flat: float = 1e-10
+    """Part of the largest curvature from which an axis is curved."""
+    aim: float = 0.99
+    """Part of the tolerance that is aimed at."""
     share: float = 0.8
-    """Part of the tolerance that the proof may use up."""
+    """Part of what is aimed at that the proof may use up."""
     searches: int = 3
     """Searches of the defect, each with a smaller tolerance."""
-    rows: int = 2048
-    """Rows of a layer's own Gram matrix up to which it is taken: some seconds."""
+    ridge: float = 1e3
+    """Roundings of each channel's weight that are added to it, so that the mean Gram matrix has a Cholesky factor."""
 
 
 TUNING = SmallestTuning()
-_POWERS = 400
-"""Powers of two up to which the square of a scale is taken as it is, beside a kernel of about 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +80,27 @@ class Witness:
 
     Parameters
     ----------
+    upper : Upper
+    value : float
+        The singular value as computed: what the bound is larger by is rounding.
+    frequency : Frequencies
+        One point.
+    block : int
     u, v : arrays, shapes (1, m) and (1, p)
         Unit vectors of the blocks with no more columns than rows, ``u* G v`` the singular value.
     """
 
     upper: Upper
+    value: float
     frequency: Frequencies
     block: int
     u: Array
     v: Array
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether most of the bound is what its rounding may be."""
+        return self.upper.value > 2 * self.value
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +110,7 @@ class SmallestBounds:
     Parameters
     ----------
     witness : Witness or None
-        None of a kernel of zeros, and of a layer that leaves pixels unread.
+        None of a kernel of zeros, of a layer that leaves pixels unread, and of a layer enclosed by its own matrix.
     cells, levels : int
         Of all searches.
     is_zero : bool
@@ -120,7 +138,7 @@ def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
         Of blocks (g, m, p, *kernel_shape).
     """
     xp = ops.xp
-    if rule.has_unread_pixels(problem.spec):
+    if uncut.has_unread_pixels(problem.spec):
         return SmallestBounds(*rule.smallest_with_unread_pixels(problem.spec), None, is_zero=True)
     blocks = arrays.tall(polyphase.support(problem.kernel, ops=ops), xp=xp)
     if not bool(xp.any(blocks != 0)):
@@ -128,65 +146,117 @@ def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
     return _Search(blocks, problem, ops=ops).run()
 
 
-def _problem_of(blocks: Array, sizes: tuple[int, ...] | None, rtol: float, max_cells: int, clock: Clock) -> Problem:
-    """The norm of some blocks, over all frequencies or over those of a circulant."""
+def norm_problem(like: Problem, blocks: Array, rtol: float, sizes: tuple[int, ...] | None) -> Problem:
+    """The norm of blocks (g, m, p, *taps) over all frequencies, or those of a circulant, with another's limits."""
     groups, m, p, *taps = blocks.shape
     spec = ConvSpec(groups * m, groups * p, tuple(taps), groups=groups, input_shape=sizes)
-    return Problem(blocks, spec, rtol, max_cells, clock)
+    return Problem(blocks, spec, rtol, like.max_cells, like.clock)
+
+
+def circulant_sizes(problem: Problem, blocks: Array) -> tuple[int, ...] | None:
+    """Points an axis of the circular layer at its size; None at every size."""
+    return None if problem.spec.input_shape is None else grid_sizes(problem.spec, tuple(blocks.shape[3:]))
 
 
 class _Search:
+    """Of blocks with no more columns than rows, not all zero."""
+
     def __init__(self, blocks: Array, problem: Problem, *, ops: ArrayOps) -> None:
-        self.blocks, self.ops, self.xp = blocks, ops, ops.xp
-        self.rtol, self.clock, self.max_cells = problem.rtol, problem.clock, problem.max_cells
-        at_size = problem.spec.input_shape is not None
-        self.sizes = grid_sizes(problem.spec, tuple(blocks.shape[3:])) if at_size else None
-        self.cells = self.levels = 0
-        self.nonnegative: Nonnegative | None = None
+        self.blocks, self.problem, self.ops, self.xp = blocks, problem, ops, ops.xp
+        self.rtol, self.clock = problem.rtol, problem.clock
+        self.sizes = circulant_sizes(problem, blocks)
 
     def run(self) -> SmallestBounds:
-        witness = self.first_witness()
-        square = float(self.xp.sum(self.blocks**2)) / (self.blocks.shape[0] * self.blocks.shape[2])
-        near = rule.defect(self.blocks, square, ops=self.ops)
-        lower = rule.smallest_down(near, rule.norm_by_taps(near, ops=self.ops))
-        found = SmallestBounds(lower, witness.upper, witness)
+        grid = self.first_grid()
+        smallest, largest = self.values_on(grid)
+        block, at = np.unravel_index(smallest.argmin(), smallest.shape)
+        witness = self.witness_at(grid[at : at + 1], int(block))
+        found = SmallestBounds(self.lower_by_taps(), witness.upper, witness)
         if found.within(self.rtol) or self.clock.expired:
             return found
-        norm, _ = enclose_blocks(self.problem_of(self.blocks, TUNING.norm_rtol, None), ops=self.ops)
-        centre = known(norm.upper).value ** 2 * (1 + TUNING.margin)
-        defect = rule.defect(self.blocks, centre, ops=self.ops)
-        self.nonnegative = rule.nowhere_negative(defect, known(norm.upper))
+        if self.sizes is None and math.prod(self.blocks.shape[3:]) > 1:
+            witness = self.lowest_minimum(witness, grid, smallest, largest)
+            found = replace(found, upper=witness.upper, witness=witness)
+        if witness.is_rounding:
+            return replace(found, is_zero=True)
+        return self.searched(found, witness)
+
+    # -- from below --------------------------------------------------------------------------------------------------
+    def lower_by_taps(self) -> Lower:
+        """By the norms of the taps of ``c I - K*K`` with c the mean squared singular value: close near isometries."""
+        centre = mean_square(self.blocks, ops=self.ops)
+        of = rule.defect(rule.in_basis(self.blocks, ops=self.ops), centre, sizes=self.sizes, ops=self.ops)
+        return rule.smallest_down(of, rule.norm_by_taps(of, ops=self.ops))
+
+    def searched(self, found: SmallestBounds, witness: Witness) -> SmallestBounds:
+        """With a lower bound from the norm of the defect, by searches with ever smaller tolerances."""
+        moved, inverse = self.weighed()
+        norm, _ = enclose_blocks(norm_problem(self.problem, moved.kernel, TUNING.norm_rtol, None), ops=self.ops)
+        largest = known(norm.upper)
         for attempt in range(TUNING.searches):
-            square = found.upper.value**2
-            if square <= 4 * (defect.error + TUNING.resolved * centre):
-                return replace(found, cells=self.cells, levels=self.levels, is_zero=True)
-            # The tolerance is relative to the norm of the defect, c - m**2.
-            share = TUNING.share * 4.0**-attempt * 2 * self.rtol * square / max(centre - square, 1e-3 * centre)
-            found = self.searched(defect, min(share, 0.5), found)
+            square, weight = witness.upper.value**2, self.weight(witness, inverse)
+            floor = square / (1 + TUNING.aim * self.rtol) ** 2
+            centre = rule.least_centre(moved, largest, floor) + TUNING.margin * largest.value**2
+            of = rule.defect(moved, centre, floor=floor, sizes=self.sizes, ops=self.ops)
+            unresolved = 4 * (of.error + TUNING.resolved * largest.value**2)
+            if square <= unresolved * weight:
+                return replace(found, is_zero=True)
+            # The tolerance is relative to the norm of the defect, about c.
+            gap = max((square - floor) / weight, unresolved)
+            tolerance = TUNING.share * 4.0**-attempt * gap / centre
+            nonnegative = rule.nowhere_negative(of, moved, largest)
+            lower, nearer, norm = self.by_defect(of, nonnegative, min(tolerance, 0.5))
+            witness = min(witness, nearer, key=lambda x: x.upper.value)
+            lower, cells, levels = (
+                max(found.lower, lower, key=float),
+                found.cells + norm.cells,
+                found.levels + norm.levels,
+            )
+            found = SmallestBounds(lower, witness.upper, witness, cells, levels)
             if found.within(self.rtol) or self.clock.expired:
                 break
         return found
 
-    def problem_of(self, blocks: Array, rtol: float, sizes: tuple[int, ...] | None) -> Problem:
-        """As `_problem_of`, with what is left of the budget."""
-        return _problem_of(blocks, sizes, rtol, self.max_cells, self.clock)
-
-    def searched(self, defect: rule.Defect, rtol: float, found: SmallestBounds) -> SmallestBounds:
-        """With a lower bound from the norm of the defect, and the witness where that is attained."""
-        problem = replace(self.problem_of(defect.kernel, rtol, self.sizes), nonnegative=self.nonnegative)
+    def by_defect(
+        self, of: Defect, nonnegative: Nonnegative | None, rtol: float
+    ) -> tuple[Lower, Witness, SearchResult]:
+        """A lower bound from the norm of the defect, and the witness where that is attained."""
+        problem = replace(norm_problem(self.problem, of.kernel, rtol, self.sizes), nonnegative=nonnegative)
         norm, _ = enclose_blocks(problem, ops=self.ops)
-        self.cells, self.levels = self.cells + norm.cells, self.levels + norm.levels
-        lower = rule.smallest_down(defect, known(norm.upper))
-        witness = self.witness_at(norm.frequency, norm.block)
-        if found.witness is not None and found.upper <= witness.upper:
-            witness = found.witness
-        return SmallestBounds(max(found.lower, lower, key=float), witness.upper, witness, self.cells, self.levels)
+        return rule.smallest_down(of, known(norm.upper)), self.witness_at(norm.frequency, norm.block), norm
+
+    def weighed(self) -> tuple[InBasis, np.ndarray]:
+        """The blocks in a basis B in which all combinations of channels weigh about as much, and ``B^-1``.
+
+        ``T = B^-1`` is the Cholesky factor of the mean of ``G*G`` over all frequencies: ``B*(mean)B`` is the identity.
+        """
+        ops, xp = self.ops, self.xp
+        g, m, p, *taps = self.blocks.shape
+        rows = xp.permute_dims(xp.reshape(self.blocks, (g, m, p, -1)), (0, 1, 3, 2))
+        rows = ops.to_numpy(xp.reshape(rows, (g, m * math.prod(taps), p))).astype(np.float64)
+        info = np.finfo(ops.wide_dtype)
+        # Powers of two, so that the product of T and B is that of their parts with columns of norm 1.
+        lengths = np.linalg.norm(rows, axis=1)
+        exponents = np.clip(np.frexp(lengths)[1], info.minexp // 5, 0)
+        scales = np.ldexp(1.0, exponents)
+        rows = rows / scales[:, None, :]
+        gram = np.swapaxes(rows, 1, 2) @ rows
+        factor = np.swapaxes(np.linalg.cholesky(gram + TUNING.ridge * p * info.eps * np.eye(p)), 1, 2)
+        inverse = factor * scales[:, None, :]
+        matrix = np.linalg.inv(factor) / scales[:, :, None]
+        parts = (ops.from_numpy(x.astype(ops.wide_dtype), self.blocks) for x in (matrix, inverse))
+        return rule.in_basis(self.blocks, rule.basis(*parts, ops=ops), ops=ops), inverse
+
+    def weight(self, witness: Witness, inverse: np.ndarray) -> float:
+        """``||B^-1 v||**2``: what a squared singular value at v is divided by in the basis."""
+        return float(np.linalg.norm(inverse[witness.block] @ self.ops.to_numpy(witness.v)[0]) ** 2)
 
     # -- from above --------------------------------------------------------------------------------------------------
     def witness_at(self, frequency: Frequencies, block: int) -> Witness:
         """The smallest singular triple at one frequency."""
-        u, v, _ = self.triple(frequency, block)
-        return Witness(rule.smallest_at(self.blocks, block, frequency, v, ops=self.ops), frequency, block, u, v)
+        u, v, value = self.triple(frequency, block)
+        upper = rule.smallest_at(self.blocks, block, frequency, v, ops=self.ops)
+        return Witness(upper, value, frequency, block, u, v)
 
     def triple(self, frequency: Frequencies, block: int) -> tuple[Array, Array, float]:
         """Left and right vector (1, m) and (1, p), and the singular value."""
@@ -195,161 +265,102 @@ class _Search:
         u, s, vh = xp.linalg.svd(symbol.matrices()[0, ...], full_matrices=False)
         return u[:, :, -1], xp.conj(vh[:, -1, :]), float(s[0, -1])
 
-    def first_witness(self) -> Witness:
-        """The smallest singular value on a grid, and of square symbols near a zero that it may lie next to."""
-        kernel_shape = tuple(self.blocks.shape[3:])
-        grid = coarse_grid(kernel_shape)
+    def first_grid(self) -> Frequencies:
+        """A coarse grid; of a circular layer all of its frequencies, or about as many of them as the grid has."""
         if self.sizes is not None and math.prod(self.sizes) <= TUNING.visited:
-            grid = half_grid(self.sizes)
-        elif self.sizes is not None:
-            # Points of the layer's own grid, about as many.
-            every = (np.arange(g) * n // g for g, n in zip(grid.denominators, self.sizes, strict=True))
-            grid = Frequencies(np.stack([x.ravel() for x in np.meshgrid(*every, indexing="ij")], axis=-1), self.sizes)
-        values = self.values_on(grid)
-        best = np.argsort(values[..., 0], axis=None, kind="stable")
-        block, at = divmod(int(best[0]), len(grid))
-        witness = self.witness_at(grid[at : at + 1], block)
-        square = self.blocks.shape[1] == self.blocks.shape[2] and math.prod(kernel_shape) > 1
-        if self.sizes is not None or not square or witness.upper > TUNING.hopeful * values[..., 1].max():
-            return witness
-        starts = max(1, min(TUNING.starts, TUNING.columns // self.blocks.shape[2]))
-        for start in best[:starts].tolist():
-            block, at = divmod(start, len(grid))
-            nearer = self.towards_zero(grid[at : at + 1], block)
-            witness = min(witness, nearer, key=lambda x: x.upper.value)
-            if witness.upper.value**2 <= TUNING.resolved * values[..., 1].max() ** 2:
+            return half_grid(self.sizes)
+        grid = coarse_grid(tuple(self.blocks.shape[3:]))
+        if self.sizes is None:
+            return grid
+        axes = [np.arange(g) * n // g for g, n in zip(grid.denominators, self.sizes, strict=True)]
+        points = np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=-1)
+        return Frequencies(points, self.sizes)
+
+    def lowest_minimum(self, witness: Witness, grid: Frequencies, smallest: np.ndarray, largest: float) -> Witness:
+        """The lowest of the minima that the lowest points of a grid lead to."""
+        m, p = self.blocks.shape[1:3]
+        may_vanish = m == p and witness.value <= TUNING.hopeful * largest
+        starts = min(TUNING.starts, max(1, TUNING.columns // p)) if may_vanish else TUNING.minima
+        for start in np.argsort(smallest, axis=None, kind="stable")[:starts]:
+            if witness.is_rounding or self.clock.expired:
                 break
+            block, at = np.unravel_index(start, smallest.shape)
+            nearer = self.descended(grid[at : at + 1], int(block))
+            witness = min(witness, nearer, key=lambda x: x.upper.value)
         return witness
 
-    def values_on(self, grid: Frequencies) -> np.ndarray:
-        """Smallest and largest singular values of the blocks, shape (g, f, 2)."""
+    def values_on(self, grid: Frequencies) -> tuple[np.ndarray, float]:
+        """Smallest singular values of the blocks, shape (g, f), and the largest of all; of fewer if time is up."""
         xp, step = self.xp, symbols.chunk_length(self.blocks, ops=self.ops)
         parts = []
         for start in range(0, len(grid), step):
             symbol = symbols.Symbol(self.blocks, grid[start : start + step], ops=self.ops)
-            values = self.ops.to_numpy(xp.linalg.svdvals(symbol.matrices()))
-            parts.append(np.stack([values[..., -1], values[..., 0]], axis=-1))
+            parts.append(self.ops.to_numpy(xp.linalg.svdvals(symbol.matrices())))
             if self.clock.expired:
                 break
-        return np.concatenate(parts, axis=1)
+        values = np.concatenate(parts, axis=1)
+        return values[..., -1], float(values[..., 0].max())
 
-    def towards_zero(self, start: Frequencies, block: int) -> Witness:
-        """Newton steps for ``u* G(theta) v = 0`` with the vectors of the smallest singular value; the best on the way.
-
-        Two real equations in as many unknowns as there are axes: the shortest step that solves them linearised.
-        """
-        xp, taps = self.xp, self.blocks.shape[3:]
-        places = np.indices(taps).reshape(len(taps), -1)
-        theta, best, value = start.angles[0], start, math.inf
+    def descended(self, start: Frequencies, block: int) -> Witness:
+        """Newton's method for a minimum of the smallest singular value; the best on the way."""
+        _, m, p, *sizes = self.blocks.shape
+        offsets = np.indices(sizes).reshape(len(sizes), -1)
+        taps = np.moveaxis(self.ops.to_numpy(self.blocks)[block].reshape(m, p, -1), -1, 0)
+        theta, best, least = start.angles[0], start, math.inf
         for _ in range(TUNING.steps):
             frequency = _rational(theta)
-            u, v, s = self.triple(frequency, block)
-            if s < value:
-                best, value = frequency, s
-            along = xp.reshape(self.blocks[block, ...], (*self.blocks.shape[1:3], -1))
-            along = xp.reshape(xp.permute_dims(along, (2, 0, 1)), (-1, *self.blocks.shape[1:3]))
-            terms = xp.matmul(xp.matmul(xp.conj(u)[None, ...], xp.astype(along, u.dtype)), v[0, :, None])[:, 0, 0]
-            weights = self.ops.to_numpy(terms) * np.exp(1j * theta @ places)
-            slope = 1j * places @ weights
-            step = np.linalg.lstsq(np.stack([slope.real, slope.imag]), -np.asarray([s, 0.0]), rcond=1e-10)[0]
-            length = np.abs(step).max(initial=0.0)
-            if self.clock.expired or not length > 1e-13:
+            value, step = _newton_step(taps, offsets, theta)
+            if value < least:
+                best, least = frequency, value
+            length = np.abs(step).max()
+            if self.clock.expired or not length > TUNING.shortest:
                 break
-            theta = theta + step * min(1.0, 0.5 / length)
+            theta = theta + step * min(1.0, TUNING.longest / length)
         return self.witness_at(best, block)
+
+
+def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    """The smallest singular value of a symbol at a frequency, and Newton's step towards a minimum of its square.
+
+    With ``H = G*G``, ``H v = s**2 v`` and derivatives ``H_a``, ``H_ab`` the square's are ``v*H_a v`` and ``v*H_ab v``
+    less twice the sum over the other eigenvectors w of ``Re((w*H_a v)^ (w*H_b v))`` over their distances.
+
+    Parameters
+    ----------
+    taps : array, shape (t, m, p)
+    offsets : array, shape (d, t)
+        Where each tap reads.
+    theta : array, shape (d,)
+    """
+    phases = np.exp(1j * theta @ offsets)
+    symbol = np.tensordot(phases, taps, axes=1)
+    _, values, vectors = np.linalg.svd(symbol, full_matrices=False)
+    v, others = vectors[-1].conj(), vectors[:-1]
+    image = symbol @ v
+    terms = phases[:, None] * (taps @ v)
+    adjoint_terms = phases.conj()[:, None] * (image @ taps)
+    first = 1j * offsets @ terms
+    second = -(offsets[:, None, :] * offsets[None, :, :]) @ terms
+    gram_first = -1j * offsets @ adjoint_terms + first @ symbol.conj()
+    slope = 2 * (first @ image.conj()).real
+    squares = values**2
+    distances = np.maximum(squares[:-1] - squares[-1], TUNING.apart * squares[0])
+    coupling = gram_first @ others.T
+    curvature = second @ image.conj() + first.conj() @ first.T - (coupling / distances).conj() @ coupling.T
+    # Downhill along every axis of the curvature that is not flat.
+    bends, axes = np.linalg.eigh(2 * curvature.real)
+    bends = np.abs(bends)
+    usable = bends > TUNING.flat * bends.max(initial=0.0)
+    along = axes.T @ slope
+    return float(values[-1]), -axes[:, usable] @ (along[usable] / bends[usable])
+
+
+def mean_square(blocks: Array, *, ops: ArrayOps) -> float:
+    """Mean squared singular value of blocks with no more columns than rows, over all frequencies; 1 of zeros."""
+    return float(ops.xp.sum(blocks**2)) / (blocks.shape[0] * blocks.shape[2]) or 1.0
 
 
 def _rational(theta: np.ndarray) -> Frequencies:
     """The frequency nearest to some angles among those whose turn is a whole number of ``2**-44``."""
     turn = 2**44
     return Frequencies(np.rint(theta / (2 * math.pi) * turn).astype(np.int64)[None, :] % turn, (turn,) * len(theta))
-
-
-# -- the isometry defect ---------------------------------------------------------------------------------------------
-def isometry_of_blocks(
-    problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps
-) -> tuple[Lower, Upper, SearchResult]:
-    """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
-
-    Parameters
-    ----------
-    target : pair of float and int, optional
-        A fraction and the power of two that s squared is. None: the mean of the squared singular values.
-    """
-    blocks = arrays.tall(polyphase.support(problem.kernel, ops=ops), xp=ops.xp)
-    centre = float(ops.xp.sum(blocks**2)) / (blocks.shape[0] * blocks.shape[2]) or 1.0
-    beyond = 0
-    if target is not None:
-        fraction, power = target
-        within = min(max(power, -_POWERS), _POWERS)
-        centre, beyond = math.ldexp(fraction, within), power - within
-    defect = rule.defect(blocks, centre, ops=ops)
-    sizes = None if problem.spec.input_shape is None else grid_sizes(problem.spec, tuple(blocks.shape[3:]))
-    sought = _problem_of(defect.kernel, sizes, problem.rtol, problem.max_cells, problem.clock)
-    norm, _ = enclose_blocks(sought, ops=ops)
-    unread = rule.has_unread_pixels(problem.spec)
-    lower, upper = rule.isometry_ends(defect, norm.lower, known(norm.upper), unread=unread, beyond=beyond)
-    return lower, upper, norm
-
-
-# -- a layer whose borders cut ---------------------------------------------------------------------------------------
-def own_plan(spec: ConvSpec) -> BlockPlan:
-    """How the smaller Gram matrix of one group of a layer at its size is formed, as one block.
-
-    Raises
-    ------
-    GeometryError
-        If it has too many rows.
-    """
-    single = of_one_group(spec)
-    plan = min((x for x in plans(single) if x.blocks == 1 and x.wide is has_fewer_rows(single)), key=lambda x: x.work)
-    if plan.size <= TUNING.rows:
-        return plan
-    raise GeometryError(
-        f"the layer at input_shape={spec.input_shape} is no circular one (padding_mode={spec.padding_mode!r}, "
-        f"padding={spec.padding}): only its own matrix tells its smallest singular "
-        f"value, and that has {plan.size} rows; at most {TUNING.rows} are affordable. Give a smaller input_shape, or "
-        'padding_mode="circular", whose values are known at every size; where no tap is cut off, leave input_shape out.'
-    )
-
-
-def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBounds, tuple[Array, Array, Array]]:
-    """Enclose the smallest singular value of a layer at its size by the Gram matrix of each of its groups.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of a kernel (1, *shape) in torch's order.
-
-    Returns
-    -------
-    bounds : SmallestBounds
-    witness : arrays, shapes (1, outputs), (1, inputs) and (1, *shape)
-        Unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
-    """
-    xp, kernel, groups = ops.xp, problem.kernel, problem.spec.groups
-    single, plan = of_one_group(problem.spec), own_plan(problem.spec)
-    parts = xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:]))
-    each = []
-    for group in range(groups):
-        layer = Convolution(parts[group : group + 1, ...], single, ops=ops)
-        gram = LayerGram(layer, plan, ops=ops)
-        values, vectors = xp.linalg.eigh(gram.matrix.diagonal[0, 0, ...])
-        vector = to_layer(vectors[None, None, :, 0], single, plan, xp=xp)
-        (upper,), image = smallest_quotients(layer, vector, ops=ops)
-        (lower,) = gram.smallest_near(ops.to_numpy(values[:1]), float(values[-1]))
-        is_left = has_fewer_rows(single) is not single.transposed
-        u, v = (vector, image) if is_left else (image, vector)
-        each.append((lower, upper, group, layer, u, v))
-    lower, upper = smallest_of_groups(problem.spec, [(low, high) for low, high, *_ in each])
-    _, _, group, layer, u, v = min(each, key=lambda x: float(x[1]))
-    index = ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
-
-    def among_groups(x: Array) -> Array:
-        """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
-        return arrays.one_hot(x, index, groups, xp=xp)
-
-    gradient = xp.reshape(among_groups(layer.kernel_gradient(u, v)[:, 0, ...]), kernel.shape)
-    whole_u, whole_v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in (u, v))
-    is_zero = lower.value == 0 and not upper.value**2 > TUNING.resolved * float(xp.max(xp.abs(kernel))) ** 2
-    return SmallestBounds(lower, upper, None, 0, 0, is_zero), (whole_u, whole_v, gradient)

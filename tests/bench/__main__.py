@@ -7,6 +7,7 @@ cold [--python OTHER ...]        # first calls, in processor seconds of new proc
 page [FILE]                      # docs/benchmarks/index.md, or the table of a file beside it
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
+constraint-gpu --out FILE        # the same of a weight and a step on a CUDA device; a minute
 constraint-page                  # docs/benchmarks/constraint.md from its committed lines
 """
 
@@ -41,6 +42,7 @@ def main(words: list[str] | None = None) -> int:
     for each in (compare, shown):
         each.add_argument("file", type=Path, nargs="?", default=COMMITTED)
     holding, cost = parsers.add_parser("constraint"), parsers.add_parser("constraint-cost")
+    parsers.add_parser("constraint-gpu").add_argument("--out", type=Path)
     for option in ("--loops", "--methods"):
         holding.add_argument(option, nargs="+", default=(), help="these alone")
     holding.add_argument("--seeds", nargs="+", type=int, default=())
@@ -69,6 +71,11 @@ def main(words: list[str] | None = None) -> int:
         from bench import constraint_cost
 
         constraint_cost.write(given.quick, given.out)
+        constraint_page.renew(given.out)
+    elif given.command == "constraint-gpu":
+        from bench import constraint_gpu
+
+        constraint_gpu.write(given.out)
         constraint_page.renew(given.out)
     elif given.command == "constraint-page":
         constraint_page.write()

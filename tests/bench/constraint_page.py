@@ -13,12 +13,14 @@ from bench.facts import FOLDER, Row
 from bench.page import span, table
 from bench.recorder import LIMITS
 
-LINES, COST_LINES, PAGE = (FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint.md"))
+LINES, COST_LINES, GPU_LINES, PAGE = (
+    FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint-gpu.jsonl", "constraint.md")
+)
 
 
 def renew(written: Path | None) -> None:
     """Make the page anew if its lines were written."""
-    if written and written.resolve() in (LINES, COST_LINES):
+    if written and written.resolve() in PARTS:
         write()
 
 
@@ -102,6 +104,17 @@ def jax_table(lines: list[Row]) -> str:
     return by_channels(lines, "JAX", speed)
 
 
+def gpu_weight_table(lines: list[Row]) -> str:
+    """Speed beside torch's own, milliseconds and memory that stays taken."""
+    return by_channels(lines, "weight", lambda row: f"{speed(row)}; {row['kept_bytes'] / 2**20:.0f} MiB")
+
+
+def gpu_step_table(lines: list[Row]) -> str:
+    rows = [row for row in lines if row["section"] == "step"]
+    body = [[code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"])] for row in rows]
+    return table(["constraint", "time over plain", "time"], body)
+
+
 def step_table(lines: list[Row]) -> str:
     rows = [row for row in lines if row["section"] == "step"]
     body = [[code(row["contestant"]), f"{1 / row['faster']:.3f}", span(row["seconds"])] for row in rows]
@@ -131,5 +144,6 @@ PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
         "loops": loops_table,
     },
     COST_LINES: {"cost measured": about, "weight": weight_table, "step": step_table, "JAX": jax_table},
+    GPU_LINES: {"GPU measured": about, "GPU weight": gpu_weight_table, "GPU step": gpu_step_table},
 }  # fmt: skip
 """What the page has between its marks, by the file whose lines it is made of."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
 import sys
 import tomllib
 from collections import Counter
@@ -167,12 +168,18 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_version_and_the_recipes_dependencies() -> None:
-    """pyproject.toml, the citation and the conda recipe agree."""
+    """pyproject.toml, the citation, the conda recipe and the changelog's latest heading agree."""
     root = Path(__file__).parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    recipe = (root / "conda" / "meta.yaml").read_text(encoding="utf-8")
-    assert f'version = "{project["version"]}"' in recipe
-    assert f"version: {project['version']}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+    recipe = (root / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    assert f'  version: "{project["version"]}"\n' in recipe
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {project['version']}\n" in citation
+    changes = (root / "docs" / "changelog.md").read_text(encoding="utf-8")
+    latest = re.search(r"^## (\S+) \((\d{4}-\d{2}-\d{2})\)$", changes, re.MULTILINE)
+    assert latest is not None
+    assert latest[1] == project["version"]
+    assert f"date-released: {latest[2]}\n" in citation
     for needed in (f"python{project['requires-python']}", *project["dependencies"]):
         assert f"- {needed.replace('>=', ' >=')}\n" in recipe
     assert f"specnorm = {project['scripts']['specnorm']}\n" in recipe

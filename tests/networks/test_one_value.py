@@ -229,13 +229,13 @@ def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
 # -- the tests themselves --------------------------------------------------------------------------------------------
 def test_branches_that_are_not_compared_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subdivision, "_agrees", lambda *_: True)
-    monkeypatch.setattr(subdivision, "_KNOWN", {})
+    monkeypatch.setattr(subdivision, "_PROOFS", {})
     with pytest.raises(AssertionError):
         test_a_jump_is_refused("x + 1 above 0, else x")
 
 
 def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subdivision, "_KNOWN", {})
+    monkeypatch.setattr(subdivision, "_PROOFS", {})
     monkeypatch.setattr(subdivision, "_edges", lambda _, low, __: np.array([low, -3.0, -2.0]))
     with pytest.raises(AssertionError):
         test_the_slope_is_that_of_the_whole_function("SiLU")
@@ -243,9 +243,9 @@ def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_budget_that_ends_leaves_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """One round of cells: larger, never less."""
-    monkeypatch.setattr(subdivision, "_KNOWN", {})
+    monkeypatch.setattr(subdivision, "_PROOFS", {})
     monkeypatch.setattr(subdivision, "ROUNDS", 1)
     calls, true = TIGHT["SiLU"]
     found = present(upper(calls))
     assert true <= found <= 1.5
-    monkeypatch.setattr(subdivision, "_KNOWN", {})
+    monkeypatch.setattr(subdivision, "_PROOFS", {})

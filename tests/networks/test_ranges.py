@@ -127,7 +127,7 @@ def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("of", "name", "mutated"),
     [
-        (LinearMap, "lost", lambda _: lambda linear, sizes: 0 * linear.absolute(sizes)),
+        (LinearMap, "rounding_error", lambda _: lambda linear, sizes: 0 * linear.absolute(sizes)),
         (interval, "within", lambda real: lambda radius: real(radius / 2)),
     ],
     ids=["error of a map", "reach of a ball"],

@@ -1,4 +1,4 @@
-"""Reports -> text, in each output format. Nothing is written to disk or terminal here."""
+"""Write reports as text, in each output format. Nothing goes to disk or terminal here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from specnorm_audit.rows import GEOMETRY, Row
 
 FORMATS = ("table", "json", "csv", "markdown", "html")
 _PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
-"""What stands for itself between backticks."""
+"""Text in which Markdown sees nothing special between backticks."""
 
 
 def render(reports: Sequence[Report], output_format: str, *, many: bool = False) -> str:
@@ -46,8 +46,10 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
 
 
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV: one line each, for spreadsheets, where the model's own words cannot become formulas."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """Return rows as CSV: one line each, for spreadsheets, where the model's own words cannot become formulas."""
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns |= dict.fromkeys(row)
     text = io.StringIO()
     # Text is quoted whatever is in it: the writer alone would leave a bare carriage return to break the line.
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
@@ -57,43 +59,59 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _csv_rows(report: Report) -> list[dict[str, Any]]:
-    """The fields of the JSON rows after ``model``; unmeasured ones last; with the answers of the gates."""
+    """Return a report's rows as those of JSON, with the model's name and the answers of the gates.
+
+    Unmeasured arrays come last; a model that cannot be read has one row, which says why.
+    """
+    rows = [*report.layers, *report.unmeasured]
+    if report.error is not None:
+        rows.append(Row("", "unknown", (), None, reason=report.error))
     gates = [gate.to_dict() | {"places": len(gate.places)} for gate in report.gates]
-    failed = [] if report.error is None else [Row("", "unknown", (), None, reason=report.error)]
-    return [
-        {"model": report.model, **row.to_dict(), **({"gates": gates} if gates else {})}
-        for row in (*report.layers, *report.unmeasured, *failed)
-    ]
+    more = {"gates": gates} if gates else {}
+    return [{"model": report.model, **row.to_dict(), **more} for row in rows]
 
 
 def _cell(value: Any) -> str | float:
+    """Return a value as a cell of CSV."""
     if value is None:
         return ""
     if isinstance(value, str):
         return spreadsheet_safe(value)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else visible(json.dumps(value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return visible(json.dumps(value))
 
 
 # -- Markdown as GitHub reads it: a model's own words cannot become markup, links or mentions --------------------------
 def code(text: str) -> str:
-    """Text as code that holds nothing but itself: between backticks, or with references for what is no letter."""
+    """Return text as code in which Markdown sees nothing: between backticks, or with references for characters."""
     text = visible(text)
     if _PLAIN.fullmatch(text):
         return f"`{text}`"
-    return "<code>" + "".join(c if c.isalnum() else f"&#{ord(c)};" for c in text) + "</code>"
+    inside = "".join(c if c.isalnum() else f"&#{ord(c)};" for c in text)
+    return f"<code>{inside}</code>"
 
 
 def _markdown(report: Report) -> str:
+    """Return a report's verdict, its table, and the notes in a block of code."""
     title = [f"## {code(report.model)}", ""] if report.model is not None else []
-    head, *body = tables.texts(report.layers)
-    marks = ["---", "---", *["---:"] * (len(head) - 3), "---"]
-    rows = [[code(row.name), *cells] for row, (_, *cells) in zip(report.layers, body, strict=True)]
-    table = [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)] if rows else []
     lines = notes(report)
     longest = max(map(len, re.findall("`+", "\n".join(lines))), default=0)
     fence = "`" * max(3, longest + 1)
     block = [f"{fence}text", *lines, fence] if lines else []
-    return "\n".join([*title, verdict(report), "", *table, "", *block, ""])
+    return "\n".join([*title, verdict(report), "", *_markdown_table(report), "", *block, ""])
+
+
+def _markdown_table(report: Report) -> list[str]:
+    """Return the lines of a report's table; none without layers."""
+    if not report.layers:
+        return []
+    head, *body = tables.texts(report.layers)
+    numbers = len(head) - 3  # columns, besides layer, shape and remark
+    rows = [head, ["---", "---", *["---:"] * numbers, "---"]]
+    for row, (_, *cells) in zip(report.layers, body, strict=True):
+        rows.append([code(row.name), *cells])
+    return [f"| {' | '.join(cells)} |" for cells in rows]
 
 
 def spreadsheet_safe(text: str) -> str:
@@ -104,7 +122,7 @@ def spreadsheet_safe(text: str) -> str:
 
 # -- HTML: one self-contained page, tables and a plot, and nothing that is loaded --------------------------------------
 def _html(reports: Sequence[Report]) -> str:
-    """One page with a section a model.
+    """Return one page with a section a model.
 
     It is the same for the same reports, matplotlib and Jinja2 (ImportError without). Without matplotlib there is no
     plot, and the page says what to install.
@@ -138,7 +156,7 @@ def _file(name: str) -> str:
 
 
 def _data(reports: Sequence[Report]) -> str:
-    """The reports as JSON that no text in it can end: what ``--format json`` writes, in one list."""
+    """Return what ``--format json`` writes, in one list, for a script element: no text in it can end the element."""
     text = json.dumps([report.to_dict() for report in reports], allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -183,6 +201,11 @@ def _section(position: int, report: Report) -> dict[str, Any]:
 
 
 def _words(value: Any) -> str:
+    """Return a value of a geometry in words."""
     if isinstance(value, list):
         return "×".join(map(_words, value))  # noqa: RUF001
-    return "-" if value is None else "yes" if value is True else "no" if value is False else str(value)
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

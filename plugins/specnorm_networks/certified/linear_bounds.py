@@ -517,7 +517,7 @@ class LinearBounds(Walk):
         """Return the constants that a linear operator adds, and its errors, on the present ranges."""
         if node.name not in self._linear_errors:
             sizes = [self.known[name].range.magnitude() for name in node.inputs]
-            rounding = linear.lost([size[None] for size in sizes], linear.backward)[0]
+            rounding = linear.rounding_error([size[None] for size in sizes], linear.backward)[0]
             added = np.zeros(())
             error = np.zeros(())
             if linear.offset is not None:

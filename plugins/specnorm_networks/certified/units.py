@@ -25,32 +25,38 @@ from specnorm_networks.certified.runs import blocks_of
 from specnorm_networks.certified.scope import Scope
 
 UNITS = 4096
+"""Largest number of units that may switch."""
 INPUTS = 4096
-"""Most units that may switch, and most entries of the input."""
+"""Largest number of entries of the input."""
 ENTRIES = 2**24
-"""Most entries of a value's matrices."""
+"""Largest number of entries of a value's matrix."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Sum:
-    """A value as a linear map of the input and the w so far; what is added is left out."""
+    """A value as a linear map of the input's entries and of the units before it, without constants."""
 
     matrix: FloatArray
-    """Shape (numbers, *shape)."""
+    """Coefficients, shape (numbers, *shape): one number for each entry of the input, then for each unit."""
     error: FloatArray
-    """Shape (numbers, *shape): by how much each entry may be off."""
+    """Errors of the coefficients, of the same shape."""
 
 
 class _Units:
+    """Reads a graph as links in which each unit is a channel.
+
+    A function with slopes in [low, high] at an entry v is ``low v + w``; w, with slopes in [0, high - low], is a unit.
+    """
+
     def __init__(self, graph: Graph) -> None:
         self.nodes = graph.by_name
         self.sums: dict[str, _Sum] = {}
         self.groups: list[range] = []
-        """Numbers of the input's entries, and of the w of each function."""
+        """Numbers of the input's entries, and of the units of each function."""
         self.links: list[AffineMap] = []
 
     def read(self, node: Node) -> bool:
-        """Whether a value is a linear map of the input and functions with known slopes."""
+        """Read a node; return whether its value is a linear map of the input and functions with known slopes."""
         shape = node.shape
         operator = node.operator
         if shape is None or any(name not in self.sums for name in node.inputs):
@@ -58,24 +64,26 @@ class _Units:
         if self.count * math.prod(shape) > ENTRIES:
             return False
         before = [self.sums[name] for name in node.inputs]
-        found: _Sum | None = None
+        value: _Sum | None = None
         if isinstance(operator, Constant):
-            found = _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
+            value = _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
         elif isinstance(operator, Pointwise):
-            found = None if operator.near is None else self._split(node.name, before[0], *operator.near.ends)
+            if operator.near is not None:
+                value = self._split(node.name, before[0], *operator.near.ends)
         else:
             try:
-                linear = operator.linear_map(Place(tuple(each.matrix.shape[1:] for each in before), shape))
+                linear = operator.linear_map(Place(tuple(one.matrix.shape[1:] for one in before), shape))
             except NoBoundError:
                 return False
-            found = None if linear is None else self._linear(linear, before)
-        if found is None or found.matrix.size > ENTRIES or found.matrix.shape[1:] != shape:
+            if linear is not None:
+                value = self._linear(linear, before)
+        if value is None or value.matrix.size > ENTRIES or value.matrix.shape[1:] != shape:
             return False
-        self.sums[node.name] = found
+        self.sums[node.name] = value
         return True
 
     def start(self, node: Node) -> None:
-        """The input's entries."""
+        """Begin with the entries of the input."""
         shape = node.shape or ()
         count = math.prod(shape)
         self.groups.append(range(count))
@@ -86,20 +94,22 @@ class _Units:
     def count(self) -> int:
         return self.groups[-1].stop
 
-    def _wide(self, each: _Sum) -> _Sum:
-        """With zeros for the numbers that it does not know."""
-        missing = self.count - len(each.matrix)
-        pad = np.zeros((missing, *each.matrix.shape[1:]))
-        return _Sum(np.concatenate([each.matrix, pad]), np.concatenate([each.error, pad]))
+    def _wide(self, value: _Sum) -> _Sum:
+        """Return a value with zeros for the units that came after it."""
+        missing = self.count - len(value.matrix)
+        zeros = np.zeros((missing, *value.matrix.shape[1:]))
+        return _Sum(np.concatenate([value.matrix, zeros]), np.concatenate([value.error, zeros]))
 
     def _linear(self, linear: LinearMap, before: Sequence[_Sum]) -> _Sum:
-        """What is added makes no difference."""
-        wide = [self._wide(each) for each in before]
-        error = linear.absolute([each.error for each in wide]) + linear.lost([abs(each.matrix) for each in wide])
-        return _Sum(linear.apply([each.matrix for each in wide]), host.inflate(error, 2 * linear.roundings + 8))
+        """Return the linear map of values; the constants that it adds do not matter."""
+        wide = [self._wide(value) for value in before]
+        error_of_inputs = linear.absolute([value.error for value in wide])
+        error = error_of_inputs + linear.rounding_error([abs(value.matrix) for value in wide])
+        matrix = linear.apply([value.matrix for value in wide])
+        return _Sum(matrix, host.inflate(error, 2 * linear.roundings + 8))
 
     def _split(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
-        """``low v + w``; a new link makes w of v."""
+        """Return ``low v + w``; a new link makes the units w of v."""
         if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
             return None
         plain = (low == 0) | (low == 1)
@@ -147,14 +157,14 @@ class _Units:
 
 
 def _units_of(node: Node) -> int:
-    """Entries that may switch."""
+    """Return the number of entries of a function that may switch."""
     slopes = node.operator.near if isinstance(node.operator, Pointwise) else None
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
 
 
 @arithmetic.on_host()
 def unit_run(graph: Graph) -> Subnetwork | None:
-    """A whole network as one run in which every unit that may switch is a channel.
+    """Return a whole network as one run in which every unit that may switch is a channel.
 
     ``graph``: written out and `with_slopes_on`, with one input and one output. None where the network is too large, or
     something in it has no slopes.

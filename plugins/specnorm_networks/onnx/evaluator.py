@@ -1,4 +1,4 @@
-"""One ONNX node by onnx's reference evaluator; where that is not what the standard says, by a node that means the same.
+"""Compute one ONNX node by onnx's reference evaluator; where that is not the standard, by a node of the same meaning.
 
 Seen in onnx 1.23: windows of stride 1 forget or exchange their padding, "SAME" may crop, groups of transposed
 convolutions get each other's weights, and older operator sets are taken for newer ones.
@@ -18,26 +18,26 @@ from specnorm_networks.onnx.tensors import EXTERNAL
 Inputs: TypeAlias = Sequence[Any]
 """Arrays; None for one that is left out."""
 _NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19, "AveragePool": 19}
-"""Operator sets that are evaluated for older ones, which mean the same: those train always, or lack an attribute."""
+"""Operator sets in which older nodes of these operators are evaluated. They mean the same there; by the older ones the
+evaluator always trains, or lacks an attribute."""
 WINDOWS = 2**22
 """Numbers in the windows of the channels that a convolution takes at a time, about; with their places 24 bytes each."""
-
-
 _SLOW = frozenset(("MaxPool", "AveragePool", "ConvTranspose", "Resize", "Upsample"))
-"""Operators that the evaluator loops over in Python, which takes as long as `_LOOP` multiplications a step."""
+"""Operators whose entries the evaluator computes in a Python loop."""
 _LOOP = 2**10
+"""Multiplications that take as long as one step of such a loop."""
 
 
 def cost(node: Any, shapes: Sequence[tuple[int, ...]]) -> int:
-    """Multiplications that each entry of a node's value takes, roughly, by the shapes of its inputs."""
-    windows = [
-        math.prod(a.ints) for a in node.attribute if a.name == "kernel_shape" and not node.op_type.startswith("C")
-    ]
+    """Estimate the multiplications for each entry of a node's value, from the shapes of its inputs."""
+    windows = [1]
+    if not node.op_type.startswith("C"):
+        windows += [math.prod(attribute.ints) for attribute in node.attribute if attribute.name == "kernel_shape"]
     if node.op_type in ("Conv", "ConvTranspose") and len(shapes) > 1:
         windows.append(math.prod(shapes[1][1:]))
     elif node.op_type in ("MatMul", "Gemm") and shapes:
         windows.append(max(shapes[0], default=1))
-    return int(max([1, *windows])) * (_LOOP if node.op_type in _SLOW else 1)
+    return int(max(windows)) * (_LOOP if node.op_type in _SLOW else 1)
 
 
 class NotEvaluatedError(Exception):
@@ -45,12 +45,12 @@ class NotEvaluatedError(Exception):
 
 
 def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Outputs of a node.
+    """Return the outputs of a node.
 
     Raises
     ------
     Exception
-        Whatever the evaluator raises for what it does not support.
+        Any error that the evaluator raises for a node that it does not support.
     """
     if any(attribute.t.data_location == EXTERNAL for attribute in node.attribute):
         raise NotEvaluatedError  # its file would be read from the working directory
@@ -58,20 +58,21 @@ def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 
 def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """Return the outputs of a node by the evaluator itself."""
     from onnx.reference import ReferenceEvaluator
 
-    given = {name: each for name, each in zip(node.input, inputs, strict=True) if name}
+    values = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
     graph = GraphProto(
         node=[node],
-        input=[ValueInfoProto(name=name) for name in given],
+        input=[ValueInfoProto(name=name) for name in values],
         output=[ValueInfoProto(name=name) for name in node.output if name],
     )
     evaluator: Any = ReferenceEvaluator(graph, opsets={"": max(opset, _NEWER.get(node.op_type, 1))})
-    return list(evaluator.run(None, given))
+    return list(evaluator.run(None, values))
 
 
 def plain(attribute: Any) -> Any:
-    """What an attribute holds: a number, text, a tuple, or a message."""
+    """Return the value of an attribute: a number, text, a tuple, or a message."""
     value = helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
@@ -79,10 +80,11 @@ def plain(attribute: Any) -> Any:
 
 
 def _with(node: Any, **attributes: Any) -> Any:
-    """A node with other attributes; None takes one away."""
-    kept = {a.name: helper.get_attribute_value(a) for a in node.attribute} | attributes
-    given = {name: value for name, value in kept.items() if value is not None}
-    return helper.make_node(node.op_type, list(node.input), list(node.output)[:1], **given)
+    """Return a node with other attributes and one output; None removes an attribute."""
+    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    values |= attributes
+    present = {name: value for name, value in values.items() if value is not None}
+    return helper.make_node(node.op_type, list(node.input), list(node.output)[:1], **present)
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:
@@ -95,99 +97,129 @@ def _padding(
     reach: Sequence[int],
     strides: Sequence[int],
 ) -> list[list[int]]:
-    """Before and after each axis, as the standard has it."""
-    how = _attribute(node, "auto_pad", "NOTSET")
-    if how in ("NOTSET", "VALID"):
-        flat = _attribute(node, "pads", None) if how == "NOTSET" else None
-        flat = flat or [0] * 2 * len(sizes)
-        return [list(pair) for pair in zip(flat[: len(sizes)], flat[len(sizes) :], strict=True)]
+    """Return the padding before and behind each axis, by the standard.
+
+    ``reach``: extent of a window along each axis.
+    """
+    auto_pad = _attribute(node, "auto_pad", "NOTSET")
+    count = len(sizes)
+    if auto_pad in ("NOTSET", "VALID"):
+        pads = _attribute(node, "pads", None) if auto_pad == "NOTSET" else None
+        pads = pads or [0] * 2 * count
+        return [list(pair) for pair in zip(pads[:count], pads[count:], strict=True)]
     pairs = []
     for n, k, s in zip(sizes, reach, strides, strict=True):
         total = max((math.ceil(n / s) - 1) * s + k - n, 0)
-        pairs.append([total // 2, total - total // 2][:: 1 if how == "SAME_UPPER" else -1])
+        smaller = total // 2
+        larger = total - smaller
+        pairs.append([smaller, larger] if auto_pad == "SAME_UPPER" else [larger, smaller])
     return pairs
 
 
 def _pool(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """With all its attributes; of stride 1 with padding of its own."""
+    """Pool with all attributes written out; with stride 1, of an input that is padded before."""
     x = inputs[0]
     kernel = _attribute(node, "kernel_shape", [])
     sizes = x.shape[2:]
-    strides, dilations = (_attribute(node, name, None) or [1] * len(kernel) for name in ("strides", "dilations"))
+    strides = _attribute(node, "strides", None) or [1] * len(kernel)
+    dilations = _attribute(node, "dilations", None) or [1] * len(kernel)
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     pairs = _padding(node, sizes, reach, strides)
-    rests = [(n + sum(p) - k) % s for n, p, k, s in zip(sizes, pairs, reach, strides, strict=True)]
+    rests = [(n + sum(pair) - k) % s for n, pair, k, s in zip(sizes, pairs, reach, strides, strict=True)]
     ceil = _attribute(node, "ceil_mode", 0) and any(rests)
     if ceil and (node.op_type != "MaxPool" or _attribute(node, "auto_pad", "NOTSET") != "NOTSET"):
         raise NotEvaluatedError
-    told: dict[str, Any] = {"strides": strides, "dilations": dilations, "auto_pad": None, "ceil_mode": int(bool(ceil))}
+    attributes: dict[str, Any] = {
+        "strides": strides,
+        "dilations": dilations,
+        "auto_pad": None,
+        "ceil_mode": int(bool(ceil)),
+    }
     if node.op_type == "MaxPool" and max(*strides, *dilations) == 1:
         padded = np.pad(x, [(0, 0), (0, 0), *pairs], constant_values=-np.inf)
-        return _run(_with(node, **told, pads=None), opset, [padded])
-    return _run(_with(node, **told, pads=[a for side in zip(*pairs, strict=True) for a in side]), opset, inputs)
+        return _run(_with(node, **attributes, pads=None), opset, [padded])
+    befores = [before for before, _ in pairs]
+    behinds = [behind for _, behind in pairs]
+    return _run(_with(node, **attributes, pads=[*befores, *behinds]), opset, inputs)
 
 
 def _convolution(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Some channels at a time: the evaluator holds all their windows, and of each number where it is read."""
+    """Convolve some channels at a time: the evaluator keeps all their windows, and the place of each number."""
     x, weight = inputs[:2]
+    channels = x.shape[1]
     groups = _attribute(node, "group", 1)
-    each = weight.shape[1]
-    most = max(1, WINDOWS // max(x[:, 0].size * math.prod(weight.shape[2:]), 1))
-    if x.shape[1] <= most or each * groups != x.shape[1]:
+    channels_of_group = weight.shape[1]
+    at_once = max(1, WINDOWS // max(x[:, 0].size * math.prod(weight.shape[2:]), 1))
+    if channels <= at_once or channels_of_group * groups != channels:
         return _run(node, opset, inputs)
-    plain = _with(node, kernel_shape=list(weight.shape[2:]))
-    del plain.input[2:]
+    without_bias = _with(node, kernel_shape=list(weight.shape[2:]))
+    del without_bias.input[2:]
     if groups > 1:
-        step = max(1, most // each)
-        wide = weight.reshape(groups, -1, *weight.shape[1:])
-        made = []
-        for at in range(0, groups, step):
-            part = wide[at : at + step]
-            given = [x[:, at * each : (at + step) * each], part.reshape(-1, *weight.shape[1:])]
-            made += _convolution(_with(plain, group=len(part)), opset, given)
-        found = np.concatenate(made, axis=1)
+        result = _groups_in_parts(without_bias, opset, x, weight, groups, max(1, at_once // channels_of_group))
     else:
-        parts = (slice(at, at + most) for at in range(0, each, most))
-        found = sum(_run(plain, opset, [x[:, part], weight[:, part]])[0] for part in parts)
+        result = 0
+        for first in range(0, channels, at_once):
+            part = slice(first, first + at_once)
+            (summand,) = _run(without_bias, opset, [x[:, part], weight[:, part]])
+            result = result + summand
     bias = inputs[2] if len(inputs) > 2 else None
-    return [found if bias is None else found + bias.reshape(-1, *(1,) * (x.ndim - 2))]
+    return [result if bias is None else result + bias.reshape(-1, *(1,) * (x.ndim - 2))]
+
+
+def _groups_in_parts(node: Any, opset: int, x: Any, weight: Any, groups: int, at_once: int) -> Any:
+    """Return a convolution without bias, some groups at a time."""
+    channels_of_group = weight.shape[1]
+    by_group = weight.reshape(groups, -1, *weight.shape[1:])
+    results = []
+    for first in range(0, groups, at_once):
+        part = by_group[first : first + at_once]
+        channels = slice(first * channels_of_group, (first + at_once) * channels_of_group)
+        part_node = _with(node, group=len(part))
+        results += _convolution(part_node, opset, [x[:, channels], part.reshape(-1, *weight.shape[1:])])
+    return np.concatenate(results, axis=1)
 
 
 def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Each group by itself."""
-    x, weight, groups = *inputs[:2], _attribute(node, "group", 1)
+    """Convolve each group by itself."""
+    x, weight = inputs[:2]
+    groups = _attribute(node, "group", 1)
     if _attribute(node, "auto_pad", "NOTSET").startswith("SAME"):
         strides = _attribute(node, "strides", None) or [1] * (x.ndim - 2)
         if any(k < s for k, s in zip(weight.shape[2:], strides, strict=True)):
             raise NotEvaluatedError
-    bias = inputs[2] if len(inputs) > 2 and inputs[2] is not None else None
-    parts = []
-    for at in range(groups):
-        given: list[Any] = [np.split(each, groups, axis)[at] for each, axis in ((x, 1), (weight, 0))]
-        given += [None if bias is None else np.split(bias, groups)[at]] if len(inputs) > 2 else []
-        parts += _run(_with(node, group=1), opset, given)
-    return [np.concatenate(parts, axis=1)]
+    x_of_group = np.split(x, groups, 1)
+    weight_of_group = np.split(weight, groups, 0)
+    bias_of_group: Sequence[Any] = [None] * groups
+    if len(inputs) > 2 and inputs[2] is not None:
+        bias_of_group = np.split(inputs[2], groups)
+    results = []
+    for group in range(groups):
+        inputs_of_group = [x_of_group[group], weight_of_group[group]]
+        if len(inputs) > 2:
+            inputs_of_group.append(bias_of_group[group])
+        results += _run(_with(node, group=1), opset, inputs_of_group)
+    return [np.concatenate(results, axis=1)]
 
 
 def _flat_softmax(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Before operator set 13: all axes from one on are one."""
+    """Compute softmax; before operator set 13 it goes over all axes from one on."""
     if opset >= 13:
         return _run(node, opset, inputs)
     x = inputs[0]
     axis = _attribute(node, "axis", 1)
     flat = x.reshape(math.prod(x.shape[: axis % x.ndim]), -1)
-    return [each.reshape(x.shape) for each in _run(_with(node, axis=1), 13, [flat])]
+    return [output.reshape(x.shape) for output in _run(_with(node, axis=1), 13, [flat])]
 
 
 def _global(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """As for images."""
+    """Pool all pixels, along one axis."""
     x = inputs[0]
-    found = _run(node, opset, [x.reshape(*x.shape[:2], -1, 1)])
-    return [each.reshape(*x.shape[:2], *(1 for _ in x.shape[2:])) for each in found]
+    outputs = _run(node, opset, [x.reshape(*x.shape[:2], -1, 1)])
+    return [output.reshape(*x.shape[:2], *(1 for _ in x.shape[2:])) for output in outputs]
 
 
 def _unsqueeze(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Axes in any order."""
+    """Insert axes that are listed in any order."""
     axes = _attribute(node, "axes", None)
     if axes is not None:
         ndim = inputs[0].ndim + len(axes)
@@ -196,15 +228,18 @@ def _unsqueeze(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 
 def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Groups as instances: the evaluator's own takes no inputs."""
+    """Normalise groups as instances: the evaluator's own group norm takes no inputs."""
     x, scale, bias = inputs
     groups = _attribute(node, "num_groups", 1)
     epsilon = _attribute(node, "epsilon", 1e-5)
-    plain = helper.make_node("InstanceNormalization", ["x", "one", "zero"], ["y"], epsilon=epsilon)
-    given = [x.reshape(x.shape[0], groups, -1), np.ones(groups, x.dtype), np.zeros(groups, x.dtype)]
-    each = 1 if opset >= 21 else x.shape[1] // groups  # older ones have a scale for each group
-    wide = [np.repeat(array, each).reshape(-1, *(1,) * (x.ndim - 2)) for array in (scale, bias)]
-    return [_run(plain, opset, given)[0].reshape(x.shape) * wide[0] + wide[1]]
+    instance_norm = helper.make_node("InstanceNormalization", ["x", "one", "zero"], ["y"], epsilon=epsilon)
+    flat = x.reshape(x.shape[0], groups, -1)
+    (normalised,) = _run(instance_norm, opset, [flat, np.ones(groups, x.dtype), np.zeros(groups, x.dtype)])
+    repeats = 1 if opset >= 21 else x.shape[1] // groups  # older operator sets have a scale for each group
+    ones = (1,) * (x.ndim - 2)
+    scale_of_channel = np.repeat(scale, repeats).reshape(-1, *ones)
+    bias_of_channel = np.repeat(bias, repeats).reshape(-1, *ones)
+    return [normalised.reshape(x.shape) * scale_of_channel + bias_of_channel]
 
 
 _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {

@@ -81,7 +81,7 @@ _largest_parts = components._largest_parts
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "every residue": (components, "_largest_parts", first_alone),
     "padding of a residue": (components, "_largest_parts", padded_as_before),
-    "distance of pixels and outputs": (AxisComponent, "holds", held_by_length),
+    "distance of pixels and outputs": (AxisComponent, "contains", held_by_length),
 }
 
 

@@ -12,8 +12,8 @@ from oracle import dense_matrix
 
 from specnorm.certified import defect
 from specnorm.certified.bound import Lower, Upper
-from specnorm.certified.defect import SMALLEST
 from specnorm.certified.layer.own_matrix import LayerGram, smallest_of_groups, smallest_quotients
+from specnorm.certified.layer.uncut import SMALLEST
 from specnorm.certified.matrices.block_tridiagonal import BlockPlan, of_one_group, plans
 from specnorm.certified.symbol import cover
 from specnorm.certified.symbol.cells import Circulant, torus
@@ -45,12 +45,12 @@ def padded() -> Convolution:
 
 def of_line() -> Claims:
     """With c = 16, the square of the norm, the norm of the defect is 16 - 4."""
-    of = defect.defect(LINE, 16.0, ops=OPS)
+    of = line()
     scale = 2.0**of.exponent
     yield defect.smallest_down(of, assumed(12.0 / scale)), 2.0
     yield defect.smallest_at(LINE, 0, half_grid((2,))[1:], VECTOR, ops=OPS), 2.0
     yield defect.norm_by_taps(of, ops=OPS), 12.0 / scale
-    unit = defect.defect(LINE / 4, 1.0, ops=OPS)
+    unit = plain(LINE / 4, 1.0)
     ends = (assumed_lower(0.75 / 2.0**unit.exponent), assumed(0.75 / 2.0**unit.exponent))
     yield from ((x, 0.75) for x in defect.isometry_ends(unit, *ends, unread=False, beyond=0))
     yield from ((x, 0.0) for x in defect.no_smallest("words"))
@@ -79,8 +79,12 @@ DEFECT_CHECKS: dict[str, Callable[[], Claims]] = {
 }
 
 
+def plain(blocks: Any, centre: float) -> defect.Defect:
+    return defect.defect(defect.in_basis(blocks, ops=OPS), centre, ops=OPS)
+
+
 def token(centre: float) -> cover.Nonnegative | None:
-    return defect.nowhere_negative(defect.defect(LINE, centre, ops=OPS), assumed(4.0))
+    return defect.nowhere_negative(plain(LINE, centre), defect.in_basis(LINE, ops=OPS), assumed(4.0))
 
 
 def pair(what: object = PART) -> tuple[Lower, Upper]:
@@ -88,12 +92,25 @@ def pair(what: object = PART) -> tuple[Lower, Upper]:
 
 
 def line() -> defect.Defect:
-    return defect.defect(LINE, 16.0, ops=OPS)
+    return plain(LINE, 16.0)
+
+
+def folded() -> defect.Defect:
+    """The defect of `LINE` at the frequencies of two pixels."""
+    return defect.defect(defect.in_basis(LINE, ops=OPS), 16.0, sizes=(2,), ops=OPS)
 
 
 DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     "a frequency's norm as the defect's": lambda: defect.smallest_down(line(), assumed(1.0, half_grid((1,)))),
-    "a circulant's norm as that of every frequency": lambda: defect.nowhere_negative(line(), assumed(4.0, ELSEWHERE)),
+    "another circulant's norm as the defect's": lambda: defect.smallest_down(folded(), assumed(1.0, ELSEWHERE)),
+    "a circulant's norm as that of every frequency": lambda: defect.least_centre(
+        defect.in_basis(LINE, ops=OPS), assumed(4.0, ELSEWHERE), 0.0
+    ),
+    "a matrix that has no inverse": lambda: defect.basis(0 * VECTOR[None], VECTOR[None], ops=OPS),
+    "blocks in another basis": lambda: defect.nowhere_negative(
+        line(), defect.in_basis(LINE, defect.basis(VECTOR[None], VECTOR[None], ops=OPS), ops=OPS), assumed(4.0)
+    ),
+    "a floor without a basis": lambda: defect.defect(defect.in_basis(LINE, ops=OPS), 1.0, floor=1.0, ops=OPS),
     "a vector that every wide matrix maps to 0": lambda: defect.smallest_at(
         WIDE, 0, half_grid((1,)), DIFFERENCE, ops=OPS
     ),
@@ -116,6 +133,6 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
         1.0, assumed(2.0, ELSEWHERE), np.zeros(1)
     ),
     "another nonnegative symbol": lambda: cover.Cover(
-        defect.defect(LINE, 15.0, ops=OPS).kernel, torus((3,)), nonnegative=token(17.0), ops=OPS
+        plain(LINE, 15.0).kernel, torus((3,)), nonnegative=token(17.0), ops=OPS
     ),
 }

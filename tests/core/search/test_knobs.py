@@ -50,8 +50,6 @@ WILD: dict[str, tuple[float, ...]] = {
     "widest_reduced": (0.0, 1.0),
     "clear": (1.0 + 2.0**-40, 100.0),
     "least": (0.0, 1.0),
-    "covered": (0.0, 1e6),
-    "repaid": (0.0, 1e6),
     "stuck": (0.0, 1.0),
     "small": (0.0, 1.0),
     "misled": (1, 1000),
@@ -171,9 +169,9 @@ def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 
 OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
-    "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, (1.0, 1.0)), tn),
+    "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, 1.0, 1.0), tn),
     "alternation without halving, far ahead": (
-        alternation, alternation.AlternationTuning((), 1e9, 0.9999, (0.0, 0.0)), tn_certified,
+        alternation, alternation.AlternationTuning((), 1e9, 0.9999, 0.0, 0.0), tn_certified,
     ),
     "a proof without cells": (proving, proving.ProvingTuning(1, 1, 1, 1), tn),
     "a proof in one go": (proving, proving.ProvingTuning(10**6, 1, 1, 1), tn),

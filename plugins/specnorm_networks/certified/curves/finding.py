@@ -1,8 +1,8 @@
-"""Where a network computes a function of one value by several entry-wise operators: these become one operator.
+"""Join several entry-wise operators that compute a function of one value into one operator.
 
-Each value knows the values that it is an entry-wise function of, the nearest first. Where two such meet again (x and
-relu(x) in x - relu(x)), or an operator has no constant of its own (a step, a square), all operators from the nearest
-common one on are one program. What is proven of it decides: without a proof the network stays as it is.
+For each value the values are kept that it is an entry-wise function of, the nearest first. Where two of these meet
+again (x and relu(x) in x - relu(x)), or an operator has no constant of its own (a step, a square), all operators from
+the nearest common one on are one program. They are joined if that has a proof; otherwise the network stays as it is.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from specnorm_networks.certified.operators.pointwise import LeakyReLU, Negative,
 from specnorm_networks.certified.operators.sources import Constant
 
 LONGEST = 64
-"""Operators of a program, and values that one is known to be a function of."""
+"""Largest number of operators of a program, and of values that are kept for one value."""
 LINEAR = (Add, Scale, Identity, Negative, Constant)
 WITHOUT_CONSTANT = (Steep, Product, Quotient, Compare, Choose, Sign)
-"""Operators that have none by themselves, everywhere."""
+"""Operators that have no constant by themselves, without a range."""
 
 
 def joined(graph: Graph) -> list[Node]:
-    """The nodes of a graph, where programs of one value are one operator at the place of their last one."""
+    """Return the nodes of a graph with programs of one value as one operator each, in the place of their last one."""
     finder = _Finder(graph)
     return [finder.read(node) for node in graph.nodes]
 
 
 @dataclass(eq=False)
 class _Finder:
-    """What is known of the values so far."""
+    """Reads the nodes of a graph in order, and finds programs of one value."""
 
     graph: Graph
     bases: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Values that each is an entry-wise function of, itself first, then the nearest."""
+    """For each value: the values that it is an entry-wise function of, itself first, then the nearest."""
     open: dict[str, str] = field(default_factory=dict)
-    """Values whose slope has no bound as functions of another one, by that one's name."""
+    """Values whose slope has no bound as a function of another value, with that value's name."""
     made: dict[str, Node] = field(default_factory=dict)
-    """Nodes that stand for several."""
+    """Nodes that replace several, by their names."""
 
     def read(self, node: Node) -> Node:
-        """The node, or one that stands for it and those before it."""
+        """Return a node, or one that replaces it and those before it."""
         sources = [name for name in node.inputs if name not in self.graph.constants]
         self.bases[node.name] = (node.name,)
         if isinstance(node.operator, Concat) and len(sources) == len(node.inputs) > 1:
@@ -61,9 +61,9 @@ class _Finder:
         opened = [self.open[name] for name in sources if name in self.open]
         if common and (len(sources) > 1 or opened):
             base = common[0] if len(sources) > 1 else opened[0]
-            found = self._composite(node, base)
-            if found is not None:
-                return found
+            composite = self._composite(node, base)
+            if composite is not None:
+                return composite
         if common and (lacks or opened):
             self.open[node.name] = opened[0] if opened and len(sources) == 1 else common[0]
         return node
@@ -88,18 +88,18 @@ class _Finder:
                 shapes.append(np.shape(operator.mask()))
             elif isinstance(operator, LeakyReLU):
                 shapes += [np.shape(array) for array in arrays_of(operator)]
-            return all(each is not None and np.broadcast_shapes(each, shape) == shape for each in shapes)
-        except Exception:  # constants that cannot be loaded: the rules say so
+            return all(one is not None and np.broadcast_shapes(one, shape) == shape for one in shapes)
+        except Exception:  # constants that cannot be loaded: the rules refuse them, with the reason
             return False
 
     def _common(self, sources: Sequence[str]) -> tuple[str, ...]:
-        """Values that several are functions of, the nearest first."""
+        """Return the values that several values are all functions of, the nearest first."""
         first, *others = (self.bases[name] for name in dict.fromkeys(sources))
         return tuple(name for name in first if all(name in other for other in others))
 
     # -- one function ---------------------------------------------------------------------------------------------
     def _composite(self, node: Node, base: str) -> Node | None:
-        """A node that is one function of a value; None where nothing is proven of it."""
+        """Return a node as one function of a value; None if nothing is proven of it."""
         base = self._further(base)
         function = self._function(node, base, atoms=False)
         if function is not None and isinstance(function.proof, str) and any(map(self._is_atom, self.made)):
@@ -107,16 +107,16 @@ class _Finder:
         if function is None:
             return None
         if isinstance(function.proof, str):
-            lacks = any(isinstance(operator, WITHOUT_CONSTANT) for operator, _ in function.program)
-            if not lacks or function.plan.jumps or len(function.program) == 1:
+            needs_range = any(isinstance(operator, WITHOUT_CONSTANT) for operator, _ in function.program)
+            if not needs_range or function.plan.jumps or len(function.program) == 1:
                 return None
-            # It has slopes on ranges.
+            # It has slopes on ranges, if not on the whole line.
             self.open[node.name] = base
         self.made[node.name] = replace(node, operator=function, inputs=(base,))
         return self.made[node.name]
 
     def _function(self, node: Node, base: str, *, atoms: bool) -> Composite | None:
-        """All operators between two values as one; None where they are linear, or cannot be read."""
+        """Return all operators between two values as one; None if they are linear, or cannot be read."""
         program, _ = self._program([node.name], base, atoms=atoms)
         if program is None or all(isinstance(operator, LINEAR) for operator, _ in program):
             return None
@@ -128,7 +128,7 @@ class _Finder:
         return function
 
     def _further(self, base: str) -> str:
-        """What a value is a function of, if that is one program."""
+        """Return the value from which a program has to begin that would begin with another program's end."""
         while base in self.made or base in self.open:
             if base in self.made and self._is_atom(base):
                 break
@@ -136,7 +136,10 @@ class _Finder:
         return base
 
     def _is_atom(self, name: str) -> bool:
-        """Whether a function was proven that jumps in its parts, so that another proof had to prove that again."""
+        """Whether a value is a function with jumps in its parts that was proven to be continuous.
+
+        A program that contains it is proven with the function as one operator: else that would have to be proven again.
+        """
         operator = self.made[name].operator if name in self.made else None
         return isinstance(operator, Composite) and operator.plan.jumps and name not in self.open
 
@@ -147,9 +150,9 @@ class _Finder:
         *,
         atoms: bool = False,
     ) -> tuple[Written | None, dict[str, int]]:
-        """The operators between two values, and the numbers of values; None for too many.
+        """Return the operators between values, and the numbers of the values; None if there are too many.
 
-        ``atoms``: functions that jump in their parts, and were proven to be continuous, are one operator each.
+        ``atoms``: whether functions with jumps in their parts that were proven to be continuous are one operator each.
         """
         numbers = {base: 0}
         program: list[tuple[Operator, tuple[int, ...]]] = []
@@ -159,11 +162,11 @@ class _Finder:
             node = self.graph.by_name[name]
             if atoms and self._is_atom(name) and base in self.bases[self.made[name].inputs[0]]:
                 node = self.made[name]
-            missing = [each for each in node.inputs if each not in numbers]
+            missing = [source for source in node.inputs if source not in numbers]
             if name in numbers or not missing:
                 waiting.pop()
                 if name not in numbers:
-                    program.append((node.operator, tuple(numbers[each] for each in node.inputs)))
+                    program.append((node.operator, tuple(numbers[source] for source in node.inputs)))
                     numbers[name] = len(program)
             elif len(program) + len(waiting) > 2 * LONGEST:
                 return None, numbers
@@ -173,9 +176,12 @@ class _Finder:
 
     # -- several side by side -------------------------------------------------------------------------------------
     def _side_by_side(self, node: Node, concat: Concat) -> Node:
+        """Return functions of one value that are joined along an axis as one operator, if its slopes are proven."""
         common = self._common(node.inputs)
         nodes = self.graph.by_name
-        if not common or node.shape is None or any(nodes[name].shape != nodes[common[0]].shape for name in node.inputs):
+        if not common or node.shape is None:
+            return node
+        if any(nodes[name].shape != nodes[common[0]].shape for name in node.inputs):
             return node
         base = self._further(common[0])
         program, numbers = self._program(node.inputs, base)

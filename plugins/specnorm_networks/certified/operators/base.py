@@ -1,7 +1,7 @@
-"""What an operator is: what it computes in float64, and what is known of it.
+"""The base classes of operators: what an operator computes in float64, and what it states about that.
 
-By default the methods of `Operator` claim nothing, so that an operator of which nothing is known gives no bound rather
-than a guess. What they promise is said here once, for the classes that override them.
+By default the methods of `Operator` claim nothing: an operator that states nothing has no bound, rather than a guess.
+Their promises are written here once, for the classes that override them.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.shapes import Shape
 
 FloatArray: TypeAlias = NDArray[Any]
-"""float64."""
+"""Array of float64."""
 Ends: TypeAlias = tuple[FloatArray, FloatArray]
-"""Smallest and largest of something, entry by entry."""
-Offset: TypeAlias = Callable[[], Ends]
-"""Gives constants that broadcast against a value, and by how much each may be off."""
+"""Lower and upper ends, entry by entry."""
+Offset: TypeAlias = Callable[[], tuple[FloatArray, FloatArray]]
+"""Returns constants that broadcast against a value, and the error of each."""
 Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
-"""Slope, middle and half."""
+"""Slope, middle and half of a strip: ``|f(v) - slope v - middle| <= half``."""
 Sizes: TypeAlias = tuple[int, ...]
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
+"""Maps one array (copies, *shape) for each input to one array (copies, *shape of the value)."""
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
-"""Arrays (copies, *shape of the value) -> one (copies, *shape) for each input."""
+"""Maps one array (copies, *shape of the value) to one array (copies, *shape) for each input."""
 Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
 """Operators, and the numbers of the values that each takes: inputs from 0 on, then those of the operators before."""
 UNDERFLOW = 2.0**-1000
 """More than underflow takes from an entry."""
 AT_ONCE = 2**23
-"""Entries of what is gathered for some copies of a value together."""
+"""Largest number of entries of the matrix of a linear map."""
 TABLE = 2**20
-"""Most entries of a value whose places are looked up one by one."""
+"""Largest number of entries of a value of which a table says where each came from."""
 
 
 def times_up(*factors: FloatArray) -> FloatArray:
-    """As `host.mul_up`, of arrays that are broadcast, none of them NaN; 0 times infinity is 0."""
+    """Return the product of broadcast arrays without NaN, rounded up as `host.mul_up`; 0 times infinity is 0."""
     product: FloatArray = np.ones(())
     for factor in factors:
         with np.errstate(invalid="ignore", over="ignore"):
@@ -54,7 +55,7 @@ def times_up(*factors: FloatArray) -> FloatArray:
 
 
 def plus_up(*terms: FloatArray) -> FloatArray:
-    """As `host.add_up`, of arrays that are broadcast."""
+    """Return the sum of broadcast arrays, rounded up as `host.add_up`."""
     total: FloatArray = np.zeros(())
     for term in terms:
         with np.errstate(over="ignore"):
@@ -64,7 +65,7 @@ def plus_up(*terms: FloatArray) -> FloatArray:
 
 
 def flattened(x: FloatArray) -> FloatArray:
-    """Each copy's entries along one axis."""
+    """Return an array with all entries of each copy along one axis."""
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
@@ -78,55 +79,57 @@ class NotRunError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where an operator stands in a network: shapes of its inputs and of its value, None where they are not known."""
+    """The place of an operator in a network: shapes of its inputs and of its value, None if unknown."""
 
     before: tuple[Shape | None, ...]
     after: Shape | None = None
     ranges: Callable[[], tuple[Interval | None, ...]] = tuple
-    """Gives for each input where its entries lie, or None; an empty tuple: nothing is known of any."""
+    """Returns the range of each input, or None; an empty tuple: no range is known."""
     boxed: bool = False
-    """Whether the network's inputs are known to lie in a region, so that ranges say more than nothing."""
+    """Whether the network's inputs are known to lie in a region: only then ranges are of use."""
 
     @classmethod
     def of(cls, *values: FloatArray) -> Place:
-        """Shapes of given inputs."""
+        """Return the place of an operator on some inputs."""
         return cls(tuple(value.shape for value in values))
 
     def sizes(self) -> list[tuple[int, ...]] | None:
-        """Shapes of the inputs; None unless all sizes of all are known."""
-        known = [shape for shape in self.before if shape is not None]
-        return known if len(known) == len(self.before) else None
+        """Return the shapes of the inputs; None unless all sizes of all inputs are known."""
+        shapes = [shape for shape in self.before if shape is not None]
+        return shapes if len(shapes) == len(self.before) else None
 
     def shortened(self, axes: frozenset[int]) -> Place:
-        """The same where some axes have size 1."""
-        cut = [
-            None if shape is None else tuple(1 if axis in axes else n for axis, n in enumerate(shape))
-            for shape in (*self.before, self.after)
-        ]
-        return Place(tuple(cut[:-1]), cut[-1])
+        """Return the same place with size 1 along some axes."""
+        return Place(tuple(_shortened(shape, axes) for shape in self.before), _shortened(self.after, axes))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the value may have a shape: it is the one that is known, or none is."""
+        """Whether the value may have a shape: the known one, or any if it is unknown."""
         return self.after in (None, shape)
+
+
+def _shortened(shape: Shape | None, axes: frozenset[int]) -> Shape | None:
+    if shape is None:
+        return None
+    return tuple(1 if axis in axes else n for axis, n in enumerate(shape))
 
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """The linear part of an operator at known sizes; what is added to it is `offset`."""
+    """An affine operator at known sizes: its linear part A, and the constants b that it adds (`offset`)."""
 
     apply: Apply
-    """Arrays of shape (copies, *shape), one for each input -> array of shape (copies, *shape of the value)."""
+    """Computes A x."""
     absolute: Apply
-    """The same with absolute values of the coefficients."""
+    """Computes |A| x, with the absolute values of the coefficients."""
     roundings: int
     """``|computed A x - A x| <= gamma(roundings) |A| |x|``."""
     rows: FloatArray | None = None
-    """Upper bounds of the 2-norms of the rows, broadcasting against the value's shape; None: not known."""
+    """Upper bounds of the 2-norms of A's rows, broadcasting against the value's shape; None: unknown."""
     offset: Offset | None = None
     shape: Sizes | None = None
-    """Of the value; None: that of `apply`'s."""
+    """Shape of the value; None: the one that `apply` returns."""
     adjoint: Adjoint | None = None
-    """None: `with_adjoint` finds it."""
+    """Computes A^T y; None: `with_adjoint` makes one."""
     backward: int = 0
     """Roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
     moves: bool = False
@@ -134,13 +137,14 @@ class LinearMap:
 
     @classmethod
     def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
-        """The map whose values are entries of the inputs, or 0: exact."""
+        """Return a map whose values are entries of the inputs, or 0: it is exact."""
         return cls(apply, apply, 0, np.ones(()), offset, moves=True)
 
     def with_adjoint(self, before: Sequence[Sizes]) -> LinearMap:
-        """With an adjoint, for inputs of some shapes: where none is stated, by the places of entries, or by the matrix.
+        """Return the map with an adjoint, for inputs of some shapes.
 
-        `NoBoundError` if that matrix has too many entries.
+        If none is stated, it is made from the places of the entries that move, or from the matrix. `NoBoundError` if
+        that has too many entries.
         """
         if self.adjoint is not None:
             return self
@@ -153,42 +157,50 @@ class LinearMap:
             pairs = zip(ends, ends[1:], before, strict=False)
             return [x[:, a:b].reshape(len(x), *shape) for a, b, shape in pairs]
 
-        found = flattened(self.apply(split(np.arange(1.0, count + 1)[None] if self.moves else np.eye(count))))
         if not self.moves:
-            n = found.shape[1] + self.roundings + 2
-            return dataclasses.replace(self, adjoint=lambda y: split(flattened(y) @ found.T), backward=n)
-        # The number, from 1 on, of the entry that each of the value's is; 0: none.
-        used = np.flatnonzero(found[0])
-        places = found[0, used].astype(np.intp) - 1
+            matrix = flattened(self.apply(split(np.eye(count)))).T
+            roundings = len(matrix) + self.roundings + 2
+            return dataclasses.replace(self, adjoint=lambda y: split(flattened(y) @ matrix), backward=roundings)
+        # For each entry of the value the number, from 1 on, of the input's entry that it is; 0: it is 0.
+        (numbers,) = flattened(self.apply(split(np.arange(1.0, count + 1)[None])))
+        used = np.flatnonzero(numbers)
+        places = numbers[used].astype(np.intp) - 1
 
         def gather(y: FloatArray) -> list[FloatArray]:
             rows = [np.bincount(places, row, count) for row in flattened(y)[:, used]]
             return split(np.array(rows).reshape(len(y), count))
 
-        return dataclasses.replace(self, adjoint=gather, backward=max(int(np.bincount(places).max(initial=1)) - 1, 0))
+        most_copies = int(np.bincount(places).max(initial=1))
+        return dataclasses.replace(self, adjoint=gather, backward=max(most_copies - 1, 0))
 
     def back(self, y: FloatArray) -> list[FloatArray]:
-        """The adjoint's values; it is known."""
+        """Return A^T y for each input; the adjoint has to be known."""
         assert self.adjoint is not None
         return self.adjoint(y)
 
-    def lost(self, sizes: Sequence[FloatArray], roundings: int | None = None) -> FloatArray:
-        """What rounding changes at most in `apply`, for inputs whose absolute values are at most ``sizes``.
+    def rounding_error(self, sizes: Sequence[FloatArray], roundings: int | None = None) -> FloatArray:
+        """Bound the rounding error of `apply`, for inputs whose absolute values are at most ``sizes``.
 
-        ``roundings``: as many, such as of the adjoint: then as much of the product of a row with the value.
+        ``roundings``: their number, if it is another one. With that of the adjoint it is the error of the product of a
+        row with the value.
         """
         n = self.roundings if roundings is None else roundings
-        found = self.absolute(sizes)
-        return host.inflate(found * ((n + 4) * 2.0**-52), 2 * n + 8) + UNDERFLOW if n else np.zeros(found.shape)
+        magnitude = self.absolute(sizes)
+        if not n:
+            return np.zeros(magnitude.shape)
+        return host.inflate(magnitude * ((n + 4) * 2.0**-52), 2 * n + 8) + UNDERFLOW
 
     def magnitude(self, sizes: Sequence[FloatArray]) -> FloatArray:
-        """``|A| |x| + |b|`` from above, for inputs whose absolute values are at most ``sizes``."""
-        found = host.inflate(self.absolute([size[None] for size in sizes])[0], self.roundings + 4) + UNDERFLOW
-        return np.asarray(host.next_up(found if self.offset is None else host.next_up(found + abs(self.offset()[0]))))
+        """Return ``|A| |x| + |b|``, rounded up, for inputs whose absolute values are at most ``sizes``."""
+        total = host.inflate(self.absolute([size[None] for size in sizes])[0], self.roundings + 4) + UNDERFLOW
+        if self.offset is not None:
+            added, _ = self.offset()
+            total = host.next_up(total + abs(added))
+        return np.asarray(host.next_up(total))
 
-    def image(self, known: Sequence[Interval]) -> Interval:
-        """Where the value lies while the inputs lie in intervals; roundings are counted."""
-        ends = [each.middle() for each in known]
+    def image(self, inputs: Sequence[Interval]) -> Interval:
+        """Return an interval of the value for intervals of the inputs; roundings are counted."""
+        ends = [one.middle() for one in inputs]
         bounded = [np.isfinite(half) for _, half in ends]
         halves = [np.where(ok, half, 0.0)[None] for ok, (_, half) in zip(bounded, ends, strict=True)]
         middles = [middle[None] for middle, _ in ends]
@@ -196,14 +208,14 @@ class LinearMap:
         sizes = [host.next_up(abs(middle) + half) for middle, half in zip(middles, halves, strict=True)]
         spread = self.absolute(halves)[0]
         if self.roundings:
-            spread = host.inflate(spread + self.lost(sizes)[0], 2 * self.roundings + 8)
+            spread = host.inflate(spread + self.rounding_error(sizes)[0], 2 * self.roundings + 8)
         if not all(ok.all() for ok in bounded):
             open_ended = self.absolute([np.where(ok, 0.0, 1.0)[None] for ok in bounded])[0] > 0
             spread = np.where(open_ended, math.inf, spread)
         if self.offset is not None:
-            added, off = (np.asarray(each, dtype=np.float64) for each in self.offset())
+            added, error = (np.asarray(part, dtype=np.float64) for part in self.offset())
             centre = centre + added
-            spread = host.inflate(spread + off + abs(centre) * 2.0**-52, 4)
+            spread = host.inflate(spread + error + abs(centre) * 2.0**-52, 4)
         unknown = ~np.isfinite(centre) | np.isnan(spread)
         return around(np.where(unknown, 0.0, centre), np.where(unknown, math.inf, spread))
 
@@ -218,9 +230,9 @@ class Operator:
     """
 
     rule: ClassVar[str] = "unknown"
-    """Which rule gives its constant, as tables and JSON name it."""
+    """Name of the rule that gives its constant, in tables and JSON."""
     lipschitz_constant: ClassVar[float | None] = None
-    """`lipschitz`, where it is the same for all shapes and fields."""
+    """The constant, if it is the same for all shapes and fields."""
     rises: ClassVar[bool] = False
     """Whether each entry of the value rises with the entries of the inputs, computed without rounding."""
     keeps_channels: ClassVar[bool] = False
@@ -230,31 +242,31 @@ class Operator:
         dataclass(frozen=True, eq=False)(cls)
 
     def run(self, *values: FloatArray) -> FloatArray:
-        """Value for float64 inputs; `NotRunError` where it cannot be computed."""
+        """Return the value for float64 inputs; `NotRunError` if it cannot be computed."""
         raise NotRunError(f"{type(self).__name__} is not executed here")
 
     def lipschitz(self, place: Place) -> float:
-        """Lipschitz constant of an operator with one input that moves, rounded up; `NoBoundError` if none is known."""
+        """Return the constant of an operator with one moving input, rounded up; `NoBoundError` if none is known."""
         if self.lipschitz_constant is not None:
             return self.lipschitz_constant
         raise NoBoundError("this operator has no Lipschitz constant that is known here")
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """Lipschitz constant of the value from those of the inputs, which are 0 of constants; as `lipschitz`."""
+        """Return the constant of the value from those of the inputs (0 for constants); otherwise as `lipschitz`."""
         if len(bounds) != 1:
             raise NoBoundError("this operator of several values has no Lipschitz constant that is known here")
         return host.mul_up(self.lipschitz(place), bounds[0])
 
     def linear_map(self, place: Place) -> LinearMap | None:
-        """The operator as a linear map at known sizes; None where it is not linear, or they are not known."""
+        """Return the operator as a linear map at known sizes; None if it is not linear, or if they are unknown."""
         return None
 
     def alike(self, place: Place) -> frozenset[int]:
-        """Axes, of the inputs and of the value, along which the same happens at each place, from that place alone."""
+        """Return the axes along which each place of the value depends on that place of the inputs alone, all alike."""
         return frozenset()
 
     def shortened(self, axes: frozenset[int]) -> Operator:
-        """The same operator where some axes of `alike` have size 1."""
+        """Return the same operator for size 1 along some of the axes of `alike`."""
         return self
 
     def pulled(
@@ -263,29 +275,32 @@ class Operator:
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        """Weights w_i with ``sum w dy^2 <= sum_i sum w_i dx_i^2`` for each change of the inputs, entry by entry.
+        """Return weights w_i with ``sum w dy^2 <= sum_i sum w_i dx_i^2`` for each change of the inputs.
 
         Parameters
         ----------
         weights : array
-            w, with the value's axes, of their sizes or 1.
+            w, with the value's axes, each of its size or of size 1.
         shares : sequence of array
-            Of each input: about how far its entries move, 0 where they do not; likewise.
+            For each input, with its axes: roughly how far its entries move, 0 where they do not.
 
         Returns
         -------
         list of array, or None
-            Rounded up, likewise with the inputs' axes; None: no more is known than `combine` says of all entries.
+            Weights with the inputs' axes, rounded up. None: the operator states no more than `combine`.
         """
         return None
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        """Where the value's entries lie; None for linear maps, and where nothing is known. A pair of arrays will do."""
+        """Return the interval of the value for intervals of the inputs; None for linear maps, or if it is unknown.
+
+        Classes that override it may return a pair of arrays.
+        """
         if not self.rises:
             return None
         try:
-            low = self.run(*(each.low for each in ranges))
-            high = self.run(*(each.high for each in ranges))
+            low = self.run(*(one.low for one in ranges))
+            high = self.run(*(one.high for one in ranges))
         except NotRunError:
             return None
         return enclosing((low, high)) if place.fits(low.shape) else None
@@ -296,7 +311,7 @@ class Operator:
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        """By how much another library's value may differ from ``result``, what `run` made of the inputs ``values``.
+        """Bound the difference of another library's value from ``result``, which `run` returned for ``values``.
 
         The other library computes with the unit roundoff ``unit``; our own rounding is counted besides.
         """
@@ -305,29 +320,29 @@ class Operator:
             return 0.0
         size = linear.absolute([abs(value)[None] for value in values])[0]
         if linear.offset is not None:
-            added, off = linear.offset()
-            size = size + abs(added) + off / unit
+            added, error = linear.offset()
+            size = size + abs(added) + error / unit
         # Sums in any order, products rounded or fused: gamma(n) of the terms' sizes; twice, for theirs and ours.
         allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest(unit)
         return allowed
 
     def written_out(self, before: Sequence[Sizes]) -> Program | None:
-        """The same by linear operators and functions of each entry, for inputs of some shapes; None: there is none."""
+        """Return the operator as linear operators and functions of each entry, for inputs of some shapes; or None."""
         return None
 
     def named(self) -> tuple[tuple[str, Any], ...]:
-        """Fields by name, for a digest."""
-        return tuple((each.name, getattr(self, each.name)) for each in dataclasses.fields(self))
+        """Return fields by name, for a digest."""
+        return tuple((one.name, getattr(self, one.name)) for one in dataclasses.fields(self))
 
 
 class Linear(Operator):
-    """An operator whose `linear_map` is all there is to it."""
+    """An operator that is defined by its `linear_map` alone."""
 
     moves: ClassVar[bool] = False
     """Whether each entry of the value is one of the inputs', or 0."""
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        """`linear_map` for inputs of some shapes, whatever the shape of the value is said to be."""
+        """Return the `linear_map` for inputs of some shapes, whatever the stated shape of the value is."""
         return None
 
     def linear_map(self, place: Place) -> LinearMap | None:
@@ -342,7 +357,10 @@ class Linear(Operator):
         return linear if place.fits(shape) else None
 
     def lipschitz(self, place: Place) -> float:
-        """Of what moves entries: columns are orthogonal, each with as many ones as its entry has copies."""
+        """Return the constant; if entries are moved, the root of the largest number of copies of one entry.
+
+        The columns of such a map are orthogonal, each with as many ones as its entry has copies.
+        """
         if self.lipschitz_constant is not None or not self.moves:
             return super().lipschitz(place)
         same = self.alike(place)
@@ -358,40 +376,44 @@ class Linear(Operator):
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        # Of what moves entries: each weight goes to where its entry came from. One entry stands for all that are alike.
+        # Where entries are moved, each weight goes to where its entry came from. Along axes that are alike, one entry
+        # stands for all.
         same = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
-        at = place.shortened(same)
-        befores = at.sizes()
-        after = at.after
+        short_place = place.shortened(same)
+        befores = short_place.sizes()
+        after = short_place.after
         if not self.moves or befores is None or after is None or max(map(math.prod, [*befores, after])) > TABLE:
             return None
-        linear = self.shortened(same).linear_map(at)
+        linear = self.shortened(same).linear_map(short_place)
         if linear is None:
             return None
         linear = linear.with_adjoint(befores)
-        total = [each[0] for each in linear.back(np.broadcast_to(weights, (1, *after)))]
-        return [host.inflate(each, linear.backward) for each in total] if linear.backward else total
+        totals = [total[0] for total in linear.back(np.broadcast_to(weights, (1, *after)))]
+        if not linear.backward:
+            return totals
+        return [host.inflate(total, linear.backward) for total in totals]
 
     def run(self, *values: FloatArray) -> FloatArray:
-        # By the linear map, so that what is compared with a model is what ranges are made with.
+        # By the linear map, so that the map from which ranges are made is the one that is compared with a model.
         linear = self.linear_map(Place.of(*values))
         if linear is None:
             raise NotRunError(f"{type(self).__name__} has no map of values of shapes {[v.shape for v in values]}")
-        found = linear.apply([value[None] for value in values])[0]
+        result = linear.apply([value[None] for value in values])[0]
         if linear.offset is not None:
-            found = found + linear.offset()[0]
-        return np.asarray(found)
+            added, _ = linear.offset()
+            result = result + added
+        return np.asarray(result)
 
 
 class Move(Linear):
-    """Each entry of the value is one entry of the input, none twice, or 0: `moved` says which."""
+    """An operator whose value consists of entries of the input, none twice, and zeros; `moved` returns it."""
 
     rule = "select"
     lipschitz_constant: ClassVar[float | None] = 1.0
     moves = True
 
     def moved(self, x: FloatArray) -> FloatArray:
-        """The value, for an array of any kind; `NotRunError`, ValueError or IndexError if that does not fit."""
+        """Return the value for an array of any type; `NotRunError`, ValueError or IndexError if that does not fit."""
         raise NotRunError(f"{type(self).__name__} moves nothing of shape {x.shape}")
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
@@ -406,16 +428,16 @@ class Move(Linear):
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """Smallest and largest slope of each entry of a function, proven where its inputs stay in some regions."""
+    """Smallest and largest slope of each entry of a function, proven on some regions of the network's inputs."""
 
     low: FloatArray
     high: FloatArray
     regions: frozenset[Region]
-    """All of which the inputs of the network lie in."""
+    """The slopes hold where the network's inputs lie in all of these regions."""
 
     @property
     def ends(self) -> Ends:
-        """Both arrays."""
+        """Smallest and largest slopes."""
         return self.low, self.high
 
 
@@ -424,58 +446,67 @@ class Pointwise(Operator):
 
     rule = "pointwise"
     near: Slopes | None = field(default=None, kw_only=True)
-    """Where its inputs stay in a range; None: anywhere. Set by `ranges.with_slopes_on` alone."""
+    """Slopes on a range of its inputs; None: the inputs are anywhere. Only `ranges.with_slopes_on` sets it."""
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The function."""
+        """Return the values of the function."""
         raise NotRunError(f"{type(self).__name__} is not executed here, on shape {x.shape}")
 
     def extent(self) -> tuple[float, float] | None:
-        """Smallest and largest slope of all, rounded outward: every difference quotient is between; None: none."""
+        """Return two numbers between which all difference quotients lie, rounded outward; None if there are none."""
         return None
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """Smallest and largest slope on intervals (ends may be infinite), rounded outward; None where none is known."""
+        """Return smallest and largest slopes on intervals (also infinite ones), rounded outward; None if unknown."""
         ends = self.extent()
         return None if ends is None else (np.full(low.shape, ends[0]), np.full(high.shape, ends[1]))
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Interval that the values on intervals lie in, rounded outward; infinite where none is known."""
+        """Return intervals of the values on intervals, rounded outward; infinite if unknown."""
         return np.full(low.shape, -np.inf), np.full(high.shape, np.inf)
 
     def affine(self, low: FloatArray, high: FloatArray) -> Line:
-        """Slope, middle and half with ``|f(v) - slope v - middle| <= half`` on intervals, rounded outward.
+        """Return slope, middle and half with ``|f(v) - slope v - middle| <= half`` on intervals, rounded outward.
 
-        The chord's slope s, or 0 where that is nearer. The function less the line has slopes between ``m - s`` and
-        ``M - s``: so on an interval of length w it is at most ``(M - s) (s - m) w / (M - m)`` beyond its values at both
-        ends. Where nothing is known: 0, 0 and infinity.
+        The slope is the chord's slope s, or 0 where that is nearer. The function less the line has slopes between
+        ``m - s`` and ``M - s``: so on an interval of length w it is at most ``(M - s) (s - m) w / (M - m)`` beyond its
+        values at both ends. If nothing is known, slope and middle are 0, and half is infinite.
         """
         finite = np.isfinite(low) & np.isfinite(high)
         low = np.where(finite, low, 0.0)
         high = np.where(finite, high, 0.0)
         slopes = self.slopes(low, high) or (np.full(low.shape, -math.inf), np.full(high.shape, math.inf))
         with np.errstate(all="ignore"):
-            first, last, whole = (enclosing(self.between(*ends)) for ends in ((low, low), (high, high), (low, high)))
-            slope = np.clip(np.nan_to_num((last.middle()[0] - first.middle()[0]) / (high - low)), *slopes)
-            least = host.next_up(slope - slopes[0])
-            most = host.next_up(slopes[1] - slope)
-            apart = host.inflate(least * (most / (least + most)) * (high - low), 8) + UNDERFLOW
-            ends = [each - point(end) * point(slope) for each, end in ((first, low), (last, high))]
-            down = np.minimum(*(each.low for each in ends)) - apart
-            up = np.maximum(*(each.high for each in ends)) + apart
+            value_at_low = enclosing(self.between(low, low))
+            value_at_high = enclosing(self.between(high, high))
+            values = enclosing(self.between(low, high))
+            chord = (value_at_high.middle()[0] - value_at_low.middle()[0]) / (high - low)
+            slope = np.clip(np.nan_to_num(chord), *slopes)
+            # m - s and M - s of the docstring, and how far the function may be beyond its values at both ends.
+            fall = host.next_up(slope - slopes[0])
+            rise = host.next_up(slopes[1] - slope)
+            excess = host.inflate(fall * (rise / (fall + rise)) * (high - low), 8) + UNDERFLOW
+            rest_at_low = value_at_low - point(low) * point(slope)
+            rest_at_high = value_at_high - point(high) * point(slope)
+            down = np.minimum(rest_at_low.low, rest_at_high.low) - excess
+            up = np.maximum(rest_at_low.high, rest_at_high.high) + excess
             middle = down / 2 + up / 2
             half = host.inflate(up / 2 - down / 2 + (abs(down) + abs(up)) * 2.0**-50, 8)
-        flat = whole.middle()
-        better = finite & np.isfinite(middle) & (half < flat[1])
-        half = np.where(better, half, np.where(finite, flat[1], math.inf))
-        return np.where(better, slope, 0.0), np.where(better, middle, np.where(finite, flat[0], 0.0)), half
+        # The strip of slope 0 around all values.
+        flat_middle, flat_half = values.middle()
+        is_nearer = finite & np.isfinite(middle) & (half < flat_half)
+        return (
+            np.where(is_nearer, slope, 0.0),
+            np.where(is_nearer, middle, np.where(finite, flat_middle, 0.0)),
+            np.where(is_nearer, half, np.where(finite, flat_half, math.inf)),
+        )
 
     def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Ends of the parts of intervals on which lines are near the function, ascending: shape (parts + 1, *shape)."""
+        """Return ends of parts of intervals on which lines are near the function, ascending: (parts + 1, *shape)."""
         shares = np.linspace(0.0, 1.0, 9).reshape(-1, *(1,) * low.ndim)
-        found = np.clip(low + shares * (high - low), low, high)
-        found[-1] = high
-        return np.asarray(found)
+        ends = np.clip(low + shares * (high - low), low, high)
+        ends[-1] = high
+        return np.asarray(ends)
 
     def rounding(
         self,
@@ -483,7 +514,7 @@ class Pointwise(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # What the elementary functions of libraries promise, and more.
+        # More than the errors that libraries promise for elementary functions.
         return 16 * unit * (abs(result) + abs(values[0]))
 
     def run(self, *values: FloatArray) -> FloatArray:
@@ -517,7 +548,7 @@ class Pointwise(Operator):
         return [times_up(weights, steepest, steepest)]
 
     def by_channel(self, axis: int, width: int) -> Ends | None:
-        """Smallest and largest slope in each channel, shape (width,)."""
+        """Return the smallest and largest slope in each channel, shape (width,); None if unknown."""
         if self.near is None:
             ends = self.extent()
             return None if ends is None else (np.full(width, ends[0]), np.full(width, ends[1]))
@@ -530,6 +561,7 @@ class Pointwise(Operator):
 
 
 def multiplied(constant: FloatArray, factor: float) -> Ends:
-    """A constant times a number, and by how much that may be off."""
-    found = constant * factor
-    return found, abs(found) * (0.0 if abs(factor) == 1 else 2.0**-50)
+    """Return a constant times a number, and the error of each entry."""
+    product = constant * factor
+    unit = 0.0 if abs(factor) == 1 else 2.0**-50
+    return product, abs(product) * unit

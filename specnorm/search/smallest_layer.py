@@ -1,0 +1,97 @@
+"""Both ends of the smallest singular value of a layer at its size whose borders cut taps off: by its own matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified.layer.own_matrix import LayerGram, has_fewer_rows, smallest_of_groups, smallest_quotients
+from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans, to_layer
+from specnorm.errors import GeometryError
+from specnorm.problem.layer_map import Convolution
+from specnorm.search.smallest import TUNING, SmallestBounds
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array
+    from specnorm.certified.bound import Lower, Upper
+    from specnorm.certified.matrices.block_tridiagonal import BlockPlan
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.search.result import Problem
+    from specnorm.types import ArrayOps
+
+ROWS = 2048
+"""Rows of a layer's own Gram matrix up to which it is taken: some seconds."""
+
+
+def own_plan(spec: ConvSpec) -> BlockPlan:
+    """How the smaller Gram matrix of one group of a layer at its size is formed, as one block.
+
+    Raises
+    ------
+    GeometryError
+        If it has too many rows.
+    """
+    single = of_one_group(spec)
+    plan = min((x for x in plans(single) if x.blocks == 1 and x.wide is has_fewer_rows(single)), key=lambda x: x.work)
+    if plan.size <= ROWS:
+        return plan
+    raise GeometryError(
+        f"the layer at input_shape={spec.input_shape} is no circular one (padding_mode={spec.padding_mode!r}, "
+        f"padding={spec.padding}): only its own matrix tells its smallest singular "
+        f"value, and that has {plan.size} rows; at most {ROWS} are affordable. Give a smaller input_shape, or "
+        'padding_mode="circular", whose values are known at every size; where no tap is cut off, leave input_shape out.'
+    )
+
+
+def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBounds, tuple[Array, Array, Array]]:
+    """Enclose the smallest singular value of a layer at its size by the Gram matrix of each of its groups.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of a kernel (1, *shape) in torch's order.
+
+    Returns
+    -------
+    bounds : SmallestBounds
+    witness : arrays, shapes (1, outputs), (1, inputs) and (1, *shape)
+        Unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
+    """
+    xp, kernel, groups = ops.xp, problem.kernel, problem.spec.groups
+    single, plan = of_one_group(problem.spec), own_plan(problem.spec)
+    parts = xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:]))
+    layers = [Convolution(parts[group : group + 1, ...], single, ops=ops) for group in range(groups)]
+    bounds = [_of_group(layer, plan, ops=ops) for layer in layers]
+    lower, upper = smallest_of_groups(problem.spec, [(x.lower, x.upper) for x in bounds])
+    group = int(np.argmin([x.upper.value for x in bounds]))
+    best, index = bounds[group], ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
+
+    def among_groups(x: Array) -> Array:
+        """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
+        return arrays.one_hot(x, index, groups, xp=xp)
+
+    gradient = layers[group].kernel_gradient(best.u, best.v)[:, 0, ...]
+    u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in (best.u, best.v))
+    largest = float(xp.max(xp.abs(kernel)))
+    is_zero = lower.value == 0 and not upper.value**2 > TUNING.resolved * largest**2
+    return SmallestBounds(lower, upper, None, is_zero=is_zero), (u, v, xp.reshape(among_groups(gradient), kernel.shape))
+
+
+class _GroupBounds(NamedTuple):
+    lower: Lower
+    upper: Upper
+    u: Array
+    v: Array
+
+
+def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> _GroupBounds:
+    """Bounds of one group's smallest singular value, and its vectors, an output and an input, shapes (1, 1, n)."""
+    gram, spec = LayerGram(layer, plan, ops=ops), layer.spec
+    values, vectors = ops.xp.linalg.eigh(gram.matrix.diagonal[0, 0, ...])
+    vector = to_layer(vectors[None, None, :, 0], spec, plan, xp=ops.xp)
+    (upper,), image = smallest_quotients(layer, vector, ops=ops)
+    (lower,) = gram.smallest_near(ops.to_numpy(values[:1]), float(values[-1]))
+    is_output = has_fewer_rows(spec) is not spec.transposed
+    return _GroupBounds(lower, upper, vector, image) if is_output else _GroupBounds(lower, upper, image, vector)

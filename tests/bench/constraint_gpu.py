@@ -1,0 +1,91 @@
+"""What the constraint costs on a CUDA device: a weight, and a training step of ResNet-20, beside torch's own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import facts
+from bench.constraint_cost import BATCH, CHANNELS, resnet20, told, weight_step
+from bench.facts import Row
+from bench.loops import Constrain, descend
+from bench.ways import WAYS
+
+METHODS = "torch", "default"
+WARM = 24
+"""Runs that are not counted: kernels are loaded, and steps recorded, in them."""
+REPEATS = 40
+
+
+def write(out: Path | None) -> None:
+    """Print lines of JSON, and write them where a file is named."""
+    if not torch.cuda.is_available():
+        raise SystemExit("constraint-gpu needs a CUDA device that torch sees; there is none here.")
+    lines: list[Row] = []
+    said = facts.about("torch", "numpy") | {"clock": "wall", "threads": 1, "gpu": torch.cuda.get_device_name()}
+    for row in rows():
+        lines.append({**said, **row})
+        print(json.dumps(lines[-1]), flush=True)
+        if out:
+            facts.write(out, lines)
+
+
+def rows() -> Iterator[Row]:
+    for channels in CHANNELS:
+        yield from of_a_weight(channels)
+    yield from of_a_step()
+
+
+def of_a_weight(channels: int) -> Iterator[Row]:
+    """Time a weight of 3x3 taps in training, forward and backward."""
+    direction = torch.randn(channels, channels, 3, 3, device="cuda")
+    runs: dict[str, Callable[[], Any]] = {}
+    more: dict[str, Row] = {}
+    for name in METHODS:
+        torch.manual_seed(0)
+        layer = WAYS[name](nn.Conv2d(channels, channels, 3, padding=1).cuda())
+        runs[name] = weight_step(layer, direction)
+        before = torch.cuda.memory_allocated()
+        for _ in range(WARM):
+            runs[name]()
+        kept = torch.cuda.memory_allocated() - before
+        more[name] = {"channels": channels, "kept_bytes": kept, "kernel_bytes": 4 * direction.numel()}
+    yield from told("weight", "torch", waited_for(runs), more)
+
+
+def of_a_step() -> Iterator[Row]:
+    """Time a training step of ResNet-20 for images of 32x32, plain and with every layer constrained."""
+    images = torch.randn(BATCH, 3, 32, 32, device="cuda")
+    labels = torch.randint(10, (BATCH,), device="cuda")
+    constraints: dict[str, Constrain] = {"plain": lambda layer: layer, **{name: WAYS[name] for name in METHODS}}
+    runs = {name: network_step(constrain, images, labels) for name, constrain in constraints.items()}
+    more: dict[str, Row] = {name: {"batch": BATCH} for name in runs}
+    yield from told("step", "plain", waited_for(runs), more)
+
+
+def network_step(constrain: Constrain, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    torch.manual_seed(0)
+    model = resnet20(lambda layer: constrain(layer.cuda())).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    return lambda: descend(optimizer, F.cross_entropy(model(images), labels))
+
+
+def waited_for(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Return seconds of each run in turn, to the end of what it asked of the device."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for j in range(WARM + REPEATS):
+        for name, run in runs.items():
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+            run()
+            torch.cuda.synchronize()
+            if j >= WARM:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
