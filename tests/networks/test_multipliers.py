@@ -18,7 +18,8 @@ from checks import present
 from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
 from specnorm_networks import Multipliers, Product, Scaled
 from specnorm_networks.certified import links, runs, segments
-from specnorm_networks.descent.stages import top_eigenvector
+from specnorm_networks.descent import gradient
+from specnorm_networks.descent.stages import Stage, top_eigenvector
 from specnorm_networks.tools import Measure, bound
 
 MEASURE = Measure(1e-4)
@@ -264,3 +265,44 @@ def test_the_largest_eigenvalue_of_a_wide_matrix() -> None:
         value, vector = top_eigenvector((turn * values) @ turn.T, rng.standard_normal(300))
         assert abs(value - values.max()) < 1e-5
         assert np.linalg.norm((turn * values) @ (turn.T @ vector) - value * vector) < 2e-5
+
+
+# -- the last link of a part -------------------------------------------------------------------------------------------
+def two_stages(count: int, widths: tuple[int, int, int]) -> list[Stage]:
+    """Two links at some frequencies, slopes in [0, 1] between them."""
+    rng = np.random.default_rng(0)
+    first, middle, last = widths
+    angles: Any = rng.uniform(-np.pi, np.pi, (count, 1))
+
+    def symbols(m: int, p: int) -> Any:
+        return rng.standard_normal((count, m, p)) + 1j * rng.standard_normal((count, m, p))
+
+    def stage(m: int, p: int, starts: bool, cut: bool) -> Stage:
+        centre, leaf = np.full(m, 1.0 if cut else 0.5), np.zeros(m)
+        return Stage(symbols(m, p), starts, cut, centre, leaf, np.arange(p), np.arange(0), 1, angles)
+
+    return [stage(middle, first, True, False), stage(last, middle, False, True)]
+
+
+@pytest.mark.parametrize("widths", [(4, 6, 9), (5, 12, 12), (3, 9, 5)])
+def test_a_norm_by_the_inverse_is_that_of_the_matrix(monkeypatch: pytest.MonkeyPatch, widths: Any) -> None:
+    """Values, gradients and vectors, whichever takes fewer multiplications; it is what most of a search's time was."""
+    rng = np.random.default_rng(1)
+    point = np.concatenate([0.3 * rng.standard_normal(widths[1]), [0.4]])
+    found = []
+    for by_inverse in (False, True):
+        monkeypatch.setattr(gradient, "_is_norm_alone", lambda stage, chosen=by_inverse: chosen and stage.cut)
+        run = two_stages(7, widths)
+        value, logs, logits = gradient.value_and_gradient(run, point)
+        found.append(np.concatenate([[value], *logs, logits]))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-9)
+    run, step, direction = two_stages(7, widths), 1e-5, rng.standard_normal(len(point))
+    ends = [gradient.value_alone(run, point + sign * step * direction)[0] for sign in (1, -1)]
+    assert found[1][1:] @ direction == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
+
+
+def test_the_inverse_is_taken_where_it_costs_less() -> None:
+    first, last = two_stages(2, (4, 6, 9))
+    assert not gradient._is_norm_alone(first)
+    assert gradient._is_norm_alone(last)
+    assert not gradient._is_norm_alone(two_stages(2, (4, 60, 2))[1])
