@@ -61,7 +61,7 @@ ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2", 
 ZOO_NEEDS = (
     "einops", "huggingface_hub", "pillow", "pyyaml", "regex", "safetensors", "tokenizers>=0.23.1,<0.24", "tqdm", "typer"
 )  # fmt: skip
-"""What those import, besides torch and torchvision."""
+"""What those import, besides torch and torchvision: CI asks some of their models and layers, the session `zoo` all."""
 KERAS = "keras>=3.5"
 """Whose layers the front door takes; it computes with any of the libraries here."""
 PYLOPS = "pylops>=2.3"
@@ -134,8 +134,9 @@ def lint(session: nox.Session) -> None:
 def environment(session: nox.Session) -> None:
     """What the sessions of tests share: every framework, installed once."""
     everything = ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]"
-    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, PYLOPS, *JAX_LIBRARIES)
+    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, PYLOPS, *JAX_LIBRARIES, *ZOO_NEEDS)
     prepare(session, STRANGER, "mypy>=1.15", "nox", *TEST_TOOLS)
+    prepare(session, "--no-deps", *ZOO)  # what these require would bring another build of torch
 
 
 in_shared_environment = nox.session(venv_backend="none", requires=["environment"])
@@ -222,19 +223,10 @@ def operators(session: nox.Session) -> None:
         list(pool.map(compositions, range(CORES)))
 
 
-@nox.session(python=PYTHON, default=False, tags=["nightly"])
+@nightly
 def zoo(session: nox.Session) -> None:
-    """Models of transformers and timm, layers of orthogonium and torchlip: a bound, or what has none; a tutorial."""
-    prepare(session, "-e", ".[cli,torch,networks]", *TEST_TOOLS, *ZOO_NEEDS)
-    # Without what they require: it would bring another build of torch.
-    session.install("-q", "--no-deps", *ZOO)
-    session.run(
-        "pytest",
-        "--no-header",
-        "-s",
-        "tests/networks/zoo",
-        env={"SPECNORM_ZOO": "1", "SPECNORM_TEST_BACKENDS": "torch", "HF_HUB_OFFLINE": "1"},
-    )
+    """Nightly: all models of transformers and timm, layers of orthogonium and torchlip, and the table of a tutorial."""
+    pytest(session, "-s", "tests/networks/zoo", backends="torch", SPECNORM_NIGHTLY="1")
 
 
 @nox.session(python=PYTHON, requires=["environment"])

@@ -236,7 +236,11 @@ def gram_smaller(a: Array, *, xp: Namespace) -> Array:
 
 
 def applied(
-    body: Callable[[tuple[Array, ...]], tuple[Array, ...]], wanted: Any, state: tuple[Array, ...], *, ops: ArrayOps
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    wanted: Any,
+    state: tuple[Array, ...],
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, ...]:
     """Apply ``body`` to a state where a condition holds, a Python bool or a 0-d array where a loop compiles."""
 
@@ -249,7 +253,11 @@ def applied(
 
 
 def repeated(
-    body: Callable[[tuple[Array, ...]], tuple[Array, ...]], count: Any, state: tuple[Array, ...], *, ops: ArrayOps
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    count: Any,
+    state: tuple[Array, ...],
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, ...]:
     """Apply ``body`` to a state so many times. Where a loop compiles, the body is compiled once.
 

@@ -68,6 +68,11 @@ class Lib:
         return ("float32", "float64") if self.has_float64 else ("float32",)
 
     @property
+    def keeps_subnormals(self) -> bool:
+        """False for those that take subnormal numbers for zero (docs/guarantees.md)."""
+        return self.name not in ("jax", "jax32", "cupy")
+
+    @property
     def compiles(self) -> bool:
         """Whether every new shape costs a compilation, so that tests should use few."""
         return self.backend.static_shapes

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 from processes import ran
-from test_docs import ROOT, blocks, name_of, pages, same
+from test_docs import NOTEBOOKS, ROOT, blocks, name_of, pages, same
 
 DOCS = ROOT / "docs"
 SCRIPTS = sorted((DOCS / "gallery").glob("*.py"))
@@ -77,4 +79,25 @@ def test_no_code_is_wider_than_its_column() -> None:
         for line in code(block, language)
         if len(line) > WIDTH
     ]
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        wide += [f"{path.name}: {line}" for line in source.splitlines() if len(line) > WIDTH]
     assert not wide
+
+
+def test_pages_quote_what_the_constraint_was_measured_to_do() -> None:
+    worst: dict[str, list[float]] = {"default": [], "torch": []}
+    for line in (DOCS / "benchmarks" / "constraint.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        if run["method"] in worst:
+            worst[run["method"]].append(run["worst"])
+    excess = f"{math.ceil(1000 * (max(worst['default']) - 1)) / 10:.1f} %"
+    smallest, largest = f"{min(worst['torch']):.1f}", f"{max(worst['torch']):.1f}"
+    first_page = (DOCS / "index.md").read_text(encoding="utf-8")
+    measured = (DOCS / "benchmarks" / "index.md").read_text(encoding="utf-8")
+    assert f"within {excess}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"within {excess}" in first_page
+    assert f"between {smallest} and {largest}" in " ".join(first_page.split())
+    assert f"at most {excess}" in measured
+    assert f"norms of {smallest} to {largest}" in " ".join(measured.split())

@@ -123,7 +123,7 @@ def sizes(_: click.Context, __: click.Parameter, given: Sequence[tuple[str, Any]
         return dict(given)
     if len(given) > 1:
         raise click.BadParameter("it is given twice; give several inputs by name, as NAME=NxM.")
-    ((_, numbers),) = given
+    ((_name, numbers),) = given
     return numbers[0] if len(numbers) == 1 else numbers
 
 

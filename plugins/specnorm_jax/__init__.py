@@ -80,8 +80,9 @@ class JaxBackend(Backend):
     @contextlib.contextmanager
     def precise(self, x: Array) -> Iterator[None]:
         """Full matrix-product precision (GPUs and TPUs default to less), and dtypes and ranks promoted as usual."""
-        promoted = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
-        with jax.default_matmul_precision("highest"), promoted[0], promoted[1]:
+        dtypes = jax.numpy_dtype_promotion("standard")
+        ranks = jax.numpy_rank_promotion("allow")
+        with jax.default_matmul_precision("highest"), dtypes, ranks:
             yield
 
     def loop(
@@ -112,7 +113,8 @@ class JaxBackend(Backend):
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy to a device; without 64-bit values enabled, JAX makes float64 float32."""
-        return jnp.asarray(x, device=next((d for d in jax.devices() if str(d) == device), None))
+        devices = {str(one): one for one in jax.devices()}
+        return jnp.asarray(x, device=devices.get(str(device)))
 
     def to_numpy(self, x: Array) -> np.ndarray:
         return np.asarray(x)
@@ -125,27 +127,28 @@ class JaxBackend(Backend):
 
     def apply(self, program: Program, kernels: Array) -> Ran:
         """Run compiled (or, for a proof, on the host), with the pullback registered."""
-        seen = _Seen()
-        value, stats = _apply(program, seen, kernels)
-        return Ran(value, stats, (), seen.claims, seen.values)
+        record = _Record()
+        value, stats = _apply(program, record, kernels)
+        return Ran(value, stats, (), record.claims, record.has_values)
 
     def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
         """Run compiled: operation by operation, JAX would take many times longer."""
         if _by_value(program, kernel):
             return super().value_and_grad(program, kernel)
         _check(program, kernel)
-        found: tuple[Array, Array] = _compiled_gradient(program, kernel)
-        return found
+        value_and_gradient: tuple[Array, Array] = _compiled_gradient(program, kernel)
+        return value_and_gradient
 
     def init(self, program: SteppedProgram, kernels: Array) -> tuple[Array, ...]:
-        """Run in NumPy where values are known: once a run, so that compiling would take longer than computing."""
+        """Run in NumPy where values are known: compiling takes longer than computing once."""
         if self.is_traced(kernels) or not kernels.is_fully_addressable:
             _check(program, kernels)
             traced: tuple[Array, ...] = _compiled_init(program, self.detach(kernels))
             return traced
-        found = program.init(self.to_numpy(kernels), backend=self.host())
+        state = program.init(self.to_numpy(kernels), backend=self.host())
+        device = self.device(kernels)
         # ``jnp.asarray`` would compile a conversion for each shape.
-        return tuple(jax.device_put(x, self.device(kernels)) for x in found)
+        return tuple(jax.device_put(x, device) for x in state)
 
     def step(
         self,
@@ -155,10 +158,10 @@ class JaxBackend(Backend):
         sweeps: int,
     ) -> tuple[Array, tuple[Array, ...]]:
         """Run compiled."""
-        still = tuple(self.detach(x) for x in state)
-        value, gradient, after = _compiled_step(program, sweeps, self.detach(kernels), still)
-        after = tuple(self.detach(x) for x in after)
-        return _attached(self.first_order(kernels), self.detach(value), self.detach(gradient)), after
+        detached = tuple(self.detach(x) for x in state)
+        value, gradient, after = _compiled_step(program, sweeps, self.detach(kernels), detached)
+        attached = _attached(self.first_order(kernels), self.detach(value), self.detach(gradient))
+        return attached, tuple(self.detach(x) for x in after)
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
         return _underivable(reason, value, x)
@@ -208,55 +211,61 @@ def _compiled_step(
 
 
 def _check(program: Program, kernels: Array) -> None:
-    """Refuse non-finite values; they are not known any more inside the compiled functions."""
+    """Refuse values that are not finite, before the compiled functions, which see no values."""
     if not BACKEND.is_traced(kernels):
         check_values(kernels, program.shape, backend=BACKEND)
 
 
-class _Seen:
-    """Filled in by `_apply`: if values were known, and claims. Under ``grad`` outside jit only its inside knows."""
+class _Record:
+    """What `_apply` learns besides its answer: whether the kernels had values, and the claims.
 
-    values = False
+    Under ``grad`` outside of ``jit`` the caller has tracers, and only the inside of `_apply` has values.
+    """
+
+    has_values = False
     claims: Any = None
 
 
 def _by_value(program: Program, kernels: Array) -> bool:
+    """Return whether a program runs in NumPy, as proofs do."""
     return program.execution(kernels, backend=BACKEND).in_numpy
 
 
 def _run(
     program: Program,
-    seen: _Seen,
+    record: _Record,
     kernels: Array,
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-    seen.values = not BACKEND.is_traced(kernels)
+    """Return a program's value, its statistics, and what its pullback needs."""
+    record.has_values = not BACKEND.is_traced(kernels)
     if _by_value(program, kernels):
         ran = program.forward(kernels, backend=BACKEND)
-        seen.claims = ran.claims
+        record.claims = ran.claims
         return ran.value, ran.stats, ran.residuals
     _check(program, kernels)
-    found: tuple[Array, tuple[Array, ...], tuple[Array, ...]] = _compiled(program, kernels)
-    return found
+    compiled: tuple[Array, tuple[Array, ...], tuple[Array, ...]] = _compiled(program, kernels)
+    return compiled
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _apply(program: Program, seen: _Seen, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
-    value, stats, _ = _run(program, seen, kernels)
+def _apply(program: Program, record: _Record, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+    value, stats, _ = _run(program, record, kernels)
     return value, stats
 
 
-def _apply_fwd(program: Program, seen: _Seen, kernels: Array) -> tuple[Any, Any]:
-    value, stats, residuals = _run(program, seen, kernels)
+def _apply_fwd(program: Program, record: _Record, kernels: Array) -> tuple[Any, Any]:
+    value, stats, residuals = _run(program, record, kernels)
     return (value, stats), residuals
 
 
 def _apply_bwd(
     program: Program,
-    _seen: _Seen,
+    _record: _Record,
     residuals: tuple[Array, ...],
     cotangents: tuple[Array, Any],
 ) -> tuple[Array]:
-    return (_pullback(program, residuals, cotangents[0]),)
+    of_the_value, _ = cotangents
+    return (_pullback(program, residuals, of_the_value),)
 
 
 _apply.defvjp(_apply_fwd, _apply_bwd)
@@ -288,6 +297,7 @@ _guarded.defvjp(_second_order, _second_order)
 
 @jax.custom_vjp
 def _first_order(kernels: Array) -> Array:
+    """Identity whose gradient must not be differentiated."""
     return kernels
 
 
@@ -296,6 +306,7 @@ _first_order.defvjp(lambda x: (x, x), lambda x, cotangent: (_guarded(cotangent, 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _underivable(_reason: str, value: Array, _x: Array) -> Array:
+    """Return a value that depends on x, and refuse its derivative with a reason."""
     return value
 
 
@@ -308,40 +319,47 @@ _underivable.defvjp(_underivable_fwd, lambda *_: (None, None))
 
 @jax.custom_vjp
 def _attached(_kernels: Array, value: Array, _gradient: Array) -> Array:
+    """Return a value whose gradient with respect to the kernels is known."""
     return value
 
 
 def _attached_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
     kernels, gradient = residuals
-    cotangent = jnp.reshape(cotangent, (*cotangent.shape, *(1,) * (gradient.ndim - cotangent.ndim)))
-    return (cotangent * gradient).astype(kernels.dtype), None, None
+    axes_of_a_kernel = (1,) * (gradient.ndim - cotangent.ndim)
+    factor = jnp.reshape(cotangent, (*cotangent.shape, *axes_of_a_kernel))
+    return (factor * gradient).astype(kernels.dtype), None, None
 
 
 _attached.defvjp(lambda kernels, value, gradient: (value, (kernels, gradient)), _attached_bwd)
 
 
 def _flatten(result: Result) -> tuple[tuple[Any, ...], Any]:
+    """Return the arrays of a result, and what is static in it."""
     # Told apart by name, never by type: JAX puts all sorts of placeholders where the arrays go.
-    arrays = {k: v for k, v in result.stats.items() if k in result.method.stats}
-    rest = tuple((k, v) for k, v in result.stats.items() if k not in arrays)
-    return (result.value, tuple(arrays.values())), (result.kind, result.method, result.spec, tuple(arrays), rest)
+    arrays = {name: x for name, x in result.stats.items() if name in result.method.stats}
+    others = tuple((name, x) for name, x in result.stats.items() if name not in arrays)
+    children = (result.value, tuple(arrays.values()))
+    static = (result.kind, result.method, result.spec, tuple(arrays), others)
+    return children, static
 
 
-def _unflatten(aux: Any, children: tuple[Any, ...]) -> Result:
-    kind, method, spec, names, rest = aux
+def _unflatten(static: Any, children: tuple[Any, ...]) -> Result:
+    kind, method, spec, names, others = static
     value, arrays = children
-    return Result(value, kind, method, spec, {**dict(zip(names, arrays, strict=True)), **dict(rest)})
+    stats = dict(zip(names, arrays, strict=True)) | dict(others)
+    return Result(value, kind, method, spec, stats)
 
 
 jax.tree_util.register_pytree_node(Result, _flatten, _unflatten)
 
 
-def _flatten_comparison(found: Comparison) -> tuple[tuple[Any, ...], Any]:
-    return tuple(found.values()), tuple(found)
+def _flatten_comparison(comparison: Comparison) -> tuple[tuple[Any, ...], Any]:
+    names = tuple(comparison)
+    return tuple(comparison.values()), names
 
 
-def _unflatten_comparison(names: Any, found: tuple[Any, ...]) -> Comparison:
-    return Comparison(zip(names, found, strict=True))
+def _unflatten_comparison(names: Any, results: tuple[Any, ...]) -> Comparison:
+    return Comparison(zip(names, results, strict=True))
 
 
 jax.tree_util.register_pytree_node(Comparison, _flatten_comparison, _unflatten_comparison)

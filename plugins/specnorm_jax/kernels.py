@@ -107,22 +107,24 @@ class with_geometry:
     """
 
     def __init__(self, geometry: Mapping[str, Mapping[str, Any]], rule: Rule = flax_layout) -> None:
-        unknown = [key for stated in geometry.values() for key in stated if key not in _KERNEL_WORDS]
-        if unknown:
-            raise GeometryError(f"geometry has {unknown[0]!r}; expected some of {', '.join(_KERNEL_WORDS)}.")
-        self.told, self.rule = dict(geometry), rule
+        for words in geometry.values():
+            for word in words:
+                if word not in _KERNEL_WORDS:
+                    raise GeometryError(f"geometry has {word!r}; expected some of {', '.join(_KERNEL_WORDS)}.")
+        self.geometry = dict(geometry)
+        self.rule = rule
 
     def __call__(self, path: str, leaf: Any) -> Mapping[str, Any] | None:
-        """Geometry of the other rule, and what is told."""
-        found = self.rule(path, leaf)
-        return None if found is None else self.added(path, found)
+        """Return the words of the other rule, and those that are told of this path."""
+        words = self.rule(path, leaf)
+        return None if words is None else self.added(path, words)
 
-    def added(self, path: str, found: Mapping[str, Any]) -> Mapping[str, Any]:
-        """``found`` and what is told of this path."""
-        for pattern, stated in self.told.items():
+    def added(self, path: str, words: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return ``words`` and those that are told of this path, which count more."""
+        for pattern, told in self.geometry.items():
             if fnmatchcase(path, pattern):
-                found = {**found, **stated}
-        return found
+                words = {**words, **told}
+        return words
 
 
 def layout_of(model: Any, rule: Rule | None = None) -> Rule:
@@ -200,49 +202,64 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
 
 
 def _kernel_words(tree: Any, rule: Rule, layers: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
-    """Leaves that are kernels, by path, each with the words of its rule and module."""
+    """Return the leaves that are kernels, by path, each with the words of its rule and its module."""
     told = rule if isinstance(rule, with_geometry) else with_geometry({}, rule)
     leaves = _leaves(tree)
-    stated: dict[str, Mapping[str, Any] | None] = (
-        dict(_modules(tree)) if told.rule in (equinox_layout, flax_layout) else {}
-    )
-    if told.rule is flax_layout:
-        shapes = {name: tuple(leaf.shape) for name, leaf in leaves if _may_be_a_kernel(leaf)}
-        stated = {**dict(_dense_layers(shapes)), **stated}
+    of_modules = _words_of_modules(tree, leaves, told.rule)
     found: dict[str, tuple[Any, Mapping[str, Any]]] = {}
     doubtful: dict[str, tuple[int, ...]] = {}
     for name, leaf in leaves:
-        geometry = told.rule(name, leaf) if _may_be_a_kernel(leaf) and fnmatchcase(name, layers) else None
-        module = stated.get(name, _PLAIN)
-        if geometry is None or module is None or module.get("ndim", leaf.ndim) != leaf.ndim:
+        if not _may_be_a_kernel(leaf) or not fnmatchcase(name, layers):
             continue
-        if _REFUSED in module:
-            raise GeometryError(f"{name}: {module[_REFUSED]} Leave it out by layers, or by a rule of your own.")
-        words = {word: x for word, x in module.items() if word != "ndim"}
+        of_rule = told.rule(name, leaf)
+        of_module = of_modules.get(name, _PLAIN)
+        if of_rule is None or of_module is None or of_module.get("ndim", leaf.ndim) != leaf.ndim:
+            continue
+        if _REFUSED in of_module:
+            raise GeometryError(f"{name}: {of_module[_REFUSED]} Leave it out by layers, or by a rule of your own.")
+        words = {word: x for word, x in of_module.items() if word != "ndim"}
         added = told.added(name, {})
-        if told.rule is flax_layout and leaf.ndim > 2 and not (words or "layout" in added or _INPUT_AXES in added):
+        is_told = bool(words) or "layout" in added or _INPUT_AXES in added
+        if told.rule is flax_layout and leaf.ndim > 2 and not is_told:
             doubtful[name] = tuple(leaf.shape)
-        found[name] = (leaf, told.added(name, {**geometry, **words}))
+        found[name] = (leaf, told.added(name, {**of_rule, **words}))
     if doubtful:
         raise GeometryError(_doubt(doubtful))
     if not found:
-        some = ", ".join(repr(name) for name, _ in leaves[:4]) or "none"
+        first = ", ".join(repr(name) for name, _ in leaves[:4]) or "none"
         raise KernelError(
-            f"none of the tree's {len(leaves)} leaves ({some}, ...) is a kernel by the rule "
+            f"none of the tree's {len(leaves)} leaves ({first}, ...) is a kernel by the rule "
             f"{getattr(told.rule, '__name__', told.rule)!r} with layers={layers!r}. Give another rule (equinox_layout "
             "for Equinox), or a function of (path, leaf) that returns geometry keywords."
         )
     if layers == "*":
-        unmatched = [pattern for pattern in told.told if not any(fnmatchcase(name, pattern) for name in found)]
-        if unmatched:
-            raise GeometryError(
-                f"geometry: {unmatched[0]!r} matches no layer. Layers are {', '.join(found) or 'none'}."
-            )
+        _require_matches(told.geometry, list(found))
     return found
 
 
+def _words_of_modules(tree: Any, leaves: list[tuple[str, Any]], rule: Rule) -> dict[str, Mapping[str, Any] | None]:
+    """Return what the tree itself says of its leaves, by path, for the rules that are not a user's own.
+
+    Its modules say it, and in trees of Flax names and biases, which count less.
+    """
+    words: dict[str, Mapping[str, Any] | None] = {}
+    if rule is flax_layout:
+        shapes = {name: tuple(leaf.shape) for name, leaf in leaves if _may_be_a_kernel(leaf)}
+        words |= dict(_dense_layers(shapes))
+    if rule in (equinox_layout, flax_layout):
+        words |= dict(_modules(tree))
+    return words
+
+
+def _require_matches(patterns: Mapping[str, Any], names: list[str]) -> None:
+    """Refuse a pattern that matches no layer."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise GeometryError(f"geometry: {pattern!r} matches no layer. Layers are {', '.join(names) or 'none'}.")
+
+
 def _as_kernel(leaf: Any, words: Mapping[str, Any]) -> Kernel:
-    """The leaf and its geometry; of a dense layer with several axes, the matrix."""
+    """Return a leaf as a kernel; that of a dense layer with several axes as a matrix."""
     geometry = {word: x for word, x in words.items() if word != _INPUT_AXES}
     count = words.get(_INPUT_AXES)
     if count is None:
@@ -252,11 +269,12 @@ def _as_kernel(leaf: Any, words: Mapping[str, Any]) -> Kernel:
             f"input_axes={count!r} of a kernel of shape {tuple(leaf.shape)}: expected 1 to {leaf.ndim - 1}, since the "
             "axes after the input's are the output's."
         )
-    return Kernel(jnp.reshape(leaf, (math.prod(leaf.shape[:count]), -1)), {"layout": "IO"})
+    inputs = math.prod(leaf.shape[:count])
+    return Kernel(jnp.reshape(leaf, (inputs, -1)), {"layout": "IO"})
 
 
 def _doubt(doubtful: Mapping[str, tuple[int, ...]]) -> str:
-    """What to say of kernels that may be convolutions' or dense layers'."""
+    """Say what to do about kernels that may be convolutions' or dense layers', by path with their shapes."""
     name, shape = next(iter(doubtful.items()))
     others = [other for other in doubtful if other != name]
     more = f" So it is of {', '.join(map(repr, others))}." if others else ""
@@ -274,18 +292,19 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def name_of(keys: tuple[Any, ...]) -> str:
-    """A leaf's path, joined by slashes."""
+    """Return a leaf's path, joined by slashes."""
     name: str = jax.tree_util.keystr(keys, simple=True, separator="/")
     return name.removesuffix("/value")
 
 
 def matrices_of(tree: Any, layers: str) -> list[str]:
-    """Paths of the leaves that may be linear maps: those with two axes or more, but tables of embeddings."""
-    return [
-        name
-        for name, leaf in _leaves(tree)
-        if _may_be_a_kernel(leaf) and leaf.ndim > 1 and fnmatchcase(name, layers) and not name.endswith("embedding")
-    ]
+    """Return the paths of the leaves that may be linear maps: with two axes or more, but no tables of embeddings."""
+    names = []
+    for name, leaf in _leaves(tree):
+        is_matrix = _may_be_a_kernel(leaf) and leaf.ndim > 1 and not name.endswith("embedding")
+        if is_matrix and fnmatchcase(name, layers):
+            names.append(name)
+    return names
 
 
 def _may_be_a_kernel(leaf: Any) -> bool:
@@ -293,13 +312,13 @@ def _may_be_a_kernel(leaf: Any) -> bool:
 
 
 def _dense_layers(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Kernels of Flax with 3 to 5 axes of which the tree says what they are: by names and biases beside them."""
+    """Give the kernels of Flax with 3 to 5 axes that names and biases beside them explain, with words."""
     for name, shape in shapes.items():
-        if name.rpartition("/")[2] != "kernel" or not 3 <= len(shape) <= 5:
+        parent, slash, leaf = name.rpartition("/")
+        if leaf != "kernel" or not 3 <= len(shape) <= 5:
             continue
-        parent = name.rpartition("/")[0]
         layer = parent.rpartition("/")[2].lower()
-        bias = shapes.get(f"{parent}/bias" if parent else "bias")
+        bias = shapes.get(f"{parent}{slash}bias")
         count = _attention_inputs(name, shapes) or _inputs_by_bias(shape, bias)
         if any(word in layer for word in _NEITHER):
             continue
@@ -310,34 +329,43 @@ def _dense_layers(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, 
 
 
 def _inputs_by_bias(shape: tuple[int, ...], bias: tuple[int, ...] | None) -> int | None:
-    """How many input axes a dense layer has whose bias has its several output axes; None: it does not tell."""
+    """Return the number of input axes of a dense layer whose bias has several output axes; None: that is not told."""
     if bias is None or not 1 < len(bias) < len(shape) or shape[-len(bias) :] != bias:
         return None
-    # A bias of stacked or local layers begins with the axes that the kernel begins with.
-    return None if shape[0] == bias[0] else len(shape) - len(bias)
+    is_stacked_or_local = shape[0] == bias[0]  # the bias begins with the axes that the kernel begins with
+    return None if is_stacked_or_local else len(shape) - len(bias)
 
 
 def _attention_inputs(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """How many input axes a projection of Flax's attention has: to heads one, from heads two; None: it is none."""
-    start, _, last = name.removesuffix("/kernel").rpartition("/")
-    start += "/" if start else ""
+    """Return the number of input axes of a projection of Flax's attention; None: it is none.
+
+    Those to the heads have one, that from the heads has two.
+    """
+    parent, slash, last = name.removesuffix("/kernel").rpartition("/")
     if last not in _PROJECTIONS:
         return None
-    query, key, value, out = (shapes.get(f"{start}{word}/kernel", ()) for word in _PROJECTIONS)
-    alike = len(query) == len(key) == len(value) == len(out) == 3
-    if not alike or not query[1:] == key[1:] == value[1:] == out[:2]:
+    query, key, value, out = (shapes.get(f"{parent}{slash}{word}/kernel", ()) for word in _PROJECTIONS)
+    have_three_axes = len(query) == len(key) == len(value) == len(out) == 3
+    have_the_same_heads = query[1:] == key[1:] == value[1:] == out[:2]
+    if not have_three_axes or not have_the_same_heads:
         return None
     return 2 if last == "out" else 1
 
 
 def _modules(tree: Any) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """Weights of Equinox's and Flax NNX's modules, with the words that these state; None: no linear map."""
+    """Give the paths of weights of Equinox's and Flax NNX's modules, with the modules' words; None: no linear map."""
     for keys, module in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: _class(x) is not None):
-        kind = _class(module)
-        if kind is not None:
-            leaf = "weight" if kind[0] == "equinox" else "kernel"
-            read = _stated_by_equinox if kind[0] == "equinox" else _stated_by_flax
-            yield name_of((*keys, jax.tree_util.GetAttrKey(leaf))), read(kind[1], module)
+        framework_and_class = _class(module)
+        if framework_and_class is None:
+            continue
+        framework, kind = framework_and_class
+        if framework == "equinox":
+            leaf = "weight"
+            words = _stated_by_equinox(kind, module)
+        else:
+            leaf = "kernel"
+            words = _stated_by_flax(kind, module)
+        yield name_of((*keys, jax.tree_util.GetAttrKey(leaf))), words
 
 
 _MODULES = {
@@ -348,27 +376,29 @@ _MODULES = {
 
 
 def _class(x: Any) -> tuple[str, str] | None:
-    """Framework and class of a module that is read."""
-    for framework, (place, names) in _MODULES.items():
+    """Return the framework and the class of a module that is read; None: it is another."""
+    for framework, (package, names) in _MODULES.items():
         for cls in type(x).__mro__:
-            if cls.__module__.startswith(place) and cls.__name__ in names:
+            if cls.__module__.startswith(package) and cls.__name__ in names:
                 return framework, cls.__name__
     return None
 
 
 def _stated_by_equinox(kind: str, module: Any) -> Mapping[str, Any] | None:
-    """Geometry, and the weight's rank."""
+    """Return the geometry of a module of Equinox, and the rank of its weight as ``ndim``; None: no linear map."""
     if kind in _NO_LINEAR_MAP:
         return None
     if kind == "Linear":
         return {"ndim": 2}
     ndim = module.num_spatial_dims + 2
-    # A transposed layer's kernel is bounded as it is stored: by that of stride 1. Several layers in one are left out.
-    known = kind == "Conv" and getattr(module.weight, "ndim", None) == ndim
-    return {"ndim": ndim, **(equinox_layer(kind, module).geometry if known else {})}
+    is_stacked = getattr(module.weight, "ndim", None) != ndim  # by vmap: such leaves are left out
+    if kind != "Conv" or is_stacked:
+        return {"ndim": ndim}  # a transposed layer's kernel is bounded as it is stored, by that of stride 1
+    return {"ndim": ndim, **equinox_layer(kind, module).geometry}
 
 
 def _stated_by_flax(kind: str, module: Any) -> Mapping[str, Any]:
+    """Return the words of a module of Flax NNX, or why it is refused."""
     base = next(cls for cls in type(module).__mro__ if cls.__name__ == kind)
     name = type(module).__name__
     if kind == "Einsum" or type(module).__call__ is not base.__call__:

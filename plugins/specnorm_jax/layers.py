@@ -19,34 +19,41 @@ _WRAPPERS = ("flax WeightNorm", "flax SpectralNorm", "equinox WeightNorm", "equi
 
 
 def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel | None:
-    """`specnorm.plugin.Backend.layer` of these, and of what normalises their weights; None for anything else."""
+    """Return the kernel of a layer, also of one whose weights a wrapper normalises; None for anything else.
+
+    See `specnorm.plugin.Backend.layer`.
+    """
     wrapper = _wrapper(x)
     if wrapper is not None:
         return _normalised(wrapper, x, input_shape)
-    for module, known, read in (("flax.nnx", _FLAX, flax_layer), ("equinox.nn", _EQUINOX, equinox_layer)):
-        bases = [cls for cls in type(x).__mro__ if cls.__module__.startswith(module) and cls.__name__ in known]
-        if bases:
-            if type(x).__call__ is not bases[0].__call__:
-                raise GeometryError(
-                    f"{type(x).__name__} has a __call__ of its own: its attributes do not say what it computes. Give "
-                    "the kernel that it amounts to, with its geometry."
-                )
-            return read(bases[0].__name__, x, input_shape)
+    for package, names, read in (("flax.nnx", _FLAX, flax_layer), ("equinox.nn", _EQUINOX, equinox_layer)):
+        bases = [cls for cls in type(x).__mro__ if cls.__module__.startswith(package) and cls.__name__ in names]
+        if not bases:
+            continue
+        base = bases[0]
+        if type(x).__call__ is not base.__call__:
+            raise GeometryError(
+                f"{type(x).__name__} has a __call__ of its own: its attributes do not say what it computes. Give "
+                "the kernel that it amounts to, with its geometry."
+            )
+        return read(base.__name__, x, input_shape)
     return None
 
 
 def _wrapper(x: Any) -> str | None:
-    """Framework and class of a wrapper that normalises the weights of one layer."""
-    named = {f"{cls.__module__.partition('.')[0]} {cls.__name__}" for cls in type(x).__mro__}
-    return next((name for name in _WRAPPERS if name in named), None)
+    """Return the framework and class of a wrapper that normalises the weights of one layer; None: it is none."""
+    names = {f"{cls.__module__.partition('.')[0]} {cls.__name__}" for cls in type(x).__mro__}
+    return next((name for name in _WRAPPERS if name in names), None)
 
 
 def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
-    """The layer inside with the weights that its next call uses: Flax computes them itself, in a copy."""
-    inner = x.layer_instance if wrapper.startswith("flax") else x.layer
-    told = layer_kernel(inner, input_shape)
-    plain = getattr(x, "weight_name", "weight") == "weight" and (wrapper.startswith("flax") or _as_it_is(told, inner))
-    if told is None or not plain:
+    """Return the layer in a wrapper, with the weights that its next call uses: Flax computes them itself, in a copy."""
+    is_of_flax = wrapper.startswith("flax")
+    inner = x.layer_instance if is_of_flax else x.layer
+    layer = layer_kernel(inner, input_shape)
+    has_its_weight = getattr(x, "weight_name", "weight") == "weight"
+    is_as_stored = is_of_flax or (layer is not None and layer.kernel is inner.weight)
+    if layer is None or not has_its_weight or not is_as_stored:
         raise GeometryError(
             f"{wrapper} is around a {type(inner).__name__}, not one convolution or linear layer as it is stored: give "
             "the kernels that it amounts to."
@@ -54,13 +61,14 @@ def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
     if wrapper == "equinox SpectralNorm":
         u, v = _vectors_of_equinox(x)
         matrix = jnp.reshape(inner.weight, (inner.weight.shape[0], -1))
-        return told._replace(kernel=inner.weight / jnp.einsum("i,ij,j->", u, matrix, v))
+        return layer._replace(kernel=inner.weight / jnp.einsum("i,ij,j->", u, matrix, v))
     if wrapper == "equinox WeightNorm":
         axes = tuple(axis for axis in range(inner.weight.ndim) if axis != x.axis)
         length = jnp.sqrt(jnp.sum(inner.weight**2, axis=axes, keepdims=True))
-        return told._replace(kernel=inner.weight * x.g / length)
+        return layer._replace(kernel=inner.weight * x.g / length)
     twin = copy.deepcopy(x)
-    twin(_some_input(twin.layer_instance), **({"update_stats": False} if "Spectral" in wrapper else {}))
+    options = {"update_stats": False} if "Spectral" in wrapper else {}
+    twin(_some_input(twin.layer_instance), **options)
     return layer_kernel(twin.layer_instance, input_shape)
 
 
@@ -76,18 +84,14 @@ def _vectors_of_equinox(x: Any) -> tuple[Any, Any]:
     return first
 
 
-def _as_it_is(told: LayerKernel | None, layer: Any) -> bool:
-    return told is not None and told.kernel is layer.weight
-
-
 def _some_input(layer: Any) -> Any:
-    """An input of a layer of Flax, as small as it can be."""
+    """Return an input that a layer of Flax takes."""
     ndim = len(getattr(layer, "kernel_size", ()))
     return jnp.zeros((1, *(64,) * ndim, layer.in_features), layer.kernel[...].dtype)
 
 
 def array_in(x: Any) -> Any:
-    """`specnorm.plugin.Backend.array_in` of Flax's."""
+    """Return the array in a variable or box of Flax; None for anything else."""
     names = {cls.__name__ for cls in type(x).__mro__ if cls.__module__.partition(".")[0] == "flax"}
     if "Variable" in names:
         return x.get_value()
@@ -95,9 +99,10 @@ def array_in(x: Any) -> Any:
 
 
 def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel:
-    """Kernel and geometry by the attributes of Flax NNX's class ``kind``."""
+    """Return kernel and geometry by the attributes of Flax NNX's class ``kind``."""
     for name in ("dot_general", "conv_general_dilated"):
-        if getattr(x, name, getattr(lax, name)) is not getattr(lax, name):
+        standard = getattr(lax, name)
+        if getattr(x, name, standard) is not standard:
             raise GeometryError(f"{kind} has a {name} of its own: its attributes do not say what it computes.")
     kernel = x.kernel[...]
     if kind == "Linear":
@@ -105,17 +110,23 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
     if x.mask is not None:
         kernel = kernel * x.mask
     ndim = len(x.kernel_size)
-    stride, dilation = (per_axis("strides", 1 if n is None else n, ndim) for n in (x.strides, x.kernel_dilation))
+    stride = per_axis("strides", _or_1(x.strides), ndim)
+    dilation = per_axis("strides", _or_1(x.kernel_dilation), ndim)
     geometry: dict[str, Any] = {"stride": stride, "dilation": dilation, "layout": _LAYOUTS[ndim]}
     if kind == "ConvTranspose":
         pads = _of_dilated_input(x, stride, dilation)
-        # Slid as it is, the kernel is mirrored that of the transposed layer, of the same norm with sides exchanged.
-        stored = bool(x.transpose_kernel)
-        crops = [tuple(max(r * (k - 1) - n, 0) for n in (pair if stored else pair[::-1]))
-                 for pair, k, r in zip(pads, x.kernel_size, dilation, strict=True)]  # fmt: skip
+        is_stored = bool(x.transpose_kernel)
+        if not is_stored:
+            # Slid as it is, the kernel is mirrored that of the transposed layer, of the same norm with sides exchanged.
+            pads = [(after, before) for before, after in pads]
+            kernel = jnp.swapaxes(kernel, -1, -2)
+        crops = []
+        for (before, after), k, r in zip(pads, x.kernel_size, dilation, strict=True):
+            reach = r * (k - 1)
+            crops.append((max(reach - before, 0), max(reach - after, 0)))
         geometry |= {"transposed": True, "padding_mode": "zeros", "padding": crops}
-        return LayerKernel(kernel if stored else jnp.swapaxes(kernel, -1, -2), geometry, as_stored=stored)
-    if per_axis("input_dilation", 1 if x.input_dilation is None else x.input_dilation, ndim) != (1,) * ndim:
+        return LayerKernel(kernel, geometry, as_stored=is_stored)
+    if per_axis("input_dilation", _or_1(x.input_dilation), ndim) != (1,) * ndim:
         raise GeometryError(
             f"Conv has input_dilation={x.input_dilation}, for which there is no word here. Give its kernel as that of "
             "a transposed layer."
@@ -135,21 +146,28 @@ def _of_dilated_input(
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> list[tuple[int, int]]:
-    """What a transposed layer of Flax adds around its input, between whose pixels zeros lie."""
+    """Return what a transposed layer of Flax adds around its input, between whose pixels zeros lie."""
     if isinstance(x.padding, str) and x.padding.upper() not in ("SAME", "VALID"):
         raise GeometryError(f"ConvTranspose with padding={x.padding!r} has no words here: give kernel and geometry.")
     if not isinstance(x.padding, str):
         return list(_pairs(x.padding, x.kernel_size, stride, dilation, None))
     pads = []
     for k, s, r in zip(x.kernel_size, stride, dilation, strict=True):  # as in jax.lax.conv_transpose
-        reach = r * (k - 1) + 1
+        width = r * (k - 1) + 1
         if x.padding.upper() == "SAME":
-            total = reach + s - 2
-            before = reach - 1 if s > reach - 1 else -(-total // 2)
+            total = width + s - 2
+            half = -(-total // 2)  # rounded up
+            before = width - 1 if s > width - 1 else half
         else:
-            total, before = reach + s - 2 + max(reach - s, 0), reach - 1
+            total = width + s - 2 + max(width - s, 0)
+            before = width - 1
         pads.append((before, total - before))
     return pads
+
+
+def _or_1(n: Any) -> Any:
+    """Return an attribute of a convolution, or 1 if it is left out."""
+    return 1 if n is None else n
 
 
 def _pairs(
@@ -159,10 +177,12 @@ def _pairs(
     dilation: Sequence[int],
     input_shape: Any,
 ) -> Any:
+    """Return padding in the words of specnorm: "valid", or pixels before and behind on each axis."""
     if amount == "VALID":
         return "valid"
     if amount == "SAME" or amount == "SAME_LOWER":
-        sizes = (None,) * len(stride) if input_shape is None else per_axis("input_shape", input_shape, len(stride))
+        ndim = len(stride)
+        sizes = (None,) * ndim if input_shape is None else per_axis("input_shape", input_shape, ndim)
         pairs = [same_upper(*axis) for axis in zip(sizes, kernel_shape, stride, dilation, strict=True)]
         return pairs if amount == "SAME" else [(after, before) for before, after in pairs]
     if isinstance(amount, int):
@@ -171,7 +191,7 @@ def _pairs(
 
 
 def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel:
-    """Kernel and geometry by the attributes of Equinox's class ``kind``."""
+    """Return kernel and geometry by the attributes of Equinox's class ``kind``."""
     kernel = x.weight
     axes = 2 if kind == "Linear" else x.num_spatial_dims + 2
     if kernel.ndim != axes:
@@ -194,9 +214,11 @@ def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = N
             "size: leave input_shape out, or give its kernel and geometry."
         )
     # Stored (cout, cin // groups, ...) and slid as it is: channels exchanged and mirrored, it is the transposed layer.
-    cout, each = kernel.shape[:2]
-    grouped = jnp.reshape(kernel, (x.groups, cout // x.groups, each, *kernel.shape[2:]))
-    moved = jnp.reshape(jnp.swapaxes(grouped, 1, 2), (x.groups * each, cout // x.groups, *kernel.shape[2:]))
+    cout, inputs_of_a_group, *taps = kernel.shape
+    outputs_of_a_group = cout // x.groups
+    grouped = jnp.reshape(kernel, (x.groups, outputs_of_a_group, inputs_of_a_group, *taps))
+    exchanged = jnp.swapaxes(grouped, 1, 2)
+    moved = jnp.reshape(exchanged, (x.groups * inputs_of_a_group, outputs_of_a_group, *taps))
     if isinstance(x.padding, str):
         crops: Any = "valid"
     else:

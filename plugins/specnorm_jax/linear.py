@@ -32,13 +32,28 @@ def linear_operator(function: Callable[[Any], Any], x: jax.Array) -> LinearOpera
     MethodError
         If a dtype is not real.
     """
-    image = jax.eval_shape(function, x)
-    if not all(jnp.issubdtype(y.dtype, jnp.floating) for y in (x, image)):
-        raise MethodError(f"the function takes {x.dtype} to {image.dtype}; both must be real floating point.")
-    forward = jax.jit(function)
-    backward = jax.jit(lambda u: jax.vjp(function, jnp.zeros_like(x))[1](u)[0])
+    y = jax.eval_shape(function, x)
+    is_real = jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(y.dtype, jnp.floating)
+    if not is_real:
+        raise MethodError(f"the function takes {x.dtype} to {y.dtype}; both must be real floating point.")
 
-    def between(product: Callable[[Any], Any], like: Any) -> Callable[[Vector], Vector]:
-        return lambda v: np.asarray(product(jnp.asarray(v.reshape(like.shape), like.dtype)), np.float64).reshape(-1)
+    def adjoint(v: Any) -> Any:
+        zero = jnp.zeros_like(x)
+        _, pullback = jax.vjp(function, zero)
+        (product,) = pullback(v)
+        return product
 
-    return LinearOperator(between(forward, x), between(backward, image), (image.size, x.size))
+    forward = _of_vectors(jax.jit(function), x)
+    backward = _of_vectors(jax.jit(adjoint), y)
+    return LinearOperator(forward, backward, (y.size, x.size))
+
+
+def _of_vectors(function: Callable[[Any], Any], argument: Any) -> Callable[[Vector], Vector]:
+    """Return a function of arrays like ``argument`` as one from vectors in float64 to such vectors."""
+
+    def product(v: Vector) -> Vector:
+        array = jnp.asarray(v.reshape(argument.shape), argument.dtype)
+        image = np.asarray(function(array), np.float64)
+        return image.reshape(-1)
+
+    return product

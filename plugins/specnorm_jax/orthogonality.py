@@ -12,7 +12,7 @@ from specnorm.methods import Isometry
 from specnorm_jax.kernels import Rule, flax_layout, kernels
 
 _OF_THE_KERNEL = ("stride", "dilation", "groups", "transposed", "layout")
-"""Geometry that says which convolution a layer makes; padding, which no isometry has, is left out."""
+"""Words of the geometry that change a layer's convolution; padding is left out, since the penalty is of any."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class OrthogonalityPenalty:
 
     def values(self, tree: Any) -> dict[str, Any]:
         """Take the values of the kernels by path."""
-        method, found = Isometry(scale=self.scale, form=self.form), kernels(tree, self.rule, layers=self.layers)
-        return {
-            name: measure(x.array, method, **{k: v for k, v in x.geometry.items() if k in _OF_THE_KERNEL}).value
-            for name, x in found.items()
-        }
+        method = Isometry(scale=self.scale, form=self.form)
+        values = {}
+        for name, kernel in kernels(tree, self.rule, layers=self.layers).items():
+            geometry = {word: x for word, x in kernel.geometry.items() if word in _OF_THE_KERNEL}
+            values[name] = measure(kernel.array, method, **geometry).value
+        return values

@@ -65,70 +65,80 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
     Undecided
         If a norm could not be proven within the budget.
     """
-    new = {
-        name: specnorm.rescale(kernel.array, bound, **kernel.geometry)
-        for name, kernel in kernels(tree, rule, layers=layers).items()
-    }
-    return _replaced(tree, new)
+    rescaled = {}
+    for name, kernel in kernels(tree, rule, layers=layers).items():
+        rescaled[name] = specnorm.rescale(kernel.array, bound, **kernel.geometry)
+    return _replaced(tree, rescaled)
 
 
 def _replaced(tree: Tree, new: Mapping[str, Any]) -> Tree:
-    """Return the tree with other kernels, each in the shape of its leaf."""
+    """Return the tree with other kernels, by path, each in the shape of its leaf."""
 
     def leaf_of(keys: tuple[Any, ...], leaf: Any) -> Any:
-        kernel = new.get(name_of(keys), leaf)
-        return kernel if kernel is leaf or kernel.shape == leaf.shape else jnp.reshape(kernel, leaf.shape)
+        kernel = new.get(name_of(keys))
+        if kernel is None:
+            return leaf
+        return kernel if kernel.shape == leaf.shape else jnp.reshape(kernel, leaf.shape)
 
     changed: Tree = jax.tree_util.tree_map_with_path(leaf_of, tree)
     return changed
 
 
 # -- while training ----------------------------------------------------------------------------------------------
+_HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]
 States: TypeAlias = dict[str, Any]
 """By path, what `specnorm.init_tracking` returns for the kernel there: a tree of arrays, to be kept like any other."""
 
 
 def _init(tree: Any, method: Method, rule: Rule, layers: str) -> States:
-    found = kernels(tree, rule, layers=layers)
-    return {name: specnorm.init_tracking(kernel.array, method, **kernel.geometry) for name, kernel in found.items()}
+    """Return the state of each kernel of a tree."""
+    states = {}
+    for name, kernel in kernels(tree, rule, layers=layers).items():
+        states[name] = specnorm.init_tracking(kernel.array, method, **kernel.geometry)
+    return states
 
 
 def _step(
-    found: Mapping[str, Kernel],
+    of_tree: Mapping[str, Kernel],
     method: Method,
     states: States,
     sweeps: int,
 ) -> tuple[dict[str, Any], States]:
-    if found.keys() != states.keys():
+    """Return the norms of a tree's kernels, and their states for the next step."""
+    if of_tree.keys() != states.keys():
         raise KernelError(
-            f"the state is of the kernels {sorted(states)}, and the tree has {sorted(found)}. Give the state that init "
-            "returned for this tree, rule and layers."
+            f"the state is of the kernels {sorted(states)}, and the tree has {sorted(of_tree)}. Give the state that "
+            "init returned for this tree, rule and layers."
         )
-    values, after = _compiled(
-        method,
-        tuple(tuple((word, _frozen(x)) for word, x in k.geometry.items()) for k in found.values()),
-        sweeps,
-        [k.array for k in found.values()],
-        [states[name] for name in found],
-    )
-    return dict(zip(found, values, strict=True)), dict(zip(found, after, strict=True))
+    geometries = tuple(_hashable(kernel.geometry) for kernel in of_tree.values())
+    arrays = [kernel.array for kernel in of_tree.values()]
+    before = [states[name] for name in of_tree]
+    norms, after = _compiled(method, geometries, sweeps, arrays, before)
+    return dict(zip(of_tree, norms, strict=True)), dict(zip(of_tree, after, strict=True))
 
 
 def _stepped(
     method: Method,
-    geometries: tuple[tuple[tuple[str, Any], ...], ...],
+    geometries: tuple[_HashableGeometry, ...],
     sweeps: int,
     arrays: list[Any],
     states: Any,
 ) -> tuple[list[Any], list[States]]:
-    return specnorm.track_many(arrays, method, states, geometries=[dict(g) for g in geometries], sweeps=sweeps)
+    words = [dict(geometry) for geometry in geometries]
+    return specnorm.track_many(arrays, method, states, geometries=words, sweeps=sweeps)
 
 
 _compiled = jax.jit(_stepped, static_argnums=(0, 1, 2))
 """Also outside of the user's ``jit``, where each operation would be a program of its own."""
 
 
+def _hashable(geometry: Mapping[str, Any]) -> _HashableGeometry:
+    """Return the words of a geometry as what ``jit`` takes for a static argument."""
+    return tuple((word, _frozen(x)) for word, x in geometry.items())
+
+
 def _frozen(x: Any) -> Any:
+    """Return lists in lists as tuples in tuples."""
     return tuple(map(_frozen, x)) if isinstance(x, (list, tuple)) else x
 
 
@@ -219,16 +229,17 @@ def spectral_norm(
     Nothing is proven while training. `rescale` makes the trained weights certified.
     """
     check_bound(bound)
-    found = kernels(params, rule, layers=layers)
-    norms, after = _step(found, method, state, sweeps)
-    new = {name: _normalised(kernel.array, norms[name], bound, only_shrink) for name, kernel in found.items()}
+    of_tree = kernels(params, rule, layers=layers)
+    norms, after = _step(of_tree, method, state, sweeps)
+    new = {name: _normalised(kernel.array, norms[name], bound, only_shrink) for name, kernel in of_tree.items()}
     return _replaced(params, new), after
 
 
 def _normalised(kernel: Any, norm: Any, bound: float, only_shrink: bool) -> Any:
-    # The inner condition keeps a division by zero out of the gradient.
-    divided = norm > bound if only_shrink else norm > 0
-    factor = jnp.where(divided, bound / jnp.where(divided, norm, 1), 1)
+    """Return a kernel divided by its norm, times the bound; a kernel of zeros, or one to be left alone, as it is."""
+    is_divided = norm > bound if only_shrink else norm > 0
+    divisor = jnp.where(is_divided, norm, 1)  # keeps a division by zero out of the gradient
+    factor = jnp.where(is_divided, bound / divisor, 1)
     return (kernel * factor).astype(kernel.dtype)
 
 
@@ -396,18 +407,18 @@ def project_spectral_norm(
     ) -> tuple[Any, ProjectionState]:
         if params is None:
             raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
-        found = kernels(params, rule, layers=layers)
+        before = kernels(params, rule, layers=layers)
         steps = {name_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
-        moved = {name: kernel._replace(array=_moved(kernel.array, steps[name])) for name, kernel in found.items()}
+        moved = {name: kernel._replace(array=_moved(kernel.array, steps[name])) for name, kernel in before.items()}
         norms, after = _step(moved, method, state.kernels, sweeps)
 
         def projected(keys: tuple[Any, ...], step: Any) -> Any:
             name = name_of(keys)
-            if name not in found:
+            if name not in before:
                 return step
-            norm, kernel = norms[name], found[name].array
-            change = (_normalised(moved[name].array, norm, bound, only_shrink=True) - kernel).astype(step.dtype)
-            return jnp.where(norm > bound, jnp.reshape(change, step.shape), step)
+            goal = _normalised(moved[name].array, norms[name], bound, only_shrink=True)
+            change = (goal - before[name].array).astype(step.dtype)
+            return jnp.where(norms[name] > bound, jnp.reshape(change, step.shape), step)
 
         return jax.tree_util.tree_map_with_path(projected, updates), ProjectionState(after)
 
@@ -415,4 +426,6 @@ def project_spectral_norm(
 
 
 def _moved(kernel: Any, step: Any) -> Any:
-    return jax.lax.stop_gradient((kernel + jnp.reshape(step, kernel.shape)).astype(kernel.dtype))
+    """Return a kernel after a step of the optimiser, without a gradient."""
+    sum_of_both = kernel + jnp.reshape(step, kernel.shape)
+    return jax.lax.stop_gradient(sum_of_both.astype(kernel.dtype))

@@ -20,10 +20,12 @@ __all__ = ["NormMonitor", "SpectralNorm", "SpectralRegularizer"]
 LayerKind: TypeAlias = Literal["conv", "transposed", "depthwise", "dense"]
 _KINDS = ("conv", "transposed", "depthwise", "dense")
 _LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
+_LAYER_BY_AXES = {2: "dense", 4: "conv", 5: "conv"}
+"""The layer of a kernel with so many axes, if none is told; 3 axes leave it open."""
 
 
 class _KernelNorm:
-    """The norm of a kernel, by what its layer is told to be: what the constraint and the regulariser share."""
+    """The norm of a kernel, by the geometry of its layer: the constraint and the regulariser share it."""
 
     def __init__(
         self,
@@ -38,8 +40,12 @@ class _KernelNorm:
             raise GeometryError(f"layer={layer!r} is not one of {', '.join(_KINDS)}.")
         if method not in METHODS:
             raise MethodError(f"method={method!r} is not one of {', '.join(METHODS)}.")
-        self.layer, self.strides, self.dilation_rate = layer, _plain(strides), _plain(dilation_rate)
-        self.groups, self.input_axes, self.method = groups, input_axes, method
+        self.layer = layer
+        self.strides = _plain(strides)
+        self.dilation_rate = _plain(dilation_rate)
+        self.groups = groups
+        self.input_axes = input_axes
+        self.method = method
 
     def norm(self, kernel: Any) -> Any:
         """Return the norm of a kernel, a tensor of Keras's backend."""
@@ -47,9 +53,9 @@ class _KernelNorm:
         return specnorm.measure(matrix, METHODS[self.method](), **geometry).value
 
     def _geometry(self, kernel: Any) -> tuple[Any, dict[str, Any]]:
-        """The kernel in an order that has a layout, and its geometry."""
+        """Return the kernel as that of a layer that specnorm has, and the layer's geometry."""
         shape = tuple(kernel.shape)
-        layer = self.layer or {2: "dense", 4: "conv", 5: "conv"}.get(len(shape))
+        layer = self.layer or _LAYER_BY_AXES.get(len(shape))
         if layer is None:
             raise GeometryError(
                 f"a kernel of shape {shape} may be that of Conv1D or of EinsumDense (MultiHeadAttention): say "
@@ -58,7 +64,8 @@ class _KernelNorm:
         if layer == "dense":
             if not 0 < self.input_axes < len(shape):
                 raise GeometryError(f"input_axes={self.input_axes} of a kernel of shape {shape}: give fewer than all.")
-            return keras.ops.reshape(kernel, (math.prod(shape[: self.input_axes]), -1)), {"layout": "IO"}
+            inputs = math.prod(shape[: self.input_axes])
+            return keras.ops.reshape(kernel, (inputs, -1)), {"layout": "IO"}
         if not 3 <= len(shape) <= 5:
             raise GeometryError(f"layer={layer!r}: a kernel of shape {shape} has no spatial axes.")
         geometry: dict[str, Any] = {
@@ -67,9 +74,10 @@ class _KernelNorm:
         if layer == "transposed":
             return kernel, {**geometry, "transposed": True}
         if layer == "depthwise":
-            # Stored (*spatial, cin, times); a layer with cin groups has (*spatial, 1, cin * times).
-            grouped = keras.ops.reshape(kernel, (*shape[:-2], 1, shape[-2] * shape[-1]))
-            return grouped, {**geometry, "groups": shape[-2]}
+            # Stored (*taps, cin, times); a layer with cin groups has (*taps, 1, cin * times).
+            *taps, cin, times = shape
+            grouped = keras.ops.reshape(kernel, (*taps, 1, cin * times))
+            return grouped, {**geometry, "groups": cin}
         return kernel, {**geometry, "groups": self.groups}
 
     def config(self) -> dict[str, Any]:
@@ -138,7 +146,8 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
         method: str = "symbol",
     ) -> None:
         check_bound(bound)
-        self.bound, self.only_shrink = bound, only_shrink
+        self.bound = bound
+        self.only_shrink = only_shrink
         self._norm = _KernelNorm(layer, strides, dilation_rate, groups, input_axes, method)
 
     def __call__(self, w: Any) -> Any:
@@ -146,8 +155,9 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
         ops = keras.ops
         kernel = ops.stop_gradient(ops.convert_to_tensor(w))
         norm = self._norm.norm(kernel)
-        divided = norm > self.bound if self.only_shrink else norm > 0
-        factor = ops.where(divided, self.bound / ops.where(divided, norm, 1.0), 1.0)
+        is_divided = norm > self.bound if self.only_shrink else norm > 0
+        divisor = ops.where(is_divided, norm, 1.0)
+        factor = ops.where(is_divided, self.bound / divisor, 1.0)
         return ops.cast(kernel * factor, kernel.dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -194,7 +204,9 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
     ) -> None:
         if form not in ("sum", "log", "hinge"):
             raise MethodError(f"form={form!r} is not one of 'sum', 'log', 'hinge'.")
-        self.factor, self.form, self.target = factor, form, target
+        self.factor = factor
+        self.form = form
+        self.target = target
         self._norm = _KernelNorm(layer, strides, dilation_rate, groups, input_axes, method)
 
     def __call__(self, x: Any) -> Any:
@@ -240,5 +252,5 @@ class NormMonitor(ModelMonitor):
 
 
 def _plain(counts: int | tuple[int, ...] | list[int]) -> int | list[int]:
-    """Counts as they come back from JSON."""
+    """Return strides or dilations as JSON gives them back: a list for a tuple."""
     return counts if isinstance(counts, int) else [int(n) for n in counts]

@@ -179,17 +179,22 @@ def _best(
     limit = product
     share = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
     lower = LOWER if proof_products(run, parts) > DEAR else 1.0
+    rise = 1.0  # from what was hoped for to what was proven
     for weights in proposed:
         if measure.clock.expired:
             break
-        if not hoped(run, weights) < (share * product if best is None else lower * limit):
+        hope = hoped(run, weights)
+        if not hope < (share * product if best is None else lower * limit):
             continue  # too little to be proven
+        if best is not None and hope * rise > limit * (1 + measure.rtol):
+            continue  # its proof would rise as much, and end above the one that is there
         try:
             claim = constant_of_run(run, [first for first, _ in parts], weights, measure)
         except (SpecnormError, OSError, OverflowError):
             continue  # the rules say so where they meet it
         if claim < limit:
             limit = claim.value
+            rise = limit / hope
             layers = tuple(tuple(n for link in run.links[a:b] for n in link.names) for a, b in parts)
             of = Weighted(tuple(link.end for link in run.links), tuple(first for first, _ in parts), tuple(weights))
             best = RunBound(run.start, run.end, layers, product, claim, of)

@@ -27,15 +27,16 @@ AIM = 0.008
 SPARE = 0.25
 """Relative distance from the norm that is searched for, and the part of it that rounding H may add."""
 PRODUCTS = 200
+"""Largest number of products of a search; 50 reach 1 %."""
 WORK = 2.0**41
-"""Of a search, and its multiplications, about: 50 products reach 1 %. Layers of 3x3 taps and more than 500 channels get
-fewer, and what is proven of them is looser."""
+"""Largest number of multiplications of a search, about. Layers of 3x3 taps with more than 500 channels get fewer
+products, and looser claims."""
 COLUMNS = 1024
+"""Largest number of columns of a layer's own matrix that is completed; larger layers are claimed at every size."""
 CLOSE = 2.5e-4
-"""Of a layer's own matrix that is completed, at most, and its distance from the norm. Of more the claim is about every
-size."""
+"""Relative distance of the completion of such a matrix from its norm."""
 WORTH = 0.05
-"""What an H of a layer's own matrix, which is large, must gain in a network."""
+"""Smallest gain in a network for which an H of a layer's own matrix, which is large, is written."""
 FloatArray: TypeAlias = NDArray[np.float64]
 
 

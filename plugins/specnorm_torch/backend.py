@@ -26,17 +26,20 @@ class TorchBackend(TorchArrays):
 
         if not isinstance(x, nn.Module) or not modules.is_layer(x):
             return None
-        geometry = modules.geometry_of(x, None if input_shape is None else ())
+        some_size = None if input_shape is None else ()  # it counts alone that there is one
+        geometry = modules.geometry_of(x, some_size)
+        geometry.pop("input_shape", None)
         if modules.has_hooks(x):
             with modules.at_inference(x):
                 modules.check_used(x)
-        return LayerKernel(modules.weight_of(x), {word: v for word, v in geometry.items() if word != "input_shape"})
+        return LayerKernel(modules.weight_of(x), geometry)
 
     def parts(self, x: Any) -> Mapping[str, Any] | None:
         if not isinstance(x, nn.Module):
             return None
-        own = {**dict(x.named_parameters(recurse=False)), **dict(x.named_buffers(recurse=False))}
-        return {**own, **dict(x.named_children())}
+        parameters = dict(x.named_parameters(recurse=False))
+        buffers = dict(x.named_buffers(recurse=False))
+        return parameters | buffers | dict(x.named_children())
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
         return derivatives.without_derivative(value, x, reason)
@@ -50,17 +53,11 @@ class TorchBackend(TorchArrays):
         by a function of one tensor; only eager calls with several values a kernel, where that array could be huge,
         use a function of several.
         """
-        count, several = len(program.method.stats), bool(program.value_shape)
         if program.needs.searches and self.is_traced(kernels):
             if kernels.is_meta and program.method.name != "tn":
                 raise KernelError("the tensor has no values: it is on the device 'meta'. Load its values first.")
             program.method.refuse_tracer(program.spec)
-        need = "value"
-        if torch.compiler.is_compiling():
-            need = "jacobian"
-            derivatives.refuse_second_derivatives()
-        elif (kernels.requires_grad or transformed(kernels)) and torch.is_grad_enabled():
-            need = "residuals" if several else "jacobian"
+        need = self._need(program, kernels)
         first_order = kernels
         if need != "value" or not self._is_constant(kernels):
             # So that forward-mode differentiation, which it refuses, never sees a constant.
@@ -71,21 +68,32 @@ class TorchBackend(TorchArrays):
                 value, *rest = operators.evaluate(kernels.detach(), program.key, need)
             else:
                 (value, *rest), ran = operators.run(kernels.detach(), program.key, need)
+            count = len(program.method.stats)
             stats = tuple(rest[:count])
             if need == "residuals":
                 value = derivatives.with_pullback(kernels, value, program.key, *rest[count:])
             elif need == "jacobian":
-                change = first_order - kernels.detach()
-                lead = kernels.shape[: kernels.ndim - len(program.shape)]
-                change = change.reshape(*lead, *[1 for _ in program.value_shape], -1)
-                value = value + (rest[count].reshape(*value.shape, -1) * change).sum(-1)
+                change = first_order - kernels.detach()  # zeros, whose derivative is the identity
+                value = value + _products(rest[count], change, program, value)
         return Ran(value, stats, (), ran.claims if ran else None, not self.is_traced(kernels))
 
+    def _need(self, program: Program, kernels: Tensor) -> str:
+        """Return what a program is to compute besides its value, for a gradient: see `operators.run`."""
+        if torch.compiler.is_compiling():
+            derivatives.refuse_second_derivatives()
+            return "jacobian"
+        is_differentiated = kernels.requires_grad or transformed(kernels)
+        if not is_differentiated or not torch.is_grad_enabled():
+            return "value"
+        has_several_values = bool(program.value_shape)
+        return "residuals" if has_several_values else "jacobian"
+
     def _is_constant(self, kernels: Tensor) -> bool:
-        """Whether nothing can differentiate through a tensor, in either mode."""
+        """Return whether nothing can differentiate through a tensor, in either mode."""
         if self.is_traced(kernels) or transformed(kernels):
             return False
-        return torch.autograd.forward_ad.unpack_dual(kernels).tangent is None
+        tangent = torch.autograd.forward_ad.unpack_dual(kernels).tangent  # type: ignore[no-untyped-call]
+        return tangent is None
 
     def step(
         self,
@@ -98,21 +106,30 @@ class TorchBackend(TorchArrays):
 
         Outside of compilers and transformations without either, whose cost is that of the arithmetic.
         """
-        still = tuple(x.detach() for x in state)
+        detached = tuple(x.detach() for x in state)
         if not self.changes(kernels, *state):
-            value, gradient, after = program.step(kernels.detach(), still, sweeps=sweeps, backend=self)
+            value, gradient, after = program.step(kernels.detach(), detached, sweeps=sweeps, backend=self)
             return derivatives.with_gradient(kernels, value, gradient), after
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
-        value, gradient, *moved = operators.step(kernels.detach(), list(still), program.key, sweeps)
-        return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(moved)
+        value, gradient, *after = operators.step(kernels.detach(), list(detached), program.key, sweeps)
+        return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(after)
 
     def changes(self, kernels: Array, *others: Array) -> bool:
-        """Whether a compiler or a transformation is at work on some tensors."""
+        """Return whether a compiler or a transformation is at work on some tensors."""
         return self.is_traced(kernels) or any(transformed(x) for x in (kernels, *others))
 
     def first_order(self, x: Array) -> Array:
         return derivatives.first_order(x)
+
+
+def _products(jacobian: Tensor, change: Tensor, program: Program, value: Tensor) -> Tensor:
+    """Return the change of each value: its row of the Jacobian times the change of its kernel."""
+    batch = change.shape[: change.ndim - len(program.shape)]
+    for_each_value = [1 for _ in program.value_shape]
+    columns = change.reshape(*batch, *for_each_value, -1)
+    rows = jacobian.reshape(*value.shape, -1)
+    return (rows * columns).sum(-1)
 
 
 BACKEND = TorchBackend()

@@ -30,9 +30,9 @@ def linear_operator(function: Callable[[Tensor], Tensor], x: Tensor) -> LinearOp
     MethodError
         If a dtype is not real, or autograd does not follow the function.
     """
-    start = torch.zeros_like(x, requires_grad=x.is_floating_point())
+    zero = torch.zeros_like(x, requires_grad=x.is_floating_point())
     with torch.enable_grad():
-        image = function(start)
+        image = function(zero)
     if not (x.is_floating_point() and image.is_floating_point()):
         raise MethodError(f"the function takes {x.dtype} to {image.dtype}; both must be real floating point.")
     if not image.requires_grad:
@@ -43,16 +43,18 @@ def linear_operator(function: Callable[[Tensor], Tensor], x: Tensor) -> LinearOp
             return _vector(function(_tensor(v, x)))
 
     def rmatvec(u: Vector) -> Vector:
-        (found,) = torch.autograd.grad(image, start, _tensor(u, image), retain_graph=True)
-        return _vector(found)
+        (product,) = torch.autograd.grad(image, zero, _tensor(u, image), retain_graph=True)
+        return _vector(product)
 
     return LinearOperator(matvec, rmatvec, (image.numel(), x.numel()))
 
 
 def _tensor(v: Vector, like: Tensor) -> Tensor:
+    """Return a vector as a tensor of the shape, dtype and device of another one."""
     return torch.from_numpy(v).to(like.device, like.dtype).reshape(like.shape)
 
 
 def _vector(x: Tensor) -> Vector:
-    found: Vector = x.reshape(-1).to("cpu", torch.float64).numpy()
-    return found
+    """Return a tensor as a vector in float64."""
+    vector: Vector = x.reshape(-1).to("cpu", torch.float64).numpy()
+    return vector

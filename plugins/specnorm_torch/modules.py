@@ -1,4 +1,4 @@
-"""What torch's modules say about themselves, in specnorm's words: the door for packages that read whole models."""
+"""Read torch's modules: their layers, kernels and geometry, in specnorm's words. Other packages read models by it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Select: TypeAlias = Callable[[str, nn.Module], bool]
 
 
 def name_of(module: nn.Module) -> str:
-    """Name of a module's class, as its author gave it."""
+    """Return the name of a module's class, as its author gave it."""
     return str(parametrize.type_before_parametrizations(module).__name__)
 
 
 def version_of(x: Tensor) -> int:
-    """How often a tensor was changed in place; 0 for those of the inference mode."""
+    """Return how often a tensor was changed in place; 0 for those of the inference mode."""
     return 0 if x.is_inference() else x._version
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Convolutions, transposed ones and linear layers, of any class derived from torch's."""
+    """Return whether a module is a convolution, a transposed one or a linear layer, of a class derived from torch's."""
     return isinstance(module, (_ConvNd, nn.Linear))
 
 
@@ -47,33 +47,42 @@ _LAYERS: tuple[Any, ...] = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear
 )  # fmt: skip
 _COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__")
-"""What of a class says which map its modules compute."""
+"""Methods of a layer that say which map it computes."""
 
 
 def computes_as_torch(module: nn.Module) -> bool:
-    """Whether a layer's forward is torch's own, so that its attributes say what it computes; hooks are not seen."""
-    base = next((kind for kind in _LAYERS if isinstance(module, kind)), None)
-    names = [name for name in _COMPUTING if hasattr(base, name)]
-    return base is not None and all(
-        getattr(type(module), name) is getattr(base, name) and name not in vars(module) for name in names
-    )
+    """Return whether a layer's forward is torch's own, so that its attributes say what it computes; hooks count not."""
+    for kind in _LAYERS:
+        if isinstance(module, kind):
+            methods = [name for name in _COMPUTING if hasattr(kind, name)]
+            return all(_has_method_of(module, kind, name) for name in methods)
+    return False
+
+
+def _has_method_of(module: nn.Module, kind: type, name: str) -> bool:
+    """Return whether a module has a method of a class, which neither its own class nor itself replaces."""
+    is_inherited = getattr(type(module), name) is getattr(kind, name)
+    return is_inherited and name not in vars(module)
 
 
 @torch.no_grad()
 def computes_with(layer: nn.Module, x: Tensor) -> Tensor | None:
-    """The kernel of a layer that computes, hooks and all, what torch's forward does with it: bit for bit, at an input.
+    """Return a layer's kernel if the layer, with its hooks, computes what torch's forward does: bit for bit, at x.
 
     None: it computes something else, or its kernel moves from call to call.
     """
     if not computes_as_torch(layer):
         return None
-    given = x.clone()
-    found = layer(given)
+    argument = x.clone()
+    output = layer(argument)
     weight = weight_of(layer).detach().clone()
     with torch.autocast(x.device.type, enabled=False):
-        plain: Any = type(layer).forward(layer, x)
-    same = isinstance(found, Tensor) and found.dtype == plain.dtype and torch.equal(found, plain)
-    return weight if same and torch.equal(given, x) and torch.equal(weight, weight_of(layer)) else None
+        expected: Any = type(layer).forward(layer, x)
+    if not isinstance(output, Tensor) or output.dtype != expected.dtype:
+        return None
+    is_same = torch.equal(output, expected)
+    is_still = torch.equal(argument, x) and torch.equal(weight, weight_of(layer))
+    return weight if is_same and is_still else None
 
 
 def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
@@ -97,14 +106,16 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
         padding at a given size.
     """
     if is_layer(module) and not computes_as_torch(module):
-        plain = "Put what its vanilla_export() makes in its place; or " * hasattr(module, "vanilla_export")
+        export = ""
+        if hasattr(module, "vanilla_export"):
+            export = "Put what its vanilla_export() makes in its place; or "
         advice = (
             "specnorm_torch.audit tries it at one input size; else give the kernel that it amounts to, with its "
             "geometry, to specnorm's functions, and leave the layer out of what goes through all layers."
         )
         raise GeometryError(
             f"{name_of(module)} has a forward of its own: its attributes do not say what it computes at every size. "
-            f"{plain}{advice}"
+            f"{export}{advice}"
         )
     if isinstance(module, nn.Linear):
         return {} if input_shape is None else {"input_shape": ()}
@@ -113,24 +124,30 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
             f"{name_of(module)} is no layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
             "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
         )
-    geometry: dict[str, Any] = {"stride": tuple(module.stride), "dilation": tuple(module.dilation)}
-    geometry |= {"groups": module.groups, "padding_mode": module.padding_mode}
-    amounts = [(0, 0)] * len(module.kernel_size) if module.padding == "valid" else module.padding
+    geometry: dict[str, Any] = {
+        "stride": tuple(module.stride), "dilation": tuple(module.dilation), "groups": module.groups,
+        "padding_mode": module.padding_mode,
+    }  # fmt: skip
+    axes = len(module.kernel_size)
+    padding: Any = module.padding
     if isinstance(module, _ConvTransposeNd):
         # More output on one side is less cropping; it cannot matter over all sizes.
-        extra = tuple(module.output_padding) if input_shape is not None else (0,) * len(module.kernel_size)
-        both: Any = zip(module.padding, extra, strict=True)
-        pads = crop([(p, p - more) for p, more in both])
-        geometry |= {"transposed": True, "padding": pads}
+        extra = (0,) * axes if input_shape is None else tuple(module.output_padding)
+        crops = crop([(p, p - more) for p, more in zip(padding, extra, strict=True)])
+        geometry |= {"transposed": True, "padding": crops}
+    elif padding == "valid":
+        geometry["padding"] = [(0, 0)] * axes
+    elif padding == "same":
+        geometry["padding"] = "same"
     else:
-        geometry["padding"] = "same" if amounts == "same" else [p if isinstance(p, tuple) else (p, p) for p in amounts]
+        geometry["padding"] = [(p, p) for p in padding]
     if input_shape is not None:
         geometry["input_shape"] = tuple(input_shape)
     return geometry
 
 
 def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Cropping of a transposed convolution, ``padding`` and ``padding - output_padding``; refused where negative."""
+    """Refuse negative cropping of a transposed convolution: ``padding``, and ``padding - output_padding`` behind."""
     if any(after < 0 for _, after in pairs):
         raise GeometryError(
             f"output_padding={tuple(p - q for p, q in pairs)} exceeds padding={tuple(p for p, _ in pairs)}: rows of "
@@ -141,28 +158,30 @@ def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[str, nn.Module]]:
-    """Names and layers of a model in its order, a shared layer once, parametrisations' insides left out."""
+    """Give names and layers of a model in its order, a shared layer once, without the insides of parametrisations."""
     for name, module in model.named_modules():
-        inside = "parametrizations" in name.split(".")
-        if is_layer(module) and not inside and (select is None or select(name, module)):
+        is_inside = "parametrizations" in name.split(".")
+        if not is_layer(module) or is_inside:
+            continue
+        if select is None or select(name, module):
             yield name, module
 
 
 def computed(module: nn.Module) -> dict[str, str]:
-    """Tensors of a module that are computed before each call, by name, and by what."""
-    found = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
+    """Return the names of a module's tensors that are computed before each call, each with what computes it."""
+    makers = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
-            found[hook.name] = "an old-style weight_norm hook"
+            makers[hook.name] = "an old-style weight_norm hook"
         elif isinstance(hook, OldSpectralNorm):
-            found[hook.name] = "an old-style spectral_norm hook"
+            makers[hook.name] = "an old-style spectral_norm hook"
         elif isinstance(hook, prune.BasePruningMethod):
-            found[hook._tensor_name] = "a pruning hook"
-    return found
+            makers[hook._tensor_name] = "a pruning hook"
+    return makers
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether hooks see what goes into a module or comes out of it, besides those of `computed`."""
+    """Return whether hooks see what goes into a module or comes out of it, besides those of `computed`."""
     return bool(module._forward_hooks) or not all(isinstance(x, _Hooks) for x in module._forward_pre_hooks.values())
 
 
@@ -192,7 +211,7 @@ def at_inference(model: nn.Module) -> Iterator[None]:
 
 
 def check_used(module: nn.Module) -> Tensor:
-    """The kernel that a layer uses, which has to be its weight, in its own geometry."""
+    """Return the kernel that a layer uses; refuse a layer that does not use its weight as it stands."""
     if not torch.isfinite(weight_of(module)).all():
         raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
     x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module))
@@ -203,28 +222,31 @@ def check_used(module: nn.Module) -> Tensor:
 
 
 def _input_of(module: Any) -> tuple[int, ...]:
-    """Shape of some input of a layer, as small as it can be."""
+    """Return the shape of a small input that a layer takes."""
     if isinstance(module, nn.Linear):
         return 1, module.in_features
-    axes = zip(module.dilation, module.kernel_size, module.stride, strict=True)
     # Reflection needs more pixels than it adds, circular padding sizes that its stride divides, cropping leaves one.
-    most = 2 * max(module._reversed_padding_repeated_twice)
-    sizes = [s * ((max(d * (k - 1) + 1, most) + s) // s) for d, k, s in axes]
+    padding = 2 * max(module._reversed_padding_repeated_twice)
+    sizes = []
+    for d, k, s in zip(module.dilation, module.kernel_size, module.stride, strict=True):
+        least = max(d * (k - 1) + 1, padding)
+        steps = least // s + 1
+        sizes.append(s * steps)
     return (1, module.in_channels, *sizes)
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether a module holds packed integers."""
+    """Return whether a module holds packed integers."""
     return hasattr(module, "_packed_params") or ".quantized." in type(module).__module__
 
 
 def is_lazy(x: object) -> bool:
-    """Whether a tensor has no shape yet."""
+    """Return whether a tensor has no shape yet."""
     return isinstance(x, nn.UninitializedParameter | nn.UninitializedBuffer)
 
 
 def check_module(model: object) -> None:
-    """Refuse what is no module, or one that torch made of another and that cannot be looked into."""
+    """Refuse objects that are no modules, and modules that torch made of others, whose layers are hidden."""
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
         raise MethodError(
@@ -233,8 +255,10 @@ def check_module(model: object) -> None:
         )
     inner = next((name for name, x in model.named_modules() if isinstance(x, torch.jit.ScriptModule)), None)
     if inner is not None or "eval" in vars(model):
-        made = "torch.export" if inner is None else f"torch.jit ({inner})" if inner else "torch.jit"
-        raise MethodError(f"{kind} was made by {made}, which hides its layers. Give the model that it was made of.")
+        maker = "torch.export"
+        if inner is not None:
+            maker = f"torch.jit ({inner})" if inner else "torch.jit"
+        raise MethodError(f"{kind} was made by {maker}, which hides its layers. Give the model that it was made of.")
 
 
 def check_values(model: nn.Module, prefix: str = "") -> None:
@@ -253,7 +277,7 @@ def _check_values(name: str, x: Tensor) -> None:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """The kernel of the next call, of which torch's types say only that it is a tensor or a module."""
+    """Return the kernel that the next call of a layer uses."""
     modes = {part: part.training for part in module.modules()}
     for part in modes:  # a parametrisation that moves at each call in training is not moved by reading
         part.training = False
@@ -272,17 +296,18 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def normalised_layers(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of the layers in a Sequential that a batch normalisation follows at once, with the normalisation's."""
+    """Give the names of layers in a Sequential that a batch normalisation follows at once, and its name."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Sequential):
-            children = [(f"{name}.{child}" if name else child, x) for child, x in module.named_children()]
-            for (first, layer), (second, norm) in itertools.pairwise(children):
-                if is_layer(layer) and isinstance(norm, _BatchNorm) and norm.running_var is not None:
-                    yield first, second
+        if not isinstance(module, nn.Sequential):
+            continue
+        prefix = f"{name}." if name else ""
+        for (first, layer), (second, norm) in itertools.pairwise(module.named_children()):
+            if is_layer(layer) and isinstance(norm, _BatchNorm) and norm.running_var is not None:
+                yield prefix + first, prefix + second
 
 
 def parametrisations(module: nn.Module, name: str, kind: type[nn.Module]) -> list[Any]:
-    """Parametrisations of one class on one tensor."""
+    """Return the parametrisations of one class on one tensor."""
     if not parametrize.is_parametrized(module, name):
         return []
     parameters: Any = module.parametrizations

@@ -1,4 +1,4 @@
-"""The custom operators: a program as one opaque node of a graph, told by its key, with its shapes and its batches."""
+"""Custom operators of torch: a program is one opaque node of a graph. The node holds the program's key."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ def run(
     need: str,
     backend: TorchArrays = ARRAYS,
 ) -> tuple[list[Tensor], Ran]:
-    """A program for kernels (*batch, *shape): its value, its stats and what ``need`` asks for; and all it computed."""
+    """Run a program for kernels (*batch, *shape).
+
+    Returns its value, its statistics and what ``need`` asks for ("value": nothing, "residuals", "jacobian"), as copies;
+    and everything that it computed.
+    """
     plan = program(key)
     ran = plan.forward(kernels, backend=backend, differentiated=need != "value")
-    found = [ran.value, *ran.stats]
+    outputs = [ran.value, *ran.stats]
     if need == "residuals":
-        found += ran.residuals
+        outputs += ran.residuals
     if need == "jacobian":
-        found.append(_jacobian(plan, ran, backend))
+        outputs.append(_jacobian(plan, ran, backend))
     # An operator may not return its input, a view of it, or one tensor twice; and where NumPy computes, strides are
     # other ones than those that the fake run foretells.
-    return [x.clone(memory_format=torch.contiguous_format) for x in found], ran
+    return [x.clone(memory_format=torch.contiguous_format) for x in outputs], ran
 
 
 def _jacobian(plan: Program, ran: Ran, backend: TorchArrays) -> Tensor:
-    """Derivative of each value with respect to its kernel, shape (*batch, *value_shape, *shape), in the result's dtype.
+    """Return the derivative of each value with respect to its kernel, (*batch, *value_shape, *shape).
 
     Raises
     ------
@@ -44,35 +48,41 @@ def _jacobian(plan: Program, ran: Ran, backend: TorchArrays) -> Tensor:
         If it would need more than 1 GiB.
     """
     value: Tensor = ran.value
-    given: dict[str, Any] = {"dtype": plan.result_dtype, "backend": backend}
+
+    def pullback(cotangent: Tensor) -> Tensor:
+        gradient: Tensor = plan.pullback(ran.residuals, cotangent, dtype=plan.result_dtype, backend=backend)
+        return gradient
+
     if not plan.value_shape:
-        found: Tensor = plan.pullback(ran.residuals, torch.ones_like(value), **given)
-        return found
+        return pullback(torch.ones_like(value))
     (count,) = plan.value_shape
-    if 8 * value.numel() * math.prod(plan.shape) > 2**30:
+    size = 8 * value.numel() * math.prod(plan.shape)
+    if size > 2**30:
         raise MethodError(
             f"the gradients of {count} values of a kernel of shape {plan.shape} need more than 1 GiB under "
             "a compiler. Ask for fewer (k=...), or call this function outside the compiled region."
         )
     eye = torch.eye(count, dtype=value.dtype, device=value.device)
-    rows = [plan.pullback(ran.residuals, eye[j].expand(value.shape), **given) for j in range(count)]
+    rows = [pullback(row.expand(value.shape)) for row in eye]
     return torch.stack(rows, dim=value.ndim - 1)
 
 
 def evaluated(kernels: Tensor, key: str, need: str) -> list[Tensor]:
-    """The arrays of `run`."""
-    return run(kernels, key, need)[0]
+    """Run a program, and return what `run` returns first."""
+    outputs, _ = run(kernels, key, need)
+    return outputs
 
 
 evaluate = torch.library.custom_op("specnorm::evaluate", evaluated, mutates_args=())
-"""That as an operator, whose call takes a tenth of a millisecond."""
+"""`evaluated` as an operator, whose call takes a tenth of a millisecond."""
 
 
 @evaluate.register_fake
 def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
-    """Shapes and dtypes, by running the program once with its loops cut to a single round."""
+    """Return shapes and dtypes, by running the program once with its loops cut to a single round."""
     keep(key)  # the graph that is traced here carries the key alone
-    return [torch.empty_like(x) for x in run(kernels, key, need, SHAPES)[0]]
+    outputs, _ = run(kernels, key, need, SHAPES)
+    return [torch.empty_like(x) for x in outputs]
 
 
 @evaluate.register_vmap
@@ -85,16 +95,18 @@ def _evaluate_vmap(
 ) -> tuple[list[Tensor], list[int]]:
     """Batch through the operator's own leading axes; residuals have them flattened into one."""
     kernels = kernels.movedim(in_dims[0], 0)
-    found = evaluate(kernels, key, need)
+    count = kernels.shape[0]
+    outputs = evaluate(kernels, key, need)
     if need == "residuals":
-        plain = 1 + len(program(key).method.stats)
-        found[plain:] = [x.reshape(kernels.shape[0], -1, *x.shape[1:]) for x in found[plain:]]
-    return found, [0] * len(found)
+        first = 1 + len(program(key).method.stats)  # behind the value and the statistics
+        residuals = outputs[first:]
+        outputs[first:] = [x.reshape(count, -1, *x.shape[1:]) for x in residuals]
+    return outputs, [0] * len(outputs)
 
 
 @torch.library.custom_op("specnorm::step", mutates_args=())
 def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
-    """Value, gradient and next state of a program for kernels (*batch, *shape)."""
+    """Return value, gradient and next state of a program for kernels (*batch, *shape)."""
     plan = cast("SteppedProgram", program(key))
     value, gradient, after = plan.step(kernels, tuple(state), sweeps=sweeps, backend=ARRAYS)
     # An operator may not return an input or a view of one: without sweeps the state stays as it is.
@@ -105,8 +117,10 @@ def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Te
 def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: int) -> list[Tensor]:
     plan = keep(key)
     dtype = getattr(torch, plan.result_dtype)
-    value = kernels.new_empty(kernels.shape[: kernels.ndim - len(plan.shape)], dtype=dtype)
-    return [value, kernels.new_empty(kernels.shape, dtype=dtype), *(torch.empty_like(x) for x in state)]
+    batch = kernels.shape[: kernels.ndim - len(plan.shape)]
+    value = kernels.new_empty(batch, dtype=dtype)
+    gradient = kernels.new_empty(kernels.shape, dtype=dtype)
+    return [value, gradient, *(torch.empty_like(x) for x in state)]
 
 
 @step.register_vmap
@@ -123,6 +137,7 @@ def _step_vmap(
     def batched(x: Tensor, axis: int | None) -> Tensor:
         return x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
 
-    moved = [batched(x, axis) for x, axis in zip(state, in_dims[1], strict=True)]
-    found = step(batched(kernels, in_dims[0]), moved, key, sweeps)
-    return found, [0] * len(found)
+    axis_of_kernels, axes_of_state, *_ = in_dims
+    states = [batched(x, axis) for x, axis in zip(state, axes_of_state, strict=True)]
+    outputs = step(batched(kernels, axis_of_kernels), states, key, sweeps)
+    return outputs, [0] * len(outputs)

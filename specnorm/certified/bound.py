@@ -114,12 +114,24 @@ def _require_one_norm(claims: tuple[Claim, ...]) -> None:
         raise HypothesisError(f"bounds of {claims[0].what} for different kernels")
 
 
-def _upper(value: float, what: object, rule: str, *of: Upper | Lower, digest: str = "") -> Upper:
+def _upper(
+    value: float,
+    what: object,
+    rule: str,
+    *of: Upper | Lower,
+    digest: str = "",
+) -> Upper:
     """An upper bound that a rule has proven. For the modules of the trusted room."""
     return Upper(float(value), what, rule, of, _KERNEL, digest)
 
 
-def _lower(value: float, what: object, rule: str, *of: Upper | Lower, digest: str = "") -> Lower:
+def _lower(
+    value: float,
+    what: object,
+    rule: str,
+    *of: Upper | Lower,
+    digest: str = "",
+) -> Lower:
     """A lower bound that a rule has proven. For the modules of the trusted room."""
     return Lower(float(value), what, rule, of, _KERNEL, digest)
 

@@ -80,7 +80,13 @@ def _radius(margin: Array, slope: Array, curvature: Array, *, xp: Namespace) -> 
     return rounding.to_dtype(xp.where(mean == 0, of_a_constant, radius), m.dtype, "down", xp=xp)
 
 
-def _scaled_together(m: Array, g: Array, bend: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:
+def _scaled_together(
+    m: Array,
+    g: Array,
+    bend: Array,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
     """The numbers times a common power of two, which changes no radius, if all are below 1.
 
     Without it, numbers near the smallest one lose their digits.

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 @arithmetic.on_host()
-def norm_of_multiple(norm: Upper, kernel: NDArray[np.float64], factor: float, multiple: NDArray[np.float64]) -> Upper:
+def norm_of_multiple(
+    norm: Upper,
+    kernel: NDArray[np.float64],
+    factor: float,
+    multiple: NDArray[np.float64],
+) -> Upper:
     """Bound a layer whose kernel M is close to a multiple f K of another one: ``f ||K|| + ||M - f K||``.
 
     A layer adds one product with a matrix for each tap, between a padding and maps of norm at most 1. So the second

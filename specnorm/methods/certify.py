@@ -80,8 +80,8 @@ class Certify(Method):
             if self.needs(spec).blocks:
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
                 target = _without_padding(bound, spec)
-                found = self._decide(layer, spec, target, clock, ops=ops)
-                verdicts.append((_proves(found.upper, bound, spec), found.lower > bound))
+                result = self._decide(layer, spec, target, clock, ops=ops)
+                verdicts.append((_proves(result.upper, bound, spec), result.lower > bound))
             else:
                 verdicts.append(self._decide_at_size(layer, spec, bound, clock, ops=ops))
         value = ops.from_numpy(np.full(len(verdicts), self.bound), blocks)
@@ -104,8 +104,8 @@ class Certify(Method):
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
         target = _without_padding(bound, spec)
-        found = self._decide(blocks, replace(spec, input_shape=None), target, clock, ops=ops)
-        if _proves(found.upper, bound, spec):
+        result = self._decide(blocks, replace(spec, input_shape=None), target, clock, ops=ops)
+        if _proves(result.upper, bound, spec):
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
             bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells, clock), ops=ops)
@@ -123,22 +123,25 @@ class Certify(Method):
         *,
         ops: ArrayOps,
     ) -> SearchResult:
-        cut = polyphase.support(blocks, ops=ops)
-        exact = enclose_zero(cut, ops=ops) or enclose_single_entries(cut, ops=ops)
+        support = polyphase.support(blocks, ops=ops)
+        kernel_shape = tuple(support.shape[3:])
+        exact = enclose_zero(support, ops=ops) or enclose_single_entries(support, ops=ops)
         if exact is not None:
             return exact
         for rtol in (1e-3, 1e-9):
-            constant = enclose_constant(cut, rtol, close=False, ops=ops)
+            constant = enclose_constant(support, rtol, close=False, ops=ops)
             if constant is not None and (finite(constant.upper) <= bound or constant.lower > bound):
                 return constant
-        search, cover = Search(cut, clock=clock, ops=ops), torus(cut.shape[3:])
-        found = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
-        if found.upper is not None or spec.input_shape is None:
-            return found
-        sizes = grid_sizes(spec, tuple(cut.shape[3:]))
+        search = Search(support, clock=clock, ops=ops)
+        cover = torus(kernel_shape)
+        result = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
+        if result.upper is not None or spec.input_shape is None:
+            return result
+        # The bound is not proven of the supremum: search the frequencies of the size alone.
         whole = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
-        supremum = whole.upper or norm_by_frobenius(cut, ops=ops)
-        return search.run(dft(sizes, cut.shape[3:]), bound=bound, supremum=supremum, max_cells=self.max_cells)
+        supremum = whole.upper or norm_by_frobenius(support, ops=ops)
+        grid = dft(grid_sizes(spec, kernel_shape), kernel_shape)
+        return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
 
     def pullback(
         self,

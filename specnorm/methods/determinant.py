@@ -55,34 +55,44 @@ class LogDeterminant(Method):
             )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        xp, groups, channels = ops.xp, spec.groups, spec.block_shape[0]
+        xp = ops.xp
         grid = half_grid(spec.periods)
-        counts = np.bincount(mirror_index(spec.periods), minlength=len(grid)).astype(float)
-        # What tap 0 reads lies `before` pixels in front, which turns the sign at half a turn.
-        before = np.asarray([pads[0] for pads in spec.padding], dtype=np.int64)
-        halves = 2 * grid.numerators == np.asarray(spec.periods, dtype=np.int64)
-        real = (halves | (grid.numerators == 0)).all(axis=1)
-        turned = np.where((halves * before).sum(axis=1) * channels % 2 == 1, -1.0, 1.0)
+        multiplicity = np.bincount(mirror_index(spec.periods), minlength=len(grid)).astype(float)
+        is_real, shift_signs = self._real_points(grid, spec)
         frequencies = Frequencies(grid.numerators * np.asarray(spec.dilation, dtype=np.int64), spec.periods)
-        values: list[Array] = []
-        factors: list[Array] = []
+        logs_of_chunks: list[Array] = []
+        signs_of_chunks: list[Array] = []
         slopes: list[Array] = []
         step = symbols.chunk_length(blocks, ops=ops)
         for start in range(0, len(grid), step):
-            some = slice(start, start + step)
-            symbol = symbols.Symbol(blocks, frequencies[some], ops=ops)
+            chunk = slice(start, start + step)
+            symbol = symbols.Symbol(blocks, frequencies[chunk], ops=ops)
             matrices = symbol.matrices()
             signs, logs = xp.linalg.slogdet(matrices)
-            weights = ops.from_numpy(counts[some], logs)
-            ones, is_real = xp.ones_like(logs), ops.from_numpy(real[some], logs)
-            own = xp.where(xp.real(signs) < 0, -ones, ones) * ops.from_numpy(turned[some], logs)
-            values.append(xp.sum(logs * weights, axis=1))
-            factors.append(xp.prod(xp.where(is_real, own, ones), axis=1))
+            weights = ops.from_numpy(multiplicity[chunk], logs)
+            logs_of_chunks.append(xp.sum(logs * weights, axis=1))
             slopes.append(self._slope(matrices, logs, weights, symbol.phase, spec, ops=ops))
-        total = xp.sum(xp.reshape(xp.sum(xp.stack(values, axis=1), axis=1), (-1, groups)), axis=1)
-        sign = xp.prod(xp.reshape(xp.prod(xp.stack(factors, axis=1), axis=1), (-1, groups)), axis=1)
+            # At other points, a determinant and its mirror image's have a positive product.
+            one = xp.ones_like(logs)
+            real_sign = xp.where(xp.real(signs) < 0, -one, one) * ops.from_numpy(shift_signs[chunk], logs)
+            signs_of_points = xp.where(ops.from_numpy(is_real[chunk], logs), real_sign, one)
+            signs_of_chunks.append(xp.prod(signs_of_points, axis=1))
+        of_blocks = xp.sum(xp.stack(logs_of_chunks, axis=1), axis=1)
+        total = xp.sum(xp.reshape(of_blocks, (-1, spec.groups)), axis=1)
+        signs_of_blocks = xp.prod(xp.stack(signs_of_chunks, axis=1), axis=1)
+        sign = xp.prod(xp.reshape(signs_of_blocks, (-1, spec.groups)), axis=1)
         sign = xp.where(xp.isfinite(total), sign, xp.zeros_like(sign))
         return Evaluation(total, (sign,), (sum(slopes[1:], slopes[0]),))
+
+    @staticmethod
+    def _real_points(grid: Frequencies, spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
+        """Which frequencies have real symbols, and the sign that the padding gives their determinants, shapes (f,)."""
+        # Tap 0 reads `before` pixels in front, which changes the sign of each channel at half a turn.
+        before = np.asarray([pads[0] for pads in spec.padding], dtype=np.int64)
+        is_half_turn = 2 * grid.numerators == np.asarray(spec.periods, dtype=np.int64)
+        is_real = (is_half_turn | (grid.numerators == 0)).all(axis=1)
+        sign_changes = (is_half_turn * before).sum(axis=1) * spec.block_shape[0]
+        return is_real, np.where(sign_changes % 2 == 1, -1.0, 1.0)
 
     @staticmethod
     def _slope(
@@ -98,12 +108,12 @@ class LogDeterminant(Method):
         xp = ops.xp
         b, f, size, _ = matrices.shape
         eye = xp.eye(size, dtype=matrices.dtype, device=ops.device(matrices))
-        usable = xp.isfinite(logs)[:, :, None, None]
-        inverses = xp.linalg.inv(xp.where(usable, matrices, eye))
-        inverses = xp.where(usable, inverses, xp.zeros_like(inverses))
+        is_regular = xp.isfinite(logs)[:, :, None, None]
+        inverses = xp.linalg.inv(xp.where(is_regular, matrices, eye))
+        inverses = xp.where(is_regular, inverses, xp.zeros_like(inverses))
         gamma = arrays.adjoint(inverses, xp=xp) * xp.astype(weights, inverses.dtype)[:, None, None]
-        every = xp.broadcast_to(phase[None, ...], (b, f, math.prod(spec.block_kernel_shape)))
-        return gradients.matrices_gradient(gamma, every, spec.block_kernel_shape, xp=xp)
+        phases = xp.broadcast_to(phase[None, ...], (b, f, math.prod(spec.block_kernel_shape)))
+        return gradients.matrices_gradient(gamma, phases, spec.block_kernel_shape, xp=xp)
 
     def pullback(
         self,
@@ -113,6 +123,6 @@ class LogDeterminant(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        """The derivative that `forward` made."""
-        every = xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], spec.groups))
-        return weighted(residuals, xp.reshape(every, (-1,)), xp=xp)
+        """The derivative that `forward` computed."""
+        of_groups = xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], spec.groups))
+        return weighted(residuals, xp.reshape(of_groups, (-1,)), xp=xp)

@@ -74,27 +74,32 @@ class Enclose(Method):
         if not self.needs(spec).blocks:
             return self._at_size(blocks, spec, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
-        limits = (spec, self.rtol, self.max_cells)
-        found = [enclose_blocks(Problem(layer, *limits, Clock.of(self.budget)), ops=ops) for layer in layers]
-        bounds = [f for f, _ in found]
-        u, v, _, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f in bounds], ops=ops)
-        done = [done and spec.padding_gain_sq == 1 for _, done in found]
-        frequencies = [f.frequency.angles[0] for f in bounds]
-        stats = _columns(bounds, done, [0] * len(bounds), frequencies, like=blocks, ops=ops)
-        claims = [(f.lower, padded_norm(known(f.upper), spec)) for f in bounds]
+        results = []
+        converged = []
+        for layer in layers:
+            problem = Problem(layer, spec, self.rtol, self.max_cells, Clock.of(self.budget))
+            result, within_rtol = enclose_blocks(problem, ops=ops)
+            results.append(result)
+            converged.append(within_rtol and spec.padding_gain_sq == 1)
+        maxima = [(result.block, result.frequency, result.vectors) for result in results]
+        u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
+        frequencies = [result.frequency.angles[0] for result in results]
+        stats = _columns(results, converged, [0] * len(results), frequencies, like=blocks, ops=ops)
+        claims = [(result.lower, padded_norm(known(result.upper), spec)) for result in results]
         return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group), claims)
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        found = enclose_layers(kernels, spec, self, ops=ops)
+        results = enclose_layers(kernels, spec, self, ops=ops)
+        converged = [result.within(self.rtol) for result in results]
+        sources = [list(BoundSource).index(result.bound_source) for result in results]
         # A witness of such a layer has no frequency.
-        nowhere: list[tuple[float, ...]] = [()] * len(found)
-        done = [x.within(self.rtol) for x in found]
-        columns = _columns(
-            found, done, [list(BoundSource).index(x.bound_source) for x in found], nowhere, like=kernels, ops=ops
-        )
-        u, v, gradient = (xp.concat([getattr(x, name) for x in found], axis=0) for name in ("u", "v", "gradient"))
-        claims = [(x.lower, known(x.upper)) for x in found]
+        no_frequencies: list[tuple[float, ...]] = [()] * len(results)
+        columns = _columns(results, converged, sources, no_frequencies, like=kernels, ops=ops)
+        u = xp.concat([result.u for result in results], axis=0)
+        v = xp.concat([result.v for result in results], axis=0)
+        gradient = xp.concat([result.gradient for result in results], axis=0)
+        claims = [(result.lower, known(result.upper)) for result in results]
         return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,), claims)
 
     def pullback(
@@ -121,14 +126,17 @@ def enclose_layers(
     # A fifth of what there is to import; for a size alone.
     from specnorm.search.layer import enclose_layer
 
-    each = (kernels[j : j + 1, ...] for j in range(kernels.shape[0]))
-    limits = (spec, method.rtol, method.max_cells)
-    return [enclose_layer(Problem(kernel, *limits, Clock.of(method.budget)), ops=ops) for kernel in each]
+    results = []
+    for j in range(kernels.shape[0]):
+        clock = Clock.of(method.budget)
+        problem = Problem(kernels[j : j + 1, ...], spec, method.rtol, method.max_cells, clock)
+        results.append(enclose_layer(problem, ops=ops))
+    return results
 
 
 def _columns(
-    found: list[SearchResult] | list[LayerBounds],
-    done: list[bool],
+    results: list[SearchResult] | list[LayerBounds],
+    converged: list[bool],
     sources: list[int],
     frequencies: list[Any],
     *,
@@ -137,12 +145,12 @@ def _columns(
 ) -> tuple[Array, ...]:
     """Lower bounds, convergence, bound sources, cells, levels and frequencies of layers, and their upper bounds."""
     columns = (
-        np.asarray(done, dtype=np.bool_),
+        np.asarray(converged, dtype=np.bool_),
         np.asarray(sources, dtype=np.int32),
-        np.asarray([f.cells for f in found], dtype=np.int32),
-        np.asarray([f.levels for f in found], dtype=np.int32),
+        np.asarray([result.cells for result in results], dtype=np.int32),
+        np.asarray([result.levels for result in results], dtype=np.int32),
         np.asarray(frequencies, dtype=np.float64),
     )
-    lower = as_array([f.lower for f in found], like, ops=ops)
-    upper = as_array([known(f.upper) for f in found], like, ops=ops)
+    lower = as_array([result.lower for result in results], like, ops=ops)
+    upper = as_array([known(result.upper) for result in results], like, ops=ops)
     return lower, *(ops.from_numpy(column, like) for column in columns), upper

@@ -87,24 +87,31 @@ class ExactFFT(Method):
         base.require_exact(spec, "conv_norm")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        budget = self.max_cells
+        max_cells = self.max_cells
+        grid: Frequencies | None = None
         if spec.input_shape is not None:
-            every = half_grid(grid_sizes(spec, spec.block_kernel_shape))
+            grid = half_grid(grid_sizes(spec, spec.block_kernel_shape))
             # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
-            budget = min(budget, 2 * len(every))
+            max_cells = min(max_cells, 2 * len(grid))
             # Of a matrix there is one frequency, whose norm Lanczos finds sooner.
-            if not ops.concrete or 1 < len(every) <= _FEW:
-                return self._visit_all(blocks, spec.groups, every, Clock.of(self.budget), ops=ops)
+            if not ops.concrete or 1 < len(grid) <= _FEW:
+                return self._visit_all(blocks, spec.groups, grid, Clock.of(self.budget), ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
-        limits = (spec, self.rtol, budget, clock := Clock.of(self.budget))
-        found = [enclose_blocks(Problem(layer, *limits), ops=ops) for layer in layers]
-        if not all(converged for _, converged in found):
-            if spec.input_shape is not None and len(every) <= self.max_cells and not clock.expired:
-                return self._visit_all(blocks, spec.groups, every, clock, ops=ops)
+        clock = Clock.of(self.budget)
+        results = []
+        all_converged = True
+        for layer in layers:
+            result, converged = enclose_blocks(Problem(layer, spec, self.rtol, max_cells, clock), ops=ops)
+            results.append(result)
+            all_converged = all_converged and converged
+        if not all_converged:
+            if grid is not None and len(grid) <= self.max_cells and not clock.expired:
+                return self._visit_all(blocks, spec.groups, grid, clock, ops=ops)
             raise self._undecided()
-        u, v, value, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f, _ in found], ops=ops)
-        visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
-        return Evaluation(value, (visited,), (u, v, phase, group))
+        maxima = [(result.block, result.frequency, result.vectors) for result in results]
+        u, v, value, phase, group = top_triples(layers, maxima, ops=ops)
+        cells = np.asarray([result.cells for result in results], dtype=np.int32)
+        return Evaluation(value, (ops.from_numpy(cells, blocks),), (u, v, phase, group))
 
     def _undecided(self) -> Undecided:
         seconds = "" if self.budget is None else f"{self.budget:g} s and "
@@ -118,14 +125,15 @@ class ExactFFT(Method):
         self,
         blocks: Array,
         groups: int,
-        every: Frequencies,
+        grid: Frequencies,
         clock: Clock,
         *,
         ops: ArrayOps,
     ) -> Evaluation:
+        """Compute the norm at every frequency of a grid."""
         xp = ops.xp
-        each = eigh_work(min(blocks.shape[1:3]), is_complex=True, vectors=False)
-        if ops.concrete and not clock.affords(blocks.shape[0] * len(every) * each):
+        work_of_a_frequency = eigh_work(min(blocks.shape[1:3]), is_complex=True, vectors=False)
+        if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
             raise self._undecided()
 
         def norms(symbol: symbols.Symbol) -> Array:
@@ -133,12 +141,12 @@ class ExactFFT(Method):
             top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
             return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
-        _, phase = symbols.largest(norms, blocks, every, ops=ops)
+        _, phase = symbols.largest(norms, blocks, grid, ops=ops)
         u, v, value = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
-        u, v, value, phase = (xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase))
-        group = xp.argmax(value, axis=1)
-        u, v, value, phase = (arrays.pick(x, group, xp=xp) for x in (u, v, value, phase))
-        visited = xp.full(value.shape, groups * len(every), dtype=xp.int32, device=ops.device(blocks))
+        by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]
+        group = xp.argmax(by_layer[2], axis=1)
+        u, v, value, phase = (arrays.pick(x, group, xp=xp) for x in by_layer)
+        visited = xp.full(value.shape, groups * len(grid), dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase, group))
 
     def pullback(
@@ -256,7 +264,8 @@ class SingularValues(Method):
     @staticmethod
     def _per_group(spec: ConvSpec) -> int:
         """Singular values of one group; those of pixels that no tap reads are zero."""
-        (first, second), positions = spec.stored_channels, _positions(spec)
+        first, second = spec.stored_channels
+        positions = _positions(spec)
         pixels = positions * math.prod(spec.stride)
         if spec.repeats_a_matrix:
             pixels = math.prod(shapes_of(spec)[spec.transposed][1:])
@@ -300,13 +309,15 @@ class SingularValues(Method):
         half = half_grid(sizes)
         repeats = _positions(spec) // math.prod(sizes)
         mirror = ops.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
-        parts, step = [], symbols.chunk_length(blocks, ops=ops)
+        parts = []
+        step = symbols.chunk_length(blocks, ops=ops)
         for start in range(0, len(half), step):
             symbol = symbols.Symbol(blocks, half[start : start + step], ops=ops)
             u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
             phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
             parts.append((u, s, vh, phase))
-        u, s, vh, phase = (xp.take(xp.concat(list(p), axis=1), mirror, axis=1) for p in zip(*parts, strict=True))
+        half_factors = (xp.concat(list(chunks), axis=1) for chunks in zip(*parts, strict=True))
+        u, s, vh, phase = (xp.take(factor, mirror, axis=1) for factor in half_factors)
         flat = xp.reshape(s, (s.shape[0], -1))
         unread = self._per_group(spec) - flat.shape[1]
         if unread:
@@ -340,11 +351,11 @@ def _positions(spec: ConvSpec) -> int:
 
 
 def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:
-    """Entry order[j] is values[j]; 0 where the list of values has ended."""
+    """Values at the places that ``order`` lists, and 0 at places beyond the end of the values."""
     ranks = xp.argsort(order, axis=1)
-    listed = ranks < values.shape[1]
-    found = xp.take_along_axis(values, xp.where(listed, ranks, xp.zeros_like(ranks)), axis=1)
-    return xp.where(listed, found, xp.zeros_like(found))
+    has_value = ranks < values.shape[1]
+    unsorted = xp.take_along_axis(values, xp.where(has_value, ranks, xp.zeros_like(ranks)), axis=1)
+    return xp.where(has_value, unsorted, xp.zeros_like(unsorted))
 
 
 def require_circular(spec: ConvSpec, function: str, otherwise: str) -> None:

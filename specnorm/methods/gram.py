@@ -73,31 +73,37 @@ class ZeroPaddedGram(Method):
         if blocks.shape[1] != blocks.shape[2]:
             return self._of_side(blocks, ops=ops)
         # The sums of G G* are other ones than those of G* G, and as cheap where there are as many of them.
-        b, other = blocks.shape[0], arrays.swapped(blocks, xp=xp)
+        of_inputs, of_outputs = self._of_both_sides(blocks, ops=ops)
+        outputs_are_lower = of_outputs.value < of_inputs.value
+
+        def lower_side(inputs: Array, outputs: Array) -> Array:
+            per_block = xp.reshape(outputs_are_lower, (-1,) + (1,) * (inputs.ndim - 1))
+            return xp.where(per_block, outputs, inputs)
+
+        residuals = map(lower_side, of_inputs.residuals, of_outputs.residuals)
+        return Evaluation(lower_side(of_inputs.value, of_outputs.value), (), (*residuals, outputs_are_lower))
+
+    def _of_both_sides(self, blocks: Array, *, ops: ArrayOps) -> tuple[Evaluation, Evaluation]:
+        """By the sums of the inputs, and of the outputs; where a loop compiles, in one batch."""
+        swapped = arrays.swapped(blocks, xp=ops.xp)
         if ops.concrete:
-            sides = [self._of_side(x, ops=ops) for x in (blocks, other)]
-            values, kept = [x.value for x in sides], [x.residuals for x in sides]
-        else:
-            found = self._of_side(xp.concat([blocks, other], axis=0), ops=ops)
-            values = [found.value[:b], found.value[b:]]
-            kept = [tuple(x[part, ...] for x in found.residuals) for part in (slice(0, b), slice(b, 2 * b))]
-        lower = values[1] < values[0]
-
-        def chosen(one: Array, two: Array) -> Array:
-            return xp.where(xp.reshape(lower, (b,) + (1,) * (one.ndim - 1)), two, one)
-
-        return Evaluation(chosen(*values), (), (*map(chosen, *kept), lower))
+            return self._of_side(blocks, ops=ops), self._of_side(swapped, ops=ops)
+        both = self._of_side(ops.xp.concat([blocks, swapped], axis=0), ops=ops)
+        b = blocks.shape[0]
+        return (
+            Evaluation(both.value[:b], (), tuple(x[:b, ...] for x in both.residuals)),
+            Evaluation(both.value[b:], (), tuple(x[b:, ...] for x in both.residuals)),
+        )
 
     def _of_side(self, blocks: Array, *, ops: ArrayOps) -> Evaluation:
         """By the sums of the side with fewer channels; the second one where there are as many."""
         xp = ops.xp
-        work = Powers(
-            blocks, self.n_iter, narrow=ops.concrete and ops.exact_float32 and blocks.dtype == xp.float32, ops=ops
-        )
-        norms, sums, kept = work.channel_norms()
-        index = xp.argmax(norms, axis=1)
-        one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), index, norms.shape[1], xp=xp)
-        return Evaluation(xp.max(norms, axis=1), (), work.residuals(kept, one_hot[:, :, None], sums))
+        in_float32 = ops.concrete and ops.exact_float32 and blocks.dtype == xp.float32
+        powers = Powers(blocks, self.n_iter, narrow=in_float32, ops=ops)
+        norms, sums, values = powers.channel_norms()
+        largest = xp.argmax(norms, axis=1)
+        one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), largest, norms.shape[1], xp=xp)
+        return Evaluation(xp.max(norms, axis=1), (), powers.residuals(values, one_hot[:, :, None], sums))
 
     def pullback(
         self,
@@ -107,15 +113,14 @@ class ZeroPaddedGram(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        """Gradient of the largest channel's sum, taps' signs held fixed, through the squarings."""
-        blocks, hats, selector, sums, phase, *other = residuals
+        """Gradient of the largest channel's sum, with constant signs of the taps, through the squarings."""
+        blocks, signs, selector, sums, phase, *of_outputs = residuals
         weights = xp.broadcast_to(cotangent[:, None], (blocks.shape[0], min(blocks.shape[1:3])))
-        gradient = powers_vjp((blocks, hats, selector, sums, phase), weights, self.n_iter, xp=xp)
-        if not other:
+        gradient = powers_vjp((blocks, signs, selector, sums, phase), weights, self.n_iter, xp=xp)
+        if not of_outputs:
             return gradient
-        return xp.where(
-            xp.reshape(other[0], (-1,) + (1,) * (blocks.ndim - 1)), arrays.swapped(gradient, xp=xp), gradient
-        )
+        was_swapped = xp.reshape(of_outputs[0], (-1,) + (1,) * (blocks.ndim - 1))
+        return xp.where(was_swapped, arrays.swapped(gradient, xp=xp), gradient)
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,8 @@ class Gram(Stepped):
         unbounded = self._on_unbounded_domain(spec)
         if unbounded is not None:
             return unbounded.forward(blocks, spec, ops=ops)
-        narrow, blocks = blocks.dtype, arrays.in_wide_dtype(blocks, ops=ops)
+        kernel_dtype = blocks.dtype
+        blocks = arrays.in_wide_dtype(blocks, ops=ops)
         count = 6 if self.n_iter is None else self.n_iter
 
         def bound(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
@@ -169,8 +175,9 @@ class Gram(Stepped):
         frequencies = half_grid(grid_sizes(spec, spec.block_kernel_shape))
         value, phase = largest_bound(bound, blocks, frequencies, count, ops=ops)
         gamma = schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
-        dtype = arrays.complex_dtype(narrow, xp=xp)
-        return Evaluation(value, (), tuple(xp.astype(x, dtype, copy=False) for x in (gamma, phase)))
+        dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
+        residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
+        return Evaluation(value, (), residuals)
 
     def pullback(
         self,
@@ -251,18 +258,17 @@ class ChannelNorms(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
+        groups = self._groups(blocks, spec, xp=xp)
         if self.n_iter == 1:
-            groups = self._groups(blocks, spec, xp=xp)
             norms, sums, lags = lag_norms(groups, ops=ops)
-            found: tuple[Array, ...] = (groups, xp.astype(xp.sign(lags), groups.dtype, copy=False), sums)
-            return self._evaluation(norms, found, spec, xp=xp)
-        work = Powers(self._groups(blocks, spec, xp=xp), self.n_iter, ops=ops)
-        norms, sums, kept = work.channel_norms()
-        p = norms.shape[1]
+            signs = xp.astype(xp.sign(lags), groups.dtype, copy=False)
+            return self._evaluation(norms, (groups, signs, sums), spec, xp=xp)
+        powers = Powers(groups, self.n_iter, ops=ops)
+        norms, sums, values = powers.channel_norms()
+        count, p = norms.shape
         eye = xp.eye(p, dtype=norms.dtype, device=ops.device(blocks))
-        eye = xp.broadcast_to(eye, (norms.shape[0], p, p))
-        found = work.residuals(kept, eye, sums)
-        return self._evaluation(norms, found, spec, xp=xp)
+        every_channel = xp.broadcast_to(eye, (count, p, p))
+        return self._evaluation(norms, powers.residuals(values, every_channel, sums), spec, xp=xp)
 
     @staticmethod
     def _evaluation(
@@ -272,12 +278,13 @@ class ChannelNorms(Method):
         *,
         xp: Namespace,
     ) -> Evaluation:
-        """Norms (b * groups, p) and what their gradient needs, with the groups as an axis of its own."""
+        """Norms (b * groups, p) and residuals of their gradient, with an axis for the groups."""
 
-        def over_batch(x: Array) -> Array:
+        def by_group(x: Array) -> Array:
             return xp.reshape(x, (-1, spec.groups, *x.shape[1:]))
 
-        return Evaluation(xp.reshape(norms, (-1, spec.groups * norms.shape[1])), (), tuple(map(over_batch, residuals)))
+        norms_of_layers = xp.reshape(norms, (-1, spec.groups * norms.shape[1]))
+        return Evaluation(norms_of_layers, (), tuple(by_group(x) for x in residuals))
 
     def pullback(
         self,
@@ -289,8 +296,10 @@ class ChannelNorms(Method):
     ) -> Array:
         flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
         weights = xp.reshape(cotangent, (flat[0].shape[0], -1))
-        first_only = self.n_iter == 1
-        gradient = first_vjp(flat, weights, xp=xp) if first_only else powers_vjp(flat, weights, self.n_iter, xp=xp)
+        if self.n_iter == 1:
+            gradient = first_vjp(flat, weights, xp=xp)
+        else:
+            gradient = powers_vjp(flat, weights, self.n_iter, xp=xp)
         first, second = block_channels(spec)
         return xp.reshape(gradient, (cotangent.shape[0], spec.groups * first, second, *spec.kernel_shape))
 
@@ -310,15 +319,15 @@ def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Namespace) -> A
     first, second = block_channels(spec)
     shape = (first, second, *spec.kernel_shape)
     divisor = divisors(norms, shape, arrays.precision(kernel.dtype, norms.dtype, xp=xp), xp=xp)
-    inputs = second <= first
-    shape = (spec.groups, 1, second) if inputs else (spec.groups, first, 1)
-    divisor = xp.broadcast_to(xp.reshape(divisor, shape), (spec.groups, first, shape[2]))
-    divisor = xp.reshape(divisor, (spec.groups * first, shape[2]))
-    ones = (1,) * len(spec.kernel_shape)
+    # The norms are those of the axis with fewer channels; along the other one the divisor is constant.
+    columns = second if second <= first else 1
+    by_group = xp.reshape(divisor, (spec.groups, -1, columns))
+    divisor = xp.reshape(xp.broadcast_to(by_group, (spec.groups, first, columns)), (spec.groups * first, columns))
+    spatial = (1,) * len(spec.kernel_shape)
     if spec.layout is not None and spec.layout.endswith("IO"):
-        divisor = xp.reshape(xp.matrix_transpose(divisor), (*ones, shape[2], spec.groups * first))
+        divisor = xp.reshape(xp.matrix_transpose(divisor), (*spatial, columns, spec.groups * first))
     else:
-        divisor = xp.reshape(divisor, (spec.groups * first, shape[2], *ones))
+        divisor = xp.reshape(divisor, (spec.groups * first, columns, *spatial))
     return xp.astype(xp.astype(kernel, norms.dtype) / divisor, kernel.dtype)
 
 

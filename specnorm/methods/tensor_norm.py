@@ -100,13 +100,15 @@ class TensorNorm(Stepped):
         v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
         value, residuals, count = maximise(blocks, v, modes, self.max_iter, ops=ops)
         group, value, *residuals = _largest([value, *residuals], spec.groups, xp=xp)
-        factor, proven = xp.ones_like(value), xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
+        factor = xp.ones_like(value)
+        proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches and not ops.traced:
-            layers = [
-                self._prove(layer, [x[j : j + 1, ...] for x in (value, *residuals, group)], ops=ops)
-                for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups))
-            ]
-            value, *residuals, group, factor, proven = (xp.concat(list(x), axis=0) for x in zip(*layers, strict=True))
+            layers = []
+            for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
+                of_layer = [x[j : j + 1, ...] for x in (value, *residuals, group)]
+                layers.append(self._prove(layer, of_layer, ops=ops))
+            columns = zip(*layers, strict=True)
+            value, *residuals, group, factor, proven = (xp.concat(list(column), axis=0) for column in columns)
         count = xp.broadcast_to(count, value.shape)
         return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, group))
 
@@ -115,7 +117,8 @@ class TensorNorm(Stepped):
         xp = ops.xp
         value, vectors, steps = norms_of_one_tap(blocks, ops=ops)
         group, best, *residuals = _largest([value, *vectors], spec.groups, xp=xp)
-        factor, proven = xp.ones_like(best), xp.zeros(best.shape, dtype=xp.bool, device=ops.device(blocks))
+        factor = xp.ones_like(best)
+        proven = xp.zeros(best.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches:
             factor = norms.proven_factor(best, vectors[1], blocks, ops=ops)
             proven = factor <= LIFT
@@ -124,14 +127,15 @@ class TensorNorm(Stepped):
         count = xp.full(best.shape, steps, dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(best * factor, (count, factor, proven), (*residuals, factor, group))
 
-    def _prove(self, blocks: Array, found: list[Array], *, ops: ArrayOps) -> list[Array]:
+    def _prove(self, blocks: Array, maximiser: list[Array], *, ops: ArrayOps) -> list[Array]:
         """Prove the value of one layer's blocks. Return value, u, v, weights, block, factor, proven; leading axis 1."""
         xp = ops.xp
 
-        def again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
+        def maximise_again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
             return maximise(block, v, modes, self.max_iter, ops=ops)
 
-        found, factor, proven = certified(blocks, found, again, seed=self.seed, clock=Clock.of(self.budget), ops=ops)
+        clock = Clock.of(self.budget)
+        maximiser, factor, proven = certified(blocks, maximiser, maximise_again, seed=self.seed, clock=clock, ops=ops)
         if self.proven and not proven:
             limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
             raise Undecided(
@@ -139,11 +143,11 @@ class TensorNorm(Stepped):
                 "enclose(kernel) returns what is proven."
             )
         device = ops.device(blocks)
-        flags = [
-            xp.full((1,), factor, dtype=found[0].dtype, device=device),
+        return [
+            *maximiser,
+            xp.full((1,), factor, dtype=maximiser[0].dtype, device=device),
             xp.full((1,), proven, dtype=xp.bool, device=device),
         ]
-        return [*found, *flags]
 
     def pullback(
         self,
@@ -154,10 +158,10 @@ class TensorNorm(Stepped):
         xp: Namespace,
     ) -> Array:
         """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
-        u, v, w, factor, group = residuals
-        scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
-        rows = arrays.real_pair(u * xp.astype(scaled, u.dtype)[:, None], xp=xp)
-        columns = xp.reshape(v[:, :, None] * w[:, None, :], (v.shape[0], -1))
+        u, v, weights, factor, group = residuals
+        scale = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
+        rows = arrays.real_pair(u * xp.astype(scale, u.dtype)[:, None], xp=xp)
+        columns = xp.reshape(v[:, :, None] * weights[:, None, :], (v.shape[0], -1))
         gradient = xp.matmul(rows, xp.stack([xp.real(columns), xp.imag(columns)], axis=1))
         gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
         return xp.reshape(gradient, (-1, *spec.block_shape))
@@ -170,7 +174,7 @@ class TensorNorm(Stepped):
         return {"vectors": (spec.block_shape[0] + sum(_sizes(spec)), 2)}
 
     def state_class(self, spec: ConvSpec) -> Hashable:
-        """As many taps an axis: zero channels stay zero in every product."""
+        """Layers with as many taps an axis go together: zero channels stay zero in every product."""
         return _sizes(spec)
 
     def with_channels(
@@ -181,23 +185,26 @@ class TensorNorm(Stepped):
         *,
         xp: Namespace,
     ) -> tuple[Array, ...]:
-        """Zeros at the end of the left vectors, which come first."""
-        (x,), channels, wider = state, here.block_shape[0], there.block_shape[0]
-        kept, spatial = x[..., : min(channels, wider), :], x[..., channels:, :]
-        more = xp.zeros_like(kept[..., :1, :])
-        more = xp.broadcast_to(more, (*more.shape[:-2], max(0, wider - channels), 2))
-        return (xp.concat([kept, more, spatial], axis=-2),)
+        """The state with zeros at the end of the left vectors, which come first, or with fewer of their entries."""
+        (vectors,) = state
+        channels, new_channels = here.block_shape[0], there.block_shape[0]
+        left = vectors[..., : min(channels, new_channels), :]
+        spatial = vectors[..., channels:, :]
+        zero = xp.zeros_like(left[..., :1, :])
+        zeros = xp.broadcast_to(zero, (*zero.shape[:-2], max(0, new_channels - channels), 2))
+        return (xp.concat([left, zeros, spatial], axis=-2),)
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Left and spatial vectors of the maximiser; where the kernel is zero, constant ones."""
-        xp, form = ops.xp, Form(blocks, ops=ops)
+        xp = ops.xp
+        form = Form(blocks, ops=ops)
         v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
         _, value, v, modes, _ = alternate(blocks, v, modes, self.max_iter, ops=ops)
         value, v, modes = best(value, v, modes, 1, xp=xp)
         u, _ = form.left(v, form.weights(modes))
-        found, usable = [u, *modes], (value > 0)[..., None]
-        found = [xp.where(usable, x, xp.ones_like(x) / math.sqrt(x.shape[2])) for x in found]
-        return (arrays.real_pair(xp.concat(found, axis=2)[:, 0, :], xp=xp),)
+        is_nonzero = (value > 0)[..., None]
+        vectors = [xp.where(is_nonzero, x, xp.ones_like(x) / math.sqrt(x.shape[2])) for x in (u, *modes)]
+        return (arrays.real_pair(xp.concat(vectors, axis=2)[:, 0, :], xp=xp),)
 
     def advance(
         self,
@@ -208,28 +215,32 @@ class TensorNorm(Stepped):
         sweeps: int,
         ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        (vectors,), xp, m, sizes = state, ops.xp, spec.block_shape[0], _sizes(spec)
+        xp = ops.xp
+        (vectors,) = state
+        m, sizes = spec.block_shape[0], _sizes(spec)
         ends = list(itertools.accumulate([m, *sizes]))
-        x = ops.complex(vectors[..., 0], vectors[..., 1])
-        modes = [x[:, first:end] for first, end in itertools.pairwise(ends)]
-        flat = xp.reshape(blocks, (*blocks.shape[:2], -1))
-        found = one_set.step(flat, vectors[:, :m, :], modes, sweeps, join=ops.complex, xp=xp)
-        moved = xp.concat([found.rows, arrays.real_pair(xp.concat(found.modes, axis=-1), xp=xp)], axis=1)
-        usable = (found.value > 0) & xp.isfinite(found.value)
-        moved = xp.where(usable[:, None, None], moved, vectors)
-        group, value, rows, columns = _largest([found.value, found.rows, found.columns], spec.groups, xp=xp)
+        complex_vectors = ops.complex(vectors[..., 0], vectors[..., 1])
+        modes = [complex_vectors[:, first:end] for first, end in itertools.pairwise(ends)]
+        by_row = xp.reshape(blocks, (*blocks.shape[:2], -1))
+        step = one_set.step(by_row, vectors[:, :m, :], modes, sweeps, join=ops.complex, xp=xp)
+        moved = xp.concat([step.rows, arrays.real_pair(xp.concat(step.modes, axis=-1), xp=xp)], axis=1)
+        is_usable = (step.value > 0) & xp.isfinite(step.value)
+        moved = xp.where(is_usable[:, None, None], moved, vectors)
+        group, value, rows, columns = _largest([step.value, step.rows, step.columns], spec.groups, xp=xp)
         u = ops.complex(rows[..., 0], -rows[..., 1])
-        x = ops.complex(columns[:, 0, :], -columns[:, 1, :])
-        residuals = (u, x, xp.ones_like(x[:, :1]), xp.ones_like(value), group)
+        # The right vector and the spatial vectors in one: the weights of `pullback` are 1.
+        v = ops.complex(columns[:, 0, :], -columns[:, 1, :])
+        residuals = (u, v, xp.ones_like(v[:, :1]), xp.ones_like(value), group)
         return Evaluation(value * math.sqrt(math.prod(sizes)), (), residuals), (moved,)
 
 
-def _largest(found: list[Array], groups: int, *, xp: Namespace) -> list[Array]:
-    """Which group of each layer has the largest value, and what was found of it; values come first."""
-    value, *others = (xp.reshape(x, (-1, groups, *x.shape[1:])) for x in found)
-    group = xp.argmax(value, axis=1)
-    return [group, *(arrays.pick(x, group, xp=xp) for x in (value, *others))]
+def _largest(of_blocks: list[Array], groups: int, *, xp: Namespace) -> list[Array]:
+    """The group of each layer with the largest value, and its entries of some arrays; the values come first."""
+    by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in of_blocks]
+    group = xp.argmax(by_layer[0], axis=1)
+    return [group, *(arrays.pick(x, group, xp=xp) for x in by_layer)]
 
 
 def _sizes(spec: ConvSpec) -> tuple[int, ...]:
+    """Lengths of the spatial vectors."""
     return spec.block_kernel_shape or (1,)

@@ -101,17 +101,17 @@ class FantasticFour(Stepped):
         xp = ops.xp
         if ops.concrete:
             bounds, residuals = smallest(blocks, spec, ops=ops)
-            each = [bounds[at : at + spec.groups] for at in range(0, len(bounds), spec.groups)]
-            layers = polyphase.by_layers(blocks, spec.groups)
-            claims = [
-                (nothing(), padded_norm(largest_of_blocks(own, layer), spec))
-                for own, layer in zip(each, layers, strict=True)
-            ]
+            claims = []
+            for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
+                bounds_of_layer = bounds[j * spec.groups : (j + 1) * spec.groups]
+                supremum = largest_of_blocks(bounds_of_layer, layer)
+                claims.append((nothing(), padded_norm(supremum, spec)))
             return Evaluation(as_array(bounds, blocks, ops=ops), (), residuals, claims)
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
-        every = Unfoldings().forward(blocks, spec, ops=ops)
-        active = xp.argmin(every.value, axis=1)
-        return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
+        unfoldings_of_blocks = Unfoldings().forward(blocks, spec, ops=ops)
+        values = unfoldings_of_blocks.value
+        smallest_unfolding = xp.argmin(values, axis=1)
+        return Evaluation(xp.min(values, axis=1), (), (*unfoldings_of_blocks.residuals, smallest_unfolding))
 
     def pullback(
         self,
@@ -121,8 +121,8 @@ class FantasticFour(Stepped):
         *,
         xp: Namespace,
     ) -> Array:
-        *vectors, active = residuals
-        columns = arrays.one_hot(cotangent, active, len(vectors) // 2, xp=xp)
+        *vectors, smallest_unfolding = residuals
+        columns = arrays.one_hot(cotangent, smallest_unfolding, len(vectors) // 2, xp=xp)
         return Unfoldings().pullback(tuple(vectors), columns, spec, xp=xp)
 
     # -- in training -----------------------------------------------------------------------------------------------
@@ -136,13 +136,15 @@ class FantasticFour(Stepped):
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Top right singular vectors; constant ones for a zero block."""
         xp = ops.xp
-        found = []
+        vectors = []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
             v = _leading(matrix, ops=ops) if ops.concrete else symbols.top_triple(matrix, xp=xp)[1]
             del matrix
-            found.append(arrays.normalise_or_keep(v, xp.ones_like(v) / math.sqrt(v.shape[-1]), xp=xp)[0])
-        return tuple(found)
+            constant = xp.ones_like(v) / math.sqrt(v.shape[-1])
+            unit_v, _ = arrays.normalise_or_keep(v, constant, xp=xp)
+            vectors.append(unit_v)
+        return tuple(vectors)
 
     def advance(
         self,
@@ -155,27 +157,31 @@ class FantasticFour(Stepped):
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Power steps on each unfolding: an estimate, as each is below its norm."""
         xp = ops.xp
-        splits, chooses = unfoldings.unfolding_splits(spec.ndim), ops.concrete
-        nothing = no_vectors(blocks, ops=ops)
-        values, residuals, after = [], [], []
+        splits = unfoldings.unfolding_splits(spec.ndim)
+        # Where values can be read, only the vectors of smallest unfoldings are kept.
+        reads_values = ops.concrete
+        no_vector = no_vectors(blocks, ops=ops)
+        values, residuals, new_state = [], [], []
         for v, rows in zip(state, splits, strict=True):
-            u, v, value = follow(*matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp), v, sweeps, xp=xp)
-            # The rows of some unfoldings are a third of the kernel: found again if that is the one.
-            residuals += [nothing if chooses and 8 * u.shape[1] > math.prod(spec.block_shape) else u, v]
-            after.append(v)
+            maps = matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp)
+            u, v, value = follow(*maps, v, sweeps, xp=xp)
+            # The rows of some unfoldings are a third of the kernel: computed again if that is the smallest.
+            is_large = 8 * u.shape[1] > math.prod(spec.block_shape)
+            residuals += [no_vector if reads_values and is_large else u, v]
+            new_state.append(v)
             values.append(value)
-            del u
-        every = xp.stack(values, axis=1) * math.sqrt(math.prod(spec.block_kernel_shape))
-        active = xp.argmin(every, axis=1)
-        if chooses:
-            kept = set(ops.to_numpy(active).tolist())
+            del u, maps
+        bounds = xp.stack(values, axis=1) * math.sqrt(math.prod(spec.block_kernel_shape))
+        smallest_unfolding = xp.argmin(bounds, axis=1)
+        if reads_values:
+            smallest_of_some_block = set(ops.to_numpy(smallest_unfolding).tolist())
             for j, rows in enumerate(splits):
-                if j not in kept:
-                    residuals[2 * j : 2 * j + 2] = [nothing, nothing]
+                if j not in smallest_of_some_block:
+                    residuals[2 * j : 2 * j + 2] = [no_vector, no_vector]
                 elif not residuals[2 * j].shape[1]:
                     maps = matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp)
-                    residuals[2 * j] = follow(*maps, state[j], sweeps, xp=xp)[0]
-        return Evaluation(xp.min(every, axis=1), (), (*residuals, active)), tuple(after)
+                    residuals[2 * j], _, _ = follow(*maps, state[j], sweeps, xp=xp)
+        return Evaluation(xp.min(bounds, axis=1), (), (*residuals, smallest_unfolding)), tuple(new_state)
 
 
 def _leading(matrix: Array, *, ops: ArrayOps) -> Array:

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
 
 
-def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+def symbol_gradient(
+    u: Array,
+    v: Array,
+    phase: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
     """Gradient of Re(u* G(theta) v) with respect to the blocks: Re(conj(u_o) v_i e^{i k.theta}).
 
     Parameters
@@ -40,14 +47,26 @@ def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:
 
 
 def triple_gradient(
-    u: Array, v: Array, phase: Array, cotangent: Array, kernel_shape: tuple[int, ...], *, xp: Namespace
+    u: Array,
+    v: Array,
+    phase: Array,
+    cotangent: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
 ) -> Array:
     """Gradient of a symbol's singular value with one triple and one frequency a block, times a cotangent (b,)."""
     u = u * xp.astype(cotangent, u.dtype)[:, None]
     return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
 
 
-def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+def matrices_gradient(
+    gamma: Array,
+    phase: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
     """Gradient with respect to the blocks of sum_f Re<Gamma_f, G(theta_f)>: Re(sum_f conj(Gamma_f) e^{i k.theta_f}).
 
     Parameters
@@ -80,7 +99,13 @@ def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> 
     return arrays.adjoint(total, xp=xp) if wide else total
 
 
-def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, xp: Namespace) -> Array:
+def powers_vjp(
+    residuals: tuple[Array, ...],
+    cotangent: Array,
+    n_iter: int,
+    *,
+    xp: Namespace,
+) -> Array:
     """Gradient with respect to the blocks of ``sum_i c_i (sum |R_t[:, i, :]|)**(1 / 2**t)`` over the selected channels.
 
     With constant signs, the sum is linear in R_t, that is in H_t at every frequency; each squaring H -> H**2 takes

@@ -271,7 +271,14 @@ class Layout:
     cycles: int
 
     @classmethod
-    def of(cls, size: int, k: int, n_iter: int, memory: int, basis: int | None = None) -> Layout:
+    def of(
+        cls,
+        size: int,
+        k: int,
+        n_iter: int,
+        memory: int,
+        basis: int | None = None,
+    ) -> Layout:
         """For the k top eigenvectors of maps of so many dimensions, within so many bytes (three blocks at least)."""
         if size < 3 * k:
             return cls(1, size, 1)  # the whole space is the basis

@@ -77,7 +77,12 @@ below it."""
 
 
 def chebyshev_filter(
-    mapped: LinearMap, x: Array, degree: int, *, renormalise_every: int | None = None, xp: Namespace
+    mapped: LinearMap,
+    x: Array,
+    degree: int,
+    *,
+    renormalise_every: int | None = None,
+    xp: Namespace,
 ) -> Array:
     """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
 
@@ -103,7 +108,13 @@ def chebyshev_filter(
     return current
 
 
-def top_eigenvectors(gram: Array, count: int, cut: np.ndarray, *, ops: ArrayOps) -> tuple[Array, Array]:
+def top_eigenvectors(
+    gram: Array,
+    count: int,
+    cut: np.ndarray,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array]:
     """Largest eigenvalues of some Hermitian matrices from below, ascending, and orthonormal vectors.
 
     Parameters
@@ -135,7 +146,13 @@ def top_eigenvectors(gram: Array, count: int, cut: np.ndarray, *, ops: ArrayOps)
 
 
 def largest_eigenvalues(
-    gram: Array, vectors: Array, cut: np.ndarray, degree: int, like: Array, *, ops: ArrayOps
+    gram: Array,
+    vectors: Array,
+    cut: np.ndarray,
+    degree: int,
+    like: Array,
+    *,
+    ops: ArrayOps,
 ) -> tuple[np.ndarray, Array]:
     """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round.
 

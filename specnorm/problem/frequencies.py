@@ -10,13 +10,9 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
-
 
 PHASE_ERROR = 8.0
 """Absolute error of the cosines and sines of `phases`, in units of 2**-53: two roundings and a constant in an angle of
@@ -107,9 +103,11 @@ def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
 @functools.cache
 def signs(axes: int) -> np.ndarray:
     """Signs of some axes, up to a common one, shape (2 ** (axes - 1), axes); read only."""
-    found = np.asarray(1 - 2 * product([np.arange(1), *[np.arange(2)] * (axes - 1)][:axes]))
-    found.flags.writeable = False
-    return found
+    # 1 along the first axis, 1 or -1 along the others.
+    exponents = product([np.arange(1), *[np.arange(2)] * (axes - 1)][:axes])
+    signs = np.asarray(1 - 2 * exponents)
+    signs.flags.writeable = False
+    return signs
 
 
 def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -129,9 +127,9 @@ def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.nd
 @functools.lru_cache(maxsize=32)
 def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
     """Places of a kernel's taps, in row-major order, shape (taps, d); read only."""
-    found = product([np.arange(k) for k in kernel_shape])
-    found.flags.writeable = False
-    return found
+    points = product([np.arange(k) for k in kernel_shape])
+    points.flags.writeable = False
+    return points
 
 
 def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,6 +171,6 @@ def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
 
 def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
     """Lags d with |d_j| < k_j, one of each pair (d, -d), zero first, shape (L, d)."""
-    every = product([np.arange(1 - k, k) for k in kernel_shape])
-    middle = len(every) // 2
-    return every[middle:]
+    lags = product([np.arange(1 - k, k) for k in kernel_shape])
+    zero = len(lags) // 2
+    return lags[zero:]

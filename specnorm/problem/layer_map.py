@@ -56,7 +56,13 @@ class Convolution:
     """
 
     def __init__(
-        self, kernels: Array, spec: ConvSpec, *, vectors: int = 1, budget: int | None = None, ops: ArrayOps
+        self,
+        kernels: Array,
+        spec: ConvSpec,
+        *,
+        vectors: int = 1,
+        budget: int | None = None,
+        ops: ArrayOps,
     ) -> None:
         xp = ops.xp
         self.xp = xp
@@ -238,7 +244,14 @@ class Convolution:
         return total
 
 
-def slices_of(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec, *, like: Array, ops: ArrayOps) -> Slices:
+def slices_of(
+    large: tuple[int, ...],
+    small: tuple[int, ...],
+    spec: ConvSpec,
+    *,
+    like: Array,
+    ops: ArrayOps,
+) -> Slices:
     """What each tap of a layer reads."""
     tables, slices_of_axes = [], []
     for axis in along_axes(large, small, spec):
@@ -251,7 +264,12 @@ def slices_of(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec, *,
 
 
 def slices_of_adjoint(
-    large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec, *, like: Array, ops: ArrayOps
+    large: tuple[int, ...],
+    small: tuple[int, ...],
+    spec: ConvSpec,
+    *,
+    like: Array,
+    ops: ArrayOps,
 ) -> Slices | None:
     """What each tap of the adjoint reads, where that is a convolution too; else None.
 

@@ -212,7 +212,15 @@ class ConvSpec:
         axes = (self.input_shape, self.kernel_shape, self.stride, self.dilation, self.padding, self.extra_outputs)
         return all(self._reads_on_an_axis(*axis) for axis in zip(*axes, strict=True))
 
-    def _reads_on_an_axis(self, n: int, k: int, s: int, r: int, pads: tuple[int, int], extra: int) -> bool:
+    def _reads_on_an_axis(
+        self,
+        n: int,
+        k: int,
+        s: int,
+        r: int,
+        pads: tuple[int, int],
+        extra: int,
+    ) -> bool:
         if self.padding_mode == "circular":
             wide, outputs = (n * s, n) if self.transposed else (n, n // s + extra)
             return outputs > 0 and k <= wide // math.gcd(r, wide)

@@ -25,7 +25,15 @@ def readers_of(table: np.ndarray, size: int) -> np.ndarray:
     return readers
 
 
-def axis_tables(n: int, m: int, k: int, stride: int, dilation: int, before: int, mode: str) -> np.ndarray:
+def axis_tables(
+    n: int,
+    m: int,
+    k: int,
+    stride: int,
+    dilation: int,
+    before: int,
+    mode: str,
+) -> np.ndarray:
     """Position of an axis of length n that every tap reads for every output, shape (k, m); n for a zero."""
     position = dilation * np.arange(k)[:, None] + stride * np.arange(m)[None, :] - before
     inside = (position >= 0) & (position < n)

@@ -44,14 +44,27 @@ def cin_last(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return tuple(columns)
 
 
-def unfold_in_order(blocks: Array, rows: tuple[int, ...], columns: tuple[int, ...], *, xp: Namespace) -> Array:
+def unfold_in_order(
+    blocks: Array,
+    rows: tuple[int, ...],
+    columns: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
     """`unfold` with the axes of the columns in a given order."""
     order = [axis + 1 for axis in (*rows, *columns)]
     row_count = math.prod(blocks.shape[axis + 1] for axis in rows)
     return xp.reshape(xp.permute_dims(blocks, (0, *order)), (blocks.shape[0], row_count, -1))
 
 
-def outer_blocks(u: Array, v: Array, rows: tuple[int, ...], shape: tuple[int, ...], *, xp: Namespace) -> Array:
+def outer_blocks(
+    u: Array,
+    v: Array,
+    rows: tuple[int, ...],
+    shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
     """Products u v^T of unfoldings as blocks of shape (m, p, *kernel_shape): one product, no axis is moved."""
     row_shape = [size if axis in rows else 1 for axis, size in enumerate(shape)]
     column_shape = [1 if axis in rows else size for axis, size in enumerate(shape)]

@@ -137,13 +137,18 @@ class Ascent:
         # that an ascent for a tight tolerance goes on to the end.
         tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.tight else 0.0
         least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.progress))
-        return ((gains > 0) & (hoped_norms > least_norm)).nonzero()[0]
+        return np.asarray(np.flatnonzero((gains > 0) & (hoped_norms > least_norm)))
 
     def _phases(self, theta: np.ndarray) -> np.ndarray:
         """``e^{i k.theta}`` of every tap at angles (s, d), shape (s, taps)."""
-        return np.exp(1j * (theta @ self.taps.T))
+        return np.asarray(np.exp(1j * (theta @ self.taps.T)))
 
-    def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
+    def _power(
+        self,
+        phases: np.ndarray,
+        right: Array,
+        steps: int,
+    ) -> tuple[Array, Array, np.ndarray]:
         """Left and right vectors and norms after power steps at frequencies, by their phases (s, taps)."""
         xp = self.xp
         m, p = self.block.shape[1:3]

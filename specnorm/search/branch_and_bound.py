@@ -135,7 +135,12 @@ class Search:
             ops=self.ops,
         )
 
-    def _ascend_from_centres(self, centre_values: CentreValues, boxes: Boxes, supremum: Upper | None) -> None:
+    def _ascend_from_centres(
+        self,
+        centre_values: CentreValues,
+        boxes: Boxes,
+        supremum: Upper | None,
+    ) -> None:
         """Raise the incumbent from the best centre of each block, the highest blocks first."""
         values = centre_values.values
         best_centre = values.argmax(axis=1)
@@ -146,7 +151,14 @@ class Search:
         vectors = self.incumbent.start_vectors(len(chosen), 1)
         self.incumbent.raise_from(centre_values.polynomial, cells, norms_sq, norms_sq, vectors)
 
-    def _refine(self, cover: Cover, max_cells: int, max_levels: int | None, *, relaxes: bool) -> SearchResult:
+    def _refine(
+        self,
+        cover: Cover,
+        max_cells: int,
+        max_levels: int | None,
+        *,
+        relaxes: bool,
+    ) -> SearchResult:
         """Prove or cut the open cells, round by round, until none is left or the budget ends."""
         self.clock.check()
         polynomial: GramPolynomial | None = None
@@ -175,7 +187,6 @@ class Search:
             if self._is_refuted():
                 return self._result(None)
             cells_left = max_cells - self._cells
-            self._fathom_closer(cover, polynomial, nodes, cells_left)
             if relaxes:
                 # The next round's cells take as long as these.
                 seconds = time_left - self.clock.left
@@ -191,7 +202,13 @@ class Search:
         return self._result(cover.proven())
 
     # -- what is to be proven ----------------------------------------------------------------------------------------
-    def _begin(self, boxes: Boxes, rtol: float, bound: float | None, start: SearchResult | None) -> None:
+    def _begin(
+        self,
+        boxes: Boxes,
+        rtol: float,
+        bound: float | None,
+        start: SearchResult | None,
+    ) -> None:
         """Set the threshold; take over an earlier lower bound, or find a first one."""
         self._free = not boxes.on_grid
         self._rtol = rtol
@@ -242,7 +259,12 @@ class Search:
         self._try(cover, float32, np.flatnonzero(provable), limit_sq)
         return arrays.rows(vectors, cover.prune(), ops=self.ops)
 
-    def _estimate(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> NodeEstimates:
+    def _estimate(
+        self,
+        cover: Cover,
+        polynomial: GramPolynomial,
+        vectors: Array,
+    ) -> NodeEstimates:
         """Estimate the norms at the centres.
 
         Matrices that are too many to be kept are used at once, to prove what the incumbent allows before this round's
@@ -348,25 +370,25 @@ class Search:
         if cover.done[misled[0]]:
             self._try(cover, self.polynomials.whole, misled[1:], no_reduction)
 
-    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, cells_left: int) -> None:
-        """Where many cells are open, bound what is left out more closely, and retry those that may pass then."""
-        if not (polynomial.truncation > 0 and cells_left > self.tuning.repaid * len(cover)):
-            return
-        closer = self.polynomials.closer(polynomial, cover)
-        if closer is polynomial:
-            return
-        trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
-        limit_sq = cover.limits_sq(trial, self.threshold)
-        likely = (nodes.norms_sq < limit_sq) & (limit_sq >= self.polynomials.least_limit_sq(trial))
-        self._try(cover, trial, np.flatnonzero(likely & ~cover.done), limit_sq)
-
-    def _try(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray) -> None:
+    def _try(
+        self,
+        cover: Cover,
+        polynomial: GramPolynomial,
+        index: np.ndarray,
+        reduced_for_sq: np.ndarray,
+    ) -> None:
         """Try to fathom some cells by new matrices, whatever their estimates."""
         for part in self.polynomials.parts(polynomial, len(index)):
             matrices, _ = cover.form(polynomial, index[part], reduced_for_sq[index[part]])
             cover.fathom(matrices, self.threshold)
 
-    def _prove(self, cover: Cover, nodes: NodeEstimates, matrices: CentreMatrices, threshold: float) -> None:
+    def _prove(
+        self,
+        cover: Cover,
+        nodes: NodeEstimates,
+        matrices: CentreMatrices,
+        threshold: float,
+    ) -> None:
         """Try to fathom the cells whose estimates allow it; sharpen the estimates of the highest where that fails."""
         polynomial = matrices.polynomial
         index = matrices.index
@@ -418,7 +440,13 @@ class Search:
             norms_sq = self.ops.to_numpy(values)
             self.incumbent.raise_from(whole, some_points, norms_sq, norms_sq, vectors)
 
-    def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, most_cells: float) -> None:
+    def _relax(
+        self,
+        cover: Cover,
+        polynomial: GramPolynomial,
+        nodes: NodeEstimates,
+        most_cells: float,
+    ) -> None:
         """Widen the tolerance where the next round would be too many cells; the cells that are done with stay so."""
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         while self._rtol < 1 and not self.clock.expired:
@@ -446,7 +474,12 @@ class Search:
         return np.asarray(pieces.astype(np.int64))
 
     # -- helpers -----------------------------------------------------------------------------------------------------
-    def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> SearchResult:
+    def at_nearest(
+        self,
+        where: SearchResult,
+        sizes: tuple[int, ...],
+        skew: tuple[bool, ...] = (),
+    ) -> SearchResult:
         """Lower bound at the best frequency of a circulant next to one of the torus.
 
         ``where`` is from a search of the torus; ``sizes`` and ``skew`` are as in `certified.symbol.cells.dft`.

@@ -218,7 +218,14 @@ class DeflatedCirculant:
             self.blocks = search.blocks
             self._polynomials = search.polynomials
 
-    def upper(self, lower: float, rtol: float, clock: Clock | None = None, *, few: bool = False) -> Upper | None:
+    def upper(
+        self,
+        lower: float,
+        rtol: float,
+        clock: Clock | None = None,
+        *,
+        few: bool = False,
+    ) -> Upper | None:
         """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; None if there is no proof.
 
         Parameters
@@ -311,7 +318,13 @@ class DeflatedCirculant:
             cover.prune()
         return cover if len(cover) <= DEFLATION.most_waves else None
 
-    def _fathom(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, threshold: float) -> None:
+    def _fathom(
+        self,
+        cover: Cover,
+        polynomial: GramPolynomial,
+        index: np.ndarray,
+        threshold: float,
+    ) -> None:
         """Try to prove that some cells hold nothing above a threshold."""
         limit_sq = cover.limits_sq(polynomial, threshold)[index]
         index = index[limit_sq > self._polynomials.least_limit_sq(polynomial)]

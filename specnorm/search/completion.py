@@ -264,7 +264,14 @@ class _Products(NamedTuple):
         products = xp.matmul(xp.matrix_transpose(at_points), weighted)
         return self._apply(xp.matrix_transpose(self.right), products)
 
-    def step(self, h: Array, residual: Array, most_products: Any, *, ops: ArrayOps) -> tuple[Array, Array]:
+    def step(
+        self,
+        h: Array,
+        residual: Array,
+        most_products: Any,
+        *,
+        ops: ArrayOps,
+    ) -> tuple[Array, Array]:
         """A Gauss-Newton step from taps h that lessens the residual's lags, and how many products it took.
 
         Conjugate gradients on the normal equations ``J* J x = J* residual``, J the derivative of the lags at h.
@@ -294,7 +301,14 @@ class _Products(NamedTuple):
         return step, count
 
 
-def _residual(target: Array, kernel_lags: Array, completion_lags: Array, *, dtype: Any, ops: ArrayOps) -> Array:
+def _residual(
+    target: Array,
+    kernel_lags: Array,
+    completion_lags: Array,
+    *,
+    dtype: Any,
+    ops: ArrayOps,
+) -> Array:
     """Lags of ``target I - K*K - H*H``, from those of K and of H."""
     xp = ops.xp
     lags = kernel_lags + completion_lags
@@ -466,7 +480,15 @@ def _gauss_newton(
     return best, bound, count
 
 
-def mend(blocks: Array, h: Array, kernel_lags: Array, completion_lags: Array, steps: int, *, ops: ArrayOps) -> Array:
+def mend(
+    blocks: Array,
+    h: Array,
+    kernel_lags: Array,
+    completion_lags: Array,
+    steps: int,
+    *,
+    ops: ArrayOps,
+) -> Array:
     """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
 
     Where a step would lead to no numbers, h stays.
@@ -501,7 +523,11 @@ def mend(blocks: Array, h: Array, kernel_lags: Array, completion_lags: Array, st
 
 # -- gradients -------------------------------------------------------------------------------------------------------
 def bound_and_gradient(
-    blocks: Array, kernel_lags: completion.Lags, completion_lags: completion.Lags, *, ops: ArrayOps
+    blocks: Array,
+    kernel_lags: completion.Lags,
+    completion_lags: completion.Lags,
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, Array]:
     """Bounds (b,) from lags of narrow blocks and their completions; derivatives with respect to the blocks.
 
@@ -561,7 +587,13 @@ def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
 
 
 # -- the norm --------------------------------------------------------------------------------------------------------
-def largest_symbol(lags: Array, taps: tuple[int, ...], *, zooms: int = _ZOOMS, ops: ArrayOps) -> Peak:
+def largest_symbol(
+    lags: Array,
+    taps: tuple[int, ...],
+    *,
+    zooms: int = _ZOOMS,
+    ops: ArrayOps,
+) -> Peak:
     """Estimate from below the largest norm of kernels' symbols from their lags, by a fixed number of power steps.
 
     On a grid first; then around its highest points, with vectors kept and distances halved.

@@ -61,7 +61,13 @@ class MatrixBounds(Bounds):
     steps: int
 
 
-def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: ArrayOps) -> MatrixBounds:
+def enclose_matrices(
+    matrix: Array,
+    rtol: float,
+    *,
+    close: bool = True,
+    ops: ArrayOps,
+) -> MatrixBounds:
     """Enclose the largest norm of a stack of matrices, as closely as a factorisation can.
 
     Parameters
@@ -145,7 +151,13 @@ def _gram_and_vectors(matrix: Array, residual: float, *, ops: ArrayOps) -> tuple
     return proof, Lanczos(matrix, gram=gram, tolerance=residual, ops=ops).finish()
 
 
-def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: ArrayOps) -> SearchResult | None:
+def enclose_constant(
+    blocks: Array,
+    rtol: float,
+    *,
+    close: bool = True,
+    ops: ArrayOps,
+) -> SearchResult | None:
     """Enclose the largest norm of blocks with one tap.
 
     Parameters
@@ -178,7 +190,11 @@ def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: Arr
 
 
 def top_triple_at(
-    block: Array, frequency: Frequencies, vectors: tuple[Array, Array] | None = None, *, ops: ArrayOps
+    block: Array,
+    frequency: Frequencies,
+    vectors: tuple[Array, Array] | None = None,
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, Array, Array, Array]:
     """Top singular triple (u, v, sigma) of one block at one frequency, and the phases of its taps there.
 
@@ -237,7 +253,13 @@ def top_triples(
     return u, v, sigma, phase, ops.from_numpy(indices, layers[0])
 
 
-def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+def top_gradient(
+    residuals: tuple[Array, ...],
+    cotangent: Array,
+    spec: ConvSpec,
+    *,
+    xp: Namespace,
+) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
     u, v, phase, group = residuals
     of_block = gradients.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
@@ -349,7 +371,13 @@ class _Unfoldings:
         return xp.reshape(self._copies[order], (shape[0], row_count, -1))
 
 
-def _in_unfolding_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Namespace) -> Array:
+def _in_unfolding_order(
+    v: Array,
+    rows: tuple[int, ...],
+    spec: ConvSpec,
+    *,
+    xp: Namespace,
+) -> Array:
     """Vectors of the columns of `_Unfoldings`, in the order of `unfoldings.unfold`: ascending axes."""
     columns = unfoldings.cin_last(rows, spec.ndim + 2)
     by_axis = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
@@ -372,7 +400,14 @@ class _SmallestUnfolding:
         A proof that was begun for its Gram matrix, by the number of the split.
     """
 
-    def __init__(self, blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        spec: ConvSpec,
+        tolerance: float,
+        *,
+        ops: ArrayOps,
+    ) -> None:
         xp = ops.xp
         self.runs: dict[int, Lanczos] = {}
         self.proofs: dict[int, UnfoldingProof] = {}
@@ -396,7 +431,7 @@ class _SmallestUnfolding:
         """Number of the split with the smallest norm, of each block."""
         every_block = np.arange(self._count)
         while True:
-            lowest = np.argmin(self._lower_sq, axis=0)
+            lowest = np.asarray(np.argmin(self._lower_sq, axis=0))
             unfinished = lowest[~self._done[lowest, every_block]]
             if not len(unfinished):
                 self.runs = {split: self.runs[split] for split in set(lowest.tolist())}

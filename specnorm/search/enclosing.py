@@ -115,7 +115,13 @@ def _enclose_torus(search: Search, cover: Boxes | None, problem: Problem) -> Sea
     return result if result.within(problem.rtol) else _widened(search, cover, result, problem)
 
 
-def _search_torus(search: Search, cover: Boxes | None, problem: Problem, *, relaxes: bool) -> SearchResult:
+def _search_torus(
+    search: Search,
+    cover: Boxes | None,
+    problem: Problem,
+    *,
+    relaxes: bool,
+) -> SearchResult:
     """Search a cover of the torus; without one, bound the supremum from below alone."""
     if cover is None:
         # One cell is too many for a search that may visit none.
@@ -158,7 +164,12 @@ def _enclose_grid(search: Search, cover: Boxes | None, problem: Problem) -> Sear
     return replace(result, upper=least(*uppers), cells=result.cells + whole.cells)
 
 
-def _torus_problem(problem: Problem, grid_points: int, point_count: int, cover: Boxes | None) -> Problem:
+def _torus_problem(
+    problem: Problem,
+    grid_points: int,
+    point_count: int,
+    cover: Boxes | None,
+) -> Problem:
     """The problem of the supremum before a search of a grid: its tolerance and its cells.
 
     Parameters
@@ -182,7 +193,12 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
     return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
 
 
-def _widened(search: Search, cover: Boxes | None, result: SearchResult, problem: Problem) -> SearchResult:
+def _widened(
+    search: Search,
+    cover: Boxes | None,
+    result: SearchResult,
+    problem: Problem,
+) -> SearchResult:
     """Prove what the budget allows where a search had no end: wider bounds, or one of fixed cost."""
     if result.upper is None and cover is not None:
         again = search.run(cover, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)

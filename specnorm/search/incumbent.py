@@ -57,7 +57,15 @@ class Incumbent:
         Right vectors at coarse frequencies where the norm is large.
     """
 
-    def __init__(self, blocks: Array, tuning: Tuning, *, seed: int, clock: Clock, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        tuning: Tuning,
+        *,
+        seed: int,
+        clock: Clock,
+        ops: ArrayOps,
+    ) -> None:
         self.blocks = blocks
         self.tuning = tuning
         self.seed = seed
@@ -69,7 +77,14 @@ class Incumbent:
         self._right = self.start_vectors(1, blocks.shape[2])
         self.trial_vectors: Array | None = None
 
-    def begin(self, start: LowerBound, *, free: bool, rtol: float, bound: float | None) -> None:
+    def begin(
+        self,
+        start: LowerBound,
+        *,
+        free: bool,
+        rtol: float,
+        bound: float | None,
+    ) -> None:
         """Begin a search with a lower bound.
 
         Parameters
@@ -150,14 +165,24 @@ class Incumbent:
         vectors, _ = self._gram_power(symbol, start, blocks)
         return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
 
-    def _gram_power(self, symbol: symbols.Symbol, start: Array, blocks: Array) -> tuple[Array, Array]:
+    def _gram_power(
+        self,
+        symbol: symbols.Symbol,
+        start: Array,
+        blocks: Array,
+    ) -> tuple[Array, Array]:
         """Right vectors after some power steps with ``G*G``, in the blocks' precision, and estimates of its norm."""
         xp = self.xp
         start = xp.astype(start, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
         return gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), start, 3, xp=xp)
 
     def raise_from(
-        self, polynomial: GramPolynomial, cells: Cells, norms_sq: np.ndarray, eigenvalues: np.ndarray, vectors: Array
+        self,
+        polynomial: GramPolynomial,
+        cells: Cells,
+        norms_sq: np.ndarray,
+        eigenvalues: np.ndarray,
+        vectors: Array,
     ) -> None:
         """Ascend from the centres with the largest estimates, where that may raise the incumbent.
 
@@ -194,7 +219,12 @@ class Incumbent:
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
         return np.asarray(highest_first[norms_sq[highest_first] > factor * norm_to_beat**2])
 
-    def at_nearest(self, torus_best: LowerBound, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> int:
+    def at_nearest(
+        self,
+        torus_best: LowerBound,
+        sizes: tuple[int, ...],
+        skew: tuple[bool, ...] = (),
+    ) -> int:
         """Begin on a grid, at its best frequency next to one of the torus.
 
         Parameters
@@ -300,7 +330,14 @@ class NodeEstimates:
 
 
 def largest(
-    formed: CentreMatrices, vectors: Array, tuning: Tuning, like: Array, *, first: bool, crowded: bool, ops: ArrayOps
+    formed: CentreMatrices,
+    vectors: Array,
+    tuning: Tuning,
+    like: Array,
+    *,
+    first: bool,
+    crowded: bool,
+    ops: ArrayOps,
 ) -> tuple[np.ndarray, Array]:
     """Largest eigenvalues of the matrices of some cells, from below, and the vectors for the next round.
 
@@ -329,7 +366,12 @@ def largest(
     return values, vectors
 
 
-def is_crowded(eigenvalues: np.ndarray, limit_sq: np.ndarray, rank: int, tuning: Tuning) -> bool:
+def is_crowded(
+    eigenvalues: np.ndarray,
+    limit_sq: np.ndarray,
+    rank: int,
+    tuning: Tuning,
+) -> bool:
     """Whether nearly all of the first cells are near their limits, as with spectra without a gap: filters are slow."""
     if rank < tuning.smallest_crowded:
         return False
@@ -338,7 +380,12 @@ def is_crowded(eigenvalues: np.ndarray, limit_sq: np.ndarray, rank: int, tuning:
 
 
 def lift(
-    polynomial: GramPolynomial, planes: tuple[Array, Array], vectors: Array, eigenvalues: np.ndarray, *, ops: ArrayOps
+    polynomial: GramPolynomial,
+    planes: tuple[Array, Array],
+    vectors: Array,
+    eigenvalues: np.ndarray,
+    *,
+    ops: ArrayOps,
 ) -> tuple[np.ndarray, Array]:
     """Squared norms at the centres from below, and vectors of all columns, from those of the reduced matrices.
 
@@ -370,7 +417,13 @@ def lift(
     return norms_sq, xp.concat([vectors, by_b * xp.astype(inverse, by_b.dtype)[:, None]], axis=-1)
 
 
-def unrotated(polynomial: GramPolynomial, vectors: Array, block: int, *, ops: ArrayOps) -> Array:
+def unrotated(
+    polynomial: GramPolynomial,
+    vectors: Array,
+    block: int,
+    *,
+    ops: ArrayOps,
+) -> Array:
     """Right vectors (n, size) of one block as given, from those of the block as rotated."""
     if polynomial.rotation is None:
         return vectors

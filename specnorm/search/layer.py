@@ -302,7 +302,7 @@ def own_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     affordable = min(TUNING.late_work, TUNING.work_per_second * max(clock.left, 0.0))
     if layer.is_small or clock.expired or layer.matrix_work(bounds) > affordable:
         return bounds
-    return bounds.intersect(layer.by_matrix(layer.open_groups(bounds).index, bounds.lower.value))
+    return bounds.intersect(layer.by_matrix(layer.open_groups(bounds).numbers, bounds.lower.value))
 
 
 def refined_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
@@ -332,13 +332,13 @@ class OpenGroups(NamedTuple):
 
     Parameters
     ----------
-    index : integer array
+    numbers : integer array
         Numbers of the groups that are not proven to be lower.
     others : Upper or None
         Bound of the supremum of all other groups; None if there are none.
     """
 
-    index: np.ndarray
+    numbers: np.ndarray
     others: Upper | None
 
 
@@ -357,7 +357,14 @@ class ComponentSearch:
         Tolerance asked of a proof, so that the answer is within ``rtol`` after rounding.
     """
 
-    def __init__(self, problem: Problem, component: PolyphaseComponent, supremum: Supremum, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        component: PolyphaseComponent,
+        supremum: Supremum,
+        *,
+        ops: ArrayOps,
+    ) -> None:
         self.problem = problem
         self.component = component
         self.supremum = supremum
@@ -446,12 +453,12 @@ class ComponentSearch:
 
     def matrix_work(self, bounds: LayerBounds) -> float:
         """Multiplications of a proof by the matrices of the open groups; infinite if one does not fit the memory."""
-        count = len(self.open_groups(bounds).index)
+        count = len(self.open_groups(bounds).numbers)
         return self.plan.work * count if self._matrix_fits else math.inf
 
     def deflates(self, bounds: LayerBounds) -> bool:
         """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
-        few_groups = len(self.open_groups(bounds).index) <= TUNING.deflation_groups
+        few_groups = len(self.open_groups(bounds).numbers) <= TUNING.deflation_groups
         dear_matrix = self.matrix_work(bounds) > TUNING.deflation_work
         return few_groups and dear_matrix and self.shortest_circulant is not None
 
@@ -460,7 +467,7 @@ class ComponentSearch:
         if self.problem.clock.expired or not self.deflates(bounds):
             return []
         if self._deflated_circulants is None:
-            self._deflated_circulants = self._circulants_of(self.open_groups(bounds).index)
+            self._deflated_circulants = self._circulants_of(self.open_groups(bounds).numbers)
         return self._deflated_circulants
 
     def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
@@ -577,7 +584,13 @@ class ComponentSearch:
             bound_source=BoundSource.SUPREMUM,
         )
 
-    def _after_lanczos(self, vectors: Array, kernel: Array, single: ConvSpec, steps: int) -> Array:
+    def _after_lanczos(
+        self,
+        vectors: Array,
+        kernel: Array,
+        single: ConvSpec,
+        steps: int,
+    ) -> Array:
         """Vectors (1, 1, size of the large side) after some Lanczos steps on one group's layer.
 
         What is proven is a quotient of the vector, however it was computed: float32 does for most of the way.
@@ -813,7 +826,14 @@ class Supremum:
         return sum(distances)
 
 
-def find_open_groups(blocks: Array, bound: float, *, max_cells: int, clock: Clock, ops: ArrayOps) -> OpenGroups:
+def find_open_groups(
+    blocks: Array,
+    bound: float,
+    *,
+    max_cells: int,
+    clock: Clock,
+    ops: ArrayOps,
+) -> OpenGroups:
     """Find the groups whose supremum over all frequencies is not proven to be at most a bound.
 
     Parameters
@@ -918,7 +938,14 @@ def enclose_by_matrix(
 class _MatrixEnclosure:
     """Bounds of the norms of a stack of layers of one group: Lanczos from below, a factorisation from above."""
 
-    def __init__(self, kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        kernels: Array,
+        spec: ConvSpec,
+        plan: BlockPlan,
+        *,
+        ops: ArrayOps,
+    ) -> None:
         self.kernels = kernels
         self.spec = spec
         self.plan = plan
@@ -1002,7 +1029,13 @@ class _MatrixEnclosure:
         """What each norm is to be proven to be at most."""
         return np.asarray([max(bound.value, lower) * (1 + rtol) for bound in lowers])
 
-    def _within(self, uppers: list[Upper | None], lowers: list[Lower], lower: float, rtol: float) -> bool:
+    def _within(
+        self,
+        uppers: list[Upper | None],
+        lowers: list[Lower],
+        lower: float,
+        rtol: float,
+    ) -> bool:
         """Whether every norm is proven to be at most its target."""
         values = np.asarray([finite(upper) for upper in uppers])
         return bool(np.all(values <= self._targets(lowers, lower, rtol)))

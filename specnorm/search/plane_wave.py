@@ -42,7 +42,13 @@ _ENTRIES_AT_ONCE = 2**21
 """Entries of matrices that are formed at once."""
 
 
-def windowed_wave(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> Array:
+def windowed_wave(
+    kernel: Array,
+    spec: ConvSpec,
+    angles: np.ndarray,
+    *,
+    ops: ArrayOps,
+) -> Array:
     """Real wave on the large side of a layer, at a frequency of its blocks, under a sine window.
 
     Along an axis with stride s, pixel ``t = s q + phase`` carries ``a[phase] e^{i theta q}``; the convolution takes
@@ -119,7 +125,13 @@ def _fine_offsets(kernel_shape: tuple[int, ...]) -> np.ndarray:
     return np.where(moves, steps[index], 0.0)
 
 
-def _power(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> tuple[np.ndarray, np.ndarray]:
+def _power(
+    kernel: Array,
+    spec: ConvSpec,
+    angles: np.ndarray,
+    *,
+    ops: ArrayOps,
+) -> tuple[np.ndarray, np.ndarray]:
     """Norms and right vectors of the symbol at frequencies (f, d), by a few power steps; on the host."""
     symbol = _symbols(kernel, spec, angles, ops=ops)
     size = int(symbol.shape[2])
@@ -160,7 +172,12 @@ def _tap_weights(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def _shifts_and_phases(taps: int, stride: int, dilation: int, before: int) -> tuple[np.ndarray, np.ndarray]:
+def _shifts_and_phases(
+    taps: int,
+    stride: int,
+    dilation: int,
+    before: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Shift and phase of the pixel that each tap of an axis reads: ``r k - before = s shift + phase``."""
     return np.divmod(dilation * np.arange(taps) - before, stride)
 
@@ -221,7 +238,14 @@ class WaveSum:
         Vector of channels of each wave, as `Waves` takes them.
     """
 
-    def __init__(self, kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        kernel: Array,
+        spec: ConvSpec,
+        angles: np.ndarray,
+        *,
+        ops: ArrayOps,
+    ) -> None:
         self._ops = ops
         large, _ = sizes_of(spec)
         angles_of_axes = []

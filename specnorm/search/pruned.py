@@ -38,7 +38,12 @@ _WORTHWHILE = 4000
 
 
 def largest_bound(
-    bound: Bound, blocks: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
+    bound: Bound,
+    blocks: Array,
+    frequencies: Frequencies,
+    products: int,
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, Array]:
     """`symbols.largest` of a proven bound of the symbol's norm; where values can be read, frequencies are left out.
 
@@ -64,7 +69,12 @@ def largest_bound(
 
 
 def largest_bounds(
-    bound: Bound, blocks: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
+    bound: Bound,
+    blocks: Array,
+    frequencies: Frequencies,
+    products: int,
+    *,
+    ops: ArrayOps,
 ) -> list[LargestBound]:
     """`largest_bound` block by block, each with its proof."""
     blocks = arrays.tall(blocks, xp=ops.xp)
@@ -105,7 +115,12 @@ def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
         largest.visit(leave_out(largest, part, products) if leaves_out else part)
 
 
-def leave_out(largest: LargestBound, index: np.ndarray, products: int, few: int = _FEW) -> np.ndarray:
+def leave_out(
+    largest: LargestBound,
+    index: np.ndarray,
+    products: int,
+    few: int = _FEW,
+) -> np.ndarray:
     """Leave out frequencies whose norms Gram iteration proves to be no larger. Return the numbers of the others.
 
     Parameters

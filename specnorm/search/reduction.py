@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol.cells import torus, torus_size
-from specnorm.certified.symbol.cover import Cover, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, rotate
 from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.certified.symbol.symbols import taps_below
 from specnorm.clock import Clock
 from specnorm.numerics.costs import eigh_work
-from specnorm.numerics.power import largest_eigenvalues
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -26,10 +23,6 @@ if TYPE_CHECKING:
     from specnorm.search.tuning import Tuning
     from specnorm.types import ArrayOps
 
-_DEGREE = 8
-"""Chebyshev degree of the estimates of what is left out."""
-_RAISED = 1.03
-"""Factor of a threshold that failed; the truncation bound that it replaces is three to five times too high."""
 _PHASES = 2**22
 """Most phases of taps at centres that are computed at once."""
 
@@ -43,7 +36,14 @@ class Polynomials:
         In the wide dtype, scaled to about 1; p <= m.
     """
 
-    def __init__(self, blocks: Array, tuning: Tuning, *, clock: Clock | None = None, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        tuning: Tuning,
+        *,
+        clock: Clock | None = None,
+        ops: ArrayOps,
+    ) -> None:
         self.blocks = blocks
         self.tuning = tuning
         self.ops = ops
@@ -51,7 +51,6 @@ class Polynomials:
         self._reduced: GramPolynomial | None = None
         self._reduced_in_float32: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
-        self._closer: GramPolynomial | None = None
 
     @property
     def whole(self) -> GramPolynomial:
@@ -77,7 +76,13 @@ class Polynomials:
         whole = self.whole
         return whole.at_centres(boxes) if isinstance(whole, ScalarGram) else None
 
-    def near(self, threshold: float, trial_vectors: Array | None, *, in_float32: bool = False) -> GramPolynomial:
+    def near(
+        self,
+        threshold: float,
+        trial_vectors: Array | None,
+        *,
+        in_float32: bool = False,
+    ) -> GramPolynomial:
         """The polynomial for norms around a threshold: of the directions that matter there, or of all.
 
         Parameters
@@ -97,7 +102,13 @@ class Polynomials:
             polynomial = self._reduce(threshold, trial_vectors, in_float32=in_float32)
         return polynomial
 
-    def _reduce(self, threshold: float, trial_vectors: Array, *, in_float32: bool) -> GramPolynomial:
+    def _reduce(
+        self,
+        threshold: float,
+        trial_vectors: Array,
+        *,
+        in_float32: bool,
+    ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
         self.clock.require(self.blocks.shape[0] * eigh_work(self.blocks.shape[2]))
         rotation = choose_rotation(
@@ -113,19 +124,12 @@ class Polynomials:
             self._reduced = polynomial
         return polynomial
 
-    def closer(self, polynomial: GramPolynomial, cover: Cover) -> GramPolynomial:
-        """The polynomial, once with a closer bound of what it leaves out, if so many cells are open that it pays."""
-        if polynomial is not self._reduced or polynomial is self._closer:
-            return polynomial
-        blocks, _, p, *kernel_shape = self.blocks.shape
-        is_large = blocks == 1 and p >= self.tuning.smallest_shared
-        open_cells = np.count_nonzero(~cover.done)
-        if is_large and open_cells >= self.tuning.covered * torus_size(tuple(kernel_shape)):
-            self._closer = sharpened(polynomial, self.parts, ops=self.ops)
-            self._reduced = self._closer
-        return self._reduced
-
-    def for_trial(self, polynomial: GramPolynomial, threshold: float, radius: np.ndarray) -> GramPolynomial:
+    def for_trial(
+        self,
+        polynomial: GramPolynomial,
+        threshold: float,
+        radius: np.ndarray,
+    ) -> GramPolynomial:
         """The polynomial in float32 where that is precise enough for most cells, else as it is.
 
         A float32 proof can only fail, never be false: its rounding is in its limits. A cell of radius phi leaves about
@@ -211,7 +215,12 @@ def choose_rotation(
 
 
 def _directions(
-    blocks: Array, threshold: float, trial_vectors: Array, *, in_float32: bool, ops: ArrayOps
+    blocks: Array,
+    threshold: float,
+    trial_vectors: Array,
+    *,
+    in_float32: bool,
+    ops: ArrayOps,
 ) -> tuple[Array, Array, int]:
     """Eigenvalues of ``sum_k K_k^T K_k``, ascending, and an orthonormal basis; the trial vectors' directions are last.
 
@@ -240,39 +249,3 @@ def _directions(
     gram = (gram + xp.matrix_transpose(gram)) / 2
     eigenvalues, basis = xp.linalg.eigh(xp.astype(gram, xp.float32) if in_float32 else gram)
     return eigenvalues, basis, trial.shape[-1]
-
-
-def sharpened(
-    polynomial: GramPolynomial, parts: Callable[[GramPolynomial, int], Iterator[slice]], *, ops: ArrayOps
-) -> GramPolynomial:
-    """The polynomial with a truncation bound within about 1.4 of the squared norm of what is left out.
-
-    The bound is proven by the first cells alone of a cover of what is left out.
-
-    Parameters
-    ----------
-    parts : callable
-        Slices of so many cells that fit the memory budget.
-    """
-    xp = ops.xp
-    rest = polynomial.left_out
-    size = rest.shape[2]
-    whole = GramPolynomial(rest, tick=polynomial.tick, ops=ops).float32_copy()
-    cover = Cover(rest, torus(rest.shape[3:]), ops=ops)
-    radius = cover.open.boxes.radius
-    # Far below what can be proven, but not 0.
-    threshold = 1e-3 * math.sqrt(polynomial.truncation)
-    drawn = ops.from_numpy(arrays.random_vectors(0, (1, size)), rest)
-    for part in parts(whole, len(cover)):
-        index = np.arange(part.start, part.stop)
-        matrices, _ = cover.form(whole, index, np.zeros(len(index)))
-        vectors = xp.astype(xp.broadcast_to(drawn, (len(index), size)), matrices.matrices.dtype)
-        eigenvalues, _ = largest_eigenvalues(matrices.matrices, vectors, np.zeros(len(index)), _DEGREE, rest, ops=ops)
-        threshold = max(threshold, float((np.sqrt(eigenvalues) / np.cos(radius[index])).max()))
-        passed = cover.fathom(matrices, threshold)
-        while not passed.all():
-            matrices = matrices.take(np.flatnonzero(~passed), ops=ops)
-            threshold = _RAISED * threshold
-            passed = cover.fathom(matrices, threshold)
-    cover.prune()
-    return truncated(polynomial, cover)

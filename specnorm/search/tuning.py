@@ -82,11 +82,6 @@ class Tuning(NamedTuple):
     """A limit must exceed the truncation bound by this factor to be worth a reduced matrix; above 1."""
     least: float = 0.3
     """Part of the squared threshold that matrices are reduced for at least: estimates of lower cells matter little."""
-    covered: float = 0.5
-    """Open cells, as a multiple of the first cells of a cover, from which the directions left out are covered, too, for
-    a closer truncation bound."""
-    repaid: float = 4.0
-    """Cells that must be affordable for that, as a multiple of the round's."""
     stuck: float = 0.9
     """Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
     not to the norm."""

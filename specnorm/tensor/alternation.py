@@ -34,7 +34,12 @@ TUNING = AlternationTuning()
 
 
 def maximise(
-    blocks: Array, v: Array, modes: list[Array], max_iter: int, *, ops: ArrayOps
+    blocks: Array,
+    v: Array,
+    modes: list[Array],
+    max_iter: int,
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, list[Array], Array]:
     """Alternate from starts (b, s, ...), and keep the best iterate of each block.
 
@@ -65,7 +70,12 @@ def maximise(
 
 
 def alternate(
-    blocks: Array, v: Array, modes: list[Array], max_iter: int, *, ops: ArrayOps
+    blocks: Array,
+    v: Array,
+    modes: list[Array],
+    max_iter: int,
+    *,
+    ops: ArrayOps,
 ) -> tuple[Form, Array, Array, list[Array], Array]:
     """Sweep to convergence: the form, values and vectors of the iterates left, and the number of sweeps.
 
@@ -121,7 +131,12 @@ def alternate(
 
 
 def _swept(
-    form: Form, value: Array, vectors: list[Array], sweeps: int, *, ops: ArrayOps
+    form: Form,
+    value: Array,
+    vectors: list[Array],
+    sweeps: int,
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, Array, list[Array], list[Array]]:
     """Values and vectors after some sweeps: value, value one sweep before, vectors, vectors one sweep before.
 

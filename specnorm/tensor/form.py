@@ -108,7 +108,14 @@ class Form:
         return self.ops.complex(parts[:, :count, :], parts[:, count:, :])
 
 
-def starts(blocks: Array, count: int, random: int, seed: int, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
+def starts(
+    blocks: Array,
+    count: int,
+    random: int,
+    seed: int,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, list[Array]]:
     """Right vectors and spatial vectors to start from: the best ``count`` coarse frequencies, then random ones."""
     xp = ops.xp
     b, _, p, *sizes = blocks.shape
@@ -130,7 +137,14 @@ def starts(blocks: Array, count: int, random: int, seed: int, *, ops: ArrayOps) 
     return v, modes
 
 
-def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Namespace) -> tuple[Array, Array, list[Array]]:
+def best(
+    value: Array,
+    v: Array,
+    modes: list[Array],
+    count: int,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array, list[Array]]:
     """The iterates of each block with the largest values."""
     if count >= value.shape[1]:
         return value, v, modes
@@ -144,14 +158,25 @@ def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Namespac
 
 
 @functools.lru_cache(maxsize=256)
-def _coarse_waves(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
+def _coarse_waves(
+    seed: int,
+    p: int,
+    sizes: tuple[int, ...],
+    dtype: str,
+) -> tuple[np.ndarray, ...]:
     """A random right vector and the Fourier vectors at every coarse frequency, (1, s, n) each, on the host."""
     angles = coarse_grid(sizes).angles
     return units([arrays.random_vectors(seed, (len(angles), p)), *waves(angles, sizes)], dtype)
 
 
 @functools.lru_cache(maxsize=256)
-def _random(seed: int, count: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
+def _random(
+    seed: int,
+    count: int,
+    p: int,
+    sizes: tuple[int, ...],
+    dtype: str,
+) -> tuple[np.ndarray, ...]:
     """Random right vectors and spatial vectors, (1, count, n) each, on the host."""
     vectors = [arrays.random_vectors(seed + 1 + j, (count, length)) for j, length in enumerate([p, *sizes])]
     return units(vectors, dtype)

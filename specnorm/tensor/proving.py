@@ -66,7 +66,13 @@ def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
 
 
 def certified(
-    blocks: Array, found: list[Array], maximise: Maximise, *, seed: int, clock: Clock, ops: ArrayOps
+    blocks: Array,
+    found: list[Array],
+    maximise: Maximise,
+    *,
+    seed: int,
+    clock: Clock,
+    ops: ArrayOps,
 ) -> tuple[list[Array], float, bool]:
     """Prove ``sigma* <= value`` for the blocks of one layer, restarting the maximisation from whatever refutes it.
 

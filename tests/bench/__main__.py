@@ -3,6 +3,7 @@
 run --size full --out FILE       # some ten minutes on one thread; "smoke" takes seconds
 gpu --out FILE                   # what is measured on a GPU, of every library that has one
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
+cold [--python OTHER ...]        # first calls, in processor seconds of new processes
 page [FILE]                      # docs/benchmarks/index.md, or the table of a file beside it
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
@@ -50,6 +51,9 @@ def main(words: list[str] | None = None) -> int:
         each.add_argument("--quick", action="store_true", help="a sample")
         each.add_argument("--out", type=Path)
     parsers.add_parser("constraint-page")
+    first_calls = parsers.add_parser("cold")
+    first_calls.add_argument("--python", nargs="+", default=(), help="of other environments, beside this one's")
+    first_calls.add_argument("--repeats", type=int, default=5)
     given = commands.parse_args(words)
     if given.command in ("run", "gpu"):
         torch.set_num_threads(given.threads or torch.get_num_threads())
@@ -75,6 +79,10 @@ def main(words: list[str] | None = None) -> int:
         constraint_page.renew(given.out)
     elif given.command == "constraint-page":
         constraint_page.write()
+    elif given.command == "cold":
+        from bench import cold  # which needs no torch here
+
+        cold.show(given.python, given.repeats)
     elif given.command == "page":
         page.write(given.file)
     else:

@@ -76,7 +76,7 @@ def test_no_certified_label_changes() -> None:
     assert count["open"] < 0.2 * sum(count.values())
 
 
-def test_each_sample_is_looked_at_alone() -> None:
+def test_a_sample_is_certified_whatever_the_others_are() -> None:
     chain = dense(0, (4, 8, 8, 3))
     x = np.random.default_rng(0).normal(size=(4, 4))
     y = np.array([int(chain.values(each)[-1].argmax()) for each in x])

@@ -44,7 +44,7 @@ KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], float]] = {
 
 @pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.sampled("addmm alpha", "clamp")
-def test_arguments_count(name: str) -> None:
+def test_the_constant_depends_on_the_arguments_of_an_operator(name: str) -> None:
     """Operators of ONNX broadcast in `test_every_onnx_operator`; torch's own arguments are its exporter's."""
     f, shape, expected = KNOWN[name]
     assert upper_of(Function(f), shape) == pytest.approx(expected, rel=1e-3)

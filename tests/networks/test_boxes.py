@@ -51,7 +51,7 @@ def test_a_gate_has_a_constant_on_a_box() -> None:
         previous = upper
 
 
-def test_a_ball_does_too() -> None:
+def test_a_gate_has_a_constant_on_a_ball() -> None:
     """Near an input; what is steep by itself and by a product."""
     graph = Graph((*gate().nodes, Node("e", Exp(), ("y",), (1, 4))), ("e",))
     centre = np.array([[0.3, -0.2, 0.5, 0.1]])

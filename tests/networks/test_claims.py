@@ -275,7 +275,7 @@ def named(name: str, *, run: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("name", SUPPOSED)
-def test_what_is_supposed_is_looked_at(name: str) -> None:
+def test_a_call_that_breaks_a_hypothesis_is_refused(name: str) -> None:
     call, words = SUPPOSED[name]
     with pytest.raises((MethodError, ValueError), match=words):
         call()

@@ -1,4 +1,4 @@
-"""Linear layers that compute by Fourier transforms are read as circular convolutions, whose norm is the layer's own."""
+"""Linear layers that compute by Fourier transforms are read as circular convolutions or matrices: their own norms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from networks.torch_modules import Function, jacobian_norm  # noqa: E402
 from networks.zoo import fourier  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import torch_fourier  # noqa: E402
-from torch import nn  # noqa: E402
+from torch import fft, nn  # noqa: E402
 
 from specnorm.errors import MethodError, TranslationError  # noqa: E402
 
@@ -50,20 +50,68 @@ def test_a_sandwich_is_two_layers() -> None:
     assert [step.operator for step in found.nodes].count("Conv") == 2
 
 
-@pytest.mark.parametrize("size", [(1, 4, 4), (1, 3, 5)])
-def test_what_is_no_convolution_is_refused(size: tuple[int, ...]) -> None:
-    with pytest.raises(MethodError, match="not seen to be a circular convolution"):
-        network_bound(fourier.Shifting(), size)
+def delayed(x: Any) -> Any:
+    """As `fourier.Shifting`, with the frequencies' both parts read."""
+    parts = torch.view_as_real(fft.fft2(x))
+    return parts[..., 0].sum(-1) - 2 * parts[..., 1].cumsum(-1)[..., 0]
 
 
-def test_frequencies_as_outputs_are_refused_by_name() -> None:
+LINEAR: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "rows delayed by their own times": (fourier.Shifting(), (1, 4, 4)),
+    "an odd number of columns": (fourier.Shifting(), (1, 3, 5)),
+    "frequencies": (Function(lambda x: torch.view_as_real(fft.rfft(x))), (1, 8)),
+    "both parts": (Function(delayed), (2, 3, 4)),
+    "another length": (Function(lambda x: fft.irfft(x, n=5)), (4,)),
+    "fewer pixels": (Function(lambda x: fft.ifft2(fft.fft2(x, (3, 2))).real), (2, 4, 3)),
+    "an offset": (Function(lambda x: fft.ifft(fft.fft(x) + torch.arange(4)).real[..., :3]), (2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.sampled("columns", "frequencies", "offset")
+def test_what_is_linear_alone_is_a_matrix(name: str) -> None:
+    """They were refused; a reader of torch programs, which left, had 1 for most of them."""
+    model, shape = LINEAR[name]
+    found = network_bound(model.double(), torch.zeros(1, *shape, dtype=torch.float64))
+    assert found.checked.complete
+    assert found.upper == pytest.approx(jacobian_norm(model, torch.randn(*shape, dtype=torch.float64)), rel=1e-6)
+
+
+def test_sizes_of_frequencies_are_lengths() -> None:
+    """A size is the length of both parts, and moves no more than they do."""
+    found = network_bound(Function(lambda x: fft.rfft(x).abs()), (1, 8))
+    assert found.checked.complete
+    assert found.upper == pytest.approx(8**0.5, rel=1e-5)
+
+
+def test_what_is_not_linear_is_refused() -> None:
+    def gated(x: Any) -> Any:
+        z = fft.rfft(x)
+        return fft.irfft(z * z.abs())
+
+    with pytest.raises(MethodError, match="not seen to be linear"):
+        network_bound(Function(gated), (1, 8))
+
+
+def test_frequencies_as_complex_outputs_are_refused_by_name() -> None:
     """As the search for a convolution failed there, torch was said not to export the model."""
     with pytest.raises(MethodError, match="computes complex values"):
-        network_bound(Function(lambda x: torch.view_as_real(torch.fft.rfft(x))), (1, 8))
+        network_bound(Function(fft.rfft), (1, 8))
 
 
-def test_another_kernel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the convolution is not compared with what it stands for, the model's output still is."""
+@pytest.mark.parametrize("made", ["_convolution", "_matrix"])
+def test_another_layer_is_seen(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the layer is not compared with what it stands for, the model's output still is."""
+    right: Any = getattr(torch_fourier, made)
+
+    def wrong(*given: Any) -> Any:
+        layer = right(*given)
+        for weight in () if layer is None else layer.parameters():
+            weight.mul_(1.01)
+        return layer
+
+    monkeypatch.setattr(torch_fourier, made, wrong)
     monkeypatch.setattr(torch_fourier, "equal_but_for_rounding", lambda *_: True)
+    model: Any = fourier.Cayley(2, 2, 3) if made == "_convolution" else Function(lambda x: fft.irfft(x, n=5))
     with pytest.raises(TranslationError, match="exported otherwise"):
-        network_bound(fourier.Shifting(), (1, 4, 4))
+        network_bound(model.eval(), (2, 4, 4) if made == "_convolution" else (4,))

@@ -1,4 +1,4 @@
-"""Convolutions, a flattened head and what follows, bounded together: against the dense inequality, and from below."""
+"""Convolutions, a flattened head and further matrices, bounded together: the dense inequality holds for the bound."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ MEASURE = Measure(1e-4)
 
 
 class Drawn:
-    """Convolutions with functions, flattened or averaged first, a matrix, and further matrices behind ReLU.
+    """A network drawn by a seed: convolutions with functions, a matrix of all pixels, further matrices behind ReLU.
 
-    ``averages``: pixels of a window, an axis, or "all".
+    ``averages``: the matrix reads averages of windows with as many pixels an axis, or of "all" pixels; None: pixels.
     """
 
     def __init__(self, seed: int, kind: str, further: int = 0, averages: Any = None) -> None:
@@ -92,7 +92,7 @@ class Drawn:
         return None
 
     def weights(self, head: Head, at: int, of_channels: Matrix) -> Matrix:
-        """Of a value's entries, from those of its channels, or of its phases."""
+        """Return weights of a value's entries from weights of its channels, or of its phases."""
         n = self.sizes[at]
         grids = grids_of(replace(head.run, links=head.run.links[: len(self.convs)]))
         assert grids is not None
@@ -102,7 +102,7 @@ class Drawn:
 
 
 def averaging(window: Any, sizes: tuple[int, ...]) -> Matrix:
-    """Matrix from pixels to averages of all, or of windows side by side."""
+    """Return the matrix from pixels to averages of all, or of windows side by side."""
     if window == "all":
         return np.full((1, math.prod(sizes)), 1 / math.prod(sizes))
     if any(n % window for n in sizes):
@@ -114,20 +114,21 @@ def averaging(window: Any, sizes: tuple[int, ...]) -> Matrix:
 
 
 def drawn(kind: str, count: int, **options: Any) -> list[tuple[Drawn, Head]]:
-    found: list[tuple[Drawn, Head]] = []
+    """Return small networks of a kind that have a head, with their heads."""
+    networks: list[tuple[Drawn, Head]] = []
     for seed in range(100):
         with contextlib.suppress(ValueError):  # nothing is left of an axis
             net = Drawn(seed, kind, **options)
             head = net.head if max(map(len, net.matrices)) <= 150 else None
             if head is not None:
-                found.append((net, head))
-        if len(found) == count:
+                networks.append((net, head))
+        if len(networks) == count:
             break
-    return found
+    return networks
 
 
 def proven(head: Head, weights: list[Matrix]) -> float:
-    """Of a head after which nothing follows."""
+    """Return the proven constant through a head after which nothing follows."""
     kernel: Any = weights[0]
     alone = [([0], [np.ones(head.link.width)])]
     return constant_through_head(
@@ -135,8 +136,8 @@ def proven(head: Head, weights: list[Matrix]) -> float:
     ).value
 
 
-def dense(net: Drawn, head: Head, weights: list[Matrix], constant: float) -> float:
-    """Smallest eigenvalue of the dense inequality, whose slopes have 0 between them."""
+def dense_eigenvalue(net: Drawn, head: Head, weights: list[Matrix], constant: float) -> float:
+    """Return the smallest eigenvalue of the dense inequality, for slopes with 0 between them."""
     wide = [np.ones(net.matrices[0].shape[1]), *(net.weights(head, at, q) for at, q in enumerate(weights, 1))]
     whole = chained(net.matrices, net.slopes)
     return smallest_eigenvalue(whole, range(len(whole.sums)), [*wide, np.ones(len(net.dense[-1]))], constant)
@@ -146,18 +147,18 @@ def dense(net: Drawn, head: Head, weights: list[Matrix], constant: float) -> flo
 @pytest.mark.parametrize("averages", [None, "all", 2])
 @pytest.mark.sampled("zeros")
 def test_dense_inequality_holds(kind: str, averages: Any) -> None:
-    """At the network's own size, with matrices written out by loops; and it is not much looser than it must be."""
-    tight = []
+    """P is positive semidefinite at the network's own size for the bound, and not for three quarters of it."""
+    three_quarters_fail = []
     phases = 0
     for net, head in drawn(kind, 6, averages=averages):
         *_, weights = heads.weights_of(head, Multipliers(steps=30), 1e12)
         phases += len(weights[0]) > net.convs[0].cout
-        found = proven(head, weights)
-        assert dense(net, head, weights, found) >= -1e-12
-        tight.append(dense(net, head, weights, 0.75 * found) < 0)
-    assert len(tight) == 6
-    assert all(tight)
-    assert phases or kind != "geometry" or averages
+        constant = proven(head, weights)
+        assert dense_eigenvalue(net, head, weights, constant) >= -1e-12, "the bound does not satisfy the inequality"
+        three_quarters_fail.append(dense_eigenvalue(net, head, weights, 0.75 * constant) < 0)
+    assert len(three_quarters_fail) == 6, "too few networks with a head"
+    assert all(three_quarters_fail), "the bound is much looser than the inequality asks for"
+    assert phases or kind != "geometry" or averages, "no network had strides inside"
 
 
 @pytest.mark.sampled(3)
@@ -167,5 +168,5 @@ def test_a_ring_that_is_too_short_is_noticed(kind: str) -> None:
     for net, head in drawn(kind, 12):
         short = replace(head, ring=tuple(max(n - 2, 1) for n in head.ring))
         *_, weights = heads.weights_of(short, Multipliers(steps=25), 1e12)
-        least.append(dense(net, head, weights, proven(short, weights)))
-    assert min(least) < -1e-3
+        least.append(dense_eigenvalue(net, head, weights, proven(short, weights)))
+    assert min(least) < -1e-3, "the inequality holds for a ring that is too short, too"

@@ -36,7 +36,7 @@ def compare(source: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def test_function() -> None:
+def test_a_function_is_compared_with_its_graph() -> None:
     weight = jax.random.normal(jax.random.key(0), (5, 4))
     compare(lambda x: jax.nn.relu(x @ weight), (5,))
     found = network_bound(lambda x: jax.nn.relu(x @ weight), (5,))
@@ -145,7 +145,7 @@ def test_keras_on_torch_is_a_torch_module() -> None:
     assert 1 - 1e-6 < float(ratio) < 1.01
 
 
-def test_no_shape_is_refused() -> None:
+def test_a_function_without_an_input_shape_is_refused() -> None:
     with pytest.raises(MethodError, match=r"give input_shape.*\(32, 32, 3\)"):
         export(lambda x: x, None)
 

@@ -95,7 +95,7 @@ MUTATIONS: dict[str, tuple[str, Any, str, Any]] = {
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_each_step_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_of_margins_that_forgets_a_step_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check, owner, attribute, instead = MUTATIONS[name]
     monkeypatch.setattr(owner, attribute, instead)
     try:

@@ -35,7 +35,7 @@ def test_a_small_network_is_proven() -> None:
     assert "is nonexpansive" in str(found)
 
 
-def test_a_pair_refutes() -> None:
+def test_an_expansive_layer_is_refuted_by_a_pair() -> None:
     """Twice the identity at one channel: every pair does, and theirs can be checked by hand."""
     model = nn.Conv2d(1, 1, 1)
     model.weight.data.fill_(2.0)

@@ -17,6 +17,7 @@ Vector = NDArray[np.float64]
 DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {
     "mean square": lambda s, n, eps: np.sqrt(s * s / n + eps),
     "largest": lambda s, _, eps: np.maximum(s, eps),
+    "sum": lambda s, _, eps: s + eps,
 }
 
 
@@ -60,6 +61,8 @@ CASES = [
     ((2, 3, 4), (1, 2), 0.1, "mean square", True),
     ((2, 5), (1,), 0.1, "mean square", False),
     ((3, 4), (0,), 0.3, "largest", False),
+    ((2, 5), (1,), 0.2, "sum", False),
+    ((1, 4), (1,), 0.05, "sum", True),
 ]
 
 
@@ -82,14 +85,14 @@ def test_everywhere_the_constant_is_attained_at_zero(
 
 
 @pytest.mark.parametrize(("shape", "axes", "eps", "form", "centred"), CASES)
-def test_on_balls(
+def test_the_constant_on_a_ball_holds_and_is_that_of_the_smallest_length(
     shape: tuple[int, ...],
     axes: tuple[int, ...],
     eps: float,
     form: str,
     centred: bool,
 ) -> None:
-    """Never below a Jacobian in the ball, and what the length of the centre says: it moves by r at most."""
+    """The bound is above all Jacobians in the ball, and below the slope at the smallest length in it."""
     rng = np.random.default_rng(1)
     centre = rng.standard_normal(shape)
     graph = network(shape, axes, eps, form, centred=centred)
@@ -98,8 +101,8 @@ def test_on_balls(
     smallest = float(np.sqrt((z * z).sum(axis=axes)).min())
     for radius in (0.01, 0.1, 0.5, 3.0):
         found = present(bound(graph, radius=radius, centre=centre).upper)
-        told = 1 / float(DIVISORS[form](np.array(max(smallest - radius, 0.0)), n, eps))
-        assert found <= told * (1 + 1e-6)
+        slope = 1 / float(DIVISORS[form](np.array(max(smallest - radius, 0.0)), n, eps))
+        assert found <= slope * (1 + 1e-6), "the bound is above the slope at the smallest length"
         for _ in range(20):
             away = rng.standard_normal(shape)
             x = centre + rng.uniform() * radius * away / np.linalg.norm(away)
@@ -109,7 +112,7 @@ def test_on_balls(
         assert jacobian(lambda x: definition(x, axes, eps, form, centred), low + centre - z) <= found * (1 + 1e-6)
 
 
-def test_on_boxes_and_without_eps() -> None:
+def test_without_eps_there_is_a_constant_on_boxes_without_0() -> None:
     graph = network((1, 4), (1,), 0.0, "largest", centred=False)
     everywhere = bound(graph)
     assert everywhere.upper is None
@@ -121,7 +124,7 @@ def test_on_boxes_and_without_eps() -> None:
     rng = np.random.default_rng(0)
     for x in rng.uniform(low, high, (50, 1, 4)):
         assert jacobian(lambda x: definition(x, (1,), 0.0, "largest", False), x) <= found * (1 + 1e-6)
-    # Of which 0 is a part.
+    # A box that contains 0.
     assert bound(within(graph, -1.0, 1.0)).upper is None
 
 

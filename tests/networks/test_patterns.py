@@ -120,7 +120,8 @@ def normalised(
 ) -> str:
     """By the length or the root of the mean square, as a quotient or as a product with an inverse."""
     if form.startswith("length"):
-        below = net(ops.HardTanh(eps, math.inf), net(ops.Norm(axes, keep=True), of))
+        length = net(ops.Norm(axes, keep=True), of)
+        below = net(PLUS, net.constant(eps), length) if "sum" in form else net(ops.HardTanh(eps, math.inf), length)
         inverse: Operator = ops.Reciprocal()
     else:
         square = net(ops.Power(2), of) if "power" in form else net(ops.Product(), of, of)
@@ -167,7 +168,8 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "pairs, stacked": (ops.GroupSort, lambda net: pairs(net, keep=False)),
     "groups": (ops.GroupSort, groups),
     **{form: (ops.Normalise, partial(normalised, form=form)) for form in (
-        "length, quotient", "length, inverse", "mean square, quotient", "mean square, power, inverse"
+        "length, quotient", "length, inverse", "length, sum, quotient", "length, sum, inverse",
+        "mean square, quotient", "mean square, power, inverse",
     )},
     "variance by moments": (ops.Normalise, by_moments),
     "variance by moments, as it is": (ops.Normalise, lambda net: by_moments(net, floor=1.0)),
@@ -191,6 +193,7 @@ LEFT: dict[str, Write] = {
     "sorted in another shape": lambda net: groups(net, (4, 2, 3, 4, 2)),
     "the length of another value": lambda net: normalised(net, "length, quotient", of=net(ops.Sin(), "x")),
     "a mean square of another value": lambda net: normalised(net, "mean square, inverse", of=net(ops.Sin(), "x")),
+    "a negative number and the length": lambda net: normalised(net, "length, sum, quotient", eps=-1e-3),
     "a negative eps": lambda net: normalised(net, "mean square, inverse", eps=-1e-3),
 }  # fmt: skip
 
@@ -223,7 +226,7 @@ def test_what_is_recognised_computes_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_what_only_looks_like_it_is_left(name: str) -> None:
+def test_what_only_looks_like_a_pattern_stays_as_it_is(name: str) -> None:
     net = Written()
     with np.errstate(all="ignore"):
         graph = net.graph(LEFT[name](net))

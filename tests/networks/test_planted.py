@@ -29,14 +29,14 @@ def named(each: Planted) -> str:
 
 
 @pytest.mark.parametrize("each", planted_onnx.PLANTED, ids=named)
-def test_onnx(each: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_mistranslations_are_seen_before_a_bound(each: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     each.stands()
     each.plant(monkeypatch)
     assert each.outcome() in ("refused", "not compared", "execution")
 
 
 @pytest.mark.parametrize("each", planted_rules.PLANTED, ids=named)
-def test_rules(each: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_false_rules_are_contradicted_by_the_attack(each: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     each.stands()
     each.plant(monkeypatch)
     assert each.outcome() == "attack"

@@ -112,7 +112,7 @@ def reached(graph: Graph, draws: int = 12) -> float:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_pair_is_further_apart(name: str) -> None:
+def test_no_pair_is_further_apart_than_the_bound(name: str) -> None:
     graph = NETWORKS[name]()
     found = bound(graph, Measure(1e-4), method=Multipliers(steps=10))
     assert reached(graph) * (1 - 1e-6) <= present(found.upper) <= present(found.product)

@@ -60,6 +60,6 @@ def test_the_script_refuses_what_is_no_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_specnorm(case: dict[str, Any]) -> None:
+def test_the_bound_lies_between_the_published_ends(case: dict[str, Any]) -> None:
     network: Any = specnorm.audit(DOCS / case["file"]).network
     assert case["lower"] <= network.upper <= LOOSEST[case["name"]] * case["upper"]

@@ -1,4 +1,4 @@
-"""Pooling and resizing along one axis: which input pixels an output reads, with which weight.
+"""Pooling and resizing along one axis: the input pixels that an output reads, and their weights.
 
 Average pooling and linear resizing act on each axis separately, so their norm is the product of the norms of one matrix
 an axis (a Kronecker product). Weights are exact fractions, rounded up to floats where they are not dyadic.
@@ -25,9 +25,9 @@ DENSE = 512
 LONGEST = 2**14
 """Largest axis or window whose weights are written out."""
 WEIGHTS = 2**18
-"""Most weights that are written out for one axis."""
+"""Largest number of weights that are written out for one axis."""
 CLOSE = 1e-9
-"""Of a norm's square, by how much the t of a Schur test is above what is computed of it."""
+"""Relative distance of the t of a Schur test from the computed square of the norm."""
 HALF = Fraction(1, 2)
 
 
@@ -58,35 +58,41 @@ class Window:
     count_padding: bool = True
 
     def count(self, size: int) -> int:
-        """Number of outputs of an axis of a size; with ``ceil`` no window starts behind the input."""
+        """Return the number of outputs for an axis of a size; with ``ceil`` no window starts behind the input."""
         room = size + self.before + self.after - self.dilation * (self.kernel - 1) - 1
-        found = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
-        return max(found - (self.ceil and (found - 1) * self.stride >= size + self.before), 0)
+        if not self.ceil:
+            return max(room // self.stride + 1, 0)
+        count = -(-room // self.stride) + 1
+        last_starts_behind = (count - 1) * self.stride >= size + self.before
+        return max(count - 1 if last_starts_behind else count, 0)
 
     def taps(self, output: int) -> range:
-        """Places that an output reads, in the padded input."""
+        """Return the places in the padded input that an output reads."""
         first = output * self.stride
         return range(first, first + self.dilation * (self.kernel - 1) + 1, self.dilation)
 
     def pixels(self) -> list[list[int]]:
-        """Pixels that each output reads, padding left out, at a known size."""
+        """Return the pixels that each output reads, without padding, at a known size."""
         size = self.size or 0
-        each = (self.taps(m) for m in range(self.outputs or 0))
-        return [[t - self.before for t in taps if 0 <= t - self.before < size] for taps in each]
+        pixels = []
+        for output in range(self.outputs or 0):
+            places = [tap - self.before for tap in self.taps(output)]
+            pixels.append([place for place in places if 0 <= place < size])
+        return pixels
 
 
 def overlap(window: Window) -> int:
-    """Largest number of windows that one pixel is in.
+    """Return the largest number of windows that contain one pixel.
 
     ``ceil(k / s')`` with ``s' = s / gcd(s, dilation)``: pixel p is in the window at m if ``p = s m + dilation j`` for
     some ``0 <= j < k``, and consecutive solutions j differ by s'. Never more than there are windows.
     """
-    found = -(-window.kernel // (window.stride // math.gcd(window.stride, window.dilation)))
-    return found if window.outputs is None else min(found, window.outputs)
+    count = -(-window.kernel // (window.stride // math.gcd(window.stride, window.dilation)))
+    return count if window.outputs is None else min(count, window.outputs)
 
 
 def average_norm_up(window: Window) -> float | None:
-    """Norm of averaging along one axis, rounded up; None where it depends on a size that is not known.
+    """Return the norm of averaging along one axis, rounded up; None if it depends on an unknown size.
 
     At a known size: the norm of the matrix with a row of weights an output. At every size, padding counted:
     ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of taps in residue class r modulo the stride (the rows of one
@@ -94,9 +100,10 @@ def average_norm_up(window: Window) -> float | None:
     """
     if window.kernel > LONGEST:
         return None
-    known = window.size is not None and window.outputs is not None and max(window.size, window.outputs) <= LONGEST
-    if known and (window.outputs or 0) * window.kernel <= WEIGHTS:
-        return weights_norm_up(average_rows(window))
+    if window.size is not None and window.outputs is not None:
+        is_short = max(window.size, window.outputs) <= LONGEST
+        if is_short and window.outputs * window.kernel <= WEIGHTS:
+            return weights_norm_up(average_rows(window))
     if window.ceil or window.dilation != 1 or not (window.count_padding or window.before == window.after == 0):
         return None
     classes = [len(range(r, window.kernel, window.stride)) for r in range(min(window.stride, window.kernel))]
@@ -105,7 +112,7 @@ def average_norm_up(window: Window) -> float | None:
 
 @lru_cache(maxsize=64)
 def average_rows(window: Window) -> tuple[Row, ...]:
-    """Pixels and weights of each output, at a known size."""
+    """Return pixels and weights of each output, at a known size."""
     padded = (window.size or 0) + window.before + window.after
     rows = []
     for m, inside in enumerate(window.pixels()):
@@ -123,7 +130,7 @@ def linear_rows(
     scale: Fraction,
     coordinates: str,
 ) -> tuple[Row, ...] | None:
-    """Pixels and weights of each output of linear interpolation; None for coordinates that are not known."""
+    """Return pixels and weights of each output of linear interpolation; None for unknown kinds of coordinates."""
     rows: list[Row] = []
     for i in range(outputs):
         x = _coordinate(i, size, outputs, scale, coordinates)
@@ -145,7 +152,7 @@ def away(
     coordinates: str,
     unit: float,
 ) -> float:
-    """By how much rounding to a precision can move a coordinate, rounded up.
+    """Bound how far rounding to a precision can move a coordinate.
 
     ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, and ``i (n - 1) / (m - 1)`` have at most a rounding of
     the factor, one of the product or quotient, and one of the difference: 4 u (|x| + 1), their products included.
@@ -162,7 +169,7 @@ def nearest_pixels(
     coordinates: str,
     nearest: str,
 ) -> NDArray[np.intp] | None:
-    """Which pixel each output is, for whole scales, by exact coordinates."""
+    """Return the pixel that each output is, for whole scales, by exact coordinates; None for other arguments."""
     whole = scale.denominator == 1 and outputs == size * scale and coordinates != "align_corners"
     places = [_coordinate(i, size, outputs, scale, coordinates) for i in range(outputs)]
     known: dict[str, Callable[[Fraction], int]] = {
@@ -196,7 +203,7 @@ def _coordinate(
 # -- norms -------------------------------------------------------------------------------------------------------------
 @lru_cache(maxsize=256)
 def weights_norm_up(rows: tuple[Row, ...]) -> float:
-    """Norm of a matrix of non-negative weights, rounded up.
+    """Return the norm of a matrix of non-negative weights, rounded up.
 
     Parameters
     ----------
@@ -244,26 +251,27 @@ def _schur_up(matrix: NDArray[np.float64]) -> float:
 
 
 def transposed_rows(rows: Sequence[Row], size: int) -> list[Row]:
-    """Outputs and weights of each pixel of an axis."""
-    found: list[list[tuple[int, Fraction]]] = [[] for _ in range(size)]
-    for at, row in enumerate(rows):
-        for p, weight in row:
-            found[p].append((at, weight))
-    return [tuple(each) for each in found]
+    """Return outputs and weights of each pixel of an axis."""
+    columns: list[list[tuple[int, Fraction]]] = [[] for _ in range(size)]
+    for output, row in enumerate(rows):
+        for pixel, weight in row:
+            columns[pixel].append((output, weight))
+    return [tuple(column) for column in columns]
 
 
 def weighted(x: NDArray[Any], axis: int, rows: Sequence[Row]) -> NDArray[Any]:
-    """Weighted sums of pixels along an axis: roundings are two more than there are weights in a row."""
-    pixels = table([[p for p, _ in row] for row in rows])
+    """Return weighted sums of pixels along an axis, with two roundings more than there are weights in a row."""
+    pixels = table([[pixel for pixel, _ in row] for row in rows])
     weights = np.zeros(pixels.shape)
-    for at, row in enumerate(rows):
-        weights[at, : len(row)] = [float(weight) for _, weight in row]
-    taken = np.take(x, pixels, axis=axis)
-    return np.asarray((taken * weights.reshape(*pixels.shape, *(1,) * (x.ndim - 1 - axis))).sum(axis=axis + 1))
+    for output, row in enumerate(rows):
+        weights[output, : len(row)] = [float(weight) for _, weight in row]
+    values = np.take(x, pixels, axis=axis)
+    wide_weights = weights.reshape(*pixels.shape, *(1,) * (x.ndim - 1 - axis))
+    return np.asarray((values * wide_weights).sum(axis=axis + 1))
 
 
 def table(windows: Sequence[Sequence[int]]) -> NDArray[np.intp]:
-    """Pixels of windows, their last ones repeated to one length."""
+    """Return pixels of windows as rows of one length: last pixels are repeated."""
     width = max([len(window) for window in windows], default=1)
     wide = [[*window, *[window[-1] if window else 0] * (width - len(window))] for window in windows]
     return np.array(wide, dtype=np.intp).reshape(len(wide), width)

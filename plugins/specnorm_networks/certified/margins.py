@@ -135,8 +135,8 @@ def _cover(cuts_of_parts: Sequence[Sequence[Cut]]) -> bool:
     if any(not cuts for cuts in cuts_of_parts):
         return True
     first_entries = set()
-    below = []
-    above = []
+    below: list[Sequence[Cut]] = []
+    above: list[Sequence[Cut]] = []
     for (name, at, is_above), *later_cuts in cuts_of_parts:
         first_entries.add((name, at))
         (above if is_above else below).append(later_cuts)

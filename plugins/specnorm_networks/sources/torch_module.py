@@ -31,7 +31,7 @@ from specnorm.proof import install
 from specnorm_networks.model import Computed, Trial, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Array, Exported
 from specnorm_networks.sources.torch_alone import OPERATOR, Alone, computed
-from specnorm_networks.sources.torch_fourier import is_complex, with_convolutions
+from specnorm_networks.sources.torch_fourier import has_complex, is_complex, with_real_layers
 
 OPSET = 23
 """The first with an operator for attention."""
@@ -130,15 +130,15 @@ def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Ex
     _check_states(program, name)
     _check_operators(program, name)
     whole, changed = _folded(program)
-    if any(map(is_complex, whole.graph.nodes)):
-        whole = with_convolutions(whole)
+    if any(map(has_complex, whole.graph.nodes)):
+        whole = with_real_layers(whole)
         changed = True
     found = _traced(whole, example, free=free) if changed else program
     for node in found.graph.nodes:
         if is_complex(node) and node.users:
             raise MethodError(
-                f"{name} computes complex values ({node.target}), by what is not seen to be a circular convolution "
-                "between two real values: write real and imaginary parts."
+                f"{name} computes complex values ({node.target}), by what is not seen to be linear between two real "
+                "values: write real and imaginary parts."
             )
     return found
 

@@ -57,7 +57,14 @@ def shortest(spec: ConvSpec) -> tuple[int, ...]:
     return tuple(_points(*axis) for axis in axes)
 
 
-def _points(n: int, outputs: int, k: int, stride: int, dilation: int, pads: tuple[int, int]) -> int:
+def _points(
+    n: int,
+    outputs: int,
+    k: int,
+    stride: int,
+    dilation: int,
+    pads: tuple[int, int],
+) -> int:
     before = pads[0]
     last_read = stride * (outputs - 1) + dilation * (k - 1) - before
     pixels = max(n, n + before, last_read + 1, stride * outputs)

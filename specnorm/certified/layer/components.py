@@ -165,7 +165,12 @@ def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
 
 
 def _largest_parts(
-    pixels: int, outputs: int, taps: int, stride: int, dilation: int, pads: tuple[int, int]
+    pixels: int,
+    outputs: int,
+    taps: int,
+    stride: int,
+    dilation: int,
+    pads: tuple[int, int],
 ) -> list[AxisComponent]:
     """Parts of an axis that no other part contains."""
     largest: list[AxisComponent] = []
@@ -175,7 +180,14 @@ def _largest_parts(
     return largest
 
 
-def _parts(pixels: int, outputs: int, taps: int, stride: int, dilation: int, before: int) -> Iterator[AxisComponent]:
+def _parts(
+    pixels: int,
+    outputs: int,
+    taps: int,
+    stride: int,
+    dilation: int,
+    before: int,
+) -> Iterator[AxisComponent]:
     """Independent parts of an axis, without dilation."""
     common = math.gcd(stride, dilation)
     # Only the pixels congruent to -before are read; among these, stride and dilation are coprime.

@@ -118,7 +118,12 @@ def norm_by_deflation(
     return _upper(bound, spec, f"a circulant without {len(highest.point)} waves, and those", cover.beside_open())
 
 
-def limit_of_rest(spec: ConvSpec, circulant: Embedding, cover: Cover, highest: DeflatedModes) -> float:
+def limit_of_rest(
+    spec: ConvSpec,
+    circulant: Embedding,
+    cover: Cover,
+    highest: DeflatedModes,
+) -> float:
     """t: a bound of the circulant's symbols where nothing is taken out, and the limit for the rest where waves are.
 
     Raises
@@ -228,7 +233,14 @@ class WaveGram:
         Bound of the norm of its error.
     """
 
-    def __init__(self, spec: ConvSpec, circulant: Embedding, highest: DeflatedModes, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        spec: ConvSpec,
+        circulant: Embedding,
+        highest: DeflatedModes,
+        *,
+        ops: ArrayOps,
+    ) -> None:
         xp = ops.xp
         large, small = sizes_of(spec)
         denominators = np.asarray(highest.points.denominators)
@@ -249,7 +261,13 @@ class WaveGram:
         self.error = output_error + pixel_error
 
     def _half(
-        self, channels: Array, sizes: tuple[int, ...], shifts: list[int], circulant: Embedding, *, ops: ArrayOps
+        self,
+        channels: Array,
+        sizes: tuple[int, ...],
+        shifts: list[int],
+        circulant: Embedding,
+        *,
+        ops: ArrayOps,
     ) -> tuple[Array, float]:
         """``L*L / 2`` or ``R*R / 2``, and a bound of the norm of its error.
 
@@ -284,7 +302,14 @@ class WaveGram:
 
 
 def _overlaps(
-    numerators: np.ndarray, circulant: Embedding, axis: int, n: int, shift: int, like: Array, *, ops: ArrayOps
+    numerators: np.ndarray,
+    circulant: Embedding,
+    axis: int,
+    n: int,
+    shift: int,
+    like: Array,
+    *,
+    ops: ArrayOps,
 ) -> Array:
     """``sum_x e^{i delta (x - shift)} / N`` over n positions, delta of each pair of frequencies, shape (w, w)."""
     points = circulant.points[axis]

@@ -26,13 +26,25 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-def quotients(layer: Convolution, vectors: Array, of_outputs: bool, *, ops: ArrayOps) -> tuple[list[Lower], Array]:
+def quotients(
+    layer: Convolution,
+    vectors: Array,
+    of_outputs: bool,
+    *,
+    ops: ArrayOps,
+) -> tuple[list[Lower], Array]:
     """A lower bound of each layer's norm from one vector each, as `ritz_values_down`, and the images (b, 1, size)."""
     values, images = ritz_values_down(layer, vectors, of_outputs, ops=ops)
     return [_lower(value, layer.spec, "quotient of a vector") for value in ops.to_numpy(values[:, 0]).tolist()], images
 
 
-def ritz_values_down(layer: Convolution, vectors: Array, of_outputs: bool, *, ops: ArrayOps) -> tuple[Array, Array]:
+def ritz_values_down(
+    layer: Convolution,
+    vectors: Array,
+    of_outputs: bool,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array]:
     """Lower bounds (b, k) of the k largest singular values, from k vectors, and their images as unit vectors.
 
     Parameters
@@ -60,7 +72,14 @@ def ritz_values_down(layer: Convolution, vectors: Array, of_outputs: bool, *, op
     return values, unit_images
 
 
-def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: ArrayOps) -> Array:
+def ritz_down(
+    images: Array,
+    terms: Array,
+    vectors: Array,
+    count: int,
+    *,
+    ops: ArrayOps,
+) -> Array:
     """Proven lower bounds of the k largest singular values of a linear map, from its action on k vectors.
 
     With the vectors as the columns of X, ``sigma_j(A) >= sigma_j(A X) / ||X||``; the computed image Y differs from A X
@@ -132,7 +151,14 @@ def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
     return xp.sum(xp.matmul(by_part, xp.matrix_transpose(by_part)), axis=1), part_size + parts
 
 
-def residuals_up(layer: Convolution, u: Array, v: Array, values: Array, *, ops: ArrayOps) -> Array:
+def residuals_up(
+    layer: Convolution,
+    u: Array,
+    v: Array,
+    values: Array,
+    *,
+    ops: ArrayOps,
+) -> Array:
     """Bounds (b, k) of the distance of some numbers from the nearest singular value.
 
     ``[[0, A], [A*, 0]]`` has the singular values of A, up to sign, for eigenvalues, and one within
@@ -233,7 +259,13 @@ def smallest_of_groups(spec: ConvSpec, groups: Sequence[tuple[Lower, Upper]]) ->
     return _lower(lower.value, (SMALLEST, spec), rule, lower), _upper(upper.value, (SMALLEST, spec), rule, upper)
 
 
-def gram_error(layer: Convolution, roundings: int, size: int, *, ops: ArrayOps) -> tuple[Array, Array]:
+def gram_error(
+    layer: Convolution,
+    roundings: int,
+    size: int,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array]:
     """Bound of the norm of the error of ``A*A``, or ``AA*``, as computed; and whether A is zero. Shapes (b,).
 
     If each entry has an error of at most ``gamma(n) |A|* |A|``, the matrix has one of at most gamma(n) times
@@ -349,7 +381,13 @@ class LayerGram:
         return [zero if is_zero else norm for norm, is_zero in zip(norms, self._is_zero, strict=True)]
 
 
-def norm_up_near(band: BlockTridiagonal, error: Array, target: Array, *, ops: ArrayOps) -> Array:
+def norm_up_near(
+    band: BlockTridiagonal,
+    error: Array,
+    target: Array,
+    *,
+    ops: ArrayOps,
+) -> Array:
     """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere.
 
     Parameters

@@ -64,7 +64,14 @@ class Waves:
         its terms is a product of given numbers, and passes through so many operations, those of the tables with it.
     """
 
-    def __init__(self, kernel: Array, spec: ConvSpec, factors: list[np.ndarray], *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        kernel: Array,
+        spec: ConvSpec,
+        factors: list[np.ndarray],
+        *,
+        ops: ArrayOps,
+    ) -> None:
         if spec.groups > 1 or max((*spec.stride, *spec.dilation), default=1) > 1 or not reads_zeros(spec):
             raise HypothesisError("images of waves are known of one group without stride and dilation that reads zeros")
         self.ops = ops

@@ -133,7 +133,13 @@ def _plans_of_axis(
     return plans
 
 
-def gram_blocks(kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> tuple[BlockTridiagonal, int]:
+def gram_blocks(
+    kernels: Array,
+    spec: ConvSpec,
+    plan: BlockPlan,
+    *,
+    ops: ArrayOps,
+) -> tuple[BlockTridiagonal, int]:
     """``A*A`` or ``AA*`` of layers of one group.
 
     Parameters
@@ -261,7 +267,12 @@ def _counts(table: np.ndarray, n: int, plan: BlockPlan) -> tuple[np.ndarray, np.
 
 
 def _between_lines(
-    kernels: Array, tables: list[np.ndarray], axis: int, large: tuple[int, ...], *, ops: ArrayOps
+    kernels: Array,
+    tables: list[np.ndarray],
+    axis: int,
+    large: tuple[int, ...],
+    *,
+    ops: ArrayOps,
 ) -> Array:
     """B_t for each tap of an axis, shape (b, k, first * other outputs, second * other inputs)."""
     xp = ops.xp

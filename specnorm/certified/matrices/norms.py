@@ -359,7 +359,13 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
     return rounding.up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
 
 
-def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Namespace) -> Array:
+def gram_iteration_up(
+    a: Array,
+    n_iter: int,
+    error: Array | float = 0.0,
+    *,
+    xp: Namespace,
+) -> Array:
     """Proven upper bounds, shape (...), of the norms of matrices by Gram iteration (`GramIterates`).
 
     Parameters

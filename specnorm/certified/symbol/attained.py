@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-def attained_down(blocks: Array, vectors: Array, angles: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
+def attained_down(
+    blocks: Array,
+    vectors: Array,
+    angles: Array,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array, Array]:
     """Bound ``max_theta ||G(theta)||`` of each block from below by ``||G(theta) v|| / ||v||`` near the angles.
 
     With ``x = e^{i k.theta} v``, one entry a tap and a channel, ``G(theta) v`` is the kernel times x. Let x' be the

@@ -47,7 +47,12 @@ class Circulant:
     skew: tuple[bool, ...]
 
     @classmethod
-    def of(cls, points: tuple[int, ...], skew: tuple[bool, ...], kernel_shape: Sequence[int]) -> Circulant:
+    def of(
+        cls,
+        points: tuple[int, ...],
+        skew: tuple[bool, ...],
+        kernel_shape: Sequence[int],
+    ) -> Circulant:
         """The frequencies for a symbol with so many taps an axis."""
         return cls(tuple(0 if taps == 1 else n for n, taps in zip(points, kernel_shape, strict=True)), skew)
 
@@ -190,7 +195,7 @@ class Boxes:
         # Where an axis of the largest share cannot be cut any more, another one is.
         uncut = (pieces.prod(axis=1) == 1) & self.divisible
         pieces[uncut] = np.minimum(2, most[uncut])
-        return pieces
+        return np.asarray(pieces)
 
 
 @dataclass(frozen=True, eq=False)

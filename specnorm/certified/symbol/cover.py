@@ -30,7 +30,6 @@ and how they are cut: poor decisions cost time, and no proof rests on them.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import InitVar, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -119,7 +118,13 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
     return np.asarray(np.maximum(polynomial.limit_sq(norms_by_lemma), by_variation_sq))
 
 
-def _by_lemma(boxes: Boxes, supremum: Upper | None, threshold: float, *, nonnegative: bool) -> np.ndarray:
+def _by_lemma(
+    boxes: Boxes,
+    supremum: Upper | None,
+    threshold: float,
+    *,
+    nonnegative: bool,
+) -> np.ndarray:
     """Norms at the centres up to which the cell lemma, or that of grids, proves boxes, shape (c,)."""
     if not boxes.on_grid:
         lemma = nonnegative_cell_lemma if nonnegative else cell_lemma
@@ -385,7 +390,10 @@ class Cover:
         return cached.limits_sq
 
     def form(
-        self, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray
+        self,
+        polynomial: GramPolynomial,
+        index: np.ndarray,
+        reduced_for_sq: np.ndarray,
     ) -> tuple[CentreMatrices, tuple[Array, Array]]:
         """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) behind them.
 
@@ -455,17 +463,6 @@ class Cover:
         boxes, parent = self._open.boxes.split(ratio)
         self._reopen(replace(self._open, boxes=boxes, block=self._open.block[parent]))
         return parent
-
-
-def truncated(polynomial: GramPolynomial, rest: Cover) -> GramPolynomial:
-    """The polynomial with the truncation bound that a cover of what it leaves out proves, if that is smaller."""
-    bound = rest.proven()
-    if rest._blocks is not polynomial.left_out or bound.what != EVERYWHERE:
-        raise HypothesisError(f"{bound.what} is not the norm, at every frequency, of what this polynomial leaves out")
-    result = copy.copy(polynomial)
-    result.truncation = min(polynomial.truncation, host.mul_up(bound.value, bound.value))
-    result._float32_copy = None
-    return result
 
 
 def on_grid(supremum: Upper, boxes: Boxes) -> Upper:

@@ -87,7 +87,13 @@ def truncation_bound(columns: Array, taps: int, *, xp: Namespace) -> float:
     return host.mul_up(float(taps), float(xp.max(norms.gram_norm_up(columns, xp=xp))))
 
 
-def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> tuple[float, float]:
+def rotation_loss(
+    columns: Array,
+    basis: Array,
+    taps: int,
+    *,
+    ops: ArrayOps,
+) -> tuple[float, float]:
     """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost) / shrink`` with G' of the computed product.
 
     ``fl(K V) = K V + E``, ``|E| <= gamma(p + 2) |K| |V|``, two of them where K is rounded first: in the product, and in
@@ -180,7 +186,12 @@ class GramPolynomial:
     """
 
     def __init__(
-        self, blocks: Array, rotation: Rotation | None = None, *, tick: Callable[[], None] | None = None, ops: ArrayOps
+        self,
+        blocks: Array,
+        rotation: Rotation | None = None,
+        *,
+        tick: Callable[[], None] | None = None,
+        ops: ArrayOps,
     ) -> None:
         xp = ops.xp
         self.xp = xp
@@ -226,18 +237,6 @@ class GramPolynomial:
         squares = xp.sum(self.even[:, 1:, :] ** 2, axis=-1) + xp.sum(self.odd[:, 1:, :] ** 2, axis=-1)
         norms = rounding.up(xp.sqrt(xp.max(squares, axis=0)) / 2, self.size * self.rank + 4, xp=xp)
         return np.asarray(self.ops.to_numpy(norms), dtype=np.float64)
-
-    @functools.cached_property
-    def left_out(self) -> Array:
-        """The directions left out of the rotated blocks, shape (g, m, p - rank, *kernel_shape)."""
-        if self.rotation is None:
-            return self.blocks[:, :, :0, ...]
-        xp = self.xp
-        g, m, _, *kernel_shape = self.blocks.shape
-        count = self.size - self.rank
-        columns = xp.astype(self.rotation.columns[..., self.rank :], self.blocks.dtype)
-        by_tap = xp.reshape(columns, (g, -1, m, count))
-        return xp.reshape(xp.permute_dims(by_tap, (0, 2, 3, 1)), (g, m, count, *kernel_shape))
 
     @property
     def itemsize(self) -> int:
@@ -467,7 +466,12 @@ def _as_one(chunk: list[_LagPairs]) -> PairedTaps:
 
 
 def correlations(
-    taps: Array, used: np.ndarray, rank: int, *, tick: Callable[[], None] | None = None, ops: ArrayOps
+    taps: Array,
+    used: np.ndarray,
+    rank: int,
+    *,
+    tick: Callable[[], None] | None = None,
+    ops: ArrayOps,
 ) -> Iterator[tuple[np.ndarray, Array, Array]]:
     """Channel autocorrelations ``R_d = sum_k K_k^T K_{k+d}``, some lags of `half_lags` at once, zero first, by itself.
 
@@ -537,7 +541,12 @@ def _summed_products(
 
 
 def autocorrelations(
-    taps: Array, rank: int, shape: tuple[int, ...], *, tick: Callable[[], None] | None = None, ops: ArrayOps
+    taps: Array,
+    rank: int,
+    shape: tuple[int, ...],
+    *,
+    tick: Callable[[], None] | None = None,
+    ops: ArrayOps,
 ) -> tuple[np.ndarray, Array, Array]:
     """Even and odd parts of a kernel's `correlations`, for each lag that two taps other than 0 have.
 

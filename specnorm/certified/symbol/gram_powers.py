@@ -232,7 +232,14 @@ class Powers:
         Whether the last square is taken in float32, with float32's allowances, where there is one of taps.
     """
 
-    def __init__(self, blocks: Array, n_iter: int, *, narrow: bool = False, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        n_iter: int,
+        *,
+        narrow: bool = False,
+        ops: ArrayOps,
+    ) -> None:
         xp = ops.xp
         self.n_iter = n_iter
         self.xp = xp
@@ -341,7 +348,12 @@ class Powers:
         means = (row_sums + xp.concat(column_sums, axis=1)) / (2 * taps)
         return rounding.up(means, taps + p + 3, xp=xp), error, all_values
 
-    def residuals(self, values: Array | None, selector: Array, sums: Array) -> tuple[Array, ...]:
+    def residuals(
+        self,
+        values: Array | None,
+        selector: Array,
+        sums: Array,
+    ) -> tuple[Array, ...]:
         """What `powers_vjp` needs of the channels that are selected, (b, p, r).
 
         Parameters
@@ -357,7 +369,13 @@ class Powers:
         return residuals(self._scaled_blocks, last, last.transform(chosen), selector, sums)
 
 
-def divisors(norms: Array, shape: tuple[int, ...], precision: tuple[float, float], *, xp: Namespace) -> Array:
+def divisors(
+    norms: Array,
+    shape: tuple[int, ...],
+    precision: tuple[float, float],
+    *,
+    xp: Namespace,
+) -> Array:
     """Channel norms, raised so that a kernel divided by them has a norm of at most 1 with its quotients rounded.
 
     The exact quotient K' has ``||K'||_F**2 <= p``, p the smaller channel count of a group, so its entries' relative
@@ -439,7 +457,13 @@ def contract(x: Array, tables_: dict[int, Array], shape: list[int], *, xp: Names
     return xp.reshape(x, (b, math.prod(sizes), p, r))
 
 
-def residuals(blocks: Array, grid: GramTaps, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
+def residuals(
+    blocks: Array,
+    grid: GramTaps,
+    columns: Array,
+    selector: Array,
+    sums: Array,
+) -> tuple[Array, ...]:
     """What `powers_vjp` needs: leading axis b, then the chunks of frequencies.
 
     Parameters

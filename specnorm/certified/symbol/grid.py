@@ -34,7 +34,13 @@ def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:
     return math.prod([axis_factor(n, k) for n, k in zip(sizes, kernel_shape, strict=True)])
 
 
-def everywhere_up(largest: Array, sizes: tuple[int, ...], kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+def everywhere_up(
+    largest: Array,
+    sizes: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
     """Bounds of the supremum from the largest of `symbol_norms_up` on a grid, rounded up."""
     return rounding.up(largest * grid_factor(sizes, kernel_shape), 4, xp=xp)
 
@@ -105,7 +111,14 @@ class LargestBound:
     The block is (1, m, p, *kernel_shape) in the wide dtype, scaled to about 1; p <= m if anything is left out.
     """
 
-    def __init__(self, bound: Bound, block: Array, frequencies: Frequencies, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        bound: Bound,
+        block: Array,
+        frequencies: Frequencies,
+        *,
+        ops: ArrayOps,
+    ) -> None:
         self.bound = bound
         self.block = block
         self.frequencies = frequencies

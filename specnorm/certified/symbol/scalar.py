@@ -64,7 +64,13 @@ class ScalarGram(GramPolynomial):
         Bound of ``|computed H(theta) - H(theta)|``.
     """
 
-    def __init__(self, blocks: Array, *, tick: Callable[[], None] | None = None, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        *,
+        tick: Callable[[], None] | None = None,
+        ops: ArrayOps,
+    ) -> None:
         xp = ops.xp
         self.xp = xp
         self.ops = ops

@@ -92,7 +92,11 @@ def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
 
 
 def largest(
-    norms: Callable[[Symbol], Array], blocks: Array, frequencies: Frequencies, *, ops: ArrayOps
+    norms: Callable[[Symbol], Array],
+    blocks: Array,
+    frequencies: Frequencies,
+    *,
+    ops: ArrayOps,
 ) -> tuple[Array, Array]:
     """Maximum of a function of the symbol over frequencies, within the memory budget.
 

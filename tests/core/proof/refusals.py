@@ -14,14 +14,14 @@ from methods.test_deflation import cases
 from proof import test_claims
 from proof.defect_rules import DEFECT_REFUSED
 from proof.network_rules import FAR, NETWORK_REFUSED
-from proof.test_claims import KERNEL, PART, cover_of
+from proof.test_claims import KERNEL, PART
 from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators import Input, ReLU
 
 from specnorm.certified import bound
-from specnorm.certified.bound import Upper
+from specnorm.certified.bound import EVERYWHERE, Upper, digest_of
 from specnorm.certified.layer.circulant import Embedding, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
@@ -29,9 +29,10 @@ from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
-from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid, truncated
+from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.certified.symbol.scalar import ScalarGram
@@ -50,6 +51,8 @@ NOTHING: Any = None
 """What is not looked at any more."""
 ZEROS: dict[str, Any] = {"input_shape": 9, "padding_mode": "zeros", "padding": 1}
 LINE: Any = np.ones((1, 1, 1, 3))
+ONE_LAYER: Any = np.random.RandomState(2).standard_normal((2, 2, 3))
+ONE_SPEC = ConvSpec.of((2, 2, 3))
 
 
 LINES = Graph((Node("x", Input(), (), (1, 2)), Node("y", ReLU(), ("x",), (1, 2))), ("y",))
@@ -168,22 +171,27 @@ def below_truncation() -> object:
     return polynomial.reduced(*planes, np.full(planes[0].shape[0], polynomial.truncation / 2))
 
 
-def truncated_by(rest: Callable[[GramPolynomial], Any], boxes: Boxes) -> object:
-    """A truncation bound from a cover of some blocks, one direction of KERNEL kept."""
-    polynomial = GramPolynomial(KERNEL, rotate(KERNEL, np.eye(3)[None], 1, ops=OPS), ops=OPS)  # type: ignore[arg-type]
-    known = assumed(200.0) if boxes.on_grid else None
-    return truncated(polynomial, cover_of(100.0, rest(polynomial), boxes, known))
-
-
 def without_supremum() -> object:
     boxes = dft((9,), (4,))
     return limits_sq(POLYNOMIAL, Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None), 1.0)
+
+
+def multiple_of(
+    norm: Upper | None = None, factor: float = 0.5, shape: tuple[int, ...] = (2, 2, 3)
+) -> Callable[[], object]:
+    """The norm of half of a kernel, which has the norm 1."""
+    half = (0.5 * ONE_LAYER).reshape(shape)
+    return lambda: norm_of_multiple(norm or assumed(1.0, ONE_SPEC, digest_of(ONE_LAYER)), ONE_LAYER, factor, half)
 
 
 REFUSED: dict[str, Callable[[], object]] = {
     **test_claims.REFUSED,
     **NETWORK_REFUSED,
     **DEFECT_REFUSED,
+    "a multiple of something else than a layer": multiple_of(assumed(1.0, EVERYWHERE, digest_of(ONE_LAYER))),
+    "a multiple of another kernel": multiple_of(assumed(1.0, ONE_SPEC, digest_of(2 * ONE_LAYER))),
+    "a negative multiple": multiple_of(factor=-0.5),
+    "a multiple of another shape": multiple_of(shape=(2, 3, 2)),
     "a negative bound": lambda: assumed(-1.0),
     "no number as a bound": lambda: assumed(math.nan),
     "a circulant's bound of a block": lambda: bound.largest_of_blocks([assumed(1.0, OWN)], KERNEL),
@@ -243,9 +251,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "cells that are done with, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
     "a limit below the truncation": below_truncation,
-    "a truncation by the points of a grid": lambda: truncated_by(lambda x: x.left_out, dft((9,), (4,))),
-    "a truncation by other blocks": lambda: truncated_by(lambda x: x.left_out / 2, torus((4,))),
-    "a truncation by open cells": lambda: truncated(POLYNOMIAL, Cover(KERNEL, torus((4,)), ops=OPS)),
     "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),
     "a grid with points left out": lambda: by_grid(half_grid((20,))[:-1], (20,)),
     "a grid of a longer kernel": lambda: by_grid(half_grid((20,)), (20,), KERNEL, np.ones((1, 3, 3, 9))),

@@ -18,13 +18,14 @@ from proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING
 from specnorm_networks.certified import margins
 
 from specnorm.certified import bound
-from specnorm.certified.bound import Lower, Upper, of_kernel
+from specnorm.certified.bound import Lower, Upper, digest_of, of_kernel
 from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.layer.waves import norm_by_waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol.cells import dft_points, torus
 from specnorm.certified.symbol.cover import on_grid
 from specnorm.problem.frequencies import half_grid
@@ -80,6 +81,17 @@ def covered() -> Iterator[tuple[Upper, float]]:
         yield found, norm
         supremum = supremum or found
     yield on_grid(assumed(2.0), dft_points((5,), (4,))), 2.0
+
+
+def multiples() -> Iterator[tuple[Upper, float]]:
+    """Half of a kernel whose norm is known: as it is, and with another matrix at one tap."""
+    kernel = np.zeros((2, 2, 3))
+    kernel[..., 1] = np.diag([1.0, 0.5])
+    known = assumed(1.0, ConvSpec.of(kernel.shape), digest_of(kernel))
+    yield norm_of_multiple(known, kernel, 0.5, 0.5 * kernel), 0.5
+    changed = 0.5 * kernel
+    changed[0, 0, 1] += 0.25
+    yield norm_of_multiple(known, kernel, 0.5, changed), 0.75
 
 
 def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
@@ -158,6 +170,7 @@ CHECKS: dict[str, Check] = {
     "nothing": arithmetic,
     "of_kernel": arithmetic,
     "largest_of_blocks": arithmetic,
+    "norm_of_multiple": multiples,
     "norm_by_circulant": circulants,
     "padded_norm": circulants,
     "norms_of_parts": components,

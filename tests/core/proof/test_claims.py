@@ -425,7 +425,7 @@ def test_an_enclosure_explains_itself() -> None:
         ((90, 80), {}, "one tap"),
         ((4, 2, 3), {"input_shape": 5, "groups": 2, "padding_mode": "zeros"}, "the largest of 2 groups"),
         ((2, 2, 3), {"input_shape": 9, "dilation": 2, "padding_mode": "zeros"}, "polyphase component"),
-        ((2, 2, 3), {"budget": 1e-9}, "4 x 3 unfolding"),
+        ((2, 2, 3), {"budget": 1e-9}, "root of the taps times the Frobenius norm"),
     ],
 )
 def test_every_way_to_a_bound_is_told(shape: tuple[int, ...], at: dict[str, Any], rule: str) -> None:

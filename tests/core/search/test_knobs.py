@@ -50,8 +50,6 @@ WILD: dict[str, tuple[float, ...]] = {
     "widest_reduced": (0.0, 1.0),
     "clear": (1.0 + 2.0**-40, 100.0),
     "least": (0.0, 1.0),
-    "covered": (0.0, 1e6),
-    "repaid": (0.0, 1e6),
     "stuck": (0.0, 1.0),
     "small": (0.0, 1.0),
     "misled": (1, 1000),

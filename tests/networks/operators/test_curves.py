@@ -121,7 +121,7 @@ def curve_of(name: str) -> Curve:
     return TURNING[name][0].curve
 
 
-def test_every_curve_is_looked_at() -> None:
+def test_every_class_of_curves_is_among_the_cases() -> None:
     classes = [getattr(ops, name) for name in ops.__all__]
     curved = {each for each in classes if isinstance(each, type) and issubclass(each, Turning)}
     # 1 / (1 + |x|)^2 and 1 / (1 + x^2) fall with |x|, and are computed everywhere; so is what hard swish has, a line.

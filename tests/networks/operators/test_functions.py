@@ -113,7 +113,7 @@ def points(low: Array, high: Array, seed: int, count: int = 9) -> Array:
     )
 
 
-def test_every_function_is_looked_at() -> None:
+def test_every_class_of_functions_is_among_the_cases() -> None:
     classes = [getattr(ops, name) for name in ops.__all__]
     functions = {each for each in classes if isinstance(each, type) and issubclass(each, ops.Pointwise)}
     assert functions - {ops.Pointwise, ops.Steep, ops.Composite} == {type(op) for op, *_ in ALL}

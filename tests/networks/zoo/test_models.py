@@ -1,11 +1,10 @@
 """Models as people build them, with random weights: each has a bound, or the operator without a rule is named.
 
-Run by ``nox -s zoo``, which installs the packages; nothing is downloaded.
+CI takes some of them, ``nox -s zoo`` all; nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +12,16 @@ from typing import Any
 import pytest
 
 torch: Any = pytest.importorskip("torch")
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
 from checks import present  # noqa: E402
 from networks.torch_modules import jacobian_norm  # noqa: E402
 from networks.zoo.no_torchvision import without_torchvision  # noqa: E402
-from specnorm_networks import network_bound  # noqa: E402
+from specnorm_networks import network_bound, network_graph, within  # noqa: E402
+from specnorm_networks.near import bound  # noqa: E402
 
 nn = torch.nn
-pytestmark = [
-    pytest.mark.skipif("SPECNORM_ZOO" not in os.environ, reason="third-party packages: nox -s zoo"),
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.usefixtures("seeded_torch"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("seeded_torch")]
 _torchvision = pytest.fixture(scope="module")(without_torchvision)
 IMAGE = (3, 32, 32)
 STAGES = {"hidden_sizes": [8, 16], "depths": [1, 1]}
@@ -32,14 +29,25 @@ STAGES = {"hidden_sizes": [8, 16], "depths": [1, 1]}
 
 def hugging_face(kind: str, **config: Any) -> Callable[[], Any]:
     def make() -> Any:
-        package = importlib.import_module("transformers")
+        package = pytest.importorskip("transformers")
         return getattr(package, f"{kind}Model")(getattr(package, f"{kind}Config")(**config))
 
     return make
 
 
 def timm(name: str, **options: Any) -> Callable[[], Any]:
-    return lambda: importlib.import_module("timm").create_model(name, pretrained=False, **options)
+    return lambda: pytest.importorskip("timm").create_model(name, pretrained=False, **options)
+
+
+def mixer(**classes: str) -> Callable[[], Any]:
+    """A small MLP-Mixer of timm, or with other classes of its module a ResMLP."""
+
+    def make() -> Any:
+        module = pytest.importorskip("timm.models.mlp_mixer")
+        sizes = {"num_classes": 10, "img_size": 32, "patch_size": 8, "num_blocks": 1, "embed_dim": 32}
+        return module.MlpMixer(**sizes, **{word: getattr(module, name) for word, name in classes.items()})
+
+    return make
 
 
 SMALL_VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -54,19 +62,21 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
 OF_TIMM: dict[str, tuple[Callable[[], Any], str]] = {
     **{name: (timm(name), "") for name in ("resnet18", "resnet10t", "convnext_atto", "regnetx_002", "repvgg_a0")},
     **{name: (timm(name), "Mul") for name in ("mobilenetv3_small_050", "efficientnet_b0")},
-    "mixer_s32_224": (timm("mixer_s32_224", img_size=32, num_blocks=1), ""),
-    "resmlp_12_224": (timm("resmlp_12_224", img_size=32, num_blocks=1), ""),
+    "MLP-Mixer": (mixer(), ""),
+    "ResMLP": (mixer(block_layer="ResBlock", norm_layer="Affine"), ""),
     "vit_tiny_patch16_224": (timm("vit_tiny_patch16_224", img_size=32, depth=1), "Attention"),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.sampled("ResNet", "ViT")
 def test_models_of_transformers(name: str) -> None:
     check(*MODELS[name])
 
 
 @pytest.mark.usefixtures("_torchvision")
 @pytest.mark.parametrize("name", OF_TIMM)
+@pytest.mark.sampled("ResMLP")
 def test_models_of_timm(name: str) -> None:
     check(*OF_TIMM[name])
 
@@ -82,9 +92,18 @@ def check(make: Callable[[], Any], operator: str) -> None:
         assert found.digest
 
 
+@pytest.mark.nightly
+def test_squeeze_and_excitation_has_a_bound_on_a_box() -> None:
+    """A value times its own gate has a constant where both are bounded."""
+    graph = network_graph(MODELS["RegNet"][0]().eval(), IMAGE)
+    found = bound(within(graph, -1, 1))
+    assert found.checked.complete
+    assert 0 < found.checked.reached <= present(found.upper) <= present(found.product)
+
+
 def normalised(name: str) -> Any:
     """A network with one of deel-torchlip's normalisations, trained for three steps."""
-    package = importlib.import_module("deel.torchlip")
+    package = pytest.importorskip("deel.torchlip")
     layers = nn.Conv2d(3, 4, 3), getattr(package, name)(4), package.GroupSort2(), nn.Conv2d(4, 2, 3)
     model = nn.Sequential(*layers)
     for _ in range(3):
@@ -93,6 +112,7 @@ def normalised(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["BatchCentering", "BatchLipNorm"])
+@pytest.mark.sampled("BatchLipNorm")
 def test_normalisations_have_a_bound_when_they_are_baked(name: str) -> None:
     """They branch on their own buffers, which no trace follows."""
     model = normalised(name)
@@ -105,7 +125,7 @@ def test_normalisations_have_a_bound_when_they_are_baked(name: str) -> None:
 
 
 def test_a_network_of_orthogonium() -> None:
-    package = importlib.import_module("orthogonium.legacy.cayley_ortho_conv")
+    package = pytest.importorskip("orthogonium.legacy.cayley_ortho_conv")
     model = nn.Sequential(package.Cayley(4, 6, 3), package.GroupSort(), package.Cayley(6, 4, 3, stride=2)).eval()
     found = network_bound(model, (4, 8, 8))
     assert found.checked.complete

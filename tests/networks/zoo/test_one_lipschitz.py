@@ -1,9 +1,8 @@
-"""The tutorial's table, made anew with the real packages; run by ``nox -s zoo``, which installs them."""
+"""The tutorial's table, made anew with the real packages; run by ``nox -s zoo``."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-@pytest.mark.skipif("SPECNORM_ZOO" not in os.environ, reason="third-party packages: nox -s zoo")
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_the_table_of_the_tutorial() -> None:
     """Verdicts to the letter, numbers to 2 %: kernels come from iterations in float32, inputs from a search."""

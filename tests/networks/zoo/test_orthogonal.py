@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,7 @@ import specnorm_torch  # noqa: E402 - after the skip where torch is missing
 
 import specnorm  # noqa: E402 - after the skip where torch is missing
 
-pytestmark = [
-    pytest.mark.skipif("SPECNORM_ZOO" not in os.environ, reason="third-party packages: nox -s zoo"),
-    pytest.mark.filterwarnings("ignore"),
-]
+pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]
 
 LAYERS: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any], float]] = {
     # name: the module of orthogonium, the class, its arguments, and how far from an isometry it is at most

@@ -1,9 +1,7 @@
-"""The layer classes of orthogonium, deel-torchlip and timm themselves; run by ``nox -s zoo``, which installs them."""
+"""The layer classes of orthogonium, deel-torchlip and timm themselves: CI takes some, ``nox -s zoo`` all."""
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -50,15 +48,15 @@ CASES: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], str]] = 
 }  # fmt: skip
 
 
-@pytest.mark.skipif("SPECNORM_ZOO" not in os.environ, reason="third-party packages: nox -s zoo")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES)
-def test_proven_or_said(case: str) -> None:
+@pytest.mark.sampled("AOL", "Cayley", "SLL, dense", "FrobeniusConv", "Conv2dSame")
+def test_the_norm_is_proven_or_the_row_says_why_not(case: str) -> None:
     package, module, make, shape, wanted = CASES[case]
     torch.manual_seed(0)
     # Orthogonium computes its kernels in float32 whatever is asked; the oracle then has that precision.
     dtype = torch.float32 if package == "orthogonium" else torch.float64
-    layer = make(importlib.import_module(package + module)).to(dtype)
+    layer = make(pytest.importorskip(package + module)).to(dtype)
     layer.train()(torch.randn(2, *shape, dtype=dtype))  # some of them set up their buffers in training
     model = torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.LazyLinear(2, dtype=dtype)).eval()
     model(torch.zeros(1, *shape, dtype=dtype))
@@ -99,11 +97,11 @@ ACTIVATIONS: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], fl
 }  # fmt: skip
 
 
-@pytest.mark.skipif("SPECNORM_ZOO" not in os.environ, reason="third-party packages: nox -s zoo")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", ACTIVATIONS)
+@pytest.mark.sampled("GroupSort2", "halved")
 def test_activations_have_their_norm(case: str) -> None:
     package, module, make, shape, wanted = ACTIVATIONS[case]
     torch.manual_seed(0)
-    found = specnorm_networks.network_bound(make(importlib.import_module(package + module)), shape)
+    found = specnorm_networks.network_bound(make(pytest.importorskip(package + module)), shape)
     assert found.upper == pytest.approx(wanted, rel=1e-7)

@@ -51,33 +51,33 @@ SLACK = (SCALED + 2) * 2.0**-52
 
 
 OURS = (ELU.__module__, "specnorm_networks.certified.operators.composite")
-"""Where the functions are defined of whose classes more is known than their methods say."""
+"""Modules of our own functions, of whose classes more is known than their methods state."""
 
 
 class Foreign(Pointwise):
-    """A function of somebody else's class, which may derive from one of ours: what its methods say is all."""
+    """A function of a user's class, which may derive from one of ours: only its methods count."""
 
     function: Pointwise
 
     def value(self, x: FloatArray) -> FloatArray:
-        """The other one's, as the rest."""
+        """Return the values of the user's function."""
         return self.function.value(x)
 
     def extent(self) -> tuple[float, float] | None:
-        """Of the other one."""
+        """Return the extent of the user's function."""
         return self.function.extent()
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """Of the other one."""
+        """Return the slopes of the user's function."""
         return self.function.slopes(low, high)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Of the other one."""
+        """Return intervals of the values of the user's function."""
         return self.function.between(low, high)
 
 
 class Unreadable(Exception):
-    """A program that is not read: a constant that cannot be loaded, or that is no number."""
+    """A program cannot be read: a constant of it cannot be loaded, or is no number."""
 
 
 # -- the kinds of a plan's steps, besides functions of one number ------------------------------------------------------
@@ -170,13 +170,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Switch:
-    """Where a step changes its branch: where a value crosses a number."""
+    """A number at which steps change their branch when a value crosses it."""
 
     value: int
     """Number of the value."""
     threshold: float
     jumps: bool
-    """Whether a step that reads it jumps there; else it has a kink."""
+    """Whether a step jumps there; otherwise it has a kink."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,17 +185,17 @@ class Plan:
 
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
-    """Numbers of the values that it gives."""
+    """Numbers of the values that the program returns."""
 
     @cached_property
     def switches(self) -> tuple[Switch, ...]:
-        """All of them, in the order of the values that they look at."""
-        found: dict[tuple[int, float], bool] = {}
+        """All switches, in the order of the values that cross them."""
+        jumps_at: dict[tuple[int, float], bool] = {}
         for step in self.steps:
             for threshold, jumps in _thresholds(step.kind):
-                at = step.reads[0], threshold
-                found[at] = found.get(at, False) or jumps
-        return tuple(Switch(*at, jumps) for at, jumps in sorted(found.items()))
+                place = (step.reads[0], threshold)
+                jumps_at[place] = jumps_at.get(place, False) or jumps
+        return tuple(Switch(value, threshold, jumps) for (value, threshold), jumps in sorted(jumps_at.items()))
 
     @cached_property
     def jumps(self) -> bool:
@@ -204,12 +204,12 @@ class Plan:
 
     @cached_property
     def constants_shape(self) -> tuple[int, ...]:
-        """That all constants broadcast to."""
+        """Shape that all constants broadcast to."""
         return np.broadcast_shapes(*(np.shape(array) for step in self.steps for array in arrays_of(step.kind)))
 
     @cached_property
     def entries(self) -> tuple[Plan, NDArray[np.intp]]:
-        """The plan with a flat array of each constant, one number for each function; and which one each entry has."""
+        """The plan with one number of each constant for each function, and the number of each entry's function."""
         shape = self.constants_shape
         columns = [np.broadcast_to(array, shape).reshape(-1) for step in self.steps for array in arrays_of(step.kind)]
         if not columns:
@@ -220,13 +220,13 @@ class Plan:
         return flat, which.reshape(shape)
 
     def at(self, entries: NDArray[np.intp]) -> Plan:
-        """Of a plan with flat constants: those of some functions."""
+        """Return a plan with flat constants for some of its functions."""
         count = self.constants_shape
         return replace(self, steps=tuple(replace(s, kind=taken(s.kind, count, entries)) for s in self.steps))
 
     @cached_property
     def key(self) -> Hashable:
-        """The same for plans that compute the same in the same way."""
+        """A key that plans share which compute the same function in the same way."""
         return tuple((_key(step.kind), step.reads) for step in self.steps), self.outputs
 
 
@@ -273,7 +273,7 @@ def _key(kind: Kind) -> Hashable:
 
 
 def _thresholds(kind: Kind) -> Iterator[tuple[float, bool]]:
-    """Where a step that reads a value changes its branch, and whether it jumps there."""
+    """Yield the numbers at which a step changes its branch, and whether it jumps there."""
     match kind:
         case Above():
             yield kind.threshold, True

@@ -49,13 +49,15 @@ class _End(Extreme):
         return np.asarray(functools.reduce(self.join, values))
 
     def written_out(self, before: Sequence[Sizes]) -> Program:
-        """Two by two; ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``."""
+        """Write extremes two by two: ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``."""
         if len(before) == 2:
             sign = 1.0 if self.join is np.maximum else -1.0
             return [(Add((sign, -sign)), (0, 1)), (ReLU(), (2,)), (Add((1.0, sign)), (1, 3))]
-        count = len(before)
-        pairs = [(2 * at, 2 * at + 1) for at in range(count - 1)]  # values, then what comes of pairs before
-        return [(type(self)(), pair) for pair in pairs] or [(Add((1.0,)), (0,))]
+        if len(before) == 1:
+            return [(Add((1.0,)), (0,))]
+        # The values are numbered first, then the extremes of the pairs before.
+        pairs = [(2 * step, 2 * step + 1) for step in range(len(before) - 1)]
+        return [(type(self)(), pair) for pair in pairs]
 
 
 class Maximum(_End):
@@ -74,7 +76,7 @@ class Where(Extreme):
     """The first value where a constant mask is true, else the second."""
 
     mask: Callable[[], NDArray[Any]]
-    """Gives booleans that broadcast against the values."""
+    """Returns booleans that broadcast against the values."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         one, other = values
@@ -82,8 +84,9 @@ class Where(Extreme):
 
     def written_out(self, before: Sequence[Sizes]) -> Program:
         mask = np.asarray(self.mask(), dtype=bool)
-        parts = (Scale(each.astype(np.float64), exact=True) for each in (mask, ~mask))
-        return [*((part, (at,)) for at, part in enumerate(parts)), (Add((1.0, 1.0)), (2, 3))]
+        first = Scale(mask.astype(np.float64), exact=True)
+        second = Scale((~mask).astype(np.float64), exact=True)
+        return [(first, (0,)), (second, (1,)), (Add((1.0, 1.0)), (2, 3))]
 
     def pulled(
         self,
@@ -99,7 +102,7 @@ class Where(Extreme):
 
 
 class Multiplied(Operator):
-    """A product or a quotient: what moves one value is multiplied by how large the other can be."""
+    """A product or a quotient: a change of one value is multiplied by the size of the other."""
 
     reason: ClassVar[str]
 
@@ -108,7 +111,7 @@ class Multiplied(Operator):
         one: Interval | None,
         other: Interval | None,
     ) -> tuple[FloatArray, FloatArray]:
-        """By how much a change of each value is stretched, rounded up; infinite where that is not known."""
+        """Return the factors by which changes of the two values are stretched, rounded up; infinite if unknown."""
         raise NotImplementedError
 
     def lipschitz(self, place: Place) -> float:
@@ -119,11 +122,12 @@ class Multiplied(Operator):
 
         xy - x'y' = y (x - x') + x' (y - y') has a norm of at most sup |y| |x - x'| + sup |x| |y - y'|.
         """
-        known = place.ranges()
+        ranges = place.ranges()
+        one, other = ranges if len(ranges) == 2 else (None, None)
         with np.errstate(all="ignore"):
-            factors = [sup(each) for each in self.factors(*(known if len(known) == 2 else (None, None)))]
+            factors = [sup(factor) for factor in self.factors(one, other)]
         if any(bound and not math.isfinite(factor) for bound, factor in zip(bounds, factors, strict=True)):
-            raise NoBoundError(f"{self.reason}; {hint(known)}")
+            raise NoBoundError(f"{self.reason}; {hint(ranges)}")
         pairs = zip(spread(bounds, place), factors, strict=True)
         return host.add_up(*(host.mul_up(bound, factor) for bound, factor in pairs))
 

@@ -43,7 +43,7 @@ class Scale(Linear):
     exact: bool = False
     """Whether the values are exact; else they were computed with a handful of roundings."""
     cancelling: FloatArray | None = None
-    """Of batch normalisation: sizes of the two terms that make the offset, however much of them cancels."""
+    """For batch normalisation: sizes of the two terms whose difference is the offset, which may cancel."""
 
     def lipschitz(self, place: Place) -> float:
         values = np.asarray(self.values)
@@ -110,7 +110,7 @@ class Scale(Linear):
 
 
 def _wide(x: FloatArray, ndim: int) -> FloatArray:
-    """Axes of size 1 between the copies and the value, so that it broadcasts against one of so many axes."""
+    """Return copies of a value with axes of size 1 in front, so that they broadcast against ``ndim`` axes."""
     return x.reshape(x.shape[0], *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])
 
 
@@ -165,7 +165,7 @@ class Add(Linear):
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        """By Cauchy and Schwarz: ``(sum a_i dx_i)^2 <= (sum t_i) sum a_i^2 dx_i^2 / t_i`` for any t_i > 0.
+        """Use Cauchy and Schwarz: ``(sum a_i dx_i)^2 <= (sum t_i) sum a_i^2 dx_i^2 / t_i`` for any t_i > 0.
 
         With ``t_i = |a_i| c_i`` for inputs that move by c_i it is no more than the triangle inequality; where but one
         input moves, it is a_i^2.
@@ -175,15 +175,15 @@ class Add(Linear):
         sizes = zip(self.weights, broadcasting.spread([1.0] * len(shares), place), strict=True)
         terms = [share * host.mul_up(abs(a), r) for share, (a, r) in zip(shares, sizes, strict=True)]
         total = base.plus_up(*terms)
-        found = []
+        weights_before = []
         part = host.div_up(1.0, self.over) if self.over > 1 else 1.0
         for before, share, a, term in zip(place.before, shares, self.weights, terms, strict=True):
             with np.errstate(divide="ignore", invalid="ignore"):
                 factor = np.where(term == total, 1.0, host.next_up(total / term))
             factor = np.where(share > 0, np.where(term > 0, factor, math.inf), 0.0)
-            each = base.times_up(weights, factor, *[np.asarray(abs(a)), np.asarray(part)] * 2)
-            found.append(broadcasting.gathered(each, before, place.after))
-        return found
+            stretched = base.times_up(weights, factor, *[np.asarray(abs(a)), np.asarray(part)] * 2)
+            weights_before.append(broadcasting.gathered(stretched, before, place.after))
+        return weights_before
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         shape = broadcasting.broadcasted(before, *others)
@@ -193,8 +193,8 @@ class Add(Linear):
         def made(k: Sequence[float]) -> Apply:
             def apply(x: Sequence[FloatArray]) -> FloatArray:
                 total: FloatArray = np.zeros((len(x[0]), *(1,) * len(shape)))
-                for weight, each in zip(k, x, strict=True):
-                    total = total + weight * _wide(each, len(shape))
+                for weight, value in zip(k, x, strict=True):
+                    total = total + weight * _wide(value, len(shape))
                 return total if self.over == 1 else total / self.over
 
             return apply
@@ -267,7 +267,7 @@ class Broadcast(Linear):
     rule = "broadcast"
     moves = True
     target: tuple[int, ...]
-    """It may have fewer axes than the value, or 1 where the value has more (ONNX's Expand): both are broadcast."""
+    """Shape to broadcast with. It may have fewer axes than the value, or size 1 (ONNX's Expand)."""
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         shape = broadcasting.broadcasted(before, self.target)
@@ -283,7 +283,7 @@ class _Reduction(Linear):
     keep: bool = False
 
     def _count(self, before: Shape | None) -> int | None:
-        """How many numbers become one; None where it is not known."""
+        """Return how many numbers become one; None if unknown."""
         return None if before is None else math.prod(before[axis] for axis in self.axes)
 
     def alike(self, place: Place) -> frozenset[int]:
@@ -355,7 +355,7 @@ class Pad(Linear):
     pads: tuple[tuple[int, int], ...]
     """Before and after each of those axes; not negative."""
     value: float = 0.0
-    """For "zeros". NaN: not known."""
+    """Constant of "zeros" padding; NaN: unknown."""
 
     def lipschitz(self, place: Place) -> float:
         if self.mode not in _NUMPY or any(min(pair) < 0 for pair in self.pads):

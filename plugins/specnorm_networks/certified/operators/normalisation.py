@@ -29,7 +29,7 @@ from specnorm_networks.certified.operators.formats import smallest
 from specnorm_networks.certified.operators.pointwise import hint
 from specnorm_networks.certified.shapes import Shape
 
-Form = Literal["mean square", "largest"]
+Form = Literal["mean square", "largest", "sum"]
 
 
 class Centre(Linear):
@@ -55,7 +55,7 @@ class Centre(Linear):
 class Normalise(Operator):
     """Entries divided by a function of their length, which is the second input: `Norm` of the first, axes kept.
 
-    "mean square": ``z / sqrt(s^2 / n + eps)`` for n entries; "largest": ``z / max(s, eps)``.
+    "mean square": ``z / sqrt(s^2 / n + eps)`` for n entries; "largest": ``z / max(s, eps)``; "sum": ``z / (s + eps)``.
     """
 
     rule = "normalise"
@@ -67,7 +67,7 @@ class Normalise(Operator):
         z, length = values
         if self.form == "mean square":
             return np.asarray(z / np.sqrt(length * length / (_count(z.shape, self.axes) or 1) + self.eps))
-        over = np.maximum(length, self.eps)
+        over = np.maximum(length, self.eps) if self.form == "largest" else length + self.eps
         # ONNX has 0 for 0 / 0.
         return np.asarray(z / np.where(over == 0, 1.0, over))
 
@@ -87,6 +87,8 @@ class Normalise(Operator):
         s = enclosing((np.maximum(lengths.low, 0.0), np.maximum(lengths.high, 0.0)))
         if self.form == "largest":
             return enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))
+        if self.form == "sum":
+            return s + point(np.full(s.shape, self.eps))
         unknown = enclosing((np.zeros(s.shape), np.full(s.shape, math.inf)))
         square = (s * s).scaled(1 / count, 2.0**-52) if count else unknown
         return (square + point(np.full(s.shape, self.eps))).root()

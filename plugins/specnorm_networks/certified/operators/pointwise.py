@@ -23,7 +23,7 @@ from specnorm_networks.certified.operators.formats import smallest
 
 Extent: TypeAlias = tuple[float, float]
 Turn: TypeAlias = tuple[Extent, Extent]
-"""Where a function turns: an interval that holds the place, and one that holds the value there."""
+"""A place where a function turns: an interval that contains the place, and one that contains the value there."""
 CLOSE = 2.0**-44
 """Error of a value, relatively, and absolutely where the value or its argument is less than 1."""
 LOST = 2.0**-40
@@ -31,20 +31,20 @@ LOST = 2.0**-40
 ROUNDINGS = 2**9
 """Roundings that stand for an exponential and a few operations on it: 2^-44 is 2^8 of them."""
 TINY = 2.0**-1000
-"""Added to what may have underflowed."""
+"""Bound of what underflow takes from a value."""
 FAR = 700.0
-"""From there on derivatives are within `LOST` of their limits, and exp does not overflow."""
+"""Argument above which derivatives are within `LOST` of their limits; exp does not overflow up to it."""
 
 
 class Curved(Pointwise):
     """A function whose `value` is computed up to `off`."""
 
     whole: ClassVar[Extent | None] = None
-    """`extent`, where it depends on no field."""
+    """The `extent`, if it depends on no field."""
     limits: ClassVar[Extent] = (-math.inf, math.inf)
-    """Between which all its values lie."""
+    """Numbers between which all values lie."""
     turns: ClassVar[tuple[Turn, ...]] = ()
-    """Where the function turns; between turns it rises or falls."""
+    """All places where the function turns; between them it rises or falls."""
     units: ClassVar[int | None] = None
     """Relative roundings of other libraries, beside which the value may underflow; None: as of elementary functions."""
 
@@ -52,7 +52,7 @@ class Curved(Pointwise):
         return self.whole
 
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        """By how much a value may be off: rounding of the function, and of its argument."""
+        """Bound the error of a value: the rounding of the function, and of its argument."""
         size = np.where(np.isfinite(x), abs(x), 0.0)
         return np.asarray(CLOSE * (1 + abs(value) + size))
 
@@ -89,22 +89,22 @@ class Curved(Pointwise):
 
 @dataclass(frozen=True)
 class Curve:
-    """A derivative that turns a few times: between its values at both ends, where no turn is between these.
+    """A derivative that turns a few times: on an interval without a turn it lies between its values at both ends.
 
     The tests prove by ball arithmetic that there are no other turns, and that values are good to ``lost``.
     """
 
     derivative: Callable[[FloatArray], FloatArray]
-    """Off by at most ``lost``."""
+    """Computes it with an error of at most ``lost``."""
     lowest: tuple[Extent, ...] = ()
     highest: tuple[Extent, ...] = ()
-    """Intervals that hold the places where the derivative is smallest and largest, and where alone it turns."""
+    """Intervals that contain the places where the derivative is smallest or largest; it turns nowhere else."""
     far: float = FAR
-    """Beyond, the derivative is within ``lost`` of what it is there."""
+    """Argument beyond which the derivative is within ``lost`` of its value there."""
     lost: float = LOST
 
     def slopes(self, extent: Extent, low: FloatArray, high: FloatArray) -> Ends:
-        """Smallest and largest derivative on intervals, rounded outward; all over it is in ``extent``."""
+        """Return smallest and largest derivative on intervals, rounded outward; everywhere it is in ``extent``."""
         with np.errstate(all="ignore"):
             ends = [self.derivative(np.clip(end, -self.far, self.far)) for end in (low, high)]
         down = host.next_down(np.minimum(*ends) - self.lost)
@@ -128,7 +128,7 @@ class Turning(Curved):
 
 
 def sigmoid(x: FloatArray) -> FloatArray:
-    """By exp(-|x|), which does not overflow."""
+    """Return the sigmoid, by exp(-|x|), which does not overflow."""
     small = np.exp(-abs(x))
     return np.asarray(np.where(x >= 0, 1.0, small) / (1 + small))
 
@@ -142,7 +142,7 @@ Numbers: TypeAlias = float | FloatArray
 
 
 class Piece(NamedTuple):
-    """Where a piece begins and ends, its smallest and largest slope, and what is added: ``slope x + shift``."""
+    """A piece of a function: its ends, smallest and largest slope, and the shift of ``slope x + shift``."""
 
     start: float
     end: float
@@ -233,14 +233,14 @@ class Kinked(Piecewise):
     """One slope below 0 and one above, numbers or one an entry."""
 
     both: ClassVar[tuple[float, float]]
-    """`sides`, where they depend on no field."""
+    """The slopes, if they depend on no field."""
 
     def sides(self) -> tuple[Numbers, Numbers]:
-        """Both slopes."""
+        """Return the slope below 0 and the slope above 0."""
         return self.both
 
     def slack(self) -> float:
-        """By how much the slopes may differ from those, relatively."""
+        """Return the relative error of the slopes."""
         return 0.0
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -297,7 +297,7 @@ class LeakyReLU(Kinked):
     """A number, or float64, broadcasting against the value without making it larger, as ``above``."""
     above: Numbers = 1.0
     roundings: int = 0
-    """Made in computing both."""
+    """Roundings in computing both slopes."""
 
     def sides(self) -> tuple[Numbers, Numbers]:
         return self.alpha, self.above
@@ -681,7 +681,7 @@ HINT = (
 
 
 def hint(ranges: Sequence[Interval | None]) -> str:
-    """What to give where there is no constant: where all inputs lie in a range, a narrower one."""
+    """Return the advice for a missing constant: to give a box; if all inputs lie in one, a narrower one."""
     bounded = bool(ranges) and all(x is not None and np.isfinite(x.magnitude()).all() for x in ranges)
     return f"on a {'narrower ' * bounded}{HINT}"
 
@@ -697,7 +697,7 @@ class Steep(Curved):
         raise NotImplementedError
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """None where an entry has none."""
+        """Return smallest and largest slopes on intervals, rounded outward; None if an entry has none."""
         if self.positive and not (low > 0).all():
             return None
         with np.errstate(all="ignore"):
@@ -887,7 +887,7 @@ class Multiple(Pointwise):
         return np.asarray(abs(self.outer) * (own + moved) * (1 + relative) + relative * abs(result))
 
     def _slack(self) -> float:
-        """By how much each factor may be off, relatively."""
+        """Return the relative error of each factor."""
         return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
 
     def _inside(self, low: FloatArray, high: FloatArray) -> Ends:

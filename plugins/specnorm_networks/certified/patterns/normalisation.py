@@ -1,7 +1,7 @@
 """Quotients of a value by a function of its length: layer norm, RMS norm and division by the norm, written out.
 
-These are x / max(|x|, eps), x / |x|, and x / sqrt(mean(x^2) + eps), as layer norm and RMS norm are exported; also as
-products with an inverse, and with max(mean(x^2) - mean(x)^2, 0) of an x whose mean is taken off.
+These are x / max(|x|, eps), x / (|x| + eps), x / |x|, and x / sqrt(mean(x^2) + eps), as layer norm and RMS norm are
+exported; also as products with an inverse, and with max(mean(x^2) - mean(x)^2, 0) of an x whose mean is taken off.
 """
 
 from __future__ import annotations
@@ -113,15 +113,21 @@ def _length_or_root(node: Node, structure: Structure) -> Divisor | None:
 
 
 def _length(node: Node, structure: Structure) -> Divisor | None:
-    """Return max(|x|, eps) as a divisor."""
+    """Return max(|x|, eps) or |x| + eps as a divisor."""
     eps = 0.0
     norm = node
-    if isinstance(node.operator, ops.HardTanh) and node.operator.high == math.inf:
+    form: Form = "largest"
+    sum_with_number = _sum_with_number(node, structure)
+    if sum_with_number is not None:
+        eps, summand = sum_with_number
+        norm = structure.origin(summand)
+        form = "sum"
+    elif isinstance(node.operator, ops.HardTanh) and node.operator.high == math.inf:
         eps = node.operator.low
         norm = structure.input_of(node)
     if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or not 0 <= eps < math.inf:
         return None
-    return Divisor(norm.inputs[0], tuple(sorted(norm.operator.axes)), eps, "largest")
+    return Divisor(norm.inputs[0], tuple(sorted(norm.operator.axes)), eps, form)
 
 
 def _mean_square(name: str, structure: Structure) -> Divisor | None:
