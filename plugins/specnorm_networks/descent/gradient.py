@@ -175,7 +175,8 @@ def _largest_of_product(stage: Stage, solved: Solved, weight: FloatArray) -> Lar
         return weight * image[..., 0]
 
     def matrix(number: int) -> Vectors:
-        return weight[:, None] * (stage.symbols[number] @ solved.at([number])[0]) * weight
+        product: Vectors = weight[:, None] * (stage.symbols[number] @ solved.at([number])[0]) * weight
+        return product
 
     return stage.largest_by(apply, matrix, solved.right)
 
