@@ -62,7 +62,7 @@ _MOVED = {
     "specnorm.robustness": "certified_radius curvature_bound",
     "specnorm_audit": "Row",
 }
-"""Modules, and the names that were in `specnorm` itself before 0.1."""
+"""Modules, and the names that were in `specnorm` itself before 0.2."""
 
 if TYPE_CHECKING:
     from specnorm_audit import Report, audit
@@ -90,7 +90,7 @@ else:  # else type checkers would take any name for one of ours
                 import warnings
 
                 warnings.warn(
-                    f"specnorm.{name} is {module}.{name} now; the old name leaves with version 0.2.",
+                    f"specnorm.{name} is {module}.{name} now; the old name leaves with version 0.3.",
                     DeprecationWarning,
                     stacklevel=2,
                 )

@@ -38,11 +38,11 @@ def check_words(function: str, given: Iterable[str], known: Collection[str]) -> 
 
 
 def warn_of_former_keyword(former: str, keyword: str) -> None:
-    """Warn the caller's caller's caller, who gave a keyword by the name that it had before 0.1."""
+    """Warn the caller's caller's caller, who gave a keyword by the name that it had before 0.2."""
     import warnings  # for few
 
     warnings.warn(
-        f"{former}= is called {keyword}= now; the old name leaves with version 0.2.", DeprecationWarning, stacklevel=4
+        f"{former}= is called {keyword}= now; the old name leaves with version 0.3.", DeprecationWarning, stacklevel=4
     )
 
 

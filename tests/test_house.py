@@ -372,6 +372,8 @@ def test_a_name_that_moved_is_served_with_a_warning(package: ModuleType, name: s
     with pytest.warns(DeprecationWarning, match=f"{package.__name__}.{name} is {module}.{name} now"):
         assert getattr(package, name) is new
     assert name in importlib.import_module(module).__all__
+    changes = (ROOT / "docs" / "changelog.md").read_text(encoding="utf-8").partition("### Instead of older names")[2]
+    assert re.search(rf"\b{name}\b", changes), f"docs/changelog.md does not say what to use instead of {name}"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

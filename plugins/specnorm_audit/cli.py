@@ -81,7 +81,7 @@ class _Commands(click.Group):
         """Find the command that the first word names."""
         word = args[0]
         if word == "certify":
-            complain("'specnorm certify' is called 'specnorm accuracy' now; the old name leaves with version 0.2.")
+            complain("'specnorm certify' is called 'specnorm accuracy' now; the old name leaves with version 0.3.")
             return super().resolve_command(ctx, ["accuracy", *args[1:]])
         if word in self.commands or word.startswith("-"):
             return super().resolve_command(ctx, args)

@@ -44,7 +44,7 @@ _MOVED = (
     "Stated Step Tensor UnknownNode bound certificate_of certificate_of_network in_float32 moved_up "
     "registered_operators speaks_of"
 )
-"""Names that were in this package itself before 0.1, and are in `specnorm_networks.tools` now."""
+"""Names that were in this package itself before 0.2, and are in `specnorm_networks.tools` now."""
 
 if TYPE_CHECKING:
     from specnorm_networks.certified import operators
@@ -71,7 +71,7 @@ else:  # else type checkers would take any name for one of ours
             import warnings
 
             warnings.warn(
-                f"{__name__}.{name} is {__name__}.tools.{name} now; the old name leaves with version 0.2.",
+                f"{__name__}.{name} is {__name__}.tools.{name} now; the old name leaves with version 0.3.",
                 DeprecationWarning,
                 stacklevel=2,
             )

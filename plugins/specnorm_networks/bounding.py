@@ -25,12 +25,14 @@ from specnorm_networks.methods import Method, Multipliers, Parts, Product, Scale
 MOST_WORK = 2**20
 """Largest number of uses of values times inputs: a graph of a few kilobytes may have thousands of both."""
 WORTHWHILE = 0.97
+"""Share of a run's product below which the expected constant of a first proposal has to be."""
 HOPELESS = 2.0
-"""Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by
-themselves, whose norms at their own size are below those that the search sees."""
+"""The same share for runs with a layer that is bounded by itself: its norm at its own size is less than the one at
+every size, which the search uses."""
 DEAR = 2**33
+"""Products of numbers above which a proof is expensive."""
 LOWER = 0.995
-"""Products that a proof takes from which another follows only for a hope that is so much lower than what is proven."""
+"""Share of the proven constant below which the expected constant has to be for another expensive proof."""
 NEAR_1 = 0.05
 """Distance of a constant from 1 within which the search is repeated with four times the steps and a finer tolerance."""
 CLOSE = 1e-4
@@ -174,31 +176,54 @@ def _best(
     measure: Measure,
     product: float,
 ) -> RunBound | None:
-    """The least that weights prove of the run's parts, and what proves it; None: it is no less than the product."""
-    best = None
-    limit = product
-    share = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
-    lower = LOWER if proof_products(run, parts) > DEAR else 1.0
-    rise = 1.0  # from what was hoped for to what was proven
+    """Return the least constant of a run's parts that proposed weights prove; None if it is not below the product."""
+    best: RunBound | None = None
+    rise = 1.0  # proven constant over the expected one
+    starts = tuple(first for first, _ in parts)
     for weights in proposed:
         if measure.clock.expired:
             break
-        hope = hoped(run, weights)
-        if not hope < (share * product if best is None else lower * limit):
-            continue  # too little to be proven
-        if best is not None and hope * rise > limit * (1 + measure.rtol):
-            continue  # its proof would rise as much, and end above the one that is there
+        expected = hoped(run, weights)
+        if best is None:
+            is_worth_proving = expected < _first_limit(parts, product)
+        else:
+            is_worth_proving = _is_worth_another_proof(run, parts, expected, rise, best.upper, measure.rtol)
+        if not is_worth_proving:
+            continue
         try:
-            claim = constant_of_run(run, [first for first, _ in parts], weights, measure)
+            claim = constant_of_run(run, starts, weights, measure)
         except (SpecnormError, OSError, OverflowError):
-            continue  # the rules say so where they meet it
-        if claim < limit:
-            limit = claim.value
-            rise = limit / hope
-            layers = tuple(tuple(n for link in run.links[a:b] for n in link.names) for a, b in parts)
-            of = Weighted(tuple(link.end for link in run.links), tuple(first for first, _ in parts), tuple(weights))
-            best = RunBound(run.start, run.end, layers, product, claim, of)
+            continue  # the rules refuse such a run, with the reason
+        if claim < (product if best is None else best.upper):
+            rise = claim.value / expected
+            layers = []
+            for first, last in parts:
+                layers.append(tuple(name for link in run.links[first:last] for name in link.names))
+            weighted = Weighted(tuple(link.end for link in run.links), starts, tuple(weights))
+            best = RunBound(run.start, run.end, tuple(layers), product, claim, weighted)
     return best
+
+
+def _first_limit(parts: Parts, product: float) -> float:
+    """Return the number below which the expected constant of the first proposal has to be."""
+    has_single_layer = any(last - first == 1 for first, last in parts)
+    return (HOPELESS if has_single_layer else WORTHWHILE) * product
+
+
+def _is_worth_another_proof(
+    run: Subnetwork,
+    parts: Parts,
+    expected: float,
+    rise: float,
+    proven: float,
+    rtol: float,
+) -> bool:
+    """Whether weights are proven although a larger constant is proven already.
+
+    ``expected``: their constant according to the search. ``rise``: factor by which the last proof was above that.
+    """
+    share = LOWER if proof_products(run, parts) > DEAR else 1.0
+    return expected < share * proven and expected * rise <= proven * (1 + rtol)
 
 
 def _by_rules(run: Subnetwork, rules: Constants) -> float | None:

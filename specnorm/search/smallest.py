@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -232,8 +232,8 @@ class _Search:
         """
         ops, xp = self.ops, self.xp
         g, m, p, *taps = self.blocks.shape
-        rows = xp.permute_dims(xp.reshape(self.blocks, (g, m, p, -1)), (0, 1, 3, 2))
-        rows = ops.to_numpy(xp.reshape(rows, (g, m * math.prod(taps), p))).astype(np.float64)
+        by_tap = xp.permute_dims(xp.reshape(self.blocks, (g, m, p, -1)), (0, 1, 3, 2))
+        rows: Any = ops.to_numpy(xp.reshape(by_tap, (g, m * math.prod(taps), p))).astype(np.float64)
         info = np.finfo(ops.wide_dtype)
         # Powers of two, so that the product of T and B is that of their parts with columns of norm 1.
         lengths = np.linalg.norm(rows, axis=1)

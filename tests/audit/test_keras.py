@@ -218,7 +218,7 @@ def addons_file(path: Path, initialized: bool | None = True, *, modern: bool = F
         file.attrs["keras_version"] = "2.11.0"
         for name, where in place.items():
             file[where] = arrays[name]
-    used: Any = v / np.sqrt((v.astype(np.float64) ** 2).sum(axis=(0, 1, 2))) * g
+    used: np.ndarray = v / np.sqrt((v.astype(np.float64) ** 2).sum(axis=(0, 1, 2))) * g
     return used
 
 
@@ -230,6 +230,7 @@ def test_weight_normalization_of_tensorflow_addons_is_applied(tmp_path: Path, mo
     assert row.spec is not None
     assert row.spec.stride == (2, 2)
     assert "kernel=g·v/|v|" in row.assumed
+    assert row.upper is not None
     assert float(truth.lower) <= row.upper <= 1.003 * float(truth.upper)
 
 
@@ -242,4 +243,4 @@ def test_what_a_weight_normalization_lacks_is_said(tmp_path: Path, initialized: 
     report = specnorm.audit(tmp_path / "model.h5")
     rows = [row for row in report.layers if "data_dep_init" not in row.name]
     assert [row.status for row in rows] == ["error"]
-    assert words in rows[0].reason
+    assert words in str(rows[0].reason)

@@ -278,7 +278,7 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         "",
         f"Made by `python -m bench.smallest` in `tests`, {facts['date']}, commit {facts['commit']},",
         f"{facts['machine']}; one thread, seconds of the process, on a machine that other work shared.",
-        "Figures: [smallest.jsonl](smallest.jsonl).",
+        "Figures: [smallest.jsonl](smallest.jsonl); those of a row with a commit of its own were measured at that one.",
         "",
         "* **Proven**: both ends of [`enclose_smallest`](../methods/smallest.md), every size, rounding included,",
         "  to 0.1 %; and the upper end of `enclose`, of the norm.",

@@ -105,6 +105,6 @@ def test_patches_stay_within_the_budget() -> None:
     kernel: Any = np.ones((1, 32, 1, 31, 31))
     spec = ConvSpec.of(kernel.shape[1:], groups=32, input_shape=32)
     found = Convolution(kernel, spec, budget=2**24, ops=OPS)
-    assert found.lead == 1
+    assert found.looped_axes == 1
     image = found.apply(found.xp.ones((1, 1, found.shape[1])))
     np.testing.assert_array_equal(image, np.full((1, 1, math.prod(found.shapes[1])), 961.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,13 @@ class TestTorch:
         for x, y in zip((x.grad for x in net.parameters() if x.grad is not None), plain, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
 
-    def test_the_bound_holds_under_vmap(self, torch: Any) -> None:
+    @pytest.mark.parametrize("size", [None, 2])
+    def test_the_bound_holds_under_vmap(self, torch: Any, size: Any) -> None:
         kernels = torch.from_numpy(np.random.RandomState(0).standard_normal((3, 5, 4, 2)))
-        found = torch.func.vmap(specnorm.isometry_bound)(kernels)
+        found = torch.func.vmap(partial(specnorm.isometry_bound, input_shape=size))(kernels)
         for x, kernel in zip(found.tolist(), kernels, strict=True):
-            assert x == pytest.approx(float(specnorm.isometry_bound(kernel)), rel=1e-12)
-            assert x >= float(specnorm.enclose_isometry(kernel).lower)
+            assert x == pytest.approx(float(specnorm.isometry_bound(kernel, input_shape=size)), rel=1e-12)
+            assert x >= float(specnorm.enclose_isometry(kernel, input_shape=size).lower)
 
     def test_refusals(self, torch: Any) -> None:
         from specnorm_torch import OrthogonalityPenalty
@@ -119,10 +121,12 @@ class TestJax:
         _, expected = specnorm.value_and_grad(kernels["conv"], method, layout="WIO")
         np.testing.assert_allclose(gradient["conv"]["kernel"], expected, rtol=1e-3, atol=1e-4)
 
-    def test_the_bound_holds_under_vmap(self, jax: Any) -> None:
+    @pytest.mark.parametrize("size", [None, 2])
+    def test_the_bound_holds_under_jit_and_vmap(self, jax: Any, size: Any) -> None:
         kernels = np.random.RandomState(0).standard_normal((3, 5, 4, 2)).astype("float32")
-        for x, kernel in zip(jax.vmap(specnorm.isometry_bound)(jax.numpy.asarray(kernels)), kernels, strict=True):
-            assert float(x) >= float(specnorm.enclose_isometry(kernel.astype("float64")).lower)
+        bound = jax.jit(jax.vmap(partial(specnorm.isometry_bound, input_shape=size)))
+        for x, kernel in zip(bound(jax.numpy.asarray(kernels)), kernels, strict=True):
+            assert float(x) >= float(specnorm.enclose_isometry(kernel.astype("float64"), input_shape=size).lower)
 
     def test_refusals(self, jax: Any) -> None:
         from specnorm_jax.training import OrthogonalityPenalty

@@ -134,12 +134,13 @@ def _cover(cuts_of_parts: Sequence[Sequence[Cut]]) -> bool:
     """Whether parts cover a region: one of them has no cut, or all begin with one cut and cover both its sides."""
     if any(not cuts for cuts in cuts_of_parts):
         return True
-    first_entries = set()
-    below = []
-    above = []
+    first_entries: set[tuple[str, int]] = set()
+    below: list[Sequence[Cut]] = []
+    above: list[Sequence[Cut]] = []
     for (name, at, is_above), *later_cuts in cuts_of_parts:
         first_entries.add((name, at))
-        (above if is_above else below).append(later_cuts)
+        side = above if is_above else below
+        side.append(later_cuts)
     if len(first_entries) != 1 or not below or not above:
         return False
     return _cover(below) and _cover(above)

@@ -139,7 +139,7 @@ def _convolution(answered: Answers, like: Tensor, before: list[int], behind: lis
     answers = (answered(impulses) - offset).transpose(0, 1)
     axes = tuple(range(2, like.ndim))
     kernel = answers.flip(axes).roll([1 + (n - 1) // 2 for n in sizes], axes)
-    layer = _CONVOLUTIONS[like.ndim](
+    layer: nn.Module = _CONVOLUTIONS[like.ndim](
         channels, offset.shape[1], tuple(sizes), padding="same", padding_mode="circular", dtype=like.dtype,
         device=like.device,
     )  # fmt: skip

@@ -200,7 +200,7 @@ def exact(count: int = 40) -> Iterator[str]:
 
 def unmet(lags: completion.Lags, where: defect.Wrapping, **_: Any) -> completion.Lags:
     """The first lag alone, as if no other met it."""
-    b, _, p, _ = lags.values.shape
+    b, p = lags.values.shape[0], lags.values.shape[2]
     values: Any = np.zeros((b, len(where.direct), p, p))
     values[:, 0] = lags.values[:, 0]
     return lags._replace(values=values)

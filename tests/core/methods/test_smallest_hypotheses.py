@@ -51,7 +51,8 @@ def plain(blocks: Any, centre: float) -> defect.Defect:
 def diagonal(*numbers: float) -> defect.Basis:
     """A basis that scales channels."""
     matrix: Any = np.diag(numbers)[None]
-    return defect.basis(matrix, np.linalg.inv(matrix), ops=OPS)
+    inverse: Any = np.linalg.inv(matrix)
+    return defect.basis(matrix, inverse, ops=OPS)
 
 
 # -- roundings: D as computed against rational numbers ----------------------------------------------------------------
@@ -91,7 +92,8 @@ def too_far(count: int, *, centre: float, floor: float = 0.0, matrix: Any = None
         if cancels:
             blocks[...] = blocks[:, :, :1]
         ops = off_by_most(1 - 2 * (seed % 2))
-        basis = None if matrix is None else defect.basis(matrix[None], np.linalg.inv(matrix)[None], ops=OPS)
+        inverse: Any = None if matrix is None else np.linalg.inv(matrix)[None]
+        basis = None if matrix is None else defect.basis(matrix[None], inverse, ops=OPS)
         of = defect.in_basis(blocks, basis, ops=ops)
         found = defect.defect(of, centre, floor=floor, ops=OPS if cancels else ops)
         for at in (1, -1):
@@ -128,9 +130,9 @@ def long_columns(count: int = 40) -> Violations:
 def in_some_basis(floor: float, count: int = 3) -> Violations:
     """Lower bounds from the defect's norm in a basis, with a floor below the truth or above it."""
     for seed in range(count):
-        kernel = np.random.RandomState(seed).standard_normal((5, 3, 3))
+        kernel: Any = np.random.RandomState(seed).standard_normal((5, 3, 3))
         truth = smallest_everywhere(kernel, 400)
-        of = defect.in_basis(kernel[None], diagonal(0.1, 0.5, 2.0), ops=OPS)  # type: ignore[call-overload]
+        of = defect.in_basis(kernel[None], diagonal(0.1, 0.5, 2.0), ops=OPS)
         made = defect.defect(of, 2 * dense_norm(of.kernel[0], 30).hi ** 2, floor=floor * truth.hi**2, ops=OPS)  # type: ignore[arg-type]
         found = specnorm.enclose(made.kernel[0], rtol=1e-9)
         assert found.claim is not None

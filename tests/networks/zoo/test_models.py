@@ -44,8 +44,9 @@ def mixer(**classes: str) -> Callable[[], Any]:
 
     def make() -> Any:
         module = pytest.importorskip("timm.models.mlp_mixer")
-        sizes = {"num_classes": 10, "img_size": 32, "patch_size": 8, "num_blocks": 1, "embed_dim": 32}
-        return module.MlpMixer(**sizes, **{word: getattr(module, name) for word, name in classes.items()})
+        sizes = {"num_classes": 0, "img_size": 32, "patch_size": 8, "num_blocks": 1, "embed_dim": 32}
+        own = {word: getattr(module, name) for word, name in classes.items()}
+        return module.MlpMixer(**sizes, **own, **({"mlp_ratio": 4} if own else {}))
 
     return make
 
