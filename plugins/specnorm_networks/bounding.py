@@ -178,7 +178,6 @@ def _best(
 ) -> RunBound | None:
     """Return the least constant of a run's parts that proposed weights prove; None if it is not below the product."""
     best: RunBound | None = None
-    rise = 1.0  # proven constant over the expected one
     starts = tuple(first for first, _ in parts)
     for weights in proposed:
         if measure.clock.expired:
@@ -187,7 +186,7 @@ def _best(
         if best is None:
             is_worth_proving = expected < _first_limit(parts, product)
         else:
-            is_worth_proving = _is_worth_another_proof(run, parts, expected, rise, best.upper, measure.rtol)
+            is_worth_proving = expected < _share_of_proven(run, parts) * best.upper
         if not is_worth_proving:
             continue
         try:
@@ -195,7 +194,6 @@ def _best(
         except (SpecnormError, OSError, OverflowError):
             continue  # the rules refuse such a run, with the reason
         if claim < (product if best is None else best.upper):
-            rise = claim.value / expected
             layers = []
             for first, last in parts:
                 layers.append(tuple(name for link in run.links[first:last] for name in link.names))
@@ -210,20 +208,9 @@ def _first_limit(parts: Parts, product: float) -> float:
     return (HOPELESS if has_single_layer else WORTHWHILE) * product
 
 
-def _is_worth_another_proof(
-    run: Subnetwork,
-    parts: Parts,
-    expected: float,
-    rise: float,
-    proven: float,
-    rtol: float,
-) -> bool:
-    """Whether weights are proven although a larger constant is proven already.
-
-    ``expected``: their constant according to the search. ``rise``: factor by which the last proof was above that.
-    """
-    share = LOWER if proof_products(run, parts) > DEAR else 1.0
-    return expected < share * proven and expected * rise <= proven * (1 + rtol)
+def _share_of_proven(run: Subnetwork, parts: Parts) -> float:
+    """Return the part of the proven constant below which another proposal's expected one has to be."""
+    return LOWER if proof_products(run, parts) > DEAR else 1.0
 
 
 def _by_rules(run: Subnetwork, rules: Constants) -> float | None:

@@ -82,14 +82,14 @@ def _uphill_in_the_plane(gradient: Array, hessian: Array, regular: float, *, xp:
     half_difference = 0.5 * (hessian[..., 0, 0] - hessian[..., 1, 1])
     off_diagonal = hessian[..., 0, 1]
     radius = xp.sqrt(half_difference * half_difference + off_diagonal * off_diagonal)
-    higher, lower = xp.abs(mean + radius), xp.abs(mean - radius)
-    least = regular * xp.maximum(higher, lower) + _TINY
-    at_higher, at_lower = 1 / xp.maximum(higher, least), 1 / xp.maximum(lower, least)
+    largest = xp.abs(mean) + radius
+    least = regular * largest + _TINY
+    at_higher = 1 / xp.maximum(xp.abs(mean + radius), least)
+    at_lower = 1 / xp.maximum(xp.abs(mean - radius), least)
     centre = 0.5 * (at_higher + at_lower)
     slope = 0.5 * (at_higher - at_lower) / (radius + _TINY)
-    first, second = gradient[..., 0], gradient[..., 1]
-    turned = [half_difference * first + off_diagonal * second, off_diagonal * first - half_difference * second]
-    return xp.stack([centre * first + slope * turned[0], centre * second + slope * turned[1]], axis=-1)
+    image = xp.matmul(hessian, gradient[..., None])[..., 0]
+    return (centre - slope * mean)[..., None] * gradient + slope[..., None] * image
 
 
 def _modulus(terms: Array, angle: Array, *, xp: Namespace) -> Array:

@@ -132,6 +132,16 @@ def test_a_broken_method_is_named(entries: Any) -> None:
     ],
 )
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str, call: Any, what: str) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
+    class Hidden:
+        """A finder that does not find the package."""
+
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == package:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    for module in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
     with pytest.raises(ModuleNotFoundError, match=rf"^{what} needs the package {package}, which is missing"):
         call()
