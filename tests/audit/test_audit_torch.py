@@ -232,7 +232,7 @@ def test_a_model_compiled_by_torch_is_the_one_that_it_was_made_of() -> None:
     ]
 
 
-class UNet(nn.Module):  # type: ignore[misc] # of a torch that may be missing
+class UNet(torch.nn.Module):  # type: ignore[misc] # of a torch that may be missing
     """Five layers that halve the size and five transposed ones, with a concatenation after each: 4 MB at full width."""
 
     def __init__(self, channels: tuple[int, ...]) -> None:
