@@ -69,7 +69,8 @@ def bound_by_circulant(
     lower : float
         Of the layer's norm.
     only_one : bool
-        Whether something else will come close enough if this does not.
+        Whether this one test is all: the norm of the circulant itself is not computed if it fails, since another
+        method comes close enough.
 
     Returns
     -------

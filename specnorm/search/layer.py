@@ -70,7 +70,7 @@ class LayerBounds(Bounds):
     bound_source : BoundSource
         What proved the upper bound.
     cells, levels : int
-        Totals of all searches.
+        Of all searches in turn; of parts that were searched side by side, the largest.
     """
 
     u: Array

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _FEW = 4
 """So few frequencies left are visited rather than multiplied once more."""
 _SAMPLE = 24
-"""Frequencies that are tried first, or up to sixteen times as many."""
+"""Frequencies that are tried first, at least: every sixteenth where there are more than sixteen times as many."""
 _WORTHWHILE = 4000
 """Entries of symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
 
@@ -50,7 +50,7 @@ def largest_bound(
     Parameters
     ----------
     bound : callable
-        `pruning.Bound`: the same for a block and its transpose.
+        `certified.symbol.grid.Bound`: the same for a block and its transpose.
     blocks : array, shape (b, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1.
     products : int
