@@ -1,8 +1,8 @@
 """Both ends of the smallest singular value of blocks: a vector from above, the norm of a defect from below.
 
-The defect is ``c I - G*G``, with c near the mean of ``G*G``; its norm is found by the search of `enclosing`. The better a
-layer is conditioned, the wider may be the interval that is asked of that search, as a part of c. Therefore the channels
-are weighed first (`certified.defect`). Kernels near an isometry need no search,
+The defect is ``c I - G*G``, with c near the mean of ``G*G``; its norm is found by the search of `enclosing`. The better
+a layer is conditioned, the wider may be the interval that is asked of that search, as a part of c. Therefore the
+channels are weighed first (`certified.defect`). Kernels near an isometry need no search,
 and those whose smallest value is too near 0 for any proof are not searched.
 """
 
