@@ -20,7 +20,7 @@ from specnorm.plugin import check_bound, check_count, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import computed, geometry_of, is_layer, is_lazy, layers_of, name_of, version_of
-from specnorm_torch.recording import Follower
+from specnorm_torch.recording import Recorded
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
@@ -81,7 +81,7 @@ class SpectralNorm(nn.Module):
         self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
         self._fits, self._passes = True, 0
         self._settled: _Settled | None = None
-        self._follower: Follower | None = None
+        self._recorded: Recorded | None = None
         # In a tuple, which registers no module: the list that this is put into, with the parameter in it.
         self._owner: tuple[Any, ...] = ()
 
@@ -128,14 +128,15 @@ class SpectralNorm(nn.Module):
 
     def _step_in_training(self, weight: Tensor, sweeps: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """`_step` from the state at hand: on a CUDA device, after the first passes, as a recording of it."""
-        # In the first passes, which take more steps, libraries set themselves up.
+        state = tuple(self.state.values())
         # The Newton step of three frequencies takes eigenvalues, for which the host waits.
-        records = weight.is_cuda and weight.ndim <= 4 and sweeps == self.n_power_iterations and self._fits
-        if not records:
-            return self._step(weight, tuple(self.state.values()), sweeps)
-        if self._follower is None:
-            self._follower = Follower(self._flat_step, lambda: tuple(self.state.values()))
-        value, gradient, *after = self._follower(weight)
+        is_recorded = weight.is_cuda and weight.ndim <= 4 and self._fits and self._passes > _FIRST_PASSES
+        # A replica of `DataParallel` shares this module's attributes, and has a weight of its own.
+        if not is_recorded or self.original is not weight:
+            return self._step(weight, state, sweeps)
+        if self._recorded is None:
+            self._recorded = Recorded(self._flat_step)
+        value, gradient, *after = self._recorded(weight, *state)
         return value, gradient, tuple(after)
 
     def _flat_step(self, weight: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
@@ -221,7 +222,7 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype: a norm that was found before is that of another weight."""
-        self._settled = self._follower = None
+        self._settled = self._recorded = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -256,7 +257,7 @@ class SpectralNorm(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""
-        return {**self.__dict__, "_settled": None, "_follower": None}
+        return {**self.__dict__, "_settled": None, "_recorded": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:

@@ -1,144 +1,68 @@
-"""Steps on a CUDA device, recorded once, replayed, and begun ahead of time beside each other.
-
-A step is some hundred small kernels, which take a microsecond or two each; to launch one takes ten. A CUDA graph
-launches all at once. Layers do not wait for each other: when one is asked for its weight, the steps of others begin.
-"""
+"""Steps on a CUDA device, recorded once and replayed: hundreds of small kernels in one launch."""
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from specnorm_torch.modules import version_of
-
 Function = Callable[..., tuple[Tensor, ...]]
-_LANES = 4
-"""Streams that steps are spread over. Each has its own memory for intermediate results, and a work space of cuBLAS."""
-
-
-class _Lane(NamedTuple):
-    """A stream, and the memory of what is recorded on it: its recordings are replayed one after the other."""
-
-    stream: torch.cuda.Stream
-    pool: Any
-
-
-_LANES_OF: dict[torch.device, list[_Lane]] = {}
-_FOLLOWERS: WeakSet[Follower] = WeakSet()
-"""All that are alive."""
-
-
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def _lane(device: torch.device) -> _Lane:
-    """Return the next lane of a device, in turn."""
-    if device not in _LANES_OF:
-        _LANES_OF[device] = [_Lane(_stream(device), torch.cuda.graph_pool_handle()) for _ in range(_LANES)]
-    lanes = _LANES_OF[device]
-    lanes.append(lanes.pop(0))
-    return lanes[-1]
 
 
 class Recorded:
-    """A function of CUDA tensors as a CUDA graph: begun at one time, its results taken at another.
+    """A function of CUDA tensors, replayed as a CUDA graph: the same kernels, without the time to launch each.
+
+    Each recording has memory of its own, so that recordings may be replayed in any order. Where the function cannot be
+    recorded it is called as it is, and a warning says so once.
 
     Parameters
     ----------
     function : callable
         From tensors to a tuple of tensors. It reads no value on the host, and was called before, so that what it keeps
         is there.
-    tensors : tuple of Tensor
-        Shapes, dtypes and device of those to come.
-
-    Raises
-    ------
-    RuntimeError
-        If the function cannot be recorded.
     """
 
-    def __init__(self, function: Function, tensors: tuple[Tensor, ...]) -> None:
-        self._stream, pool = _lane(tensors[0].device)
-        self._inputs = tuple(x.detach().clone() for x in tensors)
-        self._stream.wait_stream(torch.cuda.current_stream())
-        # Libraries set up their work space for a stream in the first call there.
-        with torch.cuda.stream(self._stream):
-            function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(self._stream)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile: data loaders do.
-        with torch.cuda.graph(self._graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
-            self._outputs = function(*self._inputs)
-        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-    def begin(self, tensors: tuple[Tensor, ...]) -> None:
-        """Replay on the lane's stream, after what was asked of the device before."""
-        current = torch.cuda.current_stream()
-        current.wait_event(self._done)  # results that were never taken
-        for place, tensor in zip(self._inputs, tensors, strict=True):
-            place.copy_(tensor)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            self._graph.replay()
-            self._done.record(self._stream)
-
-    def results(self) -> tuple[Tensor, ...]:
-        """Copies, since the next replay overwrites the results, perhaps before a gradient is asked for."""
-        torch.cuda.current_stream().wait_event(self._done)
-        return tuple(x.clone() for x in self._outputs)
-
-
-class Follower:
-    """The recorded step of one layer.
-
-    Parameters
-    ----------
-    step : callable
-        From (weight, *state) to a tuple of tensors.
-    state : callable
-        Returns the state at hand.
-    """
-
-    def __init__(self, step: Function, state: Callable[[], tuple[Tensor, ...]]) -> None:
-        self._step, self._state = step, state
-        self._recorded: Recorded | None = None
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._outputs: tuple[Tensor, ...] = ()
         self._recordable = True
-        self._thread = 0
-        self._weight: Tensor | None = None
-        self._begun: tuple[Tensor, int] | None = None
-        _FOLLOWERS.add(self)
 
     @torch.no_grad()
-    def __call__(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """Take a step for a weight, and begin those of the layers that were asked for in this thread before."""
-        with torch.cuda.device(weight.device):
-            # A recording of the caller's takes these kernels in.
-            if not self._recordable or torch.cuda.is_current_stream_capturing():
-                return self._step(weight, *self._state())
-            if self._recorded is None and not self._record(weight):
-                return self._step(weight, *self._state())
-            self._weight, self._thread = weight, threading.get_ident()
-            if not self._fits(weight):
-                self._begin()
-                for other in list(_FOLLOWERS):
-                    if other is not self and other._may_begin(self._thread, weight.device):
-                        other._begin()
-            assert self._recorded is not None
-            self._begun = None
-            return self._recorded.results()
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Call the function; the tensors have the shapes, dtypes and device of the first call."""
+        # A recording of the caller's takes these kernels in; tensors of the inference mode cannot be written later.
+        is_plain = torch.cuda.is_current_stream_capturing() or torch.is_inference_mode_enabled()
+        if is_plain or not self._recordable:
+            return self._function(*tensors)
+        with torch.cuda.device(tensors[0].device):
+            if self._graph is None and not self._record(tensors):
+                return self._function(*tensors)
+            return self._replay(tensors)
 
-    def _record(self, weight: Tensor) -> bool:
-        """Record the step; a warning says, once, that it cannot be."""
+    def _record(self, tensors: tuple[Tensor, ...]) -> bool:
+        """Record one call, and return whether that worked. Nothing is computed: the kernels are noted."""
+        stream = torch.cuda.current_stream()
+        self._inputs = tuple(x.detach().clone() for x in tensors)
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(stream)
+        # Libraries set up their work space for a stream in the first call there.
+        with torch.cuda.stream(aside):
+            self._function(*self._inputs)
+        stream.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
         try:
-            self._recorded = Recorded(self._step, (weight, *self._state()))
+            # Other threads may use the device meanwhile: data loaders do.
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                self._outputs = self._function(*self._inputs)
+        except torch.OutOfMemoryError:
+            torch.cuda.set_stream(stream)  # which a recording that fails does not do
+            raise
         except RuntimeError as error:
+            torch.cuda.set_stream(stream)
             self._recordable = False
             warnings.warn(
                 "a step of a spectral norm could not be recorded as a CUDA graph "
@@ -146,21 +70,14 @@ class Follower:
                 "long.",
                 stacklevel=2,
             )
-        return self._recordable
+            return False
+        self._graph = graph
+        return True
 
-    def _may_begin(self, thread: int, device: torch.device) -> bool:
-        """Whether the layer was asked for in this thread, and its last results were taken."""
-        weight = self._weight
-        asked = self._recorded is not None and self._thread == thread and self._begun is None
-        return asked and weight is not None and weight.device == device
-
-    def _begin(self) -> None:
-        weight = self._weight
-        assert weight is not None
-        assert self._recorded is not None
-        self._recorded.begin((weight, *self._state()))
-        self._begun = (weight, version_of(weight))
-
-    def _fits(self, weight: Tensor) -> bool:
-        """Whether the step was begun for this very tensor, and no change in place was counted since."""
-        return self._begun is not None and self._begun[0] is weight and self._begun[1] == version_of(weight)
+    def _replay(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        assert self._graph is not None
+        for place, tensor in zip(self._inputs, tensors, strict=True):
+            place.copy_(tensor)
+        self._graph.replay()
+        # The next replay overwrites these, perhaps before a gradient is asked for.
+        return tuple(x.clone() for x in self._outputs)

@@ -69,12 +69,15 @@ class Grid:
 
     Parameters
     ----------
+    key : tuple
+        Shape of the kernel, and points an axis.
     taps : float array, shape (taps, d)
         Places k of the taps.
     angles : float array, shape (f, d)
         In radians.
     """
 
+    key: tuple[tuple[int, ...], int]
     taps: np.ndarray
     angles: np.ndarray
 
@@ -97,12 +100,12 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
         mirror = np.ravel_multi_index(tuple(((-numerators) % np.asarray(sizes)).T), sizes)
         numerators = numerators[place <= mirror]
     angles = np.asarray(2 * np.pi * numerators / np.asarray(sizes, dtype=float))
-    return Grid(tap_points(kernel_shape).astype(float), angles)
+    return Grid((kernel_shape, points), tap_points(kernel_shape).astype(float), angles)
 
 
 _PLACED: dict[tuple[Hashable, ...], tuple[Array, ...]] = {}
-"""Constants by what they are of, library, dtype and device."""
-_MOST_PLACED = 256
+"""Constants by what they are of, library, dtype and device: as many as there are kinds of kernels. They are never
+moved, since recordings of a device hold their addresses."""
 
 
 def _placed(
@@ -122,8 +125,6 @@ def _placed(
         return tuple(ops.from_numpy(x, like) for x in tables(dtype))
     place = (key, ops.backend.name, dtype, str(ops.device(like)))
     if place not in _PLACED:
-        if len(_PLACED) >= _MOST_PLACED:
-            _PLACED.clear()
         _PLACED[place] = tuple(ops.from_numpy(x, like) for x in tables(dtype))
     return _PLACED[place]
 
@@ -155,7 +156,7 @@ class PlaneWaves:
         xp, count = ops.xp, blocks.shape[0]
         self.blocks, self.ops = blocks, ops
         self.rows = xp.reshape(blocks, (*blocks.shape[:2], -1))
-        self.taps, angles, phases = _placed(grid, grid.tables, blocks, ops=ops)
+        self.taps, angles, phases = _placed(grid.key, grid.tables, blocks, ops=ops)
         self.angles = xp.broadcast_to(angles, (count, *angles.shape))
         self.grid_phases = xp.broadcast_to(phases, (count, *phases.shape))
 
