@@ -96,6 +96,16 @@ class Graph:
                 # No rule is for another output than the first.
                 named = f"output {at} of {op}" if at else op
                 self.nodes[name] = Node(named, list(node.input), attributes)
+        self._require_single_limits()
+
+    def _require_single_limits(self) -> None:
+        """Refuse a Clip between arrays: these may have more axes than what is clipped."""
+        for node in self.nodes.values():
+            if node.op != "Clip":
+                continue
+            for name in node.inputs[1:]:
+                is_single = name not in self.arrays or self.arrays[name].shape == ()
+                require(is_single, "a Clip has a limit that is no single number")
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Return a value's shape, which has to be known."""

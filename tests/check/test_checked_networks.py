@@ -867,6 +867,14 @@ def test_integers_of_onnx_do_not_wrap(name: str) -> None:
         specnorm_check.Network(proto.SerializeToString(), list(shape))
 
 
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (1, 1, 1)])
+def test_the_limits_of_a_clip_are_single_numbers(shape: tuple[int, ...]) -> None:
+    """One entry beside five limits was five entries for onnx's reference: 2.236 for 1."""
+    content = file_of([node("Clip", "x m")], (1, 1), {"m": np.full(shape, -9.0)})
+    with pytest.raises(Refused, match="a Clip has a limit that is no single number"):
+        constant(specnorm_check, content, (1, 1), [])
+
+
 def test_every_shape_that_onnx_infers_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it infers."""
     for wrong, words in (((1, 2, 2**32), "entries or more"), ((1, -2, 6), "a negative size")):
