@@ -11,7 +11,7 @@ import numpy as np
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Lower, Upper
 from specnorm.certified.host import representable
-from specnorm.errors import CertificateError, Undecided
+from specnorm.errors import CertificateError, MethodError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure, proven
 from specnorm.methods.base import as_number
@@ -311,6 +311,8 @@ def is_isometry(
 
     Raises
     ------
+    MethodError
+        For a negative tolerance.
     Undecided
         If eps is closer to the tolerance than rounding or the budget allows.
 
@@ -322,6 +324,8 @@ def is_isometry(
     (True, False)
     """
     most = as_number("tolerance", tolerance)
+    if not most >= 0:
+        raise MethodError(f"tolerance={tolerance!r} is no part of a squared norm: give a number that is not negative.")
     # The answer is a word, of which a trainable weight has no gradient.
     kernel = backend_for(kernel).detach(kernel)
     quick: Any = isometry_bound(kernel, scale=scale, **geometry)

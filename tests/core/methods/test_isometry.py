@@ -285,3 +285,8 @@ def test_rules_check_what_they_are_given() -> None:
     norm = defect.norm_by_taps(of, ops=OPS)
     with pytest.raises(HypothesisError, match="scale is not large"):
         defect.isometry_ends(of, specnorm.enclose(of.kernel[0]).claim[0], norm, unread=False, beyond=3)  # type: ignore[index]
+
+
+def test_a_negative_tolerance_is_refused() -> None:
+    with pytest.raises(MethodError, match=r"tolerance=-1 is no part of a squared norm"):
+        specnorm.is_isometry(np.ones((1, 1, 1)), -1)
