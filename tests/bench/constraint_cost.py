@@ -56,15 +56,24 @@ def rows(quick: bool) -> Iterator[Row]:
     torch.set_num_threads(1)
 
 
-def paired(runs: dict[str, Callable[[], Any]], repeats: int, *, warm: int = 1) -> dict[str, list[float]]:
-    """Return processor seconds of each run in turn, after some that are not counted."""
+def paired(
+    runs: dict[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    warm: int = 1,
+    clock: Callable[[], float] = time.process_time,
+    wait: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Return seconds of each run in turn, after some that are not counted; ``wait`` is for what it began elsewhere."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for j in range(warm + repeats):
         for name, run in runs.items():
-            begin = time.process_time()
+            wait()
+            begin = clock()
             run()
+            wait()
             if j >= warm:
-                seconds[name].append(time.process_time() - begin)
+                seconds[name].append(clock() - begin)
     return seconds
 
 
@@ -107,8 +116,9 @@ def of_a_step(repeats: int) -> Iterator[Row]:
 
 
 def network_step(constrain: Constrain, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """Return a step of ResNet-20 on the images' device."""
     torch.manual_seed(0)
-    model = resnet20(constrain)
+    model = resnet20(lambda layer: constrain(layer.to(images.device))).to(images.device)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     return lambda: descend(optimizer, F.cross_entropy(model(images), labels))
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from bench import facts
-from bench.constraint_cost import BATCH, CHANNELS, resnet20, told, weight_step
+from bench.constraint_cost import BATCH, CHANNELS, network_step, paired, told, weight_step
 from bench.facts import Row
-from bench.loops import Constrain, descend
+from bench.loops import Constrain
 from bench.ways import WAYS
 
 METHODS = "torch", "default"
@@ -57,7 +56,7 @@ def of_a_weight(channels: int) -> Iterator[Row]:
             runs[name]()
         kept = torch.cuda.memory_allocated() - before
         more[name] = {"channels": channels, "kept_bytes": kept, "kernel_bytes": 4 * direction.numel()}
-    yield from told("weight", "torch", waited_for(runs), more)
+    yield from told("weight", "torch", in_turn(runs), more)
 
 
 def of_a_step() -> Iterator[Row]:
@@ -67,25 +66,9 @@ def of_a_step() -> Iterator[Row]:
     constraints: dict[str, Constrain] = {"plain": lambda layer: layer, **{name: WAYS[name] for name in METHODS}}
     runs = {name: network_step(constrain, images, labels) for name, constrain in constraints.items()}
     more: dict[str, Row] = {name: {"batch": BATCH} for name in runs}
-    yield from told("step", "plain", waited_for(runs), more)
+    yield from told("step", "plain", in_turn(runs), more)
 
 
-def network_step(constrain: Constrain, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    torch.manual_seed(0)
-    model = resnet20(lambda layer: constrain(layer.cuda())).cuda()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    return lambda: descend(optimizer, F.cross_entropy(model(images), labels))
-
-
-def waited_for(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Return seconds of each run in turn, to the end of what it asked of the device."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for j in range(WARM + REPEATS):
-        for name, run in runs.items():
-            torch.cuda.synchronize()
-            begin = time.perf_counter()
-            run()
-            torch.cuda.synchronize()
-            if j >= WARM:
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
+def in_turn(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Return seconds of each run, to the end of what it asked of the device."""
+    return paired(runs, REPEATS, warm=WARM, clock=time.perf_counter, wait=torch.cuda.synchronize)
