@@ -150,7 +150,8 @@ class SpectralNorm(nn.Module):
         if torch.compiler.is_compiling():
             return self.n_power_iterations
         self._passes += 1
-        return max(self.n_power_iterations, 2 if self._passes <= _FIRST_PASSES else 1)
+        least = 2 if self._passes <= _FIRST_PASSES else 1
+        return max(self.n_power_iterations, least)
 
     def _scaled_while_traced(self, weight: Tensor, sweeps: int, *, move: bool) -> Tensor:
         """Scale in compilers and transformations, and by methods without a state."""

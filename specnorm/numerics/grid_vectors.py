@@ -256,7 +256,6 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Points]:
     vectors : complex array, shape (b, p, r, f)
     points : Points
         Where the norm seems largest, the best first.
-        With the vectors before the step.
     """
     xp = waves.ops.xp
     phases = waves.grid_phases
