@@ -102,7 +102,7 @@ class Completion(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """H, its lags, the exponent of the power of two that scales both, and the number of steps since H was improved."""
+        """H, its lags, the exponent of their common scale, and the number of steps since H was improved."""
         from specnorm.search import completion as search  # imported here: it takes a while
 
         h_shape = search.completion_shape(spec.block_shape)
