@@ -34,7 +34,7 @@ _SINGLE = ("Erf", "Gelu")
 _DOMAINS = ("", "ai.onnx")
 
 
-def given_arrays(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
+def arrays_for_inputs(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
     """Inputs of a GraphProto in its types, in order; those that are held are 0.
 
     Raises
@@ -96,7 +96,7 @@ class OnnxModel:
         """
         if self._functions or any(has_graphs(node) for node in self._graph.node):
             raise NotExecutedError("it has control flow or functions, which are not executed")
-        given = given_arrays(self._graph, inputs)
+        given = arrays_for_inputs(self._graph, inputs)
         shapes = self._shapes({name: array.shape for name, array in given.items()})
         wide = any(array.dtype == np.float64 for array in given.values())
         self._limit(shapes, ENTRIES // (1 + wide))
