@@ -158,9 +158,7 @@ def _by_units(
     limit : float, optional
         A proven bound. If the search would begin far above it, there is no search.
     """
-    if measure.clock.expired:
-        return []
-    run = unit_run(graph)
+    run = None if measure.clock.expired else unit_run(graph)
     if run is None or measure.clock.expired or not method.affordable(run):
         return []
     if limit is not None and not method.begins_at(run) < HOPE * limit:

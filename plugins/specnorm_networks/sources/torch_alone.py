@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -168,7 +168,7 @@ class Alone(torch.fx.Interpreter):
                 yield float(argument)
 
 
-def _is_floating(value: Any) -> bool:
+def _is_floating(value: Any) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 

@@ -133,7 +133,7 @@ def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Ex
     """Return the program of a module, without in-place operators and without values that depend on no input."""
     name = type(model).__name__
     # An empty table decomposes nothing; it makes in-place operators functional.
-    program = _traced(model, example, free=free).run_decompositions({})
+    program: ExportedProgram = _traced(model, example, free=free).run_decompositions({})
     _check_states(program, name)
     _check_operators(program, name)
     module, has_folded = _folded(program)
