@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.finding import joined
+from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
@@ -32,7 +32,7 @@ def recognise_patterns(graph: Graph) -> Graph:
     has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
     note = JUMPS if has_jumps and JUMPS not in graph.note else ""
     recognised = graph._same(nodes, note=note)
-    return recognised._same(joined(recognised))
+    return recognised._same(join_functions(recognised))
 
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:

@@ -12,11 +12,10 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.linear import SCALE_ROUNDINGS
 
 DEEPEST = 8
 """Largest number of nodes between a value and a multiple of it."""
-INEXACT = 14
-"""Roundings of a `Scale` that is not exact: its factors are a quotient by the root of a sum."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class Structure:
             return None
         if not np.all(np.isfinite(operator.values) & (operator.values != 0)):
             return None
-        return Factor(operator.values, 0 if operator.exact else INEXACT)
+        return Factor(operator.values, 0 if operator.exact else SCALE_ROUNDINGS)
 
     def multiples(self, name: str) -> dict[str, tuple[Factor, ...]]:
         """Return all values of which one is a multiple, by name, with the factors; the value itself is first."""
