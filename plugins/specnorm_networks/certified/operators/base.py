@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias, dataclass_transform
 
@@ -43,6 +45,8 @@ AT_ONCE = 2**23
 """Largest number of entries that are computed at once: of the matrix of a linear map, or of copies of a value."""
 LARGEST_TABLE = 2**20
 """Largest number of entries of a value for which a table of the input entries that they are is made."""
+KEPT_ENTRIES = 2**24
+"""Largest number of entries of kernels that linear maps hold while they are kept (`keep_linear_maps`): 128 MB."""
 
 
 def times_up(*factors: FloatArray) -> FloatArray:
@@ -148,6 +152,8 @@ class LinearMap:
     """Number of roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
     moves: bool = False
     """Whether each entry of the value is an entry of an input, or 0."""
+    entries: int = 0
+    """Number of entries of the kernels that the map holds in memory."""
 
     @classmethod
     def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
@@ -163,7 +169,8 @@ class LinearMap:
         count = sum(map(math.prod, before))
         numbers_from_1 = np.arange(1.0, count + 1)
         (numbers,) = flattened(self.apply(_split(numbers_from_1[None], before)))
-        return numbers.astype(np.intp) - 1
+        sources: NDArray[np.intp] = numbers.astype(np.intp) - 1
+        return sources
 
     def most_copies(self, before: Sequence[Sizes]) -> int:
         """Return how often the value contains the entry of the inputs that it contains most often, at least 1.
@@ -390,6 +397,49 @@ class Operator:
         return tuple((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
 
 
+class _KeptMaps:
+    """Linear maps that are kept, each with the shape of its value, by operator and shapes of the inputs.
+
+    ``entries``: largest number of entries of kernels that all maps together may hold.
+    """
+
+    def __init__(self, entries: int) -> None:
+        self.entries_left = entries
+        # The operator is kept, too: as long as it lives, no other operator has its identity.
+        self.maps: dict[tuple[int, tuple[Sizes, ...]], tuple[Operator, LinearMap, Sizes]] = {}
+
+    def find(self, operator: Operator, befores: Sequence[Sizes]) -> tuple[LinearMap, Sizes] | None:
+        """Return the kept map of an operator, with the shape of its value; None if there is none."""
+        entry = self.maps.get((id(operator), tuple(befores)))
+        if entry is None:
+            return None
+        _, linear, shape = entry
+        return linear, shape
+
+    def keep(self, operator: Operator, befores: Sequence[Sizes], linear: LinearMap, shape: Sizes) -> None:
+        """Keep a map and the shape of its value, unless its kernels have too many entries."""
+        if linear.entries <= self.entries_left:
+            self.entries_left -= linear.entries
+            self.maps[id(operator), tuple(befores)] = (operator, linear, shape)
+
+
+_KEPT_MAPS: ContextVar[_KeptMaps | None] = ContextVar("_KEPT_MAPS", default=None)
+"""Maps of the innermost `keep_linear_maps`; None outside of such contexts."""
+
+
+@contextmanager
+def keep_linear_maps(entries: int = KEPT_ENTRIES) -> Iterator[None]:
+    """Make the linear map of each operator only once, while a network is executed many times.
+
+    Kernels must not change until the context ends. ``entries``: largest number of entries of kernels that are kept.
+    """
+    token = _KEPT_MAPS.set(_KeptMaps(entries))
+    try:
+        yield
+    finally:
+        _KEPT_MAPS.reset(token)
+
+
 class Linear(Operator):
     """An operator that is defined by its `linear_map` alone."""
 
@@ -402,14 +452,37 @@ class Linear(Operator):
 
     def linear_map(self, place: Place) -> LinearMap | None:
         befores = place.sizes()
-        linear = self.map_at(*befores) if befores else None
-        if linear is None or befores is None:
+        if not befores:
+            return None
+        map_and_shape = self._kept_map(befores)
+        if map_and_shape is None:
+            return None
+        linear, shape = map_and_shape
+        return linear if place.fits(shape) else None
+
+    def _kept_map(self, befores: list[Sizes]) -> tuple[LinearMap, Sizes] | None:
+        """Return the linear map and the shape of its value, kept ones inside of `keep_linear_maps`."""
+        maps = _KEPT_MAPS.get()
+        if maps is None:
+            return self._new_map(befores)
+        map_and_shape = maps.find(self, befores)
+        if map_and_shape is None:
+            map_and_shape = self._new_map(befores)
+            if map_and_shape is not None:
+                linear, shape = map_and_shape
+                maps.keep(self, befores, linear, shape)
+        return map_and_shape
+
+    def _new_map(self, befores: list[Sizes]) -> tuple[LinearMap, Sizes] | None:
+        """Return the linear map for inputs of some shapes, and the shape of its value; None if it has none."""
+        linear = self.map_at(*befores)
+        if linear is None:
             return None
         try:
             shape = linear.shape or linear.apply([np.zeros((0, *before)) for before in befores]).shape[1:]
         except (NotRunError, ValueError, IndexError):
             return None
-        return linear if place.fits(shape) else None
+        return linear, shape
 
     def lipschitz(self, place: Place) -> float:
         """Return the constant; if entries are moved, the root of the largest number of copies of one entry.

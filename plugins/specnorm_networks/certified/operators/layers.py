@@ -168,6 +168,7 @@ class Convolution(_WithKernel):
             shape=shape,
             adjoint=adjoint if wrapping is None else None,
             backward=roundings,
+            entries=2 * kernel.size,
         )
 
 
@@ -237,6 +238,7 @@ class Matrix(_WithKernel):
             shape=(*before[:axis], outputs, *before[axis + 1 :]),
             adjoint=lambda y: [multiply_by_adjoint([y])],
             backward=outputs + 4,
+            entries=2 * kernel.size,
         )
 
 

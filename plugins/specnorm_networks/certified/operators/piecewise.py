@@ -80,9 +80,11 @@ class Piecewise(Curved):
         with np.errstate(all="ignore"):
             for piece in self.pieces(low, high):
                 touches = (low <= piece.end) & (high >= piece.start)
+                has_one_slope = np.array_equal(piece.min_slope, piece.max_slope)
+                slopes = (piece.min_slope,) if has_one_slope else (piece.min_slope, piece.max_slope)
                 # A linear piece has its extremes at the ends of its part of the interval.
                 for x in (np.maximum(low, piece.start), np.minimum(high, piece.end)):
-                    for slope in (piece.min_slope, piece.max_slope):
+                    for slope in slopes:
                         down = np.where(touches, np.minimum(down, _line_down(slope, x, piece.shift)), down)
                         up = np.where(touches, np.maximum(up, _line_up(slope, x, piece.shift)), up)
         return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
