@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specnorm.proof import Upper, lines, number, visible
-from specnorm_networks.certified.rules import IN_ALL, premises_first, way_of
+from specnorm_networks.certified.rules import INPUTS_TOGETHER, map_of_claim, premises_first
 from specnorm_networks.certified.scope import Map
 
 SCREEN = 40
@@ -18,7 +18,7 @@ def explained_constant(claim: Upper) -> str:
     told as such, those of the smallest factors first; then values in the middle are left out.
     """
     values = premises_first([claim], _before)[::-1]
-    several = len({way_of(value).start for value in values if value.rule != IN_ALL}) > 1
+    several = len({map_of_claim(value).start for value in values if value.rule != INPUTS_TOGETHER}) > 1
     told = [[_line(value, several), *_below(value)] for value in values]
     over = sum(map(len, told)) - SCREEN
     for at in sorted(range(len(told)), key=lambda at: max((part.value for part in values[at].of), default=0.0)):
@@ -51,12 +51,12 @@ def _factor(value: Upper) -> Upper | None:
     if len(maps) != 2:
         return None
     first, second = maps
-    return first if way_of(first).end == way_of(value).end != way_of(second).end else None
+    return first if map_of_claim(first).end == map_of_claim(value).end != map_of_claim(second).end else None
 
 
 def _line(value: Upper, several: bool) -> str:
     def name(part: Upper) -> str:
-        way = way_of(part)
+        way = map_of_claim(part)
         return str(way) if several and way.start != way.end else way.end
 
     factor = _factor(value)

@@ -118,10 +118,10 @@ def margins(
     if whole.claim is None or features.claim is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
     rows = head.layer.kernel()
-    alpha = rules.before_rows(head)
+    alpha = rules.constant_of_factor(head)
     differences = [
-        rules.of_network(whole.claim, len(rows)),
-        rules.of_rows(rows, np.ones(rows.shape[1]), features.claim, alpha),
+        rules.constants_by_network(whole.claim, len(rows)),
+        rules.constants_of_differences(rows, np.ones(rows.shape[1]), features.claim, alpha),
     ]
     run = next(
         (run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].single_layer is not None), None
@@ -185,4 +185,4 @@ def _weighted(
     ahead = constants(run, parts[:-1], weights, measure)
     factors = [link.factor for link in run.links[:-1]]
     of_features = np.repeat(weights[last - 1], run.links[last - 1].repeat)
-    return rules.of_rows(rows, of_features, *before, *ahead, *factors)
+    return rules.constants_of_differences(rows, of_features, *before, *ahead, *factors)

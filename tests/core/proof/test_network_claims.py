@@ -55,7 +55,7 @@ def test_what_is_no_constant_is_no_claim() -> None:
 
         odd = Scope(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)))
         with pytest.raises(NoBoundError, match="no constant"):
-            rules.of_operator(odd, odd.graph.by_name["y"], [rules.unmoved(odd, "x")], Place(((1, 1),)))
+            rules.of_operator(odd, odd.graph.by_name["y"], [rules.identity(odd, "x")], Place(((1, 1),)))
         found = bound(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)), check=False)
         assert found.upper is None
         assert "Odd" in found.unknown[0].reason

@@ -301,7 +301,7 @@ def _discontinuity(plan: Plan, count: int, low: float, high: float) -> str | Non
     left = np.tile(edges[:-1], count)
     right = np.tile(edges[1:], count)
     which = np.repeat(np.arange(count), len(edges) - 1)
-    switches = [at for at, switch in enumerate(plan.switches) if switch.jumps]
+    switches = [number for number, switch in enumerate(plan.switches) if switch.jumps]
     for _ in range(HALVINGS):
         evaluation = evaluate(plan.of_functions(which), enclosing((left, right)))
         crossed = np.flatnonzero(evaluation.undecided[switches].any(axis=0))
@@ -350,9 +350,9 @@ def _is_continuous(
 
 
 def _crossing(plan: Plan, switch: Switch, low: float, high: float) -> list[Fraction] | None:
-    """Return the place where a value that rises or falls crosses the switch's threshold, as a list of one number.
+    """Return the place between two numbers where a monotone value crosses its switch's threshold, in a list.
 
-    The list is empty if it does not cross it between two numbers. None if the place is not known exactly.
+    The list is empty if there is no such place. None if the place is not known exactly.
     """
     ends = [Fraction(low), Fraction(high)]
     differences = []
@@ -366,22 +366,22 @@ def _crossing(plan: Plan, switch: Switch, low: float, high: float) -> list[Fract
         return [ends[0] if first == 0 else ends[1]]
     if (first > 0) == (last > 0):
         return []
-    at = ends[0] + (ends[1] - ends[0]) * first / (first - last)
-    value = exact.values_at(plan, at, {})[switch.value]
+    place = ends[0] + (ends[1] - ends[0]) * first / (first - last)
+    value = exact.values_at(plan, place, {})[switch.value]
     if value is None or value.multiples or value.rational != switch.threshold:
         return None
-    return [at]
+    return [place]
 
 
-def _agrees(plan: Plan, at: Fraction, switches: Sequence[tuple[Switch, int]]) -> bool:
+def _agrees(plan: Plan, place: Fraction, switches: Sequence[tuple[Switch, int]]) -> bool:
     """Whether the values of the outputs at a number are the limits from both sides.
 
     ``switches``: those that are crossed at the number, each with 1 if its value rises there, and -1 if it falls.
     """
     outputs = []
-    for side in (-1, 0, 1):
+    for side in (-1, 0, 1):  # just before the place, at it, and just behind it
         sides = {(switch.value, switch.threshold): side * direction for switch, direction in switches}
-        values = exact.values_at(plan, at, sides)
+        values = exact.values_at(plan, place, sides)
         outputs.append([values[output] for output in plan.outputs])
     below, there, above = outputs
     return None not in below and below == there == above

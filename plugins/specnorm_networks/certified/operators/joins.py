@@ -81,14 +81,14 @@ class Where(Extreme):
     """Returns booleans that broadcast against the values."""
 
     def run(self, *values: FloatArray) -> FloatArray:
-        one, other = values
-        return np.where(np.asarray(self.mask(), dtype=bool), one, other)
+        first, second = values
+        return np.where(np.asarray(self.mask(), dtype=bool), first, second)
 
     def written_out(self, before: Sequence[Sizes]) -> Program:
         mask = np.asarray(self.mask(), dtype=bool)
-        first = Scale(mask.astype(np.float64), exact=True)
-        second = Scale((~mask).astype(np.float64), exact=True)
-        return [(first, (0,)), (second, (1,)), (Add((1.0, 1.0)), (2, 3))]
+        keep_first = Scale(mask.astype(np.float64), exact=True)
+        keep_second = Scale((~mask).astype(np.float64), exact=True)
+        return [(keep_first, (0,)), (keep_second, (1,)), (Add((1.0, 1.0)), (2, 3))]
 
     def pulled(
         self,
@@ -114,12 +114,12 @@ class Multiplied(Operator):
 
     def factors(
         self,
-        one: Interval | None,
-        other: Interval | None,
+        first: Interval | None,
+        second: Interval | None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return the factors by which changes of the first and of the second input are multiplied, rounded up.
 
-        ``one``, ``other``: ranges of the inputs, None if unknown. Factors are infinite if they are unknown.
+        ``first``, ``second``: ranges of the inputs, None if unknown. Factors are infinite if they are unknown.
         """
         raise NotImplementedError
 
@@ -132,9 +132,9 @@ class Multiplied(Operator):
         xy - x'y' = y (x - x') + x' (y - y') has a norm of at most sup |y| |x - x'| + sup |x| |y - y'|.
         """
         ranges = place.ranges()
-        one, other = ranges if len(ranges) == 2 else (None, None)
+        first, second = ranges if len(ranges) == 2 else (None, None)
         with np.errstate(all="ignore"):
-            factors = [supremum(factor) for factor in self.factors(one, other)]
+            factors = [supremum(factor) for factor in self.factors(first, second)]
         if any(bound and not math.isfinite(factor) for bound, factor in zip(bounds, factors, strict=True)):
             raise NoBoundError(f"{self.reason}; {hint(ranges)}")
         constants = constants_after_broadcast(bounds, place)
@@ -158,19 +158,19 @@ class Product(Multiplied):
     reason = "it is a product of two values that depend on the input, which has no constant"
 
     def run(self, *values: FloatArray) -> FloatArray:
-        one, other = values
-        return np.asarray(one * other)
+        first, second = values
+        return np.asarray(first * second)
 
     def factors(
         self,
-        one: Interval | None,
-        other: Interval | None,
+        first: Interval | None,
+        second: Interval | None,
     ) -> tuple[FloatArray, FloatArray]:
-        return _magnitude(other), _magnitude(one)
+        return _magnitude(second), _magnitude(first)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        one, other = ranges
-        return one * other
+        first, second = ranges
+        return first * second
 
 
 class Quotient(Multiplied):
@@ -180,22 +180,22 @@ class Quotient(Multiplied):
     reason = "it divides by a value that depends on the input, which has no constant"
 
     def run(self, *values: FloatArray) -> FloatArray:
-        one, other = values
+        first, second = values
         with np.errstate(all="ignore"):
-            return np.asarray(one / other)
+            return np.asarray(first / second)
 
     def factors(
         self,
-        one: Interval | None,
-        other: Interval | None,
+        first: Interval | None,
+        second: Interval | None,
     ) -> tuple[FloatArray, FloatArray]:
         # The derivatives of x / y are 1 / y and -x / y^2.
-        inverse = _magnitude(None if other is None else other.inverse())
-        return inverse, np.asarray(host.inflate(_magnitude(one) * inverse * inverse, 4) + TINY)
+        inverse = _magnitude(None if second is None else second.inverse())
+        return inverse, np.asarray(host.inflate(_magnitude(first) * inverse * inverse, 4) + TINY)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        one, other = ranges
-        return one * other.inverse()
+        first, second = ranges
+        return first * second.inverse()
 
 
 def _magnitude(x: Interval | None) -> FloatArray:
@@ -249,15 +249,15 @@ class Choose(Operator):
     """
 
     def run(self, *values: FloatArray) -> FloatArray:
-        condition, one, other = values
-        return np.where(condition != 0, one, other)
+        condition, first, second = values
+        return np.where(condition != 0, first, second)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        condition, one, other = ranges
-        is_one = condition.mignitude() > 0
-        is_other = (condition.low == 0) & (condition.high == 0)
-        low = np.where(is_one, one.low, np.where(is_other, other.low, np.minimum(one.low, other.low)))
-        high = np.where(is_one, one.high, np.where(is_other, other.high, np.maximum(one.high, other.high)))
+        condition, first, second = ranges
+        is_first = condition.mignitude() > 0
+        is_second = (condition.low == 0) & (condition.high == 0)
+        low = np.where(is_first, first.low, np.where(is_second, second.low, np.minimum(first.low, second.low)))
+        high = np.where(is_first, first.high, np.where(is_second, second.high, np.maximum(first.high, second.high)))
         return enclosing((low, high)) if place.fits(low.shape) else None
 
 

@@ -267,7 +267,7 @@ class Merge(Linear):
     rule = "stack"
     moves = True
     at: FloatArray
-    """Flat positions in the first value, none twice."""
+    """Flat positions of these entries in the first value, none twice."""
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         # Each entry is an entry of the first value or of the second.

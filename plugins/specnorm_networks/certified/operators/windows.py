@@ -236,10 +236,10 @@ class AveragePool(Linear):
     def lipschitz(self, place: Place) -> float:
         windows = self.windows.along(place, count_padding=self.count_padding)
         norms = [axes.average_norm_up(window) for window in windows]
-        known = [norm for norm in norms if norm is not None]
-        if len(known) < len(norms):
+        proven_norms = [norm for norm in norms if norm is not None]
+        if len(proven_norms) < len(norms):
             raise NoBoundError("its windows at the border depend on the input's size: give the input shape")
-        return host.mul_up(*known)
+        return host.mul_up(*proven_norms)
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         windows = self.windows.at(before, count_padding=self.count_padding)
