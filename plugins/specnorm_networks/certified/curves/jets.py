@@ -151,10 +151,14 @@ def times(one: Interval, other: Interval) -> Interval:
     It is exact if a factor is the number -1, 0 or 1, and rounding does not change its sign.
     """
     low, high = (one * other).ends
-    is_nonnegative = ((one.low >= 0) & (other.low >= 0)) | ((one.high <= 0) & (other.high <= 0))
-    is_nonpositive = ((one.low >= 0) & (other.high <= 0)) | ((one.high <= 0) & (other.low >= 0))
-    low = np.where(is_nonnegative, np.maximum(low, 0.0), low)
-    high = np.where(is_nonpositive, np.minimum(high, 0.0), high)
+    one_is_above = one.low >= 0
+    one_is_below = one.high <= 0
+    other_is_above = other.low >= 0
+    other_is_below = other.high <= 0
+    have_same_sign = (one_is_above & other_is_above) | (one_is_below & other_is_below)
+    have_opposite_signs = (one_is_above & other_is_below) | (one_is_below & other_is_above)
+    low = np.where(have_same_sign, np.maximum(low, 0.0), low)
+    high = np.where(have_opposite_signs, np.minimum(high, 0.0), high)
     for factor, rest in ((one, other), (other, one)):
         is_number = factor.low == factor.high
         is_zero = is_number & (factor.low == 0.0)
