@@ -20,7 +20,15 @@ from specnorm_networks.certified.operators.base import Pointwise, keep_linear_ma
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.patterns import prepare, without_sorting
-from specnorm_networks.certified.ranges import Ranges, anywhere, box_of, ranges, rises, stated, with_slopes_on
+from specnorm_networks.certified.ranges import (
+    Ranges,
+    anywhere,
+    box_of,
+    has_rising_function,
+    ranges,
+    stated_boxes,
+    with_slopes_on,
+)
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
@@ -90,7 +98,7 @@ def bound(
     if not isinstance(method, Method):
         raise MethodError(f"method={method!r} is none of Product(), Scaled() and Multipliers().")
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
-    region = ball or (box_of(graph) if stated(graph) else None)
+    region = ball or (box_of(graph) if stated_boxes(graph) else None)
     read = prepare(graph)
     checked = Checked(reason="check=False")
     if check:
@@ -180,7 +188,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if isinstance(method, Product):
         return [by_channels]
     layers = [node.operator for node in prepare(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
-    channels_are_not_enough = rises(graph) or _lacks_channels(graph, len(layers))
+    channels_are_not_enough = has_rising_function(graph) or _lacks_channels(graph, len(layers))
     has_convolutions = any(isinstance(layer, Convolution) for layer in layers)
     if not channels_are_not_enough and not has_convolutions:
         return [by_channels]
