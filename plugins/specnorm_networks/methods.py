@@ -19,6 +19,10 @@ WIDTHS = (2**20, 4096, 2048, 1024, 512)
 """Limits of a kernel's channels to try: runs are cut by the first one that is affordable."""
 SOME_STEPS = 20
 """Steps of the search that have to be affordable."""
+ROOM = 1.2
+"""Times the expected seconds of a proof that a search leaves to it."""
+LEFT_TO_PROOF = 0.4
+"""Share of the time that a search leaves to the proof in any case."""
 Parts = Sequence[tuple[int, int]]
 """Links ``first:last`` that are bounded together, in order."""
 
@@ -85,12 +89,15 @@ class _Searching(Method):
         share: float,
         clock: Clock,
     ) -> list[list[FloatArray]]:
-        """Search by gradient steps, and by Newton steps for matrices."""
+        """Search by gradient steps, and by Newton steps for matrices, and leave time for the proof."""
+        proof = ROOM * proof_products(run, parts) / RATE
+        until = clock.before(max(proof, LEFT_TO_PROOF * clock.left))
         try:
             with np.errstate(all="ignore"):
-                proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, clock)
+                proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, until)
         except (np.linalg.LinAlgError, ValueError, ArithmeticError):  # a kernel of zeros, of no entries, or far from 1
             return []
+        clock.has_cut |= until.expired
         return [weights for weights in proposals if all(map(usable, weights))]
 
     def begins_at(self, run: Subnetwork) -> float:
