@@ -15,7 +15,7 @@ from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import Constants, propagate
-from specnorm_networks.certified.ranges import Ranges, Values, stated
+from specnorm_networks.certified.ranges import Ranges, Values, stated_boxes
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.segments import constant_of_run
 from specnorm_networks.descent import proof_products
@@ -107,7 +107,7 @@ def _result(graph: Graph, constants: Constants) -> NetworkBound:
         tuple(step for name, step in constants.steps.items() if name not in graph.constants),
         constants.unknown,
         {name: graph.by_name[name].shape for name in graph.inputs},
-        input_ranges=stated(graph),
+        input_ranges=stated_boxes(graph),
     )
 
 

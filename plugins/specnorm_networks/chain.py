@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from specnorm.proof import Upper, lines, number, visible
-from specnorm_networks.certified.rules import IN_ALL, premises_first, way_of
+from specnorm_networks.certified.rules import INPUTS_TOGETHER, premises_first, map_of_claim
 from specnorm_networks.certified.scope import Map
 
 MOST_LINES = 40
@@ -22,7 +22,7 @@ def explained_constant(claim: Upper) -> str:
     `MOST_LINES` lines, lines of norms are left out, those of the smallest factors first; then values in the middle are.
     """
     values = premises_first([claim], _values_before)[::-1]
-    starts = {way_of(value).start for value in values if value.rule != IN_ALL}
+    starts = {map_of_claim(value).start for value in values if value.rule != INPUTS_TOGETHER}
     has_several_inputs = len(starts) > 1
     paragraphs = [[_line(value, has_several_inputs), *_lines_of_norms(value)] for value in values]
     excess = sum(map(len, paragraphs)) - MOST_LINES
@@ -71,8 +71,8 @@ def _factor(claim: Upper) -> Upper | None:
     if len(premises) != 2:
         return None
     first, second = premises
-    end = way_of(claim).end
-    is_product = way_of(first).end == end and way_of(second).end != end
+    end = map_of_claim(claim).end
+    is_product = map_of_claim(first).end == end and map_of_claim(second).end != end
     return first if is_product else None
 
 
@@ -80,7 +80,7 @@ def _line(claim: Upper, has_several_inputs: bool) -> str:
     """Return the line of a value: its constant, the rule, and the values that the rule uses."""
 
     def name(part: Upper) -> str:
-        way = way_of(part)
+        way = map_of_claim(part)
         return str(way) if has_several_inputs and way.start != way.end else way.end
 
     factor = _factor(claim)

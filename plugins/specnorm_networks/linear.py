@@ -354,7 +354,7 @@ class Ascent:
         if curve is None and minimiser is not None:
             return minimiser.point.reshape(count, *self.bounds.known[name].centre.shape)
         if name not in self.network.moving:
-            constant = self.bounds.exact[name].low
+            constant = self.bounds.at_centre[name].low
             return np.broadcast_to(constant, (count, *constant.shape))
         linear = self.network.linear.get(name)
         if linear is not None and inputs and len(inputs) == len(node.inputs):

@@ -118,10 +118,10 @@ def margins(
     if whole.claim is None or features.claim is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
     rows = head.layer.kernel()
-    alpha = rules.before_rows(head)  # claim about the number that multiplies the matrix
+    alpha = rules.constant_of_factor(head)  # claim about the number that multiplies the matrix
     differences = [
-        rules.of_network(whole.claim, len(rows)),
-        rules.of_rows(rows, np.ones(rows.shape[1]), features.claim, alpha),
+        rules.constants_by_network(whole.claim, len(rows)),
+        rules.constants_of_differences(rows, np.ones(rows.shape[1]), features.claim, alpha),
     ]
     run = _last_run(graph)
     if run is not None and len(run.links) > 1:
@@ -193,4 +193,4 @@ def _weighted(
     part_constants = constants(run, feature_parts, weights, measure)
     factors = [link.factor for link in run.links[:-1]]
     feature_weights = np.repeat(weights[last - 1], run.links[last - 1].repeat)
-    return rules.of_rows(rows, feature_weights, *before, *part_constants, *factors)
+    return rules.constants_of_differences(rows, feature_weights, *before, *part_constants, *factors)

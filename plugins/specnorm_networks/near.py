@@ -16,11 +16,19 @@ from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import written_out
-from specnorm_networks.certified.operators.base import Pointwise
+from specnorm_networks.certified.operators.base import Pointwise, keep_linear_maps
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.patterns import prepare, without_sorting
-from specnorm_networks.certified.ranges import Ranges, anywhere, box_of, ranges, rises, stated, with_slopes_on
+from specnorm_networks.certified.ranges import (
+    Ranges,
+    anywhere,
+    box_of,
+    has_rising_function,
+    ranges,
+    stated_boxes,
+    with_slopes_on,
+)
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
@@ -90,9 +98,12 @@ def bound(
     if not isinstance(method, Method):
         raise MethodError(f"method={method!r} is none of Product(), Scaled() and Multipliers().")
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
-    region = ball or (box_of(graph) if stated(graph) else None)
+    region = ball or (box_of(graph) if stated_boxes(graph) else None)
     read = prepare(graph)
-    checked = compare(graph, read, region) if check else Checked(reason="check=False")
+    checked = Checked(reason="check=False")
+    if check:
+        with keep_linear_maps():
+            checked = compare(graph, read, region)
     ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
     if ball is None:
@@ -109,7 +120,8 @@ def bound(
         answer = _smallest(answers)
     status = COMPLETE if not measure.clock.expired else f"budget: {budget:g} s ended; the best proven by then"
     if check:
-        pairs, reached = attack(read, answer, region, ranges_on_ball or {})
+        with keep_linear_maps():
+            pairs, reached = attack(read, answer, region, ranges_on_ball or {})
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file)
@@ -176,7 +188,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if isinstance(method, Product):
         return [by_channels]
     layers = [node.operator for node in prepare(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
-    channels_are_not_enough = rises(graph) or _lacks_channels(graph, len(layers))
+    channels_are_not_enough = has_rising_function(graph) or _lacks_channels(graph, len(layers))
     has_convolutions = any(isinstance(layer, Convolution) for layer in layers)
     if not channels_are_not_enough and not has_convolutions:
         return [by_channels]

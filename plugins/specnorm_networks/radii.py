@@ -82,7 +82,7 @@ class Radii:
 
     def logits(self, x: FloatArray) -> Interval:
         """Return the logits of one sample as intervals, rounding counted."""
-        return LinearBounds(self.network, x, 0.0).exact[self.output]
+        return LinearBounds(self.network, x, 0.0).at_centre[self.output]
 
     def by_constants(self, x: FloatArray, label: int) -> Lower:
         """Prove a radius by constants that hold everywhere; 0 if the label is not proven to be the sample's."""
@@ -94,7 +94,7 @@ class Radii:
         parts = self.parts(x, label, radius)
         if parts is None:
             return None
-        return rules.radius_of([(part.bounds, part.best) for part in parts], self.margin)
+        return rules.radius_of_ball([(part.bounds, part.best) for part in parts], self.margin)
 
     def parts(self, x: FloatArray, label: int, radius: float) -> list[Ascent] | None:
         """Return parts that cover a ball, in which the label's logit exceeds all others by more than the margin.
@@ -103,7 +103,7 @@ class Radii:
         last it is cut into parts.
         """
         clock = Clock.of(self.budget)
-        rows = rules.rows_of(label, self.classes)
+        rows = rules.difference_rows(label, self.classes)
         for by_lines in (False, True):
             bounds = locate_values(self.network, x, radius, by_lines=by_lines, clock=clock)
             ascent = Ascent(bounds, self.output, rows, needed=self.margin)
