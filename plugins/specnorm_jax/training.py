@@ -87,14 +87,19 @@ def _replaced(tree: Tree, new_kernels: Mapping[str, Any]) -> Tree:
 # -- while training ----------------------------------------------------------------------------------------------
 _HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]
 States: TypeAlias = dict[str, Any]
-"""For the path of each kernel, the state that `specnorm.init_tracking` returns: a tree of arrays like any other."""
+"""For the path of each kernel, the state that `specnorm.init_tracking` returns, and under the name "passes" the number
+of times that the kernel was tracked: a tree of arrays like any other."""
+_FIRST_PASSES, _FIRST_STEPS = 16, 3
+"""Number of first passes, and the least number of steps in each of these: an optimiser's first steps change all weights
+in one direction."""
 
 
 def _init(tree: Any, method: Method, rule: Rule, layers: str) -> States:
     """Return the first state of each kernel of a tree."""
     states = {}
     for name, kernel in kernels(tree, rule, layers=layers).items():
-        states[name] = specnorm.init_tracking(kernel.array, method, **kernel.geometry)
+        vectors = specnorm.init_tracking(kernel.array, method, **kernel.geometry)
+        states[name] = {**vectors, "passes": jnp.zeros((), dtype=jnp.int32)}
     return states
 
 
@@ -125,7 +130,27 @@ def _track(
     states: Any,
 ) -> tuple[list[Any], list[States]]:
     keywords = [dict(geometry) for geometry in geometries]
-    return specnorm.track_many(arrays, method, states, geometries=keywords, sweeps=sweeps)
+    passes = [state["passes"] for state in states]
+    vectors = [{name: x for name, x in state.items() if name != "passes"} for state in states]
+    if sweeps and any(vectors):
+        is_first = jnp.max(jnp.stack(passes)) < _FIRST_PASSES
+        more_steps = jnp.where(is_first, max(_FIRST_STEPS - sweeps, 0), 0)
+        vectors = _moved_ahead(method, keywords, arrays, vectors, steps=more_steps)
+    norms, after = specnorm.track_many(arrays, method, vectors, geometries=keywords, sweeps=sweeps)
+    passes_after = [count + (1 if sweeps else 0) for count in passes]
+    return norms, [{**state, "passes": count} for state, count in zip(after, passes_after, strict=True)]
+
+
+def _moved_ahead(
+    method: Method, geometries: list[dict[str, Any]], arrays: list[Any], vectors: list[States], *, steps: Any
+) -> Any:
+    """Return the vectors after some steps, a traced number, without a gradient."""
+    still = jax.lax.stop_gradient(arrays)
+
+    def one_step(_: Any, vectors: Any) -> Any:
+        return specnorm.track_many(still, method, vectors, geometries=geometries)[1]
+
+    return jax.lax.fori_loop(0, steps, one_step, jax.lax.stop_gradient(vectors))
 
 
 _compiled_track = jax.jit(_track, static_argnums=(0, 1, 2))
@@ -160,7 +185,7 @@ def init_spectral_norm(
     Returns
     -------
     dict
-        The state of each kernel by its path, from `specnorm.init_tracking`.
+        The state of each kernel by its path, from `specnorm.init_tracking`, with a count of the passes.
 
     Raises
     ------
@@ -293,7 +318,7 @@ class SpectralPenalty:
             raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
 
     def init(self, tree: Any) -> States:
-        """Return the first state: for each kernel's path, the state from `specnorm.init_tracking`.
+        """Return the first state: for each kernel, the state from `specnorm.init_tracking` and a count of passes.
 
         Parameters
         ----------

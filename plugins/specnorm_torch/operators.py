@@ -120,16 +120,19 @@ def _evaluate_vmap(
 
 
 @torch.library.custom_op("specnorm::step", mutates_args=())
-def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
-    """Take a training step of a program: value, gradient and new state for kernels (*batch, *shape)."""
+def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: Tensor) -> list[Tensor]:
+    """Take a training step of a program: value, gradient and new state for kernels (*batch, *shape).
+
+    ``sweeps`` is an integer in a tensor on the host, so that a compiled graph can compute the number of sweeps.
+    """
     plan = cast("SteppedProgram", program(key))
-    value, gradient, new_state = plan.step(kernels, tuple(state), sweeps=sweeps, backend=ARRAYS)
-    # Copies, since an operator must not return its input: without sweeps the new state is the given one.
+    value, gradient, new_state = plan.step(kernels, tuple(state), sweeps=int(sweeps), backend=ARRAYS)
+    # Copies: an operator must not return an input or a view of one, and without sweeps the new state is the given one.
     return [value.clone(), gradient.clone(), *(x.clone() for x in new_state)]
 
 
 @step.register_fake
-def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: int) -> list[Tensor]:
+def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: Tensor) -> list[Tensor]:
     plan = keep(key)
     dtype = getattr(torch, plan.result_dtype)
     batch = kernels.shape[: kernels.ndim - len(plan.shape)]
@@ -145,7 +148,7 @@ def _step_vmap(
     kernels: Tensor,
     state: list[Tensor],
     key: str,
-    sweeps: int,
+    sweeps: Tensor,
 ) -> tuple[list[Tensor], list[int]]:
     """Run the operator on a batch, as one more leading axis; a state that all kernels share is repeated."""
 
