@@ -1,4 +1,4 @@
-"""When a search has to end."""
+"""Deadlines of searches."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 from dataclasses import dataclass
 
 BUDGET = 60.0
-"""Seconds that functions which search have unless they are told."""
+"""Default time limit, in seconds, of functions that search."""
 
 
 RATE = 1e10
-"""Multiplications in a second, about what one thread of a processor of 2020 does under load.
+"""Multiplications in a second, about those of one thread of a processor of 2020 under load.
 
-What no clock can interrupt is counted in them before it begins.
+The duration of work that cannot be interrupted is estimated with it before the work begins.
 """
 
 
 class OutOfTime(Exception):
-    """A search's time is up. What it has proven by then stands."""
+    """The deadline of a search has passed. The bounds that it has proven so far are valid."""
 
 
 @dataclass
@@ -28,9 +28,9 @@ class Clock:
     Parameters
     ----------
     deadline : float
-        On the clock of `time.monotonic`.
+        Time of the deadline, as `time.monotonic` counts.
     seconds : float
-        What there was until then at first.
+        Duration from the start of the search to the deadline.
     """
 
     deadline: float = math.inf
@@ -38,11 +38,11 @@ class Clock:
 
     @classmethod
     def of(cls, seconds: float | None) -> Clock:
-        """One that expires so many seconds from now; None: never."""
+        """A clock that expires in so many seconds; None: never."""
         return cls() if seconds is None else cls(time.monotonic() + seconds, float(seconds))
 
     def before(self, seconds: float) -> Clock:
-        """One that expires so many seconds earlier, but not before a quarter of what there is."""
+        """A clock that expires so many seconds earlier, but not before a quarter of the remaining time has passed."""
         if math.isinf(self.deadline):
             return self
         return Clock(self.deadline - min(seconds, 0.75 * max(self.left, 0.0)), self.seconds)
@@ -58,23 +58,23 @@ class Clock:
         return time.monotonic() > self.deadline
 
     def affords(self, work: float, late: float = 0.0) -> bool:
-        """Whether work that cannot be interrupted ends before the deadline, or so much later.
+        """Whether work that cannot be interrupted will end before the deadline, or not much later.
 
         Parameters
         ----------
         work : float
-            In multiplications, of which `RATE` are a second.
+            Number of multiplications, of which `RATE` take a second.
         late : float
-            Part of all the time by which it may end later.
+            Tolerated delay after the deadline, as a fraction of ``seconds``.
         """
         return math.isinf(self.deadline) or work <= RATE * (max(self.left, 0.0) + late * self.seconds)
 
     def require(self, work: float) -> None:
-        """End what is under way, if such work would not end in time."""
+        """Raise `OutOfTime` if work of so many multiplications would not end before the deadline."""
         if not self.affords(work):
             raise OutOfTime
 
     def check(self) -> None:
-        """End what is under way, if the deadline has passed."""
+        """Raise `OutOfTime` if the deadline has passed."""
         if self.expired:
             raise OutOfTime
