@@ -8,14 +8,14 @@ from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from specnorm.proof import install
-from specnorm_audit.output import complain, complete
+from specnorm_audit.output import complain, open_missing_streams
 
 _NEEDED = ("click", "jinja2", "safetensors")
 
 
 def main() -> None:
     """Run the command line and exit with its code; a signal ends its processes and removes its temporary files."""
-    complete()
+    open_missing_streams()
     _handle_signals(_unwinding)
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:

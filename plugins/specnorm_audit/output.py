@@ -108,7 +108,7 @@ def replace_file(path: Path, content: str | bytes) -> None:
 
 
 # -- standard streams -------------------------------------------------------------------------------------------------
-def complete() -> None:
+def open_missing_streams() -> None:
     """Open standard streams in place of those that this process was started without.
 
     Otherwise the next opened file would get a stream's number, and be written to as that stream. The new standard

@@ -130,11 +130,11 @@ def intervals(reports: Sequence[Report]) -> Figure:
         low, high = panels[0].get_xlim()
         # The panels share this axis. Without a margin, it would have no width for a norm that is known exactly.
         panels[0].set_xlim(low / 1.02, high * 1.02)
-        marks = {}
+        marks: dict[str, Any] = {}
         for axes in panels:
             handles, labels = axes.get_legend_handles_labels()
             marks |= dict(zip(labels, handles, strict=True))
-        figure.legend(marks.values(), marks.keys(), loc="outside upper left", ncols=5, frameon=False, fontsize=8)
+        figure.legend(list(marks.values()), list(marks), loc="outside upper left", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
