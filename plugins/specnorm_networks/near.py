@@ -16,7 +16,7 @@ from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import written_out
-from specnorm_networks.certified.operators.base import Pointwise
+from specnorm_networks.certified.operators.base import Pointwise, keep_linear_maps
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.patterns import prepare, without_sorting
@@ -92,7 +92,10 @@ def bound(
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
     region = ball or (box_of(graph) if stated(graph) else None)
     read = prepare(graph)
-    checked = compare(graph, read, region) if check else Checked(reason="check=False")
+    checked = Checked(reason="check=False")
+    if check:
+        with keep_linear_maps():
+            checked = compare(graph, read, region)
     ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
     if ball is None:
@@ -109,7 +112,8 @@ def bound(
         answer = _smallest(answers)
     status = COMPLETE if not measure.clock.expired else f"budget: {budget:g} s ended; the best proven by then"
     if check:
-        pairs, reached = attack(read, answer, region, ranges_on_ball or {})
+        with keep_linear_maps():
+            pairs, reached = attack(read, answer, region, ranges_on_ball or {})
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file)

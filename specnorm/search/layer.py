@@ -30,6 +30,8 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans, to_layer
 from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.symbols import Symbol
+from specnorm.clock import RATE
+from specnorm.numerics import costs
 from specnorm.numerics.lanczos import Plan, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem import polyphase
@@ -115,8 +117,12 @@ class LayerTuning(NamedTuple):
     """Work of a matrix proof up to which it follows the first circulant: less than a second."""
     late_work: float = 3e10
     """Work of a matrix proof up to which it is tried where nothing else came close enough: some seconds."""
-    work_per_second: float = 1e10
-    """Multiplications in a second. A proof that would take longer than the time left is not begun."""
+    wave_time: float = 0.2
+    """Part of the time limit that the lower bound near the supremum's wave may take; the search leaves it. A layer that
+    would take longer is restricted to fewer pixels."""
+    wave_passes: float = 4.0
+    """Products with the layer that this bound takes without Lanczos: a wave's image, its quotient, and the kernel's
+    gradient, with the copies."""
     deflation_work: float = 2e8
     """Work of a matrix proof from which a circulant is deflated first."""
     deflation_groups: int = 12
@@ -299,7 +305,7 @@ def _deflation(layer: ComponentSearch, bounds: LayerBounds, *, few: bool) -> Lay
 def own_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     """Factorise the Gram matrices of the open groups, in some seconds, if `small_matrix` did not."""
     clock = layer.problem.clock
-    affordable = min(TUNING.late_work, TUNING.work_per_second * max(clock.left, 0.0))
+    affordable = min(TUNING.late_work, RATE * max(clock.left, 0.0))
     if layer.is_small or clock.expired or layer.matrix_work(bounds) > affordable:
         return bounds
     return bounds.intersect(layer.by_matrix(layer.open_groups(bounds).numbers, bounds.lower.value))
@@ -512,9 +518,10 @@ class ComponentSearch:
         """
         group = self.torus_result.block
         kernel = self.kernels[group : group + 1, ...]
-        if self._needs_no_vectors(steps, most_entries):
+        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, TUNING.wave_time / 2)
+        if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
             return self._by_wave_sum(kernel, group)
-        sums_waves = self._has_wave_sums and self._least_pixels >= TUNING.wave_sum_pixels
+        sums_waves = wave_sum_in_time and self._has_wave_sums and self._least_pixels >= TUNING.wave_sum_pixels
         if sums_waves and steps == TUNING.wave_steps:
             steps = 0
         restriction = self._restricted(steps, most_entries)
@@ -524,7 +531,8 @@ class ComponentSearch:
             vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
         else:
             vectors = windowed_wave(kernel, single, angles, ops=self.ops)
-        if steps > 0 and not self.problem.clock.expired:
+        work_of_lanczos = 2 * steps * math.prod(axis.pixels for axis in restriction.axes) * math.prod(kernel.shape)
+        if steps > 0 and not self.problem.clock.expired and self.problem.clock.affords(work_of_lanczos):
             vectors = self._after_lanczos(vectors, kernel, single, steps)
         layer = Convolution(kernel, single, budget=self._patch_memory, ops=self.ops)
         (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
@@ -549,6 +557,14 @@ class ComponentSearch:
         return reads_zeros(self.spec) and set(self.spec.stride) == {1}
 
     @property
+    def _wave_sum_work(self) -> float:
+        """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles an axis."""
+        first, second, *kernel_shape = self.kernels.shape[1:]
+        smaller = min(first, second)
+        work_of_one = max(first, second) * smaller**2 + costs.eigh_work(smaller, is_complex=True)
+        return 2 ** sum(taps > 1 for taps in kernel_shape) * work_of_one
+
+    @property
     def _least_pixels(self) -> int:
         """Pixels of the shortest axis with more than one tap; 0 if there is none."""
         axes = zip(self.component.axes, self.spec.kernel_shape, strict=True)
@@ -560,9 +576,12 @@ class ComponentSearch:
         return self.ops.memory // 4
 
     def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
-        """The component, or a restriction of it that so many steps on so many entries allow."""
+        """The component, or a restriction of it that so many steps on so many entries, and the time limit, allow."""
         channels = max(self.single.stored_channels)
-        return self.component.restricted(most_entries / (max(steps, 1) * channels))
+        pixels = most_entries / (max(steps, 1) * channels)
+        time_limit = self.problem.clock.seconds
+        work_of_pixel = TUNING.wave_passes * math.prod(self.kernels.shape[1:])
+        return self.component.restricted(min(pixels, TUNING.wave_time * time_limit * RATE / work_of_pixel))
 
     def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
         """Whether a quotient of a sum of waves, which is no vector, is as good as Lanczos, and no vector is wanted."""
@@ -793,10 +812,19 @@ class Supremum:
 
     def _search(self, rtol: float) -> tuple[Search, SearchResult]:
         problem = self._problem
+        # The lower bound at the size follows, however the search ends.
+        clock = problem.clock.before(min(self._seconds_of_wave(), TUNING.wave_time * problem.clock.seconds))
         return search_torus(
-            Problem(self._blocks(), self._spec_of_all_sizes, rtol, problem.max_cells, problem.clock),
+            Problem(self._blocks(), self._spec_of_all_sizes, rtol, problem.max_cells, clock),
             ops=self._ops,
         )
+
+    def _seconds_of_wave(self) -> float:
+        """Seconds of the lower bound near the supremum's wave, on all pixels of a group."""
+        kernel = self._problem.kernel
+        pixels = max(math.prod(shape[1:]) for shape in shapes_of(self._problem.spec))
+        work = TUNING.wave_passes * math.prod(kernel.shape) / self._problem.spec.groups * pixels
+        return work / RATE
 
     def _blocks(self) -> Array:
         """Blocks of the whole layer, as they are searched."""

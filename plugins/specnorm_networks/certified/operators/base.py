@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias, dataclass_transform
 
@@ -41,6 +43,8 @@ AT_ONCE = 2**23
 """Largest number of entries of the matrix of a linear map."""
 TABLE = 2**20
 """Largest number of entries of a value of which a table says where each came from."""
+KEPT_ENTRIES = 2**24
+"""Entries of coefficients of linear maps that are kept while a network is executed: 128 MB."""
 
 
 def times_up(*factors: FloatArray) -> FloatArray:
@@ -134,6 +138,8 @@ class LinearMap:
     """Roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
     moves: bool = False
     """Whether each entry of the value is an entry of an input, or 0."""
+    entries: int = 0
+    """Number of entries of the coefficients that it holds."""
 
     @classmethod
     def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
@@ -335,6 +341,43 @@ class Operator:
         return tuple((one.name, getattr(self, one.name)) for one in dataclasses.fields(self))
 
 
+class _Maps:
+    """Linear maps of operators at input shapes, and the shapes of their values."""
+
+    def __init__(self, entries: int) -> None:
+        self.entries_left = entries
+        # Operators are part of the value, so that no other operator gets the identity of one of them.
+        self.maps: dict[tuple[int, tuple[Sizes, ...]], tuple[Operator, LinearMap, Sizes]] = {}
+
+    def find(self, operator: Operator, befores: Sequence[Sizes]) -> tuple[LinearMap, Sizes] | None:
+        """Return a map that was kept, with the shape of its value."""
+        kept = self.maps.get((id(operator), tuple(befores)))
+        return None if kept is None else kept[1:]
+
+    def keep(self, operator: Operator, befores: Sequence[Sizes], sized: tuple[LinearMap, Sizes]) -> None:
+        """Keep a map, if its coefficients fit into what is left."""
+        linear, shape = sized
+        if linear.entries <= self.entries_left:
+            self.entries_left -= linear.entries
+            self.maps[id(operator), tuple(befores)] = (operator, linear, shape)
+
+
+_KEPT_MAPS: ContextVar[_Maps | None] = ContextVar("_KEPT_MAPS", default=None)
+
+
+@contextmanager
+def keep_linear_maps(entries: int = KEPT_ENTRIES) -> Iterator[None]:
+    """Make the linear map of each operator once, while a network is executed many times.
+
+    Kernels have to stay as they are until the context ends. ``entries``: of coefficients, at most, that are kept.
+    """
+    token = _KEPT_MAPS.set(_Maps(entries))
+    try:
+        yield
+    finally:
+        _KEPT_MAPS.reset(token)
+
+
 class Linear(Operator):
     """An operator that is defined by its `linear_map` alone."""
 
@@ -347,14 +390,29 @@ class Linear(Operator):
 
     def linear_map(self, place: Place) -> LinearMap | None:
         befores = place.sizes()
-        linear = self.map_at(*befores) if befores else None
-        if linear is None or befores is None:
+        if not befores:
+            return None
+        maps = _KEPT_MAPS.get()
+        sized = None if maps is None else maps.find(self, befores)
+        if sized is None:
+            sized = self._sized_map(befores)
+            if maps is not None and sized is not None:
+                maps.keep(self, befores, sized)
+        if sized is None:
+            return None
+        linear, shape = sized
+        return linear if place.fits(shape) else None
+
+    def _sized_map(self, befores: list[Sizes]) -> tuple[LinearMap, Sizes] | None:
+        """Return the linear map for inputs of some shapes, and the shape of its value."""
+        linear = self.map_at(*befores)
+        if linear is None:
             return None
         try:
             shape = linear.shape or linear.apply([np.zeros((0, *before)) for before in befores]).shape[1:]
         except (NotRunError, ValueError, IndexError):
             return None
-        return linear if place.fits(shape) else None
+        return linear, shape
 
     def lipschitz(self, place: Place) -> float:
         """Return the constant; if entries are moved, the root of the largest number of copies of one entry.

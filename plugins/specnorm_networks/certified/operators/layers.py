@@ -153,7 +153,7 @@ class Convolution(_Layered):
         both = applied(layer), applied(layer.absolute())
         return LinearMap(
             *both, max(layer.roundings) + taps + 4, rows.reshape(-1, *(1,) * spec.ndim), self.bias, shape,
-            adjoint if pads is None else None, max(layer.roundings) + taps + 4,
+            adjoint if pads is None else None, max(layer.roundings) + taps + 4, entries=2 * kernel.size,
         )  # fmt: skip
 
 
@@ -197,7 +197,9 @@ class Matrix(_Layered):
         both = made(self.alpha, kernel), made(abs(self.alpha), abs(kernel))
         shape = (*before[:axis], outputs, *before[axis + 1 :])
         back = made(self.alpha, kernel.T)
-        return LinearMap(*both, inputs + 4, rows, self.bias, shape, lambda y: [back([y])], outputs + 4)
+        return LinearMap(
+            *both, inputs + 4, rows, self.bias, shape, lambda y: [back([y])], outputs + 4, entries=2 * kernel.size,
+        )  # fmt: skip
 
 
 class Matrices(Operator):

@@ -193,8 +193,9 @@ class Piecewise(Curved):
         with np.errstate(all="ignore"):
             for piece in self.pieces(low, high):
                 met = (low <= piece.end) & (high >= piece.start)
+                slopes = (piece.least,) if np.array_equal(piece.least, piece.most) else (piece.least, piece.most)
                 for end in (np.maximum(low, piece.start), np.minimum(high, piece.end)):
-                    for slope in (piece.least, piece.most):
+                    for slope in slopes:
                         down = np.where(met, np.minimum(down, _below(slope, end, piece.shift)), down)
                         up = np.where(met, np.maximum(up, -_below(np.negative(slope), end, -piece.shift)), up)
         return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
