@@ -9,7 +9,7 @@ from dataclasses import replace
 from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.model import Computed, NotExecutedError, Trial, equal_but_for_rounding
+from specnorm_networks.model import Computed, NotExecutedError, Trial, equal_but_for_rounding, largest
 from specnorm_networks.onnx import read
 from specnorm_networks.onnx.reference import given_arrays, unit_of
 from specnorm_networks.sources.base import Exported
@@ -31,6 +31,9 @@ class Original:
         self.exported = exported
         self.outputs = outputs
         self.file: bytes | None = file
+        self._first_size_of_inputs = 0.0
+        self._first_sizes: dict[str, float] = {}
+        """Largest absolute value of each output for the first inputs, which are drawn at random."""
 
     def values(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed]:
         """Inner values that the export names, and what the original returns."""
@@ -42,14 +45,24 @@ class Original:
             returned = dict(zip(self.outputs, self.exported.run(*arrays), strict=True))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise NotExecutedError(f"the model does not run on it ({type(error).__name__}: {error})") from error
+        usual = self._usual_sizes(inputs, returned)
         for name, value in returned.items():
-            if name in found and not equal_but_for_rounding(found[name], value):
+            if name in found and not equal_but_for_rounding(found[name], value, usual[name]):
                 raise TranslationError(
                     f"{self.exported.name} was exported otherwise than it computes: output {name} of the program is "
                     "not the model's. No bound is given. Kernels that move from call to call become plain ones by "
                     "specnorm_torch.bake_."
                 )
         return returned | found
+
+    def _usual_sizes(self, inputs: Mapping[str, FloatArray], returned: Mapping[str, Computed]) -> dict[str, float]:
+        """Return the size of each output for inputs as large as these; for larger inputs that of the first ones."""
+        size_of_inputs = max((largest(x) for x in inputs.values()), default=0.0)
+        if not self._first_sizes:
+            self._first_sizes = {name: largest(output.value) for name, output in returned.items()}
+            self._first_size_of_inputs = size_of_inputs
+        share = min(1.0, size_of_inputs / self._first_size_of_inputs) if self._first_size_of_inputs else 0.0
+        return {name: share * size for name, size in self._first_sizes.items()}
 
     def alone(self, inputs: Mapping[str, FloatArray], trial: Trial) -> None:
         """Show every operator to a trial, where the export names them."""
