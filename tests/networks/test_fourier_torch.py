@@ -72,7 +72,7 @@ def test_what_is_linear_alone_is_a_matrix(name: str) -> None:
 
 
 def _raised(x: Any) -> Any:
-    """The first wave stands at the second one's place: of a constant input nothing is left, not even rounding errors."""
+    """The first wave stands at the second one's place: a constant input is answered with exact zeros."""
     z = fft.rfft(x)
     return fft.irfft(torch.cat([0 * z[..., :2], z[..., 1:2], 0 * z[..., :1]], -1), 6)
 
