@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack
 from specnorm.array_types import ArrayObject
 from specnorm.backends import backend_for
 from specnorm.clock import BUDGET
-from specnorm.errors import GeometryError, MethodError, Undecided
+from specnorm.errors import MethodError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
@@ -16,6 +16,7 @@ from specnorm.methods.base import Method, as_number
 from specnorm.methods.certify import Certify
 from specnorm.methods.determinant import LogDeterminant
 from specnorm.methods.fft import NormAtSize, SingularValues
+from specnorm.methods.own_values import OwnSingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayT
 
@@ -205,8 +206,9 @@ def singular_values(
 ) -> ArrayT:
     """Singular values of a layer at one input size, descending.
 
-    All of them for circular padding, and where each output reads a patch of its own and no padding, whatever the mode:
-    1x1 layers, and those whose kernel is their stride.
+    For circular padding, and where each output reads a patch of its own and no padding, whatever the mode (1x1 layers,
+    and those whose kernel is their stride), by one SVD a frequency or one in all; else by an SVD of the layer's own
+    matrix, of small layers.
 
     Parameters
     ----------
@@ -214,8 +216,9 @@ def singular_values(
     input_shape : int or tuple of int
         Spatial input sizes.
     k : int, optional
-        Only so many; None: all ``prod(input_shape) * min(cin, cout)``. Needed where other padding than circular is met:
-        the largest come from block Lanczos (`PowerTopK`) then, each a proven lower bound of the value of its rank.
+        Only so many; None: all, of which a circular layer has ``prod(input_shape) * min(cin, cout)``. Where other
+        padding than circular is met, the largest come from block Lanczos (`PowerTopK`), each a proven lower bound of
+        the value of its rank.
     which : {"all", "largest", "smallest"}, default "all"
         Which k: the largest, unless the smallest are asked for. With "largest" or "smallest" and no ``k``: one.
     max_bytes : int, default 4 GiB
@@ -231,7 +234,7 @@ def singular_values(
     Raises
     ------
     GeometryError
-        For another padding than circular that is met, without ``k`` or with the smallest.
+        If ``input_shape`` is None, or the layer has no output there.
     MethodError
         If it takes more than ``max_bytes``, or ``which`` is no such word.
 
@@ -246,13 +249,13 @@ def singular_values(
         raise MethodError(f'which={which!r} is not "all", "largest" or "smallest".')
     if which != "all" and k is None:
         k = 1
-    method: Method = SingularValues(k=k, max_bytes=max_bytes, smallest=which == "smallest")
-    if k is not None and _has_a_border(kernel, input_shape, layer):
-        if which == "smallest":
-            raise GeometryError(
-                f'the smallest singular values need padding_mode="circular"; got {layer.get("padding_mode")!r}. '
-                "enclose_smallest(kernel, input_shape) encloses the smallest one of a small layer with its borders."
-            )
+    smallest = which == "smallest"
+    method: Method
+    if not _has_a_border(kernel, input_shape, layer):
+        method = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+    elif k is None or smallest:
+        method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+    else:
         method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value

@@ -21,6 +21,7 @@ from specnorm_networks.certified.ranges import within
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.near import bound
+from specnorm_networks.progress import Progress, stage
 
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
@@ -40,6 +41,7 @@ def network_bound(
     radius: float | None = None,
     centre: Any = None,
     budget: float | None = 60.0,
+    progress: Progress | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a whole network: certified norms of layers, and of layers together.
 
@@ -66,6 +68,9 @@ def network_bound(
     budget : float, default 60
         Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
         bound proven so far is returned and ``status`` says so. None means no limit.
+    progress : callable, optional
+        ``progress(done, in all, what)``, called as each stage begins and ends ("export", "comparison with the model",
+        "search and proof", "attack on the bound") and after each step of a search.
 
     Returns
     -------
@@ -81,9 +86,10 @@ def network_bound(
         If the exported file computes something else than the model.
     """
     example = centre if input_shape is None and not isinstance(centre, Mapping) else input_shape
-    graph = network_graph(source, None if is_file(source) and input_shape is None else example)
+    with stage(progress, "export"):
+        graph = network_graph(source, None if is_file(source) and input_shape is None else example)
     given = None if radius is None and centre is None else _centre(graph, input_shape if centre is None else centre)
-    found = bound(graph, Measure(rtol), method=method, radius=radius, centre=given, budget=budget)
+    found = bound(graph, Measure(rtol), method=method, radius=radius, centre=given, budget=budget, progress=progress)
     return found.stated_by(partial(_stated, source))
 
 
