@@ -36,9 +36,29 @@ def _derivative_levels() -> int:
     return sum(level.key() in (TransformType.Grad, TransformType.Jvp) for level in stack)
 
 
-# Dynamo runs it while tracing: it inlines the guard below inside torch.func transformations and would drop it.
+def _is_in_a_transformation() -> bool:
+    """Whether any torch.func transformation is active, `vmap` too."""
+    return bool(retrieve_all_functorch_interpreters())
+
+
+# Dynamo runs them while tracing: it inlines the guard below inside torch.func transformations and would drop it.
 # `torch.compiler.assume_constant_result` sets the same, and imports torch._dynamo, which takes as long as torch.
 _derivative_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_is_in_a_transformation._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def first_order(kernels: Tensor) -> Tensor:
+    """Return kernels that are differentiable once: a second derivative raises.
+
+    Of a Function that Dynamo traces, what is saved has no graph of its own, so that the second derivative misses a term
+    with ``torch.compile(backend="eager")`` (torch 2.13). An operator stays one there. Inside of torch.func
+    transformations `refuse_second_derivatives` counts them.
+    """
+    if torch.compiler.is_compiling() and not _is_in_a_transformation():
+        found: Tensor = _first_order(kernels)
+    else:
+        found = _FirstOrder.apply(kernels)
+    return found
 
 
 class _Underivable(Function):
@@ -168,8 +188,6 @@ with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _Attached.apply
 """Attach gradients with respect to kernels (n, *shape) to values (n,): (kernels, value, gradient)."""
 scaled: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _Scaled.apply
 """Kernels times a factor of their value, its derivative there, and the value's gradient."""
-first_order: Callable[[Tensor], Tensor] = _FirstOrder.apply
-"""Its argument, differentiable once."""
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _Underivable.apply
 """The first of (value, x, reason); a derivative of it with respect to ``x`` raises."""
 
@@ -196,3 +214,26 @@ def _guard_vmap(
 
 
 _guard.register_autograd(_Guard.backward)
+
+
+@torch.library.custom_op("specnorm::first_order", mutates_args=())
+def _first_order(kernels: Tensor) -> Tensor:
+    """`_FirstOrder` for compilers."""
+    return kernels.clone()
+
+
+@_first_order.register_fake
+def _first_order_fake(kernels: Tensor) -> Tensor:
+    return torch.empty_like(kernels)
+
+
+def _save_kernels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _FirstOrder.setup_context(ctx, inputs, output)
+
+
+def _guarded_backward(ctx: Any, gradient: Tensor) -> Tensor:
+    found: Tensor = _guard(gradient, ctx.saved_tensors[0])
+    return found
+
+
+_first_order.register_autograd(_guarded_backward, setup_context=_save_kernels)

@@ -163,6 +163,27 @@ def test_compiled_steps_hold_as_well(compiler: str) -> None:
         check_at_bound(model.layer, step(data)[1])
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradients_of_checkpoints_are_close(use_reentrant: bool) -> None:
+    """What is computed again has the vectors of one step later: docs/training.md says by how much it is off."""
+    torch.manual_seed(0)
+    plain = constrained()
+    again = copy.deepcopy(plain)
+    data = batch()[0].requires_grad_()
+    for _ in range(10):
+        plain(data).square().sum().backward()
+        torch.utils.checkpoint.checkpoint(again, data, use_reentrant=use_reentrant).square().sum().backward()
+        for one, other in zip(plain.parameters(), again.parameters(), strict=True):
+            assert (one.grad - other.grad).norm() < 1e-3 * one.grad.norm()
+            step = 1e-3 * torch.randn_like(one)
+            one.grad = other.grad = None
+            with torch.no_grad():
+                one.add_(step)
+                other.add_(step)
+    for layer in (x for _, x in layers(again)):
+        check_at_bound(layer, layer.weight)
+
+
 def test_one_layer_used_many_times_a_step() -> None:
     """A recurrent use: each pass moves the state, and the gradient is that of all passes."""
     layer = specnorm_torch.spectral_norm(nn.Conv2d(4, 4, 3, padding=1))
