@@ -259,7 +259,7 @@ MISTAKES = {
     "dilations are forgotten": ("slice(zeros, None, axis.dilation)", "slice(zeros, zeros + axis.taps)"),
     "what a sum proves is not divided": ("return max(2 * sigma - 1, ONE)", "return ONE"),
     "the way is taken to be short": ("depth = depths[term.start] + 1", "depth = 1"),
-    "a difference is taken as a sum": ('-1 if node.op == "Sub"', '1 if node.op == "Sub"'),
+    "a difference is taken as a sum": ("sign = -1 if", "sign = 1 if"),
     "a branch of a part is left out": ("in enumerate(node.inputs):", "in enumerate(node.inputs[:1]):"),
     "taps of a sum are moved": ("if is_chain:  # step F: the taps", "if True:  # step F: the taps"),
     "phases of a sum are those of its taps": (

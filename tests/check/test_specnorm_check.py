@@ -146,22 +146,22 @@ def test_a_thread_without_subnormal_numbers_proves_nothing() -> None:
 # -- the checker's own mistakes, one by one ------------------------------------------------------------------------
 MISTAKES = {
     "a lag left out": ("if lag > zero:", "if lag > zero and sum(lag) != 2:"),
-    "the other half of the lags left out": ("totals += 2 * frobenius", "totals += frobenius"),
+    "the other half of the lags left out": ("sums += 2 * frobenius", "sums += frobenius"),
     "what rounding left is not paid": ("norm = root_up(square) + error", "norm = root_up(square)"),
-    "the centre is not paid": ("totals = frobenius_norms(", "totals = 0 * frobenius_norms("),
+    "the centre is not paid": ("sums = frobenius_norms(", "sums = 0 * frobenius_norms("),
     "the least of the groups": ("largest_norm = max(norms)", "largest_norm = min(norms)"),
     "copies of pixels are not paid": ("largest_norm * padding_factor(layer)", "largest_norm"),
     "a root of the copies that is too small": ("math.isqrt(whole) + 1", "math.isqrt(whole) // 2**60 * 2**60"),
     "squares of copies": ("return 1 + before + after", "return before + after"),
     "phases of a stride mixed": (
-        "whole.reshape(*before, fewer, phases, *after)",
-        "whole.reshape(*before, phases, fewer, *after).swapaxes(axis, axis + 1)",
+        "padded.reshape(*before, fewer, phases, *after)",
+        "padded.reshape(*before, phases, fewer, *after).swapaxes(axis, axis + 1)",
     ),
     "a pixel that two taps read": ("matrix += np.kron(k_t, reads)", "matrix = np.kron(k_t, reads)"),
     "padding before the input forgotten": ("axis.dilation * tap - axis.before", "axis.dilation * tap"),
     "the last pixel is not repeated": ("np.clip(position, 0, size - 1)", "np.clip(position, -1, size - 1)"),
     "mirrored with the border": ("last = size - 1\n", "last = size\n"),
-    "outputs too few": ("return way // self.stride + 1", "return way // self.stride"),
+    "outputs too few": ("return last_start // self.stride + 1", "return last_start // self.stride"),
     "the exponent counts twice": ("Fraction(2) ** exponent", "Fraction(4) ** exponent"),
 }
 
@@ -474,7 +474,7 @@ def test_a_damaged_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _bomb(tmp_path / "c.npz")
     assert path.stat().st_size < 2**23
-    monkeypatch.setattr(files, "LONGEST", 2**29)
+    monkeypatch.setattr(files, "LARGEST_ARRAYS", 2**29)
     with pytest.raises(Refused, match="unpack to more than"):
         specnorm_check.read_certificate(path)
 
