@@ -107,6 +107,10 @@ class Backend:
         """What a model, or a part of one, is made of, by name: parts and arrays; None: its public attributes."""
         return None
 
+    def with_state(self, model: Any, state: Any) -> Any:
+        """A model with the state put back that its framework keeps beside it; None: these are no such pair."""
+        return None
+
     # -- where and how to compute -------------------------------------------------------------------------------
     def namespace(self, x: AnyArray) -> Namespace:
         """Return the array API namespace (array-api-compat's)."""

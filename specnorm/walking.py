@@ -22,6 +22,8 @@ _WEIGHTS = ("kernel", "weight")
 """Attributes whose names a layer's kernel is told by."""
 _DEEPEST_WRAPPER = 2
 """Levels from a wrapper around a layer to its arrays."""
+_PAIR = 2
+"""A model and the state beside it."""
 _DEEPEST = 100
 """Levels of parts in parts; what is nested deeper is no model."""
 
@@ -56,19 +58,29 @@ def model_parts(model: Any, input_shape: Any = None) -> list[ModelPart]:
     Parameters
     ----------
     model : object
-        Of torch, Flax NNX, Equinox or Keras, or of a framework whose plugin knows its layers.
+        Of torch, Flax NNX, Equinox or Keras, or of a framework whose plugin knows its layers; a pair (model, state)
+        where the framework keeps a state beside it.
     input_shape : int or sequence of int, optional
         Spatial input sizes of the layers, where these decide their padding.
 
     Returns
     -------
     list of ModelPart
-        A layer or array that stands in several places is listed at the first.
+        A layer or array that stands in several places is listed at the first. Of another pair: none.
     """
+    if isinstance(model, tuple) and len(model) == _PAIR:
+        model = _with_state(*model)
     seen: set[int] = set()
     inside: set[int] = set()
     found = list(_walked(model, "", "", input_shape, seen, inside))
     return [part for part in found if part.array is None or id(part.array) not in inside]
+
+
+def _with_state(model: Any, state: Any) -> Any:
+    """A model with the state put back that its framework keeps beside it, as the plugin of its arrays knows; or None."""
+    array = _first_array((model, state), _DEEPEST)
+    root = None if array is None else registry.owner_of(type(array))
+    return None if root is None else backends.load(root).with_state(model, state)
 
 
 def _walked(

@@ -63,7 +63,8 @@ def audit(
         (``.keras``, ``.h5``), told apart by content; or arrays by name, in mappings and lists that may be nested as
         those of Flax are: names are joined by dots. No code in a file is ever run. Or a live model of torch, Flax NNX,
         Equinox or Keras: a row for each convolution and linear layer, by its path, with the geometry that the layer
-        states; arrays outside of these are named. The model is not run: `specnorm.audit_module` runs one of torch, and
+        states; arrays outside of these are named; ``(model, state)`` where Equinox or Flax keeps a state beside it. The
+        model is not run: `specnorm.audit_module` runs one of torch, and
         measures each layer at its own size.
     input_shape : int or sequence of int or mapping or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
@@ -193,10 +194,13 @@ def audit(
         with suppress(BackendError):  # of a row that says so
             used += [backends.backend_for(layer.tensor.load()) for layer in found[: path is None]]
     left_out = len(selection.names) - len(found)
-    named = type(source).__name__ if path is None and not isinstance(source, Mapping) else path
+    named = path
+    if path is None and not isinstance(source, Mapping):
+        named = type(source[0] if isinstance(source, tuple) else source).__name__
     return Report(
         specnorm.__version__, named, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
         left_out, stated, tuple(missing), inert=model.inert,
+        live=path is None and not isinstance(source, Mapping),
     )  # fmt: skip
 
 

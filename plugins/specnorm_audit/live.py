@@ -12,17 +12,21 @@ from specnorm.proof import AnyArray, ModelPart, backends, model_parts
 from specnorm_audit.geometry import DEFAULTS, spatial_sizes
 
 _LEAST_AXES = 2
+_PAIR = 2
 
 
 def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
     """List the layers of a model of any framework; ``input_shape`` decides the padding of some.
+
+    ``model``: or a pair (model, state), as `specnorm.proof.model_parts` takes it.
 
     Raises
     ------
     ModelFileError
         If the object holds no layer and no array.
     """
-    listed = isinstance(model, (list, tuple, str, bytes))
+    is_pair = isinstance(model, tuple) and len(model) == _PAIR
+    listed = isinstance(model, (list, tuple, str, bytes)) and not is_pair
     parts = [] if listed or backends.is_array(model) else model_parts(model)
     if backends.is_array(model):
         raise ModelFileError(f"{type(model).__name__} is no model but one array: specnorm.enclose measures one kernel.")

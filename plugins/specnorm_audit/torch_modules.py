@@ -126,7 +126,7 @@ def audit_module(
         if x.ndim >= _MATRIX and isinstance(x, nn.Parameter) and not name.startswith(told)
     )
     names = tuple(name for name, _ in skipped)
-    return Report(specnorm.__version__, type(model).__name__, tuple(rows), names, unmeasured=unmeasured)
+    return Report(specnorm.__version__, type(model).__name__, tuple(rows), names, unmeasured=unmeasured, live=True)
 
 
 def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -78,10 +79,28 @@ def _vectors_of_equinox(x: Any) -> tuple[Any, Any]:
     if not isinstance(first, tuple):
         raise GeometryError(
             "Equinox's SpectralNorm divides the weight W, as a matrix, by u·Wv, and u and v are not in the model but "
-            "in the State beside it: u, v = state.get(layer.uv_index) are missing. Give the kernel W/(u·Wv) itself to "
-            "enclose, or replace the wrapper by its layer with that weight (equinox.tree_at)."
+            "in the State beside it: u, v = state.get(layer.uv_index) are missing. Give both to audit, "
+            "as (model, state); or the kernel W/(u·Wv) itself to enclose."
         )
     return first
+
+
+def with_state(model: Any, state: Any) -> Any:
+    """Return a model and the state beside it as one; None if they are no such pair of Equinox or Flax."""
+    kinds = {f"{type(x).__module__.partition('.')[0]} {type(x).__name__}" for x in (model, state)}
+    if "equinox State" in kinds:
+        import equinox
+
+        def filled(x: Any) -> Any:
+            is_index = isinstance(x, equinox.nn.StateIndex)
+            return equinox.tree_at(lambda index: index.init, x, state.get(x)) if is_index else x
+
+        return jax.tree.map(filled, model, is_leaf=lambda x: isinstance(x, equinox.nn.StateIndex))
+    if "flax GraphDef" in kinds:
+        from flax import nnx
+
+        return nnx.merge(model, state)
+    return None
 
 
 def _some_input(layer: Any) -> Any:
