@@ -16,7 +16,6 @@ from specnorm.methods.base import Method, as_number
 from specnorm.methods.certify import Certify
 from specnorm.methods.determinant import LogDeterminant
 from specnorm.methods.fft import NormAtSize, SingularValues
-from specnorm.methods.own_values import OwnSingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayT
 
@@ -254,6 +253,8 @@ def singular_values(
     if not _has_a_border(kernel, input_shape, layer):
         method = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     elif k is None or smallest:
+        from specnorm.methods.own_values import OwnSingularValues  # for few
+
         method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
         method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)

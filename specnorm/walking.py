@@ -77,7 +77,7 @@ def model_parts(model: Any, input_shape: Any = None) -> list[ModelPart]:
 
 
 def _with_state(model: Any, state: Any) -> Any:
-    """A model with the state put back that its framework keeps beside it, as the plugin of its arrays knows; or None."""
+    """A model with the state put back that its framework keeps beside it, as its arrays' plugin knows; or None."""
     array = _first_array((model, state), _DEEPEST)
     root = None if array is None else registry.owner_of(type(array))
     return None if root is None else backends.load(root).with_state(model, state)

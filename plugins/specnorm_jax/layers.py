@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,18 +90,25 @@ def with_state(model: Any, state: Any) -> Any:
     """Return a model and the state beside it as one; None if they are no such pair of Equinox or Flax."""
     kinds = {f"{type(x).__module__.partition('.')[0]} {type(x).__name__}" for x in (model, state)}
     if "equinox State" in kinds:
-        import equinox
-
-        def filled(x: Any) -> Any:
-            is_index = isinstance(x, equinox.nn.StateIndex)
-            return equinox.tree_at(lambda index: index.init, x, state.get(x)) if is_index else x
-
-        return jax.tree.map(filled, model, is_leaf=lambda x: isinstance(x, equinox.nn.StateIndex))
+        return jax.tree.map(lambda x: _filled(x, state), model, is_leaf=_is_index)
     if "flax GraphDef" in kinds:
-        from flax import nnx
-
-        return nnx.merge(model, state)
+        # Of the module that made it: nothing of Flax is imported here.
+        return inspect.getmodule(type(model)).merge(model, state)  # type: ignore[union-attr]
     return None
+
+
+def _is_index(x: Any) -> bool:
+    """Whether something is Equinox's place of a state in a model."""
+    return type(x).__name__ == "StateIndex" and type(x).__module__.partition(".")[0] == "equinox"
+
+
+def _filled(x: Any, state: Any) -> Any:
+    """Return a place of a state with what the state has there; other leaves as they are."""
+    if not _is_index(x):
+        return x
+    index = copy.copy(x)
+    object.__setattr__(index, "init", state.get(x))
+    return index
 
 
 def _some_input(layer: Any) -> Any:
