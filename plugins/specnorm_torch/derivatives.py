@@ -54,10 +54,9 @@ def first_order(kernels: Tensor) -> Tensor:
     with ``torch.compile(backend="eager")`` (torch 2.13). An operator stays one there. Inside of torch.func
     transformations `refuse_second_derivatives` counts them.
     """
-    if torch.compiler.is_compiling() and not _is_in_a_transformation():
-        found: Tensor = _first_order(kernels)
-    else:
-        found = _FirstOrder.apply(kernels)
+    is_traced_alone = torch.compiler.is_compiling() and not _is_in_a_transformation()
+    attach: Any = _first_order if is_traced_alone else _FirstOrder.apply
+    found: Tensor = attach(kernels)
     return found
 
 
