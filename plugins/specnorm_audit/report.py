@@ -1,4 +1,4 @@
-"""What an audit answers of a model: its rows, their summary, what they prove in words, and the table of them."""
+"""The answer of an audit for one model: rows of layers, a summary, a verdict in words, gates, and a table."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate
 
 @dataclass(frozen=True)
 class Gate:
-    """A bound that the command line asks to be proven, and the answer.
+    """The answer to a bound that the command line asks to be proven.
 
-    ``places`` has a line for each layer that is against it, or of which nothing is known.
+    ``places`` has a line for each layer that contradicts it, or of which nothing is known.
     """
 
     option: str
@@ -42,7 +42,7 @@ class Gate:
         return f"{_ANSWERS[self.outcome]}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {
             "option": self.option, "bound": self.bound, "outcome": self.outcome, "reason": self.sentence,
             "places": list(self.places),
@@ -56,31 +56,33 @@ class Report:
     Parameters
     ----------
     version : str
-        Of specnorm.
+        Version of specnorm.
     model : str or None
         Path of the file; None for a mapping.
+    layers : tuple of Row
+        Measured layers, and layers with the reason why they could not be measured.
     skipped : tuple of str
         Names of the model's arrays that are no layers, or were not asked for.
     network : NetworkBound or None
-        Of the whole model, where the file holds its graph and every layer was asked for.
+        Bound of the whole model, if the file has its graph and every layer was asked for.
     environment : mapping of str to str
         Date, versions and platform of the run.
     unmeasured : tuple of Row
-        Of the skipped arrays, those that could be layers, each with the reason why it is not measured.
+        Rows of skipped arrays that could be layers, each with the reason why it is not measured.
     left_out : int
-        Layers that were not chosen.
+        Number of layers that were not asked for.
     certificate : Certificate or None
-        Claims of layers for somebody else to check, if they were asked for.
+        Claims that others can check, if they were asked for.
     unstated : tuple of str
-        What has no claim, and why.
+        Layers without a claim, each with the reason.
     gates : tuple of Gate
-        What the command line was asked to judge, with the answers.
+        Answers to the bounds that the command line asked for.
     inert : tuple of str
-        What a pickle names beside its tensors, such as ``argparse.Namespace``: nothing of it was constructed.
+        Names in a pickle besides its tensors, such as ``argparse.Namespace``; nothing of these was constructed.
     live : bool
         Whether the model was a live one: weights are those that it uses at inference, whatever its mode.
     error : str or None
-        Why the model could not be read: there are no rows then.
+        Reason why the model could not be read; there are no rows then.
     """
 
     version: str
@@ -127,16 +129,14 @@ class Report:
         return summary
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: what ``--format json`` writes."""
-        return {
-            "version": self.version,
-            "model": self.model,
-            "verdict": verdict(self),
-            **({} if self.error is None else {"error": self.error}),
-            "layers": [row.to_dict() for row in self.layers],
-            "summary": self.summary,
-            "gates": [gate.to_dict() for gate in self.gates],
-        }
+        """Return plain data, as ``--format json`` writes them."""
+        data: dict[str, Any] = {"version": self.version, "model": self.model, "verdict": verdict(self)}
+        if self.error is not None:
+            data["error"] = self.error
+        data["layers"] = [row.to_dict() for row in self.layers]
+        data["summary"] = self.summary
+        data["gates"] = [gate.to_dict() for gate in self.gates]
+        return data
 
     def __repr__(self) -> str:
         """One line: the model, and what is proven of it."""
@@ -263,7 +263,8 @@ def _html_row(tag: str, cells: Iterable[str]) -> str:
 def gate_layers(report: Report, bound: float) -> Gate:
     """Judge whether all norms are proven to be at most ``bound``.
 
-    Undecided: every layer that was measured is, and of others, or of arrays that could be layers, nothing is known.
+    The gate is undecided if all measured norms are, but nothing is known of other layers, or of arrays that could be
+    layers.
     """
     wanted = f"a norm of at most {bound!r}"
     return _gate(report, f"--fail-above {bound!r}", bound, wanted, _against, None)
@@ -294,7 +295,7 @@ def _gate(
     Parameters
     ----------
     against : callable
-        Returns what is known of a row that speaks against it, or None.
+        ``against(row, bound)`` returns a line that says how a row contradicts the bound, or None.
     value : str, optional
         Column that has to be known; None: both ends of the norm.
     """

@@ -87,14 +87,18 @@ def _replaced(tree: Tree, new: Mapping[str, Any]) -> Tree:
 # -- while training ----------------------------------------------------------------------------------------------
 _HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]
 States: TypeAlias = dict[str, Any]
-"""By path, what `specnorm.init_tracking` returns for the kernel there: a tree of arrays, to be kept like any other."""
+"""By path, what `specnorm.init_tracking` returns for the kernel there, and how often it was tracked under the name
+"passes": a tree of arrays, to be kept like any other."""
+_FIRST_PASSES, _FIRST_STEPS = 16, 3
+"""In so many passes so many steps are taken at least: an optimiser's first steps turn all weights one way."""
 
 
 def _init(tree: Any, method: Method, rule: Rule, layers: str) -> States:
     """Return the state of each kernel of a tree."""
     states = {}
     for name, kernel in kernels(tree, rule, layers=layers).items():
-        states[name] = specnorm.init_tracking(kernel.array, method, **kernel.geometry)
+        vectors = specnorm.init_tracking(kernel.array, method, **kernel.geometry)
+        states[name] = {**vectors, "passes": jnp.zeros((), dtype=jnp.int32)}
     return states
 
 
@@ -125,7 +129,27 @@ def _stepped(
     states: Any,
 ) -> tuple[list[Any], list[States]]:
     words = [dict(geometry) for geometry in geometries]
-    return specnorm.track_many(arrays, method, states, geometries=words, sweeps=sweeps)
+    passes = [state["passes"] for state in states]
+    vectors = [{name: x for name, x in state.items() if name != "passes"} for state in states]
+    if sweeps and any(vectors):
+        is_first = jnp.max(jnp.stack(passes)) < _FIRST_PASSES
+        more_steps = jnp.where(is_first, max(_FIRST_STEPS - sweeps, 0), 0)
+        vectors = _moved_ahead(method, words, arrays, vectors, steps=more_steps)
+    norms, after = specnorm.track_many(arrays, method, vectors, geometries=words, sweeps=sweeps)
+    passes_after = [count + (1 if sweeps else 0) for count in passes]
+    return norms, [{**state, "passes": count} for state, count in zip(after, passes_after, strict=True)]
+
+
+def _moved_ahead(
+    method: Method, geometries: list[dict[str, Any]], arrays: list[Any], vectors: list[States], *, steps: Any
+) -> Any:
+    """Return the vectors after some steps, a traced number, without a gradient."""
+    still = jax.lax.stop_gradient(arrays)
+
+    def one_step(_: Any, vectors: Any) -> Any:
+        return specnorm.track_many(still, method, vectors, geometries=geometries)[1]
+
+    return jax.lax.fori_loop(0, steps, one_step, jax.lax.stop_gradient(vectors))
 
 
 _compiled = jax.jit(_stepped, static_argnums=(0, 1, 2))
@@ -160,7 +184,7 @@ def init_spectral_norm(
     Returns
     -------
     dict
-        By path, what `specnorm.init_tracking` returns.
+        By path, what `specnorm.init_tracking` returns, and a count of the passes.
 
     Raises
     ------
@@ -287,7 +311,7 @@ class SpectralPenalty:
             raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
 
     def init(self, tree: Any) -> States:
-        """Return the state for `__call__`: by path, what `specnorm.init_tracking` returns.
+        """Return the state for `__call__`: by path, what `specnorm.init_tracking` returns, and a count of the passes.
 
         Parameters
         ----------

@@ -292,7 +292,7 @@ def false_of(check: Any) -> list[str]:
             h = None
             if name in SEARCHED:
                 network = check.Network(content, list(shape))
-                parts, h = zip(*(certificates._proven(network, part) for part in parts), strict=True)
+                parts, h = zip(*(certificates._prove(network, part) for part in parts), strict=True)
             proven = constant(check, content, shape, parts, h)
         except (Refused, check.Refused):
             if name not in REFUSED:
@@ -400,7 +400,7 @@ def test_no_multipliers_and_no_completion_prove_less_than_what_inputs_reach(draw
     for rows, largest in ((0, 1), (3, 2**17), (len(whole.kernel), 2**18)):
         h = draw.randint(-largest, largest, (blocks.shape[0], rows, *blocks.shape[2:])).astype(np.int32)
         assert proven_by(network, [part], [h]) >= truth
-    part, h = certificates._proven(network, part)
+    part, h = certificates._prove(network, part)
     assert proven_by(network, [part], [h]) >= truth
 
 

@@ -362,7 +362,7 @@ REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
     "a mode": (lambda: reason(padding_mode="mirror"), "padding mode"),
     "a layout": (lambda: reason(layout="IO1"), "layout"),
     "transposed and reflected": (lambda: reason(transposed=True, padding_mode="reflect"), "transposed"),
-    "a word as direction": (lambda: reason(transposed="no"), "direction"),
+    "a word as direction": (lambda: reason(transposed="no"), "transposed is neither"),
     "negative padding": (lambda: reason(padding=[[-1, 0]]), "whole numbers"),
     "no padding": (lambda: reason(padding=[]), "padding for each axis"),
     "a list as name": (lambda: reason(tensor=["k"]), "damaged"),

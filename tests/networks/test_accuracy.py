@@ -83,7 +83,7 @@ def test_a_sample_is_certified_whatever_the_others_are() -> None:
     known = margins(chain.graph, method=METHOD)
 
     def of(part: slice) -> CertifiedAccuracy:
-        return certified_accuracy(chain.graph, x[part], y[part], RADII, local=True, known=known)
+        return certified_accuracy(chain.graph, x[part], y[part], RADII, local=True, margins_everywhere=known)
 
     whole = of(slice(None))
     halves = [of(slice(0, 1)), of(slice(1, 4))]
@@ -99,7 +99,7 @@ def test_a_box_certifies_more() -> None:
     known = margins(chain.graph, method=METHOD)
     radii = np.geomspace(0.01, 10, 12)
     free, boxed = (
-        certified_accuracy(graph, x, y, radii, local=True, known=known).radius
+        certified_accuracy(graph, x, y, radii, local=True, margins_everywhere=known).radius
         for graph in (chain.graph, within(chain.graph, 0.0, 1.0))
     )
     assert (boxed >= free * 0.99).all()

@@ -278,8 +278,8 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the slope of a unit that cannot switch": ("_through_curve", "flat * curve.lines", "0.9 * flat * curve.lines"),
     "the ball of the input in place of the value's": ("_new_curve", "before.radius", "self.radius"),
     "the constant of an earlier value": (
-        "visit", "host.mul_up(constant, distance)", "0.3 * distance"),
-    "half of a row's length": ("_image", "self.known[moving[0]].moves", "self.known[moving[0]].moves / 2"),
+        "visit", "host.mul_up(constant, distance_of_start)", "0.3 * distance_of_start"),
+    "half of a row's length": ("_image", "self.known[moving[0]].distance", "self.known[moving[0]].distance / 2"),
     "what a linear operator adds": (
         "_back", "self._product(c, error.added, error.of_entry)", "0.0 * flattened(c)[:, 0]"),
     "a second reader of a value": ("lower", "waiting[source] + more", "more"),

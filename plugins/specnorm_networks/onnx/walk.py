@@ -1,4 +1,4 @@
-"""Go through an ONNX graph once: a node of the network for each value, a row for each kernel."""
+"""Translate an ONNX graph, node by node: a node of the network for each value, a row of the audit for each kernel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
 from specnorm_networks.onnx.evaluator import plain
-from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Made, Result, UnsizedError, Value, has_graphs
+from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Output, Result, UnsizedError, Value, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.tensors import Constant, Tensors
@@ -40,9 +40,9 @@ from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unre
 
 _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
-"""Element types of inputs that move."""
+"""Element types of floating inputs, with respect to which a bound holds."""
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
-"""Element types of inputs that stay: integers and text."""
+"""Element types of inputs that are held constant: integers and text."""
 _LOOPS = ("RNN", "GRU", "LSTM")
 _SUBGRAPH = "it has a sub-graph, which is not read"
 COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
@@ -59,12 +59,12 @@ class _Use:
 
 
 class Walk:
-    """Goes through a model once.
+    """Translation of one model, which is made when the object is created.
 
     Parameters
     ----------
     sizes : int, tuple of int, or mapping of str to tuple of int, optional
-        Spatial sizes of inputs where the file leaves them open; or the shapes of inputs.
+        Spatial sizes of inputs that the file leaves open; or whole shapes of inputs, by name.
     """
 
     def __init__(self, model: Any, reader: Tensors, sizes: Sizes) -> None:
@@ -84,7 +84,7 @@ class Walk:
         self.constant_names: set[str] = set()
         self.constant_nodes: dict[str, str] = {}
         """Names of the nodes of constants, by the names of their values."""
-        self.inner: dict[int, tuple[Made, str]] = {}
+        self.inner: dict[int, tuple[Output, str]] = {}
         """Inner values of operators that become several nodes, with the names of these nodes."""
         self.unsqueezed: dict[str, tuple[int, str]] = {}
         """Nodes that insert one axis of size 1: the axis, and the name of the value that gets it."""
@@ -93,7 +93,7 @@ class Walk:
         self.functions = {(f.domain.replace("ai.onnx", ""), f.name) for f in model.functions}
         """Operators that the model defines itself."""
         self.broken: str | None = None
-        """Why the graph makes no sense; its kernels are rows all the same."""
+        """Reason why the graph is invalid, or None; kernels of an invalid graph are rows, too."""
         self.values = self._scope(model.graph)
         self._walk(model.graph)
         if any(function.domain in _DOMAINS for function in model.functions):
@@ -269,22 +269,22 @@ class Walk:
             if has_graphs(proto):
                 self._hide(Hidden(label, "none", f"{_SUBGRAPH}."))
             results = self._translate(proto, inputs, label)
-            for at, name in enumerate(proto.output):
+            for output_number, name in enumerate(proto.output):
                 if not name:
                     continue
                 if name in value_names:
                     self.broken = self.broken or f"two of its values are called {name[:80]!r}"
                 value_names.add(name)
-                if at < len(results):
-                    result = results[at]
+                if output_number < len(results):
+                    result = results[output_number]
                 else:
                     result = self._unknown(proto, inputs, "it is a further output")
                 if isinstance(result, Constant):
                     scope[name] = replace(result, value=name)
                     continue
                 data = [value for value in inputs if isinstance(value, Data)]
-                sources = origins(proto, self.opset, at, inputs)
-                # A sub-graph may use any value that is in sight.
+                sources = origins(proto, self.opset, output_number, inputs)
+                # A sub-graph may read any value of the graph.
                 depends = has_graphs(proto) or any(value.depends for value in data)
                 is_layer = isinstance(result.operator, Convolution | Matrix) or proto.op_type in _LOOPS
                 if is_layer and depends:
@@ -292,11 +292,11 @@ class Walk:
                 scope[name] = Data(name, result.shape, sources, depends)
                 self._node(name, result, proto.op_type)
 
-    def _node(self, name: str, made: Made, label: str) -> str:
+    def _node(self, name: str, made: Output, label: str) -> str:
         """Put a value into the graph, after the values that it is made of; return its name."""
         inputs = []
         for value in made.inputs:
-            if isinstance(value, Made):
+            if isinstance(value, Output):
                 # A value that is used twice is one node. It is kept, so that no other object has its id.
                 if id(value) not in self.inner:
                     self.inner[id(value)] = value, self._node(self._fresh(f"{name}.in"), value, label)
@@ -307,7 +307,7 @@ class Walk:
         return name
 
     def _without_unsqueezes(self, node: Node) -> Node:
-        """Return values that each get an axis and are joined along it as values that are joined along a new axis."""
+        """Return a Concat along a new axis in place of one whose inputs all get this axis by an Unsqueeze."""
         if isinstance(node.operator, Concat):
             axis = node.operator.axis
             inputs = [self.unsqueezed[name] for name in node.inputs if name in self.unsqueezed]
@@ -367,15 +367,15 @@ class Walk:
         proto: Any,
         inputs: list[Value | None],
         label: str,
-    ) -> tuple[Constant | Made, ...]:
-        """Return what a node's outputs become, as many of them as are known."""
+    ) -> tuple[Constant | Output, ...]:
+        """Return the translations of a node's outputs; further outputs may have none."""
         is_standard = proto.domain in _DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
         try:
             result = self._build(proto, inputs, label) if is_standard else self._registered(proto, inputs)
-            if isinstance(result, Made) and not data and is_standard and not isinstance(result.operator, Held):
-                # Made of constants alone, which are not computed: it stays, and a broken graph gives no bound.
-                result = Made(Held("a constant"), (), result.shape)
+            if isinstance(result, Output) and not data and is_standard and not isinstance(result.operator, Held):
+                # The value depends on constants alone that are not computed: it is constant, too.
+                result = Output(Held("a constant"), (), result.shape)
             return result if isinstance(result, tuple) else (result,)
         except UnsizedError as error:
             reason = str(error)
@@ -404,7 +404,7 @@ class Walk:
         self.hidden.setdefault(key, hidden)
 
     def _build(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
-        """Return what an operator of ONNX becomes; constants alone are computed."""
+        """Return the translation of an operator of ONNX; if all its inputs are constants, its value is computed."""
         rule = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
         if rule is None or (rule.build is None and moving):
@@ -437,7 +437,7 @@ class Walk:
                 raise
         return computed(proto, call, rule, self.reader)
 
-    def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
+    def _registered(self, proto: Any, inputs: list[Value | None]) -> Output:
         """Return the operator that a user registered for one of another domain."""
         name = f"{proto.domain}::{proto.op_type}"
         try:
@@ -456,12 +456,13 @@ class Walk:
         if len(shapes) == len(values) and sum(map(math.prod, shapes)) <= MAX_KNOWN:
             with suppress(Exception):  # whatever a user's code raises
                 shape = np.shape(operator.run(*map(np.zeros, shapes)))
-        return Made(operator, values, shape)
+        return Output(operator, values, shape)
 
-    def _unknown(self, proto: Any, inputs: list[Value | None], reason: str) -> Made:
+    def _unknown(self, proto: Any, inputs: list[Value | None], reason: str) -> Output:
         data = tuple(dict.fromkeys(value for value in inputs if isinstance(value, Data)))
         if has_graphs(proto):
-            return Made(Unknown(_SUBGRAPH), data, None)
-        if proto.op_type in RANDOM or proto.op_type == "Dropout":  # in training
-            return Made(Random(), data, None)
-        return Made(Unknown(reason) if data or proto.domain not in _DOMAINS else Held(reason), data, None)
+            return Output(Unknown(_SUBGRAPH), data, None)
+        if proto.op_type in RANDOM or proto.op_type == "Dropout":  # dropout without a rule is in training
+            return Output(Random(), data, None)
+        is_constant = not data and proto.domain in _DOMAINS
+        return Output(Held(reason) if is_constant else Unknown(reason), data, None)

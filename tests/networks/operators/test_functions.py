@@ -217,6 +217,6 @@ def test_of_other_powers_nothing_is_known(exponent: Any) -> None:
 
 
 def test_a_slope_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.LeakyReLU, "sides", lambda self: (self.alpha, 0.999))
+    monkeypatch.setattr(ops.LeakyReLU, "below_and_above", lambda self: (self.alpha, 0.999))
     with pytest.raises(AssertionError):
         test_values_slopes_and_lines_on_intervals(ops.LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x), -math.inf)
