@@ -30,11 +30,14 @@ from specnorm_audit.renderers import FORMATS, render
 from specnorm_audit.report import Report, gates_of
 from specnorm_audit.rows import COLUMNS
 
-OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
+OK = 0
+GATE_FAILED = 1
+TROUBLE = 2
+INTERRUPTED = 130
 STREAM = "-"
 """Standard input in the place of a model's path, standard output in that of a report's."""
 WORTH = 4 * 2**20
-"""Bytes of a model's kernels from which it is measured in other processes, which take half a second to start."""
+"""Smallest number of bytes of a model's kernels for which other processes are started, which takes half a second."""
 
 EXIT_CODES = """\b
 Exit codes:
@@ -46,7 +49,7 @@ Exit codes:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and give its exit code; ``arguments`` None: those of the process."""
+    """Run the command line, and return its exit code; None: with the arguments of the process."""
     text = io.StringIO()
     code: Any = TROUBLE
     try:
@@ -56,10 +59,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except SystemExit as error:
-        if error.code == 1:  # click's, where nobody reads its help any more
+        if error.code == 1:  # click exits with 1 if nobody reads its output any more
             return OK
-        raise  # a signal
-    except OSError as error:  # of click, which prints its help itself
+        raise  # a signal handler's exit
+    except OSError as error:  # click prints its help itself
         complain(f"the help cannot be written: {error}")
     except SpecnormError as error:
         complain(str(error))
@@ -73,7 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Commands(click.Group):
-    """Says which command is meant where a model or a word of another program stands in its place."""
+    """Group of commands that suggests a command if the first word is a model, or a misspelled name."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -246,7 +249,7 @@ def audit_command(
     layers: tuple[str, ...],
     geometry: tuple[dict[str, Any], list[str]] | None,
     every: bool,
-    **given: Any,
+    **arguments: Any,
 ) -> int:
     """Bound the norm of every convolution and linear layer of MODEL.
 
@@ -260,27 +263,27 @@ def audit_command(
     kind = options.format_of(output_format, output, FORMATS)
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
         raise click.UsageError(visible(f"--certificate: {certificate.name} is to be a .npz file, of one model."))
-    columns = given["methods"] or ()
+    columns = arguments["methods"] or ()
     is_for_programs = kind in ("json", "csv")
     if every or (is_for_programs and not columns):
-        columns += options.standard(given["input_shape"])
+        columns += options.standard(arguments["input_shape"])
     if fail_isometry is not None:
         columns += ("isometry",)
-    given |= {
+    arguments |= {
         "layers": layers or None,
         "geometry": settings,
         "methods": columns,
-        "smallest": given["smallest"] or fail_below is not None,
+        "smallest": arguments["smallest"] or fail_below is not None,
         "certificate": certificate is not None,
     }
 
     reports: list[Report] = []
-    uses_device = given["backend"] not in (None, "numpy")
+    uses_device = arguments["backend"] not in (None, "numpy")
     count = jobs or (1 if uses_device else cpus())
     worth = WORTH if jobs is None else 0
     with _executor(count, worth) as executor:
         for model in models:
-            report = _audited(model, quiet, executor, given)
+            report = _audited(model, quiet, executor, arguments)
             gates = gates_of(report, fail_above, fail_above_network, fail_below, fail_isometry)
             reports.append(replace(report, gates=gates))
 
@@ -416,7 +419,7 @@ def accuracy_command(
     quiet: bool,
     plot: Path | None,
     fail_below: float | None,
-    **given: Any,
+    **arguments: Any,
 ) -> int:
     """Prove how far the label of each sample of DATA stays what it is.
 
@@ -428,7 +431,7 @@ def accuracy_command(
     _check({"--output": output, "--plot": plot}, [model, data])
     kind = options.format_of(output_format, output, _SAMPLE_FORMATS)
     with progress(model, shown=not quiet) as tick:
-        answer = accuracy.certified(model, data, progress=tick, **given)
+        answer = accuracy.certified(model, data, progress=tick, **arguments)
     text = partial(accuracy.render, answer, kind)
     is_written = _print(text()) if output is None else _write(output, text)
     if plot is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from specnorm.proof import Upper, lines, number, visible
-from specnorm_networks.certified.rules import INPUTS_TOGETHER, premises_first, map_of_claim
+from specnorm_networks.certified.rules import INPUTS_TOGETHER, map_of_claim, premises_first
 from specnorm_networks.certified.scope import Map
 
 MOST_LINES = 40

@@ -36,7 +36,7 @@ from specnorm_networks.checking import Checked
 from specnorm_networks.checking import check as compare
 from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Product
+from specnorm_networks.methods import Method, Multipliers, Product, Scaled
 from specnorm_networks.progress import Progress, stage
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
@@ -48,6 +48,7 @@ ENTRIES = 8192
 """Largest number of entries of pointwise functions and maxima for which ranges come from linear bounds."""
 
 
+@Clock.counting_work()
 def bound(
     graph: Graph,
     measure: Measure | None = None,
@@ -82,9 +83,10 @@ def bound(
         Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
         before it is returned; ``checked`` says what was compared.
     budget : float, optional
-        Time limit in seconds for searches and proofs; the comparison is not counted. When it is reached, the best
-        bound proven so far is returned, ``status`` says so, and another run may return another number. None means no
-        limit.
+        Seconds for searches and proofs; the comparison is not counted. On a busy machine they are those of its
+        processors, so that the answer is that of an idle one. When they end, the best bound proven so far is returned,
+        ``status`` says so, and another run may return another number. The method's own ``seconds`` are no more than
+        these. None means no limit.
     progress : callable, optional
         See `live.network_bound`.
 
@@ -110,6 +112,8 @@ def bound(
             checked = compare(graph, read, region)
     ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
+    if budget is not None and isinstance(method, (Scaled, Multipliers)):
+        method = replace(method, seconds=min(method.seconds, budget))
     method = method.telling(progress)
     with stage(progress, "search and proof"):
         if ball is None:
@@ -124,7 +128,8 @@ def bound(
             ranges_on_ball = ranges_near(graph, ball, measure)
             answers = [*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_on_ball)]
             answer = _smallest(answers)
-    status = COMPLETE if not measure.clock.expired else f"budget: {budget:g} s ended; the best proven by then"
+    is_complete = not (measure.clock.has_cut or measure.clock.expired)
+    status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
     if check:
         with keep_linear_maps(), stage(progress, "attack on the bound"):
             pairs, reached = attack(read, answer, region, ranges_on_ball or {})

@@ -1,6 +1,6 @@
-"""safetensors: the library validates the file, the arrays are read one at a time with NumPy alone (bfloat16 too).
+"""Read safetensors files, which the library validates; arrays are read one at a time by NumPy alone (bfloat16, too).
 
-Sharded: an index, and the files beside it that it names. None of them may lie elsewhere.
+A sharded model is an index and the files that it names, which have to be in the index's folder.
 """
 
 from __future__ import annotations
@@ -84,21 +84,22 @@ def _load(path: str, shape: tuple[int, ...], stored: str, start: int, count: int
 
 # -- sharded ----------------------------------------------------------------------------------------------------------
 def index_of(folder: Path) -> Path:
-    """Find the index in a folder, or the one file that needs none."""
-    inside = sorted(folder.iterdir())
-    found = [path for path in inside if path.name.endswith(SUFFIX)]
-    found = found or [path for path in inside if path.name.endswith(".safetensors")]
-    if len(found) != 1:
-        named = ", ".join(path.name for path in found[:3]) + (", …" if len(found) > 3 else "")
-        raise ModelFileError(
-            "it is not a regular file but a folder, "
-            + (f"which holds {named}. Name one of them." if found else "without safetensors. Name the model's file.")
-        )
-    return found[0]
+    """Return the index in a folder, or the only safetensors file."""
+    paths = sorted(folder.iterdir())
+    candidates = [path for path in paths if path.name.endswith(SUFFIX)]
+    if not candidates:
+        candidates = [path for path in paths if path.name.endswith(".safetensors")]
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise ModelFileError("it is not a regular file but a folder, without safetensors. Name the model's file.")
+    names = ", ".join(path.name for path in candidates[:3])
+    more = ", …" if len(candidates) > 3 else ""
+    raise ModelFileError(f"it is not a regular file but a folder, which holds {names}{more}. Name one of them.")
 
 
 def files_of(path: Path) -> list[Path]:
-    """List the files that a model consists of: itself, or the index of a folder, and what an index names."""
+    """List the files of a model: the file itself, or an index and the files that it names."""
     with suppress(ModelFileError, OSError):
         index = index_of(path) if path.is_dir() else path
         if index.is_file():  # a pipe would block
@@ -109,7 +110,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read_sharded(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
-    """List the arrays of an index's shards. What a missing or damaged one should hold is listed with the reason."""
+    """List the arrays of an index's shards. Arrays of a missing or damaged shard are listed with the reason."""
     owner = _weight_map(file)
     tensors: list[Tensor] = []
     left = max_bytes

@@ -60,7 +60,7 @@ _MSGPACK = (
 
 
 def told_by_content(head: bytes) -> str | None:
-    """What a file is by its first 512 bytes or more, and what to do; None: nothing that is known here."""
+    """Return what a file is, by its first 512 bytes or more, and what to do; None: it is unknown."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     lowered = text[:20].lower()
     for signature in SIGNATURES:
@@ -86,17 +86,24 @@ _FOLDERS = (
 
 
 def told_by_entries(folder: Path) -> str | None:
-    """What a folder is by the names in it and in the folders below; None: nothing that is known here."""
-    inside = {path.name for path in folder.iterdir()}
-    below = {path.name for inner in folder.iterdir() if inner.is_dir() for path in inner.iterdir()}
+    """Return what a folder is, by names in it and in its folders, and what to do; None: it is unknown."""
+    names_in_folder = set()
+    names_below = set()
+    for path in folder.iterdir():
+        names_in_folder.add(path.name)
+        if path.is_dir():
+            names_below |= {inner.name for inner in path.iterdir()}
     for names, words in _FOLDERS:
-        if inside.intersection(names) or (names[0].startswith("_") and below.intersection(names)):
+        if names_in_folder.intersection(names):
+            return words
+        # Orbax may write its files into a folder below.
+        if names[0].startswith("_") and names_below.intersection(names):
             return words
     return None
 
 
 def told_by_zip(names: Collection[str]) -> str | None:
-    """What a zip archive is by its entries; None: nothing that is known here."""
+    """Return what a zip archive is, by its entries, and what to do; None: it is unknown."""
     leaves = {name.rpartition("/")[2] for name in names}
     if leaves & {"archive_format", "serialized_exported_program.json"}:
         return (
@@ -111,7 +118,7 @@ _ADDRESS = re.compile(r"\w+://")
 
 
 def told_by_name(path: str) -> str | None:
-    """What the name of a file that is not there may mean, and what to do; None: nothing that is known here."""
+    """Return what the path of a missing file may mean, and what to do; None: it is unknown."""
     if _ADDRESS.match(path):
         return "it is an address: download the file, and give its path."
     if _HUB.fullmatch(path) and not Path(path).parent.exists():

@@ -43,9 +43,9 @@ def shift_rows(term: Term, by: int) -> Term:
     return replace(term, rows=range(term.rows.start + by, term.rows.stop + by))
 
 
-def multiply(form: LinearCombination, number: float) -> LinearCombination:
+def multiply(combination: LinearCombination, number: float) -> LinearCombination:
     """Return a number times a sum of terms."""
-    return replace(form, terms=tuple(replace(term, alpha=term.alpha * number) for term in form.terms))
+    return replace(combination, terms=tuple(replace(term, alpha=term.alpha * number) for term in combination.terms))
 
 
 def crop(term: Term, channels: range) -> Term | None:
@@ -63,7 +63,7 @@ def crop(term: Term, channels: range) -> Term | None:
 
 
 def slice_of(
-    form: LinearCombination,
+    combination: LinearCombination,
     ndim: int,
     axis: int,
     size: int,
@@ -76,24 +76,24 @@ def slice_of(
     ``ndim``: number of the value's axes. ``size``: its size along ``axis``. ``entries``: numbers of the entries.
     """
     if entries == range(size):
-        return form
-    if axis == form.axis and entries.step == 1:
-        return _some_channels(form, entries)
-    if axis > form.axis and entries == range(0, size, entries.step):
-        return _every_nth_pixel(form, ndim - form.axis - 1, axis - form.axis - 1, entries.step)
+        return combination
+    if axis == combination.axis and entries.step == 1:
+        return _some_channels(combination, entries)
+    if axis > combination.axis and entries == range(0, size, entries.step):
+        return _every_nth_pixel(combination, ndim - combination.axis - 1, axis - combination.axis - 1, entries.step)
     return None
 
 
-def _some_channels(form: LinearCombination, channels: range) -> LinearCombination | None:
+def _some_channels(combination: LinearCombination, channels: range) -> LinearCombination | None:
     """Return some channels of a sum of identities; None if it has other terms."""
-    if not all(term.plain for term in form.terms):
+    if not all(term.plain for term in combination.terms):
         return None
-    cropped = [crop(term, channels) for term in form.terms]
-    return LinearCombination(tuple(term for term in cropped if term is not None), len(channels), form.axis)
+    cropped = [crop(term, channels) for term in combination.terms]
+    return LinearCombination(tuple(term for term in cropped if term is not None), len(channels), combination.axis)
 
 
 def _every_nth_pixel(
-    form: LinearCombination,
+    combination: LinearCombination,
     axes: int,
     axis: int,
     step: int,
@@ -101,17 +101,17 @@ def _every_nth_pixel(
     """Return every ``step``-th pixel along one of the spatial axes; None if a term is a layer or strided there."""
     ones = (1,) * axes
     terms = []
-    for term in form.terms:
+    for term in combination.terms:
         stride = list(term.stride or ones)
         if term.filter is not None or stride[axis] > 1:
             return None
         stride[axis] *= step
         terms.append(replace(term, stride=tuple(stride)))
-    return replace(form, terms=tuple(terms))
+    return replace(combination, terms=tuple(terms))
 
 
 def product_of_matrices(
-    form: LinearCombination,
+    combination: LinearCombination,
     layer: Layer,
     cout: int,
 ) -> LinearCombination | None:
@@ -119,17 +119,17 @@ def product_of_matrices(
 
     ``cout``: number of the product's outputs.
     """
-    if len(form.terms) != 1:
+    if len(combination.terms) != 1:
         return None
-    (first,) = form.terms
+    (first,) = combination.terms
     if first.filter is None or first.filter.layer.spatial or layer.spatial:
         return None
-    if len(first.rows) != form.width or len(first.columns) != first.filter.spec.cin:
+    if len(first.rows) != combination.width or len(first.columns) != first.filter.spec.cin:
         return None
 
     @cache
     def product_and_error() -> tuple[FloatArray, FloatArray]:
-        return _product_and_error(first, layer, form.width)
+        return _product_and_error(first, layer, combination.width)
 
     def load_product() -> FloatArray:
         product, _ = product_and_error()
@@ -148,7 +148,7 @@ def product_of_matrices(
         filter=Filter(product_layer, {}, spec, None),
         columns=first.columns,
     )
-    return LinearCombination((term,), cout, form.axis)
+    return LinearCombination((term,), cout, combination.axis)
 
 
 def _product_and_error(first: Term, layer: Layer, width: int) -> tuple[FloatArray, FloatArray]:

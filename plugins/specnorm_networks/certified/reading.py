@@ -60,7 +60,7 @@ class Value:
 class Reader:
     """Reads a graph; results are the attributes `values` and `escaping`.
 
-    Of a node the reader knows one of these: it is a sum of terms (`_forms`); it is a number times another node
+    Of a node the reader knows one of these: it is a sum of terms (`_combinations`); it is a number times another node
     (`_multiples`); or nothing. In the last case it becomes a value without a link when a link first reads it
     (`_values_without_link`).
     """
@@ -69,11 +69,12 @@ class Reader:
         self.scope = Scope(graph)
         self.nodes = graph.by_name
         self.readers = graph.readers()
+        """How often each node is read: by nodes, and as an output."""
         self.values: list[Value] = []
         """All values, each after those that it reads."""
         self.escaping: set[int] = set()
         """Numbers of the values that something other than a link reads."""
-        self._forms: dict[str, LinearCombination] = {}
+        self._combinations: dict[str, LinearCombination] = {}
         """Nodes as sums of terms."""
         self._values_without_link: dict[tuple[str, int], LinearCombination] = {}
         """Nodes that became values without a link, by the node and the axis of its channels."""
@@ -87,16 +88,18 @@ class Reader:
             self._escape(name)
 
     def _read(self, node: Node) -> None:
-        form = self._form_of_node(node) if node.inputs else None
-        if form is not None and len(form.terms) <= MOST_TERMS:
-            self._forms[node.name] = form
+        """Keep a node as a sum of terms; if it is none, note that something other than a link reads its inputs."""
+        combination = self._combination_of_node(node) if node.inputs else None
+        if combination is not None and len(combination.terms) <= MOST_TERMS:
+            self._combinations[node.name] = combination
             return
         if isinstance(node.operator, ops.Pad) and self._belongs_to_layers(node):
             return
         for name in node.inputs:
             self._escape(name)
 
-    def _form_of_node(self, node: Node) -> LinearCombination | None:
+    def _combination_of_node(self, node: Node) -> LinearCombination | None:
+        """Return a node as a sum of terms; None if it is none."""
         match node.operator:
             case ops.Convolution() as layer:
                 return self._layer(node, layer, 1.0)
@@ -133,17 +136,17 @@ class Reader:
         return is_read_by_nodes_alone and all(is_padded_layer(node, pad, source) for node in readers)
 
     # -- values ------------------------------------------------------------------------------------------------------
-    def _form(self, name: str, axis: int) -> LinearCombination | None:
+    def _combination(self, name: str, axis: int) -> LinearCombination | None:
         """Return a node as a sum with its channels on an axis; a node that is no sum becomes a value without a link.
 
         None if its channels are on another axis, or its shape is unknown.
         """
-        if name in self._forms:
-            form = self._forms[name]
-            return form if form.axis == axis else None
+        if name in self._combinations:
+            combination = self._combinations[name]
+            return combination if combination.axis == axis else None
         if name in self._multiples:
             source, number = self._multiples[name]
-            multiplied = self._form(source, axis)
+            multiplied = self._combination(source, axis)
             return None if multiplied is None else multiply(multiplied, number)
         shape = self.nodes[name].shape
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
@@ -170,40 +173,40 @@ class Reader:
     def _append_link(
         self,
         node: Node,
-        form: LinearCombination,
+        combination: LinearCombination,
         link: AffineMap,
     ) -> LinearCombination:
         """Add the value of a node that a link computes from a sum; return the sum that is that value alone."""
         self._mark_extendable(node)
-        return self._append_value(node.name, link.width, form.axis, link)
+        return self._append_value(node.name, link.width, combination.axis, link)
 
     def _mark_extendable(self, node: Node) -> None:
         """Note that a node is the value of a link, which the only reader of the node may extend."""
         if self.readers[node.name] == 1:
             self._extendable.add(node.name)
 
-    def _form_as_value(self, name: str, axis: int) -> LinearCombination | None:
+    def _combination_as_value(self, name: str, axis: int) -> LinearCombination | None:
         """Return a node as a sum that is a single value; any other sum becomes a value by a link without a function."""
-        form = self._form(name, axis)
-        if form is None or form.single_value is not None:
-            return form
-        ones = np.ones(form.width)  # the slopes of the identity
-        link = AffineMap(form.terms, form.width, (ones, ones), name)
-        self._forms[name] = self._append_link(self.nodes[name], form, link)
-        return self._forms[name]
+        combination = self._combination(name, axis)
+        if combination is None or combination.single_value is not None:
+            return combination
+        ones = np.ones(combination.width)  # the slopes of the identity
+        link = AffineMap(combination.terms, combination.width, (ones, ones), name)
+        self._combinations[name] = self._append_link(self.nodes[name], combination, link)
+        return self._combinations[name]
 
     def _escape(self, name: str) -> None:
         """Note that something other than a link reads a node."""
-        if name not in self._forms:
+        if name not in self._combinations:
             return
-        form = self._form_as_value(name, self._forms[name].axis)
-        assert form is not None  # for the type checker: the axis is its own
-        self.escaping.update(term.source for term in form.terms)
+        combination = self._combination_as_value(name, self._combinations[name].axis)
+        assert combination is not None  # for the type checker: the sum has its channels on that axis
+        self.escaping.update(term.source for term in combination.terms)
 
     def _extend_link(
         self,
         node: Node,
-        form: LinearCombination,
+        combination: LinearCombination,
         name: str,
         change: Callable[[AffineMap], AffineMap],
     ) -> LinearCombination | None:
@@ -211,9 +214,9 @@ class Reader:
 
         None if something else reads that value, too, or if no link computes it.
 
-        ``name``: the node that is read, whose form is ``form``. ``change``: returns the link with the node in it.
+        ``name``: the node that is read, which is ``combination``. ``change``: returns the link with the node in it.
         """
-        number = form.single_value
+        number = combination.single_value
         if number is None or name not in self._extendable or self.readers[name] != 1:
             return None
         link = self.values[number].link
@@ -221,24 +224,25 @@ class Reader:
             return None
         self.values[number] = replace(self.values[number], link=replace(change(link), end=node.name))
         self._mark_extendable(node)
-        return form
+        return combination
 
-    def _link_of(self, form: LinearCombination) -> AffineMap | None:
+    def _link_of(self, combination: LinearCombination) -> AffineMap | None:
         """Return the link of the single value that a sum is; None if it is more than that, or has no link."""
-        number = form.single_value
+        number = combination.single_value
         return None if number is None else self.values[number].link
 
-    def _repeat(self, form: LinearCombination) -> int:
+    def _repeat(self, combination: LinearCombination) -> int:
         """Return how many features each channel has become; 1 unless the value was flattened."""
-        link = self._link_of(form)
+        link = self._link_of(combination)
         return 1 if link is None else link.repeat
 
     def _unflattened(self, name: str) -> LinearCombination | None:
         """Return the sum that a node is; None if it is none, or was flattened, so that its channels have no axis."""
-        form = self._forms.get(name)
-        return form if form is not None and self._repeat(form) == 1 else None
+        combination = self._combinations.get(name)
+        return combination if combination is not None and self._repeat(combination) == 1 else None
 
     def _keeps_shape(self, node: Node, name: str) -> bool:
+        """Whether a node's value is known to have the shape of another one."""
         return node.shape is not None and node.shape == self.nodes[name].shape
 
     # -- layers ------------------------------------------------------------------------------------------------------
@@ -265,37 +269,37 @@ class Reader:
         except (SpecnormError, OSError):
             return None
         axis = len(source.shape) - 1 - layer.spatial
-        form = self._form(source.name, axis)
+        combination = self._combination(source.name, axis)
 
         # If nothing else reads the matrix before this one, their product needs no value between them.
-        if form is not None and self.readers[source.name] == 1:
-            product = product_of_matrices(form, layer, spec.cout)
+        if combination is not None and self.readers[source.name] == 1:
+            product = product_of_matrices(combination, layer, spec.cout)
             if product is not None:
                 return multiply(product, alpha)
         # A layer of multiples of values is a term for each of them. Any other sum becomes a value.
-        if form is not None:
-            are_multiples = all(replace(term, alpha=1.0).plain for term in form.terms)
-            if not (form.terms and are_multiples):
-                form = self._form_as_value(source.name, axis)
-        if form is None or form.width * self._repeat(form) != spec.cin:
+        if combination is not None:
+            are_multiples = all(replace(term, alpha=1.0).plain for term in combination.terms)
+            if not (combination.terms and are_multiples):
+                combination = self._combination_as_value(source.name, axis)
+        if combination is None or combination.width * self._repeat(combination) != spec.cin:
             return None
 
         layer_filter = Filter(layer, geometry, spec, spatial_sizes(source.shape, node.shape, layer.spatial))
-        terms = self._terms_of_filter(layer_filter, form, alpha)
+        terms = self._terms_of_filter(layer_filter, combination, alpha)
         return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
 
     def _terms_of_filter(
         self,
         layer_filter: Filter,
-        form: LinearCombination,
+        combination: LinearCombination,
         alpha: float,
     ) -> tuple[Term, ...]:
         """Return the terms of a layer that reads a sum of multiples of values: the same layer for each of them."""
         spec = layer_filter.spec
-        identities = form.terms
-        if self._repeat(form) > 1:  # the sum is one flattened value, of which the layer reads all features
+        identities = combination.terms
+        if self._repeat(combination) > 1:  # the sum is one flattened value, of which the layer reads all features
             every_feature = range(spec.cin)
-            identities = (replace(form.terms[0], reads=every_feature, rows=every_feature),)
+            identities = (replace(combination.terms[0], reads=every_feature, rows=every_feature),)
         return tuple(
             Term(
                 identity.source,
@@ -320,46 +324,47 @@ class Reader:
             return None
         if scale.values.size == 1:
             return self._multiply(node, name, float(scale.values.item()))
-        form = self._unflattened(name)
-        if form is None:
+        combination = self._unflattened(name)
+        if combination is None:
             return None
-        numbers = numbers_along(scale.values, form.axis, len(node.shape or ()))
-        if numbers is None or numbers.shape != (form.width,):
+        numbers = numbers_along(scale.values, combination.axis, len(node.shape or ()))
+        if numbers is None or numbers.shape != (combination.width,):
             return None
         if scale.exact:
-            with_other_slopes = self._multiply_slopes(node, form, numbers)
+            with_other_slopes = self._multiply_slopes(node, combination, numbers)
             if with_other_slopes is not None:
                 return with_other_slopes
-        if any(term.scale is not None for term in form.terms):
+        if any(term.scale is not None for term in combination.terms):
             return None
-        terms = tuple(replace(term, scale=numbers[term.rows.start : term.rows.stop]) for term in form.terms)
-        return replace(form, terms=terms)
+        terms = tuple(replace(term, scale=numbers[term.rows.start : term.rows.stop]) for term in combination.terms)
+        return replace(combination, terms=terms)
 
     def _multiply(self, node: Node, name: str, number: float) -> LinearCombination | None:
         """Return a number times a node; if the node is no sum, note the number and return None."""
-        if name not in self._forms:
+        if name not in self._combinations:
             self._multiples[node.name] = (name, number)
             return None
-        form = self._unflattened(name)
-        return None if form is None else multiply(form, number)
+        combination = self._unflattened(name)
+        return None if combination is None else multiply(combination, number)
 
     def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination | None:
         """Return a function of each entry: a new value, or the value before with one more function in its link."""
-        form = self._forms.get(node.inputs[0])
-        if form is None or len(node.inputs) != 1:
+        combination = self._combinations.get(node.inputs[0])
+        if combination is None or len(node.inputs) != 1:
             return None
-        slopes = function.by_channel(form.axis, form.width)
+        slopes = function.by_channel(combination.axis, combination.width)
         if slopes is None or not slopes[0].size:
             return None
         low, high = slopes
-        if form.single_value is not None:
-            return self._compose_slopes(node, form, (float(low.min()), float(high.max())))
-        return self._append_link(node, form, AffineMap(form.terms, form.width, (low, high), node.name))
+        if combination.single_value is not None:
+            return self._compose_slopes(node, combination, (float(low.min()), float(high.max())))
+        link = AffineMap(combination.terms, combination.width, (low, high), node.name)
+        return self._append_link(node, combination, link)
 
     def _compose_slopes(
         self,
         node: Node,
-        form: LinearCombination,
+        combination: LinearCombination,
         slopes: tuple[float, float],
     ) -> LinearCombination | None:
         """Return the value before with one more function, of slopes between two numbers, in its link."""
@@ -367,9 +372,8 @@ class Reader:
         def compose(link: AffineMap) -> AffineMap:
             if not link.direct or link.repeat > 1:
                 # The function follows pooling or flattening: its constant is a factor.
-                return replace(
-                    link, factor=follow_with(link.factor, of_slopes(self.scope, node, form.axis, form.width))
-                )
+                constant = of_slopes(self.scope, node, combination.axis, combination.width)
+                return replace(link, factor=follow_with(link.factor, constant))
             products = [
                 link.slopes[0] * slopes[0],
                 link.slopes[0] * slopes[1],
@@ -380,22 +384,22 @@ class Reader:
             high = np.maximum.reduce(products)
             return replace(link, slopes=(round_but_zero(host.next_down, low), round_but_zero(host.next_up, high)))
 
-        return self._extend_link(node, form, node.inputs[0], compose)
+        return self._extend_link(node, combination, node.inputs[0], compose)
 
     def _multiply_slopes(
         self,
         node: Node,
-        form: LinearCombination,
+        combination: LinearCombination,
         numbers: FloatArray,
     ) -> LinearCombination | None:
         """Return the value before with the slopes of its link multiplied by numbers, so that no new value is needed."""
-        link = self._link_of(form)
+        link = self._link_of(combination)
         if link is None or not link.direct or link.groups is not None:
             return None
         ends = [end * numbers for end in link.slopes]
         low = round_but_zero(host.next_down, np.minimum(*ends))
         high = round_but_zero(host.next_up, np.maximum(*ends))
-        return self._extend_link(node, form, node.inputs[0], lambda last: replace(last, slopes=(low, high)))
+        return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=(low, high)))
 
     def _sort(
         self,
@@ -408,34 +412,34 @@ class Reader:
         a reflection). It counts as a function with slopes in [-1, 1].
         """
         name = node.inputs[0]
-        form = self._unflattened(name)
-        if form is None or not self._keeps_shape(node, name):
+        combination = self._unflattened(name)
+        if combination is None or not self._keeps_shape(node, name):
             return None
         norm = sort.norm if isinstance(sort, ops.Reflection) else 1.0
         if norm is None:
             return None
-        slopes = np.full(form.width, norm)
-        groups = group_of_channels(sort, form.width, form.axis)
-        link = AffineMap(form.terms, form.width, (-slopes, slopes), node.name, groups=groups)
-        return self._append_link(node, form, link)
+        slopes = np.full(combination.width, norm)
+        groups = group_of_channels(sort, combination.width, combination.axis)
+        link = AffineMap(combination.terms, combination.width, (-slopes, slopes), node.name, groups=groups)
+        return self._append_link(node, combination, link)
 
     def _both_signs(self, node: Node, parts: ops.SignParts) -> LinearCombination | None:
         """Return positive and negative part of each channel, the ReLU of its multiples by 1 and -1: two channels."""
-        form = self._unflattened(node.inputs[0])
-        if form is None or parts.axis != form.axis:
+        combination = self._unflattened(node.inputs[0])
+        if combination is None or parts.axis != combination.axis:
             return None
         signs = (-1.0, 1.0) if parts.negative_first else (1.0, -1.0)
         terms = []
         for number, sign in enumerate(signs):
-            terms += [shift_rows(term, number * form.width) for term in multiply(form, sign).terms]
-        width = 2 * form.width
+            terms += [shift_rows(term, number * combination.width) for term in multiply(combination, sign).terms]
+        width = 2 * combination.width
         link = AffineMap(tuple(terms), width, (np.zeros(width), np.ones(width)), node.name)
-        return self._append_link(node, form, link)
+        return self._append_link(node, combination, link)
 
     def _side_by_side(self, node: Node, functions: ops.SideBySide) -> LinearCombination | None:
         """Return several functions of each channel, joined along the axis of the channels: one channel for each."""
-        form = self._unflattened(node.inputs[0])
-        if form is None or functions.new or functions.axis != form.axis:
+        combination = self._unflattened(node.inputs[0])
+        if combination is None or functions.new or functions.axis != combination.axis:
             return None
         proof = functions.proof
         if isinstance(proof, str):  # the reason why nothing is proven
@@ -443,12 +447,12 @@ class Reader:
         count = len(functions.outputs)
         terms = []
         for number in range(count):
-            terms += [shift_rows(term, number * form.width) for term in form.terms]
+            terms += [shift_rows(term, number * combination.width) for term in combination.terms]
         # The constants of entries may differ: the slopes of all of them count.
-        low = np.repeat(proof.low.min(axis=1), form.width)
-        high = np.repeat(proof.high.max(axis=1), form.width)
-        link = AffineMap(tuple(terms), count * form.width, (low, high), node.name)
-        return self._append_link(node, form, link)
+        low = np.repeat(proof.low.min(axis=1), combination.width)
+        high = np.repeat(proof.high.max(axis=1), combination.width)
+        link = AffineMap(tuple(terms), count * combination.width, (low, high), node.name)
+        return self._append_link(node, combination, link)
 
     # -- sums and shapes ---------------------------------------------------------------------------------------------
     def _add(self, node: Node, add: ops.Add) -> LinearCombination | None:
@@ -462,26 +466,28 @@ class Reader:
         if len(summands) == 1:
             ((name, weight),) = summands
             return self._same_sum(node, name) if weight == 1 else self._multiply(node, name, weight)
-        axes = {self._forms[name].axis for name, _ in summands if name in self._forms}
+        axes = {self._combinations[name].axis for name, _ in summands if name in self._combinations}
         if len(axes) != 1:
             return None
         (axis,) = axes
-        forms = self._unflattened_forms([name for name, _ in summands], axis)
-        if forms is None or len({form.width for form in forms}) > 1:
+        combinations = self._unflattened_combinations([name for name, _ in summands], axis)
+        if combinations is None or len({combination.width for combination in combinations}) > 1:
             return None
         terms: list[Term] = []
-        for form, (_, weight) in zip(forms, summands, strict=True):
-            terms += multiply(form, weight).terms
-        return replace(forms[0], terms=tuple(terms))
+        for combination, (_, weight) in zip(combinations, summands, strict=True):
+            terms += multiply(combination, weight).terms
+        return replace(combinations[0], terms=tuple(terms))
 
-    def _unflattened_forms(self, names: list[str], axis: int) -> list[LinearCombination] | None:
+    def _unflattened_combinations(self, names: list[str], axis: int) -> list[LinearCombination] | None:
         """Return nodes as sums with their channels on an axis; None if one is no such sum.
 
         Even then, each node that is no sum becomes a value.
         """
-        forms = [self._form(name, axis) for name in names]
-        unflattened = [form for form in forms if form is not None and self._repeat(form) == 1]
-        return unflattened if len(unflattened) == len(forms) else None
+        combinations = [self._combination(name, axis) for name in names]
+        unflattened = [
+            combination for combination in combinations if combination is not None and self._repeat(combination) == 1
+        ]
+        return unflattened if len(unflattened) == len(combinations) else None
 
     def _same_sum(self, node: Node, name: str) -> LinearCombination | None:
         """Return the sum of a node that differs from an earlier node by constants alone: the sum of that one.
@@ -490,16 +496,16 @@ class Reader:
 
         ``name``: the earlier node.
         """
-        form = self._forms.get(name)
-        if form is None or name not in self._extendable or self.readers[node.name] != 1:
-            return form
-        return self._extend_link(node, form, name, lambda link: link)
+        combination = self._combinations.get(name)
+        if combination is None or name not in self._extendable or self.readers[node.name] != 1:
+            return combination
+        return self._extend_link(node, combination, name, lambda link: link)
 
     def _concatenate(self, node: Node, axis: int) -> LinearCombination | None:
-        if node.shape is None or not any(name in self._forms for name in node.inputs):
+        if node.shape is None or not any(name in self._combinations for name in node.inputs):
             return None
-        forms = self._unflattened_forms(list(node.inputs), axis)
-        if forms is None:
+        combinations = self._unflattened_combinations(list(node.inputs), axis)
+        if combinations is None:
             return None
         expected = (*node.shape[:axis], *node.shape[axis + 1 :])
         for name in node.inputs:
@@ -508,9 +514,9 @@ class Reader:
                 return None
         terms: list[Term] = []
         width = 0
-        for form in forms:
-            terms += [shift_rows(term, width) for term in form.terms]
-            width += form.width
+        for combination in combinations:
+            terms += [shift_rows(term, width) for term in combination.terms]
+            width += combination.width
         return LinearCombination(tuple(terms), width, axis) if width == node.shape[axis] else None
 
     def _slice(self, node: Node, cut: ops.Slice) -> LinearCombination | None:
@@ -518,28 +524,28 @@ class Reader:
         before = self.nodes[name].shape
         if before is None or len(before) < 3:
             return None  # slices of values without spatial axes make no bound smaller
-        form = self._forms[name] if name in self._forms else self._form(name, 1)
+        combination = self._combinations[name] if name in self._combinations else self._combination(name, 1)
         for axis, start, stop, step in cut.parts:
             size = before[axis]
-            if form is None or step < 1:
+            if combination is None or step < 1:
                 return None
-            form = slice_of(form, len(before), axis, size, range(size)[slice(start, stop, step)])
-        return form
+            combination = slice_of(combination, len(before), axis, size, range(size)[slice(start, stop, step)])
+        return combination
 
     def _reshape(self, node: Node) -> LinearCombination | None:
         """Return the value of a reshape: the same value, or one whose pixels became features (flattening)."""
         name = node.inputs[0]
         if self._keeps_shape(node, name):
             return self._same_sum(node, name)
-        if name not in self._forms:
+        if name not in self._combinations:
             return None
-        form = self._form_as_value(name, self._forms[name].axis)
-        if form is None or form.axis != 1:
+        combination = self._combination_as_value(name, self._combinations[name].axis)
+        if combination is None or combination.axis != 1:
             return None
-        repeat = features_of_channel(self.nodes[name].shape, node.shape, form.width)
+        repeat = features_of_channel(self.nodes[name].shape, node.shape, combination.width)
         if repeat is None:
             return None
-        return self._extend_link(node, form, name, lambda link: replace(link, repeat=repeat, direct=False))
+        return self._extend_link(node, combination, name, lambda link: replace(link, repeat=repeat, direct=False))
 
     def _pad(self, node: Node, pad: ops.Pad) -> LinearCombination | None:
         """Return a sum that is padded with channels of zeros before and behind.
@@ -550,29 +556,38 @@ class Reader:
         before = self.nodes[name].shape
         if before is None or self._belongs_to_layers(node):
             return None
-        form = self._forms.get(name)
+        combination = self._combinations.get(name)
         first_axis = len(before) - len(pad.pads)
         padded_axes = [axis for axis, pair in enumerate(pad.pads, first_axis) if any(pair)]
         if not padded_axes:
             return self._same_sum(node, name)
-        if form is None or pad.mode != "zeros" or padded_axes != [form.axis]:
+        if combination is None or pad.mode != "zeros" or padded_axes != [combination.axis]:
             return self._follow_channelwise(node)
-        zeros_before, zeros_behind = pad.pads[form.axis - first_axis]
-        terms = tuple(shift_rows(term, zeros_before) for term in form.terms)
-        return LinearCombination(terms, zeros_before + form.width + zeros_behind, form.axis)
+        zeros_before, zeros_behind = pad.pads[combination.axis - first_axis]
+        terms = tuple(shift_rows(term, zeros_before) for term in combination.terms)
+        return LinearCombination(terms, zeros_before + combination.width + zeros_behind, combination.axis)
 
     def _follow_channelwise(self, node: Node) -> LinearCombination | None:
         """Return the value before, followed by an operator that treats each channel by itself, and all alike."""
         name = node.inputs[0]
         before = self.nodes[name].shape
-        if name not in self._forms or len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
+        if (
+            name not in self._combinations
+            or len(node.inputs) != 1
+            or not keeps_channels(node.operator, before, node.shape)
+        ):
             return None
         try:
             factor = of_operator(self.scope, node, [identity(self.scope, name)], ops.Place((before,), node.shape))
         except ops.NoBoundError:
             return None
-        form = self._form_as_value(name, self._forms[name].axis)
-        if form is None or form.axis != 1 or self._repeat(form) > 1 or not np.isfinite(factor.value):
+        combination = self._combination_as_value(name, self._combinations[name].axis)
+        if (
+            combination is None
+            or combination.axis != 1
+            or self._repeat(combination) > 1
+            or not np.isfinite(factor.value)
+        ):
             return None
         average = average_of(node.operator, before, factor)
 
@@ -581,4 +596,4 @@ class Reader:
             first_average = average if link.direct else None
             return replace(link, factor=follow_with(link.factor, factor), direct=False, average=first_average)
 
-        return self._extend_link(node, form, name, follow)
+        return self._extend_link(node, combination, name, follow)

@@ -299,7 +299,7 @@ def lied_to() -> object:
 
 
 NETWORK_CHECKS = {
-    "Branches._together": branches, "Branches._matrix": branches,
+    "Branches._constant_by_weights": branches, "Branches._norm_of_matrix": branches,
     "constant_of_factor": constants,
     "follow_with": constants,
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,7 @@ def prove(plan: Plan) -> Proof | str:
 
 
 def _prove(plan: Plan) -> Proof | str:
+    """Return the slopes of a program, or the reason why there is no proof; with the tails that give the best slopes."""
     flat, function_numbers = plan.distinct_functions
     count = int(function_numbers.max(initial=0)) + 1
     if count > FUNCTIONS:
@@ -113,7 +115,7 @@ def _prove_between(
     ends: tuple[float, float],
     tails: _Tails | None,
 ) -> tuple[Proof | str, float]:
-    """Prove the slopes between two numbers, and with the tails beyond them, if there are any.
+    """Prove the slopes of ``count`` functions between two numbers, and with the tails beyond them, if there are any.
 
     Returns
     -------
@@ -173,7 +175,7 @@ def _tails(plan: Plan, count: int, start: float) -> _Tails | None:
 class _Search:
     """A search over cells of all functions: it divides the cells that may contain the largest or the smallest slope.
 
-    ``which`` numbers the function of each cell.
+    A cell is an interval of the argument of one function, whose number is ``function_of_cell``.
     """
 
     def __init__(
@@ -193,24 +195,19 @@ class _Search:
         self.attained_low = np.full((outputs, count), math.inf)
         self.attained_high = np.full((outputs, count), -math.inf)
         self.attained_square_sum = np.zeros(count)
-        edges = _edges(plan, *ends)
-        self.cells = (
-            np.tile(edges[:-1], count),
-            np.tile(edges[1:], count),
-            np.repeat(np.arange(count), len(edges) - 1),
-        )
+        self.ends = ends
 
     def prove(self) -> Proof | str:
         """Divide cells in rounds; return the slopes that this proves."""
-        low, high, which = self.cells
+        low, high, function_of_cell = _first_cells(self.plan, self.count, *self.ends)
         work = WORK * self.count
         for rounds_left in reversed(range(ROUNDS)):
-            bounds = bounds_by_branches(self.plan, low, high, which)
-            self._note_attained(bounds, which)
+            bounds = bounds_by_branches(self.plan, low, high, function_of_cell)
+            self._note_attained(bounds, function_of_cell)
             work -= len(low)
             may_go_on = rounds_left > 0 and work > 0
             can_be_divided = host.next_up(low) < high
-            divides = self._may_hold_an_extreme(bounds, which) & can_be_divided & may_go_on
+            divides = self._may_hold_an_extreme(bounds, function_of_cell) & can_be_divided & may_go_on
             if divides.sum() > CELLS * self.count:
                 # Cells with the largest sums of squares come first.
                 order = np.argsort(-np.where(divides, bounds.square_sum, -math.inf), kind="stable")
@@ -218,10 +215,10 @@ class _Search:
             # If a small cell has no bound, smaller ones will have none.
             is_hopeless = ~np.isfinite(bounds.square_sum) & (high - low <= HOPELESS_WIDTH * np.maximum(1.0, abs(low)))
             divides &= not is_hopeless.any()
-            self._settle(bounds, which, ~divides)
+            self._settle(bounds, function_of_cell, ~divides)
             if not divides.any():
                 break
-            low, high, which = _divide(low[divides], high[divides], which[divides])
+            low, high, function_of_cell = _divide(low[divides], high[divides], function_of_cell[divides])
         if not (np.isfinite(self.low).all() and np.isfinite(self.high).all() and np.isfinite(self.square_sum).all()):
             return "its slope has no bound that is known here"
         steepest = np.maximum(abs(self.low), abs(self.high))
@@ -235,21 +232,21 @@ class _Search:
         """Largest slope, all outputs together, that is attained (not proven)."""
         return math.sqrt(float(self.attained_square_sum.max()))
 
-    def _note_attained(self, bounds: CurveBounds, which: NDArray[np.intp]) -> None:
+    def _note_attained(self, bounds: CurveBounds, function_of_cell: NDArray[np.intp]) -> None:
         """Note slopes that are attained: in each cell, a slope between its lower and its upper bound is."""
         for output in range(len(bounds.low_slope)):
             low = bounds.low_slope[output]
             high = bounds.high_slope[output]
             is_finite = np.isfinite(low) & np.isfinite(high)
-            np.minimum.at(self.attained_low[output], which[is_finite], high[is_finite])
-            np.maximum.at(self.attained_high[output], which[is_finite], low[is_finite])
+            np.minimum.at(self.attained_low[output], function_of_cell[is_finite], high[is_finite])
+            np.maximum.at(self.attained_high[output], function_of_cell[is_finite], low[is_finite])
         contains_0 = (bounds.low_slope <= 0) & (bounds.high_slope >= 0)
         smallest = np.where(contains_0, 0.0, np.minimum(abs(bounds.low_slope), abs(bounds.high_slope)))
         square_sum = np.square(smallest).sum(axis=0)
         is_finite = np.isfinite(square_sum)
-        np.maximum.at(self.attained_square_sum, which[is_finite], square_sum[is_finite])
+        np.maximum.at(self.attained_square_sum, function_of_cell[is_finite], square_sum[is_finite])
 
-    def _may_hold_an_extreme(self, bounds: CurveBounds, which: NDArray[np.intp]) -> NDArray[np.bool_]:
+    def _may_hold_an_extreme(self, bounds: CurveBounds, function_of_cell: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Return which cells have slopes beyond the attained and the settled ones by more than the tolerance."""
         least = np.minimum(self.attained_low, self.low)
         most = np.maximum(self.attained_high, self.high)
@@ -258,19 +255,30 @@ class _Search:
         tolerance = RTOL * np.maximum(abs(finite_least), abs(finite_most))
         if len(bounds.low_slope) > 1:
             largest = np.maximum(self.attained_square_sum, self.square_sum)
-            is_beyond = bounds.square_sum > (largest * (1 + 2 * RTOL))[which]
+            is_beyond = bounds.square_sum > (largest * (1 + 2 * RTOL))[function_of_cell]
         else:
-            below = bounds.low_slope < (least - tolerance)[:, which]
-            above = bounds.high_slope > (most + tolerance)[:, which]
+            below = bounds.low_slope < (least - tolerance)[:, function_of_cell]
+            above = bounds.high_slope > (most + tolerance)[:, function_of_cell]
             is_beyond = (below | above).any(axis=0)
         return np.asarray(is_beyond | ~np.isfinite(bounds.square_sum))
 
-    def _settle(self, bounds: CurveBounds, which: NDArray[np.intp], settled: NDArray[np.bool_]) -> None:
+    def _settle(self, bounds: CurveBounds, function_of_cell: NDArray[np.intp], settled: NDArray[np.bool_]) -> None:
         """Take the bounds of cells that are not divided further into the proof."""
         for output in range(len(bounds.low_slope)):
-            np.minimum.at(self.low[output], which[settled], bounds.low_slope[output][settled])
-            np.maximum.at(self.high[output], which[settled], bounds.high_slope[output][settled])
-        np.maximum.at(self.square_sum, which[settled], bounds.square_sum[settled])
+            np.minimum.at(self.low[output], function_of_cell[settled], bounds.low_slope[output][settled])
+            np.maximum.at(self.high[output], function_of_cell[settled], bounds.high_slope[output][settled])
+        np.maximum.at(self.square_sum, function_of_cell[settled], bounds.square_sum[settled])
+
+
+Cells: TypeAlias = tuple[FloatArray, FloatArray, NDArray[np.intp]]
+"""Lower ends, upper ends, and numbers of the functions of some cells."""
+
+
+def _first_cells(plan: Plan, count: int, low: float, high: float) -> Cells:
+    """Return the cells between two numbers, of each of ``count`` functions."""
+    edges = _edges(plan, low, high)
+    function_of_cell = np.repeat(np.arange(count), len(edges) - 1)
+    return np.tile(edges[:-1], count), np.tile(edges[1:], count), function_of_cell
 
 
 def _edges(plan: Plan, low: float, high: float) -> FloatArray:
@@ -285,29 +293,28 @@ def _edges(plan: Plan, low: float, high: float) -> FloatArray:
 def _divide(
     low: FloatArray,
     high: FloatArray,
-    which: NDArray[np.intp],
-) -> tuple[FloatArray, FloatArray, NDArray[np.intp]]:
-    """Return the ends of the parts of cells, and the number of each part's function."""
+    function_of_cell: NDArray[np.intp],
+) -> Cells:
+    """Return the parts of cells, which are `PARTS` times as many."""
     share = np.arange(1, PARTS) / PARTS
     inner = np.clip(low + share[:, None] * (high - low), low, high)
     edges = np.maximum.accumulate(np.concatenate([low[None], inner, high[None]]), axis=0)
-    return edges[:-1].reshape(-1), edges[1:].reshape(-1), np.tile(which, PARTS)
+    return edges[:-1].reshape(-1), edges[1:].reshape(-1), np.tile(function_of_cell, PARTS)
 
 
 # -- jumps -------------------------------------------------------------------------------------------------------------
 def _discontinuity(plan: Plan, count: int, low: float, high: float) -> str | None:
     """Return a sentence where a function may jump; None if all are proven to be continuous between two numbers."""
-    edges = _edges(plan, low, high)
-    left = np.tile(edges[:-1], count)
-    right = np.tile(edges[1:], count)
-    which = np.repeat(np.arange(count), len(edges) - 1)
+    left, right, function_of_cell = _first_cells(plan, count, low, high)
     switches = [number for number, switch in enumerate(plan.switches) if switch.jumps]
     for _ in range(HALVINGS):
-        evaluation = evaluate(plan.of_functions(which), enclosing((left, right)))
+        evaluation = evaluate(plan.of_functions(function_of_cell), enclosing((left, right)))
         crossed = np.flatnonzero(evaluation.undecided[switches].any(axis=0))
         cells = []
         for cell in crossed.tolist():
-            if not _is_continuous(plan, evaluation, cell, float(left[cell]), float(right[cell]), int(which[cell])):
+            if not _is_continuous(
+                plan, evaluation, cell, float(left[cell]), float(right[cell]), int(function_of_cell[cell])
+            ):
                 cells.append(cell)
         if not cells:
             return None
@@ -315,7 +322,7 @@ def _discontinuity(plan: Plan, count: int, low: float, high: float) -> str | Non
         inner = (left[cells] < middle) & (middle < right[cells])
         if len(cells) > MOST_JUMPS or not inner.all():
             break
-        which = np.tile(which[cells], 2)
+        function_of_cell = np.tile(function_of_cell[cells], 2)
         left = np.concatenate([left[cells], middle])
         right = np.concatenate([middle, right[cells]])
     return f"it may jump where its argument is near {float(left[cells[0]]):.6g}"
