@@ -105,7 +105,7 @@ class TorchBackend(TorchArrays):
         state: tuple[Array, ...],
         sweeps: int | Array,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Take a training step of a program, and add the derivative; a compiled graph may compute the number of sweeps.
+        """Take a training step of a program, and add the derivative. Compiled graphs may compute the sweeps.
 
         Under compilers and transformations the step is an operator, and the gradient is multiplied by the kernels. In
         plain eager calls both would cost as much as the arithmetic, so the program is run directly.
@@ -113,20 +113,14 @@ class TorchBackend(TorchArrays):
         constant_state = tuple(x.detach() for x in state)
         if not self.changes(kernels, *state):
             value, gradient, new_state = program.step(
-                kernels.detach(),
-                constant_state,
-                sweeps=int(sweeps),
-                backend=self,
+                kernels.detach(), constant_state, sweeps=int(sweeps), backend=self
             )
             return derivatives.with_gradient(kernels, value, gradient), new_state
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
         sweeps_tensor = torch.as_tensor(sweeps, device="cpu")
         value, gradient, *new_arrays = operators.step(
-            kernels.detach(),
-            list(constant_state),
-            program.key,
-            sweeps_tensor,
+            kernels.detach(), list(constant_state), program.key, sweeps_tensor
         )
         return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(new_arrays)
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function
 
 from specnorm.errors import MethodError, SecondDerivativeError
@@ -28,18 +26,34 @@ def refuse_second_derivatives() -> None:
 
 
 def _derivative_levels() -> int:
-    """Return the number of active ``torch.func`` differentiations.
+    """Return the number of active ``torch.func`` differentiations: each wraps a new tensor, and ``vmap`` does not.
 
-    Torch (2.13) has no public function for it. Without this check, a compiled gradient of a gradient would be 0 instead
-    of an error.
+    Without this check, a compiled gradient of a gradient would be 0 instead of an error (torch 2.13).
     """
-    stack = retrieve_all_functorch_interpreters()
-    return sum(level.key() in (TransformType.Grad, TransformType.Jvp) for level in stack)
+    levels = 0
+    tensor = torch.zeros((), device="cpu")
+    while (inner := torch.func.debug_unwrap(tensor, recurse=False)) is not tensor:
+        tensor = inner
+        levels += 1
+    return levels
 
 
 # Dynamo reads this mark: it calls the function while tracing. `torch.compiler.assume_constant_result` sets the same
 # mark, but imports torch._dynamo, which takes as long as importing torch.
 _derivative_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def first_order(kernels: Tensor) -> Tensor:
+    """Return kernels that can be differentiated only once: a second derivative raises an error.
+
+    If Dynamo traces a Function, the saved tensors have no graph, and the second derivative misses a term with
+    ``torch.compile(backend="eager")`` (torch 2.13). So compiled code takes an operator, which is not traced. Inside of
+    ``torch.func`` differentiations `refuse_second_derivatives` raises the error.
+    """
+    is_compiled = torch.compiler.is_compiling() and _derivative_levels() == 0
+    identity: Any = _first_order if is_compiled else _FirstOrder.apply
+    kernels_once: Tensor = identity(kernels)
+    return kernels_once
 
 
 class _WithoutDerivative(Function):
@@ -173,8 +187,6 @@ with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _WithGradient.apply
 """Called with (kernels (n, *shape), values (n,), gradients (n, *shape)): the values, with these derivatives."""
 scaled: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _Scaled.apply
 """Called with (kernels, factor, slope, gradient), see `_Scaled`: the kernels times the factor."""
-first_order: Callable[[Tensor], Tensor] = _FirstOrder.apply
-"""Called with a tensor: the same tensor, which can be differentiated only once."""
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative.apply
 """Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""
 
@@ -201,3 +213,31 @@ def _guard_vmap(
 
 
 _guard.register_autograd(_Guard.backward)
+
+
+@torch.library.custom_op("specnorm::first_order", mutates_args=())
+def _first_order(kernels: Tensor) -> Tensor:
+    """`_FirstOrder` for compilers."""
+    return kernels.clone()
+
+
+@_first_order.register_fake
+def _first_order_fake(kernels: Tensor) -> Tensor:
+    return torch.empty_like(kernels)
+
+
+@_first_order.register_vmap
+def _first_order_vmap(_info: Any, in_dims: tuple[int, ...], kernels: Tensor) -> tuple[Tensor, int]:
+    return _first_order(kernels), in_dims[0]
+
+
+def _save_kernels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _FirstOrder.setup_context(ctx, inputs, output)
+
+
+def _guarded_backward(ctx: Any, gradient: Tensor) -> Tensor:
+    guarded_gradient: Tensor = _guard(gradient, ctx.saved_tensors[0])
+    return guarded_gradient
+
+
+_first_order.register_autograd(_guarded_backward, setup_context=_save_kernels)

@@ -123,11 +123,11 @@ def _evaluate_vmap(
 def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: Tensor) -> list[Tensor]:
     """Take a training step of a program: value, gradient and new state for kernels (*batch, *shape).
 
-    ``sweeps`` is an integer in a tensor on the host, so that a compiled graph can compute the number of sweeps.
+    The number of sweeps is a tensor on the host, so that a compiled graph can count its passes.
     """
     plan = cast("SteppedProgram", program(key))
     value, gradient, new_state = plan.step(kernels, tuple(state), sweeps=int(sweeps), backend=ARRAYS)
-    # Copies: an operator must not return an input or a view of one, and without sweeps the new state is the given one.
+    # Copies, since an operator must not return its input: without sweeps the new state is the given one.
     return [value.clone(), gradient.clone(), *(x.clone() for x in new_state)]
 
 
