@@ -260,9 +260,11 @@ def _to_dict(answer: Accuracy) -> dict[str, Any]:
     """Return the answer in plain data."""
     radii = []
     for radius, counts in answer.counts():
-        counts_by_state = dict(zip(_STATES, counts, strict=True))
-        share = counts_by_state["safe"] / len(answer.samples)
-        radii.append({"radius": radius, **counts_by_state, "certified": share})
+        row: dict[str, float] = {"radius": radius}
+        for state, count in zip(_STATES, counts, strict=True):
+            row[state] = count
+        row["certified"] = row["safe"] / len(answer.samples)
+        radii.append(row)
     return {
         "version": specnorm.__version__,
         "model": visible(answer.model),

@@ -20,6 +20,10 @@ WIDTHS = (2**20, 4096, 2048, 1024, 512)
 limit for which search and proof are affordable."""
 SOME_STEPS = 20
 """Number of steps of the search that have to be affordable."""
+ROOM = 1.2
+"""Expected seconds of a proof are multiplied by this number for the time that a search leaves to the proof."""
+LEFT_TO_PROOF = 0.4
+"""Least share of the time that a search leaves to the proof."""
 Parts = Sequence[tuple[int, int]]
 """Pairs (first, last), in order: the links ``first:last`` of a run are bounded together."""
 
@@ -87,12 +91,15 @@ class _Searching(Method):
         share: float,
         clock: Clock,
     ) -> list[list[FloatArray]]:
-        """Search by gradient steps, and by Newton steps for matrices."""
+        """Search by gradient steps, and by Newton steps for matrices, and leave time for the proof."""
+        proof = ROOM * proof_products(run, parts) / RATE
+        until = clock.before(max(proof, LEFT_TO_PROOF * clock.left))
         try:
             with np.errstate(all="ignore"):
-                proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, clock)
+                proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, until)
         except (np.linalg.LinAlgError, ValueError, ArithmeticError):
             return []  # a kernel is zero or empty, or its numbers are too large or too small to search with
+        clock.has_cut |= until.expired
         return [weights for weights in proposals if all(map(usable, weights))]
 
     def begins_at(self, run: Subnetwork) -> float:

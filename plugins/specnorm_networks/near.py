@@ -36,7 +36,7 @@ from specnorm_networks.checking import Checked
 from specnorm_networks.checking import check as compare
 from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Product
+from specnorm_networks.methods import Method, Multipliers, Product, Scaled
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
 ROUNDS = 3
@@ -47,6 +47,7 @@ ENTRIES = 8192
 """Largest number of entries of pointwise functions and maxima for which ranges come from linear bounds."""
 
 
+@Clock.counting_work()
 def bound(
     graph: Graph,
     measure: Measure | None = None,
@@ -80,9 +81,10 @@ def bound(
         Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
         before it is returned; ``checked`` says what was compared.
     budget : float, optional
-        Time limit in seconds for searches and proofs; the comparison is not counted. When it is reached, the best
-        bound proven so far is returned, ``status`` says so, and another run may return another number. None means no
-        limit.
+        Seconds for searches and proofs; the comparison is not counted. On a busy machine they are those of its
+        processors, so that the answer is that of an idle one. When they end, the best bound proven so far is returned,
+        ``status`` says so, and another run may return another number. The method's own ``seconds`` are no more than
+        these. None means no limit.
 
     Raises
     ------
@@ -106,6 +108,8 @@ def bound(
             checked = compare(graph, read, region)
     ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
+    if budget is not None and isinstance(method, (Scaled, Multipliers)):
+        method = replace(method, seconds=min(method.seconds, budget))
     if ball is None:
         answers = _everywhere(graph, measure, method)
         answer = _smallest(answers)
@@ -118,7 +122,8 @@ def bound(
         ranges_on_ball = ranges_near(graph, ball, measure)
         answers = [*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_on_ball)]
         answer = _smallest(answers)
-    status = COMPLETE if not measure.clock.expired else f"budget: {budget:g} s ended; the best proven by then"
+    is_complete = not (measure.clock.has_cut or measure.clock.expired)
+    status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
     if check:
         with keep_linear_maps():
             pairs, reached = attack(read, answer, region, ranges_on_ball or {})
@@ -200,9 +205,13 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
 
 def _lacks_channels(graph: Graph, layers: int) -> bool:
     """Whether a run flattens channels, or not all of the network's ``layers`` layers are in runs."""
-    links = [link for run in runs(prepare(graph)) for link in run.links]
-    layers_in_runs = sum(term.filter is not None for link in links for term in link.terms)
-    return any(link.repeat > 1 for link in links) or layers_in_runs < layers
+    layers_in_runs = 0
+    for run in runs(prepare(graph)):
+        for link in run.links:
+            if link.repeat > 1:
+                return True
+            layers_in_runs += sum(term.filter is not None for term in link.terms)
+    return layers_in_runs < layers
 
 
 def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> NetworkBound:

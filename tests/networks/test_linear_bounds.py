@@ -179,7 +179,7 @@ def steepest(f: Callable[[Array], Array], x: Array, row: Array) -> Array:
     return np.stack([row @ (f(x + 1e-6 * e) - f(x - 1e-6 * e)) for e in units]).reshape(x.shape) / 2e-6
 
 
-def test_programs_at_random() -> None:
+def test_no_output_of_random_programs_is_below_its_bound() -> None:
     """Of every operator that ONNX has here, against its own reference: no output below its bound."""
     pytest.importorskip("onnx", exc_type=ImportError)
     from networks.compositions.claims import Region

@@ -81,7 +81,7 @@ def _only_chooses(proto: Any, opset: int, output: int) -> bool:
     if not schema.outputs:
         return False
     type_name = schema.outputs[min(output, len(schema.outputs) - 1)].type_str
-    allowed_types = [type_name]
+    allowed_types: Sequence[str] = [type_name]
     for constraint in schema.type_constraints:
         if constraint.type_param_str == type_name:
             allowed_types = constraint.allowed_type_strs
