@@ -32,21 +32,21 @@ class Computed:
 
     @property
     def value(self) -> NDArray[np.float64]:
-        """The same numbers in float64."""
+        """The value in float64."""
         return self.array.astype(np.float64, copy=False)
 
 
-def equal_but_for_rounding(one: Computed, other: Computed) -> bool:
+def equal_but_for_rounding(first: Computed, second: Computed) -> bool:
     """Whether two results of a whole network agree to about the square root of the unit roundoff.
 
-    Differences are relative to the entry, or to the largest entry, of ``other``.
+    Differences are relative to the entry, or to the largest entry, of ``second``.
     """
-    if one.value.shape != other.value.shape:
+    if first.value.shape != second.value.shape:
         return False
-    near = math.sqrt(2 * max(one.unit, other.unit))
+    tolerance = math.sqrt(2 * max(first.unit, second.unit))
     with np.errstate(all="ignore"):
-        size = float(np.max(np.where(np.isfinite(other.value), abs(other.value), 0.0), initial=0.0))
-    return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)
+        largest = float(np.max(np.where(np.isfinite(second.value), abs(second.value), 0.0), initial=0.0))
+    return np.allclose(first.value, second.value, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
 
 
 class Trial(Protocol):
