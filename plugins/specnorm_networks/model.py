@@ -36,17 +36,23 @@ class Computed:
         return self.array.astype(np.float64, copy=False)
 
 
-def equal_but_for_rounding(first: Computed, second: Computed) -> bool:
+def equal_but_for_rounding(first: Computed, second: Computed, usual: float = 0.0) -> bool:
     """Whether two results of a whole network agree to about the square root of the unit roundoff.
 
-    Differences are relative to the entry, or to the largest entry, of ``second``.
+    Differences are relative to the entry, or to the largest entry, of ``second``. ``usual`` is the size of the results
+    for other inputs of this size: a result in which terms cancel has the rounding errors of a result of usual size.
     """
     if first.value.shape != second.value.shape:
         return False
     tolerance = math.sqrt(2 * max(first.unit, second.unit))
+    size = max(largest(second.value), usual)
     with np.errstate(all="ignore"):
-        largest = float(np.max(np.where(np.isfinite(second.value), abs(second.value), 0.0), initial=0.0))
-    return np.allclose(first.value, second.value, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+        return np.allclose(first.value, second.value, rtol=tolerance, atol=tolerance * size, equal_nan=True)
+
+
+def largest(numbers: NDArray[np.float64]) -> float:
+    """Return the largest absolute value of finite numbers; 0 if there are none."""
+    return float(np.max(np.where(np.isfinite(numbers), abs(numbers), 0.0), initial=0.0))
 
 
 class Trial(Protocol):
