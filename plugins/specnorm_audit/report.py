@@ -79,6 +79,8 @@ class Report:
         Answers to the bounds that the command line asked for.
     inert : tuple of str
         Names in a pickle besides its tensors, such as ``argparse.Namespace``; nothing of these was constructed.
+    live : bool
+        Whether the model was a live one: weights are those that it uses at inference, whatever its mode.
     error : str or None
         Reason why the model could not be read; there are no rows then.
     """
@@ -95,6 +97,7 @@ class Report:
     unstated: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     inert: tuple[str, ...] = ()
+    live: bool = False
     error: str | None = None
 
     @property
@@ -114,6 +117,8 @@ class Report:
             ]
         if self.inert:
             summary["inert"] = list(self.inert)
+        if self.live:
+            summary["weights"] = "as at inference"
         if self.left_out:
             summary["left_out"] = self.left_out
         largest = max(measured, key=lambda row: row.upper or 0, default=None)
@@ -145,7 +150,7 @@ class Report:
         return "\n".join([*title, verdict(self), "", *table, *notes(self)]).rstrip("\n") + "\n"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the same table."""
+        """Return the table for notebooks."""
         head, *body = tables.texts(self.layers)
         lines = [_html_row("th", head)]
         lines += [_html_row("td", row) for row in body]
@@ -209,6 +214,8 @@ def notes(report: Report) -> list[str]:
         lines.append(_largest(report.summary))
     promised = f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}"
     lines.append(promised.rstrip())
+    if report.live:
+        lines.append("Weights are those that the model uses at inference (in eval()), whatever mode it is in.")
     lines += tables.assumed(report.layers)
     if report.network is not None:
         lines += report.network.lines()
@@ -349,14 +356,15 @@ def _against_defect(row: Row, bound: float) -> str | None:
 def gate_network(report: Report, bound: float) -> Gate:
     """Judge whether the network's constant is proven to be at most ``bound``.
 
-    Undecided: nothing is known of the network, or it is proven of a graph that could not be compared with the file's
-    own values.
+    The gate is undecided if the network has no bound, or if its graph could not be compared with the values that the
+    file computes.
     """
     option = f"--fail-above-network {bound!r}"
     network = report.network
     if report.error is not None:
         return Gate(option, bound, "undecided", "the model could not be read.")
-    claim = f"the network is not proven to have a constant of at most {bound!r}"
+    wanted = f"proven to have a constant of at most {bound!r}"
+    claim = f"the network is not {wanted}"
     if network is None:
         why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
         return Gate(option, bound, "undecided", f"{claim}: {why}.")
@@ -369,7 +377,7 @@ def gate_network(report: Report, bound: float) -> Gate:
         return Gate(option, bound, "failed", f"{claim}: {constant}.")
     if not network.checked.complete:
         return Gate(option, bound, "undecided", f"the network is open: {constant} as it was read. {network.checked}")
-    return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
+    return Gate(option, bound, "passed", f"the network is {wanted}: {constant}.")
 
 
 def gates_of(
@@ -384,5 +392,5 @@ def gates_of(
     ``layers`` bounds every layer's norm, ``whole`` the network's constant, ``smallest`` every layer's smallest singular
     value, ``isometries`` every isometry defect; None: not asked for.
     """
-    asked = ((gate_layers, layers), (gate_network, whole), (gate_smallest, smallest), (gate_isometries, isometries))
-    return tuple(gate(report, bound) for gate, bound in asked if bound is not None)
+    gates = ((gate_layers, layers), (gate_network, whole), (gate_smallest, smallest), (gate_isometries, isometries))
+    return tuple(judge(report, bound) for judge, bound in gates if bound is not None)

@@ -27,7 +27,7 @@ from specnorm.search.enclosing import enclose_blocks
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])
 @pytest.mark.widths
-def test_certify_one(xp: Lib, n_iter: int) -> None:
+def test_rescaled_kernel_has_norm_at_most_one(xp: Lib, n_iter: int) -> None:
     if xp.compiles and n_iter != 1:
         pytest.skip("each count is a compilation")
 
