@@ -84,8 +84,10 @@ def verify_file(
     try:
         claims = read_certificate(os.fspath(certificate))
     except Refused as error:
-        words = f"is no certificate ({error}): expected what 'specnorm audit --certificate' writes."
-        raise CertificateError(f"{Path(certificate).name} {words}") from error
+        raise CertificateError(
+            f"{Path(certificate).name} is no certificate ({error}): expected what 'specnorm audit --certificate' "
+            "writes."
+        ) from error
     with open_model(os.fspath(model), max_bytes) as arrays:
         for claim in claims:
             content = Path(model).read_bytes() if "parts" in claim.statement else b""

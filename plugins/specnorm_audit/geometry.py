@@ -37,7 +37,7 @@ def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Overrid
         return ()
     if not isinstance(geometry, Mapping):
         raise GeometryError(f"geometry={geometry!r} does not map patterns on names to geometries.")
-    found = []
+    checked = []
     for pattern, stated in geometry.items():
         if not isinstance(stated, Mapping):
             raise GeometryError(f"geometry of {pattern!r} is {stated!r}; expected a mapping such as {{'stride': 2}}.")
@@ -46,8 +46,8 @@ def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Overrid
             raise GeometryError(
                 f"geometry of {pattern!r} has {', '.join(map(repr, unknown))}; expected some of {', '.join(_KEYS)}."
             )
-        found.append(Override(str(pattern), Stated(**stated)))  # type: ignore[typeddict-item]
-    return tuple(found)
+        checked.append(Override(str(pattern), Stated(**stated)))  # type: ignore[typeddict-item]
+    return tuple(checked)
 
 
 def check_names(user_overrides: Sequence[Override], names: Sequence[str]) -> None:

@@ -145,7 +145,7 @@ class Report:
         return "\n".join([*title, verdict(self), "", *table, *notes(self)]).rstrip("\n") + "\n"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the same table."""
+        """Return the table for notebooks."""
         head, *body = tables.texts(self.layers)
         lines = [_html_row("th", head)]
         lines += [_html_row("td", row) for row in body]
@@ -349,14 +349,15 @@ def _against_defect(row: Row, bound: float) -> str | None:
 def gate_network(report: Report, bound: float) -> Gate:
     """Judge whether the network's constant is proven to be at most ``bound``.
 
-    Undecided: nothing is known of the network, or it is proven of a graph that could not be compared with the file's
-    own values.
+    The gate is undecided if the network has no bound, or if its graph could not be compared with the values that the
+    file computes.
     """
     option = f"--fail-above-network {bound!r}"
     network = report.network
     if report.error is not None:
         return Gate(option, bound, "undecided", "the model could not be read.")
-    claim = f"the network is not proven to have a constant of at most {bound!r}"
+    wanted = f"proven to have a constant of at most {bound!r}"
+    claim = f"the network is not {wanted}"
     if network is None:
         why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
         return Gate(option, bound, "undecided", f"{claim}: {why}.")
@@ -369,7 +370,7 @@ def gate_network(report: Report, bound: float) -> Gate:
         return Gate(option, bound, "failed", f"{claim}: {constant}.")
     if not network.checked.complete:
         return Gate(option, bound, "undecided", f"the network is open: {constant} as it was read. {network.checked}")
-    return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
+    return Gate(option, bound, "passed", f"the network is {wanted}: {constant}.")
 
 
 def gates_of(
@@ -384,5 +385,5 @@ def gates_of(
     ``layers`` bounds every layer's norm, ``whole`` the network's constant, ``smallest`` every layer's smallest singular
     value, ``isometries`` every isometry defect; None: not asked for.
     """
-    asked = ((gate_layers, layers), (gate_network, whole), (gate_smallest, smallest), (gate_isometries, isometries))
-    return tuple(gate(report, bound) for gate, bound in asked if bound is not None)
+    gates = ((gate_layers, layers), (gate_network, whole), (gate_smallest, smallest), (gate_isometries, isometries))
+    return tuple(judge(report, bound) for judge, bound in gates if bound is not None)

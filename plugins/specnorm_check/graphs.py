@@ -123,7 +123,7 @@ class Graph:
         shape = self.shapes.get(name)
         if shape is None:
             return False
-        return all(self.shapes.get(one) == shape for one in names)
+        return all(self.shapes.get(other) == shape for other in names)
 
     def keeps_entries(self, name: str) -> bool:
         """Return whether a value has as many entries as what its operator reads."""

@@ -402,9 +402,9 @@ def pixels_read(
         position = last - np.abs(last - position)  # and at the last
     if mode == "replicate":
         position = np.clip(position, 0, size - 1)
-    inside = (position >= 0) & (position < size)
-    output = np.flatnonzero(inside)
-    pixel = position[inside]
+    is_pixel = (position >= 0) & (position < size)
+    output = np.flatnonzero(is_pixel)
+    pixel = position[is_pixel]
     reads = np.zeros((outputs, size))
     reads[output, pixel] = 1
     return reads
@@ -443,6 +443,6 @@ def inflation(roundings: int) -> Fraction:
 
 def root_up(x: Fraction) -> Fraction:
     """Return a multiple of 2^-60 just above the square root."""
-    whole = math.ceil(x * 4**60)
-    above = math.isqrt(whole) + 1
+    scaled = math.ceil(x * 4**60)
+    above = math.isqrt(scaled) + 1
     return Fraction(above, 2**60)

@@ -290,10 +290,12 @@ class TermReader:
             else:
                 for index, step in enumerate(steps_of_slice(self.graph, value)):
                     strides[index] *= step
-        axes = [Axis(1, stride, 1, 0, 0) for stride in strides]
+        axes = []
+        for stride in strides:
+            axes.append(Axis(taps=1, stride=stride, dilation=1, before=0, after=0))
         one_tap = [1] * len(axes)
         kernel = matrix.reshape(*matrix.shape, *one_tap)
-        layer = Layer(tuple(axes), 1, "zeros", shape[2:])
+        layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=shape[2:])
         return self.term(end, source, source, kernel, layer, scale)
 
     def term(
@@ -348,7 +350,7 @@ def read_kernel(
         matrix = stored if node.attributes.get("transB") else stored.T
         alpha = np.array(node.attributes.get("alpha", 1.0))
         kernel = product(matrix, alpha)
-        layer = Layer((), 1, "zeros", ())
+        layer = Layer(axes=(), groups=1, padding_mode="zeros", sizes=())
     else:
         kernel = stored
         taps = list(stored.shape[2:])
@@ -423,7 +425,7 @@ def joint_of_one(part: Part, term: Term, slopes: Slopes, pooling: Fraction) -> J
     if not part.at_own_size:
         layer = replace(layer, sizes=None)
     factor = pooling * largest_slope(slopes)
-    return Joint(term.kernel, layer, False, 1, factor)
+    return Joint(term.kernel, layer, centred=False, depth=1, factor=factor)
 
 
 # -- steps C to F: several layers ------------------------------------------------------
@@ -454,10 +456,12 @@ def joint_of_several(
         kernel = odd_rows_even_columns(kernel, channels)
     else:
         add_half_of_identity(kernel)
-    axes = [Axis(taps, 1, 1, 0, 0) for taps in kernel.shape[2:]]
-    layer = Layer(tuple(axes), 1, "zeros", None)
+    axes = []
+    for taps in kernel.shape[2:]:
+        axes.append(Axis(taps, stride=1, dilation=1, before=0, after=0))
+    layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=None)
     depth = depth_of(terms, last=len(slopes))
-    return Joint(kernel, layer, not is_chain, depth, pooling)
+    return Joint(kernel, layer, centred=not is_chain, depth=depth, factor=pooling)
 
 
 def require_one_grid(terms: Sequence[Term]) -> None:
@@ -495,7 +499,8 @@ def edges_of(
     last = len(slopes)
     edges = []
     for term in terms:
-        j, i = term.start, term.end
+        j = term.start
+        i = term.end
         v, first_tap = at_stride_one(term)
         if is_chain:  # step F: the taps may be moved
             first_tap = [-(taps // 2) for taps in v.shape[2:]]

@@ -270,8 +270,8 @@ def float_up(x: Fraction) -> float:
 
 def digest(array: Numbers) -> str:
     """Return the SHA-256 of an array's bits: little-endian, the last axis fastest."""
-    kind = array.dtype.newbyteorder("<")
-    bits = np.ascontiguousarray(array, dtype=kind).tobytes()
+    little_endian = array.dtype.newbyteorder("<")
+    bits = np.ascontiguousarray(array, dtype=little_endian).tobytes()
     return hashlib.sha256(bits).hexdigest()
 
 

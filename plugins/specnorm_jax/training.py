@@ -318,7 +318,7 @@ class SpectralPenalty:
             raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
 
     def init(self, tree: Any) -> States:
-        """Return the first state: for each kernel's path, the state from `specnorm.init_tracking`, and a count of passes.
+        """Return the first state: for each kernel, the state from `specnorm.init_tracking` and a count of passes.
 
         Parameters
         ----------

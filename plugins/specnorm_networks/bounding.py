@@ -11,7 +11,7 @@ from specnorm.errors import MethodError
 from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.links import Subnetwork
+from specnorm_networks.certified.links import AffineMap, Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import Constants, propagate
@@ -135,7 +135,7 @@ def _improved_runs(
         through_head = _through_head(run, measure, method, share, weighted)
         limit = product if best is None else best.upper
         if through_head is not None and through_head < limit:
-            names = tuple(name for link in run.links for name in link.names)
+            names = _kernel_names(run.links)
             improved.append(RunBound(run.start, run.end, (names,), product, through_head, weighted))
         elif best is not None:
             improved.append(best)
@@ -200,12 +200,18 @@ def _best(
         except (SpecnormError, OSError, OverflowError):
             continue  # a kernel cannot be measured; `propagate` has reported the reason
         if claim < (product if best is None else best.upper):
-            layers = []
-            for first, last in parts:
-                layers.append(tuple(name for link in run.links[first:last] for name in link.names))
+            layers = tuple(_kernel_names(run.links[first:last]) for first, last in parts)
             weighted = Weighted(tuple(link.end for link in run.links), starts, tuple(weights))
-            best = RunBound(run.start, run.end, tuple(layers), product, claim, weighted)
+            best = RunBound(run.start, run.end, layers, product, claim, weighted)
     return best
+
+
+def _kernel_names(links: Sequence[AffineMap]) -> tuple[str, ...]:
+    """Return the names of the kernels of some links."""
+    names: list[str] = []
+    for link in links:
+        names += link.names
+    return tuple(names)
 
 
 def _first_limit(parts: Parts, product: float) -> float:

@@ -36,17 +36,23 @@ class Computed:
         return self.array.astype(np.float64, copy=False)
 
 
-def equal_but_for_rounding(one: Computed, other: Computed) -> bool:
+def equal_but_for_rounding(one: Computed, other: Computed, usual: float = 0.0) -> bool:
     """Whether two results of a whole network agree to about the square root of the unit roundoff.
 
-    Differences are relative to the entry, or to the largest entry, of ``other``.
+    Differences are relative to the entry, or to the largest entry, of ``other``. ``usual``: the size that a result has
+    for other inputs as large. A result in which terms cancel has the rounding errors of a result of usual size.
     """
     if one.value.shape != other.value.shape:
         return False
     near = math.sqrt(2 * max(one.unit, other.unit))
+    size = max(largest(other.value), usual)
     with np.errstate(all="ignore"):
-        size = float(np.max(np.where(np.isfinite(other.value), abs(other.value), 0.0), initial=0.0))
-    return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)
+        return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)
+
+
+def largest(numbers: NDArray[np.float64]) -> float:
+    """Return the largest absolute value of finite numbers; 0 if there are none."""
+    return float(np.max(np.where(np.isfinite(numbers), abs(numbers), 0.0), initial=0.0))
 
 
 class Trial(Protocol):

@@ -205,9 +205,13 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
 
 def _lacks_channels(graph: Graph, layers: int) -> bool:
     """Whether a run flattens channels, or not all of the network's ``layers`` layers are in runs."""
-    links = [link for run in runs(prepare(graph)) for link in run.links]
-    layers_in_runs = sum(term.filter is not None for link in links for term in link.terms)
-    return any(link.repeat > 1 for link in links) or layers_in_runs < layers
+    layers_in_runs = 0
+    for run in runs(prepare(graph)):
+        for link in run.links:
+            if link.repeat > 1:
+                return True
+            layers_in_runs += sum(term.filter is not None for term in link.terms)
+    return layers_in_runs < layers
 
 
 def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> NetworkBound:

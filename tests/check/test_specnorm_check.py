@@ -151,7 +151,7 @@ MISTAKES = {
     "the centre is not paid": ("sums = frobenius_norms(", "sums = 0 * frobenius_norms("),
     "the least of the groups": ("largest_norm = max(norms)", "largest_norm = min(norms)"),
     "copies of pixels are not paid": ("largest_norm * padding_factor(layer)", "largest_norm"),
-    "a root of the copies that is too small": ("math.isqrt(whole) + 1", "math.isqrt(whole) // 2**60 * 2**60"),
+    "a root of the copies that is too small": ("math.isqrt(scaled) + 1", "math.isqrt(scaled) // 2**60 * 2**60"),
     "squares of copies": ("return 1 + before + after", "return before + after"),
     "phases of a stride mixed": (
         "padded.reshape(*before, fewer, phases, *after)",

@@ -187,10 +187,11 @@ def _data_start(file: BinaryIO, name: bytes, offset: int, size: int) -> int:
     return start
 
 
-def _bytes(file: BinaryIO, at: int, count: int) -> bytes:
-    if at < 0:
+def _bytes(file: BinaryIO, position: int, count: int) -> bytes:
+    """Read bytes at a position of a file."""
+    if position < 0:
         raise ModelFileError("its zip archive is damaged or cut short.")
-    file.seek(at)
+    file.seek(position)
     return file.read(count)
 
 

@@ -1,4 +1,4 @@
-"""What is no model file that can be read, told by its first bytes, its entries or its name, and what to do instead."""
+"""Recognise files that are no readable model, by their first bytes, entries or names, and advise what to do instead."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TAR = 257
-"""Where a tape archive says what it is."""
+"""Position of a tape archive's signature."""
 _KEPT = "safetensors (or .npz)"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A kind of file: how it begins, or what stands at a place in it, and what is said of it."""
+    """A kind of file that is no readable model.
+
+    A file is of this kind if it has the bytes ``start`` at position ``place``; ``words`` are the message about it.
+    """
 
     start: bytes
     words: str
     place: int = 0
 
     def fits(self, head: bytes) -> bool:
-        """Whether a file that begins so is of this kind."""
+        """Whether a file with these first bytes is of this kind."""
         return head[self.place :].startswith(self.start)
 
 

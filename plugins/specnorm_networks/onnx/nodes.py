@@ -140,22 +140,22 @@ class Call:
         name = self.use(row or kernel, geometry if stated is None else stated, sizes)
         if kernel.refusal is not None:
             raise NoBoundError(kernel.refusal)
-        # Kernels are measured as they are stored, or in float64 where a reader computed them.
+        # Kernels are measured as they are stored, or in float64 if a reader computed them.
         return Layer(name, kernel.load, geometry, max(len(kernel.shape) - 2, 0), transposed)
 
 
 @dataclass(frozen=True)
 class OperatorRule:
-    """What is known of an operator.
+    """The rule for an operator of ONNX.
 
     Parameters
     ----------
     since : int
-        The first operator set whose meaning is known.
+        Oldest operator set whose definition was read.
     build : callable or None
-        Of moving values; None: of constants alone.
+        Function that translates a node; None: nodes are supported if all their inputs are constants.
     ignored : tuple of str
-        Names of constant inputs and attributes that change nothing here.
+        Names of constant inputs and attributes that do not change the result.
     """
 
     since: int

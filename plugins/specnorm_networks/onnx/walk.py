@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,6 +58,13 @@ class _Use:
     sizes: tuple[int, ...] | None
 
 
+def _fits(shape: Sequence[int], dims: Sequence[int | str]) -> bool:
+    """Whether a shape has the sizes that a file states; a size with a name is free."""
+    if len(shape) != len(dims):
+        return False
+    return all(isinstance(dim, str) or n == dim for n, dim in zip(shape, dims, strict=True))
+
+
 class Walk:
     """Translation of one model, which is made when the object is created.
 
@@ -74,9 +81,10 @@ class Walk:
         opsets = {o.version for o in model.opset_import if o.domain in _DOMAINS}
         self.opset = max(opsets, default=1)
         self.nodes: list[Node] = []
-        self.names = {name for proto in model.graph.node for name in proto.output}
-        """Names of all values of the graph, and of the nodes that are made besides."""
-        self.names |= {stored.name for stored in (*model.graph.input, *model.graph.initializer)}
+        self.names = {stored.name for stored in (*model.graph.input, *model.graph.initializer)}
+        """Names of all values of the graph, and of the inner nodes that operators become."""
+        for proto in model.graph.node:
+            self.names.update(proto.output)
         self.uses: dict[str, _Use] = {}
         """Kernels by the name of their row."""
         self.constants: dict[str, Constant] = {}
@@ -131,20 +139,23 @@ class Walk:
         if self.broken is not None:
             self._hide(Hidden("graph", "unknown", f"{self.broken}: the graph is damaged."))
         for hidden in self.hidden.values():
-            c = hidden.constant
+            constant = hidden.constant
             # A table that is also a layer's kernel has its row; a kernel that is computed from it has another norm.
-            if c is None or c.key in row_keys:
+            if constant is None or constant.key in row_keys:
                 continue
-            if c.name not in used_names or hidden.multiplied or c.steps:
-                used_names.add(c.name)
-                keeps_name = c.key in initialiser_keys and c.name not in self.uses
-                name = c.name if keeps_name else self._fresh_constant_name(c.name)
-                tensors.append(Tensor(name, c.shape, c.dtype, c.load, hidden.kind, refusal=c.refusal or hidden.reason))
-        for name, c in self.constants.items():
+            if constant.name not in used_names or hidden.multiplied or constant.steps:
+                used_names.add(constant.name)
+                keeps_name = constant.key in initialiser_keys and constant.name not in self.uses
+                name = constant.name if keeps_name else self._fresh_constant_name(constant.name)
+                refusal = constant.refusal or hidden.reason
+                tensors.append(
+                    Tensor(name, constant.shape, constant.dtype, constant.load, hidden.kind, refusal=refusal)
+                )  # fmt: skip
+        for name, constant in self.constants.items():
             if name not in used_names:
-                tensors.append(Tensor(name, c.shape, c.dtype, c.load, "none"))
+                tensors.append(Tensor(name, constant.shape, constant.dtype, constant.load, "none"))
         for hidden in self.hidden.values():
-            if hidden.constant is None:
+            if hidden.constant is None:  # a node: its row has no array
                 name = self._fresh_constant_name(hidden.name)
                 tensors.append(Tensor(name, (), "unknown", list, hidden.kind, refusal=hidden.reason))
         return tensors
@@ -160,25 +171,24 @@ class Walk:
         return Graph(tuple(self.nodes), moving, model, note=note)
 
     def check_sizes(self) -> None:
-        """Refuse shapes by name that are not those of the file's inputs.
+        """Refuse shapes by name that do not fit the file's inputs.
 
         Raises
         ------
         GeometryError
+            If there is no such input, or the file states another shape.
         """
         shapes_by_name = self.sizes if isinstance(self.sizes, Mapping) else {}
-        inputs = {one.name: one.type.tensor_type for one in self.model.graph.input}
+        inputs = {graph_input.name: graph_input.type.tensor_type for graph_input in self.model.graph.input}
         for name, shape in shapes_by_name.items():
             if name not in inputs:
                 names = ", ".join(repr(other) for other in list(inputs)[:8])
                 raise GeometryError(f"The network has no input {name!r}; it has {names}.")
             if not inputs[name].HasField("shape"):
                 continue
+            # A size is a number, a name, or unknown.
             dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].shape.dim]
-            fits = len(dims) == len(shape) and all(
-                m in (n, 0) or isinstance(m, str) for m, n in zip(dims, shape, strict=True)
-            )
-            if not fits:
+            if not _fits(shape, dims):
                 raise GeometryError(
                     f"The network's input {name!r} is given the shape {'x'.join(map(str, shape))}; the file states "
                     f"{'x'.join(map(str, dims))}. Give the whole shape, with its batch axis."

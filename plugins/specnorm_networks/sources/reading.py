@@ -9,7 +9,7 @@ from dataclasses import replace
 from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.model import Computed, NotExecutedError, Trial, equal_but_for_rounding
+from specnorm_networks.model import Computed, NotExecutedError, Trial, equal_but_for_rounding, largest
 from specnorm_networks.onnx import read
 from specnorm_networks.onnx.reference import arrays_for_inputs, unit_of
 from specnorm_networks.sources.base import Exported
@@ -31,6 +31,9 @@ class Original:
         self.exported = exported
         self.output_names = output_names
         self.file: bytes | None = file
+        self._first_size_of_inputs = 0.0
+        self._first_sizes: dict[str, float] = {}
+        """Largest absolute value of each output for the first inputs, which are drawn at random."""
 
     def values(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed]:
         """Return the inputs, the inner values that the export names, and the original's outputs."""
@@ -43,14 +46,24 @@ class Original:
             outputs = dict(zip(self.output_names, self.exported.run(*arrays), strict=True))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise NotExecutedError(f"the model does not run on it ({type(error).__name__}: {error})") from error
+        usual_sizes = self._usual_sizes(inputs, outputs)
         for name, output in outputs.items():
-            if name in values and not equal_but_for_rounding(values[name], output):
+            if name in values and not equal_but_for_rounding(values[name], output, usual_sizes[name]):
                 raise TranslationError(
                     f"{self.exported.name} was exported otherwise than it computes: output {name} of the program is "
                     "not the model's. No bound is given. Kernels that move from call to call become plain ones by "
                     "specnorm_torch.bake_."
                 )
         return outputs | values
+
+    def _usual_sizes(self, inputs: Mapping[str, FloatArray], outputs: Mapping[str, Computed]) -> dict[str, float]:
+        """Return the size of each output for inputs as large as these; for larger inputs that of the first ones."""
+        size_of_inputs = max((largest(x) for x in inputs.values()), default=0.0)
+        if not self._first_sizes:
+            self._first_sizes = {name: largest(output.value) for name, output in outputs.items()}
+            self._first_size_of_inputs = size_of_inputs
+        share = min(1.0, size_of_inputs / self._first_size_of_inputs) if self._first_size_of_inputs else 0.0
+        return {name: share * size for name, size in self._first_sizes.items()}
 
     def alone(self, inputs: Mapping[str, FloatArray], trial: Trial) -> None:
         """Call a trial with every operator, if the export names them."""

@@ -42,7 +42,7 @@ def has_complex(node: torch.fx.Node) -> bool:
     return is_complex(node) or str(node.target).startswith(_TO_REAL)
 
 
-def with_real_layers(whole: torch.fx.GraphModule) -> torch.fx.GraphModule:
+def with_real_layers(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """Return a program with circular convolutions and matrices in place of linear functions with complex values.
 
     Parameters
@@ -50,14 +50,14 @@ def with_real_layers(whole: torch.fx.GraphModule) -> torch.fx.GraphModule:
     whole : GraphModule
         The program; values that depend on no input are attributes. It is changed.
     """
-    _write_sizes(whole)
-    for node in list(whole.graph.nodes):
+    _write_sizes(program)
+    for node in list(program.graph.nodes):
         reads_complex = has_complex(node) or any(map(is_complex, node.all_input_nodes))
         if is_complex(node) or not reads_complex:
             continue
         if not isinstance(first_of(node), Tensor):
             if node.op == "call_function" and not node.users:
-                whole.graph.erase_node(node)  # an assertion about a value's type, as casts leave one
+                program.graph.erase_node(node)  # an assertion about a value's type, as casts leave one
             continue
         # The real part of a complex value is a slice of both parts.
         has_both_parts = node.target is torch.ops.aten.view_as_real.default
@@ -66,55 +66,55 @@ def with_real_layers(whole: torch.fx.GraphModule) -> torch.fx.GraphModule:
         if has_both_parts and len(users) == 1 and users[0].op != "output":
             ends = [users[0], node]
         for end in ends:
-            layer, start = _real_layer(whole, end)
+            layer, start = _real_layer(program, end)
             if layer is not None:
                 break
         if layer is not None:
-            whole.add_submodule(f"fourier_{end.name}", layer)
-            with whole.graph.inserting_before(end):
-                call = whole.graph.call_module(f"fourier_{end.name}", (start,))
+            program.add_submodule(f"fourier_{end.name}", layer)
+            with program.graph.inserting_before(end):
+                call = program.graph.call_module(f"fourier_{end.name}", (start,))
             call.meta = dict(end.meta)
             end.replace_all_uses_with(call)
-            whole.graph.eliminate_dead_code()
-    return torch.fx.GraphModule(whole, whole.graph)  # without complex constants that nothing reads any more
+            program.graph.eliminate_dead_code()
+    return torch.fx.GraphModule(program, program.graph)  # without complex constants that nothing reads any more
 
 
-def _write_sizes(whole: torch.fx.GraphModule) -> None:
+def _write_sizes(program: torch.fx.GraphModule) -> None:
     """Replace absolute values of complex numbers by the 2-norms of their real and imaginary parts."""
     aten = torch.ops.aten
-    for node in whole.graph.find_nodes(op="call_function", target=aten.abs.default):
+    for node in program.graph.find_nodes(op="call_function", target=aten.abs.default):
         (source,) = node.all_input_nodes
         if is_complex(source):
-            with whole.graph.inserting_before(node):
-                parts = whole.graph.call_function(aten.view_as_real.default, (source,))
+            with program.graph.inserting_before(node):
+                parts = program.graph.call_function(aten.view_as_real.default, (source,))
                 parts.meta = {"val": torch.view_as_real(first_of(source))}
-                size = whole.graph.call_function(aten.linalg_vector_norm.default, (parts, 2, [-1]))
+                size = program.graph.call_function(aten.linalg_vector_norm.default, (parts, 2, [-1]))
             size.meta = dict(node.meta)
             node.replace_all_uses_with(size)
-            whole.graph.erase_node(node)
+            program.graph.erase_node(node)
 
 
 def _real_layer(
-    whole: torch.fx.GraphModule,
+    program: torch.fx.GraphModule,
     end: torch.fx.Node,
 ) -> tuple[nn.Module | None, torch.fx.Node | None]:
     """Return the layer that computes a real value, and the real value that the layer reads.
 
     Two times None: no convolution and no matrix agrees with the program on random inputs.
     """
-    subprogram = _between(whole, end)
+    subprogram = _between(program, end)
     if subprogram is None:
         return None, None
-    program, start = subprogram
+    function_of_start, start = subprogram
     input_tensor = first_of(start)
     output_tensor = first_of(end)
 
     def function(x: Tensor) -> Tensor:
-        """Execute the program on any number of samples, although it may be traced for one number."""
+        """Compute the end from the start for any number of samples, also if the program is traced for one number."""
         count = input_tensor.shape[0]
         if not isinstance(count, int):
-            return torch.as_tensor(program(x))
-        return torch.cat([program(sample.expand(count, *sample.shape))[:1] for sample in x])
+            return torch.as_tensor(function_of_start(x))
+        return torch.cat([function_of_start(sample.expand(count, *sample.shape))[:1] for sample in x])
 
     input_shape = list(input_tensor.shape[1:])
     output_shape = list(output_tensor.shape[1:])
@@ -186,7 +186,7 @@ def _matrix(function: Function, like: Tensor, input_shape: list[int], output_sha
 
 
 def _between(
-    whole: torch.fx.GraphModule,
+    program: torch.fx.GraphModule,
     end: torch.fx.Node,
 ) -> tuple[torch.fx.GraphModule, torch.fx.Node] | None:
     """Return the part of a program that computes a value from a real one by complex values, and the real value.
@@ -221,10 +221,10 @@ def _between(
         raise LookupError(source.name)
 
     try:
-        for node in whole.graph.nodes:
+        for node in program.graph.nodes:
             if node in inside:
                 copies[node] = graph.node_copy(node, copy_of)
     except LookupError:
         return None
     graph.output(copies[end])
-    return torch.fx.GraphModule(whole, graph), start
+    return torch.fx.GraphModule(program, graph), start

@@ -58,11 +58,11 @@ def _average(
     self: Any, kernel_size: Any = (), stride: Any = (), padding: Any = (0, 0), ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Any:  # fmt: skip
-    size = tuple(kernel_size) * (2 // len(kernel_size))
-    pads = tuple(padding) * (2 // len(padding))
+    size = _pair(kernel_size)
+    pads = _pair(padding)
     has_divisor = divisor_override is not None
     pool = op.AveragePool(
-        self, kernel_shape=size, strides=tuple(stride) * (2 // len(stride)) if stride else size,
+        self, kernel_shape=size, strides=_pair(stride) if stride else size,
         pads=(*pads, *pads), ceil_mode=int(ceil_mode), count_include_pad=int(count_include_pad or has_divisor),
     )  # fmt: skip
     if has_divisor and ceil_mode:
@@ -71,7 +71,13 @@ def _average(
     return op.Mul(pool, math.prod(size) / divisor_override) if divisor_override else pool
 
 
+def _pair(numbers: Any) -> tuple[int, ...]:
+    """Return one number an axis of an image; torch may state a single one for both."""
+    return tuple(numbers) * (2 // len(numbers))
+
+
 def _constant(values: Any, like: Any = None) -> Any:
+    """Return a constant of the graph, in the dtype of another value."""
     array = np.asarray(values)
     value: Any = ir.tensor(array if like is None else array.astype(like.dtype.numpy()))
     return op.Constant(value=value)
