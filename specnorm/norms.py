@@ -240,14 +240,15 @@ def singular_values(
     if which != "all" and k is None:
         k = 1
     method: Method = SingularValues(k=k, max_bytes=max_bytes, smallest=which == "smallest")
-    spec = None if k is None else _spec_at_size(kernel, input_shape, layer)
-    if spec is not None and not spec.periodic and not spec.repeats_a_matrix:
-        if which == "smallest":
-            raise GeometryError(
-                f'the smallest singular values need padding_mode="circular"; got {layer.get("padding_mode")!r}. '
-                "enclose_smallest(kernel, input_shape) encloses the smallest one of a small layer with its borders."
-            )
-        method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
+    if k is not None:
+        spec = _spec_at_size(kernel, input_shape, layer)
+        if spec is not None and not spec.periodic and not spec.repeats_a_matrix:
+            if which == "smallest":
+                raise GeometryError(
+                    f'the smallest singular values need padding_mode="circular"; got {layer.get("padding_mode")!r}. '
+                    "enclose_smallest(kernel, input_shape) encloses the smallest one of a small layer with its borders."
+                )
+            method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
 
