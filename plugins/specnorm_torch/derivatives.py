@@ -43,6 +43,19 @@ def _derivative_levels() -> int:
 _derivative_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def first_order(kernels: Tensor) -> Tensor:
+    """Return kernels that can be differentiated only once: a second derivative raises an error.
+
+    If Dynamo traces a Function, the saved tensors have no graph, and the second derivative misses a term with
+    ``torch.compile(backend="eager")`` (torch 2.13). So compiled code takes an operator, which is not traced. Inside of
+    ``torch.func`` differentiations `refuse_second_derivatives` raises the error.
+    """
+    is_compiled = torch.compiler.is_compiling() and _derivative_levels() == 0
+    identity: Any = _first_order if is_compiled else _FirstOrder.apply
+    kernels_once: Tensor = identity(kernels)
+    return kernels_once
+
+
 class _WithoutDerivative(Function):
     """Identity on a value that was computed from x; its derivative raises a `MethodError`."""
 
@@ -174,8 +187,6 @@ with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _WithGradient.apply
 """Called with (kernels (n, *shape), values (n,), gradients (n, *shape)): the values, with these derivatives."""
 scaled: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _Scaled.apply
 """Called with (kernels, factor, slope, gradient), see `_Scaled`: the kernels times the factor."""
-first_order: Callable[[Tensor], Tensor] = _FirstOrder.apply
-"""Called with a tensor: the same tensor, which can be differentiated only once."""
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative.apply
 """Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""
 
@@ -202,3 +213,31 @@ def _guard_vmap(
 
 
 _guard.register_autograd(_Guard.backward)
+
+
+@torch.library.custom_op("specnorm::first_order", mutates_args=())
+def _first_order(kernels: Tensor) -> Tensor:
+    """`_FirstOrder` for compilers."""
+    return kernels.clone()
+
+
+@_first_order.register_fake
+def _first_order_fake(kernels: Tensor) -> Tensor:
+    return torch.empty_like(kernels)
+
+
+@_first_order.register_vmap
+def _first_order_vmap(_info: Any, in_dims: tuple[int, ...], kernels: Tensor) -> tuple[Tensor, int]:
+    return _first_order(kernels), in_dims[0]
+
+
+def _save_kernels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _FirstOrder.setup_context(ctx, inputs, output)
+
+
+def _guarded_backward(ctx: Any, gradient: Tensor) -> Tensor:
+    guarded_gradient: Tensor = _guard(gradient, ctx.saved_tensors[0])
+    return guarded_gradient
+
+
+_first_order.register_autograd(_guarded_backward, setup_context=_save_kernels)

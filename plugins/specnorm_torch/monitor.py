@@ -73,8 +73,13 @@ class NormMonitor(ModelMonitor):
         return Reading(layers, left_out)
 
     def lightning(self) -> Any:
-        """Make a Lightning callback, which calls the module's ``log_dict``."""
+        """Make a Lightning callback, which calls the module's ``log_dict``.
+
+        Lightning counts steps of optimisers: none in a batch whose gradients are accumulated, two where two optimisers
+        step. There is one report for each ``every`` steps, after the batch that completes them.
+        """
         base = _first_installed("lightning.pytorch", "pytorch_lightning").Callback
+        reports_before: int | None = None
 
         def on_train_batch_end(
             _: Any,
@@ -83,8 +88,12 @@ class NormMonitor(ModelMonitor):
             *_arguments: Any,
             **_keywords: Any,
         ) -> None:
-            if values := self(trainer.global_step):
-                module.log_dict(values)
+            nonlocal reports_before
+            # A run that is resumed begins behind its first step.
+            before = max(trainer.global_step - 1, 0) // self.every if reports_before is None else reports_before
+            reports_before = trainer.global_step // self.every
+            if reports_before > before:
+                module.log_dict(self.norms())
 
         return type("NormMonitorCallback", (base,), {"on_train_batch_end": on_train_batch_end})()
 
