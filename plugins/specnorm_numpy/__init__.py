@@ -18,8 +18,10 @@ _BATCH = 2**18
 """Bytes of the matrices that are factorised in one call."""
 _LAPACK: Any = getattr(getattr(np.linalg, "_umath_linalg", None), "cholesky_up", None)
 """What ``np.linalg.cholesky`` calls; it alone takes an output, and puts NaN where there is no factor. Not public."""
-_SMALL = 2**20
-"""Entries of a kernel up to which one thread is faster, or hardly slower: 256 by 256 channels with 3x3 taps."""
+_SMALL = 2**22
+"""Entries of a kernel up to which BLAS takes one thread: 512 by 512 channels with 3x3 taps, and more. Searches share
+their cells among threads of our own; BLAS's wait for each other in a loop, which takes 13 times the processor time on a
+busy machine."""
 _LARGE = 128
 """Size from which factorisations are worth a thread: a tenth of a millisecond each."""
 _HEAP = 31 * 2**20

@@ -32,9 +32,6 @@ class Tuning(NamedTuple):
     """Degree of later rounds, where eigenvalues are crowded."""
     cut: float = 0.85
     """Part of a cell's limit up to which the filter does not tell eigenvalues apart: such a cell passes anyway."""
-    exact: int = 1
-    """Cells of a round that get an exact eigenpair: estimates stall where singular values nearly coincide. One takes as
-    long as many proofs."""
 
     pieces: int = 5
     """Most pieces an axis that a cell is cut into at once: beyond, too many children pass by far."""
@@ -97,12 +94,6 @@ class Tuning(NamedTuple):
     """Angle between the frequencies around the incumbent."""
     doubtful: float = 0.95
     """Part of a bound below which no vectors around the incumbent are needed: cells there pass by far."""
-    many: int = 48
-    """Cells of a round from which a norm counts as flat, with many local maxima."""
-    starts: int = 12
-    """Local ascents of a round with a flat norm; one otherwise."""
-    near: float = 0.95
-    """Part of the incumbent's square from which a centre of such a round is worth an ascent."""
     news: float = 0.2
     """Multiple of the tolerance by which an estimate of another round must exceed the incumbent to be worth one."""
 
