@@ -1,4 +1,4 @@
-"""``python -m specnorm``: the command, which the package above the core registers."""
+"""``python -m specnorm`` runs the command line, which another package registers as the function ``main``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front door: any method on a kernel, and the bounds. Shapes are checked here; values where they are known."""
+"""Public functions: upper bounds by single methods, a comparison of all methods, values with their gradients."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from specnorm.runtime.program import program_for
 from specnorm.types import ArrayT
 from specnorm.words import warn_of_former_keyword
 
-_BOUNDS_HERE = (
+_BOUNDS_UNDER_TRACERS = (
     "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
 )
 
 
 class Comparison(dict[str, Result]):
-    """Results by the names of their methods; it prints as a table."""
+    """A dictionary from names of methods to results, which prints as a table."""
 
     def __repr__(self) -> str:
-        """One row a method, in aligned columns."""
+        """A table with a row for each method, in aligned columns."""
         widths = [max(map(len, column)) for column in zip(*self._rows(), strict=True)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in self._rows())
 
     def _repr_html_(self) -> str:
-        """The same for a notebook."""
+        """The table in HTML, for a notebook."""
         from html import escape
 
         head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows()]
@@ -39,13 +39,13 @@ class Comparison(dict[str, Result]):
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _rows(self) -> list[tuple[str, str, str]]:
-        each = [(name, x.kind, shown(x.value, x.kind)) for name, x in self.items()]
-        return [("method", "promise", "value"), *each]
+        rows = [(name, result.kind, shown(result.value, result.kind)) for name, result in self.items()]
+        return [("method", "promise", "value"), *rows]
 
 
 @takes_layers
 def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
-    """Measure a layer's norm by every method that serves its geometry.
+    """Measure a layer's norm by every method that supports its geometry.
 
     Parameters
     ----------
@@ -57,13 +57,15 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
     Returns
     -------
     dict of str to Result
-        By method name, in the order of ``METHODS``, each with its default parameters; it prints as a table. Methods
-        that refuse the geometry, or cannot decide within their budget, are left out.
+        The result of each method with its default parameters, by the method's name, in the order of ``METHODS``; it
+        prints as a table. Methods that refuse the geometry, or cannot decide within their budget, are left out.
 
     Raises
     ------
     KernelError, BackendError
-        And the refusal of the last method, if every one refuses.
+        If the kernel cannot be measured.
+    SpecnormError
+        If every method refuses the geometry: the error of the last one.
 
     Examples
     --------
@@ -92,7 +94,7 @@ def value_and_grad(
     method: Method,
     **geometry: Unpack[Geometry],
 ) -> tuple[ArrayT, ArrayT]:
-    """Value of a method and its gradient with respect to the kernel, on every backend (NumPy and CuPy too).
+    """Value of a method and its gradient with respect to the kernel, on every backend, also NumPy and CuPy.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ def value_and_grad(
     -------
     value : 0-d array
     gradient : array of the kernel's shape and dtype
-        Where the norm is not differentiable (ties, the zero kernel) one subgradient; zero for the zero kernel.
+        Where the norm is not differentiable, a subgradient; 0 for the zero kernel.
 
     Raises
     ------
@@ -145,16 +147,17 @@ def tn_bound(
 
     Circular with a stride: every size that the stride divides.
 
-    ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor, found from below and then proven: the value
-    is TN times 1 plus rounding, or times 1.001 where the gap above the norm is too small for the proof. Its gradient
-    is that factor times TN's.
+    The bound is TN, ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor. TN is approached from below
+    by iteration, and that the value bounds the layer's norm is then proven by a search. If TN is so close to the norm
+    that the search fails, the value is 1.001 times TN. The gradient is that of TN, times the same factor.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     proven : bool, optional
-        None: proven (``sigma* <= value``) wherever values are known; an estimate under jit, compile and vmap, with an
-        `EstimateWarning` when it is traced. True: proven, or an error. False: the estimate, everywhere.
+        None: prove ``sigma* <= value`` where possible. Under jit, compile and vmap, or if the proof fails, the value is
+        an estimate, and an `EstimateWarning` says so. True: raise an error instead of returning an estimate. False: do
+        not try to prove, and return the estimate.
     certified : bool, optional
         The former name of ``proven``, with a `DeprecationWarning`.
     **geometry
@@ -170,7 +173,7 @@ def tn_bound(
     MethodError
         If ``proven`` is True under a tracer.
     Undecided
-        If ``proven`` is True and the budget did not suffice.
+        If ``proven`` is True and the proof fails.
 
     Examples
     --------
@@ -192,19 +195,19 @@ def tn_bound(
 def _warn_estimate() -> None:
     warnings.warn(
         "tn_bound is an estimate here, not a proven bound: nothing can be proven under a tracer or beyond the budget. "
-        f"proven=False accepts that; {_BOUNDS_HERE}.",
+        f"proven=False accepts that; {_BOUNDS_UNDER_TRACERS}.",
         EstimateWarning,
         stacklevel=3,
     )
 
 
-# Read by PyTorch's compiler: warn once, while tracing.
+# PyTorch's compiler reads this mark: it calls the function once, while tracing.
 _warn_estimate._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @takes_layers
 def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
-    """Smallest unfolding bound ("Fantastic Four"): a proven upper bound at every input size.
+    """The smallest bound by an unfolding of the kernel ("Fantastic Four"): a proven upper bound at every input size.
 
     Circular with a stride: every size that the stride divides.
 
@@ -232,7 +235,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 @takes_layers
 def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
-    """All unfolding bounds, each a proven upper bound at every input size.
+    """The bounds by all unfoldings of the kernel, each a proven upper bound at every input size.
 
     Circular with a stride: every size that the stride divides.
 
@@ -246,7 +249,8 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     Returns
     -------
     array, shape (2**(d+1) - 1,)
-        First the ``2**d`` splits that separate the channels, then the others.
+        For d spatial axes. First the ``2**d`` unfoldings with output channels in the rows and input channels in the
+        columns, then the others.
 
     Examples
     --------
@@ -267,9 +271,9 @@ def gram_bound(
     n_iter: int | None = None,
     **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Gram-iteration bound: a proven upper bound at every ``n_iter`` (Delattre et al. 2023, 2024).
+    """Gram-iteration bound: a proven upper bound for every ``n_iter`` (Delattre et al. 2023, 2024).
 
-    Of a circular layer at one input size; without ``input_shape``, and for zero padding, of the convolution itself, a
+    With ``input_shape``, the bound of a circular layer at that size. Without ``input_shape``, and for zero padding, the
     bound at every size. Circular with a stride: every size that the stride divides.
 
     Parameters
@@ -278,9 +282,9 @@ def gram_bound(
     input_shape : int or tuple of int, optional
         Spatial input sizes of a circular layer. None: every size at once.
     n_iter : int, optional
-        Gram products. Circular: 6 unless given; the excess over the norm is at most
-        ``min(cin, cout)**(1 / 2**(n_iter + 1))``. Else 3: the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``, the
-        number of taps after as many products.
+        Number of Gram products. For circular layers with ``input_shape``, default 6: the bound is at most
+        ``min(cin, cout)**(1 / 2**(n_iter + 1))`` times the norm. Otherwise default 3: the cost grows with
+        ``prod(2**n_iter (k_j - 1) + 1)``, the number of taps of the last product.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.
@@ -294,7 +298,7 @@ def gram_bound(
     GeometryError
         For reflect and replicate padding.
     MethodError
-        If ``n_iter`` is no count, or makes too many taps.
+        If ``n_iter`` is not a count, or the last product would have too many taps.
 
     Examples
     --------
@@ -317,7 +321,7 @@ def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geome
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     n : int, optional
-        Grid points an axis; None: ``10 (k_j - 1)`` (at most 3 % above the supremum in 2-D).
+        Grid points along each axis; None: ``10 (k_j - 1)``, for a bound at most 3 % above the supremum in 2-D.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.

@@ -1,4 +1,4 @@
-"""The array API standard as static types, for type checkers alone: what algorithms call of arrays and namespaces."""
+"""Static types of arrays and array API namespaces, for type checkers: only the members that specnorm uses."""
 
 # ruff: noqa: D102 - the standard says what its functions do.
 
@@ -8,21 +8,20 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 Scalar: TypeAlias = complex
-"""A Python number: int, float and bool are among the complex ones for a type checker."""
+"""A Python number; type checkers accept int, float and bool as complex."""
 Axis: TypeAlias = int | tuple[int, ...] | None
 Shape: TypeAlias = int | tuple[int, ...]
 
 
 class ArrayObject(Protocol):
-    """What an array of every supported library has, besides the functions of its `Namespace`.
+    """An array of any supported library, as an argument of public functions.
 
-    Functions at the front door take it. Operators are left out: libraries annotate them by overloads on the array's own
-    dtype, which no protocol matches for every type checker.
+    Operators are left out: libraries annotate them with overloads that no protocol matches in every type checker.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes of the axes; no algorithm runs with unknown ones."""
+        """Sizes of the axes; all are known."""
 
     @property
     def ndim(self) -> int:
@@ -30,19 +29,19 @@ class ArrayObject(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Of the library's own kind."""
+        """The library's dtype."""
 
     @property
     def device(self) -> Any:
-        """Where the array lies."""
+        """The library's device."""
 
     def __getitem__(self, index: Any, /) -> Any: ...
 
 
 class Array(ArrayObject, Protocol):
-    """An array inside of the algorithms: what they call on it.
+    """An array inside of algorithms.
 
-    An operator takes another array or a Python number. Parts are assigned to only under `ArrayOps.concrete`.
+    Operators take another array or a Python number. Algorithms assign to parts of an array only if `ArrayOps.concrete`.
     """
 
     def __getitem__(self, index: Any, /) -> Array: ...
@@ -70,7 +69,7 @@ class Array(ArrayObject, Protocol):
     def __le__(self, other: Array | Scalar, /) -> Array: ...
     def __gt__(self, other: Array | Scalar, /) -> Array: ...
     def __ge__(self, other: Array | Scalar, /) -> Array: ...
-    # `object` says that a comparison for equality is a bool; the array API says that it is an array.
+    # For `object`, a comparison for equality returns a bool; for the array API, an array.
     def __eq__(self, other: Array | Scalar, /) -> Array: ...  # type: ignore[override]
     def __ne__(self, other: Array | Scalar, /) -> Array: ...  # type: ignore[override]
 
@@ -95,7 +94,7 @@ class FloatInfo(Protocol):
 
 
 class Linalg(Protocol):
-    """Functions of the standard's extension for linear algebra."""
+    """The namespace ``linalg`` of the standard."""
 
     def cholesky(self, x: Array, /) -> Array: ...
     def diagonal(self, x: Array, /) -> Array: ...
@@ -112,7 +111,7 @@ class Linalg(Protocol):
 
 
 class Dtypes(Protocol):
-    """Dtypes of an array API namespace; of the library's own kind."""
+    """The dtypes of an array API namespace."""
 
     bool: Any
     int32: Any
@@ -123,9 +122,9 @@ class Dtypes(Protocol):
 
 
 class Namespace(Dtypes, Protocol):
-    """An array API namespace, as array-api-compat gives it: the functions and dtypes that the algorithms use.
+    """An array API namespace, as array-api-compat gives it: the functions and dtypes that algorithms use.
 
-    Signatures are those of the standard, narrowed to what is passed.
+    The signatures are those of the standard, restricted to the arguments that are passed.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Helpers on the array API standard alone: scaling, real and complex dtypes, start vectors, small products."""
+"""Helpers written on the array API standard: scaling, dtypes, unit vectors, random vectors, small products, loops."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-_NEXT_TO_NOTHING = 1e-30
-"""Changes no norm above 1e-14, and has an inverse in single precision."""
+_TINY = 1e-30
+"""Added to norms before they are inverted. It changes no norm above 1e-14, and has an inverse in float32."""
 
 
 def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Scale each block by a power of two to about 1 in its largest entry (exact).
+    """Scale each block by a power of two, exactly, so that its largest entry is about 1.
 
     Parameters
     ----------
@@ -30,50 +30,50 @@ def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
     -------
     scaled : array, shape (b, ...)
     exponent : array, shape (b,)
-        Integral floats: ``blocks = scaled * 2**exponent``. 0 for a zero block.
+        Integers as floats, with ``blocks = scaled * 2**exponent``; 0 for a zero block.
     """
     axes = tuple(range(1, blocks.ndim))
     largest = xp.maximum(xp.max(blocks, axis=axes), -xp.min(blocks, axis=axes))
-    # Any nearby power of two will do, so floor(log2) being off by one at exact powers (JAX) is harmless.
+    # At exact powers of two, JAX's floor(log2) can be off by one. That does no harm: any nearby exponent will do.
     exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
-    # Where a library takes subnormal numbers for zero, their logarithm is infinite.
+    # If a library replaces subnormal numbers by zero, their logarithm is infinite.
     info = xp.finfo(blocks.dtype)
-    least = xp.full_like(exponent, math.log2(float(info.smallest_normal)) + math.log2(float(info.eps)))
-    exponent = xp.maximum(exponent, least)
-    of_each_entry = xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1))
-    return unscale(blocks, of_each_entry, xp=xp), exponent
+    smallest_exponent = math.log2(float(info.smallest_normal)) + math.log2(float(info.eps))
+    exponent = xp.maximum(exponent, xp.full_like(exponent, smallest_exponent))
+    negative_exponent = xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1))
+    return unscale(blocks, negative_exponent, xp=xp), exponent
 
 
 def unscale(value: Array, exponent: Array, *, xp: Namespace) -> Array:
-    """Multiply by ``2**exponent``, in two halves so that neither overflows on its own, and in one new array."""
+    """Multiply by ``2**exponent``, with one new array; by two factors, so that neither overflows alone."""
     half = xp.floor(exponent / 2)
     factor = power_of_two(half, xp=xp)
-    halved = value * factor
-    # The other half is as large, or 1 more: a factor of 1 or 2.
-    halved *= factor * (exponent - 2 * half + 1)
-    return halved
+    product = value * factor
+    # For an odd exponent the second factor is twice the first one.
+    product *= factor * (exponent - 2 * half + 1)
+    return product
 
 
 def power_of_two(exponent: Array, *, xp: Namespace) -> Array:
-    """Return ``2**exponent`` for integral exponents of normal results: ``pow`` is exact there, JAX's ``exp2`` not."""
+    """``2**exponent`` for integers (as floats) whose power is a normal number, exactly; JAX's ``exp2`` is not exact."""
     return xp.pow(xp.full_like(exponent, 2.0), exponent)
 
 
 def complex_dtype(real: Any, *, xp: Namespace) -> Any:
-    """Complex dtype of the same precision as a real one."""
+    """The complex dtype with the precision of a real one."""
     return xp.complex128 if real == xp.float64 else xp.complex64
 
 
 def real_dtype(x: Array, *, xp: Namespace) -> Any:
-    """Real dtype of the same precision as an array's."""
+    """The real dtype with the precision of an array, real or complex."""
     return xp.float64 if x.dtype in (xp.float64, xp.complex128) else xp.float32
 
 
 def precision(*dtypes: Any, xp: Namespace) -> tuple[float, float]:
-    """Machine epsilon and smallest normal number of the coarsest of some dtypes."""
+    """Machine epsilon and smallest normal number of the least precise of several dtypes."""
     precisions = []
     for dtype in dtypes:
-        # NumPy knows no bfloat16: that of ml_dtypes has a name, but no limits. It is float32 with fewer digits.
+        # NumPy's `finfo` does not support the bfloat16 of ml_dtypes, which has float32's exponents with fewer digits.
         is_bfloat16 = str(dtype) == "bfloat16"
         info = xp.finfo(xp.float32 if is_bfloat16 else dtype)
         eps = 2.0**-7 if is_bfloat16 else float(info.eps)
@@ -82,24 +82,24 @@ def precision(*dtypes: Any, xp: Namespace) -> tuple[float, float]:
 
 
 def is_complex(x: Array, *, xp: Namespace) -> bool:
-    """Whether an array is complex."""
+    """Whether an array has a complex dtype."""
     return x.dtype in (xp.complex128, xp.complex64)
 
 
 def in_wide_dtype(x: Array, *, ops: ArrayOps) -> Array:
-    """Real numbers in the widest dtype of their device."""
+    """Convert a real array to the widest dtype of its device."""
     xp = ops.xp
     return xp.astype(x, getattr(xp, ops.wide_dtype), copy=False)
 
 
 def rows(x: Array, index: np.ndarray, *, ops: ArrayOps) -> Array:
-    """Some rows of an array, by their numbers on the host."""
+    """The rows of an array (first axis) with the given indices, a NumPy array."""
     xp = ops.xp
     return xp.take(x, ops.from_numpy(index.astype(np.int64), x), axis=0)
 
 
 def adjoint(a: Array, *, xp: Namespace) -> Array:
-    """Conjugate transpose of a stack of matrices; conjugation is left out for reals, where it would copy."""
+    """Conjugate transposes of a stack of matrices; real ones are not conjugated, which would copy them."""
     transposed = xp.matrix_transpose(a)
     return xp.conj(transposed) if is_complex(a, xp=xp) else transposed
 
@@ -109,41 +109,42 @@ def normalise(x: Array, *, xp: Namespace, axis: int = -1) -> tuple[Array, Array]
 
     Returns
     -------
-    unit, norm : arrays
-        ``norm`` keeps the axis with length 1.
+    unit_vectors : array
+    norm : array
+        With ``axis`` kept, of length 1.
     """
     norm = xp.linalg.vector_norm(x, axis=axis, keepdims=True)
-    safe = xp.where(norm > 0, norm, xp.ones_like(norm))
-    return x / xp.astype(safe, x.dtype), norm
+    divisor = xp.where(norm > 0, norm, xp.ones_like(norm))
+    return x / xp.astype(divisor, x.dtype), norm
 
 
 def unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Vectors on the last axis divided by their 2-norm, and the norms without that axis; a zero vector stays zero.
+    """Divide vectors on the last axis by their 2-norm; also return the norms, without that axis.
 
-    In half the operations of `normalise`, for entries whose squares neither overflow nor vanish.
+    A zero vector stays zero. Faster than `normalise`, but squares of entries must neither overflow nor underflow.
     """
     norm = xp.sqrt(xp.real(xp.vecdot(x, x)))
     return x * xp.astype(inverse(norm), x.dtype)[..., None], norm
 
 
 def inverse(norm: Array) -> Array:
-    """One over the norms of vectors; of a zero vector, finite."""
-    return 1 / (norm + _NEXT_TO_NOTHING)
+    """The inverse of norms; finite for 0."""
+    return 1 / (norm + _TINY)
 
 
 def normalise_or_keep(x: Array, old: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """`normalise` the last axis, but leave the old unit vector where there is no direction: zero, infinite or NaN."""
-    unit, norm = normalise(x, xp=xp)
-    return xp.where((norm > 0) & xp.isfinite(norm), unit, old), norm
+    """`normalise` the last axis, but return the old unit vector where x is zero, infinite or NaN."""
+    unit_vectors, norm = normalise(x, xp=xp)
+    return xp.where((norm > 0) & xp.isfinite(norm), unit_vectors, old), norm
 
 
 def real_pair(z: Array, *, xp: Namespace) -> Array:
-    """Complex numbers as a last axis (real, imaginary): what files, casts and collectives carry without loss."""
+    """Complex numbers as real ones with a last axis (real, imaginary): files, casts and collectives keep these."""
     return xp.stack([xp.real(z), xp.imag(z)], axis=-1)
 
 
 def real_times(a: Array, z: Array, *, ops: ArrayOps) -> Array:
-    """Real matrices times complex ones, as one real product (half the work of promoting the real factor)."""
+    """Real matrices times complex ones, as one real product: half the work of a complex product."""
     xp = ops.xp
     count = z.shape[-1]
     product = xp.matmul(a, xp.concat([xp.real(z), xp.imag(z)], axis=-1))
@@ -151,20 +152,22 @@ def real_times(a: Array, z: Array, *, ops: ArrayOps) -> Array:
 
 
 def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
-    """Entry ``x[i, index[i], ...]`` for each i: (n, g, ...) and (n,) to (n, ...)."""
+    """``x[i, index[i], ...]`` for each i, shape (n, ...), from x (n, g, ...) and integers (n,)."""
     if x.shape[1] == 1:
         return x[:, 0, ...]
-    where = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
-    return xp.take_along_axis(x, xp.broadcast_to(where, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
+    index = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
+    return xp.take_along_axis(x, xp.broadcast_to(index, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 
 
 def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
-    """Adjoint of `pick`, and of a maximum: x at the index, zero elsewhere.
+    """Adjoint of `pick`, and of a maximum: an array that is x at the index along a new axis, and zero elsewhere.
 
     Parameters
     ----------
     x : array, shape (n, ...)
     index : integer array, shape (n,) or that of x
+    count : int
+        Length of the new axis.
 
     Returns
     -------
@@ -173,7 +176,7 @@ def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
     if count == 1:
         return x[:, None, ...]
     index = xp.reshape(index, (*index.shape, *(1,) * (x.ndim - index.ndim)))
-    # 0, 1, ... on the device of the index, which may be a tracer.
+    # The numbers 0, 1, ..., made from the index, which has the right device and may be a tracer.
     ones = xp.ones_like(xp.broadcast_to(index[:1, ...], (count, *index.shape[1:])))
     numbers = xp.astype(xp.cumulative_sum(ones, axis=0) - 1, index.dtype)
     is_chosen = index[:, None, ...] == numbers[None, ...]
@@ -181,14 +184,14 @@ def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
 
 
 def inverse_permutation(order: Sequence[int]) -> tuple[int, ...]:
-    """Positions at which 0, 1, ... stand. Plain Python, which compilers trace."""
+    """The positions of 0, 1, ... in a permutation; in plain Python, which compilers can trace."""
     return tuple(sorted(range(len(order)), key=list(order).__getitem__))
 
 
 def random_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Complex Gaussian start vectors on the host: the same on every backend, version and machine.
+    """Complex Gaussian vectors on the host, the same for every backend, version and machine.
 
-    NumPy froze the stream of ``RandomState``; those of newer generators may change between releases.
+    NumPy guarantees the stream of ``RandomState``; those of newer generators may change between releases.
     """
     state = np.random.RandomState(seed)
     return state.standard_normal(shape) + 1j * state.standard_normal(shape)
@@ -196,16 +199,16 @@ def random_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def start_vector(seed: int, size: int) -> np.ndarray:
-    """One of `random_vectors`, shape (1, size), drawn once and read only."""
+    """One vector (1, size) from `random_vectors`, cached and read-only."""
     vector = random_vectors(seed, (1, size))
     vector.flags.writeable = False
     return vector
 
 
 def counter(like: Array, *, ops: ArrayOps) -> Any:
-    """Return the 0 that a loop counts from: a Python number where the loop is Python's, so that no count waits.
+    """The 0 from which a loop counts: a Python number, or an array if the loop is compiled.
 
-    Reading a number from a GPU waits for everything before it; a loop that compiles needs an array.
+    In a Python loop on a GPU, reading an array's value would wait for all queued operations.
     """
     xp = ops.xp
     if not ops.concrete:
@@ -214,7 +217,7 @@ def counter(like: Array, *, ops: ArrayOps) -> Any:
 
 
 def top_eigenpair(gram: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Largest eigenvalue and its eigenvector of each Hermitian matrix of a stack.
+    """Largest eigenvalue, and its eigenvector, of each Hermitian matrix of a stack.
 
     Parameters
     ----------
@@ -230,26 +233,29 @@ def top_eigenpair(gram: Array, *, xp: Namespace) -> tuple[Array, Array]:
 
 
 def gram_smaller(a: Array, *, xp: Namespace) -> Array:
-    """A*A or AA* of a stack of matrices, whichever is smaller: the same norm."""
+    """A*A or AA* for each matrix A of a stack, whichever is smaller; both have the same norm."""
     h = adjoint(a, xp=xp)
     return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)
 
 
 def applied(
     body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-    wanted: Any,
+    condition: Any,
     state: tuple[Array, ...],
     *,
     ops: ArrayOps,
 ) -> tuple[Array, ...]:
-    """Apply ``body`` to a state where a condition holds, a Python bool or a 0-d array where a loop compiles."""
+    """Apply ``body`` to a state if a condition holds: a Python bool, or a 0-d array, also under compilers.
 
-    def once(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
-        wanted, *state = loop_state
-        return (wanted & False, *body(tuple(state)))
+    It is a loop that runs at most once.
+    """
 
-    _, *after = ops.loop(lambda loop_state: loop_state[0], once, (wanted, *state))
-    return tuple(after)
+    def run_once(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
+        is_pending, *state = loop_state
+        return (is_pending & False, *body(tuple(state)))
+
+    _, *new_state = ops.loop(lambda loop_state: loop_state[0], run_once, (condition, *state))
+    return tuple(new_state)
 
 
 def repeated(
@@ -259,28 +265,31 @@ def repeated(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, ...]:
-    """Apply ``body`` to a state so many times. Where a loop compiles, the body is compiled once.
+    """Apply ``body`` to a state ``count`` times. Compilers compile the body only once.
 
     Parameters
     ----------
     body : callable
-        Keeps the state's shapes and dtypes.
+        Must not change the state's shapes and dtypes.
     """
 
-    def once_more(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
-        done, *state = loop_state
-        return (done + 1, *body(tuple(state)))
+    def run_again(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
+        runs, *state = loop_state
+        return (runs + 1, *body(tuple(state)))
 
-    begin = (counter(state[0], ops=ops), *state)
-    _, *after = ops.loop(lambda loop_state: loop_state[0] < count, once_more, begin)
-    return tuple(after)
+    first_loop_state = (counter(state[0], ops=ops), *state)
+    _, *new_state = ops.loop(lambda loop_state: loop_state[0] < count, run_again, first_loop_state)
+    return tuple(new_state)
 
 
 def tall(blocks: Array, *, xp: Namespace) -> Array:
-    """Swap the channels where there are fewer outputs: conj(G G*) instead of G* G, the same norm."""
+    """Blocks (b, m, p, ...) with output and input channels exchanged if m < p.
+
+    The exchange transposes the symbol, which keeps its norm.
+    """
     return swapped(blocks, xp=xp) if blocks.shape[1] < blocks.shape[2] else blocks
 
 
 def swapped(blocks: Array, *, xp: Namespace) -> Array:
-    """Blocks with output and input channels exchanged."""
+    """Blocks with output and input channels exchanged: (b, m, p, ...) to (b, p, m, ...)."""
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))

@@ -1,4 +1,4 @@
-"""Array libraries behind one interface: which plugin owns an array. It names no framework and imports none."""
+"""Find the backend (plugin) of an array, and list the installed ones. No framework is imported or named here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Listing:
-    """One registered plugin, as ``specnorm backends`` shows it."""
+    """A registered plugin, as ``specnorm backends`` lists it.
+
+    Parameters
+    ----------
+    name : str
+        Root package of its arrays.
+    distribution : str
+        Name and version of the distribution that registers it.
+    version : str or None
+        Version of the array library; None if the plugin cannot be used.
+    devices : tuple of str
+    problem : str or None
+        The reason why the plugin cannot be used.
+    """
 
     name: str
     distribution: str
@@ -28,20 +41,20 @@ class Listing:
 
 
 def backend_for(x: object) -> Backend:
-    """Return the plugin that owns an array.
+    """Return the backend of an array.
 
     Raises
     ------
     NoBackend
-        If no plugin claims the array's library, or the object is no array.
+        If no plugin is registered for the array's library, or the object is not an array.
     BrokenBackend, BackendConflict, BackendVersion
-        If the plugin that claims it cannot be used.
+        If the registered plugin cannot be used.
     """
-    # The key goes through a function that returns a plain string, so that a compiler tracing this call (which runs
-    # functions marked as constant once, for real) needs no call of importlib.
+    # `root_for_class` loads the plugin and returns a string. PyTorch's compiler calls it while tracing, since it is
+    # marked as constant, and then traces this lookup, but no import.
     backend: Backend = registry.loaded[root_for_class(type(x))]
     if not backend.is_array(x):
-        raise NoBackend(f"{describe(type(x))} is not an array. {_held(x, backend)}{pass_an_array()}")
+        raise NoBackend(f"{describe(type(x))} is not an array. {_advice_for_layer(x, backend)}{pass_an_array()}")
     reason = backend.refusal(x)
     if reason is not None:
         raise NoBackend(reason)
@@ -49,18 +62,18 @@ def backend_for(x: object) -> Backend:
 
 
 def is_array(x: object) -> bool:
-    """Whether some plugin calls an object an array of its own."""
+    """Whether an object is an array of a library with a plugin."""
     root = registry.owner_of(type(x))
     return root is not None and bool(registry.loaded[root].is_array(x))
 
 
 def common_backend(arrays: Sequence[object]) -> Backend:
-    """Return the one plugin that owns all arrays of a call.
+    """Return the backend of all arrays of a call.
 
     Raises
     ------
     MixedBackends
-        If they belong to different libraries or lie on different devices.
+        If the arrays are of different libraries or on different devices.
     """
     owners = [backend_for(x) for x in arrays]
     if len({b.name for b in owners}) > 1:
@@ -68,15 +81,16 @@ def common_backend(arrays: Sequence[object]) -> Backend:
             f"arguments come from different array libraries: {', '.join(b.name for b in owners)}. "
             "Convert them to one library first."
         )
-    # A tracer has no device yet.
-    devices = [str(place) for x in arrays if (place := owners[0].device(x)) is not None]
-    if len(set(devices)) > 1:
-        raise MixedBackends(f"arguments lie on different devices: {', '.join(devices)}. Move them to one first.")
+    devices = [owners[0].device(x) for x in arrays]
+    # The device of a tracer may be unknown (None).
+    device_names = [str(device) for device in devices if device is not None]
+    if len(set(device_names)) > 1:
+        raise MixedBackends(f"arguments lie on different devices: {', '.join(device_names)}. Move them to one first.")
     return owners[0]
 
 
 def listing() -> list[Listing]:
-    """Every registered plugin with what it offers, or why it cannot be used."""
+    """List all registered plugins, also those that cannot be used."""
     rows = []
     for root, entries in sorted(registry.registered().items()):
         origin = " and ".join(distribution(e) for e in entries)
@@ -89,8 +103,8 @@ def listing() -> list[Listing]:
     return rows
 
 
-def _held(x: object, backend: Backend) -> str:
-    """Advice for layers: the array that is meant is their weight."""
+def _advice_for_layer(x: object, backend: Backend) -> str:
+    """Advice to pass the weight instead of an object that has one; empty for other objects."""
     if not backend.is_array(getattr(x, "weight", None)):
         return ""
     return "Its `.weight` is one: pass that, with the layer's geometry (stride, padding, groups ...). "

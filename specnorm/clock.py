@@ -1,80 +1,119 @@
-"""When a search has to end."""
+"""Deadlines of searches."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 BUDGET = 60.0
-"""Seconds that functions which search have unless they are told."""
+"""Default time limit, in seconds, of functions that search."""
 
 
 RATE = 1e10
-"""Multiplications in a second, about what one thread of a processor of 2020 does under load.
+"""Multiplications in a second, about those of one thread of a processor of 2020 under load.
 
-What no clock can interrupt is counted in them before it begins.
+The duration of work that cannot be interrupted is estimated with it before the work begins.
 """
 
 
 class OutOfTime(Exception):
-    """A search's time is up. What it has proven by then stands."""
+    """The deadline of a search has passed. The bounds that it has proven so far are valid."""
 
 
-@dataclass
+_counts_work: ContextVar[bool] = ContextVar("_counts_work", default=False)
+
+
 class Clock:
     """A deadline.
 
     Parameters
     ----------
     deadline : float
-        On the clock of `time.monotonic`.
+        Time of the deadline, as `time.monotonic` counts. If the clock counts work: seconds of work from its start.
     seconds : float
-        What there was until then at first.
+        Duration from the start of the search to the deadline.
+    begun : pair of float, optional
+        If the clock counts work: what `time.monotonic` and `time.process_time` were at its start.
     """
 
-    deadline: float = math.inf
-    seconds: float = math.inf
+    def __init__(
+        self,
+        deadline: float = math.inf,
+        seconds: float = math.inf,
+        begun: tuple[float, float] | None = None,
+    ) -> None:
+        self.deadline = deadline
+        self.seconds = seconds
+        self.begun = begun
+        self.has_cut = False
+        """Whether something was left out that would have been tried with more time."""
 
     @classmethod
     def of(cls, seconds: float | None) -> Clock:
-        """One that expires so many seconds from now; None: never."""
-        return cls() if seconds is None else cls(time.monotonic() + seconds, float(seconds))
+        """A clock that expires in so many seconds; None: never."""
+        if seconds is None:
+            return cls()
+        if _counts_work.get():
+            return cls(float(seconds), float(seconds), (time.monotonic(), time.process_time()))
+        return cls(time.monotonic() + seconds, float(seconds))
+
+    @staticmethod
+    @contextmanager
+    def counting_work() -> Iterator[None]:
+        """Let clocks that begin within count the processors' seconds where these are fewer than those that pass.
+
+        So a machine that is busy with other work gives the answer of an idle one, later. For work of the host alone: no
+        processor counts what a device computes.
+        """
+        token = _counts_work.set(True)
+        try:
+            yield
+        finally:
+            _counts_work.reset(token)
 
     def before(self, seconds: float) -> Clock:
-        """One that expires so many seconds earlier, but not before a quarter of what there is."""
+        """A clock that expires so many seconds earlier, but not before a quarter of the remaining time has passed."""
         if math.isinf(self.deadline):
             return self
-        return Clock(self.deadline - min(seconds, 0.75 * max(self.left, 0.0)), self.seconds)
+        return Clock(self.deadline - min(seconds, 0.75 * max(self.left, 0.0)), self.seconds, self.begun)
 
     @property
     def left(self) -> float:
         """Seconds until the deadline."""
-        return self.deadline - time.monotonic()
+        return self.deadline - self._now()
 
     @property
     def expired(self) -> bool:
         """Whether the deadline has passed."""
-        return time.monotonic() > self.deadline
+        return self._now() > self.deadline
+
+    def _now(self) -> float:
+        if self.begun is None:
+            return time.monotonic()
+        passed, worked = self.begun
+        return min(time.monotonic() - passed, time.process_time() - worked)
 
     def affords(self, work: float, late: float = 0.0) -> bool:
-        """Whether work that cannot be interrupted ends before the deadline, or so much later.
+        """Whether work that cannot be interrupted will end before the deadline, or not much later.
 
         Parameters
         ----------
         work : float
-            In multiplications, of which `RATE` are a second.
+            Number of multiplications, of which `RATE` take a second.
         late : float
-            Part of all the time by which it may end later.
+            Tolerated delay after the deadline, as a fraction of ``seconds``.
         """
         return math.isinf(self.deadline) or work <= RATE * (max(self.left, 0.0) + late * self.seconds)
 
     def require(self, work: float) -> None:
-        """End what is under way, if such work would not end in time."""
+        """Raise `OutOfTime` if work of so many multiplications would not end before the deadline."""
         if not self.affords(work):
             raise OutOfTime
 
     def check(self) -> None:
-        """End what is under way, if the deadline has passed."""
+        """Raise `OutOfTime` if the deadline has passed."""
         if self.expired:
             raise OutOfTime

@@ -1,4 +1,4 @@
-"""The front door of completion: an upper bound of the norm by products alone, and the kernel H that proves it."""
+"""Public functions for completion: an upper bound of the norm by matrix products alone, and the H that proves it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Completed(NamedTuple):
     Parameters
     ----------
     kernel : array, shape (groups, rows, c, *block_kernel_shape)
-        H beside each group's block, c the smaller number of the block's channels: what `complete` can start from.
-        Zeros where no H proves less than zeros do.
+        H for the block of each group, with c the smaller number of the block's channels. `complete` can start from it.
+        It is zero if zero proves the smallest bound.
     bound : 0-d array
         Upper bound of the layer's norm.
     """
@@ -42,10 +42,13 @@ class Completed(NamedTuple):
 
 @dataclass(frozen=True)
 class CompletionFrom(Completion):
-    """`Completion` as one step whose state is H in the kernel's own scale: what `complete` runs. Zeros: no H yet."""
+    """The method behind `complete`: a search as one training step, whose state is H in the scale of the kernel.
+
+    A state of zeros stands for no H: the search then begins with random numbers.
+    """
 
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """H alone."""
+        """The shape of H."""
         return {"completion": completion_shape(spec.block_shape)}
 
     def advance(
@@ -57,14 +60,16 @@ class CompletionFrom(Completion):
         sweeps: int,
         ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Search from H."""
-        xp, (h,) = ops.xp, state
+        """Search for a better H, beginning with the given one."""
+        xp = ops.xp
+        (h,) = state
         scaled, exponent = arrays.scale(blocks, xp=xp)
-        wide = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
-        found = self.searched(scaled, arrays.unscale(h, -wide, xp=xp), ops=ops)
-        after = xp.where(xp.reshape(found.helps, wide.shape), found.kernel, xp.zeros_like(found.kernel))
-        value = self.evaluation(found.bound, found.products, found.gradient, exponent, ops=ops)
-        return value, (arrays.unscale(after, wide, xp=xp),)
+        exponent_of_entries = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
+        result = self.searched(scaled, arrays.unscale(h, -exponent_of_entries, xp=xp), ops=ops)
+        helps = xp.reshape(result.helps, exponent_of_entries.shape)
+        new_h = xp.where(helps, result.kernel, xp.zeros_like(result.kernel))
+        evaluation = self.evaluation(result.bound, result.products, result.gradient, exponent, ops=ops)
+        return evaluation, (arrays.unscale(new_h, exponent_of_entries, xp=xp),)
 
 
 @takes_layers
@@ -76,17 +81,17 @@ def complete(
     start: ArrayT | None = None,
     **geometry: Unpack[Geometry],
 ) -> Completed:
-    """Search a kernel H with ``K*K + H*H`` close to a multiple of the identity, and the bound of K that it proves.
+    """Search for a kernel H with ``K*K + H*H`` close to a multiple of the identity, and bound the norm of K by it.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     rtol : float, default 1e-2
-        Where to stop: relative distance of the bound from an estimate of the norm.
+        Relative distance of the bound from an estimate of the norm at which the search stops.
     n_iter : int, optional
-        Products at most, under a tracer too; None: 700. 0: the bound that ``start`` proves.
+        Largest number of products, also under a tracer; None: 700. 0: the bound by ``start``.
     start : array, optional
-        An H to begin from, such as the last one of a kernel that has moved since. None: small random numbers.
+        The first H, such as the last one of a kernel that has changed since. None: small random numbers.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -94,30 +99,30 @@ def complete(
     Returns
     -------
     Completed
-        ``bound`` is an upper bound at every input size, whatever H is and however short the search was. Where the
-        library differentiates, its gradient is that of the norm at its maximum, times bound over norm.
+        ``bound`` is an upper bound at every input size, for every H and after any number of products. Where the library
+        differentiates, the gradient of ``bound`` is that of the norm, times bound over norm.
 
     Raises
     ------
     KernelError, GeometryError, BackendError
     MethodError
-        If ``rtol`` or ``n_iter`` is no such number, or ``start`` has another shape than H.
+        If ``rtol`` or ``n_iter`` is not a valid number, or ``start`` does not have the shape of H.
     """
     x: Any = kernel
     backend = backend_for(x) if start is None else common_backend([x, start])
     method = CompletionFrom(rtol=rtol, n_iter=n_iter)
     plan = stepped_program(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
     ((_, shape),) = state_shapes(plan.key)
-    begin: Any = start
+    first_h: Any = start
     if start is None:
         xp: Any = backend.namespace(x)
-        begin = xp.zeros(shape, dtype=getattr(xp, plan.result_dtype), device=backend.device(x))
+        first_h = xp.zeros(shape, dtype=getattr(xp, plan.result_dtype), device=backend.device(x))
     elif tuple(start.shape) != shape:
         raise MethodError(f"start has the shape {tuple(start.shape)}; the H of this layer has {shape}.")
     if not backend.is_traced(x):
         check_values(x, plan.shape, backend=backend)
-    bound, after = backend.step(plan, x, (begin,), 1)
-    return Completed(after[0], bound)
+    bound, (h,) = backend.step(plan, x, (first_h,), 1)
+    return Completed(h, bound)
 
 
 @takes_layers
@@ -129,9 +134,9 @@ def completion_bound(
     start: ArrayT | None = None,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
-    """Completion bound: a proven upper bound at every input size, by products alone.
+    """Completion bound: a proven upper bound at every input size, computed by matrix products alone.
 
-    So it is one under jit, compile and vmap too. Circular with a stride: every size that the stride divides.
+    It is proven under jit, compile and vmap too. Circular with a stride: every size that the stride divides.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The front door of the other end: smallest singular values, condition numbers, isometry defects."""
+"""Public functions for smallest singular values, condition numbers and isometry defects."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def enclose_smallest(
     """
     result, claims = proven(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
     figures = result.stats
-    ends = backend_for(kernel).as_proven(result.value), figures["upper"]
-    witness = figures["frequency"], figures["u"], figures["v"]
-    return _enclosure(result, claims, ends, witness)
+    lower = backend_for(kernel).as_proven(result.value)
+    witness = (figures["frequency"], figures["u"], figures["v"])
+    return _enclosure(result, claims, (lower, figures["upper"]), witness)
 
 
 @takes_layers
@@ -125,7 +125,7 @@ def enclose_isometry(
     0.209999 <= isometry defect <= 0.210189 (converged: rtol=0.001; every input size)
     """
     backend = backend_for(kernel)
-    # A search has no gradient, and a trainable weight asks none of its bounds.
+    # A search has no gradient, so a trainable kernel is detached.
     result, claims = proven(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
     upper = backend.as_proven(result.value)
     return _enclosure(result, claims, (result.stats["lower"], upper), (result.stats["frequency"], (), ()))
@@ -137,29 +137,43 @@ def _enclosure(
     ends: tuple[Any, Any],
     witness: tuple[Any, Any, Any],
 ) -> Enclosure:
-    """The answer of a method whose figures tell how its search ended."""
-    figures, method, spec = result.stats, result.method, result.spec
+    """The enclosure from the result of a method derived from `Ends`.
+
+    Parameters
+    ----------
+    claims : sequence of (Lower, Upper)
+        One pair, or none if a compiler ran the search.
+    ends : tuple of arrays
+        Lower and upper bound.
+    """
+    figures = result.stats
+    method = result.method
+    spec = result.spec
     outcome = list(Outcome)[int(figures["outcome"])]
-    words = {
+    explanation = {
         Outcome.CONVERGED: f"rtol={method.rtol:g}",
         Outcome.ZERO: f"no proof tells it from 0 at rtol={method.rtol:g}",
         Outcome.BUDGET: f"wider than rtol={method.rtol:g}, and proven",
     }[outcome]
-    where = f"; {spec.sizes}" if spec.input_shape is None and spec.ndim else ""
-    found = Enclosure(
+    sizes = f"; {spec.sizes}" if spec.input_shape is None and spec.ndim else ""
+    enclosure = Enclosure(
         *ends,
         witness=witness,
         cells=int(figures["cells"]),
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
-        status=f"{outcome.value}: {words}{where}",
+        status=f"{outcome.value}: {explanation}{sizes}",
         quantity=method.quantity,
     )
-    found = found.stated_by(partial(_no_certificate, method.quantity))
-    return found.proven_by(claims[0][0], claims[0][1], explained_when_asked) if claims else found
+    enclosure = enclosure.stated_by(partial(_no_certificate, method.quantity))
+    if not claims:
+        return enclosure
+    ((lower, upper),) = claims
+    return enclosure.proven_by(lower, upper, explained_when_asked)
 
 
 def _no_certificate(quantity: str, _name: str) -> Any:
+    """`Enclosure.certificate` for quantities without a certificate: raises an error."""
     raise CertificateError(f"there is no certificate of a {quantity}: take that of enclose(kernel), of the norm.")
 
 
@@ -211,28 +225,28 @@ def condition_number(
     norm = enclose(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
     if norm.claim is None or smallest.claim is None:
         raise Undecided("a condition number needs the bounds of both ends as claims, which a compiler does not keep.")
-    from specnorm.certified import defect  # for those who call it
+    from specnorm.certified import defect  # imported here: few need it
 
     lower, upper = defect.condition(norm.claim, smallest.claim)
     backend: Any = backend_for(kernel)
     outcome = smallest.outcome if smallest.outcome is not Outcome.CONVERGED else norm.outcome
-    words = f"rtol={rtol:g}" if outcome is Outcome.CONVERGED else "wider, and proven"
-    found = Enclosure(
-        lower=_outward(lower, norm.lower, backend=backend),
-        upper=_outward(upper, norm.upper, backend=backend),
+    explanation = f"rtol={rtol:g}" if outcome is Outcome.CONVERGED else "wider, and proven"
+    enclosure = Enclosure(
+        lower=_rounded_outward(lower, norm.lower, backend=backend),
+        upper=_rounded_outward(upper, norm.upper, backend=backend),
         witness=smallest.witness,
         cells=norm.cells + smallest.cells,
         levels=max(norm.levels, smallest.levels),
         proof_dtype=norm.proof_dtype,
-        status=f"{outcome.value}: {words}",
+        status=f"{outcome.value}: {explanation}",
         quantity="condition number",
     )
-    found = found.stated_by(partial(_no_certificate, found.quantity))
-    return found.proven_by(lower, upper, explained_when_asked)
+    enclosure = enclosure.stated_by(partial(_no_certificate, enclosure.quantity))
+    return enclosure.proven_by(lower, upper, explained_when_asked)
 
 
-def _outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
-    """The number of a claim as an array like another one, rounded in the claim's direction."""
+def _rounded_outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
+    """The number of a claim in the dtype and library of another array: an upper bound rounded up, a lower one down."""
     rounds: Any = "up" if isinstance(claim, Upper) else "down"
     value = representable(claim.value, np.float64 if "float64" in str(like.dtype) else np.float32, rounds)
     return backend.namespace(like).full_like(like, value)
@@ -248,8 +262,8 @@ def isometry_bound(
     """Bound how far a layer is from an isometry: eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
 
     All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. The bound is proven under jit, compile
-    and vmap too, since it takes products alone. If the layer has fewer outputs than inputs, the bound is of its
-    adjoint: the figure ``adjoint`` of ``measure(kernel, Isometry())`` says so.
+    and vmap too, since it is computed by matrix products without a search. If the layer has fewer outputs than inputs,
+    the bound is for its adjoint: then the figure ``adjoint`` of ``measure(kernel, Isometry())`` is True.
 
     Parameters
     ----------
@@ -323,23 +337,25 @@ def is_isometry(
     >>> specnorm.is_isometry(kernel, 0.22), specnorm.is_isometry(kernel, 0.2)
     (True, False)
     """
-    most = as_number("tolerance", tolerance)
-    if not most >= 0:
+    largest_defect = as_number("tolerance", tolerance)
+    if not largest_defect >= 0:
         raise MethodError(f"tolerance={tolerance!r} is no part of a squared norm: give a number that is not negative.")
-    # The answer is a word, of which a trainable weight has no gradient.
+    # The answer is True or False and has no gradient, so a trainable kernel is detached.
     kernel = backend_for(kernel).detach(kernel)
-    quick: Any = isometry_bound(kernel, scale=scale, **geometry)
-    if float(quick) <= most:
+    bound_without_search: Any = isometry_bound(kernel, scale=scale, **geometry)
+    if float(bound_without_search) <= largest_defect:
         return True
     for rtol in (1e-2, 1e-4, 1e-7):
-        found = enclose_isometry(kernel, scale=scale, rtol=rtol, budget=budget, **geometry)
-        if float(found.upper) <= most:
+        enclosure = enclose_isometry(kernel, scale=scale, rtol=rtol, budget=budget, **geometry)
+        lower = float(enclosure.lower)
+        upper = float(enclosure.upper)
+        if upper <= largest_defect:
             return True
-        if float(found.lower) > most:
+        if lower > largest_defect:
             return False
-        if found.outcome is not Outcome.CONVERGED:
+        if enclosure.outcome is not Outcome.CONVERGED:
             break
     raise Undecided(
-        f"the isometry defect is proven to lie between {float(found.lower):.6g} and {float(found.upper):.6g}, which is "
-        f"too close to {most!r} to tell. Give a tolerance outside of that, or a larger budget."
+        f"the isometry defect is proven to lie between {lower:.6g} and {upper:.6g}, which is too close to "
+        f"{largest_defect!r} to tell. Give a tolerance outside of that, or a larger budget."
     )

@@ -1,4 +1,4 @@
-"""Everything specnorm raises on purpose. Each message says what was given, what was expected and what to do."""
+"""The errors and warnings of specnorm. Each message says what was given, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
 
 
 class SpecnormError(Exception):
-    """Base of every error raised by specnorm itself."""
+    """Base of all errors that specnorm raises."""
 
 
 class KernelError(SpecnormError, ValueError):
-    """The kernel itself cannot be measured: wrong rank, dtype, an empty axis, a non-finite value."""
+    """The kernel cannot be measured: wrong number of axes, wrong dtype, an empty axis, or a non-finite value."""
 
 
 class GeometryError(SpecnormError, ValueError):
@@ -36,23 +36,23 @@ class GeometryError(SpecnormError, ValueError):
 
 
 class MethodError(SpecnormError, ValueError):
-    """The method cannot serve this request; the message names one that can."""
+    """The method does not support this call; the message names one that does."""
 
 
 class BackendError(SpecnormError, TypeError):
-    """The array library behind an argument is missing, broken, ambiguous or mixed."""
+    """An argument's array library has no plugin, a broken plugin, or two; or arguments are of different libraries."""
 
 
 class NoBackend(BackendError):
-    """No installed plugin owns this array."""
+    """No installed plugin supports this array."""
 
 
 class BrokenBackend(BackendError):
-    """A plugin is registered for this array but cannot be used; the original error is chained."""
+    """The plugin for this array cannot be used; its error is chained."""
 
 
 class BackendConflict(BackendError):
-    """Two installed distributions claim the same array library."""
+    """Two installed distributions register a plugin for the same array library."""
 
 
 class BackendVersion(BackendError):
@@ -60,33 +60,33 @@ class BackendVersion(BackendError):
 
 
 class MixedBackends(BackendError):
-    """Arguments of one call live in different libraries or on different devices."""
+    """Arguments of one call are arrays of different libraries or on different devices."""
 
 
 class Undecided(SpecnormError):
-    """A certificate could be neither proved nor refuted within rounding or the budget."""
+    """A statement could be neither proven nor refuted, because of rounding errors or the budget."""
 
 
 class CertificateError(SpecnormError):
-    """A certificate cannot be read, or there is none of a kernel or a bound."""
+    """A certificate cannot be read, or cannot be made for this kernel or bound."""
 
 
 class ModelFileError(SpecnormError):
-    """A model file is unreadable, damaged, too large, or of a kind that is refused."""
+    """A model file is unreadable, damaged, too large, or of a format that is refused."""
 
 
 class TranslationError(MethodError):
-    """A network was translated into a graph that does not compute what the model computes."""
+    """The graph into which a network was translated does not compute the same as the model."""
 
 
 class InternalError(SpecnormError):
-    """A proven number was contradicted by an execution: an error of specnorm, to be reported.
+    """Running a network contradicts a proven bound. This is an error in specnorm; please report it.
 
     Parameters
     ----------
     message : str
     pair : tuple of mapping, optional
-        The inputs, by name.
+        The two inputs that contradict the bound; each maps names to arrays.
     """
 
     def __init__(self, message: str, pair: object = None) -> None:
@@ -95,8 +95,8 @@ class InternalError(SpecnormError):
 
 
 class SecondDerivativeError(SpecnormError, NotImplementedError):
-    """A second derivative was asked for: specnorm's pullbacks are first order only."""
+    """A second derivative was requested; specnorm has first derivatives only."""
 
 
 class EstimateWarning(UserWarning):
-    """A value that is a proven bound elsewhere is only an estimate here."""
+    """The value of this call is an estimate, although the function returns a proven bound in other cases."""

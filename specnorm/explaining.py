@@ -1,4 +1,4 @@
-"""Claims for people: the chain of rules behind a bound, with their numbers, in words."""
+"""Print claims as text: the chain of rules that prove a bound, with their numbers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from specnorm.problem.frequencies import Frequencies
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import POWER, number
 
-_SHOWN = 3
-"""Premises of one claim that are written out, the largest first."""
+_SHOWN_PREMISES = 3
+"""Number of premises of a claim that are printed, the largest first."""
 
 
 def explained(lower: Lower, upper: Upper) -> str:
-    """Both bounds of a layer, and what they rest on: one line a rule."""
+    """The rules that prove two bounds, one on each line, premises below their conclusion."""
     return "\n".join([*lines(upper, ("upper", "<="), 0), *lines(lower, ("lower", ">="), 0)])
 
 
@@ -26,28 +26,44 @@ def lines(
     depth: int = 0,
     most: float = math.inf,
 ) -> Iterator[str]:
-    """One claim and what it rests on, to so many levels."""
+    """Yield the line of a claim and, indented, those of its premises.
+
+    Parameters
+    ----------
+    side : tuple of str
+        ("upper", "<=") or ("lower", ">=").
+    exponent : int
+        Power of two by which the claim's number is multiplied for printing: claims are about scaled kernels.
+    depth : int
+        Level of the claim.
+    most : float
+        Level below which no premises are printed.
+    """
     if claim.rule.startswith(POWER):
-        yield from lines(claim.of[0], side, exponent + int(claim.rule.removeprefix(POWER)), depth, most)
+        (scaled_claim,) = claim.of
+        yield from lines(scaled_claim, side, exponent + int(claim.rule.removeprefix(POWER)), depth, most)
         return
     promise, relation = side
     value = number(math.ldexp(claim.value, exponent), promise)
     yield f"{'  ' * depth}{words(claim.what)} {relation} {value}: {claim.rule}"
-    parts = sorted(claim.of, key=lambda part: -part.value)
+    premises = sorted(claim.of, key=lambda premise: -premise.value)
     if depth >= most:
         return
-    for part in parts[:_SHOWN]:
-        yield from lines(part, side, exponent, depth + 1, most)
-    if len(parts) > _SHOWN:
-        yield f"{'  ' * (depth + 1)}... and {len(parts) - _SHOWN} more, none of them larger"
+    for premise in premises[:_SHOWN_PREMISES]:
+        yield from lines(premise, side, exponent, depth + 1, most)
+    if len(premises) > _SHOWN_PREMISES:
+        yield f"{'  ' * (depth + 1)}... and {len(premises) - _SHOWN_PREMISES} more, none of them larger"
 
 
 def words(what: object) -> str:
-    """What a claim bounds."""
+    """The subject of a claim, in words."""
     if isinstance(what, Frequencies):
         return f"symbol at ({', '.join(f'{angle:.4g}' for angle in what.angles[0])})"
     if isinstance(what, ConvSpec):
-        where = "every size" if what.input_shape is None else " x ".join(map(str, what.input_shape)) or "no axis"
+        if what.input_shape is None:
+            where = "every size"
+        else:
+            where = " x ".join(map(str, what.input_shape)) or "no axis"
         return f"layer of {what.cin} to {what.cout} channels at {where}"
     if isinstance(what, tuple):
         return " ".join(map(words, what))

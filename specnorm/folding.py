@@ -1,4 +1,4 @@
-"""Layers merged into one kernel, so that the norm of both together can be measured."""
+"""Merge a convolution and a batch normalisation into one kernel, so that the norm of both together can be measured."""
 
 from __future__ import annotations
 
@@ -31,25 +31,26 @@ def fold_batch_norm(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape); transposed: (cin, cout // groups, *kernel_shape)
     gamma : array, shape (cout,), or None
-        Of the normalisation (torch: ``weight``); None: it has none, all ones.
+        The normalisation's scale (torch: ``weight``); None: all ones.
     running_var : array, shape (cout,)
-        Variances, not negative.
+        The normalisation's variances, not negative.
     eps : float
-        What the normalisation adds to them.
+        The number that the normalisation adds to the variances.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
-        see `specnorm.Geometry`; ``groups``, ``transposed`` and ``layout`` tell which axis is the output.
+        see `specnorm.Geometry`. ``groups``, ``transposed`` and ``layout`` determine the axis of the output channels.
 
     Returns
     -------
     array of the kernel's library, shape, dtype and layout
-        Differentiable in all three arrays where the library is.
+        Differentiable with respect to all three arrays where the library is.
 
     Raises
     ------
     KernelError
-        For other shapes; where values are known, also for negative or non-finite ones.
+        For other shapes, and, where values are known, for negative variances and non-finite numbers.
     MixedBackends
+        If the arrays are of different libraries or devices.
 
     Examples
     --------
@@ -59,25 +60,25 @@ def fold_batch_norm(
     >>> print(specnorm.enclose(folded))
     15.5884 <= norm <= 15.6041 (converged: rtol=0.001)
     """
-    given: Any = kernel
-    amount: Any = eps
+    array: Any = kernel
+    number: Any = eps
     statistics: dict[str, Any] = {"running_var": unwrapped(running_var)}
     if gamma is not None:
         statistics["gamma"] = unwrapped(gamma)
-    backend = common_backend([given, *statistics.values()])
-    spec = ConvSpec.of(tuple(given.shape), **layer)
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount < math.inf:
+    backend = common_backend([array, *statistics.values()])
+    spec = ConvSpec.of(tuple(array.shape), **layer)
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
         raise KernelError(f"eps={eps!r} is no finite number of at least 0: give the normalisation's own, often 1e-5.")
     for name, x in statistics.items():
         if tuple(x.shape) != (spec.cout,):
             raise KernelError(
                 f"{name} has shape {tuple(x.shape)}; expected ({spec.cout},), one number for each output channel of a "
-                f"kernel of shape {tuple(given.shape)} with groups={spec.groups}, transposed={spec.transposed}, "
+                f"kernel of shape {tuple(array.shape)} with groups={spec.groups}, transposed={spec.transposed}, "
                 f"layout={spec.layout!r}. Check these, or give the statistics of the normalisation after this layer."
             )
         _check_values(name, x, eps, backend)
     gammas = None if gamma is None else statistics["gamma"][None, :]
-    folded: ArrayT = fold_stack(given[None, ...], gammas, statistics["running_var"][None, :], eps, **layer)[0, ...]
+    folded: ArrayT = fold_stack(array[None, ...], gammas, statistics["running_var"][None, :], eps, **layer)[0, ...]
     return folded
 
 
@@ -88,26 +89,27 @@ def fold_stack(
     eps: float,
     **layer: Unpack[Layer],
 ) -> AnyArray:
-    """`fold_batch_norm` of kernels (n, *shape) of one geometry with statistics (n, cout), unchecked."""
+    """`fold_batch_norm` for a stack of kernels (n, *shape) with statistics (n, cout), without checks."""
     backend = backend_for(kernels)
     xp = backend.namespace(kernels)
     spec = ConvSpec.of(tuple(kernels.shape[1:]), **layer)
-    wide = getattr(xp, check_dtype(str(kernels.dtype), tuple(kernels.shape[1:])))
+    working_dtype = getattr(xp, check_dtype(str(kernels.dtype), tuple(kernels.shape[1:])))
     with arithmetic.exact(kernels, backend=backend):
-        scale = 1 / xp.sqrt(xp.astype(running_var, wide) + eps)
+        scale = 1 / xp.sqrt(xp.astype(running_var, working_dtype) + eps)
         if gamma is not None:
-            scale = xp.astype(gamma, wide) * scale
-        return xp.astype(xp.astype(kernels, wide) * _by_output(scale, spec, xp=xp), kernels.dtype)
+            scale = xp.astype(gamma, working_dtype) * scale
+        folded = xp.astype(kernels, working_dtype) * _broadcastable(scale, spec, xp=xp)
+        return xp.astype(folded, kernels.dtype)
 
 
-def _by_output(scale: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """One number an output channel, shape (n, cout), in a shape that meets the kernels as they are stored."""
+def _broadcastable(scale: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Reshape numbers of output channels (n, cout) so that they broadcast with stored kernels (n, *shape)."""
     count = scale.shape[0]
     if spec.transposed:
-        # Kernel entry (i, j) feeds output j of the group of input i.
-        each = xp.reshape(scale, (count, spec.groups, 1, -1))
+        # Entry (i, j) of a kernel belongs to output j of the group that input i belongs to.
+        by_group = xp.reshape(scale, (count, spec.groups, 1, -1))
         shape = (count, spec.groups, spec.cin // spec.groups, spec.cout // spec.groups)
-        channels = xp.reshape(xp.broadcast_to(each, shape), (count, *spec.stored_channels))
+        channels = xp.reshape(xp.broadcast_to(by_group, shape), (count, *spec.stored_channels))
     else:
         channels = xp.reshape(scale, (count, -1, 1))
     ones = (1,) * spec.ndim
@@ -118,7 +120,7 @@ def _by_output(scale: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
 
 def _check_values(name: str, x: Array, eps: float, backend: Backend) -> None:
-    """Refuse values that no normalisation has; where they are not known, nothing."""
+    """Refuse statistics that are not finite floats, and variances below 0, or 0 with ``eps=0``; tracers pass."""
     if str(x.dtype).rpartition(".")[2] not in FLOATING:
         raise KernelError(f"{name} has dtype {x.dtype}; expected a real floating one ({', '.join(FLOATING)}).")
     if backend.is_traced(x):

@@ -1,9 +1,12 @@
-"""A framework's own layer in place of a kernel: the plugin of its arrays says kernel and geometry."""
+"""Let public functions take a framework's layer in place of a kernel; kernel and geometry come from its plugin.
+
+Layers of Keras, whose arrays belong to several libraries, are read here.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,124 +20,140 @@ from specnorm.types import LayerKernel
 from specnorm.words import check_words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_HOLD = ("kernel", "weight")
-"""Attributes in which layers hold a kernel."""
+_KERNEL_ATTRIBUTES = ("kernel", "weight")
+"""Attributes in which layers store a kernel."""
 _RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "fold_batch_norm")
+"""Public functions that return a kernel in the layout of the given one."""
 
 
 def takes_layers(function: Function) -> Function:
-    """Let a function of a kernel, and of geometry by keyword, take a framework's layer in the kernel's place.
+    """Decorate a function of a kernel and of geometry keywords, so that it also takes a framework's layer as kernel.
 
-    A keyword that is given and contradicts the layer is refused; one that is not given is the layer's.
+    The layer supplies the geometry. A keyword that contradicts the layer is refused.
     """
     code: Any = function.__code__
-    by_place: tuple[str, ...] = code.co_varnames[: code.co_argcount]
-    known = GEOMETRY_WORDS.union(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    positional_names: tuple[str, ...] = code.co_varnames[: code.co_argcount]
+    all_names = GEOMETRY_WORDS.union(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
-    def front_door(*args: Any, **keywords: Any) -> Any:
-        if len(args) > len(by_place):
-            _refuse_positions(function.__name__, by_place, args)
-        if not known.issuperset(keywords):
-            check_words(function.__name__, keywords, known)
+    def with_layers(*args: Any, **keywords: Any) -> Any:
+        if len(args) > len(positional_names):
+            _refuse_positional(function.__name__, positional_names, args)
+        if not all_names.issuperset(keywords):
+            check_words(function.__name__, keywords, all_names)
         if args and not backends.is_array(args[0]):
-            inside = array_in(args[0])
-            if inside is not None:
-                return function(inside, *args[1:], **keywords)
-            given = {**dict(zip(by_place, args, strict=False)), **keywords}
-            return function(**_opened(function.__name__, by_place, given))
+            array = array_in(args[0])
+            if array is not None:
+                return function(array, *args[1:], **keywords)
+            arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
+            return function(**_with_layer_read(function.__name__, positional_names[0], arguments))
         return function(*args, **keywords)
 
-    # As functools.wraps, which makes as many calls at import as a module of its own.
-    front_door.__wrapped__ = function  # type: ignore[attr-defined]
-    front_door.__name__, front_door.__qualname__ = function.__name__, function.__qualname__
-    front_door.__module__, front_door.__doc__ = function.__module__, function.__doc__
-    front_door.__annotations__ = function.__annotations__
-    return front_door  # type: ignore[return-value]
+    # As `functools.wraps`, whose calls for all public functions would take as long as importing another module.
+    with_layers.__wrapped__ = function  # type: ignore[attr-defined]
+    with_layers.__name__ = function.__name__
+    with_layers.__qualname__ = function.__qualname__
+    with_layers.__module__ = function.__module__
+    with_layers.__doc__ = function.__doc__
+    with_layers.__annotations__ = function.__annotations__
+    return with_layers  # type: ignore[return-value]
 
 
-def _refuse_positions(name: str, by_place: tuple[str, ...], args: tuple[Any, ...]) -> None:
+def _refuse_positional(name: str, positional_names: tuple[str, ...], args: tuple[Any, ...]) -> None:
+    """Raise the error for a call with too many positional arguments."""
     if any(isinstance(x, Method) for x in args):
         raise TypeError(f"{name} takes no method. specnorm.measure(kernel, method) runs one.")
     raise TypeError(
-        f"{name} takes {' and '.join(by_place)} by position alone: give everything else by keyword, such as "
+        f"{name} takes {' and '.join(positional_names)} by position alone: give everything else by keyword, such as "
         "input_shape=32."
     )
 
 
-def _opened(name: str, by_place: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
-    x = given.pop(by_place[0])
-    if isinstance(x, (int, float)) and any(map(backends.is_array, given.values())):
-        raise NoBackend(f"{name} takes the kernel first: {name}(kernel, {x!r}); got {x!r} in its place.")
-    kernel, told, as_stored = layer_kernel(x, given.get("input_shape"), name)
-    kind = type(x).__name__
+def _with_layer_read(name: str, kernel_name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call with the layer replaced by its kernel and geometry.
+
+    Parameters
+    ----------
+    name : str
+        The function that was called.
+    kernel_name : str
+        Name of its argument for the kernel.
+    arguments : dict
+        All arguments by name, the layer among them.
+    """
+    layer = arguments.pop(kernel_name)
+    if isinstance(layer, (int, float)) and any(map(backends.is_array, arguments.values())):
+        raise NoBackend(f"{name} takes the kernel first: {name}(kernel, {layer!r}); got {layer!r} in its place.")
+    kernel, geometry, as_stored = layer_kernel(layer, arguments.get("input_shape"), name)
+    kind = type(layer).__name__
     if name in _RETURN_A_KERNEL and not as_stored:
         raise GeometryError(
             f"{name} returns a kernel, and {kind} stores its own in an order of axes that specnorm has no name for. "
             "Give the kernel in torch's order, with its geometry."
         )
-    spec = ConvSpec.of(kernel.shape, **told)
+    spec = ConvSpec.of(kernel.shape, **geometry)
     if not spec.ndim:
-        # A linear layer is one whatever the size: it has no pixels.
-        given = {word: value for word, value in given.items() if word not in ("input_shape", "padding_mode")}
-    for word in Layer.__annotations__.keys() & given.keys():
-        other = ConvSpec.of(kernel.shape, **{**told, word: given[word]})
-        if other != spec:
+        # A linear layer has no pixels, so it is the same at every size.
+        arguments = {word: x for word, x in arguments.items() if word not in ("input_shape", "padding_mode")}
+    for word in Layer.__annotations__.keys() & arguments.keys():
+        other_spec = ConvSpec.of(kernel.shape, **{**geometry, word: arguments[word]})
+        if other_spec != spec:
+            value_of_layer = geometry.get(word, getattr(spec, word))
             raise GeometryError(
-                f"{word}={given[word]!r} contradicts the layer: this {kind} has {word}="
-                f"{told.get(word, getattr(spec, word))!r}. Leave it out; or give the kernel with the geometry you mean."
+                f"{word}={arguments[word]!r} contradicts the layer: this {kind} has {word}={value_of_layer!r}. Leave "
+                "it out; or give the kernel with the geometry you mean."
             )
-    return {by_place[0]: kernel, **told, **given}
+    return {kernel_name: kernel, **geometry, **arguments}
 
 
 def array_in(x: Any) -> Any:
-    """Return the array in what a framework wraps its parameters in, by the plugin that knows it; None: it is none.
+    """Return the array that a framework's parameter object contains; None if ``x`` is not such an object.
 
-    Keras's variables, of any library, are known here.
+    Variables of Keras are read here, those of other frameworks by their plugins.
     """
     if any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Variable" for cls in type(x).__mro__):
         return x.value
-    for inside in _held(x, ("",)):
-        root = registry.owner_of(type(inside))
-        found = backends.load(root).array_in(x) if root else None
-        if found is not None:
-            return found
-    return None
+    root = registry.owner_of(type(_unwrapped_value(x)))
+    return backends.load(root).array_in(x) if root else None
 
 
 def unwrapped(x: Any) -> Any:
-    """`array_in` of what wraps an array; anything else as it is."""
-    inside = None if x is None or backends.is_array(x) else array_in(x)
-    return x if inside is None else inside
+    """The array in a parameter object (`array_in`); other objects are returned as they are."""
+    array = None if x is None or backends.is_array(x) else array_in(x)
+    return x if array is None else array
 
 
 def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> LayerKernel:
-    """Kernel and geometry of a framework's own layer, by the plugin of its arrays; Keras's hold those of any library.
+    """Read kernel and geometry of a framework's layer, by the plugin of its arrays, or, for Keras, here.
 
     Parameters
     ----------
     x : object
     input_shape : int or sequence of int, optional
-        Spatial input sizes, where they decide the padding.
+        Spatial input sizes, for layers whose padding depends on them.
     name : str
-        What was called, for the message.
+        The function that was called, for error messages.
 
     Raises
     ------
     NoBackend
-        If it is no layer that a plugin knows.
+        If no plugin knows the object as a layer.
     GeometryError
-        If its geometry has no words here.
+        If no `LayerKernel` describes the layer.
     """
-    found = keras_layer(x, input_shape)
-    if found is not None:
-        return found
-    # Of an object that a plugin owns, attributes are not looked at: reading a parametrised weight may move it.
-    own = registry.owner_of(type(x)) is not None
-    for cls in (type(x),) if own else dict.fromkeys(map(type, _held(x, _HOLD))):
+    layer = keras_layer(x, input_shape)
+    if layer is not None:
+        return layer
+    if registry.owner_of(type(x)) is not None:
+        # Attributes of an object that a plugin owns are not read: reading a parametrised weight may change it.
+        candidates = [type(x)]
+    else:
+        values = (_unwrapped_value(getattr(x, word, None)) for word in _KERNEL_ATTRIBUTES)
+        candidates = list(dict.fromkeys(map(type, values)))
+    for cls in candidates:
         root = registry.owner_of(cls)
-        found = _by_plugin(root, x, input_shape) if root else None
-        if found is not None:
-            return found
+        layer = _by_plugin(root, x, input_shape) if root else None
+        if layer is not None:
+            return layer
     raise _refusal(x, name)
 
 
@@ -143,15 +162,15 @@ def _by_plugin(root: str, x: Any, input_shape: Any) -> LayerKernel | None:
     return backend.layer(x, input_shape)
 
 
-def _held(x: Any, words: Sequence[str]) -> Iterator[Any]:
-    """Arrays that an object may have under some names ("": itself), out of what frameworks wrap them in."""
-    for word in words:
-        held = getattr(x, word, None) if word else x
-        inside = getattr(held, "get_value", None)  # Flax's; its `value` warns
-        yield inside() if callable(inside) else getattr(held, "value", held)
+def _unwrapped_value(x: Any) -> Any:
+    """The value of a framework's variable, from its ``get_value()`` or ``value``; other objects as they are."""
+    # Flax's variables have both, and warn about `value`.
+    get_value = getattr(x, "get_value", None)
+    return get_value() if callable(get_value) else getattr(x, "value", x)
 
 
 def _refusal(x: Any, name: str) -> NoBackend:
+    """The error for an object that is neither an array nor a layer, with advice for what it is instead."""
     kind = type(x).__name__
     if isinstance(x, Method):
         return NoBackend(f"{name} takes the kernel first, got the method {kind}(): specnorm.measure(kernel, {kind}()).")
@@ -160,8 +179,9 @@ def _refusal(x: Any, name: str) -> NoBackend:
             f"{name} takes one layer's kernel, got the {kind} {x!r}. specnorm.audit reads a model's file and measures "
             "each of its layers."
         )
-    listed = x if isinstance(x, (list, tuple)) else ()
-    if isinstance(x, Mapping) or any(isinstance(part, Mapping) or backends.is_array(part) for part in listed):
+    entries = x if isinstance(x, (list, tuple)) else ()
+    holds_arrays = any(isinstance(entry, Mapping) or backends.is_array(entry) for entry in entries)
+    if isinstance(x, Mapping) or holds_arrays:
         return NoBackend(
             f"{name} takes one layer's kernel, got a {kind} of {len(x)}. specnorm.audit measures each layer of a state "
             "dict, or of a tree of arrays."
@@ -183,18 +203,21 @@ _CONVOLUTIONS = tuple(f"Conv{d}D" for d in (1, 2, 3))
 _TRANSPOSED = tuple(f"Conv{d}DTranspose" for d in (1, 2, 3))
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
 _SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
-_COMPUTING = ("__call__", "call", "convolution_op")
+_COMPUTING_METHODS = ("__call__", "call", "convolution_op")
+"""Methods of Keras's layers that decide what a layer computes."""
 _LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
+"""Layout of Keras's kernels, by the number of spatial axes."""
 
 
 def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
-    """Kernel and geometry of a Keras layer, as `specnorm.plugin.Backend.layer`; None for anything else."""
-    known = (*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, "Dense")
-    bases = [cls for cls in type(x).__mro__ if cls.__module__.partition(".")[0] == "keras" and cls.__name__ in known]
+    """Kernel and geometry of a Keras layer, as `specnorm.plugin.Backend.layer`; None for other objects."""
+    names = (*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, "Dense")
+    bases = [cls for cls in type(x).__mro__ if cls.__module__.partition(".")[0] == "keras" and cls.__name__ in names]
     if not bases:
         return None
-    name, kind = type(x).__name__, bases[0].__name__
-    if any(getattr(type(x), word, None) is not getattr(bases[0], word, None) for word in _COMPUTING):
+    name = type(x).__name__
+    kind = bases[0].__name__
+    if any(getattr(type(x), word, None) is not getattr(bases[0], word, None) for word in _COMPUTING_METHODS):
         raise GeometryError(
             f"{name} has a call() of its own: its attributes do not say what it computes. Give the kernel that it "
             "amounts to, with its geometry."
@@ -205,10 +228,14 @@ def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> Layer
     if kind == "Dense":
         return LayerKernel(kernel, {"layout": "IO"})
     ndim = kernel.ndim - 2
-    stride, dilation = per_axis("strides", x.strides, ndim), per_axis("dilation_rate", x.dilation_rate, ndim)
+    stride = per_axis("strides", x.strides, ndim)
+    dilation = per_axis("dilation_rate", x.dilation_rate, ndim)
     geometry: dict[str, Any] = {
-        "stride": stride, "dilation": dilation, "layout": _LAYOUTS[ndim], "padding_mode": "zeros"
-    }  # fmt: skip
+        "stride": stride,
+        "dilation": dilation,
+        "layout": _LAYOUTS[ndim],
+        "padding_mode": "zeros",
+    }
     if kind in _TRANSPOSED:
         if input_shape is not None and (x.padding != "valid" or x.output_padding is not None):
             raise GeometryError(
@@ -217,62 +244,66 @@ def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> Layer
             )
         return LayerKernel(kernel, {**geometry, "transposed": True, "padding": "valid"})
     sizes = (None,) * ndim if input_shape is None else per_axis("input_shape", input_shape, ndim)
-    reach = kernel.shape[:ndim]
+    kernel_shape = kernel.shape[:ndim]
     if x.padding == "causal":
-        geometry["padding"] = [(dilation[0] * (reach[0] - 1), 0)]
+        geometry["padding"] = [(dilation[0] * (kernel_shape[0] - 1), 0)]
     elif x.padding == "same":
-        geometry["padding"] = [same_upper(*axis) for axis in zip(sizes, reach, stride, dilation, strict=True)]
+        geometry["padding"] = [same_upper(*axis) for axis in zip(sizes, kernel_shape, stride, dilation, strict=True)]
     else:
         geometry["padding"] = x.padding
     if kind in _DEPTHWISE:
-        # Stored (*spatial, cin, times); a layer with cin groups has (*spatial, 1, cin * times).
-        cin, times = kernel.shape[-2:]
-        moved = kernel.reshape((*reach, 1, cin * times))
-        return LayerKernel(moved, {**geometry, "groups": cin}, as_stored=False)
+        # Keras stores (*spatial, cin, multiplier); the same layer with cin groups has (*spatial, 1, cin * multiplier).
+        cin, multiplier = kernel.shape[-2:]
+        grouped_kernel = kernel.reshape((*kernel_shape, 1, cin * multiplier))
+        return LayerKernel(grouped_kernel, {**geometry, "groups": cin}, as_stored=False)
     if kind in _SEPARABLE:
         return LayerKernel(kernel, geometry, as_stored=False)
     return LayerKernel(kernel, {**geometry, "groups": x.groups})
 
 
 def keras_parts(x: Any) -> Mapping[str, Any] | None:
-    """Layers in a Keras layer or model by their names, and the variables outside of them; None for anything else."""
+    """Sublayers of a Keras layer or model, and its other variables, by their names; None for other objects."""
     if not is_keras_layer(x):
         return None
-    found = {str(layer.name): layer for layer in getattr(x, "layers", None) or _keras_layers(vars(x).values())}
-    if type(x).__name__ == "SpectralNormalization":  # whose own variable is a vector; the kernel is the inner layer's
-        return found
-    inner = {id(variable) for layer in found.values() for variable in layer.weights}
-    return found | {str(variable.name): variable for variable in x.weights if id(variable) not in inner}
+    sublayers = getattr(x, "layers", None) or _keras_layers(vars(x).values())
+    parts = {str(layer.name): layer for layer in sublayers}
+    if type(x).__name__ == "SpectralNormalization":
+        # Its own variable is a vector of the power iteration. The kernel is the sublayer's.
+        return parts
+    variables_of_sublayers = {id(variable) for layer in parts.values() for variable in layer.weights}
+    own_variables = [variable for variable in x.weights if id(variable) not in variables_of_sublayers]
+    return parts | {str(variable.name): variable for variable in own_variables}
 
 
 def is_keras_layer(x: Any) -> bool:
-    """Return whether an object is a layer, or a model, of Keras."""
+    """Whether an object is a layer or a model of Keras."""
     return any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Layer" for cls in type(x).__mro__)
 
 
 def _keras_layers(values: Iterable[Any]) -> list[Any]:
-    """Layers among attributes, and in lists of these."""
-    found = []
+    """The Keras layers among the values of attributes, also inside of lists and tuples."""
+    layers = []
     for value in values:
         if isinstance(value, (list, tuple)):
-            found += _keras_layers(value)
+            layers += _keras_layers(value)
         elif is_keras_layer(value):
-            found.append(value)
-    return found
+            layers.append(value)
+    return layers
 
 
 def _separable_kernel(x: Any) -> np.ndarray:
-    """The one kernel (*spatial, cin, filters) that a depthwise layer and the 1x1 layer after it amount to, in float64.
+    """The kernel (*spatial, cin, filters), in float64, of the depthwise and the 1x1 step of a separable layer together.
 
-    With one multiplier an entry is the product of two numbers: of float32 ones it is exact.
+    With a depth multiplier of 1, an entry is the product of two float32 numbers, which float64 holds exactly.
     """
-    depthwise, pointwise = (_on_host(v).astype(np.float64) for v in (x.depthwise_kernel, x.pointwise_kernel))
-    cin, times = depthwise.shape[-2:]
-    kernel: np.ndarray = np.einsum("...cm,cmf->...cf", depthwise, pointwise.reshape(cin, times, -1))
+    depthwise = _on_host(x.depthwise_kernel).astype(np.float64)
+    pointwise = _on_host(x.pointwise_kernel).astype(np.float64)
+    cin, multiplier = depthwise.shape[-2:]
+    kernel: np.ndarray = np.einsum("...cm,cmf->...cf", depthwise, pointwise.reshape(cin, multiplier, -1))
     return kernel
 
 
 def _on_host(variable: Any) -> np.ndarray:
+    """The value of a Keras variable as a NumPy array."""
     backend: backends.Backend = backends.backend_for(variable.value)
-    found: np.ndarray = backend.to_numpy(variable.value)
-    return found
+    return backend.to_numpy(variable.value)

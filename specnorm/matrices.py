@@ -1,4 +1,4 @@
-"""The front door for stacks of plain matrices: one value per matrix."""
+"""Public functions for stacks of plain matrices; they return one value for each matrix."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def matrix_norm(a: ArrayT) -> ArrayT:
     Returns
     -------
     array, shape (...,)
-        Exact to a few roundings; differentiable where the library is.
+        Exact up to a few rounding errors; differentiable where the library is.
     """
     return _stack(a, MatrixNorm())
 
 
 def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
-    """Power iteration: a proven lower bound of the spectral norm of each matrix of a stack, at every count.
+    """Proven lower bound of the spectral norm of each matrix of a stack, by power iteration.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
         Real floating.
     n_iter : int, default 100
-        Products with ``a.T @ a``.
+        Number of products with ``a.T @ a``.
     seed : int, default 0
-        Of the start vector.
+        Seed of the start vector.
 
     Returns
     -------
@@ -49,14 +49,14 @@ def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
 
 
 def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
-    """Gram iteration: a proven upper bound of the spectral norm of each matrix of a stack, at every count.
+    """Proven upper bound of the spectral norm of each matrix of a stack, by Gram iteration.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
         Real floating.
     n_iter : int, default 6
-        Gram products (Delattre et al., ICML 2023).
+        Number of Gram products (Delattre et al., ICML 2023).
 
     Returns
     -------
@@ -66,7 +66,7 @@ def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
 
 
 def _stack(a: ArrayT, method: Method) -> ArrayT:
-    """Run a matrix method on a stack: its leading axes are the program's batch."""
+    """Run a method for matrices on a stack, whose leading axes are the batch of the program."""
     x: Any = unwrapped(a)
     backend = backend_for(x)
     shape = tuple(x.shape)

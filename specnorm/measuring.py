@@ -1,4 +1,4 @@
-"""Any method on a kernel: the plugin that owns it runs the method, and the answer says what it promises."""
+"""The public function `measure`, which runs any method on a kernel."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @takes_layers
 def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
-    """Measure a layer by one method, and return the whole answer.
+    """Measure a layer by one method, and return the value with its kind and the method's figures.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
-        Real floating array of any supported library, 0 to 3 spatial axes; half precision is computed in float32.
+        Real floating array of any supported library, with 0 to 3 spatial axes. Half precision is computed in float32.
     method : Method
-        A value such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
+        Such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -58,7 +58,7 @@ def proven(
     method: Method,
     **geometry: Unpack[Geometry],
 ) -> tuple[Result, Sequence[tuple[Lower, Upper]]]:
-    """`measure`, and the claims that its bounds are: none of a method that makes none, or that a compiler runs."""
+    """`measure`, and its bounds as claims, if the method makes claims and no compiler ran it; else an empty tuple."""
     result, claims = _measured(kernel, method, geometry)
     return result, claims() if claims else ()
 
@@ -68,23 +68,28 @@ def _measured(
     method: Method,
     geometry: Geometry,
 ) -> tuple[Result, Claims | None]:
+    """The result of a method, and the function that makes its claims."""
     backend = backend_for(kernel)
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     ran = backend.apply(plan, kernel)
     figures: dict[str, Any] = dict(zip(plan.method.stats, ran.stats, strict=True))
     figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not ran.known)
     figures["computed_in"] = plan.computed_in(kernel, backend=backend) if ran.known else "unknown under a tracer"
-    return Result(ran.value, plan.method.kind_after(plan.spec, figures), plan.method, plan.spec, figures), ran.claims
+    kind = plan.method.kind_after(plan.spec, figures)
+    return Result(ran.value, kind, plan.method, plan.spec, figures), ran.claims
 
 
 def check_method(method: object) -> None:
-    """Refuse what is no method."""
+    """Refuse an argument ``method`` that is not a method."""
     if isinstance(method, Method):
         return
-    said = f"={method!r}" if isinstance(method, (str, int, float, type(None))) else f" of type {type(method).__name__}"
     if isinstance(method, type):
-        said = f", the class {method.__name__},"
+        description = f", the class {method.__name__},"
+    elif isinstance(method, (str, int, float, type(None))):
+        description = f"={method!r}"
+    else:
+        description = f" of type {type(method).__name__}"
     raise MethodError(
-        f"method{said} is not a method. Give a value such as specnorm.methods.TensorNorm(); the kernel comes "
+        f"method{description} is not a method. Give a value such as specnorm.methods.TensorNorm(); the kernel comes "
         f"first. Names for the command line: {', '.join(METHODS)}."
     )

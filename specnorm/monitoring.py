@@ -1,4 +1,4 @@
-"""Norms of a model's layers while it is trained, as numbers for any logger. How a model is read, the plugins say."""
+"""Monitors: norms of a model's layers during training, as numbers for any logger. Plugins read the models."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from specnorm.types import LayerKernel
 
 _METHOD = SymbolNorm()
 _SWEEPS = 2
-"""Of one measurement: a kernel has moved by many steps since the last."""
+"""Number of sweeps in a report: between two reports the kernels change by many training steps."""
 _RTOL = 0.05
-"""Width of the proofs, relative."""
+"""Relative distance of the bounds at which the proof of an upper bound stops."""
 
 
 class Reading(NamedTuple):
-    """Layers of a model.
+    """The layers that were read from a model.
 
     Parameters
     ----------
     layers : dict of str to LayerKernel
-        By name.
+        The layers to measure, by name.
     left_out : dict of str to str
-        Layers with a kernel that is not measured, and why.
+        The reasons why other layers with a kernel are not measured, by the layer's name.
     """
 
     layers: Mapping[str, LayerKernel]
@@ -64,7 +64,7 @@ class Monitor:
     Raises
     ------
     MethodError
-        If ``every`` or ``upper`` is no such number, or no layer is selected.
+        If ``every`` or ``upper`` is not a valid number, or no layer is selected.
     """
 
     def __init__(self, every: int, *, upper: int, budget: float) -> None:
@@ -72,14 +72,16 @@ class Monitor:
             raise MethodError(f"every={every!r} must be a positive number of steps.")
         if upper < 0:
             raise MethodError(f"upper={upper!r} must be a number of measurements, or 0 for no proofs.")
-        self.every, self.upper, self.budget = every, int(upper), budget
+        self.every = every
+        self.upper = int(upper)
+        self.budget = budget
         self.left_out: dict[str, str] = {}
         self._states: dict[str, State] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._measurements = 0
 
     def measured(self, reading: Reading) -> dict[str, float]:
-        """Return the norms of layers, and their upper bounds where it is time for a proof."""
+        """Return a report: the norms of all layers, and their upper bounds if it is time for a proof."""
         self.tell(reading)
         layers = {name: _detached(layer) for name, layer in reading.layers.items()}
         norms = self._norms(layers)
@@ -99,51 +101,53 @@ class Monitor:
         layers: Mapping[str, LayerKernel],
         norms: Mapping[str, float],
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Norms, from below by what a proof attains too, and proven upper bounds of the layers that are finite."""
-        below, uppers = dict(norms), {}
+        """Enclose all layers with a finite norm. Return the norms, raised to the lower bounds, and the upper bounds."""
+        raised_norms = dict(norms)
+        uppers: dict[str, float] = {}
         for name, layer in layers.items():
             if not math.isfinite(norms[name]):
                 continue
-            proof = enclose(layer.kernel, rtol=_RTOL, budget=self.budget, **layer.geometry)
-            uppers[name] = float(proof.upper)
-            # The tracked norm is rounded to nearest, and may lie above a bound that is the norm itself.
-            below[name] = min(max(norms[name], float(proof.lower)), uppers[name])
-        return below, uppers
+            enclosure = enclose(layer.kernel, rtol=_RTOL, budget=self.budget, **layer.geometry)
+            uppers[name] = float(enclosure.upper)
+            # The tracked norm is rounded to nearest, so it may exceed an upper bound that is very close to the norm.
+            raised_norms[name] = min(max(norms[name], float(enclosure.lower)), uppers[name])
+        return raised_norms, uppers
 
     def _norms(self, layers: Mapping[str, LayerKernel]) -> dict[str, float]:
+        """Move the states of all layers, and return the norms; a new layer, or one with another shape, starts anew."""
         for name, layer in layers.items():
             if self._shapes.get(name) != tuple(layer.kernel.shape):
                 self._states[name] = init_tracking(layer.kernel, _METHOD, **layer.geometry)
                 self._shapes[name] = tuple(layer.kernel.shape)
-        values, after = track_many(
+        values, new_states = track_many(
             [layer.kernel for layer in layers.values()],
             _METHOD,
             [self._states[name] for name in layers],
             geometries=[layer.geometry for layer in layers.values()],
             sweeps=_SWEEPS,
         )
-        self._states |= zip(layers, after, strict=True)
+        self._states |= zip(layers, new_states, strict=True)
         return {name: float(value) for name, value in zip(layers, values, strict=True)}
 
     def tell(self, reading: Reading, stacklevel: int = 5) -> None:
-        """Warn of layers that are left out, when they are for the first time.
+        """Warn of layers that are left out, unless they were left out before.
 
         Raises
         ------
         MethodError
-            If there is no layer.
+            If no layer is to be measured.
         """
         if not reading.layers:
             raise MethodError("the model has no convolution or linear layer that is selected.")
-        new = reading.left_out.keys() - self.left_out.keys()
+        newly_left_out = reading.left_out.keys() - self.left_out.keys()
         self.left_out = dict(reading.left_out)
-        if new:
-            reasons = "; ".join(f"{name}: {reading.left_out[name]}" for name in sorted(new))
+        if newly_left_out:
+            reasons = "; ".join(f"{name}: {reading.left_out[name]}" for name in sorted(newly_left_out))
             warnings.warn(f"NormMonitor leaves out layers, and logs no product. {reasons}", stacklevel=stacklevel)
 
 
 class ModelMonitor(Monitor):
-    """A monitor that is made for one model, and reads its weights at each report.
+    """A monitor of one model, which reads the model's weights for each report.
 
     ``monitor(step)`` returns a report at every step that ``every`` divides.
 
@@ -153,7 +157,7 @@ class ModelMonitor(Monitor):
     every, upper, budget
         See `Monitor`.
     select : callable, optional
-        ``select(name, layer)`` says whether a layer counts. None: every layer does.
+        ``select(name, layer)`` returns whether to measure a layer. None: all layers are measured.
     """
 
     def __init__(
@@ -184,16 +188,17 @@ class ModelMonitor(Monitor):
 
 
 def _detached(layer: LayerKernel) -> LayerKernel:
+    """The layer with its kernel as a constant for automatic differentiation."""
     return layer._replace(kernel=backend_for(layer.kernel).detach(layer.kernel))
 
 
 # -- Keras, whose layers hold arrays of several libraries ---------------------------------------------------------
 _NO_LINEAR_MAP = ("Embedding", "Normalization")
-"""In names of Keras's layers whose arrays with two axes are no linear map of the layer's input."""
+"""Parts of the names of Keras layers whose matrices are not linear maps of the layer's input."""
 
 
 def keras_reading(model: Any, select: Callable[[str, Any], bool] | None) -> Reading:
-    """Read the layers of a Keras model; ``select`` says by name and layer which count, None: all."""
+    """Read the layers of a Keras model for which ``select(name, layer)`` is true; None: all layers."""
     layers: dict[str, LayerKernel] = {}
     left_out: dict[str, str] = {}
     for name, layer, variables in _keras_layers(model, "", set()):
@@ -212,7 +217,7 @@ def keras_reading(model: Any, select: Callable[[str, Any], bool] | None) -> Read
 
 
 def _keras_layers(model: Any, start: str, seen: set[int]) -> Iterator[tuple[str, Any, list[Any]]]:
-    """Name and layer of each layer in a model or layer, each once, and the variables that are none of its parts'."""
+    """Yield each layer inside of a model or layer once: its name, the layer, and the variables outside of sublayers."""
     for name, layer in (keras_parts(model) or {}).items():
         if not is_keras_layer(layer) or id(layer) in seen:
             continue
@@ -223,18 +228,18 @@ def _keras_layers(model: Any, start: str, seen: set[int]) -> Iterator[tuple[str,
 
 
 def keras_callback(monitor: Callable[[int], dict[str, float]], base: type) -> Any:
-    """Make a callback of Keras, derived from its class ``base``: the last report joins the logs of each epoch."""
-    seen: dict[str, Any] = {"step": 0, "values": {}}
+    """Make a Keras callback, derived from the class ``base``, that adds the last report to the logs of each epoch."""
+    progress: dict[str, Any] = {"step": 0, "last_report": {}}
 
     def on_train_batch_end(callback: Any, *_arguments: Any, **_keywords: Any) -> None:
-        seen["step"] += 1
-        # On JAX the model's variables are those of the step before the epoch until a callback's model is asked for.
+        progress["step"] += 1
+        # On JAX, Keras updates the model's variables during an epoch only when a callback reads its attribute `model`.
         _ = callback.model
-        seen["values"] = monitor(seen["step"]) or seen["values"]
+        progress["last_report"] = monitor(progress["step"]) or progress["last_report"]
 
-    def on_epoch_end(_self: Any, _epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(_callback: Any, _epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
-            logs.update(seen["values"])
+            logs.update(progress["last_report"])
 
     members = {"on_train_batch_end": on_train_batch_end, "on_epoch_end": on_epoch_end}
     return type("NormMonitorCallback", (base,), members)()

@@ -1,4 +1,4 @@
-"""The front door of norms: exact at a size or over all of them, from below, and whole spectra."""
+"""Public functions for norms: exact ones, lower bounds, decisions, singular values, determinants."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def conv_norm(
         Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds zero padding. Circular with a
         stride: every size that the stride divides.
     rtol : float, default 1e-6
-        The value is at most this far, relatively, below the norm (or at the kernel's own precision).
+        Largest relative distance of the value below the norm; it is also limited by the kernel's precision.
     budget : float or None, default 60
-        Seconds; what has not begun by then is not tried. None: no limit.
+        Seconds; after them no further step of the search begins. None: no limit.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.
@@ -56,8 +56,8 @@ def conv_norm(
     MethodError
         Under a tracer, without ``input_shape`` or with other padding than circular.
     Undecided
-        If ``rtol`` was not reached within the budget: large layers with other padding than circular are known to 1e-3
-        or so, the default is for those whose own matrix is small.
+        If ``rtol`` was not reached within the budget. With other padding than circular, the norm of a large layer can
+        be computed to about 1e-3; the default ``rtol`` is for layers whose matrix is small.
 
     Examples
     --------
@@ -66,34 +66,26 @@ def conv_norm(
     >>> f"{specnorm.conv_norm(kernel, 32):.4f}, {specnorm.conv_norm(kernel):.4f}"  # 9 sqrt(12)
     '31.1769, 31.1769'
     """
-    own = _is_no_circle(kernel, input_shape, layer)
-    method: Method = NormAtSize(rtol=rtol, budget=budget) if own else ExactFFT(rtol=rtol, budget=budget)
+    spec = _spec_at_size(kernel, input_shape, layer)
+    method: Method
+    if spec is not None and not spec.periodic:
+        method = NormAtSize(rtol=rtol, budget=budget)
+    else:
+        method = ExactFFT(rtol=rtol, budget=budget)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
 
 
-def _is_no_circle(
+def _spec_at_size(
     kernel: ArrayObject,
     input_shape: int | tuple[int, ...] | None,
     layer: Layer,
-) -> bool:
-    """Whether a layer at a size has another norm than its symbols; what is no kernel is left to `measure` to refuse."""
+) -> ConvSpec | None:
+    """The geometry of a layer at a size; None without a size, or for an object that `measure` will refuse."""
     shape = getattr(kernel, "shape", None)
     if shape is None or input_shape is None:
-        return False
-    return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).periodic
-
-
-def _has_a_border(
-    kernel: ArrayObject,
-    input_shape: int | tuple[int, ...] | None,
-    layer: Layer,
-) -> bool:
-    """Whether padding, or outputs that it takes away, make a layer at a size another map than its symbols'."""
-    if not _is_no_circle(kernel, input_shape, layer):
-        return False
-    shape: Any = getattr(kernel, "shape", ())
-    return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).repeats_a_matrix
+        return None
+    return ConvSpec.of(tuple(shape), input_shape=input_shape, **layer)
 
 
 @takes_layers
@@ -104,19 +96,19 @@ def symbol_norm(
     vectors: int = 2,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
-    """Supremum of a layer's norm over all input sizes, from below: within 1 to 2 % of it, and attained by a plane wave.
+    """Lower bound of the supremum of a layer's norm over all input sizes, usually within 1 to 2 % of it.
 
-    What training follows: it runs under jit, compile and vmap, costs a few products of the kernel, and is
-    differentiable. Right singular vectors at every frequency of a coarse grid are iterated at once, and the best points
-    are refined. `enclose` proves both ends where values are known.
+    It is meant for training: it runs under jit, compile and vmap, costs a few products with the kernel, and is
+    differentiable. Singular vectors at every frequency of a coarse grid are iterated at once, and the best points are
+    refined. The value is attained by a plane wave. `enclose` also proves an upper bound, where values are known.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     points : int, optional
-        Points of the grid an axis. None: from the taps and channels.
+        Points of the grid along each axis. None: chosen from the numbers of taps and channels.
     vectors : int, default 2
-        Vectors at each point, at least: see `specnorm.methods.SymbolNorm`.
+        Least number of vectors at each point: see `specnorm.methods.SymbolNorm`.
     **geometry
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
         `specnorm.Geometry`. ``input_shape`` is refused.
@@ -151,11 +143,11 @@ def power_norm(
     rtol: float = 1e-6,
     **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Norm of the layer itself at one input size, with its own padding and stride: a proven lower bound.
+    """Proven lower bound, by iteration, of a layer's norm at one input size, with any padding and stride.
 
-    Lanczos on A*A with the layer's own products, as power iteration in Ryu et al., ICML 2019, and Farnia et al., ICLR
-    2019, in far fewer of them. The last quotient ``||A v|| / ||v||`` is rounded down with the rounding of the products
-    counted, so the value is a bound wherever the iteration stopped.
+    A block Lanczos method on A*A applies the layer A and its adjoint. It converges in far fewer products than the power
+    iteration of Ryu et al., ICML 2019, and Farnia et al., ICLR 2019. The value is the last quotient ``||A v|| /
+    ||v||``, rounded down by the rounding errors of the products, so it is a bound wherever the iteration stops.
 
     Parameters
     ----------
@@ -164,14 +156,14 @@ def power_norm(
     input_shape : int or tuple of int
         The layer's own spatial input sizes.
     n_iter : int, default 100
-        At most this many products with the layer and with its adjoint.
+        Largest number of products with the layer and with its adjoint.
     seed : int, default 0
-        Of the start vector: the same seed gives the same answer.
+        Seed of the start vector: the same seed gives the same answer.
     rtol : float, default 1e-6
-        Stop where a whole restart of the iteration gained relatively less than this.
+        Stop if a restart of the iteration increased the value by less than this, relatively.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
-        see `specnorm.Geometry`: every stride, dilation, groups, padding mode and amount.
+        see `specnorm.Geometry`. All values are supported.
 
     Returns
     -------
@@ -203,10 +195,10 @@ def singular_values(
     max_bytes: int = 2**32,
     **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Singular values of a layer at one input size, descending.
+    """Singular values of a layer at one input size, in descending order.
 
-    All of them for circular padding, and where each output reads a patch of its own and no padding, whatever the mode:
-    1x1 layers, and those whose kernel is their stride.
+    All of them are available for circular padding, and for layers whose outputs read disjoint patches and no padding:
+    1x1 layers, and layers whose stride is their kernel's size.
 
     Parameters
     ----------
@@ -214,12 +206,13 @@ def singular_values(
     input_shape : int or tuple of int
         Spatial input sizes.
     k : int, optional
-        Only so many; None: all ``prod(input_shape) * min(cin, cout)``. Needed where other padding than circular is met:
-        the largest come from block Lanczos (`PowerTopK`) then, each a proven lower bound of the value of its rank.
+        Number of values; None: all ``prod(input_shape) * min(cin, cout)``. It is required for other layers than those
+        above: their k largest values are computed by block Lanczos (`PowerTopK`), and each is a proven lower bound of
+        the singular value with its rank.
     which : {"all", "largest", "smallest"}, default "all"
-        Which k: the largest, unless the smallest are asked for. With "largest" or "smallest" and no ``k``: one.
+        Which k values: "smallest" for the smallest, else the largest. With "largest" or "smallest", the default k is 1.
     max_bytes : int, default 4 GiB
-        Refuse what takes more memory.
+        Raise an error if the computation would take more memory.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.
@@ -231,9 +224,9 @@ def singular_values(
     Raises
     ------
     GeometryError
-        For another padding than circular that is met, without ``k`` or with the smallest.
+        For other layers than those above, without ``k`` or with ``which="smallest"``.
     MethodError
-        If it takes more than ``max_bytes``, or ``which`` is no such word.
+        If the computation would take more than ``max_bytes``, or ``which`` is another word.
 
     Examples
     --------
@@ -247,7 +240,8 @@ def singular_values(
     if which != "all" and k is None:
         k = 1
     method: Method = SingularValues(k=k, max_bytes=max_bytes, smallest=which == "smallest")
-    if k is not None and _has_a_border(kernel, input_shape, layer):
+    spec = None if k is None else _spec_at_size(kernel, input_shape, layer)
+    if spec is not None and not spec.periodic and not spec.repeats_a_matrix:
         if which == "smallest":
             raise GeometryError(
                 f'the smallest singular values need padding_mode="circular"; got {layer.get("padding_mode")!r}. '
@@ -264,7 +258,7 @@ def slogdet(
     input_shape: int | tuple[int, ...],
     **layer: Unpack[Layer],
 ) -> tuple[ArrayT, ArrayT]:
-    """Sign and logarithm of the determinant of a square circular layer at one input size, as invertible flows need it.
+    """Sign and logarithm of the determinant of a square circular layer at one input size, for normalizing flows.
 
     Parameters
     ----------
@@ -278,9 +272,9 @@ def slogdet(
     Returns
     -------
     sign : 0-d array
-        1 or -1; 0 of a singular layer.
+        1 or -1; 0 for a singular layer.
     logabsdet : 0-d array
-        Exact up to rounding, differentiable where the library is; minus infinity of a singular layer.
+        Exact up to rounding, differentiable where the library is; minus infinity for a singular layer.
 
     Raises
     ------
@@ -294,9 +288,9 @@ def slogdet(
     >>> f"{float(sign * numpy.exp(value)):.4f}"
     '9.0000'
     """
-    found = measure(kernel, LogDeterminant(), input_shape=input_shape, **layer)
-    xp: Any = backend_for(kernel).namespace(found.value)
-    return xp.astype(found.stats["sign"], found.value.dtype), found.value
+    result = measure(kernel, LogDeterminant(), input_shape=input_shape, **layer)
+    xp: Any = backend_for(kernel).namespace(result.value)
+    return xp.astype(result.stats["sign"], result.value.dtype), result.value
 
 
 @takes_layers
@@ -333,9 +327,10 @@ def certify(
     budget: float | None = BUDGET,
     **geometry: Unpack[Geometry],
 ) -> bool:
-    """Decide whether the norm is at most a bound, by proof.
+    """Decide by proof whether a layer's norm is at most a bound.
 
-    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+    Without ``input_shape``, the norm is the supremum over all sizes. Circular with a stride: every size that the stride
+    divides.
 
     Parameters
     ----------
@@ -343,7 +338,7 @@ def certify(
     bound : float
         Non-negative.
     budget : float or None, default 60
-        Seconds; what has not begun by then is not tried. None: no limit.
+        Seconds; after them no further step of the search begins. None: no limit.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -356,8 +351,8 @@ def certify(
     Raises
     ------
     Undecided
-        If the norm is closer to the bound than rounding or the budget allows; or than the factor of padding that
-        repeats pixels.
+        If the norm is so close to the bound that rounding errors or the budget prevent a decision; or if padding
+        repeats pixels, and the norm is closer to the bound than the factor that this may add.
 
     Examples
     --------
@@ -366,13 +361,13 @@ def certify(
     >>> specnorm.certify(kernel, 31.2), specnorm.certify(kernel, 31.1)
     (True, False)
     """
-    given: Any = kernel
-    found = measure(given, Certify(bound=as_number("bound", bound), budget=budget), **geometry).stats
-    if bool(found["proven"]):
+    array: Any = kernel
+    figures = measure(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).stats
+    if bool(figures["proven"]):
         return True
-    if bool(found["refuted"]):
+    if bool(figures["refuted"]):
         return False
-    spec = ConvSpec.of(tuple(given.shape), **geometry)
+    spec = ConvSpec.of(tuple(array.shape), **geometry)
     if spec.padding_gain_sq > 1:
         factor = math.sqrt(spec.padding_gain_sq)
         raise Undecided(

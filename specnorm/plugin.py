@@ -1,7 +1,7 @@
-"""The interface of array libraries: what a plugin derives from, and what of the core it may use.
+"""The names that plugins for array libraries may import.
 
-`Backend` is the one object that a plugin registers; the others run programs and step states. Also open to plugins:
-``specnorm.__all__``, `specnorm.errors`, `specnorm.methods` and `specnorm.testing`.
+A plugin registers one object derived from `Backend`. Besides this module, plugins may use ``specnorm.__all__``,
+`specnorm.errors`, `specnorm.methods` and `specnorm.testing`.
 """
 
 from __future__ import annotations

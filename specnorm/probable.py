@@ -1,4 +1,7 @@
-"""A bound of a black box that holds with a stated probability: of a kind of its own, and never called proven."""
+"""Bound the norm of a linear operator that is given by its products, with a stated probability.
+
+Such a bound has a kind of its own, "probable"; it is never called proven.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from specnorm.result import TwoSided, shown
 
 Vector = NDArray[np.float64]
 Product = Callable[[Vector], Vector]
-_ADJOINT = 1e-5
-"""Relative distance of <A v, u> from <v, A* u>; products in single precision are closer."""
-_AXES = 2
+_ADJOINT_TOLERANCE = 1e-5
+"""Largest relative difference of <A v, u> and <v, A* u> that is accepted; products in float32 differ by less."""
+_MATRIX_AXES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +35,9 @@ class ProbableBound(TwoSided):
     lower : NumPy scalar
         Attained by a vector, up to rounding.
     upper : NumPy scalar
-        No smaller than the norm with probability ``1 - delta`` over the start, up to rounding.
+        At least the norm with probability ``1 - delta`` over the random start, up to rounding.
     delta : float
+        Largest probability that ``upper`` is below the norm.
     products : int
         Number of products with the operator and its adjoint, together.
     """
@@ -53,14 +57,14 @@ class ProbableBound(TwoSided):
 
 @dataclass(frozen=True)
 class LinearOperator:
-    """A linear map by its products, in NumPy's float64 vectors.
+    """A linear map A, given by its products with float64 NumPy vectors.
 
     Parameters
     ----------
     matvec : callable
         ``v -> A v``, from arrays of shape (n,) to (m,).
     rmatvec : callable
-        ``u -> A* u``, its adjoint.
+        ``u -> A* u``, from arrays of shape (m,) to (n,).
     shape : (m, n)
     """
 
@@ -79,29 +83,29 @@ def operator_norm(
     seed: int | None = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProbableBound:
-    """Bound the norm of a linear operator that only its products are known of, with a stated probability.
+    """Bound the norm of a linear operator, of which only products are available, with a stated probability.
 
-    Nothing can be proven of a black box. But Lanczos from a random start is far below the norm with a probability that
-    is known, whatever the operator is.
+    From products alone no upper bound can be proven. But for every operator the probability is known that the Lanczos
+    method, from a random start, ends far below the norm.
 
     Parameters
     ----------
     operator : callable, or object with ``shape`` and either ``matvec`` and ``rmatvec`` or ``@``
-        A function ``v -> A v`` from arrays of shape (n,) to (m,), float64, with the two arguments below; or what
-        SciPy's ``aslinearoperator`` takes: its own and pylops' operators, sparse and dense matrices, real or complex.
-        Functions of tensors: `specnorm_torch.linear_operator(function, x)` and `specnorm_jax.linear_operator`.
+        A function ``v -> A v`` from float64 arrays of shape (n,) to (m,), together with the next two arguments. Or what
+        SciPy's ``aslinearoperator`` takes: operators of SciPy and pylops, sparse and dense matrices, real or complex.
+        For functions of tensors, see `specnorm_torch.linear_operator(function, x)` and `specnorm_jax.linear_operator`.
     rmatvec : callable, optional
-        ``u -> A* u``, the adjoint of a function. One random pair is compared.
+        The adjoint ``u -> A* u``, if ``operator`` is a function. It is tested with one random pair of vectors.
     shape : (m, n), optional
-        Of a function.
+        The numbers of outputs and inputs, if ``operator`` is a function.
     rtol : float, default 1e-2
-        ``upper`` is ``(1 + rtol) lower``. The number of products grows as ``log(n / delta**2) / sqrt(2 rtol)``.
+        ``upper`` is ``(1 + rtol) * lower``. The number of products grows as ``log(n / delta**2) / sqrt(2 rtol)``.
     delta : float, default 1e-9
-        Probability that ``upper`` is below the norm.
+        Largest probability that ``upper`` is below the norm.
     seed : int or None, default 0
-        Of the start; None: another one each time. Of an operator that knows the seed nothing is known.
+        Seed of the random start; None: a new one in each call. The operator must not depend on the seed.
     progress : callable, optional
-        Called about once a second with the number of steps taken and of all.
+        Called about once a second with the number of steps so far, and the largest number of steps.
 
     Returns
     -------
@@ -110,16 +114,16 @@ def operator_norm(
     Raises
     ------
     MethodError
-        If the adjoint is missing or is not the adjoint, a product is not finite or of another shape, or an argument is
-        none.
+        If the adjoint is missing, or ``rmatvec`` is not the adjoint; if a product is not finite or has a wrong shape;
+        or if an argument is not valid.
 
     Notes
     -----
     Kuczyński, Woźniakowski, "Estimating the largest eigenvalue by the power and Lanczos algorithms with a random start"
     (SIAM J. Matrix Anal. Appl. 13, 1992), theorem 4.1: after k steps with ``A* A``, of order n, the largest Ritz value
-    is below ``(1 - eps) |A|**2`` with a probability of at most ``1.648 sqrt(n) exp(-sqrt(eps) (2 k - 1))``. Ten power
-    steps times 1.05, which is common, has no such number. A complex operator is taken as the real one of twice the
-    order. Rounding is not counted.
+    is below ``(1 - eps) |A|**2`` with a probability of at most ``1.648 sqrt(n) exp(-sqrt(eps) (2 k - 1))``. No such
+    probability is known for the common practice of ten power steps times 1.05. A complex operator is treated as a real
+    one of twice the order. Rounding errors are not bounded.
 
     Examples
     --------
@@ -129,45 +133,60 @@ def operator_norm(
     >>> print(f"{lower:.3f} <= norm <= {upper:.3f}")
     3.000 <= norm <= 3.030
     """
-    _check_part("rtol", rtol, "a relative width such as 1e-2: the number of products grows as 1 / sqrt(rtol)")
-    _check_part("delta", delta, "a probability such as 1e-9: without chance nothing is known of a black box")
-    known = _operator(operator, rmatvec, shape)
-    _check_way(known)
-    m, n = known.shape
+    _check_fraction("rtol", rtol, "a relative width such as 1e-2: the number of products grows as 1 / sqrt(rtol)")
+    _check_fraction("delta", delta, "a probability such as 1e-9: without chance nothing is known of a black box")
+    linear = _linear_operator(operator, rmatvec, shape)
+    _check_order_of_shape(linear)
+    m, n = linear.shape
     random = np.random.default_rng(seed)
-    forth, back = (_checked(known.matvec, "matvec", m), _checked(known.rmatvec, "rmatvec", n))
-    v, u = random.standard_normal(n), random.standard_normal(m)
-    ahead, behind = forth(v), back(u)
-    # Of about the operator's entries.
-    scale = 2.0 ** min(math.frexp(float(np.max(np.abs(ahead)) + np.max(np.abs(behind))))[1], 1023)
-    ahead, behind = ahead / scale, behind / scale
-    size = float(np.linalg.norm(ahead) * np.linalg.norm(u) + np.linalg.norm(v) * np.linalg.norm(behind))
-    if abs(float(ahead @ u) - float(v @ behind)) > _ADJOINT * size:
-        raise MethodError(
-            f"rmatvec is not the adjoint of matvec: <A v, u> is {scale * float(ahead @ u):.6g} and <v, A* u> is "
-            f"{scale * float(v @ behind):.6g} for a random pair. A map with an offset or a nonlinearity has no adjoint."
-        )
+    apply = _checked(linear.matvec, "matvec", m)
+    apply_adjoint = _checked(linear.rmatvec, "rmatvec", n)
+    v = random.standard_normal(n)
+    u = random.standard_normal(m)
+    image = apply(v)
+    adjoint_image = apply_adjoint(u)
+    # A power of two of about the size of the operator's entries, by which products are divided.
+    largest_entry = float(np.max(np.abs(image)) + np.max(np.abs(adjoint_image)))
+    scale = 2.0 ** min(math.frexp(largest_entry)[1], 1023)
+    _check_adjoint(v, u, image / scale, adjoint_image / scale, scale)
+    # Iterate on the smaller of A* A and A A*.
     if m < n:
-        forth, back, n = back, forth, m
+        apply, apply_adjoint = apply_adjoint, apply
+        n = m
     eps = 1 - (1 + rtol) ** -2
     steps = min(n, math.ceil((math.log(1.648 * math.sqrt(n) / delta) / math.sqrt(eps) + 1) / 2))
-    largest, taken = _lanczos(lambda x: back(forth(x) / scale) / scale, random.standard_normal(n), steps, progress)
+
+    def gram(x: Vector) -> Vector:
+        return apply_adjoint(apply(x) / scale) / scale
+
+    largest, steps_taken = _lanczos(gram, random.standard_normal(n), steps, progress)
     lower = scale * math.sqrt(max(largest, 0.0))
-    return ProbableBound(np.float64(lower), np.float64(lower * (1 + rtol)), delta, 2 + 2 * taken)
+    return ProbableBound(np.float64(lower), np.float64(lower * (1 + rtol)), delta, 2 + 2 * steps_taken)
 
 
-def _check_part(name: str, value: object, advice: str) -> None:
-    """Refuse what is no number between 0 and 1."""
+def _check_fraction(name: str, value: object, advice: str) -> None:
+    """Refuse an argument that is not a number between 0 and 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 < value < 1:
         raise MethodError(f"{name}={value!r} is no number between 0 and 1: give {advice}.")
 
 
-def _check_way(known: LinearOperator) -> None:
-    """Refuse a shape that is given the wrong way round, by the sizes that a product takes and returns."""
-    m, n = known.shape
-    if m == n or _size_of_image(known.matvec, n) == m:
+def _check_adjoint(v: Vector, u: Vector, image: Vector, adjoint_image: Vector, scale: float) -> None:
+    """Refuse an operator with ``<A v, u> != <v, A* u>``, given ``A v / scale`` and ``A* u / scale``."""
+    size = float(np.linalg.norm(image) * np.linalg.norm(u) + np.linalg.norm(v) * np.linalg.norm(adjoint_image))
+    if abs(float(image @ u) - float(v @ adjoint_image)) > _ADJOINT_TOLERANCE * size:
+        raise MethodError(
+            f"rmatvec is not the adjoint of matvec: <A v, u> is {scale * float(image @ u):.6g} and <v, A* u> is "
+            f"{scale * float(v @ adjoint_image):.6g} for a random pair. A map with an offset or a nonlinearity has no "
+            "adjoint."
+        )
+
+
+def _check_order_of_shape(linear: LinearOperator) -> None:
+    """Refuse a shape (inputs, outputs) instead of (outputs, inputs), by testing which vectors ``matvec`` accepts."""
+    m, n = linear.shape
+    if m == n or _size_of_image(linear.matvec, n) == m:
         return
-    if _size_of_image(known.matvec, m) == n:
+    if _size_of_image(linear.matvec, m) == n:
         raise MethodError(
             f"shape=({m}, {n}) is the wrong way round: matvec takes {m} numbers and returns {n}. Give ({n}, {m}), "
             "(outputs, inputs)."
@@ -175,21 +194,24 @@ def _check_way(known: LinearOperator) -> None:
 
 
 def _size_of_image(product: Product, size: int) -> int | None:
-    """Entries that a product returns for so many; None where it takes another number of them."""
+    """Number of entries that a product returns for a vector of ``size`` zeros; None if it raises an error."""
     try:
         return int(np.asarray(product(np.zeros(size))).size)
     except Exception:
         return None
 
 
-def _operator(
+def _linear_operator(
     operator: Any,
     rmatvec: Product | None,
     shape: tuple[int, int] | None,
 ) -> LinearOperator:
-    """What was given, as a real operator; SciPy's own reading of it without SciPy."""
+    """The real linear operator that the arguments of `operator_norm` describe.
+
+    Objects are interpreted as in SciPy's ``aslinearoperator``, without importing SciPy.
+    """
     if shape is not None and rmatvec is not None:
-        known = LinearOperator(operator, rmatvec, shape)
+        linear = LinearOperator(operator, rmatvec, shape)
     elif rmatvec is not None or shape is not None or not hasattr(operator, "shape"):
         raise MethodError(
             f"a function needs its adjoint and its shape, operator_norm(matvec, rmatvec, (m, n)); got "
@@ -199,50 +221,54 @@ def _operator(
     elif hasattr(operator, "matvec"):
         if not hasattr(operator, "rmatvec"):
             raise MethodError(f"{type(operator).__name__} has no rmatvec: its adjoint is needed beside matvec.")
-        known = LinearOperator(operator.matvec, operator.rmatvec, operator.shape)
+        linear = LinearOperator(operator.matvec, operator.rmatvec, operator.shape)
     else:
         adjoint = operator.conj().T
-        known = LinearOperator(lambda v: operator @ v, lambda u: adjoint @ u, operator.shape)
-    sizes: Any = tuple(known.shape)
-    if len(sizes) != _AXES or not all(isinstance(k, (int, np.integer)) and k > 0 for k in sizes):
-        raise MethodError(f"shape={known.shape!r} must be two positive whole numbers, (m, n).")
-    known = LinearOperator(known.matvec, known.rmatvec, (int(sizes[0]), int(sizes[1])))
-    return _real(known) if getattr(getattr(operator, "dtype", None), "kind", "") == "c" else known
+        linear = LinearOperator(lambda v: operator @ v, lambda u: adjoint @ u, operator.shape)
+    sizes: Any = tuple(linear.shape)
+    if len(sizes) != _MATRIX_AXES or not all(isinstance(k, (int, np.integer)) and k > 0 for k in sizes):
+        raise MethodError(f"shape={linear.shape!r} must be two positive whole numbers, (m, n).")
+    linear = LinearOperator(linear.matvec, linear.rmatvec, (int(sizes[0]), int(sizes[1])))
+    is_complex = getattr(getattr(operator, "dtype", None), "kind", "") == "c"
+    return _as_real(linear) if is_complex else linear
 
 
-def _real(known: LinearOperator) -> LinearOperator:
-    """The operator on real and imaginary parts, one after the other, whose norm is the same."""
+def _as_real(linear: LinearOperator) -> LinearOperator:
+    """The real operator that acts on the concatenated real and imaginary parts of vectors; its norm is the same."""
 
-    def parts(product: Any) -> Product:
-        def applied(x: Vector) -> Vector:
-            found = np.asarray(product(x[: x.size // 2] + 1j * x[x.size // 2 :])).reshape(-1)
-            return np.concatenate([found.real, found.imag])
+    def on_parts(product: Any) -> Product:
+        def apply(x: Vector) -> Vector:
+            half = x.size // 2
+            image = np.asarray(product(x[:half] + 1j * x[half:])).reshape(-1)
+            return np.concatenate([image.real, image.imag])
 
-        return applied
+        return apply
 
-    m, n = known.shape
-    return LinearOperator(parts(known.matvec), parts(known.rmatvec), (2 * m, 2 * n))
+    m, n = linear.shape
+    return LinearOperator(on_parts(linear.matvec), on_parts(linear.rmatvec), (2 * m, 2 * n))
 
 
 def _checked(product: Product, name: str, size: int) -> Product:
-    def applied(x: Vector) -> Vector:
+    """Wrap a product so that it returns finite float64 arrays of shape (size,), or raises a `MethodError`."""
+
+    def apply(x: Vector) -> Vector:
         try:
-            found = np.asarray(product(x))
+            image = np.asarray(product(x))
         except NotImplementedError as error:
             raise MethodError(f"the operator does not implement {name}: the norm needs A and its adjoint.") from error
-        if found.dtype.kind == "c":
+        if image.dtype.kind == "c":
             raise MethodError(f"{name} returned complex numbers for real ones: give an operator of a complex dtype.")
-        if found.size != size:
-            raise MethodError(f"{name} returned an array of shape {found.shape}; expected ({size},).")
-        bad = found.size - int(np.isfinite(found).sum())
-        if bad:
+        if image.size != size:
+            raise MethodError(f"{name} returned an array of shape {image.shape}; expected ({size},).")
+        not_finite = image.size - int(np.isfinite(image).sum())
+        if not_finite:
             raise MethodError(
-                f"{name} returned NaN or infinity in {bad} of {size} numbers for finite ones: an operator with such "
-                "entries has no norm. Look for them in its matrix, or where it divides or overflows."
+                f"{name} returned NaN or infinity in {not_finite} of {size} numbers for finite ones: an operator with "
+                "such entries has no norm. Look for them in its matrix, or where it divides or overflows."
             )
-        return found.reshape(size).astype(np.float64)
+        return image.reshape(size).astype(np.float64)
 
-    return applied
+    return apply
 
 
 def _lanczos(
@@ -251,48 +277,59 @@ def _lanczos(
     steps: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[float, int]:
-    """The largest Ritz value, and the steps taken; vectors that lose their orthogonality repeat values, spoil none."""
-    here: Vector = start / np.linalg.norm(start)
-    before, off = np.zeros_like(here), 0.0
+    """The largest Ritz value after at most ``steps`` Lanczos steps, and the number of steps taken.
+
+    Vectors are not reorthogonalised. That duplicates converged Ritz values, but makes none of them wrong.
+    """
+    vector: Vector = start / np.linalg.norm(start)
+    previous = np.zeros_like(vector)
+    beta = 0.0
     diagonal: list[float] = []
-    beside: list[float] = []
-    told = time.monotonic()
+    off_diagonal: list[float] = []
+    last_report = time.monotonic()
     for step in range(steps):
-        if progress is not None and time.monotonic() > told + 1:
+        if progress is not None and time.monotonic() > last_report + 1:
             progress(step, steps)
-            told = time.monotonic()
-        ahead = gram(here) - off * before
-        diagonal.append(float(here @ ahead))
-        ahead -= diagonal[-1] * here
-        off = float(np.linalg.norm(ahead))
-        beside.append(off)
-        if off <= 1e-300:
+            last_report = time.monotonic()
+        image = gram(vector) - beta * previous
+        alpha = float(vector @ image)
+        image -= alpha * vector
+        beta = float(np.linalg.norm(image))
+        diagonal.append(alpha)
+        off_diagonal.append(beta)
+        if beta <= 1e-300:
             break
-        before, here = here, ahead / off
-    return _largest_eigenvalue(np.asarray(diagonal), np.asarray(beside[:-1])), len(diagonal)
+        previous = vector
+        vector = image / beta
+    # The last off-diagonal entry couples a vector that the projection does not contain.
+    return _largest_eigenvalue(np.asarray(diagonal), np.asarray(off_diagonal[:-1])), len(diagonal)
 
 
-_SHIFTS, _ROUNDS = 64, 10
-"""Of Sturm sequences: an interval becomes as many times shorter in each round, after ten as short as a rounding."""
+_SHIFTS = 64
+"""Number of shifts in a round of `_largest_eigenvalue`, by which the interval becomes about so many times shorter."""
+_ROUNDS = 10
+"""Number of rounds, after which the interval is as short as a rounding error."""
 
 
-def _largest_eigenvalue(diagonal: Vector, beside: Vector) -> float:
+def _largest_eigenvalue(diagonal: Vector, off_diagonal: Vector) -> float:
     """Largest eigenvalue of a symmetric tridiagonal matrix, from below, by Sturm sequences of many shifts at once.
 
-    The dense matrix of many steps would take far longer than the products.
+    A dense eigenvalue routine would take far longer than all products, if there are many steps.
     """
-    edges = np.abs(np.concatenate([[0.0], beside, [0.0]]))
-    low, high = float(diagonal.max()), float((diagonal + edges[:-1] + edges[1:]).max())
-    squares = beside**2
+    radii = np.abs(np.concatenate([[0.0], off_diagonal, [0.0]]))
+    low = float(diagonal.max())
+    high = float((diagonal + radii[:-1] + radii[1:]).max())
+    squares = off_diagonal**2
     for _ in range(_ROUNDS):
         shifts = np.linspace(low, high, _SHIFTS)[1:-1]
-        # An eigenvalue is above a shift where a pivot of the matrix without the shift is.
+        # An eigenvalue is above a shift if a pivot of the matrix minus the shift is positive.
         pivot = diagonal[0] - shifts
-        above = pivot > 0
+        has_eigenvalue_above = pivot > 0
         for entry, square in zip(diagonal[1:], squares, strict=True):
             pivot = entry - shifts - square / np.where(pivot == 0, -1e-300, pivot)
-            above |= pivot > 0
-        count = int(np.count_nonzero(above))
-        edge = [low, *shifts.tolist(), high]
-        low, high = edge[count], edge[count + 1]
+            has_eigenvalue_above |= pivot > 0
+        count = int(np.count_nonzero(has_eigenvalue_above))
+        points = [low, *shifts.tolist(), high]
+        low = points[count]
+        high = points[count + 1]
     return low

@@ -1,8 +1,8 @@
-"""The door for packages that build proofs on layers: claims, intervals, outward arithmetic, norms, running a method.
+"""The names for packages that build proofs on layers: claims, intervals, outward arithmetic, norms, running a method.
 
-What is proven is an `Upper`, a `Lower` or an `Interval`. ``make_upper``, ``make_lower`` and ``make_interval`` are for
-the ``certified`` room of a package alone, each call with the rule that it follows. What else a package needs of the
-core is in ``specnorm.__all__``.
+Proven statements are of the types `Upper`, `Lower` and `Interval`. Only the ``certified`` room of a package may call
+``make_upper``, ``make_lower`` and ``make_interval``, and names the rule in each call. Everything else that a package
+needs from the core is in ``specnorm.__all__``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from specnorm.text import install, number, visible
 from specnorm.types import AnyArray, ArrayOps
 from specnorm.walking import ModelPart, model_parts
 
-# ruff: noqa: RUF022 - by what they are for
+# ruff: noqa: RUF022 - sorted by purpose
 # fmt: off
 __all__ = [
     # Claims: numbers that are proven, and the rules that combine them.

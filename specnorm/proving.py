@@ -1,4 +1,4 @@
-"""The front door of proofs: two bounds of a layer's norm, and whether it is at most a bound."""
+"""The public function `enclose`: two proven bounds of a layer's norm."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ def enclose(
     15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """
     result, claims = proven(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures, upper = result.stats, backend_for(kernel).as_proven(result.value)
-    found = Enclosure(
+    figures = result.stats
+    upper = backend_for(kernel).as_proven(result.value)
+    enclosure = Enclosure(
         lower=figures["lower"],
         upper=upper,
         witness=(figures["frequency"], figures["u"], figures["v"]),
@@ -82,36 +83,49 @@ def enclose(
         proof_dtype=figures["computed_in"],
         status=status_of(replace(result, value=upper)),
     )
-    found = found.stated_by(partial(_certificate, kernel, result.spec))
-    return found.proven_by(*claims[0], explained_when_asked) if claims else found
+    enclosure = enclosure.stated_by(partial(_certificate, kernel, result.spec))
+    if not claims:
+        return enclosure
+    ((lower_claim, upper_claim),) = claims
+    return enclosure.proven_by(lower_claim, upper_claim, explained_when_asked)
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Any:
+    """`Enclosure.certificate` for this kernel, by the package above the core that makes certificates."""
     return function("Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
 def explained_when_asked(lower: Lower, upper: Upper) -> str:
     """Return the rules that prove two claims, as text: what `Enclosure.explain` prints."""
-    from specnorm.explaining import explained  # for few
+    from specnorm.explaining import explained  # imported here: few need it
 
     return explained(lower, upper)
 
 
 def status_of(result: Result) -> str:
-    """What the result of `Enclose` says of itself: `Enclosure.status`."""
-    spec, rtol = result.spec, result.method.rtol
+    """The text `Enclosure.status` for a result of `Enclose`: outcome and explanation."""
+    spec = result.spec
+    rtol = result.method.rtol
     source = list(BoundSource)[int(result.stats["bound_source"])]
-    at_size = not result.method.needs(spec).blocks
-    by = f", by {source.value}" if at_size else ""
-    outcome, factor = Outcome.SIZE if at_size else Outcome.BUDGET, math.sqrt(spec.padding_gain_sq)
-    words = f"wider than rtol={rtol:g}{by}, and proven"
-    lower, upper = float(result.stats["lower"]), float(result.value)
-    if bool(result.stats["converged"]) and (math.isinf(upper) or lower == 0 < upper):
-        outcome, words = Outcome.RANGE, f"the norm lies outside of the numbers of {result.value.dtype}"
+    is_own_search = not result.method.needs(spec).blocks
+    by_source = f", by {source.value}" if is_own_search else ""
+    padding_factor = math.sqrt(spec.padding_gain_sq)
+    lower = float(result.stats["lower"])
+    upper = float(result.value)
+    is_out_of_range = math.isinf(upper) or lower == 0 < upper
+    if bool(result.stats["converged"]) and is_out_of_range:
+        outcome = Outcome.RANGE
+        explanation = f"the norm lies outside of the numbers of {result.value.dtype}"
     elif bool(result.stats["converged"]):
-        outcome, words = Outcome.CONVERGED, f"rtol={rtol:g}{by}"
-    elif factor > 1 and source is BoundSource.SUPREMUM:
+        outcome = Outcome.CONVERGED
+        explanation = f"rtol={rtol:g}{by_source}"
+    elif padding_factor > 1 and source is BoundSource.SUPREMUM:
         outcome = Outcome.PADDING
-        words = f"upper includes the factor {factor:.4g} of the padding, and may be as much too large; proven"
-    every_size = f"; {spec.sizes}" if spec.input_shape is None and spec.divided else ""
-    return f"{outcome.value}: {words}{every_size}"
+        explanation = (
+            f"upper includes the factor {padding_factor:.4g} of the padding, and may be as much too large; proven"
+        )
+    else:
+        outcome = Outcome.SIZE if is_own_search else Outcome.BUDGET
+        explanation = f"wider than rtol={rtol:g}{by_source}, and proven"
+    sizes = f"; {spec.sizes}" if spec.input_shape is None and spec.divided else ""
+    return f"{outcome.value}: {explanation}{sizes}"

@@ -1,7 +1,7 @@
-"""Which plugins are installed, and which owns an array: found by entry point, read off the array's class alone.
+"""Find the installed plugins by their entry points, and the plugin of an array by its class.
 
-A plugin is one object derived from `plugin.Backend`, registered in the entry-point group ``specnorm.backends`` under
-the root package of the arrays it owns (`type(x).__mro__`). This file names no framework and imports none.
+A plugin is an object derived from `plugin.Backend`. It is registered in the entry-point group ``specnorm.backends``,
+under the root package of its arrays' classes. Frameworks are named here only for advice on what to install.
 """
 
 from __future__ import annotations
@@ -18,46 +18,52 @@ if TYPE_CHECKING:
 
 
 GROUP = "specnorm.backends"
+"""Group of the entry points of plugins."""
 FUNCTIONS = "specnorm.functions"
-"""Functions that packages above the core give it: ``audit``, and ``main``, the command."""
+"""Group of the entry points of functions that packages above the core define: ``audit``, and ``main``, the command."""
 API_VERSION = 2
-"""Version of the plugin interface. A plugin states the one it was written for."""
+"""Version of the plugin interface. A plugin states the version for which it was written."""
 
 DEFAULT = "array-api"
-"""Under this name stands what serves the arrays of the standard that no plugin owns."""
+"""Name of the plugin for arrays that follow the array API standard and have no plugin of their own."""
 _EXTRAS = ("torch", "jax", "cupy")
+"""Frameworks that can be installed as extras of this distribution."""
 
-# The registries are caches of what is installed; `refresh` empties them.
+# Caches; `refresh` empties them.
 loaded: dict[str, Any] = {}
-"""Plugins by root package, once each has been asked for."""
+"""The plugins that have been loaded, by the root package of their arrays."""
 _root_of_class: dict[type, str] = {}
+"""The root package of the plugin for each class of arrays that has been looked up."""
 
 
 def entry_points(*, group: str) -> Iterable[EntryPoint]:
-    """Installed entry points of a group; their reader takes as long to import as all of specnorm."""
-    from importlib import metadata
+    """The installed entry points of a group."""
+    from importlib import metadata  # imported here: it takes as long as all of specnorm
 
     return metadata.entry_points(group=group)
 
 
 @functools.cache
 def registered(group: str = GROUP) -> dict[str, tuple[EntryPoint, ...]]:
-    """Entry points by name, of plugins the root package; those of one distribution once."""
-    found: dict[str, list[EntryPoint]] = {}
+    """The entry points of a group by name, which is the root package for plugins.
+
+    An entry point that is found twice, for example in an editable installation, is listed once.
+    """
+    entries_of_name: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=group):
-        known = found.setdefault(entry.name, [])
-        if all((e.value, distribution(e)) != (entry.value, distribution(entry)) for e in known):
-            known.append(entry)
-    return {name: tuple(entries) for name, entries in found.items()}
+        entries = entries_of_name.setdefault(entry.name, [])
+        if all((e.value, distribution(e)) != (entry.value, distribution(entry)) for e in entries):
+            entries.append(entry)
+    return {name: tuple(entries) for name, entries in entries_of_name.items()}
 
 
 def function(name: str) -> Any:
-    """A function that a package above the core registers in the group ``specnorm.functions``.
+    """The function that a package above the core has registered under a name in the group ``specnorm.functions``.
 
     Raises
     ------
     ModuleNotFoundError
-        Naming the package that is missing.
+        With the name of the missing package.
     """
     from specnorm.text import install
 
@@ -74,21 +80,21 @@ def function(name: str) -> Any:
 
 
 def refresh() -> None:
-    """Forget which plugins are installed, so that the next call looks again."""
+    """Empty the caches, so that the next call looks for installed plugins again."""
     registered.cache_clear()
     loaded.clear()
     _root_of_class.clear()
 
 
 _MIXIN = "NDArrayOperatorsMixin"
-"""NumPy's class of operators, which other libraries' arrays derive from: they are not NumPy's for that."""
+"""A class of NumPy from which arrays of other libraries derive; it does not make them NumPy's."""
 
 
 def owner_of(cls: type) -> str | None:
-    """Root package under which the owner of a class of arrays is registered, if one is; loads the plugin."""
-    known = _root_of_class.get(cls)
-    if known is not None and known in loaded:
-        return known
+    """Load the plugin for a class of arrays, and return the root package under which it is registered; None without."""
+    cached_root = _root_of_class.get(cls)
+    if cached_root is not None and cached_root in loaded:
+        return cached_root
     for base in cls.__mro__:
         root = base.__module__.partition(".")[0]
         if root in registered() and base.__name__ != _MIXIN:
@@ -105,27 +111,26 @@ def owner_of(cls: type) -> str | None:
 
 
 def root_for_class(cls: type) -> str:
-    """`owner_of`, or an error that says what is missing."""
+    """As `owner_of`, but raise a `NoBackend` with advice if there is no plugin."""
     owner = owner_of(cls)
     if owner is not None:
         return owner
     roots = {base.__module__.partition(".")[0] for base in cls.__mro__} - {"builtins"}
     if not roots:
         raise NoBackend(f"{describe(cls)} is not an array. {pass_an_array()}")
-    from specnorm.text import install  # for errors alone
+    from specnorm.text import install  # imported here: only errors need it
 
     extra = next((e for e in _EXTRAS if e in roots), None)
-    advice = (
-        f"Install one: {install(extra)}."
-        if extra
-        else "Convert it to one of those, or write a plugin: see 'Backends' in the documentation."
-    )
+    if extra:
+        advice = f"Install one: {install(extra)}."
+    else:
+        advice = "Convert it to one of those, or write a plugin: see 'Backends' in the documentation."
     if hasattr(cls, "compute"):
         advice = f"If it is lazy, call its compute() first. {advice}"
     raise NoBackend(f"No backend for {describe(cls)}. Installed: {', '.join(sorted(registered())) or 'none'}. {advice}")
 
 
-# Read by PyTorch's compiler: run these functions while tracing instead of tracing into them.
+# PyTorch's compiler reads these marks: it calls the functions while tracing instead of tracing into them.
 owner_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 root_for_class._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -137,8 +142,12 @@ def load(root: str) -> Any:
     ------
     NoBackend
         If nothing is registered under that name.
-    BrokenBackend, BackendConflict, BackendVersion
-        If what is registered cannot be used.
+    BrokenBackend
+        If the registered plugin cannot be imported, or is not a `Backend`.
+    BackendConflict
+        If two distributions register a plugin under that name.
+    BackendVersion
+        If the plugin was written for another version of the interface.
     """
     if root in loaded:
         return loaded[root]
@@ -157,7 +166,8 @@ def load(root: str) -> Any:
     except ModuleNotFoundError as error:
         from specnorm.text import install
 
-        missing = error.name or ""  # "torch" is not installed, "torch.something" is another version
+        missing = error.name or ""
+        # If "torch" is missing, it is not installed; if "torch.something" is missing, another version is installed.
         if missing == root or (missing in _EXTRAS and missing in entry.value):
             hint = install(missing) if missing in _EXTRAS else f"install {missing}"
             raise BrokenBackend(f"{origin} needs {missing}, which is not installed: {hint}.") from error
@@ -173,32 +183,33 @@ def load(root: str) -> Any:
 
 
 def _check(backend: Any, origin: str) -> None:
+    """Refuse an object that is not a `Backend`, or one for another version of the interface."""
     version = getattr(backend, "api_version", None)
     if not isinstance(version, int):
         raise BrokenBackend(
             f"{origin} is a {type(backend).__name__} without an api_version; expected a Backend object."
         )
     if version != API_VERSION:
-        newer = version > API_VERSION
+        older_distribution = "specnorm-bounds" if version > API_VERSION else "the plugin"
         raise BackendVersion(
             f"{origin} was written for version {version} of the plugin interface; this specnorm has {API_VERSION}. "
-            f"Upgrade {'specnorm-bounds' if newer else 'the plugin'}."
+            f"Upgrade {older_distribution}."
         )
-    # By name: the interface lies in a room above.
+    # By name, since `specnorm.types` imports this module.
     if ("specnorm.types", "Backend") not in {(base.__module__, base.__qualname__) for base in type(backend).__mro__}:
         raise BrokenBackend(f"{origin} is a {type(backend).__name__}; expected an object derived from Backend.")
 
 
 def distribution(entry: EntryPoint) -> str:
-    """Whose an entry point is, in words."""
+    """Name and version of the distribution that an entry point belongs to."""
     return "an unnamed distribution" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
 
 
 def describe(cls: type) -> str:
-    """A class, in words."""
+    """The name of a class with its module."""
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def pass_an_array() -> str:
-    """Advice for what is no array."""
+    """Advice for the end of an error message about an object that is not an array."""
     return f"Pass an array of one of these libraries: {', '.join(sorted(registered())) or 'none is installed'}."

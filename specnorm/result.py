@@ -1,4 +1,4 @@
-"""The answer: what a method returns. No arithmetic here; bounds are made in `specnorm.certified.rounding` alone."""
+"""The answers of public functions: `Result` of one method, and `Enclosure`, two proven bounds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Kind = Literal["exact", "upper", "lower", "estimate"]
 """What a value promises.
 
-``exact``: the norm of the stated problem, to the method's tolerance and ordinary rounding; ``upper`` and ``lower``:
-never below, never above the true norm, rounding included; ``estimate``: close, no promise.
+``exact``: the norm of the stated problem, up to the method's tolerance and usual rounding. ``upper``: never below the
+true norm, rounding included. ``lower``: never above the true norm, rounding included. ``estimate``: no promise.
 """
 
 
@@ -33,7 +33,7 @@ class Outcome(Enum):
 
     @property
     def advice(self) -> str:
-        """What to do for bounds that are closer."""
+        """What to do for closer bounds."""
         return _ADVICE[self]
 
 
@@ -48,7 +48,7 @@ _ADVICE = {
 
 
 class BoundSource(Enum):
-    """What proves the upper bound of a layer at its size."""
+    """What the proof of the upper bound of a layer at its size rests on."""
 
     SUPREMUM = "the supremum over all sizes"
     CIRCULANT = "a circulant that the layer is a part of"
@@ -56,7 +56,7 @@ class BoundSource(Enum):
 
 
 class TwoSided:
-    """A lower and an upper bound of one number: it unpacks into both, and does not pass for a number itself."""
+    """Base of answers with a lower and an upper bound, which unpack into both, but cannot be used as a number."""
 
     lower: Any
     upper: Any
@@ -66,9 +66,9 @@ class TwoSided:
         yield self.lower
         yield self.upper
 
-    def _refuse(self, what: str) -> NoReturn:
+    def _refuse(self, operation: str) -> NoReturn:
         name = type(self).__name__
-        raise TypeError(f"{what} of {name}, which is two numbers: use its .upper or its .lower.")
+        raise TypeError(f"{operation} of {name}, which is two numbers: use its .upper or its .lower.")
 
     def __float__(self) -> float:
         self._refuse("float()")
@@ -79,7 +79,7 @@ class TwoSided:
     __le__ = __gt__ = __ge__ = __lt__
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are the same object; a number is refused."""
+        """Whether both are the same object. A comparison with a number raises an error."""
         if hasattr(other, "__float__") and not isinstance(other, TwoSided):
             self._refuse("comparison")
         return self is other
@@ -96,22 +96,23 @@ class Enclosure(TwoSided):
     Parameters
     ----------
     lower, upper : 0-d arrays
-        Of the caller's library and dtype, rounded outward: ``lower <= norm <= upper``.
+        ``lower <= norm <= upper``, in the caller's library and dtype, rounded outward.
     witness : tuple of arrays
-        (frequency, u, v): radians per axis, and unit vectors with ``|u* G(frequency) v|`` attaining ``lower``; of a
-        smallest singular value, ``upper``.
+        (frequency, u, v): a frequency in radians for each axis, and unit vectors such that ``|u* G(frequency) v|``
+        attains ``lower``; for a smallest singular value it attains ``upper``.
     cells, levels : int
-        Size of the search.
+        Numbers of cells and of rounds of bisection in the search.
     proof_dtype : str
-        What the proof was computed in, and where; cells far below ``upper`` may have been pruned in float32, with
-        that precision's allowances.
+        Dtype of the proof, with "on the host" if it did not run on the kernel's device. Cells far below ``upper`` may
+        have been decided in float32, with the allowances of that precision.
     status : str
-        A word and what it means: "converged: ..." (the bounds are ``rtol`` apart), "budget: ..." (the search ended
-        first), "size: ..." (a layer at a size that could not be enclosed more closely), "padding: ..." (``upper``
-        includes what padding may add), "zero: ..." (a smallest singular value that no proof tells from 0) or
-        "range: ..." (the norm is beyond the numbers of the dtype, or below). The bounds are proven in each case.
+        The outcome of the search, and an explanation: "converged: ..." (the bounds are within ``rtol``), "budget: ..."
+        (the search ended before that), "size: ..." (a layer at a size that could not be enclosed more closely),
+        "padding: ..." (``upper`` includes what padding may add), "zero: ..." (a smallest singular value that no proof
+        distinguishes from 0) or "range: ..." (the norm is outside of the dtype's range). The bounds are proven in
+        every case.
     quantity : str
-        What is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
+        The number that is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
     """
 
     lower: Any
@@ -122,16 +123,17 @@ class Enclosure(TwoSided):
     proof_dtype: str
     status: str
     quantity: str = "norm"
+    # The next three are set on instances by `proven_by` and `stated_by`. They are not fields, so that an enclosure that
+    # is made from another one by `dataclasses.replace`, with other bounds, does not have them.
     _claims: ClassVar[tuple[Lower, Upper] | None] = None
     _explained: ClassVar[Any] = None
     _statement: ClassVar[Any] = None
-    """Of an instance: the claims behind its bounds. No field: what is made of an enclosure has other bounds."""
 
     @property
     def claim(self) -> tuple[Lower, Upper] | None:
-        """Both bounds as claims, which name the kernel by the digest of its bits, and what proves them.
+        """Both bounds as claims, with the digest of the kernel and the rules that prove them.
 
-        None of what is made from another enclosure, and where a compiler ran the search.
+        None for an enclosure that was made from another one, and if a compiler ran the search.
         """
         return self._claims
 
@@ -148,26 +150,27 @@ class Enclosure(TwoSided):
         return Outcome(self.status.partition(":")[0])
 
     def proven_by(self, lower: Lower, upper: Upper, explained: Callable[[Lower, Upper], str]) -> Enclosure:
-        """The same, with `claim`, and what `explain` prints of them."""
+        """Set the claims behind the bounds, and the function with which `explain` prints them; return self."""
         object.__setattr__(self, "_claims", (lower, upper))
         object.__setattr__(self, "_explained", explained)
         return self
 
     def stated_by(self, statement: Callable[[str], Any]) -> Enclosure:
-        """The same, with what `certificate` gives for a kernel's name."""
+        """Set the function that `certificate` calls with the kernel's name; return self."""
         object.__setattr__(self, "_statement", statement)
         return self
 
     def certificate(self, name: str = "kernel") -> Any:
-        """What somebody else can check without specnorm: ``python -m specnorm_check``, `docs/check-it-yourself.md`.
+        """A certificate of an upper bound that others can check without specnorm.
 
-        A claim about every input size, some 1 % above the norm. Its proof is searched for, which may take longer than
-        the enclosure did.
+        The checker is ``python -m specnorm_check`` (`docs/check-it-yourself.md`). The certificate claims a bound at
+        every input size, about 1 % above the norm. Its proof is searched for now, which may take longer than the
+        enclosure.
 
         Parameters
         ----------
         name : str, default "kernel"
-            Of the kernel in the file of the model that is given to the checker.
+            Name of the kernel in the model file that the checker gets.
 
         Returns
         -------
@@ -176,14 +179,14 @@ class Enclosure(TwoSided):
         Raises
         ------
         CertificateError
-            If the format has no claim about such a kernel, or the bounds were made from another enclosure's.
+            If certificates do not support such a kernel, or this enclosure was made from another one.
         """
         if self._statement is None:
             raise CertificateError("this enclosure was made from another one: take that one's certificate.")
         return self._statement(name)
 
     def explain(self) -> str:
-        """The rules that prove both bounds, one a line, each with its number and above those that it rests on."""
+        """The rules that prove both bounds, one on each line, with their numbers; premises follow their conclusion."""
         ends = self._shown_ends()
         if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
@@ -201,11 +204,11 @@ class Result:
     kind : {"exact", "upper", "lower", "estimate"}
         What ``value`` promises about the layer's spectral norm.
     method : Method
-        The method, as a value: it prints, compares and pickles.
+        The method with its parameters.
     spec : ConvSpec
-        The geometry that was measured.
+        The geometry of the layer.
     stats : mapping
-        How the number was obtained: backend, device, the dtype computed in, and the method's own figures.
+        Backend, device, dtype of the computation, and the method's figures.
     """
 
     value: Any
@@ -221,14 +224,15 @@ class Result:
 
 
 def shown(x: Any, promise: str) -> str:
-    """A value for people: of an array with several, the first and the last; of none that is known, a word."""
-    from specnorm.text import number  # takes a while to import
+    """A value as text, rounded so that the promise holds; the first and last entry of an array with several entries."""
+    from specnorm.text import number  # imported here: it takes a while
 
-    still = x.detach() if hasattr(x, "detach") else x
+    values = x.detach() if hasattr(x, "detach") else x
     try:
-        if getattr(still, "ndim", 0) == 0:
-            return number(float(still), promise)
-        first, last = (number(float(still[i]), promise) for i in (0, -1))
-        return f"{first} ... {last} ({still.shape[0]} values)"
-    except Exception:  # a tracer, and whatever else compilers put in an array's place
+        if getattr(values, "ndim", 0) == 0:
+            return number(float(values), promise)
+        first = number(float(values[0]), promise)
+        last = number(float(values[-1]), promise)
+        return f"{first} ... {last} ({values.shape[0]} values)"
+    except Exception:  # a tracer, or another object that a compiler puts in the place of an array
         return "unknown under a tracer"

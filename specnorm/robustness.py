@@ -1,7 +1,6 @@
-"""What a bound of the norm certifies about a network with one hidden layer: its curvature, and a radius for a label.
+"""Robustness of a network with one hidden layer, from a bound of its first layer's norm: curvature and radius.
 
-Between the two layers stands an activation with a bounded second derivative. Nothing here measures a layer: the norm
-comes from any of the bounds.
+The activation between the two layers needs a bounded second derivative. The bound of the norm can come from any method.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ __all__ = ["certified_radius", "curvature_bound"]
 
 Activation = Literal["sigmoid", "tanh", "softplus"]
 
-_KINKED = ("relu", "relu6", "leakyrelu", "prelu", "selu", "hardtanh", "hardsigmoid", "hardswish")
+_WITH_KINKS = ("relu", "relu6", "leakyrelu", "prelu", "selu", "hardtanh", "hardsigmoid", "hardswish")
+"""Activations without a bounded second derivative, for error messages."""
 
 
 def curvature_bound(
@@ -40,32 +40,34 @@ def curvature_bound(
     Parameters
     ----------
     norm : 0-d array, or float
-        An upper bound of ``||A||``, the layer before the activation: any of the bounds, at any geometry.
+        An upper bound of ``||A||``, where A is the layer before the activation; from any method and for any geometry.
     last : array, shape (classes, hidden)
-        Weights of the layer after the activation, the hidden units flattened. A linear map in between (a pooling by
-        means, say) is to be multiplied into it first.
+        Weights of the layer after the activation, with the hidden units flattened. If there is a linear map in between,
+        such as average pooling, multiply it into ``last`` first.
     label, target : int
-        Rows of ``last``; different.
+        Two different rows of ``last``.
     activation : {"sigmoid", "tanh", "softplus"} or float
-        The activation, or ``max |phi''|`` of another one. There is none for ReLU and others with a kink.
+        The activation, or ``max |phi''|`` of another one, which must be finite; it is not for ReLU.
 
     Returns
     -------
     0-d array of the library of ``last``
-        Rounded up; differentiable in ``norm`` and ``last`` where the library is. In float32 for half precision.
+        Rounded up; differentiable with respect to ``norm`` and ``last`` where the library is. In float32 for half
+        precision.
 
     Raises
     ------
     MethodError
-        For an activation without a bounded second derivative, or a class that is none.
+        For an activation without a bounded second derivative, or a label or target that is not a row of ``last``.
     KernelError
-        If ``last`` is no matrix, or ``norm`` no finite norm.
+        If ``last`` is not a matrix, or ``norm`` is NaN or negative.
     MixedBackends
+        If the arrays are of different libraries or devices.
 
     Notes
     -----
-    Equation (4) of [1]_ and the one after it, from lemma 1 and theorem 3 of [2]_. Ours: any bound of the norm instead
-    of ``sqrt(h w) ||R||``, and rounding is counted.
+    Equation (4) of [1]_ and the one after it, from lemma 1 and theorem 3 of [2]_. Our changes: any bound of the norm
+    takes the place of ``sqrt(h w) ||R||``, and rounding errors are included.
 
     References
     ----------
@@ -79,19 +81,19 @@ def curvature_bound(
         raise KernelError(
             f"last has shape {tuple(weights.shape)}; expected (classes, hidden), the weights of the last layer."
         )
-    rows: dict[str, Any] = {"label": label, "target": target}
-    for word, index in rows.items():
+    classes: dict[str, Any] = {"label": label, "target": target}
+    for word, index in classes.items():
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < weights.shape[0]:
             raise MethodError(f"{word}={index!r} is no class: last has {weights.shape[0]} rows, counted from 0.")
     if label == target:
         raise MethodError(f"label and target are both {label}: the difference of a logit and itself has no curvature.")
-    curvature = _second_derivative(activation)
+    second_derivative = _second_derivative(activation)
     dtype = getattr(xp, check_dtype(str(weights.dtype), tuple(weights.shape)))
     _check_number("norm", norm, backend)
-    rows_of = xp.astype(xp.stack([weights[label, :], weights[target, :]]), dtype)
-    bound: Any = curvature_up(rows_of, norm, curvature, backend=backend)
-    found: ArrayT = bound
-    return found
+    rows = xp.astype(xp.stack([weights[label, :], weights[target, :]]), dtype)
+    bound: Any = curvature_up(rows, norm, second_derivative, backend=backend)
+    curvature: ArrayT = bound
+    return curvature
 
 
 def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT | float) -> ArrayT:
@@ -103,58 +105,59 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
     Parameters
     ----------
     margin : 0-d array, or float
-        m, the margin at the point: ``z[label] - z[target]``. 0 or less certifies nothing.
+        m, the margin at the point: ``z[label] - z[target]``.
     gradient : array, any shape
-        g, the margin's gradient with respect to the input.
+        g, the gradient of the margin with respect to the input.
     curvature : 0-d array, or float
         M, from `curvature_bound`; at least 0.
 
     Returns
     -------
     0-d array of the gradient's library
-        Rounded down, detached; 0 where the margin is not positive. For several targets take the smallest.
+        Rounded down, detached; 0 if the margin is not positive. With several targets, the radius of a label is the
+        smallest over the targets.
 
     Raises
     ------
     KernelError
         For NaN, or a negative curvature, where values are known.
     MixedBackends
+        If the arrays are of different libraries or devices.
 
-    Notes
-    -----
-    The rounding of this formula is counted, that of the network which computed margin and gradient is not. The
-    certificate is the one of [1]_, before its improvement by an eigenvalue problem.
+    Notes ----- The rounding errors of this formula are included, but not those of the network that computed margin and
+    gradient. The certificate is that of [1]_ without its improvement by an eigenvalue problem.
 
     References
     ----------
     .. [1] Singla, Feizi, "Second-Order Provable Defenses against Adversarial Attacks", ICML 2020.
     """
     backend = common_backend([gradient, *(x for x in (margin, curvature) if not isinstance(x, (int, float)))])
-    slope: Any = backend.detach(gradient)
-    xp = backend.namespace(slope)
-    dtype = getattr(xp, check_dtype(str(slope.dtype), tuple(slope.shape)))
-    slope = xp.reshape(xp.astype(slope, dtype), (1, 1, -1))
-    _known("gradient", slope, backend)
+    constant_gradient: Any = backend.detach(gradient)
+    xp = backend.namespace(constant_gradient)
+    dtype = getattr(xp, check_dtype(str(constant_gradient.dtype), tuple(constant_gradient.shape)))
+    constant_gradient = xp.reshape(xp.astype(constant_gradient, dtype), (1, 1, -1))
+    _check_not_nan("gradient", constant_gradient, backend)
     _check_number("margin", margin, backend)
     _check_number("curvature", curvature, backend)
-    m = margin if isinstance(margin, (int, float)) else backend.detach(margin)
-    radius: Any = radius_down(m, slope, curvature, backend=backend)
-    found: ArrayT = radius
-    return found
+    constant_margin = margin if isinstance(margin, (int, float)) else backend.detach(margin)
+    bound: Any = radius_down(constant_margin, constant_gradient, curvature, backend=backend)
+    radius: ArrayT = bound
+    return radius
 
 
 def _second_derivative(activation: Any) -> float:
+    """The bound of the second derivative that an argument ``activation`` names or is."""
     if isinstance(activation, str):
         if activation in SECOND_DERIVATIVE:
             return SECOND_DERIVATIVE[activation]
-        known = ", ".join(map(repr, get_args(Activation)))
-        if activation.lower().replace("_", "") in _KINKED:
+        names = ", ".join(map(repr, get_args(Activation)))
+        if activation.lower().replace("_", "") in _WITH_KINKS:
             raise MethodError(
                 f"activation={activation!r} has a kink, where its second derivative is not bounded: no curvature bound "
-                f"exists. Use the margin over a Lipschitz constant of the network instead, or one of {known}."
+                f"exists. Use the margin over a Lipschitz constant of the network instead, or one of {names}."
             )
         raise MethodError(
-            f"activation={activation!r} is not one of {known}. Of another one give the number max |phi''|."
+            f"activation={activation!r} is not one of {names}. Of another one give the number max |phi''|."
         )
     if isinstance(activation, bool) or not isinstance(activation, (int, float)) or not 0 <= activation < math.inf:
         raise MethodError(
@@ -165,11 +168,11 @@ def _second_derivative(activation: Any) -> float:
 
 
 def _check_number(name: str, x: Any, backend: Backend) -> None:
-    """Refuse what is not one number, NaN, and a bound below 0, where values are known."""
+    """Refuse an argument that is not a single number, NaN, and (but for the margin) negative; tracers pass."""
     if not isinstance(x, (int, float)):
         if tuple(x.shape) != ():
             raise KernelError(f"{name} has shape {tuple(x.shape)}; expected one number.")
-        _known(name, x, backend)
+        _check_not_nan(name, x, backend)
         if backend.is_traced(x):
             return
     elif math.isnan(x):
@@ -178,8 +181,8 @@ def _check_number(name: str, x: Any, backend: Backend) -> None:
         raise KernelError(f"{name}={float(x)!r} is negative: expected an upper bound.")
 
 
-def _known(name: str, x: Array, backend: Backend) -> None:
-    """Refuse NaN where values are known."""
+def _check_not_nan(name: str, x: Array, backend: Backend) -> None:
+    """Refuse an array with NaN; tracers pass."""
     if not backend.is_traced(x):
         xp = backend.namespace(x)
         if bool(xp.any(xp.isnan(x))):

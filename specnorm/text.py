@@ -1,4 +1,4 @@
-"""Numbers and strings for people: rounded to the side that keeps a promise; harmless to a terminal, a spreadsheet."""
+"""Text for users: numbers, rounded so that a promise still holds, and strings that are safe to print."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 DIGITS = 6
-SOURCE, WHERE = ".", "in a checkout of specnorm"
-"""What pip installs from, and where: the distribution, specnorm-bounds, is on no index yet."""
+"""Significant digits of printed numbers."""
+SOURCE = "."
+"""The argument of ``pip install`` for this distribution, which is not on a package index yet."""
+WHERE = "in a checkout of specnorm"
+"""The place in which to run pip."""
 POWER = "times 2**"
-"""How the rule of a claim begins that was scaled by a power of two, which follows."""
+"""Beginning of the rule of a claim that was scaled by a power of two; the exponent follows."""
 _ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
+"""Rounding mode for each promise; other numbers are rounded to nearest."""
 
 
 def number(value: float | None, promise: str = "exact") -> str:
-    """Six significant digits, rounded so that the text keeps what the number promises."""
+    """A number with six significant digits: a lower bound is rounded down, an upper bound up."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -29,10 +33,10 @@ def number(value: float | None, promise: str = "exact") -> str:
 
 
 def visible(text: str) -> str:
-    """Replace every character that does not print (controls, bidi overrides, lone surrogates) by its escape."""
+    """Replace characters that are not printable (controls, bidi overrides, lone surrogates) by escape sequences."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def install(extra: str) -> str:
-    """What to run for an extra of the distribution."""
+    """The command that installs an extra of this distribution."""
     return f"pip install '{SOURCE}[{extra}]' {WHERE}"

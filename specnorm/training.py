@@ -1,8 +1,8 @@
-"""Norms along a training run: a state of vectors that follows the kernel, moved by a sweep or two a step.
+"""Public functions that follow norms in training, with a state that each step moves by a sweep or two.
 
-`init_tracking` finds the maximisers once, `track` follows them: pure functions of arrays, so that the state goes into a
-checkpoint, through a compiler and to other devices like any other array. What a step returns is an estimate (for `Gram`
-and `Completion` a bound): a certificate is `specnorm.certify` or `specnorm.rescale`, once, at the end.
+`init_tracking` computes the state once, and `track` moves it. Both are pure functions of arrays, so a state can be
+saved in a checkpoint, compiled, and moved to other devices like other arrays. The value of a step is an estimate (for
+`Gram` and `Completion` an upper bound). After training, `specnorm.certify` or `specnorm.rescale` proves a bound.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from specnorm.runtime.zero_channels import batches, moved, padded
 from specnorm.types import AnyArray, ArrayT
 
 State: TypeAlias = dict[str, Any]
-"""Arrays by name. Which, and of what shape, the method and the geometry tell; `Gram` keeps none."""
+"""A training state: arrays by name, whose names and shapes depend on method and geometry; empty for `Gram`."""
 
 
 @takes_layers
 def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
-    """Find the vectors that `track` follows: the whole maximisation, once.
+    """Compute the state that `track` moves, by running the method once from the beginning.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
-        `SymbolNorm`, `Completion`, `TensorNorm`, `FantasticFour`, `Power` (at an input size), or `Gram`, which keeps
-        nothing.
+        `SymbolNorm`, `Completion`, `TensorNorm`, `FantasticFour`, `Power` (at an input size), or `Gram`, whose state is
+        empty.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -43,15 +43,15 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     Returns
     -------
     dict of str to array
-        Real arrays of the kernel's library and device, in float32 or float64: a small part of the kernel; of
-        `SymbolNorm` some 150 complex vectors of the fewer channels for 3x3 taps, as pairs; of `Completion` some 6 times
-        the kernel.
+        Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the kernel,
+        except for two methods: the state of `SymbolNorm` has, for 3x3 kernels, about 150 complex vectors whose length
+        is the smaller number of channels; that of `Completion` is about 6 times as large as the kernel.
 
     Raises
     ------
     KernelError, GeometryError, BackendError
     MethodError
-        If the method cannot be stepped.
+        If the method has no training state.
     """
     return _init(kernel, *_plan(kernel, method, geometry))
 
@@ -65,7 +65,7 @@ def track(
     sweeps: int = 1,
     **geometry: Unpack[Geometry],
 ) -> tuple[ArrayT, State]:
-    """Follow the maximisers of a kernel that has moved a little, and take the value there.
+    """Move a state for a kernel that has changed a little, and evaluate the method at the new state.
 
     Parameters
     ----------
@@ -73,9 +73,9 @@ def track(
     method : Method
         The one given to `init_tracking`.
     state : dict of str to array
-        From `init_tracking` or the step before; not changed.
+        From `init_tracking` or the step before; not modified.
     sweeps : int, default 1
-        How far to follow; each is two or three products with the kernel. 0: the value where the state stands.
+        Number of iterations, each of which costs two or three products with the kernel. 0: evaluate at the given state.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: as in `init_tracking`.
@@ -83,27 +83,27 @@ def track(
     Returns
     -------
     value : 0-d array
-        An *estimate*, converging from below to what the method stands for (the norm itself, TN, the smallest unfolding
-        bound, the layer's norm at its size), no upper bound; with `Gram` and `Completion` an upper bound, however stale
-        the state. Differentiable where the library is, the vectors held constant (the envelope theorem); zero, with
-        zero gradient, for a zero kernel, and NaN for a non-finite one.
+        An *estimate*, which converges from below to the method's value (the norm itself, TN, the smallest unfolding
+        bound, or the layer's norm at its size) and is not an upper bound. With `Gram` and `Completion` it is an upper
+        bound for every state. Differentiable where the library is, for a constant state (envelope theorem). For a zero
+        kernel, value and gradient are 0; for a non-finite one, the value is NaN.
     state : dict of str to array
-        For the next step; shapes and dtypes as given.
+        The state for the next step, in the shapes and dtypes of the given one.
 
     Raises
     ------
     KernelError, GeometryError, BackendError
     MethodError
-        If the method cannot be stepped, or the state is another method's or geometry's.
+        If the method has no training state, or the state belongs to another method or geometry.
     """
     backend, plan = _plan(kernel, method, geometry)
     check_count("sweeps", sweeps)
-    shapes = _checked(plan, state)
+    shapes = _checked_shapes(plan, state)
     if not shapes:
         value: ArrayT = measure(kernel, method, **geometry).value
         return value, {}
-    value, after = backend.step(plan, kernel, tuple(state[name] for name in shapes), sweeps)
-    return value, dict(zip(shapes, after, strict=True))
+    value, new_arrays = backend.step(plan, kernel, tuple(state[name] for name in shapes), sweeps)
+    return value, dict(zip(shapes, new_arrays, strict=True))
 
 
 def track_many(
@@ -114,16 +114,16 @@ def track_many(
     geometries: Sequence[Mapping[str, Any]] | None = None,
     sweeps: int = 1,
 ) -> tuple[list[ArrayT], list[State]]:
-    """`track` for all layers of a network; those of one shape, dtype, device and geometry are stepped as one batch.
+    """`track` for all layers of a network; layers with equal shape, dtype, device and geometry are one batch.
 
     Parameters
     ----------
     kernels : sequence of arrays
     method : Method
     states : sequence of dict
-        One a kernel, each from `init_tracking`.
+        One for each kernel, from `init_tracking` or the step before.
     geometries : sequence of mapping, optional
-        Keywords of each layer, see `specnorm.problem.spec.Geometry`; None: none has any.
+        Keywords for each layer, see `specnorm.problem.spec.Geometry`; None: no layer has any.
     sweeps : int, default 1
 
     Returns
@@ -138,27 +138,38 @@ def track_many(
     layers = [{} for _ in kernels] if geometries is None else list(geometries)
     if not len(kernels) == len(states) == len(layers):
         raise MethodError(f"{len(kernels)} kernels, {len(states)} states and {len(layers)} geometries: give one each.")
+    plugins: list[Backend] = []
+    plans: list[SteppedProgram] = []
+    devices: list[str] = []
+    names: list[list[str]] = []
+    for kernel, state, geometry in zip(kernels, states, layers, strict=True):
+        backend, plan = _plan(kernel, method, geometry)
+        plugins.append(backend)
+        plans.append(plan)
+        devices.append(f"{backend.name} {backend.device(kernel)}")
+        names.append(list(_checked_shapes(plan, state)))
     values: list[Any] = [None] * len(kernels)
-    after: list[State] = [{} for _ in kernels]
-    plans = [_plan(kernel, method, geometry) for kernel, geometry in zip(kernels, layers, strict=True)]
-    names = [list(_checked(plan, state)) for (_, plan), state in zip(plans, states, strict=True)]
-    devices = [f"{backend.name} {backend.device(kernel)}" for (backend, _), kernel in zip(plans, kernels, strict=True)]
-    merge = any(backend.static_shapes for backend, _ in plans)
-    for members, wide in batches([plan for _, plan in plans], layers, devices, merge=merge):
-        backend = plans[members[0]][0]
+    new_states: list[State] = [{} for _ in kernels]
+    merge = any(backend.static_shapes for backend in plugins)
+    for members, widest_plan in batches(plans, layers, devices, merge=merge):
+        backend = plugins[members[0]]
         xp: Any = backend.namespace(kernels[members[0]])
-        stack = xp.stack([padded(kernels[j], wide.shape, xp=xp) for j in members])
-        inside = [moved(tuple(states[j][name] for name in names[j]), plans[j][1], wide, xp=xp) for j in members]
-        found, reached = _step_stack(backend, wide, stack, tuple(map(xp.stack, zip(*inside, strict=True))), sweeps)
-        for place, j in enumerate(members):
-            values[j] = found[place, ...]
-            own = moved(tuple(x[place, ...] for x in reached), wide, plans[j][1], xp=xp)
-            after[j] = dict(zip(names[j], own, strict=True))
-    return values, after
+        kernel_stack = xp.stack([padded(kernels[j], widest_plan.shape, xp=xp) for j in members])
+        widened_states = []
+        for j in members:
+            arrays = tuple(states[j][name] for name in names[j])
+            widened_states.append(moved(arrays, plans[j], widest_plan, xp=xp))
+        state_stack = tuple(map(xp.stack, zip(*widened_states, strict=True)))
+        value_stack, new_state_stack = _step_stack(backend, widest_plan, kernel_stack, state_stack, sweeps)
+        for index, j in enumerate(members):
+            values[j] = value_stack[index, ...]
+            arrays = moved(tuple(x[index, ...] for x in new_state_stack), widest_plan, plans[j], xp=xp)
+            new_states[j] = dict(zip(names[j], arrays, strict=True))
+    return values, new_states
 
 
 def init_stack(kernels: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
-    """`init_tracking` for kernels of one shape and geometry, (n, *shape): the state of all of them, leading axis n."""
+    """`init_tracking` for a stack of kernels (n, *shape): the states of all, with leading axis n."""
     return _init(kernels, *_plan(kernels, method, geometry, stacked=True))
 
 
@@ -170,15 +181,16 @@ def step_stack(
     sweeps: int = 1,
     **geometry: Unpack[Geometry],
 ) -> tuple[AnyArray, State]:
-    """`track` for kernels of one shape and geometry, (n, *shape), and a state of `init_stack`: values (n,), state."""
+    """`track` for a stack of kernels (n, *shape) and a state from `init_stack`: values (n,), and the new state."""
     backend, plan = _plan(kernels, method, geometry, stacked=True)
     check_count("sweeps", sweeps)
-    shapes = _checked(plan, state, (kernels.shape[0],))
-    value, after = _step_stack(backend, plan, kernels, tuple(state[name] for name in shapes), sweeps)
-    return value, dict(zip(shapes, after, strict=True))
+    shapes = _checked_shapes(plan, state, (kernels.shape[0],))
+    value, new_arrays = _step_stack(backend, plan, kernels, tuple(state[name] for name in shapes), sweeps)
+    return value, dict(zip(shapes, new_arrays, strict=True))
 
 
 def _init(kernels: Any, backend: Backend, plan: SteppedProgram) -> State:
+    """The first state of kernels (*batch, *shape); empty if the method keeps none."""
     names = [name for name, _ in state_shapes(plan.key)]
     return dict(zip(names, backend.init(plan, kernels), strict=True)) if names else {}
 
@@ -190,10 +202,11 @@ def _step_stack(
     state: tuple[Any, ...],
     sweeps: int,
 ) -> tuple[Any, tuple[Any, ...]]:
+    """Step a stack of kernels; a method with an empty state is run on one kernel after another."""
     if state:
         return backend.step(plan, kernels, state, sweeps)
-    each = [backend.apply(plan, kernels[j, ...]).value for j in range(kernels.shape[0])]
-    return backend.namespace(kernels).stack(each), ()
+    values = [backend.apply(plan, kernels[j, ...]).value for j in range(kernels.shape[0])]
+    return backend.namespace(kernels).stack(values), ()
 
 
 def _plan(
@@ -203,22 +216,24 @@ def _plan(
     *,
     stacked: bool = False,
 ) -> tuple[Backend, SteppedProgram]:
+    """The backend of a kernel, or of a stack of kernels with one leading axis, and the program for it."""
     check_method(method)
     backend = backend_for(kernel)
-    return backend, stepped_program(method, tuple(kernel.shape)[stacked:], str(kernel.dtype), tuple(geometry.items()))
+    shape = tuple(kernel.shape)[1:] if stacked else tuple(kernel.shape)
+    return backend, stepped_program(method, shape, str(kernel.dtype), tuple(geometry.items()))
 
 
-def _checked(
+def _checked_shapes(
     plan: SteppedProgram,
     state: Mapping[str, ArrayObject],
     batch: tuple[int, ...] = (),
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes that the state must have, and has."""
-    shapes = {name: (*batch, *shape) for name, shape in state_shapes(plan.key)}
-    given = {name: tuple(x.shape) for name, x in state.items()}
-    if given != shapes:
+    """The names and shapes of the state's arrays for a plan; a state with others is refused."""
+    expected_shapes = {name: (*batch, *shape) for name, shape in state_shapes(plan.key)}
+    shapes = {name: tuple(x.shape) for name, x in state.items()}
+    if shapes != expected_shapes:
         raise MethodError(
-            f"the state holds {given}; {plan.method.name} on this layer keeps {shapes}. Give the state that init or "
-            "the step before returned for the same method, kernel shape and geometry."
+            f"the state holds {shapes}; {plan.method.name} on this layer keeps {expected_shapes}. Give the state that "
+            "init or the step before returned for the same method, kernel shape and geometry."
         )
-    return shapes
+    return expected_shapes

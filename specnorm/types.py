@@ -1,4 +1,7 @@
-"""What the algorithms work with: a plugin's interface, and its operations. It names no framework and imports none."""
+"""The interface of plugins (`Backend`) and the operations that algorithms get from it (`ArrayOps`).
+
+No framework is imported or named here.
+"""
 
 # ruff: noqa: D102 - `Backend` says what the functions of `ArrayOps` do.
 
@@ -19,27 +22,28 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array, ArrayObject, Namespace
 
 AnyArray: TypeAlias = Any
-"""An array as its library annotates it, in plugins and where they are called: it matches no protocol with operators."""
+"""An array, in plugins and where they are called. Not a protocol: no protocol matches the libraries' operators."""
 Dtype: TypeAlias = Literal["float32", "float64"]
 
 MEMORY = 256 * 2**20
-"""Bytes that the intermediate arrays of one step may take (symbols, patches, cells): 256 MiB."""
+"""Bytes that the intermediate arrays of one step of an algorithm may take: 256 MiB."""
 
 
 ArrayT = TypeVar("ArrayT", bound="ArrayObject")
-"""An array that a function takes and returns: of one library."""
+"""Type of an array that a function takes and returns: both are of one library."""
 
 
 class LayerKernel(NamedTuple):
-    """What a framework's own layer computes, bias and activation apart.
+    """Kernel and geometry of a framework's layer, without its bias and activation.
 
     Parameters
     ----------
     kernel : array
     geometry : mapping
-        Keyword arguments, see `specnorm.problem.spec.Layer`.
+        Keyword arguments as in `specnorm.problem.spec.Layer`.
     as_stored : bool
-        Whether the kernel's axes are in the layer's own order, so that another kernel could be put in its place.
+        Whether the kernel's axes are in the order in which the layer stores them, so that the layer's weight could be
+        replaced by another kernel like this one.
     """
 
     kernel: AnyArray
@@ -47,202 +51,206 @@ class LayerKernel(NamedTuple):
     as_stored: bool = True
 
 
-_factorises: set[tuple[type[Backend], str, Any]] = set()
-"""Libraries, devices and dtypes whose Cholesky factorisation has been seen to fail where it must."""
+_has_sound_cholesky: set[tuple[type[Backend], str, Any]] = set()
+"""Libraries, devices and dtypes for which `Backend.check_cholesky` has passed."""
 
 
 class Backend:
-    """What one array library does differently. Plugins derive from it and override what applies.
+    """Everything that differs between array libraries. A plugin derives from this class and overrides what it needs.
 
-    Only `name`, `framework`, `is_array`, `namespace`, `version`, `asarray`, `to_numpy` and `cholesky_ok` must be given:
-    the rest has defaults that suit an eager library without automatic differentiation. `specnorm.testing.check_backend`
-    tells whether a plugin keeps what this interface promises.
+    A plugin has to define `name`, `framework`, `api_version`, `is_array`, `namespace`, `version`, `asarray`, `to_numpy`
+    and `cholesky_ok`. The defaults of the other members suit an eager library without automatic differentiation.
+    `specnorm.testing.check_backend` tests a plugin against this interface.
     """
 
     name: ClassVar[str]
-    """Short name, as in ``specnorm backends``."""
+    """Short name, as ``specnorm backends`` lists it."""
     framework: ClassVar[str]
-    """Root module the plugin needs, to tell a missing framework from a broken plugin."""
+    """Root package of the library, to tell a missing library from a broken plugin."""
     api_version: ClassVar[int]
-    """The `API_VERSION` the plugin was written for: state the number."""
+    """The `API_VERSION` for which the plugin was written, as a number."""
     arithmetic_known: ClassVar[bool] = True
-    """Whether bounds may count on the library's rounding; else they are computed in NumPy on the host."""
+    """Whether the library's rounding errors satisfy the usual bounds. If not, bounds are computed in NumPy."""
     proofs: ClassVar[Literal["device", "host"]] = "device"
-    """Where rounding-rigorous work runs; recorded in every result."""
+    """Whether proofs run on the array's device, or in NumPy on the host. Every result records it."""
     has_factors: ClassVar[bool] = False
-    """Whether `cholesky_factors` gives factors, by which proofs in single precision are sharper."""
+    """Whether `cholesky_factors` is defined, which makes bounds in float32 sharper."""
     static_shapes: ClassVar[bool] = False
-    """True where each new array shape costs a compilation, so that searches over frequencies do not pay."""
+    """Whether each new array shape costs a compilation, so that searches over frequencies are not worth it."""
 
-    # -- which arrays are ours ----------------------------------------------------------------------------------
+    # -- which objects the plugin is for ------------------------------------------------------------------------
     def is_array(self, x: object) -> bool:
-        """Whether ``x`` is an array (not merely an object defined in the framework)."""
+        """Whether ``x`` is an array, not another object of the library."""
         raise NotImplementedError
 
     def refusal(self, x: AnyArray) -> str | None:
-        """Why an array of this library cannot be used (masked, sparse, distributed...), or None."""
+        """The reason why an array of this library is not supported (masked, sparse, distributed ...), or None."""
         return None
 
     def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
-        """Kernel and geometry of a layer of the frameworks built on this library; None: it is none.
+        """Kernel and geometry of a layer of a framework built on this library; None if ``x`` is not such a layer.
 
         Parameters
         ----------
         x : object
         input_shape : int or sequence of int, optional
-            Spatial input sizes, where they decide the padding.
+            Spatial input sizes, for layers whose padding depends on them.
 
         Raises
         ------
         GeometryError
-            If it is a layer that cannot be put in such words.
+            If ``x`` is a layer that no `LayerKernel` describes.
         """
         return None
 
     def array_in(self, x: Any) -> AnyArray | None:
-        """Array in what the frameworks built on this library wrap their parameters in; None: ``x`` is none of these."""
+        """The array in a parameter object of a framework built on this library; None if ``x`` is not such an object."""
         return None
 
     def parts(self, x: Any) -> Mapping[str, Any] | None:
-        """What a model, or a part of one, is made of, by name: parts and arrays; None: its public attributes."""
+        """The submodules and arrays of a model, or of a part of one, by name; None: take its public attributes."""
         return None
 
     # -- where and how to compute -------------------------------------------------------------------------------
     def namespace(self, x: AnyArray) -> Namespace:
-        """Return the array API namespace (array-api-compat's)."""
+        """The array API namespace of ``x``, as array-api-compat gives it."""
         raise NotImplementedError
 
     def device(self, x: AnyArray) -> Any:
-        """Device of ``x``, as the namespace's creation functions take it."""
+        """Device of ``x``, in the form that the namespace's creation functions take."""
         return x.device
 
     def is_traced(self, x: AnyArray) -> bool:
-        """Whether ``x`` stands for values not known yet (jit, compile, vmap)."""
+        """Whether ``x`` is a tracer, whose values are not known (jit, compile, vmap)."""
         return False
 
     def wide_dtype(self, x: AnyArray) -> Dtype:
-        """Widest real dtype that works on the device of ``x``: the one proofs are computed in."""
+        """The widest real dtype that the device of ``x`` supports; proofs are computed in it."""
         return "float64"
 
     def asynchronous(self, x: AnyArray) -> bool:
-        """Whether work is queued on a device, so that reading a value waits for all of it: a GPU driven from Python."""
+        """Whether operations are queued, as on a GPU, so that reading a value waits for all of them."""
         return False
 
     def numpy_view(self, x: AnyArray) -> bool:
-        """Whether NumPy reads the array where it is: proofs by search then run in NumPy, which is no copy to a host."""
+        """Whether NumPy can read the array without a copy. Then searches run in NumPy, which is faster for them."""
         return False
 
     def working_dtype(self, x: AnyArray, dtype: Dtype) -> Dtype:
-        """Dtype to compute in when ``dtype`` was asked for; wider where the library would lower precision."""
+        """The dtype in which to compute for results of the given dtype; wider if the library would lose precision."""
         return dtype
 
     def precise(self, x: AnyArray) -> contextlib.AbstractContextManager[object]:
-        """Context in which the library's arithmetic has full precision for arrays like ``x``."""
+        """Context manager in which the library's products have full precision for arrays like ``x``."""
         return contextlib.nullcontext()
 
     def devices(self) -> Sequence[str]:
-        """Names of the devices present, for ``specnorm backends``."""
+        """Names of the available devices, for ``specnorm backends``."""
         return ("cpu",)
 
     def version(self) -> str:
-        """Version of the framework."""
+        """Version of the library."""
         raise NotImplementedError
 
-    # -- what the algorithms need beyond the array API ------------------------------------------------------------
+    # -- operations that the array API lacks ----------------------------------------------------------------------
     def loop(
         self, cond: Callable[[Any], AnyArray], body: Callable[[Any], Any], state: tuple[AnyArray, ...]
     ) -> tuple[AnyArray, ...]:
-        """``while cond(state): state = body(state)``; shapes and dtypes of the state never change."""
+        """Run ``while cond(state): state = body(state)``; shapes and dtypes of the state never change."""
         while bool(cond(state)):
             state = body(state)
         return state
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """``map``: of parts of one large layer, which a library may compute at once."""
+        """As Python's ``map``, for the parts of one large layer; a library may compute them in parallel."""
         return map(function, items)
 
     def cholesky_ok(self, a: AnyArray) -> AnyArray:
-        """Whether the lower Cholesky factorisation of each matrix (..., n, n) of a Hermitian stack ran to completion.
+        """Whether the Cholesky factorisation of each matrix of a Hermitian stack (..., n, n) completes, shape (...).
 
-        False wherever an entry is not finite. Never raises; reads the lower triangle only.
+        False for matrices with an entry that is not finite. Never raises; reads the lower triangle only.
         """
         raise NotImplementedError
 
     def cholesky_factors(self, a: AnyArray) -> AnyArray:
-        """The lower factors that `cholesky_ok` tells of; NaN or infinities on the diagonal where there is none.
+        """The lower Cholesky factors of a Hermitian stack; with NaN or infinities where the factorisation fails.
 
-        Needed where `has_factors`, as infinities may reach the factor: what is no finite number proves nothing.
+        Required if `has_factors` is True. The caller checks that the whole factor is finite.
         """
         raise NotImplementedError
 
     def check_cholesky(self, like: AnyArray) -> None:
-        """Refuse a library whose `cholesky_ok` lets pass what has no factor; tried once a device and dtype.
+        """Refuse a library whose Cholesky factorisation succeeds for matrices that have none.
 
-        A compiler that takes NaN for impossible (XLA's fast-math flags) makes every proof succeed.
+        Under a compiler that assumes that there is no NaN (XLA's fast-math flags), every proof would succeed. The test
+        runs once for each device and dtype.
 
         Parameters
         ----------
         like : array
-            For dtype and device; its values do not matter.
+            Any array of the dtype and device.
 
         Raises
         ------
         BackendError
         """
         key = (type(self), str(self.device(like)), like.dtype)
-        if key in _factorises:
+        if key in _has_sound_cholesky:
             return
         dtype = str(like.dtype).rpartition(".")[2]
-        bad = np.zeros((5, 4, 4), dtype=dtype) + np.eye(4, dtype=dtype)
-        bad[0, 3, 2] = bad[0, 2, 3] = 2
-        bad[1] *= -1
-        bad[2, 3, 0] = bad[3, 3, 3] = math.nan
-        bad[4, 2, 2] = math.inf
-        passed = self.to_numpy(self.cholesky_ok(self.from_numpy(bad, like)))
+        # An indefinite matrix, a negative one, two with NaN and one with infinity.
+        matrices = np.zeros((5, 4, 4), dtype=dtype) + np.eye(4, dtype=dtype)
+        matrices[0, 3, 2] = 2
+        matrices[0, 2, 3] = 2
+        matrices[1] *= -1
+        matrices[2, 3, 0] = math.nan
+        matrices[3, 3, 3] = math.nan
+        matrices[4, 2, 2] = math.inf
+        succeeds = self.to_numpy(self.cholesky_ok(self.from_numpy(matrices, like)))
         if self.has_factors:
-            factors = np.abs(self.to_numpy(self.cholesky_factors(self.from_numpy(bad, like))))
-            passed = passed | np.isfinite(factors.sum(axis=(-2, -1)))
-        if passed.any():
+            factors = np.abs(self.to_numpy(self.cholesky_factors(self.from_numpy(matrices, like))))
+            succeeds = succeeds | np.isfinite(factors.sum(axis=(-2, -1)))
+        if succeeds.any():
             raise BackendError(
                 f"{self.name}'s Cholesky factorisation ({dtype}) succeeds for matrices that have none, so every proof "
                 "by it would succeed. Arithmetic without NaN does that: remove fast-math flags (XLA_FLAGS, compilers' "
                 "-ffast-math), or convert the kernel to NumPy."
             )
-        _factorises.add(key)
+        _has_sound_cholesky.add(key)
 
     def complex(self, real: AnyArray, imag: AnyArray) -> AnyArray:
-        """Complex array from its parts; a library's own constructor saves two passes over memory."""
+        """Complex array from real and imaginary part; a library's own function for it saves two passes over memory."""
         return real + 1j * imag
 
     # -- host ----------------------------------------------------------------------------------------------------
     def asarray(self, x: np.ndarray, device: str | None = None) -> AnyArray:
-        """Copy a host array to one of `devices`, or to the default one; dtype kept where the library has it."""
+        """Copy a NumPy array to one of `devices`, or to the default one; in the same dtype if the library has it."""
         raise NotImplementedError
 
     def host(self) -> Backend:
-        """Backend that computes on the host: NumPy's."""
-        found: Backend = load("numpy")
-        return found
+        """The backend that computes on the host, which is NumPy's."""
+        numpy_backend: Backend = load("numpy")
+        return numpy_backend
 
     def as_proven(self, x: AnyArray) -> AnyArray:
-        """A bound as a proof returns it; without a gradient where the library warns of reading a value that has one."""
+        """Prepare a proven bound for the caller: detached, if the library would warn when a float is made of it."""
         return x
 
     def to_numpy(self, x: AnyArray) -> np.ndarray:
-        """Copy to the host."""
+        """Copy an array to the host, as a NumPy array."""
         raise NotImplementedError
 
     def from_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
-        """Copy a host array to the device of ``like``, dtype kept."""
+        """Copy a NumPy array to the device of ``like``, in the same dtype."""
         xp = self.namespace(like)
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
 
     def share_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
-        """`from_numpy` for an array that nothing else refers to: its memory may be shared instead of copied."""
+        """`from_numpy` for an array to which nothing else refers: its memory may be shared instead of copied."""
         return self.from_numpy(x, like)
 
     def detach(self, x: AnyArray) -> AnyArray:
-        """Same values, cut off from differentiation."""
+        """The same values as constants for automatic differentiation."""
         return x
 
     # -- differentiation -------------------------------------------------------------------------------------------
@@ -257,12 +265,12 @@ class Backend:
         Returns
         -------
         `runtime.program.Ran`
-            Of which the residuals are nobody's; without claims where a compiler runs the program.
+            Without usable residuals; without claims if a compiler ran the program.
         """
         return program.forward(kernels, backend=self)
 
     def value_and_grad(self, program: Any, kernel: AnyArray) -> tuple[AnyArray, AnyArray]:
-        """Value of a program with one value and its gradient, without the library's own differentiation.
+        """Value and gradient of a program with a single value, by its pullback instead of automatic differentiation.
 
         Parameters
         ----------
@@ -279,7 +287,7 @@ class Backend:
         return ran.value, program.pullback(ran.residuals, ones, backend=self)
 
     def init(self, program: Any, kernels: AnyArray) -> tuple[AnyArray, ...]:
-        """Training state of a program for kernels (*batch, *shape), not differentiated."""
+        """The first training state of a program for kernels (*batch, *shape), as constants."""
         state: tuple[AnyArray, ...] = program.init(self.detach(kernels), backend=self)
         return state
 
@@ -290,7 +298,7 @@ class Backend:
 
         Parameters
         ----------
-        program : `runtime.program.Program`
+        program : `runtime.stepping.SteppedProgram`
         kernels : array, shape (*batch, *shape)
         state : tuple of arrays
             With leading axes batch.
@@ -300,53 +308,57 @@ class Backend:
         -------
         value : array, shape batch
         state : tuple of arrays
-            Not differentiated.
+            As constants.
         """
-        still = tuple(self.detach(x) for x in state)
-        value, gradient, state = program.step(self.detach(kernels), still, sweeps=sweeps, backend=self)
+        constant_state = tuple(self.detach(x) for x in state)
+        value, gradient, state = program.step(self.detach(kernels), constant_state, sweeps=sweeps, backend=self)
         return program.attached(self.first_order(kernels), value, gradient, backend=self), state
 
     def without_derivative(self, value: AnyArray, x: AnyArray, reason: str) -> AnyArray:
-        """Return ``value``, computed of ``x``; differentiating it raises `MethodError` with this reason."""
+        """Return ``value``, which was computed from ``x``, such that differentiating it raises a `MethodError`.
+
+        The reason becomes the message.
+        """
         return value
 
     def first_order(self, x: AnyArray) -> AnyArray:
-        """Return ``x``, differentiable once: a second derivative raises instead of being zero."""
+        """Return ``x`` such that a second derivative with respect to it raises an error instead of being zero."""
         return x
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayOps:
-    """A library's operations, and every decision about where and how one call runs: carried through the algorithms.
+    """The operations of a library, and all decisions about how one call runs; passed to the algorithms as ``ops``.
 
-    The defaults are true of arrays on the host, of an eager library with float64; `of` decides.
+    The defaults describe arrays on the host, in an eager library with float64. `of` makes the decisions for a call.
 
     Parameters
     ----------
+    backend : Backend
     xp : namespace
-        The array API namespace of the arrays at hand.
+        The array API namespace of the arrays.
     traced : bool
-        Whether the arrays stand for values not known yet.
+        Whether the arrays are tracers, whose values are not known.
     on_host : bool
-        Whether they lie in the host's memory, where NumPy or the like computes with them.
+        Whether the arrays are in the host's memory.
     asynchronous : bool
-        Whether work is queued on a device, so that reading a value waits for all of it.
+        Whether operations are queued, so that reading a value waits for all of them.
     dtype : {"float64", "float32"}
-        What the method's blocks come in.
+        Dtype of the blocks that the method gets.
     own_dtype : {"float64", "float32"}
-        The kernel's own precision, or a wider one where the library would lower it: of gradients and training steps.
+        Dtype of gradients and training steps: that of the kernel, or a wider one if the library would lose precision.
     wide_dtype : {"float64", "float32"}
-        Widest real dtype of the device: what proofs are computed in.
+        The widest real dtype of the device, in which proofs are computed.
     exact_float32 : bool
-        Whether products of float32 numbers have float32's precision.
+        Whether products of float32 arrays have the full precision of float32.
     memory : int
         Bytes that the intermediate arrays of one step may take.
     in_numpy : bool
-        Whether this call runs in NumPy on the host instead, with other operations.
+        Whether the call has to run in NumPy on the host instead, with operations of its own.
     too_wide : bool
-        Whether the kernels are float64 and the library computes in float32.
+        Whether the kernels are float64 although the library computes in float32.
     computed_in : str
-        What a result is told to be computed in, and where.
+        The dtype of the computation, for results; with "on the host" appended if it does not run on the device.
     """
 
     backend: Backend
@@ -374,46 +386,50 @@ class ArrayOps:
         training: bool = False,
         memory: int | None = None,
     ) -> ArrayOps:
-        """Decide for arrays of a library and device.
+        """Decide how a method runs on arrays of a library and device.
 
         Parameters
         ----------
         like : array
             The caller's kernels.
         needs : Needs, optional
-            The method's.
+            What the method asks for.
         dtype : {"float64", "float32"}
-            Of the result.
+            Dtype of the result.
         training : bool
             Whether a training step is taken, which proves nothing.
         memory : int, optional
-            Budget in bytes; None: `MEMORY`.
+            Bytes for intermediate arrays; None: `MEMORY`.
         """
-        rounds, precision = (needs.rounds, needs.precision) if needs else ("nearest", "own")
-        traced, wide, in_place = backend.is_traced(like), backend.wide_dtype(like), backend.numpy_view(like)
-        own = backend.working_dtype(like, dtype)
-        proven = own if precision == "own" else backend.working_dtype(like, wide)
-        # Rounded to what the library computes in, a wider kernel would be another one.
-        too_wide = dtype == "float64" and wide != "float64" and not training
-        unknown = rounds != "nearest" and not backend.arithmetic_known
-        searches = ((needs is not None and needs.searches) or unknown) and not training and not traced
-        if searches or (too_wide and not traced):
-            # The proof needs float64; and NumPy, where it reads the arrays in place, is faster at many small matrices.
-            away = too_wide or backend.proofs == "host" or wide != "float64"
-            in_numpy = away or in_place
-            computed_in = "float64 on the host" if away and not in_place else "float64"
+        rounds = needs.rounds if needs else "nearest"
+        precision = needs.precision if needs else "own"
+        traced = backend.is_traced(like)
+        wide_dtype = backend.wide_dtype(like)
+        has_numpy_view = backend.numpy_view(like)
+        own_dtype = backend.working_dtype(like, dtype)
+        proof_dtype = own_dtype if precision == "own" else backend.working_dtype(like, wide_dtype)
+        # Rounding a float64 kernel to the library's float32 would change the kernel.
+        too_wide = dtype == "float64" and wide_dtype != "float64" and not training
+        bounds_unknown_arithmetic = rounds != "nearest" and not backend.arithmetic_known
+        is_search = (needs is not None and needs.searches) or bounds_unknown_arithmetic
+        runs_search = is_search and not training and not traced
+        if runs_search or (too_wide and not traced):
+            # Searches need float64. And if NumPy can view the arrays, it is faster for many small matrices.
+            must_leave_device = too_wide or backend.proofs == "host" or wide_dtype != "float64"
+            in_numpy = must_leave_device or has_numpy_view
+            computed_in = "float64 on the host" if must_leave_device and not has_numpy_view else "float64"
         else:
-            in_numpy = needs is not None and needs.small_products and in_place and not traced
-            computed_in = proven
+            in_numpy = needs is not None and needs.small_products and has_numpy_view and not traced
+            computed_in = proof_dtype
         return cls(
             backend,
             backend.namespace(like),
             traced=traced,
-            on_host=in_place or backend.host().name == backend.name,
+            on_host=has_numpy_view or backend.host().name == backend.name,
             asynchronous=backend.asynchronous(like),
-            dtype=proven if precision == "wide" else own,
-            own_dtype=own,
-            wide_dtype=wide,
+            dtype=proof_dtype if precision == "wide" else own_dtype,
+            own_dtype=own_dtype,
+            wide_dtype=wide_dtype,
             exact_float32=backend.working_dtype(like, "float32") == "float32",
             in_numpy=in_numpy,
             too_wide=too_wide,
@@ -423,7 +439,7 @@ class ArrayOps:
 
     @property
     def concrete(self) -> bool:
-        """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
+        """Whether control flow and shapes may depend on values: these are known, and new shapes cost no compilation."""
         return not (self.traced or self.backend.static_shapes)
 
     @property
@@ -442,23 +458,23 @@ class ArrayOps:
         return self.backend.map(function, items)
 
     def cholesky_ok(self, a: Array) -> Array:
-        found: Array = self.backend.cholesky_ok(a)
-        return found
+        is_complete: Array = self.backend.cholesky_ok(a)
+        return is_complete
 
     def cholesky_factors(self, a: Array) -> Array:
-        found: Array = self.backend.cholesky_factors(a)
-        return found
+        factors: Array = self.backend.cholesky_factors(a)
+        return factors
 
     def check_cholesky(self, a: Array) -> None:
         self.backend.check_cholesky(a)
 
     def complex(self, real: Array, imag: Array) -> Array:
-        found: Array = self.backend.complex(real, imag)
-        return found
+        result: Array = self.backend.complex(real, imag)
+        return result
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
-        found: Array = self.backend.from_numpy(x, like)
-        return found
+        copy: Array = self.backend.from_numpy(x, like)
+        return copy
 
     def to_numpy(self, x: Array) -> np.ndarray:
         return self.backend.to_numpy(x)

@@ -1,6 +1,7 @@
-"""A live model of any framework -> its layers and other arrays, by their paths.
+"""List the layers of a live model of any framework, and its arrays outside of layers, with their paths.
 
-What a layer is, and what a model is made of, the plugins say (`Backend.layer`, `Backend.array_in`, `Backend.parts`).
+Plugins recognise layers and their arrays, and list the parts of a model (`Backend.layer`, `Backend.array_in`,
+`Backend.parts`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from specnorm.errors import NoBackend, SpecnormError
 from specnorm.layers import array_in, keras_parts, layer_kernel
 from specnorm.types import AnyArray, LayerKernel
 
-_CLOSED = (type, str, bytes, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
-"""What is no part of a model, or has none."""
-_WEIGHTS = ("kernel", "weight")
-"""Attributes whose names a layer's kernel is told by."""
-_DEEPEST_WRAPPER = 2
-"""Levels from a wrapper around a layer to its arrays."""
-_DEEPEST = 100
-"""Levels of parts in parts; what is nested deeper is no model."""
+_WITHOUT_PARTS = (type, str, bytes, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
+"""Types of objects that are neither layers nor arrays, and contain none."""
+_KERNEL_ATTRIBUTES = ("kernel", "weight")
+"""Attributes in which layers store a kernel."""
+_WRAPPER_LEVELS = 2
+"""Largest number of levels from a wrapper around a layer to the layer's arrays."""
+_MOST_LEVELS = 100
+"""Largest number of levels of parts within parts that are searched."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,15 @@ class ModelPart:
     Parameters
     ----------
     path : str
-        Names of the parts on the way to the kernel or array, joined by dots.
+        Names of the parts on the way from the model to the kernel or array, joined by dots.
     owner : str
-        Class of the object that holds it.
+        Name of the class of the layer, or of the object that contains the array.
     layer : LayerKernel or None
-        Kernel and geometry; None: it is an array, or a layer that is refused.
+        Kernel and geometry of a layer; None for an array, and for a layer that no `LayerKernel` describes.
     array : array or None
+        The array, if it is not a layer's.
     refusal : str or None
-        Why the layer cannot be put in words.
+        The reason why no `LayerKernel` describes the layer.
     """
 
     path: str
@@ -51,35 +53,48 @@ class ModelPart:
 
 
 def model_parts(model: Any, input_shape: Any = None) -> list[ModelPart]:
-    """List the layers of a model, and the arrays that lie outside of them, in the model's order.
+    """List the layers of a model, and the arrays outside of layers, in the model's order.
 
     Parameters
     ----------
     model : object
-        Of torch, Flax NNX, Equinox or Keras, or of a framework whose plugin knows its layers.
+        A model of torch, Flax NNX, Equinox or Keras, or of another framework whose plugin knows its layers.
     input_shape : int or sequence of int, optional
-        Spatial input sizes of the layers, where these decide their padding.
+        Spatial input sizes, for layers whose padding depends on them.
 
     Returns
     -------
     list of ModelPart
-        A layer or array that stands in several places is listed at the first.
+        A layer or array that occurs in several places is listed at the first one.
     """
     seen: set[int] = set()
-    inside: set[int] = set()
-    found = list(_walked(model, "", "", input_shape, seen, inside))
-    return [part for part in found if part.array is None or id(part.array) not in inside]
+    arrays_of_layers: set[int] = set()
+    parts = list(_walk(model, "", "", input_shape, seen, arrays_of_layers))
+    return [part for part in parts if part.array is None or id(part.array) not in arrays_of_layers]
 
 
-def _walked(
+def _walk(
     x: Any,
     path: str,
     owner: str,
     input_shape: Any,
     seen: set[int],
-    inside: set[int],
+    arrays_of_layers: set[int],
 ) -> Iterator[ModelPart]:
-    if id(x) in seen or path.count(".") > _DEEPEST or x is None or isinstance(x, _CLOSED):
+    """Yield the parts of an object recursively.
+
+    Parameters
+    ----------
+    path : str
+        Path of ``x`` in the model.
+    owner : str
+        Name of the class of the object that contains ``x``.
+    seen : set of int
+        Identities of the objects so far; extended.
+    arrays_of_layers : set of int
+        Identities of the arrays that belong to layers; extended.
+    """
+    if id(x) in seen or path.count(".") > _MOST_LEVELS or x is None or isinstance(x, _WITHOUT_PARTS):
         return
     array = x if backends.is_array(x) else _array_in(x)
     if array is not None:
@@ -93,55 +108,72 @@ def _walked(
     layer, refusal = _layer(x, input_shape)
     if layer is None and refusal is None:
         for name, part in parts.items():
-            yield from _walked(part, f"{path}.{name}" if path else name, kind, input_shape, seen, inside)
+            path_of_part = f"{path}.{name}" if path else name
+            yield from _walk(part, path_of_part, kind, input_shape, seen, arrays_of_layers)
         return
     arrays = [part if backends.is_array(part) else _array_in(part) for part in parts.values()]
-    inside.update(id(array) for array in arrays if array is not None)
-    # Statically: reading a parametrised weight may move it.
-    leaf = next((word for word in _WEIGHTS if word in parts or getattr_static(x, word, None) is not None), "")
-    yield ModelPart(".".join(filter(None, (path, leaf))) or kind, kind, layer, refusal=refusal)
+    arrays_of_layers.update(id(array) for array in arrays if array is not None)
+    path_of_kernel = ".".join(filter(None, (path, _kernel_attribute(x, parts))))
+    yield ModelPart(path_of_kernel or kind, kind, layer, refusal=refusal)
+
+
+def _kernel_attribute(layer: Any, parts: Mapping[str, Any]) -> str:
+    """Name of the attribute in which a layer stores its kernel, or an empty string."""
+    for word in _KERNEL_ATTRIBUTES:
+        # `getattr_static`, since reading a parametrised weight may change it.
+        if word in parts or getattr_static(layer, word, None) is not None:
+            return word
+    return ""
 
 
 def parts_of(x: Any) -> Mapping[str, Any]:
-    """What an object is made of, by name: what its plugin says, items, or public attributes."""
+    """The parts of an object by name: items of a collection, parts by its plugin, or else public attributes."""
     if isinstance(x, Mapping):
         return {str(name): part for name, part in x.items()}
     if isinstance(x, (list, tuple)):
-        return {str(at): part for at, part in enumerate(x)}
-    found = keras_parts(x)
-    root = registry.owner_of(type(x)) if found is None else None
+        return {str(index): part for index, part in enumerate(x)}
+    parts = keras_parts(x)
+    root = registry.owner_of(type(x)) if parts is None else None
     if root is not None:
-        found = backends.load(root).parts(x)
-    if found is not None:
-        return found
+        parts = backends.load(root).parts(x)
+    if parts is not None:
+        return parts
     return {name: part for name, part in getattr(x, "__dict__", {}).items() if not name.startswith("_")}
 
 
 def _layer(x: Any, input_shape: Any) -> tuple[LayerKernel | None, str | None]:
-    """Kernel and geometry of a layer, or why it has none; neither for what is no layer."""
+    """Kernel and geometry of a layer, or the reason why it cannot be described; both None if ``x`` is not a layer."""
     try:
         try:
             return layer_kernel(x, input_shape), None
         except NoBackend:
-            inner = _first_array(x, _DEEPEST_WRAPPER)
-            root = None if inner is None else registry.owner_of(type(inner))
-            return None if root is None else backends.load(root).layer(x, input_shape), None
+            # The plugin of its arrays may know a wrapper around a layer.
+            array = _first_array(x, _WRAPPER_LEVELS)
+            root = None if array is None else registry.owner_of(type(array))
+            layer = None if root is None else backends.load(root).layer(x, input_shape)
+            return layer, None
     except SpecnormError as error:
         return None, str(error)
 
 
 def _first_array(x: Any, levels: int) -> Any:
-    """Some array in an object, by whose plugin a wrapper around a layer is known."""
-    if backends.is_array(x) or x is None or isinstance(x, _CLOSED):
-        return x if backends.is_array(x) else None
-    inside = _array_in(x)
-    parts = parts_of(x).values() if inside is None and levels else ()
-    found = (_first_array(part, levels - 1) for part in parts)
-    return inside if inside is not None else next((array for array in found if array is not None), None)
+    """The first array in an object, or in its parts down to the given number of levels; None without."""
+    if backends.is_array(x):
+        return x
+    if x is None or isinstance(x, _WITHOUT_PARTS):
+        return None
+    array = _array_in(x)
+    if array is not None or levels == 0:
+        return array
+    for part in parts_of(x).values():
+        array = _first_array(part, levels - 1)
+        if array is not None:
+            return array
+    return None
 
 
 def _array_in(x: Any) -> Any:
-    """The array that a framework's variable wraps, None: it is no variable."""
+    """The array in a framework's variable (`array_in`); None for other objects, and if it cannot be read."""
     try:
         return array_in(x)
     except SpecnormError:

@@ -1,4 +1,4 @@
-"""Keywords that a function does not have, and what their writers most likely meant."""
+"""Error messages for unknown keywords, with the keyword that was most likely meant."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ _MEANT = {
     "budget": ("timeout", "seconds", "max_seconds", "time_limit", "time"),
     "bound": ("max_norm", "norm", "lipschitz", "bounds", "limit"),
 }
-_WORDS = {other: word for word, others in _MEANT.items() for other in others}
+"""Names that other libraries use for each keyword."""
 _KERNEL_SIZE = ("kernel_size", "kernel_shape", "ksize", "in_channels", "out_channels", "filters", "cin", "cout")
-_CLOSE = 0.7
+"""Names of facts that the kernel's shape determines."""
+_LEAST_SIMILARITY = 0.7
+"""Similarity from which an unknown keyword counts as a misspelt one."""
 
 
-def check_words(function: str, given: Iterable[str], known: Collection[str]) -> None:
+def check_words(function: str, keywords: Iterable[str], allowed: Collection[str]) -> None:
     """Refuse keywords that a function does not have.
 
     Raises
@@ -31,27 +33,39 @@ def check_words(function: str, given: Iterable[str], known: Collection[str]) -> 
     TypeError
         With the keyword that was most likely meant.
     """
-    unknown = [word for word in given if word not in known]
+    unknown = [word for word in keywords if word not in allowed]
     if unknown:
-        listed = ", ".join(sorted(known))
-        raise TypeError(f"{function} has no keyword {unknown[0]!r}{_advice(unknown[0], known)} It takes {listed}.")
+        listed = ", ".join(sorted(allowed))
+        raise TypeError(f"{function} has no keyword {unknown[0]!r}{_advice(unknown[0], allowed)} It takes {listed}.")
 
 
 def warn_of_former_keyword(former: str, keyword: str) -> None:
-    """Warn the caller's caller's caller, who gave a keyword by the name that it had before 0.2."""
-    import warnings  # for few
+    """Warn that a keyword was given by its name before version 0.2.
+
+    The warning is attributed to the caller of the public function, three calls above this one.
+    """
+    import warnings  # imported here: few need it
 
     warnings.warn(
         f"{former}= is called {keyword}= now; the old name leaves with version 0.3.", DeprecationWarning, stacklevel=4
     )
 
 
-def _advice(word: str, known: Collection[str]) -> str:
+def _advice(word: str, allowed: Collection[str]) -> str:
+    """The end of the error message about an unknown keyword."""
     if word in _KERNEL_SIZE:
         return ": the kernel's own shape, (cout, cin // groups, *kernel_shape), says it; leave it out."
-    from difflib import get_close_matches  # for errors alone
+    from difflib import get_close_matches  # imported here: only errors need it
 
-    meant = _WORDS.get(word.lower(), "")
-    if meant not in known:
-        meant = next(iter(get_close_matches(word, sorted(known), 1, _CLOSE)), "")
+    meant = _meant_by(word)
+    if meant not in allowed:
+        meant = next(iter(get_close_matches(word, sorted(allowed), 1, _LEAST_SIMILARITY)), "")
     return f"; did you mean {meant}?" if meant else "."
+
+
+def _meant_by(word: str) -> str:
+    """The keyword of specnorm for another library's name; empty if there is none."""
+    for keyword, names in _MEANT.items():
+        if word.lower() in names:
+            return keyword
+    return ""

@@ -134,7 +134,7 @@ def write(folder: Path, known: dict[str, str], rows: list[dict[str, Any]]) -> No
     lines = [
         "# One hidden layer, certified by curvature",
         "",
-        "Written by `certify_curvature.py`; [what the columns are](README.md).",
+        "`certify_curvature.py` wrote this page. [Another page](README.md) explains the columns.",
         "",
         "| | |",
         "|---|---|",

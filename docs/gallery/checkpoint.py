@@ -1,7 +1,7 @@
 """Audit of a checkpoint in continuous integration
 
-One line of a workflow measures every layer of a checkpoint and fails where a norm is not proven
-to be below the limit. Here it passes for a trained ResNet-20, and fails for the same weights
+One line of a workflow measures every layer of a checkpoint, and fails if a norm is not proven to
+be at most the limit. The check passes for a trained ResNet-20. It fails for the same weights
 after a careless fine-tuning of one layer.
 
     specnorm audit checkpoint.safetensors --fail-above 11

@@ -1,10 +1,10 @@
 """A GAN critic with and without the constraint that holds
 
-A Wasserstein critic is trained to tell smooth images from noise, which pushes its Lipschitz
-constant up. `spectral_norm` of torch and of specnorm are asked to keep each layer at norm 1;
-the lines are the product of the layers' norms in use, proven from below by `enclose`. At the
-end `rescale_` makes plain weights with a proof, and `network_bound` bounds the critic as a
-whole.
+A Wasserstein critic is trained to tell smooth images from noise, which increases its Lipschitz
+constant. Each layer is constrained to norm 1, by `spectral_norm` of torch or of specnorm. The
+lines show the product of the norms of the weights in use, proven from below by `enclose`. At the
+end `rescale_` makes plain weights whose norms are proven, and `network_bound` bounds the whole
+critic.
 """
 
 from pathlib import Path

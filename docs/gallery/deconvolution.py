@@ -1,8 +1,8 @@
 """Step size of a deconvolution
 
 Gradient descent on ‖Ax - b‖²/2 converges for steps below 2/‖A‖². Five steps of power iteration
-give a norm that is too small by an unknown amount, so a step of 1.9 divided by its square
-diverges. The same step with the proven upper bound converges.
+give a norm that is too small by an unknown amount. With a step of 1.9 divided by the square of
+this norm, the iteration diverges. With the proven upper bound in its place it converges.
 """
 
 from pathlib import Path

@@ -1,10 +1,10 @@
 """A denoiser made nonexpansive
 
-Plug-and-play restoration is sure to converge if its denoiser is nonexpansive: no two inputs may
-come out farther apart than they went in. The same small denoiser is trained freely, and with
-`spectral_norm`, after which `rescale_` and `nonexpansive` prove the constant of the whole
-network. Each dot is how far one noisy image lets the output move, for a small change of length
-1.
+Theorems on the convergence of plug-and-play restoration assume a nonexpansive denoiser: the
+outputs for two inputs are at most as far apart as the inputs. One small denoiser is trained
+without a constraint, and once more with `spectral_norm`; then `rescale_` and `nonexpansive` prove
+that the second network is nonexpansive. Each dot shows how far the output for one noisy image
+moves, relative to a small change of the image.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
 """What Miyato's heuristic leaves
 
 "Spectral normalisation" (Miyato et al. 2018) divides a kernel by the norm of its reshaped
-matrix. For a convolution that is another number than the norm of the layer, and a smaller one.
-Each bar is a convolution of a trained ResNet-20 after the division: the norm that is left is
-proven to be at least as large as the bar.
+matrix. For a convolution, this number is in general smaller than the norm of the layer. Each bar
+belongs to a convolution of a trained ResNet-20 after the division: the norm of the divided layer
+is proven to be at least as large as the bar.
 """
 
 from pathlib import Path

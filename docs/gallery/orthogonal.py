@@ -1,9 +1,9 @@
 """Both ends of an orthogonal layer
 
-An orthogonal initialisation makes the reshaped kernel orthogonal, and not the layer: its
-singular values spread. A product of projections (Li et al. 2019) makes the layer itself
-orthogonal. `enclose` and `enclose_smallest` prove both ends of the spectrum, at every input
-size; the lines are all singular values at 8x8 pixels.
+An orthogonal initialisation makes the reshaped kernel orthogonal, but not the layer, whose
+singular values spread. A product of projections (Li et al. 2019) makes the layer orthogonal.
+`enclose` and `enclose_smallest` prove bounds of the largest and the smallest singular value, at
+every input size. The lines show all singular values at 8x8 pixels.
 """
 
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Named layers -> rows of results -> verdict. Readers know file formats, renderers know outputs; neither measures."""
+"""Audit a model: measure its layers, and report a row for each, gates, and the network's bound.
+
+`readers` know the formats of files, `renderers` those of reports; `measuring` measures.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileE
 from specnorm.proof import AnyArray, Layout, backends, padding_rules
 from specnorm_audit import measuring, tables
 from specnorm_audit.geometry import check_names, overrides, spatial_sizes
-from specnorm_audit.layers import select
+from specnorm_audit.layers import Selection, select
 from specnorm_audit.live import of_live_model
 from specnorm_audit.output import Tick
 from specnorm_audit.plots import draw
@@ -66,49 +69,49 @@ def audit(
         states; arrays outside of these are named. The model is not run: `specnorm.audit_module` runs one of torch, and
         measures each layer at its own size.
     input_shape : int or sequence of int or mapping or "file", optional
-        Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
-        the size that the file states, every size where it states none. A mapping: whole shapes of the network's inputs
+        Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": for each layer
+        the size that the file states, or every size if it states none. A mapping: whole shapes of the network's inputs
         by name; layers are measured at every size then.
     input_range : (float, float), optional
-        Between which every entry of the network's inputs lies: squares, products and the like have a constant there.
-        Only for files that hold a graph.
+        Smallest and largest number of an entry of the network's inputs: squares, products and similar operators have a
+        constant on such inputs alone. Only for files that have a graph.
     methods : sequence of str, default ()
-        What else to measure, by the names in ``METHODS``; "circular": the exact norm with circular padding at
+        Further methods, by their names in ``METHODS``; "circular" is the exact norm with circular padding at
         ``input_shape``.
     smallest : bool, default False
-        Also the columns "smallest", a lower bound of the smallest singular value, and "condition", an upper bound of
-        the condition number. Where a layer's borders cut taps off, `Row.note` says so.
+        Add the columns "smallest", a lower bound of the smallest singular value, and "condition", an upper bound of the
+        condition number. If a layer's borders cut taps off, `Row.note` says so.
     rtol : float, default 1e-3
-        Relative width of the proven interval asked for.
+        Relative width of the proven interval.
     budget : float or None, default 60
-        Seconds for the interval of one layer and its columns together: what has not begun by then is not tried, and
-        ``Row.note`` says how wide the interval is. None: as long as it takes.
+        Time limit in seconds for the interval of one layer and its columns together. Columns that have not begun by
+        then are left out, and ``Row.note`` says how wide the interval is. None: no limit.
     executor : concurrent.futures.Executor, optional
-        Where to measure; None: here, one layer after the other. A row that is not about its layer (by name, digest of
-        the kernel, geometry), and a layer that it loses (its worker dies, it breaks), is a row with ``status`` "error"
-        that says so.
+        Executor that measures the layers; None: this process does, one layer after the other. If an executor loses a
+        layer (its worker dies, it breaks), or answers with a row of another name, kernel or geometry, the layer's row
+        has ``status`` "error" and says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
-        Axis order of kernels where the file does not say, such as ``"HWIO"``; kernels with other numbers of axes follow
-        the same convention.
+        Order of the kernels' axes if the file does not state it, such as ``"HWIO"``; kernels with another number of
+        axes follow the same convention.
     padding_mode : {"zeros", "circular", "reflect", "replicate"}, optional
-        None: as the file says, or else zeros, and the row says that it was assumed.
+        None: the mode that the file states, or else zeros; the row says then that it was assumed.
     geometry : mapping of str to mapping, optional
-        Shell pattern on names -> what is known of those layers: ``stride``, ``dilation``, ``groups``, ``transposed``,
-        ``layout``, ``padding_mode``, ``padding`` (also "valid", or "same_upper" as in TensorFlow). It comes before what
-        the file says; of several patterns that match, the last counts.
+        Geometry of layers by shell patterns on their names: ``stride``, ``dilation``, ``groups``, ``transposed``,
+        ``layout``, ``padding_mode``, ``padding`` (also "valid", or "same_upper" as in TensorFlow). It overrides the
+        file; if several patterns match, the last one counts.
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
     progress : callable, optional
-        Called after each layer with (done, in all, name), and after each step of the network's search with (done, at
-        most, between which values).
+        Called after each layer with (number of measured layers, number of layers, name), and after each step of the
+        network's search with (steps done, largest number of steps, "start to end" of the layers).
     max_bytes : int, default 8 GiB
-        Refuse files whose arrays claim more than that in all.
+        Refuse files whose arrays claim more than that together.
     certificate : bool, default False
-        Also state what somebody else can check, `docs/check-it-yourself.md`, as ``Report.certificate``: a bound of each
-        layer at every input size, whose proof is searched for, too.
+        Add ``Report.certificate``, which others can check (`docs/check-it-yourself.md`): a bound of each layer at every
+        input size, with a proof that is searched for.
 
     Returns
     -------
@@ -129,75 +132,110 @@ def audit(
     >>> [(row.name, f"{row.upper:.1f}") for row in report.layers]
     [('conv.weight', '28.7')]
     """
-    patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
+    patterns = _patterns(layers)
     size: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
-    shapes = {name: tuple(n) for name, n in size.items()} if isinstance(size, Mapping) else None
-    size = None if shapes is not None else size
-    given = overrides(geometry)
+    shapes_by_name = None
+    if isinstance(size, Mapping):
+        shapes_by_name = {name: tuple(shape) for name, shape in size.items()}
+        size = None
     columns = measuring.checked_names(methods, COLUMNS, OTHER_END if smallest else ())
-    settings = measuring.Settings(columns, size, layout, padding_mode, backend, device, given, rtol, budget)
+    settings = measuring.Settings(
+        columns, size, layout, padding_mode, backend, device, overrides(geometry), rtol, budget
+    )  # fmt: skip
     _check(settings)
-    between = measuring.checked_range(input_range)
-    for name, value in (("input_range", between), ("input_shape by name", shapes)):
+    value_range = measuring.checked_range(input_range)
+    for name, value in (("input_range", value_range), ("input_shape by name", shapes_by_name)):
         if value is not None and patterns is not None:
             raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
     measuring.check_executor(executor)
     with ExitStack() as stack:
-        path, model = _opened(stack, source, max_bytes, None if size == "file" else size)
-        label = f"the {'mapping' if isinstance(source, Mapping) else type(source).__name__}" if path is None else path
-        if model.network is None and (between or shapes):
-            told = "input_range" if between else "input_shape by name"
+        size_of_source = None if size == "file" else size
+        path, model = _opened(stack, source, max_bytes, size_of_source)
+        label = path
+        if path is None:
+            label = f"the {'mapping' if isinstance(source, Mapping) else type(source).__name__}"
+        if model.network is None and (value_range or shapes_by_name):
+            argument = "input_range" if value_range else "input_shape by name"
             raise ModelFileError(
-                f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
-                f"leave {told} out."
+                f"{label} holds weights and no graph, and {argument} is about a network's inputs: give its ONNX file, "
+                f"or leave {argument} out."
             )
         selection = select(model.arrays, patterns, of_caller=path is None, written_in=model.convention)
-        found = selection.layers
-        settings = replace(settings, input_shape=spatial_sizes(size, [layer.tensor for layer in found]))
-        unmeasured = tuple(
-            Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured
-        )
-        idle = [x for x in patterns or () if not any(fnmatchcase(name, x) for name in selection.names)]
-        if not found or idle:
-            # An empty report would pass every gate.
-            wanted = f" whose name matches {' or '.join(idle)}" if idle else ""
-            left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
-            raise ModelFileError(
-                f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). "
-                + (f"Layers are {tables.some(selection.names)}." if selection.names else f"{_A_LAYER}{left}")
-            )
+        selected = selection.layers
+        settings = replace(settings, input_shape=spatial_sizes(size, [layer.tensor for layer in selected]))
+        unmeasured = []
+        for layer in selection.unmeasured:
+            unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
+        _check_selection(selection, patterns, unmeasured, label)
         check_names(settings.geometry, selection.names)
         rows: list[Row] = []
-        with closing(measuring.measured(found, settings, executor)) as answers:
+        with closing(measuring.measured(selected, settings, executor)) as answers:
             for row in answers:
                 rows.append(row)
                 if progress is not None:
-                    progress(len(rows), len(found), row.name)
+                    progress(len(rows), len(selected), row.name)
         network = None
-        limited = budget is not None and budget < math.inf
-        seconds = max(isolated.GRAPH_SECONDS, 10 * (budget or 0)) if limited else None
-        if patterns is None and model.network is not None:  # of a part of the layers there is no network
-            from specnorm_audit.network import network_of  # without a graph nothing of networks is imported
+        seconds = None
+        if budget is not None and budget < math.inf:
+            seconds = max(isolated.GRAPH_SECONDS, 10 * budget)
+        if patterns is None and model.network is not None:  # a part of the layers is no network
+            from specnorm_audit.network import network_of  # an audit without a graph imports no code for networks
 
-            sizes: Any = shapes or (None if size == "file" else size)
-            network = network_of(model, rows, sizes, input_range=between, progress=progress, seconds=seconds)
-        stated, missing = None, list[str]()
+            sizes: Any = shapes_by_name or size_of_source
+            network = network_of(model, rows, sizes, input_range=value_range, progress=progress, seconds=seconds)
+        claims = None
+        without_claim: list[str] = []
         if certificate:
-            from specnorm_audit.certifying import claim_of, claims_of  # for few
+            from specnorm_audit.certifying import claim_of, claims_of  # not needed for most audits
 
-            stated, missing = claims_of(model, found, rows)
+            claims, without_claim = claims_of(model, selected, rows)
             if network is not None and path is not None:
-                claim, looser = claim_of(model, path, network, seconds)
-                stated, missing = stated + claim, missing + looser
-        used = [measuring.library(backend)] if backend else []
-        with suppress(BackendError):  # of a row that says so
-            used += [backends.backend_for(layer.tensor.load()) for layer in found[: path is None]]
-    left_out = len(selection.names) - len(found)
-    named = type(source).__name__ if path is None and not isinstance(source, Mapping) else path
+                network_claim, reasons = claim_of(model, path, network, seconds)
+                claims += network_claim
+                without_claim += reasons
+        used_backends = [measuring.library(backend)] if backend else []
+        if path is None and selected:
+            with suppress(BackendError):  # the layer's row says so
+                used_backends.append(backends.backend_for(selected[0].tensor.load()))
+    is_live_model = path is None and not isinstance(source, Mapping)
     return Report(
-        specnorm.__version__, named, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
-        left_out, stated, tuple(missing), inert=model.inert,
-    )  # fmt: skip
+        specnorm.__version__,
+        type(source).__name__ if is_live_model else path,
+        tuple(rows),
+        tuple(selection.skipped),
+        network,
+        environment(used_backends),
+        tuple(unmeasured),
+        left_out=len(selection.names) - len(selected),
+        certificate=claims,
+        unstated=tuple(without_claim),
+        inert=model.inert,
+    )
+
+
+def _patterns(layers: str | Sequence[str] | None) -> list[str] | None:
+    """Return the shell patterns on names as a list; None: every layer."""
+    if layers is None:
+        return None
+    return [layers] if isinstance(layers, str) else list(layers)
+
+
+def _check_selection(
+    selection: Selection, patterns: Sequence[str] | None, unmeasured: Sequence[Row], label: str | None
+) -> None:
+    """Refuse a selection without layers, or a pattern that matches none: an empty report would pass every gate."""
+    unmatched = []
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in selection.names):
+            unmatched.append(pattern)
+    if selection.layers and not unmatched:
+        return
+    condition = f" whose name matches {' or '.join(unmatched)}" if unmatched else ""
+    if selection.names:
+        advice = f"Layers are {tables.some(selection.names)}."
+    else:
+        advice = _A_LAYER + "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
+    raise ModelFileError(f"{label} holds no layer{condition} ({len(selection.skipped)} arrays seen). {advice}")
 
 
 def read_onnx(
@@ -211,16 +249,16 @@ def read_onnx(
     Parameters
     ----------
     path : path
-        Read in this process: `audit` reads files in one with limits on time and memory.
+        Path of the file. It is read in this process; `audit` reads files in a process with limits on time and memory.
     input_shape : int, tuple of int, or mapping of str to tuple of int, optional
-        Spatial sizes of inputs where the file leaves them open, or whole shapes of inputs by name.
+        Spatial sizes of inputs that the file leaves open, or whole shapes of inputs by name.
     max_bytes : int, default 8 GiB
-        Refuse files whose arrays claim more than that in all.
+        Refuse files whose arrays claim more than that together.
 
     Returns
     -------
     Graph
-        With what it was read from, so that `specnorm_networks.tools.bound` compares both.
+        The graph refers to its model, so that `specnorm_networks.tools.bound` compares both.
 
     Raises
     ------
@@ -229,7 +267,7 @@ def read_onnx(
     GeometryError
         If a shape by name is not that of an input.
     """
-    from specnorm_networks.onnx import graph_of_file  # with networks, which few need
+    from specnorm_networks.onnx import graph_of_file  # most audits need no networks
 
     return graph_of_file(os.fspath(path), max_bytes, input_shape)
 
@@ -240,7 +278,7 @@ def _opened(
     max_bytes: int,
     size: Any,
 ) -> tuple[str | None, ModelArrays]:
-    """A model's path, None for a mapping or a live model, and its arrays."""
+    """Return the path of a model (None: it is a mapping or a live model), and its arrays."""
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         return path, stack.enter_context(open_model(path, max_bytes))
@@ -253,10 +291,12 @@ def _opened(
 
 
 def _check(settings: measuring.Settings) -> None:
-    settings.method("enclose")  # refuses a tolerance or a budget that is none
-    sized = [name for name in settings.methods if name in measuring.NEEDS_A_SIZE]
-    if sized and settings.input_shape is None:
-        raise MethodError(f"{', '.join(sized)} needs input_shape, the layer's size: give it, or leave the method out.")
+    """Refuse invalid settings before a file is read."""
+    settings.method("enclose")  # raises for an invalid tolerance or budget
+    methods_at_size = [name for name in settings.methods if name in measuring.NEEDS_A_SIZE]
+    if methods_at_size and settings.input_shape is None:
+        names = ", ".join(methods_at_size)
+        raise MethodError(f"{names} needs input_shape, the layer's size: give it, or leave the method out.")
     if settings.layout is not None and settings.layout not in get_args(Layout):
         raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
     modes = get_args(padding_rules.PaddingMode)
@@ -274,8 +314,10 @@ _A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (con
 
 
 def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
+    """Yield the arrays of nested mappings and lists; names are joined by dots."""
     for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-        name, x = f"{prefix}{key}", _held(value)
+        name = f"{prefix}{key}"
+        x = _array_of_variable(value)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
             dtype = getattr(x.dtype, "name", None) or str(x.dtype).rpartition(".")[2]
@@ -284,10 +326,10 @@ def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
             yield from _from_tree(x, f"{name}.")
 
 
-def _held(x: Any) -> Any:
-    """The array in a variable of Flax."""
-    inner = x.get_value() if hasattr(x, "get_value") else getattr(x, "value", x)
-    return inner if hasattr(inner, "shape") else x
+def _array_of_variable(x: Any) -> Any:
+    """Return the array in a variable of Flax; other objects as they are."""
+    value = x.get_value() if hasattr(x, "get_value") else getattr(x, "value", x)
+    return value if hasattr(value, "shape") else x
 
 
 def _identity(x: AnyArray) -> AnyArray:

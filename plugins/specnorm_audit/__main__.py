@@ -1,4 +1,4 @@
-"""The command ``specnorm``: says what to install where its own dependencies are missing, else hands over to `cli`."""
+"""The command ``specnorm``: call `cli`, or say which packages to install if some that it needs are missing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from specnorm.proof import install
-from specnorm_audit.output import complain, complete
+from specnorm_audit.output import complain, open_missing_streams
 
 _NEEDED = ("click", "jinja2", "safetensors")
 
 
 def main() -> None:
     """Run the command line and exit with its code; a signal ends its processes and removes its temporary files."""
-    complete()
-    _answer(_unwinding)
+    open_missing_streams()
+    _handle_signals(_unwinding)
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         complain(f"the command line needs {', '.join(missing)}: {install('cli')}")
@@ -26,16 +26,17 @@ def main() -> None:
     sys.exit(run())
 
 
-def _answer(how: Any) -> None:
-    """Handle each signal so, unless the caller has it ignored (nohup)."""
+def _handle_signals(handler: Any) -> None:
+    """Set the handler of each signal that ends a program, unless the caller ignores the signal (nohup)."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, how)
+            signal.signal(number, handler)
 
 
 def _unwinding(number: int, _: object) -> NoReturn:
-    _answer(signal.SIG_IGN)  # it is ending already, within a second
+    """End the program by an exception, so that temporary files and processes are removed."""
+    _handle_signals(signal.SIG_IGN)  # further signals are ignored: the program ends within a second
     raise SystemExit(128 + number)
 
 

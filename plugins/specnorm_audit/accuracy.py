@@ -1,4 +1,7 @@
-"""Prove of a file of samples how far each label stays, and write it. Shares and radii are rounded down, attacks up."""
+"""Certify the labels of the samples in a file, and write the answer as text and as a plot.
+
+Shares and proven radii are rounded down, distances of attacks up.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +31,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLE_SECONDS = 60.0
-"""Processor time that a sample may take at each radius, unless a budget is given; in a process that reads the file."""
+"""Processor time in seconds that a sample may take at each radius in another process, if no budget is given."""
 Status = Literal["safe", "unsafe", "open"]
 _STATES: tuple[Status, ...] = ("safe", "unsafe", "open")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known of one sample.
+    """The answer for one sample.
 
-    ``predicted`` and ``margin`` (the label's logit less the largest other one) are computed in float64; None where an
-    operator cannot be executed here. ``radius`` is proven in the 2-norm: no nearer input has another label.
-    ``attacked`` is the distance of an input with another label, at most; None: none was found. ``status`` is at each
-    radius.
+    ``predicted`` and ``margin`` (the label's logit less the largest other one) are computed in float64; None: an
+    operator cannot be executed here. ``radius`` is proven: no input closer than that, in the 2-norm, has another label.
+    ``attacked`` is an upper bound of the distance of an input with another label; None: none was found. ``status`` has
+    one answer for each radius.
     """
 
     label: int
@@ -53,7 +56,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Samples of a file, each with what is known of its label at each of ``radii``, which ascend."""
+    """The answers for the samples of a file at each of ``radii``, which ascend."""
 
     model: str
     data: str
@@ -64,10 +67,10 @@ class Accuracy:
     margin: float = 0.0
 
     def counts(self) -> list[tuple[float, list[int]]]:
-        """Each radius, and how many samples are safe, unsafe and open there."""
+        """Return each radius with the numbers of samples that are safe, unsafe and open there."""
         counts = []
-        for at, radius in enumerate(self.radii):
-            states = [sample.status[at] for sample in self.samples]
+        for number_of_radius, radius in enumerate(self.radii):
+            states = [sample.status[number_of_radius] for sample in self.samples]
             counts.append((radius, [states.count(state) for state in _STATES]))
         return counts
 
@@ -146,9 +149,11 @@ def _certified(
     margin: float,
     progress: Tick | None = None,
 ) -> list[Sample]:
+    """Certify samples, in the process that has the model's file open."""
     graph = _network(model, x.shape[1:])
     shape = graph.by_name[graph.inputs[0]].shape
-    graph = graph if input_range is None else within(graph, *input_range)
+    if input_range is not None:
+        graph = within(graph, *input_range)
     x = x.reshape(len(x), *(shape or ())[1:]).astype(np.float64)
 
     def tick(done: int, total: int) -> None:
@@ -156,38 +161,45 @@ def _certified(
             progress(done, total, f"{done} samples")
 
     method = replace(Multipliers(), progress=progress)
-    found = certified_accuracy(
+    answer = certified_accuracy(
         graph, x, y, radii, local=True, budget=budget, margin=margin, method=method, progress=tick
     )
-    return [
-        Sample(
-            int(y[at]),
-            *_logits(graph, each, int(y[at])),
-            float(found.radius[at]),
-            moved_up({"x": each}, {"x": found.changed[at].reshape(each.shape)}) if at in found.changed else None,
-            tuple(found.status[:, at].tolist()),
-        )
-        for at, each in enumerate(x)
-    ]
+    samples = []
+    for position, sample in enumerate(x):
+        label = int(y[position])
+        predicted, logit_margin = _prediction(graph, sample, label)
+        attacked = None
+        if position in answer.changed:
+            changed = answer.changed[position].reshape(sample.shape)
+            attacked = moved_up({"x": sample}, {"x": changed})
+        status = tuple(answer.status[:, position].tolist())
+        samples.append(Sample(label, predicted, logit_margin, float(answer.radius[position]), attacked, status))
+    return samples
 
 
-def _network(model: ModelArrays, sample: tuple[int, ...]) -> Graph:
-    """The graph for one sample of this shape."""
+def _network(model: ModelArrays, sample_shape: tuple[int, ...]) -> Graph:
+    """Return the graph for one sample of this shape."""
     graph = model.graph(None)
     if len(graph.inputs) != 1:
         raise MethodError(f"the network has {len(graph.inputs)} inputs; labels are certified for networks with one.")
-    stated = graph.by_name[graph.inputs[0]].shape
-    rest = None if not stated else stated[1:]
-    if stated and stated[0] not in (1,):
-        raise GeometryError(f"the network takes {stated[0]} samples at a time: export it for one, or for any number.")
-    # Flat samples, and axes of length 1 elsewhere, have their entries in the same order.
-    flat = rest is None or sample == (math.prod(rest),)
-    if not flat and [n for n in rest or () if n > 1] != [n for n in sample if n > 1]:
-        raise GeometryError(f"x has samples of shape {sample}; the network takes {rest}.")
-    return model.graph({graph.inputs[0]: (1, *(sample if rest is None else rest))})
+    name = graph.inputs[0]
+    input_shape = graph.by_name[name].shape
+    if not input_shape:
+        return model.graph({name: (1, *sample_shape)})
+    if input_shape[0] != 1:
+        message = f"the network takes {input_shape[0]} samples at a time: export it for one, or for any number."
+        raise GeometryError(message)
+    stated_shape = input_shape[1:]
+    # Flat samples, and samples with further axes of length 1, have their entries in the same order.
+    is_flat = sample_shape == (math.prod(stated_shape),)
+    long_axes = [n for n in sample_shape if n > 1]
+    if not is_flat and long_axes != [n for n in stated_shape if n > 1]:
+        raise GeometryError(f"x has samples of shape {sample_shape}; the network takes {stated_shape}.")
+    return model.graph({name: (1, *stated_shape)})
 
 
-def _logits(graph: Graph, x: AnyArray, label: int) -> tuple[int | None, float | None]:
+def _prediction(graph: Graph, x: AnyArray, label: int) -> tuple[int | None, float | None]:
+    """Return the predicted label and the label's logit less the largest other one; None if they are not computed."""
     logits = graph.run({graph.inputs[0]: x[None]}).get(graph.outputs[0])
     if logits is None or logits.size < 2:
         return None, None
@@ -196,97 +208,102 @@ def _logits(graph: Graph, x: AnyArray, label: int) -> tuple[int | None, float | 
 
 
 # -- as text -----------------------------------------------------------------------------------------------------------
-def render(found: Accuracy, output_format: str) -> str:
-    """Write one row a sample, and the shares at each radius; CSV has the samples alone."""
+def render(answer: Accuracy, output_format: str) -> str:
+    """Return the answer as text: one row for each sample, and the shares at each radius; CSV has the samples alone."""
     if output_format == "json":
-        return json.dumps(_to_dict(found), indent=2, allow_nan=False) + "\n"
+        return json.dumps(_to_dict(answer), indent=2, allow_nan=False) + "\n"
     if output_format == "csv":
-        columns = [f"at {radius!r}" for radius in found.radii]
+        columns = [f"at {radius!r}" for radius in answer.radii]
         rows = []
-        for row in _plain(found):
+        for row in _plain(answer):
             status = row.pop("status")
             rows.append(row | dict(zip(columns, status, strict=True)))
         return to_csv(rows)
     is_markdown = output_format == "markdown"
-    title = [f"## {code(found.model)}, {code(found.data)}", ""] if is_markdown else []
-    of_samples = _table(_rows_of_samples(found), is_markdown)
-    of_radii = _table(_rows_of_radii(found), is_markdown)
-    return "\n".join([*title, *_verdict(found), "", *of_samples, "", *of_radii, ""])
+    title = [f"## {code(answer.model)}, {code(answer.data)}", ""] if is_markdown else []
+    of_samples = _table(_rows_of_samples(answer), is_markdown)
+    of_radii = _table(_rows_of_radii(answer), is_markdown)
+    return "\n".join([*title, *_verdict(answer), "", *of_samples, "", *of_radii, ""])
 
 
-def _rows_of_samples(found: Accuracy) -> list[list[str]]:
+def _rows_of_samples(answer: Accuracy) -> list[list[str]]:
     """Return the table of the samples, its head first."""
-    columns = [f"at {radius:g}" for radius in found.radii]
+    columns = [f"at {radius:g}" for radius in answer.radii]
     rows = [["sample", "label", "predicted", "margin", "radius", "attacked", *columns]]
-    for at, sample in enumerate(found.samples):
-        rows.append([str(at), *_cells(sample), *sample.status])
+    for number_of_sample, sample in enumerate(answer.samples):
+        rows.append([str(number_of_sample), *_cells(sample), *sample.status])
     return rows
 
 
-def _rows_of_radii(found: Accuracy) -> list[list[str]]:
+def _rows_of_radii(answer: Accuracy) -> list[list[str]]:
     """Return the table of the radii, its head first; shares are rounded down."""
     rows = [["radius", *_STATES, "certified"]]
-    for radius, counts in found.counts():
+    for radius, counts in answer.counts():
         safe = counts[0]
-        hundredths = 10_000 * safe // len(found.samples)
+        hundredths = 10_000 * safe // len(answer.samples)
         rows.append([f"{radius:g}", *map(str, counts), f"{hundredths / 100:.2f} %"])
     return rows
 
 
-def _plain(found: Accuracy) -> list[dict[str, Any]]:
+def _plain(answer: Accuracy) -> list[dict[str, Any]]:
     """Return a row a sample, in plain data; numbers that are not finite become None."""
     rows = []
-    for at, sample in enumerate(found.samples):
-        row: dict[str, Any] = {"sample": at}
+    for number_of_sample, sample in enumerate(answer.samples):
+        row: dict[str, Any] = {"sample": number_of_sample}
         for name, x in vars(sample).items():
             row[name] = finite(x) if isinstance(x, float) else x
         rows.append(row)
     return rows
 
 
-def _to_dict(found: Accuracy) -> dict[str, Any]:
+def _to_dict(answer: Accuracy) -> dict[str, Any]:
+    """Return the answer in plain data."""
+    radii = []
+    for radius, counts in answer.counts():
+        row: dict[str, float] = {"radius": radius}
+        for state, count in zip(_STATES, counts, strict=True):
+            row[state] = count
+        row["certified"] = row["safe"] / len(answer.samples)
+        radii.append(row)
     return {
         "version": specnorm.__version__,
-        "model": visible(found.model),
-        "data": visible(found.data),
-        "input_range": found.input_range,
-        "budget": finite(found.budget),
-        "margin": found.margin,
-        "radii": [
-            {"radius": r, **dict(zip(_STATES, each, strict=True)), "certified": each[0] / len(found.samples)}
-            for r, each in found.counts()
-        ],
-        "samples": _plain(found),
+        "model": visible(answer.model),
+        "data": visible(answer.data),
+        "input_range": answer.input_range,
+        "budget": finite(answer.budget),
+        "margin": answer.margin,
+        "radii": radii,
+        "samples": _plain(answer),
     }
 
 
-def _verdict(found: Accuracy) -> list[str]:
+def _verdict(answer: Accuracy) -> list[str]:
     """Return the lines above the table, one a radius."""
     conditions = ""
-    if found.input_range is not None:
-        low, high = found.input_range
+    if answer.input_range is not None:
+        low, high = answer.input_range
         conditions += f", of inputs between {low:g} and {high:g}"
-    if found.margin:
-        conditions += f", with a margin of {found.margin!r}"
+    if answer.margin:
+        conditions += f", with a margin of {answer.margin!r}"
     lines = []
-    for radius, (safe, unsafe, left) in found.counts():
+    for radius, (safe, unsafe, undecided) in answer.counts():
         lines.append(
-            f"Within {radius!r} (2-norm{conditions}), {safe} of {len(found.samples)} labels are proven to stay; "
-            f"{unsafe} are wrong or changed by an input that was found; {left} are open."
+            f"Within {radius!r} (2-norm{conditions}), {safe} of {len(answer.samples)} labels are proven to stay; "
+            f"{unsafe} are wrong or changed by an input that was found; {undecided} are open."
         )
     return lines
 
 
-def below(found: Accuracy, share: float | None) -> list[str]:
+def below(answer: Accuracy, share: float | None) -> list[str]:
     """Return a line for each radius at which a smaller share of labels is certified; None: no share was asked for."""
     if share is None:
         return []
-    count = len(found.samples)
+    count = len(answer.samples)
     lines = []
-    for radius, (safe, _, left) in found.counts():
+    for radius, (safe, _, undecided) in answer.counts():
         if not safe / count >= share:
             lines.append(
-                f"--fail-below {share:g}: {safe} of {count} labels are certified at {radius!r}; {left} are open."
+                f"--fail-below {share:g}: {safe} of {count} labels are certified at {radius!r}; {undecided} are open."
             )
     return lines
 
@@ -309,8 +326,8 @@ def _table(texts: Sequence[Sequence[str]], is_markdown: bool) -> list[str]:
 
 
 # -- as a curve --------------------------------------------------------------------------------------------------------
-def curve(found: Accuracy) -> Figure:
-    """Share of samples whose label is proven to stay within a radius, and share that no attack has reached.
+def curve(answer: Accuracy) -> Figure:
+    """Draw the share of samples whose label is proven to stay within a radius, and the share that withstood attacks.
 
     Returns
     -------
@@ -319,24 +336,25 @@ def curve(found: Accuracy) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    proven = np.array([each.radius for each in found.samples])
-    attacked = np.array([np.inf if each.attacked is None else each.attacked for each in found.samples])
-    known = [*found.radii, *proven[np.isfinite(proven)]]
-    most = float(np.clip(1.05 * max(known) or 1.0, 1e-200, 1e200))  # what can be drawn
+    proven = np.array([sample.radius for sample in answer.samples])
+    attacked = np.array([np.inf if sample.attacked is None else sample.attacked for sample in answer.samples])
+    finite_radii = [*answer.radii, *proven[np.isfinite(proven)]]
+    largest = float(np.clip(1.05 * max(finite_radii) or 1.0, 1e-200, 1e200))  # matplotlib draws no other numbers
+    shares = [counts[0] / len(answer.samples) for _, counts in answer.counts()]
     with plots.style():
         figure = Figure(figsize=(7.6, 4.2), layout="constrained")
         axes = figure.subplots()
-        for name, values, until, colour, label in (
-            ("attacked", attacked, max(found.radii), "reshaped", "not attacked"),
-            ("proven", proven, most, "proven", "proven"),
-        ):
-            places = np.unique(np.concatenate([[0.0], values[values < until], [min(until, most)]]))
-            share = [float(np.mean(values > place)) for place in places]
-            colour = plots.COLOURS[colour]
-            axes.step(places, share, where="post", color=colour, linewidth=1.8, label=label, gid=name)
-        safe = [each / len(found.samples) for _, (each, *_) in found.counts()]
-        axes.plot(found.radii, safe, linestyle="none", marker="o", color=plots.COLOURS["proven"], gid="radii")
-        axes.set_xlim(0, most)
+
+        def draw_share(radii: AnyArray, end: float, *, gid: str, colour: str, label: str) -> None:
+            """Draw the share of samples whose radius is larger, from 0 to ``end``."""
+            steps = np.unique(np.concatenate([[0.0], radii[radii < end], [min(end, largest)]]))
+            share = [float(np.mean(radii > step)) for step in steps]
+            axes.step(steps, share, where="post", color=plots.COLOURS[colour], linewidth=1.8, label=label, gid=gid)
+
+        draw_share(attacked, max(answer.radii), gid="attacked", colour="reshaped", label="not attacked")
+        draw_share(proven, largest, gid="proven", colour="proven", label="proven")
+        axes.plot(answer.radii, shares, linestyle="none", marker="o", color=plots.COLOURS["proven"], gid="radii")
+        axes.set_xlim(0, largest)
         axes.set_ylim(0, 1.02)
         axes.grid()
         axes.set_xlabel("radius, 2-norm")

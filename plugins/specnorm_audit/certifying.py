@@ -1,4 +1,4 @@
-"""Claims of an audit that somebody else checks, of measured layers and the network; and the check of such a file."""
+"""Write certificates of an audit's layers and network, which others can check, and check such a file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.rows import Row
 
 CLOSE = 1.02
-"""Of a network's constant, up to which the claim is called the same."""
+"""Largest ratio of the certified number to the network's constant for which the difference is not mentioned."""
 Key = tuple[str, tuple[int, ...], str]
-"""Precision, shape and digest of an array."""
+"""Dtype, shape and digest of an array."""
 
 
 def claims_of(
@@ -29,10 +29,11 @@ def claims_of(
     layers: Sequence[Layer],
     rows: Sequence[Row],
 ) -> tuple[Certificate, list[str]]:
-    """A claim for each row that has a bound, and why others have none, one line each."""
+    """Return claims for the rows with a bound, and for each row without a claim a line with the reason."""
     names: dict[Key, list[str]] | None = model.ask(None, stored_names)
     loads = {tensor.name: tensor.load for tensor in model.arrays}
-    found, missing = Certificate(()), []
+    certificate = Certificate(())
+    missing = []
     for layer, row in zip(layers, rows, strict=True):
         if row.status != "ok" or row.spec is None:
             continue
@@ -41,10 +42,10 @@ def claims_of(
             continue
         try:
             kernel = backends.backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())
-            found += certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
+            certificate += certificate_of(kernel, row.spec, row.name, _name_in_file(kernel, row.name, names))
         except SpecnormError as error:
             missing.append(f"{row.name}: {error}")
-    return found, missing
+    return certificate, missing
 
 
 def claim_of(
@@ -53,17 +54,20 @@ def claim_of(
     network: NetworkBound,
     seconds: float | None = GRAPH_SECONDS,
 ) -> tuple[Certificate, list[str]]:
-    """The claim about the network of an ONNX file, and what of its bound it does not state."""
+    """Return the claim about the network of an ONNX file, and a line if it is missing or weaker than the bound."""
     if network.claim is None or any(network.input_ranges.values()):
         return Certificate(()), ["network: a claim is about a bound on all inputs."]
     try:
-        found: Certificate = model.ask(seconds, _claimed, network, Path(path).read_bytes())
+        certificate: Certificate = model.ask(seconds, _claimed, network, Path(path).read_bytes())
     except SpecnormError as error:
         return Certificate(()), [f"network: {error}"]
-    stated, upper = float.fromhex(found.claims[0].statement["upper"]), network.claim.value
-    ends = number(upper, "upper"), number(stated, "upper")
-    looser = f"network: its constant {ends[0]}, whose rules the format lacks; {ends[1]} is."
-    return found, [looser] if stated > upper * CLOSE else []
+    upper = network.claim.value
+    certified = float.fromhex(certificate.claims[0].statement["upper"])
+    if certified <= upper * CLOSE:
+        return certificate, []
+    proven = number(upper, "upper")
+    line = f"network: its constant {proven}, whose rules the format lacks; {number(certified, 'upper')} is."
+    return certificate, [line]
 
 
 def _claimed(_model: ModelArrays, network: NetworkBound, content: bytes) -> Certificate:
@@ -80,20 +84,23 @@ def verify_file(
     try:
         claims = read_certificate(os.fspath(certificate))
     except Refused as error:
-        words = f"is no certificate ({error}): expected what 'specnorm audit --certificate' writes."
-        raise CertificateError(f"{Path(certificate).name} {words}") from error
-    with open_model(os.fspath(model), max_bytes) as found:
+        raise CertificateError(
+            f"{Path(certificate).name} is no certificate ({error}): expected what 'specnorm audit --certificate' "
+            "writes."
+        ) from error
+    with open_model(os.fspath(model), max_bytes) as arrays:
         for claim in claims:
             content = Path(model).read_bytes() if "parts" in claim.statement else b""
-            yield found.ask(seconds, _checked, claim, content)
+            yield arrays.ask(seconds, _checked, claim, content)
 
 
 def _checked(model: ModelArrays, claim: Claim, content: bytes) -> Verdict:
+    """Check one claim, in the process that has the model's file open."""
     name = str(claim.statement.get("tensor"))
     try:
         arrays = {name: np.asarray(model.array(name))}
     except LookupError:
-        arrays = {}  # which the check says
+        arrays = {}  # the checker's verdict names the missing array
     except ModelFileError as error:
         return Verdict(plain(claim.statement.get("name")), "", f"its array cannot be read: {error}", 0.0)
     (verdict,) = check([claim], arrays, content)
@@ -101,23 +108,24 @@ def _checked(model: ModelArrays, claim: Claim, content: bytes) -> Verdict:
 
 
 def stored_names(model: ModelArrays) -> dict[Key, list[str]] | None:
-    """Names of arrays in the file, by what they are; None: those of the rows."""
+    """Return the names of a file's arrays by their keys; None: arrays have the names of their rows."""
     if model.stored is None:
         return None
-    found: dict[Key, list[str]] = {}
+    names: dict[Key, list[str]] = {}
     for name, load in model.stored().items():
-        found.setdefault(_key(np.asarray(load())), []).append(name)
-    return found
+        names.setdefault(_key(np.asarray(load())), []).append(name)
+    return names
 
 
 def _key(array: np.ndarray) -> Key:
     return array.dtype.name, tuple(array.shape), digest(array)
 
 
-def _stored(kernel: np.ndarray, name: str, names: dict[Key, list[str]] | None) -> str:
+def _name_in_file(kernel: np.ndarray, name: str, names: dict[Key, list[str]] | None) -> str:
+    """Return the name of a kernel in the file: the row's ``name``, if the file has the kernel under it."""
     if names is None:
         return name
-    found = names.get(_key(kernel), [])
-    if not found:
+    names_of_kernel = names.get(_key(kernel), [])
+    if not names_of_kernel:
         raise CertificateError("its kernel is computed from others, and none that the file holds.")
-    return name if name in found else found[0]
+    return name if name in names_of_kernel else names_of_kernel[0]

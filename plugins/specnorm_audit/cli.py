@@ -30,11 +30,14 @@ from specnorm_audit.renderers import FORMATS, render
 from specnorm_audit.report import Report, gates_of
 from specnorm_audit.rows import COLUMNS
 
-OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
+OK = 0
+GATE_FAILED = 1
+TROUBLE = 2
+INTERRUPTED = 130
 STREAM = "-"
 """Standard input in the place of a model's path, standard output in that of a report's."""
 WORTH = 4 * 2**20
-"""Bytes of a model's kernels from which it is measured in other processes, which take half a second to start."""
+"""Smallest number of bytes of a model's kernels for which other processes are started, which takes half a second."""
 
 EXIT_CODES = """\b
 Exit codes:
@@ -46,7 +49,7 @@ Exit codes:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and give its exit code; ``arguments`` None: those of the process."""
+    """Run the command line, and return its exit code; None: with the arguments of the process."""
     text = io.StringIO()
     code: Any = TROUBLE
     try:
@@ -56,10 +59,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except SystemExit as error:
-        if error.code == 1:  # click's, where nobody reads its help any more
+        if error.code == 1:  # click exits with 1 if nobody reads its output any more
             return OK
-        raise  # a signal
-    except OSError as error:  # of click, which prints its help itself
+        raise  # a signal handler's exit
+    except OSError as error:  # click prints its help itself
         complain(f"the help cannot be written: {error}")
     except SpecnormError as error:
         complain(str(error))
@@ -73,7 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Commands(click.Group):
-    """Says which command is meant where a model or a word of another program stands in its place."""
+    """Group of commands that suggests a command if the first word is a model, or a misspelled name."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -195,7 +198,9 @@ def _reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., 
     help="Also the smallest singular value, from below, and the condition number, from above; where borders cut taps "
     "off, of small layers at their --input-shape alone.",
 )  # fmt: skip
-@click.option("--all", "every", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size.")
+@click.option(
+    "--all", "all_columns", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size."
+)
 @click.option(
     "--rtol", type=options.tolerance, default="0.001", metavar="R",
     help="Relative width of the proven interval asked for.",
@@ -245,8 +250,8 @@ def audit_command(
     jobs: int | None,
     layers: tuple[str, ...],
     geometry: tuple[dict[str, Any], list[str]] | None,
-    every: bool,
-    **given: Any,
+    all_columns: bool,
+    **arguments: Any,
 ) -> int:
     """Bound the norm of every convolution and linear layer of MODEL.
 
@@ -257,40 +262,40 @@ def audit_command(
     """
     settings, geometry_files = geometry or (None, [])
     _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *geometry_files])
-    kind = options.format_of(output_format, output, FORMATS)
+    output_form = options.format_of(output_format, output, FORMATS)
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
         raise click.UsageError(visible(f"--certificate: {certificate.name} is to be a .npz file, of one model."))
-    columns = given["methods"] or ()
-    is_for_programs = kind in ("json", "csv")
-    if every or (is_for_programs and not columns):
-        columns += options.standard(given["input_shape"])
+    columns = arguments["methods"] or ()
+    is_for_programs = output_form in ("json", "csv")
+    if all_columns or (is_for_programs and not columns):
+        columns += options.standard(arguments["input_shape"])
     if fail_isometry is not None:
         columns += ("isometry",)
-    given |= {
+    arguments |= {
         "layers": layers or None,
         "geometry": settings,
         "methods": columns,
-        "smallest": given["smallest"] or fail_below is not None,
+        "smallest": arguments["smallest"] or fail_below is not None,
         "certificate": certificate is not None,
     }
 
     reports: list[Report] = []
-    uses_device = given["backend"] not in (None, "numpy")
+    uses_device = arguments["backend"] not in (None, "numpy")
     count = jobs or (1 if uses_device else cpus())
     worth = WORTH if jobs is None else 0
     with _executor(count, worth) as executor:
         for model in models:
-            report = _audited(model, quiet, executor, given)
+            report = _audited(model, quiet, executor, arguments)
             gates = gates_of(report, fail_above, fail_above_network, fail_below, fail_isometry)
             reports.append(replace(report, gates=gates))
 
-    text = partial(render, reports, kind, many=len(models) > 1)
+    text = partial(render, reports, output_form, many=len(models) > 1)
     is_read = [report.error is None for report in reports]
     is_written = True
     if output is not None:
         is_written = _write(output, text, wanted=any(is_read))
-    elif any(is_read) or kind not in ("table", "markdown"):
-        is_written = _print(text())  # of models that could not be read stderr has said enough for people
+    elif any(is_read) or output_form not in ("table", "markdown"):
+        is_written = _print(text())  # a table of a model that could not be read would only repeat the message
     if plot is not None:
         picture = partial(plots.draw, reports, plot.suffix[1:].lower())
         is_written &= _write(plot, picture, wanted=all(is_read))
@@ -313,20 +318,23 @@ def _audited(model: str, quiet: bool, executor: Workers | None, arguments: Mappi
 
 def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
     """Return the exit code of an audit: `EXIT_CODES`."""
-    outcomes = {gate.outcome for report in reports for gate in report.gates}
+    outcomes: set[str] = set()
+    statuses: set[str] = set()
+    for report in reports:
+        outcomes |= {gate.outcome for gate in report.gates}
+        statuses |= {row.status for row in report.layers}
     if "failed" in outcomes:
         return GATE_FAILED
     is_read = all(report.error is None for report in reports)
-    is_bounded = all(row.status != "error" for report in reports for row in report.layers)
-    is_decided = "undecided" not in outcomes
-    return OK if is_read and is_bounded and is_decided and is_written else TROUBLE
+    is_complete = is_read and "error" not in statuses and "undecided" not in outcomes
+    return OK if is_complete and is_written else TROUBLE
 
 
 @contextmanager
 def _executor(count: int, worth: int) -> Iterator[Workers | None]:
-    """Start so many processes, which measure models of ``worth`` bytes and more; None: this process does.
+    """Start processes that measure models of at least ``worth`` bytes; None, if ``count`` is 1: this process measures.
 
-    Each has one BLAS thread, as this one has meanwhile, so that numbers do not depend on their count.
+    Each process has one BLAS thread, and so has this one meanwhile: numbers do not depend on the number of processes.
     """
     with backends.load("numpy").precise(np.empty(0)):
         if count == 1:
@@ -338,9 +346,9 @@ def _executor(count: int, worth: int) -> Iterator[Workers | None]:
 
 @contextmanager
 def _path(model: str, max_bytes: int) -> Iterator[str]:
-    """Give the path of a model; of standard input that of a copy.
+    """Yield the path of a model; for standard input, the path of a copy.
 
-    A file may be twice as long as its arrays, whose limit is ``max_bytes``.
+    The copy may have twice ``max_bytes``, the limit of its arrays.
     """
     if model != STREAM:
         yield model
@@ -361,7 +369,7 @@ def _path(model: str, max_bytes: int) -> Iterator[str]:
 
 
 def _write_claims(report: Report, path: Path) -> bool:
-    """Write the certificate of a report, and say what it does not hold; False if it could not be written."""
+    """Write the certificate of a report, and messages on layers without a claim; return False if that fails."""
     for line in report.unstated:
         complain(f"not in {path}: {line}")
     certificate = report.certificate
@@ -372,7 +380,7 @@ def _write_claims(report: Report, path: Path) -> bool:
 
 
 def _say_gates(reports: Sequence[Report], quiet: bool) -> None:
-    """Say on stderr what the gates answer; if quiet, not that they passed."""
+    """Write the gates' answers to stderr; if ``quiet``, without gates that passed."""
     for report in reports:
         name = f"{report.model}: " if len(reports) > 1 else ""
         for gate in report.gates:
@@ -416,7 +424,7 @@ def accuracy_command(
     quiet: bool,
     plot: Path | None,
     fail_below: float | None,
-    **given: Any,
+    **arguments: Any,
 ) -> int:
     """Prove how far the label of each sample of DATA stays what it is.
 
@@ -426,10 +434,10 @@ def accuracy_command(
     from specnorm_audit import accuracy  # with networks, which few need
 
     _check({"--output": output, "--plot": plot}, [model, data])
-    kind = options.format_of(output_format, output, _SAMPLE_FORMATS)
+    output_form = options.format_of(output_format, output, _SAMPLE_FORMATS)
     with progress(model, shown=not quiet) as tick:
-        answer = accuracy.certified(model, data, progress=tick, **given)
-    text = partial(accuracy.render, answer, kind)
+        answer = accuracy.certified(model, data, progress=tick, **arguments)
+    text = partial(accuracy.render, answer, output_form)
     is_written = _print(text()) if output is None else _write(output, text)
     if plot is not None:
         picture = partial(plots.to_bytes, accuracy.curve(answer), plot.suffix[1:].lower())
@@ -470,7 +478,7 @@ def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
 
 
 def _write(path: Path, content: Callable[[], str | bytes], wanted: bool = True) -> bool:
-    """Replace a file; False, with a message, if that fails, or if nothing that it is to hold is there (``wanted``)."""
+    """Replace a file; return False, with a message, if that fails, or if there is no content (``wanted`` is False)."""
     if not wanted:
         complain(f"{path} is left as it was, since what it is to hold could not be read.")
         return False

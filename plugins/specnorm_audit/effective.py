@@ -27,7 +27,7 @@ from specnorm.proof import AnyArray, backends
 
 Numbers: TypeAlias = NDArray[np.float64]
 Compute: TypeAlias = Callable[..., Numbers]
-"""Returns a weight in float64, of the arrays in the order of `Form.parts`."""
+"""Function that computes a weight, in float64, from arrays in the order of `Form.parts`."""
 Stored: TypeAlias = Mapping[str, Tensor]
 """Arrays of real floating numbers by name."""
 
@@ -36,12 +36,12 @@ _BAKE = (
     "Where the model's code is there, make it a plain parameter: specnorm_torch.bake_(model), and save the state dict."
 )
 AS_STORED = "weight=as stored"
-"""What is assumed of an array that nothing beside it explains: factors of the forward pass are not in a file."""
+"""Assumption about an array that no other array explains: a factor of the forward pass would not be in the file."""
 _CLEARLY = 5.0
-"""Of two readings of a kernel as a matrix W, that one is right for which u is so many times nearer to Wv's direction.
-In training u becomes parallel to Wv."""
+"""A kernel may be read as a matrix W in two ways. In training u becomes parallel to Wv, so the way is accepted for
+which the distance of u from the direction of Wv is smaller by this factor."""
 _EPSILON = 1e-12
-"""Flax's, by which a squared norm is at least this."""
+"""Smallest squared norm by which Flax divides."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Form:
     Parameters
     ----------
     name : str
-        Of the weight in the model; of the first part, if it is not determined.
+        Name of the weight in the model; if it is not determined, name of the first part.
     parts : tuple of str
-        Names of the arrays that it is computed from; of these, the first has the weight's shape.
+        Names of the arrays from which the weight is computed. The first one has the weight's shape.
     compute : callable or None
-        None: it is not determined.
+        Function that computes the weight; None: it is not determined.
     words : str
-        What the row says under ``assumed``, or the reason of the refusal.
+        Text of the row under ``assumed``; if the weight is not determined, the reason.
     others : tuple of str
         Names of arrays that belong to the parametrisation and do not enter the weight.
     """
@@ -70,10 +70,10 @@ class Form:
 
 
 def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Replace what weights are computed from by the weights, in the model's order.
+    """Return a model's arrays, in order, with weights in place of the first of the arrays that they are computed from.
 
-    Of arrays of which the file says nothing else (`Tensor.kind`). Parts of a weight that is computed, but the first,
-    stay as arrays that are no layers.
+    The other arrays of a weight stay, as arrays that are no layers. Arrays whose `Tensor.kind` the file states are not
+    changed.
     """
     everything = list(tensors)
     by_name = {t.name: t for t in everything}
@@ -125,7 +125,7 @@ def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyA
 
 
 def _forms(stored: Stored, names: set[str]) -> Iterator[Form]:
-    """Give every weight that is seen to be computed from stored arrays."""
+    """Yield the form of every weight that names show to be computed from stored arrays."""
     for name in stored:
         for ending, read in _READERS.items():
             if not name.endswith(ending):
@@ -140,8 +140,10 @@ def _forms(stored: Stored, names: set[str]) -> Iterator[Form]:
 def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
     """Read NAME_orig: a hook of torch's, or of others, computes NAME from it."""
     if base in stored and stored[base].shape == stored[name].shape:
-        return Form(base, (base,), _identity, AS_STORED, (name,))  # the layer uses the other
-    mask, u, v = f"{base}_mask", f"{base}_u", f"{base}_v"
+        return Form(base, (base,), _identity, AS_STORED, (name,))  # the layer uses NAME itself
+    mask = f"{base}_mask"
+    u = f"{base}_u"
+    v = f"{base}_v"
     if mask in names:
         return _pruned(name, base, mask, stored)
     if u not in names and v not in names and not name.endswith("weight_orig"):
@@ -264,15 +266,18 @@ _NOT_KNOWN = (
 
 
 def _of_original(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
-    """Apply the one parametrisation that keeps something; several, and those that keep nothing, are not known."""
+    """Read NAME.original: one parametrisation with stored arrays is applied.
+
+    Several parametrisations, and those that store nothing, are refused: the file does not name them.
+    """
     match = _PARAMETRISED.fullmatch(base)
     if match is None:
         return None
-    kept = _kept(base, names)
+    state_names = _state_names(base, names)
     weight = f"{match['owner']}{match['name']}"
-    if list(kept) != [0] or weight in names:
+    if list(state_names) != [0] or weight in names:
         return Form(name, (name,), None, _NOT_KNOWN)
-    return _of_state(name, weight, f"{base}.0.", kept[0], stored)
+    return _of_state(name, weight, f"{base}.0.", state_names[0], stored)
 
 
 def _of_pair(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
@@ -282,13 +287,13 @@ def _of_pair(name: str, base: str, stored: Stored, names: set[str]) -> Form | No
     if length not in names:
         return None if match is None else Form(name, (name,), None, _NOT_KNOWN)
     weight = f"{base}.weight" if match is None else f"{match['owner']}{match['name']}"
-    if _kept(base, names) or weight in names or f"{base}.original2" in names:
+    if _state_names(base, names) or weight in names or f"{base}.original2" in names:
         return Form(name, (name,), None, _NOT_KNOWN)
     return _weight_norm(name, weight, length, stored)
 
 
-def _kept(base: str, names: Iterable[str]) -> dict[int, tuple[str, ...]]:
-    """Return what each parametrisation keeps: last parts of names, by its number."""
+def _state_names(base: str, names: Iterable[str]) -> dict[int, tuple[str, ...]]:
+    """Return the names of the arrays that each parametrisation stores, without their prefix, by its number."""
     prefix = f"{base}."
     leaves: dict[int, tuple[str, ...]] = {}
     for name in names:
@@ -300,57 +305,61 @@ def _kept(base: str, names: Iterable[str]) -> dict[int, tuple[str, ...]]:
     return dict(sorted(leaves.items()))
 
 
-def _of_state(name: str, weight: str, prefix: str, kept: Sequence[str], stored: Stored) -> Form:
-    """Apply one parametrisation, which is known by the arrays that it keeps: torch's, or this library's own."""
-    if set(kept) == {"_u", "_v"} and all(f"{prefix}{leaf}" in stored for leaf in kept):
+def _of_state(name: str, weight: str, prefix: str, state_names: Sequence[str], stored: Stored) -> Form:
+    """Return the form of a weight with one parametrisation, torch's or this library's, known by its arrays."""
+    if set(state_names) == {"_u", "_v"} and all(f"{prefix}{leaf}" in stored for leaf in state_names):
         return _spectral(name, weight, f"{prefix}_u", f"{prefix}_v", stored)
-    buffers = sorted(set(kept) - {_TOLD})
-    if _TOLD in kept and all(f"{prefix}{leaf}" in stored for leaf in buffers):
-        parts = (name, f"{prefix}{_TOLD}", *(f"{prefix}{leaf}" for leaf in buffers))
+    buffers = sorted(set(state_names) - {_SETTINGS})
+    if _SETTINGS in state_names and all(f"{prefix}{leaf}" in stored for leaf in buffers):
+        parts = (name, f"{prefix}{_SETTINGS}", *(f"{prefix}{leaf}" for leaf in buffers))
         return Form(weight, parts, partial(_constrained, tuple(buffers)), f"{_last(weight)}=W·bound/norm as in eval()")
     return Form(name, (name,), None, _NOT_KNOWN)
 
 
 # -- this library's own parametrisation: a state, and what else determines the weight as JSON in bytes -----------------
-_TOLD = "_extra_state"
+_SETTINGS = "_extra_state"
+"""Name of the array with the constraint's settings, as JSON in bytes."""
 _LONGEST = 10_000
-"""Bytes of what it says."""
-_SAID = ("bound", "eps", "only_shrink", "dim", "geometry", "method", "sweeps")
+"""Largest number of bytes of the settings."""
+_KEYS = ("bound", "eps", "only_shrink", "dim", "geometry", "method", "sweeps")
 _LARGEST = 10_000
-"""Number that its method may have: a search of a file's choice must end."""
+"""Largest number in the settings of the method: a search with numbers from a file must end."""
 
 
-def _constrained(names: Sequence[str], weight: Numbers, told: Numbers, *state: Numbers) -> Numbers:
-    """Return the weight of `specnorm_torch.spectral_norm` in ``eval()``."""
-    said = _parsed(told)
-    words = said["method"]
-    method = METHODS[str(words.pop("name"))](**words)
-    geometry = {key: _in_tuples(value) for key, value in said["geometry"].items()}
-    rows = said["dim"]
-    kernel = weight if rows is None else np.moveaxis(weight, rows, 0).reshape(weight.shape[rows], -1)
-    stored = dict(zip(names, state, strict=True))
-    _, settled = track(kernel, method, stored, sweeps=int(said["sweeps"]), **geometry)
-    value, _ = track(kernel, method, settled, sweeps=0, **geometry)
+def _constrained(names: Sequence[str], weight: Numbers, settings_bytes: Numbers, *state: Numbers) -> Numbers:
+    """Return the weight of `specnorm_torch.spectral_norm` in ``eval()``; ``names`` are those of the state's arrays."""
+    settings = _parsed(settings_bytes)
+    method_fields = settings["method"]
+    method = METHODS[str(method_fields.pop("name"))](**method_fields)
+    geometry = {key: _in_tuples(value) for key, value in settings["geometry"].items()}
+    row_axis = settings["dim"]
+    kernel = weight
+    if row_axis is not None:
+        kernel = np.moveaxis(weight, row_axis, 0).reshape(weight.shape[row_axis], -1)
+    stored_state = dict(zip(names, state, strict=True))
+    _, next_state = track(kernel, method, stored_state, sweeps=int(settings["sweeps"]), **geometry)
+    value, _ = track(kernel, method, next_state, sweeps=0, **geometry)
     norm = float(value)
-    bound = float(said["bound"])
-    if norm <= said["eps"] or (said["only_shrink"] and norm <= bound):
+    bound = float(settings["bound"])
+    is_within_bound = settings["only_shrink"] and norm <= bound
+    if norm <= settings["eps"] or is_within_bound:
         return weight
     return np.asarray(weight * (bound / norm))
 
 
-def _parsed(told: Numbers) -> dict[str, Any]:
-    """Return what a constraint says of itself, as JSON in bytes; refuse numbers with which a search would not end."""
-    if told.ndim != 1 or told.size > _LONGEST:
+def _parsed(settings_bytes: Numbers) -> dict[str, Any]:
+    """Return the settings of a constraint; refuse numbers with which a search would not end."""
+    if settings_bytes.ndim != 1 or settings_bytes.size > _LONGEST:
         raise ModelFileError(
             "it was saved by an earlier version of specnorm_torch.spectral_norm, which did not store the bound. Load "
             "the file into the model, and save it again."
         )
     try:
-        said = json.loads(bytes(told.astype(np.uint8).tolist()))
-        for x in (said["sweeps"], *said["method"].values()):
+        settings = json.loads(bytes(settings_bytes.astype(np.uint8).tolist()))
+        for x in (settings["sweeps"], *settings["method"].values()):
             if isinstance(x, int | float) and not abs(x) <= _LARGEST:
                 raise ValueError("a number of its method is too large")
-        return {key: said[key] for key in _SAID}
+        return {key: settings[key] for key in _KEYS}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"what its constraint says of itself is damaged: {error}.") from error
 
@@ -370,7 +379,7 @@ _NNX = re.compile(r"(?P<owner>(?:.*\.)?)(?P<kind>scales|batch_stats)\.\((?P<path
 
 
 def _of_flax(stored: Stored) -> Iterator[Form]:
-    """Give the kernels that have a length, or a vector of a power iteration, in a wrapper."""
+    """Yield the weights of kernels whose wrapper stores a scale, or a vector of a power iteration."""
     by_parts = {tuple(_SPLIT.split(name)): name for name in stored}
     for name in stored:
         kernel, leaf = _wrapped(name, by_parts)
@@ -379,27 +388,28 @@ def _of_flax(stored: Stored) -> Iterator[Form]:
 
 
 def _wrapped(name: str, by_parts: Mapping[tuple[str, ...], str]) -> tuple[str | None, str]:
-    """Return the kernel whose state an array is, None if it is none, and the array's own word."""
+    """Return the name of the kernel whose state an array is (None: it is no state), and the last word of its name."""
     match = _NNX.fullmatch(name)
     if match is not None:
         path = [word.strip(" '") for word in match["path"].split(",") if word.strip()]
         leaf = "scale" if match["kind"] == "scales" else path.pop()
-        place = tuple(_SPLIT.split(f"{match['owner']}layer_instance." + ".".join(path)))
-        return by_parts.get(place), leaf
+        kernel_parts = tuple(_SPLIT.split(f"{match['owner']}layer_instance." + ".".join(path)))
+        return by_parts.get(kernel_parts), leaf
+    # SCOPE/WRAPPER/LAYER/kernel/leaf; empty words stand for missing ones.
     *scope, _wrapper, layer, kernel, leaf = ("", "", "", *_SPLIT.split(name))
-    inside = tuple(part for part in scope if part)
+    scope_parts = tuple(part for part in scope if part)
     collections: list[tuple[str, ...]] = [()]
-    if inside:  # the state may lie in another collection than the kernel: batch_stats beside params
+    if scope_parts:  # the state may be in another collection than the kernel: batch_stats beside params
         collections += {parts[:1] for parts in by_parts}
     for collection in collections:
-        found = by_parts.get((*collection, *inside[len(collection) :], layer, kernel))
-        if found is not None and leaf in ("scale", "u") and name != found:
-            return found, leaf
+        kernel_name = by_parts.get((*collection, *scope_parts[len(collection) :], layer, kernel))
+        if kernel_name is not None and leaf in ("scale", "u") and name != kernel_name:
+            return kernel_name, leaf
     return None, leaf
 
 
 def _with_state(name: str, state: str, leaf: str, stored: Stored) -> Iterator[Form]:
-    """Give the weight of a kernel with its state in a wrapper, if the shapes are those of Flax."""
+    """Yield the weight of a kernel with its wrapper's state, if the shapes are those of Flax."""
     shape = stored[name].shape
     shape_of_state = stored[state].shape
     if len(shape) < 2:

@@ -1,4 +1,4 @@
-"""Make a `ConvSpec` of what a file and a person say of a layer's geometry, and tell what had to be assumed."""
+"""Combine what a file and a user state of a layer's geometry to a `ConvSpec`, and list the assumptions in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from specnorm.proof import Layout, padding_rules
 from specnorm_audit.tables import some
 
 SIZED = ("same_upper", "same_lower")
-"""Padding that depends on the input size: as many outputs as strides fit, the odd pixel after (upper) or before."""
+"""Padding that depends on the input size: each stride gives an output; an odd pixel is added after, or before."""
 
 
 DEFAULTS: Stated = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "padding_mode": "zeros"}
@@ -32,12 +32,12 @@ class Override:
 
 
 def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Override, ...]:
-    """Check and return what a person states of layers: by shell patterns on names, some of the keys of `Stated`."""
+    """Check and return the geometry that a user states, by shell patterns on names, with some of `Stated`'s keys."""
     if geometry is None:
         return ()
     if not isinstance(geometry, Mapping):
         raise GeometryError(f"geometry={geometry!r} does not map patterns on names to geometries.")
-    found = []
+    checked = []
     for pattern, stated in geometry.items():
         if not isinstance(stated, Mapping):
             raise GeometryError(f"geometry of {pattern!r} is {stated!r}; expected a mapping such as {{'stride': 2}}.")
@@ -46,19 +46,19 @@ def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Overrid
             raise GeometryError(
                 f"geometry of {pattern!r} has {', '.join(map(repr, unknown))}; expected some of {', '.join(_KEYS)}."
             )
-        found.append(Override(str(pattern), Stated(**stated)))  # type: ignore[typeddict-item]
-    return tuple(found)
+        checked.append(Override(str(pattern), Stated(**stated)))  # type: ignore[typeddict-item]
+    return tuple(checked)
 
 
-def check_names(given: Sequence[Override], names: Sequence[str]) -> None:
+def check_names(user_overrides: Sequence[Override], names: Sequence[str]) -> None:
     """Refuse a pattern that matches none of the model's layers: its geometry would be lost silently."""
-    for override in given:
+    for override in user_overrides:
         if not any(fnmatchcase(name, override.pattern) for name in names):
             raise GeometryError(f"geometry: {override.pattern!r} matches no layer. Layers are {some(names) or 'none'}.")
 
 
 def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
-    """Spatial sizes alone, where the channels of a network's input were given with them; anything else as it is.
+    """Return spatial sizes without channels, if the user gave both; other sizes as they are.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def resolve(
     name: str,
     shape: Sequence[int],
     stated: Stated,
-    given: Sequence[Override],
+    user_overrides: Sequence[Override],
     layout: str | None,
     padding_mode: padding_rules.PaddingMode | None,
     input_shape: int | tuple[int, ...] | None,
@@ -129,44 +129,44 @@ def resolve(
 ) -> tuple[ConvSpec, tuple[str, ...]]:
     """Return the geometry of one layer, and what of it is assumed.
 
-    The last matching override counts, key by key; then ``padding_mode``; then what the file states; then ``layout``;
-    the rest is assumed: stride 1, dilation 1, one group, not transposed, the order of ``convention``, zeros, "same". It
-    is told as ``name=value``; nothing of a matrix, which has no geometry and whose norm is that of its transpose.
-    ``layout`` and ``convention`` name a convention: "HWIO" reads a 3-axis kernel as "WIO". A geometry that does not fit
-    the shape raises.
+    For each key the last matching override counts, then ``padding_mode``, then what the file states, then ``layout``.
+    Missing keys are assumed: stride 1, dilation 1, one group, not transposed, the order of ``convention``, zeros,
+    "same". Assumptions are returned as ``name=value``. A matrix has none: it has no geometry, and its transpose has the
+    same norm. ``layout`` and ``convention`` name a convention: "HWIO" reads a 3-axis kernel as "WIO". A geometry that
+    does not fit the shape raises.
     """
-    known: dict[str, Any] = dict(stated)
-    if layout is not None and "layout" not in known:
-        known["layout"] = at_rank(layout, len(shape))
+    geometry: dict[str, Any] = dict(stated)
+    if layout is not None and "layout" not in geometry:
+        geometry["layout"] = at_rank(layout, len(shape))
     if padding_mode is not None:
-        known["padding_mode"] = padding_mode
-    for override in given:
+        geometry["padding_mode"] = padding_mode
+    for override in user_overrides:
         if fnmatchcase(name, override.pattern):
-            known.update(override.stated)
-    assumed = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in known and key != "padding_mode"]
-    if "layout" not in known:
-        known["layout"] = None if convention == "OIHW" else at_rank(convention, len(shape))
+            geometry.update(override.stated)
+    assumed = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in geometry and key != "padding_mode"]
+    if "layout" not in geometry:
+        geometry["layout"] = None if convention == "OIHW" else at_rank(convention, len(shape))
         assumed.append(f"layout={at_rank(convention, len(shape))}")
-    elif layout is not None and "layout" not in stated and known["layout"] != layout:
-        assumed.append(f"layout={known['layout']}")
-    if "padding_mode" not in known:
+    elif layout is not None and "layout" not in stated and geometry["layout"] != layout:
+        assumed.append(f"layout={geometry['layout']}")
+    if "padding_mode" not in geometry:
         assumed.append("padding_mode=zeros")
-    amount = known.pop("padding", None)
+    amount = geometry.pop("padding", None)
     if amount is None:
         assumed.append("padding=same")
     if len(shape) == 2:
-        return _of_matrix(shape, DEFAULTS | known, sized=input_shape is not None), ()
-    bare = ConvSpec.of(shape, **DEFAULTS | known)
+        return _of_matrix(shape, DEFAULTS | geometry, sized=input_shape is not None), ()
+    bare = ConvSpec.of(shape, **DEFAULTS | geometry)
     if amount in SIZED and input_shape is None and _depends_on_size(bare):
         assumed.append(f"padding={amount} of sizes that the stride divides")
     padding = _pairs("same" if amount is None else amount, bare, input_shape)
-    spec = ConvSpec.of(shape, **DEFAULTS | known | {"padding": padding, "input_shape": input_shape})
+    spec = ConvSpec.of(shape, **DEFAULTS | geometry | {"padding": padding, "input_shape": input_shape})
     return spec, tuple(assumed)
 
 
-def _of_matrix(shape: Sequence[int], known: Mapping[str, Any], *, sized: bool) -> ConvSpec:
+def _of_matrix(shape: Sequence[int], geometry: Mapping[str, Any], *, sized: bool) -> ConvSpec:
     """Return the geometry of a linear layer: what is said of sizes and padding is meant for the convolutions."""
-    spec = ConvSpec.of(shape, **{key: known[key] for key in ("groups", "transposed", "layout")})
+    spec = ConvSpec.of(shape, **{key: geometry[key] for key in ("groups", "transposed", "layout")})
     return replace(spec, input_shape=() if sized else None)
 
 

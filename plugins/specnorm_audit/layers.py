@@ -1,7 +1,7 @@
-"""Tell which of a model's named arrays are layers, in which order of axes, and which are refused. Nothing is loaded.
+"""Select a model's arrays that are layers, and the order of their axes, by names and shapes; no array is loaded.
 
-Where a file does not say in which order its kernels have their axes, torch's (OIHW) or Flax's and Keras's (HWIO), names
-and shapes of the whole file decide. Where they cannot, a layer is read both ways.
+If a file does not state the order of its kernels' axes, torch's (OIHW) or that of Flax and Keras (HWIO), the names and
+shapes of all its arrays decide. If they leave it open, layers are read in both orders.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from specnorm_audit.effective import effective
 Convention: TypeAlias = Literal["OIHW", "HWIO"]
 _SEPARATOR = re.compile(r"[./:]")
 _COUNTER = re.compile(r":\d+$")
-"""What TensorFlow writes after a variable's name."""
+"""The counter that TensorFlow writes after a variable's name."""
 _BIASES = ("bias", "biases", "b")
 BOTH: tuple[Convention, Convention] = ("OIHW", "HWIO")
 
-MIN_AXES, MAX_AXES = 2, 5
+MIN_AXES = 2
+MAX_AXES = 5
+"""Numbers of axes of a layer's kernel."""
 _FLOATING = ("float", "bfloat")
 _NO_NUMBERS = ("bool", "datetime", "timedelta")
-"""How the dtypes of arrays start that are no kernels, whatever else they are."""
+"""Beginnings of the names of dtypes that no kernel has."""
 _WIDE = ("int32", "int64", "uint32", "uint64")
-"""Whole numbers that are mostly positions; those of fewer bits are mostly quantised weights."""
+"""Dtypes that are mostly positions; integers of fewer bits are mostly quantised weights."""
 _ATTENTION = ("query", "key", "value", "out")
-"""What Flax calls parts of attention, whose kernels of 3 axes are matrices."""
+"""Names of parts of attention in Flax, whose kernels of 3 axes are matrices."""
 _ONE_NUMBER = re.compile(r"void(8|16|32|64)")
 _UNREADABLE = {
     "object": "it holds Python objects, which are never unpickled. Save the kernel as a float32 array.",
@@ -73,9 +75,9 @@ class Selection:
     unmeasured: list[Layer]
     """Arrays that could be layers and are not measured, each with the reason."""
     skipped: list[str]
-    """Names of arrays that are not among ``layers``."""
+    """Names of all arrays that are not in ``layers``."""
     names: list[str]
-    """Names of all layers, asked for or not."""
+    """Names of all layers, also of those that were not asked for."""
 
 
 def select(
@@ -85,13 +87,21 @@ def select(
     of_caller: bool = False,
     written_in: Convention | None = None,
 ) -> Selection:
-    """Pick the layers among a model's arrays.
+    """Return the layers among a model's arrays.
 
-    What the file says for certain (`Tensor.kind`) comes first. Else real floating arrays with two axes are linear
-    layers, with three to five convolutions; vectors, integers and what the array beside it explains are none. What is
-    left could be one: more axes, other numbers, names that no kernel has. ``patterns`` are the shell's, on names,
-    case-sensitive; None: every layer. ``of_caller``: arrays of this program, in torch's order unless a name says Flax.
-    ``written_in``: the order of the library that wrote the file, which counts as each kernel's name does.
+    If the file states what an array is (`Tensor.kind`), that counts. Else a real floating array with two axes is a
+    linear layer, and one with three to five axes a convolution. Vectors, integers, and arrays from which a weight is
+    computed are no layers. The remaining arrays could be layers: those with more axes, other numbers, or names that no
+    kernel has.
+
+    Parameters
+    ----------
+    patterns : sequence of str, optional
+        Shell patterns on names, case-sensitive; None: every layer.
+    of_caller : bool
+        Whether the arrays are the caller's, which are in torch's order unless a name is Flax's.
+    written_in : str, optional
+        Order of axes of the library that wrote the file; it counts like the name of each kernel.
     """
     everything = effective(tensors)
     orders = conventions(everything, ("OIHW",) if of_caller else BOTH, written_in)
@@ -108,7 +118,10 @@ def select(
 
 
 def _as_layer(tensor: Tensor) -> Layer | None:
-    """Return an array as a layer, or as one that could be and is not measured; None: it is none."""
+    """Return an array as a layer, or as a layer of kind "none" if it could be one and is not measured.
+
+    None: it is no layer.
+    """
     axes = len(tensor.shape)
     parts = parts_of(tensor.name)
     if tensor.kind in ("conv", "linear"):
@@ -138,7 +151,7 @@ def _as_layer(tensor: Tensor) -> Layer | None:
 
 
 def _is_position(tensor: Tensor, leaf: str) -> bool:
-    """Return whether an array's type says that it is no kernel: truths, times, indices."""
+    """Return whether an array's dtype shows that it is no kernel, but truth values, times or indices."""
     is_named_a_kernel = "weight" in leaf or "kernel" in leaf
     is_index = tensor.dtype in _WIDE and len(tensor.shape) <= MIN_AXES and not is_named_a_kernel
     return is_index or tensor.dtype.startswith(_NO_NUMBERS)
@@ -174,8 +187,8 @@ def conventions(
 
     A bias beside a kernel has as many entries as the kernel has outputs, which may fit one order alone. Outputs of each
     kernel are inputs of the next one, which may hold in one order alone. ``weight`` is torch's name; ``kernel`` is
-    Flax's and Keras's, but others use it too: it does not decide alone. ``silent`` is for what says nothing at all;
-    ``written_in`` stands in the place of all names.
+    Flax's and Keras's, but others use it too: it does not decide alone. ``silent`` is returned if neither shapes nor
+    names suggest an order. ``written_in`` counts in place of all names.
     """
     kernels = [t for t in tensors if t.kind is None and 3 <= len(t.shape) <= 5 and "float" in t.dtype]
     vectors = {tuple(parts_of(t.name)): t.shape[0] for t in tensors if len(t.shape) == 1}

@@ -1,4 +1,4 @@
-"""A live model -> its layers, with the geometry that they state, as arrays to audit; what else it holds, by name."""
+"""List a live model's layers, with the geometry that they state, and its other arrays, as arrays to audit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from specnorm.proof import AnyArray, ModelPart, backends, model_parts
 from specnorm_audit.geometry import DEFAULTS, spatial_sizes
 
 _LEAST_AXES = 2
+"""Smallest number of axes of a kernel."""
 
 
 def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
@@ -22,27 +23,28 @@ def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
     ModelFileError
         If the object holds no layer and no array.
     """
-    listed = isinstance(model, (list, tuple, str, bytes))
-    parts = [] if listed or backends.is_array(model) else model_parts(model)
     if backends.is_array(model):
         raise ModelFileError(f"{type(model).__name__} is no model but one array: specnorm.enclose measures one kernel.")
+    is_model = not isinstance(model, (list, tuple, str, bytes))
+    parts = model_parts(model) if is_model else []
     if not parts:
         raise ModelFileError(
             f"{type(model).__name__} is no model: give the path of its file, a mapping of names to arrays (of Linen, "
             "the variables), or a model of torch, Flax NNX, Equinox or Keras that is built."
         )
-    found = [_tensor(part) for part in parts]
-    layers = [tensor for tensor in found if tensor.kind in ("conv", "linear")]
-    if input_shape is not None:
-        sizes = spatial_sizes(input_shape, layers)
-        found = [_tensor(part) for part in model_parts(model, sizes)]
-    return found
+    tensors = [_tensor(part) for part in parts]
+    if input_shape is None:
+        return tensors
+    layers = [tensor for tensor in tensors if tensor.kind in ("conv", "linear")]
+    sizes = spatial_sizes(input_shape, layers)
+    return [_tensor(part) for part in model_parts(model, sizes)]
 
 
 def _tensor(part: ModelPart) -> Tensor:
+    """Return a part of a model as an array to audit."""
     if part.layer is not None:
-        kernel, told, _ = part.layer
-        stated = cast(Stated, {**DEFAULTS, "layout": None, **told})
+        kernel, geometry, _ = part.layer
+        stated = cast(Stated, {**DEFAULTS, "layout": None, **geometry})
         stated.setdefault("padding", "same")
         kind: Kind = "conv" if len(kernel.shape) > _LEAST_AXES else "linear"
         return Tensor(part.path, tuple(kernel.shape), _dtype(kernel), partial(_detached, kernel), kind, stated)
@@ -50,8 +52,10 @@ def _tensor(part: ModelPart) -> Tensor:
         return Tensor(part.path, (), "void", partial(_detached, None), "unknown", refusal=part.refusal)
     array = part.array
     shape = tuple(int(n) for n in array.shape)
-    hidden = len(shape) >= _LEAST_AXES and "float" in _dtype(array)
-    reason = f"it belongs to {part.owner}, which is no layer whose kernel and geometry are read." if hidden else None
+    may_be_kernel = len(shape) >= _LEAST_AXES and "float" in _dtype(array)
+    reason = None
+    if may_be_kernel:
+        reason = f"it belongs to {part.owner}, which is no layer whose kernel and geometry are read."
     return Tensor(part.path, shape, _dtype(array), partial(_detached, array), "none", refusal=reason)
 
 

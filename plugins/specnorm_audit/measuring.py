@@ -25,7 +25,7 @@ from specnorm_audit.processes import WorkerLost, Workers
 from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_the_norm, least_upper
 
 NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
-"""Columns of one input size only."""
+"""Columns that have numbers at one input size only."""
 AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose", "smallest", "isometry"})
 """Methods that answer at the input size if one is given; the others answer for every size at once."""
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
@@ -35,19 +35,19 @@ ALWAYS = FantasticFour.name
 """The bound that is computed for every layer: it costs little, and is exact for isometries, where a search is not."""
 
 BUDGET = 60.0
-"""Seconds of a layer's search, unless others are given."""
+"""Default time limit of a layer in seconds."""
 IN_FLIGHT = 512 * 2**20
-"""Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""
+"""Largest number of bytes of kernels that an executor measures at once; a single kernel may be larger."""
 STANDARD = "array-api"
-"""Name under which the libraries without a plugin are served."""
+"""Name of the backend for libraries without a plugin."""
 _LEAST = 1e-3
-"""Seconds for a column if the layer's time is up: 0 is not a budget."""
+"""Time limit in seconds of a column if the layer's time is up: a budget of 0 is invalid."""
 _OVERFLOW = "no bound of its norm is below the largest number of float64, 1.8e308. Scale the kernel down."
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure, the same for every layer: arguments of `audit`, as plain values that cross process borders."""
+    """Arguments of `audit` that say how layers are measured; plain values, which can be sent to other processes."""
 
     methods: tuple[str, ...] = ()
     input_shape: int | tuple[int, ...] | Literal["file"] | None = None
@@ -71,35 +71,33 @@ class Settings:
         return method
 
 
-def checked_names(methods: Sequence[str], known: Collection[str], also: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the columns to measure, each once: ``methods``, refused if one is not ``known``, and ``also``."""
+def checked_names(methods: Sequence[str], allowed: Collection[str], more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the columns to measure, each once: ``methods``, refused if one is not ``allowed``, and ``more``."""
     if isinstance(methods, str):
         raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
-    unknown = [name for name in methods if name not in known]
+    unknown = [name for name in methods if name not in allowed]
     if unknown:
-        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(known)}.")
-    return tuple(dict.fromkeys((*methods, *also)))
+        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(allowed)}.")
+    return tuple(dict.fromkeys((*methods, *more)))
 
 
-def checked_range(between: Sequence[float] | None) -> tuple[float, float] | None:
+def checked_range(input_range: Sequence[float] | None) -> tuple[float, float] | None:
     """Return the ends of an input range as two floats; refuse them unless the first is smaller."""
-    if between is None:
+    if input_range is None:
         return None
     with suppress(TypeError, ValueError):
-        low, high = map(float, between)
+        low, high = map(float, input_range)
         if low < high:
             return low, high
-    raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
+    raise MethodError(f"input_range={input_range!r}; expected two numbers, the smaller one first.")
 
 
 def describe(layer: Layer, settings: Settings) -> Row:
-    """Return the row of a layer before it is measured: its geometry and what of it is assumed."""
+    """Return the row of a layer before it is measured: its geometry, and which facts of it are assumed."""
     tensor = layer.tensor
-    blank = Row(
-        tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(settings.methods), reason=layer.refusal
-    )
+    row = Row(tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(settings.methods), reason=layer.refusal)
     if layer.kind == "unknown":
-        return replace(blank, reason=layer.refusal or "it is not known what this array is.")
+        return replace(row, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
     geometry = (tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size)
     readings: dict[ConvSpec, tuple[str, ...]] = {}
@@ -111,13 +109,13 @@ def describe(layer: Layer, settings: Settings) -> Row:
         except SpecnormError as error:
             reason = str(error)
     if not readings:
-        return replace(blank, reason=layer.refusal or reason)
+        return replace(row, reason=layer.refusal or reason)
     spec, *others = readings
     assumed = readings[spec]
     if not others:
-        return replace(blank, spec=spec, assumed=(*assumed, *layer.assumed))
+        return replace(row, spec=spec, assumed=(*assumed, *layer.assumed))
     either_order = _either_order(assumed, readings[others[0]])
-    return replace(blank, spec=spec, other=others[0], assumed=(*either_order, *layer.assumed))
+    return replace(row, spec=spec, other=others[0], assumed=(*either_order, *layer.assumed))
 
 
 def _either_order(assumed: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -127,7 +125,7 @@ def _either_order(assumed: Sequence[str], others: Sequence[str]) -> list[str]:
 
 
 def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
-    """Measure a layer. Whatever goes wrong becomes the row's reason; what was measured before it is kept."""
+    """Return a row with the numbers of its layer. An error becomes the row's reason; earlier numbers are kept."""
     if row.reason is not None or row.spec is None or kernel is None:
         return row
     if row.other is not None:
@@ -161,7 +159,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
 
 def _with_column(row: Row, column: str, results: _Results) -> Row:
     """Return a row with the number of one column, or with a note of why there is none."""
-    if column == CONDITION:  # made of two others, later
+    if column == CONDITION:  # `_with_condition` computes it from two other columns
         return row
     if column == CIRCULAR and not _has_circular(results.spec):
         return row
@@ -170,7 +168,7 @@ def _with_column(row: Row, column: str, results: _Results) -> Row:
     except (Undecided, GeometryError) as error:
         if isinstance(error, GeometryError) and is_of_the_norm(column):
             raise
-        # That borders cut taps off hinders the smallest singular value, not the layer's norm.
+        # If borders cut taps off, a layer has no bound of the smallest singular value, but its norm is bounded.
         return replace(row, note=_joined(row.note, f"{column}: {error}"))
     value = results.isometry(result) if column == "isometry" else _value(result)
     return replace(row, values={**row.values, column: value}, promises={**row.promises, column: result.kind})
@@ -182,10 +180,10 @@ def _with_condition(row: Row, results: _Results) -> Row:
         return row
     try:
         smallest = _number(results("smallest").value)
-    except SpecnormError:  # the column of the smallest singular value says why, if it was asked for
+    except SpecnormError:  # the reason is in the column of the smallest singular value, if it was asked for
         return row
-    most = host.div_up(row.upper, smallest) if smallest > 0 else math.inf
-    return replace(row, values={**row.values, CONDITION: most}, promises={**row.promises, CONDITION: "upper"})
+    condition = host.div_up(row.upper, smallest) if smallest > 0 else math.inf
+    return replace(row, values={**row.values, CONDITION: condition}, promises={**row.promises, CONDITION: "upper"})
 
 
 def _with_columns_of(row: Row, columns: tuple[str, ...]) -> Row:
@@ -245,7 +243,7 @@ class _Results:
         result, claims = proven(self.kernel, limited, **geometry)
         if limited.quantity == "norm":
             self.claims += [upper for _, upper in claims]
-        # A report says what was asked for: the budget that is left differs from run to run.
+        # The report states the budget that was asked for: the remaining budget differs from run to run.
         return replace(result, method=self.settings.method(name))
 
     def _budget_left(self) -> float | None:
@@ -257,14 +255,14 @@ class _Results:
         return max(self.begin + budget - monotonic(), least)
 
     def isometry(self, by_products: Result) -> float:
-        """Return the upper end of the isometry defect: of the bound by products and a search, the lesser."""
+        """Return an upper bound of the isometry defect: the smaller one of ``by_products`` and a search's."""
         geometry = {**self.spec.geometry, "input_shape": self.spec.input_shape}
         by_search = enclose_isometry(self.kernel, rtol=self.settings.rtol, budget=self._budget_left(), **geometry)
         return min(_number(by_products.value), _number(by_search.upper))
 
     @property
     def claim(self) -> Upper | None:
-        """The least bound of the layer that is a claim."""
+        """The smallest bound of the layer's norm that is a claim."""
         claims = [claim for claim in self.claims if speaks_of(claim, self.spec)]
         return min(claims, key=float, default=None)
 
@@ -283,7 +281,7 @@ def _number(x: ArrayObject) -> float:
 
 
 def check_target(name: str | None, device: str | None) -> None:
-    """Refuse a plugin's name or a device of it that is not there, before any file is read."""
+    """Refuse a plugin or a device that is not available, before any file is read."""
     if name is None:
         if device is not None:
             raise BackendError(f"device={device!r} needs a backend to go with it: say which array library to use.")
@@ -318,21 +316,21 @@ def library(name: str) -> backends.Backend:
 
 
 def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
-    """Copy a kernel to another library, by its plugin's name; refused if that changes its dtype."""
+    """Copy a kernel to another library, by its plugin's name; refuse a copy with another dtype."""
     values = backends.backend_for(kernel).to_numpy(kernel)
-    moved: ArrayObject = library(name).asarray(values, device)
-    dtype = str(moved.dtype).rpartition(".")[2]  # of torch.float32
-    if dtype != values.dtype.name:
+    copy: ArrayObject = library(name).asarray(values, device)
+    dtype_name = str(copy.dtype).rpartition(".")[2]  # without the "torch." of torch's dtypes
+    if dtype_name != values.dtype.name:
         raise BackendError(
-            f"{name} turned a {values.dtype.name} kernel into {moved.dtype}, which would change what is measured. Use "
+            f"{name} turned a {values.dtype.name} kernel into {copy.dtype}, which would change what is measured. Use "
             "another backend (JAX does so unless 64-bit values are enabled: set JAX_ENABLE_X64=1)."
         )
-    return moved
+    return copy
 
 
 # -- many layers: here, one after the other, or by an executor ---------------------------------------------------------
 def check_executor(executor: object) -> None:
-    """Refuse what is no `concurrent.futures.Executor`, and say what is one."""
+    """Refuse an object that is no `concurrent.futures.Executor`; the message names some."""
     if executor is not None and not isinstance(executor, Executor):
         raise MethodError(
             f"executor={executor!r} is no concurrent.futures.Executor. Give concurrent.futures.ProcessPoolExecutor(n), "
@@ -341,10 +339,10 @@ def check_executor(executor: object) -> None:
 
 
 def measured(layers: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
-    """Measure layers and give their rows in order; `IN_FLIGHT` bytes of kernels are in memory at once.
+    """Yield the rows of measured layers, in order.
 
-    Without an executor, or with `Workers` that are not worth it, they are measured here, one after the other. The row
-    of a layer that the executor loses says how it was lost.
+    Without an executor, or if the kernels are too small to start `Workers`, this process measures them, one after the
+    other. An executor gets kernels of `IN_FLIGHT` bytes at once. If it loses a layer, the layer's row says how.
     """
     if executor is None or not _is_worth_it(layers, executor):
         for layer in layers:
@@ -365,7 +363,7 @@ def measured(layers: Sequence[Layer], settings: Settings, executor: Executor | N
 
 
 def _is_worth_it(layers: Sequence[Layer], executor: Executor) -> bool:
-    """Return whether layers are measured by an executor; `Workers` say from how many bytes they are worth it."""
+    """Return whether the executor measures the layers; `Workers` state the smallest number of bytes worth a start."""
     if not isinstance(executor, Workers) or not executor.worth:
         return True
     return len(layers) > 1 and sum(map(_bytes, layers)) >= executor.worth
@@ -373,10 +371,11 @@ def _is_worth_it(layers: Sequence[Layer], executor: Executor) -> bool:
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A layer that an executor measures; ``asked`` is its row before, with the digest of the kernel that was sent."""
+    """A layer that an executor measures."""
 
     layer: Layer
-    asked: Row
+    sent: Row
+    """Row that was sent, with the digest of the kernel."""
     future: Future[Row]
 
 
@@ -392,30 +391,30 @@ def _bytes(layer: Layer) -> int:
 
 
 def _submitted(layer: Layer, settings: Settings, executor: Executor) -> _Waiting:
-    """Give a layer to an executor; one that cannot be read, or given, has its answer at once."""
+    """Send a layer to an executor; a layer that cannot be read or sent is answered at once."""
     row, kernel = _loaded(layer, settings)
-    answered: Future[Row] = Future()
+    done: Future[Row] = Future()
     if row.reason is not None or kernel is None:
-        answered.set_result(row)
-        return _Waiting(layer, row, answered)
+        done.set_result(row)
+        return _Waiting(layer, row, done)
     row = replace(row, digest=_digest(kernel))
     try:
-        return _Waiting(layer, row, executor.submit(_filled_there, row, kernel, settings))
-    except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
-        answered.set_exception(error)
-        return _Waiting(layer, row, answered)
+        return _Waiting(layer, row, executor.submit(_fill_in_worker, row, kernel, settings))
+    except Exception as error:  # the executor is broken or shut down, or cannot send the kernel
+        done.set_exception(error)
+        return _Waiting(layer, row, done)
 
 
-def _filled_there(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
-    """`fill`, with the digest of the kernel that was measured."""
+def _fill_in_worker(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
+    """Call `fill`, with the digest of the kernel that this process has."""
     return fill(replace(row, digest=_digest(kernel)), kernel, settings)
 
 
-def _is_about(answer: Row, asked: Row) -> bool:
-    """Return whether a row is of the layer that was asked about: its name, kernel and geometry."""
-    of_answer = (answer.name, answer.digest, answer.spec, answer.other)
-    of_question = (asked.name, asked.digest, asked.spec, asked.other)
-    return of_answer == of_question
+def _is_about(answer: Row, sent: Row) -> bool:
+    """Return whether an answer is about the layer that was sent: its name, kernel and geometry."""
+    identity_of_answer = (answer.name, answer.digest, answer.spec, answer.other)
+    identity_of_sent = (sent.name, sent.digest, sent.spec, sent.other)
+    return identity_of_answer == identity_of_sent
 
 
 def _digest(kernel: ArrayObject) -> str:
@@ -423,28 +422,27 @@ def _digest(kernel: ArrayObject) -> str:
 
 
 def _answer(waiting: _Waiting, settings: Settings) -> Row:
-    """Wait for a layer's row; measuring itself raises nothing, so what is raised is the executor's.
+    """Wait for a layer's row, and return it; a row of another layer, kernel or geometry is refused.
 
-    A row of another layer, kernel or geometry is no answer.
+    `fill` raises no errors, so an error is the executor's.
     """
-    asked = waiting.asked
     try:
         failure = waiting.future.exception()
     except Exception as error:  # it was cancelled
         failure = error
     if failure is None:
-        answer: Any = waiting.future.result()  # of an executor that may answer anything
-        if isinstance(answer, Row) and _is_about(answer, asked):
+        answer: Any = waiting.future.result()  # an executor may return any object
+        if isinstance(answer, Row) and _is_about(answer, waiting.sent):
             return answer
         name = answer.name if isinstance(answer, Row) else type(answer).__name__
-        return replace(asked, reason=f"the executor answered with a row that is not about it (of {name}).")
+        return replace(waiting.sent, reason=f"the executor answered with a row that is not about it (of {name}).")
     if isinstance(failure, KeyboardInterrupt):
         raise failure
     return replace(describe(waiting.layer, settings), reason=_why_lost(failure))
 
 
 def _why_lost(failure: BaseException) -> str:
-    """Say how an executor lost a layer."""
+    """Return in words how an executor lost a layer."""
     if isinstance(failure, WorkerLost):
         return f"the process that measures it dies: {failure}."
     kind = type(failure).__name__
@@ -455,7 +453,7 @@ def _why_lost(failure: BaseException) -> str:
 
 
 def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:
-    """Return the row of a layer and its kernel; None, with the row's reason, if it is refused or cannot be read."""
+    """Return the row of a layer and its kernel; if it is refused or cannot be read, None and a row with the reason."""
     row = describe(layer, settings)
     if row.reason is not None:
         return row, None

@@ -1,4 +1,4 @@
-"""The network of a model file -> its bound, from the rows that were measured already."""
+"""Bound the network of a model file, with the norms of layers that were measured before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.rows import Row
 
 QUICK = Multipliers(steps=50, seconds=3.0, widest=64)
-"""The network's method in an audit, whose layers take about as long."""
+"""Method for the network in an audit; it takes about as long as the layers."""
 
 
 def ask(
@@ -28,7 +28,7 @@ def ask(
     *arguments: Any,
     progress: Tick | None = None,
 ) -> Any:
-    """`ModelArrays.ask`; what a damaged graph makes a library raise is a `ModelFileError`."""
+    """Call `ModelArrays.ask`; errors that libraries raise for a damaged graph become a `ModelFileError`."""
     try:
         return model.ask(seconds, function, *arguments, progress=progress)
     except SpecnormError:
@@ -46,21 +46,21 @@ def network_of(
     progress: Tick | None = None,
     seconds: float | None = GRAPH_SECONDS,
 ) -> NetworkBound | None:
-    """Bound the network of a model where its file is open.
+    """Bound the network of a model, in the process that has its file open; None: the file has no graph.
 
-    The upper bounds of measured ``rows`` are used where the geometry is the same. ``seconds`` of processor time, at
-    most, in a process that reads the file. None: the file holds no graph. Whatever goes wrong with the graph leaves the
-    rows as they are, but for shapes that are not its inputs'.
+    The upper bounds of ``rows`` are used for layers of the same geometry. ``seconds`` limits the processor time in a
+    process that reads files. An error of the graph becomes the reason of an unknown network; only wrong shapes of its
+    inputs raise.
     """
     if model.network is None:
         return None
     try:
-        found: NetworkBound = ask(model, seconds, _bounded, tuple(rows), input_shape, input_range, progress=progress)
+        answer: NetworkBound = ask(model, seconds, _bounded, tuple(rows), input_shape, input_range, progress=progress)
     except GeometryError:
         raise
     except SpecnormError as error:
         return NetworkBound(None, {}, (), (UnknownNode("graph", "Graph", str(error)),), {})
-    return found
+    return answer
 
 
 def _bounded(
@@ -70,27 +70,29 @@ def _bounded(
     input_range: tuple[float, float] | None,
     progress: Tick | None = None,
 ) -> NetworkBound:
-    """`network_of` in the process that has the file open."""
+    """Bound the network, in the process that has the file open."""
     measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
     stored = {tensor.name: tensor for tensor in model.arrays}
 
-    def known(layer: Layer, spec: ConvSpec) -> Upper | None:
-        row, tensor = measured.get((layer.name, _key(spec))), stored.get(layer.name)
+    def claim_of_row(layer: Layer, spec: ConvSpec) -> Upper | None:
+        row = measured.get((layer.name, _key(spec)))
+        tensor = stored.get(layer.name)
         if row is None or row.upper is None or row.claim is None or row.spec is None:
             return None
-        # Names are for people: the kernel itself is the one that was measured.
+        # Names are not unique: the row's kernel has to be the layer's.
         if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):
             return None
-        # Where a column that makes no claim has proven less, the layer is measured once more.
+        # If a column without a claim is smaller, the layer is measured again.
         return row.claim if row.claim <= row.upper else None
 
     graph = model.graph(input_shape)
-    graph = graph if input_range is None else within(graph, *input_range)
+    if input_range is not None:
+        graph = within(graph, *input_range)
     if not (graph.inputs and graph.outputs):
         raise MethodError("no output of the graph depends on a floating input")
-    return bound(graph, Measure(known=known), method=replace(QUICK, progress=progress))
+    return bound(graph, Measure(known=claim_of_row), method=replace(QUICK, progress=progress))
 
 
 def _key(spec: ConvSpec) -> ConvSpec | None:
-    """What a norm depends on: of a matrix nothing, since its transpose has the same."""
+    """Return the part of a geometry on which a norm depends; None for a matrix, whose transpose has the same norm."""
     return replace(spec, layout=None) if spec.ndim else None

@@ -77,7 +77,7 @@ def size_in_bytes(text: str) -> int:
 
 
 def jobs(text: str) -> int | None:
-    """Return a number of processes; None: as many as pay."""
+    """Return a number of processes; None: it is chosen by the number of processors."""
     if text == "auto":
         return None
     return min(_natural(text, "a number of at least 1, nor auto"), 9999)
@@ -89,7 +89,7 @@ def methods(text: str) -> tuple[str, ...]:
 
 
 def geometry(text: str) -> tuple[dict[str, Any], list[str]]:
-    """Return what is said of layers, in JSON or in a file of it; and the file, if it is one."""
+    """Return the geometry of layers from JSON, or from a file of JSON, and a list with the file if it is one."""
     is_json = text.lstrip().startswith("{")
     try:
         if is_json:
@@ -112,18 +112,18 @@ def size(text: str) -> tuple[str, Any]:
     return name, tuple(_natural(n, wanted) for n in shape.replace("x", ",").split(","))
 
 
-def sizes(_: click.Context, __: click.Parameter, given: Sequence[tuple[str, Any]]) -> Any:
+def sizes(_: click.Context, __: click.Parameter, values: Sequence[tuple[str, Any]]) -> Any:
     """Return spatial sizes, "file", or shapes by the names of inputs, of an option that may be repeated."""
-    if not given:
+    if not values:
         return None
-    names = [name for name, _ in given]
+    names = [name for name, _ in values]
     if any(names):
         if not all(names) or len({*names}) < len(names):
             raise click.BadParameter("give every input once, as NAME=NxM, and no other size beside it.")
-        return dict(given)
-    if len(given) > 1:
+        return dict(values)
+    if len(values) > 1:
         raise click.BadParameter("it is given twice; give several inputs by name, as NAME=NxM.")
-    ((_name, numbers),) = given
+    ((_name, numbers),) = values
     return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -147,10 +147,10 @@ def standard(input_shape: Any) -> tuple[str, ...]:
     return (*STANDARD, CIRCULAR) if has_a_size else STANDARD
 
 
-def format_of(given: str | None, output: Path | None, formats: Sequence[str]) -> str:
-    """Return the format of a report: the one that was asked for, or that of the file's name; else a table."""
-    if given is not None:
-        return given
+def format_of(stated: str | None, output: Path | None, formats: Sequence[str]) -> str:
+    """Return the format of a report: ``stated``, or the format of the file's suffix, or a table."""
+    if stated is not None:
+        return stated
     if output is None:
         return "table"
     by_name = SUFFIXES.get(output.suffix.lower(), "")

@@ -1,4 +1,4 @@
-"""What is written: a file whole or not at all; and standard streams, which may be missing or full, without raising."""
+"""Write files, completely or not at all, and standard streams, which may be missing or full, without raising."""
 
 from __future__ import annotations
 
@@ -16,32 +16,46 @@ from specnorm.proof import visible
 from specnorm_audit.readers.safetensors import files_of
 
 Tick = Callable[[int, int, str], None]
-"""Is called with what is done, how much there is, and the name of what was done last."""
+"""Called with (number of steps done, number of steps, name of the last one)."""
 _BAR = 24
-"""Characters of a bar."""
+"""Number of characters of a progress bar."""
 _CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\r\f")
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
-    """Refuse what a command could not write, or would lose by writing it, before hours of measuring.
+    """Refuse outputs that cannot be written, or that would replace an input or another output, before measuring.
 
-    ``outputs`` is what each option writes; ``inputs`` what the command reads, to which a model's parts belong.
+    ``outputs`` has the path that each option writes. ``inputs`` are the paths that the command reads; all files of a
+    sharded model count.
     """
     written = {option: path for option, path in outputs.items() if path is not None}
-    taken = [(part, "this command reads it") for path in inputs if written for part in files_of(Path(path))]
+    if not written:
+        return
+    used: list[tuple[Path, str]] = []
+    for model in inputs:
+        for part in files_of(Path(model)):
+            used.append((part, "this command reads it"))
     for option, path in written.items():
         try:
-            for other, why in taken:
-                if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
-                    raise OSError(f"{path} would be replaced, and {why}")
+            for other, use in used:
+                if _is_same_file(path, other):
+                    raise OSError(f"{path} would be replaced, and {use}")
             check_output(path)
         except OSError as error:
-            raise OSError(f"{option}: {f'{path}: {error.strerror}' if error.strerror else error}") from error
-        taken.append((path, f"{option} writes it"))
+            reason = f"{path}: {error.strerror}" if error.strerror else str(error)
+            raise OSError(f"{option}: {reason}") from error
+        used.append((path, f"{option} writes it"))
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    """Whether two paths are one file, by their names or by a link."""
+    if path.resolve() == other.resolve():
+        return True
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def check_output(path: Path) -> None:
-    """Refuse a path that `replace_file` could not write, or where something lies that is no report."""
+    """Refuse a path that `replace_file` could not write, or a file there that is no report."""
     target = path.resolve()
     if not target.parent.is_dir():
         raise OSError(f"{path.parent} is not a folder")
@@ -70,7 +84,8 @@ def _is_report(path: Path) -> bool:
 
 
 def _beside(target: Path) -> Path:
-    import secrets  # here, since most reports are printed
+    """Return a path for a temporary file in the target's folder."""
+    import secrets  # not needed for reports that are printed
 
     return target.with_name(f".specnorm-{secrets.token_hex(8)}.tmp")
 
@@ -93,11 +108,11 @@ def replace_file(path: Path, content: str | bytes) -> None:
 
 
 # -- standard streams -------------------------------------------------------------------------------------------------
-def complete() -> None:
-    """Put streams in the place of those that this process was started without.
+def open_missing_streams() -> None:
+    """Open standard streams in place of those that this process was started without.
 
-    Their numbers are taken then, so that no file is written to in their stead. Standard output refuses what is written,
-    since it is lost; messages are dropped.
+    Otherwise the next opened file would get a stream's number, and be written to as that stream. The new standard
+    output refuses text, since it would be lost; the new standard error drops messages.
     """
     for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
@@ -106,9 +121,10 @@ def complete() -> None:
 
 
 def write(stream: TextIO, text: str, raw: bool = False) -> str | None:
-    """Write at once; as escapes what the stream's encoding lacks and, on a terminal, what would control it (not raw).
+    """Write and flush text; return the reason why it is lost, or None.
 
-    Why the text is lost, or None. A reader that has gone (head, less) has read what it wanted.
+    Characters that the stream's encoding lacks become escapes; on a terminal so do control characters, unless ``raw``.
+    If a reader such as head or less has ended, the text does not count as lost.
     """
     encoding = stream.encoding or "utf-8"
     try:
@@ -117,20 +133,20 @@ def write(stream: TextIO, text: str, raw: bool = False) -> str | None:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except (OSError, ValueError) as error:
-        with suppress(OSError, ValueError):  # else the interpreter tries once more, at its end
+        with suppress(OSError, ValueError):  # without this the interpreter would try again at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return None if isinstance(error, BrokenPipeError) else getattr(error, "strerror", None) or str(error)
     return None
 
 
 def complain(message: str, prefix: str = "specnorm: ") -> None:
-    """Say something on stderr, in one line."""
+    """Write a message to stderr, in one line."""
     write(sys.stderr, f"{prefix}{visible(message)}\n")
 
 
 @contextmanager
 def progress(model: str, shown: bool) -> Iterator[Tick | None]:
-    """A line on stderr that says what is done, if that is a terminal, and gone at the end."""
+    """Show a line of progress on stderr, if that is a terminal; the line is removed at the end."""
     if not shown or not sys.stderr.isatty():
         yield None
         return

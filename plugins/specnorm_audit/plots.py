@@ -1,4 +1,4 @@
-"""Reports -> matplotlib figures, and figures -> bytes. Neither pyplot nor the user's style has a part in it."""
+"""Draw reports as matplotlib figures, and write figures as bytes, without pyplot and without the user's style."""
 
 from __future__ import annotations
 
@@ -29,17 +29,22 @@ COLOURS = {
     "ink": "#1b1f24", "muted": "#667085", "line": "#d5d9e0", "paper": "#fefefe", "proven": "#0a58a8",
     "tn": "#c2500a", "f4": "#8a6d00", "reshaped": "#a0307a", "other": "#2f7d4f",
 }  # fmt: skip
-"""By role."""
+"""Colours by their use."""
 
 _MARKERS = {"tn": "o", "f4": "D", "reshaped": "<", CIRCULAR: "x"}
 _PROVEN = "lower to upper (proven)"
 _WIDTH = 7.6
-_TOP, _PITCH, _TALLEST = 1.0, 0.2, 90.0
-"""Inches: what a panel needs besides its rows, for a row, and for all of them at most."""
+"""Width of a figure in inches."""
+_TOP = 1.0
+"""Height in inches of a panel without its rows."""
+_PITCH = 0.2
+"""Largest height in inches of a row."""
+_TALLEST = 90.0
+"""Largest height in inches of all rows together."""
 _LEAST = 1e-200
-"""Numbers from here to its inverse are drawn: with more, matplotlib's ticks overflow."""
+"""Smallest number that is drawn; its inverse is the largest one. Matplotlib's ticks overflow with others."""
 _NAME = 40
-"""Characters of a layer's name on the axis: its end, in which names differ."""
+"""Largest number of characters of a layer's name on the axis. The end is kept, in which names differ."""
 _STYLE: Any = {
     "font.family": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9, "axes.titleweight": "bold",
     "text.color": COLOURS["ink"], "axes.labelcolor": COLOURS["ink"], "axes.edgecolor": COLOURS["muted"],
@@ -51,7 +56,15 @@ _STYLE: Any = {
 
 
 def check_plot(path: Path) -> None:
-    """Refuse what could not be drawn, before hours of measuring: by ValueError, or ImportError of matplotlib."""
+    """Refuse a plot that could not be drawn, before hours of measuring.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown.
+    ImportError
+        If matplotlib is missing.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path.name} ends in neither {' nor '.join(SUFFIXES)}, which says what to draw")
     if not installed():
@@ -64,13 +77,16 @@ def installed() -> bool:
 
 
 def draw(reports: Sequence[Report], kind: str) -> bytes:
-    """The plot of `intervals` as a file, "png" or "svg": the same for the same reports and the same matplotlib."""
+    """Return the plot of `intervals` as the bytes of a "png" or "svg".
+
+    The bytes are the same for the same reports and the same version of matplotlib.
+    """
     check_plot(Path(f"plot.{kind}"))
     return to_bytes(intervals(reports), kind)
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure as a file, "png" or "svg", without a date in it."""
+    """Return a figure as the bytes of a "png" or "svg", without a date."""
     file = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     with style():
@@ -80,7 +96,7 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Matplotlib's own defaults and ours on them, whatever matplotlibrc says (it could send names to LaTeX)."""
+    """Use matplotlib's defaults with `_STYLE`, in place of the user's matplotlibrc, which could send names to LaTeX."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -91,12 +107,13 @@ def style() -> Iterator[None]:
 
 
 def intervals(reports: Sequence[Report]) -> Figure:
-    """Proven interval of every layer and what the methods say, on a logarithmic axis; one panel a model.
+    """Draw the proven interval of every layer and the methods' numbers on a logarithmic axis; one panel a model.
 
     Returns
     -------
     Figure
-        Groups in SVG carry ids: ``m0-interval``, ``m0-tn`` and so on, with one element a mark in the rows' order.
+        In SVG the groups have the ids ``m0-interval``, ``m0-tn`` and so on; a group has one element for each mark, in
+        the order of the rows.
     """
     from matplotlib.figure import Figure
 
@@ -111,13 +128,18 @@ def intervals(reports: Sequence[Report]) -> Figure:
             if len(reports) > 1:
                 axes.set_title(visible(report.model or "a mapping of arrays")[-2 * _NAME :], loc="left")
         low, high = panels[0].get_xlim()
-        panels[0].set_xlim(low / 1.02, high * 1.02)  # of all panels: a norm that is known to all digits has a width
-        marks = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(marks.values(), marks.keys(), loc="outside upper left", ncols=5, frameon=False, fontsize=8)
+        # The panels share this axis. Without a margin, it would have no width for a norm that is known exactly.
+        panels[0].set_xlim(low / 1.02, high * 1.02)
+        marks: dict[str, Any] = {}
+        for axes in panels:
+            handles, labels = axes.get_legend_handles_labels()
+            marks |= dict(zip(labels, handles, strict=True))
+        figure.legend(list(marks.values()), list(marks), loc="outside upper left", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
 def _panel(axes: Axes, report: Report, name: str, pitch: float) -> None:
+    """Draw one report; ``name`` begins the ids of its groups, ``pitch`` is the height of a row in inches."""
     from matplotlib.ticker import LogLocator
 
     rows = report.layers
@@ -136,20 +158,26 @@ def _panel(axes: Axes, report: Report, name: str, pitch: float) -> None:
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("spectral norm, logarithmic")
     bars = [(i, row.lower, row.upper) for i, row in enumerate(rows) if _is_drawn(row.lower) and _is_drawn(row.upper)]
-    at, low, high = zip(*bars, strict=True) if bars else ((), (), ())
-    lines = axes.hlines(at, low, high, color=COLOURS["proven"], linewidth=4.5, zorder=3, label=_PROVEN)
+    positions, low, high = zip(*bars, strict=True) if bars else ((), (), ())
+    lines = axes.hlines(positions, low, high, color=COLOURS["proven"], linewidth=4.5, zorder=3, label=_PROVEN)
     lines.set_gid(f"{name}-interval")
     # Most intervals are narrower than a pixel: their ends are drawn, too.
     axes.plot(
-        [*low, *high], [*at, *at], linestyle="none", marker="|", markersize=9, markeredgewidth=1.4,
+        [*low, *high], [*positions, *positions], linestyle="none", marker="|", markersize=9, markeredgewidth=1.4,
         color=COLOURS["proven"], zorder=4, gid=f"{name}-ends",
     )  # fmt: skip
     kinds = promises(rows)
     for column in columns(rows):
-        said: list[Any] = [row.values.get(column) for row in rows]
-        marks = [(x, i) for i, value in enumerate(said) for x in np.ravel(value) if _is_drawn(x)]
+        numbers: list[float] = []
+        rows_of_numbers: list[int] = []
+        for position, row in enumerate(rows):
+            value: Any = row.values.get(column)
+            for x in np.ravel(value):
+                if _is_drawn(x):
+                    numbers.append(x)
+                    rows_of_numbers.append(position)
         axes.plot(
-            [x for x, _ in marks], [i for _, i in marks], linestyle="none", marker=_MARKERS.get(column, "s"),
+            numbers, rows_of_numbers, linestyle="none", marker=_MARKERS.get(column, "s"),
             markersize=5.2, markerfacecolor=COLOURS["paper"], markeredgewidth=1.2,
             color=COLOURS.get(column, COLOURS["other"]), zorder=2, gid=f"{name}-{column}",
             label=f"{column} ({kinds.get(column, 'not measured')})",

@@ -1,4 +1,4 @@
-"""Python processes of our own that call functions: one, or several as an executor."""
+"""Python processes that call functions for this process: a single `Worker`, or `Workers` as an executor."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""One each, unless the environment says otherwise; how many there are changes no answer."""
+"""Environment variables for numbers of threads, which are 1 in a worker if they are not set. Answers do not depend on
+the number of threads."""
 
 
 class WorkerLost(RuntimeError):
-    """A process of our own died; says how."""
+    """A worker died; the message says how."""
 
 
 class Worker:
     """A Python process that calls functions, one at a time.
 
-    Unlike a `multiprocessing` child it does not import the caller's main module, so scripts need no guard; its
-    environment is set before it loads NumPy; and when it dies, it is known which call it died of.
+    Unlike a child of `multiprocessing` it does not import the caller's main module, so scripts need no guard. Its
+    environment is set before it loads NumPy. If it dies, the call that it was executing is known.
     """
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START],  # -P: no module of the current folder, where a model may lie
+            [sys.executable, "-P", "-c", _START],  # -P: the current folder is not searched for modules
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict.fromkeys(_THREADS, "1") | os.environ,
         )  # fmt: skip
         try:
@@ -45,23 +46,28 @@ class Worker:
             raise
 
     def call(self, function: Callable[..., Any], /, *arguments: Any, told: Callable[..., object] | None = None) -> Any:
-        """Call a function there; ``told`` is called with what it has to `tell` meanwhile."""
+        """Call a function in the worker, and return its answer.
+
+        ``told`` is called with the arguments of each `tell` of the function.
+        """
         try:
             self._send((function, arguments))
-            while (message := self._answer())[0]:
+            while True:
+                is_progress, content = self._answer()
+                if not is_progress:
+                    return content
                 if told is not None:
-                    told(*message[1])
-            return message[1]
+                    told(*content)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             try:
                 code = self.process.wait(_DYING)
-            except subprocess.TimeoutExpired:  # it lives: the error is the arguments' own
+            except subprocess.TimeoutExpired:  # the worker lives: the arguments or the answer cannot be pickled
                 self.close()
                 raise error from None
             self.close()
             raise WorkerLost(_cause(code)) from error
         except BaseException:
-            self.close()  # half a message may have gone out
+            self.close()  # a part of a message may have been sent
             raise
 
     @property
@@ -70,11 +76,11 @@ class Worker:
         return self.process.poll() is None
 
     def close(self) -> None:
-        """End the process and let go of it."""
+        """End the process, and close its streams."""
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
-            with suppress(OSError):  # what was not sent yet
+            with suppress(OSError):  # closing sends the rest of a message, which nobody reads
                 if stream is not None:
                     stream.close()
 
@@ -89,7 +95,7 @@ class Worker:
 
 
 _DYING = 10.0
-"""Seconds from the end of a process's answers to the end of the process."""
+"""Largest number of seconds from the end of a worker's answers to its exit code."""
 
 _START = """
 import pickle, signal, sys
@@ -101,50 +107,53 @@ serve()
 
 
 def serve() -> None:
-    """Answer the calls of a `Worker`, in its process; whatever is printed goes to stderr.
+    """Execute the calls of a `Worker`, in its process; printed text goes to stderr.
 
-    Another thread reads the calls: where they end, whoever called is dead or has let go, whatever is under way here.
+    Another thread reads the calls. If their stream ends, the caller is dead or has closed the worker, and that thread
+    ends this process, even in the middle of a call.
     """
-    global _answers  # of this process, which does nothing else
+    global _answers
     _answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.SimpleQueue()
-    threading.Thread(target=_ending, args=(_receive, calls), daemon=True).start()
-    _ending(_answering, calls)
+    threading.Thread(target=_run_to_the_end, args=(_receive, calls), daemon=True).start()
+    _run_to_the_end(_execute_calls, calls)
 
 
 _answers: BinaryIO | None = None
-"""Where the messages of this process go: whether more will come, and what is said."""
+"""Stream of this process's messages: pairs of whether it is progress, and the content."""
 
 
-def tell(*words: Any) -> None:
-    """In a `Worker`'s process: say something to the caller of what is under way."""
-    _answer((True, words))
+def tell(*progress: Any) -> None:
+    """In a worker's process: report progress of the present call to the caller."""
+    _answer((True, progress))
 
 
 def _answer(message: tuple[bool, Any]) -> None:
-    assert _answers is not None, "called in a process of its own"
+    assert _answers is not None, "tell is called outside of a worker's process"
     pickle.dump(message, _answers, protocol=pickle.HIGHEST_PROTOCOL)
     _answers.flush()
 
 
-def _answering(calls: queue.SimpleQueue[Any]) -> None:
-    answer: Any = None  # the first one says that this process is ready
+def _execute_calls(calls: queue.SimpleQueue[Any]) -> None:
+    """Execute calls one after the other, without end; the first answer says that this process is ready."""
+    answer: Any = None
     while True:
         _answer((False, answer))
         function, arguments = calls.get()
         answer = function(*arguments)
-        del function, arguments  # two kernels must not meet
+        del function, arguments  # so that only one kernel is in memory
 
 
 def _receive(calls: queue.SimpleQueue[Any]) -> None:
-    given = os.fdopen(os.dup(0), "rb")
+    """Read calls from the standard input, without end."""
+    stream = os.fdopen(os.dup(0), "rb")
     while True:
-        calls.put(pickle.load(given))
+        calls.put(pickle.load(stream))
 
 
-def _ending(function: Callable[..., None], *arguments: Any) -> None:
-    """Call a function that returns never; what it raises is the end of the process and of its other thread."""
+def _run_to_the_end(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function that does not return; if it raises, end the process with both of its threads."""
     try:
         function(*arguments)
     except (EOFError, BrokenPipeError):
@@ -155,6 +164,7 @@ def _ending(function: Callable[..., None], *arguments: Any) -> None:
 
 
 def _cause(code: int) -> str:
+    """Return in words why a process ended, by its exit code; a negative code is a signal."""
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name
@@ -162,13 +172,17 @@ def _cause(code: int) -> str:
 
 
 class Workers(ThreadPoolExecutor):
-    """Processes of our own as an executor, a thread each; one that dies fails its own call alone and is replaced."""
+    """Executor of workers, each driven by a thread. If a worker dies, only its call fails, and it is replaced.
+
+    ``worth`` is the smallest number of bytes of kernels for which `measuring.measured` uses the executor.
+    """
 
     def __init__(self, count: int, worth: int = 0) -> None:
         super().__init__(count)
         self.worth = worth
         self.workers: list[Worker] = []
-        self._mine = threading.local()
+        self._of_thread = threading.local()
+        """``worker``: the worker of the present thread."""
         self._lock = threading.Lock()
         self._closed = False
 
@@ -177,9 +191,11 @@ class Workers(ThreadPoolExecutor):
         return super().submit(self._call, fn, *args, **kwargs)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        worker: Worker | None = getattr(self._mine, "worker", None)
+        """Call a function in the present thread's worker, which is started if there is none."""
+        worker: Worker | None = getattr(self._of_thread, "worker", None)
         if worker is None or not worker.is_alive:
-            worker = self._mine.worker = Worker()
+            worker = Worker()
+            self._of_thread.worker = worker
             with self._lock:
                 self.workers.append(worker)
                 if self._closed:
@@ -198,11 +214,12 @@ class Workers(ThreadPoolExecutor):
             worker.close()
 
     def __exit__(self, *error: object) -> None:
-        """After an error or an interruption nobody waits for the rest."""
+        """Shut down; after an error or an interruption, without waiting for calls."""
         self.shutdown(cancel_futures=error[0] is not None)
 
 
 def cpus() -> int:
-    """Processors that this process may use."""
-    known = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # macOS and Windows lack it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What an audit answers of a model: its rows, their summary, what they prove in words, and the table of them."""
+"""The answer of an audit for one model: rows of layers, a summary, a verdict in words, gates, and a table."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate
 
 @dataclass(frozen=True)
 class Gate:
-    """A bound that the command line asks to be proven, and the answer.
+    """The answer to a bound that the command line asks to be proven.
 
-    ``places`` has a line for each layer that is against it, or of which nothing is known.
+    ``places`` has a line for each layer that contradicts it, or of which nothing is known.
     """
 
     option: str
@@ -42,7 +42,7 @@ class Gate:
         return f"{_ANSWERS[self.outcome]}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {
             "option": self.option, "bound": self.bound, "outcome": self.outcome, "reason": self.sentence,
             "places": list(self.places),
@@ -56,29 +56,31 @@ class Report:
     Parameters
     ----------
     version : str
-        Of specnorm.
+        Version of specnorm.
     model : str or None
         Path of the file; None for a mapping.
+    layers : tuple of Row
+        Measured layers, and layers with the reason why they could not be measured.
     skipped : tuple of str
         Names of the model's arrays that are no layers, or were not asked for.
     network : NetworkBound or None
-        Of the whole model, where the file holds its graph and every layer was asked for.
+        Bound of the whole model, if the file has its graph and every layer was asked for.
     environment : mapping of str to str
         Date, versions and platform of the run.
     unmeasured : tuple of Row
-        Of the skipped arrays, those that could be layers, each with the reason why it is not measured.
+        Rows of skipped arrays that could be layers, each with the reason why it is not measured.
     left_out : int
-        Layers that were not chosen.
+        Number of layers that were not asked for.
     certificate : Certificate or None
-        Claims of layers for somebody else to check, if they were asked for.
+        Claims that others can check, if they were asked for.
     unstated : tuple of str
-        What has no claim, and why.
+        Layers without a claim, each with the reason.
     gates : tuple of Gate
-        What the command line was asked to judge, with the answers.
+        Answers to the bounds that the command line asked for.
     inert : tuple of str
-        What a pickle names beside its tensors, such as ``argparse.Namespace``: nothing of it was constructed.
+        Names in a pickle besides its tensors, such as ``argparse.Namespace``; nothing of these was constructed.
     error : str or None
-        Why the model could not be read: there are no rows then.
+        Reason why the model could not be read; there are no rows then.
     """
 
     version: str
@@ -122,16 +124,14 @@ class Report:
         return summary
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: what ``--format json`` writes."""
-        return {
-            "version": self.version,
-            "model": self.model,
-            "verdict": verdict(self),
-            **({} if self.error is None else {"error": self.error}),
-            "layers": [row.to_dict() for row in self.layers],
-            "summary": self.summary,
-            "gates": [gate.to_dict() for gate in self.gates],
-        }
+        """Return plain data, as ``--format json`` writes them."""
+        data: dict[str, Any] = {"version": self.version, "model": self.model, "verdict": verdict(self)}
+        if self.error is not None:
+            data["error"] = self.error
+        data["layers"] = [row.to_dict() for row in self.layers]
+        data["summary"] = self.summary
+        data["gates"] = [gate.to_dict() for gate in self.gates]
+        return data
 
     def __repr__(self) -> str:
         """One line: the model, and what is proven of it."""
@@ -145,7 +145,7 @@ class Report:
         return "\n".join([*title, verdict(self), "", *table, *notes(self)]).rstrip("\n") + "\n"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the same table."""
+        """Return the table for notebooks."""
         head, *body = tables.texts(self.layers)
         lines = [_html_row("th", head)]
         lines += [_html_row("td", row) for row in body]
@@ -256,7 +256,8 @@ def _html_row(tag: str, cells: Iterable[str]) -> str:
 def gate_layers(report: Report, bound: float) -> Gate:
     """Judge whether all norms are proven to be at most ``bound``.
 
-    Undecided: every layer that was measured is, and of others, or of arrays that could be layers, nothing is known.
+    The gate is undecided if all measured norms are, but nothing is known of other layers, or of arrays that could be
+    layers.
     """
     wanted = f"a norm of at most {bound!r}"
     return _gate(report, f"--fail-above {bound!r}", bound, wanted, _against, None)
@@ -287,7 +288,7 @@ def _gate(
     Parameters
     ----------
     against : callable
-        Returns what is known of a row that speaks against it, or None.
+        ``against(row, bound)`` returns a line that says how a row contradicts the bound, or None.
     value : str, optional
         Column that has to be known; None: both ends of the norm.
     """
@@ -348,14 +349,15 @@ def _against_defect(row: Row, bound: float) -> str | None:
 def gate_network(report: Report, bound: float) -> Gate:
     """Judge whether the network's constant is proven to be at most ``bound``.
 
-    Undecided: nothing is known of the network, or it is proven of a graph that could not be compared with the file's
-    own values.
+    The gate is undecided if the network has no bound, or if its graph could not be compared with the values that the
+    file computes.
     """
     option = f"--fail-above-network {bound!r}"
     network = report.network
     if report.error is not None:
         return Gate(option, bound, "undecided", "the model could not be read.")
-    claim = f"the network is not proven to have a constant of at most {bound!r}"
+    wanted = f"proven to have a constant of at most {bound!r}"
+    claim = f"the network is not {wanted}"
     if network is None:
         why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
         return Gate(option, bound, "undecided", f"{claim}: {why}.")
@@ -368,7 +370,7 @@ def gate_network(report: Report, bound: float) -> Gate:
         return Gate(option, bound, "failed", f"{claim}: {constant}.")
     if not network.checked.complete:
         return Gate(option, bound, "undecided", f"the network is open: {constant} as it was read. {network.checked}")
-    return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
+    return Gate(option, bound, "passed", f"the network is {wanted}: {constant}.")
 
 
 def gates_of(
@@ -383,5 +385,5 @@ def gates_of(
     ``layers`` bounds every layer's norm, ``whole`` the network's constant, ``smallest`` every layer's smallest singular
     value, ``isometries`` every isometry defect; None: not asked for.
     """
-    asked = ((gate_layers, layers), (gate_network, whole), (gate_smallest, smallest), (gate_isometries, isometries))
-    return tuple(gate(report, bound) for gate, bound in asked if bound is not None)
+    gates = ((gate_layers, layers), (gate_network, whole), (gate_smallest, smallest), (gate_isometries, isometries))
+    return tuple(judge(report, bound) for judge, bound in gates if bound is not None)

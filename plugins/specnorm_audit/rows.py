@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from specnorm.proof import Upper
 
 Value = float | tuple[float, ...] | None
-"""A method's number, or numbers, of a layer; None if it did not run."""
+"""Number, or numbers, of a method for a layer; None if it did not run."""
 
 CIRCULAR = "circular"
-"""The exact norm with circular padding, at a size."""
+"""Column of the exact norm with circular padding at the input size."""
 CONDITION = "condition"
-"""An upper bound of the condition number: ``upper`` over the lower bound of the smallest singular value."""
+"""Column of an upper bound of the condition number: ``upper`` divided by the column "smallest"."""
 COLUMNS = (*METHODS, CIRCULAR, CONDITION)
-"""What may be measured besides the interval."""
+"""All columns that can be measured besides the interval."""
 OTHER_END = ("smallest", CONDITION)
-"""What ``--smallest`` measures."""
+"""Columns of ``--smallest``."""
 GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding", "input_shape")
-"""What a row says of a layer's geometry."""
+"""Facts of a layer's geometry in a row."""
 STANDARD = ("tn", "f4", "reshaped")
-"""What ``--all`` measures, besides "circular" where there is a size."""
+"""Columns of ``--all``, besides "circular" if there is an input size."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,26 @@ class Row:
     name : str
         The array's key in the model.
     kind : {"conv", "linear", "unknown", "none"}
-        "none": not measured, since it is probably no layer.
+        "none": the array is not measured, since it is probably no layer.
     shape : tuple of int
-        As stored.
+        Shape of the array as it is stored.
     spec : ConvSpec or None
-        The geometry it was measured with; None if the shape admits none.
+        Geometry with which the layer was measured; None if no geometry fits the shape.
     assumed : tuple of str
-        What of the geometry was taken for granted, as ``name=value``.
+        Assumptions about the geometry, as ``name=value``.
     lower, upper : float or None
-        Proven bounds of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes
-        (`ConvSpec.sizes`). ``upper`` is the least of all that was proven.
+        Proven bounds of the layer's norm at ``spec.input_shape``; if that is None, of the supremum over all input sizes
+        (`ConvSpec.sizes`). ``upper`` is the smallest proven bound of all columns.
     values : mapping of str to Value
-        Of the columns that were asked for, out of `COLUMNS`.
+        Numbers of the columns that were asked for, out of `COLUMNS`.
     promises : mapping of str to str
-        Per method, what its value promises (`specnorm.methods.Kind`).
+        Promise of each column's number (`specnorm.methods.Kind`).
     reason : str or None
-        Why the layer could not be measured; None: it was.
+        Reason why the layer could not be measured; None: it was measured.
     note : str or None
-        What has to be said of how it was measured, such as that a budget ended it; None: nothing.
+        Remark about the measurement, such as that a budget ended it; None: there is none.
     other : ConvSpec or None
-        The geometry by which the axes may have to be read instead: numbers are of both readings, `either`.
+        Geometry of another possible order of the axes; the numbers then hold for both orders (`either`).
     """
 
     name: str
@@ -77,13 +77,13 @@ class Row:
     note: str | None = None
     other: ConvSpec | None = None
     claim: Upper | None = field(default=None, repr=False, compare=False)
-    """The least bound of the layer that knows its proof: what the bound of a network is made of."""
+    """The smallest bound of the layer with its proof, which the bound of a network uses."""
     digest: str | None = field(default=None, repr=False, compare=False)
-    """Of the kernel's bits, where it was measured elsewhere."""
+    """Digest of the kernel's bits, if an executor measured it."""
 
     @property
     def status(self) -> Literal["ok", "error", "skipped"]:
-        """Whether the layer was measured: there is no reason against it, and both bounds are numbers."""
+        """State: "ok" if both bounds are known and finite, "skipped" if the kind is "none", else "error"."""
         if self.kind == "none":
             return "skipped"
         are_numbers = all(x is not None and math.isfinite(x) for x in (self.lower, self.upper))
@@ -91,14 +91,14 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """``tn / lower``: how far the tensor-norm value is from the truth, at most."""
+        """``tn / lower``: an upper bound of the ratio of the tensor-norm value to the norm."""
         tn = self.values.get("tn")
         if not isinstance(tn, float) or not self.lower:
             return None
         return tn / self.lower
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, in the order of the documentation; numbers that are not finite become None."""
+        """Return plain data, in the order of the documentation; numbers that are not finite become None."""
         geometry = {name: _listed(getattr(self.spec, name, None)) for name in GEOMETRY}
         if not geometry["padding"]:
             geometry["padding_mode"] = None  # of a matrix
@@ -119,8 +119,8 @@ def is_of_the_norm(column: str) -> bool:
 def least_upper(row: Row) -> Row:
     """Return a row whose ``upper`` is the least that any of its columns has proven of the layer.
 
-    A bound of every size holds at one; that with circular padding holds for no other. A row that was not measured stays
-    as it is.
+    A bound for every size also holds at one size. The column "circular" does not count, since the layer may have other
+    padding. A row that was not measured is returned as it is.
     """
     if row.upper is None:
         return row
@@ -135,7 +135,7 @@ def least_upper(row: Row) -> Row:
 
 
 def either(a: Row, b: Row) -> Row:
-    """Return a row that is true whichever of two readings is the layer's: its interval holds both."""
+    """Return a row that holds for both readings of a layer: its interval contains both intervals."""
     reason = a.reason or b.reason
     if reason is not None or a.lower is None or b.lower is None or a.upper is None or b.upper is None:
         return replace(a, lower=None, upper=None, reason=reason, claim=None)
@@ -164,7 +164,7 @@ def _either_value(one: Value, other: Value, is_lower: bool) -> Value:
 
 
 def _either_promise(one: Promise, other: Promise | None) -> Promise:
-    """Return what the larger of two numbers promises, or the lesser of two lower bounds."""
+    """Return the promise of the larger one of two numbers, or of the smaller one of two lower bounds."""
     if one in ("exact", "upper") and other in ("exact", "upper"):
         return "upper"
     return one if one == other else "estimate"

@@ -11,9 +11,9 @@ from specnorm_audit.rows import Row, Value
 WIDE = 1.1
 """Ratio of upper to lower from which a remark says how far apart they are."""
 NAMED = 3
-"""Layers that a note names before it counts the others."""
+"""Largest number of layers that a note names; it counts the others."""
 WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
-"""What a promise is called."""
+"""Promises in words."""
 _STORED = "Weights are taken as used as they are stored: factors that the model's code applies are not seen."
 
 
@@ -26,7 +26,7 @@ def columns(rows: Sequence[Row]) -> list[str]:
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """Say of each interval, in a few words, on which side of 1 the norm is, and which is the largest."""
+    """Return a remark on each interval: on which side of 1 the norm is, and which norm is the largest."""
     uppers = [row.upper or 0 for row in rows]
     largest = max(uppers, default=0)
     has_one_largest = len(rows) > 1 and uppers.count(largest) == 1
@@ -38,7 +38,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
 
 
 def _remark(row: Row) -> str:
-    """Say on which side of 1 a norm is, or why that is not known."""
+    """Return in words on which side of 1 a norm is, or why that is not known."""
     if row.status != "ok" or row.lower is None or row.upper is None:
         return "error"
     if row.upper == 0:
@@ -108,7 +108,7 @@ def _cell(value: Value, promise: str) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first names, and how many there are besides."""
+    """Return the first `NAMED` names, and the number of the others."""
     first = ", ".join(names[:NAMED])
     others = len(names) - NAMED
     return f"{first} and {others} more" if others > 0 else first
@@ -120,7 +120,7 @@ def count(n: int, what: str) -> str:
 
 
 def assumed(rows: Sequence[Row]) -> list[str]:
-    """Say what was assumed; of which layers, if it is not the same of all."""
+    """Return lines on what was assumed; they name the layers, if these have different assumptions."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         words = tuple(word for word in row.assumed if word != AS_STORED)
@@ -145,7 +145,7 @@ def _has_two_layouts(words: Sequence[str]) -> bool:
 
 
 def where(rows: Sequence[Row]) -> str:
-    """Say for which input sizes the bounds hold."""
+    """Return in words for which input sizes the bounds hold."""
     specs = [row.spec for row in rows if row.spec is not None]
     shapes = ["x".join(map(str, spec.input_shape)) for spec in specs if spec.input_shape]
     if shapes:
@@ -167,6 +167,6 @@ def promises(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def promised(rows: Sequence[Row]) -> str:
-    """Say what each column promises."""
+    """Return in words what each column promises."""
     words = [f"{name}: {WORDS[kind]}" for name, kind in promises(rows).items()]
     return "; ".join(words) + "." if words else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from operator import index
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from specnorm_networks import Graph, Layer, Node, Product, network_graph
@@ -41,13 +41,32 @@ from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill
 from specnorm_audit.report import Report
 from specnorm_audit.rows import OTHER_END, Row
 
-_Call = tuple[tuple[Any, ...], dict[str, Any], tuple[str, torch.dtype, bool]]
-"""Arguments by place and by name, and the autocast around them."""
-_COMPUTED = ("", "_orig", "_g", "_v", "_u")
-"""Ends of the names of the tensors that a hook of torch's computes a kernel from."""
+_SOURCES = ("", "_orig", "_g", "_v", "_u")
+"""Ends of the names of tensors from which torch's hooks compute a kernel."""
 _MATRIX = 2
+"""Smallest number of axes of a parameter that may be a kernel."""
 _NOT_CALLED = "the forward pass did not call this layer (its weight may be used without it): its input is not known."
 _MOVING = "its kernel moves from call to call: measured is that of its next call"
+
+
+class _Call(NamedTuple):
+    """How a module was called first: its arguments, and torch's autocast at that time."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    autocast: tuple[str, torch.dtype, bool]
+    """Arguments of ``torch.autocast``: device type, dtype, and whether it is on."""
+
+
+class _Kernel(NamedTuple):
+    """The kernel of a module and the geometry with which the module uses it."""
+
+    weight: Any
+    geometry: dict[str, Any]
+    note: str | None
+    """Remark for the row."""
+    name: str
+    """Name of the kernel in the module."""
 
 
 def audit_module(
@@ -62,34 +81,34 @@ def audit_module(
 ) -> Report:
     """Measure every convolution and linear layer of a model as the model uses it.
 
-    A layer of torch's is measured where it computes, with its parametrisations and hooks, what its attributes say: bit
-    for bit, on random numbers. Any other module is exported alone (``specnorm-bounds[networks]``), and measured where
-    its graph is one convolution or matrix product with a fixed kernel.
+    A layer of torch's is measured if it computes what its attributes say, with its parametrisations and hooks: this is
+    tested bit for bit on random numbers. Any other module is exported alone (``specnorm-bounds[networks]``), and
+    measured if its graph is one convolution or matrix product with a fixed kernel.
 
     Parameters
     ----------
     model : Module
-        Run once on zeros in ``eval()``, without gradients, and each layer alone on random numbers; its state, buffers
-        included, and mode are as before.
+        The model. It is run once on zeros in ``eval()``, without gradients, and each layer alone on random numbers. Its
+        state, buffers included, and its mode are not changed.
     input_shape : int, sequence of int, or Tensor
-        One input without the batch axis, such as ``(3, 32, 32)``; an int for the size of every spatial axis, where the
-        model starts with a convolution; or an input to run, with the batch axis.
+        Shape of one sample, without the batch axis, such as ``(3, 32, 32)``; an int, the size of every spatial axis, if
+        the model starts with a convolution; or an input, with its batch axis.
     methods : sequence of str, default ()
-        What else to measure, by the names in ``specnorm.methods.METHODS``. "power", "enclose", "fft" and "gram" answer
-        at the layer's input size, the others for every size.
+        Further methods, by their names in ``specnorm.methods.METHODS``. "power", "enclose", "fft" and "gram" answer at
+        the layer's input size, the others for every size.
     smallest, rtol, budget
         As in `specnorm.audit`.
     select : callable, optional
-        ``select(name, layer)``: whether a layer is measured.
+        ``select(name, layer)`` returns whether a layer is measured.
 
     Returns
     -------
     Report
         As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are
-        proven bounds of the layer's norm at its input size (of the first call, if it is called at several). A layer
-        that was not called, that is not seen to be such a product, or that a method cannot serve, is a row with
-        ``status`` "error" and the reason. Other modules are rows where they are seen to be such a product;
-        ``unmeasured`` names the other parameters with two axes or more.
+        proven bounds of the layer's norm at its input size (that of the first call, if it is called at several). A
+        layer that was not called, that is not shown to be such a product, or that a method cannot measure, is a row
+        with ``status`` "error" and the reason. Another module is a row if it is shown to be such a product;
+        ``unmeasured`` names the parameters with two axes or more of the remaining ones.
 
     Raises
     ------
@@ -106,93 +125,119 @@ def audit_module(
     if not layers and not others:
         raise MethodError("the model has no convolution or linear layer that is selected.")
     check_values(model)
-    settings.method("enclose")  # refuses a tolerance or a budget that is none
-    rows = []
+    settings.method("enclose")  # raises for an invalid tolerance or budget
+    rows: list[Row] = []
     with at_inference(model):
-        with at_inference(model):  # what moves at each call is as before for the layers
+        # Twice, so that the forward pass leaves kernels that move at each call as they were.
+        with at_inference(model):
             calls = _calls(model, layers | others, _example(model, layers, input_shape))
         for name, module in model.named_modules():
             if name in layers or name in others:
                 row = _row(name, module, calls.get(name), settings)
-                rows += [] if row is None else [row]
+                if row is not None:
+                    rows.append(row)
     if not rows:
         raise MethodError(f"of {', '.join(others)} none is seen to be one convolution or linear map.")
     skipped = _skipped(model, [row.name for row in rows])
-    # What a measured module holds besides has been seen not to matter, or is what its kernel is computed from.
-    told = tuple(row.name.rpartition(".")[0] + "." for row in rows if row.reason is None and "." in row.name)
-    unmeasured = tuple(
-        Row(name, "none", tuple(x.shape), None, reason="its module is not seen to be a product with it.")
-        for name, x in skipped
-        if x.ndim >= _MATRIX and isinstance(x, nn.Parameter) and not name.startswith(told)
-    )
+    unmeasured = _unmeasured(skipped, rows)
     names = tuple(name for name, _ in skipped)
     return Report(specnorm.__version__, type(model).__name__, tuple(rows), names, unmeasured=unmeasured)
 
 
+def _unmeasured(skipped: Sequence[tuple[str, Tensor]], rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return rows of skipped parameters that may be kernels.
+
+    Further parameters of a measured module are no kernels: the module was shown to be a product with the measured one.
+    """
+    measured_modules = []
+    for row in rows:
+        module_name, _, _ = row.name.rpartition(".")
+        if row.reason is None and module_name:
+            measured_modules.append(f"{module_name}.")
+    unmeasured = []
+    for name, x in skipped:
+        may_be_kernel = x.ndim >= _MATRIX and isinstance(x, nn.Parameter)
+        if may_be_kernel and not name.startswith(tuple(measured_modules)):
+            reason = "its module is not seen to be a product with it."
+            unmeasured.append(Row(name, "none", tuple(x.shape), None, reason=reason))
+    return tuple(unmeasured)
+
+
 def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules that are no layers of torch's but hold matrices, or kernels that are packed: quantised ones."""
-    packed: tuple[str, ...] = ()
+    """Yield the modules that are no layers of torch's but have matrices, parametrisations or quantised kernels."""
+    inside_quantised: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if is_layer(module) or "parametrizations" in name.split(".") or name.startswith(packed):
+        if is_layer(module) or "parametrizations" in name.split(".") or name.startswith(inside_quantised):
             continue
         if is_quantised(module):
-            packed += (f"{name}.",)
-        held = [x for x in module._parameters.values() if x is not None]
-        parametrised: Any = getattr(module, "parametrizations", {})
-        if any(x.ndim >= _MATRIX for x in held if not is_lazy(x)) or len(parametrised) or is_quantised(module):
+            inside_quantised += (f"{name}.",)
+        parametrisations: Any = getattr(module, "parametrizations", {})
+        if _has_matrix(module) or len(parametrisations) or is_quantised(module):
             yield name, module
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    """Whether a module has a parameter of its own with two axes or more."""
+    for parameter in module._parameters.values():
+        if parameter is not None and not is_lazy(parameter) and parameter.ndim >= _MATRIX:
+            return True
+    return False
 
 
 def _example(
     model: nn.Module,
     layers: dict[str, nn.Module],
-    given: int | Sequence[int] | Tensor,
+    input_shape: int | Sequence[int] | Tensor,
 ) -> Tensor:
-    if isinstance(given, Tensor):
-        return given
-    shape: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
-    if not all(_whole(n) for n in shape):
+    """Return the input for the forward pass: zeros of the shape that was given, or the given input."""
+    if isinstance(input_shape, Tensor):
+        return input_shape
+    shape: tuple[Any, ...] = tuple(input_shape) if isinstance(input_shape, Sequence) else (input_shape,)
+    if not all(_is_positive_int(n) for n in shape):
         raise MethodError(
-            f"input_shape={given!r} is no int, no sequence of positive ints such as (3, 32, 32), and no tensor."
+            f"input_shape={input_shape!r} is no int, no sequence of positive ints such as (3, 32, 32), and no tensor."
         )
-    if not isinstance(given, Sequence):
+    if not isinstance(input_shape, Sequence):
         first: Any = next(iter(layers.values()), None)
         if not isinstance(first, _ConvNd):
             raise MethodError(
-                f"input_shape={given} is a spatial size, but the model's first layer is no convolution. Give one input "
-                "without the batch axis, such as (3, 32, 32)."
+                f"input_shape={input_shape} is a spatial size, but the model's first layer is no convolution. Give one "
+                "input without the batch axis, such as (3, 32, 32)."
             )
         shape = (first.in_channels, *shape * len(first.kernel_size))
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    like = next(floating, torch.zeros(()))
     return torch.zeros(1, *map(index, shape), dtype=like.dtype, device=like.device)
 
 
-def _whole(n: Any) -> bool:
-    return hasattr(n, "__index__") and not isinstance(n, bool) and getattr(n, "ndim", 0) == 0 and index(n) > 0
+def _is_positive_int(n: Any) -> bool:
+    is_int = hasattr(n, "__index__") and not isinstance(n, bool) and getattr(n, "ndim", 0) == 0
+    return is_int and index(n) > 0
 
 
 def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> dict[str, _Call]:
-    """Arguments of the first call of each layer in a forward pass."""
+    """Run the model, and return the first call of each layer."""
     calls: dict[str, _Call] = {}
 
     def watch(name: str, layer: nn.Module) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if name not in calls:
-                on = next((x.device.type for x in layer.parameters()), "cpu")
-                calls[name] = (args, kwargs, (on, torch.get_autocast_dtype(on), torch.is_autocast_enabled(on)))
+                device_type = next((x.device.type for x in layer.parameters()), "cpu")
+                dtype = torch.get_autocast_dtype(device_type)
+                calls[name] = _Call(args, kwargs, (device_type, dtype, torch.is_autocast_enabled(device_type)))
 
-        # Before the layer's own hooks, which run again where it is watched.
+        # It runs before the layer's own hooks, which may change the arguments: these hooks run again later.
         return layer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
     handles = [watch(name, layer) for name, layer in layers.items()]
     try:
         model(example)
     except Exception as error:  # whatever the model's own code raises
-        first = str(error).strip().partition("\n")[0]
+        first_line = str(error).strip().partition("\n")[0]
         raise MethodError(
             f"{type(model).__name__} does not run on an input of shape {tuple(example.shape)}: "
-            f"{type(error).__name__}: {first}. Give one input's shape without the batch axis, such as (3, 32, 32), or "
-            "a tensor that it runs on."
+            f"{type(error).__name__}: {first_line}. Give one input's shape without the batch axis, such as (3, 32, "
+            "32), or a tensor that it runs on."
         ) from error
     finally:
         for handle in handles:
@@ -200,125 +245,164 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> d
     return calls
 
 
-def _seen(module: nn.Module, call: _Call) -> tuple[Any, dict[str, Any], str | None, str]:
-    """Kernel and geometry of a module, what has to be said of it, and the kernel's name in the module."""
-    args, kwargs, casting = call
-    with torch.autocast(*casting):
-        plain = is_layer(module) and not has_hooks(module)
-        if plain and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
-            generator = torch.Generator().manual_seed(0)
-            x = torch.randn(args[0].shape, generator=generator).to(args[0]) if args[0].is_floating_point() else args[0]
-            copies = [(module, None), *([(baked(module), _MOVING)] if any(map(computed, module.modules())) else [])]
-            for each, note in copies:
-                with at_inference(each):
-                    weight = computes_with(each, x)
-                    if weight is not None:
-                        return weight, geometry_of(each, _size(each, x)), note, "weight"
-        if kwargs or not all(isinstance(x, Tensor) for x in args):
+def _kernel_in_use(module: nn.Module, call: _Call) -> _Kernel:
+    """Return the kernel that a module uses in a call, tested by executing the module.
+
+    Raises
+    ------
+    GeometryError
+        If the module is not shown to be one product with a kernel.
+    """
+    with torch.autocast(*call.autocast):
+        kernel = _kernel_of_layer(module, call)
+        if kernel is not None:
+            return kernel
+        if call.kwargs or not all(isinstance(x, Tensor) for x in call.args):
             raise GeometryError(f"{name_of(module)} is called with more than tensors: it is not tried alone.")
-        graph = network_graph(module, args).pruned()
-        kernel, geometry, name = _one_layer(graph, name_of(module))
-        # Executed beside the module, and refused where they differ.
+        graph = network_graph(module, call.args).pruned()
+        weight, geometry, name = _one_layer(graph, name_of(module))
+        # This executes the graph beside the module, and raises if they differ.
         bound(graph, method=Product())
-    return kernel, geometry, graph.note or None, name
+    return _Kernel(weight, geometry, graph.note or None, name)
+
+
+def _kernel_of_layer(module: nn.Module, call: _Call) -> _Kernel | None:
+    """Return the kernel of a layer of torch's without hooks, if it computes what its attributes say; else None."""
+    if not is_layer(module) or has_hooks(module):
+        return None
+    if len(call.args) != 1 or call.kwargs or not isinstance(call.args[0], Tensor):
+        return None
+    x = call.args[0]
+    if x.is_floating_point():
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(x.shape, generator=generator).to(x)
+    candidates: list[tuple[nn.Module, str | None]] = [(module, None)]
+    if any(map(computed, module.modules())):
+        candidates.append((baked(module), _MOVING))
+    for candidate, note in candidates:
+        with at_inference(candidate):
+            weight = computes_with(candidate, x)
+            if weight is not None:
+                return _Kernel(weight, geometry_of(candidate, _size(candidate, x)), note, "weight")
+    return None
 
 
 def _size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
-    """Spatial sizes of a layer's input."""
+    """Return the spatial sizes of a layer's input."""
     return tuple(x.shape[x.ndim - len(layer.kernel_size) :]) if isinstance(layer, _ConvNd) else ()
 
 
 def _changes_no_norm(node: Node, graph: Graph) -> bool:
-    """Whether a value is the entries of the one before it, in another order or with constants added."""
-    operator, moving = node.operator, [graph.by_name[name] for name in node.inputs if name not in graph.constants]
+    """Whether a value has the entries of the value before it, in another order or with constants added."""
+    moving = [graph.by_name[name] for name in node.inputs if name not in graph.constants]
     if len(moving) != 1:
-        return isinstance(operator, ops.Input)
-    if isinstance(operator, ops.Add):
-        plain = operator.over == 1 and {*map(abs, operator.weights)} == {1.0}
-        return plain and node.shape is not None and node.shape == moving[0].shape
-    return isinstance(operator, ops.SameOrder | ops.Permute)
+        return isinstance(node.operator, ops.Input)
+    if isinstance(node.operator, ops.Add):
+        has_factors_1 = node.operator.over == 1 and {*map(abs, node.operator.weights)} == {1.0}
+        return has_factors_1 and node.shape is not None and node.shape == moving[0].shape
+    return isinstance(node.operator, ops.SameOrder | ops.Permute)
 
 
-def _one_layer(graph: Graph, of: str) -> tuple[Any, dict[str, Any], str]:
-    """Kernel, geometry and name of the only layer of a graph, which is all that it computes but for a bias."""
+def _one_layer(graph: Graph, module_name: str) -> tuple[Any, dict[str, Any], str]:
+    """Return kernel, geometry and name of the only layer of a graph, which computes nothing else but a bias.
+
+    Raises
+    ------
+    GeometryError
+        If the graph has another form.
+    """
     moving = [node for node in graph.nodes if node.name not in graph.constants]
-    node, *more = _layers(moving) or [None]
-    pads: list[Any] = [x for x in moving if isinstance(x.operator, ops.Pad)]
-    others = [x for x in moving if x not in (node, *more, *pads) and not _changes_no_norm(x, graph)]
-    before = None if node is None else graph.by_name[node.inputs[0]]
-    whole = len(graph.inputs) == 1 and graph.outputs == (moving[-1].name,)
-    if node is None or before is None or more or others or pads not in ([], [before]) or not whole:
-        found = ", ".join(x.label or x.rule for x in moving[1:7])
+    layers = [node for node in moving if _is_layer_node(node)]
+    pads: list[Any] = [node for node in moving if isinstance(node.operator, ops.Pad)]
+    others = [node for node in moving if node not in (*layers, *pads) and not _changes_no_norm(node, graph)]
+    ends_with_layer = len(graph.inputs) == 1 and graph.outputs == (moving[-1].name,)
+    before = graph.by_name[layers[0].inputs[0]] if len(layers) == 1 else None
+    is_padded_before_layer = pads in ([], [before])
+    if before is None or others or not is_padded_before_layer or not ends_with_layer:
+        operators = ", ".join(node.label or node.rule for node in moving[1:7])
         raise GeometryError(
-            f"{of} is not shown to be one convolution or linear map of a fixed kernel: its graph has {found}. Give "
-            "the kernel that it amounts to, with its geometry, to specnorm.enclose, or the whole model to "
-            "specnorm_networks.network_bound."
+            f"{module_name} is not shown to be one convolution or linear map of a fixed kernel: its graph has "
+            f"{operators}. Give the kernel that it amounts to, with its geometry, to specnorm.enclose, or the whole "
+            "model to specnorm_networks.network_bound."
         )
-    layer: Layer = node.operator.layer
-    kernel, geometry = layer.stored(), dict(layer.geometry)
+    operator: Any = layers[0].operator
+    layer: Layer = operator.layer
+    kernel = layer.stored()
+    geometry = dict(layer.geometry)
     if pads:
-        spec, pad = ConvSpec.of(tuple(kernel.shape), **geometry), pads[0].operator
+        spec = ConvSpec.of(tuple(kernel.shape), **geometry)
+        pad = pads[0].operator
         if spec.transposed or any(map(any, spec.padding)) or len(pad.pads) != spec.ndim:
-            raise GeometryError(f"{of} pads twice, or other axes than those of its kernel: that has no words here.")
+            raise GeometryError(
+                f"{module_name} pads twice, or other axes than those of its kernel: no geometry states this."
+            )
         geometry |= {"padding": pad.pads, "padding_mode": pad.mode}
         before = graph.by_name[before.inputs[0]]
     size = tuple(before.shape or ())[2:] if layer.spatial else ()
     return kernel, geometry | {"input_shape": size}, layer.name
 
 
-def _layers(nodes: Sequence[Node]) -> list[Any]:
-    """Products with kernels, as they stand."""
-    return [
-        node
-        for node in nodes
-        if isinstance(node.operator, ops.Convolution)
-        or (isinstance(node.operator, ops.Matrix) and node.operator.alpha == 1 and node.operator.layer.error is None)
-    ]
+def _is_layer_node(node: Node) -> bool:
+    """Whether a node is a product with a kernel as it is stored."""
+    operator = node.operator
+    if isinstance(operator, ops.Convolution):
+        return True
+    return isinstance(operator, ops.Matrix) and operator.alpha == 1 and operator.layer.error is None
 
 
 def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -> Row | None:
-    """Measure one module; None: it is no layer of torch's, and not seen to be one.
+    """Measure one module; None: it is no layer of torch's, and not shown to be a product with a kernel.
 
-    Whatever goes wrong with a layer becomes the row's reason, and what was measured before it is kept.
+    An error of a layer becomes the row's reason; numbers that were measured before are kept.
     """
-    named = f"{name}.weight" if name else "weight"
+    row_name = f"{name}.weight" if name else "weight"
     kind: Kind = "conv" if isinstance(module, _ConvNd) else "linear"
-    row = Row(named, kind, (), None, values=dict.fromkeys(settings.methods))
+    row = Row(row_name, kind, (), None, values=dict.fromkeys(settings.methods))
     if is_quantised(module):
         reason = f"{name_of(module)} is quantised: its map has steps. Audit the model before it is quantised."
         return replace(row, reason=reason)
-    ours = is_layer(module)
-    # Torch's own that are no layers (recurrent ones, attention, tables) are no single product.
-    if not ours and (call is None or type_before_parametrizations(module).__module__.startswith("torch.nn.modules.")):
+    is_torch_layer = is_layer(module)
+    # Torch's other modules (recurrent layers, attention, embeddings) are no single product.
+    is_other_torch_module = type_before_parametrizations(module).__module__.startswith("torch.nn.modules.")
+    if not is_torch_layer and (call is None or is_other_torch_module):
         return None
     try:
         if call is None:
-            weight, geometry = weight_of(module).detach(), geometry_of(module) if computes_as_torch(module) else None
+            weight = weight_of(module).detach()
             row = replace(row, shape=tuple(weight.shape), reason=_NOT_CALLED)
+            if not computes_as_torch(module):
+                return row
+            geometry = geometry_of(module)
         else:
-            weight, geometry, note, own = _seen(module, call)
-            row = replace(row, shape=tuple(weight.shape), note=note)
-        if geometry is None:
-            return row
+            kernel = _kernel_in_use(module, call)
+            weight = kernel.weight
+            geometry = kernel.geometry
+            row = replace(row, shape=tuple(weight.shape), note=kernel.note)
         spec = ConvSpec.of(row.shape, **geometry)
         row = replace(row, spec=spec)
-        if not ours:
-            own = own if own in module._parameters else "weight"
-            named = f"{name}.{own}" if hasattr(module, own) else f"{name} (its kernel)"
-            row = replace(row, name=named, kind="conv" if spec.ndim else "linear")
-    except Exception as error:  # one bad layer must not lose the others; what another module computes is its own affair
-        said = str(error) if isinstance(error, SpecnormError) else f"{type(error).__name__}: {error}"
-        return replace(row, reason=row.reason or said) if ours else None
-    found = fill(replace(row, reason=None), weight, settings)
-    return found if row.reason is None else replace(found, reason=row.reason)
+        if call is not None and not is_torch_layer:
+            parameter = kernel.name if kernel.name in module._parameters else "weight"
+            row_name = f"{name}.{parameter}" if hasattr(module, parameter) else f"{name} (its kernel)"
+            row = replace(row, name=row_name, kind="conv" if spec.ndim else "linear")
+    except Exception as error:  # one bad layer must not lose the others
+        if not is_torch_layer:
+            return None
+        reason = str(error) if isinstance(error, SpecnormError) else f"{type(error).__name__}: {error}"
+        return replace(row, reason=row.reason or reason)
+    measured = fill(replace(row, reason=None), weight, settings)
+    return measured if row.reason is None else replace(measured, reason=row.reason)
 
 
-def _skipped(model: nn.Module, rows: Sequence[str]) -> list[tuple[str, Tensor]]:
-    measured = {f"{name}{end}" for name in rows for end in _COMPUTED}
-    parts = [name.rpartition(".") for name in rows]
-    inside = tuple(f"{owner}{dot}parametrizations.{tensor}." for owner, dot, tensor in parts)
-    return [
-        (name, x)
-        for name, x in [*model.named_parameters(), *model.named_buffers()]
-        if name not in measured and not name.startswith(inside)
-    ]
+def _skipped(model: nn.Module, row_names: Sequence[str]) -> list[tuple[str, Tensor]]:
+    """Return the parameters and buffers of a model that are neither measured kernels nor their sources."""
+    measured = set()
+    prefixes = []
+    for row_name in row_names:
+        measured |= {f"{row_name}{end}" for end in _SOURCES}
+        module_name, dot, tensor_name = row_name.rpartition(".")
+        prefixes.append(f"{module_name}{dot}parametrizations.{tensor_name}.")
+    skipped = []
+    for name, x in [*model.named_parameters(), *model.named_buffers()]:
+        if name not in measured and not name.startswith(tuple(prefixes)):
+            skipped.append((name, x))
+    return skipped

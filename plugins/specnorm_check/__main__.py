@@ -1,7 +1,7 @@
 """The command: python -m specnorm_check FILE.npz MODEL.
 
 Its exit code is 0 if every claim is proven, 1 if one is not, 2 if a file cannot be read.
-Nobody checks that there is a claim about every layer.
+It does not look whether there is a claim about every layer of the model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from specnorm_check import Refused, check, read_certificate, read_model
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each claim, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="specnorm_check",
@@ -22,7 +22,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("certificate", type=Path, help="FILE.npz")
     parser.add_argument("model", type=Path, help=".npz, .safetensors or .onnx")
-    paths = parser.parse_args(words)
+    paths = parser.parse_args(arguments)
     try:
         claims = read_certificate(paths.certificate)
         arrays = read_model(paths.model)

@@ -19,8 +19,8 @@ class Claim(NamedTuple):
     """What a certificate states, and what proves it.
 
     A claim about a network has the entry "parts", one about a layer has not.
-    ``completion`` is the array 2^exponent H that completes K*K to K*K + H*H, about a
-    number times the identity; of a network the list of these, one for each part.
+    ``completion`` is the array 2^exponent H, with K*K + H*H close to a multiple of the
+    identity. A claim about a network has a list of such arrays, one for each part.
     """
 
     statement: dict[str, Any]
@@ -28,9 +28,10 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a claim: it is proven if there is no reason against it.
+    """The answer to a claim: it is proven if ``reason`` is empty.
 
-    ``name`` is the certificate's word, of which nothing is proven.
+    ``statement`` says what is proven, ``reason`` why nothing is. ``name`` is the name
+    that the certificate gives to the layer or network; nothing is proven of the name.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Verdict(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        """Say it in one line: what is proven first, what the claimant says last."""
+        """Return one line: first what is proven, last the certificate's name for it."""
         if self.reason:
             line = f"FAILED: {plain(self.reason)}"
         else:
@@ -61,16 +62,17 @@ def check(
     """
     for claim in certificate:
         begin = time.perf_counter()
-        statement, reason = "", ""
+        statement = ""
+        reason = ""
         try:
-            require_subnormal_numbers()  # each claim says so, if they are missing
+            require_subnormal_numbers()
             if "parts" in claim.statement:
                 statement = prove_network(claim.statement, claim.completion, content)
             else:
                 statement = prove_layer(claim.statement, claim.completion, arrays)
         except Refused as error:
             reason = str(error)
-        except Exception as error:  # what is damaged proves nothing
+        except Exception as error:  # damaged statements and arrays raise many kinds
             text = f"it is damaged ({type(error).__name__}: {error})"
             reason = text[:300]
         name = str(claim.statement.get("name"))
@@ -80,7 +82,7 @@ def check(
 
 def require_subnormal_numbers() -> None:
     """Refuse a thread that takes subnormal numbers of either precision for zero."""
-    words = "subnormal numbers are taken for zero in this thread"
+    message = "subnormal numbers are taken for zero in this thread"
     for smallest in (np.float32(2.0**-149), np.float64(2.0**-1074)):
-        double = smallest + smallest
-        require(double > 0, f"{words}, so nothing is proven here")
+        twice = smallest + smallest
+        require(twice > 0, f"{message}, so nothing is proven here")

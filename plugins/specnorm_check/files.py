@@ -16,21 +16,22 @@ from specnorm_check.layers import Numbers, Refused, require
 from specnorm_check.statements import plain
 
 VERSION = 5  # of the format
-LONGEST = 2**32  # bytes of a certificate's arrays together
-LONGEST_CLAIMS = 2**26  # bytes of their text
+LARGEST_ARRAYS = 2**32  # bytes of a certificate's arrays together
+LARGEST_TEXT = 2**26  # bytes of their text
 MODELS = (".npz", ".safetensors", ".onnx")
-SAFETENSORS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
+DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
+"""NumPy's names of the dtypes in safetensors files; bfloat16 is read as its bits."""
 
 
 # -- certificates ----------------------------------------------------------------------
 def read_certificate(path: str | Path) -> list[Claim]:
-    """Return the claims of a file; `Refused` if it is no certificate."""
+    """Return the claims of a file. Raises `Refused` if it is no certificate."""
     arrays = archive_of(Path(path))
-    words = "the file has no claims: it is no certificate"
-    require("claims" in arrays, words)
+    message = "the file has no claims: it is no certificate"
+    require("claims" in arrays, message)
     text = arrays.pop("claims")
-    is_text = text.dtype == np.uint8 and text.size < LONGEST_CLAIMS
-    require(is_text, words)
+    is_text = text.dtype == np.uint8 and text.size < LARGEST_TEXT
+    require(is_text, message)
     claims = []
     for statement in statements_of(text.tobytes()):
         claims.append(with_completions(statement, arrays))
@@ -41,20 +42,20 @@ def read_certificate(path: str | Path) -> list[Claim]:
 def statements_of(text: bytes) -> list[dict[str, Any]]:
     """Return what a certificate's claims state."""
     try:
-        whole = json.loads(
+        certificate = json.loads(
             text.decode(),
             object_pairs_hook=object_of,
             parse_float=refuse_number,
             parse_constant=refuse_number,
         )
     except (ValueError, RecursionError) as error:
-        words = f"its claims cannot be read ({error})"
-        raise Refused(words[:200]) from None
-    words = f"it is of another format than {VERSION}: make it anew"
-    require(type(whole) is dict, words)
-    require(set(whole) == {"specnorm_certificate", "claims"}, words)
-    require(whole["specnorm_certificate"] == VERSION, words)
-    statements = whole["claims"]
+        message = f"its claims cannot be read ({error})"
+        raise Refused(message[:200]) from None
+    message = f"it is of another format than {VERSION}: make it anew"
+    require(type(certificate) is dict, message)
+    require(set(certificate) == {"specnorm_certificate", "claims"}, message)
+    require(certificate["specnorm_certificate"] == VERSION, message)
+    statements = certificate["claims"]
     require(type(statements) is list and statements, "it is no list of claims")
     for statement in statements:
         require(type(statement) is dict, "it is no list of claims")
@@ -64,7 +65,7 @@ def statements_of(text: bytes) -> list[dict[str, Any]]:
 def with_completions(statement: dict[str, Any], arrays: dict[str, Numbers]) -> Claim:
     """Return the claim with its arrays, which are taken out of ``arrays``.
 
-    So no two claims have one array, and what is left over is noticed.
+    So two claims cannot name one array, and the caller sees arrays that no claim names.
     """
     if "parts" not in statement:
         return Claim(statement, completion_of(statement, arrays))
@@ -81,8 +82,8 @@ def completion_of(part: dict[str, Any], arrays: dict[str, Numbers]) -> Numbers:
     """Return the array that a claim, or a part, names."""
     name = part.get("completion")
     is_array = type(name) is str and name in arrays
-    words = "is not there, or another claim's"
-    require(is_array, f"its arrays are not one H for each claim: {plain(name)} {words}")
+    cause = f"{plain(name)} is not there, or another claim's"
+    require(is_array, f"its arrays are not one H for each claim: {cause}")
     return arrays.pop(str(name))
 
 
@@ -101,16 +102,20 @@ def refuse_number(text: str) -> None:
 def archive_of(path: Path) -> dict[str, Numbers]:
     """Return the arrays of a NumPy archive.
 
-    Objects are never unpickled, and no more is unpacked than the archive promises.
+    Objects are never unpickled. The sizes that the archive states are limited, and no
+    member is unpacked beyond its stated size.
     """
     require(path.is_file(), f"{path.name}: there is no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        names = [one.filename for one in members]
+        names = [member.filename for member in members]
         require(len(set(names)) == len(names), "a name in the archive is repeated")
-        size = sum(one.file_size for one in members)
-        require(size <= LONGEST, f"its arrays unpack to more than {LONGEST} bytes")
+        size = sum(member.file_size for member in members)
+        require(
+            size <= LARGEST_ARRAYS,
+            f"its arrays unpack to more than {LARGEST_ARRAYS} bytes",
+        )
         with np.load(path, allow_pickle=False) as archive_of_arrays:
             arrays = dict(archive_of_arrays)
     except Refused:
@@ -123,17 +128,17 @@ def archive_of(path: Path) -> dict[str, Numbers]:
 
 
 def unreadable(path: Path, error: Exception) -> str:
-    """Say that a file cannot be read."""
-    words = f"{path.name} cannot be read ({type(error).__name__}: {error})"
-    return words[:300]
+    """Return the message that a file cannot be read."""
+    message = f"{path.name} cannot be read ({type(error).__name__}: {error})"
+    return message[:300]
 
 
 # -- models ----------------------------------------------------------------------------
 def read_model(path: str | Path) -> Mapping[str, Numbers]:
     """Return the arrays of a model's file by their names."""
     path = Path(path)
-    kinds = ", ".join(MODELS)
-    require(path.suffix in MODELS, f"{path.name}: expected a model in {kinds}")
+    suffixes = ", ".join(MODELS)
+    require(path.suffix in MODELS, f"{path.name}: expected a model in {suffixes}")
     require(path.is_file(), f"{path.name}: there is no such file")
     try:
         if path.suffix == ".npz":
@@ -155,12 +160,12 @@ def safetensors_of(path: Path) -> dict[str, Numbers]:
     content = path.read_bytes()
     arrays: dict[str, Numbers] = {}
     for name, entry in safetensors.deserialize(content):  # type: ignore[no-untyped-call]
-        kind = entry["dtype"]
-        if kind not in SAFETENSORS:
+        dtype = entry["dtype"]
+        if dtype not in DTYPES:
             continue
-        numbers = np.frombuffer(entry["data"], SAFETENSORS[kind])
+        numbers = np.frombuffer(entry["data"], DTYPES[dtype])
         array = numbers.reshape(entry["shape"])
-        if kind == "BF16":  # the upper half of a float32
+        if dtype == "BF16":  # the upper half of a float32
             bits = array.astype(np.uint32) << np.uint32(16)
             array = bits.view(np.float32)
         arrays[name] = array

@@ -1,7 +1,8 @@
 """Read the graph of an ONNX file: its constants, its operators, the shapes of its values.
 
 Shapes are those that onnx infers from the input's shape and from constants of the file;
-those that the file states are left out. What has no rule gets a name without one.
+shapes that the file states are not believed. An operator without a rule, or one with
+attributes that its rule does not cover, gets a name that no rule is for.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specnorm_check.layers import Numbers, Refused, require
-from specnorm_check.statements import BELOW, plain, whole_numbers
+from specnorm_check.statements import LIMIT, plain, whole_numbers
 
 FLOATING_KINDS = {1, 10, 11, 16}  # float32, float16, float64 and bfloat16 in ONNX
-FIRST_OPSET, LAST_OPSET = 13, 28  # the definitions of these sets of operators were read
+FIRST_OPSET = 13  # the definitions of operators from this set on were read
+LAST_OPSET = 28  # up to this one
 LONGEST_OPERATOR = 80  # letters of its name
 LARGEST_VALUE = 2**32  # entries
 
@@ -46,8 +48,8 @@ ATTRIBUTES: dict[str, set[str]] = {
     "Tanh": set(),
     "Transpose": {"perm"},
 }
-"""The operators with a rule, and the attributes that one may have: a rule reads them, or
-they change nothing that it says."""
+"""The operators that a rule is for, each with the attributes that it may have: the rule
+reads them, or holds for any value of them."""
 REQUIRED = {
     "auto_pad": b"NOTSET",
     "ceil_mode": 0,
@@ -55,7 +57,7 @@ REQUIRED = {
     "training_mode": 0,
     "transA": 0,
 }
-"""The values that attributes have, of whatever operator, if a rule is for it."""
+"""The one value of an attribute, if stated, for which the rules hold; of any operator."""
 
 
 class Node(NamedTuple):
@@ -67,11 +69,12 @@ class Node(NamedTuple):
 
 
 class Graph:
-    """An ONNX graph with one input, whose shape is given.
+    """An ONNX graph with one input, whose shape the claim states.
 
-    ``start`` is the name of its input, ``ends`` are those of its outputs, ``arrays`` its
-    constants. ``nodes`` has the operator of each other value, in the order of the graph,
-    ``shapes`` the shape of each value of which onnx infers one.
+    ``start`` is the name of the input, ``ends`` are the names of the outputs. ``arrays``
+    has the constants by their names. ``nodes`` has the operator of each other value by
+    its name, in the order of the graph, the input first. ``shapes`` has the shape of
+    each value for which onnx infers one.
     """
 
     def __init__(self, content: bytes, input_shape: object) -> None:
@@ -80,7 +83,7 @@ class Graph:
         model = onnx.ModelProto.FromString(content)
         graph = model.graph
         require_known_definitions(model)
-        require_own_numbers(graph)
+        require_numbers_in_file(graph)
         self.arrays = constants_of(graph)
         require_small_numbers(graph, self.arrays)
         self.start = set_input_shape(graph, self.arrays, input_shape)
@@ -92,10 +95,10 @@ class Graph:
         for node in graph.node:
             op = known_operator(node)
             attributes = attributes_of(node)
-            for at, name in enumerate(node.output):
-                # No rule is for another output than the first.
-                named = f"output {at} of {op}" if at else op
-                self.nodes[name] = Node(named, list(node.input), attributes)
+            for index, name in enumerate(node.output):
+                # Rules are for first outputs; another gets a name that no rule is for.
+                op_of_output = op if index == 0 else f"output {index} of {op}"
+                self.nodes[name] = Node(op_of_output, list(node.input), attributes)
         self._require_single_limits()
 
     def _require_single_limits(self) -> None:
@@ -113,11 +116,14 @@ class Graph:
         return self.shapes[name]
 
     def have_shape(self, names: Sequence[str], name: str) -> bool:
-        """Return whether some values have the shape of another one, which is known."""
+        """Return whether the values ``names`` have the shape of the value ``name``.
+
+        False if onnx infers no shape of it.
+        """
         shape = self.shapes.get(name)
         if shape is None:
             return False
-        return all(self.shapes.get(one) == shape for one in names)
+        return all(self.shapes.get(other) == shape for other in names)
 
     def keeps_entries(self, name: str) -> bool:
         """Return whether a value has as many entries as what its operator reads."""
@@ -130,11 +136,11 @@ class Graph:
     def has_constants(self, node: Node) -> bool:
         """Return whether all inputs of an operator but the first are constants."""
         others = set(node.inputs[1:])
-        left_out = ""
+        left_out = ""  # the name that ONNX gives to an optional input
         return others <= {left_out, *self.arrays}
 
     def require_constants(self, node: Node) -> None:
-        """Refuse an operator of which another input than the first may move."""
+        """Refuse an operator with an input, other than the first, that is no constant."""
         require(self.has_constants(node), f"a {node.op} of several values")
 
 
@@ -142,17 +148,17 @@ class Graph:
 def require_known_definitions(model: Any) -> None:
     """Refuse operators whose definitions were not read."""
     opsets = []
-    for one in model.opset_import:
-        if one.domain in ("", "ai.onnx"):
-            opsets.append(one.version)
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opsets.append(opset.version)
     is_known = len(opsets) == 1 and FIRST_OPSET <= opsets[0] <= LAST_OPSET
     sets = f"other sets than one from {FIRST_OPSET} to {LAST_OPSET}"
-    words = f"the model has operators of {sets}, or functions of its own"
-    require(is_known, words)
-    require(not model.functions, words)
+    message = f"the model has operators of {sets}, or functions of its own"
+    require(is_known, message)
+    require(not model.functions, message)
 
 
-def require_own_numbers(graph: Any) -> None:
+def require_numbers_in_file(graph: Any) -> None:
     """Refuse numbers that are outside of the file."""
     tensors = list(graph.initializer)
     for node in graph.node:
@@ -163,7 +169,11 @@ def require_own_numbers(graph: Any) -> None:
 
 
 def constants_of(graph: Any) -> dict[str, Numbers]:
-    """Return the constants of an ONNX graph by their names; bfloat16 as float32."""
+    """Return the constants of an ONNX graph by their names.
+
+    They are its initializers and the Constant operators that hold a tensor or integers.
+    Arrays of bfloat16 are returned as float32, which is exact.
+    """
     from onnx import numpy_helper
 
     arrays = {}
@@ -184,7 +194,7 @@ def constants_of(graph: Any) -> dict[str, Numbers]:
 
 
 def require_small_numbers(graph: Any, arrays: Mapping[str, Numbers]) -> None:
-    """Refuse numbers with which the integers of onnx wrap when it infers shapes."""
+    """Refuse numbers so large that onnx's integers overflow when it infers shapes."""
     for node in graph.node:
         if node.op_type not in ATTRIBUTES:
             continue
@@ -194,8 +204,8 @@ def require_small_numbers(graph: Any, arrays: Mapping[str, Numbers]) -> None:
         if node.op_type == "Pad" and len(node.input) > 1:
             pads = arrays.get(node.input[1], np.zeros(0))
             numbers += pads.reshape(-1).tolist()
-        is_small = min(numbers) > -BELOW and max(numbers) < BELOW
-        require(is_small, f"{node.op_type} has a number of {BELOW} or more")
+        is_small = min(numbers) > -LIMIT and max(numbers) < LIMIT
+        require(is_small, f"{node.op_type} has a number of {LIMIT} or more")
 
 
 def set_input_shape(
@@ -205,14 +215,14 @@ def set_input_shape(
 ) -> str:
     """Write the input's shape into a graph, and return the input's name."""
     inputs = list(graph.input)
-    is_constant = any(one.name in arrays for one in inputs)
+    is_constant = any(graph_input.name in arrays for graph_input in inputs)
     require(not is_constant, "a constant of the model is an input of it, too")
     require(len(inputs) == 1, "the model has not one input")
-    kind = inputs[0].type.tensor_type
-    is_floating = kind.elem_type in FLOATING_KINDS
-    words = f"numbers of kind {kind.elem_type} of ONNX, not floating ones"
-    require(is_floating, f"the model's input has {words}")
-    sizes = kind.shape.dim
+    tensor_type = inputs[0].type.tensor_type
+    is_floating = tensor_type.elem_type in FLOATING_KINDS
+    message = f"numbers of kind {tensor_type.elem_type} of ONNX, not floating ones"
+    require(is_floating, f"the model's input has {message}")
+    sizes = tensor_type.shape.dim
     numbers = whole_numbers(shape, len(sizes), least=1)
     require_moderate(numbers)
     for size, n in zip(sizes, numbers, strict=True):
@@ -224,7 +234,7 @@ def set_input_shape(
 
 
 def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that onnx infers from the input's; those stated are left out."""
+    """Return the shapes that onnx infers from the input's, without those of the file."""
     import onnx
 
     graph = model.graph
@@ -234,15 +244,15 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
         for output in graph.output:
             output.type.tensor_type.ClearField("shape")
         graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    except Exception as error:  # of many kinds
-        words = f"onnx finds fault with the model: {error}"
-        raise Refused(words[:300]) from None
+    except Exception as error:  # onnx raises many kinds
+        message = f"onnx finds fault with the model: {error}"
+        raise Refused(message[:300]) from None
     shapes = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        kind = value.type.tensor_type
-        shape = tuple(size.dim_value for size in kind.shape.dim)
-        is_whole = kind.HasField("shape") and all(shape)  # a size of 0 is an unknown one
-        if is_whole:
+        tensor_type = value.type.tensor_type
+        shape = tuple(size.dim_value for size in tensor_type.shape.dim)
+        has_all_sizes = tensor_type.HasField("shape") and all(shape)  # unknown ones are 0
+        if has_all_sizes:
             require(min(shape, default=1) > 0, "onnx infers a negative size")
             require_moderate(shape)
             shapes[value.name] = shape
@@ -250,7 +260,7 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def require_moderate(shape: Iterable[int]) -> None:
-    """Refuse a shape of so many entries that onnx or a sum of such may wrap."""
+    """Refuse a shape of so many entries that products or sums of sizes may overflow."""
     is_moderate = math.prod(map(abs, shape)) < LARGEST_VALUE
     require(is_moderate, f"a value has {LARGEST_VALUE} entries or more")
 
@@ -261,13 +271,13 @@ def attributes_of(node: Any) -> dict[str, Any]:
     from onnx import helper
 
     attributes = {}
-    for one in node.attribute:
-        attributes[one.name] = helper.get_attribute_value(one)
+    for attribute in node.attribute:
+        attributes[attribute.name] = helper.get_attribute_value(attribute)
     return attributes
 
 
 def known_operator(node: Any) -> str:
-    """Return an operator's name; if no rule is for it as it is, a name without rules."""
+    """Return an operator's name, or, if its attributes have no rule, another name."""
     if node.domain:
         return plain(f"{node.domain}.{node.op_type}")[:LONGEST_OPERATOR]
     op = plain(node.op_type)[:LONGEST_OPERATOR]
@@ -280,6 +290,6 @@ def known_operator(node: Any) -> str:
     for name, value in REQUIRED.items():
         if attributes.get(name, value) != value:
             return without_rule
-    if op == "BatchNormalization" and len(node.output) > 1:  # it is one in training
+    if op == "BatchNormalization" and len(node.output) > 1:  # as in training
         return without_rule
     return op

@@ -45,8 +45,8 @@ class Axis:
     taps: int
     stride: int
     dilation: int
-    before: int  # pixels of padding
-    after: int
+    before: int  # pixels of padding before the first pixel
+    after: int  # and after the last
 
     @property
     def reach(self) -> int:
@@ -56,19 +56,17 @@ class Axis:
     def outputs(self, size: int) -> int:
         """Return the number of outputs of an input of this size."""
         padded = self.before + size + self.after
-        way = (
-            padded - self.reach - 1
-        )  # of the first tap, from the first output to the last
-        return way // self.stride + 1
+        last_start = padded - self.reach - 1  # of a window; the first starts at 0
+        return last_start // self.stride + 1
 
 
 @dataclass(frozen=True)
 class Layer:
     """The geometry of a layer. A transposed layer is described by its adjoint.
 
-    ``padding_mode`` is zeros, circular, reflect or replicate. ``sizes`` are the input
-    sizes that a claim is about; None: every input size, with circular padding every one
-    that the stride divides.
+    ``padding_mode`` is zeros, circular, reflect or replicate. ``sizes`` is the one input
+    size that a claim is about, in pixels on each axis. None: the claim is about every
+    input size, or, with circular padding, about every one that the stride divides.
     """
 
     axes: tuple[Axis, ...]
@@ -113,11 +111,11 @@ def proven_norm(
     k_above_h = np.concatenate([k, h], axis=1)
     squares = lemma_1(k_above_h)
 
-    # Step 4: the norm of E. An entry of it sums no more numbers than the kernel has.
+    # Step 4: the norm of E. Each entry of e is a sum of at most kernel.size numbers.
     e = stride_one_kernels(absolute_e, layer)
     errors = schur_bounds(e, roundings=kernel.size)
 
-    # Step 5: the largest group, times the norm of the padding.
+    # Step 5: the largest group, times the norm of the padding. All are bounds.
     norms = []
     for square, error in zip(squares, errors, strict=True):
         norm = root_up(square) + error
@@ -129,9 +127,9 @@ def proven_norm(
 
 def whole_numbers_of(completion: Numbers) -> Numbers:
     """Return H' in float64; refuse other numbers than integers of 20 bits."""
-    kind = completion.dtype
-    is_whole = kind.str in ("<i2", "<i4")
-    require(is_whole, f"H is {kind}, not int16 or int32")
+    dtype = completion.dtype
+    is_whole = dtype.str in ("<i2", "<i4")
+    require(is_whole, f"H is {dtype}, not int16 or int32")
     h = completion.astype(np.float64)
     require_few_bits(h)
     return h
@@ -145,19 +143,19 @@ def require_few_bits(numbers: Numbers) -> None:
 
 def require_same_columns(k: Numbers, h: Numbers) -> None:
     """Refuse an H that has not the groups, channels and taps of the kernels k."""
-    words = f"H is {h.shape}; expected {k.shape} with any number of rows"
-    require(h.ndim == k.ndim, words)
+    message = f"H is {h.shape}; expected {k.shape} with any number of rows"
+    require(h.ndim == k.ndim, message)
     rows = h.shape[1]
     expected = (k.shape[0], rows, *k.shape[2:])
-    require(h.shape == expected, words)
+    require(h.shape == expected, message)
 
 
 def stride_one_kernels(kernel: Numbers, layer: Layer) -> Numbers:
     """Return kernels (groups, rows, channels, *taps) of stride 1.
 
-    The largest of their norms bounds the layer's, but for the factor of the padding: at
-    every size by Lemma 2, at one size by Lemma 3. Kernels with more channels than rows
-    are transposed: their symbols are transposed, too, and have the same norm.
+    The largest of their norms, times `padding_factor`, bounds the layer's norm: at every
+    size by Lemma 2, at one size by Lemma 3. Kernels with more channels than rows are
+    transposed: the symbols are transposed with them and keep their norms.
     """
     if layer.sizes is None:
         kernels = by_phases(kernel, layer)
@@ -171,9 +169,9 @@ def stride_one_kernels(kernel: Numbers, layer: Layer) -> Numbers:
 
 # -- Lemma 1 ---------------------------------------------------------------------------
 def lemma_1(a: Numbers) -> list[Fraction]:
-    """Return for each group the bound of Lemma 1, which is one of a squared norm.
+    """Return for each group the bound of ||K||^2 of Lemma 1.
 
-    ``a`` is A, the rows of K above those of H: M_t sums A_x^T A_{x+t} over x.
+    ``a`` is A, the rows of K above those of H. So M_t is the sum of A_x^T A_{x+t} over x.
     """
     _, _, channels, *taps = a.shape
     zero = (0,) * len(taps)
@@ -184,19 +182,18 @@ def lemma_1(a: Numbers) -> list[Fraction]:
         v = best_shift(m_0)
         shifts.append(v)
         shifted.append(m_0 - v * identity)  # 0 <= v < 2^62: nothing wraps
-    totals = frobenius_norms(np.array(shifted))
-    summands = 1
+    sums = frobenius_norms(np.array(shifted))
+    norms_added = 1
     for lag in lags_after_zero(taps):
         m_t = lag_matrices(a, lag)
         # M_{-t} is the transpose of M_t and has the same norm.
-        totals += 2 * frobenius_norms(m_t)
-        summands += 2
-    # A norm rounds its channels^2 squares and their sum, the total its summands.
-    factor = inflation(channels**2 + summands)
+        sums += 2 * frobenius_norms(m_t)
+        norms_added += 2
+    # Roundings: of the channels^2 squares in a norm, and of the norms in the sum.
+    factor = inflation(channels**2 + norms_added)
     bounds = []
-    for v, total in zip(shifts, totals.tolist(), strict=True):
-        sum_of_norms = factor * Fraction(total)
-        bounds.append(v + sum_of_norms)
+    for v, sum_of_norms in zip(shifts, sums.tolist(), strict=True):
+        bounds.append(v + factor * Fraction(sum_of_norms))
     return bounds
 
 
@@ -239,13 +236,14 @@ def rows_of_channels(a: Numbers) -> Numbers:
 def exact_products(left: Numbers, right: Numbers) -> Numbers:
     """Return left right^T for whole numbers, exactly (Arithmetic, step 3).
 
-    So many products are summed at once that the sum stays below 2^53.
+    As many products are summed at once as surely stay below 2^53.
     """
     groups, channels, length = left.shape
     largest = max(largest_entry(left), largest_entry(right))
     largest_product = max(largest**2, 1)
     require(largest_product < EXACT, "sums of taps have more than 26 bits")
-    require(length * largest_product < 2**62, "so many rows of so many bits")
+    largest_sum = length * largest_product
+    require(largest_sum < 2**62, "its sums over so many rows have more than 62 bits")
     at_once = (EXACT - 1) // largest_product
     shape = (groups, channels, channels)
     total = np.zeros(shape, np.int64)
@@ -265,9 +263,9 @@ def largest_entry(a: Numbers) -> int:
 
 
 def best_shift(m_0: Numbers) -> int:
-    """Return about m - D / root(c (c - 1)), for which Lemma 1 says least.
+    """Return about m - D / root(c (c - 1)), the v at which Lemma 1 bounds closest.
 
-    It holds for any v, so that the roundings here do not matter.
+    The lemma holds for any v, so the roundings of this one do not matter.
     """
     values = m_0.astype(np.float64)
     c = len(values)
@@ -288,11 +286,11 @@ def frobenius_norms(matrices: Numbers) -> Numbers:
 # -- Lemma 2 ---------------------------------------------------------------------------
 def by_phases(kernel: Numbers, layer: Layer) -> Numbers:
     """Return the kernels of stride 1 whose channels are the phases of the input."""
-    for at, axis in enumerate(layer.axes):
+    for index, axis in enumerate(layer.axes):
         common = math.gcd(axis.stride, axis.dilation)
         step = axis.stride // common  # s' of step 1
         phases = min(step, axis.taps)
-        kernel = split_axis(kernel, 2 + at, phases)  # its axes stay as many
+        kernel = split_axis(kernel, 2 + index, phases)
     rows = len(kernel) // layer.groups
     return kernel.reshape(
         layer.groups,
@@ -315,18 +313,18 @@ def split_axis(
     widths = [(0, 0)] * kernel.ndim
     missing = fewer * phases - taps
     widths[axis] = (0, missing)
-    whole = np.pad(kernel, widths)
-    before = whole.shape[:axis]
-    after = whole.shape[axis + 1 :]
-    apart = whole.reshape(*before, fewer, phases, *after)
-    beside_channels = np.moveaxis(apart, axis + 1, 2)
-    outputs, channels, _, *rest = beside_channels.shape
-    return beside_channels.reshape(outputs, channels * phases, *rest)
+    padded = np.pad(kernel, widths)
+    before = padded.shape[:axis]
+    after = padded.shape[axis + 1 :]
+    split = padded.reshape(*before, fewer, phases, *after)
+    phases_third = np.moveaxis(split, axis + 1, 2)
+    outputs, channels, _, *rest = phases_third.shape
+    return phases_third.reshape(outputs, channels * phases, *rest)
 
 
 # -- Lemma 3 ---------------------------------------------------------------------------
 def padding_factor(layer: Layer) -> Fraction:
-    """Return the norm of P, the root of the copies of a pixel (steps 1 to 3)."""
+    """Return a bound of the norm of P: the root of the most copies of a pixel."""
     if layer.sizes is not None:
         return Fraction(1)
     copies = 1
@@ -339,7 +337,7 @@ def padding_factor(layer: Layer) -> Fraction:
 
 
 def copies_of_a_pixel(axis: Axis, mode: str) -> int:
-    """Return how often a pixel is repeated on an axis at most; if circular, an output."""
+    """Return the most copies of a pixel on an axis; if circular, those of an output."""
     if mode == "reflect":
         before = min(axis.before, 1)
         after = min(axis.after, 1)
@@ -374,12 +372,12 @@ def matrix_at_size(
     by_taps = kernel.reshape(outputs, inputs, -1)
     matrix = np.zeros((rows, columns))
     all_taps = itertools.product(*map(range, taps))
-    for number, tap in enumerate(all_taps):
+    for tap_number, tap in enumerate(all_taps):
         reads: Numbers = np.ones((1, 1))
         for axis, size, t in zip(layer.axes, sizes, tap, strict=True):
             on_axis = pixels_read(axis, size, t, mode)
             reads = np.kron(reads, on_axis)
-        k_t = by_taps[:, :, number]
+        k_t = by_taps[:, :, tap_number]
         matrix += np.kron(k_t, reads)
     return matrix.reshape(layer.groups, -1, columns)
 
@@ -404,9 +402,9 @@ def pixels_read(
         position = last - np.abs(last - position)  # and at the last
     if mode == "replicate":
         position = np.clip(position, 0, size - 1)
-    inside = (position >= 0) & (position < size)
-    output = np.flatnonzero(inside)
-    pixel = position[inside]
+    is_pixel = (position >= 0) & (position < size)
+    output = np.flatnonzero(is_pixel)
+    pixel = position[is_pixel]
     reads = np.zeros((outputs, size))
     reads[output, pixel] = 1
     return reads
@@ -438,13 +436,13 @@ def schur_bounds(
 
 
 def inflation(roundings: int) -> Fraction:
-    """Return more than so many roundings take from a sum (Arithmetic, step 3)."""
+    """Return a factor larger than what so many roundings divide a sum by (step 3)."""
     require(roundings < 2**48, "the kernel is too large")
     return 1 + Fraction(roundings + 8, 2**52)
 
 
 def root_up(x: Fraction) -> Fraction:
-    """Return a multiple of 2^-60 that is just above the root."""
-    whole = math.ceil(x * 4**60)
-    above = math.isqrt(whole) + 1
+    """Return a multiple of 2^-60 just above the square root."""
+    scaled = math.ceil(x * 4**60)
+    above = math.isqrt(scaled) + 1
     return Fraction(above, 2**60)

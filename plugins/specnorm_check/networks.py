@@ -17,7 +17,7 @@ import numpy as np
 from specnorm_check.graphs import Graph
 from specnorm_check.layers import Numbers, Refused, proven_norm, require
 from specnorm_check.parts import ENTRY_ERROR, SUMS, Joint, Part, growth, joint_of_part
-from specnorm_check.rules import ONE, ROUNDED, factor_of_operator, root_of_squares
+from specnorm_check.rules import ONE, ROUNDING, factor_of_operator, root_of_squares
 from specnorm_check.statements import (
     Statement,
     number,
@@ -37,7 +37,8 @@ def prove_network(
 ) -> str:
     """Prove the claim that a network's Lipschitz constant is at most a number.
 
-    Returns what was read and proven, in a line; `Refused` if the claim is not proven.
+    Returns a line that says what was read and proven. Raises `Refused` if the claim is
+    not proven.
     """
     has_keys = set(statement) == KEYS_OF_A_NETWORK
     require(has_keys, "it has other entries than a claim about a network")
@@ -52,7 +53,7 @@ def prove_network(
 
 
 def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> str:
-    """Say what is proven, and which operators were read."""
+    """Return what is proven, and which operators were read, in words."""
     shape = "x".join(map(str, statement["input_shape"]))
     constant = printed(number(statement["upper"]))
     counts: dict[str, int] = {}
@@ -60,20 +61,20 @@ def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> s
         if name != network.start:
             counts[node.op] = counts.get(node.op, 0) + 1
     operators = ", ".join(f"{count} {op}" for op, count in counts.items())
-    layers = [len(part.values) - 1 for part in parts]
-    most = max(layers, default=0)
+    layers_of_parts = [len(part.values) - 1 for part in parts]
+    most_layers = max(layers_of_parts, default=0)
     return (
         f"Lipschitz constant <= {constant} of the input {shape}, by {len(parts)} parts "
-        f"of {most} layers at most, of {operators}, {statement['sha256'][:16]}"
+        f"of {most_layers} layers at most, of {operators}, {statement['sha256'][:16]}"
     )
 
 
 # -- values ----------------------------------------------------------------------------
-class KnownBound(NamedTuple):
-    """What is proven of the difference z - z' of a value, for inputs that differ by 1.
+class ValueBounds(NamedTuple):
+    """Bounds of the difference z - z' of a value, for inputs at the distance 1.
 
-    ``unweighted`` bounds |z - z'|; None: nothing does. For each pair (q, c) of
-    ``weighted``, c bounds |q (z - z')|, q a number for each channel.
+    ``unweighted`` bounds |z - z'|, or is None if nothing is proven. For each pair (q, c)
+    of ``weighted``, c bounds |q (z - z')|, where q has one number for each channel.
     """
 
     unweighted: Fraction | None
@@ -92,66 +93,69 @@ class Network(Graph):
         parts: Sequence[Part],
         completions: Sequence[Numbers],
     ) -> Fraction:
-        """Return a Lipschitz constant of all outputs together (Networks, step 1)."""
+        """Return a Lipschitz constant of all outputs together (Networks, step 1).
+
+        ``completions`` has the array 2^exponent H of each part.
+        """
         self.require_ends(parts)
-        known: dict[str, KnownBound] = {}
-        left_out = ""  # the name of an input that an operator does without
+        bounds_of: dict[str, ValueBounds] = {}
+        left_out = ""  # the name that ONNX gives to an optional input
         for name in (left_out, *self.arrays):
-            known[name] = KnownBound(Fraction(0), [])
-        known[self.start] = KnownBound(ONE, [])
+            bounds_of[name] = ValueBounds(Fraction(0), [])
+        bounds_of[self.start] = ValueBounds(ONE, [])
         for name in self.nodes:
-            if name not in known:
-                by_rule = self.bound_by_rule(name, known)
-                known[name] = KnownBound(by_rule, [])
+            if name not in bounds_of:
+                by_rule = self.bound_by_rule(name, bounds_of)
+                bounds_of[name] = ValueBounds(by_rule, [])
             for part, completion in zip(parts, completions, strict=True):
                 if part.values[-1] == name:
-                    by_part = self.bound_by_part(part, completion, known)
-                    known[name] = both(known[name], by_part)
+                    by_part = self.bound_by_part(part, completion, bounds_of)
+                    bounds_of[name] = combine(bounds_of[name], by_part)
 
         bounds = []
         for name in self.ends:
-            bound = known[name].unweighted
+            bound = bounds_of[name].unweighted
             if bound is None:
-                raise Refused(self.nothing_proven(known))
+                raise Refused(self.nothing_proven(bounds_of))
             bounds.append(bound)
         if len(bounds) == 1:
             return bounds[0]
         return root_of_squares(bounds)
 
     def require_ends(self, parts: Sequence[Part]) -> None:
-        """Refuse a part that ends at no value: it would not be looked at."""
+        """Refuse a part whose last value no operator computes: it would be ignored."""
         for part in parts:
             last = part.values[-1]
             is_computed = last in self.nodes
             require(is_computed, f"a part ends at {plain(last)}, no computed value")
 
-    def nothing_proven(self, known: Mapping[str, KnownBound]) -> str:
-        """Name the operators of which nothing is known."""
+    def nothing_proven(self, bounds_of: Mapping[str, ValueBounds]) -> str:
+        """Return the message that some operators have no bound."""
         unknown = set()
         for name, node in self.nodes.items():
-            if known[name].unweighted is None:
+            if bounds_of[name].unweighted is None:
                 unknown.add(node.op)
         return f"nothing is proven beyond one of {', '.join(sorted(unknown))}"
 
     def bound_by_rule(
         self,
         name: str,
-        known: Mapping[str, KnownBound],
+        bounds_of: Mapping[str, ValueBounds],
     ) -> Fraction | None:
         """Return a bound of |z - z'| from those of z's inputs (Networks, step 2).
 
-        An input with the bound 0 is a constant. What is computed from constants alone
-        has no bound, since it may be drawn at random.
+        An input with the bound 0 is a constant, another one moves. What is computed from
+        constants alone has no bound, since it may be drawn at random. None: no bound.
         """
         node = self.nodes[name]
         moving = []
         bounds = []
-        for one in node.inputs:
-            bound = known[one].unweighted
+        for operand in node.inputs:
+            bound = bounds_of[operand].unweighted
             if bound is None:
                 return None
             if bound > 0:
-                moving.append(one)
+                moving.append(operand)
                 bounds.append(bound)
         if not moving:
             return None
@@ -159,17 +163,21 @@ class Network(Graph):
             return sum(bounds, Fraction(0))
         if node.op == "Concat":
             return root_of_squares(bounds)
-        is_first_alone = moving == node.inputs[:1] and self.has_constants(node)
-        factor = factor_of_operator(self, name) if is_first_alone else None
-        return None if factor is None else factor * bounds[0]
+        moves_first_alone = moving == node.inputs[:1] and self.has_constants(node)
+        if not moves_first_alone:
+            return None
+        factor = factor_of_operator(self, name)
+        if factor is None:
+            return None
+        return factor * bounds[0]
 
     def bound_by_part(
         self,
         part: Part,
         completion: Numbers,
-        known: Mapping[str, KnownBound],
-    ) -> KnownBound:
-        """Return what a part proves of its last value from what its first has."""
+        bounds_of: Mapping[str, ValueBounds],
+    ) -> ValueBounds:
+        """Return the bounds that a part proves of its last value from its first's."""
         joint = self.joint(part)
         norm = proven_norm(
             joint.kernel,
@@ -182,34 +190,41 @@ class Network(Graph):
 
         start = part.values[0]
         op = self.nodes[start].op
-        words = f"a part begins at {plain(start)}, a {op} of which nothing is known"
+        message = f"a part begins at {plain(start)}, a {op} of which nothing is known"
         if not part.multipliers:
             one_for_all_channels = np.ones(1)
-            first = weighted_bound(known[start], one_for_all_channels, words)
-            return KnownBound(first * constant, [])
+            first = weighted_bound(bounds_of[start], one_for_all_channels, message)
+            return ValueBounds(first * constant, [])
         q_0 = part.multipliers[0]
         q_n = part.multipliers[-1]
-        last = weighted_bound(known[start], q_0, words) * constant
+        last = weighted_bound(bounds_of[start], q_0, message) * constant
         least = Fraction(float(q_n.min()))
-        return KnownBound(last / least, [(q_n, last)])
+        return ValueBounds(last / least, [(q_n, last)])
 
 
-def weighted_bound(known: KnownBound, q: Numbers, words: str) -> Fraction:
-    """Return a bound of |q (z - z')|, q a number for each channel (Networks, step 3)."""
+def weighted_bound(z_bounds: ValueBounds, q: Numbers, message: str) -> Fraction:
+    """Return a bound of |q (z - z')| (Networks, step 3).
+
+    ``q`` has one number for each channel, or one for all. Without any bound of z - z',
+    the claim is refused with ``message``.
+    """
     bounds = []
-    if known.unweighted is not None:
+    if z_bounds.unweighted is not None:
         largest = Fraction(float(q.max()))
-        bounds.append(known.unweighted * largest)
-    for other, c in known.weighted:
+        bounds.append(z_bounds.unweighted * largest)
+    for other, c in z_bounds.weighted:
         if len(other) == len(q):
             ratio = float((q / other).max())
-            bounds.append(c * Fraction(ratio) * ROUNDED)
-    require(bounds, words)
+            bounds.append(c * Fraction(ratio) * ROUNDING)
+    require(bounds, message)
     return min(bounds)
 
 
-def both(one: KnownBound, other: KnownBound) -> KnownBound:
-    """Return what is known of a value by two bounds."""
-    bounds = [x for x in (one.unweighted, other.unweighted) if x is not None]
-    least = min(bounds) if bounds else None
-    return KnownBound(least, one.weighted + other.weighted)
+def combine(first: ValueBounds, second: ValueBounds) -> ValueBounds:
+    """Return the bounds of a value of which two lists of bounds are proven."""
+    bounds = []
+    for bound in (first.unweighted, second.unweighted):
+        if bound is not None:
+            bounds.append(bound)
+    least = min(bounds, default=None)
+    return ValueBounds(least, first.weighted + second.weighted)

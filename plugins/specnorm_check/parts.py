@@ -33,8 +33,8 @@ KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 LAYER_OPERATORS = {"Conv", "Gemm"}
 SUMS = {"Add", "Sub"}
 SHORTCUTS = {"Pad", "Slice"}
-ENTRY_ERROR = 2.0**-48  # relative, of 32 roundings of an entry of a kernel
-MOST_NORMALISATIONS = 4  # behind a layer of a part: 5 roundings each, 8 of the rest
+ENTRY_ERROR = 2.0**-48  # more than 32 roundings change an entry, relatively
+MOST_NORMALISATIONS = 4  # behind a layer of a part: 5 roundings each, 8 for the rest
 LARGEST_KERNEL = 2**31  # entries
 HALF = Fraction(1, 2)
 DO_NOT_FIT = "layers of a part do not fit together"
@@ -46,9 +46,10 @@ Slopes = tuple[float, float]
 class Part:
     """What a certificate says of layers that are proven together.
 
-    ``values`` are the names of z_0, ..., z_n, ``multipliers`` their q, one number a
-    channel. A layer by itself may have no multipliers; it may be proven at its own size.
-    2^``exponent`` H is the array of whole numbers that completes the part's kernel.
+    ``values`` are the names of z_0, ..., z_n. ``multipliers`` are q_0, ..., q_n, each an
+    array with one number for each channel; a layer by itself may have none. If
+    ``at_own_size``, such a layer is proven at the size of its input in the graph, else
+    at every size. 2^``exponent`` H is the array of whole numbers for the part's kernel.
     """
 
     values: list[str]
@@ -68,12 +69,12 @@ class Part:
         for texts in statement["weights"]:
             q = np.array([number(text) for text in texts])
             is_moderate = (q > 2.0**-99) & (q < 2.0**99)
-            words = "a multiplier is 0, or close to it or beyond"
-            require(is_moderate.all(), words)
+            message = "a multiplier is 0, or close to it or beyond"
+            require(is_moderate.all(), message)
             multipliers.append(q)
-        is_by_itself = len(values) == 2 and not multipliers
-        is_complete = is_by_itself or len(multipliers) == len(values)
-        require(is_complete, "a part has not multipliers for each value")
+        needs_none = len(values) == 2 and not multipliers
+        has_all = len(multipliers) == len(values)
+        require(needs_none or has_all, "a part has not multipliers for each value")
         sizes = statement["sizes"]
         require(
             sizes in ("every", "own"), "the sizes of a part are neither every nor own"
@@ -107,8 +108,9 @@ class Joint(NamedTuple):
     """The kernel whose norm proves a part.
 
     It is N + I/2 if ``centred`` (step E), else T of a chain (step F) or V of a layer by
-    itself (step G). ``depth`` is the number of layers on the longest way to z_n, and
-    ``factor`` what the constant is multiplied by: pooling, and the slope of step G.
+    itself (step G). ``depth`` is the number of layers on the longest way to z_n. The
+    part's constant is `growth` to the power of ``depth``, times ``factor``: the constant
+    of the pooling and, in step G, the slope.
     """
 
     kernel: Numbers
@@ -141,7 +143,7 @@ def joint_of_part(graph: Graph, part: Part) -> Joint:
 
 
 def growth(joint: Joint, norm: Fraction) -> Fraction:
-    """Return what a layer of a part multiplies by at most, if its kernel has a norm."""
+    """Return the factor of each layer of a part, if ``norm`` bounds the joint kernel."""
     if not joint.centred:  # steps F and G
         return norm
     sigma = norm - HALF  # step E
@@ -150,9 +152,10 @@ def growth(joint: Joint, norm: Fraction) -> Fraction:
 
 # -- step A: the layers of a part ------------------------------------------------------
 def function_at(graph: Graph, name: str) -> Function:
-    """Return what a value of a part is a function of, entry by entry.
+    """Return the function of each entry, and the pooling, that compute a part's value.
 
-    From the value backwards: pooling (step H), then the function; there may be neither.
+    Backwards from the value, pooling comes first (step H), then the function. Either may
+    be absent; without a function the slopes are those of the identity.
     """
     is_computed = name in graph.nodes
     require(is_computed, f"a part ends at {plain(name)}, no computed value")
@@ -176,7 +179,7 @@ def function_at(graph: Graph, name: str) -> Function:
 
 
 def keeps_channels(graph: Graph, node: Node) -> bool:
-    """Return whether pooling, or a mean, leaves the axes of batch and channels."""
+    """Return whether pooling, or a mean, is over axes of pixels alone."""
     if node.op in POOLS:
         return True
     axes = node.attributes.get("axes", [])
@@ -200,32 +203,35 @@ class TermReader:
         scale: Numbers | float = 1.0,
         normalisations: int = 0,
     ) -> Iterator[Term]:
-        """Yield layers of z_0, ..., z_{end-1} whose sum is ``scale`` times a value.
+        """Yield the layers that lead from z_0, ..., z_{end-1} to the value ``name``.
 
-        What is constant is left out. ``scale`` is one number, or one for each channel,
-        the product of those of so many normalisations.
+        Their sum is ``scale`` times the value, but for constants, which are left out:
+        they change no difference. ``scale`` is one number, or one for each channel; it
+        is the product of the factors of as many batch normalisations as
+        ``normalisations`` says, and of signs.
         """
         graph = self.graph
-        if name in graph.arrays:  # it changes no difference
+        if name in graph.arrays:
             return
         node = graph.nodes[name]
-        is_before = name in self.part.values[:end]
-        if is_before or node.op in SHORTCUTS:
+        is_value_of_part = name in self.part.values[:end]
+        if is_value_of_part or node.op in SHORTCUTS:
             yield self.shortcut(end, name, scale)
         elif node.op == "BatchNormalization":
             graph.require_constants(node)
             more = normalisations + 1
-            words = f"more than {MOST_NORMALISATIONS} normalisations behind a layer"
-            require(more <= MOST_NORMALISATIONS, words)
+            message = f"more than {MOST_NORMALISATIONS} normalisations behind a layer"
+            require(more <= MOST_NORMALISATIONS, message)
             factors = normalising_factors(graph, node)
             scales = product(np.asarray(scale), factors)
             yield from self.terms(end, node.inputs[0], scales, more)
         elif node.op in SUMS:
-            for at, summand in enumerate(node.inputs):
+            for index, summand in enumerate(node.inputs):
                 is_constant = summand in graph.arrays
                 is_same = is_constant or graph.have_shape([summand], name)
                 require(is_same, f"{node.op} spreads a value of a part")
-                sign = -1 if node.op == "Sub" and at == 1 else 1
+                is_subtracted = index == 1 and node.op == "Sub"
+                sign = -1 if is_subtracted else 1
                 yield from self.terms(end, summand, sign * scale, normalisations)
         else:
             require(node.op in LAYER_OPERATORS, f"{node.op} stands in a part")
@@ -237,23 +243,23 @@ class TermReader:
         node: Node,
         scale: Numbers | float,
     ) -> Term:
-        """Return the term of a Conv or Gemm, which reads a value before.
+        """Return the term of a Conv or Gemm.
 
-        ``read`` is what it reads: the value z_j = ``start``, or this one flattened.
+        Its input is a value z_j, called ``source``, of the part, or z_j flattened.
         """
         graph = self.graph
         graph.require_constants(node)
-        read = node.inputs[0]
-        start = read
-        while start not in self.part.values[:end]:
-            before = graph.nodes[start]
-            words = f"{before.op} stands before a layer of a part"
-            require(before.op in SAME_ENTRIES, words)
-            require(graph.keeps_entries(start), words)
-            start = before.inputs[0]
+        input_name = node.inputs[0]
+        source = input_name
+        while source not in self.part.values[:end]:
+            before = graph.nodes[source]
+            message = f"{before.op} stands before a layer of a part"
+            require(before.op in SAME_ENTRIES, message)
+            require(graph.keeps_entries(source), message)
+            source = before.inputs[0]
         stored = graph.arrays[node.inputs[1]].astype(np.float64)
-        kernel, layer = read_kernel(node, stored, graph.shape_of(read))
-        return self.term(end, start, read, kernel, layer, scale)
+        kernel, layer = read_kernel(node, stored, graph.shape_of(input_name))
+        return self.term(end, source, input_name, kernel, layer, scale)
 
     def shortcut(
         self,
@@ -261,19 +267,20 @@ class TermReader:
         name: str,
         scale: Numbers | float,
     ) -> Term:
-        """Return the term of a value before, of some of its pixels, with more channels.
+        """Return the term of a value z_j of the part that is added without a layer.
 
-        It is a layer of one tap: the kernel is a matrix of zeros and ones.
+        It may be sliced to some of its pixels, and padded with constant channels. All of
+        this is a layer of one tap: the kernel is a matrix of zeros and ones.
         """
-        start = name
+        source = name
         changes = []
-        while start not in self.part.values[:end]:
-            node = self.graph.nodes[start]
+        while source not in self.part.values[:end]:
+            node = self.graph.nodes[source]
             require(node.op in SHORTCUTS, f"{node.op} stands in a part")
             self.graph.require_constants(node)
-            changes.append(start)
-            start = node.inputs[0]
-        shape = self.graph.shape_of(start)
+            changes.append(source)
+            source = node.inputs[0]
+        shape = self.graph.shape_of(source)
         matrix = np.eye(shape[1])
         strides = [1] * len(shape[2:])
         for value in reversed(changes):  # from z_j on
@@ -281,76 +288,79 @@ class TermReader:
                 more_rows = channels_padded(self.graph, value)
                 matrix = np.pad(matrix, (more_rows, (0, 0)))
             else:
-                for at, step in enumerate(steps_of_slice(self.graph, value)):
-                    strides[at] *= step
-        axes = [Axis(1, stride, 1, 0, 0) for stride in strides]
+                for index, step in enumerate(steps_of_slice(self.graph, value)):
+                    strides[index] *= step
+        axes = []
+        for stride in strides:
+            axes.append(Axis(taps=1, stride=stride, dilation=1, before=0, after=0))
         one_tap = [1] * len(axes)
         kernel = matrix.reshape(*matrix.shape, *one_tap)
-        layer = Layer(tuple(axes), 1, "zeros", shape[2:])
-        return self.term(end, start, start, kernel, layer, scale)
+        layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=shape[2:])
+        return self.term(end, source, source, kernel, layer, scale)
 
     def term(
         self,
         end: int,
-        start: str,
-        read: str,
+        source: str,
+        input_name: str,
         kernel: Numbers,
         layer: Layer,
         scale: Numbers | float,
     ) -> Term:
-        """Return V_ij = q_i W_ij / q_j, W_ij being ``scale`` times a layer (step B).
+        """Return V_ij = q_i W_ij / q_j, where W_ij is ``scale`` times a layer (step B).
 
-        The layer reads the value ``read``, which has the entries of z_j = ``start``.
+        The layer reads the value ``input_name``: z_j = ``source``, or z_j flattened.
         """
-        j = self.part.values.index(start)
+        j = self.part.values.index(source)
         outputs, inputs, *_ = kernel.shape
         inputs *= layer.groups
-        multiplied = scale * np.ones(outputs)
-        divided = np.ones(inputs)
+        output_factors = scale * np.ones(outputs)
+        input_factors = np.ones(inputs)
         if self.part.multipliers:
             q_i = self.part.multipliers[end]
             q_j = self.part.multipliers[j]
-            words = "multipliers are not one a channel"
-            require(self.has_channels(j, start, read), words)
-            require(len(q_j) == self.graph.shape_of(start)[1], words)
-            require(len(q_i) == outputs, words)
-            multiplied = product(multiplied, q_i)
+            message = "multipliers are not one a channel"
+            require(self.has_channels(j, source, input_name), message)
+            require(len(q_j) == self.graph.shape_of(source)[1], message)
+            require(len(q_i) == outputs, message)
+            output_factors = product(output_factors, q_i)
             # Flattened, the pixels of a channel stand one behind the other.
-            divided = 1 / np.repeat(q_j, inputs // len(q_j))
-        weighted = scaled(kernel, layer.groups, multiplied, divided)
+            input_factors = 1 / np.repeat(q_j, inputs // len(q_j))
+        weighted = scale_channels(kernel, layer.groups, output_factors, input_factors)
         return Term(j, end, weighted, layer)
 
-    def has_channels(self, j: int, start: str, read: str) -> bool:
+    def has_channels(self, j: int, source: str, input_name: str) -> bool:
         """Return whether a layer reads z_j as it is, or z_0 flattened by samples."""
-        shape = self.graph.shape_of(start)
-        shape_read = self.graph.shape_of(read)
+        shape = self.graph.shape_of(source)
+        input_shape = self.graph.shape_of(input_name)
         flattened = (shape[0], math.prod(shape[1:]))
-        return shape_read == shape or (j == 0 and shape_read == flattened)
+        is_flattened_start = j == 0 and input_shape == flattened
+        return input_shape == shape or is_flattened_start
 
 
 def read_kernel(
     node: Node,
     stored: Numbers,
-    shape_read: tuple[int, ...],
+    input_shape: tuple[int, ...],
 ) -> tuple[Numbers, Layer]:
-    """Return the kernel and the geometry of a Conv or Gemm, by what it reads."""
-    words = f"no rule is for such a {node.op}"
-    require(stored.ndim == len(shape_read), words)
+    """Return the kernel and the geometry of a Conv or Gemm at the shape of its input."""
+    message = f"no rule is for such a {node.op}"
+    require(stored.ndim == len(input_shape), message)
     if node.op == "Gemm":
         matrix = stored if node.attributes.get("transB") else stored.T
         alpha = np.array(node.attributes.get("alpha", 1.0))
         kernel = product(matrix, alpha)
-        layer = Layer((), 1, "zeros", ())
+        layer = Layer(axes=(), groups=1, padding_mode="zeros", sizes=())
     else:
         kernel = stored
         taps = list(stored.shape[2:])
-        is_own = node.attributes.get("kernel_shape", taps) == taps
-        require(is_own, words)
+        stated_taps = node.attributes.get("kernel_shape", taps)
+        require(stated_taps == taps, message)
         axes = axes_of_windows(node, taps)
         groups = node.attributes.get("group", 1)
-        layer = Layer(axes, groups, "zeros", shape_read[2:])
+        layer = Layer(axes, groups, "zeros", input_shape[2:])
     channels = layer.groups * kernel.shape[1]
-    require(channels == shape_read[1], f"{words}: it reads {shape_read[1]} channels")
+    require(channels == input_shape[1], f"{message}: it reads {input_shape[1]} channels")
     return kernel, layer
 
 
@@ -361,50 +371,51 @@ def channels_padded(graph: Graph, name: str) -> tuple[int, int]:
     require(not names_axes, "such a Pad stands in a part")
     rank = len(graph.shape_of(name))
     pads = graph.arrays[node.inputs[1]].reshape(2, rank)
-    of_channels = pads[:, 1]
-    of_others = np.delete(pads, 1, axis=1)
-    is_of_channels = of_channels.min() >= 0 and not of_others.any()
-    require(is_of_channels, "padding of pixels stands in a part")
-    before, behind = of_channels.tolist()
+    channel_pads = pads[:, 1]
+    other_pads = np.delete(pads, 1, axis=1)
+    adds_channels_alone = channel_pads.min() >= 0 and not other_pads.any()
+    require(adds_channels_alone, "padding of pixels stands in a part")
+    before, behind = channel_pads.tolist()
     return before, behind
 
 
 def steps_of_slice(graph: Graph, name: str) -> list[int]:
-    """Return the steps, one an axis of pixels, of a Slice from the first pixel on.
+    """Return the step of a Slice on each axis of pixels.
 
-    It leaves the axes of batch and channels as they are.
+    Refused is a Slice that does not start at the first pixel, or that leaves out samples
+    or channels.
     """
-    words = "such a Slice stands in a part"
+    message = "such a Slice stands in a part"
     node = graph.nodes[name]
-    require(len(node.inputs) == 5, words)
-    constants = [graph.arrays[one].tolist() for one in node.inputs[1:]]
+    require(len(node.inputs) == 5, message)
+    constants = [graph.arrays[operand].tolist() for operand in node.inputs[1:]]
     starts, _, axes, steps = constants
-    require(len(set(axes)) == len(axes), words)
+    require(len(set(axes)) == len(axes), message)
     before = graph.shape_of(node.inputs[0])
     after = graph.shape_of(name)
     steps_of_pixels = [1] * len(before[2:])
     for start, axis, step in zip(starts, axes, steps, strict=True):
-        require(start == 0 and step > 0 and axis >= 0, words)
+        require(start == 0 and step > 0 and axis >= 0, message)
         if axis > 1:
             steps_of_pixels[axis - 2] = step
         else:
-            require(before[axis] == after[axis], words)
+            require(before[axis] == after[axis], message)
     return steps_of_pixels
 
 
-def scaled(
+def scale_channels(
     kernel: Numbers,
     groups: int,
-    of_outputs: Numbers,
-    of_inputs: Numbers,
+    output_factors: Numbers,
+    input_factors: Numbers,
 ) -> Numbers:
-    """Return a kernel with its outputs and its inputs multiplied by numbers (step B)."""
+    """Return a kernel with each output and each input times its factor (step B)."""
     _, inputs, *taps = kernel.shape
     by_group = kernel.reshape(groups, -1, inputs, math.prod(taps))
-    rows = of_outputs.reshape(groups, -1, 1, 1)
-    columns = of_inputs.reshape(groups, 1, -1, 1)
-    whole = product(product(by_group, rows), columns)
-    return whole.reshape(kernel.shape)
+    rows = output_factors.reshape(groups, -1, 1, 1)
+    columns = input_factors.reshape(groups, 1, -1, 1)
+    scaled = product(product(by_group, rows), columns)
+    return scaled.reshape(kernel.shape)
 
 
 # -- step G: one layer -----------------------------------------------------------------
@@ -414,7 +425,7 @@ def joint_of_one(part: Part, term: Term, slopes: Slopes, pooling: Fraction) -> J
     if not part.at_own_size:
         layer = replace(layer, sizes=None)
     factor = pooling * largest_slope(slopes)
-    return Joint(term.kernel, layer, False, 1, factor)
+    return Joint(term.kernel, layer, centred=False, depth=1, factor=factor)
 
 
 # -- steps C to F: several layers ------------------------------------------------------
@@ -439,20 +450,22 @@ def joint_of_several(
     require_one_grid(terms)
     is_chain = all(term.end == term.start + 1 for term in terms)
     edges = edges_of(terms, slopes, is_chain)
-    places = channels_of(edges)
-    kernel = hermitian_kernel(edges, places)
+    channels = channels_of(edges)
+    kernel = hermitian_kernel(edges, channels)
     if is_chain:
-        kernel = odd_rows_even_columns(kernel, places)
+        kernel = odd_rows_even_columns(kernel, channels)
     else:
         add_half_of_identity(kernel)
-    axes = [Axis(taps, 1, 1, 0, 0) for taps in kernel.shape[2:]]
-    layer = Layer(tuple(axes), 1, "zeros", None)
+    axes = []
+    for taps in kernel.shape[2:]:
+        axes.append(Axis(taps, stride=1, dilation=1, before=0, after=0))
+    layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=None)
     depth = depth_of(terms, last=len(slopes))
-    return Joint(kernel, layer, not is_chain, depth, pooling)
+    return Joint(kernel, layer, centred=not is_chain, depth=depth, factor=pooling)
 
 
 def require_one_grid(terms: Sequence[Term]) -> None:
-    """Refuse terms that are not all on one grid (step D), or two of the same places."""
+    """Refuse terms that are not all on one grid (step D), or two of one pair i, j."""
     pairs = {(term.start, term.end) for term in terms}
     require(len(pairs) == len(terms), DO_NOT_FIT)
     strides_of_z_0 = set()
@@ -468,7 +481,7 @@ def require_one_grid(terms: Sequence[Term]) -> None:
 def depth_of(terms: Sequence[Term], last: int) -> int:
     """Return the number of layers on the longest way from z_0 to z_n (step E).
 
-    Terms stand in the order of the values that they lead to.
+    The terms are sorted by ``end``, so the depth of a term's start is final.
     """
     depths = [0] * (last + 1)
     for term in terms:
@@ -486,7 +499,8 @@ def edges_of(
     last = len(slopes)
     edges = []
     for term in terms:
-        j, i = term.start, term.end
+        j = term.start
+        i = term.end
         v, first_tap = at_stride_one(term)
         if is_chain:  # step F: the taps may be moved
             first_tap = [-(taps // 2) for taps in v.shape[2:]]
@@ -511,8 +525,8 @@ def times(kernel: Numbers, factor: float) -> Numbers:
 def at_stride_one(term: Term) -> tuple[Numbers, list[int]]:
     """Return a term's kernel on the grid of its outputs, and where its first tap is.
 
-    It has no groups and no dilation, but zeros between; phases of the input are channels
-    (step D).
+    Groups and dilations become zeros of the kernel; the phases of the input become its
+    channels (step D).
     """
     groups = term.layer.groups
     axes = term.layer.axes
@@ -521,7 +535,7 @@ def at_stride_one(term: Term) -> tuple[Numbers, list[int]]:
     first_tap = []
     taps: list[slice] = []
     for axis in axes:
-        # So many zeros before the first tap make its place a multiple of the stride.
+        # With these zeros before it, the first tap is a multiple of the stride away.
         zeros = -axis.before % axis.stride
         lengths.append(zeros + axis.reach + 1)
         taps.append(slice(zeros, None, axis.dilation))
@@ -531,64 +545,67 @@ def at_stride_one(term: Term) -> tuple[Numbers, list[int]]:
     size = outputs * groups * inputs * math.prod(lengths) * phases
     require(size < LARGEST_KERNEL, "its stride makes so many channels")
 
-    whole = np.zeros((outputs, groups * inputs, *lengths))
+    dense = np.zeros((outputs, groups * inputs, *lengths))
     for group in range(groups):
         rows = block(group, outputs // groups)
         columns = block(group, inputs)
-        whole[rows, columns, *taps] = term.kernel[rows]
-    for at, axis in enumerate(axes):
-        whole = split_axis(whole, 2 + at, axis.stride)
-    return whole, first_tap
+        dense[rows, columns, *taps] = term.kernel[rows]
+    for index, axis in enumerate(axes):
+        dense = split_axis(dense, 2 + index, axis.stride)
+    return dense, first_tap
 
 
-def block(at: int, length: int) -> slice:
-    """Return the indices of one of several blocks of a length."""
-    first = at * length
+def block(index: int, length: int) -> slice:
+    """Return the indices of block ``index`` where each block has ``length`` indices."""
+    first = index * length
     return slice(first, first + length)
 
 
 def channels_of(edges: Sequence[Edge]) -> dict[int, int]:
-    """Return the number of channels at each place, in the order of the kernel."""
-    places: dict[int, int] = {}
+    """Return the number of channels of each place, in the order of N's channels."""
+    channels: dict[int, int] = {}
     for edge in edges:
         outputs, inputs, *_ = edge.kernel.shape
-        places.setdefault(edge.start, inputs)
-        places.setdefault(edge.end, outputs)
-        require(places[edge.start] == inputs, DO_NOT_FIT)
-        require(places[edge.end] == outputs, DO_NOT_FIT)
-    return places
+        channels.setdefault(edge.start, inputs)
+        channels.setdefault(edge.end, outputs)
+        require(channels[edge.start] == inputs, DO_NOT_FIT)
+        require(channels[edge.end] == outputs, DO_NOT_FIT)
+    return channels
 
 
-def hermitian_kernel(edges: Sequence[Edge], places: Mapping[int, int]) -> Numbers:
-    """Return N: its blocks and their adjoints (step C). Its middle tap is the pixel."""
+def hermitian_kernel(edges: Sequence[Edge], channels: Mapping[int, int]) -> Numbers:
+    """Return N: the blocks and their adjoints (step C).
+
+    Its middle tap reads, for the output at a pixel, that pixel.
+    """
     ranks = {edge.kernel.ndim for edge in edges}
     require(len(ranks) == 1, DO_NOT_FIT)
-    channels = {}
-    count = 0
-    for place, more in places.items():
-        channels[place] = slice(count, count + more)
-        count += more
+    indices = {}
+    total = 0
+    for place, count in channels.items():
+        indices[place] = slice(total, total + count)
+        total += count
 
     adjoints = [adjoint_of(edge) for edge in edges]
     blocks = [*edges, *adjoints]
-    farthest = [0] * (ranks.pop() - 2)
+    reach = [0] * (ranks.pop() - 2)  # pixels from the middle tap to the first
     for edge in blocks:  # an adjoint's first tap is the last of its block, reversed
-        for at, first in enumerate(edge.first_tap):
-            farthest[at] = max(farthest[at], -first)
-    taps = [2 * pixels + 1 for pixels in farthest]
-    n = np.zeros((count, count, *taps))
+        for index, first in enumerate(edge.first_tap):
+            reach[index] = max(reach[index], -first)
+    taps = [2 * pixels + 1 for pixels in reach]
+    n = np.zeros((total, total, *taps))
     for edge in blocks:
-        rows = channels[edge.end]
-        columns = channels[edge.start]
-        n[rows, columns, *taps_in_the_middle(edge, farthest)] = edge.kernel
+        rows = indices[edge.end]
+        columns = indices[edge.start]
+        n[rows, columns, *taps_in_n(edge, reach)] = edge.kernel
     return n
 
 
-def taps_in_the_middle(edge: Edge, farthest: Sequence[int]) -> list[slice]:
-    """Return where the taps of a block lie in a kernel whose middle tap is the pixel."""
+def taps_in_n(edge: Edge, reach: Sequence[int]) -> list[slice]:
+    """Return which taps of N a block has; ``reach`` is the number of N's middle tap."""
     slices = []
-    for at, count in enumerate(edge.kernel.shape[2:]):
-        first = farthest[at] + edge.first_tap[at]
+    for index, count in enumerate(edge.kernel.shape[2:]):
+        first = reach[index] + edge.first_tap[index]
         slices.append(slice(first, first + count))
     return slices
 
@@ -604,18 +621,21 @@ def adjoint_of(edge: Edge) -> Edge:
     return Edge(edge.end, edge.start, np.flip(exchanged, axes), first_tap)
 
 
-def odd_rows_even_columns(n: Numbers, places: Mapping[int, int]) -> Numbers:
-    """Return T: the blocks of N from even places to odd ones (step F)."""
+def odd_rows_even_columns(n: Numbers, channels: Mapping[int, int]) -> Numbers:
+    """Return T: the blocks of N from even places to odd ones (step F).
+
+    The place i', whose number is -i, is odd if i is.
+    """
     is_odd = []
-    for place, channels in places.items():
-        is_odd += [place % 2 == 1] * channels  # of i' = -i as of i
+    for place, count in channels.items():
+        is_odd += [place % 2 == 1] * count
     odd = np.array(is_odd)
     t: Numbers = n[odd][:, ~odd]
     return t
 
 
 def add_half_of_identity(n: Numbers) -> None:
-    """Add I/2 to a kernel whose middle tap is the pixel."""
+    """Add I/2 to the middle tap of N, in place."""
     middle = [taps // 2 for taps in n.shape[2:]]
     diagonal = np.arange(len(n))
     n[diagonal, diagonal, *middle] += float(HALF)

@@ -1,6 +1,7 @@
 """Bound one operator by itself: the rules of the page docs/check-proofs.md, Networks.
 
-A rule is for an operator of which the first input alone moves; the others are constants.
+A rule is for an operator whose first input is computed and whose others are constants.
+It gives a factor f: a difference d of the first input makes one of at most f |d|.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ SLOPES = {
     "Relu": (0.0, 1.0),
     "Tanh": (0.0, 1.0),
 }
-"""The least and the largest slope of functions of each entry; LeakyRelu's vary."""
-SAME_ENTRIES = {"Flatten", "Reshape"}  # in their order; a layer may read them so
-NOT_LONGER = {"Pad", "Slice", "Softmax", "Transpose"}
+"""The least and the largest slope of functions of each entry, without LeakyRelu."""
+SAME_ENTRIES = {"Flatten", "Reshape"}  # keep the entries and their order
+NOT_LONGER = {"Pad", "Slice", "Softmax", "Transpose"}  # operators of the factor 1
 POOLS = {"AveragePool", "MaxPool"}
 REDUCTIONS = {"ReduceMean", "ReduceSum"}
 
 ONE = Fraction(1)
-ROUNDED = 1 + Fraction(1, 2**50)  # more than the effect of 7 roundings in float64
+ROUNDING = 1 + Fraction(1, 2**50)  # a factor larger than that of 7 roundings in float64
 LEAST_PRODUCT = 2.0**-800  # far above the numbers at which float64 rounds more coarsely
 
 
 def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
-    """Return the constant of the operator that computes a value; None: it has no rule."""
+    """Return the factor of the operator that computes a value, or None without a rule."""
     node = graph.nodes[name]
     slopes = slopes_of(node)
     if slopes is not None:
@@ -43,7 +44,7 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
         return ONE
     if node.op == "BatchNormalization":
         largest = np.abs(normalising_factors(graph, node)).max()
-        return Fraction(float(largest)) * ROUNDED
+        return Fraction(float(largest)) * ROUNDING
     if node.op == "Div":
         return factor_of_divisor(graph, name)
     if node.op in POOLS:
@@ -55,7 +56,10 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
 
 # -- functions of each entry -----------------------------------------------------------
 def slopes_of(node: Node) -> tuple[float, float] | None:
-    """Return the least and the largest slope of a function of each entry, and 0."""
+    """Return the least and the largest slope of a function of each entry, 0 included.
+
+    None: the operator is no such function.
+    """
     if node.op == "LeakyRelu":
         alpha = node.attributes.get("alpha", 0.01)
         return min(alpha, 0.0), max(alpha, 1.0)
@@ -70,23 +74,23 @@ def largest_slope(slopes: tuple[float, float]) -> Fraction:
 
 # -- products and quotients ------------------------------------------------------------
 def normalising_factors(graph: Graph, node: Node) -> Numbers:
-    """Return what batch normalisation multiplies each channel by."""
+    """Return the number by which a batch normalisation multiplies each channel."""
     _, scale, _, _, variance = node.inputs
     gamma = graph.arrays[scale].astype(np.float64)
     sigma_square = graph.arrays[variance].astype(np.float64)
     default = float(np.float32(1e-5))
     epsilon = node.attributes.get("epsilon", default)
-    words = "a batch normalisation divides by nothing"
-    require(sigma_square.min() >= 0, words)
+    message = "a batch normalisation divides by nothing"
+    require(sigma_square.min() >= 0, message)
     with np.errstate(invalid="ignore", divide="ignore"):
         roots = np.sqrt(sigma_square + epsilon)
         is_finite = np.isfinite(gamma / roots).all()
-    require(is_finite, words)
+    require(is_finite, message)
     return product(gamma, 1 / roots)
 
 
 def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
-    """Return the constant of a quotient by constant numbers, one or some."""
+    """Return the factor of a Div by constants; None if it repeats the numerator."""
     numerator, divisor = graph.nodes[name].inputs
     if not graph.have_shape([numerator], name):
         return None
@@ -97,7 +101,7 @@ def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
 
 
 def product(a: Numbers, b: Numbers) -> Numbers:
-    """Return a product of floats, exact but for one relative rounding an entry."""
+    """Return a product of floats, each entry with a relative error of one rounding."""
     rounded = np.asarray(a * b)
     is_normal = np.abs(rounded) > LEAST_PRODUCT
     is_zero = (a == 0) | (b == 0)
@@ -108,7 +112,7 @@ def product(a: Numbers, b: Numbers) -> Numbers:
 
 # -- sums ------------------------------------------------------------------------------
 def factor_of_reduction(graph: Graph, name: str) -> Fraction | None:
-    """Return the constant of sums or means, each of the same number of entries."""
+    """Return the factor of sums or means, each of the same number of entries."""
     node = graph.nodes[name]
     before = graph.shapes.get(node.inputs[0])
     after = graph.shapes.get(name)
@@ -121,16 +125,16 @@ def factor_of_reduction(graph: Graph, name: str) -> Fraction | None:
 
 
 def root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
-    """Return the root of the sum of squares, rounded up."""
+    """Return the root of the sum of the squares of numbers, rounded up."""
     squares = [x**2 for x in numbers]
     return root_up(sum(squares, Fraction(0)))
 
 
 # -- windows ---------------------------------------------------------------------------
 def factor_of_pool(node: Node) -> Fraction | None:
-    """Return the constant of pooling: a pixel is in so many windows at most."""
+    """Return the factor of pooling, or None without a rule."""
     axes = axes_of_windows(node, node.attributes["kernel_shape"])
-    windows = 1
+    windows = 1  # that contain one pixel, at most
     for axis in axes:
         step = axis.stride // math.gcd(axis.stride, axis.dilation)
         windows *= -(-axis.taps // step)  # rounded up
@@ -144,20 +148,21 @@ def factor_of_pool(node: Node) -> Fraction | None:
 
 
 def axes_of_windows(node: Node, taps: Sequence[int]) -> tuple[Axis, ...]:
-    """Return the geometry of a Conv or a pool of so many taps on each axis."""
+    """Return the geometry of a Conv or a pool; ``taps`` has their number on each axis."""
     count = len(taps)
     strides = node.attributes.get("strides", [1] * count)
     dilations = node.attributes.get("dilations", [1] * count)
     pads = node.attributes.get("pads", [0] * 2 * count)
-    words = f"no rule is for such a {node.op}"
-    require(len(strides) == count, words)
-    require(len(dilations) == count, words)
-    require(len(pads) == 2 * count, words)
+    message = f"no rule is for such a {node.op}"
+    require(len(strides) == count, message)
+    require(len(dilations) == count, message)
+    require(len(pads) == 2 * count, message)
     axes = []
-    for at in range(count):
-        before, after = pads[at], pads[count + at]
-        axis = Axis(taps[at], strides[at], dilations[at], before, after)
-        require(min(axis.taps, axis.stride, axis.dilation) > 0, words)
-        require(min(before, after) >= 0, words)
+    for index in range(count):
+        before = pads[index]
+        after = pads[count + index]
+        axis = Axis(taps[index], strides[index], dilations[index], before, after)
+        require(min(axis.taps, axis.stride, axis.dilation) > 0, message)
+        require(min(before, after) >= 0, message)
         axes.append(axis)
     return tuple(axes)

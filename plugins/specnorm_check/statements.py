@@ -47,8 +47,8 @@ KEYS_OF_A_LAYER = {
 }
 NOT_PRINTED = {"completion", "exponent", "name", "sizes", "tensor", "upper"}
 LONGEST_TENSOR_NAME = 400  # letters
-BELOW = 2**24  # of the whole numbers of a geometry
-BELOW_EXPONENT = 1100  # 2^-1100 to 2^1100 is beyond every float64
+LIMIT = 2**24  # the whole numbers of a geometry are below
+EXPONENT_LIMIT = 1100  # 2^-1100 and 2^1100 are beyond every float64
 
 Statement = Mapping[str, Any]
 
@@ -61,7 +61,8 @@ def prove_layer(
 ) -> str:
     """Prove the claim that a layer's norm is at most a number.
 
-    Returns what was read and proven, in a line; `Refused` if the claim is not proven.
+    Returns a line that says what was read and proven. Raises `Refused` if the claim is
+    not proven.
     """
     has_keys = set(statement) == KEYS_OF_A_LAYER
     require(has_keys, "it has other entries than a claim about a layer")
@@ -74,7 +75,7 @@ def prove_layer(
 
 
 def model_array(statement: Statement, arrays: Mapping[str, Numbers]) -> Numbers:
-    """Return the array that the claim is about, with the numbers that it was made of."""
+    """Return the model's array that the claim names; refuse one of other numbers."""
     name = statement["tensor"]
     is_short = len(name) < LONGEST_TENSOR_NAME
     require(is_short, "the name of its array is too long to be printed")
@@ -82,11 +83,11 @@ def model_array(statement: Statement, arrays: Mapping[str, Numbers]) -> Numbers:
         stored = np.asarray(arrays[name])
     except LookupError:
         raise Refused(f"the model has no array {plain(name)}") from None
-    kind = stored.dtype.name
-    is_same = kind == statement["dtype"] and list(stored.shape) == statement["shape"]
-    words = f"the model's array is {kind} {stored.shape}"
-    require(is_same, words)
-    require(kind in FLOATING, words)
+    dtype = stored.dtype.name
+    message = f"the model's array is {dtype} {stored.shape}"
+    require(dtype == statement["dtype"], message)
+    require(list(stored.shape) == statement["shape"], message)
+    require(dtype in FLOATING, message)
     has_digest = statement["sha256"] == digest(stored)
     require(has_digest, "the model's array has other numbers: its digest differs")
     return stored
@@ -95,9 +96,10 @@ def model_array(statement: Statement, arrays: Mapping[str, Numbers]) -> Numbers:
 def read_layer(stored: Numbers, statement: Statement) -> tuple[Numbers, Layer]:
     """Return the kernel, its taps last, and the geometry that a statement describes.
 
-    A transposed layer's kernel of layout OI has the axes (inputs, outputs of a group,
-    *taps), one of layout IO (*taps, outputs of a group, inputs). With its taps last it
-    is the kernel of the adjoint, which is described. Groups divide the first axis.
+    A transposed layer's kernel has the axes (inputs, outputs of a group, *taps) in the
+    layout OI, and (*taps, outputs of a group, inputs) in the layout IO. With the taps
+    last, either is the kernel of the adjoint, and the geometry is the adjoint's. Groups
+    divide the first axis.
     """
     has_axes = 2 <= stored.ndim <= 5 and stored.size > 0
     require(has_axes, "a kernel has two axes and up to three of taps, none empty")
@@ -118,7 +120,7 @@ def read_layer(stored: Numbers, statement: Statement) -> tuple[Numbers, Layer]:
         sizes = tuple(numbers)
 
     transposed = statement["transposed"]
-    require(type(transposed) is bool, "its direction is not known")
+    require(type(transposed) is bool, "its entry transposed is neither true nor false")
     if transposed:
         sizes = sizes_of_the_adjoint(axes, mode, sizes)
     return kernel, Layer(axes, groups, mode, sizes)
@@ -133,9 +135,9 @@ def read_axes(taps: tuple[int, ...], statement: Statement) -> tuple[Axis, ...]:
     has_pairs = type(padding) is list and len(padding) == count
     require(has_pairs, "it has no padding for each axis")
     axes = []
-    for at in range(count):
-        before, after = whole_numbers(padding[at], 2, least=0)
-        axis = Axis(taps[at], strides[at], dilations[at], before, after)
+    for index in range(count):
+        before, after = whole_numbers(padding[index], 2, least=0)
+        axis = Axis(taps[index], strides[index], dilations[index], before, after)
         axes.append(axis)
     return tuple(axes)
 
@@ -147,11 +149,11 @@ def sizes_of_the_adjoint(
 ) -> tuple[int, ...] | None:
     """Return the output sizes of a transposed layer (Lemma 3, step 5).
 
-    They are the input sizes of its adjoint, by which it is described.
+    They are the input sizes of the adjoint that describes the layer.
     """
     is_same = all(axis.before + axis.after == axis.reach for axis in axes)
-    is_known = mode == "zeros" or (mode == "circular" and is_same)
-    require(is_known, "a transposed layer is zero-padded, or circular and 'same'")
+    has_rule = mode == "zeros" or (mode == "circular" and is_same)
+    require(has_rule, "a transposed layer is zero-padded, or circular and 'same'")
     if input_sizes is None:
         return None
     outputs = []
@@ -159,13 +161,13 @@ def sizes_of_the_adjoint(
         if mode == "circular":
             outputs.append(size * axis.stride)
         else:
-            whole = (size - 1) * axis.stride + axis.reach + 1
-            outputs.append(whole - axis.before - axis.after)
+            padded = (size - 1) * axis.stride + axis.reach + 1
+            outputs.append(padded - axis.before - axis.after)
     return tuple(outputs)
 
 
 def sentence(statement: Statement, rows: int) -> str:
-    """Say what is proven, and everything that was read."""
+    """Return what is proven, by an H of so many rows, and everything that was read."""
     facts = []
     for key in sorted(KEYS_OF_A_LAYER - NOT_PRINTED):
         facts.append(f"{key} {statement[key]}")
@@ -177,7 +179,7 @@ def sentence(statement: Statement, rows: int) -> str:
 
 
 def sizes_of_the_claim(statement: Statement) -> str:
-    """Say at which input sizes a norm is proven."""
+    """Return at which input sizes a norm is proven, in words."""
     if statement["sizes"] != "every":
         return f"the input size {statement['sizes']}"
     is_circular = statement["padding_mode"] == "circular"
@@ -190,9 +192,10 @@ def sizes_of_the_claim(statement: Statement) -> str:
 
 # -- values of statements --------------------------------------------------------------
 def require_at_least(text: object, proven: Fraction, proof: str) -> None:
-    """Refuse a claim of less than what is proven; its number is hexadecimal text.
+    """Refuse a claim of a smaller number than the proven one.
 
-    ``proof`` says in the message what proves it.
+    ``text`` is the claimed number, as hexadecimal text. ``proof`` is the subject of the
+    message, such as "its parts prove".
     """
     claimed = number(text)
     if Fraction(claimed) < proven:
@@ -202,29 +205,29 @@ def require_at_least(text: object, proven: Fraction, proof: str) -> None:
 
 
 def number(text: object) -> float:
-    """Return the finite number, 0 or more, that hexadecimal text is without rounding.
+    """Return the float, finite and not negative, that hexadecimal text states exactly.
 
     The text is that of float.hex: 0x1.8p+3 is 1.5 times 2^3.
     """
-    words = "its number is no hexadecimal float that is 0 or more"
+    message = "its number is no hexadecimal float that is 0 or more"
     if type(text) is not str:
-        raise Refused(words)
+        raise Refused(message)
     match = re.fullmatch(r"0x([01])\.([0-9a-f]{1,13})p([+-][0-9]{1,4})", text)
     if match is None:
-        raise Refused(words)
+        raise Refused(message)
     try:
         nearest = float.fromhex(text)
     except OverflowError:
         raise Refused("its number is no finite one") from None
-    whole, digits, exponent = match.groups()
-    mantissa = Fraction(int(whole + digits, 16), 16 ** len(digits))
+    first_digit, digits, exponent = match.groups()
+    mantissa = Fraction(int(first_digit + digits, 16), 16 ** len(digits))
     exact = mantissa * Fraction(2) ** int(exponent)
     require(nearest == exact, "its number is between two floats")
     return nearest
 
 
 def printed(x: float) -> str:
-    """Return a decimal number that is not below x, and x itself, hexadecimal."""
+    """Return x in decimals, rounded up, and in hexadecimal digits, exactly."""
     upwards = Context(prec=17, rounding=ROUND_CEILING)
     decimal = upwards.create_decimal(Decimal(x))
     return f"{decimal} ({x.hex()})"
@@ -232,28 +235,28 @@ def printed(x: float) -> str:
 
 def whole_numbers(values: object, count: int, least: int) -> list[int]:
     """Return a list of so many whole numbers."""
-    words = f"expected {count} whole numbers"
+    message = f"expected {count} whole numbers"
     if type(values) is not list:
-        raise Refused(words)
-    require(len(values) == count, words)
+        raise Refused(message)
+    require(len(values) == count, message)
     return [whole_number(value, least) for value in values]
 
 
 def whole_number(value: object, least: int) -> int:
-    """Return a whole number from ``least`` to 2^24."""
-    words = f"expected whole numbers from {least} to {BELOW - 1}"
+    """Return a whole number, refused if it is below ``least`` or not below 2^24."""
+    message = f"expected whole numbers from {least} to {LIMIT - 1}"
     if type(value) is not int:
-        raise Refused(words)
-    require(least <= value < BELOW, words)
+        raise Refused(message)
+    require(least <= value < LIMIT, message)
     return value
 
 
 def read_exponent(value: object) -> int:
     """Return the exponent e of 2^e H."""
-    words = f"its exponent is no whole number below {BELOW_EXPONENT}"
+    message = f"its exponent is no whole number below {EXPONENT_LIMIT}"
     if type(value) is not int:
-        raise Refused(words)
-    require(abs(value) < BELOW_EXPONENT, words)
+        raise Refused(message)
+    require(abs(value) < EXPONENT_LIMIT, message)
     return value
 
 
@@ -267,13 +270,13 @@ def float_up(x: Fraction) -> float:
 
 def digest(array: Numbers) -> str:
     """Return the SHA-256 of an array's bits: little-endian, the last axis fastest."""
-    kind = array.dtype.newbyteorder("<")
-    bits = np.ascontiguousarray(array, dtype=kind).tobytes()
+    little_endian = array.dtype.newbyteorder("<")
+    bits = np.ascontiguousarray(array, dtype=little_endian).tobytes()
     return hashlib.sha256(bits).hexdigest()
 
 
 def plain(text: object) -> str:
-    """Return text with a ? for each letter that is no printable one of ASCII."""
+    """Return text in which each letter but the printable ones of ASCII is a ?."""
     letters = []
     for letter in str(text):
         is_plain = letter.isascii() and letter.isprintable()

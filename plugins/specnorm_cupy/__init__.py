@@ -1,4 +1,4 @@
-"""CuPy for specnorm. No automatic differentiation; use `specnorm.value_and_grad`."""
+"""The plugin for CuPy. CuPy has no automatic differentiation: use `specnorm.value_and_grad`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from specnorm.plugin import Backend
 
 
 class CupyBackend(Backend):
-    """cupy.ndarray."""
+    """The backend of `cupy.ndarray`."""
 
     name: ClassVar[str] = "cupy"
     framework: ClassVar[str] = "cupy"
@@ -40,29 +40,32 @@ class CupyBackend(Backend):
         x: Array,
         dtype: Literal["float32", "float64"],
     ) -> Literal["float32", "float64"]:
-        """float64 where CUPY_TF32 lowers float32 products."""
+        """As `Backend.working_dtype`: float64 if CUPY_TF32 lowers the precision of float32 products."""
         return "float64" if os.environ.get("CUPY_TF32", "0") not in ("", "0") else dtype
 
     def asynchronous(self, x: Array) -> bool:
-        """Always: reading a value waits for the device."""
+        """True: operations are queued on the device."""
         return True
 
     def cholesky_ok(self, a: Array) -> Array:
-        """Per matrix, with cuSOLVER's verdict asked for: by default CuPy drops it and returns a plausible factor."""
-        finite = cupy.asnumpy(cupy.isfinite(a).all(axis=(-2, -1)))
-        ok = np.array(finite, dtype=bool, ndmin=finite.ndim)
+        """Whether each matrix has a Cholesky factor, one after another.
+
+        By default CuPy ignores cuSOLVER's status, and returns a matrix that looks like a factor. Here it is an error.
+        """
+        is_finite = cupy.asnumpy(cupy.isfinite(a).all(axis=(-2, -1)))
+        has_factor = np.array(is_finite, dtype=bool, ndmin=is_finite.ndim)
         with cupyx.errstate(linalg="raise"):
             for index in np.ndindex(*a.shape[:-2]):
-                if ok[index]:
+                if has_factor[index]:
                     try:
                         cupy.linalg.cholesky(a[index])
                     except np.linalg.LinAlgError:
-                        ok[index] = False
+                        has_factor[index] = False
         with cupy.cuda.Device(a.device.id):
-            return cupy.asarray(ok)
+            return cupy.asarray(has_factor)
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
-        """Copy to a device such as "cuda:1"."""
+        """Copy a NumPy array to a device such as "cuda:1"."""
         with contextlib.nullcontext() if device is None else cupy.cuda.Device(int(device.removeprefix("cuda:"))):
             return cupy.asarray(x)
 

@@ -1,6 +1,7 @@
-"""JAX for specnorm: compilation, tracing and the pullback, and nothing of the mathematics.
+"""The plugin for JAX: compilation, tracing, and gradients by the pullbacks of programs.
 
-Both ``jax`` and ``jaxlib`` are registered: concrete arrays have a class of jaxlib's, tracers one of jax's.
+It is registered for ``jax`` and for ``jaxlib``, since the class of concrete arrays is defined in jaxlib, and that of
+tracers in jax.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _Tracer = jax.core.Tracer
 
 
 class JaxBackend(Backend):
-    """jax.Array, concrete or traced."""
+    """The backend of `jax.Array`, concrete or traced."""
 
     name: ClassVar[str] = "jax"
     framework: ClassVar[str] = "jax"
@@ -39,18 +40,18 @@ class JaxBackend(Backend):
     proofs: ClassVar[Literal["device", "host"]] = "host"
 
     def is_array(self, x: object) -> bool:
-        """Arrays and tracers; not ShapeDtypeStruct."""
+        """Whether ``x`` is an array or a tracer; a ShapeDtypeStruct is not."""
         return isinstance(x, jax.Array)
 
     def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
-        """Layers of Flax NNX and Equinox."""
-        from specnorm_jax.layers import layer_kernel  # for few
+        """Kernel and geometry of a layer of Flax NNX or Equinox; None for other objects."""
+        from specnorm_jax.layers import layer_kernel  # imported here: few need it
 
         return layer_kernel(x, input_shape)
 
     def array_in(self, x: Any) -> Array | None:
-        """Arrays in variables of Flax NNX and in the boxes of Linen's metadata."""
-        from specnorm_jax.layers import array_in  # for few
+        """The array in a variable of Flax NNX or in a metadata box of Flax Linen; None for other objects."""
+        from specnorm_jax.layers import array_in  # imported here: few need it
 
         return array_in(x)
 
@@ -58,7 +59,7 @@ class JaxBackend(Backend):
         return jnp
 
     def device(self, x: Array) -> Any:
-        """Device of a concrete array; None ("where the computation runs") for a tracer or a sharded array."""
+        """Device of a concrete array; None for a tracer or a sharded array, which JAX takes as its default."""
         if isinstance(x, _Tracer):
             return None
         devices = x.devices()
@@ -74,12 +75,15 @@ class JaxBackend(Backend):
         return isinstance(x, _Tracer)
 
     def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
-        """float64 only where the user has enabled it: no configuration is changed, nothing is downcast silently."""
+        """float64 if the user has enabled it in JAX's configuration, else float32."""
         return "float64" if jax.config.jax_enable_x64 else "float32"  # type: ignore[attr-defined]
 
     @contextlib.contextmanager
     def precise(self, x: Array) -> Iterator[None]:
-        """Full matrix-product precision (GPUs and TPUs default to less), and dtypes and ranks promoted as usual."""
+        """Context manager with full precision of products, and with the default rules of promotion of dtypes and ranks.
+
+        By default, GPUs and TPUs compute products with less precision. Users can make the promotion rules stricter.
+        """
         dtypes = jax.numpy_dtype_promotion("standard")
         ranks = jax.numpy_rank_promotion("allow")
         with jax.default_matmul_precision("highest"), dtypes, ranks:
@@ -95,16 +99,16 @@ class JaxBackend(Backend):
         return result
 
     def cholesky_ok(self, a: Array) -> Array:
-        """JAX marks a failure by NaN in that matrix alone, and lets infinities pass."""
+        """Whether each matrix has a Cholesky factor: JAX returns NaN for a matrix without one."""
         return _cholesky_ok(a)
 
     def cholesky_factors(self, a: Array) -> Array:
-        """JAX marks a failure by NaN; infinities reach the factor."""
+        """The lower Cholesky factors, NaN for a matrix without one; infinities in a matrix reach its factor."""
         factor: Array = jax.lax.linalg.cholesky(a, symmetrize_input=False)
         return jnp.tril(factor)
 
     def check_cholesky(self, like: Array) -> None:
-        """With values, also while a function is traced."""
+        """As `Backend.check_cholesky`, with concrete values even while a function is traced."""
         with jax.ensure_compile_time_eval():
             super().check_cholesky(like)
 
@@ -112,9 +116,9 @@ class JaxBackend(Backend):
         return jax.lax.complex(real, imag)
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
-        """Copy to a device; without 64-bit values enabled, JAX makes float64 float32."""
-        devices = {str(one): one for one in jax.devices()}
-        return jnp.asarray(x, device=devices.get(str(device)))
+        """Copy a NumPy array to a device. Unless 64-bit values are enabled, JAX converts float64 to float32."""
+        device_by_name = {str(jax_device): jax_device for jax_device in jax.devices()}
+        return jnp.asarray(x, device=device_by_name.get(str(device)))
 
     def to_numpy(self, x: Array) -> np.ndarray:
         return np.asarray(x)
@@ -126,29 +130,29 @@ class JaxBackend(Backend):
         return jax.lax.stop_gradient(x)
 
     def apply(self, program: Program, kernels: Array) -> Ran:
-        """Run compiled (or, for a proof, on the host), with the pullback registered."""
+        """Run a program, compiled or, for searches, in NumPy, with its pullback as derivative."""
         record = _Record()
         value, stats = _apply(program, record, kernels)
         return Ran(value, stats, (), record.claims, record.has_values)
 
     def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
-        """Run compiled: operation by operation, JAX would take many times longer."""
-        if _by_value(program, kernel):
+        """Value and gradient of a program, compiled: one operation after another, JAX would take many times longer."""
+        if _runs_in_numpy(program, kernel):
             return super().value_and_grad(program, kernel)
         _check(program, kernel)
         value_and_gradient: tuple[Array, Array] = _compiled_gradient(program, kernel)
         return value_and_gradient
 
     def init(self, program: SteppedProgram, kernels: Array) -> tuple[Array, ...]:
-        """Run in NumPy where values are known: compiling takes longer than computing once."""
+        """The first state of a program; in NumPy where values are known, since compiling takes longer than one run."""
         if self.is_traced(kernels) or not kernels.is_fully_addressable:
             _check(program, kernels)
-            traced: tuple[Array, ...] = _compiled_init(program, self.detach(kernels))
-            return traced
-        state = program.init(self.to_numpy(kernels), backend=self.host())
+            state: tuple[Array, ...] = _compiled_init(program, self.detach(kernels))
+            return state
+        host_state = program.init(self.to_numpy(kernels), backend=self.host())
         device = self.device(kernels)
-        # ``jnp.asarray`` would compile a conversion for each shape.
-        return tuple(jax.device_put(x, device) for x in state)
+        # Not `jnp.asarray`, which would compile a conversion for each shape.
+        return tuple(jax.device_put(x, device) for x in host_state)
 
     def step(
         self,
@@ -157,14 +161,14 @@ class JaxBackend(Backend):
         state: tuple[Array, ...],
         sweeps: int,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Run compiled."""
-        detached = tuple(self.detach(x) for x in state)
-        value, gradient, after = _compiled_step(program, sweeps, self.detach(kernels), detached)
-        attached = _attached(self.first_order(kernels), self.detach(value), self.detach(gradient))
-        return attached, tuple(self.detach(x) for x in after)
+        """Take a training step of a program, compiled."""
+        constant_state = tuple(self.detach(x) for x in state)
+        value, gradient, new_state = _compiled_step(program, sweeps, self.detach(kernels), constant_state)
+        value = _with_gradient(self.first_order(kernels), self.detach(value), self.detach(gradient))
+        return value, tuple(self.detach(x) for x in new_state)
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
-        return _underivable(reason, value, x)
+        return _without_derivative(reason, value, x)
 
     def first_order(self, x: Array) -> Array:
         return _first_order(x)
@@ -172,7 +176,10 @@ class JaxBackend(Backend):
 
 @jax.jit
 def _cholesky_ok(a: Array) -> Array:
-    """Compiled also on its own, so that it is tried as it is used: what a flag breaks may depend on that."""
+    """`JaxBackend.cholesky_ok`, compiled.
+
+    Compiler flags may break the detection of NaN in compiled code only, so `check_cholesky` has to test compiled code.
+    """
     factor = jax.lax.linalg.cholesky(a, symmetrize_input=False)
     diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
     return jnp.isfinite(a).all((-2, -1)) & jnp.isfinite(diagonal).all(-1)
@@ -211,23 +218,23 @@ def _compiled_step(
 
 
 def _check(program: Program, kernels: Array) -> None:
-    """Refuse values that are not finite, before the compiled functions, which see no values."""
+    """Refuse kernels that are not finite, since compiled functions cannot; tracers pass."""
     if not BACKEND.is_traced(kernels):
         check_values(kernels, program.shape, backend=BACKEND)
 
 
 class _Record:
-    """What `_apply` learns besides its answer: whether the kernels had values, and the claims.
+    """What `_apply` stores beside its results: whether the kernels had values, and the claims.
 
-    Under ``grad`` outside of ``jit`` the caller has tracers, and only the inside of `_apply` has values.
+    Under ``grad`` outside of ``jit``, the caller has tracers, but `_apply` is run with concrete arrays.
     """
 
     has_values = False
     claims: Any = None
 
 
-def _by_value(program: Program, kernels: Array) -> bool:
-    """Return whether a program runs in NumPy, as proofs do."""
+def _runs_in_numpy(program: Program, kernels: Array) -> bool:
+    """Return whether a program runs in NumPy, as searches do."""
     return program.execution(kernels, backend=BACKEND).in_numpy
 
 
@@ -236,9 +243,9 @@ def _run(
     record: _Record,
     kernels: Array,
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-    """Return a program's value, its statistics, and what its pullback needs."""
+    """Return a program's value, statistics and residuals."""
     record.has_values = not BACKEND.is_traced(kernels)
-    if _by_value(program, kernels):
+    if _runs_in_numpy(program, kernels):
         ran = program.forward(kernels, backend=BACKEND)
         record.claims = ran.claims
         return ran.value, ran.stats, ran.residuals
@@ -264,8 +271,8 @@ def _apply_bwd(
     residuals: tuple[Array, ...],
     cotangents: tuple[Array, Any],
 ) -> tuple[Array]:
-    of_the_value, _ = cotangents
-    return (_pullback(program, residuals, of_the_value),)
+    cotangent_of_value, _ = cotangents
+    return (_pullback(program, residuals, cotangent_of_value),)
 
 
 _apply.defvjp(_apply_fwd, _apply_bwd)
@@ -288,7 +295,7 @@ _pullback.defvjp(_second_order, _second_order)
 
 @jax.custom_vjp
 def _guarded(gradient: Array, _kernels: Array) -> Array:
-    """Identity on a gradient that must not be differentiated; the kernels are what it depends on."""
+    """Identity on a gradient; differentiating it with respect to the kernels raises a `SecondDerivativeError`."""
     return gradient
 
 
@@ -297,7 +304,7 @@ _guarded.defvjp(_second_order, _second_order)
 
 @jax.custom_vjp
 def _first_order(kernels: Array) -> Array:
-    """Identity whose gradient must not be differentiated."""
+    """Identity on kernels; differentiating twice raises a `SecondDerivativeError`."""
     return kernels
 
 
@@ -305,48 +312,49 @@ _first_order.defvjp(lambda x: (x, x), lambda x, cotangent: (_guarded(cotangent, 
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _underivable(_reason: str, value: Array, _x: Array) -> Array:
-    """Return a value that depends on x, and refuse its derivative with a reason."""
+def _without_derivative(_reason: str, value: Array, _x: Array) -> Array:
+    """Return a value that was computed from x; differentiating it raises a `MethodError` with the reason."""
     return value
 
 
-def _underivable_fwd(reason: str, _value: Array, _x: Array) -> tuple[Array, None]:
+def _without_derivative_fwd(reason: str, _value: Array, _x: Array) -> tuple[Array, None]:
     raise MethodError(reason)
 
 
-_underivable.defvjp(_underivable_fwd, lambda *_: (None, None))
+_without_derivative.defvjp(_without_derivative_fwd, lambda *_: (None, None))
 
 
 @jax.custom_vjp
-def _attached(_kernels: Array, value: Array, _gradient: Array) -> Array:
-    """Return a value whose gradient with respect to the kernels is known."""
+def _with_gradient(_kernels: Array, value: Array, _gradient: Array) -> Array:
+    """Return a value whose derivative with respect to the kernels is the given gradient."""
     return value
 
 
-def _attached_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
+def _with_gradient_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
     kernels, gradient = residuals
     axes_of_a_kernel = (1,) * (gradient.ndim - cotangent.ndim)
     factor = jnp.reshape(cotangent, (*cotangent.shape, *axes_of_a_kernel))
     return (factor * gradient).astype(kernels.dtype), None, None
 
 
-_attached.defvjp(lambda kernels, value, gradient: (value, (kernels, gradient)), _attached_bwd)
+_with_gradient.defvjp(lambda kernels, value, gradient: (value, (kernels, gradient)), _with_gradient_bwd)
 
 
 def _flatten(result: Result) -> tuple[tuple[Any, ...], Any]:
-    """Return the arrays of a result, and what is static in it."""
-    # Told apart by name, never by type: JAX puts all sorts of placeholders where the arrays go.
+    """Return the arrays of a result as children of a pytree node, and its other members as static data."""
+    # Arrays are recognised by the names of their figures, not by type: JAX puts placeholders of many types in their
+    # place.
     arrays = {name: x for name, x in result.stats.items() if name in result.method.stats}
-    others = tuple((name, x) for name, x in result.stats.items() if name not in arrays)
+    other_stats = tuple((name, x) for name, x in result.stats.items() if name not in arrays)
     children = (result.value, tuple(arrays.values()))
-    static = (result.kind, result.method, result.spec, tuple(arrays), others)
+    static = (result.kind, result.method, result.spec, tuple(arrays), other_stats)
     return children, static
 
 
 def _unflatten(static: Any, children: tuple[Any, ...]) -> Result:
-    kind, method, spec, names, others = static
+    kind, method, spec, names, other_stats = static
     value, arrays = children
-    stats = dict(zip(names, arrays, strict=True)) | dict(others)
+    stats = dict(zip(names, arrays, strict=True)) | dict(other_stats)
     return Result(value, kind, method, spec, stats)
 
 

@@ -1,7 +1,7 @@
-"""Which leaves of a tree of parameters are kernels, and with which geometry.
+"""Decide which leaves of a tree of parameters are kernels, and with which geometry.
 
-A *rule* says so: a function of a leaf's path and the leaf, which returns specnorm's geometry keywords, or None for a
-leaf that is no kernel. `flax_layout` and `equinox_layout` are rules, `with_geometry` adds to one.
+That is done by a *rule*: a function of a leaf's path and the leaf, which returns geometry keywords ("words"), or None
+for a leaf that is not a kernel. `flax_layout` and `equinox_layout` are rules, `with_geometry` extends a rule.
 """
 
 from __future__ import annotations
@@ -20,22 +20,27 @@ from specnorm_jax.layers import equinox_layer, flax_layer
 
 Rule: TypeAlias = Callable[[str, Any], Mapping[str, Any] | None]
 _LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
+"""Layout of Flax's kernels, by their number of axes."""
 _NO_LINEAR_MAP = ("Embedding", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm")
-_PLAIN: Mapping[str, Any] = {}
+"""Classes of Equinox whose weight is not a linear map of the input."""
+_NO_WORDS: Mapping[str, Any] = {}
 _PROJECTIONS = ("query", "key", "value", "out")
+"""Names of the dense layers of Flax's attention."""
 _INPUT_AXES = "input_axes"
-"""Word of rules alone: how many of a kernel's first axes are inputs of a dense layer; the others are its outputs."""
+"""A word that only rules have: the number of a kernel's first axes that are inputs of a dense layer; the others are
+outputs."""
 _REFUSED = "refused"
-"""Why a module's kernel is not that of a linear map that is known."""
+"""A word that only `_modules` uses: the reason why the norm of a module does not follow from its kernel."""
 _KERNEL_WORDS = (*Geometry.__annotations__, _INPUT_AXES)
+"""The words that a rule may return."""
 _NEITHER = ("convlocal", "einsum")
-"""In names of Flax's layers with kernels that are neither convolutions nor one matrix."""
+"""Parts of the names of Flax's layers whose kernels are neither convolutions nor a single matrix."""
 
 
 class Kernel(NamedTuple):
-    """A leaf that is a kernel, and its geometry: ``specnorm.enclose(kernel.array, **kernel.geometry)``.
+    """A kernel of a tree and its geometry, for calls such as ``specnorm.enclose(kernel.array, **kernel.geometry)``.
 
-    The array of a dense layer with several input or output axes is the leaf as a matrix.
+    For a dense layer with several input or output axes, the array is the leaf reshaped to a matrix.
     """
 
     array: Any
@@ -55,9 +60,9 @@ def flax_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
     Returns
     -------
     dict or None
-        Stride 1 and one group: also for a strided or grouped convolution the bounds of that are bounds; tell others by
-        `with_geometry`. A kernel with 3 to 5 axes may be that of a dense layer with several input or output axes
-        (``LinearGeneral``, ``DenseGeneral``): `kernels` looks at the tree around it.
+        A geometry with stride 1 and one group, whose upper bounds also hold for a strided or grouped convolution; set
+        others by `with_geometry`. A kernel with 3 to 5 axes may also belong to a dense layer with several input or
+        output axes (``LinearGeneral``, ``DenseGeneral``); `kernels` decides that by the tree around it.
     """
     if path.rpartition("/")[2] != "kernel" or leaf.ndim not in _LAYOUTS:
         return None
@@ -76,9 +81,9 @@ def equinox_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
     Returns
     -------
     dict or None
-        Stride 1 and one group: also for strided, grouped and transposed convolutions the bounds of that are bounds.
-        Where the tree holds Equinox's own modules, `kernels` reads their strides, dilations, groups and padding modes,
-        and leaves out ``Embedding``, norms and stacked layers.
+        A geometry with stride 1 and one group, whose upper bounds also hold for strided, grouped and transposed
+        convolutions. If the tree contains Equinox's own modules, `kernels` reads their strides, dilations, groups and
+        padding modes, and leaves out ``Embedding``, normalisations and stacked layers.
     """
     if path.rpartition("/")[2] != "weight" or leaf.ndim not in _LAYOUTS:
         return None
@@ -86,7 +91,7 @@ def equinox_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
 
 
 class with_geometry:
-    """Rule that another one's kernels follow, with geometry told by name, as ``audit(..., geometry=)`` takes it.
+    """A rule with the kernels of another rule, and with geometry by path, in the form of ``audit(..., geometry=)``.
 
     ::
 
@@ -96,14 +101,14 @@ class with_geometry:
     Parameters
     ----------
     geometry : mapping of str to mapping
-        Shell pattern on paths -> some of specnorm's geometry keywords, or ``input_axes``: of a dense layer, how many
-        of its kernel's first axes are inputs. The last match counts, key by key.
+        From shell patterns for paths to geometry keywords, or ``input_axes``: for a dense layer, the number of its
+        kernel's first axes that are inputs. If several patterns match, the last one with a keyword sets it.
     rule : callable, default `flax_layout`
 
     Raises
     ------
     GeometryError
-        If a keyword is none; from `kernels`, if a pattern matches no kernel.
+        For an unknown keyword; from `kernels`, if a pattern matches no kernel.
     """
 
     def __init__(self, geometry: Mapping[str, Mapping[str, Any]], rule: Rule = flax_layout) -> None:
@@ -115,20 +120,20 @@ class with_geometry:
         self.rule = rule
 
     def __call__(self, path: str, leaf: Any) -> Mapping[str, Any] | None:
-        """Return the words of the other rule, and those that are told of this path."""
+        """Return the words of the other rule, overridden by the given geometry of this path."""
         words = self.rule(path, leaf)
         return None if words is None else self.added(path, words)
 
     def added(self, path: str, words: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return ``words`` and those that are told of this path, which count more."""
-        for pattern, told in self.geometry.items():
+        """Return ``words``, overridden by the given geometry of this path."""
+        for pattern, given_words in self.geometry.items():
             if fnmatchcase(path, pattern):
-                words = {**words, **told}
+                words = {**words, **given_words}
         return words
 
 
 def layout_of(model: Any, rule: Rule | None = None) -> Rule:
-    """Make a rule of a model whose modules say what their kernels are, for trees of its parameters alone.
+    """Make a rule from a model's modules, for trees that contain only its parameters.
 
     ::
 
@@ -140,7 +145,8 @@ def layout_of(model: Any, rule: Rule | None = None) -> Rule:
     ----------
     model : Flax NNX or Equinox module
     rule : callable, optional
-        For what the modules do not say. None: `equinox_layout` where a leaf is named ``weight``, else `flax_layout`.
+        For leaves outside of known modules. None: `equinox_layout` if a leaf is named ``weight`` and none ``kernel``,
+        else `flax_layout`.
 
     Returns
     -------
@@ -152,15 +158,15 @@ def layout_of(model: Any, rule: Rule | None = None) -> Rule:
     KernelError
         If the model has no kernel.
     GeometryError
-        If neither its modules nor their names say what a kernel is.
+        If neither its modules nor their names determine the geometry of a kernel.
     """
     if rule is None:
-        named = {name.rpartition("/")[2] for name, _ in _leaves(model)}
-        rule = equinox_layout if "weight" in named and "kernel" not in named else flax_layout
-    words = {name: words for name, (_, words) in _kernel_words(model, rule, "*").items()}
+        leaf_names = {path.rpartition("/")[2] for path, _ in _leaves(model)}
+        rule = equinox_layout if "weight" in leaf_names and "kernel" not in leaf_names else flax_layout
+    words_of_path = {path: words for path, (_, words) in _kernel_words(model, rule, "*").items()}
 
     def layout_of_model(path: str, _leaf: Any) -> Mapping[str, Any] | None:
-        return words.get(path)
+        return words_of_path.get(path)
 
     return layout_of_model
 
@@ -172,79 +178,85 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
     ----------
     tree : pytree
         Parameters of Flax (``nnx.state(model, nnx.Param)``, ``variables["params"]``), a Flax NNX or Equinox model, or
-        any other. Leaves that are not real floating arrays are passed over.
+        any other tree. Leaves that are not real floating arrays are ignored.
     rule : callable, default `flax_layout`
-        From (path, leaf) to geometry keywords of specnorm, or None for a leaf that is no kernel. Besides, a rule may
-        return ``input_axes``: see `with_geometry`.
+        From (path, leaf) to geometry keywords, or None for a leaf that is not a kernel. A rule may also return
+        ``input_axes``: see `with_geometry`.
     layers : str, default "*"
-        Shell pattern that the path must match as well, ``"encoder/*"``; a star matches slashes too.
+        Shell pattern such as ``"encoder/*"`` for the paths to take; a star matches slashes too.
 
     Returns
     -------
     dict of str to Kernel
-        By path, in the tree's order. Paths are joined by ``/``; the ``value`` at the end of NNX's is left out.
+        The kernels by path, in the tree's order. Paths are joined by ``/``, without the ``value`` at the end of the
+        paths of Flax NNX.
 
     Raises
     ------
     KernelError
         If no leaf is a kernel.
     GeometryError
-        With `flax_layout`, if the tree does not say whether a kernel of 3 to 5 axes is a convolution's or a dense
-        layer's. It says so by Flax NNX's own modules, by ``conv`` in the layer's name, by a bias beside the kernel
-        (its shape is that of the outputs), or as attention (``query``, ``key``, ``value``, ``out``).
+        With `flax_layout`, if the tree does not show whether a kernel of 3 to 5 axes belongs to a convolution or to a
+        dense layer. It is decided by Flax NNX's own modules, by ``conv`` in the layer's name, by a bias beside the
+        kernel, which has the shape of the outputs, or by the names of attention (``query``, ``key``, ``value``,
+        ``out``).
 
     Notes
     -----
-    A bias with one axis leaves open a dense layer with several *input* axes. Its kernel is read as a convolution, whose
-    norm is never smaller.
+    A kernel beside a bias with one axis may also belong to a dense layer with several *input* axes. It is read as a
+    convolution, whose norm is never smaller.
     """
-    return {name: _as_kernel(leaf, words) for name, (leaf, words) in _kernel_words(tree, rule, layers).items()}
+    return {path: _as_kernel(leaf, words) for path, (leaf, words) in _kernel_words(tree, rule, layers).items()}
 
 
 def _kernel_words(tree: Any, rule: Rule, layers: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
-    """Return the leaves that are kernels, by path, each with the words of its rule and its module."""
-    told = rule if isinstance(rule, with_geometry) else with_geometry({}, rule)
+    """Return the leaves that are kernels, by path, and their words, from the rule and from the tree's modules."""
+    full_rule = rule if isinstance(rule, with_geometry) else with_geometry({}, rule)
     leaves = _leaves(tree)
-    of_modules = _words_of_modules(tree, leaves, told.rule)
-    found: dict[str, tuple[Any, Mapping[str, Any]]] = {}
-    doubtful: dict[str, tuple[int, ...]] = {}
-    for name, leaf in leaves:
-        if not _may_be_a_kernel(leaf) or not fnmatchcase(name, layers):
+    words_of_tree = _words_of_tree(tree, leaves, full_rule.rule)
+    kernels_by_path: dict[str, tuple[Any, Mapping[str, Any]]] = {}
+    ambiguous: dict[str, tuple[int, ...]] = {}
+    for path, leaf in leaves:
+        if not _may_be_a_kernel(leaf) or not fnmatchcase(path, layers):
             continue
-        of_rule = told.rule(name, leaf)
-        of_module = of_modules.get(name, _PLAIN)
-        if of_rule is None or of_module is None or of_module.get("ndim", leaf.ndim) != leaf.ndim:
+        words_of_rule = full_rule.rule(path, leaf)
+        words_of_module = words_of_tree.get(path, _NO_WORDS)
+        if words_of_rule is None or words_of_module is None:
             continue
-        if _REFUSED in of_module:
-            raise GeometryError(f"{name}: {of_module[_REFUSED]} Leave it out by layers, or by a rule of your own.")
-        words = {word: x for word, x in of_module.items() if word != "ndim"}
-        added = told.added(name, {})
-        is_told = bool(words) or "layout" in added or _INPUT_AXES in added
-        if told.rule is flax_layout and leaf.ndim > 2 and not is_told:
-            doubtful[name] = tuple(leaf.shape)
-        found[name] = (leaf, told.added(name, {**of_rule, **words}))
-    if doubtful:
-        raise GeometryError(_doubt(doubtful))
-    if not found:
-        first = ", ".join(repr(name) for name, _ in leaves[:4]) or "none"
+        if words_of_module.get("ndim", leaf.ndim) != leaf.ndim:
+            continue
+        if _REFUSED in words_of_module:
+            reason = words_of_module[_REFUSED]
+            raise GeometryError(f"{path}: {reason} Leave it out by layers, or by a rule of your own.")
+        words = {word: x for word, x in words_of_module.items() if word != "ndim"}
+        given_words = full_rule.added(path, {})
+        is_decided = bool(words) or "layout" in given_words or _INPUT_AXES in given_words
+        if full_rule.rule is flax_layout and leaf.ndim > 2 and not is_decided:
+            ambiguous[path] = tuple(leaf.shape)
+        kernels_by_path[path] = (leaf, full_rule.added(path, {**words_of_rule, **words}))
+    if ambiguous:
+        raise GeometryError(_advice_for_ambiguous(ambiguous))
+    if not kernels_by_path:
+        first = ", ".join(repr(path) for path, _ in leaves[:4]) or "none"
         raise KernelError(
             f"none of the tree's {len(leaves)} leaves ({first}, ...) is a kernel by the rule "
-            f"{getattr(told.rule, '__name__', told.rule)!r} with layers={layers!r}. Give another rule (equinox_layout "
-            "for Equinox), or a function of (path, leaf) that returns geometry keywords."
+            f"{getattr(full_rule.rule, '__name__', full_rule.rule)!r} with layers={layers!r}. Give another rule "
+            "(equinox_layout for Equinox), or a function of (path, leaf) that returns geometry keywords."
         )
     if layers == "*":
-        _require_matches(told.geometry, list(found))
-    return found
+        _require_matches(full_rule.geometry, list(kernels_by_path))
+    return kernels_by_path
 
 
-def _words_of_modules(tree: Any, leaves: list[tuple[str, Any]], rule: Rule) -> dict[str, Mapping[str, Any] | None]:
-    """Return what the tree itself says of its leaves, by path, for the rules that are not a user's own.
+def _words_of_tree(tree: Any, leaves: list[tuple[str, Any]], rule: Rule) -> dict[str, Mapping[str, Any] | None]:
+    """Return the words that the tree shows for its leaves, by path; None for a weight that is not a linear map.
 
-    Its modules say it, and in trees of Flax names and biases, which count less.
+    They come from the tree's modules, or, with `flax_layout` and less weight, from names and biases. For a user's own
+    rule they are not used.
     """
     words: dict[str, Mapping[str, Any] | None] = {}
     if rule is flax_layout:
-        shapes = {name: tuple(leaf.shape) for name, leaf in leaves if _may_be_a_kernel(leaf)}
+        shapes = {path: tuple(leaf.shape) for path, leaf in leaves if _may_be_a_kernel(leaf)}
         words |= dict(_dense_layers(shapes))
     if rule in (equinox_layout, flax_layout):
         words |= dict(_modules(tree))
@@ -259,7 +271,7 @@ def _require_matches(patterns: Mapping[str, Any], names: list[str]) -> None:
 
 
 def _as_kernel(leaf: Any, words: Mapping[str, Any]) -> Kernel:
-    """Return a leaf as a kernel; that of a dense layer with several axes as a matrix."""
+    """Return a leaf with its geometry; the leaf of a dense layer with ``input_axes`` as a matrix."""
     geometry = {word: x for word, x in words.items() if word != _INPUT_AXES}
     count = words.get(_INPUT_AXES)
     if count is None:
@@ -273,15 +285,15 @@ def _as_kernel(leaf: Any, words: Mapping[str, Any]) -> Kernel:
     return Kernel(jnp.reshape(leaf, (inputs, -1)), {"layout": "IO"})
 
 
-def _doubt(doubtful: Mapping[str, tuple[int, ...]]) -> str:
-    """Say what to do about kernels that may be convolutions' or dense layers', by path with their shapes."""
-    name, shape = next(iter(doubtful.items()))
-    others = [other for other in doubtful if other != name]
-    more = f" So it is of {', '.join(map(repr, others))}." if others else ""
+def _advice_for_ambiguous(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The error message for kernels that may belong to convolutions or to dense layers, from their paths and shapes."""
+    path, shape = next(iter(shapes.items()))
+    other_paths = [other for other in shapes if other != path]
+    note = f" So it is of {', '.join(map(repr, other_paths))}." if other_paths else ""
     return (
-        f"{name!r} has shape {shape}: the tree does not say whether it is a convolution, or a dense layer with several "
-        f"input or output axes (LinearGeneral, DenseGeneral), whose norm may be larger.{more} Give "
-        f"rule=with_geometry({{{name!r}: {{'input_axes': 1}}}}) for a dense layer with one input axis, or {{'layout': "
+        f"{path!r} has shape {shape}: the tree does not say whether it is a convolution, or a dense layer with several "
+        f"input or output axes (LinearGeneral, DenseGeneral), whose norm may be larger.{note} Give "
+        f"rule=with_geometry({{{path!r}: {{'input_axes': 1}}}}) for a dense layer with one input axis, or {{'layout': "
         f"{_LAYOUTS[len(shape)]!r}}} for a convolution; rule=layout_of(model) where there is a Flax NNX model, whose "
         "modules say so; or leave it out by layers."
     )
@@ -298,7 +310,7 @@ def name_of(keys: tuple[Any, ...]) -> str:
 
 
 def matrices_of(tree: Any, layers: str) -> list[str]:
-    """Return the paths of the leaves that may be linear maps: with two axes or more, but no tables of embeddings."""
+    """Return the paths of leaves with two axes or more, except for tables of embeddings: they may be linear maps."""
     names = []
     for name, leaf in _leaves(tree):
         is_matrix = _may_be_a_kernel(leaf) and leaf.ndim > 1 and not name.endswith("embedding")
@@ -312,36 +324,39 @@ def _may_be_a_kernel(leaf: Any) -> bool:
 
 
 def _dense_layers(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Give the kernels of Flax with 3 to 5 axes that names and biases beside them explain, with words."""
-    for name, shape in shapes.items():
-        parent, slash, leaf = name.rpartition("/")
+    """Yield the paths of Flax's kernels with 3 to 5 axes that names and biases explain, with their words."""
+    for path, shape in shapes.items():
+        parent, slash, leaf = path.rpartition("/")
         if leaf != "kernel" or not 3 <= len(shape) <= 5:
             continue
         layer = parent.rpartition("/")[2].lower()
-        bias = shapes.get(f"{parent}{slash}bias")
-        count = _attention_inputs(name, shapes) or _inputs_by_bias(shape, bias)
         if any(word in layer for word in _NEITHER):
             continue
-        if count is not None:
-            yield name, {_INPUT_AXES: count}
+        bias = shapes.get(f"{parent}{slash}bias")
+        input_axes = _attention_inputs(path, shapes)
+        if input_axes is None:
+            input_axes = _inputs_by_bias(shape, bias)
+        if input_axes is not None:
+            yield path, {_INPUT_AXES: input_axes}
         elif "conv" in layer or bias == shape[-1:]:
-            yield name, {"layout": _LAYOUTS[len(shape)]}
+            yield path, {"layout": _LAYOUTS[len(shape)]}
 
 
 def _inputs_by_bias(shape: tuple[int, ...], bias: tuple[int, ...] | None) -> int | None:
-    """Return the number of input axes of a dense layer whose bias has several output axes; None: that is not told."""
+    """Return the number of input axes of a dense layer, from a bias with several output axes; None if it is unclear."""
     if bias is None or not 1 < len(bias) < len(shape) or shape[-len(bias) :] != bias:
         return None
-    is_stacked_or_local = shape[0] == bias[0]  # the bias begins with the axes that the kernel begins with
+    # In stacked and locally connected layers, the bias has the kernel's first axis too.
+    is_stacked_or_local = shape[0] == bias[0]
     return None if is_stacked_or_local else len(shape) - len(bias)
 
 
-def _attention_inputs(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Return the number of input axes of a projection of Flax's attention; None: it is none.
+def _attention_inputs(path: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the number of input axes of a projection of Flax's attention; None for other kernels.
 
-    Those to the heads have one, that from the heads has two.
+    Query, key and value have one input axis; the output projection has two, heads and features.
     """
-    parent, slash, last = name.removesuffix("/kernel").rpartition("/")
+    parent, slash, last = path.removesuffix("/kernel").rpartition("/")
     if last not in _PROJECTIONS:
         return None
     query, key, value, out = (shapes.get(f"{parent}{slash}{word}/kernel", ()) for word in _PROJECTIONS)
@@ -353,7 +368,7 @@ def _attention_inputs(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int |
 
 
 def _modules(tree: Any) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """Give the paths of weights of Equinox's and Flax NNX's modules, with the modules' words; None: no linear map."""
+    """Yield the paths of the weights of Equinox's and Flax NNX's modules, with words; None if not a linear map."""
     for keys, module in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: _class(x) is not None):
         framework_and_class = _class(module)
         if framework_and_class is None:
@@ -372,11 +387,11 @@ _MODULES = {
     "equinox": ("equinox.nn", (*_NO_LINEAR_MAP, "Conv", "ConvTranspose", "Linear")),
     "flax": ("flax.nnx", ("Conv", "ConvTranspose", "Linear", "LinearGeneral", "Einsum")),
 }
-"""Where a framework's layers are, and the classes that are read."""
+"""For each framework, the package of its layers and the names of the classes that are read."""
 
 
 def _class(x: Any) -> tuple[str, str] | None:
-    """Return the framework and the class of a module that is read; None: it is another."""
+    """Return framework and class name of a module that is read; None for other objects."""
     for framework, (package, names) in _MODULES.items():
         for cls in type(x).__mro__:
             if cls.__module__.startswith(package) and cls.__name__ in names:
@@ -385,20 +400,24 @@ def _class(x: Any) -> tuple[str, str] | None:
 
 
 def _stated_by_equinox(kind: str, module: Any) -> Mapping[str, Any] | None:
-    """Return the geometry of a module of Equinox, and the rank of its weight as ``ndim``; None: no linear map."""
+    """Return the words of a module of Equinox, with the expected number of axes as ``ndim``; None if not a linear map.
+
+    A weight with more axes is stacked by `vmap`; `_kernel_words` leaves it out.
+    """
     if kind in _NO_LINEAR_MAP:
         return None
     if kind == "Linear":
         return {"ndim": 2}
     ndim = module.num_spatial_dims + 2
-    is_stacked = getattr(module.weight, "ndim", None) != ndim  # by vmap: such leaves are left out
-    if kind != "Conv" or is_stacked:
-        return {"ndim": ndim}  # a transposed layer's kernel is bounded as it is stored, by that of stride 1
+    is_stacked = getattr(module.weight, "ndim", None) != ndim
+    if kind == "ConvTranspose" or is_stacked:
+        # A transposed layer is bounded by the convolution with its stored kernel and stride 1.
+        return {"ndim": ndim}
     return {"ndim": ndim, **equinox_layer(kind, module).geometry}
 
 
 def _stated_by_flax(kind: str, module: Any) -> Mapping[str, Any]:
-    """Return the words of a module of Flax NNX, or why it is refused."""
+    """Return the words of a module of Flax NNX, or the reason why its norm does not follow from its kernel."""
     base = next(cls for cls in type(module).__mro__ if cls.__name__ == kind)
     name = type(module).__name__
     if kind == "Einsum" or type(module).__call__ is not base.__call__:
@@ -408,10 +427,11 @@ def _stated_by_flax(kind: str, module: Any) -> Mapping[str, Any]:
     if kind == "Linear":
         return {"layout": "IO"}
     if kind == "LinearGeneral":
-        # Each matrix of a batch is a part of the one whose inputs are the batch's axes, too.
+        # The layer applies one matrix for each index of its batch axes. Each is a part of the matrix whose inputs are
+        # the batch axes and the layer's inputs, and its norm is no larger.
         return {_INPUT_AXES: len(module.batch_axis) + len(module.axis)}
     if kind == "ConvTranspose":
-        # As it is stored, its kernel is bounded by that of stride 1.
+        # A transposed layer is bounded by the convolution with its stored kernel and stride 1.
         return {"layout": _LAYOUTS[len(module.kernel_size) + 2]}
     try:
         return flax_layer(kind, module).geometry

@@ -1,4 +1,4 @@
-"""Kernel and geometry of the convolutions and linear layers of Flax NNX and Equinox, read off their attributes."""
+"""Read kernel and geometry of convolutions and linear layers of Flax NNX and Equinox from their attributes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from specnorm.errors import GeometryError
 from specnorm.plugin import LayerKernel, per_axis, same_upper
 
 _LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
-_FLAX = ("Conv", "ConvTranspose", "Linear")
-_EQUINOX = ("Conv", "ConvTranspose", "Linear")
+"""Layout of Flax's kernels, by the number of spatial axes."""
+_LAYERS = ("Conv", "ConvTranspose", "Linear")
+"""Names of the classes that are read, in both frameworks."""
 _WRAPPERS = ("flax WeightNorm", "flax SpectralNorm", "equinox WeightNorm", "equinox SpectralNorm")
+"""Framework and class of wrappers that normalise the weight of a layer."""
 
 
 def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel | None:
-    """Return the kernel of a layer, also of one whose weights a wrapper normalises; None for anything else.
+    """Return kernel and geometry of a layer, or of a layer in a wrapper that normalises it; None for other objects.
 
     See `specnorm.plugin.Backend.layer`.
     """
     wrapper = _wrapper(x)
     if wrapper is not None:
         return _normalised(wrapper, x, input_shape)
-    for package, names, read in (("flax.nnx", _FLAX, flax_layer), ("equinox.nn", _EQUINOX, equinox_layer)):
-        bases = [cls for cls in type(x).__mro__ if cls.__module__.startswith(package) and cls.__name__ in names]
+    for package, read in (("flax.nnx", flax_layer), ("equinox.nn", equinox_layer)):
+        bases = [cls for cls in type(x).__mro__ if cls.__module__.startswith(package) and cls.__name__ in _LAYERS]
         if not bases:
             continue
         base = bases[0]
@@ -41,19 +43,22 @@ def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel
 
 
 def _wrapper(x: Any) -> str | None:
-    """Return the framework and class of a wrapper that normalises the weights of one layer; None: it is none."""
+    """Return the entry of `_WRAPPERS` for an object; None if it is not such a wrapper."""
     names = {f"{cls.__module__.partition('.')[0]} {cls.__name__}" for cls in type(x).__mro__}
     return next((name for name in _WRAPPERS if name in names), None)
 
 
 def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
-    """Return the layer in a wrapper, with the weights that its next call uses: Flax computes them itself, in a copy."""
+    """Return the layer in a wrapper, with the normalised weight that its next call uses.
+
+    Flax's wrappers store the normalised weight in their layer when they are called, so a copy of the wrapper is called.
+    """
     is_of_flax = wrapper.startswith("flax")
     inner = x.layer_instance if is_of_flax else x.layer
     layer = layer_kernel(inner, input_shape)
-    has_its_weight = getattr(x, "weight_name", "weight") == "weight"
+    normalises_weight = getattr(x, "weight_name", "weight") == "weight"
     is_as_stored = is_of_flax or (layer is not None and layer.kernel is inner.weight)
-    if layer is None or not has_its_weight or not is_as_stored:
+    if layer is None or not normalises_weight or not is_as_stored:
         raise GeometryError(
             f"{wrapper} is around a {type(inner).__name__}, not one convolution or linear layer as it is stored: give "
             "the kernels that it amounts to."
@@ -66,32 +71,32 @@ def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
         axes = tuple(axis for axis in range(inner.weight.ndim) if axis != x.axis)
         length = jnp.sqrt(jnp.sum(inner.weight**2, axis=axes, keepdims=True))
         return layer._replace(kernel=inner.weight * x.g / length)
-    twin = copy.deepcopy(x)
+    copied_wrapper = copy.deepcopy(x)
     options = {"update_stats": False} if "Spectral" in wrapper else {}
-    twin(_some_input(twin.layer_instance), **options)
-    return layer_kernel(twin.layer_instance, input_shape)
+    copied_wrapper(_some_input(copied_wrapper.layer_instance), **options)
+    return layer_kernel(copied_wrapper.layer_instance, input_shape)
 
 
 def _vectors_of_equinox(x: Any) -> tuple[Any, Any]:
-    """Return u and v of a SpectralNorm, which a model holds until `make_with_state` moves them into its state."""
-    first = getattr(x.uv_index, "init", None)
-    if not isinstance(first, tuple):
+    """Return u and v of a SpectralNorm, which contains them until `make_with_state` moves them into its state."""
+    initial_vectors = getattr(x.uv_index, "init", None)
+    if not isinstance(initial_vectors, tuple):
         raise GeometryError(
             "Equinox's SpectralNorm divides the weight W, as a matrix, by u·Wv, and u and v are not in the model but "
             "in the State beside it: u, v = state.get(layer.uv_index) are missing. Give the kernel W/(u·Wv) itself to "
             "enclose, or replace the wrapper by its layer with that weight (equinox.tree_at)."
         )
-    return first
+    return initial_vectors
 
 
 def _some_input(layer: Any) -> Any:
-    """Return an input that a layer of Flax takes."""
+    """Return an input of zeros for a layer of Flax."""
     ndim = len(getattr(layer, "kernel_size", ()))
     return jnp.zeros((1, *(64,) * ndim, layer.in_features), layer.kernel[...].dtype)
 
 
 def array_in(x: Any) -> Any:
-    """Return the array in a variable or box of Flax; None for anything else."""
+    """Return the array in a variable or metadata box of Flax; None for other objects."""
     names = {cls.__name__ for cls in type(x).__mro__ if cls.__module__.partition(".")[0] == "flax"}
     if "Variable" in names:
         return x.get_value()
@@ -99,7 +104,7 @@ def array_in(x: Any) -> Any:
 
 
 def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel:
-    """Return kernel and geometry by the attributes of Flax NNX's class ``kind``."""
+    """Return kernel and geometry of a layer of Flax NNX, whose class, or base class, is named ``kind``."""
     for name in ("dot_general", "conv_general_dilated"):
         standard = getattr(lax, name)
         if getattr(x, name, standard) is not standard:
@@ -114,10 +119,11 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
     dilation = per_axis("strides", _or_1(x.kernel_dilation), ndim)
     geometry: dict[str, Any] = {"stride": stride, "dilation": dilation, "layout": _LAYOUTS[ndim]}
     if kind == "ConvTranspose":
-        pads = _of_dilated_input(x, stride, dilation)
-        is_stored = bool(x.transpose_kernel)
-        if not is_stored:
-            # Slid as it is, the kernel is mirrored that of the transposed layer, of the same norm with sides exchanged.
+        pads = _padding_of_dilated_input(x, stride, dilation)
+        is_as_stored = bool(x.transpose_kernel)
+        if not is_as_stored:
+            # Flax correlates the dilated input with the stored kernel. A transposed layer does so with its kernel
+            # mirrored and its channels exchanged. Mirroring exchanges both sides, and keeps the norm.
             pads = [(after, before) for before, after in pads]
             kernel = jnp.swapaxes(kernel, -1, -2)
         crops = []
@@ -125,7 +131,7 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
             reach = r * (k - 1)
             crops.append((max(reach - before, 0), max(reach - after, 0)))
         geometry |= {"transposed": True, "padding_mode": "zeros", "padding": crops}
-        return LayerKernel(kernel, geometry, as_stored=is_stored)
+        return LayerKernel(kernel, geometry, as_stored=is_as_stored)
     if per_axis("input_dilation", _or_1(x.input_dilation), ndim) != (1,) * ndim:
         raise GeometryError(
             f"Conv has input_dilation={x.input_dilation}, for which there is no word here. Give its kernel as that of "
@@ -141,23 +147,26 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
     return LayerKernel(kernel, geometry)
 
 
-def _of_dilated_input(
+def _padding_of_dilated_input(
     x: Any,
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> list[tuple[int, int]]:
-    """Return what a transposed layer of Flax adds around its input, between whose pixels zeros lie."""
+    """Return the amounts by which a transposed layer of Flax pads its input after inserting zeros between pixels.
+
+    For padding "SAME" and "VALID" they are those of `jax.lax.conv_transpose`.
+    """
     if isinstance(x.padding, str) and x.padding.upper() not in ("SAME", "VALID"):
         raise GeometryError(f"ConvTranspose with padding={x.padding!r} has no words here: give kernel and geometry.")
     if not isinstance(x.padding, str):
         return list(_pairs(x.padding, x.kernel_size, stride, dilation, None))
     pads = []
-    for k, s, r in zip(x.kernel_size, stride, dilation, strict=True):  # as in jax.lax.conv_transpose
+    for k, s, r in zip(x.kernel_size, stride, dilation, strict=True):
         width = r * (k - 1) + 1
         if x.padding.upper() == "SAME":
             total = width + s - 2
-            half = -(-total // 2)  # rounded up
-            before = width - 1 if s > width - 1 else half
+            half_rounded_up = -(-total // 2)
+            before = width - 1 if s > width - 1 else half_rounded_up
         else:
             total = width + s - 2 + max(width - s, 0)
             before = width - 1
@@ -166,7 +175,7 @@ def _of_dilated_input(
 
 
 def _or_1(n: Any) -> Any:
-    """Return an attribute of a convolution, or 1 if it is left out."""
+    """Return the value of an attribute, or 1 for None."""
     return 1 if n is None else n
 
 
@@ -177,7 +186,7 @@ def _pairs(
     dilation: Sequence[int],
     input_shape: Any,
 ) -> Any:
-    """Return padding in the words of specnorm: "valid", or pixels before and behind on each axis."""
+    """Convert an argument ``padding`` of a framework to "valid", or to a pair (before, after) for each axis."""
     if amount == "VALID":
         return "valid"
     if amount == "SAME" or amount == "SAME_LOWER":
@@ -191,7 +200,7 @@ def _pairs(
 
 
 def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel:
-    """Return kernel and geometry by the attributes of Equinox's class ``kind``."""
+    """Return kernel and geometry of a layer of Equinox, whose class, or base class, is named ``kind``."""
     kernel = x.weight
     axes = 2 if kind == "Linear" else x.num_spatial_dims + 2
     if kernel.ndim != axes:
@@ -202,9 +211,11 @@ def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = N
     if kind == "Linear":
         return LayerKernel(kernel, {})
     geometry: dict[str, Any] = {
-        "stride": tuple(x.stride), "dilation": tuple(x.dilation), "groups": x.groups,
+        "stride": tuple(x.stride),
+        "dilation": tuple(x.dilation),
+        "groups": x.groups,
         "padding_mode": x.padding_mode.lower(),
-    }  # fmt: skip
+    }
     amount = _pairs(x.padding, kernel.shape[2:], x.stride, x.dilation, input_shape)
     if kind == "Conv":
         return LayerKernel(kernel, {**geometry, "padding": amount})
@@ -213,15 +224,17 @@ def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = N
             f"{type(x).__name__} with padding={x.padding!r} and padding_mode={x.padding_mode!r} has no words here at a "
             "size: leave input_shape out, or give its kernel and geometry."
         )
-    # Stored (cout, cin // groups, ...) and slid as it is: channels exchanged and mirrored, it is the transposed layer.
+    # Equinox stores (cout, cin // groups, ...), and correlates the dilated input with the kernel. With channels
+    # exchanged in each group, and mirrored, it is the kernel of a transposed layer. Mirroring exchanges both sides, and
+    # keeps the norm.
     cout, inputs_of_a_group, *taps = kernel.shape
     outputs_of_a_group = cout // x.groups
-    grouped = jnp.reshape(kernel, (x.groups, outputs_of_a_group, inputs_of_a_group, *taps))
-    exchanged = jnp.swapaxes(grouped, 1, 2)
-    moved = jnp.reshape(exchanged, (x.groups * inputs_of_a_group, outputs_of_a_group, *taps))
+    by_group = jnp.reshape(kernel, (x.groups, outputs_of_a_group, inputs_of_a_group, *taps))
+    exchanged = jnp.swapaxes(by_group, 1, 2)
+    transposed_kernel = jnp.reshape(exchanged, (x.groups * inputs_of_a_group, outputs_of_a_group, *taps))
     if isinstance(x.padding, str):
         crops: Any = "valid"
     else:
         sides = zip(amount, x.output_padding, strict=True)
-        crops = [(max(after - more, 0), before) for (before, after), more in sides]
-    return LayerKernel(moved, {**geometry, "transposed": True, "padding": crops}, as_stored=False)
+        crops = [(max(after - extra, 0), before) for (before, after), extra in sides]
+    return LayerKernel(transposed_kernel, {**geometry, "transposed": True, "padding": crops}, as_stored=False)

@@ -1,4 +1,4 @@
-"""Linear functions of arrays as operators, with their adjoints by `jax.vjp`."""
+"""Linear operators from linear functions of JAX arrays; the adjoint comes from `jax.vjp`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from specnorm.plugin import LinearOperator, Vector
 
 
 def linear_operator(function: Callable[[Any], Any], x: jax.Array) -> LinearOperator:
-    """Take a linear function of an array as an operator, for `specnorm.operator_norm`.
+    """Make an operator for `specnorm.operator_norm` from a linear function of an array.
 
     Parameters
     ----------
     function : callable
-        From arrays like ``x`` to an array; linear. `operator_norm` compares it with its adjoint for a random pair.
+        A linear function from arrays like ``x`` to an array. `operator_norm` compares it with its adjoint for a random
+        pair of vectors.
     x : array
-        Of the shape and dtype (real) that the function takes; its values do not count.
+        Any array with the shape and the real dtype that the function takes.
 
     Returns
     -------
@@ -43,13 +44,13 @@ def linear_operator(function: Callable[[Any], Any], x: jax.Array) -> LinearOpera
         (product,) = pullback(v)
         return product
 
-    forward = _of_vectors(jax.jit(function), x)
-    backward = _of_vectors(jax.jit(adjoint), y)
-    return LinearOperator(forward, backward, (y.size, x.size))
+    matvec = _on_vectors(jax.jit(function), x)
+    rmatvec = _on_vectors(jax.jit(adjoint), y)
+    return LinearOperator(matvec, rmatvec, (y.size, x.size))
 
 
-def _of_vectors(function: Callable[[Any], Any], argument: Any) -> Callable[[Vector], Vector]:
-    """Return a function of arrays like ``argument`` as one from vectors in float64 to such vectors."""
+def _on_vectors(function: Callable[[Any], Any], argument: Any) -> Callable[[Vector], Vector]:
+    """Convert a function of arrays like ``argument`` to a function from float64 NumPy vectors to such vectors."""
 
     def product(v: Vector) -> Vector:
         array = jnp.asarray(v.reshape(argument.shape), argument.dtype)

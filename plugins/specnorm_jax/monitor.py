@@ -1,4 +1,4 @@
-"""Norms of a tree's kernels while it is trained, as numbers for any logger."""
+"""A monitor of the norms of a tree's kernels during training, as numbers for any logger."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from specnorm_jax.kernels import Rule, flax_layout, kernels, matrices_of
 
 
 class NormMonitor(Monitor):
-    """Norms of a tree's kernels every so many steps, and now and then proven upper bounds.
+    """Reports the norms of a tree's kernels in every so many steps, and proven upper bounds in some of the reports.
 
-    ``monitor(step, params)`` returns a dictionary for any logger: `specnorm.plugin.Monitor` says what is in it. The
-    names are paths in the tree. Call it outside of ``jit``. Leaves with two axes or more that the rule takes for no
-    kernel, and that are no embeddings, count as layers that cannot be measured.
+    ``monitor(step, params)`` returns a dictionary for any logger, which `specnorm.plugin.Monitor` describes. The names
+    are paths in the tree. Call it outside of ``jit``. Leaves with two axes or more that are not kernels by the rule,
+    and not embeddings, count as layers that cannot be measured.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ class NormMonitor(Monitor):
         KernelError, GeometryError
             See `kernels`.
         """
-        found = kernels(params, self.rule, layers=self.layers)
-        read = {name: LayerKernel(x.array, x.geometry) for name, x in found.items()}
+        kernel_of_path = kernels(params, self.rule, layers=self.layers)
+        layers = {path: LayerKernel(kernel.array, kernel.geometry) for path, kernel in kernel_of_path.items()}
         reason = "it is no kernel by the rule"
-        left_out = {name: reason for name in matrices_of(params, self.layers) if name not in found}
-        return self.measured(Reading(read, left_out))
+        left_out = {path: reason for path in matrices_of(params, self.layers) if path not in layers}
+        return self.measured(Reading(layers, left_out))

@@ -1,4 +1,4 @@
-"""A penalty on how far the kernels of a tree of parameters are from isometries; pure, jittable, without a state."""
+"""A penalty on the distance of a tree's kernels from isometries."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from specnorm import measure
 from specnorm.methods import Isometry
 from specnorm_jax.kernels import Rule, flax_layout, kernels
 
-_OF_THE_KERNEL = ("stride", "dilation", "groups", "transposed", "layout")
-"""Words of the geometry that change a layer's convolution; padding is left out, since the penalty is of any."""
+_CONVOLUTION_WORDS = ("stride", "dilation", "groups", "transposed", "layout")
+"""Geometry keywords that affect a layer's convolution. Padding is left out: with padding no layer is an isometry."""
 
 
 @dataclass(frozen=True)
 class OrthogonalityPenalty:
-    """Sum over a tree's kernels of how far each is from an isometry: of its convolution, whatever the padding.
+    """Sum over a tree's kernels of the distance of each kernel's circular convolution from an isometry.
 
-    A layer with fewer outputs than inputs is held to have an isometry for its adjoint.
+    If a layer has fewer outputs than inputs, the distance is that of its adjoint. The penalty is a pure function
+    without state, which can be jitted.
 
     ::
 
@@ -31,17 +32,17 @@ class OrthogonalityPenalty:
     Parameters
     ----------
     form : {"lags", "bound"}, default "lags"
-        The sum of the squares of the lags of ``K*K - s**2 I``, L_orth as published (Wang et al., CVPR 2020); or the
-        proven eps of `specnorm.isometry_bound`, at any step an upper bound of what remains.
+        "lags": the sum of the squares of the lags of ``K*K - s**2 I``, which is L_orth of Wang et al., CVPR 2020.
+        "bound": the proven eps of `specnorm.isometry_bound`.
     scale : float, "best" or None, default None
-        s; None: 1. "best": of each kernel its own, whose square is the mean of its squared singular values.
+        s; None: 1. "best": for each kernel, the s whose square is the mean of its squared singular values.
     rule, layers
         See `kernels`.
 
     Raises
     ------
     MethodError
-        If ``form`` or ``scale`` is none of these.
+        If ``form`` or ``scale`` is not one of these.
     """
 
     form: Literal["lags", "bound"] = "lags"
@@ -53,7 +54,7 @@ class OrthogonalityPenalty:
         Isometry(scale=self.scale, form=self.form)
 
     def __call__(self, tree: Any) -> Any:
-        """Take the penalty, a 0-d array.
+        """Compute the penalty, a 0-d array.
 
         Parameters
         ----------
@@ -68,10 +69,10 @@ class OrthogonalityPenalty:
         return jnp.sum(jnp.stack(list(self.values(tree).values())))
 
     def values(self, tree: Any) -> dict[str, Any]:
-        """Take the values of the kernels by path."""
+        """Compute the distance of each kernel, by path."""
         method = Isometry(scale=self.scale, form=self.form)
         values = {}
         for name, kernel in kernels(tree, self.rule, layers=self.layers).items():
-            geometry = {word: x for word, x in kernel.geometry.items() if word in _OF_THE_KERNEL}
+            geometry = {word: x for word, x in kernel.geometry.items() if word in _CONVOLUTION_WORDS}
             values[name] = measure(kernel.array, method, **geometry).value
         return values

@@ -1,6 +1,6 @@
-"""Training with JAX: constraints, penalties, projections on trees of parameters (Flax, Equinox, or any other pytree).
+"""Training with JAX: constraints, penalties, projections for trees of parameters (Flax, Equinox, or any other pytree).
 
-Which leaves are kernels, and with which geometry, is said by a rule of `specnorm_jax.kernels`.
+A rule of `specnorm_jax.kernels` decides which leaves are kernels, and with which geometry.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Tree = TypeVar("Tree")
 _SYMBOL_NORM = SymbolNorm()
 
 
-# -- certified, after training -----------------------------------------------------------------------------------
+# -- proven, after training --------------------------------------------------------------------------------------
 def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:
     """Shrink every kernel of a tree so that its norm is proven to be at most ``bound``: `specnorm.rescale` on each.
 
@@ -56,7 +56,7 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
     Returns
     -------
     pytree
-        The same tree with other kernels; those that are proven to be at most ``bound`` already are the same arrays.
+        The tree with new kernels. A kernel whose norm is proven to be at most ``bound`` already is the same array.
 
     Raises
     ------
@@ -71,75 +71,100 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
     return _replaced(tree, rescaled)
 
 
-def _replaced(tree: Tree, new: Mapping[str, Any]) -> Tree:
-    """Return the tree with other kernels, by path, each in the shape of its leaf."""
+def _replaced(tree: Tree, new_kernels: Mapping[str, Any]) -> Tree:
+    """Return the tree with the leaves at some paths replaced by new kernels, reshaped to the leaves' shapes."""
 
-    def leaf_of(keys: tuple[Any, ...], leaf: Any) -> Any:
-        kernel = new.get(name_of(keys))
+    def new_leaf(keys: tuple[Any, ...], leaf: Any) -> Any:
+        kernel = new_kernels.get(name_of(keys))
         if kernel is None:
             return leaf
         return kernel if kernel.shape == leaf.shape else jnp.reshape(kernel, leaf.shape)
 
-    changed: Tree = jax.tree_util.tree_map_with_path(leaf_of, tree)
-    return changed
+    new_tree: Tree = jax.tree_util.tree_map_with_path(new_leaf, tree)
+    return new_tree
 
 
 # -- while training ----------------------------------------------------------------------------------------------
 _HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]
 States: TypeAlias = dict[str, Any]
-"""By path, what `specnorm.init_tracking` returns for the kernel there: a tree of arrays, to be kept like any other."""
+"""For the path of each kernel, the state that `specnorm.init_tracking` returns, and under the name "passes" the number
+of times that the kernel was tracked: a tree of arrays like any other."""
+_FIRST_PASSES, _FIRST_STEPS = 16, 3
+"""Number of first passes, and the least number of steps in each of these: an optimiser's first steps change all weights
+in one direction."""
 
 
 def _init(tree: Any, method: Method, rule: Rule, layers: str) -> States:
-    """Return the state of each kernel of a tree."""
+    """Return the first state of each kernel of a tree."""
     states = {}
     for name, kernel in kernels(tree, rule, layers=layers).items():
-        states[name] = specnorm.init_tracking(kernel.array, method, **kernel.geometry)
+        vectors = specnorm.init_tracking(kernel.array, method, **kernel.geometry)
+        states[name] = {**vectors, "passes": jnp.zeros((), dtype=jnp.int32)}
     return states
 
 
 def _step(
-    of_tree: Mapping[str, Kernel],
+    kernels_of_tree: Mapping[str, Kernel],
     method: Method,
     states: States,
     sweeps: int,
 ) -> tuple[dict[str, Any], States]:
-    """Return the norms of a tree's kernels, and their states for the next step."""
-    if of_tree.keys() != states.keys():
+    """Return the norms of a tree's kernels, and their states for the next step, by path."""
+    if kernels_of_tree.keys() != states.keys():
         raise KernelError(
-            f"the state is of the kernels {sorted(states)}, and the tree has {sorted(of_tree)}. Give the state that "
-            "init returned for this tree, rule and layers."
+            f"the state is of the kernels {sorted(states)}, and the tree has {sorted(kernels_of_tree)}. Give the state "
+            "that init returned for this tree, rule and layers."
         )
-    geometries = tuple(_hashable(kernel.geometry) for kernel in of_tree.values())
-    arrays = [kernel.array for kernel in of_tree.values()]
-    before = [states[name] for name in of_tree]
-    norms, after = _compiled(method, geometries, sweeps, arrays, before)
-    return dict(zip(of_tree, norms, strict=True)), dict(zip(of_tree, after, strict=True))
+    geometries = tuple(_hashable(kernel.geometry) for kernel in kernels_of_tree.values())
+    arrays = [kernel.array for kernel in kernels_of_tree.values()]
+    states_of_arrays = [states[path] for path in kernels_of_tree]
+    norms, new_states = _compiled_track(method, geometries, sweeps, arrays, states_of_arrays)
+    return dict(zip(kernels_of_tree, norms, strict=True)), dict(zip(kernels_of_tree, new_states, strict=True))
 
 
-def _stepped(
+def _track(
     method: Method,
     geometries: tuple[_HashableGeometry, ...],
     sweeps: int,
     arrays: list[Any],
     states: Any,
 ) -> tuple[list[Any], list[States]]:
-    words = [dict(geometry) for geometry in geometries]
-    return specnorm.track_many(arrays, method, states, geometries=words, sweeps=sweeps)
+    keywords = [dict(geometry) for geometry in geometries]
+    passes = [state["passes"] for state in states]
+    vectors = [{name: x for name, x in state.items() if name != "passes"} for state in states]
+    if sweeps and any(vectors):
+        is_first = jnp.max(jnp.stack(passes)) < _FIRST_PASSES
+        more_steps = jnp.where(is_first, max(_FIRST_STEPS - sweeps, 0), 0)
+        vectors = _moved_ahead(method, keywords, arrays, vectors, steps=more_steps)
+    norms, after = specnorm.track_many(arrays, method, vectors, geometries=keywords, sweeps=sweeps)
+    passes_after = [count + (1 if sweeps else 0) for count in passes]
+    return norms, [{**state, "passes": count} for state, count in zip(after, passes_after, strict=True)]
 
 
-_compiled = jax.jit(_stepped, static_argnums=(0, 1, 2))
-"""Also outside of the user's ``jit``, where each operation would be a program of its own."""
+def _moved_ahead(
+    method: Method, geometries: list[dict[str, Any]], arrays: list[Any], vectors: list[States], *, steps: Any
+) -> Any:
+    """Return the vectors after some steps, a traced number, without a gradient."""
+    still = jax.lax.stop_gradient(arrays)
+
+    def one_step(_: Any, vectors: Any) -> Any:
+        return specnorm.track_many(still, method, vectors, geometries=geometries)[1]
+
+    return jax.lax.fori_loop(0, steps, one_step, jax.lax.stop_gradient(vectors))
+
+
+_compiled_track = jax.jit(_track, static_argnums=(0, 1, 2))
+"""`_track`, compiled also if the user does not call it inside of ``jit``, where JAX would compile each operation."""
 
 
 def _hashable(geometry: Mapping[str, Any]) -> _HashableGeometry:
-    """Return the words of a geometry as what ``jit`` takes for a static argument."""
-    return tuple((word, _frozen(x)) for word, x in geometry.items())
+    """Convert geometry keywords to a tuple, which can be a static argument of ``jit``."""
+    return tuple((word, _as_tuples(x)) for word, x in geometry.items())
 
 
-def _frozen(x: Any) -> Any:
-    """Return lists in lists as tuples in tuples."""
-    return tuple(map(_frozen, x)) if isinstance(x, (list, tuple)) else x
+def _as_tuples(x: Any) -> Any:
+    """Convert lists, also inside of lists and tuples, to tuples."""
+    return tuple(map(_as_tuples, x)) if isinstance(x, (list, tuple)) else x
 
 
 def init_spectral_norm(
@@ -149,25 +174,25 @@ def init_spectral_norm(
     rule: Rule = flax_layout,
     layers: str = "*",
 ) -> States:
-    """Find the state for `spectral_norm`, once, outside of ``jit``.
+    """Compute the first state for `spectral_norm`, outside of ``jit``.
 
     Parameters
     ----------
     params : pytree
     method, rule, layers
-        Those that `spectral_norm` gets.
+        The same as for `spectral_norm`.
 
     Returns
     -------
     dict
-        By path, what `specnorm.init_tracking` returns.
+        The state of each kernel by its path, from `specnorm.init_tracking`, with a count of the passes.
 
     Raises
     ------
     KernelError
         If no leaf is a kernel.
     MethodError
-        If the method cannot be stepped.
+        If the method has no training state.
     """
     return _init(params, method, rule, layers)
 
@@ -183,9 +208,9 @@ def spectral_norm(
     only_shrink: bool = False,
     sweeps: int = 1,
 ) -> tuple[Tree, States]:
-    """Divide every kernel by its norm and multiply by ``bound``: the constraint, for use inside a jitted step; pure.
+    """Divide every kernel of a tree by its norm, and multiply it by ``bound``. A pure function, for a jitted step.
 
-    The free parameters are what the optimiser moves; the returned tree is what the network uses::
+    The optimiser changes the given parameters; the network uses the returned ones::
 
         state = init_spectral_norm(params)
 
@@ -202,50 +227,55 @@ def spectral_norm(
     bound : float, default 1
         Positive.
     method : Method, default ``SymbolNorm()``
-        One that `specnorm.track` serves. SymbolNorm follows the norm itself, from below. With ``Completion()`` no norm
-        exceeds the bound, up to the rounding of the division.
+        A method with a training state, see `specnorm.track`. SymbolNorm follows the norm from below. With
+        ``Completion()`` no norm exceeds the bound, up to the rounding of the division.
     rule, layers
-        See `kernels`. Leaves that are no kernels are returned as they are.
+        See `kernels`. Other leaves are returned unchanged.
     only_shrink : bool, default False
-        Leave kernels below the bound as they are.
+        Whether to leave kernels with a norm below the bound unchanged.
     sweeps : int, default 1
-        See `specnorm.track`. 0 where the state is not to move, as in an evaluation.
+        See `specnorm.track`. 0: do not move the state, for example in an evaluation.
 
     Returns
     -------
     weights : pytree
-        The same tree, of the same dtypes, with other kernels. A zero kernel stays zero. The gradient passes through
-        the division, the singular vectors held constant (the envelope theorem).
+        The tree with new kernels, of the same dtypes. A zero kernel stays zero. The gradient passes through the
+        division, with constant singular vectors (envelope theorem).
     state : dict
-        For the next step; not differentiated.
+        The state for the next step, as constants.
 
     Raises
     ------
     KernelError
-        If ``bound`` is not positive and finite, or the state is of another tree.
+        If ``bound`` is not positive and finite, or the state belongs to another tree.
 
     Notes
     -----
-    Nothing is proven while training. `rescale` makes the trained weights certified.
+    Nothing is proven in training. After it, `rescale` returns weights whose norms are proven.
     """
     check_bound(bound)
-    of_tree = kernels(params, rule, layers=layers)
-    norms, after = _step(of_tree, method, state, sweeps)
-    new = {name: _normalised(kernel.array, norms[name], bound, only_shrink) for name, kernel in of_tree.items()}
-    return _replaced(params, new), after
+    kernels_of_tree = kernels(params, rule, layers=layers)
+    norms, new_state = _step(kernels_of_tree, method, state, sweeps)
+    new_kernels = {
+        path: _normalised(kernel.array, norms[path], bound, only_shrink) for path, kernel in kernels_of_tree.items()
+    }
+    return _replaced(params, new_kernels), new_state
 
 
 def _normalised(kernel: Any, norm: Any, bound: float, only_shrink: bool) -> Any:
-    """Return a kernel divided by its norm, times the bound; a kernel of zeros, or one to be left alone, as it is."""
+    """Scale a kernel so that its norm is the bound; a zero kernel, or one to be left alone, is returned unchanged."""
     is_divided = norm > bound if only_shrink else norm > 0
-    divisor = jnp.where(is_divided, norm, 1)  # keeps a division by zero out of the gradient
+    # So that the gradient has no division by zero.
+    divisor = jnp.where(is_divided, norm, 1)
     factor = jnp.where(is_divided, bound / divisor, 1)
     return (kernel * factor).astype(kernel.dtype)
 
 
 @dataclass(frozen=True)
 class SpectralPenalty:
-    """Sum over a tree's kernels of a function of their norms, followed from step to step; pure, jittable.
+    """Sum over a tree's kernels of a function of their norms, which a state follows from step to step.
+
+    It is a pure function, which can be jitted.
 
     ::
 
@@ -259,20 +289,21 @@ class SpectralPenalty:
     Parameters
     ----------
     method : Method, default ``SymbolNorm()``
-        One that `specnorm.track` serves.
+        A method with a training state, see `specnorm.track`.
     rule, layers
         See `kernels`.
     form : {"sum", "log", "hinge"}, default "sum"
-        Of a norm s: s, log s (of the product of the norms; zero kernels count nothing), or max(s - target, 0).
+        The function of a norm s: s, log s (0 for a zero kernel; the sum is the logarithm of the product of the norms),
+        or max(s - target, 0).
     target : float, default 1
-        Of the hinge.
+        For the form "hinge".
     sweeps : int, default 1
         See `specnorm.track`.
 
     Raises
     ------
     MethodError
-        If ``form`` is none of them.
+        If ``form`` is another word.
     """
 
     method: Method = _SYMBOL_NORM
@@ -287,7 +318,7 @@ class SpectralPenalty:
             raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
 
     def init(self, tree: Any) -> States:
-        """Return the state for `__call__`: by path, what `specnorm.init_tracking` returns.
+        """Return the first state: for each kernel, the state from `specnorm.init_tracking` and a count of passes.
 
         Parameters
         ----------
@@ -299,47 +330,47 @@ class SpectralPenalty:
         KernelError
             If no leaf is a kernel.
         MethodError
-            If the method cannot be stepped.
+            If the method has no training state.
         """
         return _init(tree, self.method, self.rule, self.layers)
 
     def __call__(self, tree: Any, state: States) -> tuple[Any, States]:
-        """Take the penalty and move the state.
+        """Compute the penalty, and move the state.
 
         Parameters
         ----------
         tree : pytree
-            The parameters that `init` was given, moved a little.
+            The parameters that were given to `init`, after some training steps.
         state : dict
 
         Returns
         -------
         value : 0-d array
-            An estimate, as `specnorm.track` tells; with ``Gram()`` or ``Completion()`` an upper bound. The gradient of
-            a zero kernel is zero.
+            An estimate, see `specnorm.track`; with ``Gram()`` or ``Completion()`` an upper bound. The gradient is 0 for
+            a zero kernel.
         state : dict
-            Not differentiated.
+            The state for the next step, as constants.
 
         Raises
         ------
         KernelError
-            If the state is of another tree.
+            If the state belongs to another tree.
         """
-        norms, after = self.norms(tree, state)
+        norms, new_state = self.norms(tree, state)
         values = jnp.stack(list(norms.values()))
         if self.form == "log":
             values = jnp.log(jnp.where(values > 0, values, 1))
         elif self.form == "hinge":
             values = jnp.maximum(values - self.target, 0)
-        return jnp.sum(values), after
+        return jnp.sum(values), new_state
 
     def norms(self, tree: Any, state: States) -> tuple[dict[str, Any], States]:
-        """Take the norms one by one, for a penalty of another form.
+        """Return the norms of all kernels, for a penalty of another form, and move the state.
 
         Returns
         -------
         values : dict of str to 0-d array
-            By path.
+            The norms by path.
         state : dict
         """
         return _step(kernels(tree, self.rule, layers=self.layers), self.method, state, self.sweeps)
@@ -359,18 +390,19 @@ def project_spectral_norm(
     layers: str = "*",
     sweeps: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    """Optax transformation after whose step no kernel's norm exceeds ``bound``: projected gradient descent.
+    """Optax transformation after whose step no kernel's norm exceeds ``bound``, as in projected gradient descent.
 
-    The last link of a chain: ``optax.chain(optax.adam(1e-3), project_spectral_norm(1.0))``. A kernel above the bound is
-    multiplied by one factor; the others are left alone.
+    It is the last one in a chain: ``optax.chain(optax.adam(1e-3), project_spectral_norm(1.0))``. A kernel above the
+    bound is multiplied by a factor; other kernels are not changed.
 
     Parameters
     ----------
     bound : float, default 1
         Positive.
     method : Method, default ``SymbolNorm()``
-        One that `specnorm.track` serves. SymbolNorm follows the norm itself, from below: what holds during training
-        is an estimate. With ``Gram()`` or ``Completion()`` it is a bound, up to the rounding of ``params + updates``.
+        A method with a training state, see `specnorm.track`. SymbolNorm follows the norm from below, so during training
+        the norms are at most about ``bound``. With ``Gram()`` or ``Completion()`` they are at most ``bound``, up to the
+        rounding of ``params + updates``.
     rule, layers
         See `kernels`.
     sweeps : int, default 1
@@ -379,7 +411,7 @@ def project_spectral_norm(
     Returns
     -------
     optax.GradientTransformationExtraArgs
-        ``update`` needs ``params``. State is a tree of arrays, `ProjectionState`.
+        Its ``update`` needs the argument ``params``. Its state is a `ProjectionState`, a tree of arrays.
 
     Raises
     ------
@@ -390,7 +422,7 @@ def project_spectral_norm(
 
     Notes
     -----
-    Nothing is proven while training. `rescale` makes the trained tree certified.
+    Nothing is proven in training. After it, `rescale` returns a tree whose norms are proven.
     """
     import optax
 
@@ -407,25 +439,27 @@ def project_spectral_norm(
     ) -> tuple[Any, ProjectionState]:
         if params is None:
             raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
-        before = kernels(params, rule, layers=layers)
-        steps = {name_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
-        moved = {name: kernel._replace(array=_moved(kernel.array, steps[name])) for name, kernel in before.items()}
-        norms, after = _step(moved, method, state.kernels, sweeps)
+        old_kernels = kernels(params, rule, layers=layers)
+        step_of_path = {name_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+        stepped_kernels = {}
+        for path, kernel in old_kernels.items():
+            stepped_kernels[path] = kernel._replace(array=_after_step(kernel.array, step_of_path[path]))
+        norms, new_states = _step(stepped_kernels, method, state.kernels, sweeps)
 
         def projected(keys: tuple[Any, ...], step: Any) -> Any:
-            name = name_of(keys)
-            if name not in before:
+            path = name_of(keys)
+            if path not in old_kernels:
                 return step
-            goal = _normalised(moved[name].array, norms[name], bound, only_shrink=True)
-            change = (goal - before[name].array).astype(step.dtype)
-            return jnp.where(norms[name] > bound, jnp.reshape(change, step.shape), step)
+            projected_kernel = _normalised(stepped_kernels[path].array, norms[path], bound, only_shrink=True)
+            projected_step = (projected_kernel - old_kernels[path].array).astype(step.dtype)
+            return jnp.where(norms[path] > bound, jnp.reshape(projected_step, step.shape), step)
 
-        return jax.tree_util.tree_map_with_path(projected, updates), ProjectionState(after)
+        return jax.tree_util.tree_map_with_path(projected, updates), ProjectionState(new_states)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _moved(kernel: Any, step: Any) -> Any:
-    """Return a kernel after a step of the optimiser, without a gradient."""
-    sum_of_both = kernel + jnp.reshape(step, kernel.shape)
-    return jax.lax.stop_gradient(sum_of_both.astype(kernel.dtype))
+def _after_step(kernel: Any, step: Any) -> Any:
+    """Return a kernel after a step of the optimiser, as a constant."""
+    new_kernel = kernel + jnp.reshape(step, kernel.shape)
+    return jax.lax.stop_gradient(new_kernel.astype(kernel.dtype))

@@ -1,6 +1,6 @@
-"""Keras 3 for specnorm: a constraint, a regulariser and a monitor of norms, on Keras's torch and JAX backends.
+"""A constraint, a regulariser and a monitor of norms for Keras 3 on its torch and JAX backends.
 
-They hand a layer's kernel to specnorm's own functions; the plugin of its arrays serves it.
+They pass a layer's kernel, a torch or JAX array, to specnorm's functions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ __all__ = ["NormMonitor", "SpectralNorm", "SpectralRegularizer"]
 LayerKind: TypeAlias = Literal["conv", "transposed", "depthwise", "dense"]
 _KINDS = ("conv", "transposed", "depthwise", "dense")
 _LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
+"""Layout of Keras's kernels, by their number of axes."""
 _LAYER_BY_AXES = {2: "dense", 4: "conv", 5: "conv"}
-"""The layer of a kernel with so many axes, if none is told; 3 axes leave it open."""
+"""Default kind of layer, by the number of axes of its kernel; 3 axes are ambiguous."""
 
 
 class _KernelNorm:
-    """The norm of a kernel, by the geometry of its layer: the constraint and the regulariser share it."""
+    """A function from a kernel to its norm, for a layer's geometry; shared by the constraint and the regulariser.
+
+    Parameters as in `SpectralNorm`.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class _KernelNorm:
         return specnorm.measure(matrix, METHODS[self.method](), **geometry).value
 
     def _geometry(self, kernel: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the kernel as that of a layer that specnorm has, and the layer's geometry."""
+        """Return the kernel in a layout of specnorm, and the geometry keywords."""
         shape = tuple(kernel.shape)
         layer = self.layer or _LAYER_BY_AXES.get(len(shape))
         if layer is None:
@@ -69,23 +73,29 @@ class _KernelNorm:
         if not 3 <= len(shape) <= 5:
             raise GeometryError(f"layer={layer!r}: a kernel of shape {shape} has no spatial axes.")
         geometry: dict[str, Any] = {
-            "stride": self.strides, "dilation": self.dilation_rate, "layout": _LAYOUTS[len(shape)]
-        }  # fmt: skip
+            "stride": self.strides,
+            "dilation": self.dilation_rate,
+            "layout": _LAYOUTS[len(shape)],
+        }
         if layer == "transposed":
             return kernel, {**geometry, "transposed": True}
         if layer == "depthwise":
-            # Stored (*taps, cin, times); a layer with cin groups has (*taps, 1, cin * times).
-            *taps, cin, times = shape
-            grouped = keras.ops.reshape(kernel, (*taps, 1, cin * times))
+            # Keras stores (*taps, cin, multiplier); a layer with cin groups has (*taps, 1, cin * multiplier).
+            *taps, cin, multiplier = shape
+            grouped = keras.ops.reshape(kernel, (*taps, 1, cin * multiplier))
             return grouped, {**geometry, "groups": cin}
         return kernel, {**geometry, "groups": self.groups}
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments of the layer's geometry, and the method."""
+        """Return the constructor's arguments, for Keras's ``get_config()``."""
         return {
-            "layer": self.layer, "strides": self.strides, "dilation_rate": self.dilation_rate, "groups": self.groups,
-            "input_axes": self.input_axes, "method": self.method,
-        }  # fmt: skip
+            "layer": self.layer,
+            "strides": self.strides,
+            "dilation_rate": self.dilation_rate,
+            "groups": self.groups,
+            "input_axes": self.input_axes,
+            "method": self.method,
+        }
 
 
 @keras.saving.register_keras_serializable(package="specnorm")
@@ -103,34 +113,35 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     bound : float, default 1
         Positive.
     layer : {"conv", "transposed", "depthwise", "dense"}, optional
-        What the kernel is of. None: of Dense where it has two axes, of a convolution where it has 4 or 5. A kernel with
-        3 axes is Conv1D's (``"conv"``) or EinsumDense's (``"dense"``).
+        The kind of the layer. None: "dense" for a kernel with 2 axes, "conv" for one with 4 or 5. A kernel with 3 axes
+        belongs to Conv1D (``"conv"``) or EinsumDense (``"dense"``).
     strides, dilation_rate : int or tuple of int, default 1
-        The layer's.
+        As of the layer.
     groups : int, default 1
-        The layer's.
+        As of the layer.
     input_axes : int, default 1
-        Of a dense layer: how many of the kernel's first axes are inputs.
+        For a dense layer: the number of the kernel's first axes that are inputs.
     only_shrink : bool, default False
-        Leave kernels below the bound as they are.
+        Whether to leave kernels with a norm below the bound unchanged.
     method : str, default "symbol"
-        Name of a method, see `specnorm.methods.METHODS`. "symbol" is the norm itself, from below, within about
-        0.1 % of it. "completion" and "gram" are upper bounds: no norm exceeds ``bound`` then, up to the rounding of
-        the division.
+        Name of a method, see `specnorm.methods.METHODS`. "symbol" computes the norm from below, within about 0.1 %.
+        "completion" and "gram" are upper bounds: with them no norm exceeds ``bound``, up to the rounding of the
+        division.
 
     Raises
     ------
     KernelError
         If ``bound`` is not positive and finite.
     GeometryError
-        If the layer is of no such kind; at the first step, if the kernel's axes do not say what it is of.
+        If ``layer`` is another word; at the first step, if the kind of the layer is ambiguous.
     MethodError
-        If there is no such method.
+        If there is no method of this name.
 
     Notes
     -----
-    Keras applies constraints after steps: the kernel that a layer is made with is not constrained. A constraint of
-    Keras has no state, so that the norm is computed anew each time, some 10 times the cost of a tracked step.
+    Keras applies constraints after steps of the optimiser, so the initial kernel of a layer is not constrained. Keras's
+    constraints have no state, so the norm is computed from the beginning each time, at about 10 times the cost of a
+    tracked step.
     """
 
     def __init__(
@@ -151,7 +162,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
         self._norm = _KernelNorm(layer, strides, dilation_rate, groups, input_axes, method)
 
     def __call__(self, w: Any) -> Any:
-        """Return the kernel with its norm at the bound; a zero kernel as it is."""
+        """Return the kernel, scaled so that its norm is the bound; a zero kernel is returned unchanged."""
         ops = keras.ops
         kernel = ops.stop_gradient(ops.convert_to_tensor(w))
         norm = self._norm.norm(kernel)
@@ -161,7 +172,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
         return ops.cast(kernel * factor, kernel.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
+        """Return the constructor's arguments."""
         return {"bound": self.bound, "only_shrink": self.only_shrink, **self._norm.config()}
 
 
@@ -177,16 +188,16 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
     ----------
     factor : float, default 0.01
     form : {"sum", "log", "hinge"}, default "sum"
-        Of a norm s: s, log s (zero for a zero kernel), or max(s - target, 0).
+        The function of the norm s: s, log s (0 for a zero kernel), or max(s - target, 0).
     target : float, default 1
-        Of the hinge.
+        For the form "hinge".
     layer, strides, dilation_rate, groups, input_axes, method
         See `SpectralNorm`.
 
     Raises
     ------
     GeometryError, MethodError
-        See `SpectralNorm`; also MethodError if ``form`` is none of them.
+        See `SpectralNorm`; also MethodError if ``form`` is another word.
     """
 
     def __init__(
@@ -220,24 +231,24 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
         return self.factor * value
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
+        """Return the constructor's arguments."""
         return {"factor": self.factor, "form": self.form, "target": self.target, **self._norm.config()}
 
 
 class NormMonitor(ModelMonitor):
-    """Norms of a model's layers every so many steps, and now and then proven upper bounds.
+    """Reports the norms of a model's layers in every so many steps, and proven upper bounds in some of the reports.
 
-    ``monitor(step)`` returns a dictionary for any logger: `specnorm.plugin.Monitor` says what is in it. ``callback()``
-    makes a callback of Keras.
+    ``monitor(step)`` returns a dictionary for any logger, which `specnorm.plugin.Monitor` describes. ``callback()``
+    makes a Keras callback.
 
     Parameters
     ----------
     model : keras.Model
-        Built.
+        Already built.
     every : int, default 100
         Number of steps between two reports.
     select : callable, optional
-        ``select(name, layer)`` says whether a layer counts. None: every layer does.
+        ``select(name, layer)`` returns whether to measure a layer. None: all layers are measured.
     upper, budget
         See `specnorm.plugin.Monitor`.
     """
@@ -247,10 +258,10 @@ class NormMonitor(ModelMonitor):
         return keras_reading(self.model, self.select)
 
     def callback(self) -> Any:
-        """Make a callback of Keras: the last report joins the logs of each epoch."""
+        """Make a Keras callback that adds the last report to the logs of each epoch."""
         return keras_callback(self, keras.callbacks.Callback)
 
 
 def _plain(counts: int | tuple[int, ...] | list[int]) -> int | list[int]:
-    """Return strides or dilations as JSON gives them back: a list for a tuple."""
+    """Return strides or dilations in the form that JSON restores: a list instead of a tuple."""
     return counts if isinstance(counts, int) else [int(n) for n in counts]

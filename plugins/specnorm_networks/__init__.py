@@ -1,14 +1,14 @@
 """Whole networks: a graph of layers, activations and joins -> a proven Lipschitz constant.
 
-`graph` says what a network is, `operators` what its nodes compute and by how much each can stretch. `bounding` puts
-them together with the norms of the layers from `measuring`; `runs` finds layers in a row, `descent` proposes weights
-for them, and `segments` proves what they are worth. `methods` are the ways to do so.
-`near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
-are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds.
+`certified.graph` says what a network is, `certified.operators` what its nodes compute and by how much each can stretch.
+`bounding` combines them with the norms of the layers, which `measuring` proves. `certified.runs` finds layers in a row,
+`descent` proposes weights for their channels, and `certified.segments` proves the constant of a run with such weights.
+`methods` are the ways to bound a network. `near` bounds a network on a ball around one input: `certified.ranges` says
+which numbers each value can be there. `radii` and `accuracy` say in which ball a label stays, by `linear` bounds.
 `live` and `nonexpansiveness` take any source: a torch module, a JAX function, a Flax NNX or Equinox module, a Keras 3
-model on JAX or torch, an ONNX file or `onnx.ModelProto`, or a graph. Live models enter as ONNX (`sources`).
+model on JAX or torch, an ONNX file or `onnx.ModelProto`, or a graph. Live models are exported to ONNX (`sources`).
 
-Packages that read, audit or certify models find in `specnorm_networks.tools` what they need besides.
+`specnorm_networks.tools` has further names for packages that read, audit or certify models.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
 __all__ = [
-    # What is asked of a network, from any source.
+    # Questions about a network from any source.
     "network_bound", "nonexpansive", "certified_accuracy", "margins",
-    # How.
+    # Methods to answer them.
     "Multipliers", "Product", "Scaled",
-    # Graphs of one's own, and of a source.
+    # Graphs: to build one, and to read one from a source.
     "Graph", "Layer", "Node", "forward_step", "network_graph", "operators", "register_operator", "within",
 ]
 # fmt: on
@@ -37,7 +37,7 @@ _PLACES = {
     "methods": "Multipliers Product Scaled",
     "nonexpansiveness": "nonexpansive",
 }
-"""Modules, and the public names that are loaded from them when they are asked for: a file of weights needs none."""
+"""Public names by the module that has them. Each is imported at its first use: an audit of weights alone needs none."""
 
 _MOVED = (
     "Certificate CertifiedAccuracy Kind Margins Measure Method ModelArrays NetworkBound Nonexpansive RunBound Sizes "
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from specnorm_networks.logit_margins import margins
     from specnorm_networks.methods import Multipliers, Product, Scaled
     from specnorm_networks.nonexpansiveness import nonexpansive
-else:  # else type checkers would take any name for one of ours
+else:  # hidden from type checkers, for which a module with __getattr__ has every name
 
     def __getattr__(name: str) -> Any:
         """Load a public name."""

@@ -1,10 +1,14 @@
-"""Certified accuracy of a graph, sample by sample: by constants, by linear bounds on its ball, and by an attack."""
+"""Certified accuracy of a graph, sample by sample.
+
+Lipschitz constants, or linear bounds on a sample's ball, prove that its label stays; an attack shows that it changes.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,31 +16,33 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.exported_file import OfExportedFile
-from specnorm_networks.logit_margins import Margins, margins, of_logits
+from specnorm_networks.exported_file import AnswerWithFile
+from specnorm_networks.logit_margins import Margins, before_softmax, margins
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.radii import Radii
 
-Tell = Callable[[int, int], None]
-"""Is called with the samples that are done, and their number."""
+Progress = Callable[[int, int], None]
+"""Called after each sample with (number of samples that are done, number of all samples)."""
 
 
 @dataclass(frozen=True, eq=False)
-class CertifiedAccuracy(OfExportedFile):
-    """How many samples of a set keep their label, whatever is added within a radius.
+class CertifiedAccuracy(AnswerWithFile):
+    """Which samples of a set keep their label under every change of the input up to a radius.
 
     Parameters
     ----------
     radii : array, shape (radii,)
-        In the 2-norm of the network's input.
+        Radii that were asked for, in the 2-norm of the network's input.
     radius : array, shape (samples,)
-        Certified for each sample; 0 where the label is wrong.
+        Largest radius that is proven for each sample; 0 if its label is wrong.
     margins : Margins
+        Constants of the differences of logits that were used.
     status : array of str, shape (radii, samples)
-        "safe": the label is proven to stay; "unsafe": it is wrong, or an input of the ball changes it; else "open".
+        "safe": the label is proven to stay. "unsafe": the label is wrong, or an input in the ball has another one.
+        "open": neither is shown.
     changed : mapping of int to array
-        By sample that is unsafe: an input that changes its label, within the least of the radii where one was found.
+        For unsafe samples, by their number: an input with another label, in the smallest ball in which one was found.
     """
 
     radii: FloatArray
@@ -47,32 +53,49 @@ class CertifiedAccuracy(OfExportedFile):
 
     @property
     def file(self) -> bytes | None:  # type: ignore[override]
-        """The ONNX file that was exported from a live model, which the labels are of."""
+        """The ONNX file that was exported from a live model, and whose labels these are."""
         return self.margins.file
 
     @property
     def accuracy(self) -> FloatArray:
-        """Share of samples that are classified rightly in the whole ball, shape (radii,); at radius 0 the accuracy."""
-        safe = self.status == "safe"
-        return np.asarray(safe.mean(axis=1) if self.radius.size else np.zeros(len(self.radii)))
+        """Share of samples that are proven to keep the right label at each radius, shape (radii,)."""
+        if not self.radius.size:
+            return np.zeros(len(self.radii))
+        is_safe = self.status == "safe"
+        return np.asarray(is_safe.mean(axis=1))
 
     def curve(self) -> tuple[FloatArray, FloatArray]:
-        """Radii at which the certified accuracy falls, ascending from 0, and what it is from each on."""
-        falls = np.unique(np.concatenate([[0.0], self.radius[np.isfinite(self.radius)]]))
-        ranks = np.searchsorted(np.sort(self.radius), falls, side="right")
-        return falls, 1.0 - ranks / max(1, len(self.radius)) if len(self.radius) else np.zeros(len(falls))
+        """Return the certified accuracy as a step function of the radius.
+
+        Returns
+        -------
+        radii : array, shape (steps,)
+            0, and the radii at which the accuracy falls, ascending.
+        accuracy : array, shape (steps,)
+            Certified accuracy just above each of these radii.
+        """
+        steps = np.unique(np.concatenate([[0.0], self.radius[np.isfinite(self.radius)]]))
+        samples = len(self.radius)
+        if samples == 0:
+            return steps, np.zeros(len(steps))
+        lost_samples = np.searchsorted(np.sort(self.radius), steps, side="right")
+        return steps, 1.0 - lost_samples / samples
 
     def to_csv(self) -> str:
-        """Lines of ``radius,certified``, the numbers to the last digit."""
-        rows = (f"{float(r)!r},{float(a)!r}" for r, a in zip(self.radii, self.accuracy, strict=True))
-        return "\n".join(["radius,certified", *rows, ""])
+        """Return lines of ``radius,certified`` with all digits of the numbers."""
+        lines = ["radius,certified"]
+        for radius, share in zip(self.radii, self.accuracy, strict=True):
+            lines.append(f"{float(radius)!r},{float(share)!r}")
+        return "\n".join([*lines, ""])
 
     def __str__(self) -> str:
-        """Table of radii and shares."""
-        rows = [("radius", "certified")]
-        rows += [(f"{r:.6g}", f"{a:.2%}") for r, a in zip(self.radii, self.accuracy, strict=True)]
-        lines = [f"{r:>10}  {a:>9}" for r, a in rows]
-        return "\n".join([*lines, self.margins.note] if self.margins.note else lines)
+        """Return a table of radii and certified accuracies."""
+        lines = [f"{'radius':>10}  {'certified':>9}"]
+        for radius, share in zip(self.radii, self.accuracy, strict=True):
+            lines.append(f"{f'{radius:.6g}':>10}  {f'{share:.2%}':>9}")
+        if self.margins.note:
+            lines.append(self.margins.note)
+        return "\n".join(lines)
 
 
 def certified_accuracy(
@@ -86,90 +109,109 @@ def certified_accuracy(
     margin: float = 0.0,
     method: Method | None = None,
     measure: Measure | None = None,
-    known: Margins | None = None,
-    progress: Tell | None = None,
+    margins_everywhere: Margins | None = None,
+    progress: Progress | None = None,
 ) -> CertifiedAccuracy:
-    """Share of samples whose label no change within a radius can move, in real arithmetic.
+    """Certify for each sample that no change of the input up to a radius changes its label, in real arithmetic.
 
-    Constants everywhere come first (`margins`). With ``local``, what they leave open is attacked, then bounded on its
-    ball (`Radii`). Each sample is looked at alone: the numbers do not depend on the others.
+    Constants that hold everywhere come first (`margins`). With ``local``, a sample that they leave open is attacked,
+    and then bounded on its ball (`Radii`). Samples are independent: the answer for one does not depend on the others.
 
     Parameters
     ----------
     graph : Graph
-        Of a classifier: one input of one sample, and one output of shape (1, classes) that a matrix ends with, or
-        a softmax behind it. Where a box is stated for its input (`within`), labels are certified
-        in the box.
+        A classifier with one input, for one sample, and one output of shape (1, classes), computed by a matrix or by a
+        softmax after a matrix. If the graph states a box for its input (`within`), labels are certified in the box.
     x, y, radii, local, budget, margin, method, progress
-        As for `live.certified_accuracy`. Where a sample is "unsafe", its label changes in real arithmetic.
-    known : Margins, optional
-        Of the network, in place of those by ``method``.
+        As for `live.certified_accuracy`. If a sample is "unsafe", its label changes in real arithmetic.
+    margins_everywhere : Margins, optional
+        Constants of the network that were computed before. Default: those by ``method``.
 
     Raises
     ------
     MethodError
         If the network does not end with a matrix or has no bound, or samples, labels, radii and margin do not fit.
     """
-    asked = np.asarray(radii, dtype=np.float64).reshape(-1)
+    radii_asked = np.asarray(radii, dtype=np.float64).reshape(-1)
     measure = measure or Measure()
-    if not (np.isfinite(asked).all() and (asked >= 0).all()):
+    if not (np.isfinite(radii_asked).all() and (radii_asked >= 0).all()):
         raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
     if not (math.isfinite(margin) and margin >= 0):
         raise MethodError(f"margin={margin!r}; expected a number of at least 0.")
-    graph = of_logits(graph)
-    known = margins(graph, measure, method=method) if known is None else known
-    of = Radii(graph, known, measure, budget, margin)
+    graph = before_softmax(graph)
+    if margins_everywhere is None:
+        margins_everywhere = margins(graph, measure, method=method)
+    classifier = Radii(graph, margins_everywhere, measure, budget, margin)
     x = np.asarray(x, dtype=np.float64)
     y = np.asarray(y)
-    if x.ndim < 1 or y.shape != x.shape[:1] or math.prod(x.shape[1:]) != math.prod(of.shape):
+    if x.ndim < 1 or y.shape != x.shape[:1] or math.prod(x.shape[1:]) != math.prod(classifier.shape):
         raise MethodError(
-            f"x of shape {x.shape} and y of shape {y.shape}; expected samples of shape {of.shape[1:]} along the first "
-            "axis of both."
+            f"x of shape {x.shape} and y of shape {y.shape}; expected samples of shape {classifier.shape[1:]} along "
+            "the first axis of both."
         )
-    if y.size and (not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= of.classes):
-        raise MethodError(f"labels from {y.min()} to {y.max()}; expected whole numbers 0..{of.classes - 1}.")
+    if y.size and (not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classifier.classes):
+        raise MethodError(f"labels from {y.min()} to {y.max()}; expected whole numbers 0..{classifier.classes - 1}.")
     radius = np.zeros(len(x))
-    status = np.full((len(asked), len(x)), "open", dtype="<U6")
+    status = np.full((len(radii_asked), len(x)), "open", dtype="<U6")
     changed: dict[int, FloatArray] = {}
-    for at, (sample, label) in enumerate(zip(x, y, strict=True)):
-        radius[at], status[:, at], found = _of_sample(of, sample.reshape(of.shape), int(label), asked, local)
-        if found is not None:
-            changed[at] = found
+    for number, (sample, label) in enumerate(zip(x, y, strict=True)):
+        answer = _certify_sample(classifier, sample.reshape(classifier.shape), int(label), radii_asked, local)
+        radius[number] = answer.radius
+        status[:, number] = answer.status
+        if answer.counterexample is not None:
+            changed[number] = answer.counterexample
         if progress is not None:
-            progress(at + 1, len(x))
-    return CertifiedAccuracy(asked, radius, known, status, changed)
+            progress(number + 1, len(x))
+    return CertifiedAccuracy(radii_asked, radius, margins_everywhere, status, changed)
 
 
-def _of_sample(
-    of: Radii,
+class _SampleAnswer(NamedTuple):
+    """What is shown of one sample; fields as those of `CertifiedAccuracy`."""
+
+    radius: float
+    status: NDArray[np.str_]
+    counterexample: FloatArray | None
+
+
+def _certify_sample(
+    classifier: Radii,
     x: FloatArray,
     label: int,
-    asked: FloatArray,
+    radii_asked: FloatArray,
     local: bool,
-) -> tuple[float, NDArray[np.str_], FloatArray | None]:
-    """Its radius, what is known at each of those asked, and an input that changes its label."""
-    by_constants = of.by_constants(x, label)
-    radius = float(by_constants)
-    unsafe = math.inf
-    example = None
-    if not radius > 0:
-        # Not even at the sample itself, unless rounding leaves that open.
-        example = of.attacked(x, label, 0.0)
-        unsafe = math.inf if example is None else 0.0
-    status = np.full(len(asked), "open", dtype="<U6")
-    failed = math.inf
-    for number in np.argsort(asked, kind="stable"):
-        r = float(asked[number])
+) -> _SampleAnswer:
+    """Return the proven radius of a sample, its status at each radius, and an input that changes its label."""
+    by_constants = classifier.by_constants(x, label)
+    proven_radius = float(by_constants)
+    smallest_unsafe = math.inf
+    counterexample = None
+    if not proven_radius > 0:
+        # The sample itself has another label, unless rounding leaves that open.
+        counterexample = classifier.attacked(x, label, 0.0)
+        if counterexample is not None:
+            smallest_unsafe = 0.0
+    status = np.full(len(radii_asked), "open", dtype="<U6")
+    smallest_unproven = math.inf
+    for number in np.argsort(radii_asked, kind="stable"):
+        r = float(radii_asked[number])
         # Strictly less: at the radius by constants two logits may be equal.
-        safe = r < by_constants.value or (r <= radius and radius > by_constants.value)
-        if local and not safe and r < unsafe:
-            found = of.attacked(x, label, r)
-            if found is not None:
-                unsafe = r
-                example = found
-            elif r < failed and radius > 0:
-                proven = of.proven(x, label, r)
-                safe = proven is not None
-                radius, failed = (radius, r) if proven is None else (max(radius, proven.value), failed)
-        status[number] = "safe" if safe else "unsafe" if r >= unsafe else "open"
-    return radius, status, example
+        is_safe_by_constants = r < by_constants.value
+        is_safe_by_ball = r <= proven_radius and proven_radius > by_constants.value
+        is_safe = is_safe_by_constants or is_safe_by_ball
+        if local and not is_safe and r < smallest_unsafe:
+            changed_input = classifier.attacked(x, label, r)
+            if changed_input is not None:
+                smallest_unsafe = r
+                counterexample = changed_input
+            elif r < smallest_unproven and proven_radius > 0:
+                claim = classifier.proven(x, label, r)
+                if claim is None:
+                    smallest_unproven = r
+                else:
+                    is_safe = True
+                    proven_radius = max(proven_radius, claim.value)
+        if is_safe:
+            status[number] = "safe"
+        elif r >= smallest_unsafe:
+            status[number] = "unsafe"
+    return _SampleAnswer(proven_radius, status, counterexample)

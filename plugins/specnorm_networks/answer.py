@@ -13,25 +13,25 @@ from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import premises_first
 from specnorm_networks.checking import Checked
-from specnorm_networks.exported_file import OfExportedFile
+from specnorm_networks.exported_file import AnswerWithFile
 
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
 
 COMPLETE = "complete"
-"""Status of a bound that no clock cut."""
+"""Status of a bound whose search and proof ended before their time limit."""
 
 
 @dataclass(frozen=True, eq=False)
 class Weighted:
-    """The weights with which a run was bounded."""
+    """The weights with which a run of layers was bounded."""
 
     values: tuple[str, ...]
-    """Names of the run's values, without the first."""
+    """Names of the run's values, one after each link, without the value before the first link."""
     starts: tuple[int, ...]
-    """First link of each part that is bounded together."""
+    """Numbers of the links with which the parts begin; the links of one part are bounded together."""
     weights: tuple[FloatArray, ...]
-    """One number a channel of each of the values."""
+    """For each of the values an array with one weight for each channel."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class RunBound:
     start, end : str
         Names of the values between which the layers lie.
     layers : tuple of tuple of str
-        Names of the kernels, those of one proof together.
+        Names of the kernels; each inner tuple has those that are bounded by one proof.
     product : float
-        Their constant by the rules of single nodes.
+        Lipschitz constant of the run by the rules of single nodes.
     claim : Upper
-        Their constant together, less than ``product``.
+        Lipschitz constant of the run as a whole, less than ``product``.
     weighted : Weighted, optional
-        The multipliers that prove it.
+        The weights that prove ``claim``.
     """
 
     start: str
@@ -66,7 +66,7 @@ class RunBound:
 
 
 @dataclass(frozen=True)
-class NetworkBound(OfExportedFile):
+class NetworkBound(AnswerWithFile):
     """Lipschitz constant of a network in 2-norms, from its layers' certified norms.
 
     Parameters
@@ -75,11 +75,11 @@ class NetworkBound(OfExportedFile):
         ``|f(x) - f(y)| <= claim |x - y|`` for all x and y, all inputs and all outputs together, in real arithmetic.
         None if an output is unknown.
     ends : mapping of str to Upper or None
-        The same for each output, by name.
+        The same claim about each output, by its name; None if it is unknown.
     nodes : tuple of Step
         Bounds of all values, in the order of computation.
     unknown : tuple of UnknownNode
-        Nodes without a rule; all values that are computed from theirs are unknown, too.
+        Nodes without a rule. All values that are computed from them are unknown, too.
     input_shapes : mapping of str to tuple, or None
         Shapes for which the bound holds; None: any.
     product_claim : Upper or None
@@ -89,10 +89,10 @@ class NetworkBound(OfExportedFile):
     radius : float or None
         Radius of the ball around the given centre in which all constants hold; None: they hold everywhere.
     input_ranges : mapping of str to (float, float), or None
-        Inputs whose entries all lie between two numbers: all constants hold there. None: the ends differ between
-        entries. Other inputs may be anything.
+        Inputs for which a box is stated, by name, with the smallest and the largest number of an entry; None if these
+        differ between entries. All constants hold in the box. Other inputs are not restricted.
     checked : Checked
-        How the graph was compared with the model that it was read from, and the answer attacked.
+        How the graph was compared with the model that it was read from, and how the answer was attacked.
     note : str
         Further remarks, such as that a module in ``train()`` was bounded as it is in ``eval()``.
     file : bytes or None
@@ -121,7 +121,7 @@ class NetworkBound(OfExportedFile):
     _statement: Callable[[NetworkBound, str], Certificate] | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Put premises before the claims that rest on them: pickling would recurse through a chain of thousands."""
+        """Put premises before the claims that they prove: else pickling recurses through a chain of thousands."""
         claims = [self.claim, self.product_claim, *self.ends.values(), *(run.claim for run in self.runs)]
         for step in self.nodes:
             claims += [step.alone, step.claim]
@@ -151,31 +151,33 @@ class NetworkBound(OfExportedFile):
     @property
     def constants(self) -> dict[str, Upper]:
         """Proven constants of the values that have a finite one."""
-        known = {step.name: step.claim for step in self.nodes if step.claim is not None}
-        return {name: claim for name, claim in known.items() if math.isfinite(claim.value)}
+        claims = {step.name: step.claim for step in self.nodes if step.claim is not None}
+        return {name: claim for name, claim in claims.items() if math.isfinite(claim.value)}
 
     @property
     def infinite(self) -> str:
         """Why the constant is no finite number: the first value with such a constant, and the reason."""
-        step = next((step for step in self.nodes if step.upper == math.inf), None)
-        if step is None:
-            return "no finite bound: those of its values are together beyond the largest number"
-        why = "its own constant is" if step.factor == math.inf else "the constants up to it are together"
-        return f"no finite bound: of {visible(step.name)} ({visible(step.operator)}), {why} beyond the largest number"
+        beyond = "beyond the largest number"
+        infinite_steps = [step for step in self.nodes if step.upper == math.inf]
+        if not infinite_steps:
+            return f"no finite bound: those of its values are together {beyond}"
+        step = infinite_steps[0]
+        subject = "its own constant is" if step.factor == math.inf else "the constants up to it are together"
+        return f"no finite bound: of {visible(step.name)} ({visible(step.operator)}), {subject} {beyond}"
 
     def explain(self) -> str:
-        """Return the rules that prove ``upper``, one line a value, from the outputs back, and the norms in them."""
+        """Return the rules that prove ``upper``, one line for each value from the outputs back, with layers' norms."""
         if self.claim is None:
             return str(self)
-        from specnorm_networks.chain import explained_constant  # for few
+        from specnorm_networks.chain import explained_constant  # not needed for most answers
 
         return explained_constant(self.claim)
 
     def certificate(self, name: str = "network") -> Certificate:
         """Return a certificate that can be checked without specnorm: ``python -m specnorm_check``.
 
-        Its proof is searched for anew, with the multipliers that were found. The number is some 1 % above ``upper``,
-        and more where the format has no part like the rules'; the claim says which.
+        Its proof is searched for anew, with the weights of `runs` and `others`. The certified number is about 1 % above
+        ``upper``, and more if the certificate's format lacks a rule that ``upper`` needs. The claim states the number.
 
         Raises
         ------
@@ -184,22 +186,29 @@ class NetworkBound(OfExportedFile):
         """
         if self._statement is None:
             raise CertificateError(
-                "this bound was not made by network_bound from a model: take that one's certificate."
+                "this bound was not made by network_bound from a model: call network_bound, and take its certificate."
             )
-        found: Certificate = self._statement(self, name)
-        return found
+        certificate: Certificate = self._statement(self, name)
+        return certificate
 
     def stated_by(self, statement: Callable[[NetworkBound, str], Certificate]) -> NetworkBound:
-        """Return the same bound with the function that `certificate` calls."""
+        """Return the same bound; `certificate` will call ``statement`` with the bound and the claim's name."""
         return replace(self, _statement=statement)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: the field ``network`` of an audit's JSON. Numbers that are not finite become None."""
         data: dict[str, Any] = {"upper": self.upper, "product": self.product, "outputs": self.outputs}
-        usual: dict[str, object] = {"radius": None, "input_ranges": {}, "note": "", "status": COMPLETE, "digest": ""}
-        for name, value in usual.items():
-            if getattr(self, name) != value:
-                data[name] = getattr(self, name)
+        defaults: dict[str, object] = {
+            "radius": None,
+            "input_ranges": {},
+            "note": "",
+            "status": COMPLETE,
+            "digest": "",
+        }
+        for name, default in defaults.items():
+            value = getattr(self, name)
+            if value != default:
+                data[name] = value
         data["checked"] = self.checked.to_dict()
         data["input_shapes"] = self.input_shapes
         data["runs"] = _rows(self.runs, "start", "end", "layers", "product", "upper")
@@ -213,21 +222,12 @@ class NetworkBound(OfExportedFile):
         return "\n".join(self.lines(nodes=True))
 
     def lines(self, *, nodes: bool = False) -> list[str]:
-        """Return the bound in sentences, line by line; ``nodes``: with the table before them.
+        """Return the bound in sentences, line by line, after the table of the nodes if ``nodes``.
 
-        Numbers are rounded up, and the network's own words are escaped.
+        Numbers are rounded up, and names from the network are escaped.
         """
         text = [*_table(self.nodes), ""] if nodes else []
-        box = {
-            name: " in a given box" if ends is None else f" in [{_short(ends[0])}, {_short(ends[1])}]"
-            for name, ends in self.input_ranges.items()
-        }
-        shapes = ", ".join(
-            f"{visible(name)}: "
-            + ("any shape" if shape is None else "x".join(str(n) for n in shape))
-            + box.get(name, "")
-            for name, shape in self.input_shapes.items()
-        )
+        shapes = ", ".join(map(self._input_in_words, self.input_shapes))
         for run in self.runs:
             count = sum(map(len, run.layers))
             together = number(run.upper, "upper")
@@ -247,11 +247,11 @@ class NetworkBound(OfExportedFile):
                 text.append("No two inputs could be tried against it.")
         else:
             text.append(f"Network ({shapes}): no bound, since it is unknown from {len(self.unknown)} of its nodes on:")
-            text += [
-                f"  {visible(u.name)} ({visible(u.operator)}): {visible(u.reason)}; "
-                f"{self._at_most(u.before)} up to there."
-                for u in self.unknown
-            ]
+            for node in self.unknown:
+                text.append(
+                    f"  {visible(node.name)} ({visible(node.operator)}): {visible(node.reason)}; "
+                    f"{self._at_most(node.before)} up to there."
+                )
             for name, value in self.outputs.items():
                 if value is not None:
                     text.append(f"  Output {visible(name)}: {self._at_most(value)}, proven.")
@@ -259,9 +259,19 @@ class NetworkBound(OfExportedFile):
             text.append(f"Cut short: {self.status}.")
         return [*text, self.note] if self.note else text
 
+    def _input_in_words(self, name: str) -> str:
+        """Return an input's name, shape and box."""
+        shape = self.input_shapes[name]
+        sizes = "any shape" if shape is None else "x".join(map(str, shape))
+        box = ""
+        if name in self.input_ranges:
+            ends = self.input_ranges[name]
+            box = " in a given box" if ends is None else f" in [{_all_digits(ends[0])}, {_all_digits(ends[1])}]"
+        return f"{visible(name)}: {sizes}{box}"
+
     @property
     def origin(self) -> str:
-        """Say in a sentence which graph the bound is about, and how it was compared with the model.
+        """Sentence on which graph the bound is about, and how it was compared with the model.
 
         Empty for a file of which all values were compared.
         """
@@ -279,7 +289,10 @@ class NetworkBound(OfExportedFile):
 
 def _rows(objects: Sequence[object], *names: str) -> list[dict[str, Any]]:
     """Return the named attributes of each object."""
-    return [{name: getattr(one, name) for name in names} for one in objects]
+    rows = []
+    for instance in objects:
+        rows.append({name: getattr(instance, name) for name in names})
+    return rows
 
 
 def _plain(value: Any) -> Any:
@@ -288,7 +301,8 @@ def _plain(value: Any) -> Any:
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    is_infinite = isinstance(value, float) and not math.isfinite(value)
+    return None if is_infinite else value
 
 
 def _table(nodes: Sequence[Step]) -> list[str]:
@@ -308,6 +322,6 @@ def _table(nodes: Sequence[Step]) -> list[str]:
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _short(end: float) -> str:
-    """Return all digits of a number."""
+def _all_digits(end: float) -> str:
+    """Return a number with all its digits, and no ".0" after a whole one."""
     return repr(float(end)).removesuffix(".0")

@@ -25,13 +25,13 @@ from specnorm_networks.execution import Inputs, Value, apart_down, inside, moved
 from specnorm_networks.probes import probes, sizes
 
 PROBES = 4
-"""Inputs near which pairs are tried."""
+"""Number of inputs near which pairs are tried."""
 STEPS = 3
-"""Steps of ascent from each."""
+"""Steps of ascent from each of these inputs."""
 DISTANCES = (1e-4, 0.3)
 """Distances of a pair, as shares of the input's size: a small one for slopes, and a large one."""
 SIDE = 1e-6
-"""Half of the distance over which slopes are taken, as a share of the argument, which counts as at least 1."""
+"""Half of the distance over which slopes are taken, as a share of the argument's absolute value, or of 1 if larger."""
 
 
 def attack(
@@ -68,17 +68,25 @@ def attack(
     constants = {name: claim.value for name, claim in answer.constants.items()}
     pairs = Pairs(graph, constants, answer.upper, region, ranges or {})
     shapes = sizes(graph)
-    if len(shapes) == len(graph.inputs):  # else it is made by hand
+    if len(shapes) == len(graph.inputs):  # a graph made by hand may have inputs of unknown shape
         for inputs in itertools.islice(probes(graph, shapes, region), PROBES):
             pairs.ascend(inputs, STEPS, DISTANCES)
     return pairs.count, pairs.reached
 
 
 class Pairs:
-    """Pairs of inputs of a network, and the largest ratio that they reach.
+    """Pairs of inputs of a network, and the largest ratio of outputs' to inputs' distance that they reach.
 
-    ``constants``: of values, by name. ``upper``: of all outputs together, or None. ``region``: of the inputs.
-    ``ranges``: of values, by name.
+    Parameters
+    ----------
+    constants : mapping of str to float, optional
+        Proven Lipschitz constants of values, by name.
+    upper : float, optional
+        Proven Lipschitz constant of all outputs together.
+    region : Ball or Box, optional
+        Region from which inputs are taken.
+    ranges : mapping of str to Interval, optional
+        Proven ranges of values, by name.
     """
 
     def __init__(
@@ -94,8 +102,8 @@ class Pairs:
         self.upper = upper
         self.ranges = ranges or {}
         self.regions = [box_of(graph)] if region is None else [region, box_of(graph)]
-        self.written = written_out(without_sorting(graph))[-1]
-        self.linear = linear_operators(self.written)
+        self.plain_graph = written_out(without_sorting(graph))[-1]  # maxima and sorting by linear maps and ReLU
+        self.linear = linear_operators(self.plain_graph)
         self.rng = np.random.default_rng(1)
         self.count = 0
         self.reached = 0.0
@@ -103,9 +111,9 @@ class Pairs:
         """The pair that reaches the largest ratio."""
 
     def ascend(self, start: Inputs, steps: int, distances: Sequence[float]) -> None:
-        """Turn a pair to the direction in which outputs move most, and move both ends to where they move more.
+        """Raise the ratio of a pair step by step: turn the pair, then move both of its inputs uphill.
 
-        ``distances``: of the pair, in turn, as shares of the start's size.
+        ``distances`` are those of the pair in the steps, repeated in turn, as shares of the start's 2-norm.
         """
         x = nearest(start, *self.regions)
         size = length(start) or 1.0
@@ -122,12 +130,12 @@ class Pairs:
             rows = {name: difference / output_length for name, difference in outputs.items()}
             # J'J d of the chord is one step of the power iteration. The difference of the gradients at both ends is
             # the direction in which the ratio rises if both move together.
-            at_x = gradient(self.written, self.linear, x, rows)
-            at_other = gradient(self.written, self.linear, other, rows)
-            direction = {name: at_x[name] + at_other[name] for name in x}
+            gradient_at_x = gradient(self.plain_graph, self.linear, x, rows)
+            gradient_at_other = gradient(self.plain_graph, self.linear, other, rows)
+            direction = {name: gradient_at_x[name] + gradient_at_other[name] for name in x}
             if not length(direction):
                 direction = self._random(x)
-            uphill = {name: at_other[name] - at_x[name] for name in x}
+            uphill = {name: gradient_at_other[name] - gradient_at_x[name] for name in x}
             x = nearest(moved(x, uphill, share), *self.regions)
 
     def _random(self, like: Inputs) -> Inputs:
@@ -154,20 +162,21 @@ class Pairs:
                     outputs[name] = other_value.value - value.value
             ratio = distances[name] / distance
             if ratio > self.constants.get(name, math.inf):
-                self._contradicted(name, self.constants[name], ratio, one, other)
+                self._refuse_constant(name, self.constants[name], ratio, one, other)
         if not outputs:
             return {}
         self.count += 1
         reached = math.hypot(*(distances[name] for name in outputs)) / distance
-        if self.upper is not None and len(outputs) == len(self.graph.outputs) and reached > self.upper:
-            self._contradicted("its outputs", self.upper, reached, one, other)
+        has_all_outputs = len(outputs) == len(self.graph.outputs)
+        if self.upper is not None and has_all_outputs and reached > self.upper:
+            self._refuse_constant("its outputs", self.upper, reached, one, other)
         if reached > self.reached or self.best is None:
             self.reached = reached
             self.best = (one, other)
         return outputs
 
     def _check_range(self, name: str, computed: Value | None) -> None:
-        """Refuse a value that lies outside of its proven range for sure."""
+        """Refuse a value that lies outside of its proven range by more than its rounding error."""
         proven = self.ranges.get(name)
         if computed is None or proven is None or computed.value.shape != proven.low.shape:
             return
@@ -180,7 +189,7 @@ class Pairs:
                 "bound is given."
             )
 
-    def _contradicted(
+    def _refuse_constant(
         self,
         name: str,
         constant: float,
@@ -227,30 +236,40 @@ def gradient(
     x: Inputs,
     rows: Mapping[str, FloatArray],
 ) -> Inputs:
-    """Return the gradient, with respect to the inputs, of the sum of rows times values, at an input.
+    """Return the gradient at an input of the sum over values of <row, value>, by backpropagation.
 
-    It is 0 where an operator in between has no slope here. ``graph``: written out. ``linear``: its linear operators.
-    ``rows``: by the values' names, in their shapes.
+    Operators that are neither linear nor pointwise count as constant.
+
+    Parameters
+    ----------
+    graph : Graph
+        Graph in which maxima are written out.
+    linear : mapping of str to LinearMap
+        Its linear operators, by the names of their values.
+    x : mapping of str to array
+        The input.
+    rows : mapping of str to array
+        Coefficients of values, by their names and in their shapes.
     """
     values = graph.run(x)
-    waiting = {name: row[None] for name, row in rows.items()}
+    gradients = {name: row[None] for name, row in rows.items()}  # with an axis of one row, as `LinearMap.back` takes
     for node in reversed(graph.nodes):
-        c = waiting.get(node.name)
+        c = gradients.get(node.name)
         if c is None or not node.inputs:
             continue
         if node.name in linear:
-            of_inputs = linear[node.name].back(c)
+            input_gradients = linear[node.name].back(c)
         elif isinstance(node.operator, Pointwise) and node.inputs[0] in values:
-            of_inputs = [c * _slopes(node.operator, values[node.inputs[0]])]
+            input_gradients = [c * _slopes(node.operator, values[node.inputs[0]])]
         else:
             continue
-        for name, more in zip(node.inputs, of_inputs, strict=True):
-            waiting[name] = waiting[name] + more if name in waiting else more
-    return {name: waiting[name][0] if name in waiting else np.zeros(value.shape) for name, value in x.items()}
+        for name, summand in zip(node.inputs, input_gradients, strict=True):
+            gradients[name] = gradients[name] + summand if name in gradients else summand
+    return {name: gradients[name][0] if name in gradients else np.zeros(value.shape) for name, value in x.items()}
 
 
 def _slopes(function: Pointwise, x: FloatArray) -> FloatArray:
-    """Return slopes at points by differences, 0 where there is none: a direction need not be proven."""
+    """Return approximate slopes at points, by differences; 0 if a difference is not finite."""
     side = SIDE * np.maximum(1.0, abs(x))
     with np.errstate(all="ignore"):
         slopes = (function.run(x + side) - function.run(x - side)) / (2 * side)

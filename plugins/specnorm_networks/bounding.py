@@ -11,28 +11,28 @@ from specnorm.errors import MethodError
 from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.links import Subnetwork
+from specnorm_networks.certified.links import AffineMap, Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import Constants, propagate
-from specnorm_networks.certified.ranges import Ranges, Values, stated
+from specnorm_networks.certified.ranges import Ranges, Values, stated_boxes
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.segments import constant_of_run
 from specnorm_networks.descent import proof_products
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Parts, Product, Scaled, hoped
+from specnorm_networks.methods import Method, Multipliers, Parts, Product, Scaled, expected_constant
 
 MOST_WORK = 2**20
 """Largest number of uses of values times inputs: a graph of a few kilobytes may have thousands of both."""
 WORTHWHILE = 0.97
 """Share of a run's product below which the expected constant of a first proposal has to be."""
 HOPELESS = 2.0
-"""The same share for runs with a layer that is bounded by itself: its norm at its own size is less than the one at
-every size, which the search uses."""
+"""The same share for runs with a part of one layer. The search counts that layer's norm at every size, but the proof
+its smaller norm at its own size. So a proof can gain although the search expects a loss."""
 DEAR = 2**33
 """Products of numbers above which a proof is expensive."""
 LOWER = 0.995
-"""Share of the proven constant below which the expected constant has to be for another expensive proof."""
+"""Share of the best proven constant below which the expected constant has to be for another expensive proof."""
 NEAR_1 = 0.05
 """Distance of a constant from 1 within which the search is repeated with four times the steps and a finer tolerance."""
 CLOSE = 1e-4
@@ -53,7 +53,7 @@ def bounded(
     run : Subnetwork, optional
         The run to bound together, in place of all `runs` of the graph.
     known : Ranges, optional
-        Ranges of the values, in place of those on the graph's box.
+        Ranges of the values. Default: those on the box that the graph states.
     """
     graph = prepare(graph)
     work = len(graph.inputs) * sum(1 + len(node.inputs) for node in graph.nodes)
@@ -88,14 +88,16 @@ def _bounded(
 ) -> NetworkBound:
     by_rules = propagate(graph, measure, values)
     constants = by_rules
-    shorter: list[RunBound] = []
+    improved_runs: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
     if has_constant and not isinstance(method, Product):
-        shorter = _shorter(runs(graph) if run is None else [run], measure, method, by_rules)
-    if shorter:
-        constants = propagate(graph, measure, values, {one.end: [one.claim] for one in shorter})
-    return replace(_result(graph, constants), product_claim=by_rules.claim, runs=tuple(shorter))
+        candidates = runs(graph) if run is None else [run]
+        improved_runs = _improved_runs(candidates, measure, method, by_rules)
+    if improved_runs:
+        claims_by_end = {run_bound.end: [run_bound.claim] for run_bound in improved_runs}
+        constants = propagate(graph, measure, values, claims_by_end)
+    return replace(_result(graph, constants), product_claim=by_rules.claim, runs=tuple(improved_runs))
 
 
 def _result(graph: Graph, constants: Constants) -> NetworkBound:
@@ -105,18 +107,18 @@ def _result(graph: Graph, constants: Constants) -> NetworkBound:
         tuple(step for name, step in constants.steps.items() if name not in graph.constants),
         constants.unknown,
         {name: graph.by_name[name].shape for name in graph.inputs},
-        input_ranges=stated(graph),
+        input_ranges=stated_boxes(graph),
     )
 
 
-def _shorter(
+def _improved_runs(
     candidates: Sequence[Subnetwork],
     measure: Measure,
     method: Method,
     rules: Constants,
 ) -> list[RunBound]:
-    """Return bounds of those runs whose constant together is less than by the rules."""
-    shorter: list[RunBound] = []
+    """Return bounds of those runs whose constant as a whole is less than the one by the rules."""
+    improved: list[RunBound] = []
     useful: list[tuple[Subnetwork, float]] = []
     for run in candidates:
         product = _by_rules(run, rules)
@@ -133,11 +135,11 @@ def _shorter(
         through_head = _through_head(run, measure, method, share, weighted)
         limit = product if best is None else best.upper
         if through_head is not None and through_head < limit:
-            names = tuple(name for link in run.links for name in link.names)
-            shorter.append(RunBound(run.start, run.end, (names,), product, through_head, weighted))
+            names = _kernel_names(run.links)
+            improved.append(RunBound(run.start, run.end, (names,), product, through_head, weighted))
         elif best is not None:
-            shorter.append(best)
-    return shorter
+            improved.append(best)
+    return improved
 
 
 def _through_head(
@@ -149,12 +151,16 @@ def _through_head(
 ) -> Upper | None:
     """Prove the constant of a run by bounding its last convolutions together with the matrix that reads their pixels.
 
-    None: the run has no head, or nothing was proven. ``weighted``: weights of its values, if it is cut before the head.
+    ``weighted`` has the weights of the run's values that `_best` proved, with cuts before the head; they are a start of
+    the search. None: the run has no head, or nothing was proven.
     """
-    if not isinstance(method, Multipliers) or method.widest is not None or all(link.direct for link in run.links[:-1]):
+    if not isinstance(method, Multipliers) or method.widest is not None:
         return None
-    from specnorm_networks.certified.heads import head_of
-    from specnorm_networks.heads import bound_through_head  # for few
+    has_no_head = all(link.direct for link in run.links[:-1])
+    if has_no_head:
+        return None
+    from specnorm_networks.certified.heads import head_of  # few networks need these
+    from specnorm_networks.heads import bound_through_head
 
     starts: tuple[int, ...] = (0,)
     weights: tuple[FloatArray, ...] = ()
@@ -182,7 +188,7 @@ def _best(
     for weights in proposed:
         if measure.clock.expired:
             break
-        expected = hoped(run, weights)
+        expected = expected_constant(run, weights)
         if best is None:
             is_worth_proving = expected < _first_limit(parts, product)
         else:
@@ -192,14 +198,20 @@ def _best(
         try:
             claim = constant_of_run(run, starts, weights, measure)
         except (SpecnormError, OSError, OverflowError):
-            continue  # the rules refuse such a run, with the reason
+            continue  # a kernel cannot be measured; `propagate` has reported the reason
         if claim < (product if best is None else best.upper):
-            layers = []
-            for first, last in parts:
-                layers.append(tuple(name for link in run.links[first:last] for name in link.names))
+            layers = tuple(_kernel_names(run.links[first:last]) for first, last in parts)
             weighted = Weighted(tuple(link.end for link in run.links), starts, tuple(weights))
-            best = RunBound(run.start, run.end, tuple(layers), product, claim, weighted)
+            best = RunBound(run.start, run.end, layers, product, claim, weighted)
     return best
+
+
+def _kernel_names(links: Sequence[AffineMap]) -> tuple[str, ...]:
+    """Return the names of the kernels of some links."""
+    names: list[str] = []
+    for link in links:
+        names += link.names
+    return tuple(names)
 
 
 def _first_limit(parts: Parts, product: float) -> float:
@@ -214,7 +226,7 @@ def _share_of_proven(run: Subnetwork, parts: Parts) -> float:
 
 
 def _by_rules(run: Subnetwork, rules: Constants) -> float | None:
-    """Return a run's constant by the rules; None if it is 0, or if there is no constant before the run."""
+    """Return a run's constant by the rules; None if it, or the constant of the value before it, is 0 or unknown."""
     for steps in rules.by_input:
         before = steps[run.start].upper
         after = steps[run.end].upper

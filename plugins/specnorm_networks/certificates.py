@@ -1,7 +1,7 @@
-"""The claim about a network that somebody else checks: parts, each with the kernel H that proves it.
+"""Write a network's certificate: the claim about its constant, in parts, each with the kernel H that proves it.
 
-Each layer is a part by itself; where multipliers are known for layers in a row, these are one. What is proven of them
-is put together by ``specnorm_check``, which shares no code with this package. Nothing here is trusted.
+A part is one layer, or several layers in a row for which a search has found multipliers. ``specnorm_check``, which
+shares no code with this package, proves each part and combines them. Nothing in this file is trusted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
@@ -19,52 +19,59 @@ from specnorm_check import Part as ReadPart
 
 from specnorm.errors import CertificateError
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
-from specnorm_networks.layer_certificates import Certificate, completed
+from specnorm_networks.layer_certificates import Certificate, search_completion
 
 AIM = 0.008
-LEAST = 1e-3
-CLOSE = 2.5e-4
-OFF = 2.0**-48
-"""Relative distances from norms, of all layers together, of one at least, of a matrix; and what is counted for
-roundings of a kernel's entries."""
+"""Relative distance of the network's certified constant from the product of the norms; the layers share it."""
+LEAST_AIM = 1e-3
+"""Smallest relative distance from the norm with which H is searched for a convolution."""
+MATRIX_AIM = 2.5e-4
+"""Relative distance from the norm with which H is computed for a matrix."""
+ENTRY_ERROR = 2.0**-48
+"""Relative error of the entries of a part's kernel, as the checker counts it."""
 WIDEST = 640
-"""Channels on the smaller side of a kernel of several layers: a search of that many takes minutes and 1.5 GB."""
+"""Largest number of channels on the smaller side of a kernel of several layers. A search for H with that many takes
+minutes and 1.5 GB."""
 Part = dict[str, Any]
+"""A part as the certificate states it; `specnorm_check.Part` is the same, read and checked."""
 
 
 def certificate_of_network(
-    found: NetworkBound,
+    answer: NetworkBound,
     content: bytes,
     name: str,
     *,
     exported: bool = False,
 ) -> Certificate:
-    """The claim about a network's constant, everywhere.
+    """Return the certificate of a network's Lipschitz constant on all inputs.
 
     Parameters
     ----------
-    found : NetworkBound
-        With the multipliers that are put into it.
+    answer : NetworkBound
+        Bound whose multipliers the certificate uses.
     content : bytes
-        Of the ONNX file.
+        Content of the ONNX file.
     name : str
-        Of the claim.
+        Name of the claim.
     exported : bool
-        Whether the file is to be written beside the certificate.
+        Whether the file was exported from a live model, so that it has to be saved beside the certificate.
 
     Raises
     ------
     CertificateError
         If the format has no claim about such a network.
     """
-    shapes = list(found.input_shapes.values())
+    shapes = list(answer.input_shapes.values())
     if len(shapes) != 1 or shapes[0] is None:
         raise CertificateError("no claim about it can be made: it has not one input of a known shape.")
-    shape = [*shapes[0]]
+    shape = list(shapes[0])
     try:
-        content = _of_fixed_size(content, shape) if exported else content
+        if exported:
+            content = _with_fixed_sizes(content, shape)
         network = Network(content, shape)
-        parts, completions = _parts(network, [*found.runs, *found.others])
+        proven_parts = _best_parts(network, [*answer.runs, *answer.others])
+        parts = [proven.part for proven in proven_parts]
+        completions = [proven.completion for proven in proven_parts]
         upper = float_up(network.constant([ReadPart.read(part) for part in parts], completions))
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
@@ -75,8 +82,11 @@ def certificate_of_network(
     return Certificate((Claim(statement, completions),), content if exported else b"")
 
 
-def _of_fixed_size(content: bytes, shape: Sequence[int]) -> bytes:
-    """A file with the input's sizes in it, and what is computed from these alone."""
+def _with_fixed_sizes(content: bytes, shape: Sequence[int]) -> bytes:
+    """Return an ONNX file that states the input's sizes, with all values folded that follow from these sizes.
+
+    Without onnxscript the file is returned as it is.
+    """
     try:
         from onnxscript import ir, optimizer
     except ModuleNotFoundError:
@@ -87,43 +97,58 @@ def _of_fixed_size(content: bytes, shape: Sequence[int]) -> bytes:
     for dim, n in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = n
     del model.graph.value_info[:]
-    for one in model.graph.output:
-        one.type.tensor_type.ClearField("shape")
-    whole = ir.from_proto(model)
-    optimizer.fold_constants(whole, onnx_shape_inference=True)
-    optimizer.remove_unused_nodes(whole)
-    written: bytes = ir.to_proto(whole).SerializeToString()
-    return written
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    folded = ir.from_proto(model)
+    optimizer.fold_constants(folded, onnx_shape_inference=True)
+    optimizer.remove_unused_nodes(folded)
+    folded_content: bytes = ir.to_proto(folded).SerializeToString()
+    return folded_content
 
 
-def _parts(network: Network, runs: Sequence[RunBound]) -> tuple[list[Part], list[Any]]:
-    """Parts in the order of the graph, and their H: layers together where that proves less."""
+class ProvenPart(NamedTuple):
+    """A part, and its ``completion``: the array 2^exponent H that proves it."""
+
+    part: Part
+    completion: Any
+
+    @property
+    def end(self) -> str:
+        """Name of the part's last value."""
+        return str(self.part["values"][-1])
+
+
+def _best_parts(network: Network, runs: Sequence[RunBound]) -> list[ProvenPart]:
+    """Return parts in the order of the graph: one for each layer, or those of a run if they prove less."""
     order = list(network.nodes)
-    chosen = [_proven(network, part) for part in _layers(network)]
+    best = [_prove(network, part) for part in _parts_of_layers(network)]
     for run in runs:
         if run.weighted is None:
             continue
         try:
-            joint = [_proven(network, part) for part in _of_run(network, run.start, run.weighted)]
+            parts_of_run = [_prove(network, part) for part in _parts_of_run(network, run.start, run.weighted)]
         except (Refused, KeyError, ValueError):
-            continue  # the format has no such part: its layers stay by themselves
-        inner = set(_between(network, run.start, run.end))
-        rest = [(part, h) for part, h in chosen if part["values"][-1] not in inner]
-        both = sorted([*rest, *joint], key=lambda one: order.index(one[0]["values"][-1]))
-        if _constant(network, both) < _constant(network, chosen):
-            chosen = both
-    return [part for part, _ in chosen], [h for _, h in chosen]
+            continue  # the format has no such part: the layers stay parts by themselves
+        values_of_run = set(_values_between(network, run.start, run.end))
+        other_parts = [proven for proven in best if proven.end not in values_of_run]
+        candidate = sorted([*other_parts, *parts_of_run], key=lambda proven: order.index(proven.end))
+        if _constant(network, candidate) < _constant(network, best):
+            best = candidate
+    return best
 
 
-def _constant(network: Network, parts: Sequence[tuple[Part, Any]]) -> float:
+def _constant(network: Network, proven_parts: Sequence[ProvenPart]) -> float:
+    """Return the network's constant by some parts; infinite if they do not suffice."""
+    parts = [ReadPart.read(proven.part) for proven in proven_parts]
+    completions = [proven.completion for proven in proven_parts]
     try:
-        return float(network.constant([ReadPart.read(part) for part, _ in parts], [h for _, h in parts]))
+        return float(network.constant(parts, completions))
     except Refused:
         return math.inf
 
 
-def _between(network: Network, start: str, end: str) -> Iterator[str]:
-    """Values that the end is computed from, back to the start, and the end."""
+def _values_between(network: Network, start: str, end: str) -> Iterator[str]:
+    """Yield the end, and the values from which it is computed, back to the start, which is left out."""
     waiting = [end]
     seen = {start}
     while waiting:
@@ -134,63 +159,75 @@ def _between(network: Network, start: str, end: str) -> Iterator[str]:
             yield name
 
 
-def _layers(network: Network) -> Iterator[Part]:
-    """Every layer, with the normalisation after it where nothing else reads it."""
+def _parts_of_layers(network: Network) -> Iterator[Part]:
+    """Yield a part for each layer; a normalisation that is a layer's only reader belongs to its part."""
     readers: dict[str, list[str]] = {}
     for name, node in network.nodes.items():
-        for one in node.inputs:
-            readers.setdefault(one, []).append(name)
+        for operand in node.inputs:
+            readers.setdefault(operand, []).append(name)
     for name, node in network.nodes.items():
         if node.op not in LAYER_OPERATORS:
             continue
         end = name
-        (after, *others) = readers.get(name, [""])
-        if after and not others and name not in network.ends and network.nodes[after].op == "BatchNormalization":
-            end = after
+        layer_readers = readers.get(name, [])
+        if len(layer_readers) == 1 and name not in network.ends:
+            reader = layer_readers[0]
+            if network.nodes[reader].op == "BatchNormalization":
+                end = reader
         yield _part([node.inputs[0], end], [])
 
 
-def _of_run(network: Network, start: str, found: Weighted) -> Iterator[Part]:
-    """Parts of layers in a row, cut so that each can be completed."""
-    values = [start, *(_unflattened(network, value) for value in found.values)]
+def _parts_of_run(network: Network, start: str, weighted: Weighted) -> Iterator[Part]:
+    """Yield the parts of a run, cut once more if a kernel is too large for a search for H."""
+    values = [start, *(_before_flattening(network, value) for value in weighted.values)]
     channels = network.shapes[start][1]
-    weights = [np.ones(channels), *found.weights]
-    cuts = [*found.starts, len(found.values)]
+    weights = [np.ones(channels), *weighted.weights]
+    cuts = [*weighted.starts, len(weighted.values)]
     for first, last in itertools.pairwise(cuts):
-        while first < last:
+        begin = first
+        while begin < last:
             end = last
-            while True:
-                part = _part(values[first : end + 1], weights[first : end + 1])
-                kernel = network.joint(ReadPart.read(part)).kernel
-                if end == first + 1 or math.prod(kernel.shape[2:]) == 1 or min(kernel.shape[:2]) <= WIDEST:
-                    break
+            part = _part(values[begin : end + 1], weights[begin : end + 1])
+            while end > begin + 1 and not _can_be_completed(network, part):
                 end -= 1
+                part = _part(values[begin : end + 1], weights[begin : end + 1])
             yield part
-            first = end
+            begin = end
+
+
+def _can_be_completed(network: Network, part: Part) -> bool:
+    """Whether a part's kernel is a matrix, or small enough for a search for H."""
+    kernel = network.joint(ReadPart.read(part)).kernel
+    is_matrix = math.prod(kernel.shape[2:]) == 1
+    return is_matrix or min(kernel.shape[:2]) <= WIDEST
 
 
 def _part(values: Sequence[str], weights: Sequence[Any]) -> Part:
-    """Return a part at every size, whose H is still searched for."""
+    """Return a part at every size; exponent and completion are placeholders until H is computed."""
     texts = [[float(x).hex() for x in q] for q in weights]
     return {"values": [*values], "weights": texts, "sizes": "every", "exponent": 0, "completion": ""}
 
 
-def _unflattened(network: Network, value: str) -> str:
-    """What a value of features was before: multipliers are of its channels."""
-    node = network.nodes[value]
-    return _unflattened(network, node.inputs[0]) if node.op in {"Flatten", "Reshape"} else value
+def _before_flattening(network: Network, value: str) -> str:
+    """Return the value that was flattened into a value, whose channels have the multipliers; else the value itself."""
+    while network.nodes[value].op in {"Flatten", "Reshape"}:
+        value = network.nodes[value].inputs[0]
+    return value
 
 
-def _proven(network: Network, part: Part) -> tuple[Part, Any]:
-    """A part with the exponent of its H; and H."""
-    whole = network.joint(ReadPart.read(part))
+def _prove(network: Network, part: Part) -> ProvenPart:
+    """Compute H for a part; return the part with its exponent and sizes, and H."""
+    joint = network.joint(ReadPart.read(part))
     layers = sum(node.op in LAYER_OPERATORS for node in network.nodes.values())
-    matrix = math.prod(whole.kernel.shape[2:]) == 1
-    lost = 3 * whole.depth if whole.centred else 1
-    aim = CLOSE / lost if matrix else max(AIM / max(layers, lost), LEAST)
-    own: Any = ()
+    # If the norm of N + I/2 is 3/2 (1 + d), the part's constant has a factor 1 + 3 d for each layer of its depth.
+    amplification = 3 * joint.depth if joint.centred else 1
+    if math.prod(joint.kernel.shape[2:]) == 1:
+        aim = MATRIX_AIM / amplification
+    else:
+        aim = max(AIM / max(layers, amplification), LEAST_AIM)
+    own_size: Any = ()
     with contextlib.suppress(Refused):
-        own = network.joint(ReadPart.read({**part, "sizes": "own"})).layer.sizes or ()
-    found = completed(whole.kernel, whole.layer, own, aim, OFF)
-    sizes = "own" if found.at_size else "every"
-    return {**part, "sizes": sizes, "exponent": found.exponent}, found.completion
+        own_size = network.joint(ReadPart.read({**part, "sizes": "own"})).layer.sizes or ()
+    proof = search_completion(joint.kernel, joint.layer, own_size, aim, ENTRY_ERROR)
+    sizes = "own" if proof.at_size else "every"
+    return ProvenPart({**part, "sizes": sizes, "exponent": proof.exponent}, proof.completion)

@@ -1,73 +1,101 @@
-"""A network's constant explained: the chain of rules behind it, value by value, with the norms in it."""
+"""Explain a network's constant in text: the chain of rules that prove it, value by value, with the layers' norms."""
 
 from __future__ import annotations
 
+import itertools
+
 from specnorm.proof import Upper, lines, number, visible
-from specnorm_networks.certified.rules import IN_ALL, premises_first, way_of
+from specnorm_networks.certified.rules import INPUTS_TOGETHER, map_of_claim, premises_first
 from specnorm_networks.certified.scope import Map
 
-SCREEN = 40
-DEEP = 2
-"""Lines about a network, and levels of the proof of one of its norms."""
+MOST_LINES = 40
+"""Largest number of lines of an explanation, about: a screen."""
+NORM_LEVELS = 2
+"""Number of levels of a norm's proof that are shown."""
 
 
 def explained_constant(claim: Upper) -> str:
-    """A network's constant, value by value back to its inputs, each with its rule and what that was applied to.
+    """Return a network's constant explained: a line for each value, from the outputs back to the inputs.
 
-    A value that has the constant of the one before has no line. Where there are more than `SCREEN` lines, norms are
-    told as such, those of the smallest factors first; then values in the middle are left out.
+    A line has the value's constant, the rule that proves it, and the values that the rule uses; lines with the norms in
+    the value's factor follow. A value with the same constant as the one before it has no line. If there are more than
+    `MOST_LINES` lines, lines of norms are left out, those of the smallest factors first; then values in the middle are.
     """
-    values = premises_first([claim], _before)[::-1]
-    several = len({way_of(value).start for value in values if value.rule != IN_ALL}) > 1
-    told = [[_line(value, several), *_below(value)] for value in values]
-    over = sum(map(len, told)) - SCREEN
-    for at in sorted(range(len(told)), key=lambda at: max((part.value for part in values[at].of), default=0.0)):
-        if over > 0:
-            over -= len(told[at]) - 1
-            told[at] = told[at][:1]
-    half = SCREEN // 2
-    if len(told) > SCREEN:
-        told = [*told[:half], [f"... {len(told) - 2 * half} values between"], *told[-half:]]
-    return "\n".join(visible(line) for parts in told for line in parts)
+    values = premises_first([claim], _values_before)[::-1]
+    starts = {map_of_claim(value).start for value in values if value.rule != INPUTS_TOGETHER}
+    has_several_inputs = len(starts) > 1
+    paragraphs = [[_line(value, has_several_inputs), *_lines_of_norms(value)] for value in values]
+    excess = sum(map(len, paragraphs)) - MOST_LINES
+
+    def largest_premise(position: int) -> float:
+        return max((part.value for part in values[position].of), default=0.0)
+
+    for position in sorted(range(len(paragraphs)), key=largest_premise):
+        if excess > 0:
+            excess -= len(paragraphs[position]) - 1
+            paragraphs[position] = paragraphs[position][:1]
+    half = MOST_LINES // 2
+    if len(paragraphs) > MOST_LINES:
+        omission = [f"... {len(paragraphs) - 2 * half} values between"]
+        paragraphs = [*paragraphs[:half], omission, *paragraphs[-half:]]
+    text = itertools.chain.from_iterable(paragraphs)
+    return "\n".join(map(visible, text))
 
 
-def _before(value: Upper) -> list[Upper]:
-    """What a claim of a value rests on, past values that have the same constant as the one before."""
-    found = []
-    for part in _maps(value)[_factor(value) is not None :]:
-        while (factor := _factor(part)) is not None and factor.value == 1:
-            part = _maps(part)[1]
-        found.append(part)
-    return found
+def _values_before(claim: Upper) -> list[Upper]:
+    """Return the claims about values that prove a claim, without values that have the constant of the one before."""
+    premises = _claims_of_maps(claim)
+    if _factor(claim) is not None:
+        premises = premises[1:]
+    before = []
+    for premise in premises:
+        factor = _factor(premise)
+        while factor is not None and factor.value == 1:
+            premise = _claims_of_maps(premise)[1]
+            factor = _factor(premise)
+        before.append(premise)
+    return before
 
 
-def _maps(value: Upper) -> list[Upper]:
-    return [part for part in value.of if isinstance(part, Upper) and isinstance(part.what, Map)]
+def _claims_of_maps(claim: Upper) -> list[Upper]:
+    """Return the premises of a claim that are about maps between values."""
+    return [premise for premise in claim.of if isinstance(premise, Upper) and isinstance(premise.what, Map)]
 
 
-def _factor(value: Upper) -> Upper | None:
-    """The factor in a claim of one map after another; None in others."""
-    maps = _maps(value)
-    if len(maps) != 2:
+def _factor(claim: Upper) -> Upper | None:
+    """Return the claim about an operator's factor, if a claim is a product of the factor and a constant; else None.
+
+    The factor is the first of two premises: its map ends at the claim's value, and the other map ends before.
+    """
+    premises = _claims_of_maps(claim)
+    if len(premises) != 2:
         return None
-    first, second = maps
-    return first if way_of(first).end == way_of(value).end != way_of(second).end else None
+    first, second = premises
+    end = map_of_claim(claim).end
+    is_product = map_of_claim(first).end == end and map_of_claim(second).end != end
+    return first if is_product else None
 
 
-def _line(value: Upper, several: bool) -> str:
+def _line(claim: Upper, has_several_inputs: bool) -> str:
+    """Return the line of a value: its constant, the rule, and the values that the rule uses."""
+
     def name(part: Upper) -> str:
-        way = way_of(part)
-        return str(way) if several and way.start != way.end else way.end
+        way = map_of_claim(part)
+        return str(way) if has_several_inputs and way.start != way.end else way.end
 
-    factor = _factor(value)
-    before = _before(value)
-    made = "" if not before else f" of {', '.join(map(name, before))}"
+    factor = _factor(claim)
+    before = _values_before(claim)
+    premises = "" if not before else f" of {', '.join(map(name, before))}"
     if factor is not None:
-        made = f", {number(factor.value, 'upper')} times {name(before[0])}"
-    return f"{name(value)} <= {number(value.value, 'upper')}: {value.rule}{made}"
+        premises = f", {number(factor.value, 'upper')} times {name(before[0])}"
+    return f"{name(claim)} <= {number(claim.value, 'upper')}: {claim.rule}{premises}"
 
 
-def _below(value: Upper) -> list[str]:
-    """The norms in a value's factor."""
-    parts = [part for part in (_factor(value) or value).of if not isinstance(part.what, Map)]
-    return [line for part in parts for line in lines(part, ("upper", "<="), 0, 1, DEEP)]
+def _lines_of_norms(claim: Upper) -> list[str]:
+    """Return lines about the norms that a value's factor is made of."""
+    source = _factor(claim) or claim
+    text: list[str] = []
+    for premise in source.of:
+        if not isinstance(premise.what, Map):
+            text += lines(premise, ("upper", "<="), 0, 1, NORM_LEVELS)
+    return text

@@ -30,39 +30,39 @@ SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAM
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
 PRECISE = 2.0**-40
-"""Unit roundoff that is allowed to functions in double precision."""
+"""Unit roundoff that is counted for operators that run in double precision; their functions may be less accurate."""
 SMALL = 16
-"""Largest number of entries of a constant near which operators are executed."""
+"""Largest number of entries of a constant for which operators are executed on inputs near the constant's numbers."""
 SAMPLES = (2, 3, 16)
-"""Numbers of samples that are executed together."""
+"""Sizes of the batches that are executed."""
 DIFFERENT_SAMPLES = 3
-"""How many of these samples are different."""
+"""Number of different samples in a batch; they are repeated in turn."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What was compared.
+    """Report on the comparison of a graph with its model.
 
     Parameters
     ----------
     inputs : int
-        Inputs on which graph and model were executed; 0: nothing was compared.
+        Number of inputs on which graph and model were executed; 0: nothing was compared.
     values : int
-        Values of the graph that were compared.
+        Number of values of the graph that were compared.
     missed : tuple of str
-        Values that were not: the model does not name them, or they cannot be computed here.
+        Names of values that were not compared: the model does not name them, or they cannot be computed here.
     difference : float
-        Largest difference, as a part of what rounding may make.
+        Largest difference of two values, divided by the difference that rounding may cause.
     samples : tuple of int
-        Numbers of samples together for which the outputs are those of each sample by itself.
+        Sizes of batches whose outputs are those of each sample by itself.
     reason : str
-        Why nothing was compared; empty for graphs made by hand.
+        Reason why nothing was compared; empty for graphs made by hand.
     pairs : int
-        Pairs of inputs by which the answer was attacked; see `attack`.
+        Number of pairs of inputs by which the answer was attacked; see `attack`.
     reached : float
-        Largest ratio of the outputs' distance to the inputs' that they reached, in float64.
+        Largest ratio of the outputs' distance to the inputs' distance of these pairs, in float64.
     alone : int
-        Operators that were compared one by one in double precision besides.
+        Number of operators that were also compared one by one, in double precision.
     """
 
     inputs: int = 0
@@ -103,11 +103,11 @@ def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checke
     Parameters
     ----------
     graph : Graph
-        The graph as it was translated.
+        The graph as it was translated from the model.
     read : Graph
-        The same with patterns recognised, for which the bound will hold.
+        The graph with recognised patterns, of which the bound will be proven.
     region : Ball or Box, optional
-        Region of the inputs.
+        Region from which inputs are taken.
 
     Raises
     ------
@@ -146,19 +146,19 @@ def _compare_all(
     with suppress(NotExecutedError):
         model.alone(next(samples(shapes, region)), one_by_one)
     return Checked(
-        count,
-        len(comparison.compared),
-        _missed_values(read, comparison.compared, comparison.executed),
-        comparison.largest_difference,
-        _numbers_of_samples(graph, model, shapes, region),
+        inputs=count,
+        values=len(comparison.compared),
+        missed=_missed_values(read, comparison.compared, comparison.executed),
+        difference=comparison.largest_difference,
+        samples=_batch_sizes(graph, model, shapes, region),
         alone=len(one_by_one.compared),
     )
 
 
 def _missed_values(graph: Graph, compared: set[str], executed: set[str]) -> tuple[str, ...]:
-    """Return the values that the outputs need, and that were not compared, neither themselves nor by their readers.
+    """Return the names of values that the outputs depend on and that were not compared.
 
-    A value counts as compared if it was executed and everything that is made of it was compared.
+    A value that was executed also counts as compared if all its readers count as compared.
     """
     covered = set(compared)
     readers: dict[str, list[str]] = {}
@@ -166,9 +166,10 @@ def _missed_values(graph: Graph, compared: set[str], executed: set[str]) -> tupl
     for node in reversed(graph.pruned().nodes):
         node_readers = readers.get(node.name, [])
         is_inner = bool(node_readers) and node.name not in graph.outputs
-        covered_by_readers = covered.issuperset(node_readers) and (is_inner or node.derived)
-        needs_nothing = isinstance(node.operator, Input | Constant)
-        if node.name in covered or needs_nothing or (node.name in executed and covered_by_readers):
+        has_covered_readers = covered.issuperset(node_readers) and (is_inner or node.derived)
+        is_covered_by_readers = node.name in executed and has_covered_readers
+        is_source = isinstance(node.operator, Input | Constant)  # these have nothing to compare
+        if node.name in covered or is_source or is_covered_by_readers:
             covered.add(node.name)
         else:
             missed.append(node.name)
@@ -195,7 +196,8 @@ class _Comparison:
     ) -> None:
         """Compare the values of a graph for one input.
 
-        ``compared_graph``: all its values were compared for this input; nodes that are the same there are left out.
+        ``compared_graph`` is a graph whose values were compared for this input before. Nodes that it also has are not
+        compared again.
         """
         nodes_before = {} if compared_graph is None else compared_graph.by_name
         state = _State({}, {})
@@ -219,9 +221,14 @@ class _Comparison:
                 state.values.pop(name, None)
 
     def _execute_and_compare(self, node: Node, theirs: Computed | None, state: _State) -> None:
-        """Compute one value from the model's, compare it with the model's own, and go on with the latter."""
+        """Compute a value from the model's values of its inputs, and compare it with the model's value.
+
+        Later nodes are computed from the model's value, if there is one.
+        """
         if all(name in state.values for name in node.inputs):
-            unit = max([*(state.units[name] for name in node.inputs), theirs.unit if theirs else UNIT_ROUNDOFF])
+            unit = UNIT_ROUNDOFF if theirs is None else theirs.unit
+            for name in node.inputs:
+                unit = max(unit, state.units[name])
             inputs = [state.values[name] for name in node.inputs]
             ours = None
             with suppress(NotRunError):
@@ -233,8 +240,8 @@ class _Comparison:
             if ours is not None and theirs is not None:
                 if node.shape not in (None, theirs.value.shape):
                     raise _refusal(node, f"has shape {node.shape} in the graph, {theirs.value.shape} in the model")
-                # Of infinities a map with zeros makes what is no number.
-                overflown = any(not np.isfinite(one.value).all() for one in inputs)
+                # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
+                overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
                 difference = _difference(node, ours, [theirs], unit, overflown)
                 self.largest_difference = max(self.largest_difference, difference)
                 self.compared.add(node.name)
@@ -259,26 +266,28 @@ def _is_same(node: Node, other: Node | None) -> bool:
 
 
 def _difference(node: Node, ours: Value, theirs: Sequence[Computed], unit: float, overflown: bool) -> float:
-    """Return the largest difference of a value from the nearest of the model's, as a part of what rounding may make.
+    """Return the largest difference of a value from the model's, divided by the difference that rounding may cause.
+
+    ``theirs`` are the possible values of the model: each entry is compared with the nearest of them.
 
     Raises
     ------
     TranslationError
-        If it is more.
+        If a difference is larger than rounding may cause.
     """
-    if any(ours.value.shape != one.value.shape for one in theirs):
+    if any(ours.value.shape != value.value.shape for value in theirs):
         raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs[0].value.shape} in the model")
     with np.errstate(all="ignore"):
-        # Functions of subnormal numbers have no relative errors.
+        # Near 0, where numbers are subnormal, functions have an absolute error and no relative one.
         allowed = 2 * np.asarray(ours.error) + max(SMALLEST, 16 * smallest(unit))
-        relative = [_relative_difference(ours.value, one.value, allowed, overflown) for one in theirs]
+        relative = [_relative_difference(ours.value, value.value, allowed, overflown) for value in theirs]
         least = np.min(relative, axis=0)
     worst = float(np.max(least, initial=0.0))
     if worst > 1:
-        at = np.unravel_index(int(np.argmax(least)), least.shape)
-        place = ", ".join(str(int(index)) for index in at)
-        our_number = float(ours.value[at])
-        their_number = float(theirs[0].value[at])
+        entry = np.unravel_index(int(np.argmax(least)), least.shape)
+        place = ", ".join(str(int(index)) for index in entry)
+        our_number = float(ours.value[entry])
+        their_number = float(theirs[0].value[entry])
         raise _refusal(
             node,
             f"is {our_number!r} at [{place}] in the graph and {their_number!r} in the model, {worst:.3g} times what "
@@ -288,23 +297,25 @@ def _difference(node: Node, ours: Value, theirs: Sequence[Computed], unit: float
 
 
 def _relative_difference(ours: FloatArray, theirs: FloatArray, allowed: FloatArray, overflown: bool) -> FloatArray:
-    """Return differences as parts of what is allowed.
+    """Return the differences of the entries, divided by the allowed ones.
 
-    What overflows in the model's precision does not count, nor what is no number in both.
+    The difference is 0 where the model's value is not finite, or ours is infinite, or ours is nan after an overflow.
+    Another nan of ours is an infinite difference.
     """
     relative = np.asarray(abs(ours - theirs) / allowed)
-    is_number_here = np.isfinite(ours) | (np.isnan(ours) & (not overflown))
-    counts = np.isfinite(theirs) & is_number_here
+    is_unexplained_nan = np.isnan(ours) & (not overflown)
+    counts = np.isfinite(theirs) & (np.isfinite(ours) | is_unexplained_nan)
     relative[~counts] = 0.0
     relative[np.isnan(relative)] = math.inf
     return relative
 
 
-def _refusal(node: Node, what: str) -> TranslationError:
+def _refusal(node: Node, predicate: str) -> TranslationError:
+    """Return the error that a value of the graph differs; ``predicate`` says in which way."""
     label = node.label or type(node.operator).__name__
     return TranslationError(
         f"The network is not read as it computes: value {visible(node.name)} ({visible(label)}, read as "
-        f"{type(node.operator).__name__}) {what}. No bound is given. Please report the operator and its arguments."
+        f"{type(node.operator).__name__}) {predicate}. No bound is given. Please report the operator and its arguments."
     )
 
 
@@ -326,28 +337,27 @@ class _OneByOne:
         numbers: Sequence[float],
         run: Callable[[Mapping[str, FloatArray]], Sequence[Computed]],
     ) -> None:
-        """Compare one operator with the nodes that it was translated to.
-
-        ``values``: of its inputs. ``free``: names of those that may have other values. ``numbers``: its constants.
-        ``run``: executes it.
-        """
+        """Compare one operator with the nodes that it was translated to; parameters as in `model.Trial`."""
         nodes = self._nodes_between(values, name)
-        # What the graph does not name is a constant there.
+        # An input that the graph does not name is a constant there.
         shapes = {source: values[source].shape for source in free if source in self.nodes}
         if not nodes or not shapes:
             return
-        linear = all(isinstance(node.operator, Linear | Constant) for node in nodes)
+        is_linear = all(isinstance(node.operator, Linear | Constant) for node in nodes)
         numbers_of_nodes = itertools.chain.from_iterable(map(_constants_of, nodes))
-        for made in near_constants(shapes, [*numbers, *numbers_of_nodes], self.rng, linear=linear):
-            inputs = {**values, **made}
+        for trial_inputs in near_constants(shapes, [*numbers, *numbers_of_nodes], self.rng, linear=is_linear):
+            inputs = {**values, **trial_inputs}
             try:
                 theirs = run(inputs)
-            except Exception:  # no input of this operator
+            except Exception:  # the operator does not take such inputs
                 continue
             self._compare(nodes, inputs, theirs)
 
     def _nodes_between(self, values: Mapping[str, FloatArray], name: str) -> list[Node]:
-        """Return the nodes between some values and another one, in order; none if other values of the model are."""
+        """Return the nodes that compute the value ``name`` from ``values``, in the order of the graph.
+
+        The list is empty if another value of the model is computed in between, or a value has no rule.
+        """
         between: dict[str, Node] = {}
         waiting = [name]
         while waiting:
@@ -362,7 +372,7 @@ class _OneByOne:
 
     def _compare(self, nodes: list[Node], inputs: Mapping[str, FloatArray], theirs: Sequence[Computed]) -> None:
         values = {name: Value(np.asarray(value)) for name, value in inputs.items()}
-        unit = max(PRECISE, *(one.unit for one in theirs))
+        unit = max(PRECISE, *(value.unit for value in theirs))
         try:
             for node in nodes:
                 values[node.name] = execute(node, [values[name] for name in node.inputs], unit)
@@ -374,24 +384,24 @@ class _OneByOne:
 
 
 def _constants_of(node: Node) -> Iterator[float]:
-    """Yield the numbers in the fields of an operator, without large arrays."""
+    """Yield the numbers in the fields of an operator, without those of large arrays."""
     for _, value in node.operator.named():
-        with suppress(TypeError, ValueError):  # no number
+        with suppress(TypeError, ValueError):  # the field has no numbers
             numbers = np.asarray(value, dtype=np.float64)
             if numbers.size <= SMALL:
                 yield from numbers.reshape(-1).tolist()
 
 
 # -- several samples ---------------------------------------------------------------------------------------------------
-def _numbers_of_samples(
+def _batch_sizes(
     graph: Graph,
     model: Model,
     shapes: Shapes,
     region: Ball | Box | None,
 ) -> tuple[int, ...]:
-    """Return the numbers of samples together for which outputs are those of each sample by itself.
+    """Return the sizes of batches whose outputs are those of each sample by itself.
 
-    Outputs of deep networks for several samples are summed in other orders: the root of the unit roundoff is allowed.
+    A framework sums in another order for several samples, so outputs may differ by the root of the unit roundoff.
     """
     if any(not shape or shape[0] != 1 for shape in shapes.values()):
         return ()
@@ -423,7 +433,7 @@ def _outputs(graph: Graph, values: Mapping[str, Computed]) -> dict[str, Computed
 
 
 def _unknown_values(graph: Graph) -> set[str]:
-    """Return the values that have no bound whatever the inputs are, of one sample or of several."""
+    """Return the names of values without a bound: those of unknown or random operators, and all that read them."""
     unknown: set[str] = set()
     for node in graph.nodes:
         if isinstance(node.operator, Unknown | Random) or not unknown.isdisjoint(node.inputs):
@@ -432,7 +442,7 @@ def _unknown_values(graph: Graph) -> set[str]:
 
 
 def _is_alike(node: Node, together: Computed, alone: list[Computed], count: int) -> bool:
-    """Whether an output for several samples is the outputs for each, joined along any axis.
+    """Return True if the output of a batch is the joined outputs of its samples, along any axis.
 
     Raises
     ------
@@ -440,7 +450,7 @@ def _is_alike(node: Node, together: Computed, alone: list[Computed], count: int)
         If it is not.
     """
     for axis in range(alone[0].value.ndim):
-        joined = Computed(np.concatenate([one.value for one in alone], axis), together.unit)
+        joined = Computed(np.concatenate([value.value for value in alone], axis), together.unit)
         if equal_but_for_rounding(together, joined):
             return True
     raise TranslationError(

@@ -1,4 +1,4 @@
-"""Execute a graph in float64 with the error of each value; distances of values, rounding counted."""
+"""Execute a graph in float64 with a bound of the error of each value, and bound distances of such values."""
 
 from __future__ import annotations
 
@@ -19,58 +19,65 @@ from specnorm_networks.certified.operators.sources import Input
 Inputs: TypeAlias = dict[str, FloatArray]
 """Values of a network's inputs, by name."""
 UNIT_ROUNDOFF = 2.0**-53
+"""Unit roundoff of float64."""
 MOST_ENTRIES = 2**24
 """Largest number of entries of values in memory at once; each has an error beside it."""
 LENGTH_ROUNDINGS = 2**24
-"""Roundings that a computed length is taken to have: more than any."""
+"""Number of roundings that is counted for a computed length. No length has more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A computed value, and how far each entry may be from the graph's in exact arithmetic (to first order)."""
+    """A computed value, and a first-order bound of the difference of each entry from the value in exact arithmetic."""
 
     value: FloatArray
     error: FloatArray | float = 0.0
 
 
 def execute(node: Node, inputs: Sequence[Value], unit: float = UNIT_ROUNDOFF) -> Value:
-    """Return a node's value, with the error of its rounding, and of its inputs' errors.
+    """Return a node's value. Its error counts the node's own rounding and the errors of the inputs.
+
+    ``unit`` is the unit roundoff of the arithmetic whose rounding is counted.
 
     Raises
     ------
     NotRunError
         If the operator cannot be executed here.
     """
-    values = [one.value for one in inputs]
+    values = [operand.value for operand in inputs]
     with np.errstate(all="ignore"):
         try:
             value = node.operator.run(*values)
         except (ValueError, IndexError, TypeError, MemoryError) as error:
             raise NotRunError(f"{type(error).__name__}: {error}") from error
         error_of_value = node.operator.rounding(values, value, unit)
-        if any(np.any(one.error) for one in inputs):
+        if any(np.any(operand.error) for operand in inputs):
             error_of_value = error_of_value + _change_by_errors(node.operator, inputs, value)
     return Value(value, error_of_value)
 
 
 def _change_by_errors(operator: Operator, inputs: Sequence[Value], value: FloatArray) -> FloatArray | float:
-    """Return how far a value changes while its inputs change by their errors."""
-    errors = [np.broadcast_to(np.asarray(one.error, dtype=np.float64), one.value.shape) for one in inputs]
-    linear = operator.linear_map(Place(tuple(one.value.shape for one in inputs), value.shape))
+    """Return how far a value changes, at most and to first order, if its inputs change by their errors."""
+    shapes = tuple(operand.value.shape for operand in inputs)
+    errors = [np.broadcast_to(np.asarray(operand.error, dtype=np.float64), operand.value.shape) for operand in inputs]
+    linear = operator.linear_map(Place(shapes, value.shape))
     if linear is not None:
         change: FloatArray = linear.absolute([error[None] for error in errors])[0]
         return change
     total: FloatArray | float = 0.0
     for sign in (1, -1):
-        changed = operator.run(*(one.value + sign * error for one, error in zip(inputs, errors, strict=True)))
-        total = total + 2 * abs(changed - value)
+        shifted = [operand.value + sign * error for operand, error in zip(inputs, errors, strict=True)]
+        total = total + 2 * abs(operator.run(*shifted) - value)
     return total
 
 
 def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[tuple[str, Value | None]]:
-    """Yield every value with its name; None if it cannot be computed here, or would take too much memory.
+    """Yield the name of every node with its value; None if it cannot be computed here, or takes too much memory.
 
-    `MethodError` for a shape that is not the one that the graph states.
+    Raises
+    ------
+    MethodError
+        If a value has another shape than the graph states.
     """
     unread_after = last_readers(graph)
     values: dict[str, Value] = {}
@@ -98,7 +105,7 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
 
 
 def last_readers(graph: Graph) -> dict[int, list[str]]:
-    """Return by the number of each node the values that no later node reads."""
+    """Return for the number of a node the names of the values that this node is the last one to read or compute."""
     last: dict[str, int] = {}
     for number, node in enumerate(graph.nodes):
         for name in (node.name, *node.inputs):
@@ -111,21 +118,21 @@ def last_readers(graph: Graph) -> dict[int, list[str]]:
 
 # -- distances ---------------------------------------------------------------------------------------------------------
 def moved_up(one: Inputs, other: Inputs) -> float:
-    """Return the distance of two inputs of a network, all together, rounded up."""
+    """Return an upper bound of the distance of two inputs: the 2-norm of the differences of all their arrays."""
     distance_sq = sum(float(np.square(one[name] - other[name]).sum()) for name in one)
     return host.inflate(math.sqrt(distance_sq), LENGTH_ROUNDINGS)
 
 
 def apart_down(one: Value, other: Value) -> float:
-    """Return a lower bound of the distance of two values, whatever their errors are; 0 if they are no numbers."""
+    """Return a lower bound of the distance of the exact values; entries that are not finite count as equal."""
     with np.errstate(all="ignore"):
         error = host.inflate(np.asarray(one.error + other.error), LENGTH_ROUNDINGS)
-        apart: FloatArray = abs(one.value - other.value) - error
-        apart = np.where(np.isfinite(apart), np.maximum(apart, 0.0), 0.0)
-        length = host.lowered(float(np.linalg.norm(apart)), LENGTH_ROUNDINGS)
+        difference: FloatArray = abs(one.value - other.value) - error
+        difference = np.where(np.isfinite(difference), np.maximum(difference, 0.0), 0.0)
+        length = host.lowered(float(np.linalg.norm(difference)), LENGTH_ROUNDINGS)
     return length if math.isfinite(length) else 0.0
 
 
 def inside(radius: float) -> float:
-    """Return a distance from the centre at which a computed point still lies in a ball."""
+    """Return a radius slightly smaller than a ball's: a point computed at that distance lies in the ball."""
     return host.lowered(radius, LENGTH_ROUNDINGS)

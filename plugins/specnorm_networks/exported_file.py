@@ -1,4 +1,4 @@
-"""The ONNX file that was exported from a live model, which an answer about the model is of."""
+"""The ONNX file that was exported from a live model: an answer about the model is proven of this file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-class OfExportedFile:
+class AnswerWithFile:
     """An answer that is proven of an exported file; ``file`` has its bytes, or None for other sources."""
 
     file: bytes | None
@@ -43,7 +43,7 @@ class OfExportedFile:
         Raises
         ------
         MethodError
-            If the source was no live model: then the answer is of the file or the graph that was given.
+            If the source was no live model: the answer is about a file or a graph of the user's then.
         """
         if self.file is None:
             raise MethodError("the source was no live model: the answer is of the file or the graph that was given.")

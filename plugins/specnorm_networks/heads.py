@@ -1,7 +1,7 @@
 """Search multipliers of convolutions and of the dense layers behind them, through the flattened head between.
 
-Gradient steps on the value of `descent.gradient`, at the frequencies of the very ring that `certified.heads` sums over:
-at the head the values of all frequencies meet in one matrix.
+The search makes gradient steps with the value and gradient of `descent.gradient`. The frequencies are those of the ring
+of pixels over which `certified.heads` sums, since one matrix, the head, reads the values at all frequencies.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ SEARCH_SHARE = 1 / 4
 PATIENCE = 10
 """Steps without a gain of a thousandth after which the search ends."""
 REDUCED = (1.0, 0.9, 0.7)
-"""Factors of the last multipliers to try at the start: those of a cut run are feasible only nearly."""
+"""Factors of the last multipliers that are tried at the start. The multipliers of a cut run are not quite feasible for
+the run as a whole, and smaller ones may be."""
 Partition = tuple[list[int], list[FloatArray]]
-"""First links of the parts of a run, and weights of its values."""
+"""Numbers of the links with which the parts of a run begin, and weights of the run's values."""
 
 
 def bound_through_head(
@@ -70,7 +71,8 @@ def bound_through_head(
     backend = backends.backend_for(like)
     ops = ArrayOps.of(backend, like)
 
-    def following(rest: Subnetwork) -> list[Partition]:
+    def partitions(rest: Subnetwork) -> list[Partition]:
+        """Return proposals for the layers after the head."""
         if len(rest.links) == 1:
             return [([0], [np.ones(rest.links[0].width)])]
         parts = method.parts(rest)
@@ -79,14 +81,14 @@ def bound_through_head(
 
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend):
-            ahead = constant_before(head, measure) if head.before else None
+            constant_ahead = constant_before(head, measure) if head.before else None
             budget = SEARCH_SHARE * share * method.seconds * RATE
             for weights in weights_of(head, method, budget, weights_of_cut):
                 if measure.clock.expired:
                     break
-                claims.append(constant_through_head(head, weights, following, measure, ahead, ops=ops))
+                claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead, ops=ops))
     except (np.linalg.LinAlgError, ValueError, ArithmeticError, SpecnormError):
-        pass  # the claims so far are as good
+        pass  # the claims so far are proven
     return min(claims, key=float, default=None)
 
 
@@ -96,9 +98,9 @@ def weights_of(
     budget: float,
     weights_of_cut: Sequence[FloatArray] = (),
 ) -> Iterator[list[FloatArray]]:
-    """Yield weights of the values of the body but the first, better and better ones.
+    """Yield weights of the body's values but the first, after more and more steps of the search.
 
-    ``budget``: in products of numbers. ``weights_of_cut``: as in `bound_through_head`.
+    ``budget`` is the largest number of multiplications, ``weights_of_cut`` as for `bound_through_head`.
     """
     products, memory = _cost(head)
     if memory > MEMORY or budget < products:
@@ -113,7 +115,10 @@ def weights_of(
 
 
 class _Search:
-    """Where the search stands: logarithms of D, and logits of the shares, of all links but the last."""
+    """State of the search: ``point`` has the logarithms of the diagonal D and the logits of the shares.
+
+    D and the shares are those of `descent.parameters`, for all links but the last.
+    """
 
     def __init__(self, head: Head, method: Multipliers) -> None:
         self.head = head
@@ -130,7 +135,7 @@ class _Search:
         return multipliers[: len(self.head.body.links)]
 
     def begin_with(self, weights_of_cut: Sequence[FloatArray]) -> None:
-        """Go to the weights of a run that is cut before the head, if these are better than the closed form."""
+        """Start at the weights of a run that is cut before the head, if their value is less than the closed form's."""
         count = len(self.head.body.links)
         multipliers = []
         for weights, link in zip(weights_of_cut[len(self.head.before) : -1], self.links, strict=True):
@@ -158,7 +163,7 @@ class _Search:
         return value
 
     def descend(self, steps: int) -> bool:
-        """Make gradient steps, and go to the best point on the way; return whether it gains a thousandth."""
+        """Make gradient steps, and go to the best point; return whether its value is lower by over a thousandth."""
         first = math.inf
         least = math.inf
         for number, least, point in gradient_steps(self.grid, self.links, self.point, steps, PATIENCE):
@@ -178,7 +183,7 @@ def _in_single_precision(symbols: Vectors) -> Vectors:
 
 
 def _stages(head: Head, method: Multipliers) -> list[Stage]:
-    """Return the body at the frequencies of the ring, then the head, and what follows at one frequency."""
+    """Return the stages of the body at the ring's frequencies, then the head and the layers after it at frequency 0."""
     whole = (0, len(head.body.links))
     points, counts = head.frequencies
     body = stages_of_part(head.body, [whole], whole, points.angles, np.complex128, head.entry / _unit(head))
@@ -198,12 +203,15 @@ def _stages(head: Head, method: Multipliers) -> list[Stage]:
 
 
 def _unit(head: Head) -> float:
-    """Return the unit in which weights are counted, lest their powers are too small for single precision."""
+    """Return the geometric mean of the entry weights. Weights are divided by it to keep powers in single precision."""
     return float(np.exp(np.mean(np.log(head.entry))))
 
 
 def _cost(head: Head) -> tuple[float, float]:
-    """Return the products of a step, as `RATE` counts them, and its bytes: forward and backward at all frequencies."""
+    """Return the multiplications of a step, as `RATE` counts them, and its memory in bytes.
+
+    A step computes value and gradient at all frequencies.
+    """
     count = len(head.frequencies[0])
     part = head.part
     m = head.link.width

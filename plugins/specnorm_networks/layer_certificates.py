@@ -1,7 +1,7 @@
-"""The file that somebody else checks: claims about layers, each with the kernel H that proves it.
+"""Write certificates of layers: claims about their norms, each with the kernel H that proves it.
 
-H is searched for here; ``specnorm_check``, which shares no code with these packages, proves the claim from it by
-products of whole numbers. Nothing here is trusted.
+This file searches for H. ``specnorm_check``, which shares no code with these packages, proves the claim from H by
+products of whole numbers. Nothing in this file is trusted.
 """
 
 from __future__ import annotations
@@ -24,32 +24,34 @@ from specnorm import ConvSpec, complete, power_iteration
 from specnorm.errors import CertificateError
 
 AIM = 0.008
+"""Relative distance of the bound from the norm with which H is searched."""
 SPARE = 0.25
-"""Relative distance from the norm that is searched for, and the part of it that rounding H may add."""
+"""Part of this distance by which rounding H to 16 bits may raise the bound; else 20 bits are tried."""
 PRODUCTS = 200
-"""Largest number of products of a search; 50 reach 1 %."""
+"""Largest number of matrix products of a search; 50 of them reach a distance of 1 %."""
 WORK = 2.0**41
 """Largest number of multiplications of a search, about. Layers of 3x3 taps with more than 500 channels get fewer
 products, and looser claims."""
 COLUMNS = 1024
-"""Largest number of columns of a layer's own matrix that is completed; larger layers are claimed at every size."""
-CLOSE = 2.5e-4
-"""Relative distance of the completion of such a matrix from its norm."""
+"""Largest number of columns of a layer's matrix at its input size for which H is computed. Larger layers have claims
+about every size."""
+MATRIX_AIM = 2.5e-4
+"""Relative distance of the bound from the norm of such a matrix."""
 WORTH = 0.05
-"""Smallest gain in a network for which an H of a layer's own matrix, which is large, is written."""
+"""Smallest relative gain in a network for which the H of a layer's matrix at its input size, a large array, is used."""
 FloatArray: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """Claims, and what proves them.
+    """Claims, each with the arrays that prove it.
 
     Parameters
     ----------
     claims : tuple of Claim
-        As ``specnorm_check.check`` takes them.
+        Claims in the form that ``specnorm_check.check`` takes.
     model : bytes
-        Of the ONNX file that they are about, where a model that is no file was exported to one.
+        The ONNX file that was exported from a live model, and which the claims are about; empty for other models.
     """
 
     claims: tuple[Claim, ...]
@@ -59,40 +61,47 @@ class Certificate:
         return Certificate(self.claims + other.claims, self.model or other.model)
 
     def dumps(self) -> bytes:
-        """The file's content, which ``python -m specnorm_check`` reads."""
-        statements = list[Any]()
-        arrays = dict[str, Any]()
+        """Return the content of the file that ``python -m specnorm_check`` reads."""
+        statements: list[dict[str, Any]] = []
+        arrays: dict[str, Any] = {}
 
-        def named(statement: Any, completion: Any) -> dict[str, Any]:
-            arrays[f"H{len(arrays)}"] = completion
-            return {**statement, "completion": f"H{len(arrays) - 1}"}
+        def with_array(statement: dict[str, Any], completion: Any) -> dict[str, Any]:
+            """Add the array to the file; return the statement with the array's name."""
+            name = f"H{len(arrays)}"
+            arrays[name] = completion
+            return {**statement, "completion": name}
 
-        for statement, found in self.claims:
+        for statement, completion in self.claims:
             if "parts" in statement:
-                parts = [named(part, h) for part, h in zip(statement["parts"], found, strict=True)]
+                parts = []
+                for part, part_completion in zip(statement["parts"], completion, strict=True):
+                    parts.append(with_array(part, part_completion))
                 statements.append({**statement, "parts": parts})
             else:
-                statements.append(named(statement, found))
-        whole = {"specnorm_certificate": specnorm_check.VERSION, "claims": statements}
-        text = json.dumps(whole, allow_nan=False).encode()
+                statements.append(with_array(statement, completion))
+        certificate = {"specnorm_certificate": specnorm_check.VERSION, "claims": statements}
+        text = json.dumps(certificate, allow_nan=False).encode()
         file = io.BytesIO()
         np.savez(file, claims=np.frombuffer(text, np.uint8), **arrays)
         return file.getvalue()
 
     def save(self, path: str | Path) -> None:
-        """Write the file, and beside it the ONNX file of a model that had none."""
+        """Write the certificate, and beside it the ONNX file, if one was exported from a live model."""
         Path(path).write_bytes(self.dumps())
         if self.model:
             Path(path).with_suffix(".onnx").write_bytes(self.model)
 
 
-class Proven(NamedTuple):
-    """The number that an H proves, H times ``2**exponent``, the exponent, and whether it is about one size."""
+class Completion(NamedTuple):
+    """An array H, rounded to whole numbers, and the bound that it proves."""
 
     upper: float
+    """Bound of the layer's norm that H proves."""
     exponent: int
     completion: NDArray[Any]
+    """The whole numbers ``2**exponent H``."""
     at_size: bool = False
+    """Whether the bound is for one input size; else it is for every size."""
 
 
 def certificate_of(
@@ -101,20 +110,21 @@ def certificate_of(
     name: str,
     tensor: str | None = None,
 ) -> Certificate:
-    """The claim that a layer's norm is at most a number, some 1 % above the norm at every input size.
+    """Return a certificate that a layer's norm is at most a number.
 
-    At the spec's input size alone, and within 0.1 %, where the input has at most `COLUMNS` numbers a group.
+    If the spec has an input size with at most `COLUMNS` numbers in a group, the claim is about this size, and the
+    number is less than 0.1 % above the norm. Else the claim is about every size, and the number is about 1 % above.
 
     Parameters
     ----------
     stored : array
-        The kernel as it is stored, layout and precision included.
+        The kernel as it is stored, in its own layout and precision.
     spec : ConvSpec
-        Of the kernel.
+        Geometry of the layer.
     name : str
-        Of the claim.
+        Name of the claim.
     tensor : str, optional
-        Of the kernel in the file of the model; None: as the claim.
+        Name of the kernel in the model's file; None: ``name``.
 
     Raises
     ------
@@ -141,39 +151,43 @@ def certificate_of(
         "completion": f"H of {name}",
     }
     try:
-        found = None
+        proof = None
         if spec.input_shape and spec.cin // spec.groups * math.prod(spec.input_shape) <= COLUMNS:
-            there = {**statement, "sizes": list(spec.input_shape)}
-            with contextlib.suppress(Refused):  # it is too large
-                found = completed(*read_layer(stored, there), aim=CLOSE)
-                statement = there
-        found = found or completed(*read_layer(stored, statement))
+            statement_at_size = {**statement, "sizes": list(spec.input_shape)}
+            with contextlib.suppress(Refused):  # the matrix has too many rows
+                proof = search_completion(*read_layer(stored, statement_at_size), aim=MATRIX_AIM)
+                statement = statement_at_size
+        if proof is None:
+            proof = search_completion(*read_layer(stored, statement))
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
-    return Certificate(
-        (Claim({**statement, "upper": found.upper.hex(), "exponent": found.exponent}, found.completion),)
-    )
+    statement["upper"] = proof.upper.hex()
+    statement["exponent"] = proof.exponent
+    return Certificate((Claim(statement, proof.completion),))
 
 
-def completed(
+def search_completion(
     kernel: NDArray[Any],
     layer: Layer,
-    own: Sequence[int] = (),
+    own_size: Sequence[int] = (),
     aim: float = AIM,
     entry_error: float = 0.0,
-) -> Proven:
-    """Search for an H of a layer at its sizes: none where that is enough; else in 16 bits, or in 20.
+) -> Completion:
+    """Search for an H that proves a bound of a layer's norm, and round it to whole numbers.
+
+    An H without rows is tried first, then the searched one in 16 bits, and in 20 bits if 16 lose too much.
 
     Parameters
     ----------
     kernel : array
-        Of the layer, its taps last.
+        Kernel of the layer, its taps last.
     layer : Layer
-        Its geometry.
-    own : sequence of int, optional
-        The layer's input size, where its own matrix is completed if it is small and that gains 5 %.
+        Geometry of the layer, with the sizes that the bound is for.
+    own_size : sequence of int, optional
+        The layer's input size. If its matrix at this size is small, and gains at least `WORTH`, the bound is for this
+        size alone.
     aim : float
-        Relative distance from the norm.
+        Relative distance of the bound from the norm.
     entry_error : float
         Relative error of the kernel's entries.
     """
@@ -181,65 +195,88 @@ def completed(
     factor = float(specnorm_check.padding_factor(layer))
     groups, _, channels, *taps = blocks.shape
     largest = float(np.abs(kernel).max())
-    scale = math.frexp(largest)[1] if math.isfinite(largest) else 0
+    scale = math.frexp(largest)[1] if math.isfinite(largest) else 0  # the entries of kernel / 2**scale are at most 1
 
-    def proven(h: FloatArray, bits: int) -> Proven:
-        return _rounded(kernel, layer, h, scale, bits, entry_error)
+    def in_bits(h: FloatArray, bits: int) -> Completion:
+        return _round(kernel, layer, h, scale, bits, entry_error)
 
-    best = proven(np.zeros((groups, 0, channels, *taps)), 20)
-    h, near = _completions(np.ldexp(blocks, -scale), aim)
+    best = in_bits(np.zeros((groups, 0, channels, *taps)), 20)
+    h, bound_of_search = _search(np.ldexp(blocks, -scale), aim)
     if h.any():
-        best = min(best, proven(h, 16), key=_upper)
-        if best.upper > math.ldexp(near, scale) * factor * (1 + SPARE * aim):
-            best = min(best, proven(h, 20), key=_upper)
-    if own and blocks.shape[2] * math.prod(own) <= COLUMNS:
-        with contextlib.suppress(Refused):
-            there = completed(kernel, replace(layer, sizes=tuple(own)), aim=CLOSE, entry_error=entry_error)
-            return there if there.upper < best.upper * (1 - WORTH) else best
+        best = min(best, in_bits(h, 16), key=_upper)
+        unrounded_bound = math.ldexp(bound_of_search, scale) * factor
+        if best.upper > unrounded_bound * (1 + SPARE * aim):
+            best = min(best, in_bits(h, 20), key=_upper)
+    if own_size and blocks.shape[2] * math.prod(own_size) <= COLUMNS:
+        layer_at_size = replace(layer, sizes=tuple(own_size))
+        with contextlib.suppress(Refused):  # the matrix has too many rows
+            at_size = search_completion(kernel, layer_at_size, aim=MATRIX_AIM, entry_error=entry_error)
+            if at_size.upper < best.upper * (1 - WORTH):
+                return at_size
     return best
 
 
-def _rounded(
+def _round(
     kernel: NDArray[Any],
     layer: Layer,
     h: FloatArray,
     scale: int,
     bits: int,
     entry_error: float,
-) -> Proven:
-    """Return what H times 2**scale proves in so many bits."""
-    most = 2 ** (bits - 1) - 1
-    exponent = bits - 1 - math.frexp(max(1.0, float(np.abs(h).max(initial=0.0))))[1]
-    whole = np.clip(np.rint(np.ldexp(h, exponent)), -most, most).astype(np.int16 if bits <= 16 else np.int32)
+) -> Completion:
+    """Round an H, which completes the kernel / 2**scale, to whole numbers of so many bits; return what it proves."""
+    largest_number = 2 ** (bits - 1) - 1
+    largest_entry = max(1.0, float(np.abs(h).max(initial=0.0)))
+    exponent = bits - 1 - math.frexp(largest_entry)[1]
+    numbers = np.clip(np.rint(np.ldexp(h, exponent)), -largest_number, largest_number)
+    completion = numbers.astype(np.int16 if bits <= 16 else np.int32)
     exponent -= scale
-    norm = specnorm_check.proven_norm(kernel, layer, whole, exponent, entry_error)
-    return Proven(specnorm_check.float_up(norm), exponent, whole, layer.sizes is not None)
+    norm = specnorm_check.proven_norm(kernel, layer, completion, exponent, entry_error)
+    return Completion(specnorm_check.float_up(norm), exponent, completion, layer.sizes is not None)
 
 
-def _upper(found: Proven) -> float:
-    return found.upper
+def _upper(completion: Completion) -> float:
+    return completion.upper
 
 
-def _completions(blocks: FloatArray, aim: float) -> tuple[FloatArray, float]:
-    """H for each of some narrow blocks (groups, rows, channels, *taps) of numbers up to 1, and the bound aimed at.
+def _search(blocks: FloatArray, aim: float) -> tuple[FloatArray, float]:
+    """Search for H in floating point.
 
-    ``aim`` above the norm, or more where that takes too long.
+    Parameters
+    ----------
+    blocks : array, shape (groups, rows, channels, *taps)
+        Kernels of stride 1, with at least as many rows as channels and entries up to 1.
+    aim : float
+        Relative distance of the bound from the norm. If it needs more than `WORK`, the distance is larger.
+
+    Returns
+    -------
+    h : array, shape (groups, rows of H, channels, *taps)
+    bound : float
+        Bound of the largest norm that H proves, without rounding.
     """
     groups, rows, channels, *taps = blocks.shape
     if math.prod(taps) == 1:
-        roots = [_root(one.reshape(rows, channels), aim) for one in blocks]
-        found = np.stack([root for root, _ in roots]).reshape(-1, channels, channels, *taps)
-        return found, max(bound for _, bound in roots)
+        roots = []
+        bounds = []
+        for block in blocks:
+            root, bound = _root(block.reshape(rows, channels), aim)
+            roots.append(root)
+            bounds.append(bound)
+        return np.stack(roots).reshape(-1, channels, channels, *taps), max(bounds)
     points = math.prod(2 * k - 1 for k in taps) / 2
-    cost = groups * points * max(4 * channels, 8) * channels * (8 * channels + 6 * math.prod(taps))
-    products = int(min(PRODUCTS if aim >= AIM else 2 * PRODUCTS, WORK / cost))
+    work_of_product = groups * points * max(4 * channels, 8) * channels * (8 * channels + 6 * math.prod(taps))
+    products = int(min(PRODUCTS if aim >= AIM else 2 * PRODUCTS, WORK / work_of_product))
     kernel: Any = blocks.reshape(-1, channels, *taps).astype(np.float32)
-    searched = complete(kernel, groups=groups, rtol=aim, n_iter=products)
-    return np.asarray(searched.kernel, dtype=np.float64), float(searched.bound)
+    completed = complete(kernel, groups=groups, rtol=aim, n_iter=products)
+    return np.asarray(completed.kernel, dtype=np.float64), float(completed.bound)
 
 
 def _root(matrix: NDArray[Any], distance: float) -> tuple[FloatArray, float]:
-    """An upper triangle R with ``R^T R = t**2 I - M^T M``, t just above the norm of M; and t."""
+    """Return an upper triangle R with ``R^T R = t**2 I - M^T M``, and t.
+
+    t is above the norm of M by about the relative ``distance``.
+    """
     gram: Any = matrix.T.astype(np.float64) @ matrix
     t = math.sqrt(max(float(power_iteration(gram)), float(gram.diagonal().max())))
     if t == 0:

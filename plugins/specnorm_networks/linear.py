@@ -1,4 +1,4 @@
-"""Search slopes and multipliers of linear bounds. It proposes; `certified.linear_bounds` proves what they are worth."""
+"""Search slopes and multipliers of linear bounds; `certified.linear_bounds` proves the bounds that they give."""
 
 from __future__ import annotations
 
@@ -29,11 +29,19 @@ from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Product
 
 ROWS = 256
-"""Entries of a value that are bounded at once."""
+"""Number of entries of a value that are bounded at once."""
 TRIES = (0.02, 0.2, 0.7)
-"""Multipliers to try, as shares of the one that the ball alone asks for."""
+"""Multipliers to try, as parts of `by_ball`, the best multiplier for the ball alone."""
 FEW = 256
-"""Largest number of differences of a maximum that was written out for which these are bounded by lines."""
+"""A maximum is written out by differences of its arguments. If there are more than this number, they are not bounded by
+lines of their own."""
+
+
+LEAST_RADIUS = 1e-150
+"""Number in place of smaller radii, so that quotients stay finite."""
+LEAST_MULTIPLIER = 1e-100
+MOST_MULTIPLIER = 1e100
+"""Ends between which multipliers are clipped."""
 
 
 def locate_values(
@@ -49,14 +57,15 @@ def locate_values(
     Parameters
     ----------
     by_lines : bool
-        Whether units that may switch are bounded by lines of their own, `ROWS` at a time.
+        Whether the units of functions, which are entries whose slope may change on the ball, are bounded by linear
+        bounds of their own, `ROWS` at a time; else by the ball and by intervals.
     clock : Clock, optional
         When it has expired, no further unit is bounded by lines.
     """
     bounds = LinearBounds(network, centre, radius)
     clock = clock or Clock()
     has_box = np.isfinite(network.box.low).any() or np.isfinite(network.box.high).any()
-    # Values that are linear in the input: on a ball their rows are exact, and lines say no more.
+    # Values that are linear in the input: their ranges on a ball are exact, and linear bounds cannot improve them.
     linear_values = set() if has_box else {network.input}
     for node in network.graph.nodes:
         bounds.visit(node)
@@ -68,7 +77,7 @@ def locate_values(
         units = _units_of_readers(bounds, node.name)
         if node.derived and len(units) > FEW:
             continue
-        # Pixel by pixel, so that rows which read the same entries are together.
+        # Sorted by pixels, so that rows that read the same entries are bounded at once.
         pixels = math.prod(bounds.known[node.name].centre.shape[2:])
         units = units[np.argsort(units % pixels, kind="stable")]
         for first in range(0, len(units), ROWS):
@@ -102,7 +111,7 @@ def is_curved(network: Network, name: str) -> bool:
 
 # -- without an ascent -------------------------------------------------------------------------------------------------
 def without_ascent(network: Network) -> Choose:
-    """Return the choice of slopes and multipliers that needs no ascent."""
+    """Return a function that chooses slopes and multipliers by closed forms, without an ascent."""
 
     def choose(name: str, c: FloatArray, curve: Curve) -> tuple[FloatArray, FloatArray]:
         if not is_curved(network, name):
@@ -124,7 +133,10 @@ class Lines:
     concave: NDArray[np.bool_]
 
     def slopes(self, c: FloatArray) -> FloatArray:
-        """Return the slope of the line below the function where c > 0, above it elsewhere, of the shape of c."""
+        """Return slopes of lines that bound c times the function from below, in the shape of c.
+
+        If c > 0, the line lies below the function, else above it.
+        """
         below = np.where(self.convex, self.tangent, self.chord)
         above = np.where(self.concave, self.tangent, self.chord)
         return np.where(c > 0, below, above)
@@ -147,14 +159,16 @@ def lines_of(curve: Curve) -> Lines:
 
 
 def by_ball(c: FloatArray, curve: Curve) -> FloatArray:
-    """Return the best multiplier of a linear function on the ball alone, one a row."""
-    return np.asarray(np.clip(np.linalg.norm(c, axis=1) / max(curve.radius, 1e-150), 1e-100, 1e100))
+    """Return for each row of c the best multiplier of the ball's constraint, if the ball is the only constraint."""
+    lam = np.linalg.norm(c, axis=1) / max(curve.radius, LEAST_RADIUS)
+    return np.asarray(np.clip(lam, LEAST_MULTIPLIER, MOST_MULTIPLIER))
 
 
 def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
-    """Return multipliers of a linear function on ball and box, shape (1 or 2, rows).
+    """Return candidates for the multiplier of the ball's constraint on the intersection of ball and box.
 
-    The first is the best if no end of the box is met; the second, in three steps, if some are.
+    The shape is (1 or 2, rows). The first candidate is the best if no end of the box is active, the second one, after
+    three steps of a fixed-point iteration, if some ends are.
     """
     unclipped = by_ball(c, curve)
     lam = unclipped
@@ -167,19 +181,19 @@ def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
             break
         clipped_sq = np.square(np.where(clipped, np.clip(step, low, high), 0.0)).sum(axis=1)
         radius_left = np.sqrt(np.maximum(curve.radius**2 - clipped_sq, 1e-6 * curve.radius**2))
-        lam = np.linalg.norm(np.where(clipped, 0.0, c), axis=1) / np.maximum(radius_left, 1e-150)
-        lam = np.clip(lam, 1e-100, 1e100)
+        lam = np.linalg.norm(np.where(clipped, 0.0, c), axis=1) / np.maximum(radius_left, LEAST_RADIUS)
+        lam = np.clip(lam, LEAST_MULTIPLIER, MOST_MULTIPLIER)
     return np.stack([unclipped, lam]) if lam is not unclipped else unclipped[None]
 
 
 FIRST = 0.03
-"""Multiplier with which an ascent begins, as a share of the one that the ball alone asks for."""
+"""Multiplier with which an ascent begins, as a part of `by_ball`."""
 SLOPE_RATE = 0.4
 """Rate of Adam for logits of slopes."""
 MULTIPLIER_RATE = 0.4
 """Rate of Adam for logarithms of multipliers."""
 STEPS = 30
-"""Steps of an ascent on a whole ball."""
+"""Number of steps of an ascent on a whole ball."""
 
 
 def read_network(graph: Graph, measure: Measure | None = None) -> Network:
@@ -196,41 +210,49 @@ def read_network(graph: Graph, measure: Measure | None = None) -> Network:
 # -- ascent ------------------------------------------------------------------------------------------------------------
 @dataclass
 class _Unknowns:
-    """What an ascent moves at one function: each row's slopes as logits, and logarithms of multipliers."""
+    """Variables of an ascent at one function: slopes of each row and unit, as logits, and logarithms of multipliers."""
 
     units: NDArray[np.intp]
+    """Numbers of the function's entries whose slope may change."""
     low: FloatArray
+    """Smallest slope of each unit."""
     high: FloatArray
-    """Smallest and largest slope of each unit."""
+    """Largest slope of each unit."""
     moves: FloatArray
-    """Which slopes move: a chord that is the best line but for the ball stays."""
+    """Whether a row's slope of a unit is a variable. A chord below a concave function, say, stays: none is better."""
     logits: FloatArray
     """Logits of `share`."""
     logs: FloatArray
-    """Logarithms of the multipliers, as shares of the one that the ball alone asks for."""
+    """Logarithms of the multipliers, divided by `by_ball`."""
     logit_steps: Adam
     log_steps: Adam
 
     @property
     def share(self) -> FloatArray:
-        """Place of each slope between the smallest, 0, and the largest, 1."""
+        """Position of each slope between the smallest one, 0, and the largest one, 1."""
         return np.asarray(1 / (1 + np.exp(-np.clip(self.logits, -30, 30))))
 
     @property
     def slopes(self) -> FloatArray:
-        """Slopes for coefficients of 1."""
+        """Slopes of the lines, for coefficients 1."""
         return np.asarray(self.low + (self.high - self.low) * self.share)
 
 
 class Ascent:
-    """Better slopes and multipliers for some rows of one value, step by step; ``best`` is proven of the rows.
+    """Gradient ascent on the lower bounds of linear functions of one value; ``best`` has the proven ranges so far.
 
     Parameters
     ----------
+    bounds : LinearBounds
+        Bounds of the values on the region.
+    name : str
+        Name of the value.
+    rows : array, shape (rows, entries)
+        Coefficients of the linear functions.
     before : Ascent, optional
-        Ascent on a region that ``bounds`` is a part of: this one begins where that one ended.
+        Ascent on a larger region: this one begins where that one ended.
     needed : float
-        Number above which every row has to be.
+        Number that the lower bound of every row has to exceed.
     """
 
     def __init__(
@@ -282,7 +304,7 @@ class Ascent:
         return c * unknowns.slopes, np.exp(unknowns.logs)[None] * by_ball(c, curve)
 
     def _first_unknowns(self, name: str, c: FloatArray, curve: Curve) -> _Unknowns:
-        """Return the unknowns of a function at the first step: of the usual lines, or of an earlier ascent."""
+        """Return the variables of a function at the first step: those of `Lines`, or of an earlier ascent."""
         lines = lines_of(curve)
         low = curve.pieces.slope.min(axis=0)
         high = curve.pieces.slope.max(axis=0)
@@ -311,8 +333,8 @@ class Ascent:
     def _move(self) -> None:
         """Make a step along the gradient.
 
-        The derivative of the bound with respect to the coefficients of a value is a point, and these points are
-        computed forward, as the values of a network are.
+        The derivative of the bound with respect to a value's coefficients is a point in the space of the value. These
+        points follow from one another in the order of the graph, like the values themselves.
         """
         points: dict[str, FloatArray] = {}
         for node in self.network.graph.nodes:
@@ -332,7 +354,7 @@ class Ascent:
         if curve is None and minimiser is not None:
             return minimiser.point.reshape(count, *self.bounds.known[name].centre.shape)
         if name not in self.network.moving:
-            constant = self.bounds.exact[name].low
+            constant = self.bounds.at_centre[name].low
             return np.broadcast_to(constant, (count, *constant.shape))
         linear = self.network.linear.get(name)
         if linear is not None and inputs and len(inputs) == len(node.inputs):
@@ -348,25 +370,28 @@ class Ascent:
         return point.reshape(inputs[0].shape)
 
     def _move_function(self, name: str, minimiser: Minimiser, before: FloatArray, curve: Curve) -> FloatArray:
-        """Move one function's slopes and multipliers.
+        """Make a step with one function's slopes and multipliers.
 
-        Returns what the slopes, which are in proportion to the coefficients, and the multiplier, which grows with
-        their norm, add to the derivative with respect to the coefficients.
+        Returns two summands of the derivative with respect to the coefficients: the lines' slopes are proportional to
+        the coefficients, and the multiplier depends on their norm.
         """
         unknowns = self.unknowns[name]
         c = minimiser.coefficients
-        apart = before - minimiser.point
+        difference = before - minimiser.point
         slopes = unknowns.slopes
-        logit_gradient = c * apart * (unknowns.high - unknowns.low) * unknowns.share * (1 - unknowns.share)
+        logit_gradient = c * difference * (unknowns.high - unknowns.low) * unknowns.share * (1 - unknowns.share)
         unknowns.logits = unknowns.logits + unknowns.logit_steps.step(np.where(unknowns.moves, logit_gradient, 0.0))
         distance_sq = np.square(minimiser.point - curve.centre).sum(axis=1)
         log_gradient = minimiser.multiplier * (distance_sq - curve.radius**2) / 2
         unknowns.logs = np.clip(unknowns.logs + unknowns.log_steps.step(log_gradient), -40, 5)
         by_norm = (log_gradient / np.maximum(np.square(c).sum(axis=1), 1e-300))[:, None] * c
-        return np.asarray(slopes * apart + by_norm)
+        return np.asarray(slopes * difference + by_norm)
 
     def entry_to_cut(self) -> tuple[str, int] | None:
-        """Return the entry whose unknown sign costs the most, by the name of its value; None if none costs anything."""
+        """Return the name of a value and the number of its entry whose unknown sign costs the bound the most.
+
+        None if no sign costs anything.
+        """
         largest_cost = 0.0
         entry: tuple[str, int] | None = None
         is_open = self.best.low <= self.needed

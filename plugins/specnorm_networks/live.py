@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
 
 MAX_BYTES = 2**33
-"""Of a file, as `specnorm.audit` has it."""
+"""Largest number of bytes of a model's file; the default of `specnorm.audit`."""
 Source: TypeAlias = Any
 """Torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, `onnx.ModelProto`, or `Graph`."""
 
@@ -46,23 +46,24 @@ def network_bound(
     Parameters
     ----------
     source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
-        A live model is exported to ONNX as it is at inference, and the bound is of that file: ``found.model`` has it,
-        and ``found.save("model.onnx")`` writes it. The model's state and mode are as before. An Equinox module is
-        given as such, for one example, and mapped over the batch.
+        A live model is exported to ONNX in inference mode, and the bound is about that file: the answer's ``model`` has
+        it, and ``save("model.onnx")`` writes it. The model's state and mode are not changed. An Equinox module is a
+        function of one sample; it is mapped over the batch.
     input_shape : sequence of int, array, or tuple of arrays, optional
-        One input without the batch axis, such as ``(3, 32, 32)``; or an input, with it; or several. The bound holds
-        for inputs of these shapes: of a shape without batch axis in any number, as two and three samples are seen to
-        give what each of them gives, or for one alone where the model does not run on several; of inputs for as many
-        samples as they have. For a file: as for `specnorm.audit`, where it leaves sizes open.
+        Shape of one sample, without the batch axis, such as ``(3, 32, 32)``; or an input, with its batch axis; or a
+        tuple of inputs. If a shape is given, the bound holds for any number of samples: two and three samples are
+        executed, and each has to give its own output. If the model does not run on several samples, the bound holds for
+        one. If inputs are given, the bound holds for as many samples as they have. For a file that leaves sizes open:
+        as for `specnorm.audit`.
     rtol : float, default 1e-3
-        Of the enclosure of each layer.
+        Relative width of the enclosure of each layer's norm.
     method : Product, Scaled or Multipliers, optional
-        Of `specnorm_networks`. Default: ``Multipliers()``, which is never above ``Product()``.
+        Method of `specnorm_networks`. Default: ``Multipliers()``, whose bound is never above that of ``Product()``.
     radius : float, optional
-        Bound the network near ``centre``: for all inputs within that 2-norm distance of it, all entries together.
-        Never more than without.
+        Bound the network near ``centre`` alone: for all inputs at most this far from it, in the 2-norm of all entries
+        together. The bound is never larger than the one on all inputs.
     centre : array, tuple of arrays, or mapping of str to array, optional
-        With its batch axis; it stands for ``input_shape``, too.
+        Centre of the ball, with its batch axis. ``input_shape`` is not needed then.
     budget : float, default 60
         Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
         bound proven so far is returned and ``status`` says so. None means no limit.
@@ -80,27 +81,32 @@ def network_bound(
     TranslationError
         If the exported file computes something else than the model.
     """
-    example = centre if input_shape is None and not isinstance(centre, Mapping) else input_shape
-    graph = network_graph(source, None if is_file(source) and input_shape is None else example)
-    given = None if radius is None and centre is None else _centre(graph, input_shape if centre is None else centre)
-    found = bound(graph, Measure(rtol), method=method, radius=radius, centre=given, budget=budget)
-    return found.stated_by(partial(_stated, source))
+    shape_or_input = input_shape
+    centre_has_shape = centre is not None and not isinstance(centre, Mapping)
+    if input_shape is None and centre_has_shape and not is_file(source):
+        shape_or_input = centre
+    graph = network_graph(source, shape_or_input)
+    centre_by_name = None
+    if radius is not None or centre is not None:
+        centre_by_name = _centre(graph, input_shape if centre is None else centre)
+    answer = bound(graph, Measure(rtol), method=method, radius=radius, centre=centre_by_name, budget=budget)
+    return answer.stated_by(partial(_certificate, source))
 
 
-def _stated(source: Source, found: NetworkBound, name: str) -> Certificate:
-    """What somebody else can check of a bound that holds everywhere."""
-    from specnorm_networks.certificates import certificate_of_network  # for few
+def _certificate(source: Source, answer: NetworkBound, name: str) -> Certificate:
+    """Return the certificate of a bound that holds on all inputs of an ONNX file."""
+    from specnorm_networks.certificates import certificate_of_network  # not needed for most answers
 
-    if isinstance(source, Graph) or found.radius is not None or any(found.input_ranges.values()):
+    if isinstance(source, Graph) or answer.radius is not None or any(answer.input_ranges.values()):
         raise CertificateError("there are claims about ONNX files alone, on all inputs.")
     if isinstance(source, str | os.PathLike):
-        return certificate_of_network(found, Path(source).read_bytes(), name)
-    content = source.SerializeToString() if found.file is None else found.file
-    return certificate_of_network(found, content, name, exported=True)
+        return certificate_of_network(answer, Path(source).read_bytes(), name)
+    content = source.SerializeToString() if answer.file is None else answer.file
+    return certificate_of_network(answer, content, name, exported=True)
 
 
 def network_graph(source: Source, input_shape: Any = None) -> Graph:
-    """Graph of a network, as `specnorm_networks` reads it.
+    """Return the graph of a network, as `specnorm_networks` reads it.
 
     Parameters
     ----------
@@ -110,11 +116,12 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
     Returns
     -------
     Graph
-        With its original, so that both are compared before anything is claimed.
+        The graph refers to its model, so that both are compared before anything is claimed.
 
     Raises
     ------
     MethodError
+        If the model cannot be exported, or has no floating input.
     """
     if isinstance(source, Graph):
         return source
@@ -130,7 +137,7 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
 
     graph = graph_of(export(source, sizes))
     if not graph.inputs:
-        raise MethodError("the model has no floating input: a Lipschitz constant is about such.")
+        raise MethodError("the model has no floating input, with respect to which it could have a Lipschitz constant.")
     return graph
 
 
@@ -154,35 +161,35 @@ def certified_accuracy(
     input_range: tuple[float, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CertifiedAccuracy:
-    """Share of samples whose label no change within a radius can move.
+    """Certify for each sample that no change of the input up to a radius changes its label.
 
-    A sample is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, with L_yj the proven constant of the
-    difference of these two logits (`specnorm_networks.margins`).
+    A sample with the label y is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, where L_yj is the proven
+    Lipschitz constant of the difference of these two logits (`specnorm_networks.margins`).
 
     Parameters
     ----------
     source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
-        Of a classifier that ends with a linear layer.
+        A classifier that ends with a linear layer.
     x : array, shape (samples, ...)
-        Inputs, as the model takes them: radii are distances between such.
+        Inputs as the model takes them; radii are distances between such inputs.
     y : array, shape (samples,)
         Labels, whole numbers.
     radii : sequence of float
-        In the 2-norm.
+        Radii of the balls around the samples, in the 2-norm.
     rtol, method
         As for `network_bound`.
     local : bool, default False
-        Attack and bound each sample on its own ball where the constants everywhere leave it open: a second or two a
-        sample and radius for small convolutional networks.
+        If constants that hold on all inputs leave a sample open, attack it and bound the network on its ball. This
+        takes a second or two for each sample and radius of small convolutional networks.
     budget : float, optional
-        Seconds that a sample may take at each radius, with ``local``; None: a fixed number of steps.
+        With ``local``, time limit in seconds for each sample and radius; None: a fixed number of steps.
     margin : float, default 0.0
-        The label's logit has to exceed every other one by more than this number in the whole ball: what a runtime's
-        logits may differ from those of real arithmetic, twice; or any other safety margin.
+        Number by which the label's logit has to exceed every other one in the whole ball. Twice the largest error of
+        the logits in a runtime makes its labels certain, too.
     input_range : (float, float), optional
-        Between which all entries of inputs lie: nothing is said of others.
+        Smallest and largest number of an input's entries. Labels are certified for such inputs alone.
     progress : callable, optional
-        ``progress(samples that are done, all)``.
+        Called after each sample with (number of samples that are done, number of all samples).
 
     Returns
     -------
@@ -202,8 +209,9 @@ def certified_accuracy(
             f"x of shape {inputs.shape} and y of shape {labels.shape}; expected samples along the first axis of both, "
             "at least one."
         )
-    graph = network_graph(source, None if isinstance(source, Graph) else _sizes(source, inputs))
-    graph = graph if input_range is None else within(graph, *input_range)
+    graph = source if isinstance(source, Graph) else network_graph(source, _sizes(source, inputs))
+    if input_range is not None:
+        graph = within(graph, *input_range)
     return of_graph(
         graph, inputs, labels, radii, local=local, budget=budget, margin=margin, method=method,
         measure=Measure(rtol), progress=progress,
@@ -211,24 +219,27 @@ def certified_accuracy(
 
 
 def _sizes(source: Source, x: NDArray[np.float64]) -> Any:
-    """Shape of one sample; of a file its spatial sizes."""
-    return (x.shape[3:] and x.shape[2:]) or None if is_file(source) else x.shape[1:]
+    """Return the shape of one sample; for a file the spatial sizes of an image, or None for other samples."""
+    if not is_file(source):
+        return x.shape[1:]
+    is_image = x.ndim > 3
+    return x.shape[2:] if is_image else None
 
 
 def numbers(x: Any) -> NDArray[Any]:
-    """An array of any framework in the host's memory."""
+    """Return an array of any framework as a NumPy array; floating torch tensors in float64."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.double() if x.is_floating_point() else x
     return np.asarray(x)
 
 
-def _centre(graph: Graph, given: Any) -> Any:
-    """Arrays by the names of the inputs that move."""
-    if isinstance(given, Mapping):
-        return {name: numbers(x) for name, x in given.items()}
-    each = list(given) if isinstance(given, tuple) else [given]
-    if any(not hasattr(x, "shape") for x in each):
-        raise MethodError(f"the input shape {given}: a bound near an input needs the input. Give centre=, an array.")
-    arrays = [x for x in map(numbers, each) if x.dtype.kind == "f"]
+def _centre(graph: Graph, centre: Any) -> Any:
+    """Return the arrays of a centre by the names of the graph's inputs; integer arrays are left out."""
+    if isinstance(centre, Mapping):
+        return {name: numbers(x) for name, x in centre.items()}
+    inputs = list(centre) if isinstance(centre, tuple) else [centre]
+    if any(not hasattr(x, "shape") for x in inputs):
+        raise MethodError(f"the input shape {centre}: a bound near an input needs the input. Give centre=, an array.")
+    arrays = [array for array in map(numbers, inputs) if array.dtype.kind == "f"]
     return dict(zip(graph.inputs, arrays, strict=True))

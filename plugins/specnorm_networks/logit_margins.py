@@ -35,11 +35,11 @@ class Margins:
     Parameters
     ----------
     differences : Interval
-        Constants of ``f_i - f_j``, shape (classes, classes).
+        Lipschitz constants of ``f_i - f_j``, shape (classes, classes).
     whole : float
-        Constant of all logits together.
+        Lipschitz constant of all logits together.
     note : str
-        Which values the logits are, if the network does not end with them; and how the graph was compared.
+        Remarks: which values count as logits if the network ends with a softmax, and how the graph was compared.
     file : bytes or None
         The ONNX file that was exported from a live model.
     """
@@ -109,7 +109,7 @@ def margins(
     MethodError
         If the network does not end with a matrix, or has no bound.
     """
-    graph = prepare(of_logits(graph))
+    graph = prepare(before_softmax(graph))
     measure = measure or Measure()
     method = Multipliers() if method is None else method
     inputs, head = _head(graph)
@@ -118,25 +118,23 @@ def margins(
     if whole.claim is None or features.claim is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
     rows = head.layer.kernel()
-    alpha = rules.before_rows(head)
+    alpha = rules.constant_of_factor(head)  # claim about the number that multiplies the matrix
     differences = [
-        rules.of_network(whole.claim, len(rows)),
-        rules.of_rows(rows, np.ones(rows.shape[1]), features.claim, alpha),
+        rules.constants_by_network(whole.claim, len(rows)),
+        rules.constants_of_differences(rows, np.ones(rows.shape[1]), features.claim, alpha),
     ]
-    run = next(
-        (run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].single_layer is not None), None
-    )
-    before = {step.name: step.claim for step in whole.nodes}
+    run = _last_run(graph)
     if run is not None and len(run.links) > 1:
-        weighted = _weighted(run, rows, measure, method, [known(before[run.start]), alpha])
+        claims = {step.name: step.claim for step in whole.nodes}
+        weighted = _weighted(run, rows, measure, method, [known(claims[run.start]), alpha])
         if weighted is not None:
             differences.append(weighted)
     note = " ".join(filter(None, (whole.origin, graph.note)))
     return Margins(reduce(and_, differences), whole.claim.value, note, whole.file)
 
 
-def of_logits(graph: Graph) -> Graph:
-    """Return the network without a softmax at its end: probabilities are in the order of their logits."""
+def before_softmax(graph: Graph) -> Graph:
+    """Return the network without the softmax at its end: logits have the same order as their probabilities."""
     node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == 1 else None
     if node is None or not isinstance(node.operator, Softmax | LogSoftmax):
         return graph
@@ -155,12 +153,21 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
         if isinstance(node.operator, Matrix) and node.operator.side == "right" and len(node.shape or ()) == 2:
             return node.inputs, node.operator
     for other in graph.nodes:
-        if isinstance(other.operator, Unknown):  # behind it no sizes are known
+        if isinstance(other.operator, Unknown):  # no sizes of later values are known
             raise MethodError(f"The network has no bound: {other.operator.reason}.")
+    end = "several outputs" if node is None else node.label or type(node.operator).__name__
     raise MethodError(
         "Margins need a network with one input and one output that a matrix ends with, of shape (1, classes); this one "
-        f"ends with {'several outputs' if node is None else node.label or type(node.operator).__name__}."
+        f"ends with {end}."
     )
+
+
+def _last_run(graph: Graph) -> Subnetwork | None:
+    """Return the run of layers that ends with the output, if its last layer is a single one."""
+    for run in runs(graph):
+        if run.end == graph.outputs[0] and run.links[-1].single_layer is not None:
+            return run
+    return None
 
 
 def _weighted(
@@ -170,19 +177,20 @@ def _weighted(
     method: Method,
     before: Sequence[Upper],
 ) -> Interval | None:
-    """Return constants of the differences by a run whose last value before the matrix has weights.
+    """Return constants of the differences of logits, by weights of the features that the last matrix reads.
 
-    None if the matrix cannot be cut off, or if the search proposes no weights.
+    ``before`` are claims about factors outside of the run. None if the matrix cannot be cut off the run, or if the
+    search proposes no weights.
     """
     last = len(run.links) - 1
     head = run.links[-1].single_layer
     if last not in run.blocks or head is None or head.scale is not None:
         return None
-    parts = [(first, min(end, last)) for first, end in method.parts(run) if first < last] + [(last, last + 1)]
-    weights = method.weights(run, parts, 1.0)
+    feature_parts = [(first, min(end, last)) for first, end in method.parts(run) if first < last]
+    weights = method.weights(run, [*feature_parts, (last, last + 1)], 1.0)
     if weights is None:
         return None
-    ahead = constants(run, parts[:-1], weights, measure)
+    part_constants = constants(run, feature_parts, weights, measure)
     factors = [link.factor for link in run.links[:-1]]
-    of_features = np.repeat(weights[last - 1], run.links[last - 1].repeat)
-    return rules.of_rows(rows, of_features, *before, *ahead, *factors)
+    feature_weights = np.repeat(weights[last - 1], run.links[last - 1].repeat)
+    return rules.constants_of_differences(rows, feature_weights, *before, *part_constants, *factors)

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.operators.layers import Layer
 
 WORK = 2**25
-"""Largest work, groups times the cube of a group's smaller side, for which a layer is enclosed at its own size: a
-second. Larger layers get the bound for every size."""
+"""Largest work, groups times the cube of a group's smaller side, for which a layer is enclosed at its own size. It
+takes about a second. Larger layers get the bound for every size."""
 CHEAP = 1000
-"""Largest number of cells of a search after which one to a hundredth of the tolerance costs little more."""
+"""If a search needed at most this number of cells, it is repeated with a hundredth of the tolerance."""
 MOST_CELLS = 500_000
 """Largest number of cells of a search for the norm of many layers together. Good multipliers make the norm nearly the
 same at many frequencies, so that many cells are needed."""
 CELLS = 2**34
-"""Largest number of these cells times the cube of the kernel's smaller side."""
+"""Largest product of that number of cells and the cube of the kernel's smaller side."""
 LEAST = 0.05
-"""Seconds that a layer's proof gets when the clock has expired."""
+"""Time limit in seconds of a layer's proof that begins when the clock has expired, or shortly before."""
 LARGEST = 2**20
 """Largest number of entries on either side of a layer that is enclosed at its own size, however small the other is."""
 
@@ -42,8 +42,8 @@ LARGEST = 2**20
 class Measure:
     """Measures layers, each kernel once for each geometry, size and scale: the `Norms` of the rules.
 
-    Kernels are known by their numbers, whatever their layers are called, so that one may serve several networks, or one
-    whose kernels change.
+    Kernels are identified by their numbers, not by the names of their layers. So one instance may serve several
+    networks, or a network whose kernels change.
 
     Parameters
     ----------
@@ -52,18 +52,19 @@ class Measure:
     known : callable, optional
         ``known(layer, spec)`` returns a claim that was proven of a layer before, or None.
     clock : Clock, optional
-        Time limit of the proofs. A norm that it cut short is proven, and measured again when it is asked for again.
+        Time limit of the proofs. A norm that was cut short is proven, but not kept: the next call measures it again.
     """
 
     rtol: float = 1e-3
     known: Callable[[Layer, ConvSpec], Upper | None] | None = None
     clock: Clock = field(default_factory=Clock)
-    _found: dict[Any, Upper] = field(default_factory=dict)
+    _norms: dict[Any, Upper] = field(default_factory=dict)
+    """Norms of layers, by kernel, geometry, size and scale."""
     _stacks: dict[str, Upper] = field(default_factory=dict)
-    """Norms of stacks, by the digest of their bits."""
+    """Norms of stacks of matrices, by the digest of their bits."""
 
     def __post_init__(self) -> None:
-        Enclose(rtol=self.rtol)  # refuses what is no tolerance
+        Enclose(rtol=self.rtol)  # raises if rtol is no tolerance
 
     def __call__(
         self,
@@ -80,7 +81,9 @@ class Measure:
         geometry : dict
             Geometry of the layer, merged with the padding before it.
         sizes : pair of tuple of int, optional
-            Spatial sizes before and after; None: every size.
+            Spatial sizes of input and output; None: every size.
+        scale, shrink : array, optional
+            As for `kernels.norm_of_layer`.
 
         Raises
         ------
@@ -96,17 +99,18 @@ class Measure:
             None if scale is None else scale.tobytes(),
             None if shrink is None else shrink.tobytes(),
         )
-        if key not in self._found:
-            stored = layer.stored()
-            size = _own_size(ConvSpec.of(tuple(stored.shape), **geometry), sizes)
-            spec = ConvSpec.of(tuple(stored.shape), **geometry, input_shape=size)
-            known = self.known(layer, spec) if self.known and scale is None and shrink is None else None
-            prove = self._prove if known is None else (lambda *_: (known,))
-            found = norm_of_layer(layer, geometry, size, scale, shrink, prove)
-            if self.clock.expired:
-                return found
-            self._found[key] = found
-        return self._found[key]
+        if key in self._norms:
+            return self._norms[key]
+        stored = layer.stored()
+        size = _own_size(ConvSpec.of(tuple(stored.shape), **geometry), sizes)
+        spec = ConvSpec.of(tuple(stored.shape), **geometry, input_shape=size)
+        is_plain = scale is None and shrink is None
+        earlier_claim = self.known(layer, spec) if self.known and is_plain else None
+        prove = self._prove if earlier_claim is None else (lambda *_: (earlier_claim,))
+        norm = norm_of_layer(layer, geometry, size, scale, shrink, prove)
+        if not self.clock.expired:
+            self._norms[key] = norm
+        return norm
 
     def matrices(self, layer: Layer) -> Upper:
         """Return the largest norm of a stack of matrices; see `kernels.norm_of_matrices`."""
@@ -133,21 +137,22 @@ class Measure:
     def _prove(self, kernel: AnyArray, spec: ConvSpec) -> list[Upper]:
         geometry = spec.geometry
         size = spec.input_shape
-        found, upper = claimed(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
+        enclosure, upper = claimed(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
         claims = [upper, claimed(kernel, FantasticFour(), **geometry)[1]]
         least = min(map(float, claims))
-        cheap = int(found.stats["cells"]) <= CHEAP and not self.clock.expired
-        if cheap and least > float(found.stats["lower"]) * (1 + self.rtol / 100):
-            # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
+        is_cheap = int(enclosure.stats["cells"]) <= CHEAP and not self.clock.expired
+        is_wide = least > float(enclosure.stats["lower"]) * (1 + self.rtol / 100)
+        if is_cheap and is_wide:
+            # If layers are trained to have norm 1, say, the tolerances of all would multiply in the product.
             close = Enclose(rtol=self.rtol / 100, budget=self._seconds)
             claims.append(claimed(kernel, close, **geometry, input_shape=size)[1])
         return claims
 
 
 def claimed(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:
-    """Measure a layer by a method that proves a bound; return its result, and the claim behind that.
+    """Measure a layer by a method that proves a bound; return the method's result and its claim.
 
-    Where a compiler runs the method, it runs once more in NumPy.
+    A method that a compiler runs returns no claims; it runs once more in NumPy then.
     """
     result, claims = proven(kernel, method, **geometry)
     if not claims:
@@ -157,7 +162,10 @@ def claimed(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> t
 
 
 def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:
-    """Return the size at which to enclose a layer; None if that would not be sharper, or take long."""
+    """Return the input size at which to enclose a layer; None if the bound for every size is as sharp, or much faster.
+
+    ``sizes`` are the spatial sizes of input and output; None: they are unknown.
+    """
     if not spec.ndim:
         return ()
     if sizes is None:
@@ -170,16 +178,18 @@ def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:
             return None
         if replace(spec, input_shape=before).periodic:
             return before
-    sides = (spec.cin // spec.groups * math.prod(before), spec.cout // spec.groups * math.prod(after))
-    return before if spec.groups * min(sides) ** 3 <= WORK and max(sides) <= LARGEST else None
+    columns = spec.cin // spec.groups * math.prod(before)
+    rows = spec.cout // spec.groups * math.prod(after)
+    is_affordable = spec.groups * min(rows, columns) ** 3 <= WORK and max(rows, columns) <= LARGEST
+    return before if is_affordable else None
 
 
 def _digest(kernel: Any) -> str:
     """Return the digest of a kernel's numbers, precision and shape: a twentieth of a second for 100 MB.
 
-    It is computed at each call, since an array may be written to between two.
+    The digest is computed at each call, since the array may have been written to since the last one.
     """
     numbers = np.ascontiguousarray(backends.backend_for(kernel).to_numpy(kernel))
-    whole = hashlib.sha256(f"{kernel.dtype} {numbers.shape}:".encode())
-    whole.update(numbers.reshape(-1).view(np.uint8).data)
-    return whole.hexdigest()
+    digest = hashlib.sha256(f"{kernel.dtype} {numbers.shape}:".encode())
+    digest.update(numbers.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -16,15 +16,20 @@ from specnorm_networks.certified.segments import segments, usable
 from specnorm_networks.descent import RATE, ROUNDS, Progress, cost, proof_products, search_weights
 
 WIDTHS = (2**20, 4096, 2048, 1024, 512)
-"""Limits of a kernel's channels to try: runs are cut by the first one that is affordable."""
+"""Limits of the number of channels of a part's kernel, in the order in which they are tried. A run is cut by the first
+limit for which search and proof are affordable."""
 SOME_STEPS = 20
-"""Steps of the search that have to be affordable."""
+"""Number of steps of the search that have to be affordable."""
+ROOM = 1.2
+"""Expected seconds of a proof are multiplied by this number for the time that a search leaves to the proof."""
+LEFT_TO_PROOF = 0.4
+"""Least share of the time that a search leaves to the proof."""
 Parts = Sequence[tuple[int, int]]
-"""Links ``first:last`` that are bounded together, in order."""
+"""Pairs (first, last), in order: the links ``first:last`` of a run are bounded together."""
 
 
-def hoped(run: Subnetwork, weights: Sequence[FloatArray]) -> float:
-    """Return the constant that a search expects of its weights: it weighs the last value by that."""
+def expected_constant(run: Subnetwork, weights: Sequence[FloatArray]) -> float:
+    """Return the constant of a run that a search expects from weights: their scale is the last value's weight."""
     return math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
 
 
@@ -42,9 +47,10 @@ class Method:
         share: float,
         clock: Clock,
     ) -> list[list[FloatArray]]:
-        """Return weights to try, the most promising first: one number a channel of each link's value.
+        """Return proposals of weights, the most promising one first.
 
-        ``share``: of the method's seconds.
+        A proposal has for each link an array with one weight for each channel of the link's value. ``share`` is the
+        part of the method's seconds that the search may take.
         """
         return []
 
@@ -53,11 +59,11 @@ class Method:
         return next(iter(self.search(run, parts, share, Clock())), None)
 
     def affordable(self, run: Subnetwork) -> bool:
-        """Whether search and proof of a run of single units are within the method's seconds."""
+        """Whether search and proof of a run of units, which are the entries of values, take less than the seconds."""
         return True
 
     def begins_at(self, run: Subnetwork) -> float:
-        """Return the constant that the closed form's weights promise."""
+        """Return the constant that is expected from the weights of the closed form, before any step of the search."""
         return math.inf
 
 
@@ -85,24 +91,27 @@ class _Searching(Method):
         share: float,
         clock: Clock,
     ) -> list[list[FloatArray]]:
-        """Search by gradient steps, and by Newton steps for matrices."""
+        """Search by gradient steps, and by Newton steps for matrices, and leave time for the proof."""
+        proof = ROOM * proof_products(run, parts) / RATE
+        until = clock.before(max(proof, LEFT_TO_PROOF * clock.left))
         try:
             with np.errstate(all="ignore"):
-                proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, clock)
-        except (np.linalg.LinAlgError, ValueError, ArithmeticError):  # a kernel of zeros, of no entries, or far from 1
-            return []
+                proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, until)
+        except (np.linalg.LinAlgError, ValueError, ArithmeticError):
+            return []  # a kernel is zero or empty, or its numbers are too large or too small to search with
+        clock.has_cut |= until.expired
         return [weights for weights in proposals if all(map(usable, weights))]
 
     def begins_at(self, run: Subnetwork) -> float:
         weights = replace(self, steps=0).weights(run, self.parts(run))
-        return math.inf if weights is None else hoped(run, weights)
+        return math.inf if weights is None else expected_constant(run, weights)
 
     def affordable(self, run: Subnetwork) -> bool:
-        """Whether search and proof are within the seconds."""
+        """Whether search and proof take less than the method's seconds."""
         return self._fits(run, self.parts(run))
 
     def _fits(self, run: Subnetwork, parts: Parts) -> bool:
-        """Whether a search of some steps, and the proof, are within the seconds."""
+        """Whether a search of `SOME_STEPS` steps and the proof take less than the method's seconds."""
         products = SOME_STEPS * cost(run, parts, ROUNDS[0][0]).products + proof_products(run, parts)
         return products < self.seconds * RATE
 
@@ -118,11 +127,11 @@ class Scaled(_Searching):
     seconds : float, default 60
         Budget of the whole search, shared out by layers, after which no step is begun. The proof is not counted.
     progress : callable, optional
-        Called after each step with (steps done, steps at most, between which values).
+        Called after each step of the search with (steps done, largest number of steps, "start to end" of the run).
     """
 
     def affordable(self, run: Subnetwork) -> bool:
-        """Whether search and proof would be within the seconds if the links were bounded together."""
+        """Whether search and proof would take less than the seconds if all links were bounded together."""
         return self._fits(run, segments(run))
 
 
@@ -137,16 +146,16 @@ class Multipliers(_Searching):
     seconds : float, default 60
         Budget of the whole search, shared out by layers, after which no step is begun. The proof is not counted.
     widest : int, optional
-        Channels on the smaller side of the kernel T of which the proof is; longer runs are cut. Default: cut only where
-        search or proof would take longer than ``seconds``.
+        Largest number of channels on the smaller side of the kernel whose norm proves a part; longer runs are cut.
+        Default: runs are cut only if search or proof would take longer than ``seconds``.
     progress : callable, optional
-        Called after each step of the search with (steps done, steps at most, between which values).
+        Called after each step of the search with (steps done, largest number of steps, "start to end" of the run).
     """
 
     widest: int | None = None
 
     def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
-        """Return parts of as many links as one statement can bound."""
+        """Return the longest parts that are affordable, at most ``widest`` channels wide."""
         if self.widest is not None:
             return segments(run, widest=self.widest)
         for widest in WIDTHS:

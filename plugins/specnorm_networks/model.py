@@ -1,4 +1,4 @@
-"""What a graph was translated from, as something that can be executed beside it."""
+"""The model that a graph was translated from, as an object that executes it, so that both can be compared."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 
 class NotExecutedError(Exception):
-    """The original cannot be executed on an input, or at all; the message says why."""
+    """The model cannot be executed on an input, or not at all; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """A value as the original computed it.
+    """A value that the model computed.
 
     Parameters
     ----------
     array : array
-        As it was computed.
+        The value in the model's precision.
     unit : float
         Unit roundoff of the arithmetic that computed it: 2^-53, 2^-24 (float32), 2^-11 (float16), 2^-8 (bfloat16).
     """
@@ -36,18 +36,27 @@ class Computed:
         return self.array.astype(np.float64, copy=False)
 
 
-def equal_but_for_rounding(one: Computed, other: Computed) -> bool:
-    """Whether two results of a whole network differ by at most the root of the unit, relative to the second one."""
+def equal_but_for_rounding(one: Computed, other: Computed, usual: float = 0.0) -> bool:
+    """Whether two results of a whole network agree to about the square root of the unit roundoff.
+
+    Differences are relative to the entry, or to the largest entry, of ``other``. ``usual``: the size that a result has
+    for other inputs as large. A result in which terms cancel has the rounding errors of a result of usual size.
+    """
     if one.value.shape != other.value.shape:
         return False
     near = math.sqrt(2 * max(one.unit, other.unit))
+    size = max(largest(other.value), usual)
     with np.errstate(all="ignore"):
-        size = float(np.max(np.where(np.isfinite(other.value), abs(other.value), 0.0), initial=0.0))
-    return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)
+        return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)
+
+
+def largest(numbers: NDArray[np.float64]) -> float:
+    """Return the largest absolute value of finite numbers; 0 if there are none."""
+    return float(np.max(np.where(np.isfinite(numbers), abs(numbers), 0.0), initial=0.0))
 
 
 class Trial(Protocol):
-    """Is shown an operator of a model, to execute it on inputs of its own choice."""
+    """Callback that gets one operator of a model, and may execute it on inputs of its choice; see `Model.alone`."""
 
     def __call__(
         self,
@@ -57,50 +66,55 @@ class Trial(Protocol):
         numbers: Sequence[float],
         run: Callable[[Mapping[str, NDArray[np.generic]]], Sequence[Computed]],
     ) -> None:
-        """See one operator.
+        """Receive one operator.
 
         Parameters
         ----------
         name : str
-            Of its value.
+            Name of the value that the operator computes.
         values : mapping of str to array
-            What it is computed from, as the model has it.
+            The operator's inputs, with the values that they have in the model.
         free : set of str
-            Names of those in whose place others of their shape may be given.
+            Names of the inputs that may have other values of the same shape.
         numbers : sequence of float
-            Among its arguments.
+            Numbers among the operator's arguments.
         run : callable
-            Gives the value for others, in double precision; several where each is as good.
+            Executes the operator in double precision on such inputs. It returns the possible values: several if the
+            operator's definition allows several.
         """
         ...
 
 
 class Model(Protocol):
-    """The original of a graph, executed by its own framework."""
+    """The model that a graph was read from, executed by its own framework."""
 
     file: bytes | None
-    """The ONNX file that was exported from it, which the graph was read from; None: it is a file itself."""
+    """The ONNX file that was exported from a live model, and from which the graph was read; None for other models."""
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
-        """Values by the names of the graph's nodes, in the original's own precision.
+        """Return values by the names of the graph's nodes, computed in the model's precision.
 
         Parameters
         ----------
         inputs : mapping of str to array
-            One for each of the graph's inputs that move, in the graph's shape. Inputs that are held
-            are the original's to choose.
+            An array for each input of the graph, in the graph's shape. The model chooses its other inputs, such as
+            integer ones, itself.
 
         Returns
         -------
         mapping of str to Computed
-            As many values as the format names, outputs at least; inputs as they were rounded.
+            The outputs, all other values for which the format has names, and the inputs, rounded to the model's
+            precision.
         """
         ...
 
     def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
-        """Show every operator to a trial, constants as they are stored and values in double precision."""
+        """Call a trial with every operator: constants as they are stored, values in double precision."""
         ...
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
-        """Outputs for inputs with other numbers of samples along the first axis; None where it takes no such number."""
+        """Return the outputs for inputs with another number of samples; None if the model does not run on that number.
+
+        Samples lie along the first axis.
+        """
         ...

@@ -1,4 +1,4 @@
-"""What a model file holds: named arrays with the geometry that the file states, and the network if there is a graph."""
+"""The content of a model file: named arrays, the geometry of layers that the file states, and the network's graph."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.graph import Graph
 
 Amount = Literal["same", "valid", "same_upper", "same_lower"] | int | Sequence[int] | Sequence[tuple[int, int]]
+"""Amount of padding, as in `Stated`."""
 Kind = Literal["conv", "linear", "unknown", "none"]
-"""What a layer is; "unknown" where not even its shape can be read, "none" of what only could be one."""
+"""Kind of a layer. "unknown": not even its shape can be read. "none": an array that could be a kernel, but is none."""
 
 
 class Stated(TypedDict, total=False):
-    """What a file or a person says of a layer: the keyword arguments of every function, each only if it is known.
+    """Geometry of a layer as a file or a user states it: keyword arguments of `enclose`, without unknown ones.
 
-    ``padding`` may also be ``"valid"`` (none), ``"same_upper"`` or ``"same_lower"``: ONNX's and (upper) TensorFlow's
-    "same", whose amounts depend on the input size where there is a stride.
+    ``padding`` may also be ``"valid"`` (none), ``"same_upper"`` or ``"same_lower"``. The last two are "same" in ONNX;
+    TensorFlow's "same" is ``"same_upper"``. If there is a stride, their amounts depend on the input size.
     """
 
     stride: int | Sequence[int]
@@ -43,26 +44,27 @@ class Tensor:
     Parameters
     ----------
     name : str
-        Its key in the file.
+        Key of the array in the file.
     shape : tuple of int
-        Of what ``load`` returns.
+        Shape of the array that ``load`` returns.
     dtype : str
-        Short name, such as ``"float32"``.
+        Short name of the dtype, such as ``"float32"``.
     load : callable
-        Reads the array.
+        Reads and returns the array.
     kind : {"conv", "linear", "none", "unknown"} or None
-        A kernel for certain, by what the file says and whatever its name is; "none": no kernel by what the file says,
-        or with a ``refusal`` by its name alone. None: the file does not say, so name and shape decide.
+        "conv", "linear": the file says that the array is such a kernel. "none": the file says that it is no kernel, or,
+        with a ``refusal``, its name says so. "unknown": a kernel whose shape cannot be read. None: the file does not
+        say, so name and shape decide.
     geometry : Stated
-        What the file says for certain of the layer: a missing key is assumed, and the row lists it.
+        Geometry of the layer that the file states. A missing key is assumed, and the row lists the assumption.
     input_shape : tuple of int or None
-        Spatial sizes of the layer's input, if the file says so.
+        Spatial sizes of the layer's input, if the file states them.
     refusal : str or None
-        Why it cannot be measured, though it may be a kernel: a row with that reason.
+        Reason why the array cannot be measured although it may be a kernel. The report has a row with this reason.
     assumed : tuple of str
-        What the reader took for granted beyond the geometry.
+        Assumptions of the reader beyond the geometry, in words.
     conventions : tuple of str
-        Orders of axes in which the kernel is read where neither file nor person says; several: in each of them.
+        Possible orders of the axes, if neither file nor user states one. The kernel is read in each of them.
     """
 
     name: str
@@ -78,26 +80,31 @@ class Tensor:
 
 
 Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
-"""For spatial axes of a network's inputs that its file leaves open, or their whole shapes by name; None: open."""
+"""Sizes of a network's inputs that its file leaves open: of the spatial axes, or whole shapes by the inputs' names.
+
+None: they stay open.
+"""
 
 
 @dataclass(frozen=True)
 class ModelArrays:
-    """A model as its reader gives it: arrays in the model's order, and the network where the file holds its graph.
+    """The answer of a reader of model files.
 
     Parameters
     ----------
+    arrays : sequence of Tensor
+        Arrays in the model's order.
     network : callable or None
-        Follows the graph; None: the file holds weights alone.
+        Returns the network's graph for sizes of its inputs; None: the file has weights alone.
     elsewhere : callable or None
-        `ask`, where another process has the file open.
+        Implementation of `ask`, if another process has the file open.
     stored : callable or None
-        Gives what reads each array of the file, by the name that it has there; None: as ``arrays`` have it.
+        Returns a function for each array of the file, by the name in the file, that reads the array. None: ``arrays``
+        have these names.
     inert : tuple of str
-        What the file would import beside its arrays: nothing of it was constructed.
+        Names that the file would import besides arrays. None of these was imported or constructed.
     convention : {"OIHW", "HWIO"} or None
-        Order of axes of the library that wrote the file, whatever the arrays are called; None: files of this kind are
-        written by many.
+        Order of axes of the library that wrote the file; None: several libraries write such files.
     """
 
     arrays: Sequence[Tensor]
@@ -108,12 +115,14 @@ class ModelArrays:
     convention: Literal["OIHW", "HWIO"] | None = None
 
     def array(self, name: str) -> AnyArray:
-        """An array as it is stored; `LookupError` if there is none."""
-        known = {tensor.name: tensor.load for tensor in self.arrays} if self.stored is None else self.stored()
-        return known[name]()
+        """Return an array as it is stored; `LookupError` if there is none of this name."""
+        if self.stored is not None:
+            return self.stored()[name]()
+        readers = {tensor.name: tensor.load for tensor in self.arrays}
+        return readers[name]()
 
     def graph(self, sizes: Sizes) -> Graph:
-        """The network's graph, in the process that has the file open."""
+        """Return the network's graph, read in the process that has the file open."""
         if self.network is None:
             raise ModelFileError("it holds weights and no graph.")
         return self.network(sizes)
@@ -125,17 +134,22 @@ class ModelArrays:
         *arguments: Any,
         progress: Callable[..., object] | None = None,
     ) -> Any:
-        """Call ``function(model, *arguments)`` where the file is open, with ``progress`` as a keyword if there is one.
+        """Call ``function(model, *arguments)`` in the process that has the file open, and return its answer.
 
-        In another process it may take so many seconds of processor time (None: as long as it takes), is imported by its
-        name, and takes and gives what can be pickled; `ModelFileError` where it breaks a limit: no array can be read
-        any more then.
+        ``progress``, if there is one, is passed as a keyword. In another process the function is imported by its name,
+        arguments and answer are pickled, and ``seconds`` limits its processor time (None: no limit). If it breaks a
+        limit, `ModelFileError` is raised, and no array can be read any more.
         """
         if self.elsewhere is not None:
             return self.elsewhere(seconds, function, *arguments, progress=progress)
-        return function(self, *arguments, **({} if progress is None else {"progress": progress}))
+        if progress is None:
+            return function(self, *arguments)
+        return function(self, *arguments, progress=progress)
 
 
 def in_float32(bits: NDArray[Any]) -> NDArray[np.float32]:
-    """The same numbers as float32, exactly: a bfloat16 (a 16-bit integer, of either byte order) is half of one."""
+    """Return bfloat16 numbers as float32, exactly.
+
+    ``bits`` are their 16 bits as integers, of either byte order: they are the upper half of a float32.
+    """
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)

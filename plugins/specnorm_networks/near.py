@@ -16,11 +16,19 @@ from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import written_out
-from specnorm_networks.certified.operators.base import Pointwise
+from specnorm_networks.certified.operators.base import Pointwise, keep_linear_maps
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.patterns import prepare, without_sorting
-from specnorm_networks.certified.ranges import Ranges, anywhere, box_of, ranges, rises, stated, with_slopes_on
+from specnorm_networks.certified.ranges import (
+    Ranges,
+    anywhere,
+    box_of,
+    has_rising_function,
+    ranges,
+    stated_boxes,
+    with_slopes_on,
+)
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
@@ -28,17 +36,18 @@ from specnorm_networks.checking import Checked
 from specnorm_networks.checking import check as compare
 from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Product
+from specnorm_networks.methods import Method, Multipliers, Product, Scaled
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
 ROUNDS = 3
-"""How often ranges are computed, each time with the constants that the last ones gave."""
+"""How often ranges are computed; each time with the constants that the previous ranges gave."""
 HOPE = 1.5
-"""Factor by which a search lowers the constant of the closed form, at most, as a rule."""
+"""Largest factor by which a search is expected to lower the constant of the closed form."""
 ENTRIES = 8192
-"""Largest number of entries of the values of functions for which ranges come from linear bounds."""
+"""Largest number of entries of pointwise functions and maxima for which ranges come from linear bounds."""
 
 
+@Clock.counting_work()
 def bound(
     graph: Graph,
     measure: Measure | None = None,
@@ -72,9 +81,10 @@ def bound(
         Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
         before it is returned; ``checked`` says what was compared.
     budget : float, optional
-        Time limit in seconds for searches and proofs; the comparison is not counted. When it is reached, the best
-        bound proven so far is returned, ``status`` says so, and another run may return another number. None means no
-        limit.
+        Seconds for searches and proofs; the comparison is not counted. On a busy machine they are those of its
+        processors, so that the answer is that of an idle one. When they end, the best bound proven so far is returned,
+        ``status`` says so, and another run may return another number. The method's own ``seconds`` are no more than
+        these. None means no limit.
 
     Raises
     ------
@@ -90,11 +100,16 @@ def bound(
     if not isinstance(method, Method):
         raise MethodError(f"method={method!r} is none of Product(), Scaled() and Multipliers().")
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
-    region = ball or (box_of(graph) if stated(graph) else None)
+    region = ball or (box_of(graph) if stated_boxes(graph) else None)
     read = prepare(graph)
-    checked = compare(graph, read, region) if check else Checked(reason="check=False")
+    checked = Checked(reason="check=False")
+    if check:
+        with keep_linear_maps():
+            checked = compare(graph, read, region)
     ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
+    if budget is not None and isinstance(method, (Scaled, Multipliers)):
+        method = replace(method, seconds=min(method.seconds, budget))
     if ball is None:
         answers = _everywhere(graph, measure, method)
         answer = _smallest(answers)
@@ -107,9 +122,11 @@ def bound(
         ranges_on_ball = ranges_near(graph, ball, measure)
         answers = [*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_on_ball)]
         answer = _smallest(answers)
-    status = COMPLETE if not measure.clock.expired else f"budget: {budget:g} s ended; the best proven by then"
+    is_complete = not (measure.clock.has_cut or measure.clock.expired)
+    status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
     if check:
-        pairs, reached = attack(read, answer, region, ranges_on_ball or {})
+        with keep_linear_maps():
+            pairs, reached = attack(read, answer, region, ranges_on_ball or {})
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file)
@@ -132,7 +149,7 @@ def near(
     if ranges_on_ball is None:
         ranges_on_ball = ranges_near(graph, ball, measure)
     on_ball = with_slopes_on(prepare(graph), ranges_on_ball)
-    answers = [bounded(on_ball, measure, method, None, ranges_on_ball)]
+    answers = [bounded(on_ball, measure, method, known=ranges_on_ball)]
     if not isinstance(method, Product):
         written = written_out(without_sorting(graph))[-1]
         written_on_ball = with_slopes_on(written, ranges(written, ball, {}, ranges_on_ball))
@@ -147,11 +164,16 @@ def _by_units(
     intervals: Ranges | None = None,
     limit: float | None = None,
 ) -> list[NetworkBound]:
-    """Bound a graph by its units; return no bound if these are too many.
+    """Bound a graph by its units, the single entries of values; return no bound if there are too many of them.
 
-    ``graph``: written out, with the slopes of each unit. Sorting is norm-preserving for channels; for units it is ReLU
-    of a difference. ``limit``: a bound that was proven; if the closed form's constant is far above, the search is not
-    made.
+    Parameters
+    ----------
+    graph : Graph
+        Graph in which maxima and sorting are written out as ReLU of differences, with the slopes of each unit.
+    intervals : Ranges, optional
+        Ranges of the values.
+    limit : float, optional
+        A proven bound. If the search would begin far above it, there is no search.
     """
     run = None if measure.clock.expired else unit_run(graph)
     if run is None or measure.clock.expired or not method.affordable(run):
@@ -162,16 +184,16 @@ def _by_units(
 
 
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
-    """Bound a network by channels, and by the units of a small network if channels may say less.
+    """Bound a network by its channels, and a small network by its units as well if that may be less.
 
-    They may if there are convolutions, whose borders and pooling channels do not see. If channels cannot describe the
-    network at all, the search by units is made whatever their bound is.
+    Units may give less if there are convolutions: weights of channels ignore borders and pooling. If channels cannot
+    describe the network at all, units are searched whatever the bound by channels is.
     """
     by_channels = bounded(graph, measure, method)
     if isinstance(method, Product):
         return [by_channels]
     layers = [node.operator for node in prepare(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
-    channels_are_not_enough = rises(graph) or _lacks_channels(graph, len(layers))
+    channels_are_not_enough = has_rising_function(graph) or _lacks_channels(graph, len(layers))
     has_convolutions = any(isinstance(layer, Convolution) for layer in layers)
     if not channels_are_not_enough and not has_convolutions:
         return [by_channels]
@@ -182,14 +204,21 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
 
 
 def _lacks_channels(graph: Graph, layers: int) -> bool:
-    """Whether a run flattens channels, or one of the network's layers is in no run; ``layers``: their number."""
-    links = [link for run in runs(prepare(graph)) for link in run.links]
-    layers_in_runs = sum(term.filter is not None for link in links for term in link.terms)
-    return any(link.repeat > 1 for link in links) or layers_in_runs < layers
+    """Whether a run flattens channels, or not all of the network's ``layers`` layers are in runs."""
+    layers_in_runs = 0
+    for run in runs(prepare(graph)):
+        for link in run.links:
+            if link.repeat > 1:
+                return True
+            layers_in_runs += sum(term.filter is not None for term in link.terms)
+    return layers_in_runs < layers
 
 
 def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> NetworkBound:
-    """Return the bound by units, with nodes and product of norms of the graph as it was read."""
+    """Return the bound by units with the nodes and the product of the bound by channels.
+
+    The nodes of the first are those of a graph with maxima written out, which the user has never seen.
+    """
     unit_steps = {step.name: step for step in by_units.nodes}
     nodes = []
     for step in by_channels.nodes:
@@ -203,7 +232,7 @@ def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> Network
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
     """Return ranges of all values on a ball.
 
-    The constants up to each value make its range smaller, and smaller ranges make smaller constants.
+    Ranges and constants are computed in turn: smaller constants give smaller ranges, and these smaller constants.
     """
     prepared = prepare(graph)
     plain = without_sorting(graph)
@@ -227,7 +256,7 @@ def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
         return None
     try:
         return ranges_by_lines(read_network(graph, measure), ball)
-    except MethodError:  # sizes that are not known, or a centre outside of the stated box
+    except MethodError:  # a size is unknown, or the centre lies outside of the stated box
         return None
 
 
@@ -237,9 +266,8 @@ def _smallest(answers: list[NetworkBound]) -> NetworkBound:
 
 def _ball(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
     if radius is None or centre is None:
-        raise MethodError(
-            f"radius={radius!r} and {'no' if centre is None else 'a'} centre: a bound near an input needs both."
-        )
+        article = "no" if centre is None else "a"
+        raise MethodError(f"radius={radius!r} and {article} centre: a bound near an input needs both.")
     if not isinstance(centre, Mapping):
         if len(graph.inputs) != 1:
             raise MethodError(f"The network has {len(graph.inputs)} inputs: give the centre of each by name.")

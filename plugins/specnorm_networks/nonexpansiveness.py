@@ -1,4 +1,4 @@
-"""Whether a network, or what it leaves of its input, is nonexpansive: proven, refuted by a pair of inputs, or open."""
+"""Prove that a network f, or its residual x - f(x), is nonexpansive, or refute it by a pair of inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from specnorm_networks.methods import Method
 from specnorm_networks.near import bound
 
 _DISTANCE = 1e-2
-"""Of the two inputs, as a part of the first one's norm: far enough for the difference of outputs to keep its digits."""
+"""Distance of the two inputs of a pair, as a part of the first one's norm. If they were much closer, rounding would
+spoil the difference of their outputs."""
 Array = NDArray[np.float64]
 
 
@@ -33,11 +34,11 @@ class Nonexpansive:
     proven : bool or None
         True: proven. False: refuted by `pair`. None: neither.
     statement : str
-        Which function it is about.
+        Formula of the function: "f" or "x - f(x)".
     bound : NetworkBound
-        What is proven; ``bound.upper`` is a constant of the function.
+        Proven bound; ``bound.upper`` is a Lipschitz constant of the function.
     reached : float
-        Largest ratio ``|f(x) - f(y)| / |x - y|`` that was found, less what rounding can have added to it.
+        Lower bound of the largest ratio ``|f(x) - f(y)| / |x - y|`` that was reached, rounding taken off.
     pair : tuple of array
         The two inputs that reach it.
     """
@@ -49,18 +50,17 @@ class Nonexpansive:
     pair: tuple[Array, Array]
 
     def __str__(self) -> str:
-        """One sentence."""
+        """Return the answer in a sentence, and the bound's note."""
         upper = self.bound.upper
-        known = (
-            "its constant is not known"
-            if upper is None
-            else f"its constant is at most {number(upper, 'upper')}, proven"
-        )
-        verdict = {True: "is nonexpansive", False: "is not nonexpansive", None: "may be nonexpansive or not"}[
-            self.proven
-        ]
-        said = f"{self.statement} {verdict}: {known}; a pair of inputs reaches {number(self.reached, 'lower')}."
-        return f"{said} {self.bound.note}".rstrip()
+        if upper is None:
+            constant = "its constant is not known"
+        else:
+            constant = f"its constant is at most {number(upper, 'upper')}, proven"
+        verdicts = {True: "is nonexpansive", False: "is not nonexpansive", None: "may be nonexpansive or not"}
+        verdict = verdicts[self.proven]
+        reached = number(self.reached, "lower")
+        sentence = f"{self.statement} {verdict}: {constant}; a pair of inputs reaches {reached}."
+        return f"{sentence} {self.bound.note}".rstrip()
 
 
 def nonexpansive(
@@ -81,8 +81,8 @@ def nonexpansive(
     Parameters
     ----------
     source, input_shape, rtol, method, budget
-        As for `network_bound`: with one input and one output. An array is also where the search for a pair begins;
-        else noise is.
+        As for `network_bound`. The network has one input and one output. If ``input_shape`` is an array, the search for
+        a pair begins there, else at noise.
     residual : bool, default False
         Ask about ``x - f(x)`` in place of ``f``.
     steps : int, default 30
@@ -92,7 +92,7 @@ def nonexpansive(
     Returns
     -------
     Nonexpansive
-        Both are about real arithmetic, inputs of this shape, and the model with its weights as they are.
+        A proof and a refutation are both about real arithmetic, inputs of this shape, and the model's present weights.
 
     Raises
     ------
@@ -105,17 +105,23 @@ def nonexpansive(
         raise MethodError(
             f"The network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; expected one of each."
         )
-    asked = forward_step(graph) if residual else graph
-    found = bound(asked, Measure(rtol), method=method, budget=budget)
-    ratio, pair = _search(asked, numbers(input_shape) if hasattr(input_shape, "dtype") else None, steps)
-    # What the graph claims is claimed of the model where both were compared.
-    holds = found.upper is not None and found.upper <= 1 and (found.checked.complete or graph.model is None)
-    proven = True if holds else False if ratio > 1 and (found.checked.inputs or graph.model is None) else None
-    return Nonexpansive(proven, "x - f(x)" if residual else "f", found, ratio, pair)
+    function = forward_step(graph) if residual else graph
+    answer = bound(function, Measure(rtol), method=method, budget=budget)
+    start = numbers(input_shape) if hasattr(input_shape, "dtype") else None
+    ratio, pair = _search(function, start, steps)
+    # A statement about the graph is one about the model only if both were compared.
+    has_no_model = graph.model is None
+    is_at_most_1 = answer.upper is not None and answer.upper <= 1
+    proven = None
+    if is_at_most_1 and (answer.checked.complete or has_no_model):
+        proven = True
+    elif ratio > 1 and (answer.checked.inputs or has_no_model):
+        proven = False
+    return Nonexpansive(proven, "x - f(x)" if residual else "f", answer, ratio, pair)
 
 
 def _search(graph: Graph, start: Array | None, steps: int) -> tuple[float, tuple[Array, Array]]:
-    """The pair with the largest ratio seen."""
+    """Return the largest ratio that a search reaches, and its pair of inputs."""
     (name,) = graph.inputs
     shape = graph.by_name[name].shape
     if shape is None:

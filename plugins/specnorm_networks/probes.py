@@ -1,4 +1,4 @@
-"""Inputs on which a network, or one of its operators, is executed: at random and with structure, always the same."""
+"""Inputs on which a network, or one of its operators, is executed: random and structured ones, from fixed seeds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from specnorm_networks.execution import Inputs, inside
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Shapes of a network's inputs, by name."""
 _Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
-"""Makes numbers for an input of a shape."""
+"""Function that returns numbers for an input of a shape."""
 WORK = 2**27
-"""Multiplications of all probes together, without those of the first."""
+"""Largest number of multiplications of all probes but the first, which is always executed."""
 MOST_PROBES = 7
+"""Largest number of inputs on which a network is executed."""
 INFINITE_END = 1e3
 """Number in place of infinity where a box has no end."""
 LARGE = 1e30
@@ -33,7 +34,7 @@ MOST_MIXED = 16
 
 
 def sizes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the inputs that move, without those that have an open size."""
+    """Return the shapes of the graph's inputs, without inputs that have an open size."""
     shapes = {name: graph.by_name[name].shape for name in graph.inputs}
     return {name: shape for name, shape in shapes.items() if shape is not None}
 
@@ -45,7 +46,7 @@ def probes(graph: Graph, shapes: Shapes, region: Ball | Box | None = None) -> It
 
 
 def samples(shapes: Shapes, region: Ball | Box | None = None) -> Iterator[Inputs]:
-    """Yield inputs without end."""
+    """Yield inputs in a region, or anywhere; there is always another one."""
     rng = np.random.default_rng(0)
     endless: Iterator[Inputs]
     if region is None:
@@ -134,12 +135,16 @@ def near_constants(
     *,
     linear: bool,
 ) -> Iterator[Inputs]:
-    """Yield inputs of one operator: at random, and if it is not linear, on scales of its constants and near these."""
+    """Yield inputs of one operator.
+
+    The first is random. If the operator is not linear, random inputs of the size of its constants follow, and inputs
+    whose entries are close to the constants.
+    """
     yield {name: rng.standard_normal(shape) for name, shape in shapes.items()}
     if linear:
         return
     magnitudes = sorted({abs(c) for c in constants if 0 < abs(c) < LARGE})
-    # Squares are compared with what is added to them, such as eps.
+    # A constant such as eps is often added to squares: inputs of the size of its root show it.
     scales = [30.0, *(math.sqrt(c) for c in magnitudes if c < 0.5)]
     for scale in scales[:MOST_SCALES]:
         yield {name: scale * rng.standard_normal(shape) for name, shape in shapes.items()}

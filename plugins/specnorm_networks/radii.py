@@ -44,13 +44,14 @@ class Radii:
     graph : Graph
         One input and one output of shape (1, classes), of known sizes, that a matrix ends with.
     known : Margins
-        Constants of the differences of logits, everywhere.
+        Lipschitz constants of the differences of logits that hold everywhere.
     measure : Measure, optional
         Proves norms of layers.
     budget : float, optional
         Seconds for each sample and radius; None: a fixed number of steps.
     margin : float, default 0.0
-        Number by which the label's logit has to exceed every other one. Attacks change the label itself.
+        Number by which the label's logit has to exceed every other one. An attack succeeds only if it changes the
+        label, whatever the margin is.
 
     Raises
     ------
@@ -65,19 +66,23 @@ class Radii:
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        ends = [self.graph.by_name[name].shape for name in (*self.graph.inputs, *self.graph.outputs)]
-        if len(ends) != 2 or ends[0] is None or ends[1] is None or len(ends[1]) != 2 or ends[1][0] != 1:
-            raise MethodError(
-                "Radii need a network with one input and one output of shape (1, classes), of known sizes."
-            )
-        self.shape = ends[0]
-        self.classes = ends[1][1]
+        message = "Radii need a network with one input and one output of shape (1, classes), of known sizes."
+        if len(self.graph.inputs) != 1 or len(self.graph.outputs) != 1:
+            raise MethodError(message)
+        input_shape = self.graph.by_name[self.graph.inputs[0]].shape
+        output_shape = self.graph.by_name[self.graph.outputs[0]].shape
+        if input_shape is None or output_shape is None:
+            raise MethodError(message)
+        if len(output_shape) != 2 or output_shape[0] != 1:
+            raise MethodError(message)
+        self.shape = input_shape
+        self.classes = output_shape[1]
         self.output = self.graph.outputs[0]
         self.network: Network = read_network(self.graph, self.measure)
 
     def logits(self, x: FloatArray) -> Interval:
         """Return the logits of one sample as intervals, rounding counted."""
-        return LinearBounds(self.network, x, 0.0).exact[self.output]
+        return LinearBounds(self.network, x, 0.0).at_centre[self.output]
 
     def by_constants(self, x: FloatArray, label: int) -> Lower:
         """Prove a radius by constants that hold everywhere; 0 if the label is not proven to be the sample's."""
@@ -89,15 +94,16 @@ class Radii:
         parts = self.parts(x, label, radius)
         if parts is None:
             return None
-        return rules.radius_of([(part.bounds, part.best) for part in parts], self.margin)
+        return rules.radius_of_ball([(part.bounds, part.best) for part in parts], self.margin)
 
     def parts(self, x: FloatArray, label: int, radius: float) -> list[Ascent] | None:
         """Return parts that cover a ball, in which the label's logit exceeds all others by more than the margin.
 
-        None if that is not proven. First without an ascent, then with one, then in parts.
+        None if that is not proven. The whole ball is tried first without an ascent, then with lines and an ascent; at
+        last it is cut into parts.
         """
         clock = Clock.of(self.budget)
-        rows = rules.rows_of(label, self.classes)
+        rows = rules.difference_rows(label, self.classes)
         for by_lines in (False, True):
             bounds = locate_values(self.network, x, radius, by_lines=by_lines, clock=clock)
             ascent = Ascent(bounds, self.output, rows, needed=self.margin)
@@ -107,7 +113,10 @@ class Radii:
         return self._cut(ascent, clock)
 
     def _cut(self, whole: Ascent, clock: Clock) -> list[Ascent] | None:
-        """Cut a ball by the sign of the entry that costs the most, and again parts for which that is not enough."""
+        """Return parts of a ball that are all proven, or None.
+
+        A part that is not proven is cut in two by the sign of the entry whose unknown sign costs the most.
+        """
         open_parts = [whole]
         proven_parts: list[Ascent] = []
         most = PARTS if self.budget is None else MOST_PARTS
@@ -117,7 +126,8 @@ class Radii:
                 proven_parts.append(part)
                 continue
             entry = part.entry_to_cut()
-            if entry is None or clock.expired or len(open_parts) + len(proven_parts) + 2 > most:
+            parts_after_cut = len(open_parts) + len(proven_parts) + 2
+            if entry is None or clock.expired or parts_after_cut > most:
                 return None
             for above in (False, True):
                 bounds = part.bounds.cut(*entry, above)
@@ -125,7 +135,10 @@ class Radii:
         return proven_parts
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
-        """Return an input of the ball, and of its box, that has another label for sure; None if the attack fails."""
+        """Return an input in the ball and in the stated box that has another label, whatever rounding does.
+
+        None if the attack fails.
+        """
         name = self.network.input
         x = x.reshape(self.shape)
         values = self.graph.run({name: x})
@@ -151,7 +164,7 @@ class Radii:
         return None
 
     def _changes(self, x: FloatArray, point: FloatArray, label: int, radius: float) -> bool:
-        """Whether an input lies in the ball and has another label for sure, rounding counted."""
+        """Whether an input lies in the ball and has another label in real arithmetic: both are tested with rounding."""
         name = self.network.input
         if not moved_up({name: x}, {name: point}) <= radius:
             return False

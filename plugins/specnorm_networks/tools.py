@@ -1,4 +1,4 @@
-"""The door for packages that read, audit or certify models; what users call is in `specnorm_networks` itself."""
+"""Names for packages that read, audit or certify models. The functions for users are in `specnorm_networks` itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
 __all__ = [
-    # What a reader of files returns.
+    # The answer of a reader of files, and its parts.
     "Kind", "ModelArrays", "Sizes", "Stated", "Tensor", "in_float32",
-    # The bound of a graph, with norms of layers that are measured already.
+    # The bound of a graph, for which norms of layers may have been measured before.
     "bound", "Measure", "Method", "moved_up", "registered_operators", "speaks_of",
     # Types of answers.
     "CertifiedAccuracy", "Margins", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
@@ -34,7 +34,7 @@ _PLACES = {
     "near": "bound",
     "nonexpansiveness": "Nonexpansive",
 }
-"""Modules, and the names that are loaded from them when they are asked for: a file of weights needs few."""
+"""Public names by the module that has them. Each is imported at its first use: an audit of weights alone needs few."""
 
 if TYPE_CHECKING:
     from specnorm_networks.accuracy import CertifiedAccuracy
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32
     from specnorm_networks.near import bound
     from specnorm_networks.nonexpansiveness import Nonexpansive
-else:  # else type checkers would take any name for one of ours
+else:  # hidden from type checkers, for which a module with __getattr__ has every name
 
     def __getattr__(name: str) -> Any:
         """Load a public name."""

@@ -1,4 +1,4 @@
-"""NumPy for specnorm: the reference backend. No automatic differentiation; use `specnorm.value_and_grad`."""
+"""The plugin for NumPy, the reference backend. For gradients, which NumPy lacks, use `specnorm.value_and_grad`."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from specnorm.plugin import Backend
 from specnorm_numpy import threads
 from specnorm_numpy.namespace import NAMESPACE
 
-_BATCH = 2**18
+_BATCH_BYTES = 2**18
 """Bytes of the matrices that are factorised in one call."""
-_LAPACK: Any = getattr(getattr(np.linalg, "_umath_linalg", None), "cholesky_up", None)
-"""What ``np.linalg.cholesky`` calls; it alone takes an output, and puts NaN where there is no factor. Not public."""
-_SMALL = 2**22
-"""Entries of a kernel up to which BLAS takes one thread: 512 by 512 channels with 3x3 taps, and more. Searches share
-their cells among threads of our own; BLAS's wait for each other in a loop, which takes 13 times the processor time on a
-busy machine."""
-_LARGE = 128
-"""Size from which factorisations are worth a thread: a tenth of a millisecond each."""
-_HEAP = 31 * 2**20
-"""Bytes that `_keep_freed_memory` asks for."""
+_LAPACK_CHOLESKY: Any = getattr(getattr(np.linalg, "_umath_linalg", None), "cholesky_up", None)
+"""The function that ``np.linalg.cholesky`` calls. Unlike that, it takes an output array, and returns NaN for a matrix
+without a factor instead of raising. It is not public, so it may be missing (None)."""
+_SMALL_KERNEL = 2**22
+"""Number of entries of a kernel up to which BLAS takes one thread: 3x3 kernels with 512 x 512 channels have 2.4 million.
+A search shares its cells among threads of its own. Several BLAS threads wait for each other in a loop, which takes 13
+times the processor time on a busy machine."""
+_LARGE_MATRIX = 128
+"""Number of rows from which a factorisation, of a tenth of a millisecond, is worth a thread."""
+_HEAP_BYTES = 31 * 2**20
+"""Bytes that `_keep_freed_memory` allocates."""
 
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Ask for a large array once a process, before the first proof, and free it untouched.
+    """Allocate a large array once in each process, before the first proof, and free it.
 
-    glibc gives memory back with almost every large array that is freed, and has it cleared page by page for the next
-    one: a third of a search's time. How much it keeps instead follows the largest array ever freed, up to 32 MiB.
-    Elsewhere the call does nothing of use, and costs nothing.
+    By default glibc returns the memory of almost every large array to the system, which clears the pages for the next
+    array; that takes a third of a search's time. glibc keeps freed arrays for reuse if they are no larger than the
+    largest one that was freed before, up to 32 MiB. With other C libraries this call has no effect.
     """
-    np.empty(_HEAP, dtype=np.uint8)
+    np.empty(_HEAP_BYTES, dtype=np.uint8)
 
 
 def _upper_factors(a: Any, out: Any) -> Any:
-    """Upper Cholesky factors of a stack; NaN, or an infinite diagonal, for a matrix without one."""
-    if _LAPACK is not None:
-        return _LAPACK(a, out=out)
+    """Upper Cholesky factors of matrices (b, n, n), written to ``out``; NaN or infinities where there is none."""
+    if _LAPACK_CHOLESKY is not None:
+        return _LAPACK_CHOLESKY(a, out=out)
     for j, matrix in enumerate(a):
         try:
             out[j] = np.linalg.cholesky(matrix, upper=True)
@@ -51,20 +52,26 @@ def _upper_factors(a: Any, out: Any) -> Any:
     return out
 
 
-def _factorised(flat: Any) -> Any:
-    ok = np.zeros(len(flat), dtype=np.bool_)
-    step = min(len(flat), max(1, _BATCH // (flat.itemsize * max(1, flat.shape[-1]) ** 2)))
-    buffer = np.empty((step, *flat.shape[1:]), dtype=flat.dtype)
+def _has_factor(matrices: Any) -> Any:
+    """Whether the Cholesky factorisation of each Hermitian matrix (b, n, n) completes, shape (b,).
+
+    The upper factor of the transposed matrix is the transposed lower factor of the matrix. In this form both arrays are
+    in LAPACK's memory order, so nothing is copied. NaN and infinities in the matrix reach the factor's diagonal.
+    """
+    has_factor = np.zeros(len(matrices), dtype=np.bool_)
+    matrices_at_once = max(1, _BATCH_BYTES // (matrices.itemsize * max(1, matrices.shape[-1]) ** 2))
+    step = min(len(matrices), matrices_at_once)
+    buffer = np.empty((step, *matrices.shape[1:]), dtype=matrices.dtype)
     with np.errstate(all="ignore"):
-        for first in range(0, len(flat), max(1, step)):
-            part = flat[first : first + step]
+        for first in range(0, len(matrices), max(1, step)):
+            part = matrices[first : first + step]
             factors = _upper_factors(part.swapaxes(-1, -2), buffer[: len(part)].swapaxes(-1, -2))
-            ok[first : first + step] = np.isfinite(np.diagonal(factors, axis1=-2, axis2=-1)).all(axis=-1)
-    return ok
+            has_factor[first : first + step] = np.isfinite(np.diagonal(factors, axis1=-2, axis2=-1)).all(axis=-1)
+    return has_factor
 
 
 class NumpyBackend(Backend):
-    """NumPy arrays and scalars."""
+    """The backend of NumPy's arrays and scalars."""
 
     name: ClassVar[str] = "numpy"
     framework: ClassVar[str] = "numpy"
@@ -72,15 +79,15 @@ class NumpyBackend(Backend):
     api_version: ClassVar[int] = 2
 
     def is_array(self, x: object) -> bool:
-        """Arrays and NumPy scalars (which count as 0-d arrays)."""
+        """Whether ``x`` is an array or a NumPy scalar, which counts as a 0-d array."""
         return isinstance(x, (np.ndarray, np.generic))
 
     def refusal(self, x: Any) -> str | None:
-        """np.matrix and masked arrays change what the operators mean, and so may what others derive: units, names."""
+        """The reason to refuse subclasses of arrays, whose operators may mean other things, and foreign byte order."""
         if type(x).__module__.partition(".")[0] != "numpy" and isinstance(x, np.ndarray):
             kind = f"{type(x).__module__}.{type(x).__qualname__}"
             return f"{kind} is no plain NumPy array, and its operators may mean other things. Pass np.asarray(x)."
-        # Only a subclass makes it worth to import masked arrays.
+        # Plain arrays are tested first, since `np.ma` takes a while to import.
         if type(x) is not np.ndarray and isinstance(x, (np.matrix, np.ma.MaskedArray)):
             return f"{type(x).__name__} is not supported: its operators mean other things. Pass np.asarray(x)."
         if not x.dtype.isnative:
@@ -97,39 +104,39 @@ class NumpyBackend(Backend):
         return np.__version__
 
     def precise(self, x: Any) -> contextlib.AbstractContextManager[object]:
-        """Arithmetic is precise as it comes; small kernels are computed with by one BLAS thread."""
-        return threads.one_thread() if np.size(x) <= _SMALL else contextlib.nullcontext()
+        """A context with one BLAS thread for small kernels. NumPy's products always have full precision."""
+        return threads.one_thread() if np.size(x) <= _SMALL_KERNEL else contextlib.nullcontext()
 
     def cholesky_ok(self, a: Any) -> Any:
-        """Some at a time, in one buffer. NaN and infinities reach the diagonal; so does the NaN of what is refused.
-
-        The upper factor of the transpose is the lower one, conjugated, and both lie in LAPACK's order: the copies that
-        ``np.linalg.cholesky`` makes on the way there and back take longer than the factorisation.
-        """
+        """Whether each matrix has a Cholesky factor; large matrices are distributed to threads."""
         _keep_freed_memory()
-        flat = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
-        shares = min(threads.workers(), len(flat)) if flat.shape[-1] >= _LARGE else 1
-        ok = threads.in_order(_factorised, np.array_split(flat, shares)) if shares > 1 else [_factorised(flat)]
-        return np.concatenate(list(ok)).reshape(a.shape[:-2])
+        matrices = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
+        shares = min(threads.workers(), len(matrices)) if matrices.shape[-1] >= _LARGE_MATRIX else 1
+        if shares > 1:
+            parts = list(threads.in_order(_has_factor, np.array_split(matrices, shares)))
+        else:
+            parts = [_has_factor(matrices)]
+        return np.concatenate(parts).reshape(a.shape[:-2])
 
     def cholesky_factors(self, a: Any) -> Any:
-        """The factors, in LAPACK's order."""
-        flat = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
-        out = np.empty(flat.shape, dtype=a.dtype)
+        """The lower Cholesky factors, without copies, as in `_has_factor`."""
+        matrices = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
+        factors = np.empty(matrices.shape, dtype=a.dtype)
         with np.errstate(all="ignore"):
-            _upper_factors(flat.swapaxes(-1, -2), out.swapaxes(-1, -2))
-        return out.reshape(a.shape)
+            _upper_factors(matrices.swapaxes(-1, -2), factors.swapaxes(-1, -2))
+        return factors.reshape(a.shape)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """Over a pool of threads."""
+        """`map` over a pool of threads."""
         return threads.in_order(function, items)
 
     def complex(self, real: Any, imag: Any) -> Any:
-        """Fill an empty array, without temporaries."""
+        """A complex array, made without temporary arrays."""
         shape = real.shape if real.shape == imag.shape else np.broadcast_shapes(real.shape, imag.shape)
-        out = np.empty(shape, dtype=np.complex128 if real.dtype == np.float64 else np.complex64)
-        out.real, out.imag = real, imag
-        return out
+        result = np.empty(shape, dtype=np.complex128 if real.dtype == np.float64 else np.complex64)
+        result.real = real
+        result.imag = imag
+        return result
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Any:
         return np.array(x)

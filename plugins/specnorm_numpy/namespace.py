@@ -1,10 +1,12 @@
-"""NumPy's functions under the standard's names: NumPy 2 has them all, but for the order of a sort.
+"""An array API namespace for NumPy, which is faster than `numpy` itself and array-api-compat's.
 
-array-api-compat's namespace has them too. It begins with all names of NumPy, which imports f2py, `testing` and masked
-arrays, in longer than NumPy itself takes, and it puts a Python function around each call.
+NumPy 2 has all functions of the standard, except for descending sorts. The namespace of array-api-compat has these too,
+but its import takes longer than NumPy's (it imports f2py, `testing` and masked arrays), and each of its functions calls
+another Python function.
 
-Many of NumPy's own functions are Python, too: they look at what they are given and call a method or a ufunc. A search
-of a small kernel makes a thousand such calls, so those it makes most stand here as what they come to, bit for bit.
+Many functions of NumPy are written in Python: they inspect their arguments, and call a method or a ufunc. A search of a
+small kernel makes a thousand such calls. So the most frequent functions are defined here by the method or ufunc that
+NumPy's would call, with the same results bit for bit.
 """
 
 from __future__ import annotations
@@ -13,61 +15,61 @@ from typing import Any
 
 import numpy as np
 
-_add: Any = np.add.reduce
-_maximum: Any = np.maximum.reduce
+_add_reduce: Any = np.add.reduce
+_maximum_reduce: Any = np.maximum.reduce
 
 
 class _Linalg:
-    """Functions of `specnorm.types.Linalg`, each looked up once."""
+    """The namespace ``linalg``: functions of `numpy.linalg`, which become attributes at their first use."""
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(np.linalg, name)
-        setattr(self, name, found)
-        return found
+        function = getattr(np.linalg, name)
+        setattr(self, name, function)
+        return function
 
     @staticmethod
     def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
-        """Root of the sum of squares; of integers and along several axes NumPy's own."""
+        """2-norms along an axis; NumPy's function for integers and for several axes."""
         if not isinstance(axis, int) or x.dtype.kind not in "fc":
             return np.linalg.vector_norm(x, axis=axis, keepdims=keepdims)
-        return np.sqrt(_add((x.conj() * x).real, axis=axis, keepdims=keepdims))
+        return np.sqrt(_add_reduce((x.conj() * x).real, axis=axis, keepdims=keepdims))
 
 
 class Namespace:
-    """Functions of `specnorm.types.Namespace`, and what else NumPy has, each looked up once."""
+    """The namespace: functions and dtypes of `numpy`, which become attributes at their first use."""
 
     linalg = _Linalg()
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(np, name)
-        setattr(self, name, found)
-        return found
+        member = getattr(np, name)
+        setattr(self, name, member)
+        return member
 
     @staticmethod
     def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
-        """Convert; NumPy 2.0 has the method alone."""
+        """Convert to a dtype; NumPy 2.0 has the method, but not the function."""
         return x.astype(dtype, copy=copy)
 
     @staticmethod
     def cumulative_sum(x: Any, /, *, axis: int | None = None) -> Any:
-        """Sums up to each entry; in NumPy from 2.1 on."""
+        """Cumulative sums; NumPy has the function since 2.1."""
         return np.cumsum(x, axis=axis)
 
     @staticmethod
     def sort(x: Any, /, *, axis: int = -1, descending: bool = False) -> Any:
-        """Sort; the order of equal numbers cannot be seen."""
-        found = np.sort(x, axis=axis)
-        return np.flip(found, axis=axis) if descending else found
+        """Sort, also in descending order."""
+        ascending = np.sort(x, axis=axis)
+        return np.flip(ascending, axis=axis) if descending else ascending
 
     @staticmethod
     def argsort(x: Any, /, *, axis: int = -1, descending: bool = False) -> Any:
-        """Order, stable in both directions."""
+        """Indices that sort an array, stable in both directions."""
         if not descending:
             return np.argsort(x, axis=axis, kind="stable")
-        backwards = np.argsort(np.flip(x, axis=axis), axis=axis, kind="stable")
-        return x.shape[axis] - 1 - np.flip(backwards, axis=axis)
+        order_of_flipped = np.argsort(np.flip(x, axis=axis), axis=axis, kind="stable")
+        return x.shape[axis] - 1 - np.flip(order_of_flipped, axis=axis)
 
-    # -- what NumPy's functions of these names come to ---------------------------------------------------------------
+    # -- functions by the method or ufunc that NumPy's function would call -------------------------------------------
     @staticmethod
     def reshape(x: Any, /, shape: tuple[int, ...]) -> Any:
         return x.reshape(shape)
@@ -90,11 +92,11 @@ class Namespace:
 
     @staticmethod
     def sum(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
-        return _add(x, axis=axis, keepdims=keepdims)
+        return _add_reduce(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def max(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
-        return _maximum(x, axis=axis, keepdims=keepdims)
+        return _maximum_reduce(x, axis=axis, keepdims=keepdims)
 
 
 NAMESPACE = Namespace()

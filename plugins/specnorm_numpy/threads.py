@@ -1,8 +1,9 @@
-"""Threads: one of BLAS where matrices are small, and a pool of our own over the matrices of one large layer.
+"""Threads: BLAS is restricted to one thread for small matrices, and a pool of threads works on many large ones.
 
-There several of BLAS cost more than they gain, and much more on a busy machine.
-BLAS has one number of threads for the whole process. A call sets it, and sets it back when it returns; calls that other
-threads make meanwhile leave it as it is. Products that they compute take one thread too, and are as right.
+For small matrices several BLAS threads cost more than they gain, in particular on a busy machine. The number of BLAS
+threads belongs to the whole process: `one_thread` sets it, and restores it afterwards. If another thread of the program
+is inside of `one_thread` already, the number is left alone. Products of other threads meanwhile take one BLAS thread,
+with the same results.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Answer = TypeVar("Answer")
 
-_SET = threading.Lock()
-"""Held by the call that has set the number."""
+_one_thread_lock = threading.Lock()
+"""Locked while a `one_thread` context has set the number of BLAS threads."""
 
 
 @functools.cache
 def _blas() -> tuple[Any, int]:
-    """The BLAS libraries that are loaded at the first call, of which NumPy's is one, and how many threads they take."""
+    """The controller of the BLAS libraries that are loaded at the first call, and their number of threads."""
     from threadpoolctl import ThreadpoolController
 
     controller = ThreadpoolController().select(user_api="blas")
@@ -35,48 +36,51 @@ def _blas() -> tuple[Any, int]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Context in which BLAS computes with one thread."""
-    if not _SET.acquire(blocking=False):
+    """Context manager in which BLAS computes with one thread."""
+    if not _one_thread_lock.acquire(blocking=False):
         yield
         return
+    controller, _ = _blas()
     try:
-        with _blas()[0].limit(limits=1):
+        with controller.limit(limits=1):
             yield
     finally:
-        _SET.release()
+        _one_thread_lock.release()
 
 
 def workers() -> int:
-    """Threads of the pool: as many as BLAS was given, by its environment variables or by the number of processors."""
-    return int(min(_blas()[1], os.cpu_count() or 1))
+    """Number of threads in the pool: that of BLAS, which environment variables set, but at most one for a processor."""
+    _, blas_threads = _blas()
+    return int(min(blas_threads, os.cpu_count() or 1))
 
 
 @functools.cache
 def _pool(_process: int, count: int) -> ThreadPoolExecutor:
-    """Of a process, by its id: a fork has no threads of its parent's."""
+    """The pool of a process, given by its id, since a forked process does not inherit the threads of its parent."""
     return ThreadPoolExecutor(count, thread_name_prefix="specnorm")
 
 
-def in_order(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """``map(function, items)`` over the pool, a few items ahead of what is asked for; each on one BLAS thread.
+def in_order(function: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
+    """As ``map(function, items)``, over the pool, with one BLAS thread for each item.
 
-    An item's answer does not depend on how many there are at once: NumPy's products and factorisations let go of
-    Python's lock, and share nothing.
+    A few items are computed ahead of the consumer. NumPy's products and factorisations release Python's global lock,
+    and an item's answer does not depend on the other items.
     """
     count = workers()
     if count == 1:
         yield from map(function, items)
         return
-    waiting: deque[Future[Found]] = deque()
+    futures: deque[Future[Answer]] = deque()
     try:
         with one_thread():
             for item in items:
-                # With what NumPy is told to do about overflow: that is part of a context.
-                waiting.append(_pool(os.getpid(), count).submit(contextvars.copy_context().run, function, item))
-                if len(waiting) > count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                # In a copy of the context, which contains NumPy's error state.
+                context = contextvars.copy_context()
+                futures.append(_pool(os.getpid(), count).submit(context.run, function, item))
+                if len(futures) > count:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
     finally:
-        for future in waiting:
+        for future in futures:
             future.cancel()

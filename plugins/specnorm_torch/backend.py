@@ -100,19 +100,20 @@ class TorchBackend(TorchArrays):
         program: SteppedProgram,
         kernels: Array,
         state: tuple[Array, ...],
-        sweeps: int,
+        sweeps: int | Array,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """One operator too; the gradient meets the kernels in a product.
+        """One operator too; the gradient meets the kernels in a product. A compiled graph may compute the sweeps.
 
         Outside of compilers and transformations without either, whose cost is that of the arithmetic.
         """
         detached = tuple(x.detach() for x in state)
         if not self.changes(kernels, *state):
-            value, gradient, after = program.step(kernels.detach(), detached, sweeps=sweeps, backend=self)
+            value, gradient, after = program.step(kernels.detach(), detached, sweeps=int(sweeps), backend=self)
             return derivatives.with_gradient(kernels, value, gradient), after
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
-        value, gradient, *after = operators.step(kernels.detach(), list(detached), program.key, sweeps)
+        in_tensor = torch.as_tensor(sweeps, device="cpu")
+        value, gradient, *after = operators.step(kernels.detach(), list(detached), program.key, in_tensor)
         return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(after)
 
     def changes(self, kernels: Array, *others: Array) -> bool:

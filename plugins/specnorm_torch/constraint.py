@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
-from specnorm.plugin import check_bound, check_count, stepped_program
+from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import computed, geometry_of, is_layer, is_lazy, layers_of, name_of, version_of
@@ -26,8 +26,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
 _SETTLING = 16
 """Steps from the vectors at hand for a weight that they may not fit: a new one in eval, or one that was loaded."""
-_FIRST_PASSES = 16
-"""Forward passes in which two steps are taken at least: an optimiser's first steps turn all weights one way."""
+_FIRST_PASSES, _FIRST_STEPS = 16, 3
+"""In so many forward passes so many steps are taken at least: an optimiser's first steps turn all weights one way."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class SpectralNorm(nn.Module):
 
     scale: Tensor
     """What the last weight in eval was multiplied by: what exporters write."""
+    compiled_passes: Tensor
+    """Forward passes in training that compiled code took."""
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class SpectralNorm(nn.Module):
         for name, x in state.items():
             self.register_buffer(name, x)
         self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
+        self.register_buffer("compiled_passes", torch.zeros((), dtype=torch.int64), persistent=False)
         self._fits, self._passes = True, 0
         self._settled: _Settled | None = None
         self._recorded: Recorded | None = None
@@ -118,10 +121,11 @@ class SpectralNorm(nn.Module):
         return derivatives.scaled(weight, *self._factor(settled.value), settled.gradient)
 
     def _scaled_in_training(self, weight: Tensor) -> Tensor:
-        sweeps = self._sweeps()
         if BACKEND.changes(weight) or not self.state_names:
+            compiled = self._fits and torch.compiler.is_compiling()
+            sweeps = self._compiled_sweeps() if compiled else self._sweeps()
             return self._scaled_while_traced(weight, sweeps, move=True)
-        value, gradient, after = self._step_in_training(weight, sweeps)
+        value, gradient, after = self._step_in_training(weight, self._sweeps())
         self._move_to(after)
         self._fits = True
         return derivatives.scaled(weight, *self._factor(value), gradient)
@@ -147,19 +151,30 @@ class SpectralNorm(nn.Module):
         """Return the steps to take in this forward pass."""
         if not self._fits:
             return _SETTLING
-        if torch.compiler.is_compiling():
-            return self.n_power_iterations
         self._passes += 1
-        least = 2 if self._passes <= _FIRST_PASSES else 1
-        return max(self.n_power_iterations, least)
+        return max(self.n_power_iterations, _FIRST_STEPS if self._passes <= _FIRST_PASSES else 1)
 
-    def _scaled_while_traced(self, weight: Tensor, sweeps: int, *, move: bool) -> Tensor:
+    def _compiled_sweeps(self) -> Tensor:
+        """`_sweeps` in compiled code: the count is in a buffer, since another number would be compiled anew."""
+        is_first = self.compiled_passes < _FIRST_PASSES
+        self.compiled_passes.add_(1)
+        return torch.where(is_first, max(self.n_power_iterations, _FIRST_STEPS), self.n_power_iterations)
+
+    def _scaled_while_traced(self, weight: Tensor, sweeps: int | Tensor, *, move: bool) -> Tensor:
         """Scale in compilers and transformations, and by methods without a state."""
-        value, after = specnorm.track(self.kernel(weight), self.method, self.state, sweeps=sweeps, **self.geometry)
-        if move:
-            self._move_to(after.values())
+        kernel = self.kernel(weight)
+        if self.state_names:
+            plan = self._program(kernel)
+            value, after = BACKEND.step(plan, kernel, tuple(self.state.values()), sweeps)
+            if move:
+                self._move_to(after)
+        else:
+            value, _ = specnorm.track(kernel, self.method, {}, **self.geometry)
         factor, _ = self._factor(value)
         return weight * factor.to(weight.dtype)
+
+    def _program(self, kernel: Tensor) -> SteppedProgram:
+        return stepped_program(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
 
     def _scaled_for_export(self, weight: Tensor) -> Tensor:
         """Scale by a constant: the graph holds the weight that eval uses, and nothing of how its norm was found."""
@@ -186,7 +201,7 @@ class SpectralNorm(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Norm of the kernel, its derivative with respect to the weight, and the state after some sweeps."""
         kernel = self.kernel(weight.detach())
-        plan = stepped_program(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
+        plan = self._program(kernel)
         value, gradient, after = plan.step(kernel, state, sweeps=sweeps, backend=BACKEND)
         if self.dim is not None:
             gradient = gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)

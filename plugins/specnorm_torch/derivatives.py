@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function
 
 from specnorm.errors import MethodError, SecondDerivativeError
@@ -28,12 +26,16 @@ def refuse_second_derivatives() -> None:
 
 
 def _derivative_levels() -> int:
-    """Count the torch.func differentiations that are active.
+    """Return the number of torch.func differentiations that are active: each wraps a new tensor, vmap does not.
 
-    Torch says it nowhere in public (2.13). Without the count a compiled gradient of a gradient is 0, and no error.
+    Without the count a compiled gradient of a gradient is 0, and no error (torch 2.13).
     """
-    stack = retrieve_all_functorch_interpreters()
-    return sum(level.key() in (TransformType.Grad, TransformType.Jvp) for level in stack)
+    levels = 0
+    tensor = torch.zeros((), device="cpu")
+    while (inner := torch.func.debug_unwrap(tensor, recurse=False)) is not tensor:
+        tensor = inner
+        levels += 1
+    return levels
 
 
 # Dynamo runs it while tracing: it inlines the guard below inside torch.func transformations and would drop it.

@@ -105,16 +105,19 @@ def _evaluate_vmap(
 
 
 @torch.library.custom_op("specnorm::step", mutates_args=())
-def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
-    """Return value, gradient and next state of a program for kernels (*batch, *shape)."""
+def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: Tensor) -> list[Tensor]:
+    """Return value, gradient and next state of a program for kernels (*batch, *shape).
+
+    The sweeps are an integer in a tensor on the host, so that a compiled graph can count its passes.
+    """
     plan = cast("SteppedProgram", program(key))
-    value, gradient, after = plan.step(kernels, tuple(state), sweeps=sweeps, backend=ARRAYS)
+    value, gradient, after = plan.step(kernels, tuple(state), sweeps=int(sweeps), backend=ARRAYS)
     # An operator may not return an input or a view of one: without sweeps the state stays as it is.
     return [value.clone(), gradient.clone(), *(x.clone() for x in after)]
 
 
 @step.register_fake
-def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: int) -> list[Tensor]:
+def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: Tensor) -> list[Tensor]:
     plan = keep(key)
     dtype = getattr(torch, plan.result_dtype)
     batch = kernels.shape[: kernels.ndim - len(plan.shape)]
@@ -130,7 +133,7 @@ def _step_vmap(
     kernels: Tensor,
     state: list[Tensor],
     key: str,
-    sweeps: int,
+    sweeps: Tensor,
 ) -> tuple[list[Tensor], list[int]]:
     """Batch through the operator's own leading axes; a state that all kernels share is repeated."""
 

@@ -1,7 +1,7 @@
-"""What proofs take for granted of the processor: looked at before one starts, and no flag of the user's in its way.
+"""Check, before a proof starts, that the processor rounds as proofs assume; set NumPy's error state aside meanwhile.
 
-The rounding direction and the flushing of subnormal numbers to zero belong to the thread, not to a library: whoever
-sets them sets them for NumPy too (``fesetround``; ``torch.set_flush_denormal``; libraries built with ``-ffast-math``).
+The rounding direction and the flushing of subnormal numbers to zero are states of the thread, not of a library:
+``fesetround``, ``torch.set_flush_denormal`` and libraries built with ``-ffast-math`` change them for NumPy too.
 """
 
 from __future__ import annotations
@@ -18,62 +18,84 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.types import Backend
 
-_SMALLEST = [5e-324, 2.0**-1022, 0.5]
-"""In a list, so that nothing is computed with them before this program runs."""
-_HALVES = [1.0, 2.0**-53, 2.0**-54]
-_NOTHING = contextlib.nullcontext()
+# Both are lists so that Python's compiler does not fold the tests on them into constants.
+_SUBNORMAL_TEST = [5e-324, 2.0**-1022, 0.5]
+"""The smallest subnormal number, the smallest normal one, and a factor that makes the latter subnormal."""
+_ROUNDING_TEST = [1.0, 2.0**-53, 2.0**-54]
+"""1, and half the distance to its neighbours above and below: sums with 1 that are halfway cases."""
+_NO_CONTEXT = contextlib.nullcontext()
 
 
 def exact(x: Array, *, backend: Backend) -> contextlib.AbstractContextManager[object]:
-    """Arithmetic as proofs need it, for arrays like x: rounding to nearest, full precision, no error from a flag.
+    """Context manager in which arrays of x's library and device compute as proofs assume.
 
-    Floating-point flags are no results: OpenBLAS's kernels for AVX-512 compute lanes that they discard, from memory
-    that nobody has written, and raise "invalid" for it. So NumPy's error state is set aside, and results are looked at.
+    Products have full precision, the processor is checked to round to nearest, and NumPy's floating-point warnings are
+    off. Warnings say nothing about results here: OpenBLAS's kernels for AVX-512 compute lanes from uninitialised
+    memory, discard them, and still raise "invalid". Rules check their results instead.
 
     Raises
     ------
     BackendError
         If the processor does not round to nearest.
     """
-    # Under a tracer nothing is computed yet, and a compiler may be reading this.
+    # Under a tracer nothing is computed yet, and a compiler may be tracing this very code.
     return backend.precise(x) if backend.is_traced(x) else on_host(backend.precise(x))
 
 
 @contextlib.contextmanager
-def on_host(also: contextlib.AbstractContextManager[object] = _NOTHING) -> Iterator[None]:
-    """As `exact`, for NumPy's arrays, whose arithmetic is precise as it comes; rules of networks enter it."""
+def on_host(inner: contextlib.AbstractContextManager[object] = _NO_CONTEXT) -> Iterator[None]:
+    """Context manager like `exact` for NumPy arrays, whose products always have full precision.
+
+    Parameters
+    ----------
+    inner : context manager, optional
+        Entered as well.
+    """
     if not rounds_to_nearest():
         raise BackendError(
             "the processor does not round to nearest in this thread: something has set another direction (fesetround), "
             "and no bound would hold. Set it back before calling specnorm."
         )
-    with np.errstate(all="ignore"), also:
+    with np.errstate(all="ignore"), inner:
         yield
 
 
 def rounds_to_nearest() -> bool:
-    """Whether sums in this thread are rounded to nearest: halfway cases go to the even neighbour on both sides of 1."""
-    one, above, below = _HALVES
-    return one + above == one and one - below == one
+    """Whether this thread rounds sums to nearest, ties to even: halfway cases on both sides of 1 must give 1."""
+    one, half_step_above, half_step_below = _ROUNDING_TEST
+    return one + half_step_above == one and one - half_step_below == one
 
 
 def flushes() -> bool:
-    """Whether subnormal numbers are taken for zero in this thread, as operands or as results."""
-    smallest, least, half = _SMALLEST
-    return smallest == 0 or least * half == 0
+    """Whether this thread replaces subnormal numbers by zero, as operands or as results."""
+    smallest_subnormal, smallest_normal, half = _SUBNORMAL_TEST
+    return smallest_subnormal == 0 or smallest_normal * half == 0
 
 
 def too_small(kernels: np.ndarray) -> bool:
-    """Whether flushing could change the norm of one of some kernels (b, size) by as much as a rounding counts.
+    """Whether flushing subnormal numbers to zero could change the norm of a kernel noticeably.
 
-    Read from the bits, since comparisons flush too. Entries lost are below the smallest normal number t each, together
-    below ``size t``; where the largest entry is ``2**60 size t``, neither that nor any end of an interval is near t.
+    Let t be the smallest normal number. Flushed entries are below t each, so together they change the norm by less than
+    ``size * t``. That is negligible if the largest entry is at least ``2**60 size t``, about. Magnitudes are compared
+    as integers, through their bits, since comparisons of floats may flush too.
+
+    Parameters
+    ----------
+    kernels : array, shape (b, size)
+
+    Returns
+    -------
+    bool
+        True if some kernel is not zero and its largest entry is below that limit.
     """
     if kernels.dtype not in (np.float32, np.float64):
         kernels = kernels.astype(np.float32)  # exact; half precision has no numbers that float32 calls subnormal
-    wide = kernels.dtype == np.float64
-    bits: Any = np.ascontiguousarray(kernels).view(np.uint64 if wide else np.uint32)
-    mantissa, sign = (52, 63) if wide else (23, 31)
-    largest = (bits & bits.dtype.type(2**sign - 1)).max(axis=-1, initial=0)
-    least = (1 + 60 + kernels.shape[-1].bit_length()) << mantissa
-    return bool(((largest > 0) & (largest < bits.dtype.type(least))).any())
+    if kernels.dtype == np.float64:
+        unsigned, mantissa_bits, sign_bit = np.uint64, 52, 63
+    else:
+        unsigned, mantissa_bits, sign_bit = np.uint32, 23, 31
+    bits: Any = np.ascontiguousarray(kernels).view(unsigned)
+    largest = (bits & unsigned(2**sign_bit - 1)).max(axis=-1, initial=0)
+    # The bits of a power of two are its biased exponent, which is 1 for t, shifted past the mantissa.
+    limit = (1 + 60 + kernels.shape[-1].bit_length()) << mantissa_bits
+    return bool(((largest > 0) & (largest < unsigned(limit))).any())

@@ -1,7 +1,8 @@
-"""Claims: numbers that are proven, as values of two types that only rules of inference construct (Milner's LCF).
+"""Claims: proven bounds of norms, as values of the types `Upper` and `Lower`, which only rules of inference construct.
 
-A claim says what its number bounds, by which rule, and from which other claims. Only the modules of this room call
-`_upper` and `_lower`, so that whoever has a claim has its proof: a mistake in a search can only waste time.
+This is the design of Milner's LCF. A claim says which norm its number bounds, by which rule, and from which other
+claims the rule derived it. Only the modules of `specnorm.certified` call `_upper` and `_lower`, so a mistake in a
+search wastes time but never makes a false claim.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 EVERYWHERE = "sigma*"
-"""What a bound of the symbol's norm at every frequency bounds: the supremum over all sizes."""
-_KERNEL = object()
+"""The subject (``what``) of a claim about the supremum over all frequencies of the norm of some blocks' symbols.
+
+That is also the supremum of the circular layer's norm over all input sizes.
+"""
+_MAKER = object()
+"""Passed to a claim's constructor by `_upper` and `_lower` alone: the check that a rule made the claim."""
 
 
 class HypothesisError(ValueError):
-    """A rule was applied where what it supposes does not hold: an error of ours, never a claim."""
+    """The hypotheses of a rule do not hold, so it makes no claim. This is an error in the calling code of specnorm."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -37,16 +42,19 @@ class _Claim:
     Parameters
     ----------
     value : float
-        Non-negative.
+        The bound, non-negative; an upper bound may be infinite.
     what : object
-        The norm that it bounds: `EVERYWHERE`, a `cells.Circulant`, the `ConvSpec` of a layer, or words.
+        The norm that is bounded: `EVERYWHERE`, a `cells.Circulant`, the `ConvSpec` of a layer, or a description in
+        words. Bounds with equal ``what`` are bounds of the same norm.
     rule : str
-        The rule that proved it, in words.
+        Description of the rule that proved the bound.
     of : tuple of claims
-        The claims that the rule was applied to.
+        The premises: the claims from which the rule derived this one.
+    maker : object
+        `_MAKER`, or the constructor refuses.
     digest : str
-        Digest of the bits of the user's kernel (`digest_of`); empty for claims about scaled kernels, and about
-        networks, where ``what`` says it.
+        Digest of the user's kernel (`digest_of`). Empty for claims about scaled kernels, and for claims about networks,
+        whose ``what`` identifies the network.
     """
 
     value: float
@@ -57,7 +65,7 @@ class _Claim:
     digest: str = ""
 
     def __post_init__(self, maker: object) -> None:
-        if maker is not _KERNEL:
+        if maker is not _MAKER:
             raise TypeError(f"{type(self).__name__}: a claim is made by the rules of specnorm.certified alone")
         if not self.value >= 0:
             raise HypothesisError(f"{self.value!r} bounds no norm ({self.rule})")
@@ -79,13 +87,13 @@ class _Claim:
 
 
 class Upper(_Claim):
-    """Never below the norm, rounding included."""
+    """A proven upper bound: never below the norm, rounding errors included."""
 
     __slots__ = ()
 
 
 class Lower(_Claim):
-    """Never above the norm, rounding included."""
+    """A proven lower bound: never above the norm, rounding errors included."""
 
     __slots__ = ()
 
@@ -94,20 +102,20 @@ Claim = TypeVar("Claim", Upper, Lower)
 
 
 def least(first: Upper, *others: Upper | None) -> Upper:
-    """The lowest of several bounds of one norm."""
+    """Return the lowest of several upper bounds of one norm; None stands for a bound that was not proven."""
     claims = (first, *(claim for claim in others if claim is not None))
     _require_one_norm(claims)
     return min(claims, key=float)
 
 
 def greatest(*claims: Lower) -> Lower:
-    """The highest of several bounds of one norm."""
+    """Return the highest of several lower bounds of one norm."""
     _require_one_norm(claims)
     return max(claims, key=float)
 
 
 def _require_one_norm(claims: tuple[Claim, ...]) -> None:
-    """Refuse claims about different norms or kernels."""
+    """Raise a `HypothesisError` if the claims are about different norms or kernels."""
     if any(claim.what != claims[0].what for claim in claims):
         raise HypothesisError(f"bounds of different norms: {', '.join(str(claim.what) for claim in claims)}")
     if any(claim.digest != claims[0].digest for claim in claims):
@@ -118,36 +126,36 @@ def _upper(
     value: float,
     what: object,
     rule: str,
-    *of: Upper | Lower,
+    *premises: Upper | Lower,
     digest: str = "",
 ) -> Upper:
-    """An upper bound that a rule has proven. For the modules of the trusted room."""
-    return Upper(float(value), what, rule, of, _KERNEL, digest)
+    """Make the upper bound that a rule has proven from its premises. Only rules in a ``certified`` room call this."""
+    return Upper(float(value), what, rule, premises, _MAKER, digest)
 
 
 def _lower(
     value: float,
     what: object,
     rule: str,
-    *of: Upper | Lower,
+    *premises: Upper | Lower,
     digest: str = "",
 ) -> Lower:
-    """A lower bound that a rule has proven. For the modules of the trusted room."""
-    return Lower(float(value), what, rule, of, _KERNEL, digest)
+    """Make the lower bound that a rule has proven from its premises. Only rules in a ``certified`` room call this."""
+    return Lower(float(value), what, rule, premises, _MAKER, digest)
 
 
 def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:
-    """A bound of a direct sum: the largest of the bounds of its parts."""
+    """Bound the norm of a direct sum by the largest of the bounds of its parts."""
     return _upper(max((part.value for part in parts), default=0.0), what, rule, *parts)
 
 
 def nothing(what: object = "any norm") -> Lower:
-    """No norm is negative."""
+    """Return the trivial lower bound 0, which holds for any norm."""
     return _lower(0.0, what, "no norm is negative")
 
 
 def largest_of_blocks(bounds: Sequence[Upper], blocks: Array) -> Upper:
-    """The supremum of some blocks, from a bound of each."""
+    """Bound the largest norm of the symbols of all blocks (b, ...), from one upper bound for each block."""
     if len(bounds) != blocks.shape[0] or any(bound.what != EVERYWHERE for bound in bounds):
         raise HypothesisError(f"{len(bounds)} bounds of {blocks.shape[0]} blocks")
     if len(bounds) == 1:
@@ -156,7 +164,10 @@ def largest_of_blocks(bounds: Sequence[Upper], blocks: Array) -> Upper:
 
 
 def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:
-    """The numbers of some claims as an array (b,) of the widest dtype, outward."""
+    """Return the values of b claims as an array (b,) of the device's widest dtype.
+
+    Where that is float32, upper bounds are rounded up, and lower bounds down.
+    """
     values = np.asarray([claim.value for claim in claims], dtype=np.float64)
     if ops.wide_dtype == "float64":
         return ops.from_numpy(values, like)
@@ -166,42 +177,49 @@ def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: Arr
 
 
 def known(claim: Upper | None) -> Upper:
-    """A bound that there has to be."""
+    """Return the claim; raise a `HypothesisError` if nothing was proven (None)."""
     if claim is None:
         raise HypothesisError("nothing was proven")
     return claim
 
 
 def finite(claim: Upper | None) -> float:
-    """A bound as a number; infinity where there is none."""
+    """Return the value of an upper bound, infinity if nothing was proven (None)."""
     return math.inf if claim is None else claim.value
 
 
 def digest_of(kernel: Any) -> str:
-    """SHA-256 of a kernel's shape and numbers, on the host, whatever real precision it is stored in."""
-    import hashlib  # here, since OpenSSL takes four megabytes
+    """Return the SHA-256 of the shape and the float64 values of a kernel on the host.
+
+    Equal numbers in different real precisions have the same digest.
+    """
+    import hashlib  # imported here: OpenSSL takes four megabytes
 
     numbers = np.ascontiguousarray(kernel, dtype=np.float64)
-    whole = hashlib.sha256(repr(np.shape(kernel)).encode())
-    whole.update(numbers.reshape(-1).view(np.uint8).data)
-    return whole.hexdigest()
+    sha = hashlib.sha256(repr(np.shape(kernel)).encode())
+    sha.update(numbers.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
 
 
 def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[Lower, Upper]:
-    """Bounds of a kernel's norm from those of the kernel times ``2**-exponent``.
+    """Bound the norm of the user's kernel, from bounds for the scaled kernel ``kernel * 2**-exponent``.
 
     Parameters
     ----------
+    lower, upper : Lower and Upper
+        Bounds for the scaled kernel.
     kernel : array
-        On the host.
+        The user's kernel, on the host. The new claims carry its digest.
+    exponent : int
+        Power of two by which the kernel was divided.
 
     Raises
     ------
     HypothesisError
-        If the bounds are a user's kernel's already, which is not scaled again.
+        If the bounds carry the digest of a user's kernel: such bounds are not scaled again.
     """
     if lower.digest or upper.digest:
-        raise HypothesisError("bounds of a kernel that is known by its bits are not scaled to another one")
+        raise HypothesisError("bounds that carry the digest of a user's kernel are not scaled to another kernel")
     digest = digest_of(kernel)
     rule = f"{POWER}{exponent}"
     return (
@@ -211,13 +229,13 @@ def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[L
 
 
 def scaled_up(value: float, exponent: int) -> float:
-    """``value * 2**exponent``, rounded up where that is a subnormal number."""
+    """Return ``value * 2**exponent``, rounded up if the result is a subnormal number; exact otherwise."""
     scaled = _scaled(value, exponent)
     return host.next_up(scaled) if _scaled(scaled, -exponent) < value else scaled
 
 
 def scaled_down(value: float, exponent: int) -> float:
-    """``value * 2**exponent``, rounded down where that is a subnormal number, or none."""
+    """Return ``value * 2**exponent``, rounded down if the result is subnormal or overflows; exact otherwise."""
     scaled = min(_scaled(value, exponent), sys.float_info.max)
     return max(host.next_down(scaled), 0.0) if _scaled(scaled, -exponent) > value else scaled
 

@@ -1,10 +1,11 @@
-"""Outward arithmetic of the host's float64 numbers: each result lies on the named side of the exact one.
+"""Outward-rounded float64 arithmetic on the host: ``..._up`` is never below, ``..._down`` never above the exact result.
 
-IEEE 754 rounds one operation to nearest, so its exact result lies between the neighbours of the computed one, underflow
-included: the neighbour beyond is a bound. Sums of many terms are raised by gamma of their roundings instead. The host's
-sine and cosine are taken to be good to four units in the last place.
+Numbers are Python floats, or float64 arrays of NumPy.
 
-Numbers are floats, or float64 arrays of NumPy.
+IEEE 754 rounds one operation to nearest, so the exact result lies between the neighbours of the computed one, also
+where it underflows. So the next float in the wanted direction is a bound. Results of many roundings are raised by a
+relative allowance instead (`inflate`). The sine and cosine of NumPy are assumed to be accurate to four units in the
+last place.
 """
 
 from __future__ import annotations
@@ -21,39 +22,39 @@ Real = TypeVar("Real", float, "np.ndarray")
 
 
 def next_up(x: Real) -> Real:
-    """Next number towards infinity."""
+    """Return the next float towards infinity."""
     number: Any = x
-    beyond: Any = math.nextafter(number, math.inf) if isinstance(number, float) else np.nextafter(number, math.inf)
-    of_its_type: Real = beyond
-    return of_its_type
+    neighbour: Any = math.nextafter(number, math.inf) if isinstance(number, float) else np.nextafter(number, math.inf)
+    result: Real = neighbour
+    return result
 
 
 def next_down(x: Real) -> Real:
-    """Next number towards minus infinity."""
+    """Return the next float towards minus infinity."""
     number: Any = x
-    beyond: Any = math.nextafter(number, -math.inf) if isinstance(number, float) else np.nextafter(number, -math.inf)
-    of_its_type: Real = beyond
-    return of_its_type
+    neighbour: Any = math.nextafter(number, -math.inf) if isinstance(number, float) else np.nextafter(number, -math.inf)
+    result: Real = neighbour
+    return result
 
 
 def inflate(x: Real, roundings: int) -> Real:
-    """A non-negative number computed with so many relative roundings, never below the exact one.
+    """Raise a non-negative number that was computed with n = ``roundings`` roundings, never below the exact one.
 
-    ``x >= exact (1 - u)**n``, and ``(1 - (n + 1) u)(1 + (2 n + 4) u) >= 1`` for n < 2**25: the product here is counted.
-    The factor is exact. For normal numbers and 0.
+    With u = 2**-53, ``x >= exact * (1 - u)**n``, and ``(1 - (n + 1) u)(1 + (2 n + 4) u) >= 1`` for n < 2**25, where the
+    rounding of the product in this function is the (n + 1)-st. The factor is exact. Valid for normal numbers and 0.
     """
     return x * (1 + (roundings + 2) * 2.0**-52)
 
 
 def lowered(x: Real, roundings: int) -> Real:
-    """A non-negative number computed with so many relative roundings, never above the exact one; as `raised`."""
+    """Lower a non-negative number that was computed with so many roundings, never above the exact one (`inflate`)."""
     return x * (1 - (roundings + 2) * 2.0**-52)
 
 
 def mul_up(*factors: float) -> float:
-    """Product of non-negative floats, never below the exact one; 0 if a factor is 0, exact if all others are 1.
+    """Product of non-negative floats, never below the exact one.
 
-    0 times infinity is 0; NaN if a factor is.
+    It is exact if all factors but one are 1, 0 if a factor is 0 (also 0 times infinity), and NaN if a factor is NaN.
     """
     if 0 in factors:
         return math.nan if any(map(math.isnan, factors)) else 0.0
@@ -100,32 +101,32 @@ def div_down(a: float, b: float) -> float:
 
 
 def sqrt_up(x: float) -> float:
-    """Root of a non-negative float, never below the exact one; 0 of 0, NaN of NaN."""
+    """Square root of a non-negative float, never below the exact one. The root of 0 is 0, of NaN NaN."""
     return 0.0 if x <= 0 else next_up(math.sqrt(x))
 
 
 def sqrt_down(x: float) -> float:
-    """Root of a non-negative float, never above the exact one; 0 of 0, NaN of NaN."""
+    """Square root of a non-negative float, never above the exact one. The root of 0 is 0, of NaN NaN."""
     return 0.0 if x <= 0 else next_down(math.sqrt(x))
 
 
 def cos_down(angle: Real) -> Real:
-    """Cosine of angles between 0 and pi/2, rounded up themselves, from below: it falls there.
+    """Lower bound of the cosine of an angle in [0, pi/2], given an upper bound of the angle; the cosine decreases.
 
-    Four units in the last place are at most 2**-50 of the value.
+    NumPy's error of four units in the last place is at most 2**-50 of the value.
     """
     cosine: Real = np.cos(angle) * (1 - 2.0**-50)
     return next_down(cosine)
 
 
 def sin_up(angle: Real) -> Real:
-    """Sine of angles between 0 and pi/2, rounded up themselves, from above: it rises there."""
+    """Upper bound of the sine of an angle in [0, pi/2], given an upper bound of the angle; the sine increases."""
     sine: Real = np.sin(angle) * (1 + 2.0**-49)
     return next_up(sine)
 
 
 def hypot_up(*terms: float) -> float:
-    """Root of a sum of squares of floats, never below the exact one; `math.hypot` is within one unit."""
+    """Root of the sum of squares, never below the exact one; `math.hypot` is good to a unit in the last place."""
     nonzero = [term for term in terms if term]
     if not nonzero:
         return 0.0
@@ -135,12 +136,12 @@ def hypot_up(*terms: float) -> float:
 
 
 def norm_up(x: np.ndarray) -> np.ndarray:
-    """2-norms along the last axis of a float64 array, never below the exact ones; 0 of zeros, NaN of NaN.
+    """2-norms along the last axis of a float64 array, never below the exact ones; 0 for zeros, NaN for NaN.
 
-    Each vector is divided by a power of two first, so that its largest entry lies between 1/2 and 1: squares do not
-    overflow, and those that vanish are less than ``2**-1021`` each of a sum of at least 1/4. With n squares rounded and
-    added in any order, and a root, that is less than one rounding more than ``n / 2 + 1``. Only a result below the
-    normal numbers is rounded again: by less than a neighbour.
+    Each vector is divided by a power of two, so that its largest entry lies between 1/2 and 1. Then squares do not
+    overflow, and each square that underflows loses less than ``2**-1021`` of a sum of at least 1/4. The squares, their
+    sum in any order and its root make less than ``n / 2 + 2`` relative roundings. The multiplication by the power of
+    two rounds only if the result is subnormal, by less than the distance to the next float.
     """
     n = x.shape[-1]
     largest = np.max(np.abs(x), axis=-1, initial=0.0, keepdims=True)
@@ -152,30 +153,30 @@ def norm_up(x: np.ndarray) -> np.ndarray:
 
 
 def root_up(x: Fraction | int) -> float:
-    """Root of a non-negative rational number, rounded up to a float; checked in rational numbers.
+    """Square root of a non-negative rational number, rounded up to a float; checked in rational arithmetic.
 
-    Of a number between 1/4 and 4, times a power of two: there the computed root is off by a unit or two, while squares
-    of floats vanish or overflow where their roots do not.
+    The number is first divided by a power of four, so that it lies between 1/4 and 4: its floating-point root is then
+    accurate to a unit or two in the last place, whereas the number itself may overflow or underflow as a float.
     """
-    from fractions import Fraction  # here, since importing it takes milliseconds
+    from fractions import Fraction  # imported here: the import takes milliseconds
 
     exact = Fraction(x)
     exponent = (exact.numerator.bit_length() - exact.denominator.bit_length()) // 2
     scaled = exact / Fraction(4) ** exponent
-    y = math.sqrt(scaled)
-    while Fraction(y) ** 2 < scaled:
-        y = next_up(y)
+    scaled_root = math.sqrt(scaled)
+    while Fraction(scaled_root) ** 2 < scaled:
+        scaled_root = next_up(scaled_root)
     try:
-        root = math.ldexp(y, exponent)
+        root = math.ldexp(scaled_root, exponent)
     except OverflowError:
         return math.inf
-    # Below the normal numbers, the power of two rounds.
-    is_above = Fraction(root) >= Fraction(y) * Fraction(2) ** exponent
+    # `ldexp` rounds if the result is subnormal.
+    is_above = Fraction(root) >= Fraction(scaled_root) * Fraction(2) ** exponent
     return root if is_above else next_up(root)
 
 
 def float_up(x: Fraction) -> float:
-    """A float that is not below a rational number, nor more than one unit above."""
+    """The smallest or second smallest float that is not below a rational number."""
     from fractions import Fraction
 
     y = float(x)
@@ -183,23 +184,25 @@ def float_up(x: Fraction) -> float:
 
 
 def representable(x: float, dtype: type[np.floating], rounds: Literal["up", "down"]) -> float:
-    """The next number of a precision in a direction; among positive ones, a normal number or 0. NaN stays NaN."""
+    """Round a float up or down to a number of the given dtype; a positive result is a normal number. NaN stays NaN."""
+    smallest_normal = float(np.finfo(dtype).smallest_normal)
+    if 0 < x < smallest_normal:
+        return smallest_normal if rounds == "up" else 0.0
     with np.errstate(over="ignore"):
-        y = dtype(x)
-    if (rounds == "up" and float(y) < x) or (rounds == "down" and float(y) > x):
-        y = np.nextafter(y, dtype(math.inf if rounds == "up" else -math.inf))
-    tiny = float(np.finfo(dtype).smallest_normal)
-    if 0 < x < tiny:
-        return tiny if rounds == "up" else 0.0
-    return float(y)
+        nearest = dtype(x)
+    if rounds == "up" and float(nearest) < x:
+        return float(np.nextafter(nearest, dtype(math.inf)))
+    if rounds == "down" and float(nearest) > x:
+        return float(np.nextafter(nearest, dtype(-math.inf)))
+    return float(nearest)
 
 
 def float32_up(x: np.ndarray) -> np.ndarray:
-    """Single-precision numbers that are not below some numbers."""
+    """Round float64 numbers to float32, never below them."""
     y = x.astype(np.float32)
     return np.where(y < x, np.nextafter(y, np.float32(math.inf)), y)
 
 
 def float32_down(x: np.ndarray) -> np.ndarray:
-    """Single-precision numbers below some numbers: the conversion is to nearest, so the neighbour below is."""
+    """Round float64 numbers to float32 numbers below them: the neighbours below the nearest ones."""
     return np.nextafter(x.astype(np.float32), np.float32(-math.inf))

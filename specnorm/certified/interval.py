@@ -1,7 +1,7 @@
-"""Intervals: where the entries of an array of the host lie, with arithmetic that is rounded outward in this file alone.
+"""Intervals around the entries of NumPy arrays, with interval arithmetic that rounds outward.
 
-Intervals are of real numbers: an infinite end says that nothing is known on its side, and 0 times one is 0. Each
-operation of NumPy is rounded to nearest, so the exact result lies between the neighbours of the computed one.
+Intervals contain real numbers only. An infinite end means that nothing is known on that side, so 0 times an infinite
+end is 0. NumPy rounds each operation to nearest, so the exact result lies between the neighbours of the computed one.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from specnorm.certified.bound import HypothesisError
 
 Numbers: TypeAlias = NDArray[np.float64]
 Ends: TypeAlias = tuple[Numbers, Numbers]
-"""Smallest and largest of something, entry by entry."""
+"""Lower and upper ends, two arrays of one shape."""
 _MAKER = object()
+"""Passed to the constructor by `_interval` alone: the check that a rule made the interval."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Interval:
-    """Where the entries of one value lie: a claim of each, made by the rules of `specnorm.certified` alone.
+    """A claim that each entry of an array lies between two numbers; made by the rules of `specnorm.certified` alone.
 
     Parameters
     ----------
     low, high : array
-        In the value's shape, never to be written to; infinite where nothing is known.
+        The ends, in the shape of the array that they enclose; read-only; infinite where nothing is known.
     """
 
     low: Numbers
@@ -46,23 +47,29 @@ class Interval:
 
     @property
     def ends(self) -> Ends:
-        """Both arrays."""
+        """The tuple ``(low, high)``."""
         return self.low, self.high
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the value."""
+        """Shape of the enclosed array."""
         return self.low.shape
 
     def __and__(self, other: Interval) -> Interval:
-        """What lies in both; `HypothesisError` where nothing does, since one of them is wrong."""
+        """The intersection of two intervals around one array.
+
+        Raises
+        ------
+        HypothesisError
+            If the intersection is empty: one of the intervals is wrong.
+        """
         return _interval(np.maximum(self.low, other.low), np.minimum(self.high, other.high))
 
     def __neg__(self) -> Interval:
         return _interval(-self.high, -self.low)
 
     def __add__(self, other: Interval) -> Interval:
-        """Exact where a term is 0."""
+        """The sum; exact where an end of one term is 0."""
         return _sum(self.low, other.low, self.high, other.high)
 
     def __sub__(self, other: Interval) -> Interval:
@@ -80,16 +87,17 @@ class Interval:
         return _interval(host.next_down(low), host.next_up(high))
 
     def inverse(self) -> Interval:
-        """1 / x; anything where 0 is in the interval."""
+        """The interval of 1 / x; all real numbers where 0 is in the interval."""
         has_zero = self.mignitude() == 0
         with np.errstate(all="ignore"):
-            of_low, of_high = 1 / self.low, 1 / self.high
-        low = host.next_down(np.minimum(of_low, of_high))
-        high = host.next_up(np.maximum(of_low, of_high))
+            inverse_of_low = 1 / self.low
+            inverse_of_high = 1 / self.high
+        low = host.next_down(np.minimum(inverse_of_low, inverse_of_high))
+        high = host.next_up(np.maximum(inverse_of_low, inverse_of_high))
         return _interval(np.where(has_zero, -math.inf, low), np.where(has_zero, math.inf, high))
 
     def scaled(self, factor: float, slack: float = 0.0) -> Interval:
-        """Times a number that is known up to a relative error; 0 stays 0."""
+        """The product with any number whose relative distance from ``factor`` is at most ``slack``; 0 stays 0."""
         if not math.isfinite(factor):
             return anything(self.shape)
         oriented = self if factor > 0 else -self
@@ -107,21 +115,24 @@ class Interval:
         return _interval(low, high)
 
     def root(self) -> Interval:
-        """Roots of the numbers that are not negative; the host's roots are correctly rounded."""
+        """The interval of the square roots of the non-negative numbers in it; NumPy's roots are correctly rounded."""
         low = np.sqrt(np.maximum(self.low, 0.0))
         high = np.sqrt(np.maximum(self.high, 0.0))
         return _interval(np.maximum(host.next_down(low), 0.0), host.next_up(high))
 
     def magnitude(self) -> Numbers:
-        """Largest absolute values."""
+        """The largest absolute value in the interval of each entry."""
         return np.asarray(np.maximum(abs(self.low), abs(self.high)))
 
     def mignitude(self) -> Numbers:
-        """Smallest absolute values."""
+        """The smallest absolute value in the interval of each entry."""
         return np.where((self.low <= 0) & (self.high >= 0), 0.0, np.minimum(abs(self.low), abs(self.high)))
 
     def middle(self) -> Ends:
-        """A point between both ends, and how far both are from it, rounded up; 0 and infinity where one is infinite."""
+        """Centre and radius: a point between the ends, and the distance of the farther end from it, rounded up.
+
+        They are 0 and infinity where an end is infinite.
+        """
         is_finite = np.isfinite(self.low) & np.isfinite(self.high)
         low = np.where(is_finite, self.low, 0.0)
         high = np.where(is_finite, self.high, 0.0)
@@ -132,7 +143,7 @@ class Interval:
 
 
 def _interval(low: Numbers, high: Numbers) -> Interval:
-    """Ends that a rule has proven. For the modules of the trusted room."""
+    """Make the interval that a rule has proven. Only rules in a ``certified`` room call this."""
     return Interval(_read_only(low), _read_only(high), _MAKER)
 
 
@@ -145,7 +156,11 @@ def _read_only(end: Numbers) -> Numbers:
 
 
 def enclosing(ends: Interval | Ends) -> Interval:
-    """The interval that an operator returns for its values: ends that are NaN, or beyond all numbers, say nothing."""
+    """The interval with the ends that an operator returned.
+
+    An end that is NaN, a lower end of +infinity and an upper end of -infinity are replaced by the infinite end that
+    claims nothing: they come from overflow.
+    """
     if isinstance(ends, Interval):
         return ends
     low, high = (np.asarray(end).astype(np.float64, casting="safe", copy=False) for end in ends)
@@ -153,27 +168,27 @@ def enclosing(ends: Interval | Ends) -> Interval:
 
 
 def point(x: Numbers) -> Interval:
-    """One number an entry."""
+    """The interval that contains the numbers x alone."""
     return _interval(x, x)
 
 
 def within(radius: Numbers) -> Interval:
-    """Numbers that are so far from 0 at most."""
+    """The interval of the numbers whose absolute value is at most ``radius``."""
     return _interval(-radius, radius)
 
 
 def around(centre: Numbers, radius: Numbers) -> Interval:
-    """Numbers that are so far from a centre at most."""
+    """The interval of the numbers whose distance from ``centre`` is at most ``radius``, rounded outward."""
     return _sum(centre, -radius, centre, radius)
 
 
 def anything(shape: tuple[int, ...]) -> Interval:
-    """Entries of which nothing is known."""
+    """The interval of all real numbers, for every entry."""
     return within(np.full(shape, math.inf))
 
 
 def _sum(low: Numbers, other_low: Numbers, high: Numbers, other_high: Numbers) -> Interval:
-    """The sum of two intervals by their ends, exact where one end is 0."""
+    """The sum of two intervals, given by their ends; exact where one of the two ends is 0."""
     with np.errstate(all="ignore"):
         low_sum = low + other_low
         high_sum = high + other_high
@@ -186,6 +201,6 @@ def _sum(low: Numbers, other_low: Numbers, high: Numbers, other_high: Numbers) -
 
 
 def _product(x: Numbers, y: Numbers | float) -> Numbers:
-    """Products of which 0 times infinity is 0."""
+    """The product rounded to nearest, where 0 times infinity is 0."""
     with np.errstate(all="ignore"):
         return np.where((x == 0) | (y == 0), 0.0, x * y)

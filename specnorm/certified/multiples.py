@@ -1,4 +1,4 @@
-"""The norm of a rounded multiple of a kernel, from the kernel's own: no search is repeated for it."""
+"""Bound the norm of a rounded multiple of a kernel, from a bound of the kernel's norm, without another search."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ def norm_of_multiple(
     factor: float,
     multiple: NDArray[np.float64],
 ) -> Upper:
-    """Bound a layer whose kernel M is close to a multiple f K of another one: ``f ||K|| + ||M - f K||``.
+    """Bound the norm of the layer with kernel M, close to f K, by ``f ||K|| + ||M - f K||``.
 
-    A layer adds one product with a matrix for each tap, between a padding and maps of norm at most 1. So the second
-    term is at most ``sqrt(taps)`` times the Frobenius norm of M - f K, times the padding's factor.
+    All norms are those of layers with the same geometry.
+    The layer with kernel M - f K pads its input, which multiplies norms by at most ``sqrt(padding_gain_sq)``, and adds
+    up one matrix product for each tap. So its norm is at most that factor times ``sqrt(taps)`` times the Frobenius norm
+    of M - f K.
 
     Parameters
     ----------
     norm : Upper
-        Of a layer with the kernel K, by its digest.
+        Bound of the norm of the layer with kernel K; its digest is checked.
     kernel, multiple : float64 array of one shape
         K and M, on the host.
     factor : float
-        f, not negative. M may be rounded anyhow: it is compared with f K.
+        f, not negative. M may be any rounding of f K: their distance is computed.
 
     Raises
     ------
     HypothesisError
-        If the norm is of another kernel, or of no layer.
+        If the bound is for another kernel, or not for a layer.
     """
     if not isinstance(norm.what, ConvSpec) or norm.digest != digest_of(kernel):
         raise HypothesisError(f"a norm of {norm.what}, which is not this kernel's layer")
@@ -49,12 +51,12 @@ def norm_of_multiple(
         raise HypothesisError(f"no multiple: {factor!r} times {kernel.shape} and {multiple.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
         product = factor * kernel.reshape(-1)
-        apart = multiple.reshape(-1) - product
-    # Both operations round once, the product to a multiple of the smallest subnormal number.
-    rounded = host.mul_up(float(host.norm_up(product)), 2.0**-52)
+        difference = multiple.reshape(-1) - product
+    # The product and the difference are rounded once each; the product may also underflow.
+    product_error = host.mul_up(float(host.norm_up(product)), 2.0**-52)
     underflow = host.mul_up(host.root_up(product.size), math.ulp(0.0))
-    distance = host.add_up(host.inflate(float(host.norm_up(apart)), 1), rounded, underflow)
+    distance = host.add_up(host.inflate(float(host.norm_up(difference)), 1), product_error, underflow)
     spec = norm.what
-    scale = host.mul_up(host.root_up(math.prod(spec.kernel_shape)), host.root_up(spec.padding_gain_sq))
-    value = host.add_up(host.mul_up(norm.value, factor), host.mul_up(distance, scale))
+    norm_over_frobenius = host.mul_up(host.root_up(math.prod(spec.kernel_shape)), host.root_up(spec.padding_gain_sq))
+    value = host.add_up(host.mul_up(norm.value, factor), host.mul_up(distance, norm_over_frobenius))
     return _upper(value, spec, f"{factor:.6g} times another kernel, rounded", norm, digest=digest_of(multiple))

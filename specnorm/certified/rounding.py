@@ -1,8 +1,10 @@
-"""Roundings of array libraries, counted. Every 'upper' or 'lower' is made in this package; no method inflates by hand.
+"""Allowances for the rounding errors of array libraries, from the number of roundings.
+
+Every rule in `specnorm.certified` takes its allowances from here; methods outside of it never inflate numbers.
 
 Notation: u is the unit roundoff, gamma(n) = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms,
-section 3.1). Inputs are scaled to about 1, so underflow stays below every allowance. Second-order terms are covered by
-the factor `SLACK`.
+section 3.1). Inputs are scaled to about 1, so that underflow is far below every allowance. The factor `SLACK` covers
+terms of second order.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ SLACK = 1.001
 
 
 def unit(x: Array, *, xp: Namespace) -> float:
-    """Unit roundoff of an array's precision: 2**-53 or 2**-24."""
+    """Unit roundoff of an array's dtype: 2**-53 for float64 and complex128, else 2**-24."""
     return 2.0**-53 if x.dtype in (xp.float64, xp.complex128) else 2.0**-24
 
 
@@ -37,36 +39,47 @@ def gamma(n: int, u: float) -> float:
 
 
 def product_error(length: int, x: Array, *, xp: Namespace) -> float:
-    """Componentwise relative error of a matrix product of the given inner length: |fl(AB) - AB| <= this * |A||B|.
+    """Return e such that a computed matrix product has ``|fl(A B) - A B| <= e |A| |B|``, entry by entry.
 
-    A complex entry is two real sums of 2 n products, each off by at most gamma(2 n) times the sum of |a||b| (Cauchy and
-    Schwarz on real and imaginary parts), both together by sqrt(2) gamma(2 n). For ``H = fl(A* A)`` this gives
-    ``||H - A* A|| <= e ||A||_F**2``.
+    For a Gram matrix ``H = fl(A* A)`` this gives ``||H - A* A|| <= e ||A||_F**2``. For real matrices e is gamma(n),
+    with n the inner length. A complex entry is two real sums of 2 n products; by Cauchy and Schwarz on real and
+    imaginary parts, each sum has an error of at most gamma(2 n) times the sum of |a| |b|, so e is sqrt(2) gamma(2 n).
+
+    Parameters
+    ----------
+    length : int
+        n: columns of A.
+    x : array
+        Any array of the product's dtype.
     """
     u = unit(x, xp=xp)
     return math.sqrt(2) * gamma(2 * length, u) if arrays.is_complex(x, xp=xp) else gamma(length, u)
 
 
 def up(x: Array, n: int, *, xp: Namespace) -> Array:
-    """Increase non-negative numbers by more than ``n`` roundings."""
+    """Increase non-negative numbers by more than ``n`` roundings may have decreased them."""
     return x * (1 + SLACK * gamma(n + 2, unit(x, xp=xp)))
 
 
 def down(x: Array, n: int, *, xp: Namespace) -> Array:
-    """Decrease non-negative numbers by more than ``n`` roundings."""
+    """Decrease non-negative numbers by more than ``n`` roundings may have increased them."""
     return x * (1 - SLACK * gamma(n + 2, unit(x, xp=xp)))
 
 
 def padded_up(value: Array, gain_sq: int, *, xp: Namespace) -> Array:
-    """Bounds of padded layers' norms from those of their symbols (`every_size.padded_norm`), rounded up."""
+    """``sqrt(gain_sq) * value``, rounded up: bounds for padded layers from those of their symbols.
+
+    See `specnorm.certified.layer.circulant.padded_norm`.
+    """
     return up(value * math.sqrt(gain_sq), 4, xp=xp)
 
 
 def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, xp: Namespace) -> Array:
-    """Convert to the result's dtype in the safe direction.
+    """Convert non-negative numbers to a dtype, rounded in the given direction.
 
-    Unscaling by a power of two is exact but for underflow, and the conversion rounds to nearest once; zero (only the
-    zero kernel has it) stays zero. A lower value that leaves the range ends at the largest finite number.
+    With "up" the result is no smaller, with "down" no larger than the exact number. The allowance covers one rounding
+    of the conversion, and the underflow of an unscaling by a power of two before it. Zero, the norm of the zero kernel
+    alone, stays zero. With "down", a number beyond the dtype's range becomes the largest finite number.
     """
     converted = xp.astype(value, dtype)
     if rounds == "nearest":

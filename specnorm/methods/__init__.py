@@ -1,6 +1,6 @@
-"""The methods: values that compute or bound the spectral norm of a layer, by name.
+"""The methods that compute or bound the spectral norm of a layer, and the base classes for methods of one's own.
 
-`specnorm.measure` takes one; what a method of one's own derives from and returns is in this module too.
+`specnorm.measure` takes a method. `METHODS` finds its class by name.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from specnorm.methods.unfolding import FantasticFour, Reshaped, Unfoldings
 from specnorm.result import Kind
 
 GROUP = "specnorm.methods"
-"""Entry points of methods that other distributions bring: the method's name, and its class."""
+"""Group of the entry points by which other distributions register methods: the method's name, and its class."""
 
 
 class Methods(Mapping[str, type[Method]]):
-    """Name -> class: ours, then those of other distributions, each imported when it is asked for."""
+    """Mapping from names to classes: specnorm's methods, then those of other distributions, imported on first use."""
 
     def __init__(self, ours: Iterable[type[Method]]) -> None:
         self._ours = {cls.name: cls for cls in ours}
@@ -38,8 +38,10 @@ class Methods(Mapping[str, type[Method]]):
 
         Raises
         ------
-        BrokenBackend, BackendConflict
-            If what is registered cannot be used, or twice.
+        BrokenBackend
+            If a registered class cannot be imported, or is not a method of this name.
+        BackendConflict
+            If two distributions register the name.
         """
         if name in self._ours:
             return self._ours[name]
@@ -48,15 +50,15 @@ class Methods(Mapping[str, type[Method]]):
         if len(entries) > 1:
             raise BackendConflict(f"two distributions register a method {name!r}: {origin}. Uninstall one of them.")
         try:
-            found = entries[0].load()
+            cls = entries[0].load()
         except Exception as error:
             raise BrokenBackend(f"method {name!r} of {origin} cannot be imported: {error}.") from error
-        if not (isinstance(found, type) and issubclass(found, Method) and getattr(found, "name", None) == name):
+        if not (isinstance(cls, type) and issubclass(cls, Method) and getattr(cls, "name", None) == name):
             raise BrokenBackend(
-                f"method {name!r} of {origin} is {found!r}; expected a class derived from specnorm.methods.Method "
+                f"method {name!r} of {origin} is {cls!r}; expected a class derived from specnorm.methods.Method "
                 f"whose `name` is {name!r}."
             )
-        return found
+        return cls
 
     def __iter__(self) -> Iterator[str]:
         yield from self._ours
@@ -72,7 +74,7 @@ METHODS = Methods((
     SymbolNorm, Smallest, Isometry,
 ))
 # fmt: on
-"""Name -> class: the registry's keys, JSON fields and ``--methods`` words."""
+"""Mapping from names to classes. The names are also fields in JSON, and words for the command line's ``--methods``."""
 
 __all__ = [
     "METHODS",

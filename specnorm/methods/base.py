@@ -1,4 +1,7 @@
-"""What every method is: a frozen value with one pure function forwards and one back."""
+"""The interface of methods: `Method`, what it asks for (`Needs`) and returns (`Evaluation`), and checks of parameters.
+
+A method is a frozen dataclass of plain numbers with two pure functions, `Method.forward` and `Method.pullback`.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,21 @@ if TYPE_CHECKING:
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:
-    """Refuse a method's parameter that is no integer of at least ``least``."""
+    """Refuse a parameter that is not an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
 
 
 def as_number(name: str, value: object) -> float:
-    """A parameter that is one number, as float: of Python, or an array of this one number."""
+    """Convert a parameter, a Python number or a 0-d array, to a float; refuse everything else."""
     if isinstance(value, TwoSided):
         raise MethodError(f"{name} is {type(value).__name__}, which is two numbers: give its .upper or its .lower.")
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        said = type(value).__name__ if getattr(value, "ndim", None) is not None else f"{type(value).__name__} {value!r}"
-        raise MethodError(f"{name} must be a number, got {said}.")
+        description = type(value).__name__
+        is_array = getattr(value, "ndim", None) is not None
+        if not is_array:
+            description += f" {value!r}"
+        raise MethodError(f"{name} must be a number, got {description}.")
     if getattr(value, "ndim", 0):
         shape = tuple(getattr(value, "shape", ()))
         raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
@@ -52,24 +58,26 @@ def check_rtol(rtol: object) -> None:
 
 
 def check_budget(budget: object) -> None:
-    """Refuse a budget that is no number of seconds."""
-    if budget is not None and (not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0):
+    """Refuse a budget that is neither None nor a positive number of seconds."""
+    if budget is None:
+        return
+    if not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0:
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a method computed for a stack of blocks; every array has the leading axis b of the blocks.
+    """The result of `Method.forward` for b blocks (b layers, if ``Needs.by_layer``): all arrays have leading axis b.
 
     Parameters
     ----------
     value : array, shape (b, *value_shape)
     stats : tuple of arrays
-        In the order of the method's ``stats``.
+        Figures beside the value, in the order of `Method.stats`.
     residuals : tuple of arrays
-        At least one; what ``pullback`` needs.
+        At least one: what `Method.pullback` needs.
     claims : sequence of (Lower, Upper)
-        Of each layer, if the method has them: how the value was proven.
+        For each layer, the claims from which its bounds come; empty for methods that make none.
     """
 
     value: Array
@@ -80,31 +88,35 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of the room that runs it; the defaults suit a formula in the kernel's own precision.
+    """What a method asks of the code that runs it (`specnorm.runtime`).
+
+    The defaults suit a formula that is computed in the kernel's own precision.
 
     Parameters
     ----------
     rounds : {"nearest", "up", "down"}
-        Direction of the last rounding: "up" for upper bounds, "down" for lower ones.
+        Direction in which the value is rounded to the result's dtype: "up" for upper bounds, "down" for lower bounds.
     precision : {"own", "wide", "mixed"}
-        Dtype of the blocks: the kernel's own, or the widest of the device, for proofs. "mixed": the kernel's own, and
-        the method itself computes what it proves in the widest precision.
+        Dtype of the blocks that `Method.forward` gets. "own": the kernel's. "wide": the widest of the device, for
+        proofs. "mixed": the kernel's, but the method converts to the widest dtype where it proves.
     narrow_gradient : bool
-        Whether a gradient made of a few outer products is wanted: its residuals then have the kernel's own precision.
+        Whether residuals may be rounded to the kernel's dtype, to save memory; enough for gradients that are a few
+        outer products.
     small_products : bool
-        Whether the method is many small products, which NumPy does faster where it reads arrays in place.
+        Whether the method consists of many small matrix products. These are faster in NumPy, if it can read the arrays
+        without a copy.
     scaled : bool
-        Whether blocks come scaled by a power of two, and values go back through it.
+        Whether the caller scales the blocks to about 1 by a power of two, and scales values back.
     blocks : bool
-        Whether the geometry is reduced to blocks; else `Method.forward` gets the kernels, (b, *shape) in torch's
+        Whether `Method.forward` gets blocks (`problem.polyphase`). Otherwise it gets kernels (b, *shape) in torch's
         order.
     by_layer : bool
-        Whether ``forward`` answers once a layer, as it does without blocks; else once a group, and the largest answer
-        is taken.
+        Whether `Method.forward` returns one answer for each layer; always so without blocks. Otherwise it returns one
+        for each group, and the largest of a layer is taken (`Method.over_groups`).
     searches : bool
-        Whether the method looks at values as it runs (a search, a proof), where they are known.
+        Whether the method has to look at array values while it runs, as searches and proofs do.
     value_shape : tuple of int
-        Shape of one layer's value.
+        Shape of the value of one layer.
     """
 
     rounds: Rounds = "nearest"
@@ -126,53 +138,53 @@ class Needs:
 class Method:
     """Base of the methods. A subclass is a frozen dataclass of plain numbers.
 
-    It owes `name`, `promise` and `asks` (or `kind` and `needs`, where they depend on the geometry), `forward` and
-    `pullback`, and `stats` if it tells more than a value. The rest has defaults. A method that is stepped in training
-    derives from `Stepped` too.
+    A subclass has to define `name`, `promise` and `asks` (or the methods `kind` and `needs`, if these depend on the
+    geometry), `forward` and `pullback`, and `stats` if it returns figures beside the value. A method with a training
+    state derives from `Stepped` instead.
     """
 
     name: ClassVar[str]
-    """Key in ``METHODS``, JSON field and ``--methods`` word."""
+    """The method's key in ``METHODS``, in JSON, and in the command line's ``--methods``."""
     promise: ClassVar[Kind]
-    """What `kind` says of every geometry."""
+    """The default of `kind`, for methods whose kind does not depend on the geometry."""
     quantity: ClassVar[str] = "norm"
-    """What the value is of: the spectral norm, unless a method says otherwise."""
+    """The quantity that the value measures; "norm" is the spectral norm."""
     asks: ClassVar[Needs] = Needs()
-    """What `needs` says of every geometry."""
+    """The default of `needs`, for methods whose needs do not depend on the geometry."""
     stats: ClassVar[Mapping[str, Rounds | None]] = {}
-    """Figures in ``Evaluation.stats``, in order: how each is rounded if it is a norm (it scales with the kernel), or
-    None if it is a plain number."""
+    """Names of the figures in ``Evaluation.stats``, in order. A figure that scales with the kernel, such as a bound, is
+    mapped to the direction in which it is rounded; other figures are mapped to None."""
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """What the value promises for this geometry."""
+        """The kind of the value for this geometry: what it promises."""
         return self.promise
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """What the method asks of the room that runs it on this geometry."""
+        """What the method asks of the code that runs it on this geometry."""
         return self.asks
 
     def kind_after(self, spec: ConvSpec, stats: Mapping[str, Any]) -> Kind:
-        """What the value promises after the run: upper, if the method proved an estimate and says so in ``stats``."""
+        """The kind of the value after a run: "upper" if the figure ``proven`` is true, else `kind`."""
         if "proven" in self.stats and not stats["traced"] and bool(stats["proven"]):
             return "upper"
         return self.kind(spec)
 
     def check(self, spec: ConvSpec) -> None:
-        """Refuse a geometry that the method cannot serve, naming one that can.
+        """Raise an error that names another method, if this one does not support the geometry.
 
-        By default upper bounds serve every one: they bound the supremum of the blocks' symbols, and are multiplied by
-        what padding adds. Others serve the layers whose norm the symbols have.
+        By default, upper bounds support every geometry: they bound the supremum of the blocks' symbols, and are
+        multiplied by the gain of the padding. Other values need a layer whose norm is that of its symbols.
         """
         if self.needs(spec).rounds != "up":
             require_exact(spec, self.name)
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
-        """Called instead of a search where values are not known: raise, or return if the method can do without.
+        """Called before a method with ``Needs.searches`` runs on a tracer: raise, or return if it runs all the same.
 
         Raises
         ------
         MethodError
-            Naming what works under a tracer.
+            With the names of methods that work under a tracer.
         """
         raise MethodError(
             f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. completion_bound, "
@@ -182,22 +194,22 @@ class Method:
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.
 
-        A grouped layer is block diagonal: its norm is the largest of its blocks'.
+        A grouped layer is block diagonal: its norm is the largest norm of its groups.
 
         Returns
         -------
         value : array, shape (layers, *value_shape)
         chosen : integer array
-            Where each value came from; for `to_groups` alone.
+            The group from which each value was taken; passed to `to_groups`.
         """
         return xp.max(values, axis=1), xp.argmax(values, axis=1)
 
     def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Namespace) -> Array:
-        """Adjoint of `over_groups`: (layers, *value_shape) to (layers, groups, *block_value_shape)."""
+        """Adjoint of `over_groups`: from (layers, *value_shape) to (layers, groups, *block_value_shape)."""
         return arrays.one_hot(cotangent, chosen, groups, xp=xp)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Evaluate on blocks (b, cout, cin, *kernel_shape), finite and scaled to about 1 (or zero)."""
+        """Evaluate on blocks (b, m, p, *kernel_shape), which are finite, and zero or scaled to about 1."""
         raise NotImplementedError
 
     def pullback(
@@ -208,21 +220,22 @@ class Method:
         *,
         xp: Namespace,
     ) -> Array:
-        """Gradient with respect to the blocks, for a cotangent (b, *value_shape)."""
+        """Gradient of the value with respect to the blocks, for a cotangent (b, *value_shape)."""
         raise NotImplementedError
 
 
 class Stepped(Method):
-    """Base of the methods that are stepped in training, with vectors kept from step to step: three members more.
+    """Base of the methods with a training state, which is moved by a few iterations in each training step.
 
-    Three others have defaults. The base keeps nothing: each step is then a measurement by itself.
+    A subclass defines `state_shapes`, `start` and `advance`. With the default `state_shapes` there is no state, and
+    each step is a `forward`.
     """
 
     bounds_at_every_step: ClassVar[bool] = False
-    """Whether the value of `advance` is an upper bound, rounding included, whatever the state."""
+    """Whether the value of `advance` is a proven upper bound for every state."""
 
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Shape of each array of the training state, for one block; {}: a step keeps nothing and is `forward`.
+        """Names and shapes of the arrays of the training state, for one block; empty if there is no state.
 
         Raises
         ------
@@ -232,7 +245,7 @@ class Stepped(Method):
         return {}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Arrays of `state_shapes` in its order, leading axis b: vectors near the maximum for these blocks."""
+        """The state to begin a training with, for these blocks: the arrays of `state_shapes`, with leading axis b."""
         raise NotImplementedError
 
     def advance(
@@ -244,16 +257,29 @@ class Stepped(Method):
         sweeps: int,
         ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Move the state by a few sweeps, and evaluate at the vectors reached; residuals are those of `forward`.
+        """Move the state by a few sweeps, and evaluate the method at the new state.
 
-        A vector that a zero or non-finite kernel would destroy is kept. No sweep: evaluate where the state stands.
+        Vectors of the state that a zero or non-finite kernel would make zero or non-finite are left unchanged.
+
+        Parameters
+        ----------
+        state : tuple of arrays
+            As from `start`.
+        sweeps : int
+            0: evaluate at the given state.
+
+        Returns
+        -------
+        evaluation : Evaluation
+            Its residuals are as those of `forward`.
+        state : tuple of arrays
         """
         raise NotImplementedError
 
     def state_class(self, spec: ConvSpec) -> Hashable:
-        """What zero channels leave of a state's layout: states of one class can be taken to each other's channels.
+        """A key for merging layers of different widths: specs with equal keys can share a batch, by zero channels.
 
-        None: this method's states cannot be taken so.
+        Then `with_channels` converts the state of one to that of the other. None if the method cannot do that.
         """
         return None
 
@@ -265,34 +291,37 @@ class Stepped(Method):
         *,
         xp: Namespace,
     ) -> tuple[Array, ...]:
-        """State (..., *shape) of blocks with other channels: more, by zeros, or fewer, by cutting zeros off."""
+        """Convert a state (..., *shape) from the spec ``here`` to the spec ``there``, which has other channels.
+
+        If ``there`` has more channels, zeros are appended; if it has fewer, zeros are cut off.
+        """
         raise NotImplementedError
 
 
 def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
-    """The `pullback` of a method whose residual is the gradient itself, (b, ...), for a cotangent (b,)."""
+    """The `pullback` of a method whose only residual is the gradient itself (b, ...), for a cotangent (b,)."""
     (gradient,) = residuals
     return gradient * xp.reshape(xp.astype(cotangent, gradient.dtype), (-1,) + (1,) * (gradient.ndim - 1))
 
 
 def require_exact(spec: ConvSpec, function: str) -> None:
-    """Refuse layers whose norm is not that of the symbols: padding that repeats pixels or drops outputs.
+    """Refuse layers whose norm is not that of their symbols, since padding repeats pixels or outputs are missing.
 
     Raises
     ------
     GeometryError
-        Naming what to use instead.
+        With the names of functions to use instead.
     """
-    here = f"padding_mode={spec.padding_mode!r} with padding={spec.padding}"
+    padding = f"padding_mode={spec.padding_mode!r} with padding={spec.padding}"
     if spec.input_shape is None and spec.padding_gain_sq > 1:
         raise GeometryError(
-            f"{function} is not known for {here}, which may lift the norm by as much as "
+            f"{function} is not known for {padding}, which may lift the norm by as much as "
             f"{math.sqrt(spec.padding_gain_sq):.4g}. Use enclose(kernel) or grid_bound(kernel), whose upper bounds "
             "include that factor; power_norm(kernel, input_shape) is a lower bound at one size."
         )
     if spec.input_shape is not None and not spec.periodic:
         raise GeometryError(
-            f"{function} at input_shape is not known for {here}, only for circular padding that gives one output a "
+            f"{function} at input_shape is not known for {padding}, only for circular padding that gives one output a "
             "stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "
             "input_shape) for a lower one, or enclose for both."
         )

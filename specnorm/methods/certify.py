@@ -1,4 +1,4 @@
-"""Certificates: decide ``norm <= bound`` by proof."""
+"""Decide by proof whether the norm of a layer is at most a given bound."""
 
 from __future__ import annotations
 
@@ -33,22 +33,27 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _CERTIFY_LEVELS = 40
-"""Rounds after which a norm is called too close to the bound: cells are then within 1e-6 of a point."""
+"""Number of rounds of bisection after which a search gives up, since the norm is too close to the bound: the radius of
+a cell is then below 1e-6."""
 
-_LESS = 1e-14
-"""Part of a bound that is left for the rounding of the padding's factor."""
+_PADDING_MARGIN = 1e-14
+"""Relative margin for the rounding when a bound is divided by the padding's factor."""
 
 
 @dataclass(frozen=True)
 class Certify(Method):
-    """Decide ``norm <= bound`` by proof; not in ``METHODS``, since its value is no measurement.
+    """Decide ``norm <= bound`` by proof; not in ``METHODS``, since its value is not a measurement.
+
+    The figures ``proven`` and ``refuted`` are the answer; both are False if the budget ended before. The value is the
+    bound.
 
     Parameters
     ----------
+    bound : float
     max_cells : int
-        Budget of one search.
+        Largest number of cells of one search.
     budget : float, optional
-        Seconds for one layer; what has not begun by then is not tried.
+        Seconds for one layer; after them no further step of the search begins.
     """
 
     bound: float
@@ -76,16 +81,19 @@ class Certify(Method):
         for layer in polyphase.by_layers(blocks, spec.groups if self.needs(spec).blocks else 1):
             flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
             layer = xp.reshape(flat, layer.shape)
-            bound, clock = _scaled_bound(self.bound, int(exponent[0])), Clock.of(self.budget)
+            bound = _scaled_bound(self.bound, int(exponent[0]))
+            clock = Clock.of(self.budget)
             if self.needs(spec).blocks:
-                # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
+                # If padding repeats pixels, the layer's norm may lie anywhere between that of the symbols and the same
+                # times the padding's factor. So a proof needs a smaller bound of the symbols than a refutation.
                 target = _without_padding(bound, spec)
                 result = self._decide(layer, spec, target, clock, ops=ops)
                 verdicts.append((_proves(result.upper, bound, spec), result.lower > bound))
             else:
                 verdicts.append(self._decide_at_size(layer, spec, bound, clock, ops=ops))
         value = ops.from_numpy(np.full(len(verdicts), self.bound), blocks)
-        proven, refuted = (ops.from_numpy(np.asarray(x, dtype=np.bool_), blocks) for x in zip(*verdicts, strict=True))
+        columns = zip(*verdicts, strict=True)
+        proven, refuted = (ops.from_numpy(np.asarray(column, dtype=np.bool_), blocks) for column in columns)
         return Evaluation(value, (proven, refuted), (value,))
 
     def _decide_at_size(
@@ -97,8 +105,12 @@ class Certify(Method):
         *,
         ops: ArrayOps,
     ) -> tuple[bool, bool]:
-        """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
-        # A fifth of what there is to import; for a size alone.
+        """Whether ``norm <= bound`` is proven, and whether it is refuted, for a layer at its size.
+
+        First try to prove the bound for sigma*, the supremum over all sizes; then enclose the layer itself, with
+        smaller and smaller tolerances.
+        """
+        # Imported here: it is a fifth of all imports, and needed at a size only.
         from specnorm.search.layer import enclose_layer
 
         xp = ops.xp
@@ -109,7 +121,8 @@ class Certify(Method):
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
             bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells, clock), ops=ops)
-            proven, refuted = bounds.upper is not None and bounds.upper <= bound, bounds.lower > bound
+            proven = bounds.upper is not None and bounds.upper <= bound
+            refuted = bounds.lower > bound
             if proven or refuted or not bounds.within(rtol) or clock.expired:
                 break
         return proven, refuted
@@ -123,6 +136,7 @@ class Certify(Method):
         *,
         ops: ArrayOps,
     ) -> SearchResult:
+        """Search for a proof or a refutation that the symbols of a layer's blocks have norms of at most ``bound``."""
         support = polyphase.support(blocks, ops=ops)
         kernel_shape = tuple(support.shape[3:])
         exact = enclose_zero(support, ops=ops) or enclose_single_entries(support, ops=ops)
@@ -137,9 +151,10 @@ class Certify(Method):
         result = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
         if result.upper is not None or spec.input_shape is None:
             return result
-        # The bound is not proven of the supremum: search the frequencies of the size alone.
-        whole = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
-        supremum = whole.upper or norm_by_frobenius(support, ops=ops)
+        # The bound is not proven for all frequencies: search those of the size alone. That search needs an upper bound
+        # for all frequencies.
+        everywhere = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
+        supremum = everywhere.upper or norm_by_frobenius(support, ops=ops)
         grid = dft(grid_sizes(spec, kernel_shape), kernel_shape)
         return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
 
@@ -151,7 +166,7 @@ class Certify(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        """Zero: a verdict is locally constant."""
+        """Zero, since a verdict is locally constant."""
         if self.needs(spec).blocks:
             shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
         else:
@@ -161,20 +176,26 @@ class Certify(Method):
 
 
 def _without_padding(bound: float, spec: ConvSpec) -> float:
-    """What is to be proven of the unpadded norm for the layer's to be within the bound."""
-    return bound if spec.padding_gain_sq == 1 else bound / math.sqrt(spec.padding_gain_sq) * (1 - _LESS)
+    """The bound that the symbols have to satisfy so that the padded layer satisfies ``bound``."""
+    if spec.padding_gain_sq == 1:
+        return bound
+    return bound / math.sqrt(spec.padding_gain_sq) * (1 - _PADDING_MARGIN)
 
 
 def _proves(supremum: Upper | None, bound: float, spec: ConvSpec) -> bool:
+    """Whether an upper bound of the symbols proves that the padded layer satisfies ``bound``."""
     return supremum is not None and padded_norm(supremum, spec) <= bound
 
 
 def _scaled_bound(bound: float, power: int) -> float:
-    """``bound * 2**-power``, exactly; or, where that is far from every norm of a kernel of about 1, one of the bounds.
+    """``bound * 2**-power``, exactly if that is of moderate size; otherwise 1e140 or 1e-140.
 
-    No such norm lies between an end and what it stands for, so a verdict at the end is one at the bound.
+    The kernel is scaled to about 1, so its norm is 0 or far inside of (1e-140, 1e140). Then the verdict is the same for
+    these numbers as for the exact product, which could overflow or underflow.
     """
     if bound == 0:
         return 0.0
     exponent = math.frexp(bound)[1] - power
-    return math.ldexp(bound, -power) if abs(exponent) < 460 else 1e140 if exponent > 0 else 1e-140
+    if abs(exponent) < 460:
+        return math.ldexp(bound, -power)
+    return 1e140 if exponent > 0 else 1e-140

@@ -1,4 +1,7 @@
-"""Completion: a kernel H beside K whose identity ``K*K + H*H = U**2`` proves U, found by products alone."""
+"""Completion: an upper bound of the norm of K by a second kernel H with ``K*K + H*H`` close to ``U**2 I``.
+
+H is found by matrix products alone. The proof is in `specnorm.certified.completion`.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Completion(Stepped):
-    """Upper bound of sigma* by a kernel H: whatever H is, the lags of ``K*K + H*H`` bound the norm of K.
+    """Upper bound of sigma* by a kernel H: for every H, the lags of ``K*K + H*H`` bound the norm of K.
 
     Parameters
     ----------
     rtol : float
-        Where the search stops: relative distance of the bound from an estimate of the norm.
+        Relative distance of the bound from an estimate of the norm at which the search stops.
     n_iter : int, optional
-        Products at most; None: 700, of which 1 % takes about 50 and 0.1 % some 130, and to begin a training as many as
-        take about 5 s (30 at 256 channels of 3x3). 0: the bound of a random H.
+        Largest number of products. None: 700 (a distance of 1 % takes about 50, of 0.1 % about 130); at the start of a
+        training, as many as take about 5 s (30 for a 3x3 kernel with 256 channels). 0: the bound of a random H.
     every : int
-        In training, H is mended at every so many steps; in between the bound is renewed by the kernel's own lags.
+        In training, H is improved in every so many steps. In the steps between, the bound is computed from the
+        kernel's new lags and the lags of the old H.
     seed : int
-        Of the H to begin with; the same on every backend.
+        Seed of the first H, which is the same on every backend.
 
     References
     ----------
@@ -61,10 +65,10 @@ class Completion(Stepped):
         check_count("seed", self.seed)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Search from small random numbers."""
+        """Search for H, beginning with small random numbers."""
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        found = self.searched(scaled, None, ops=ops)
-        return self.evaluation(found.bound, found.products, found.gradient, exponent, ops=ops)
+        result = self.searched(scaled, None, ops=ops)
+        return self.evaluation(result.bound, result.products, result.gradient, exponent, ops=ops)
 
     def pullback(
         self,
@@ -74,12 +78,12 @@ class Completion(Stepped):
         *,
         xp: Namespace,
     ) -> Array:
-        """The derivative that the search or the step found."""
+        """The gradient that the search or the training step computed, times the cotangent."""
         return weighted(residuals, cotangent, xp=xp)
 
     def searched(self, scaled: Array, begin: Array | None, *, ops: ArrayOps) -> search.CompletionResult:
-        """Search completions of scaled blocks."""
-        from specnorm.search import completion as search  # here, since importing it takes a while
+        """Search for completions H of scaled blocks, from the given ones or from random ones (``begin`` None)."""
+        from specnorm.search import completion as search  # imported here: it takes a while
 
         return search.complete(scaled, begin, rtol=self.rtol, products=self.n_iter, seed=self.seed, ops=ops)
 
@@ -92,32 +96,34 @@ class Completion(Stepped):
         *,
         ops: ArrayOps,
     ) -> Evaluation:
-        """Of scaled blocks, in their own scale."""
+        """The evaluation of blocks, from bounds of the blocks times ``2**-exponent``."""
         bound = arrays.unscale(bound, ops.xp.astype(exponent, bound.dtype), xp=ops.xp)
         return Evaluation(bound, (products,), (gradient,))
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """H and its lags, the power of two that both are scaled by, and the steps since H was mended."""
-        from specnorm.search import completion as search  # here, since importing it takes a while
+        """H, its lags, the exponent of their common scale, and the number of steps since H was improved."""
+        from specnorm.search import completion as search  # imported here: it takes a while
 
-        h = search.completion_shape(spec.block_shape)
-        lags = (math.prod(2 * k - 1 for k in h[2:]) // 2 + 1, h[1], h[1])
-        return {"completion": h, "lags": lags, "exponent": (), "age": ()}
+        h_shape = search.completion_shape(spec.block_shape)
+        _, channels, *h_kernel_shape = h_shape
+        lag_count = math.prod(2 * k - 1 for k in h_kernel_shape) // 2 + 1
+        return {"completion": h_shape, "lags": (lag_count, channels, channels), "exponent": (), "age": ()}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """The search's H; of large layers, what some seconds bring: the steps mend it."""
-        from specnorm.search import completion as search  # here, since importing it takes a while
+        """The H of a search. For large layers the search ends after some seconds; training steps improve H further."""
+        from specnorm.search import completion as search  # imported here: it takes a while
 
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        limit = search.products_in_time(spec.block_shape)
-        few = limit < _FEW
-        if few:
+        products_in_time = search.products_in_time(spec.block_shape)
+        is_cut_short = products_in_time < _PRODUCTS_FOR_A_CLOSE_BOUND
+        if is_cut_short:
             warnings.warn(_too_large(spec), stacklevel=2)
-        products = limit if self.n_iter is None else self.n_iter
-        h = search.complete(
-            scaled, rtol=self.rtol, products=products, seed=self.seed, from_isometry=few, ops=ops
-        ).kernel
+        products = products_in_time if self.n_iter is None else self.n_iter
+        result = search.complete(
+            scaled, rtol=self.rtol, products=products, seed=self.seed, from_isometry=is_cut_short, ops=ops
+        )
+        h = result.kernel
         return h, search.lags_of(h, ops=ops).values, exponent, ops.xp.zeros_like(exponent)
 
     def advance(
@@ -129,44 +135,47 @@ class Completion(Stepped):
         sweeps: int,
         ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Mend H if it is time to, and bound the blocks by its lags and theirs."""
+        """Improve H if it is due, and bound the blocks by their lags and the lags of H."""
         from specnorm.certified import completion as rule
-        from specnorm.search import completion as search  # here, since importing it takes a while
+        from specnorm.search import completion as search  # imported here: it takes a while
 
         xp = ops.xp
         h, lags, exponent_before, age = state
         scaled, exponent = arrays.scale(blocks, xp=xp)
         exponent = xp.where(xp.isfinite(exponent), exponent, exponent_before)
+        # Rescale H and its lags as the blocks are scaled now.
         change = exponent_before - exponent
-        change = arrays.power_of_two(xp.where(xp.abs(change) > _FAR, xp.zeros_like(change), change), xp=xp)
-        h, lags = (x * xp.reshape(y, (-1,) + (1,) * (x.ndim - 1)) for x, y in ((h, change), (lags, change * change)))
-        own = search.lags_of(search.narrow(scaled, xp=xp), ops=ops)
-        # Kept in another precision, by a cast of a whole model, they are the lags of another kernel.
-        wrong = xp.any(rule.lost_digits(lags, xp=xp))
-        due = xp.any(age + 1 >= self.every) if sweeps else wrong & False
+        factor = arrays.power_of_two(xp.where(xp.abs(change) > _FAR, xp.zeros_like(change), change), xp=xp)
+        h = h * xp.reshape(factor, (-1,) + (1,) * (h.ndim - 1))
+        lags = lags * xp.reshape(factor * factor, (-1,) + (1,) * (lags.ndim - 1))
+        kernel_lags = search.lags_of(search.narrow(scaled, xp=xp), ops=ops)
+        # If a model was cast to another precision and back, the stored lags are not those of the stored H.
+        are_lags_wrong = xp.any(rule.lost_digits(lags, xp=xp))
+        is_improvement_due = xp.any(age + 1 >= self.every) if sweeps else are_lags_wrong & False
 
-        def mended(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        def improved(state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, lags, age = state
-            h = search.mend(scaled, h, own.values, arrays.in_wide_dtype(lags, ops=ops), sweeps, ops=ops)
+            h = search.mend(scaled, h, kernel_lags.values, arrays.in_wide_dtype(lags, ops=ops), sweeps, ops=ops)
             return h, lags, xp.zeros_like(age) - 1
 
-        def renewed(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        def with_new_lags(state: tuple[Array, ...]) -> tuple[Array, ...]:
             (h,) = state[:1]
             return h, xp.astype(search.lags_of(h, ops=ops).values, h.dtype)
 
-        h, lags, age = arrays.applied(mended, due, (h, lags, age), ops=ops)
-        h, lags = arrays.applied(renewed, due | wrong, (h, lags), ops=ops)
-        bound, gradient = search.bound_and_gradient(scaled, own, rule.stored_lags(h, lags, ops=ops), ops=ops)
-        after = (h, lags, exponent, age + 1 if sweeps else age)
-        return self.evaluation(bound, age, gradient, exponent, ops=ops), after
+        h, lags, age = arrays.applied(improved, is_improvement_due, (h, lags, age), ops=ops)
+        h, lags = arrays.applied(with_new_lags, is_improvement_due | are_lags_wrong, (h, lags), ops=ops)
+        completion_lags = rule.stored_lags(h, lags, ops=ops)
+        bound, gradient = search.bound_and_gradient(scaled, kernel_lags, completion_lags, ops=ops)
+        new_state = (h, lags, exponent, age + 1 if sweeps else age)
+        return self.evaluation(bound, age, gradient, exponent, ops=ops), new_state
 
 
-_FEW = 50
-"""Products up to which a search ends before the bound is near the norm."""
+_PRODUCTS_FOR_A_CLOSE_BOUND = 50
+"""Number of products with fewer of which a search ends before the bound is close to the norm."""
 
 
 def _too_large(spec: ConvSpec) -> str:
-    """Return the message for a layer whose search is cut short."""
+    """The warning for a layer whose first search is cut short."""
     channels = min(spec.block_shape[:2])
     return (
         f"Completion() is slow for {channels} channels (kernel {spec.block_shape}): the first bound takes some seconds "
@@ -176,4 +185,5 @@ def _too_large(spec: ConvSpec) -> str:
 
 
 _FAR = 20
-"""Powers of two by which a kernel may change its scale between two steps; beyond, H is taken to change with it."""
+"""Largest change of the kernel's exponent between two steps for which H keeps its absolute scale. After a larger change
+H keeps its scale relative to the kernel."""

@@ -1,4 +1,4 @@
-"""The determinant of a square circular layer at a size: a product over the DFT frequencies."""
+"""The determinant of a square circular layer at one input size, as a product over the DFT frequencies."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogDeterminant(Method):
-    """Logarithm of the modulus of a layer's determinant, and its sign among the figures; not in ``METHODS``.
+    """Logarithm of the absolute value of a layer's determinant; the figure ``sign`` is its sign. Not in ``METHODS``.
 
-    The layer maps pixels and channels to as many, in the same order: the determinant is the product of those of
-    ``sum_k K_k e^{i theta.(r k - before)}`` over the DFT frequencies, with dilation r and padding ``before`` in front.
+    Inputs and outputs have the same pixels and channels, in the same order. The determinant is the product, over the
+    DFT frequencies theta, of the determinants of the matrices ``sum_k K_k e^{i theta.(r k - before)}``, with dilation r
+    and padding ``before`` in front.
 
     References
     ----------
@@ -45,7 +46,7 @@ class LogDeterminant(Method):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"sign": None}
 
     def check(self, spec: ConvSpec) -> None:
-        """Square, circular at a given size, without a stride."""
+        """Refuse layers that are not square, not circular at a given size, or strided."""
         require_circular(spec, "slogdet", "enclose_smallest and condition_number")
         require_exact(spec, "slogdet")
         if spec.cout != spec.cin or max(spec.stride, default=1) > 1:
@@ -72,13 +73,14 @@ class LogDeterminant(Method):
             weights = ops.from_numpy(multiplicity[chunk], logs)
             logs_of_chunks.append(xp.sum(logs * weights, axis=1))
             slopes.append(self._slope(matrices, logs, weights, symbol.phase, spec, ops=ops))
-            # At other points, a determinant and its mirror image's have a positive product.
+            # Elsewhere the determinants at a frequency and at its mirror image are conjugates: their product is
+            # positive.
             one = xp.ones_like(logs)
             real_sign = xp.where(xp.real(signs) < 0, -one, one) * ops.from_numpy(shift_signs[chunk], logs)
             signs_of_points = xp.where(ops.from_numpy(is_real[chunk], logs), real_sign, one)
             signs_of_chunks.append(xp.prod(signs_of_points, axis=1))
-        of_blocks = xp.sum(xp.stack(logs_of_chunks, axis=1), axis=1)
-        total = xp.sum(xp.reshape(of_blocks, (-1, spec.groups)), axis=1)
+        logs_of_blocks = xp.sum(xp.stack(logs_of_chunks, axis=1), axis=1)
+        total = xp.sum(xp.reshape(logs_of_blocks, (-1, spec.groups)), axis=1)
         signs_of_blocks = xp.prod(xp.stack(signs_of_chunks, axis=1), axis=1)
         sign = xp.prod(xp.reshape(signs_of_blocks, (-1, spec.groups)), axis=1)
         sign = xp.where(xp.isfinite(total), sign, xp.zeros_like(sign))
@@ -86,8 +88,9 @@ class LogDeterminant(Method):
 
     @staticmethod
     def _real_points(grid: Frequencies, spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
-        """Which frequencies have real symbols, and the sign that the padding gives their determinants, shapes (f,)."""
-        # Tap 0 reads `before` pixels in front, which changes the sign of each channel at half a turn.
+        """Whether the symbol is real at each frequency, and the sign that padding gives its determinant: (f,) each."""
+        # The factor e^{-i theta.before} is -1 for each channel if an odd number of axes has half a turn and odd
+        # padding.
         before = np.asarray([pads[0] for pads in spec.padding], dtype=np.int64)
         is_half_turn = 2 * grid.numerators == np.asarray(spec.periods, dtype=np.int64)
         is_real = (is_half_turn | (grid.numerators == 0)).all(axis=1)
@@ -104,7 +107,10 @@ class LogDeterminant(Method):
         *,
         ops: ArrayOps,
     ) -> Array:
-        """Gradient of the weighted sum of logarithms, ``Re tr(G^-1 dG)`` each; none of singular matrices."""
+        """Gradient, with respect to the blocks, of the weighted sum over frequencies of ``log |det G|``.
+
+        The derivative of one term is ``Re tr(G^-1 dG)``. Singular matrices contribute 0.
+        """
         xp = ops.xp
         b, f, size, _ = matrices.shape
         eye = xp.eye(size, dtype=matrices.dtype, device=ops.device(matrices))
@@ -123,6 +129,6 @@ class LogDeterminant(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        """The derivative that `forward` computed."""
-        of_groups = xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], spec.groups))
-        return weighted(residuals, xp.reshape(of_groups, (-1,)), xp=xp)
+        """The gradient that `forward` computed, times the cotangent of each block's layer."""
+        by_group = xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], spec.groups))
+        return weighted(residuals, xp.reshape(by_group, (-1,)), xp=xp)

@@ -1,4 +1,4 @@
-"""Enclosures: lower <= norm <= upper, both proven, by branch and bound over frequencies (`search`)."""
+"""Enclosures ``lower <= norm <= upper``, both bounds proven, by the searches of `specnorm.search`."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ class Enclose(Method):
     Parameters
     ----------
     rtol : float
-        Relative width asked for. Where the budget does not hold it the interval is wider, and ``converged`` is False.
+        Relative width of the interval at which the search stops. If the budget ends before, the interval is wider, and
+        ``converged`` is False.
     max_cells : int
-        Budget of one search for each group.
+        Largest number of cells of one search.
     budget : float, optional
-        Seconds for one layer; what has not begun by then is not tried. At the end `FantasticFour` may follow, whose
-        cost is fixed.
+        Seconds for one layer; after them no further step of the search begins. The bound of `FantasticFour`, whose cost
+        is fixed, may still follow.
     """
 
     rtol: float = 1e-3
@@ -62,9 +63,11 @@ class Enclose(Method):
         check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """A search for all groups; of the layer itself at a size where symbols do not describe it."""
-        symbols = spec.input_shape is None or spec.periodic
-        return Needs(rounds="up", precision="wide", narrow_gradient=True, blocks=symbols, by_layer=True, searches=True)
+        """Blocks, if the symbols describe the layer; else the kernel, for a search of the layer at its size."""
+        uses_symbols = spec.input_shape is None or spec.periodic
+        return Needs(
+            rounds="up", precision="wide", narrow_gradient=True, blocks=uses_symbols, by_layer=True, searches=True
+        )
 
     def check(self, spec: ConvSpec) -> None:
         if not self.needs(spec).blocks:
@@ -89,11 +92,12 @@ class Enclose(Method):
         return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group), claims)
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """`forward` for layers that are searched as themselves, at ``input_shape``."""
         xp = ops.xp
         results = enclose_layers(kernels, spec, self, ops=ops)
         converged = [result.within(self.rtol) for result in results]
         sources = [list(BoundSource).index(result.bound_source) for result in results]
-        # A witness of such a layer has no frequency.
+        # The vectors that attain the lower bound of such a layer have no single frequency.
         no_frequencies: list[tuple[float, ...]] = [()] * len(results)
         columns = _columns(results, converged, sources, no_frequencies, like=kernels, ops=ops)
         u = xp.concat([result.u for result in results], axis=0)
@@ -122,8 +126,8 @@ def enclose_layers(
     *,
     ops: ArrayOps,
 ) -> list[LayerBounds]:
-    """Bounds of the norms of layers (b, *shape) at their size, one after another, each within a budget of its own."""
-    # A fifth of what there is to import; for a size alone.
+    """Enclose the norms of layers with kernels (b, *shape) at their size; each layer has the whole budget."""
+    # Imported here: it is a fifth of all imports, and needed at a size only.
     from specnorm.search.layer import enclose_layer
 
     results = []
@@ -143,7 +147,7 @@ def _columns(
     like: Array,
     ops: ArrayOps,
 ) -> tuple[Array, ...]:
-    """Lower bounds, convergence, bound sources, cells, levels and frequencies of layers, and their upper bounds."""
+    """Arrays with one entry for each layer: lower bounds, the other figures of `Enclose.stats`, and upper bounds."""
     columns = (
         np.asarray(converged, dtype=np.bool_),
         np.asarray(sources, dtype=np.int32),

@@ -1,4 +1,4 @@
-"""What the methods share that search for both ends of another number than the norm."""
+"""Base of the methods that enclose another number than the norm: the smallest singular value, the isometry defect."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 FIGURES = ("outcome", "cells", "levels", "frequency")
-"""Of every such method, in the order of `Ended`."""
+"""Names of the figures of every such method, in the order of `Ended`."""
 Ended = tuple[Outcome, int, int, Sequence[float]]
-"""How the search for one layer ended: its outcome, cells, levels and the frequency of its witness in radians."""
+"""How the search for one layer ended: its outcome, number of cells, number of levels, and the frequency (in radians) of
+the vector that attains a bound."""
 
 
 @dataclass(frozen=True)
 class Ends(Method):
-    """Base: a search within a tolerance and a budget.
+    """Base of methods that search for a lower and an upper bound, within a tolerance and a budget.
 
     Parameters
     ----------
     rtol : float
-        Relative width asked for.
+        Relative distance of the bounds at which the search stops.
     max_cells : int
-        Budget of one search for each group.
+        Largest number of cells of one search.
     budget : float, optional
-        Seconds for one layer; what has not begun by then is not tried.
+        Seconds for one layer; after them no further step of the search begins.
     """
 
     rtol: float = 1e-3
@@ -48,19 +49,20 @@ class Ends(Method):
         check_budget(self.budget)
 
     def problem(self, kernel: Array, spec: ConvSpec) -> Problem:
-        """One layer's blocks, or its kernel, with the limits of the method; its clock begins."""
+        """The problem of one layer, given its blocks or its kernel; its clock starts now."""
         return Problem(kernel, spec, self.rtol, self.max_cells, Clock.of(self.budget))
 
     def outcome(self, lower: float, upper: float, *, is_zero: bool) -> Outcome:
-        """How a search ended that has proven two bounds."""
+        """The outcome of a search that has proven two bounds; ``is_zero``: the number is 0 by a rule."""
         if upper <= lower * (1 + self.rtol):
             return Outcome.CONVERGED
         return Outcome.ZERO if is_zero else Outcome.BUDGET
 
 
 def columns(ended: Sequence[Ended], like: Array, *, ops: ArrayOps) -> tuple[Array, ...]:
-    """The figures of some layers as arrays."""
+    """The figures `FIGURES` of several layers, each as an array with one entry for each layer."""
     outcomes, cells, levels, frequencies = zip(*ended, strict=True)
-    numbers = (np.asarray([list(Outcome).index(x) for x in outcomes]), np.asarray(cells), np.asarray(levels))
-    angles = np.asarray(frequencies, dtype=np.float64)
-    return (*(ops.from_numpy(x.astype(np.int32), like) for x in numbers), ops.from_numpy(angles, like))
+    outcome_numbers = [list(Outcome).index(outcome) for outcome in outcomes]
+    integers = [ops.from_numpy(np.asarray(column, dtype=np.int32), like) for column in (outcome_numbers, cells, levels)]
+    angles = ops.from_numpy(np.asarray(frequencies, dtype=np.float64), like)
+    return (*integers, angles)

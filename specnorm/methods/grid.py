@@ -23,18 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grid(Method):
-    """``sigma* <= max over an N_1 x ... grid of ||G|| * prod f_j``; cost independent of the input size.
+    """Upper bound of sigma*: the largest symbol norm on a grid of N_1 x ... x N_d frequencies, times a factor.
+
+    The factor is `certified.symbol.grid.grid_factor`, a product over the axes. The cost does not depend on the input
+    size.
 
     Parameters
     ----------
     n : int or None
-        Points an axis; None: ``10 (k_j - 1)``, at least 1, on each axis (factor at most 1.03 in 2-D). Axes with one tap
-        always get one point.
+        Points along each axis. None: ``10 (k_j - 1)`` along the axis with k_j taps; then the factor is at most 1.03 in
+        2-D. Axes with one tap always have one point.
 
     References
     ----------
-    .. [1] Ehlich, Zeller, "Schwankung von Polynomen zwischen Gitterpunkten", Math. Z. 86, 1964 (the cosine factor).
-    .. [2] Pfister, Bresler, "Bounding multivariate trigonometric polynomials", IEEE TSP 67, 2019 (the other one).
+    .. [1] Ehlich, Zeller, "Schwankung von Polynomen zwischen Gitterpunkten", Math. Z. 86, 1964 (a cosine factor).
+    .. [2] Pfister, Bresler, "Bounding multivariate trigonometric polynomials", IEEE TSP 67, 2019 (a second factor; the
+       smaller one is taken).
     .. [3] Araujo, Negrevergne, Chevaleyre, Atif, "On Lipschitz Regularization of Convolutional Layers using Toeplitz
        Matrix Theory", AAAI 2021 (LipGrid; its factor 1 / (1 - (k-1)/N) is looser).
     """
@@ -55,7 +59,7 @@ class Grid(Method):
         return grid_points(kernel_shape, self.n)
 
     def factor(self, kernel_shape: tuple[int, ...]) -> float:
-        """What the largest value on the grid is multiplied by."""
+        """The factor by which the largest value on the grid is multiplied."""
         return grid.grid_factor(self.sizes(kernel_shape), kernel_shape)
 
     def check(self, spec: ConvSpec) -> None:
@@ -69,7 +73,8 @@ class Grid(Method):
                 )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        xp, kernel_shape = ops.xp, spec.block_kernel_shape
+        xp = ops.xp
+        kernel_shape = spec.block_kernel_shape
         sizes = self.sizes(kernel_shape)
         value, phase = largest_bound(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)
         g = symbols.matrix_at(blocks, phase, xp=xp)
@@ -85,7 +90,7 @@ class Grid(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        """Factor times the symbol's gradient at the arg-max frequency."""
+        """The factor times the gradient of the symbol's norm at the frequency where it is largest on the grid."""
         u, v, phase = residuals
         factor = self.factor(spec.block_kernel_shape)
         return gradients.triple_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)

@@ -1,4 +1,7 @@
-"""How far a layer is from an isometry: ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``, by products alone."""
+"""The isometry defect eps of a layer K for a scale s: ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
+
+`Isometry` bounds it by matrix products alone, `IsometryEnds` encloses it by a search.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,17 @@ if TYPE_CHECKING:
 
 Form = Literal["bound", "lags"]
 BEST = "best"
-"""The scale whose square is the mean of the squared singular values."""
-_FARTHEST = 56
-"""Powers of four that a kernel is smaller than the scale from which the defect is 1, whatever else it is."""
+"""Value of ``scale`` for the scale whose square is the mean of the squared singular values."""
+_LARGEST_TARGET_EXPONENT = 56
+"""Exponent at which a target ``s**2 = f 2**exponent`` is clipped, beside kernels of about 1: their defect is then 1,
+up to rounding."""
 _TINY = 1e-30
+"""Added to norms before they are inverted."""
 
 
 @dataclass(frozen=True)
 class _Scaled(Method):
-    """Base of both: which scale is meant, and which layers are served.
+    """Base of both methods: the scale, and the layers that are supported.
 
     Parameters
     ----------
@@ -58,11 +63,11 @@ class _Scaled(Method):
 
     @property
     def scale_sq(self) -> float:
-        """S squared, to nearest; of a scale that is a number."""
+        """The square of s, rounded to nearest, for a scale that is not "best"."""
         return float(self.scale or 1.0) ** 2
 
     def check(self, spec: ConvSpec) -> None:
-        """Refuse layers whose borders cut taps off: they are no isometries, however close the convolution is to one."""
+        """Refuse layers whose borders cut taps off: they are not isometries, even if the convolution is one."""
         if not keeps_smallest(spec):
             raise GeometryError(
                 f"{self.name} is not known for padding_mode={spec.padding_mode!r} with padding={spec.padding}: where "
@@ -71,18 +76,18 @@ class _Scaled(Method):
 
     @staticmethod
     def of_adjoint(spec: ConvSpec) -> bool:
-        """Whether it is the layer's adjoint that may be an isometry: the layer has fewer outputs than inputs."""
+        """Whether the layer has fewer outputs than inputs: then only its adjoint can be an isometry."""
         first, second = spec.stored_channels
-        fewer_rows = first // spec.groups < second * math.prod(spec.stride)
-        return fewer_rows is not spec.transposed
+        convolution_has_fewer_outputs = first // spec.groups < second * math.prod(spec.stride)
+        return convolution_has_fewer_outputs is not spec.transposed
 
 
 @dataclass(frozen=True)
 class Isometry(_Scaled):
-    """Upper bound of the isometry defect by products alone: the sum of the norms of the lags of ``K*K - s**2 I``.
+    """Upper bound of the isometry defect without a search: the sum of the norms of the lags of ``K*K - s**2 I``.
 
-    All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. Of a layer with fewer outputs than
-    inputs, the adjoint is meant: the figure ``adjoint`` says so.
+    All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. If the layer has fewer outputs than
+    inputs, the defect of its adjoint is bounded, and the figure ``adjoint`` is True.
 
     Parameters
     ----------
@@ -118,86 +123,118 @@ class Isometry(_Scaled):
         return Needs(rounds=rounds, precision="mixed", small_products=True, scaled=False, by_layer=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.search import completion as products  # here, since importing it takes a while
+        from specnorm.search import completion as products  # imported here: it takes a while
 
-        xp, groups, shape = ops.xp, spec.groups, blocks.shape
+        xp = ops.xp
+        groups = spec.groups
+        shape = blocks.shape
         layers, exponent = arrays.scale(xp.reshape(blocks, (shape[0] // groups, -1)), xp=xp)
         scaled = products.narrow(xp.reshape(layers, shape), xp=xp)
         lags = completion.lags(scaled, ops=ops, wide=self.form == "bound")
         target = self._target(lags.values, exponent, groups, ops=ops)
         if self.form == "bound":
             value, slopes = self._bound(lags, target, spec, ops=ops)
-            power = xp.zeros_like(exponent)
+            value_exponent = xp.zeros_like(exponent)
         else:
             value, slopes = self._squares(lags.values, target, groups, ops=ops)
-            power = 4 * exponent  # squares of lags are fourth powers of the kernel
+            # Squares of lags scale as fourth powers of the kernel.
+            value_exponent = 4 * exponent
         gradient = products.in_rows(products.taps_of_slopes(scaled, slopes, ops=ops), blocks, xp=xp)
-        shift = xp.reshape(_each(power - exponent, groups, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
-        gradient = arrays.unscale(gradient, xp.astype(shift, gradient.dtype), xp=xp)
-        value = arrays.unscale(value, xp.astype(power, value.dtype), xp=xp)
+        gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
+        gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
+        gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)
+        value = arrays.unscale(value, xp.astype(value_exponent, value.dtype), xp=xp)
         adjoint = ops.from_numpy(np.full(shape[0] // groups, self.of_adjoint(spec)), blocks)
         return Evaluation(value, (adjoint,), (gradient,))
 
     @staticmethod
     def _at_size(spec: ConvSpec) -> bool:
-        """Whether the layer is circular at one size: then its frequencies are known."""
+        """Whether the layer is a circulant at one size, so that only the frequencies of that size matter."""
         return spec.input_shape is not None and spec.periodic
 
     def _target(self, values: Array, exponent: Array, groups: int, *, ops: ArrayOps) -> Array:
-        """S squared for the scaled kernels, shape (layers,); of a kernel of zeros and the best scale, 1."""
-        xp, p = ops.xp, values.shape[-1]
+        """The square of s relative to the kernels times ``2**-exponent``, shape (layers,).
+
+        For the best scale and a kernel of zeros it is 1.
+
+        Parameters
+        ----------
+        values : array, shape (layers * groups, n, p, p)
+            Lags of the scaled kernels.
+        exponent : array, shape (layers,)
+        """
+        xp = ops.xp
+        p = values.shape[-1]
         if self.scale == BEST:
             traces = xp.reshape(xp.linalg.trace(values[:, 0, ...]), (-1, groups))
             mean = xp.sum(traces, axis=1) / (groups * p)
             return xp.where(mean > 0, mean, xp.ones_like(mean))
-        fraction, power = math.frexp(self.scale_sq)
-        wanted = power - 2 * xp.astype(exponent, values.dtype)
-        return fraction * arrays.power_of_two(xp.clip(wanted, -4000, _FARTHEST), xp=xp)
+        fraction, scale_exponent = math.frexp(self.scale_sq)
+        target_exponent = scale_exponent - 2 * xp.astype(exponent, values.dtype)
+        return fraction * arrays.power_of_two(xp.clip(target_exponent, -4000, _LARGEST_TARGET_EXPONENT), xp=xp)
 
     def _bound(self, lags: completion.Lags, target: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, Array]:
-        """Eps of each layer, and its derivatives with respect to the lags; those of negative lags are transposed."""
-        from specnorm.certified import defect  # for those who call it
+        """The bound eps (layers,), and its derivatives with respect to the lags.
 
-        xp, groups, (b, _, p, _) = ops.xp, spec.groups, lags.values.shape
-        where = defect.wrapping(spec.block_kernel_shape, spec.grid_shape) if self._at_size(spec) else None
-        lags = lags if where is None else defect.wrapped(lags, where, ops=ops)
-        each = _each(target, groups, xp=xp)
-        by_group = xp.reshape(defect.isometry_up(lags.values, lags.error, each, ops=ops), (-1, groups))
-        largest, index = xp.max(by_group, axis=1), xp.argmax(by_group, axis=1)
+        The derivative with respect to lag -t, not returned, is the transpose of that with respect to lag t.
+        """
+        from specnorm.certified import defect  # imported here: few need it
+
+        xp = ops.xp
+        groups = spec.groups
+        b, _, p, _ = lags.values.shape
+        wrapping = defect.wrapping(spec.block_kernel_shape, spec.grid_shape) if self._at_size(spec) else None
+        if wrapping is not None:
+            lags = defect.wrapped(lags, wrapping, ops=ops)
+        group_targets = _for_each_group(target, groups, xp=xp)
+        by_group = xp.reshape(defect.isometry_up(lags.values, lags.error, group_targets, ops=ops), (-1, groups))
+        largest = xp.max(by_group, axis=1)
+        index = xp.argmax(by_group, axis=1)
         # The square of the scale is rounded, and so is the quotient.
         value = rounding.up(largest / target + 4 * rounding.unit(target, xp=xp), 6, xp=xp)
-        # A kernel so much larger than s that the quotient is beyond all numbers.
-        normal = target > 4 * float(xp.finfo(target.dtype).smallest_normal)
-        value = xp.where(normal, value, xp.full_like(value, math.inf))
-        # Beside s nothing is left of a kernel whose target was clipped: no defect is above 1. Unread pixels have 1.
-        is_one = (target >= 2.0 ** (_FARTHEST - 1)) | has_unread_pixels(spec)
-        factor = arrays.one_hot(xp.where(is_one & (value < 1), 0 * target, 1 / target), index, groups, xp=xp)
-        slopes = self._lag_slopes(lags.values, each, ops=ops) * xp.reshape(factor, (b, 1, 1, 1))
+        # For kernels much larger than s, the target underflows and the quotient may overflow.
+        is_normal = target > 4 * float(xp.finfo(target.dtype).smallest_normal)
+        value = xp.where(is_normal, value, xp.full_like(value, math.inf))
+        # If the target was clipped, the kernel is negligible beside s, and the defect is at most 1. Unread pixels have
+        # a defect of 1. In both cases the bound is at least 1.
+        is_at_least_one = (target >= 2.0 ** (_LARGEST_TARGET_EXPONENT - 1)) | has_unread_pixels(spec)
+        slope_of_largest = xp.where(is_at_least_one & (value < 1), 0 * target, 1 / target)
+        slope_of_group = arrays.one_hot(slope_of_largest, index, groups, xp=xp)
+        slopes = self._lag_slopes(lags.values, group_targets, ops=ops) * xp.reshape(slope_of_group, (b, 1, 1, 1))
         traces = xp.sum(xp.reshape(xp.linalg.trace(slopes[:, 0, ...]), (-1, groups)), axis=1)
-        value = xp.where(is_one, xp.maximum(value, xp.ones_like(value)), value)
-        slopes = slopes if where is None else defect.unwrapped(slopes, where, ops=ops)
+        value = xp.where(is_at_least_one, xp.maximum(value, xp.ones_like(value)), value)
+        if wrapping is not None:
+            slopes = defect.unwrapped(slopes, wrapping, ops=ops)
         if self.scale != BEST:
             return value, slopes
-        # The target is the mean of all groups' traces, and the defect falls as it grows.
-        share = _each((traces + largest / target**2) / (groups * p), groups, xp=xp)
-        first = completion.minus_identity(slopes[:, 0, ...], share, ops=ops)
-        return value, xp.concat([first[:, None, ...], slopes[:, 1:, ...]], axis=1)
+        # The best target is the mean of the diagonal entries of lag 0 over all groups. Add the derivative of
+        # ``largest / target`` through the target, a multiple of the identity.
+        slope_of_diagonal = _for_each_group((traces + largest / target**2) / (groups * p), groups, xp=xp)
+        slope_of_lag_0 = completion.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
+        return value, xp.concat([slope_of_lag_0[:, None, ...], slopes[:, 1:, ...]], axis=1)
 
     @staticmethod
     def _lag_slopes(values: Array, target: Array, *, ops: ArrayOps) -> Array:
-        """Derivatives of `isometry_up` with respect to the lags; none where a norm is not told from 0."""
-        xp, p = ops.xp, values.shape[-1]
-        first = completion.minus_identity(values[:, 0, ...], target, ops=ops)
-        mean = xp.linalg.trace(first) / p
-        spread = completion.minus_identity(first, mean, ops=ops)
-        parts = xp.concat([first[:, None, ...], spread[:, None, ...], values[:, 1:, ...]], axis=1)
+        """Derivatives of `isometry_up` with respect to the lags (b, n, p, p).
+
+        They are 0 for lags whose norm is as small as rounding errors.
+        """
+        xp = ops.xp
+        p = values.shape[-1]
+        lag_0 = completion.minus_identity(values[:, 0, ...], target, ops=ops)
+        mean = xp.linalg.trace(lag_0) / p
+        deviation = completion.minus_identity(lag_0, mean, ops=ops)
+        parts = xp.concat([lag_0[:, None, ...], deviation[:, None, ...], values[:, 1:, ...]], axis=1)
         norms = xp.linalg.vector_norm(parts, axis=(-2, -1))
-        least = 8 * p * float(xp.finfo(values.dtype).eps) * target[:, None]
-        units = parts * xp.where(norms > least, 1 / (norms + _TINY), xp.zeros_like(norms))[:, :, None, None]
-        by_mean = (xp.abs(mean) + norms[:, 1] < norms[:, 0])[:, None, None]
-        # The mean is a part of the identity: subtracting -sign / p of it adds the slope of its modulus.
-        along = completion.minus_identity(units[:, 1, ...], -xp.sign(mean) / p, ops=ops)
-        return xp.concat([xp.where(by_mean, along, units[:, 0, ...])[:, None, ...], units[:, 2:, ...]], axis=1)
+        rounding_error = 8 * p * float(xp.finfo(values.dtype).eps) * target[:, None]
+        inverse_norms = xp.where(norms > rounding_error, 1 / (norms + _TINY), xp.zeros_like(norms))
+        units = parts * inverse_norms[:, :, None, None]
+        # `isometry_up` takes the smaller of two bounds of lag 0.
+        uses_mean = (xp.abs(mean) + norms[:, 1] < norms[:, 0])[:, None, None]
+        # The derivative of |mean| is sign(mean) / p times the identity.
+        slope_by_mean = completion.minus_identity(units[:, 1, ...], -xp.sign(mean) / p, ops=ops)
+        slope_of_lag_0 = xp.where(uses_mean, slope_by_mean, units[:, 0, ...])
+        return xp.concat([slope_of_lag_0[:, None, ...], units[:, 2:, ...]], axis=1)
 
     @staticmethod
     def _squares(
@@ -207,12 +244,13 @@ class Isometry(_Scaled):
         *,
         ops: ArrayOps,
     ) -> tuple[Array, Array]:
-        """Sum of the squares of all lags of each layer, and its derivatives with respect to the lags."""
-        xp, each = ops.xp, _each(target, groups, xp=ops.xp)
-        first = completion.minus_identity(values[:, 0, ...], each, ops=ops)[:, None, ...]
-        rest = values[:, 1:, ...]
-        total = xp.sum(first**2, axis=(1, 2, 3)) + 2 * xp.sum(rest**2, axis=(1, 2, 3))
-        return xp.sum(xp.reshape(total, (-1, groups)), axis=1), 2 * xp.concat([first, rest], axis=1)
+        """Sum of the squares of all lags of ``K*K - target I`` for each layer, and its derivatives as in `_bound`."""
+        xp = ops.xp
+        group_targets = _for_each_group(target, groups, xp=xp)
+        lag_0 = completion.minus_identity(values[:, 0, ...], group_targets, ops=ops)[:, None, ...]
+        other_lags = values[:, 1:, ...]
+        total = xp.sum(lag_0**2, axis=(1, 2, 3)) + 2 * xp.sum(other_lags**2, axis=(1, 2, 3))
+        return xp.sum(xp.reshape(total, (-1, groups)), axis=1), 2 * xp.concat([lag_0, other_lags], axis=1)
 
     def pullback(
         self,
@@ -222,31 +260,31 @@ class Isometry(_Scaled):
         *,
         xp: Namespace,
     ) -> Array:
-        """The derivative that `forward` made."""
-        return weighted(residuals, _each(cotangent, spec.groups, xp=xp), xp=xp)
+        """The gradient that `forward` computed, times the cotangent."""
+        return weighted(residuals, _for_each_group(cotangent, spec.groups, xp=xp), xp=xp)
 
 
-def _each(x: Array, groups: int, *, xp: Namespace) -> Array:
-    """Numbers of layers (l,) as those of their groups (l * groups,)."""
+def _for_each_group(x: Array, groups: int, *, xp: Namespace) -> Array:
+    """Repeat the number of each layer (l,) for all its groups: shape (l * groups,)."""
     return xp.reshape(xp.broadcast_to(x[:, None], (x.shape[0], groups)), (-1,))
 
 
 @dataclass(frozen=True)
 class IsometryEnds(_Scaled, Ends):
-    """Proven interval around the isometry defect, by a search; not in ``METHODS``, since `Isometry` is its value.
+    """Proven interval around the isometry defect, by a search. Not in ``METHODS``, where `Isometry` stands for it.
 
     The value is the upper bound; the lower one is in the statistics.
 
     Parameters
     ----------
     scale : float, "best" or None
-        As of `Isometry`.
+        As in `Isometry`.
     rtol : float
-        Relative width asked for.
+        Relative distance of the bounds at which the search stops.
     max_cells : int
-        Budget of the search for each group.
+        Largest number of cells of one search.
     budget : float, optional
-        Seconds for one layer; what has not begun by then is not tried.
+        Seconds for one layer; after them no further step of the search begins.
     """
 
     name: ClassVar[str] = "isometry_ends"
@@ -259,9 +297,10 @@ class IsometryEnds(_Scaled, Ends):
         Ends.__post_init__(self)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.search.isometry import isometry_of_blocks  # here, since importing it takes a while
+        from specnorm.search.isometry import isometry_of_blocks  # imported here: it takes a while
 
-        claims, ended = [], []
+        claims = []
+        ended = []
         for layer in polyphase.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
@@ -269,16 +308,17 @@ class IsometryEnds(_Scaled, Ends):
             outcome = self.outcome(lower.value, upper.value, is_zero=lower.value == 0)
             claims.append((lower, upper))
             ended.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
-        low, high = (as_array(list(x), blocks, ops=ops) for x in zip(*claims, strict=True))
+        lower = as_array([lower for lower, _ in claims], blocks, ops=ops)
+        upper = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.of_adjoint(spec)), blocks)
-        return Evaluation(high, (low, *columns(ended, blocks, ops=ops), adjoint), (blocks,), claims)
+        return Evaluation(upper, (lower, *columns(ended, blocks, ops=ops), adjoint), (blocks,), claims)
 
     def _relative_target(self, exponent: int) -> tuple[float, int] | None:
-        """Fraction and power of two that s squared is, beside a kernel divided by ``2**exponent``; None: the best s."""
+        """The square of s relative to a kernel times ``2**-exponent``: fraction and power of two; None: the best s."""
         if self.scale == BEST:
             return None
-        fraction, power = math.frexp(self.scale_sq)
-        return fraction, power - 2 * exponent
+        fraction, scale_exponent = math.frexp(self.scale_sq)
+        return fraction, scale_exponent - 2 * exponent
 
     def pullback(
         self,
@@ -288,10 +328,11 @@ class IsometryEnds(_Scaled, Ends):
         *,
         xp: Namespace,
     ) -> Array:
-        """Refused: the value of `Isometry` has a gradient.
+        """Not defined.
 
         Raises
         ------
         MethodError
+            Always: `Isometry` has a gradient instead.
         """
         raise MethodError("the bounds of a search have no gradient: isometry_bound has one.")

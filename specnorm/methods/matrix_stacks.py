@@ -1,4 +1,4 @@
-"""Stacks of plain matrices: norms, and bounds from both sides. A matrix is a kernel without spatial axes."""
+"""Norms of stacks of plain matrices, and their bounds. A matrix is a block (b, m, n) without spatial axes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-class _OfTriples(Method):
-    """What methods share whose residuals are singular vectors (b, m) and (b, n)."""
+class _SingularVectorMethod(Method):
+    """Base of methods whose residuals are the top singular vectors u (b, m) and v (b, n)."""
 
     def pullback(
         self,
@@ -35,14 +35,14 @@ class _OfTriples(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        """Gradient u v^T of a simple singular value, weighted."""
+        """The gradient u v^T of a simple singular value, times the cotangent."""
         u, v = residuals
         return (u * cotangent[:, None])[:, :, None] * v[:, None, :]
 
 
 @dataclass(frozen=True)
-class MatrixNorm(_OfTriples):
-    """Largest singular value from the smaller Gram matrix; at most the rounding recorded below the truth."""
+class MatrixNorm(_SingularVectorMethod):
+    """The largest singular value; the figures ``lower`` and ``upper`` are proven bounds of it."""
 
     name: ClassVar[str] = "matrix_norm"
     promise: ClassVar[Kind] = "exact"
@@ -51,28 +51,27 @@ class MatrixNorm(_OfTriples):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        found = enclose_each(blocks, ops=ops)
-        if found is None:
+        enclosure = enclose_each(blocks, ops=ops)
+        if enclosure is None:
             u, v, value = symbols.top_triple(blocks, xp=xp)
-            return Evaluation(
-                value, (norms.quotient_down(blocks, v, xp=xp), norms.matrix_norm_up(blocks, ops=ops)), (u, v)
-            )
-        (u, v), lower, upper = found
-        return Evaluation(
-            xp.linalg.vector_norm(xp.matmul(blocks, v[..., None])[..., 0], axis=-1), (lower, upper), (u, v)
-        )
+            lower = norms.quotient_down(blocks, v, xp=xp)
+            upper = norms.matrix_norm_up(blocks, ops=ops)
+        else:
+            (u, v), lower, upper = enclosure
+            value = xp.linalg.vector_norm(xp.matmul(blocks, v[..., None])[..., 0], axis=-1)
+        return Evaluation(value, (lower, upper), (u, v))
 
 
 @dataclass(frozen=True)
-class PowerIteration(_OfTriples):
-    """Power iteration on A*A from a seeded start: a lower bound at every step, rounding included.
+class PowerIteration(_SingularVectorMethod):
+    """Power iteration on A*A from a seeded start: a proven lower bound after any number of steps.
 
     Parameters
     ----------
     n_iter : int
-        Products with A*A.
+        Number of products with A*A.
     seed : int
-        Of the start vectors.
+        Seed of the start vectors.
     """
 
     n_iter: int = 100
@@ -102,12 +101,12 @@ class PowerIteration(_OfTriples):
 
 @dataclass(frozen=True)
 class GramIteration(Method):
-    """Gram iteration of matrices: an upper bound at every count, rounding included (Delattre et al., ICML 2023).
+    """Gram iteration of matrices: a proven upper bound after any number of products (Delattre et al., ICML 2023).
 
     Parameters
     ----------
     n_iter : int
-        Gram products; each halves the exponent of the excess: at most min(m, n)**(1 / 2**(n_iter + 1)).
+        Number of Gram products. The bound is at most ``min(m, n)**(1 / 2**(n_iter + 1))`` times the norm.
     """
 
     n_iter: int = 6

@@ -1,4 +1,4 @@
-"""The smallest singular value of a layer, enclosed: by the norm of ``c I - K*K`` from below, by a vector from above."""
+"""Enclose the smallest singular value of a layer: from below by the norm of ``c I - K*K``, from above by a vector."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Smallest(Ends):
     Parameters
     ----------
     rtol : float
-        Relative width asked for.
+        Relative distance of the bounds at which the search stops.
     max_cells : int
-        Budget of one search for each group.
+        Largest number of cells of one search.
     budget : float, optional
-        Seconds for one layer; what has not begun by then is not tried.
+        Seconds for one layer; after them no further step of the search begins.
     """
 
     name: ClassVar[str] = "smallest"
@@ -50,16 +50,16 @@ class Smallest(Ends):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up", **dict.fromkeys((*FIGURES, "u", "v"))}
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """Searches of blocks; of the layer itself at a size where symbols do not describe it."""
-        symbols = spec.input_shape is None or spec.periodic
+        """Blocks, if the symbols describe the layer; else the kernel, for a search of the layer at its size."""
+        uses_symbols = spec.input_shape is None or spec.periodic
         return Needs(
-            rounds="down", precision="wide", narrow_gradient=True, blocks=symbols, by_layer=True, searches=True
+            rounds="down", precision="wide", narrow_gradient=True, blocks=uses_symbols, by_layer=True, searches=True
         )
 
     def check(self, spec: ConvSpec) -> None:
-        """Refuse layers whose borders cut taps off, at every size; and at one, if the layer's matrix is too large."""
+        """Refuse layers whose borders cut taps off: without a size always, at one size if their matrix is too large."""
         if spec.input_shape is not None and not spec.periodic:
-            from specnorm.search.smallest_layer import own_plan  # here, since importing it takes a while
+            from specnorm.search.smallest_layer import own_plan  # imported here: it takes a while
 
             own_plan(spec)
         elif not keeps_smallest(spec):
@@ -73,22 +73,28 @@ class Smallest(Ends):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         if not self.needs(spec).blocks:
             return self._at_size(blocks, spec, ops=ops)
-        from specnorm.search.smallest import smallest_of_blocks  # here, since importing it takes a while
+        from specnorm.search.smallest import smallest_of_blocks  # imported here: it takes a while
 
         layers = polyphase.by_layers(blocks, spec.groups)
-        found = [smallest_of_blocks(self.problem(layer, spec), ops=ops) for layer in layers]
-        triples = [_triple(x, layer, ops=ops) for x, layer in zip(found, layers, strict=True)]
-        u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*triples, strict=True))
-        nowhere = (0.0,) * len(spec.block_kernel_shape)
-        angles = [nowhere if x.witness is None else x.witness.frequency.angles[0] for x in found]
-        return self._evaluation(found, angles, (u, v), (u, v, phase, group), blocks, ops=ops)
+        bounds = [smallest_of_blocks(self.problem(layer, spec), ops=ops) for layer in layers]
+        triples = [_triple(of_layer, layer, ops=ops) for of_layer, layer in zip(bounds, layers, strict=True)]
+        u, v, phase, group = (ops.xp.concat(list(column), axis=0) for column in zip(*triples, strict=True))
+        no_frequency = (0.0,) * len(spec.block_kernel_shape)
+        witnesses = [of_layer.witness for of_layer in bounds]
+        angles = [no_frequency if witness is None else witness.frequency.angles[0] for witness in witnesses]
+        return self._evaluation(bounds, angles, (u, v), (u, v, phase, group), blocks, ops=ops)
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.search.smallest_layer import smallest_of_layer  # here, since importing it takes a while
+        """`forward` for layers whose own matrix is searched, at ``input_shape``."""
+        from specnorm.search.smallest_layer import smallest_of_layer  # imported here: it takes a while
 
-        layers = (kernels[j : j + 1, ...] for j in range(kernels.shape[0]))
-        bounds, witnesses = zip(*(smallest_of_layer(self.problem(x, spec), ops=ops) for x in layers), strict=True)
-        u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*witnesses, strict=True))
+        bounds = []
+        witnesses = []
+        for j in range(kernels.shape[0]):
+            of_layer, witness = smallest_of_layer(self.problem(kernels[j : j + 1, ...], spec), ops=ops)
+            bounds.append(of_layer)
+            witnesses.append(witness)
+        u, v, gradient = (ops.xp.concat(list(column), axis=0) for column in zip(*witnesses, strict=True))
         return self._evaluation(bounds, [()] * len(bounds), (u, v), (gradient,), kernels, ops=ops)
 
     def _evaluation(
@@ -101,10 +107,13 @@ class Smallest(Ends):
         *,
         ops: ArrayOps,
     ) -> Evaluation:
-        """Of layers whose bounds and witnesses are known."""
-        lower, upper = ([getattr(x, end) for x in bounds] for end in ("lower", "upper"))
-        outcomes = [self.outcome(x.lower.value, x.upper.value, is_zero=x.is_zero) for x in bounds]
-        ended = [(how, x.cells, x.levels, at) for how, x, at in zip(outcomes, bounds, angles, strict=True)]
+        """The evaluation of layers, from their bounds and witnesses (angles and vectors)."""
+        lower = [of_layer.lower for of_layer in bounds]
+        upper = [of_layer.upper for of_layer in bounds]
+        ended = []
+        for of_layer, angle in zip(bounds, angles, strict=True):
+            outcome = self.outcome(of_layer.lower.value, of_layer.upper.value, is_zero=of_layer.is_zero)
+            ended.append((outcome, of_layer.cells, of_layer.levels, angle))
         figures = (as_array(upper, like, ops=ops), *columns(ended, like, ops=ops), *vectors)
         return Evaluation(as_array(lower, like, ops=ops), figures, residuals, list(zip(lower, upper, strict=True)))
 
@@ -116,31 +125,40 @@ class Smallest(Ends):
         *,
         xp: Namespace,
     ) -> Array:
-        """That of the singular value at the witness."""
+        """The gradient of the singular value that the witness attains."""
         if not self.needs(spec).blocks:
             return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
 def _triple(
-    found: SmallestBounds,
+    bounds: SmallestBounds,
     layer: Array,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array, Array, Array]:
-    """Vectors (1, m) and (1, p) of the smallest singular value of a layer's blocks, the taps' phases, and the block.
+    """Where the smallest singular value of a layer's blocks (g, m, p, *kernel_shape) is attained.
 
-    Zeros where there is no witness.
+    Returns
+    -------
+    u, v : complex arrays, shapes (1, m) and (1, p)
+        Singular vectors; zeros if the search has no witness.
+    phase : complex array, shape (1, taps)
+        e^{i k.theta} at the frequency of the witness.
+    block : integer array, shape (1,)
+        Number of the block.
     """
-    xp, (_, m, p, *taps) = ops.xp, layer.shape
-    witness = found.witness
+    xp = ops.xp
+    _, m, p, *kernel_shape = layer.shape
+    witness = bounds.witness
     if witness is None:
-        nothing: dict[str, Any] = {"dtype": layer.dtype, "device": ops.device(layer)}
-        u, v, phase = (xp.zeros((1, n), **nothing) + 0j for n in (m, p, math.prod(taps)))
+        options: dict[str, Any] = {"dtype": layer.dtype, "device": ops.device(layer)}
+        u, v, phase = (xp.zeros((1, n), **options) + 0j for n in (m, p, math.prod(kernel_shape)))
         return u, v, phase, ops.from_numpy(np.zeros(1, dtype=np.int64), layer)
     block = layer[witness.block : witness.block + 1, ...]
     phase = symbols.Symbol(block, witness.frequency, ops=ops).phase
-    # The search saw transposed blocks where there are fewer rows, and none of the outer taps that are 0.
+    # The search transposes blocks with fewer rows than columns, and cuts off borders of zero taps, which changes the
+    # symbol by a phase. So only the vector on the side of p channels is taken; u is computed from it.
     v = xp.conj(witness.u) if m < p else witness.v
     matrix = symbols.matrix_at(block, phase, xp=xp)
     u, _ = arrays.normalise(xp.matmul(matrix, v[..., None])[..., 0], xp=xp)

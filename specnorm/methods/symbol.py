@@ -24,8 +24,6 @@ _ALL_VECTORS = 4
 """Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
 _LEAST_VECTORS = 16
 """Vectors in all, of all points, for grids of few points: a matrix has one."""
-_WIDE_VECTORS = 4
-"""Vectors a point of wide layers."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
 _ROUNDS = 2
@@ -49,8 +47,8 @@ class SymbolNorm(Stepped):
     points : int, optional
         Points of the grid an axis. None: some 5 to 6 for each tap but one, as measured in training loops.
     vectors : int
-        At each point, at least: two see singular values that cross. Wide layers have 4, a matrix 16, and where the
-        smaller side has at most 4 channels all are kept.
+        At each point, at least: two see singular values that cross. A matrix has 16, and where the smaller side has at
+        most 4 channels all are kept.
 
     References
     ----------
@@ -163,8 +161,7 @@ class SymbolNorm(Stepped):
         """Vectors at each point."""
         if channels <= _ALL_VECTORS:
             return channels
-        least = _WIDE_VECTORS if channels > grid_vectors.WIDE else self.vectors
-        return min(max(self.vectors, least, -(-_LEAST_VECTORS // points)), channels)
+        return min(max(self.vectors, -(-_LEAST_VECTORS // points)), channels)
 
     @staticmethod
     def _residuals(

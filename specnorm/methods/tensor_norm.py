@@ -1,7 +1,8 @@
-"""TN: the spectral norm of the kernel as a tensor, times the root of its number of taps (Grishina et al. 2024).
+"""The tensor-norm bound TN: the norm of the kernel as a tensor, times the root of the number of taps (Grishina 2024).
 
-``TN(K) = sqrt(prod k_j) max |sum K[o,i,k,l] u_o v_i a_k b_l|`` over unit complex vectors; ``sigma* <= TN``. The maximum
-is approached from below by alternating maximisation, so the computed value is an estimate of TN.
+``TN(K) = sqrt(prod k_j) max |sum K[o,i,k,l] u_o v_i a_k b_l|`` over unit complex vectors u, v, a, b; ``sigma* <= TN``.
+Alternating maximisation approaches the maximum from below, so the computed value is an estimate of TN. That it bounds
+sigma* is proven afterwards, by a search over frequencies.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ class TensorNorm(Stepped):
     Parameters
     ----------
     starts : int
-        Fourier starts: the best frequencies of a coarse grid.
+        Number of Fourier starts: the best frequencies of a coarse grid.
     random_starts : int
-        Further complex Gaussian starts, seeded.
+        Number of complex Gaussian starts in addition.
     max_iter : int
-        Most sweeps over all vectors.
+        Largest number of sweeps over all vectors.
     seed : int
-        Of the start vectors; the same on every backend.
+        Seed of the start vectors, which are the same on every backend.
     proven : bool or None
-        None: prove ``sigma* <= value`` where values are known, else an estimate; True: prove or raise; False: the
-        estimate.
+        True: prove ``sigma* <= value``, or raise `Undecided`. False: do not try, and return an estimate. None: try,
+        except under a tracer; the figure ``proven`` says whether the proof succeeded.
     budget : float, optional
-        Seconds for the proof; what has not begun by then is not tried.
+        Seconds for the proof; after them no further step of it begins.
     certified : bool or None
         The former name of ``proven``, with a `DeprecationWarning`.
 
@@ -94,9 +95,9 @@ class TensorNorm(Stepped):
         """Maximise from all starts at once, keep the best of each layer, and prove it."""
         xp = ops.xp
         if math.prod(spec.block_kernel_shape) == 1 and ops.concrete:
-            matrices = self._of_matrices(blocks, spec, ops=ops)
-            if matrices is not None:
-                return matrices
+            evaluation = self._of_one_tap(blocks, spec, ops=ops)
+            if evaluation is not None:
+                return evaluation
         v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
         value, residuals, count = maximise(blocks, v, modes, self.max_iter, ops=ops)
         group, value, *residuals = _largest([value, *residuals], spec.groups, xp=xp)
@@ -112,8 +113,8 @@ class TensorNorm(Stepped):
         count = xp.broadcast_to(count, value.shape)
         return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, group))
 
-    def _of_matrices(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
-        """TN of kernels with one tap, their norm; None if that was to be proven and is not."""
+    def _of_one_tap(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
+        """The evaluation of blocks with one tap, whose TN is their norm as matrices; None if its proof fails."""
         xp = ops.xp
         value, vectors, steps = norms_of_one_tap(blocks, ops=ops)
         group, best, *residuals = _largest([value, *vectors], spec.groups, xp=xp)
@@ -128,7 +129,23 @@ class TensorNorm(Stepped):
         return Evaluation(best * factor, (count, factor, proven), (*residuals, factor, group))
 
     def _prove(self, blocks: Array, maximiser: list[Array], *, ops: ArrayOps) -> list[Array]:
-        """Prove the value of one layer's blocks. Return value, u, v, weights, block, factor, proven; leading axis 1."""
+        """Prove the value of one layer's blocks, or a value after restarts.
+
+        Parameters
+        ----------
+        maximiser : list of arrays
+            Value, u, v, weights and index of the block that attains it; leading axis 1.
+
+        Returns
+        -------
+        list of arrays
+            Value, u, v, weights, block, factor and proven; leading axis 1.
+
+        Raises
+        ------
+        Undecided
+            If ``self.proven`` is True and the proof fails.
+        """
         xp = ops.xp
 
         def maximise_again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
@@ -157,7 +174,7 @@ class TensorNorm(Stepped):
         *,
         xp: Namespace,
     ) -> Array:
-        """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
+        """The gradient with constant vectors (envelope theorem): sqrt(taps) times the real part of their product."""
         u, v, weights, factor, group = residuals
         scale = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
         rows = arrays.real_pair(u * xp.astype(scale, u.dtype)[:, None], xp=xp)
@@ -168,14 +185,14 @@ class TensorNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Left and spatial vectors, one after the other, as (real, imaginary)."""
+        """One array: the left vector u and the spatial vectors, concatenated, as pairs (real, imaginary)."""
         if self.proven:
             raise MethodError("TensorNorm(proven=True) insists on a proof, which a step is not: leave it out.")
-        return {"vectors": (spec.block_shape[0] + sum(_sizes(spec)), 2)}
+        return {"vectors": (spec.block_shape[0] + sum(_spatial_sizes(spec)), 2)}
 
     def state_class(self, spec: ConvSpec) -> Hashable:
-        """Layers with as many taps an axis go together: zero channels stay zero in every product."""
-        return _sizes(spec)
+        """The numbers of taps: layers with equal ones can share a batch, since zero channels stay zero."""
+        return _spatial_sizes(spec)
 
     def with_channels(
         self,
@@ -185,9 +202,10 @@ class TensorNorm(Stepped):
         *,
         xp: Namespace,
     ) -> tuple[Array, ...]:
-        """The state with zeros at the end of the left vectors, which come first, or with fewer of their entries."""
+        """Lengthen the left vectors, which come first in the state, by zeros, or shorten them."""
         (vectors,) = state
-        channels, new_channels = here.block_shape[0], there.block_shape[0]
+        channels = here.block_shape[0]
+        new_channels = there.block_shape[0]
         left = vectors[..., : min(channels, new_channels), :]
         spatial = vectors[..., channels:, :]
         zero = xp.zeros_like(left[..., :1, :])
@@ -195,7 +213,7 @@ class TensorNorm(Stepped):
         return (xp.concat([left, zeros, spatial], axis=-2),)
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Left and spatial vectors of the maximiser; where the kernel is zero, constant ones."""
+        """The left and spatial vectors that alternating maximisation finds; constant vectors for a zero kernel."""
         xp = ops.xp
         form = Form(blocks, ops=ops)
         v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
@@ -215,32 +233,45 @@ class TensorNorm(Stepped):
         sweeps: int,
         ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """Sweep over one set of vectors for each block, and evaluate the form there: an estimate of TN."""
         xp = ops.xp
         (vectors,) = state
-        m, sizes = spec.block_shape[0], _sizes(spec)
+        m = spec.block_shape[0]
+        sizes = _spatial_sizes(spec)
         ends = list(itertools.accumulate([m, *sizes]))
         complex_vectors = ops.complex(vectors[..., 0], vectors[..., 1])
         modes = [complex_vectors[:, first:end] for first, end in itertools.pairwise(ends)]
         by_row = xp.reshape(blocks, (*blocks.shape[:2], -1))
         step = one_set.step(by_row, vectors[:, :m, :], modes, sweeps, join=ops.complex, xp=xp)
-        moved = xp.concat([step.rows, arrays.real_pair(xp.concat(step.modes, axis=-1), xp=xp)], axis=1)
+        new_vectors = xp.concat([step.rows, arrays.real_pair(xp.concat(step.modes, axis=-1), xp=xp)], axis=1)
         is_usable = (step.value > 0) & xp.isfinite(step.value)
-        moved = xp.where(is_usable[:, None, None], moved, vectors)
+        new_vectors = xp.where(is_usable[:, None, None], new_vectors, vectors)
         group, value, rows, columns = _largest([step.value, step.rows, step.columns], spec.groups, xp=xp)
         u = ops.complex(rows[..., 0], -rows[..., 1])
-        # The right vector and the spatial vectors in one: the weights of `pullback` are 1.
+        # The columns are products of the right vector and the spatial vectors already: `pullback` gets weights 1.
         v = ops.complex(columns[:, 0, :], -columns[:, 1, :])
         residuals = (u, v, xp.ones_like(v[:, :1]), xp.ones_like(value), group)
-        return Evaluation(value * math.sqrt(math.prod(sizes)), (), residuals), (moved,)
+        return Evaluation(value * math.sqrt(math.prod(sizes)), (), residuals), (new_vectors,)
 
 
 def _largest(of_blocks: list[Array], groups: int, *, xp: Namespace) -> list[Array]:
-    """The group of each layer with the largest value, and its entries of some arrays; the values come first."""
+    """For each layer, the group with the largest value, and the entries of that group.
+
+    Parameters
+    ----------
+    of_blocks : list of arrays, each with leading axis layers * groups
+        The first holds the values.
+
+    Returns
+    -------
+    list of arrays, each with leading axis layers
+        The number of the group, then the entries of the given arrays.
+    """
     by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in of_blocks]
     group = xp.argmax(by_layer[0], axis=1)
     return [group, *(arrays.pick(x, group, xp=xp) for x in by_layer)]
 
 
-def _sizes(spec: ConvSpec) -> tuple[int, ...]:
-    """Lengths of the spatial vectors."""
+def _spatial_sizes(spec: ConvSpec) -> tuple[int, ...]:
+    """Lengths of the spatial vectors; a matrix has one, of length 1."""
     return spec.block_kernel_shape or (1,)

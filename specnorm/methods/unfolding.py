@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unfoldings(Method):
-    """All ``2**(d+1) - 1`` unfolding bounds, as one 1-d value; each is an upper bound on its own.
+    """The bounds by all ``2**(d+1) - 1`` unfoldings, as a 1-d value; each of them is an upper bound of sigma*.
 
-    The first ``2**d`` separate the channels (in 2-D: R, S, T, U of the papers in some order), the others do not.
+    The first ``2**d`` have output channels in the rows and input channels in the columns (in 2-D the matrices R, S, T,
+    U of the papers, in some order).
 
     References
     ----------
@@ -79,7 +80,7 @@ class Unfoldings(Method):
         parts = (
             unfoldings.outer_blocks(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
             for j, (u, v, rows) in enumerate(triples)
-            if u.shape[1]  # else left out: no block's smallest
+            if u.shape[1]  # `FantasticFour` leaves out unfoldings that are smallest for no block
         )
         total: Array = functools.reduce(operator.iadd, parts)
         return total
@@ -87,10 +88,10 @@ class Unfoldings(Method):
 
 @dataclass(frozen=True)
 class FantasticFour(Stepped):
-    """The minimum of the unfolding bounds; differentiated through the active one.
+    """The smallest of the unfolding bounds; its gradient is that of the smallest one.
 
-    The papers take four (2-D, the channels on different sides); all ``2**(d+1) - 1`` are bounds, and the others win
-    for few channels and large kernels, so the minimum here is over all of them.
+    The papers take the four unfoldings (in 2-D) with both channels on different sides. The minimum here is over all
+    ``2**(d+1) - 1``: the others are smaller for few channels and large kernels.
     """
 
     name: ClassVar[str] = "f4"
@@ -165,7 +166,8 @@ class FantasticFour(Stepped):
         for v, rows in zip(state, splits, strict=True):
             maps = matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp)
             u, v, value = follow(*maps, v, sweeps, xp=xp)
-            # The rows of some unfoldings are a third of the kernel: computed again if that is the smallest.
+            # The u of some unfoldings is as large as a third of the kernel: it is not kept, and computed again below if
+            # that unfolding turns out to be the smallest.
             is_large = 8 * u.shape[1] > math.prod(spec.block_shape)
             residuals += [no_vector if reads_values and is_large else u, v]
             new_state.append(v)
@@ -176,16 +178,17 @@ class FantasticFour(Stepped):
         if reads_values:
             smallest_of_some_block = set(ops.to_numpy(smallest_unfolding).tolist())
             for j, rows in enumerate(splits):
+                is_u_missing = not residuals[2 * j].shape[1]
                 if j not in smallest_of_some_block:
                     residuals[2 * j : 2 * j + 2] = [no_vector, no_vector]
-                elif not residuals[2 * j].shape[1]:
+                elif is_u_missing:
                     maps = matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp)
                     residuals[2 * j], _, _ = follow(*maps, state[j], sweeps, xp=xp)
         return Evaluation(xp.min(bounds, axis=1), (), (*residuals, smallest_unfolding)), tuple(new_state)
 
 
 def _leading(matrix: Array, *, ops: ArrayOps) -> Array:
-    """Right singular vectors to start a training state from: a short run, as steps go on where it ends."""
+    """Approximate top right singular vectors, to start a training state from; the training steps improve them."""
     xp = ops.xp
     run = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops)
     for _ in range(_ROUNDS):
@@ -196,15 +199,15 @@ def _leading(matrix: Array, *, ops: ArrayOps) -> Array:
 
 
 _ROUNDS = 4
-"""Checks of a Lanczos run that starts a training state: 28 steps, whose basis is smaller than the kernel."""
+"""Largest number of convergence checks in `_leading`: 28 Lanczos steps, whose basis is smaller than the kernel."""
 
 
 @dataclass(frozen=True)
 class Reshaped(Method):
-    """``||K reshaped to (cout, cin*taps)||``, elsewhere sold as the layer's spectral norm.
+    """The norm of the kernel reshaped to (cout, cin * taps), which "spectral normalisation" takes for the layer's norm.
 
-    ``||T||**2 = ||mean over theta of G G*|| <= sigma***2``: a lower bound of sigma*, and of every layer with one output
-    that sees a whole patch unwrapped (circular: input_shape >= kernel_shape).
+    With T the reshaped kernel, ``||T||**2 = ||mean over theta of G G*|| <= sigma***2``. So it is a lower bound of
+    sigma*. It is also one for the layer at a size at which some output reads a different pixel by each tap.
 
     References
     ----------
@@ -217,7 +220,7 @@ class Reshaped(Method):
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def check(self, spec: ConvSpec) -> None:
-        """Refuse inputs of which no output reads a whole patch, where the reshape bounds nothing."""
+        """Refuse input sizes at which no output reads a whole patch: there the value is not a bound."""
         if not spec.reads_a_patch:
             raise GeometryError(
                 f"input_shape={spec.input_shape} is smaller than the kernel {spec.kernel_shape} with its dilation, or "

@@ -1,4 +1,7 @@
-"""Gradients of norms with respect to blocks: through symbols, matrices and lags. No proof uses them."""
+"""Gradients of norms with respect to blocks (b, m, p, *kernel_shape), through symbols, matrices and lags.
+
+No proof uses them.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,17 @@ def symbol_gradient(
     *,
     xp: Namespace,
 ) -> Array:
-    """Gradient of Re(u* G(theta) v) with respect to the blocks: Re(conj(u_o) v_i e^{i k.theta}).
+    """Gradient of ``sum_r Re(u_r* G(theta_r) v_r)`` with respect to the blocks: ``Re(conj(u_o) v_i e^{i k.theta})``.
 
     Parameters
     ----------
     u, v : arrays, shapes (b, r, m) and (b, r, p)
     phase : array, shape (b, r, taps)
+        e^{i k.theta_r} for each tap k.
 
     Returns
     -------
     array, shape (b, m, p, *kernel_shape)
-        Summed over r.
     """
     b, r, m = u.shape
     p = v.shape[2]
@@ -40,7 +43,7 @@ def symbol_gradient(
 
 
 def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:
-    """Re(conj(X) Y) = Re X Re Y + Im X Im Y of matrices (b, m, r) and (b, r, n), as one real product."""
+    """``Re(conj(X) Y) = Re X Re Y + Im X Im Y`` for matrices (b, m, r) and (b, r, n), as one real product."""
     left = xp.concat([xp.real(x), xp.imag(x)], axis=2)
     right = xp.concat([xp.real(y), xp.imag(y)], axis=1)
     return xp.matmul(left, right)
@@ -55,7 +58,10 @@ def triple_gradient(
     *,
     xp: Namespace,
 ) -> Array:
-    """Gradient of a symbol's singular value with one triple and one frequency a block, times a cotangent (b,)."""
+    """Cotangent (b,) times the gradient of a singular value of each block's symbol at one frequency.
+
+    The singular vectors are u (b, m) and v (b, p); ``phase`` is (b, taps).
+    """
     u = u * xp.astype(cotangent, u.dtype)[:, None]
     return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
 
@@ -67,11 +73,14 @@ def matrices_gradient(
     *,
     xp: Namespace,
 ) -> Array:
-    """Gradient with respect to the blocks of sum_f Re<Gamma_f, G(theta_f)>: Re(sum_f conj(Gamma_f) e^{i k.theta_f}).
+    """Gradient of ``sum_f Re<Gamma_f, G(theta_f)>`` with respect to the blocks.
+
+    It is ``Re sum_f conj(Gamma_f) e^{i k.theta_f}`` for tap k.
 
     Parameters
     ----------
     gamma : array, shape (b, f, m, p)
+        Gradients with respect to the symbols at f frequencies.
     phase : array, shape (b, f, taps)
     """
     b, f, m, p = gamma.shape
@@ -80,23 +89,29 @@ def matrices_gradient(
 
 
 def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
-    """Gradient A (A*A)**(2**n_iter - 1) / L**(2**(n_iter+1) - 1) of the Schatten norm L, for stacks (..., m, n).
+    """Gradient ``A (A*A)**(2**n_iter - 1) / L**(2**(n_iter+1) - 1)`` of the Schatten norm L of order 2**(n_iter + 1).
 
-    Everything is divided by L first, so the powers stay below 1. One running product: memory does not grow with the
-    iterations, and is that of three such matrices.
+    A is divided by L first, so that all powers stay below 1. The product is accumulated, so that the memory is that of
+    three matrices for any ``n_iter``.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+    value : array, shape (...)
+        L.
     """
-    safe = xp.where(value > 0, value, xp.ones_like(value))
-    total = a / xp.astype(safe, a.dtype)[..., None, None]
-    wide = a.shape[-1] > a.shape[-2]
-    if wide:
-        total = arrays.adjoint(total, xp=xp)
+    positive_value = xp.where(value > 0, value, xp.ones_like(value))
+    product = a / xp.astype(positive_value, a.dtype)[..., None, None]
+    is_wide = a.shape[-1] > a.shape[-2]
+    if is_wide:
+        product = arrays.adjoint(product, xp=xp)
     if n_iter:
-        power = xp.matmul(arrays.adjoint(total, xp=xp), total)
-        total = xp.matmul(total, power)
+        power = xp.matmul(arrays.adjoint(product, xp=xp), product)
+        product = xp.matmul(product, power)
     for _ in range(n_iter - 1):
         power = xp.matmul(power, power)
-        total = xp.matmul(total, power)
-    return arrays.adjoint(total, xp=xp) if wide else total
+        product = xp.matmul(product, power)
+    return arrays.adjoint(product, xp=xp) if is_wide else product
 
 
 def powers_vjp(
@@ -106,17 +121,21 @@ def powers_vjp(
     *,
     xp: Namespace,
 ) -> Array:
-    """Gradient with respect to the blocks of ``sum_i c_i (sum |R_t[:, i, :]|)**(1 / 2**t)`` over the selected channels.
+    """Gradient of ``sum_i c_i (sum |R_t[:, i, :]|)**(1 / 2**t)`` with respect to the blocks, with t = n_iter.
 
-    With constant signs, the sum is linear in R_t, that is in H_t at every frequency; each squaring H -> H**2 takes
-    a gradient Gamma to Gamma H + H Gamma, and G -> G* G to G (Gamma + Gamma*). That sum is Hermitian from the start,
-    so one product serves both terms. Few frequencies at a time: a matrix of one is half as large as a 3x3 kernel.
+    R_t are the taps of the Gram power ``H_t = (G*G)**(2**(t-1))`` and i runs over the channels of the blocks; see
+    `specnorm.certified.symbol.gram_powers`. With constant signs the inner sum is linear in R_t, so its gradient
+    with respect to H_t at a frequency is a matrix Gamma. Going back, the squaring H -> H**2 maps the gradient Gamma to
+    Gamma H + H Gamma, and G -> G* G maps it to G (Gamma + Gamma*). Gamma is made Hermitian at the start, so that one
+    product gives both terms. Frequencies are processed in chunks, since one matrix is half as large as a 3x3 kernel.
 
     Parameters
     ----------
     residuals : tuple of arrays
-        From `residuals`.
+        Blocks, signs of R_t, selector of channels, the inner sums (b, p), and phases, as
+        `specnorm.certified.symbol.gram_powers` returns them.
     cotangent : array, shape (b, p)
+        c.
     """
     blocks, signs, selector, sums, phase = residuals
     is_wide = blocks.shape[1] < blocks.shape[2]
@@ -152,7 +171,8 @@ def powers_vjp(
 
     gradient = gradient_of_chunk(0)
     for chunk in range(1, phase.shape[1]):
-        gradient += gradient_of_chunk(chunk)  # the last one is freed before the next is made, unlike in `reduce`
+        # A loop frees each chunk's gradient before the next one is made; `reduce` would not.
+        gradient += gradient_of_chunk(chunk)
     return arrays.swapped(gradient, xp=xp) if is_wide else gradient
 
 
@@ -165,13 +185,14 @@ def _slopes_of_roots(sums: Array, cotangent: Array, n_iter: int, *, xp: Namespac
 
 
 def first_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
-    """`powers_vjp` after one product: gradient of ``sum_i c_i (sum |R_1[:, i, :]|)**(1/2)``, by lags.
+    """`powers_vjp` for n_iter = 1, by lags: gradient of ``sum_i c_i (sum |R_1[:, i, :]|)**(1/2)``.
 
     Parameters
     ----------
     residuals : tuple of arrays
-        Blocks, signs (b, L, p, p) of R_1 and sums (b, p).
+        Blocks, signs (b, L, p, p) of R_1, and the inner sums (b, p).
     cotangent : array, shape (b, p)
+        c.
     """
     blocks, signs, sums = residuals
     safe = xp.where(sums > 0, sums, xp.ones_like(sums))
@@ -181,32 +202,34 @@ def first_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) 
 
 
 def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namespace) -> Array:
-    """Gradient of ``sum_i w_i sum_{d,j} |R_d[i, j]|`` over all lags with respect to the blocks.
+    """Gradient of ``sum_i w_i sum_{d,j} |R_d[i, j]|`` with respect to the blocks, where R_d are all lags of K*K.
 
-    The sum takes ``(w_i + w_j) |R_d[i, j]|`` of each pair of lags, so with T that times R_d's sign, and its transpose
-    for -d, the gradient of a tap is ``sum_l K_l T_{k-l}``.
+    Lags d and -d together contribute ``(w_i + w_j) |R_d[i, j]|``. Let T_d be ``(w_i + w_j)`` times the sign of
+    R_d[i, j], and ``T_{-d}`` its transpose. Then the gradient with respect to tap k is ``sum_l K_l T_{k-l}``.
 
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
+        K.
     signs : array, shape (b, L, p, p)
-        Of R_d, in the order of `half_lags`.
+        Signs of R_d, for the lags d of `half_lags`.
     weights : array, shape (b, p)
+        w.
     """
     b, m, p, *kernel_shape = blocks.shape
     count = math.prod(kernel_shape)
     half = signs * (weights[:, None, :, None] + weights[:, None, None, :])
     positive = half[:, 1:, ...]
-    # All lags in their order, from the most negative one; that of -d has the transposed matrix.
+    # T for all lags in row-major order, from the most negative one.
     table = xp.concat([xp.flip(positive, axis=1), half[:, :1, ...], xp.matrix_transpose(positive)], axis=1)
     table = xp.reshape(table, (b, *(2 * k - 1 for k in kernel_shape), p, p))
     del half, positive
     by_tap = xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2))
     flat = xp.reshape(by_tap, (b, m, count * p))
     gradients = []
-    for place in tap_points(tuple(kernel_shape)).tolist():
+    for position in tap_points(tuple(kernel_shape)).tolist():
         # The lags between this tap and all others are a box of the table.
-        lags = tuple(slice(k - 1 - tap, 2 * k - 1 - tap) for tap, k in zip(place, kernel_shape, strict=True))
+        lags = tuple(slice(k - 1 - tap, 2 * k - 1 - tap) for tap, k in zip(position, kernel_shape, strict=True))
         matrices = xp.reshape(table[(slice(None), *lags)], (b, count * p, p))
         gradients.append(xp.matmul(flat, matrices))
     del table, flat

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
     from specnorm.types import ArrayOps
 
-WIDE = 64
-"""Channels of the smaller side beyond which singular values lie so close that two vectors a point are too few."""
 REFINED = 16
 """Points that are refined in a training step: their frequency leaves the grid."""
 _SHIFT = 0.35
@@ -188,13 +186,13 @@ class PlaneWaves:
 def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     """Return the points an axis that a training loop needs to be held, by its taps, its axes and its channels.
 
-    Measured in the loops of docs/benchmarks/constraint.md. Wide layers have more vectors a point instead.
+    Measured in the loops of docs/benchmarks/constraint.md.
     """
     axes = sum(k > 1 for k in kernel_shape)
     if not axes:
         return 1
-    each = 6 if channels <= 48 else 5 if channels <= WIDE else 4
-    return max(8, min(each * (max(kernel_shape) - 1), (256, 32, 10)[axes - 1]))
+    points_a_tap = 6 if channels <= 48 else 5 if channels <= 64 else 4
+    return max(8, min(points_a_tap * (max(kernel_shape) - 1), (256, 32, 10)[axes - 1]))
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,8 +1,9 @@
-"""Lanczos iterations, of two kinds: for the norms of stacks of matrices, and for several vectors of linear maps.
+"""Two Lanczos iterations: `Lanczos` for stacks of explicit matrices, `top_vectors` for maps given by their action.
 
-`Lanczos` has the matrices, keeps no orthogonality, and computes one singular value of each; it can stop and go on.
-`top_vectors` applies maps whose products are dear, computes several vectors by blocks and thick restarts, and runs with
-static shapes where loops compile. Both return estimates; quotients and factorisations prove bounds from them.
+`Lanczos` computes the largest singular value of each matrix, without reorthogonalisation; the caller decides after each
+check whether to go on. `top_vectors` computes several singular vectors of a map whose products are expensive, by blocks
+with full orthogonalisation and thick restarts; under compilers it runs with static shapes. Both return estimates, from
+which quotients and factorisations elsewhere prove bounds.
 """
 
 from __future__ import annotations
@@ -21,57 +22,67 @@ if TYPE_CHECKING:
 
 
 class LanczosTuning(NamedTuple):
-    """How many steps are taken, and between which checks of convergence. It decides on time alone."""
+    """Numbers of steps, of convergence checks and of basis vectors. They affect speed, not the validity of bounds."""
 
     direct: int = 48
-    """Rows or columns up to which an eigenvalue routine of the Gram matrix is faster than any iteration."""
+    """Size of the Gram matrix up to which an eigenvalue routine is faster than the iteration."""
     first: int = 4
-    """Steps before the first check of convergence, enough to leave most unfoldings out."""
+    """Steps before the first check of convergence; enough to rule out most unfoldings."""
     more: int = 8
-    """Least number of steps before each further check; otherwise half of those taken. A check is a transfer to the
-    host."""
+    """Least number of steps between later checks, whose number is otherwise half of the steps taken so far. A check
+    transfers data to the host."""
     limit: int = 160
-    """Most steps. Where the largest values are clustered that can be too few; then the proof takes longer."""
+    """Largest number of steps. It can be too small if the largest singular values are clustered; then the bound's proof
+    takes longer."""
     basis: int = 24
-    """Vectors of the block Krylov basis before a restart. The gap of eigenvalues that a restart resolves shrinks with
-    its inverse square; orthogonalisation grows with its square."""
+    """Number n of basis vectors before a restart of `top_vectors`. A restart resolves gaps of eigenvalues of relative
+    size 1 / n**2; the cost of orthogonalisation grows as n**2."""
 
 
 TUNING = LanczosTuning()
 
 
 def vector_tolerance(dtype: Any, *, xp: Namespace) -> float:
-    """Tolerance for the residual of singular vectors that make up gradients, in the precision of the matrix."""
+    """Tolerance, for `Lanczos`, for singular vectors from which a gradient is formed; by the dtype of the matrix."""
     return 1e-8 if dtype == xp.float64 else 2e-6
 
 
 class Lanczos:
-    """The largest singular value of each matrix of a stack, in steps.
+    """Lanczos iteration for the largest singular value of each matrix of a stack, some steps at a time.
 
-    Three-term recurrence on the smaller Gram matrix, formed or not. Vectors lose their orthogonality, which
-    repeats values that have converged and spoils none.
+    It is the three-term recurrence on the smaller Gram matrix, which need not be formed. The vectors lose their
+    orthogonality; that duplicates converged Ritz values, but makes none of them wrong.
 
     Parameters
     ----------
     matrix : array, shape (b, m, n)
     start : array, shape (b, min(m, n)), optional
-        Vectors of another run; random without.
+        Start vectors, such as those of an earlier run; default random.
     gram : array, shape (b, min(m, n), min(m, n)), optional
-        Of the shorter side, where it is formed anyway: a step is one product with it, in its precision, instead of two.
+        The smaller Gram matrices, if they are formed anyway: a step is then one product in their precision, instead of
+        two products with ``matrix``.
     tolerance : float
-        For the residual, relative to the squared norm. The error of a value is the residual squared over the gap to the
-        next one, that of a vector the residual over the gap.
+        For the residual of the Gram matrix, relative to the squared norm. The error of a Ritz value is the squared
+        residual over the gap to the next eigenvalue, that of a Ritz vector the residual over the gap.
 
     Attributes
     ----------
     squares : host array, shape (b,)
-        Squared norms from below.
+        Estimates of the squared norms, from below.
     likely_error : host array, shape (b,)
-        Relative error of the squared norms, as the residual and the gap to the next value let expect.
+        Estimated relative errors of ``squares``, from residuals and gaps.
     converged : bool host array, shape (b,)
-        Where the residual is within the tolerance.
+        Whether the residual is within the tolerance.
     done : bool host array, shape (b,)
-        Where it is, or the last step was taken.
+        Whether to stop: converged, or all steps are taken.
+    wide : bool
+        Whether the matrices have more columns than rows.
+    tall : array
+        The matrices, transposed if they are wide.
+    size : int
+        Rows of the smaller Gram matrix.
+    host : type
+        NumPy dtype of the iteration.
     """
 
     def __init__(
@@ -92,7 +103,7 @@ class Lanczos:
         self.tall = xp.matrix_transpose(matrix) if self.wide else matrix
         self.size = int(self.tall.shape[-1])
         self._gram = gram
-        # The array whose precision and device the steps have.
+        # An array with the dtype and device of the iteration.
         self._like = matrix if gram is None else gram
         self.host = np.float64 if self._like.dtype == xp.float64 else np.float32
         count = int(matrix.shape[0])
@@ -109,22 +120,22 @@ class Lanczos:
             self._transposed = xp.matrix_transpose(self.tall)
             self._tiny = float(xp.finfo(self._like.dtype).smallest_normal)
             self._basis = [first[:, :, None]]
-            # Diagonal and off-diagonal entries of the projected matrix.
+            # Diagonal and off-diagonal entries of the tridiagonal projected matrix, one of each for a step.
             self._alpha: list[Array] = []
             self._beta: list[Array] = []
 
     @property
     def _is_direct(self) -> bool:
-        """Whether an eigenvalue routine takes the place of the iteration."""
+        """Whether the matrices are so small that an eigenvalue routine replaces the iteration."""
         return self.size <= TUNING.direct
 
     @property
     def steps(self) -> int:
-        """Steps taken so far; none where an eigenvalue routine is faster."""
+        """Number of steps so far; 0 if an eigenvalue routine replaces the iteration."""
         return 0 if self._is_direct else len(self._alpha)
 
     def advance(self) -> None:
-        """Take some steps, and check the convergence: one transfer to the host."""
+        """Take the steps up to the next check, and check the convergence, which transfers data to the host."""
         self._vectors = None
         if self._is_direct:
             gram = arrays.gram_smaller(self.matrix, xp=self.xp)
@@ -138,14 +149,14 @@ class Lanczos:
         self._check()
 
     def _next_steps(self) -> int:
-        """How many steps are taken before the next check."""
+        """Number of steps before the next check."""
         taken = len(self._alpha)
         if not taken:
             return TUNING.first
         return max(TUNING.more, min(taken // 2, TUNING.limit - taken))
 
     def _check(self) -> None:
-        """Compute the largest Ritz values on the host, and their errors."""
+        """Compute the largest Ritz values and their likely errors on the host."""
         values, vectors = np.linalg.eigh(self._projected())
         self.squares = np.maximum(values[:, -1], 0.0)
         self._ritz_vectors = vectors[:, :, -1]
@@ -154,20 +165,20 @@ class Lanczos:
         self.converged = residual <= self.tolerance * self.squares
         self.done = self.converged | (len(self._alpha) >= TUNING.limit)
         scale = np.maximum(self.squares, self._tiny)
-        # After one step nothing is known about a next value: the gap is 0.
-        next_value = values[:, max(0, len(self._alpha) - 2)]
-        relative_gap = (values[:, -1] - next_value) / scale
+        # After the first step there is no second Ritz value: the gap is taken as 0.
+        second_value = values[:, max(0, len(self._alpha) - 2)]
+        relative_gap = (values[:, -1] - second_value) / scale
         relative_residual = residual / scale
         self.likely_error = relative_residual * np.minimum(
             1.0, relative_residual / np.maximum(relative_gap, self._tiny)
         )
 
     def use(self, gram: Array) -> None:
-        """Go on with the Gram matrix of the shorter side, formed since: a step is one product from now on."""
+        """From now on, take steps with the smaller Gram matrices (b, size, size), which have been formed meanwhile."""
         self._gram = self.xp.astype(gram, self._like.dtype, copy=False)
 
     def finish(self) -> Lanczos:
-        """Take all steps that are left, and return the run itself."""
+        """Advance until all matrices are done, and return self."""
         while not self.done.all():
             self.advance()
         return self
@@ -190,18 +201,18 @@ class Lanczos:
         self._beta.append(beta)
 
     def _projected(self) -> np.ndarray:
-        """Tridiagonal matrices (b, steps, steps), the upper triangle left at 0."""
+        """Projected tridiagonal matrices (b, steps, steps) on the host; the upper triangle is not filled."""
         steps = len(self._alpha)
         entries = self.ops.to_numpy(self.xp.concat([*self._alpha, *self._beta], axis=1))[:, :, 0]
         projected = np.zeros((len(entries), steps, steps))
         index = np.arange(steps)
         projected[:, index, index] = entries[:, :steps]
-        # The last beta belongs to the next step.
+        # The last beta couples the next vector, which the projection does not contain.
         projected[:, index[1:], index[:-1]] = entries[:, steps:-1]
         return projected
 
     def small_side(self) -> Array:
-        """Singular vectors of the shorter side, (b, min(m, n)), as of the last check."""
+        """Approximate singular vectors of the shorter side, (b, min(m, n)), from the last check."""
         if self._vectors is None:
             xp = self.xp
             if self._is_direct:
@@ -213,7 +224,7 @@ class Lanczos:
         return self._vectors
 
     def vectors(self) -> tuple[Array, Array]:
-        """Singular vectors (u, v); zero for a zero matrix."""
+        """Approximate singular vectors u (b, m) and v (b, n), from the last check; zeros for a zero matrix."""
         xp = self.xp
         small = self.small_side()
         large, norm = arrays.normalise(xp.matmul(self.tall, small[:, :, None])[:, :, 0], xp=xp)
@@ -221,29 +232,30 @@ class Lanczos:
         return (small, large) if self.wide else (large, small)
 
 
-_LEAST_LEFT = 1e-2
-"""Part of a vector's length outside of the basis down to which two passes make it orthogonal to the basis."""
-_VECTOR_RESIDUAL = 1e-5
-"""Error of the vectors, by their residuals, up to which a run ends without another restart."""
-_VALUE_RESIDUAL = 0.1
-"""Error of the values, in tolerances, up to which it does."""
+_LEAST_ORTHOGONAL_SHARE = 1e-2
+"""Smallest share of a new vector's length outside of the basis for which two passes of Gram-Schmidt are enough."""
+_VECTOR_ERROR = 1e-5
+"""Error of the vectors, estimated from residuals, up to which a run may end without another restart."""
+_VALUE_ERROR = 0.1
+"""Relative error of the values, as a multiple of the tolerance, up to which a run may end without another restart."""
 State: TypeAlias = "tuple[Array, ...]"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """When to stop.
+    """The start and the stopping rule of `top_vectors`.
 
     Parameters
     ----------
     n_iter : int
-        Most blocks that the map is applied to.
+        Largest number of blocks of vectors to which the map is applied.
     seed : int
         Seed of the start vectors.
     rtol : float
-        Stop where a whole restart gained relatively less than this, or where the residuals tell that one would.
+        Stop if a restart increased the values by less than this, relatively, or if the residuals are so small that the
+        next restart would.
     basis : int, optional
-        Most vectors of the basis; None: as tuned.
+        Largest number of basis vectors; None: ``TUNING.basis``.
     """
 
     n_iter: int
@@ -254,16 +266,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of a run, static and the same for every batch.
+    """Numbers of blocks, vectors and restarts of a run of `top_vectors`; known without looking at values.
 
     Parameters
     ----------
     blocks : int
-        Blocks of the basis.
+        Number of blocks in the basis.
     width : int
-        Vectors a block.
+        Number of vectors in a block.
     cycles : int
-        Restarts, the first run among them.
+        Number of times that the basis is filled: 1 plus the number of restarts.
     """
 
     blocks: int
@@ -279,9 +291,20 @@ class Layout:
         memory: int,
         basis: int | None = None,
     ) -> Layout:
-        """For the k top eigenvectors of maps of so many dimensions, within so many bytes (three blocks at least)."""
+        """The layout for the k top eigenvectors of maps.
+
+        Parameters
+        ----------
+        size : int
+            Dimension of the space on which the maps act.
+        n_iter, basis : int
+            As in `Plan`.
+        memory : int
+            Bytes for the basis; it has at least three blocks all the same, if space and ``n_iter`` allow.
+        """
         if size < 3 * k:
-            return cls(1, size, 1)  # the whole space is the basis
+            # The basis is the whole space.
+            return cls(1, size, 1)
         wanted = max(3, (basis or TUNING.basis) // k)
         in_memory = max(3, memory // np.dtype("float64").itemsize // (k * size))
         in_space = size // k - 1
@@ -296,12 +319,12 @@ class Layout:
 
     @property
     def kept(self) -> int:
-        """Blocks of Ritz vectors that a restart keeps."""
+        """Number of blocks of Ritz vectors with which a restart begins."""
         return max(1, self.blocks // 2)
 
     @property
     def rows(self) -> int:
-        """Vectors of the basis."""
+        """Number of vectors in the basis."""
         return self.blocks * self.width
 
 
@@ -316,47 +339,48 @@ def top_vectors(
     start: Array | None = None,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """Vectors near the k top eigenvectors of symmetric positive semidefinite maps.
+    """Approximate the k top eigenvectors of b symmetric positive semidefinite maps H = A*A.
 
-    Every vector is orthogonalised against the whole basis, so the projected matrix is made of true inner products and a
-    restart keeps the leading Ritz vectors without special treatment. The quotients taken afterwards are bounds,
-    whatever vectors are returned.
+    Every new vector is orthogonalised against the whole basis, and the projected matrix is formed from the inner
+    products, so a restart can keep the leading Ritz vectors as they are. Quotients with the vectors are lower bounds of
+    the norm, however accurate the vectors are.
 
     Parameters
     ----------
     gram : callable
-        (b, k, size) -> (b, k, size).
+        Applies H: (b, k, size) -> (b, k, size).
     like : array, shape (b, ...)
-        For batch, dtype and device.
+        Sets b, the dtype and the device.
     several : int
-        How many vectors to return, if there are that many and it is more than k.
+        Number of vectors to return, if more than k; fewer are returned if the basis keeps fewer.
     start : array, shape (b, 1, size), optional
-        For k = 1: where to start from; else random. Not used where the whole space is the basis.
+        Start vectors for k = 1; default random. Ignored if the basis is the whole space.
 
     Returns
     -------
     vectors : array, shape (b, k or more, size)
         Orthonormal up to rounding, by descending Ritz value.
     products : integer array, shape (b,)
-        Applications of the map and of its adjoint to one vector each.
+        Number of products of A, and of A*, with one vector.
     """
     xp = ops.xp
     layout = Layout.of(size, k, plan.n_iter, ops.memory, plan.basis)
     run = _Run(gram, like, size, k, layout, plan, max(k, several), ops=ops)
 
     def continues(state: State) -> Any:
-        cycle, _, _, _, _, _, active, _ = state
-        return (cycle < layout.cycles) & xp.any(active)
+        cycle, _, _, _, _, _, is_active, _ = state
+        return (cycle < layout.cycles) & xp.any(is_active)
 
     _, _, _, _, _, vectors, _, products = ops.loop(continues, run.restart, run.start(start))
     return arrays.normalise(vectors, xp=xp)[0], products
 
 
 class _Run:
-    """Block Lanczos with thick restarts, on a state of static shapes.
+    """Block Lanczos with thick restarts, as functions of a state whose arrays have fixed shapes.
 
-    The state: cycle, blocks of the basis so far, basis, projected matrix, Ritz values, vectors, which maps of the batch
-    are active, products.
+    A `State` is a tuple of: the number of cycles so far (); the number of blocks in the basis so far (); the basis
+    (b, rows + width, size), filled up with zeros; the projected matrix (b, rows, rows); the largest Ritz values (b, k);
+    their vectors (b, several, size); whether each map is still active (b,); the number of products (b,).
     """
 
     def __init__(
@@ -391,7 +415,7 @@ class _Run:
         self._block_of_row = xp.reshape(block, (-1,))[: layout.rows]
 
     def start(self, start: Array | None) -> State:
-        """The state before the first run, with given start vectors if a block has one vector."""
+        """The state before the first cycle; ``start`` (b, 1, size) is used only if blocks have one vector."""
         xp = self.ops.xp
         b, rows = self.b, self.layout.rows
         if start is not None and self.layout.width == 1:
@@ -411,57 +435,73 @@ class _Run:
         )
 
     def restart(self, state: State) -> State:
-        """Fill the basis, and keep its leading Ritz vectors."""
+        """One cycle: fill the basis, compute Ritz vectors, and begin a new basis with the leading ones."""
         xp = self.ops.xp
-        layout, rows = self.layout, self.layout.rows
-        cycle, first_block, basis, projected, best, vectors, active, products = state
+        layout = self.layout
+        rows = layout.rows
+        cycle, first_block, basis, projected, previous_values, vectors, is_active, products = state
         step = self._step if self.ops.concrete else self._step_compiled
         block, basis, projected = self.ops.loop(
             lambda inner: inner[0] < layout.blocks, step, (first_block, basis, projected)
         )
-        products = products + xp.astype(active, products.dtype) * (2 * layout.width * (block - first_block))
+        products = products + xp.astype(is_active, products.dtype) * (2 * layout.width * (block - first_block))
+        # Only the upper triangle of the projected matrix was filled.
         upper = xp.triu(projected)
-        values, small = xp.linalg.eigh(upper + xp.matrix_transpose(xp.triu(projected, k=1)))
-        values, small = xp.flip(values, axis=-1), xp.flip(small, axis=-1)
-        keep = layout.kept * layout.width
-        ritz = xp.matmul(xp.matrix_transpose(small[:, :, :keep]), basis[:, :rows, :])
-        vectors = xp.where(active[:, None, None], ritz[:, : self.several, :], vectors)
+        ascending_values, ascending_vectors = xp.linalg.eigh(upper + xp.matrix_transpose(xp.triu(projected, k=1)))
+        values = xp.flip(ascending_values, axis=-1)
+        small_vectors = xp.flip(ascending_vectors, axis=-1)
+        kept_rows = layout.kept * layout.width
+        ritz_vectors = xp.matmul(xp.matrix_transpose(small_vectors[:, :, :kept_rows]), basis[:, :rows, :])
+        vectors = xp.where(is_active[:, None, None], ritz_vectors[:, : self.several, :], vectors)
         top_values = values[:, : self.k]
-        gained = xp.any(top_values - best > self.plan.rtol * top_values[:, :1], axis=-1)
+        has_gained = xp.any(top_values - previous_values > self.plan.rtol * top_values[:, :1], axis=-1)
         if self.ops.concrete and rows > self.k:
-            gained = gained & ~self._is_close(values, small)
-        basis = xp.concat([ritz, basis[:, rows:, :], self._zeros(self.b, rows - keep, self.size)], axis=1)
+            has_gained = has_gained & ~self._is_close(values, small_vectors)
+        empty_rows = self._zeros(self.b, rows - kept_rows, self.size)
+        basis = xp.concat([ritz_vectors, basis[:, rows:, :], empty_rows], axis=1)
         eye = xp.eye(rows, dtype=self.like.dtype, device=self.device)
-        leading = xp.where(self._block_of_row < layout.kept, values, xp.zeros_like(values))
-        projected = eye * leading[:, None, :]
+        kept_values = xp.where(self._block_of_row < layout.kept, values, xp.zeros_like(values))
+        projected = eye * kept_values[:, None, :]
+        # An array like `block`, since a compiled state keeps its types.
         next_block = block * 0 + layout.kept
-        return cycle + 1, next_block, basis, projected, top_values, vectors, active & gained, products
+        return cycle + 1, next_block, basis, projected, top_values, vectors, is_active & has_gained, products
 
-    def _is_close(self, values: Array, small: Array) -> Array:
-        """Whether the values, and their vectors for a gradient, are as close as is asked for, going by residuals."""
+    def _is_close(self, values: Array, small_vectors: Array) -> Array:
+        """Whether the k top values meet the tolerance, and their vectors suffice for a gradient, judged by residuals.
+
+        Parameters
+        ----------
+        values, small_vectors : arrays, shapes (b, rows) and (b, rows, rows)
+            Eigenvalues, descending, and eigenvectors of the projected matrix.
+        """
         xp = self.ops.xp
-        last_block = small[:, -self.layout.width :, : self.k]
+        last_block = small_vectors[:, -self.layout.width :, : self.k]
         residual = xp.linalg.vector_norm(xp.matmul(self._coupling, last_block), axis=-2)
-        # The error of a vector is the residual over the gap below the values, that of a value the residual times it.
+        # The error of a vector is the residual over the gap below the top values; that of a value is the squared
+        # residual over the gap.
         gap = values[:, self.k - 1 : self.k] - values[:, self.k : self.k + 1]
         vector_error = residual / xp.where(gap > 0, gap, xp.ones_like(gap))
         value_error = vector_error * residual
-        most_value_error = _VALUE_RESIDUAL * self.plan.rtol * values[:, :1]
-        close = (vector_error <= _VECTOR_RESIDUAL) & (value_error <= most_value_error)
-        return xp.all(close & (gap > 0), axis=-1)
+        largest_value_error = _VALUE_ERROR * self.plan.rtol * values[:, :1]
+        is_close = (vector_error <= _VECTOR_ERROR) & (value_error <= largest_value_error)
+        return xp.all(is_close & (gap > 0), axis=-1)
 
     def _step(self, state: State) -> State:
-        """Add a block to the basis in place, by products with the vectors that are there."""
+        """Append a block to the basis, in place, and its inner products to the projected matrix.
+
+        The state of a step is (number of blocks so far, basis, projected matrix).
+        """
         block, basis, projected = state
         width = self.layout.width
-        start, stop = block * width, (block + 1) * width
+        start = block * width
+        stop = start + width
         w, inner = self._next(basis[:, start:stop, :], basis[:, :stop, :], block)
         projected[:, :stop, start:stop] = inner
         basis[:, stop : stop + width, :] = w
         return block + 1, basis, projected
 
     def _step_compiled(self, state: State) -> State:
-        """Add a block to the basis where shapes may not depend on the count: everything is masked."""
+        """As `_step`, for compilers: no writing in place, and no shape depends on the number of blocks."""
         xp = self.ops.xp
         b, rows = self.b, self.layout.rows
         blocks, width = self.layout.blocks, self.layout.width
@@ -476,27 +516,47 @@ class _Run:
         return block + 1, xp.reshape(by_block, basis.shape), projected
 
     def _next(self, v: Array, basis: Array, block: Array) -> tuple[Array, Array]:
-        """The next vectors of the basis, and inner products of H v with those before."""
+        """The next block of the basis, from H v for the last block v.
+
+        Parameters
+        ----------
+        v : array, shape (b, width, size)
+            The last block of the basis.
+        basis : array, shape (b, n, size)
+            All vectors so far; zeros stand for vectors to come.
+        block : integer
+            Number of the block v.
+
+        Returns
+        -------
+        w : array, shape (b, width, size)
+            An orthonormal block, orthogonal to the basis.
+        inner : array, shape (b, n, width)
+            Inner products of H v with the basis.
+        """
         xp = self.ops.xp
         image = self.gram(v)
         norm = xp.linalg.vector_norm(image, axis=-1, keepdims=True)
         norm = xp.where(norm > 0, norm, xp.ones_like(norm))
-        # But for rounding, the first block of a restart meets all before it, and later ones the last two.
-        if self._meets_two(block):
-            local = slice(max(0, (block - 1) * self.layout.width), None)
+        # In exact arithmetic, H v is orthogonal to all blocks but the last two, except in the first step of a restart.
+        has_short_recurrence = self._has_short_recurrence(block)
+        if has_short_recurrence:
+            coupled_rows = slice(max(0, (block - 1) * self.layout.width), None)
         else:
-            local = slice(None)
-        w, first_inner = self._orthogonal_part(image, basis[:, local, :])
-        # An invariant subspace is exhausted: go on with a direction that changes from step to step, at 64 roundings.
-        rounding = 32 * float(xp.finfo(self.like.dtype).eps)
-        w = w + norm * (rounding / self.size**0.5) * xp.cos(self._angles * (block + 1))
+            coupled_rows = slice(None)
+        w, first_inner = self._orthogonal_part(image, basis[:, coupled_rows, :])
+        # If the Krylov space is exhausted, w is zero: go on with a direction that changes from step to step, and whose
+        # size is 64 unit roundoffs.
+        perturbation = 32 * float(xp.finfo(self.like.dtype).eps)
+        w = w + norm * (perturbation / self.size**0.5) * xp.cos(self._angles * (block + 1))
         w, inner = self._orthogonal_part(w, basis)
-        if self._meets_two(block):
-            inner[:, local, :] += first_inner
+        if has_short_recurrence:
+            inner[:, coupled_rows, :] += first_inner
         else:
             inner = inner + first_inner
-        if self._cancelled(w, norm):
-            # Of a space that is nearly exhausted rounding is left, most of it in the basis: twice is not enough.
+        if self._may_have_cancelled(w, norm):
+            # If the space is nearly exhausted, w is mostly rounding error, which lies in the span of the basis: two
+            # passes are not enough.
             for _ in range(2 if self.ops.concrete else 1):
                 w, _ = self._orthogonal_part(self._orthonormal(w), basis)
         w = self._orthonormal(w)
@@ -504,26 +564,26 @@ class _Run:
             self._coupling = xp.matmul(w, xp.matrix_transpose(image))
         return w, inner
 
-    def _meets_two(self, block: Any) -> bool:
-        """Whether H v of a block has inner products, but for rounding, with the last two blocks alone."""
+    def _has_short_recurrence(self, block: Any) -> bool:
+        """Whether H v for this block has inner products, but for rounding, with the last two blocks alone."""
         return self.ops.concrete and bool(block != self.layout.kept)
 
-    def _cancelled(self, w: Array, norm: Array) -> bool:
-        """Whether little may be left of some vectors; assumed where to look would be to wait for a device."""
+    def _may_have_cancelled(self, w: Array, norm: Array) -> bool:
+        """Whether vectors w may be much shorter than they were (``norm``); True if checking would wait for a device."""
         if not (self.ops.concrete and self.ops.on_host and self.layout.width == 1):
             return True
-        left = self.ops.xp.linalg.vector_norm(w, axis=-1, keepdims=True)
-        return not bool(self.ops.xp.all(left > _LEAST_LEFT * norm))
+        length = self.ops.xp.linalg.vector_norm(w, axis=-1, keepdims=True)
+        return not bool(self.ops.xp.all(length > _LEAST_ORTHOGONAL_SHARE * norm))
 
     def _orthonormal(self, w: Array) -> Array:
-        """An orthonormal basis of what the vectors of each block span."""
+        """Orthonormal bases of the spans of the vectors w (b, width, size), in the same shape."""
         xp = self.ops.xp
         if self.layout.width == 1:
             return arrays.normalise(w, xp=xp)[0]
         return xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(w))[0])
 
     def _orthogonal_part(self, w: Array, basis: Array) -> tuple[Array, Array]:
-        """The parts of vectors that are orthogonal to a basis, and their inner products with it."""
+        """The parts of vectors w that are orthogonal to a basis, and inner products (b, n, width) with the basis."""
         xp = self.ops.xp
         inner = xp.matmul(basis, xp.matrix_transpose(w))
         return w - xp.matmul(xp.matrix_transpose(inner), basis), inner

@@ -1,4 +1,4 @@
-"""Power iteration, Chebyshev filters, and extrapolation of iterates that converge geometrically."""
+"""Power iteration and Chebyshev filters for singular vectors and eigenvectors, and rates of convergence."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 LinearMap: TypeAlias = Callable[["Array"], "Array"]
-"""Vectors on the last axis to vectors on the last axis."""
+"""A function from vectors, on the last axis of an array, to vectors on the last axis."""
 
 
 def composed(first: LinearMap, second: LinearMap) -> LinearMap:
-    """The second map of the first."""
+    """The map ``x -> second(first(x))``."""
     return lambda x: second(first(x))
 
 
@@ -45,35 +45,54 @@ def follow(
     normalise: Callable[..., tuple[Array, Array]] = arrays.unit,
     xp: Namespace,
 ) -> tuple[Array, Array, Array]:
-    """Power iteration on A*A from unit vectors: (u, v, norm) after some steps, with norm = |A* u| <= ||A||.
-
-    A vector that a zero or non-finite map would destroy is kept. No step: ``u = A v / |A v|`` alone.
+    """Power iteration on A*A, for a map A given by its action.
 
     Parameters
     ----------
+    apply, adjoint : callable
+        A and A*.
+    v : array, shape (..., n)
+        Unit vectors.
+    steps : int
+        With 0, ``u = A v / |A v|`` is computed alone.
     normalise : callable, default `arrays.unit`
-        `arrays.normalise` where squares of entries may overflow. The norm is as it returns it.
+        Returns unit vectors and norms; `arrays.normalise` if squares of entries may overflow.
+
+    Returns
+    -------
+    u, v : arrays
+        Unit vectors. Where A v is zero or not finite, v is unchanged.
+    norm : array
+        ``|A* u|``, or ``|A v|`` after 0 steps, in the shape that ``normalise`` returns: at most ``||A||``.
     """
     u, norm = normalise(apply(v), xp=xp)
     for j in range(steps):
         if j:
             u, _ = normalise(apply(v), xp=xp)
-        moved, norm = normalise(adjoint(u), xp=xp)
-        length = norm if norm.ndim == moved.ndim else norm[..., None]
-        v = xp.where((length > 0) & xp.isfinite(length), moved, v)
+        new_v, norm = normalise(adjoint(u), xp=xp)
+        length = norm if norm.ndim == new_v.ndim else norm[..., None]
+        v = xp.where((length > 0) & xp.isfinite(length), new_v, v)
     return u, v, norm
 
 
 def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Namespace) -> tuple[Array, Array]:
-    """Power iteration on a symmetric positive semidefinite map H: unit vectors, and ``|H v|`` of those before."""
+    """Power iteration on a symmetric positive semidefinite map H.
+
+    Returns
+    -------
+    v : array
+        Unit vectors after the steps.
+    norm : array
+        ``|H v|`` for the unit vectors before the last step.
+    """
     for _ in range(steps - 1):
         v, _ = arrays.normalise(gram(v), xp=xp)
     return arrays.normalise(gram(v), xp=xp)
 
 
 _DEGREE = 4
-"""Chebyshev degree of a filter of several vectors: eigenvalues above twice the cut grow 577 times as much as those
-below it."""
+"""Degree of each Chebyshev filter in `top_eigenvectors`: it multiplies components of eigenvalues above twice the cut by
+at least 577, and those below the cut by at most 1."""
 
 
 def chebyshev_filter(
@@ -84,19 +103,19 @@ def chebyshev_filter(
     renormalise_every: int | None = None,
     xp: Namespace,
 ) -> Array:
-    """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
+    """``T_degree(B) x``, with the Chebyshev polynomial T, by the recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
 
     Parameters
     ----------
     mapped : callable
-        ``B = (2 / cut) H - 1``, which takes eigenvalues of H in [0, cut] to [-1, 1]: there the filter is at most 1.
+        Applies ``B = (2 / cut) H - 1``, which maps eigenvalues of H in [0, cut] to [-1, 1], where ``|T| <= 1``.
     x : array
-        Vectors in the axes that ``mapped`` takes.
+        Vectors, on the axis that ``mapped`` expects.
     degree : int
         At least 1.
     renormalise_every : int, optional
-        After so many products, vectors on the last axis are divided by their norm: the filter's scale is lost, but
-        high degrees would overflow otherwise.
+        If given, vectors (on the last axis) are normalised after every so many products. That avoids overflow for high
+        degrees; the filter's scale is lost.
     """
     previous = x
     current = mapped(x)
@@ -115,20 +134,23 @@ def top_eigenvectors(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """Largest eigenvalues of some Hermitian matrices from below, ascending, and orthonormal vectors.
+    """The largest eigenvalues of Hermitian matrices, from below, and their vectors, by Chebyshev-filtered subspaces.
 
     Parameters
     ----------
     gram : complex array, shape (f, p, p)
+        Positive semidefinite.
     count : int
-        How many of each.
+        Number of eigenvalues of each matrix.
     cut : float array, shape (f,)
-        Above the others: eigenvalues above twice this converge.
+        A number above all but the ``count`` largest eigenvalues; those above twice ``cut`` converge.
 
     Returns
     -------
     values : array, shape (f, count)
+        Ascending.
     vectors : array, shape (f, p, count)
+        Orthonormal.
     """
     xp = ops.xp
     dtype = np.float64 if gram.dtype == xp.complex128 else np.float32
@@ -136,7 +158,7 @@ def top_eigenvectors(
     scale = xp.astype(ops.from_numpy((2 / cut).astype(dtype), real), gram.dtype)[:, None, None]
     drawn = np.real(arrays.random_vectors(0, (gram.shape[1], count))).astype(dtype)
     x = xp.astype(xp.broadcast_to(ops.from_numpy(drawn, real), (*gram.shape[:2], count)), gram.dtype)
-    # Two filters of half the degree: vectors do not become dependent in between.
+    # Two filters with an orthogonalisation between them, so that the vectors do not become dependent.
     for _ in range(2):
         x = chebyshev_filter(lambda y: xp.matmul(gram, y) * scale - y, x, _DEGREE, xp=xp)
         x, _ = xp.linalg.qr(x)
@@ -154,20 +176,30 @@ def largest_eigenvalues(
     *,
     ops: ArrayOps,
 ) -> tuple[np.ndarray, Array]:
-    """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round.
+    """Estimate the largest eigenvalue of each matrix from below, by a Chebyshev filter and a power step.
 
     Parameters
     ----------
     gram : array, shape (c, r, r)
+        Positive semidefinite Hermitian matrices.
     vectors : array, shape (c, r)
+        Start vectors.
     cut : float array, shape (c,)
-        Eigenvalues below it are not told apart.
+        Components of eigenvalues below ``cut`` are damped.
+    degree : int
+        Of the Chebyshev polynomial.
     like : array
-        Real, on the device of the others.
+        Any real array on the same device.
+
+    Returns
+    -------
+    values : host array, shape (c,)
+    vectors : array, shape (c, r)
+        The last vectors, to start from when the same matrices are estimated again.
     """
     xp = ops.xp
-    # The polynomial is at most 1 on [0, cut] and grows fast above: too fast for single precision, were cut tiny.
-    # The largest eigenvalue is at least the mean of all; far below other cells' it is rounding.
+    # The polynomial is at most 1 on [0, cut] and grows fast above it: with a tiny cut it would overflow in float32.
+    # So the cut is at least half the mean eigenvalue, and not far below the largest trace of all matrices.
     trace = ops.to_numpy(xp.real(xp.linalg.trace(gram)))
     cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
     scale = xp.astype(ops.from_numpy(2 / cut, like), vectors.dtype)[:, None]
@@ -178,11 +210,14 @@ def largest_eigenvalues(
     vectors = chebyshev_filter(lambda x: product(x) * scale - x, vectors, degree, renormalise_every=3, xp=xp)
     vectors, _ = arrays.unit(vectors, xp=xp)
     vectors, norm = gram_power(product, vectors, 1, xp=xp)
-    # ||H v|| for the unit v before is at most lambda_max.
+    # The norm is ||H v|| for a unit vector v, which is at most lambda_max.
     return ops.to_numpy(norm[:, 0]).astype(float), vectors
 
 
 def contraction(change: np.ndarray, before: np.ndarray, *, largest: float) -> np.ndarray:
-    """Ratios by which the last two changes (s, d) shrink, as least squares has it, between 0 and ``largest`` (host)."""
+    """Least-squares ratios c (s,) with ``change = c * before`` for two successive changes (s, d) of iterates (host).
+
+    They are clipped to [0, largest].
+    """
     ratio = (change * before).sum(axis=1) / np.maximum((before * before).sum(axis=1), 1e-300)
     return np.asarray(np.minimum(np.maximum(ratio, 0.0), largest))

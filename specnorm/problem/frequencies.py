@@ -1,7 +1,7 @@
-"""Frequencies as exact rationals of a turn, and the phases e^{i k.theta} of a kernel's taps at them.
+"""Frequencies theta as exact rational multiples of 2 pi, and the phases e^{i k.theta} of a kernel's taps k.
 
-Everything here is host NumPy: which frequencies are visited depends on the geometry alone, never on values, and the
-tables are rounded once on their way to the device.
+This module computes in NumPy on the host: which frequencies are needed depends on the geometry alone. Tables are
+rounded to the device's dtype when they are copied there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ PHASE_ERROR = 8.0
 at most pi/4, on a slope of at most 1, make less than 2; vectorised libraries promise 4 units in the last place."""
 
 
-_COS_SIGN, _SIN_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0]), np.asarray([1.0, 1.0, -1.0, -1.0])
-"""In each quarter of a turn."""
+_COS_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0])
+"""Sign of the cosine in each quarter of a turn."""
+_SIN_SIGN = np.asarray([1.0, 1.0, -1.0, -1.0])
+"""Sign of the sine in each quarter of a turn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class Frequencies:
         return Frequencies(self.numerators[index], self.denominators)
 
     def same_as(self, other: Frequencies) -> bool:
-        """Whether the points are the same, in the same order and written alike."""
+        """Whether numerators and denominators are equal: the same points in the same order."""
         return self.denominators == other.denominators and np.array_equal(self.numerators, other.numerators)
 
     @property
@@ -53,9 +55,9 @@ class Frequencies:
 
 
 def half_grid(sizes: Sequence[int]) -> Frequencies:
-    """DFT grid of the given sizes without the mirror images that a real kernel makes redundant.
+    """DFT grid of the given sizes, of which the longest axis has the indices 0 to n // 2 only.
 
-    G(-theta) = conj G(theta), so one axis (the longest) needs indices 0..n//2 only.
+    The symbol of a real kernel has G(-theta) = conj G(theta), so the mirror images of these points are redundant.
     """
     sizes = tuple(sizes)
     ranges = [np.arange(n) for n in sizes]
@@ -66,7 +68,7 @@ def half_grid(sizes: Sequence[int]) -> Frequencies:
 
 
 def coarse_grid(kernel_shape: tuple[int, ...]) -> Frequencies:
-    """Twice as many points an axis as taps, fewer where that makes more than 512."""
+    """Half grid with about twice as many points as taps along each axis, and at most 512 points before halving."""
     sizes = [1 if k == 1 else 2 * k for k in kernel_shape]
     while math.prod(sizes) > 512:
         longest = max(range(len(sizes)), key=sizes.__getitem__)
@@ -75,12 +77,12 @@ def coarse_grid(kernel_shape: tuple[int, ...]) -> Frequencies:
 
 
 def full_grid(sizes: Sequence[int]) -> Frequencies:
-    """DFT grid of the given sizes, all of it."""
+    """Full DFT grid of the given sizes, in row-major order."""
     return Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
 
 
 def mirror_index(sizes: Sequence[int]) -> np.ndarray:
-    """Index into `half_grid` of every frequency of `full_grid` or of its mirror image, shape (prod(sizes),)."""
+    """Index in `half_grid` of each frequency of `full_grid`, or of its mirror image, shape (prod(sizes),)."""
     sizes = tuple(sizes)
     if not sizes:
         return np.zeros(1, dtype=np.int64)
@@ -93,7 +95,7 @@ def mirror_index(sizes: Sequence[int]) -> np.ndarray:
 
 
 def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
-    """All combinations of one entry per axis, shape (f, d), last axis fastest."""
+    """All combinations of one entry from each of d arrays, shape (f, d); the last entry varies fastest."""
     if not ranges:
         return np.zeros((1, 0), dtype=np.int64)
     index = np.indices([len(r) for r in ranges]).reshape(len(ranges), -1)
@@ -102,8 +104,7 @@ def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
 
 @functools.cache
 def signs(axes: int) -> np.ndarray:
-    """Signs of some axes, up to a common one, shape (2 ** (axes - 1), axes); read only."""
-    # 1 along the first axis, 1 or -1 along the others.
+    """All vectors of signs with first sign 1, shape (2 ** (axes - 1), axes); read-only."""
     exponents = product([np.arange(1), *[np.arange(2)] * (axes - 1)][:axes])
     signs = np.asarray(1 - 2 * exponents)
     signs.flags.writeable = False
@@ -111,10 +112,10 @@ def signs(axes: int) -> np.ndarray:
 
 
 def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of ``k . theta`` for every tap k of the kernel.
+    """Cosine and sine of ``k . theta`` for every frequency theta and every tap k of a kernel.
 
-    The angle is reduced in integers (to an eighth of a turn), so the error is `PHASE_ERROR` units whatever the tap
-    and the frequency; taps beyond the input size wrap by themselves.
+    The angle is reduced modulo a turn, and to an eighth of a turn, in integers. So the error is at most `PHASE_ERROR`
+    units for every tap and every frequency.
 
     Returns
     -------
@@ -126,51 +127,54 @@ def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.nd
 
 @functools.lru_cache(maxsize=32)
 def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
-    """Places of a kernel's taps, in row-major order, shape (taps, d); read only."""
+    """Positions k of a kernel's taps, in row-major order, shape (taps, d); read-only."""
     points = product([np.arange(k) for k in kernel_shape])
     points.flags.writeable = False
     return points
 
 
 def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of ``k . theta`` for integer points k, shape (n, d), as `phases`: (f, n) each."""
+    """Cosine and sine of ``k . theta``, shape (f, n) each, for integer points k, shape (n, d); as `phases`."""
     common: Any = math.lcm(*frequencies.denominators)
-    # Cells of kernels with several long axes have large common denominators: beyond 64 bits, Python's own integers.
-    fits = common * max(4, int(np.abs(points).max(initial=0)) + 1) < 2**63
-    kind: Any = np.int64 if fits else object
-    weights = np.asarray([common // n for n in frequencies.denominators], dtype=kind)
+    # For kernels with several long axes the common denominator can be large: beyond 64 bits, use Python's integers.
+    fits_in_int64 = common * max(4, int(np.abs(points).max(initial=0)) + 1) < 2**63
+    integer: Any = np.int64 if fits_in_int64 else object
+    weights = np.asarray([common // n for n in frequencies.denominators], dtype=integer)
     numerators = (frequencies.numerators % np.asarray(frequencies.denominators, dtype=np.int64)) * weights
-    turns = np.zeros((len(frequencies), len(points)), dtype=kind)
+    # k . theta in units of a turn divided by `common`.
+    steps = np.zeros((len(frequencies), len(points)), dtype=integer)
     for axis in range(points.shape[1]):
-        turns = (turns + numerators[:, [axis]] * points[:, axis]) % common
-    if common > turns.size:
-        return cos_sin(turns, common)
+        steps = (steps + numerators[:, [axis]] * points[:, axis]) % common
+    if common > steps.size:
+        return cos_sin(steps, common)
     cos, sin = cos_sin(np.arange(common), common)
-    return cos[turns], sin[turns]
+    return cos[steps], sin[steps]
 
 
 def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and sine of ``2 pi numerators / denominator``, reduced to the first eighth of a turn in integers."""
-    # quarter: 4 n = quarter * denominator + rest; reflect the rest to at most half a quarter.
+    # The angle is (quarter + rest / denominator) quarters of a turn. If rest is more than half a quarter, reflect it at
+    # the quarter's middle, which swaps cosine and sine. So do odd quarters.
     fourfold = 4 * (numerators % denominator)
     quarter = fourfold // denominator
     rest = fourfold - quarter * denominator
-    reflected = 2 * rest > denominator
-    rest = np.where(reflected, denominator - rest, rest)
+    is_reflected = 2 * rest > denominator
+    rest = np.where(is_reflected, denominator - rest, rest)
     angle = (math.pi / 2) * (rest / denominator).astype(np.float64)
     quarter = quarter.astype(np.int64)
-    c, s = np.cos(angle), np.sin(angle)
-    swapped = reflected.astype(np.bool_) ^ (quarter % 2 == 1)
-    return np.where(swapped, s, c) * _COS_SIGN[quarter], np.where(swapped, c, s) * _SIN_SIGN[quarter]
+    c = np.cos(angle)
+    s = np.sin(angle)
+    is_swapped = is_reflected.astype(np.bool_) ^ (quarter % 2 == 1)
+    return np.where(is_swapped, s, c) * _COS_SIGN[quarter], np.where(is_swapped, c, s) * _SIN_SIGN[quarter]
 
 
 def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
-    """Taps an axis of a kernel's Gram matrix after so many products."""
+    """Number of taps along each axis of the kernel that ``n_iter`` Gram products of a kernel make."""
     return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)
 
 
 def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
-    """Lags d with |d_j| < k_j, one of each pair (d, -d), zero first, shape (L, d)."""
+    """Lags t with |t_j| < k_j along each axis j: zero first, then one of each pair (t, -t), shape (n, d)."""
     lags = product([np.arange(1 - k, k) for k in kernel_shape])
-    zero = len(lags) // 2
-    return lags[zero:]
+    index_of_zero = len(lags) // 2
+    return lags[index_of_zero:]

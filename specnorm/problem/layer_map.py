@@ -1,11 +1,13 @@
-"""The layer itself as a linear map at one input size: every stride, dilation, group, padding and amount of it.
+"""The layer as a linear map at one input size, for every stride, dilation, number of groups and padding.
 
-Along one axis, output ``m`` and tap ``k`` read the input at ``s m + r k - before``, mapped back into the input as the
-padding says. That is a table of k_j times m_j integers for each axis by itself. So patches are gathered axis by axis,
-and one matrix product applies the kernel to them; the adjoint is the transposed product and the tables' inverses.
+Along one axis, tap ``k`` of output ``m`` reads position ``s m + r k - before``, which the padding maps to a pixel of
+the input. So there is one table of pixels for each axis (`taps.axis_tables`). Patches are gathered axis by axis, and a
+matrix product applies the kernel to them. The adjoint is the transposed product, followed by sums over all reads of
+each pixel.
 
-Where the taps of some axes make too many patches for the memory, the first axes are *looped*: their taps are taken one
-after another. Where nothing is looped, patches are slices of the padded input, several times as fast as a table.
+If the patches of all taps do not fit into memory, the first spatial axes are *looped*: the taps along them are taken
+one after another, and only the taps of the other axes are gathered at once. If no axis is looped, patches are slices of
+the padded input, which is several times as fast as tables.
 """
 
 from __future__ import annotations
@@ -38,21 +40,28 @@ class Convolution:
     spec : ConvSpec
         With ``input_shape``.
     vectors : int
-        How many vectors a kernel are applied at once; memory is planned for that many.
-    budget : int
-        Bytes for the patches of one product. Beyond it the taps of the first axes are taken one after another.
+        Number of vectors to which each layer is applied at once, for planning memory.
+    budget : int, optional
+        Bytes for the patches of one product, which decide how many axes are looped; None: ``ops.memory``.
 
     Attributes
     ----------
+    shapes : tuple
+        Shapes of the layer's input and of its output, channels first.
     shape : tuple (outputs, inputs)
-        Of the layer's matrix.
+        Rows and columns of the layer's matrix A.
+    large, small : tuple of int
+        Spatial sizes of the convolution's input and output (`sizes_of`).
+    inner, outer : int
+        Channels of one group on the large side and on the small side.
+    kernels : array, shape (b, groups, outer, inner, *kernel_shape)
     roundings : tuple (forward, backward)
-        ``|computed A x - A x| <= gamma(forward) |A| |x|``, and likewise for the adjoint.
+        ``|computed A x - A x| <= gamma(forward) |A| |x|`` for the layer; ``backward`` for its adjoint.
 
     Raises
     ------
     GeometryError
-        As `sizes_of`.
+        As in `sizes_of`.
     """
 
     def __init__(
@@ -72,7 +81,6 @@ class Convolution:
         inputs, outputs = self.shapes
         self.shape = math.prod(outputs), math.prod(inputs)
         b, first, second, *taps = kernels.shape
-        # Channels of a group on the small side, and on the large side.
         self.outer = first // spec.groups
         self.inner = second
         self.kernels = xp.reshape(kernels, (b, spec.groups, self.outer, self.inner, *taps))
@@ -94,7 +102,7 @@ class Convolution:
         self.roundings = (backward, forward) if spec.transposed else (forward, backward)
 
     def _backward_roundings(self, taps: int) -> int:
-        """Roundings of an entry of the adjoint of the convolution."""
+        """Number of roundings of an entry that the adjoint of the convolution returns."""
         if self.adjoint_slices is not None:
             return self.outer * taps + 2
         if self.slices is not None:
@@ -109,17 +117,17 @@ class Convolution:
         return self.spec.kernel_shape
 
     def absolute(self) -> Convolution:
-        """The layers with the absolute values of the kernels: rounding errors are bounded by multiples of these."""
+        """The layers with the absolute values of the kernels, for bounds of rounding errors."""
         absolute = copy.copy(self)
         absolute.kernels = self.xp.abs(self.kernels)
         return absolute
 
     def apply(self, x: Array) -> Array:
-        """A x, shape (b, r, inputs) -> (b, r, outputs)."""
+        """Apply the layers: A x, shape (b, r, inputs) -> (b, r, outputs)."""
         return self._backward(x) if self.spec.transposed else self._forward(x)
 
     def adjoint(self, y: Array) -> Array:
-        """A* y, shape (b, r, outputs) -> (b, r, inputs)."""
+        """Apply the adjoint layers: A* y, shape (b, r, outputs) -> (b, r, inputs)."""
         return self._forward(y) if self.spec.transposed else self._backward(y)
 
     def kernel_gradient(self, y: Array, x: Array) -> Array:
@@ -135,14 +143,20 @@ class Convolution:
             patches = xp.reshape(self._patches(x, taps), (b, groups, -1, outputs, r))
             patches = xp.permute_dims(patches, (0, 4, 1, 3, 2))
             parts.append(xp.matmul(y, patches))
-        # (b, r, groups, outer, looped taps, inner * other taps), the inner channels to the front of all taps.
+        # (b, r, groups, outer, looped taps, inner * other taps) -> (b, r, groups, outer, inner, all taps)
         total = xp.stack(parts, axis=4)
         total = xp.reshape(total, (b, r, groups, self.outer, len(parts), self.inner, -1))
         total = xp.permute_dims(total, (0, 1, 2, 3, 5, 4, 6))
         return xp.reshape(total, (b, r, groups * self.outer, self.inner, *self.kernel_shape))
 
     def _looped_axes(self, lines: int, budget: int) -> int:
-        """Number of first axes that are looped, so that the patches of some channels and vectors fit the budget."""
+        """Number of first axes that have to be looped so that patches fit the budget.
+
+        Parameters
+        ----------
+        lines : int
+            Numbers that one tap reads for one output: layers times vectors times channels.
+        """
         bytes_of_a_tap = 8 * lines * math.prod(self.small)
         for looped in range(len(self.kernel_shape) + 1):
             if bytes_of_a_tap * math.prod(self.kernel_shape[looped:]) <= budget:
@@ -154,18 +168,18 @@ class Convolution:
         return list(itertools.product(*map(range, self.kernel_shape[: self.looped_axes])))
 
     def _gather(self, axis: int, taps: tuple[int, ...]) -> Gather:
-        """What the tap of a looped axis reads, or all taps of another one."""
+        """The gather of one axis: for the given tap, if the axis is looped; else for all its taps."""
         return self.gathers[axis][taps[axis] if axis < self.looped_axes else 0]
 
     def _matrix(self, taps: tuple[int, ...]) -> Array:
-        """Kernels as (b, groups, outer, inner * other taps) at taps of the looped axes."""
+        """The kernels at one combination of taps of the looped axes, shape (b, groups, outer, inner * other taps)."""
         part = self.kernels[(slice(None), slice(None), slice(None), slice(None), *taps, ...)]
         return self.xp.reshape(part, (*part.shape[:3], -1))
 
     def _patches(self, x: Array, taps: tuple[int, ...]) -> Array:
-        """What the outputs read: (b, r, inputs) -> (b, groups, inner * other taps, outputs * r).
+        """Gather what all outputs read: (b, r, inputs) -> (b, groups, inner * other taps, outputs * r).
 
-        The vectors come last, so that numbers that are moved together lie together.
+        The axis of the r vectors comes last, so that each gathered piece of memory is contiguous.
         """
         xp, groups = self.xp, self.spec.groups
         b, r = x.shape[:2]
@@ -186,7 +200,7 @@ class Convolution:
         return xp.reshape(x, (b, groups, -1, math.prod(self.small) * r))
 
     def _forward(self, x: Array) -> Array:
-        """The convolution, from the large side to the small one."""
+        """Apply the convolution, from the large side to the small one."""
         xp = self.xp
         b, r = x.shape[:2]
         products = (xp.matmul(self._matrix(taps), self._patches(x, taps)) for taps in self._looped_taps())
@@ -194,7 +208,7 @@ class Convolution:
         return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
 
     def _backward(self, y: Array) -> Array:
-        """The adjoint of the convolution."""
+        """Apply the adjoint of the convolution, from the small side to the large one."""
         if self.adjoint_slices is not None:
             return self._backward_as_convolution(y, self.adjoint_slices)
         xp = self.xp
@@ -208,7 +222,7 @@ class Convolution:
         return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
 
     def _backward_as_convolution(self, y: Array, slices: Slices) -> Array:
-        """The adjoint where it is a convolution of its own: one product with its patches."""
+        """Apply the adjoint of the convolution as a convolution of its own, if it is one (`slices_of_adjoint`)."""
         xp, groups = self.xp, self.spec.groups
         b, r = y.shape[:2]
         y = xp.reshape(xp.matrix_transpose(y), (b, groups * self.outer, *self.small, r))
@@ -218,7 +232,7 @@ class Convolution:
         return xp.matrix_transpose(xp.reshape(xp.matmul(kernels, patches), (b, -1, r)))
 
     def _added_up(self, products: Array, taps: tuple[int, ...], r: int) -> Array:
-        """Add what each tap sends to a position: (b, groups, inner * other taps, outputs * r) -> (b, c, *large, r)."""
+        """Sum over all reads of each pixel: (b, groups, inner * other taps, outputs * r) -> (b, c, *large, r)."""
         xp = self.xp
         b, groups = products.shape[:2]
         channels = groups * self.inner
@@ -227,7 +241,7 @@ class Convolution:
         other_axes = list(range(self.looped_axes, len(self.kernel_shape)))
         other_taps = [self.kernel_shape[axis] for axis in other_axes]
         products = xp.reshape(products, (b, groups, self.inner, *other_taps, *self.small, r))
-        # Each axis' taps go in front of its outputs.
+        # Put the taps of each axis right before its outputs, and merge both.
         order, merged = [0, 1, 2], []
         first_output_axis = 3 + len(other_axes)
         for axis, size in enumerate(self.small):
@@ -252,7 +266,7 @@ def slices_of(
     like: Array,
     ops: ArrayOps,
 ) -> Slices:
-    """What each tap of a layer reads."""
+    """The `Slices` of a convolution: what each tap reads for all outputs."""
     tables, slices_of_axes = [], []
     for axis in along_axes(large, small, spec):
         last_output = axis.stride * (axis.outputs - 1)
@@ -271,9 +285,10 @@ def slices_of_adjoint(
     like: Array,
     ops: ArrayOps,
 ) -> Slices | None:
-    """What each tap of the adjoint reads, where that is a convolution too; else None.
+    """The `Slices` of the adjoint of a convolution, if the adjoint is a convolution too; else None.
 
-    Without stride, with zeros or circular: input i meets output ``i + before - r k`` by tap k.
+    It is one for layers without stride, with zero padding or with circular padding that keeps the size. In the adjoint,
+    tap k of pixel i reads the output ``i + before - r k``.
     """
     is_circular = spec.padding_mode == "circular" and large == small
     if any(stride > 1 for stride in spec.stride) or not (is_circular or spec.padding_mode == "zeros"):
@@ -289,16 +304,18 @@ def slices_of_adjoint(
 
 
 class Slices:
-    """The taps of a layer as slices of its padded input, and the adjoint of reading them. Writes in place.
+    """Read what each tap reads for all outputs, as a slice of the padded input; and the adjoint of that.
+
+    `add` writes in place, which not every library can.
 
     Parameters
     ----------
     tables : sequence of integer array, shape (padded size,)
-        For each axis, the position of the input at each position of the padded input; the input's size for a zero.
+        For each axis, the pixel at each position of the padded input; the input's size stands for a zero.
     sizes : sequence of int
-        Of the input.
+        Spatial sizes of the input.
     slices_of_axes : sequence of list of slice
-        For each axis, what each of its taps reads of the padded input.
+        For each axis and each of its taps, the slice of the padded input that the tap reads.
     """
 
     def __init__(
@@ -317,13 +334,13 @@ class Slices:
         self.most_readers = sum(pad.most_readers for pad in self.pads)
 
     def read(self, x: Array) -> Array:
-        """(b, c, *sizes, r) -> (b, c, taps, *outputs, r)."""
+        """Read: (b, c, *sizes, r) -> (b, c, taps, *outputs, r)."""
         for axis, pad in enumerate(self.pads):
             x = pad.read(x, axis + 2)
         return self.xp.stack([x[(slice(None), slice(None), *tap, ...)] for tap in self.taps], axis=2)
 
     def add(self, w: Array) -> Array:
-        """(b, c, taps, *outputs, r) -> (b, c, *sizes, r)."""
+        """Adjoint of `read`, a sum over all reads of each pixel: (b, c, taps, *outputs, r) -> (b, c, *sizes, r)."""
         shape = (*w.shape[:2], *(pad.length for pad in self.pads), w.shape[-1])
         total = self.xp.zeros(shape, dtype=w.dtype, device=self.ops.device(w))
         for j, tap in enumerate(self.taps):
@@ -334,12 +351,12 @@ class Slices:
 
 
 class Gather:
-    """A table of positions to read along one axis, and its inverse: the readers of each position.
+    """Reads positions along one axis by a table; its adjoint adds up all reads of each position.
 
     Parameters
     ----------
     table : integer array, shape (l,)
-        Positions 0..n-1, or n for a zero.
+        The positions 0 to n - 1 that are read; n stands for a zero.
     size : int
         n.
     """
@@ -357,7 +374,7 @@ class Gather:
         self.readers = ops.from_numpy(readers.reshape(-1).astype(np.int32), like)
 
     def read(self, x: Array, axis: int) -> Array:
-        """Length n of an axis -> length l."""
+        """Read the table's positions along an axis, whose length changes from n to l."""
         if self.is_identity:
             return x
         if self.reads_zeros:
@@ -365,7 +382,7 @@ class Gather:
         return self.xp.take(x, self.table, axis=axis)
 
     def add(self, y: Array, axis: int) -> Array:
-        """Length l of an axis -> length n: the numbers at all readers of a position are added up there."""
+        """Adjoint of `read`: add up all reads of each position along an axis, whose length changes from l to n."""
         if self.is_identity:
             return y
         if self.adds_zeros:
@@ -375,6 +392,6 @@ class Gather:
         return self.xp.sum(self.xp.reshape(y, shape), axis=axis)
 
     def _with_zero(self, x: Array, axis: int) -> Array:
-        """One more position on an axis, with zeros."""
+        """Append one position with zeros along an axis."""
         first = x[(*(slice(None),) * axis, slice(0, 1), ...)]
         return self.xp.concat([x, self.xp.zeros_like(first)], axis=axis)

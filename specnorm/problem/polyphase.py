@@ -1,8 +1,8 @@
-"""Kernels as blocks: groups, strides, dilations and transposed layers reduced to dense stride-1 kernels.
+"""Reduce kernels with groups, strides, dilations or a transposed layer to *blocks*: dense kernels without any of these.
 
-A *block* is a dense, stride-1 kernel ``(cout, cin, *kernel_shape)`` in torch order. Every method works on a stack of
-blocks ``(b, cout, cin, *kernel_shape)`` and gives one answer a block, so that groups, vmapped kernels and layers of
-equal shape are one batch.
+A block is a kernel ``(m, p, *kernel_shape)`` in torch's order, with stride 1 and one group. Methods work on a stack of
+blocks ``(b, m, p, *kernel_shape)`` and return one answer for each block. So the groups of a layer, the kernels under
+`vmap`, and several layers of equal shape are one batch.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """Fold a batch of kernels, shape (batch, *shape), into blocks (batch * groups, m, p, *block_kernel_shape).
+    """Turn a batch of kernels, shape (batch, *shape), into blocks (batch * groups, m, p, *block_kernel_shape).
 
-    Groups become blocks. A transposed layer is the adjoint of the convolution with the same stored kernel, whose norm
-    it has. Stride s: tap ``s q + t`` reads pixel ``s (m + q) + t``, so phase t of the input is a channel of its own and
-    q the tap (polyphase). A dilation coprime to the stride only permutes phases and frequencies; a common factor means
-    that pixels in between are never read.
+    Each group becomes a block. A transposed layer has the norm of the convolution with the same stored kernel, whose
+    adjoint it is. With stride s, tap ``s q + t`` of output m reads pixel ``s (m + q) + t``: the pixels of residue
+    ("phase") t modulo s become channels of their own, and q is the tap of the block. A dilation that is coprime to the
+    stride only permutes phases and frequencies. If both have a common factor, pixels in between are never read.
 
     References
     ----------
@@ -39,19 +39,20 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     count = kernels.shape[0] * spec.groups
     blocks = xp.reshape(kernels, (count, first // spec.groups, second, *spec.kernel_shape))
     for axis, padded_size in enumerate(_padded_shape(spec), start=3):
-        # The last taps of some phases are missing; fewer than there are, so a slice has the shape of the zeros.
+        # Some phases have one tap less than others: append zeros. They are fewer than the taps, so a slice of the
+        # blocks has their shape.
         missing = padded_size - blocks.shape[axis]
         if missing:
             zeros = xp.zeros_like(blocks[_first_of_axis(missing, axis)])
             blocks = xp.concat([blocks, zeros], axis=axis)
-    # (q_1, t_1, q_2, t_2, ...): tap and phase of each axis of the kernel.
+    # The axes (q_1, t_1, q_2, t_2, ...): tap and phase along each spatial axis.
     interleaved = itertools.chain(*zip(spec.block_kernel_shape, spec.phases, strict=True))
     split = xp.reshape(blocks, (*blocks.shape[:3], *interleaved))
     return xp.reshape(xp.permute_dims(split, _phases_first(spec.ndim)), (count, *spec.block_shape))
 
 
 def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """Adjoint of `to_blocks`, and its inverse on what it returns."""
+    """Adjoint of `to_blocks`; also its inverse, for blocks that `to_blocks` returned."""
     first, second = spec.stored_channels
     split = xp.reshape(blocks, (*blocks.shape[:2], second, *spec.phases, *spec.block_kernel_shape))
     padded = xp.permute_dims(split, arrays.inverse_permutation(_phases_first(spec.ndim)))
@@ -64,29 +65,30 @@ def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
 
 def _first_of_axis(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:
-    """Index of the first positions of an axis."""
+    """Index that selects the first ``count`` positions along an axis."""
     return (*(slice(None) for _ in range(axis)), slice(0, count), ...)
 
 
 def _padded_shape(spec: ConvSpec) -> tuple[int, ...]:
-    """Kernel shape with as many taps in every phase."""
+    """Kernel shape after zeros are appended so that every phase has the same number of taps."""
     return tuple(t * q for t, q in zip(spec.phases, spec.block_kernel_shape, strict=True))
 
 
 def _phases_first(ndim: int) -> tuple[int, ...]:
-    """From (b, m, p, q_1, t_1, ...) to (b, m, p, t_1, ..., q_1, ...)."""
+    """Permutation of axes from (b, m, p, q_1, t_1, ...) to (b, m, p, t_1, ..., q_1, ...)."""
     return (0, 1, 2, *range(4, 3 + 2 * ndim, 2), *range(3, 3 + 2 * ndim, 2))
 
 
 def _torch_axes(ndim: int) -> tuple[int, ...]:
-    """From (batch, *spatial, in, out) to (batch, out, in, *spatial)."""
+    """Permutation of axes from (batch, *spatial, in, out) to (batch, out, in, *spatial)."""
     return (0, ndim - 1, ndim - 2, *range(1, ndim - 2))
 
 
 def support(block: Array, *, ops: ArrayOps) -> Array:
-    """Cut the slices of zero taps off the borders of one block (1, m, p, *kernel_shape) with known values.
+    """Remove slices of taps that are zero from the borders of kernels (b, m, p, *kernel_shape) with known values.
 
-    A shift of the kernel changes its symbol by a phase alone; with zero slices, the cells would have larger radii.
+    A slice is removed if it is zero in all b kernels. That shifts the kernels, which multiplies their symbols by a
+    phase and changes no norm. Longer kernels would make the search's bounds on cells of frequencies worse.
     """
     is_used = (ops.to_numpy(block) != 0).any(axis=(0, 1, 2))
     index: list[slice] = []
@@ -98,12 +100,12 @@ def support(block: Array, *, ops: ArrayOps) -> Array:
 
 
 def by_layers(blocks: Array, groups: int) -> list[Array]:
-    """Split (layers * groups, ...) into the blocks of each layer."""
+    """Split blocks (layers * groups, ...) into one array (groups, ...) for each layer."""
     return [blocks[first : first + groups, ...] for first in range(0, blocks.shape[0], groups)]
 
 
 def torch_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """Kernels (batch, *shape) with the axes in torch's order, groups and stride left as they are."""
+    """Kernels (batch, *shape) with their axes permuted to torch's order."""
     if _has_channels_last(spec):
         kernels = xp.permute_dims(kernels, _torch_axes(kernels.ndim))
     return kernels
@@ -117,5 +119,5 @@ def caller_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
 
 def _has_channels_last(spec: ConvSpec) -> bool:
-    """Whether the channels are the last axes, those of the input first, as in HWIO."""
+    """Whether the axes end with the input channels and the output channels, as in HWIO."""
     return spec.layout is not None and spec.layout.endswith("IO")

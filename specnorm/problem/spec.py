@@ -1,4 +1,7 @@
-"""The problem: a convolution's geometry, validated once. No arithmetic on arrays, so it also works under a tracer."""
+"""The problem: a layer's geometry and the shape of its kernel, validated once.
+
+There is no arithmetic on arrays here, so it also works under a tracer.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,21 @@ Layout = Literal["OI", "OIW", "OIHW", "OIDHW", "IO", "WIO", "HWIO", "DHWIO"]
 
 MAX_SPATIAL_AXES = 3
 FLOATING = ("float16", "bfloat16", "float32", "float64")
+"""Names of the dtypes that a kernel may have."""
 
-_MOST = 2**31 - 1
+_LARGEST_COUNT = 2**31 - 1
+"""Largest stride, dilation, number of groups or size that is accepted."""
 TRACED = (
     " It decides what is computed, so under jit, compile and vmap it must be a Python number: leave it out of the "
     "traced arguments (static_argnums)."
 )
-"""What to do with an argument that may not be a tracer."""
+"""Advice, for the end of an error message, about an argument that must not be a tracer."""
 
 _SHAPE_HELP = "A kernel is (cout, cin // groups, *kernel_shape) with 0 to 3 spatial axes"
 
 
 class Layer(TypedDict, total=False):
-    """What the layer is, by keyword: `Geometry` without ``input_shape``."""
+    """Keyword arguments that describe the layer at every input size: `Geometry` without ``input_shape``."""
 
     stride: int | Sequence[int]
     dilation: int | Sequence[int]
@@ -40,7 +45,7 @@ class Layer(TypedDict, total=False):
 
 
 class Geometry(Layer, total=False):
-    """Keyword arguments that say what the layer is; the same in every function.
+    """Keyword arguments that describe the layer; the same in every function.
 
     stride, dilation : int, or one per spatial axis; default 1.
 
@@ -52,12 +57,12 @@ class Geometry(Layer, total=False):
 
     padding_mode : "circular" (default), "zeros", "reflect" or "replicate".
 
-    padding : "same" (default), "valid" (none), an int, or a (before, after) pair per axis; of a transposed layer: what
-    is cropped.
+    padding : "same" (default), "valid" (none), an int, or a (before, after) pair per axis. For a transposed layer, the
+    amounts that are cropped from its output.
 
-    input_shape : the layer's spatial input sizes, an int for every axis; default None: every size at once. Circular
-    padding with a stride: every size that the stride divides. At another one the border is met at another phase, and
-    the norm may be larger; the bound with ``stride=1`` holds there too.
+    input_shape : the layer's spatial input sizes, or an int for every axis; default None: every size at once. For
+    circular padding with a stride, these are the sizes that the stride divides. At other sizes the norm may be larger;
+    the bound with ``stride=1`` holds there too.
     """
 
     input_shape: int | Sequence[int] | None
@@ -65,7 +70,7 @@ class Geometry(Layer, total=False):
 
 GEOMETRY_WORDS = frozenset(get_type_hints(Geometry))
 _SPATIAL = ("input_shape", "stride", "dilation", "padding_mode", "padding")
-"""Words about spatial axes, of which a matrix has none."""
+"""Keywords about spatial axes; a matrix has no such axes."""
 
 
 @dataclass(frozen=True)
@@ -75,25 +80,25 @@ class ConvSpec:
     Parameters
     ----------
     cout, cin : int
-        Channels out and in of the whole layer (as a convolution; for ``transposed`` as the transposed layer).
+        Output and input channels of the layer, all groups together. For a transposed layer, of the transposed layer.
     kernel_shape : tuple of int
         Spatial sizes of the kernel, one per axis; ``()`` for a matrix.
     stride, dilation : tuple of int
-        One per spatial axis; empty: ones.
+        One for each spatial axis; an empty tuple stands for ones.
     groups : int
         Divides ``cout`` and ``cin``.
     transposed : bool
         Whether the kernel is stored ``(cin, cout // groups, *kernel_shape)`` and acts as a transposed convolution.
     layout : str or None
-        How the axes of the caller's array are ordered; None is torch's order, also where it was given by name. O and
-        I name torch's first and second axis, so for ``transposed`` too "HWIO" is torch's order reversed: Keras's
-        ``(h, w, cout // groups, cin)``.
+        Order of the axes of the caller's array; None is torch's order, also if the caller named it. O and I stand for
+        the first and second axis of torch's order, for a transposed layer too. So "HWIO" is then ``(h, w, cout //
+        groups, cin)``, which is Keras's order.
     padding_mode : str
         ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
     padding : tuple of (int, int)
-        Before and after, per axis; empty: "same".
+        Amounts before and after, for each axis; an empty tuple stands for "same".
     input_shape : tuple of int or None
-        Spatial sizes of the layer's input; None is the supremum over all sizes (see `sizes`).
+        Spatial sizes of the layer's input; None: the supremum over all sizes (see `sizes`).
     """
 
     cout: int
@@ -109,10 +114,9 @@ class ConvSpec:
     input_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        plain = {"stride": (1,) * self.ndim, "dilation": (1,) * self.ndim}
-        for name, value in plain.items():
+        for name in ("stride", "dilation"):
             if not getattr(self, name):
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, (1,) * self.ndim)
         if not self.padding:
             object.__setattr__(self, "padding", _padding("same", self.kernel_shape, self.dilation))
 
@@ -123,50 +127,61 @@ class ConvSpec:
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """Keyword arguments of a layer for every input size; a matrix has none of the spatial ones."""
+        """Keyword arguments that describe the layer without ``input_shape``; for a matrix without the spatial ones."""
         spatial = ("stride", "dilation", "padding_mode", "padding") if self.ndim else ()
         return {name: getattr(self, name) for name in ("groups", "transposed", "layout", *spatial)}
 
     @functools.cached_property
     def steps(self) -> tuple[int, ...]:
-        """Stride per axis of a block: dilation r and stride s read every gcd(r, s)-th pixel only."""
+        """Stride along each axis after dilation and stride are divided by their greatest common divisor.
+
+        Dilation r and stride s read only every gcd(r, s)-th pixel.
+        """
         return tuple(s // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
 
     @functools.cached_property
     def phases(self) -> tuple[int, ...]:
-        """Residues of pixels modulo the step that some tap reads, per axis; each is a channel of its own."""
+        """Number of residues of pixels modulo the step that some tap reads, along each axis; each becomes a channel."""
         return tuple(min(s, k) for s, k in zip(self.steps, self.kernel_shape, strict=True))
 
     @functools.cached_property
     def block_kernel_shape(self) -> tuple[int, ...]:
-        """Spatial sizes of the canonical blocks the methods work on."""
+        """Spatial sizes of the layer's blocks (`problem.polyphase`)."""
         return tuple(-(-k // s) for s, k in zip(self.steps, self.kernel_shape, strict=True))
 
     @functools.cached_property
     def stored_channels(self) -> tuple[int, int]:
-        """First two axes of the kernel in torch order, of the convolution that a transposed layer is adjoint to."""
+        """Sizes of the kernel's first two axes in torch's order: ``(cout, cin // groups)``, transposed the reverse.
+
+        For a transposed layer that is ``(cin, cout // groups)``: output and input channels of the convolution whose
+        adjoint the layer is.
+        """
         return (self.cin, self.cout // self.groups) if self.transposed else (self.cout, self.cin // self.groups)
 
     @functools.cached_property
     def block_shape(self) -> tuple[int, ...]:
-        """Shape (m, p, *block_kernel_shape) of one canonical block; a layer has ``groups`` of them."""
+        """Shape (m, p, *block_kernel_shape) of one block; a layer has one block for each group."""
         first, second = self.stored_channels
         return (first // self.groups, second * math.prod(self.phases), *self.block_kernel_shape)
 
     @property
     def divided(self) -> bool:
-        """Whether only sizes that the stride divides are spoken about: circular padding that is wrapped into."""
-        wrapped = (s > 1 and sum(pads) > 0 for s, pads in zip(self.stride, self.padding, strict=True))
-        return self.padding_mode == "circular" and not self.transposed and any(wrapped)
+        """Whether bounds without ``input_shape`` hold only at sizes that the stride divides.
+
+        That is so for strided convolutions whose circular padding is not empty.
+        """
+        if self.padding_mode != "circular" or self.transposed:
+            return False
+        return any(s > 1 and sum(pads) > 0 for s, pads in zip(self.stride, self.padding, strict=True))
 
     @property
     def sizes(self) -> str:
-        """Which input sizes a promise without ``input_shape`` is about, in words."""
+        """The input sizes at which bounds without ``input_shape`` hold, in words."""
         return "every input size that the stride divides" if self.divided else "every input size"
 
     @property
     def periods(self) -> tuple[int, ...]:
-        """Circular at a size: positions per axis at which the blocks act."""
+        """Number of positions along each axis at which the blocks of a circular layer act, at ``input_shape``."""
         if self.input_shape is None:
             raise ValueError("no input_shape")
         if self.transposed:
@@ -175,16 +190,17 @@ class ConvSpec:
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
-        """Circular at a size: sizes of the DFT grid whose frequencies the blocks' symbols are taken at.
+        """Sizes of the DFT grid with the frequencies of a circular layer's blocks, at ``input_shape``.
 
-        A dilation that is left in a block multiplies the frequencies, which then meet fewer points, each several times.
+        A dilation that remains in a block multiplies the frequencies. If it shares a factor with the number of
+        positions, the multiples are fewer points, each met several times.
         """
-        left = (r // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
-        return tuple(n // math.gcd(r, n) for n, r in zip(self.periods, left, strict=True))
+        remaining_dilation = (r // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
+        return tuple(n // math.gcd(r, n) for n, r in zip(self.periods, remaining_dilation, strict=True))
 
     @property
     def extra_outputs(self) -> tuple[int, ...]:
-        """Circular: outputs per axis beyond (or, negative, short of) one a stride, because of the padding's amount."""
+        """Outputs of a circular layer along each axis, less ``n / stride``: not 0 if the padding is not "same"."""
         if self.padding_mode != "circular":
             return (0,) * self.ndim
         axes = zip(self.padding, self.kernel_shape, self.dilation, self.stride, strict=True)
@@ -192,55 +208,67 @@ class ConvSpec:
 
     @property
     def periodic(self) -> bool:
-        """Whether the layer at a size is the circular one whose norm the symbols on the DFT grid are."""
+        """Whether the layer at a size is a circulant: its norm is the largest of the symbols on the DFT grid.
+
+        True for circular padding with ``n / stride`` outputs along each axis, and for matrices.
+        """
         return not self.ndim or (self.padding_mode == "circular" and not any(self.extra_outputs))
 
     @property
     def repeats_a_matrix(self) -> bool:
-        """Whether each output reads a patch of its own, and no padding: then the padding mode says nothing.
+        """Whether outputs read disjoint patches and no padding, so that the padding mode does not matter.
 
-        Such are 1x1 layers, and those whose kernel is their stride. The layer is one matrix for each patch.
+        True for 1x1 layers, and for layers whose stride is their kernel's size: they apply one matrix to each patch.
         """
         axes = zip(self.kernel_shape, self.stride, self.dilation, self.padding, strict=True)
         return all(r * (k - 1) < s and not any(pads) for k, s, r, pads in axes)
 
     @property
     def reads_a_patch(self) -> bool:
-        """Whether an output of the layer at its size (transposed: an input) reads every tap from a pixel of its own."""
+        """Whether some output of the convolution reads a different pixel by each tap, at ``input_shape`` or any size.
+
+        For a transposed layer, the convolution is the one whose adjoint it is.
+        """
         if self.input_shape is None:
             return True
         axes = (self.input_shape, self.kernel_shape, self.stride, self.dilation, self.padding, self.extra_outputs)
-        return all(self._reads_on_an_axis(*axis) for axis in zip(*axes, strict=True))
+        return all(self._reads_patch_along_axis(*axis) for axis in zip(*axes, strict=True))
 
-    def _reads_on_an_axis(
+    def _reads_patch_along_axis(
         self,
         n: int,
         k: int,
         s: int,
         r: int,
         pads: tuple[int, int],
-        extra: int,
+        extra_outputs: int,
     ) -> bool:
+        """`reads_a_patch` along one axis, with input size n, kernel size k, stride s and dilation r."""
         if self.padding_mode == "circular":
-            wide, outputs = (n * s, n) if self.transposed else (n, n // s + extra)
-            return outputs > 0 and k <= wide // math.gcd(r, wide)
+            pixels = n * s if self.transposed else n
+            outputs = n if self.transposed else n // s + extra_outputs
+            return outputs > 0 and k <= pixels // math.gcd(r, pixels)
         before, after = pads
-        wide = (n - 1) * s - before - after + r * (k - 1) + 1 if self.transposed else n
-        first = -(-before // s)  # of the outputs that read no padding before the input
-        return s * first - before + r * (k - 1) < wide
+        pixels = (n - 1) * s - before - after + r * (k - 1) + 1 if self.transposed else n
+        # The first output that reads no padding in front.
+        first_output = -(-before // s)
+        return s * first_output - before + r * (k - 1) < pixels
 
     @property
     def padding_gain_sq(self) -> int:
-        """Square of the factor by which padding can lift the norm above that of the symbols.
+        """Square of a factor: the layer's norm is at most this factor times the norm of its symbols.
 
-        The product over the axes of the largest number of copies of one pixel (reflect, replicate) or of one output
-        (circular, larger than "same"), at ``input_shape`` or, for None, at the worst size. 1 for zero padding.
+        It is the product over the axes of the largest number of copies of one pixel (reflect, replicate) or of one
+        output (circular padding larger than "same"), at ``input_shape``, or the largest over all sizes. It is 1 for
+        zero padding.
         """
-        sizes = self.input_shape or (None,) * self.ndim
         if self.padding_mode == "circular":
-            axes = zip(self.extra_outputs, self.periods if self.input_shape else (1,) * self.ndim, strict=True)
-            return math.prod(1 + -(-max(extra, 0) // n) for extra, n in axes)
-        return math.prod(padding_count(*p, n, self.padding_mode) for p, n in zip(self.padding, sizes, strict=True))
+            outputs = self.periods if self.input_shape else (1,) * self.ndim
+            extra_copies = (-(-max(extra, 0) // n) for extra, n in zip(self.extra_outputs, outputs, strict=True))
+            return math.prod(1 + copies for copies in extra_copies)
+        sizes = self.input_shape or (None,) * self.ndim
+        counts = (padding_count(*pads, n, self.padding_mode) for pads, n in zip(self.padding, sizes, strict=True))
+        return math.prod(counts)
 
     @classmethod
     def of(cls, shape: Sequence[int], /, **geometry: Any) -> ConvSpec:
@@ -256,21 +284,22 @@ class ConvSpec:
         Raises
         ------
         KernelError
-            If the array's rank or an empty axis makes it no kernel.
+            If the array has too few or too many axes, or an empty one.
         GeometryError
-            If a keyword does not fit the kernel, or each other.
+            If a keyword does not fit the kernel, or another keyword.
         """
         unknown = sorted(set(geometry) - GEOMETRY_WORDS)
         if unknown:
-            known = ", ".join(sorted(GEOMETRY_WORDS))
-            raise TypeError(f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {known}")
+            expected = ", ".join(sorted(GEOMETRY_WORDS))
+            raise TypeError(f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {expected}")
         shape = tuple(int(s) for s in shape)
         transposed = _flag("transposed", geometry.get("transposed", False))
         layout = geometry.get("layout")
         first, second, kernel_shape = _split_axes(shape, layout)
         _check_axes(shape, len(kernel_shape), geometry)
         if layout is not None and layout.startswith("OI"):
-            layout = None  # torch's order by its name: the same problem
+            # Torch's order, by its name. As None, so that equal problems have equal specs.
+            layout = None
         ndim = len(kernel_shape)
         groups = _count("groups", geometry.get("groups", 1))
         if first % groups:
@@ -287,8 +316,8 @@ class ConvSpec:
         if mode not in get_args(PaddingMode):
             raise GeometryError(f"padding_mode={mode!r} is not one of {', '.join(map(repr, get_args(PaddingMode)))}.")
         padding = _padding(geometry.get("padding", "same"), kernel_shape, dilation)
-        same = all(sum(p) == r * (k - 1) for p, r, k in zip(padding, dilation, kernel_shape, strict=True))
-        if transposed and mode != "zeros" and not (mode == "circular" and same):
+        keeps_size = all(sum(p) == r * (k - 1) for p, r, k in zip(padding, dilation, kernel_shape, strict=True))
+        if transposed and mode != "zeros" and not (mode == "circular" and keeps_size):
             raise GeometryError(
                 f"padding_mode={mode!r} with padding={padding} is no transposed layer's: frameworks crop its output. "
                 "Use padding_mode='zeros' with any padding, or padding_mode='circular' with padding='same'."
@@ -298,8 +327,8 @@ class ConvSpec:
             input_shape = per_axis("input_shape", input_shape, ndim, least=1)
             if math.prod(input_shape) > 2**40:
                 raise GeometryError(f"input_shape={input_shape}: no layer has so many pixels.")
-            circular = mode == "circular" and not transposed
-            if circular and any(n % s for n, s in zip(input_shape, stride, strict=True)):
+            needs_divisible_size = mode == "circular" and not transposed
+            if needs_divisible_size and any(n % s for n, s in zip(input_shape, stride, strict=True)):
                 raise GeometryError(
                     f"stride={stride} does not divide input_shape={input_shape}: circular padding needs it to. "
                     "Choose an input_shape divisible by the stride. For a bound at this size leave input_shape out and "
@@ -315,21 +344,31 @@ class ConvSpec:
 
 
 def at_every_size(geometry: dict[str, Any]) -> dict[str, Any]:
-    """Geometry whose bounds without ``input_shape`` hold at every size without condition.
+    """A geometry whose bounds without ``input_shape`` hold for the given layer at every size.
 
-    Circular padding with a stride that does not divide the size: the norm can exceed the strided supremum. Outputs are
-    a selection of those at stride 1, whose bounds hold.
+    With circular padding, at sizes that the stride does not divide, the norm can exceed the supremum of the strided
+    layer over the other sizes. Then the stride is replaced by 1: the layer's outputs are some of the outputs at stride
+    1, so bounds for these hold.
 
     Parameters
     ----------
     geometry : dict
         See `Geometry`.
     """
-    circular = geometry.get("padding_mode", "circular") == "circular" and not geometry.get("transposed", False)
-    padding = geometry.get("padding", "same")
-    padding = 0 if padding == "valid" else padding
-    wrapped = padding > 0 if isinstance(padding, int) else padding == "same" or any(max(p) > 0 for p in padding)
-    return {**geometry, "stride": 1} if circular and wrapped and "stride" in geometry else geometry
+    if "stride" not in geometry or geometry.get("transposed", False):
+        return geometry
+    if geometry.get("padding_mode", "circular") != "circular" or not _is_padded(geometry.get("padding", "same")):
+        return geometry
+    return {**geometry, "stride": 1}
+
+
+def _is_padded(padding: Any) -> bool:
+    """Whether an argument ``padding`` may stand for more than 0 pixels; "same" is taken to do so for every kernel."""
+    if isinstance(padding, str):
+        return padding != "valid"
+    if isinstance(padding, int):
+        return padding > 0
+    return any(max(pads) > 0 for pads in padding)
 
 
 def check_dtype(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:
@@ -357,6 +396,7 @@ def check_dtype(name: str, shape: tuple[int, ...]) -> Literal["float32", "float6
 
 
 def _split_axes(shape: tuple[int, ...], layout: str | None) -> tuple[int, int, tuple[int, ...]]:
+    """Sizes of the first and second axis in torch's order, and of the spatial axes, of an array in some layout."""
     if layout is not None:
         if layout not in get_args(Layout):
             raise GeometryError(f"layout={layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
@@ -372,16 +412,16 @@ def _split_axes(shape: tuple[int, ...], layout: str | None) -> tuple[int, int, t
 
 
 def _check_axes(shape: tuple[int, ...], ndim: int, geometry: dict[str, Any]) -> None:
-    """Refuse spatial arguments of a matrix, and those of an array that lacks the axes of its channels."""
-    axes = {name: geometry[name] for name in _SPATIAL if _says_something(geometry.get(name))}
-    if axes and not ndim:
-        given = ", ".join(f"{name}={value!r}" for name, value in axes.items())
+    """Refuse spatial arguments for a matrix, and tuples that show that the array lacks its axes of channels."""
+    spatial = {name: geometry[name] for name in _SPATIAL if not _is_absent(geometry.get(name))}
+    if spatial and not ndim:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in spatial.items())
         raise GeometryError(
-            f"{given} of a matrix, an array of shape {shape}: a linear layer has no spatial axes. A kernel is (cout, "
-            "cin // groups, *kernel_shape): if this array is one filter, such as a point-spread function psf, give "
-            f"psf[None, None]; if it is a linear layer's matrix, leave {', '.join(axes)} out."
+            f"{arguments} of a matrix, an array of shape {shape}: a linear layer has no spatial axes. A kernel is "
+            "(cout, cin // groups, *kernel_shape): if this array is one filter, such as a point-spread function psf, "
+            f"give psf[None, None]; if it is a linear layer's matrix, leave {', '.join(spatial)} out."
         )
-    for name, value in axes.items():
+    for name, value in spatial.items():
         if not isinstance(value, (tuple, list)) or len(value) == ndim:
             continue
         if len(value) == len(shape):
@@ -398,8 +438,9 @@ def _check_axes(shape: tuple[int, ...], ndim: int, geometry: dict[str, Any]) -> 
             )
 
 
-def _says_something(value: Any) -> bool:
-    return value is not None and not (isinstance(value, (tuple, list)) and not value)
+def _is_absent(value: Any) -> bool:
+    """Whether an argument is None or an empty sequence."""
+    return value is None or (isinstance(value, (tuple, list)) and not value)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -409,6 +450,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _count(name: str, value: Any, least: int = 1) -> int:
+    """Convert an argument to an integer of at least ``least``, or refuse it by its name."""
     if isinstance(value, bool):
         raise GeometryError(f"{name}={value!r} is a truth value; expected an integer.")
     if getattr(value, "ndim", 0):
@@ -418,18 +460,22 @@ def _count(name: str, value: Any, least: int = 1) -> int:
     try:
         number = operator.index(value)
     except Exception as error:
-        advice = TRACED if type(error) is not TypeError else ""  # compilers have an error of their own for tracers
-        said = f"={value!r}" if isinstance(value, (float, str, list, type(None))) else f" is a {type(value).__name__}:"
-        raise GeometryError(f"{name}{said} is not an integer.{advice}".replace(": is not", ", not")) from None
+        # Compilers raise errors of their own types for tracers.
+        advice = TRACED if type(error) is not TypeError else ""
+        if isinstance(value, (float, str, list, type(None))):
+            problem = f"{name}={value!r} is not an integer."
+        else:
+            problem = f"{name} is a {type(value).__name__}, not an integer."
+        raise GeometryError(problem + advice) from None
     if number < least:
         raise GeometryError(f"{name}={number} is below {least}.")
-    if number > _MOST:
-        raise GeometryError(f"{name}={number} is above {_MOST}: no layer is so large.")
+    if number > _LARGEST_COUNT:
+        raise GeometryError(f"{name}={number} is above {_LARGEST_COUNT}: no layer is so large.")
     return number
 
 
 def per_axis(name: str, value: Any, ndim: int, least: int = 1) -> tuple[int, ...]:
-    """One count for each spatial axis, given so or as one for all."""
+    """Convert an argument, one integer or one for each spatial axis, to a tuple with one for each axis."""
     if isinstance(value, (tuple, list)):
         if len(value) != ndim:
             raise GeometryError(
@@ -441,6 +487,7 @@ def per_axis(name: str, value: Any, ndim: int, least: int = 1) -> tuple[int, ...
 
 
 def _padding(value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Convert the argument ``padding`` to a pair (before, after) for each axis."""
     if value == "valid":
         return ((0, 0),) * len(kernel_shape)
     if value == "same":

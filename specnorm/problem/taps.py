@@ -1,4 +1,4 @@
-"""Sizes of a layer, and what its taps read along each axis."""
+"""Spatial sizes of a layer's input and output, and tables of which pixel each tap reads along each axis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ if TYPE_CHECKING:
 
 
 def readers_of(table: np.ndarray, size: int) -> np.ndarray:
-    """Entries of a table with each position 0..size-1, shape (copies, size); len(table) where there are fewer."""
+    """Invert a table of positions: for each position, the indices of the table's entries that read it.
+
+    Parameters
+    ----------
+    table : integer array, shape (l,)
+        Positions 0 to size - 1; larger numbers stand for padding.
+    size : int
+
+    Returns
+    -------
+    integer array, shape (most readers of a position, size)
+        Filled up with l for positions that have fewer readers.
+    """
     order = np.argsort(table, kind="stable")
     entries = order[table[order] < size]
     positions = table[entries]
@@ -34,32 +46,48 @@ def axis_tables(
     before: int,
     mode: str,
 ) -> np.ndarray:
-    """Position of an axis of length n that every tap reads for every output, shape (k, m); n for a zero."""
+    """Table of the pixel that each of k taps reads for each of m outputs along an axis of n pixels, shape (k, m).
+
+    Parameters
+    ----------
+    n, m, k : int
+        Numbers of pixels, outputs and taps.
+    stride, dilation, before : int
+        Tap t of output j reads position ``stride * j + dilation * t - before``.
+    mode : str
+        The padding mode, which maps positions outside of the axis to pixels; zero padding maps them to n.
+    """
     position = dilation * np.arange(k)[:, None] + stride * np.arange(m)[None, :] - before
-    inside = (position >= 0) & (position < n)
+    is_inside = (position >= 0) & (position < n)
     if mode == "circular":
         return np.asarray(position % n)
     if mode == "zeros":
-        return np.where(inside, position, n)
+        return np.where(is_inside, position, n)
     if mode == "replicate":
         return np.asarray(np.clip(position, 0, n - 1))
-    beyond_the_end = 2 * (n - 1) - position
-    return np.where(position < 0, -position, np.where(inside, position, beyond_the_end))
+    reflected_at_end = 2 * (n - 1) - position
+    return np.where(position < 0, -position, np.where(is_inside, position, reflected_at_end))
 
 
 def sizes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Spatial sizes of the large side and of the small side of the convolution behind a layer at ``input_shape``.
+    """Spatial sizes of both sides of the convolution behind a layer at ``input_shape``: its large and its small side.
 
-    The large side is the input, or a transposed layer's output.
+    The large side is the input of the convolution, the small side its output; a stride makes it smaller. A transposed
+    layer is the adjoint of that convolution: its input is the small side.
 
     Raises
     ------
     GeometryError
-        Without a size, if the layer has no output there, or if there is no such layer.
+        If ``input_shape`` is None, if the layer has no output at this size, or if no such layer exists.
     """
     if spec.input_shape is None:
         raise GeometryError("the layer itself is a matrix at one size only: give input_shape.")
-    large, small = (_large_of(spec), spec.input_shape) if spec.transposed else (spec.input_shape, _small_of(spec))
+    if spec.transposed:
+        large = _large_of(spec)
+        small = spec.input_shape
+    else:
+        large = spec.input_shape
+        small = _small_of(spec)
     if any(m < 1 for m in (*large, *small)):
         raise GeometryError(
             f"the layer has no output at input_shape={spec.input_shape} (kernel {spec.kernel_shape}, padding "
@@ -75,14 +103,14 @@ def sizes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _small_of(spec: ConvSpec) -> tuple[int, ...]:
-    """Outputs of a convolution; less than 1 where there is none."""
+    """Numbers of outputs of a convolution along each axis; less than 1 if it has none."""
     assert spec.input_shape is not None
     axes = zip(spec.input_shape, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
     return tuple((n + sum(pads) - r * (k - 1) - 1) // s + 1 for n, k, s, r, pads in axes)
 
 
 def _large_of(spec: ConvSpec) -> tuple[int, ...]:
-    """Outputs of a transposed convolution; less than 1 where there is none."""
+    """Numbers of outputs of a transposed convolution along each axis; less than 1 if it has none."""
     assert spec.input_shape is not None
     axes = list(zip(spec.input_shape, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True))
     if spec.padding_mode == "zeros":
@@ -104,7 +132,7 @@ def shapes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def tables_of_axes(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[np.ndarray]:
-    """`axis_tables` of every axis."""
+    """The table of `axis_tables` for every axis of the convolution behind a layer."""
     return [
         axis_tables(axis.pixels, axis.outputs, axis.taps, axis.stride, axis.dilation, axis.before, spec.padding_mode)
         for axis in along_axes(large, small, spec)
@@ -112,22 +140,29 @@ def tables_of_axes(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpe
 
 
 def visible(spec: ConvSpec) -> np.ndarray | None:
-    """Taps that read a pixel at ``spec.input_shape``, shape (*kernel_shape); None where all do.
+    """Mask of the taps that read a pixel, and not only padding, at ``spec.input_shape``; None if all taps do.
 
-    The other taps are no part of the layer at that size, and must not set the scale of those that are.
+    The other taps are no part of the layer at that size, so they must not influence the scale of the kernel.
+
+    Returns
+    -------
+    array of bool, shape (*kernel_shape), or None
     """
     if spec.padding_mode != "zeros" or spec.input_shape is None:
         return None
     large, small = sizes_of(spec)
-    seen = np.ones(spec.kernel_shape, dtype=np.bool_)
+    reads_pixel = np.ones(spec.kernel_shape, dtype=np.bool_)
     for axis, (table, n) in enumerate(zip(tables_of_axes(large, small, spec), large, strict=True)):
-        read = (table < n).any(axis=1)
-        seen &= read.reshape((-1,) + (1,) * (spec.ndim - 1 - axis))
-    return None if seen.all() else seen
+        reads_pixel_of_axis = (table < n).any(axis=1)
+        reads_pixel &= reads_pixel_of_axis.reshape((-1,) + (1,) * (spec.ndim - 1 - axis))
+    return None if reads_pixel.all() else reads_pixel
 
 
 class Axis(NamedTuple):
-    """One axis of the convolution behind a layer; pixels are on its large side, outputs on its small one."""
+    """One axis of the convolution behind a layer: pixels are on its large side, outputs on its small side.
+
+    Tap t of output m reads the pixel ``stride * m + dilation * t - before``.
+    """
 
     pixels: int
     outputs: int

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
 
 def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...], ...]:
-    """Axes that go to the rows of each unfolding, as positions in (cout, cin, *spatial); cout always among them.
+    """For each unfolding of a kernel (cout, cin, *spatial), the axes that become its rows; axis 0 is always among them.
 
     Parameters
     ----------
+    ndim : int
+        Number d of spatial axes.
     every : bool
-        False: only the 2**d splits that separate cout from cin (the family of Fantastic Four). True: all 2**(d+1) - 1
-        splits into two non-empty sides.
+        Whether to return all 2**(d+1) - 1 splits of the axes into rows and columns; else only the 2**d splits with cout
+        in the rows and cin in the columns, which Fantastic Four takes.
     """
     spatial = range(2, 2 + ndim)
     spatial_subsets: list[tuple[int, ...]] = []
@@ -30,13 +32,26 @@ def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...],
 
 
 def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
-    """Reshape blocks into matrices whose rows are the given axes, shape (b, prod(rows), prod(columns))."""
+    """Reshape blocks (b, m, p, *kernel_shape) into matrices whose rows are the given axes, the rest being the columns.
+
+    Parameters
+    ----------
+    rows : tuple of int
+        Axes of one block (m, p, *kernel_shape), as in `unfolding_splits`.
+
+    Returns
+    -------
+    array, shape (b, product of the sizes of the row axes, product of the others)
+    """
     columns = tuple(axis for axis in range(blocks.ndim - 1) if axis not in rows)
     return unfold_in_order(blocks, rows, columns, xp=xp)
 
 
 def cin_last(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    """The axes of the columns with cin last: in this order several unfoldings are views of one copy."""
+    """The axes of the columns, given those of the rows, with cin last.
+
+    In this order several unfoldings of a kernel are views of one array.
+    """
     columns = [axis for axis in range(ndim) if axis not in rows]
     if 1 in columns:
         columns.remove(1)
@@ -51,7 +66,7 @@ def unfold_in_order(
     *,
     xp: Namespace,
 ) -> Array:
-    """`unfold` with the axes of the columns in a given order."""
+    """`unfold`, with the axes of the columns in the given order."""
     order = [axis + 1 for axis in (*rows, *columns)]
     row_count = math.prod(blocks.shape[axis + 1] for axis in rows)
     return xp.reshape(xp.permute_dims(blocks, (0, *order)), (blocks.shape[0], row_count, -1))
@@ -65,7 +80,20 @@ def outer_blocks(
     *,
     xp: Namespace,
 ) -> Array:
-    """Products u v^T of unfoldings as blocks of shape (m, p, *kernel_shape): one product, no axis is moved."""
+    """The matrices u v^T, which are unfoldings with the given row axes, reshaped back into blocks.
+
+    Parameters
+    ----------
+    u, v : arrays, shapes (b, rows) and (b, columns)
+    rows : tuple of int
+        Axes of the rows, as in `unfold`.
+    shape : tuple of int
+        (m, p, *kernel_shape) of one block.
+
+    Returns
+    -------
+    array, shape (b, *shape)
+    """
     row_shape = [size if axis in rows else 1 for axis, size in enumerate(shape)]
     column_shape = [1 if axis in rows else size for axis, size in enumerate(shape)]
     return xp.reshape(u, (u.shape[0], *row_shape)) * xp.reshape(v, (v.shape[0], *column_shape))

@@ -1,1 +1,1 @@
-"""One method on one problem, ready to run: where, in which precision, traced or not."""
+"""Programs: one method on one problem, ready to run on any array library, traced or not."""

@@ -1,7 +1,8 @@
-"""One method on one problem, ready to run: the unit that a backend executes, compiles, batches and differentiates.
+"""Programs: a method bound to one geometry, kernel shape and dtype, as a backend runs, compiles and differentiates it.
 
-A program knows no library. It turns a stack of the caller's kernels into canonical blocks, scales them by powers of
-two, calls the method, and undoes both, forwards and backwards. A backend only decides how to run it (`Backend.apply`).
+A program is independent of the array library. `Program.forward` turns a stack of kernels into blocks, scales them by
+powers of two, calls the method, and scales the results back; `Program.pullback` does the same for gradients. A backend
+decides how to run these two functions (`Backend.apply`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Ran(NamedTuple):
-    """What a program computed of kernels (*batch, *shape).
+    """The result of `Program.forward` for kernels (*batch, *shape).
 
     Parameters
     ----------
@@ -42,11 +43,11 @@ class Ran(NamedTuple):
     stats : tuple of arrays, each with leading axes batch
         In the order of ``method.stats``.
     residuals : tuple of arrays
-        What `Program.pullback` needs, with the batch flattened into one axis; never differentiated.
+        What `Program.pullback` needs, with the axes of the batch flattened into one; never differentiated.
     claims : callable, optional
-        The bounds of each kernel as claims, which are made when they are asked for: its bits are digested.
+        Returns the bounds of each kernel as claims. They are made when it is called, since that computes digests.
     known : bool
-        Whether the values were known when the program ran, so that it proved what it can prove.
+        Whether array values were known when the program ran (no tracer), so that methods could search and prove.
     """
 
     value: AnyArray
@@ -58,16 +59,20 @@ class Ran(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """A method bound to a geometry and a kernel's shape and dtype. Hashable; holds no arrays.
+    """A method bound to a geometry, a kernel's shape and a dtype. Hashable; contains no arrays.
 
     Parameters
     ----------
     key : str
-        What `program` finds it by.
+        Text from which `program` returns this program.
+    method : Method
+    spec : ConvSpec
     shape : tuple of int
         Shape of one kernel as the caller stores it.
     dtype : str
-        The kernel's dtype, short name.
+        Short name of the kernel's dtype, such as "float32".
+    needs : Needs
+        What the method asks for on this geometry.
     """
 
     key: str
@@ -82,7 +87,7 @@ class Program:
 
     @property
     def result_dtype(self) -> Literal["float32", "float64"]:
-        """float32 or float64: half-precision kernels are measured and answered in float32."""
+        """Dtype of the results: float64 for float64 kernels, else float32."""
         return check_dtype(self.dtype, self.shape)
 
     def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Ran:
@@ -91,9 +96,9 @@ class Program:
         Parameters
         ----------
         kernels : array, shape (*batch, *shape)
-            Any number of leading axes, none included.
+            With any number of leading axes, also without any.
         differentiated : bool
-            Whether the residuals are wanted.
+            Whether the residuals are needed.
         """
         run = self.execution(kernels, backend=backend)
         if self.needs.searches and run.traced:
@@ -104,21 +109,25 @@ class Program:
             return self._evaluate(kernels, run)
 
     def _evaluate(self, kernels: Array, run: ArrayOps) -> Ran:
-        xp, needs = run.xp, self.needs
+        """`forward` in the library of the kernels."""
+        xp = run.xp
+        needs = self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         if not run.traced:
             check_values(kernels, self.shape, backend=run.backend)
-        count, groups = math.prod(batch), self.parts
+        count = math.prod(batch)
+        groups = self.parts
         blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.dtype, run)
-        per_layer = self.spec.groups if needs.blocks else 1
-        layers = xp.reshape(blocks, (count, per_layer * math.prod(blocks.shape[1:])))
+        blocks_of_layer = self.spec.groups if needs.blocks else 1
+        layers = xp.reshape(blocks, (count, blocks_of_layer * math.prod(blocks.shape[1:])))
         exponent = xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
-        # Under a tracer nothing can be refused: a non-finite kernel then gets the value NaN, never a number.
-        nan_mask = xp.sum(layers * 0.0, axis=1) if run.traced else exponent
+        # Under a tracer a non-finite kernel cannot be refused. Its value shall be NaN: add NaN for such a layer, else
+        # 0.
+        nan_or_zero = xp.sum(layers * 0.0, axis=1) if run.traced else exponent
         if needs.scaled:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
-        found = self.method.forward(blocks, self.spec, ops=run)
+        evaluation = self.method.forward(blocks, self.spec, ops=run)
 
         def grouped(x: Array) -> Array:
             return xp.reshape(x, (count, groups, *x.shape[1:]))
@@ -131,39 +140,45 @@ class Program:
 
         def finish(x: Array, rounds: rounding.Rounds) -> Array:
             x = rounding.to_dtype(x, getattr(xp, self.result_dtype), rounds, xp=xp)
-            # Last of all: rounding down cuts at zero, and a comparison would turn NaN into a number.
-            return over_batch(x + xp.reshape(xp.astype(nan_mask, x.dtype), (-1,) + (1,) * (x.ndim - 1)))
+            # NaN is added last, since rounding down compares with zero, which would turn NaN into a number.
+            return over_batch(x + xp.reshape(xp.astype(nan_or_zero, x.dtype), (-1,) + (1,) * (x.ndim - 1)))
 
-        value, chosen = self.method.over_groups(unscaled(found.value), xp=xp)
+        value, chosen = self.method.over_groups(unscaled(evaluation.value), xp=xp)
         if self.factor > 1:
             value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
-        # What is told of one group is told of the one that attains the lower bound, where there is one.
-        named = dict(zip(self.method.stats, found.stats, strict=True))
-        lead = unscaled(named.get("lower", found.value))
-        lead = xp.max(xp.reshape(lead, (count, groups, math.prod(lead.shape[2:]))), axis=2)
-        index = xp.argmax(lead, axis=1)
+        # Some figures belong to one group: the one with the largest lower bound, or, without one, the largest value.
+        figures = dict(zip(self.method.stats, evaluation.stats, strict=True))
+        group_values = unscaled(figures.get("lower", evaluation.value))
+        group_values = xp.max(xp.reshape(group_values, (count, groups, math.prod(group_values.shape[2:]))), axis=2)
+        index = xp.argmax(group_values, axis=1)
         stats = []
         for name, rounds in self.method.stats.items():
+            figure = figures[name]
             if rounds is not None:
-                stats.append(finish(xp.max(unscaled(named[name]), axis=1), rounds))
+                stats.append(finish(xp.max(unscaled(figure), axis=1), rounds))
             elif name in _OVER_GROUPS:
-                stats.append(over_batch(getattr(xp, _OVER_GROUPS[name])(grouped(named[name]), axis=1)))
+                reduce = getattr(xp, _OVER_GROUPS[name])
+                stats.append(over_batch(reduce(grouped(figure), axis=1)))
             else:
-                stats.append(over_batch(arrays.pick(grouped(named[name]), index, xp=xp)))
-        residuals = found.residuals
+                stats.append(over_batch(arrays.pick(grouped(figure), index, xp=xp)))
+        residuals = evaluation.residuals
         if needs.narrow_gradient:
             residuals = self._at_most(residuals, run.own_dtype, xp=xp)
-        claims = partial(self._claims, found.claims, kernels, exponent, run) if found.claims else None
+        claims = partial(self._claims, evaluation.claims, kernels, exponent, run) if evaluation.claims else None
         return Ran(finish(value, needs.rounds), tuple(stats), (*residuals, chosen), claims, not run.traced)
 
     def _claims(
-        self, found: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, run: ArrayOps
+        self, scaled_claims: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, run: ArrayOps
     ) -> list[tuple[Lower, Upper]]:
-        """The bounds of the scaled blocks of each kernel, as its own."""
-        from specnorm.certified.bound import of_kernel  # for few
+        """Claims for each of the caller's kernels, from claims for the kernels times ``2**-exponent``."""
+        from specnorm.certified.bound import of_kernel  # imported here: few need it
 
-        each = zip(found, run.to_numpy(kernels).reshape(-1, *self.shape), run.to_numpy(exponent).tolist(), strict=True)
-        return [of_kernel(lower, upper, kernel, int(power)) for (lower, upper), kernel, power in each]
+        host_kernels = run.to_numpy(kernels).reshape(-1, *self.shape)
+        exponents = run.to_numpy(exponent).tolist()
+        claims = []
+        for (lower, upper), kernel, power in zip(scaled_claims, host_kernels, exponents, strict=True):
+            claims.append(of_kernel(lower, upper, kernel, int(power)))
+        return claims
 
     def pullback(
         self, residuals: tuple[AnyArray, ...], cotangent: AnyArray, *, dtype: str | None = None, backend: Backend
@@ -176,7 +191,7 @@ class Program:
             From `forward`.
         cotangent : array, shape (*batch, *value_shape)
         dtype : str, optional
-            Of the gradient; the kernels' own unless given.
+            Dtype of the gradient; default that of the kernels.
 
         Returns
         -------
@@ -185,36 +200,44 @@ class Program:
         xp = backend.namespace(cotangent)
         batch = cotangent.shape[: cotangent.ndim - len(self.value_shape)]
         with arithmetic.exact(cotangent, backend=backend):
-            working = arrays.real_dtype(residuals[0], xp=xp)
-            cotangent = xp.reshape(xp.astype(cotangent, working) * self.factor, (math.prod(batch), *self.value_shape))
-            *residuals, chosen = residuals  # type: ignore[assignment]
-            parts = self.method.to_groups(cotangent, chosen, self.parts, xp=xp)
-            parts = xp.reshape(parts, (math.prod(batch) * self.parts, *parts.shape[2:]))
-            gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
+            working_dtype = arrays.real_dtype(residuals[0], xp=xp)
+            cotangent = xp.astype(cotangent, working_dtype) * self.factor
+            cotangent = xp.reshape(cotangent, (math.prod(batch), *self.value_shape))
+            *method_residuals, chosen = residuals
+            group_cotangents = self.method.to_groups(cotangent, chosen, self.parts, xp=xp)
+            shape = (math.prod(batch) * self.parts, *group_cotangents.shape[2:])
+            group_cotangents = xp.reshape(group_cotangents, shape)
+            gradient = self.method.pullback(tuple(method_residuals), group_cotangents, self.spec, xp=xp)
             restore = polyphase.from_blocks if self.needs.blocks else polyphase.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
 
     @staticmethod
     def _at_most(residuals: tuple[Array, ...], dtype: str, *, xp: Namespace) -> tuple[Array, ...]:
-        """Residuals in a given precision at most: a gradient in float64 would be twice a float32 kernel."""
-        if dtype == "float64":
-            return residuals
-        pairs = ((xp.float64, xp.float32), (xp.complex128, xp.complex64))
-        return tuple(next((xp.astype(x, lower) for wide, lower in pairs if x.dtype == wide), x) for x in residuals)
+        """Convert double-precision residuals to single precision, unless ``dtype`` is float64, to save memory."""
+
+        def narrowed(x: Array) -> Array:
+            if x.dtype == xp.float64:
+                return xp.astype(x, xp.float32)
+            if x.dtype == xp.complex128:
+                return xp.astype(x, xp.complex64)
+            return x
+
+        return residuals if dtype == "float64" else tuple(narrowed(x) for x in residuals)
 
     @property
     def parts(self) -> int:
-        """Answers that the method gives for one layer, of which the largest counts."""
+        """Number of answers of the method for one layer: 1, or one for each group, of which the largest is taken."""
         return 1 if self.needs.by_layer else self.spec.groups
 
     @property
     def factor(self) -> float:
-        """What padding that repeats pixels multiplies an upper value by (to nearest; counted where it is used)."""
-        lifts = self.needs.rounds == "up" and self.needs.blocks
-        return math.sqrt(self.spec.padding_gain_sq) if lifts else 1.0
+        """Factor of the padding for upper bounds of the blocks, rounded to nearest; 1 for other values."""
+        is_bound_of_blocks = self.needs.rounds == "up" and self.needs.blocks
+        return math.sqrt(self.spec.padding_gain_sq) if is_bound_of_blocks else 1.0
 
     def _blocks(self, kernels: Array, dtype: str, run: ArrayOps) -> Array:
+        """What the method gets: blocks, or kernels in torch's order with the taps that read no pixel set to 0."""
         xp = run.xp
         kernels = xp.astype(kernels, getattr(xp, dtype), copy=False)
         if self.needs.blocks:
@@ -223,22 +246,22 @@ class Program:
         visible = taps.visible(self.spec)
         if visible is None:
             return kernels
-        # As a factor, which leaves NaN what it is.
+        # Multiplied, not masked, so that NaN stays NaN.
         return kernels * run.from_numpy(visible.astype(dtype)[None, None, None], kernels)
 
     @property
     def value_shape(self) -> tuple[int, ...]:
-        """Shape of one kernel's value: () for a norm, (r,) for methods with several values."""
+        """Shape of the value of one kernel: () for a norm, (r,) for methods with several values."""
         return self.needs.value_shape
 
     def execution(self, kernels: AnyArray, *, backend: Backend, training: bool = False) -> ArrayOps:
-        """Where and in which precision the program runs on these kernels.
+        """The array operations for a run on these kernels: library, device and dtype of the computation.
 
         Raises
         ------
         BackendError
-            For a float64 kernel under a tracer of a library that computes in float32: rounded to fit, it would be
-            another kernel.
+            For a float64 kernel under a tracer of a library that computes in float32: rounding it would change the
+            kernel.
         """
         run = ArrayOps.of(backend, kernels, self.needs, self.result_dtype, training=training)
         if run.traced and run.too_wide:
@@ -249,30 +272,34 @@ class Program:
         return run
 
     def computed_in(self, kernels: AnyArray, *, backend: Backend) -> str:
-        """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
+        """Dtype of the computation, with "on the host" appended if it does not run on the kernel's device."""
         return self.execution(kernels, backend=backend).computed_in
 
     def _on_host(self, kernels: AnyArray, run: ArrayOps, differentiated: bool) -> Ran:
-        """Run in NumPy and bring everything back; recorded in the result."""
+        """`forward` in NumPy, with the results copied to the device of the kernels."""
         backend = run.backend
         value, stats, residuals, claims, _ = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
-        # Where the device has no float64 the bounds are rounded once more, outward; the rest may lose digits.
-        to_device = {} if run.wide_dtype == "float64" else {"float64": "float32", "complex128": "complex64"}
-        # The backward runs over there, in the dtype of the residuals: a wide one where float32 products lose digits.
-        lossy = run.own_dtype != self.result_dtype
-        to_products = {"float32": "float64", "complex64": "complex128"} if lossy else to_device
+        # If the device has no float64, bounds are rounded outward once more; other numbers may lose digits.
+        narrow_dtypes = {"float64": "float32", "complex128": "complex64"}
+        wide_dtypes = {"float32": "float64", "complex64": "complex128"}
+        result_dtypes = {} if run.wide_dtype == "float64" else narrow_dtypes
+        # `pullback` runs on the device, in the dtype of the residuals: a wide one if float32 products lose digits
+        # there.
+        products_lose_digits = run.own_dtype != self.result_dtype
+        residual_dtypes = wide_dtypes if products_lose_digits else result_dtypes
 
-        def back(x: AnyArray, change: dict[str, str], rounds: rounding.Rounds | None = None) -> AnyArray:
-            wanted = change.get(x.dtype.name) if change else None
-            if wanted and rounds:
-                x = rounding.to_dtype(x, getattr(np, wanted), rounds, xp=backend.host().namespace(x))
-            return backend.from_numpy(x.astype(wanted) if wanted else x, kernels)
+        def to_device(x: AnyArray, dtypes: dict[str, str], rounds: rounding.Rounds | None = None) -> AnyArray:
+            new_dtype = dtypes.get(x.dtype.name) if dtypes else None
+            if new_dtype and rounds:
+                x = rounding.to_dtype(x, getattr(np, new_dtype), rounds, xp=backend.host().namespace(x))
+            return backend.from_numpy(x.astype(new_dtype) if new_dtype else x, kernels)
 
+        roundings = self.method.stats.values()
         return Ran(
-            back(value, to_device, self.needs.rounds),
-            tuple(back(x, to_device, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
-            tuple(back(x, to_products) for x in residuals) if differentiated else (),
+            to_device(value, result_dtypes, self.needs.rounds),
+            tuple(to_device(x, result_dtypes, rounds) for x, rounds in zip(stats, roundings, strict=True)),
+            tuple(to_device(x, residual_dtypes) for x in residuals) if differentiated else (),
             claims,
         )
 
@@ -281,26 +308,31 @@ _OVER_GROUPS = {
     "proven": "all", "converged": "all", "refuted": "any",
     "cells": "sum", "frequencies": "sum", "levels": "max", "iterations": "max",
 }  # fmt: skip
-"""How figures that are no norms are reduced over groups; of others, one group's is told."""
+"""Reductions over the groups of a layer, for figures that do not scale with the kernel. A figure that is not listed is
+that of one group."""
 
 
 def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
-    """Refuse non-finite values, and what the processor would take for zero; for concrete arrays only.
+    """Refuse kernels (*batch, *shape) with known values that contain non-finite or, with flushing on, tiny numbers.
 
     Raises
     ------
-    KernelError, BackendError
+    KernelError
+        If a value is NaN or infinite.
+    BackendError
+        If the processor replaces subnormal numbers by zero, and that could change the norm.
     """
     with np.errstate(all="ignore"):
         xp = backend.namespace(kernels)
-        finite = xp.isfinite(kernels)
-        if not bool(xp.all(finite)):
-            count = int(xp.sum(xp.astype(~finite, xp.int32)))
+        is_finite = xp.isfinite(kernels)
+        if not bool(xp.all(is_finite)):
+            count = int(xp.sum(xp.astype(~is_finite, xp.int32)))
             raise KernelError(
                 f"kernel of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
                 "Expected finite numbers: look where the training diverged, or at how the file was read."
             )
-    if not arithmetic.flushes() or not (backend.numpy_view(kernels) or backend.host() is backend):
+    computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
+    if not arithmetic.flushes() or not computes_on_this_processor:
         return
     if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
         raise BackendError(
@@ -311,15 +343,16 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
 
 
 LIMIT = 1024
-"""Programs that are kept for their next use, about 1 MB; one that is still referred to is found beyond that."""
+"""Number of programs in the cache, which then takes about 1 MB."""
 
-
-# The programs used last are kept; an older one lives as long as somebody holds it (an autograd graph does); one in a
-# compiled graph for ever.
 _programs: dict[str, Program] = {}
+"""The cache of programs by their keys, in the order of their last use; at most `LIMIT`, besides compiled ones."""
 _alive: weakref.WeakValueDictionary[str, Program] = weakref.WeakValueDictionary()
+"""All programs to which anything refers, such as the cache or an autograd graph."""
 _compiled: set[str] = set()
-_keys: dict[str, str] = {}  # of a problem as it was written: the checked key
+"""Keys of programs in compiled graphs, which are never dropped from the cache."""
+_keys: dict[str, str] = {}
+"""The key of each problem that was validated, by a text of the problem as the caller wrote it."""
 _lock = threading.Lock()
 
 
@@ -330,20 +363,23 @@ def program_for(
     geometry: tuple[tuple[str, Any], ...],
     kind: type[Program] = Program,
 ) -> Program:
-    """Validate a problem and return its program; the same object for the same problem, however it is written.
+    """Validate a problem and return its program; equal problems, however written, have the same program.
 
     Parameters
     ----------
     shape : tuple of int
-        Of one kernel, as the caller stores it.
+        Shape of one kernel, as the caller stores it.
     dtype : str
-        As the library prints it.
+        The kernel's dtype as its library prints it, such as "torch.float32".
+    geometry : tuple of pairs
+        Keywords and values of `Geometry`.
     kind : type
         `Program`, or `stepping.SteppedProgram`.
 
     Raises
     ------
     KernelError, GeometryError, MethodError
+        If the kernel, the geometry or the method does not fit.
     """
     # Compilers run functions marked as constant while tracing, but hand over plain values faithfully, objects not
     # (torch 2.13 replaces a dataclass by its defaults). So the method travels as its class and its values.
@@ -353,16 +389,17 @@ def program_for(
 
 
 def program(key: str) -> Program:
-    """Return the program behind a `Program.key`: one of the last `LIMIT`, or one that is still referred to."""
+    """Return the program with a `Program.key`, if it is in the cache or something refers to it."""
     return _alive[key]
 
 
 def keep(key: str) -> Program:
-    """`program`, kept for ever: for graphs of a compiler, which hold nothing of it but the key."""
+    """As `program`, and never drop it from the cache: a compiled graph contains nothing of the program but its key."""
     with _lock:
-        found = _programs[key] = _alive[key]
+        kept_program = _alive[key]
+        _programs[key] = kept_program
         _compiled.add(key)
-    return found
+    return kept_program
 
 
 def _field_names(cls: type[Method]) -> tuple[str, ...]:
@@ -377,13 +414,15 @@ def _program_key(
     dtype: str,
     geometry: tuple[tuple[str, Any], ...],
 ) -> str:
-    # The class by identity too: a class that was defined anew under the same name is another method.
+    """The key of a validated problem, whose program is in the cache afterwards."""
+    # With the identity of the class: a class that was defined again under the same name is another method.
     method_key = (kind.__name__, cls.__module__, cls.__qualname__, id(cls), values)
-    written = repr((method_key, shape, dtype, geometry))
+    problem_as_written = repr((method_key, shape, dtype, geometry))
     with _lock:
-        key = _keys.get(written)
+        key = _keys.get(problem_as_written)
         if key is not None and key in _programs:
-            _programs[key] = _programs.pop(key)  # to the end: used last
+            # Move it to the end: it was used last.
+            _programs[key] = _programs.pop(key)
             return key
     short = dtype.rpartition(".")[2]
     check_dtype(short, shape)
@@ -392,20 +431,21 @@ def _program_key(
     method = cls(**dict(zip(_field_names(cls), values, strict=True)))
     method.check(spec)
     with _lock:
-        found = _alive.setdefault(key, kind(key, method, spec, shape, short))
+        new_program = _alive.setdefault(key, kind(key, method, spec, shape, short))
         _programs.pop(key, None)
-        _keys[written], _programs[key] = key, found
-        _forget()
+        _programs[key] = new_program
+        _keys[problem_as_written] = key
+        _drop_oldest()
     return key
 
 
-def _forget() -> None:
-    """Drop what was used longest ago, beyond `LIMIT`; what compiled graphs need does not count."""
-    old = [key for key in _programs if key not in _compiled]
-    for key in old[: max(0, len(old) - LIMIT)]:
+def _drop_oldest() -> None:
+    """Drop the programs that were used longest ago, so that `LIMIT` remain besides those in compiled graphs."""
+    droppable = [key for key in _programs if key not in _compiled]
+    for key in droppable[: max(0, len(droppable) - LIMIT)]:
         del _programs[key]
-    for written in list(_keys)[: max(0, len(_keys) - LIMIT)]:
-        del _keys[written]
+    for problem_as_written in list(_keys)[: max(0, len(_keys) - LIMIT)]:
+        del _keys[problem_as_written]
 
 
 _field_names._dynamo_marked_constant = True  # type: ignore[attr-defined]

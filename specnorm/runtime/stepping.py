@@ -1,4 +1,4 @@
-"""Training steps of a program: a state of vectors beside the kernels, moved by a sweep or two."""
+"""Programs with a training state, which is moved by a sweep or two in each training step."""
 
 from __future__ import annotations
 
@@ -24,35 +24,39 @@ class SteppedProgram(Program):
 
     @property
     def stepped(self) -> Stepped:
-        """The method."""
+        """The method, with its type known to be `Stepped`."""
         return cast(Stepped, self.method)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of the arrays that a step keeps for one kernel; the first axis is its groups'."""
-        lead = self.spec.groups if self.needs.blocks else 1
-        return {name: (lead, *shape) for name, shape in self.stepped.state_shapes(self.spec).items()}
+        """Names and shapes of the state's arrays for one kernel; their first axis is that of its groups."""
+        blocks_of_layer = self.spec.groups if self.needs.blocks else 1
+        return {name: (blocks_of_layer, *shape) for name, shape in self.stepped.state_shapes(self.spec).items()}
 
     def init(self, kernels: AnyArray, *, backend: Backend) -> tuple[AnyArray, ...]:
-        """Training state of a batch of kernels (*batch, *shape): the arrays of `state_shapes`, leading axes batch."""
+        """The first state for kernels (*batch, *shape): the arrays of `state_shapes`, with leading axes batch."""
         run = self.execution(kernels, backend=backend, training=True)
         if run.in_numpy:
-            found = self.init(backend.to_numpy(kernels), backend=backend.host())
-            return tuple(backend.from_numpy(x, kernels) for x in found)
+            host_state = self.init(backend.to_numpy(kernels), backend=backend.host())
+            return tuple(backend.from_numpy(x, kernels) for x in host_state)
         xp = run.xp
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         with arithmetic.exact(kernels, backend=backend):
             if not run.traced:
                 check_values(kernels, self.shape, backend=backend)
             blocks, _ = self._scaled_blocks(kernels, run)
-            found = self.stepped.start(blocks, self.spec, ops=run)
+            block_states = self.stepped.start(blocks, self.spec, ops=run)
             dtype = getattr(xp, self.result_dtype)
             shapes = self.state_shapes().values()
-            return tuple(xp.reshape(xp.astype(x, dtype), (*batch, *n)) for x, n in zip(found, shapes, strict=True))
+            return tuple(
+                xp.reshape(xp.astype(x, dtype), (*batch, *shape)) for x, shape in zip(block_states, shapes, strict=True)
+            )
 
     def step(
         self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int, backend: Backend
     ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
-        """Move the state by a few sweeps; values are not looked at, and a non-finite kernel has the value NaN.
+        """Move the state by a few sweeps, and evaluate the method at the new state.
+
+        Kernels are not checked: a non-finite one has the value NaN.
 
         Parameters
         ----------
@@ -64,29 +68,27 @@ class SteppedProgram(Program):
         -------
         value : array, shape batch
         gradient : array, shape (*batch, *shape)
-            In the result's dtype, the vectors held constant.
+            Gradient of the value for a constant state, in the result's dtype.
         state : tuple of arrays
-            Shapes and dtypes as given.
+            In the shapes and dtypes of the given state.
         """
         run = self.execution(kernels, backend=backend, training=True)
         xp = run.xp
         if run.in_numpy:
-            there = tuple(map(backend.to_numpy, state))
-            value, gradient, after = self.step(backend.to_numpy(kernels), there, sweeps=sweeps, backend=backend.host())
-            moved = tuple(
-                xp.astype(backend.share_numpy(new, kernels), old.dtype, copy=False)
-                for new, old in zip(after, state, strict=True)
-            )
-            return backend.share_numpy(value, kernels), backend.share_numpy(gradient, kernels), moved
+            return self._step_on_host(kernels, state, sweeps, run)
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         with arithmetic.exact(kernels, backend=backend):
             blocks, exponent = self._scaled_blocks(kernels, run)
-            inside = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[len(batch) + 1 :])), blocks.dtype) for x in state)
-            found, after = self.stepped.advance(blocks, inside, self.spec, sweeps=sweeps, ops=run)
-            del blocks  # the gradient is as large
-            per_group = xp.reshape(found.value, (math.prod(batch), self.parts))
-            value, chosen = self.method.over_groups(per_group, xp=xp)
-            value, dtype = arrays.unscale(value, exponent, xp=xp), getattr(xp, self.result_dtype)
+            block_states = tuple(
+                xp.astype(xp.reshape(x, (-1, *x.shape[len(batch) + 1 :])), blocks.dtype) for x in state
+            )
+            evaluation, new_block_states = self.stepped.advance(blocks, block_states, self.spec, sweeps=sweeps, ops=run)
+            # The gradient is as large as the blocks: free their memory.
+            del blocks
+            by_group = xp.reshape(evaluation.value, (math.prod(batch), self.parts))
+            value, chosen = self.method.over_groups(by_group, xp=xp)
+            value = arrays.unscale(value, exponent, xp=xp)
+            dtype = getattr(xp, self.result_dtype)
             if self.stepped.bounds_at_every_step:
                 if self.factor > 1:
                     value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
@@ -95,23 +97,42 @@ class SteppedProgram(Program):
                 value = xp.astype(value * self.factor, dtype)
             value = xp.reshape(value, batch)
             ones = xp.ones_like(value)
-            gradient = self.pullback((*found.residuals, chosen), ones, dtype=self.result_dtype, backend=backend)
-            moved = tuple(
-                xp.astype(xp.reshape(new, old.shape), old.dtype) for new, old in zip(after, state, strict=True)
+            residuals = (*evaluation.residuals, chosen)
+            gradient = self.pullback(residuals, ones, dtype=self.result_dtype, backend=backend)
+            new_state = tuple(
+                xp.astype(xp.reshape(new, old.shape), old.dtype)
+                for new, old in zip(new_block_states, state, strict=True)
             )
-            return value, gradient, moved
+            return value, gradient, new_state
+
+    def _step_on_host(
+        self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int, run: ArrayOps
+    ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
+        """`step` in NumPy; the results are arrays of the kernels' library."""
+        backend = run.backend
+        host_kernels = backend.to_numpy(kernels)
+        host_state = tuple(map(backend.to_numpy, state))
+        value, gradient, new_host_state = self.step(host_kernels, host_state, sweeps=sweeps, backend=backend.host())
+        new_state = tuple(
+            run.xp.astype(backend.share_numpy(new, kernels), old.dtype, copy=False)
+            for new, old in zip(new_host_state, state, strict=True)
+        )
+        return backend.share_numpy(value, kernels), backend.share_numpy(gradient, kernels), new_state
 
     def attached(self, kernels: AnyArray, value: AnyArray, gradient: AnyArray, *, backend: Backend) -> AnyArray:
-        """Return the value with its gradient, as the plain product that every library can differentiate."""
+        """Return the value, with ``gradient`` as its derivative for the library's automatic differentiation.
+
+        The inner product of kernels and constant gradient is added and, as a constant, subtracted.
+        """
         xp = backend.namespace(kernels)
         with arithmetic.exact(kernels, backend=backend):
             size = math.prod(self.shape)
             flat = xp.reshape(xp.astype(kernels, gradient.dtype), (*value.shape, 1, size))
-            slope = xp.matmul(flat, xp.reshape(gradient, (*value.shape, size, 1)))[..., 0, 0]
-            return value + (slope - backend.detach(slope))
+            linear_part = xp.matmul(flat, xp.reshape(gradient, (*value.shape, size, 1)))[..., 0, 0]
+            return value + (linear_part - backend.detach(linear_part))
 
     def _scaled_blocks(self, kernels: Array, run: ArrayOps) -> tuple[Array, Array]:
-        """Blocks of a batch in the kernels' own precision, each layer scaled by a power of two, and its exponent."""
+        """Blocks of a batch in the kernels' dtype, each layer scaled by ``2**-exponent``, and exponents (count,)."""
         xp = run.xp
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
         blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.own_dtype, run)
@@ -119,7 +140,7 @@ class SteppedProgram(Program):
             return blocks, xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
         layers = xp.reshape(blocks, (count, -1))
         if run.concrete and not run.asynchronous:
-            # What is within 2**16 of 1 already is not copied.
+            # Layers whose norms are between 2**-16 and 2**16 are not scaled, which saves a copy.
             squares = xp.vecdot(layers, layers)
             if xp.all((squares * 2.0**32 > 1) & (squares < 2.0**32)):
                 return blocks, xp.zeros_like(squares)
@@ -130,13 +151,14 @@ class SteppedProgram(Program):
 def stepped_program(
     method: Method, shape: tuple[int, ...], dtype: str, geometry: tuple[tuple[str, Any], ...]
 ) -> SteppedProgram:
-    """`program_for` a method that is to be stepped.
+    """`program_for` a method with a training state.
 
     Raises
     ------
     KernelError, GeometryError
+        As `program_for`.
     MethodError
-        If it cannot be.
+        If the method has no training state, in general or on this geometry.
     """
     if not isinstance(method, Stepped):
         raise MethodError(

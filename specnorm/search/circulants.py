@@ -20,6 +20,7 @@ from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.clock import Clock, OutOfTime
+from specnorm.numerics import costs
 from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.taps import sizes_of
 from specnorm.search import tuning as knobs
@@ -337,6 +338,8 @@ class DeflatedCirculant:
     def _waves_above(self, points: Frequencies, threshold: float) -> DeflatedModes | None:
         """Singular triples above a threshold, scaled to take off what is above it; None where they are too many."""
         xp, ops = self.xp, self.ops
+        first, second = self.kernel.shape[1:3]
+        self.clock.require(len(points) * first * second * min(first, second))
         symbol = Symbol(self.kernel, points, ops=ops).matrices()[0, ...]
         is_wide = symbol.shape[-1] > symbol.shape[-2]
         tall = arrays.adjoint(symbol, xp=xp) if is_wide else symbol
@@ -380,5 +383,6 @@ class DeflatedCirculant:
         return xp.concat(chunks, axis=0)
 
     def _all_eigenvectors(self, gram: Array) -> Array:
-        self.clock.check()
+        count, side = gram.shape[:2]
+        self.clock.require(count * costs.eigh_work(side, is_complex=True))
         return self.xp.linalg.eigh(gram)[1]

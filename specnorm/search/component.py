@@ -13,6 +13,8 @@ from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortes
 from specnorm.certified.layer.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
 from specnorm.certified.layer.own_matrix import quotients
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.clock import RATE
+from specnorm.numerics import costs
 from specnorm.numerics.lanczos import Plan, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem.layer_map import Convolution
@@ -206,9 +208,10 @@ class ComponentSearch:
         """
         group = self.torus_result.block
         kernel = self.kernels[group : group + 1, ...]
-        if self._needs_no_vectors(steps, most_entries):
+        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, knobs.TUNING.wave_time / 2)
+        if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
             return self._by_wave_sum(kernel, group)
-        sums_waves = self._has_wave_sums and self._least_pixels >= knobs.TUNING.wave_sum_pixels
+        sums_waves = wave_sum_in_time and self._has_wave_sums and self._least_pixels >= knobs.TUNING.wave_sum_pixels
         if sums_waves and steps == knobs.TUNING.wave_steps:
             steps = 0
         restriction = self._restricted(steps, most_entries)
@@ -218,7 +221,8 @@ class ComponentSearch:
             vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
         else:
             vectors = windowed_wave(kernel, single, angles, ops=self.ops)
-        if steps > 0 and not self.problem.clock.expired:
+        work_of_lanczos = 2 * steps * math.prod(axis.pixels for axis in restriction.axes) * math.prod(kernel.shape)
+        if steps > 0 and not self.problem.clock.expired and self.problem.clock.affords(work_of_lanczos):
             vectors = self._after_lanczos(vectors, kernel, single, steps)
         layer = Convolution(kernel, single, budget=self._patch_memory, ops=self.ops)
         (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
@@ -243,6 +247,14 @@ class ComponentSearch:
         return reads_zeros(self.spec) and set(self.spec.stride) == {1}
 
     @property
+    def _wave_sum_work(self) -> float:
+        """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles an axis."""
+        first, second, *kernel_shape = self.kernels.shape[1:]
+        smaller = min(first, second)
+        work_of_one = max(first, second) * smaller**2 + costs.eigh_work(smaller, is_complex=True)
+        return 2 ** sum(taps > 1 for taps in kernel_shape) * work_of_one
+
+    @property
     def _least_pixels(self) -> int:
         """Pixels of the shortest axis with more than one tap; 0 if there is none."""
         axes = zip(self.component.axes, self.spec.kernel_shape, strict=True)
@@ -254,9 +266,12 @@ class ComponentSearch:
         return self.ops.memory // 4
 
     def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
-        """The component, or a restriction of it that so many steps on so many entries allow."""
+        """The component, or a restriction of it that so many steps on so many entries, and the time limit, allow."""
         channels = max(self.single.stored_channels)
-        return self.component.restricted(most_entries / (max(steps, 1) * channels))
+        pixels = most_entries / (max(steps, 1) * channels)
+        time_limit = self.problem.clock.seconds
+        work_of_pixel = knobs.TUNING.wave_passes * math.prod(self.kernels.shape[1:])
+        return self.component.restricted(min(pixels, knobs.TUNING.wave_time * time_limit * RATE / work_of_pixel))
 
     def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
         """Whether a quotient of a sum of waves, which is no vector, is as good as Lanczos, and no vector is wanted."""

@@ -49,5 +49,5 @@ def isometry_of_blocks(
     # The rest of the tolerance is for the roundings of the lags.
     norm, _ = enclose_blocks(norm_problem(problem, of.kernel, _SHARE * problem.rtol, sizes), ops=ops)
     unread = uncut.has_unread_pixels(problem.spec)
-    lower, upper = rule.isometry_ends(of, norm.lower, known(norm.upper), unread=unread, beyond=beyond)
+    lower, upper = rule.isometry_ends(of, norm.lower, known(norm.upper), unread_pixels=unread, scale_exponent=beyond)
     return lower, upper, norm

@@ -16,6 +16,7 @@ import numpy as np
 from specnorm.certified.bound import finite
 from specnorm.certified.layer.circulant import reads_zeros
 from specnorm.certified.layer.components import norms_of_parts, norms_of_patch, polyphase_components
+from specnorm.clock import RATE
 from specnorm.problem.layer_map import Convolution
 from specnorm.result import BoundSource
 from specnorm.search import layer_tuning as knobs
@@ -165,7 +166,7 @@ def _deflation(layer: ComponentSearch, bounds: LayerBounds, *, few: bool) -> Lay
 def own_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     """Factorise the Gram matrices of the open groups, in some seconds, if `small_matrix` did not."""
     clock = layer.problem.clock
-    affordable = min(knobs.TUNING.late_work, knobs.TUNING.work_per_second * max(clock.left, 0.0))
+    affordable = min(knobs.TUNING.late_work, RATE * max(clock.left, 0.0))
     if layer.is_small or clock.expired or layer.matrix_work(bounds) > affordable:
         return bounds
     return bounds.intersect(layer.by_matrix(layer.open_groups(bounds).numbers, bounds.lower.value))

@@ -17,8 +17,12 @@ class LayerTuning(NamedTuple):
     """Work of a matrix proof up to which it follows the first circulant: less than a second."""
     late_work: float = 3e10
     """Work of a matrix proof up to which it is tried where nothing else came close enough: some seconds."""
-    work_per_second: float = 1e10
-    """Multiplications in a second. A proof that would take longer than the time left is not begun."""
+    wave_time: float = 0.2
+    """Part of the time limit that the lower bound near the supremum's wave may take; the search leaves it. A layer that
+    would take longer is restricted to fewer pixels."""
+    wave_passes: float = 4.0
+    """Products with the layer that this bound takes without Lanczos: a wave's image, its quotient, and the kernel's
+    gradient, with the copies."""
     deflation_work: float = 2e8
     """Work of a matrix proof from which a circulant is deflated first."""
     deflation_groups: int = 12

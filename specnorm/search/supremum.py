@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from specnorm.certified.layer.circulant import reads_zeros
 from specnorm.certified.layer.components import polyphase_components
+from specnorm.clock import RATE
 from specnorm.problem import polyphase
+from specnorm.problem.taps import shapes_of
 from specnorm.search import layer_tuning as knobs
 from specnorm.search.enclosing import search_torus
 from specnorm.search.result import Problem
@@ -56,10 +58,19 @@ class Supremum:
 
     def _search(self, rtol: float) -> tuple[Search, SearchResult]:
         problem = self._problem
+        # The lower bound at the size follows, however the search ends.
+        clock = problem.clock.before(min(self._seconds_of_wave(), knobs.TUNING.wave_time * problem.clock.seconds))
         return search_torus(
-            Problem(self._blocks(), self._spec_of_all_sizes, rtol, problem.max_cells, problem.clock),
+            Problem(self._blocks(), self._spec_of_all_sizes, rtol, problem.max_cells, clock),
             ops=self._ops,
         )
+
+    def _seconds_of_wave(self) -> float:
+        """Seconds of the lower bound near the supremum's wave, on all pixels of a group."""
+        kernel = self._problem.kernel
+        pixels = max(math.prod(shape[1:]) for shape in shapes_of(self._problem.spec))
+        work = knobs.TUNING.wave_passes * math.prod(kernel.shape) / self._problem.spec.groups * pixels
+        return work / RATE
 
     def _blocks(self) -> Array:
         """Blocks of the whole layer, as they are searched."""

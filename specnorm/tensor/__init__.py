@@ -1,1 +1,1 @@
-"""The multilinear form behind the tensor-norm bound: its maximisation and its tracking in training."""
+"""The multilinear form of the tensor-norm bound TN: its maximisation, proof, and tracking in training."""

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class AlternationTuning(NamedTuple):
-    """How long to go on, and with what. It decides on time and how near the maximum a value comes."""
+    """When iterates are dropped and when the iteration stops. It affects time, and the distance from the maximum."""
 
     halving: tuple[tuple[int, int], ...] = ((2, 8), (4, 4))
-    """Pairs (sweeps, iterates): after so many sweeps the best iterates go on, so many. Two sweeps tell those that have
-    a chance from the rest."""
+    """Pairs (sweeps, iterates): after so many sweeps, keep so many of the best iterates. Two sweeps are enough to rank
+    them roughly."""
     patience: float = 30
-    """Sweeps within which an iterate that gains as it last did must reach the highest; else the others do not wait for
-    it."""
+    """An iterate that, with its last gain per sweep, would not reach the best one within so many sweeps does not keep
+    the iteration going."""
     largest_ratio: float = 0.97
-    """Largest rate of convergence that an extrapolation assumes: a sweep then begins 32 changes ahead at most."""
+    """Largest rate of convergence that an extrapolation assumes: it goes at most 32 times the last change ahead."""
     float32_tolerance: float = 2e-7
     """Relative gain in a sweep below which an iterate has converged in float32: two roundings."""
     float64_tolerance: float = 1e-13
@@ -41,23 +41,26 @@ def maximise(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, list[Array], Array]:
-    """Alternate from starts (b, s, ...), and keep the best iterate of each block.
+    """Maximise the form of each block by alternation from s starts, and return the best iterate.
 
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
     v : array, shape (b, s, p)
+        Right vectors of the starts.
     modes : list of arrays, shape (b, s, k_j)
+        Spatial vectors of the starts, one array for each axis.
     max_iter : int
-        Most sweeps.
+        Largest number of sweeps.
 
     Returns
     -------
     value : array, shape (b,)
         The form's value times the root of the number of taps, raised by its rounding.
     vectors : list of arrays
-        u, v and the outer product of the spatial vectors, (b, n) each.
+        u, v and the outer product of the spatial vectors; shapes (b, m), (b, p) and (b, taps).
     sweeps : integer array, shape ()
+        Number of sweeps taken.
     """
     xp = ops.xp
     form, value, v, modes, count = alternate(blocks, v, modes, max_iter, ops=ops)
@@ -77,10 +80,19 @@ def alternate(
     *,
     ops: ArrayOps,
 ) -> tuple[Form, Array, Array, list[Array], Array]:
-    """Sweep to convergence: the form, values and vectors of the iterates left, and the number of sweeps.
+    """Sweep to convergence, with Aitken extrapolation; parameters as in `maximise`.
 
-    In rounds of three sweeps: alternation converges geometrically, so each round begins where the last changes point
-    to, unless the value is lower there (Aitken).
+    Alternation converges geometrically. So before every third sweep the vectors are extrapolated along their last
+    change; where the value decreases by that, the extrapolation is discarded.
+
+    Returns
+    -------
+    form : Form
+    value : array, shape (b, iterates)
+        The form's values, without the root of the number of taps.
+    v, modes : array and list of arrays
+        Right and spatial vectors of the remaining iterates.
+    sweeps : integer array, shape ()
     """
     xp = ops.xp
     form = Form(blocks, ops=ops)
@@ -96,16 +108,18 @@ def alternate(
     tolerance = TUNING.float32_tolerance if is_float32 else TUNING.float64_tolerance
     length = 1 + len(modes)
 
+    # The state: number of sweeps, last relative gains, steps ahead for the extrapolation (in units of the last change),
+    # values, vectors, and the vectors one sweep before.
     def continues(state: tuple[Array, ...]) -> Array:
         count, gain, _, value, *_ = state
-        # The last iterates may be far behind, and come no nearer.
         hoped_value = value * (1 + TUNING.patience * gain)
-        is_open = (gain > tolerance) & (hoped_value >= xp.max(value, axis=1, keepdims=True))
-        return (count < max_iter) & xp.any(is_open)
+        may_become_best = hoped_value >= xp.max(value, axis=1, keepdims=True)
+        return (count < max_iter) & xp.any((gain > tolerance) & may_become_best)
 
     def sweep_three_times(state: tuple[Array, ...]) -> tuple[Array, ...]:
         count, _, steps_ahead, value, *both = state
-        vectors, previous = both[:length], both[length:]
+        vectors = both[:length]
+        previous = both[length:]
         extrapolated = []
         for vector, before in zip(vectors, previous, strict=True):
             factor = xp.astype(steps_ahead, vector.dtype)[..., None]
@@ -118,7 +132,7 @@ def alternate(
         value, second, vectors, previous = _swept(form, first, start, 2, ops=ops)
         gain = _relative_gain(value, second, xp=xp)
         previous_gain = _relative_gain(second, first, xp=xp)
-        # Values converge at the square of the rate of the vectors.
+        # The rate of convergence of the values is the square of that of the vectors.
         rate_sq = gain / xp.where(previous_gain > 0, previous_gain, xp.ones_like(previous_gain))
         rate = xp.sqrt(xp.clip(rate_sq, 0.0, TUNING.largest_ratio**2))
         return (count + 3, gain, rate / (1 - rate), value, *vectors, *previous)
@@ -138,9 +152,14 @@ def _swept(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array, list[Array], list[Array]]:
-    """Values and vectors after some sweeps: value, value one sweep before, vectors, vectors one sweep before.
+    """Take some sweeps, in a loop whose body is compiled once.
 
-    In a loop, whose body is compiled once.
+    Returns
+    -------
+    value, previous_value : arrays, shape (b, s)
+        After the last sweep, and one sweep before.
+    vectors, previous_vectors : lists of arrays
+        The same for right and spatial vectors.
     """
     length = len(vectors)
 

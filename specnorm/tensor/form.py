@@ -1,4 +1,8 @@
-"""The multilinear form behind TN, ``sum K[o,i,k,l] u_o v_i a_k b_l``, and the vectors to maximise it from."""
+"""The multilinear form of TN, ``sum K[o,i,k,l] u_o v_i a_k b_l``, and the vectors from which it is maximised.
+
+u is the *left*, v the *right* vector; a, b, one for each spatial axis, are the *spatial vectors* or *modes*, and their
+outer product, with one entry for each tap, are the *weights*.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,18 @@ if TYPE_CHECKING:
 
 
 class Form:
-    """The multilinear form f(u, v, modes) = sum K u v (x)modes of a stack of blocks, for s starts each.
+    """The forms of a stack of blocks (b, m, p, *kernel_shape), evaluated at s sets of vectors for each block.
 
-    Every sweep reads the kernel twice, in real products with the vectors of all starts at once.
+    A sweep reads the kernel twice, in real matrix products with the vectors of all sets at once.
+
+    Attributes
+    ----------
+    p, taps : int
+        Input channels, and number of taps.
+    lengths : tuple of int
+        Lengths of the spatial vectors; a matrix has one spatial vector, of length 1.
+    by_row : array, shape (b, m, p * taps)
+        The blocks.
     """
 
     def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
@@ -30,7 +43,6 @@ class Form:
         self.ops = ops
         self.p = p
         self.taps = math.prod(sizes)
-        # Without an axis there is one spatial vector, of length 1.
         self.lengths = tuple(sizes or [1])
         self.by_row = self.xp.reshape(blocks, (b, m, p * self.taps))
 
@@ -39,22 +51,28 @@ class Form:
         return outer(modes, xp=self.xp)
 
     def left(self, v: Array, weights: Array) -> tuple[Array, Array]:
-        """Best u for the other vectors, shape (b, s, m), and the form's value there, (b, s)."""
+        """The u that maximises the form for the other vectors, shape (b, s, m), and the form's value, shape (b, s)."""
         return arrays.unit(self._complex(self._image(v, weights)), xp=self.xp)
 
     def rows(self, v: Array, weights: Array) -> Array:
-        """Contract the output channels with the best u, shape (b, s, p, taps)."""
+        """The kernel, its output channels contracted with the u that maximises the form, shape (b, s, p, taps)."""
         xp = self.xp
-        starts = v.shape[1]
+        sets = v.shape[1]
         image = self._image(v, weights)
-        part_sq = xp.vecdot(image, image)
-        norm_sq = part_sq[:, :starts] + part_sq[:, starts:]
-        factor = arrays.inverse(xp.sqrt(norm_sq))
-        u = image * xp.concat([factor, factor], axis=1)[..., None]
+        squared_parts = xp.vecdot(image, image)
+        norm_sq = squared_parts[:, :sets] + squared_parts[:, sets:]
+        inverse_norm = arrays.inverse(xp.sqrt(norm_sq))
+        u = image * xp.concat([inverse_norm, inverse_norm], axis=1)[..., None]
         return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps))
 
     def right(self, rows: Array, modes: list[Array]) -> Array:
-        """Best v for the other vectors times the form's value there, shape (b, s, p)."""
+        """The v that maximises the form for the other vectors, times the form's value, shape (b, s, p).
+
+        Parameters
+        ----------
+        rows : array, shape (b, s, p, taps)
+            As from `rows`: contracted with u.
+        """
         xp = self.xp
         contracted = rows
         for mode in reversed(modes):
@@ -63,14 +81,14 @@ class Form:
         return xp.conj(contracted)
 
     def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, Array]:
-        """Update u, then the spatial vectors with v at its best, then v. Never decreases the form.
+        """Maximise over u; over each spatial vector, together with v; over v. The form never decreases.
 
         Returns
         -------
-        vectors : array, shape (b, s, p + sum of sizes)
-            Right vectors and spatial vectors.
+        vectors : array, shape (b, s, p + sum of lengths)
+            Right and spatial vectors, concatenated.
         value : array, shape (b, s)
-            The form there.
+            The form's value.
         """
         xp = self.xp
         rows = self.rows(v, self.weights(modes))
@@ -78,23 +96,19 @@ class Form:
         spatial_form = xp.matmul(image[:, :, None, :], rows)
         spatial_form = xp.reshape(spatial_form, (*v.shape[:2], *self.lengths))
         modes = best_modes(spatial_form, modes, 2, xp=xp)
-        # Compilers make less of one long stack of vectors than of a stack of stacks.
+        # As a stack with one leading axis, since compilers produce faster code for that than for two.
         unit_v, value = arrays.unit(xp.reshape(self.right(rows, modes), (-1, self.p)), xp=xp)
         return xp.concat([xp.reshape(unit_v, v.shape), *modes], axis=2), xp.reshape(value, v.shape[:2])
 
     def split(self, vectors: Array) -> list[Array]:
-        """Right vectors and spatial vectors of iterates (b, s, p + sum of sizes)."""
-        return [vectors[:, :, : self.p], *self.modes(vectors[:, :, self.p :])]
-
-    def modes(self, spatial: Array) -> list[Array]:
-        """Spatial vectors (b, s, sum of sizes), axis by axis."""
-        ends = list(itertools.accumulate(self.lengths))
-        return [spatial[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
+        """Split concatenated vectors (b, s, p + sum of lengths) into right vectors and spatial vectors."""
+        ends = itertools.accumulate([self.p, *self.lengths])
+        return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
 
     def _image(self, v: Array, weights: Array) -> Array:
-        """The kernel times the other vectors, conjugated: real parts (b, s, m), then imaginary parts.
+        """The conjugate of the kernel times v and the weights, shape (b, 2 s, m): s real parts, then s imaginary parts.
 
-        The kernel is the left factor: BLAS takes half as long again for a product with a transpose on the right.
+        The kernel is the left factor, since BLAS takes 1.5 times as long if the transposed factor is on the right.
         """
         xp = self.xp
         pairs = xp.conj(v)[..., None] * xp.conj(weights)[:, :, None, :]
@@ -103,7 +117,7 @@ class Form:
         return xp.matrix_transpose(xp.matmul(self.by_row, xp.matrix_transpose(parts)))
 
     def _complex(self, parts: Array) -> Array:
-        """Complex rows from their real parts, then their imaginary parts."""
+        """Complex arrays (b, s, n) from arrays (b, 2 s, n) of s real parts, then s imaginary parts."""
         count = parts.shape[1] // 2
         return self.ops.complex(parts[:, :count, :], parts[:, count:, :])
 
@@ -111,12 +125,16 @@ class Form:
 def starts(
     blocks: Array,
     count: int,
-    random: int,
+    random_count: int,
     seed: int,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, list[Array]]:
-    """Right vectors and spatial vectors to start from: the best ``count`` coarse frequencies, then random ones."""
+    """Right vectors (b, s, p) and spatial vectors (b, s, k_j) from which the form is maximised.
+
+    The first ``count`` have the Fourier vectors of the best frequencies of a coarse grid as spatial vectors; then
+    follow ``random_count`` random ones.
+    """
     xp = ops.xp
     b, _, p, *sizes = blocks.shape
     dtype = "complex128" if blocks.dtype == xp.float64 else "complex64"
@@ -130,10 +148,10 @@ def starts(
     rows = form.rows(v, form.weights(modes))
     v, value = arrays.unit(form.right(rows, modes), xp=xp)
     _, v, modes = best(value, v, modes, count, xp=xp)
-    if sizes and random:
-        random_v, *random_modes = (for_each_block(x) for x in _random(seed, random, p, tuple(sizes), dtype))
+    if sizes and random_count:
+        random_v, *random_modes = (for_each_block(x) for x in _random(seed, random_count, p, tuple(sizes), dtype))
         v = xp.concat([v, random_v], axis=1)
-        modes = [xp.concat([mode, extra], axis=1) for mode, extra in zip(modes, random_modes, strict=True)]
+        modes = [xp.concat([mode, random], axis=1) for mode, random in zip(modes, random_modes, strict=True)]
     return v, modes
 
 
@@ -145,7 +163,7 @@ def best(
     *,
     xp: Namespace,
 ) -> tuple[Array, Array, list[Array]]:
-    """The iterates of each block with the largest values."""
+    """Values (b, s) and vectors of the ``count`` iterates of each block with the largest values."""
     if count >= value.shape[1]:
         return value, v, modes
     largest = xp.argsort(value, axis=1, descending=True)[:, :count]
@@ -164,7 +182,10 @@ def _coarse_waves(
     sizes: tuple[int, ...],
     dtype: str,
 ) -> tuple[np.ndarray, ...]:
-    """A random right vector and the Fourier vectors at every coarse frequency, (1, s, n) each, on the host."""
+    """A random right vector, and the Fourier vectors of each axis, for the s frequencies of a coarse grid.
+
+    Arrays (1, s, n) on the host.
+    """
     angles = coarse_grid(sizes).angles
     return units([arrays.random_vectors(seed, (len(angles), p)), *waves(angles, sizes)], dtype)
 
@@ -177,19 +198,19 @@ def _random(
     sizes: tuple[int, ...],
     dtype: str,
 ) -> tuple[np.ndarray, ...]:
-    """Random right vectors and spatial vectors, (1, count, n) each, on the host."""
+    """Random right vectors and spatial vectors; arrays (1, count, n) on the host."""
     vectors = [arrays.random_vectors(seed + 1 + j, (count, length)) for j, length in enumerate([p, *sizes])]
     return units(vectors, dtype)
 
 
 def waves(angles: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
-    """Fourier vectors of some frequencies (s, d), one (s, size) an axis; ones where there is no axis."""
+    """Fourier vectors e^{i k theta_j} of frequencies theta (s, d): (s, size) for each axis j; ones for a matrix."""
     if not sizes:
         return [np.ones((len(angles), 1))]
     return [np.exp(1j * np.outer(angles[:, axis], np.arange(size))) for axis, size in enumerate(sizes)]
 
 
 def units(vectors: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
-    """Rows of unit length, (1, s, n) each, from rows (s, n)."""
+    """Divide the rows of arrays (s, n) by their norms; return arrays (1, s, n)."""
     unit_vectors = (rows / np.linalg.norm(rows, axis=-1, keepdims=True) for rows in vectors)
     return tuple(rows.astype(dtype)[None, ...] for rows in unit_vectors)

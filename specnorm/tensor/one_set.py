@@ -1,4 +1,7 @@
-"""Sweeps over one set of vectors of the multilinear form, in some twenty calls: what follows a weight in training."""
+"""Alternating maximisation with one set of vectors for each kernel, which follows the weights in training.
+
+A step takes only about twenty calls of the array library. The vectors are named in `specnorm.tensor.form`.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,23 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
 
 _LEAST_NORM = 1e-30
-"""Added to norms, so that a zero vector can be divided."""
+"""Added to norms before dividing by them, so that a zero vector stays zero."""
 
 
 class Step(NamedTuple):
-    """The end of a step; every array has the leading axes of the kernels.
+    """Value and vectors after a step; all arrays have the leading axes of the kernels.
 
     Parameters
     ----------
-    value : array
-        The form there, without the root of the number of taps.
+    value : array, shape (...)
+        The form's value, without the root of the number of taps.
     rows : array, shape (..., m, 2)
-        Left vector as (real, imaginary).
-    modes : list of complex arrays
-        Spatial vectors; with ``rows``, what the next step begins at.
+        Left vector, as real and imaginary part.
+    modes : list of complex arrays, shape (..., k_j)
+        Spatial vectors. The next step begins with these and ``rows``.
     columns : array, shape (..., 2, p * taps)
-        Right and spatial vectors together as (real, -imaginary): ``rows @ columns`` is the value's gradient.
+        Outer product of the right vector and the spatial vectors, as real part and negative imaginary part:
+        ``rows @ columns`` is the gradient of the value.
     """
 
     value: Array
@@ -43,42 +47,47 @@ def step(
     join: Callable[[Array, Array], Array],
     xp: Namespace,
 ) -> Step:
-    """Sweep over v, the spatial vectors and u, each at its best for the others: the form never decreases.
+    """Maximise the form over v, the spatial vectors and u in turn, a few times; it never decreases.
 
     Parameters
     ----------
     kernels : array, shape (..., m, p * taps)
         Real.
     rows : array, shape (..., m, 2)
-        Left vector as (real, imaginary).
+        Left vector, as real and imaginary part.
     modes : list of complex arrays, shape (..., k_j)
+        Spatial vectors.
     sweeps : int
-        0: v alone is at its best.
+        0: maximise over v alone, once.
     join : callable
-        Makes a complex array of its real and imaginary parts.
+        Makes a complex array from its real and imaginary part.
     """
-    lead = kernels.shape[:-2]
+    leading_shape = kernels.shape[:-2]
     sizes = [mode.shape[-1] for mode in modes]
     taps = math.prod(sizes)
     weights = outer(modes, xp=xp)
     moves_all = sweeps > 0
     for _ in range(max(sweeps, 1)):
-        # The kernel contracted with u: right vectors by taps.
+        # The kernel contracted with u, shape (..., p, taps).
         planes = xp.matmul(xp.matrix_transpose(rows), kernels)
-        contracted = xp.reshape(join(planes[..., 0, :], planes[..., 1, :]), (*lead, -1, taps))
+        contracted = xp.reshape(join(planes[..., 0, :], planes[..., 1, :]), (*leading_shape, -1, taps))
         conjugate_v, value = _unit(xp.matmul(contracted, weights[..., None]), 2, xp=xp)
         if moves_all and taps > 1:
             spatial_form = xp.matmul(xp.matrix_transpose(xp.conj(conjugate_v)), contracted)
-            modes = best_modes(xp.reshape(spatial_form, (*lead, *sizes)), modes, len(lead), xp=xp)
+            spatial_form = xp.reshape(spatial_form, (*leading_shape, *sizes))
+            modes = best_modes(spatial_form, modes, len(leading_shape), xp=xp)
             weights = outer(modes, xp=xp)
         columns = _columns(conjugate_v, weights, xp=xp)
         if moves_all:
             rows, value = _unit(xp.matmul(kernels, xp.matrix_transpose(columns)), 2, xp=xp)
-    return Step(xp.reshape(value, lead), rows, modes, columns)
+    return Step(xp.reshape(value, leading_shape), rows, modes, columns)
 
 
 def _unit(x: Array, axes: int, *, xp: Namespace) -> tuple[Array, Array]:
-    """A vector of unit length on the last axes, and its norm, which keeps them; a zero vector stays zero."""
+    """Divide x by its norm over the last ``axes`` axes; also return the norm, with these axes of length 1.
+
+    A zero vector stays zero.
+    """
     flat = x if axes == 1 else xp.reshape(x, (*x.shape[:-axes], -1))
     norm = xp.sqrt(xp.real(xp.vecdot(flat, flat)))
     for _ in range(axes):
@@ -87,35 +96,40 @@ def _unit(x: Array, axes: int, *, xp: Namespace) -> tuple[Array, Array]:
 
 
 def outer(modes: list[Array], *, xp: Namespace) -> Array:
-    """Outer product of the spatial vectors, shape (..., taps)."""
-    out = modes[0]
+    """Outer product of the spatial vectors, flattened: shape (..., taps)."""
+    product = modes[0]
     for mode in modes[1:]:
-        out = xp.reshape(out[..., :, None] * mode[..., None, :], (*out.shape[:-1], -1))
-    return out
+        product = xp.reshape(product[..., :, None] * mode[..., None, :], (*product.shape[:-1], -1))
+    return product
 
 
 def _columns(conjugate_v: Array, weights: Array, *, xp: Namespace) -> Array:
-    """``columns`` of `Step` from the conjugate right vector, shape (..., p, 1)."""
+    """`Step.columns`, from the conjugate right vector (..., p, 1) and the weights (..., taps)."""
     conjugate = conjugate_v * xp.conj(weights)[..., None, :]
     flat = xp.reshape(conjugate, (*conjugate.shape[:-2], -1))
     return xp.stack([xp.real(flat), xp.imag(flat)], axis=-2)
 
 
-def best_modes(c: Array, modes: list[Array], lead: int, *, xp: Namespace) -> list[Array]:
-    """Best vector of one axis after the other for the spatial form c, shape (*leading, *sizes).
+def best_modes(spatial_form: Array, modes: list[Array], leading: int, *, xp: Namespace) -> list[Array]:
+    """Maximise a multilinear form of the spatial vectors alone over one of them after the other.
 
     Parameters
     ----------
-    lead : int
-        How many leading axes there are.
+    spatial_form : array, shape (*leading axes, *sizes)
+        Its coefficients.
+    modes : list of arrays
+        The spatial vectors before.
+    leading : int
+        Number of leading axes.
     """
     modes = list(modes)
     count = len(modes)
     for axis in range(count):
-        contracted: Any = c
-        # Axes behind this one are the last when their turn comes, those before it the last but one.
+        contracted: Any = spatial_form
+        # Contract all other axes, the last one first. An axis behind `axis` is then the last one, an axis before it
+        # the last but one.
         for other in reversed(range(count)):
-            other_axes = (None,) * (contracted.ndim - lead - 2)
+            other_axes = (None,) * (contracted.ndim - leading - 2)
             if other > axis:
                 column = modes[other][(..., *other_axes, slice(None), None)]
                 contracted = xp.matmul(contracted, column)[..., 0]

@@ -1,4 +1,4 @@
-"""Proof that a value of TN bounds the norm at every frequency, or a frequency that refutes it."""
+"""Prove that a computed value of TN bounds the norm at every frequency, or find a frequency that refutes it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 LIFT = 1.001
-"""The fixed factor of a value that cannot be proven by itself: the contract's."""
+"""Factor by which a value is multiplied if it cannot be proven as it is; documented in the API."""
 
 
 class ProvingTuning(NamedTuple):
-    """Budgets of the proof: they decide on time, and on which values are proven at all."""
+    """Budgets of the proof. They decide how long it takes, and which values can be proven."""
 
     cells: int = 20_000
-    """Cells of the search for ``LIFT`` times a value."""
+    """Largest number of cells of the search that proves ``LIFT`` times a value."""
     plain_cells: int = 3_000
+    """Largest number of cells of the search that proves the value itself: it fails if the value equals the norm."""
     plain_levels: int = 24
-    """Both of the search for the value itself, cells and rounds: where the gap is (nearly) nothing, cells would shrink
-    for nothing."""
+    """Largest number of rounds of bisection of that search."""
     restarts: int = 8
-    """How often the maximisation restarts from a frequency that refutes its value."""
+    """Largest number of restarts of the maximisation from a frequency that refutes its value."""
 
 
 TUNING = ProvingTuning()
@@ -41,7 +41,16 @@ TUNING = ProvingTuning()
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """How an attempt to prove a value ended: by a factor, or refuted at a frequency."""
+    """The result of an attempt to prove a value.
+
+    Parameters
+    ----------
+    factor : float
+        The factor times the value was to be proven, or is proven.
+    proven : bool
+    refuted : SearchResult or None
+        A search that found a frequency at which the norm is above ``factor`` times the value.
+    """
 
     factor: float
     proven: bool
@@ -49,73 +58,85 @@ class Proof:
 
 
 Maximise: TypeAlias = "Callable[[Array, Array, list[Array]], tuple[Array, list[Array], Array]]"
-"""Blocks, and starts for them, to value, vectors and sweeps: `alternation.maximise` with its budget."""
+"""Maps blocks, right vectors and spatial vectors to value, vectors and number of sweeps: `alternation.maximise` with a
+fixed largest number of sweeps."""
 
 
 def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
-    """Prove that a value, or else ``LIFT`` times it, bounds the norm at every frequency."""
+    """Prove that a value, or else ``LIFT`` times it, bounds the norm at every frequency.
+
+    Parameters
+    ----------
+    plain : bool
+        Whether to try the value itself first.
+    """
     cover = torus(search.blocks.shape[3:])
     attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if plain else []
     for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
-        found = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
-        if found.upper is not None:
+        result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
+        if result.upper is not None:
             return Proof(factor, True)
-        if found.lower > value * factor:
-            return Proof(factor, False, found)
+        if result.lower > value * factor:
+            return Proof(factor, False, result)
     return Proof(LIFT, False)
 
 
 def certified(
     blocks: Array,
-    found: list[Array],
+    maximiser: list[Array],
     maximise: Maximise,
     *,
     seed: int,
     clock: Clock,
     ops: ArrayOps,
 ) -> tuple[list[Array], float, bool]:
-    """Prove ``sigma* <= value`` for the blocks of one layer, restarting the maximisation from whatever refutes it.
+    """Prove ``sigma* <= factor * value`` for the blocks of one layer.
 
-    A value equal to sigma* cannot be certified by cells, which need a gap: then ``LIFT`` times it.
+    If a frequency refutes the value, the maximisation restarts from there and reaches a larger value. A value equal to
+    sigma* cannot be proven by a search over cells, which needs a gap; then the factor is ``LIFT``.
 
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
-    found : list of arrays
+    maximiser : list of arrays
         Value, u, v, weights and block index; leading axis 1.
+    maximise : callable
+        Used for restarts.
     seed : int
-        Of the search.
+        Seed of the search.
     clock : Clock
-        Ends the search.
+        Deadline of the search.
 
     Returns
     -------
-    found : list of arrays
-        As given, or of the last restart.
+    maximiser : list of arrays
+        The given one, or that of the last restart.
     factor : float
+        1 or ``LIFT``.
     proven : bool
+        Whether ``factor`` times the value is proven.
     """
     xp = ops.xp
-    if not float(found[0][0]) > 0:
-        return found, 1.0, True
+    if not float(maximiser[0][0]) > 0:
+        return maximiser, 1.0, True
     wide = xp.astype(polyphase.support(blocks, ops=ops), xp.float64)
     search = Search(wide, seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
-        proof = prove(search, float(found[0][0]))
+        proof = prove(search, float(maximiser[0][0]))
         if proof.refuted is None:
-            return found, proof.factor, proof.proven
+            return maximiser, proof.factor, proof.proven
         block = blocks[proof.refuted.block : proof.refuted.block + 1, ...]
         value, vectors, _ = maximise(block, *_fourier_start(block, proof.refuted.frequency, ops=ops))
-        if not float(value[0]) > float(found[0][0]):
-            # The refuting norm is within rounding of the value.
+        if not float(value[0]) > float(maximiser[0][0]):
+            # The norm that refutes the value exceeds it by no more than rounding.
             break
-        found = [value, *vectors, xp.full_like(found[-1], proof.refuted.block)]
-    # Refuted every time: the last value has not been looked at, or is no more than rounding below the norm.
-    return found, LIFT, prove(search, float(found[0][0]), plain=False).proven
+        maximiser = [value, *vectors, xp.full_like(maximiser[-1], proof.refuted.block)]
+    # Every value was refuted but the last one, which was not tried, or which is below the norm by rounding only.
+    return maximiser, LIFT, prove(search, float(maximiser[0][0]), plain=False).proven
 
 
 def _fourier_start(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
-    """Top right vector and Fourier vectors at one frequency, as one start."""
+    """One start of the maximisation: the top right singular vector and the Fourier vectors at one frequency."""
     xp = ops.xp
     _, v, _, _ = top_triple_at(block, frequency, ops=ops)
     dtype = "complex128" if block.dtype == xp.float64 else "complex64"

@@ -1,4 +1,4 @@
-"""Conformance suite for plugin authors: ``check_backend(BACKEND)`` in a test of your own. Needs no test framework."""
+"""Conformance tests for authors of plugins: call ``check_backend(BACKEND)`` in a test. No test framework is needed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = ["CHECKS", "DTYPES", "FUNCTIONS", "Trial", "check_backend"]
 
 
 def check_backend(backend: Backend, *, device: str | None = None) -> None:
-    """Check that a plugin keeps what `specnorm.backends.Backend` promises.
+    """Test a plugin against the interface `specnorm.plugin.Backend`.
 
     Parameters
     ----------
     backend : Backend
-        The registered object itself; its distribution must be installed, so that its arrays are found.
+        The registered object. Its distribution must be installed, so that specnorm finds the plugin for its arrays.
     device : str, optional
-        One of ``backend.devices()`` to run on; None: the library's default device.
+        The device, one of ``backend.devices()``; None: the library's default device.
 
     Raises
     ------
     AssertionError
-        Listing every promise that is broken, in the order of `CHECKS`.
+        With a list of all failures, in the order of `CHECKS`.
 
     Examples
     --------
@@ -64,6 +64,7 @@ CHECKS: Mapping[str, Callable[[Trial], None]] = {
     "stacks": answers.check_stacks,
     "refusals": answers.check_refusals,
 }
-"""What is checked, in order."""
+"""All checks by name, in their order."""
 
 _FOUNDATIONS = ("description", "ownership", "namespace", "host copies")
+"""Checks without whose success the later ones are not run."""

@@ -1,4 +1,4 @@
-"""One backend under test: its arrays on one device, and what a check may ask of them."""
+"""The backend under test, with helpers for checks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from specnorm.backends import Backend
 from specnorm.types import AnyArray
 
 FUNCTIONS = (
-    *(name for name, it in vars(Namespace).items() if callable(it) and not name.startswith("_")),
-    *(f"linalg.{name}" for name, it in vars(Linalg).items() if callable(it) and not name.startswith("_")),
+    *(name for name, member in vars(Namespace).items() if callable(member) and not name.startswith("_")),
+    *(f"linalg.{name}" for name, member in vars(Linalg).items() if callable(member) and not name.startswith("_")),
 )
-"""Every array API function that the core calls (standard 2024.12)."""
+"""Names of all array API functions that the core calls (standard 2024.12)."""
 
 DTYPES = ("bool", "int32", "int64", "float32", "float64", "complex64", "complex128")
-"""Every dtype that the core names; those of 64-bit parts may be missing on a device (`Backend.wide_dtype`)."""
+"""Names of all dtypes that the core uses. A device may lack float64 and complex128 (`Backend.wide_dtype`)."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Trial:
     device: str | None = None
 
     def array(self, x: Any, dtype: str = "float32") -> AnyArray:
-        """Array under test from anything NumPy takes."""
+        """An array of the library on the device, from anything that `numpy.asarray` takes."""
         return self.backend.asarray(np.asarray(x, dtype=dtype), self.device)
 
     def host(self, x: AnyArray) -> np.ndarray:
-        """Bring it back."""
+        """Copy an array of the library to the host."""
         return self.backend.to_numpy(x)
 
     @property
@@ -43,21 +43,21 @@ class Trial:
 
     @property
     def dtypes(self) -> tuple[Literal["float32", "float64"], ...]:
-        """Kernel dtypes to test."""
+        """The dtypes of kernels to test."""
         return ("float32", "float64") if self.wide else ("float32",)
 
 
 def require(condition: object, message: str) -> None:
-    """Fail with a message unless a condition holds, also where assertions are switched off."""
+    """Raise an `AssertionError` with the message unless the condition holds; also if ``python -O`` drops assertions."""
     if not condition:
         raise AssertionError(message)
 
 
 def named(x: object) -> bool:
-    """Whether something is a name: a string, and not empty."""
+    """Whether an object is a string that is not empty."""
     return isinstance(x, str) and bool(x)
 
 
 def short(dtype: object) -> str:
-    """A dtype's name without its library's."""
+    """Name of a dtype without its library: "float32" for ``torch.float32``."""
     return str(dtype).rpartition(".")[2]

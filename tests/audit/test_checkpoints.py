@@ -94,7 +94,7 @@ def test_other_pickles_are_refused(pickled: bytes) -> None:
     _refused(files.checkpoint(pickled, {"0": DATA}))
 
 
-def test_archives_are_what_torch_writes(tmp_path: Path) -> None:
+def test_archives_that_torch_does_not_write_are_refused(tmp_path: Path) -> None:
     whole = files.checkpoint(GOOD, {"0": DATA})
     assert "compressed" in _refused(files.checkpoint(GOOD, {"0": bytes(10**6)}, zipfile.ZIP_DEFLATED))
     assert "around its zip archive" in _refused(b"PK\x03\x04" + whole)
@@ -192,7 +192,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, zipped: bool) -> None
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_what_training_scripts_save_beside_the_weights(tmp_path: Path, zipped: bool) -> None:
+def test_objects_beside_the_weights_hide_no_tensor(tmp_path: Path, zipped: bool) -> None:
     torch = pytest.importorskip("torch")
     state = {name: torch.from_numpy(array) for name, array in files.kernels().items()}
     beside = {

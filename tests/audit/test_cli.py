@@ -53,7 +53,7 @@ def _norms(model: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[st
 
 
 # -- exit codes ----------------------------------------------------------------------------------------------------
-def test_the_gate(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gate_passes_fails_and_names_the_layers(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _norms(model, capsys)
     highest = max(rows.values(), key=lambda row: float(row["upper"]))
     upper, lower = highest["upper"], highest["lower"]
@@ -68,7 +68,9 @@ def test_the_gate(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{highest['name']}: lower = {lower!r}" in capsys.readouterr().err
 
 
-def test_exit_codes(model: Path, bad_model: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_codes_of_failures_and_errors(
+    model: Path, bad_model: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(["audit", str(bad_model)]) == 2
     assert cli.run(["audit", str(bad_model), "--fail-above", "1e6"]) == 2  # nothing is known of the bad layer
     assert "gate not decided" in capsys.readouterr().err
@@ -91,7 +93,9 @@ def test_exit_codes(model: Path, bad_model: Path, broken: Path, capsys: pytest.C
         "audit MODEL --rtol 1_0e-2",
     ],
 )  # fmt: skip
-def test_wrong_usage(arguments: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_2_and_a_message(
+    arguments: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Whose words are not looked at; `test_messages` has more."""
     assert cli.run([str(model) if word == "MODEL" else word for word in arguments.split(" ") if arguments]) == 2
     err = capsys.readouterr().err

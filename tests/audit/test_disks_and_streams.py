@@ -98,7 +98,7 @@ REFUSED: dict[str, Case] = {
 
 @LINUX
 @pytest.mark.parametrize("case", REFUSED)
-def test_it_is_refused_before_anything_is_measured(
+def test_outputs_that_cannot_be_written_are_refused_before_measuring(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "audit", Mock(side_effect=AssertionError))
@@ -168,7 +168,7 @@ def test_a_stream_that_is_closed_or_full_hides_no_verdict(case: str, tmp_path: P
 
 
 # -- a report file holds its old content or all of the new one ---------------------------------------------------
-def test_new_files_and_replaced_ones(tmp_path: Path) -> None:
+def test_a_replaced_file_has_the_bytes_and_the_mode(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     replace_file(path, "one\r\n")
     assert path.read_bytes() == b"one\r\n"

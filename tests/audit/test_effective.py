@@ -114,7 +114,7 @@ def test_the_weight_is_that_of_eval(kind: int, way: str, scale: float, spread: f
 
 
 @pytest.mark.parametrize("make", ["spectral_norm", "parametrizations.spectral_norm"])
-def test_spoiled_vectors_show(make: str, tmp_path: Path) -> None:
+def test_spoiled_vectors_of_a_power_iteration_are_used_as_eval_does(make: str, tmp_path: Path) -> None:
     """Averaging the buffers over a training spoils u and v: in eval() the norm is then 8, and not 2."""
     torch: Any = pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -162,7 +162,9 @@ UNDETERMINED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("arrays", "words"), UNDETERMINED)
-def test_what_is_not_determined_is_said_and_decides_no_gate(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_a_weight_that_is_not_determined_has_a_reason_and_decides_no_gate(
+    arrays: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     report = audit(files.save_npz(tmp_path / "m.npz", {"ok.weight": np.eye(3, dtype=np.float32), **arrays}))
     errors = [row for row in report.layers if row.status == "error"]
     assert words in str(errors[0].reason)
@@ -192,7 +194,7 @@ def test_nothing_is_loaded_before_it_is_measured() -> None:
 
 
 # -- Flax ------------------------------------------------------------------------------------------------------------
-def test_wrappers_of_flax() -> None:
+def test_weights_of_flax_wrappers_are_those_that_the_model_uses() -> None:
     """The truth is the model's own answer: each layer is linear up to its bias, and is asked for its matrix."""
     jax: Any = pytest.importorskip("jax")
     linen: Any = pytest.importorskip("flax.linen")
@@ -225,7 +227,7 @@ def test_wrappers_of_flax() -> None:
 
 # -- this library's own ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("how", [{}, {"bound": 3.0}, {"bound": 50.0, "only_shrink": True}, {"method": TensorNorm()}])
-def test_a_constraint_of_this_library(how: dict[str, Any], tmp_path: Path) -> None:
+def test_the_weight_of_our_constraint_is_that_of_eval(how: dict[str, Any], tmp_path: Path) -> None:
     """State and bound stand in the file: the weight is the module's own in eval(), of strided layers too."""
     torch: Any = pytest.importorskip("torch")
     own: Any = pytest.importorskip("specnorm_torch")

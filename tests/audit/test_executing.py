@@ -183,6 +183,6 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.nightly
-def test_dask(cluster: Any) -> None:
+def test_rows_by_dask_are_those_of_an_audit_here(cluster: Any) -> None:
     arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
     assert audit(arrays, executor=cluster.get_executor()).to_dict() == audit(arrays).to_dict()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits on memor
 COUNT, SEED = int(os.environ.get("SPECNORM_FUZZ", "120")), int(os.environ.get("SPECNORM_FUZZ_SEED", "0"))
 
 
-def test_damaged_files_of_every_format(tmp_path: Path) -> None:
+def test_damaged_files_of_every_format_give_rows_or_messages(tmp_path: Path) -> None:
     """In one process of its own: none may crash it, take 10 s or 2 GB, run code, or end without a word."""
     if find_spec("torch") is None:
         pytest.skip("torch is not installed")  # and its session damages the files of every format
@@ -38,7 +38,7 @@ def test_damaged_files_of_every_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
+def test_small_files_that_claim_much_stay_within_the_limits(tmp_path: Path) -> None:
     """Of ONNX and torch: each ends in a report or a message, in 40 s of processor time and 2 GB."""
     if find_spec("torch") is None:
         pytest.skip("torch is not installed")
@@ -59,7 +59,9 @@ def _interruptible() -> None:
 
 @pytest.mark.parametrize("when", ["fsync", "replace"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_killed_while_it_writes(tmp_path: Path, when: str, number: signal.Signals) -> None:
+def test_a_run_killed_while_it_writes_leaves_the_old_report_or_the_new(
+    tmp_path: Path, when: str, number: signal.Signals
+) -> None:
     """At every step of writing, the old report or the new one is there; SIGINT leaves nothing else behind."""
     kill = "os.kill(os.getpid(), N)"
     steps = {

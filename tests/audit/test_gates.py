@@ -78,7 +78,9 @@ def test_weights_alone_prove_nothing_of_a_network(tmp_path: Path, capsys: pytest
     assert "the file holds no graph" in err
 
 
-def test_alpha_and_the_sum_are_the_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_factor_and_a_sum_count_for_the_network_and_not_for_the_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """x + 1000 x/2: the layer has the norm 500, the network 501."""
     nodes = [node("Gemm", "x", "w", out="a", alpha=1000.0), node("Add", "a", "x")]
     path = saved(single(nodes, (1, 4), {"w": np.eye(4, dtype=np.float32) / 2}), tmp_path / "m.onnx")

@@ -67,7 +67,7 @@ def test_same_padding_gives_one_output_a_stride(k: int, s: int, r: int, n: int, 
 
 
 # -- what a file says ----------------------------------------------------------------------------------------------
-def test_sizes_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_input_shape_file_takes_the_sizes_that_the_file_states(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3)).astype(np.float32)
     load = partial(np.array, kernel)
     tensors = [

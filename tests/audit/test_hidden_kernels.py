@@ -76,7 +76,9 @@ def hidden(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     return files.save_npz(tmp_path / "model.npz", {"ok.weight": _SMALL, **beside, name: kernel}), name
 
 
-def test_none_passes_a_gate(hidden: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hidden_kernel_passes_no_gate_and_is_named(
+    hidden: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """It fails, or is not decided; the gate names the array, unless ``--layers`` left it out."""
     path, name = hidden
     assert cli.run(["audit", str(path), "--fail-above", "1"]) in (1, 2)
@@ -87,7 +89,7 @@ def test_none_passes_a_gate(hidden: tuple[Path, str], capsys: pytest.CaptureFixt
 
 
 @pytest.mark.sampled("object", "overflow", "six", "bias_weight")
-def test_every_format_names_it_with_the_reason(hidden: tuple[Path, str]) -> None:
+def test_every_format_names_a_hidden_kernel_with_the_reason(hidden: tuple[Path, str]) -> None:
     path, name = hidden
     report = audit(path, methods=())
     (row,) = [row for row in (*report.layers, *report.unmeasured) if row.name == name]

@@ -83,7 +83,7 @@ def scope(nodes: Sequence[Any], given: Sequence[Any] = (), made: Sequence[Any] =
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
 @pytest.mark.parametrize("factor", [1, 100])
 @pytest.mark.nightly
-def test_a_kernel_made_by_any_operator(
+def test_a_kernel_computed_by_any_operator_passes_no_gate(
     schema: Any, factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays: dict[str, Any] = {"c": np.float32(factor)}
@@ -136,7 +136,9 @@ CONSTANTS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("attribute", CONSTANTS)
-def test_a_kernel_in_any_attribute_of_constant(attribute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_in_any_attribute_of_constant_passes_no_gate(
+    attribute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save(tmp_path / "m.onnx", CONSTANTS[attribute], {"shape": np.array([4, 4])})
     outcome, upper = judged(path, monkeypatch)
     assert outcome != "passed"
@@ -271,7 +273,9 @@ PLACES: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_kernel_in_any_place(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kernel_in_any_place_of_a_graph_passes_no_gate(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     nodes, arrays, options = PLACES[place]
     path = save(tmp_path / "m.onnx", nodes, arrays, **options)
     code = cli.run(["audit", str(path), "--fail-above", "2"])
@@ -280,7 +284,7 @@ def test_a_kernel_in_any_place(place: str, tmp_path: Path, capsys: pytest.Captur
     assert "gate failed" in err or "gate not decided" in err, err
 
 
-def test_alpha_is_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_row_of_a_gemm_has_its_alpha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row is the product's, alpha included; beta is of what is added."""
     path = save(tmp_path / "m.onnx", [node("Gemm", ["u", "k", "c"], ["y"], alpha=100.0, beta=7.0)],
                 {"k": SMALL, "c": np.ones(4, np.float32)})  # fmt: skip

@@ -36,7 +36,7 @@ def speech(tmp_path: Path) -> Path:
     return saved(single(nodes, None, arrays, inputs=inputs), tmp_path / "speech.onnx")
 
 
-def test_shapes_by_name(speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shapes_of_inputs_may_be_given_by_name(speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The sum needs the length of its own input; kernels are measured at every size."""
     assert cli.run(["audit", str(speech), "--input-shape", "audio=1x1x16000", "--format", "json"]) == 0
     assert "not all sizes of image are stated" in capsys.readouterr().out
@@ -62,7 +62,9 @@ def test_shapes_by_name(speech: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["audio=1x2x40"], "with its batch axis"),
     ],
 )
-def test_shapes_that_are_none(given: list[str], said: str, speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_shapes_are_refused_with_the_reason(
+    given: list[str], said: str, speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = [word for each in given for word in ("--input-shape", each)]
     assert cli.run(["audit", str(speech), *options]) == 2
     assert said in " ".join(capsys.readouterr().err.split())

@@ -40,7 +40,7 @@ def _refused(read: Reader, **limits: int) -> str:
     return str(caught.value)
 
 
-def test_a_file_that_makes_hdf5_loop_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_makes_hdf5_loop_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its library does not return: no exception, no signal handler and no thread of Python ends that."""
     h5py = pytest.importorskip("h5py")
     if not h5py.version.hdf5_version.startswith("2.0"):
@@ -64,7 +64,7 @@ def test_a_small_file_may_need_more_memory_than_it_has_bytes() -> None:
         assert found.arrays == []
 
 
-def test_an_array_that_cannot_be_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_that_takes_too_long_is_a_row_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those before it are kept, those after it are not tried: each could take as long."""
     monkeypatch.setitem(readers._READERS, "hdf5", deadly.one_loops)
     monkeypatch.setattr(readers, "sniff", lambda _: "hdf5")

@@ -42,7 +42,9 @@ TORCH = {"a.weight": drawn(8, 2, 3, 3), "b.weight": drawn(3, 8, 3, 3), "c.basis"
 
 @pytest.mark.parametrize("save", [files.save_npz, files.save_safetensors])
 @pytest.mark.parametrize(("arrays", "layout"), [(FLAX, "HWIO"), (TORCH, "OIHW")])
-def test_names_and_biases_decide(save: Any, arrays: dict[str, Any], layout: str, tmp_path: Path) -> None:
+def test_names_and_biases_decide_the_order_of_axes(
+    save: Any, arrays: dict[str, Any], layout: str, tmp_path: Path
+) -> None:
     report: Any = audit(save(tmp_path / "model", arrays), methods=())
     for row in report.layers:
         axes = layout if len(row.shape) == 4 else layout.replace("H", "")
@@ -86,7 +88,7 @@ def test_what_is_not_decided_is_read_both_ways(save: Any, arrays: dict[str, Any]
         ([(3, 3, 3, 3)], ("OIHW", "HWIO")),
     ],
 )
-def test_channels_of_the_next_layer(shapes: list[tuple[int, ...]], expected: tuple[str, ...]) -> None:
+def test_channels_of_the_next_layer_decide_the_order(shapes: list[tuple[int, ...]], expected: tuple[str, ...]) -> None:
     tensors = [Tensor(f"k{at}.w", shape, "float32", list) for at, shape in enumerate(shapes)]
     assert set(conventions(tensors).values()) == {expected}
 
@@ -177,7 +179,7 @@ def test_two_axes_are_linear_and_three_to_five_conv(shape: tuple[int, ...], kind
         ("conv.bias", (1, 4, 1, 1), "float32"),
     ],
 )
-def test_what_is_no_layer(name: str, shape: tuple[int, ...], dtype: str) -> None:
+def test_arrays_that_are_no_layers_are_skipped(name: str, shape: tuple[int, ...], dtype: str) -> None:
     """And what could be one nevertheless, by its shape and its numbers, is named with the reason."""
     found = select([_tensor(name, shape, dtype), _tensor("conv.weight", (2, 2, 3))])
     assert _names(found.layers) == ["conv.weight"]

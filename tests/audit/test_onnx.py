@@ -106,7 +106,7 @@ def test_row_and_network_enclose_the_operator(name: str, tmp_path: Path) -> None
     assert exact * (1 - 1e-6) <= report.network.upper <= exact * 1.0021
 
 
-def test_kernel_used_twice(tmp_path: Path) -> None:
+def test_a_kernel_used_twice_has_a_row_for_each_geometry(tmp_path: Path) -> None:
     """One row for one geometry, two for two."""
     w = weights(2, 2, 3, 3)
     twice = [node("Conv", "x", "w", pads=[1, 1, 1, 1], out="a"), node("Conv", "a", "w", pads=[1, 1, 1, 1])]

@@ -39,7 +39,7 @@ def external(location: str, **entries: int | str) -> Any:
     return proto
 
 
-def test_external_data(tmp_path: Path) -> None:
+def test_external_data_are_read(tmp_path: Path) -> None:
     w = weights(3, 3)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "w.bin").write_bytes(b"12345678" + w.tobytes())

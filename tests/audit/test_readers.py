@@ -108,7 +108,7 @@ def _split(folder: Path, weight_map: Mapping[str, Any] | None = None) -> Path:
 
 
 @pytest.mark.parametrize("name", ["", INDEX])
-def test_the_index_or_its_folder(tmp_path: Path, name: str) -> None:
+def test_a_sharded_model_is_named_by_its_index_or_folder(tmp_path: Path, name: str) -> None:
     _split(tmp_path)
     got = files.read(tmp_path / name)
     expected = files.kernels()

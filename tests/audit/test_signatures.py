@@ -42,7 +42,7 @@ def test_content_tells_what_to_do(content: bytes, words: str, tmp_path: Path) ->
     assert words in files.refused(path)
 
 
-def test_an_array_without_a_name_and_flax_bytes(tmp_path: Path) -> None:
+def test_npy_and_msgpack_files_are_refused_with_advice(tmp_path: Path) -> None:
     np.save(tmp_path / "kernel.npy", np.ones((3, 3)))
     assert "numpy.savez" in files.refused(tmp_path / "kernel.npy")
     serialization: Any = pytest.importorskip("flax.serialization")
@@ -74,12 +74,14 @@ def _saved_model(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "words"), [(_orbax, "Orbax"), (_saved_model, "SavedModel")])
-def test_folders(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+def test_folders_of_known_kinds_are_refused_with_advice(
+    make: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
     make(tmp_path)
     assert words in files.refused(tmp_path)
 
 
-def test_an_exported_program(tmp_path: Path) -> None:
+def test_a_torch_export_archive_is_refused_with_advice(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
         for name in ("m/archive_format", "m/models/model.json", "m/data/weights/weight_0", "m/byteorder"):
             archive.writestr(name, b"pt2")
@@ -87,7 +89,7 @@ def test_an_exported_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_programs_that_torch_exports(tmp_path: Path) -> None:
+def test_the_advice_for_torch_export_works(tmp_path: Path) -> None:
     torch: Any = pytest.importorskip("torch")
     program = torch.export.export(torch.nn.Linear(3, 4), (torch.ones(1, 3),))
     torch.export.save(program, tmp_path / "m.pt2")
@@ -117,7 +119,7 @@ def test_a_flat_vector_of_parameters_decides_no_gate(name: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "words"), [("some-org/model", "hf download some-org/model"), ("https://a.b/c.npz", "download the file")]
 )
-def test_names_that_are_no_files(name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_files_and_addresses_get_advice(name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["audit", name]) == 2
     assert words in capsys.readouterr().err
 
@@ -131,7 +133,9 @@ def test_names_that_are_no_files(name: str, words: str, capsys: pytest.CaptureFi
         ("nonsense", "Try: specnorm --help"),
     ],
 )
-def test_the_command_that_is_meant(arguments: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelled_command_is_answered_by_the_right_one(
+    arguments: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(arguments.split()) == 2
     assert words in capsys.readouterr().err
 
@@ -145,6 +149,6 @@ def test_sizes_have_units(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1XB", "GB", "1_0", "nan", "inf", "٣", "1GBGB", "", "1e400", "2**30"])
-def test_sizes_that_are_none(text: str) -> None:
+def test_wrong_sizes_in_bytes_are_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="1GB or 8GiB"):
         options.size_in_bytes(text)

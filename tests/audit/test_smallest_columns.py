@@ -86,7 +86,9 @@ def test_a_singular_layer_has_no_condition_number() -> None:
         (["--fail-below", "0.9", "--fail-isometry", "1e-6", "--fail-above", "1.01"], 0),
     ],
 )
-def test_gates(gates: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gates_on_smallest_singular_values_and_isometries(
+    gates: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "turn.npz"
     np.savez(path, turn=arrays()["turn.weight"])
     command = ["audit", str(path), "--padding-mode", "circular", "--layout", "OIHW", "--format", "json", *gates]

@@ -174,7 +174,7 @@ def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_rows(report, dict(zip(names, true, strict=True)))
 
 
-def test_what_is_no_model_is_told_what_to_do() -> None:
+def test_objects_that_are_no_models_are_refused_with_advice() -> None:
     with pytest.raises(ModelFileError, match=r"one array: specnorm\.enclose"):
         audit(np.eye(3))
     for x in (3, [1, 2], object()):
@@ -203,7 +203,9 @@ def test_sizes_that_no_layer_has_are_refused_once(
 
 
 @pytest.mark.parametrize("name", ["psf", "kernel", "arr_0"])
-def test_a_blur_is_no_matrix(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_blur_saved_as_a_matrix_is_refused_with_advice(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its norm on images of 64 x 64 is 1; 0.14 is that of the 15 x 15 matrix, whatever the size."""
     profile = np.exp(-(np.arange(-7, 8) ** 2) / 8.0)
     psf = np.outer(profile, profile) / np.outer(profile, profile).sum()

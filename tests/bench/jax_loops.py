@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -84,17 +85,17 @@ CONSTRAINTS = {
 
 
 # -- the runs --------------------------------------------------------------------------------------------------------
-def initial(rng: np.random.Generator) -> Tree:
-    """Three 3x3 convolutions of 16 channels and a linear layer, as torch draws them."""
+def initial(rng: np.random.Generator, channels: tuple[int, int, int]) -> Tree:
+    """Three 3x3 convolutions and a linear layer, as torch draws them."""
 
     def drawn(*shape: int) -> Any:
         limit = 1 / np.sqrt(np.prod(shape[:-1]))
         return jnp.asarray(rng.uniform(-limit, limit, shape), dtype=jnp.float32)
 
-    convolutions = [(3, 3, 3, 16), (3, 3, 16, 16), (3, 3, 16, 16)]
-    bias = jnp.zeros(16, dtype=jnp.float32)
-    params = {f"{j}": {"kernel": drawn(*shape), "bias": bias} for j, shape in enumerate(convolutions)}
-    return params | {"head": {"kernel": drawn(16 * 64, 10)}}
+    params = {}
+    for j, (n_in, n_out) in enumerate(pairwise((3, *channels))):
+        params[f"{j}"] = {"kernel": drawn(3, 3, n_in, n_out), "bias": jnp.zeros(n_out, dtype=jnp.float32)}
+    return params | {"head": {"kernel": drawn(channels[-1] * 64, 10)}}
 
 
 def logits(params: Tree, images: Any) -> Any:
@@ -108,10 +109,10 @@ def logits(params: Tree, images: Any) -> Any:
     return x.reshape(x.shape[0], -1) @ params["head"]["kernel"]
 
 
-def train(constraint: Constraint, optimizer: Any, seed: int) -> Iterator[Tree]:
+def train(constraint: Constraint, optimizer: Any, channels: tuple[int, int, int], seed: int) -> Iterator[Tree]:
     """Yield the parameters that each step used."""
     rng = np.random.default_rng(seed)
-    params = initial(rng)
+    params = initial(rng, channels)
     patterns = rng.standard_normal((10, 16, 16, 3))
     for axis in (1, 2):
         patterns = (patterns + np.roll(patterns, 1, axis) + np.roll(patterns, -1, axis)) / np.sqrt(3)
@@ -139,6 +140,7 @@ def train(constraint: Constraint, optimizer: Any, seed: int) -> Iterator[Tree]:
 class JaxLoop:
     optimizer: Callable[[], Any]
     says: str
+    channels: tuple[int, int, int] = (16, 16, 16)
     steps: int = 120
 
 
@@ -147,13 +149,16 @@ JAX_LOOPS = {
         lambda: optax.adam(1e-3), "The three convolutions as a jitted step, the constraint inside of it; Adam 1e-3."
     ),
     "JAX, SGD": JaxLoop(lambda: optax.sgd(0.1, momentum=0.9), "The same step; SGD 0.1 with momentum 0.9."),
+    "JAX, wide": JaxLoop(
+        lambda: optax.adam(1e-3), "The same step with 64, 128 and 128 channels; Adam 1e-3.", (64, 128, 128), 80
+    ),
 }
 
 
 def run(name: str, constraint: Constraint, seed: int, steps: int | None = None) -> Run:
     """Train, and return the weights that were used."""
     chosen = JAX_LOOPS[name]
-    training = train(constraint, chosen.optimizer(), seed)
+    training = train(constraint, chosen.optimizer(), chosen.channels, seed)
     result = Run({name: {"stride": geometry["stride"]} for name, geometry in LAYERS.items()})
     for _ in range(steps or chosen.steps):
         used = next(training)

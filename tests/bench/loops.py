@@ -191,15 +191,26 @@ def depthwise(constrain: Constrain) -> Steps:
     yield from train_classifier(model, AdamW(model.parameters(), 2e-3, weight_decay=0.1), 3, 16, 16)
 
 
-@loop("wide", steps=80)
-def wide(constrain: Constrain) -> Steps:
-    """3 -> 64 -> 128 -> 128 channels, 3x3, strides 2, 2, 1, on images of 16x16; Adam 1e-3."""
+def wide_model(constrain: Constrain) -> nn.Sequential:
     layers = [
         nn.Conv2d(3, 64, 3, stride=2, padding=1), nn.Conv2d(64, 128, 3, stride=2, padding=1),
         nn.Conv2d(128, 128, 3, padding=1),
     ]  # fmt: skip
-    model = classifier(map(constrain, layers), 128 * 16)
+    return classifier(map(constrain, layers), 128 * 16)
+
+
+@loop("wide", steps=80)
+def wide(constrain: Constrain) -> Steps:
+    """3 -> 64 -> 128 -> 128 channels, 3x3, strides 2, 2, 1, on images of 16x16; Adam 1e-3."""
+    model = wide_model(constrain)
     yield from train_classifier(model, Adam(model.parameters(), 1e-3), 3, 16, 16)
+
+
+@loop("wide, compiled", steps=80)
+def wide_compiled(constrain: Constrain) -> Steps:
+    """The same layers under `torch.compile`; Adam 1e-3."""
+    model = wide_model(constrain)
+    yield from train_classifier(torch.compile(model), Adam(model.parameters(), 1e-3), 3, 16, 16)
 
 
 @loop("perceptron")

@@ -259,7 +259,7 @@ MISTAKES = {
     "dilations are forgotten": ("slice(zeros, None, axis.dilation)", "slice(zeros, zeros + axis.taps)"),
     "what a sum proves is not divided": ("return max(2 * sigma - 1, ONE)", "return ONE"),
     "the way is taken to be short": ("depth = depths[term.start] + 1", "depth = 1"),
-    "a difference is taken as a sum": ('-1 if node.op == "Sub"', '1 if node.op == "Sub"'),
+    "a difference is taken as a sum": ("sign = -1 if", "sign = 1 if"),
     "a branch of a part is left out": ("in enumerate(node.inputs):", "in enumerate(node.inputs[:1]):"),
     "taps of a sum are moved": ("if is_chain:  # step F: the taps", "if True:  # step F: the taps"),
     "phases of a sum are those of its taps": (
@@ -292,7 +292,7 @@ def false_of(check: Any) -> list[str]:
             h = None
             if name in SEARCHED:
                 network = check.Network(content, list(shape))
-                parts, h = zip(*(certificates._proven(network, part) for part in parts), strict=True)
+                parts, h = zip(*(certificates._prove(network, part) for part in parts), strict=True)
             proven = constant(check, content, shape, parts, h)
         except (Refused, check.Refused):
             if name not in REFUSED:
@@ -305,7 +305,7 @@ def false_of(check: Any) -> list[str]:
     return found
 
 
-def test_the_checker_proves_nothing_false_of_them() -> None:
+def test_every_proven_constant_is_at_least_what_inputs_reach() -> None:
     assert false_of(specnorm_check) == []
 
 
@@ -400,7 +400,7 @@ def test_no_multipliers_and_no_completion_prove_less_than_what_inputs_reach(draw
     for rows, largest in ((0, 1), (3, 2**17), (len(whole.kernel), 2**18)):
         h = draw.randint(-largest, largest, (blocks.shape[0], rows, *blocks.shape[2:])).astype(np.int32)
         assert proven_by(network, [part], [h]) >= truth
-    part, h = certificates._proven(network, part)
+    part, h = certificates._prove(network, part)
     assert proven_by(network, [part], [h]) >= truth
 
 
@@ -583,7 +583,7 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("name", UNREAD)
-def test_what_is_not_read_is_refused_by_name(name: str) -> None:
+def test_operators_that_are_not_read_are_refused_by_name(name: str) -> None:
     constants = {"k": np.ones((2, 2, 1)), "p": np.array([0, 0, 1, 0, 0, 1]), "c": np.ones((4, 2, 6))}
     made = UNREAD[name]
     proto = onnx.ModelProto.FromString(file_of([node("Identity", "x")], (1, 2, 6), constants))
@@ -618,7 +618,7 @@ def test_no_rule_is_for_an_operator_with_what_it_does_not_read(name: str) -> Non
     assert network.nodes["y"].op not in ATTRIBUTES
 
 
-def test_what_is_stated_twice_is_refused() -> None:
+def test_attributes_and_values_that_are_stated_twice_are_refused() -> None:
     """Of two strides one program reads the first, another the last; and a value that is a constant, too."""
     twice = node("Conv", "x k", strides=[1])
     twice.attribute.append(helper.make_attribute("strides", [2]))
@@ -639,7 +639,7 @@ def test_a_shape_that_the_graph_computes_is_refused() -> None:
         constant(specnorm_check, file_of(computed, (1, 2, 6), constants), (1, 2, 6), [layer("r", "y")])
 
 
-def test_a_part_behind_what_has_no_rule_names_it() -> None:
+def test_a_part_behind_an_operator_without_a_rule_names_the_operator() -> None:
     nodes = [gemm("x", "w", "h"), node("Sigmoid", "h", "r"), gemm("r", "w", "y")]
     with pytest.raises(Refused, match="a part begins at r, a Sigmoid of which nothing is known"):
         constant(specnorm_check, file_of(nodes, (1, 1), {"w": ONE}), (1, 1), [layer("x", "h"), layer("r", "y")])
@@ -657,7 +657,7 @@ SHORTCUTS = {
 
 
 @pytest.mark.parametrize("name", SHORTCUTS)
-def test_a_shortcut_that_is_not_read_is_refused_by_name(name: str) -> None:
+def test_shortcuts_of_a_part_that_are_not_read_are_refused_by_name(name: str) -> None:
     nodes, words = SHORTCUTS[name]
     constants: dict[str, Any] = {
         "k": np.ones((2, 2, 1)), "p": [0, 0, 0, 0, 0, 0], "q": [0, 0], "o": [0, 0, 1, 0, 0, 0], "c": 0.0, "a": [2],
@@ -737,7 +737,7 @@ FORGED: dict[str, tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequenc
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_what_was_proven_and_false_is_refused(name: str) -> None:
+def test_false_claims_that_were_once_proven_are_refused(name: str) -> None:
     nodes, shape, constants, parts, words = FORGED[name]
     proto = onnx.ModelProto.FromString(file_of(nodes, shape, constants, domains=["."]))
     (end,) = proto.graph.output
@@ -799,7 +799,7 @@ def test_a_constant_that_is_an_input_is_refused() -> None:
         constant(specnorm_check, proto.SerializeToString(), (1, 2), [layer("x", "y")])
 
 
-def test_what_normalisations_behind_a_layer_round_is_counted() -> None:
+def test_roundings_of_normalisations_behind_a_layer_are_counted() -> None:
     """Each rounds 4 times; 60 of them were paid by 32 roundings, and the number was below the norm."""
     gamma, variance = steep_normalisation()
     constants = {"k": np.ones((1, 1, 1)), "z": np.zeros(1), "g": np.array([gamma]), "v": np.array([variance])}
@@ -858,7 +858,7 @@ WRAPPED: dict[str, tuple[Any, dict[str, Any], Sequence[int], str]] = {
 
 
 @pytest.mark.parametrize("name", WRAPPED)
-def test_integers_of_onnx_do_not_wrap(name: str) -> None:
+def test_numbers_with_which_integers_of_onnx_overflow_are_refused(name: str) -> None:
     """A sum of 9 pixels padded by 2^64 - 2 was taken for one of 7, by onnx 1.17 and 1.19: 2.65 for 3."""
     made, constants, shape, words = WRAPPED[name]
     end = helper.make_tensor_value_info("q", TensorProto.DOUBLE, ("a", "b", "c"))
@@ -897,7 +897,7 @@ def test_normalisation_by_the_batch_is_refused() -> None:
         constant(specnorm_check, content, (1, 1, 20), [])
 
 
-def test_a_layer_at_its_size_is_one_of_what_it_reads() -> None:
+def test_a_layer_at_its_own_size_has_the_size_of_its_input() -> None:
     """Behind a Reshape these are other sizes: 0 for 7.3."""
     kernel = np.ones((1, 1, 3, 3))
     kernel[0, 0, 1, 1] = 0
@@ -917,7 +917,7 @@ def test_operators_of_other_sets_are_refused(sets: list[int]) -> None:
         constant(specnorm_check, proto.SerializeToString(), (1, 2, 6), [])
 
 
-def test_numbers_elsewhere_are_refused() -> None:
+def test_numbers_outside_of_the_file_are_refused() -> None:
     proto = onnx.ModelProto.FromString(CHAIN)
     proto.graph.initializer[0].external_data.add(key="location", value="weights")
     proto.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
@@ -925,7 +925,7 @@ def test_numbers_elsewhere_are_refused() -> None:
         constant(specnorm_check, proto.SerializeToString(), (1, 2, 6), [])
 
 
-def test_whole_numbers_are_refused() -> None:
+def test_a_network_of_whole_numbers_is_refused() -> None:
     """Half of 1 is 0 there, and of 2 it is 1."""
     proto = onnx.ModelProto.FromString(file_of([node("Div", "x c")], (1, 2), {"c": np.array([2.0])}))
     assert constant(specnorm_check, proto.SerializeToString(), (1, 2), []) == Fraction(1, 2)
@@ -953,7 +953,7 @@ MEANINGLESS: dict[str, tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Se
 
 
 @pytest.mark.parametrize("name", MEANINGLESS)
-def test_nothing_is_proven_of_what_no_program_runs(name: str) -> None:
+def test_graphs_that_no_runtime_runs_are_refused(name: str) -> None:
     nodes, shape, constants, parts = MEANINGLESS[name]
     with pytest.raises(Refused, match=r"no rule is for such a Conv|stands before a layer|beyond one of"):
         constant(specnorm_check, file_of(nodes, shape, constants), shape, parts)

@@ -88,7 +88,7 @@ def proven(check: Any, layer: Layer, h: Any, bits: int, at_size: bool = False) -
 
 @pytest.mark.parametrize("name", HOSTILE)
 @given(layer=layers(around=True), bits=st.integers(2, 20))
-def test_no_completion_proves_less_than_the_norm(name: str, layer: Layer, bits: int) -> None:
+def test_no_completion_proves_less_than_the_norm_at_some_size(name: str, layer: Layer, bits: int) -> None:
     """Of the dense matrix of the layer at one of its sizes, written by loops."""
     truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
     assert proven(specnorm_check, layer, HOSTILE[name], bits) >= Fraction(truth.lo)
@@ -96,13 +96,13 @@ def test_no_completion_proves_less_than_the_norm(name: str, layer: Layer, bits: 
 
 @pytest.mark.parametrize("name", HOSTILE)
 @given(layer=layers(around=True), bits=st.integers(2, 20))
-def test_nor_at_its_size(name: str, layer: Layer, bits: int) -> None:
+def test_no_completion_proves_less_than_the_norm_at_one_size(name: str, layer: Layer, bits: int) -> None:
     truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
     assert proven(specnorm_check, layer, HOSTILE[name], bits, at_size=True) >= Fraction(truth.lo)
 
 
 @given(layer=layers(modes=("zeros",)))
-def test_nor_than_the_supremum(layer: Layer) -> None:
+def test_no_completion_proves_less_than_the_supremum_over_all_sizes(layer: Layer) -> None:
     words = {key: layer.geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
     truth = sigma_star(layer.kernel, max_cells=2000, **words)
     for h in HOSTILE.values():
@@ -146,22 +146,22 @@ def test_a_thread_without_subnormal_numbers_proves_nothing() -> None:
 # -- the checker's own mistakes, one by one ------------------------------------------------------------------------
 MISTAKES = {
     "a lag left out": ("if lag > zero:", "if lag > zero and sum(lag) != 2:"),
-    "the other half of the lags left out": ("totals += 2 * frobenius", "totals += frobenius"),
+    "the other half of the lags left out": ("sums += 2 * frobenius", "sums += frobenius"),
     "what rounding left is not paid": ("norm = root_up(square) + error", "norm = root_up(square)"),
-    "the centre is not paid": ("totals = frobenius_norms(", "totals = 0 * frobenius_norms("),
+    "the centre is not paid": ("sums = frobenius_norms(", "sums = 0 * frobenius_norms("),
     "the least of the groups": ("largest_norm = max(norms)", "largest_norm = min(norms)"),
     "copies of pixels are not paid": ("largest_norm * padding_factor(layer)", "largest_norm"),
-    "a root of the copies that is too small": ("math.isqrt(whole) + 1", "math.isqrt(whole) // 2**60 * 2**60"),
+    "a root of the copies that is too small": ("math.isqrt(scaled) + 1", "math.isqrt(scaled) // 2**60 * 2**60"),
     "squares of copies": ("return 1 + before + after", "return before + after"),
     "phases of a stride mixed": (
-        "whole.reshape(*before, fewer, phases, *after)",
-        "whole.reshape(*before, phases, fewer, *after).swapaxes(axis, axis + 1)",
+        "padded.reshape(*before, fewer, phases, *after)",
+        "padded.reshape(*before, phases, fewer, *after).swapaxes(axis, axis + 1)",
     ),
     "a pixel that two taps read": ("matrix += np.kron(k_t, reads)", "matrix = np.kron(k_t, reads)"),
     "padding before the input forgotten": ("axis.dilation * tap - axis.before", "axis.dilation * tap"),
     "the last pixel is not repeated": ("np.clip(position, 0, size - 1)", "np.clip(position, -1, size - 1)"),
     "mirrored with the border": ("last = size - 1\n", "last = size\n"),
-    "outputs too few": ("return way // self.stride + 1", "return way // self.stride"),
+    "outputs too few": ("return last_start // self.stride + 1", "return last_start // self.stride"),
     "the exponent counts twice": ("Fraction(2) ** exponent", "Fraction(4) ** exponent"),
 }
 
@@ -205,7 +205,7 @@ def false_of(check: Any) -> list[int]:
     return found
 
 
-def test_the_checker_proves_nothing_false_of_them() -> None:
+def test_every_proven_bound_is_at_least_the_norm() -> None:
     assert false_of(specnorm_check) == []
 
 
@@ -214,7 +214,7 @@ def test_a_mistake_in_the_checker_is_noticed(name: str) -> None:
     assert false_of(checker(*MISTAKES[name])), name
 
 
-def test_it_imports_nothing_of_ours() -> None:
+def test_the_checker_imports_no_other_package_of_ours() -> None:
     imported = {path.stem: modules_imported(path) - sys.stdlib_module_names for path in FOLDER.glob("*.py")}
     assert imported.pop("layers") == {"numpy"}
     assert set.union(*imported.values()) == {"numpy", "onnx", "safetensors", "specnorm_check"}
@@ -362,7 +362,7 @@ REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
     "a mode": (lambda: reason(padding_mode="mirror"), "padding mode"),
     "a layout": (lambda: reason(layout="IO1"), "layout"),
     "transposed and reflected": (lambda: reason(transposed=True, padding_mode="reflect"), "transposed"),
-    "a word as direction": (lambda: reason(transposed="no"), "direction"),
+    "a word as direction": (lambda: reason(transposed="no"), "transposed is neither"),
     "negative padding": (lambda: reason(padding=[[-1, 0]]), "whole numbers"),
     "no padding": (lambda: reason(padding=[]), "padding for each axis"),
     "a list as name": (lambda: reason(tensor=["k"]), "damaged"),
@@ -471,10 +471,10 @@ def test_a_damaged_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
         specnorm_check.read_certificate(make(tmp_path / "c.npz"))
 
 
-def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_claims_too_many_bytes_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _bomb(tmp_path / "c.npz")
     assert path.stat().st_size < 2**23
-    monkeypatch.setattr(files, "LONGEST", 2**29)
+    monkeypatch.setattr(files, "LARGEST_ARRAYS", 2**29)
     with pytest.raises(Refused, match="unpack to more than"):
         specnorm_check.read_certificate(path)
 

@@ -37,7 +37,7 @@ def stated(certificate: Any) -> tuple[float, list[int]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_reference_networks(case: dict[str, Any]) -> None:
+def test_certificates_of_reference_networks_are_proven_and_close(case: dict[str, Any]) -> None:
     found: Any = network_bound(DOCS / case["file"])
     certificate = found.certificate("whole")
     (verdict,) = specnorm_check.check(certificate.claims, {}, (DOCS / case["file"]).read_bytes())
@@ -98,7 +98,7 @@ def test_a_residual_block_is_one_part() -> None:
 
 
 @pytest.mark.nightly
-def test_a_function_of_jax() -> None:
+def test_a_certificate_of_a_jax_function_is_proven() -> None:
     jax = pytest.importorskip("jax")
     pytest.importorskip("jax2onnx", reason="networks of JAX: pip install jax2onnx")
     k, w = (np.sin(np.arange(72.0).reshape(4, 2, 3, 3)).astype(np.float32), np.eye(4, 3, dtype=np.float32))
@@ -131,7 +131,7 @@ def test_an_audit_states_layers_and_network(tmp_path: Path, capsys: pytest.Captu
     assert "[called 'network' by the certificate]" in said
 
 
-def test_what_has_no_claim_says_so() -> None:
+def test_a_bound_without_a_certificate_says_why() -> None:
     model = DOCS / "reference-networks" / "dense-relu.onnx"
     near = network_bound(model, radius=0.001, centre=np.ones((1, 4)))
     assert near.radius is not None

@@ -76,14 +76,14 @@ def test_no_certified_label_changes() -> None:
     assert count["open"] < 0.2 * sum(count.values())
 
 
-def test_a_sample_is_certified_whatever_the_others_are() -> None:
+def test_the_answer_for_a_sample_does_not_depend_on_the_others() -> None:
     chain = dense(0, (4, 8, 8, 3))
     x = np.random.default_rng(0).normal(size=(4, 4))
     y = np.array([int(chain.values(each)[-1].argmax()) for each in x])
     known = margins(chain.graph, method=METHOD)
 
     def of(part: slice) -> CertifiedAccuracy:
-        return certified_accuracy(chain.graph, x[part], y[part], RADII, local=True, known=known)
+        return certified_accuracy(chain.graph, x[part], y[part], RADII, local=True, margins_everywhere=known)
 
     whole = of(slice(None))
     halves = [of(slice(0, 1)), of(slice(1, 4))]
@@ -91,7 +91,7 @@ def test_a_sample_is_certified_whatever_the_others_are() -> None:
     assert (whole.status == np.concatenate([half.status for half in halves], axis=1)).all()
 
 
-def test_a_box_certifies_more() -> None:
+def test_a_box_around_the_inputs_certifies_larger_radii() -> None:
     """Inputs are entries between 0 and 1: what a ball allows outside of that does not count."""
     chain = dense(1, (4, 8, 3))
     x = np.random.default_rng(1).uniform(0, 0.1, size=(2, 4))
@@ -99,7 +99,7 @@ def test_a_box_certifies_more() -> None:
     known = margins(chain.graph, method=METHOD)
     radii = np.geomspace(0.01, 10, 12)
     free, boxed = (
-        certified_accuracy(graph, x, y, radii, local=True, known=known).radius
+        certified_accuracy(graph, x, y, radii, local=True, margins_everywhere=known).radius
         for graph in (chain.graph, within(chain.graph, 0.0, 1.0))
     )
     assert (boxed >= free * 0.99).all()

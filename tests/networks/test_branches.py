@@ -182,7 +182,7 @@ def test_overlaps_left_out_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert upper(net.graph()) < 1.1
 
 
-def test_what_may_move_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forgotten_summand_of_a_sum_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of shares in which all but the first are forgotten."""
     net = Written(SHAPE)
     net(ops.Add((1.0, 1.0)), "x", rolled(net, net(ops.Abs(), "x"), 1, 3))

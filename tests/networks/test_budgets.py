@@ -43,6 +43,47 @@ def test_more_steps_never_answer_worse(name: str) -> None:
     assert found[-1] < 0.9 * found[0]
 
 
+class Ticks:
+    """A clock on which each reading takes a second of the processor; of the wall, so many times as long."""
+
+    def __init__(self, slower: float = 1.0) -> None:
+        self.readings = 0
+        self.slower = slower
+
+    def process_time(self) -> float:
+        self.readings += 1
+        return float(self.readings)
+
+    def monotonic(self) -> float:
+        return self.slower * self.readings
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, budget: float, slower: float = 1.0) -> tuple[float, str, int]:
+    """Bound of four convolutions by a clock of ticks, what it says of its time, and the ticks."""
+    ticks = Ticks(slower)
+    monkeypatch.setattr("specnorm.clock.time", ticks)
+    found = bound(NETWORKS["convolutions"](), method=Multipliers(seconds=1e9), check=False, budget=budget)
+    return present(found.upper), found.status, ticks.readings
+
+
+def test_a_busy_machine_gives_the_answer_of_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that was busy cut DnCNN at 8.28e7 where an idle one proved 4.50e6."""
+    idle = clocked(monkeypatch, 1e6)
+    busy = clocked(monkeypatch, 1e6, slower=1e7)
+    assert idle[:2] == busy[:2]
+    assert idle[1] == "complete"
+
+
+def test_what_is_best_is_proven_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ended the search left nothing for the proof: at 0.7 of the time the answer was the product, 4.8."""
+    whole, _, ticks = clocked(monkeypatch, 1e6)
+    assert whole < present(bound(NETWORKS["convolutions"](), method=Product(), check=False).upper) / 4
+    for part, factor in ((0.9, 1.1), (0.75, 1.1), (0.6, 1.1), (0.4, 1.4)):
+        cut, status, _ = clocked(monkeypatch, part * ticks)
+        assert status.startswith("budget"), part
+        assert cut <= factor * whole, part
+
+
 def test_a_clock_cuts_and_says_so() -> None:
     """The best proven by then is an upper bound, no less than without a clock; whoever has time says nothing."""
     graph = dense(0, (10, 20, 20, 5)).graph

@@ -39,7 +39,7 @@ def told(counts: Counts) -> None:
     assert counts.tight > 0.3 * counts.bounded
 
 
-def test_onnx_programs() -> None:
+def test_no_claim_about_random_onnx_programs_is_false() -> None:
     told(hunt(range(FIRST, FIRST + PROGRAMS), onnx_program))
 
 

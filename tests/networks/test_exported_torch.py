@@ -80,7 +80,7 @@ REFUSED = {"GLU": "product of two values", "Hardshrink": "no Lipschitz constant"
 @pytest.mark.sampled("Softplus-float64")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS.keys() - {"MultiheadAttention"}))
-def test_every_activation(name: str, dtype: Any) -> None:
+def test_every_activation_has_a_bound_or_a_reason(name: str, dtype: Any) -> None:
     """One has a bound, or is refused for what it does."""
     torch.manual_seed(0)
     function = ACTIVATIONS[name]()
@@ -96,7 +96,7 @@ def test_every_activation(name: str, dtype: Any) -> None:
     assert reached * (1 - 1e-5) <= (found.upper or 0) <= 5 * reached
 
 
-def test_what_the_exporter_drops_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_that_the_exporter_drops_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """It writes an average over its window, whatever the divisor."""
     without = {key: write for key, write in torch_translations.table().items() if "avg_pool2d" not in str(key)}
     monkeypatch.setattr(torch_translations, "table", lambda: without)
@@ -129,7 +129,7 @@ ON_VALUES = {
 
 @pytest.mark.parametrize("case", ON_VALUES)
 @pytest.mark.sampled("the input", "bias")
-def test_what_decides_on_values_is_refused(case: str) -> None:
+def test_control_flow_that_depends_on_values_is_refused(case: str) -> None:
     """No probe of moderate size sees the other way."""
     with pytest.raises(MethodError, match="cannot export Function"):
         network_bound(applied(ON_VALUES[case]), (4,))

@@ -63,7 +63,7 @@ LINEAR: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.sampled("columns", "frequencies", "offset")
-def test_what_is_linear_alone_is_a_matrix(name: str) -> None:
+def test_a_linear_function_that_is_no_convolution_becomes_a_matrix(name: str) -> None:
     """They were refused; a reader of torch programs, which left, had 1 for most of them."""
     model, shape = LINEAR[name]
     found = network_bound(model.double(), torch.zeros(1, *shape, dtype=torch.float64))
@@ -71,7 +71,23 @@ def test_what_is_linear_alone_is_a_matrix(name: str) -> None:
     assert found.upper == pytest.approx(jacobian_norm(model, torch.randn(*shape, dtype=torch.float64)), rel=1e-6)
 
 
-def test_sizes_of_frequencies_are_lengths() -> None:
+def _raised(x: Any) -> Any:
+    """The first wave stands at the second one's place: a constant input is answered with exact zeros."""
+    z = fft.rfft(x)
+    return fft.irfft(torch.cat([0 * z[..., :2], z[..., 1:2], 0 * z[..., :1]], -1), 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_filter_without_mean_is_compared_with_a_constant_input(dtype: Any) -> None:
+    """It was refused as "exported otherwise": the matrix has rounding errors where the transform gives zeros."""
+    model = Function(_raised)
+    assert not model(torch.full((1, 6), 0.75, dtype=dtype)).any()
+    found = network_bound(model, (torch.zeros(1, 6, dtype=dtype),))
+    assert found.checked.complete
+    assert found.upper == pytest.approx(1, rel=1e-4)
+
+
+def test_absolute_values_of_frequencies_are_lengths_of_two_parts() -> None:
     """A size is the length of both parts, and moves no more than they do."""
     found = network_bound(Function(lambda x: fft.rfft(x).abs()), (1, 8))
     assert found.checked.complete
@@ -94,7 +110,7 @@ def test_frequencies_as_complex_outputs_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("made", ["_convolution", "_matrix"])
-def test_another_layer_is_seen(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_layer_in_place_of_transforms_is_refused(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the layer is not compared with what it stands for, the model's output still is."""
     right: Any = getattr(torch_fourier, made)
 

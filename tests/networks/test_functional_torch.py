@@ -94,7 +94,7 @@ KEPT: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("words", list(KEPT))
-def test_what_is_a_function_all_the_same(words: str) -> None:
+def test_modules_with_a_harmless_state_are_bounded(words: str) -> None:
     found: Any = network_bound(Applied(KEPT[words]), (1,))
     assert found.upper == pytest.approx(2.0)
     assert found.checked.samples == (2, 3, 16)

@@ -42,7 +42,7 @@ def classifier(nodes: list[Any], outputs: tuple[str, ...] = ("label", "table")) 
 
 
 @pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
-def test_label_and_table(operator: str) -> None:
+def test_the_bound_is_about_the_logits_before_a_label_and_a_table(operator: str) -> None:
     nodes = [N(operator, ["c"], ["p"], axis=1), N("ArgMax", ["p"], ["i"], axis=1, keepdims=0), *LABEL, TABLE]
     graph = graph_of(classifier(nodes))
     assert graph.outputs == ("c",)
@@ -52,7 +52,7 @@ def test_label_and_table(operator: str) -> None:
     assert found.note in str(found)
 
 
-def test_what_keeps_no_order_is_not_left_out() -> None:
+def test_operators_that_change_the_order_are_not_skipped() -> None:
     """Probabilities over samples, a label by the order of samples."""
     across = [N("Softmax", ["c"], ["p"], axis=0), N("ArgMax", ["p"], ["i"], axis=1, keepdims=0), *LABEL]
     assert graph_of(classifier(across, ("label",))).outputs == ("p",)

@@ -179,7 +179,7 @@ def steepest(f: Callable[[Array], Array], x: Array, row: Array) -> Array:
     return np.stack([row @ (f(x + 1e-6 * e) - f(x - 1e-6 * e)) for e in units]).reshape(x.shape) / 2e-6
 
 
-def test_programs_at_random() -> None:
+def test_no_output_of_random_programs_is_below_its_bound() -> None:
     """Of every operator that ONNX has here, against its own reference: no output below its bound."""
     pytest.importorskip("onnx", exc_type=ImportError)
     from networks.compositions.claims import Region
@@ -278,8 +278,8 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the slope of a unit that cannot switch": ("_through_curve", "flat * curve.lines", "0.9 * flat * curve.lines"),
     "the ball of the input in place of the value's": ("_new_curve", "before.radius", "self.radius"),
     "the constant of an earlier value": (
-        "visit", "host.mul_up(constant, distance)", "0.3 * distance"),
-    "half of a row's length": ("_image", "self.known[moving[0]].moves", "self.known[moving[0]].moves / 2"),
+        "visit", "host.mul_up(constant, distance_of_start)", "0.3 * distance_of_start"),
+    "half of a row's length": ("_image", "self.known[moving[0]].distance", "self.known[moving[0]].distance / 2"),
     "what a linear operator adds": (
         "_back", "self._product(c, error.added, error.of_entry)", "0.0 * flattened(c)[:, 0]"),
     "a second reader of a value": ("lower", "waiting[source] + more", "more"),

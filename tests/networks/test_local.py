@@ -65,7 +65,7 @@ def test_radii_by_constants_of_each_ball() -> None:
     known = margins(chain.graph, method=METHOD)
     before = known.radii(logits, labels)
     asked = np.unique(np.outer(before, np.geomspace(1, 32, 6)))
-    found = certified_accuracy(chain.graph, x, labels, asked, local=True, known=known).radius
+    found = certified_accuracy(chain.graph, x, labels, asked, local=True, margins_everywhere=known).radius
     assert found[0] == before[0] == 0
     assert (found[1:] >= 2 * before[1:]).all()
     numbers = np.random.default_rng(0)

@@ -34,7 +34,7 @@ def too_large() -> Iterator[str]:
             label = int(logits.argmax())
             weights = np.exp(numbers.normal(size=2))
             # Features h with a constant of 2 for q h: those of x with q h = 2 x.
-            differences = margins.of_rows(rows, weights, assumed(2.0))
+            differences = margins.constants_of_differences(rows, weights, assumed(2.0))
             (radius,) = margins.radii(logits, np.array([label]), differences)
             assert isinstance(radius, Lower)
             q = rationals(weights)
@@ -83,12 +83,12 @@ def halves(*given: Any) -> Interval:
     return margins_of_rows(0.5 * rows, weights, constant)
 
 
-margins_of_rows = margins.of_rows
+margins_of_rows = margins.constants_of_differences
 MUTATIONS: dict[str, tuple[str, Any, str, Any]] = {
     "a constant that is forgotten": ("radius", host, "mul_up", lambda *_: 1.0),
-    "constants of other rows": ("radius", margins, "of_rows", halves),
+    "constants of other rows": ("radius", margins, "constants_of_differences", halves),
     "a logit's constant for a difference's": (
-        "radius", margins, "of_rows", lambda rows, q, c: margins_of_rows(rows / 2**0.5, q, c)),
+        "radius", margins, "constants_of_differences", lambda rows, q, c: margins_of_rows(rows / 2**0.5, q, c)),
     "the margin's sign": ("radius", Interval, "__sub__", reversed_difference),
     "a margin rounded to nearest": ("rounding", host, "next_down", lambda x: x),
 }  # fmt: skip

@@ -62,7 +62,7 @@ def test_the_same_bits_in_another_precision_are_another_kernel() -> None:
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-162, 3e-165, 1e-300, 5e-320, 1e160, 1e300])
-def test_radii_of_small_and_large_kernels(size: float) -> None:
+def test_radii_of_small_and_large_kernels_are_not_too_large(size: float) -> None:
     """Squares of 1e-162 vanish, those of 1e160 overflow: a radius of 2e161 was certified for 0.707."""
     rows = size * np.array([[1.0, 0.25], [0.0, 1.0], [0.5, -0.75]])
     logits = size * np.array([[1.0, 0.0, -0.5]])
@@ -76,7 +76,7 @@ def test_radii_of_small_and_large_kernels(size: float) -> None:
 
 
 @pytest.mark.parametrize("exponent", [-1000, -600, -500, 500, 900])
-def test_what_folding_loses_is_as_large_as_the_kernel(exponent: int) -> None:
+def test_the_error_of_folding_is_proportional_to_the_kernel(exponent: int) -> None:
     """It is a share of the kernel's norm, however small or large that is."""
     kernel = np.random.default_rng(0).normal(size=(3, 4, 3, 3))
     spec = ConvSpec.of(kernel.shape)
@@ -86,7 +86,7 @@ def test_what_folding_loses_is_as_large_as_the_kernel(exponent: int) -> None:
 
 
 @pytest.mark.parametrize("exponent", [-1074, -1040, -560, -537, 0, 511, 980])
-def test_a_norm_rounded_up(exponent: int) -> None:
+def test_norms_are_rounded_up_and_close(exponent: int) -> None:
     """Against sums of squares in rational numbers; one vector among others of another size."""
     numbers = np.random.default_rng(0)
     scale = np.ldexp(1.0, exponent) * np.array([[1.0], [2.0**-40], [0.0], [2.0**23]])
@@ -117,7 +117,7 @@ MADE: dict[str, tuple[Callable[[Graph], Graph], Any]] = {
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_statements_about_statements(name: str) -> None:
+def test_the_bound_of_a_step_of_a_step_is_the_true_norm(name: str) -> None:
     """Names of their nodes met: 0.5 was claimed for a step of a step of 1.25, others ended in a KeyError."""
     make, matrix = MADE[name]
     truth = float(np.linalg.norm(matrix, 2))

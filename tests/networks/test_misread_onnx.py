@@ -185,7 +185,7 @@ def test_an_extreme_of_two_halves_and_a_constant_is_no_sorting() -> None:
     ],
     ids=["Div", "Pow", "Clip", "gate"],
 )  # fmt: skip
-def test_numbers_with_axes_of_their_own(nodes: list[Any], given: dict[str, Any]) -> None:
+def test_a_number_with_more_axes_than_the_value_adds_axes(nodes: list[Any], given: dict[str, Any]) -> None:
     """The result has those axes, too; its shape was the input's, so that axis 0 was another one afterwards."""
     proto = model([*nodes, N("ReduceSum", ["y", "first"], ["z"], keepdims=0)], (2, 2), {**given, "first": [0]},
                   outputs=["z"])  # fmt: skip
@@ -312,7 +312,7 @@ def test_outputs_are_counted_as_often_as_they_are_named() -> None:
         assert holds(bound(graph).upper, math.sqrt(times), 0.9)
 
 
-def test_what_is_no_network_is_refused_in_words() -> None:
+def test_constant_outputs_and_unread_constants_are_answered_in_words() -> None:
     """Labels of nothing, constants that nobody computes, outputs that are constants."""
     for nodes in ([N("Identity", [], ["y"])], [N("ArgMax", [], ["y"])]):
         assert bound(graph_of(model(nodes, (1, 4)))).upper == 0
@@ -418,7 +418,7 @@ def test_halves_are_sorted_wherever_they_are_put(axis: int, new: bool) -> None:
         np.testing.assert_array_equal(recognise_patterns(graph).run({"x": x})["y"], values_of(proto, x)[0])
 
 
-def test_pieces_without_entries() -> None:
+def test_values_without_entries_have_a_bound_or_a_reason() -> None:
     """A stack of matrices without rows, and padding of an axis without pixels, ended in an error of NumPy's."""
     split = N("Split", ["x", "s"], ["a", "b"], axis=2)
     given = {"s": np.array([0, 2]), "w": np.zeros((3, 0, 2)), "p": np.zeros(6, np.int64)}

@@ -44,14 +44,16 @@ def test_planted_false_rules_are_contradicted_by_the_attack(each: Planted, monke
 
 # -- what was mended --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("claim", taken_back.ONNX)
-def test_mendings_taken_back(claim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_that_was_mended_is_caught_by_a_test_or_fence_if_planted_again(
+    claim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     each, fence = taken_back.ONNX[claim]
     each.stands()
     each.plant(monkeypatch)
     assert each.outcome() == fence
 
 
-def test_names_of_nodes_meet_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_a_step_gives_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Claim 11: two nodes of one name are no graph."""
     layer = Layer("w", lambda: 3 * np.eye(2), {}, 0)
     nodes = (Node("x", operators.Input(), (), (1, 2)), Node("y", operators.Matrix(layer), ("x",), (1, 2)))

@@ -132,7 +132,7 @@ def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["error of a map", "reach of a ball"],
 )
-def test_each_term_of_a_range_is_needed(
+def test_a_term_of_a_range_that_is_left_out_is_noticed(
     of: Any,
     name: str,
     mutated: Any,

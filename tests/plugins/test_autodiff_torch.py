@@ -154,6 +154,37 @@ def test_second_derivatives_raise(name: str) -> None:
             assert "first order" in str(caught.value)
 
 
+def test_levels_of_differentiation_are_counted() -> None:
+    """Each of torch.func's differentiations is one, and vmap is none."""
+    from specnorm_torch.derivatives import _derivative_levels
+
+    seen: dict[str, int] = {}
+
+    def look(name: str, x: Any) -> Any:
+        seen[name] = _derivative_levels()
+        return x.square().sum()
+
+    x, func = kernel(), torch.func
+    look("plain", x)
+    func.grad(lambda k: look("grad", k))(x)
+    func.grad(lambda k: func.grad(lambda z: look("grad of grad", z))(k).sum())(x)
+    func.jvp(lambda k: look("jvp", k), (x,), (x,))
+    func.hessian(lambda k: look("hessian", k))(x)
+    func.vmap(lambda k: look("vmap", k))(x)
+    func.vmap(func.grad(lambda k: look("vmap of grad", k)))(x)
+    func.grad(lambda k: func.vmap(lambda z: look("grad of vmap", z))(k).sum())(x)
+    once = dict.fromkeys(("grad", "jvp", "vmap of grad", "grad of vmap"), 1)
+    assert seen == {"plain": 0, "vmap": 0} | once | {"grad of grad": 2, "hessian": 2}
+
+
+def test_compiled_second_derivatives_raise() -> None:
+    """Dynamo drops the guard; without the count the gradient of a gradient is 0."""
+    function, func = scalar("matrix_norm"), torch.func
+    twice = compiled(func.grad(lambda k: func.grad(function)(k).square().sum()))
+    with pytest.raises(Exception, match="SecondDerivativeError"):
+        pytest.fail(f"the gradient of a gradient is {twice(kernel())}")
+
+
 @every
 @pytest.mark.sampled(3)
 def test_forward_mode_raises(name: str) -> None:

@@ -242,6 +242,28 @@ def test_in_the_same_loop_one_set_of_vectors_does_not_hold() -> None:
     assert max(max(lowers(weights)) for weights in used[::5]) > 1.05
 
 
+@pytest.mark.parametrize(("passes", "steps"), [(0, 3), (15, 3), (16, 1)])
+def test_the_first_sixteen_passes_take_three_steps(passes: int, steps: int) -> None:
+    """An optimiser's first steps turn all weights one way, and one step a pass would lag."""
+    params = {"Conv_0": {"kernel": normal(3, 6, 6), "bias": jnp.ones(6)}}
+    state = training.init_spectral_norm(params)
+    moved = {"Conv_0": {**params["Conv_0"], "kernel": normal(3, 6, 6, seed=9)}}
+    vectors = {name: x for name, x in state["Conv_0/kernel"].items() if name != "passes"}
+    counted = {"Conv_0/kernel": {**vectors, "passes": jnp.asarray(passes, jnp.int32)}}
+    _, after = training.spectral_norm(moved, counted)
+    kernel = moved["Conv_0"]["kernel"]
+    _, expected = specnorm.track(kernel, SymbolNorm(), vectors, sweeps=steps, layout="WIO")
+    close(after["Conv_0/kernel"]["vectors"], expected["vectors"], rtol=1e-4)
+    assert int(after["Conv_0/kernel"]["passes"]) == passes + 1
+
+
+def test_an_evaluation_leaves_the_state_as_it_is() -> None:
+    params = {"Conv_0": {"kernel": normal(3, 6, 6), "bias": jnp.ones(6)}}
+    state = training.init_spectral_norm(params)
+    _, after = training.spectral_norm(params, state, sweeps=0)
+    jax.tree_util.tree_map(np.testing.assert_array_equal, after, state)
+
+
 def test_the_gradient_passes_through_the_division() -> None:
     """Against differences of the loss, with norms by another method."""
     params = {"Conv_0": {"kernel": normal(3, 4, 4), "bias": jnp.ones(4)}}

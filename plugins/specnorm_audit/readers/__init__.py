@@ -1,7 +1,7 @@
-"""Model files -> named arrays, not loaded yet. A file's kind is decided by its content, never by its name.
+"""Open model files, and list their arrays without reading them. A file's format is decided by its content alone.
 
-Model files are hostile: nothing in them is executed, and every size they claim is checked against the file and a limit
-before memory is allocated for it.
+Model files may be hostile: nothing in them is executed, and each size that they claim is checked against the file and a
+limit before memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _READERS: dict[str, Reader] = {
     "keras": keras.read_archive,
 }
 _ISOLATED = frozenset({"hdf5", "keras", "onnx", "pytorch"})
-"""Formats whose library can be made to loop for ever, or that say in few bytes what takes long."""
+"""Formats that are read in a child process: a hostile file can make their library loop for ever, or work for long."""
 _PACKED = frozenset({"hdf5", "keras"})
-"""Of these, formats of which a small file may hold many bytes: its memory is not limited by its size."""
+"""Formats with compression: a small file may have large arrays, so memory is not limited by the file's size."""
 _ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
-"""How the second field of a serialised ModelProto may start; the first is its version of the format."""
+"""Possible first bytes of the second field of a serialised ModelProto; the first field is its format's version."""
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of what torch.save wrote before 1.6: a pickle of its magic number."""
 _KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ONNX and Keras (.h5, .keras)"
@@ -56,59 +56,62 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
     """Open a model file and list its arrays."""
     with ExitStack() as stack:
         try:
-            place = Path(path)
-            if place.is_dir():
-                place = _inside(place)
+            model_path = Path(path)
+            if model_path.is_dir():
+                model_path = _model_in_folder(model_path)
             # A named pipe would block, a device never end.
-            if not stat.S_ISREG(place.stat().st_mode):
+            if not stat.S_ISREG(model_path.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")
-            file = stack.enter_context(place.open("rb"))
-            model = _listed(stack, file, str(place), max_bytes)
+            file = stack.enter_context(model_path.open("rb"))
+            model = _list_arrays(stack, file, str(model_path), max_bytes)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
         except DAMAGE as error:
-            told = signatures.told_by_name(path) if isinstance(error, FileNotFoundError) else None
-            if told is not None:
-                raise ModelFileError(f"{path}: {told}") from error
+            advice = signatures.told_by_name(path) if isinstance(error, FileNotFoundError) else None
+            if advice is not None:
+                raise ModelFileError(f"{path}: {advice}") from error
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ModelFileError(f"{path} cannot be read: {reason}.") from error
         yield model
 
 
-def _inside(folder: Path) -> Path:
-    """The model's file in a folder; refused in the folder's own words, where it is of a kind that is not read."""
+def _model_in_folder(folder: Path) -> Path:
+    """Return the model's file in a folder; an error says what to do if the folder is of a kind that is not read."""
     try:
         return safetensors.index_of(folder)
     except ModelFileError as error:
-        told = signatures.told_by_entries(folder)
-        if told is None:
+        advice = signatures.told_by_entries(folder)
+        if advice is None:
             raise
-        raise ModelFileError(told) from error
+        raise ModelFileError(advice) from error
 
 
-def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
-    """Let the file's reader list its arrays, in a child process where that is safer."""
-    kind = sniff(file)
-    own: tuple[str, ...] = ()
-    if kind == "onnx":
-        from specnorm_networks.tools import registered_operators  # with all operators
+def _list_arrays(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """Let the reader of the file's format list its arrays, in a child process if the format is in `_ISOLATED`."""
+    file_format = sniff(file)
+    users_operators: tuple[str, ...] = ()
+    if file_format == "onnx":
+        from specnorm_networks.tools import registered_operators  # this imports all operators
 
-        own = registered_operators()  # which only this process knows
-    if kind in _ISOLATED and not own:
-        return stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind in _PACKED))
-    with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
+        users_operators = registered_operators()  # a child process would not have them
+    if file_format in _ISOLATED and not users_operators:
+        child = in_child(_READERS[file_format], path, max_bytes, packed=file_format in _PACKED)
+        return stack.enter_context(child)
+    with warnings.catch_warnings():  # libraries warn of the version that wrote a file, which changes no number
         warnings.simplefilter("ignore")
-        return _READERS[kind](file, path, max_bytes)
+        return _READERS[file_format](file, path, max_bytes)
 
 
 def sniff(file: BinaryIO) -> str:
-    """Tell a model file's format by its content."""
+    """Return a model file's format, by its content."""
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(512)
     file.seek(0)
-    if len(head) > 8 and head[8:9] == b"{" and (head[4:8] == bytes(4) or head[:1] not in b"{\x08"):
-        return "safetensors"  # a header's length, then JSON; text and ONNX have no four zeros there
+    # A safetensors file begins with the length of a header in JSON. Text and ONNX files have no four zeros there.
+    has_json_after_length = len(head) > 8 and head[8:9] == b"{"
+    if has_json_after_length and (head[4:8] == bytes(4) or head[:1] not in b"{\x08"):
+        return "safetensors"
     if head[:1] == b"{":
         return "safetensors-index"
     if head[:1] == b"\x08" and 0 < head[1] < 64 and head[2:3] in _ONNX_TAGS:
@@ -126,13 +129,14 @@ def sniff(file: BinaryIO) -> str:
         return "hdf5"
     if size == 0:
         raise ModelFileError("it is empty.")
-    told = signatures.told_by_content(head)
-    if told is not None:
-        raise ModelFileError(told)
+    advice = signatures.told_by_content(head)
+    if advice is not None:
+        raise ModelFileError(advice)
     raise ModelFileError(f"its content is of no known kind. {_KNOWN}, whatever the file is called.")
 
 
 def _sniff_zip(file: BinaryIO) -> str:
+    """Return the format of a zip archive, by the names of its entries."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]

@@ -1,4 +1,4 @@
-"""What the readers of all formats share: limits, zip archives, numbers as they are stored, arrays that are not read."""
+"""Functions for the readers of all formats: limits, zip archives, conversions of stored numbers, refused arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from specnorm.errors import ModelFileError
 DAMAGE = (
     ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ArithmeticError, MemoryError,
 )  # fmt: skip
-"""What a reader or its library raises on damage; anything else is a fault of ours, and passes through as it is."""
+"""Errors that a reader or its library raises for damaged files. Others are bugs of this package, and not caught."""
 
 
 def check_size(claimed: int, most: int) -> None:
@@ -27,29 +27,29 @@ def check_size(claimed: int, most: int) -> None:
 
 
 def zip_of(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-    """A zip archive and its entries by name.
+    """Return a zip archive and its entries by name.
 
-    Other compressions than deflate can claim gigabytes of working memory for a few bytes.
+    Compressions other than deflate are refused: they may need gigabytes of memory for a few bytes.
     """
     archive = zipfile.ZipFile(file)
     entries = archive.infolist()
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
         raise ModelFileError("it uses a compression that neither NumPy nor Keras writes. Save it again.")
-    found = {entry.filename: entry for entry in entries}
-    if len(found) != len(entries):
+    by_name = {entry.filename: entry for entry in entries}
+    if len(by_name) != len(entries):
         raise ModelFileError("two of its entries have one name.")
-    return archive, found
+    return archive, by_name
 
 
 def native(array: NDArray[Any], dtype: str = "") -> NDArray[Any]:
-    """Numbers in this machine's order; "bfloat16", stored as two bytes each, in float32, which is exact."""
+    """Return numbers in this machine's byte order; bfloat16, stored as two bytes each, as float32, which is exact."""
     if dtype == "bfloat16":
         return in_float32(array.view(np.uint16) if array.dtype.kind == "V" else array)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def not_measured(dtype: str) -> ModelFileError:
-    """The refusal of an array whose numbers are no norm's."""
+    """Return the error that an array's numbers are not real floating ones, so that its norm is not measured."""
     return ModelFileError(
         f"it is stored as {dtype}, which is not measured; expected float64, float32, float16 or bfloat16. Quantised "
         "weights need their scale applied first."
@@ -57,7 +57,7 @@ def not_measured(dtype: str) -> ModelFileError:
 
 
 def lost(name: str, reason: str) -> Tensor:
-    """An array that is listed with the reason why it cannot be read."""
+    """Return an array that cannot be read, with the reason."""
     return Tensor(name, (), "void", _nothing, kind="unknown", refusal=reason)
 
 

@@ -1,4 +1,4 @@
-"""Keras files, ``.h5`` in all its kinds and ``.keras`` archives: which array is which kernel.
+"""Read Keras files, ``.h5`` of all versions and ``.keras`` archives, and find the kernels and geometries of layers.
 
 A configuration is read as data; nothing in it is imported or called.
 """
@@ -29,19 +29,23 @@ if TYPE_CHECKING:
     import h5py
 
 Place: TypeAlias = tuple[str, ...]
-"""Names of the groups around an array, and its own."""
+"""Path of an array or group in a file: the names of the groups around it, and its own name."""
 Items: TypeAlias = Sequence[tuple[Place, Any]]
-"""Groups and arrays of a file."""
+"""Groups and arrays of a file, with their paths."""
 _MAX_DEPTH = 64
+"""Largest number of nested groups."""
 _FILTERS = {1: 1100, 2: 1, 3: 1, 32000: 300}
-"""Filters that HDF5 itself brings, and how much they can shrink: deflate, shuffle, checksum, LZF.
+"""Filters of HDF5 itself (deflate, shuffle, checksum, LZF), with the largest factor by which each can compress.
 
-For others it would load a shared library.
+HDF5 would load a shared library for others.
 """
 
 _WEIGHTS = "model.weights.h5"
 _MAX_CONFIG = 64 * 2**20
-_KERNEL, _DEPTHWISE, _POINTWISE = "kernel", "depthwise_kernel", "pointwise_kernel"
+"""Largest number of bytes of a configuration."""
+_KERNEL = "kernel"
+_DEPTHWISE = "depthwise_kernel"
+_POINTWISE = "pointwise_kernel"
 ROLES = {
     **{f"Conv{d}D{end}": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3) for end in ("", "Transpose")},
     **{f"DepthwiseConv{d}D": dict.fromkeys(("0", _KERNEL, _DEPTHWISE), _DEPTHWISE) for d in (1, 2)},
@@ -51,7 +55,7 @@ ROLES = {
     },
     "Dense": {"0": _KERNEL, _KERNEL: _KERNEL},
 }
-"""Class -> name of a variable, or its place -> what kernel it is. Other variables of these classes are no kernels."""
+"""Kernels of layers: by class, and then by the variable's name or number. Their other variables are no kernels."""
 _NO_KERNELS = frozenset({
     "Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
     "UnitNormalization", "Normalization", "PReLU", "SpectralNormalization", "Discretization", "Rescaling",
@@ -65,38 +69,43 @@ _REFUSED = frozenset({
 _OPTIMIZER = frozenset({"optimizer", "optimizer_weights"})
 _CONTAINERS = frozenset({"layers", "_layer_checkpoint_dependencies"})
 _WRAPPERS = frozenset({"TimeDistributed", "SpectralNormalization"})
-"""Classes that apply the layer they hold as it is."""
+"""Classes that apply the layer inside them unchanged."""
 _PLAIN: Stated = {"stride": 1, "dilation": 1, "groups": 1, "padding": "valid"}
 _MOST_PIXELS = 2**24
-"""Larger input sizes in a configuration are not believed."""
+"""Largest number of pixels of an input size in a configuration that is believed."""
 
 
 def read_hdf5(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
-    """List the arrays of an HDF5 file, and what a Keras configuration in it says of them."""
+    """List the arrays of an HDF5 file, with the geometry that a Keras configuration in it states."""
     root = _opened(file)
     items = list(_walk(root))
     config = _text(root, "model_config", file.seek(0, 2))
-    places = [root, *(item for place, item in items if place == ("model_weights",))]
-    version = next((told for place in places if (told := _text(place, "keras_version", 100)) is not None), None)
+    version = _text(root, "keras_version", 100)
+    for place, item in items:
+        if version is None and place == ("model_weights",):
+            version = _text(item, "keras_version", 100)
     if version is not None and version.startswith(("0.", "1.")):
         raise ModelFileError(
             f"it was written by Keras {version}, whose kernels may be in either order of axes. Load and save it with "
             "Keras 2 or newer."
         )
-    found, owners = _arrays(items, max_bytes), _owners(items)
-    if config is None and version is None and not owners and not any("vars" in place for place in found):
-        return ModelArrays(list(found.values()))  # It is not of Keras: names and shapes decide.
-    return ModelArrays(_described(found, owners, None if config is None else _parse(config)))
+    arrays = _arrays(items, max_bytes)
+    owners = _owners(items)
+    has_variables = bool(owners) or any("vars" in place for place in arrays)
+    if config is None and version is None and not has_variables:
+        return ModelArrays(list(arrays.values()))  # the file is not of Keras: names and shapes decide
+    return ModelArrays(_described(arrays, owners, None if config is None else _parse(config)))
 
 
 def read_archive(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
-    """List the arrays of a ``.keras`` archive; ``max_bytes`` is of all of them, and of the archive unpacked."""
+    """List the arrays of a ``.keras`` archive; ``max_bytes`` limits the arrays, and the unpacked archive."""
     archive, entries = zip_of(file)
     if _WEIGHTS not in entries:
         raise ModelFileError(
             f"it has no {_WEIGHTS}: its weights are sharded or elsewhere. Save it again into one file."
         )
-    weights, config = entries[_WEIGHTS], entries["config.json"]
+    weights = entries[_WEIGHTS]
+    config = entries["config.json"]
     check_size(weights.file_size, max_bytes)
     if config.file_size > _MAX_CONFIG:
         raise ModelFileError(f"its configuration has more than {_MAX_CONFIG} bytes.")
@@ -107,6 +116,7 @@ def read_archive(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
 
 # -- HDF5, looked at link by link, so that nothing outside the file is ever opened -------------------------------------
 def _opened(file: BinaryIO) -> h5py.File:
+    """Open an HDF5 file."""
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -118,7 +128,7 @@ def _opened(file: BinaryIO) -> h5py.File:
 
 
 def _walk(root: h5py.File) -> Iterator[tuple[Place, Any]]:
-    """Groups and arrays below a group, each group once. Links that leave the file, or could, are refused."""
+    """Yield the groups and arrays below a group with their paths, each group once; refuse all but hard links."""
     import h5py
 
     seen = set()
@@ -126,7 +136,8 @@ def _walk(root: h5py.File) -> Iterator[tuple[Place, Any]]:
     while stack:
         place, group = stack.pop()
         try:
-            address, entries = h5py.h5o.get_info(group.id).addr, list(group)
+            address = h5py.h5o.get_info(group.id).addr
+            entries = list(group)
         except Exception as error:
             raise ModelFileError(f"group {'/'.join(place)!r} is damaged: {error}.") from error
         if address in seen:
@@ -136,45 +147,48 @@ def _walk(root: h5py.File) -> Iterator[tuple[Place, Any]]:
             raise ModelFileError(f"its groups are nested more than {_MAX_DEPTH} deep.")
         inner = []
         for name in entries:
-            if not isinstance(name, str):  # bytes, where they are no UTF-8
+            if not isinstance(name, str):  # h5py returns bytes for a name that is not UTF-8
                 raise ModelFileError(f"group {'/'.join(place)!r} is damaged: one of its names is no text ({name!r}).")
-            here = (*place, name)
+            item_place = (*place, name)
             try:
-                inside = isinstance(group.get(name, getlink=True), h5py.HardLink)
-                item = group[name] if inside else None
+                is_in_file = isinstance(group.get(name, getlink=True), h5py.HardLink)
+                item = group[name] if is_in_file else None
             except Exception as error:
-                raise ModelFileError(f"{'/'.join(here)!r} is damaged: {error}.") from error
-            if not inside:
+                raise ModelFileError(f"{'/'.join(item_place)!r} is damaged: {error}.") from error
+            if not is_in_file:
                 raise ModelFileError(
-                    f"{'/'.join(here)!r} is a link to somewhere else, which is not followed. Save the weights again "
-                    "into one file."
+                    f"{'/'.join(item_place)!r} is a link to somewhere else, which is not followed. Save the weights "
+                    "again into one file."
                 )
             if isinstance(item, h5py.Group):
-                inner.append((here, item))
+                inner.append((item_place, item))
             if isinstance(item, h5py.Dataset | h5py.Group):
-                yield here, item
+                yield item_place, item
         stack.extend(reversed(inner))
 
 
 def _arrays(items: Items, max_bytes: int) -> dict[Place, Tensor]:
-    """Every array of a file by its place, which is also its name; together of at most ``max_bytes``."""
+    """Return every array of a file by its path, which is also its name; refuse arrays of more than ``max_bytes``."""
     import h5py
 
-    found, claimed = {}, 0
+    arrays = {}
+    claimed = 0
     for place, item in items:
         if isinstance(item, h5py.Dataset):
-            found[place] = _array("/".join(place), item)
-            with suppress(Exception):  # refused already
+            arrays[place] = _array("/".join(place), item)
+            with suppress(Exception):  # a damaged array has a refusal already
                 claimed += int(item.nbytes)
             check_size(claimed, max_bytes)
-    return found
+    return arrays
 
 
 def _array(name: str, item: h5py.Dataset) -> Tensor:
+    """Return an array of a file, with a refusal if it cannot be read."""
     try:
         shape = tuple(int(n) for n in item.shape or ())
-        raw = item.dtype.kind == "V" and item.dtype.itemsize == 2
-        dtype = "bfloat16" if raw and _text(item, "dtype", 100) == "bfloat16" else item.dtype.name
+        has_two_bytes = item.dtype.kind == "V" and item.dtype.itemsize == 2
+        is_bfloat16 = has_two_bytes and _text(item, "dtype", 100) == "bfloat16"
+        dtype = "bfloat16" if is_bfloat16 else item.dtype.name
         refusal = _refusal(item, math.prod(shape) * item.dtype.itemsize)
     except Exception as error:
         return lost(name, f"it is damaged: {error}.")
@@ -190,6 +204,7 @@ def _load(item: h5py.Dataset, dtype: str) -> NDArray[Any]:
 
 
 def _refusal(item: h5py.Dataset, claimed: int) -> str | None:
+    """Return the reason why an array that claims so many bytes is not read; None: it is read."""
     plan = item.id.get_create_plist()
     if item.is_virtual or plan.get_external_count():
         return "its data lies in another file, which is not opened. Save the weights again into one file."
@@ -200,9 +215,9 @@ def _refusal(item: h5py.Dataset, claimed: int) -> str | None:
         if chunk > max(2 * claimed, 2**20):
             return f"its pieces claim {chunk} bytes each, but it has {claimed} in all: the file is damaged."
         filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
-        strange = [number for number in filters if number not in _FILTERS]
-        if strange or len(set(filters)) != len(filters):
-            return f"it went through HDF5 filter {', '.join(map(str, strange or filters))}, which is not read."
+        unknown = [number for number in filters if number not in _FILTERS]
+        if unknown or len(set(filters)) != len(filters):
+            return f"it went through HDF5 filter {', '.join(map(str, unknown or filters))}, which is not read."
         shrink = math.prod(_FILTERS[number] for number in filters)
     if claimed > stored * shrink:
         return f"shape {item.shape} of {item.dtype} claims {claimed} bytes; {stored} are stored."
@@ -210,22 +225,22 @@ def _refusal(item: h5py.Dataset, claimed: int) -> str | None:
 
 
 def _owners(items: Items) -> dict[Place, str]:
-    """Names that Keras 3 gives the owners of variables: place of the group that holds ``vars`` -> name of the layer."""
+    """Return the names of the layers that own variables, as Keras 3 stores them, by the group around ``vars``."""
     names = {place[:-1]: _text(item, "name", 10_000) for place, item in items if place[-1] == "vars"}
     return {place: name for place, name in names.items() if name is not None}
 
 
 def _text(item: Any, name: str, most: int) -> str | None:
-    """Text of an attribute, of at most so many bytes; None if there is none, or it is no text."""
+    """Return the text of an attribute; None if there is none, it is no text, or it has more than ``most`` bytes."""
     try:
         if name not in item.attrs:
             return None
-        held = item.attrs.get_id(name)
-        if math.prod(held.shape) != 1 or held.dtype.itemsize > most:
+        attribute = item.attrs.get_id(name)
+        if math.prod(attribute.shape) != 1 or attribute.dtype.itemsize > most:
             return None
         value = np.asarray(item.attrs[name]).reshape(-1)[0]
         text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
-    except Exception:  # a damaged attribute says nothing; what it would have said is then assumed, and the rows say so
+    except Exception:  # a damaged attribute counts as missing: its fact is assumed then, and the rows say so
         return None
     return text if len(text) <= most else None
 
@@ -242,7 +257,7 @@ _BY_SNAKE = {_snake(name): name for name in (*ROLES, *_NO_KERNELS, *_REFUSED)}
 
 @dataclass(frozen=True)
 class Node:
-    """A layer or model in a configuration."""
+    """A layer or model in a configuration; ``kind`` is its class, ``built`` its build configuration."""
 
     kind: str
     name: str
@@ -251,7 +266,11 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
     def child(self, part: str, name: str | None) -> Node | None:
-        """Find the layer that a group belongs to: by the name given, by its own, or by its class and count."""
+        """Return the layer that a group belongs to; None: there is none.
+
+        ``part`` is the group's name, ``name`` the layer's name that the file stores for the group, if there is one. A
+        group is called like its layer, or like the layer's class with a number.
+        """
         for node in self.children:
             if node.name == (part if name is None else name):
                 return node
@@ -277,7 +296,9 @@ def _node(entry: Mapping[str, Any], depth: int) -> Node:
     inner = entry.get("config", {})
     config = inner if isinstance(inner, dict) else {"layers": inner}  # Sequential, before Keras 2.2
     name = entry.get("name") or config.get("name") or ""
-    children = [*config.get("layers", ()), *([config["layer"]] if isinstance(config.get("layer"), dict) else ())]
+    children = list(config.get("layers", ()))
+    if isinstance(config.get("layer"), dict):
+        children.append(config["layer"])
     built = entry.get("build_config")
     return Node(
         _class_of(entry),
@@ -289,56 +310,66 @@ def _node(entry: Mapping[str, Any], depth: int) -> Node:
 
 
 def _class_of(entry: Mapping[str, Any]) -> str:
-    """Class, with a mark if it is not Keras's own: a stranger's Conv2D need not be a convolution."""
+    """Return a layer's class; it begins with "custom" if it is not Keras's own, as it may be no convolution then."""
     kind = str(entry["class_name"])
     module = entry.get("module")
-    own = module is None or str(module).partition(".")[0] in ("keras", "tf_keras", "tensorflow")
-    return kind if own and not entry.get("registered_name") else f"custom {kind}"
+    is_of_keras = module is None or str(module).partition(".")[0] in ("keras", "tf_keras", "tensorflow")
+    return kind if is_of_keras and not entry.get("registered_name") else f"custom {kind}"
 
 
 def _described(stored: Mapping[Place, Tensor], names: Mapping[Place, str], config: Node | None) -> list[Tensor]:
-    found = _weight_normalised(stored)
-    tensors = [_tensor(place, tensor, names, config) for place, tensor in found.items()]
-    known = Counter(tensor.name for tensor in tensors)
-    # Names of layers read better than places in the file; but two arrays must not share one.
-    return [
-        tensor if known[tensor.name] == 1 else replace(tensor, name=stored.name)
-        for tensor, stored in zip(tensors, found.values(), strict=True)
-    ]
+    """Return the arrays of a file with the facts that names and configuration state about them."""
+    weights = _weight_normalised(stored)
+    tensors = [_tensor(place, weight, names, config) for place, weight in weights.items()]
+    counts = Counter(tensor.name for tensor in tensors)
+    described = []
+    for tensor, weight in zip(tensors, weights.values(), strict=True):
+        # Names of layers are clearer than paths in the file, but two arrays must not have one name.
+        is_unique = counts[tensor.name] == 1
+        described.append(tensor if is_unique else replace(tensor, name=weight.name))
+    return described
 
 
 _NORMALISED = "kernel=g·v/|v|"
 _SMALLEST_SQUARE = 1e-12
-"""By which TensorFlow's l2_normalize replaces a smaller sum of squares."""
+"""Smallest sum of squares by which TensorFlow's l2_normalize divides."""
 
 
 def _weight_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
-    """Put the kernels that the WeightNormalization of TensorFlow Addons applies in the place of those that it stores.
+    """Return the arrays with the kernels that WeightNormalization of TensorFlow Addons applies, for those it stores.
 
-    Beside the kernel v it stores one length g for each entry of the last axis, and whether g was initialised.
+    It stores a kernel v, a length g for each entry of the last axis, and a flag whether g was initialised. In a file of
+    Keras 3 they are in groups called ``vars``.
     """
-    found = dict(stored)
+    weights = dict(stored)
     for place, flag in stored.items():
-        group, modern = place[:-1], place[-2:-1] == ("vars",)
+        group = place[:-1]
+        is_keras_3 = place[-2:-1] == ("vars",)
         if flag.dtype != "bool" or flag.shape or _leaf(place) not in ("initialized", "2"):
             continue
-        inside = [other for other in stored if other[: len(group)] == group]
-        lengths = [other for other in inside if _leaf(other) == ("0" if modern else "g") and other[:-1] == group]
-        kernels = [other for other in inside if _leaf(other) == _KERNEL and "data_dep_init" not in other]
-        if modern:
+        in_group = [other for other in stored if other[: len(group)] == group]
+        name_of_length = "0" if is_keras_3 else "g"
+        lengths = [other for other in in_group if _leaf(other) == name_of_length and other[:-1] == group]
+        kernels = [other for other in in_group if _leaf(other) == _KERNEL and "data_dep_init" not in other]
+        if is_keras_3:
             kernels = [other for other in stored if other == (*group[:-1], "layer", "vars", "0")]
-        if len(lengths) != 1 or len(kernels) != 1 or stored[lengths[0]].shape != stored[kernels[0]].shape[-1:]:
+        if len(lengths) != 1 or len(kernels) != 1:
             continue
-        length, kernel = stored[lengths[0]], stored[kernels[0]]
+        length = stored[lengths[0]]
+        kernel = stored[kernels[0]]
+        if length.shape != kernel.shape[-1:]:
+            continue
         load = partial(_normalised_kernel, kernel.load, length.load, flag.load)
         refusal = kernel.refusal or length.refusal or flag.refusal
-        found[kernels[0]] = replace(kernel, load=load, refusal=refusal, assumed=(*kernel.assumed, _NORMALISED))
-        others = [other for other in inside if other != kernels[0] and _leaf(other) != "bias"]
-        found.update({other: replace(stored[other], kind="none", refusal=None) for other in others})
-    return found
+        weights[kernels[0]] = replace(kernel, load=load, refusal=refusal, assumed=(*kernel.assumed, _NORMALISED))
+        for other in in_group:
+            if other != kernels[0] and _leaf(other) != "bias":
+                weights[other] = replace(stored[other], kind="none", refusal=None)
+    return weights
 
 
 def _leaf(place: Place) -> str:
+    """Return the last name of a path, without TensorFlow's counter."""
     return re.sub(r":\d+$", "", place[-1])
 
 
@@ -350,49 +381,52 @@ def _normalised_kernel(
             "its WeightNormalization was saved before its first call, which sets g: the file does not determine the "
             "weight. Call the model once, and save it again."
         )
-    v = direction()
-    wide = v.astype(np.float64)
-    squares = np.sum(wide**2, axis=tuple(range(v.ndim - 1)), keepdims=True)
-    scaled = wide / np.sqrt(np.maximum(squares, _SMALLEST_SQUARE)) * length().astype(np.float64)
-    return np.asarray(scaled.astype(np.result_type(v, np.float32)))
+    stored = direction()
+    v = stored.astype(np.float64)
+    squares = np.sum(v**2, axis=tuple(range(v.ndim - 1)), keepdims=True)
+    weight = v / np.sqrt(np.maximum(squares, _SMALLEST_SQUARE)) * length().astype(np.float64)
+    return np.asarray(weight.astype(np.result_type(stored, np.float32)))
 
 
 def _is_weight_normalization(node: Node) -> bool:
-    """Whether a layer is the wrapper of TensorFlow Addons, around a layer that is told."""
+    """Whether a layer is the wrapper of TensorFlow Addons, with the layer inside stated."""
     return node.kind.endswith("WeightNormalization") and len(node.children) == 1
 
 
 def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: Node | None) -> Tensor:
-    groups, leaf, shape = place[:-1], _leaf(place), stored.shape
+    """Return an array with kind, geometry and name by its path, its owner's name and the configuration."""
+    groups = place[:-1]
+    leaf = _leaf(place)
+    shape = stored.shape
     if stored.kind == "none":
         return stored
-    # Without a configuration, only a name says so.
-    sure = config is not None or len(shape) < 2
-    unsure = None if sure else "it is no kernel by its name in the file, which has no configuration."
+    # Without a configuration, names alone show that an array is no kernel: the report mentions it then.
+    doubt = None
+    if config is None and len(shape) >= 2:
+        doubt = "it is no kernel by its name in the file, which has no configuration."
     if groups and groups[0] in _OPTIMIZER:
-        return replace(stored, kind="none", refusal=unsure)
+        return replace(stored, kind="none", refusal=doubt)
     if groups[:1] == ("model_weights",):
         groups = groups[1:]
-    modern = groups[-1:] == ("vars",)
-    owner = _in_vars(groups[:-1], names, config) if modern else _in_groups(groups, config)
-    role = ROLES[owner.kind].get(leaf) if owner.kind in ROLES else leaf if leaf in (_DEPTHWISE, _POINTWISE) else None
-    kernel = replace(
-        stored,
-        name="/".join((*owner.shown, role or leaf) if modern else (*groups, place[-1])),
-        assumed=(*stored.assumed, *owner.assumed),
-    )
+    is_keras_3 = groups[-1:] == ("vars",)
+    owner = _in_vars(groups[:-1], names, config) if is_keras_3 else _in_groups(groups, config)
+    role = _role(owner, leaf)
+    name_parts = (*owner.shown, role or leaf) if is_keras_3 else (*groups, place[-1])
+    kernel = replace(stored, name="/".join(name_parts), assumed=(*stored.assumed, *owner.assumed))
     if stored.kind == "unknown":
         return kernel
-    if owner.kind in _NO_KERNELS or (owner.kind in ROLES and role is None):
-        return replace(kernel, kind="none", refusal=unsure)
+    is_other_variable = owner.kind in ROLES and role is None
+    if owner.kind in _NO_KERNELS or is_other_variable:
+        return replace(kernel, kind="none", refusal=doubt)
     if role is not None and owner.is_normalised and _NORMALISED not in stored.assumed:
         reason = "WeightNormalization computes the weight from it, and g and initialized are not beside it in the file."
         kernel = replace(kernel, refusal=stored.refusal or reason)
     if role is not None:
         return _kernel(kernel, owner, role)
     if owner.kind in _REFUSED:
-        if leaf == "bias" or (len(shape) == 2 and leaf not in ("0", _KERNEL)):
-            return replace(kernel, kind="none", refusal=unsure)
+        is_matrix_beside_kernel = len(shape) == 2 and leaf not in ("0", _KERNEL)
+        if leaf == "bias" or is_matrix_beside_kernel:
+            return replace(kernel, kind="none", refusal=doubt)
         if len(shape) > 2:
             reason = f"it belongs to a layer of class {owner.kind}, which is not measured."
             return replace(kernel, refusal=stored.refusal or reason)
@@ -400,77 +434,113 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
         return kernel
     layout = at_rank("HWIO", len(shape))
     kind = "linear" if len(layout) == 2 else "conv"
-    guess = (f"kind={kind} (class {owner.kind or 'unknown'})", *([f"layout={layout}"] if kind == "conv" else ()))
-    return replace(kernel, geometry={"layout": layout}, assumed=guess)
+    guesses = [f"kind={kind} (class {owner.kind or 'unknown'})"]
+    if kind == "conv":
+        guesses.append(f"layout={layout}")
+    return replace(kernel, geometry={"layout": layout}, assumed=tuple(guesses))
+
+
+def _role(owner: _Owner, leaf: str) -> str | None:
+    """Return which kernel a variable of this name is; None: it is none, or that is not known."""
+    if owner.kind in ROLES:
+        return ROLES[owner.kind].get(leaf)
+    return leaf if leaf in (_DEPTHWISE, _POINTWISE) else None
 
 
 @dataclass(frozen=True)
 class _Owner:
-    """The layer that a variable belongs to: its class ("" if not known), configuration, and names on the way to it."""
+    """The layer that a variable belongs to."""
 
     kind: str = ""
+    """Its class; empty if it is not known."""
     node: Node | None = None
+    """Its configuration."""
     shown: tuple[str, ...] = ()
+    """Names of the layers around it and of the layer itself, for the array's name."""
     assumed: tuple[str, ...] = ()
     is_normalised: bool = False
+    """Whether a WeightNormalization wraps it."""
 
 
 def _in_groups(groups: Sequence[str], config: Node | None) -> _Owner:
-    """Owner in a file of Keras 2 (and 3, as ``.h5``): groups are names of layers, and more that says nothing."""
+    """Return the owner of a variable in a file of Keras 2, or in an ``.h5`` of Keras 3.
+
+    Groups are called like layers; groups with other names are skipped.
+    """
     node = config
     for part in groups:
-        child = None if node is None else next((n for n in node.children if n.name == part), None)
-        node = node if child is None else child
-    normalised = False
-    while node is not None and node.children and (node.kind == "TimeDistributed" or _is_weight_normalization(node)):
-        normalised = normalised or node.kind != "TimeDistributed"
+        children = [] if node is None else node.children
+        node = next((child for child in children if child.name == part), node)
+    is_normalised = False
+    while node is not None and node.children:
+        if _is_weight_normalization(node):
+            is_normalised = True
+        elif node.kind != "TimeDistributed":
+            break
         node = node.children[0]
-    return _Owner() if node is None or node is config else _Owner(node.kind, node, is_normalised=normalised)
+    if node is None or node is config:
+        return _Owner()
+    return _Owner(node.kind, node, is_normalised=is_normalised)
 
 
 def _in_vars(groups: Sequence[str], names: Mapping[Place, str], config: Node | None) -> _Owner:
-    """Owner in a file of Keras 3: groups are attributes and containers, in which classes are counted."""
-    node, kind, certain = config, "", True
+    """Return the owner of a variable in a file of Keras 3.
+
+    Groups are called like attributes; groups in containers are called like classes, with a number.
+    """
+    node = config
+    kind = ""
+    is_certain = True
     shown = []
-    normalised = False
+    is_normalised = False
     for depth, part in enumerate(groups, 1):
         if part in _CONTAINERS:
             continue
         name = names.get(tuple(groups[:depth]))
-        counted = depth > 1 and groups[depth - 2] in _CONTAINERS
-        inner = node is not None and part == "layer" and bool(node.children)
-        normalised = node is not None and inner and _is_weight_normalization(node)
-        held = node is not None and inner and (normalised or node.kind in _WRAPPERS)
-        node = None if node is None else node.children[0] if held else node.child(part, name)
-        guessed = _BY_SNAKE.get(re.sub(r"_\d+$", "", part))
+        is_in_container = depth > 1 and groups[depth - 2] in _CONTAINERS
+        is_normalised = False
         if node is not None:
-            kind, certain = node.kind, True
-        elif guessed is not None:
-            kind, certain = guessed, counted
+            is_wrapped_layer = part == "layer" and bool(node.children)
+            is_normalised = is_wrapped_layer and _is_weight_normalization(node)
+            is_in_wrapper = is_wrapped_layer and (is_normalised or node.kind in _WRAPPERS)
+            node = node.children[0] if is_in_wrapper else node.child(part, name)
+        kind_by_name = _BY_SNAKE.get(re.sub(r"_\d+$", "", part))
+        if node is not None:
+            kind = node.kind
+            is_certain = True
+        elif kind_by_name is not None:
+            kind = kind_by_name
+            is_certain = is_in_container
         elif kind not in _REFUSED:
-            kind, certain = "", True
-        shown.append(name if name is not None and (counted or node is not None) else part)
-    return _Owner(kind, node, tuple(shown), () if certain else (f"class={kind}",), normalised)
+            kind = ""
+            is_certain = True
+        has_layers_name = name is not None and (is_in_container or node is not None)
+        shown.append(name if name is not None and has_layers_name else part)
+    return _Owner(kind, node, tuple(shown), () if is_certain else (f"class={kind}",), is_normalised)
 
 
 def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
+    """Return a kernel with the geometry that its owner states."""
     if owner.kind == "Dense":
         return replace(tensor, kind="linear", geometry={"layout": "IO"})
-    shape, load = tensor.shape, tensor.load
+    shape = tensor.shape
+    load = tensor.load
     if not 3 <= len(shape) <= 5:
         return replace(tensor, kind="conv", refusal=tensor.refusal or f"a kernel of {owner.kind} has no {shape} axes.")
-    transposed = owner.kind.endswith("Transpose")
-    geometry: Stated = {"layout": at_rank("HWIO", len(shape)), "transposed": transposed, "padding_mode": "zeros"}
+    is_transposed = owner.kind.endswith("Transpose")
+    geometry: Stated = {"layout": at_rank("HWIO", len(shape)), "transposed": is_transposed, "padding_mode": "zeros"}
     if role == _POINTWISE:
         return replace(tensor, kind="conv", geometry=geometry | _PLAIN)
     if role == _DEPTHWISE:
-        *spatial, cin, times = shape
+        *spatial, cin, multiplier = shape
         geometry |= {"layout": None, "groups": cin}
-        shape, load = (cin * times, 1, *spatial), partial(_in_torch_order, load)
+        shape = (cin * multiplier, 1, *spatial)
+        load = partial(_in_torch_order, load)
     size = None
     if owner.node is not None:
         geometry = _configured(owner.node, tensor.shape[:-2]) | geometry
-        size = _size(owner.node, len(shape) - 2) if "padding" in geometry else None  # a bound at a size is of a padding
+        if "padding" in geometry:  # without it, the size is of no use
+            size = _size(owner.node, len(shape) - 2)
     return replace(tensor, kind="conv", shape=shape, load=load, geometry=geometry, input_shape=size)
 
 
@@ -481,27 +551,29 @@ def _in_torch_order(load: Callable[[], NDArray[Any]]) -> NDArray[Any]:
 
 
 def _configured(node: Node, kernel_shape: Sequence[int]) -> Stated:
-    """Geometry by a configuration. Its values are checked where they are used."""
+    """Return the geometry that a configuration states; `ConvSpec` checks the values later."""
     config = node.config
-    found: Stated = {"groups": config.get("groups", 1)}
+    geometry: Stated = {"groups": config.get("groups", 1)}
     if "strides" in config:
-        found["stride"] = config["strides"]
+        geometry["stride"] = config["strides"]
     if "dilation_rate" in config:
-        found["dilation"] = config["dilation_rate"]
+        geometry["dilation"] = config["dilation_rate"]
     amount = config.get("padding")
     if config.get("output_padding") is not None and amount != "valid":
-        return found  # Keras then crops by a rule of its own, and differently on each library
+        return geometry  # Keras crops by a rule that differs from library to library
     if amount == "causal" and len(kernel_shape) == 1:
-        rate = found.get("dilation", 1)
-        rate = rate[0] if isinstance(rate, list) and len(rate) == 1 else rate
-        if isinstance(rate, int):
-            found["padding"] = [(rate * (kernel_shape[0] - 1), 0)]
+        dilation = geometry.get("dilation", 1)
+        if isinstance(dilation, list) and len(dilation) == 1:
+            dilation = dilation[0]
+        if isinstance(dilation, int):
+            geometry["padding"] = [(dilation * (kernel_shape[0] - 1), 0)]
     elif amount is not None:
-        found["padding"] = "same_upper" if amount == "same" else amount
-    return found
+        geometry["padding"] = "same_upper" if amount == "same" else amount
+    return geometry
 
 
 def _size(node: Node, axes: int) -> tuple[int, ...] | None:
+    """Return the spatial sizes of a layer's input that a configuration states; None: it states none."""
     shape = node.built.get("input_shape")
     if not isinstance(shape, list) or len(shape) != axes + 2:
         return None

@@ -1,4 +1,4 @@
-"""NumPy's ``.npz``: one array at a time, never unpickling, every claimed size checked before it is believed."""
+"""Read NumPy's ``.npz``: one array at a time, without unpickling; sizes that a file claims are checked first."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from specnorm.errors import ModelFileError
 from specnorm_audit.readers.common import DAMAGE, check_size, native, zip_of
 
 MAX_HEADER = 10_000
+"""Largest number of characters of an array's header."""
 _DAMAGE = (*DAMAGE, SyntaxError, tokenize.TokenError, TypeError)
-"""A header is a literal of Python."""
+"""Errors for damaged arrays. A header is parsed as a Python literal, which may raise the last three."""
 
 
 def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
-    """List the arrays of an ``.npz`` file; ``max_bytes`` is of all of them, uncompressed."""
+    """List the arrays of an ``.npz`` file; ``max_bytes`` limits the size of all of them, uncompressed."""
     archive, entries = zip_of(file)
     check_size(sum(entry.file_size for entry in entries.values()), max_bytes)
     return ModelArrays([_describe(archive, entry) for entry in entries.values()])
@@ -37,14 +38,15 @@ def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
             header = stream.tell()
     except _DAMAGE as error:
         raise ModelFileError(f"array {name!r} has a damaged header: {error}.") from error
-    needed, stored = math.prod(shape) * dtype.itemsize, entry.file_size - header
+    needed = math.prod(shape) * dtype.itemsize
+    stored = entry.file_size - header
     # Python objects have no size of their own in the file; such arrays are never read.
     if needed != stored and not dtype.hasobject:
         raise ModelFileError(
             f"array {name!r} claims shape {shape} of {dtype}, {needed} bytes, but {stored} are stored."
         )
-    kind = dtype.name if dtype.fields is None and dtype.subdtype is None else "structured"
-    return Tensor(name, shape, kind, partial(_load, archive, entry))
+    dtype_name = dtype.name if dtype.fields is None and dtype.subdtype is None else "structured"
+    return Tensor(name, shape, dtype_name, partial(_load, archive, entry))
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:

@@ -1,9 +1,8 @@
-"""What unpickling a PyTorch checkpoint would give, without doing it.
+"""Interpret the pickle of a PyTorch checkpoint without unpickling it.
 
-The pickle is interpreted with inert values: nothing in it is imported, called or allocated. Its tensors are told by
-where they lie: the storage, the type, the place in it, the shape and the strides. What else it would build (arguments
-of a training run, dates, whole modules) becomes an `Inert` that holds what it was given, so that no tensor in it is
-lost.
+Nothing in the pickle is imported, called or allocated. A tensor becomes a `StoredTensor`: its storage, dtype, offset,
+shape and strides. Any other object that unpickling would build (arguments of a training run, dates, whole modules)
+becomes an `Inert` with the object's arguments, so that tensors in it are not lost.
 """
 
 from __future__ import annotations
@@ -22,16 +21,17 @@ _TYPES = {
     "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexFloat": "complex64",
     "ComplexDouble": "complex128", "Untyped": "uint8",
 }  # fmt: skip
-"""What storages hold."""
+"""Dtypes of the numbers in storages, by the names of torch's storage classes."""
 ITEMSIZE = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
     "bool": 1, "complex64": 8, "complex128": 16, "uint16": 2, "uint32": 4, "uint64": 8, "float8_e4m3fn": 1,
     "float8_e4m3fnuz": 1, "float8_e5m2": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
 }  # fmt: skip
-"""Bytes of a number, by the names of torch's types."""
-_TENSOR, _TENSOR_OF = "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v3"
-_LEAST = {_TENSOR: 4, f"{_TENSOR}_v2": 6, _TENSOR_OF: 7}
-"""Arguments of torch's functions."""
+"""Number of bytes of a number, by the names of torch's dtypes."""
+_TENSOR = "torch._utils._rebuild_tensor"
+_TENSOR_WITH_DTYPE = "torch._utils._rebuild_tensor_v3"
+_LEAST = {_TENSOR: 4, f"{_TENSOR}_v2": 6, _TENSOR_WITH_DTYPE: 7}
+"""Smallest number of arguments of torch's functions that build tensors."""
 _PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _CALLS = frozenset({
     *_LEAST, *_PARAMETERS, "torch.Size", "torch.device", "collections.OrderedDict",
@@ -39,15 +39,15 @@ _CALLS = frozenset({
 _DTYPES = frozenset(f"torch.{name}" for name in ITEMSIZE)
 SCALARS = (str, int, float, bytes, type(None))
 _MOST_AXES = 64
-"""Of a tensor; torch computes with no more."""
+"""Largest number of axes of a tensor, as in torch."""
 _WORK = 16
-"""Items that its calls may be given for each byte of a pickle, however often they are given."""
+"""Largest number of items that calls of a pickle may take together, for each byte of the pickle."""
 _ADVICE = "Only plain state dicts are opened: in the program that made the file, torch.save(model.state_dict(), path)."
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor, by where its numbers lie: offset and strides count numbers of its storage."""
+    """A tensor in a storage; offset and strides are counted in numbers, not bytes."""
 
     key: str
     dtype: str
@@ -57,13 +57,15 @@ class StoredTensor:
 
     @property
     def reach(self) -> int:
-        """One more than the distance of its last number from its first."""
-        return 0 if 0 in self.shape else sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
+        """Number of consecutive numbers of the storage, from the tensor's first number to its last one."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Memory the pickle would ask for: so many numbers of one type."""
+    """A storage that the pickle refers to: ``numel`` numbers of one kind."""
 
     key: str
     kind: str
@@ -78,23 +80,26 @@ class _Global:
 
 @dataclass(eq=False)
 class Inert:
-    """Stands for what a call of ``name`` would give: holds arguments by their place, entries and attributes by name."""
+    """An object that a call of ``name`` would build.
+
+    ``items`` has pairs: arguments with their number, entries and attributes with their key.
+    """
 
     name: str
     items: list[tuple[Any, Any]] = field(default_factory=list)
 
 
 class Scan:
-    """Interprets the operations that torch's weights-only unpickler knows, on inert values."""
+    """Interpreter of the operations that torch's weights-only unpickler knows."""
 
     def __init__(self) -> None:
         self.storages: dict[str, Storage] = {}
-        """What each claims. One has one type and one length: torch would read a second tensor by those of the first."""
+        """Storages by their keys. Each has one kind and length: torch would read all its tensors by the first ones."""
         self.inert: list[str] = []
-        """Names that torch would import and call, and that are no part of a state dict: nothing was."""
+        """Names that unpickling would import and call, and that are no part of a state dict."""
 
     def run(self, file: BinaryIO) -> Any:
-        """What a pickle holds: dictionaries, lists and tuples as such, `StoredTensor`, `Inert`."""
+        """Return the object in a pickle, made of dictionaries, lists, tuples, numbers, `StoredTensor` and `Inert`."""
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -135,7 +140,7 @@ class Scan:
 
     def _append_items(self, items: list[Any]) -> None:
         if isinstance(top := self._stack[-1], Inert):
-            self._hold(top, items)
+            self._add_arguments(top, items)
         else:
             top.extend(items)
 
@@ -147,21 +152,23 @@ class Scan:
         if not isinstance(top, dict | Inert):
             raise ModelFileError(f"its pickle sets entries of what is no dictionary. {_ADVICE}")
         for key, value in items:
-            # Keys are hashed, and a nested one can be made to take for ever: another one stands for it.
-            plain = isinstance(key, SCALARS)
-            entry = (key, value) if plain else (Inert("key"), Inert("entry", [("key", key), ("value", value)]))
+            # Keys are hashed, and hashing a nested key may take for ever: it is kept in the entry instead.
+            if not isinstance(key, SCALARS):
+                value = Inert("entry", [("key", key), ("value", value)])
+                key = Inert("key")
             if isinstance(top, Inert):
-                top.items.append(entry)
+                top.items.append((key, value))
             else:
-                top[entry[0]] = entry[1]
+                top[key] = value
 
-    def _hold(self, inert: Inert, values: Sequence[Any]) -> None:
-        """Keep what a stand-in is given without names."""
+    def _add_arguments(self, inert: Inert, values: Sequence[Any]) -> None:
+        """Add values without names to the items of an `Inert`."""
         self._work += sum(map(_size, values))
         inert.items += enumerate(values)
 
     def _name_on_stack(self, _: Any) -> None:
-        name, module = self._pop(), self._pop()
+        name = self._pop()
+        module = self._pop()
         self._name_global(f"{module} {name}")
 
     def _name_global(self, argument: str) -> None:
@@ -170,8 +177,9 @@ class Scan:
         self._push(_Global(full))
 
     def _make(self, _: Any) -> None:
-        """What would be built without a call of its class."""
-        arguments, function = self._pop(), self._pop()
+        """Push an `Inert` for an object that is built by its class's ``__new__``."""
+        arguments = self._pop()
+        function = self._pop()
         if not isinstance(function, _Global) or function.name in _CALLS or not isinstance(arguments, tuple):
             raise ModelFileError(f"its pickle builds something that is no part of a state dict. {_ADVICE}")
         self._stand_in(function, arguments)
@@ -181,12 +189,13 @@ class Scan:
             raise ModelFileError(f"its pickle calls {function.name}, which is a type. {_ADVICE}")
         if function.name not in self.inert:
             self.inert.append(function.name)
-        found = Inert(function.name)
-        self._hold(found, arguments)
-        self._push(found)
+        inert = Inert(function.name)
+        self._add_arguments(inert, arguments)
+        self._push(inert)
 
     def _call(self, _: Any) -> None:
-        arguments, function = self._pop(), self._pop()
+        arguments = self._pop()
+        function = self._pop()
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise ModelFileError(f"its pickle calls something that is no part of a state dict. {_ADVICE}")
         name = function.name
@@ -197,7 +206,7 @@ class Scan:
         if name.startswith(_TENSOR):
             if len(arguments) < _LEAST[name]:
                 raise ModelFileError("one of its tensors is built from too little.")
-            self._push(_tensor(*arguments, of=name == _TENSOR_OF))
+            self._push(_tensor(*arguments, has_dtype=name == _TENSOR_WITH_DTYPE))
         elif name in _PARAMETERS:
             if not isinstance(arguments[0], StoredTensor):
                 raise ModelFileError("one of its parameters is no tensor.")
@@ -220,63 +229,74 @@ class Scan:
             if isinstance(state, dict):
                 self._set(list(state.items()))
             else:
-                self._hold(top, state if isinstance(state, tuple) else (state,))
+                self._add_arguments(top, state if isinstance(state, tuple) else (state,))
         elif not isinstance(state, dict) or not isinstance(top, OrderedDict):
             raise ModelFileError(f"its pickle changes an object after building it. {_ADVICE}")
 
     def _persistent(self, _: Any) -> None:
         kind, storage, key, _location, numel, *views = self._pop()
         itemsize = _itemsize(storage.name)
-        # Views of storages, which PyTorch wrote before 0.4, could be pointed at storages of other sizes.
-        plain = kind == "storage" and type(key) is str and not any(views)
-        if not plain or itemsize is None or not _counts(numel):
+        # PyTorch wrote views of storages before 0.4; a view could refer to a storage of another size.
+        is_plain = kind == "storage" and type(key) is str and not any(views)
+        if not is_plain or itemsize is None or not _counts(numel):
             raise ModelFileError(f"its pickle asks for something that is no plain storage. {_ADVICE}")
-        claimed = Storage(key, storage.name.rpartition(".")[2], numel, numel * itemsize)
-        first = self.storages.setdefault(key, claimed)
-        if first != claimed:
+        stated = Storage(key, storage.name.rpartition(".")[2], numel, numel * itemsize)
+        first = self.storages.setdefault(key, stated)
+        if first != stated:
             raise ModelFileError(
-                f"storage {key!r} is used as {first.numel} elements of {first.kind} and as {numel} of {claimed.kind}, "
+                f"storage {key!r} is used as {first.numel} elements of {first.kind} and as {numel} of {stated.kind}, "
                 "which torch would not tell apart. Save its tensors with .clone()."
             )
-        self._push(claimed)
+        self._push(stated)
 
 
 def _itemsize(name: str) -> int | None:
+    """Return the number of bytes of a number in a storage class; None: the name is no storage class of torch."""
     module, _, storage = name.rpartition(".")
     kind = _TYPES.get(storage.removesuffix("Storage")) if storage.endswith("Storage") else None
     return ITEMSIZE[kind] if kind and module in ("torch", "torch.cuda", "torch.storage") else None
 
 
 def _size(value: Any) -> int:
-    """Items of a container, 1 of anything else."""
+    """Return 1, and 1 more for each item of a container."""
     return 1 + (len(value) if isinstance(value, list | tuple | dict) else 0)
 
 
 def _counts(*values: Any) -> bool:
+    """Whether all values are whole numbers from 0 to 2^63 - 1."""
     return all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def _tensor(
-    storage: Any, offset: int, shape: Any, strides: Any, _grad: Any = False, _hooks: Any = None, *rest: Any, of: bool
-) -> StoredTensor:
-    """What one of torch's functions would build; ``of``: the third of them, which is given a type as well."""
-    if not isinstance(storage, Storage) or len(rest) > 1 + of:
+    storage: Any, offset: int, shape: Any, strides: Any, _grad: Any = False, _hooks: Any = None, *rest: Any,
+    has_dtype: bool,
+) -> StoredTensor:  # fmt: skip
+    """Return the tensor that one of torch's functions would build; ``has_dtype``: ``rest`` begins with its dtype."""
+    if has_dtype:
+        stated_dtype, *metadata = rest
+        dtype = stated_dtype.name.removeprefix("torch.")
+    else:
+        metadata = list(rest)
+        dtype = ""
+    if not isinstance(storage, Storage) or len(metadata) > 1:
         raise ModelFileError("one of its tensors has no proper storage.")
-    if any(rest[of:]):
+    if any(metadata):
         raise ModelFileError("one of its tensors is to be conjugated or negated as it is read. Save it with .clone().")
-    dtype = rest[0].name.removeprefix("torch.") if of else _TYPES[storage.kind.removesuffix("Storage")]
-    if dtype not in ITEMSIZE or (of and storage.kind != "UntypedStorage"):
+    if not has_dtype:
+        dtype = _TYPES[storage.kind.removesuffix("Storage")]
+    if dtype not in ITEMSIZE or (has_dtype and storage.kind != "UntypedStorage"):
         raise ModelFileError(f"one of its tensors is of type {dtype} over a {storage.kind}.")
-    fits = len(shape) == len(strides) <= _MOST_AXES
-    if not fits or not _counts(offset, *shape, *strides):
+    has_axes = len(shape) == len(strides) <= _MOST_AXES
+    if not has_axes or not _counts(offset, *shape, *strides):
         raise ModelFileError("one of its tensors has no proper shape.")
-    found, held = StoredTensor(storage.key, dtype, offset, tuple(shape), tuple(strides)), storage.nbytes
-    if max(math.prod(shape), offset * (0 not in shape) + found.reach) * ITEMSIZE[dtype] > held:
+    tensor = StoredTensor(storage.key, dtype, offset, tuple(shape), tuple(strides))
+    last = 0 if 0 in shape else offset + tensor.reach
+    if max(math.prod(shape), last) * ITEMSIZE[dtype] > storage.nbytes:
         raise ModelFileError(
-            f"a tensor of shape {found.shape} is built over {storage.numel} stored elements. Expanded tensors are not "
+            f"a tensor of shape {tensor.shape} is built over {storage.numel} stored elements. Expanded tensors are not "
             "opened: save them with .contiguous()."
         )
-    return found
+    return tensor
 
 
 _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {

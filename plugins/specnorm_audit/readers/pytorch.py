@@ -1,8 +1,8 @@
-"""PyTorch state dicts, without torch: `pickles` tells where the tensors lie, and their numbers are read from there.
+"""Read PyTorch state dicts without torch: `pickles` finds the positions of the tensors, whose numbers are read here.
 
-Layouts: zip archives, which ``torch.save`` writes since 1.6, with one entry a storage; and what it wrote before, five
-pickles (a magic number, a version, the system, the object, the keys of the storages) and then each storage after its
-length [1]_.
+There are two layouts. Since 1.6 ``torch.save`` writes a zip archive with one entry for each storage. Before, it wrote
+five pickles (a magic number, a version, the system, the object, the keys of the storages) and then the storages, each
+after its length [1]_.
 
 .. [1] ``torch/serialization.py``, ``_save``, ``_legacy_save``.
 """
@@ -28,7 +28,7 @@ from specnorm_audit.readers.common import check_size, lost, native, not_measured
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
-"""Its first two pickles."""
+"""Values of the first two pickles of the old layout."""
 _ORDERS = {b"little": "<", b"big": ">"}
 
 _WRAPPERS = (
@@ -37,31 +37,35 @@ _WRAPPERS = (
 )  # fmt: skip
 """Keys under which training scripts put the model; their content is read as if it were the whole file."""
 _NESTED = (dict, list, tuple, Inert)
-"""What tensors may lie in."""
+"""Types of objects that may contain tensors."""
 _REBUILT = {
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor, which is not read. Save it with .to_dense().",
     "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor, which is not read. Save it with .to_dense().",
     "torch._utils._rebuild_nested_tensor": "a nested tensor, which is not read. Save its parts.",
 }
-"""Tensors that are told by more than one storage -> what is said of them."""
+"""Reasons of refusal of tensors with several storages, by the functions that build them."""
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
-"""Attributes of a pickled module that are no part of the names in its state dict."""
+"""Attributes of a pickled module whose names are left out of the names in its state dict."""
 _NAMES = 2**25
-"""Characters of all names: one long key at every level of a nested dictionary makes them grow with its square."""
+"""Largest number of characters of all names: with a long key at each level of a nested dictionary it grows quickly."""
 
 
 @dataclass
-class _Numbers:
-    """Where the numbers of storages lie in the file."""
+class _Storages:
+    """The storages of a file."""
 
     file: BinaryIO
     starts: dict[str, int]
+    """Positions of the storages' first bytes, by their keys."""
     order: str = "<"
+    """Byte order of the numbers."""
     entries: dict[str, Entry] = field(default_factory=dict)
+    """Entries of storages whose checksum has not been compared yet."""
     inert: list[str] = field(default_factory=list)
+    """Names in the pickle besides tensors; see `Scan.inert`."""
 
     def read(self, tensor: StoredTensor) -> NDArray[Any]:
-        """A tensor's numbers; bfloat16 in float32, which is exact."""
+        """Return a tensor's numbers; bfloat16 as float32, which is exact."""
         if tensor.dtype.startswith("float8"):
             raise not_measured(tensor.dtype)
         stored = "uint16" if tensor.dtype == "bfloat16" else tensor.dtype
@@ -80,7 +84,7 @@ class _Numbers:
 
 
 def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
-    """List the tensors of a state dict, or of a dictionary that holds one under ``"state_dict"``, ``"model"``, ….
+    """List the tensors of a state dict, or of a dictionary with a state dict under ``"state_dict"``, ``"model"``, ….
 
     Tensors in other nested dictionaries are named ``"outer.inner"``, in lists ``"outer.0.inner"``, in pickled modules
     as in their state dict; the state of an optimizer is left out.
@@ -89,7 +93,7 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     file.seek(0)
     check_size(size, max_bytes)
     try:
-        loaded, numbers = _archive(file) if file.read(2) == b"PK" else _legacy(file, size)
+        loaded, storages = _archive(file) if file.read(2) == b"PK" else _legacy(file, size)
     except ModelFileError:
         raise
     except Exception as error:  # a hostile file can fail the parsers in any way
@@ -97,21 +101,21 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     if not isinstance(loaded, _NESTED):
         kind = "Tensor" if isinstance(loaded, StoredTensor) else type(loaded).__name__
         raise ModelFileError(f"it holds a {kind}, not a dictionary of tensors by name. Save model.state_dict().")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in _tensors(loaded):
-        if name in found:
+        if name in tensors:
             raise ModelFileError(f"two of its tensors are called {name!r}. Save one model's state dict alone.")
-        found[name] = (
-            Tensor(name, value.shape, value.dtype, partial(numbers.read, value))
-            if isinstance(value, StoredTensor)
-            else lost(name, value)
-        )
-    if not found:
+        if isinstance(value, StoredTensor):
+            tensors[name] = Tensor(name, value.shape, value.dtype, partial(storages.read, value))
+        else:
+            tensors[name] = lost(name, value)
+    if not tensors:
         raise ModelFileError("it holds no tensors by name. Save model.state_dict().")
-    return ModelArrays(list(found.values()), inert=tuple(numbers.inert), convention="OIHW")
+    return ModelArrays(list(tensors.values()), inert=tuple(storages.inert), convention="OIHW")
 
 
-def _archive(file: BinaryIO) -> tuple[Any, _Numbers]:
+def _archive(file: BinaryIO) -> tuple[Any, _Storages]:
+    """Return the object in a zip archive, and its storages."""
     entries = stored_entries(file)
     folders = {name.partition("/")[0] for name in entries}
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -120,52 +124,63 @@ def _archive(file: BinaryIO) -> tuple[Any, _Numbers]:
     folder = pickles[0].removesuffix("data.pkl")
     scan = Scan()
     loaded = scan.run(io.BytesIO(entries[pickles[0]].read(file)))
-    found = {key: entry for key in scan.storages if (entry := entries.get(f"{folder}data/{key}")) is not None}
-    for key, claimed in scan.storages.items():
-        stored = found[key].size if key in found else 0
-        if stored < claimed.nbytes:
-            raise ModelFileError(f"storage {key!r} claims {claimed.nbytes} bytes; {stored} are stored.")
-    said = entries.get(f"{folder}byteorder")
-    order = _ORDERS[sys.byteorder.encode() if said is None else said.read(file)]
-    starts = {key: entry.start for key, entry in found.items()}
-    return loaded, _Numbers(file, starts, order, found, scan.inert)
+    entries_of_storages: dict[str, Entry] = {}
+    for key, storage in scan.storages.items():
+        entry = entries.get(f"{folder}data/{key}")
+        stored_bytes = 0
+        if entry is not None:
+            entries_of_storages[key] = entry
+            stored_bytes = entry.size
+        if stored_bytes < storage.nbytes:
+            raise ModelFileError(f"storage {key!r} claims {storage.nbytes} bytes; {stored_bytes} are stored.")
+    order_entry = entries.get(f"{folder}byteorder")
+    order = _ORDERS[sys.byteorder.encode() if order_entry is None else order_entry.read(file)]
+    starts = {key: entry.start for key, entry in entries_of_storages.items()}
+    return loaded, _Storages(file, starts, order, entries_of_storages, scan.inert)
 
 
-def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
-    """What torch wrote before 1.6: pickles, the storages' order as the last one, and the storages."""
+def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Storages]:
+    """Return the object in a file of torch before 1.6, and its storages.
+
+    The last pickle has the keys of the storages in the order in which these follow.
+    """
     file.seek(0)
     scan = Scan()
     magic, version, _, loaded, keys = (scan.run(file) for _ in range(5))
     if (magic, version) != _LEGACY:
         raise ModelFileError("it is of another version than torch.save wrote before 1.6. Save it again.")
-    wanted = sum(8 + claimed.nbytes for claimed in scan.storages.values())
-    if wanted > size - file.tell():
-        raise ModelFileError(f"its tensors claim {wanted} bytes; {size - file.tell()} are stored.")
+    claimed_bytes = sum(8 + storage.nbytes for storage in scan.storages.values())
+    if claimed_bytes > size - file.tell():
+        raise ModelFileError(f"its tensors claim {claimed_bytes} bytes; {size - file.tell()} are stored.")
     if sorted(keys) != sorted(scan.storages):
         raise ModelFileError("it lists other storages than its tensors are in.")
     starts = {}
     for key in keys:
-        claimed, length = scan.storages[key], int.from_bytes(file.read(8), "little")
-        if length != claimed.numel:
-            raise ModelFileError(f"storage {key!r} claims {claimed.numel} elements; {length} are stored.")
+        storage = scan.storages[key]
+        length = int.from_bytes(file.read(8), "little")
+        if length != storage.numel:
+            raise ModelFileError(f"storage {key!r} claims {storage.numel} elements; {length} are stored.")
         starts[key] = file.tell()
-        file.seek(claimed.nbytes, 1)
-    return loaded, _Numbers(file, starts, inert=scan.inert)
+        file.seek(storage.nbytes, 1)
+    return loaded, _Storages(file, starts, inert=scan.inert)
 
 
 def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str]]:
-    """Tensors by dotted name, outer ones first, items of lists by number; what stands twice, by its own alone.
+    """Yield tensors by their dotted names, outer ones first; items of lists are named by their number.
 
-    A text in the place of a tensor says why it is not read.
+    A text in place of a tensor is the reason why it is not read. If a container occurs again elsewhere, only the
+    tensors directly in it are listed once more.
     """
     waiting: deque[tuple[str, Any]] = deque([("", loaded)])
     seen = {id(loaded)}
     letters = 0
     while waiting:
         prefix, current = waiting.popleft()
-        wrapper = next((key for key in _WRAPPERS if not prefix and isinstance(current, dict) and key in current), None)
-        for place, (key, value) in enumerate(_entries(current)):
-            word = place if isinstance(key, Inert) else key
+        wrapper = None
+        if not prefix and isinstance(current, dict):
+            wrapper = next((key for key in _WRAPPERS if key in current), None)
+        for position, (key, value) in enumerate(_entries(current)):
+            word = position if isinstance(key, Inert) else key
             name = f"{prefix}{word}"
             letters += len(name)
             if letters > _NAMES:
@@ -174,28 +189,30 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str]]:
                 yield name, value
             elif isinstance(value, Inert) and value.name in _REBUILT:
                 yield name, f"it is {_REBUILT[value.name]}"
-            elif isinstance(value, Storage) or _is_numpy(value):
+            elif isinstance(value, Storage) or _is_numpy_matrix(value):
                 maker = getattr(current if isinstance(value, Storage) else value, "name", "nothing")
                 yield name, f"it is built by {maker}, which is not read. Save it as a tensor of floating numbers."
             elif isinstance(value, _NESTED) and not _is_optimizer(value):
-                # What stands in a list is told by its number, below the list's own name.
-                inside = key == wrapper and isinstance(value, dict | Inert)
-                inside |= isinstance(current, Inert) and key in _OF_MODULES
-                below = prefix if inside else f"{name}."
-                again = id(value) in seen
-                seen.add(id(value))
-                if not again:
-                    waiting.append((below, value))
+                is_wrapper = key == wrapper and isinstance(value, dict | Inert)
+                is_part_of_module = isinstance(current, Inert) and key in _OF_MODULES
+                inner_prefix = prefix if is_wrapper or is_part_of_module else f"{name}."
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    waiting.append((inner_prefix, value))
                 elif value is not loaded and value is not current:
-                    waiting.append((below, Inert("", [e for e in _entries(value) if isinstance(e[1], StoredTensor)])))
+                    tensors = [entry for entry in _entries(value) if isinstance(entry[1], StoredTensor)]
+                    waiting.append((inner_prefix, Inert("", tensors)))
 
 
 def _entries(value: Any) -> Iterable[tuple[Any, Any]]:
-    return value.items if isinstance(value, Inert) else value.items() if isinstance(value, dict) else enumerate(value)
+    """Return the items of a container, with their keys or numbers."""
+    if isinstance(value, Inert):
+        return value.items
+    return value.items() if isinstance(value, dict) else enumerate(value)
 
 
-def _is_numpy(value: Any) -> bool:
-    """Whether this is an array of NumPy's with two axes or more, or of an unknown number."""
+def _is_numpy_matrix(value: Any) -> bool:
+    """Whether this is an array of NumPy's with two axes or more, or with an unknown number of axes."""
     if not isinstance(value, Inert) or not value.name.endswith("multiarray._reconstruct"):
         return False
     shapes = [item for key, item in value.items[3:] if key == 1 and isinstance(item, tuple)]
@@ -203,9 +220,11 @@ def _is_numpy(value: Any) -> bool:
 
 
 def _is_optimizer(value: Any) -> bool:
-    """Whether this is what ``torch.optim`` keeps, whatever it is called: of each parameter that its groups list."""
+    """Whether this is the state of an optimizer of ``torch.optim``: the states of parameters that its groups list."""
     try:
-        listed = {key for group in value["param_groups"] for key in group["params"] if isinstance(key, int | str)}
-        return bool(listed) and all(key in listed for key in value["state"])
+        parameters = set()
+        for group in value["param_groups"]:
+            parameters |= {key for key in group["params"] if isinstance(key, int | str)}
+        return bool(parameters) and all(key in parameters for key in value["state"])
     except (TypeError, KeyError, IndexError):
         return False

@@ -1,6 +1,6 @@
-"""safetensors: the library validates the file, the arrays are read one at a time with NumPy alone (bfloat16 too).
+"""Read safetensors files, which the library validates; arrays are read one at a time by NumPy alone (bfloat16, too).
 
-Sharded: an index, and the files beside it that it names. None of them may lie elsewhere.
+A sharded model is an index and the files that it names, which have to be in the index's folder.
 """
 
 from __future__ import annotations
@@ -84,21 +84,22 @@ def _load(path: str, shape: tuple[int, ...], stored: str, start: int, count: int
 
 # -- sharded ----------------------------------------------------------------------------------------------------------
 def index_of(folder: Path) -> Path:
-    """Find the index in a folder, or the one file that needs none."""
-    inside = sorted(folder.iterdir())
-    found = [path for path in inside if path.name.endswith(SUFFIX)]
-    found = found or [path for path in inside if path.name.endswith(".safetensors")]
-    if len(found) != 1:
-        named = ", ".join(path.name for path in found[:3]) + (", …" if len(found) > 3 else "")
-        raise ModelFileError(
-            "it is not a regular file but a folder, "
-            + (f"which holds {named}. Name one of them." if found else "without safetensors. Name the model's file.")
-        )
-    return found[0]
+    """Return the index in a folder, or the only safetensors file."""
+    paths = sorted(folder.iterdir())
+    candidates = [path for path in paths if path.name.endswith(SUFFIX)]
+    if not candidates:
+        candidates = [path for path in paths if path.name.endswith(".safetensors")]
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise ModelFileError("it is not a regular file but a folder, without safetensors. Name the model's file.")
+    names = ", ".join(path.name for path in candidates[:3])
+    more = ", …" if len(candidates) > 3 else ""
+    raise ModelFileError(f"it is not a regular file but a folder, which holds {names}{more}. Name one of them.")
 
 
 def files_of(path: Path) -> list[Path]:
-    """List the files that a model consists of: itself, or the index of a folder, and what an index names."""
+    """List the files of a model: the file itself, or an index and the files that it names."""
     with suppress(ModelFileError, OSError):
         index = index_of(path) if path.is_dir() else path
         if index.is_file():  # a pipe would block
@@ -109,58 +110,66 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read_sharded(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
-    """List the arrays of an index's shards. What a missing or damaged one should hold is listed with the reason."""
+    """List the arrays of an index's shards. Arrays of a missing or damaged shard are listed with the reason."""
     owner = _weight_map(file)
     tensors: list[Tensor] = []
     left = max_bytes
     for shard in dict.fromkeys(owner.values()):
-        place = _beside(Path(path), shard)
-        promised = [name for name, its in owner.items() if its == shard]
+        shard_path = _beside(Path(path), shard)
+        names_by_index = [name for name, shard_of_name in owner.items() if shard_of_name == shard]
         try:
-            with place.open("rb") as opened:
-                found = _listing(opened, str(place), left)
-            left -= place.stat().st_size
+            with shard_path.open("rb") as shard_file:
+                shard_tensors = _listing(shard_file, str(shard_path), left)
+            left -= shard_path.stat().st_size
         except (ModelFileError, OSError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            tensors += [lost(name, f"its shard {shard} cannot be read: {reason}") for name in promised]
+            tensors += [lost(name, f"its shard {shard} cannot be read: {reason}") for name in names_by_index]
             continue
-        for name in (tensor.name for tensor in found):
-            if owner.setdefault(name, shard) != shard:  # some programs take the last that they load
-                raise ModelFileError(f"{name!r} lies in its shards {owner[name]} and {shard}. Save the model again.")
-        there = {tensor.name for tensor in found}
-        tensors += found
-        tensors += [lost(name, f"it is not in its shard {shard}.") for name in promised if name not in there]
+        names_in_shard = {tensor.name for tensor in shard_tensors}
+        for tensor in shard_tensors:
+            first_shard = owner.setdefault(tensor.name, shard)
+            if first_shard != shard:  # some programs take the array that they load last
+                raise ModelFileError(
+                    f"{tensor.name!r} lies in its shards {first_shard} and {shard}. Save the model again."
+                )
+        tensors += shard_tensors
+        for name in names_by_index:
+            if name not in names_in_shard:
+                tensors.append(lost(name, f"it is not in its shard {shard}."))
     return ModelArrays(tensors)
 
 
 def _weight_map(file: BinaryIO) -> dict[str, str]:
+    """Return the names of shards by the names of arrays, from an index."""
     if file.seek(0, 2) > MAX_HEADER:
         raise ModelFileError(f"it is text, and longer than {MAX_HEADER} bytes.")
     file.seek(0)
     try:
         index: Any = json.loads(file.read())
-        found = index.get("weight_map")
-        if found is None:
+        weight_map = index.get("weight_map")
+        if weight_map is None:
             raise ValueError("it has no such entry")
-        if not found or not all(isinstance(word, str) for pair in found.items() for word in pair):
+        if not weight_map:
+            raise ValueError("it names no files")
+        if not all(isinstance(text, str) for text in (*weight_map.keys(), *weight_map.values())):
             raise ValueError("it names no files")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(
             f"it is text, but no index of sharded safetensors ({SUFFIX}), which maps arrays to files under "
             f"'weight_map': {error}."
         ) from error
-    return dict(found)
+    return dict(weight_map)
 
 
 def _beside(index: Path, shard: str) -> Path:
-    """Path of a shard, which may not leave the folder that the index lies in, by its name or by a link."""
-    place = index.parent / shard
+    """Return the path of a shard; refuse one outside of the index's folder, by its name or by a link."""
+    path = index.parent / shard
     if "/" in shard or "\\" in shard or "\0" in shard or Path(shard).name != shard:
         raise ModelFileError(f"it names the shard {shard!r}, which is no plain name of a file beside it: not opened.")
-    # A cache of links keeps the index and its shards in one other folder.
-    homes = {index.parent.resolve(), index.resolve().parent}
-    if place.resolve().parent not in homes:
+    # If the index is a link, as in a cache of downloads, its target's folder is allowed, too.
+    allowed_folders = {index.parent.resolve(), index.resolve().parent}
+    if path.resolve().parent not in allowed_folders:
         raise ModelFileError(f"its shard {shard!r} is a link that leaves the model's folder: not opened.")
-    if place.exists() and not place.is_file():
+    if path.exists() and not path.is_file():
         raise ModelFileError(f"its shard {shard!r} is not a regular file.")
-    return place
+    return path

@@ -1,4 +1,4 @@
-"""What is no model file that can be read, told by its first bytes, its entries or its name, and what to do instead."""
+"""Recognise files that are no readable model, by their first bytes, entries or names, and advise what to do instead."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TAR = 257
-"""Where a tape archive says what it is."""
+"""Position of a tape archive's signature."""
 _KEPT = "safetensors (or .npz)"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A kind of file: how it begins, or what stands at a place in it, and what is said of it."""
+    """A kind of file that is no readable model.
+
+    A file is of this kind if it has the bytes ``start`` at position ``place``; ``words`` are the message about it.
+    """
 
     start: bytes
     words: str
     place: int = 0
 
     def fits(self, head: bytes) -> bool:
-        """Whether a file that begins so is of this kind."""
+        """Whether a file with these first bytes is of this kind."""
         return head[self.place :].startswith(self.start)
 
 
@@ -60,7 +63,7 @@ _MSGPACK = (
 
 
 def told_by_content(head: bytes) -> str | None:
-    """What a file is by its first 512 bytes or more, and what to do; None: nothing that is known here."""
+    """Return what a file is, by its first 512 bytes or more, and what to do; None: it is unknown."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     lowered = text[:20].lower()
     for signature in SIGNATURES:
@@ -86,17 +89,24 @@ _FOLDERS = (
 
 
 def told_by_entries(folder: Path) -> str | None:
-    """What a folder is by the names in it and in the folders below; None: nothing that is known here."""
-    inside = {path.name for path in folder.iterdir()}
-    below = {path.name for inner in folder.iterdir() if inner.is_dir() for path in inner.iterdir()}
+    """Return what a folder is, by names in it and in its folders, and what to do; None: it is unknown."""
+    names_in_folder = set()
+    names_below = set()
+    for path in folder.iterdir():
+        names_in_folder.add(path.name)
+        if path.is_dir():
+            names_below |= {inner.name for inner in path.iterdir()}
     for names, words in _FOLDERS:
-        if inside.intersection(names) or (names[0].startswith("_") and below.intersection(names)):
+        if names_in_folder.intersection(names):
+            return words
+        # Orbax may write its files into a folder below.
+        if names[0].startswith("_") and names_below.intersection(names):
             return words
     return None
 
 
 def told_by_zip(names: Collection[str]) -> str | None:
-    """What a zip archive is by its entries; None: nothing that is known here."""
+    """Return what a zip archive is, by its entries, and what to do; None: it is unknown."""
     leaves = {name.rpartition("/")[2] for name in names}
     if leaves & {"archive_format", "serialized_exported_program.json"}:
         return (
@@ -111,7 +121,7 @@ _ADDRESS = re.compile(r"\w+://")
 
 
 def told_by_name(path: str) -> str | None:
-    """What the name of a file that is not there may mean, and what to do; None: nothing that is known here."""
+    """Return what the path of a missing file may mean, and what to do; None: it is unknown."""
     if _ADDRESS.match(path):
         return "it is an address: download the file, and give its path."
     if _HUB.fullmatch(path) and not Path(path).parent.exists():

@@ -30,7 +30,7 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
     output_format : str
         One of `FORMATS`.
     many : bool
-        Whether several models were asked for: JSON is then a list, whatever became of them.
+        Whether several models were asked for. JSON is a list then, even if only one of them has a report.
     """
     if output_format not in FORMATS:
         raise ValueError(f"{output_format!r} is none of {', '.join(FORMATS)}")
@@ -41,7 +41,10 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
         # ASCII, so that no character of a layer's name can act on a terminal.
         return json.dumps(data if many else data[0], indent=2, allow_nan=False) + "\n"
     if output_format == "csv":
-        return to_csv([row for report in reports for row in _csv_rows(report)])
+        rows: list[dict[str, Any]] = []
+        for report in reports:
+            rows += _csv_rows(report)
+        return to_csv(rows)
     return "\n".join(map(_markdown if output_format == "markdown" else str, reports))
 
 
@@ -67,8 +70,8 @@ def _csv_rows(report: Report) -> list[dict[str, Any]]:
     if report.error is not None:
         rows.append(Row("", "unknown", (), None, reason=report.error))
     gates = [gate.to_dict() | {"places": len(gate.places)} for gate in report.gates]
-    more = {"gates": gates} if gates else {}
-    return [{"model": report.model, **row.to_dict(), **more} for row in rows]
+    gate_cells = {"gates": gates} if gates else {}
+    return [{"model": report.model, **row.to_dict(), **gate_cells} for row in rows]
 
 
 def _cell(value: Any) -> str | float:
@@ -162,22 +165,18 @@ def _data(reports: Sequence[Report]) -> str:
 
 
 def _section(position: int, report: Report) -> dict[str, Any]:
+    """Return the variables of the page's template for one report."""
     methods = tables.columns(report.layers)
-    kinds = tables.promises(report.layers)
-    words = {"upper": "upper bound", "lower": "lower bound"}
-    promised = [(name, words.get(kinds.get(name, ""), kinds.get(name, "not measured"))) for name in methods]
     rows = []
     for row, remark in zip(report.layers, tables.remarks(report.layers), strict=True):
-        values = [row.lower, row.upper, *map(row.values.get, methods), *(row.ratio for _ in tables.ratio(methods))]
-        sorted_by = [min(x, default=None) if isinstance(x, tuple) else x for x in values]
-        data = row.to_dict()
-        rows.append({
-            "row": row, "remark": remark, "cells": list(zip(tables.numbers(row, methods), sorted_by, strict=True)),
-            "geometry": [_words(data[name]) for name in GEOMETRY] if row.kind == "conv" else ["-"] * len(GEOMETRY),
-            "assumed": [visible(word) for word in row.assumed],
-        })  # fmt: skip
-    drawn = plots.installed() and report.error is None
-    picture = base64.b64encode(plots.draw([report], "svg")).decode() if drawn else None
+        rows.append(_row_of_page(row, remark, methods))
+    picture = None
+    if plots.installed() and report.error is None:
+        svg = base64.b64encode(plots.draw([report], "svg")).decode()
+        picture = f"data:image/svg+xml;base64,{svg}"
+    explanation = ""
+    if report.network is not None and report.network.claim:
+        explanation = report.network.explain()
     return {
         "id": f"m{position}",
         "model": visible(report.model) if report.model is not None else "a mapping of names to arrays",
@@ -186,17 +185,43 @@ def _section(position: int, report: Report) -> dict[str, Any]:
         "summary": report.summary,
         "number": number,
         "notes": notes(report),
-        "columns": [
-            ("lower", "proven"),
-            ("upper", "proven"),
-            *promised,
-            *((name, "tn / lower") for name in tables.ratio(methods)),
-        ],
+        "columns": _columns_of_page(report, methods),
         "rows": rows,
         "methods": methods,
         "geometry": [name.replace("_", " ") for name in GEOMETRY],
-        "plot": picture and f"data:image/svg+xml;base64,{picture}",
-        "explained": report.network.explain() if report.network is not None and report.network.claim else "",
+        "plot": picture,
+        "explained": explanation,
+    }
+
+
+def _columns_of_page(report: Report, methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the columns of numbers: each with its name and the promise of its numbers."""
+    kinds = tables.promises(report.layers)
+    words = {"upper": "upper bound", "lower": "lower bound"}
+    columns = [("lower", "proven"), ("upper", "proven")]
+    for method in methods:
+        kind = kinds.get(method, "not measured")
+        columns.append((method, words.get(kind, kind)))
+    for name in tables.ratio(methods):
+        columns.append((name, "tn / lower"))
+    return columns
+
+
+def _row_of_page(row: Row, remark: Any, methods: Sequence[str]) -> dict[str, Any]:
+    """Return the template's variables for one layer; a cell is a text and the number by which it is sorted."""
+    values = [row.lower, row.upper, *map(row.values.get, methods)]
+    values += [row.ratio] * len(tables.ratio(methods))
+    sort_keys = [min(x, default=None) if isinstance(x, tuple) else x for x in values]
+    data = row.to_dict()
+    geometry = ["-"] * len(GEOMETRY)
+    if row.kind == "conv":
+        geometry = [_words(data[name]) for name in GEOMETRY]
+    return {
+        "row": row,
+        "remark": remark,
+        "cells": list(zip(tables.numbers(row, methods), sort_keys, strict=True)),
+        "geometry": geometry,
+        "assumed": [visible(word) for word in row.assumed],
     }
 
 

@@ -1,7 +1,7 @@
 """Pooling and resizing along one axis: the input pixels that an output reads, and their weights.
 
 Average pooling and linear resizing act on each axis separately, so their norm is the product of the norms of one matrix
-an axis (a Kronecker product). Weights are exact fractions, rounded up to floats where they are not dyadic.
+an axis (a Kronecker product). Weights are exact fractions; for norms they are rounded up to floats.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from specnorm.proof import host
 
 Row: TypeAlias = tuple[tuple[int, Fraction], ...]
-"""Pixels and weights of one output."""
-DENSE = 512
-"""Largest axis whose matrix is tested with weights; longer ones are bounded by their row and column sums."""
+"""Pixels that one output reads, each with its weight."""
+LARGEST_MATRIX = 512
+"""Largest number of rows or columns of a matrix for which a Schur test with weights is made."""
 LONGEST = 2**14
-"""Largest axis or window whose weights are written out."""
+"""Largest size of an axis, or of a window, whose weights are written out."""
 WEIGHTS = 2**18
 """Largest number of weights that are written out for one axis."""
-CLOSE = 1e-9
-"""Relative distance of the t of a Schur test from the computed square of the norm."""
+MARGIN = 1e-9
+"""Relative distance of the t of a Schur test with weights from the computed square of the norm."""
 HALF = Fraction(1, 2)
 
 
@@ -37,10 +37,14 @@ class Window:
 
     Parameters
     ----------
+    kernel : int
+        Number of entries of a window.
+    stride, dilation : int
+        Step from window to window, and from entry to entry of a window.
     before, after : int
-        Padding.
+        Padding before and after the input.
     size, outputs : int or None
-        Of the axis before and after; None: not known.
+        Size of the axis in the input, and number of windows; None: not known.
     ceil : bool
         Whether the last window may leave the padded input.
     count_padding : bool
@@ -84,19 +88,20 @@ class Window:
 def overlap(window: Window) -> int:
     """Return the largest number of windows that contain one pixel.
 
-    ``ceil(k / s')`` with ``s' = s / gcd(s, dilation)``: pixel p is in the window at m if ``p = s m + dilation j`` for
-    some ``0 <= j < k``, and consecutive solutions j differ by s'. Never more than there are windows.
+    Pixel p is in the window at m if ``p = s m + dilation j`` for some ``0 <= j < k``. Consecutive solutions j differ by
+    ``s' = s / gcd(s, dilation)``, so that there are at most ``ceil(k / s')``, and no more than there are windows.
     """
-    count = -(-window.kernel // (window.stride // math.gcd(window.stride, window.dilation)))
+    step = window.stride // math.gcd(window.stride, window.dilation)
+    count = -(-window.kernel // step)
     return count if window.outputs is None else min(count, window.outputs)
 
 
 def average_norm_up(window: Window) -> float | None:
     """Return the norm of averaging along one axis, rounded up; None if it depends on an unknown size.
 
-    At a known size: the norm of the matrix with a row of weights an output. At every size, padding counted:
-    ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of taps in residue class r modulo the stride (the rows of one
-    output phase are translates; attained as the size grows).
+    At a known size, the norm is that of the matrix with a row of weights an output. At every size, if padding counts,
+    it is at most ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of taps in residue class r modulo the stride: all
+    rows are translates of one another. The norm tends to that as the size grows.
     """
     if window.kernel > LONGEST:
         return None
@@ -106,19 +111,21 @@ def average_norm_up(window: Window) -> float | None:
             return weights_norm_up(average_rows(window))
     if window.ceil or window.dilation != 1 or not (window.count_padding or window.before == window.after == 0):
         return None
-    classes = [len(range(r, window.kernel, window.stride)) for r in range(min(window.stride, window.kernel))]
-    return host.root_up(Fraction(sum(c * c for c in classes), window.kernel**2))
+    taps_of_class = [len(range(r, window.kernel, window.stride)) for r in range(min(window.stride, window.kernel))]
+    return host.root_up(Fraction(sum(count * count for count in taps_of_class), window.kernel**2))
 
 
 @lru_cache(maxsize=64)
 def average_rows(window: Window) -> tuple[Row, ...]:
     """Return pixels and weights of each output, at a known size."""
-    padded = (window.size or 0) + window.before + window.after
+    padded_size = (window.size or 0) + window.before + window.after
     rows = []
-    for m, inside in enumerate(window.pixels()):
-        # A window beyond the padded input (ceil) counts its taps up to there.
-        count = sum(t < padded for t in window.taps(m)) if window.count_padding else len(inside)
-        rows.append(tuple((p, Fraction(1, max(count, 1))) for p in inside))
+    for output, pixels in enumerate(window.pixels()):
+        count = len(pixels)
+        if window.count_padding:
+            # Taps of a window that leaves the padded input (ceil) count as far as the padding reaches.
+            count = sum(place < padded_size for place in window.taps(output))
+        rows.append(tuple((pixel, Fraction(1, max(count, 1))) for pixel in pixels))
     return tuple(rows)
 
 
@@ -132,33 +139,37 @@ def linear_rows(
 ) -> tuple[Row, ...] | None:
     """Return pixels and weights of each output of linear interpolation; None for unknown kinds of coordinates."""
     rows: list[Row] = []
-    for i in range(outputs):
-        x = _coordinate(i, size, outputs, scale, coordinates)
+    for output in range(outputs):
+        x = _coordinate(output, size, outputs, scale, coordinates)
         if x is None:
             return None
+        # The value at x is interpolated between the pixels before and after x; beyond the borders these are repeated.
+        before = math.floor(x)
+        share = x - before
         weights: dict[int, Fraction] = {}
-        for p, weight in ((math.floor(x), 1 - x % 1), (math.floor(x) + 1, x % 1)):
+        for pixel, weight in ((before, 1 - share), (before + 1, share)):
             if weight:
-                inside = min(max(p, 0), size - 1)
-                weights[inside] = weights.get(inside, Fraction(0)) + weight
+                nearest = min(max(pixel, 0), size - 1)
+                weights[nearest] = weights.get(nearest, Fraction(0)) + weight
         rows.append(tuple(weights.items()))
     return tuple(rows)
 
 
-def away(
+def coordinate_error(
     size: int,
     outputs: int,
     scale: Fraction,
     coordinates: str,
     unit: float,
 ) -> float:
-    """Bound how far rounding to a precision can move a coordinate.
+    """Bound the error of all coordinates, computed with a unit roundoff u.
 
     ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, and ``i (n - 1) / (m - 1)`` have at most a rounding of
     the factor, one of the product or quotient, and one of the difference: 4 u (|x| + 1), their products included.
     """
-    ends = [_coordinate(i, size, outputs, scale, coordinates) or Fraction(0) for i in (0, max(outputs - 1, 0))]
-    return host.inflate(4 * unit * float(max(map(abs, ends)) + 1), 4)
+    first = _coordinate(0, size, outputs, scale, coordinates) or Fraction(0)
+    last = _coordinate(max(outputs - 1, 0), size, outputs, scale, coordinates) or Fraction(0)
+    return host.inflate(4 * unit * float(max(abs(first), abs(last)) + 1), 4)
 
 
 @lru_cache(maxsize=64)
@@ -169,16 +180,22 @@ def nearest_pixels(
     coordinates: str,
     nearest: str,
 ) -> NDArray[np.intp] | None:
-    """Return the pixel that each output is, for whole scales, by exact coordinates; None for other arguments."""
-    whole = scale.denominator == 1 and outputs == size * scale and coordinates != "align_corners"
-    places = [_coordinate(i, size, outputs, scale, coordinates) for i in range(outputs)]
-    known: dict[str, Callable[[Fraction], int]] = {
-        "floor": math.floor, "ceil": math.ceil, "round_prefer_floor": lambda x: math.ceil(x - HALF),
+    """Return the pixel that each output is, by exact coordinates; None for unknown arguments and fractional scales."""
+    roundings: dict[str, Callable[[Fraction], int]] = {
+        "floor": math.floor,
+        "ceil": math.ceil,
+        "round_prefer_floor": lambda x: math.ceil(x - HALF),
         "round_prefer_ceil": lambda x: math.floor(x + HALF),
-    }  # fmt: skip
-    if nearest not in known or not whole or any(x is None for x in places):
+    }
+    is_whole_scale = scale.denominator == 1 and outputs == size * scale
+    if nearest not in roundings or not is_whole_scale or coordinates == "align_corners":
         return None
-    pixels = [known[nearest](x) for x in places if x is not None]
+    pixels = []
+    for output in range(outputs):
+        x = _coordinate(output, size, outputs, scale, coordinates)
+        if x is None:
+            return None
+        pixels.append(roundings[nearest](x))
     return np.clip(np.array(pixels, dtype=np.intp), 0, size - 1)
 
 
@@ -189,6 +206,7 @@ def _coordinate(
     scale: Fraction,
     coordinates: str,
 ) -> Fraction | None:
+    """Return the coordinate of output i in the input; None for unknown kinds of coordinates."""
     if coordinates == "asymmetric":
         return i / scale
     if coordinates == "align_corners":
@@ -213,37 +231,39 @@ def weights_norm_up(rows: tuple[Row, ...]) -> float:
     Returns
     -------
     float
-        The smaller of two Schur tests: ``sqrt(largest row sum * largest column sum)`` in fractions, exact where every
-        column has one entry or every row one, and the one with weights, `_schur_up`.
+        The smaller of two Schur tests: ``sqrt(largest row sum * largest column sum)`` in fractions, which is the norm
+        if every column has one entry, or every row; and the test with weights, `_weighted_schur_up`.
     """
-    columns: dict[int, Fraction] = {}
+    column_sums: dict[int, Fraction] = {}
     for row in rows:
-        for p, weight in row:
-            columns[p] = columns.get(p, Fraction(0)) + weight
-    if not columns:
+        for pixel, weight in row:
+            column_sums[pixel] = column_sums.get(pixel, Fraction(0)) + weight
+    if not column_sums:
         return 0.0
-    schur = host.root_up(max(sum(w for _, w in row) for row in rows) * max(columns.values()))
-    used = sorted(columns)
-    if max(len(rows), len(used)) > DENSE:
-        return schur
-    position = {p: at for at, p in enumerate(used)}
-    matrix = np.zeros((len(rows), len(used)))
-    for at, row in enumerate(rows):
-        for p, weight in row:
+    largest_row_sum = max(sum(weight for _, weight in row) for row in rows)
+    by_sums = host.root_up(largest_row_sum * max(column_sums.values()))
+    pixels = sorted(column_sums)
+    if max(len(rows), len(pixels)) > LARGEST_MATRIX:
+        return by_sums
+    column_of_pixel = {pixel: column for column, pixel in enumerate(pixels)}
+    matrix = np.zeros((len(rows), len(pixels)))
+    for output, row in enumerate(rows):
+        for pixel, weight in row:
             # Larger entries of a non-negative matrix make its norm no smaller.
-            matrix[at, position[p]] += host.float_up(weight)
-    return min(schur, _schur_up(matrix))
+            matrix[output, column_of_pixel[pixel]] += host.float_up(weight)
+    return min(by_sums, _weighted_schur_up(matrix))
 
 
-def _schur_up(matrix: NDArray[np.float64]) -> float:
-    """Schur test of a non-negative matrix A with weights: if ``A^T A v <= s v`` for any v > 0, then ``|A|^2 <= s``.
+def _weighted_schur_up(matrix: NDArray[np.float64]) -> float:
+    """Bound the norm of a non-negative matrix A by a Schur test with weights.
 
-    ``v = (t I - A^T A)^-1 1`` is positive for t above ``|A|^2``, and ``A^T A v = t v - 1``: it gives s <= t. Whatever v
-    comes out, s is computed from it, in sums of non-negative numbers.
+    If ``A^T A v <= s v`` for any v > 0, then ``|A|^2 <= s``. The vector ``v = (t I - A^T A)^-1 1`` is positive for t
+    above ``|A|^2``, and ``A^T A v = t v - 1``, so that it gives s <= t. The computed v need not be exact: s is computed
+    from it, by sums of non-negative numbers.
     """
     gram = matrix.T @ matrix
-    near = (1 + CLOSE) * float(np.linalg.eigvalsh(gram)[-1])
-    v = np.linalg.solve(near * np.eye(len(gram)) - gram, np.ones(len(gram)))
+    t = (1 + MARGIN) * float(np.linalg.eigvalsh(gram)[-1])
+    v = np.linalg.solve(t * np.eye(len(gram)) - gram, np.ones(len(gram)))
     if not (np.isfinite(v).all() and v.min() > 0):
         return math.inf
     image = host.inflate(matrix.T @ host.inflate(matrix @ v, matrix.shape[1]), matrix.shape[0])
@@ -259,8 +279,11 @@ def transposed_rows(rows: Sequence[Row], size: int) -> list[Row]:
     return [tuple(column) for column in columns]
 
 
-def weighted(x: NDArray[Any], axis: int, rows: Sequence[Row]) -> NDArray[Any]:
-    """Return weighted sums of pixels along an axis, with two roundings more than there are weights in a row."""
+def weighted_sums(x: NDArray[Any], axis: int, rows: Sequence[Row]) -> NDArray[Any]:
+    """Return weighted sums of pixels along an axis.
+
+    Each has two roundings more than its row has weights.
+    """
     pixels = table([[pixel for pixel, _ in row] for row in rows])
     weights = np.zeros(pixels.shape)
     for output, row in enumerate(rows):
@@ -271,7 +294,10 @@ def weighted(x: NDArray[Any], axis: int, rows: Sequence[Row]) -> NDArray[Any]:
 
 
 def table(windows: Sequence[Sequence[int]]) -> NDArray[np.intp]:
-    """Return pixels of windows as rows of one length: last pixels are repeated."""
+    """Return the pixels of windows as rows of one length: the last pixel of shorter ones is repeated."""
     width = max([len(window) for window in windows], default=1)
-    wide = [[*window, *[window[-1] if window else 0] * (width - len(window))] for window in windows]
-    return np.array(wide, dtype=np.intp).reshape(len(wide), width)
+    rows = []
+    for window in windows:
+        last = window[-1] if window else 0
+        rows.append([*window, *[last] * (width - len(window))])
+    return np.array(rows, dtype=np.intp).reshape(len(rows), width)

@@ -1,15 +1,15 @@
-"""Prove constants where branches meet: of a value with respect to the one value that all branches come from.
+"""Prove the constant of a value at which branches meet, with respect to the one value from which all branches come.
 
 *By entries.* For changes dv of a value v, weights are carried back from v, node by node (`Operator.pulled`), so that
 
     |dv|^2 <= sum_u sum_j w_u[j] du[j]^2
 
-over the values u that are reached. What two branches read of one value adds up at each entry: pieces that read disjoint
-entries have the largest constant, and not the root of the sum of squares. Once a single value a is left, the constant
-is the root of its largest weight.
+over the values u that the walk has reached. If two branches read the same value u, their weights add up entry by entry.
+So branches that read disjoint entries have the larger one of their constants, not the root of the sum of squares. Once
+a single value is left, the constant is the root of its largest weight.
 
-*As one matrix.* Where all between a and v is linear, the constant is the norm of that map: of its matrix, in which
-places that are all alike count once.
+*As one matrix.* If all nodes between that value and v are linear, the constant is the norm of their matrix. Axes whose
+places are all treated alike have size 1 in it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from specnorm_networks.certified.scope import Map, Scope
 
 FARTHEST = 512
 """Largest number of nodes through which weights are carried back."""
-LARGEST = 1024
-"""Largest number of columns of a matrix, the entries of the value that it begins with."""
+MOST_COLUMNS = 1024
+"""Largest number of columns of a matrix, which are the entries of the value at its start."""
 ENTRIES = 2**22
-"""Largest number of entries of one value for all columns together."""
+"""Largest number of entries of one value, for all columns together."""
 RTOL = 1e-6
 """Relative width to which the norm of a matrix is proven."""
 
@@ -63,7 +63,7 @@ class NodeBound(Protocol):
 
 @dataclass(eq=False)
 class Branches:
-    """The values of one pass, in order, and their bounds so far.
+    """The nodes of one pass through a graph, in order, and their bounds so far.
 
     Parameters
     ----------
@@ -78,11 +78,13 @@ class Branches:
     steps: Mapping[str, NodeBound]
     norms: Norms
     shortcuts: dict[str, Upper] = field(default_factory=dict)
-    """Claims that branches gave where these were less than the node's own rule, by the node at the end."""
+    """Constants of branches that were smaller than that of the node's own rule, by the node at the end."""
     _order: dict[str, int] = field(default_factory=dict)
-    _moving: dict[str, FloatArray] = field(default_factory=dict)
-    _shortcut_taken: bool = False
-    """Whether a shortcut was or might have been taken in this walk."""
+    """Position of each node in the order of computation."""
+    _masks: dict[str, FloatArray] = field(default_factory=dict)
+    """For each value 1 at the entries that may change, 0 at others (`_mask`)."""
+    _met_shortcut: bool = False
+    """Whether a walk came to a node at which it can take a shortcut, or the node's own weights."""
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -94,38 +96,39 @@ class Branches:
         self._order[node.name] = len(self._order)
 
     def claims(self, end: Node) -> Iterator[Upper]:
-        """Prove constants of a value with respect to values that all of its branches come from.
+        """Prove constants of a value with respect to values from which all of its branches come.
 
-        Where weights do not differ between entries, a shortcut may be less than the node's weights. Both are tried.
+        At a node whose weights are equal for all entries, a shortcut may be better than the node's own weights, or
+        worse. Both ways are tried.
         """
-        self._shortcut_taken = False
+        self._met_shortcut = False
         yield from self._walk_back(end, by_shortcuts=True)
-        if self._shortcut_taken:
+        if self._met_shortcut:
             yield from self._walk_back(end, by_shortcuts=False)
 
     def _walk_back(self, end: Node, *, by_shortcuts: bool) -> Iterator[Upper]:
-        """Carry weights back from a value; prove a constant wherever a single value is left.
+        """Carry weights back from a value; prove a constant at each step that leaves a single value.
 
-        The norm of a linear map as a whole is proven once, in the walk with shortcuts.
+        The norm of the nodes as one linear map is proven once, in the walk with shortcuts.
         """
         if end.shape is None:
             return
         weights: dict[str, FloatArray] = {end.name: np.ones((1,) * len(end.shape))}
         premises: list[Upper] = []
         may_be_linear = by_shortcuts
-        for count in range(FARTHEST):
+        for step in range(FARTHEST):
             last = max(weights, key=self._order.__getitem__)
-            if count > 0 and len(weights) == 1:
-                claim = self._together(last, end.name, weights[last], premises)
+            if step > 0 and len(weights) == 1:
+                claim = self._constant_by_weights(last, end.name, weights[last], premises)
                 if claim is not None:
                     yield claim
                 if may_be_linear:
-                    claim = self._linear(last, end)
+                    claim = self._constant_of_linear_nodes(last, end)
                     if claim is not None:
                         yield claim
                 may_be_linear = False
                 if weights[last].size == 1:
-                    return
+                    return  # before a single weight, the constants of nodes are as good
             before = self._weights_before(self.nodes[last], weights.pop(last), premises, by_shortcuts=by_shortcuts)
             if before is None:
                 return
@@ -135,14 +138,14 @@ class Branches:
             if not weights:
                 return
 
-    def _together(
+    def _constant_by_weights(
         self,
         start: str,
         end: str,
         weights: FloatArray,
         premises: list[Upper],
     ) -> Upper | None:
-        """Return the root of the largest weight as a claim; None if that is infinite."""
+        """Return the root of the largest weight of the value ``start`` as a claim; None if it is infinite."""
         largest = float(np.max(weights, initial=0.0))
         if not math.isfinite(largest):
             return None
@@ -157,29 +160,29 @@ class Branches:
         *,
         by_shortcuts: bool,
     ) -> list[tuple[str, FloatArray]] | None:
-        """Return weights of the values that a node reads, for those of its own value; None if there are none.
+        """Return weights of the values that a node reads, from those of its own value, by their names.
 
-        Claims that are used are appended to ``premises``.
+        None if no rule gives such weights. Claims on which the weights rest are appended to ``premises``.
         """
-        claims = [self.steps[name].claim for name in node.inputs]
-        if None in claims:
-            return None  # an input may move however far
+        if any(self.steps[name].claim is None for name in node.inputs):
+            return None  # there is no bound of how far an input changes
         step = self.steps.get(node.name)
         alone = None if step is None else step.alone
         shortcut = self.shortcuts.get(node.name)
-        # A layer may have been bounded together with what is before it: it is not the node's own constant then.
+        # The constant of a layer may include padding before it: it is not with respect to an input of the node then.
         is_own = alone is None or alone.what in {self.scope.map(name, node.name) for name in node.inputs}
         may_take_shortcut = shortcut is not None and weights.size == 1
-        self._shortcut_taken |= may_take_shortcut
+        self._met_shortcut |= may_take_shortcut
         place = self._place(node)
         if is_own and not (may_take_shortcut and by_shortcuts):
             shares = [self._share(name) for name in node.inputs]
             try:
                 pulled = node.operator.pulled(weights, shares, place)
-            except (NoBoundError, ValueError, IndexError):  # shapes do not fit, or are not known
+            except (NoBoundError, ValueError, IndexError):  # the shapes do not fit, or are unknown
                 pulled = None
             if pulled is not None:
-                return self._of_moving_inputs(node, pulled)
+                return self._weights_of_changing_inputs(node, pulled)
+        # Else the constant of the node, or the shortcut, with the largest of the weights that it mixes.
         claim = alone or shortcut
         if claim is None or not isinstance(claim.what, Map):
             return None
@@ -188,14 +191,18 @@ class Branches:
             return None
         premises.append(claim)
         separate_axes = node.operator.alike(place) if is_own and claim is alone else frozenset()
-        mixed = _largest_of_mixed(weights, separate_axes)
-        if mixed.ndim != len(source.shape):
-            mixed = np.full((1,) * len(source.shape), mixed.max(initial=0.0))
-        factor = np.asarray(claim.value)
-        return [(source.name, times_up(mixed, factor, factor))]
+        largest = _largest_of_mixed(weights, separate_axes)
+        if largest.ndim != len(source.shape):
+            largest = np.full((1,) * len(source.shape), largest.max(initial=0.0))
+        constant = np.asarray(claim.value)
+        return [(source.name, times_up(largest, constant, constant))]
 
-    def _of_moving_inputs(self, node: Node, pulled: Sequence[FloatArray]) -> list[tuple[str, FloatArray]] | None:
-        """Return the weights of those inputs that move; None if they do not have the inputs' axes."""
+    def _weights_of_changing_inputs(
+        self,
+        node: Node,
+        pulled: Sequence[FloatArray],
+    ) -> list[tuple[str, FloatArray]] | None:
+        """Return the weights of those inputs that can change, by name; None if they do not have the inputs' axes."""
         pairs = []
         for name, weights in zip(node.inputs, pulled, strict=True):
             claim = self.steps[name].claim
@@ -210,55 +217,58 @@ class Branches:
     def _place(self, node: Node) -> Place:
         return Place(tuple(self.nodes[name].shape for name in node.inputs), node.shape)
 
-    # -- which entries move ------------------------------------------------------------------------------------------
+    # -- which entries can change ------------------------------------------------------------------------------------
     def _share(self, name: str) -> FloatArray:
-        """Return roughly how far each entry of a value moves; 0 where it does not."""
+        """Return roughly how far each entry of a value can change; 0 for entries that cannot."""
         claim = self.steps[name].claim
-        distance = 0.0 if claim is None else claim.value
-        return np.where(self._moves(name), distance, 0.0)
+        constant = 0.0 if claim is None else claim.value
+        return np.where(self._mask(name), constant, 0.0)
 
-    def _moves(self, name: str) -> FloatArray:
-        """Return 1 for entries of a value that may move, 0 for others; axes along which all are alike have size 1."""
-        if name not in self._moving:
-            node = self.nodes[name]
-            claim = self.steps[name].claim
-            self._moving[name] = np.ones((1,) * len(node.shape or ()))
-            if claim is not None and not claim.value:
-                self._moving[name] = self._moving[name] * 0.0
-            elif node.inputs and node.shape is not None:
-                self._moving[name] = _narrow(self._moves_of_inputs(node))
-        return self._moving[name]
+    def _mask(self, name: str) -> FloatArray:
+        """Return 1 for entries of a value that may change, 0 for others; axes along which all are equal have size 1."""
+        if name not in self._masks:
+            self._masks[name] = self._new_mask(self.nodes[name])
+        return self._masks[name]
 
-    def _moves_of_inputs(self, node: Node) -> FloatArray:
-        """Return which entries of a value may move, as the inputs do."""
-        every = np.ones((1,) * len(node.shape or ()))
+    def _new_mask(self, node: Node) -> FloatArray:
+        every_entry = np.ones((1,) * len(node.shape or ()))
+        claim = self.steps[node.name].claim
+        if claim is not None and claim.value == 0:
+            return np.zeros_like(every_entry)
+        if not node.inputs or node.shape is None:
+            return every_entry
+        mask = self._mask_from_inputs(node)
+        return every_entry if mask is None else _narrow(mask)
+
+    def _mask_from_inputs(self, node: Node) -> FloatArray | None:
+        """Return which entries of a value may change if those of its inputs do; None if that is unknown."""
         place = self._place(node)
         if isinstance(node.operator, (Pointwise, Scale, Identity)) and place.before[0] == place.after:
-            return self._moves(node.inputs[0])
+            return self._mask(node.inputs[0])
         if not isinstance(node.operator, Linear) or not node.operator.moves:
-            return every
-        before = [self._moves(name) for name in node.inputs]
-        for shape, moves in zip(place.before, before, strict=True):
-            if shape is None or moves.ndim != len(shape):
-                return every
-        # One place is enough along axes that the operator treats alike, if all inputs are alike there.
+            return None
+        masks = [self._mask(name) for name in node.inputs]
+        for shape, mask in zip(place.before, masks, strict=True):
+            if shape is None or mask.ndim != len(shape):
+                return None
+        # One place stands for all along axes whose places are treated alike, if all masks are equal along them.
         separate_axes = node.operator.alike(place)
-        same = frozenset(axis for axis in separate_axes if all(moves.shape[axis] == 1 for moves in before))
-        short_place = place.shortened(same)
-        linear = _linear_at(node, short_place, same)
+        short_axes = frozenset(axis for axis in separate_axes if all(mask.shape[axis] == 1 for mask in masks))
+        short_place = place.shortened(short_axes)
+        linear = _linear_at(node, short_place, short_axes)
         sizes = short_place.sizes()
         if linear is None or sizes is None or sum(map(math.prod, sizes)) > ENTRIES:
-            return every
-        wide = [np.broadcast_to(moves, size)[None] for moves, size in zip(before, sizes, strict=True)]
-        return np.asarray(linear.apply(wide)[0])
+            return None
+        full_masks = [np.broadcast_to(mask, size)[None] for mask, size in zip(masks, sizes, strict=True)]
+        return np.asarray(linear.apply(full_masks)[0])
 
     # -- linear maps -------------------------------------------------------------------------------------------------
-    def _linear(self, start: str, end: Node) -> Upper | None:
-        """Prove the constant of all nodes between two values, if these are linear."""
-        between = self._between(start, end)
-        return None if between is None else self._matrix(start, between)
+    def _constant_of_linear_nodes(self, start: str, end: Node) -> Upper | None:
+        """Prove the constant of all nodes between two values, if they are linear and their matrix is small."""
+        between = self._linear_nodes_between(start, end)
+        return None if between is None else self._norm_of_matrix(start, between)
 
-    def _between(self, start: str, end: Node) -> list[Node] | None:
+    def _linear_nodes_between(self, start: str, end: Node) -> list[Node] | None:
         """Return all nodes between two values, in order; None if one is not linear, or if all only move entries."""
         needed = {end.name}
         waiting = [end.name]
@@ -274,40 +284,42 @@ class Branches:
         only_moves_entries = all(isinstance(node.operator, Linear) and node.operator.moves for node in between)
         return None if only_moves_entries else between  # weights are exact for maps that only move entries
 
-    def _matrix(self, start: str, between: list[Node]) -> Upper | None:
-        """Prove the norm of a linear map by its matrix, if that is small; places that are alike count once."""
+    def _norm_of_matrix(self, start: str, between: list[Node]) -> Upper | None:
+        """Prove the norm of several linear nodes by their matrix; None if it is large, or a map or shape is unknown."""
         end = between[-1]
-        same = frozenset.intersection(*(node.operator.alike(self._place(node)) for node in between))
-        start_sizes = Place((self.nodes[start].shape,)).shortened(same).sizes()
+        # The matrix is block diagonal, with equal blocks, along axes whose places all nodes treat alike.
+        short_axes = frozenset.intersection(*(node.operator.alike(self._place(node)) for node in between))
+        start_sizes = Place((self.nodes[start].shape,)).shortened(short_axes).sizes()
         if not start_sizes:
             return None
         (start_shape,) = start_sizes
         columns = math.prod(start_shape)
-        if not 0 < columns <= LARGEST:
+        if not 0 < columns <= MOST_COLUMNS:
             return None
         maps: list[LinearMap] = []
         for node in between:
-            place = self._place(node).shortened(same)
+            place = self._place(node).shortened(short_axes)
             if place.sizes() is None or place.after is None:
                 return None
             if not 0 < columns * math.prod(place.after) <= ENTRIES:
                 return None
-            linear = _linear_at(node, place, same)
+            linear = _linear_at(node, place, short_axes)
             if linear is None:
                 return None
             maps.append(linear)
         identity = np.eye(columns).reshape(columns, *start_shape)
-        matrix = self._columns(start, identity, between, [linear.apply for linear in maps], same)
-        magnitudes = self._columns(start, identity, between, [linear.absolute for linear in maps], same)
+        matrix = self._columns(start, identity, between, [linear.apply for linear in maps], short_axes)
+        magnitudes = self._columns(start, identity, between, [linear.absolute for linear in maps], short_axes)
         if not np.isfinite(magnitudes).all():
             return None
         spec = ConvSpec.of(matrix.shape)
         norm = self.norms.of_kernel(matrix, RTOL)
         if not proves(norm, spec, matrix):
             raise HypothesisError(f"{norm.what} is not {spec}")
-        # Roundings of all maps one after the other, and as much again for those of the magnitudes; and underflow.
-        unit = sum(linear.roundings for linear in maps) * 2.0**-50
-        error = host.mul_up(unit, float(host.norm_up(magnitudes.reshape(-1))))
+        # Roundings of all maps, one after the other, relative to the magnitudes, whose own roundings are covered by the
+        # factor 8 in the unit roundoff; and underflow.
+        relative = sum(linear.roundings for linear in maps) * 2.0**-50
+        error = host.mul_up(relative, float(host.norm_up(magnitudes.reshape(-1))))
         underflow = magnitudes.size * 2.0**-1000 if error else 0.0
         value = host.add_up(norm.value, error, underflow)
         return make_upper(value, self.scope.map(start, end.name), "linear", norm)
@@ -318,13 +330,16 @@ class Branches:
         identity: FloatArray,
         between: list[Node],
         maps: Sequence[Callable[[Sequence[FloatArray]], FloatArray]],
-        same: frozenset[int],
+        short_axes: frozenset[int],
     ) -> FloatArray:
-        """Return the matrix of several maps one after the other: the images of the columns of the identity."""
+        """Return the matrix of several maps, one after the other: the images of the columns of the identity.
+
+        Values that do not depend on the value ``start`` are 0.
+        """
         columns = len(identity)
         values = {start: identity}
         for node, apply in zip(between, maps, strict=True):
-            sizes = self._place(node).shortened(same).sizes() or []
+            sizes = self._place(node).shortened(short_axes).sizes() or []
             inputs = []
             for name, size in zip(node.inputs, sizes, strict=True):
                 inputs.append(values[name] if name in values else np.zeros((columns, *size)))
@@ -332,22 +347,26 @@ class Branches:
         return values[between[-1].name].reshape(columns, -1).T.copy()
 
 
-def _linear_at(node: Node, place: Place, same: frozenset[int]) -> LinearMap | None:
-    return node.operator.shortened(same).linear_map(place) if place.sizes() is not None else None
+def _linear_at(node: Node, place: Place, short_axes: frozenset[int]) -> LinearMap | None:
+    """Return a node's linear map at a place with size 1 along some axes; None if it has none, or sizes are unknown."""
+    if place.sizes() is None:
+        return None
+    return node.operator.shortened(short_axes).linear_map(place)
 
 
 def _largest_of_mixed(weights: FloatArray, separate_axes: frozenset[int]) -> FloatArray:
-    """Return the largest weight of the entries that an operator mixes, along all but the separate axes."""
+    """Return the largest of the weights along all axes but the separate ones: of the entries that an operator mixes."""
     mixed_axes = tuple(axis for axis in range(weights.ndim) if axis not in separate_axes)
     return np.asarray(weights.max(axis=mixed_axes, keepdims=True, initial=0.0))
 
 
 def _narrow(weights: FloatArray) -> FloatArray:
-    """Return weights with size 1 along axes on which all are equal; zeros if there are no entries."""
+    """Return weights with size 1 along axes on which all are equal; a single 0 if there are no entries."""
     if not weights.size:
         return np.zeros((1,) * weights.ndim)
     for axis in range(weights.ndim):
         if weights.shape[axis] > 1:
             first = weights.take([0], axis)
-            weights = first if np.array_equal(np.broadcast_to(first, weights.shape), weights) else weights
+            if np.array_equal(np.broadcast_to(first, weights.shape), weights):
+                weights = first
     return weights

@@ -1,7 +1,6 @@
-"""A network as a graph of operators, without any framework. Front ends build it; it can be executed.
+"""A network as a graph of operators, without any framework. Front ends build it, and it can be executed.
 
-A node's inputs are values of the graph, constants among them: whatever an operator is computed from and is no field of
-it stands in the graph.
+A node's inputs are values of the graph, constants among them. An operator depends on its inputs and its fields alone.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ class Node:
     operator : Operator
         The operator that computes the value.
     inputs : tuple of str
-        Names of the values that it is computed from, as often as they are used, in the operator's order.
+        Names of the values that it is computed from, in the operator's order; a value may be used several times.
     shape : tuple of int or None
-        Shape of the value; None: unknown.
+        Shape of the value, of one sample or more; None: unknown.
     label : str
         The framework's name of the operator.
     derived : bool
-        Whether specnorm added the value: the model computes none such.
+        Whether specnorm added the node, so that the model has no such value.
     """
 
     name: str
@@ -54,7 +53,7 @@ class Node:
 
     @property
     def rule(self) -> str:
-        """Name of the rule that gives its constant."""
+        """Name of the rule that gives the node's constant."""
         return self.operator.rule
 
 
@@ -76,8 +75,8 @@ class Graph:
     Raises
     ------
     MethodError
-        If two nodes have one name, a node uses what does not come before it, or an output is no node; or if slopes are
-        given to a function (``near=``), which are proven of a region or not used.
+        If two nodes have one name, a node uses a value that does not come before it, or an output is no node. Also if a
+        function has slopes (``near=``) that were not proven on a region.
     """
 
     nodes: tuple[Node, ...]
@@ -88,20 +87,20 @@ class Graph:
     _regions: frozenset[Region] = field(default=frozenset(), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        known: set[str] = set()
+        earlier_names: set[str] = set()
         for node in self.nodes:
-            if node.name in known:
+            if node.name in earlier_names:
                 raise MethodError(f"Several nodes are called {node.name!r}; expected one name for each node.")
-            missing = next((name for name in node.inputs if name not in known), None)
+            missing = next((name for name in node.inputs if name not in earlier_names), None)
             if missing is not None:
                 raise MethodError(f"Node {node.name!r} uses {missing!r}, which no node before it is called.")
-            known.add(node.name)
+            earlier_names.add(node.name)
             if not isinstance(getattr(node.operator, "near", None), Slopes | None):
                 raise MethodError(
                     f"Node {node.name!r} states its slopes (near=), which nothing proves. Leave them out: give radius= "
                     "and centre=, and those on the ball are found."
                 )
-        if not known.issuperset(self.outputs):
+        if not earlier_names.issuperset(self.outputs):
             raise MethodError(f"The graph's outputs {self.outputs} are not all nodes of it.")
 
     @cached_property
@@ -111,7 +110,7 @@ class Graph:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the network's inputs that move."""
+        """Names of the inputs with respect to which constants are asked for."""
         return tuple(node.name for node in self.nodes if isinstance(node.operator, Input) and node.operator.moves)
 
     @cached_property
@@ -126,7 +125,10 @@ class Graph:
 
     @cached_property
     def regions(self) -> frozenset[Region]:
-        """Regions that are stated for its inputs, and in which its slopes hold; none: the inputs are anywhere."""
+        """Regions in which the network's inputs lie, all of them: stated boxes, and those on which slopes were proven.
+
+        None: the inputs may be anything.
+        """
         regions = self._regions
         low = {}
         high = {}
@@ -144,9 +146,9 @@ class Graph:
         regions: frozenset[Region] = frozenset(),
         note: str = "",
     ) -> Graph:
-        """Return the same network by other nodes, in a region. Only modules of the trusted room may.
+        """Return the same network with other nodes, on smaller regions. Only modules of this package may call it.
 
-        Nodes of the same name have the same value.
+        Nodes of the same name have to have the same value. ``note``: a sentence that is added to the graph's note.
         """
         rewritten = replace(self, nodes=tuple(nodes), note=" ".join(filter(None, (self.note, note))))
         object.__setattr__(rewritten, "_origin", self.origin)
@@ -157,11 +159,11 @@ class Graph:
         """Return the shapes of a node's inputs and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
 
-    def moved_by(self, starts: Iterable[str], held: str = "") -> set[str]:
-        """Return the names of the values that change with some values, these too, while the value ``held`` stays."""
-        moved = {*starts} - {held}
+    def moved_by(self, starts: Iterable[str], fixed: str = "") -> set[str]:
+        """Return the names of some values, and of those that change with them, while the value ``fixed`` stays."""
+        moved = {*starts} - {fixed}
         for node in self.nodes:
-            if node.name != held and not moved.isdisjoint(node.inputs):
+            if node.name != fixed and not moved.isdisjoint(node.inputs):
                 moved.add(node.name)
         return moved
 
@@ -180,7 +182,7 @@ class Graph:
         return self._same([node for node in self.nodes if node.name in needed or isinstance(node.operator, Input)])
 
     def fresh(self, name: str) -> str:
-        """Return a name that no node has: the given one, or one with a number behind it."""
+        """Return a name that no node has: ``name`` itself, or ``name`` with a number behind it."""
         candidate = name
         number = 1
         while candidate in self.by_name:
@@ -194,12 +196,13 @@ class Graph:
         Parameters
         ----------
         inputs : mapping of str to array
-            A value for each input that moves; values of other inputs are optional.
+            A value for each of `inputs`; values of other inputs are optional.
 
         Returns
         -------
         dict of str to array
-            Every value that can be computed here.
+            All values that can be computed, by name. Missing are those of operators that cannot be executed, and those
+            computed from missing ones.
         """
         values: dict[str, NDArray[np.float64]] = {}
         for node in self.nodes:

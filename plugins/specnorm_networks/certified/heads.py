@@ -1,15 +1,16 @@
-"""Proof: convolutions and a matrix of all their pixels together, by one sum over the frequencies of a ring.
+"""Proof: convolutions and the matrix behind them together, by one sum over the frequencies of a ring.
 
-The matrix reads pixels, flattened, or averages of them, which are a matrix themselves.
+The matrix reads all pixels of the last convolution, flattened, or averages of them, which are a matrix themselves.
 
-Let y be the values of some links with their weights (`segments`), on a ring of N positions an axis that is so long that
-no layer reads around it what it does not read on its window. Differences satisfy ``y*(I - K)y <= |q_0 x|^2``, K as in
-`segments`, and the head's ``u = W z_l`` is ``N^-d sum_theta E(theta) y(theta)`` with E the discrete transform of
-``W q_l^-1``. So, if I - K is positive definite at all frequencies of the ring,
+Let y be the values of some links with their weights (`segments`), on a ring of N positions an axis. The ring is so long
+that no layer reads beyond the border of its window what is at the opposite border. Differences of inputs satisfy ``y*(I
+- K)y <= |q_0 x|^2``, K as in `segments`. The value ``u = W z_l`` of the matrix, the *head*, is ``N^-d sum_theta
+E(theta) y(theta)``, where E is the discrete Fourier transform of ``W q_l^-1``. So, if I - K is positive definite at all
+frequencies of the ring,
 
-    u = R x',    |x'| <= |q_0 x|,    R R* >= G = N^-d sum_theta E (I - K)^-1 E*,
+    u = R x' for some x' with |x'| <= |q_0 x|,    R R* >= G = N^-d sum_theta E (I - K)^-1 E*,
 
-and whatever follows is bounded as if it began with the matrix R at x'. No inverse is trusted: for any Y and
+and the rest of the run is bounded as if it began with the matrix R at x'. No computed inverse is trusted: for any Y and
 ``S = E* - (I - K) Y``
 
     E (I - K)^-1 E* = E Y + Y* S + S* (I - K)^-1 S,
@@ -57,9 +58,9 @@ from specnorm_networks.certified.segments import (
     usable,
 )
 
-MARGIN = 1e-9
+EIGENVALUE_GAP = 1e-9
 """The largest eigenvalue of K has to be below 1 by this much."""
-RING = 2**14
+LARGEST_RING = 2**14
 """Largest number of positions of a ring, over all axes."""
 UNIT_ROUNDOFF = 2.0**-53
 UNDERFLOW = 2.0**-900
@@ -71,21 +72,22 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A run with convolutions whose pixels, or averages of them, a matrix reads.
+    """A run with a matrix that reads all pixels of convolutions before it, or averages of them.
 
     Parameters
     ----------
     run : Subnetwork
+        The whole run: links before the body, the body, the matrix, and links behind it.
     body : Subnetwork
-        The convolutions, on one grid.
+        The convolutions that are bounded together with the matrix, on one grid.
     window : tuple of int
         Pixels of the value that the matrix reads, one number an axis.
     ring : tuple of int
         N, one number an axis.
     starts : tuple of int
-        First links of the parts before the body.
+        First links of the parts in which the links before the body are bounded (`segments.constant_of_run`).
     before : tuple of array
-        Weights, one number a channel, of the values that the links before the body make.
+        Weights, one number a channel, of the values of the links before the body, one array for each of these links.
     """
 
     run: Subnetwork
@@ -135,15 +137,21 @@ class Head:
 
     @property
     def frequencies(self) -> tuple[frequency_grids.Frequencies, FloatArray]:
-        """Frequencies of the ring without mirror images, and how often each counts."""
+        """Frequencies of half of the ring, and how often each counts.
+
+        Twice, if its mirror image is in the other half; else once.
+        """
         half = frequency_grids.half_grid(self.ring)
-        mirrored = (-half.numerators) % np.asarray(self.ring)
+        mirror_images = (-half.numerators) % np.asarray(self.ring)
         halved_axis = int(np.argmax(self.ring))
-        is_left_out = mirrored[:, halved_axis] > self.ring[halved_axis] // 2
-        return half, np.where(is_left_out, 2.0, 1.0)
+        is_in_other_half = mirror_images[:, halved_axis] > self.ring[halved_axis] // 2
+        return half, np.where(is_in_other_half, 2.0, 1.0)
 
     def following(self, root: FloatArray) -> Subnetwork:
-        """Return the run from the head on, with R in place of its matrix and all before that."""
+        """Return the run from the head on, with R in place of its matrix and of everything before that.
+
+        ``root``: R, one column for each entry of x'.
+        """
         first = len(self.before)
         entries = range(len(root))
         names = [name for link in self.run.links[first : self.matrix_number + 1] for name in link.names]
@@ -164,7 +172,7 @@ class Head:
 
 
 def _renumbered(link: AffineMap, by: int) -> AffineMap:
-    """Return a link whose terms read values of other numbers."""
+    """Return a link whose terms read values with other numbers. ``by``: what is added to the numbers."""
     return replace(link, terms=tuple(replace(term, source=term.source + by) for term in link.terms))
 
 
@@ -174,7 +182,7 @@ def head_of(
     starts: Sequence[int] = (),
     before: Sequence[FloatArray] = (),
 ) -> Head | None:
-    """Return a run's head; None if it has none, or if it cannot be bounded together with what is before it.
+    """Return a run's head; None if it has none, or if the head cannot be bounded together with the links before it.
 
     Parameters
     ----------
@@ -195,8 +203,9 @@ def head_of(
     if grids is None:
         return None
     widths = [body.width, *(link.width for link in body.links)]
-    side = sum(width * math.prod(grids[value]) for value, width in enumerate(widths))
-    if side**2 * taps_of(body.whole) > ENTRIES:
+    # On the coarsest grid each pixel of a finer grid is a channel.
+    rows_of_k = sum(width * math.prod(grids[value]) for value, width in enumerate(widths))
+    if rows_of_k**2 * taps_of(body.whole) > ENTRIES:
         return None
     if any(max(grid) > 1 for value, grid in grids.items() if value > 0):
         polyphase = by_phases(body)
@@ -206,11 +215,11 @@ def head_of(
     part = replace(body.whole, keeps_places=True)
     if not _has_statement(part):
         return None
-    coarse_sizes = []
+    sizes_on_coarsest_grid = []
     for value, size in enumerate(sizes):
-        coarse_sizes.append([-(-n // pixels) for n, pixels in zip(size, grids[value], strict=True)])
-    ring = _ring(part, coarse_sizes)
-    if ring is None or math.prod(ring) > RING:
+        sizes_on_coarsest_grid.append([-(-n // pixels) for n, pixels in zip(size, grids[value], strict=True)])
+    ring = _ring(part, sizes_on_coarsest_grid)
+    if ring is None or math.prod(ring) > LARGEST_RING:
         return None
     return Head(run, body, sizes[-1], ring, tuple(starts), tuple(before))
 
@@ -223,6 +232,7 @@ def _matrix_of_pixels(run: Subnetwork) -> int | None:
         (term,) = link.terms
         if term.source != number or term.filter is None or term.filter.layer.spatial:
             continue
+        # Between the function and the matrix there may be averages and flattening, and nothing else.
         is_averaged = last.average is not None and last.factor is last.average.factor
         if last.direct or not (is_averaged or last.factor is NOTHING):
             continue
@@ -274,8 +284,9 @@ def _sizes(body: Subnetwork) -> list[Sizes] | None:
 def _ring(part: Segment, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
     """Return N, one number an axis; None if circular layers have windows of several sizes.
 
-    An output at m in [0, n') reads m + p, p from the first tap's place to the last one's, of a window [0, n). No other
-    position of it is there modulo N if ``n' - 1 + p < N`` and ``n <= N + p``.
+    An output at m in [0, n') reads the position m + p, for places p from the first tap to the last one, of a window
+    [0, n). It reads no position of the window that differs from m + p by a multiple of N if ``n' - 1 + p < N`` and
+    ``n <= N + p``.
     """
     if part.borders == {"circular"}:
         first = tuple(sizes[0])
@@ -292,7 +303,9 @@ def _ring(part: Segment, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | No
 # -- constants ---------------------------------------------------------------------------------------------------------
 @arithmetic.on_host()
 def constant_before(head: Head, norms: Norms) -> Upper:
-    """Prove L with ``|q_0 x| <= L |the run's input|`` for the links before a head's body.
+    """Prove the constant L of the links before a head's body, in the weights q_0 of the value x that the body reads.
+
+    ``|q_0 x| <= L |v|`` for differences v of the run's input.
 
     Raises
     ------
@@ -330,16 +343,16 @@ def constant_through_head(
     weights : sequence of array
         One number a channel of each value of the body but the first.
     following : callable
-        Returns for the run that begins with R the partitions to try; the least constant counts.
+        Returns for the run that begins with R (`Head.following`) the partitions to try; the least constant counts.
     ahead : Upper, optional
-        `constant_before` of this head, if there is something before it.
+        `constant_before` of this head; only if there are links before the body.
 
     Raises
     ------
     HypothesisError
-        If the weights are none, I - K is not proven to be positive definite, or ``ahead`` is another head's.
+        If ``weights`` cannot be weights, I - K is not proven to be positive definite, or ``ahead`` is another head's.
     ValueError, MethodError
-        If no statement can speak of what follows.
+        If no statement bounds the run that begins with R.
     numpy.linalg.LinAlgError
         If numbers are too large.
     """
@@ -348,37 +361,38 @@ def constant_through_head(
     fits = all(link.fits_groups(numbers) for link, numbers in zip(links, weights, strict=True))
     if [len(numbers) for numbers in weights] != widths or not fits or not all(map(usable, weights)):
         raise HypothesisError(f"no weights of {widths} channels")
-    counted = None if ahead is None else ahead.what
-    needed = head if head.before else None
-    if counted is not needed:
+    subject_ahead = None if ahead is None else ahead.what
+    needed_subject = head if head.before else None
+    if subject_ahead is not needed_subject:
         raise HypothesisError("what is before this head is not counted")
     gram, error = _gram_up(head, weights, ops)
     rest = head.following(_root(gram, error))
     claims = [constant_of_run(rest, starts, numbers, norms) for starts, numbers in following(rest)]
-    least = min(claims, key=float)
+    least_claim = min(claims, key=float)
     if ahead is None:
-        return least
-    product = host.mul_up(least.value, ahead.value)
-    return make_upper(product, map_of(head.run), "what is before a head, and all from there", least, ahead)
+        return least_claim
+    product = host.mul_up(least_claim.value, ahead.value)
+    return make_upper(product, map_of(head.run), "what is before a head, and all from there", least_claim, ahead)
 
 
 def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
     """Return G up to an error, and a bound of the error's norm.
 
-    At each frequency Y is the computed (I - K)^-1 E*, and S = E* - (I - K) Y what it leaves (see the module). E Y is
-    summed; ``|E (I - K)^-1 E* - E Y| <= |Y| |S| + |S|^2 / least``, with ``least`` below the eigenvalues of I - K.
+    At each frequency Y is the computed (I - K)^-1 E*, and S = E* - (I - K) Y its residual (see the module). E Y is
+    summed. ``|E (I - K)^-1 E* - E Y| <= |Y| |S| + |S|^2 / least``, with a number ``least`` below all eigenvalues of
+    I - K.
     """
     part = head.part
-    scaled = [head.entry, *weights]
-    k = hermitian_kernel(edges(part, scaled, ends=False))
+    all_weights = [head.entry, *weights]
+    k = hermitian_kernel(edges(part, all_weights, ends=False))
     magnitudes = k
     if part.has_sums or part.has_entry_errors:
-        magnitudes = hermitian_kernel(edges(part, scaled, ends=False, magnitudes=True))
-    shrink = scaled[-1].reshape(1, -1, *(1,) * part.axes)
-    w = head.matrix() / shrink
+        magnitudes = hermitian_kernel(edges(part, all_weights, ends=False, magnitudes=True))
+    last_weights = all_weights[-1].reshape(1, -1, *(1,) * part.axes)
+    w = head.matrix() / last_weights
     k_error = _symbol_error(k, magnitudes)
-    w_error = _symbol_error(w, head.matrix(absolute=True) / shrink)
-    least = host.lowered(MARGIN, 4) - 4 * k_error
+    w_error = _symbol_error(w, head.matrix(absolute=True) / last_weights)
+    least = host.lowered(EIGENVALUE_GAP, 4) - 4 * k_error
     if not least > 0:
         raise HypothesisError("rounding is larger than the margin")
 
@@ -389,8 +403,8 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
     w_places = frequency_grids.tap_points(head.window)
     frequencies, counts = head.frequencies
     shares = counts / math.prod(head.ring)
-    # Relative rounding of products, residuals and sums; complex numbers have two roundings more.
-    unit = rounding.gamma(4 * (n + 8), UNIT_ROUNDOFF)
+    # Relative error of products, residuals and sums; complex numbers have two roundings more.
+    relative = rounding.gamma(4 * (n + 8), UNIT_ROUNDOFF)
     gram = np.zeros((outputs, outputs))
     error = 0.0
     magnitude = 0.0
@@ -409,9 +423,9 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
         e_norm = _frobenius_up(e)
         y_norm = _frobenius_up(y)
         residual = _frobenius_up(e_adjoint - form @ y)
-        residual_rounding = unit * (_frobenius_up(form) * y_norm + e_norm)
+        residual_rounding = relative * (_frobenius_up(form) * y_norm + e_norm)
         s_norm = residual + residual_rounding + math.sqrt(outputs) * w_error + 4 * k_error * y_norm
-        product_error = (unit * e_norm + w_error) * y_norm
+        product_error = (relative * e_norm + w_error) * y_norm
         error_of_frequency = product_error + y_norm * s_norm + s_norm * s_norm / least
         error += float(shares[chunk] @ host.inflate(error_of_frequency, 32))
         magnitude += float(shares[chunk] @ (e_norm * y_norm))
@@ -421,9 +435,9 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
 
 
 def _require_below_one(symbols: NDArray[np.complex128], ops: ArrayOps) -> None:
-    """Refuse symbols of K whose largest eigenvalue is not proven to be below 1 by the margin."""
+    """Refuse symbols of K whose largest eigenvalue is not proven to be below 1 by `EIGENVALUE_GAP`."""
     matrices: Any = symbols
-    limits: Any = np.full(len(symbols), 1 - MARGIN)
+    limits: Any = np.full(len(symbols), 1 - EIGENVALUE_GAP)
     if not bool(np.min(np.asarray(matrix_norms.gram_below(matrices, limits, ops=ops)))):
         raise HypothesisError("I - K is not proven to be positive definite")
 
@@ -465,11 +479,11 @@ def _frobenius_up(matrices: NDArray[Any]) -> FloatArray:
 
 
 def _root(gram: FloatArray, error: float) -> FloatArray:
-    """Return R with ``R R* >= G``, for a G that is at most ``error`` from a matrix.
+    """Return R with ``R R* >= G``, for a matrix ``gram`` that differs from G by at most ``error`` in norm.
 
-    A Cholesky factor's product is at least the matrix less kappa times its trace (`cholesky_loss`). The trace of
-    ``gram + t I`` is larger by m t, and its diagonal was rounded once. So t has to be
-    ``(error + kappa trace) / (1 - m kappa)``.
+    R is the computed Cholesky factor of ``gram + t I``. Its product is at least that matrix less kappa times its trace
+    (`cholesky_loss`). The trace is larger than that of ``gram`` by m t, and the diagonal was rounded once. So t has to
+    be at least ``(error + kappa trace) / (1 - m kappa)``.
     """
     m = len(gram)
     kappa = host.add_up(matrix_norms.cholesky_loss(m, cast(Any, gram), xp=cast(Any, np)), 2.0**-52)

@@ -1,4 +1,4 @@
-"""Norms of a network's kernels, also with scaled channels: from claims that others prove, and the error of scaling."""
+"""Norms of a network's kernels, also with scaled channels: claims from outside, checked, and the error of scaling."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.operators.layers import Layer
 
 ROUNDINGS = 64
-"""Roundings that are counted for each entry of a kernel that is scaled: twice as many as there can be."""
+"""Roundings that are counted for each entry of a scaled kernel: twice as many as there can be."""
 AT_ONCE = 2**22
-"""Entries of matrices that are factorised together."""
+"""Largest number of entries of matrices that are factorised together."""
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]
 """Spatial sizes before and after a layer."""
 Numbers = NDArray[np.float64]
 
 
 class Norms(Protocol):
-    """Who proves norms of kernels for the rules of networks; `specnorm_networks.tools.Measure` does."""
+    """An object that proves norms of kernels for the rules of networks, such as `specnorm_networks.tools.Measure`."""
 
     @property
     def rtol(self) -> float:
@@ -42,11 +42,11 @@ class Norms(Protocol):
         shrink: Numbers | None = None,
         /,
     ) -> Upper:
-        """Return the norm of a layer in some geometry, made by `norm_of_layer`."""
+        """Return the norm of a layer in some geometry, proven by `norm_of_layer`."""
         ...
 
     def matrices(self, layer: Layer, /) -> Upper:
-        """Return the norm of a stack of matrices, made by `norm_of_matrices`."""
+        """Return the largest norm of a stack of matrices, proven by `norm_of_matrices`."""
         ...
 
     def of_kernel(self, kernel: Numbers, rtol: float, /) -> Upper:
@@ -97,7 +97,7 @@ def norm_by(
     scale: Numbers | None,
     shrink: Numbers | None = None,
 ) -> Upper:
-    """Return the norm of a layer that ``norms`` proves; `HypothesisError` if it is the norm of another one."""
+    """Return the norm of a layer that ``norms`` proves; `HypothesisError` if its claim is about another layer."""
     norm = norms(layer, geometry, sizes, scale, shrink)
     size = getattr(norm.what, "input_shape", None)
     spec, kernel, error = _scaled(layer, geometry, size, scale, shrink)
@@ -113,7 +113,7 @@ def _is_about(claim: object, what: object, digest: str) -> bool:
 
 
 def _digest(kernel: Numbers, error: float) -> str:
-    """Return the digest of a kernel; scaled kernels are told from stored ones."""
+    """Return the digest of a kernel. With a rounding error it differs from that of a stored kernel of the same bits."""
     return f"scaled {digest_of(kernel)}" if error else digest_of(kernel)
 
 
@@ -124,7 +124,11 @@ def _scaled(
     scale: Numbers | None,
     shrink: Numbers | None,
 ) -> tuple[ConvSpec, Numbers, float]:
-    """Return a layer's geometry, its kernel with scaled channels, and a bound of the rounding error in norm."""
+    """Return a layer's geometry, its kernel with scaled channels, and a bound of the norm of the kernel's error.
+
+    If ``size`` is None and the layer is defined only for sizes that its stride divides, the geometry is one at every
+    size.
+    """
     kernel = layer.kernel()
     spec = ConvSpec.of(kernel.shape, **geometry, input_shape=size)
     if size is None and spec.divided:
@@ -139,14 +143,17 @@ def _scaled(
 
 
 def proves(claim: object, spec: ConvSpec, kernel: Numbers) -> bool:
-    """Whether a claim is an upper bound of a layer of this kernel, by its bits."""
+    """Whether a claim is an upper bound of the norm of a layer with this geometry and a kernel of these bits."""
     if not isinstance(claim, Upper) or not speaks_of(claim, spec):
         return False
     return claim.digest == digest_of(kernel) or (not spec.ndim and claim.digest == digest_of(kernel.T))
 
 
 def speaks_of(claim: Upper, spec: ConvSpec) -> bool:
-    """Whether a claim bounds a layer: at its size or at every size, of a matrix or of its transpose."""
+    """Whether the subject of a claim is a layer of this geometry, at its size or at every size.
+
+    For a matrix, it may also be the transpose.
+    """
     if not isinstance(claim.what, ConvSpec):
         return False
     subject = replace(claim.what, layout=None)
@@ -184,43 +191,48 @@ def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
         Finite numbers.
     """
     step = max(1, AT_ONCE // max(math.prod(stack.shape[1:]), 1))
-    parts = (stack[at : at + step] for at in range(0, len(stack), step))
-    norms = [_largest_up(part, ops) for part in parts if part.size]
-    return make_upper(max(norms, default=0.0), _of_stack(stack), "factorisation", digest=digest_of(stack))
+    norms = []
+    for first in range(0, len(stack), step):
+        matrices = stack[first : first + step]
+        if matrices.size:
+            norms.append(_largest_norm_up(matrices, ops))
+    return make_upper(max(norms, default=0.0), _subject_of_stack(stack), "factorisation", digest=digest_of(stack))
 
 
-def _of_stack(stack: Numbers) -> str:
+def _subject_of_stack(stack: Numbers) -> str:
     return f"largest of {len(stack)} matrices"
 
 
 def norm_of_stack_by(norms: Norms, layer: Layer) -> Upper:
-    """Return the norm of a stack that ``norms`` proves; `HypothesisError` if it is the norm of another one."""
+    """Return the largest norm of a stack that ``norms`` proves; `HypothesisError` if the claim is about another one."""
     norm = norms.matrices(layer)
     stack = layer.kernel()
-    if not _is_about(norm, _of_stack(stack), digest_of(stack)):
-        raise HypothesisError(f"{norm.what} is not the {_of_stack(stack)}")
+    if not _is_about(norm, _subject_of_stack(stack), digest_of(stack)):
+        raise HypothesisError(f"{norm.what} is not the {_subject_of_stack(stack)}")
     return norm
 
 
-def _largest_up(part: Numbers, ops: ArrayOps) -> float:
-    largest = float(np.max(np.abs(part)))
-    if not largest:
+def _largest_norm_up(matrices: Numbers, ops: ArrayOps) -> float:
+    largest_entry = float(np.max(np.abs(matrices)))
+    if not largest_entry:
         return 0.0
-    exponent = math.frexp(largest)[1]
-    a: Any = np.ldexp(part, -exponent)
-    # Entries that underflow are off by less than the smallest normal number each.
-    upper: Any = matrix_norm_up(a, part.size * 2.0**-1000, ops=ops)
-    return host.next_up(math.ldexp(float(np.max(upper)), exponent))
+    _, exponent = math.frexp(largest_entry)
+    scaled: Any = np.ldexp(matrices, -exponent)
+    # Entries that underflow change by less than the smallest normal number each.
+    uppers: Any = matrix_norm_up(scaled, matrices.size * 2.0**-1000, ops=ops)
+    return host.next_up(math.ldexp(float(np.max(uppers)), exponent))
 
 
 def fold_error(kernel: Numbers, spec: ConvSpec) -> float:
-    """Bound the rounding error of a kernel with scaled channels, in norm.
+    """Bound the norm of the layer whose kernel is the rounding error of a kernel with scaled channels.
 
     Each entry has a relative error of at most `ROUNDINGS` roundings (of the scale, of the weights and of the products),
-    so their Frobenius norm is at most that share of the kernel's; a layer's norm is at most the Frobenius norm times
-    the root of the number of taps (an unfolding bound), times the padding's factor. Entries that underflow are off by
-    less than the smallest normal number each.
+    so that the Frobenius norm of the errors is at most that share of the kernel's. Entries that underflow change by
+    less than the smallest normal number each. A layer's norm is at most the Frobenius norm of its kernel, times the
+    root of the number of taps (an unfolding bound), times the factor of the padding.
     """
     frobenius = float(host.norm_up(kernel.reshape(-1)))
-    taps = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
-    return host.mul_up(taps, host.add_up(host.mul_up(frobenius, ROUNDINGS * 2.0**-53), kernel.size * 2.0**-1000))
+    rounding = host.mul_up(frobenius, ROUNDINGS * 2.0**-53)
+    underflow = kernel.size * 2.0**-1000
+    norm_per_frobenius = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
+    return host.mul_up(norm_per_frobenius, host.add_up(rounding, underflow))

@@ -1,17 +1,19 @@
 """Linear bounds of a network's values while its input stays in a ball and in its box, rounding counted.
 
-A row of coefficients c of a value is carried backward: ``c v >= g z + h`` for what v is computed from, one operator
-after the other, down to the input [1]_. Linear operators give ``g = A^T c``. A function of each entry has, for any
-slopes g and any ``lam >= 0``, since z lies in a ball ``|z - centre| <= rho`` and each entry in an interval,
+A row of coefficients c of a value v is carried backward to the value z from which v is computed, as a lower bound ``c v
+>= g z + h``, operator by operator, down to the input [1]_. A linear operator A has ``g = A^T c``. For a function f of
+each entry, any slopes g and any multiplier ``lam >= 0`` are valid: since z lies in a ball ``|z - centre| <= rho``, and
+each entry in an interval, the bound holds with
 
     h = -lam rho^2 / 2 + sum_j min over z_j in [low_j, high_j] of c_j f(z_j) - g_j z_j + lam (z_j - centre_j)^2 / 2
 
 (weak duality [2]_; without intervals it is Theorem 4.1 of [3]_). On each part of the interval f lies between two
-parallel lines (`Pointwise.breaks`, `Pointwise.affine`), and the parabola there is bounded by its tangent at any point
-of the part. Where a value is not computed by such an operator, the row is bounded on that value's own ball and box.
+parallel lines (`Pointwise.breaks`, `Pointwise.affine`), so that the minimum is one of a parabola, which is bounded by
+its tangent at any point of the part. If a value is computed by neither kind of operator, the row is bounded on the
+value's own ball and box.
 
-Maxima are functions of each entry here, ``max(u, v) = v + relu(u - v)``: what `Operator.written_out` says stands in
-place of its operator.
+Other operators are written out by these two kinds first (`Operator.written_out`), such as ``max(u, v) = v + relu(u -
+v)``.
 
 .. [1] Zhang, Weng, Chen, Hsieh, Daniel, "Efficient Neural Network Robustness Certification" (CROWN), NeurIPS 2018.
 .. [2] Boyd, Vandenberghe, "Convex Optimization", section 5.1.
@@ -50,9 +52,9 @@ from specnorm_networks.certified.scope import Map, Scope
 
 
 def written_out(graph: Graph) -> list[Graph]:
-    """Return the network itself, and step by step the same with operators written out by others.
+    """Return the network itself, the network with its operators written out once, twice, and so on to the end.
 
-    The last operator of those in a node's place has its name.
+    The last node of those that write out a node has its name.
     """
     graphs = [graph]
     while True:
@@ -80,7 +82,10 @@ def _steps_of(node: Node, graph: Graph) -> list[Node]:
 
 
 def _nodes_of_program(program: Program, node: Node, graph: Graph, values: list[FloatArray]) -> list[Node]:
-    """Return a program as nodes; it is run on ``values`` of its inputs for the shapes."""
+    """Return a program as nodes, the last of them with the name of ``node``.
+
+    ``values``: values of its inputs on which the program is run, for the shapes of all values.
+    """
     names = list(node.inputs)
     steps: list[Node] = []
     for number, (operator, inputs) in enumerate(program):
@@ -96,9 +101,9 @@ def _nodes_of_program(program: Program, node: Node, graph: Graph, values: list[F
     return steps
 
 
-# -- read once for a network ---------------------------------------------------------------------------------------
+# -- a network, for every region -------------------------------------------------------------------------------------
 def linear_operators(graph: Graph) -> dict[str, LinearMap]:
-    """Return the linear maps of a graph with known adjoints, by the names of their values."""
+    """Return the linear maps of a graph, with adjoints, by the names of their values."""
     maps: dict[str, LinearMap] = {}
     for node in graph.nodes:
         linear = linear_map_of(graph, node)
@@ -111,10 +116,10 @@ def linear_operators(graph: Graph) -> dict[str, LinearMap]:
 
 
 class Network:
-    """A graph of one input, read for linear bounds; the same for every region.
+    """What linear bounds need of a graph with one input, for every region.
 
-    ``graph``: of known sizes. ``constants``: proven constants of maps between two values (`scope.Map`), everywhere.
-    `MethodError` if the graph has several inputs, or a value whose size is not known or 0.
+    ``constants``: proven constants of maps between two values (`scope.Map`), everywhere. `MethodError` if the graph has
+    several inputs, or a value whose size is unknown or 0.
     """
 
     def __init__(self, graph: Graph, constants: Iterable[Upper] = ()) -> None:
@@ -128,16 +133,18 @@ class Network:
         self.shape: Sizes = shapes[0]
         self.linear = linear_operators(graph)
         self.moving = graph.moved_by(graph.inputs)
+        """Names of the values that change with the input."""
         self.readers: dict[str, list[str]] = {}
         for node in graph.nodes:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node.name)
         self.constants: dict[str, list[tuple[str, float]]] = {}
+        """By value: the start of each map to it whose constant is known, and the constant."""
         about = Scope(graph).about
         for claim in constants:
             if not isinstance(claim.what, Map) or not about.includes(claim.what.about):
                 raise HypothesisError(f"{claim.what} is no map between values of this network")
-            if self._passes(claim.what):
+            if self._passes_through_start(claim.what):
                 self.constants.setdefault(claim.what.end, []).append((claim.what.start, claim.value))
 
     @property
@@ -146,24 +153,28 @@ class Network:
         box = box_of(self.graph)
         return enclosing((box.low[self.input], box.high[self.input]))
 
-    def _passes(self, what: Map) -> bool:
-        """Whether nothing of the input reaches the end of a map but through its start: all else is held then."""
-        moving = what.start in self.moving and what.end in self.moving - {what.start}
-        return moving and what.end not in self.graph.moved_by([self.input], held=what.start)
+    def _passes_through_start(self, what: Map) -> bool:
+        """Whether the end of a map changes only through its start.
+
+        A constant of the map supposes that all other values stay the same.
+        """
+        start_moves = what.start in self.moving
+        end_moves = what.end in self.moving - {what.start}
+        return start_moves and end_moves and what.end not in self.graph.moved_by([self.input], fixed=what.start)
 
 
-LEAST = 2.0**-400
-"""Smallest multiplier: smaller ones are raised to it, since a positive one is as valid as 0."""
+LEAST_MULTIPLIER = 2.0**-400
+"""Smallest multiplier lam. Smaller ones, 0 too, are replaced by it: any multiplier is valid, and one divides by it."""
 TINY = 2.0**-900
 """More than underflow takes from a row."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """Lines that a function is near to on the parts of its units' intervals."""
+    """Strips around lines that contain a function, on the parts of the intervals of some entries (*units*)."""
 
     centre: FloatArray
-    """Centre of the ball, shape (units,)."""
+    """Centre of the ball at the units, shape (units,)."""
     breaks: FloatArray
     """Ends of the parts of each interval, ascending, shape (parts + 1, units)."""
     slope: FloatArray
@@ -172,7 +183,7 @@ class Pieces:
     """``|f(z) - slope z - middle| <= half`` on each part, all of shape (parts, units)."""
 
     def of_units(self, units: NDArray[np.intp]) -> Pieces:
-        """Return the lines of some units."""
+        """Return the strips of some units, given by their numbers."""
         return Pieces(
             self.centre[units],
             self.breaks[:, units],
@@ -184,7 +195,7 @@ class Pieces:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A function of each entry on a value's ball and box.
+    """A function of each entry on the ball and box of the value that it reads.
 
     Its *units* are the entries on which it is not exactly one line.
     """
@@ -192,16 +203,17 @@ class Curve:
     units: NDArray[np.intp]
     """Flat positions of the units, shape (units,)."""
     radius: float
-    """Radius of the whole value's ball around the centre."""
+    """Radius of the ball, of all entries together."""
     pieces: Pieces
+    """Strips that contain the function at the units."""
     lines: FloatArray
     """Slopes of the entries on which the function is exactly one line, shape (entries,); 0 at units."""
     added: FloatArray
-    """What the lines add, shape (entries,)."""
+    """Shifts of these lines, shape (entries,); 0 at units."""
     error: FloatArray
-    """By how much the product of a coefficient and a line's slope may be off, for coefficient 1, shape (entries,)."""
+    """Rounding error of the product of coefficient, slope and entry, for coefficient 1, shape (entries,)."""
     tiny: float = 0.0
-    """By how much a row is off where such products underflow."""
+    """Bound of what underflow of such products takes from a row."""
 
     @property
     def centre(self) -> FloatArray:
@@ -216,7 +228,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Minimiser:
-    """Where the bound of a row is attained at one value: what a search needs for the gradient."""
+    """The point at which the bound of each row is attained at one function, for gradients of the bound."""
 
     coefficients: FloatArray
     """Coefficients c of the rows, shape (rows, units)."""
@@ -230,7 +242,10 @@ class Minimiser:
     """lam, shape (rows,)."""
 
     def where(self, better: NDArray[np.bool_], other: Minimiser) -> Minimiser:
-        """Return this one for some rows, another one of the same coefficients and slopes for the rest."""
+        """Return this minimiser for the rows that are ``better``, another one for the rest.
+
+        Both have the same coefficients and slopes.
+        """
         return Minimiser(
             self.coefficients,
             self.slopes,
@@ -247,20 +262,20 @@ def parabolas(
     curve: Curve,
     traced: bool,
 ) -> tuple[FloatArray, Minimiser | None]:
-    """Return the offset h of each row, the largest of those for several multipliers, and where it is attained.
+    """Return the offset h of each row, the largest over several multipliers, and where it is attained.
 
-    A part's parabola ``s z + lam (z - centre)^2 / 2``, with ``s = c slope - g``, lies above its tangent at any point of
-    the part; the point is where the parabola is least, computed.
+    On a part of an interval the parabola ``s z + lam (z - centre)^2 / 2``, with ``s = c slope - g``, lies above its
+    tangent at any point of the part. The computed minimiser of the parabola is taken for the point.
 
-    ``c``, ``g``: of shape (rows, units). ``multipliers``: of shape (tries, rows). ``traced``: whether the minimiser is
-    returned, too.
+    ``c``: coefficients, shape (rows, units). ``g``: slopes, shape (rows, units). ``multipliers``: several for each row,
+    shape (tries, rows). ``traced``: whether the minimiser is returned, too; else None.
     """
     lams = np.asarray(multipliers, dtype=np.float64).reshape(-1, len(c))
     if not (lams >= 0).all():
         raise HypothesisError("a multiplier that is negative")
-    lams = np.maximum(lams, LEAST)
+    lams = np.maximum(lams, LEAST_MULTIPLIER)
     pieces = curve.pieces
-    # Units without coefficient and slope add nothing that is negative.
+    # A unit whose coefficients and slopes are all 0 adds nothing negative: it can be left out.
     used = np.flatnonzero(c.any(axis=0) | g.any(axis=0))
     if 2 * len(used) < len(pieces.centre) and not traced:
         c = c[:, used]
@@ -281,7 +296,7 @@ def parabolas(
 
 
 class _Roundings:
-    """What the roundings of a row's offset add up to: of all its terms, and of their sum."""
+    """Rounding errors of the offsets of rows: of all their terms, and of the sums."""
 
     def __init__(self, c: FloatArray, g: FloatArray, pieces: Pieces) -> None:
         first = pieces.breaks[0]
@@ -297,7 +312,10 @@ class _Roundings:
         self.underflow = host.inflate(float(size.sum()) + 1.0, self.units + 8) * TINY
 
     def of_rows(self, lam: FloatArray) -> FloatArray:
-        """Return the error of each row: a dozen roundings of each term, twice as many for products of errors."""
+        """Return the error of each row, for one multiplier a row.
+
+        Each term has a dozen roundings, and the sum one for each unit; twice as many are counted, and more than that.
+        """
         count = 40 + 4 * self.units
         size = host.inflate(self.linear_size + lam * self.square_size, self.units + 8)
         return np.asarray(size * (count * 2.0**-52) + self.underflow)
@@ -310,7 +328,10 @@ def _least_tangents(
     pieces: Pieces,
     traced: bool,
 ) -> tuple[FloatArray, Minimiser | None]:
-    """Return the least value of each unit's tangents, over all parts, for one multiplier a row."""
+    """Return the least value of the tangents over all parts, shape (rows, units), and where it is attained.
+
+    ``lam``: one multiplier a row.
+    """
     wide_lam = lam[:, None]
     least: FloatArray | None = None
     point: FloatArray | None = None
@@ -321,13 +342,13 @@ def _least_tangents(
         half = pieces.half[part]
         low = pieces.breaks[part]
         high = pieces.breaks[part + 1]
-        # The tangent at z has slope d; its least value on [low, high] is at the end that d points away from.
+        # The tangent at z is least at ``low`` if its slope is positive, and at ``high`` if it is negative.
         s = c * slope - g
         z = np.minimum(np.maximum(pieces.centre - s / wide_lam, low), high)
-        away = z - pieces.centre
-        d = s + wide_lam * away
-        tangent = s * z + (0.5 * wide_lam) * np.square(away)
-        tangent -= np.maximum(d, 0.0) * (z - low) + np.maximum(-d, 0.0) * (high - z)
+        from_centre = z - pieces.centre
+        tangent_slope = s + wide_lam * from_centre
+        tangent = s * z + (0.5 * wide_lam) * np.square(from_centre)
+        tangent -= np.maximum(tangent_slope, 0.0) * (z - low) + np.maximum(-tangent_slope, 0.0) * (high - z)
         if middle.any() or half.any():
             tangent = tangent + (c * middle - abs(c) * half)
         if least is None:
@@ -347,22 +368,25 @@ def _least_tangents(
 
 
 Choose: TypeAlias = "Callable[[str, FloatArray, Curve], tuple[FloatArray, FloatArray]]"
-"""Chooses slopes g (rows, units) and multipliers lam (tries, rows) for coefficients (rows, units) of a node's value. If
-the value is bounded on its own ball and box, the slopes are not used: they are 0."""
+"""Chooses slopes g, shape (rows, units), and multipliers lam, shape (tries, rows).
+
+Arguments are the name of a node, the coefficients of its value, shape (rows, units), and its function. For a value that
+is bounded on its own ball and box the slopes are not used: they are 0.
+"""
 
 
 Cut: TypeAlias = tuple[str, int, bool]
-"""A value, the flat position of one of its entries, and whether that is above 0 (or below)."""
+"""Name of a value, flat position of one of its entries, and whether the entry is at least 0 (else at most 0)."""
 Trace: TypeAlias = dict[str, Minimiser]
 """Minimisers by the names of the values."""
 
 
 # -- on a region -------------------------------------------------------------------------------------------------------
 class LinearBounds(Walk):
-    """Bounds of a network's values while its input is in a ball and its box, each from those before it.
+    """Bounds of a network's values while its input is in a ball and in its box.
 
-    ``centre``: of the ball, in the input's shape or another one of that size. `MethodError` if that does not
-    fit, or the radius is no number from 0 on.
+    ``centre``: centre of the ball, in the input's shape or in another one of that size. `MethodError` if the centre
+    does not fit, or the radius is no number from 0 on.
     """
 
     @arithmetic.on_host()
@@ -372,70 +396,74 @@ class LinearBounds(Walk):
         x = np.asarray(centre, dtype=np.float64).reshape(network.shape)
         ball = Ball({network.input: x}, float(radius))
         check_region(graph, ball)
-        exact = ranges(graph, Ball(ball.centre, 0.0))
-        super().__init__(graph, ball, exact, network.constants, {network.input: network.box})
+        at_centre = ranges(graph, Ball(ball.centre, 0.0))
+        super().__init__(graph, ball, at_centre, network.constants, {network.input: network.box})
         if not ((x >= network.box.low) & (x <= network.box.high)).all():
             raise MethodError("The centre of the ball lies outside of the box that is stated for the input.")
         self.curves: dict[str, Curve | None] = {}
+        """Functions of each entry on the present ranges, by the names of their values; None if there is none."""
         self._linear_errors: dict[str, LinearError] = {}
         self.whole: object = object()
-        """An object that all parts of one ball share."""
+        """Identity of the ball, which all of its parts share."""
         self.cuts: tuple[Cut, ...] = ()
+        """Cuts that lead from the ball to this part of it."""
 
     # -- forward -------------------------------------------------------------------------------------------------------
     def linear(self, node: Node) -> LinearMap | None:
-        """Return a node's linear map, as the network was read."""
+        """Return a node's linear map, which was made once for the network."""
         return self.network.linear.get(node.name)
 
-    def locate(self, name: str, box: Interval, moves: float) -> None:
-        """Note where a value lies, and forget what was computed from where it lay before."""
-        super().locate(name, box, moves)
+    def locate(self, name: str, box: Interval, distance: float) -> None:
+        """Note where a value lies, and drop what was computed from its earlier location."""
+        super().locate(name, box, distance)
         for reader in self.network.readers.get(name, ()):
             self.curves.pop(reader, None)
             self._linear_errors.pop(reader, None)
 
     @arithmetic.on_host()
-    def tighten(self, name: str, at: NDArray[np.intp], choose: Choose) -> None:
-        """Bound some entries of a value, by flat position, from both sides, and keep the smaller intervals."""
+    def tighten(self, name: str, entries: NDArray[np.intp], choose: Choose) -> None:
+        """Bound some entries of a value, given by flat positions, from both sides, and keep the smaller intervals."""
         location = self.known[name]
         shape = location.centre.shape
         low, high = (np.array(end).reshape(-1) for end in location.range.ends)
-        rows = np.zeros((len(at), low.size))
-        rows[np.arange(len(at)), at] = 1.0
-        rows = rows.reshape(len(at), *shape)
-        low[at] = np.maximum(low[at], self.lower(name, rows, choose).low)
-        high[at] = np.minimum(high[at], -self.lower(name, -rows, choose).low)
+        rows = np.zeros((len(entries), low.size))
+        rows[np.arange(len(entries)), entries] = 1.0
+        rows = rows.reshape(len(entries), *shape)
+        low[entries] = np.maximum(low[entries], self.lower(name, rows, choose).low)
+        high[entries] = np.minimum(high[entries], -self.lower(name, -rows, choose).low)
         with consistent(self.network.nodes[name]):
             smaller = location.range & make_interval(low.reshape(shape), high.reshape(shape))
-        self.locate(name, smaller, location.moves)
+        self.locate(name, smaller, location.distance)
 
     @arithmetic.on_host()
-    def cut(self, name: str, at: int, above: bool) -> LinearBounds:
-        """Return the part of the region where an entry of a value is not below 0, or not above.
+    def cut(self, name: str, entry: int, is_above: bool) -> LinearBounds:
+        """Return the part of the region where an entry of a value, given by its flat position, has one sign.
 
-        `HypothesisError` if there is no such part.
+        ``is_above``: whether it is at least 0; else it is at most 0. `HypothesisError` if there is no such part.
         """
         low, high = (np.array(end) for end in self.known[name].range.ends)
-        if above:
-            low.flat[at] = max(low.flat[at], 0.0)
+        if is_above:
+            low.flat[entry] = max(low.flat[entry], 0.0)
         else:
-            high.flat[at] = min(high.flat[at], 0.0)
+            high.flat[entry] = min(high.flat[entry], 0.0)
         part = copy(self)
         part.known = dict(self.known)
         part.curves = dict(self.curves)
         part._linear_errors = dict(self._linear_errors)
-        part.cuts = (*self.cuts, (name, at, above))
-        part.locate(name, make_interval(low, high), self.known[name].moves)
+        part.cuts = (*self.cuts, (name, entry, is_above))
+        part.locate(name, make_interval(low, high), self.known[name].distance)
         return part
 
     # -- backward ------------------------------------------------------------------------------------------------------
     @arithmetic.on_host()
     def lower(self, name: str, rows: FloatArray, choose: Choose, trace: Trace | None = None) -> Interval:
-        """Return lower bounds of ``rows . value``, for rows (count, *shape of the value), as intervals up to infinity.
+        """Return lower bounds of the products of rows with a value, as intervals up to infinity.
 
-        ``trace``: is filled with the minimisers.
+        ``rows``: coefficients, shape (count, *shape of the value). ``trace``: a dict that is filled with the
+        minimisers.
         """
         count = len(rows)
+        # Coefficients of the values that the bound still depends on.
         waiting: dict[str, FloatArray] = {name: np.asarray(rows, dtype=np.float64)}
         total: FloatArray = np.zeros(count)
         for node in reversed(self.network.graph.nodes):
@@ -456,7 +484,7 @@ class LinearBounds(Walk):
         return make_interval(total, np.full(count, math.inf))
 
     def _rounding_of(self, coefficients: FloatArray, name: str) -> FloatArray:
-        """Return by how much a row is off if each of its coefficients was rounded once."""
+        """Bound the error of a row whose coefficients were rounded once each."""
         size = self.known[name].range.magnitude().reshape(-1)
         return host.inflate(flattened(abs(coefficients)) @ size, size.size + 4) * 2.0**-52 + TINY
 
@@ -467,9 +495,12 @@ class LinearBounds(Walk):
         choose: Choose,
         trace: Trace | None,
     ) -> tuple[list[FloatArray], FloatArray]:
-        """Return coefficients of the inputs of a node, and a lower bound of what is added to their products."""
+        """Return coefficients of the inputs of a node, and a lower bound h of what is added to their products.
+
+        ``c``: coefficients of the node's value. No coefficients are returned if h alone bounds the rows.
+        """
         if isinstance(node.operator, Constant) and node.name not in self.network.moving:
-            return [], self._product(c, *self.exact[node.name].middle())
+            return [], self._product(c, *self.at_centre[node.name].middle())
         linear = self.network.linear.get(node.name)
         if linear is not None:
             error = self._linear_error(node, linear)
@@ -487,7 +518,7 @@ class LinearBounds(Walk):
         choose: Choose,
         trace: Trace | None,
     ) -> tuple[list[FloatArray], FloatArray]:
-        """Carry coefficients back through a function of each entry."""
+        """Return coefficients of the value that a function of each entry reads, and the offset h."""
         flat = flattened(c)
         g = flat * curve.lines
         least = host.next_down(self._product(flat, curve.added, curve.error) - curve.tiny)
@@ -504,7 +535,7 @@ class LinearBounds(Walk):
         return [g.reshape(len(c), *self.known[node.inputs[0]].centre.shape)], least
 
     def _product(self, c: FloatArray, added: FloatArray, error: FloatArray) -> FloatArray:
-        """Return a lower bound of ``c . added``, where each entry of ``added`` is known up to an error."""
+        """Return a lower bound of the products of coefficients c with numbers that are known up to an error."""
         shape = c.shape[1:]
         flat = flattened(c)
         addend = np.broadcast_to(added, shape).reshape(-1)
@@ -514,14 +545,14 @@ class LinearBounds(Walk):
         return host.next_down(flat @ addend - rounding)
 
     def _linear_error(self, node: Node, linear: LinearMap) -> LinearError:
-        """Return the constants that a linear operator adds, and its errors, on the present ranges."""
+        """Return the constants that a linear operator adds, and its errors on the present ranges."""
         if node.name not in self._linear_errors:
             sizes = [self.known[name].range.magnitude() for name in node.inputs]
             rounding = linear.rounding_error([size[None] for size in sizes], linear.backward)[0]
             added = np.zeros(())
             error = np.zeros(())
             if linear.offset is not None:
-                added, error = (np.asarray(end, dtype=np.float64) for end in linear.offset())
+                added, error = (np.asarray(part, dtype=np.float64) for part in linear.offset())
             tiny = 0.0
             if linear.backward:
                 total_size = float(sum(float(size.sum()) for size in sizes))
@@ -531,7 +562,10 @@ class LinearBounds(Walk):
 
     @arithmetic.on_host()
     def curve(self, name: str) -> Curve | None:
-        """Return a function of each entry on its value's ball and box; None for other operators, or if unbounded."""
+        """Return a function of each entry, by the name of its value, on the ball and box of the value that it reads.
+
+        None for other operators, and if the box is not bounded.
+        """
         node = self.network.nodes[name]
         if node.name not in self.curves and isinstance(node.operator, Pointwise):
             self.curves[node.name] = self._new_curve(node, node.operator)
@@ -550,8 +584,10 @@ class LinearBounds(Walk):
             return None
         if not all((half >= 0).all() for _, _, half in (whole_line, *part_lines)):
             raise HypothesisError("a line that a function is nearer to than 0")
-        slope, middle, half = (np.stack([line[k].reshape(-1) for line in part_lines]) for k in range(3))
-        whole_slope, whole_middle, whole_half = (part.reshape(-1) for part in whole_line)
+        slope = np.stack([part_slope.reshape(-1) for part_slope, _, _ in part_lines])
+        middle = np.stack([part_middle.reshape(-1) for _, part_middle, _ in part_lines])
+        half = np.stack([part_half.reshape(-1) for _, _, part_half in part_lines])
+        whole_slope, whole_middle, whole_half = (numbers.reshape(-1) for numbers in whole_line)
         is_line = (whole_half == 0) & np.isfinite(whole_slope) & np.isfinite(whole_middle)
         units = np.flatnonzero(~is_line)
         size = before.range.magnitude().reshape(-1)
@@ -570,7 +606,7 @@ class LinearBounds(Walk):
         )
 
     def _on_ball(self, name: str, c: FloatArray, choose: Choose, trace: Trace | None) -> FloatArray:
-        """Return a lower bound of rows on a value's own ball and box, as if the value were the identity of itself."""
+        """Return a lower bound of rows on a value's own ball and box: a function, the identity, with slopes g = 0."""
         location = self.known[name]
         size = location.centre.size
         low, high = (end.reshape(-1) for end in location.range.ends)
@@ -588,11 +624,11 @@ class LinearBounds(Walk):
 
 @dataclass(frozen=True, eq=False)
 class LinearError:
-    """The constants that a linear operator adds, and how exactly its adjoint is computed."""
+    """The constants that a linear operator adds, and the errors of its adjoint and of these constants."""
 
     added: FloatArray
     """Constants, broadcasting against the value."""
     of_entry: FloatArray
-    """By how much an entry of the value is off, for coefficient 1."""
+    """Error of the product of a coefficient and an entry of the value, for coefficient 1."""
     tiny: float
-    """By how much a row is off where products underflow."""
+    """Bound of what underflow of products takes from a row."""

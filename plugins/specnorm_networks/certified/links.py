@@ -32,7 +32,7 @@ ENTRY_ERROR_UNIT = ROUNDINGS * 2.0**-53
 """`Term.entry_error` is in this unit: the relative error that `kernels.fold_error` allows an entry anyway."""
 
 Borders = Literal["zeros", "circular", "any", "none"]
-"""Border treatments under which a statement about the whole grid covers a term; "none": under no treatment."""
+"""Border treatment under which a statement about the whole grid covers a term. "any": each one; "none": no one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Term:
     """A linear map from some channels of one value to some channels of a link: a layer, or the identity."""
 
     source: int
-    """Number of the value that the term reads."""
+    """Number of the value that the term reads: among the values of its run, or of the whole graph while it is read."""
     reads: range
     """Channels of that value that the term reads."""
     rows: range
@@ -64,7 +64,8 @@ class Term:
     columns: range = range(0)
     """Input channels of the layer that ``reads`` are fed to, in this order."""
     scale: FloatArray | None = None
-    """Factor of each row, shape (len(rows),), from batch normalisation behind the layer; rounded a few times."""
+    """Factor of each row, shape (len(rows),), from batch normalisation behind the layer; `kernels.ROUNDINGS` cover its
+    roundings."""
     alpha: float = 1.0
     """Exact factor of the whole term."""
 
@@ -158,7 +159,7 @@ class AffineMap:
     terms: tuple[Term, ...]
     """Terms of a run number its values: 0 is its input, i the value of its i-th link."""
     width: int
-    """Channels."""
+    """Number of channels."""
     slopes: tuple[FloatArray, FloatArray]
     """Smallest and largest slope of the function in each channel, shape (width,); 1 if there is no function."""
     end: str
@@ -166,16 +167,17 @@ class AffineMap:
     node: str = ""
     """Name of the node of the link's value; "" in the links that nobody looks up by name."""
     factor: Upper = NOTHING
-    """Constant of what follows the function (pooling, resizing), each of which keeps the channels apart."""
+    """Constant of the operators that follow the function (pooling, resizing), which treat each channel by itself."""
     repeat: int = 1
-    """Features that each channel becomes before the next layer (flattening)."""
+    """Number of features that each channel becomes by flattening, before the next links read it."""
     direct: bool = True
-    """Whether nothing follows the function: the next links read the function's own value."""
+    """Whether nothing follows the function: neither such operators nor flattening."""
     average: Average | None = None
-    """The averages that follow the function, if nothing else does and ``factor`` is theirs."""
+    """The averages that follow the function, if these are the only operators that do."""
     groups: NDArray[np.intp] | None = None
-    """Number of the group of each channel, if the function sorts entries of channels of one group. Such a function
-    moves no two vectors apart in any norm whose weights are one number a group. None: each channel by itself."""
+    """Number of the group of each channel, if the function sorts, or reflects, channels of one group together. Such a
+    function moves no two vectors further apart in a norm that has one weight for each group. None: each channel is
+    treated by itself."""
 
     def fits_groups(self, weights: FloatArray) -> bool:
         """Whether all channels of a group have one weight."""
@@ -226,8 +228,8 @@ class Subnetwork:
     """Channels of that node's value."""
     links: tuple[AffineMap, ...]
     blocks: tuple[int, ...]
-    """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut: no later link reads an earlier
-    value."""
+    """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut: no link behind such a value reads a
+    value before it."""
     _about: About | None = field(default=None, init=False)
 
     @property
@@ -236,7 +238,7 @@ class Subnetwork:
         return self._about
 
     def _speaking_of(self, about: About | None) -> Subnetwork:
-        """Say that this run was read off a graph. Only modules of the trusted room may."""
+        """State from which network this run was read, and return the run. Only modules of this package may call it."""
         object.__setattr__(self, "_about", about)
         return self
 
@@ -316,7 +318,7 @@ class Segment:
 
     @property
     def widths(self) -> list[int]:
-        """Channels of each value; each phase of the stride has its own channels of the first value."""
+        """Channels of each value; those of the first value count once for each phase of the stride."""
         return [self.width * math.prod(self.stride), *(link.width for link in self.links)]
 
     @property

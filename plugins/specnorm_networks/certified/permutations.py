@@ -1,4 +1,4 @@
-"""Move permutations of axes behind what is done to each entry: two that meet cancel.
+"""Remove permutations of axes: each is moved behind the operators that follow it, until it meets its inverse.
 
 Frameworks whose channels are last put one permutation before and one behind each convolution.
 """
@@ -15,6 +15,7 @@ from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray
 
 Axes = tuple[int, ...]
+"""A permutation of axes, as `numpy.transpose` takes it."""
 
 
 class Permuted(NamedTuple):
@@ -26,19 +27,19 @@ class Permuted(NamedTuple):
 
 
 def remove_permutations(graph: Graph) -> Graph:
-    """Return the same network with as few permutations as moving them leaves."""
-    before = _count(graph)
-    if before == 0:
+    """Return the same network with fewer permutations of axes; the network itself if moving them leaves as many."""
+    count = _count_permutations(graph)
+    if count == 0:
         return graph
     rewriting = _Rewriting(graph)
     nodes: list[Node] = []
     for node in graph.nodes:
         nodes += rewriting.replacements(node)
     rewritten = graph._same(nodes)
-    return rewritten if _count(rewritten) < before else graph
+    return rewritten if _count_permutations(rewritten) < count else graph
 
 
-def _count(graph: Graph) -> int:
+def _count_permutations(graph: Graph) -> int:
     return sum(isinstance(node.operator, ops.Permute) for node in graph.pruned().nodes)
 
 
@@ -63,7 +64,7 @@ class _Rewriting:
         return self._operator_before_permutation(node, axes)
 
     def _permutation(self, node: Node, permute: ops.Permute) -> Node:
-        """Return a permutation of what its input is a permutation of."""
+        """Return a permutation, joined with the permutation that its input is."""
         axes = permute.axes
         source = node.inputs[0]
         if source in self.permuted:
@@ -77,9 +78,9 @@ class _Rewriting:
         return replace(node, operator=ops.Permute(axes), inputs=(source,))
 
     def _operator_before_permutation(self, node: Node, axes: Axes) -> list[Node]:
-        """Return an operator on the values before their permutation, and the permutation behind it.
+        """Return an operator on its inputs before their permutation, and the permutation behind it.
 
-        ``axes``: of the permutation of its inputs. The node itself where this is not possible.
+        The node itself if this is not possible. ``axes``: the permutation of its inputs.
         """
         graph = self.graph
         inverse = tuple(int(axis) for axis in np.argsort(axes))
@@ -123,7 +124,7 @@ class _Rewriting:
 
 
 def _permute_back(values: FloatArray, inverse: Axes) -> FloatArray:
-    """Permute an array that may have fewer axes than the values it is broadcast with."""
+    """Return an array with its axes permuted; it may have fewer axes than the values with which it is broadcast."""
     missing_axes = (1,) * (len(inverse) - values.ndim)
     return values.reshape(missing_axes + values.shape).transpose(inverse)
 
@@ -135,10 +136,12 @@ def _before_permutation(
     *,
     entrywise: bool,
 ) -> ops.Operator | None:
-    """Return the operator on values whose permutations an operator takes: its value, permuted, is the operator's.
+    """Return the operator on values before their permutation whose value, permuted, is that of a given operator.
 
-    Sums and means drop the axes that they go over, and the others have to be in order. ``entrywise``: whether all
-    values that move have the shape of the result. None if there is no such operator.
+    None if there is no such operator. Sums and means drop axes; the permutation must leave the other axes in order.
+
+    ``axes``, ``inverse``: the permutation and its inverse. ``entrywise``: whether all inputs that are no constants have
+    the shape of the value.
     """
     match operator:
         case ops.Slice():

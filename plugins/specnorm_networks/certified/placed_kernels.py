@@ -1,4 +1,4 @@
-"""Correlation kernels whose first tap stands at a stated place: common windows, and phases of strided kernels."""
+"""Correlation kernels with a place for their first tap: common windows of several, and phases of strided kernels."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class PlacedKernel(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """The smallest box of places that holds all taps of several kernels."""
+    """The smallest box of places that contains all taps of several kernels."""
 
     start: tuple[int, ...]
     """First place, one number an axis."""
     shape: tuple[int, ...]
+    """Number of places, one number an axis."""
     taps: tuple[Slices, ...]
     """For each kernel: where its taps stand in the window."""
 
@@ -36,7 +37,7 @@ class Window:
 def window_of(kernels: Sequence[PlacedKernel], *, with_origin: bool = False) -> Window:
     """Return the smallest window of several kernels.
 
-    ``with_origin``: the window begins at place 0 or before.
+    ``with_origin``: whether the window has to begin at place 0 or before.
     """
     starts = [start for _, start in kernels]
     first = tuple(min(places) for places in zip(*starts, strict=True))

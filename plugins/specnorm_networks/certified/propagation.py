@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,16 +14,16 @@ from specnorm.errors import MethodError
 from specnorm.proof import Interval, Upper, arithmetic, finite, known, least
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import Branches
+from specnorm_networks.certified.channels import is_padded_layer, numbers_along, spatial_sizes
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, norm_by, norm_of_stack_by
-from specnorm_networks.certified.operators.base import NoBoundError, Place
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place
 from specnorm_networks.certified.operators.layers import Convolution, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add, Pad, Scale
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.operators.reductions import Norm
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
 from specnorm_networks.certified.ranges import Values
-from specnorm_networks.certified.reading import is_padded_layer, numbers_along, spatial_sizes
 from specnorm_networks.certified.scope import Map, Scope
 
 T = TypeVar("T")
@@ -42,9 +42,9 @@ class Step:
     rule : str
         The rule that was applied.
     alone : Upper or None
-        Constant of this node with respect to its own input; None for nodes with several inputs.
+        Constant of this node with respect to the only input of its own that is no constant; None if it has several.
     claim : Upper or None
-        Constant of the map from the network's inputs to this value; None: unknown from here or before.
+        Constant of the map from the network's inputs to this value; None: unknown, here or for a value before.
     layer : str or None
         Name of the kernel, for a layer.
     """
@@ -90,7 +90,7 @@ class UnknownNode:
 
     @property
     def before(self) -> float:
-        """Proven Lipschitz constant of all of its inputs together; 0 where it has none."""
+        """Proven Lipschitz constant of all inputs of the node together; 0 if it has no inputs."""
         return 0.0 if self.claim is None else self.claim.value
 
 
@@ -101,8 +101,9 @@ class Constants:
     steps: Mapping[str, Step]
     """Constants with respect to all inputs together, by value, in the order of computation."""
     unknown: tuple[UnknownNode, ...]
+    """Nodes whose operators have no bound."""
     by_input: tuple[Mapping[str, Step], ...]
-    """Constants with respect to each input alone, while the others stay."""
+    """Constants with respect to each input alone, while the others stay the same."""
     claim: Upper | None
     """Constant of all outputs together; None if one is unknown."""
 
@@ -116,8 +117,9 @@ def propagate(
 ) -> Constants:
     """Prove constants of all values of a graph.
 
-    ``values``: ranges of the graph's values. ``shortcuts``: by the name of a value: constants of the map to it from an
-    earlier value, for layers that were bounded together. They count where they are less.
+    ``norms``: proves the norms of layers. ``values``: ranges of the graph's values. ``shortcuts``: constants of maps
+    from an earlier value to a later one, for layers that were bounded together, by the name of the later value. They
+    count where they are smaller.
     """
     if not graph.inputs:
         raise MethodError("the network has no input of floating numbers, so that it has no Lipschitz constant.")
@@ -137,7 +139,7 @@ def propagate(
 
 
 class _Pass:
-    """Bounds of all nodes with respect to one input of the network, ``wrt``."""
+    """Bounds of all nodes with respect to one input of the network, called ``wrt``."""
 
     def __init__(
         self,
@@ -165,10 +167,10 @@ class _Pass:
         """Return a node's bound by the rule of its operator."""
         claims = _all_or_none([self.steps[name].claim for name in node.inputs])
         if node.name == self.wrt:
-            return _step_of(node, node.rule, None, rules.unmoved(self.scope, node.name))
+            return _step_of(node, node.rule, None, rules.identity(self.scope, node.name))
         if claims is None:
             return _step_of(node, node.rule, None, None)
-        if self._does_not_move(node) and not any(claim.value for claim in claims):
+        if self._depends_on_inputs_alone(node) and not any(claim.value for claim in claims):
             return _step_of(node, node.rule, None, rules.held(self.scope, self.wrt, node, claims))
         try:
             return self._step_by_rule(node, claims)
@@ -177,33 +179,36 @@ class _Pass:
             self.unknown[node.name] = UnknownNode(node.name, label(node), str(error), up_to_inputs)
         return _step_of(node, "unknown", None, None)
 
-    def _does_not_move(self, node: Node) -> bool:
-        """Whether a node is constant if none of its inputs moves."""
+    def _depends_on_inputs_alone(self, node: Node) -> bool:
+        """Whether a node's value stays the same if all inputs of the node do.
+
+        So do other inputs of the network, and constants. Random operators, and others without inputs, may not.
+        """
         if isinstance(node.operator, (Input, Constant, Held)):
             return True
         return bool(node.inputs) and not isinstance(node.operator, Random)
 
     def _step_by_branches(self, node: Node, step: Step) -> Step:
-        """Return the bound of a node where branches meet, which may all come from one value; or the step itself."""
-        moving = [name for name in node.inputs if self.steps[name].upper]
-        if len(moving) < 2 or step.claim is None or not step.claim.value:
+        """Return a smaller bound of a node where branches from one value meet; the given one if there is none."""
+        changing_inputs = [name for name in node.inputs if self.steps[name].upper]
+        if len(changing_inputs) < 2 or step.claim is None or not step.claim.value:
             return step
         least_claim = step.claim
         try:
             for branches_claim in self.branches.claims(node):
-                start = rules.way_of(branches_claim).start
+                start = rules.map_of_claim(branches_claim).start
                 claim = rules.along(branches_claim, known(self.steps[start].claim))
                 if claim.value < least_claim.value:
                     least_claim = claim
                     self.branches.shortcuts[node.name] = branches_claim
         except (SpecnormError, OSError, OverflowError):
-            pass  # the node's own rule has a bound
+            pass  # the bound by the node's own rule stays
         if least_claim is step.claim:
             return step
         return replace(step, rule=least_claim.rule, claim=least_claim)
 
     def _step_by_shortcuts(self, step: Step, shortcuts: Sequence[Upper]) -> Step:
-        """Return the least of a node's bound and the bounds of layers that end there and were bounded together."""
+        """Return the smallest of a node's bound and its bounds by layers that were bounded together and end there."""
         claims = [] if step.claim is None else [step.claim]
         for shortcut in shortcuts:
             before = self.steps.get(shortcut.what.start) if isinstance(shortcut.what, Map) else None
@@ -215,7 +220,7 @@ class _Pass:
     def _step_by_rule(self, node: Node, claims: list[Upper]) -> Step:
         """Return a node's bound by its operator's rule.
 
-        ``claims``: of its inputs, with respect to the network's input.
+        ``claims``: constants of the node's inputs, with respect to the network's input.
         """
         operator = node.operator
         if isinstance(operator, (Convolution, Matrix)):
@@ -226,16 +231,16 @@ class _Pass:
                 scale = _by_output_channel(operator, layer.operator)
                 if scale is not None:
                     return self._step_of_layer(layer, layer.operator, scale, node)
-        moving = [name for name in node.inputs if name not in self.constants]
+        sources = [name for name in node.inputs if name not in self.constants]
         if isinstance(operator, Matrices):
             norm = norm_of_stack_by(self.norms, operator.layer)
-            factor = rules.of_layer(self.scope, moving[0], node, node, norm, node.rule)
-            return self._step_of_factor(node, factor, moving[0], claims, operator.layer.name)
-        if len(moving) == 1:
-            factor = rules.of_operator(self.scope, node, self._with_respect_to(moving[0], node), self._place(node))
-            return self._step_of_factor(node, factor, moving[0], claims)
+            factor = rules.of_layer(self.scope, sources[0], node, node, norm, node.rule)
+            return self._step_of_factor(node, factor, sources[0], claims, operator.layer.name)
+        if len(sources) == 1:
+            factor = rules.of_operator(self.scope, node, self._with_respect_to(sources[0], node), self._place(node))
+            return self._step_of_factor(node, factor, sources[0], claims)
         if isinstance(operator, Normalise):
-            self._must_be_lengths(node, operator)
+            self._require_lengths(node, operator)
         return _step_of(node, node.rule, None, rules.of_operator(self.scope, node, claims, self._place(node)))
 
     def _place(self, node: Node) -> Place:
@@ -245,40 +250,47 @@ class _Pass:
     def _ranges(self, node: Node) -> tuple[Interval | None, ...]:
         return tuple(self.values[name] for name in node.inputs)
 
-    def _with_respect_to(self, moving: str, node: Node) -> list[Upper]:
-        """Return claims of a node's inputs with respect to the one of them that moves; the others are constants."""
+    def _with_respect_to(self, source: str, node: Node) -> list[Upper]:
+        """Return claims of a node's inputs with respect to one of them: 1 of itself, and 0 of constants."""
         claims = []
         for name in node.inputs:
-            if name == moving:
-                claims.append(rules.unmoved(self.scope, name))
+            if name == source:
+                claims.append(rules.identity(self.scope, name))
             else:
-                claims.append(rules.held(self.scope, moving, self.nodes[name], []))
+                claims.append(rules.held(self.scope, source, self.nodes[name], []))
         return claims
 
     def _step_of_factor(
         self,
         node: Node,
         factor: Upper,
-        moving: str,
+        source: str,
         claims: list[Upper],
         layer: str | None = None,
     ) -> Step:
-        """Return the bound of a node that has a constant of its own with respect to its only moving input."""
-        before = claims[node.inputs.index(moving)]
+        """Return the bound of a node from its own constant ``factor`` with respect to one of its inputs, ``source``."""
+        before = claims[node.inputs.index(source)]
         return _step_of(node, node.rule, factor, rules.along(factor, before), layer)
 
-    def _must_be_lengths(self, node: Node, operator: Normalise) -> None:
-        """Refuse `Normalise` whose second input is not the norm of the first: its rule is true of that alone."""
+    def _require_lengths(self, node: Node, operator: Normalise) -> None:
+        """Refuse `Normalise` whose second input is not the norm of the first, which its rule supposes."""
         lengths = self.nodes[node.inputs[-1]]
         norm = lengths.operator
         is_norm = type(norm) is Norm and norm.keep and tuple(sorted(norm.axes)) == tuple(sorted(operator.axes))
         if not is_norm or lengths.inputs != node.inputs[:1] or len(node.inputs) != 2:
             raise NoBoundError("it divides by a value that is not the length of what is divided")
 
-    def _step_of_layer(self, node: Node, operator: Convolution | Matrix, scale: Any, end: Node) -> Step:
+    def _step_of_layer(
+        self,
+        node: Node,
+        operator: Convolution | Matrix,
+        scale: FloatArray | None,
+        end: Node,
+    ) -> Step:
         """Return the bound of a layer, with padding before and batch normalisation after it as one map.
 
-        ``end``: the layer's node, or that of the normalisation after it, whose factors are ``scale``.
+        ``node``: the layer's node. ``end``: the node of the normalisation, whose factors are ``scale``; ``node`` itself
+        if there is no normalisation.
         """
         layer = operator.layer
         geometry = dict(layer.geometry)
@@ -305,30 +317,31 @@ def label(node: Node) -> str:
 
 
 def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
-    """Return the node before constants were added to its value.
+    """Return the node to whose value only constants were added to get the value of another node.
 
-    ``nodes``: by name.
+    ``nodes``: all nodes, by name.
     """
     while isinstance(node.operator, Add) and node.operator.over == 1 and node.shape is not None:
-        moving = []
+        summands = []
         for name, weight in zip(node.inputs, node.operator.weights, strict=True):
             if not isinstance(nodes[name].operator, Constant):
-                moving.append((nodes[name], weight))
-        if len(moving) != 1:
+                summands.append((nodes[name], weight))
+        if len(summands) != 1:
             break
-        ((before, weight),) = moving
+        ((before, weight),) = summands
         if weight != 1 or before.shape != node.shape:
             break
         node = before
     return node
 
 
-def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> Any:
+def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> FloatArray | None:
     """Return the factors of a scale as one number an output channel of a layer; None if they are no such numbers."""
     axes_behind_channels = operator.layer.spatial
     if isinstance(operator, Matrix) and operator.side == "left":
         axes_behind_channels += 1
-    values = numbers_along(scale.values, -1 - axes_behind_channels, 0)
+    axis = -1 - axes_behind_channels
+    values = numbers_along(scale.values, axis, 0)  # a value with 0 axes: the axis is counted from the last one
     count = ConvSpec.of(tuple(operator.layer.stored().shape), **operator.layer.geometry).cout
     if values is None or len(values) != count or not np.all(np.isfinite(values)):
         return None
@@ -336,15 +349,16 @@ def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> Any:
 
 
 def _with_all_inputs(node: Node, steps: list[Step], graph: Graph) -> Step:
-    """Return a node's bound with respect to all inputs together, from its steps with respect to each."""
+    """Return a node's bound with respect to all inputs together, from its steps with respect to each of them."""
     first = steps[0]
     if len(steps) == 1:
         return first
-    factors = [step.alone for step in steps if step.alone is not None]
+    # The rule is that of an input on which the value depends.
     rule = next((step.rule for step in steps if step.upper != 0.0), first.rule)
+    own_constants = [step.alone for step in steps if step.alone is not None]
+    alone = max(own_constants, key=finite, default=None)
     claims = _all_or_none([step.claim for step in steps])
     claim = None if claims is None else rules.of_all_inputs(node.name, claims, graph.inputs)
-    alone = max(factors, key=finite, default=None)
     return _step_of(node, rule, alone, claim, first.layer)
 
 

@@ -1,9 +1,9 @@
 """Ranges of the values of a network while its inputs stay in a ball or a box: intervals, rounding counted.
 
-On a ball the proven constants of the maps up to each value, and the rows of linear maps, give intervals, too; the
-smaller ones count. A value without a rule here can be anything. Where the range of a function's input is known, its
-slopes lie between the smallest and the largest derivative there: a ReLU that cannot switch has slope 0 or 1
-(`with_slopes_on`).
+Intervals come from the intervals of the values before. On a ball they also come from proven constants of maps to a
+value, and from the rows of linear maps; their intersection counts. A value without a rule here can be anything. If the
+range of a function's input is known, its slopes lie between the smallest and the largest derivative there: a ReLU that
+cannot switch has slope 0 or 1 (`with_slopes_on`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Ranges(Mapping[str, Interval]):
 
     _intervals: Mapping[str, Interval]
     _origin: Graph
+    """`Graph.origin` of the network."""
     regions: frozenset[Region]
+    """The inputs lie in all of these regions."""
 
     def check(self, graph: Graph) -> None:
         """Refuse a graph that is another network."""
@@ -78,10 +80,12 @@ def ranges(
 ) -> Ranges:
     """Return the range of each value of known size.
 
-    ``region``: of the network's inputs. ``constants``: for a ball: proven Lipschitz constants, on it or everywhere, of
-    the maps from all inputs to the values. ``earlier``: ranges of the same values, on the region or a larger one: the
-    returned ones are not wider. `HypothesisError` if a constant or a range is another map's, another network's or
-    another region's. `MethodError` if the region does not fit the network's inputs.
+    ``region``: where the network's inputs lie. ``constants``: proven Lipschitz constants of the maps from all inputs to
+    values, on the region or everywhere; they are used if it is a ball. ``earlier``: ranges of the same values, on the
+    region or a larger one; the returned ranges are not wider.
+
+    `HypothesisError` if a constant or a range is another map's, another network's or another region's. `MethodError` if
+    the region does not fit the network's inputs.
     """
     check_region(graph, region)
     regions = graph.regions | {region.region}
@@ -89,21 +93,24 @@ def ranges(
         earlier.check(graph)
         if not earlier.regions <= regions:
             raise HypothesisError("these are ranges on another region")
-    exact = dict[str, Interval]()
+    at_centre = dict[str, Interval]()
     maps = dict[str, list[tuple[str, float]]]()
     if isinstance(region, Ball) and region.radius > 0:
-        maps = _maps(graph, region, constants or {})
-        exact = Walk(graph, Ball(region.centre, 0.0), {}, {}, {}).to_the_end()
-    intervals = Walk(graph, region, exact, maps, earlier or {}).to_the_end()
+        maps = _constants_as_numbers(graph, region, constants or {})
+        at_centre = Walk(graph, Ball(region.centre, 0.0), {}, {}, {}).to_the_end()
+    intervals = Walk(graph, region, at_centre, maps, earlier or {}).to_the_end()
     return Ranges(intervals, graph.origin, regions)
 
 
-def _maps(
+def _constants_as_numbers(
     graph: Graph,
     region: Ball,
     constants: Mapping[str, Upper],
 ) -> dict[str, list[tuple[str, float]]]:
-    """Return constants as numbers, after checking that each bounds the map to its value on that ball."""
+    """Return by value the constants of the maps to it, each with the name of the map's start: all inputs together.
+
+    `HypothesisError` if a claim does not bound the map to its value on that ball.
+    """
     start = ", ".join(graph.inputs)
     scope = Scope(graph, frozenset({region.region}))
     for name, claim in constants.items():
@@ -134,7 +141,7 @@ def check_region(graph: Graph, region: Ball | Box) -> None:
 
 @contextlib.contextmanager
 def consistent(node: Node) -> Iterator[None]:
-    """Turn a contradiction in what operators say of one node into an `InternalError`."""
+    """Turn a contradiction between the rules for one node into an `InternalError`."""
     try:
         yield
     except HypothesisError as error:
@@ -147,41 +154,44 @@ def consistent(node: Node) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Location:
-    """Box and ball in which a value lies."""
+    """Box and ball in which a value lies, while the network's inputs lie in a region."""
 
     centre: FloatArray
-    """Centre of the ball: nearly the value for the centre of the inputs' ball."""
+    """Centre of the ball: the value for the centre of the inputs' ball, as computed."""
     range: Interval
     """The box."""
-    moves: float
-    """Largest distance from the value for the centre of the inputs' ball."""
+    distance: float
+    """Largest distance of the value from its exact value for the centre of the inputs' ball."""
     radius: float
-    """Radius of the ball: largest distance from ``centre``."""
+    """Radius of the ball: largest distance of the value from ``centre``."""
 
 
 class Walk:
-    """Locates values while inputs stay in a region, each from the location of those before: visited in order.
+    """Locates values while inputs stay in a region, in order, each from the locations of the values before.
 
-    ``exact``: intervals of the values for a ball's centre. ``maps``: by value: constants of the maps to it, each with
-    the name of the value at its start, or with the names of all inputs. ``stated``: further intervals of values.
+    ``at_centre``: intervals of the values for the centre of a ball; none if the region is a box. ``maps``: by value the
+    constants of maps to it, each with the name of the value at the map's start, or with the names of all inputs.
+    ``stated``: intervals in which values are already known to lie.
     """
 
     def __init__(
         self,
         graph: Graph,
         region: Ball | Box,
-        exact: Mapping[str, Interval],
+        at_centre: Mapping[str, Interval],
         maps: Mapping[str, Sequence[tuple[str, float]]],
         stated: Mapping[str, Interval],
     ) -> None:
         self.graph = graph
         self.region = region
-        self.exact = exact
+        self.at_centre = at_centre
         self.maps = maps
         self.stated = stated
         self.radius = region.radius if isinstance(region, Ball) else math.inf
         self.moving = graph.moved_by(graph.inputs)
+        """Names of the values that change with the inputs."""
         self.known: dict[str, Location] = {}
+        """Locations of the values that were visited."""
 
     def to_the_end(self) -> dict[str, Interval]:
         """Visit all nodes; return the intervals of their values."""
@@ -195,30 +205,30 @@ class Walk:
 
     @arithmetic.on_host()
     def visit(self, node: Node) -> None:
-        """Locate a node's value: by its operator, by constants, and by what is stated."""
+        """Locate a node's value: by its operator, by constants, and by its stated interval."""
         name = node.name
         shape = node.shape
         if shape is None:
             return
         box = self.stated.get(name, anything(shape))
-        moves = math.inf if name in self.moving else 0.0
+        distance = math.inf if name in self.moving else 0.0
         for start, constant in self.maps.get(name, ()):
             # The start is an earlier value, or all inputs together; a single input may be this value itself.
             is_all_inputs = start not in self.known and start == ", ".join(self.graph.inputs)
-            distance = self.radius if is_all_inputs else self.known[start].moves
-            moves = min(moves, host.mul_up(constant, distance))
+            distance_of_start = self.radius if is_all_inputs else self.known[start].distance
+            distance = min(distance, host.mul_up(constant, distance_of_start))
         with consistent(node):
             if name in self.graph.inputs:
-                box = box & _of_input(name, self.region)
-                moves = self.radius
+                box = box & _interval_of_input(name, self.region)
+                distance = self.radius
             elif all(source in self.known for source in node.inputs):
                 box = box & self._image(node, shape)
-            if name in self.exact:
-                box = box & (self.exact[name] + interval.within(np.full(shape, moves)))
-        self.locate(name, box, moves)
+            if name in self.at_centre:
+                box = box & (self.at_centre[name] + interval.within(np.full(shape, distance)))
+        self.locate(name, box, distance)
 
     def _image(self, node: Node, shape: tuple[int, ...]) -> Interval:
-        """Return a node's value as an interval: by intervals, and by the rows of a linear map of one moving value."""
+        """Return the interval of a node's value: by those of its inputs, and by the rows of a linear map."""
         linear = self.linear(node)
         before = [self.known[name].range for name in node.inputs]
         image = anything(shape)
@@ -230,25 +240,30 @@ class Walk:
         if image.shape != shape:
             image = anything(shape)
         moving = [name for name in node.inputs if name in self.moving]
-        if len(moving) != 1 or node.name not in self.exact or linear is None or linear.rows is None:
+        if len(moving) != 1 or node.name not in self.at_centre or linear is None or linear.rows is None:
             return image
-        # No entry moves further than its row lets it.
-        reach = host.next_up((host.inflate(linear.rows, 2**24) + 2.0**-500) * self.known[moving[0]].moves)
+        # An entry changes by at most the norm of its row times the distance of the input. The sum of up to 2^24
+        # products was rounded, and may have underflowed.
+        rows = host.inflate(linear.rows, 2**24) + 2.0**-500
+        reach = host.next_up(rows * self.known[moving[0]].distance)
         reach = np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
-        return image & (self.exact[node.name] + interval.within(reach))
+        return image & (self.at_centre[node.name] + interval.within(reach))
 
-    def locate(self, name: str, box: Interval, moves: float) -> None:
-        """Note where a value lies; the ball is the smaller one of the given one and that around the box."""
-        if name not in self.exact:
-            self.known[name] = Location(box.middle()[0], box, moves, math.inf)
+    def locate(self, name: str, box: Interval, distance: float) -> None:
+        """Note where a value lies: in a box, and in a ball no larger than the smallest around the box.
+
+        ``distance``: as `Location.distance`; it is reduced if the box allows less.
+        """
+        if name not in self.at_centre:
+            self.known[name] = Location(box.middle()[0], box, distance, math.inf)
             return
-        centre, half = self.exact[name].middle()
+        centre, half = self.at_centre[name].middle()
         centre_error = float(host.norm_up(half.reshape(-1)))
         to_ends = np.maximum(host.next_up(box.high - centre), host.next_up(centre - box.low))
         radius_of_box = float(host.norm_up(np.maximum(to_ends, 0.0).reshape(-1)))
-        moves = min(moves, host.add_up(radius_of_box, centre_error))
-        radius = min(radius_of_box, host.add_up(moves, centre_error))
-        self.known[name] = Location(centre, box, moves, math.inf if math.isnan(radius) else radius)
+        distance = min(distance, host.add_up(radius_of_box, centre_error))
+        radius = min(radius_of_box, host.add_up(distance, centre_error))
+        self.known[name] = Location(centre, box, distance, math.inf if math.isnan(radius) else radius)
 
 
 def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:
@@ -262,7 +277,7 @@ def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:
         return None
 
 
-def _of_input(name: str, region: Ball | Box) -> Interval:
+def _interval_of_input(name: str, region: Ball | Box) -> Interval:
     """Return the interval of an input: of the box, or of the box around the ball."""
     if isinstance(region, Box):
         return enclosing((region.low[name], region.high[name]))
@@ -288,8 +303,8 @@ def anywhere(graph: Graph) -> Ranges:
     return Ranges(intervals, graph.origin, frozenset())
 
 
-def rises(graph: Graph) -> bool:
-    """Whether a function of the network has a smallest slope above 0."""
+def has_rising_function(graph: Graph) -> bool:
+    """Whether some function of each entry has a smallest slope above 0, on the whole line."""
     functions = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
     extents = [function.extent() for function in functions if function.near is None]
     return any(extent is not None and extent[0] > 0 for extent in extents)
@@ -298,7 +313,7 @@ def rises(graph: Graph) -> bool:
 def _with_slopes(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
     """Return a function of each entry with its slopes on the range of its input; other nodes as they are."""
     operator = node.operator
-    input_range = next((one for one in before if one is not None), None)
+    input_range = next((interval for interval in before if interval is not None), None)
     if not isinstance(operator, Pointwise) or input_range is None:
         return node
     slopes = operator.slopes(*input_range.ends)
@@ -309,7 +324,7 @@ def _with_slopes(node: Node, before: Sequence[Interval | None], regions: frozens
 
 
 Ends = float | NDArray[Any] | Mapping[str, Any]
-"""One end of a box: for every input, or by the name of each."""
+"""Low or high end of a box: numbers for every input, or by the name of each input."""
 
 
 def within(graph: Graph, low: Ends, high: Ends) -> Graph:
@@ -359,10 +374,10 @@ def _with_box(node: Node, low: Ends, high: Ends) -> Node:
     return replace(node, operator=Input(low=ends[0], high=ends[1]))
 
 
-def stated(graph: Graph) -> dict[str, tuple[float, float] | None]:
-    """Return by name the two ends that all entries of an input have; None if entries have different ones.
+def stated_boxes(graph: Graph) -> dict[str, tuple[float, float] | None]:
+    """Return the low and high end of the box that `within` stated for each input, by name.
 
-    Inputs without a box are left out. ``graph``: from `within`.
+    None for an input whose entries have different ends. Inputs without a box are left out.
     """
     boxes: dict[str, tuple[float, float] | None] = {}
     for name, operator in _inputs(graph):
@@ -373,15 +388,16 @@ def stated(graph: Graph) -> dict[str, tuple[float, float] | None]:
 
 
 def _inputs(graph: Graph) -> Iterator[tuple[str, Input]]:
+    """Yield name and operator of each input that moves."""
     for node in graph.nodes:
         if isinstance(node.operator, Input) and node.operator.moves:
             yield node.name, node.operator
 
 
 class Values:
-    """Ranges of a network's values, computed when the first one is asked for.
+    """Ranges of a network's values, computed when the first one is read.
 
-    ``intervals``: ranges that are known already. Default: those for inputs in the graph's box.
+    ``intervals``: ranges that were computed before. Default: ranges for inputs in the graph's box.
     """
 
     def __init__(self, graph: Graph, intervals: Ranges | None = None) -> None:
@@ -394,7 +410,7 @@ class Values:
 
     @property
     def boxed(self) -> bool:
-        """Whether inputs are known to lie in a region."""
+        """Whether the network's inputs are known to lie in a region, a box that the graph states or another one."""
         return bool(self.regions) or any(operator.box is not None for _, operator in _inputs(self.graph))
 
     def __getitem__(self, name: str) -> Interval | None:

@@ -1,57 +1,46 @@
-"""Read a graph as values and links: which values are a sum of linear maps of earlier ones, behind a function.
+"""Read a graph as values and links: which values are a function of a sum of linear maps of earlier values.
 
 The reader follows the nodes in order. For a node that is linear in earlier values it keeps the sum
-(`LinearCombination`). For a function of each entry it makes a new value, whose link is the sum and the function. What
-no link can describe (a product of two values, an operator without a rule) is a value of its own, with which other links
-may begin. `runs` gathers the links.
+(`LinearCombination`). For a function of each entry it makes a new value, whose link is the sum and the function. A node
+that no link describes (a product of two values, an operator without a rule) is a value without a link, which the links
+of later values may read. `runs` gathers the links.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm import ConvSpec, SpecnormError
-from specnorm.proof import Upper, host
+from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.graph import Graph, Layer, Node, Shape
-from specnorm_networks.certified.kernels import ROUNDINGS, Sizes
-from specnorm_networks.certified.links import ENTRY_ERROR_UNIT, AffineMap, Filter, Term
+from specnorm_networks.certified.channels import (
+    average_of,
+    features_of_channel,
+    group_of_channels,
+    is_padded_layer,
+    keeps_channels,
+    numbers_along,
+    spatial_sizes,
+)
+from specnorm_networks.certified.combinations import (
+    LinearCombination,
+    multiply,
+    product_of_matrices,
+    round_but_zero,
+    shift_rows,
+    slice_of,
+)
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.links import AffineMap, Filter, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.rules import Average, followed, of_operator, of_slopes, unmoved
+from specnorm_networks.certified.rules import follow_with, identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
 
-MOST_AVERAGED = 2**10
-"""Largest number of averaged pixels for which the matrix of the averages is kept."""
 MOST_TERMS = 128
 """Largest number of terms of a sum. A value that is added to itself again and again has more than any memory holds."""
-
-
-@dataclass(frozen=True, eq=False)
-class LinearCombination:
-    """The value of a node as a sum of terms and constants."""
-
-    terms: tuple[Term, ...]
-    width: int
-    """Channels."""
-    axis: int
-    """Axis of the channels."""
-
-    @property
-    def single_value(self) -> int | None:
-        """Number of the value that the sum is equal to; None if it is more than that value alone."""
-        if len(self.terms) != 1:
-            return None
-        (term,) = self.terms
-        every_channel = range(self.width)
-        is_whole = term.plain and term.rows == every_channel and term.reads == every_channel
-        return term.source if is_whole else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,272 +50,56 @@ class Value:
     node: str
     """Name of the node that first had this value."""
     width: int
-    """Channels."""
+    """Number of channels."""
     link: AffineMap | None
-    """How the value is computed; its terms number the values of the whole graph. None: unknown."""
+    """The link that computes the value, if there is one; its terms read values by their numbers in `Reader.values`."""
     axis: int
     """Axis of the channels."""
 
 
-# -- questions about operators -----------------------------------------------------------------------------------------
-def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
-    """Whether a convolution and the padding before it are bounded as one layer.
-
-    ``source``: the node that is padded.
-    """
-    if not isinstance(node.operator, ops.Convolution) or not isinstance(pad.operator, ops.Pad):
-        return False
-    layer = node.operator.layer
-    pads = pad.operator.pads
-    padding = layer.geometry.get("padding", ())
-    if isinstance(padding, str) or any(sum(pair) for pair in padding) or layer.geometry.get("transposed"):
-        return False
-    if pad.operator.mode == "reflect":
-        if source.shape is None:
-            return False
-        sizes = source.shape[len(source.shape) - layer.spatial :]
-        if any(max(pair) >= size for pair, size in zip(pads, sizes, strict=False)):
-            return False
-    return len(pads) == layer.spatial
-
-
-def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | None) -> bool:
-    """Whether an operator treats each channel (axis 1) of a value with spatial axes by itself, and all alike."""
-    if before is None or after is None or len(before) < 3:
-        return False
-    if isinstance(operator, ops.Mean):
-        return min(operator.axes, default=0) > 1
-    match operator:
-        case ops.MaxPool() | ops.AveragePool():
-            leaves_channels = len(operator.windows.kernel) <= len(before) - 2
-        case ops.Resize():
-            leaves_channels = all(scale == 1 for scale in operator.scales[:2])
-        case _:
-            leaves_channels = operator.keeps_channels
-    return leaves_channels and len(after) == len(before) and after[:2] == before[:2]
-
-
-def average_of(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
-    """Return the averages that an operator takes of the pixels of each channel; None if it takes none, or of many."""
-    if not isinstance(operator, (ops.Mean, ops.AveragePool)) or before is None:
-        return None
-    sizes = before[2:]
-    return Average(factor, operator.run, sizes) if math.prod(sizes) <= MOST_AVERAGED else None
-
-
-def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None:
-    """Return an array as one number for each entry of one axis of a value; None if it varies along other axes.
-
-    ``values``: broadcasts against the value, which has ``ndim`` axes.
-    """
-    aligned_axis = axis - ndim + values.ndim
-    if aligned_axis < 0 or values.size != values.shape[aligned_axis]:
-        return None
-    return values.reshape(-1)
-
-
-def spatial_sizes(before: Shape | None, after: Shape | None, axes: int) -> Sizes | None:
-    """Return the spatial sizes before and after a layer; None if one is unknown."""
-    if before is None or after is None:
-        return None
-    return before[len(before) - axes :], after[len(after) - axes :]
-
-
-def features_of_channel(node: Node, before: Shape | None, form: LinearCombination) -> int | None:
-    """Return how many features each channel becomes where a value is flattened; None if it is not flattened.
-
-    The features of one channel are next to each other then.
-    """
-    after = node.shape
-    if before is None or after is None or len(before) < 3 or form.axis != 1 or len(after) != 2:
-        return None
-    if before[0] != after[0] or before[1] != form.width:
-        return None
-    return math.prod(before[2:])
-
-
-def group_of_channels(
-    operator: ops.Sort | ops.GroupSort | ops.Reflection,
-    form: LinearCombination,
-) -> NDArray[np.intp]:
-    """Return for each channel the number of the group that it is sorted, or reflected, with."""
-    channels = np.arange(form.width)
-    if operator.axis != form.axis:
-        return channels
-    match operator:
-        case ops.Sort():
-            return np.zeros_like(channels)
-        case ops.GroupSort(layout="consecutive"):
-            return channels // operator.size
-        case ops.GroupSort():
-            return channels % (form.width // operator.size)
-        case ops.Reflection():
-            return channels % (form.width // 2)
-
-
-# -- operations on sums ------------------------------------------------------------------------------------------------
-def shift_rows(term: Term, by: int) -> Term:
-    """Return a term that is added to later channels."""
-    return replace(term, rows=range(term.rows.start + by, term.rows.stop + by))
-
-
-def multiply(form: LinearCombination, number: float) -> LinearCombination:
-    """Return a number times a sum."""
-    return replace(form, terms=tuple(replace(term, alpha=term.alpha * number) for term in form.terms))
-
-
-def crop(term: Term, channels: range) -> Term | None:
-    """Return what an identity adds to some channels of its link, numbered from 0; None if it adds nothing."""
-    first = max(term.rows.start, channels.start)
-    last = min(term.rows.stop, channels.stop)
-    if first >= last:
-        return None
-    offset = term.reads.start - term.rows.start
-    rows = range(first - channels.start, last - channels.start)
-    return replace(term, rows=rows, reads=range(first + offset, last + offset))
-
-
-def slice_of(
-    form: LinearCombination,
-    ndim: int,
-    axis: int,
-    size: int,
-    entries: range,
-) -> LinearCombination | None:
-    """Return some entries along an axis of a value with ``ndim`` axes.
-
-    Those are consecutive channels, or every s-th pixel; None for others.
-    """
-    if entries == range(size):
-        return form
-    if axis == form.axis and entries.step == 1:
-        return _channels_of(form, entries)
-    if axis > form.axis and entries == range(0, size, entries.step):
-        return _every_pixel(form, ndim - form.axis - 1, axis - form.axis - 1, entries.step)
-    return None
-
-
-def _channels_of(form: LinearCombination, channels: range) -> LinearCombination | None:
-    """Return some channels of a sum of identities; None if it has other terms."""
-    if not all(term.plain for term in form.terms):
-        return None
-    cropped = [crop(term, channels) for term in form.terms]
-    return LinearCombination(tuple(term for term in cropped if term is not None), len(channels), form.axis)
-
-
-def _every_pixel(
-    form: LinearCombination,
-    axes: int,
-    axis: int,
-    step: int,
-) -> LinearCombination | None:
-    """Return every ``step``-th pixel along one of the spatial axes; None if a term is a layer or strided there."""
-    ones = (1,) * axes
-    terms = []
-    for term in form.terms:
-        stride = list(term.stride or ones)
-        if term.filter is not None or stride[axis] > 1:
-            return None
-        stride[axis] *= step
-        terms.append(replace(term, stride=tuple(stride)))
-    return replace(form, terms=tuple(terms))
-
-
-def product_of_matrices(
-    form: LinearCombination,
-    layer: Layer,
-    cout: int,
-) -> LinearCombination | None:
-    """Return a matrix times a sum that is a single matrix, as one matrix; None if either is something else."""
-    if len(form.terms) != 1:
-        return None
-    (first,) = form.terms
-    if first.filter is None or first.filter.layer.spatial or layer.spatial:
-        return None
-    if len(first.rows) != form.width or len(first.columns) != first.filter.spec.cin:
-        return None
-
-    @cache
-    def product_and_error() -> tuple[FloatArray, FloatArray]:
-        return _product_and_error(first, layer, form.width)
-
-    name = f"{first.filter.layer.name} and {layer.name}"
-    product = Layer(name, lambda: product_and_error()[0], {}, 0, error=lambda: product_and_error()[1])
-    spec = ConvSpec.of((cout, first.filter.spec.cin))
-    term = Term(
-        first.source,
-        reads=first.reads,
-        rows=range(cout),
-        filter=Filter(product, {}, spec, None),
-        columns=first.columns,
-    )
-    return LinearCombination((term,), cout, form.axis)
-
-
-def _product_and_error(first: Term, layer: Layer, width: int) -> tuple[FloatArray, FloatArray]:
-    """Return the product of two matrices, and a bound of the error of each entry.
-
-    ``width``: length of the sums, the columns of the second matrix.
-    """
-    right: Any = first.dense(0, dilated=True)[0]
-    left: Any = layer.kernel()
-    product = left @ right
-    # Errors of the sums, whose roundings and those of scaling the first matrix refer to the sums of absolute values.
-    unit = (width + ROUNDINGS) * 2.0**-52
-    error = unit * host.inflate(abs(left) @ abs(right), width)
-    # Errors of the first matrix's entries, and of the second's.
-    right_error = np.zeros(right.shape) + first.entry_error * ENTRY_ERROR_UNIT
-    error = error + abs(left) @ right_error
-    if layer.error is not None:
-        error = error + np.asarray(layer.error(), np.float64) @ (abs(right) + first.entry_error * ENTRY_ERROR_UNIT)
-    return product, host.inflate(error, 2 * width + 8) + 2.0**-1000
-
-
-def round_but_zero(rounding: Callable[[float], float], numbers: FloatArray) -> FloatArray:
-    """Return each number rounded outward; 0 is exact and stays."""
-    return np.array([rounding(float(number)) if number else 0.0 for number in numbers])
-
-
-# -- the reader --------------------------------------------------------------------------------------------------------
 class Reader:
-    """Reads a graph; the answers are `values` and `escaping`.
+    """Reads a graph; results are the attributes `values` and `escaping`.
 
-    Nodes are in one of four states: a sum of terms is known (`_forms`); a number times another node (`_multiples`); a
-    value of its own (`_fresh`), made when a link first reads the node; or nothing of these.
+    Of a node the reader knows one of these: it is a sum of terms (`_combinations`); it is a number times another node
+    (`_multiples`); or nothing. In the last case it becomes a value without a link when a link first reads it
+    (`_values_without_link`).
     """
 
     def __init__(self, graph: Graph) -> None:
         self.scope = Scope(graph)
         self.nodes = graph.by_name
         self.readers = graph.readers()
+        """How often each node is read: by nodes, and as an output."""
         self.values: list[Value] = []
         """All values, each after those that it reads."""
         self.escaping: set[int] = set()
         """Numbers of the values that something other than a link reads."""
-        self._forms: dict[str, LinearCombination] = {}
-        self._fresh: dict[tuple[str, int], LinearCombination] = {}
-        """Values of nodes about which nothing is known, by the node and the axis of its channels."""
+        self._combinations: dict[str, LinearCombination] = {}
+        """Nodes as sums of terms."""
+        self._values_without_link: dict[tuple[str, int], LinearCombination] = {}
+        """Nodes that became values without a link, by the node and the axis of its channels."""
         self._multiples: dict[str, tuple[str, float]] = {}
-        """Nodes that are a number times another one, the axis of whose channels is not known yet."""
+        """Nodes that are a number times another node, whose axis of channels is not known yet."""
         self._extendable: set[str] = set()
-        """Nodes whose form is a value that no link reads yet and that only one more node reads: that node may still be
-        added to the value's link."""
+        """Nodes that are the value of a link and that only one node reads: that node may become a part of the link."""
         for node in graph.nodes:
             self._read(node)
         for name in graph.outputs:
             self._escape(name)
 
     def _read(self, node: Node) -> None:
-        form = self._form_of_node(node) if node.inputs else None
-        if form is not None and len(form.terms) <= MOST_TERMS:
-            self._forms[node.name] = form
+        """Keep a node as a sum of terms; if it is none, note that something other than a link reads its inputs."""
+        combination = self._combination_of_node(node) if node.inputs else None
+        if combination is not None and len(combination.terms) <= MOST_TERMS:
+            self._combinations[node.name] = combination
             return
         if isinstance(node.operator, ops.Pad) and self._belongs_to_layers(node):
             return
         for name in node.inputs:
             self._escape(name)
 
-    def _form_of_node(self, node: Node) -> LinearCombination | None:
+    def _combination_of_node(self, node: Node) -> LinearCombination | None:
+        """Return a node as a sum of terms; None if it is none."""
         match node.operator:
             case ops.Convolution() as layer:
                 return self._layer(node, layer, 1.0)
@@ -356,20 +129,24 @@ class Reader:
                 return self._follow_channelwise(node)
 
     def _belongs_to_layers(self, pad: Node) -> bool:
-        """Whether everything that reads this padding is a layer that is bounded together with it."""
+        """Whether everything that reads a padding is a layer that is bounded together with it."""
         source = self.nodes[pad.inputs[0]]
-        reading = [node for node in self.nodes.values() if pad.name in node.inputs]
-        return len(reading) == self.readers[pad.name] and all(is_padded_layer(node, pad, source) for node in reading)
+        readers = [node for node in self.nodes.values() if pad.name in node.inputs]
+        is_read_by_nodes_alone = len(readers) == self.readers[pad.name]  # and is no output
+        return is_read_by_nodes_alone and all(is_padded_layer(node, pad, source) for node in readers)
 
     # -- values ------------------------------------------------------------------------------------------------------
-    def _form(self, name: str, axis: int) -> LinearCombination | None:
-        """Return a node as a sum with its channels on an axis; a node that is no sum becomes a value of its own."""
-        if name in self._forms:
-            form = self._forms[name]
-            return form if form.axis == axis else None
+    def _combination(self, name: str, axis: int) -> LinearCombination | None:
+        """Return a node as a sum with its channels on an axis; a node that is no sum becomes a value without a link.
+
+        None if its channels are on another axis, or its shape is unknown.
+        """
+        if name in self._combinations:
+            combination = self._combinations[name]
+            return combination if combination.axis == axis else None
         if name in self._multiples:
             source, number = self._multiples[name]
-            multiplied = self._form(source, axis)
+            multiplied = self._combination(source, axis)
             return None if multiplied is None else multiply(multiplied, number)
         shape = self.nodes[name].shape
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
@@ -377,9 +154,9 @@ class Reader:
         width = int(shape[axis])
         if isinstance(self.nodes[name].operator, ops.Constant):
             return LinearCombination((), width, axis)
-        if (name, axis) not in self._fresh:
-            self._fresh[name, axis] = self._append_value(name, width, axis, None)
-        return self._fresh[name, axis]
+        if (name, axis) not in self._values_without_link:
+            self._values_without_link[name, axis] = self._append_value(name, width, axis, None)
+        return self._values_without_link[name, axis]
 
     def _append_value(
         self,
@@ -388,6 +165,7 @@ class Reader:
         axis: int,
         link: AffineMap | None,
     ) -> LinearCombination:
+        """Add a value; return the sum that is that value alone."""
         self.values.append(Value(name, width, link, axis))
         every_channel = range(width)
         return LinearCombination((Term(len(self.values) - 1, every_channel, every_channel),), width, axis)
@@ -395,47 +173,50 @@ class Reader:
     def _append_link(
         self,
         node: Node,
-        form: LinearCombination,
+        combination: LinearCombination,
         link: AffineMap,
     ) -> LinearCombination:
-        """Make a node's value a new one that a link computes from a sum."""
+        """Add the value of a node that a link computes from a sum; return the sum that is that value alone."""
         self._mark_extendable(node)
-        return self._append_value(node.name, link.width, form.axis, link)
+        return self._append_value(node.name, link.width, combination.axis, link)
 
     def _mark_extendable(self, node: Node) -> None:
+        """Note that a node is the value of a link, which the only reader of the node may extend."""
         if self.readers[node.name] == 1:
             self._extendable.add(node.name)
 
-    def _form_as_value(self, name: str, axis: int) -> LinearCombination | None:
-        """Return a node as a single value; a sum of several terms becomes one by a link without a function."""
-        form = self._form(name, axis)
-        if form is None or form.single_value is not None:
-            return form
-        ones = np.ones(form.width)
-        link = AffineMap(form.terms, form.width, (ones, ones), name)
-        self._forms[name] = self._append_link(self.nodes[name], form, link)
-        return self._forms[name]
+    def _combination_as_value(self, name: str, axis: int) -> LinearCombination | None:
+        """Return a node as a sum that is a single value; any other sum becomes a value by a link without a function."""
+        combination = self._combination(name, axis)
+        if combination is None or combination.single_value is not None:
+            return combination
+        ones = np.ones(combination.width)  # the slopes of the identity
+        link = AffineMap(combination.terms, combination.width, (ones, ones), name)
+        self._combinations[name] = self._append_link(self.nodes[name], combination, link)
+        return self._combinations[name]
 
     def _escape(self, name: str) -> None:
         """Note that something other than a link reads a node."""
-        if name not in self._forms:
+        if name not in self._combinations:
             return
-        form = self._form_as_value(name, self._forms[name].axis)
-        assert form is not None  # for the type checker: the axis is its own
-        self.escaping.update(term.source for term in form.terms)
+        combination = self._combination_as_value(name, self._combinations[name].axis)
+        assert combination is not None  # for the type checker: the sum has its channels on that axis
+        self.escaping.update(term.source for term in combination.terms)
 
     def _extend_link(
         self,
         node: Node,
-        form: LinearCombination,
+        combination: LinearCombination,
         name: str,
         change: Callable[[AffineMap], AffineMap],
     ) -> LinearCombination | None:
-        """Make a node part of the link whose value it reads; None if something else reads that value, too.
+        """Make a node a part of the link whose value it reads; return the sum that is that value alone.
 
-        ``name``: the node that is read, whose form is ``form``.
+        None if something else reads that value, too, or if no link computes it.
+
+        ``name``: the node that is read, which is ``combination``. ``change``: returns the link with the node in it.
         """
-        number = form.single_value
+        number = combination.single_value
         if number is None or name not in self._extendable or self.readers[name] != 1:
             return None
         link = self.values[number].link
@@ -443,24 +224,25 @@ class Reader:
             return None
         self.values[number] = replace(self.values[number], link=replace(change(link), end=node.name))
         self._mark_extendable(node)
-        return form
+        return combination
 
-    def _link_of(self, form: LinearCombination) -> AffineMap | None:
-        """Return the link that computes the single value that a sum is."""
-        number = form.single_value
+    def _link_of(self, combination: LinearCombination) -> AffineMap | None:
+        """Return the link of the single value that a sum is; None if it is more than that, or has no link."""
+        number = combination.single_value
         return None if number is None else self.values[number].link
 
-    def _repeat(self, form: LinearCombination) -> int:
-        """Return how many features each channel is; 1 unless the value was flattened."""
-        link = self._link_of(form)
+    def _repeat(self, combination: LinearCombination) -> int:
+        """Return how many features each channel has become; 1 unless the value was flattened."""
+        link = self._link_of(combination)
         return 1 if link is None else link.repeat
 
     def _unflattened(self, name: str) -> LinearCombination | None:
-        """Return the sum that a node is, if its channels are entries of an axis; None otherwise."""
-        form = self._forms.get(name)
-        return form if form is not None and self._repeat(form) == 1 else None
+        """Return the sum that a node is; None if it is none, or was flattened, so that its channels have no axis."""
+        combination = self._combinations.get(name)
+        return combination if combination is not None and self._repeat(combination) == 1 else None
 
     def _keeps_shape(self, node: Node, name: str) -> bool:
+        """Whether a node's value is known to have the shape of another one."""
         return node.shape is not None and node.shape == self.nodes[name].shape
 
     # -- layers ------------------------------------------------------------------------------------------------------
@@ -470,7 +252,7 @@ class Reader:
         operator: ops.Convolution | ops.Matrix,
         alpha: float,
     ) -> LinearCombination | None:
-        """Return a layer, with the padding before it and a number behind it, as terms of the values that it reads."""
+        """Return a layer, with the padding before it and a factor ``alpha``, as terms of the values that it reads."""
         layer = operator.layer
         source = self.nodes[node.inputs[0]]
         geometry = dict(layer.geometry)
@@ -487,34 +269,37 @@ class Reader:
         except (SpecnormError, OSError):
             return None
         axis = len(source.shape) - 1 - layer.spatial
-        form = self._form(source.name, axis)
+        combination = self._combination(source.name, axis)
 
-        if form is not None and self.readers[source.name] == 1:
-            product = product_of_matrices(form, layer, spec.cout)
+        # If nothing else reads the matrix before this one, their product needs no value between them.
+        if combination is not None and self.readers[source.name] == 1:
+            product = product_of_matrices(combination, layer, spec.cout)
             if product is not None:
                 return multiply(product, alpha)
-        # A layer of a sum of layers is no term: the sum becomes a value.
-        if form is not None and not (form.terms and all(replace(term, alpha=1.0).plain for term in form.terms)):
-            form = self._form_as_value(source.name, axis)
-        if form is None or form.width * self._repeat(form) != spec.cin:
+        # A layer of multiples of values is a term for each of them. Any other sum becomes a value.
+        if combination is not None:
+            are_multiples = all(replace(term, alpha=1.0).plain for term in combination.terms)
+            if not (combination.terms and are_multiples):
+                combination = self._combination_as_value(source.name, axis)
+        if combination is None or combination.width * self._repeat(combination) != spec.cin:
             return None
 
         layer_filter = Filter(layer, geometry, spec, spatial_sizes(source.shape, node.shape, layer.spatial))
-        terms = self._terms_of_filter(layer_filter, form, alpha)
+        terms = self._terms_of_filter(layer_filter, combination, alpha)
         return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
 
     def _terms_of_filter(
         self,
         layer_filter: Filter,
-        form: LinearCombination,
+        combination: LinearCombination,
         alpha: float,
     ) -> tuple[Term, ...]:
-        """Return one term for each value in a sum of multiples of identities, all with the same layer."""
+        """Return the terms of a layer that reads a sum of multiples of values: the same layer for each of them."""
         spec = layer_filter.spec
-        identities = form.terms
-        if self._repeat(form) > 1:  # the form is one flattened value, whose features are all read
+        identities = combination.terms
+        if self._repeat(combination) > 1:  # the sum is one flattened value, of which the layer reads all features
             every_feature = range(spec.cin)
-            identities = (replace(form.terms[0], reads=every_feature, rows=every_feature),)
+            identities = (replace(combination.terms[0], reads=every_feature, rows=every_feature),)
         return tuple(
             Term(
                 identity.source,
@@ -530,59 +315,65 @@ class Reader:
 
     # -- numbers and functions ---------------------------------------------------------------------------------------
     def _scale(self, node: Node, scale: ops.Scale) -> LinearCombination | None:
-        """Return a sum whose channels are multiplied by numbers: by a steeper function, or by `Term.scale`."""
+        """Return a sum whose channels are multiplied by numbers.
+
+        The numbers become factors of the slopes of the last link, or the `Term.scale` of all terms.
+        """
         name = node.inputs[0]
         if not self._keeps_shape(node, name) or not bool(np.all(np.isfinite(scale.values))):
             return None
         if scale.values.size == 1:
             return self._multiply(node, name, float(scale.values.item()))
-        form = self._unflattened(name)
-        if form is None:
+        combination = self._unflattened(name)
+        if combination is None:
             return None
-        numbers = numbers_along(scale.values, form.axis, len(node.shape or ()))
-        if numbers is None or numbers.shape != (form.width,):
+        numbers = numbers_along(scale.values, combination.axis, len(node.shape or ()))
+        if numbers is None or numbers.shape != (combination.width,):
             return None
         if scale.exact:
-            steeper = self._multiply_slopes(node, form, numbers)
-            if steeper is not None:
-                return steeper
-        if any(term.scale is not None for term in form.terms):
+            with_other_slopes = self._multiply_slopes(node, combination, numbers)
+            if with_other_slopes is not None:
+                return with_other_slopes
+        if any(term.scale is not None for term in combination.terms):
             return None
-        terms = tuple(replace(term, scale=numbers[term.rows.start : term.rows.stop]) for term in form.terms)
-        return replace(form, terms=terms)
+        terms = tuple(replace(term, scale=numbers[term.rows.start : term.rows.stop]) for term in combination.terms)
+        return replace(combination, terms=terms)
 
     def _multiply(self, node: Node, name: str, number: float) -> LinearCombination | None:
-        """Return a number times a node; remember it if the node is no sum yet."""
-        if name not in self._forms:
+        """Return a number times a node; if the node is no sum, note the number and return None."""
+        if name not in self._combinations:
             self._multiples[node.name] = (name, number)
             return None
-        form = self._unflattened(name)
-        return None if form is None else multiply(form, number)
+        combination = self._unflattened(name)
+        return None if combination is None else multiply(combination, number)
 
     def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination | None:
-        """Return a function of each entry: a new value, or the last value with a steeper function."""
-        form = self._forms.get(node.inputs[0])
-        if form is None or len(node.inputs) != 1:
+        """Return a function of each entry: a new value, or the value before with one more function in its link."""
+        combination = self._combinations.get(node.inputs[0])
+        if combination is None or len(node.inputs) != 1:
             return None
-        slopes = function.by_channel(form.axis, form.width)
+        slopes = function.by_channel(combination.axis, combination.width)
         if slopes is None or not slopes[0].size:
             return None
         low, high = slopes
-        if form.single_value is not None:
-            return self._compose_slopes(node, form, (float(low.min()), float(high.max())))
-        return self._append_link(node, form, AffineMap(form.terms, form.width, (low, high), node.name))
+        if combination.single_value is not None:
+            return self._compose_slopes(node, combination, (float(low.min()), float(high.max())))
+        link = AffineMap(combination.terms, combination.width, (low, high), node.name)
+        return self._append_link(node, combination, link)
 
     def _compose_slopes(
         self,
         node: Node,
-        form: LinearCombination,
+        combination: LinearCombination,
         slopes: tuple[float, float],
     ) -> LinearCombination | None:
-        """Return the last value, followed by one more function with slopes between two numbers."""
+        """Return the value before with one more function, of slopes between two numbers, in its link."""
 
         def compose(link: AffineMap) -> AffineMap:
             if not link.direct or link.repeat > 1:
-                return replace(link, factor=followed(link.factor, of_slopes(self.scope, node, form.axis, form.width)))
+                # The function follows pooling or flattening: its constant is a factor.
+                constant = of_slopes(self.scope, node, combination.axis, combination.width)
+                return replace(link, factor=follow_with(link.factor, constant))
             products = [
                 link.slopes[0] * slopes[0],
                 link.slopes[0] * slopes[1],
@@ -593,70 +384,75 @@ class Reader:
             high = np.maximum.reduce(products)
             return replace(link, slopes=(round_but_zero(host.next_down, low), round_but_zero(host.next_up, high)))
 
-        return self._extend_link(node, form, node.inputs[0], compose)
+        return self._extend_link(node, combination, node.inputs[0], compose)
 
     def _multiply_slopes(
         self,
         node: Node,
-        form: LinearCombination,
+        combination: LinearCombination,
         numbers: FloatArray,
     ) -> LinearCombination | None:
-        """Return the last value with functions that are as many times as steep, so that no new value is needed."""
-        link = self._link_of(form)
+        """Return the value before with the slopes of its link multiplied by numbers, so that no new value is needed."""
+        link = self._link_of(combination)
         if link is None or not link.direct or link.groups is not None:
             return None
         ends = [end * numbers for end in link.slopes]
         low = round_but_zero(host.next_down, np.minimum(*ends))
         high = round_but_zero(host.next_up, np.maximum(*ends))
-        return self._extend_link(node, form, node.inputs[0], lambda last: replace(last, slopes=(low, high)))
+        return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=(low, high)))
 
     def _sort(
         self,
         node: Node,
         sort: ops.Sort | ops.GroupSort | ops.Reflection,
     ) -> LinearCombination | None:
-        """Return a value sorted along an axis: slopes in [-1, 1] of each group, in weights that its channels share."""
+        """Return a value that is sorted, or reflected, along an axis.
+
+        Such a function moves no two vectors further apart if all channels of a group have one weight (times the norm of
+        a reflection). It counts as a function with slopes in [-1, 1].
+        """
         name = node.inputs[0]
-        form = self._unflattened(name)
-        if form is None or not self._keeps_shape(node, name):
+        combination = self._unflattened(name)
+        if combination is None or not self._keeps_shape(node, name):
             return None
         norm = sort.norm if isinstance(sort, ops.Reflection) else 1.0
         if norm is None:
             return None
-        steep = np.full(form.width, norm)
-        groups = group_of_channels(sort, form)
-        link = AffineMap(form.terms, form.width, (-steep, steep), node.name, groups=groups)
-        return self._append_link(node, form, link)
+        slopes = np.full(combination.width, norm)
+        groups = group_of_channels(sort, combination.width, combination.axis)
+        link = AffineMap(combination.terms, combination.width, (-slopes, slopes), node.name, groups=groups)
+        return self._append_link(node, combination, link)
 
     def _both_signs(self, node: Node, parts: ops.SignParts) -> LinearCombination | None:
-        """Return positive and negative part of each channel: twice as many channels."""
-        form = self._unflattened(node.inputs[0])
-        if form is None or parts.axis != form.axis:
+        """Return positive and negative part of each channel, the ReLU of its multiples by 1 and -1: two channels."""
+        combination = self._unflattened(node.inputs[0])
+        if combination is None or parts.axis != combination.axis:
             return None
         signs = (-1.0, 1.0) if parts.negative_first else (1.0, -1.0)
         terms = []
-        for half, sign in enumerate(signs):
-            terms += [shift_rows(term, half * form.width) for term in multiply(form, sign).terms]
-        width = 2 * form.width
+        for number, sign in enumerate(signs):
+            terms += [shift_rows(term, number * combination.width) for term in multiply(combination, sign).terms]
+        width = 2 * combination.width
         link = AffineMap(tuple(terms), width, (np.zeros(width), np.ones(width)), node.name)
-        return self._append_link(node, form, link)
+        return self._append_link(node, combination, link)
 
     def _side_by_side(self, node: Node, functions: ops.SideBySide) -> LinearCombination | None:
-        """Return several functions of each channel: as many times as many channels."""
-        form = self._unflattened(node.inputs[0])
-        if form is None or functions.new or functions.axis != form.axis:
+        """Return several functions of each channel, joined along the axis of the channels: one channel for each."""
+        combination = self._unflattened(node.inputs[0])
+        if combination is None or functions.new or functions.axis != combination.axis:
             return None
         proof = functions.proof
         if isinstance(proof, str):  # the reason why nothing is proven
             return None
         count = len(functions.outputs)
         terms = []
-        for copy in range(count):
-            terms += [shift_rows(term, copy * form.width) for term in form.terms]
-        low = np.repeat(proof.low.min(axis=1), form.width)
-        high = np.repeat(proof.high.max(axis=1), form.width)
-        link = AffineMap(tuple(terms), count * form.width, (low, high), node.name)
-        return self._append_link(node, form, link)
+        for number in range(count):
+            terms += [shift_rows(term, number * combination.width) for term in combination.terms]
+        # The constants of entries may differ: the slopes of all of them count.
+        low = np.repeat(proof.low.min(axis=1), combination.width)
+        high = np.repeat(proof.high.max(axis=1), combination.width)
+        link = AffineMap(tuple(terms), count * combination.width, (low, high), node.name)
+        return self._append_link(node, combination, link)
 
     # -- sums and shapes ---------------------------------------------------------------------------------------------
     def _add(self, node: Node, add: ops.Add) -> LinearCombination | None:
@@ -669,41 +465,47 @@ class Reader:
             return None
         if len(summands) == 1:
             ((name, weight),) = summands
-            return self._add_constants(node, name) if weight == 1 else self._multiply(node, name, weight)
-        axes = {self._forms[name].axis for name, _ in summands if name in self._forms}
+            return self._same_sum(node, name) if weight == 1 else self._multiply(node, name, weight)
+        axes = {self._combinations[name].axis for name, _ in summands if name in self._combinations}
         if len(axes) != 1:
             return None
         (axis,) = axes
-        forms = self._unflattened_forms([name for name, _ in summands], axis)
-        if forms is None or len({form.width for form in forms}) > 1:
+        combinations = self._unflattened_combinations([name for name, _ in summands], axis)
+        if combinations is None or len({combination.width for combination in combinations}) > 1:
             return None
         terms: list[Term] = []
-        for form, (_, weight) in zip(forms, summands, strict=True):
-            terms += multiply(form, weight).terms
-        return replace(forms[0], terms=tuple(terms))
+        for combination, (_, weight) in zip(combinations, summands, strict=True):
+            terms += multiply(combination, weight).terms
+        return replace(combinations[0], terms=tuple(terms))
 
-    def _unflattened_forms(self, names: list[str], axis: int) -> list[LinearCombination] | None:
+    def _unflattened_combinations(self, names: list[str], axis: int) -> list[LinearCombination] | None:
         """Return nodes as sums with their channels on an axis; None if one is no such sum.
 
-        All of them are asked for first: a node that is no sum becomes a value all the same.
+        Even then, each node that is no sum becomes a value.
         """
-        forms = [self._form(name, axis) for name in names]
-        unflattened = [form for form in forms if form is not None and self._repeat(form) == 1]
-        return unflattened if len(unflattened) == len(forms) else None
+        combinations = [self._combination(name, axis) for name in names]
+        unflattened = [
+            combination for combination in combinations if combination is not None and self._repeat(combination) == 1
+        ]
+        return unflattened if len(unflattened) == len(combinations) else None
 
-    def _add_constants(self, node: Node, name: str) -> LinearCombination | None:
-        """Return the sum that a node is, to which constants are added: the same entries at the same places."""
-        form = self._forms.get(name)
-        if form is None or name not in self._extendable or self.readers[node.name] != 1:
-            return form
-        self._extendable.add(node.name)
-        return self._extend_link(node, form, name, lambda link: link)
+    def _same_sum(self, node: Node, name: str) -> LinearCombination | None:
+        """Return the sum of a node that differs from an earlier node by constants alone: the sum of that one.
+
+        If the sum is the value of a link that can be extended, the link ends with the later node.
+
+        ``name``: the earlier node.
+        """
+        combination = self._combinations.get(name)
+        if combination is None or name not in self._extendable or self.readers[node.name] != 1:
+            return combination
+        return self._extend_link(node, combination, name, lambda link: link)
 
     def _concatenate(self, node: Node, axis: int) -> LinearCombination | None:
-        if node.shape is None or not any(name in self._forms for name in node.inputs):
+        if node.shape is None or not any(name in self._combinations for name in node.inputs):
             return None
-        forms = self._unflattened_forms(list(node.inputs), axis)
-        if forms is None:
+        combinations = self._unflattened_combinations(list(node.inputs), axis)
+        if combinations is None:
             return None
         expected = (*node.shape[:axis], *node.shape[axis + 1 :])
         for name in node.inputs:
@@ -712,77 +514,86 @@ class Reader:
                 return None
         terms: list[Term] = []
         width = 0
-        for form in forms:
-            terms += [shift_rows(term, width) for term in form.terms]
-            width += form.width
+        for combination in combinations:
+            terms += [shift_rows(term, width) for term in combination.terms]
+            width += combination.width
         return LinearCombination(tuple(terms), width, axis) if width == node.shape[axis] else None
 
     def _slice(self, node: Node, cut: ops.Slice) -> LinearCombination | None:
         name = node.inputs[0]
         before = self.nodes[name].shape
         if before is None or len(before) < 3:
-            return None  # samples without spatial axes have no slices that help
-        form = self._forms[name] if name in self._forms else self._form(name, 1)
+            return None  # slices of values without spatial axes make no bound smaller
+        combination = self._combinations[name] if name in self._combinations else self._combination(name, 1)
         for axis, start, stop, step in cut.parts:
             size = before[axis]
-            if form is None or step < 1:
+            if combination is None or step < 1:
                 return None
-            form = slice_of(form, len(before), axis, size, range(size)[slice(start, stop, step)])
-        return form
+            combination = slice_of(combination, len(before), axis, size, range(size)[slice(start, stop, step)])
+        return combination
 
     def _reshape(self, node: Node) -> LinearCombination | None:
-        """Return the same value, or one whose pixels are features."""
+        """Return the value of a reshape: the same value, or one whose pixels became features (flattening)."""
         name = node.inputs[0]
         if self._keeps_shape(node, name):
-            return self._add_constants(node, name)
-        if name not in self._forms:
+            return self._same_sum(node, name)
+        if name not in self._combinations:
             return None
-        form = self._form_as_value(name, self._forms[name].axis)
-        if form is None:
+        combination = self._combination_as_value(name, self._combinations[name].axis)
+        if combination is None or combination.axis != 1:
             return None
-        repeat = features_of_channel(node, self.nodes[name].shape, form)
+        repeat = features_of_channel(self.nodes[name].shape, node.shape, combination.width)
         if repeat is None:
             return None
-        return self._extend_link(node, form, name, lambda link: replace(link, repeat=repeat, direct=False))
+        return self._extend_link(node, combination, name, lambda link: replace(link, repeat=repeat, direct=False))
 
     def _pad(self, node: Node, pad: ops.Pad) -> LinearCombination | None:
-        """Return a sum with channels of zeros before and behind.
+        """Return a sum that is padded with channels of zeros before and behind.
 
-        Padding of pixels belongs to the layers behind it, or follows the last value as what keeps channels does.
+        Padding of pixels is a part of the layers that read it, or an operator that keeps channels.
         """
         name = node.inputs[0]
         before = self.nodes[name].shape
         if before is None or self._belongs_to_layers(node):
             return None
-        form = self._forms.get(name)
+        combination = self._combinations.get(name)
         first_axis = len(before) - len(pad.pads)
         padded_axes = [axis for axis, pair in enumerate(pad.pads, first_axis) if any(pair)]
         if not padded_axes:
-            return self._add_constants(node, name)
-        if form is None or pad.mode != "zeros" or padded_axes != [form.axis]:
+            return self._same_sum(node, name)
+        if combination is None or pad.mode != "zeros" or padded_axes != [combination.axis]:
             return self._follow_channelwise(node)
-        zeros_before, zeros_behind = pad.pads[form.axis - first_axis]
-        terms = tuple(shift_rows(term, zeros_before) for term in form.terms)
-        return LinearCombination(terms, zeros_before + form.width + zeros_behind, form.axis)
+        zeros_before, zeros_behind = pad.pads[combination.axis - first_axis]
+        terms = tuple(shift_rows(term, zeros_before) for term in combination.terms)
+        return LinearCombination(terms, zeros_before + combination.width + zeros_behind, combination.axis)
 
     def _follow_channelwise(self, node: Node) -> LinearCombination | None:
-        """Return the last value, followed by an operator that treats each channel by itself, and all alike."""
+        """Return the value before, followed by an operator that treats each channel by itself, and all alike."""
         name = node.inputs[0]
         before = self.nodes[name].shape
-        if name not in self._forms or len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
+        if (
+            name not in self._combinations
+            or len(node.inputs) != 1
+            or not keeps_channels(node.operator, before, node.shape)
+        ):
             return None
         try:
-            factor = of_operator(self.scope, node, [unmoved(self.scope, name)], ops.Place((before,), node.shape))
+            factor = of_operator(self.scope, node, [identity(self.scope, name)], ops.Place((before,), node.shape))
         except ops.NoBoundError:
             return None
-        form = self._form_as_value(name, self._forms[name].axis)
-        if form is None or form.axis != 1 or self._repeat(form) > 1 or not np.isfinite(factor.value):
+        combination = self._combination_as_value(name, self._combinations[name].axis)
+        if (
+            combination is None
+            or combination.axis != 1
+            or self._repeat(combination) > 1
+            or not np.isfinite(factor.value)
+        ):
             return None
         average = average_of(node.operator, before, factor)
 
         def follow(link: AffineMap) -> AffineMap:
-            # Averages are of use to a head only as the first thing behind the function.
+            # `heads` can use averages only if they directly follow the function.
             first_average = average if link.direct else None
-            return replace(link, factor=followed(link.factor, factor), direct=False, average=first_average)
+            return replace(link, factor=follow_with(link.factor, factor), direct=False, average=first_average)
 
-        return self._extend_link(node, form, name, follow)
+        return self._extend_link(node, combination, name, follow)

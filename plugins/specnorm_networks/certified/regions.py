@@ -1,4 +1,4 @@
-"""Where a network's inputs stay, and where its values lie."""
+"""Regions of a network's inputs: balls and boxes, and what claims say of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Region:
-    """What a claim about a network says of the region in which it holds: `Ball.region`, `Box.region`."""
+    """A region as claims about a network name it; `Ball.region` and `Box.region` return it."""
 
     words: str
+    """Description for people."""
     digest: str
-    """SHA-256 of the bits of its ends, or of its centre and radius."""
+    """SHA-256 of the bits of the ends of a box, or of the centre and radius of a ball."""
 
     def __str__(self) -> str:
         return self.words
@@ -29,7 +30,9 @@ class Ball:
     Parameters
     ----------
     centre : mapping of str to array
-        For each input of the network, in its shape.
+        Centre of each input of the network, in the input's shape.
+    radius : float
+        Radius of the ball of all inputs as one vector.
     """
 
     centre: Mapping[str, NDArray[np.float64]]
@@ -37,7 +40,7 @@ class Ball:
 
     @property
     def region(self) -> Region:
-        """For claims that hold in it."""
+        """The ball as claims name it."""
         return Region(f"a ball of radius {self.radius!r}", _digest(f"ball {float(self.radius)!r}", self.centre))
 
 
@@ -48,7 +51,7 @@ class Box:
     Parameters
     ----------
     low, high : mapping of str to array
-        For each input of the network, in its shape.
+        Ends of each input of the network, in the input's shape.
     """
 
     low: Mapping[str, NDArray[np.float64]]
@@ -56,15 +59,15 @@ class Box:
 
     @property
     def region(self) -> Region:
-        """For claims that hold in it."""
+        """The box as claims name it."""
         return Region("a box", _digest("box", self.low, self.high))
 
 
 def _digest(words: str, *ends: Mapping[str, NDArray[np.float64]]) -> str:
     whole = hashlib.sha256(words.encode())
-    for each in ends:
-        for name in sorted(each):
-            array = np.asarray(each[name], dtype=np.float64)
+    for arrays in ends:
+        for name in sorted(arrays):
+            array = np.asarray(arrays[name], dtype=np.float64)
             whole.update(f"{name!r} {array.shape}".encode())
             whole.update(np.ascontiguousarray(array).tobytes())
     return whole.hexdigest()

@@ -25,27 +25,31 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.graph import Node
 
 
-IN_ALL = "inputs together: root of the sum of squares"
+INPUTS_TOGETHER = "inputs together: root of the sum of squares"
 NOTHING = make_upper(1.0, "the identity", "it moves nothing")
+"""Constant of what follows the function of a link, if nothing does."""
 
 
-def unmoved(scope: Scope, name: str) -> Upper:
+def identity(scope: Scope, name: str) -> Upper:
     """Return the constant of a value with respect to itself: 1."""
     return make_upper(1.0, scope.map(name, name), "itself")
 
 
 def held(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
-    """Return the constant of a value that another one does not move: 0.
+    """Return the constant of a value that does not change with the value ``start``: 0.
 
-    That is a constant, another input, or a value that is computed from such values alone.
+    Such a value is a constant, another input, or computed from such values alone.
+
+    ``inputs``: constants of the node's inputs with respect to ``start``.
     """
     scope.check(node)
-    apart = isinstance(node.operator, Constant | Held) or (isinstance(node.operator, Input) and node.name != start)
-    if not apart and not (
+    is_other_input = isinstance(node.operator, Input) and node.name != start
+    has_no_source = isinstance(node.operator, Constant | Held) or is_other_input
+    if not has_no_source and not (
         node.inputs and not isinstance(node.operator, Random) and _follow(scope, node, inputs, start)
     ):
         raise HypothesisError(f"{node.name} is not known to be held by {start}")
-    if not apart and any(claim.value for claim in inputs):
+    if not has_no_source and any(claim.value for claim in inputs):
         raise HypothesisError(f"{start} moves what {node.name} is computed from")
     return make_upper(0.0, scope.map(start, node.name), "does not depend on it")
 
@@ -57,18 +61,18 @@ def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
     if slopes is None:
         raise HypothesisError(f"{node.name} is no function of each entry, of {width} channels with known slopes")
     low, high = slopes
-    steepest = max(abs(float(low.min())), abs(float(high.max())))
-    return make_upper(steepest, (node.name, scope.about), "its largest slope")
+    largest_slope = max(abs(float(low.min())), abs(float(high.max())))
+    return make_upper(largest_slope, (node.name, scope.about), "its largest slope")
 
 
 def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
     """Return the constant of a node's value by the rule of its operator.
 
-    ``inputs``: constants of the node's inputs, in order, with respect to one value; 0 where an input does not depend on
-    that. `NoBoundError` if the operator has no constant here, or returns none.
+    ``inputs``: constants of the node's inputs, in order, with respect to one value; 0 if an input does not depend on
+    that value. `NoBoundError` if the operator has no constant here, or returns a number that is none.
     """
     scope.check(node)
-    start = way_of(inputs[0]).start if inputs else ""
+    start = map_of_claim(inputs[0]).start if inputs else ""
     if not _follow(scope, node, inputs, start):
         raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
     constant = node.operator.combine([claim.value for claim in inputs], place)
@@ -84,24 +88,25 @@ class Average:
     factor: Upper
     """The constant of the averages."""
     run: Callable[[Any], Any]
-    """Computes them for samples with one channel each, (n, 1, *before)."""
+    """Computes the averages for samples with one channel each, (n, 1, *before)."""
     before: tuple[int, ...]
-    """Pixels, one number an axis."""
+    """Numbers of pixels, one an axis."""
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
-        """Matrix from pixels to averages."""
+        """The averages as a matrix, shape (averages, pixels)."""
         count = math.prod(self.before)
         pixels = np.eye(count).reshape(count, 1, *self.before)
         averages = np.asarray(self.run(pixels), dtype=np.float64)
         return averages.reshape(count, -1).T
 
 
-def followed(factor: Upper, by: Upper) -> Upper:
-    """Return the constant of one map after another, both of which follow the function of a link."""
-    if factor is NOTHING:
-        return by
-    return make_upper(host.mul_up(factor.value, by.value), f"{factor.what} times {by.what}", "product", factor, by)
+def follow_with(first: Upper, second: Upper) -> Upper:
+    """Return the constant of two maps that follow the function of a link, one after the other: the product."""
+    if first is NOTHING:
+        return second
+    product = host.mul_up(first.value, second.value)
+    return make_upper(product, f"{first.what} times {second.what}", "product", first, second)
 
 
 def of_layer(
@@ -112,10 +117,11 @@ def of_layer(
     norm: Upper,
     rule: str,
 ) -> Upper:
-    """Return the constant of a layer from its norm; with padding before it and normalisation after it, if any.
+    """Return the constant of a layer, with padding before and normalisation after it if there are any, from its norm.
 
-    ``source``: the value that the layer reads, before padding. ``node``: the layer, or the normalisation after it.
-    ``norm``: of all of these as one map.
+    ``source``: the value that is read, before padding. ``node``: the node at the end, of the layer or of the
+    normalisation after it. ``layer``: the layer's node. ``norm``: norm of padding, layer and normalisation as one map,
+    without the factor `Matrix.alpha`.
     """
     scope.check(node, layer)
     alpha = abs(layer.operator.alpha) if isinstance(layer.operator, Matrix) else 1.0
@@ -125,9 +131,12 @@ def of_layer(
 
 
 def along(factor: Upper, before: Upper) -> Upper:
-    """Return the constant of one map after another: the product."""
-    first = way_of(before)
-    second = way_of(factor)
+    """Return the constant of one map after another: the product.
+
+    ``before``: constant of the map to some value. ``factor``: constant of a map from there.
+    """
+    first = map_of_claim(before)
+    second = map_of_claim(factor)
     if first.end != second.start or first.about != second.about:
         raise HypothesisError(f"{second} does not follow {first}")
     product = host.mul_up(factor.value, before.value)
@@ -139,17 +148,17 @@ def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) ->
 
     ``claims``: constants with respect to each input alone.
     """
-    maps = [way_of(claim) for claim in claims]
-    scopes = {one.about for one in maps}
-    if len(scopes) != 1 or [(one.start, one.end) for one in maps] != [(name, value) for name in inputs]:
+    maps = [map_of_claim(claim) for claim in claims]
+    scopes = {a_map.about for a_map in maps}
+    if len(scopes) != 1 or [(a_map.start, a_map.end) for a_map in maps] != [(name, value) for name in inputs]:
         raise HypothesisError(f"{value} depends on {list(inputs)}: {[str(claim.what) for claim in claims]}")
-    return _together(claims, Map(", ".join(inputs), value, *scopes), IN_ALL)
+    return _together(claims, Map(", ".join(inputs), value, *scopes), INPUTS_TOGETHER)
 
 
 def of_all_outputs(claims: Sequence[Upper], outputs: Sequence[str]) -> Upper:
     """Return the constant of all outputs together, as one vector: root of the sum of squares."""
-    starts = {(way_of(claim).start, way_of(claim).about) for claim in claims}
-    if [way_of(claim).end for claim in claims] != list(outputs) or len(starts) != 1:
+    starts = {(map_of_claim(claim).start, map_of_claim(claim).about) for claim in claims}
+    if [map_of_claim(claim).end for claim in claims] != list(outputs) or len(starts) != 1:
         raise HypothesisError(f"the outputs are {list(outputs)}: {[str(claim.what) for claim in claims]}")
     ((start, about),) = starts
     what = Map(start, ", ".join(outputs), about)
@@ -157,7 +166,10 @@ def of_all_outputs(claims: Sequence[Upper], outputs: Sequence[str]) -> Upper:
 
 
 def of_inputs(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
-    """Return the constant of all inputs of a node together: root of the sum of squares."""
+    """Return the constant of all inputs of a node together, with respect to ``start``: root of the sum of squares.
+
+    ``inputs``: constants of the inputs, in order.
+    """
     if not _follow(scope, node, inputs, start):
         raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
     root = host.hypot_up(*(claim.value for claim in inputs))
@@ -165,6 +177,7 @@ def of_inputs(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> 
 
 
 def _together(claims: Sequence[Upper], what: Map, rule: str) -> Upper:
+    """Return the root of the sum of squares of constants; the only constant if there is one."""
     if len(claims) == 1:
         return claims[0]
     return make_upper(host.hypot_up(*(claim.value for claim in claims)), what, rule, *claims)
@@ -191,11 +204,11 @@ def premises_first(
 
 def _follow(scope: Scope, node: Node, inputs: Sequence[Upper], start: str) -> bool:
     """Whether claims are constants of a node's inputs, in order, with respect to one value."""
-    return [way_of(claim) for claim in inputs] == [scope.map(start, name) for name in node.inputs]
+    return [map_of_claim(claim) for claim in inputs] == [scope.map(start, name) for name in node.inputs]
 
 
-def way_of(claim: Upper) -> Map:
-    """Return the map between values of a network of which a claim is the constant."""
+def map_of_claim(claim: Upper) -> Map:
+    """Return the map between values of a network whose constant a claim bounds."""
     if not isinstance(claim.what, Map):
         raise HypothesisError(f"{claim.what} is no map between values of a network")
     return claim.what

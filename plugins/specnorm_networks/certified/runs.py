@@ -60,11 +60,12 @@ def _longest_run(
     escaping: set[int],
     computed: set[int],
 ) -> list[int]:
-    """Return the numbers of the longest run that begins with a value; ``[start]`` if there is none.
+    """Return the numbers of the values of the longest run that begins with a value; ``[start]`` if there is none.
 
     A run ends with a value that is computed from ``start`` alone, and nothing outside of it reads its inner values.
 
-    ``escaping``: values that something other than a link reads. ``computed``: values that another run ends or passes.
+    ``readers``: as `_readers_of_values` returns them. ``escaping``: values that something other than a link reads.
+    ``computed``: values of earlier runs, but for their first ones.
     """
     reached = {start}
     for number in range(start + 1, len(values)):
@@ -85,7 +86,10 @@ def _needed_for(
     readers: Sequence[set[int]],
     escaping: set[int],
 ) -> set[int] | None:
-    """Return the values from which one is computed, back to ``start``; None if one of them is read after ``end``."""
+    """Return the values from which ``end`` is computed, back to ``start``, and these two.
+
+    None if one of those between them is read by something other than a link, or by a later value than ``end``.
+    """
     needed = {start, end}
     waiting = [end]
     while waiting:
@@ -101,12 +105,15 @@ def _joinable_parts(
     values: Sequence[Value],
     numbers: Sequence[int],
 ) -> Iterator[tuple[Sequence[int], Subnetwork]]:
-    """Cut the values of a run where no statement covers what lies between two cuts.
+    """Yield the parts of a run that are left if blocks of links that no statement covers are taken out.
 
-    Each part is given by the numbers of its values, and as a run.
+    A block by phases (`by_phases`) is a part of its own if a statement covers that. Each part is yielded as the numbers
+    of its values, and as a run. ``numbers``: of the values of the run.
     """
-    place = {number: at for at, number in enumerate(numbers)}
-    sources_of_links = [[place[source] for source in _link(values[number]).sources] for number in numbers[1:]]
+    position = {number: index for index, number in enumerate(numbers)}
+    sources_of_links = []
+    for number in numbers[1:]:
+        sources_of_links.append([position[source] for source in _link(values[number]).sources])
     blocks = blocks_of(sources_of_links)
     begin = 0
     for first, last in itertools.pairwise(blocks):
@@ -132,12 +139,15 @@ def _link(value: Value) -> AffineMap:
 
 
 def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
-    """Return some values and their links as a run, its values numbered from 0."""
-    place = {number: at for at, number in enumerate(numbers)}
+    """Return some values and their links as a run, in which the values are numbered from 0.
+
+    ``numbers``: of the values in the graph.
+    """
+    position = {number: index for index, number in enumerate(numbers)}
     links = []
     for number in numbers[1:]:
         link = _link(values[number])
-        terms = tuple(replace(term, source=place[term.source]) for term in link.terms)
+        terms = tuple(replace(term, source=position[term.source]) for term in link.terms)
         links.append(replace(link, terms=terms, node=values[number].node))
     first = values[numbers[0]]
     width = first.width
@@ -150,18 +160,23 @@ def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
 
 
 def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
-    """Return the numbers of the values at which links can be cut: no later link reads an earlier value.
+    """Return the numbers of the values at which links can be cut: no link behind such a value reads one before it.
 
-    ``sources``: of link i, from 1, the numbers of the values that it reads; it makes value i.
+    ``sources``: for each link the numbers of the values that it reads. Link i, counted from 1, makes value i.
     """
     count = len(sources)
-    earliest = [min(numbers, default=at) for at, numbers in enumerate(sources)]
-    return [number for number in range(count + 1) if all(first >= number for first in earliest[number:])]
+    earliest_sources = [min(numbers, default=before) for before, numbers in enumerate(sources)]
+    blocks = []
+    for number in range(count + 1):
+        links_behind = earliest_sources[number:]
+        if all(source >= number for source in links_behind):
+            blocks.append(number)
+    return blocks
 
 
 # -- several grids -----------------------------------------------------------------------------------------------------
 def by_phases(run: Subnetwork) -> Subnetwork | None:
-    """Return a run with several grids on one of them: the pixels of finer grids become channels, one for each phase.
+    """Return a run with several grids on the coarsest of them: pixels of finer grids become channels, one a phase.
 
     A sequence that is 0 outside a window is so phase by phase. None if the grids do not fit, or borders are not zeros.
     """
@@ -187,9 +202,9 @@ def by_phases(run: Subnetwork) -> Subnetwork | None:
 
 
 def grids_of(run: Subnetwork) -> dict[int, tuple[int, ...]] | None:
-    """Return for each value how many of its pixels are one pixel of the last value, one number an axis.
+    """Return for each value how many of its pixels correspond to one pixel of the last value, one number an axis.
 
-    None if two paths disagree.
+    None if two paths to the last value disagree.
     """
     ones = (1,) * run.whole.axes
     count = len(run.links)
@@ -213,7 +228,7 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
     kernel, start = term.dense(axes, dilated=True)
     placed: list[PlacedKernel] = []
     for phase in itertools.product(*map(range, after)):
-        # Output r n + q reads s (r n + q) + start + t.
+        # For a grid of r pixels, output r n + q is phase q at n. It reads the positions s (r n + q) + start + t.
         start_of_phase = tuple(a + s * q for a, s, q in zip(start, term.stride or (1,) * axes, phase, strict=True))
         if reads_input:
             placed.append(PlacedKernel(kernel, start_of_phase))
@@ -244,7 +259,10 @@ def _term_of_kernel(
     phases_read: int,
     phases_made: int,
 ) -> Term:
-    """Return a term with a dense kernel in place of its own, whose channels are as many times as many."""
+    """Return a term with a dense kernel, between values by phases.
+
+    ``phases_read``, ``phases_made``: number of phases of the value that it reads, and of the link's value.
+    """
     geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-place, 0) for place in start)}
     name = "identity" if term.filter is None else term.filter.layer.name
     layer = Layer(name, lambda: kernel, geometry, len(stride))
@@ -274,7 +292,7 @@ def joinable(part: Segment, widest: float) -> bool:
 
 
 def size_of_statement(part: Segment) -> tuple[int, int, int]:
-    """Return upper limits of the rows, columns and taps of the statement's kernel (T or K of `segments`)."""
+    """Return upper limits of the rows, columns and taps of the kernel T or K that bounds a part (`segments`)."""
     widths = part.widths
     taps = taps_of(part)
     # A function that falls somewhere has a leaf, a vertex of its own. The last link's function has none.

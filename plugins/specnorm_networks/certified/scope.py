@@ -1,7 +1,7 @@
 """Subjects of claims about networks: a map between two values, the bits of the network, and the region of the inputs.
 
-Claims that name the same values may be about different networks, about one network with other weights, or hold on
-different balls.
+All three are part of the subject, since claims that name the same values may be about different networks, about one
+network with other weights, or hold on different balls.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from specnorm_networks.certified.operators.layers import Layer
 from specnorm_networks.certified.operators.sources import Input
 from specnorm_networks.certified.regions import Region
 
-_unread: WeakKeyDictionary[Operator, str] = WeakKeyDictionary()
-"""Digests of operators with fields whose bits cannot be read: random, so that each differs from all others."""
+_random_digests: WeakKeyDictionary[Operator, str] = WeakKeyDictionary()
+"""Digests of operators with fields whose bits cannot be read: random ones, each different from all others."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class About:
     """A network and a region."""
 
     digest: str
-    """Digest of the original network: of its nodes, in order, and all numbers in them."""
+    """Digest of the original network: of its nodes, in order, and of all numbers in them."""
     regions: frozenset[Region] = frozenset()
-    """Regions that the inputs lie in, all of them; empty: the inputs are anywhere."""
+    """The inputs lie in all of these regions; if there are none, they may be anything."""
 
     def includes(self, other: About) -> bool:
-        """Whether a claim about the other one holds for this one: the same network, on this region or a larger one."""
+        """Whether a claim about ``other`` holds here, too: about the same network, on these regions or larger ones."""
         return self.digest == other.digest and other.regions <= self.regions
 
     def __str__(self) -> str:
@@ -47,10 +47,12 @@ class About:
 
 @dataclass(frozen=True)
 class Map:
-    """The map from some values of a network to others, by their names, while all other values stay."""
+    """The map from values of a network to others, while values that do not depend on the first ones stay the same."""
 
     start: str
+    """Names of the values at the start, joined by ", "."""
     end: str
+    """Names of the values at the end, joined by ", "."""
     about: About
 
     def __str__(self) -> str:
@@ -63,7 +65,7 @@ class Scope:
 
     graph: Graph
     regions: frozenset[Region] = frozenset()
-    """Regions of the ranges of values that rules may use, besides those of the graph's own slopes."""
+    """Regions of the ranges that rules may use, besides those of the graph."""
     about: About = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ class Scope:
         object.__setattr__(self, "about", about)
 
     def map(self, start: str, end: str) -> Map:
-        """Return the map between two values, or several of them."""
+        """Return the map between two values; several values are named together, joined by ", "."""
         return Map(start, end, self.about)
 
     def holds(self, claim: Upper, start: str, end: str) -> bool:
@@ -80,7 +82,7 @@ class Scope:
         return isinstance(what, Map) and (what.start, what.end) == (start, end) and self.about.includes(what.about)
 
     def check(self, *nodes: Node) -> None:
-        """Refuse nodes of other graphs, whatever they are called."""
+        """Refuse nodes of other graphs, even if they have the names of nodes of this one."""
         for node in nodes:
             if self.graph.by_name.get(node.name) is not node:
                 raise HypothesisError(f"{node.name} is no node of this graph")
@@ -96,12 +98,13 @@ def digest_of(graph: Graph) -> str:
         whole.update(repr((node.name, type(node.operator), node.inputs, node.shape)).encode())
         try:
             for name, value in node.operator.named():
-                if name != "near" and not (isinstance(node.operator, Input) and name in ("low", "high")):
+                is_box = isinstance(node.operator, Input) and name in ("low", "high")
+                if name != "near" and not is_box:
                     whole.update(name.encode())
                     _add(value, whole)
         except Exception:
             # Kernels that cannot be loaded, arrays without bits: the rules refuse them, with the reason.
-            whole.update(_unread.setdefault(node.operator, uuid.uuid4().hex).encode())
+            whole.update(_random_digests.setdefault(node.operator, uuid.uuid4().hex).encode())
     whole.update(repr(graph.origin.outputs).encode())
     return whole.hexdigest()
 

@@ -5,21 +5,24 @@ a_i <= 0, LipSDP's quadratic form [1]_ with multipliers that are constant on eac
 
     |q_0 x|^2 + sum_i q_i^2 (z_i - a_i v_i) (z_i - b_i v_i) - |q_l y|^2 / L^2.
 
--a_i b_i |v_i|^2 and the last term are norms of vertices of their own (*leaves*), so that the form, scaled by its
-diagonal, is I - K with K Hermitian, zero on its diagonal, and ``K = q_b (a + b)/2 W q_a^-1`` from value to value. It is
+L is a constant if the form is nonnegative. In a graph with the values as vertices, the terms -a_i b_i |v_i|^2 and the
+last term get vertices of their own (*leaves*). Scaled by its diagonal, the form is then I - K, where K is Hermitian and
+zero on its diagonal. An edge from value h to value i has the entry ``q_i (a_i + b_i)/2 W_ih q_h^-1`` of K. The form is
 nonnegative if the largest eigenvalue of K is at most 1 at each frequency.
 
-*A chain*: the vertices are a tree with two colours, and K is a block T and its adjoint; the condition is ||T|| <= 1.
-Shifts of taps are changes of basis on a tree. If ||T|| <= s, the weights q_i s^-i have ||T|| <= 1 with L s^l.
+*A chain*: the graph is a tree, so that its vertices have two colours, and K is a block T and its adjoint. The condition
+is ||T|| <= 1. On a tree, shifts of taps are changes of basis. If ||T|| <= s, the weights q_i s^-i have ||T|| <= 1, with
+the constant L s^l.
 
-*Otherwise* (sums, concatenation) K is a kernel itself, its taps at their places, and its largest eigenvalue is at most
-s = ||K + c I|| - c for any c; with two colours all the same, it is ||T||. With weights q_v t^g, g the number of links
-on the longest way to v, and r_gh = t^|g - h|, the entries of K are multiplied by r. r - (1 - 1/s) I is semidefinite for
-t = 1/(2s - 1), since the smallest eigenvalue of r is above (1 - t)/(1 + t) [2]_; so is its entrywise product with
-s I - K (Schur), which is I less the new K. So the constant is L (2s - 1)^g for the last value's g.
+*Otherwise* (sums, concatenation) K itself is a kernel, with its taps at their places. Its largest eigenvalue is at most
+s = ||K + c I|| - c for any c; if the graph has two colours all the same, it is ||T||. Let g be the number of links on
+the longest way to v, and t = 1/(2s - 1). The weights q_v t^g multiply the entries of K between vertices of g and h by
+r_gh = t^|g - h|. The matrix r - (1 - 1/s) I is semidefinite, since the smallest eigenvalue of r is above
+(1 - t)/(1 + t) [2]_; so is its entrywise product with s I - K (Schur), which is I less the new K. So the constant is
+L (2s - 1)^g for the last value's g.
 
-Sequences on the whole grid satisfy the form; those that are 0 outside a window see the cropped, zero-padded layers
-there and add a_i b_i q_i^2 |v_i|^2 <= 0 outside. So the constant holds at every input size.
+Sequences on the whole grid satisfy the form. Sequences that are 0 outside a window see the cropped, zero-padded layers
+there, and add a_i b_i q_i^2 |v_i|^2 <= 0 outside. So the constant holds at every input size.
 
 .. [1] Fazlyab, Robey, Hassani, Morari, Pappas, "Efficient and Accurate Estimation of Lipschitz Constants for Deep
    Neural Networks", NeurIPS 2019.
@@ -49,12 +52,12 @@ from specnorm_networks.certified.scope import Map
 WIDEST = 768
 """Largest number of channels on the smaller side of a kernel, unless the caller gives another one."""
 MATRIX_RTOL = 1e-6
-"""Relative width to which T or K of matrices is enclosed at most: they have one frequency, and more takes hardly
-longer."""
+"""Largest relative width of enclosures of ||T|| or ||K|| if layers are matrices: there is one frequency, so that a
+closer enclosure takes hardly longer."""
 LEAST_RTOL = 1e-10
-"""Relative width below which no norm is asked for."""
-CENTRE = 0.5
-"""c of K + c I. K's smallest eigenvalue may be further from 0 than its largest, by 2 c."""
+"""Smallest relative width of enclosures."""
+SHIFT = 0.5
+"""c of K + c I. ||K + c I|| - c is the largest eigenvalue M of K if the smallest one is at least -M - 2 c."""
 
 
 def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
@@ -74,29 +77,29 @@ def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
     for first, last in itertools.pairwise(run.blocks):
         if first == starts[-1]:
             continue
-        is_worth_joining = widest and _has_centre(run.links[first - 1])
-        if not (is_worth_joining and joinable(run.part(starts[-1], last), widest)):
+        gains_by_joining = widest > 0 and _has_middle_slopes(run.links[first - 1])
+        if not (gains_by_joining and joinable(run.part(starts[-1], last), widest)):
             starts.append(first)
     return list(zip(starts, [*starts[1:], len(run.links)], strict=True))
 
 
-def _has_centre(link: AffineMap) -> bool:
-    """Whether slopes are not as far below 0 as above.
+def _has_middle_slopes(link: AffineMap) -> bool:
+    """Whether the middle (a + b)/2 of the slopes of some channel is not 0.
 
-    If they are, c is 0 in all channels. No edge of K joins the links before to those behind, which share only the
-    weights of the value between them.
+    If all are 0, no edge of K joins the links up to this one to those behind. They share only the weights of the value
+    between them, so that one statement for both is no better than two.
     """
-    centre, _ = middle(*link.slopes)
-    return bool(centre.any())
+    middle_slopes, _ = middle(*link.slopes)
+    return bool(middle_slopes.any())
 
 
 def parts_from(run: Subnetwork, starts: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the parts that begin with given links, after checking that one statement can bound each.
+    """Return the parts ``first:last`` of a run that begin with the links ``starts``.
 
     Raises
     ------
     ValueError
-        If one statement cannot bound one of them.
+        If one of them cannot be bounded by one statement.
     """
     count = len(run.links)
     if list(starts[:1]) != [0] or any(a >= b for a, b in itertools.pairwise([*starts, count])):
@@ -136,10 +139,11 @@ def edges(
     magnitudes : bool
         Whether kernels are the terms' absolute values, which rounding errors refer to.
     ends : bool
-        Whether the last value is the end, whose function has no multipliers.
+        Whether the last link is the end of the chain of links, whose function has no multipliers: its largest slope is
+        a factor. If not, it has multipliers as all others.
     """
-    phases = part.widths[0] // part.width
-    scales = [np.repeat(weights[0], phases), *weights[1:]]
+    phases_of_stride = part.widths[0] // part.width
+    scales = [np.repeat(weights[0], phases_of_stride), *weights[1:]]
     kernels = part.kernels(absolute=magnitudes)
 
     def by_row(numbers: FloatArray) -> FloatArray:
@@ -153,26 +157,27 @@ def edges(
     for vertex, (link, kernel_of_source) in enumerate(zip(part.links, kernels, strict=True), start=1):
         is_end = ends and vertex == len(part.links)
         if is_end:
-            factor = link.steepest
-            leaf_factor = np.zeros(link.width)
+            slope = link.steepest
+            leaf_slope = np.zeros(link.width)
         else:
-            factor, leaf_factor = middle(*link.slopes)
-        has_leaf = bool(leaf_factor.any())
+            slope, leaf_slope = middle(*link.slopes)
+        has_leaf = bool(leaf_slope.any())
         if has_leaf:
             last_leaf += 1
         for source, (kernel, place) in kernel_of_source.items():
             start = source - part.first
             scaled = kernel / by_column(scales[start]) * by_row(scales[vertex])
-            all_edges.append(Edge(start, vertex, by_row(factor) * scaled, place))
+            all_edges.append(Edge(start, vertex, by_row(slope) * scaled, place))
             if has_leaf:
-                all_edges.append(Edge(start, last_leaf, by_row(leaf_factor) * scaled, place))
+                all_edges.append(Edge(start, last_leaf, by_row(leaf_slope) * scaled, place))
     return all_edges
 
 
 def middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return c and e with ``z^2 - 2 c z v - e^2 v^2 <= 0`` for all z = p v, p between the slopes.
+    """Return the middle slopes c and the leaf slopes e of a function with slopes between ``low`` and ``high``.
 
-    (p - a)(p - b) <= 0 with a = min(low, 0) and b = max(high, 0), so that e^2 = -a b is not negative.
+    They satisfy ``z^2 - 2 c z v - e^2 v^2 <= 0`` for all z = p v with p between the slopes: the left side is
+    (p - a)(p - b) v^2 with a = min(low, 0) and b = max(high, 0), c = (a + b)/2 and e^2 = -a b >= 0.
     """
     a = np.minimum(low, 0.0)
     b = np.maximum(high, 0.0)
@@ -180,7 +185,7 @@ def middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def chain_kernel(chain: Sequence[Edge]) -> FloatArray:
-    """Return T of a chain: from the vertices at even distance from the input to those at odd distance.
+    """Return T of a chain, a map from the vertices at even distance from the input to those at odd distance.
 
     An edge from an even to an odd vertex is its kernel; from an odd to an even one its adjoint: channels swapped, taps
     in reverse.
@@ -206,7 +211,7 @@ def chain_kernel(chain: Sequence[Edge]) -> FloatArray:
 
 
 def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
-    """Return K: from all vertices to all, an edge's taps at their places, its adjoint's at the mirrored ones.
+    """Return K, a map from all vertices to all: the taps of edges at their places, of adjoints at the mirrored ones.
 
     Returns
     -------
@@ -229,7 +234,10 @@ def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
 
 
 def _consecutive(size: dict[int, int]) -> dict[int, slice]:
-    """Return for each vertex its entries, one vertex after the other."""
+    """Return for each vertex the slice of its entries, if those of all vertices follow one another.
+
+    ``size``: number of entries of each vertex.
+    """
     entries: dict[int, slice] = {}
     first = 0
     for vertex, n in size.items():
@@ -248,7 +256,7 @@ def _reach(graph_edges: Sequence[Edge]) -> list[int]:
 
 
 def _taps_around_middle(edge: Edge, reach: Sequence[int]) -> tuple[Slices, Slices]:
-    """Return where the taps of an edge, and those of its adjoint, stand around a middle tap."""
+    """Return the slices of the taps of an edge, and of its adjoint, in a kernel whose middle tap is place 0."""
     taps = []
     mirrored_taps = []
     for r, place, n in zip(reach, edge.place, edge.kernel.shape[2:], strict=True):
@@ -262,15 +270,15 @@ def _adjoint(kernel: FloatArray) -> FloatArray:
 
 
 def two_sides(k: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
-    """Return the rows of K in two sets such that all entries within either set are 0; None if there are none such.
+    """Return the rows of K in two sets such that no entry of K joins rows of one set; None if there are no such sets.
 
-    Then K is a block and its adjoint, ``[[0, T], [T*, 0]]``, whose largest eigenvalue is ||T||.
+    Then K is ``[[0, T], [T*, 0]]``, whose largest eigenvalue is ||T||.
     """
     is_joined = (k != 0).any(axis=tuple(range(2, k.ndim)))
     is_joined |= is_joined.T
     side = np.full(len(k), -1)
     while (side < 0).any():
-        # Colour one component: neighbours of one side are on the other.
+        # Colour one component of the graph, from one vertex on: neighbours of one side are on the other.
         frontier = np.zeros(len(k), dtype=bool)
         frontier[np.argmax(side < 0)] = True
         colour = 0
@@ -305,9 +313,9 @@ def constant_of_run(
     Raises
     ------
     HypothesisError
-        If the weights are none.
+        If ``weights`` cannot be weights of this run.
     ValueError, MethodError
-        If no statement can speak of a part, or of these weights.
+        If a part cannot be bounded by one statement, or not with these weights.
     """
     factors = [link.factor for link in run.links]
     parts = constants(run, parts_from(run, starts), weights, norms)
@@ -349,12 +357,14 @@ def constants(
 
 
 def usable(weights: FloatArray) -> bool:
-    """Whether numbers can be weights: positive, and far from where arithmetic ends."""
+    """Whether numbers can be weights: positive, and far from underflow and overflow."""
     return bool(np.all(np.isfinite(weights)) and np.all(weights > 1e-100) and np.all(weights < 1e100))
 
 
 def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
-    """Prove L with ``|q_l (z - z')| <= L |q_0 (x - x')|``, without the factors of what follows the functions.
+    """Prove L with ``|q_l (z - z')| <= L |q_0 (x - x')|`` for the values x and z at both ends of a part.
+
+    Factors of pooling and the like behind the functions (`AffineMap.factor`) are not included.
 
     Parameters
     ----------
@@ -384,20 +394,21 @@ def _constant_of_layer(
     """Prove the constant of one layer and its function, by the norm of the layer with weights as scales."""
     assert layer.filter is not None  # for the type checker: a single layer has one
     subject = f"{' + '.join(link.names)}, weighted"
-    steep = link.steepest
-    steepest = float(steep.max())
-    if steepest == 0:
+    slopes = link.steepest
+    largest_slope = float(slopes.max())
+    if largest_slope == 0:
         return make_upper(0.0, subject, "its function is constant")
     # The largest slope is a factor of the norm. Where slopes differ, their ratios to it are put into the weights.
-    scale_behind = after if np.all(steep == steepest) else after * (steep / steepest)
+    scale_behind = after if np.all(slopes == largest_slope) else after * (slopes / largest_slope)
     scale = layer.scale
     if not np.all(scale_behind == 1):
         scale = scale_behind if scale is None else scale_behind * scale
     shrink = None if np.all(before == 1) else before
     layer_filter = layer.filter
     norm = norm_by(norms, layer_filter.layer, layer_filter.geometry, layer_filter.sizes, scale, shrink)
-    constant = host.mul_up(norm.value, host.inflate(abs(layer.alpha), 16), steepest)
-    return make_upper(constant, subject, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
+    constant = host.mul_up(norm.value, host.inflate(abs(layer.alpha), 16), largest_slope)
+    rule = f"its norm times the largest slope, {number(largest_slope, 'upper')}"
+    return make_upper(constant, subject, rule, norm)
 
 
 def _constant_of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
@@ -406,10 +417,11 @@ def _constant_of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Nor
     kernel = kernel_of(edges(part, weights))
     spec = ConvSpec.of(kernel.shape)
     sides = None if part.is_chain else two_sides(kernel)
-    centre = 0.0 if part.is_chain or sides is not None else CENTRE
-    rtol = _rtol_of_norm(part, kernel, centre, norms.rtol)
+    is_norm_of_t = part.is_chain or sides is not None
+    shift = 0.0 if is_norm_of_t else SHIFT
+    rtol = _rtol_of_norm(part, kernel, shift, norms.rtol)
 
-    # Rounding of the entries, relative to what is summed in each.
+    # Rounding of the entries is relative to the sum of the absolute values of the terms of each.
     magnitudes = kernel
     if part.has_sums or part.has_entry_errors:
         magnitudes = kernel_of(edges(part, weights, magnitudes=True))
@@ -418,30 +430,32 @@ def _constant_of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Nor
     if sides is not None:
         kernel = kernel[np.ix_(*sides)]
         spec = ConvSpec.of(kernel.shape)
-    elif centre:
+    elif shift:
         diagonal = np.arange(kernel.shape[0])
         middle_tap = [n // 2 for n in kernel.shape[2:]]
-        kernel[(diagonal, diagonal, *middle_tap)] += centre
+        kernel[(diagonal, diagonal, *middle_tap)] += shift
     norm = norms.of_kernel(kernel, rtol)
     if not proves(norm, spec, kernel):
         raise HypothesisError(f"{norm.what} is not {spec}")
-    return _constant_from(part, host.add_up(norm.value, rounding_error, -centre), norm)
+    return _constant_from(part, host.add_up(norm.value, rounding_error, -shift), norm)
 
 
-def _rtol_of_norm(part: Segment, kernel: FloatArray, centre: float, rtol: float) -> float:
-    """Return the relative width to which a norm is enclosed, so that the constant is within ``rtol``.
+def _rtol_of_norm(part: Segment, kernel: FloatArray, shift: float, rtol: float) -> float:
+    """Return the relative width to which a norm is enclosed, so that the constant is enclosed to ``rtol``.
 
-    A chain's constant has the factor s once for each link, another one (2 s - 1), and s + c is enclosed.
+    The constant of a chain has the factor s once for each link; any other one has the factor (2 s - 1) once for each
+    link on the longest path, and s + c is enclosed.
     """
-    share = rtol / (len(part.links) if part.is_chain else 2 * (1 + centre) * part.depth)
+    sensitivity = len(part.links) if part.is_chain else 2 * (1 + shift) * part.depth
+    norm_rtol = rtol / sensitivity
     has_one_frequency = math.prod(kernel.shape[2:]) == 1
     if has_one_frequency:
-        share = min(share, MATRIX_RTOL)
-    return max(share, LEAST_RTOL)
+        norm_rtol = min(norm_rtol, MATRIX_RTOL)
+    return max(norm_rtol, LEAST_RTOL)
 
 
 def _constant_from(part: Segment, s: float, norm: Upper) -> Upper:
-    """Return the constant of links together, from ||T|| <= s or K <= s."""
+    """Return the constant of a part, from the bound s of ||T|| or of the largest eigenvalue of K."""
     names = " + ".join(name for link in part.links for name in link.names)
     subject = f"{names}, weighted"
     count = len(part.links)

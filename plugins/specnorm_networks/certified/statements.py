@@ -1,8 +1,8 @@
-"""Networks made of one network, whose constant says of it whether it is nonexpansive, averaged or monotone.
+"""Networks ``x - t f(x)``, whose constants tell whether a network f is nonexpansive, averaged or monotone.
 
 For an operator f of a Hilbert space (Bauschke and Combettes, "Convex Analysis and Monotone Operator Theory", ch. 4):
 
-* f is *nonexpansive* if its constant is at most 1; I - f is, if that of ``forward_step(f)`` is;
+* f is *nonexpansive* if its constant is at most 1; I - f is nonexpansive if the constant of ``forward_step(f)`` is;
 * f is *alpha-averaged*, ``f = (1 - alpha) I + alpha T`` with T nonexpansive, if and only if the constant of
   ``forward_step(f, 1 / (1 - alpha))`` is at most ``alpha / (1 - alpha)`` (alpha = 1/2: firmly nonexpansive, as proximal
   maps are);
@@ -21,13 +21,14 @@ from specnorm_networks.certified.operators.linear import Add
 
 
 def forward_step(graph: Graph, size: float = 1.0) -> Graph:
-    """``x - size f(x)`` for a network f.
+    """Return the network ``x - size f(x)`` for a network f.
 
     Parameters
     ----------
     graph : Graph
-        With one input and one output of the same shape.
+        The network f, with one input and one output of the same shape.
     size : float, default 1
+        Step size, positive.
 
     Raises
     ------
@@ -41,12 +42,13 @@ def forward_step(graph: Graph, size: float = 1.0) -> Graph:
             f"The network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; a statement about x - f(x) "
             "needs one of each."
         )
-    start, end = (graph.by_name[names[0]] for names in (graph.inputs, graph.outputs))
+    start = graph.by_name[graph.inputs[0]]
+    end = graph.by_name[graph.outputs[0]]
     if start.shape is None or start.shape != end.shape:
         raise MethodError(
             f"The network takes shape {start.shape} to {end.shape}; a statement about x - f(x) needs the same shape. "
             "Give the input shape if sizes are not known."
         )
     name = graph.fresh("specnorm.statement")
-    whole = Node(name, Add((1.0, -float(size))), (start.name, end.name), end.shape, "statement", derived=True)
-    return replace(graph, nodes=(*graph.nodes, whole), outputs=(name,))
+    step = Node(name, Add((1.0, -float(size))), (start.name, end.name), end.shape, "statement", derived=True)
+    return replace(graph, nodes=(*graph.nodes, step), outputs=(name,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from specnorm.proof import frequency_grids
@@ -25,11 +26,15 @@ class Cost(NamedTuple):
 
 def cost(run: Subnetwork, parts: Parts, points: int) -> Cost:
     """Estimate a gradient step on a grid of ``points`` frequencies an axis."""
+    return cost_at(run, parts, [frequencies(run.part(first, last), points) for first, last in parts])
+
+
+def cost_at(run: Subnetwork, parts: Parts, counts: Sequence[int]) -> Cost:
+    """Estimate a gradient step at so many frequencies of each part."""
     products = 0.0
     memory = 0.0
-    for first, last in parts:
+    for (first, last), count in zip(parts, counts, strict=True):
         part = run.part(first, last)
-        count = frequencies(part, points)
         widths = dict(enumerate(widths_of(part), first))
         complex_factor = 4.0 if count > 1 else 1.0
         for number, link, alive, staying in frontiers(part):

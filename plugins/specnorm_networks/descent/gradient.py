@@ -37,7 +37,11 @@ from specnorm_networks.descent.stages import Largest, Stage, Vectors, adjoint
 ALMOST = 1 / (1 + math.exp(-16))
 """The largest share."""
 STEP = 0.07
-"""Rate of Adam, in logarithms of multipliers; it falls to a tenth towards the end of each grid."""
+"""Rate of Adam, in logarithms of multipliers."""
+DECAY = 0.99
+"""Decay of Adam's means of squares."""
+LAST_SHARE = 0.1
+"""Share of the rate that the last step of a round takes, unless the round says otherwise."""
 
 
 @dataclass(eq=False)
@@ -350,13 +354,24 @@ def gradient_steps(
     links: Sequence[AffineMap],
     point: FloatArray,
     steps: int,
-    patience: int,
+    patience: int | None = None,
+    rates: tuple[float, float] | None = None,
+    adam: Adam | None = None,
 ) -> Iterator[tuple[int, float, FloatArray]]:
     """Make steps of Adam from a point, shorter and shorter; yield each number, the least value so far, and its point.
 
-    ``patience``: steps without a gain of a thousandth after which the iteration ends.
+    Parameters
+    ----------
+    patience : int, optional
+        Steps without a gain of a thousandth after which the iteration ends. None: it makes all steps. Rounding decides
+        whether a step gains a thousandth, so that an iteration that ends by it ends elsewhere on another processor.
+    rates : pair of float, optional
+        Shares of the rate of the first and the last step. Default: the whole rate for half of the steps, then less and
+        less, to a tenth.
+    adam : Adam, optional
+        The means of earlier steps. Default: there were none.
     """
-    adam = Adam(STEP, 0.99)
+    adam = Adam(STEP, DECAY) if adam is None else adam
     least = math.inf
     best_point = point
     steps_without_gain = 0
@@ -367,12 +382,20 @@ def gradient_steps(
             least = value
             best_point = point
         yield number, least, best_point
-        if steps_without_gain > patience:
+        if patience is not None and steps_without_gain > patience:
             return
         slopes = []
         for gradient, link in zip(logs_gradient, links, strict=True):
             if link.groups is not None:  # one number a group
                 gradient = np.bincount(link.groups, gradient)[link.groups]
             slopes.append(gradient)
-        share = min(1.0, 0.1 + 1.8 * (1 - number / max(steps, 1)))
+        share = _share_of_rate(number / max(steps, 1), rates)
         point = point - adam.step(np.concatenate([*slopes, logits_gradient]), share)
+
+
+def _share_of_rate(part: float, rates: tuple[float, float] | None) -> float:
+    """Return the share of the rate after a part of the steps."""
+    if rates is None:
+        return min(1.0, LAST_SHARE + 2 * (1 - LAST_SHARE) * (1 - part))
+    first, last = rates
+    return first + (last - first) * part

@@ -8,14 +8,25 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.proof import Clock, OutOfTime, arithmetic, backends
 from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.descent.costs import RATE, cost, newton_products
-from specnorm_networks.descent.gradient import ALMOST, forward, gradient_steps, last_log, parameters, value_alone
+from specnorm_networks.descent.adam import Adam
+from specnorm_networks.descent.costs import RATE, cost, cost_at, newton_products
+from specnorm_networks.descent.gradient import (
+    ALMOST,
+    DECAY,
+    STEP,
+    forward,
+    gradient_steps,
+    last_log,
+    parameters,
+    value_alone,
+)
 from specnorm_networks.descent.newton import newton_steps
-from specnorm_networks.descent.stages import Parts, Stage, stages_of_part, stages_of_run
+from specnorm_networks.descent.stages import Parts, Stage, stages_of_part, stages_of_run, with_peaks
 
 Progress = Callable[[int, int, str], None]
 ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
@@ -45,8 +56,16 @@ RESONANT = 0.01
 does."""
 FEWEST = 3
 """Frequencies an axis below which no weights are searched."""
-PATIENCE = 25
-"""Steps without a gain of a thousandth after which a grid is left."""
+FEW_STEPS = 10
+"""Steps that a round has at least: with fewer it is not begun."""
+PEAK_ROUND = 25
+"""Steps between two visits of the last grid, where its peaks alone are added to the coarsest grid."""
+PEAK_RATES = (0.3, 0.02)
+"""Shares of Adam's rate in the first and the last of these steps."""
+HIGH = 0.98
+"""Share of the largest value of a link that a peak has at least."""
+PEAKS_OF_LINK = 2
+"""Largest number of peaks of a link."""
 
 
 class State(NamedTuple):
@@ -141,7 +160,7 @@ class _Search:
             self.points_of_last_grid = first_points
             self.last_grid = first_grid
         else:
-            self.last_grid = stages_of_run(self.network, self.parts, self.points_of_last_grid, self.dtype)
+            self._last_grid()
         proposals = sorted(self._feasible_states(), key=lambda proposal: proposal[0])
         return [self._weights(value, multipliers) for value, multipliers in proposals]
 
@@ -170,6 +189,9 @@ class _Search:
         for wanted_points, steps in _rounds():
             if self.steps_done >= self.last_step:
                 return
+            states_before = len(self.states)
+            if grid and not self._affords(wanted_points, steps) and self._descend_at_peaks(steps):
+                continue
             points = self._affordable_points(wanted_points, self.budget_left)
             if points is None:
                 return
@@ -177,18 +199,35 @@ class _Search:
             if is_new_grid:
                 points_of_grid = points
                 grid = stages_of_run(self.network, self.parts, points, self.dtype)
-            states_before = len(self.states)
             self._descend(grid, steps, cost(self.network, self.parts, points).products, anew=is_new_grid)
             if wanted_points == last_points and len(self.states) == states_before:
                 return
             if self.steps_done < self.last_step and self._make_newton_steps(grid):
                 return
 
-    def _descend(self, grid: Sequence[Stage], steps: int, step_cost: float, *, anew: bool) -> None:
-        """Make gradient steps, and go to the best point on the way; ``anew``: earlier values are of another grid."""
-        if self.budget_left < step_cost:
+    def _affords(self, points: int, steps: int) -> bool:
+        """Whether all steps of a round on a grid are within what is left of the budget."""
+        step = cost(self.network, self.parts, points)
+        return steps * step.products <= self.budget_left and step.memory <= MEMORY
+
+    def _descend(
+        self,
+        grid: Sequence[Stage],
+        steps: int,
+        step_cost: float,
+        *,
+        anew: bool,
+        rates: tuple[float, float] | None = None,
+        adam: Adam | None = None,
+    ) -> None:
+        """Make gradient steps, as many as are affordable, and go to the best point on the way.
+
+        ``anew``: earlier values are of another grid. ``rates``, ``adam``: as in `gradient_steps`.
+        """
+        steps = min(steps, int(self.budget_left / step_cost))
+        if steps == 0:
             return
-        for number, least, point in gradient_steps(grid, self.links, self.point, steps, PATIENCE):
+        for number, least, point in gradient_steps(grid, self.links, self.point, steps, rates=rates, adam=adam):
             self.point = point
             self.budget_left -= step_cost
             if number > 0:
@@ -196,8 +235,65 @@ class _Search:
                 if _may_be_kept(self.steps_done):
                     self._keep(least, anew=anew)
                     anew = False
-            if self.steps_done >= self.last_step or self.budget_left < step_cost:
+            if self.steps_done >= self.last_step:
                 break
+
+    def _descend_at_peaks(self, steps: int) -> bool:
+        """Make gradient steps on the coarsest grid and at the peaks on the last one; return whether any were made.
+
+        The values at few frequencies are nearly those on the whole grid if the peaks are visited again after some
+        steps: new ones are added, and none is left out.
+        """
+        coarse_points, _ = ROUNDS[0]
+        if self.points_of_last_grid is None or self.points_of_last_grid <= coarse_points:
+            return False
+        visit_cost = cost(self.network, self.parts, self.points_of_last_grid).products
+        visits = math.ceil(steps / PEAK_ROUND)
+        for_steps = self.budget_left - visits * visit_cost
+        # Some more frequencies, and about as many, are on the coarsest grid.
+        planned = min(steps, int(for_steps / (2 * cost(self.network, self.parts, coarse_points).products)))
+        if planned < FEW_STEPS:
+            return False
+        coarse = stages_of_run(self.network, self.parts, coarse_points, self.dtype)
+        peaks: list[set[int]] = [set() for _ in self.parts]
+        adam = Adam(STEP, DECAY)
+        first_rate, last_rate = PEAK_RATES
+        fall = (last_rate - first_rate) / planned
+        for begin in range(0, planned, PEAK_ROUND):
+            if self.steps_done >= self.last_step:
+                break
+            self._add_peaks(peaks)
+            self.budget_left -= visit_cost
+            grid = self._with_peaks(coarse, peaks)
+            counts = [len(grid[first].angles) for first, _ in self.parts]
+            step_cost = cost_at(self.network, self.parts, counts).products
+            end = min(begin + PEAK_ROUND, planned)
+            rates = (first_rate + fall * begin, first_rate + fall * end)
+            self._descend(grid, end - begin, step_cost, anew=True, rates=rates, adam=adam)
+        return True
+
+    def _with_peaks(self, coarse: Sequence[Stage], peaks: Sequence[set[int]]) -> list[Stage]:
+        """Return the run at the frequencies of the coarsest grid, and at peaks of the last one."""
+        of_stages: list[NDArray[np.intp]] = []
+        for (first, last), numbers in zip(self.parts, peaks, strict=True):
+            of_stages += [np.array(sorted(numbers), dtype=np.intp)] * (last - first)
+        return with_peaks(coarse, self._last_grid(), of_stages)
+
+    def _add_peaks(self, peaks: Sequence[set[int]]) -> None:
+        """Visit the last grid, and add its frequencies with the largest values of each link to those of its part."""
+        stages = self._last_grid()
+        self._value(stages)
+        for numbers, (first, last) in zip(peaks, self.parts, strict=True):
+            for stage in stages[first:last]:
+                largest = np.argsort(-stage.values)[:PEAKS_OF_LINK]
+                is_high = stage.values[largest] >= HIGH * stage.values.max()
+                numbers.update(largest[is_high].tolist())
+
+    def _last_grid(self) -> list[Stage]:
+        assert self.points_of_last_grid is not None  # for the type checker: there is no last grid without points
+        if not self.last_grid:
+            self.last_grid = stages_of_run(self.network, self.parts, self.points_of_last_grid, self.dtype)
+        return self.last_grid
 
     def _make_newton_steps(self, grid: Sequence[Stage]) -> bool:
         """Make Newton steps to the end, if they take no large share of the budget; return whether any were made."""

@@ -1,8 +1,8 @@
 """ONNX models: kernels with the geometry that their operators state, and the graph of the network.
 
-The file is parsed as data by protobuf; onnx's checker, shape inference and runtimes are never called on it. What an
-operator is stands in `operators`; `walk` goes through the graph once, in its own order. The graph's model is executed
-by `reference`, where it is compared.
+The file is parsed as data by protobuf; onnx's checker, shape inference and runtimes are never called on it. `operators`
+has the translation of each operator, and `walk` translates the nodes of a graph in its order. `reference` executes the
+file, so that the graph can be compared with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from specnorm_networks.model_arrays import ModelArrays, Sizes
 
 
 def graph_of_file(path: str, max_bytes: int, sizes: Sizes) -> Graph:
-    """The network of an ONNX file, whose name is in every refusal."""
+    """Return the network of an ONNX file. Error messages begin with the file's name."""
     try:
         with Path(path).open("rb") as file:
             return read(file, path, max_bytes).graph(sizes)
@@ -29,10 +29,11 @@ def graph_of_file(path: str, max_bytes: int, sizes: Sizes) -> Graph:
 
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
-    """List the kernels and other tensors of an ONNX model; ``max_bytes`` is of the file, and of all tensors.
+    """Return the kernels and other tensors of an ONNX model, and its graph.
 
-    External data lies in the folder of ``path``. A kernel that is used with several geometries is listed once for each;
-    weights of operators that are not read have a refusal.
+    External data are read from the folder of ``path``. A kernel that is used with several geometries is listed once for
+    each; weights of operators that are not read have a refusal. ``max_bytes`` limits the size of the file, and the size
+    of all tensors together.
     """
     try:
         from google.protobuf.message import DecodeError
@@ -59,26 +60,28 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     walk = Walk(model, Tensors(Path(path), max_bytes), None)
 
     def graph(sizes: Sizes) -> Graph:
-        asked = walk if sizes is None else Walk(model, walk.reader.again(), sizes)
-        asked.check_sizes()
-        return asked.graph()
+        walk_with_sizes = walk if sizes is None else Walk(model, walk.reader.again(), sizes)
+        walk_with_sizes.check_sizes()
+        return walk_with_sizes.graph()
 
     def stored() -> dict[str, Callable[[], Any]]:
-        return {name: c.load for name, c in initialisers(model, walk.reader.again()).items() if not c.refusal}
+        constants = initialisers(model, walk.reader.again())
+        return {name: constant.load for name, constant in constants.items() if not constant.refusal}
 
     return ModelArrays(walk.tensors(), graph, stored=stored)
 
 
 def _is_text(message: Any) -> bool:
-    """Whether every string below a message is one: protobuf hands out bytes for what is no UTF-8."""
+    """Whether every string in a message is valid UTF-8: protobuf returns bytes for other strings."""
     waiting = [message]
     while waiting:
-        for place, value in waiting.pop().ListFields():
-            if place.type not in (place.TYPE_STRING, place.TYPE_MESSAGE):
+        for descriptor, value in waiting.pop().ListFields():
+            if descriptor.type not in (descriptor.TYPE_STRING, descriptor.TYPE_MESSAGE):
                 continue
-            values = [value] if hasattr(value, "ListFields") or isinstance(value, str | bytes) else list(value)
-            if place.type == place.TYPE_MESSAGE:
+            is_single = hasattr(value, "ListFields") or isinstance(value, str | bytes)
+            values = [value] if is_single else list(value)
+            if descriptor.type == descriptor.TYPE_MESSAGE:
                 waiting += values
-            elif not all(isinstance(word, str) for word in values):
+            elif not all(isinstance(text, str) for text in values):
                 return False
     return True

@@ -1,15 +1,16 @@
-"""Arguments of ONNX operators by name, as the standard's own schemas have them, for the functions that build operators.
+"""Call the builder of an ONNX operator with a node's inputs and attributes, by the names of the standard's schemas.
 
-A builder's parameters are what it knows: after its `Call`, if it takes one as ``call``, positional ones are inputs in
-the standard's order, others are inputs or attributes by name. What a node gives beyond them is refused by name, unless
-it is the default. A parameter's annotation says what it takes:
+A builder's parameters state which inputs and attributes it supports. If it takes a ``call``, that is the `Call` of the
+node. Positional parameters are inputs in the standard's order, all others are inputs or attributes by name. A node with
+further inputs or attributes is refused by their names, unless these have their defaults. A parameter's annotation
+states what it accepts:
 
-- `Data`: a value that may move; `Value`: or a constant.
-- `Constant`: a constant, of any size.
-- numbers (`int`, `Wholes`, ...): from an attribute or a small constant.
-- `Array`: a small constant, as it is.
+- `Data`: a value that depends on the network's inputs; `Value`: such a value or a constant.
+- `Constant`: a constant of any size.
+- numbers (`int`, `Wholes`, ...): an attribute or a small constant.
+- `Array`: a small constant as an array.
 
-A parameter that an operator set does not have takes its own default, or None where it may be None.
+If a node's operator set lacks a parameter, the parameter's default is passed, or None if the annotation allows it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from onnx import TensorProto, defs, helper
 
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.onnx.evaluator import plain
-from specnorm_networks.onnx.nodes import MAX_FOLDED, Builder, Call, Data, Known, Result, Value
+from specnorm_networks.onnx.nodes import MAX_FOLDED, Builder, Call, Data, OperatorRule, Result, Value
 from specnorm_networks.onnx.tensors import Constant
 
 NEWEST = 28
-"""The newest operator set that is known here."""
+"""The newest operator set whose definitions were read."""
 Wholes: TypeAlias = tuple[int, ...]
 Numbers: TypeAlias = tuple[float, ...]
 Array: TypeAlias = NDArray[Any]
@@ -44,8 +45,8 @@ def _schema(operator: str, opset: int) -> Any:
 
 @cache
 def _newest() -> int:
-    known: int = defs.onnx_opset_version()
-    return min(NEWEST, known)
+    newest_of_onnx: int = defs.onnx_opset_version()
+    return min(NEWEST, newest_of_onnx)
 
 
 @cache
@@ -54,123 +55,135 @@ def _signature(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """What a builder takes besides its `Call`."""
-    return {name: each for name, each in _signature(builder).items() if name != "call"}
+    """Return a builder's parameters without its `Call`."""
+    return {name: parameter for name, parameter in _signature(builder).items() if name != "call"}
 
 
-def bind(call: Call, known: Known, builder: Builder) -> Callable[[], Result]:
-    """A builder with its arguments.
+def bind(call: Call, rule: OperatorRule, builder: Builder) -> Callable[[], Result]:
+    """Return a builder with the arguments of a node, to be called without arguments.
 
     Raises
     ------
     NoBoundError
-        If an argument is not known, or of another kind; the message names it.
+        If an argument is not supported, or of another kind; the message names it.
     """
     schema = _schema(call.operator, call.opset)
-    inputs, attributes = stated(call, known)
-    taken = parameters(builder)
-    ordered = [name for name, each in taken.items() if each.kind is each.POSITIONAL_ONLY]
-    renamed = dict(zip([each.name for each in schema.inputs], ordered, strict=False))
-    positional: list[Any] = []
-    named: dict[str, Any] = {}
-    for name, value in inputs:
-        name_here = renamed.get(name, name)
-        rest = next((each for each in taken.values() if each.kind is each.VAR_POSITIONAL), None)
-        if name_here in taken:
-            named[name_here] = _taken(call, name, value, taken[name_here])
-        elif rest is not None:
-            positional.append(_taken(call, name, value, rest))
+    inputs, attributes = stated(call, rule)
+    accepted = parameters(builder)
+    positional_names = [name for name, p in accepted.items() if p.kind is p.POSITIONAL_ONLY]
+    variadic = next((p for p in accepted.values() if p.kind is p.VAR_POSITIONAL), None)
+    # Positional parameters have names of their own.
+    names_of_inputs = dict(zip([schema_input.name for schema_input in schema.inputs], positional_names, strict=False))
+    variadic_arguments: list[Any] = []
+    arguments: dict[str, Any] = {}
+    for input_name, value in inputs:
+        name = names_of_inputs.get(input_name, input_name)
+        if name in accepted:
+            arguments[name] = _argument(call, input_name, value, accepted[name])
+        elif variadic is not None:
+            variadic_arguments.append(_argument(call, input_name, value, variadic))
         elif isinstance(value, Data):
-            refuse(call, name, value)
-        elif name not in known.ignored:
-            raise NoBoundError(f"the input {name} of {call.operator} is not known here")
+            refuse(call, input_name, value)
+        elif input_name not in rule.ignored:
+            raise NoBoundError(f"the input {input_name} of {call.operator} is not known here")
     for name, (value, default) in attributes.items():
-        if name in taken and name not in named:
-            named[name] = _converted(call, value)
-        elif name in taken or (name not in known.ignored and _differ(value, default)):
+        if name in accepted and name not in arguments:
+            arguments[name] = _converted(call, value)
+            continue
+        is_ignored = name in rule.ignored or not _differ(value, default)
+        if name in accepted or not is_ignored:
             raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is not known here")
-    for name, each in taken.items():
-        if name not in named and each.kind is not each.VAR_POSITIONAL:
-            if each.default is each.empty and type(None) not in _kinds(each):
-                raise NoBoundError(f"the argument {name} of {call.operator} is missing")
-            named[name] = None if each.default is each.empty else each.default
-    first = [call] if "call" in _signature(builder) else []
-    return partial(builder, *first, *(named.pop(name) for name in ordered), *positional, **named)
+    for name, parameter in accepted.items():
+        if name in arguments or parameter is variadic:
+            continue
+        has_default = parameter.default is not parameter.empty
+        if not has_default and type(None) not in _kinds(parameter):
+            raise NoBoundError(f"the argument {name} of {call.operator} is missing")
+        arguments[name] = parameter.default if has_default else None
+    positional = [call] if "call" in _signature(builder) else []
+    positional += [arguments.pop(name) for name in positional_names]
+    return partial(builder, *positional, *variadic_arguments, **arguments)
 
 
-def stated(call: Call, known: Known) -> tuple[list[tuple[str, Value]], dict[str, tuple[Any, Any]]]:
-    """Inputs that are given and attributes that have a value, with their names; of both what the standard has.
+def stated(call: Call, rule: OperatorRule) -> tuple[list[tuple[str, Value]], dict[str, tuple[Any, Any]]]:
+    """Return a node's inputs with their names, and its attributes with their values and defaults, by the standard.
 
     Raises
     ------
     NoBoundError
-        If the operator set is not known, or does not have them.
+        If the operator set is not known, or does not have such an input or attribute.
     """
-    if not known.since <= call.opset <= _newest():
+    if not rule.since <= call.opset <= _newest():
         raise NoBoundError(
-            f"{call.operator} of operator set {call.opset} is not known here, only of {known.since} to {_newest()}"
+            f"{call.operator} of operator set {call.opset} is not known here, only of {rule.since} to {_newest()}"
         )
     schema = _schema(call.operator, call.opset)
     return _inputs(call, schema), _attributes(call, schema)
 
 
 def _inputs(call: Call, schema: Any) -> list[tuple[str, Value]]:
-    places = [each.name for each in schema.inputs]
+    """Return the inputs that are not left out, with their names."""
+    names = [schema_input.name for schema_input in schema.inputs]
     if schema.inputs and schema.inputs[-1].option == schema.inputs[-1].option.Variadic:
-        places += places[-1:] * (len(call.inputs) - len(places))
-    if len(call.inputs) > len(places):
-        raise NoBoundError(f"{call.operator} has {len(call.inputs)} inputs; {len(places)} are known here")
-    return [(name, value) for name, value in zip(places, call.inputs, strict=False) if value is not None]
+        names += names[-1:] * (len(call.inputs) - len(names))
+    if len(call.inputs) > len(names):
+        raise NoBoundError(f"{call.operator} has {len(call.inputs)} inputs; {len(names)} are known here")
+    return [(name, value) for name, value in zip(names, call.inputs, strict=False) if value is not None]
 
 
 def _attributes(call: Call, schema: Any) -> dict[str, tuple[Any, Any]]:
-    """Attributes that have a value, as messages, with their defaults."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for name, each in schema.attributes.items():
-        if each.default_value.type:
-            found[name] = (each.default_value, each.default_value)
-    for name, given in call.attributes.items():
+    """Return the attributes that have a value, as messages, with their defaults (None: there is no default)."""
+    defaults: dict[str, Any] = {}
+    for name, schema_attribute in schema.attributes.items():
+        if schema_attribute.default_value.type:
+            defaults[name] = schema_attribute.default_value
+    attributes = {name: (default, default) for name, default in defaults.items()}
+    for name, attribute in call.attributes.items():
         if name not in schema.attributes:
             raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is not known here")
-        if given.type != schema.attributes[name].type.value or given.ref_attr_name:
+        if attribute.type != schema.attributes[name].type.value or attribute.ref_attr_name:
             raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is of another type than the standard's")
-        found[name] = (given, found[name][1] if name in found else None)
-    return found
+        attributes[name] = (attribute, defaults.get(name))
+    return attributes
 
 
 def _converted(call: Call, attribute: Any) -> Any:
-    """Number, text, tuple of numbers, or constant."""
+    """Return an attribute's value as a number, text, a tuple of numbers, or a constant."""
     value = plain(attribute)
     if isinstance(value, TensorProto):
         return call.describe(value)
-    many = isinstance(value, tuple) and all(isinstance(each, int | float) for each in value)
-    if not many and not isinstance(value, int | float | str):
+    are_numbers = isinstance(value, tuple) and all(isinstance(n, int | float) for n in value)
+    if not are_numbers and not isinstance(value, int | float | str):
         raise NoBoundError(f"the attribute {attribute.name[:40]} of {call.operator} is of a kind that is not read")
     return value
 
 
 def _differ(value: Any, default: Any) -> bool:
+    """Whether an attribute has another value than its default, or has no default."""
     return default is None or bool(helper.get_attribute_value(value) != helper.get_attribute_value(default))
 
 
 def _kinds(parameter: inspect.Parameter) -> tuple[Any, ...]:
+    """Return the types that a parameter's annotation joins by ``|``."""
     annotation = parameter.annotation
     if annotation in (*_LISTS, Array):
         return (annotation,)
     return get_args(annotation) or (annotation,)
 
 
-def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) -> Any:
+def _argument(call: Call, name: str, value: Value, parameter: inspect.Parameter) -> Any:
+    """Return the input ``name`` as the argument that a builder's parameter accepts, or refuse it."""
     kinds = _kinds(parameter)
-    small = [kind for kind in kinds if kind in (*_LISTS, *_SINGLE, Array)]
+    number_kinds = [kind for kind in kinds if kind in (*_LISTS, *_SINGLE, Array)]
     if isinstance(value, Data):
         if Data not in kinds:
             refuse(call, name, value)
         return value
     if Constant in kinds:
         return value
-    if not small:
+    if not number_kinds:
         raise NoBoundError(f"{call.operator} of constants is not evaluated")
+    kind = number_kinds[0]
     if value.steps:
         raise NoBoundError(
             f"the input {name} of {call.operator} is computed with rounding, and would be rounded to whole"
@@ -178,18 +191,18 @@ def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) ->
     if value.size > MAX_FOLDED or value.refusal is not None:
         raise NoBoundError(f"the input {name} of {call.operator} cannot be read")
     array = value.load()
-    if small[0] is Array:
+    if kind is Array:
         return array
     numbers = tuple(np.ravel(array).tolist())
-    if small[0] in (Wholes, int) and any(n != int(n) for n in numbers):
+    if kind in (Wholes, int) and any(n != int(n) for n in numbers):
         raise NoBoundError(f"the input {name} of {call.operator} holds no whole numbers")
-    if small[0] in _SINGLE and len(numbers) != 1:
+    if kind in _SINGLE and len(numbers) != 1:
         raise NoBoundError(f"the input {name} of {call.operator} is not one number")
-    return numbers[0] if small[0] in _SINGLE else numbers
+    return numbers[0] if kind in _SINGLE else numbers
 
 
 def refuse(call: Call, name: str, value: Data) -> NoReturn:
-    """Say that an input must be a constant."""
+    """Raise the error that an input must be a constant."""
     if not value.origins:
         raise NoBoundError(
             f"the input {name} of {call.operator} is computed from sizes or constants that are not known: give the "

@@ -18,7 +18,7 @@ from specnorm_networks.onnx.nodes import (
     Builder,
     Call,
     Data,
-    Made,
+    Output,
     Value,
     numbers_of,
     on_axis,
@@ -36,8 +36,8 @@ SMALLEST_FACTOR = 1e-100
 def function(make: Callable[..., Operator], *names: str) -> Builder:
     """Return the builder of a function of each entry, whose arguments are the attributes of these names."""
 
-    def build(x: Data, /, **numbers: float) -> Made:
-        return Made(make(*(numbers[name] for name in names)), (x,), x.shape)
+    def build(x: Data, /, **numbers: float) -> Output:
+        return Output(make(*(numbers[name] for name in names)), (x,), x.shape)
 
     parameters = [Parameter("x", Parameter.POSITIONAL_ONLY, annotation=Data)]
     parameters += [Parameter(name, Parameter.KEYWORD_ONLY, annotation=float) for name in names]
@@ -45,44 +45,44 @@ def function(make: Callable[..., Operator], *names: str) -> Builder:
     return build
 
 
-def shrink(x: Data, /, *, bias: float, lambd: float) -> Made:
+def shrink(x: Data, /, *, bias: float, lambd: float) -> Output:
     """Return soft shrinkage: values up to lambd from 0 become 0, others come nearer by the bias.
 
     It jumps unless both numbers are the same.
     """
     if not 0 <= bias == lambd:
         raise NoBoundError(f"it jumps where the value is {lambd:.6g}")
-    return Made(ops.SoftShrink(bias), (x,), x.shape)
+    return Output(ops.SoftShrink(bias), (x,), x.shape)
 
 
-def gelu(x: Data, /, *, approximate: str) -> Made:
+def gelu(x: Data, /, *, approximate: str) -> Output:
     """Return GELU by the error function, or its approximation by tanh."""
     forms: dict[str, Operator] = {"none": ops.GELU(), "tanh": ops.TanhGELU()}
     if approximate not in forms:
         raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not known here")
-    return Made(forms[approximate], (x,), x.shape)
+    return Output(forms[approximate], (x,), x.shape)
 
 
-def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Made:
+def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Output:
     """Return ``alpha x + beta``, clipped to [0, 1]."""
     if not (math.isfinite(alpha) and math.isfinite(beta)):
         raise NoBoundError(f"its slope and what it adds are {alpha} and {beta}")
     line = ops.Scale(np.array(alpha), lambda: (np.array(beta), np.zeros(())), exact=True)
-    return Made(ops.HardTanh(0.0, 1.0), (Made(line, (x,), x.shape),), x.shape)
+    return Output(ops.HardTanh(0.0, 1.0), (Output(line, (x,), x.shape),), x.shape)
 
 
-def swish(x: Data, /, *, alpha: float) -> Made:
+def swish(x: Data, /, *, alpha: float) -> Output:
     """Return ``x sigmoid(alpha x) = silu(alpha x) / alpha``."""
     if alpha == 0:
-        return Made(ops.Scale(np.array(0.5), exact=True), (x,), x.shape)
-    return Made(_stretched(ops.SiLU(), 1 / alpha), (x,), x.shape)
+        return Output(ops.Scale(np.array(0.5), exact=True), (x,), x.shape)
+    return Output(_stretched(ops.SiLU(), 1 / alpha), (x,), x.shape)
 
 
-def celu(x: Data, /, *, alpha: float) -> Made:
+def celu(x: Data, /, *, alpha: float) -> Output:
     """Return ``alpha elu(x / alpha)``."""
     if not alpha > 0:
         raise NoBoundError(f"alpha={alpha!r}: below 0 the exponential grows")
-    return Made(_stretched(ops.ELU(), alpha), (x,), x.shape)
+    return Output(_stretched(ops.ELU(), alpha), (x,), x.shape)
 
 
 def _stretched(f: ops.Pointwise, factor: float) -> Operator:
@@ -92,14 +92,14 @@ def _stretched(f: ops.Pointwise, factor: float) -> Operator:
     return f if factor == 1 else ops.Multiple(f, factor, 1 / factor, 1)
 
 
-def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Made:
+def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Output:
     """Return values clipped to an interval, whose ends may be missing."""
     low = _limit(min, -math.inf)
     high = _limit(max, math.inf)
     if low is None or high is None or not low <= high:
         raise NoBoundError(f"its limits are {low} and {high}")
     constants = [end for end in (min, max) if isinstance(end, Constant)]
-    return Made(ops.HardTanh(low, high), (x,), _shape_with(x, *constants))
+    return Output(ops.HardTanh(low, high), (x,), _shape_with(x, *constants))
 
 
 def _limit(end: Constant | float | None, default: float) -> float | None:
@@ -109,18 +109,18 @@ def _limit(end: Constant | float | None, default: float) -> float | None:
     return end if isinstance(end, float) else scalar(end)
 
 
-def prelu(x: Data, /, *, slope: Constant) -> Made:
+def prelu(x: Data, /, *, slope: Constant) -> Output:
     """Return leaky ReLU with constant slopes below 0."""
     if x.shape is not None and broadcast_shapes([x.shape, slope.shape]) != x.shape:
         raise NoBoundError(f"its slopes of shape {slope.shape} do not fit {x.shape}")
-    return Made(ops.LeakyReLU(numbers_of(slope)), (x,), x.shape)
+    return Output(ops.LeakyReLU(numbers_of(slope)), (x,), x.shape)
 
 
-def _joined(operator: Operator, *values: Value | Made) -> Made:
-    return Made(operator, values, broadcast_shapes([value.shape for value in values]))
+def _joined(operator: Operator, *values: Value | Output) -> Output:
+    return Output(operator, values, broadcast_shapes([value.shape for value in values]))
 
 
-def total(call: Call, *values: Value) -> Made:
+def total(call: Call, *values: Value) -> Output:
     """Return the sum, difference or mean of values."""
     other_sign = -1.0 if call.operator == "Sub" else 1.0
     signs = (1.0, *[other_sign] * (len(values) - 1))
@@ -128,8 +128,8 @@ def total(call: Call, *values: Value) -> Made:
     return _joined(ops.Add(signs, over), *values)
 
 
-def extreme(call: Call, *values: Value) -> Made:
-    """Return the largest or smallest of values; of one value and a number a function of each entry."""
+def extreme(call: Call, *values: Value) -> Output:
+    """Return the entrywise maximum or minimum of values; with a number it is a function of one value."""
     if len(values) == 2:
         first, second = values
         for x, other in ((first, second), (second, first)):
@@ -140,7 +140,7 @@ def extreme(call: Call, *values: Value) -> Made:
     return _joined(operator if len(values) > 1 else ops.Identity(), *values)
 
 
-def _clipped_at(call: Call, x: Value, other: Value) -> Made | None:
+def _clipped_at(call: Call, x: Value, other: Value) -> Output | None:
     """Return the extreme of a moving value and a number; None for other values."""
     number = scalar(other)
     if number is None or not math.isfinite(number) or not isinstance(x, Data) or not _spreads_to(x, other):
@@ -149,10 +149,10 @@ def _clipped_at(call: Call, x: Value, other: Value) -> Made | None:
         operator: Operator = ops.ReLU() if number == 0 else ops.HardTanh(number, math.inf)
     else:
         operator = ops.HardTanh(-math.inf, number)
-    return Made(operator, (x,), x.shape)
+    return Output(operator, (x,), x.shape)
 
 
-def multiply(a: Value, b: Value, /) -> Made:
+def multiply(a: Value, b: Value, /) -> Output:
     """Return the product of two values, or of a value and constants."""
     if isinstance(a, Data) and isinstance(b, Data):
         return _joined(ops.Product(), a, b)
@@ -163,10 +163,10 @@ def multiply(a: Value, b: Value, /) -> Made:
         x = b
         assert isinstance(a, Constant)  # for the type checker: one of them is
         constant = a
-    return Made(ops.Scale(numbers_of(constant), exact=True), (x,), broadcast_shapes([x.shape, constant.shape]))
+    return Output(ops.Scale(numbers_of(constant), exact=True), (x,), broadcast_shapes([x.shape, constant.shape]))
 
 
-def divide(a: Value, b: Value, /) -> Made:
+def divide(a: Value, b: Value, /) -> Output:
     """Return the quotient of a value by constants, or of a number or a value by a value that moves."""
     if any(isinstance(x, Constant) and not x.dtype.startswith(FLOATING) for x in (a, b)):
         raise NoBoundError("it divides whole numbers: steps")
@@ -174,10 +174,10 @@ def divide(a: Value, b: Value, /) -> Made:
         number = scalar(a)
         if number is None:
             return _joined(ops.Quotient(), a, b)
-        return Made(ops.Reciprocal(scale=number), (b,), _shape_with(b, a))
+        return Output(ops.Reciprocal(scale=number), (b,), _shape_with(b, a))
     with np.errstate(all="ignore"):
         values = 1 / numbers_of(b)
-    return Made(ops.Scale(values), (a,), broadcast_shapes([a.shape, b.shape]))
+    return Output(ops.Scale(values), (a,), broadcast_shapes([a.shape, b.shape]))
 
 
 def _spreads_to(x: Data, number: Value) -> bool:
@@ -192,7 +192,7 @@ def _shape_with(x: Data, *numbers: Value) -> Shape | None:
     return shape
 
 
-def power(x: Data, exponent: Constant, /) -> Made:
+def power(x: Data, exponent: Constant, /) -> Output:
     """Return a power with a whole exponent, a root or an inverse."""
     number = scalar(exponent)
     if number is None:
@@ -202,39 +202,39 @@ def power(x: Data, exponent: Constant, /) -> Made:
     operator = ops.Power(int(number)) if is_whole else roots.get(number)
     if operator is None:
         raise NoBoundError(f"a power of {number:.6g} has no rule")
-    return Made(operator, (x,), _shape_with(x, exponent))
+    return Output(operator, (x,), _shape_with(x, exponent))
 
 
-def where(condition: Value, a: Value, b: Value, /) -> Made:
-    """Return a choice by a condition: constant, or one that moves, which is a step outside of known patterns."""
+def where(condition: Value, a: Value, b: Value, /) -> Output:
+    """Return entries of a or of b by a condition. If it is not constant, this is a step, except in known patterns."""
     shape = broadcast_shapes([condition.shape, a.shape, b.shape])
     if isinstance(condition, Data):
-        return Made(ops.Choose(), (condition, a, b), shape)
+        return Output(ops.Choose(), (condition, a, b), shape)
     if condition.refusal is not None:
         raise NoBoundError("its condition cannot be read")
-    return Made(ops.Where(condition.load), (a, b), shape)
+    return Output(ops.Where(condition.load), (a, b), shape)
 
 
 def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
     """Return the builder of a comparison, a step from 0 to 1."""
     mirrored: dict[str, Literal["gt", "ge", "lt", "le"]] = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
 
-    def build(a: Value, b: Value, /) -> Made:
+    def build(a: Value, b: Value, /) -> Output:
         shape = broadcast_shapes([a.shape, b.shape])
         for x, other, kind_of_x in ((a, b, kind), (b, a, mirrored[kind])):
             number = scalar(other)
             if number is not None and isinstance(x, Data) and shape == x.shape:
-                return Made(ops.Compare(kind_of_x, number), (x,), shape)
-        # The difference has the sign of a > b: it underflows to no zero that it is not.
-        return Made(ops.Compare(kind), (_joined(ops.Add((1.0, -1.0)), a, b),), shape)
+                return Output(ops.Compare(kind_of_x, number), (x,), shape)
+        # The difference of two different floats never underflows to 0, so its sign is that of the comparison.
+        return Output(ops.Compare(kind), (_joined(ops.Add((1.0, -1.0)), a, b),), shape)
 
     return build
 
 
-def softmax(call: Call, x: Data, /, *, axis: int) -> Made:
+def softmax(call: Call, x: Data, /, *, axis: int) -> Output:
     """Return softmax or its logarithm, over one axis, or (before operator set 13) over all axes from it on."""
     shape = shape_of(x)
     first = on_axis(axis, shape)
     axes = (first,) if call.opset >= 13 else tuple(range(first, len(shape)))
     operator = ops.Softmax(axes) if call.operator == "Softmax" else ops.LogSoftmax(axes)
-    return Made(operator, (x,), x.shape)
+    return Output(operator, (x,), x.shape)

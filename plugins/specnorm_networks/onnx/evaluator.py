@@ -1,7 +1,8 @@
-"""Compute one ONNX node by onnx's reference evaluator; where that is not the standard, by a node of the same meaning.
+"""Compute one ONNX node by onnx's reference evaluator.
 
-Seen in onnx 1.23: windows of stride 1 forget or exchange their padding, "SAME" may crop, groups of transposed
-convolutions get each other's weights, and older operator sets are taken for newer ones.
+If the evaluator deviates from the standard, it gets another node of the same meaning. In onnx 1.23 pooling of stride 1
+forgets or exchanges its padding, "SAME" may crop, groups of transposed convolutions get each other's weights, and older
+operator sets are taken for newer ones.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from specnorm_networks.onnx.tensors import EXTERNAL
 Inputs: TypeAlias = Sequence[Any]
 """Arrays; None for one that is left out."""
 _NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19, "AveragePool": 19}
-"""Operator sets in which older nodes of these operators are evaluated. They mean the same there; by the older ones the
-evaluator always trains, or lacks an attribute."""
+"""Operator sets as which older nodes of these operators are evaluated: they mean the same. In older operator sets the
+evaluator always normalises by the batch, or lacks an attribute."""
 WINDOWS = 2**22
-"""Numbers in the windows of the channels that a convolution takes at a time, about; with their places 24 bytes each."""
+"""Largest number of entries in the windows of the channels that are convolved at a time, about; each takes 24 bytes."""
 _SLOW = frozenset(("MaxPool", "AveragePool", "ConvTranspose", "Resize", "Upsample"))
 """Operators whose entries the evaluator computes in a Python loop."""
 _LOOP = 2**10
@@ -53,7 +54,7 @@ def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
         Any error that the evaluator raises for a node that it does not support.
     """
     if any(attribute.t.data_location == EXTERNAL for attribute in node.attribute):
-        raise NotEvaluatedError  # its file would be read from the working directory
+        raise NotEvaluatedError  # the evaluator would read the tensor's file from the working directory
     return _SPECIAL.get(node.op_type, _run)(node, opset, inputs)
 
 

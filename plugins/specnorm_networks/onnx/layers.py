@@ -21,7 +21,7 @@ from specnorm_networks.onnx.nodes import (
     MAX_AMOUNT,
     Call,
     Data,
-    Made,
+    Output,
     UnsizedError,
     Value,
     numbers_of,
@@ -32,15 +32,18 @@ from specnorm_networks.onnx.nodes import (
 from specnorm_networks.onnx.tensors import Constant
 
 PRODUCT = "it is a product of two values that depend on the input, which has no constant"
+SMALLEST_FACTOR = 1e-300
+"""Smallest absolute value of a factor of batch normalisation, if its scale is not 0."""
 Pads = tuple[tuple[int, int], ...]
+"""Amounts of padding before and behind each axis."""
 
 
-def amounts(name: str, given: Wholes | None, count: int, default: int) -> tuple[int, ...]:
-    """One number an axis, all of a believable size."""
-    found = given or (default,) * count
-    if len(found) != count or any(not min(default, 0) <= n <= MAX_AMOUNT for n in found):
-        raise NoBoundError(f"{name}={list(found[:8])} make no sense here")
-    return found
+def amounts(name: str, stated: Wholes | None, count: int, default: int) -> tuple[int, ...]:
+    """Return the numbers of an attribute, or the default for each axis; refuse a wrong count or impossible numbers."""
+    numbers = stated or (default,) * count
+    if len(numbers) != count or any(not min(default, 0) <= n <= MAX_AMOUNT for n in numbers):
+        raise NoBoundError(f"{name}={list(numbers[:8])} make no sense here")
+    return numbers
 
 
 def steps_of(
@@ -49,7 +52,7 @@ def steps_of(
     strides: Wholes | None,
     dilations: Wholes | None,
 ) -> tuple[Wholes, Wholes, Shape | None]:
-    """Strides, dilations, and the sizes of the axes that windows go along; None where these are not known."""
+    """Return strides, dilations, and the spatial sizes of the input (None: they are not known)."""
     ndim = len(windows)
     stride = amounts("strides", strides, ndim, 1)
     dilation = amounts("dilations", dilations, ndim, 1)
@@ -62,140 +65,188 @@ def steps_of(
 
 
 def pads_of(
-    how: str,
+    auto_pad: str,
     pads: Wholes | None,
     kernel: Wholes,
     stride: Wholes,
     dilation: Wholes,
     sizes: Shape | None,
 ) -> Pads | None:
-    """Padding per axis; None for "same" at sizes that are not known."""
-    if how in ("SAME_UPPER", "SAME_LOWER"):
+    """Return the padding of each axis; None for "same" padding that depends on unknown sizes."""
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         if sizes is None and max(stride) > 1:
             return None
-        # Without strides it does not depend on the sizes.
+        # With stride 1 the padding does not depend on the sizes.
         pairs = []
         for n, k, s, r in zip(sizes or (1,) * len(kernel), kernel, stride, dilation, strict=True):
             total = max((-(-n // s) - 1) * s + r * (k - 1) + 1 - n, 0)
-            half = total // 2 if how == "SAME_UPPER" else total - total // 2
-            pairs.append((half, total - half))
+            before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            pairs.append((before, total - before))
         return tuple(pairs)
-    if how not in ("NOTSET", "VALID"):
-        raise NoBoundError(f"auto_pad={how[:20]} is not known here")
-    flat = amounts("pads", pads, 2 * len(kernel), 0) if how == "NOTSET" else (0,) * (2 * len(kernel))
-    return tuple(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
+    if auto_pad not in ("NOTSET", "VALID"):
+        raise NoBoundError(f"auto_pad={auto_pad[:20]} is not known here")
+    ndim = len(kernel)
+    flat = amounts("pads", pads, 2 * ndim, 0) if auto_pad == "NOTSET" else (0,) * (2 * ndim)
+    return tuple(zip(flat[:ndim], flat[ndim:], strict=True))
 
 
 def convolution(
     call: Call, x: Data, kernel: Constant, bias: Constant | None, /, *, auto_pad: str, dilations: Wholes | None,
     group: int, kernel_shape: Wholes | None, pads: Wholes | None, strides: Wholes | None,
     output_padding: Wholes | None = None, output_shape: Wholes | None = None,
-) -> Made:  # fmt: skip
-    """Convolution or transposed convolution with a constant kernel."""
+) -> Output:  # fmt: skip
+    """Return a convolution or transposed convolution with a constant kernel."""
     ndim = len(kernel.shape) - 2
     taps = kernel.shape[2:]
-    transposed = call.operator == "ConvTranspose"
+    is_transposed = call.operator == "ConvTranspose"
     stride, dilation, sizes = steps_of(x, taps, strides, dilations)
     window = (taps, stride, dilation)
     if (kernel_shape or taps) != taps or not 1 <= group <= MAX_AMOUNT:
         raise NoBoundError(f"its kernel_shape does not fit its kernel of shape {kernel.shape}, or group={group}")
-    unknown = ((0, 0),) * ndim
     extra = amounts("output_padding", output_padding, ndim, 0)
     outputs: Sequence[int]
-    stated: Any
     padding: Any
-    if transposed:
-        found, outputs = _cropped(window, extra, sizes, output_shape, auto_pad, pads)
-        stated = padding = tuple((before, max(after, 0)) for before, after in found or unknown)
-        # Rows beyond what is cropped hold the bias alone, and change no norm.
-        extra = tuple(max(-after, 0) for _, after in found or ())
+    padding_of_row: Any  # as the file states it
+    if is_transposed:
+        pairs, outputs = _crops(window, extra, sizes, output_shape, auto_pad, pads)
+        padding = tuple((before, max(after, 0)) for before, after in pairs or ((0, 0),) * ndim)
+        padding_of_row = padding
+        # A negative crop adds pixels that have the bias alone: they change no norm.
+        extra = tuple(max(-after, 0) for _, after in pairs or ())
     else:
-        found = pads_of(auto_pad, pads, *window, sizes)
-        stated = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(auto_pad, found)
-        padding = "same" if found is None else found
+        pairs = pads_of(auto_pad, pads, *window, sizes)
+        padding = "same" if pairs is None else pairs
+        padding_of_row = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(auto_pad, pairs)
         extra = ()
-        axes = zip(sizes or (), *window, found or (), strict=False)
-        outputs = [Window(k, s, r, *pair).count(n) for n, k, s, r, pair in axes]
-    geometry = {"stride": stride, "dilation": dilation, "groups": group, "transposed": transposed}
-    told = [{**geometry, "padding_mode": "zeros", "padding": each} for each in (padding, stated)]
-    layer = call.layer(kernel, told[0], stated=told[1], sizes=sizes)
-    if found is None:
+        outputs = []
+        for n, k, s, r, pair in zip(sizes or (), *window, pairs or (), strict=False):
+            outputs.append(Window(k, s, r, *pair).count(n))
+    geometry: dict[str, Any] = {
+        "stride": stride,
+        "dilation": dilation,
+        "groups": group,
+        "transposed": is_transposed,
+        "padding_mode": "zeros",
+        "padding": padding,
+    }
+    layer = call.layer(kernel, geometry, stated={**geometry, "padding": padding_of_row}, sizes=sizes)
+    if pairs is None:
         raise UnsizedError
-    channels = kernel.shape[1] * group if transposed else kernel.shape[0]
+    channels = kernel.shape[1] * group if is_transposed else kernel.shape[0]
     operator = ops.Convolution(layer, offset_of(bias, spatial=ndim), extra=extra)
-    return Made(operator, (x,), None if x.shape is None else (x.shape[0], channels, *outputs))
+    return Output(operator, (x,), None if x.shape is None else (x.shape[0], channels, *outputs))
 
 
-def _cropped(
-    window: tuple[Wholes, Wholes, Wholes], extra: Wholes, sizes: Shape | None, wanted: Wholes | None, how: str,
-    pads: Wholes | None,
+def _crops(
+    window: tuple[Wholes, Wholes, Wholes], extra: Wholes, sizes: Shape | None, output_shape: Wholes | None,
+    auto_pad: str, pads: Wholes | None,
 ) -> tuple[Pads | None, Sequence[int]]:  # fmt: skip
-    """What a transposed convolution crops, and its output sizes; None where that depends on the input's."""
-    if wanted is None and not how.startswith("SAME"):
-        given = pads_of(how, pads, *window, None) or ()
-        cropped = tuple((before, after - more) for (before, after), more in zip(given, extra, strict=True))
-        axes = zip(sizes or (), *window, cropped, strict=False)
-        return cropped, [s * (n - 1) + r * (k - 1) + 1 - before - after for n, k, s, r, (before, after) in axes]
-    if wanted is None and any(r * (k - 1) + 1 < s for k, s, r in zip(*window, strict=True)):
-        raise NoBoundError(f"auto_pad={how[:20]} with a kernel shorter than its stride: runtimes disagree on its size")
-    wanted = None if wanted is None else wanted[-len(extra) :]
+    """Return the amounts that a transposed convolution crops from its output, and its output sizes.
+
+    Parameters
+    ----------
+    window : tuple of tuple of int
+        Taps, strides and dilations.
+    extra : tuple of int
+        The attribute output_padding.
+
+    Returns
+    -------
+    crops : pairs of int, or None
+        None: they depend on the input's sizes, which are not known.
+    sizes : sequence of int
+        Output sizes; empty if they are not known.
+    """
+    if output_shape is None and not auto_pad.startswith("SAME"):
+        stated = pads_of(auto_pad, pads, *window, None) or ()
+        crops = tuple((before, after - more) for (before, after), more in zip(stated, extra, strict=True))
+        outputs = []
+        for n, k, s, r, (before, after) in zip(sizes or (), *window, crops, strict=False):
+            outputs.append(s * (n - 1) + r * (k - 1) + 1 - before - after)
+        return crops, outputs
+    if output_shape is None and any(r * (k - 1) + 1 < s for k, s, r in zip(*window, strict=True)):
+        raise NoBoundError(
+            f"auto_pad={auto_pad[:20]} with a kernel shorter than its stride: runtimes disagree on its size"
+        )
     if sizes is None:
-        return None, ()  # zero padding, so the bound at every size does not depend on the crop
-    outputs = wanted if wanted is not None else tuple(n * s for n, s in zip(sizes, window[1], strict=True))
+        return None, ()
+    if output_shape is None:
+        strides = window[1]
+        output_sizes = tuple(n * s for n, s in zip(sizes, strides, strict=True))
+    else:
+        output_sizes = output_shape[-len(extra) :]
     pairs = []
-    for n, k, s, r, more, goal in zip(sizes, *window, extra, outputs, strict=True):
-        total = s * (n - 1) + more + r * (k - 1) + 1 - goal
-        half = max(total // 2 if how == "SAME_UPPER" else total - total // 2, 0)
-        pairs.append((half, total - half - more))
-    return tuple(pairs), outputs
+    for n, k, s, r, more, output_size in zip(sizes, *window, extra, output_sizes, strict=True):
+        total = s * (n - 1) + more + r * (k - 1) + 1 - output_size
+        before = max(total // 2 if auto_pad == "SAME_UPPER" else total - total // 2, 0)
+        pairs.append((before, total - before - more))
+    return tuple(pairs), output_sizes
 
 
-def matmul(call: Call, a: Value, b: Value, /) -> Made:
-    """Product with a constant matrix, from either side."""
+def matmul(call: Call, a: Value, b: Value, /) -> Output:
+    """Return a product with a constant matrix, from either side."""
     return _matrix(call, a, b, 1.0)
 
 
 def gemm(call: Call, a: Value, b: Value, c: Constant | None, /, *, alpha: float, beta: float, transA: int,
-         transB: int,) -> Made:  # fmt: skip
-    """The same with its transpositions and factor, of matrices alone."""
+         transB: int,) -> Output:  # fmt: skip
+    """Return ``alpha a b + beta c`` for matrices, of which a or b may be transposed."""
     return _matrix(call, a, b, alpha, bool(transA), bool(transB), c, beta)
 
 
 def _matrix(
-    call: Call, a: Value, b: Value, alpha: float, flip_a: bool = False, flip_b: bool = False,
+    call: Call, a: Value, b: Value, alpha: float, transposes_a: bool = False, transposes_b: bool = False,
     added: Constant | None = None, beta: float = 1.0,
-) -> Made:  # fmt: skip
-    """``alpha a b + beta c``; the matrix's row is as it is stored, since it has the norm of its transpose."""
+) -> Output:  # fmt: skip
+    """Return ``alpha a b + beta added``, where a or b is a constant matrix.
+
+    The row of the matrix has it as it is stored: its transpose has the same norm.
+    """
     if isinstance(a, Data) and isinstance(b, Data):
         raise NoBoundError(PRODUCT)
     if isinstance(a, Constant) and isinstance(b, Constant):
         raise NoBoundError("a product of constants is not evaluated")
-    right = isinstance(b, Constant)
-    x, weight, flip_x, flip = (a, b, flip_a, flip_b) if right else (b, a, flip_b, flip_a)
-    assert isinstance(weight, Constant)  # for the type checker: one moves
+    x: Value
+    if isinstance(b, Constant):
+        x = a
+        weight = b
+        side = "right"
+        transposes_x = transposes_a
+        transposes_weight = transposes_b
+    else:
+        assert isinstance(a, Constant)  # for the type checker: one is a constant
+        x = b
+        weight = a
+        side = "left"
+        transposes_x = transposes_b
+        transposes_weight = transposes_a
     if len(weight.shape) > 2:
-        return _stack(call, x, weight, right=right)
+        return _stack(call, x, weight, right=side == "right")
     if len(weight.shape) != 2:
         raise NoBoundError(f"its constant matrix has shape {weight.shape}")
-    turned = right != flip
-    outputs = weight.shape[1] if turned else weight.shape[0]
-    layer = call.layer(weight, {}, row=_scaled(weight, alpha), transposed=turned)
+    # A layer multiplies columns: x W is the transpose of W^T x^T, so a matrix on the right is transposed.
+    is_transposed = (side == "right") != transposes_weight
+    outputs = weight.shape[1] if is_transposed else weight.shape[0]
+    layer = call.layer(weight, {}, row=_scaled(weight, alpha), transposed=is_transposed)
     before = x.shape
     if before is None and call.operator == "MatMul":
-        raise UnsizedError  # others take matrices alone
-    before = before[::-1] if before and flip_x else before
-    source: Value | Made = Made(ops.Permute((1, 0)), (x,), before) if flip_x else x
-    # From the left, of a vector too, which is no column.
-    last = right or (before is not None and len(before) == 1)
+        raise UnsizedError  # Gemm needs no shape: its inputs are matrices
+    source: Value | Output = x
+    if transposes_x:
+        before = before[::-1] if before else before
+        source = Output(ops.Permute((1, 0)), (x,), before)
+    # A product W x with a vector acts on its only axis, like one from the right.
+    is_vector = before is not None and len(before) == 1
+    acts_on_last_axis = side == "right" or is_vector
     shape = None
     if before is not None:
-        shape = (*before[:-1], outputs) if last else (*before[:-2], outputs, before[-1])
-    operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if last else "left")
-    return Made(operator, (source,), shape)
+        shape = (*before[:-1], outputs) if acts_on_last_axis else (*before[:-2], outputs, before[-1])
+    operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if acts_on_last_axis else "left")
+    return Output(operator, (source,), shape)
 
 
-def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Made:
-    """One matrix for each choice of the leading axes, which the value has, too."""
+def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Output:
+    """Return a product with a stack of matrices: one for each choice of the leading axes, which the value also has."""
     before = shape_of(x)
     rows, columns = weight.shape[-2:] if right else weight.shape[:-3:-1]
     fits = len(before) > 1 and before[-1 if right else -2] == rows
@@ -203,69 +254,80 @@ def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Made:
         raise NoBoundError(f"it multiplies a value of shape {before} by constants of shape {weight.shape}")
     shape = (*before[:-1], columns) if right else (*before[:-2], columns, before[-1])
 
-    def stacked(a: NDArray[Any]) -> NDArray[Any]:
+    def as_stack(a: NDArray[Any]) -> NDArray[Any]:
         return (a.swapaxes(-1, -2) if right else a).reshape(math.prod(a.shape[:-2]), columns, rows)
 
     equation = "...ij,...jk->...ik" if right else "...jk,...ij->...ik"
-    return _matrices(call, x, weight, stacked, equation, shape)
+    return _matrices(call, x, weight, as_stack, equation, shape)
 
 
-def einsum(call: Call, *values: Value, equation: str) -> Made:
-    """A value and constants: one matrix for each choice of the indices that both have and keep."""
+def einsum(call: Call, *values: Value, equation: str) -> Output:
+    """Return a sum of products of a value with a constant.
+
+    It is a product with one matrix for each choice of the indices that both have and that the output keeps.
+    """
     moving = [value for value in values if isinstance(value, Data)]
     if len(moving) > 1:
         raise NoBoundError(PRODUCT)
     equation = equation.replace(" ", "")
-    terms, arrow, out = equation.partition("->")
-    names = terms.split(",")
-    plain = all(x.isalpha() and len(set(x)) == len(x) for x in (*names, out) if x)
-    if not arrow or len(values) != 2 or not plain:
+    terms, arrow, output_indices = equation.partition("->")
+    indices = terms.split(",")
+    has_letters_once = all(x.isalpha() and len(set(x)) == len(x) for x in (*indices, output_indices) if x)
+    if not arrow or len(values) != 2 or not has_letters_once:
         raise NoBoundError(f"its equation {equation[:40]} has no rule")
-    at = values.index(moving[0])
-    constant = values[1 - at]
+    position = values.index(moving[0])
+    constant = values[1 - position]
     before = shape_of(moving[0])
-    assert isinstance(constant, Constant)  # for the type checker: one moves
-    ours = names[at]
-    theirs = names[1 - at]
-    if len(ours) != len(before) or len(theirs) != len(constant.shape):
+    assert isinstance(constant, Constant)  # for the type checker: one is a constant
+    value_indices = indices[position]
+    constant_indices = indices[1 - position]
+    if len(value_indices) != len(before) or len(constant_indices) != len(constant.shape):
         raise NoBoundError(f"its equation {equation[:40]} does not fit {before} and {constant.shape}")
-    summed = [x for x in theirs if x in ours and x not in out]
-    new = [x for x in theirs if x not in ours]
-    shared = [x for x in theirs if x in ours and x in out]
-    sizes = dict(zip(ours, before, strict=True))
-    known = dict(zip(theirs, constant.shape, strict=True))
-    # Nothing else is summed, and nothing repeated.
-    if set(ours + theirs) - set(out) != set(summed) or any(sizes[x] != known[x] for x in ours if x in known):
+    summed = [x for x in constant_indices if x in value_indices and x not in output_indices]
+    new = [x for x in constant_indices if x not in value_indices]
+    shared = [x for x in constant_indices if x in value_indices and x in output_indices]
+    value_sizes = dict(zip(value_indices, before, strict=True))
+    constant_sizes = dict(zip(constant_indices, constant.shape, strict=True))
+    # No other index is summed, and no size is broadcast.
+    all_summed = set(value_indices + constant_indices) - set(output_indices)
+    has_equal_sizes = all(value_sizes[x] == constant_sizes[x] for x in value_indices if x in constant_sizes)
+    if all_summed != set(summed) or not has_equal_sizes:
         raise NoBoundError(f"its equation {equation[:40]} has no rule")
-    rows, columns = (math.prod(known[x] for x in group) for group in (new, summed))
-    order = [theirs.index(x) for x in (*shared, *new, *summed)]
+    rows = math.prod(constant_sizes[x] for x in new)
+    columns = math.prod(constant_sizes[x] for x in summed)
+    order = [constant_indices.index(x) for x in (*shared, *new, *summed)]
+    sizes = constant_sizes | value_sizes
+    shape = tuple(sizes[x] for x in output_indices)
 
-    def stacked(a: NDArray[Any]) -> NDArray[Any]:
+    def as_stack(a: NDArray[Any]) -> NDArray[Any]:
         return a.transpose(order).reshape(-1, rows, columns)
 
-    return _matrices(
-        call, moving[0], constant, stacked, f"{ours},{theirs}->{out}", tuple((known | sizes)[x] for x in out)
-    )
+    value_first = f"{value_indices},{constant_indices}->{output_indices}"
+    return _matrices(call, moving[0], constant, as_stack, value_first, shape)
 
 
 def _matrices(
     call: Call,
     x: Value,
     weight: Constant,
-    stacked: Callable[[NDArray[Any]], NDArray[Any]],
+    as_stack: Callable[[NDArray[Any]], NDArray[Any]],
     equation: str,
     shape: Shape,
-) -> Made:
-    """A block-diagonal map. Its kernel is measured with the network alone, and a row that says so."""
+) -> Output:
+    """Return a product with matrices, a block-diagonal map.
+
+    The stack of matrices is measured for the network alone: its row says that it is not read as a layer. ``as_stack``
+    turns the constant's array into the stack (matrices, rows, columns), ``equation`` computes the product.
+    """
     if weight.refusal is not None:
         raise NoBoundError(weight.refusal)
     call.missed()
-    layer = Layer(weight.name, lambda: stacked(weight.load()), {}, 0)
-    return Made(ops.Matrices(layer, equation, lambda: weight.load().astype(np.float64)), (x,), shape)
+    layer = Layer(weight.name, lambda: as_stack(weight.load()), {}, 0)
+    return Output(ops.Matrices(layer, equation, lambda: weight.load().astype(np.float64)), (x,), shape)
 
 
 def _scaled(weight: Constant, alpha: float) -> Constant:
-    """The product's matrix, exactly: numbers of float32 times one of float32 are numbers of float64."""
+    """Return the matrix times alpha, exactly: float64 holds every product of two float32 numbers."""
     if alpha == 1:
         return weight
     if weight.dtype == "float64":
@@ -276,46 +338,50 @@ def _scaled(weight: Constant, alpha: float) -> Constant:
 
 def batch_norm(
     call: Call, x: Data, scale: Constant, bias: Constant, mean: Constant, variance: Constant, /, *, epsilon: float,
-) -> Made:  # fmt: skip
-    """Batch normalisation at inference: a product with constants."""
-    # Before operator set 14, further outputs asked for training.
+) -> Output:  # fmt: skip
+    """Return batch normalisation at inference: a product with constants."""
+    # Before operator set 14, a node with further outputs is in training.
     if call.opset < 14 and call.outputs > 1:
         raise NoBoundError("it normalises by the statistics of the batch")
-    mean_of, variance_of, scale_of, bias_of = map(numbers_of, (mean, variance, scale, bias))
+    means = numbers_of(mean)
+    variances = numbers_of(variance)
+    scales = numbers_of(scale)
+    biases = numbers_of(bias)
     with np.errstate(all="ignore"):
-        operator = normalisation(mean_of, variance_of, scale_of, bias_of, epsilon, len(shape_of(x)))
+        operator = normalisation(means, variances, scales, biases, epsilon, len(shape_of(x)))
     factors = operator.values.ravel()
-    if not np.all(np.isfinite(factors) & ((abs(factors) > 1e-300) | (scale_of == 0))):
+    is_normal = (abs(factors) > SMALLEST_FACTOR) | (scales == 0)
+    if not np.all(np.isfinite(factors) & is_normal):
         raise NoBoundError("its variances are negative or not finite, or its factors underflow")
-    return Made(operator, (x,), x.shape)
+    return Output(operator, (x,), x.shape)
 
 
 # -- normalisation by a value's own entries ----------------------------------------------------------------------------
 def _normalised(
-    x: Data | Made,
+    x: Data | Output,
     axes: tuple[int, ...],
     eps: float,
     *,
     centred: bool = True,
     form: Form = "mean square",
-) -> Made:
-    """Divided by a function of the length over some axes."""
+) -> Output:
+    """Return a value divided by a function of its 2-norm over some axes; if ``centred``, less its mean."""
     shape = shape_of(x)
     if not axes or not math.isfinite(eps):
         raise NoBoundError(f"it normalises over axes {axes}, with epsilon={eps!r}")
-    value = Made(ops.Centre(axes), (x,), shape) if centred else x
-    ones = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
-    length = Made(ops.Norm(axes, keep=True), (value,), ones)
-    return Made(ops.Normalise(axes, eps, form), (value, length), shape)
+    value = Output(ops.Centre(axes), (x,), shape) if centred else x
+    shape_of_length = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+    length = Output(ops.Norm(axes, keep=True), (value,), shape_of_length)
+    return Output(ops.Normalise(axes, eps, form), (value, length), shape)
 
 
-def _times(made: Made, scale: Constant | None, bias: Constant | None, spatial: int = 0) -> Made:
-    """Times a constant, plus another, whose axes are followed by some more."""
+def _scaled_and_shifted(x: Output, scale: Constant | None, bias: Constant | None, spatial: int = 0) -> Output:
+    """Return ``scale x + bias``; both constants get ``spatial`` further axes at the end."""
     if scale is None and bias is None:
-        return made
+        return x
     values = np.ones(()) if scale is None else numbers_of(scale)
     values = values.reshape(*values.shape, *(1,) * spatial)
-    return Made(ops.Scale(values, offset_of(bias, spatial=spatial), exact=True), (made,), made.shape)
+    return Output(ops.Scale(values, offset_of(bias, spatial=spatial), exact=True), (x,), x.shape)
 
 
 def layer_norm(
@@ -327,17 +393,18 @@ def layer_norm(
     *,
     axis: int = -1,
     epsilon: float = 1e-5,
-) -> Made:
-    """Over an axis and all behind it, with a mean or without."""
+) -> Output:
+    """Return layer normalisation, or RMS normalisation, over an axis and all axes behind it."""
     shape = shape_of(x)
     axes = tuple(range(on_axis(axis, shape), len(shape)))
-    return _times(_normalised(x, axes, epsilon, centred=call.operator == "LayerNormalization"), scale, bias)
+    normalised = _normalised(x, axes, epsilon, centred=call.operator == "LayerNormalization")
+    return _scaled_and_shifted(normalised, scale, bias)
 
 
-def instance_norm(x: Data, scale: Constant, bias: Constant, /, *, epsilon: float) -> Made:
-    """Over all axes behind the channels."""
+def instance_norm(x: Data, scale: Constant, bias: Constant, /, *, epsilon: float) -> Output:
+    """Return normalisation over all axes behind the channels."""
     count = len(shape_of(x)) - 2
-    return _times(_normalised(x, tuple(range(2, 2 + count)), epsilon), scale, bias, count)
+    return _scaled_and_shifted(_normalised(x, tuple(range(2, 2 + count)), epsilon), scale, bias, count)
 
 
 def group_norm(
@@ -349,21 +416,23 @@ def group_norm(
     *,
     num_groups: int,
     epsilon: float,
-) -> Made:
-    """Over groups of channels, and all axes behind them."""
+) -> Output:
+    """Return normalisation over groups of channels and all axes behind them."""
     shape = shape_of(x)
     sizes = shape[1:]
     if num_groups < 1 or sizes[0] % num_groups:
         raise NoBoundError(f"num_groups={num_groups} of {sizes[0]} channels")
     split = (shape[0], num_groups, math.prod(sizes) // num_groups)
-    made = _normalised(Made(ops.Reshape((0, num_groups, -1), copies=True), (x,), split), (2,), epsilon)
-    whole = Made(ops.Reshape((0, *sizes), copies=True), (made,), shape)
-    if call.opset < 21:  # one number a group
-        count = sizes[0] // num_groups
-        scale, bias = (each.mapped(sizes[:1], lambda a: np.repeat(a, count)) for each in (scale, bias))
-    return _times(whole, scale, bias, len(sizes) - 1)
+    groups = Output(ops.Reshape((0, num_groups, -1), copies=True), (x,), split)
+    normalised_groups = _normalised(groups, (2,), epsilon)
+    normalised = Output(ops.Reshape((0, *sizes), copies=True), (normalised_groups,), shape)
+    if call.opset < 21:  # scale and bias have one number for each group
+        channels_of_group = sizes[0] // num_groups
+        scale = scale.mapped(sizes[:1], lambda a: np.repeat(a, channels_of_group))
+        bias = bias.mapped(sizes[:1], lambda a: np.repeat(a, channels_of_group))
+    return _scaled_and_shifted(normalised, scale, bias, len(sizes) - 1)
 
 
-def length_norm(x: Data, /, *, axis: int) -> Made:
-    """Entries over their length along an axis."""
+def length_norm(x: Data, /, *, axis: int) -> Output:
+    """Return a value divided by its 2-norm along an axis."""
     return _normalised(x, (on_axis(axis, shape_of(x)),), 0.0, centred=False, form="largest")

@@ -1,4 +1,4 @@
-"""One node of an ONNX graph, its inputs, and what becomes of it."""
+"""Types of a translation: a node of an ONNX graph as it is read, its inputs, and the operators that it becomes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from specnorm_networks.onnx.tensors import Constant
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 MAX_AMOUNT = 2**16
-"""Largest stride, dilation, padding or group count that is believed."""
+"""Largest stride, dilation, padding or group count of a file that is believed."""
 MAX_FOLDED = 2**16
-"""Entries of constants that are evaluated to learn shapes."""
+"""Largest number of entries of constants that are evaluated at once, since shapes may depend on them."""
 MAX_KNOWN = 2**24
-"""Entries of constants that become numbers of an operator."""
+"""Largest number of entries of a constant that becomes a number, or table, of an operator."""
 
 
 class UnsizedError(NoBoundError):
@@ -37,11 +37,13 @@ class Data:
     Parameters
     ----------
     name : str
-        Of its node.
+        Name of the value's node.
+    shape : tuple of int, or None
+        Shape of the value; None: it is not known.
     origins : frozenset of str
-        Inputs that its numbers come from; see `unread`.
+        Names of the network's inputs from which the value's numbers come; see `unread`.
     depends : bool
-        Whether it depends on an input in any way.
+        Whether the value depends on an input in any way, be it by its shape alone.
     """
 
     name: str
@@ -54,24 +56,24 @@ Value: TypeAlias = Constant | Data
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """One output of an operator.
+class Output:
+    """An output of an ONNX node, as an operator of the network and its inputs.
 
     Parameters
     ----------
     inputs : tuple
-        Values, in the operator's order; one that is made itself becomes a node of its own.
+        Inputs in the operator's order. An input that is an `Output` itself becomes an inner node of the network.
     """
 
     operator: Operator
-    inputs: tuple[Value | Made, ...]
+    inputs: tuple[Value | Output, ...]
     shape: Shape | None
 
 
-Result: TypeAlias = Constant | Made | tuple[Made | Constant, ...]
-"""A constant; the first output; or every output."""
+Result: TypeAlias = Constant | Output | tuple[Output | Constant, ...]
+"""Translation of a node: a constant or an output, if only the first output is known; or a tuple of all outputs."""
 Builder: TypeAlias = Callable[..., Result]
-"""Makes an operator from its arguments, and its `Call` if it takes one: see `binding`."""
+"""Function that translates a node from its arguments, and from its `Call` if it takes one: see `binding`."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,20 @@ class Call:
 
     Parameters
     ----------
+    operator : str
+        ONNX's name of the operator.
     outputs : int
-        How many it has.
+        Number of the node's outputs.
     label : str
-        What people call it.
+        Name of the node in messages.
     describe : callable
-        Gives a tensor that an attribute holds.
+        ``describe(tensor)`` returns the constant for a tensor of an attribute.
     fold : callable
-        Gives the constant that an array is.
+        ``fold(array)`` returns a constant for an array.
     use : callable
-        ``use(kernel, geometry, stated, sizes)``: the name of the row of a kernel.
+        ``use(kernel, geometry, sizes)`` adds a row for a kernel and returns the row's name.
     missed : callable
-        Makes rows of the constants that it multiplies by, which say that they are not read as layers.
+        Adds rows for the constants by which the node multiplies; they say that these are not read as layers.
     """
 
     operator: str
@@ -115,30 +119,43 @@ class Call:
         transposed: bool = False,
         row: Constant | None = None,
     ) -> Layer:
-        """A kernel, which becomes a row, with its geometry for specnorm's functions, and as the file has it.
+        """Return a layer for a kernel, and add a row for it.
 
-        ``sizes`` are the spatial ones of its input; ``row`` is what is measured, if it is another constant. Raises
-        NoBoundError if the kernel cannot be read.
+        Parameters
+        ----------
+        geometry : mapping
+            Geometry for specnorm's functions.
+        stated : mapping, optional
+            Geometry as the file states it, for the row. Default: ``geometry``.
+        sizes : tuple of int, optional
+            Spatial sizes of the layer's input.
+        row : Constant, optional
+            Constant that the row measures, if it is not the kernel.
+
+        Raises
+        ------
+        NoBoundError
+            If the kernel cannot be read.
         """
         name = self.use(row or kernel, geometry if stated is None else stated, sizes)
         if kernel.refusal is not None:
             raise NoBoundError(kernel.refusal)
-        # Kernels are measured as they are stored, or in float64 where a reader computed them.
+        # Kernels are measured as they are stored, or in float64 if a reader computed them.
         return Layer(name, kernel.load, geometry, max(len(kernel.shape) - 2, 0), transposed)
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of an operator.
+class OperatorRule:
+    """The rule for an operator of ONNX.
 
     Parameters
     ----------
     since : int
-        The first operator set whose meaning is known.
+        Oldest operator set whose definition was read.
     build : callable or None
-        Of moving values; None: of constants alone.
+        Function that translates a node; None: nodes are supported if all their inputs are constants.
     ignored : tuple of str
-        Names of constant inputs and attributes that change nothing here.
+        Names of constant inputs and attributes that do not change the result.
     """
 
     since: int
@@ -147,12 +164,15 @@ class Known:
 
 
 def has_graphs(proto: Any) -> bool:
-    """Whether a node has control flow."""
+    """Whether a node has sub-graphs: control flow."""
     return any(attribute.HasField("g") or attribute.graphs for attribute in proto.attribute)
 
 
 def offset_of(value: Constant | None, factor: float = 1.0, spatial: int = 0) -> Offset | None:
-    """What is added: a constant times a number; ``spatial``: axes behind its own. NaN where it is not known."""
+    """Return a constant times a number as an operator's offset, with ``spatial`` further axes at the end.
+
+    The offset is nan if the constant cannot be read.
+    """
     if value is None:
         return None
 
@@ -166,7 +186,7 @@ def offset_of(value: Constant | None, factor: float = 1.0, spatial: int = 0) -> 
 
 
 def numbers_of(constant: Constant) -> FloatArray:
-    """All its numbers.
+    """Return the numbers of a constant.
 
     Raises
     ------
@@ -179,18 +199,19 @@ def numbers_of(constant: Constant) -> FloatArray:
 
 
 def scalar(value: Value | None) -> float | None:
-    """A constant of one entry, as a number; None for anything else."""
+    """Return the number of a constant of one entry; None for any other value."""
     if not isinstance(value, Constant) or value.size != 1 or value.refusal is not None:
         return None
     return float(np.ravel(value.load())[0])
 
 
-def shape_of(x: Value | Made) -> Shape:
-    """The shape.
+def shape_of(x: Value | Output) -> Shape:
+    """Return the shape of a value.
 
     Raises
     ------
     UnsizedError
+        If it is not known.
     """
     if x.shape is None:
         raise UnsizedError
@@ -198,7 +219,7 @@ def shape_of(x: Value | Made) -> Shape:
 
 
 def on_axis(axis: int, shape: Shape) -> int:
-    """A non-negative number of an axis.
+    """Return the number of an axis, counted from the first one.
 
     Raises
     ------

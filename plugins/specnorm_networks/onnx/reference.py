@@ -1,7 +1,8 @@
-"""An ONNX model executed by onnx's own reference evaluator, apart from how it is read here.
+"""Execute an ONNX model by onnx's reference evaluator, independently of how this package reads the model.
 
-Node by node, so that what the evaluator does not know leaves the other values. A file is not trusted: nothing is
-executed whose size is not known beforehand, no loop, and external data come from the model's folder alone.
+Nodes are executed one by one: if the evaluator does not know an operator, other values are still computed. A file is
+not trusted: no node is executed whose size is not known beforehand, and no loop; external data are read from the
+model's folder alone.
 """
 
 from __future__ import annotations
@@ -24,50 +25,51 @@ from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.tensors import EXTERNAL, Tensors
 
 ENTRIES = 2**27
-"""Entries of all values together; half as many in double precision."""
+"""Largest number of entries of all values together; half as many in double precision."""
 WORK = 2**35
-"""Multiplications of all nodes together."""
+"""Largest number of multiplications of all nodes together."""
 PATCHES = 2**24
-"""Numbers that the windows of one of a convolution's channels hold together."""
+"""Largest number of entries in the windows of one channel of a convolution."""
 _SINGLE = ("Erf", "Gelu")
-"""Operators that the evaluator computes in single precision, whatever it is given."""
+"""Operators that the evaluator computes in single precision, whatever the type of their inputs is."""
 _DOMAINS = ("", "ai.onnx")
 
 
-def given_arrays(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
-    """Inputs of a GraphProto in its types, in order; those that are held are 0.
+def arrays_for_inputs(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
+    """Return the inputs of a GraphProto in the file's types and order; integer inputs that are not given are 0.
 
     Raises
     ------
     NotExecutedError
         If a type is not known.
     """
-    stored = {each.name for each in graph.initializer}
-    found: dict[str, NDArray[Any]] = {}
-    for each in graph.input:
-        tensor = each.type.tensor_type
+    initialisers = {tensor.name for tensor in graph.initializer}
+    arrays: dict[str, NDArray[Any]] = {}
+    for graph_input in graph.input:
+        name = graph_input.name
+        tensor_type = graph_input.type.tensor_type
         try:
-            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor_type.elem_type))
         except (KeyError, TypeError, ValueError) as error:
-            raise NotExecutedError(f"the type of its input {each.name[:40]!r} is not known") from error
-        shape = tuple(int(dim.dim_value) or 1 for dim in tensor.shape.dim)
-        if each.name in inputs:
+            raise NotExecutedError(f"the type of its input {name[:40]!r} is not known") from error
+        shape = tuple(int(dim.dim_value) or 1 for dim in tensor_type.shape.dim)
+        if name in inputs:
             with np.errstate(all="ignore"):
-                found[each.name] = np.asarray(inputs[each.name]).astype(dtype)
-        elif each.name not in stored and dtype.kind in "iub" and 0 <= math.prod(shape) <= ENTRIES:
-            found[each.name] = np.zeros(shape, dtype)
-    return found
+                arrays[name] = np.asarray(inputs[name]).astype(dtype)
+        elif name not in initialisers and dtype.kind in "iub" and 0 <= math.prod(shape) <= ENTRIES:
+            arrays[name] = np.zeros(shape, dtype)
+    return arrays
 
 
 class OnnxModel:
-    """The original of a graph; see `specnorm_networks.model.Model`.
+    """An ONNX file as the model of a graph; see `specnorm_networks.model.Model`.
 
     Parameters
     ----------
     reader : Tensors
-        Gives external data.
+        Reader of external data.
     shapes : callable
-        Gives the shapes of all values from those of the inputs.
+        Returns the shapes of all values, by name, for shapes of the inputs.
     """
 
     file: bytes | None = None
@@ -87,7 +89,7 @@ class OnnxModel:
         self._shapes = shapes
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
-        """Values by name, in the file's precision; see `specnorm_networks.model.Model`.
+        """Return values by name, in the file's precision; see `specnorm_networks.model.Model`.
 
         Raises
         ------
@@ -96,87 +98,101 @@ class OnnxModel:
         """
         if self._functions or any(has_graphs(node) for node in self._graph.node):
             raise NotExecutedError("it has control flow or functions, which are not executed")
-        given = given_arrays(self._graph, inputs)
-        shapes = self._shapes({name: array.shape for name, array in given.items()})
-        wide = any(array.dtype == np.float64 for array in given.values())
-        self._limit(shapes, ENTRIES // (1 + wide))
-        found = self._constants | given
-        made = dict(given)
-        single: set[str] = set()
+        input_arrays = arrays_for_inputs(self._graph, inputs)
+        shapes = self._shapes({name: array.shape for name, array in input_arrays.items()})
+        is_double = any(array.dtype == np.float64 for array in input_arrays.values())
+        self._require_moderate_size(shapes, ENTRIES // 2 if is_double else ENTRIES)
+        values = dict(input_arrays)
+        values_and_constants = self._constants | input_arrays
+        single_precision: set[str] = set()
         for node in self._graph.node:
-            if any(name and name not in found for name in node.input) or not self._is_sized(node, shapes):
+            has_inputs = all(name in values_and_constants for name in node.input if name)
+            if not has_inputs or not self._has_known_size(node, shapes):
                 continue
-            # What is computed of such a value may be compared with what is computed without it (a gate, say).
-            if node.op_type in _SINGLE or not single.isdisjoint(node.input):
-                single.update(node.output)
-            for name, array in self._node(node, found):
-                found[name] = made[name] = array
-        least = dict.fromkeys(single, UNITS["float32"])
-        return {
-            name: Computed(a, max(unit_of(a), least.get(name, 0.0)))
-            for name, a in made.items()
-            if a.dtype.name in UNITS or a.dtype.kind in "iub"
-        }
+            # Values that are computed from such a value have its error, too: a gate may multiply it by another value.
+            if node.op_type in _SINGLE or not single_precision.isdisjoint(node.input):
+                single_precision.update(node.output)
+            for name, array in self._execute(node, values_and_constants):
+                values_and_constants[name] = array
+                values[name] = array
+        computed = {}
+        for name, array in values.items():
+            if array.dtype.name in UNITS or array.dtype.kind in "iub":
+                unit = unit_of(array)
+                if name in single_precision:
+                    unit = max(unit, UNITS["float32"])
+                computed[name] = Computed(array, unit)
+        return computed
 
     def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
-        """Nothing: values are in the file's precision."""
+        """Do nothing: the file's operators are not executed in double precision."""
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
-        """Outputs for several samples, where the first axis of every input is open."""
-        for each in self._graph.input:
-            dims = each.type.tensor_type.shape.dim
-            if each.name in inputs and (len(dims) < 2 or dims[0].dim_value > 0):
+        """Return the outputs for several samples; None if the file fixes the first axis of an input."""
+        for graph_input in self._graph.input:
+            dims = graph_input.type.tensor_type.shape.dim
+            if graph_input.name in inputs and (len(dims) < 2 or dims[0].dim_value > 0):
                 return None
         try:
-            found = self.values(inputs)
+            values = self.values(inputs)
         except NotExecutedError:
             return None
-        return {each.name: found[each.name] for each in self._graph.output if each.name in found}
+        return {output.name: values[output.name] for output in self._graph.output if output.name in values}
 
     @cached_property
     def _constants(self) -> dict[str, NDArray[Any]]:
-        found = {}
+        constants = {}
         for proto in self._graph.initializer:
             try:
-                outside = proto.data_location == EXTERNAL
-                found[proto.name] = self._reader.outside(proto) if outside else numpy_helper.to_array(proto)
-            except Exception as error:  # whatever a damaged tensor raises
+                is_external = proto.data_location == EXTERNAL
+                constants[proto.name] = self._reader.outside(proto) if is_external else numpy_helper.to_array(proto)
+            except Exception as error:  # damaged tensors raise many kinds
                 raise NotExecutedError(f"its tensor {proto.name[:40]!r} cannot be read: {error}") from error
-        return found
+        return constants
 
-    def _limit(self, shapes: Mapping[str, Shape | None], most: int) -> None:
-        entries = work = patches = 0
+    def _require_moderate_size(self, shapes: Mapping[str, Shape | None], most_entries: int) -> None:
+        """Refuse a model with too many entries of values, multiplications, or entries of windows."""
+        entries = 0
+        work = 0
+        largest_patches = 0
         for node in self._graph.node:
-            known = [shapes.get(name) for name in node.output]
-            size = sum(math.prod(shape) for shape in known if shape is not None)
+            output_shapes = []
+            for name in node.output:
+                shape = shapes.get(name)
+                if shape is not None:
+                    output_shapes.append(shape)
+            size = sum(map(math.prod, output_shapes))
             entries += size
             work += size * cost(node, [shapes.get(name) or () for name in node.input])
             if node.op_type == "Conv" and len(node.input) > 1:
                 window = math.prod((shapes.get(node.input[1]) or ())[2:])
-                patches = max([patches, *(window * math.prod(shape[2:]) for shape in known if shape is not None)])
-        if entries > most or work > WORK or patches > PATCHES:
+                for shape in output_shapes:
+                    largest_patches = max(largest_patches, window * math.prod(shape[2:]))
+        if entries > most_entries or work > WORK or largest_patches > PATCHES:
             raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
 
-    def _is_sized(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
-        """Whether the first value of a node that has a name cannot be larger than expected."""
-        known = node.op_type in OPERATORS and node.domain in _DOMAINS
-        return known and shapes.get(next(filter(None, node.output), "")) is not None
+    def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
+        """Whether a node is of a known operator, and the shape of its first named output is known."""
+        is_known = node.op_type in OPERATORS and node.domain in _DOMAINS
+        first_name = next(filter(None, node.output), "")
+        return is_known and shapes.get(first_name) is not None
 
-    def _node(
+    def _execute(
         self,
         node: Any,
         values: Mapping[str, NDArray[Any]],
     ) -> list[tuple[str, NDArray[Any]]]:
-        """Values of a node that the evaluator knows."""
+        """Return the names and values of a node's outputs; none if the evaluator does not know the node."""
         try:
             with np.errstate(all="ignore"):
-                found = evaluate(node, self.opset, [values[name] if name else None for name in node.input])
-        except Exception:  # whatever the evaluator raises for what it does not support
+                outputs = evaluate(node, self.opset, [values[name] if name else None for name in node.input])
+        except Exception:  # the evaluator raises many kinds for nodes that it does not support
             return []
-        named = zip([name for name in node.output if name], found, strict=False)
-        return [(name, np.asarray(each)) for name, each in named if isinstance(each, np.ndarray | np.generic)]
+        names = filter(None, node.output)
+        pairs = zip(names, outputs, strict=False)
+        return [(name, np.asarray(value)) for name, value in pairs if isinstance(value, np.ndarray | np.generic)]
 
 
 def unit_of(x: NDArray[Any]) -> float:
-    """Unit roundoff of an array's type; that of float64 for whole numbers."""
+    """Return the unit roundoff of an array's type; that of float64 for whole numbers."""
     return UNITS.get(x.dtype.name, UNITS["float64"])

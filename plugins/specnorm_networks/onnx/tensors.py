@@ -1,4 +1,4 @@
-"""ONNX's TensorProto -> arrays that are read when they are needed, every claimed size checked before it is believed."""
+"""Read ONNX's TensorProtos as arrays, each when it is needed; sizes that a file claims are checked first."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 from specnorm.errors import ModelFileError
 
 _READ = (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16)
-"""Element types that are read: floating ones, whole numbers of 8 bits and more, and truths."""
+"""Element types that are read: floating ones, whole numbers of 8 bits and more, and truth values."""
 EXTERNAL = TensorProto.EXTERNAL
+"""The place of a tensor whose numbers are in another file."""
 MAX_AXES = 8
+"""Largest number of axes of a tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +32,17 @@ class Constant:
     Parameters
     ----------
     name : str
-        Of the initialiser or node that it comes from, for people: others may have it.
+        Name of the initialiser or node that it comes from, for messages; it need not be unique.
     dtype : str
-        Of what ``load`` returns.
+        Dtype of the array that ``load`` returns.
     refusal : str or None
-        Why it cannot be read.
+        Reason why it cannot be read.
     key : object
-        What it is told from others by.
+        Identity of the array: two constants with one key have the same numbers.
     value : str
-        What the graph calls it; empty for what no value of the graph is.
+        Name of the value in the graph; empty if it is no value of the graph.
     steps : int
-        Computations, each of which rounds, between it and what the file stores.
+        Number of roundings, one after the other, by which it was computed from arrays of the file.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Constant:
         return math.prod(self.shape)
 
     def refused(self, reason: str) -> Constant:
-        """The same, which cannot be read."""
+        """Return the constant with a refusal: it cannot be read."""
         return replace(self, refusal=self.refusal or reason)
 
     def mapped(
@@ -66,34 +68,40 @@ class Constant:
         shape: tuple[int, ...],
         change: Callable[[NDArray[Any]], NDArray[Any]],
     ) -> Constant:
-        """Another one: its array changed when it is read."""
+        """Return another constant, whose array is computed by ``change`` when it is read."""
         load = self.load
         return replace(self, shape=shape, load=lambda: change(load()), key=object())
 
 
 class Tensors:
-    """Reads the tensors of one model.
+    """Reader of the tensors of one model.
 
     Parameters
     ----------
     model : Path
-        Of the file: external data may not leave its folder, or that of the file that it is a link to.
+        Path of the model. External data have to lie in its folder, or in the folder of the file that it is a link to.
     max_bytes : int
-        Most bytes of all tensors.
+        Largest number of bytes of all tensors.
     """
 
     def __init__(self, model: Path, max_bytes: int) -> None:
         self.model = model
-        self.left = self.limit = self.spare = max_bytes
-        self.largest = self.work = 0
-        """Entries of the largest tensor; multiplications of what is computed from them."""
+        self.limit = max_bytes
+        self.left = max_bytes
+        """Bytes that tensors of the file may still claim."""
+        self.spare = max_bytes
+        """Bytes that constants that are computed may still take."""
+        self.largest = 0
+        """Number of entries of the largest tensor."""
+        self.work = 0
+        """Number of multiplications for constants that are computed."""
 
     def again(self) -> Tensors:
-        """The same, with nothing read yet."""
+        """Return a reader of the same model that has not read anything yet."""
         return Tensors(self.model, self.limit)
 
     def describe(self, proto: Any, name: str) -> Constant:
-        """Shape and type of a TensorProto; a refusal where it is damaged.
+        """Return a constant for a TensorProto; it has a refusal if the tensor is damaged or of an unread type.
 
         Raises
         ------
@@ -101,83 +109,94 @@ class Tensors:
             If the tensors take more than the limit.
         """
         shape = tuple(int(n) for n in proto.dims)
-        kind = proto.data_type
-        called = TensorProto.DataType.Name(kind).lower() if kind in TensorProto.DataType.values() else "unknown"
-        blank = Constant(name, shape, called, lambda: np.zeros(0))
-        if kind not in _READ:
-            return blank.refused(
-                f"it is stored as {blank.dtype}, which is not measured; expected float32, float64, float16 or bfloat16."
+        type_number = proto.data_type
+        is_type = type_number in TensorProto.DataType.values()
+        type_name = TensorProto.DataType.Name(type_number).lower() if is_type else "unknown"
+        constant = Constant(name, shape, type_name, lambda: np.zeros(0))
+        if type_number not in _READ:
+            return constant.refused(
+                f"it is stored as {type_name}, which is not measured; expected float32, float64, float16 or bfloat16."
             )
-        dtype = helper.tensor_dtype_to_np_dtype(kind)
-        blank = replace(blank, dtype=dtype.name)
+        dtype = helper.tensor_dtype_to_np_dtype(type_number)
+        constant = replace(constant, dtype=dtype.name)
         if len(shape) > MAX_AXES or any(n < 0 for n in shape):
-            return replace(blank, shape=()).refused(f"it claims the shape {shape[:MAX_AXES]}: the file is damaged.")
+            return replace(constant, shape=()).refused(f"it claims the shape {shape[:MAX_AXES]}: the file is damaged.")
         count = math.prod(shape)
-        needed = count * dtype.itemsize
+        byte_count = count * dtype.itemsize
         if proto.HasField("segment"):
-            return blank.refused("it is stored in segments, which are not read.")
+            return constant.refused("it is stored in segments, which are not read.")
         if proto.data_location == EXTERNAL:
-            return self._external(proto, blank, dtype)
-        raw = proto.HasField("raw_data")
-        have = len(proto.raw_data if raw else getattr(proto, helper.tensor_dtype_to_field(kind)))
-        if have != (needed if raw else count):
-            return blank.refused(
-                f"shape {shape} of {blank.dtype} does not fit its {have} stored values: the file is damaged."
+            return self._external(proto, constant, dtype)
+        if proto.HasField("raw_data"):
+            stored = len(proto.raw_data)
+            expected = byte_count
+        else:
+            stored = len(getattr(proto, helper.tensor_dtype_to_field(type_number)))
+            expected = count
+        if stored != expected:
+            return constant.refused(
+                f"shape {shape} of {constant.dtype} does not fit its {stored} stored values: the file is damaged."
             )
-        self._claim(needed)
+        self._claim(byte_count)
         self.largest = max(self.largest, count)
-        return replace(blank, load=lambda: _widened(numpy_helper.to_array(proto)))
+        return replace(constant, load=lambda: _widened(numpy_helper.to_array(proto)))
 
-    def computes(self, count: int, work: int, most: int) -> bool:
-        """Whether so many bytes, by so many multiplications, are computed besides: no more than may be read."""
-        fits = count <= self.spare and self.work + work <= most
-        self.spare = self.spare - count * fits
-        self.work = self.work + work * fits
+    def computes(self, byte_count: int, work: int, most_work: int) -> bool:
+        """Whether a constant may be computed, of so many bytes and by so many multiplications; if so, count both.
+
+        Computed constants may take as many bytes as tensors of the file, and ``most_work`` multiplications together.
+        """
+        fits = byte_count <= self.spare and self.work + work <= most_work
+        if fits:
+            self.spare -= byte_count
+            self.work += work
         return fits
 
-    def _claim(self, count: int) -> None:
-        self.left -= count
+    def _claim(self, byte_count: int) -> None:
+        """Count the bytes of a tensor; refuse the file if its tensors take more than the limit."""
+        self.left -= byte_count
         if self.left < 0:
             raise ModelFileError(
                 f"its tensors claim more than the limit of {self.limit} bytes. Raise max_bytes if you trust it."
             )
 
     def outside(self, proto: Any) -> NDArray[Any]:
-        """An array that lies in another file; `ModelFileError` if it cannot be read."""
-        found = self.describe(proto, proto.name)
-        if found.refusal is not None:
-            raise ModelFileError(found.refusal)
-        return found.load()
+        """Return an array that lies in another file; `ModelFileError` if it cannot be read."""
+        constant = self.describe(proto, proto.name)
+        if constant.refusal is not None:
+            raise ModelFileError(constant.refusal)
+        return constant.load()
 
-    def _external(self, proto: Any, blank: Constant, dtype: np.dtype[Any]) -> Constant:
-        needed = blank.size * dtype.itemsize
+    def _external(self, proto: Any, constant: Constant, dtype: np.dtype[Any]) -> Constant:
+        """Return a constant whose array is read from another file; it has a refusal if the file does not have it."""
+        byte_count = constant.size * dtype.itemsize
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
         try:
             offset = _whole(entries.get("offset") or "0")
-            length = _whole(entries.get("length") or str(needed))
+            length = _whole(entries.get("length") or str(byte_count))
             path = _inside(self.model, location)
             size = path.stat().st_size
         except (OSError, ValueError) as error:
-            return blank.refused(f"its data lie in {location!r}, which cannot be read: {error}")
-        if length != needed or offset < 0 or offset + needed > size:
-            return blank.refused(
-                f"it takes {needed} bytes; {length} are claimed at {offset} of {location!r}, which has {size}."
+            return constant.refused(f"its data lie in {location!r}, which cannot be read: {error}")
+        if length != byte_count or offset < 0 or offset + byte_count > size:
+            return constant.refused(
+                f"it takes {byte_count} bytes; {length} are claimed at {offset} of {location!r}, which has {size}."
             )
-        self._claim(needed)
-        self.largest = max(self.largest, blank.size)
+        self._claim(byte_count)
+        self.largest = max(self.largest, constant.size)
 
         def load() -> NDArray[Any]:
-            found = np.fromfile(path, dtype.newbyteorder("<"), blank.size, offset=offset)
-            if found.size != blank.size:
+            numbers = np.fromfile(path, dtype.newbyteorder("<"), constant.size, offset=offset)
+            if numbers.size != constant.size:
                 raise ModelFileError(f"{location!r} ends in the middle of it.")
-            return _widened(found.astype(dtype, copy=False).reshape(blank.shape))
+            return _widened(numbers.astype(dtype, copy=False).reshape(constant.shape))
 
-        return replace(blank, load=load)
+        return replace(constant, load=load)
 
 
 def initialisers(model: Any, reader: Tensors) -> dict[str, Constant]:
-    """Arrays that a model's file holds, by name."""
+    """Return the arrays of a model's file, by name."""
     return {proto.name: reader.describe(proto, proto.name) for proto in model.graph.initializer}
 
 
@@ -188,16 +207,21 @@ def _whole(text: str) -> int:
 
 
 def _inside(model: Path, location: str) -> Path:
-    """A regular file below the model's folder, links followed; a cache of links keeps both in one other folder."""
+    """Return the path of external data, links followed; refuse a path outside of the model's folder.
+
+    If the model is a link, as in a cache of downloads, the folder of the file that it points to is allowed, too.
+    """
     if not location or "\0" in location or Path(location).is_absolute():
         raise ValueError("external data are named relative to the model.")
     path = Path(os.path.realpath(model.parent / location))
-    if not any(path.is_relative_to(home) for home in (model.parent.resolve(), model.resolve().parent)):
+    allowed_folders = (model.parent.resolve(), model.resolve().parent)
+    if not any(path.is_relative_to(folder) for folder in allowed_folders):
         raise ValueError("it leaves the model's folder.")
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is not a regular file.")
     return path
 
 
-def _widened(found: NDArray[Any]) -> NDArray[Any]:
-    return found.astype(np.float32) if found.dtype.name == "bfloat16" else found
+def _widened(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return bfloat16 numbers as float32, others as they are."""
+    return numbers.astype(np.float32) if numbers.dtype.name == "bfloat16" else numbers

@@ -1,7 +1,7 @@
-"""Where a graph may hold a kernel that is not read: each such place becomes a row, so that no gate passes it unseen.
+"""Find places of a graph that may have a kernel that is not read. Each becomes a row of the audit, and fails its gates.
 
-A product has a kernel if one of its factors does not come from the network's inputs. So each value knows from which
-inputs its numbers come: not those that merely choose (a comparison, an index), nor those whose shape alone counts.
+A product has a kernel if one of its factors does not come from the network's inputs. So each value has `origins`: the
+inputs from which its numbers come. Inputs that only choose (by a comparison, an index) or give a shape do not count.
 """
 
 from __future__ import annotations
@@ -16,34 +16,37 @@ from specnorm_networks.onnx.nodes import FLOATING, Data, Value
 from specnorm_networks.onnx.tensors import Constant
 
 LAYER = ""
-"""Stands among the origins of what a layer computes."""
+"""Name that stands for layers among the origins of a value, if a layer computes it."""
 _CONVOLUTIONS = {
     "Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "DeformConv": (0, 1), "QLinearConv": (0, 3),
     "CausalConvWithState": (0, 1),
 }  # fmt: skip
 _FACTORS = _CONVOLUTIONS | {"MatMul": (0, 1), "Gemm": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}
-"""Inputs that operators multiply; Einsum multiplies all of them."""
+"""Numbers of the inputs that an operator multiplies; Einsum multiplies all of them."""
 PRODUCTS = frozenset((*_FACTORS, "Einsum"))
-_OF_VALUES = {"EyeLike": (), "RandomNormalLike": (), "RandomUniformLike": (), "CastLike": (0,)}
-"""Inputs whose numbers reach the output, where others give a shape or type alone."""
+_NUMBER_INPUTS = {"EyeLike": (), "RandomNormalLike": (), "RandomUniformLike": (), "CastLike": (0,)}
+"""Numbers of the inputs whose entries the output has, for operators that take a shape or type from other inputs."""
 _CHOICES = frozenset(("tensor(bool)", "tensor(int64)"))
+"""Types of outputs that only choose."""
 _CHOICE_TYPES = (5, 6, 7, 9, 12, 13)
-"""Element types of truths and whole numbers; those of 8 bits may be quantised values."""
+"""Numbers of such types as targets of Cast; those of 8 bits may be quantised values, and are left out."""
 _QUANTISED = ("int4", "int8", "uint4", "uint8")
 
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """What may be a kernel and is not read: a node, or a constant in an operator.
+    """A possible kernel that is not read: a node, or a constant that an operator reads.
 
     Parameters
     ----------
     name : str
-        Of its row.
+        Name of its row.
     kind : {"unknown", "none"}
-        Of its row: an error, or what leaves a gate undecided.
+        Kind of its row. "unknown" is an error; with "none" the gates stay undecided.
+    reason : str
+        Reason why it is not read.
     constant : Constant or None
-        None: no constant stands for it.
+        The constant; None: it is a node.
     multiplied : bool
         Whether the constant is a factor of a product.
     """
@@ -55,45 +58,56 @@ class Hidden:
     multiplied: bool = False
 
 
-def origins(proto: Any, opset: int, at: int, inputs: Sequence[Value | None]) -> frozenset[str]:
-    """Names of the inputs that the numbers of a node's output come from."""
-    if _chooses(proto, opset, at):
+def origins(proto: Any, opset: int, output: int, inputs: Sequence[Value | None]) -> frozenset[str]:
+    """Return the names of the network's inputs from which the numbers of a node's output come."""
+    if _only_chooses(proto, opset, output):
         return frozenset()
-    counted = [inputs[j] for j in _OF_VALUES.get(proto.op_type, range(len(inputs))) if j < len(inputs)]
-    return frozenset[str]().union(*(value.origins for value in counted if isinstance(value, Data)))
+    names: set[str] = set()
+    for number in _NUMBER_INPUTS.get(proto.op_type, range(len(inputs))):
+        value = inputs[number] if number < len(inputs) else None
+        if isinstance(value, Data):
+            names |= value.origins
+    return frozenset(names)
 
 
-def _chooses(proto: Any, opset: int, at: int) -> bool:
-    """Whether an output holds truths or whole numbers."""
+def _only_chooses(proto: Any, opset: int, output: int) -> bool:
+    """Whether the output with this number has truth values or whole numbers, which choose entries of others."""
     if proto.op_type == "Cast":
-        return any(each.name == "to" and each.i in _CHOICE_TYPES for each in proto.attribute)
+        return any(attribute.name == "to" and attribute.i in _CHOICE_TYPES for attribute in proto.attribute)
     try:
         schema = defs.get_schema(proto.op_type, opset, proto.domain)
     except defs.SchemaError:
         return False
     if not schema.outputs:
         return False
-    kind = schema.outputs[min(at, len(schema.outputs) - 1)].type_str
-    allowed = next((c.allowed_type_strs for c in schema.type_constraints if c.type_param_str == kind), [kind])
-    return _CHOICES.issuperset(allowed)
+    type_name = schema.outputs[min(output, len(schema.outputs) - 1)].type_str
+    allowed_types: Sequence[str] = [type_name]
+    for constraint in schema.type_constraints:
+        if constraint.type_param_str == type_name:
+            allowed_types = constraint.allowed_type_strs
+            break
+    return _CHOICES.issuperset(allowed_types)
 
 
 def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[Hidden]:
-    """What may be kernels of a node without a rule."""
+    """Yield the possible kernels of a node without a rule."""
     operator = f"{proto.op_type[:40]} ({label[:80]})"
     multiplies = proto.op_type in PRODUCTS
-    places = _FACTORS.get(proto.op_type, range(len(inputs)))
-    factors = [inputs[at] for at in places if at < len(inputs) and inputs[at] is not None]
+    factors = []
+    for number in _FACTORS.get(proto.op_type, range(len(inputs))):
+        if number < len(inputs) and inputs[number] is not None:
+            factors.append(inputs[number])
     if not any(isinstance(value, Data) and value.depends for value in inputs):
-        return  # what comes out is a constant, and is judged where it is used
+        return  # the outputs do not depend on the network's inputs: nodes that read them are looked at
     for value in inputs:
-        multiplied = multiplies and any(value is factor for factor in factors)
-        if isinstance(value, Constant) and (multiplied or _is_weight(value)):
-            # Integers may say where and how much, and more axes hold what is no kernel.
-            shaped = multiplied or 2 <= len(value.shape) <= 5
-            kind: Any = "unknown" if shaped and value.dtype.startswith(FLOATING) else "none"
+        is_factor = multiplies and any(value is factor for factor in factors)
+        if isinstance(value, Constant) and (is_factor or _is_weight(value)):
+            # Integers may be positions or amounts, and an array of more than five axes is no kernel.
+            has_shape_of_kernel = is_factor or 2 <= len(value.shape) <= 5
+            is_kernel = has_shape_of_kernel and value.dtype.startswith(FLOATING)
+            kind: Any = "unknown" if is_kernel else "none"
             reason = f"it is a weight of {operator}, which is not read as a layer."
-            yield Hidden(value.name, kind, reason, value, multiplied)
+            yield Hidden(value.name, kind, reason, value, is_factor)
     data = [value for value in factors if isinstance(value, Data)]
     if proto.op_type in _CONVOLUTIONS and len(data) == len(factors):
         yield Hidden(label, "unknown", f"the kernel of {operator} is an input or computed, and is not measured.")
@@ -104,4 +118,5 @@ def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[H
 
 
 def _is_weight(constant: Constant) -> bool:
+    """Whether a constant has two axes or more, and floating or quantised numbers."""
     return len(constant.shape) > 1 and constant.dtype.startswith((*FLOATING, "float", *_QUANTISED))

@@ -1,9 +1,9 @@
-"""Go through an ONNX graph once: a node of the network for each value, a row for each kernel."""
+"""Translate an ONNX graph, node by node: a node of the network for each value, a row of the audit for each kernel."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +32,7 @@ from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
 from specnorm_networks.onnx.evaluator import plain
-from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Made, Result, UnsizedError, Value, has_graphs
+from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Output, Result, UnsizedError, Value, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.tensors import Constant, Tensors
@@ -40,9 +40,9 @@ from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unre
 
 _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
-"""Element types of inputs that move."""
+"""Element types of floating inputs, with respect to which a bound holds."""
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
-"""Element types of inputs that stay: integers and text."""
+"""Element types of inputs that are held constant: integers and text."""
 _LOOPS = ("RNN", "GRU", "LSTM")
 _SUBGRAPH = "it has a sub-graph, which is not read"
 COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
@@ -58,13 +58,20 @@ class _Use:
     sizes: tuple[int, ...] | None
 
 
+def _fits(shape: Sequence[int], dims: Sequence[int | str]) -> bool:
+    """Whether a shape has the sizes that a file states; a size with a name is free."""
+    if len(shape) != len(dims):
+        return False
+    return all(isinstance(dim, str) or n == dim for n, dim in zip(shape, dims, strict=True))
+
+
 class Walk:
-    """Goes through a model once.
+    """Translation of one model, which is made when the object is created.
 
     Parameters
     ----------
     sizes : int, tuple of int, or mapping of str to tuple of int, optional
-        Spatial sizes of inputs where the file leaves them open; or the shapes of inputs.
+        Spatial sizes of inputs that the file leaves open; or whole shapes of inputs, by name.
     """
 
     def __init__(self, model: Any, reader: Tensors, sizes: Sizes) -> None:
@@ -74,9 +81,10 @@ class Walk:
         opsets = {o.version for o in model.opset_import if o.domain in _DOMAINS}
         self.opset = max(opsets, default=1)
         self.nodes: list[Node] = []
-        self.names = {name for proto in model.graph.node for name in proto.output}
-        """Names of all values of the graph, and of the nodes that are made besides."""
-        self.names |= {stored.name for stored in (*model.graph.input, *model.graph.initializer)}
+        self.names = {stored.name for stored in (*model.graph.input, *model.graph.initializer)}
+        """Names of all values of the graph, and of the inner nodes that operators become."""
+        for proto in model.graph.node:
+            self.names.update(proto.output)
         self.uses: dict[str, _Use] = {}
         """Kernels by the name of their row."""
         self.constants: dict[str, Constant] = {}
@@ -84,7 +92,7 @@ class Walk:
         self.constant_names: set[str] = set()
         self.constant_nodes: dict[str, str] = {}
         """Names of the nodes of constants, by the names of their values."""
-        self.inner: dict[int, tuple[Made, str]] = {}
+        self.inner: dict[int, tuple[Output, str]] = {}
         """Inner values of operators that become several nodes, with the names of these nodes."""
         self.unsqueezed: dict[str, tuple[int, str]] = {}
         """Nodes that insert one axis of size 1: the axis, and the name of the value that gets it."""
@@ -93,7 +101,7 @@ class Walk:
         self.functions = {(f.domain.replace("ai.onnx", ""), f.name) for f in model.functions}
         """Operators that the model defines itself."""
         self.broken: str | None = None
-        """Why the graph makes no sense; its kernels are rows all the same."""
+        """Reason why the graph is invalid, or None; kernels of an invalid graph are rows, too."""
         self.values = self._scope(model.graph)
         self._walk(model.graph)
         if any(function.domain in _DOMAINS for function in model.functions):
@@ -131,20 +139,23 @@ class Walk:
         if self.broken is not None:
             self._hide(Hidden("graph", "unknown", f"{self.broken}: the graph is damaged."))
         for hidden in self.hidden.values():
-            c = hidden.constant
+            constant = hidden.constant
             # A table that is also a layer's kernel has its row; a kernel that is computed from it has another norm.
-            if c is None or c.key in row_keys:
+            if constant is None or constant.key in row_keys:
                 continue
-            if c.name not in used_names or hidden.multiplied or c.steps:
-                used_names.add(c.name)
-                keeps_name = c.key in initialiser_keys and c.name not in self.uses
-                name = c.name if keeps_name else self._fresh_constant_name(c.name)
-                tensors.append(Tensor(name, c.shape, c.dtype, c.load, hidden.kind, refusal=c.refusal or hidden.reason))
-        for name, c in self.constants.items():
+            if constant.name not in used_names or hidden.multiplied or constant.steps:
+                used_names.add(constant.name)
+                keeps_name = constant.key in initialiser_keys and constant.name not in self.uses
+                name = constant.name if keeps_name else self._fresh_constant_name(constant.name)
+                refusal = constant.refusal or hidden.reason
+                tensors.append(
+                    Tensor(name, constant.shape, constant.dtype, constant.load, hidden.kind, refusal=refusal)
+                )  # fmt: skip
+        for name, constant in self.constants.items():
             if name not in used_names:
-                tensors.append(Tensor(name, c.shape, c.dtype, c.load, "none"))
+                tensors.append(Tensor(name, constant.shape, constant.dtype, constant.load, "none"))
         for hidden in self.hidden.values():
-            if hidden.constant is None:
+            if hidden.constant is None:  # a node: its row has no array
                 name = self._fresh_constant_name(hidden.name)
                 tensors.append(Tensor(name, (), "unknown", list, hidden.kind, refusal=hidden.reason))
         return tensors
@@ -160,25 +171,24 @@ class Walk:
         return Graph(tuple(self.nodes), moving, model, note=note)
 
     def check_sizes(self) -> None:
-        """Refuse shapes by name that are not those of the file's inputs.
+        """Refuse shapes by name that do not fit the file's inputs.
 
         Raises
         ------
         GeometryError
+            If there is no such input, or the file states another shape.
         """
         shapes_by_name = self.sizes if isinstance(self.sizes, Mapping) else {}
-        inputs = {one.name: one.type.tensor_type for one in self.model.graph.input}
+        inputs = {graph_input.name: graph_input.type.tensor_type for graph_input in self.model.graph.input}
         for name, shape in shapes_by_name.items():
             if name not in inputs:
                 names = ", ".join(repr(other) for other in list(inputs)[:8])
                 raise GeometryError(f"The network has no input {name!r}; it has {names}.")
             if not inputs[name].HasField("shape"):
                 continue
+            # A size is a number, a name, or unknown.
             dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].shape.dim]
-            fits = len(dims) == len(shape) and all(
-                m in (n, 0) or isinstance(m, str) for m, n in zip(dims, shape, strict=True)
-            )
-            if not fits:
+            if not _fits(shape, dims):
                 raise GeometryError(
                     f"The network's input {name!r} is given the shape {'x'.join(map(str, shape))}; the file states "
                     f"{'x'.join(map(str, dims))}. Give the whole shape, with its batch axis."
@@ -269,22 +279,22 @@ class Walk:
             if has_graphs(proto):
                 self._hide(Hidden(label, "none", f"{_SUBGRAPH}."))
             results = self._translate(proto, inputs, label)
-            for at, name in enumerate(proto.output):
+            for output_number, name in enumerate(proto.output):
                 if not name:
                     continue
                 if name in value_names:
                     self.broken = self.broken or f"two of its values are called {name[:80]!r}"
                 value_names.add(name)
-                if at < len(results):
-                    result = results[at]
+                if output_number < len(results):
+                    result = results[output_number]
                 else:
                     result = self._unknown(proto, inputs, "it is a further output")
                 if isinstance(result, Constant):
                     scope[name] = replace(result, value=name)
                     continue
                 data = [value for value in inputs if isinstance(value, Data)]
-                sources = origins(proto, self.opset, at, inputs)
-                # A sub-graph may use any value that is in sight.
+                sources = origins(proto, self.opset, output_number, inputs)
+                # A sub-graph may read any value of the graph.
                 depends = has_graphs(proto) or any(value.depends for value in data)
                 is_layer = isinstance(result.operator, Convolution | Matrix) or proto.op_type in _LOOPS
                 if is_layer and depends:
@@ -292,11 +302,11 @@ class Walk:
                 scope[name] = Data(name, result.shape, sources, depends)
                 self._node(name, result, proto.op_type)
 
-    def _node(self, name: str, made: Made, label: str) -> str:
+    def _node(self, name: str, made: Output, label: str) -> str:
         """Put a value into the graph, after the values that it is made of; return its name."""
         inputs = []
         for value in made.inputs:
-            if isinstance(value, Made):
+            if isinstance(value, Output):
                 # A value that is used twice is one node. It is kept, so that no other object has its id.
                 if id(value) not in self.inner:
                     self.inner[id(value)] = value, self._node(self._fresh(f"{name}.in"), value, label)
@@ -307,7 +317,7 @@ class Walk:
         return name
 
     def _without_unsqueezes(self, node: Node) -> Node:
-        """Return values that each get an axis and are joined along it as values that are joined along a new axis."""
+        """Return a Concat along a new axis in place of one whose inputs all get this axis by an Unsqueeze."""
         if isinstance(node.operator, Concat):
             axis = node.operator.axis
             inputs = [self.unsqueezed[name] for name in node.inputs if name in self.unsqueezed]
@@ -367,15 +377,15 @@ class Walk:
         proto: Any,
         inputs: list[Value | None],
         label: str,
-    ) -> tuple[Constant | Made, ...]:
-        """Return what a node's outputs become, as many of them as are known."""
+    ) -> tuple[Constant | Output, ...]:
+        """Return the translations of a node's outputs; further outputs may have none."""
         is_standard = proto.domain in _DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
         try:
             result = self._build(proto, inputs, label) if is_standard else self._registered(proto, inputs)
-            if isinstance(result, Made) and not data and is_standard and not isinstance(result.operator, Held):
-                # Made of constants alone, which are not computed: it stays, and a broken graph gives no bound.
-                result = Made(Held("a constant"), (), result.shape)
+            if isinstance(result, Output) and not data and is_standard and not isinstance(result.operator, Held):
+                # The value depends on constants alone that are not computed: it is constant, too.
+                result = Output(Held("a constant"), (), result.shape)
             return result if isinstance(result, tuple) else (result,)
         except UnsizedError as error:
             reason = str(error)
@@ -404,7 +414,7 @@ class Walk:
         self.hidden.setdefault(key, hidden)
 
     def _build(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
-        """Return what an operator of ONNX becomes; constants alone are computed."""
+        """Return the translation of an operator of ONNX; if all its inputs are constants, its value is computed."""
         rule = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
         if rule is None or (rule.build is None and moving):
@@ -437,7 +447,7 @@ class Walk:
                 raise
         return computed(proto, call, rule, self.reader)
 
-    def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
+    def _registered(self, proto: Any, inputs: list[Value | None]) -> Output:
         """Return the operator that a user registered for one of another domain."""
         name = f"{proto.domain}::{proto.op_type}"
         try:
@@ -456,12 +466,13 @@ class Walk:
         if len(shapes) == len(values) and sum(map(math.prod, shapes)) <= MAX_KNOWN:
             with suppress(Exception):  # whatever a user's code raises
                 shape = np.shape(operator.run(*map(np.zeros, shapes)))
-        return Made(operator, values, shape)
+        return Output(operator, values, shape)
 
-    def _unknown(self, proto: Any, inputs: list[Value | None], reason: str) -> Made:
+    def _unknown(self, proto: Any, inputs: list[Value | None], reason: str) -> Output:
         data = tuple(dict.fromkeys(value for value in inputs if isinstance(value, Data)))
         if has_graphs(proto):
-            return Made(Unknown(_SUBGRAPH), data, None)
-        if proto.op_type in RANDOM or proto.op_type == "Dropout":  # in training
-            return Made(Random(), data, None)
-        return Made(Unknown(reason) if data or proto.domain not in _DOMAINS else Held(reason), data, None)
+            return Output(Unknown(_SUBGRAPH), data, None)
+        if proto.op_type in RANDOM or proto.op_type == "Dropout":  # dropout without a rule is in training
+            return Output(Random(), data, None)
+        is_constant = not data and proto.domain in _DOMAINS
+        return Output(Held(reason) if is_constant else Unknown(reason), data, None)

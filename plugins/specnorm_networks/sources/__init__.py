@@ -1,4 +1,7 @@
-"""Which adapter exports a framework's model: by the packages along its class's bases; no framework is imported."""
+"""Export a framework's model to ONNX by the adapter for the framework.
+
+The adapter is chosen by the packages in which the model's class and its bases are defined; no framework is imported.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ from specnorm_networks.sources.base import Exported
 
 GROUP = "specnorm.sources"
 """Entry points of other adapters: the name is a package root, the value ``export(source, input_shape) -> Exported``."""
-_OWN = {
+_ADAPTERS = {
     "equinox": "jax_function", "flax": "jax_function", "jax": "jax_function", "jaxlib": "jax_function",
     "keras": "keras_model", "torch": "torch_module",
 }  # fmt: skip
-_EXAMPLES = {"torch": "(3, 32, 32)", "equinox": "(3, 32, 32)"}
-"""A shape of an image where channels come first."""
+"""Modules of this package by the name of a framework's package."""
+_EXAMPLE_SHAPES = {"torch": "(3, 32, 32)", "equinox": "(3, 32, 32)"}
+"""Shape of an image in messages, for frameworks with channels first."""
 
 
 def export(source: Any, input_shape: Any) -> Exported:
@@ -27,7 +31,8 @@ def export(source: Any, input_shape: Any) -> Exported:
     ----------
     source : JAX function, Flax NNX module, Equinox module, Keras 3 model or torch module
     input_shape : sequence of int, array, or tuple of array
-        One input's shape without the batch axis; or an input with it; or several. None: as a Keras model states.
+        Shape of one sample, without the batch axis; or an input, with its batch axis; or a tuple of inputs. None: the
+        shape that a Keras model states.
 
     Returns
     -------
@@ -36,12 +41,13 @@ def export(source: Any, input_shape: Any) -> Exported:
     Raises
     ------
     MethodError
-        If nothing here exports such a model, or its adapter cannot.
+        If there is no adapter for such a model, or the adapter cannot export it.
     """
-    roots = [base.__module__.partition(".")[0] for base in type(source).__mro__]
-    others = {entry.name: entry for entry in entry_points(group=GROUP)}
-    root = next((root for root in roots if root in others or root in _OWN), None)
-    if root not in others and not callable(source):
+    packages = [base.__module__.partition(".")[0] for base in type(source).__mro__]
+    other_adapters = {entry.name: entry for entry in entry_points(group=GROUP)}
+    with_adapter = [package for package in packages if package in other_adapters or package in _ADAPTERS]
+    root = with_adapter[0] if with_adapter else None
+    if root not in other_adapters and not callable(source):
         raise MethodError(
             "source must be a torch, Flax or Equinox module, a JAX function, a Keras 3 model, an ONNX file or a Graph; "
             f"got {_described(source)}."
@@ -53,23 +59,32 @@ def export(source: Any, input_shape: Any) -> Exported:
     if input_shape is None:
         raise MethodError(
             f"{type(source).__name__} states no sizes: give input_shape, one input's shape without the batch axis, "
-            f"such as {_EXAMPLES.get(str(root), '(32, 32, 3)')}."
+            f"such as {_EXAMPLE_SHAPES.get(str(root), '(32, 32, 3)')}."
         )
-    given = (input_shape,) if hasattr(input_shape, "dtype") else input_shape
-    arrays = isinstance(given, tuple) and bool(given) and all(hasattr(x, "dtype") for x in given)
-    if not arrays and not (isinstance(given, Sequence) and all(isinstance(n, int) and n > 0 for n in given)):
+    shape_or_inputs = (input_shape,) if hasattr(input_shape, "dtype") else input_shape
+    if not _are_arrays(shape_or_inputs) and not _is_shape(shape_or_inputs):
         raise MethodError(
             f"input_shape={input_shape!r:.80} is none: give one input's shape without the batch axis, such as "
             "(3, 32, 32), an array, or a tuple of arrays."
         )
-    if root in others:
-        made: Exported = others[root].load()(source, input_shape)
-        return made
-    return _adapter("jax_function" if root is None else _OWN[root])(source, tuple(given))
+    if root in other_adapters:
+        exported: Exported = other_adapters[root].load()(source, input_shape)
+        return exported
+    # A callable of no framework is taken for a JAX function.
+    name = "jax_function" if root is None else _ADAPTERS[root]
+    return _adapter(name)(source, tuple(shape_or_inputs))
+
+
+def _are_arrays(inputs: Any) -> bool:
+    return isinstance(inputs, tuple) and bool(inputs) and all(hasattr(x, "dtype") for x in inputs)
+
+
+def _is_shape(sizes: Any) -> bool:
+    return isinstance(sizes, Sequence) and all(isinstance(n, int) and n > 0 for n in sizes)
 
 
 def _described(source: Any) -> str:
-    """What a source is, without the numbers in it."""
+    """Return the type of a source and its size, for a message, without the numbers in it."""
     name = f"the {type(source).__qualname__}"
     if isinstance(source, Mapping):
         return f"{name} of {len(source)} entries, which says nothing of how they are used; specnorm.audit reads weights"

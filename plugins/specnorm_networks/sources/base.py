@@ -1,4 +1,4 @@
-"""What an adapter makes of a framework's own model: an ONNX model, and the original to compare it with."""
+"""The answer of an adapter for a framework: an exported ONNX model, and functions that execute the original model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from specnorm_networks.model import Computed
 
 Array: TypeAlias = NDArray[np.generic]
 TRAINING = "The model was taken in eval(): as it was given, in train(), it computes something else."
-"""What an answer says of a model with dropout, say, that was given in its training mode."""
+"""Note of an answer about a model, with dropout for example, that was in its training mode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,21 +23,22 @@ class Exported:
     Parameters
     ----------
     model : onnx.ModelProto
-        One graph input for each array that the original takes, in its order; likewise its outputs.
+        It has one graph input for each array that the original takes, and one graph output for each array that the
+        original returns, in the same order.
     run : callable
-        ``run(*arrays)``: the original, called as its user calls it, with one array for each graph input. Returns one
-        `Computed` for each graph output, in order. Raises whatever the original raises.
+        ``run(*arrays)`` calls the original as its user does, with one array for each graph input. It returns one
+        `Computed` for each graph output, in order, and raises whatever the original raises.
     free : bool
-        Whether the first axis of every input is the batch, so that other numbers of samples are spoken of.
+        Whether the first axis of every input is the batch and may have any size.
     inner : callable, optional
-        ``inner(*arrays)``: values as the original's framework computes them, by their names in the graph. None: the
-        export names no inner values.
+        ``inner(*arrays)`` returns inner values, computed by the original's framework, by their names in the graph.
+        None: the export names no inner values.
     alone : callable, optional
-        ``alone(trial, *arrays)``: shows operators one by one; see `specnorm_networks.model.Model`.
+        ``alone(trial, *arrays)`` calls a trial with each operator; see `specnorm_networks.model.Model`.
     note : str
-        What an answer has to say of the original, in a sentence.
+        Sentence about the original for the answer.
     name : str
-        What messages call the original.
+        Name of the original in messages.
     """
 
     model: Any

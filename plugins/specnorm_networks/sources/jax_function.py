@@ -18,7 +18,10 @@ from specnorm_networks.sources.base import TRAINING, Exported
 
 
 def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = None) -> Exported:
-    """Export a function of batches; ``function`` stands for a source that is called in another way."""
+    """Export a function of batches of samples.
+
+    ``function`` is called in place of ``source``, if the source itself is not to be called at inference.
+    """
     try:
         import jax
         from jax2onnx import to_onnx
@@ -29,53 +32,52 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
     if function is None:
         function, note = _inference(source)
     _load_plugins()
-    # Functions whose constants are in double precision take no other inputs.
-    default = str(jax.numpy.zeros(()).dtype)
+    # With JAX in double precision, a function may refuse inputs in single precision, as its constants are in double.
+    default_dtype = str(jax.numpy.zeros(()).dtype)
     examples = input_shape if input_shape and hasattr(input_shape[0], "dtype") else None
-    if examples is None and default != "float32":
+    if examples is None and default_dtype != "float32":
         try:
             jax.eval_shape(function, jax.numpy.zeros((1, *input_shape), "float32"))
         except TypeError:
-            examples = (jax.numpy.zeros((1, *input_shape), default),)
+            examples = (jax.numpy.zeros((1, *input_shape), default_dtype),)
     shapes = [(1, *input_shape)] if examples is None else [tuple(x.shape) for x in examples]
     dtypes = ["float32"] if examples is None else [str(x.dtype) for x in examples]
 
     def run(*arrays: Any) -> Sequence[Computed]:
-        found = function(*(jax.numpy.asarray(x, dtype) for x, dtype in zip(arrays, dtypes, strict=True)))
+        inputs = [jax.numpy.asarray(x, dtype) for x, dtype in zip(arrays, dtypes, strict=True)]
+        outputs = jax.tree.leaves(function(*inputs))
         # Other devices than the CPU may multiply in less than single precision.
-        least = 0.0 if jax.default_backend() == "cpu" else UNITS["bfloat16"]
-        leaves = jax.tree.leaves(found)
-        return [Computed(np.asarray(x), max(least, UNITS.get(str(x.dtype), 0))) for x in leaves]
+        unit_of_device = 0.0 if jax.default_backend() == "cpu" else UNITS["bfloat16"]
+        return [Computed(np.asarray(x), max(unit_of_device, UNITS.get(str(x.dtype), 0))) for x in outputs]
 
+    is_double = "float64" in dtypes
+    if examples is None:
+        with contextlib.suppress(Exception):  # the module may need a fixed number of samples
+            model = to_onnx(function, [("B", *input_shape)], enable_double_precision=is_double)
+            return Exported(model, run, free=True, note=note)
+    struct: Any = jax.ShapeDtypeStruct
+    structs = [struct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
     try:
-        wide = "float64" in dtypes
-        try:
-            if examples is not None:
-                raise MethodError("the number of samples is given")
-            model = to_onnx(function, [("B", *input_shape)], enable_double_precision=wide)
-        except Exception:  # modules that need a number of samples
-            shape_of: Any = jax.ShapeDtypeStruct
-            specs = [shape_of(s, d) for s, d in zip(shapes, dtypes, strict=True)]
-            return Exported(to_onnx(function, specs, enable_double_precision=wide), run, note=note)
+        model = to_onnx(function, structs, enable_double_precision=is_double)
     except MethodError:
         raise
     except Exception as error:  # whatever the model's own code raises
-        first = str(error).strip().partition("\n")[0]
-        raise MethodError(f"jax2onnx cannot export {name}: {type(error).__name__}: {first}") from error
-    return Exported(model, run, free=True, note=note)
+        first_line = str(error).strip().partition("\n")[0]
+        raise MethodError(f"jax2onnx cannot export {name}: {type(error).__name__}: {first_line}") from error
+    return Exported(model, run, note=note)
 
 
 @functools.cache
 def _load_plugins() -> None:
-    """Import the modules of jax2onnx that its first export imports, in an abstract evaluation, where nothing compiles.
+    """Import jax2onnx's modules within an abstract evaluation, so that JAX compiles nothing meanwhile.
 
-    Many of them make layers as examples of what they export: drawing their weights took JAX a hundred compilations.
-    Those that need numbers for it fail here; the export imports them as ever.
+    jax2onnx imports them at its first export. Many of them create example layers, and drawing the weights took JAX a
+    hundred compilations. Modules that need concrete numbers fail here, and are imported by the export as usual.
     """
     import jax
     from jax2onnx import plugins
 
-    def imported() -> Any:
+    def import_all() -> Any:
         for root in map(Path, plugins.__path__):
             for path in sorted(root.rglob("*.py")):
                 parts = path.relative_to(root).with_suffix("").parts
@@ -85,33 +87,35 @@ def _load_plugins() -> None:
                     importlib.import_module(".".join((plugins.__name__, *parts)))
         return jax.numpy.zeros(())
 
-    with contextlib.suppress(Exception):  # JAX that looks for tracers which stay
-        jax.eval_shape(imported)
+    with contextlib.suppress(Exception):  # JAX raises if it checks for leaked tracers
+        jax.eval_shape(import_all)
 
 
 def _inference(source: Any) -> tuple[Callable[..., Any], str]:
-    """The function of a batch that a source is at inference, and `TRAINING` if that is another; it stays as it is."""
-    roots = {base.__module__.partition(".")[0] for base in type(source).__mro__}
-    if "equinox" in roots:
+    """Return a source as a function of a batch at inference, and a note if the source is in training mode.
+
+    The source itself is not changed.
+    """
+    packages = {base.__module__.partition(".")[0] for base in type(source).__mro__}
+    if "equinox" in packages:
         import equinox
         import jax
 
-        parts = jax.tree.leaves(source, is_leaf=lambda x: getattr(x, "inference", None) is not None)
-        trained = any(getattr(x, "inference", None) is False for x in parts)
-        mapped: Callable[..., Any] = jax.vmap(equinox.nn.inference_mode(source))
-        return mapped, TRAINING if trained else ""
-    if "flax" in roots:
+        modules = jax.tree.leaves(source, is_leaf=lambda x: getattr(x, "inference", None) is not None)
+        is_training = any(getattr(module, "inference", None) is False for module in modules)
+        batched: Callable[..., Any] = jax.vmap(equinox.nn.inference_mode(source))
+        return batched, TRAINING if is_training else ""
+    if "flax" in packages:
         from flax import nnx
 
         if not isinstance(source, nnx.Module):
             raise MethodError("A Linen module has no weights: give lambda x: module.apply(variables, x).")
-        modes = [
-            getattr(module, mode, None)
-            for _, module in nnx.iter_modules(source)
-            for mode in ("deterministic", "use_running_average")
-        ]
-        twin: Any = nnx.clone(source)
-        twin.eval()
-        return twin, TRAINING if False in modes else ""
-    call: Callable[..., Any] = source
-    return call, ""
+        modes = []
+        for _, module in nnx.iter_modules(source):
+            modes.append(getattr(module, "deterministic", None))
+            modes.append(getattr(module, "use_running_average", None))
+        copy: Any = nnx.clone(source)
+        copy.eval()
+        return copy, TRAINING if False in modes else ""
+    function: Callable[..., Any] = source
+    return function, ""

@@ -13,7 +13,7 @@ from specnorm_networks.sources.base import Exported
 
 
 def export(source: Any, input_shape: Any) -> Exported:
-    """Export a model as it is called for inference."""
+    """Export a model in inference mode."""
     backend = keras.backend.backend()
     if backend == "torch":
         from specnorm_networks.sources import torch_module
@@ -23,25 +23,30 @@ def export(source: Any, input_shape: Any) -> Exported:
         raise MethodError(f"Keras runs on {backend} here: load the model with KERAS_BACKEND=jax, or torch.")
 
     def function(*arrays: Any) -> Any:
-        given = arrays[0] if len(arrays) == 1 else list(arrays)
+        inputs = arrays[0] if len(arrays) == 1 else list(arrays)
         if not source.built:
-            return source(given, training=False)
-        with keras.StatelessScope() as scope:  # else a layer that writes its variables would leave a tracer there
-            found = source(given, training=False)
+            return source(inputs, training=False)
+        # Without the scope a layer that writes a variable would leave a tracer in it.
+        with keras.StatelessScope() as scope:
+            outputs = source(inputs, training=False)
         if any(scope.get_current_value(x) is not None for x in source.variables):
             raise MethodError(
                 f"{source.name} writes its variables when it is called. Make it a function of its inputs."
             )
-        return found
+        return outputs
 
     return jax_function.export(source, input_shape, function)
 
 
 def stated(source: Any) -> Any:
-    """One input's shape without the batch axis, or inputs of zeros; None: the model leaves sizes open."""
-    inputs = (getattr(source, "inputs", None) if getattr(source, "built", False) else None) or ()
+    """Return the shape of one sample that a model states, or a tuple of zero arrays if it has several inputs.
+
+    None: the model leaves sizes open.
+    """
+    is_built = getattr(source, "built", False)
+    inputs = (getattr(source, "inputs", None) or ()) if is_built else ()
     shapes = [tuple(x.shape[1:]) for x in inputs]
-    if not shapes or any(n is None for shape in shapes for n in shape):
+    if not shapes or any(None in shape for shape in shapes):
         return None
     if len(shapes) == 1:
         return shapes[0]

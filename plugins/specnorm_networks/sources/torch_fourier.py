@@ -1,9 +1,10 @@
 """Linear layers that compute by Fourier transforms (Cayley, LOT, Sandwich), written as circular convolutions.
 
-Between a real value and the next one, such a layer is linear and moves with its input along the pixels. Its kernel is
-then what it answers to an impulse in each channel, of the input's full size. What is linear alone, such as a transform
-that ends in frequencies, is a matrix of its answers to all impulses. Both properties are seen on random inputs, not
-proven: the file with the convolution, or the matrix, is what a bound is of.
+As a function from one real value to the next one, such a layer is linear, and commutes with shifts of the pixels. So it
+is a convolution: the answers to an impulse in each channel are its kernel, which is as large as the input. A function
+that is linear but does not commute with shifts, such as a transform to frequencies, is written as a matrix of the
+answers to all impulses. Both properties are tested on random inputs, not proven: a bound is about the file with the
+convolution or the matrix, and the file is compared with the model.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from specnorm_networks.model import equal_but_for_rounding
 from specnorm_networks.sources.torch_alone import computed, first_of
 
 SAMPLES = 3
-"""Random inputs on which a layer is compared with what it stands for."""
+"""Number of random inputs on which a convolution or matrix is compared with the function in its place."""
 LARGEST = 2**24
-"""Entries of a kernel or matrix, at most."""
+"""Largest number of entries of a kernel or matrix."""
 MOST_IMPULSES = 2**12
-"""Entries of one sample whose answers make a matrix."""
+"""Largest number of entries of one sample for which a matrix is computed."""
 _TO_REAL = ("aten.fft_irfft", "aten.fft_hfft")
-"""Names of transforms whose values are real, also of real values; their variants for several axes begin so."""
+"""Beginnings of the names of transforms with real outputs, which may have real inputs, too."""
 _CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-"""By the number of axes of a value."""
+"""Classes of convolutions by the number of axes of their input."""
 
 
 def is_complex(node: torch.fx.Node) -> bool:
@@ -41,102 +42,123 @@ def has_complex(node: torch.fx.Node) -> bool:
     return is_complex(node) or str(node.target).startswith(_TO_REAL)
 
 
-def with_real_layers(whole: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """The program with circular convolutions and matrices in place of what is seen to be one, by complex values.
+def with_real_layers(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Return a program with circular convolutions and matrices in place of linear functions with complex values.
 
     Parameters
     ----------
     whole : GraphModule
-        What no input reaches stands in attributes. It is changed.
+        The program; values that depend on no input are attributes. It is changed.
     """
-    _write_sizes(whole)
-    for node in list(whole.graph.nodes):
-        if is_complex(node) or not (has_complex(node) or any(map(is_complex, node.all_input_nodes))):
+    _write_sizes(program)
+    for node in list(program.graph.nodes):
+        reads_complex = has_complex(node) or any(map(is_complex, node.all_input_nodes))
+        if is_complex(node) or not reads_complex:
             continue
         if not isinstance(first_of(node), Tensor):
             if node.op == "call_function" and not node.users:
-                whole.graph.erase_node(node)  # an assertion about a value's type, as casts leave one
+                program.graph.erase_node(node)  # an assertion about a value's type, as casts leave one
             continue
         # The real part of a complex value is a slice of both parts.
         has_both_parts = node.target is torch.ops.aten.view_as_real.default
         users = list(node.users)
-        ends = [users[0], node] if has_both_parts and len(users) == 1 and users[0].op != "output" else [node]
+        ends = [node]
+        if has_both_parts and len(users) == 1 and users[0].op != "output":
+            ends = [users[0], node]
         for end in ends:
-            layer, start = _real_layer(whole, end)
+            layer, start = _real_layer(program, end)
             if layer is not None:
                 break
         if layer is not None:
-            whole.add_submodule(f"fourier_{end.name}", layer)
-            with whole.graph.inserting_before(end):
-                made = whole.graph.call_module(f"fourier_{end.name}", (start,))
-            made.meta = dict(end.meta)
-            end.replace_all_uses_with(made)
-            whole.graph.eliminate_dead_code()
-    return torch.fx.GraphModule(whole, whole.graph)  # without complex constants that nothing reads any more
+            program.add_submodule(f"fourier_{end.name}", layer)
+            with program.graph.inserting_before(end):
+                call = program.graph.call_module(f"fourier_{end.name}", (start,))
+            call.meta = dict(end.meta)
+            end.replace_all_uses_with(call)
+            program.graph.eliminate_dead_code()
+    return torch.fx.GraphModule(program, program.graph)  # without complex constants that nothing reads any more
 
 
-def _write_sizes(whole: torch.fx.GraphModule) -> None:
-    """Write sizes of complex numbers as lengths of their two parts."""
+def _write_sizes(program: torch.fx.GraphModule) -> None:
+    """Replace absolute values of complex numbers by the 2-norms of their real and imaginary parts."""
     aten = torch.ops.aten
-    for node in whole.graph.find_nodes(op="call_function", target=aten.abs.default):
+    for node in program.graph.find_nodes(op="call_function", target=aten.abs.default):
         (source,) = node.all_input_nodes
         if is_complex(source):
-            with whole.graph.inserting_before(node):
-                parts = whole.graph.call_function(aten.view_as_real.default, (source,))
+            with program.graph.inserting_before(node):
+                parts = program.graph.call_function(aten.view_as_real.default, (source,))
                 parts.meta = {"val": torch.view_as_real(first_of(source))}
-                size = whole.graph.call_function(aten.linalg_vector_norm.default, (parts, 2, [-1]))
+                size = program.graph.call_function(aten.linalg_vector_norm.default, (parts, 2, [-1]))
             size.meta = dict(node.meta)
             node.replace_all_uses_with(size)
-            whole.graph.erase_node(node)
+            program.graph.erase_node(node)
 
 
 def _real_layer(
-    whole: torch.fx.GraphModule,
+    program: torch.fx.GraphModule,
     end: torch.fx.Node,
 ) -> tuple[nn.Module | None, torch.fx.Node | None]:
-    """The layer that gives a real value, and the real value that it is of; None: no layer is seen to."""
-    found = _between(whole, end)
-    if found is None:
-        return None, None
-    function, start = found
-    like, after = first_of(start), first_of(end)
+    """Return the layer that computes a real value, and the real value that the layer reads.
 
-    def answered(x: Tensor) -> Tensor:
-        """The function of any number of samples, also where the program is for one number of them."""
-        count = like.shape[0]
+    Two times None: no convolution and no matrix agrees with the program on random inputs.
+    """
+    subprogram = _between(program, end)
+    if subprogram is None:
+        return None, None
+    function_of_start, start = subprogram
+    input_tensor = first_of(start)
+    output_tensor = first_of(end)
+
+    def function(x: Tensor) -> Tensor:
+        """Compute the end from the start for any number of samples, also if the program is traced for one number."""
+        count = input_tensor.shape[0]
         if not isinstance(count, int):
-            return torch.as_tensor(function(x))
-        return torch.cat([function(each.expand(count, *each.shape))[:1] for each in x])
+            return torch.as_tensor(function_of_start(x))
+        return torch.cat([function_of_start(sample.expand(count, *sample.shape))[:1] for sample in x])
 
-    before, behind = list(like.shape[1:]), list(after.shape[1:])
-    if not before or not behind or not all(isinstance(n, int) for n in (*before, *behind)):
+    input_shape = list(input_tensor.shape[1:])
+    output_shape = list(output_tensor.shape[1:])
+    has_fixed_sizes = all(isinstance(n, int) for n in (*input_shape, *output_shape))
+    if not input_shape or not output_shape or not has_fixed_sizes:
         return None, None
-    x = torch.randn(SAMPLES, *before, generator=torch.Generator().manual_seed(0)).to(like.dtype).to(like.device)
-    wanted = computed(answered(x))
-    for make in (_convolution, _matrix):
-        layer = make(answered, like, before, behind)
-        if layer is not None and equal_but_for_rounding(computed(layer(x)), wanted):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(SAMPLES, *input_shape, generator=generator).to(input_tensor.dtype).to(input_tensor.device)
+    expected = computed(function(x))
+    for make_layer in (_convolution, _matrix):
+        layer = make_layer(function, input_tensor, input_shape, output_shape)
+        if layer is not None and equal_but_for_rounding(computed(layer(x)), expected):
             return layer, start
     return None, None
 
 
-Answers = Callable[[Tensor], Tensor]
-"""A function of samples."""
+Function = Callable[[Tensor], Tensor]
+"""Function of a batch of samples."""
 
 
-def _convolution(answered: Answers, like: Tensor, before: list[int], behind: list[int]) -> nn.Module | None:
-    """The circular convolution that answers an impulse in each channel as a function does; None: sizes are no such."""
-    channels, *sizes = before
-    if like.ndim not in _CONVOLUTIONS or behind[1:] != sizes or behind[0] * math.prod(before) > LARGEST:
+def _convolution(
+    function: Function,
+    like: Tensor,
+    input_shape: list[int],
+    output_shape: list[int],
+) -> nn.Module | None:
+    """Return the circular convolution whose answer to an impulse in each channel is the function's.
+
+    Shapes are without the batch axis; ``like`` has the input's dtype and device. None: no convolution has such shapes,
+    or the kernel is too large.
+    """
+    channels, *sizes = input_shape
+    if like.ndim not in _CONVOLUTIONS or output_shape[1:] != sizes:
         return None
-    # One sample for each channel, 1 at the channel's first pixel.
-    # `like` is a fake tensor, and what it made would be one.
+    if output_shape[0] * math.prod(input_shape) > LARGEST:
+        return None
+    # One sample for each channel, 1 at the channel's first pixel. `like` is a fake tensor: a tensor that torch made
+    # like it would be fake, too.
     impulses = torch.zeros(channels, channels, math.prod(sizes), dtype=like.dtype, device=like.device)
     impulses[..., 0].fill_diagonal_(1.0)
     impulses = impulses.reshape(channels, channels, *sizes)
-    offset = answered(torch.zeros_like(impulses[:1]))
-    # An impulse at pixel 0 is answered by tap p at pixel -p; tap 0 is in the middle of a layer's kernel.
-    answers = (answered(impulses) - offset).transpose(0, 1)
+    offset = function(torch.zeros_like(impulses[:1]))
+    # The answer to an impulse at pixel 0 has tap p at pixel -p. In a layer's kernel tap 0 is in the middle.
+    answers = (function(impulses) - offset).transpose(0, 1)
     axes = tuple(range(2, like.ndim))
     kernel = answers.flip(axes).roll([1 + (n - 1) // 2 for n in sizes], axes)
     layer: nn.Module = _CONVOLUTIONS[like.ndim](
@@ -148,28 +170,32 @@ def _convolution(answered: Answers, like: Tensor, before: list[int], behind: lis
     return layer
 
 
-def _matrix(answered: Answers, like: Tensor, before: list[int], behind: list[int]) -> nn.Module | None:
-    """The matrix, with an offset, that answers each impulse as a function does; None: it would be too large."""
-    inputs, outputs = math.prod(before), math.prod(behind)
+def _matrix(function: Function, like: Tensor, input_shape: list[int], output_shape: list[int]) -> nn.Module | None:
+    """Return the matrix with an offset whose answer to each impulse is the function's; None: it is too large."""
+    inputs = math.prod(input_shape)
+    outputs = math.prod(output_shape)
     if inputs > MOST_IMPULSES or inputs * outputs > LARGEST:
         return None
-    impulses = torch.eye(inputs, dtype=like.dtype, device=like.device).reshape(inputs, *before)
-    offset = answered(torch.zeros_like(impulses[:1])).reshape(outputs)
-    answers = answered(impulses).reshape(inputs, outputs)
+    impulses = torch.eye(inputs, dtype=like.dtype, device=like.device).reshape(inputs, *input_shape)
+    offset = function(torch.zeros_like(impulses[:1])).reshape(outputs)
+    answers = function(impulses).reshape(inputs, outputs)
     layer = nn.Linear(inputs, outputs, dtype=like.dtype, device=like.device)
     layer.weight = nn.Parameter((answers - offset).T.contiguous(), requires_grad=False)
     layer.bias = nn.Parameter(offset, requires_grad=False)
-    return nn.Sequential(nn.Flatten(), layer, nn.Unflatten(1, behind))
+    return nn.Sequential(nn.Flatten(), layer, nn.Unflatten(1, output_shape))
 
 
 def _between(
-    whole: torch.fx.GraphModule,
+    program: torch.fx.GraphModule,
     end: torch.fx.Node,
 ) -> tuple[torch.fx.GraphModule, torch.fx.Node] | None:
-    """The function from the one real value that a value depends on by complex ones, and that value."""
+    """Return the part of a program that computes a value from a real one by complex values, and the real value.
+
+    None: the value depends on several real values, or on a node that cannot be copied.
+    """
     inside = {end}
     waiting = [end]
-    starts = dict[torch.fx.Node, None]()
+    starts = dict[torch.fx.Node, None]()  # an ordered set
     while waiting:
         for source in waiting.pop().all_input_nodes:
             if is_complex(source) or source.target is torch.ops.aten.view_as_real.default:
@@ -185,7 +211,7 @@ def _between(
     copies = {start: graph.placeholder("x")}
     count = graph.call_function(torch.ops.aten.sym_size.int, (copies[start], 0))
 
-    def copied(source: torch.fx.Node) -> Any:
+    def copy_of(source: torch.fx.Node) -> Any:
         if source in copies:
             return copies[source]
         if source.op == "get_attr":
@@ -195,10 +221,10 @@ def _between(
         raise LookupError(source.name)
 
     try:
-        for node in whole.graph.nodes:
+        for node in program.graph.nodes:
             if node in inside:
-                copies[node] = graph.node_copy(node, copied)
+                copies[node] = graph.node_copy(node, copy_of)
     except LookupError:
         return None
     graph.output(copies[end])
-    return torch.fx.GraphModule(whole, graph), start
+    return torch.fx.GraphModule(program, graph), start

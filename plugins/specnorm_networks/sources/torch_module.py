@@ -1,8 +1,8 @@
-"""A torch module as an ONNX model: its program is looked at first, and the module is there to compare with.
+"""Export a torch module to ONNX, and execute the module beside the exported file.
 
-`torch.export` traces the module in ``eval()``; what no input reaches is evaluated with its own tensors, so that a
-parametrised weight is the weight that the module uses. `torch.onnx` then writes what is left, without its optimiser,
-which folds batch normalisation in the precision of the file.
+`torch.export` traces the module in ``eval()`` to a program. Values of the program that depend on no input are computed
+with the module's tensors: so a parametrised weight is the very weight that the module uses. `torch.onnx` writes the
+rest, without its optimiser, which would fold batch normalisation in the precision of the file.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from specnorm_networks.sources.torch_alone import OPERATOR, Alone, computed
 from specnorm_networks.sources.torch_fourier import has_complex, is_complex, with_real_layers
 
 OPSET = 23
-"""The first with an operator for attention."""
+"""The first set of operators of ONNX with one for attention."""
 SAMPLES = 2
-"""In the example of a module whose batch is free: a trace of one sample knows no batch."""
+"""Number of samples in the traced example, if the batch size is free: torch takes a size of 1 for a fixed size."""
 SMALLEST = 2.0**-126
-"""Smallest normal number of single precision, which attributes and constants of a file have."""
+"""Smallest normal number of single precision, in which a file has attributes and constants."""
 LARGEST = 2**22
-"""Entries of constants that are folded in the file."""
+"""Largest number of entries of a constant that is folded in the file."""
 
 
-def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Exported:
-    """Export a module for inputs of one shape, with a free batch axis where it has one.
+def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Exported:
+    """Export a module for inputs of one shape, for any number of samples if the module allows it.
 
     Parameters
     ----------
     model : Module
-        Its state and mode are as before.
-    given : sequence of int, Tensor, or tuple of Tensor
-        Shape of one input without the batch axis, or inputs with theirs.
+        The module; its state and mode are not changed.
+    input_shape : sequence of int, Tensor, or tuple of Tensor
+        Shape of one sample, without the batch axis; or inputs, with their batch axes.
 
     Returns
     -------
@@ -64,113 +64,126 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
     """
     check_module(model)
     check_values(model)
-    if given and hasattr(given[0], "dtype"):
-        given = tuple(torch.as_tensor(x).detach().clone() for x in given)
+    shape_or_inputs: Any = input_shape
+    has_inputs = bool(input_shape) and hasattr(input_shape[0], "dtype")
+    if has_inputs:
+        shape_or_inputs = tuple(torch.as_tensor(x).detach().clone() for x in input_shape)
     errors: list[Exception] = []
-    for example, free in _examples(model, given):
+    for example, free in _examples(model, shape_or_inputs):
         try:
             with _silent(), at_inference(model):
-                # What a first call computes and keeps, a trace would keep without its numbers.
-                _outputs(model, _drawn(example))
+                # A module may compute values at its first call and keep them: a trace would keep fake tensors.
+                _outputs(model, _random_like(example))
                 program = _program(model, example, free=free)
-                found = _written(model, program, example, free=given is not example)
-            return replace(found, note=_mode(model, example), name=type(model).__name__)
+                exported = _written(model, program, example, free=not has_inputs)
+            return replace(exported, note=_training_note(model, example), name=type(model).__name__)
         except MethodError:
             raise
         except Exception as error:  # whatever the model's own code raises while it is traced
             errors.append(error)
-    first = str(errors[0]).strip().partition("\n")[0]
+    first_line = str(errors[0]).strip().partition("\n")[0]
     raise MethodError(
-        f"torch cannot export {type(model).__name__}: {type(errors[0]).__name__}: {first}. Its control flow may "
+        f"torch cannot export {type(model).__name__}: {type(errors[0]).__name__}: {first_line}. Its control flow may "
         "depend on values (of its own buffers alone: specnorm_torch.bake_ replaces modules with a vanilla_export(); "
         "torch.onnx.export(..., dynamo=False) writes a file that is read), or the shape not be one input's without the "
         "batch axis: give an input that it runs on."
     ) from errors[0]
 
 
-def _examples(model: nn.Module, given: Any) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
-    """Inputs to trace with, and whether their first axis is free."""
-    if given and isinstance(given[0], Tensor):
-        yield given, False
-    else:
-        like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-        for count in (SAMPLES, 1):
-            yield (torch.zeros(count, *given, dtype=like.dtype, device=like.device),), count == SAMPLES
+def _examples(model: nn.Module, shape_or_inputs: Any) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
+    """Yield inputs to trace with, in the order in which to try them, and whether their batch axis is free."""
+    if shape_or_inputs and isinstance(shape_or_inputs[0], Tensor):
+        yield shape_or_inputs, False
+        return
+    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    like = next(floating, torch.zeros(()))
+    several = torch.zeros(SAMPLES, *shape_or_inputs, dtype=like.dtype, device=like.device)
+    yield (several,), True
+    single = torch.zeros(1, *shape_or_inputs, dtype=like.dtype, device=like.device)
+    yield (single,), False
 
 
-def _drawn(example: Sequence[Tensor]) -> list[Tensor]:
-    """Normal random numbers in the place of floating inputs, always the same."""
+def _random_like(example: Sequence[Tensor]) -> list[Tensor]:
+    """Return normal random numbers in place of floating inputs, from a fixed seed; other inputs as they are."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example]
 
 
-def _mode(model: nn.Module, example: tuple[Tensor, ...]) -> str:
-    """`TRAINING`, if a module in ``train()`` computes something else there; else empty."""
+def _training_note(model: nn.Module, example: tuple[Tensor, ...]) -> str:
+    """Return `TRAINING` if the module is in ``train()`` and computes other outputs there; else an empty note."""
     modes = {module: module.training for module in model.modules()}
     if not any(modes.values()):
         return ""
-    inputs = _drawn(example)
+    inputs = _random_like(example)
     with torch.random.fork_rng(), at_inference(model):
-        wanted = _outputs(model, inputs)
+        outputs_at_inference = _outputs(model, inputs)
         for module, mode in modes.items():
             module.training = mode
         try:
-            found = _outputs(model, inputs)
+            outputs_in_training = _outputs(model, inputs)
         except Exception:  # whatever the model's own code raises there
             return TRAINING
-    same = len(found) == len(wanted) and all(map(equal_but_for_rounding, found, wanted))
-    return "" if same else TRAINING
+    if len(outputs_in_training) != len(outputs_at_inference):
+        return TRAINING
+    is_same = all(map(equal_but_for_rounding, outputs_in_training, outputs_at_inference))
+    return "" if is_same else TRAINING
 
 
 def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
-    """The program of a module, functional, in which no value is computed from constants alone."""
+    """Return the program of a module, without in-place operators and without values that depend on no input."""
     name = type(model).__name__
     # An empty table decomposes nothing; it makes in-place operators functional.
-    program = _traced(model, example, free=free).run_decompositions({})
+    program: ExportedProgram = _traced(model, example, free=free).run_decompositions({})
     _check_states(program, name)
     _check_operators(program, name)
-    whole, changed = _folded(program)
-    if any(map(has_complex, whole.graph.nodes)):
-        whole = with_real_layers(whole)
-        changed = True
-    found = _traced(whole, example, free=free) if changed else program
-    for node in found.graph.nodes:
+    module, has_folded = _folded(program)
+    if any(map(has_complex, module.graph.nodes)):
+        module = with_real_layers(module)
+        has_folded = True
+    if has_folded:
+        program = _traced(module, example, free=free)
+    for node in program.graph.nodes:
         if is_complex(node) and node.users:
             raise MethodError(
                 f"{name} computes complex values ({node.target}), by what is not seen to be linear between two real "
                 "values: write real and imaginary parts."
             )
-    return found
+    return program
 
 
 def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
-    each = tuple({0: Dim.DYNAMIC} for _ in example) if free else None
-    shapes: Any = {"args": each} if each is not None and _is_variadic(model) else each
-    return torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+    """Trace a module; ``free``: for any number of samples."""
+    dynamic_shapes: Any = None
+    if free:
+        dynamic_shapes = tuple({0: Dim.DYNAMIC} for _ in example)
+        if _is_variadic(model):
+            dynamic_shapes = {"args": dynamic_shapes}
+    return torch.export.export(model, example, dynamic_shapes=dynamic_shapes, strict=False)
 
 
 def _is_variadic(model: nn.Module) -> bool:
+    """Whether a module's first argument is ``*args``."""
     first = next(iter(inspect.signature(model.forward).parameters.values()), None)
     return first is not None and first.kind is first.VAR_POSITIONAL
 
 
 def _check_states(program: ExportedProgram, name: str) -> None:
-    """Refuse a state that is written and read; take away what else is written back to inputs and buffers."""
+    """Refuse a buffer that is both written and read; drop outputs that only write inputs and buffers back."""
     signature = program.graph_signature
-    end = program.graph.output_node()
-    kept = [spec.kind == OutputKind.USER_OUTPUT for spec in signature.output_specs]
-    written = {spec.target for spec in signature.output_specs if spec.kind == OutputKind.BUFFER_MUTATION}
-    end.args = (tuple(compress(end.args[0], kept)),)
-    signature.output_specs = [*compress(signature.output_specs, kept)]
-    reached = {end}
-    waiting = [*end.all_input_nodes]
+    output = program.graph.output_node()
+    is_user_output = [spec.kind == OutputKind.USER_OUTPUT for spec in signature.output_specs]
+    written_buffers = {spec.target for spec in signature.output_specs if spec.kind == OutputKind.BUFFER_MUTATION}
+    output.args = (tuple(compress(output.args[0], is_user_output)),)
+    signature.output_specs = [*compress(signature.output_specs, is_user_output)]
+    nodes_of_outputs = {output}
+    waiting = [*output.all_input_nodes]
     while waiting:
         node = waiting.pop()
-        if node not in reached:
-            reached.add(node)
+        if node not in nodes_of_outputs:
+            nodes_of_outputs.add(node)
             waiting += node.all_input_nodes
-    read = {signature.inputs_to_buffers.get(node.name) for node in reached}
-    for state in sorted(written & read):
+    read_buffers = {signature.inputs_to_buffers.get(node.name) for node in nodes_of_outputs}
+    for state in sorted(written_buffers & read_buffers):
         raise MethodError(
             f"{name} keeps a state: {state} is written at each call, and read. Make it a function of its inputs first; "
             "kernels that are computed at each call become plain ones by specnorm_torch.bake_."
@@ -178,9 +191,10 @@ def _check_states(program: ExportedProgram, name: str) -> None:
 
 
 def _check_operators(program: ExportedProgram, name: str) -> None:
-    """Refuse what draws random numbers, before the exporter sees it."""
+    """Refuse operators that draw random numbers, and numbers that are too small for a file."""
     for node in program.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and node.users and _is_drawing(node):
+        may_draw = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if may_draw and node.users and _draws(node):
             raise MethodError(
                 f"{name} draws random numbers ({node.target}), so that it is no function of its inputs. Make it one "
                 "first."
@@ -193,58 +207,66 @@ def _check_operators(program: ExportedProgram, name: str) -> None:
                 )
 
 
-def _is_drawing(node: torch.fx.Node) -> bool:
-    """Whether an operator that torch says to be random draws, as its arguments have it."""
+def _draws(node: torch.fx.Node) -> bool:
+    """Whether an operator that may be random draws numbers with its arguments: dropout with p = 0, say, does not."""
     pair = node.normalized_arguments(node.graph.owning_module, normalize_to_only_use_kwargs=True)  # type: ignore[arg-type]
     arguments = dict(node.kwargs) if pair is None else dict(pair.kwargs)
-    share = arguments.get("dropout_p", arguments.get("dropout", arguments.get("p", 1.0)))
-    return bool(arguments.get("train", arguments.get("training", True))) and bool(share != 0.0)
+    probability = arguments.get("dropout_p", arguments.get("dropout", arguments.get("p", 1.0)))
+    is_training = arguments.get("train", arguments.get("training", True))
+    return bool(is_training) and bool(probability != 0.0)
 
 
 def leaves(value: Any) -> list[Any]:
-    """What a value holds in tuples, lists, slices and mappings, in order."""
+    """Return the objects in nested tuples, lists and mappings, in order."""
     if isinstance(value, Mapping):
-        return [x for each in value.values() for x in leaves(each)]
+        return leaves(list(value.values()))
     if isinstance(value, tuple | list):
-        return [x for each in value for x in leaves(each)]
+        objects: list[Any] = []
+        for element in value:
+            objects += leaves(element)
+        return objects
     return [value]
 
 
 def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
-    """The program with its own tensors inside, its inputs called as there; it checks none."""
-    whole = program.module()
-    inputs = whole.graph.find_nodes(op="placeholder")
+    """Return a program as a module that contains its tensors, without checks of its inputs.
+
+    The inputs keep their names.
+    """
+    module = program.module()
+    inputs = module.graph.find_nodes(op="placeholder")
     for node, name in zip(inputs, program.graph_signature.user_inputs, strict=True):
         node.name = name
-    for node in reversed(whole.graph.nodes):
-        if node.op == "call_module":
-            whole.graph.erase_node(node)
-    return torch.fx.GraphModule(whole, whole.graph)
+    for node in reversed(module.graph.nodes):
+        if node.op == "call_module":  # a check
+            module.graph.erase_node(node)
+    return torch.fx.GraphModule(module, module.graph)
 
 
 def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule, bool]:
-    """The program with the values of what no input reaches in place of it, and whether there is such a thing."""
-    whole = _unlifted(program)
-    known = dict[torch.fx.Node, Any]()
-    changed = False
-    for node in whole.graph.nodes:
+    """Return a program with stored tensors in place of values that depend on no input, and whether there were any."""
+    module = _unlifted(program)
+    constants = dict[torch.fx.Node, Any]()
+    has_folded = False
+    for node in module.graph.nodes:
         if node.op == "get_attr":
-            known[node] = attrgetter(str(node.target))(whole)
-        elif node.op == "call_function" and known.keys() >= {*node.all_input_nodes}:
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-            known[node] = found = node.target(*args, **kwargs)
-            changed = True
-            if isinstance(found, Tensor):
-                whole.register_buffer(f"computed_{node.name}", found.detach())
-                with whole.graph.inserting_before(node):
-                    stored = whole.graph.get_attr(f"computed_{node.name}")
+            constants[node] = attrgetter(str(node.target))(module)
+        elif node.op == "call_function" and constants.keys() >= {*node.all_input_nodes}:
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
+            value = node.target(*args, **kwargs)
+            constants[node] = value
+            has_folded = True
+            if isinstance(value, Tensor):
+                module.register_buffer(f"computed_{node.name}", value.detach())
+                with module.graph.inserting_before(node):
+                    stored = module.graph.get_attr(f"computed_{node.name}")
                 node.replace_all_uses_with(stored)
-                known[stored] = found
-    if changed:
-        whole.graph.eliminate_dead_code()
-        # Without the values that nothing reads any more: complex ones have no form in a file.
-        whole = torch.fx.GraphModule(whole, whole.graph)
-    return whole, changed
+                constants[stored] = value
+    if has_folded:
+        module.graph.eliminate_dead_code()
+        # A new module drops tensors that nothing reads any more: complex ones cannot be written to a file.
+        module = torch.fx.GraphModule(module, module.graph)
+    return module, has_folded
 
 
 def _written(
@@ -254,64 +276,64 @@ def _written(
     *,
     free: bool,
 ) -> Exported:
-    """What torch writes of a program, in ONNX."""
+    """Write a program as ONNX by `torch.onnx`, and return it with functions that execute the original."""
     try:
         from onnxscript import optimizer
     except ModuleNotFoundError as error:
         raise MethodError(f"Networks of torch need the package onnxscript: {install('networks')}.") from error
     from specnorm_networks.sources.torch_translations import as_it_is, table
 
-    # Operators, and how many values each gives.
-    targets = {
-        node.target: len(val) if isinstance(val := node.meta.get("val"), tuple | list) else 1
-        for node in program.graph.nodes
-        if node.op == "call_function" and isinstance(node.target, OPERATOR)
-    }
-    own: dict[Any, Callable[..., Any]] = {
-        target: as_it_is(target, count)
-        for target, count in targets.items()
-        if target.namespace not in ("aten", "prims")
-    }
+    value_counts: dict[Any, int] = {}  # of each operator
+    for node in program.graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, OPERATOR):
+            value = node.meta.get("val")
+            value_counts[node.target] = len(value) if isinstance(value, tuple | list) else 1
+    translations: dict[Any, Callable[..., Any]] = {}
+    for target, count in value_counts.items():
+        if target.namespace not in ("aten", "prims"):
+            translations[target] = as_it_is(target, count)
     while True:
         try:
             written = torch.onnx.export(
                 program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
-                custom_translation_table=table() | own,
+                custom_translation_table=table() | translations,
             )  # fmt: skip
             break
         except Exception as error:
-            # What has no translation is written by its name, so that the reader names it.
-            said = str(error.__cause__)
-            missing = {target for target in targets.keys() - own.keys() if f"target=torch.ops.{target}]" in said}
+            # An operator without a translation is written by its torch name, which the reader of the file reports.
+            cause = str(error.__cause__)
+            untranslated = value_counts.keys() - translations.keys()
+            missing = {target for target in untranslated if f"target=torch.ops.{target}]" in cause}
             if not missing:
                 raise
-            own |= {target: as_it_is(target, targets[target]) for target in missing}
-    assert written is not None  # for the type checker: with dynamo
-    # Sizes and casts alone: what else no input reaches is folded already.
+            for target in missing:
+                translations[target] = as_it_is(target, value_counts[target])
+    assert written is not None  # for the type checker: it is None without dynamo alone
+    # This folds sizes and casts alone: other values that depend on no input were folded before.
     optimizer.inline(written.model)
     optimizer.fold_constants(written.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
     optimizer.remove_unused_nodes(written.model)
     for node in written.model.graph:
-        node.metadata_props.clear()  # traces of the Python stack, with names of files
-    whole = _unlifted(written.exported_program or program)
+        node.metadata_props.clear()  # they have the Python stack of the trace, with names of the user's files
+    module = _unlifted(written.exported_program or program)
     return Exported(
         written.model_proto,
-        partial(_called, model, example),
-        free,
-        partial(_inner, model, whole, example),
-        partial(_alone, model, whole, example),
+        run=partial(_run, model, example),
+        free=free,
+        inner=partial(_inner, model, module, example),
+        alone=partial(_alone, model, module, example),
     )
 
 
-def _called(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:
-    """What a module returns, called as its user calls it; tensors alone."""
-    given = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
+def _run(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:
+    """Return the tensors that a module returns for arrays, called as its user calls it."""
+    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     with at_inference(model):
-        return _outputs(model, given)
+        return _outputs(model, inputs)
 
 
 def _outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
-    """Tensors that a module returns for copies of inputs."""
+    """Return the tensors that a module returns for copies of inputs."""
     with torch.compiler.set_stance("force_eager"):
         returned = model(*(x.clone() for x in inputs))
     return [computed(x) for x in leaves(returned) if isinstance(x, Tensor)]
@@ -323,11 +345,12 @@ def _inner(
     example: tuple[Tensor, ...],
     *arrays: Array,
 ) -> dict[str, Computed]:
-    """Every value of the program that was written, by the name that it has in the graph."""
+    """Return every value of the exported program, by its name in the graph."""
     recorder = _Recorder(program)
-    with at_inference(model):  # whose tensors the program has
-        recorder.run(*(_like(x, like) for x, like in zip(arrays, example, strict=True)))
-    return recorder.seen
+    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
+    with at_inference(model):  # the program has the model's tensors
+        recorder.run(*inputs)
+    return recorder.values
 
 
 def _alone(
@@ -337,36 +360,38 @@ def _alone(
     trial: Trial,
     *arrays: Array,
 ) -> None:
-    """Every operator of the same in double precision."""
-    pairs = zip(arrays, example, strict=True)
-    given = [_like(x, like.double() if like.is_floating_point() else like) for x, like in pairs]
+    """Call a trial with every operator of the exported program, in double precision."""
+    inputs = []
+    for x, like in zip(arrays, example, strict=True):
+        inputs.append(_like(x, like.double() if like.is_floating_point() else like))
     names = {node.name for node in program.graph.find_nodes(op="placeholder")}
     with at_inference(model):
-        Alone(program, names, trial).run(*given)
+        Alone(program, names, trial).run(*inputs)
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Runs a program and keeps every value that is a tensor."""
+    """Interpreter of a program that keeps every value that is a tensor."""
 
     def __init__(self, program: torch.fx.GraphModule) -> None:
         super().__init__(program)
-        self.seen: dict[str, Computed] = {}
+        self.values: dict[str, Computed] = {}
 
     def run_node(self, n: torch.fx.Node) -> Any:
         """Compute one value."""
         value = super().run_node(n)
         if n.op != "output" and isinstance(value, Tensor):
-            self.seen[n.name] = computed(value)
+            self.values[n.name] = computed(value)
         return value
 
 
 def _like(values: Array, x: Tensor) -> Tensor:
+    """Return numbers as a tensor with the dtype and device of another one."""
     return torch.tensor(np.asarray(values, np.float64), dtype=x.dtype, device=x.device)
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Leave out what torch writes of an export, and warnings that are not the user's."""
+    """Suppress messages and warnings of torch during an export."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

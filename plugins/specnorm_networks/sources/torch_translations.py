@@ -1,4 +1,7 @@
-"""What the exporter writes of a few operators of torch, where its own words have no rule or are another function."""
+"""Translations of torch's operators to ONNX for the exporter, in place of its own ones.
+
+These are needed if the exporter's translation has no rule here, or is not the same function.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from onnxscript.values import Op, Opset
 from specnorm_networks.sources.torch_alone import arguments_of
 
 
-def _softplus(self: Any, beta: float = 1.0, _threshold: float = 20.0) -> Any:
-    # Beyond the _threshold torch returns its input, which is nearer than float32's rounding.
-    del _threshold
+def _softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    # Above the threshold torch returns its input, which differs from softplus by less than float32's rounding.
+    del threshold
     return op.Softplus(self) if beta == 1.0 else op.Div(op.Softplus(op.Mul(self, float(beta))), float(beta))
 
 
@@ -27,14 +30,14 @@ def _log_sigmoid(self: Any) -> Any:
     return op.Neg(op.Softplus(op.Neg(self)))
 
 
-def _threshold(self: Any, _threshold: float, value: float) -> Any:
-    if _threshold != value:
-        raise NotImplementedError("a _threshold that is not its value is a step")
+def _threshold(self: Any, threshold: float, value: float) -> Any:
+    if threshold != value:
+        raise NotImplementedError("a threshold that is not its value is a step")
     return op.Max(self, _constant(value, self)) if value else op.Relu(self)
 
 
 def _hard_sigmoid(self: Any) -> Any:
-    # As an attribute 1/6 would be of single precision.
+    # HardSigmoid of ONNX has the slope 1/6 as an attribute, which is rounded to single precision.
     shifted = op.Add(self, _constant(3.0, self))
     return op.Div(op.Clip(shifted, _constant(0.0, self), _constant(6.0, self)), _constant(6.0, self))
 
@@ -47,7 +50,7 @@ def _random_leaky(
     generator: Any = None,
 ) -> Any:
     if training or generator is not None:
-        raise NotImplementedError("slopes that are drawn")
+        raise NotImplementedError("slopes that are drawn at random")
     return _leaky(self, (lower + upper) / 2)
 
 
@@ -55,33 +58,40 @@ def _average(
     self: Any, kernel_size: Any = (), stride: Any = (), padding: Any = (0, 0), ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Any:  # fmt: skip
-    size = tuple(kernel_size) * (2 // len(kernel_size))
-    pads = tuple(padding) * (2 // len(padding))
-    given = divisor_override is not None
+    size = _pair(kernel_size)
+    pads = _pair(padding)
+    has_divisor = divisor_override is not None
     pool = op.AveragePool(
-        self, kernel_shape=size, strides=tuple(stride) * (2 // len(stride)) if stride else size,
-        pads=(*pads, *pads), ceil_mode=int(ceil_mode), count_include_pad=int(count_include_pad or given),
+        self, kernel_shape=size, strides=_pair(stride) if stride else size,
+        pads=(*pads, *pads), ceil_mode=int(ceil_mode), count_include_pad=int(count_include_pad or has_divisor),
     )  # fmt: skip
-    if given and ceil_mode:
+    if has_divisor and ceil_mode:
         raise NotImplementedError("a divisor of its own with ceil_mode")
-    # The exporter drops the divisor without a word.
+    # The exporter's own translation drops the divisor silently.
     return op.Mul(pool, math.prod(size) / divisor_override) if divisor_override else pool
 
 
+def _pair(numbers: Any) -> tuple[int, ...]:
+    """Return one number an axis of an image; torch may state a single one for both."""
+    return tuple(numbers) * (2 // len(numbers))
+
+
 def _constant(values: Any, like: Any = None) -> Any:
+    """Return a constant of the graph, in the dtype of another value."""
     array = np.asarray(values)
     value: Any = ir.tensor(array if like is None else array.astype(like.dtype.numpy()))
     return op.Constant(value=value)
 
 
 def _adaptive(*, largest: bool) -> Callable[..., Any]:
-    """Axis by axis: means are a product with a matrix, maxima those of the entries of each window.
+    """Return a translation of adaptive pooling: of maxima if ``largest``, else of means.
 
-    Windows of one length are an ordinary pooling.
+    If all windows have one length, it is ordinary pooling. Else the axes are pooled one after the other: means by a
+    product with a matrix, maxima by gathering the entries of each window.
     """
 
     def write(self: Any, output_size: Any) -> Any:
-        found = self
+        value = self
         ndim = len(self.shape)
         first = ndim - len(output_size)
         sizes = [int(n) for n in self.shape[first:]]
@@ -94,20 +104,22 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
             if n == m:
                 continue
             if largest:
-                # Windows of other lengths have their last entry again.
+                # Shorter windows are filled up with their last entry.
                 length = max(map(len, windows))
-                at = [[w[min(k, len(w) - 1)] for k in range(length)] for w in windows]
-                found = op.ReduceMax(op.Gather(found, _constant(at), axis=axis), _constant([axis + 1]), keepdims=0)
+                entries = [[window[min(k, len(window) - 1)] for k in range(length)] for window in windows]
+                gathered = op.Gather(value, _constant(entries), axis=axis)
+                value = op.ReduceMax(gathered, _constant([axis + 1]), keepdims=0)
                 continue
-            # In float32 a third would be another number than torch divides by.
-            whole = math.lcm(*map(len, windows))
-            weights = [[whole // len(w) if k in w else 0 for w in windows] for k in range(n)]
+            # Weights are whole numbers, divided by a common denominator: a third would be rounded, to float32 here.
+            denominator = math.lcm(*map(len, windows))
+            weights = [[denominator // len(window) if k in window else 0 for window in windows] for k in range(n)]
+            is_last = axis == ndim - 1
             order = [*range(ndim)]
             order[axis], order[-1] = order[-1], order[axis]
-            turned = found if axis == ndim - 1 else op.Transpose(found, perm=order)
-            turned = op.Div(op.MatMul(turned, _constant(weights, self)), _constant(whole, self))
-            found = turned if axis == ndim - 1 else op.Transpose(turned, perm=order)
-        return (found, op.Constant(value_int=0)) if largest else found
+            axis_last = value if is_last else op.Transpose(value, perm=order)
+            means = op.Div(op.MatMul(axis_last, _constant(weights, self)), _constant(denominator, self))
+            value = means if is_last else op.Transpose(means, perm=order)
+        return (value, op.Constant(value_int=0)) if largest else value
 
     return write
 
@@ -119,15 +131,15 @@ def _sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool
 
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     ndim = len(self.shape)
-    one = dim1 % ndim
-    two = dim2 % ndim
-    rows = int(self.shape[one])
-    columns = int(self.shape[two])
-    places = [k * columns + k + offset for k in range(rows) if 0 <= k + offset < columns]
-    kept = [axis for axis in range(ndim) if axis not in (one, two)]
-    turned = op.Transpose(self, perm=[*kept, one, two])
-    flat = op.Reshape(turned, _constant([0] * len(kept) + [rows * columns]))
-    return op.Gather(flat, _constant(places), axis=-1)
+    row_axis = dim1 % ndim
+    column_axis = dim2 % ndim
+    rows = int(self.shape[row_axis])
+    columns = int(self.shape[column_axis])
+    diagonal = [k * columns + k + offset for k in range(rows) if 0 <= k + offset < columns]
+    other_axes = [axis for axis in range(ndim) if axis not in (row_axis, column_axis)]
+    matrices_last = op.Transpose(self, perm=[*other_axes, row_axis, column_axis])
+    flat = op.Reshape(matrices_last, _constant([0] * len(other_axes) + [rows * columns]))
+    return op.Gather(flat, _constant(diagonal), axis=-1)
 
 
 def _batch_norm(
@@ -140,21 +152,21 @@ def _batch_norm(
     eps: float,
 ) -> tuple[Any, Any, Any]:
     del momentum
-    lost = eps - float(np.float32(eps))
-    if lost and self.dtype == ir.DataType.DOUBLE:
-        # An attribute is of single precision.
-        variance = op.Add(variance, _constant(lost, variance))
+    rounding_error = eps - float(np.float32(eps))
+    if rounding_error and self.dtype == ir.DataType.DOUBLE:
+        # The attribute epsilon is rounded to single precision: the variance gets the difference.
+        variance = op.Add(variance, _constant(rounding_error, variance))
     ones = np.ones(int(mean.shape[0]))
     scale = _constant(ones, mean) if weight is None else weight
     shift = _constant(0 * ones, mean) if bias is None else bias
-    found = op.BatchNormalization(self, scale, shift, mean, variance, epsilon=eps)
-    return found, op.Identity(mean), op.Identity(variance)
+    value = op.BatchNormalization(self, scale, shift, mean, variance, epsilon=eps)
+    return value, op.Identity(mean), op.Identity(variance)
 
 
 def _leaky(self: Any, negative_slope: float = 0.01) -> Any:
     if self.dtype != ir.DataType.DOUBLE:
         return op.LeakyRelu(self, alpha=negative_slope)
-    # An attribute would be of single precision.
+    # LeakyRelu's attribute alpha would be rounded to single precision.
     return op.PRelu(self, _constant(negative_slope, self))
 
 
@@ -162,11 +174,12 @@ def _elu(self: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float =
     if input_scale != 1:
         raise NotImplementedError("an input that is scaled before ELU")
     if self.dtype != ir.DataType.DOUBLE:
-        found = op.Elu(self, alpha=alpha)
-        return found if scale == 1 else op.Mul(found, _constant(scale, self))
-    # Attributes would be of single precision; what is below 0 stays there.
-    found = op.PRelu(op.Elu(self, alpha=1.0), _constant(alpha, self))
-    return found if scale == 1 else op.Mul(found, _constant(scale, self))
+        value = op.Elu(self, alpha=alpha)
+    else:
+        # Elu's attribute alpha would be rounded to single precision. Elu with alpha = 1 keeps the sign of its input,
+        # so PRelu multiplies its negative values by alpha.
+        value = op.PRelu(op.Elu(self, alpha=1.0), _constant(alpha, self))
+    return value if scale == 1 else op.Mul(value, _constant(scale, self))
 
 
 def _selu(self: Any) -> Any:
@@ -181,26 +194,35 @@ def _layer_norm(
 ) -> Any:  # fmt: skip
     del cudnn_enable
     scale = _constant(np.ones([int(n) for n in normalized_shape]), self) if weight is None else weight
-    single = float(np.float32(eps))
+    rounded_eps = float(np.float32(eps))
     value = self
-    if self.dtype == ir.DataType.DOUBLE and eps not in (0.0, single):
-        # An attribute is of single precision: s x, normalised with eps s^2, is x normalised with eps.
-        value = op.Mul(self, _constant(math.sqrt(single / eps), self))
-    found, _, _ = op.LayerNormalization(value, scale, bias, axis=-len(normalized_shape), epsilon=single)
-    return found
+    if self.dtype == ir.DataType.DOUBLE and eps not in (0.0, rounded_eps):
+        # The attribute epsilon is rounded to single precision. But s x normalised with s^2 eps is x normalised with
+        # eps: s^2 = rounded_eps / eps.
+        value = op.Mul(self, _constant(math.sqrt(rounded_eps / eps), self))
+    normalised, _, _ = op.LayerNormalization(value, scale, bias, axis=-len(normalized_shape), epsilon=rounded_eps)
+    return normalised
 
 
 def as_it_is(target: Any, count: int) -> Callable[..., Any]:
-    """An operator by the name that torch has for it, with so many values: what is registered for it has the rule."""
+    """Return a translation of an operator to an ONNX node with torch's name and ``count`` values.
+
+    ONNX has no such operator. The reader looks for a rule that the user registered (`register_operator`).
+    """
     domain, _, name = target.name().partition("::")
     names = [*arguments_of(target)]
 
     def write(*args: Any, **kwargs: Any) -> Any:
-        given = dict(zip(names, args, strict=False)) | kwargs
-        plain = {k: v for k, v in given.items() if isinstance(v, bool | int | float | str) or _are_plain(v)}
-        tensors = [v for k, v in given.items() if k not in plain and v is not None]
-        schema = _schema(name.partition(".")[0], domain, len(tensors), count, plain)
-        return Op(Opset(domain, 1), schema.name, schema)(*tensors, **plain)
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        attributes = {}
+        tensors = []
+        for key, value in arguments.items():
+            if isinstance(value, bool | int | float | str) or _are_numbers(value):
+                attributes[key] = value
+            elif value is not None:
+                tensors.append(value)
+        schema = _schema(name.partition(".")[0], domain, len(tensors), count, attributes)
+        return Op(Opset(domain, 1), schema.name, schema)(*tensors, **attributes)
 
     return write
 
@@ -212,38 +234,41 @@ def _schema(
     outputs: int,
     attributes: Mapping[str, Any],
 ) -> defs.OpSchema:
-    """A schema of an operator that ONNX does not have, without which onnxscript writes no node."""
-    kind = defs.OpSchema.AttrType
-    kinds = {bool: kind.INT, int: kind.INT, float: kind.FLOAT, str: kind.STRING}
-    several = {bool: kind.INTS, int: kind.INTS, float: kind.FLOATS}
-    types = {
-        key: several[float if any(isinstance(v, float) for v in value) else int]
-        if isinstance(value, list | tuple)
-        else kinds[type(value)]
-        for key, value in attributes.items()
-    }
+    """Return a schema of an operator that ONNX does not have; onnxscript needs one to write a node."""
     parameter = defs.OpSchema.FormalParameter
-    every = defs.get_schema("Identity").type_constraints[0].allowed_type_strs
-    before = [parameter(f"x{at}", f"X{at}") for at in range(inputs)]
-    after = [parameter(f"y{at}", f"Y{at}") for at in range(outputs)]
+    all_types = defs.get_schema("Identity").type_constraints[0].allowed_type_strs
+    input_parameters = [parameter(f"x{number}", f"X{number}") for number in range(inputs)]
+    output_parameters = [parameter(f"y{number}", f"Y{number}") for number in range(outputs)]
+    schema_attributes = []
+    for key, value in attributes.items():
+        schema_attributes.append(defs.OpSchema.Attribute(key, _attribute_type(value), required=False))
     return defs.OpSchema(
         name,
         domain,
         1,
-        inputs=before,
-        outputs=after,
-        type_constraints=[(each.type_str, every, "") for each in (*before, *after)],
-        attributes=[defs.OpSchema.Attribute(key, each, required=False) for key, each in types.items()],
+        inputs=input_parameters,
+        outputs=output_parameters,
+        type_constraints=[(each.type_str, all_types, "") for each in (*input_parameters, *output_parameters)],
+        attributes=schema_attributes,
     )
 
 
-def _are_plain(value: Any) -> bool:
+def _attribute_type(value: Any) -> Any:
+    """Return ONNX's type of an attribute with such a value."""
+    types = defs.OpSchema.AttrType
+    if isinstance(value, list | tuple):
+        has_floats = any(isinstance(v, float) for v in value)
+        return types.FLOATS if has_floats else types.INTS
+    return {bool: types.INT, int: types.INT, float: types.FLOAT, str: types.STRING}[type(value)]
+
+
+def _are_numbers(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, bool | int | float) for v in value)
 
 
 @cache
 def table() -> dict[Any, Callable[..., Any]]:
-    """Operators of torch, and what writes them."""
+    """Return the translations, by torch's operators."""
     aten = torch.ops.aten
     means = _adaptive(largest=False)
     maxima = _adaptive(largest=True)

@@ -1,19 +1,19 @@
-"""Circulants that a zero-padded layer at one size is a part of: periodic convolutions, whose norms bound its own.
+"""Bound a zero-padded layer at one size by a circulant: a periodic convolution of which the layer is a submatrix.
 
-A circulant of N pixels closes an axis; a *skew* one multiplies by -1 where a read passes its end. Let the layer read
-the pixels ``s m + r t - p`` of an axis of n (outputs m < m', taps t < k, stride s, dilation r, padding p in front), and
-lay the n pixels on the circulant from 0 on. If
+On a circulant of N pixels, the pixel after the last one is the first one. A *skew* circulant also multiplies by -1 what
+is read across that end. Along an axis, let the layer read the pixels ``s m + r t - p`` (outputs m < m', taps t < k,
+stride s, dilation r, padding p in front; n pixels), and put its pixels on the positions 0 to n - 1 of the circulant. If
 
     N >= n + p,    N >= s (m' - 1) + r (k - 1) - p + 1,    N >= n,    N >= s m',
 
-then a read below 0 comes round to ``N + v >= n``, one at n or beyond stays below N, and no two outputs are the same:
-the entries of the circulant between the layer's pixels and its outputs are the layer's, none of which passes the end.
-The layer is a compression of the circulant, whatever the factor that passing the end multiplies by: its norm is no
-larger.
+then a read at v < 0 comes round to ``N + v >= n``, where the layer has no pixel, a read at n or beyond stays below N,
+and different outputs stay different. So the submatrix of the circulant with the layer's pixels as columns and its
+outputs as rows is the layer (a *compression*), and no entry of it was read across the end. Its norm is no larger than
+the circulant's, skew or not.
 
-With ``lcm(s, r)`` a divisor of N the circulant is as many smaller ones of the kernel's blocks (`problem.polyphase`),
-each of ``M = N / lcm(s, r)`` points. Its norm is the largest one of their symbols at ``2 pi j / M``, or at ``2 pi (j +
-1/2) / M`` if it is skew.
+If ``lcm(s, r)`` divides N, the circulant is a direct sum of circulants of the kernel's blocks (`problem.polyphase`),
+with ``M = N / lcm(s, r)`` points each. Its norm is the largest norm of the blocks' symbols at the frequencies
+``2 pi j / M``, or ``2 pi (j + 1/2) / M`` if it is skew.
 """
 
 from __future__ import annotations
@@ -25,67 +25,60 @@ from typing import TYPE_CHECKING
 from specnorm.certified import host
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
 from specnorm.certified.symbol.cells import Circulant
-from specnorm.problem.taps import sizes_of
+from specnorm.problem.taps import along_axes, sizes_of
 
 if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
+    from specnorm.problem.taps import Axis
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Sizes of a circulant in points of the blocks, and whether it is skew, per axis."""
+    """A circulant that contains a layer: for each axis, its number M of points, and whether it is skew."""
 
     points: tuple[int, ...]
     skew: tuple[bool, ...]
 
 
 def reads_zeros(spec: ConvSpec) -> bool:
-    """Whether whatever the layer reads beyond its input is zero, or it reads nothing there."""
+    """Whether the layer reads only zeros outside of its input, or nothing."""
     return spec.padding_mode == "zeros" or all(max(pads) <= 0 for pads in spec.padding)
 
 
 def shortest(spec: ConvSpec) -> tuple[int, ...]:
-    """Fewest points an axis of a circulant that the layer is a compression of; every larger number will do as well.
+    """Smallest number M of points along each axis of a circulant that contains the layer; larger ones contain it too.
 
     Parameters
     ----------
     spec : ConvSpec
-        With ``input_shape``; `reads_zeros`.
+        With ``input_shape``, and `reads_zeros`.
     """
     large, small = sizes_of(spec)
-    axes = zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
-    return tuple(_points(*axis) for axis in axes)
+    return tuple(_fewest_points(axis) for axis in along_axes(large, small, spec))
 
 
-def _points(
-    n: int,
-    outputs: int,
-    k: int,
-    stride: int,
-    dilation: int,
-    pads: tuple[int, int],
-) -> int:
-    before = pads[0]
-    last_read = stride * (outputs - 1) + dilation * (k - 1) - before
-    pixels = max(n, n + before, last_read + 1, stride * outputs)
-    return -(-pixels // math.lcm(stride, dilation))
+def _fewest_points(axis: Axis) -> int:
+    last_read = axis.stride * (axis.outputs - 1) + axis.dilation * (axis.taps - 1) - axis.before
+    pixels = max(axis.pixels, axis.pixels + axis.before, last_read + 1, axis.stride * axis.outputs)
+    return -(-pixels // math.lcm(axis.stride, axis.dilation))
 
 
 def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:
-    """Whether the layer is a compression of a circulant: whether no read that passes its end meets the layer."""
-    pairs = zip(circulant.points, shortest(spec), strict=True)
-    return reads_zeros(spec) and all(n == 0 or n >= least for n, least in pairs)
+    """Whether the layer is a compression of a circulant. 0 points along an axis stand for any number."""
+    if not reads_zeros(spec):
+        return False
+    return all(n == 0 or n >= least for n, least in zip(circulant.points, shortest(spec), strict=True))
 
 
 def norm_by_circulant(spec: ConvSpec, norm: Upper) -> Upper:
-    """A zero-padded layer is a compression of every circulant that is long enough: its norm is no larger.
+    """Bound the norm of a zero-padded layer by that of a circulant of which the layer is a compression.
 
     Parameters
     ----------
     spec : ConvSpec
         With ``input_shape``.
     norm : Upper
-        Of a circulant's symbol at the circulant's own frequencies.
+        Bound of the norm of the blocks' symbols at a circulant's frequencies: its ``what`` is the circulant.
 
     Raises
     ------
@@ -98,9 +91,15 @@ def norm_by_circulant(spec: ConvSpec, norm: Upper) -> Upper:
 
 
 def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
-    """The layer is its convolution on all pixels, or on a circulant, between a padding and a restriction.
+    """Bound the norm of a layer by that of its convolution, times the norm of its padding.
 
-    A padding that repeats pixels has a norm of at most ``sqrt(padding_gain_sq)``.
+    The layer pads its input, applies the convolution on infinitely many pixels, or on a circulant, and restricts the
+    result. Padding as a linear map has a norm of at most ``sqrt(padding_gain_sq)``; more than 1 if pixels are repeated.
+
+    Parameters
+    ----------
+    norm : Upper
+        Bound of the blocks' symbols at every frequency; for a periodic layer also at the frequencies of its size.
     """
     if norm.what != EVERYWHERE and not _is_circulant_of(norm.what, spec):
         raise HypothesisError(f"{norm.what} is not the norm of the layer's convolution")
@@ -112,8 +111,11 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
 
 
 def _is_circulant_of(what: object, spec: ConvSpec) -> bool:
-    """Whether something is the circulant of a periodic layer at its size; 0 points stand for any number."""
+    """Whether a claim's subject is the circulant that a periodic layer at its size is.
+
+    0 points along an axis stand for any number.
+    """
     if not isinstance(what, Circulant) or spec.input_shape is None or not spec.periodic:
         return False
-    same_points = all(points in (0, size) for points, size in zip(what.points, spec.grid_shape, strict=True))
-    return same_points and not any(what.skew)
+    has_points_of_layer = all(points in (0, size) for points, size in zip(what.points, spec.grid_shape, strict=True))
+    return has_points_of_layer and not any(what.skew)

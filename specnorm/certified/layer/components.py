@@ -1,13 +1,14 @@
-"""A zero-padded layer at one size as independent smaller ones without dilation, and restrictions of it.
+"""Split a zero-padded layer at one size into independent smaller layers without dilation; bound it by restrictions.
 
-Along an axis a layer reads the pixels ``s m + r t - p``. With ``g = gcd(s, r)`` only those congruent to -p modulo g are
-read; of these, outputs that are congruent modulo ``r / g`` read pixels that are, and no other outputs do. So the layer
-is a direct sum, and its norm the largest of its parts', each with stride ``s / g`` and no dilation. Outputs that read
-no pixel, and pixels that no output reads, are left out. Along an axis whose stride is at least the kernel's size (one
-tap, patches) each output is such a part, and those away from the border are the same.
+Along an axis, tap t of output m reads the pixel ``s m + r t - p`` (stride s, dilation r, padding p in front). With ``g
+= gcd(s, r)``, only pixels congruent to -p modulo g are read. Among these, outputs that are congruent to each other
+modulo ``r / g`` share pixels with each other and with no other outputs. So the layer is a direct sum of *parts*, each a
+layer with stride ``s / g`` and without dilation, and its norm is the largest of their norms. Outputs that read no
+pixel, and pixels that no output reads, are left out. Along an axis whose stride is at least the kernel's size (one tap,
+or patches that do not overlap), each output is a part, and all outputs away from the border are equal parts.
 
-A layer whose pixels and outputs are consecutive ones of another layer of the same stride and kernel, at the same
-distance, is a compression of it: its norm is no larger. Such parts need no proof of their own.
+If the pixels and outputs of a part are consecutive ones of another part, with the same distance between both, the first
+part is a submatrix of the second one (a *compression*), and its norm is no larger. Such parts are not enclosed.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, 
 from specnorm.certified.layer.circulant import padded_norm, reads_zeros
 from specnorm.certified.matrices.block_tridiagonal import of_one_group
 from specnorm.certified.matrices.norms import stack_of
-from specnorm.problem.taps import sizes_of
+from specnorm.problem.taps import along_axes, sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from specnorm.problem.spec import ConvSpec
+    from specnorm.problem.taps import Axis
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class AxisComponent:
     Parameters
     ----------
     pixels, outputs : int
-        How many of each; pixels are on the large side, which a transposed layer writes.
+        Numbers of pixels and of outputs. Pixels are on the large side of the convolution (`sizes_of`), which is the
+        output of a transposed layer.
     before : int
-        Padding in front; negative: pixels in front that no output reads.
+        Padding in front; if negative, the number of pixels in front that no output reads.
+    stride : int
     pixel, output : tuple (first, step)
-        Where its pixels and outputs are in the whole layer.
+        Positions in the whole layer: pixel i of the part is the pixel ``first + step i`` there; likewise for outputs.
     """
 
     pixels: int
@@ -51,7 +55,7 @@ class AxisComponent:
     output: tuple[int, int] = (0, 1)
 
     def contains(self, other: AxisComponent) -> bool:
-        """Whether another part is a compression of this one: shifted by some outputs, it lies inside."""
+        """Whether another part is a compression of this one: it lies inside, if shifted by some outputs."""
         outputs_in_front = max(0, -(-(self.before - other.before) // self.stride))
         pixels_in_front = self.stride * outputs_in_front + other.before - self.before
         has_outputs = outputs_in_front + other.outputs <= self.outputs
@@ -59,7 +63,10 @@ class AxisComponent:
         return self.stride == other.stride and has_outputs and has_pixels
 
     def single_outputs(self, taps: int) -> list[AxisComponent]:
-        """Outputs that read pixels of their own, one by one: the first, the second and the last contain all."""
+        """Split a part whose outputs share no pixels into single outputs.
+
+        Only the first, the second and the last output are returned: they contain all others.
+        """
         first, step = self.output
         parts = []
         for number in sorted({0, min(1, self.outputs - 1), self.outputs - 1}):
@@ -98,13 +105,14 @@ class AxisComponent:
 
 @dataclass(frozen=True)
 class PolyphaseComponent:
-    """A part of a layer as a layer of its own.
+    """A part of a layer, as a layer of its own.
 
     Parameters
     ----------
     spec : ConvSpec
-        With ``input_shape``.
+        The part's geometry, with ``input_shape``.
     axes : tuple of AxisComponent
+        The part along each axis.
     """
 
     spec: ConvSpec
@@ -112,7 +120,7 @@ class PolyphaseComponent:
 
     @classmethod
     def of(cls, spec: ConvSpec, axes: tuple[AxisComponent, ...]) -> PolyphaseComponent:
-        """The part of a zero-padded layer with these parts along its axes."""
+        """The part of a zero-padded layer that has the given parts along its axes."""
         padding = []
         for axis, taps in zip(axes, spec.kernel_shape, strict=True):
             after = axis.stride * (axis.outputs - 1) + taps - axis.pixels - axis.before
@@ -128,7 +136,7 @@ class PolyphaseComponent:
         return cls(spec_of_part, axes)
 
     def restricted(self, most_pixels: float) -> PolyphaseComponent:
-        """A restriction to about so many pixels, if there are more: a compression of the part."""
+        """A compression of this part with about ``most_pixels`` pixels; the part itself if it has no more."""
         count = math.prod(axis.pixels for axis in self.axes)
         if count <= most_pixels or not reads_zeros(self.spec):
             return self
@@ -141,108 +149,103 @@ class PolyphaseComponent:
             fair_share = int(pixels_left ** (1 / axes_left))
             pixels = min(axis.pixels, max(2 * taps, fair_share))
             outputs = min(axis.outputs, max(1, -(-(pixels + axis.before) // axis.stride)))
-            axes[j] = replace(axis, pixels=pixels, outputs=outputs).trimmed(taps) or axis
+            shortened = replace(axis, pixels=pixels, outputs=outputs).trimmed(taps)
+            if shortened is not None:
+                axes[j] = shortened
             pixels_left /= pixels
             axes_left -= 1
         return PolyphaseComponent.of(self.spec, tuple(axes))
 
 
 def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
-    """Layers the largest of whose norms is the layer's; none if that is zero.
+    """The parts of a layer that no other part contains: the layer's norm is the largest of theirs, or 0 without parts.
 
     Parameters
     ----------
     spec : ConvSpec
-        With ``input_shape``. One that reads other than zeros is its only part.
+        With ``input_shape``. A layer that reads other than zeros outside of its input is returned as its only part.
     """
     large, small = sizes_of(spec)
-    axes = list(zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True))
+    axes = along_axes(large, small, spec)
     if not reads_zeros(spec):
-        whole = tuple(AxisComponent(n, m, before, stride) for n, m, _, stride, _, (before, _) in axes)
+        whole = tuple(AxisComponent(axis.pixels, axis.outputs, axis.before, axis.stride) for axis in axes)
         return [PolyphaseComponent(spec, whole)]
-    parts_of_axes = [_largest_parts(*axis) for axis in axes]
+    parts_of_axes = [_largest_parts(axis) for axis in axes]
     return [PolyphaseComponent.of(spec, parts) for parts in itertools.product(*parts_of_axes)]
 
 
-def _largest_parts(
-    pixels: int,
-    outputs: int,
-    taps: int,
-    stride: int,
-    dilation: int,
-    pads: tuple[int, int],
-) -> list[AxisComponent]:
-    """Parts of an axis that no other part contains."""
+def _largest_parts(axis: Axis) -> list[AxisComponent]:
+    """The parts along an axis that no other part contains."""
     largest: list[AxisComponent] = []
-    for part in _parts(pixels, outputs, taps, stride, dilation, pads[0]):
+    for part in _parts(axis):
         if not any(other.contains(part) for other in largest):
             largest = [other for other in largest if not part.contains(other)] + [part]
     return largest
 
 
-def _parts(
-    pixels: int,
-    outputs: int,
-    taps: int,
-    stride: int,
-    dilation: int,
-    before: int,
-) -> Iterator[AxisComponent]:
-    """Independent parts of an axis, without dilation."""
-    common = math.gcd(stride, dilation)
-    # Only the pixels congruent to -before are read; among these, stride and dilation are coprime.
-    first_read = -before % common
-    pixels = -(-(pixels - first_read) // common)
-    before = (before + first_read) // common
-    stride, dilation = stride // common, dilation // common
-    for first_output in range(min(dilation, outputs)):
+def _parts(axis: Axis) -> Iterator[AxisComponent]:
+    """The independent parts of a layer along an axis, without dilation."""
+    common = math.gcd(axis.stride, axis.dilation)
+    # Pixels that are read are `common` apart. Number these alone: then stride and dilation are coprime.
+    first_read = -axis.before % common
+    pixels = -(-(axis.pixels - first_read) // common)
+    before = (axis.before + first_read) // common
+    stride = axis.stride // common
+    dilation = axis.dilation // common
+    for first_output in range(min(dilation, axis.outputs)):
         first_pixel = (stride * first_output - before) % dilation
         part = AxisComponent(
             pixels=-(-(pixels - first_pixel) // dilation),
-            outputs=-(-(outputs - first_output) // dilation),
+            outputs=-(-(axis.outputs - first_output) // dilation),
             before=(before - stride * first_output + first_pixel) // dilation,
             stride=stride,
             pixel=(first_read + common * first_pixel, common * dilation),
             output=(first_output, dilation),
-        ).trimmed(taps)
+        ).trimmed(axis.taps)
         if part is None:
             continue
-        if taps <= stride:
-            yield from part.single_outputs(taps)
+        if axis.taps <= stride:
+            yield from part.single_outputs(axis.taps)
         else:
             yield part
 
 
 def norms_of_parts(spec: ConvSpec, parts: Sequence[tuple[Lower, Upper | None]]) -> tuple[Lower, Upper | None]:
-    """Bounds of a layer that is a direct sum, from those of all its `polyphase_components`; 0 if there is none.
+    """Bounds of a layer's norm, from those of all its `polyphase_components`, in their order.
 
-    The upper one is None if that of a part is. No part is larger than the layer.
+    The upper bound is None if that of a part is None. Without parts, the layer reads no pixel and both bounds are 0.
     """
     components = [component.spec for component in polyphase_components(spec)]
     lowers = [lower for lower, _ in parts]
     uppers = [upper for _, upper in parts if upper is not None]
     is_complete = [lower.what for lower in lowers] == components
-    if not is_complete or any(upper is not None and upper.what != lower.what for lower, upper in parts):
+    for lower, upper in parts:
+        if upper is not None and upper.what != lower.what:
+            raise HypothesisError("the two bounds of a part are for different layers")
+    if not is_complete:
         raise HypothesisError("a direct sum is bounded by all of its parts")
     if len(parts) == 1 and components == [spec]:
         return parts[0]
     rule = f"the largest of {len(parts)} polyphase components" if parts else "reads no pixel"
-    lower = max(lowers, key=float, default=nothing(spec))
-    upper = _largest(uppers, spec, rule) if len(uppers) == len(parts) else None
-    return _lower(lower.value, spec, "of a polyphase component", lower), upper
+    largest_lower = max(lowers, key=float, default=nothing(spec))
+    largest_upper = _largest(uppers, spec, rule) if len(uppers) == len(parts) else None
+    return _lower(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
 
 
 def norm_of_groups(spec: ConvSpec, groups: Sequence[Upper], others: Upper | None = None) -> Upper:
-    """The norm of a layer from bounds of some groups, and one of the supremum of all others.
+    """Bound the norm of a layer by the largest of the norms of its groups.
 
     Parameters
     ----------
     groups : sequence of Upper
-        Of all groups, or of those that ``others`` is not of.
+        A bound for each group at ``input_shape``; or, with ``others``, for some of the groups.
     others : Upper, optional
-        Of the supremum of the other groups; None: there are none.
+        A bound of the supremum over all sizes, for the blocks of all remaining groups.
     """
-    is_complete = len(groups) == spec.groups if others is None else len(groups) < spec.groups
+    if others is None:
+        is_complete = len(groups) == spec.groups
+    else:
+        is_complete = len(groups) < spec.groups
     if not is_complete or any(group.what != of_one_group(spec) for group in groups):
         raise HypothesisError(f"{len(groups)} bounds of {spec.groups} groups")
     if others is not None and others.what != EVERYWHERE:
@@ -256,9 +259,19 @@ def norm_of_groups(spec: ConvSpec, groups: Sequence[Upper], others: Upper | None
 
 
 def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
-    """A layer with one output an axis is, group by group, the matrix of the taps that it reads.
+    """Bounds of a part with a single output along every axis, from bounds for its groups as matrices.
 
-    The lower bound is of the largest group's.
+    Each group is the matrix of the taps that read pixels, with its outputs as rows and its read inputs as columns.
+
+    Parameters
+    ----------
+    lower, upper : Lower and Upper
+        Bounds for the stack of these matrices, one for each group (`stack_of`).
+
+    Returns
+    -------
+    lower, upper : Lower and Upper
+        The lower bound is for a layer of one group, the largest; the upper one for the whole part.
     """
     spec = component.spec
     first, second = spec.stored_channels
@@ -272,7 +285,13 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
 
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
-    """A layer's norm is no smaller than that of one of its groups on a restriction."""
+    """Bound a part's norm from below by that of one of its groups, on a restriction of it (`restricted`).
+
+    Parameters
+    ----------
+    norm : Lower
+        Bound for one group of the restriction.
+    """
     axes = zip(component.axes, restriction.axes, strict=True)
     is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
     if norm.what != of_one_group(restriction.spec) or not is_restriction:

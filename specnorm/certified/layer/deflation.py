@@ -1,14 +1,19 @@
-"""A circulant without its highest waves, and those by themselves: an upper bound of a zero-padded layer.
+"""Deflation: an upper bound of a zero-padded layer from a circulant, by splitting off its largest singular vectors.
 
-Let the symbol be ``G(theta) = E(theta) + X(theta) Y(theta)*`` at every frequency of a circulant that the layer is a
-compression of (`circulant`), with ``||E(theta)|| <= t``. Restricted to the layer's pixels and outputs, the circulant of
-E has a norm of at most t, and the rest is ``L R*``, where the columns of L and R are the waves of X and Y on the
-outputs and on the pixels. So
+The layer is a compression of a circulant (`circulant`), whose singular vectors are plane waves: singular vectors of the
+symbol at one frequency, times e^{i theta x}. On the layer's pixels and outputs, a part of the circulant, the waves with
+the largest singular values are no longer orthogonal, so the layer's norm is often smaller than the circulant's.
+
+At every frequency of the circulant let ``G(theta) = E(theta) + X(theta) Y(theta)*`` be the symbol, with
+``||E(theta)|| <= t``; at most frequencies X and Y have no columns. Restricted to the layer's pixels and outputs, the
+circulant of E has a norm of at most t. The restriction of the other term is ``L R*``, where the columns of L and R are
+the waves of X and Y, restricted to the outputs and to the pixels. So
 
     ||A||  <=  t + ||L R*||  <=  t + lambda_max(L*L + R*R) / 2,
 
-since ``2 |<L* u, R* v>| <= ||L* u||**2 + ||R* v||**2``: a matrix of as many rows as there are waves above t. Inner
-products of restricted waves are those of their channels, times a sum over the outputs, or the pixels, of each axis.
+since ``2 |<L* u, R* v>| <= ||L* u||**2 + ||R* v||**2``. The matrix L*L + R*R has one row for each wave. Its entries,
+inner products of restricted waves, are inner products of channels times a sum over the outputs, or pixels, of each
+axis.
 """
 
 from __future__ import annotations
@@ -37,23 +42,24 @@ if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import ArrayOps
 
-_MORE = 2.0**-16
-"""Part of t by which E may be larger where waves are taken out: they come from an eigenvalue routine in float32."""
+_REST_MARGIN = 2.0**-16
+"""Relative margin of the limit t over the circulant's symbols at other frequencies: where waves are split off, E is a
+little larger than their next singular value, since X and Y come from an eigenvalue routine in float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class DeflatedModes:
-    """The waves that are taken out of a circulant's symbols.
+    """The w waves that are split off a circulant: columns of X and Y at some frequencies.
 
     Parameters
     ----------
     points : Frequencies
-        Frequencies of the circulant, of which none is the mirror image of another: the waves at the mirror images are
-        the conjugates.
+        Frequencies of the circulant. None is the mirror image -theta of another: at the mirror images, the complex
+        conjugates of the waves are split off too.
     point : integer array, shape (w,)
-        Number of the point of each wave.
+        The index in ``points`` of the frequency of each wave.
     x, y : complex arrays, shapes (w, first) and (w, second)
-        Columns of X and Y.
+        For each wave, its column of X and its column of Y.
     """
 
     points: Frequencies
@@ -63,11 +69,11 @@ class DeflatedModes:
 
     def __post_init__(self) -> None:
         if len(first_of_mirrored(self.points)) < len(self.points):
-            raise HypothesisError("a frequency and its mirror image are one point: what is taken out counts twice")
+            raise HypothesisError("a frequency and its mirror image are given: waves would be split off twice")
 
 
 def first_of_mirrored(points: Frequencies) -> Frequencies:
-    """One of each frequency and its mirror image."""
+    """The first of each pair of a frequency and its mirror image -theta, in the given order."""
     denominators = np.asarray(points.denominators)
     numerators = points.numerators % denominators
     mirrored = (-numerators) % denominators
@@ -88,25 +94,25 @@ def norm_by_deflation(
     *,
     ops: ArrayOps,
 ) -> Upper | None:
-    """A bound of the layer's norm, if it is proven; else None.
+    """Prove that a layer's norm is at most ``bound``; None if the proof fails.
 
     Parameters
     ----------
     kernel : array, shape (1, first, second, *kernel_shape)
-        Of one group, in torch's order, scaled to about 1.
+        The kernel of one group, in torch's order, scaled to about 1.
     spec : ConvSpec
-        Of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
+        The geometry of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
     circulant : Embedding
-        No shorter than `circulant.shortest`.
+        With at least `circulant.shortest` points.
     cover : Cover
-        Of the symbol's frequencies on that circulant; its open cells are single points.
+        Of the frequencies of that circulant. All cells but the open ones have proven bounds; each open cell is a single
+        frequency.
     highest : DeflatedModes
-        The waves that are taken out at these.
+        The waves that are split off, at the frequencies of the open cells.
     bound : float
-        What is to be proven.
     """
     if max((*spec.stride, *spec.dilation), default=1) > 1:
-        raise HypothesisError("overlaps of waves are known of layers without stride and dilation")
+        raise HypothesisError("overlaps of waves need a layer without stride and dilation")
     limit = limit_of_rest(spec, circulant, cover, highest)
     limit_of_waves = host.sub_down(bound, limit)
     if not limit_of_waves > 0:
@@ -124,29 +130,32 @@ def limit_of_rest(
     cover: Cover,
     highest: DeflatedModes,
 ) -> float:
-    """t: a bound of the circulant's symbols where nothing is taken out, and the limit for the rest where waves are.
+    """Return t: a proven bound of the symbols where no waves are split off, raised by `_REST_MARGIN`.
+
+    At the other frequencies t is the limit that `rest_below` has to prove for E.
 
     Raises
     ------
     HypothesisError
-        If the circulant is too short for the layer, or other frequencies are open than those where waves are taken out.
+        If the circulant is too short for the layer, the cover is of another circulant, or waves are not split off at
+        exactly the frequencies that the cover leaves open.
     """
     covered = Circulant.of(circulant.points, circulant.skew, spec.block_kernel_shape)
-    # The waves have as many points along an axis with one tap as along others.
-    of_waves = Circulant(circulant.points, circulant.skew)
-    if spec.groups != 1 or not is_long_enough(spec, of_waves) or cover.what != covered:
+    # Not `Circulant.of`, which replaces the points along an axis with one tap by 0: the waves need the true number.
+    circulant_of_waves = Circulant(circulant.points, circulant.skew)
+    if spec.groups != 1 or not is_long_enough(spec, circulant_of_waves) or cover.what != covered:
         raise HypothesisError(f"the layer is no compression of the {covered}, of the {cover.what} as it is")
     open_boxes = cover.open.boxes
     if open_boxes.divisible.any() or not first_of_mirrored(open_boxes.centres).same_as(highest.points):
-        raise HypothesisError("what is taken out is not at the frequencies that the cover leaves open")
-    return host.inflate(cover.beside_open().value * (1 + _MORE), 2)
+        raise HypothesisError("waves are not split off at the frequencies that the cover leaves open")
+    return host.inflate(cover.beside_open().value * (1 + _REST_MARGIN), 2)
 
 
 def rest_below(kernel: Array, highest: DeflatedModes, limit: float, *, ops: ArrayOps) -> bool:
-    """Whether ``||G - X Y*|| <= limit`` is proven at every point, and so at its mirror image.
+    """Whether ``||E|| = ||G - X Y*|| <= limit`` is proven at every frequency with waves; then also at its mirror image.
 
-    Taken off the limit: the symbol's error, and `product_error` of the product and the difference times
-    ``||X||_F ||Y||_F + ||G||_F``; off its square: that of the Gram matrix.
+    Allowances: the symbol's error, and `product_error` of ``G - X Y*`` times ``||X||_F ||Y||_F + ||G||_F``, are
+    subtracted from the limit; the error of the Gram matrix of E is subtracted from the squared limit.
 
     Parameters
     ----------
@@ -161,12 +170,13 @@ def rest_below(kernel: Array, highest: DeflatedModes, limit: float, *, ops: Arra
     most_waves = x.shape[1]
     if most_waves:
         rest = symbol - xp.matmul(xp.matrix_transpose(x), xp.conj(y))
-        terms = norms.frobenius_up(x, xp=xp) * norms.frobenius_up(y, xp=xp) + symbol_norm
+        magnitude = norms.frobenius_up(x, xp=xp) * norms.frobenius_up(y, xp=xp) + symbol_norm
     else:
-        rest, terms = symbol, symbol_norm
-    # The product and the difference are rounded, and so are the norms of the terms.
-    relative = rounding.SLACK * rounding.product_error(most_waves + 2, symbol, xp=xp)
-    rest_error = rounding.up(terms, 4, xp=xp) * relative + symbol_error
+        rest = symbol
+        magnitude = symbol_norm
+    # The length is two more than that of the product, for the rounding of the difference.
+    relative_error = rounding.SLACK * rounding.product_error(most_waves + 2, symbol, xp=xp)
+    rest_error = rounding.up(magnitude, 4, xp=xp) * relative_error + symbol_error
     length = max(rest.shape[-2:])
     gram = arrays.gram_smaller(rest, xp=xp)
     rest_sq = rounding.up(norms.frobenius_up(rest, xp=xp) ** 2, 4, xp=xp)
@@ -179,14 +189,14 @@ def rest_below(kernel: Array, highest: DeflatedModes, limit: float, *, ops: Arra
 
 
 def _by_point(highest: DeflatedModes, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """X and Y by points, (f, most, first) and (f, most, second), most the largest number of waves of a point.
+    """X and Y of each frequency, transposed: shapes (f, most, first) and (f, most, second).
 
-    Points with fewer waves have zeros in their place.
+    ``most`` is the largest number of waves at a frequency; frequencies with fewer waves are filled up with zeros.
     """
     xp = ops.xp
     count, wave_count = len(highest.points), len(highest.point)
     most = int(np.bincount(highest.point, minlength=count).max(initial=0))
-    # Number of the wave in each slot; empty slots have that of a row of zeros at the end.
+    # The index of the wave in each slot; empty slots have the index of a row of zeros that `in_slots` appends.
     slots = np.full((count, most), wave_count)
     if most:
         slots[highest.point, _ranks(highest.point)] = np.arange(wave_count)
@@ -199,7 +209,7 @@ def _by_point(highest: DeflatedModes, *, ops: ArrayOps) -> tuple[Array, Array]:
 
 
 def _ranks(numbers: np.ndarray) -> np.ndarray:
-    """For each of some numbers, how many before it are equal."""
+    """For each number in an array, how many numbers before it are equal to it."""
     order = np.argsort(numbers, kind="stable")
     counts = np.bincount(numbers)
     first_of_number = np.cumsum(counts) - counts
@@ -209,28 +219,32 @@ def _ranks(numbers: np.ndarray) -> np.ndarray:
 
 
 class WaveGram:
-    """``(L*L + R*R) / 2`` of the waves that are taken out, those at mirror images included.
+    """The matrix ``(L*L + R*R) / 2`` of the waves that are split off, those at mirror images included.
 
-    An entry of L*L is an inner product of channels times a sum over the outputs of each axis. The error of the matrix
-    is at most ``||X||_F**2 / 2``, and ``||Y||_F**2 / 2`` for R*R, times the sum of `product_error` of the inner product
-    and ``sqrt(2) (phase error + gamma(n + 8))`` an axis.
+    An entry of L*L is an inner product of channels times a sum over the outputs of each axis. The relative error of an
+    entry is at most r, the sum of `product_error` of the inner product and of ``sqrt(2) (phase error + gamma(n + 8))``
+    for each axis of n outputs. So the error of ``L*L / 2`` is at most ``r ||X||_F**2 / 2``; likewise for R*R, Y and
+    the pixels.
 
     Parameters
     ----------
     spec : ConvSpec
-        Of one group, with ``input_shape``, zero padding, and neither stride nor dilation.
+        The geometry of one group, with ``input_shape``, zero padding, and neither stride nor dilation.
     circulant : Embedding
-        That the layer is a compression of.
+        The layer is a compression of it.
+    highest : DeflatedModes
+        The waves. With those at the mirror images there are W.
 
     Attributes
     ----------
-    numerators : integer array, shape (w, d)
-        Frequencies of the waves.
-    y : array, shape (w, second)
-    matrix : array, shape (w, w)
-        As computed.
+    numerators : integer array, shape (W, d)
+        Numerators of the frequencies of all W waves.
+    y : array, shape (W, second)
+        Columns of Y.
+    matrix : array, shape (W, W)
+        The matrix as computed.
     error : float
-        Bound of the norm of its error.
+        Bound of the norm of the matrix's error.
     """
 
     def __init__(
@@ -254,8 +268,8 @@ class WaveGram:
         x = with_mirrored(highest.x)
         self.y = with_mirrored(highest.y)
         self.numerators = np.concatenate([numerators, mirrored[has_mirror_image]])
-        before = [before for before, _ in spec.padding]
-        of_outputs, output_error = self._half(x, small, before, circulant, ops=ops)
+        padding_before = [before for before, _ in spec.padding]
+        of_outputs, output_error = self._half(x, small, padding_before, circulant, ops=ops)
         of_pixels, pixel_error = self._half(self.y, large, [0] * spec.ndim, circulant, ops=ops)
         self.matrix = of_outputs + of_pixels
         self.error = output_error + pixel_error
@@ -273,10 +287,10 @@ class WaveGram:
 
         Parameters
         ----------
-        channels : array, shape (w, channels)
-            X or Y.
+        channels : array, shape (W, channels)
+            Columns of X or of Y.
         sizes, shifts : sequences of int
-            Outputs or pixels of each axis, and where the circulant has the first.
+            For each axis, the number of outputs (pixels), and minus the position of the first one on the circulant.
         """
         xp = ops.xp
         u = rounding.unit(channels, xp=xp)
@@ -284,7 +298,7 @@ class WaveGram:
         for axis, (size, shift) in enumerate(zip(sizes, shifts, strict=True)):
             gram = gram * _overlaps(self.numerators[:, axis], circulant, axis, size, shift, gram, ops=ops)
         norm_sq = float(rounding.up(norms.frobenius_up(channels, xp=xp) ** 2, 2, xp=xp))
-        # Each overlap is a sum of n rounded phases and a quotient; then the overlaps are multiplied.
+        # An overlap is a sum of n rounded phases, divided once; an entry is multiplied by one overlap for each axis.
         overlap_error = sum(math.sqrt(2) * (symbols.phase_error(u) + rounding.gamma(n + 8, u)) for n in sizes)
         relative = rounding.product_error(channels.shape[1] + 4, channels, xp=xp) + overlap_error
         return gram / 2, norm_sq * rounding.SLACK**2 * relative
@@ -311,9 +325,12 @@ def _overlaps(
     *,
     ops: ArrayOps,
 ) -> Array:
-    """``sum_x e^{i delta (x - shift)} / N`` over n positions, delta of each pair of frequencies, shape (w, w)."""
+    """Inner products of pairs of waves along one axis: ``sum_x e^{i delta (x - shift)} / N``, shape (W, W).
+
+    The sum is over n positions x; delta is the difference of the two frequencies; N is the number of points.
+    """
     points = circulant.points[axis]
-    # Numerators of a skew axis are odd, of turns of 2 N: differences are whole steps.
+    # On a skew axis the frequencies are odd multiples of 2 pi / (2 N), so their differences are multiples of 2 pi / N.
     step = 2 if circulant.skew[axis] else 1
     steps_apart = ((numerators[None, :] - numerators[:, None]) // step) % points
     cos, sin = cos_sin(np.outer(np.arange(points), np.arange(n) - shift), points)

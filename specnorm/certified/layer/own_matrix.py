@@ -1,4 +1,8 @@
-"""Bounds of a layer's singular values at one input size: quotients of vectors, and its Gram matrix, factorised."""
+"""Bounds of a layer's singular values at one input size, from the layer as one matrix A.
+
+Lower bounds of the norm (and upper ones of the smallest singular value) are quotients ``||A x|| / ||x||``. The opposite
+bounds come from factorisations of the Gram matrix A*A or AA*.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,15 @@ def quotients(
     *,
     ops: ArrayOps,
 ) -> tuple[list[Lower], Array]:
-    """A lower bound of each layer's norm from one vector each, as `ritz_values_down`, and the images (b, 1, size)."""
+    """Lower bounds of the norms of b layers by one vector for each layer: `ritz_values_down` with k = 1, as claims.
+
+    Returns
+    -------
+    bounds : list of Lower
+        One for each layer.
+    images : array, shape (b, 1, size)
+        The images of the vectors, as unit vectors.
+    """
     values, images = ritz_values_down(layer, vectors, of_outputs, ops=ops)
     return [_lower(value, layer.spec, "quotient of a vector") for value in ops.to_numpy(values[:, 0]).tolist()], images
 
@@ -45,57 +57,67 @@ def ritz_values_down(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """Lower bounds (b, k) of the k largest singular values, from k vectors, and their images as unit vectors.
+    """Lower bounds of the k largest singular values of each of b layers, from k vectors for each layer.
 
     Parameters
     ----------
     vectors : array, shape (b, k, size)
-        Inputs of the layer, or of its adjoint.
+        Any vectors, near unit length.
     of_outputs : bool
-        Whether they are inputs of the adjoint: outputs of the layer.
+        Whether the vectors are outputs of the layer, to which the adjoint is applied; else they are inputs.
+
+    Returns
+    -------
+    values : array, shape (b, k)
+        Descending.
+    images : array, shape (b, k, size of the other side)
+        The images of the vectors, as unit vectors.
     """
     xp = ops.xp
     b, groups, *shape = layer.kernels.shape
     forward_roundings, backward_roundings = layer.roundings
     if of_outputs:
-        images, roundings = layer.adjoint(vectors), backward_roundings
+        images = layer.adjoint(vectors)
+        roundings = backward_roundings
     else:
-        images, roundings = layer.apply(vectors), forward_roundings
-    # || |A| |x| || is at most || |A| || ||x||, and |A| a layer of the kernel's magnitudes.
+        images = layer.apply(vectors)
+        roundings = forward_roundings
+    # || |A| |x| || <= || |A| || ||x||, and |A| is the layer with the magnitudes of the kernel.
     by_group = symbols.absolute_norm_up(xp.reshape(layer.kernels, (b * groups, *shape)), xp=xp)
-    of_symbol = xp.max(xp.reshape(by_group, (b, groups)), axis=1)
-    magnitude_norm = of_symbol * host.root_up(layer.spec.padding_gain_sq)
+    symbol_norm = xp.max(xp.reshape(by_group, (b, groups)), axis=1)
+    magnitude_norm = symbol_norm * host.root_up(layer.spec.padding_gain_sq)
     lengths = xp.linalg.vector_norm(vectors, axis=-1)
-    terms = rounding.up(magnitude_norm[:, None] * lengths, vectors.shape[2] + 4, xp=xp)[:, :, None]
-    values = ritz_down(images, terms, vectors, roundings, ops=ops)
+    magnitudes = rounding.up(magnitude_norm[:, None] * lengths, vectors.shape[2] + 4, xp=xp)[:, :, None]
+    values = ritz_down(images, magnitudes, vectors, roundings, ops=ops)
     unit_images, _ = arrays.normalise(images, xp=xp)
     return values, unit_images
 
 
 def ritz_down(
     images: Array,
-    terms: Array,
+    magnitudes: Array,
     vectors: Array,
-    count: int,
+    image_roundings: int,
     *,
     ops: ArrayOps,
 ) -> Array:
-    """Proven lower bounds of the k largest singular values of a linear map, from its action on k vectors.
+    """Proven lower bounds of the k largest singular values of a linear map A, from its action on k vectors.
 
-    With the vectors as the columns of X, ``sigma_j(A) >= sigma_j(A X) / ||X||``; the computed image Y differs from A X
-    by at most ``gamma(count) |A| |X|``; and the eigenvalues of Y*Y differ from its sorted diagonal by at most the norm
-    of what lies off it (Weyl, twice). Sharp for orthogonal vectors with orthogonal images, which Ritz vectors are.
+    With the vectors as the columns of X, ``sigma_j(A) >= sigma_j(A X) / ||X||``. The computed image Y differs from A X
+    by at most ``gamma(image_roundings) |A| |X|``, entry by entry. The eigenvalues of Y*Y differ from its sorted
+    diagonal entries by at most the norm of its off-diagonal part (Weyl). Sharp if the vectors are orthogonal and their
+    images too, as they are for singular vectors.
 
     Parameters
     ----------
     images : array, shape (b, k, m)
-        A x as computed.
-    terms : array, shape (b, k, any)
-        ``|A| |x|``, computed by the same operations, or anything as long or longer.
+        Y: the images A x as computed.
+    magnitudes : array, shape (b, k, any)
+        ``|A| |x|``, computed by the same operations, or any vector of at least that 2-norm.
     vectors : array, shape (b, k, n)
-        Any vectors, near unit length.
-    count : int
-        Roundings of one entry of the image.
+        x: any vectors, near unit length.
+    image_roundings : int
+        Number of roundings of an entry of an image.
 
     Returns
     -------
@@ -108,27 +130,27 @@ def ritz_down(
     # Squares of small entries underflow, each by less than the smallest normal number.
     tiny = float(xp.finfo(images.dtype).smallest_normal)
     eye = xp.eye(k, dtype=vectors.dtype, device=ops.device(vectors))
-    # ||X||**2 <= 1 + ||X* X - 1||
+    # ||X||**2 <= 1 + ||X* X - I||
     gram, roundings = _inner_products(vectors, ops=ops)
-    relative = rounding.SLACK * rounding.gamma(roundings + 2, u)
-    gram_error = rounding.up(xp.linalg.trace(gram), k + roundings, xp=xp) * relative
+    relative_error = rounding.SLACK * rounding.gamma(roundings + 2, u)
+    gram_error = rounding.up(xp.linalg.trace(gram), k + roundings, xp=xp) * relative_error
     norm_sq = rounding.up(frobenius_up(gram - eye, xp=xp) + 1 + gram_error, 4, xp=xp)
-    # Eigenvalues of Y* Y, of at least its diagonal less the norm of the rest.
+    # The j-th eigenvalue of Y* Y is at least its j-th largest diagonal entry less the norm of the off-diagonal part.
     gram, roundings = _inner_products(images, ops=ops)
     diagonal = xp.linalg.diagonal(gram)
-    relative = rounding.SLACK * rounding.gamma(roundings + 2, u)
-    gram_error = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp) * relative
+    relative_error = rounding.SLACK * rounding.gamma(roundings + 2, u)
+    gram_error = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp) * relative_error
     off_diagonal = rounding.up(frobenius_up(gram * (1 - eye), xp=xp) + gram_error, 4, xp=xp)
     descending = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp)
     squares = descending - off_diagonal[:, None] - k * images.shape[2] * tiny
     image_values = rounding.down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
     # ||Y - A X||
-    gram, roundings = _inner_products(terms, ops=ops)
-    total = xp.linalg.trace(gram) + k * terms.shape[2] * tiny
-    terms_norm = rounding.up(xp.sqrt(rounding.up(total, k + roundings, xp=xp)), 2, xp=xp)
-    # The computed terms may be too small by a relative gamma(count) themselves.
-    relative = rounding.gamma(count, u) / (1 - rounding.gamma(count, u))
-    image_error = terms_norm * (rounding.SLACK * relative)
+    gram, roundings = _inner_products(magnitudes, ops=ops)
+    total = xp.linalg.trace(gram) + k * magnitudes.shape[2] * tiny
+    magnitudes_norm = rounding.up(xp.sqrt(rounding.up(total, k + roundings, xp=xp)), 2, xp=xp)
+    # The computed magnitudes may themselves be too small, by a relative error of gamma.
+    gamma = rounding.gamma(image_roundings, u)
+    image_error = magnitudes_norm * (rounding.SLACK * (gamma / (1 - gamma)))
     norm = rounding.up(xp.sqrt(norm_sq), 2, xp=xp)
     values = rounding.down((image_values - image_error[:, None]) / norm[:, None], 4, xp=xp)
     return xp.maximum(values, xp.zeros_like(values))
@@ -137,7 +159,7 @@ def ritz_down(
 def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
     """Gram matrices (b, k, k) of vectors (b, k, n), and the number of roundings of each entry.
 
-    The sum is taken in about sqrt(n) parts, whose roundings add up instead of multiplying.
+    Each inner product is a sum of about sqrt(n) partial sums, so that it has about 2 sqrt(n) roundings instead of n.
     """
     xp = ops.xp
     b, k, n = vectors.shape
@@ -159,16 +181,17 @@ def residuals_up(
     *,
     ops: ArrayOps,
 ) -> Array:
-    """Bounds (b, k) of the distance of some numbers from the nearest singular value.
+    """Upper bounds (b, k) of the distance of numbers s from the nearest singular value of a layer A.
 
-    ``[[0, A], [A*, 0]]`` has the singular values of A, up to sign, for eigenvalues, and one within
-    ``||(A v - s u, A* u - s v)|| / ||(u, v)||`` of s.
+    The eigenvalues of ``[[0, A], [A*, 0]]`` are the singular values of A and their negatives (and zeros). One of them
+    lies within ``||(A v - s u, A* u - s v)|| / ||(u, v)||`` of s.
 
     Parameters
     ----------
     u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
+        Approximate left and right singular vectors; any are valid.
     values : array, shape (b, k)
-        s.
+        s, not negative.
     """
     xp = ops.xp
     unit = rounding.unit(values, xp=xp)
@@ -178,10 +201,11 @@ def residuals_up(
     def length_up(x: Array) -> Array:
         return rounding.up(xp.linalg.vector_norm(x, axis=-1), x.shape[-1], xp=xp)
 
-    def residual_up(image: Array, other: Array, terms: Array, roundings: int) -> Array:
-        """Length of ``A v - s u``, or of ``A* u - s v``; the product, and two operations on each entry, are rounded."""
-        relative = rounding.SLACK * rounding.gamma(roundings + 4, unit)
-        error = relative * (length_up(terms) + values * length_up(other))
+    def residual_up(image: Array, other: Array, magnitude_image: Array, roundings: int) -> Array:
+        """Upper bound of ``||A v - s u||`` (image A v, other u), or of ``||A* u - s v||`` (image A* u, other v)."""
+        # Four roundings more than the image has: the product with s and the difference are two of them.
+        relative_error = rounding.SLACK * rounding.gamma(roundings + 4, unit)
+        error = relative_error * (length_up(magnitude_image) + values * length_up(other))
         return rounding.up(length_up(image - values[:, :, None] * other) + error, 4, xp=xp)
 
     def length_down(x: Array) -> Array:
@@ -192,51 +216,66 @@ def residuals_up(
         + residual_up(layer.adjoint(u), v, magnitude.adjoint(xp.abs(u)), backward_roundings) ** 2
     )
     length_sq = length_down(u) ** 2 + length_down(v) ** 2
-    is_vector = length_sq > 0
-    safe_length_sq = xp.where(is_vector, length_sq, xp.ones_like(length_sq))
+    is_nonzero = length_sq > 0
+    safe_length_sq = xp.where(is_nonzero, length_sq, xp.ones_like(length_sq))
     ratio = rounding.up(residual_sq, 4, xp=xp) / rounding.down(safe_length_sq, 4, xp=xp)
-    return xp.where(is_vector, rounding.up(xp.sqrt(ratio), 4, xp=xp), values)
+    return xp.where(is_nonzero, rounding.up(xp.sqrt(ratio), 4, xp=xp), values)
 
 
 def has_fewer_rows(spec: ConvSpec) -> bool:
-    """Whether the convolution behind a layer of one group has fewer outputs than inputs at its size."""
+    """Whether, at its size, the convolution of a layer of one group has fewer rows (outputs) than columns (inputs).
+
+    For a transposed layer, that is the convolution whose adjoint the layer is.
+    """
     large, small = sizes_of(spec)
     first, second = spec.stored_channels
     return first * math.prod(small) < second * math.prod(large)
 
 
 def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> tuple[list[Upper], Array]:
-    """Upper bounds of each layer's smallest singular value, ``||A x|| / ||x||`` of one vector each, and the images.
+    """Upper bounds of the smallest singular values of b layers, by one vector x for each: ``||A x|| / ||x||``.
 
-    The computed image differs from A x by at most ``gamma(n) |A| |x|``.
+    The computed image differs from A x by at most ``gamma(n) |A| |x|``, entry by entry.
 
     Parameters
     ----------
     vectors : array, shape (b, 1, size)
-        Of the smaller side of the convolution (`has_fewer_rows`).
+        On the side of the layer with fewer entries: outputs, to which the adjoint is applied, or inputs.
+
+    Returns
+    -------
+    bounds : list of Upper
+        One for each layer.
+    images : array, shape (b, 1, size of the other side)
+        The images of the vectors, as unit vectors.
     """
-    xp, spec = ops.xp, layer.spec
+    xp = ops.xp
+    spec = layer.spec
     magnitude = layer.absolute()
     forward_roundings, backward_roundings = layer.roundings
-    # The smaller side of the convolution is that of the layer's outputs, or, if it is transposed, of its inputs.
-    of_outputs = has_fewer_rows(spec) is not spec.transposed
-    if of_outputs:
-        images, terms = layer.adjoint(vectors), magnitude.adjoint(xp.abs(vectors))
+    # The rows of the convolution are the layer's outputs, or, if it is transposed, its inputs.
+    layer_has_fewer_outputs = has_fewer_rows(spec) is not spec.transposed
+    if layer_has_fewer_outputs:
+        images = layer.adjoint(vectors)
+        magnitude_images = magnitude.adjoint(xp.abs(vectors))
         roundings = backward_roundings
     else:
-        images, terms = layer.apply(vectors), magnitude.apply(xp.abs(vectors))
+        images = layer.apply(vectors)
+        magnitude_images = magnitude.apply(xp.abs(vectors))
         roundings = forward_roundings
     unit = rounding.unit(images, xp=xp)
-    relative = rounding.SLACK * rounding.gamma(roundings + 4, unit) / (1 - rounding.gamma(roundings, unit))
+    # The computed images of magnitudes may themselves be too small, by a relative error of gamma.
+    relative_error = rounding.SLACK * rounding.gamma(roundings + 4, unit) / (1 - rounding.gamma(roundings, unit))
 
     def lengths(x: Array) -> list[float]:
         return [float(length) for length in ops.to_numpy(xp.linalg.vector_norm(x[:, 0, :], axis=-1))]
 
     bounds = []
-    for image_length, terms_length, length in zip(lengths(images), lengths(terms), lengths(vectors), strict=True):
+    lengths_of_layers = zip(lengths(images), lengths(magnitude_images), lengths(vectors), strict=True)
+    for image_length, magnitude_length, length in lengths_of_layers:
         if not length > 0:
             raise HypothesisError("a vector of zeros has no quotient")
-        quotient = (image_length + relative * terms_length) / length
+        quotient = (image_length + relative_error * magnitude_length) / length
         bound = host.inflate(quotient, 2 * max(layer.shape) + 8)
         bounds.append(_upper(bound, (SMALLEST, spec), "quotient of a vector"))
     unit_images, _ = arrays.normalise(images, xp=xp)
@@ -244,17 +283,19 @@ def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> 
 
 
 def smallest_of_groups(spec: ConvSpec, groups: Sequence[tuple[Lower, Upper]]) -> tuple[Lower, Upper]:
-    """Bounds of the smallest singular value of a layer of groups: the smallest of those of all groups."""
-    from specnorm.certified.matrices.block_tridiagonal import of_one_group  # not at the top: as in `LayerGram`
+    """Bounds of the smallest singular value of a grouped layer: the smallest of the bounds of all its groups."""
+    from specnorm.certified.matrices.block_tridiagonal import of_one_group  # imported here: as in `LayerGram`
 
+    lowers = [lower for lower, _ in groups]
+    uppers = [upper for _, upper in groups]
     subject = (SMALLEST, of_one_group(spec))
-    speak_of_groups = all(bound.what == subject for pair in groups for bound in pair)
-    if len(groups) != spec.groups or not speak_of_groups:
+    are_bounds_of_groups = all(bound.what == subject for bound in (*lowers, *uppers))
+    if len(groups) != spec.groups or not are_bounds_of_groups:
         raise HypothesisError(f"{len(groups)} pairs of bounds of {spec.groups} groups")
     if spec.groups == 1:
         return groups[0]
-    lower = min((lower for lower, _ in groups), key=float)
-    upper = min((upper for _, upper in groups), key=float)
+    lower = min(lowers, key=float)
+    upper = min(uppers, key=float)
     rule = f"the smallest of {spec.groups} groups"
     return _lower(lower.value, (SMALLEST, spec), rule, lower), _upper(upper.value, (SMALLEST, spec), rule, upper)
 
@@ -266,28 +307,34 @@ def gram_error(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """Bound of the norm of the error of ``A*A``, or ``AA*``, as computed; and whether A is zero. Shapes (b,).
+    """Bound the norm of the rounding error of the Gram matrix ``A*A`` (or ``AA*``) of each of b layers.
 
-    If each entry has an error of at most ``gamma(n) |A|* |A|``, the matrix has one of at most gamma(n) times
-    `magnitude_sq`. A is zero where every tap that is not zero reads nothing but padding.
+    If each entry has an error of at most the entry of ``gamma(n) |A|* |A|``, the error's norm is at most gamma(n) times
+    `magnitude_sq`.
 
     Parameters
     ----------
     roundings : int
-        n; each may also underflow.
+        n: the number of roundings of an entry, each of which may also underflow.
     size : int
-        Of the Gram matrix.
+        Number of rows of the Gram matrix.
+
+    Returns
+    -------
+    error : array, shape (b,)
+    is_zero : array of bool, shape (b,)
+        Whether A is zero: every nonzero tap reads nothing but padding.
     """
     xp = ops.xp
     kernels = layer.kernels
     magnitude = magnitude_sq(layer, ops=ops)
-    relative = rounding.SLACK * rounding.gamma(roundings, rounding.unit(kernels, xp=xp))
+    relative_error = rounding.SLACK * rounding.gamma(roundings, rounding.unit(kernels, xp=xp))
     underflow = size * roundings * float(xp.finfo(kernels.dtype).smallest_normal)
-    return magnitude * relative + underflow, magnitude == 0
+    return magnitude * relative_error + underflow, magnitude == 0
 
 
 def magnitude_sq(layer: Convolution, *, ops: ArrayOps) -> Array:
-    """Upper bound of ``|| |A| ||**2``: the largest row sum times the largest column sum, shape (b,)."""
+    """Upper bound (b,) of ``|| |A| ||**2``: the largest row sum times the largest column sum of ``|A|``."""
     xp = ops.xp
     kernels = layer.kernels
     magnitude = layer.absolute()
@@ -303,25 +350,27 @@ def magnitude_sq(layer: Convolution, *, ops: ArrayOps) -> Array:
 
 
 class LayerGram:
-    """A*A or AA* of layers of one group, as computed, with a bound of its error.
+    """The Gram matrices H = A*A or AA* of b layers of one group, as computed, and bounds of singular values from them.
 
     Parameters
     ----------
     layer : Convolution
-        Of one group, with kernels scaled to about 1 and known values.
+        The layers A, of one group, with kernels scaled to about 1 and known values.
+    plan : BlockPlan
+        Which of both matrices is formed, and in which blocks.
 
     Attributes
     ----------
     matrix : BlockTridiagonal
-        As computed.
+        H as computed.
     error : array, shape (b,)
-        Bound of the norm of its error.
+        Bound of the norm of H's error.
     """
 
     def __init__(self, layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> None:
         if layer.spec.groups > 1:
             raise HypothesisError("the matrix of one group is not that of all groups")
-        # Not at the top of the file: it is no part of what `import specnorm` needs.
+        # Imported here: `import specnorm` does not need this module.
         from specnorm.certified.matrices.block_tridiagonal import gram_blocks
 
         self._spec = layer.spec
@@ -332,7 +381,7 @@ class LayerGram:
         self._is_zero: list[bool] = ops.to_numpy(is_zero).tolist()
 
     def norms_near(self, targets: np.ndarray) -> list[Upper | None]:
-        """Bounds of the norms, each just above its target (b,); None where there is no proof."""
+        """Upper bounds of the layers' norms, each just above its target (b,); None where the proof fails."""
         xp = self._ops.xp
         bounds = norm_up_near(self.matrix, self.error, self._ops.from_numpy(targets, self.error), ops=self._ops)
         no_proof = float(xp.finfo(bounds.dtype).max)
@@ -343,15 +392,17 @@ class LayerGram:
         ]
 
     def smallest_near(self, eigenvalues: np.ndarray, top: float) -> list[Lower]:
-        """Lower bounds of the smallest singular values, each just below the root of an eigenvalue of the matrix (b,).
+        """Lower bounds of the layers' smallest singular values, each just below the root of an approximate eigenvalue.
 
-        A factorisation proves that no eigenvalue of ``c I - H`` is above a limit; so none of H is below c less that
-        limit. A poor guess of the eigenvalue, or of c, only makes the proof fail, and 0 is returned.
+        A factorisation proves that all eigenvalues of ``c I - H`` are at most a limit, so those of H are at least c
+        less the limit. Any eigenvalues and any c are valid; with poor ones the proof fails and the bound is 0.
 
         Parameters
         ----------
+        eigenvalues : array, shape (b,)
+            Approximate smallest eigenvalues of H.
         top : float
-            c: about the largest eigenvalue; the proof is valid for any number.
+            c: about the largest eigenvalue of H.
         """
         xp = self._ops.xp
         gram = self.matrix.diagonal[:, 0, :, :]
@@ -376,7 +427,7 @@ class LayerGram:
         return bounds
 
     def or_zero(self, norms: list[Upper | None]) -> list[Upper | None]:
-        """The norms, with 0 for the layers that are zero, whose norm no factorisation can prove."""
+        """Replace the bounds for layers that are zero by 0, since no factorisation can prove these."""
         zero = _upper(0.0, self._spec, "no tap reads a pixel")
         return [zero if is_zero else norm for norm, is_zero in zip(norms, self._is_zero, strict=True)]
 
@@ -388,15 +439,18 @@ def norm_up_near(
     *,
     ops: ArrayOps,
 ) -> Array:
-    """The target raised by a rounding or two where it is proven to bound the norm, the largest number elsewhere.
+    """Proven upper bounds (b,) of the norms of layers A, from their Gram matrices.
+
+    A bound is the target, raised by a few roundings, if the proof succeeds; otherwise the dtype's largest number.
 
     Parameters
     ----------
     band : BlockTridiagonal
         A*A or AA* as computed.
     error : array, shape (b,)
-        From `gram_error`.
+        Bound of the norm of its error, from `gram_error`.
     target : array, shape (b,)
+        Approximate norms from above. Any numbers are valid.
     """
     xp = ops.xp
     no_proof = float(xp.finfo(target.dtype).max)

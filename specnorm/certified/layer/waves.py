@@ -1,8 +1,9 @@
-"""Sums of a few plane waves on a layer at one input size, and a lower bound of the layer's norm by them.
+"""A lower bound of a layer's norm at one input size by an input that is a sum of a few plane waves.
 
-A wave is a product of one factor an axis, times a vector of channels. What tap k reads of it, and at which outputs, is
-a product of one table an axis too. So the inner products of waves, and those of their images, are sums over pairs of
-taps of products of small tables, however many pixels there are.
+A wave is a vector of channels times a product of one function of each axis (a *factor*), such as e^{i theta v}. What
+tap k reads of a wave, as a function of the output, is again a product of one function of each axis. So inner products
+of waves, and of their images, are sums over pairs of taps of products of small Gram matrices of one axis each; their
+cost does not grow with the number of pixels.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class _AxisTables:
-    """Gram matrices of the factors of each axis, and of what the taps read of them.
+    """Gram matrices for each axis j, with f_j factors and k_j taps.
 
-    Parameters
+    Attributes
     ----------
     factors : list of arrays, shape (f_j, f_j)
-        Inner products over the pixels.
+        Inner products of the factors over the pixels.
     reads : list of arrays, shape (f_j k_j, f_j k_j)
-        Inner products over the outputs of what each tap reads.
+        Inner products over the outputs of what each tap reads of each factor, row-major in (factor, tap).
     """
 
     def __init__(self) -> None:
@@ -47,21 +48,22 @@ class Waves:
     Parameters
     ----------
     kernel : array, shape (1, first, second, *kernel_shape)
-        Of one group, in torch's order; the waves are on the large side, with the second channels.
+        The kernel of one group, in torch's order. The waves are functions on the large side of the convolution
+        (`sizes_of`), which has ``second`` channels.
     spec : ConvSpec
-        Of one group, with ``input_shape``, zero padding, and neither stride nor dilation.
+        The geometry of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
     factors : list of complex arrays, shape (f_j, n_j)
-        E, taken as exact.
+        For each axis j, f_j factors E_j at the n_j pixels; taken as exact.
 
     Attributes
     ----------
     factor_counts : tuple of int
-        f_j.
+        f_j for each axis.
     count : int
-        How many waves there are.
+        Number of waves: the product of all f_j.
     roundings : int
-        A computed squared norm has an error of at most ``sqrt(2) gamma(2 n)`` times the same sum of magnitudes: each of
-        its terms is a product of given numbers, and passes through so many operations, those of the tables with it.
+        Number n of roundings of a term of a computed squared norm, those of the tables included: the error of the
+        squared norm is at most ``sqrt(2) gamma(2 n)`` times the sum of the magnitudes of all terms.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Waves:
         ops: ArrayOps,
     ) -> None:
         if spec.groups > 1 or max((*spec.stride, *spec.dilation), default=1) > 1 or not reads_zeros(spec):
-            raise HypothesisError("images of waves are known of one group without stride and dilation that reads zeros")
+            raise HypothesisError("images of waves need one group, no stride or dilation, and zeros as padding")
         self.ops = ops
         self.xp = ops.xp
         self.kernel = kernel
@@ -81,7 +83,7 @@ class Waves:
         self.factor_counts = tuple(len(factor) for factor in factors)
         self.count = math.prod(self.factor_counts)
         self._tables = _AxisTables()
-        # Sums of magnitudes: the magnitudes of sums may be far smaller.
+        # For error bounds: the same sums with every term replaced by its magnitude.
         self._magnitude_tables = _AxisTables()
         large, small = sizes_of(spec)
         table_roundings = 0
@@ -100,14 +102,14 @@ class Waves:
         self.roundings = 2 * second + table_roundings + channel_roundings + 8
 
     def magnitude(self) -> Waves:
-        """The same with the absolute values of all that is given: rounding errors are bounded by multiples of it."""
+        """The same sums with the magnitudes of kernel and factors: rounding errors are bounded by multiples of them."""
         magnitude = copy.copy(self)
         magnitude.kernel = self.xp.abs(self.kernel)
         magnitude._tables = self._magnitude_tables
         return magnitude
 
     def inner(self, a: Array) -> Array:
-        """Inner products (b, b) of some sums of waves, from their channels (b, count, second)."""
+        """Inner products (b, b) of b sums of waves, given by their coefficients a (b, count, second)."""
         xp = self.xp
         b, _, second = a.shape
         by_axis = xp.reshape(xp.permute_dims(a, (0, 2, 1)), (b, second, *self.factor_counts))
@@ -115,7 +117,11 @@ class Waves:
         return self._products(by_axis, weighted)
 
     def images(self, a: Array) -> tuple[Array, Array]:
-        """Y and C Y, shapes (b, first, f_1 k_1, ..., f_d k_d), for some sums: ``<A x, A x'>`` is ``<Y, C Y'>``."""
+        """Arrays Y and C Y for b sums x of waves, such that ``<A x, A x'> = <Y, C Y'>`` for two of the sums.
+
+        Y holds the products of the kernel's taps with the coefficients, and C applies the tables ``reads``. Both have
+        the shape (b, first, f_1 k_1, ..., f_d k_d).
+        """
         xp = self.xp
         _, first, second, *taps = self.kernel.shape
         b, d = a.shape[0], len(taps)
@@ -123,7 +129,7 @@ class Waves:
         columns = xp.reshape(xp.permute_dims(a, (2, 0, 1)), (second, -1))
         products = xp.matmul(xp.astype(by_tap, columns.dtype), columns)
         y = xp.reshape(products, (*taps, first, b, *self.factor_counts))
-        # (taps, first, b, factors) -> (b, first, factor and tap of each axis)
+        # (taps, first, b, factors) -> (b, first, f_1 k_1, ..., f_d k_d)
         order = [d + 1, d]
         for j in range(d):
             order += [d + 2 + j, j]
@@ -132,11 +138,11 @@ class Waves:
         return y, self._along_axes(y, self._tables.reads)
 
     def image_inner(self, a: Array) -> Array:
-        """Inner products (b, b) of the images of some sums."""
+        """Inner products (b, b) of the layer's images of b sums of waves, given by their coefficients."""
         return self._products(*self.images(a))
 
     def gradient(self, a: Array) -> Array:
-        """Gradient of half the squared norm of one sum's image with respect to the kernel, shape (1, first, ...)."""
+        """Gradient of half the squared norm of the image of one sum (1, count, second), in the kernel's shape."""
         xp = self.xp
         _, first, second, *taps = self.kernel.shape
         d = len(taps)
@@ -152,13 +158,13 @@ class Waves:
         return xp.permute_dims(gradient, (0, d + 1, *range(1, d + 1)))[None, ...]
 
     def _products(self, x: Array, y: Array) -> Array:
-        """Inner products (b, b) of two stacks, entry by entry."""
+        """Inner products (b, b) of all pairs from two stacks of b arrays."""
         xp = self.xp
         b = x.shape[0]
         return xp.matmul(xp.conj(xp.reshape(x, (b, -1))), xp.matrix_transpose(xp.reshape(y, (b, -1))))
 
     def _along_axes(self, x: Array, tables: list[np.ndarray]) -> Array:
-        """Arrays (b, c, *axes) with one table applied along each axis."""
+        """Multiply arrays (b, c, *axes) along each axis by its table."""
         xp = self.xp
         for j, table in enumerate(tables):
             matrix = self._from_host(table.real)
@@ -175,20 +181,19 @@ class Waves:
 
 
 def norm_by_waves(waves: Waves, a: Array, *, ops: ArrayOps) -> Lower:
-    """The lower bound `quotient_of_waves_down` of the layer's norm."""
+    """The lower bound `quotient_of_waves_down` of the layer's norm, as a claim."""
     return _lower(quotient_of_waves_down(waves, a, ops=ops), waves.spec, "quotient of a sum of plane waves")
 
 
 def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:
-    """``||A x|| / ||x||`` of a sum of waves, rounded down: at most the norm of the layer.
+    """``||A x|| / ||x||`` for a sum x of waves, rounded down: a lower bound of the layer's norm.
 
-    Both squares are sums of products, each with an error of at most ``sqrt(2) gamma(2 n)`` times the same sum of
-    magnitudes.
+    Both squared norms have the error bound of `Waves.roundings`.
 
     Parameters
     ----------
     a : array, shape (1, count, second)
-        Its channels; any.
+        Coefficients of the sum; any.
     """
     xp = ops.xp
     relative = math.sqrt(2) * rounding.gamma(2 * waves.roundings, rounding.unit(a, xp=xp))
@@ -199,7 +204,7 @@ def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:
         return float(xp.real(x)[0, 0])
 
     def error_up(sum_of_magnitudes: Array) -> float:
-        # The computed sum of magnitudes may be too small by the same share.
+        # The computed sum of magnitudes may itself be too small by the same relative error.
         return host.inflate(number(sum_of_magnitudes) * rounding.SLACK * relative / (1 - relative), 4)
 
     image_sq = host.sub_down(number(waves.image_inner(a)), error_up(magnitude.image_inner(magnitude_of_a)))

@@ -1,9 +1,11 @@
-"""A layer's own Gram matrix at one size, from its taps: a band of blocks between the lines of one axis.
+"""The Gram matrix A*A or AA* of a layer A at one size, as a block tridiagonal matrix, and proofs by its factorisation.
 
-Along one axis, tap t of output line m reads input line v as a table says (`layer_map.tables_of_axes`). The matrix
-``B_t`` that takes line v to line m depends on neither line: it is the layer of one axis less. So the blocks of ``A*A``
-are sums of few of the products ``B_t* B_u``, and those of lines farther apart than the kernel reaches are zero. Two
-lines are *coupled* by t and u if a line of the other side meets both: one by tap t, the other by tap u.
+Choose one axis. A *line* is a position along that axis, with all channels and all positions of the other axes. Tap t of
+output line m reads one input line v, which a table says (`taps.tables_of_axes`). The matrix ``B_t`` that takes line v
+to line m is the same for all lines: it is a layer with one axis less. So each block of ``A*A``, for a pair of input
+lines, is a sum of products ``B_t* B_u``; it is zero if the lines are farther apart than the kernel is long. Two lines
+are *coupled* by the taps t and u if there is a line of the other side that t connects with the first and u with the
+second. Several neighbouring lines make one block of a block tridiagonal matrix.
 """
 
 from __future__ import annotations
@@ -28,13 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class BlockTridiagonal:
-    """Symmetric block tridiagonal matrices.
+    """Stack of b symmetric block tridiagonal matrices with n x n blocks of d rows.
 
     Parameters
     ----------
     diagonal : array, shape (b, n, d, d)
+        Blocks (i, i).
     below : array, shape (b, n - 1, d, d)
-        Block (i + 1, i).
+        Blocks (i + 1, i).
     """
 
     diagonal: Array
@@ -48,19 +51,20 @@ class BlockPlan:
     Parameters
     ----------
     axis : int
-        The blocks are made of lines along this axis.
+        The axis whose positions are the lines.
     wide : bool
-        Whether it is ``AA*``, of the outputs (of a transposed layer: of its inputs).
+        Whether the matrix is ``AA*``, with a row for each output of the convolution (input, if transposed); else it is
+        ``A*A``.
     lines : int
-        Lines of the axis.
+        Number of lines.
     lines_of_block : int
-        Lines a block, so many that only neighbouring blocks are coupled.
+        Number of lines in a block, large enough that only neighbouring blocks are coupled.
     entries : int
-        Entries a line.
+        Rows of the matrix for one line.
     tap_entries : int
-        Entries of all ``B_t``.
+        Number of entries of all ``B_t`` together.
     pairs : int
-        Most pairs of taps that couple two lines.
+        Upper bound of the number of pairs (t, u) of taps that couple two lines.
     """
 
     axis: int
@@ -73,23 +77,23 @@ class BlockPlan:
 
     @property
     def blocks(self) -> int:
-        """Blocks on the diagonal."""
+        """Number of blocks on the diagonal."""
         return -(-self.lines // self.lines_of_block)
 
     @property
     def size(self) -> int:
-        """Rows of a block; the last one is filled up with zeros."""
+        """Number of rows of a block; the last block is filled up with zeros."""
         return self.lines_of_block * self.entries
 
     @property
     def work(self) -> float:
-        """Multiplications that a proof takes, about; a pair of taps as much as ten thousand."""
-        cubes_of_a_block = 6 if self.blocks > 1 else 1 / 3
-        return float(self.blocks * self.size**3) * cubes_of_a_block + 1e4 * self.pairs
+        """Approximate number of multiplications of a proof; a pair of taps counts as ten thousand."""
+        cubes_per_block = 6 if self.blocks > 1 else 1 / 3
+        return float(self.blocks * self.size**3) * cubes_per_block + 1e4 * self.pairs
 
     @property
     def memory(self) -> int:
-        """Bytes of the matrix and of what it is made and factorised with."""
+        """Approximate number of bytes for the matrix and for the arrays that form and factorise it."""
         matrices = 6 * self.blocks * self.size**2 + 2 * self.entries**2 + 3 * self.tap_entries
         counts = 2 * self.blocks * self.lines_of_block**2 * self.pairs
         couplings = 3 * self.lines * self.pairs
@@ -97,7 +101,7 @@ class BlockPlan:
 
 
 def plans(spec: ConvSpec) -> list[BlockPlan]:
-    """Every way to cut the Gram matrix of a layer of one group, the least work first."""
+    """All ways to cut the Gram matrix of a layer of one group, sorted by their work."""
     large, small = sizes_of(spec)
     tables = tables_of_axes(large, small, spec)
     plans = []
@@ -113,6 +117,7 @@ def _plans_of_axis(
     large: tuple[int, ...],
     small: tuple[int, ...],
 ) -> list[BlockPlan]:
+    """Plans with lines along one axis: A*A and AA*, in blocks as small as possible, and as a single block."""
     first, second = spec.stored_channels
     taps, stride = table.shape[0], spec.stride[axis]
     large_of_other_axes = math.prod(large) // large[axis]
@@ -140,20 +145,20 @@ def gram_blocks(
     *,
     ops: ArrayOps,
 ) -> tuple[BlockTridiagonal, int]:
-    """``A*A`` or ``AA*`` of layers of one group.
+    """Form ``A*A`` or ``AA*`` of layers A of one group.
 
     Parameters
     ----------
     kernels : array, shape (b, first, second, *kernel_shape)
         In torch's order.
     spec : ConvSpec
-        Of one group, with ``input_shape``.
+        The geometry of one group, with ``input_shape``.
 
     Returns
     -------
     band : BlockTridiagonal
     roundings : int
-        n: the error of the entries is at most ``gamma(n) |A|* |A|``.
+        n: each entry has an error of at most that entry of ``gamma(n) |A|* |A|``.
     """
     xp = ops.xp
     large, small = sizes_of(spec)
@@ -162,17 +167,19 @@ def gram_blocks(
     taps = _between_lines(kernels, tables, plan.axis, large, ops=ops)
     if plan.wide:
         taps = xp.matrix_transpose(taps)
-    inner, q, e = taps.shape[2], plan.lines_of_block, plan.entries
+    inner = taps.shape[2]
+    q = plan.lines_of_block
+    e = plan.entries
     pairs, diagonal_counts, below_counts = _counts(tables[plan.axis], large[plan.axis], plan)
-    # Pairs that stand in the same blocks, equally often, are one product.
+    # Pairs that occur equally often at every place are summed in one matrix product.
     every_count = np.concatenate([counts.reshape(-1, len(pairs)) for counts in (diagonal_counts, below_counts)])
-    distinct_counts, kind = np.unique(every_count, axis=1, return_inverse=True)
-    pairs_of_kind = [pairs[kind.reshape(-1) == i] for i in range(distinct_counts.shape[1])]
+    distinct_counts, group_of_pair = np.unique(every_count, axis=1, return_inverse=True)
+    pair_groups = [pairs[group_of_pair.reshape(-1) == i] for i in range(distinct_counts.shape[1])]
     total = xp.zeros((b, len(distinct_counts), e * e), dtype=kernels.dtype, device=ops.device(kernels))
     at_once = max(1, ops.memory // (4 * 8 * b * e * e))
-    for start in range(0, len(pairs_of_kind), at_once):
+    for start in range(0, len(pair_groups), at_once):
         part = slice(start, start + at_once)
-        products = [_sum_of_products(taps, some_pairs, ops=ops) for some_pairs in pairs_of_kind[part]]
+        products = [_sum_of_products(taps, pair_group, ops=ops) for pair_group in pair_groups[part]]
         weights = ops.from_numpy(np.ascontiguousarray(distinct_counts[:, part]), kernels)
         total = total + xp.matmul(weights, xp.stack(products, axis=1))
 
@@ -185,13 +192,14 @@ def gram_blocks(
         diagonal=in_blocks(total[:, :on_diagonal, :], len(diagonal_counts)),
         below=in_blocks(total[:, on_diagonal:, :], len(below_counts)),
     )
-    # Where padding repeats pixels, each entry of both factors is a sum over the taps of the other axes.
-    longest_product = inner * max(map(len, pairs_of_kind), default=1)
-    return band, longest_product + 2 * len(pairs_of_kind) + 2 * sum(spec.kernel_shape) + 4
+    longest_product = inner * max(map(len, pair_groups), default=1)
+    # If padding repeats pixels, each entry of B_t and of B_u is itself a sum over taps of the other axes.
+    factor_roundings = 2 * sum(spec.kernel_shape)
+    return band, longest_product + 2 * len(pair_groups) + factor_roundings + 4
 
 
 def _sum_of_products(taps: Array, pairs: np.ndarray, *, ops: ArrayOps) -> Array:
-    """Sum of ``B_t* B_u`` over pairs (t, u), shape (b, e * e)."""
+    """Sum of ``B_t* B_u`` over pairs (t, u), shape (b, e * e), for matrices B of shape (b, taps, rows, e)."""
     xp = ops.xp
     b, _, _, e = taps.shape
     left = xp.reshape(xp.take(taps, ops.from_numpy(pairs[:, 0], taps), axis=1), (b, -1, e))
@@ -200,7 +208,10 @@ def _sum_of_products(taps: Array, pairs: np.ndarray, *, ops: ArrayOps) -> Array:
 
 
 def to_layer(vectors: Array, spec: ConvSpec, plan: BlockPlan, *, xp: Namespace) -> Array:
-    """Vectors (b, r, lines * entries) of the blocks, in the order of the layer's own: channels before lines."""
+    """Reorder vectors (b, r, rows) of the block matrix into the order of the layer's vectors: channels come first.
+
+    The block matrix orders its rows by line, channel and position along the other axes.
+    """
     large, small = sizes_of(spec)
     first, second = spec.stored_channels
     sizes, channels = (small, first) if plan.wide else (large, second)
@@ -208,15 +219,15 @@ def to_layer(vectors: Array, spec: ConvSpec, plan: BlockPlan, *, xp: Namespace) 
     b, r = vectors.shape[:2]
     without_filling = vectors[..., : plan.lines * plan.entries]
     split = xp.reshape(without_filling, (b, r, plan.lines, channels, *(sizes[j] for j in other_axes)))
-    # Where each axis of the layer stands in `split`.
-    place = {plan.axis: 2} | {j: 4 + i for i, j in enumerate(other_axes)}
-    order = (0, 1, 3, *(place[j] for j in range(len(sizes))))
+    # The axis of `split` for each spatial axis of the layer.
+    split_axis = {plan.axis: 2} | {j: 4 + i for i, j in enumerate(other_axes)}
+    order = (0, 1, 3, *(split_axis[j] for j in range(len(sizes))))
     return xp.reshape(xp.permute_dims(split, order), (b, r, -1))
 
 
 def _bandwidth(table: np.ndarray, n: int, wide: bool) -> int:
-    """Largest distance of two lines that are coupled: outputs that read a pixel, or pixels that an output reads."""
-    lines, _ = _meeting_lines(table, n, wide)
+    """Largest distance of two coupled lines, from the table of one axis with n pixels."""
+    lines, _ = _connected_lines(table, n, wide)
     is_line = lines >= 0
     above_all = max(lines.max(initial=0), 0)
     highest = np.where(is_line, lines, -1).max(axis=1, initial=-1)
@@ -224,8 +235,23 @@ def _bandwidth(table: np.ndarray, n: int, wide: bool) -> int:
     return int(np.max(highest - lowest, initial=0))
 
 
-def _meeting_lines(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Lines that meet in each output (wide: in each pixel), and by which taps, shape (outputs, most); -1 for none."""
+def _connected_lines(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, np.ndarray]:
+    """For each line of the other side, the lines that it is connected with, and the taps that connect them.
+
+    For A*A these are the pixels that each output reads; for AA* (``wide``) the outputs that read each pixel.
+
+    Parameters
+    ----------
+    table : integer array, shape (taps, outputs)
+        The pixel that each tap of each output reads, or n for padding.
+    n : int
+        Number of pixels.
+
+    Returns
+    -------
+    lines, taps : integer arrays, shape (lines of the other side, most connections of one)
+        Filled up with lines -1.
+    """
     k, outputs = table.shape
     if not wide:
         return np.where(table < n, table, -1).T, np.broadcast_to(np.arange(k), (outputs, k))
@@ -235,16 +261,21 @@ def _meeting_lines(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, n
 
 
 def _counts(table: np.ndarray, n: int, plan: BlockPlan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of taps that couple lines, and how often they do in each block.
+    """The c pairs of taps that couple lines, and how often each pair couples each two lines.
+
+    Parameters
+    ----------
+    table, n
+        As in `_connected_lines`, for the plan's axis.
 
     Returns
     -------
     pairs : integer array, shape (c, 2)
     diagonal, below : float arrays, shapes (blocks, q, q, c) and (blocks - 1, q, q, c)
-        Of the diagonal blocks, and of those below.
+        Counts for the q x q pairs of lines in each diagonal block, and in each block below the diagonal.
     """
     q, k = plan.lines_of_block, table.shape[0]
-    lines, taps = _meeting_lines(table, n, plan.wide)
+    lines, taps = _connected_lines(table, n, plan.wide)
     couplings = []
     for i, j in itertools.product(range(lines.shape[1]), repeat=2):
         blocks_apart = lines[:, i] // q - lines[:, j] // q
@@ -258,8 +289,8 @@ def _counts(table: np.ndarray, n: int, plan: BlockPlan) -> tuple[np.ndarray, np.
     def counts(blocks: int, blocks_apart: int) -> np.ndarray:
         of_blocks = np.zeros((blocks, q, q, len(distinct_pairs)))
         chosen = row_line // q - column_line // q == blocks_apart
-        place = (column_line[chosen] // q, row_line[chosen] % q, column_line[chosen] % q, pair_index[chosen])
-        np.add.at(of_blocks, place, 1.0)
+        index = (column_line[chosen] // q, row_line[chosen] % q, column_line[chosen] % q, pair_index[chosen])
+        np.add.at(of_blocks, index, 1.0)
         return of_blocks
 
     pairs = np.stack(np.divmod(distinct_pairs, k), axis=1)
@@ -274,7 +305,10 @@ def _between_lines(
     *,
     ops: ArrayOps,
 ) -> Array:
-    """B_t for each tap of an axis, shape (b, k, first * other outputs, second * other inputs)."""
+    """The matrices B_t for the k taps of an axis, shape (b, k, first * other outputs, second * other inputs).
+
+    "Other" are the positions along all other axes.
+    """
     xp = ops.xp
     other_axes = [j for j in range(len(tables)) if j != axis]
     x = xp.permute_dims(kernels, (0, 3 + axis, 1, 2, *(3 + j for j in other_axes)))
@@ -282,7 +316,7 @@ def _between_lines(
         taps, outputs = tables[j].shape
         # Whether tap t of output m reads position v, shape (taps, m * n).
         reads = (tables[j][:, :, None] == np.arange(large[j])).astype(np.float64).reshape(taps, -1)
-        # The first of the axes of taps that are left goes, and its outputs and inputs come last.
+        # Replace the first remaining axis of taps by two axes at the end: outputs and inputs.
         x = xp.permute_dims(x, (*range(4), *range(5, x.ndim), 4))
         x = xp.reshape(xp.matmul(x, ops.from_numpy(reads, kernels)), (*x.shape[:-1], outputs, large[j]))
     output_axes = range(4, x.ndim, 2)
@@ -294,23 +328,24 @@ def _between_lines(
 
 @lru_cache(maxsize=64)
 def of_one_group(spec: ConvSpec) -> ConvSpec:
-    """The geometry of a single group."""
+    """The geometry of one group of a layer."""
     return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)
 
 
 def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps) -> Array:
-    """The limit raised by a little where it is proven to bound ``lambda_max(H)``; else the largest number, shape (b,).
+    """Proven upper bounds (b,) of ``lambda_max(H)``: the limit raised by a little, or the largest number without proof.
 
-    With any L, ``x I - H = L L* + R`` has no eigenvalue below ``-||R||``, so ``lambda_max(H) <= x + ||R||``. L is lower
-    block bidiagonal, from a block Cholesky factorisation, which need not be accurate: R is computed from it. A block
-    tridiagonal R has at most the norm of its largest diagonal block and twice that of its largest other one.
+    For any L, let ``R = x I - H - L L*``. Then ``x I - H`` has no eigenvalue below ``-||R||``, so
+    ``lambda_max(H) <= x + ||R||``. L is the lower block bidiagonal factor of a block Cholesky factorisation of
+    ``x I - H``; it need not be accurate, since R is computed. The norm of R, which is block tridiagonal, is at most the
+    largest norm of a diagonal block plus twice the largest norm of a block below the diagonal.
 
     Parameters
     ----------
     band : BlockTridiagonal
-        Only the blocks on and below the diagonal are read.
+        H.
     limit : array, shape (b,)
-        x.
+        x. Any numbers are valid; with poor ones the factorisation fails.
     """
     xp = ops.xp
     count, size = band.diagonal.shape[1], band.diagonal.shape[-1]
@@ -318,10 +353,10 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
     eye = xp.eye(size, dtype=band.diagonal.dtype, device=ops.device(band.diagonal))
     shift = limit[:, None, None] * eye
     is_complete = limit > 0
-    # The largest norms so far of R's blocks on the diagonal and below.
+    # The largest norms of R's blocks so far, on the diagonal and below it.
     rest_on_diagonal = xp.zeros_like(limit)
     rest_below = xp.zeros_like(limit)
-    # The block of L left of the diagonal in this row, and its product with its transpose.
+    # L's block left of the diagonal in the current row, and its product with its transpose.
     left_factor = xp.zeros_like(shift)
     left_square = xp.zeros_like(shift)
     for i in range(count):
@@ -331,17 +366,17 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
         is_complete = is_complete & has_factor
         factor = xp.linalg.cholesky(xp.where(has_factor[:, None, None], complement, eye))
         rest = block - xp.matmul(factor, xp.matrix_transpose(factor)) - left_square
-        # Products of at most `size` terms, two differences, and the shift of the diagonal.
-        terms = frobenius_up(block, xp=xp) + _norm_sq_up(factor, xp=xp) + _norm_sq_up(left_factor, xp=xp)
-        terms = rounding.up(terms, 4, xp=xp)
-        rest_on_diagonal = xp.maximum(rest_on_diagonal, _rest_norm_up(rest, terms, size, u, xp=xp))
+        # Rounded are products of at most `size` terms, two differences, and the shift of the diagonal.
+        magnitude = frobenius_up(block, xp=xp) + _norm_sq_up(factor, xp=xp) + _norm_sq_up(left_factor, xp=xp)
+        magnitude = rounding.up(magnitude, 4, xp=xp)
+        rest_on_diagonal = xp.maximum(rest_on_diagonal, _rest_norm_up(rest, magnitude, size, u, xp=xp))
         if i + 1 < count:
             below = -band.below[:, i, :, :]
             left_factor = xp.matrix_transpose(xp.linalg.solve(factor, xp.matrix_transpose(below)))
             rest = below - xp.matmul(left_factor, xp.matrix_transpose(factor))
             product = frobenius_up(left_factor, xp=xp) * frobenius_up(factor, xp=xp)
-            terms = rounding.up(rounding.up(product, 2, xp=xp) + frobenius_up(below, xp=xp), 2, xp=xp)
-            rest_below = xp.maximum(rest_below, _rest_norm_up(rest, terms, size, u, xp=xp))
+            magnitude = rounding.up(rounding.up(product, 2, xp=xp) + frobenius_up(below, xp=xp), 2, xp=xp)
+            rest_below = xp.maximum(rest_below, _rest_norm_up(rest, magnitude, size, u, xp=xp))
             left_square = xp.matmul(left_factor, xp.matrix_transpose(left_factor))
     proven = rounding.up(limit + rest_on_diagonal + 2 * rest_below, 4, xp=xp)
     is_number = proven == proven
@@ -352,7 +387,15 @@ def _norm_sq_up(a: Array, *, xp: Namespace) -> Array:
     return rounding.up(frobenius_up(a, xp=xp) ** 2, 2, xp=xp)
 
 
-def _rest_norm_up(rest: Array, terms: Array, size: int, u: float, *, xp: Namespace) -> Array:
-    """Bound of the norm of a block of R, from the block as computed and the norms of its terms; NaN on overflow."""
-    rest_error = rounding.SLACK * rounding.gamma(size + 4, u) * terms
+def _rest_norm_up(rest: Array, magnitude: Array, size: int, u: float, *, xp: Namespace) -> Array:
+    """Upper bound of the norm of a block of R; NaN on overflow.
+
+    Parameters
+    ----------
+    rest : array, shape (b, d, d)
+        The block as computed.
+    magnitude : array, shape (b,)
+        Sum of the norms of the terms from which it was computed.
+    """
+    rest_error = rounding.SLACK * rounding.gamma(size + 4, u) * magnitude
     return rounding.up(frobenius_up(rest, xp=xp) + rest_error, 4, xp=xp)

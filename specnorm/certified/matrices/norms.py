@@ -1,4 +1,8 @@
-"""Proven bounds of the norms of matrices, and of maps known by their action. No eigenvalue routine is trusted."""
+"""Proven bounds of the spectral norms of matrices, and of the symbols of kernels by way of matrices.
+
+Proofs rest on products, sums and Cholesky factorisations with counted roundings. Eigenvalue routines only propose
+numbers that a factorisation then proves.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +19,19 @@ from specnorm.problem import unfoldings
 from specnorm.problem.frequencies import Frequencies
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from specnorm.array_types import Array, Namespace
     from specnorm.types import ArrayOps
 
-_DIVISION = 8
-"""Extra roundings granted to a library's complex division and square root inside Cholesky."""
-_SMALLEST_FACTOR = 96
-"""Size of matrices from which it pays to compute the loss from the factor."""
-_LIKELY_PART = 0.04
-"""Largest part of `cholesky_loss` that `factor_loss` was, over large kernels of many kinds."""
+_DIVISION_ROUNDINGS = 8
+"""Roundings allowed for a library's complex division and square root inside a Cholesky factorisation."""
+_LEAST_FACTOR_SIZE = 96
+"""Number of rows from which `factor_loss` is worth its cost, compared with `cholesky_loss`."""
+_LIKELY_SHARE = 0.04
+"""Largest ratio of `factor_loss` to the bound by `cholesky_loss` that was observed, over many kinds of large kernels.
+No proof rests on it."""
 _INVERSE_GAP = 1e3
-"""Inverse of the relative gap that is assumed above a Rayleigh quotient, whose error is its residual squared over the
-gap."""
+"""Assumed inverse of the relative gap between the two largest eigenvalues, for the likely error of a Rayleigh quotient:
+its squared residual over the gap. No proof rests on it."""
 
 
 def frobenius_up(a: Array, *, xp: Namespace) -> Array:
@@ -40,7 +43,9 @@ def frobenius_up(a: Array, *, xp: Namespace) -> Array:
 
 
 def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
-    """No symbol's norm exceeds ``sqrt(taps)`` times the Frobenius norm of its taps one below another.
+    """Bound the supremum of blocks by ``sqrt(taps)`` times the largest Frobenius norm of a block.
+
+    For the norm of a sum of T matrices is at most ``sqrt(T)`` times the norm of these matrices one below another.
 
     Parameters
     ----------
@@ -52,7 +57,7 @@ def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
 
 
 def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
-    """The norm of blocks that are zero."""
+    """Prove that the supremum of blocks that are zero is 0."""
     if bool(ops.xp.any(blocks != 0)):
         raise HypothesisError("the kernel is not zero")
     return _upper(0.0, EVERYWHERE, "zero kernel")
@@ -69,34 +74,53 @@ def has_single_entries(blocks: Array, *, ops: ArrayOps) -> bool:
 
 
 def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Upper]:
-    """The largest modulus of an entry, where each row and column has one: ``G* G`` is diagonal with their squares.
+    """Bound the supremum of blocks with `has_single_entries` by the largest modulus of an entry, from both sides.
 
-    A permutation of channels, each shifted and scaled, and nothing else: there is no rounding in it.
+    Such a layer permutes, shifts and scales channels. ``G* G`` is diagonal, with the squared entries on the diagonal,
+    so both bounds are exact.
 
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
+
+    Returns
+    -------
+    lower, upper : Lower and Upper
+        The lower bound is of the symbol at frequency 0.
     """
     if not has_single_entries(blocks, ops=ops):
         raise HypothesisError("a row or a column has several entries")
     value = float(ops.xp.max(ops.xp.abs(blocks)))
     rule = "single entries"
     ndim = blocks.ndim - 3
-    # The norm is attained at every frequency; 0 is one.
+    # The norm is the same at every frequency; the lower bound names one, frequency 0.
     zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
     return _lower(value, zero, rule), _upper(value, EVERYWHERE, rule)
 
 
 def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
-    """The symbol of blocks with one tap is that tap at every frequency, but for a factor of modulus 1."""
-    count, m, n, *taps = blocks.shape
-    if math.prod(taps) > 1 or norm.what != stack_of((count, m, n)):
+    """Bound the supremum of blocks with one tap by the norm of these taps as matrices.
+
+    The symbol is the tap at every frequency, but for a factor of modulus 1.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        With one tap.
+    norm : Upper
+        Of the matrices ``blocks``, reshaped to (g, m, p): its ``what`` is `stack_of` that shape.
+    """
+    count, m, n, *kernel_shape = blocks.shape
+    if math.prod(kernel_shape) > 1 or norm.what != stack_of((count, m, n)):
         raise HypothesisError(f"{norm.what} is not the norm of blocks of shape {tuple(blocks.shape)}")
     return _upper(norm.value, EVERYWHERE, "one tap", norm)
 
 
 def stack_of(shape: tuple[int, ...]) -> str:
-    """The largest norm of some matrices, or of their transposes, in words: the subject of a claim."""
+    """Describe in words, as the subject of a claim, the largest norm of a stack of matrices of shape (count, m, n).
+
+    The words are the same for the transposed matrices, whose norms are equal.
+    """
     count = shape[0]
     m, n = sorted(shape[1:], reverse=True)
     if count == 1:
@@ -107,16 +131,22 @@ def stack_of(shape: tuple[int, ...]) -> str:
 def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky; False means undecided.
 
-    A factorisation of ``M = x I - H`` that completes proves ``M >= -e I`` (`cholesky_loss`, `factor_loss`), and so
-    ``lambda_max(H) <= x + e``, which is compared with the limit afterwards, the diagonal of M as rounded. The proof is
-    valid for any x and any limit; a poor choice only makes it fail.
+    If the Cholesky factorisation of ``M = x I - H`` completes, then ``M >= -e I`` with e the loss that `cholesky_loss`
+    or `factor_loss` bounds. So ``lambda_max(H) <= x + e``, and the limit is proven if that is no larger. The rounding
+    of the diagonal of M is part of the allowance. The proof is valid for any x and any limit; a poor choice only makes
+    it fail.
 
     Parameters
     ----------
     gram : array, shape (..., p, p)
-        Only the lower triangle is read.
+        H. Only the lower triangle is read.
     limit : array, shape (...)
         In the precision of H.
+
+    Returns
+    -------
+    array of bool, shape (...)
+        Whether the limit is proven.
     """
     xp = ops.xp
     ops.check_cholesky(gram)
@@ -124,90 +154,117 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     u = rounding.unit(gram, xp=xp)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
-    # x leaves of the limit what the factorisation is likely to lose, and the roundings of x and of x + e themselves.
-    likely = rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u)
-    x = limit / (1 + likely + 32 * u)
-    pivots = x[..., None] - diagonal
-    shifted = _shifted(gram, pivots, ops=ops)
-    if _has_factor(size, gram, ops=ops):
+    # x is less than the limit by the likely loss, and by the roundings of x and of x + e.
+    relative_loss = rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u)
+    x = limit / (1 + relative_loss + 32 * u)
+    shifted_diagonal = x[..., None] - diagonal
+    shifted = _shifted(gram, shifted_diagonal, ops=ops)
+    if _uses_factor_loss(size, gram, ops=ops):
         loss = factor_loss(ops.cholesky_factors(shifted), ops=ops)
         is_complete = xp.isfinite(loss)
     else:
         is_complete = ops.cholesky_ok(shifted)
-        trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
+        trace = xp.sum(xp.maximum(shifted_diagonal, xp.zeros_like(shifted_diagonal)), axis=-1)
         loss = cholesky_loss(size, gram, xp=xp) * rounding.up(trace, size, xp=xp)
     proven = rounding.up(rounding.up(x, 2, xp=xp) + rounding.SLACK * loss, 4, xp=xp)
     return is_complete & (proven <= limit) & (x > 0)
 
 
-def _shifted(gram: Array, pivots: Array, *, ops: ArrayOps) -> Array:
-    """``x I - H``, whose diagonal are the pivots."""
+def _shifted(gram: Array, diagonal: Array, *, ops: ArrayOps) -> Array:
+    """Return ``x I - H`` for Hermitian matrices H (..., p, p), given its diagonal (..., p)."""
     xp = ops.xp
     size = gram.shape[-1]
     if not ops.concrete:
         eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
-        return xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
+        return xp.where(eye, xp.astype(diagonal, gram.dtype)[..., None], -gram)
     # NumPy multiplies complex numbers ten times as fast as it negates them.
     entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
-    entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
+    entries[..., :: size + 1] = xp.astype(diagonal, gram.dtype)
     return xp.reshape(entries, gram.shape)
 
 
-def _has_factor(size: int, x: Array, *, ops: ArrayOps) -> bool:
-    """Whether the loss is computed from the factor: in double precision, or of small matrices, it is little anyway."""
-    return size >= _SMALLEST_FACTOR and ops.has_factors and rounding.unit(x, xp=ops.xp) > 2.0**-53
+def _uses_factor_loss(size: int, x: Array, *, ops: ArrayOps) -> bool:
+    """Whether the loss is computed from the factor: for large float32 matrices, where `cholesky_loss` is large."""
+    return size >= _LEAST_FACTOR_SIZE and ops.has_factors and rounding.unit(x, xp=ops.xp) > 2.0**-53
 
 
 def likely_loss(size: int, x: Array, *, ops: ArrayOps) -> float:
-    """The part of its limit that `gram_below` leaves for its own rounding. A guess: no proof rests on it."""
-    part = _LIKELY_PART + 3 / size if _has_factor(size, x, ops=ops) else 1.0
-    return cholesky_loss(size, x, xp=ops.xp) * size * part
+    """Share of the limit by which `gram_below` chooses x smaller, for the loss e. No proof rests on it.
+
+    Parameters
+    ----------
+    size : int
+        p: rows of the matrices.
+    x : array
+        Any array of the matrices' dtype.
+    """
+    share = _LIKELY_SHARE + 3 / size if _uses_factor_loss(size, x, ops=ops) else 1.0
+    return cholesky_loss(size, x, xp=ops.xp) * size * share
 
 
 def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
-    """e: Cholesky factors L (..., p, p) of matrices M, as computed, prove ``M >= -e I``; NaN without a factor.
+    """Return e such that computed Cholesky factors L of matrices M prove ``M >= -e I``; NaN where L is not finite.
 
-    Entry (i, j) of ``L L* - M`` sums min(i, j) terms: with g_i the `backward_error` of i, it is at most that of
-    ``|L| |L|^T`` times ``sqrt(g_i g_j)``. So e is the norm of W W^T, W the rows of |L| times ``sqrt(g_i)``: at most
-    ``max_i (W W^T x)_i / x_i`` for every positive x (Collatz and Wielandt).
+    Entry (i, j) of ``L L* - M`` has the rounding error of min(i, j) terms. With g_i the `backward_error` of size i, it
+    is at most entry (i, j) of ``|L| |L|^T`` times ``sqrt(g_i g_j)``. So e is the norm of ``W W^T``, where W is |L| with
+    row i multiplied by ``sqrt(g_i)``. For every positive x that norm is at most ``max_i (W W^T x)_i / x_i`` (Collatz
+    and Wielandt).
+
+    Parameters
+    ----------
+    factors : array, shape (..., p, p)
+        L, lower triangular, as computed.
+
+    Returns
+    -------
+    array, shape (...)
+        e.
     """
     xp = ops.xp
     size = factors.shape[-1]
     magnitudes = xp.abs(factors)
-    # gamma(n) / n grows with n: the i-th share of the last one is no less than that of i steps.
-    steps_of_a_term = 2 if arrays.is_complex(factors, xp=xp) else 1
-    steps = _DIVISION + steps_of_a_term * np.arange(1.0, size + 1)
-    roots = np.sqrt(backward_error(size, factors, xp=xp) * steps / steps[-1])
+    # gamma(n) / n grows with n, so g_i is at most g_p times the ratio of the numbers of roundings.
+    roundings_of_a_term = 2 if arrays.is_complex(factors, xp=xp) else 1
+    roundings = _DIVISION_ROUNDINGS + roundings_of_a_term * np.arange(1.0, size + 1)
+    roots = np.sqrt(backward_error(size, factors, xp=xp) * roundings / roundings[-1])
     weights = xp.astype(ops.from_numpy(roots, magnitudes), magnitudes.dtype)[:, None]
     x = weights * xp.sum(magnitudes, axis=-1, keepdims=True)
     image = weights * xp.matmul(magnitudes, xp.matmul(xp.matrix_transpose(magnitudes), weights * x))
-    # Modulus, roots, weights and quotient are 16 roundings.
+    # Besides the two products: at most 16 roundings for modulus, roots, weights and quotient.
     return rounding.up(xp.max(image / x, axis=(-2, -1)), 2 * size + 16, xp=xp)
 
 
 def cholesky_loss(size: int, x: Array, *, xp: Namespace) -> float:
-    """kappa: a completed Cholesky factorisation of M, p x p, proves ``M >= -kappa tr(M) I``.
+    """Return kappa such that a completed Cholesky factorisation of a p x p matrix M proves ``M >= -kappa tr(M) I``.
 
-    ``sum_j |L_ij|**2 <= M_ii / (1 - g)`` with g = `backward_error`, so ``||L||_F**2 <= tr(M) / (1 - g)`` and
-    ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I``, kappa = g / (1 - g): Rump, BIT 46, 2006, theorem 2.3 (real).
+    With g = `backward_error`, ``sum_j |L_ij|**2 <= M_ii / (1 - g)``, so ``||L||_F**2 <= tr(M) / (1 - g)`` and
+    ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I`` for kappa = g / (1 - g): Rump, BIT 46, 2006, theorem 2.3 (real).
+
+    Parameters
+    ----------
+    size : int
+        p.
+    x : array
+        Any array of M's dtype.
     """
     g = backward_error(size, x, xp=xp)
     return g / (1 - g)
 
 
 def backward_error(size: int, x: Array, *, xp: Namespace) -> float:
-    """g: a completed Cholesky factorisation of M, p x p, has ``|L L* - M| <= g |L| |L|^T`` entrywise.
+    """Return g such that a completed Cholesky factorisation has ``|L L* - M| <= g |L| |L|^T``, entry by entry.
 
-    gamma(p + 8), or sqrt(2) gamma(2 p + 8) where complex: p terms a sum, and 8 roundings for divisions and roots.
+    Each entry is a sum of at most p terms, and 8 roundings are allowed for divisions and roots: g is gamma(p + 8) for
+    real, sqrt(2) gamma(2 p + 8) for complex matrices. Parameters as of `cholesky_loss`.
     """
     u = rounding.unit(x, xp=xp)
     if arrays.is_complex(x, xp=xp):
-        return math.sqrt(2) * rounding.gamma(2 * size + _DIVISION, u)
-    return rounding.gamma(size + _DIVISION, u)
+        return math.sqrt(2) * rounding.gamma(2 * size + _DIVISION_ROUNDINGS, u)
+    return rounding.gamma(size + _DIVISION_ROUNDINGS, u)
 
 
 class SymbolNorms:
-    """Proven lower bounds of the norms of the symbols of a stack of blocks.
+    """Proven lower bounds of the norms of blocks' symbols at single frequencies; symbol errors are computed once.
 
     Parameters
     ----------
@@ -221,7 +278,17 @@ class SymbolNorms:
         self._errors: list[float] = ops.to_numpy(symbols.symbol_error(blocks, xp=ops.xp)).tolist()
 
     def norm_at(self, block: int, point: Frequencies, right: Array) -> Lower:
-        """Lower bound of a block's norm at a point: a quotient with any vector (1, p), less the symbol's error."""
+        """Bound the norm of a block's symbol at a frequency from below: a quotient less the symbol's error.
+
+        Parameters
+        ----------
+        block : int
+            Number of the block.
+        point : Frequencies
+            One frequency.
+        right : array, shape (1, p)
+            Any vector; the closer to the top right singular vector the better.
+        """
         xp = self._ops.xp
         one_block = self._blocks[block : block + 1, ...]
         phase = symbols.Symbol(one_block, point, ops=self._ops).phase
@@ -231,17 +298,17 @@ class SymbolNorms:
 
 
 class GramProof:
-    """The smaller Gram matrix H of each real matrix of a stack, and proofs of the norms by it.
+    """The smaller Gram matrix H of each real matrix A of a stack, ``A^T A`` or ``A A^T``, and norms proven from it.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
-        Scaled to about 1.
+        A, scaled to about 1.
 
     Attributes
     ----------
     gram : array, shape (..., min(m, n), min(m, n))
-        H as computed; to be read, not written to.
+        H as computed; read-only.
     """
 
     def __init__(self, a: Array, *, ops: ArrayOps) -> None:
@@ -251,21 +318,21 @@ class GramProof:
         self.gram = arrays.gram_smaller(a, xp=ops.xp)
 
     def largest_near(self, v: Array) -> Upper | None:
-        """The largest of the bounds of `norm_near`; None where one has no proof."""
+        """The largest of the bounds of `norm_near`, as a claim; None if the proof fails for one of the matrices."""
         value = float(self._ops.xp.max(self.norm_near(v)))
         rule = "factorisation of the smaller Gram matrix"
         return _upper(value, stack_of(self._shape), rule) if value < math.inf else None
 
     def norm_near(self, v: Array) -> Array:
-        """Proven upper bound just above ||A v|| / ||v|| for each matrix; infinite where there is no proof.
+        """Proven upper bound of the norm of each matrix, infinite where the proof fails, shape (...).
 
-        As `matrix_norm_up`, but the limit is the Rayleigh quotient of H at v, raised by its error as the residual lets
-        expect. The trace of H, whose diagonal entries are sums of squares, bounds ``||A||_F**2``.
+        As in `matrix_norm_up`, a factorisation of H proves a limit. The limit is the Rayleigh quotient of H at v,
+        raised by its likely error, which is estimated from the residual. The trace of H bounds ``||A||_F**2``.
 
         Parameters
         ----------
         v : array, shape (..., min(m, n))
-            Near the top singular vector of the shorter side; trusted for nothing.
+            Approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
         """
         ops, xp = self._ops, self._ops.xp
         gram = self.gram
@@ -288,9 +355,9 @@ class GramProof:
 
 
 def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
-    """Proven lower bound of the spectral norm of each matrix of a stack: ||A v|| / ||v||, rounded down.
+    """Proven lower bound of the spectral norm of each matrix A of a stack: ``||A v|| / ||v||``, rounded down.
 
-    gamma(2 m + 2 n + 8) for both norms and the division, `product_error` times ``||A||_F`` for the product.
+    Allowances: gamma(2 m + 2 n + 8) for both vector norms and the division, `product_error` times ``||A||_F`` for A v.
 
     Parameters
     ----------
@@ -304,23 +371,28 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
     length = xp.linalg.vector_norm(v, axis=-1)
     quotient = image_length / xp.where(length > 0, length, xp.ones_like(length))
     product_error = rounding.product_error(n, a, xp=xp) * rounding.SLACK * frobenius_up(a, xp=xp)
-    value = rounding.down(quotient, 2 * m + 2 * n + _DIVISION, xp=xp) - product_error
+    value = rounding.down(quotient, 2 * m + 2 * n + _DIVISION_ROUNDINGS, xp=xp) - product_error
     return xp.where((length > 0) & (value > 0), value, xp.zeros_like(value))
 
 
 def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
-    """The largest bound of `quotient_down` for a stack (g, m, n) and vectors (g, n), and the number of its matrix."""
+    """The largest bound `quotient_down` of matrices (g, m, n) with vectors (g, n), and the index of its matrix."""
     quotients = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
     best = int(quotients.argmax())
     return _lower(float(quotients[best]), stack_of(tuple(a.shape)), "quotient of a vector"), best
 
 
 def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
-    """Upper bound of ``||X^T X||`` of each matrix of a stack, from row sums: sharp if X has orthogonal columns.
+    """Upper bound of ``||X^T X||`` for each matrix X of a stack, from row sums; sharp if X has orthogonal columns.
 
     Parameters
     ----------
     columns : array, shape (g, n, p)
+        X.
+
+    Returns
+    -------
+    array, shape (g,)
     """
     n, size = columns.shape[-2:]
     gram = xp.matmul(xp.matrix_transpose(columns), columns)
@@ -330,18 +402,18 @@ def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
 
 
 def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Array:
-    """Proven upper bound of the spectral norm of each matrix of a stack.
+    """Proven upper bound of the spectral norm of each matrix of a stack, shape (...).
 
-    ``||A||**2 = lambda_max(A*A)``; the computed Gram matrix differs from A*A by at most `product_error` times
-    ``||A||_F**2``, and `gram_below` proves a limit just above its computed largest eigenvalue: no eigenvalue routine is
-    trusted. Where the proof fails the Frobenius norm is returned, which is always a bound.
+    ``||A||**2 = lambda_max(A*A)``. The computed Gram matrix differs from A*A by at most `product_error` times
+    ``||A||_F**2``, and `gram_below` proves a limit just above its computed largest eigenvalue. Where the proof fails,
+    the Frobenius norm is returned, which is always a bound.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
-        Scaled to about 1.
+        The matrices as computed, scaled to about 1.
     error : array or float
-        Bound on ``||A - a||`` for a matrix A of which ``a`` is a computed version; broadcasts with the result.
+        If ``a`` approximates matrices A whose norms are wanted: bound of ``||A - a||``; broadcasts with the result.
     """
     xp = ops.xp
     u = rounding.unit(a, xp=xp)
@@ -350,12 +422,12 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
     frobenius = frobenius_up(a, xp=xp)
     gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
     estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-    # Twice the loss of the proof: once for it, once for what the factorisation itself needs.
-    lift = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
-    limit = xp.maximum(estimate, xp.zeros_like(estimate)) * lift
+    # Twice the loss: once for x + e in `gram_below`, once so that the factorisation of x I - H completes.
+    factor = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
+    limit = xp.maximum(estimate, xp.zeros_like(estimate)) * factor
     proven = gram_below(gram, limit, ops=ops)
     bound = rounding.up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
-    # A zero matrix leaves nothing to a proof by factorisation and needs none.
+    # The norm of a zero matrix needs no proof, and no factorisation can prove it.
     return rounding.up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
 
 
@@ -370,10 +442,12 @@ def gram_iteration_up(
 
     Parameters
     ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1.
     n_iter : int
-        Gram products; 0: the Frobenius norm.
+        Number of Gram products; with 0 the bound is the Frobenius norm.
     error : array or float
-        As of `matrix_norm_up`.
+        As in `matrix_norm_up`.
     """
     if a.shape[-1] > a.shape[-2]:
         a = xp.matrix_transpose(a)
@@ -384,30 +458,31 @@ def gram_iteration_up(
 
 
 class GramIterates:
-    """Gram iteration of a stack of matrices, product by product, with a proven bound of their norms after each.
+    """Gram iteration of a stack of matrices, with a proven bound of their norms after each product.
 
-    ``B_0 = A``, ``B_{t+1} = fl(B_t* B_t)`` after a rescaling by a power of two; then, backwards,
-    ``U_T = ||B_T||_F`` and, as ``||B_t||**2 = ||B_t* B_t||``, ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error
-    of the product (Delattre et al., ICML 2023, theorem 1, with rounding added).
+    Start with ``B_0 = A``; rescale B_t by a power of two and set ``B_{t+1} = fl(B_t* B_t)``. After T products,
+    ``U_T = ||B_T||_F`` bounds ``||B_T||``. Since ``||B_t||**2 = ||B_t* B_t||``, going back,
+    ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` bounds ``||B_t||``, with e = `product_error`; U_0 is the bound of A
+    (Delattre et al., ICML 2023, theorem 1, with rounding added).
 
     Parameters
     ----------
     a : array, shape (..., m, n)
-        Scaled to about 1; or an error is added to the bounds that covers squares which vanish.
+        A, scaled to about 1. Otherwise squares may underflow, and the caller adds an allowance for that to the bounds.
     """
 
     def __init__(self, a: Array, *, xp: Namespace) -> None:
         self._xp = xp
         self._current = a
         self._frobenius = frobenius_up(a, xp=xp)
-        # Of each product: the exponent of the rescaling before, and the error e ||B_t||_F**2.
+        # For each product: the exponent of the rescaling before it, and the error e ||B_t||_F**2.
         self._history: list[tuple[Array, Array]] = []
 
     def square(self) -> None:
-        """Take one more product."""
+        """Replace B_t by B_{t+1}: one rescaling and one product."""
         xp, norm = self._xp, self._frobenius
         exponent = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm))))
-        # A symbol can cancel down to subnormal numbers, whose inverse would overflow.
+        # A symbol can be as small as a subnormal number, by cancellation: its inverse would overflow.
         limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
         exponent = xp.clip(exponent, -limit, limit)
         factor = arrays.power_of_two(-exponent, xp=xp)
@@ -418,7 +493,7 @@ class GramIterates:
         self._frobenius = frobenius_up(self._current, xp=xp)
 
     def norms_up(self) -> Array:
-        """Proven upper bounds of the matrices' norms, shape (...)."""
+        """Proven upper bounds U_0 of the norms of the matrices A, shape (...)."""
         bound = self._frobenius
         for exponent, product_error in reversed(self._history):
             root = rounding.up(self._xp.sqrt(bound + product_error), 4, xp=self._xp)
@@ -426,7 +501,7 @@ class GramIterates:
         return bound
 
     def take(self, index: np.ndarray, *, ops: ArrayOps) -> None:
-        """Go on with some matrices of a stack (f, m, n), by their numbers on the host."""
+        """Keep only the matrices with these indices (a host array) of a stack (f, m, n)."""
         self._current = arrays.rows(self._current, index, ops=ops)
         self._frobenius = arrays.rows(self._frobenius, index, ops=ops)
         self._history = [
@@ -436,21 +511,23 @@ class GramIterates:
 
 
 def with_taps(norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
-    """Bounds of the symbols' norms from those of an unfolding M: ``sigma* <= sqrt(taps) ||M||``, rounded up.
+    """``sqrt(taps) * norms``, rounded up: bounds of sigma* from bounds of the norm of an unfolding M of each block.
 
-    G(theta) is M between unit vectors with the phases of its row taps and of its column taps, ``sqrt(taps)`` in all.
+    The symbol G(theta) is M, multiplied from both sides by isometries that hold the phases of the taps in the rows and
+    of those in the columns, and by ``sqrt(taps)``. So ``sigma* <= sqrt(taps) ||M||``.
     """
     return rounding.up(norms * math.sqrt(math.prod(kernel_shape)), 3, xp=xp)
 
 
 class UnfoldingProof:
-    """Bounds of the supremum of each block from one unfolding, whose smaller Gram matrix is formed once.
+    """Bounds of the supremum of each block from the norm of one unfolding, whose smaller Gram matrix is formed once.
 
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
     rows : tuple of int
-        As of `unfoldings.unfold`. The columns are in the order of `unfoldings.cin_last`.
+        The axes of a block that make the rows, as in `unfoldings.unfold`. The columns are in the order of
+        `unfoldings.cin_last`.
     """
 
     def __init__(self, blocks: Array, rows: tuple[int, ...], *, ops: ArrayOps) -> None:
@@ -463,11 +540,17 @@ class UnfoldingProof:
 
     @property
     def gram(self) -> Array:
-        """Gram matrix of the shorter side, to be read."""
+        """The smaller Gram matrix of the unfolding of each block; read-only."""
         return self._proof.gram
 
     def bounds(self, near: Array) -> list[Upper]:
-        """Bounds, close where vectors (b, shorter side) are near the top singular ones; trusted for nothing."""
+        """One bound for each block.
+
+        Parameters
+        ----------
+        near : array, shape (b, shorter side of the unfolding)
+            Approximate top singular vectors. Any vectors are valid; the bounds are close if these are accurate.
+        """
         ops = self._ops
         norms = _norms_up(self._proof, self._matrix, arrays.in_wide_dtype(near, ops=ops), ops=ops)
         values = ops.to_numpy(with_taps(norms, self._kernel_shape, xp=ops.xp)).tolist()
@@ -476,7 +559,7 @@ class UnfoldingProof:
 
 
 def _norms_up(proof: GramProof, matrix: Array, near: Array, *, ops: ArrayOps) -> Array:
-    """Bounds by a proof near some vectors, and, where that fails, near computed eigenvalues."""
+    """Norms of matrices by `GramProof.norm_near`, and, where that fails, by `matrix_norm_up`."""
     norms = proof.norm_near(near)
     if bool(ops.xp.all(ops.xp.isfinite(norms))):
         return norms
@@ -484,14 +567,19 @@ def _norms_up(proof: GramProof, matrix: Array, near: Array, *, ops: ArrayOps) ->
 
 
 def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
-    """The factor that makes TN of a layer with one tap a bound of its blocks' norms: 1 and rounding, as a rule.
+    """Factor of at least 1 by which a computed tensor norm of a one-tap layer is multiplied to be an upper bound.
+
+    The exact tensor norm of a layer with one tap is its spectral norm, so the factor exceeds 1 by roundings only, if
+    the alternating maximisation has converged.
 
     Parameters
     ----------
     value : array, shape (l,)
-    vectors : array, shape (l * g, p)
-        Right singular vectors of the blocks, as complex numbers.
+        Computed tensor norm of each of l layers.
+    vectors : complex array, shape (l * g, p)
+        Approximate top right singular vectors of the g blocks of each layer.
     blocks : array, shape (l * g, m, p, *kernel_shape)
+        With one tap.
 
     Returns
     -------
@@ -501,8 +589,8 @@ def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps)
     count, m, p = blocks.shape[:3]
     matrix = arrays.in_wide_dtype(xp.reshape(blocks, (count, m, p)), ops=ops)
     v = arrays.in_wide_dtype(xp.real(vectors), ops=ops)
-    small_side = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
-    norms_up = _norms_up(GramProof(matrix, ops=ops), matrix, small_side, ops=ops)
+    shorter_side_vectors = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
+    norms_up = _norms_up(GramProof(matrix, ops=ops), matrix, shorter_side_vectors, ops=ops)
     norm = xp.max(xp.reshape(norms_up, (value.shape[0], -1)), axis=1)
     wide_value = arrays.in_wide_dtype(value, ops=ops)
     ratio = rounding.up(norm / xp.where(wide_value > 0, wide_value, xp.ones_like(wide_value)), 2, xp=xp)

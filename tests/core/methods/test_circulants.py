@@ -109,17 +109,17 @@ def by_rings_alone() -> list[str]:
     return []
 
 
-_points, _dft, _phases_at = embedding._points, cells.dft, frequencies.phases_at
+_fewest_points, _dft, _phases_at = embedding._fewest_points, cells.dft, frequencies.phases_at
 
 
 def one_point_fewer(*axis: Any) -> int:
-    return max(1, _points(*axis) - 1)
+    return max(1, _fewest_points(*axis) - 1)
 
 
 def closed_on_the_product(*axis: Any) -> int:
     """Longer steps than the circulant has: of stride times dilation, where they share a factor."""
     with patch.object(math, "lcm", lambda s, r: s * r):
-        return _points(*axis)
+        return _fewest_points(*axis)
 
 
 def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], skew: tuple[bool, ...] = ()) -> Boxes:
@@ -155,8 +155,10 @@ class Mutation:
 
 
 MUTATIONS = {
-    "length": Mutation(((embedding, "_points", one_point_fewer),)),
-    "stride and dilation with a common factor": Mutation(((embedding, "_points", closed_on_the_product),), too_short),
+    "length": Mutation(((embedding, "_fewest_points", one_point_fewer),)),
+    "stride and dilation with a common factor": Mutation(
+        ((embedding, "_fewest_points", closed_on_the_product),), too_short
+    ),
     "mirror images": Mutation(((circulant_search, "dft", half_less_a_point),)),
     "phase of one tap": Mutation(
         ((gram_polynomial, "phases_at", phase_forgotten), (frequencies, "phases_at", phase_forgotten))

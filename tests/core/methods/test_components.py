@@ -17,6 +17,7 @@ from soundness.layers import Layer, layer
 from specnorm.certified.layer import components
 from specnorm.certified.layer.components import AxisComponent, PolyphaseComponent
 from specnorm.problem.spec import ConvSpec
+from specnorm.problem.taps import Axis
 
 LAYERS = 150
 
@@ -61,15 +62,14 @@ def test_the_norm_is_the_largest_of_the_parts() -> None:
 
 
 # -- without one of the conditions -----------------------------------------------------------------------------------
-def first_alone(*axis: Any) -> list[AxisComponent]:
+def first_alone(axis: Axis) -> list[AxisComponent]:
     """The first residue taken for all of them."""
-    return _largest_parts(*axis)[:1]
+    return _largest_parts(axis)[:1]
 
 
-def padded_as_before(*axis: Any) -> list[AxisComponent]:
+def padded_as_before(axis: Axis) -> list[AxisComponent]:
     """Residues forgotten in the padding."""
-    n, outputs, k, stride, dilation, (before, after) = axis
-    return _largest_parts(n, outputs, k, stride, dilation, (before - before % dilation, after))
+    return _largest_parts(axis._replace(before=axis.before - axis.before % axis.dilation))
 
 
 def held_by_length(self: AxisComponent, other: AxisComponent) -> bool:

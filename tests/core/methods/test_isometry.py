@@ -284,7 +284,7 @@ def test_rules_check_what_they_are_given() -> None:
     of = defect.defect(defect.in_basis(blocks, ops=OPS), 1.0, ops=OPS)
     norm = defect.norm_by_taps(of, ops=OPS)
     with pytest.raises(HypothesisError, match="scale is not large"):
-        defect.isometry_ends(of, specnorm.enclose(of.kernel[0]).claim[0], norm, unread=False, beyond=3)  # type: ignore[index]
+        defect.isometry_ends(of, specnorm.enclose(of.kernel[0]).claim[0], norm, unread_pixels=False, scale_exponent=3)  # type: ignore[index]
 
 
 def test_a_negative_tolerance_is_refused() -> None:

@@ -248,7 +248,7 @@ def forgotten(*args: Any, **keywords: Any) -> completion.Lags:
     return found._replace(values=values)
 
 
-LAGS, BASIS, IN_BASIS, SQUARED = completion.lags, defect.basis, defect.in_basis, defect._squared
+LAGS, BASIS, IN_BASIS, SQUARED = completion.lags, defect.basis, defect.in_basis, defect._scaled_square
 
 
 def exact_lags(*args: Any, **keywords: Any) -> completion.Lags:
@@ -304,7 +304,7 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
     "c too small": (small_centres, ((defect, "nowhere_negative", assumed_nonnegative),)),
     "rounding of c": (
         lambda: too_far(10, centre=1e12 / 3),
-        ((defect, "_rounding_of_centre", lambda *_, **__: 0.0),),
+        ((defect, "_rounding_of_diagonal", lambda *_, **__: 0.0),),
     ),
     "a lag forgotten": (lambda: at_every_size(NUMPY, 40), ((completion, "lags", forgotten),)),
     "rounding of the lags": (long_columns, ((completion, "lags", exact_lags),)),
@@ -312,7 +312,7 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
         lambda: too_far(10, centre=1e-18, matrix=CANCELLING, cancels=True), ((defect, "in_basis", exact_products),)
     ),
     "rounding of the basis squared": (
-        lambda: too_far(10, centre=1.0, floor=1e9, matrix=LONG_COLUMN), ((defect, "_squared", exact_square),)
+        lambda: too_far(10, centre=1.0, floor=1e9, matrix=LONG_COLUMN), ((defect, "_scaled_square", exact_square),)
     ),
     "norm of the basis": (lambda: in_some_basis(0.0), ((defect, "basis", of_small_norm),)),
     "norm of its inverse": (lambda: in_some_basis(3.0), ((defect, "basis", of_small_inverse),)),
@@ -381,14 +381,14 @@ def test_what_only_a_rule_may_make() -> None:
         defect.Defect(of.kernel, 0, 10.0, 0.0, 0.0)
     with pytest.raises(TypeError, match="proven by `basis`"):
         defect.Basis(blocks[..., 0], 1.0, 1.0)
-    with pytest.raises(TypeError, match="told by `in_basis`"):
+    with pytest.raises(TypeError, match="bounded by `in_basis`"):
         defect.InBasis(blocks, None, 0.0)
     with pytest.raises(TypeError, match="rules of this room"):
         cover.Nonnegative(of.kernel)
     singular: Any = np.ones((1, 2, 2))
     with pytest.raises(HypothesisError, match="from the identity"):
         defect.basis(singular, singular, ops=OPS)
-    with pytest.raises(HypothesisError, match="a floor is of blocks in a basis"):
+    with pytest.raises(HypothesisError, match="a floor needs blocks in a basis"):
         defect.defect(defect.in_basis(blocks, ops=OPS), 1.0, floor=1.0, ops=OPS)
 
 

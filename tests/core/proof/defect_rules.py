@@ -52,7 +52,7 @@ def of_line() -> Claims:
     yield defect.norm_by_taps(of, ops=OPS), 12.0 / scale
     unit = plain(LINE / 4, 1.0)
     ends = (assumed_lower(0.75 / 2.0**unit.exponent), assumed(0.75 / 2.0**unit.exponent))
-    yield from ((x, 0.75) for x in defect.isometry_ends(unit, *ends, unread=False, beyond=0))
+    yield from ((x, 0.75) for x in defect.isometry_ends(unit, *ends, unread_pixels=False, scale_exponent=0))
     yield from ((x, 0.0) for x in defect.no_smallest("words"))
     norm = assumed_lower(4.0, digest="k"), assumed(4.0, digest="k")
     smallest = assumed_lower(2.0, digest="k"), assumed(2.0, digest="k")
@@ -122,7 +122,7 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
         (assumed_lower(2.0, digest="b"), assumed(2.0, digest="b")),
     ),
     "a scale that is not large": lambda: defect.isometry_ends(
-        line(), assumed_lower(1.0), assumed(100.0), unread=False, beyond=3
+        line(), assumed_lower(1.0), assumed(100.0), unread_pixels=False, scale_exponent=3
     ),
     "a block of a matrix": lambda: LayerGram(padded(), plan(blocks=2), ops=OPS).smallest_near(np.zeros(1), 1.0),
     "the larger Gram matrix": lambda: LayerGram(padded(), plan(wide=True), ops=OPS).smallest_near(np.zeros(1), 1.0),

@@ -217,12 +217,12 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
     for graph, truth in NETWORKS.values():
         yield bound(graph, method=Product(), check=False).claim, truth
     yield rules.of_inputs(SCOPE, "x", NODES["s"], [U, V]), float(np.hypot(3, 5))
-    yield rules.unmoved(SCOPE, "x"), 1.0
-    yield margins.before_rows(Matrix(LAYER, alpha=-3.0)), 3.0
+    yield rules.identity(SCOPE, "x"), 1.0
+    yield margins.constant_of_factor(Matrix(LAYER, alpha=-3.0)), 3.0
     three = Node("x", Input(), (), (1, 3)), Node("l", LeakyReLU(alpha=-2.0), ("x",), (1, 3))
     yield rules.of_slopes(Scope(Graph(three, ("l",))), three[1], 1, 3), 2.0
-    yield rules.followed(rules.NOTHING, assumed(2.0)), 2.0
-    yield rules.followed(assumed(3.0), assumed(2.0)), 6.0
+    yield rules.follow_with(rules.NOTHING, assumed(2.0)), 2.0
+    yield rules.follow_with(assumed(3.0), assumed(2.0)), 6.0
 
 
 def together() -> Iterator[tuple[Upper | None, float]]:
@@ -299,10 +299,10 @@ def lied_to() -> object:
 
 
 NETWORK_CHECKS = {
-    "Branches._together": branches, "Branches._matrix": branches,
-    "before_rows": constants,
-    "followed": constants,
-    "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
+    "Branches._constant_by_weights": branches, "Branches._norm_of_matrix": branches,
+    "constant_of_factor": constants,
+    "follow_with": constants,
+    "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
     "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,

@@ -257,16 +257,16 @@ REFUSED: dict[str, Callable[[], object]] = {
     "ends of two shapes": lambda: interval(np.zeros(2), np.ones(1)),
     "a low end above the high one": lambda: interval(np.ones(1), np.zeros(1)),
     "ends in single precision": lambda: interval(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)),
-    "weights that are not positive": lambda: margins.of_rows(np.eye(2), np.zeros(2), assumed(1.0)),
-    "no part of a ball": lambda: margins.radius_of([]),
-    "one side of a cut": lambda: margins.radius_of([(BALLS[0].cut("x", 0, True), BELOW)]),
-    "sides of two cuts": lambda: margins.radius_of(
+    "weights that are not positive": lambda: margins.constants_of_differences(np.eye(2), np.zeros(2), assumed(1.0)),
+    "no part of a ball": lambda: margins.radius_of_ball([]),
+    "one side of a cut": lambda: margins.radius_of_ball([(BALLS[0].cut("x", 0, True), BELOW)]),
+    "sides of two cuts": lambda: margins.radius_of_ball(
         [(BALLS[0].cut("x", at, side), BELOW) for at, side in ((0, True), (1, False))]
     ),
-    "parts of two balls": lambda: margins.radius_of(
+    "parts of two balls": lambda: margins.radius_of_ball(
         [(ball.cut("x", 0, side), BELOW) for ball, side in zip(BALLS, (False, True), strict=True)]
     ),
-    "a part of another network": lambda: margins.radius_of([(BALLS[0], BELOW), (foreign_part(), BELOW)]),
+    "a part of another network": lambda: margins.radius_of_ball([(BALLS[0], BELOW), (foreign_part(), BELOW)]),
     "a cut that leaves nothing": lambda: BALLS[0].cut("x", 1, False),
     "a constant of another network, for linear bounds": lambda: Network(LINES, [FAR]),
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),

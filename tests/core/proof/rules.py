@@ -154,18 +154,18 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences, 1.5)[0], 0.25
     bounds, above = BALLS[0], interval(np.ones(1), np.ones(1))
-    yield margins.radius_of([(bounds, above)], 0.5), 1.0
-    yield margins.radius_of([(bounds, above)], 1.0), 0.0
-    yield margins.radius_of([(bounds, above)]), 1.0
-    yield margins.radius_of([(bounds.cut("x", 0, side), above) for side in (False, True)]), 1.0
-    yield margins.radius_of([(bounds, interval(np.zeros(1), np.ones(1)))]), 0.0
+    yield margins.radius_of_ball([(bounds, above)], 0.5), 1.0
+    yield margins.radius_of_ball([(bounds, above)], 1.0), 0.0
+    yield margins.radius_of_ball([(bounds, above)]), 1.0
+    yield margins.radius_of_ball([(bounds.cut("x", 0, side), above) for side in (False, True)]), 1.0
+    yield margins.radius_of_ball([(bounds, interval(np.zeros(1), np.ones(1)))]), 0.0
 
 
 CHECKS: dict[str, Check] = {
     **NETWORK_CHECKS,
     **DEFECT_CHECKS,
     "radii": radii,
-    "radius_of": radii,
+    "radius_of_ball": radii,
     "_largest": arithmetic,
     "nothing": arithmetic,
     "of_kernel": arithmetic,

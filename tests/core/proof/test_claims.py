@@ -65,7 +65,7 @@ COVER = {
 }
 """What a cover, a graph and a run keep to themselves."""
 MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering"}
-MAKERS |= {"_KERNEL", "_MAKER", "_Claim", "make_upper", "make_lower", "make_interval"}
+MAKERS |= {"_MAKER", "_Claim", "make_upper", "make_lower", "make_interval"}
 MAKES = tuple(name for name in MAKERS if name[0] in "_m")
 """What only the rooms take; the door hands it on."""
 
@@ -103,7 +103,7 @@ def test_claims_are_made_in_one_room() -> None:
         "from specnorm.certified.bound import _upper",
         "from specnorm.certified.bound import Upper, _lower as make",
         "bound._upper(1.0, 'sigma*', 'no rule')",
-        "room = bound._KERNEL",
+        "room = bound._MAKER",
         *("Interval(low, high)", "base.Slopes(low, high, regions)"),
         "from specnorm.certified.interval import _interval",
         *("cover._done[:] = True", "cover._upper = 0.0", "cover._note(index, 1.0)"),

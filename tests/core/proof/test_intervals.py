@@ -134,7 +134,7 @@ POINT = Graph((Node("x", operators.Input(), (), (1, 2)),), ("x",))
 ENTRIES: dict[str, Callable[[], object]] = {
     "ranges": lambda: ranges.ranges(POINT, Ball({"x": np.zeros((1, 2))}, 1.0)),
     "units": lambda: units.unit_run(POINT),
-    "constants of margins": lambda: margins.of_rows(np.eye(2), np.ones(2), assumed(1.0)),
+    "constants of margins": lambda: margins.constants_of_differences(np.eye(2), np.ones(2), assumed(1.0)),
     "radii": lambda: margins.radii(np.eye(2), np.arange(2), within(np.ones((2, 2)))),
     "linear bounds": lambda: LinearBounds(Network(POINT), np.zeros(2), 1.0),
     "curvature": lambda: robustness.curvature_bound(1.0, np.eye(2), 0, 1, activation="tanh"),

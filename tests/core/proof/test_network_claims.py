@@ -55,7 +55,7 @@ def test_what_is_no_constant_is_no_claim() -> None:
 
         odd = Scope(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)))
         with pytest.raises(NoBoundError, match="no constant"):
-            rules.of_operator(odd, odd.graph.by_name["y"], [rules.unmoved(odd, "x")], Place(((1, 1),)))
+            rules.of_operator(odd, odd.graph.by_name["y"], [rules.identity(odd, "x")], Place(((1, 1),)))
         found = bound(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)), check=False)
         assert found.upper is None
         assert "Odd" in found.unknown[0].reason
@@ -89,15 +89,15 @@ def matrices() -> Iterator[Any]:
 def test_schur_s_test_with_weights_is_close_and_never_below() -> None:
     for a in matrices():
         truth = float(np.linalg.norm(a, 2))
-        assert truth * (1 - 1e-13) <= axes._schur_up(a) <= truth * (1 + 1e-8)
+        assert truth * (1 - 1e-13) <= axes._weighted_schur_up(a) <= truth * (1 + 1e-8)
 
 
 def test_schur_s_test_computes_its_bound_from_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other weights are worth less, and prove no less than the norm."""
     monkeypatch.setattr(np.linalg, "solve", lambda _, b: np.linspace(1, 2, len(b)))
-    assert all(axes._schur_up(a) >= np.linalg.norm(a, 2) * (1 - 1e-13) for a in matrices())
+    assert all(axes._weighted_schur_up(a) >= np.linalg.norm(a, 2) * (1 - 1e-13) for a in matrices())
     monkeypatch.setattr(np.linalg, "solve", lambda _, b: -b)
-    assert axes._schur_up(np.eye(2)) == math.inf
+    assert axes._weighted_schur_up(np.eye(2)) == math.inf
 
 
 # -- the chain ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from specnorm.backends import backend_for
 from specnorm.clock import BUDGET, Clock
 from specnorm.errors import MethodError
 from specnorm.numerics import costs
+from specnorm.problem.layer_map import Convolution
 
 SECONDS = 2.0
 MOST = 1.2 * SECONDS
@@ -88,7 +89,10 @@ def test_an_earlier_clock_leaves_some_time() -> None:
 
 # -- without a clock: time that passes by the work of each factorisation ---------------------------------------------
 class CountedTime:
-    """A clock that stands still but for factorisations and Gram matrices, which take what they are modelled to take."""
+    """A clock that stands still but for factorisations, Gram matrices and products with layers at a size.
+
+    They take what they are modelled to take.
+    """
 
     def __init__(self, rate: float) -> None:
         self.now, self.rate = 0.0, rate
@@ -105,12 +109,21 @@ class CountedTime:
 
         return counted
 
+    def counting_layer(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(layer: Convolution, *vectors: Any) -> Any:
+            self.calls.append(f"{name} of {layer.shapes}")
+            pixels = max(int(np.prod(shape[1:])) for shape in layer.shapes)
+            self.now += layer.kernels.size * pixels / self.rate
+            return function(layer, *vectors)
+
+        return counted
+
 
 @pytest.fixture
 def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CountedTime:
     """So slow that a layer of 64 x 32 channels takes as long as one of a thousand."""
     time_ = CountedTime(request.param)
-    for place in ("specnorm.clock", "specnorm.search.pruned"):
+    for place in ("specnorm.clock", "specnorm.search.pruned", "specnorm.search.layer"):
         monkeypatch.setattr(f"{place}.RATE", request.param)
     monkeypatch.setattr("specnorm.clock.time", time_)
     monkeypatch.setattr("specnorm.search.constant._LARGE", 16)
@@ -124,6 +137,8 @@ def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(linalg, name, time_.counting(name, getattr(linalg, name), work))
     gram = time_.counting("gram", arrays.gram_smaller, lambda a: float(np.prod(a.shape[-2:])) * min(a.shape[-2:]))
     monkeypatch.setattr(arrays, "gram_smaller", gram)
+    for name in ("apply", "adjoint", "kernel_gradient"):
+        monkeypatch.setattr(Convolution, name, time_.counting_layer(name, getattr(Convolution, name)))
     return time_
 
 
@@ -148,6 +163,14 @@ def test_no_factorisation_begins_that_cannot_end(counted: CountedTime, name: str
     assert counted.now <= MOST, (counted.now, counted.calls)
     if isinstance(found, specnorm.Enclosure):
         assert 0 < float(found.lower) <= float(found.upper) < np.inf
+
+
+@pytest.mark.parametrize("counted", [1e7], indirect=True)
+@pytest.mark.parametrize("size", [8, 20, 40])
+def test_a_lower_bound_at_a_size_takes_as_many_pixels_as_there_is_time(counted: CountedTime, size: int) -> None:
+    found = specnorm.enclose(LARGE, size, **ZEROS, budget=SECONDS)
+    assert counted.now <= MOST, (counted.now, counted.calls)
+    assert 0.8 * float(specnorm.symbol_norm(LARGE)) < float(found.lower) <= float(found.upper)
 
 
 @pytest.mark.parametrize("counted", [1e7, 1e9], indirect=True)

@@ -40,7 +40,7 @@ def ends(change: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any], Any]:
 def once(patch: Any) -> None:
     """Values are never repeated by broadcasting."""
     for name in ("broadcasting", "linear", "joins"):
-        patch.setattr(f"specnorm_networks.certified.operators.{name}.repeats", lambda *_: 1, raising=False)
+        patch.setattr(f"specnorm_networks.certified.operators.{name}.copies_of_entry", lambda *_: 1, raising=False)
 
 
 def halved_norm(patch: Any) -> None:

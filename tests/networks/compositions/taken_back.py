@@ -86,12 +86,12 @@ def one_radius(patch: pytest.MonkeyPatch) -> None:
     from specnorm_networks.certified import ranges
     from specnorm_networks.certified.regions import Ball
 
-    real = ranges._of_input
+    real = ranges._interval_of_input
 
     def of_input(name: str, region: Any) -> Any:
         return real(name, replace(region, radius=1.0) if isinstance(region, Ball) else region)
 
-    patch.setattr(ranges, "_of_input", of_input)
+    patch.setattr(ranges, "_interval_of_input", of_input)
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from checks import present
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators.pointwise import FAR, LOST, Curve, Curved, Turning
+from specnorm_networks.certified.operators.curved import FAR, SLOPE_ERROR, Curve, Curved, Turning
 
 flint: Any = pytest.importorskip("flint", exc_type=ImportError)
 arb = flint.arb
@@ -158,10 +158,10 @@ def test_derivatives_are_as_good_as_they_say(name: str) -> None:
     )
     found = curve_of(name).derivative(x)
     for at, number in zip(x.tolist(), found.tolist(), strict=True):
-        assert abs(derivatives(name, at, at, 1)[1] - arb(number)) < arb(LOST / 2)
+        assert abs(derivatives(name, at, at, 1)[1] - arb(number)) < arb(SLOPE_ERROR / 2)
     far = np.array([-FAR, -2.0 * reach, -reach, reach, 2.0 * reach, FAR])
     limits = (0, 0) if name in ("erf", "sigmoid", "tanh") else (0, 1)
-    assert abs(curve_of(name).derivative(far) - np.repeat(limits, 3)).max() < LOST / 2
+    assert abs(curve_of(name).derivative(far) - np.repeat(limits, 3)).max() < SLOPE_ERROR / 2
 
 
 @pytest.mark.parametrize("name", TURNING)
@@ -266,7 +266,7 @@ def test_a_minimum_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_values_that_are_worse_than_they_say_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Curved, "off", lambda _, x, __: 0 * x)
+    monkeypatch.setattr(Curved, "value_error", lambda _, x, __: 0 * x)
     monkeypatch.setattr(ops.Tanh, "value", lambda _, x: np.tanh(x) * (1 + 1e-12))
     with pytest.raises(AssertionError):
         test_values_slopes_and_lines_hold_on_intervals("tanh")

@@ -209,14 +209,14 @@ def test_a_logarithm_of_probabilities_that_underflow_is_within_the_rounding(spre
 
 
 @pytest.mark.parametrize("exponent", [-1, -2, 0.5, 2.5])
-def test_of_other_powers_nothing_is_known(exponent: Any) -> None:
+def test_powers_without_a_rule_have_no_slopes_and_no_range(exponent: Any) -> None:
     low = np.array([1.0])
     high = np.array([2.0])
     assert ops.Power(exponent).slopes(low, high) is None
     assert not np.isfinite(ops.Power(exponent).between(low, high)).any()
 
 
-def test_a_slope_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.LeakyReLU, "sides", lambda self: (self.alpha, 0.999))
+def test_a_wrong_slope_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops.LeakyReLU, "below_and_above", lambda self: (self.alpha, 0.999))
     with pytest.raises(AssertionError):
         test_values_slopes_and_lines_on_intervals(ops.LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x), -math.inf)

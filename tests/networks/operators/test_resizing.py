@@ -98,7 +98,7 @@ def test_linear_interpolation_in_single_precision() -> None:
         assert (abs(found - single(v)) <= resize.rounding([v.astype(float)], found, 2.0**-24)).all()
 
 
-def test_sizes_that_are_not_known() -> None:
+def test_resizing_without_known_sizes_is_refused_with_the_reason() -> None:
     resize = Resize("nearest", None, (ONE, ONE, Fraction(2)), "asymmetric")
     assert resize.lipschitz(Place(((1, 2, 4),))) == math.sqrt(2)
     assert "input shape" in refused(resize, Place((None,)))

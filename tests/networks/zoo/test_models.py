@@ -71,14 +71,14 @@ OF_TIMM: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.sampled("ResNet", "ViT")
-def test_models_of_transformers(name: str) -> None:
+def test_bounds_of_transformers_models_hold(name: str) -> None:
     check(*MODELS[name])
 
 
 @pytest.mark.usefixtures("_torchvision")
 @pytest.mark.parametrize("name", OF_TIMM)
 @pytest.mark.sampled("ResMLP")
-def test_models_of_timm(name: str) -> None:
+def test_bounds_of_timm_models_hold(name: str) -> None:
     check(*OF_TIMM[name])
 
 

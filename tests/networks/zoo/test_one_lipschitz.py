@@ -17,7 +17,7 @@ def cells(line: str) -> list[str]:
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
-def test_the_table_of_the_tutorial() -> None:
+def test_the_tutorial_prints_the_table_of_its_page() -> None:
     """Verdicts to the letter, numbers to 2 %: kernels come from iterations in float32, inputs from a search."""
     pytest.importorskip("torch")
     spec = importlib.util.spec_from_file_location("one_lipschitz", DOCS / "examples" / "one_lipschitz.py")

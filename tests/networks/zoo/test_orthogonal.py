@@ -41,7 +41,7 @@ def published(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_both_ends_beside_the_claim(name: str) -> None:
+def test_both_singular_ends_of_published_layers_are_within_their_claim(name: str) -> None:
     kernel, geometry = published(name)
     claimed = LAYERS[name][-1]
     smallest = specnorm.enclose_smallest(kernel, **geometry)
@@ -60,7 +60,7 @@ def test_both_ends_beside_the_claim(name: str) -> None:
     assert float(norm.upper) >= float(spectrum[0])
 
 
-def test_cayley_at_its_size() -> None:
+def test_a_cayley_layer_is_orthogonal_at_its_size() -> None:
     """A Cayley layer is a convolution at one size only: there its answers to impulses are its kernel."""
     from bench.smallest import cayley
 

@@ -94,7 +94,7 @@ def norm_of(model: Any, shape: tuple[int, ...], dtype: Any = torch.float64) -> f
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
-def test_proven_or_refused_by_name(case: str) -> None:
+def test_every_layer_is_proven_or_refused_by_name(case: str) -> None:
     model, shape = build(case)
     wanted = CASES[case][2]
     report = specnorm_torch.audit_module(model, shape, methods=("tn", "f4"))
@@ -131,7 +131,7 @@ def test_other_matrices_are_named(case: str) -> None:
 @pytest.mark.parametrize("bake", [False, True], ids=["as it is", "baked"])
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", [case for case in CASES if case not in NOT_TORCHS])
-def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
+def test_a_rescaled_model_stays_within_the_bound_or_is_unchanged(case: str, bake: bool) -> None:
     """Either the very operator is within the bound after it, or nothing was changed."""
     model, shape = build(case)
     bound = 0.25

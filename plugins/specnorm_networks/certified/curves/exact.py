@@ -1,7 +1,7 @@
 """Values of a plan at a rational number, without rounding: whether branches agree where they meet.
 
-A number is rational, or a rational combination of names: tanh(1) is a name, which is the same wherever it is computed
-in the same way. What is not known so has no value here, and no continuity is proven by it.
+A value is rational, or a rational combination of named numbers: tanh(1) is a named number, which is the same wherever
+it is computed in the same way. Other values are unknown here, and no continuity is proven by them.
 """
 
 from __future__ import annotations
@@ -15,206 +15,231 @@ from typing import TypeAlias
 import numpy as np
 
 from specnorm_networks.certified.curves.programs import (
-    Above,
-    If,
+    ChoiceByMask,
+    ChoiceByValue,
+    Comparison,
+    Extreme,
     Kind,
     Line,
-    Masked,
     Number,
-    Over,
-    Pick,
     Plan,
+    ProductOfTwo,
+    QuotientOfTwo,
     SignOf,
-    Times,
-    Total,
-    _key,
+    WeightedSum,
+    key_of,
 )
 from specnorm_networks.certified.operators.base import Pointwise
-from specnorm_networks.certified.operators.pointwise import (
+from specnorm_networks.certified.operators.piecewise import HardTanh, Kinked, SoftShrink
+from specnorm_networks.certified.operators.smooth import (
     ELU,
     GELU,
     Arctan,
     Cos,
     Erf,
-    Exp,
     HardSwish,
-    HardTanh,
-    Kinked,
-    Log,
     Mish,
-    Power,
-    Reciprocal,
     Sigmoid,
     SiLU,
     Sin,
-    SoftShrink,
     Softsign,
-    Sqrt,
     Tanh,
     TanhGELU,
 )
+from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Sqrt
 
-AT_ZERO: dict[type[Pointwise], Fraction] = {
+VALUE_AT_ZERO: dict[type[Pointwise], Fraction] = {
     **dict.fromkeys((Arctan, Erf, GELU, Mish, SiLU, Sin, Softsign, Tanh, TanhGELU), Fraction(0)),
     Exp: Fraction(1), Cos: Fraction(1), Sigmoid: Fraction(1, 2),
 }  # fmt: skip
-"""Values at 0."""
+"""Values of functions at 0."""
 Sides: TypeAlias = Mapping[tuple[int, float], int]
-"""The side of a value's threshold that a switch is on: by the value's number and the threshold."""
-LONGEST = 2**12
-"""Bits of a numerator or a denominator."""
+"""For a value's number and a threshold: the sign that stands for that of the value less the threshold."""
+MOST_BITS = 2**12
+"""Largest number of bits of a numerator or a denominator."""
 
 
-class NotKnown(Exception):
-    """A value that is not known exactly."""
+class NotKnownError(Exception):
+    """A value is not known exactly."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A rational number, and multiples of named ones."""
+    """A rational number plus rational multiples of named numbers."""
 
     rational: Fraction
-    names: frozenset[tuple[Hashable, Fraction]] = frozenset()
+    multiples: frozenset[tuple[Hashable, Fraction]] = frozenset()
+    """Names of numbers, each with its factor, which is not 0."""
 
     def plus(self, other: Combination, factor: Fraction = Fraction(1)) -> Combination:
-        """``self + factor other``."""
-        total = dict(self.names)
-        for name, number in other.names:
-            total[name] = total.get(name, Fraction(0)) + factor * number
-        left = frozenset((name, number) for name, number in total.items() if number)
-        return Combination(self.rational + factor * other.rational, left)
+        """Return ``self + factor other``."""
+        factors = dict(self.multiples)
+        for name, number in other.multiples:
+            factors[name] = factors.get(name, Fraction(0)) + factor * number
+        multiples = frozenset((name, number) for name, number in factors.items() if number)
+        return Combination(self.rational + factor * other.rational, multiples)
 
-    def number(self) -> Fraction:
-        """The rational number that it is."""
-        if self.names:
-            raise NotKnown
+    def times(self, factor: Fraction) -> Combination:
+        """Return ``factor self``."""
+        return ZERO.plus(self, factor)
+
+    def as_rational(self) -> Fraction:
+        """Return the rational number that the combination is; `NotKnownError` if it has named numbers."""
+        if self.multiples:
+            raise NotKnownError
         return self.rational
 
 
-NOTHING = Combination(Fraction(0))
+ZERO = Combination(Fraction(0))
 
 
 def values_at(plan: Plan, x: Fraction, sides: Sides) -> list[Combination | None]:
-    """All values of a plan of one function at a number; None for those that are not known.
+    """Return all values of a plan of one function at a number, by their numbers; None for those that are unknown.
 
-    ``sides``: of switches that are on a side whatever their value is.
+    ``sides``: signs of values less thresholds, which count in place of the values' own signs.
     """
-    found: list[Combination | None] = [Combination(x)]
+    values: list[Combination | None] = [Combination(x)]
     for step in plan.steps:
         try:
-            value = _value(step.kind, step.reads, found, sides)
-            too_long = max(value.rational.numerator.bit_length(), value.rational.denominator.bit_length()) > LONGEST
-            found.append(None if too_long else value)
-        except NotKnown:
-            found.append(None)
-    return found
+            value = _value_of_step(step.kind, step.reads, values, sides)
+        except NotKnownError:
+            values.append(None)
+            continue
+        bits = max(value.rational.numerator.bit_length(), value.rational.denominator.bit_length())
+        values.append(value if bits <= MOST_BITS else None)
+    return values
 
 
-def _value(
+def _value_of_step(
     kind: Kind,
     reads: Sequence[int],
-    found: Sequence[Combination | None],
+    values: Sequence[Combination | None],
     sides: Sides,
 ) -> Combination:
-    if isinstance(kind, If):
-        condition = _known(found[reads[0]]).number()
-        return _known(found[reads[1] if condition else reads[2]])
-    if isinstance(kind, Masked):
-        return _known(found[reads[0] if bool(kind.mask) else reads[1]])
-    read = [_known(found[at]) for at in reads]
+    """Return the value of a step from the values before it; `NotKnownError` if it is unknown."""
+    # A choice needs only the value that it chooses.
+    if isinstance(kind, ChoiceByValue):
+        condition, first, second = reads
+        is_first = _require(values[condition]).as_rational() != 0
+        return _require(values[first if is_first else second])
+    if isinstance(kind, ChoiceByMask):
+        first, second = reads
+        return _require(values[first if bool(kind.mask) else second])
+    inputs = [_require(values[number]) for number in reads]
     match kind:
-        case Number(values):
-            return Combination(Fraction(float(values)))
+        case Number(constant):
+            return Combination(Fraction(float(constant)))
         case Line():
-            return _line(kind, read[0])
-        case Total(weights, over):
-            total = NOTHING
-            for weight, each in zip(weights, read, strict=True):
-                total = total.plus(each, Fraction(weight) / over)
+            return _on_line(kind, inputs[0])
+        case WeightedSum(weights, divisor):
+            total = ZERO
+            for weight, summand in zip(weights, inputs, strict=True):
+                total = total.plus(summand, Fraction(weight) / divisor)
             return total
-        case Times():
-            return _product(*read)
-        case Over():
-            divisor = read[1].number()
-            if divisor == 0:
-                raise NotKnown
-            return NOTHING.plus(read[0], 1 / divisor)
-        case Pick(larger):
-            return read[1] if (read[0].number() > 0) == larger else read[2]
-        case Above(how, threshold):
-            sign = _side(reads[0], threshold, read[0], sides)
-            meets = {"gt": sign > 0, "ge": sign >= 0, "lt": sign < 0, "le": sign <= 0}[how]
-            return Combination(Fraction(int(meets)))
+        case ProductOfTwo():
+            return _product(*inputs)
+        case QuotientOfTwo():
+            divisor_value = inputs[1].as_rational()
+            if divisor_value == 0:
+                raise NotKnownError
+            return inputs[0].times(1 / divisor_value)
+        case Extreme(is_maximum):
+            difference, first_value, second_value = inputs
+            first_is_larger = difference.as_rational() > 0
+            return first_value if first_is_larger == is_maximum else second_value
+        case Comparison(_, threshold):
+            sign = _sign(reads[0], threshold, inputs[0], sides)
+            return Combination(Fraction(int(kind.holds_for(np.asarray(sign)))))
         case SignOf():
-            return Combination(Fraction(_side(reads[0], 0.0, read[0], sides)))
+            return Combination(Fraction(_sign(reads[0], 0.0, inputs[0], sides)))
         case Pointwise():
-            return _function(kind, read[0])
-    raise NotKnown
+            return _value_of_function(kind, inputs[0])
+    raise NotKnownError
 
 
-def _known(value: Combination | None) -> Combination:
+def _require(value: Combination | None) -> Combination:
     if value is None:
-        raise NotKnown
+        raise NotKnownError
     return value
 
 
-def _side(value: int, threshold: float, known: Combination, sides: Sides) -> int:
-    if (value, threshold) in sides:
-        return sides[value, threshold]
-    difference = known.number() - Fraction(threshold)
+def _sign(number: int, threshold: float, value: Combination, sides: Sides) -> int:
+    """Return the sign of a value less a threshold: the stated one, or its own. ``number``: of the value in the plan."""
+    if (number, threshold) in sides:
+        return sides[number, threshold]
+    difference = value.as_rational() - Fraction(threshold)
     return (difference > 0) - (difference < 0)
 
 
-def _line(line: Line, x: Combination) -> Combination:
-    if line.exact:
-        return Combination(Fraction(float(line.shift[0]))).plus(x, Fraction(float(line.slope[0])))
-    zero = not x.names and x.rational == 0
-    if zero and float(line.shift[0]) == float(line.shift[1]):
-        return Combination(Fraction(float(line.shift[0])))
-    raise NotKnown
+def _on_line(line: Line, x: Combination) -> Combination:
+    low_slope, _ = line.slope
+    low_shift, high_shift = line.shift
+    if line.is_exact:
+        return Combination(Fraction(float(low_shift))).plus(x, Fraction(float(low_slope)))
+    if x == ZERO and float(low_shift) == float(high_shift):
+        return Combination(Fraction(float(low_shift)))
+    raise NotKnownError
 
 
 def _product(one: Combination, other: Combination) -> Combination:
-    for factor, rest in ((one, other), (other, one)):
-        if not factor.names:
-            return NOTHING.plus(rest, factor.rational)
+    if not one.multiples:
+        return other.times(one.rational)
+    if not other.multiples:
+        return one.times(other.rational)
     return _named("product", frozenset((one, other)))
 
 
 def _named(*name: Hashable) -> Combination:
+    """Return the number of a name."""
     return Combination(Fraction(0), frozenset({(name, Fraction(1))}))
 
 
-def _function(f: Pointwise, x: Combination) -> Combination:
-    if x.names:
-        return _named(_key(f), x)
+def _value_of_function(f: Pointwise, x: Combination) -> Combination:
+    """Return f(x): a rational number where that is known, else the number that is named by f and x."""
+    if x.multiples:
+        return _named(key_of(f), x)
     u = x.rational
+    value: Fraction | None = None
     match f:
-        case Kinked() if not f.slack():
-            below, above = (np.asarray(side) for side in f.sides())
-            return Combination(u * Fraction(float(above if u > 0 else below)))
+        case Kinked() if not f.relative_slope_error():
+            below, above = (np.asarray(slope) for slope in f.below_and_above())
+            value = u * Fraction(float(above if u > 0 else below))
         case HardTanh():
-            low, high = (Fraction(end) if math.isfinite(end) else None for end in (f.low, f.high))
-            u = u if low is None else max(u, low)
-            return Combination(u if high is None else min(u, high))
+            value = _clipped(f, u)
         case SoftShrink():
-            edge = Fraction(f.edge)
-            return Combination(u - edge if u > edge else u + edge if u < -edge else Fraction(0))
+            value = _shrunk(f, u)
         case HardSwish() if abs(u) >= 4 or u == 0:
-            return Combination(max(u, Fraction(0)))
+            value = max(u, Fraction(0))
         case ELU() if u >= 0:
-            return Combination(u)
+            value = u
         case Power():
-            return Combination(u**f.exponent)
+            value = u**f.exponent
         case Reciprocal() if u != 0:
-            return Combination(Fraction(f.scale) / u)
+            value = Fraction(f.scale) / u
         case Sqrt() if u >= 0 and _is_square(u):
-            return Combination(Fraction(math.isqrt(u.numerator), math.isqrt(u.denominator)))
+            value = Fraction(math.isqrt(u.numerator), math.isqrt(u.denominator))
         case Log() if u == 1:
-            return NOTHING
-    if u == 0 and type(f) in AT_ZERO:
-        return Combination(AT_ZERO[type(f)])
-    return _named(_key(f), x)
+            value = Fraction(0)
+    if value is None and u == 0:
+        value = VALUE_AT_ZERO.get(type(f))
+    return _named(key_of(f), x) if value is None else Combination(value)
+
+
+def _clipped(f: HardTanh, x: Fraction) -> Fraction:
+    if math.isfinite(f.low):
+        x = max(x, Fraction(f.low))
+    if math.isfinite(f.high):
+        x = min(x, Fraction(f.high))
+    return x
+
+
+def _shrunk(f: SoftShrink, x: Fraction) -> Fraction:
+    edge = Fraction(f.edge)
+    if x > edge:
+        return x - edge
+    if x < -edge:
+        return x + edge
+    return Fraction(0)
 
 
 def _is_square(x: Fraction) -> bool:

@@ -1,8 +1,9 @@
 """Join several entry-wise operators that compute a function of one value into one operator.
 
-For each value the values are kept that it is an entry-wise function of, the nearest first. Where two of these meet
-again (x and relu(x) in x - relu(x)), or an operator has no constant of its own (a step, a square), all operators from
-the nearest common one on are one program. They are joined if that has a proof; otherwise the network stays as it is.
+For each value, the values that it is an entry-wise function of are kept, the nearest first. If two paths from one of
+these meet again (x and relu(x) in x - relu(x)), or an operator has no constant of its own (a step, a square), all
+operators from the nearest common value on are one program. They are joined if the program's slopes are proven;
+otherwise the network stays as it is.
 """
 
 from __future__ import annotations
@@ -12,27 +13,34 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from specnorm_networks.certified.curves.programs import ENTRYWISE, Unreadable, Written, arrays_of
+from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable, arrays_of
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import Operator, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, Operator, Pointwise
 from specnorm_networks.certified.operators.composite import Composite, SideBySide
 from specnorm_networks.certified.operators.joins import Choose, Compare, Product, Quotient, Sign, Where
 from specnorm_networks.certified.operators.linear import Add, Concat, Scale
 from specnorm_networks.certified.operators.moves import Identity
-from specnorm_networks.certified.operators.pointwise import LeakyReLU, Negative, Steep
+from specnorm_networks.certified.operators.piecewise import LeakyReLU, Negative
 from specnorm_networks.certified.operators.sources import Constant
+from specnorm_networks.certified.operators.steep import Steep
 
-LONGEST = 64
-"""Largest number of operators of a program, and of values that are kept for one value."""
+MOST_OPERATORS = 64
+"""Largest number of operators of a program."""
+MOST_BASES = 64
+"""Largest number of values that are kept for one value."""
 LINEAR = (Add, Scale, Identity, Negative, Constant)
+"""Operators of which a program needs no proof: the rules for linear maps bound them better."""
 WITHOUT_CONSTANT = (Steep, Product, Quotient, Compare, Choose, Sign)
-"""Operators that have no constant by themselves, without a range."""
+"""Operators that have no constant of their own, unless the range of their inputs is known."""
 
 
-def joined(graph: Graph) -> list[Node]:
-    """Return the nodes of a graph with programs of one value as one operator each, in the place of their last one."""
+def join_functions(graph: Graph) -> list[Node]:
+    """Return the nodes of a graph in which one operator replaces each program of one value.
+
+    The operator is in the place of the program's last one.
+    """
     finder = _Finder(graph)
-    return [finder.read(node) for node in graph.nodes]
+    return [finder.replacement_of(node) for node in graph.nodes]
 
 
 @dataclass(eq=False)
@@ -41,35 +49,43 @@ class _Finder:
 
     graph: Graph
     bases: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each value: the values that it is an entry-wise function of, itself first, then the nearest."""
-    open: dict[str, str] = field(default_factory=dict)
-    """Values whose slope has no bound as a function of another value, with that value's name."""
-    made: dict[str, Node] = field(default_factory=dict)
-    """Nodes that replace several, by their names."""
+    """For each value: the value itself, and then the values that it is an entry-wise function of, the nearest first."""
+    unbounded_from: dict[str, str] = field(default_factory=dict)
+    """For some values: a value as a function of which it has no bounded slope everywhere. The program of a later node
+    has to begin with that value."""
+    replacements: dict[str, Node] = field(default_factory=dict)
+    """Nodes that replace programs, by name."""
 
-    def read(self, node: Node) -> Node:
-        """Return a node, or one that replaces it and those before it."""
+    def replacement_of(self, node: Node) -> Node:
+        """Return the node that replaces a node and those before it; the node itself if there is none."""
         sources = [name for name in node.inputs if name not in self.graph.constants]
         self.bases[node.name] = (node.name,)
         if isinstance(node.operator, Concat) and len(sources) == len(node.inputs) > 1:
             return self._side_by_side(node, node.operator)
         if not sources or not self._is_entrywise(node, sources):
             return node
-        common = self._common(sources)
-        self.bases[node.name] = (node.name, *common)[:LONGEST]
-        lacks = isinstance(node.operator, WITHOUT_CONSTANT)
-        opened = [self.open[name] for name in sources if name in self.open]
-        if common and (len(sources) > 1 or opened):
-            base = common[0] if len(sources) > 1 else opened[0]
+        common_bases = self._common_bases(sources)
+        self.bases[node.name] = (node.name, *common_bases)[:MOST_BASES]
+        if not common_bases:
+            return node
+        starts_of_unbounded = [self.unbounded_from[name] for name in sources if name in self.unbounded_from]
+        if len(sources) > 1 or starts_of_unbounded:
+            base = common_bases[0] if len(sources) > 1 else starts_of_unbounded[0]
             composite = self._composite(node, base)
             if composite is not None:
                 return composite
-        if common and (lacks or opened):
-            self.open[node.name] = opened[0] if opened and len(sources) == 1 else common[0]
+        # The program that ends with this node has no bounded slope; a longer one may have one.
+        if starts_of_unbounded and len(sources) == 1:
+            self.unbounded_from[node.name] = starts_of_unbounded[0]
+        elif starts_of_unbounded or isinstance(node.operator, WITHOUT_CONSTANT):
+            self.unbounded_from[node.name] = common_bases[0]
         return node
 
     def _is_entrywise(self, node: Node, sources: Sequence[str]) -> bool:
-        """Whether each entry of a value is a function of the entries at the same place, and of constants."""
+        """Whether each entry of a value is a function of the entries at the same place, and of constants.
+
+        ``sources``: inputs that are no constants.
+        """
         operator = node.operator
         shape = node.shape
         if shape is None or not isinstance(operator, ENTRYWISE) or isinstance(operator, Constant):
@@ -79,31 +95,29 @@ class _Finder:
         nodes = self.graph.by_name
         if any(nodes[name].shape != shape for name in sources):
             return False
-        shapes = [nodes[name].shape for name in node.inputs if name in self.graph.constants]
+        shapes_of_constants = [nodes[name].shape for name in node.inputs if name in self.graph.constants]
         try:
-            if isinstance(operator, Scale):
-                shapes.append(np.shape(operator.values))
-                shapes += [np.shape(array) for array in (operator.offset() if operator.offset else ())]
-            elif isinstance(operator, Where):
-                shapes.append(np.shape(operator.mask()))
-            elif isinstance(operator, LeakyReLU):
-                shapes += [np.shape(array) for array in arrays_of(operator)]
-            return all(one is not None and np.broadcast_shapes(one, shape) == shape for one in shapes)
+            shapes_of_constants += [np.shape(array) for array in _arrays_in_fields(operator)]
+            for constant_shape in shapes_of_constants:
+                if constant_shape is None or np.broadcast_shapes(constant_shape, shape) != shape:
+                    return False
         except Exception:  # constants that cannot be loaded: the rules refuse them, with the reason
             return False
+        return True
 
-    def _common(self, sources: Sequence[str]) -> tuple[str, ...]:
-        """Return the values that several values are all functions of, the nearest first."""
-        first, *others = (self.bases[name] for name in dict.fromkeys(sources))
+    def _common_bases(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the values that several values are all entry-wise functions of, the nearest first."""
+        first, *others = (self.bases[name] for name in dict.fromkeys(names))
         return tuple(name for name in first if all(name in other for other in others))
 
-    # -- one function ---------------------------------------------------------------------------------------------
+    # -- one function --------------------------------------------------------------------------------------------------
     def _composite(self, node: Node, base: str) -> Node | None:
-        """Return a node as one function of a value; None if nothing is proven of it."""
-        base = self._further(base)
-        function = self._function(node, base, atoms=False)
-        if function is not None and isinstance(function.proof, str) and any(map(self._is_atom, self.made)):
-            function = self._function(node, base, atoms=True)
+        """Return a node as one function of a base, or of a value before it; None if nothing is proven of it."""
+        base = self._start_of_program(base)
+        function = self._function(node, base, keep_proven=False)
+        lacks_proof = function is not None and isinstance(function.proof, str)
+        if lacks_proof and any(map(self._is_proven_with_jumps, self.replacements)):
+            function = self._function(node, base, keep_proven=True)
         if function is None:
             return None
         if isinstance(function.proof, str):
@@ -111,85 +125,110 @@ class _Finder:
             if not needs_range or function.plan.jumps or len(function.program) == 1:
                 return None
             # It has slopes on ranges, if not on the whole line.
-            self.open[node.name] = base
-        self.made[node.name] = replace(node, operator=function, inputs=(base,))
-        return self.made[node.name]
+            self.unbounded_from[node.name] = base
+        self.replacements[node.name] = replace(node, operator=function, inputs=(base,))
+        return self.replacements[node.name]
 
-    def _function(self, node: Node, base: str, *, atoms: bool) -> Composite | None:
+    def _function(self, node: Node, base: str, *, keep_proven: bool) -> Composite | None:
         """Return all operators between two values as one; None if they are linear, or cannot be read."""
-        program, _ = self._program([node.name], base, atoms=atoms)
+        program, _ = self._program([node.name], base, keep_proven=keep_proven)
         if program is None or all(isinstance(operator, LINEAR) for operator, _ in program):
             return None
         function = Composite(program)
         try:
-            function.plan  # noqa: B018 - read here, once
+            function.plan  # noqa: B018 - made at the first access, which raises if it cannot be
         except Unreadable:
             return None
         return function
 
-    def _further(self, base: str) -> str:
-        """Return the value from which a program has to begin that would begin with another program's end."""
-        while base in self.made or base in self.open:
-            if base in self.made and self._is_atom(base):
+    def _start_of_program(self, base: str) -> str:
+        """Return the value with which a program has to begin.
+
+        That is an earlier value than ``base`` if ``base`` is itself the end of a program, unless that one is proven and
+        has jumps in its parts.
+        """
+        while base in self.replacements or base in self.unbounded_from:
+            if self._is_proven_with_jumps(base):
                 break
-            base = self.made[base].inputs[0] if base in self.made else self.open[base]
+            base = self.replacements[base].inputs[0] if base in self.replacements else self.unbounded_from[base]
         return base
 
-    def _is_atom(self, name: str) -> bool:
-        """Whether a value is a function with jumps in its parts that was proven to be continuous.
+    def _is_proven_with_jumps(self, name: str) -> bool:
+        """Whether a value is a joined function that was proven to be continuous although operators in it jump.
 
-        A program that contains it is proven with the function as one operator: else that would have to be proven again.
+        Longer programs can keep such a function as one operator, so that its continuity is not proven again.
         """
-        operator = self.made[name].operator if name in self.made else None
-        return isinstance(operator, Composite) and operator.plan.jumps and name not in self.open
+        if name not in self.replacements or name in self.unbounded_from:
+            return False
+        operator = self.replacements[name].operator
+        return isinstance(operator, Composite) and operator.plan.jumps
 
     def _program(
         self,
         ends: Sequence[str],
         base: str,
         *,
-        atoms: bool = False,
-    ) -> tuple[Written | None, dict[str, int]]:
-        """Return the operators between values, and the numbers of the values; None if there are too many.
+        keep_proven: bool = False,
+    ) -> tuple[EntryProgram | None, dict[str, int]]:
+        """Return the operators between a base and some values, and the numbers of the values by name.
 
-        ``atoms``: whether functions with jumps in their parts that were proven to be continuous are one operator each.
+        None if there are too many operators.
+
+        ``keep_proven``: whether functions that `_is_proven_with_jumps` names are one operator each.
         """
         numbers = {base: 0}
         program: list[tuple[Operator, tuple[int, ...]]] = []
         waiting = list(reversed(ends))
         while waiting:
             name = waiting[-1]
-            node = self.graph.by_name[name]
-            if atoms and self._is_atom(name) and base in self.bases[self.made[name].inputs[0]]:
-                node = self.made[name]
-            missing = [source for source in node.inputs if source not in numbers]
-            if name in numbers or not missing:
+            if name in numbers:
                 waiting.pop()
-                if name not in numbers:
-                    program.append((node.operator, tuple(numbers[source] for source in node.inputs)))
-                    numbers[name] = len(program)
-            elif len(program) + len(waiting) > 2 * LONGEST:
+                continue
+            node = self.graph.by_name[name]
+            if keep_proven and self._is_proven_with_jumps(name):
+                function_node = self.replacements[name]
+                if base in self.bases[function_node.inputs[0]]:
+                    node = function_node
+            missing = [source for source in node.inputs if source not in numbers]
+            if not missing:
+                waiting.pop()
+                program.append((node.operator, tuple(numbers[source] for source in node.inputs)))
+                numbers[name] = len(program)
+            elif len(program) + len(waiting) > 2 * MOST_OPERATORS:
                 return None, numbers
             else:
                 waiting += missing
-        return (tuple(program) if len(program) <= LONGEST else None), numbers
+        return (tuple(program) if len(program) <= MOST_OPERATORS else None), numbers
 
-    # -- several side by side -------------------------------------------------------------------------------------
+    # -- several functions side by side --------------------------------------------------------------------------------
     def _side_by_side(self, node: Node, concat: Concat) -> Node:
         """Return functions of one value that are joined along an axis as one operator, if its slopes are proven."""
-        common = self._common(node.inputs)
+        common_bases = self._common_bases(node.inputs)
         nodes = self.graph.by_name
-        if not common or node.shape is None:
+        if not common_bases or node.shape is None:
             return node
-        if any(nodes[name].shape != nodes[common[0]].shape for name in node.inputs):
+        if any(nodes[name].shape != nodes[common_bases[0]].shape for name in node.inputs):
             return node
-        base = self._further(common[0])
+        base = self._start_of_program(common_bases[0])
         program, numbers = self._program(node.inputs, base)
         if program is None or all(isinstance(operator, LINEAR) for operator, _ in program):
             return node
         functions = SideBySide(program, tuple(numbers[name] for name in node.inputs), concat.axis, concat.new)
         try:
-            proven = not isinstance(functions.proof, str)
+            is_proven = not isinstance(functions.proof, str)
         except Unreadable:
             return node
-        return replace(node, operator=functions, inputs=(base,)) if proven else node
+        return replace(node, operator=functions, inputs=(base,)) if is_proven else node
+
+
+def _arrays_in_fields(operator: Operator) -> Sequence[FloatArray]:
+    """Return the arrays in an operator's fields that broadcast against the value."""
+    match operator:
+        case Scale():
+            offset = operator.offset() if operator.offset else ()
+            return [operator.values, *offset]
+        case Where():
+            return [operator.mask()]
+        case LeakyReLU():
+            return arrays_of(operator)
+    return []

@@ -1,73 +1,61 @@
 """Values and slopes of a plan on intervals: derivatives by intervals, one branch at a time.
 
 On an interval of the argument each step's value and its derivative lie in intervals, rounded outward (the chain rule).
-Where a value u may cross a number t at which a step changes its branch, three cases are looked at by themselves: u < t,
-u > t, and u = t on a set of positive measure, where u' = 0 almost everywhere. All steps that read u are on one branch
-then. The union of the cases holds the derivative almost everywhere, which is all that a Lipschitz constant of a
-continuous function needs: it is absolutely continuous, since every branch has a bounded derivative on a closed set.
+If a value u may cross a threshold t at which a step changes its branch, three cases are evaluated one by one: u < t,
+u > t, and u = t on a set of positive measure, where u' = 0 almost everywhere. In each case all steps that read u are on
+one branch. The union of the cases contains the derivative almost everywhere, which is all that a Lipschitz constant of
+a continuous function needs: it is absolutely continuous, since every branch has a bounded derivative on a closed set.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, anything, enclosing, host, point
 from specnorm_networks.certified.curves.programs import (
-    Above,
-    If,
+    ChoiceByMask,
+    ChoiceByValue,
+    Comparison,
+    Extreme,
     Line,
-    Masked,
     Number,
-    Over,
-    Pick,
     Plan,
+    ProductOfTwo,
+    QuotientOfTwo,
     SignOf,
     Step,
-    Times,
-    Total,
+    WeightedSum,
 )
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
-from specnorm_networks.certified.operators.pointwise import (
-    ELU,
-    Arctan,
-    Erf,
-    Exp,
-    HardTanh,
-    Kinked,
-    Log,
-    Power,
-    Reciprocal,
-    Rsqrt,
-    Sigmoid,
-    Softplus,
-    SoftShrink,
-    Sqrt,
-    Steep,
-    Tanh,
-    Wave,
-)
+from specnorm_networks.certified.operators.piecewise import HardTanh, Kinked, SoftShrink
+from specnorm_networks.certified.operators.smooth import ELU, Arctan, Erf, Sigmoid, Softplus, Tanh, Wave
+from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 
+BELOW = -1
+AT = 0
+ABOVE = 1
 FREE = 2
-"""Of a switch: no branch is chosen; -1, 0 and 1: below, at and above the threshold."""
-MOST = 2**13
-"""Cases beyond those that there are intervals."""
+"""Sides of a switch: its value is below, at or above the threshold, or no side is chosen."""
+MOST_CASES = 2**13
+"""Largest number of cases that are evaluated, beyond one for each interval."""
 
 
 @dataclass(frozen=True, eq=False)
 class Jet:
-    """A value and its slope on intervals of the argument."""
+    """A value of a plan with two derivatives by the argument, on intervals of the argument."""
 
     value: Interval
     slope: Interval
-    bend: Interval
-    """The second derivative, where no switch is undecided; infinite where it is not known."""
-    defined: NDArray[np.bool_]
-    """Whether it is defined on the whole interval."""
+    second_derivative: Interval
+    """Valid where no switch is undecided; infinite if it is unknown."""
+    is_defined: NDArray[np.bool_]
+    """Whether the value is defined on the whole interval."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,112 +63,146 @@ class Evaluation:
     """All values of a plan on intervals."""
 
     jets: list[Jet]
-    open: NDArray[np.bool_]
-    """Shape (switches, *intervals): which switches are undecided there."""
-    possible: NDArray[np.bool_]
-    """Whether the branches that were chosen are met at all."""
+    undecided: NDArray[np.bool_]
+    """Which switches the interval may cross, shape (switches, *intervals)."""
+    is_possible: NDArray[np.bool_]
+    """Whether the chosen sides of the switches can all be met."""
 
     def output(self, number: int) -> Jet:
-        """A value; nothing is known of its slope where it is not defined."""
+        """Return a value by its number; its slope is unbounded where it is not defined."""
         jet = self.jets[number]
-        if jet.defined.all():
+        if jet.is_defined.all():
             return jet
-        low, high = (
-            np.where(jet.defined, end, far) for end, far in zip(jet.slope.ends, (-np.inf, np.inf), strict=True)
-        )
-        return Jet(jet.value, enclosing((low, high)), jet.bend, jet.defined)
+        low = np.where(jet.is_defined, jet.slope.low, -np.inf)
+        high = np.where(jet.is_defined, jet.slope.high, np.inf)
+        return Jet(jet.value, enclosing((low, high)), jet.second_derivative, jet.is_defined)
+
+
+Signs = dict[tuple[int, float], FloatArray]
+"""For a value's number and a threshold: the sign of the value less the threshold, -1, 0 or 1; NaN if undecided."""
 
 
 def evaluate(plan: Plan, x: Interval, sides: NDArray[np.int8] | None = None) -> Evaluation:
-    """Values and slopes on intervals, with the constants broadcast against them.
+    """Return all values of a plan on intervals of the argument, which its constants broadcast against.
 
-    ``sides``: of each switch, shape (switches, *intervals); default: all are free.
+    ``sides``: side of each switch, shape (switches, *intervals). Default: all are `FREE`.
     """
     switches = plan.switches
-    sides = np.full((len(switches), *x.shape), FREE, np.int8) if sides is None else sides
+    if sides is None:
+        sides = np.full((len(switches), *x.shape), FREE, np.int8)
     undecided = np.zeros(sides.shape, np.bool_)
-    possible = np.ones(x.shape, np.bool_)
-    jets: list[Jet] = [Jet(x, point(np.ones(x.shape)), point(np.zeros(x.shape)), possible)]
-    decisions: dict[tuple[int, float], FloatArray] = {}
+    is_possible = np.ones(x.shape, np.bool_)
+    argument = Jet(x, point(np.ones(x.shape)), point(np.zeros(x.shape)), np.ones(x.shape, np.bool_))
+    jets: list[Jet] = []
+    signs: Signs = {}
     for number in range(len(plan.steps) + 1):
-        if number:
-            jets.append(_step(plan.steps[number - 1], jets, decisions))
-        for at, switch in enumerate(switches):
-            if switch.value == number:
-                jets[number], met, decision = _restricted(jets[number], switch.threshold, sides[at])
-                possible = possible & met
-                if switch.jumps:
-                    undecided[at] = np.isnan(decision)
-                else:
-                    value = jets[number].value
-                    undecided[at] = (value.low < switch.threshold) & (value.high > switch.threshold)
-                decisions[number, switch.threshold] = decision
-    return Evaluation(jets, undecided & possible, possible)
+        jet = _jet_of_step(plan.steps[number - 1], jets, signs) if number > 0 else argument
+        for index, switch in enumerate(switches):
+            if switch.value != number:
+                continue
+            jet, is_met, sign = _on_side(jet, switch.threshold, sides[index])
+            is_possible = is_possible & is_met
+            if switch.jumps:
+                undecided[index] = np.isnan(sign)
+            else:
+                undecided[index] = (jet.value.low < switch.threshold) & (jet.value.high > switch.threshold)
+            signs[number, switch.threshold] = sign
+        jets.append(jet)
+    return Evaluation(jets, undecided & is_possible, is_possible)
 
 
-def _restricted(
-    jet: Jet,
-    threshold: float,
-    side: NDArray[np.int8],
-) -> tuple[Jet, NDArray[np.bool_], FloatArray]:
-    """A value on the chosen side, whether there is any, and the sign of it less the threshold; NaN: undecided."""
+class Restricted(NamedTuple):
+    """A value on one side of a threshold."""
+
+    jet: Jet
+    is_met: NDArray[np.bool_]
+    """Whether the value can be on that side."""
+    sign: FloatArray
+    """Sign of the value less the threshold; NaN if it is undecided."""
+
+
+def _on_side(jet: Jet, threshold: float, side: NDArray[np.int8]) -> Restricted:
+    """Restrict a value to the chosen side of a threshold."""
     low, high = jet.value.ends
     slope = jet.slope
-    met = np.ones(low.shape, np.bool_)
+    is_met = np.ones(low.shape, np.bool_)
     if (side != FREE).any():
-        still = side == 0
-        # A value with a slope that is not 0 does not stay anywhere.
-        stays = (slope.low <= 0) & (slope.high >= 0) & (low <= threshold) & (high >= threshold)
-        met = np.where(side == -1, low < threshold, np.where(side == 1, high > threshold, stays | (side == FREE)))
-        low = np.where(still | (side == 1), np.maximum(low, threshold), low)
-        high = np.where(still | (side == -1), np.minimum(high, threshold), high)
-        slope = enclosing((np.where(still, 0.0, slope.low), np.where(still, 0.0, slope.high)))
-    low = np.where(met, low, threshold)
-    high = np.where(met, high, threshold)
+        is_at = side == AT
+        # A value that stays at the threshold on a set of positive measure has slope 0 there.
+        can_stay = (slope.low <= 0) & (slope.high >= 0) & (low <= threshold) & (high >= threshold)
+        is_met = np.where(side == FREE, True, can_stay)
+        is_met = np.where(side == BELOW, low < threshold, is_met)
+        is_met = np.where(side == ABOVE, high > threshold, is_met)
+        low = np.where(is_at | (side == ABOVE), np.maximum(low, threshold), low)
+        high = np.where(is_at | (side == BELOW), np.minimum(high, threshold), high)
+        slope = enclosing((np.where(is_at, 0.0, slope.low), np.where(is_at, 0.0, slope.high)))
+    low = np.where(is_met, low, threshold)
+    high = np.where(is_met, high, threshold)
     sign = np.where(low > threshold, 1.0, np.where(high < threshold, -1.0, math.nan))
     sign = np.where((low == threshold) & (high == threshold), 0.0, sign)
     sign = np.where(side == FREE, sign, side)
-    return Jet(enclosing((low, high)), slope, jet.bend, jet.defined), met, sign
+    return Restricted(Jet(enclosing((low, high)), slope, jet.second_derivative, jet.is_defined), is_met, sign)
 
 
+# -- arithmetic --------------------------------------------------------------------------------------------------------
 def times(one: Interval, other: Interval) -> Interval:
-    """The product; exact where one factor is -1, 0 or 1, and of the sign that it has."""
+    """Return the product of two intervals.
+
+    It is exact if a factor is the number -1, 0 or 1, and rounding does not change its sign.
+    """
     low, high = (one * other).ends
-    above = [x.low >= 0 for x in (one, other)]
-    below = [x.high <= 0 for x in (one, other)]
-    low = np.where((above[0] & above[1]) | (below[0] & below[1]), np.maximum(low, 0.0), low)
-    high = np.where((above[0] & below[1]) | (below[0] & above[1]), np.minimum(high, 0.0), high)
+    one_is_above = one.low >= 0
+    one_is_below = one.high <= 0
+    other_is_above = other.low >= 0
+    other_is_below = other.high <= 0
+    have_same_sign = (one_is_above & other_is_above) | (one_is_below & other_is_below)
+    have_opposite_signs = (one_is_above & other_is_below) | (one_is_below & other_is_above)
+    low = np.where(have_same_sign, np.maximum(low, 0.0), low)
+    high = np.where(have_opposite_signs, np.minimum(high, 0.0), high)
     for factor, rest in ((one, other), (other, one)):
-        fixed = factor.low == factor.high
-        zero, same, turned = (fixed & (factor.low == number) for number in (0.0, 1.0, -1.0))
-        low = np.where(zero, 0.0, np.where(same, rest.low, np.where(turned, -rest.high, low)))
-        high = np.where(zero, 0.0, np.where(same, rest.high, np.where(turned, -rest.low, high)))
+        is_number = factor.low == factor.high
+        is_zero = is_number & (factor.low == 0.0)
+        is_one = is_number & (factor.low == 1.0)
+        is_minus_one = is_number & (factor.low == -1.0)
+        low = np.where(is_zero, 0.0, np.where(is_one, rest.low, np.where(is_minus_one, -rest.high, low)))
+        high = np.where(is_zero, 0.0, np.where(is_one, rest.high, np.where(is_minus_one, -rest.low, high)))
     return enclosing((low, high))
 
 
 def plus(one: Interval, other: Interval) -> Interval:
-    """The sum; exact where nothing is rounded (Knuth's error of a sum is 0)."""
-    ends = []
-    for a, b, outward in ((one.low, other.low, host.next_down), (one.high, other.high, host.next_up)):
-        total = a + b
-        part = total - a
-        error = (a - (total - part)) + (b - part)
-        ends.append(np.where(error == 0, total, outward(total)))
-    return enclosing((ends[0], ends[1]))
+    """Return the sum of two intervals, exact if nothing is rounded."""
+    low = _rounded_sum(one.low, other.low, host.next_down)
+    return enclosing((low, _rounded_sum(one.high, other.high, host.next_up)))
 
 
+def _rounded_sum(a: FloatArray, b: FloatArray, outward: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    """Return a sum, moved outward where it was rounded: where Knuth's error of a sum (TwoSum) is not 0."""
+    total = a + b
+    part = total - a
+    error = (a - (total - part)) + (b - part)
+    return np.where(error == 0, total, outward(total))
+
+
+def square(x: Interval) -> Interval:
+    """Return the square of an interval."""
+    product = times(x, x)
+    return enclosing((np.maximum(product.low, 0.0), product.high))
+
+
+# -- functions of one variable -----------------------------------------------------------------------------------------
 def slopes_of(function: Pointwise, x: Interval) -> Interval:
-    """Slopes of a function of one number, entry by entry; infinite where none is known."""
+    """Return the slopes of a function on intervals; infinite if they are unknown."""
     if isinstance(function, Steep):
         return enclosing(function.derivative(x).ends)
-    found = function.slopes(*x.ends)
-    if found is None:
+    slopes = function.slopes(*x.ends)
+    if slopes is None:
         return anything(x.shape)
-    return enclosing((np.broadcast_to(found[0], x.shape), np.broadcast_to(found[1], x.shape)))
+    low, high = slopes
+    return enclosing((np.broadcast_to(low, x.shape), np.broadcast_to(high, x.shape)))
 
 
 def is_defined(function: Pointwise, x: Interval) -> NDArray[np.bool_]:
-    """Whether a function is defined on all of an interval."""
+    """Return whether a function is defined on all of an interval."""
     if isinstance(function, Sqrt):
         return np.asarray(x.low >= 0)
     if isinstance(function, Reciprocal):
@@ -190,93 +212,20 @@ def is_defined(function: Pointwise, x: Interval) -> NDArray[np.bool_]:
     return np.ones(x.shape, np.bool_)
 
 
-def _step(step: Step, jets: Sequence[Jet], decisions: dict[tuple[int, float], FloatArray]) -> Jet:
-    read = [jets[at] for at in step.reads]
-    shape = jets[0].value.shape
-    defined = np.logical_and.reduce([jet.defined for jet in read]) if read else np.ones(shape, np.bool_)
-    none = point(np.zeros(shape))
-    match step.kind:
-        case Number(values):
-            return Jet(point(np.broadcast_to(values, shape)), none, none, defined)
-        case Line() as line:
-            slope, shift = (_wide(each, shape) for each in line.intervals)
-            scaled = [times(each, slope) for each in (read[0].value, read[0].slope, read[0].bend)]
-            return Jet(plus(scaled[0], shift), scaled[1], scaled[2], defined)
-        case Total(weights, over):
-            totals = []
-            for parts in zip(*((jet.value, jet.slope, jet.bend) for jet in read), strict=True):
-                total = none
-                for weight, part in zip(weights, parts, strict=True):
-                    total = plus(total, part.scaled(weight))
-                totals.append(total if over == 1 else total.scaled(1 / over, 2.0**-52))
-            value, slope, bend = totals
-            return Jet(value, slope, bend, defined)
-        case Times():
-            one, other = read
-            if step.reads[0] == step.reads[1]:
-                square = times(one.value, one.value)
-                value = enclosing((np.maximum(square.low, 0.0), square.high))
-                bend = plus(_square(one.slope), times(one.value, one.bend)).scaled(2.0)
-                return Jet(value, times(one.value, one.slope).scaled(2.0), bend, defined)
-            slope = plus(times(one.slope, other.value), times(one.value, other.slope))
-            bend = plus(times(one.bend, other.value), times(one.value, other.bend))
-            bend = plus(bend, times(one.slope, other.slope).scaled(2.0))
-            return Jet(times(one.value, other.value), slope, bend, defined)
-        case Over():
-            one, other = read
-            inverse = other.value.inverse()
-            value = times(one.value, inverse)
-            slope = times(plus(one.slope, -times(value, other.slope)), inverse)
-            # (a / b)'' = (a'' - 2 (a / b)' b' - (a / b) b'') / b
-            less = plus(times(slope, other.slope).scaled(2.0), times(value, other.bend))
-            bend = times(plus(one.bend, -less), inverse)
-            return Jet(value, slope, bend, defined & (other.value.mignitude() > 0))
-        case Masked(mask):
-            return _chosen(np.broadcast_to(mask, shape), *read)
-        case Pick(larger):
-            sign = decisions[step.reads[0], 0.0]
-            return _picked(np.asarray(sign if larger else -sign), larger, *read[1:])
-        case If():
-            condition, one, other = read
-            yes = condition.value.mignitude() > 0
-            no = (condition.value.low == 0) & (condition.value.high == 0)
-            found = _chosen(yes, one, other)
-            known = condition.defined & np.where(yes, one.defined, other.defined) & (yes | no)
-            value = _union(one.value, other.value, ~(yes | no), found.value)
-            return Jet(value, found.slope, found.bend, known)
-        case Above(kind, threshold):
-            sign = decisions[step.reads[0], threshold]
-            return _decided(sign, _meets(kind, sign), (0.0, 1.0), defined)
-        case SignOf():
-            sign = decisions[step.reads[0], 0.0]
-            return _decided(sign, sign, (-1.0, 1.0), defined)
-        case Pointwise() as function:
-            (jet,) = read
-            value = _wide(enclosing(function.between(*jet.value.ends)), shape)
-            slope = slopes_of(function, jet.value)
-            # The chain rule, twice.
-            bend = times(_bends_of(function, jet.value, value, slope), _square(jet.slope))
-            bend = plus(bend, times(slope, jet.bend))
-            return Jet(value, times(slope, jet.slope), bend, defined & is_defined(function, jet.value))
+def _second_derivative(f: Pointwise, x: Interval, value: Interval, slope: Interval) -> Interval:
+    """Return the second derivative of a function on intervals that contain no kink of it.
 
-
-def _square(x: Interval) -> Interval:
-    found = times(x, x)
-    return enclosing((np.maximum(found.low, 0.0), found.high))
-
-
-def _bends_of(f: Pointwise, x: Interval, value: Interval, slope: Interval) -> Interval:
-    """The second derivative of a function on intervals in which it has no kink, from its value and its slope."""
+    ``value``, ``slope``: of the function on these intervals.
+    """
     match f:
         case Kinked() | HardTanh() | SoftShrink():
             return point(np.zeros(x.shape))
         case Exp():
             return slope
         case Log():
-            return -_square(slope)
+            return -square(slope)
         case Power():
-            inner = Power(max(f.exponent - 1, 1)).derivative(x)
-            return inner.scaled(float(f.exponent)) if f.exponent > 1 else point(np.zeros(x.shape))
+            return _second_derivative_of_power(f, x)
         case Sqrt():
             return times(slope, x.inverse()).scaled(-0.5)
         case Rsqrt():
@@ -294,181 +243,333 @@ def _bends_of(f: Pointwise, x: Interval, value: Interval, slope: Interval) -> In
         case Erf():
             return times(x, slope).scaled(-2.0)
         case Arctan():
-            return times(x, _square(slope)).scaled(-2.0)
+            return times(x, square(slope)).scaled(-2.0)
         case ELU():
-            below = x.high <= 0
-            above = x.low >= 0
-            low, high = (np.where(above, 0.0, np.where(below, end, far))
-                         for end, far in zip(slope.ends, (-math.inf, math.inf), strict=True))  # fmt: skip
+            # Below 0 it is the slope, alpha exp(x); above 0 it is 0.
+            is_below = x.high <= 0
+            is_above = x.low >= 0
+            low = np.where(is_above, 0.0, np.where(is_below, slope.low, -math.inf))
+            high = np.where(is_above, 0.0, np.where(is_below, slope.high, math.inf))
             return enclosing((low, high))
     return anything(x.shape)
 
 
-def _meets(kind: str, sign: FloatArray) -> FloatArray:
-    """Whether a value compares with its threshold, by the sign of the difference: 1 or 0."""
-    compare = {"gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal}[kind]
-    return np.where(compare(sign, 0.0), 1.0, 0.0)
+def _second_derivative_of_power(f: Power, x: Interval) -> Interval:
+    """Return ``n (n - 1) x^(n - 2)``."""
+    if f.exponent == 1:
+        return point(np.zeros(x.shape))
+    return Power(f.exponent - 1).derivative(x).scaled(float(f.exponent))
 
 
-def _decided(
+# -- steps -------------------------------------------------------------------------------------------------------------
+def _jet_of_step(step: Step, jets: Sequence[Jet], signs: Signs) -> Jet:
+    """Return the value of a step from the values before it."""
+    inputs = [jets[number] for number in step.reads]
+    shape = jets[0].value.shape
+    inputs_defined = np.ones(shape, np.bool_)
+    for jet in inputs:
+        inputs_defined = inputs_defined & jet.is_defined
+    zero = point(np.zeros(shape))
+    match step.kind:
+        case Number(values):
+            return Jet(point(np.broadcast_to(values, shape)), zero, zero, inputs_defined)
+        case Line() as line:
+            return _jet_of_line(line, inputs[0])
+        case WeightedSum(weights, divisor):
+            value = _weighted_sum([jet.value for jet in inputs], weights, divisor, zero)
+            slope = _weighted_sum([jet.slope for jet in inputs], weights, divisor, zero)
+            second = _weighted_sum([jet.second_derivative for jet in inputs], weights, divisor, zero)
+            return Jet(value, slope, second, inputs_defined)
+        case ProductOfTwo():
+            is_square = step.reads[0] == step.reads[1]
+            return _jet_of_square(inputs[0]) if is_square else _jet_of_product(*inputs)
+        case QuotientOfTwo():
+            return _jet_of_quotient(*inputs)
+        case ChoiceByMask(mask):
+            return _choose_by_mask(np.broadcast_to(mask, shape), *inputs)
+        case Extreme(is_maximum):
+            _, first, second_value = inputs
+            sign_of_difference = signs[step.reads[0], 0.0]
+            first_counts = np.asarray(sign_of_difference if is_maximum else -sign_of_difference)
+            return _jet_of_extreme(first_counts, is_maximum, first, second_value)
+        case ChoiceByValue():
+            return _choose_by_value(*inputs)
+        case Comparison(_, threshold) as comparison:
+            sign = signs[step.reads[0], threshold]
+            value_if_decided = np.where(comparison.holds_for(sign), 1.0, 0.0)
+            return _jet_of_jump(sign, value_if_decided, (0.0, 1.0), inputs_defined)
+        case SignOf():
+            sign = signs[step.reads[0], 0.0]
+            return _jet_of_jump(sign, sign, (-1.0, 1.0), inputs_defined)
+        case Pointwise() as function:
+            return _jet_of_function(function, inputs[0], shape)
+
+
+def _jet_of_line(line: Line, x: Jet) -> Jet:
+    shape = x.value.shape
+    slope, shift = (_broadcast(part, shape) for part in line.intervals)
+    value = plus(times(x.value, slope), shift)
+    return Jet(value, times(x.slope, slope), times(x.second_derivative, slope), x.is_defined)
+
+
+def _weighted_sum(parts: Sequence[Interval], weights: Sequence[float], divisor: int, zero: Interval) -> Interval:
+    total = zero
+    for part, weight in zip(parts, weights, strict=True):
+        total = plus(total, part.scaled(weight))
+    return total if divisor == 1 else total.scaled(1 / divisor, 2.0**-52)
+
+
+def _jet_of_square(x: Jet) -> Jet:
+    # (x^2)' = 2 x x' and (x^2)'' = 2 (x'^2 + x x'')
+    slope = times(x.value, x.slope).scaled(2.0)
+    second = plus(square(x.slope), times(x.value, x.second_derivative)).scaled(2.0)
+    return Jet(square(x.value), slope, second, x.is_defined)
+
+
+def _jet_of_product(a: Jet, b: Jet) -> Jet:
+    # (a b)' = a' b + a b' and (a b)'' = a'' b + a b'' + 2 a' b'
+    slope = plus(times(a.slope, b.value), times(a.value, b.slope))
+    second = plus(times(a.second_derivative, b.value), times(a.value, b.second_derivative))
+    second = plus(second, times(a.slope, b.slope).scaled(2.0))
+    return Jet(times(a.value, b.value), slope, second, a.is_defined & b.is_defined)
+
+
+def _jet_of_quotient(a: Jet, b: Jet) -> Jet:
+    # q = a / b has q' = (a' - q b') / b and q'' = (a'' - 2 q' b' - q b'') / b.
+    inverse = b.value.inverse()
+    value = times(a.value, inverse)
+    slope = times(plus(a.slope, -times(value, b.slope)), inverse)
+    subtrahend = plus(times(slope, b.slope).scaled(2.0), times(value, b.second_derivative))
+    second = times(plus(a.second_derivative, -subtrahend), inverse)
+    return Jet(value, slope, second, a.is_defined & b.is_defined & (b.value.mignitude() > 0))
+
+
+def _jet_of_function(function: Pointwise, x: Jet, shape: tuple[int, ...]) -> Jet:
+    # f(x)' = f'(x) x' and f(x)'' = f''(x) x'^2 + f'(x) x''
+    value = _broadcast(enclosing(function.between(*x.value.ends)), shape)
+    slope = slopes_of(function, x.value)
+    second = times(_second_derivative(function, x.value, value, slope), square(x.slope))
+    second = plus(second, times(slope, x.second_derivative))
+    return Jet(value, times(slope, x.slope), second, x.is_defined & is_defined(function, x.value))
+
+
+def _jet_of_jump(
     sign: FloatArray,
-    value: FloatArray,
+    value_if_decided: FloatArray,
     ends: tuple[float, float],
-    defined: NDArray[np.bool_],
+    inputs_defined: NDArray[np.bool_],
 ) -> Jet:
-    """A step's value: known where its switch is decided; else it jumps, which is no slope."""
-    unknown = np.isnan(sign)
-    low, high = (np.where(unknown, end, value) for end in ends)
-    slope = enclosing((np.where(unknown, -math.inf, 0.0), np.where(unknown, math.inf, 0.0)))
-    return Jet(enclosing((low, high)), slope, slope, defined)
+    """Return a step that jumps where its switch is undecided; its slope is unbounded there.
+
+    ``ends``: smallest and largest value.
+    """
+    is_undecided = np.isnan(sign)
+    least, most = ends
+    low = np.where(is_undecided, least, value_if_decided)
+    high = np.where(is_undecided, most, value_if_decided)
+    slope = enclosing((np.where(is_undecided, -math.inf, 0.0), np.where(is_undecided, math.inf, 0.0)))
+    return Jet(enclosing((low, high)), slope, slope, inputs_defined)
 
 
-def _picked(sign: FloatArray, larger: bool, one: Jet, other: Jet) -> Jet:
-    """The larger or the smaller of two values: the first where the sign is not below 0; both where it is unknown."""
-    unknown = np.isnan(sign)
-    found = _chosen(sign >= 0, one, other)
-    extreme = np.maximum if larger else np.minimum
-    both = enclosing((extreme(one.value.low, other.value.low), extreme(one.value.high, other.value.high)))
-    value = enclosing((np.where(unknown, both.low, found.value.low), np.where(unknown, both.high, found.value.high)))
-    slope = _union(one.slope, other.slope, unknown, found.slope)
-    return Jet(value, slope, found.bend, one.defined & other.defined)
+def _jet_of_extreme(first_counts: FloatArray, is_maximum: bool, first: Jet, second: Jet) -> Jet:
+    """Return the larger, or the smaller, of two values.
+
+    ``first_counts``: at least 0 where that is the first value, below 0 where it is the second, NaN if undecided.
+    """
+    is_undecided = np.isnan(first_counts)
+    chosen = _choose_by_mask(first_counts >= 0, first, second)
+    extreme = np.maximum if is_maximum else np.minimum
+    low = np.where(is_undecided, extreme(first.value.low, second.value.low), chosen.value.low)
+    high = np.where(is_undecided, extreme(first.value.high, second.value.high), chosen.value.high)
+    slope = _union_where(is_undecided, first.slope, second.slope, chosen.slope)
+    return Jet(enclosing((low, high)), slope, chosen.second_derivative, first.is_defined & second.is_defined)
 
 
-def _chosen(mask: NDArray[np.bool_], one: Jet, other: Jet) -> Jet:
-    """The first where a mask is true, else the second."""
-    value, slope, bend = (
-        enclosing((np.where(mask, a.low, b.low), np.where(mask, a.high, b.high)))
-        for a, b in ((one.value, other.value), (one.slope, other.slope), (one.bend, other.bend))
-    )
-    return Jet(value, slope, bend, np.where(mask, one.defined, other.defined))
+def _choose_by_value(condition: Jet, first: Jet, second: Jet) -> Jet:
+    """Return the first value where a condition is not 0, the second where it is 0; both together if undecided."""
+    is_first = condition.value.mignitude() > 0
+    is_second = (condition.value.low == 0) & (condition.value.high == 0)
+    is_decided = is_first | is_second
+    chosen = _choose_by_mask(is_first, first, second)
+    value = _union_where(~is_decided, first.value, second.value, chosen.value)
+    return Jet(value, chosen.slope, chosen.second_derivative, condition.is_defined & chosen.is_defined & is_decided)
 
 
-def _union(one: Interval, other: Interval, where: NDArray[np.bool_], rest: Interval) -> Interval:
-    """Both intervals together at some entries, another one elsewhere."""
-    low = np.where(where, np.minimum(one.low, other.low), rest.low)
-    return enclosing((low, np.where(where, np.maximum(one.high, other.high), rest.high)))
+def _choose_by_mask(mask: NDArray[np.bool_], first: Jet, second: Jet) -> Jet:
+    """Return the first value where a mask is true, else the second."""
+    value = _choose_interval(mask, first.value, second.value)
+    slope = _choose_interval(mask, first.slope, second.slope)
+    second_derivative = _choose_interval(mask, first.second_derivative, second.second_derivative)
+    return Jet(value, slope, second_derivative, np.where(mask, first.is_defined, second.is_defined))
 
 
-def _wide(x: Interval, shape: tuple[int, ...]) -> Interval:
-    return x if x.shape == shape else enclosing((np.broadcast_to(x.low, shape), np.broadcast_to(x.high, shape)))
+def _choose_interval(mask: NDArray[np.bool_], first: Interval, second: Interval) -> Interval:
+    return enclosing((np.where(mask, first.low, second.low), np.where(mask, first.high, second.high)))
+
+
+def _union_where(mask: NDArray[np.bool_], one: Interval, other: Interval, elsewhere: Interval) -> Interval:
+    """Return the smallest interval that contains two others where a mask is true, and a third interval elsewhere."""
+    low = np.where(mask, np.minimum(one.low, other.low), elsewhere.low)
+    high = np.where(mask, np.maximum(one.high, other.high), elsewhere.high)
+    return enclosing((low, high))
+
+
+def _broadcast(x: Interval, shape: tuple[int, ...]) -> Interval:
+    if x.shape == shape:
+        return x
+    return enclosing((np.broadcast_to(x.low, shape), np.broadcast_to(x.high, shape)))
 
 
 # -- by branches -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
-class Slopes:
-    """On each interval, for each output: shape (outputs, intervals)."""
+class CurveBounds:
+    """Bounds of the slopes and values of a plan's outputs on intervals."""
 
-    low: FloatArray
-    high: FloatArray
-    square: FloatArray
-    """Of all outputs together, shape (intervals,): the largest sum of squared slopes, rounded up."""
-    values: tuple[FloatArray, FloatArray]
-    """Smallest and largest values, shape (outputs, intervals)."""
+    low_slope: FloatArray
+    high_slope: FloatArray
+    """Smallest and largest slope, shape (outputs, *intervals)."""
+    square_sum: FloatArray
+    """Largest sum of the squared slopes of all outputs, rounded up, shape (*intervals)."""
+    low_value: FloatArray
+    high_value: FloatArray
+    """Smallest and largest value, shape (outputs, *intervals)."""
 
 
-def slopes_by_branches(
+class _Union:
+    """Bounds that hold for all cases that were included, by interval."""
+
+    def __init__(self, outputs: int, count: int) -> None:
+        self.low_slope = np.full((outputs, count), math.inf)
+        self.high_slope = np.full((outputs, count), -math.inf)
+        self.low_value = np.full((outputs, count), math.inf)
+        self.high_value = np.full((outputs, count), -math.inf)
+        self.square_sum = np.zeros(count)
+
+    def include(self, output: int, slope: Interval, value: Interval, cases: NDArray[np.intp], on: FloatArray) -> None:
+        """Include an output in some cases, given by their numbers; ``on``: number of the interval of each case."""
+        intervals = on[cases]
+        np.minimum.at(self.low_slope[output], intervals, slope.low[cases])
+        np.maximum.at(self.high_slope[output], intervals, slope.high[cases])
+        np.minimum.at(self.low_value[output], intervals, value.low[cases])
+        np.maximum.at(self.high_value[output], intervals, value.high[cases])
+
+    def bounds(self) -> CurveBounds:
+        """Return the bounds; infinite on intervals without a case, where the plan is not defined."""
+        is_missing = self.low_slope > self.high_slope
+        square_is_unknown = is_missing.any(axis=0) | np.isnan(self.square_sum)
+        return CurveBounds(
+            np.where(is_missing, -math.inf, self.low_slope),
+            np.where(is_missing, math.inf, self.high_slope),
+            np.where(square_is_unknown, math.inf, self.square_sum),
+            np.where(is_missing, -math.inf, self.low_value),
+            np.where(is_missing, math.inf, self.high_value),
+        )
+
+
+def bounds_by_branches(
     plan: Plan,
     low: FloatArray,
     high: FloatArray,
-    entries: NDArray[np.intp] | None,
-) -> Slopes:
-    """Slopes on intervals, each branch by itself.
+    functions: NDArray[np.intp] | None,
+) -> CurveBounds:
+    """Bound slopes and values on intervals, each branch by itself.
 
     Parameters
     ----------
     low, high : array, shape (intervals,)
-    entries : array, shape (intervals,), or None
-        Numbers of the functions, where the plan has flat constants of several.
+    functions : array, shape (intervals,), or None
+        Number of each interval's function, if the plan has flat constants of several.
     """
-    # A point may be a kink: both sides count.
-    alone = low == high
-    low = np.where(alone, host.next_down(low), low)
-    high = np.where(alone, host.next_up(high), high)
+    # A single point may be a kink: the slopes on both sides count.
+    is_point = low == high
+    low = np.where(is_point, host.next_down(low), low)
+    high = np.where(is_point, host.next_up(high), high)
     count = len(low)
-    outputs = len(plan.outputs)
-    least = np.full((outputs, count), math.inf)
-    most = np.full((outputs, count), -math.inf)
-    down = least.copy()
-    up = most.copy()
-    square = np.zeros(count)
-    owner = np.arange(count)
+    union = _Union(len(plan.outputs), count)
+    # Cases to be evaluated: the number of the interval of each, and the sides of all switches. At first each interval
+    # is one case, without a side.
+    interval_of_case = np.arange(count)
     sides = np.full((len(plan.switches), count), FREE, np.int8)
-    budget = count + MOST
-    # Intervals on which no branch was chosen yet.
-    whole: NDArray[np.bool_] | None = None if alone.all() else ~alone
-    while len(owner):
-        own = plan if entries is None else plan.at(entries[owner])
-        found = evaluate(own, enclosing((low[owner], high[owner])), sides)
-        budget -= len(owner)
-        undecided = found.open.any(axis=0) & (budget > 0)
-        done = np.flatnonzero(found.possible & ~undecided)
-        smooth = None if whole is None else _at_middles(own, low[owner], high[owner], found, whole)
-        total = np.zeros(len(done))
-        for at, number in enumerate(plan.outputs):
-            jet = found.output(number)
-            slope = jet.slope if smooth is None else jet.slope & smooth[at]
-            for array, reduce, end in (
-                (least, np.minimum, slope.low), (most, np.maximum, slope.high), (down, np.minimum, jet.value.low),
-                (up, np.maximum, jet.value.high),
-            ):  # fmt: skip
-                reduce.at(array[at], owner[done], end[done])
-            steep = slope.magnitude()[done]
-            total = host.next_up(total + host.next_up(steep * steep))
-        if smooth is not None:
-            total = np.minimum(total, smooth[-1].high[done])
-        np.maximum.at(square, owner[done], total)
-        whole = None
-        split = np.flatnonzero(undecided)
+    budget = count + MOST_CASES
+    uses_mean_value = not is_point.all()
+    while len(interval_of_case):
+        plan_of_cases = plan if functions is None else plan.of_functions(functions[interval_of_case])
+        low_of_cases = low[interval_of_case]
+        high_of_cases = high[interval_of_case]
+        evaluation = evaluate(plan_of_cases, enclosing((low_of_cases, high_of_cases)), sides)
+        budget -= len(interval_of_case)
+        is_split = evaluation.undecided.any(axis=0) & (budget > 0)
+        settled = np.flatnonzero(evaluation.is_possible & ~is_split)
+        mean_value: MeanValueBounds | None = None
+        if uses_mean_value:
+            mean_value = _by_mean_value(plan_of_cases, low_of_cases, high_of_cases, evaluation, ~is_point)
+        square_sum = np.zeros(len(settled))
+        for output, number in enumerate(plan.outputs):
+            jet = evaluation.output(number)
+            slope = jet.slope if mean_value is None else jet.slope & mean_value.slopes[output]
+            union.include(output, slope, jet.value, settled, interval_of_case)
+            largest = slope.magnitude()[settled]
+            square_sum = host.next_up(square_sum + host.next_up(largest * largest))
+        if mean_value is not None:
+            square_sum = np.minimum(square_sum, mean_value.square_sum.high[settled])
+        np.maximum.at(union.square_sum, interval_of_case[settled], square_sum)
+        uses_mean_value = False  # later cases are parts of intervals
+        split = np.flatnonzero(is_split)
         if not len(split):
             break
-        first = found.open[:, split].argmax(axis=0)
-        cases = []
-        for side in (-1, 0, 1):
-            each = sides[:, split].copy()
-            each[first, np.arange(len(split))] = side
-            cases.append(each)
-        owner = np.tile(owner[split], 3)
-        sides = np.concatenate(cases, axis=1)
-    # Branches that are never met leave nothing: the function is not there.
-    missing = least > most
-    least = np.where(missing, -math.inf, least)
-    most = np.where(missing, math.inf, most)
-    down = np.where(missing, -math.inf, down)
-    up = np.where(missing, math.inf, up)
-    square = np.where(missing.any(axis=0) | np.isnan(square), math.inf, square)
-    return Slopes(least, most, square, (down, up))
+        first_undecided = evaluation.undecided[:, split].argmax(axis=0)
+        sides_of_parts = []
+        for side in (BELOW, AT, ABOVE):
+            sides_of_part = sides[:, split].copy()
+            sides_of_part[first_undecided, np.arange(len(split))] = side
+            sides_of_parts.append(sides_of_part)
+        interval_of_case = np.tile(interval_of_case[split], 3)
+        sides = np.concatenate(sides_of_parts, axis=1)
+    return union.bounds()
 
 
-def _at_middles(
+@dataclass(frozen=True, eq=False)
+class MeanValueBounds:
+    """Bounds of slopes by the mean value theorem, from second derivatives."""
+
+    slopes: list[Interval]
+    """Slopes of each output."""
+    square_sum: Interval
+    """Sum of the squared slopes of all outputs."""
+
+
+def _by_mean_value(
     plan: Plan,
     low: FloatArray,
     high: FloatArray,
-    found: Evaluation,
-    whole: NDArray[np.bool_],
-) -> list[Interval]:
-    """Slopes of all outputs, and their sum of squares, by those at the middles: the mean value theorem.
+    evaluation: Evaluation,
+    is_interval: NDArray[np.bool_],
+) -> MeanValueBounds:
+    """Bound slopes by the slope at the middle and the second derivative on the interval.
 
-    Where a switch is undecided on an interval, nothing is said.
+    The bounds are infinite where a switch is undecided, and for intervals that are no intervals (``is_interval``).
     """
-    bounded = np.isfinite(low) & np.isfinite(high)
-    middle = np.where(bounded, np.clip(low / 2 + high / 2, low, high), 0.0)
-    away = np.maximum(host.next_up(high - middle), host.next_up(middle - low))
-    there = evaluate(plan, point(middle))
-    steady = whole & ~found.open.any(axis=0) & bounded
-    around = enclosing((-away, away))
-    made = []
-    square = point(np.zeros(low.shape))
-    rise = point(np.zeros(low.shape))
+    is_bounded = np.isfinite(low) & np.isfinite(high)
+    middle = np.where(is_bounded, np.clip(low / 2 + high / 2, low, high), 0.0)
+    half_width = np.maximum(host.next_up(high - middle), host.next_up(middle - low))
+    distances = enclosing((-half_width, half_width))
+    at_middle = evaluate(plan, point(middle))
+    is_valid = is_interval & ~evaluation.undecided.any(axis=0) & is_bounded
+    slopes = []
+    # The sum of squares has the derivative 2 sum f' f''.
+    square_sum = point(np.zeros(low.shape))
+    slope_of_square_sum = point(np.zeros(low.shape))
     for number in plan.outputs:
-        jet = found.output(number)
-        at_middle = there.output(number)
-        steady = steady & jet.defined & np.isfinite(jet.bend.low) & np.isfinite(jet.bend.high)
-        made.append(_where(steady, plus(at_middle.slope, times(jet.bend, around))))
-        square = plus(square, _square(at_middle.slope))
-        rise = plus(rise, times(jet.slope, jet.bend).scaled(2.0))
-    return [*made, _where(steady, plus(square, times(rise, around)))]
+        jet = evaluation.output(number)
+        second = jet.second_derivative
+        slope_at_middle = at_middle.output(number).slope
+        is_valid = is_valid & jet.is_defined & np.isfinite(second.low) & np.isfinite(second.high)
+        slopes.append(_anything_unless(is_valid, plus(slope_at_middle, times(second, distances))))
+        square_sum = plus(square_sum, square(slope_at_middle))
+        slope_of_square_sum = plus(slope_of_square_sum, times(jet.slope, second).scaled(2.0))
+    square_sum = _anything_unless(is_valid, plus(square_sum, times(slope_of_square_sum, distances)))
+    return MeanValueBounds(slopes, square_sum)
 
 
-def _where(mask: NDArray[np.bool_], x: Interval) -> Interval:
-    """An interval where a mask is true, elsewhere anything."""
-    return enclosing((np.where(mask, x.low, -math.inf), np.where(mask, x.high, math.inf)))
+def _anything_unless(is_valid: NDArray[np.bool_], x: Interval) -> Interval:
+    return enclosing((np.where(is_valid, x.low, -math.inf), np.where(is_valid, x.high, math.inf)))

@@ -1,4 +1,4 @@
-"""Entry-wise operators one after the other, as a program for one number, with the constants of each entry."""
+"""Programs for one variable: operators of each entry one after the other, as steps with the constants of each entry."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, enclosing, host
+from specnorm_networks.certified.operators import curved, multiples, piecewise, smooth, steep
 from specnorm_networks.certified.operators.base import Ends, FloatArray, Operator, Pointwise
 from specnorm_networks.certified.operators.joins import (
     Choose,
@@ -26,36 +27,32 @@ from specnorm_networks.certified.operators.joins import (
 )
 from specnorm_networks.certified.operators.linear import SCALED, Add, Scale
 from specnorm_networks.certified.operators.moves import Identity
-from specnorm_networks.certified.operators.pointwise import (
-    ELU,
-    HardSwish,
-    HardTanh,
-    Kinked,
-    LeakyReLU,
-    Multiple,
-    Negative,
-    Power,
-    SoftShrink,
-)
+from specnorm_networks.certified.operators.multiples import Multiple
+from specnorm_networks.certified.operators.piecewise import HardTanh, Kinked, LeakyReLU, Negative, SoftShrink
+from specnorm_networks.certified.operators.smooth import ELU, HardSwish
 from specnorm_networks.certified.operators.sources import Constant
+from specnorm_networks.certified.operators.steep import Power
 
-Written: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
-"""Operators, and the numbers of the values that each reads: 0 is the argument, i the value of operator i - 1."""
-JUMPING = (Compare, Sign)
+EntryProgram: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
+"""Operators of each entry, and the numbers of the values that each reads: 0 is the argument of the program, i the value
+of operator i - 1. (`base.Program` is the same with several arguments.)"""
 ENTRYWISE = (
     Pointwise, Add, Scale, Product, Quotient, Maximum, Minimum, Where, Compare, Choose, Sign, Identity, Constant,
 )  # fmt: skip
 """Operators that programs are made of."""
-SLACK = (SCALED + 2) * 2.0**-52
-"""Relative error of constants that were computed."""
+RELATIVE_ERROR = (SCALED + 2) * 2.0**-52
+"""Relative error of a factor that was computed with `SCALED` roundings."""
 
 
-OURS = (ELU.__module__, "specnorm_networks.certified.operators.composite")
-"""Modules of our own functions, of whose classes more is known than their methods state."""
+OUR_MODULES = (
+    *(module.__name__ for module in (curved, piecewise, smooth, steep, multiples)),
+    "specnorm_networks.certified.operators.composite",
+)
+"""Modules of our own functions: the other modules of this room know more of their classes than the methods state."""
 
 
-class Foreign(Pointwise):
-    """A function of a user's class, which may derive from one of ours: only its methods count."""
+class UserFunction(Pointwise):
+    """A function of a user's class, which may derive from one of ours: only its methods are relied on."""
 
     function: Pointwise
 
@@ -77,86 +74,106 @@ class Foreign(Pointwise):
 
 
 class Unreadable(Exception):
-    """A program cannot be read: a constant of it cannot be loaded, or is no number."""
+    """A program cannot be read: one of its constants cannot be loaded, or is not finite."""
 
 
-# -- the kinds of a plan's steps, besides functions of one number ------------------------------------------------------
+# -- the kinds of steps, besides functions of one variable -------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Number:
-    """A constant."""
+    """A constant; it reads no value."""
 
     values: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """``slope x + shift``; both lie between two numbers."""
+    """``slope x + shift`` of the value x that it reads, both known to lie between two numbers."""
 
-    slope: tuple[FloatArray, FloatArray]
-    shift: tuple[FloatArray, FloatArray]
+    slope: Ends
+    """Smallest and largest slope."""
+    shift: Ends
+    """Smallest and largest shift."""
 
     @property
-    def exact(self) -> bool:
-        """Whether both are known."""
+    def is_exact(self) -> bool:
+        """Whether slope and shift are known exactly."""
         return all(bool(np.array_equal(low, high)) for low, high in (self.slope, self.shift))
 
     @property
     def intervals(self) -> tuple[Interval, Interval]:
-        """Slope and shift."""
+        """Slope and shift as intervals."""
         return enclosing(self.slope), enclosing(self.shift)
 
 
 @dataclass(frozen=True)
-class Total:
-    """A weighted sum, divided by a whole number."""
+class WeightedSum:
+    """A sum of the values that it reads, each times a weight, divided by a whole number."""
 
     weights: tuple[float, ...]
-    over: int = 1
+    divisor: int = 1
 
 
 @dataclass(frozen=True)
-class Times:
-    """The product of two values."""
+class ProductOfTwo:
+    """The first value times the second."""
 
 
 @dataclass(frozen=True)
-class Over:
-    """The quotient of two values."""
+class QuotientOfTwo:
+    """The first value over the second."""
 
 
 @dataclass(frozen=True)
-class Pick:
-    """The second value where the first, their difference, is above 0, else the third; ``larger`` or the other way."""
+class Extreme:
+    """The larger, or the smaller, of two values; it reads their difference (first less second), and then both."""
 
-    larger: bool
+    is_maximum: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Masked:
+class ChoiceByMask:
     """The first value where a constant mask is true, else the second."""
 
     mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class If:
+class ChoiceByValue:
     """The second value where the first is not 0, else the third."""
 
 
 @dataclass(frozen=True)
-class Above:
-    """1 where a value compares with a number, else 0."""
+class Comparison:
+    """1 where a value compares with a threshold ("gt", "ge", "lt" or "le"), else 0."""
 
-    kind: str
+    relation: str
     threshold: float
+
+    def holds_for(self, sign: FloatArray) -> NDArray[np.bool_]:
+        """Return whether the comparison holds, by the sign of the value less the threshold."""
+        compare = {"gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal}[self.relation]
+        return np.asarray(compare(sign, 0.0))
 
 
 @dataclass(frozen=True)
 class SignOf:
-    """-1, 0 or 1."""
+    """-1, 0 or 1: the sign of a value."""
 
 
-Kind: TypeAlias = Number | Line | Total | Times | Over | Pick | Masked | If | Above | SignOf | Pointwise
+Kind: TypeAlias = (
+    Number
+    | Line
+    | WeightedSum
+    | ProductOfTwo
+    | QuotientOfTwo
+    | Extreme
+    | ChoiceByMask
+    | ChoiceByValue
+    | Comparison
+    | SignOf
+    | Pointwise
+)
+"""What a step computes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,23 +182,23 @@ class Step:
 
     kind: Kind
     reads: tuple[int, ...]
-    """Numbers of values: 0 is the argument, i the value of step i - 1."""
+    """Numbers of the values that it reads: 0 is the argument of the plan, i the value of step i - 1."""
 
 
 @dataclass(frozen=True)
 class Switch:
-    """A number at which steps change their branch when a value crosses it."""
+    """A threshold of a value: where the value crosses it, steps that read the value change their branch."""
 
     value: int
     """Number of the value."""
     threshold: float
     jumps: bool
-    """Whether a step jumps there; otherwise it has a kink."""
+    """Whether a step that reads the value jumps there; otherwise steps have kinks there."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A program whose constants are arrays that broadcast against the argument."""
+    """A program as steps, whose constants are arrays that broadcast against the argument."""
 
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
@@ -189,7 +206,7 @@ class Plan:
 
     @cached_property
     def switches(self) -> tuple[Switch, ...]:
-        """All switches, in the order of the values that cross them."""
+        """All switches, in the order of the numbers of their values."""
         jumps_at: dict[tuple[int, float], bool] = {}
         for step in self.steps:
             for threshold, jumps in _thresholds(step.kind):
@@ -199,87 +216,113 @@ class Plan:
 
     @cached_property
     def jumps(self) -> bool:
-        """Whether a step jumps."""
-        return any(switch.jumps for switch in self.switches) or any(isinstance(s.kind, If) for s in self.steps)
+        """Whether a step may jump."""
+        has_choice = any(isinstance(step.kind, ChoiceByValue) for step in self.steps)
+        return has_choice or any(switch.jumps for switch in self.switches)
 
     @cached_property
     def constants_shape(self) -> tuple[int, ...]:
         """Shape that all constants broadcast to."""
-        return np.broadcast_shapes(*(np.shape(array) for step in self.steps for array in arrays_of(step.kind)))
+        return np.broadcast_shapes(*(np.shape(array) for array in self._constants))
+
+    @property
+    def _constants(self) -> list[NDArray[Any]]:
+        constants: list[NDArray[Any]] = []
+        for step in self.steps:
+            constants += arrays_of(step.kind)
+        return constants
 
     @cached_property
-    def entries(self) -> tuple[Plan, NDArray[np.intp]]:
-        """The plan with one number of each constant for each function, and the number of each entry's function."""
+    def distinct_functions(self) -> tuple[Plan, NDArray[np.intp]]:
+        """A plan of the different functions of the entries, and the number of each entry's function.
+
+        The plan's constants are flat arrays with one number for each function.
+        """
         shape = self.constants_shape
-        columns = [np.broadcast_to(array, shape).reshape(-1) for step in self.steps for array in arrays_of(step.kind)]
+        columns = [np.broadcast_to(array, shape).reshape(-1) for array in self._constants]
         if not columns:
             return self, np.zeros(shape, np.intp)
         table = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
-        _, first, which = np.unique(table, axis=0, return_index=True, return_inverse=True)
-        flat = replace(self, steps=tuple(replace(s, kind=taken(s.kind, shape, first)) for s in self.steps))
-        return flat, which.reshape(shape)
+        _, first_entries, numbers = np.unique(table, axis=0, return_index=True, return_inverse=True)
+        return self._with_constants_at(first_entries), numbers.reshape(shape)
 
-    def at(self, entries: NDArray[np.intp]) -> Plan:
-        """Return a plan with flat constants for some of its functions."""
-        count = self.constants_shape
-        return replace(self, steps=tuple(replace(s, kind=taken(s.kind, count, entries)) for s in self.steps))
+    def of_functions(self, numbers: NDArray[np.intp]) -> Plan:
+        """Return the plan of some functions, one for each number, of a plan with flat constants."""
+        return self._with_constants_at(numbers)
+
+    def of_function(self, number: int) -> Plan:
+        """Return the plan of one function, with single numbers as constants, of a plan with flat constants."""
+        return self._with_constants_at(number)
+
+    def _with_constants_at(self, entries: NDArray[np.intp] | int) -> Plan:
+        """Return the plan with constants of some entries, by their flat positions."""
+        shape = self.constants_shape
+        steps = [replace(step, kind=_with_constants_at(step.kind, shape, entries)) for step in self.steps]
+        return replace(self, steps=tuple(steps))
 
     @cached_property
     def key(self) -> Hashable:
-        """A key that plans share which compute the same function in the same way."""
-        return tuple((_key(step.kind), step.reads) for step in self.steps), self.outputs
+        """A key that two plans share only if they compute the same functions in the same way."""
+        return tuple((key_of(step.kind), step.reads) for step in self.steps), self.outputs
 
 
-def arrays_of(kind: Kind) -> Iterator[NDArray[Any]]:
-    """Constants of a step."""
+def arrays_of(kind: Kind) -> list[NDArray[Any]]:
+    """Return the constants of a step that may have one number an entry."""
     match kind:
         case Number():
-            yield kind.values
+            return [kind.values]
         case Line():
-            yield from (*kind.slope, *kind.shift)
-        case Masked():
-            yield kind.mask
+            return [*kind.slope, *kind.shift]
+        case ChoiceByMask():
+            return [kind.mask]
         case LeakyReLU():
-            yield from (np.asarray(kind.alpha), np.asarray(kind.above))
+            return [np.asarray(kind.alpha), np.asarray(kind.above)]
+    return []
 
 
-def taken(kind: Kind, shape: tuple[int, ...], at: NDArray[np.intp]) -> Kind:
-    """A step with some of the constants, by their positions in a shape, as a flat array."""
+def _with_constants_at(kind: Kind, shape: tuple[int, ...], entries: NDArray[np.intp] | int) -> Kind:
+    """Return a step with the constants of some entries, given by their flat positions in a shape."""
 
     def take(array: NDArray[Any]) -> NDArray[Any]:
-        return np.broadcast_to(array, shape).reshape(-1)[at] if shape else np.asarray(array)
+        if not shape:
+            return np.asarray(array)
+        taken: NDArray[Any] = np.broadcast_to(array, shape).reshape(-1)[entries]
+        return taken
 
     match kind:
         case Number():
             return Number(take(kind.values))
         case Line():
-            low, high = kind.slope
-            least, most = kind.shift
-            return Line((take(low), take(high)), (take(least), take(most)))
-        case Masked():
-            return Masked(take(kind.mask))
+            low_slope, high_slope = kind.slope
+            low_shift, high_shift = kind.shift
+            return Line((take(low_slope), take(high_slope)), (take(low_shift), take(high_shift)))
+        case ChoiceByMask():
+            return ChoiceByMask(take(kind.mask))
         case LeakyReLU():
             return replace(kind, alpha=take(np.asarray(kind.alpha)), above=take(np.asarray(kind.above)))
     return kind
 
 
-def _key(kind: Kind) -> Hashable:
+def key_of(kind: Kind) -> Hashable:
+    """Return a key that two steps share only if they compute the same; the step itself if its fields have no keys."""
     arrays = tuple((np.shape(array), np.asarray(array).tobytes()) for array in arrays_of(kind))
     if arrays or not dataclasses.is_dataclass(kind):
+        # Of the fields that are no arrays, only the number of roundings of a leaky ReLU matters.
         return type(kind), getattr(kind, "roundings", 0), arrays
-    fields = tuple(getattr(kind, each.name) for each in dataclasses.fields(kind))
-    plain = all(each is None or isinstance(each, (bool, int, float, str, tuple)) for each in fields)
-    return (type(kind), fields) if plain else kind
+    values = tuple(getattr(kind, field.name) for field in dataclasses.fields(kind))
+    if all(value is None or isinstance(value, (bool, int, float, str, tuple)) for value in values):
+        return type(kind), values
+    return kind
 
 
 def _thresholds(kind: Kind) -> Iterator[tuple[float, bool]]:
     """Yield the numbers at which a step changes its branch, and whether it jumps there."""
     match kind:
-        case Above():
+        case Comparison():
             yield kind.threshold, True
         case SignOf():
             yield 0.0, True
-        case Pick():
+        case Extreme():
             yield 0.0, False
         case Negative():
             return
@@ -288,114 +331,139 @@ def _thresholds(kind: Kind) -> Iterator[tuple[float, bool]]:
         case HardTanh():
             yield from ((end, False) for end in (kind.low, kind.high) if math.isfinite(end))
         case SoftShrink():
-            yield from ((end, False) for end in (-kind.edge, kind.edge))
+            yield -kind.edge, False
+            yield kind.edge, False
         case HardSwish():
-            yield from ((end, False) for end in (-3.0, 3.0))
+            yield -3.0, False
+            yield 3.0, False
 
 
-# -- from operators to a plan -----------------------------------------------------------------------------------------
-def plan_of(written: Written, outputs: Sequence[int]) -> Plan:
-    """Operators as steps: several maxima two by two, a function with factors between two lines.
+# -- from operators to a plan ------------------------------------------------------------------------------------------
+AddStep: TypeAlias = Callable[..., int]
+"""Adds a step, given by its kind and the numbers of the values that it reads, and returns the number of its value."""
+
+
+def plan_of(program: EntryProgram, outputs: Sequence[int]) -> Plan:
+    """Return operators as steps: maxima of several values two by two, and a function with factors between two lines.
+
+    ``outputs``: numbers of the program's values that it returns.
 
     Raises
     ------
     Unreadable
+        If an operator has no steps, or a constant cannot be loaded or is not finite.
     """
     steps: list[Step] = []
-    numbers = [0]
+    step_values = [0]
+    """For each value of the program the number of the same value in the plan."""
 
     def add(kind: Kind, *reads: int) -> int:
         steps.append(Step(kind, reads))
         return len(steps)
 
-    for operator, reads in written:
-        numbers.append(_added(operator, [numbers[at] for at in reads], add))
-    return Plan(tuple(steps), tuple(numbers[at] for at in outputs))
+    for operator, reads in program:
+        step_values.append(_add_steps(operator, [step_values[value] for value in reads], add))
+    return Plan(tuple(steps), tuple(step_values[value] for value in outputs))
 
 
-def _added(operator: Operator, reads: list[int], add: Callable[..., int]) -> int:
-    """The number of an operator's value, after its steps were added."""
+def _add_steps(operator: Operator, reads: list[int], add: AddStep) -> int:
+    """Add the steps of an operator; return the number of its value."""
     match operator:
         case Identity():
             return reads[0]
         case Constant():
-            return add(Number(_loaded(operator.run)))
+            return add(Number(_load_finite(operator.run)))
         case Scale():
-            return add(_line(operator), *reads)
+            return add(_line_of_scale(operator), *reads)
         case Add():
-            if not all(map(math.isfinite, operator.weights)):
-                raise Unreadable
-            return add(Total(operator.weights, operator.over), *reads)
+            return add(_weighted_sum(operator), *reads)
         case Maximum() | Minimum():
-            return _two_by_two(isinstance(operator, Maximum), reads, add)
+            return _add_extremes(isinstance(operator, Maximum), reads, add)
         case Product():
-            return add(Times(), *reads)
+            return add(ProductOfTwo(), *reads)
         case Quotient():
-            return add(Over(), *reads)
+            return add(QuotientOfTwo(), *reads)
         case Where():
-            return add(Masked(np.asarray(_loaded(operator.mask), dtype=bool)), *reads)
-        case Compare() | Choose() | Sign():
-            return add(_chooser(operator), *reads)
+            return add(ChoiceByMask(np.asarray(_load_finite(operator.mask), dtype=bool)), *reads)
+        case Compare():
+            return add(_comparison(operator), *reads)
+        case Choose():
+            return add(ChoiceByValue(), *reads)
+        case Sign():
+            return add(SignOf(), *reads)
         case Multiple() if operator.roundings <= SCALED:
-            inner, outer = (_factor(number, operator.roundings) for number in (operator.inner, operator.outer))
-            return add(outer, _added(operator.function, [add(inner, *reads)], add))
-        case Pointwise() if operator.near is None and _is_plain(operator):
-            return add(operator if type(operator).__module__ in OURS else Foreign(operator), *reads)
+            inner = _line_of_factor(operator.inner, operator.roundings)
+            outer = _line_of_factor(operator.outer, operator.roundings)
+            argument = add(inner, *reads)
+            return add(outer, _add_steps(operator.function, [argument], add))
+        case Pointwise() if operator.near is None and _has_valid_fields(operator):
+            is_ours = type(operator).__module__ in OUR_MODULES
+            return add(operator if is_ours else UserFunction(operator), *reads)
     raise Unreadable
 
 
-def _is_plain(function: Pointwise) -> bool:
-    """Whether a function's numbers are such as its class takes."""
+def _has_valid_fields(function: Pointwise) -> bool:
+    """Whether a power has a whole exponent of at least 1, and the slopes of a leaky ReLU are finite."""
     if isinstance(function, Power):
         return function.exponent == int(function.exponent) >= 1
     return all(np.isfinite(array).all() for array in arrays_of(function))
 
 
-def _two_by_two(larger: bool, reads: list[int], add: Callable[..., int]) -> int:
-    """The largest or smallest of several values: of two, by their difference, and so on."""
-    first, *others = reads
+def _add_extremes(is_maximum: bool, reads: list[int], add: AddStep) -> int:
+    """Add the largest or smallest of several values: of the first two, then of that and the third, and so on."""
+    extreme, *others = reads
     for other in others:
-        difference = add(Total((1.0, -1.0)), first, other)
-        first = add(Pick(larger), difference, first, other)
-    return first
+        difference = add(WeightedSum((1.0, -1.0)), extreme, other)
+        extreme = add(Extreme(is_maximum), difference, extreme, other)
+    return extreme
 
 
-def _chooser(operator: Compare | Choose | Sign) -> Kind:
-    if isinstance(operator, Compare):
-        if not math.isfinite(operator.threshold):
-            raise Unreadable
-        return Above(operator.kind, operator.threshold)
-    return SignOf() if isinstance(operator, Sign) else If()
-
-
-def _loaded(load: Callable[[], Any]) -> NDArray[Any]:
+def _load_finite(load: Callable[[], Any]) -> NDArray[Any]:
     try:
-        found = np.asarray(load(), dtype=np.float64)
+        values = np.asarray(load(), dtype=np.float64)
     except Exception as error:
         raise Unreadable from error
-    if not np.isfinite(found).all():
+    if not np.isfinite(values).all():
         raise Unreadable
-    return found
+    return values
 
 
-def _line(scale: Scale) -> Line:
+def _weighted_sum(operator: Add) -> WeightedSum:
+    if not all(map(math.isfinite, operator.weights)):
+        raise Unreadable
+    return WeightedSum(operator.weights, operator.over)
+
+
+def _comparison(operator: Compare) -> Comparison:
+    if not math.isfinite(operator.threshold):
+        raise Unreadable
+    return Comparison(operator.kind, operator.threshold)
+
+
+def _line_of_scale(scale: Scale) -> Line:
     values = np.asarray(scale.values, dtype=np.float64)
-    added, off = (np.zeros(()), np.zeros(())) if scale.offset is None else map(np.asarray, scale.offset())
-    if not all(np.isfinite(each).all() for each in (values, added, off)):
+    offset = np.zeros(())
+    offset_error = np.zeros(())
+    if scale.offset is not None:
+        offset, offset_error = (np.asarray(part) for part in scale.offset())
+    if not all(np.isfinite(numbers).all() for numbers in (values, offset, offset_error)):
         raise Unreadable
-    slope = _around(values, np.zeros(()) if scale.exact else abs(values) * SLACK)
-    return Line(slope, _around(np.asarray(added, dtype=np.float64), np.asarray(off, dtype=np.float64)))
+    slope_error = np.zeros(()) if scale.exact else abs(values) * RELATIVE_ERROR
+    shift = _ends_around(np.asarray(offset, dtype=np.float64), np.asarray(offset_error, dtype=np.float64))
+    return Line(_ends_around(values, slope_error), shift)
 
 
-def _factor(number: float, roundings: int) -> Line:
-    if not math.isfinite(number):
+def _line_of_factor(factor: float, roundings: int) -> Line:
+    if not math.isfinite(factor):
         raise Unreadable
-    value = np.asarray(number)
+    slope = np.asarray(factor)
     zero = np.zeros(())
-    return Line(_around(value, abs(value) * SLACK if roundings else zero), (zero, zero))
+    slope_error = abs(slope) * RELATIVE_ERROR if roundings else zero
+    return Line(_ends_around(slope, slope_error), (zero, zero))
 
 
-def _around(values: FloatArray, off: FloatArray) -> tuple[FloatArray, FloatArray]:
-    if not off.any():
+def _ends_around(values: FloatArray, error: FloatArray) -> Ends:
+    """Return values less and plus an error, rounded outward; the values themselves if there is no error."""
+    if not error.any():
         return values, values
-    return host.next_down(values - off), host.next_up(values + off)
+    return host.next_down(values - error), host.next_up(values + error)

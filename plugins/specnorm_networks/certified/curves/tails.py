@@ -1,8 +1,9 @@
-"""Values and slopes of a plan beyond a number: as powers times exponentials times an interval.
+"""Values and slopes of a plan for large arguments: as powers times exponentials times a bounded factor.
 
-With ``x = side y`` and ``y >= T``, a quantity q is known as ``q(y) = exp(k y) y^p r(y)`` with r in an interval for all
-such y. Sums have the larger order of both; the ratio of the smaller one to it falls, and is at most what it is at T.
-Slopes are derivatives by y. Bounded functions have slopes that fall off exponentially, which outweighs every power.
+For ``x = side y`` with side = 1 or -1 and ``y >= T``, a quantity q is known as ``q(y) = exp(k y) y^p r(y)``, r in an
+interval for all such y. A sum has the larger order (k, p) of both summands; the ratio of the smaller summand to that
+order falls, and is at most its value at T. Slopes are derivatives by y. The slopes of bounded functions fall off
+exponentially, which outweighs every power.
 """
 
 from __future__ import annotations
@@ -11,267 +12,310 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from specnorm.proof import enclosing, host
 from specnorm_networks.certified.curves.jets import slopes_of
 from specnorm_networks.certified.curves.programs import (
-    Above,
-    If,
+    ChoiceByMask,
+    ChoiceByValue,
+    Comparison,
+    Extreme,
     Kind,
     Line,
-    Masked,
     Number,
-    Over,
-    Pick,
     Plan,
+    ProductOfTwo,
+    QuotientOfTwo,
     SignOf,
-    Times,
-    Total,
+    WeightedSum,
 )
 from specnorm_networks.certified.operators.base import Pointwise
-from specnorm_networks.certified.operators.pointwise import (
-    ELU,
-    Arctan,
-    Erf,
-    Exp,
-    Log,
-    Negative,
-    Piecewise,
-    Power,
-    Reciprocal,
-    Rsqrt,
-    Sigmoid,
-    Softplus,
-    Softsign,
-    Sqrt,
-    Steep,
-    Tanh,
-)
+from specnorm_networks.certified.operators.piecewise import Negative, Piecewise
+from specnorm_networks.certified.operators.smooth import ELU, Arctan, Erf, Sigmoid, Softplus, Softsign, Tanh
+from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 
-CLOSE = 2.0**-40
+ERROR = 2.0**-40
 """Relative error of the elementary functions here, with room to spare."""
-LARGEST = Fraction(64)
-"""Powers beyond are not looked at."""
+TINY = 1e-300
+"""More than underflow takes from an exponential."""
+LARGEST_EXPONENT = 700.0
+"""Largest x for which exp(x) is computed: it does not overflow, nor does exp(-x) underflow."""
+LARGEST_POWER = Fraction(64)
+"""Largest p, in absolute value."""
+LARGEST_RATE = 2**40
+"""Largest k, in absolute value."""
+
+Ends: TypeAlias = tuple[float, float]
+"""Two numbers between which a quantity lies."""
 
 
-class Unknown(Exception):
-    """Nothing is known of a value beyond the number."""
+class UnknownError(Exception):
+    """A value is not known for large arguments."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """``exp(rate y) y^power`` times a number between two."""
+class Asymptote:
+    """The quantities ``exp(rate y) y^power r(y)`` with r between two numbers."""
 
     low: float
+    """Smallest r."""
     high: float
+    """Largest r."""
     power: Fraction = Fraction(0)
     rate: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
-            raise Unknown
-        if abs(self.power) > LARGEST or abs(self.rate) > 2**40:
-            raise Unknown
+            raise UnknownError
+        if abs(self.power) > LARGEST_POWER or abs(self.rate) > LARGEST_RATE:
+            raise UnknownError
 
     @property
-    def zero(self) -> bool:
-        """Whether it is 0."""
+    def is_zero(self) -> bool:
+        """Whether the quantity is 0."""
         return self.low == self.high == 0
 
     @property
     def order(self) -> tuple[Fraction, Fraction]:
-        """What grows faster has the larger one."""
+        """Rate and power: of two orders, the larger one grows faster."""
         return self.rate, self.power
 
+    @property
+    def factor(self) -> Ends:
+        """Smallest and largest r."""
+        return self.low, self.high
 
-ZERO = Order(0.0, 0.0)
-ONE = Order(1.0, 1.0)
+
+def number(value: float) -> Asymptote:
+    """Return a number as a quantity that does not depend on y."""
+    return Asymptote(value, value)
 
 
-def _product(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+ZERO = number(0.0)
+ONE = number(1.0)
+
+
+class ValueAndSlope(NamedTuple):
+    """A value, and its derivative by y."""
+
+    value: Asymptote
+    slope: Asymptote
+
+
+class StraightLine(NamedTuple):
+    """A value that is exactly ``slope y + shift``."""
+
+    slope: Fraction
+    shift: Fraction
+
+
+def _product(a: Ends, b: Ends) -> Ends:
     for one, other in ((a, b), (b, a)):
-        if one[0] == one[1] and one[0] in (-1.0, 0.0, 1.0):
+        is_exact_factor = one[0] == one[1] and one[0] in (-1.0, 0.0, 1.0)
+        if is_exact_factor:
             ends = one[0] * other[0], one[0] * other[1]
             return min(ends), max(ends)
-    found = [x * y for x in a for y in b]
-    return host.next_down(min(found)), host.next_up(max(found))
+    products = [x * y for x in a for y in b]
+    return host.next_down(min(products)), host.next_up(max(products))
 
 
-def _sum(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+def _sum(a: Ends, b: Ends) -> Ends:
     low = a[0] + b[0]
     high = a[1] + b[1]
-    exact = 0.0 in (a[0], b[0]) and 0.0 in (a[1], b[1])
+    adds_zero = 0.0 in (a[0], b[0]) and 0.0 in (a[1], b[1])
     # Small whole numbers add up without rounding.
-    exact = exact or all(x == int(x) and abs(x) < 2**50 for x in (*a, *b))
-    return (low, high) if exact else (host.next_down(low), host.next_up(high))
+    if adds_zero or all(x == int(x) and abs(x) < 2**50 for x in (*a, *b)):
+        return low, high
+    return host.next_down(low), host.next_up(high)
 
 
 class Tail:
-    """A plan of one function, evaluated beyond a number.
+    """A plan of one function for all arguments beyond a number, on one side.
 
     Parameters
     ----------
     plan : Plan
         With numbers as constants.
     side : {-1, 1}
+        Sign of the arguments.
     start : float
         T, at least 16.
+
+    Raises
+    ------
+    UnknownError
+        If a value is not known for such arguments.
     """
 
     def __init__(self, plan: Plan, side: int, start: float) -> None:
+        self.side = side
         self.start = start
-        first = Order(float(side), float(side), Fraction(1)), Order(float(side), float(side))
-        self.known: list[tuple[Order, Order]] = [first]
-        self.lines: list[tuple[Fraction, Fraction] | None] = [(Fraction(side), Fraction(0))]
-        """Values that are ``slope y + shift``, exactly."""
+        argument = ValueAndSlope(Asymptote(float(side), float(side), power=Fraction(1)), number(float(side)))
+        self.values: list[ValueAndSlope] = [argument]
+        """All values of the plan, by their numbers."""
+        self.lines: list[StraightLine | None] = [StraightLine(Fraction(side), Fraction(0))]
+        """For each value the line that it is; None if it is none."""
         for step in plan.steps:
-            self.known.append(self._step(step.kind, [self.known[at] for at in step.reads], step.reads))
-            self.lines.append(_straight(step.kind, [self.lines[at] for at in step.reads]))
+            inputs = [self.values[value] for value in step.reads]
+            lines = [self.lines[value] for value in step.reads]
+            self.values.append(self._value_of_step(step.kind, inputs, lines))
+            self.lines.append(_line_of_step(step.kind, lines))
 
-    def slope(self, number: int, side: int) -> tuple[float, float]:
-        """Smallest and largest slope of a value, by x.
+    def slope(self, output: int) -> Ends:
+        """Return the smallest and largest derivative of a value by x.
 
         Raises
         ------
-        Unknown
-            If it has none.
+        UnknownError
+            If the derivative is not bounded.
         """
-        low, high = self.interval(self.known[number][1])
+        low, high = self.interval(self.values[output].slope)
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise Unknown
-        return (low, high) if side > 0 else (-high, -low)
+            raise UnknownError
+        return (low, high) if self.side > 0 else (-high, -low)
 
-    # -- orders ---------------------------------------------------------------------------------------------------
-    def _size(self, rate: Fraction, power: Fraction) -> tuple[float, float]:
-        """Smallest and largest ``exp(rate y) y^power``."""
+    # -- arithmetic ----------------------------------------------------------------------------------------------------
+    def _power_range(self, rate: Fraction, power: Fraction) -> Ends:
+        """Return the smallest and largest ``exp(rate y) y^power``."""
         if rate == power == 0:
             return 1.0, 1.0
-        # The logarithm's derivative, rate + power / y, has one sign from T on.
-        at = Fraction(self.start)
+        start = Fraction(self.start)
+        # The derivative of the logarithm, rate + power / y, has the sign of ``rate y + power``. It has to be one sign
+        # for all y >= T: that of the power if the rate is 0, else that of the rate, which it has for large y.
         if rate == 0:
             rises = power > 0
         else:
             rises = rate > 0
-            if (rate * at + power) * rate < 0 or rate * at + power == 0:
-                raise Unknown
-        log = float(rate) * self.start + float(power) * math.log(self.start)
-        slack = CLOSE * (1 + abs(float(rate)) * self.start + abs(float(power)) * math.log(self.start))
+            slope_at_start = rate * start + power
+            if slope_at_start == 0 or (slope_at_start > 0) != rises:
+                raise UnknownError
+        log_start = math.log(self.start)
+        logarithm = float(rate) * self.start + float(power) * log_start
+        error = ERROR * (1 + abs(float(rate)) * self.start + abs(float(power)) * log_start)
         if rises:
-            return (math.exp(min(log - slack, 700.0)), math.inf)
-        return 0.0, math.exp(log + slack) if log + slack > -700 else 1e-300
+            return math.exp(min(logarithm - error, LARGEST_EXPONENT)), math.inf
+        largest = logarithm + error
+        return 0.0, math.exp(largest) if largest > -LARGEST_EXPONENT else TINY
 
-    def interval(self, x: Order) -> tuple[float, float]:
-        """Where a quantity lies."""
-        if x.zero:
+    def interval(self, x: Asymptote) -> Ends:
+        """Return two numbers between which a quantity lies."""
+        if x.is_zero:
             return 0.0, 0.0
-        size = self._size(*x.order)
-        if size == (1.0, 1.0):
-            return x.low, x.high
-        ends = [0.0 if 0.0 in (a, b) else a * b for a in size for b in (x.low, x.high)]
-        return host.next_down(min(ends)), host.next_up(max(ends))
+        power_range = self._power_range(*x.order)
+        if power_range == (1.0, 1.0):
+            return x.factor
+        # A factor of 0 times an infinite power is 0.
+        products = [0.0 if 0.0 in (a, b) else a * b for a in power_range for b in x.factor]
+        return host.next_down(min(products)), host.next_up(max(products))
 
-    def add(self, a: Order, b: Order) -> Order:
-        """The sum."""
-        if a.zero or b.zero:
-            return b if a.zero else a
-        if a.order < b.order:
-            a, b = b, a
-        low = b.low
-        high = b.high
-        if a.order != b.order:
-            _, most = self._size(b.rate - a.rate, b.power - a.power)
-            if not math.isfinite(most):
-                raise Unknown
-            low = host.next_down(low * most) if low < 0 else 0.0
-            high = host.next_up(high * most) if high > 0 else 0.0
-        total = _sum((a.low, a.high), (low, high))
+    def add(self, a: Asymptote, b: Asymptote) -> Asymptote:
+        """Return the sum of two quantities."""
+        if a.is_zero:
+            return b
+        if b.is_zero:
+            return a
+        larger, smaller = (b, a) if a.order < b.order else (a, b)
+        low, high = smaller.factor
+        if larger.order != smaller.order:
+            _, largest_ratio = self._power_range(smaller.rate - larger.rate, smaller.power - larger.power)
+            if not math.isfinite(largest_ratio):
+                raise UnknownError
+            low = host.next_down(low * largest_ratio) if low < 0 else 0.0
+            high = host.next_up(high * largest_ratio) if high > 0 else 0.0
+        total = _sum(larger.factor, (low, high))
         if total == (0.0, 0.0):
             return ZERO
-        return Order(*total, a.power, a.rate)
+        return Asymptote(*total, larger.power, larger.rate)
 
-    def multiply(self, a: Order, b: Order) -> Order:
-        """The product."""
-        if a.zero or b.zero:
+    def multiply(self, a: Asymptote, b: Asymptote) -> Asymptote:
+        """Return the product of two quantities."""
+        if a.is_zero or b.is_zero:
             return ZERO
-        return Order(*_product((a.low, a.high), (b.low, b.high)), a.power + b.power, a.rate + b.rate)
+        return Asymptote(*_product(a.factor, b.factor), a.power + b.power, a.rate + b.rate)
 
-    def inverse(self, a: Order) -> Order:
-        """One over it."""
+    def inverse(self, a: Asymptote) -> Asymptote:
+        """Return 1 over a quantity."""
         if not (a.low > 0 or a.high < 0):
-            raise Unknown
-        ends = 1 / a.low, 1 / a.high
+            raise UnknownError
         if a.low == a.high and abs(a.low) == 1:
-            return Order(a.low, a.low, -a.power, -a.rate)
-        return Order(host.next_down(min(ends)), host.next_up(max(ends)), -a.power, -a.rate)
+            return Asymptote(a.low, a.low, -a.power, -a.rate)
+        ends = 1 / a.low, 1 / a.high
+        return Asymptote(host.next_down(min(ends)), host.next_up(max(ends)), -a.power, -a.rate)
 
-    # -- steps ----------------------------------------------------------------------------------------------------
-    def _step(
+    # -- steps ---------------------------------------------------------------------------------------------------------
+    def _value_of_step(
         self,
         kind: Kind,
-        read: Sequence[tuple[Order, Order]],
-        reads: Sequence[int],
-    ) -> tuple[Order, Order]:
+        inputs: Sequence[ValueAndSlope],
+        lines: Sequence[StraightLine | None],
+    ) -> ValueAndSlope:
+        """Return the value of a step from the values that it reads, and from the lines that these are."""
         match kind:
             case Number(values):
-                return Order(float(values), float(values)), ZERO
+                return ValueAndSlope(number(float(values)), ZERO)
             case Line():
-                slope, shift = (Order(float(low), float(high)) for low, high in (kind.slope, kind.shift))
-                return self.add(self.multiply(read[0][0], slope), shift), self.multiply(read[0][1], slope)
-            case Total(weights, over):
-                value = ZERO
-                slope = ZERO
-                for weight, (x, dx) in zip(weights, read, strict=True):
-                    factor = Order(weight, weight)
-                    value = self.add(value, self.multiply(x, factor))
-                    slope = self.add(slope, self.multiply(dx, factor))
-                if over > 1:
-                    share = Order(host.next_down(1 / over), host.next_up(1 / over))
-                    value = self.multiply(value, share)
-                    slope = self.multiply(slope, share)
-                return value, slope
-            case Times():
-                (a, da), (b, db) = read
-                return self.multiply(a, b), self.add(self.multiply(da, b), self.multiply(a, db))
-            case Over():
-                (a, da), (b, db) = read
-                inner = self.inverse(b)
-                value = self.multiply(a, inner)
-                less = self.multiply(self.multiply(value, db), Order(-1.0, -1.0))
-                return value, self.multiply(self.add(da, less), inner)
+                slope, shift = (Asymptote(float(low), float(high)) for low, high in (kind.slope, kind.shift))
+                x = inputs[0]
+                return ValueAndSlope(self.add(self.multiply(x.value, slope), shift), self.multiply(x.slope, slope))
+            case WeightedSum():
+                value = self._weighted_sum([x.value for x in inputs], kind)
+                return ValueAndSlope(value, self._weighted_sum([x.slope for x in inputs], kind))
+            case ProductOfTwo():
+                a, b = inputs
+                slope = self.add(self.multiply(a.slope, b.value), self.multiply(a.value, b.slope))
+                return ValueAndSlope(self.multiply(a.value, b.value), slope)
+            case QuotientOfTwo():
+                # q = a / b has q' = (a' - q b') / b.
+                a, b = inputs
+                inverse = self.inverse(b.value)
+                value = self.multiply(a.value, inverse)
+                subtrahend = self.multiply(value, b.slope)
+                difference = self.add(a.slope, self.multiply(subtrahend, number(-1.0)))
+                return ValueAndSlope(value, self.multiply(difference, inverse))
             case Exp():
-                return self._exponential(*read[0], self.lines[reads[0]])
+                return self._exponential(inputs[0], lines[0])
             case Pointwise():
-                return self._function(kind, *read[0])
-        return self._choice(kind, read)
+                return self._function(kind, inputs[0])
+        return self._choice(kind, inputs)
 
-    def _choice(self, kind: Kind, read: Sequence[tuple[Order, Order]]) -> tuple[Order, Order]:
-        """A step that takes one branch."""
+    def _weighted_sum(self, summands: Sequence[Asymptote], kind: WeightedSum) -> Asymptote:
+        total = ZERO
+        for weight, summand in zip(kind.weights, summands, strict=True):
+            total = self.add(total, self.multiply(summand, number(weight)))
+        if kind.divisor > 1:
+            share = 1 / kind.divisor
+            total = self.multiply(total, Asymptote(host.next_down(share), host.next_up(share)))
+        return total
+
+    def _choice(self, kind: Kind, inputs: Sequence[ValueAndSlope]) -> ValueAndSlope:
+        """Return the value of a step that is on one branch for all arguments; `UnknownError` if it is on several."""
         match kind:
-            case Masked(mask):
-                return read[0] if bool(mask) else read[1]
-            case Pick(larger):
-                sign = self._sign(read[0][0], 0.0)
-                return read[1] if (sign >= 0) == larger else read[2]
-            case If():
-                low, high = self.interval(read[0][0])
+            case ChoiceByMask(mask):
+                return inputs[0] if bool(mask) else inputs[1]
+            case Extreme(is_maximum):
+                difference, first, second = inputs
+                first_is_larger = self._sign(difference.value, 0.0) >= 0
+                return first if first_is_larger == is_maximum else second
+            case ChoiceByValue():
+                condition, first, second = inputs
+                low, high = self.interval(condition.value)
                 if low > 0 or high < 0:
-                    return read[1]
+                    return first
                 if low == high == 0:
-                    return read[2]
-                raise Unknown
-            case Above(how, threshold):
-                sign = self._sign(read[0][0], threshold)
-                meets = {"gt": sign > 0, "ge": sign >= 0, "lt": sign < 0, "le": sign <= 0}[how]
-                return Order(float(meets), float(meets)), ZERO
+                    return second
+                raise UnknownError
+            case Comparison(_, threshold):
+                sign = self._sign(inputs[0].value, threshold)
+                return ValueAndSlope(number(float(kind.holds_for(np.asarray(sign)))), ZERO)
             case SignOf():
-                sign = self._sign(read[0][0], 0.0)
-                return Order(float(sign), float(sign)), ZERO
-        raise Unknown
+                return ValueAndSlope(number(float(self._sign(inputs[0].value, 0.0))), ZERO)
+        raise UnknownError
 
-    def _sign(self, x: Order, threshold: float) -> int:
-        """Of a quantity less a number."""
+    def _sign(self, x: Asymptote, threshold: float) -> int:
+        """Return the sign of a quantity less a threshold."""
         low, high = self.interval(x)
         if low > threshold:
             return 1
@@ -279,170 +323,199 @@ class Tail:
             return -1
         if low == high == threshold:
             return 0
-        raise Unknown
+        raise UnknownError
 
-    def _function(self, f: Pointwise, u: Order, du: Order) -> tuple[Order, Order]:
+    # -- functions of one variable -------------------------------------------------------------------------------------
+    def _function(self, f: Pointwise, x: ValueAndSlope) -> ValueAndSlope:
+        """Return f(u) and f'(u) u' for a value u."""
+        u, slope_of_u = x
         ends = self.interval(u)
         match f:
             case Power():
-                value = ONE
-                slope = du
+                # The slope is n u^(n - 1) u'.
+                power = ONE
                 for _ in range(f.exponent - 1):
-                    value = self.multiply(value, u)
-                slope = self.multiply(self.multiply(value, du), Order(float(f.exponent), float(f.exponent)))
-                return self.multiply(value, u), slope
+                    power = self.multiply(power, u)
+                slope = self.multiply(self.multiply(power, slope_of_u), number(float(f.exponent)))
+                return ValueAndSlope(self.multiply(power, u), slope)
             case Reciprocal():
-                inner = self.inverse(u)
-                scale = Order(f.scale, f.scale)
-                slope = self.multiply(self.multiply(self.multiply(inner, inner), du), Order(-f.scale, -f.scale))
-                return self.multiply(inner, scale), slope
-            case Sqrt() | Rsqrt() if u.low > 0:
-                root = Order(
-                    max(host.next_down(math.sqrt(u.low)), 0.0), host.next_up(math.sqrt(u.high)), u.power / 2, u.rate / 2
-                )
-                inner = self.inverse(root)
-                if isinstance(f, Sqrt):
-                    return root, self.multiply(self.multiply(du, inner), Order(0.5, 0.5))
-                cube = self.multiply(self.multiply(inner, inner), inner)
-                return inner, self.multiply(self.multiply(du, cube), Order(-0.5, -0.5))
+                inverse = self.inverse(u)
+                slope = self.multiply(self.multiply(inverse, inverse), slope_of_u)
+                return ValueAndSlope(self.multiply(inverse, number(f.scale)), self.multiply(slope, number(-f.scale)))
+            case Sqrt() if u.low > 0:
+                root = _root(u)
+                slope = self.multiply(slope_of_u, self.inverse(root))
+                return ValueAndSlope(root, self.multiply(slope, number(0.5)))
+            case Rsqrt() if u.low > 0:
+                inverse = self.inverse(_root(u))
+                cube = self.multiply(self.multiply(inverse, inverse), inverse)
+                return ValueAndSlope(inverse, self.multiply(self.multiply(slope_of_u, cube), number(-0.5)))
             case Log() if u.low > 0:
-                return self._logarithm(u), self.multiply(du, self.inverse(u))
+                return ValueAndSlope(self._logarithm(u), self.multiply(slope_of_u, self.inverse(u)))
             case Steep():
-                raise Unknown
-            case Piecewise():
-                line = _line_of(f, *ends)
-                if line is not None:
-                    slope = Order(line[0], line[0])
-                    shift = Order(line[1], line[1])
-                    return self.add(self.multiply(u, slope), shift), self.multiply(du, slope)
-            case ELU() if ends[0] >= 0:
-                return u, du
-        return self._bounded(f, u, ends), self.multiply(self._derivative(f, u, ends), du)
+                raise UnknownError
+        return self._function_with_bounded_slope(f, x, ends)
 
-    def _bounded(self, f: Pointwise, u: Order, ends: tuple[float, float]) -> Order:
-        """The value of a function: between two numbers, or near a line through the end that is finite."""
+    def _function_with_bounded_slope(self, f: Pointwise, x: ValueAndSlope, ends: Ends) -> ValueAndSlope:
+        """Return f(u) and f'(u) u' for a value u. ``ends``: interval of u."""
+        u, slope_of_u = x
+        if isinstance(f, Piecewise):
+            line = _line_of_piecewise(f, *ends)
+            if line is not None:
+                slope, shift = line
+                value = self.add(self.multiply(u, number(slope)), number(shift))
+                return ValueAndSlope(value, self.multiply(slope_of_u, number(slope)))
+        if isinstance(f, ELU) and ends[0] >= 0:
+            return x
+        return ValueAndSlope(self._value_by_slopes(f, u, ends), self.multiply(self._derivative(f, u, ends), slope_of_u))
+
+    def _value_by_slopes(self, f: Pointwise, u: Asymptote, ends: Ends) -> Asymptote:
+        """Return f(u): between two numbers, or by a line with the function's slopes through a finite end of u.
+
+        ``ends``: interval of u.
+        """
         low, high = (np.array(end) for end in ends)
         least, most = (float(end) for end in f.between(low, high))
         if math.isfinite(least) and math.isfinite(most):
-            return Order(least, most)
+            return Asymptote(least, most)
         if not (math.isfinite(ends[0]) or math.isfinite(ends[1])):
-            raise Unknown
-        anchor = ends[0] if math.isfinite(ends[0]) else ends[1]
-        there = [float(end) for end in f.between(np.array(anchor), np.array(anchor))]
+            raise UnknownError
         # f(u) = f(c) + s (u - c) = s u + (f(c) - s c), with one and the same s between the slopes.
+        c = ends[0] if math.isfinite(ends[0]) else ends[1]
+        low_at_c, high_at_c = f.between(np.array(c), np.array(c))
+        value_at_c = Asymptote(float(low_at_c), float(high_at_c))
         slopes = slopes_of(f, enclosing((low, high)))
-        slope = Order(float(slopes.low), float(slopes.high))
-        away = self.multiply(slope, Order(-anchor, -anchor))
-        return self.add(self.multiply(slope, u), self.add(Order(there[0], there[1]), away))
+        slope = Asymptote(float(slopes.low), float(slopes.high))
+        shift = self.add(value_at_c, self.multiply(slope, number(-c)))
+        return self.add(self.multiply(slope, u), shift)
 
-    def _derivative(self, f: Pointwise, u: Order, ends: tuple[float, float]) -> Order:
-        """The derivative of a function: where it falls off, as fast."""
-        found = slopes_of(f, enclosing((np.array(ends[0]), np.array(ends[1]))))
-        low = float(found.low)
-        high = float(found.high)
-        grows = u.order > ZERO.order
-        rises = u.low > 0 and grows
-        falls = u.high < 0 and grows
-        near = min(abs(u.low), abs(u.high))
-        most: float | None = None
+    def _derivative(self, f: Pointwise, u: Asymptote, ends: Ends) -> Asymptote:
+        """Return f'(u): if it falls off with u, as fast as it does. ``ends``: interval of u."""
+        slopes = slopes_of(f, enclosing((np.array(ends[0]), np.array(ends[1]))))
+        bounded = Asymptote(float(slopes.low), float(slopes.high))
+        is_unbounded = u.order > ZERO.order
+        tends_to_plus_infinity = u.low > 0 and is_unbounded
+        tends_to_minus_infinity = u.high < 0 and is_unbounded
+        tends_to_infinity = tends_to_plus_infinity or tends_to_minus_infinity
+        # A bound ``largest exp(-|u|)`` of |f'(u)|.
+        largest: float | None = None
         match f:
-            case Sigmoid() | Tanh() | Erf() if rises or falls:
-                # exp(-|u|); 4 exp(-2|u|); 2 / root of pi exp(-u^2), and u^2 >= |u| - 1/4.
-                most = 4.0
-            case Softplus() if falls:
-                most = 1.0
-            case ELU() if falls:
-                most = abs(f.alpha)
-            case Arctan() | Softsign() if rises or falls:
-                inner = self.inverse(u)
-                square = self.multiply(inner, inner)
-                return Order(0.0, square.high, square.power, square.rate)
-        if most is None:
-            return Order(low, high)
-        rate = self._reach(u, near)
-        if rate is None:
-            return Order(low, high)
-        signed = (-most, 0.0) if isinstance(f, ELU) and f.alpha < 0 else (0.0, most)
-        return Order(*signed, Fraction(0), -rate)
+            case Sigmoid() | Tanh() | Erf() if tends_to_infinity:
+                # The slopes are at most exp(-|u|), 4 exp(-2 |u|), and 2 / root of pi exp(-u^2) with u^2 >= |u| - 1/4.
+                largest = 4.0
+            case Softplus() if tends_to_minus_infinity:
+                largest = 1.0
+            case ELU() if tends_to_minus_infinity:
+                largest = abs(f.alpha)
+            case Arctan() | Softsign() if tends_to_infinity:
+                # The slopes are at most 1 / u^2.
+                inverse = self.inverse(u)
+                inverse_square = self.multiply(inverse, inverse)
+                return Asymptote(0.0, inverse_square.high, inverse_square.power, inverse_square.rate)
+        if largest is None:
+            return bounded
+        growth = self._growth(u, min(abs(u.low), abs(u.high)))
+        if growth is None:
+            return bounded
+        is_negative = isinstance(f, ELU) and f.alpha < 0
+        return Asymptote(*((-largest, 0.0) if is_negative else (0.0, largest)), Fraction(0), -growth)
 
-    def _reach(self, u: Order, near: float) -> Fraction | None:
-        """A number r with ``|u| >= r y``, rounded down; None where it grows more slowly."""
+    def _growth(self, u: Asymptote, smallest_factor: float) -> Fraction | None:
+        """Return a number g > 0 with ``|u| >= g y``, rounded down; None if u grows more slowly than y.
+
+        ``smallest_factor``: lower bound of the factor |r| of u.
+        """
         if u.rate == 0 and u.power >= 1:
-            least, _ = (1.0, 1.0) if u.power == 1 else self._size(Fraction(0), u.power - 1)
-        elif u.rate > 0:
-            # exp(k y) >= k y; a negative power is at most undone by half of the rate.
-            if u.power < 0:
-                return None
-            least = float(u.rate) * (1 - CLOSE)
+            # y^p >= T^(p - 1) y
+            least, _ = self._power_range(Fraction(0), u.power - 1)
+        elif u.rate > 0 and u.power >= 0:
+            # exp(k y) >= k y
+            least = float(u.rate) * (1 - ERROR)
         else:
             return None
-        found = min(host.next_down(near * least * (1 - CLOSE)), 2.0**20)
-        return Fraction(found) if found > 0 else None
+        growth = min(host.next_down(smallest_factor * least * (1 - ERROR)), 2.0**20)
+        return Fraction(growth) if growth > 0 else None
 
-    def _exponential(
-        self,
-        u: Order,
-        du: Order,
-        line: tuple[Fraction, Fraction] | None,
-    ) -> tuple[Order, Order]:
+    def _exponential(self, x: ValueAndSlope, line: StraightLine | None) -> ValueAndSlope:
+        """Return exp(u). ``line``: the line that u is, if it is one."""
+        u, slope_of_u = x
         low, high = self.interval(u)
-        if line is not None and abs(line[1]) < 700:
-            shift = float(line[1])
-            size = math.exp(shift), CLOSE * (1 + abs(shift)) * math.exp(shift)
-            exact = (1.0, 1.0) if line[1] == 0 else (size[0] - size[1], size[0] + size[1])
-            value = Order(*exact, Fraction(0), line[0])
-        elif math.isfinite(low) and high < 700:
-            value = Order(max(math.exp(low) * (1 - CLOSE) - 1e-300, 0.0), math.exp(high) * (1 + CLOSE) + 1e-300)
-        elif u.high < 0 and (rate := self._reach(u, abs(u.high))) is not None:
-            value = Order(0.0, 1.0, Fraction(0), -rate)
+        if line is not None and abs(line.shift) < LARGEST_EXPONENT:
+            value = Asymptote(*_exponential_of_shift(line.shift), Fraction(0), line.slope)
+        elif math.isfinite(low) and high < LARGEST_EXPONENT:
+            smallest = math.exp(low) * (1 - ERROR) - TINY
+            value = Asymptote(max(smallest, 0.0), math.exp(high) * (1 + ERROR) + TINY)
         else:
-            raise Unknown
-        return value, self.multiply(value, du)
+            growth = self._growth(u, abs(u.high)) if u.high < 0 else None
+            if growth is None:
+                raise UnknownError
+            value = Asymptote(0.0, 1.0, Fraction(0), -growth)
+        return ValueAndSlope(value, self.multiply(value, slope_of_u))
 
-    def _logarithm(self, u: Order) -> Order:
-        """``rate y + power log y + log r``; log y / y falls from T >= 16 on."""
-        shift = Order(
-            math.log(u.low) - CLOSE * (1 + abs(math.log(u.low))), math.log(u.high) + CLOSE * (1 + abs(math.log(u.high)))
-        )
+    def _logarithm(self, u: Asymptote) -> Asymptote:
+        """Return ``rate y + power log y + log r``; log y / y falls from T >= 16 on."""
+        log_low = math.log(u.low)
+        log_high = math.log(u.high)
+        value = Asymptote(log_low - ERROR * (1 + abs(log_low)), log_high + ERROR * (1 + abs(log_high)))
         rate = float(u.rate)
-        value = shift
         if rate:
-            value = self.add(Order(host.next_down(rate), host.next_up(rate), Fraction(1)), value)
+            value = self.add(Asymptote(host.next_down(rate), host.next_up(rate), Fraction(1)), value)
         if u.power:
-            part = float(u.power) * math.log(self.start) / self.start * (1 + CLOSE)
-            value = self.add(value, Order(min(part, 0.0), max(part, 0.0), Fraction(1)))
+            largest = float(u.power) * math.log(self.start) / self.start * (1 + ERROR)
+            value = self.add(value, Asymptote(min(largest, 0.0), max(largest, 0.0), Fraction(1)))
         return value
 
 
-def _straight(
-    kind: Kind,
-    read: Sequence[tuple[Fraction, Fraction] | None],
-) -> tuple[Fraction, Fraction] | None:
-    """The line that a step makes of lines, if it makes one."""
-    known = [line for line in read if line is not None]
-    if len(known) < len(read):
+def _root(u: Asymptote) -> Asymptote:
+    """Return the root of a positive quantity."""
+    low = max(host.next_down(math.sqrt(u.low)), 0.0)
+    return Asymptote(low, host.next_up(math.sqrt(u.high)), u.power / 2, u.rate / 2)
+
+
+def _exponential_of_shift(shift: Fraction) -> Ends:
+    """Return two numbers between which exp(shift) lies."""
+    if shift == 0:
+        return 1.0, 1.0
+    exponential = math.exp(float(shift))
+    error = ERROR * (1 + abs(float(shift))) * exponential
+    return exponential - error, exponential + error
+
+
+def _line_of_step(kind: Kind, lines: Sequence[StraightLine | None]) -> StraightLine | None:
+    """Return the line that a step's value is; None if it is none. ``lines``: those that it reads."""
+    inputs = [line for line in lines if line is not None]
+    if len(inputs) < len(lines):
         return None
     match kind:
         case Number(values):
-            return Fraction(0), Fraction(float(values))
-        case Line() if kind.exact:
+            return StraightLine(Fraction(0), Fraction(float(values)))
+        case Line() if kind.is_exact:
             slope = Fraction(float(kind.slope[0]))
             shift = Fraction(float(kind.shift[0]))
-            return slope * known[0][0], slope * known[0][1] + shift
+            (line,) = inputs
+            return StraightLine(slope * line.slope, slope * line.shift + shift)
         case Negative():
-            return -known[0][0], -known[0][1]
-        case Total(weights, over):
-            pairs = [(Fraction(weight), line) for weight, line in zip(weights, known, strict=True)]
-            return tuple(sum((w * line[at] for w, line in pairs), Fraction(0)) / over for at in range(2))  # type: ignore[return-value]
+            (line,) = inputs
+            return StraightLine(-line.slope, -line.shift)
+        case WeightedSum(weights, divisor):
+            slope = Fraction(0)
+            shift = Fraction(0)
+            for weight, line in zip(weights, inputs, strict=True):
+                slope += Fraction(weight) * line.slope
+                shift += Fraction(weight) * line.shift
+            return StraightLine(slope / divisor, shift / divisor)
     return None
 
 
-def _line_of(f: Piecewise, low: float, high: float) -> tuple[float, float] | None:
-    """Slope and shift of the one line that a function is on an interval."""
+def _line_of_piecewise(f: Piecewise, low: float, high: float) -> tuple[float, float] | None:
+    """Return slope and shift of the line that a function is on an interval; None if it has several pieces there."""
     ends = np.array(low), np.array(high)
     if f.extent() is None:
         return None
-    met = [piece for piece in f.pieces(*ends) if bool(piece.met(*ends))]
-    if len(met) != 1 or not np.array_equal(met[0].least, met[0].most):
+    pieces = [piece for piece in f.pieces(*ends) if bool(piece.slopes_count(*ends))]
+    if len(pieces) != 1:
         return None
-    return float(np.asarray(met[0].least)), float(met[0].shift)
+    (piece,) = pieces
+    if not np.array_equal(piece.min_slope, piece.max_slope):
+        return None
+    return float(np.asarray(piece.min_slope)), float(piece.shift)

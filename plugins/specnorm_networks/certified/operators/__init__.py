@@ -28,41 +28,30 @@ from specnorm_networks.certified.operators.moves import (
     Tile,
     Unsqueeze,
 )
+from specnorm_networks.certified.operators.multiples import Multiple
 from specnorm_networks.certified.operators.normalisation import Centre, Normalise
-from specnorm_networks.certified.operators.pointwise import (
+from specnorm_networks.certified.operators.piecewise import Abs, HardTanh, LeakyReLU, Negative, ReLU, SoftShrink
+from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
+from specnorm_networks.certified.operators.resizing import Resize
+from specnorm_networks.certified.operators.smooth import (
     ELU,
     GELU,
-    Abs,
     Arctan,
     Cos,
     Erf,
-    Exp,
     HardSwish,
-    HardTanh,
-    LeakyReLU,
-    Log,
     Mish,
-    Multiple,
-    Negative,
-    Power,
-    Reciprocal,
-    ReLU,
-    Rsqrt,
     Sigmoid,
     SiLU,
     Sin,
     Softplus,
-    SoftShrink,
     Softsign,
-    Sqrt,
-    Steep,
     Tanh,
     TanhGELU,
 )
-from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
-from specnorm_networks.certified.operators.resizing import Resize
 from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, SignParts, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
+from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias, dataclass_transform
 
@@ -27,20 +29,24 @@ Ends: TypeAlias = tuple[FloatArray, FloatArray]
 Offset: TypeAlias = Callable[[], tuple[FloatArray, FloatArray]]
 """Returns constants that broadcast against a value, and the error of each."""
 Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
-"""Slope, middle and half of a strip: ``|f(v) - slope v - middle| <= half``."""
+"""Slope, middle and half width of a strip: ``|f(v) - slope v - middle| <= half``."""
 Sizes: TypeAlias = tuple[int, ...]
+"""A shape that is known; `Shape | None` if it may be unknown."""
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
 """Maps one array (copies, *shape) for each input to one array (copies, *shape of the value)."""
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
 """Maps one array (copies, *shape of the value) to one array (copies, *shape) for each input."""
 Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
-"""Operators, and the numbers of the values that each takes: inputs from 0 on, then those of the operators before."""
+"""Operators, and the numbers of the values that each reads: inputs are numbered from 0 on, and then the values of the
+operators in order."""
 UNDERFLOW = 2.0**-1000
 """More than underflow takes from an entry."""
 AT_ONCE = 2**23
-"""Largest number of entries of the matrix of a linear map."""
-TABLE = 2**20
-"""Largest number of entries of a value of which a table says where each came from."""
+"""Largest number of entries that are computed at once: of the matrix of a linear map, or of copies of a value."""
+LARGEST_TABLE = 2**20
+"""Largest number of entries of a value for which a table of the input entries that they are is made."""
+KEPT_ENTRIES = 2**24
+"""Largest number of entries of kernels that linear maps hold while they are kept (`keep_linear_maps`): 128 MB."""
 
 
 def times_up(*factors: FloatArray) -> FloatArray:
@@ -48,9 +54,9 @@ def times_up(*factors: FloatArray) -> FloatArray:
     product: FloatArray = np.ones(())
     for factor in factors:
         with np.errstate(invalid="ignore", over="ignore"):
-            beyond = np.nextafter(product * factor, math.inf)
-        beyond = np.where((product == 0) | (factor == 0), 0.0, beyond)
-        product = np.where(product == 1, factor, np.where(factor == 1, product, beyond))
+            rounded_up = np.nextafter(product * factor, math.inf)
+        rounded_up = np.where((product == 0) | (factor == 0), 0.0, rounded_up)
+        product = np.where(product == 1, factor, np.where(factor == 1, product, rounded_up))
     return product
 
 
@@ -59,14 +65,25 @@ def plus_up(*terms: FloatArray) -> FloatArray:
     total: FloatArray = np.zeros(())
     for term in terms:
         with np.errstate(over="ignore"):
-            beyond = np.nextafter(total + term, math.inf)
-        total = np.where(total == 0, term, np.where(term == 0, total, beyond))
+            rounded_up = np.nextafter(total + term, math.inf)
+        total = np.where(total == 0, term, np.where(term == 0, total, rounded_up))
     return total
 
 
 def flattened(x: FloatArray) -> FloatArray:
-    """Return an array with all entries of each copy along one axis."""
+    """Return copies (copies, *shape) as an array (copies, entries)."""
     return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+def _split(x: FloatArray, shapes: Sequence[Sizes]) -> list[FloatArray]:
+    """Return copies of several values, whose entries are in one row each, as one array for each value."""
+    values = []
+    first = 0
+    for shape in shapes:
+        last = first + math.prod(shape)
+        values.append(x[:, first:last].reshape(len(x), *shape))
+        first = last
+    return values
 
 
 class NoBoundError(Exception):
@@ -86,7 +103,7 @@ class Place:
     ranges: Callable[[], tuple[Interval | None, ...]] = tuple
     """Returns the range of each input, or None; an empty tuple: no range is known."""
     boxed: bool = False
-    """Whether the network's inputs are known to lie in a region: only then ranges are of use."""
+    """Whether the network's inputs are known to lie in a region. Otherwise ranges say little, and cost time."""
 
     @classmethod
     def of(cls, *values: FloatArray) -> Place:
@@ -94,7 +111,7 @@ class Place:
         return cls(tuple(value.shape for value in values))
 
     def sizes(self) -> list[tuple[int, ...]] | None:
-        """Return the shapes of the inputs; None unless all sizes of all inputs are known."""
+        """Return the shapes of the inputs; None unless all of them are known."""
         shapes = [shape for shape in self.before if shape is not None]
         return shapes if len(shapes) == len(self.before) else None
 
@@ -115,74 +132,96 @@ def _shortened(shape: Shape | None, axes: frozenset[int]) -> Shape | None:
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """An affine operator at known sizes: its linear part A, and the constants b that it adds (`offset`)."""
+    """An affine operator ``A x + b`` for inputs of known shapes; x are the entries of all inputs together."""
 
     apply: Apply
     """Computes A x."""
     absolute: Apply
-    """Computes |A| x, with the absolute values of the coefficients."""
+    """Computes |A| x, with the absolute values of the entries of A."""
     roundings: int
-    """``|computed A x - A x| <= gamma(roundings) |A| |x|``."""
+    """Number of roundings of `apply`: ``|computed A x - A x| <= gamma(roundings) |A| |x|``."""
     rows: FloatArray | None = None
     """Upper bounds of the 2-norms of A's rows, broadcasting against the value's shape; None: unknown."""
     offset: Offset | None = None
+    """Returns b; None: b is 0."""
     shape: Sizes | None = None
     """Shape of the value; None: the one that `apply` returns."""
     adjoint: Adjoint | None = None
     """Computes A^T y; None: `with_adjoint` makes one."""
     backward: int = 0
-    """Roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
+    """Number of roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
     moves: bool = False
     """Whether each entry of the value is an entry of an input, or 0."""
+    entries: int = 0
+    """Number of entries of the kernels that the map holds in memory."""
 
     @classmethod
     def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
-        """Return a map whose values are entries of the inputs, or 0: it is exact."""
-        return cls(apply, apply, 0, np.ones(()), offset, moves=True)
+        """Return a map of which each entry is an entry of an input, or 0; it has no roundings."""
+        return cls(apply, absolute=apply, roundings=0, rows=np.ones(()), offset=offset, moves=True)
+
+    def sources(self, before: Sequence[Sizes]) -> NDArray[np.intp]:
+        """Return for each entry of the value, in flat order, the number of the entry of the inputs that it is.
+
+        -1 if the entry is 0. ``before``: shapes of the inputs, whose entries are numbered one input after the other.
+        Only for a map that moves entries.
+        """
+        count = sum(map(math.prod, before))
+        numbers_from_1 = np.arange(1.0, count + 1)
+        (numbers,) = flattened(self.apply(_split(numbers_from_1[None], before)))
+        sources: NDArray[np.intp] = numbers.astype(np.intp) - 1
+        return sources
+
+    def most_copies(self, before: Sequence[Sizes]) -> int:
+        """Return how often the value contains the entry of the inputs that it contains most often, at least 1.
+
+        ``before``: shapes of the inputs. Only for a map that moves entries.
+        """
+        sources = self.sources(before)
+        return int(np.bincount(sources[sources >= 0]).max(initial=1))
 
     def with_adjoint(self, before: Sequence[Sizes]) -> LinearMap:
-        """Return the map with an adjoint, for inputs of some shapes.
+        """Return the map with an adjoint, for inputs of the shapes ``before``.
 
-        If none is stated, it is made from the places of the entries that move, or from the matrix. `NoBoundError` if
-        that has too many entries.
+        If none is stated, it is made from the sources of the entries that move, or from the matrix A. `NoBoundError` if
+        A has too many entries.
         """
         if self.adjoint is not None:
             return self
-        ends = np.cumsum([0, *map(math.prod, before)])
-        count = int(ends[-1])
-        if not self.moves and count**2 > AT_ONCE:
+        return self._with_adjoint_of_move(before) if self.moves else self._with_adjoint_by_matrix(before)
+
+    def _with_adjoint_by_matrix(self, before: Sequence[Sizes]) -> LinearMap:
+        count = sum(map(math.prod, before))
+        if count**2 > AT_ONCE:
             raise NoBoundError("its transpose has too many entries")
+        matrix = flattened(self.apply(_split(np.eye(count), before))).T
+        roundings = len(matrix) + self.roundings + 2
+        return dataclasses.replace(self, adjoint=lambda y: _split(flattened(y) @ matrix, before), backward=roundings)
 
-        def split(x: FloatArray) -> list[FloatArray]:
-            pairs = zip(ends, ends[1:], before, strict=False)
-            return [x[:, a:b].reshape(len(x), *shape) for a, b, shape in pairs]
+    def _with_adjoint_of_move(self, before: Sequence[Sizes]) -> LinearMap:
+        """Return the map with the adjoint that adds up all copies of each entry."""
+        count = sum(map(math.prod, before))
+        sources = self.sources(before)
+        moved_entries = np.flatnonzero(sources >= 0)
+        sources_of_moved = sources[moved_entries]
 
-        if not self.moves:
-            matrix = flattened(self.apply(split(np.eye(count)))).T
-            roundings = len(matrix) + self.roundings + 2
-            return dataclasses.replace(self, adjoint=lambda y: split(flattened(y) @ matrix), backward=roundings)
-        # For each entry of the value the number, from 1 on, of the input's entry that it is; 0: it is 0.
-        (numbers,) = flattened(self.apply(split(np.arange(1.0, count + 1)[None])))
-        used = np.flatnonzero(numbers)
-        places = numbers[used].astype(np.intp) - 1
+        def add_up_copies(y: FloatArray) -> list[FloatArray]:
+            rows = [np.bincount(sources_of_moved, row, count) for row in flattened(y)[:, moved_entries]]
+            return _split(np.array(rows).reshape(len(y), count), before)
 
-        def gather(y: FloatArray) -> list[FloatArray]:
-            rows = [np.bincount(places, row, count) for row in flattened(y)[:, used]]
-            return split(np.array(rows).reshape(len(y), count))
-
-        most_copies = int(np.bincount(places).max(initial=1))
-        return dataclasses.replace(self, adjoint=gather, backward=max(most_copies - 1, 0))
+        most_copies = int(np.bincount(sources_of_moved).max(initial=1))
+        return dataclasses.replace(self, adjoint=add_up_copies, backward=most_copies - 1)
 
     def back(self, y: FloatArray) -> list[FloatArray]:
-        """Return A^T y for each input; the adjoint has to be known."""
+        """Return A^T y, one array for each input. Only for a map `with_adjoint`."""
         assert self.adjoint is not None
         return self.adjoint(y)
 
     def rounding_error(self, sizes: Sequence[FloatArray], roundings: int | None = None) -> FloatArray:
         """Bound the rounding error of `apply`, for inputs whose absolute values are at most ``sizes``.
 
-        ``roundings``: their number, if it is another one. With that of the adjoint it is the error of the product of a
-        row with the value.
+        ``roundings``: number of roundings that are counted. Default: those of `apply`. With ``backward``, the product
+        of y with the returned error bounds the error of ``(A^T y) x``.
         """
         n = self.roundings if roundings is None else roundings
         magnitude = self.absolute(sizes)
@@ -194,39 +233,47 @@ class LinearMap:
         """Return ``|A| |x| + |b|``, rounded up, for inputs whose absolute values are at most ``sizes``."""
         total = host.inflate(self.absolute([size[None] for size in sizes])[0], self.roundings + 4) + UNDERFLOW
         if self.offset is not None:
-            added, _ = self.offset()
-            total = host.next_up(total + abs(added))
+            offset, _ = self.offset()
+            total = host.next_up(total + abs(offset))
         return np.asarray(host.next_up(total))
 
     def image(self, inputs: Sequence[Interval]) -> Interval:
-        """Return an interval of the value for intervals of the inputs; roundings are counted."""
-        ends = [one.middle() for one in inputs]
-        bounded = [np.isfinite(half) for _, half in ends]
-        halves = [np.where(ok, half, 0.0)[None] for ok, (_, half) in zip(bounded, ends, strict=True)]
-        middles = [middle[None] for middle, _ in ends]
-        centre = self.apply(middles)[0]
-        sizes = [host.next_up(abs(middle) + half) for middle, half in zip(middles, halves, strict=True)]
-        spread = self.absolute(halves)[0]
+        """Return an interval of the value for intervals of the inputs; roundings are counted.
+
+        For inputs with middles m and half widths h, it has the middle ``A m + b`` and the half width ``|A| h``.
+        """
+        middles: list[FloatArray] = []
+        halves: list[FloatArray] = []
+        are_bounded: list[NDArray[np.bool_]] = []
+        for interval in inputs:
+            middle, half = interval.middle()
+            is_bounded = np.isfinite(half)
+            middles.append(middle[None])
+            halves.append(np.where(is_bounded, half, 0.0)[None])
+            are_bounded.append(is_bounded)
+        value_middle = self.apply(middles)[0]
+        value_half = self.absolute(halves)[0]
         if self.roundings:
-            spread = host.inflate(spread + self.rounding_error(sizes)[0], 2 * self.roundings + 8)
-        if not all(ok.all() for ok in bounded):
-            open_ended = self.absolute([np.where(ok, 0.0, 1.0)[None] for ok in bounded])[0] > 0
-            spread = np.where(open_ended, math.inf, spread)
+            sizes = [host.next_up(abs(middle) + half) for middle, half in zip(middles, halves, strict=True)]
+            value_half = host.inflate(value_half + self.rounding_error(sizes)[0], 2 * self.roundings + 8)
+        if not all(is_bounded.all() for is_bounded in are_bounded):
+            reads_unbounded = self.absolute([np.where(is_bounded, 0.0, 1.0)[None] for is_bounded in are_bounded])[0] > 0
+            value_half = np.where(reads_unbounded, math.inf, value_half)
         if self.offset is not None:
-            added, error = (np.asarray(part, dtype=np.float64) for part in self.offset())
-            centre = centre + added
-            spread = host.inflate(spread + error + abs(centre) * 2.0**-52, 4)
-        unknown = ~np.isfinite(centre) | np.isnan(spread)
-        return around(np.where(unknown, 0.0, centre), np.where(unknown, math.inf, spread))
+            offset, error = (np.asarray(part, dtype=np.float64) for part in self.offset())
+            value_middle = value_middle + offset
+            value_half = host.inflate(value_half + error + abs(value_middle) * 2.0**-52, 4)
+        is_unknown = ~np.isfinite(value_middle) | np.isnan(value_half)
+        return around(np.where(is_unknown, 0.0, value_middle), np.where(is_unknown, math.inf, value_half))
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """One operator. Its fields are all that it depends on besides its inputs.
+    """An operator of a network, which depends on its inputs and on its fields alone.
 
-    Every class derived from it is a frozen dataclass, without a decorator. Axes are numbered from 0 along the whole
-    value, the samples' axis included; shapes are those of one sample or more.
+    Every derived class is a frozen dataclass, without a decorator. Axes are numbered from 0 along the whole value, the
+    samples' axis included.
     """
 
     rule: ClassVar[str] = "unknown"
@@ -234,9 +281,11 @@ class Operator:
     lipschitz_constant: ClassVar[float | None] = None
     """The constant, if it is the same for all shapes and fields."""
     rises: ClassVar[bool] = False
-    """Whether each entry of the value rises with the entries of the inputs, computed without rounding."""
+    """Whether each entry of the value is a nondecreasing function of each entry of the inputs, which `run` computes
+    without rounding."""
     keeps_channels: ClassVar[bool] = False
-    """Whether it treats every channel (axis 1) by itself and alike, entry-wise functions and layers apart."""
+    """Whether it treats every channel (axis 1) by itself, and all channels alike. False for functions of each entry and
+    for layers, which have rules of their own."""
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, eq=False)(cls)
@@ -252,7 +301,10 @@ class Operator:
         raise NoBoundError("this operator has no Lipschitz constant that is known here")
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """Return the constant of the value from those of the inputs (0 for constants); otherwise as `lipschitz`."""
+        """Return the constant of the value from those of the inputs, which are 0 for constants of the network.
+
+        It is rounded up; `NoBoundError` if none is known.
+        """
         if len(bounds) != 1:
             raise NoBoundError("this operator of several values has no Lipschitz constant that is known here")
         return host.mul_up(self.lipschitz(place), bounds[0])
@@ -262,11 +314,14 @@ class Operator:
         return None
 
     def alike(self, place: Place) -> frozenset[int]:
-        """Return the axes along which each place of the value depends on that place of the inputs alone, all alike."""
+        """Return the axes that the operator treats place by place, and all places alike.
+
+        Along such an axis, place i of the value depends on place i of the inputs alone, by the same function for all i.
+        """
         return frozenset()
 
     def shortened(self, axes: frozenset[int]) -> Operator:
-        """Return the same operator for size 1 along some of the axes of `alike`."""
+        """Return the operator for values of size 1 along some of the axes of `alike`: the function of one place."""
         return self
 
     def pulled(
@@ -275,32 +330,35 @@ class Operator:
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        """Return weights w_i with ``sum w dy^2 <= sum_i sum w_i dx_i^2`` for each change of the inputs.
+        """Return weights w_i with ``sum w dy^2 <= sum_i sum w_i dx_i^2``.
+
+        That holds for all changes dx_i of the inputs and the change dy of the value that they make.
 
         Parameters
         ----------
         weights : array
-            w, with the value's axes, each of its size or of size 1.
+            w, with the value's axes, each of the value's size, or of size 1 if all weights along it are equal.
         shares : sequence of array
-            For each input, with its axes: roughly how far its entries move, 0 where they do not.
+            For each input, with its axes: roughly how far its entries can change; 0 for those that cannot.
 
         Returns
         -------
         list of array, or None
-            Weights with the inputs' axes, rounded up. None: the operator states no more than `combine`.
+            Weights w_i with the inputs' axes, rounded up. None: the operator states no more than `combine`.
         """
         return None
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        """Return the interval of the value for intervals of the inputs; None for linear maps, or if it is unknown.
+        """Return the interval of the value for intervals of the inputs; None if it is unknown.
 
-        Classes that override it may return a pair of arrays.
+        Operators with a `linear_map` need not override it: `LinearMap.image` is used. An override may return a pair of
+        arrays.
         """
         if not self.rises:
             return None
         try:
-            low = self.run(*(one.low for one in ranges))
-            high = self.run(*(one.high for one in ranges))
+            low = self.run(*(interval.low for interval in ranges))
+            high = self.run(*(interval.high for interval in ranges))
         except NotRunError:
             return None
         return enclosing((low, high)) if place.fits(low.shape) else None
@@ -313,48 +371,118 @@ class Operator:
     ) -> FloatArray | float:
         """Bound the difference of another library's value from ``result``, which `run` returned for ``values``.
 
-        The other library computes with the unit roundoff ``unit``; our own rounding is counted besides.
+        The other library computes with the unit roundoff ``unit``. Both roundings are counted, its and that of `run`.
         """
         linear = self.linear_map(Place(tuple(value.shape for value in values), result.shape))
         if linear is None or not (linear.roundings or linear.offset):
             return 0.0
         size = linear.absolute([abs(value)[None] for value in values])[0]
         if linear.offset is not None:
-            added, error = linear.offset()
-            size = size + abs(added) + error / unit
-        # Sums in any order, products rounded or fused: gamma(n) of the terms' sizes; twice, for theirs and ours.
+            offset, error = linear.offset()
+            size = size + abs(offset) + error / unit
+        # Sums in any order, with products rounded or fused, have an error of gamma(n) times the sum of the absolute
+        # values of the terms. It counts twice, for the other library and for us.
         allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest(unit)
         return allowed
 
     def written_out(self, before: Sequence[Sizes]) -> Program | None:
-        """Return the operator as linear operators and functions of each entry, for inputs of some shapes; or None."""
+        """Return the operator as a program of simpler ones, for inputs of the shapes ``before``; None if there is none.
+
+        In the end a program consists of linear operators and functions of each entry.
+        """
         return None
 
     def named(self) -> tuple[tuple[str, Any], ...]:
-        """Return fields by name, for a digest."""
-        return tuple((one.name, getattr(self, one.name)) for one in dataclasses.fields(self))
+        """Return the name and the value of each field, for a digest."""
+        return tuple((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+
+
+class _KeptMaps:
+    """Linear maps that are kept, each with the shape of its value, by operator and shapes of the inputs.
+
+    ``entries``: largest number of entries of kernels that all maps together may hold.
+    """
+
+    def __init__(self, entries: int) -> None:
+        self.entries_left = entries
+        # The operator is kept, too: as long as it lives, no other operator has its identity.
+        self.maps: dict[tuple[int, tuple[Sizes, ...]], tuple[Operator, LinearMap, Sizes]] = {}
+
+    def find(self, operator: Operator, befores: Sequence[Sizes]) -> tuple[LinearMap, Sizes] | None:
+        """Return the kept map of an operator, with the shape of its value; None if there is none."""
+        entry = self.maps.get((id(operator), tuple(befores)))
+        if entry is None:
+            return None
+        _, linear, shape = entry
+        return linear, shape
+
+    def keep(self, operator: Operator, befores: Sequence[Sizes], linear: LinearMap, shape: Sizes) -> None:
+        """Keep a map and the shape of its value, unless its kernels have too many entries."""
+        if linear.entries <= self.entries_left:
+            self.entries_left -= linear.entries
+            self.maps[id(operator), tuple(befores)] = (operator, linear, shape)
+
+
+_KEPT_MAPS: ContextVar[_KeptMaps | None] = ContextVar("_KEPT_MAPS", default=None)
+"""Maps of the innermost `keep_linear_maps`; None outside of such contexts."""
+
+
+@contextmanager
+def keep_linear_maps(entries: int = KEPT_ENTRIES) -> Iterator[None]:
+    """Make the linear map of each operator only once, while a network is executed many times.
+
+    Kernels must not change until the context ends. ``entries``: largest number of entries of kernels that are kept.
+    """
+    token = _KEPT_MAPS.set(_KeptMaps(entries))
+    try:
+        yield
+    finally:
+        _KEPT_MAPS.reset(token)
 
 
 class Linear(Operator):
     """An operator that is defined by its `linear_map` alone."""
 
     moves: ClassVar[bool] = False
-    """Whether each entry of the value is one of the inputs', or 0."""
+    """Whether each entry of the value is an entry of an input, or 0."""
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        """Return the `linear_map` for inputs of some shapes, whatever the stated shape of the value is."""
+        """Return the linear map for inputs of some shapes, the first one's first; None if it has none for them."""
         return None
 
     def linear_map(self, place: Place) -> LinearMap | None:
         befores = place.sizes()
-        linear = self.map_at(*befores) if befores else None
-        if linear is None or befores is None:
+        if not befores:
+            return None
+        map_and_shape = self._kept_map(befores)
+        if map_and_shape is None:
+            return None
+        linear, shape = map_and_shape
+        return linear if place.fits(shape) else None
+
+    def _kept_map(self, befores: list[Sizes]) -> tuple[LinearMap, Sizes] | None:
+        """Return the linear map and the shape of its value, kept ones inside of `keep_linear_maps`."""
+        maps = _KEPT_MAPS.get()
+        if maps is None:
+            return self._new_map(befores)
+        map_and_shape = maps.find(self, befores)
+        if map_and_shape is None:
+            map_and_shape = self._new_map(befores)
+            if map_and_shape is not None:
+                linear, shape = map_and_shape
+                maps.keep(self, befores, linear, shape)
+        return map_and_shape
+
+    def _new_map(self, befores: list[Sizes]) -> tuple[LinearMap, Sizes] | None:
+        """Return the linear map for inputs of some shapes, and the shape of its value; None if it has none."""
+        linear = self.map_at(*befores)
+        if linear is None:
             return None
         try:
             shape = linear.shape or linear.apply([np.zeros((0, *before)) for before in befores]).shape[1:]
         except (NotRunError, ValueError, IndexError):
             return None
-        return linear if place.fits(shape) else None
+        return linear, shape
 
     def lipschitz(self, place: Place) -> float:
         """Return the constant; if entries are moved, the root of the largest number of copies of one entry.
@@ -363,12 +491,14 @@ class Linear(Operator):
         """
         if self.lipschitz_constant is not None or not self.moves:
             return super().lipschitz(place)
-        same = self.alike(place)
-        sizes = place.shortened(same).sizes()
-        linear = self.shortened(same).linear_map(place.shortened(same)) if sizes else None
+        # One place stands for all along the axes whose places are treated alike.
+        separate_axes = self.alike(place)
+        short_place = place.shortened(separate_axes)
+        sizes = short_place.sizes()
+        linear = self.shortened(separate_axes).linear_map(short_place) if sizes else None
         if linear is None or sizes is None:
             raise NoBoundError("it has no map of values of such sizes, or these are not known: give the input shape")
-        return host.root_up(linear.with_adjoint(sizes).backward + 1)
+        return host.root_up(linear.most_copies(sizes))
 
     def pulled(
         self,
@@ -376,15 +506,17 @@ class Linear(Operator):
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        # Where entries are moved, each weight goes to where its entry came from. Along axes that are alike, one entry
-        # stands for all.
-        same = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
-        short_place = place.shortened(same)
+        # If entries are moved, the weight of an entry of the input is the sum of the weights of its copies. Along axes
+        # whose places are treated alike and have equal weights, one place stands for all.
+        if not self.moves:
+            return None
+        separate_axes = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
+        short_place = place.shortened(separate_axes)
         befores = short_place.sizes()
         after = short_place.after
-        if not self.moves or befores is None or after is None or max(map(math.prod, [*befores, after])) > TABLE:
+        if befores is None or after is None or max(map(math.prod, [*befores, after])) > LARGEST_TABLE:
             return None
-        linear = self.shortened(same).linear_map(short_place)
+        linear = self.shortened(separate_axes).linear_map(short_place)
         if linear is None:
             return None
         linear = linear.with_adjoint(befores)
@@ -394,36 +526,43 @@ class Linear(Operator):
         return [host.inflate(total, linear.backward) for total in totals]
 
     def run(self, *values: FloatArray) -> FloatArray:
-        # By the linear map, so that the map from which ranges are made is the one that is compared with a model.
+        # Ranges are made from the linear map. Since it is run here, it is compared with the model, too.
         linear = self.linear_map(Place.of(*values))
         if linear is None:
             raise NotRunError(f"{type(self).__name__} has no map of values of shapes {[v.shape for v in values]}")
         result = linear.apply([value[None] for value in values])[0]
         if linear.offset is not None:
-            added, _ = linear.offset()
-            result = result + added
+            offset, _ = linear.offset()
+            result = result + offset
         return np.asarray(result)
 
 
 class Move(Linear):
-    """An operator whose value consists of entries of the input, none twice, and zeros; `moved` returns it."""
+    """An operator whose value consists of entries of its only input, none of them twice, and zeros.
+
+    A derived class states the value by `moved`.
+    """
 
     rule = "select"
     lipschitz_constant: ClassVar[float | None] = 1.0
     moves = True
 
     def moved(self, x: FloatArray) -> FloatArray:
-        """Return the value for an array of any type; `NotRunError`, ValueError or IndexError if that does not fit."""
+        """Return the value for an input of any data type.
+
+        `NotRunError`, ValueError or IndexError if the input does not fit.
+        """
         raise NotRunError(f"{type(self).__name__} moves nothing of shape {x.shape}")
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         def apply(x: Sequence[FloatArray]) -> FloatArray:
-            return np.stack([self.moved(one) for one in x[0]]) if len(x[0]) else self._none(before, x[0].dtype)
+            (copies,) = x
+            if len(copies):
+                return np.stack([self.moved(copy) for copy in copies])
+            shape = self.moved(np.zeros(before, np.bool_)).shape
+            return np.zeros((0, *shape), copies.dtype)
 
         return LinearMap.moving(apply)
-
-    def _none(self, before: Sizes, dtype: Any) -> FloatArray:
-        return np.zeros((0, *self.moved(np.zeros(before, np.bool_)).shape), dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -442,11 +581,14 @@ class Slopes:
 
 
 class Pointwise(Operator):
-    """A function of one number, applied to each entry: at most its largest slope (mean value theorem)."""
+    """A function of one variable, applied to each entry.
+
+    Its constant is its largest absolute slope (mean value theorem).
+    """
 
     rule = "pointwise"
     near: Slopes | None = field(default=None, kw_only=True)
-    """Slopes on a range of its inputs; None: the inputs are anywhere. Only `ranges.with_slopes_on` sets it."""
+    """Slopes on the range of its input; None: the input may be anything. Only `ranges.with_slopes_on` sets it."""
 
     def value(self, x: FloatArray) -> FloatArray:
         """Return the values of the function."""
@@ -468,41 +610,54 @@ class Pointwise(Operator):
     def affine(self, low: FloatArray, high: FloatArray) -> Line:
         """Return slope, middle and half with ``|f(v) - slope v - middle| <= half`` on intervals, rounded outward.
 
-        The slope is the chord's slope s, or 0 where that is nearer. The function less the line has slopes between
-        ``m - s`` and ``M - s``: so on an interval of length w it is at most ``(M - s) (s - m) w / (M - m)`` beyond its
-        values at both ends. If nothing is known, slope and middle are 0, and half is infinite.
+        The slope is that of the chord, or 0 if that makes the strip narrower. If nothing is known, slope and middle are
+        0, and half is infinite.
         """
-        finite = np.isfinite(low) & np.isfinite(high)
-        low = np.where(finite, low, 0.0)
-        high = np.where(finite, high, 0.0)
+        is_finite = np.isfinite(low) & np.isfinite(high)
+        low = np.where(is_finite, low, 0.0)
+        high = np.where(is_finite, high, 0.0)
+        slope, middle, half = self._strip_along_chord(low, high)
+        with np.errstate(all="ignore"):
+            values = enclosing(self.between(low, high))
+        flat_middle, flat_half = values.middle()
+        is_narrower = is_finite & np.isfinite(middle) & (half < flat_half)
+        return (
+            np.where(is_narrower, slope, 0.0),
+            np.where(is_narrower, middle, np.where(is_finite, flat_middle, 0.0)),
+            np.where(is_narrower, half, np.where(is_finite, flat_half, math.inf)),
+        )
+
+    def _strip_along_chord(self, low: FloatArray, high: FloatArray) -> Line:
+        """Return the strip of `affine` whose slope is that of the chord, on finite intervals.
+
+        With slopes of f between m and M, ``g(v) = f(v) - s v`` has slopes between ``m - s`` and ``M - s``. On an
+        interval of length w, g exceeds the larger one of its values at both ends by at most
+        ``(M - s) (s - m) w / (M - m)``, and falls below the smaller one by at most that.
+        """
         slopes = self.slopes(low, high) or (np.full(low.shape, -math.inf), np.full(high.shape, math.inf))
+        smallest_slope, largest_slope = slopes
         with np.errstate(all="ignore"):
             value_at_low = enclosing(self.between(low, low))
             value_at_high = enclosing(self.between(high, high))
-            values = enclosing(self.between(low, high))
             chord = (value_at_high.middle()[0] - value_at_low.middle()[0]) / (high - low)
-            slope = np.clip(np.nan_to_num(chord), *slopes)
-            # m - s and M - s of the docstring, and how far the function may be beyond its values at both ends.
-            fall = host.next_up(slope - slopes[0])
-            rise = host.next_up(slopes[1] - slope)
-            excess = host.inflate(fall * (rise / (fall + rise)) * (high - low), 8) + UNDERFLOW
-            rest_at_low = value_at_low - point(low) * point(slope)
-            rest_at_high = value_at_high - point(high) * point(slope)
-            down = np.minimum(rest_at_low.low, rest_at_high.low) - excess
-            up = np.maximum(rest_at_low.high, rest_at_high.high) + excess
+            s = np.clip(np.nan_to_num(chord), smallest_slope, largest_slope)
+            steepest_fall = host.next_up(s - smallest_slope)
+            steepest_rise = host.next_up(largest_slope - s)
+            share = steepest_rise / (steepest_fall + steepest_rise)
+            excess = host.inflate(steepest_fall * share * (high - low), 8) + UNDERFLOW
+            g_at_low = value_at_low - point(low) * point(s)
+            g_at_high = value_at_high - point(high) * point(s)
+            down = np.minimum(g_at_low.low, g_at_high.low) - excess
+            up = np.maximum(g_at_low.high, g_at_high.high) + excess
             middle = down / 2 + up / 2
             half = host.inflate(up / 2 - down / 2 + (abs(down) + abs(up)) * 2.0**-50, 8)
-        # The strip of slope 0 around all values.
-        flat_middle, flat_half = values.middle()
-        is_nearer = finite & np.isfinite(middle) & (half < flat_half)
-        return (
-            np.where(is_nearer, slope, 0.0),
-            np.where(is_nearer, middle, np.where(finite, flat_middle, 0.0)),
-            np.where(is_nearer, half, np.where(finite, flat_half, math.inf)),
-        )
+        return s, middle, half
 
     def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Return ends of parts of intervals on which lines are near the function, ascending: (parts + 1, *shape)."""
+        """Return the ends of parts of intervals, ascending, shape (parts + 1, *shape of the intervals).
+
+        On each part the function is near a line (`affine`). Here: eight parts of equal length.
+        """
         shares = np.linspace(0.0, 1.0, 9).reshape(-1, *(1,) * low.ndim)
         ends = np.clip(low + shares * (high - low), low, high)
         ends[-1] = high
@@ -514,7 +669,7 @@ class Pointwise(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # More than the errors that libraries promise for elementary functions.
+        # That is more than the errors that libraries promise for elementary functions.
         return 16 * unit * (abs(result) + abs(values[0]))
 
     def run(self, *values: FloatArray) -> FloatArray:
@@ -560,8 +715,8 @@ class Pointwise(Operator):
         return low.min(axis=1), high.max(axis=1)
 
 
-def multiplied(constant: FloatArray, factor: float) -> Ends:
-    """Return a constant times a number, and the error of each entry."""
+def multiplied(constant: FloatArray, factor: float) -> tuple[FloatArray, FloatArray]:
+    """Return a constant times a number, and a bound of the error of each entry."""
     product = constant * factor
     unit = 0.0 if abs(factor) == 1 else 2.0**-50
     return product, abs(product) * unit

@@ -1,4 +1,4 @@
-"""Shapes of values that are broadcast, by NumPy's rules, and what it makes of bounds."""
+"""Broadcasting by NumPy's rules: shapes of values, and what it makes of weights and of constants."""
 
 from __future__ import annotations
 
@@ -11,79 +11,101 @@ from specnorm_networks.certified.operators.base import AT_ONCE, FloatArray, NoBo
 from specnorm_networks.certified.shapes import Shape
 
 
-def in_parts(apply: Callable[[FloatArray], FloatArray], x: FloatArray, entries: int) -> FloatArray:
-    """A function of arrays (copies, ...), applied to some copies at a time; each needs so many entries."""
-    step = max(1, AT_ONCE // max(entries, 1))
-    parts = [apply(x[at : at + step]) for at in range(0, len(x), step)]
+def apply_in_parts(
+    apply: Callable[[FloatArray], FloatArray],
+    x: FloatArray,
+    entries_of_copy: int,
+) -> FloatArray:
+    """Apply a function of arrays (copies, ...) to a few copies at a time.
+
+    ``entries_of_copy``: entries that the function needs for one copy; `AT_ONCE` are allowed.
+    """
+    step = max(1, AT_ONCE // max(entries_of_copy, 1))
+    parts = [apply(x[first : first + step]) for first in range(0, len(x), step)]
     if not parts:
         return apply(np.zeros((1, *x.shape[1:]), x.dtype))[:0]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def last_sizes(shape: Shape | None, count: int) -> list[int | None]:
-    """Sizes of the last axes; None where they are not known."""
+    """Return the sizes of the last axes; None for each size that is unknown."""
     if shape is None or len(shape) < count:
         return [None] * count
     return list(shape[len(shape) - count :])
 
 
 def broadcast_shapes(shapes: Sequence[Shape | None]) -> Shape | None:
-    """The shape that values are broadcast to, by NumPy's rules (`ValueError`); None where that is not known."""
-    known = [shape for shape in shapes if shape is not None]
-    return np.broadcast_shapes(*known) if known and len(known) == len(shapes) else None
+    """Return the shape that values are broadcast to; None if one of theirs is unknown; `ValueError` if none fits."""
+    known_shapes = [shape for shape in shapes if shape is not None]
+    if not known_shapes or len(known_shapes) < len(shapes):
+        return None
+    return np.broadcast_shapes(*known_shapes)
 
 
-def broadcasted(*shapes: Shape | None) -> Shape | None:
-    """The same; None where they do not fit, too."""
+def broadcast_shapes_or_none(*shapes: Shape | None) -> Shape | None:
+    """Return the shape that values are broadcast to; None if it is unknown, or if none fits."""
     try:
         return broadcast_shapes(shapes)
     except ValueError:
         return None
 
 
-def repeats(before: Shape | None, after: Shape | None) -> int:
-    """How often broadcasting repeats each entry; `NoBoundError` if the shapes do not tell."""
+def copies_of_entry(before: Shape | None, after: Shape | None) -> int:
+    """Return how many copies of each entry broadcasting makes; `NoBoundError` if the shapes do not tell."""
     if before is None or after is None or len(before) > len(after):
         raise NoBoundError("the shapes that are broadcast are not known: give the input shape")
-    aligned = (1,) * (len(after) - len(before)) + before
-    found = 1
+    aligned = _aligned(before, after)
+    copies = 1
     for n, m in zip(aligned, after, strict=True):
         if n == m:
             continue
         if n != 1:
             raise NoBoundError(f"shape {before} cannot be compared with {after}")
-        found *= m
-    return found
+        copies *= m
+    return copies
 
 
-def gathered(weights: FloatArray, before: Shape | None, after: Shape | None) -> FloatArray:
-    """Weights of a value that is broadcast, from those of what it becomes: each copy's are added up.
+def _aligned(before: Shape, after: Shape) -> Shape:
+    """Return a shape with axes of size 1 in front, so that it has as many axes as another one."""
+    return (1,) * (len(after) - len(before)) + before
 
-    `NoBoundError` as `repeats`.
+
+def weights_before_broadcast(weights: FloatArray, before: Shape | None, after: Shape | None) -> FloatArray:
+    """Return weights of a value from those of the broadcast value: those of all copies of an entry, added up.
+
+    ``weights``: of the axes of ``after``, each of its size or, if all are alike, of size 1. `NoBoundError` as
+    `copies_of_entry`.
     """
-    repeats(before, after)
-    assert before is not None  # for the type checker: `repeats` asks
+    copies_of_entry(before, after)
+    assert before is not None  # for the type checker: `copies_of_entry` refuses unknown shapes
     assert after is not None
-    for axis in range(len(after)):
-        n = ((1,) * (len(after) - len(before)) + before)[axis]
-        m = after[axis]
-        if n != m:
-            summed = weights.sum(axis=axis, keepdims=True) if weights.shape[axis] == m else weights * float(m)
-            weights = host.inflate(summed, m)
+    for axis, (n, m) in enumerate(zip(_aligned(before, after), after, strict=True)):
+        if n == m:
+            continue
+        is_written_out = weights.shape[axis] == m
+        total = weights.sum(axis=axis, keepdims=True) if is_written_out else weights * float(m)
+        weights = host.inflate(total, m)
     return weights.reshape(weights.shape[len(after) - len(before) :])
 
 
-def summed_to(y: FloatArray, shape: Sizes) -> FloatArray:
-    """Adjoint of broadcasting copies (copies, *shape): sums over what was repeated."""
-    ahead = y.ndim - 1 - len(shape)
-    wide = (1,) * ahead + shape
-    repeated = tuple(at + 1 for at, n in enumerate(wide) if n == 1 and y.shape[at + 1] != 1)
-    return np.asarray((y.sum(axis=repeated, keepdims=True) if repeated else y).reshape(len(y), *shape))
+def sum_over_copies(y: FloatArray, shape: Sizes) -> FloatArray:
+    """Return the adjoint of broadcasting a value of a shape: for each entry the sum over its copies.
+
+    ``y``: of shape (k, *shape of the broadcast value), for k vectors.
+    """
+    axes_in_front = y.ndim - 1 - len(shape)
+    aligned = (1,) * axes_in_front + shape
+    summed_axes = tuple(axis for axis, n in enumerate(aligned, 1) if n == 1 and y.shape[axis] != 1)
+    total = y.sum(axis=summed_axes, keepdims=True) if summed_axes else y
+    return np.asarray(total.reshape(len(y), *shape))
 
 
-def spread(bounds: Sequence[float], place: Place) -> list[float]:
-    """Each input's constant times the root of how often broadcasting repeats its entries; 0 stays 0."""
-    return [
-        host.mul_up(bound, host.root_up(repeats(before, place.after))) if bound else 0.0
-        for bound, before in zip(bounds, place.before, strict=True)
-    ]
+def constants_after_broadcast(bounds: Sequence[float], place: Place) -> list[float]:
+    """Return each input's constant times the root of the number of copies of its entries; 0 stays 0."""
+    constants = []
+    for bound, before in zip(bounds, place.before, strict=True):
+        if bound == 0:
+            constants.append(0.0)  # the shape of a constant need not be known
+        else:
+            constants.append(host.mul_up(bound, host.root_up(copies_of_entry(before, place.after))))
+    return constants

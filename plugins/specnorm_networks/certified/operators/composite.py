@@ -1,7 +1,7 @@
-"""Functions of one number that several operators of a network compute, alone or side by side.
+"""Functions of one variable that several operators of a network compute, alone or side by side.
 
 A difference quotient of a continuous function with a bounded derivative almost everywhere is a mean of that derivative
-(the fundamental theorem of calculus). For several functions f_i of one number, |f(x) - f(y)| is at most the integral
+(the fundamental theorem of calculus). For several functions f_i of one variable, |f(x) - f(y)| is at most the integral
 of |f'|, so that the root of the largest sum of squared slopes is a constant.
 """
 
@@ -10,14 +10,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, anything, arithmetic, enclosing, host
-from specnorm_networks.certified.curves.jets import Slopes, evaluate, slopes_by_branches
-from specnorm_networks.certified.curves.programs import Plan, Written, plan_of
+from specnorm_networks.certified.curves.jets import CurveBounds, bounds_by_branches, evaluate
+from specnorm_networks.certified.curves.programs import EntryProgram, Plan, plan_of
 from specnorm_networks.certified.curves.subdivision import Proof, prove
 from specnorm_networks.certified.operators.base import (
     Ends,
@@ -28,105 +27,117 @@ from specnorm_networks.certified.operators.base import (
     Pointwise,
     times_up,
 )
-from specnorm_networks.certified.operators.pointwise import hint
+from specnorm_networks.certified.operators.curved import Extent
+from specnorm_networks.certified.operators.steep import hint
 
-Extent: TypeAlias = tuple[float, float]
 AT_ONCE = 2**16
-"""Intervals that are looked at together."""
-PARTS = 8
-"""Of an interval, at most."""
+"""Largest number of intervals that are evaluated together."""
+MOST_PARTS = 8
+"""Largest number of parts of an interval, each of which is bounded by itself."""
 
 
-def run_all(program: Written, x: FloatArray) -> list[FloatArray]:
-    """All values of a program."""
+def run_all(program: EntryProgram, x: FloatArray) -> list[FloatArray]:
+    """Return all values of a program for an argument x, by their numbers."""
     values = [x]
     for operator, reads in program:
-        values.append(operator.run(*(values[at] for at in reads)))
+        values.append(operator.run(*(values[number] for number in reads)))
     return values
 
 
-def _rounded(program: Written, x: FloatArray, unit: float) -> list[Interval]:
-    """Where values lie that another library computes, whose unit roundoff is ``unit``."""
+def _ranges_elsewhere(program: EntryProgram, x: FloatArray, unit: float) -> list[Interval]:
+    """Return intervals of all values that another library computes, whose unit roundoff is ``unit``."""
     values = run_all(program, x)
     ranges = [enclosing((x, x))]
-    for at, (operator, reads) in enumerate(program):
-        place = Place(tuple(values[each].shape for each in reads), values[at + 1].shape)
+    for number, (operator, reads) in enumerate(program, 1):
+        value = values[number]
+        place = Place(tuple(values[source].shape for source in reads), value.shape)
         linear = operator.linear_map(place)
-        given = [ranges[each] for each in reads]
-        image = linear.image(given) if linear is not None else operator.image(given, place)
+        inputs = [ranges[source] for source in reads]
+        image = linear.image(inputs) if linear is not None else operator.image(inputs, place)
         if image is None:
-            image = anything(values[at + 1].shape)
-        lost = np.asarray(operator.rounding([values[each] for each in reads], values[at + 1], unit))
-        low = np.minimum(image.low, values[at + 1]) - lost
-        high = np.maximum(image.high, values[at + 1]) + lost
+            image = anything(value.shape)
+        rounding = np.asarray(operator.rounding([values[source] for source in reads], value, unit))
+        low = np.minimum(image.low, value) - rounding
+        high = np.maximum(image.high, value) + rounding
         ranges.append(enclosing((low, high)))
     return ranges
 
 
 @arithmetic.on_host()
-def slopes_on(plan: Plan, low: FloatArray, high: FloatArray) -> Slopes:
-    """Slopes and values of each entry's function on intervals, which are looked at in parts; arrays of their shape."""
-    flat, which = plan.entries
-    entries = np.broadcast_to(which, low.shape).reshape(-1)
-    one = low.reshape(-1)
-    other = high.reshape(-1)
-    points = np.array_equal(one, other)
-    count = 1 if points else max(1, min(PARTS, AT_ONCE // max(low.size, 1)))
-    chunks = [
-        _in_parts(flat, one[at : at + AT_ONCE], other[at : at + AT_ONCE], entries[at : at + AT_ONCE], count)
-        for at in range(0, max(low.size, 1), AT_ONCE)
-    ]
+def bounds_on(plan: Plan, low: FloatArray, high: FloatArray) -> CurveBounds:
+    """Bound slopes and values of each entry's function on the entry's interval, by parts of the interval.
 
-    def together(arrays: Sequence[FloatArray]) -> FloatArray:
+    ``low``, ``high``: of the shape of the value; so are the intervals of `CurveBounds`.
+    """
+    flat_plan, function_of_entry = plan.distinct_functions
+    functions = np.broadcast_to(function_of_entry, low.shape).reshape(-1)
+    flat_low = low.reshape(-1)
+    flat_high = high.reshape(-1)
+    are_points = np.array_equal(flat_low, flat_high)
+    parts = 1 if are_points else max(1, min(MOST_PARTS, AT_ONCE // max(low.size, 1)))
+    chunks = []
+    for first in range(0, max(low.size, 1), AT_ONCE):
+        chunk = slice(first, first + AT_ONCE)
+        chunks.append(_bounds_by_parts(flat_plan, flat_low[chunk], flat_high[chunk], functions[chunk], parts))
+
+    def joined(arrays: Sequence[FloatArray]) -> FloatArray:
         whole = np.concatenate(arrays, axis=-1)
         return whole.reshape((*whole.shape[:-1], *low.shape))
 
-    values = together([each.values[0] for each in chunks]), together([each.values[1] for each in chunks])
-    square = together([each.square for each in chunks])
-    return Slopes(together([each.low for each in chunks]), together([each.high for each in chunks]), square, values)
+    return CurveBounds(
+        joined([bounds.low_slope for bounds in chunks]),
+        joined([bounds.high_slope for bounds in chunks]),
+        joined([bounds.square_sum for bounds in chunks]),
+        joined([bounds.low_value for bounds in chunks]),
+        joined([bounds.high_value for bounds in chunks]),
+    )
 
 
-def _in_parts(
+def _bounds_by_parts(
     plan: Plan,
     low: FloatArray,
     high: FloatArray,
-    entries: NDArray[np.intp],
-    count: int,
-) -> Slopes:
-    """Of intervals that are divided into so many parts each; those without an end are not."""
-    share = np.linspace(0.0, 1.0, count + 1)[1:-1, None]
-    inner = np.clip(low + share * (high - low), low, high)
-    ends = np.concatenate([low[None], inner, high[None]])
-    whole = ~(np.isfinite(low) & np.isfinite(high)) | np.isnan(inner).any(axis=0)
-    first = np.where(whole, low, ends[:-1])
-    last = np.where(whole, high, ends[1:])
-    found = slopes_by_branches(plan, first.reshape(-1), last.reshape(-1), np.tile(entries, count))
+    functions: NDArray[np.intp],
+    parts: int,
+) -> CurveBounds:
+    """Bound slopes and values on intervals that are divided into a number of parts; infinite ones stay whole."""
+    share = np.linspace(0.0, 1.0, parts + 1)[1:-1, None]
+    inner_ends = np.clip(low + share * (high - low), low, high)
+    ends = np.concatenate([low[None], inner_ends, high[None]])
+    stays_whole = ~(np.isfinite(low) & np.isfinite(high)) | np.isnan(inner_ends).any(axis=0)
+    first = np.where(stays_whole, low, ends[:-1])
+    last = np.where(stays_whole, high, ends[1:])
+    bounds = bounds_by_branches(plan, first.reshape(-1), last.reshape(-1), np.tile(functions, parts))
 
-    def reduced(array: FloatArray, reduce: np.ufunc) -> FloatArray:
-        return np.asarray(reduce.reduce(array.reshape((*array.shape[:-1], count, low.size)), axis=-2))
+    def over_parts(array: FloatArray, extreme: np.ufunc) -> FloatArray:
+        return np.asarray(extreme.reduce(array.reshape((*array.shape[:-1], parts, low.size)), axis=-2))
 
-    values = reduced(found.values[0], np.minimum), reduced(found.values[1], np.maximum)
-    square = reduced(found.square, np.maximum)
-    return Slopes(reduced(found.low, np.minimum), reduced(found.high, np.maximum), square, values)
+    return CurveBounds(
+        over_parts(bounds.low_slope, np.minimum),
+        over_parts(bounds.high_slope, np.maximum),
+        over_parts(bounds.square_sum, np.maximum),
+        over_parts(bounds.low_value, np.minimum),
+        over_parts(bounds.high_value, np.maximum),
+    )
 
 
 class Composite(Pointwise):
-    """A function of one number, in operators."""
+    """A function of one variable that is written as a program."""
 
-    program: Written
-    """Operators, and the numbers of the values that each reads: 0 is the argument; the last one is the value."""
+    program: EntryProgram
+    """Its last value is that of the function."""
 
     def value(self, x: FloatArray) -> FloatArray:
         return run_all(self.program, x)[-1]
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """The program, to be proven."""
+        """The program as a plan; `Unreadable` if it has none."""
         return plan_of(self.program, (len(self.program),))
 
     @functools.cached_property
     def proof(self) -> Proof | str:
-        """Slopes everywhere, or why there are none."""
+        """Slopes on the whole line, or the reason why they are not bounded."""
         return prove(self.plan)
 
     def extent(self) -> Extent | None:
@@ -134,54 +145,61 @@ class Composite(Pointwise):
         return None if isinstance(proof, str) else (float(proof.low.min()), float(proof.high.max()))
 
     def lipschitz(self, place: Place) -> float:
-        """The largest absolute slope, everywhere or on the range that the inputs are known to lie in."""
-        lacks = isinstance(self.proof, str)
-        if self.near is None and (lacks or place.boxed):
-            known = place.ranges()
-            found = None
-            if len(known) == 1 and known[0] is not None:
-                found = self.slopes(known[0].low, known[0].high)
-            if found is not None:
-                return float(max(np.max(abs(end), initial=0.0) for end in found))
-            if lacks:
-                raise NoBoundError(f"of this function of one value, {self.proof}; {hint(known)}")
+        """Return the largest absolute slope: on the range of the input if that is known, else on the whole line."""
+        lacks_proof = isinstance(self.proof, str)
+        if self.near is not None or not (lacks_proof or place.boxed):
+            return super().lipschitz(place)
+        ranges = place.ranges()
+        if len(ranges) == 1 and ranges[0] is not None:
+            slopes = self.slopes(ranges[0].low, ranges[0].high)
+            if slopes is not None:
+                return float(max(np.max(abs(end), initial=0.0) for end in slopes))
+        if lacks_proof:
+            raise NoBoundError(f"of this function of one value, {self.proof}; {hint(ranges)}")
         return super().lipschitz(place)
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        everywhere = self._everywhere(low.shape)
+        everywhere = self._slopes_everywhere(low.shape)
         if everywhere is None and self.plan.jumps:
             return None
         if everywhere is not None and not (np.isfinite(low) & np.isfinite(high)).any():
             return everywhere
         least, most = everywhere or (np.full(low.shape, -math.inf), np.full(low.shape, math.inf))
-        found = slopes_on(self.plan, low, high)
-        least = np.maximum(least, found.low[0])
-        most = np.minimum(most, found.high[0])
+        bounds = bounds_on(self.plan, low, high)
+        least = np.maximum(least, bounds.low_slope[0])
+        most = np.minimum(most, bounds.high_slope[0])
         return (least, most) if np.isfinite(least).all() and np.isfinite(most).all() else None
 
     @arithmetic.on_host()
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        # By intervals on parts; where the function rises or falls all the way, by both ends.
         if self.plan.jumps and isinstance(self.proof, str):
             return super().between(low, high)
-        found = slopes_on(self.plan, low, high)
-        least = found.values[0][0]
-        most = found.values[1][0]
-        one, other = (
-            evaluate(self.plan, enclosing((end, end))).output(self.plan.outputs[0]).value for end in (low, high)
-        )
-        for steady, first, last in ((found.low[0] >= 0, one, other), (found.high[0] <= 0, other, one)):
-            least = np.where(steady, np.maximum(least, first.low), least)
-            most = np.where(steady, np.minimum(most, last.high), most)
+        bounds = bounds_on(self.plan, low, high)
+        least = bounds.low_value[0]
+        most = bounds.high_value[0]
+        # A function that rises or falls on the whole interval has its extremes at the ends.
+        at_low = self._value_interval(low)
+        at_high = self._value_interval(high)
+        rises = bounds.low_slope[0] >= 0
+        least = np.where(rises, np.maximum(least, at_low.low), least)
+        most = np.where(rises, np.minimum(most, at_high.high), most)
+        falls = bounds.high_slope[0] <= 0
+        least = np.where(falls, np.maximum(least, at_high.low), least)
+        most = np.where(falls, np.minimum(most, at_low.high), most)
         return least, most
 
-    def _everywhere(self, shape: tuple[int, ...]) -> Ends | None:
-        """Slopes of each entry's function on the whole line."""
+    def _value_interval(self, x: FloatArray) -> Interval:
+        """Return intervals of the function's values at points."""
+        return evaluate(self.plan, enclosing((x, x))).output(self.plan.outputs[0]).value
+
+    def _slopes_everywhere(self, shape: tuple[int, ...]) -> Ends | None:
+        """Return the slopes of each entry's function on the whole line; None if they are not bounded."""
         proof = self.proof
         if isinstance(proof, str):
             return None
-        which = np.broadcast_to(self.plan.entries[1], shape)
-        return proof.low[0][which], proof.high[0][which]
+        _, function_of_entry = self.plan.distinct_functions
+        functions = np.broadcast_to(function_of_entry, shape)
+        return proof.low[0][functions], proof.high[0][functions]
 
     def rounding(
         self,
@@ -189,46 +207,49 @@ class Composite(Pointwise):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # Each operator's own rounding, and what it makes of those before.
-        found = _rounded(self.program, values[0], unit)[-1]
-        return np.asarray(np.maximum(found.high - result, result - found.low))
+        # The rounding of each operator, carried through those behind it.
+        range_elsewhere = _ranges_elsewhere(self.program, values[0], unit)[-1]
+        return np.asarray(np.maximum(range_elsewhere.high - result, result - range_elsewhere.low))
 
 
 class SideBySide(Operator):
-    """Several functions of one value, one behind the other along an axis; ``new``: along an axis of their own."""
+    """Several functions of one value, joined along an axis; ``new``: along a new axis."""
 
     rule = "stack"
-    program: Written
+    program: EntryProgram
     outputs: tuple[int, ...]
-    """Numbers of the values that are joined."""
+    """Numbers of the program's values that are joined."""
     axis: int
     new: bool = False
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
-        found = run_all(self.program, x)
-        return self._joined([found[output] for output in self.outputs])
+        program_values = run_all(self.program, x)
+        return self._join([program_values[output] for output in self.outputs])
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """The program, to be proven."""
+        """The program as a plan; `Unreadable` if it has none."""
         return plan_of(self.program, self.outputs)
 
     @functools.cached_property
     def proof(self) -> Proof | str:
-        """Slopes everywhere, or why there are none."""
+        """Slopes on the whole line, or the reason why they are not bounded."""
         return prove(self.plan)
 
     def lipschitz(self, place: Place) -> float:
-        """The root of the largest sum of squared slopes, everywhere or on the range of the inputs."""
-        limits = [] if isinstance(self.proof, str) else [self.proof.steepest]
-        known = place.ranges() if place.boxed or not limits else ()
-        if len(known) == 1 and known[0] is not None and not (self.plan.jumps and not limits):
-            square = slopes_on(self.plan, known[0].low, known[0].high).square
-            limits.append(host.sqrt_up(float(np.max(square, initial=0.0))))
-        if not any(map(math.isfinite, limits)):
-            raise NoBoundError(f"of these functions of one value, {self.proof}; {hint(known)}")
-        return min(limits)
+        """Return the root of the largest sum of squared slopes, on the whole line or on the range of the input."""
+        constants: list[float] = []
+        if not isinstance(self.proof, str):
+            constants.append(self.proof.constant)
+        ranges = place.ranges() if place.boxed or not constants else ()
+        is_continuous = bool(constants) or not self.plan.jumps
+        if len(ranges) == 1 and ranges[0] is not None and is_continuous:
+            square_sum = bounds_on(self.plan, ranges[0].low, ranges[0].high).square_sum
+            constants.append(host.sqrt_up(float(np.max(square_sum, initial=0.0))))
+        if not any(map(math.isfinite, constants)):
+            raise NoBoundError(f"of these functions of one value, {self.proof}; {hint(ranges)}")
+        return min(constants)
 
     def pulled(
         self,
@@ -236,23 +257,22 @@ class SideBySide(Operator):
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        # The largest weight of the functions at each entry, times their sum of squared slopes.
+        # At each entry: the largest weight of the functions, times the largest sum of their squared slopes.
         if isinstance(self.proof, str) or place.before[0] is None:
             return None
-        if weights.shape[self.axis] == 1:
-            largest = weights.take(0, self.axis) if self.new else weights
-        else:
-            parts = np.split(weights, len(self.outputs), self.axis)
-            largest = np.maximum.reduce([part.take(0, self.axis) if self.new else part for part in parts])
-        steep = np.asarray(self.proof.steepest)
-        return [times_up(largest, steep, steep)]
+        all_functions_alike = weights.shape[self.axis] == 1
+        parts = [weights] if all_functions_alike else np.split(weights, len(self.outputs), self.axis)
+        if self.new:
+            parts = [part.take(0, self.axis) for part in parts]
+        constant = np.asarray(self.proof.constant)
+        return [times_up(np.maximum.reduce(parts), constant, constant)]
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         (x,) = ranges
         if self.plan.jumps and isinstance(self.proof, str):
             return None
-        low, high = slopes_on(self.plan, x.low, x.high).values
-        return enclosing((self._joined([*low]), self._joined([*high])))
+        bounds = bounds_on(self.plan, x.low, x.high)
+        return enclosing((self._join([*bounds.low_value]), self._join([*bounds.high_value])))
 
     def rounding(
         self,
@@ -260,9 +280,10 @@ class SideBySide(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        known = _rounded(self.program, values[0], unit)
-        low, high = (self._joined([known[output].ends[end] for output in self.outputs]) for end in (0, 1))
+        ranges = _ranges_elsewhere(self.program, values[0], unit)
+        low = self._join([ranges[output].low for output in self.outputs])
+        high = self._join([ranges[output].high for output in self.outputs])
         return np.asarray(np.maximum(high - result, result - low))
 
-    def _joined(self, parts: Sequence[FloatArray]) -> FloatArray:
+    def _join(self, parts: Sequence[FloatArray]) -> FloatArray:
         return np.stack(parts, self.axis) if self.new else np.concatenate(parts, self.axis)

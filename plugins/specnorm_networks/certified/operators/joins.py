@@ -1,4 +1,4 @@
-"""Operators of several values entry by entry, constants among them, that are not sums."""
+"""Operators of several values, entry by entry, that are not sums: extremes, choices, products, quotients, steps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Place, Program, Sizes
-from specnorm_networks.certified.operators.broadcasting import gathered, spread
+from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast, weights_before_broadcast
 from specnorm_networks.certified.operators.formats import smallest
 from specnorm_networks.certified.operators.linear import Add, Scale
-from specnorm_networks.certified.operators.pointwise import TINY, ReLU, hint
+from specnorm_networks.certified.operators.piecewise import ReLU
+from specnorm_networks.certified.operators.steep import TINY, hint
 
 
 class Extreme(Operator):
@@ -28,8 +29,8 @@ class Extreme(Operator):
         return self.combine([1.0] * len(place.before), place)
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """The root of the sum of squares of the inputs' bounds, each times sqrt(r) where it is repeated r times."""
-        return host.hypot_up(*spread(bounds, place))
+        """Return the root of the sum of squares of the inputs' constants, each times sqrt(r) for r copies."""
+        return host.hypot_up(*constants_after_broadcast(bounds, place))
 
     def pulled(
         self,
@@ -37,10 +38,10 @@ class Extreme(Operator):
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        return [gathered(weights, before, place.after) for before in place.before]
+        return [weights_before_broadcast(weights, before, place.after) for before in place.before]
 
 
-class _End(Extreme):
+class _LargestOrSmallest(Extreme):
     """The largest or the smallest of several values."""
 
     join: ClassVar[np.ufunc]
@@ -50,23 +51,24 @@ class _End(Extreme):
 
     def written_out(self, before: Sequence[Sizes]) -> Program:
         """Write extremes two by two: ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``."""
-        if len(before) == 2:
-            sign = 1.0 if self.join is np.maximum else -1.0
-            return [(Add((sign, -sign)), (0, 1)), (ReLU(), (2,)), (Add((1.0, sign)), (1, 3))]
         if len(before) == 1:
             return [(Add((1.0,)), (0,))]
-        # The values are numbered first, then the extremes of the pairs before.
+        if len(before) == 2:
+            u, v, difference, relu = range(4)
+            sign = 1.0 if self.join is np.maximum else -1.0
+            return [(Add((sign, -sign)), (u, v)), (ReLU(), (difference,)), (Add((1.0, sign)), (v, relu))]
+        # Inputs are numbered first, then the extremes of pairs: each step reads the next two numbers that no step read.
         pairs = [(2 * step, 2 * step + 1) for step in range(len(before) - 1)]
         return [(type(self)(), pair) for pair in pairs]
 
 
-class Maximum(_End):
+class Maximum(_LargestOrSmallest):
     """The largest of several values."""
 
     join = np.maximum
 
 
-class Minimum(_End):
+class Minimum(_LargestOrSmallest):
     """The smallest of several values."""
 
     join = np.minimum
@@ -79,14 +81,14 @@ class Where(Extreme):
     """Returns booleans that broadcast against the values."""
 
     def run(self, *values: FloatArray) -> FloatArray:
-        one, other = values
-        return np.where(np.asarray(self.mask(), dtype=bool), one, other)
+        first, second = values
+        return np.where(np.asarray(self.mask(), dtype=bool), first, second)
 
     def written_out(self, before: Sequence[Sizes]) -> Program:
         mask = np.asarray(self.mask(), dtype=bool)
-        first = Scale(mask.astype(np.float64), exact=True)
-        second = Scale((~mask).astype(np.float64), exact=True)
-        return [(first, (0,)), (second, (1,)), (Add((1.0, 1.0)), (2, 3))]
+        keep_first = Scale(mask.astype(np.float64), exact=True)
+        keep_second = Scale((~mask).astype(np.float64), exact=True)
+        return [(keep_first, (0,)), (keep_second, (1,)), (Add((1.0, 1.0)), (2, 3))]
 
     def pulled(
         self,
@@ -97,39 +99,47 @@ class Where(Extreme):
         mask = np.asarray(self.mask(), dtype=bool)
         if mask.ndim > weights.ndim:
             return None
-        pairs = zip(place.before, (mask, ~mask), strict=True)
-        return [gathered(np.where(chosen, weights, 0.0), before, place.after) for before, chosen in pairs]
+        weights_before = []
+        for before, is_chosen in zip(place.before, (mask, ~mask), strict=True):
+            chosen_weights = np.where(is_chosen, weights, 0.0)
+            weights_before.append(weights_before_broadcast(chosen_weights, before, place.after))
+        return weights_before
 
 
 class Multiplied(Operator):
-    """A product or a quotient: a change of one value is multiplied by the size of the other."""
+    """A product or a quotient: a change of one input is multiplied by a factor that depends on the ranges."""
 
     reason: ClassVar[str]
+    """Why there is no constant if the ranges of the inputs are unknown."""
 
     def factors(
         self,
-        one: Interval | None,
-        other: Interval | None,
+        first: Interval | None,
+        second: Interval | None,
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the factors by which changes of the two values are stretched, rounded up; infinite if unknown."""
+        """Return the factors by which changes of the first and of the second input are multiplied, rounded up.
+
+        ``first``, ``second``: ranges of the inputs, None if unknown. Factors are infinite if they are unknown.
+        """
         raise NotImplementedError
 
     def lipschitz(self, place: Place) -> float:
         return self.combine([1.0] * len(place.before), place)
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """Sum of the inputs' bounds, each times the largest factor of the other's range, and as often as repeated.
+        """Return the sum of the inputs' constants, each times the largest factor on the ranges.
 
         xy - x'y' = y (x - x') + x' (y - y') has a norm of at most sup |y| |x - x'| + sup |x| |y - y'|.
         """
         ranges = place.ranges()
-        one, other = ranges if len(ranges) == 2 else (None, None)
+        first, second = ranges if len(ranges) == 2 else (None, None)
         with np.errstate(all="ignore"):
-            factors = [sup(factor) for factor in self.factors(one, other)]
+            factors = [supremum(factor) for factor in self.factors(first, second)]
         if any(bound and not math.isfinite(factor) for bound, factor in zip(bounds, factors, strict=True)):
             raise NoBoundError(f"{self.reason}; {hint(ranges)}")
-        pairs = zip(spread(bounds, place), factors, strict=True)
-        return host.add_up(*(host.mul_up(bound, factor) for bound, factor in pairs))
+        constants = constants_after_broadcast(bounds, place)
+        terms = [host.mul_up(constant, factor) for constant, factor in zip(constants, factors, strict=True)]
+        return host.add_up(*terms)
 
     def rounding(
         self,
@@ -137,7 +147,7 @@ class Multiplied(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # One rounding, theirs and ours; a quotient may be a product with an inverse.
+        # The other library rounds once, and so do we; a quotient may be computed as a product with an inverse.
         return 4 * unit * abs(result) + smallest(unit)
 
 
@@ -148,19 +158,19 @@ class Product(Multiplied):
     reason = "it is a product of two values that depend on the input, which has no constant"
 
     def run(self, *values: FloatArray) -> FloatArray:
-        one, other = values
-        return np.asarray(one * other)
+        first, second = values
+        return np.asarray(first * second)
 
     def factors(
         self,
-        one: Interval | None,
-        other: Interval | None,
+        first: Interval | None,
+        second: Interval | None,
     ) -> tuple[FloatArray, FloatArray]:
-        return _largest(other), _largest(one)
+        return _magnitude(second), _magnitude(first)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        one, other = ranges
-        return one * other
+        first, second = ranges
+        return first * second
 
 
 class Quotient(Multiplied):
@@ -170,38 +180,43 @@ class Quotient(Multiplied):
     reason = "it divides by a value that depends on the input, which has no constant"
 
     def run(self, *values: FloatArray) -> FloatArray:
-        one, other = values
+        first, second = values
         with np.errstate(all="ignore"):
-            return np.asarray(one / other)
+            return np.asarray(first / second)
 
     def factors(
         self,
-        one: Interval | None,
-        other: Interval | None,
+        first: Interval | None,
+        second: Interval | None,
     ) -> tuple[FloatArray, FloatArray]:
-        # 1 / |y|, and |x| / y^2.
-        inner = np.array(math.inf) if other is None else other.inverse().magnitude()
-        return inner, np.asarray(host.inflate(_largest(one) * inner * inner, 4) + TINY)
+        # The derivatives of x / y are 1 / y and -x / y^2.
+        inverse = _magnitude(None if second is None else second.inverse())
+        return inverse, np.asarray(host.inflate(_magnitude(first) * inverse * inverse, 4) + TINY)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        one, other = ranges
-        return one * other.inverse()
+        first, second = ranges
+        return first * second.inverse()
 
 
-def _largest(ends: Interval | None) -> FloatArray:
-    return np.array(math.inf) if ends is None else ends.magnitude()
+def _magnitude(x: Interval | None) -> FloatArray:
+    """Return the largest absolute values of a range; infinity if it is unknown."""
+    return np.array(math.inf) if x is None else x.magnitude()
 
 
-def sup(numbers: FloatArray) -> float:
-    """The largest of non-negative numbers; infinite where one is no number."""
+def supremum(numbers: FloatArray) -> float:
+    """Return the largest of non-negative numbers; infinity if one is NaN."""
     largest = float(np.max(numbers, initial=0.0))
     return math.inf if math.isnan(largest) else largest
 
 
 class Compare(Operator):
-    """1 where a value is above (or the like) a number, else 0: a step, alone without a constant."""
+    """1 where a value compares with a threshold, else 0.
+
+    It jumps, so that it has a constant only as a part of a continuous function.
+    """
 
     kind: Literal["gt", "ge", "lt", "le"]
+    """Comparison of the value (left) with the threshold (right)."""
     threshold: float = 0.0
 
     def run(self, *values: FloatArray) -> FloatArray:
@@ -210,10 +225,11 @@ class Compare(Operator):
         return compare(x, self.threshold).astype(np.float64)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
-        # A step rises or falls.
+        # The function rises or falls, so that its extremes are at the ends.
         (x,) = ranges
-        ends = self.run(x.low), self.run(x.high)
-        return enclosing((np.minimum(*ends), np.maximum(*ends)))
+        at_low = self.run(x.low)
+        at_high = self.run(x.high)
+        return enclosing((np.minimum(at_low, at_high), np.maximum(at_low, at_high)))
 
     def rounding(
         self,
@@ -221,28 +237,35 @@ class Compare(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # The threshold may be rounded past the value.
-        return np.where(abs(values[0] - self.threshold) <= 2 * unit * abs(self.threshold), 1.0, 0.0)
+        # The other library rounds the threshold, perhaps past the value.
+        is_next_to_threshold = abs(values[0] - self.threshold) <= 2 * unit * abs(self.threshold)
+        return np.where(is_next_to_threshold, 1.0, 0.0)
 
 
 class Choose(Operator):
-    """The second value where the first is not 0, else the third: a constant in a continuous function alone."""
+    """The second value where the first is not 0, else the third.
+
+    It has a constant only as a part of a continuous function.
+    """
 
     def run(self, *values: FloatArray) -> FloatArray:
-        condition, one, other = values
-        return np.where(condition != 0, one, other)
+        condition, first, second = values
+        return np.where(condition != 0, first, second)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        condition, one, other = ranges
-        yes = condition.mignitude() > 0
-        no = (condition.low == 0) & (condition.high == 0)
-        low = np.where(yes, one.low, np.where(no, other.low, np.minimum(one.low, other.low)))
-        high = np.where(yes, one.high, np.where(no, other.high, np.maximum(one.high, other.high)))
+        condition, first, second = ranges
+        is_first = condition.mignitude() > 0
+        is_second = (condition.low == 0) & (condition.high == 0)
+        low = np.where(is_first, first.low, np.where(is_second, second.low, np.minimum(first.low, second.low)))
+        high = np.where(is_first, first.high, np.where(is_second, second.high, np.maximum(first.high, second.high)))
         return enclosing((low, high)) if place.fits(low.shape) else None
 
 
 class Sign(Operator):
-    """-1, 0 or 1, the sign of each entry: a step, which has a constant in a continuous function alone."""
+    """-1, 0 or 1, the sign of each entry.
+
+    It jumps, so that it has a constant only as a part of a continuous function.
+    """
 
     rises = True
 

@@ -25,12 +25,12 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Sizes,
 )
-from specnorm_networks.certified.operators.broadcasting import in_parts
+from specnorm_networks.certified.operators.broadcasting import apply_in_parts
 
-NUMPY: Any = SimpleNamespace(
+NUMPY_OPS: Any = SimpleNamespace(
     xp=np, concrete=True, memory=2**28, device=lambda _: None, from_numpy=lambda x, _: x, to_numpy=lambda x: x
 )
-"""What a convolution in NumPy needs of `types.ArrayOps`."""
+"""Those members of `types.ArrayOps` that a convolution in NumPy needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,28 +38,27 @@ class Layer:
     """A kernel in a network."""
 
     name: str
-    """As a user knows it; nothing is known by it."""
+    """Name by which a user knows the kernel; it has no influence on bounds."""
     load: Callable[[], AnyArray]
-    """Gives the kernel, in torch's order."""
+    """Returns the kernel, with its axes in torch's order."""
     geometry: Mapping[str, Any]
     """Keywords of specnorm's functions, with padding and without ``input_shape``."""
     spatial: int
     """Number of the kernel's spatial axes."""
     transposed: bool = False
-    """Whether a matrix is stored with its outputs last."""
+    """Whether ``load`` returns a matrix with its outputs along the last axis."""
     error: Callable[[], AnyArray] | None = None
-    """Of a matrix that was computed: gives by how much each entry may be off."""
-
+    """Returns a bound of the error of each entry, if the matrix was computed; None: entries are exact."""
     to_host: Callable[[AnyArray], NDArray[Any]] = np.asarray
-    """Makes a NumPy array of what ``load`` gives, exactly."""
+    """Makes a NumPy array of what ``load`` returns, exactly."""
 
     def stored(self) -> Any:
-        """The kernel as its library has it; a matrix with its outputs first."""
+        """Return the kernel as an array of its own library; a matrix with its outputs first."""
         stored = self.load()
         return stored.T if self.transposed else stored
 
     def kernel(self) -> FloatArray:
-        """The same in float64, exactly."""
+        """Return the kernel in float64, exactly."""
         stored = self.stored()
         try:
             return np.asarray(self.to_host(stored), dtype=np.float64)
@@ -70,14 +69,14 @@ class Layer:
             ) from error
 
 
-class _Layered(Linear):
-    """A layer with a kernel, and a bias."""
+class _WithKernel(Linear):
+    """A linear operator with a kernel, and a bias."""
 
     layer: Layer
     bias: Offset | None = None
 
 
-class Convolution(_Layered):
+class Convolution(_WithKernel):
     """Convolution or transposed convolution of (samples, channels, *spatial) with a constant kernel.
 
     Its layer has one spatial axis or more.
@@ -85,8 +84,8 @@ class Convolution(_Layered):
 
     rule = "layer"
     extra: tuple[int, ...] = ()
-    """Rows behind the last one of each spatial axis that hold the bias alone: of a transposed convolution whose output
-    padding is beyond what is cropped."""
+    """Numbers of pixels, one for each spatial axis, that the output has behind the last one that reads the input. They
+    hold the bias alone. A transposed convolution has such pixels if its output padding exceeds its cropping."""
 
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset({0})
@@ -96,76 +95,106 @@ class Convolution(_Layered):
             return None
         kernel = self.layer.kernel()
         try:
-            return self._at(before, kernel) if np.all(np.isfinite(kernel)) else None
+            return self._map_of_kernel(before, kernel) if np.all(np.isfinite(kernel)) else None
         except (GeometryError, KernelError):
             return None
 
-    def _at(self, before: Sizes, kernel: FloatArray) -> LinearMap | None:
+    def _map_of_kernel(self, before: Sizes, kernel: FloatArray) -> LinearMap | None:
+        """Return the map for inputs of a shape (samples, channels, *spatial); None if the channels do not fit."""
         geometry = dict(self.layer.geometry)
         spec = ConvSpec.of(kernel.shape, **geometry)
-        pads = None
-        divided = not any(n % s for n, s in zip(before[2:], spec.stride, strict=True))
-        if spec.padding_mode == "circular" and not spec.transposed and not divided:
-            # No layer of `ConvSpec`: what wraps around is padded first.
-            pads = spec.padding
-            geometry = {**geometry, "padding": 0, "padding_mode": "zeros"}
-        sizes = tuple(n + sum(pair) for n, pair in zip(before[2:], pads or ((0, 0),) * spec.ndim, strict=True))
-        at = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": sizes})
-        one: Any = kernel[None]
-        layer = layer_map.Convolution(one, at, ops=NUMPY)
-        extra = self.extra or (0,) * spec.ndim
-        shape = (before[0], spec.cout, *(n + more for n, more in zip(layer.shapes[1][1:], extra, strict=True)))
         if before[1] != spec.cin:
             return None
-        entries = kernel[0].size * spec.groups * max(map(math.prod, (sizes, shape[2:])))
+        spatial = before[2:]
+        stride_divides = not any(n % s for n, s in zip(spatial, spec.stride, strict=True))
+        wrapping: tuple[tuple[int, int], ...] | None = None
+        if spec.padding_mode == "circular" and not spec.transposed and not stride_divides:
+            # `ConvSpec` has no such layer: pixels that wrap around are padded first.
+            wrapping = tuple(spec.padding)
+            geometry |= {"padding": 0, "padding_mode": "zeros"}
+        padded_spatial = spatial
+        if wrapping is not None:
+            padded_spatial = tuple(n + sum(pair) for n, pair in zip(spatial, wrapping, strict=True))
+        spec_at_size = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": padded_spatial})
+        stack_of_one: Any = kernel[None]
+        layer = layer_map.Convolution(stack_of_one, spec_at_size, ops=NUMPY_OPS)
+        extra = self.extra or (0,) * spec.ndim
+        _, *spatial_of_layer = layer.shapes[1]
+        spatial_after = [n + more for n, more in zip(spatial_of_layer, extra, strict=True)]
+        shape = (before[0], spec.cout, *spatial_after)
+        # Entries that are needed for one sample: the taps of each pixel.
+        entries = kernel[0].size * spec.groups * max(math.prod(padded_spatial), math.prod(spatial_after))
 
         def applied(layer: layer_map.Convolution) -> Apply:
-            def samples(x: FloatArray) -> FloatArray:
-                if pads is not None:
-                    x = np.pad(x, ((0, 0), (0, 0), *pads), mode="wrap")
-                wide: Any = x.reshape(1, len(x), layer.shape[1])
-                return np.asarray(layer.apply(wide)).reshape(len(x), *layer.shapes[1])
+            def convolve_samples(x: FloatArray) -> FloatArray:
+                if wrapping is not None:
+                    x = np.pad(x, ((0, 0), (0, 0), *wrapping), mode="wrap")
+                vectors: Any = x.reshape(1, len(x), layer.shape[1])
+                return np.asarray(layer.apply(vectors)).reshape(len(x), *layer.shapes[1])
 
             def apply(x: Sequence[FloatArray]) -> FloatArray:
-                found = in_parts(samples, x[0].reshape(-1, *before[1:]), entries)
+                samples = x[0].reshape(-1, *before[1:])
+                values = apply_in_parts(convolve_samples, samples, entries)
                 if any(extra):
-                    found = np.pad(found, ((0, 0), (0, 0), *((0, more) for more in extra)))
-                return found.reshape(len(x[0]), *shape)
+                    values = np.pad(values, ((0, 0), (0, 0), *((0, more) for more in extra)))
+                return values.reshape(len(x[0]), *shape)
 
             return apply
 
-        def back(y: FloatArray) -> FloatArray:
-            whole: tuple[Any, ...] = (..., *(slice(n - more) for n, more in zip(shape[2:], extra, strict=True)))
-            y = y[whole]
-            wide: Any = y.reshape(1, len(y), layer.shape[0])
-            return np.asarray(layer.adjoint(wide)).reshape(len(y), *layer.shapes[0])
+        def adjoint_of_samples(y: FloatArray) -> FloatArray:
+            without_extra: tuple[Any, ...] = (..., *(slice(n) for n in spatial_of_layer))
+            y = y[without_extra]
+            vectors: Any = y.reshape(1, len(y), layer.shape[0])
+            return np.asarray(layer.adjoint(vectors)).reshape(len(y), *layer.shapes[0])
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [in_parts(back, y.reshape(-1, *shape[1:]), 4 * entries).reshape(len(y), *before)]
+            samples = y.reshape(-1, *shape[1:])
+            return [apply_in_parts(adjoint_of_samples, samples, 4 * entries).reshape(len(y), *before)]
 
-        flat = _by_output(kernel, spec).reshape(spec.cout, -1)
-        # Padding by pixels may add taps up at one of them, but for circular padding by no more than a whole turn.
-        taps = flat.shape[1]
-        extents = [r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)]
-        once = all(extent <= n for extent, n in zip(extents, before[2:], strict=True)) and not spec.transposed
-        apart = spec.padding_mode == "zeros" or (spec.padding_mode == "circular" and once)
-        rows = host.norm_up(flat) if apart else host.inflate(abs(flat).sum(axis=1), taps)
-        both = applied(layer), applied(layer.absolute())
+        taps_of_output = _with_outputs_first(kernel, spec).reshape(spec.cout, -1)
+        taps = taps_of_output.shape[1]
+        if _reads_pixels_once(spec, spatial):
+            rows = host.norm_up(taps_of_output)
+        else:
+            # Several taps may read one pixel.
+            rows = host.inflate(abs(taps_of_output).sum(axis=1), taps)
+        roundings = max(layer.roundings) + taps + 4
         return LinearMap(
-            *both, max(layer.roundings) + taps + 4, rows.reshape(-1, *(1,) * spec.ndim), self.bias, shape,
-            adjoint if pads is None else None, max(layer.roundings) + taps + 4,
-        )  # fmt: skip
+            applied(layer),
+            absolute=applied(layer.absolute()),
+            roundings=roundings,
+            rows=rows.reshape(-1, *(1,) * spec.ndim),
+            offset=self.bias,
+            shape=shape,
+            adjoint=adjoint if wrapping is None else None,
+            backward=roundings,
+            entries=2 * kernel.size,
+        )
 
 
-def _by_output(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
+def _reads_pixels_once(spec: ConvSpec, spatial: Sizes) -> bool:
+    """Whether no two taps of an output read the same pixel of an input with some spatial sizes.
+
+    With zero padding none do. With circular padding none do if the kernel is no longer than the input.
+    """
+    if spec.padding_mode == "zeros":
+        return True
+    if spec.padding_mode != "circular" or spec.transposed:
+        return False
+    extents = [r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)]
+    return all(extent <= n for extent, n in zip(extents, spatial, strict=True))
+
+
+def _with_outputs_first(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
+    """Return a kernel with all entries of an output channel together; output channels are along the first axes."""
     if not spec.transposed:
         return kernel
-    # (cin, cout / groups, ...): output g c + o reads the inputs of its group.
+    # A transposed kernel has the shape (cin, cout / groups, ...): output (group, o) reads the inputs of its group.
     split = kernel.reshape(spec.groups, spec.cin // spec.groups, *kernel.shape[1:])
     return np.moveaxis(split, 1, 2)
 
 
-class Matrix(_Layered):
+class Matrix(_WithKernel):
     """Product with a constant matrix K of shape (out, in), `Layer.transposed` taken into account.
 
     Its layer has no spatial axes.
@@ -173,31 +202,44 @@ class Matrix(_Layered):
 
     rule = "layer"
     alpha: float = 1.0
-    """A number that the product is multiplied by."""
+    """Factor of the product."""
     side: Literal["right", "left"] = "right"
     """"right": ``alpha * x @ K.T`` along the last axis; "left": ``alpha * K @ x`` along the last but one."""
 
     def alike(self, place: Place) -> frozenset[int]:
         ndim = len(place.after or ())
-        return frozenset(range(ndim)) - {ndim - (1 if self.side == "right" else 2)}
+        return frozenset(range(ndim)) - {self._axis(ndim)}
+
+    def _axis(self, ndim: int) -> int:
+        """Return the axis along which the matrix multiplies a value with ``ndim`` axes."""
+        return ndim - (1 if self.side == "right" else 2)
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if self.layer.error is not None or not math.isfinite(self.alpha):
             return None
         kernel = self.layer.kernel()
         outputs, inputs = kernel.shape
-        axis = len(before) - (1 if self.side == "right" else 2)
+        axis = self._axis(len(before))
         if axis < 0 or before[axis] != inputs or not np.all(np.isfinite(kernel)):
             return None
 
-        def made(alpha: float, k: FloatArray) -> Apply:
-            return lambda x: alpha * (x[0] @ k.T if self.side == "right" else k @ x[0])
+        def multiply_by(alpha: float, matrix: FloatArray) -> Apply:
+            return lambda x: alpha * (x[0] @ matrix.T if self.side == "right" else matrix @ x[0])
 
-        rows = host.next_up(abs(self.alpha) * host.norm_up(kernel)).reshape(-1, *(1,) * (len(before) - 1 - axis))
-        both = made(self.alpha, kernel), made(abs(self.alpha), abs(kernel))
-        shape = (*before[:axis], outputs, *before[axis + 1 :])
-        back = made(self.alpha, kernel.T)
-        return LinearMap(*both, inputs + 4, rows, self.bias, shape, lambda y: [back([y])], outputs + 4)
+        multiply_by_adjoint = multiply_by(self.alpha, kernel.T)
+        axes_behind = len(before) - 1 - axis
+        rows = host.next_up(abs(self.alpha) * host.norm_up(kernel))
+        return LinearMap(
+            multiply_by(self.alpha, kernel),
+            absolute=multiply_by(abs(self.alpha), abs(kernel)),
+            roundings=inputs + 4,
+            rows=rows.reshape(-1, *(1,) * axes_behind),
+            offset=self.bias,
+            shape=(*before[:axis], outputs, *before[axis + 1 :]),
+            adjoint=lambda y: [multiply_by_adjoint([y])],
+            backward=outputs + 4,
+            entries=2 * kernel.size,
+        )
 
 
 class Matrices(Operator):
@@ -205,11 +247,11 @@ class Matrices(Operator):
 
     rule = "matrices"
     layer: Layer
-    """A stack (b, m, n)."""
+    """The matrices, as a stack (b, m, n)."""
     equation: str
-    """Of `numpy.einsum`, for the value and `constant`."""
+    """Equation of `numpy.einsum`, for the input and ``constant``."""
     constant: Callable[[], FloatArray]
-    """The constants in the order that the equation has."""
+    """Returns the entries of the matrices, with the axes that the equation names."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         return self._product(values[0], np.asarray(self.constant()))
@@ -220,7 +262,7 @@ class Matrices(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # Gamma of the number of terms, of the sum of their absolute values.
+        # The error is gamma(number of terms) times the sum of their absolute values, for the other library and for us.
         constant = np.asarray(self.constant())
         return 2 * (constant.size + 2) * unit * self._product(abs(values[0]), abs(constant))
 

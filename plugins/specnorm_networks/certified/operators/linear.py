@@ -24,47 +24,55 @@ from specnorm_networks.certified.operators.base import (
 from specnorm_networks.certified.shapes import Shape
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
+_NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+"""`numpy.pad`'s names of the modes."""
+SCALE_ROUNDINGS = 14
+"""Roundings of a factor of a `Scale` that is not exact: a quotient by the root of a sum."""
 SCALED = 20
-"""Roundings of a scale that is not exact, and of the product with it."""
-_NUMPY = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+"""Roundings of such a factor, and of its product with an entry."""
 
 
 class Scale(Linear):
     """``x * values + offset``, entry by entry: batch normalisation at inference, products with constants.
 
-    The largest absolute value, for a diagonal matrix; times the root of how often the input is repeated besides.
-    Directly after a layer it is folded into the kernel instead.
+    Its constant is the largest absolute factor (the matrix is diagonal), times the root of the number of copies of an
+    entry if the input is broadcast. Directly after a layer it is folded into the kernel instead.
     """
 
     rule = "scale"
     values: FloatArray
-    """float64, broadcasting against the value by NumPy's rules."""
+    """Factors in float64, broadcasting against the input by NumPy's rules."""
     offset: Offset | None = None
     exact: bool = False
-    """Whether the values are exact; else they were computed with a handful of roundings."""
+    """Whether the factors are exact; else they were computed with up to `SCALE_ROUNDINGS` roundings."""
     cancelling: FloatArray | None = None
-    """For batch normalisation: sizes of the two terms whose difference is the offset, which may cancel."""
+    """For batch normalisation: the sum of the absolute values of the two terms whose difference is the offset."""
+
+    def _factors_up(self) -> FloatArray:
+        """Return the absolute values of the factors, rounded up."""
+        sizes: FloatArray = abs(np.asarray(self.values, dtype=np.float64))
+        return sizes if self.exact else host.inflate(sizes, SCALE_ROUNDINGS)
 
     def lipschitz(self, place: Place) -> float:
         values = np.asarray(self.values)
         if not values.size or not np.all(np.isfinite(values)):
             raise NoBoundError("it multiplies by values that are not finite")
-        # A quotient by a root of a sum: a few roundings.
-        largest = float(np.max(abs(values)))
-        largest = largest if self.exact else host.inflate(largest, 14)
+        largest = float(np.max(self._factors_up()))
         if values.size == 1:
             return largest
         (before,) = place.before
-        return host.mul_up(
-            largest, host.root_up(broadcasting.repeats(before, broadcasting.broadcasted(before, values.shape)))
-        )
+        after = broadcasting.broadcast_shapes_or_none(before, values.shape)
+        return host.mul_up(largest, host.root_up(broadcasting.copies_of_entry(before, after)))
 
     def alike(self, place: Place) -> frozenset[int]:
-        shape = np.shape(self.values)
-        ndim = len(place.after or ())
         if place.after is None or place.before[0] != place.after:
             return frozenset()
-        return frozenset(axis for axis in range(ndim) if ([1] * ndim + list(shape))[axis - ndim] == 1)
+        shape = np.shape(self.values)
+        missing_axes = len(place.after) - len(shape)
+        # One factor for all entries along an axis.
+        return frozenset(
+            axis for axis in range(len(place.after)) if axis < missing_axes or shape[axis - missing_axes] == 1
+        )
 
     def pulled(
         self,
@@ -72,11 +80,13 @@ class Scale(Linear):
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        values = abs(np.asarray(self.values))
+        values = np.asarray(self.values)
         if place.before[0] != place.after or values.ndim > weights.ndim or not np.all(np.isfinite(values)):
             return None
-        values = values if self.exact else np.where(values == 0, 0.0, host.next_up(host.inflate(values, 14)))
-        return [base.times_up(weights, values, values)]
+        factors = self._factors_up()
+        if not self.exact:
+            factors = np.where(values == 0, 0.0, host.next_up(factors))
+        return [base.times_up(weights, factors, factors)]
 
     def rounding(
         self,
@@ -85,32 +95,38 @@ class Scale(Linear):
         unit: float,
     ) -> FloatArray | float:
         allowed = super().rounding(values, result, unit)
-        return allowed if self.cancelling is None else allowed + 2 * (SCALED + 4) * unit * self.cancelling
+        if self.cancelling is None:
+            return allowed
+        return allowed + 2 * (SCALED + 4) * unit * self.cancelling
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
-        shape = broadcasting.broadcasted(before, values.shape)
+        shape = broadcasting.broadcast_shapes_or_none(before, values.shape)
         if shape is None or not np.all(np.isfinite(values)):
             return None
         ndim = len(shape)
-        rows = abs(values) if self.exact else host.inflate(abs(values), 14)
+        roundings = 1 if self.exact else SCALED
+        copies = math.prod(map(int, shape)) // max(math.prod(before), 1)
 
-        def made(k: FloatArray) -> Apply:
-            return lambda x: _wide(x[0], ndim) * k
-
-        n = 1 if self.exact else SCALED
-        repeats = math.prod(map(int, shape)) // max(math.prod(before), 1)
+        def multiply_by(factors: FloatArray) -> Apply:
+            return lambda x: _with_axes_in_front(x[0], ndim) * factors
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [broadcasting.summed_to(y * values, before)]
+            return [broadcasting.sum_over_copies(y * values, before)]
 
         return LinearMap(
-            made(values), made(abs(values)), n, rows, self.offset, adjoint=adjoint, backward=n + repeats
-        )  # fmt: skip
+            multiply_by(values),
+            absolute=multiply_by(abs(values)),
+            roundings=roundings,
+            rows=self._factors_up(),
+            offset=self.offset,
+            adjoint=adjoint,
+            backward=roundings + copies,
+        )
 
 
-def _wide(x: FloatArray, ndim: int) -> FloatArray:
-    """Return copies of a value with axes of size 1 in front, so that they broadcast against ``ndim`` axes."""
+def _with_axes_in_front(x: FloatArray, ndim: int) -> FloatArray:
+    """Return copies of a value (copies, *shape) with axes of size 1 in front of the shape, ``ndim`` axes in all."""
     return x.reshape(x.shape[0], *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])
 
 
@@ -122,18 +138,18 @@ def normalisation(
     eps: float,
     ndim: int,
 ) -> Scale:
-    """Batch normalisation at inference, of axis 1 of values with ``ndim`` axes; all in float64."""
-    weights = np.ones_like(mean) if scale is None else scale
+    """Return batch normalisation at inference, along axis 1 of values with ``ndim`` axes, from arrays in float64."""
+    weight = np.ones_like(mean) if scale is None else scale
     shift = np.zeros_like(mean) if bias is None else bias
-    wide = 1 / np.sqrt(variance + eps) * weights
-    along = (-1, *(1,) * (ndim - 2))
-    terms = (abs(shift) + abs(mean * wide)).reshape(along)
+    factor = 1 / np.sqrt(variance + eps) * weight
+    shape_along_axis_1 = (-1, *(1,) * (ndim - 2))
+    sizes = (abs(shift) + abs(mean * factor)).reshape(shape_along_axis_1)
 
     def offset() -> tuple[FloatArray, FloatArray]:
-        # A few roundings of the scale, the product and the difference.
-        return (shift - mean * wide).reshape(along), terms * 2.0**-47
+        # The error covers the roundings of the factor, of the product and of the difference.
+        return (shift - mean * factor).reshape(shape_along_axis_1), sizes * 2.0**-47
 
-    return Scale(wide.reshape(along), offset, cancelling=terms)
+    return Scale(factor.reshape(shape_along_axis_1), offset, cancelling=sizes)
 
 
 class Add(Linear):
@@ -141,16 +157,17 @@ class Add(Linear):
 
     rule = "add"
     weights: tuple[float, ...]
-    """One an input, exact."""
+    """Exact weights w, one for each input."""
     over: int = 1
-    """More than 1 for means of values."""
+    """Divisor of the sum; n for a mean of n values."""
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        # The triangle inequality.
+        """Return the sum of the constants of the inputs, times the weights: the triangle inequality."""
         if not all(map(math.isfinite, self.weights)):
             raise NoBoundError("it multiplies by values that are not finite")
-        terms = zip(self.weights, broadcasting.spread(bounds, place), strict=True)
-        total = host.add_up(*(host.mul_up(abs(weight), bound) for weight, bound in terms))
+        constants = broadcasting.constants_after_broadcast(bounds, place)
+        terms = [host.mul_up(abs(weight), constant) for weight, constant in zip(self.weights, constants, strict=True)]
+        total = host.add_up(*terms)
         return total if self.over == 1 else host.mul_up(total, host.div_up(1.0, self.over))
 
     def alike(self, place: Place) -> frozenset[int]:
@@ -167,54 +184,63 @@ class Add(Linear):
     ) -> list[FloatArray] | None:
         """Use Cauchy and Schwarz: ``(sum a_i dx_i)^2 <= (sum t_i) sum a_i^2 dx_i^2 / t_i`` for any t_i > 0.
 
-        With ``t_i = |a_i| c_i`` for inputs that move by c_i it is no more than the triangle inequality; where but one
-        input moves, it is a_i^2.
+        With ``t_i = |a_i| c_i``, for inputs that change by c_i, the bound is no more than that of the triangle
+        inequality. If only one input changes, its factor is a_i^2.
         """
         if not all(map(math.isfinite, self.weights)):
             return None
-        sizes = zip(self.weights, broadcasting.spread([1.0] * len(shares), place), strict=True)
-        terms = [share * host.mul_up(abs(a), r) for share, (a, r) in zip(shares, sizes, strict=True)]
+        roots_of_copies = broadcasting.constants_after_broadcast([1.0] * len(shares), place)
+        terms = []
+        for a, share, root in zip(self.weights, shares, roots_of_copies, strict=True):
+            terms.append(share * host.mul_up(abs(a), root))
         total = base.plus_up(*terms)
+        divided = host.div_up(1.0, self.over) if self.over > 1 else 1.0
         weights_before = []
-        part = host.div_up(1.0, self.over) if self.over > 1 else 1.0
         for before, share, a, term in zip(place.before, shares, self.weights, terms, strict=True):
             with np.errstate(divide="ignore", invalid="ignore"):
-                factor = np.where(term == total, 1.0, host.next_up(total / term))
-            factor = np.where(share > 0, np.where(term > 0, factor, math.inf), 0.0)
-            stretched = base.times_up(weights, factor, *[np.asarray(abs(a)), np.asarray(part)] * 2)
-            weights_before.append(broadcasting.gathered(stretched, before, place.after))
+                ratio = np.where(term == total, 1.0, host.next_up(total / term))
+            # If t_i is 0 although the input changes, the bound is infinite; if it does not change, it is left out.
+            ratio = np.where(share > 0, np.where(term > 0, ratio, math.inf), 0.0)
+            factor = [np.asarray(abs(a)), np.asarray(divided)]
+            stretched = base.times_up(weights, ratio, *factor, *factor)
+            weights_before.append(broadcasting.weights_before_broadcast(stretched, before, place.after))
         return weights_before
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        shape = broadcasting.broadcasted(before, *others)
+        shape = broadcasting.broadcast_shapes_or_none(before, *others)
         if shape is None or not all(map(math.isfinite, self.weights)):
             return None
+        ndim = len(shape)
+        has_division = self.over != 1
 
-        def made(k: Sequence[float]) -> Apply:
+        def sum_with(weights: Sequence[float]) -> Apply:
             def apply(x: Sequence[FloatArray]) -> FloatArray:
-                total: FloatArray = np.zeros((len(x[0]), *(1,) * len(shape)))
-                for weight, value in zip(k, x, strict=True):
-                    total = total + weight * _wide(value, len(shape))
-                return total if self.over == 1 else total / self.over
+                total: FloatArray = np.zeros((len(x[0]), *(1,) * ndim))
+                for weight, value in zip(weights, x, strict=True):
+                    total = total + weight * _with_axes_in_front(value, ndim)
+                return total / self.over if has_division else total
 
             return apply
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [
-                broadcasting.summed_to(w * y, x) / self.over
-                for w, x in zip(self.weights, (before, *others), strict=True)
-            ]
+            parts = []
+            for weight, shape_before in zip(self.weights, (before, *others), strict=True):
+                parts.append(broadcasting.sum_over_copies(weight * y, shape_before) / self.over)
+            return parts
 
-        both = made(self.weights), made([abs(weight) for weight in self.weights])
         return LinearMap(
-            *both, 1 + len(others) + (self.over != 1), adjoint=adjoint, backward=math.prod(map(int, shape)) + 3
+            sum_with(self.weights),
+            absolute=sum_with([abs(weight) for weight in self.weights]),
+            roundings=1 + len(others) + has_division,
+            adjoint=adjoint,
+            backward=math.prod(map(int, shape)) + 3,
         )
 
 
 class Concat(Linear):
-    """Values (constants among them) one behind the other along an axis; ``new``: along an axis of their own.
+    """Values, constants among them, joined along an axis; ``new``: along a new axis.
 
-    Squared changes add up.
+    The squared changes of the values add up.
     """
 
     rule = "stack"
@@ -236,33 +262,36 @@ class Concat(Linear):
 
 
 class Merge(Linear):
-    """The first value, whose entries at some flat positions are those of the second, in order."""
+    """The first value, with its entries at some positions replaced by those of the second value, in order."""
 
     rule = "stack"
     moves = True
     at: FloatArray
-    """Positions in the first value; none twice."""
+    """Flat positions of these entries in the first value, none twice."""
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        # As of values one behind the other: each entry is one of the first or one of the second.
+        # Each entry is an entry of the first value or of the second.
         return host.hypot_up(*bounds)
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        at = np.ravel(self.at)
+        positions = np.ravel(self.at)
         size = math.prod(before)
-        if math.prod(others[0]) != at.size or len(np.unique(at)) < at.size or not np.all((at >= 0) & (at < size)):
+        are_inside = np.all((positions >= 0) & (positions < size))
+        are_different = len(np.unique(positions)) == positions.size
+        if math.prod(others[0]) != positions.size or not are_different or not are_inside:
             return None
 
         def apply(x: Sequence[FloatArray]) -> FloatArray:
-            found = np.array(x[0], np.result_type(*x)).reshape(len(x[0]), size)
-            found[:, at] = x[1].reshape(len(x[0]), at.size)
-            return found.reshape(x[0].shape)
+            first, second = x
+            merged = np.array(first, np.result_type(*x)).reshape(len(first), size)
+            merged[:, positions] = second.reshape(len(first), positions.size)
+            return merged.reshape(first.shape)
 
         return LinearMap.moving(apply)
 
 
 class Broadcast(Linear):
-    """Broadcast to a shape, by NumPy's rules: the root of the number of copies."""
+    """The input, broadcast with a shape by NumPy's rules; its constant is the root of the number of copies."""
 
     rule = "broadcast"
     moves = True
@@ -270,10 +299,11 @@ class Broadcast(Linear):
     """Shape to broadcast with. It may have fewer axes than the value, or size 1 (ONNX's Expand)."""
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        shape = broadcasting.broadcasted(before, self.target)
+        shape = broadcasting.broadcast_shapes_or_none(before, self.target)
         if shape is None:
             return None
-        return LinearMap.moving(lambda x: np.broadcast_to(_wide(x[0], len(shape)), (len(x[0]), *shape)))
+        ndim = len(shape)
+        return LinearMap.moving(lambda x: np.broadcast_to(_with_axes_in_front(x[0], ndim), (len(x[0]), *shape)))
 
 
 class _Reduction(Linear):
@@ -281,14 +311,17 @@ class _Reduction(Linear):
 
     axes: tuple[int, ...]
     keep: bool = False
+    """Whether the axes stay, with size 1."""
 
     def _count(self, before: Shape | None) -> int | None:
-        """Return how many numbers become one; None if unknown."""
+        """Return how many entries become one; None if unknown."""
         return None if before is None else math.prod(before[axis] for axis in self.axes)
 
     def alike(self, place: Place) -> frozenset[int]:
         before = place.before[0] or ()
-        return frozenset(range(len(before) if self.keep else min(self.axes, default=0))) - {*self.axes}
+        # If the axes are dropped, only the axes before the first of them keep their numbers.
+        axes_with_same_number = range(len(before) if self.keep else min(self.axes, default=0))
+        return frozenset(axes_with_same_number) - {*self.axes}
 
     def pulled(
         self,
@@ -296,28 +329,31 @@ class _Reduction(Linear):
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        # (sum of n numbers)^2 <= n times the sum of their squares.
+        # The square of a sum of n numbers is at most n times the sum of their squares; that of their mean 1/n times.
         count = self._count(place.before[0])
         if not count or len({*self.axes}) < len(self.axes):
             return None
-        wide = weights if self.keep else np.expand_dims(weights, self.axes)
-        return [base.times_up(wide, np.asarray(host.div_up(1.0, count) if isinstance(self, Mean) else float(count)))]
+        factor = host.div_up(1.0, count) if isinstance(self, Mean) else float(count)
+        weights_with_axes = weights if self.keep else np.expand_dims(weights, self.axes)
+        return [base.times_up(weights_with_axes, np.asarray(factor))]
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if len(set(self.axes)) < len(self.axes) or any(not 0 <= axis < len(before) for axis in self.axes):
             return None
         count = self._count(before)
-        over = tuple(axis + 1 for axis in self.axes)
         if not count:
             return None
-        share = count if isinstance(self, Mean) else 1
-        apply: Apply = lambda x: np.asarray(x[0].sum(axis=over, keepdims=self.keep) / share)  # noqa: E731
-        wide = tuple(1 if axis in self.axes else n for axis, n in enumerate(before))
+        axes_behind_copies = tuple(axis + 1 for axis in self.axes)
+        divisor = count if isinstance(self, Mean) else 1
+        kept_shape = tuple(1 if axis in self.axes else n for axis, n in enumerate(before))
+
+        def apply(x: Sequence[FloatArray]) -> FloatArray:
+            return np.asarray(x[0].sum(axis=axes_behind_copies, keepdims=self.keep) / divisor)
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [np.broadcast_to(y.reshape(-1, *wide) / share, (len(y), *before))]
+            return [np.broadcast_to(y.reshape(-1, *kept_shape) / divisor, (len(y), *before))]
 
-        return LinearMap(apply, apply, count + 1, adjoint=adjoint, backward=2)
+        return LinearMap(apply, absolute=apply, roundings=count + 1, adjoint=adjoint, backward=2)
 
 
 class Sum(_Reduction):
@@ -333,7 +369,7 @@ class Sum(_Reduction):
 
 
 class Mean(_Reduction):
-    """Mean over axes: disjoint rows, of norm 1/sqrt(N) for N numbers; 1 where N is not known."""
+    """Mean over axes: disjoint rows, of norm 1/sqrt(N) for N numbers; 1 if N is unknown."""
 
     rule = "mean"
 
@@ -345,46 +381,57 @@ class Mean(_Reduction):
 class Pad(Linear):
     """Padding of the last ``len(pads)`` axes.
 
-    1 for constants; sqrt(r) for repeated pixels, r a product over the axes of the largest number of copies of one
-    pixel. With the convolution after it, padding is one layer.
+    Its constant is 1 for padding with a constant, and sqrt(r) if pixels are repeated, where r is the product over the
+    axes of the largest number of copies of one pixel. With the convolution after it, padding is one layer.
     """
 
     rule = "pad"
     moves = True
     mode: PadMode
     pads: tuple[tuple[int, int], ...]
-    """Before and after each of those axes; not negative."""
+    """Numbers of entries before and after each of those axes; not negative."""
     value: float = 0.0
     """Constant of "zeros" padding; NaN: unknown."""
 
     def lipschitz(self, place: Place) -> float:
-        if self.mode not in _NUMPY or any(min(pair) < 0 for pair in self.pads):
+        if self.mode not in _NUMPY_MODES or any(min(pair) < 0 for pair in self.pads):
             raise NoBoundError(f"padding by {self.mode} has no rule")
         if self.mode == "zeros":
             return 1.0
         counts = []
         for (first, last), n in zip(self.pads, broadcasting.last_sizes(place.before[0], len(self.pads)), strict=True):
-            # Across an axis of an unknown size, all that reflections repeat may be one pixel.
-            unknown = n is None and self.mode == "reflect"
-            counts.append(1 + first + last if unknown else padding_rules.padding_count(first, last, n, self.mode))
+            if n is None and self.mode == "reflect":
+                # On an axis of an unknown size, all entries of the padding may be copies of one pixel.
+                counts.append(1 + first + last)
+            else:
+                counts.append(padding_rules.padding_count(first, last, n, self.mode))
         return host.root_up(math.prod(counts))
 
     def alike(self, place: Place) -> frozenset[int]:
         ndim = len(place.after or ())
-        return frozenset(axis for axis in range(ndim) if not any(([(0, 0)] * ndim + [*self.pads])[axis - ndim]))
+        first_padded_axis = ndim - len(self.pads)
+        return frozenset(
+            axis for axis in range(ndim) if axis < first_padded_axis or not any(self.pads[axis - first_padded_axis])
+        )
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if math.isnan(self.value) or len(self.pads) > len(before):
             return None
         pads = ((0, 0),) * (len(before) - len(self.pads)) + tuple(self.pads)
-        # What a reflection, or one turn, can give.
-        short = {"reflect": 1, "circular": 0, "replicate": -math.inf, "zeros": -math.inf}.get(self.mode, math.inf)
-        if not all(min(pair) >= 0 and max(pair) <= n - short for n, pair in zip(before, pads, strict=True)):
-            return None
-        numpy: Any = np
+        for n, pair in zip(before, pads, strict=True):
+            if min(pair) < 0 or max(pair) > self._most_padding(n):
+                return None
+        numpy: Any = np  # for the type checker: the mode is a literal
 
         def offset() -> tuple[FloatArray, FloatArray]:
             return numpy.pad(np.zeros(before), pads, constant_values=self.value), np.zeros(())
 
-        added = offset if self.mode == "zeros" and self.value else None
-        return LinearMap.moving(lambda x: numpy.pad(x[0], ((0, 0), *pads), mode=_NUMPY[self.mode]), added)
+        def apply(x: Sequence[FloatArray]) -> FloatArray:
+            return np.asarray(numpy.pad(x[0], ((0, 0), *pads), mode=_NUMPY_MODES[self.mode]))
+
+        return LinearMap.moving(apply, offset if self.mode == "zeros" and self.value else None)
+
+    def _most_padding(self, n: int) -> float:
+        """Return how many entries the mode can put on one side of an axis with n entries."""
+        most = {"reflect": n - 1, "circular": n, "zeros": math.inf, "replicate": math.inf}
+        return most.get(self.mode, -math.inf)

@@ -1,4 +1,7 @@
-"""Operators that move entries: each entry of the value is one of the input, or 0."""
+"""Operators that move entries: each entry of the value is an entry of the input, or 0.
+
+Such an operator moves entries to other places. Elsewhere a value is said to move if it changes with the input.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Mo
 
 
 class SameOrder(Move):
-    """The same entries in the same order, in another shape: the base of those that say which."""
+    """The same entries in the same order, in another shape; derived classes say which shape."""
 
     def pulled(
         self,
@@ -22,9 +25,9 @@ class SameOrder(Move):
         place: Place,
     ) -> list[FloatArray] | None:
         before = place.before[0]
-        if weights.size != 1 or before is None:
-            return super().pulled(weights, shares, place)
-        return [weights.reshape((1,) * len(before))]
+        if weights.size == 1 and before is not None:
+            return [weights.reshape((1,) * len(before))]
+        return super().pulled(weights, shares, place)
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         return LinearMap.moving(lambda x: x[0].reshape(len(x[0]), *self.moved(np.empty(before, np.bool_)).shape))
@@ -45,30 +48,32 @@ class Identity(SameOrder):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # Casts to another precision are identities.
+        # A cast to another precision is an identity that rounds.
         return unit * abs(result)
 
 
 class Cast(Identity):
-    """The same entries, in another precision, which is rounded to."""
+    """The same entries, rounded to another precision."""
 
 
 class Reshape(SameOrder):
-    """A new shape."""
+    """The same entries in the same order, in a stated shape."""
 
     target: tuple[int, ...]
-    """At most one of them -1: what is left. With ``copies``, 0 is the size that the input has on that axis."""
+    """The shape. One size may be -1: the one that is left for the number of entries."""
     copies: bool = False
+    """Whether a size 0 in ``target`` means the size that the input has on that axis."""
 
     def moved(self, x: FloatArray) -> FloatArray:
-        wanted = [x.shape[axis] if self.copies and n == 0 else n for axis, n in enumerate(self.target)]
-        return x.reshape(wanted)
+        shape = [x.shape[axis] if self.copies and n == 0 else n for axis, n in enumerate(self.target)]
+        return x.reshape(shape)
 
 
 class Unsqueeze(SameOrder):
-    """With new axes of size 1, numbered in the value."""
+    """The input with new axes of size 1."""
 
     axes: tuple[int, ...]
+    """Numbers of the new axes, as they are in the value."""
 
     def moved(self, x: FloatArray) -> FloatArray:
         return np.expand_dims(x, self.axes)
@@ -108,28 +113,29 @@ class Slice(Move):
 
 
 class Copies(Move):
-    """Entries may be repeated."""
+    """A move that may repeat entries of the input."""
 
     rule = "copies"
     lipschitz_constant = None
 
 
 class Entries(Copies):
-    """Entry i of the value is entry ``at[i]`` of the flattened input, 0 where that is -1."""
+    """Entry i of the value is entry ``at[i]`` of the flattened input, or 0 if ``at[i]`` is -1."""
 
     at: NDArray[Any]
-    """In the value's shape."""
+    """Flat positions in the input, or -1; of the value's shape."""
     size: int
-    """Number of the input's entries."""
+    """Number of entries of the input."""
 
     def moved(self, x: FloatArray) -> FloatArray:
-        if x.size != self.size or self._outside:
+        if x.size != self.size or self._has_invalid_positions:
             raise NotRunError(f"a table of entries below {self.size} for a value of shape {x.shape}")
-        found = np.append(x.reshape(-1), np.zeros(1, x.dtype))[self.at]
-        return np.asarray(found)
+        # Position -1 is the zero behind the last entry.
+        entries_and_zero = np.append(x.reshape(-1), np.zeros(1, x.dtype))
+        return np.asarray(entries_and_zero[self.at])
 
     @functools.cached_property
-    def _outside(self) -> bool:
+    def _has_invalid_positions(self) -> bool:
         return bool(((self.at < -1) | (self.at >= self.size)).any())
 
 
@@ -140,15 +146,16 @@ class Gather(Copies):
     index: NDArray[Any]
 
     def alike(self, place: Place) -> frozenset[int]:
-        # With another number of axes of the index, those behind it have other numbers.
-        return frozenset(range(len(place.after or ()))) - {self.axis} if self.index.ndim == 1 else frozenset()
+        if self.index.ndim != 1:  # axes behind this one have other numbers in the value than in the input
+            return frozenset()
+        return frozenset(range(len(place.after or ()))) - {self.axis}
 
     def moved(self, x: FloatArray) -> FloatArray:
         return np.asarray(np.take(x, self.index, self.axis))
 
 
 class Tile(Copies):
-    """``numpy.tile``: whole axes repeated."""
+    """``numpy.tile(x, counts)``: each axis repeated as a whole."""
 
     counts: tuple[int, ...]
 

@@ -1,10 +1,10 @@
 """Normalisation by the length of a value's own entries: layer, group, instance and RMS norm, and x / |x|.
 
-With s the length of some entries z, z / g(s) has the Jacobian 1/g off z and (g - s g') / g^2 along it, so that its norm
-is 1/g wherever 0 <= s g' <= g. Everywhere g is at least its value at 0; where the inputs stay in a ball or a box, s has
-a smallest value there: a segment between two inputs stays in it, and z goes along a path that is no longer than z's own
-constant times the segment. The lengths are a value of the network, whose range is known as any other's: of a ball they
-move no further than the entries together.
+Let s be the length of a vector z of entries. The Jacobian of z / g(s) is (g - s g') / g^2 in the direction of z, and
+1/g in directions orthogonal to z, so that its norm is 1/g if 0 <= s g' <= g. The divisor g is at least g(0). If the
+inputs of the network stay in a ball or a box, g is at least its smallest value for the lengths there: the segment
+between two inputs stays in the region, and the path of z is no longer than z's constant times the segment. The length
+is a value of the network of its own, with a range like any other value.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from specnorm_networks.certified.operators.base import (
     Sizes,
 )
 from specnorm_networks.certified.operators.formats import smallest
-from specnorm_networks.certified.operators.pointwise import hint
+from specnorm_networks.certified.operators.steep import hint
 from specnorm_networks.certified.shapes import Shape
 
 Form = Literal["mean square", "largest", "sum"]
 
 
 class Centre(Linear):
-    """``x - mean(x)`` over axes: an orthogonal projection."""
+    """``x - mean(x)``, with the mean over some axes: an orthogonal projection."""
 
     rule = "centre"
     lipschitz_constant = 1.0
@@ -43,19 +43,20 @@ class Centre(Linear):
         count = _count(before, self.axes)
         if not count:
             return None
-        over = tuple(axis + 1 for axis in self.axes)
+        axes_behind_copies = tuple(axis + 1 for axis in self.axes)
         return LinearMap(
-            lambda x: x[0] - x[0].mean(axis=over, keepdims=True),
-            lambda x: x[0] + x[0].mean(axis=over, keepdims=True),
-            count + 3,
-            np.ones(()),
+            lambda x: x[0] - x[0].mean(axis=axes_behind_copies, keepdims=True),
+            absolute=lambda x: x[0] + x[0].mean(axis=axes_behind_copies, keepdims=True),
+            roundings=count + 3,
+            rows=np.ones(()),
         )
 
 
 class Normalise(Operator):
-    """Entries divided by a function of their length, which is the second input: `Norm` of the first, axes kept.
+    """The first input z, divided by a function of its length s along some axes.
 
-    "mean square": ``z / sqrt(s^2 / n + eps)`` for n entries; "largest": ``z / max(s, eps)``; "sum": ``z / (s + eps)``.
+    The second input is s: `Norm` of the first one, with axes kept. Forms: "mean square" is ``z / sqrt(s^2 / n + eps)``
+    for n entries, "largest" is ``z / max(s, eps)``, "sum" is ``z / (s + eps)``.
     """
 
     rule = "normalise"
@@ -66,41 +67,51 @@ class Normalise(Operator):
     def run(self, *values: FloatArray) -> FloatArray:
         z, length = values
         if self.form == "mean square":
-            return np.asarray(z / np.sqrt(length * length / (_count(z.shape, self.axes) or 1) + self.eps))
-        over = np.maximum(length, self.eps) if self.form == "largest" else length + self.eps
-        # ONNX has 0 for 0 / 0.
-        return np.asarray(z / np.where(over == 0, 1.0, over))
+            count = _count(z.shape, self.axes) or 1
+            return np.asarray(z / np.sqrt(length * length / count + self.eps))
+        divisor = np.maximum(length, self.eps) if self.form == "largest" else length + self.eps
+        # In ONNX 0 / 0 is 0 here.
+        return np.asarray(z / np.where(divisor == 0, 1.0, divisor))
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """The first input's bound, over the smallest number that is divided by."""
-        known = place.ranges()
-        lengths = known[1] if len(known) == 2 and known[1] is not None else anything(())
+        """Return the constant of the first input over the smallest divisor."""
+        ranges = place.ranges()
+        lengths = anything(())
+        if len(ranges) == 2 and ranges[1] is not None:
+            lengths = ranges[1]
         if not self.eps >= 0:
             raise NoBoundError(f"eps={self.eps!r} is negative, or no number")
-        divisor = float(np.min(self._divisor(lengths, _count(place.before[0], self.axes)).low, initial=math.inf))
-        if not divisor > 0:
-            raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(known)}")
-        return host.mul_up(bounds[0], host.div_up(1.0, divisor))
+        divisors = self._divisor(lengths, _count(place.before[0], self.axes))
+        smallest_divisor = float(np.min(divisors.low, initial=math.inf))
+        if not smallest_divisor > 0:
+            raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(ranges)}")
+        return host.mul_up(bounds[0], host.div_up(1.0, smallest_divisor))
 
     def _divisor(self, lengths: Interval, count: int | None) -> Interval:
-        """What entries are divided by; of how many there are may be unknown."""
+        """Return intervals of the divisor. ``count``: of entries that are normalised together; None: unknown."""
         s = enclosing((np.maximum(lengths.low, 0.0), np.maximum(lengths.high, 0.0)))
         if self.form == "largest":
             return enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))
         if self.form == "sum":
             return s + point(np.full(s.shape, self.eps))
-        unknown = enclosing((np.zeros(s.shape), np.full(s.shape, math.inf)))
-        square = (s * s).scaled(1 / count, 2.0**-52) if count else unknown
-        return (square + point(np.full(s.shape, self.eps))).root()
+        if count:
+            mean_square = (s * s).scaled(1 / count, 2.0**-52)
+        else:
+            mean_square = enclosing((np.zeros(s.shape), np.full(s.shape, math.inf)))
+        return (mean_square + point(np.full(s.shape, self.eps))).root()
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        """No entry is larger than the length of all, nor than itself over the smallest divisor."""
+        """Return the smaller of two intervals.
+
+        An entry of the value is at most the entry of z over the smallest divisor. It is also at most 1, or sqrt(n) for
+        "mean square", since no entry of z is larger than its length.
+        """
         z, lengths = ranges
         count = _count(z.shape, self.axes)
         if not count or not self.eps >= 0:
             return None
-        most = host.root_up(count) if self.form == "mean square" else 1.0
-        return (z * self._divisor(lengths, count).inverse()) & within(np.full(z.shape, most))
+        largest = host.root_up(count) if self.form == "mean square" else 1.0
+        return (z * self._divisor(lengths, count).inverse()) & within(np.full(z.shape, largest))
 
     def rounding(
         self,
@@ -108,12 +119,12 @@ class Normalise(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # The length's own rounding is counted where it is computed.
+        # The rounding of the length is counted at the node that computes it.
         return 16 * unit * abs(result) + smallest(unit)
 
 
 def _count(shape: Shape | None, axes: tuple[int, ...]) -> int | None:
-    """How many entries are normalised together; None where that is not known, 0 for none."""
+    """Return how many entries are normalised together; None if the axes or their sizes are unknown."""
     if shape is None or len(set(axes)) < len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
         return None
     return math.prod(shape[axis] for axis in axes)

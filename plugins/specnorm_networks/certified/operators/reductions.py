@@ -24,7 +24,7 @@ from specnorm_networks.certified.operators.windows import Along
 
 
 class Length(Operator):
-    """A number for many, which moves no further than they do: the 2-norm along axes, the largest or smallest entry.
+    """A number in place of several, which changes no more than these: the 2-norm, the largest or smallest entry.
 
     | |x| - |y| | <= |x - y|, and |max x - max y| <= max |x - y| <= |x - y|.
     """
@@ -33,9 +33,10 @@ class Length(Operator):
     lipschitz_constant = 1.0
     axes: tuple[int, ...]
     keep: bool = False
+    """Whether the axes stay, with size 1."""
 
 
-class _End(Length):
+class _LargestOrSmallest(Length):
     """The largest or the smallest entry along axes."""
 
     rises = True
@@ -51,20 +52,23 @@ class _End(Length):
         (shape,) = before
         if not _count(shape, self.axes):
             return None
-        whole = [np.arange(shape[axis], dtype=np.intp)[None] for axis in self.axes]
-        steps = [Along(axis, each, self.join is np.minimum) for axis, each in zip(self.axes, whole, strict=True)]
-        left = tuple(n for axis, n in enumerate(shape) if axis not in self.axes)
-        last = Identity() if self.keep else Reshape(left)
-        return [*((step, (at,)) for at, step in enumerate(steps)), (last, (len(steps),))]
+        program: Program = []
+        for axis in self.axes:
+            # One window along the axis, which contains all entries. It reads the value of the step before.
+            window = np.arange(shape[axis], dtype=np.intp)[None]
+            program.append((Along(axis, window, self.join is np.minimum), (len(program),)))
+        remaining_shape = tuple(n for axis, n in enumerate(shape) if axis not in self.axes)
+        last = Identity() if self.keep else Reshape(remaining_shape)
+        return [*program, (last, (len(program),))]
 
 
-class Largest(_End):
+class Largest(_LargestOrSmallest):
     """The largest entry along axes."""
 
     join = np.maximum
 
 
-class Smallest(_End):
+class Smallest(_LargestOrSmallest):
     """The smallest entry along axes."""
 
     join = np.minimum
@@ -74,26 +78,26 @@ class Norm(Length):
     """The 2-norm along axes."""
 
     def run(self, *values: FloatArray) -> FloatArray:
-        # Of numbers that are at most 1, so that no square overflows.
         (x,) = values
         sizes = abs(x)
         largest = sizes.max(axis=self.axes, keepdims=True, initial=0.0)
-        unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
-        # A power of 2: the quotients are exact.
-        unit = np.exp2(np.floor(np.log2(unit)))
-        found = np.sqrt(np.square(sizes / unit).sum(axis=self.axes, keepdims=True)) * unit
-        return np.asarray(found if self.keep else found.squeeze(self.axes))
+        largest = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+        # Divided by a power of 2, which is exact, entries are at most 2, so that no square overflows.
+        divisor = np.exp2(np.floor(np.log2(largest)))
+        norm = np.sqrt(np.square(sizes / divisor).sum(axis=self.axes, keepdims=True)) * divisor
+        return np.asarray(norm if self.keep else norm.squeeze(self.axes))
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
-        # Norms of the smallest and of the largest absolute values.
         (x,) = ranges
-        low = self.run(x.mignitude())
-        high = self.run(x.magnitude())
+        norm_of_smallest = self.run(x.mignitude())
+        norm_of_largest = self.run(x.magnitude())
         n = _count(x.low.shape, self.axes)
-        # A sum of n squares and its root; a square that vanishes is below 2^-1000 of the largest.
-        down = low - host.inflate(low, n + 4) * ((2 * n + 16) * 2.0**-52)
-        down = np.where(np.isnan(down), 0.0, np.maximum(down, 0.0))
-        return enclosing((down, np.where(high == 0, 0.0, host.next_up(host.inflate(high, n + 8)))))
+        # Roundings of a sum of n squares and its root; a square that underflows is below 2^-1000 of the largest.
+        error = host.inflate(norm_of_smallest, n + 4) * ((2 * n + 16) * 2.0**-52)
+        low = norm_of_smallest - error
+        low = np.where(np.isnan(low), 0.0, np.maximum(low, 0.0))
+        high = host.next_up(host.inflate(norm_of_largest, n + 8))
+        return enclosing((low, np.where(norm_of_largest == 0, 0.0, high)))
 
     def rounding(
         self,
@@ -107,23 +111,26 @@ class Norm(Length):
 
 
 class _Probabilities(Operator):
+    """Probabilities along axes, or their logarithms."""
+
     axes: tuple[int, ...]
     limits: ClassVar[tuple[float, float]]
-    """Between which all entries lie."""
+    """Two numbers between which all entries lie."""
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         (x,) = ranges
-        low, high = (np.full(x.shape, end) for end in self.limits)
-        return enclosing((low, high))
+        low, high = self.limits
+        return enclosing((np.full(x.shape, low), np.full(x.shape, high)))
 
-    def units(self, x: FloatArray) -> FloatArray:
-        """Relative roundings: terms of the sum, elementary functions, and the range of its arguments.
+    def relative_error(self, x: FloatArray) -> FloatArray:
+        """Bound the relative error of a probability, in unit roundoffs.
 
-        A difference from the maximum, of relative error u, makes the exponential's as large as the difference is.
+        It comes from the terms of the sum, from elementary functions, and from the differences d of entries and their
+        maximum: a relative error u of d makes one of u |d| in exp(d).
         """
-        most = x.max(axis=self.axes, keepdims=True, initial=-math.inf)
-        apart = most - x.min(axis=self.axes, keepdims=True, initial=math.inf)
-        return np.asarray(_count(x.shape, self.axes) + 16 + apart)
+        largest = x.max(axis=self.axes, keepdims=True, initial=-math.inf)
+        largest_difference = largest - x.min(axis=self.axes, keepdims=True, initial=math.inf)
+        return np.asarray(_count(x.shape, self.axes) + 16 + largest_difference)
 
 
 class Softmax(_Probabilities):
@@ -148,11 +155,11 @@ class Softmax(_Probabilities):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        return np.asarray(2 * self.units(values[0]) * (unit * abs(result) + smallest(unit)))
+        return np.asarray(2 * self.relative_error(values[0]) * (unit * abs(result) + smallest(unit)))
 
 
 class LogSoftmax(_Probabilities):
-    """Its logarithm: of norm sqrt(n) for n classes.
+    """Logarithm of `Softmax`: of norm sqrt(n) for n classes.
 
     The norm of the Jacobian I - 1 p^T is convex in p, so largest at a corner: (I - 1 e_1^T)(I - 1 e_1^T)^T is 0 on the
     first axis and I + 1 1^T on the n - 1 others, of norm n.
@@ -164,8 +171,8 @@ class LogSoftmax(_Probabilities):
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
         with np.errstate(all="ignore"):
-            less = x - x.max(axis=self.axes, keepdims=True, initial=-math.inf)
-            return np.asarray(less - np.log(np.exp(less).sum(axis=self.axes, keepdims=True)))
+            difference = x - x.max(axis=self.axes, keepdims=True, initial=-math.inf)
+            return np.asarray(difference - np.log(np.exp(difference).sum(axis=self.axes, keepdims=True)))
 
     def lipschitz(self, place: Place) -> float:
         (before,) = place.before
@@ -179,10 +186,11 @@ class LogSoftmax(_Probabilities):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # The logarithm has the relative error of its sum; differences add those of their terms. Of a probability p that
-        # underflows to another number, by twice the smallest at most, it is off by four times log(1 + 2 smallest / p).
+        # The logarithm has the absolute error that its sum has relatively; differences add the errors of their terms.
+        # If a probability p underflows, it changes by at most twice the smallest number, and its logarithm by at most
+        # log(1 + 2 smallest / p); four times that is allowed.
         underflow = 4 * np.logaddexp(0.0, math.log(2 * smallest(unit)) - result)
-        return np.asarray(2 * unit * (self.units(values[0]) + abs(result)) + underflow)
+        return np.asarray(2 * unit * (self.relative_error(values[0]) + abs(result)) + underflow)
 
 
 def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:

@@ -9,9 +9,10 @@ from specnorm.errors import MethodError
 from specnorm_networks.certified.operators.base import Operator
 
 Class = TypeVar("Class", bound=type[Operator])
-OURS = ("", "aten", "ai.onnx", "prim", "specnorm")
-"""Namespaces whose operators are specnorm's own."""
+OUR_NAMESPACES = ("", "aten", "ai.onnx", "prim", "specnorm")
+"""Namespaces whose operators specnorm itself defines."""
 _KNOWN: dict[str, type[Operator]] = {}
+"""Classes that were registered, by the names of their operators."""
 
 
 def register_operator(cls: Class) -> Class:
@@ -39,7 +40,7 @@ def register_operator(cls: Class) -> Class:
         raise MethodError(f"{cls.__name__} has no `run`: an operator that cannot be executed cannot be compared.")
     for name in names:
         namespace, colons, operator = str(name).partition("::")
-        if not colons or not operator or namespace in OURS:
+        if not colons or not operator or namespace in OUR_NAMESPACES:
             raise MethodError(f"{name!r} is no name for an operator of yours; expected 'namespace::operator'.")
         if _KNOWN.get(name, cls).__qualname__ != cls.__qualname__:
             raise MethodError(f"{name!r} is registered already, by {_KNOWN[name].__qualname__}.")
@@ -48,20 +49,20 @@ def register_operator(cls: Class) -> Class:
 
 
 def registered_operators() -> tuple[str, ...]:
-    """Of all operators that were added."""
+    """Return the full names of all registered operators."""
     return tuple(_KNOWN)
 
 
 def registered(name: str, arguments: Mapping[str, Any]) -> Operator | None:
-    """An operator by its full name, made from its constant arguments; None if nobody registered it."""
+    """Return an operator by its full name, made from its constant arguments; None if nobody registered it."""
     cls = _KNOWN.get(name)
     if cls is None:
         return None
     make = getattr(cls, "of", None)
     if make is not None:
-        made: Operator = make(arguments)
-        return made
-    given = sorted(key for key, value in arguments.items() if value is not None)
-    if given:
-        raise MethodError(f"the argument {given[0]} of {name} is not known: {cls.__name__} has no method `of`")
+        operator: Operator = make(arguments)
+        return operator
+    present = sorted(key for key, value in arguments.items() if value is not None)
+    if present:
+        raise MethodError(f"the argument {present[0]} of {name} is not known: {cls.__name__} has no method `of`")
     return cls()

@@ -13,34 +13,39 @@ from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import Row
 from specnorm_networks.certified.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Sizes
-from specnorm_networks.certified.operators.windows import sums_along
+from specnorm_networks.certified.operators.windows import weighted_sums_along
 
-UNKNOWN = "its sizes are not known: give the input shape"
+UNKNOWN_SIZES = "its sizes are not known: give the input shape"
 _MODES = ("nearest", "linear")
 _COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
 
 
 class Resize(Linear):
-    """Nearest interpolation by whole factors, or linear interpolation: the norm of one matrix an axis, multiplied.
+    """Nearest interpolation by whole factors, or linear interpolation.
 
-    Nearest xf: sqrt(f); linear: at most that, but for align_corners=True. A library whose coordinates are rounded may
-    take another pixel; the comparison with the model finds that.
+    Its constant is the product of the norms of one matrix an axis. Each is sqrt(f) for nearest interpolation by a
+    factor f, and at most sqrt(f) for linear interpolation, unless align_corners=True. A library whose coordinates are
+    rounded may take another pixel; the comparison with the model refuses such a network.
     """
 
     rule = "resize"
     keeps_channels = True
     mode: str
+    """"nearest" or "linear"; others have no rule."""
     sizes: tuple[int, ...] | None
-    """Of the value, all axes; None: floor(size * scale)."""
+    """Sizes of the value along all axes; None: floor(size of the input * scale)."""
     scales: tuple[Fraction, ...]
-    """Outputs per input pixel, all axes, as the framework uses them for coordinates."""
+    """Outputs per input pixel along all axes, as the framework uses them for coordinates."""
     coordinates: str
+    """How an output's index gives its coordinate in the input: one of `_COORDINATES`."""
     nearest: str = "floor"
-    """Or "ceil", "round_prefer_floor", "round_prefer_ceil"."""
+    """How a coordinate gives a pixel: "floor", "ceil", "round_prefer_floor" or "round_prefer_ceil"."""
 
     def alike(self, place: Place) -> frozenset[int]:
         sizes = place.before[0] or ()
-        return frozenset(a for a, n in enumerate(sizes) if len(sizes) == len(self.scales) and self._idle(a, n))
+        if len(sizes) != len(self.scales):
+            return frozenset()
+        return frozenset(axis for axis, size in enumerate(sizes) if self._keeps_axis(axis, size))
 
     def shortened(self, axes: frozenset[int]) -> Resize:
         if self.sizes is None:
@@ -50,48 +55,53 @@ class Resize(Linear):
     def lipschitz(self, place: Place) -> float:
         (before,) = place.before
         if before is None or len(before) != len(self.scales):
-            raise NoBoundError(UNKNOWN)
+            raise NoBoundError(UNKNOWN_SIZES)
         return host.mul_up(*(self._norm_up(axis, n) for axis, n in enumerate(before)))
 
     def _norm_up(self, axis: int, size: int) -> float:
-        if self._idle(axis, size):
+        if self._keeps_axis(axis, size):
             return 1.0
-        rows = self._rows(*self._along(axis, size))
+        rows = self._rows(axis, size)
         if rows is None:
             raise NoBoundError(f"resizing by {self.mode} with {self.coordinates} coordinates has no rule")
         return axes.weights_norm_up(tuple(rows))
 
-    def _idle(self, axis: int, size: int) -> bool:
-        same = self.sizes is None or self.sizes[axis] == size
-        return same and self.scales[axis] == 1 and self.mode in _MODES and self.coordinates in _COORDINATES
+    def _keeps_axis(self, axis: int, size: int) -> bool:
+        """Whether an axis of a size in the input stays as it is."""
+        has_same_size = self.sizes is None or self.sizes[axis] == size
+        has_rule = self.mode in _MODES and self.coordinates in _COORDINATES
+        return has_same_size and self.scales[axis] == 1 and has_rule
 
-    def _along(self, axis: int, size: int) -> tuple[int, int, Fraction, str]:
-        """Sizes before and after, the scale and the coordinates of an axis."""
-        outputs = math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
-        return size, outputs, self.scales[axis], self.coordinates
+    def _outputs(self, axis: int, size: int) -> int:
+        """Return the size of the value along an axis, for a size of the input."""
+        return math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if len(before) != len(self.scales):
             return None
-        found = [None if self._idle(axis, n) else self._rows(*self._along(axis, n)) for axis, n in enumerate(before)]
-        unknown = any(rows is None and not self._idle(axis, before[axis]) for axis, rows in enumerate(found))
-        return None if unknown else sums_along(before, found)
+        rows_of_axes: list[Sequence[Row] | None] = []
+        for axis, size in enumerate(before):
+            if self._keeps_axis(axis, size):
+                rows_of_axes.append(None)
+                continue
+            rows = self._rows(axis, size)
+            if rows is None:
+                return None
+            rows_of_axes.append(rows)
+        return weighted_sums_along(before, rows_of_axes)
 
-    def _rows(
-        self,
-        size: int,
-        outputs: int,
-        scale: Fraction,
-        coordinates: str,
-    ) -> Sequence[Row] | None:
+    def _rows(self, axis: int, size: int) -> Sequence[Row] | None:
+        """Return pixels and weights of each output along an axis, for a size of the input; None if unknown."""
+        scale = self.scales[axis]
+        outputs = self._outputs(axis, size)
         if max(size, outputs) > axes.LONGEST:
             return None
         if self.mode == "linear":
-            return axes.linear_rows(size, outputs, scale, coordinates)
-        pixels = None
-        if self.mode == "nearest":
-            pixels = axes.nearest_pixels(size, outputs, scale, coordinates, self.nearest)
-        return None if pixels is None else [((int(p), Fraction(1)),) for p in pixels]
+            return axes.linear_rows(size, outputs, scale, self.coordinates)
+        if self.mode != "nearest":
+            return None
+        pixels = axes.nearest_pixels(size, outputs, scale, self.coordinates, self.nearest)
+        return None if pixels is None else [((int(pixel), Fraction(1)),) for pixel in pixels]
 
     def rounding(
         self,
@@ -99,11 +109,17 @@ class Resize(Linear):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # Coordinates off by so much: a hat that moves by d changes a row by 2 d in sum, and weights are rounded.
         (x,) = values
         if self.mode == "nearest":
             return 0.0
-        precision = max(unit, 2.0**-24)
-        moving = [axis for axis, n in enumerate(x.shape) if not self._idle(axis, n)]
-        far = sum(axes.away(*self._along(axis, x.shape[axis]), precision) + precision for axis in moving)
-        return super().rounding(values, result, unit) + 2 * far * float(np.max(abs(x), initial=0.0))
+        # A coordinate whose error is d changes the two weights of a row by 2 d in sum; and weights are rounded.
+        # Libraries compute coordinates in single precision at best.
+        coordinate_unit = max(unit, 2.0**-24)
+        error = 0.0
+        for axis, size in enumerate(x.shape):
+            if not self._keeps_axis(axis, size):
+                outputs = self._outputs(axis, size)
+                error += coordinate_unit + axes.coordinate_error(
+                    size, outputs, self.scales[axis], self.coordinates, coordinate_unit
+                )
+        return super().rounding(values, result, unit) + 2 * error * float(np.max(abs(x), initial=0.0))

@@ -1,9 +1,9 @@
-"""Sorting, and what else moves no two vectors apart.
+"""Sorting, positive and negative parts, and Householder activations: maps that move no two vectors further apart.
 
-Alone, the larger and the smaller of two pieces have each the norm of both, and together root of two times that. But
-sorting moves no two vectors further apart, so the pair of them has norm 1 (MaxMin, GroupSort, full sort). So has the
-pair of positive and negative part. A choice between two linear maps by the sign of a third, where both agree when that
-is 0, has the larger one's norm (Householder activations).
+The rules for single operators would bound the pair (max(u, v), min(u, v)) by the root of two. But sorting moves no two
+vectors further apart, so that the pair has the constant 1 (MaxMin, GroupSort, full sort). So has the pair of positive
+and negative part. A choice between two linear maps by the sign of a linear form, which agree where the form is 0, has
+the larger one of their norms (Householder activations).
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import numpy as np
 from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place
 
-JUMP = 2.0**-20
-"""Some roundings in single precision."""
+LARGEST_JUMP = 2.0**-20
+"""Largest `Reflection.jump` that is taken for rounding: a few roundings in single precision."""
 
 
 class Sorted(Operator):
-    """Entries in order: |sort(x) - sort(y)| <= |x - y| (rearrangement inequality); the k-th rises with each of them."""
+    """Entries in order: |sort(x) - sort(y)| <= |x - y| (rearrangement inequality).
+
+    The k-th entry of the value rises with each entry of the input.
+    """
 
     rule = "select"
     lipschitz_constant = 1.0
@@ -31,23 +34,25 @@ class Sorted(Operator):
 
 
 class Sort(Sorted):
-    """Sort along an axis; ``first``: only so many of them, in order."""
+    """Entries sorted along an axis."""
 
     axis: int
     descending: bool = False
     first: int | None = None
+    """Number of entries that are returned, the first ones in that order; None: all."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
-        found = _in_order(x, self.axis, self.descending)
-        return found if self.first is None else np.take(found, np.arange(self.first), self.axis)
+        ordered = _in_order(x, self.axis, self.descending)
+        return ordered if self.first is None else np.take(ordered, np.arange(self.first), self.axis)
 
 
 class GroupSort(Sorted):
-    """Sort within groups of so many entries along an axis."""
+    """Entries sorted along an axis within each group."""
 
     axis: int
     size: int
+    """Number of entries of a group."""
     layout: Literal["consecutive", "strided"]
     """"consecutive": entries g*size .. g*size + size - 1 are group g; "strided": entries g, g + n/size, ... are."""
     descending: bool = False
@@ -57,38 +62,45 @@ class GroupSort(Sorted):
         n = x.shape[self.axis]
         if self.size < 1 or n % self.size:
             raise NotRunError(f"{n} entries are no groups of {self.size}")
-        within = self.layout == "consecutive"
-        split = (n // self.size, self.size) if within else (self.size, n // self.size)
-        groups = x.reshape(*x.shape[: self.axis], *split, *x.shape[self.axis + 1 :])
-        return _in_order(groups, self.axis + within, self.descending).reshape(x.shape)
+        count = n // self.size
+        # The axis is split in two: the number of the group, and the entry within it.
+        if self.layout == "consecutive":
+            split_shape = (count, self.size)
+            axis_within_group = self.axis + 1
+        else:
+            split_shape = (self.size, count)
+            axis_within_group = self.axis
+        groups = x.reshape(*x.shape[: self.axis], *split_shape, *x.shape[self.axis + 1 :])
+        return _in_order(groups, axis_within_group, self.descending).reshape(x.shape)
 
 
 def _in_order(x: FloatArray, axis: int, descending: bool) -> FloatArray:
-    found = np.sort(x, axis)
-    return np.flip(found, axis) if descending else found
+    ascending = np.sort(x, axis)
+    return np.flip(ascending, axis) if descending else ascending
 
 
 class SignParts(Operator):
-    """``relu(x)`` and ``relu(-x)`` one behind the other along an axis (``negative_first``: the other way).
+    """``relu(x)`` and ``relu(-x)``, joined along an axis.
 
-    Norm 1: where x and y have one sign, one of both parts moves; else |x - y| = |x| + |y|.
+    Its constant is 1: if entries of x and y have the same sign, only one part changes; else |x - y| = |x| + |y|.
     """
 
     rule = "select"
     lipschitz_constant = 1.0
     axis: int
     negative_first: bool = False
+    """Whether ``relu(-x)`` comes first."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
         return self._joined(np.maximum(x, 0.0), np.maximum(-x, 0.0))
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
-        # The negative part falls.
+        # The positive part rises with x, and the negative part falls.
         (x,) = ranges
-        low = np.maximum(x.low, 0.0)
-        high = np.maximum(x.high, 0.0)
-        return enclosing((self._joined(low, np.maximum(-x.high, 0.0)), self._joined(high, np.maximum(-x.low, 0.0))))
+        low = self._joined(np.maximum(x.low, 0.0), np.maximum(-x.high, 0.0))
+        high = self._joined(np.maximum(x.high, 0.0), np.maximum(-x.low, 0.0))
+        return enclosing((low, high))
 
     def _joined(self, positive: FloatArray, negative: FloatArray) -> FloatArray:
         parts = (negative, positive) if self.negative_first else (positive, negative)
@@ -96,49 +108,53 @@ class SignParts(Operator):
 
 
 class Reflection(Operator):
-    """A choice between two linear maps of pairs by the sign of a third, which agree where that is 0.
+    """A choice between two linear maps of pairs by the sign of a linear form, as Householder activations make it.
 
-    The pair at channel c is (x[c], x[c + n/2]) along an axis. Householder activations are such. The choice is
-    continuous, and linear on either side; a segment crosses the border once. Both maps may differ there by a `jump` of
-    at most `JUMP`, which is not counted.
+    The pair at channel c is (first, second) = (x[c], x[c + n/2]) along an axis. Both maps agree on the border, where
+    the form is 0, up to a `jump` of at most `LARGEST_JUMP` that is not counted. So the choice is continuous, and linear
+    on either side of the border, which a segment crosses once.
     """
 
     rule = "reflect"
     axis: int
     sign: FloatArray
-    """What is compared with 0: ``sign[0] * first + sign[1] * second``; shape (2, channels of a half)."""
+    """Coefficients of the form ``sign[0] * first + sign[1] * second``, shape (2, n/2)."""
     below: FloatArray
-    """Rows of the map where that is not above 0: ``first' = m[0, 0] first + m[0, 1] second``; shape (2, 2, ...)."""
+    """Matrix m of the map where the form is not above 0, shape (2, 2, n/2): the first entry of the value is
+    ``m[0, 0] first + m[0, 1] second``, the second one ``m[1, 0] first + m[1, 1] second``."""
     above: FloatArray
-    """And where it is."""
+    """Matrix of the map where the form is above 0, as ``below``."""
 
     @property
     def jump(self) -> float:
-        """By how much both maps differ where the sign is 0, over a vector's length and the larger map's norm."""
-        a = self.below.transpose(2, 0, 1)
-        b = self.above.transpose(2, 0, 1)
+        """Largest difference of both maps at a unit vector on the border, over the larger map's Frobenius norm."""
+        below = self.below.transpose(2, 0, 1)
+        above = self.above.transpose(2, 0, 1)
         border = np.array([self.sign[1], -self.sign[0]]).T
-        length = np.linalg.norm(border, axis=1)
-        largest = float(max(np.max(np.linalg.norm(m, axis=(1, 2))) for m in (a, b)))
-        if not (0 < length.min() <= length.max() < np.inf and 1e-100 < largest < 1e100):
+        lengths = np.linalg.norm(border, axis=1)
+        largest_norm = float(max(np.max(np.linalg.norm(matrices, axis=(1, 2))) for matrices in (below, above)))
+        if not (0 < lengths.min() <= lengths.max() < np.inf and 1e-100 < largest_norm < 1e100):
             return math.inf
-        return float(np.max(np.linalg.norm(np.einsum("kij,kj->ki", a - b, border / length[:, None]), axis=1))) / largest
+        differences = np.einsum("kij,kj->ki", below - above, border / lengths[:, None])
+        return float(np.max(np.linalg.norm(differences, axis=1))) / largest_norm
 
     @property
     def norm(self) -> float | None:
-        """Of the larger map, rounded up; None where they differ on the border by more than rounding."""
-        if not self.jump <= JUMP:
+        """Norm of the larger map, rounded up; None if the maps differ on the border by more than rounding."""
+        if not self.jump <= LARGEST_JUMP:
             return None
-        # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, t the sum of squares and d the determinant.
-        worst = 0.0
+        # For M = [[p, q], [r, s]] with the sum of squares t and the determinant d:
+        # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, and t^2 - 4 d^2 = ((p - s)^2 + (q + r)^2) ((p + s)^2 + (q - r)^2).
+        largest_sq = 0.0
         for (p, q), (r, s) in np.concatenate([self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)]):
-            apart = np.hypot(p - s, q + r) * np.hypot(p + s, q - r)
-            worst = max(worst, float((p * p + q * q + r * r + s * s + apart) / 2))
-        return host.root_up(Fraction(host.inflate(worst, 64)))
+            root = np.hypot(p - s, q + r) * np.hypot(p + s, q - r)
+            largest_sq = max(largest_sq, float((p * p + q * q + r * r + s * s + root) / 2))
+        return host.root_up(Fraction(host.inflate(largest_sq, 64)))
 
     def run(self, *values: FloatArray) -> FloatArray:
-        sign, below, above = self._parts(*self._pair(*values))
-        return np.where(np.concatenate([sign, sign], self.axis) > 0, above, below)
+        first, second = self._halves(*values)
+        form, below, above = self._form_and_maps(first, second)
+        return np.where(np.concatenate([form, form], self.axis) > 0, above, below)
 
     def lipschitz(self, place: Place) -> float:
         norm = self.norm
@@ -152,34 +168,37 @@ class Reflection(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # A sum of two products whose factors are rounded; next to the border either map may be chosen.
-        pair = self._pair(*values)
-        sizes = tuple(abs(part) for part in pair)
+        # Each number is a sum of two products whose factors are rounded: relative to the sum of their absolute values.
+        first, second = self._halves(*values)
         absolute = Reflection(self.axis, abs(self.sign), abs(self.below), abs(self.above))
-        signs, belows, aboves = absolute._parts(*sizes)
-        sign, below, above = self._parts(*pair)
-        beside = abs(sign) <= 16 * unit * signs
-        apart = np.where(np.concatenate([beside, beside], self.axis), abs(above - below), 0.0)
-        return 16 * unit * np.maximum(aboves, belows) + apart
+        size_of_form, size_below, size_above = absolute._form_and_maps(abs(first), abs(second))
+        # Next to the border the other library may choose the other map.
+        form, below, above = self._form_and_maps(first, second)
+        is_next_to_border = abs(form) <= 16 * unit * size_of_form
+        is_next_to_border = np.concatenate([is_next_to_border, is_next_to_border], self.axis)
+        difference = np.where(is_next_to_border, abs(above - below), 0.0)
+        return 16 * unit * np.maximum(size_above, size_below) + difference
 
-    def _pair(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _halves(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the first and the second entries of all pairs."""
         n = x.shape[self.axis]
         if n != 2 * self.sign.shape[1]:
             raise NotRunError(f"{n} channels are no pairs of {self.sign.shape[1]}")
         first, second = np.split(x, 2, self.axis)
         return first, second
 
-    def _parts(
+    def _form_and_maps(
         self,
         first: FloatArray,
         second: FloatArray,
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """What is compared with 0, and both maps' values."""
-        shape = [1] * first.ndim
-        shape[self.axis] = -1
+        """Return the linear form, the value of the map below, and that of the map above, of all pairs."""
+        shape_along_axis = [1] * first.ndim
+        shape_along_axis[self.axis] = -1
 
-        def mixed(row: FloatArray) -> FloatArray:
-            return np.asarray(row[0].reshape(shape) * first + row[1].reshape(shape) * second)
+        def combination(row: FloatArray) -> FloatArray:
+            return np.asarray(row[0].reshape(shape_along_axis) * first + row[1].reshape(shape_along_axis) * second)
 
-        below, above = (np.concatenate([mixed(row) for row in m], self.axis) for m in (self.below, self.above))
-        return mixed(self.sign), below, above
+        below = np.concatenate([combination(row) for row in self.below], self.axis)
+        above = np.concatenate([combination(row) for row in self.above], self.axis)
+        return combination(self.sign), below, above

@@ -1,4 +1,4 @@
-"""Where values come from: inputs, constants, and what is not known."""
+"""Operators without a rule that bounds them by their inputs: inputs of the network, constants, unknown operators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_LOOPS = (
     "recurrent layers (RNN, GRU, LSTM) have no constant here that holds for every length; written out step by step "
     "(matrices, sums, activations; gates on a box) they have one, which grows with each step"
 )
-"""Why they are unknown."""
+"""Reason why the bound of a recurrent layer is unknown."""
 
 
 class Input(Operator):
@@ -23,26 +23,28 @@ class Input(Operator):
 
     rule = "input"
     moves: bool = True
-    """Whether a constant is asked for with respect to it; others (integers, text) are held."""
+    """Whether the network's constant is with respect to this input; other inputs (integers, text) stay the same."""
     low: FloatArray | None = None
+    """Low end of the box in which the user says that it lies, broadcasting to its shape; None: no end."""
     high: FloatArray | None = None
-    """End of the box in which it is said to lie, as ``low``, broadcasting to its shape; None: no end."""
+    """High end of the box, as ``low``."""
 
     @property
     def box(self) -> Ends | None:
-        """Both ends, infinite where there is none; None: anywhere."""
+        """Low and high end of the box, infinite where none is stated; None if there is no box."""
         if self.low is None and self.high is None:
             return None
-        ends = zip((self.low, self.high), (-math.inf, math.inf), strict=True)
-        low, high = (np.asarray(far if end is None else end, dtype=np.float64) for end, far in ends)
-        return low, high
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
 
 
 class Constant(Operator):
-    """A constant, which ``load`` gives as float64."""
+    """A constant."""
 
     rule = "constant"
     load: Callable[[], FloatArray] = field(default=lambda: np.zeros(()))
+    """Returns the constant, as float64."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(self.load())
@@ -53,16 +55,18 @@ class Constant(Operator):
 
 
 class Held(Operator):
-    """What depends on shapes and integers alone, and stays as it is while floating inputs move."""
+    """A value that depends on shapes and integers alone, so that it stays the same while floating inputs change."""
 
     rule = "held"
     reason: str = ""
+    """Why its numbers are not known."""
 
 
 class Unknown(Operator):
     """An operator without a rule."""
 
     reason: str = "this operator has no Lipschitz constant that is known here"
+    """Why it has no bound."""
 
     def lipschitz(self, place: Place) -> float:
         raise NoBoundError(self.reason)

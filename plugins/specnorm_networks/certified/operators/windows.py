@@ -1,10 +1,11 @@
-"""Pooling."""
+"""Pooling: the largest entry or the mean of windows over the last axes of a value."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +24,14 @@ from specnorm_networks.certified.operators.base import (
     Program,
     Sizes,
 )
-from specnorm_networks.certified.operators.broadcasting import in_parts, last_sizes
+from specnorm_networks.certified.operators.broadcasting import apply_in_parts, last_sizes
 from specnorm_networks.certified.operators.joins import Maximum, Minimum
 from specnorm_networks.certified.operators.moves import Gather
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows over the last axes of a value."""
+    """Windows over the last axes of a value; all fields have one number, or one pair, for each of these axes."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -40,7 +41,9 @@ class Windows:
     """Whether the last window may leave the padded input; none starts behind the input."""
 
     def along(self, place: Place, *, count_padding: bool = True) -> list[Window]:
-        """The windows along each axis, with the sizes that are known.
+        """Return the windows along each axis, with the sizes that are known.
+
+        ``count_padding``: whether padding counts in an average.
 
         Raises
         ------
@@ -48,57 +51,103 @@ class Windows:
             If the value's sizes are not those that the windows give.
         """
         ndim = len(self.kernel)
-        found = []
-        ends = [last_sizes(shape, ndim) for shape in (place.before[0], place.after)]
-        for k, s, r, pads, n, m in zip(self.kernel, self.stride, self.dilation, self.padding, *ends, strict=True):
-            window = Window(k, s, r, pads[0], pads[1], n, m, self.ceil, count_padding)
-            if n is not None:
-                window = replace(window, outputs=window.count(n))
-                if m not in (None, window.outputs):
-                    raise NoBoundError(f"its windows give {window.outputs} outputs along an axis, not {m}")
-            found.append(window)
-        return found
+        windows = []
+        sizes_before = last_sizes(place.before[0], ndim)
+        sizes_after = last_sizes(place.after, ndim)
+        for axis in range(ndim):
+            size = sizes_before[axis]
+            stated_outputs = sizes_after[axis]
+            padding_before, padding_after = self.padding[axis]
+            window = Window(
+                self.kernel[axis],
+                self.stride[axis],
+                self.dilation[axis],
+                padding_before,
+                padding_after,
+                size,
+                stated_outputs,
+                self.ceil,
+                count_padding,
+            )
+            if size is not None:
+                window = replace(window, outputs=window.count(size))
+                if stated_outputs not in (None, window.outputs):
+                    raise NoBoundError(f"its windows give {window.outputs} outputs along an axis, not {stated_outputs}")
+            windows.append(window)
+        return windows
 
     def at(self, before: Sizes, *, count_padding: bool = True) -> list[Window] | None:
-        """The windows along each axis at known sizes; None where there is no axis."""
-        fits = len(before) >= len(self.kernel)
-        return self.along(Place((before,)), count_padding=count_padding) if fits else None
+        """Return the windows along each axis for an input of known sizes; None if it has too few axes."""
+        if len(before) < len(self.kernel):
+            return None
+        return self.along(Place((before,)), count_padding=count_padding)
 
 
-def sums_along(before: Sizes, rows: Sequence[Sequence[Row] | None] | None) -> LinearMap | None:
-    """The map of weighted sums along each of the last axes; None for an axis: it stays as it is."""
-    if rows is None or len(before) < len(rows):
+RowsOfAxes: TypeAlias = Sequence[Sequence[Row] | None]
+"""For each of the last axes of a value: pixels and weights of each output; None if the axis stays as it is."""
+
+
+def weighted_sums_along(before: Sizes, rows_of_axes: RowsOfAxes) -> LinearMap | None:
+    """Return the map of weighted sums along the last axes; None if it does not fit the input's sizes.
+
+    All weights have to have the same sign.
+    """
+    if len(before) < len(rows_of_axes):
         return None
-    first = len(before) - len(rows)
-    shape = before[:first] + tuple(n if r is None else len(r) for n, r in zip(before[first:], rows, strict=True))
-    if any(row and not n for row, n in zip(rows, before[first:], strict=True)):
-        return None
-
-    largest = math.prod(map(max, before, shape))
-
-    def sums(each: Sequence[Sequence[Row] | None]) -> tuple[Callable[[FloatArray], FloatArray], int]:
-        """Along every axis; and their roundings."""
-        widths = [max(map(len, some), default=0) for some in each if some is not None]
-
-        def all_axes(x: FloatArray) -> FloatArray:
-            for axis, some in enumerate(each, first + 1):
-                x = x if some is None else axes.weighted(x, axis, some)
-            return x
-
-        return (lambda x: in_parts(all_axes, x, largest * max(widths, default=1))), sum(n + 4 for n in widths)
-
-    apply, roundings = sums(rows)
-    columns = [None if r is None else axes.transposed_rows(r, n) for r, n in zip(rows, before[first:], strict=True)]
-    back, backward = sums(columns)
-    # All weights have one sign.
+    first_axis = len(before) - len(rows_of_axes)
+    last_sizes_before = before[first_axis:]
+    last_sizes_after = []
+    columns_of_axes: list[Sequence[Row] | None] = []
+    for size, rows in zip(last_sizes_before, rows_of_axes, strict=True):
+        if rows and size == 0:
+            return None
+        last_sizes_after.append(size if rows is None else len(rows))
+        columns_of_axes.append(None if rows is None else axes.transposed_rows(rows, size))
+    shape = (*before[:first_axis], *last_sizes_after)
+    largest_size = math.prod(map(max, before, shape))
+    apply = _sums_over_axes(rows_of_axes, first_axis, largest_size)
+    apply_adjoint = _sums_over_axes(columns_of_axes, first_axis, largest_size)
     return LinearMap(
-        lambda x: apply(x[0]), lambda x: abs(apply(x[0])), roundings, shape=shape,
-        adjoint=lambda y: [back(y)], backward=backward,
-    )  # fmt: skip
+        lambda x: apply(x[0]),
+        absolute=lambda x: abs(apply(x[0])),
+        roundings=_roundings_of_sums(rows_of_axes),
+        shape=shape,
+        adjoint=lambda y: [apply_adjoint(y)],
+        backward=_roundings_of_sums(columns_of_axes),
+    )
+
+
+def _widths(rows_of_axes: RowsOfAxes) -> list[int]:
+    """Return the largest number of weights of an output, for each axis that changes."""
+    return [max(map(len, rows), default=0) for rows in rows_of_axes if rows is not None]
+
+
+def _roundings_of_sums(rows_of_axes: RowsOfAxes) -> int:
+    return sum(width + 4 for width in _widths(rows_of_axes))
+
+
+def _sums_over_axes(
+    rows_of_axes: RowsOfAxes,
+    first_axis: int,
+    largest_size: int,
+) -> Callable[[FloatArray], FloatArray]:
+    """Return the function that takes the weighted sums of copies (copies, *shape), one axis after the other.
+
+    ``largest_size``: upper limit of the entries of one copy before, between and after.
+    """
+    entries = largest_size * max(_widths(rows_of_axes), default=1)
+
+    def sum_over_axes(x: FloatArray) -> FloatArray:
+        for axis, rows in enumerate(rows_of_axes, first_axis + 1):
+            if rows is not None:
+                x = axes.weighted_sums(x, axis, rows)
+        return x
+
+    return lambda x: apply_in_parts(sum_over_axes, x, entries)
 
 
 class Along(Operator):
-    """The largest of some entries along an axis, window by window: as max pooling, or the smallest."""
+    """The largest entry of each window along one axis; ``smallest``: the smallest one."""
 
     rule = "max_pool"
     rises = True
@@ -113,20 +162,23 @@ class Along(Operator):
         return np.asarray(join(np.take(x, self.windows, axis=self.axis), axis=self.axis + 1))
 
     def lipschitz(self, place: Place) -> float:
-        """The root of the largest number of windows that an entry is in."""
-        each = [np.unique(window) for window in self.windows]
-        return host.root_up(int(np.unique(np.concatenate(each), return_counts=True)[1].max(initial=1)))
+        """Return the root of the largest number of windows that an entry is in."""
+        entries_of_windows = np.concatenate([np.unique(window) for window in self.windows])
+        _, counts = np.unique(entries_of_windows, return_counts=True)
+        return host.root_up(int(counts.max(initial=1)))
 
     def written_out(self, before: Sequence[Sizes]) -> Program:
-        taps = [(Gather(self.axis, tap), (0,)) for tap in self.windows.T]
-        return [*taps, ((Minimum if self.smallest else Maximum)(), tuple(range(1, len(taps) + 1)))]
+        # For each place in a window the entries there of all windows; then their maximum, window by window.
+        program: Program = [(Gather(self.axis, entries), (0,)) for entries in self.windows.T]
+        extreme = Minimum() if self.smallest else Maximum()
+        return [*program, (extreme, tuple(range(1, len(program) + 1)))]
 
 
 class MaxPool(Operator):
-    """The largest entry of each window, padding left out: moves by at most the norm of its window's change.
+    """The largest entry of each window, without padding.
 
-    Each pixel is counted as often as it is in windows, a product over the axes. Attained by a pixel that is the maximum
-    of all its windows.
+    The largest entry changes by at most the norm of its window's change. In the sum of squares each pixel counts as
+    often as it is in windows, a product over the axes; a pixel that is the maximum of all its windows attains that.
     """
 
     rule = "max_pool"
@@ -138,7 +190,7 @@ class MaxPool(Operator):
         return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
 
     def lipschitz(self, place: Place) -> float:
-        """The root of a product over the axes: ceil(k / s'), s' = s / gcd(s, dilation), or the number of windows."""
+        """Return the root of the largest number of windows that contain one pixel."""
         return host.root_up(math.prod(map(axes.overlap, self.windows.along(place))))
 
     def run(self, *values: FloatArray) -> FloatArray:
@@ -151,27 +203,32 @@ class MaxPool(Operator):
         return x
 
     def written_out(self, before: Sequence[Sizes]) -> Program | None:
-        """One axis after the other; None where windows are not known, or one holds no pixel."""
+        """Return the maxima along one axis after the other; None if windows are unknown, or one contains no pixel."""
         (shape,) = before
-        pixels = [window.pixels() for window in self.windows.at(shape) or ()]
-        if not pixels or not all(window for each in pixels for window in each):
+        pixels_of_axes = [window.pixels() for window in self.windows.at(shape) or ()]
+        if not pixels_of_axes:
             return None
-        first = len(shape) - len(pixels)
-        return [(Along(first + at, axes.table(windows)), (at,)) for at, windows in enumerate(pixels)]
+        first_axis = len(shape) - len(pixels_of_axes)
+        program: Program = []
+        for axis, pixels in enumerate(pixels_of_axes, first_axis):
+            if not all(pixels):
+                return None
+            program.append((Along(axis, axes.table(pixels)), (len(program),)))
+        return program
 
 
 class AveragePool(Linear):
     """The mean of each window.
 
-    A Kronecker product: the norm of one matrix of weights an axis, multiplied; 1/sqrt(k) an axis for windows that do
-    not overlap. At unknown sizes sqrt(sum c_r^2) / k, c_r the number of taps in residue class r modulo the stride.
+    The matrix is a Kronecker product of one matrix an axis, so that its norm is the product of their norms
+    (`axes.average_norm_up`); these are 1/sqrt(k) for windows of k entries that do not overlap.
     """
 
     rule = "average_pool"
     keeps_channels = True
     windows: Windows
     count_padding: bool = True
-    """Whether padding counts."""
+    """Whether padding counts in the mean."""
 
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
@@ -179,11 +236,13 @@ class AveragePool(Linear):
     def lipschitz(self, place: Place) -> float:
         windows = self.windows.along(place, count_padding=self.count_padding)
         norms = [axes.average_norm_up(window) for window in windows]
-        known = [norm for norm in norms if norm is not None]
-        if len(known) < len(norms):
+        proven_norms = [norm for norm in norms if norm is not None]
+        if len(proven_norms) < len(norms):
             raise NoBoundError("its windows at the border depend on the input's size: give the input shape")
-        return host.mul_up(*known)
+        return host.mul_up(*proven_norms)
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        found = self.windows.at(before, count_padding=self.count_padding)
-        return None if found is None else sums_along(before, [axes.average_rows(window) for window in found])
+        windows = self.windows.at(before, count_padding=self.count_padding)
+        if windows is None:
+            return None
+        return weighted_sums_along(before, [axes.average_rows(window) for window in windows])

@@ -1,7 +1,8 @@
-"""Operators that networks write out by several nodes, recognised by structure alone and put in their place.
+"""Patterns: operators that networks write out by several nodes, recognised by structure and put in place of these.
 
-A pattern asks for the same values by name, the same axis and slices that cover it exactly. The node that it makes
-computes the same value from the same values, and is executed and compared as any other.
+A pattern requires that values have the same names, that axes are the same, and that slices cover an axis exactly. The
+node that replaces it computes the same value from the same values, and is executed and compared with the model as
+others.
 """
 
 from specnorm_networks.certified.patterns.recognition import prepare, recognise_patterns, without_sorting

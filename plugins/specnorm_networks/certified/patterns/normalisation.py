@@ -1,7 +1,8 @@
 """Quotients of a value by a function of its length: layer norm, RMS norm and division by the norm, written out.
 
-These are x / max(|x|, eps), x / (|x| + eps), x / |x|, and x / sqrt(mean(x^2) + eps), as layer norm and RMS norm are
-exported; also as products with an inverse, and with max(mean(x^2) - mean(x)^2, 0) of an x whose mean is taken off.
+These are x / max(|x|, eps), x / (|x| + eps), x / |x|, and x / sqrt(mean(x^2) + eps). They may also be written as
+products with an inverse. In (x - mean(x)) / sqrt(variance + eps), the variance may be written max(mean(x^2) -
+mean(x)^2, 0).
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ class Divisor:
     axes: tuple[int, ...]
     eps: float
     form: Form | Literal["variance"]
-    """How length and eps are combined, as in `Normalise`. "variance": as "mean square", of the value less its mean."""
+    """Function of the length and eps, as in `Normalise`. "variance" is "mean square" of the value less its mean."""
 
 
 def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
-    """Return the length of a value, and its quotient by a function of it; None if a node is no such quotient.
+    """Return two nodes in place of a quotient: the length of a value, and the value normalised by it.
 
-    ``fresh``: makes a new name of one.
+    None if the node is no such quotient. ``fresh``: returns a name that no node has, similar to a given one.
     """
     quotient = _quotient(node, structure)
     if quotient is None:
@@ -68,7 +69,7 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
 
 
 def _quotient(node: Node, structure: Structure) -> tuple[str, Divisor] | None:
-    """Return the name of the value that is divided, and the divisor, of a quotient or a product with an inverse."""
+    """Return the name of the dividend, and the divisor, of a quotient or a product with an inverse."""
     if len(node.inputs) != 2:
         return None
     first, second = node.inputs
@@ -93,7 +94,7 @@ def _divisor_of_inverse(node: Node, structure: Structure) -> Divisor | None:
 
 
 def _before_broadcast(name: str, structure: Structure) -> Node:
-    """Return the node before values were broadcast along axes that they have."""
+    """Return the node of a value before it was broadcast along axes that it has."""
     node = structure.origin(name)
     while isinstance(node.operator, ops.Broadcast):
         before = structure[node.inputs[0]]
@@ -113,7 +114,7 @@ def _length_or_root(node: Node, structure: Structure) -> Divisor | None:
 
 
 def _length(node: Node, structure: Structure) -> Divisor | None:
-    """Return max(|x|, eps) or |x| + eps as a divisor."""
+    """Return max(|x|, eps), |x| + eps or |x| as a divisor."""
     eps = 0.0
     norm = node
     form: Form = "largest"
@@ -131,7 +132,10 @@ def _length(node: Node, structure: Structure) -> Divisor | None:
 
 
 def _mean_square(name: str, structure: Structure) -> Divisor | None:
-    """Return the mean of squares as a divisor, perhaps with eps added, and less the square of the mean."""
+    """Return a mean of squares, or a variance, as a divisor; both may have eps added.
+
+    ``name``: the value under the root.
+    """
     node = structure.origin(name)
     eps = 0.0
     sum_with_number = _sum_with_number(node, structure)
@@ -198,8 +202,8 @@ def _sum_with_number(node: Node, structure: Structure) -> tuple[float, str] | No
     if not is_sum_of_two(node.operator):
         return None
     first, second = node.inputs
-    for name, other in ((first, second), (second, first)):
-        constant = structure[other]
+    for name, name_of_constant in ((first, second), (second, first)):
+        constant = structure[name_of_constant]
         if not isinstance(constant.operator, ops.Constant) or constant.shape is None:
             continue
         if structure[name].shape != node.shape:

@@ -1,11 +1,11 @@
-"""Put single operators in place of the patterns of a network."""
+"""Replace the patterns of a network by single operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.finding import joined
+from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
@@ -15,13 +15,13 @@ from specnorm_networks.certified.patterns.sorting import as_sorting
 from specnorm_networks.certified.patterns.structure import Structure
 from specnorm_networks.certified.permutations import remove_permutations
 
-JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
+NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
 
 
 def recognise_patterns(graph: Graph) -> Graph:
     """Return the same network with each pattern as one node, which has the name and shape of the pattern's last node.
 
-    Nodes that no pattern replaces are kept, even those that no output needs any more.
+    All other nodes are kept, even those that no output needs any more.
     """
     graph = remove_permutations(graph)
     structure = Structure()
@@ -30,13 +30,13 @@ def recognise_patterns(graph: Graph) -> Graph:
             structure.add(replacement)
     nodes = list(structure.nodes.values())
     has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
-    note = JUMPS if has_jumps and JUMPS not in graph.note else ""
+    note = NOTE_ON_JUMPS if has_jumps and NOTE_ON_JUMPS not in graph.note else ""
     recognised = graph._same(nodes, note=note)
-    return recognised._same(joined(recognised))
+    return recognised._same(join_functions(recognised))
 
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
-    """Return the nodes in place of one: those of the first pattern that it ends, or itself."""
+    """Return the nodes in place of a node: those for the first pattern that ends with it; itself if there is none."""
     choice = as_sign_choice(node, structure)
     if choice is not None:
         return [choice]
@@ -53,9 +53,9 @@ def prepare(graph: Graph) -> Graph:
 
 
 def without_sorting(graph: Graph) -> Graph:
-    """Return the network with functions of one number and normalisation recognised, and no other pattern.
+    """Return the network in which only functions of one variable and normalisation are recognised.
 
-    Ranges and units read sorting as maxima and minima, which are ReLU of differences.
+    For ranges and units, sorting is better left as maxima and minima, which are ReLU of differences.
     """
     graph = remove_permutations(graph)
     original = graph.by_name
@@ -64,6 +64,7 @@ def without_sorting(graph: Graph) -> Graph:
     for node in graph.nodes:
         replacement = recognised.get(node.name, node)
         if isinstance(replacement.operator, Normalise):
+            # The lengths are nodes that the pattern added.
             lengths = [recognised[name] for name in replacement.inputs if name in recognised and name not in original]
             if all(original.keys() >= set(length.inputs) for length in lengths):
                 nodes += [*lengths, replacement]

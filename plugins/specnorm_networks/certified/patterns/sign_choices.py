@@ -1,10 +1,10 @@
-"""Choices between two linear maps by the sign of a third: leaky ReLU and Householder activations, written out.
+"""Choices between two linear maps by the sign of a linear form: leaky ReLU and Householder activations, written out.
 
-f(z) = A z where s.z <= 0, B z elsewhere. If both agree where s.z = 0, f is continuous, and linear on either side; a
-segment crosses the border once, so that |f(z) - f(z')| <= max(||A||, ||B||) |z - z'|.
+f(z) is A z where s.z <= 0, and B z elsewhere. If both agree where s.z = 0, f is continuous, and linear on either side.
+A segment crosses the border once, so that |f(z) - f(z')| <= max(||A||, ||B||) |z - z'|.
 
-The angle of a Householder activation is a parameter, and its sine and cosine are computed: A and B then agree up to
-rounding alone. That jump is not counted, as the answer's note says.
+The angle of a Householder activation is a parameter. Its sine and cosine are computed, so that A and B agree only up to
+rounding. That jump is not counted, as the answer's note says.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ Combination: TypeAlias = Mapping[Piece, FloatArray]
 
 @dataclass(frozen=True)
 class Choice:
-    """The names of three values: one is chosen by the sign of another."""
+    """The names of three values: one of two values is chosen by the sign of a third."""
 
     compared: str
     """The value that is compared with 0."""
     below: str
-    """The value that is chosen where that is not above 0."""
+    """The value that is chosen where the compared value is not above 0."""
     above: str
+    """The value that is chosen where the compared value is above 0."""
 
 
 def as_sign_choice(node: Node, structure: Structure) -> Node | None:
@@ -73,7 +74,7 @@ def _choice_by_condition(node: Node, structure: Structure) -> Choice | None:
 
 
 def _choice_by_gates(node: Node, structure: Structure) -> Choice | None:
-    """Return the choice ``(s <= 0) * below + (s > 0) * above``; equality may belong to either side, but to one."""
+    """Return the choice ``(s <= 0) * below + (s > 0) * above``, or the same with < and >=."""
     gated: dict[str, tuple[str, str]] = {}
     for name in node.inputs:
         product = structure.origin(name)
@@ -102,18 +103,19 @@ def _comparison_with_0(name: str, structure: Structure) -> tuple[str, str] | Non
     return structure.input_of(node).name, node.operator.kind
 
 
-# -- one number at a time ----------------------------------------------------------------------------------------------
+# -- leaky ReLU: a choice for each entry by itself ---------------------------------------------------------------------
 def _leaky_relu(node: Node, choice: Choice, structure: Structure) -> Node | None:
     """Return a choice between two multiples of one value by the sign of a third as leaky ReLU of that value."""
     chains = [structure.multiples(name) for name in (choice.compared, choice.below, choice.above)]
     name = first_common(*chains)
     if name is None or node.shape is None or structure[name].shape != node.shape:
         return None
+    # The factors of the compared value, and of both choices, as multiples of the common value.
     factors = [chain[name] for chain in chains]
     sign, slope_below, slope_above = (product_of(several) for several in factors)
     if not np.all(np.isfinite(slope_below) & np.isfinite(slope_above) & (sign != 0)):
         return None
-    # Where the compared multiple has the other sign than the value, the sides change.
+    # If the compared value is a negative multiple, it is above 0 where the common value is below 0.
     low = np.where(sign < 0, slope_above, slope_below)
     high = np.where(sign < 0, slope_below, slope_above)
     roundings = max(_roundings_of_product(several) for several in factors)
@@ -124,9 +126,12 @@ def _roundings_of_product(factors: Sequence[Factor]) -> int:
     return sum(factor.roundings for factor in factors) + max(len(factors) - 1, 0)
 
 
-# -- pairs of numbers --------------------------------------------------------------------------------------------------
+# -- Householder activations: a choice for pairs of entries ------------------------------------------------------------
 def _reflection(node: Node, concat: ops.Concat, structure: Structure) -> Node | None:
-    """Return two choices by one sign, of linear maps of two halves, put together as these halves were."""
+    """Return a reflection in place of two choices by the same sign, between linear maps of both halves of a value.
+
+    The choices have to be joined along the axis of the halves.
+    """
     if concat.new or len(node.inputs) != 2:
         return None
     first, second = (_choice(structure.origin(name), structure) for name in node.inputs)
@@ -159,7 +164,10 @@ def _reflection(node: Node, concat: ops.Concat, structure: Structure) -> Node | 
 
 
 def _combination(name: str, structure: Structure, depth: int = 0) -> Combination | None:
-    """Return a value as a sum of multiples of pieces, without constants; None if it is deeper than activations go."""
+    """Return a value as a sum of multiples of pieces, up to constants.
+
+    None if a factor is not exact, or if the sum has more levels than `DEEPEST`.
+    """
     if depth > DEEPEST:
         return None
     piece = structure.piece(name)
@@ -197,9 +205,10 @@ def _by_channel(
     axes_from_axis: int,
     half: int,
 ) -> FloatArray | None:
-    """Return the factors of two pieces as numbers for each entry along their axis, shape (2, half).
+    """Return the factors of two pieces as one number for each entry along their axis, shape (2, half).
 
-    ``axes_from_axis``: axes of the value from that axis to the last. None if factors vary along another axis.
+    None if factors vary along another axis. ``axes_from_axis``: number of the value's axes from that axis to the last.
+    ``half``: number of entries of a piece along the axis.
     """
     rows = np.zeros((2, half))
     for number, piece in enumerate(pieces):

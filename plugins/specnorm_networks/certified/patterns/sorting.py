@@ -22,11 +22,10 @@ class Joined:
 
 
 def as_sorting(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
-    """Return nodes that sort by one operator in place of a node; None if it does not sort.
+    """Return one operator that sorts, or returns both signs, in place of the pattern that ends with a node.
 
-    More than one node: the operator puts the entries elsewhere, and others bring them to their places.
-
-    ``fresh``: makes a new name of one.
+    None if there is no such pattern. If the operator's entries are not yet in the pattern's places, nodes that bring
+    them there follow. ``fresh``: returns a name that no node has, similar to a given one.
     """
     if isinstance(node.operator, ops.SameOrder):
         grouped = _sorted_groups(node, structure)
@@ -49,7 +48,7 @@ def _maximum_and_minimum_of_halves(
     structure: Structure,
     fresh: Callable[[str], str],
 ) -> list[Node] | None:
-    """Return the maximum and minimum of both halves of a value as sorting in groups of two (MaxMin)."""
+    """Return sorting in groups of two (MaxMin) in place of the joined maximum and minimum of both halves of a value."""
     first = joined.first
     second = joined.second
     if {type(first.operator), type(second.operator)} != {ops.Maximum, ops.Minimum}:
@@ -67,7 +66,7 @@ def _maximum_and_minimum_of_halves(
 
 
 def _largest_and_smallest(joined: Joined, structure: Structure) -> Node | None:
-    """Return the largest and the smallest along an axis of two entries, put where these were, as sorting."""
+    """Return sorting in place of the joined largest and smallest entry along an axis of two entries."""
     largest_or_smallest = (ops.Largest, ops.Smallest)
     first = joined.first.operator
     second = joined.second.operator
@@ -76,7 +75,7 @@ def _largest_and_smallest(joined: Joined, structure: Structure) -> Node | None:
     if type(first) is type(second):
         return None
     axis = joined.concat.axis
-    # An axis that was dropped is new where both are joined; one that was kept is not.
+    # If the axis was dropped, both are joined along a new axis; if it was kept, along that axis.
     was_dropped = joined.concat.new
     if first.axes != (axis,) or second.axes != (axis,) or first.keep == was_dropped or second.keep == was_dropped:
         return None
@@ -90,10 +89,7 @@ def _largest_and_smallest(joined: Joined, structure: Structure) -> Node | None:
 
 
 def _both_signs(joined: Joined, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
-    """Return relu(x) and relu(-x), joined, as positive and negative part (CReLU).
-
-    Where x and y have one sign, only one part moves; otherwise |x - y| = |x| + |y|.
-    """
+    """Return `SignParts` in place of joined relu(x) and relu(-x) (CReLU)."""
     first = joined.first
     second = joined.second
     if not isinstance(first.operator, ops.ReLU) or not isinstance(second.operator, ops.ReLU):
@@ -111,7 +107,7 @@ def _both_signs(joined: Joined, structure: Structure, fresh: Callable[[str], str
     signs = [exact_product(several) for several in factors]
     if signs not in ([1, -1], [-1, 1]):
         return None
-    # A new axis behind the last one is made of that one.
+    # If both are joined along a new axis behind the last one, the parts are made along the last one.
     axis = min(joined.concat.axis, len(shape) - 1)
     negative_first = signs[0] == -1
     return _put_where_joined(joined, ops.SignParts(axis, negative_first), name, structure, fresh)
@@ -124,9 +120,9 @@ def _put_where_joined(
     structure: Structure,
     fresh: Callable[[str], str],
 ) -> list[Node] | None:
-    """Return an operator that makes both halves along its axis, and what puts these where a node joins them.
+    """Return an operator whose value has both halves along its axis, and nodes that put these where a node joins them.
 
-    That is in their places, on another axis, or on an axis of their own.
+    The node may join the halves along the same axis, along another axis, or along a new one.
     """
     node = joined.node
     axis = operator.axis
@@ -138,9 +134,9 @@ def _put_where_joined(
     made_shape = (*half_shape[:axis], 2 * half_shape[axis], *half_shape[axis + 1 :])
     # The axis of the two halves is put where they are joined.
     split_shape = (*half_shape[:axis], 2, *half_shape[axis:])
-    order = [other for other in range(len(split_shape)) if other != axis]
+    order = [split_axis for split_axis in range(len(split_shape)) if split_axis != axis]
     order.insert(joined.concat.axis, axis)
-    permuted_shape = tuple(split_shape[at] for at in order)
+    permuted_shape = tuple(split_shape[split_axis] for split_axis in order)
     steps: list[tuple[ops.Operator, tuple[int, ...]]] = [
         (operator, made_shape),
         (ops.Reshape(split_shape), split_shape),
@@ -156,7 +152,7 @@ def _put_where_joined(
 
 
 def _sorted_groups(node: Node, structure: Structure) -> Node | None:
-    """Return a reshape, a sort and a reshape back as sorting in groups of neighbours along an axis (GroupSort)."""
+    """Return sorting in groups of neighbours (GroupSort) in place of a reshape, a sort and a reshape back."""
     sort = structure.input_of(node)
     if not isinstance(sort.operator, ops.Sort) or sort.operator.first is not None or not sort.operator.axis:
         return None

@@ -1,4 +1,4 @@
-"""Questions about the structure of a network that patterns ask: slices of a value, halves, and multiples."""
+"""The nodes of a network by name, and what patterns need to know of them: slices of a value, halves, and multiples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.linear import SCALE_ROUNDINGS
 
 DEEPEST = 8
 """Largest number of nodes between a value and a multiple of it."""
-INEXACT = 14
-"""Roundings of a `Scale` that is not exact: its factors are a quotient by the root of a sum."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,12 @@ def are_halves(first: Piece, second: Piece) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A factor of a value."""
+    """A factor by which a value is multiplied, entry by entry."""
 
     values: FloatArray
     """Numbers that broadcast against the value without making it larger; none is 0."""
     roundings: int = 0
-    """Number of roundings in the computation of each."""
+    """Number of roundings in the computation of each number."""
 
 
 class Structure:
@@ -85,7 +84,7 @@ class Structure:
         return self.origin(node.inputs[0])
 
     def piece(self, name: str) -> Piece:
-        """Return the piece of another value that a value is; of itself, if it is no such slice."""
+        """Return the piece of an earlier value that a value is; the whole of itself if it is no such piece."""
         node = self.origin(name)
         whole = Piece(node.name)
         if not isinstance(node.operator, ops.Slice):
@@ -116,10 +115,10 @@ class Structure:
             return None
         if not np.all(np.isfinite(operator.values) & (operator.values != 0)):
             return None
-        return Factor(operator.values, 0 if operator.exact else INEXACT)
+        return Factor(operator.values, 0 if operator.exact else SCALE_ROUNDINGS)
 
     def multiples(self, name: str) -> dict[str, tuple[Factor, ...]]:
-        """Return all values of which one is a multiple, by name, with the factors; the value itself is first."""
+        """Return all values of which a value is a multiple, by name, with the factors; the value itself is first."""
         node = self.origin(name)
         chain: dict[str, tuple[Factor, ...]] = {}
         factors: tuple[Factor, ...] = ()

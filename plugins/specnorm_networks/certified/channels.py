@@ -1,0 +1,122 @@
+"""Questions about operators and shapes that readers of a network ask: what happens to the channels of a value."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.proof import Upper
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.graph import Node, Shape
+from specnorm_networks.certified.kernels import Sizes
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.rules import Average
+
+MOST_AVERAGED = 2**10
+"""Largest number of averaged pixels for which the matrix of the averages is kept."""
+
+
+def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
+    """Whether a convolution and the padding before it are bounded as one layer.
+
+    ``source``: the node that is padded.
+    """
+    if not isinstance(node.operator, ops.Convolution) or not isinstance(pad.operator, ops.Pad):
+        return False
+    layer = node.operator.layer
+    pads = pad.operator.pads
+    padding = layer.geometry.get("padding", ())
+    if isinstance(padding, str) or any(sum(pair) for pair in padding) or layer.geometry.get("transposed"):
+        return False
+    if pad.operator.mode == "reflect":
+        if source.shape is None:
+            return False
+        sizes = source.shape[len(source.shape) - layer.spatial :]
+        if any(max(pair) >= size for pair, size in zip(pads, sizes, strict=False)):
+            return False
+    return len(pads) == layer.spatial
+
+
+def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | None) -> bool:
+    """Whether an operator treats each channel (axis 1) of a value with spatial axes by itself, and all alike."""
+    if before is None or after is None or len(before) < 3:
+        return False
+    if isinstance(operator, ops.Mean):
+        return min(operator.axes, default=0) > 1  # only pixels are averaged
+    match operator:
+        case ops.MaxPool() | ops.AveragePool():
+            leaves_channels = len(operator.windows.kernel) <= len(before) - 2
+        case ops.Resize():
+            leaves_channels = all(scale == 1 for scale in operator.scales[:2])
+        case _:
+            leaves_channels = operator.keeps_channels
+    return leaves_channels and len(after) == len(before) and after[:2] == before[:2]
+
+
+def average_of(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
+    """Return the averages that an operator takes of the pixels of each channel.
+
+    None if it takes no averages, or if there are more than `MOST_AVERAGED` pixels. ``factor``: the operator's constant.
+    """
+    if not isinstance(operator, (ops.Mean, ops.AveragePool)) or before is None:
+        return None
+    sizes = before[2:]
+    return Average(factor, operator.run, sizes) if math.prod(sizes) <= MOST_AVERAGED else None
+
+
+def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None:
+    """Return an array as one number for each entry of one axis of a value; None if it varies along other axes.
+
+    ``values``: broadcasts against the value, which has ``ndim`` axes.
+    """
+    # Shapes are aligned at their last axes.
+    aligned_axis = axis - ndim + values.ndim
+    if aligned_axis < 0 or values.size != values.shape[aligned_axis]:
+        return None
+    return values.reshape(-1)
+
+
+def spatial_sizes(before: Shape | None, after: Shape | None, axes: int) -> Sizes | None:
+    """Return the spatial sizes, those of the last ``axes`` axes, before and after a layer; None if one is unknown."""
+    if before is None or after is None:
+        return None
+    return before[len(before) - axes :], after[len(after) - axes :]
+
+
+def features_of_channel(before: Shape | None, after: Shape | None, width: int) -> int | None:
+    """Return how many features each channel becomes if a reshape flattens a value; None if it does something else.
+
+    Flattened is a value (samples, width, *pixels) to (samples, features). The features of a channel are consecutive.
+    """
+    if before is None or after is None or len(before) < 3 or len(after) != 2:
+        return None
+    if before[0] != after[0] or before[1] != width:
+        return None
+    return math.prod(before[2:])
+
+
+def group_of_channels(
+    operator: ops.Sort | ops.GroupSort | ops.Reflection,
+    width: int,
+    axis: int,
+) -> NDArray[np.intp]:
+    """Return for each channel the number of its group: channels of one group are sorted, or reflected, together.
+
+    If the operator works along another axis, each channel is a group of its own.
+
+    ``width``, ``axis``: number of the channels, and their axis.
+    """
+    channels = np.arange(width)
+    if operator.axis != axis:
+        return channels
+    match operator:
+        case ops.Sort():
+            return np.zeros_like(channels)
+        case ops.GroupSort(layout="consecutive"):
+            return channels // operator.size
+        case ops.GroupSort():
+            return channels % (width // operator.size)
+        case ops.Reflection():
+            return channels % (width // 2)

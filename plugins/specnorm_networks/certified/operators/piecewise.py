@@ -1,0 +1,268 @@
+"""Functions of each entry that are piecewise linear and continuous."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+
+from specnorm.proof import host
+from specnorm_networks.certified.operators.base import Ends, FloatArray, Line
+from specnorm_networks.certified.operators.curved import Curved, Extent
+
+Numbers: TypeAlias = float | FloatArray
+"""One number for all entries, or one number an entry."""
+
+
+class Piece(NamedTuple):
+    """A linear piece ``slope x + shift`` of a function, on the closed interval from ``start`` to ``end``."""
+
+    start: float
+    end: float
+    min_slope: Numbers
+    max_slope: Numbers
+    """The slope lies between the two; they differ if it was rounded."""
+    shift: float = 0.0
+
+    def slopes_count(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        """Return for which intervals the piece's slope is a slope of the function.
+
+        An interval that only touches the piece in one point has no difference quotient on it. A single point has: both
+        one-sided slopes there count.
+        """
+        if not self.start < self.end:
+            return np.zeros(low.shape, np.bool_)
+        overlaps = (low < self.end) & (high > self.start)
+        is_point_inside = (low == high) & (low >= self.start) & (high <= self.end)
+        return np.asarray(overlaps | is_point_inside)
+
+
+class Piecewise(Curved):
+    """A continuous function that is made of linear pieces."""
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        """Return the pieces in order; an empty tuple if the fields make no continuous function.
+
+        ``low``, ``high``: intervals on which the pieces are asked for.
+        """
+        raise NotImplementedError
+
+    def extent(self) -> Extent | None:
+        slopes: list[FloatArray] = []
+        for piece in self.pieces(np.array(-math.inf), np.array(math.inf)):
+            if piece.start < piece.end:
+                slopes += [np.asarray(piece.min_slope), np.asarray(piece.max_slope)]
+        if not slopes or not all(np.isfinite(slope).all() for slope in slopes):
+            return None
+        nonempty = [slope for slope in slopes if slope.size]
+        if not nonempty:
+            return 0.0, 0.0
+        return float(min(map(np.min, nonempty))), float(max(map(np.max, nonempty)))
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        if self.extent() is None:
+            return None
+        least = np.full(low.shape, math.inf)
+        most = np.full(low.shape, -math.inf)
+        for piece in self.pieces(low, high):
+            counts = piece.slopes_count(low, high)
+            least = np.where(counts, np.minimum(least, piece.min_slope), least)
+            most = np.where(counts, np.maximum(most, piece.max_slope), most)
+        return least, most
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        if self.extent() is None:
+            return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
+        down = np.full(low.shape, math.inf)
+        up = np.full(low.shape, -math.inf)
+        with np.errstate(all="ignore"):
+            for piece in self.pieces(low, high):
+                touches = (low <= piece.end) & (high >= piece.start)
+                has_one_slope = np.array_equal(piece.min_slope, piece.max_slope)
+                slopes = (piece.min_slope,) if has_one_slope else (piece.min_slope, piece.max_slope)
+                # A linear piece has its extremes at the ends of its part of the interval.
+                for x in (np.maximum(low, piece.start), np.minimum(high, piece.end)):
+                    for slope in slopes:
+                        down = np.where(touches, np.minimum(down, _line_down(slope, x, piece.shift)), down)
+                        up = np.where(touches, np.maximum(up, _line_up(slope, x, piece.shift)), up)
+        return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
+
+    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        # The parts of an interval end at the kinks.
+        kinks: set[float] = set()
+        for piece in self.pieces(low, high):
+            kinks |= {end for end in (piece.start, piece.end) if math.isfinite(end)}
+        return np.stack([low, *(np.clip(kink, low, high) for kink in sorted(kinks)), high])
+
+    def affine(self, low: FloatArray, high: FloatArray) -> Line:
+        # The line is exact on an interval that meets one piece alone.
+        slope, middle, half = super().affine(low, high)
+        is_finite = np.isfinite(low) & np.isfinite(high)
+        pieces = self.pieces(low, high)
+        counts_of_pieces = [piece.slopes_count(low, high) for piece in pieces]
+        number_of_pieces = np.sum(counts_of_pieces, axis=0)
+        for piece, counts in zip(pieces, counts_of_pieces, strict=True):
+            has_one_slope = np.equal(piece.min_slope, piece.max_slope)
+            is_exact = is_finite & counts & (number_of_pieces == 1) & has_one_slope
+            slope = np.where(is_exact, piece.min_slope, slope)
+            half = np.where(is_exact, 0.0, half)
+            middle = np.where(is_exact, piece.shift, middle)
+        return slope, middle, half
+
+
+def _line_down(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
+    """Return ``slope x + shift``, rounded down; -infinity if that is no number."""
+    product = np.where(np.equal(slope, 0), 0.0, slope * x)
+    product_is_exact = np.equal(slope, 0) | np.equal(np.abs(slope), 1) | (x == 0)
+    product = np.where(product_is_exact, product, host.next_down(product))
+    # Adding 0 to a number is exact.
+    total = product if shift == 0 else host.next_down(product + shift)
+    total = np.where(product == 0, shift, total)
+    return np.where(np.isnan(total), -math.inf, total)
+
+
+def _line_up(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
+    """Return ``slope x + shift``, rounded up; infinity if that is no number."""
+    return -_line_down(np.negative(slope), x, -shift)
+
+
+# -- two slopes, with the kink at 0 ------------------------------------------------------------------------------------
+class Kinked(Piecewise):
+    """A function ``below x`` for x < 0 and ``above x`` for x > 0."""
+
+    constant_slopes: ClassVar[tuple[float, float]]
+    """``below`` and ``above``, if they are the same for all fields."""
+
+    def below_and_above(self) -> tuple[Numbers, Numbers]:
+        """Return the slope below 0 and the slope above 0."""
+        return self.constant_slopes
+
+    def relative_slope_error(self) -> float:
+        """Return the relative error of both slopes."""
+        return 0.0
+
+    def value(self, x: FloatArray) -> FloatArray:
+        below, above = self.below_and_above()
+        return np.where(x > 0, above * x, below * x)
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        below, above = self.below_and_above()
+        return Piece(-math.inf, 0.0, *self._slope_ends(below)), Piece(0.0, math.inf, *self._slope_ends(above))
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # The other library may have rounded the slope, and rounds its product with x.
+        error = self.relative_slope_error()
+        products_are_exact = all(np.isin(slope, (-1.0, 0.0, 1.0)).all() for slope in self.below_and_above())
+        if products_are_exact and not error:
+            return 0.0
+        return (4 * unit + error) * abs(result)
+
+    def _slope_ends(self, slope: Numbers) -> tuple[Numbers, Numbers]:
+        """Return two numbers between which the exact slope lies."""
+        relative_error = self.relative_slope_error()
+        if not relative_error:
+            return slope, slope
+        error = host.next_up(np.abs(slope) * relative_error)
+        return host.next_down(slope - error), host.next_up(slope + error)
+
+
+class ReLU(Kinked):
+    """max(x, 0)."""
+
+    constant_slopes = (0.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.maximum(x, 0.0)
+
+
+class Abs(Kinked):
+    """|x|."""
+
+    constant_slopes = (-1.0, 1.0)
+
+
+class Negative(Kinked):
+    """-x."""
+
+    constant_slopes = (-1.0, -1.0)
+
+
+class LeakyReLU(Kinked):
+    """``alpha x`` for x < 0 and ``above x`` for x > 0; slopes are numbers, or one number an entry."""
+
+    alpha: Numbers = 0.01
+    """A number, or a float64 array that broadcasts against the value without making it larger."""
+    above: Numbers = 1.0
+    """As ``alpha``."""
+    roundings: int = 0
+    """Number of roundings in the computation of each slope."""
+
+    def below_and_above(self) -> tuple[Numbers, Numbers]:
+        return self.alpha, self.above
+
+    def relative_slope_error(self) -> float:
+        return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
+
+
+# -- three pieces ------------------------------------------------------------------------------------------------------
+class HardTanh(Piecewise):
+    """``min(max(x, low), high)``; an end that is infinite is no limit."""
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.minimum(np.maximum(x, self.low), self.high)
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
+            return ()
+        below = Piece(-math.inf, self.low, 0.0, 0.0, self.low)
+        inside = Piece(self.low, self.high, 1.0, 1.0)
+        above = Piece(self.high, math.inf, 0.0, 0.0, self.high)
+        # Nothing is below a limit of -infinity, or above one of infinity.
+        return tuple(piece for piece in (below, inside, above) if piece.start < piece.end)
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # The other library may have rounded the limits; other values are exact.
+        return np.where(np.isin(result, (self.low, self.high)), 2 * unit * abs(result), 0.0)
+
+
+class SoftShrink(Piecewise):
+    """``sign(x) max(|x| - edge, 0)``."""
+
+    edge: float = 0.5
+
+    def value(self, x: FloatArray) -> FloatArray:
+        shrunk: FloatArray = np.sign(x) * np.maximum(abs(x) - self.edge, 0.0)
+        return shrunk
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        if not 0 <= self.edge < math.inf:
+            return ()
+        return (
+            Piece(-math.inf, -self.edge, 1.0, 1.0, self.edge),
+            Piece(-self.edge, self.edge, 0.0, 0.0),
+            Piece(self.edge, math.inf, 1.0, 1.0, -self.edge),
+        )
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # The other library rounds the edge, and the difference.
+        return np.asarray(2 * unit * (abs(result) + self.edge))
