@@ -378,21 +378,25 @@ class Search:
         """
         threshold = self.threshold
         no_reduction = np.zeros(len(cover))
-        is_near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * threshold**2)
+        norm_is_below = nodes.norms_sq < limit_sq
+        limit_is_high = limit_sq > self.tuning.high_limit * threshold**2
+        failed_by_truncation = norm_is_below & limit_is_high & ~cover.done
+        # The truncated proof would fail for cells of a quarter of the radius, too: cutting does not help.
         limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
-        stuck = np.flatnonzero(is_near & ~cover.done & (nodes.eigenvalues > limit_of_quarter_sq))
-        if len(stuck):
-            self._try(cover, self.polynomials.whole, stuck, no_reduction)
-        # For small cells the estimate can pass although the truncated proof fails. If there are many, the most
-        # promising one is retried first; if it fails, the others would, too.
-        small = hopeful[limit_sq[hopeful] > self.tuning.small * threshold**2]
-        misled = small[is_near[small] & ~cover.done[small]]
-        if len(misled) < self.tuning.misled:
+        cutting_is_futile = nodes.eigenvalues > limit_of_quarter_sq
+        futile = np.flatnonzero(failed_by_truncation & cutting_is_futile)
+        if len(futile):
+            self._try(cover, self.polynomials.whole, futile, no_reduction)
+        # For small cells the estimate can pass although the truncated proof fails. If there are many, the hardest one
+        # is retried first; the others are retried if it passes.
+        small = hopeful[limit_sq[hopeful] > self.tuning.limit_of_small_cells * threshold**2]
+        failed = small[failed_by_truncation[small] & ~cover.done[small]]
+        if len(failed) < self.tuning.fewest_retries:
             return
-        misled = misled[np.argsort(-nodes.eigenvalues[misled], kind="stable")]
-        self._try(cover, self.polynomials.whole, misled[:1], no_reduction)
-        if cover.done[misled[0]]:
-            self._try(cover, self.polynomials.whole, misled[1:], no_reduction)
+        hardest_first = failed[np.argsort(-nodes.eigenvalues[failed], kind="stable")]
+        self._try(cover, self.polynomials.whole, hardest_first[:1], no_reduction)
+        if cover.done[hardest_first[0]]:
+            self._try(cover, self.polynomials.whole, hardest_first[1:], no_reduction)
 
     def _try(
         self,

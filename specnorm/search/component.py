@@ -89,7 +89,7 @@ class ComponentSearch:
         return set(self.spec.stride) == {1} and self.rtol >= knobs.TUNING.deflation_rtol
 
     @property
-    def one_circulant(self) -> bool:
+    def closer_attempt_follows(self) -> bool:
         """Whether another attempt will come close enough where the best circulant does not."""
         matrix_follows = self._matrix_fits and self.plan.work * self.groups <= knobs.TUNING.soon_work
         return self.can_be_deflated or matrix_follows
@@ -320,7 +320,7 @@ class ComponentSearch:
         vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, plan, start=start, ops=self.ops)
         return xp.astype(vectors, kernel.dtype)
 
-    def by_circulant(self, bounds: LayerBounds, *, only_one: bool) -> LayerBounds:
+    def by_circulant(self, bounds: LayerBounds, *, target_only: bool) -> LayerBounds:
         """The bounds with that of a circulant, if it is lower."""
         fewest = self.shortest_circulant
         if fewest is None:
@@ -333,7 +333,7 @@ class ComponentSearch:
             lower=bounds.lower.value,
             rtol=self.rtol,
             max_cells=self.problem.max_cells,
-            only_one=only_one,
+            target_only=target_only,
         )
         with_cost = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
         return with_cost.with_upper(upper, BoundSource.CIRCULANT)

@@ -124,7 +124,7 @@ def best_circulant(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     """
     if layer.shortest_circulant is None or layer.problem.clock.expired:
         return bounds
-    return layer.by_circulant(bounds, only_one=layer.one_circulant)
+    return layer.by_circulant(bounds, target_only=layer.closer_attempt_follows)
 
 
 def few_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:

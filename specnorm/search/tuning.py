@@ -79,13 +79,14 @@ class Tuning(NamedTuple):
     """A limit must exceed the truncation bound by this factor to be worth a reduced matrix; above 1."""
     least: float = 0.3
     """Part of the squared threshold that matrices are reduced for at least: estimates of lower cells matter little."""
-    stuck: float = 0.9
+    high_limit: float = 0.9
     """Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
     not to the norm."""
-    small: float = 0.98
+    limit_of_small_cells: float = 0.98
     """Part of the squared threshold from which a cell's limit is that of a small cell."""
-    misled: int = 8
-    """Number of small cells with failed proofs against their estimates from which the whole matrices pay."""
+    fewest_retries: int = 8
+    """Number of small cells, whose proofs failed although their estimates allowed them, from which proofs without
+    truncation save time."""
 
     trials: int = 4
     """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the

@@ -46,7 +46,7 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
     """
 
     def every_circulant(*given: Any, **named: Any) -> Any:
-        named.pop("only_one", None)
+        named.pop("target_only", None)
         return bound_by_circulant(*given, **named)
 
     def lowered(*given: Any, **named: Any) -> Any:
