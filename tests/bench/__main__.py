@@ -68,7 +68,9 @@ def main(words: list[str] | None = None) -> int:
     if given.command in ("run", "gpu"):
         torch.set_num_threads(given.threads or torch.get_num_threads())
         suite.write(given.size == "smoke", given.sections, given.libraries, given.out)
-<<<<<<< HEAD
+    elif given.command == "resnet18":
+        torch.set_num_threads(given.threads)
+        resnet18.write(given.quick, given.out)
     elif given.command.startswith("constraint"):
         _constraint(given)
     elif given.command.startswith("networks"):
@@ -88,12 +90,6 @@ def main(words: list[str] | None = None) -> int:
 
 def _constraint(given: argparse.Namespace) -> None:
     if given.command == "constraint":
-=======
-    elif given.command == "resnet18":
-        torch.set_num_threads(given.threads)
-        resnet18.write(given.quick, given.out)
-    elif given.command == "constraint":
->>>>>>> s64a
         from bench import constraint  # which needs JAX and Optax too
 
         torch.set_num_threads(1)
