@@ -43,7 +43,7 @@ QUICK = (
 VERSIONS_MATTER = (
     "tests/core/test_conformance.py",
     "tests/core/test_value_and_grad.py::test_zero_kernel",
-    "tests/core/methods/test_every_method.py::test_valid_and_tight",
+    "tests/core/methods/test_every_method.py::test_value_is_a_valid_and_tight_bound",
     "tests/core/methods/test_every_method.py::test_half_precision_is_measured_in_float32",
     "tests/core/methods/test_every_method.py::test_gradient_of_the_frameworks",
 )  # fmt: skip
@@ -186,7 +186,9 @@ def oldest(session: nox.Session) -> None:
     prepare(session, "-e", ".[cli,jax]", *OLDEST, *TEST_TOOLS)
     # As it comes: with less optimisation and the cache on disk, this JAX was seen to give a gradient of zero.
     # Whatever a method gives in JAX is compared with NumPy: only there is each held against the truth, too.
-    pytest(session, *VERSIONS_MATTER, "-k", "not (test_valid_and_tight and jax32)", backends="numpy,jax32")
+    pytest(
+        session, *VERSIONS_MATTER, "-k", "not (test_value_is_a_valid_and_tight_bound and jax32)", backends="numpy,jax32"
+    )
     transforms = "(compiled and (f4 or tn)) or (second and f4) or pytree"
     pytest(session, "tests/plugins/test_autodiff_jax.py", "-k", transforms, backends="jax")
 

@@ -24,6 +24,7 @@ class OutOfTime(Exception):
 
 
 _counts_work: ContextVar[bool] = ContextVar("_counts_work", default=False)
+"""Whether clocks that are made now count seconds of work (`Clock.counting_work`)."""
 
 
 class Clock:
@@ -35,7 +36,7 @@ class Clock:
         Time of the deadline, as `time.monotonic` counts. If the clock counts work: seconds of work from its start.
     seconds : float
         Duration from the start of the search to the deadline.
-    begun : pair of float, optional
+    work_start : pair of float, optional
         If the clock counts work: what `time.monotonic` and `time.process_time` were at its start.
     """
 
@@ -43,11 +44,11 @@ class Clock:
         self,
         deadline: float = math.inf,
         seconds: float = math.inf,
-        begun: tuple[float, float] | None = None,
+        work_start: tuple[float, float] | None = None,
     ) -> None:
         self.deadline = deadline
         self.seconds = seconds
-        self.begun = begun
+        self.work_start = work_start
         self.has_cut = False
         """Whether something was left out that would have been tried with more time."""
 
@@ -63,10 +64,10 @@ class Clock:
     @staticmethod
     @contextmanager
     def counting_work() -> Iterator[None]:
-        """Let clocks that begin within count the processors' seconds where these are fewer than those that pass.
+        """Let clocks made inside of the context count this process's seconds on the processors, where they are fewer.
 
-        So a machine that is busy with other work gives the answer of an idle one, later. For work of the host alone: no
-        processor counts what a device computes.
+        Then a machine that is busy with other work gives the answer of an idle one, later. The context is for work of
+        the host only: the time in which a device computes is not counted.
         """
         token = _counts_work.set(True)
         try:
@@ -78,7 +79,7 @@ class Clock:
         """A clock that expires so many seconds earlier, but not before a quarter of the remaining time has passed."""
         if math.isinf(self.deadline):
             return self
-        return Clock(self.deadline - min(seconds, 0.75 * max(self.left, 0.0)), self.seconds, self.begun)
+        return Clock(self.deadline - min(seconds, 0.75 * max(self.left, 0.0)), self.seconds, self.work_start)
 
     @property
     def left(self) -> float:
@@ -91,10 +92,11 @@ class Clock:
         return self._now() > self.deadline
 
     def _now(self) -> float:
-        if self.begun is None:
+        """The present time, on the scale of the deadline."""
+        if self.work_start is None:
             return time.monotonic()
-        passed, worked = self.begun
-        return min(time.monotonic() - passed, time.process_time() - worked)
+        monotonic_start, process_start = self.work_start
+        return min(time.monotonic() - monotonic_start, time.process_time() - process_start)
 
     def affords(self, work: float, late: float = 0.0) -> bool:
         """Whether work that cannot be interrupted will end before the deadline, or not much later.

@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack
 from specnorm.array_types import ArrayObject
 from specnorm.backends import backend_for
 from specnorm.clock import BUDGET
-from specnorm.errors import GeometryError, MethodError, Undecided
+from specnorm.errors import MethodError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
@@ -197,8 +197,8 @@ def singular_values(
 ) -> ArrayT:
     """Singular values of a layer at one input size, in descending order.
 
-    All of them are available for circular padding, and for layers whose outputs read disjoint patches and no padding:
-    1x1 layers, and layers whose stride is their kernel's size.
+    Circular layers need one SVD a frequency; layers whose outputs read disjoint patches and no padding (1x1 layers, and
+    layers whose stride is their kernel's size) one SVD in all. Other small layers need an SVD of the layer's matrix.
 
     Parameters
     ----------
@@ -206,9 +206,9 @@ def singular_values(
     input_shape : int or tuple of int
         Spatial input sizes.
     k : int, optional
-        Number of values; None: all ``prod(input_shape) * min(cin, cout)``. It is required for other layers than those
-        above: their k largest values are computed by block Lanczos (`PowerTopK`), and each is a proven lower bound of
-        the singular value with its rank.
+        Number of values; None: all, of which a circular layer has ``prod(input_shape) * min(cin, cout)``. For other
+        layers than those above, the k largest values are computed by block Lanczos (`PowerTopK`), and each is a proven
+        lower bound of the singular value with its rank.
     which : {"all", "largest", "smallest"}, default "all"
         Which k values: "smallest" for the smallest, else the largest. With "largest" or "smallest", the default k is 1.
     max_bytes : int, default 4 GiB
@@ -224,7 +224,7 @@ def singular_values(
     Raises
     ------
     GeometryError
-        For other layers than those above, without ``k`` or with ``which="smallest"``.
+        If ``input_shape`` is None, or the layer has no output there.
     MethodError
         If the computation would take more than ``max_bytes``, or ``which`` is another word.
 
@@ -239,14 +239,16 @@ def singular_values(
         raise MethodError(f'which={which!r} is not "all", "largest" or "smallest".')
     if which != "all" and k is None:
         k = 1
-    method: Method = SingularValues(k=k, max_bytes=max_bytes, smallest=which == "smallest")
-    spec = None if k is None else _spec_at_size(kernel, input_shape, layer)
-    if spec is not None and not spec.periodic and not spec.repeats_a_matrix:
-        if which == "smallest":
-            raise GeometryError(
-                f'the smallest singular values need padding_mode="circular"; got {layer.get("padding_mode")!r}. '
-                "enclose_smallest(kernel, input_shape) encloses the smallest one of a small layer with its borders."
-            )
+    smallest = which == "smallest"
+    method: Method
+    spec = _spec_at_size(kernel, input_shape, layer)
+    if spec is None or spec.periodic or spec.repeats_a_matrix:
+        method = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+    elif k is None or smallest:
+        from specnorm.methods.own_values import OwnSingularValues  # not needed for most layers
+
+        method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+    else:
         method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value

@@ -111,6 +111,10 @@ class Backend:
         """The submodules and arrays of a model, or of a part of one, by name; None: take its public attributes."""
         return None
 
+    def with_state(self, model: Any, state: Any) -> Any:
+        """A model with the state put back that its framework keeps beside it; None: these are no such pair."""
+        return None
+
     # -- where and how to compute -------------------------------------------------------------------------------
     def namespace(self, x: AnyArray) -> Namespace:
         """The array API namespace of ``x``, as array-api-compat gives it."""

@@ -23,6 +23,8 @@ _KERNEL_ATTRIBUTES = ("kernel", "weight")
 """Attributes in which layers store a kernel."""
 _WRAPPER_LEVELS = 2
 """Largest number of levels from a wrapper around a layer to the layer's arrays."""
+_PAIR = 2
+"""Number of a model and the state beside it."""
 _MOST_LEVELS = 100
 """Largest number of levels of parts within parts that are searched."""
 
@@ -58,19 +60,30 @@ def model_parts(model: Any, input_shape: Any = None) -> list[ModelPart]:
     Parameters
     ----------
     model : object
-        A model of torch, Flax NNX, Equinox or Keras, or of another framework whose plugin knows its layers.
+        A model of torch, Flax NNX, Equinox or Keras, or of another framework whose plugin knows its layers; or a pair
+        (model, state), if the framework keeps a state beside the model.
     input_shape : int or sequence of int, optional
         Spatial input sizes, for layers whose padding depends on them.
 
     Returns
     -------
     list of ModelPart
-        A layer or array that occurs in several places is listed at the first one.
+        A layer or array that occurs in several places is listed at the first one. Empty for a tuple of two that is no
+        such pair.
     """
+    if isinstance(model, tuple) and len(model) == _PAIR:
+        model = _with_state(*model)
     seen: set[int] = set()
     arrays_of_layers: set[int] = set()
     parts = list(_walk(model, "", "", input_shape, seen, arrays_of_layers))
     return [part for part in parts if part.array is None or id(part.array) not in arrays_of_layers]
+
+
+def _with_state(model: Any, state: Any) -> Any:
+    """Return a model with the state put back that its framework keeps beside it; None for any other pair."""
+    array = _first_array((model, state), _MOST_LEVELS)
+    root = None if array is None else registry.owner_of(type(array))
+    return None if root is None else backends.load(root).with_state(model, state)
 
 
 def _walk(

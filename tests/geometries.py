@@ -103,7 +103,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 """Functions with the same answer in every column, by what the table calls them; the first value is compared."""
 
-EXACT = [FUNCTIONS[name] for name in ("`conv_norm`", "`singular_values(k=...)`")]
+EXACT = [FUNCTIONS[name] for name in ("`conv_norm`", "`singular_values`, all", "`singular_values(k=...)`")]
 """About the layer itself, whatever its padding adds."""
 
 SHAPES: dict[str, dict[str, Any]] = {

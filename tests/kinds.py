@@ -18,6 +18,7 @@ from specnorm.methods.determinant import LogDeterminant
 from specnorm.methods.fft import NormAtSize, SingularValues
 from specnorm.methods.isometry import IsometryEnds
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
+from specnorm.methods.own_values import OwnSingularValues
 from specnorm.problem.spec import ConvSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "guarantees.md"
@@ -47,7 +48,7 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "gram_iteration": ("", GramIteration()),
 }
 """Function -> name in `METHODS`, if any, and the method that it runs."""
-AT_SIZE: dict[str, Method] = {"conv_norm": NormAtSize()}
+AT_SIZE: dict[str, Method] = {"conv_norm": NormAtSize(), "singular_values": OwnSingularValues()}
 """What those run at a size instead, for other padding than circular."""
 
 KIND_OF = {"up": "upper", "down": "lower", "nearest": "estimate"}

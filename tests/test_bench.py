@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the textbook methods are written in torch")
-from bench import facts, page, yardsticks  # noqa: E402
+from bench import facts, networks, page, yardsticks  # noqa: E402
 from bench.__main__ import COMMITTED, main  # noqa: E402
 
 
@@ -42,6 +42,32 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     (tmp_path / COMMITTED.name).write_bytes(COMMITTED.read_bytes())
     main(["page", str(tmp_path / COMMITTED.name)])
     assert (tmp_path / "index.md").read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
+
+
+def test_tables_of_networks_are_made_of_their_lines(tmp_path: Path) -> None:
+    lines, copied = tmp_path / "networks.jsonl", tmp_path / "networks.md"
+    rows = facts.read(networks.COMMITTED)
+    copied.write_bytes(networks.PAGE.read_bytes())
+    for row in rows:
+        if (row["network"], row["method"]) == ("resnet20", "multipliers"):
+            row["value"] = 1.25e6
+    facts.write(lines, rows)
+    networks.write_page(lines, copied)
+    text = copied.read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("| ResNet-20")]
+    assert line.endswith("| 2.47e10 | 5.94e7 (1/415) | 1.25e6 (1/19,700) | 325 |")
+    assert len(text.splitlines()) == len(networks.PAGE.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.nightly
+def test_a_network_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "networks.jsonl"
+    facts.write(out, [{"network": "three", "method": "product"}, {"network": "other", "method": "product"}])
+    assert main(["networks", "--networks", "three", "--methods", "product", "--out", str(out)]) == 0
+    other, row = facts.read(out)
+    assert other["network"] == "other"
+    assert row["value"] == pytest.approx(687.6027, rel=1e-6)
+    assert row["peak"] >= row["before"] > 0
 
 
 def test_a_textbook_method_is_as_its_formula_says() -> None:

@@ -66,7 +66,8 @@ def audit(
         (``.keras``, ``.h5``), told apart by content; or arrays by name, in mappings and lists that may be nested as
         those of Flax are: names are joined by dots. No code in a file is ever run. Or a live model of torch, Flax NNX,
         Equinox or Keras: a row for each convolution and linear layer, by its path, with the geometry that the layer
-        states; arrays outside of these are named. The model is not run: `specnorm.audit_module` runs one of torch, and
+        states; arrays outside of these are named; ``(model, state)`` where Equinox or Flax keeps a state beside it. The
+        model is not run: `specnorm.audit_module` runs one of torch, and
         measures each layer at its own size.
     input_shape : int or sequence of int or mapping or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": for each layer
@@ -198,9 +199,10 @@ def audit(
             with suppress(BackendError):  # the layer's row says so
                 used_backends.append(backends.backend_for(selected[0].tensor.load()))
     is_live_model = path is None and not isinstance(source, Mapping)
+    model_of_source = source[0] if isinstance(source, tuple) else source
     return Report(
         specnorm.__version__,
-        type(source).__name__ if is_live_model else path,
+        type(model_of_source).__name__ if is_live_model else path,
         tuple(rows),
         tuple(selection.skipped),
         network,
@@ -210,6 +212,7 @@ def audit(
         certificate=claims,
         unstated=tuple(without_claim),
         inert=model.inert,
+        live=is_live_model,
     )
 
 

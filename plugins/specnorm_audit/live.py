@@ -13,10 +13,14 @@ from specnorm_audit.geometry import DEFAULTS, spatial_sizes
 
 _LEAST_AXES = 2
 """Smallest number of axes of a kernel."""
+_PAIR = 2
+"""Length of a pair of a model and its state."""
 
 
 def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
     """List the layers of a model of any framework; ``input_shape`` decides the padding of some.
+
+    ``model``: or a pair (model, state), as `specnorm.proof.model_parts` takes it.
 
     Raises
     ------
@@ -25,7 +29,8 @@ def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
     """
     if backends.is_array(model):
         raise ModelFileError(f"{type(model).__name__} is no model but one array: specnorm.enclose measures one kernel.")
-    is_model = not isinstance(model, (list, tuple, str, bytes))
+    is_pair = isinstance(model, tuple) and len(model) == _PAIR
+    is_model = is_pair or not isinstance(model, (list, tuple, str, bytes))
     parts = model_parts(model) if is_model else []
     if not parts:
         raise ModelFileError(

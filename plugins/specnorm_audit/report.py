@@ -79,6 +79,8 @@ class Report:
         Answers to the bounds that the command line asked for.
     inert : tuple of str
         Names in a pickle besides its tensors, such as ``argparse.Namespace``; nothing of these was constructed.
+    live : bool
+        Whether the model was a live one: weights are those that it uses at inference, whatever its mode.
     error : str or None
         Reason why the model could not be read; there are no rows then.
     """
@@ -95,6 +97,7 @@ class Report:
     unstated: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     inert: tuple[str, ...] = ()
+    live: bool = False
     error: str | None = None
 
     @property
@@ -114,6 +117,8 @@ class Report:
             ]
         if self.inert:
             summary["inert"] = list(self.inert)
+        if self.live:
+            summary["weights"] = "as at inference"
         if self.left_out:
             summary["left_out"] = self.left_out
         largest = max(measured, key=lambda row: row.upper or 0, default=None)
@@ -209,6 +214,8 @@ def notes(report: Report) -> list[str]:
         lines.append(_largest(report.summary))
     promised = f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}"
     lines.append(promised.rstrip())
+    if report.live:
+        lines.append("Weights are those that the model uses at inference (in eval()), whatever mode it is in.")
     lines += tables.assumed(report.layers)
     if report.network is not None:
         lines += report.network.lines()

@@ -141,7 +141,7 @@ def audit_module(
     skipped = _skipped(model, [row.name for row in rows])
     unmeasured = _unmeasured(skipped, rows)
     names = tuple(name for name, _ in skipped)
-    return Report(specnorm.__version__, type(model).__name__, tuple(rows), names, unmeasured=unmeasured)
+    return Report(specnorm.__version__, type(model).__name__, tuple(rows), names, unmeasured=unmeasured, live=True)
 
 
 def _unmeasured(skipped: Sequence[tuple[str, Tensor]], rows: Sequence[Row]) -> tuple[Row, ...]:

@@ -55,6 +55,12 @@ class JaxBackend(Backend):
 
         return array_in(x)
 
+    def with_state(self, model: Any, state: Any) -> Any:
+        """A model of Equinox and its State, or the two halves of a split model of Flax NNX, as one model."""
+        from specnorm_jax.layers import with_state  # for few
+
+        return with_state(model, state)
+
     def namespace(self, x: Array) -> Any:
         return jnp
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -83,10 +85,35 @@ def _vectors_of_equinox(x: Any) -> tuple[Any, Any]:
     if not isinstance(initial_vectors, tuple):
         raise GeometryError(
             "Equinox's SpectralNorm divides the weight W, as a matrix, by u·Wv, and u and v are not in the model but "
-            "in the State beside it: u, v = state.get(layer.uv_index) are missing. Give the kernel W/(u·Wv) itself to "
-            "enclose, or replace the wrapper by its layer with that weight (equinox.tree_at)."
+            "in the State beside it: u, v = state.get(layer.uv_index) are missing. Give both to audit, "
+            "as (model, state); or the kernel W/(u·Wv) itself to enclose."
         )
     return initial_vectors
+
+
+def with_state(model: Any, state: Any) -> Any:
+    """Return a model and the state beside it as one; None if they are no such pair of Equinox or Flax."""
+    kinds = {f"{type(x).__module__.partition('.')[0]} {type(x).__name__}" for x in (model, state)}
+    if "equinox State" in kinds:
+        return jax.tree.map(lambda x: _filled(x, state), model, is_leaf=_is_index)
+    if "flax GraphDef" in kinds:
+        # Of the module that made it: nothing of Flax is imported here.
+        return inspect.getmodule(type(model)).merge(model, state)  # type: ignore[union-attr]
+    return None
+
+
+def _is_index(x: Any) -> bool:
+    """Whether something is Equinox's place of a state in a model."""
+    return type(x).__name__ == "StateIndex" and type(x).__module__.partition(".")[0] == "equinox"
+
+
+def _filled(x: Any, state: Any) -> Any:
+    """Return a place of a state with what the state has there; other leaves as they are."""
+    if not _is_index(x):
+        return x
+    index = copy.copy(x)
+    object.__setattr__(index, "init", state.get(x))
+    return index
 
 
 def _some_input(layer: Any) -> Any:

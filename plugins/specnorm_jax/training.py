@@ -89,9 +89,12 @@ _HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]
 States: TypeAlias = dict[str, Any]
 """For the path of each kernel, the state that `specnorm.init_tracking` returns, and under the name "passes" the number
 of times that the kernel was tracked: a tree of arrays like any other."""
-_FIRST_PASSES, _FIRST_STEPS = 16, 3
-"""Number of first passes, and the least number of steps in each of these: an optimiser's first steps change all weights
-in one direction."""
+_FIRST_PASSES = 16
+"""Number of passes at the beginning that take at least `_FIRST_STEPS` steps each.
+
+An optimiser's first steps change all weights in one direction.
+"""
+_FIRST_STEPS = 3
 
 
 def _init(tree: Any, method: Method, rule: Rule, layers: str) -> States:
@@ -135,20 +138,23 @@ def _track(
     if sweeps and any(vectors):
         is_first = jnp.max(jnp.stack(passes)) < _FIRST_PASSES
         more_steps = jnp.where(is_first, max(_FIRST_STEPS - sweeps, 0), 0)
-        vectors = _moved_ahead(method, keywords, arrays, vectors, steps=more_steps)
-    norms, after = specnorm.track_many(arrays, method, vectors, geometries=keywords, sweeps=sweeps)
-    passes_after = [count + (1 if sweeps else 0) for count in passes]
-    return norms, [{**state, "passes": count} for state, count in zip(after, passes_after, strict=True)]
+        vectors = _after_more_steps(method, keywords, arrays, vectors, steps=more_steps)
+    norms, new_vectors = specnorm.track_many(arrays, method, vectors, geometries=keywords, sweeps=sweeps)
+    new_states = []
+    for vectors_of_kernel, count in zip(new_vectors, passes, strict=True):
+        new_count = count + 1 if sweeps else count
+        new_states.append({**vectors_of_kernel, "passes": new_count})
+    return norms, new_states
 
 
-def _moved_ahead(
+def _after_more_steps(
     method: Method, geometries: list[dict[str, Any]], arrays: list[Any], vectors: list[States], *, steps: Any
 ) -> Any:
-    """Return the vectors after some steps, a traced number, without a gradient."""
-    still = jax.lax.stop_gradient(arrays)
+    """Return the vectors after more steps without a gradient; the number of steps may be a tracer."""
+    constant_arrays = jax.lax.stop_gradient(arrays)
 
     def one_step(_: Any, vectors: Any) -> Any:
-        return specnorm.track_many(still, method, vectors, geometries=geometries)[1]
+        return specnorm.track_many(constant_arrays, method, vectors, geometries=geometries)[1]
 
     return jax.lax.fori_loop(0, steps, one_step, jax.lax.stop_gradient(vectors))
 

@@ -78,7 +78,7 @@ def locate_values(
         if node.derived and len(units) > FEW:
             continue
         # Sorted by pixels, so that rows that read the same entries are bounded at once.
-        pixels = math.prod(bounds.known[node.name].centre.shape[2:])
+        pixels = math.prod(bounds.locations[node.name].centre.shape[2:])
         units = units[np.argsort(units % pixels, kind="stable")]
         for first in range(0, len(units), ROWS):
             if not clock.expired:
@@ -100,7 +100,7 @@ def _units_of_readers(bounds: LinearBounds, name: str) -> NDArray[np.intp]:
 def ranges_by_lines(network: Network, ball: Ball) -> Ranges:
     """Return ranges of all values on a ball."""
     bounds = locate_values(network, ball.centre[network.input], ball.radius)
-    intervals = {name: location.range for name, location in bounds.known.items()}
+    intervals = {name: location.range for name, location in bounds.locations.items()}
     return Ranges(intervals, network.graph.origin, network.graph.regions | {ball.region})
 
 
@@ -352,7 +352,7 @@ class Ascent:
         minimiser = self.trace.get(name)
         curve = self.bounds.curve(name) if is_curved(self.network, name) and inputs else None
         if curve is None and minimiser is not None:
-            return minimiser.point.reshape(count, *self.bounds.known[name].centre.shape)
+            return minimiser.point.reshape(count, *self.bounds.locations[name].centre.shape)
         if name not in self.network.moving:
             constant = self.bounds.at_centre[name].low
             return np.broadcast_to(constant, (count, *constant.shape))

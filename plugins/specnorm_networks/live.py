@@ -21,6 +21,7 @@ from specnorm_networks.certified.ranges import within
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.near import bound
+from specnorm_networks.progress import Progress, stage
 
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
@@ -40,6 +41,7 @@ def network_bound(
     radius: float | None = None,
     centre: Any = None,
     budget: float | None = 60.0,
+    progress: Progress | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a whole network: certified norms of layers, and of layers together.
 
@@ -67,6 +69,9 @@ def network_bound(
     budget : float, default 60
         Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
         bound proven so far is returned and ``status`` says so. None means no limit.
+    progress : callable, optional
+        ``progress(done, in all, what)``, called as each stage begins and ends ("export", "comparison with the model",
+        "search and proof", "attack on the bound") and after each step of a search.
 
     Returns
     -------
@@ -85,11 +90,20 @@ def network_bound(
     centre_has_shape = centre is not None and not isinstance(centre, Mapping)
     if input_shape is None and centre_has_shape and not is_file(source):
         shape_or_input = centre
-    graph = network_graph(source, shape_or_input)
+    with stage(progress, "export"):
+        graph = network_graph(source, shape_or_input)
     centre_by_name = None
     if radius is not None or centre is not None:
         centre_by_name = _centre(graph, input_shape if centre is None else centre)
-    answer = bound(graph, Measure(rtol), method=method, radius=radius, centre=centre_by_name, budget=budget)
+    answer = bound(
+        graph,
+        Measure(rtol),
+        method=method,
+        radius=radius,
+        centre=centre_by_name,
+        budget=budget,
+        progress=progress,
+    )
     return answer.stated_by(partial(_certificate, source))
 
 

@@ -66,6 +66,10 @@ class Method:
         """Return the constant that is expected from the weights of the closed form, before any step of the search."""
         return math.inf
 
+    def telling(self, progress: Progress | None) -> Method:
+        """Return the method that also tells its steps, if it has nobody to tell yet."""
+        return self
+
 
 @dataclass(frozen=True)
 class Product(Method):
@@ -83,6 +87,10 @@ class _Searching(Method):
             raise MethodError(f"steps={self.steps!r}; expected a whole number of at least 0.")
         if not self.seconds > 0:
             raise MethodError(f"seconds={self.seconds!r}; expected a positive number.")
+
+    def telling(self, progress: Progress | None) -> Method:
+        """Return the method that also tells its steps, if it has nobody to tell yet."""
+        return self if progress is None or self.progress is not None else replace(self, progress=progress)
 
     def search(
         self,

@@ -37,6 +37,7 @@ from specnorm_networks.checking import check as compare
 from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product, Scaled
+from specnorm_networks.progress import Progress, stage
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
 ROUNDS = 3
@@ -57,6 +58,7 @@ def bound(
     centre: Centre | None = None,
     check: bool = True,
     budget: float | None = 60.0,
+    progress: Progress | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network.
 
@@ -85,6 +87,8 @@ def bound(
         processors, so that the answer is that of an idle one. When they end, the best bound proven so far is returned,
         ``status`` says so, and another run may return another number. The method's own ``seconds`` are no more than
         these. None means no limit.
+    progress : callable, optional
+        See `live.network_bound`.
 
     Raises
     ------
@@ -104,28 +108,30 @@ def bound(
     read = prepare(graph)
     checked = Checked(reason="check=False")
     if check:
-        with keep_linear_maps():
+        with keep_linear_maps(), stage(progress, "comparison with the model"):
             checked = compare(graph, read, region)
     ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
     if budget is not None and isinstance(method, (Scaled, Multipliers)):
         method = replace(method, seconds=min(method.seconds, budget))
-    if ball is None:
-        answers = _everywhere(graph, measure, method)
-        answer = _smallest(answers)
-        others: list[RunBound] = []
-        for other in answers:
-            if other is not answer:
-                others += other.runs
-        answer = replace(answer, others=tuple(others))
-    else:
-        ranges_on_ball = ranges_near(graph, ball, measure)
-        answers = [*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_on_ball)]
-        answer = _smallest(answers)
+    method = method.telling(progress)
+    with stage(progress, "search and proof"):
+        if ball is None:
+            answers = _everywhere(graph, measure, method)
+            answer = _smallest(answers)
+            others: list[RunBound] = []
+            for other in answers:
+                if other is not answer:
+                    others += other.runs
+            answer = replace(answer, others=tuple(others))
+        else:
+            ranges_on_ball = ranges_near(graph, ball, measure)
+            answers = [*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_on_ball)]
+            answer = _smallest(answers)
     is_complete = not (measure.clock.has_cut or measure.clock.expired)
     status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
     if check:
-        with keep_linear_maps():
+        with keep_linear_maps(), stage(progress, "attack on the bound"):
             pairs, reached = attack(read, answer, region, ranges_on_ball or {})
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file

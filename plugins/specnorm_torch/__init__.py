@@ -1,7 +1,7 @@
-"""PyTorch for specnorm: what torch does differently, and nothing of the mathematics.
+"""The plugin for PyTorch: running programs, their gradients, and comforts for modules and training.
 
-A program runs inside one opaque custom operator, so that ``torch.compile(fullgraph=True)``, ``vmap`` and fake tensors
-see a single node; its pullback is attached by an ``autograd.Function`` made of ordinary operations.
+A program runs inside of one custom operator, so that ``torch.compile(fullgraph=True)``, ``vmap`` and fake tensors see a
+single node. An ``autograd.Function``, or an ordinary product with the gradient, adds the derivative.
 """
 
 from typing import Any
@@ -36,7 +36,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "audit_module":  # the audit lies above
+    if name == "audit_module":
+        # It belongs to another package, which imports this one.
         from specnorm.plugin import function
 
         return function(name)

@@ -1,6 +1,6 @@
-"""Torch's tensors for the algorithms: what they are, where they lie, in which precision they compute.
+"""The part of torch's backend without differentiation and compilers: recognition, devices, precision, operations.
 
-Nothing here differentiates or compiles: the operators run programs with `ARRAYS`, and `backend` adds the gradients.
+The custom operators run programs with `ARRAYS`; `specnorm_torch.backend` adds gradients.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from specnorm.plugin import Backend
 
 
 class TorchArrays(Backend):
-    """torch.Tensor and its subclasses, without differentiation."""
+    """The backend of `torch.Tensor` and its subclasses, without differentiation."""
 
     name: ClassVar[str] = "torch"
     framework: ClassVar[str] = "torch"
@@ -31,7 +31,7 @@ class TorchArrays(Backend):
         return isinstance(x, Tensor)
 
     def refusal(self, x: Array) -> str | None:
-        """Lazy, nested, sparse, quantised and distributed tensors."""
+        """The reason to refuse lazy, nested, sparse, quantised and distributed tensors; None for others."""
         if isinstance(x, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer):
             return "tensor has no shape yet: run its module once on an input, so that its lazy layers are initialised."
         if x.is_nested:
@@ -54,14 +54,16 @@ class TorchArrays(Backend):
         return str(torch.__version__)
 
     def is_traced(self, x: Array) -> bool:
-        """Under compile, vmap or fake tensors; torch.func.grad alone leaves values known."""
+        """Whether values are unknown: under compile and vmap, and for fake tensors; not under torch.func.grad alone."""
         if torch.compiler.is_compiling() or x.is_meta:
             return True
-        # A fake tensor's storage is on the device "meta", whatever device it says.
-        return not _has_values(x) if transformed(x) else bool(x.untyped_storage().device.type == "meta")
+        if transformed(x):
+            return not _has_values(x)
+        # The storage of a fake tensor is on the device "meta", whatever its attribute `device` says.
+        return bool(x.untyped_storage().device.type == "meta")
 
     def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
-        """float64, but on Apple's devices, which have none."""
+        """float64, or float32 on Apple's GPUs, which do not support float64."""
         return "float32" if x.device.type == "mps" else "float64"
 
     def working_dtype(
@@ -69,19 +71,19 @@ class TorchArrays(Backend):
         x: Array,
         dtype: Literal["float32", "float64"],
     ) -> Literal["float32", "float64"]:
-        """float64 where TF32 or bf16 products are on for float32: refusing to be imprecise, without touching a flag."""
-        return self.wide_dtype(x) if dtype == "float32" and _lowered(x.device.type) else dtype
+        """As `Backend.working_dtype`: wider than float32 if the user's settings lower the precision of its products."""
+        return self.wide_dtype(x) if dtype == "float32" and _has_lowered_precision(x.device.type) else dtype
 
     def precise(self, x: Array) -> contextlib.AbstractContextManager[object]:
-        """Autocast off."""
+        """Context manager that switches autocast off."""
         if x.device.type == "meta":
             return contextlib.nullcontext()
         return torch.autocast(x.device.type, enabled=False)
 
     def cholesky_ok(self, a: Array) -> Array:
-        """By LAPACK's info; infinities pass it, so entries are checked as well."""
+        """Whether LAPACK reports a factor for each matrix, and all entries are finite: LAPACK accepts infinities."""
         factor, info = torch.linalg.cholesky_ex(a)
-        # A sum is finite only if every entry is; one reduction is several times faster than a mask of complex entries.
+        # A sum is finite only if all entries are. One reduction is several times faster than a mask of complex entries.
         sums = a.flatten(-2).sum(-1) + factor.diagonal(dim1=-2, dim2=-1).sum(-1)
         return (info == 0) & torch.isfinite(sums)
 
@@ -93,17 +95,18 @@ class TorchArrays(Backend):
         return torch.complex(real, imag)
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
-        """Copy to a device; first on the host, since torch reads no negative strides."""
+        """Copy a NumPy array to a device. `np.array` copies first, since torch does not support negative strides."""
         return torch.tensor(np.array(x), device=device)
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Detach and copy to the host; bfloat16, which NumPy lacks, becomes float32 (exact)."""
+        """Detach, and copy to the host; bfloat16, which NumPy lacks, is converted to float32, exactly."""
         x = x.detach().cpu().resolve_neg()
         return np.asarray(x.float() if x.dtype == torch.bfloat16 else x)
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
-        """Copy to the device of ``like``."""
-        return torch.tensor(np.asarray(x, order="C"), device=like.device)  # torch refuses negative strides
+        """Copy a NumPy array to the device of ``like``."""
+        # In C order, since torch does not support negative strides.
+        return torch.tensor(np.asarray(x, order="C"), device=like.device)
 
     def asynchronous(self, x: Array) -> bool:
         return bool(x.device.type != "cpu")
@@ -113,19 +116,19 @@ class TorchArrays(Backend):
         return torch.from_numpy(x) if self.numpy_view(like) and x.flags.carray else self.from_numpy(x, like)
 
     def numpy_view(self, x: Array) -> bool:
-        """On the CPU. NumPy takes half of torch's time for a search: many small complex matrices."""
+        """True on the CPU. For searches, with their many small complex matrices, NumPy takes half of torch's time."""
         return bool(x.device.type == "cpu")
 
     def detach(self, x: Array) -> Array:
         return x.detach()
 
     def as_proven(self, x: Array) -> Array:
-        """Without a gradient: torch warns of ``float(x)`` otherwise."""
+        """The bound without a gradient: torch warns about ``float(x)`` for tensors that require one."""
         return x.detach()
 
 
 class _ShapesOnly(TorchArrays):
-    """Stands in while shapes are inferred: values are unknown, loops run once."""
+    """A backend for inferring shapes: values count as unknown, and loops run once."""
 
     def is_traced(self, x: Array) -> bool:
         return True
@@ -143,39 +146,43 @@ class _ShapesOnly(TorchArrays):
 
 
 ARRAYS = TorchArrays()
-"""For running a program inside an operator."""
+"""The backend with which the operators run programs."""
 
 SHAPES: TorchArrays = _ShapesOnly()
-"""For inferring the shapes of what a program returns."""
+"""The backend with which the operators infer the shapes of a program's results."""
 
 
 def transformed(x: Tensor) -> bool:
-    """Whether a torch.func transformation wraps the tensor: its requires_grad then tells nothing (grad of vmap)."""
+    """Whether a ``torch.func`` transformation wraps the tensor. Then its ``requires_grad`` is meaningless."""
     try:
         storage = x.untyped_storage()
-        if storage.device.type != "meta":  # torch warns where a fake tensor's address is asked for
+        # torch warns if the address of a fake tensor's storage is read.
+        if storage.device.type != "meta":
             storage.data_ptr()
-    except (NotImplementedError, RuntimeError):  # what wraps a tensor has no storage, or one without an address
+    except (NotImplementedError, RuntimeError):
+        # A wrapped tensor has no storage, or one without an address.
         return True
     return False
 
 
 def _has_values(x: Tensor) -> bool:
-    """Whether numbers can be read off a tensor that is wrapped: vmap, within or around grad, refuses that."""
+    """Whether values of a wrapped tensor can be read; `vmap`, inside or outside of `grad`, refuses that."""
     try:
         return isinstance(x.detach().abs().sum().item(), float)
     except RuntimeError:
         return False
 
 
-def _lowered(device: str) -> bool:
-    """Whether float32 products run at reduced precision. Read only: no flag is changed."""
+def _has_lowered_precision(device: str) -> bool:
+    """Whether the user's settings lower the precision of float32 products (TF32, bfloat16)."""
     try:
-        precision = (
-            torch.backends.cuda.matmul.fp32_precision if device == "cuda" else torch.get_float32_matmul_precision()
-        )
+        if device == "cuda":
+            precision = torch.backends.cuda.matmul.fp32_precision
+        else:
+            precision = torch.get_float32_matmul_precision()
     except (AttributeError, RuntimeError):
-        # Before torch 2.9 there is no fp32_precision; after setting one, the older name refuses to be read.
+        # torch before 2.9 has no fp32_precision. Later versions refuse to return the older setting after the newer one
+        # was set.
         try:
             precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
         except RuntimeError:

@@ -1,4 +1,4 @@
-"""Torch's backend: programs run inside operators, and their gradients are attached outside."""
+"""The backend of torch: programs run inside of custom operators, and their gradients are added outside."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 
 class TorchBackend(TorchArrays):
-    """torch.Tensor and its subclasses."""
+    """The backend of `torch.Tensor` and its subclasses, with layers and differentiation."""
 
     def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
-        from specnorm_torch import modules  # for few
+        from specnorm_torch import modules  # imported here: few need it
 
         if not isinstance(x, nn.Module) or not modules.is_layer(x):
             return None
-        some_size = None if input_shape is None else ()  # it counts alone that there is one
-        geometry = modules.geometry_of(x, some_size)
+        # The geometry depends on whether there is a size (output_padding), but not on which.
+        any_size = None if input_shape is None else ()
+        geometry = modules.geometry_of(x, any_size)
         geometry.pop("input_shape", None)
         if modules.has_hooks(x):
             with modules.at_inference(x):
@@ -45,13 +46,14 @@ class TorchBackend(TorchArrays):
         return derivatives.without_derivative(value, x, reason)
 
     def apply(self, program: Program, kernels: Array) -> Ran:
-        """Run the operator on the detached kernels and attach the gradient.
+        """Run a program in an operator on the detached kernels, and add the derivative.
 
-        Dynamo mistranslates an ``autograd.Function`` of several tensors under ``compile(vmap(grad(...)))``, some with
-        wrong numbers and no error, and does not know there that the kernels need a gradient (torch 2.13). So the
-        gradient of a scalar comes from the operator as an array and meets the kernels in an ordinary product, guarded
-        by a function of one tensor; only eager calls with several values a kernel, where that array could be huge,
-        use a function of several.
+        Dynamo (torch 2.13) mistranslates an ``autograd.Function`` of several tensors under
+        ``compile(vmap(grad(...)))``, in some cases to wrong numbers without an error, and does not know there that the
+        kernels require a gradient. So the operator returns the gradient of a scalar value as an array, which is
+        multiplied by the change of the kernels; an ``autograd.Function`` of one tensor guards against second
+        derivatives. For several values of a kernel that array could be huge: eager calls then use an
+        ``autograd.Function`` of several tensors.
         """
         if program.needs.searches and self.is_traced(kernels):
             if kernels.is_meta and program.method.name != "tn":
@@ -60,7 +62,7 @@ class TorchBackend(TorchArrays):
         need = self._need(program, kernels)
         first_order = kernels
         if need != "value" or not self._is_constant(kernels):
-            # So that forward-mode differentiation, which it refuses, never sees a constant.
+            # It refuses forward-mode differentiation, which would otherwise take the value for a constant.
             first_order = derivatives.first_order(kernels)
         with self.precise(kernels):
             ran: Ran | None = None
@@ -73,12 +75,13 @@ class TorchBackend(TorchArrays):
             if need == "residuals":
                 value = derivatives.with_pullback(kernels, value, program.key, *rest[count:])
             elif need == "jacobian":
-                change = first_order - kernels.detach()  # zeros, whose derivative is the identity
+                # The difference is zero, but its derivative with respect to the kernels is the identity.
+                change = first_order - kernels.detach()
                 value = value + _products(rest[count], change, program, value)
         return Ran(value, stats, (), ran.claims if ran else None, not self.is_traced(kernels))
 
     def _need(self, program: Program, kernels: Tensor) -> str:
-        """Return what a program is to compute besides its value, for a gradient: see `operators.run`."""
+        """Return what a program has to compute besides its value: the argument ``need`` of `operators.run`."""
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
             return "jacobian"
@@ -89,7 +92,7 @@ class TorchBackend(TorchArrays):
         return "residuals" if has_several_values else "jacobian"
 
     def _is_constant(self, kernels: Tensor) -> bool:
-        """Return whether nothing can differentiate through a tensor, in either mode."""
+        """Return whether a tensor takes part neither in a transformation nor in forward-mode differentiation."""
         if self.is_traced(kernels) or transformed(kernels):
             return False
         tangent = torch.autograd.forward_ad.unpack_dual(kernels).tangent  # type: ignore[no-untyped-call]
@@ -102,22 +105,27 @@ class TorchBackend(TorchArrays):
         state: tuple[Array, ...],
         sweeps: int | Array,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """One operator too; the gradient meets the kernels in a product. A compiled graph may compute the sweeps.
+        """Take a training step of a program, and add the derivative. Compiled graphs may compute the sweeps.
 
-        Outside of compilers and transformations without either, whose cost is that of the arithmetic.
+        Under compilers and transformations the step is an operator, and the gradient is multiplied by the kernels. In
+        plain eager calls both would cost as much as the arithmetic, so the program is run directly.
         """
-        detached = tuple(x.detach() for x in state)
+        constant_state = tuple(x.detach() for x in state)
         if not self.changes(kernels, *state):
-            value, gradient, after = program.step(kernels.detach(), detached, sweeps=int(sweeps), backend=self)
-            return derivatives.with_gradient(kernels, value, gradient), after
+            value, gradient, new_state = program.step(
+                kernels.detach(), constant_state, sweeps=int(sweeps), backend=self
+            )
+            return derivatives.with_gradient(kernels, value, gradient), new_state
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
-        in_tensor = torch.as_tensor(sweeps, device="cpu")
-        value, gradient, *after = operators.step(kernels.detach(), list(detached), program.key, in_tensor)
-        return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(after)
+        sweeps_tensor = torch.as_tensor(sweeps, device="cpu")
+        value, gradient, *new_arrays = operators.step(
+            kernels.detach(), list(constant_state), program.key, sweeps_tensor
+        )
+        return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(new_arrays)
 
     def changes(self, kernels: Array, *others: Array) -> bool:
-        """Return whether a compiler or a transformation is at work on some tensors."""
+        """Return whether a compiler or a ``torch.func`` transformation is active for one of the tensors."""
         return self.is_traced(kernels) or any(transformed(x) for x in (kernels, *others))
 
     def first_order(self, x: Array) -> Array:
@@ -125,7 +133,15 @@ class TorchBackend(TorchArrays):
 
 
 def _products(jacobian: Tensor, change: Tensor, program: Program, value: Tensor) -> Tensor:
-    """Return the change of each value: its row of the Jacobian times the change of its kernel."""
+    """Return the change of each value: its row of the Jacobian times the change of its kernel.
+
+    Parameters
+    ----------
+    jacobian : Tensor, shape (*batch, *value_shape, *shape)
+    change : Tensor, shape (*batch, *shape)
+    value : Tensor, shape (*batch, *value_shape)
+        Only its shape is used.
+    """
     batch = change.shape[: change.ndim - len(program.shape)]
     for_each_value = [1 for _ in program.value_shape]
     columns = change.reshape(*batch, *for_each_value, -1)

@@ -1,4 +1,4 @@
-"""Kernels that are computed before each call, by parametrisations or old-style hooks, made plain parameters."""
+"""Replace kernels that are computed before each call, by parametrisations or old-style hooks, by plain parameters."""
 
 from __future__ import annotations
 
@@ -19,104 +19,111 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def bake_(model: nn.Module) -> list[str]:
     """Replace every tensor that a parametrisation or an old-style hook computes by a plain parameter.
 
-    Its values are those that the model uses in ``eval()`` now. Parametrisations of `torch.nn.utils.parametrize` are
-    removed, and the hooks of ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune``. Other modules inside the
-    model that have a method ``vanilla_export()``, as deel-torchlip's normalisations do, are replaced by the plain
-    module that it returns.
+    The parameter has the values that the model uses in ``eval()`` now. Parametrisations of
+    `torch.nn.utils.parametrize`, and hooks of ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune``, are
+    removed. Other modules in the model that have a method ``vanilla_export()``, such as deel-torchlip's normalisations,
+    are replaced by the plain module that it returns.
 
     Parameters
     ----------
     model : Module
-        Changed in place; modes are as before. An optimizer that was given the parameters has to be made anew.
+        Changed in place; its training mode is kept. Optimizers have to be created again.
 
     Returns
     -------
     list of str
         Names of the tensors that are plain parameters now, and of the modules that were replaced.
     """
-    done = []
+    baked_names = []
     for prefix, module in list(model.named_modules()):
-        if "parametrizations" not in prefix.split("."):
-            names = computed(module)
-            for name in names:
-                bake_tensor(module, name)
-                done.append(f"{prefix}.{name}" if prefix else name)
-            if prefix and not names and hasattr(module, "vanilla_export") and not list(module.children()):
-                plain = _vanilla(module)
-                if plain is not module:
-                    model.set_submodule(prefix, plain)
-                    done.append(prefix)
-    return done
+        if "parametrizations" in prefix.split("."):
+            continue
+        tensor_names = computed(module)
+        for name in tensor_names:
+            bake_tensor(module, name)
+            baked_names.append(f"{prefix}.{name}" if prefix else name)
+        is_leaf = bool(prefix) and not list(module.children())
+        if is_leaf and not tensor_names and hasattr(module, "vanilla_export"):
+            plain = _vanilla(module)
+            if plain is not module:
+                model.set_submodule(prefix, plain)
+                baked_names.append(prefix)
+    return baked_names
 
 
 def _vanilla(module: nn.Module) -> nn.Module:
-    """What a module says to be the same at inference, in the module's mode."""
+    """The plain module that a module's ``vanilla_export()`` returns, in the same training mode."""
     with at_inference(module):
         plain: nn.Module = module.vanilla_export()  # type: ignore[operator]
     return plain.train(module.training)
 
 
 def baked(model: ModuleT) -> ModuleT:
-    """Copy a model, baked.
+    """Return a copy of a model with all computed tensors replaced by plain parameters (`bake_`).
 
     Parameters
     ----------
     model : Module
-        Left as it is.
+        Not changed.
 
     Returns
     -------
     Module
     """
-    # What old-style hooks computed hangs on the graph of a forward pass, which cannot be copied.
-    hanging = [x for module in model.modules() for x in vars(module).values() if isinstance(x, Tensor) and x.grad_fn]
-    twin = copy.deepcopy(model, {id(x): x.detach().clone() for x in hanging})
-    bake_(twin)
-    return twin
+    # Tensors that old-style hooks computed belong to the graph of a forward pass, which `deepcopy` cannot copy.
+    graph_tensors = []
+    for module in model.modules():
+        graph_tensors += [x for x in vars(module).values() if isinstance(x, Tensor) and x.grad_fn]
+    copied_model = copy.deepcopy(model, {id(x): x.detach().clone() for x in graph_tensors})
+    bake_(copied_model)
+    return copied_model
 
 
 def bake_tensor(module: nn.Module, name: str) -> None:
-    """Make one tensor of `computed` a plain parameter."""
-    how = computed(module)[name]
-    # Not to move what is moved in training: in eval(), and removing reads the tensor.
-    modes = {x: x.training for x in module.modules()}
+    """Replace one tensor of `computed` by a plain parameter."""
+    maker = computed(module)[name]
+    # Removing a parametrisation or a hook reads the tensor, which may change its state in training mode.
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        if "weight_norm" in how:
+        if "weight_norm" in maker:
             remove_weight_norm(module, name)
-        elif "spectral_norm" in how:
+        elif "spectral_norm" in maker:
             remove_spectral_norm(module, name)
-        elif "pruning" in how:
+        elif "pruning" in maker:
             prune.remove(module, name)  # type: ignore[no-untyped-call]
         else:
-            # Torch deletes the property from the class, which copies of the module share.
-            kind = type(module)
-            members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-            module.__class__ = type(kind.__name__, kind.__bases__, members)
+            # Torch deletes the property from the class, which copies of the module share. So the module gets a class of
+            # its own first.
+            cls = type(module)
+            members = {word: x for word, x in vars(cls).items() if word not in ("__dict__", "__weakref__")}
+            module.__class__ = type(cls.__name__, cls.__bases__, members)
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     finally:
-        for x, mode in modes.items():
-            x.training = mode
+        for part, mode in modes.items():
+            part.training = mode
 
 
 class Saved:
-    """A module as it is, to go back to."""
+    """The state of a module, which can be restored: classes, attributes, and the values of parameters and buffers."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.kinds = [(x, type(x)) for x in module.modules()]
+        self.classes = [(part, type(part)) for part in module.modules()]
         self.tables: list[tuple[Any, Any]] = []
-        for x in module.modules():
-            held = vars(x)
-            self.tables += [(held, dict(held)), *((v, dict(v)) for v in held.values() if isinstance(v, dict))]
+        """Dictionaries of attributes, parameters, buffers and hooks, with copies of their content."""
+        for part in module.modules():
+            attributes = vars(part)
+            tables = [attributes, *(x for x in attributes.values() if isinstance(x, dict))]
+            self.tables += [(table, dict(table)) for table in tables]
         with at_inference(module):
             tensors = [*module.parameters(), *module.buffers()]
             self.values = [(x, x.data, x.detach().clone()) for x in tensors]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back."""
-        for module, kind in self.kinds:
-            module.__class__ = kind
+        """Restore the state."""
+        for part, cls in self.classes:
+            part.__class__ = cls
         for table, content in self.tables:
             table.clear()
             table.update(content)

@@ -1,4 +1,4 @@
-"""The end of a training run: kernels shrunk until their norms are proven, and what is then used compared with them."""
+"""End a training: shrink kernels until their norms are proven to be within a bound, and check that layers use them."""
 
 from __future__ import annotations
 
@@ -29,86 +29,99 @@ from specnorm_torch.modules import (
 
 
 def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False) -> list[str]:
-    """End the training: bake constraints in, and shrink kernels until their norms are *proven* to be within the bound.
+    """End a training: replace constraints by plain kernels, shrunk until their norms are *proven* to be within a bound.
 
-    After it has written, it runs each layer and compares the kernel that it then uses with the proven one.
+    Afterwards each layer is run, and the kernel that it uses is compared with the proven one.
 
     Parameters
     ----------
     model : Module
-        Changed in place: the parametrisations of `spectral_norm` and `gram_rescaling` are removed. Left as it was
-        if anything is refused.
+        Changed in place: the parametrisations of `spectral_norm` and `gram_rescaling` are removed. If an error is
+        raised, the model is unchanged.
     bound : float, optional
-        None: what has a constraint, each to its own bound. A number: every convolution and linear layer.
+        None: shrink the tensors with a constraint, each to the bound of its constraint. A number: shrink all
+        convolutions and linear layers to this bound.
     bake : bool, default False
-        Remove also other parametrisations and the old-style hooks of ``torch.nn.utils``, see `bake_`. Otherwise a layer
-        with one is refused, since it computes its kernel anew before each call.
+        Whether to remove other parametrisations too, and old-style hooks of ``torch.nn.utils``, see `bake_`. Otherwise
+        a layer with one is refused, since it would compute its kernel again before each call.
 
     Returns
     -------
     list of str
         Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` now is True, at
-        every input size, for the kernel as it is stored (a circular layer with a stride is shrunk by its bound at
-        stride 1, since sizes that the stride does not divide count too); and of other tensors that `spectral_norm`
-        constrains, such as ``"lstm.weight_hh_l0"``, for which it is True of the matrix.
+        every input size, for the stored kernel (a circular layer with a stride is shrunk by its bound at stride 1, so
+        that sizes that the stride does not divide are included). Also names of other tensors that `spectral_norm`
+        constrains, such as ``"lstm.weight_hh_l0"``, whose norm as a matrix is proven.
 
     Raises
     ------
     MethodError, GeometryError
-        If there is nothing to certify, or a layer does not use its ``weight`` as it stands: a forward of its own, a
-        weight that is a property, hooks. The message names it.
+        If there is nothing to certify, or a layer does not use its stored ``weight``: it has a forward of its own, its
+        weight is a property, or it has hooks. The message names it.
     Undecided
         If a norm could not be proven within the budget.
     """
     check_module(model)
     if bound is not None:
         check_bound(bound)
-        packed = next((name for name, x in model.named_modules() if is_quantised(x)), None)
-        if packed is not None:
-            raise MethodError(f"{packed or name_of(model)} is quantised: certify the model before it is quantised.")
-    shrunk: dict[int, Tensor] = {}
-    asked = [
-        (prefix, module, name)
-        for prefix, module in model.named_modules()
-        for name in _constrained(prefix, module, bound)
-    ]
-    if not asked:
+        quantised = next((name for name, module in model.named_modules() if is_quantised(module)), None)
+        if quantised is not None:
+            raise MethodError(f"{quantised or name_of(model)} is quantised: certify the model before it is quantised.")
+    selected: list[tuple[str, nn.Module, str]] = []
+    for prefix, module in model.named_modules():
+        selected += [(prefix, module, name) for name in _tensors_to_shrink(prefix, module, bound)]
+    if not selected:
         raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
-    for prefix, module, _ in asked:
+    for prefix, module, _ in selected:
         check_values(module, prefix)
-    before = [Saved(module) for module in dict.fromkeys(module for _, module, _ in asked)]
+    saved_modules = [Saved(module) for module in dict.fromkeys(module for _, module, _ in selected)]
+    shrunk_kernels: dict[int, Tensor] = {}
     try:
         with at_inference(model):
-            plans = [_Plan.of(*each, bound, bake, shrunk) for each in asked]
+            plans = [_Plan.of(*tensor, bound, bake, shrunk_kernels) for tensor in selected]
         for plan in plans:
             plan.write()
         with at_inference(model):
             for plan in plans:
                 plan.check()
     except BaseException:
-        for saved in before:
+        for saved in saved_modules:
             saved.restore()
         raise
     return [plan.label for plan in plans]
 
 
-def _constrained(prefix: str, module: nn.Module, bound: float | None) -> list[str]:
-    """Names of a module's tensors that are to be certified."""
+def _tensors_to_shrink(prefix: str, module: nn.Module, bound: float | None) -> list[str]:
+    """Names of a module's own tensors that `rescale_` shrinks."""
     if "parametrizations" in prefix.split("."):
         return []
-    ours = [
-        name
-        for name in getattr(module, "parametrizations", {})
-        if any(parametrisations(module, name, kind) for kind in (SpectralNorm, GramRescaling))
-    ]
+    constrained = []
+    for name in getattr(module, "parametrizations", {}):
+        if any(parametrisations(module, name, kind) for kind in (SpectralNorm, GramRescaling)):
+            constrained.append(name)
     if bound is not None and is_layer(module):
-        return list(dict.fromkeys(["weight", *ours]))
-    return ours
+        return list(dict.fromkeys(["weight", *constrained]))
+    return constrained
 
 
 @dataclass
 class _Plan:
-    """One kernel to be written, which was proven already."""
+    """A kernel with a proven norm, and the tensor to which it will be written.
+
+    Parameters
+    ----------
+    label : str
+        Name of the layer, or of the tensor if that is not a layer's weight.
+    module : Module
+        The module with the tensor.
+    name : str
+        Name of the tensor in the module.
+    kernel : Tensor
+    bound : float
+    is_layer : bool
+        Whether the tensor is the weight of a convolution or linear layer; else its norm as a matrix is bounded.
+    geometry : dict
+    """
 
     label: str
     module: nn.Module
@@ -126,59 +139,75 @@ class _Plan:
         name: str,
         bound: float | None,
         bake: bool,
-        shrunk: dict[int, Tensor],
+        shrunk_kernels: dict[int, Tensor],
     ) -> _Plan:
-        """Shrink a kernel; nothing of the module is changed."""
+        """Shrink a kernel, without changing the module.
+
+        Parameters
+        ----------
+        prefix : str
+            Name of the module.
+        name : str
+            Name of the tensor.
+        bound, bake
+            As in `rescale_`.
+        shrunk_kernels : dict of int to Tensor
+            Kernels that were shrunk before, by the identity of their parameter; extended.
+        """
         label = f"{prefix}.{name}" if prefix else name
-        norms = parametrisations(module, name, SpectralNorm)
-        others = parametrisations(module, name, GramRescaling)
-        limit = min([x.bound for x in norms] + [1.0 for _ in others]) if bound is None else bound
-        layer = is_layer(module) and name == "weight"
+        spectral_norms = parametrisations(module, name, SpectralNorm)
+        if bound is None:
+            # A Gram rescaling has the bound 1.
+            gram_rescalings = parametrisations(module, name, GramRescaling)
+            bound = min([x.bound for x in spectral_norms] + [1.0 for _ in gram_rescalings])
+        is_layers_weight = is_layer(module) and name == "weight"
         try:
             _check_writable(module, name, bake)
-            # Sizes that the stride does not divide count too.
-            geometry = at_every_size(geometry_of(module)) if layer else {}
-            if layer and not computed(module):
+            # Also at sizes that the stride does not divide.
+            geometry = at_every_size(geometry_of(module)) if is_layers_weight else {}
+            if is_layers_weight and not computed(module):
                 check_used(module)
-            weight = weight_of(module) if layer else getattr(module, name)
+            parameter = weight_of(module) if is_layers_weight else getattr(module, name)
         except SpecnormError as error:
             raise type(error)(f"{label}: {error}") from error
-        given = weight
-        # Two layers may share it: then it is shrunk for both.
-        weight = shrunk.get(id(given), weight).detach()
-        rows = [x.dim for x in norms if x.dim is not None]
-        if rows:
-            matrix = specnorm.rescale(weight.movedim(rows[0], 0).flatten(1), limit)
-            kernel = matrix.reshape(weight.movedim(rows[0], 0).shape).movedim(0, rows[0])
+        # A parameter that several layers share is shrunk for one after another.
+        weight = shrunk_kernels.get(id(parameter), parameter).detach()
+        row_axes = [x.dim for x in spectral_norms if x.dim is not None]
+        if row_axes:
+            rows_first = weight.movedim(row_axes[0], 0)
+            matrix = specnorm.rescale(rows_first.flatten(1), bound)
+            kernel = matrix.reshape(rows_first.shape).movedim(0, row_axes[0])
         else:
-            kernel = specnorm.rescale(weight, limit, **geometry)
-        if isinstance(given, nn.Parameter):
-            shrunk[id(given)] = kernel
-        return cls(prefix if layer else label, module, name, kernel, limit, layer, geometry)
+            kernel = specnorm.rescale(weight, bound, **geometry)
+        if isinstance(parameter, nn.Parameter):
+            shrunk_kernels[id(parameter)] = kernel
+        return cls(prefix if is_layers_weight else label, module, name, kernel, bound, is_layers_weight, geometry)
 
     @torch.no_grad()
     def write(self) -> None:
-        """Make the tensor a plain parameter, and store the kernel."""
+        """Replace the tensor by a plain parameter with the kernel."""
         if self.name in computed(self.module):
             bake_tensor(self.module, self.name)
         stored = getattr(self.module, self.name)
         try:
             with torch.inference_mode(stored.is_inference()), torch.no_grad():
                 stored.copy_(self.kernel)
-        except RuntimeError as error:  # expanded
-            first = str(error).partition(". ")[0]
+        except RuntimeError as error:
+            # For example an expanded tensor.
+            reason = str(error).partition(". ")[0].rstrip(".")
             raise MethodError(
-                f"{self.label}: {self.name} of {name_of(self.module)} cannot be written to: {first.rstrip('.')}. "
+                f"{self.label}: {self.name} of {name_of(self.module)} cannot be written to: {reason}. "
                 "Everything is as it was."
             ) from error
 
     def check(self) -> None:
-        """Compare the kernel that is used now with the proven one."""
-        used = check_used(self.module) if self.is_layer else getattr(self.module, self.name)
-        if torch.equal(used, self.kernel):
+        """Compare the kernel that the module uses now with the proven one."""
+        kernel_in_use = check_used(self.module) if self.is_layer else getattr(self.module, self.name)
+        if torch.equal(kernel_in_use, self.kernel):
             return
-        # Of a shared weight, which was shrunk for another layer as well.
-        if not (self.is_layer and specnorm.certify(used, self.bound, **self.geometry)):
+        # If a shared weight was shrunk for another layer afterwards, the kernel is another one: prove its norm.
+        is_proven = self.is_layer and specnorm.certify(kernel_in_use, self.bound, **self.geometry)
+        if not is_proven:
             raise MethodError(
                 f"{self.label}: {name_of(self.module)} does not use the kernel that was written to it. Everything "
                 "is as it was."
@@ -186,19 +215,20 @@ class _Plan:
 
 
 def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
-    """Refuse a tensor that the next forward would compute anew."""
-    how = computed(module).get(name)
-    if how == "a parametrisation":
-        every: Any = module.parametrizations
-        if bake or all(isinstance(x, SpectralNorm | GramRescaling) for x in every[name]):
+    """Refuse a tensor that the next forward would compute again."""
+    maker = computed(module).get(name)
+    if maker == "a parametrisation":
+        all_parametrisations: Any = module.parametrizations
+        are_ours = all(isinstance(x, SpectralNorm | GramRescaling) for x in all_parametrisations[name])
+        if bake or are_ours:
             return
-        how = "a parametrisation of another kind"
-    if how is not None and not bake:
+        maker = "a parametrisation of another kind"
+    if maker is not None and not bake:
         raise MethodError(
-            f"its {name} is computed by {how} before each call, so that it cannot be set: call "
+            f"its {name} is computed by {maker} before each call, so that it cannot be set: call "
             "specnorm_torch.bake_(model) first, or give bake=True."
         )
-    if how is None and module._parameters.get(name) is None:
+    if maker is None and module._parameters.get(name) is None:
         raise MethodError(
             f"{name} of {name_of(module)} is no parameter but computed, so that it cannot be set. Put a plain "
             "layer with the kernel that it computes in its place."

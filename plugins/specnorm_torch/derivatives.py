@@ -1,4 +1,4 @@
-"""Gradients of first order: what attaches a pullback, and what raises where it would be differentiated again."""
+"""Autograd functions with first derivatives only: they add a pullback or gradient, and refuse second derivatives."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _FIRST_ORDER = (
 
 
 def refuse_second_derivatives() -> None:
-    """Refuse nested torch.func differentiations, for compilers: there the guard below would be traced through."""
+    """Raise an error inside of nested ``torch.func`` transforms; for compiled code, which ignores `_Guard`."""
     if _derivative_levels() > 1:
         raise SecondDerivativeError(_FIRST_ORDER)
 
 
 def _derivative_levels() -> int:
-    """Return the number of torch.func differentiations that are active: each wraps a new tensor, vmap does not.
+    """Return the number of active ``torch.func`` differentiations: each wraps a new tensor, and ``vmap`` does not.
 
-    Without the count a compiled gradient of a gradient is 0, and no error (torch 2.13).
+    Without this check, a compiled gradient of a gradient would be 0 instead of an error (torch 2.13).
     """
     levels = 0
     tensor = torch.zeros((), device="cpu")
@@ -38,13 +38,26 @@ def _derivative_levels() -> int:
     return levels
 
 
-# Dynamo runs it while tracing: it inlines the guard below inside torch.func transformations and would drop it.
-# `torch.compiler.assume_constant_result` sets the same, and imports torch._dynamo, which takes as long as torch.
+# Dynamo reads this mark: it calls the function while tracing. `torch.compiler.assume_constant_result` sets the same
+# mark, but imports torch._dynamo, which takes as long as importing torch.
 _derivative_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-class _Underivable(Function):
-    """Identity on a value that was computed of an input without a derivative."""
+def first_order(kernels: Tensor) -> Tensor:
+    """Return kernels that can be differentiated only once: a second derivative raises an error.
+
+    If Dynamo traces a Function, the saved tensors have no graph, and the second derivative misses a term with
+    ``torch.compile(backend="eager")`` (torch 2.13). So compiled code takes an operator, which is not traced. Inside of
+    ``torch.func`` differentiations `refuse_second_derivatives` raises the error.
+    """
+    is_compiled = torch.compiler.is_compiling() and _derivative_levels() == 0
+    identity: Any = _first_order if is_compiled else _FirstOrder.apply
+    kernels_once: Tensor = identity(kernels)
+    return kernels_once
+
+
+class _WithoutDerivative(Function):
+    """Identity on a value that was computed from x; its derivative raises a `MethodError`."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, _x: Tensor, reason: str) -> Tensor:
@@ -56,8 +69,8 @@ class _Underivable(Function):
         raise MethodError(ctx.reason)
 
 
-class _Attach(Function):
-    """Identity on the value, whose backward is the program's pullback."""
+class _WithPullback(Function):
+    """Identity on a value, with a program's pullback as derivative with respect to the kernels."""
 
     generate_vmap_rule = True
 
@@ -68,7 +81,8 @@ class _Attach(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
         kernels, _, key, *residuals = inputs
-        ctx.program = program(key)  # kept alive by the graph
+        # The reference from the graph keeps the program alive.
+        ctx.program = program(key)
         ctx.save_for_backward(kernels, *residuals)
 
     @staticmethod
@@ -78,8 +92,8 @@ class _Attach(Function):
         return (_guarded(gradient, kernels), None, None, *(None for _ in residuals))
 
 
-class _Attached(Function):
-    """Identity on values (n,), whose gradients with respect to the kernels are given."""
+class _WithGradient(Function):
+    """Identity on values (n,), with given gradients (n, *shape) as derivatives with respect to the kernels."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -89,13 +103,16 @@ class _Attached(Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         kernels, gradient = ctx.saved_tensors
-        slope = gradient * cotangent.reshape(*cotangent.shape, *(1 for _ in gradient.shape[cotangent.ndim :]))
-        slope = slope.to(kernels.dtype)
-        return _if_asked(slope, kernels), None, None
+        axes_of_a_kernel = [1 for _ in gradient.shape[cotangent.ndim :]]
+        weighted_gradient = gradient * cotangent.reshape(*cotangent.shape, *axes_of_a_kernel)
+        return _guarded_if_needed(weighted_gradient.to(kernels.dtype), kernels), None, None
 
 
 class _Scaled(Function):
-    """``f(value(K)) K``: three passes over the kernel where the product rule's own graph takes six."""
+    """The product ``f(value(K)) K`` and its derivative, in three passes over the kernel; autograd would take six.
+
+    ``factor`` is f, ``slope`` its derivative with respect to the value, and ``gradient`` that of the value.
+    """
 
     @staticmethod
     def forward(
@@ -113,12 +130,12 @@ class _Scaled(Function):
         kernels, factor, slope, gradient = ctx.saved_tensors
         cotangent = cotangent.to(gradient.dtype)
         inner = torch.dot(cotangent.reshape(-1), kernels.to(gradient.dtype).reshape(-1))
-        found = (cotangent * factor).addcmul_(gradient, slope * inner).to(kernels.dtype)
-        return _if_asked(found, kernels), None, None, None
+        kernel_gradient = (cotangent * factor).addcmul_(gradient, slope * inner).to(kernels.dtype)
+        return _guarded_if_needed(kernel_gradient, kernels), None, None, None
 
 
 class _FirstOrder(Function):
-    """Identity on the kernels, differentiable once."""
+    """Identity on kernels; differentiating twice raises a `SecondDerivativeError`."""
 
     generate_vmap_rule = True
 
@@ -132,14 +149,14 @@ class _FirstOrder(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # The kernels stay in the graph of the gradient, so that a second derivative passes through the guard.
+        # The guard depends on the kernels, so that a second derivative with respect to them passes through it.
         guard: Any = _guard if torch.compiler.is_compiling() else _guarded
         guarded: Tensor = guard(gradient, ctx.saved_tensors[0])
         return guarded
 
 
 class _Guard(Function):
-    """Identity on a gradient; differentiating it again raises instead of dropping a term."""
+    """Identity on a gradient; differentiating it with respect to the kernels raises a `SecondDerivativeError`."""
 
     generate_vmap_rule = True
 
@@ -159,26 +176,24 @@ class _Guard(Function):
 _guarded: Callable[[Tensor, Tensor], Tensor] = _Guard.apply
 
 
-def _if_asked(gradient: Tensor, kernels: Tensor) -> Tensor:
-    """Guarded where a graph of the backward is asked for: only then can it be differentiated."""
+def _guarded_if_needed(gradient: Tensor, kernels: Tensor) -> Tensor:
+    """Guard a gradient in a backward with ``create_graph=True``; others cannot be differentiated."""
     return _guarded(gradient, kernels) if torch.is_grad_enabled() else gradient
 
 
-with_pullback: Callable[..., Tensor] = _Attach.apply
-"""Attach a program's pullback to its value at the kernels: (kernels, value, key, *residuals)."""
-with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _Attached.apply
-"""Attach gradients with respect to kernels (n, *shape) to values (n,): (kernels, value, gradient)."""
+with_pullback: Callable[..., Tensor] = _WithPullback.apply
+"""Called with (kernels, value, key, *residuals): the value, with the program's pullback as derivative."""
+with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _WithGradient.apply
+"""Called with (kernels (n, *shape), values (n,), gradients (n, *shape)): the values, with these derivatives."""
 scaled: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _Scaled.apply
-"""Kernels times a factor of their value, its derivative there, and the value's gradient."""
-first_order: Callable[[Tensor], Tensor] = _FirstOrder.apply
-"""Its argument, differentiable once."""
-without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _Underivable.apply
-"""The first of (value, x, reason); a derivative of it with respect to ``x`` raises."""
+"""Called with (kernels, factor, slope, gradient), see `_Scaled`: the kernels times the factor."""
+without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative.apply
+"""Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""
 
 
 @torch.library.custom_op("specnorm::first_order_only", mutates_args=())
 def _guard(gradient: Tensor, _kernels: Tensor) -> Tensor:
-    """`_Guard` for compiled backwards, where a Function would be traced through and lost."""
+    """`_Guard` as a custom operator, for compiled backwards: Dynamo would trace through a Function and drop it."""
     return gradient.clone()
 
 
@@ -198,3 +213,31 @@ def _guard_vmap(
 
 
 _guard.register_autograd(_Guard.backward)
+
+
+@torch.library.custom_op("specnorm::first_order", mutates_args=())
+def _first_order(kernels: Tensor) -> Tensor:
+    """`_FirstOrder` for compilers."""
+    return kernels.clone()
+
+
+@_first_order.register_fake
+def _first_order_fake(kernels: Tensor) -> Tensor:
+    return torch.empty_like(kernels)
+
+
+@_first_order.register_vmap
+def _first_order_vmap(_info: Any, in_dims: tuple[int, ...], kernels: Tensor) -> tuple[Tensor, int]:
+    return _first_order(kernels), in_dims[0]
+
+
+def _save_kernels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _FirstOrder.setup_context(ctx, inputs, output)
+
+
+def _guarded_backward(ctx: Any, gradient: Tensor) -> Tensor:
+    guarded_gradient: Tensor = _guard(gradient, ctx.saved_tensors[0])
+    return guarded_gradient
+
+
+_first_order.register_autograd(_guarded_backward, setup_context=_save_kernels)

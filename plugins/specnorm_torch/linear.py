@@ -1,4 +1,4 @@
-"""Linear functions of tensors as operators, with their adjoints by autograd."""
+"""Linear operators from linear functions of tensors; the adjoint comes from autograd."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from specnorm.plugin import LinearOperator, Vector
 
 
 def linear_operator(function: Callable[[Tensor], Tensor], x: Tensor) -> LinearOperator:
-    """Take a linear function of a tensor as an operator, for `specnorm.operator_norm`.
+    """Make an operator for `specnorm.operator_norm` from a linear function of a tensor.
 
     Parameters
     ----------
     function : callable
-        From tensors like ``x`` to a tensor; linear. `operator_norm` compares it with its adjoint for a random pair.
+        A linear function from tensors like ``x`` to a tensor. `operator_norm` compares it with its adjoint for a random
+        pair of vectors.
     x : Tensor
-        Of the shape, dtype (real) and device that the function takes; its values do not count.
+        Any tensor with the shape, real dtype and device that the function takes.
 
     Returns
     -------
@@ -28,7 +29,7 @@ def linear_operator(function: Callable[[Tensor], Tensor], x: Tensor) -> LinearOp
     Raises
     ------
     MethodError
-        If a dtype is not real, or autograd does not follow the function.
+        If a dtype is not real, or autograd cannot differentiate the function.
     """
     zero = torch.zeros_like(x, requires_grad=x.is_floating_point())
     with torch.enable_grad():
@@ -50,11 +51,11 @@ def linear_operator(function: Callable[[Tensor], Tensor], x: Tensor) -> LinearOp
 
 
 def _tensor(v: Vector, like: Tensor) -> Tensor:
-    """Return a vector as a tensor of the shape, dtype and device of another one."""
+    """Convert a vector to a tensor with the shape, dtype and device of another one."""
     return torch.from_numpy(v).to(like.device, like.dtype).reshape(like.shape)
 
 
 def _vector(x: Tensor) -> Vector:
-    """Return a tensor as a vector in float64."""
+    """Convert a tensor to a float64 NumPy vector."""
     vector: Vector = x.reshape(-1).to("cpu", torch.float64).numpy()
     return vector

@@ -1,4 +1,4 @@
-"""Read torch's modules: their layers, kernels and geometry, in specnorm's words. Other packages read models by it."""
+"""Read layers, kernels and geometry of torch modules. Other packages of specnorm read models by these functions."""
 
 from __future__ import annotations
 
@@ -25,51 +25,51 @@ __all__ = [
 
 _Hooks: TypeAlias = WeightNorm | OldSpectralNorm | prune.BasePruningMethod
 Select: TypeAlias = Callable[[str, nn.Module], bool]
-"""Told a layer's name and the layer: whether it counts."""
+"""A function of a layer's name and the layer, which returns whether to include it."""
 
 
 def name_of(module: nn.Module) -> str:
-    """Return the name of a module's class, as its author gave it."""
+    """Return the name of a module's class, before parametrisations replaced the class."""
     return str(parametrize.type_before_parametrizations(module).__name__)
 
 
 def version_of(x: Tensor) -> int:
-    """Return how often a tensor was changed in place; 0 for those of the inference mode."""
+    """Return how often a tensor was changed in place; 0 for tensors of the inference mode, which do not count it."""
     return 0 if x.is_inference() else x._version
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Return whether a module is a convolution, a transposed one or a linear layer, of a class derived from torch's."""
+    """Return whether a module's class derives from torch's convolutions, transposed convolutions or linear layers."""
     return isinstance(module, (_ConvNd, nn.Linear))
 
 
 _LAYERS: tuple[Any, ...] = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear
 )  # fmt: skip
-_COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__")
-"""Methods of a layer that say which map it computes."""
+_COMPUTING_METHODS = ("forward", "_conv_forward", "_output_padding", "__call__")
+"""Methods of torch's layers that decide what a layer computes."""
 
 
 def computes_as_torch(module: nn.Module) -> bool:
-    """Return whether a layer's forward is torch's own, so that its attributes say what it computes; hooks count not."""
-    for kind in _LAYERS:
-        if isinstance(module, kind):
-            methods = [name for name in _COMPUTING if hasattr(kind, name)]
-            return all(_has_method_of(module, kind, name) for name in methods)
+    """Return whether a layer has torch's forward: its attributes then determine what it computes (hooks aside)."""
+    for cls in _LAYERS:
+        if isinstance(module, cls):
+            methods = [name for name in _COMPUTING_METHODS if hasattr(cls, name)]
+            return all(_has_method_of(module, cls, name) for name in methods)
     return False
 
 
-def _has_method_of(module: nn.Module, kind: type, name: str) -> bool:
-    """Return whether a module has a method of a class, which neither its own class nor itself replaces."""
-    is_inherited = getattr(type(module), name) is getattr(kind, name)
+def _has_method_of(module: nn.Module, cls: type, name: str) -> bool:
+    """Return whether a module has the method of a class: no subclass and no attribute of the module replaces it."""
+    is_inherited = getattr(type(module), name) is getattr(cls, name)
     return is_inherited and name not in vars(module)
 
 
 @torch.no_grad()
 def computes_with(layer: nn.Module, x: Tensor) -> Tensor | None:
-    """Return a layer's kernel if the layer, with its hooks, computes what torch's forward does: bit for bit, at x.
+    """Return the kernel of a layer if, at the input x, the layer with its hooks computes what torch's forward does.
 
-    None: it computes something else, or its kernel moves from call to call.
+    The outputs are compared bit for bit. None: the layer computes something else, or changes its kernel or its input.
     """
     if not computes_as_torch(layer):
         return None
@@ -80,13 +80,13 @@ def computes_with(layer: nn.Module, x: Tensor) -> Tensor | None:
         expected: Any = type(layer).forward(layer, x)
     if not isinstance(output, Tensor) or output.dtype != expected.dtype:
         return None
-    is_same = torch.equal(output, expected)
-    is_still = torch.equal(argument, x) and torch.equal(weight, weight_of(layer))
-    return weight if is_same and is_still else None
+    is_output_equal = torch.equal(output, expected)
+    is_unchanged = torch.equal(argument, x) and torch.equal(weight, weight_of(layer))
+    return weight if is_output_equal and is_unchanged else None
 
 
 def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Geometry keywords of a layer, read from its own attributes.
+    """Return the geometry keywords of a layer, from its attributes.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     Returns
     -------
     dict
-        For any function of `specnorm` that takes ``**geometry``.
+        Keywords for functions of `specnorm` that take ``**geometry``.
 
     Raises
     ------
@@ -125,15 +125,17 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
             "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
         )
     geometry: dict[str, Any] = {
-        "stride": tuple(module.stride), "dilation": tuple(module.dilation), "groups": module.groups,
+        "stride": tuple(module.stride),
+        "dilation": tuple(module.dilation),
+        "groups": module.groups,
         "padding_mode": module.padding_mode,
-    }  # fmt: skip
+    }
     axes = len(module.kernel_size)
     padding: Any = module.padding
     if isinstance(module, _ConvTransposeNd):
-        # More output on one side is less cropping; it cannot matter over all sizes.
+        # output_padding means less cropping behind. It does not change the supremum over all sizes.
         extra = (0,) * axes if input_shape is None else tuple(module.output_padding)
-        crops = crop([(p, p - more) for p, more in zip(padding, extra, strict=True)])
+        crops = crop([(p, p - e) for p, e in zip(padding, extra, strict=True)])
         geometry |= {"transposed": True, "padding": crops}
     elif padding == "valid":
         geometry["padding"] = [(0, 0)] * axes
@@ -147,7 +149,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
 
 
 def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Refuse negative cropping of a transposed convolution: ``padding``, and ``padding - output_padding`` behind."""
+    """Return what a transposed layer crops: ``padding`` and ``padding - output_padding``; refuse negative ones."""
     if any(after < 0 for _, after in pairs):
         raise GeometryError(
             f"output_padding={tuple(p - q for p, q in pairs)} exceeds padding={tuple(p for p, _ in pairs)}: rows of "
@@ -158,17 +160,17 @@ def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[str, nn.Module]]:
-    """Give names and layers of a model in its order, a shared layer once, without the insides of parametrisations."""
+    """Yield names and layers of a model, in its order; a shared layer once, and none inside of parametrisations."""
     for name, module in model.named_modules():
-        is_inside = "parametrizations" in name.split(".")
-        if not is_layer(module) or is_inside:
+        is_inside_of_parametrisation = "parametrizations" in name.split(".")
+        if not is_layer(module) or is_inside_of_parametrisation:
             continue
         if select is None or select(name, module):
             yield name, module
 
 
 def computed(module: nn.Module) -> dict[str, str]:
-    """Return the names of a module's tensors that are computed before each call, each with what computes it."""
+    """Return the names of a module's tensors that are computed before each call, and what computes them, in words."""
     makers = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
@@ -181,27 +183,30 @@ def computed(module: nn.Module) -> dict[str, str]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Return whether hooks see what goes into a module or comes out of it, besides those of `computed`."""
+    """Return whether a module has hooks on its input or output, besides those of `computed`."""
     return bool(module._forward_hooks) or not all(isinstance(x, _Hooks) for x in module._forward_pre_hooks.values())
 
 
 @contextlib.contextmanager
 def at_inference(model: nn.Module) -> Iterator[None]:
-    """Put a model in ``eval()``, without gradients; modes, tensors and attributes are as before afterwards."""
+    """Context manager with the model in ``eval()`` and without gradients; it restores modes, tensors and attributes."""
     modes = {module: module.training for module in model.modules()}
-    # Parameters, too: some models merge them in `eval()`, or set them at their first call.
+    # Parameters are restored too: some models merge them in `eval()`, or set them at their first call.
     tensors = [(x, x.detach().clone()) for x in (*model.parameters(), *model.buffers()) if not is_lazy(x)]
-    # What hooks compute lies in attributes (old-style weight normalisation), and what a first call makes.
-    kept = [(held, dict(held)) for module in modes for held in (vars(module), module._parameters, module._buffers)]
+    # Old-style hooks store what they compute in attributes. A first call may add attributes, parameters or buffers.
+    saved_tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for module in modes:
+        tables: list[Any] = [vars(module), module._parameters, module._buffers]
+        saved_tables += [(table, dict(table)) for table in tables]
     try:
         model.eval()
         with torch.no_grad():
             yield
     finally:
-        for held, before in kept:
-            for name in held.keys() - before.keys():
-                del held[name]
-            held.update(before)
+        for table, content in saved_tables:
+            for name in table.keys() - content.keys():
+                del table[name]
+            table.update(content)
         for x, values in tensors:
             if not (x.is_meta or torch.equal(x, values)):
                 with torch.no_grad():
@@ -211,7 +216,7 @@ def at_inference(model: nn.Module) -> Iterator[None]:
 
 
 def check_used(module: nn.Module) -> Tensor:
-    """Return the kernel that a layer uses; refuse a layer that does not use its weight as it stands."""
+    """Return the kernel that a layer uses, tested on a random input; refuse a layer that does not use its weight."""
     if not torch.isfinite(weight_of(module)).all():
         raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
     x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module))
@@ -222,31 +227,33 @@ def check_used(module: nn.Module) -> Tensor:
 
 
 def _input_of(module: Any) -> tuple[int, ...]:
-    """Return the shape of a small input that a layer takes."""
+    """Return the shape of a small input for a layer.
+
+    Its sizes are larger than the padding, for reflection, divisible by the stride, for circular padding, and so large
+    that a transposed layer does not crop all of its output.
+    """
     if isinstance(module, nn.Linear):
         return 1, module.in_features
-    # Reflection needs more pixels than it adds, circular padding sizes that its stride divides, cropping leaves one.
     padding = 2 * max(module._reversed_padding_repeated_twice)
     sizes = []
     for d, k, s in zip(module.dilation, module.kernel_size, module.stride, strict=True):
-        least = max(d * (k - 1) + 1, padding)
-        steps = least // s + 1
-        sizes.append(s * steps)
+        least_size = max(d * (k - 1) + 1, padding)
+        sizes.append(s * (least_size // s + 1))
     return (1, module.in_channels, *sizes)
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Return whether a module holds packed integers."""
+    """Return whether a module has quantised weights, packed as integers."""
     return hasattr(module, "_packed_params") or ".quantized." in type(module).__module__
 
 
 def is_lazy(x: object) -> bool:
-    """Return whether a tensor has no shape yet."""
+    """Return whether a parameter or buffer is uninitialised, and has no shape yet."""
     return isinstance(x, nn.UninitializedParameter | nn.UninitializedBuffer)
 
 
 def check_module(model: object) -> None:
-    """Refuse objects that are no modules, and modules that torch made of others, whose layers are hidden."""
+    """Refuse objects that are not modules, and modules made by torch.jit or torch.export, which hide their layers."""
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
         raise MethodError(
@@ -262,7 +269,7 @@ def check_module(model: object) -> None:
 
 
 def check_values(model: nn.Module, prefix: str = "") -> None:
-    """Refuse a model that a run would initialise, or that cannot run: lazy layers, and the device "meta"."""
+    """Refuse a model with lazy layers, which are initialised by a first call, or with tensors on the device "meta"."""
     for name, x in [*model.named_parameters(prefix), *model.named_buffers(prefix)]:
         _check_values(name, x)
 
@@ -277,13 +284,16 @@ def _check_values(name: str, x: Tensor) -> None:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """Return the kernel that the next call of a layer uses."""
+    """Return the kernel that the next call of a layer will use."""
+    # In eval(), since reading a parametrised weight in training may change the state of the parametrisation.
     modes = {part: part.training for part in module.modules()}
-    for part in modes:  # a parametrisation that moves at each call in training is not moved by reading
+    for part in modes:
         part.training = False
     try:
         for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, _Hooks):  # after loading or a step, what it computed is of before
+            # An old-style hook computes the weight before each call; after loading or a step the stored one is
+            # outdated.
+            if isinstance(hook, _Hooks):
                 hook(module, ())
         weight: Any = module.weight
     finally:
@@ -296,7 +306,7 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def normalised_layers(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Give the names of layers in a Sequential that a batch normalisation follows at once, and its name."""
+    """Yield the names of layers and of the batch normalisations that directly follow them in a ``Sequential``."""
     for name, module in model.named_modules():
         if not isinstance(module, nn.Sequential):
             continue
@@ -307,7 +317,7 @@ def normalised_layers(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def parametrisations(module: nn.Module, name: str, kind: type[nn.Module]) -> list[Any]:
-    """Return the parametrisations of one class on one tensor."""
+    """Return the parametrisations of a class on a tensor of a module."""
     if not parametrize.is_parametrized(module, name):
         return []
     parameters: Any = module.parametrizations

@@ -1,4 +1,4 @@
-"""Norms of a model's layers while it is trained, as numbers for any logger, and callbacks of trainers."""
+"""A monitor of the norms of a model's layers during training, as numbers for any logger, and callbacks for trainers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from specnorm.plugin import (
 from specnorm_torch.modules import at_inference, is_layer, name_of
 
 _NO_LINEAR_MAP = ("Embedding", "Norm")
-"""In names of modules whose parameters with two axes are no linear map of the module's input."""
+"""Parts of the names of modules whose matrices are not linear maps of the module's input."""
 
 
 class NormMonitor(ModelMonitor):
-    """Norms of a model's layers every so many steps, and now and then proven upper bounds.
+    """Reports the norms of a model's layers in every so many steps, and proven upper bounds in some of the reports.
 
-    ``monitor(step)`` returns a dictionary for any logger: `specnorm.plugin.Monitor` says what is in it. The weights are
+    ``monitor(step)`` returns a dictionary for any logger, which `specnorm.plugin.Monitor` describes. The weights are
     those that the model uses in ``eval()``; the model's mode is restored. `lightning`, `transformers` and `keras` make
     callbacks.
 
@@ -38,7 +38,7 @@ class NormMonitor(ModelMonitor):
     every : int, default 100
         Number of steps between two reports.
     select : callable, optional
-        ``select(name, layer)`` says whether a layer counts. None: every layer does.
+        ``select(name, layer)`` returns whether to measure a layer. None: all layers are measured.
     upper, budget
         See `specnorm.plugin.Monitor`.
     """
@@ -46,16 +46,21 @@ class NormMonitor(ModelMonitor):
     def read(self) -> Reading:
         """Return the layers of the model in ``eval()``, with copies of their weights."""
         with at_inference(self.model):
-            found = keras_reading(self.model, self.select) if is_keras_layer(self.model) else self._read_torch()
-            copies = {name: _copy(layer) for name, layer in found.layers.items()}
-        return Reading(copies, found.left_out)
+            if is_keras_layer(self.model):
+                reading = keras_reading(self.model, self.select)
+            else:
+                reading = self._read_torch()
+            copies = {name: _copy(layer) for name, layer in reading.layers.items()}
+        return Reading(copies, reading.left_out)
 
     def _read_torch(self) -> Reading:
+        """Return the layers of a torch model."""
         layers: dict[str, LayerKernel] = {}
         left_out: dict[str, str] = {}
         for name, module in self.model.named_modules():
-            inside = "parametrizations" in name.split(".")
-            if inside or not (self.select is None or self.select(name, module)):
+            is_inside_of_parametrisation = "parametrizations" in name.split(".")
+            is_selected = self.select is None or self.select(name, module)
+            if is_inside_of_parametrisation or not is_selected:
                 continue
             kind = name_of(module)
             if is_layer(module):
@@ -68,8 +73,13 @@ class NormMonitor(ModelMonitor):
         return Reading(layers, left_out)
 
     def lightning(self) -> Any:
-        """Make a Lightning callback, which calls ``log_dict`` of the module."""
-        base = _first("lightning.pytorch", "pytorch_lightning").Callback
+        """Make a Lightning callback, which calls the module's ``log_dict``.
+
+        Lightning counts steps of optimisers: none in a batch whose gradients are accumulated, two where two optimisers
+        step. There is one report for each ``every`` steps, after the batch that completes them.
+        """
+        base = _first_installed("lightning.pytorch", "pytorch_lightning").Callback
+        reports_before: int | None = None
 
         def on_train_batch_end(
             _: Any,
@@ -78,14 +88,18 @@ class NormMonitor(ModelMonitor):
             *_arguments: Any,
             **_keywords: Any,
         ) -> None:
-            if values := self(trainer.global_step):
-                module.log_dict(values)
+            nonlocal reports_before
+            # A run that is resumed begins behind its first step.
+            before = max(trainer.global_step - 1, 0) // self.every if reports_before is None else reports_before
+            reports_before = trainer.global_step // self.every
+            if reports_before > before:
+                module.log_dict(self.norms())
 
         return type("NormMonitorCallback", (base,), {"on_train_batch_end": on_train_batch_end})()
 
     def transformers(self, log: Callable[[dict[str, float]], object]) -> Any:
-        """Make a callback of Transformers: ``trainer.add_callback(monitor.transformers(trainer.log))``."""
-        base = _first("transformers").TrainerCallback
+        """Make a Transformers callback: ``trainer.add_callback(monitor.transformers(trainer.log))``."""
+        base = _first_installed("transformers").TrainerCallback
 
         def on_step_end(
             _self: Any,
@@ -100,11 +114,12 @@ class NormMonitor(ModelMonitor):
         return type("NormMonitorCallback", (base,), {"on_step_end": on_step_end})()
 
     def keras(self) -> Any:
-        """Make a callback of Keras 3: the last report joins the logs of each epoch."""
-        return keras_callback(self, _first("keras").callbacks.Callback)
+        """Make a Keras 3 callback that adds the last report to the logs of each epoch."""
+        return keras_callback(self, _first_installed("keras").callbacks.Callback)
 
 
-def _first(*names: str) -> Any:
+def _first_installed(*names: str) -> Any:
+    """Import the first of some packages that is installed."""
     for name in names:
         try:
             return importlib.import_module(name)
@@ -114,11 +129,13 @@ def _first(*names: str) -> Any:
 
 
 def _holds_a_matrix(module: nn.Module) -> bool:
-    """Whether parameters of a module itself may be a linear map."""
+    """Whether a module, not a submodule, has a parameter with two axes or more, which may be a linear map."""
     return any(x.ndim > 1 for x in module.parameters(recurse=False))
 
 
 def _copy(layer: LayerKernel) -> LayerKernel:
-    """A layer with a kernel of its own: some models merge their weights in ``eval()``, in place."""
-    # What a plugin computes of several weights is in NumPy.
-    return LayerKernel(layer.kernel.clone() if isinstance(layer.kernel, Tensor) else layer.kernel, layer.geometry)
+    """A layer with a copy of its kernel, since some models change their weights in place when they leave ``eval()``."""
+    if not isinstance(layer.kernel, Tensor):
+        # A NumPy array, computed from several weights.
+        return LayerKernel(layer.kernel, layer.geometry)
+    return LayerKernel(layer.kernel.clone(), layer.geometry)

@@ -1,4 +1,4 @@
-"""Custom operators of torch: a program is one opaque node of a graph. The node holds the program's key."""
+"""Custom torch operators that run programs: each call is one node of a compiled graph, with the program's key."""
 
 from __future__ import annotations
 
@@ -22,10 +22,20 @@ def run(
     need: str,
     backend: TorchArrays = ARRAYS,
 ) -> tuple[list[Tensor], Ran]:
-    """Run a program for kernels (*batch, *shape).
+    """Run a program on kernels (*batch, *shape).
 
-    Returns its value, its statistics and what ``need`` asks for ("value": nothing, "residuals", "jacobian"), as copies;
-    and everything that it computed.
+    Parameters
+    ----------
+    key : str
+        The program's key.
+    need : {"value", "residuals", "jacobian"}
+        What to return besides value and statistics: nothing, the residuals, or the derivative of each value.
+
+    Returns
+    -------
+    outputs : list of Tensor
+        The value, the statistics, and the residuals or the Jacobian; copies.
+    ran : Ran
     """
     plan = program(key)
     ran = plan.forward(kernels, backend=backend, differentiated=need != "value")
@@ -34,8 +44,8 @@ def run(
         outputs += ran.residuals
     if need == "jacobian":
         outputs.append(_jacobian(plan, ran, backend))
-    # An operator may not return its input, a view of it, or one tensor twice; and where NumPy computes, strides are
-    # other ones than those that the fake run foretells.
+    # An operator must not return its input, a view of it, or one tensor twice. Its strides must be those that the fake
+    # run inferred, which NumPy's results do not have.
     return [x.clone(memory_format=torch.contiguous_format) for x in outputs], ran
 
 
@@ -68,19 +78,20 @@ def _jacobian(plan: Program, ran: Ran, backend: TorchArrays) -> Tensor:
 
 
 def evaluated(kernels: Tensor, key: str, need: str) -> list[Tensor]:
-    """Run a program, and return what `run` returns first."""
+    """Run a program, and return the outputs of `run`."""
     outputs, _ = run(kernels, key, need)
     return outputs
 
 
 evaluate = torch.library.custom_op("specnorm::evaluate", evaluated, mutates_args=())
-"""`evaluated` as an operator, whose call takes a tenth of a millisecond."""
+"""`evaluated` as a custom operator; a call costs a tenth of a millisecond more."""
 
 
 @evaluate.register_fake
 def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
-    """Return shapes and dtypes, by running the program once with its loops cut to a single round."""
-    keep(key)  # the graph that is traced here carries the key alone
+    """Infer shapes and dtypes, by running the program on fake tensors with one round of each loop."""
+    # The graph that is being traced contains only the key.
+    keep(key)
     outputs, _ = run(kernels, key, need, SHAPES)
     return [torch.empty_like(x) for x in outputs]
 
@@ -93,27 +104,31 @@ def _evaluate_vmap(
     key: str,
     need: str,
 ) -> tuple[list[Tensor], list[int]]:
-    """Batch through the operator's own leading axes; residuals have them flattened into one."""
+    """Run the operator on a batch, as one more leading axis.
+
+    The residuals of a program have all leading axes flattened into one, which is split again here.
+    """
     kernels = kernels.movedim(in_dims[0], 0)
     count = kernels.shape[0]
     outputs = evaluate(kernels, key, need)
     if need == "residuals":
-        first = 1 + len(program(key).method.stats)  # behind the value and the statistics
-        residuals = outputs[first:]
-        outputs[first:] = [x.reshape(count, -1, *x.shape[1:]) for x in residuals]
+        # The value and the statistics come first.
+        first_residual = 1 + len(program(key).method.stats)
+        residuals = outputs[first_residual:]
+        outputs[first_residual:] = [x.reshape(count, -1, *x.shape[1:]) for x in residuals]
     return outputs, [0] * len(outputs)
 
 
 @torch.library.custom_op("specnorm::step", mutates_args=())
 def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: Tensor) -> list[Tensor]:
-    """Return value, gradient and next state of a program for kernels (*batch, *shape).
+    """Take a training step of a program: value, gradient and new state for kernels (*batch, *shape).
 
-    The sweeps are an integer in a tensor on the host, so that a compiled graph can count its passes.
+    The number of sweeps is a tensor on the host, so that a compiled graph can count its passes.
     """
     plan = cast("SteppedProgram", program(key))
-    value, gradient, after = plan.step(kernels, tuple(state), sweeps=int(sweeps), backend=ARRAYS)
-    # An operator may not return an input or a view of one: without sweeps the state stays as it is.
-    return [value.clone(), gradient.clone(), *(x.clone() for x in after)]
+    value, gradient, new_state = plan.step(kernels, tuple(state), sweeps=int(sweeps), backend=ARRAYS)
+    # Copies, since an operator must not return its input: without sweeps the new state is the given one.
+    return [value.clone(), gradient.clone(), *(x.clone() for x in new_state)]
 
 
 @step.register_fake
@@ -135,7 +150,7 @@ def _step_vmap(
     key: str,
     sweeps: Tensor,
 ) -> tuple[list[Tensor], list[int]]:
-    """Batch through the operator's own leading axes; a state that all kernels share is repeated."""
+    """Run the operator on a batch, as one more leading axis; a state that all kernels share is repeated."""
 
     def batched(x: Tensor, axis: int | None) -> Tensor:
         return x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)

@@ -1,4 +1,4 @@
-"""A penalty on how far a model's layers are from isometries."""
+"""A penalty on the distance of a model's layers from isometries."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from specnorm.methods import Isometry, Kind
 from specnorm_torch.modules import Select, geometry_of, layers_of, weight_of
 
 Form = Literal["lags", "bound"]
-_OF_THE_KERNEL = ("stride", "dilation", "groups", "transposed")
-"""Geometry that says which convolution a layer makes; padding, which no isometry has, is left out."""
+_CONVOLUTION_WORDS = ("stride", "dilation", "groups", "transposed")
+"""Geometry keywords that affect a layer's convolution. Padding is left out: with padding no layer is an isometry."""
 
 
 class OrthogonalityPenalty(nn.Module):
-    """Sum over a model's layers of how far each is from an isometry: of its convolution, whatever the padding.
+    """Sum over a model's layers of the distance of each layer's circular convolution from an isometry.
 
-    A layer with fewer outputs than inputs is held to have an isometry for its adjoint. There is no state.
+    If a layer has fewer outputs than inputs, the distance is that of its adjoint. There is no state.
 
     Parameters
     ----------
     model : Module
-        Not a submodule of the penalty: referred to.
+        It does not become a submodule of the penalty.
     select : callable, optional
-        ``select(name, layer)``: whether a layer counts; None: every convolution and linear layer.
+        ``select(name, layer)`` returns whether to include a layer; None: all convolutions and linear layers.
     form : {"lags", "bound"}, default "lags"
-        The sum of the squares of the lags of ``K*K - s**2 I``, L_orth as published (Wang et al., CVPR 2020); or the
-        proven eps of `specnorm.isometry_bound`, at any step an upper bound of what remains.
+        "lags": the sum of the squares of the lags of ``K*K - s**2 I``, which is L_orth of Wang et al., CVPR 2020.
+        "bound": the proven eps of `specnorm.isometry_bound`.
     scale : float, "best" or None, default None
-        s; None: 1. "best": of each layer its own, whose square is the mean of its squared singular values.
+        s; None: 1. "best": for each layer, the s whose square is the mean of its squared singular values.
 
     Raises
     ------
     MethodError
-        If no layer is selected, or ``form`` or ``scale`` is none of these.
+        If no layer is selected, or ``form`` or ``scale`` is not one of these.
 
     Examples
     --------
@@ -62,16 +62,16 @@ class OrthogonalityPenalty(nn.Module):
         if not layers:
             raise MethodError("the model has no convolution or linear layer that is selected.")
         self.method = Isometry(scale=scale, form=form)
-        # A dictionary of modules is not registered: the model's parameters stay the model's.
+        # Modules in a dictionary do not become submodules, so the penalty has no parameters.
         self._layers = layers
-        self._geometries: dict[str, dict[str, Any]] = {
-            name: {key: x for key, x in geometry_of(layer).items() if key in _OF_THE_KERNEL}
-            for name, layer in layers.items()
-        }
+        self._geometries: dict[str, dict[str, Any]] = {}
+        for name, layer in layers.items():
+            geometry = geometry_of(layer)
+            self._geometries[name] = {word: x for word, x in geometry.items() if word in _CONVOLUTION_WORDS}
 
     @property
     def kind(self) -> Kind:
-        """What each layer's value promises: "upper" for the bound, of the isometry defect; "estimate" for the lags."""
+        """The kind of each layer's value: "upper" for the form "bound", else "estimate"."""
         return "upper" if self.method.form == "bound" else "estimate"
 
     def forward(self) -> Tensor:
@@ -80,12 +80,12 @@ class OrthogonalityPenalty(nn.Module):
         return torch.stack([x.to(values[0]) for x in values]).sum()
 
     def values(self) -> dict[str, Tensor]:
-        """Values of the layers by name, differentiable."""
+        """Return the distances of the layers by name, differentiable."""
         return {
             name: measure(weight_of(layer), self.method, **self._geometries[name]).value
             for name, layer in self._layers.items()
         }
 
     def extra_repr(self) -> str:
-        """What is summed."""
+        """Return the number of layers and the parameters, for ``repr``."""
         return f"{len(self._layers)} layers, form={self.method.form!r}, scale={self.method.scale!r}"

@@ -17,86 +17,97 @@ from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_la
 
 Form = Literal["sum", "log", "hinge"]
 _SYMBOL_NORM = SymbolNorm()
-_WORTH = 2**14
-"""Zeros with which it takes as long to compute as one batch more takes."""
+_ZEROS_WORTH_A_BATCH = 2**14
+"""Number of zeros whose computation takes as long as one batch more."""
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Layers that are stepped together. Their kernels are filled up with zero channels to one shape: no norm changes.
+    """Layers that are stepped together, with kernels filled up by zero channels to one shape, which keeps the norms.
 
-    ``members`` are numbers of layers in the order of the model.
+    Parameters
+    ----------
+    members : tuple of int
+        Indices of the layers, in the order of the model.
+    shape : tuple of int
+        Common shape of the kernels.
     """
 
     members: tuple[int, ...]
     shape: tuple[int, ...]
 
     def joined(self, other: _Batch) -> _Batch:
-        """Return both in one."""
+        """Return a batch with the layers of both."""
         shape = tuple(map(max, self.shape, other.shape))
         return _Batch(self.members + other.members, shape)
 
     @property
     def entries(self) -> int:
-        """Numbers in all kernels, filled up."""
+        """Number of entries of all kernels, zeros included."""
         return len(self.members) * math.prod(self.shape)
 
 
 def _batches(shapes: Mapping[int, tuple[int, ...]]) -> list[_Batch]:
-    """Return batches of layers of one shape, joined where that adds few zeros; the largest shape comes first."""
+    """Group layers, given their kernels' shapes, into batches: equal shapes, and different ones if few zeros are added.
+
+    The largest shape comes first.
+    """
     batches: list[_Batch] = []
     for shape in sorted(set(shapes.values()), key=math.prod, reverse=True):
-        members = tuple(j for j, one in shapes.items() if one == shape)
+        members = tuple(j for j, shape_of_layer in shapes.items() if shape_of_layer == shape)
         batch = _Batch(members, shape)
         zeros = [other.joined(batch).entries - other.entries - batch.entries for other in batches]
-        if zeros and min(zeros) < _WORTH:
-            nearest = zeros.index(min(zeros))
-            batches[nearest] = batches[nearest].joined(batch)
+        if zeros and min(zeros) < _ZEROS_WORTH_A_BATCH:
+            best = zeros.index(min(zeros))
+            batches[best] = batches[best].joined(batch)
         else:
             batches.append(batch)
     return batches
 
 
 def _filled(x: Tensor, shape: tuple[int, ...], value: float = 0.0) -> Tensor:
-    """Return a tensor filled up at the ends of its axes."""
+    """Extend a tensor at the ends of its axes to a shape, by a constant value."""
     if tuple(x.shape) == shape:
         return x
-    widths: list[int] = []
-    for n, more in zip(reversed(x.shape), reversed(shape), strict=True):  # torch's order: the last axis first
-        widths += [0, more - n]
-    filled: Tensor = nn.functional.pad(x, widths, value=value)
+    # `pad` takes two amounts for each axis, beginning with the last axis.
+    amounts: list[int] = []
+    for size, new_size in zip(reversed(x.shape), reversed(shape), strict=True):
+        amounts += [0, new_size - size]
+    filled: Tensor = nn.functional.pad(x, amounts, value=value)
     return filled
 
 
 class SpectralPenalty(nn.Module):
-    """Sum over a model's layers of a function of their norms, at a sweep or two a call.
+    """Sum over a model's layers of a function of their norms, which a state follows from call to call.
 
-    Layers of one geometry and about one size are stepped as one batch. Make it part of the model
-    (``model.penalty = SpectralPenalty(model)``) and its state is saved, moved and broadcast with it.
+    Layers of equal geometry and similar size are stepped as one batch. If the penalty is a submodule of the model
+    (``model.penalty = SpectralPenalty(model)``), its state is saved, moved and broadcast with the model.
 
     Parameters
     ----------
     model : Module
-        Not a submodule of the penalty: referred to.
+        It does not become a submodule of the penalty.
     method : Method, default SymbolNorm()
-        Or `Completion` or `Gram`, which are upper bounds, `TensorNorm` or `FantasticFour`.
+        Others are `Completion` and `Gram`, which are upper bounds, `TensorNorm` and `FantasticFour`.
     select : callable, optional
-        ``select(name, layer)``: whether a layer counts; None: every convolution and linear layer.
+        ``select(name, layer)`` returns whether to include a layer; None: all convolutions and linear layers.
     form : {"sum", "log", "hinge"}, default "sum"
-        Of a norm s: s, log s (of the product of the norms; layers of zeros count nothing), or max(s - target, 0).
+        The function of a norm s: s, log s (0 for a layer of zeros; the sum is the logarithm of the product of the
+        norms), or max(s - target, 0).
     target : float, default 1
-        Of the hinge.
+        For the form "hinge".
     batch_norms : "sequential", None or mapping of str to str, default "sequential"
-        Normalisations to merge into the layer before them, so that the norm is that of both together: every one that
-        follows a layer in a ``Sequential``; none; or names of layers to names of normalisations. With the running
-        variance, as at inference; gradients reach the kernel and the normalisation's weight.
+        Batch normalisations to merge into the layer before them, so that the norm is that of both together.
+        "sequential": all that follow a layer in a ``Sequential``. None: none. A mapping: from names of layers to names
+        of normalisations. The running variance is used, as at inference. Gradients are those with respect to the kernel
+        and the normalisation's weight.
     n_power_iterations : int, default 1
-        Sweeps a call in ``train()``, at least; in ``eval()`` the state stands still.
+        Least number of sweeps in a call in ``train()``. In ``eval()`` the state does not move.
 
     Raises
     ------
     MethodError
-        If no layer is selected, or a name is no layer's.
+        If no layer is selected, or ``batch_norms`` contains a name that is not a selected layer's.
     """
 
     def __init__(
@@ -128,18 +139,19 @@ class SpectralPenalty(nn.Module):
             if unknown:
                 raise MethodError(f"batch_norms names {', '.join(unknown)}: no selected layer of the model.")
         self.names = tuple(layers)
-        # Lists and dictionaries of modules are not registered: the model's parameters stay the model's.
+        # Modules in lists do not become submodules, so the penalty has no parameters.
         self._layers = list(layers.values())
         self._norms: list[Any] = [model.get_submodule(norm_names[n]) if n in norm_names else None for n in layers]
         self._geometries = [geometry_of(layer) for layer in self._layers]
-        # Layers that can be stepped together, by number, with their shapes. Each batch has one state.
-        alike: dict[str, dict[int, tuple[int, ...]]] = {}
-        for j in range(len(self._layers)):
-            shape = tuple(weight_of(self._layers[j]).shape)
-            alike.setdefault(self._kind_of_batch(j), {})[j] = shape
+        # The shapes of layers that can be stepped together, by the layer's index, for each key of batches.
+        shapes_of_key: dict[str, dict[int, tuple[int, ...]]] = {}
+        for j, layer in enumerate(self._layers):
+            shape = tuple(weight_of(layer).shape)
+            shapes_of_key.setdefault(self._batch_key(j), {})[j] = shape
         self._batches: list[_Batch] = []
-        for shapes in alike.values():
+        for shapes in shapes_of_key.values():
             self._batches += _batches(shapes)
+        # The names of the state's arrays of each batch; the arrays are buffers.
         self._states: list[tuple[str, ...]] = []
         with torch.no_grad():
             for j, batch in enumerate(self._batches):
@@ -148,27 +160,31 @@ class SpectralPenalty(nn.Module):
                 for key, x in state.items():
                     self.register_buffer(f"batch{j}_{key}", x)
 
-    def _kind_of_batch(self, j: int) -> str:
-        """Return what layers of one batch have in common: geometry, taps, dtype, device, normalisation."""
+    def _batch_key(self, j: int) -> str:
+        """Return a text that is equal for layers that can be in one batch.
+
+        It contains their geometry, taps (with groups, their whole shape), dtype, device, and kind of normalisation.
+        """
         weight = weight_of(self._layers[j])
         geometry = self._geometries[j]
         norm = self._norms[j]
-        merged = None if norm is None else (norm.eps, norm.weight is None)
+        kind_of_norm = None if norm is None else (norm.eps, norm.weight is None)
         has_groups = geometry.get("groups", 1) > 1
-        fixed = tuple(weight.shape) if has_groups else tuple(weight.shape[2:])
-        return repr((fixed, weight.dtype, weight.device, geometry, merged))
+        common_shape = tuple(weight.shape) if has_groups else tuple(weight.shape[2:])
+        return repr((common_shape, weight.dtype, weight.device, geometry, kind_of_norm))
 
     @property
     def kind(self) -> Kind:
-        """What the norms promise: "estimate", or "upper" for a method that keeps no state."""
+        """The kind of the norms: "upper" for a method without a state, else "estimate"."""
         return "estimate" if any(self._states) else "upper"
 
     def forward(self) -> Tensor:
-        """Return the penalty, a 0-d tensor; in ``train()`` the state moves."""
+        """Return the penalty, a 0-d tensor, and, in ``train()``, move the state."""
         sweeps = self.n_power_iterations if self.training else 0
         values = torch.cat(self._values(sweeps))
         if self.form == "log":
-            positive = torch.where(values > 0, values, torch.ones_like(values))  # keeps log 0 out of the gradient
+            # So that the gradient does not contain the derivative of log 0.
+            positive = torch.where(values > 0, values, torch.ones_like(values))
             return torch.where(values > 0, positive.log(), 0.0).sum()
         if self.form == "hinge":
             return (values - self.target).clamp(min=0).sum()
@@ -176,18 +192,18 @@ class SpectralPenalty(nn.Module):
 
     @torch.no_grad()
     def norms(self) -> dict[str, float]:
-        """Return the norms of the layers, with their normalisations, where the state stands."""
+        """Return the norms of the layers, with their normalisations, by name, without moving the state."""
         norms: dict[int, float] = {}
         for batch, values in zip(self._batches, self._values(0), strict=True):
             norms |= dict(zip(batch.members, values.tolist(), strict=True))
         return {name: norms[j] for j, name in enumerate(self.names)}
 
     def extra_repr(self) -> str:
-        """What is summed."""
+        """Return the number of layers and the parameters, for ``repr``."""
         return f"{len(self.names)} layers, method={self.method}, form={self.form!r}"
 
     def _kernels(self, batch: _Batch) -> Tensor:
-        """Return the kernels of one batch (n, *shape), normalisations merged."""
+        """Return the kernels of a batch (n, *shape), with their normalisations merged."""
         kernels = torch.stack([_filled(weight_of(self._layers[j]), batch.shape) for j in batch.members])
         norms = [self._norms[j] for j in batch.members]
         if norms[0] is None:
@@ -198,8 +214,9 @@ class SpectralPenalty(nn.Module):
             gamma = torch.stack([_filled(norm.weight, outputs) for norm in norms])
         variances = torch.stack([_filled(norm.running_var, outputs, 1.0) for norm in norms])
         if torch.compiler.is_compiling():
-            # Behind an opaque identity: inductor (torch 2.13) computes anew in the backward what it can, here from
-            # variances that the model's forward pass, compiled together with this, has moved in the meantime.
+            # Inductor (torch 2.13) may compute the merged kernels again in the backward, from variances that the
+            # model's forward pass, compiled together with this, has changed meanwhile. A custom operator, here an
+            # identity, keeps the old ones.
             variances = torch.ops.specnorm.first_order_only(variances, variances)
         geometry = self._geometries[batch.members[0]]
         outputs_axis = {word: x for word, x in geometry.items() if word in ("groups", "transposed")}
@@ -207,17 +224,17 @@ class SpectralPenalty(nn.Module):
         return merged
 
     def _values(self, sweeps: int) -> list[Tensor]:
-        """Return the norms batch by batch, (n,) each; with sweeps the state moves."""
+        """Return the norms (n,) of each batch, all in one dtype; with sweeps, move the state."""
         values = []
         for j, (batch, keys) in enumerate(zip(self._batches, self._states, strict=True)):
             state = {key: getattr(self, f"batch{j}_{key}") for key in keys}
             geometry = self._geometries[batch.members[0]]
-            value, after = step_stack(self._kernels(batch), self.method, state, sweeps=sweeps, **geometry)
+            value, new_state = step_stack(self._kernels(batch), self.method, state, sweeps=sweeps, **geometry)
             values.append(value)
             if sweeps:
                 with torch.no_grad():
-                    for key, x in after.items():
+                    for key, x in new_state.items():
                         state[key].copy_(x)
         if len({x.dtype for x in values}) == 1:
             return values
-        return [x.to(values[0]) for x in values]  # one dtype, to add them up in
+        return [x.to(values[0]) for x in values]

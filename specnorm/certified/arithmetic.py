@@ -90,6 +90,7 @@ def too_small(kernels: np.ndarray) -> bool:
     """
     if kernels.dtype not in (np.float32, np.float64):
         kernels = kernels.astype(np.float32)  # exact; half precision has no numbers that float32 calls subnormal
+    unsigned: type[np.uint32 | np.uint64]
     if kernels.dtype == np.float64:
         unsigned, mantissa_bits, sign_bit = np.uint64, 52, 63
     else:

@@ -308,10 +308,10 @@ class IsometryEnds(_Scaled, Ends):
             outcome = self.outcome(lower.value, upper.value, is_zero=lower.value == 0)
             claims.append((lower, upper))
             ended.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
-        lower = as_array([lower for lower, _ in claims], blocks, ops=ops)
-        upper = as_array([upper for _, upper in claims], blocks, ops=ops)
+        lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
+        upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.of_adjoint(spec)), blocks)
-        return Evaluation(upper, (lower, *columns(ended, blocks, ops=ops), adjoint), (blocks,), claims)
+        return Evaluation(upper_bounds, (lower_bounds, *columns(ended, blocks, ops=ops), adjoint), (blocks,), claims)
 
     def _relative_target(self, exponent: int) -> tuple[float, int] | None:
         """The square of s relative to a kernel times ``2**-exponent``: fraction and power of two; None: the best s."""

@@ -7,6 +7,7 @@ at the other maxima, until many of them are equally high. Vectors at every point
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -191,8 +192,9 @@ def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     axes = sum(k > 1 for k in kernel_shape)
     if not axes:
         return 1
-    points_a_tap = 6 if channels <= 48 else 5 if channels <= 64 else 4
-    return max(8, min(points_a_tap * (max(kernel_shape) - 1), (256, 32, 10)[axes - 1]))
+    points_a_tap = 6 if channels <= 48 else 5 if channels <= 64 else 4.5
+    points = math.ceil(points_a_tap * (max(kernel_shape) - 1))
+    return max(8, min(points, (256, 32, 10)[axes - 1]))
 
 
 @functools.lru_cache(maxsize=64)

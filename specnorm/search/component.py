@@ -252,7 +252,8 @@ class ComponentSearch:
         first, second, *kernel_shape = self.kernels.shape[1:]
         smaller = min(first, second)
         work_of_one = max(first, second) * smaller**2 + costs.eigh_work(smaller, is_complex=True)
-        return 2 ** sum(taps > 1 for taps in kernel_shape) * work_of_one
+        points = math.prod(2 if taps > 1 else 1 for taps in kernel_shape)
+        return points * work_of_one
 
     @property
     def _least_pixels(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checks import present
 from specnorm_audit import audit, cli
 
 from audit import files
@@ -83,6 +84,26 @@ def test_a_live_model_of_torch() -> None:
     assert report.model == "Sequential"
 
 
+def test_an_audit_says_that_it_speaks_of_eval() -> None:
+    """A constraint in train() moves its weight at each call; dropout has none."""
+    torch: Any = pytest.importorskip("torch")
+    specnorm_torch: Any = pytest.importorskip("specnorm_torch")
+    torch.manual_seed(0)
+    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 3, 3, bias=False), bound=2.0)
+    model = torch.nn.Sequential(layer, torch.nn.Dropout(0.5)).train()
+    for report in (audit(model, input_shape=6), specnorm_torch.audit_module(model, (2, 6, 6))):
+        assert "Weights are those that the model uses at inference (in eval())" in str(report)
+        assert report.summary["weights"] == "as at inference"
+        (row,) = report.layers
+        model.eval()
+        true = map_of(lambda x: model(torch.tensor(x)).detach(), (2, 6, 6))
+        model.train()
+        lower, upper = present(row.lower), present(row.upper)
+        assert lower <= true * (1 + 1e-6)
+        assert true <= upper * (1 + 1e-6)
+    assert "eval()" not in str(audit({"a.weight": np.ones((2, 2, 3, 3))}))
+
+
 def test_a_live_model_of_flax() -> None:
     jax: Any = pytest.importorskip("jax")
     nnx: Any = pytest.importorskip("flax.nnx")
@@ -146,7 +167,29 @@ def test_spectral_norm_of_equinox_with_its_vectors_and_without() -> None:
     })  # fmt: skip
     (row,) = audit(called, input_shape=(2, 5, 5)).layers
     assert row.upper is None
-    assert "u, v = state.get(layer.uv_index) are missing" in str(row.reason)
+    assert "Give both to audit, as (model, state)" in str(row.reason)
+    report = audit((called, state), input_shape=5, backend="numpy")
+    assert report.model == "SpectralNorm"
+    assert_rows(report, {"SpectralNorm": map_of(jax.vmap(lambda x: called(x, state)[0]), (2, 5, 5))})
+
+
+def test_a_model_with_its_state_beside_it() -> None:
+    """The state counts as it is given, not as it was when the model was made."""
+    eqx: Any = pytest.importorskip("equinox")
+    jax: Any = pytest.importorskip("jax")
+    nnx: Any = pytest.importorskip("flax.nnx")
+    conv = eqx.nn.Conv2d(2, 3, 3, padding=1, use_bias=False, key=jax.random.key(0), dtype="float32")
+    model, state = eqx.nn.make_with_state(lambda: eqx.nn.SpectralNorm(conv, "weight", key=jax.random.key(1)))()
+    for _ in range(3):
+        _, state = model(jax.numpy.ones((2, 5, 5), "float32"), state)
+    model = eqx.nn.inference_mode(model)
+    true = map_of(jax.vmap(lambda x: model(x, state)[0]), (2, 5, 5))
+    assert_rows(audit((model, state), input_shape=5, backend="numpy"), {"SpectralNorm": true})
+
+    linear = nnx.Linear(3, 4, use_bias=False, rngs=nnx.Rngs(0))
+    matrix = np.asarray(linear.kernel[...])
+    split = nnx.split(nnx.clone(linear))
+    assert_rows(audit(split, backend="numpy"), {"kernel": _largest(matrix)})
 
 
 def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ constraint --out FILE            # does spectral_norm hold in training? 25 minut
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
 constraint-gpu --out FILE        # the same of a weight and a step on a CUDA device; a minute
 constraint-page                  # docs/benchmarks/constraint.md from its committed lines
+networks --out FILE              # bounds of published networks by each method; 12 minutes on one thread
+networks-page                    # the tables of docs/benchmarks/networks.md from its committed lines
 """
 
 from __future__ import annotations
@@ -54,6 +56,11 @@ def main(words: list[str] | None = None) -> int:
         each.add_argument("--quick", action="store_true", help="a sample")
         each.add_argument("--out", type=Path)
     parsers.add_parser("constraint-page")
+    whole = parsers.add_parser("networks")
+    for option in ("--networks", "--methods"):
+        whole.add_argument(option, nargs="+", default=(), help="these alone")
+    whole.add_argument("--out", type=Path, required=True)
+    parsers.add_parser("networks-page")
     first_calls = parsers.add_parser("cold")
     first_calls.add_argument("--python", nargs="+", default=(), help="of other environments, beside this one's")
     first_calls.add_argument("--repeats", type=int, default=5)
@@ -64,7 +71,25 @@ def main(words: list[str] | None = None) -> int:
     elif given.command == "resnet18":
         torch.set_num_threads(given.threads)
         resnet18.write(given.quick, given.out)
-    elif given.command == "constraint":
+    elif given.command.startswith("constraint"):
+        _constraint(given)
+    elif given.command.startswith("networks"):
+        _networks(given)
+    elif given.command == "cold":
+        from bench import cold  # which needs no torch here
+
+        cold.show(given.python, given.repeats)
+    elif given.command == "page":
+        page.write(given.file)
+    else:
+        found = page.slower(read(given.new), read(given.file))
+        print("\n".join(found) or "nothing got slower than noise allows")
+        return int(bool(found))
+    return 0
+
+
+def _constraint(given: argparse.Namespace) -> None:
+    if given.command == "constraint":
         from bench import constraint  # which needs JAX and Optax too
 
         torch.set_num_threads(1)
@@ -83,19 +108,17 @@ def main(words: list[str] | None = None) -> int:
 
         constraint_gpu.write(given.out)
         constraint_page.renew(given.out)
-    elif given.command == "constraint-page":
-        constraint_page.write()
-    elif given.command == "cold":
-        from bench import cold  # which needs no torch here
-
-        cold.show(given.python, given.repeats)
-    elif given.command == "page":
-        page.write(given.file)
     else:
-        found = page.slower(read(given.new), read(given.file))
-        print("\n".join(found) or "nothing got slower than noise allows")
-        return int(bool(found))
-    return 0
+        constraint_page.write()
+
+
+def _networks(given: argparse.Namespace) -> None:
+    from bench import networks
+
+    if given.command == "networks":
+        networks.write(given.networks, given.methods, given.out)
+    else:
+        networks.write_page()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Networks that took long for their size: ``python tests/bench/slow_networks.py NAME`` bounds one in a new process.
 
-`bench.cold` measures them, in one environment or in several.
+`bench.cold` measures them, in one environment or in several. With ``--parts`` the processor seconds of each part of the
+call are printed.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -85,8 +87,34 @@ NETWORKS: dict[str, Callable[[], Source]] = {
 }  # fmt: skip
 
 
-if __name__ == "__main__":
+def parts(name: str) -> dict[str, float]:
+    """Return the processor seconds of imports and model, of each stage of the call, and of its search."""
     from specnorm_networks import network_bound
 
-    model, shape = NETWORKS[sys.argv[1]]()
-    print(network_bound(model, shape, budget=None).upper)
+    model, shape = NETWORKS[name]()
+    seconds = {"imports, and the model": time.process_time()}
+    begun: dict[str, float] = {}
+
+    def tell(done: int, of: int, what: str) -> None:
+        now = time.process_time()
+        if (done, of) == (1, 1):
+            seconds[what] = now - begun[what]
+        elif done == 0:
+            begun[what] = now
+        else:
+            begun.setdefault("first step", now)
+            seconds["of which search steps"] = now - begun["first step"]
+
+    network_bound(model, shape, budget=None, progress=tell)
+    return seconds
+
+
+if __name__ == "__main__":
+    if "--parts" in sys.argv:
+        for part, seconds in parts(sys.argv[1]).items():
+            print(f"{part:28} {seconds:6.2f}")
+    else:
+        from specnorm_networks import network_bound
+
+        model, shape = NETWORKS[sys.argv[1]]()
+        print(network_bound(model, shape, budget=None).upper)

@@ -105,7 +105,7 @@ BAD_GEOMETRY: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @everywhere
-def test_bad_geometry(name: str) -> None:
+def test_impossible_geometry_is_refused(name: str) -> None:
     for geometry, words in BAD_GEOMETRY.values():
         refused(GeometryError, words, PUBLIC[name], ones(4, 2, 3, 3), **geometry)
 

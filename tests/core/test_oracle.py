@@ -54,7 +54,7 @@ def test_sigma_star_closed_forms(kernel: NDArray[np.float64], geometry: dict[str
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
-def test_scale(scale: float) -> None:
+def test_truth_is_independent_of_scale(scale: float) -> None:
     kernel = scale * np.array([[[1.0, 2.0, 1.0]]])
     for truth in (sigma_star(kernel), dense_norm(kernel, 2)):
         assert truth.lo <= 4 * scale <= truth.hi <= truth.lo * (1 + 1e-6)
@@ -144,7 +144,7 @@ VALUES: list[tuple[str, list[Any], list[Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "right", "wrong"), VALUES)
-def test_a_promise(kind: Any, right: list[Any], wrong: list[Any]) -> None:
+def test_checker_of_a_promise_accepts_right_and_rejects_wrong(kind: Any, right: list[Any], wrong: list[Any]) -> None:
     def check(value: Any) -> None:
         assert_exact(value, TRUTH, 1e-6) if kind == "exact" else assert_valid(value, kind, TRUTH)
 
@@ -161,7 +161,7 @@ def test_valid_refuses_to_check_nothing(kind: Any) -> None:
         assert_valid(2.0, kind, TRUTH)
 
 
-def test_tight() -> None:
+def test_checker_of_tightness_can_fail() -> None:
     assert_tight(2.2, TRUTH, 1.1)
     assert_tight(1.9, TRUTH, 0.9)
     with pytest.raises(AssertionError):
@@ -173,13 +173,13 @@ def test_tight() -> None:
             assert_tight(float("nan"), TRUTH, factor)
 
 
-def test_zero_has_no_room() -> None:
+def test_checker_leaves_zero_no_tolerance() -> None:
     assert_exact(0.0, Truth(0.0, 0.0), 1e-6)
     with pytest.raises(AssertionError):
         assert_exact(1e-300, Truth(0.0, 0.0), 1e-6)
 
 
-def test_encloses() -> None:
+def test_checker_of_enclosures_can_fail() -> None:
     assert_encloses(1.9, 2.1, TRUTH)
     for lower, upper in [(2.1, 2.2), (1.8, 1.9), (float("nan"), 2.1), (1.9, float("nan"))]:
         with pytest.raises(AssertionError):

@@ -74,7 +74,7 @@ def test_products_are_as_many_as_the_theorem_asks_for() -> None:
         ({"matvec": lambda v: v * 1j}, "complex"),
     ],
 )
-def test_refusals(options: dict[str, Any], words: str) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any], words: str) -> None:
     given: dict[str, Any] = {"matvec": lambda v: v, "rmatvec": lambda u: u, "shape": (3, 3)} | options
     with pytest.raises(MethodError, match=words):
         specnorm.operator_norm(given.pop("matvec"), given.pop("rmatvec"), given.pop("shape"), **given)

@@ -133,6 +133,8 @@ def test_a_file_of_two_operator_sets_is_refused() -> None:
     ("source", "given", "said"),
     [
         (torch.nn.Linear(4, 4), {"input_shape": "4"}, "input_shape='4' is none"),
+        (torch.nn.Linear(4, 4), {}, "give input_shape, one input's shape without the batch axis, such as (3, 32, 32)"),
+        (torch.nn.Linear(4, 4).state_dict(), {}, "OrderedDict of 2 entries, which says nothing of how they are used"),
         (torch.nn.Linear(4, 4), {"input_shape": (-4,)}, "such as (3, 32, 32)"),
         (torch.nn.Linear(4, 4), {"input_shape": (4,), "method": "product"}, "method='product' is none of Product()"),
         (torch.nn.Linear(4, 4), {"input_shape": (4,), "rtol": -1}, "rtol=-1 is not between 0 and 1"),
@@ -152,3 +154,4 @@ def test_mistakes_are_answered_in_the_users_words(
     with pytest.raises(specnorm.SpecnormError) as raised:
         network_bound(source, **given)
     assert said in str(raised.value)
+    assert "tensor(" not in str(raised.value)

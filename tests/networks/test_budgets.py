@@ -12,7 +12,7 @@ from networks.dense_networks import NETWORKS as SUMS
 from networks.dense_networks import dense, draw, network_of
 from networks.test_heads import Drawn
 from networks.written_networks import matrices
-from specnorm_networks import Graph, Multipliers, Product, forward_step
+from specnorm_networks import Graph, Multipliers, Product, forward_step, network_bound
 from specnorm_networks.certified import operators
 from specnorm_networks.tools import bound
 
@@ -97,3 +97,25 @@ def test_a_clock_cuts_and_says_so() -> None:
     assert present(whole.upper) < present(cut.upper) <= 1.01 * present(product.upper)
     with pytest.raises(MethodError, match="budget=0"):
         bound(graph, budget=0)
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+def test_each_stage_and_step_is_told() -> None:
+    told: list[tuple[int, int, str]] = []
+    graph = NETWORKS["convolutions"]()
+    found = network_bound(graph, progress=lambda *step: told.append(step))
+    stages = [what for done, _, what in told if done == 0]
+    assert stages == ["export", "comparison with the model", "search and proof", "attack on the bound"]
+    assert [what for done, of, what in told if done == of == 1] == stages
+    (run,) = found.runs
+    steps = [(done, of) for done, of, what in told if what == f"{run.start} to {run.end}"]
+    assert steps[:3] == [(1, 100), (2, 100), (3, 100)]
+    assert told[-1] == (1, 1, "attack on the bound")
+
+
+def test_a_methods_own_progress_is_called_as_before() -> None:
+    own: list[object] = []
+    method = Multipliers(progress=lambda *step: own.append(step))
+    told: list[object] = []
+    assert method.telling(lambda *step: told.append(step)) is method
+    assert Product().telling(lambda *step: told.append(step)) == Product()

@@ -104,7 +104,7 @@ def bounds_of(
     where = locate_values(read_network(graph), x.reshape(chain.shape), radius)
     known = {
         name: (here.centre.reshape(-1), *(end.reshape(-1) for end in here.range.ends), here.radius)
-        for name, here in where.known.items()
+        for name, here in where.locations.items()
     }
     found = []
     for share, factor in ((0.3, 0.2), (0.9, 0.02), (0.0, 1.5)):

@@ -66,7 +66,7 @@ def gaps(
     x = np.random.default_rng(seed).normal(size=chain.shape)
     bounds = locate_values(network, x, radius)
     end = chain.graph.outputs[0]
-    shape = bounds.known[end].centre.shape
+    shape = bounds.locations[end].centre.shape
     rows = np.random.default_rng(seed + 1).normal(size=(3, *shape))
     found = Ascent(bounds, end, rows).climb(0, Clock())
     for _ in range(steps):
@@ -205,7 +205,7 @@ def test_no_output_of_random_programs_is_below_its_bound() -> None:
         if len(graph.outputs) != 1 or not double.runs():
             continue
         f = double.function()
-        end = bounds.known[graph.outputs[0]].centre
+        end = bounds.locations[graph.outputs[0]].centre
         rows = rng.standard_normal((2, *end.shape))
         found = Ascent(bounds, graph.outputs[0], rows)
         for _ in range(2):
@@ -279,7 +279,8 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the ball of the input in place of the value's": ("_new_curve", "before.radius", "self.radius"),
     "the constant of an earlier value": (
         "visit", "host.mul_up(constant, distance_of_start)", "0.3 * distance_of_start"),
-    "half of a row's length": ("_image", "self.known[moving[0]].distance", "self.known[moving[0]].distance / 2"),
+    "half of a row's length": (
+        "_image", "self.locations[moving[0]].distance", "self.locations[moving[0]].distance / 2"),
     "what a linear operator adds": (
         "_back", "self._product(c, error.added, error.of_entry)", "0.0 * flattened(c)[:, 0]"),
     "a second reader of a value": ("lower", "waiting[source] + more", "more"),

@@ -209,6 +209,24 @@ def dual(function: Function, x: Any, direction: Any) -> Any:
 
 # -- the compiler ------------------------------------------------------------------------------------------------
 @every
+@pytest.mark.sampled("gram_bound", "tn_bound", "singular_values")
+def test_second_derivatives_raise_where_the_compiler_leaves_autograd_to_torch(name: str) -> None:
+    """With "eager" what is traced runs operator by operator: the other term alone was differentiated, silently."""
+    function = FUNCTIONS[name]
+
+    def with_another_term(k: Any) -> Any:
+        return (function(k) * k.square().sum()).sum()
+
+    k = kernel().requires_grad_()
+    (expected,) = torch.autograd.grad(with_another_term(k), k)
+    value = torch.compile(with_another_term, backend="eager")(k)
+    (gradient,) = torch.autograd.grad(value, k, create_graph=True)
+    torch.testing.assert_close(gradient.detach(), expected)
+    with pytest.raises(SecondDerivativeError):
+        pytest.fail(f"{name} gives {torch.autograd.grad(gradient.square().sum(), k)}")
+
+
+@every
 @pytest.mark.sampled("matrix_norm", "tn_bound")
 def test_compiled_value_and_gradient(name: str) -> None:
     """Without a graph break."""

@@ -163,6 +163,38 @@ def test_compiled_steps_hold_as_well(compiler: str) -> None:
         check_at_bound(model.layer, step(data)[1])
 
 
+def test_what_is_constrained_of_a_bilinear_layer_is_said() -> None:
+    torch.manual_seed(0)
+    layer = specnorm_torch.spectral_norm(nn.Bilinear(3, 4, 5), bound=2.0)
+    layer.eval()
+    assert "of the tensor as a matrix with rows along axis 0" in str(layer)
+    assert "Of ``Bilinear``, the weight as a matrix with a row an output" in " ".join(
+        str(specnorm_torch.spectral_norm.__doc__).split()
+    )
+    assert float(torch.linalg.matrix_norm(layer.weight.detach().reshape(5, 12), 2)) == pytest.approx(2, rel=1e-3)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradients_of_checkpoints_are_close(use_reentrant: bool) -> None:
+    """What is computed again has the vectors of one step later: docs/training.md says by how much it is off."""
+    torch.manual_seed(0)
+    plain = constrained()
+    again = copy.deepcopy(plain)
+    data = batch()[0].requires_grad_()
+    for _ in range(10):
+        plain(data).square().sum().backward()
+        torch.utils.checkpoint.checkpoint(again, data, use_reentrant=use_reentrant).square().sum().backward()
+        for one, other in zip(plain.parameters(), again.parameters(), strict=True):
+            assert (one.grad - other.grad).norm() < 1e-3 * one.grad.norm()
+            step = 1e-3 * torch.randn_like(one)
+            one.grad = other.grad = None
+            with torch.no_grad():
+                one.add_(step)
+                other.add_(step)
+    for layer in (x for _, x in layers(again)):
+        check_at_bound(layer, layer.weight)
+
+
 def test_one_layer_used_many_times_a_step() -> None:
     """A recurrent use: each pass moves the state, and the gradient is that of all passes."""
     layer = specnorm_torch.spectral_norm(nn.Conv2d(4, 4, 3, padding=1))

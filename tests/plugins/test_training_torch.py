@@ -11,6 +11,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -421,6 +422,33 @@ def test_norms_bounds_and_product_follow_the_model() -> None:
     assert set(specnorm_torch.NormMonitor(model, select=lambda name, _: name == "0", upper=False)(0)) == {
         "norm/0", "norm/product"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("steps_of_batches", "reported"),
+    [
+        ([1, 2, 3, 4, 5, 6], [3, 6]),
+        ([0, 0, 1, 1, 2, 2, 3, 3, 3, 4], [3]),  # gradients of several batches are accumulated
+        ([2, 4, 6, 8, 10, 12], [4, 6, 10, 12]),  # two optimisers: every third step is in these batches
+        ([601, 602, 603, 604], [603]),  # a run that is resumed
+        ([600, 601], [600]),
+    ],
+)
+def test_lightning_counts_steps_of_optimisers(
+    steps_of_batches: list[int],
+    reported: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    package = ModuleType("pytorch_lightning")
+    package.Callback = object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", package)
+    callback = specnorm_torch.NormMonitor(small(), every=3, upper=False).lightning()
+    logged: list[int] = []
+    for batch, step in enumerate(steps_of_batches):
+        module = SimpleNamespace(log_dict=lambda values, step=step: logged.append(step) if "norm/0" in values else None)
+        callback.on_train_batch_end(SimpleNamespace(global_step=step), module, None, None, batch)
+    assert logged == reported
 
 
 def test_the_norm_is_no_overestimate() -> None:

@@ -423,7 +423,7 @@ class LinearBounds(Walk):
     @arithmetic.on_host()
     def tighten(self, name: str, entries: NDArray[np.intp], choose: Choose) -> None:
         """Bound some entries of a value, given by flat positions, from both sides, and keep the smaller intervals."""
-        location = self.known[name]
+        location = self.locations[name]
         shape = location.centre.shape
         low, high = (np.array(end).reshape(-1) for end in location.range.ends)
         rows = np.zeros((len(entries), low.size))
@@ -441,17 +441,17 @@ class LinearBounds(Walk):
 
         ``is_above``: whether it is at least 0; else it is at most 0. `HypothesisError` if there is no such part.
         """
-        low, high = (np.array(end) for end in self.known[name].range.ends)
+        low, high = (np.array(end) for end in self.locations[name].range.ends)
         if is_above:
             low.flat[entry] = max(low.flat[entry], 0.0)
         else:
             high.flat[entry] = min(high.flat[entry], 0.0)
         part = copy(self)
-        part.known = dict(self.known)
+        part.locations = dict(self.locations)
         part.curves = dict(self.curves)
         part._linear_errors = dict(self._linear_errors)
         part.cuts = (*self.cuts, (name, entry, is_above))
-        part.locate(name, make_interval(low, high), self.known[name].distance)
+        part.locate(name, make_interval(low, high), self.locations[name].distance)
         return part
 
     # -- backward ------------------------------------------------------------------------------------------------------
@@ -485,7 +485,7 @@ class LinearBounds(Walk):
 
     def _rounding_of(self, coefficients: FloatArray, name: str) -> FloatArray:
         """Bound the error of a row whose coefficients were rounded once each."""
-        size = self.known[name].range.magnitude().reshape(-1)
+        size = self.locations[name].range.magnitude().reshape(-1)
         return host.inflate(flattened(abs(coefficients)) @ size, size.size + 4) * 2.0**-52 + TINY
 
     def _back(
@@ -532,7 +532,7 @@ class LinearBounds(Walk):
             least = host.next_down(least + offset)
             if trace is not None and minimiser is not None:
                 trace[node.name] = minimiser
-        return [g.reshape(len(c), *self.known[node.inputs[0]].centre.shape)], least
+        return [g.reshape(len(c), *self.locations[node.inputs[0]].centre.shape)], least
 
     def _product(self, c: FloatArray, added: FloatArray, error: FloatArray) -> FloatArray:
         """Return a lower bound of the products of coefficients c with numbers that are known up to an error."""
@@ -547,7 +547,7 @@ class LinearBounds(Walk):
     def _linear_error(self, node: Node, linear: LinearMap) -> LinearError:
         """Return the constants that a linear operator adds, and its errors on the present ranges."""
         if node.name not in self._linear_errors:
-            sizes = [self.known[name].range.magnitude() for name in node.inputs]
+            sizes = [self.locations[name].range.magnitude() for name in node.inputs]
             rounding = linear.rounding_error([size[None] for size in sizes], linear.backward)[0]
             added = np.zeros(())
             error = np.zeros(())
@@ -572,7 +572,7 @@ class LinearBounds(Walk):
         return self.curves.get(node.name)
 
     def _new_curve(self, node: Node, function: Pointwise) -> Curve | None:
-        before = self.known[node.inputs[0]]
+        before = self.locations[node.inputs[0]]
         shape = before.centre.shape
         low, high = (end.reshape(-1) for end in before.range.ends)
         breaks = function.breaks(*before.range.ends).reshape(-1, low.size)
@@ -607,7 +607,7 @@ class LinearBounds(Walk):
 
     def _on_ball(self, name: str, c: FloatArray, choose: Choose, trace: Trace | None) -> FloatArray:
         """Return a lower bound of rows on a value's own ball and box: a function, the identity, with slopes g = 0."""
-        location = self.known[name]
+        location = self.locations[name]
         size = location.centre.size
         low, high = (end.reshape(-1) for end in location.range.ends)
         ones = np.ones((1, size))

@@ -190,14 +190,14 @@ class Walk:
         self.radius = region.radius if isinstance(region, Ball) else math.inf
         self.moving = graph.moved_by(graph.inputs)
         """Names of the values that change with the inputs."""
-        self.known: dict[str, Location] = {}
+        self.locations: dict[str, Location] = {}
         """Locations of the values that were visited."""
 
     def to_the_end(self) -> dict[str, Interval]:
         """Visit all nodes; return the intervals of their values."""
         for node in self.graph.nodes:
             self.visit(node)
-        return {name: location.range for name, location in self.known.items()}
+        return {name: location.range for name, location in self.locations.items()}
 
     def linear(self, node: Node) -> LinearMap | None:
         """Return a node's linear map, if it has one."""
@@ -214,14 +214,14 @@ class Walk:
         distance = math.inf if name in self.moving else 0.0
         for start, constant in self.maps.get(name, ()):
             # The start is an earlier value, or all inputs together; a single input may be this value itself.
-            is_all_inputs = start not in self.known and start == ", ".join(self.graph.inputs)
-            distance_of_start = self.radius if is_all_inputs else self.known[start].distance
+            is_all_inputs = start not in self.locations and start == ", ".join(self.graph.inputs)
+            distance_of_start = self.radius if is_all_inputs else self.locations[start].distance
             distance = min(distance, host.mul_up(constant, distance_of_start))
         with consistent(node):
             if name in self.graph.inputs:
                 box = box & _interval_of_input(name, self.region)
                 distance = self.radius
-            elif all(source in self.known for source in node.inputs):
+            elif all(source in self.locations for source in node.inputs):
                 box = box & self._image(node, shape)
             if name in self.at_centre:
                 box = box & (self.at_centre[name] + interval.within(np.full(shape, distance)))
@@ -230,7 +230,7 @@ class Walk:
     def _image(self, node: Node, shape: tuple[int, ...]) -> Interval:
         """Return the interval of a node's value: by those of its inputs, and by the rows of a linear map."""
         linear = self.linear(node)
-        before = [self.known[name].range for name in node.inputs]
+        before = [self.locations[name].range for name in node.inputs]
         image = anything(shape)
         # Operators without a rule here raise, or say nothing.
         with contextlib.suppress(SpecnormError, NoBoundError, NotRunError, OSError):
@@ -245,7 +245,7 @@ class Walk:
         # An entry changes by at most the norm of its row times the distance of the input. The sum of up to 2^24
         # products was rounded, and may have underflowed.
         rows = host.inflate(linear.rows, 2**24) + 2.0**-500
-        reach = host.next_up(rows * self.known[moving[0]].distance)
+        reach = host.next_up(rows * self.locations[moving[0]].distance)
         reach = np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
         return image & (self.at_centre[node.name] + interval.within(reach))
 
@@ -255,7 +255,7 @@ class Walk:
         ``distance``: as `Location.distance`; it is reduced if the box allows less.
         """
         if name not in self.at_centre:
-            self.known[name] = Location(box.middle()[0], box, distance, math.inf)
+            self.locations[name] = Location(box.middle()[0], box, distance, math.inf)
             return
         centre, half = self.at_centre[name].middle()
         centre_error = float(host.norm_up(half.reshape(-1)))
@@ -263,7 +263,7 @@ class Walk:
         radius_of_box = float(host.norm_up(np.maximum(to_ends, 0.0).reshape(-1)))
         distance = min(distance, host.add_up(radius_of_box, centre_error))
         radius = min(radius_of_box, host.add_up(distance, centre_error))
-        self.known[name] = Location(centre, box, distance, math.inf if math.isnan(radius) else radius)
+        self.locations[name] = Location(centre, box, distance, math.inf if math.isnan(radius) else radius)
 
 
 def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:

@@ -89,7 +89,8 @@ class _Units:
         count = math.prod(shape)
         self.numbers.append(range(count))
         eye = np.eye(count).reshape(count, *shape)
-        self.sums[node.name] = _Sum(eye, np.zeros_like(eye))
+        # Zeros of a shape take no memory until they are written.
+        self.sums[node.name] = _Sum(eye, np.zeros(eye.shape))
 
     @property
     def count(self) -> int:

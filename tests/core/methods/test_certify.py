@@ -56,6 +56,27 @@ def test_closed_forms(kernel: NDArray[np.float64], norm: float) -> None:
         assert verdict(kernel, norm * (1 - offset)) is not True
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    channels=st.integers(1, 6),
+    taps=st.lists(st.integers(1, 4), min_size=0, max_size=3),
+    exponent=st.integers(-20, 20),
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_permutations_are_decided_without_rounding(
+    dtype: Any, seed: int, channels: int, taps: list[int], exponent: int
+) -> None:
+    """Each output is one input, shifted and scaled by a power of two: the norm is the largest of these."""
+    random = np.random.RandomState(seed)
+    kernel = np.zeros((channels, channels, *taps), dtype)
+    for cout, cin in enumerate(random.permutation(channels)):
+        place = tuple(random.randint(k) for k in taps)
+        kernel[(cout, cin, *place)] = random.choice([-1.0, 1.0]) * 2.0 ** (exponent - random.randint(3))
+    norm = float(abs(kernel).max())
+    assert specnorm.certify(kernel, norm)
+    assert not specnorm.certify(kernel, np.nextafter(norm, 0))
+
+
 @pytest.mark.widths
 def test_never_wrong(xp: Lib) -> None:
     def check(layer: Layer) -> None:

@@ -186,7 +186,7 @@ def test_a_completion_that_proves_nothing_is_zero() -> None:
     assert h[1].any()
 
 
-def test_refusals() -> None:
+def test_wrong_settings_are_refused() -> None:
     kernel = Recipe((4, 3, 3, 2)).kernel
     with pytest.raises(MethodError, match=r"start has the shape \(1, 8, 3, 3, 2\).*has \(1, 12, 3, 3, 2\)"):
         specnorm.complete(kernel, start=np.zeros((1, 8, 3, 3, 2)))

@@ -20,7 +20,7 @@ from specnorm.search import tuning
 
 
 @pytest.mark.widths
-def test_both_ends_hold(xp: Lib) -> None:
+def test_enclosure_holds_at_every_size_and_at_one_size(xp: Lib) -> None:
     """Around the supremum, and around the circular norm at a size; as narrow as asked where it says so."""
 
     def check(layer: Layer) -> None:

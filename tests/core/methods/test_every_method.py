@@ -45,7 +45,7 @@ def test_every_method_has_a_promise() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.widths
-def test_valid_and_tight(xp: Lib, name: str) -> None:
+def test_value_is_a_valid_and_tight_bound(xp: Lib, name: str) -> None:
     promise = PROMISES[name]
 
     def check(layer: Layer) -> None:
@@ -121,7 +121,7 @@ def test_memory_layout_does_not_matter(name: str, variant: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_layouts(xp: Lib, name: str) -> None:
+def test_layouts_name_the_same_layer(xp: Lib, name: str) -> None:
     """The frameworks' axis orders name the same layer, and gradients come back in the kernel's own order."""
     few(xp, name)
     promise = PROMISES[name]

@@ -44,7 +44,7 @@ def test_a_single_cosine_on_a_grid_that_misses_its_maxima(taps: int, size: int) 
 
 
 @pytest.mark.widths
-def test_supremum(xp: Lib) -> None:
+def test_without_a_size_the_norm_is_the_supremum(xp: Lib) -> None:
     """Without an input size: the supremum over all of them, to a relative tolerance."""
 
     def check(layer: Layer) -> None:

@@ -81,7 +81,7 @@ def worst(shape: tuple[int, ...], n_iter: int) -> float:
 
 @pytest.mark.parametrize("n_iter", [None, 1, 2, 4])
 @pytest.mark.widths
-def test_valid_and_tight(xp: Lib, n_iter: int | None) -> None:
+def test_value_is_a_valid_and_tight_bound(xp: Lib, n_iter: int | None) -> None:
     if xp.compiles and n_iter is not None:
         pytest.skip("each count is a compilation")
 
@@ -96,7 +96,7 @@ def test_valid_and_tight(xp: Lib, n_iter: int | None) -> None:
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(4, 3), (3, 4, 3), (5, 2, 2, 3), (2, 3, 7, 1), (2, 2, 2, 1, 2), (4, 4, 3)])
-def test_is_the_published_sum(shape: tuple[int, ...], n_iter: int) -> None:
+def test_value_is_the_published_sum(shape: tuple[int, ...], n_iter: int) -> None:
     kernel = Recipe(shape, seed=4).kernel
     expected = smallest_sum(kernel, n_iter)
     value = float(specnorm.gram_bound(kernel, n_iter=n_iter))

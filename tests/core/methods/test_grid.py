@@ -41,7 +41,7 @@ def plain_factor(n: int, k: int) -> float:
 
 @pytest.mark.parametrize("n", [3, 5, 7, 9, 21, 101])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_attained(n: int, dtype: str) -> None:
+def test_factor_is_attained(n: int, dtype: str) -> None:
     """|1 - e^{i theta}| on an odd grid misses its maximum by exactly the factor: a constant rounded down would show."""
     kernel = np.array([[[1.0, -1.0]]], dtype=dtype)
     value = float(specnorm.grid_bound(kernel, n=n))

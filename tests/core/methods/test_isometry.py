@@ -84,7 +84,7 @@ def test_no_bound_is_false(xp: Lib) -> None:
 
 # -- known defects ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["shift", "haar", "two taps"])
-def test_known_defects(xp: Lib, name: str) -> None:
+def test_defects_with_a_closed_form(xp: Lib, name: str) -> None:
     kernel, geometry, _ = KNOWN[name]
     truth = {"shift": 0.0, "haar": 0.0, "two taps": 15.0}[name]
     for dtype in xp.dtypes:
@@ -164,7 +164,7 @@ def test_undecided_says_what_is_known() -> None:
         specnorm.is_isometry(kernel, float(np.float64(1.1) ** 2 - 1))
 
 
-def test_refusals() -> None:
+def test_wrong_settings_are_refused() -> None:
     kernel = np.ones((4, 2, 3))
     with pytest.raises(GeometryError, match="no layer is an isometry"):
         specnorm.isometry_bound(kernel, padding_mode="zeros")

@@ -23,7 +23,7 @@ MATRICES = recipes(shape=st.tuples(st.integers(1, 9), st.integers(1, 9)))
 
 
 @given(recipe=MATRICES, n_iter=st.integers(0, 12))
-def test_valid_and_tight(recipe: Recipe, n_iter: int) -> None:
+def test_value_is_a_valid_and_tight_bound(recipe: Recipe, n_iter: int) -> None:
     matrix, truth = recipe.kernel, sigma_star(recipe.kernel)
     assert_exact(specnorm.matrix_norm(matrix), truth, 4 * recipe.eps)
     assert_valid(specnorm.power_iteration(matrix, n_iter=n_iter), "lower", truth)

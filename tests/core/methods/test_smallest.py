@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from libraries import Lib
 from nightly import NIGHTLY
-from oracle import Truth, dense_matrix, dense_norm, dense_smallest, smallest_everywhere
+from oracle import Truth, all_singular_values, dense_matrix, dense_norm, dense_smallest, smallest_everywhere
 from soundness.families import case
 from spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
 
@@ -217,8 +217,8 @@ def test_refusals_say_what_to_use() -> None:
         specnorm.enclose_smallest(kernel, padding_mode="zeros")
     with pytest.raises(GeometryError, match="8192 rows; at most"):
         specnorm.enclose_smallest(kernel, 64, padding_mode="zeros")
-    with pytest.raises(GeometryError, match="enclose_smallest"):
-        specnorm.singular_values(kernel, 8, k=2, which="smallest", padding_mode="zeros")
+    with pytest.raises(MethodError, match="enclose_smallest"):
+        specnorm.singular_values(kernel, 64, k=2, which="smallest", padding_mode="zeros")
     with pytest.raises(MethodError, match="which='least'"):
         specnorm.singular_values(kernel, 8, which="least")  # type: ignore[arg-type]
     with pytest.raises(CertificateError, match="no certificate of a smallest singular value"):
@@ -332,12 +332,34 @@ def test_some_of_the_singular_values(which: Any) -> None:
         assert alone == pytest.approx(every[0] if which == "largest" else every[-1], abs=1e-12)
 
 
-def test_the_smallest_singular_values_are_differentiable(xp: Lib) -> None:
+BORDERS: tuple[tuple[tuple[int, ...], Any, dict[str, Any]], ...] = (
+    ((3, 4, 3), 6, {"padding_mode": "zeros"}),
+    ((4, 2, 3, 2), (3, 4), {"groups": 2, "padding_mode": "reflect", "padding": 1}),
+    ((3, 2, 2, 2), 4, {"stride": 2, "padding_mode": "zeros"}),
+    ((2, 3, 3), 5, {"padding_mode": "replicate"}),
+    ((3, 2, 4), 6, {"padding": 0}),
+    ((2, 4, 3), 5, {"transposed": True, "groups": 2, "stride": 2, "padding_mode": "zeros"}),
+)
+
+
+@pytest.mark.parametrize(("shape", "size", "geometry"), BORDERS)
+def test_all_singular_values_of_a_layer_with_borders(xp: Lib, shape: Any, size: Any, geometry: Any) -> None:
+    kernel = np.random.RandomState(0).standard_normal(shape)
+    every = all_singular_values(kernel, size, **geometry)
+    found = xp.to_numpy(specnorm.singular_values(xp.asarray(kernel), size, **geometry))
+    np.testing.assert_allclose(found, every, atol=1e-12)
+    least = xp.to_numpy(specnorm.singular_values(xp.asarray(kernel), size, k=2, which="smallest", **geometry))
+    np.testing.assert_allclose(least, every[-2:], atol=1e-12)
+
+
+@pytest.mark.parametrize("border", [{}, {"padding_mode": "zeros"}])
+def test_the_smallest_singular_values_are_differentiable(xp: Lib, border: Any) -> None:
     random = np.random.RandomState(0)
     kernel, direction = random.standard_normal((2, 4, 2, 3))
     if xp.name != "torch":
         pytest.skip("values of several numbers have a gradient where the library asks for it")
     x = xp.asarray(kernel).requires_grad_()
-    specnorm.singular_values(x, 5, k=3, which="smallest").sum().backward()
-    moved = [specnorm.singular_values(kernel + h * direction, 5, k=3, which="smallest").sum() for h in (-1e-6, 1e-6)]
+    how: Any = {"k": 3, "which": "smallest", **border}
+    specnorm.singular_values(x, 5, **how).sum().backward()
+    moved = [specnorm.singular_values(kernel + h * direction, 5, **how).sum() for h in (-1e-6, 1e-6)]
     assert float((xp.to_numpy(x.grad) * direction).sum()) == pytest.approx((moved[1] - moved[0]) / 2e-6, rel=1e-4)

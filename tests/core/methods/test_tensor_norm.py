@@ -50,7 +50,7 @@ def test_closed_forms(xp: Lib, kernel: NDArray[np.float64], norm: float) -> None
     assert norm <= xp.number(proven.value) <= 1.0011 * norm
 
 
-def test_below_every_unfolding(xp: Lib) -> None:
+def test_tensor_norm_is_below_every_unfolding(xp: Lib) -> None:
     """TN <= F4: merging vectors into a larger unit vector can only raise the maximum."""
 
     def check(layer: Layer) -> None:

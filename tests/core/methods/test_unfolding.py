@@ -39,7 +39,7 @@ def plain_unfoldings(kernel: NDArray[Any]) -> tuple[list[float], list[float]]:
 
 
 @pytest.mark.widths
-def test_every_split_is_there(xp: Lib) -> None:
+def test_every_split_of_the_axes_has_its_norm(xp: Lib) -> None:
     """2**d values that separate the channels, then the other 2**d - 1; each the split's norm, from above."""
 
     def check(layer: Layer) -> None:

@@ -56,7 +56,7 @@ def lost(rule: str) -> int:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_no_number_is_lost(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interval_contains_the_exact_result(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against rational numbers, subnormal and large ones too; and an end that is rounded to nearest loses some."""
     assert lost(rule) == 0
     for side in ("next_up", "next_down"):

@@ -32,7 +32,7 @@ from soundness.truths import Truth
         ([1, 1, -1], 5),  # |1 + z - z^2|^2 = 5 - 2 (cos(2t) + ...): its maximum is inside, and rational
     ],
 )
-def test_scalar_supremum(taps: list[int], square: int) -> None:
+def test_oracle_has_the_known_supremum_of_scalar_kernels(taps: list[int], square: int) -> None:
     found = balls.scalar_supremum([np.asarray(taps, dtype=float)])
     with ctx.workprec(balls.BITS):
         assert (found * found).overlaps(arb(square))

@@ -28,7 +28,7 @@ FIRST_OPEN = 1_000_000
 
 
 @pytest.mark.parametrize("first", range(0, LAYERS, CHUNK))
-def test_zero_padding(first: int) -> None:
+def test_bounds_of_layers_with_zero_padding(first: int) -> None:
     tally = sample(range(first, min(first + CHUNK, LAYERS)))
     print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
     assert tally.violations == []
@@ -45,7 +45,7 @@ def test_most_layers_are_enclosed_closely() -> None:
 
 
 @pytest.mark.parametrize("first", range(FIRST_OPEN, FIRST_OPEN + LAYERS // 5, CHUNK))
-def test_copied_pixels(first: int) -> None:
+def test_bounds_of_layers_that_repeat_pixels(first: int) -> None:
     tally = sample(range(first, min(first + CHUNK, FIRST_OPEN + LAYERS // 5)), ("reflect", "replicate"))
     print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
     assert tally.violations == []

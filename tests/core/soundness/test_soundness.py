@@ -40,14 +40,14 @@ sampled = functools.cache(sample)
 
 
 @pytest.mark.parametrize("first", range(0, KERNELS, CHUNK))
-def test_sample(first: int) -> None:
+def test_bounds_of_sampled_kernels_are_true(first: int) -> None:
     tally = sampled(range(first, min(first + CHUNK, KERNELS)))
     print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
     assert tally.violations == []
 
 
 @given(index=st.integers(0, 2**20 - 1), family=st.sampled_from(sorted(FAMILIES)), offset=st.sampled_from(OFFSETS))
-def test_any_kernel(index: int, family: str, offset: float) -> None:
+def test_bounds_of_any_kernel_are_true(index: int, family: str, offset: float) -> None:
     """Both bounds, verdicts near the truth, and the bounds at a fixed cost; hypothesis keeps what failed."""
     claims = Claims(case(index, family=family))
     claims.enclosure(1e-3, max_cells=500)
@@ -71,7 +71,7 @@ def test_most_questions_are_answered() -> None:
 
 @pytest.mark.sampled("rescale")
 @pytest.mark.parametrize("project", [specnorm.rescale, specnorm.clip])
-def test_projections(project: Callable[..., NDArray[Any]]) -> None:
+def test_projected_kernels_have_norm_at_most_the_bound(project: Callable[..., NDArray[Any]]) -> None:
     """What comes back, as rounded, has a norm of at most the bound."""
     done = 0
     for index in range(FIRST_OPEN, FIRST_OPEN + 3 * len(FAMILIES)):
@@ -105,7 +105,7 @@ def kernels_for(lib: Lib) -> list[Case]:
 
 @pytest.mark.widths
 @pytest.mark.libraries
-@pytest.mark.sampled("torch", "default", "cupy")  # NumPy: `test_sample`
+@pytest.mark.sampled("torch", "default", "cupy")  # NumPy: `test_bounds_of_sampled_kernels_are_true`
 def test_backends(xp: Lib) -> None:
     """The same claims on every library."""
     kernels = kernels_for(xp)

@@ -77,7 +77,7 @@ def test_cosines_and_sines() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_symbols(dtype: str) -> None:
+def test_errors_cover_the_symbols_as_computed(dtype: str) -> None:
     """`symbol_error` covers the symbols of `symbols.Symbol`; `autocorrelation_error` their Gram polynomial.
 
     Also that in single precision, whose error is the larger one, and not by so much that it would be of no use.
@@ -178,7 +178,7 @@ def test_frobenius_norms_are_rounded_up(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_variation(family: str) -> None:
+def test_variation_covers_the_change_within_a_cell(family: str) -> None:
     """Nowhere in a cell does the Gram polynomial move by more."""
     for index in range(6):
         kernel = case(index, family=family, dtypes=("float64",), subnormal=False).kernel

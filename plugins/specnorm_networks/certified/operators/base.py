@@ -295,7 +295,7 @@ class Operator:
         raise NotRunError(f"{type(self).__name__} is not executed here")
 
     def lipschitz(self, place: Place) -> float:
-        """Return the constant of an operator with one moving input, rounded up; `NoBoundError` if none is known."""
+        """Return the constant with respect to the only input that is no constant, rounded up, or `NoBoundError`."""
         if self.lipschitz_constant is not None:
             return self.lipschitz_constant
         raise NoBoundError("this operator has no Lipschitz constant that is known here")

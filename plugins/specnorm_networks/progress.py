@@ -1,0 +1,20 @@
+"""What a call that takes longer than a second tells while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called with what is done, of how much, and what it is."""
+
+
+@contextmanager
+def stage(progress: Progress | None, name: str) -> Iterator[None]:
+    """Tell that a stage begins, (0, 1, name), and that it has ended, (1, 1, name)."""
+    if progress is not None:
+        progress(0, 1, name)
+    yield
+    if progress is not None:
+        progress(1, 1, name)

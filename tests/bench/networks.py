@@ -1,0 +1,155 @@
+"""Bounds of published networks by each method, and what they cost: ``python -m bench networks --out FILE``.
+
+Each is measured in a process of its own. Lines that are in the file stay but for those that are measured anew;
+``python -m bench networks-page`` makes both tables of docs/benchmarks/networks.md from its committed lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from marks import put
+from networks.published import NETWORKS as PUBLISHED
+from networks.published import Denoiser
+from real_weights import real_file
+from specnorm_networks import Graph, Multipliers, Product, Scaled, network_graph
+from specnorm_networks.tools import bound
+from torch import nn
+
+from bench import facts
+from bench.facts import FOLDER, Row
+from bench.page import span, table
+
+COMMITTED = FOLDER / "networks.jsonl"
+PAGE = FOLDER / "networks.md"
+METHODS = ("product", "scaled", "multipliers")
+MIB = 2**20
+
+
+def three_convolutions() -> nn.Module:
+    """The chain of docs/networks.md: weights sin(j^2 + layer), no biases."""
+    widths = (1, 8, 8, 1)
+    layers: list[nn.Module] = []
+    for number in range(3):
+        layer = nn.Conv2d(widths[number], widths[number + 1], 3, padding=1, bias=False)
+        weight = layer.weight
+        weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + number).reshape(weight.shape))
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+def published(name: str) -> Graph:
+    build, shape = PUBLISHED[name]
+    return network_graph(build(), shape)
+
+
+GRAPHS: dict[str, Callable[[], Graph]] = {
+    "three": lambda: network_graph(three_convolutions(), (1, 16, 16)),
+    "resnet20": lambda: published("resnet20"),
+    "dncnn25": lambda: network_graph(Denoiser().noise.eval(), (1, 40, 40)),
+    "x - dncnn25": lambda: published("x - dncnn25"),
+    "rfb320": lambda: network_graph(real_file("rfb320")),
+}
+TITLES = {
+    "three": "three 3x3 convolutions, 1 → 8 → 8 → 1 channels, weights sin(j²), ReLU between",
+    "constrained": "eight 3x3 convolutions of 16 channels, trained to denoise a photograph with each kept at norm 1",
+    "resnet20": "ResNet-20 for CIFAR-10: 19 convolutions, batch norm, shortcuts of option A, head",
+    "dncnn25": "DnCNN: 17 convolutions, the noise in an image",
+    "x - dncnn25": "x - DnCNN(x), the image without it",
+    "rfb320": "face detector RFB-320: 52 convolutions, branches, softmax; multipliers cut short",
+}
+"""What the page calls each; of "constrained" the lines are kept as they were measured."""
+CUT_SHORT = {"rfb320": Multipliers(steps=40, seconds=5, widest=64)}
+
+
+# -- measurements ------------------------------------------------------------------------------------------------------
+def write(names: Sequence[str], methods: Sequence[str], out: Path) -> None:
+    """Measure networks by methods, and write each line as soon as it is there."""
+    for name in names or GRAPHS:
+        for method in methods or METHODS:
+            line = {"network": name, "method": method} | apart(name, method) | facts.about("numpy", "torch")
+            others = [row for row in facts.read(out) if (row["network"], row["method"]) != (name, method)]
+            facts.write(out, [*others, line])
+            print(name, method, line["value"], f"{line['processor']:.1f} s", flush=True)
+
+
+def apart(name: str, method: str) -> Row:
+    """Measure one bound in a process of its own, on one thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "bench.networks", name, method]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=facts.TESTS)
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def measured(name: str, method: str) -> Row:
+    """Return a bound, its processor seconds, and the memory before and at most; the graph is made before."""
+    graph = GRAPHS[name]()
+    ways = {"product": Product(), "scaled": Scaled(), "multipliers": CUT_SHORT.get(name, Multipliers())}
+    way = ways[method]
+    memory = peak()
+    begun = time.process_time()
+    value = bound(graph, method=way, budget=None, check=False).upper
+    seconds = time.process_time() - begun
+    return {"value": value, "by": repr(way), "processor": seconds, "before": memory, "peak": peak()}
+
+
+def peak() -> int:
+    """Return the largest memory of this process so far, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
+    """Put both tables of the lines into the page."""
+    rows = {(row["network"], row["method"]): row for row in facts.read(source)}
+    text = page.read_text(encoding="utf-8")
+    for name, lines in (("bounds", bounds(rows)), ("costs", costs(rows))):
+        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", lines)
+    page.write_text(text, encoding="utf-8")
+
+
+Rows = dict[tuple[str, str], Row]
+
+
+def bounds(rows: Rows) -> str:
+    """Return the table of bounds, each beside its ratio to the product."""
+    lines = []
+    for name, title in TITLES.items():
+        product, scaled, multipliers = (rows[name, method]["value"] for method in METHODS)
+        others = [f"{told(value)} (1/{told(product / value)})" for value in (scaled, multipliers)]
+        lines.append([title, told(product), *others, told(rows[name, "below"]["value"])])
+    return table(["network", "Product", "Scaled", "Multipliers", "reached from below"], lines)
+
+
+def costs(rows: Rows) -> str:
+    """Return the table of seconds and memory."""
+    lines = []
+    for name in TITLES:
+        cells = []
+        for method in METHODS:
+            row = rows[name, method]
+            memory = (row["peak"] - row["before"]) / MIB
+            cells.append(f"{span(row['processor'])}, {memory:.0f} MiB")
+        lines.append([name, *cells])
+    return table(["", *(method.capitalize() for method in METHODS)], lines)
+
+
+def told(value: float) -> str:
+    """Return three digits of a number, large ones with an exponent."""
+    number = float(f"{value:.3g}")
+    if number >= 1e5:
+        return f"{number:.2e}".replace("e+0", "e").replace("e+", "e")
+    return f"{number:,.0f}" if number >= 1000 else f"{number:g}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(measured(*sys.argv[1:])))
