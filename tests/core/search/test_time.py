@@ -133,7 +133,8 @@ class CountedTime:
 def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CountedTime:
     """So slow that a layer of 64 x 32 channels takes as long as one of a thousand."""
     time_ = CountedTime(request.param)
-    for place in ("specnorm.clock", "specnorm.search.pruned", "specnorm.search.layer"):
+    rooms = ("pruned", "layer", "component", "supremum")
+    for place in ("specnorm.clock", *(f"specnorm.search.{room}" for room in rooms)):
         monkeypatch.setattr(f"{place}.RATE", request.param)
     monkeypatch.setattr("specnorm.clock.time", time_)
     monkeypatch.setattr("specnorm.search.constant._LARGE", 16)
