@@ -100,7 +100,7 @@ class _Searching(Method):
         clock: Clock,
     ) -> list[list[FloatArray]]:
         """Search by gradient steps, and by Newton steps for matrices, and leave time for the proof."""
-        proof = ROOM * proof_products(run, parts) / RATE
+        proof = proof_products(run, parts) / RATE
         until = clock.before(max(proof, LEFT_TO_PROOF * clock.left))
         try:
             with np.errstate(all="ignore"):
