@@ -34,8 +34,12 @@ from specnorm.types import ArrayOps, ArrayT
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
 
+_CLOSE = 1e-5
+"""Relative width of the interval that a kernel is scaled by, if few cells are enough."""
 _CHEAP = 1000
-"""Cells of a search to 1e-3 up to which one to 1e-5 costs little more."""
+"""Cells of that search."""
+_WIDE = 1e-3
+"""The width otherwise."""
 _LAST = 0.5
 """Part of the time that rounds of clipping leave to the proof."""
 _ROUNDED = 1e-4
@@ -270,22 +274,24 @@ def _times(x: Any, factor: Any, backend: Backend) -> Any:
 def _enclosed(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Any, Upper]:
     """A proven bound, as a differentiable array and as a claim about the array's numbers.
 
-    To 1e-3, and to 1e-5 where that looks cheap (a clipped spectrum is flat, and is not).
+    One search to 1e-5, of few cells; to 1e-3 where these bring less (a clipped spectrum is flat).
     """
-    result, claims = proven(x, _enclose(clock), **geometry)
-    if result.stats["converged"] and int(result.stats["cells"]) <= _CHEAP and not clock.expired:
-        result, claims = proven(x, _enclose(clock, rtol=1e-5), **geometry)
+    result, claims = proven(x, _enclose(clock, rtol=_CLOSE, max_cells=_CHEAP), **geometry)
+    is_close = result.stats["converged"] or float(result.value) <= (1 + _WIDE) * float(result.stats["lower"])
+    if not is_close and not clock.expired:
+        wide_result, wide_claims = proven(x, _enclose(clock), **geometry)
+        if float(wide_result.value) < float(result.value):
+            result, claims = wide_result, wide_claims
     if not claims:
         _, claims = proven(backend.to_numpy(backend.detach(x)), result.method, **geometry)
     ((_, upper),) = claims
     return result.value, upper
 
 
-def _enclose(clock: Clock, rtol: float = 1e-3) -> Enclose:
+def _enclose(clock: Clock, rtol: float = _WIDE, max_cells: int = Enclose.max_cells) -> Enclose:
     """Within what is left; at the end, what is proven in no time."""
-    if math.isinf(clock.seconds):
-        return Enclose(rtol=rtol)
-    return Enclose(rtol=rtol, budget=max(_PROOF * clock.left, _LEAST * clock.seconds))
+    budget = None if math.isinf(clock.seconds) else max(_PROOF * clock.left, _LEAST * clock.seconds)
+    return Enclose(rtol=rtol, max_cells=max_cells, budget=budget)
 
 
 def check_bound(bound: object) -> float:

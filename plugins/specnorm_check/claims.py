@@ -16,7 +16,7 @@ LONGEST_NAME = 80  # letters that are printed
 
 
 class Claim(NamedTuple):
-    """What a certificate states, and what proves it.
+    """A statement of a certificate, and the arrays that prove it.
 
     A claim about a network has the entry "parts", one about a layer has not.
     ``completion`` is the array 2^exponent H, with K*K + H*H close to a multiple of the

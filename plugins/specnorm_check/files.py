@@ -15,9 +15,9 @@ from specnorm_check.graphs import constants_of
 from specnorm_check.layers import Numbers, Refused, require
 from specnorm_check.statements import plain
 
-VERSION = 5  # of the format
+VERSION = 5  # of the certificates' format
 LARGEST_ARRAYS = 2**32  # bytes of a certificate's arrays together
-LARGEST_TEXT = 2**26  # bytes of their text
+LARGEST_TEXT = 2**26  # bytes of the claims, as text
 MODELS = (".npz", ".safetensors", ".onnx")
 DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 """NumPy's names of the dtypes in safetensors files; bfloat16 is read as its bits."""

@@ -44,7 +44,7 @@ Slopes = tuple[float, float]
 
 @dataclass(frozen=True)
 class Part:
-    """What a certificate says of layers that are proven together.
+    """Layers that a certificate proves together.
 
     ``values`` are the names of z_0, ..., z_n. ``multipliers`` are q_0, ..., q_n, each an
     array with one number for each channel; a layer by itself may have none. If

@@ -32,22 +32,22 @@ class Computed:
 
     @property
     def value(self) -> NDArray[np.float64]:
-        """The same numbers in float64."""
+        """The value in float64."""
         return self.array.astype(np.float64, copy=False)
 
 
-def equal_but_for_rounding(one: Computed, other: Computed, usual: float = 0.0) -> bool:
+def equal_but_for_rounding(first: Computed, second: Computed, usual: float = 0.0) -> bool:
     """Whether two results of a whole network agree to about the square root of the unit roundoff.
 
-    Differences are relative to the entry, or to the largest entry, of ``other``. ``usual``: the size that a result has
-    for other inputs as large. A result in which terms cancel has the rounding errors of a result of usual size.
+    Differences are relative to the entry, or to the largest entry, of ``second``. ``usual`` is the size of the results
+    for other inputs of this size: a result in which terms cancel has the rounding errors of a result of usual size.
     """
-    if one.value.shape != other.value.shape:
+    if first.value.shape != second.value.shape:
         return False
-    near = math.sqrt(2 * max(one.unit, other.unit))
-    size = max(largest(other.value), usual)
+    tolerance = math.sqrt(2 * max(first.unit, second.unit))
+    size = max(largest(second.value), usual)
     with np.errstate(all="ignore"):
-        return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)
+        return np.allclose(first.value, second.value, rtol=tolerance, atol=tolerance * size, equal_nan=True)
 
 
 def largest(numbers: NDArray[np.float64]) -> float:

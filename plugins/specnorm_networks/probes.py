@@ -73,15 +73,17 @@ def _work(graph: Graph, shapes: Shapes) -> int:
 
 
 def _anywhere(shapes: Shapes, rng: np.random.Generator) -> Iterator[Inputs]:
+    """Yield inputs of all `_kinds`; the arrays of one input are of one kind."""
     for make in _kinds(rng):
         yield {name: make(shape) for name, shape in shapes.items()}
 
 
 def _kinds(rng: np.random.Generator) -> Iterator[_Make]:
+    """Yield functions that make inputs: noise, structured inputs, and then noise of random scales without end."""
     yield rng.standard_normal
     yield _one_pixel
     yield lambda shape: -abs(rng.standard_normal(shape))
-    yield lambda shape: np.round(2 * rng.standard_normal(shape)) / 2  # ties
+    yield lambda shape: np.round(2 * rng.standard_normal(shape)) / 2  # many entries are equal
     yield lambda shape: np.full(shape, 0.75)
     yield lambda shape: 30 * rng.standard_normal(shape)
     yield np.zeros

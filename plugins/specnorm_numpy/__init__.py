@@ -19,9 +19,10 @@ _BATCH_BYTES = 2**18
 _LAPACK_CHOLESKY: Any = getattr(getattr(np.linalg, "_umath_linalg", None), "cholesky_up", None)
 """The function that ``np.linalg.cholesky`` calls. Unlike that, it takes an output array, and returns NaN for a matrix
 without a factor instead of raising. It is not public, so it may be missing (None)."""
-_SMALL_KERNEL = 2**20
-"""Number of entries of a kernel up to which one BLAS thread is faster than several, or hardly slower: 3x3 kernels with
-256 x 256 channels have about as many."""
+_SMALL_KERNEL = 2**22
+"""Number of entries of a kernel up to which BLAS takes one thread; 512 x 512 channels with 3x3 taps are 2.4 million.
+A search shares its cells among threads of its own. Several BLAS threads wait for each other in a loop, which takes 13
+times the processor time on a busy machine."""
 _LARGE_MATRIX = 128
 """Number of rows from which a factorisation, of a tenth of a millisecond, is worth a thread."""
 _HEAP_BYTES = 31 * 2**20

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.search.layer import LayerBounds
+    from specnorm.search.layer_bounds import LayerBounds
     from specnorm.types import ArrayOps
 
 

@@ -121,8 +121,8 @@ class Program:
         blocks_of_layer = self.spec.groups if needs.blocks else 1
         layers = xp.reshape(blocks, (count, blocks_of_layer * math.prod(blocks.shape[1:])))
         exponent = xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
-        # Under a tracer a non-finite kernel cannot be refused. Its value shall be NaN: add NaN for such a layer, else
-        # 0.
+        # Under a tracer a non-finite kernel cannot be refused, so its value shall be NaN: 0 times its entries is NaN
+        # and is added to the value. For finite kernels the sum is 0.
         nan_or_zero = xp.sum(layers * 0.0, axis=1) if run.traced else exponent
         if needs.scaled:
             layers, exponent = arrays.scale(layers, xp=xp)

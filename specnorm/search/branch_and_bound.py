@@ -124,7 +124,7 @@ class Search:
         if centre_values is None:
             return Cover(self.blocks, boxes, supremum, nonnegative=self.nonnegative, ops=self.ops)
         self.clock.check()
-        self._ascend_from_centres(centre_values, boxes, supremum)
+        self._ascend_from_best(centre_values, boxes, supremum)
         return Cover(
             self.blocks,
             boxes,
@@ -135,20 +135,18 @@ class Search:
             ops=self.ops,
         )
 
-    def _ascend_from_centres(
+    def _ascend_from_best(
         self,
         centre_values: CentreValues,
         boxes: Boxes,
         supremum: Upper | None,
     ) -> None:
-        """Raise the incumbent from the best centre of each block, the highest blocks first."""
+        """Raise the incumbent from the centre with the largest value."""
         values = centre_values.values
-        best_centre = values.argmax(axis=1)
-        highest = values[np.arange(len(values)), best_centre]
-        chosen = np.argsort(-highest, kind="stable")[: self.tuning.starts]
-        norms_sq = highest[chosen]
-        cells = Cells(boxes[best_centre[chosen]], chosen, supremum)
-        vectors = self.incumbent.start_vectors(len(chosen), 1)
+        block, place = np.unravel_index(int(values.argmax()), values.shape)
+        norms_sq = values[block, place][None]
+        cells = Cells(boxes[np.asarray([place])], np.asarray([block]), supremum)
+        vectors = self.incumbent.start_vectors(1, 1)
         self.incumbent.raise_from(centre_values.polynomial, cells, norms_sq, norms_sq, vectors)
 
     def _refine(
@@ -280,31 +278,51 @@ class Search:
         vectors = xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=xp), copy=False)
         least_sq = max(self.polynomials.least_limit_sq(polynomial), self.tuning.least * threshold**2)
         reduced_for_sq = np.minimum(np.maximum(cover.limits_sq(polynomial, threshold), least_sq), 1e300)
-        nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for_sq, self.tuning.exact)
+        nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for_sq)
         keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= self.tuning.kept
 
-        def estimate(part: slice) -> tuple[slice, CentreMatrices, np.ndarray, np.ndarray, Array]:
-            matrices, planes = cover.form(polynomial, np.arange(count)[part], reduced_for_sq[part])
+        limit_sq = cover.limits_sq(polynomial, threshold)
+        is_first = self._levels == 1
+        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
+        proves_first = self._free and not is_first
+
+        def estimate(part: slice) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
+            index = np.arange(count)[part]
+            matrices, planes = cover.form(polynomial, index, reduced_for_sq[part])
+            part_vectors = vectors[part, ...]
+            if proves_first:
+                likely = np.flatnonzero((limit_sq[part] >= reduced_for_sq[part]) & (limit_sq[part] < math.inf))
+                cover.fathom(matrices.take(likely, ops=self.ops), threshold)
+                still_open = np.flatnonzero(~cover.done[index])
+                index = index[still_open]
+                matrices = matrices.take(still_open, ops=self.ops)
+                even, odd = planes
+                planes = (arrays.rows(even, still_open, ops=self.ops), arrays.rows(odd, still_open, ops=self.ops))
+                part_vectors = arrays.rows(part_vectors, still_open, ops=self.ops)
+            if not len(index):
+                return index, matrices, np.zeros(0), np.zeros(0), part_vectors
             eigenvalues, eigenvectors = largest(
                 matrices,
-                vectors[part, ...],
+                part_vectors,
                 self.tuning,
                 self.blocks,
-                first=self._levels == 1,
+                first=is_first,
                 crowded=self._is_crowded,
                 ops=self.ops,
             )
             norms_sq, _ = lift(polynomial, planes, eigenvectors, eigenvalues, ops=self.ops)
-            return part, matrices, eigenvalues, norms_sq, eigenvectors
+            return index, matrices, eigenvalues, norms_sq, eigenvectors
 
         mapped = self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map
         new_vectors = []
-        for part, matrices, eigenvalues, norms_sq, eigenvectors in mapped(
+        visited = []
+        for index, matrices, eigenvalues, norms_sq, eigenvectors in mapped(
             estimate, self.polynomials.parts(polynomial, count)
         ):
-            nodes.eigenvalues[part] = eigenvalues
-            nodes.norms_sq[part] = norms_sq
+            nodes.eigenvalues[index] = eigenvalues
+            nodes.norms_sq[index] = norms_sq
             new_vectors.append(eigenvectors)
+            visited.append(index)
             if keeps_matrices:
                 nodes.matrices.append(matrices)
             else:
@@ -312,7 +330,13 @@ class Search:
         if self._levels == 1:
             self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for_sq, polynomial.rank, self.tuning)
         if new_vectors:
-            nodes.vectors = new_vectors[0] if len(new_vectors) == 1 else xp.concat(new_vectors, axis=0)
+            estimated = np.concatenate(visited)
+            is_estimated = np.zeros(count, dtype=bool)
+            is_estimated[estimated] = True
+            proven = np.flatnonzero(~is_estimated)
+            in_order = np.argsort(np.concatenate([estimated, proven]), kind="stable")
+            unordered = xp.concat([*new_vectors, arrays.rows(vectors, proven, ops=self.ops)], axis=0)
+            nodes.vectors = arrays.rows(unordered, in_order, ops=self.ops) if len(proven) else unordered
         return nodes
 
     def _fathom(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
@@ -354,21 +378,25 @@ class Search:
         """
         threshold = self.threshold
         no_reduction = np.zeros(len(cover))
-        is_near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * threshold**2)
+        norm_is_below = nodes.norms_sq < limit_sq
+        limit_is_high = limit_sq > self.tuning.high_limit * threshold**2
+        failed_by_truncation = norm_is_below & limit_is_high & ~cover.done
+        # The truncated proof would fail for cells of a quarter of the radius, too: cutting does not help.
         limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
-        stuck = np.flatnonzero(is_near & ~cover.done & (nodes.eigenvalues > limit_of_quarter_sq))
-        if len(stuck):
-            self._try(cover, self.polynomials.whole, stuck, no_reduction)
-        # For small cells the estimate can pass although the truncated proof fails. If there are many, the most
-        # promising one is retried first; if it fails, the others would, too.
-        small = hopeful[limit_sq[hopeful] > self.tuning.small * threshold**2]
-        misled = small[is_near[small] & ~cover.done[small]]
-        if len(misled) < self.tuning.misled:
+        cutting_is_futile = nodes.eigenvalues > limit_of_quarter_sq
+        futile = np.flatnonzero(failed_by_truncation & cutting_is_futile)
+        if len(futile):
+            self._try(cover, self.polynomials.whole, futile, no_reduction)
+        # For small cells the estimate can pass although the truncated proof fails. If there are many, the hardest one
+        # is retried first; the others are retried if it passes.
+        small = hopeful[limit_sq[hopeful] > self.tuning.limit_of_small_cells * threshold**2]
+        failed = small[failed_by_truncation[small] & ~cover.done[small]]
+        if len(failed) < self.tuning.fewest_retries:
             return
-        misled = misled[np.argsort(-nodes.eigenvalues[misled], kind="stable")]
-        self._try(cover, self.polynomials.whole, misled[:1], no_reduction)
-        if cover.done[misled[0]]:
-            self._try(cover, self.polynomials.whole, misled[1:], no_reduction)
+        hardest_first = failed[np.argsort(-nodes.eigenvalues[failed], kind="stable")]
+        self._try(cover, self.polynomials.whole, hardest_first[:1], no_reduction)
+        if cover.done[hardest_first[0]]:
+            self._try(cover, self.polynomials.whole, hardest_first[1:], no_reduction)
 
     def _try(
         self,
@@ -389,7 +417,7 @@ class Search:
         matrices: CentreMatrices,
         threshold: float,
     ) -> None:
-        """Try to fathom the cells whose estimates allow it; sharpen the estimates of the highest where that fails."""
+        """Try to fathom the cells whose estimates allow it."""
         polynomial = matrices.polynomial
         index = matrices.index
         limit_sq = cover.limits_sq(polynomial, threshold)[index]
@@ -399,27 +427,7 @@ class Search:
         tried = np.flatnonzero(allowed & ~cover.done[index] & (limit_sq < math.inf))
         if not len(tried):
             return
-        passed = cover.fathom(matrices.take(tried, ops=self.ops), threshold)
-        failed = tried[~passed]
-        highest = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]
-        # What failed in float32 is formed again in float64.
-        if len(highest) and not polynomial.is_float32:
-            nodes.exact -= len(highest)
-            self._sharpen(cover, nodes, matrices.take(np.sort(highest), ops=self.ops))
-
-    def _sharpen(self, cover: Cover, nodes: NodeEstimates, matrices: CentreMatrices) -> None:
-        """Replace the estimates of a few cells by eigenpairs, and ascend from there."""
-        index = matrices.index
-        polynomial = matrices.polynomial
-        cells = cover.open[index]
-        self.clock.require(len(index) * eigh_work(polynomial.rank, is_complex=True))
-        values, vectors = arrays.top_eigenpair(matrices.matrices, xp=self.xp)
-        eigenvalues = self.ops.to_numpy(values)
-        planes = polynomial.planes_at(cells.boxes.centres, cells.block)
-        norms_sq, _ = lift(polynomial, planes, vectors, eigenvalues, ops=self.ops)
-        nodes.eigenvalues[index] = eigenvalues
-        nodes.norms_sq[index] = norms_sq
-        self.incumbent.raise_from(polynomial, cells, nodes.norms_sq[index], eigenvalues, vectors)
+        cover.fathom(matrices.take(tried, ops=self.ops), threshold)
 
     def _may_go_on(self, cover: Cover, lower_before: float) -> bool:
         """Whether the next round can do more: an open single frequency must have raised the incumbent."""

@@ -53,7 +53,7 @@ def bound_by_circulant(
     lower: float,
     rtol: float,
     max_cells: int,
-    only_one: bool = False,
+    target_only: bool = False,
 ) -> tuple[Upper | None, int, int]:
     """Prove that the layer's norm is below a lower bound raised by rtol, or by how little it is not, by a circulant.
 
@@ -69,9 +69,9 @@ def bound_by_circulant(
         `shortest` of the layer; 1 on axes with one tap.
     lower : float
         Of the layer's norm.
-    only_one : bool
-        Whether this one test is all: the norm of the circulant itself is not computed if it fails, since another
-        method comes close enough.
+    target_only : bool
+        Whether the raised lower bound is the only bound to prove. If that proof fails, the norm of the circulant is
+        not computed, since another attempt will come closer.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def bound_by_circulant(
         cells, levels = result.cells, result.levels
         if result.upper is not None:
             return norm_by_circulant(spec, result.upper), cells, levels
-    if only_one or not target > 0:
+    if target_only or not target > 0:
         return None, cells, levels
     # The circulant's norm is above the target: compute it.
     nearest = search.at_nearest(torus, circulant.points, circulant.skew)

@@ -184,7 +184,7 @@ class Incumbent:
         eigenvalues: np.ndarray,
         vectors: Array,
     ) -> None:
-        """Ascend from the centres with the largest estimates, where that may raise the incumbent.
+        """Ascend from the centre with the largest estimate, where that may raise the incumbent.
 
         Parameters
         ----------
@@ -195,29 +195,23 @@ class Incumbent:
         vectors : array, shape (c, rank)
             Eigenvectors of these.
         """
-        chosen = self._worth_an_ascent(norms_sq)
-        for block in sorted({*cells.block[chosen].tolist()}):  # np.unique imports masked arrays
-            index = chosen[cells.block[chosen] == block]
-            starts = cells.boxes[index].centres
-            right = arrays.rows(vectors, index, ops=self.ops)
-            if polynomial.rank < polynomial.size:
-                planes = polynomial.planes_at(starts, cells.block[index])
-                _, right = lift(polynomial, planes, right, eigenvalues[index], ops=self.ops)
-            self._ascend(starts, unrotated(polynomial, right, block, ops=self.ops), block, self._rtol)
+        highest = int(np.argmax(norms_sq))
+        if not self._is_worth_an_ascent(float(norms_sq[highest])):
+            return
+        index = np.asarray([highest])
+        block = int(cells.block[highest])
+        start = cells.boxes[index].centres
+        right = arrays.rows(vectors, index, ops=self.ops)
+        if polynomial.rank < polynomial.size:
+            planes = polynomial.planes_at(start, cells.block[index])
+            _, right = lift(polynomial, planes, right, eigenvalues[index], ops=self.ops)
+        self._ascend(start, unrotated(polynomial, right, block, ops=self.ops), block, self._rtol)
 
-    def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
-        """Positions of the centres to start from, the highest first."""
+    def _is_worth_an_ascent(self, norm_sq: float) -> bool:
+        """Whether an ascent from a centre may matter: a norm that is higher by less than the tolerance does not."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
         norm_to_beat = self.best.claim.value if self._bound is None else self._bound
-        # Many cells left: a flat norm with many local maxima. Others than the highest centre may lead higher.
-        is_flat = self._bound is None and len(norms_sq) > self.tuning.many
-        if is_flat:
-            starts, factor = self.tuning.starts, self.tuning.near
-        else:
-            # What is higher by less than the tolerance has been reached from elsewhere, or does not matter.
-            starts, factor = 1, 1 + self.tuning.news * self._rtol
-        highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
-        return np.asarray(highest_first[norms_sq[highest_first] > factor * norm_to_beat**2])
+        return norm_sq > (1 + self.tuning.news * self._rtol) * norm_to_beat**2
 
     def at_nearest(
         self,
@@ -305,8 +299,6 @@ class NodeEstimates:
         Estimates of the top eigenvectors; the next round begins with them.
     reduced_for_sq : float array, shape (c,)
         Limits that the matrices are reduced for: no lower one is proven by them.
-    exact : int
-        How many cells may still get an exact eigenpair.
     eigenvalues : float array, shape (c,)
         Largest ones of the (reduced) Gram matrices, from below.
     norms_sq : float array, shape (c,)
@@ -319,7 +311,6 @@ class NodeEstimates:
     threshold: float
     vectors: Array
     reduced_for_sq: np.ndarray
-    exact: int
     eigenvalues: np.ndarray = field(init=False)
     norms_sq: np.ndarray = field(init=False)
     matrices: list[CentreMatrices] = field(default_factory=list)

@@ -29,12 +29,18 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-_FEW = 4
-"""So few frequencies left are visited rather than multiplied once more."""
-_SAMPLE = 24
-"""Frequencies that are tried first, at least: every sixteenth where there are more than sixteen times as many."""
-_WORTHWHILE = 4000
-"""Entries of symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
+_FEW_FREQUENCIES = 4
+"""Number of frequencies up to which another Gram product takes longer than to visit them."""
+_SMALLEST_SAMPLE = 24
+"""Least number of frequencies that are tried first, to learn whether Gram products leave many of them out."""
+_SAMPLE_STRIDE = 16
+"""Largest distance of these frequencies in their order: one in so many is tried first."""
+_PAIRS_A_FREQUENCY = 4
+"""Pairs of taps for each frequency up to which the Gram polynomial, a product for each pair, may pay."""
+_ENTRIES_A_LAG = 4000
+"""Entries of all symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
+_POINTS_A_STEP = 10
+"""Points of a grid along an axis, for each step from one tap to the next: ``10 (k - 1)``."""
 
 
 def largest_bound(
@@ -96,17 +102,21 @@ def _pays(blocks: Array, count: int, *, memory: int) -> bool:
     kernel_shape = blocks.shape[3:]
     lags = math.prod(2 * k - 1 for k in kernel_shape) // 2 + 1
     fits = 32 * lags * min(channels) ** 2 <= memory
-    has_more_frequencies_than_pairs = 4 * count >= math.prod(kernel_shape) ** 2
-    return bool(fits and has_more_frequencies_than_pairs and count * math.prod(channels) >= _WORTHWHILE * lags)
+    has_many_frequencies = _PAIRS_A_FREQUENCY * count >= math.prod(kernel_shape) ** 2
+    has_many_entries = count * math.prod(channels) >= _ENTRIES_A_LAG * lags
+    return bool(fits and has_many_frequencies and has_many_entries)
 
 
 def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
     """Visit a sample of the frequencies, then the rest; if much of the sample was left out by proof, so is the rest."""
     count = len(largest.frequencies)
     at_once = symbols.chunk_length(largest.block, ops=ops)
-    stride = max(min(16, count // _SAMPLE), -(-count // at_once), 1)
+    stride_of_sample = min(_SAMPLE_STRIDE, count // _SMALLEST_SAMPLE)
+    chunks = -(-count // at_once)
+    stride = max(stride_of_sample, chunks, 1)
     index = np.arange(count)
-    sample, rest = index[::stride], index[index % stride > 0]
+    sample = index[::stride]
+    rest = index[index % stride > 0]
     sample_left = leave_out(largest, sample, products)
     largest.visit(sample_left)
     leaves_out = 2 * len(sample_left) < len(sample)
@@ -119,7 +129,7 @@ def leave_out(
     largest: LargestBound,
     index: np.ndarray,
     products: int,
-    few: int = _FEW,
+    few: int = _FEW_FREQUENCIES,
 ) -> np.ndarray:
     """Leave out frequencies whose norms Gram iteration proves to be no larger. Return the numbers of the others.
 
@@ -161,7 +171,7 @@ _PHASE_WORK = 400
 
 def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:
     """Points an axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one where there is one tap."""
-    return tuple(1 if k == 1 else n or 10 * (k - 1) for k in kernel_shape)
+    return tuple(1 if k == 1 else n or _POINTS_A_STEP * (k - 1) for k in kernel_shape)
 
 
 def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
@@ -195,7 +205,7 @@ def _is_worth_a_grid(problem: Problem) -> bool:
 
 def _grid_size(blocks: Array) -> float:
     """Points of a grid, without mirror images."""
-    return math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
+    return math.prod(_POINTS_A_STEP * (k - 1) + 1 for k in blocks.shape[3:]) / 2
 
 
 def _phase_work(blocks: Array) -> float:

@@ -1,4 +1,4 @@
-"""Every number that a search is tuned by, in one record. Each changes what an answer costs, none what it claims."""
+"""Every number that a search is tuned by, in one record: what an answer costs, never what it claims."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import NamedTuple
 
 
 class Tuning(NamedTuple):
-    """Knobs of branch and bound, of its estimates and of the local ascent.
+    """Numbers that tune branch and bound, its estimates and the local ascent.
 
     The values are the fastest of those tried on the kernels of `tests/bench` (NumPy, one core).
     """
 
     cache: int = 24 * 2**20
-    """Bytes that are formed at once where the host computes: what stays in its cache."""
+    """Bytes of the matrices that the host forms at once; so many stay in its cache."""
     kept: int = 32 * 2**20
-    """Most bytes of a round's matrices that are kept until the ascent from its best cells. If there are more, cells are
-    tried against the last incumbent as soon as they are estimated, and formed again for the next one."""
+    """Most bytes of a round's matrices that are kept until the round's ascent. If a round has more, each cell is tried
+    against the incumbent before the ascent, and its matrix is formed again for the incumbent after it."""
 
     first_degree: int = 6
     """Chebyshev degree of the first round's estimates, which begin with random vectors."""
     degree: int = 3
-    """Of later rounds, which begin with the vectors of the cells before."""
+    """Chebyshev degree of later rounds, whose estimates begin with the vectors of the parents' cells."""
     crowded: float = 0.8
     """Part of the first cells that must be near their limits for filters of a higher degree, which tell crowded
     eigenvalues apart: with estimates too low, proofs fail, and cells are cut too coarsely."""
@@ -31,21 +31,21 @@ class Tuning(NamedTuple):
     crowded_degree: int = 10
     """Degree of later rounds, where eigenvalues are crowded."""
     cut: float = 0.85
-    """Part of a cell's limit up to which the filter does not tell eigenvalues apart: such a cell passes anyway."""
-    exact: int = 1
-    """Cells of a round that get an exact eigenpair: estimates stall where singular values nearly coincide. One takes as
-    long as many proofs."""
+    """Part of a cell's limit up to which the filter does not separate eigenvalues. A cell with no larger eigenvalue is
+    proven anyway."""
 
     pieces: int = 5
-    """Most pieces an axis that a cell is cut into at once: beyond, too many children pass by far."""
+    """Most pieces along an axis that a cell is cut into at once. With more, many children are far below
+    their limits."""
     overlap: float = 1.2
-    """Part of the needed shrinkage that is cut for. The norm at a child's centre is often lower than its parent's, so
-    that below 1 there are the fewest cells; a fifth fewer rounds cost 2 % more of them."""
+    """How many times smaller than its parent's norm requires a child is made. The norm at a child's centre is often
+    lower than its parent's, so values below 1 give the fewest cells; this one gives 2 % more, in a fifth fewer
+    rounds."""
     ahead: float = 0.8
     """Part of the cells, and of the time, left to a search that the next round may take; a tolerance that asks for more
     is widened."""
     wider: float = 1.25
-    """Factor by which it is widened at once."""
+    """Factor by which a tolerance that is not affordable is widened at once."""
     share: float = 0.999
     """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
     progress: float = 1e-14
@@ -61,7 +61,7 @@ class Tuning(NamedTuple):
     """Cells are tried in float32 as long as the lemma leaves them more than this times what float32 loses of a squared
     limit."""
     rtol_float32: float = 1e-4
-    """Smallest tolerance for which cells are tried in float32."""
+    """Smallest tolerance of a search that tries cells in float32 first."""
 
     float32_rounds: int = 2
     """First rounds in which, for a bound far above the incumbent, everything is in float32."""
@@ -77,32 +77,28 @@ class Tuning(NamedTuple):
     truncation: float = 0.5
     """Largest part of the squared threshold that the truncation bound may be."""
     widest_reduced: float = 0.7
-    """Part of the channels above which nothing is left out."""
+    """Largest part of the channels that is kept; if more of them matter, no direction is left out."""
     clear: float = 1.2
     """A limit must exceed the truncation bound by this factor to be worth a reduced matrix; above 1."""
     least: float = 0.3
     """Part of the squared threshold that matrices are reduced for at least: estimates of lower cells matter little."""
-    stuck: float = 0.9
+    high_limit: float = 0.9
     """Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
     not to the norm."""
-    small: float = 0.98
+    limit_of_small_cells: float = 0.98
     """Part of the squared threshold from which a cell's limit is that of a small cell."""
-    misled: int = 8
-    """Number of small cells with failed proofs against their estimates from which the whole matrices pay."""
+    fewest_retries: int = 8
+    """Number of small cells, whose proofs failed although their estimates allowed them, from which proofs without
+    truncation save time."""
 
     trials: int = 4
     """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
     basis beside those around the incumbent."""
     around: float = 0.06
-    """Angle between the frequencies around the incumbent."""
+    """Distance in radians, along each axis, of the frequencies around the incumbent whose vectors are kept."""
     doubtful: float = 0.95
-    """Part of a bound below which no vectors around the incumbent are needed: cells there pass by far."""
-    many: int = 48
-    """Cells of a round from which a norm counts as flat, with many local maxima."""
-    starts: int = 12
-    """Local ascents of a round with a flat norm; one otherwise."""
-    near: float = 0.95
-    """Part of the incumbent's square from which a centre of such a round is worth an ascent."""
+    """Part of a bound up to which an incumbent counts as far below it: cells around such an incumbent are proven
+    without its neighbours' vectors."""
     news: float = 0.2
     """Multiple of the tolerance by which an estimate of another round must exceed the incumbent to be worth one."""
 

@@ -117,30 +117,30 @@ def alternate(
         return (count < max_iter) & xp.any((gain > tolerance) & may_become_best)
 
     def sweep_three_times(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, _, steps_ahead, value, *both = state
-        vectors = both[:length]
-        previous = both[length:]
+        count, _, steps_ahead, value, *all_vectors = state
+        vectors = all_vectors[:length]
+        previous = all_vectors[length:]
         extrapolated = []
-        for vector, before in zip(vectors, previous, strict=True):
+        for vector, previous_vector in zip(vectors, previous, strict=True):
             factor = xp.astype(steps_ahead, vector.dtype)[..., None]
-            unit_vector, _ = arrays.unit(vector + factor * (vector - before), xp=xp)
+            unit_vector, _ = arrays.unit(vector + factor * (vector - previous_vector), xp=xp)
             extrapolated.append(unit_vector)
         swept, new_value = form.sweep(extrapolated[0], extrapolated[1:])
         is_worse = (new_value < value)[..., None]
         start = [xp.where(is_worse, old, new) for old, new in zip(vectors, form.split(swept), strict=True)]
-        first = xp.maximum(new_value, value)
-        value, second, vectors, previous = _swept(form, first, start, 2, ops=ops)
-        gain = _relative_gain(value, second, xp=xp)
-        previous_gain = _relative_gain(second, first, xp=xp)
+        first_value = xp.maximum(new_value, value)
+        value, second_value, vectors, previous = _swept(form, first_value, start, 2, ops=ops)
+        gain = _relative_gain(value, second_value, xp=xp)
+        previous_gain = _relative_gain(second_value, first_value, xp=xp)
         # The rate of convergence of the values is the square of that of the vectors.
         rate_sq = gain / xp.where(previous_gain > 0, previous_gain, xp.ones_like(previous_gain))
         rate = xp.sqrt(xp.clip(rate_sq, 0.0, TUNING.largest_ratio**2))
         return (count + 3, gain, rate / (1 - rate), value, *vectors, *previous)
 
     sweeps_done = xp.full((), count, dtype=xp.int32, device=ops.device(blocks))
-    begin = (sweeps_done, value * 0 + 1, value * 0, value, v, *modes, v, *modes)
-    sweeps_done, _, _, value, *both = ops.loop(continues, sweep_three_times, begin)
-    v, *modes = both[:length]
+    first_state = (sweeps_done, value * 0 + 1, value * 0, value, v, *modes, v, *modes)
+    sweeps_done, _, _, value, *all_vectors = ops.loop(continues, sweep_three_times, first_state)
+    v, *modes = all_vectors[:length]
     return form, value, v, modes, sweeps_done
 
 
@@ -164,14 +164,16 @@ def _swept(
     length = len(vectors)
 
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        value, _, *both = state
-        vectors = both[:length]
+        value, _, *all_vectors = state
+        vectors = all_vectors[:length]
         swept, new_value = form.sweep(vectors[0], vectors[1:])
         return (new_value, value, *form.split(swept), *vectors)
 
-    value, previous_value, *both = arrays.repeated(sweep, sweeps, (value, value, *vectors, *vectors), ops=ops)
-    return value, previous_value, both[:length], both[length:]
+    first_state = (value, value, *vectors, *vectors)
+    value, previous_value, *all_vectors = arrays.repeated(sweep, sweeps, first_state, ops=ops)
+    return value, previous_value, all_vectors[:length], all_vectors[length:]
 
 
 def _relative_gain(value: Array, previous: Array, *, xp: Namespace) -> Array:
+    """Return the growth of values relative to the new ones; 0 where these are 0."""
     return (value - previous) / xp.where(value > 0, value, xp.ones_like(value))

@@ -19,8 +19,8 @@ from specnorm_audit.rows import Row
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from audit import files
-from specnorm.search import layer as layer_module
-from specnorm.search.layer import LayerTuning
+from specnorm.search import layer_tuning
+from specnorm.search.layer_tuning import LayerTuning
 
 
 def _row(layer: Layer, **options: Any) -> Row:
@@ -44,7 +44,7 @@ def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int)
     stride = layer.geometry["stride"]
     sizes = tuple(n + more * s for n, s in zip(layer.input_shape, stride, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_module, "TUNING", LayerTuning(immediate_work=0, soon_work=0, late_work=0))
+        patch.setattr(layer_tuning, "TUNING", LayerTuning(immediate_work=0, soon_work=0, late_work=0))
         row = _row(layer, input_shape=sizes)
     assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, sizes, **layer.geometry))
 

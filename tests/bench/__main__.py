@@ -5,6 +5,7 @@ gpu --out FILE                   # what is measured on a GPU, of every library t
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
 cold [--python OTHER ...]        # first calls, in processor seconds of new processes
 page [FILE]                      # docs/benchmarks/index.md, or the table of a file beside it
+resnet18 --out FILE              # each layer of a ResNet-18 enclosed to 1e-3, and the profile; some two minutes
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
 constraint-gpu --out FILE        # the same of a weight and a step on a CUDA device; a minute
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from bench import constraint_page, page, suite
+from bench import constraint_page, page, resnet18, suite
 from bench.facts import FOLDER, read
 
 COMMITTED = FOLDER / "suite.jsonl"
@@ -45,11 +46,13 @@ def main(words: list[str] | None = None) -> int:
         each.add_argument("file", type=Path, nargs="?", default=COMMITTED)
     holding, cost = parsers.add_parser("constraint"), parsers.add_parser("constraint-cost")
     parsers.add_parser("constraint-gpu").add_argument("--out", type=Path)
+    by_layer = parsers.add_parser("resnet18")
+    by_layer.add_argument("--threads", type=int, default=2, help="of torch; NumPy's are set by OMP_NUM_THREADS")
     for option in ("--loops", "--methods"):
         holding.add_argument(option, nargs="+", default=(), help="these alone")
     holding.add_argument("--seeds", nargs="+", type=int, default=())
     holding.add_argument("--steps", type=int, help="of each loop; its own number if not given")
-    for each in (holding, cost):
+    for each in (holding, cost, by_layer):
         each.add_argument("--quick", action="store_true", help="a sample")
         each.add_argument("--out", type=Path)
     parsers.add_parser("constraint-page")
@@ -65,6 +68,9 @@ def main(words: list[str] | None = None) -> int:
     if given.command in ("run", "gpu"):
         torch.set_num_threads(given.threads or torch.get_num_threads())
         suite.write(given.size == "smoke", given.sections, given.libraries, given.out)
+    elif given.command == "resnet18":
+        torch.set_num_threads(given.threads)
+        resnet18.write(given.quick, given.out)
     elif given.command.startswith("constraint"):
         _constraint(given)
     elif given.command.startswith("networks"):

@@ -1,12 +1,14 @@
 """What a first call costs: processor seconds of new processes, the least of some, in one environment or in several.
 
 ``python -m bench cold [--python OTHER/bin/python ...]`` prints a line for each command, a column for each environment.
-What is ours of a torch module's first bound is what its process takes beyond one that has torch export the same module
-alone.
+The last lines divide a torch module's first bound: import of torch, of onnx and onnxscript, torch's export of the
+module, and what is ours. Each is what a process takes beyond one that stops before it. Ours is divided again: the
+import of specnorm and its networks, and what follows.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import subprocess
@@ -33,15 +35,30 @@ BOUND = f"""{_MODULE}
 from specnorm_networks import network_bound
 network_bound(model, (3, 8, 8))
 """
+IMPORTS = "import torch, numpy, onnx, onnxscript"
 COMMANDS: dict[str, Sequence[str]] = {
     "import numpy": ("-c", "import numpy"),
     "import specnorm": ("-c", "import specnorm"),
     "specnorm --help": ("-m", "specnorm", "--help"),
     "audit of ResNet-20": ("-m", "specnorm", "audit", str(RESNET), "--input-shape", "32"),
+    "import torch": ("-c", "import torch"),
+    "import torch, onnx, onnxscript": ("-c", IMPORTS),
     "torch exports a module": ("-c", EXPORT),
+    "the same, with our imports": ("-c", f"{EXPORT}\nfrom specnorm_networks import near, network_bound\n"),
     "the module's first bound": ("-c", BOUND),
     **{f"bound of {name}": (str(NETWORKS), name) for name in ("keras", "stylegan", "ista")},
 }
+
+
+SPLIT = {
+    "import numpy": "",
+    "import torch": "import of torch",
+    "import torch, onnx, onnxscript": "of onnx and onnxscript",
+    "torch exports a module": "torch's export",
+    "the same, with our imports": "our imports",
+    "the module's first bound": "our reading, search, check",
+}
+"""Commands each of which does what the one before does, and more; and what that is."""
 
 
 def seconds(python: str, arguments: Sequence[str]) -> float:
@@ -74,5 +91,8 @@ def show(pythons: Sequence[str], repeats: int) -> None:
     for name, least in measured(environments, repeats):
         found[name] = least
         print(f"{name:28}", *(f"{value:8.2f}" for value in least), flush=True)
-    whole, alone = found["the module's first bound"], found["torch exports a module"]
-    print(f"{'of which ours':28}", *(f"{a - b:8.2f}" for a, b in zip(whole, alone, strict=True)))
+    print("of the module's first bound:")
+    steps = list(SPLIT)
+    for before, after in itertools.pairwise(steps):
+        parts = (b - a for a, b in zip(found[before], found[after], strict=True))
+        print(f"  {SPLIT[after]:26}", *(f"{part:8.2f}" for part in parts))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 from checks import present  # noqa: E402
-from networks.published import NETWORKS, Denoiser  # noqa: E402
+from networks.published import Denoiser  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
 from specnorm_networks import Multipliers, Product, bounding, near, network_bound  # noqa: E402
 from specnorm_networks.tools import Measure  # noqa: E402
@@ -20,15 +24,30 @@ from specnorm.methods import Enclose  # noqa: E402
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("name", "most"), [("resnet20", 6.655e6), ("dncnn25", 4.9e6)])
-def test_no_bound_is_above_the_one_of_before(name: str, most: float) -> None:
-    """Of docs/benchmarks/networks.md. Fewer states that are looked at made ResNet-20's 4.5 % larger, unseen.
+@pytest.mark.parametrize(("name", "most"), [("resnet20", 6.655e6), ("dncnn25", 4.4e6)])
+def test_every_processor_has_the_bound_of_before(name: str, most: float) -> None:
+    """Of docs/benchmarks/networks.md, with OpenBLAS's kernels for Haswell and, where there are such, for AVX-512.
 
-    DnCNN's search ends elsewhere with each processor's kernels: 4.50e6 by OpenBLAS's for Haswell, 4.896e6 with AVX-512.
+    A search that stopped after steps without a gain ended at 4.50e6 by one and at 4.90e6 by the other. Fewer states
+    that are looked at made ResNet-20's bound 4.5 % larger, unseen.
     """
-    model, shape = (Denoiser().noise, (1, 40, 40)) if name == "dncnn25" else (NETWORKS[name][0](), (3, 32, 32))
-    found: Any = network_bound(model.double().eval(), shape, budget=None)
-    assert found.upper <= most
+    found = {kernels: upper_in_new_process(name, kernels) for kernels in ("Haswell", "SkylakeX")}
+    assert max(found.values()) <= most
+    assert max(found.values()) < 1.01 * min(found.values())
+
+
+def upper_in_new_process(name: str, kernels: str) -> float:
+    """Bound of a network by kernels of OpenBLAS; a processor that lacks them takes its own."""
+    source = (
+        "from networks.published import NETWORKS, Denoiser\n"
+        "from specnorm_networks import network_bound\n"
+        f"name = {name!r}\n"
+        "model, shape = (Denoiser().noise, (1, 40, 40)) if name == 'dncnn25' else (NETWORKS[name][0](), (3, 32, 32))\n"
+        "print(network_bound(model.double().eval(), shape, budget=None).upper)\n"
+    )
+    environment = os.environ | {"OPENBLAS_CORETYPE": kernels, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, env=environment)
+    return float(ran.stdout.split()[-1])
 
 
 def test_a_joint_kernel_is_proven_in_few_cells(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def _average(
 
 
 def _pair(numbers: Any) -> tuple[int, ...]:
-    """Return one number an axis of an image; torch may state a single one for both."""
+    """Return a number for each of the two axes of an image; torch may state a single one for both."""
     return tuple(numbers) * (2 // len(numbers))
 
 

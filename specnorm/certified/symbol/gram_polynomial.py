@@ -497,7 +497,8 @@ def correlations(
     xp = ops.xp
     g, _, m, p = taps.shape
     most_pairs = _CHUNK_BYTES // (8 * g * p * (2 * m + rank))
-    for pairs in paired_taps(used, most_pairs, tick=tick):
+
+    def correlated(pairs: PairedTaps) -> tuple[np.ndarray, Array, Array]:
         if tick is not None:
             tick()
         sums = xp.astype(ops.from_numpy(pairs.sums, taps), taps.dtype)
@@ -511,7 +512,10 @@ def correlations(
                 below = _summed_products(taps, pairs.second, pairs.first, sums, rank, first_row=rank, ops=ops)
                 backward = xp.concat([backward, below], axis=2)
         shape = (g, len(pairs.lags), p * rank)
-        yield pairs.lags, xp.reshape(forward, shape), xp.reshape(backward, shape)
+        return pairs.lags, xp.reshape(forward, shape), xp.reshape(backward, shape)
+
+    mapped = ops.map if m * p >= _LARGE_TAP else map
+    yield from mapped(correlated, paired_taps(used, most_pairs, tick=tick))
 
 
 def _summed_products(

@@ -25,7 +25,8 @@ from specnorm.certified.matrices.block_tridiagonal import (
 )
 from specnorm.errors import GeometryError
 from specnorm.problem.spec import ConvSpec
-from specnorm.search.layer import LayerBounds, enclose_layer
+from specnorm.search.layer import enclose_layer
+from specnorm.search.layer_bounds import LayerBounds
 from specnorm.search.result import Problem
 from specnorm.types import ArrayOps
 

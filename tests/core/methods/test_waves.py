@@ -19,8 +19,8 @@ from specnorm.certified import rounding
 from specnorm.certified.layer.waves import Waves, quotient_of_waves_down
 from specnorm.problem.spec import ConvSpec
 from specnorm.problem.taps import sizes_of
-from specnorm.search import layer as layer_search
-from specnorm.search.layer import LayerTuning
+from specnorm.search import layer_tuning
+from specnorm.search.layer_tuning import LayerTuning
 
 SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]] = [
     ((2, 3, 3), (7,), ((1, 1),)), ((3, 1, 4), (5,), ((3, 0),)), ((2, 2, 3, 2), (4, 5), ((1, 2), (0, 1))),
@@ -117,7 +117,7 @@ def test_no_quotient_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sizes", [(3000,), (70, 200), (300, 300, 300)])
 def test_layers_that_are_too_large_for_a_vector(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Taps [a, b, a] an axis: the norm is known. A step over all pixels of the last one would take seconds."""
-    monkeypatch.setattr(layer_search, "TUNING", LayerTuning(immediate_work=-1, witness_entries=-1))
+    monkeypatch.setattr(layer_tuning, "TUNING", LayerTuning(immediate_work=-1, witness_entries=-1))
     random = np.random.RandomState(0)
     kernel = random.standard_normal((2, 3))
     norm = float(np.linalg.norm(kernel, 2))

@@ -45,8 +45,9 @@ from specnorm.certified.symbol.grid import LargestBound
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
-from specnorm.search import layer as layer_search
-from specnorm.search.layer import TUNING, enclose_by_matrix
+from specnorm.search import component, layer_tuning
+from specnorm.search.layer_tuning import TUNING
+from specnorm.search.own_matrix import enclose_by_matrix
 
 ROOM = ("certified", "specnorm_networks.certified")
 COVER = {
@@ -389,8 +390,8 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
-    monkeypatch.setattr(layer_search, "TUNING", TUNING._replace(immediate_work=-1.0, soon_work=-1.0, late_work=-1.0))
-    monkeypatch.setattr(layer_search, "fewest_points", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
+    monkeypatch.setattr(layer_tuning, "TUNING", TUNING._replace(immediate_work=-1.0, soon_work=-1.0, late_work=-1.0))
+    monkeypatch.setattr(component, "fewest_points", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 
     def enclosed() -> None:

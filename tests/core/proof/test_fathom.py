@@ -262,7 +262,7 @@ def test_values_and_gradients_are_those_of_a_visit_to_all(
     for method, n in methods:
         found = []
         for worth in (1, 10**12):
-            monkeypatch.setattr(pruned, "_WORTHWHILE", worth)
+            monkeypatch.setattr(pruned, "_ENTRIES_A_LAG", worth)
             found.append(specnorm.value_and_grad(kernel, method, input_shape=n, groups=groups))
         (value, gradient), (whole, expected) = found
         np.testing.assert_allclose(value, whole, rtol=1e-12)

@@ -21,9 +21,9 @@ from specnorm.certified.layer.own_matrix import quotients
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.power import PowerTopK
-from specnorm.search import layer as layer_search
+from specnorm.search import component, layer_tuning
 from specnorm.search.circulants import bound_by_circulant
-from specnorm.search.layer import TUNING
+from specnorm.search.layer_tuning import TUNING
 
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
@@ -46,7 +46,7 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
     """
 
     def every_circulant(*given: Any, **named: Any) -> Any:
-        named.pop("only_one", None)
+        named.pop("target_only", None)
         return bound_by_circulant(*given, **named)
 
     def lowered(*given: Any, **named: Any) -> Any:
@@ -54,9 +54,9 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
         return [assumed_lower((0.985 if split else 0.5) * x.value, x.what) for x in found], images
 
     with (
-        patch.object(layer_search, "TUNING", TUNING._replace(**(SPLIT if split else RINGS))),
-        patch.object(layer_search, "quotients", lowered),
-        patch.object(layer_search, "bound_by_circulant", every_circulant),
+        patch.object(layer_tuning, "TUNING", TUNING._replace(**(SPLIT if split else RINGS))),
+        patch.object(component, "quotients", lowered),
+        patch.object(component, "bound_by_circulant", every_circulant),
     ):
         yield
 
@@ -174,7 +174,7 @@ def in_a_way(way: int) -> Iterator[None]:
         with by_circulants(split=way > len(WAYS)):
             yield
     else:
-        with patch.object(layer_search, "TUNING", TUNING._replace(**WAYS[way])):
+        with patch.object(layer_tuning, "TUNING", TUNING._replace(**WAYS[way])):
             yield
 
 

@@ -1,0 +1,442 @@
+"""One component of a layer at its size: what the attempts to bound its norm share, and each kind of bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
+from specnorm.certified.layer.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
+from specnorm.certified.layer.own_matrix import quotients
+from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.clock import RATE
+from specnorm.numerics import costs
+from specnorm.numerics.lanczos import Plan, top_vectors
+from specnorm.numerics.power import composed
+from specnorm.problem.layer_map import Convolution
+from specnorm.result import BoundSource
+from specnorm.search import layer_tuning as knobs
+from specnorm.search import tuning as search_tuning
+from specnorm.search.circulants import DeflatedCirculant, away_from, bound_by_circulant
+from specnorm.search.groups import OpenGroups, find_open_groups
+from specnorm.search.layer_bounds import LayerBounds, witness_shapes
+from specnorm.search.own_matrix import enclose_by_matrix
+from specnorm.search.plane_wave import WaveSum, windowed_wave
+from specnorm.search.result import Problem
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array
+    from specnorm.certified.bound import Lower, Upper
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.search.branch_and_bound import Search
+    from specnorm.search.result import SearchResult
+    from specnorm.search.supremum import Supremum
+    from specnorm.types import ArrayOps
+
+
+class ComponentSearch:
+    """One component of a layer (`PolyphaseComponent`), and what the attempts to bound its norm share.
+
+    Attributes
+    ----------
+    kernels : array, shape (groups, first, second, *kernel_shape)
+        The layer's kernel by groups.
+    single : ConvSpec
+        Geometry of one group.
+    plan : BlockPlan
+        The cheapest form of one group's Gram matrix.
+    proof_rtol : float
+        Tolerance asked of a proof, so that the answer is within ``rtol`` after rounding.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        component: PolyphaseComponent,
+        supremum: Supremum,
+        *,
+        ops: ArrayOps,
+    ) -> None:
+        self.problem = problem
+        self.component = component
+        self.supremum = supremum
+        self.ops = ops
+        self.xp = ops.xp
+        self.spec = component.spec
+        self.rtol = problem.rtol
+        self.proof_rtol = search_tuning.TUNING.share * problem.rtol
+        self.groups = problem.spec.groups
+        self.single = of_one_group(component.spec)
+        kernel = problem.kernel
+        self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
+        self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
+        self._open_groups: OpenGroups | None = None
+        self._deflated_circulants: list[DeflatedCirculant] | None = None
+
+    # -- what is affordable ------------------------------------------------------------------------------------------
+    @property
+    def is_small(self) -> bool:
+        """Whether the layer's own matrix is less work than a search."""
+        return self.plan.work * self.groups <= knobs.TUNING.immediate_work
+
+    @property
+    def can_be_deflated(self) -> bool:
+        """Whether circulants can be deflated: no stride, and no tolerance for which too many waves would go."""
+        return set(self.spec.stride) == {1} and self.rtol >= knobs.TUNING.deflation_rtol
+
+    @property
+    def closer_attempt_follows(self) -> bool:
+        """Whether another attempt will come close enough where the best circulant does not."""
+        matrix_follows = self._matrix_fits and self.plan.work * self.groups <= knobs.TUNING.soon_work
+        return self.can_be_deflated or matrix_follows
+
+    @property
+    def _matrix_fits(self) -> bool:
+        """Whether one group's Gram matrix fits the memory budget."""
+        return self.plan.memory <= self.ops.memory
+
+    @property
+    def size(self) -> int:
+        """Pixels times channels of one group."""
+        return max(self.single.stored_channels) * math.prod(axis.pixels for axis in self.component.axes)
+
+    @property
+    def shortest_circulant(self) -> tuple[int, ...] | None:
+        """Points of the shortest circulant; None if there is none of use."""
+        if not reads_zeros(self.spec):
+            return None
+        return fewest_points(self.spec, self.torus_search)
+
+    # -- the supremum over all sizes ---------------------------------------------------------------------------------
+    @property
+    def torus_search(self) -> Search:
+        """The search that enclosed the supremum."""
+        return self.supremum()[0]
+
+    @property
+    def torus_result(self) -> SearchResult:
+        """What it proved about the supremum."""
+        return self.supremum()[1]
+
+    def padded(self, supremum: Upper | None) -> Upper | None:
+        """A bound of the layer from one of the supremum."""
+        return None if supremum is None else padded_norm(supremum, self.spec)
+
+    def by_supremum(self, bounds: LayerBounds) -> LayerBounds:
+        """The bounds with the supremum, if that is lower, and with the cost of its search."""
+        result = self.torus_result
+        with_cost = replace(bounds, cells=bounds.cells + result.cells, levels=bounds.levels + result.levels)
+        return with_cost.with_upper(self.padded(result.upper), BoundSource.SUPREMUM)
+
+    # -- groups ------------------------------------------------------------------------------------------------------
+    def open_groups(self, bounds: LayerBounds) -> OpenGroups:
+        """Groups that were not proven to be below the layer when this was first asked."""
+        if self._open_groups is None:
+            # Of padding that repeats pixels, a group's norm may be larger than that of its symbol.
+            target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
+            self._open_groups = find_open_groups(
+                self.torus_search.blocks,
+                target,
+                max_cells=self.problem.max_cells,
+                clock=self.problem.clock,
+                ops=self.ops,
+            )
+        return self._open_groups
+
+    def matrix_work(self, bounds: LayerBounds) -> float:
+        """Multiplications of a proof by the matrices of the open groups; infinite if one does not fit the memory."""
+        count = len(self.open_groups(bounds).numbers)
+        return self.plan.work * count if self._matrix_fits else math.inf
+
+    def deflates(self, bounds: LayerBounds) -> bool:
+        """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
+        few_groups = len(self.open_groups(bounds).numbers) <= knobs.TUNING.deflation_groups
+        dear_matrix = self.matrix_work(bounds) > knobs.TUNING.deflation_work
+        return few_groups and dear_matrix and self.shortest_circulant is not None
+
+    def deflated_circulants(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
+        """The circulant of each open group, ready to be deflated; empty where that is not to be done."""
+        if self.problem.clock.expired or not self.deflates(bounds):
+            return []
+        if self._deflated_circulants is None:
+            self._deflated_circulants = self._circulants_of(self.open_groups(bounds).numbers)
+        return self._deflated_circulants
+
+    def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
+        fewest = shortest(self.single)
+        circulant = away_from(self.torus_result, fewest, self.spec.kernel_shape)
+        is_too_short = any(points < least for points, least in zip(circulant.points, fewest, strict=True))
+        supremum = self.torus_result.upper
+        if is_too_short or supremum is None:
+            return []
+        return [
+            DeflatedCirculant(
+                self.kernels[group : group + 1, ...],
+                self.single,
+                circulant,
+                supremum,
+                self.torus_search,
+                group,
+                clock=self.problem.clock,
+                ops=self.ops,
+            )
+            for group in groups.tolist()
+        ]
+
+    def with_uppers_of_open_groups(self, bounds: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
+        """The bounds with the largest of upper bounds of the open groups, if each has one and that is lower."""
+        proven = [upper for upper in uppers if upper is not None]
+        if len(proven) < len(uppers) or self._open_groups is None:
+            return bounds
+        upper = norm_of_groups(self.spec, proven, self._open_groups.others)
+        return bounds.with_upper(upper, BoundSource.CIRCULANT)
+
+    # -- bounds ------------------------------------------------------------------------------------------------------
+    def near_supremum(self, steps: int, most_entries: float) -> LayerBounds:
+        """Bound from below near the wave of the supremum, and from above by the supremum.
+
+        Parameters
+        ----------
+        steps : int
+            Lanczos steps from the wave.
+        most_entries : float
+            Most pixels times channels times steps; a larger layer is restricted to fewer pixels.
+        """
+        group = self.torus_result.block
+        kernel = self.kernels[group : group + 1, ...]
+        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, knobs.TUNING.wave_time / 2)
+        if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
+            return self._by_wave_sum(kernel, group)
+        sums_waves = wave_sum_in_time and self._has_wave_sums and self._least_pixels >= knobs.TUNING.wave_sum_pixels
+        if sums_waves and steps == knobs.TUNING.wave_steps:
+            steps = 0
+        restriction = self._restricted(steps, most_entries)
+        single = of_one_group(restriction.spec)
+        angles = self.torus_result.frequency.angles[0]
+        if sums_waves:
+            vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
+        else:
+            vectors = windowed_wave(kernel, single, angles, ops=self.ops)
+        work_of_lanczos = 2 * steps * math.prod(axis.pixels for axis in restriction.axes) * math.prod(kernel.shape)
+        if steps > 0 and not self.problem.clock.expired and self.problem.clock.affords(work_of_lanczos):
+            vectors = self._after_lanczos(vectors, kernel, single, steps)
+        layer = Convolution(kernel, single, budget=self._patch_memory, ops=self.ops)
+        (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
+        if single.transposed:
+            u, v = vectors, images
+        else:
+            u, v = images, vectors
+        return self.bounds_of_group(
+            lower,
+            self.padded(self.torus_result.upper),
+            layer,
+            u[:, 0, :],
+            v[:, 0, :],
+            group=group,
+            restriction=restriction,
+            source=BoundSource.SUPREMUM,
+        )
+
+    @property
+    def _has_wave_sums(self) -> bool:
+        """Whether `WaveSum` is defined for the layer: zero padding and no stride."""
+        return reads_zeros(self.spec) and set(self.spec.stride) == {1}
+
+    @property
+    def _wave_sum_work(self) -> float:
+        """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles an axis."""
+        first, second, *kernel_shape = self.kernels.shape[1:]
+        smaller = min(first, second)
+        work_of_one = max(first, second) * smaller**2 + costs.eigh_work(smaller, is_complex=True)
+        points = math.prod(2 if taps > 1 else 1 for taps in kernel_shape)
+        return points * work_of_one
+
+    @property
+    def _least_pixels(self) -> int:
+        """Pixels of the shortest axis with more than one tap; 0 if there is none."""
+        axes = zip(self.component.axes, self.spec.kernel_shape, strict=True)
+        return min((axis.pixels for axis, taps in axes if taps > 1), default=0)
+
+    @property
+    def _patch_memory(self) -> int:
+        """Bytes of patches at once: they are copied once or twice on the way."""
+        return self.ops.memory // 4
+
+    def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
+        """The component, or a restriction of it that so many steps on so many entries, and the time limit, allow."""
+        channels = max(self.single.stored_channels)
+        pixels = most_entries / (max(steps, 1) * channels)
+        time_limit = self.problem.clock.seconds
+        work_of_pixel = knobs.TUNING.wave_passes * math.prod(self.kernels.shape[1:])
+        return self.component.restricted(min(pixels, knobs.TUNING.wave_time * time_limit * RATE / work_of_pixel))
+
+    def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
+        """Whether a quotient of a sum of waves, which is no vector, is as good as Lanczos, and no vector is wanted."""
+        if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
+            return False
+        return self.rtol >= knobs.DEFAULT_RTOL or self._restricted(steps, most_entries) is not self.component
+
+    def _by_wave_sum(self, kernel: Array, group: int) -> LayerBounds:
+        """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
+        angles = self.torus_result.frequency.angles[0]
+        quotient, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
+        no_vector = self.xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
+        return LayerBounds(
+            lower=norm_of_restriction(self.component, self.component, quotient),
+            upper=self.padded(self.torus_result.upper),
+            u=no_vector,
+            v=no_vector,
+            gradient=self._gradient_of_group(gradient, group),
+            bound_source=BoundSource.SUPREMUM,
+        )
+
+    def _after_lanczos(
+        self,
+        vectors: Array,
+        kernel: Array,
+        single: ConvSpec,
+        steps: int,
+    ) -> Array:
+        """Vectors (1, 1, size of the large side) after some Lanczos steps on one group's layer.
+
+        What is proven is a quotient of the vector, however it was computed: float32 does for most of the way.
+        """
+        xp = self.xp
+        if self.rtol >= knobs.DEFAULT_RTOL and steps <= knobs.TUNING.closer_steps:
+            kernel_used = xp.astype(kernel, xp.float32)
+        else:
+            kernel_used = kernel
+        layer = Convolution(kernel_used, single, budget=self._patch_memory, ops=self.ops)
+        # From the large side to the small one, and back.
+        if single.transposed:
+            gram = composed(layer.adjoint, layer.apply)
+        else:
+            gram = composed(layer.apply, layer.adjoint)
+        plan = Plan(steps, 0, min(1e-6, self.rtol / 100))
+        start = xp.astype(vectors, kernel_used.dtype)
+        vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, plan, start=start, ops=self.ops)
+        return xp.astype(vectors, kernel.dtype)
+
+    def by_circulant(self, bounds: LayerBounds, *, target_only: bool) -> LayerBounds:
+        """The bounds with that of a circulant, if it is lower."""
+        fewest = self.shortest_circulant
+        if fewest is None:
+            return bounds
+        upper, cells, levels = bound_by_circulant(
+            self.spec,
+            self.torus_search,
+            self.torus_result,
+            fewest,
+            lower=bounds.lower.value,
+            rtol=self.rtol,
+            max_cells=self.problem.max_cells,
+            target_only=target_only,
+        )
+        with_cost = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
+        return with_cost.with_upper(upper, BoundSource.CIRCULANT)
+
+    def by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
+        """Bounds of the largest norm of some groups, the open ones or all, by their own matrices.
+
+        Of a group below ``lower`` no more is proven than that.
+        """
+        kernels = arrays.rows(self.kernels, groups, ops=self.ops)
+        result = enclose_by_matrix(kernels, self.single, self.plan, rtol=self.rtol, lower=lower, ops=self.ops)
+        proven = [upper for upper in result.upper if upper is not None]
+        upper: Upper | None = None
+        if len(proven) == len(groups):
+            others = None if self._open_groups is None else self._open_groups.others
+            upper = norm_of_groups(self.spec, proven, others)
+        best = max(range(len(groups)), key=lambda j: result.lower[j].value)
+        return self.bounds_of_group(
+            result.lower[best],
+            upper,
+            Convolution(kernels[best : best + 1, ...], self.single, ops=self.ops),
+            result.u[best : best + 1, :],
+            result.v[best : best + 1, :],
+            group=int(groups[best]),
+            restriction=self.component,
+            source=BoundSource.MATRIX,
+        )
+
+    def bounds_of_group(
+        self,
+        lower: Lower,
+        upper: Upper | None,
+        layer: Convolution,
+        u: Array,
+        v: Array,
+        *,
+        group: int,
+        restriction: PolyphaseComponent,
+        source: BoundSource,
+    ) -> LayerBounds:
+        """Bounds of the whole layer from those of one group on a restriction, with its vectors and gradient.
+
+        Parameters
+        ----------
+        layer : Convolution
+            The restriction of that group.
+        u, v : arrays, shapes (1, outputs) and (1, inputs)
+            Singular vectors of the restriction.
+        """
+        gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
+        inputs, outputs = witness_shapes(self.problem.spec)
+        input_places = [axis.pixel for axis in restriction.axes]
+        output_places = [axis.output for axis in restriction.axes]
+        if self.spec.transposed:
+            input_places, output_places = output_places, input_places
+        return LayerBounds(
+            lower=norm_of_restriction(self.component, restriction, lower),
+            upper=upper,
+            u=self._placed(u, group, layer.shapes[1], outputs, output_places),
+            v=self._placed(v, group, layer.shapes[0], inputs, input_places),
+            gradient=self._gradient_of_group(gradient, group),
+            bound_source=source,
+        )
+
+    # -- vectors -----------------------------------------------------------------------------------------------------
+    def _gradient_of_group(self, gradient: Array, group: int) -> Array:
+        """Gradient of one group's kernel as that of the whole layer's; the other groups have zeros."""
+        index = self.ops.from_numpy(np.asarray([group], dtype=np.int64), gradient)
+        by_group = arrays.one_hot(gradient, index, self.groups, xp=self.xp)
+        return self.xp.reshape(by_group, self.problem.kernel.shape)
+
+    def _placed(
+        self,
+        vector: Array,
+        group: int,
+        shape: tuple[int, ...],
+        whole_shape: tuple[int, ...],
+        places: list[tuple[int, int]],
+    ) -> Array:
+        """A vector (1, n) of one group's restriction as one of the whole layer.
+
+        Parameters
+        ----------
+        shape, whole_shape : tuple of int
+            Channels and pixels of both; (0,) where the whole is too large to be returned: then it is empty.
+        places : list of (first, step)
+            Where the restriction's pixels are along each axis.
+        """
+        if whole_shape == (0,):
+            return vector[:, :0]
+        channels = slice(group * shape[0], (group + 1) * shape[0])
+        pixels = []
+        for (first, step), count in zip(places, shape[1:], strict=True):
+            pixels.append(slice(first, first + step * (count - 1) + 1, step))
+        whole = self.xp.zeros(whole_shape, dtype=vector.dtype, device=self.ops.device(vector))
+        whole[(channels, *pixels)] = self.xp.reshape(vector, shape)
+        return self.xp.reshape(whole, (1, -1))
+
+
+def fewest_points(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
+    """Points of the shortest circulant: 1 along axes where the symbol is constant, None if all axes are such."""
+    kernel_shape = search.blocks.shape[3:]
+    if all(taps == 1 for taps in kernel_shape):
+        return None
+    return tuple(1 if taps == 1 else points for points, taps in zip(shortest(spec), kernel_shape, strict=True))

@@ -1,0 +1,91 @@
+"""Two proven bounds of the norm of a layer at its size, with their witness."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from specnorm.certified.bound import greatest, least, nothing
+from specnorm.problem.taps import shapes_of
+from specnorm.result import BoundSource
+from specnorm.search import layer_tuning as knobs
+from specnorm.search.result import Bounds, Problem
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array
+    from specnorm.certified.bound import Upper
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.types import ArrayOps
+
+
+@dataclass(frozen=True, eq=False)
+class LayerBounds(Bounds):
+    """Two proven bounds of ``||A||``.
+
+    Parameters
+    ----------
+    u, v : arrays, shapes (1, outputs) and (1, inputs)
+        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
+    gradient : array, shape (1, *shape)
+        Gradient of ``<u, A v>`` with respect to the kernel.
+    bound_source : BoundSource
+        What proved the upper bound.
+    cells, levels : int
+        Of all searches in turn; of parts that were searched side by side, the largest.
+    """
+
+    u: Array
+    v: Array
+    gradient: Array
+    bound_source: BoundSource
+    cells: int = 0
+    levels: int = 0
+
+    def intersect(self, other: LayerBounds) -> LayerBounds:
+        """The larger lower and the smaller upper bound of two pairs for one layer."""
+        closer_below = self if greatest(self.lower, other.lower) is self.lower else other
+        closer_above = self.with_upper(other.upper, other.bound_source)
+        return LayerBounds(
+            lower=closer_below.lower,
+            upper=closer_above.upper,
+            u=closer_below.u,
+            v=closer_below.v,
+            gradient=closer_below.gradient,
+            bound_source=closer_above.bound_source,
+            cells=self.cells + other.cells,
+            levels=self.levels + other.levels,
+        )
+
+    def with_upper(self, upper: Upper | None, source: BoundSource) -> LayerBounds:
+        """These bounds with another upper bound, if that is lower."""
+        proven = [bound for bound in (self.upper, upper) if bound is not None]
+        if not proven or least(*proven) is self.upper:
+            return self
+        return replace(self, upper=upper, bound_source=source)
+
+
+def no_bounds(problem: Problem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds:
+    """Bounds of a layer, or of one of its components, before any attempt."""
+    kernel = problem.kernel
+    inputs, outputs = witness_shapes(problem.spec)
+
+    def zeros(shape: tuple[int, ...]) -> Array:
+        return ops.xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
+
+    return LayerBounds(
+        lower=nothing(spec),
+        upper=None,
+        u=zeros(outputs),
+        v=zeros(inputs),
+        gradient=ops.xp.zeros_like(kernel),
+        bound_source=BoundSource.MATRIX,
+    )
+
+
+def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the layer's input and output; (0,) where they are too large for their vectors to be returned."""
+    inputs, outputs = shapes_of(spec)
+    if math.prod(inputs) + math.prod(outputs) > knobs.TUNING.witness_entries:
+        return (0,), (0,)
+    return inputs, outputs

@@ -1,0 +1,209 @@
+"""Enclose norms by the Gram matrices of layers at their size: Lanczos from below, a factorisation from above."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified.bound import finite, greatest, least
+from specnorm.certified.layer.own_matrix import LayerGram, quotients
+from specnorm.certified.matrices import norms
+from specnorm.certified.matrices.block_tridiagonal import to_layer
+from specnorm.numerics.lanczos import Plan, top_vectors
+from specnorm.numerics.power import composed
+from specnorm.problem.layer_map import Convolution
+from specnorm.search import layer_tuning as knobs
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array
+    from specnorm.certified.bound import Lower, Upper
+    from specnorm.certified.matrices.block_tridiagonal import BlockPlan
+    from specnorm.numerics.power import LinearMap
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.types import ArrayOps
+
+
+@dataclass(frozen=True, eq=False)
+class GroupBounds:
+    """Proven bounds of a stack of groups.
+
+    Parameters
+    ----------
+    upper : list of Upper or None
+        None where there is no proof.
+    u, v : arrays, shapes (b, outputs) and (b, inputs)
+        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
+    """
+
+    lower: list[Lower]
+    upper: list[Upper | None]
+    u: Array
+    v: Array
+
+
+def enclose_by_matrix(
+    kernels: Array,
+    spec: ConvSpec,
+    plan: BlockPlan,
+    *,
+    rtol: float,
+    lower: float = 0.0,
+    ops: ArrayOps,
+) -> GroupBounds:
+    """Enclose the norms of layers of one group by Lanczos and a factorisation of their Gram matrices.
+
+    Parameters
+    ----------
+    kernels : array, shape (b, first, second, *kernel_shape)
+        In torch's order, scaled to about 1, with known values.
+    spec : ConvSpec
+        Of one group, with ``input_shape``.
+    rtol : float
+        Relative width asked for.
+    lower : float
+        Lower bound of the whole layer's norm. Of a group below it no more is proven than that.
+    """
+    xp = ops.xp
+    step = max(1, ops.memory // plan.memory)
+    chunks: list[GroupBounds] = []
+    for start in range(0, kernels.shape[0], step):
+        stop = min(start + step, kernels.shape[0])
+        chunk = _MatrixEnclosure(kernels[start:stop, ...], spec, plan, ops=ops).enclose(rtol, lower)
+        chunks.append(chunk)
+        lower = max(lower, *(bound.value for bound in chunk.lower))
+    return GroupBounds(
+        lower=[bound for chunk in chunks for bound in chunk.lower],
+        upper=[bound for chunk in chunks for bound in chunk.upper],
+        u=xp.concat([chunk.u for chunk in chunks], axis=0),
+        v=xp.concat([chunk.v for chunk in chunks], axis=0),
+    )
+
+
+class _MatrixEnclosure:
+    """Bounds of the norms of a stack of layers of one group: Lanczos from below, a factorisation from above."""
+
+    def __init__(
+        self,
+        kernels: Array,
+        spec: ConvSpec,
+        plan: BlockPlan,
+        *,
+        ops: ArrayOps,
+    ) -> None:
+        self.kernels = kernels
+        self.spec = spec
+        self.plan = plan
+        self.ops = ops
+        self.xp = ops.xp
+        self.layer = Convolution(kernels, spec, ops=ops)
+        # Whether the vectors are outputs of the layer: a transposed layer's inputs are the small side.
+        self.of_outputs = plan.wide != spec.transposed
+        self.gram: LinearMap
+        if self.of_outputs:
+            self.gram = composed(self.layer.adjoint, self.layer.apply)
+        else:
+            self.gram = composed(self.layer.apply, self.layer.adjoint)
+
+    def enclose(self, rtol: float, lower: float) -> GroupBounds:
+        """Enclose each norm, or prove that it is below ``lower``."""
+        vectors = self._lanczos(knobs.TUNING.matrix_steps, rtol, None)
+        lowers, images = quotients(self.layer, vectors, self.of_outputs, ops=self.ops)
+        gram = LayerGram(self.layer, self.plan, ops=self.ops)
+        uppers = gram.norms_near(self._targets(lowers, lower, 0.5 * rtol))
+        if not self._within(uppers, lowers, lower, rtol):
+            vectors, images, lowers = self._closer_below(gram, vectors, images, lowers, rtol)
+            uppers = self._closer_above(gram, uppers, lowers, lower, rtol)
+        uppers = gram.or_zero(uppers)
+        if self.of_outputs:
+            u, v = vectors, images
+        else:
+            u, v = images, vectors
+        return GroupBounds(lowers, uppers, u[:, 0, :], v[:, 0, :])
+
+    def _closer_below(
+        self,
+        gram: LayerGram,
+        vectors: Array,
+        images: Array,
+        lowers: list[Lower],
+        rtol: float,
+    ) -> tuple[Array, Array, list[Lower]]:
+        """Vectors, images and lower bounds, where an eigenvalue routine or more Lanczos steps give higher ones."""
+        if self.plan.blocks == 1:
+            _, top = arrays.top_eigenpair(gram.matrix.diagonal[:, 0, :, :], xp=self.xp)
+            other_vectors = to_layer(top[:, None, :], self.spec, self.plan, xp=self.xp)
+        else:
+            other_vectors = self._lanczos(knobs.TUNING.matrix_retry_steps, rtol, vectors)
+        other_lowers, other_images = quotients(self.layer, other_vectors, self.of_outputs, ops=self.ops)
+        is_higher = [other > bound for other, bound in zip(other_lowers, lowers, strict=True)]
+        chosen = self.ops.from_numpy(np.asarray(is_higher), vectors)[:, None, None]
+        return (
+            self.xp.where(chosen, other_vectors, vectors),
+            self.xp.where(chosen, other_images, images),
+            [greatest(bound, other) for bound, other in zip(lowers, other_lowers, strict=True)],
+        )
+
+    def _closer_above(
+        self,
+        gram: LayerGram,
+        uppers: list[Upper | None],
+        lowers: list[Lower],
+        lower: float,
+        rtol: float,
+    ) -> list[Upper | None]:
+        """Upper bounds after proofs with wider and wider tolerances, and one near the computed eigenvalues."""
+        for multiple in knobs.TUNING.matrix_retry_rtols:
+            if self._within(uppers, lowers, lower, rtol):
+                break
+            wider = gram.norms_near(self._targets(lowers, lower, multiple * rtol))
+            uppers = _smaller_of_each(uppers, wider)
+        if self.plan.blocks == 1:
+            near_eigenvalues = gram.norms_near(_limits_near_eigenvalues(gram, ops=self.ops))
+            uppers = _smaller_of_each(uppers, near_eigenvalues)
+        return uppers
+
+    def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
+        """Top singular vectors of the smaller side, as far as some steps come, shape (b, 1, size)."""
+        size = self.layer.shape[0 if self.of_outputs else 1]
+        plan = Plan(steps, 0, min(1e-6, rtol / 100))
+        vectors, _ = top_vectors(self.gram, self.kernels, size, 1, plan, start=start, ops=self.ops)
+        return vectors
+
+    def _targets(self, lowers: list[Lower], lower: float, rtol: float) -> np.ndarray:
+        """What each norm is to be proven to be at most."""
+        return np.asarray([max(bound.value, lower) * (1 + rtol) for bound in lowers])
+
+    def _within(
+        self,
+        uppers: list[Upper | None],
+        lowers: list[Lower],
+        lower: float,
+        rtol: float,
+    ) -> bool:
+        """Whether every norm is proven to be at most its target."""
+        values = np.asarray([finite(upper) for upper in uppers])
+        return bool(np.all(values <= self._targets(lowers, lower, rtol)))
+
+
+def _smaller_of_each(some: list[Upper | None], others: list[Upper | None]) -> list[Upper | None]:
+    """The smaller of two bounds of each norm, of which either may be missing."""
+    return [other if bound is None else least(bound, other) for bound, other in zip(some, others, strict=True)]
+
+
+def _limits_near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:
+    """Limits (b,) as close as a factorisation comes to the computed eigenvalues of Gram matrices in one block.
+
+    They help where quotients are lost in the roundings of taps that cancel.
+    """
+    xp = ops.xp
+    matrices = gram.matrix.diagonal[:, 0, :, :]
+    size = matrices.shape[-1]
+    eigenvalues, _ = arrays.top_eigenpair(matrices, xp=xp)
+    # Allowance for the proof itself, as in `norms.matrix_norm_up`, and for the error of the matrix.
+    allowance = 1 + 2 * size * norms.cholesky_loss(size, gram.matrix.diagonal, xp=xp)
+    limits_sq = xp.maximum(eigenvalues, xp.zeros_like(eigenvalues)) * allowance + gram.error
+    unit = float(xp.finfo(gram.error.dtype).eps) / 2
+    return np.asarray(ops.to_numpy(xp.sqrt(limits_sq) * (1 + 32 * unit)))
