@@ -332,7 +332,7 @@ def require_exact(spec: ConvSpec, function: str) -> None:
     """Refuse layers whose norm is not that of their symbols.
 
     Without ``input_shape``, these are layers whose padding may repeat pixels or outputs. With it, they are all layers
-    but the periodic ones: padding with zeros, for one, makes a layer of one size smaller than its symbols.
+    but the periodic ones: the norm of a layer with zero padding, for one, is below that of its symbols at every size.
 
     Raises
     ------
