@@ -11,9 +11,9 @@ where s_l is the largest absolute slope of phi_l: the last function has no multi
 |q_l z_l| <= |q_0 x|, since each product in it is at most 0.
 
 A negative term -|e v|^2 is the minimum over u of |u|^2 - 2 Re u*(e v). For each term -|q_i e_i v_i|^2, where
-``e_i^2 = -a_i b_i``, and for the last term, a variable u is added, a *leaf*. The form is nonnegative if and only if the enlarged form
-is. In the variables q_i z_i (i < l) and u, the enlarged form is I - K, where K is Hermitian and zero on its diagonal.
-It is a graph: the vertices are the variables. An edge from the value h has the entry ``q_i (a_i + b_i)/2 W_ih q_h^-1``
+``e_i^2 = -a_i b_i``, and for the last term, a variable u is added, a *leaf*. The form is nonnegative if and only if the
+enlarged form is. In the variables q_i z_i (i < l) and u, it is I - K, where K is Hermitian and zero on its diagonal. K
+is a graph: the vertices are the variables. An edge from the value h has the entry ``q_i (a_i + b_i)/2 W_ih q_h^-1``
 of K to the value i, ``q_i e_i W_ih q_h^-1`` to the leaf of link i, and ``q_l s_l W_lh q_h^-1`` to the leaf of the last
 term, which is the vertex l. The form is nonnegative if and only if the largest eigenvalue of K is at most 1 at each
 frequency. If it is only at most s, other weights reach 1:
@@ -25,10 +25,10 @@ K is a block T and its adjoint. Its largest eigenvalue is ||T||. On a tree, shif
 *Otherwise* (sums, concatenation) K itself is a kernel, with its taps at their places. Its largest eigenvalue is at most
 s = ||K + c I|| - c for any c; if the graph has two colours all the same, it is ||T||. If s < 1, s = 1 is taken. The
 depth d of a value is the number of links on the longest way to it; a leaf of link i has the depth of z_i. Let
-``t = 1/(2s - 1)``. The weights q_i t^d multiply the entries of K between vertices of depths d and d' by r_dd' = t^|d - d'|. The
-matrix r - (1 - 1/s) I is semidefinite, since the smallest eigenvalue of r is at least (1 - t)/(1 + t) = 1 - 1/s [2]_;
-so is its entrywise product with s I - K (Schur), which is I less the new K. So the constant is (2s - 1)^d for the depth
-d of z_l.
+``t = 1/(2s - 1)``. The weights q_i t^d multiply the entries of K between vertices of depths d and d' by
+``r_dd' = t^|d - d'|``. The matrix r - (1 - 1/s) I is semidefinite, since the smallest eigenvalue of r is at least
+``(1 - t)/(1 + t) = 1 - 1/s`` [2]_; so is its entrywise product with s I - K (Schur), which is I less the new K. So the
+constant is (2s - 1)^d for the depth d of z_l.
 
 Sequences on the whole grid satisfy the form. Sequences that are 0 outside a window see the cropped, zero-padded layers
 there, and add a_i b_i q_i^2 |v_i|^2 <= 0 outside. So the constant holds at every input size.
