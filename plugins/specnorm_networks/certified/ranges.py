@@ -178,7 +178,7 @@ class Walk:
     """Locates values while inputs stay in a region, in order, each from the locations of the values that it reads.
 
     ``at_centre``: intervals of the values for the centre of a ball; none if the region is a box. ``maps``: for each
-    value the constants of maps to it, each with the name of the map's start: a value, or all inputs (`_name_of_inputs`).
+    value the constants of maps to it, each with the name of the start: a value, or all inputs (`_name_of_inputs`).
     ``stated``: intervals in which values are already known to lie.
     """
 
