@@ -107,7 +107,7 @@ def _both_signs(joined: Joined, structure: Structure, fresh: Callable[[str], str
     signs = [exact_product(several) for several in factors]
     if signs not in ([1, -1], [-1, 1]):
         return None
-    # If both are joined along a new axis behind the last one, the parts are made along the last one.
+    # If both are joined along a new axis after the last one, the parts are made along the last one.
     axis = min(joined.concat.axis, len(shape) - 1)
     negative_first = signs[0] == -1
     return _put_where_joined(joined, ops.SignParts(axis, negative_first), name, structure, fresh)
