@@ -513,7 +513,7 @@ def _line_of_piecewise(f: Piecewise, low: float, high: float) -> tuple[float, fl
     ends = np.array(low), np.array(high)
     if f.extent() is None:
         return None
-    pieces = [piece for piece in f.pieces(*ends) if bool(piece.slopes_count(*ends))]
+    pieces = [piece for piece in f.pieces(*ends) if bool(piece.has_slope_on(*ends))]
     if len(pieces) != 1:
         return None
     (piece,) = pieces
