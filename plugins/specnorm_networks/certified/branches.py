@@ -175,7 +175,7 @@ class Branches:
         step = self.steps.get(node.name)
         alone = None if step is None else step.alone
         shortcut = self.shortcuts.get(node.name)
-        # The constant of a layer may include the padding before it. Then it is not with respect to an input of the node.
+        # The constant of a layer may include the padding before it. Then no input of the node is its start.
         is_own = alone is None or alone.what in {self.scope.map(name, node.name) for name in node.inputs}
         may_take_shortcut = shortcut is not None and weights.size == 1
         self._met_shortcut |= may_take_shortcut
