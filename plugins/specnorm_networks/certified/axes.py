@@ -180,7 +180,10 @@ def nearest_pixels(
     coordinates: str,
     nearest: str,
 ) -> NDArray[np.intp] | None:
-    """Return the pixel that each output is, by exact coordinates; None for unknown arguments and fractional scales."""
+    """Return for each output the number of the pixel that it copies, by exact coordinates.
+
+    None for unknown arguments and fractional scales.
+    """
     roundings: dict[str, Callable[[Fraction], int]] = {
         "floor": math.floor,
         "ceil": math.ceil,

@@ -258,7 +258,7 @@ class Branches:
         for shape, mask in zip(place.before, masks, strict=True):
             if shape is None or mask.ndim != len(shape):
                 return None
-        # One place stands for all along axes whose places are treated alike, if all masks are equal along them.
+        # Along the axes of `Operator.alike`, one position stands for all if all masks are equal along them.
         separate_axes = node.operator.alike(place)
         short_axes = frozenset(axis for axis in separate_axes if all(mask.shape[axis] == 1 for mask in masks))
         short_place = place.shortened(short_axes)
@@ -294,7 +294,7 @@ class Branches:
     def _norm_of_matrix(self, start: str, between: list[Node]) -> Upper | None:
         """Prove the norm of several linear nodes by their matrix; None if it is large, or a map or shape is unknown."""
         end = between[-1]
-        # The matrix is block diagonal, with equal blocks, along axes whose places all nodes treat alike.
+        # Along axes that are in `Operator.alike` of all nodes, the matrix is block diagonal, with equal blocks.
         short_axes = frozenset.intersection(*(node.operator.alike(self._place(node)) for node in between))
         start_sizes = Place((self.nodes[start].shape,)).shortened(short_axes).sizes()
         if not start_sizes:

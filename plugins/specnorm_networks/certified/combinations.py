@@ -29,7 +29,7 @@ class LinearCombination:
 
     @property
     def single_value(self) -> int | None:
-        """Number of the value that the sum is equal to; None if it is more than that value alone."""
+        """Number of a value if the sum is equal to that value; None if it is not a single value."""
         if len(self.terms) != 1:
             return None
         (term,) = self.terms

@@ -64,7 +64,7 @@ class _Rewriting:
         return self._operator_before_permutation(node, axes)
 
     def _permutation(self, node: Node, permute: ops.Permute) -> Node:
-        """Return a permutation, joined with the permutation that its input is."""
+        """Return a permutation; if its input is permuted, too, both permutations are joined."""
         axes = permute.axes
         source = node.inputs[0]
         if source in self.permuted:

@@ -420,6 +420,7 @@ def _constant_of_layer(
     scale = layer.scale
     if not np.all(scale_after == 1):
         scale = scale_after if scale is None else scale_after * scale
+    # `norm_by` divides the input channels by ``shrink`` and multiplies the output channels by ``scale``.
     shrink = None if np.all(before == 1) else before
     layer_filter = layer.filter
     norm = norm_by(norms, layer_filter.layer, layer_filter.geometry, layer_filter.sizes, scale, shrink)

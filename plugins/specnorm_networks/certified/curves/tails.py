@@ -158,7 +158,7 @@ class Tail:
         self.values: list[ValueAndSlope] = [argument]
         """All values of the plan, by their numbers."""
         self.lines: list[StraightLine | None] = [StraightLine(Fraction(side), Fraction(0))]
-        """For each value the line that it is; None if it is none."""
+        """For each value its slope and shift if it is a straight line; else None."""
         for step in plan.steps:
             inputs = [self.values[value] for value in step.reads]
             lines = [self.lines[value] for value in step.reads]
@@ -253,7 +253,7 @@ class Tail:
         inputs: Sequence[ValueAndSlope],
         lines: Sequence[StraightLine | None],
     ) -> ValueAndSlope:
-        """Return the value of a step from the values that it reads, and from the lines that these are."""
+        """Return the value of a step from the values that it reads, and from their lines if they are straight lines."""
         match kind:
             case Number(values):
                 return ValueAndSlope(number(float(values)), ZERO)
