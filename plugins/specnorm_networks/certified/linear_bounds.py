@@ -265,7 +265,7 @@ def parabolas(
     curve: Curve,
     traced: bool,
 ) -> tuple[FloatArray, Minimiser | None]:
-    """Return the offset h of each row, the largest over several multipliers, and where it is attained.
+    """Return the offset h of each row, the largest over several multipliers, and the entries z at which it is attained.
 
     On a part of an interval the parabola ``s z + lam (z - centre)^2 / 2``, with ``s = c slope - g``, lies above its
     tangent at any point of the part. The computed minimiser of the parabola is taken for the point.
@@ -333,7 +333,7 @@ def _least_tangents(
 ) -> tuple[FloatArray, Minimiser | None]:
     """Return the least value of the tangents over all parts, shape (rows, units), and where it is attained.
 
-    ``lam``: one multiplier a row.
+    ``lam``: one multiplier a row. ``traced``: as in `parabolas`.
     """
     wide_lam = lam[:, None]
     least: FloatArray | None = None
@@ -407,7 +407,7 @@ class LinearBounds(Walk):
         """Functions of each entry on the present ranges, by the names of their values; None if there is none."""
         self._linear_errors: dict[str, LinearError] = {}
         self.whole: object = object()
-        """Identity of the ball, which all of its parts share."""
+        """A key that the ball and all of its parts share, and no other ball has."""
         self.cuts: tuple[Cut, ...] = ()
         """Cuts that lead from the ball to this part of it."""
 

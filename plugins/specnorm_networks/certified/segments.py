@@ -151,12 +151,12 @@ def edges(
     weights : sequence of array
         One positive number a channel of each of the l + 1 values.
     magnitudes : bool
-        Whether kernels are the terms' absolute values, which rounding errors refer to.
+        Whether to return the sums of the terms' absolute values instead, to which rounding errors are relative.
     ends : bool
         Whether the vertex l is the leaf of the form's last term, so that the last function has no multiplier: its
         largest absolute slope is a factor. If false, the last link is treated as the links before it (`heads`).
     """
-    # A strided part may read each pixel of a stride as a channel of its own; these have the weight of their channel.
+    # The phases of a stride are channels of the first value (`Segment.kernels`). Each has the weight of its channel.
     phases_of_stride = part.widths[0] // part.width
     scales = [np.repeat(weights[0], phases_of_stride), *weights[1:]]
     kernels = part.kernels(absolute=magnitudes)
