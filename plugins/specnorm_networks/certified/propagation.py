@@ -172,7 +172,7 @@ class _Pass:
         if claims is None:
             return _step_of(node, node.rule, None, None)
         if self._is_deterministic(node) and not any(claim.value for claim in claims):
-            return _step_of(node, node.rule, None, rules.held(self.scope, self.wrt, node, claims))
+            return _step_of(node, node.rule, None, rules.unchanged(self.scope, self.wrt, node, claims))
         try:
             return self._step_by_rule(node, claims)
         except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
@@ -263,7 +263,7 @@ class _Pass:
             if name == source:
                 claims.append(rules.identity(self.scope, name))
             else:
-                claims.append(rules.held(self.scope, source, self.nodes[name], []))
+                claims.append(rules.unchanged(self.scope, source, self.nodes[name], []))
         return claims
 
     def _step_of_factor(
