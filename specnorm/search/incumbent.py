@@ -104,7 +104,7 @@ class Incumbent:
     @property
     def is_far_below(self) -> bool:
         """Whether the incumbent is far below a bound that is to be proven."""
-        return self.best.claim.value <= self.tuning.doubtful * (self._bound or 0.0)
+        return self.best.claim.value <= self.tuning.far_below_part * (self._bound or 0.0)
 
     def start_vectors(self, count: int, size: int) -> Array:
         """Return ``count`` times the same complex vector, shape (count, size)."""
@@ -204,14 +204,14 @@ class Incumbent:
         right = arrays.rows(vectors, index, ops=self.ops)
         if polynomial.rank < polynomial.size:
             planes = polynomial.planes_at(start, cells.block[index])
-            _, right = lift(polynomial, planes, right, eigenvalues[index], ops=self.ops)
+            _, right = lift_to_all_columns(polynomial, planes, right, eigenvalues[index], ops=self.ops)
         self._ascend(start, unrotated(polynomial, right, block, ops=self.ops), block, self._rtol)
 
     def _is_worth_an_ascent(self, norm_sq: float) -> bool:
         """Whether an ascent from a centre may matter: a norm that is higher by less than the tolerance does not."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
         norm_to_beat = self.best.claim.value if self._bound is None else self._bound
-        return norm_sq > (1 + self.tuning.news * self._rtol) * norm_to_beat**2
+        return norm_sq > (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
 
     def at_nearest(
         self,
@@ -248,7 +248,7 @@ class Incumbent:
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
         # A norm that stays far below a bound that is to be proven is of no use.
-        least = max(self.best.claim.value, self.tuning.doubtful * (self._bound or 0.0))
+        least = max(self.best.claim.value, self.tuning.far_below_part * (self._bound or 0.0))
         ascent = Ascent(
             self._trial_blocks(rtol)[block : block + 1, ...],
             self.tuning,
@@ -320,7 +320,7 @@ class NodeEstimates:
         self.norms_sq = np.zeros(len(self.reduced_for_sq))
 
 
-def largest(
+def top_eigenpairs(
     formed: CentreMatrices,
     vectors: Array,
     tuning: Tuning,
@@ -344,7 +344,7 @@ def largest(
         What `is_crowded` returned for the first round.
     """
     matrices = formed.matrices
-    cut = tuning.cut * formed.reduced_for_sq
+    cut = tuning.filter_cut * formed.reduced_for_sq
     if first:
         degree = tuning.first_degree
     elif crowded:
@@ -366,11 +366,11 @@ def is_crowded(
     """Whether nearly all of the first cells are near their limits, as with spectra without a gap: filters are slow."""
     if rank < tuning.smallest_crowded:
         return False
-    near_their_limits = np.count_nonzero(eigenvalues > tuning.cut * limit_sq)
-    return bool(near_their_limits > tuning.crowded * len(limit_sq))
+    near_their_limits = np.count_nonzero(eigenvalues > tuning.filter_cut * limit_sq)
+    return bool(near_their_limits > tuning.crowded_part * len(limit_sq))
 
 
-def lift(
+def lift_to_all_columns(
     polynomial: GramPolynomial,
     planes: tuple[Array, Array],
     vectors: Array,
