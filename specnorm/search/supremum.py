@@ -80,8 +80,9 @@ class Supremum:
         """Tolerance for the supremum: the layer's norm lies below its supremum by about `_estimated_distance`.
 
         If that exceeds rtol, the supremum cannot suffice: it is searched loosely. Otherwise it gets what the distance
-        leaves of rtol, but never less than ``rtol * (1 - supremum_share)``. A distance above the share counts as 0: what
-        it leaves would be less than that, and a supremum that is not expected to suffice need not be closer than rtol.
+        leaves of rtol, but never less than ``rtol * (1 - supremum_share)``. A distance above the share counts as 0:
+        what it leaves would be less than that, and a supremum that is not expected to suffice need not be closer than
+        rtol.
         """
         rtol = self._problem.rtol
         distance = self._estimated_distance()
