@@ -125,7 +125,8 @@ class GramTaps:
         """``H_t`` at the frequencies, (b, f, p, r), and a bound on what all errors add to the taps.
 
         At a frequency let X be the matrix of which X* X is formed next, and e a bound of its error in the Frobenius
-        norm, at first ``sqrt(p)`` times the symbol's. The next one is off by at most ``2 ||X|| e + e**2 + product_error ||X||_F**2``.
+        norm, at first ``sqrt(p)`` times the symbol's. The next one is off by at most
+        ``2 ||X|| e + e**2 + product_error ||X||_F**2``.
         The errors are taps of a polynomial on the same grid, whose norm at any frequency is at most
         ``sum_m ||E_m||_F <= sqrt(sum_theta e(theta)**2)`` (Parseval). The inverse transform, a product with a table an
         axis, is off in each tap by at most ``c`` times the mean of ``|H(theta)|``, over all taps by
