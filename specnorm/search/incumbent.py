@@ -114,7 +114,7 @@ class Incumbent:
     def multistart(self) -> None:
         """Choose trial vectors: from power steps at coarse frequencies, and at those around the best maximum.
 
-        On a grid, or where a bound is far above, there is no need of the latter.
+        On a grid, or where a bound is far above the incumbent, the basis needs no vectors around the maximum.
         """
         frequencies, norms, vectors = self._coarse_vectors()
         count = self.tuning.trials + 1 + len(frequencies.denominators)
@@ -151,8 +151,8 @@ class Incumbent:
     def _around_best(self) -> np.ndarray:
         """Right vectors at the incumbent's frequency and one step along each axis, shape (1 + d, p) (host).
 
-        Top singular vectors change almost linearly with the frequency, so that those of the cells around the incumbent
-        are near the span of these.
+        Top singular vectors change almost linearly with the frequency. So those at the centres of the cells around the
+        incumbent are near the span of these.
         """
         xp = self.xp
         block = self.best.block
@@ -233,7 +233,7 @@ class Incumbent:
         Returns
         -------
         int
-            How many frequencies were compared.
+            How many frequencies were compared: its count of cells. The lower bound is in ``best``.
         """
         block = torus_best.block
         points = _neighbours(torus_best.frequency, sizes, skew)
@@ -247,7 +247,7 @@ class Incumbent:
 
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
-        # A norm that stays far below a bound that is to be proven is of no use.
+        # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
         least = max(self.best.claim.value, self.tuning.far_below_part * (self._bound or 0.0))
         ascent = Ascent(
             self._trial_blocks(rtol)[block : block + 1, ...],
@@ -292,7 +292,7 @@ class NodeEstimates:
     Parameters
     ----------
     polynomial : GramPolynomial
-        In the precision that is tried first.
+        That the estimates are of, in the precision that is tried first.
     threshold : float
         What was to be proven when the round began.
     vectors : array, shape (c, rank)
@@ -302,7 +302,7 @@ class NodeEstimates:
     eigenvalues : float array, shape (c,)
         Largest ones of the (reduced) Gram matrices, from below.
     norms_sq : float array, shape (c,)
-        Squared norms at the centres, from below.
+        Squared norms at the centres, from below: `lift_to_all_columns` of the eigenvalues.
     matrices : list of CentreMatrices
         One for each part of the cells; empty where they would take too much memory.
     """
