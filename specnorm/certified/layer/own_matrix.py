@@ -189,7 +189,8 @@ def residuals_up(
     Parameters
     ----------
     u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
-        Approximate left and right singular vectors; any are valid.
+        Approximate left and right singular vectors; any are valid. Vectors of zeros tell nothing: the bound is infinite
+        then, and s for a layer of zeros.
     values : array, shape (b, k)
         s, not negative.
     """
@@ -219,7 +220,9 @@ def residuals_up(
     is_nonzero = length_sq > 0
     safe_length_sq = xp.where(is_nonzero, length_sq, xp.ones_like(length_sq))
     ratio = rounding.up(residual_sq, 4, xp=xp) / rounding.down(safe_length_sq, 4, xp=xp)
-    return xp.where(is_nonzero, rounding.up(xp.sqrt(ratio), 4, xp=xp), values)
+    is_zero_layer = xp.all(xp.reshape(layer.kernels == 0, (layer.kernels.shape[0], -1)), axis=1)
+    without_vectors = xp.where(is_zero_layer[:, None], values, xp.full_like(values, math.inf))
+    return xp.where(is_nonzero, rounding.up(xp.sqrt(ratio), 4, xp=xp), without_vectors)
 
 
 def has_fewer_rows(spec: ConvSpec) -> bool:

@@ -125,6 +125,16 @@ def too_close_by_lengths() -> bool:
     return False
 
 
+@pytest.mark.parametrize(("entry", "distance"), [(10.0, math.inf), (0.0, 1.0)])
+def test_vectors_of_zeros_tell_nothing_of_a_layer_that_is_not_zero(entry: float, distance: float) -> None:
+    """The only singular value is 10: the number 1 is 9 away, which 1 would not bound."""
+    kernel: Any = np.full((1, 1, 1, 1), entry, dtype=np.float32)
+    spec = ConvSpec.of(kernel.shape[1:], input_shape=(1,), padding_mode="zeros", padding=0)
+    zeros: Any = np.zeros((1, 1, 1), dtype=np.float32)
+    one: Any = np.ones((1, 1), dtype=np.float32)
+    assert residuals_up(Convolution(kernel, spec, ops=OPS), zeros, zeros, one, ops=OPS)[0, 0] == distance
+
+
 def unchanged(x: Any, n: int, *, xp: Any) -> Any:
     del n, xp
     return x
