@@ -184,7 +184,7 @@ class Incumbent:
         eigenvalues: np.ndarray,
         vectors: Array,
     ) -> None:
-        """Ascend from the centre with the largest estimate, where that may raise the incumbent.
+        """Ascend from the centres with the largest estimates, where that may raise the incumbent.
 
         Parameters
         ----------
@@ -195,23 +195,32 @@ class Incumbent:
         vectors : array, shape (c, rank)
             Eigenvectors of these.
         """
-        highest = int(np.argmax(norms_sq))
-        if not self._is_worth_an_ascent(float(norms_sq[highest])):
-            return
-        index = np.asarray([highest])
-        block = int(cells.block[highest])
-        start = cells.boxes[index].centres
-        right = arrays.rows(vectors, index, ops=self.ops)
-        if polynomial.rank < polynomial.size:
-            planes = polynomial.planes_at(start, cells.block[index])
-            _, right = lift_to_all_columns(polynomial, planes, right, eigenvalues[index], ops=self.ops)
-        self._ascend(start, unrotated(polynomial, right, block, ops=self.ops), block, self._rtol)
+        chosen = self._worth_an_ascent(norms_sq)
+        for block in sorted({*cells.block[chosen].tolist()}):  # np.unique imports masked arrays
+            index = chosen[cells.block[chosen] == block]
+            starts = cells.boxes[index].centres
+            right = arrays.rows(vectors, index, ops=self.ops)
+            if polynomial.rank < polynomial.size:
+                planes = polynomial.planes_at(starts, cells.block[index])
+                _, right = lift_to_all_columns(polynomial, planes, right, eigenvalues[index], ops=self.ops)
+            self._ascend(starts, unrotated(polynomial, right, block, ops=self.ops), block, self._rtol)
 
-    def _is_worth_an_ascent(self, norm_sq: float) -> bool:
-        """Whether an ascent from a centre may matter: a norm that is higher by less than the tolerance does not."""
+    def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
+        """Return the positions of the centres to start from, the highest first."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
         norm_to_beat = self.best.claim.value if self._bound is None else self._bound
-        return norm_sq > (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
+        # If many cells are left, the norm is flat and has many local maxima. The highest centre need not lead to the
+        # highest one, and at a layer's own size a maximum of the same height can give a better lower bound.
+        is_flat = self._bound is None and len(norms_sq) > self.tuning.flat_cells
+        if is_flat:
+            starts = self.tuning.flat_starts
+            least_sq = self.tuning.flat_part * norm_to_beat**2
+        else:
+            # A norm that is higher by less than the tolerance was reached from elsewhere, or does not matter.
+            starts = 1
+            least_sq = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
+        highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
+        return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
 
     def at_nearest(
         self,

@@ -102,6 +102,12 @@ class Tuning(NamedTuple):
     far_below_part: float = 0.95
     """Part of a bound up to which an incumbent counts as far below it. The vectors of frequencies around such an
     incumbent are not kept in the basis, as cells around it are proven without them."""
+    flat_cells: int = 48
+    """Number of cells of a round above which a norm counts as flat, with many local maxima."""
+    flat_starts: int = 12
+    """Number of local ascents of a round with a flat norm; other rounds have one."""
+    flat_part: float = 0.95
+    """Part of the incumbent's square that a centre of such a round must exceed for an ascent."""
     least_excess: float = 0.2
     """Multiple of the tolerance by which the highest estimate of a round, a squared norm, must exceed the squared
     incumbent (relatively) for an ascent from it."""
