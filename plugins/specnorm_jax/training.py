@@ -89,7 +89,7 @@ _HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]
 States: TypeAlias = dict[str, Any]
 """For the path of each kernel, the state that `specnorm.init_tracking` returns, and under the name "passes" the number
 of times that the kernel was tracked: a tree of arrays like any other."""
-_FIRST_PASSES = 16
+_FIRST_PASSES = 32
 """Number of passes at the beginning that take at least `_FIRST_STEPS` steps each.
 
 An optimiser's first steps change all weights in one direction.

@@ -20,7 +20,7 @@ from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.operators.reductions import LogSoftmax, Softmax
 from specnorm_networks.certified.operators.sources import Unknown
 from specnorm_networks.certified.patterns import prepare
-from specnorm_networks.certified.propagation import past_shifts
+from specnorm_networks.certified.propagation import before_added_constants
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.segments import constants
 from specnorm_networks.measuring import Measure
@@ -149,7 +149,7 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
     """Return the name of the features, as a tuple, and the matrix at the end."""
     node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == len(graph.inputs) == 1 else None
     if node is not None:
-        node = past_shifts(node, graph.by_name)
+        node = before_added_constants(node, graph.by_name)
         if isinstance(node.operator, Matrix) and node.operator.side == "right" and len(node.shape or ()) == 2:
             return node.inputs, node.operator
     for other in graph.nodes:

@@ -26,7 +26,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
 _SETTLING = 16
 """Steps from the vectors at hand for a weight that they may not fit: a new one in eval, or one that was loaded."""
-_FIRST_PASSES, _FIRST_STEPS = 16, 3
+_FIRST_PASSES, _FIRST_STEPS = 32, 3
 """In so many forward passes so many steps are taken at least: an optimiser's first steps turn all weights one way."""
 
 

@@ -393,15 +393,15 @@ OTHERS = {
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_first_sixteen_passes_take_three_steps(compiled: bool) -> None:
+def test_the_first_passes_take_three_steps(compiled: bool) -> None:
     """An optimiser's first steps turn all weights one way, and one step a pass would lag."""
     torch.manual_seed(0)
     layer = specnorm_torch.spectral_norm(nn.Conv2d(5, 5, 3))
     run = torch.compile(layer, backend="aot_eager", fullgraph=True) if compiled else layer
     constraint, images = layer.parametrizations.weight[0], torch.zeros(1, 5, 4, 4)
     original = layer.parametrizations.weight.original
-    passes_left = 16 if compiled else 15  # torch asks for the weight when it registers a parametrisation
-    for number in range(1, 19):
+    passes_left = 32 if compiled else 31  # torch asks for the weight when it registers a parametrisation
+    for number in range(1, 35):
         with torch.no_grad():
             original.normal_()
         before = {name: x.clone() for name, x in constraint.state.items()}

@@ -62,13 +62,13 @@ class Window:
     count_padding: bool = True
 
     def count(self, size: int) -> int:
-        """Return the number of outputs for an axis of a size; with ``ceil`` no window starts behind the input."""
+        """Return the number of outputs for an axis of a size; with ``ceil`` no window starts after the input."""
         room = size + self.before + self.after - self.dilation * (self.kernel - 1) - 1
         if not self.ceil:
             return max(room // self.stride + 1, 0)
         count = -(-room // self.stride) + 1
-        last_starts_behind = (count - 1) * self.stride >= size + self.before
-        return max(count - 1 if last_starts_behind else count, 0)
+        last_starts_too_late = (count - 1) * self.stride >= size + self.before
+        return max(count - 1 if last_starts_too_late else count, 0)
 
     def taps(self, output: int) -> range:
         """Return the places in the padded input that an output reads."""
@@ -180,7 +180,10 @@ def nearest_pixels(
     coordinates: str,
     nearest: str,
 ) -> NDArray[np.intp] | None:
-    """Return the pixel that each output is, by exact coordinates; None for unknown arguments and fractional scales."""
+    """Return for each output the number of the pixel that it copies, by exact coordinates.
+
+    None for unknown arguments and fractional scales.
+    """
     roundings: dict[str, Callable[[Fraction], int]] = {
         "floor": math.floor,
         "ceil": math.ceil,

@@ -8,8 +8,8 @@ over the values u that the walk has reached. If two branches read the same value
 So branches that read disjoint entries have the larger one of their constants, not the root of the sum of squares. Once
 a single value is left, the constant is the root of its largest weight.
 
-*As one matrix.* If all nodes between that value and v are linear, the constant is the norm of their matrix. Axes whose
-places are all treated alike have size 1 in it.
+*As one matrix.* If all nodes between that value and v are linear, the constant is the norm of their matrix. Axes along
+which they all are one function, applied at each position (`Operator.alike`), have size 1 in it.
 """
 
 from __future__ import annotations
@@ -78,13 +78,16 @@ class Branches:
     steps: Mapping[str, NodeBound]
     norms: Norms
     shortcuts: dict[str, Upper] = field(default_factory=dict)
-    """Constants of branches that were smaller than that of the node's own rule, by the node at the end."""
+    """Constants of branches that gave a smaller bound than the node's own rule, by the node where the branches meet.
+
+    `propagate` has other shortcuts: constants of layers that were bounded together.
+    """
     _order: dict[str, int] = field(default_factory=dict)
     """Position of each node in the order of computation."""
     _masks: dict[str, FloatArray] = field(default_factory=dict)
     """For each value 1 at the entries that may change, 0 at others (`_mask`)."""
     _met_shortcut: bool = False
-    """Whether a walk came to a node at which it can take a shortcut, or the node's own weights."""
+    """Whether the last walk came to a node with two ways back: by a shortcut, and by the node's own weights."""
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -128,7 +131,7 @@ class Branches:
                         yield claim
                 may_be_linear = False
                 if weights[last].size == 1:
-                    return  # before a single weight, the constants of nodes are as good
+                    return  # further back, the product of the nodes' constants is as good as weights
             before = self._weights_before(self.nodes[last], weights.pop(last), premises, by_shortcuts=by_shortcuts)
             if before is None:
                 return
@@ -145,7 +148,10 @@ class Branches:
         weights: FloatArray,
         premises: list[Upper],
     ) -> Upper | None:
-        """Return the root of the largest weight of the value ``start`` as a claim; None if it is infinite."""
+        """Return the root of the largest weight of the value ``start`` as a claim; None if it is infinite.
+
+        ``premises``: claims on which the weights rest.
+        """
         largest = float(np.max(weights, initial=0.0))
         if not math.isfinite(largest):
             return None
@@ -169,7 +175,7 @@ class Branches:
         step = self.steps.get(node.name)
         alone = None if step is None else step.alone
         shortcut = self.shortcuts.get(node.name)
-        # The constant of a layer may include padding before it: it is not with respect to an input of the node then.
+        # The constant of a layer may include the padding before it. Then no input of the node is its start.
         is_own = alone is None or alone.what in {self.scope.map(name, node.name) for name in node.inputs}
         may_take_shortcut = shortcut is not None and weights.size == 1
         self._met_shortcut |= may_take_shortcut
@@ -182,7 +188,8 @@ class Branches:
                 pulled = None
             if pulled is not None:
                 return self._weights_of_changing_inputs(node, pulled)
-        # Else the constant of the node, or the shortcut, with the largest of the weights that it mixes.
+        # Without weights of its own, the node counts by its constant, or by the shortcut: a constant L changes a weight
+        # w of the value to L^2 w. Of all weights along axes that are mixed, the largest counts.
         claim = alone or shortcut
         if claim is None or not isinstance(claim.what, Map):
             return None
@@ -251,7 +258,7 @@ class Branches:
         for shape, mask in zip(place.before, masks, strict=True):
             if shape is None or mask.ndim != len(shape):
                 return None
-        # One place stands for all along axes whose places are treated alike, if all masks are equal along them.
+        # Along the axes of `Operator.alike`, one position stands for all if all masks are equal along them.
         separate_axes = node.operator.alike(place)
         short_axes = frozenset(axis for axis in separate_axes if all(mask.shape[axis] == 1 for mask in masks))
         short_place = place.shortened(short_axes)
@@ -287,7 +294,7 @@ class Branches:
     def _norm_of_matrix(self, start: str, between: list[Node]) -> Upper | None:
         """Prove the norm of several linear nodes by their matrix; None if it is large, or a map or shape is unknown."""
         end = between[-1]
-        # The matrix is block diagonal, with equal blocks, along axes whose places all nodes treat alike.
+        # Along axes that are in `Operator.alike` of all nodes, the matrix is block diagonal, with equal blocks.
         short_axes = frozenset.intersection(*(node.operator.alike(self._place(node)) for node in between))
         start_sizes = Place((self.nodes[start].shape,)).shortened(short_axes).sizes()
         if not start_sizes:

@@ -1,4 +1,4 @@
-"""Questions about operators and shapes that readers of a network ask: what happens to the channels of a value."""
+"""What operators do to the channels of a value, and to its sizes, as the readers of a network need to know it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | 
 
 
 def average_of(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
-    """Return the averages that an operator takes of the pixels of each channel.
+    """Return an operator as averages of the pixels of each channel.
 
     None if it takes no averages, or if there are more than `MOST_AVERAGED` pixels. ``factor``: the operator's constant.
     """
@@ -86,9 +86,10 @@ def spatial_sizes(before: Shape | None, after: Shape | None, axes: int) -> Sizes
 
 
 def features_of_channel(before: Shape | None, after: Shape | None, width: int) -> int | None:
-    """Return how many features each channel becomes if a reshape flattens a value; None if it does something else.
+    """Return the number of features of each channel after a reshape that flattens a value; None for other reshapes.
 
-    Flattened is a value (samples, width, *pixels) to (samples, features). The features of a channel are consecutive.
+    Flattening takes the shape (samples, width, *pixels) to (samples, features). Each channel becomes consecutive
+    features.
     """
     if before is None or after is None or len(before) < 3 or len(after) != 2:
         return None

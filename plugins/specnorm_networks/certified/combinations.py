@@ -1,4 +1,4 @@
-"""Sums of linear maps of earlier values, in which form the reader of a network keeps a node; operations on them."""
+"""Sums of linear maps of earlier values, and operations on such sums. The reader of a network keeps nodes as sums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from specnorm.proof import host
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import ENTRY_ERROR_UNIT, Filter, Term
-from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class LinearCombination:
 
     @property
     def single_value(self) -> int | None:
-        """Number of the value that the sum is equal to; None if it is more than that value alone."""
+        """Number of a value if the sum is equal to that value; None if it is not a single value."""
         if len(self.terms) != 1:
             return None
         (term,) = self.terms
@@ -39,7 +39,7 @@ class LinearCombination:
 
 
 def shift_rows(term: Term, by: int) -> Term:
-    """Return a term that is added to channels with larger numbers. ``by``: by how much larger."""
+    """Return a term with ``by`` added to the numbers of the channels that it is added to."""
     return replace(term, rows=range(term.rows.start + by, term.rows.stop + by))
 
 
@@ -49,9 +49,9 @@ def multiply(combination: LinearCombination, number: float) -> LinearCombination
 
 
 def crop(term: Term, channels: range) -> Term | None:
-    """Return the part of an identity that is added to some channels of its link; None if there is none.
+    """Return the part of an identity term whose output channels (`Term.rows`) lie in ``channels``; None if it is empty.
 
-    In the returned term, the first of these channels has the number 0.
+    In the returned term, the first of ``channels`` has the number 0.
     """
     first = max(term.rows.start, channels.start)
     last = min(term.rows.stop, channels.stop)
@@ -69,11 +69,12 @@ def slice_of(
     size: int,
     entries: range,
 ) -> LinearCombination | None:
-    """Return the sum that some entries along an axis of a value are; None if it is no sum of terms.
+    """Return a slice of a value, again as a sum of terms; None if that is not possible.
 
-    Consecutive channels have one, and every s-th pixel from the first one on.
+    It may be possible for consecutive channels, and for every s-th pixel beginning with the first.
 
-    ``ndim``: number of the value's axes. ``size``: its size along ``axis``. ``entries``: numbers of the entries.
+    ``ndim``: number of the value's axes. ``axis``: the axis along which it is sliced. ``size``: the value's size along
+    that axis. ``entries``: numbers of the entries along it that the slice contains.
     """
     if entries == range(size):
         return combination
@@ -94,18 +95,21 @@ def _some_channels(combination: LinearCombination, channels: range) -> LinearCom
 
 def _every_nth_pixel(
     combination: LinearCombination,
-    axes: int,
-    axis: int,
+    spatial_axes: int,
+    spatial_axis: int,
     step: int,
 ) -> LinearCombination | None:
-    """Return every ``step``-th pixel along one of the spatial axes; None if a term is a layer or strided there."""
-    ones = (1,) * axes
+    """Return every ``step``-th pixel along one spatial axis; None if a term is a layer, or strided along that axis.
+
+    ``spatial_axes``: number of the spatial axes. ``spatial_axis``: number of the axis, counted from the first of these.
+    """
+    ones = (1,) * spatial_axes
     terms = []
     for term in combination.terms:
         stride = list(term.stride or ones)
-        if term.filter is not None or stride[axis] > 1:
+        if term.filter is not None or stride[spatial_axis] > 1:
             return None
-        stride[axis] *= step
+        stride[spatial_axis] *= step
         terms.append(replace(term, stride=tuple(stride)))
     return replace(combination, terms=tuple(terms))
 
@@ -160,14 +164,18 @@ def _product_and_error(first: Term, layer: Layer, width: int) -> tuple[FloatArra
     right: Any = first.dense(0, dilated=True).kernel
     left: Any = layer.kernel()
     product = left @ right
-    # Roundings of the sums, and of scaling the right matrix: relative to the sums of absolute values.
+    # Errors are relative to the sums of the absolute values. Each sum of ``width`` products has that many roundings.
+    # The entries of the right matrix were scaled, with `ROUNDINGS` roundings.
     rounding = (width + ROUNDINGS) * 2.0**-52 * host.inflate(abs(left) @ abs(right), width)
+    # The entries of each matrix may have errors. Errors of at most e_left and e_right change the product by at most
+    # |left| e_right + e_left (|right| + e_right).
     right_error = np.zeros(right.shape) + first.entry_error * ENTRY_ERROR_UNIT
     error = rounding + abs(left) @ right_error
     if layer.error is not None:
         left_error = np.asarray(layer.error(), np.float64)
         error = error + left_error @ (abs(right) + right_error)
-    return product, host.inflate(error, 2 * width + 8) + 2.0**-1000
+    # `error` itself was computed by two sums of ``width`` products and a few more roundings, and may have underflowed.
+    return product, host.inflate(error, 2 * width + 8) + UNDERFLOW
 
 
 def round_but_zero(rounding: Callable[[float], float], numbers: FloatArray) -> FloatArray:

@@ -182,7 +182,7 @@ class Graph:
         return self._same([node for node in self.nodes if node.name in needed or isinstance(node.operator, Input)])
 
     def fresh(self, name: str) -> str:
-        """Return a name that no node has: ``name`` itself, or ``name`` with a number behind it."""
+        """Return a name that no node has: ``name`` itself, or ``name`` with a number after it."""
         candidate = name
         number = 1
         while candidate in self.by_name:

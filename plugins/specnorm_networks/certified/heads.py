@@ -1,16 +1,19 @@
-"""Proof: convolutions and the matrix behind them together, by one sum over the frequencies of a ring.
+"""Proof: convolutions and the matrix after them together, by one sum over the frequencies of a ring.
 
-The matrix reads all pixels of the last convolution, flattened, or averages of them, which are a matrix themselves.
+The matrix layer reads all pixels of the last convolution, flattened, or averages of them. These are a matrix, too.
 
-Let y be the values of some links with their weights (`segments`), on a ring of N positions an axis. The ring is so long
-that no layer reads beyond the border of its window what is at the opposite border. Differences of inputs satisfy ``y*(I
-- K)y <= |q_0 x|^2``, K as in `segments`. The value ``u = W z_l`` of the matrix, the *head*, is ``N^-d sum_theta
-E(theta) y(theta)``, where E is the discrete Fourier transform of ``W q_l^-1``. So, if I - K is positive definite at all
-frequencies of the ring,
+Let y be the values of the convolutions' links 1..l with their weights, and the leaves, so that y contains q_l z_l
+(`segments`; here the last function has a multiplier, too). They lie on a ring of N positions on each of d axes. The
+ring is so long that no layer reads beyond the border of its window what is at the opposite border. Differences of two
+inputs satisfy ``y*(I - K)y <= |q_0 x|^2``, with x in y, and K as in `segments`. The matrix layer has the value
+``u = W z_l = N^-d sum_theta E(theta) y(theta)``, where E is zero outside the columns of q_l z_l, and is there the
+discrete Fourier transform of ``W q_l^-1``. Suppose that I - K is positive definite at all frequencies of the ring. The
+least ``y*(I - K)y`` for a given u is ``u* G^-1 u`` with
 
-    u = R x' for some x' with |x'| <= |q_0 x|,    R R* >= G = N^-d sum_theta E (I - K)^-1 E*,
+    G = N^-d sum_theta E (I - K)^-1 E*.
 
-and the rest of the run is bounded as if it began with the matrix R at x'. No computed inverse is trusted: for any Y and
+So ``u* G^-1 u <= |q_0 x|^2``. For any R with R R* >= G it follows that u = R x' for some x' with |x'| <= |q_0 x|. The
+rest of the run is bounded as if it began with the matrix R at x'. No computed inverse is trusted: for any Y and
 ``S = E* - (I - K) Y``
 
     E (I - K)^-1 E* = E Y + Y* S + S* (I - K)^-1 S,
@@ -67,21 +70,21 @@ UNDERFLOW = 2.0**-900
 """More than underflow takes from a sum."""
 
 Sizes = tuple[int, ...]
-"""Pixels of a value, one number an axis."""
+"""Number of pixels of a value along each spatial axis."""
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A run with a matrix that reads all pixels of convolutions before it, or averages of them.
+    """A run with a matrix layer that reads all pixels of the convolutions before it, or averages of them.
 
     Parameters
     ----------
     run : Subnetwork
-        The whole run: links before the body, the body, the matrix, and links behind it.
+        The whole run: links before the body, the body, the matrix layer, and the links after it.
     body : Subnetwork
-        The convolutions that are bounded together with the matrix, on one grid.
+        The convolutions that are bounded together with the matrix layer, on one grid.
     window : tuple of int
-        Pixels of the value that the matrix reads, one number an axis.
+        Number of pixels of the value that the matrix layer reads, along each axis.
     ring : tuple of int
         N, one number an axis.
     starts : tuple of int
@@ -102,17 +105,17 @@ class Head:
 
     @property
     def matrix_number(self) -> int:
-        """Number of the matrix's link in the run."""
+        """Number of the matrix layer's link in the run."""
         return len(self.before) + len(self.body.links)
 
     @property
     def link(self) -> AffineMap:
-        """The matrix, with its function."""
+        """The link of the matrix layer and its function."""
         return self.run.links[self.matrix_number]
 
     @property
     def part(self) -> Segment:
-        """The body as one part whose taps keep their places."""
+        """The body as one part whose taps keep their places, since the matrix layer tells pixels apart."""
         return replace(self.body.whole, keeps_places=True)
 
     @property
@@ -121,7 +124,10 @@ class Head:
         return np.asarray(self.before[-1] if self.before else np.ones(self.body.width))
 
     def matrix(self, *, absolute: bool = False) -> FloatArray:
-        """Return W, shape (m, channels, *window); ``absolute``: the magnitudes that its rounding refers to."""
+        """Return W, shape (outputs, channels, *window).
+
+        ``absolute``: return the magnitudes instead that the rounding errors of W are relative to.
+        """
         (term,) = self.link.terms
         last = self.body.links[-1]
         matrix, _ = term.dense(0, dilated=True)
@@ -137,9 +143,9 @@ class Head:
 
     @property
     def frequencies(self) -> tuple[frequency_grids.Frequencies, FloatArray]:
-        """Frequencies of half of the ring, and how often each counts.
+        """Frequencies of half of the ring, and how often each counts in sums over the whole ring.
 
-        Twice, if its mirror image is in the other half; else once.
+        A frequency counts twice if its mirror image is in the other half; else once.
         """
         half = frequency_grids.half_grid(self.ring)
         mirror_images = (-half.numerators) % np.asarray(self.ring)
@@ -148,7 +154,7 @@ class Head:
         return half, np.where(is_in_other_half, 2.0, 1.0)
 
     def following(self, root: FloatArray) -> Subnetwork:
-        """Return the run from the head on, with R in place of its matrix and of everything before that.
+        """Return the run from the matrix layer on, with R in place of its matrix and of everything before it.
 
         ``root``: R, one column for each entry of x'.
         """
@@ -176,13 +182,13 @@ def _renumbered(link: AffineMap, by: int) -> AffineMap:
     return replace(link, terms=tuple(replace(term, source=term.source + by) for term in link.terms))
 
 
-# -- where a run has a head --------------------------------------------------------------------------------------------
+# -- where a run has a matrix layer ------------------------------------------------------------------------------------
 def head_of(
     run: Subnetwork,
     starts: Sequence[int] = (),
     before: Sequence[FloatArray] = (),
 ) -> Head | None:
-    """Return a run's head; None if it has none, or if the head cannot be bounded together with the links before it.
+    """Return a run's `Head`; None if it has no matrix layer that can be bounded together with the links before it.
 
     Parameters
     ----------
@@ -243,21 +249,24 @@ def _matrix_of_pixels(run: Subnetwork) -> int | None:
 
 
 def _body(run: Subnetwork, first: int, last: int) -> Subnetwork:
-    """Return links ``first:last`` as a run of their own."""
+    """Return links ``first:last`` as a separate run."""
     links = [_renumbered(link, -first) for link in run.links[first:last]]
     blocks = tuple(block - first for block in run.blocks if first <= block <= last)
     return replace(run, width=run.part(first, last).width, links=tuple(links), blocks=blocks)
 
 
 def _reads_all_pixels(last: AffineMap, window: Sizes) -> bool:
-    """Whether the features of each channel are all its pixels in a window, or all averages of these."""
+    """Whether the matrix layer reads, of each channel, all pixels in a window, or all averages of these.
+
+    ``last``: the link before the matrix layer.
+    """
     if last.average is None:
         return last.repeat == math.prod(window)
     return last.average.before == window and last.repeat == len(last.average.matrix)
 
 
 def _has_statement(part: Segment) -> bool:
-    """Whether K covers all links of a body, and is not too large."""
+    """Whether one matrix K describes all links of a body, and is not too large."""
     if not part.on_one_grid or len(part.borders) > 1 or "none" in part.borders:
         return False
     leaves = sum(link.width for link in part.links if link.falls)
@@ -265,7 +274,7 @@ def _has_statement(part: Segment) -> bool:
 
 
 def _sizes(body: Subnetwork) -> list[Sizes] | None:
-    """Return the sizes of all values; None if the layers around a value do not know its size, or disagree."""
+    """Return the spatial sizes of all values; None if a layer states no sizes, or two layers state different ones."""
     sizes_of_value: list[set[Sizes]] = [set() for _ in range(len(body.links) + 1)]
     for number, link in enumerate(body.links, 1):
         for term in link.terms:
@@ -284,9 +293,9 @@ def _sizes(body: Subnetwork) -> list[Sizes] | None:
 def _ring(part: Segment, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
     """Return N, one number an axis; None if circular layers have windows of several sizes.
 
-    An output at m in [0, n') reads the position m + p, for places p from the first tap to the last one, of a window
-    [0, n). It reads no position of the window that differs from m + p by a multiple of N if ``n' - 1 + p < N`` and
-    ``n <= N + p``.
+    The output of a layer at m in [0, n') reads the position m + p of the input's window [0, n), for each place p of a
+    tap. On the ring it must not read another position of the window, which differs from m + p by a multiple of N. It
+    does not if ``n' - 1 + p < N`` and ``n <= N + p`` for the first and the last p.
     """
     if part.borders == {"circular"}:
         first = tuple(sizes[0])
@@ -303,7 +312,7 @@ def _ring(part: Segment, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | No
 # -- constants ---------------------------------------------------------------------------------------------------------
 @arithmetic.on_host()
 def constant_before(head: Head, norms: Norms) -> Upper:
-    """Prove the constant L of the links before a head's body, in the weights q_0 of the value x that the body reads.
+    """Prove the constant L of the links before the body, in the weights q_0 of the value x that the body reads.
 
     ``|q_0 x| <= L |v|`` for differences v of the run's input.
 
@@ -336,7 +345,7 @@ def constant_through_head(
     *,
     ops: ArrayOps,
 ) -> Upper:
-    """Prove the Lipschitz constant of a run with a head.
+    """Prove the Lipschitz constant of a run with a matrix layer, described by a `Head`.
 
     Parameters
     ----------
@@ -345,7 +354,7 @@ def constant_through_head(
     following : callable
         Returns for the run that begins with R (`Head.following`) the partitions to try; the least constant counts.
     ahead : Upper, optional
-        `constant_before` of this head; only if there are links before the body.
+        `constant_before` of the same `Head`. Needed if there are links before the body, and refused otherwise.
 
     Raises
     ------
@@ -376,11 +385,11 @@ def constant_through_head(
 
 
 def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
-    """Return G up to an error, and a bound of the error's norm.
+    """Return an approximation of G, and a bound of the norm of its error.
 
-    At each frequency Y is the computed (I - K)^-1 E*, and S = E* - (I - K) Y its residual (see the module). E Y is
-    summed. ``|E (I - K)^-1 E* - E Y| <= |Y| |S| + |S|^2 / least``, with a number ``least`` below all eigenvalues of
-    I - K.
+    At each frequency Y is the computed (I - K)^-1 E*, and S = E* - (I - K) Y is its residual (see the module). The
+    approximation of G is the sum of E Y over the frequencies, and the error at one of them is
+    ``|E (I - K)^-1 E* - E Y| <= |Y| |S| + |S|^2 / least``, with a number ``least`` below all eigenvalues of I - K.
     """
     part = head.part
     all_weights = [head.entry, *weights]
@@ -403,7 +412,7 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
     w_places = frequency_grids.tap_points(head.window)
     frequencies, counts = head.frequencies
     shares = counts / math.prod(head.ring)
-    # Relative error of products, residuals and sums; complex numbers have two roundings more.
+    # Relative error of products, residuals and sums. A product of complex numbers has two roundings more.
     relative = rounding.gamma(4 * (n + 8), UNIT_ROUNDOFF)
     gram = np.zeros((outputs, outputs))
     error = 0.0
@@ -443,7 +452,7 @@ def _require_below_one(symbols: NDArray[np.complex128], ops: ArrayOps) -> None:
 
 
 def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:
-    """Bound the error of a symbol, in norm: of the kernel's entries, and of the sum over taps."""
+    """Bound the norm of a symbol's error: that of the kernel's entries, and that of the sum over the taps."""
     of_sum = float(symbol_error(kernel[None], xp=np)[0])  # type: ignore[arg-type]
     return host.add_up(of_sum, fold_error(magnitudes, ConvSpec.of(magnitudes.shape)))
 

@@ -8,9 +8,9 @@ each entry in an interval, the bound holds with
     h = -lam rho^2 / 2 + sum_j min over z_j in [low_j, high_j] of c_j f(z_j) - g_j z_j + lam (z_j - centre_j)^2 / 2
 
 (weak duality [2]_; without intervals it is Theorem 4.1 of [3]_). On each part of the interval f lies between two
-parallel lines (`Pointwise.breaks`, `Pointwise.affine`), so that the minimum is one of a parabola, which is bounded by
-its tangent at any point of the part. If a value is computed by neither kind of operator, the row is bounded on the
-value's own ball and box.
+parallel lines (`Pointwise.breaks`, `Pointwise.affine`). With the line in place of f, the minimum is that of a parabola
+in z_j, which is at least the minimum of its tangent at any point of the part. If a value is computed by neither kind of
+operator, the row is bounded on the value's own ball and box.
 
 Other operators are written out by these two kinds first (`Operator.written_out`), such as ``max(u, v) = v + relu(u -
 v)``.
@@ -54,7 +54,7 @@ from specnorm_networks.certified.scope import Map, Scope
 def written_out(graph: Graph) -> list[Graph]:
     """Return the network itself, the network with its operators written out once, twice, and so on to the end.
 
-    The last node of those that write out a node has its name.
+    The last of the nodes that write out a node has the name of that node.
     """
     graphs = [graph]
     while True:
@@ -164,7 +164,7 @@ class Network:
 
 
 LEAST_MULTIPLIER = 2.0**-400
-"""Smallest multiplier lam. Smaller ones, 0 too, are replaced by it: any multiplier is valid, and one divides by it."""
+"""Smallest multiplier lam. Smaller ones, and 0, are replaced by it, since lam is a divisor. Any multiplier is valid."""
 TINY = 2.0**-900
 """More than underflow takes from a row."""
 
@@ -180,7 +180,10 @@ class Pieces:
     slope: FloatArray
     middle: FloatArray
     half: FloatArray
-    """``|f(z) - slope z - middle| <= half`` on each part, all of shape (parts, units)."""
+    """Slopes, intercepts and half heights of the strips: ``|f(z) - slope z - middle| <= half`` on each part.
+
+    All have the shape (parts, units).
+    """
 
     def of_units(self, units: NDArray[np.intp]) -> Pieces:
         """Return the strips of some units, given by their numbers."""
@@ -237,12 +240,12 @@ class Minimiser:
     point: FloatArray
     """Entries z at which the bound is attained, shape (rows, units)."""
     value: FloatArray
-    """Value of the line of the function there, shape (rows, units)."""
+    """Value at ``point`` of the line in place of the function, shape (rows, units)."""
     multiplier: FloatArray
     """lam, shape (rows,)."""
 
     def where(self, better: NDArray[np.bool_], other: Minimiser) -> Minimiser:
-        """Return this minimiser for the rows that are ``better``, another one for the rest.
+        """Return this minimiser for the rows where ``better`` is true, and another one for the other rows.
 
         Both have the same coefficients and slopes.
         """
@@ -262,7 +265,7 @@ def parabolas(
     curve: Curve,
     traced: bool,
 ) -> tuple[FloatArray, Minimiser | None]:
-    """Return the offset h of each row, the largest over several multipliers, and where it is attained.
+    """Return the offset h of each row, the largest over several multipliers, and the entries z at which it is attained.
 
     On a part of an interval the parabola ``s z + lam (z - centre)^2 / 2``, with ``s = c slope - g``, lies above its
     tangent at any point of the part. The computed minimiser of the parabola is taken for the point.
@@ -308,7 +311,7 @@ class _Roundings:
         self.linear_size = abs(c) @ largest_line + abs(g) @ size
         """Size of the terms that are linear in z, one number a row."""
         self.square_size = float(np.square(distance).sum())
-        """Size of the squares, without the multiplier."""
+        """Sum of the squares ``(z_j - centre_j)^2``, which are multiplied by lam."""
         self.underflow = host.inflate(float(size.sum()) + 1.0, self.units + 8) * TINY
 
     def of_rows(self, lam: FloatArray) -> FloatArray:
@@ -330,7 +333,7 @@ def _least_tangents(
 ) -> tuple[FloatArray, Minimiser | None]:
     """Return the least value of the tangents over all parts, shape (rows, units), and where it is attained.
 
-    ``lam``: one multiplier a row.
+    ``lam``: one multiplier a row. ``traced``: as in `parabolas`.
     """
     wide_lam = lam[:, None]
     least: FloatArray | None = None
@@ -404,7 +407,7 @@ class LinearBounds(Walk):
         """Functions of each entry on the present ranges, by the names of their values; None if there is none."""
         self._linear_errors: dict[str, LinearError] = {}
         self.whole: object = object()
-        """Identity of the ball, which all of its parts share."""
+        """A key that the ball and all of its parts share, and no other ball has."""
         self.cuts: tuple[Cut, ...] = ()
         """Cuts that lead from the ball to this part of it."""
 
@@ -555,6 +558,7 @@ class LinearBounds(Walk):
                 added, error = (np.asarray(part, dtype=np.float64) for part in linear.offset())
             tiny = 0.0
             if linear.backward:
+                # The sum of up to 2^24 sizes was rounded.
                 total_size = float(sum(float(size.sum()) for size in sizes))
                 tiny = host.inflate(total_size + 1.0, 2**24) * TINY
             self._linear_errors[node.name] = LinearError(added, host.next_up(rounding + error), tiny)
@@ -583,7 +587,7 @@ class LinearBounds(Walk):
         if shape != node.shape or not np.isfinite([low, high]).all():
             return None
         if not all((half >= 0).all() for _, _, half in (whole_line, *part_lines)):
-            raise HypothesisError("a line that a function is nearer to than 0")
+            raise HypothesisError("a strip around a function has a negative height")
         slope = np.stack([part_slope.reshape(-1) for part_slope, _, _ in part_lines])
         middle = np.stack([part_middle.reshape(-1) for _, part_middle, _ in part_lines])
         half = np.stack([part_half.reshape(-1) for _, _, part_half in part_lines])
@@ -606,7 +610,10 @@ class LinearBounds(Walk):
         )
 
     def _on_ball(self, name: str, c: FloatArray, choose: Choose, trace: Trace | None) -> FloatArray:
-        """Return a lower bound of rows on a value's own ball and box: a function, the identity, with slopes g = 0."""
+        """Return a lower bound of rows on a value's own ball and box.
+
+        The value counts as the identity function of itself, with slopes g = 0.
+        """
         location = self.locations[name]
         size = location.centre.size
         low, high = (end.reshape(-1) for end in location.range.ends)

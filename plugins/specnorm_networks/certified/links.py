@@ -64,7 +64,7 @@ class Term:
     columns: range = range(0)
     """Input channels of the layer that ``reads`` are fed to, in this order."""
     scale: FloatArray | None = None
-    """Factor of each row, shape (len(rows),), from batch normalisation behind the layer; `kernels.ROUNDINGS` cover its
+    """Factor of each row, shape (len(rows),), from batch normalisation after the layer; `kernels.ROUNDINGS` cover its
     roundings."""
     alpha: float = 1.0
     """Exact factor of the whole term."""
@@ -228,7 +228,7 @@ class Subnetwork:
     """Channels of that node's value."""
     links: tuple[AffineMap, ...]
     blocks: tuple[int, ...]
-    """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut: no link behind such a value reads a
+    """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut: no link after such a value reads a
     value before it."""
     _about: About | None = field(default=None, init=False)
 

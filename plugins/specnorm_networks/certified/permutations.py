@@ -1,6 +1,6 @@
-"""Remove permutations of axes: each is moved behind the operators that follow it, until it meets its inverse.
+"""Remove permutations of axes: each is moved after the operators that follow it, until it meets its inverse.
 
-Frameworks whose channels are last put one permutation before and one behind each convolution.
+Frameworks whose channels are last put one permutation before and one after each convolution.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Rewriting:
         return self._operator_before_permutation(node, axes)
 
     def _permutation(self, node: Node, permute: ops.Permute) -> Node:
-        """Return a permutation, joined with the permutation that its input is."""
+        """Return a permutation; if its input is permuted, too, both permutations are joined."""
         axes = permute.axes
         source = node.inputs[0]
         if source in self.permuted:
@@ -78,7 +78,7 @@ class _Rewriting:
         return replace(node, operator=ops.Permute(axes), inputs=(source,))
 
     def _operator_before_permutation(self, node: Node, axes: Axes) -> list[Node]:
-        """Return an operator on its inputs before their permutation, and the permutation behind it.
+        """Return an operator on its inputs before their permutation, and the permutation after it.
 
         The node itself if this is not possible. ``axes``: the permutation of its inputs.
         """

@@ -74,7 +74,7 @@ def split_into_phases(
     taps = [slice(first, end) for first, end in zip(phase_of_start, ends, strict=True)]
     padded[(slice(None), slice(None), *taps)] = kernel
 
-    # Split each axis into (coarse pixel, phase), and put all phases behind the input channels.
+    # Split each axis into (coarse pixel, phase), and put all phases after the input channels.
     split_shape = list(channels)
     for n, s in zip(coarse, stride, strict=True):
         split_shape += [n, s]

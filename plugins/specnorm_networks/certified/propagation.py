@@ -42,7 +42,8 @@ class Step:
     rule : str
         The rule that was applied.
     alone : Upper or None
-        Constant of this node with respect to the only input of its own that is no constant; None if it has several.
+        Constant of the node's value with respect to the only value that the node reads and that is no constant of the
+        network; None if it reads several.
     claim : Upper or None
         Constant of the map from the network's inputs to this value; None: unknown, here or for a value before.
     layer : str or None
@@ -170,8 +171,8 @@ class _Pass:
             return _step_of(node, node.rule, None, rules.identity(self.scope, node.name))
         if claims is None:
             return _step_of(node, node.rule, None, None)
-        if self._depends_on_inputs_alone(node) and not any(claim.value for claim in claims):
-            return _step_of(node, node.rule, None, rules.held(self.scope, self.wrt, node, claims))
+        if self._is_deterministic(node) and not any(claim.value for claim in claims):
+            return _step_of(node, node.rule, None, rules.unchanged(self.scope, self.wrt, node, claims))
         try:
             return self._step_by_rule(node, claims)
         except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
@@ -179,10 +180,11 @@ class _Pass:
             self.unknown[node.name] = UnknownNode(node.name, label(node), str(error), up_to_inputs)
         return _step_of(node, "unknown", None, None)
 
-    def _depends_on_inputs_alone(self, node: Node) -> bool:
-        """Whether a node's value stays the same if all inputs of the node do.
+    def _is_deterministic(self, node: Node) -> bool:
+        """Whether a node's value is unchanged when the values that it reads are unchanged.
 
-        So do other inputs of the network, and constants. Random operators, and others without inputs, may not.
+        True for inputs of the network other than ``wrt``, and for constants. False for random operators, and for other
+        operators without inputs.
         """
         if isinstance(node.operator, (Input, Constant, Held)):
             return True
@@ -208,7 +210,11 @@ class _Pass:
         return replace(step, rule=least_claim.rule, claim=least_claim)
 
     def _step_by_shortcuts(self, step: Step, shortcuts: Sequence[Upper]) -> Step:
-        """Return the smallest of a node's bound and its bounds by layers that were bounded together and end there."""
+        """Return the smallest of a node's bound and its bounds by layers that were bounded together and end there.
+
+        ``shortcuts``: as in `propagate`. `Branches.shortcuts` are others: constants of branches, by the node where they
+        meet.
+        """
         claims = [] if step.claim is None else [step.claim]
         for shortcut in shortcuts:
             before = self.steps.get(shortcut.what.start) if isinstance(shortcut.what, Map) else None
@@ -226,7 +232,7 @@ class _Pass:
         if isinstance(operator, (Convolution, Matrix)):
             return self._step_of_layer(node, operator, None, node)
         if isinstance(operator, Scale):
-            layer = past_shifts(self.nodes[node.inputs[0]], self.nodes)
+            layer = before_added_constants(self.nodes[node.inputs[0]], self.nodes)
             if isinstance(layer.operator, (Convolution, Matrix)):
                 scale = _by_output_channel(operator, layer.operator)
                 if scale is not None:
@@ -257,7 +263,7 @@ class _Pass:
             if name == source:
                 claims.append(rules.identity(self.scope, name))
             else:
-                claims.append(rules.held(self.scope, source, self.nodes[name], []))
+                claims.append(rules.unchanged(self.scope, source, self.nodes[name], []))
         return claims
 
     def _step_of_factor(
@@ -316,11 +322,12 @@ def label(node: Node) -> str:
     return node.label or type(node.operator).__name__
 
 
-def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
-    """Return the node to whose value only constants were added to get the value of another node.
+def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
+    """Follow a node back through additions of constants; return the node where they began.
 
-    ``nodes``: all nodes, by name.
+    It is the node itself if that adds no constants. ``nodes``: all nodes, by name.
     """
+    # ``over`` is the number by which a sum is divided.
     while isinstance(node.operator, Add) and node.operator.over == 1 and node.shape is not None:
         summands = []
         for name, weight in zip(node.inputs, node.operator.weights, strict=True):
@@ -336,12 +343,13 @@ def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
 
 
 def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> FloatArray | None:
-    """Return the factors of a scale as one number an output channel of a layer; None if they are no such numbers."""
-    axes_behind_channels = operator.layer.spatial
+    """Return the factors of a scale as one number for each output channel of a layer; None if they vary otherwise."""
+    axes_after_channels = operator.layer.spatial
     if isinstance(operator, Matrix) and operator.side == "left":
-        axes_behind_channels += 1
-    axis = -1 - axes_behind_channels
-    values = numbers_along(scale.values, axis, 0)  # a value with 0 axes: the axis is counted from the last one
+        axes_after_channels += 1
+    axis = -1 - axes_after_channels
+    # With ``ndim`` 0, the negative axis is counted from the last axis of the factors.
+    values = numbers_along(scale.values, axis, 0)
     count = ConvSpec.of(tuple(operator.layer.stored().shape), **operator.layer.geometry).cout
     if values is None or len(values) != count or not np.all(np.isfinite(values)):
         return None

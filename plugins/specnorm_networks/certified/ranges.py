@@ -1,9 +1,10 @@
 """Ranges of the values of a network while its inputs stay in a ball or a box: intervals, rounding counted.
 
-Intervals come from the intervals of the values before. On a ball they also come from proven constants of maps to a
-value, and from the rows of linear maps; their intersection counts. A value without a rule here can be anything. If the
-range of a function's input is known, its slopes lie between the smallest and the largest derivative there: a ReLU that
-cannot switch has slope 0 or 1 (`with_slopes_on`).
+The interval of a value is computed from the intervals of the values that its node reads. On a ball, two more intervals
+around the value at the centre are known: by proven constants of maps to the value, and by the rows of a linear map.
+Their intersection counts. A value whose operator states no rule can be anything. If the range of a function's input is
+known, its slopes lie between the smallest and the largest derivative there: a ReLU that cannot switch has slope 0 or 1
+(`with_slopes_on`).
 """
 
 from __future__ import annotations
@@ -107,16 +108,23 @@ def _constants_as_numbers(
     region: Ball,
     constants: Mapping[str, Upper],
 ) -> dict[str, list[tuple[str, float]]]:
-    """Return by value the constants of the maps to it, each with the name of the map's start: all inputs together.
+    """Return for each value the constants of maps to it, each with the name of the map's start.
+
+    The maps start at all inputs together; the name of that start consists of the inputs' names (`_name_of_inputs`).
 
     `HypothesisError` if a claim does not bound the map to its value on that ball.
     """
-    start = ", ".join(graph.inputs)
+    start = _name_of_inputs(graph)
     scope = Scope(graph, frozenset({region.region}))
     for name, claim in constants.items():
         if not scope.holds(claim, start, name):
             raise HypothesisError(f"{claim.what} is no constant of {name} on {region.region}")
     return {name: [(start, claim.value)] for name, claim in constants.items()}
+
+
+def _name_of_inputs(graph: Graph) -> str:
+    """Return the name of all inputs together, as `Map.start` has it."""
+    return ", ".join(graph.inputs)
 
 
 def check_region(graph: Graph, region: Ball | Box) -> None:
@@ -161,16 +169,16 @@ class Location:
     range: Interval
     """The box."""
     distance: float
-    """Largest distance of the value from its exact value for the centre of the inputs' ball."""
+    """Bound of the distance of the value v(x) for inputs x from the exact value v(c) for the centre c of their ball."""
     radius: float
-    """Radius of the ball: largest distance of the value from ``centre``."""
+    """Radius of the ball around ``centre``. It exceeds ``distance`` by at most the rounding error of ``centre``."""
 
 
 class Walk:
-    """Locates values while inputs stay in a region, in order, each from the locations of the values before.
+    """Locates values while inputs stay in a region, in order, each from the locations of the values that it reads.
 
-    ``at_centre``: intervals of the values for the centre of a ball; none if the region is a box. ``maps``: by value the
-    constants of maps to it, each with the name of the value at the map's start, or with the names of all inputs.
+    ``at_centre``: intervals of the values for the centre of a ball; none if the region is a box. ``maps``: for each
+    value the constants of maps to it, each with the name of the start: a value, or all inputs (`_name_of_inputs`).
     ``stated``: intervals in which values are already known to lie.
     """
 
@@ -214,7 +222,7 @@ class Walk:
         distance = math.inf if name in self.moving else 0.0
         for start, constant in self.maps.get(name, ()):
             # The start is an earlier value, or all inputs together; a single input may be this value itself.
-            is_all_inputs = start not in self.locations and start == ", ".join(self.graph.inputs)
+            is_all_inputs = start not in self.locations and start == _name_of_inputs(self.graph)
             distance_of_start = self.radius if is_all_inputs else self.locations[start].distance
             distance = min(distance, host.mul_up(constant, distance_of_start))
         with consistent(node):
@@ -232,7 +240,7 @@ class Walk:
         linear = self.linear(node)
         before = [self.locations[name].range for name in node.inputs]
         image = anything(shape)
-        # Operators without a rule here raise, or say nothing.
+        # Operators without a rule for intervals raise an error, or return None.
         with contextlib.suppress(SpecnormError, NoBoundError, NotRunError, OSError):
             stated = node.operator.image(before, self.graph.place(node)) if linear is None else linear.image(before)
             if stated is not None:
@@ -267,7 +275,7 @@ class Walk:
 
 
 def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:
-    """Return a node's linear map at its place; None if it has none, or if sizes are unknown."""
+    """Return a node's linear map for the sizes of its inputs; None if it has none, or if sizes are unknown."""
     place = graph.place(node)
     if not place.sizes() or node.shape is None:
         return None
@@ -286,9 +294,9 @@ def _interval_of_input(name: str, region: Ball | Box) -> Interval:
 
 
 def with_slopes_on(graph: Graph, intervals: Ranges) -> Graph:
-    """Return the same network on the region of some ranges, each function with its slopes on the range of its input.
+    """Return the same network on a smaller region, where each function has the slopes on the range of its input.
 
-    ``intervals``: ranges of the network's values.
+    ``intervals``: ranges of the network's values on that region.
     """
     intervals.check(graph)
     nodes = [
@@ -304,7 +312,10 @@ def anywhere(graph: Graph) -> Ranges:
 
 
 def has_rising_function(graph: Graph) -> bool:
-    """Whether some function of each entry has a smallest slope above 0, on the whole line."""
+    """Whether the smallest slope, on the whole line, of some function of each entry is above 0.
+
+    Functions whose slopes are already those on a range do not count.
+    """
     functions = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
     extents = [function.extent() for function in functions if function.near is None]
     return any(extent is not None and extent[0] > 0 for extent in extents)
@@ -330,7 +341,7 @@ Ends = float | NDArray[Any] | Mapping[str, Any]
 def within(graph: Graph, low: Ends, high: Ends) -> Graph:
     """Return the same network on inputs whose entries lie between two numbers.
 
-    Constants of squares, exp, products of values and the like need that; those of the other rules do not depend on it.
+    Squares, exp, products of values and the like have a constant only on a box. Other rules do not use the box.
 
     Parameters
     ----------
@@ -388,7 +399,7 @@ def stated_boxes(graph: Graph) -> dict[str, tuple[float, float] | None]:
 
 
 def _inputs(graph: Graph) -> Iterator[tuple[str, Input]]:
-    """Yield name and operator of each input that moves."""
+    """Yield the name and the operator of each input that can change (`Input.moves`)."""
     for node in graph.nodes:
         if isinstance(node.operator, Input) and node.operator.moves:
             yield node.name, node.operator

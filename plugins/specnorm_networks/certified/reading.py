@@ -109,9 +109,9 @@ class Reader:
                 return self._scale(node, scale)
             case ops.Pointwise() as function:
                 return self._pointwise(node, function)
-            case ops.Add(over=1) as add:
+            case ops.Add(over=1) as add:  # a sum that is not divided
                 return self._add(node, add)
-            case ops.Concat(new=False) as concat:
+            case ops.Concat(new=False) as concat:  # along an axis that the values have
                 return self._concatenate(node, concat.axis)
             case ops.Slice() as cut:
                 return self._slice(node, cut)
@@ -129,7 +129,7 @@ class Reader:
                 return self._follow_channelwise(node)
 
     def _belongs_to_layers(self, pad: Node) -> bool:
-        """Whether everything that reads a padding is a layer that is bounded together with it."""
+        """Whether a padding is read only by layers that are bounded together with it (`_layer`)."""
         source = self.nodes[pad.inputs[0]]
         readers = [node for node in self.nodes.values() if pad.name in node.inputs]
         is_read_by_nodes_alone = len(readers) == self.readers[pad.name]  # and is no output
@@ -137,7 +137,9 @@ class Reader:
 
     # -- values ------------------------------------------------------------------------------------------------------
     def _combination(self, name: str, axis: int) -> LinearCombination | None:
-        """Return a node as a sum with its channels on an axis; a node that is no sum becomes a value without a link.
+        """Return a node as a sum with its channels on an axis.
+
+        A node that is no sum becomes a value without a link, and the sum is that value alone.
 
         None if its channels are on another axis, or its shape is unknown.
         """
@@ -181,12 +183,12 @@ class Reader:
         return self._append_value(node.name, link.width, combination.axis, link)
 
     def _mark_extendable(self, node: Node) -> None:
-        """Note that a node is the value of a link, which the only reader of the node may extend."""
+        """Note that a node is the value of a link. If only one node reads it, that node may extend the link."""
         if self.readers[node.name] == 1:
             self._extendable.add(node.name)
 
     def _combination_as_value(self, name: str, axis: int) -> LinearCombination | None:
-        """Return a node as a sum that is a single value; any other sum becomes a value by a link without a function."""
+        """Return a node as a sum that is a single value. Any other sum is made a value, by a link with the identity."""
         combination = self._combination(name, axis)
         if combination is None or combination.single_value is not None:
             return combination
@@ -197,6 +199,8 @@ class Reader:
 
     def _escape(self, name: str) -> None:
         """Note that something other than a link reads a node."""
+        # Nodes that are no sums need no note, `_multiples` among them: links read them only by values without a
+        # link, with which a run may start, but which are never inside a run.
         if name not in self._combinations:
             return
         combination = self._combination_as_value(name, self._combinations[name].axis)
@@ -214,10 +218,11 @@ class Reader:
 
         None if something else reads that value, too, or if no link computes it.
 
-        ``name``: the node that is read, which is ``combination``. ``change``: returns the link with the node in it.
+        ``name``, ``combination``: the node that is read, and the same as a sum. ``change``: returns the link with the
+        node in it.
         """
         number = combination.single_value
-        if number is None or name not in self._extendable or self.readers[name] != 1:
+        if number is None or name not in self._extendable:
             return None
         link = self.values[number].link
         if link is None:
@@ -237,7 +242,7 @@ class Reader:
         return 1 if link is None else link.repeat
 
     def _unflattened(self, name: str) -> LinearCombination | None:
-        """Return the sum that a node is; None if it is none, or was flattened, so that its channels have no axis."""
+        """Return a node as a sum; None if it is no sum, or was flattened, so that its channels have no axis."""
         combination = self._combinations.get(name)
         return combination if combination is not None and self._repeat(combination) == 1 else None
 
@@ -276,7 +281,8 @@ class Reader:
             product = product_of_matrices(combination, layer, spec.cout)
             if product is not None:
                 return multiply(product, alpha)
-        # A layer of multiples of values is a term for each of them. Any other sum becomes a value.
+        # A layer that reads a sum of multiples of values becomes one term for each of them. Any other sum is first made
+        # a value.
         if combination is not None:
             are_multiples = all(replace(term, alpha=1.0).plain for term in combination.terms)
             if not (combination.terms and are_multiples):
@@ -294,7 +300,11 @@ class Reader:
         combination: LinearCombination,
         alpha: float,
     ) -> tuple[Term, ...]:
-        """Return the terms of a layer that reads a sum of multiples of values: the same layer for each of them."""
+        """Return the terms of a layer that reads a sum of multiples of values: the same layer for each of them.
+
+        Each term of that sum reads the channels ``reads`` of its value and adds them to the channels ``rows`` of the
+        sum. These are the layer's input channels, so that they become ``columns`` of the layer's term.
+        """
         spec = layer_filter.spec
         identities = combination.terms
         if self._repeat(combination) > 1:  # the sum is one flattened value, of which the layer reads all features
@@ -348,7 +358,7 @@ class Reader:
         return None if combination is None else multiply(combination, number)
 
     def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination | None:
-        """Return a function of each entry: a new value, or the value before with one more function in its link."""
+        """Return a function of each entry: a new value, or the value that it reads with one more function."""
         combination = self._combinations.get(node.inputs[0])
         if combination is None or len(node.inputs) != 1:
             return None
@@ -367,11 +377,14 @@ class Reader:
         combination: LinearCombination,
         slopes: tuple[float, float],
     ) -> LinearCombination | None:
-        """Return the value before with one more function, of slopes between two numbers, in its link."""
+        """Return the value that a function reads, with the function in its link, too.
+
+        ``slopes``: smallest and largest slope of the function.
+        """
 
         def compose(link: AffineMap) -> AffineMap:
             if not link.direct or link.repeat > 1:
-                # The function follows pooling or flattening: its constant is a factor.
+                # The function follows pooling or flattening: its constant is multiplied to the link's factor.
                 constant = of_slopes(self.scope, node, combination.axis, combination.width)
                 return replace(link, factor=follow_with(link.factor, constant))
             products = [
@@ -408,8 +421,8 @@ class Reader:
     ) -> LinearCombination | None:
         """Return a value that is sorted, or reflected, along an axis.
 
-        Such a function moves no two vectors further apart if all channels of a group have one weight (times the norm of
-        a reflection). It counts as a function with slopes in [-1, 1].
+        Suppose that all channels of a group have one weight. Sorting moves no two vectors further apart; a reflection
+        moves them apart by at most its norm. So they count as functions with slopes in [-1, 1], or [-norm, norm].
         """
         name = node.inputs[0]
         combination = self._unflattened(name)
@@ -448,7 +461,7 @@ class Reader:
         terms = []
         for number in range(count):
             terms += [shift_rows(term, number * combination.width) for term in combination.terms]
-        # The constants of entries may differ: the slopes of all of them count.
+        # A function may have other constants at each entry. The link's slopes contain the slopes at all entries.
         low = np.repeat(proof.low.min(axis=1), combination.width)
         high = np.repeat(proof.high.max(axis=1), combination.width)
         link = AffineMap(tuple(terms), count * combination.width, (low, high), node.name)
@@ -479,9 +492,9 @@ class Reader:
         return replace(combinations[0], terms=tuple(terms))
 
     def _unflattened_combinations(self, names: list[str], axis: int) -> list[LinearCombination] | None:
-        """Return nodes as sums with their channels on an axis; None if one is no such sum.
+        """Return nodes as sums with their channels on an axis; None if that is not possible for one of them.
 
-        Even then, each node that is no sum becomes a value.
+        In either case, each node that is no sum becomes a value.
         """
         combinations = [self._combination(name, axis) for name in names]
         unflattened = [
@@ -490,7 +503,7 @@ class Reader:
         return unflattened if len(unflattened) == len(combinations) else None
 
     def _same_sum(self, node: Node, name: str) -> LinearCombination | None:
-        """Return the sum of a node that differs from an earlier node by constants alone: the sum of that one.
+        """Return a node that differs from an earlier node by constants alone: it is the same sum as that node.
 
         If the sum is the value of a link that can be extended, the link ends with the later node.
 
@@ -548,7 +561,7 @@ class Reader:
         return self._extend_link(node, combination, name, lambda link: replace(link, repeat=repeat, direct=False))
 
     def _pad(self, node: Node, pad: ops.Pad) -> LinearCombination | None:
-        """Return a sum that is padded with channels of zeros before and behind.
+        """Return a sum that is padded with channels of zeros before and after its own.
 
         Padding of pixels is a part of the layers that read it, or an operator that keeps channels.
         """
@@ -563,12 +576,12 @@ class Reader:
             return self._same_sum(node, name)
         if combination is None or pad.mode != "zeros" or padded_axes != [combination.axis]:
             return self._follow_channelwise(node)
-        zeros_before, zeros_behind = pad.pads[combination.axis - first_axis]
+        zeros_before, zeros_after = pad.pads[combination.axis - first_axis]
         terms = tuple(shift_rows(term, zeros_before) for term in combination.terms)
-        return LinearCombination(terms, zeros_before + combination.width + zeros_behind, combination.axis)
+        return LinearCombination(terms, zeros_before + combination.width + zeros_after, combination.axis)
 
     def _follow_channelwise(self, node: Node) -> LinearCombination | None:
-        """Return the value before, followed by an operator that treats each channel by itself, and all alike."""
+        """Return the value that an operator reads, with the operator in its link, if it treats all channels alike."""
         name = node.inputs[0]
         before = self.nodes[name].shape
         if (
@@ -578,6 +591,7 @@ class Reader:
         ):
             return None
         try:
+            # The constant of the operator alone: its input counts with the constant 1.
             factor = of_operator(self.scope, node, [identity(self.scope, name)], ops.Place((before,), node.shape))
         except ops.NoBoundError:
             return None

@@ -35,7 +35,7 @@ def identity(scope: Scope, name: str) -> Upper:
     return make_upper(1.0, scope.map(name, name), "itself")
 
 
-def held(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
+def unchanged(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
     """Return the constant of a value that does not change with the value ``start``: 0.
 
     Such a value is a constant, another input, or computed from such values alone.
@@ -48,7 +48,7 @@ def held(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper
     if not has_no_source and not (
         node.inputs and not isinstance(node.operator, Random) and _follow(scope, node, inputs, start)
     ):
-        raise HypothesisError(f"{node.name} is not known to be held by {start}")
+        raise HypothesisError(f"{node.name} is not known to stay unchanged while {start} changes")
     if not has_no_source and any(claim.value for claim in inputs):
         raise HypothesisError(f"{start} moves what {node.name} is computed from")
     return make_upper(0.0, scope.map(start, node.name), "does not depend on it")

@@ -160,7 +160,7 @@ def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
 
 
 def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
-    """Return the numbers of the values at which links can be cut: no link behind such a value reads one before it.
+    """Return the numbers of the values at which links can be cut: no link after such a value reads one before it.
 
     ``sources``: for each link the numbers of the values that it reads. Link i, counted from 1, makes value i.
     """
@@ -168,8 +168,8 @@ def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
     earliest_sources = [min(numbers, default=before) for before, numbers in enumerate(sources)]
     blocks = []
     for number in range(count + 1):
-        links_behind = earliest_sources[number:]
-        if all(source >= number for source in links_behind):
+        earliest_later_sources = earliest_sources[number:]
+        if all(source >= number for source in earliest_later_sources):
             blocks.append(number)
     return blocks
 
@@ -300,7 +300,8 @@ def size_of_statement(part: Segment) -> tuple[int, int, int]:
     if not part.is_chain:
         side = sum(widths) + sum(leaves)
         return side, side, taps
-    # In a chain, values at odd distance from the input are rows of T, as are leaves behind values at even distance.
+    # In a chain, values at odd distance from the input are rows of T. So are leaves of links that read values at even
+    # distance.
     leaves.append(0)
     rows = sum(widths[1::2]) + sum(leaves[::2])
     columns = sum(widths[::2]) + sum(leaves[1::2])

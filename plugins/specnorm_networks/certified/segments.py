@@ -1,25 +1,34 @@
 """Proof: the constant of some links together is one spectral norm, of a convolution kernel made of all of them.
 
-For z_i = phi_i(sum_j W_ij z_j + b_i), i = 1..l, weights q_i > 0 (one a channel) and slopes of phi_i in [a_i, b_i] with
-a_i <= 0, LipSDP's quadratic form [1]_ with multipliers that are constant on each channel is, with v_i = sum_j W_ij z_j,
+Link i = 1..l computes the value z_i = phi_i(v_i) from a sum v_i = sum_j W_ij z_j of earlier values and a constant. Let
+x = z_0. Below, values and sums are differences between two inputs of the links, so that the constants drop out. The
+slopes of phi_i lie in [a_i, b_i] with a_i <= 0 <= b_i, and each channel of a value has a weight q_i > 0. LipSDP's
+quadratic form [1]_ with multipliers that are constant on each channel is
 
-    |q_0 x|^2 + sum_i q_i^2 (z_i - a_i v_i) (z_i - b_i v_i) - |q_l y|^2 / L^2.
+    |q_0 x|^2 + sum_{i < l} q_i^2 (z_i - a_i v_i) (z_i - b_i v_i) - |q_l s_l v_l|^2,
 
-L is a constant if the form is nonnegative. In a graph with the values as vertices, the terms -a_i b_i |v_i|^2 and the
-last term get vertices of their own (*leaves*). Scaled by its diagonal, the form is then I - K, where K is Hermitian and
-zero on its diagonal. An edge from value h to value i has the entry ``q_i (a_i + b_i)/2 W_ih q_h^-1`` of K. The form is
-nonnegative if the largest eigenvalue of K is at most 1 at each frequency.
+where s_l is the largest absolute slope of phi_l: the last function has no multiplier. If the form is nonnegative, then
+|q_l z_l| <= |q_0 x|, since each product in it is at most 0.
 
-*A chain*: the graph is a tree, so that its vertices have two colours, and K is a block T and its adjoint. The condition
-is ||T|| <= 1. On a tree, shifts of taps are changes of basis. If ||T|| <= s, the weights q_i s^-i have ||T|| <= 1, with
-the constant L s^l.
+A negative term -|e v|^2 is the minimum over u of |u|^2 - 2 Re u*(e v). For each term -|q_i e_i v_i|^2, where
+``e_i^2 = -a_i b_i``, and for the last term, a variable u is added, a *leaf*. The form is nonnegative if and only if the
+enlarged form is. In the variables q_i z_i (i < l) and u, it is I - K, where K is Hermitian and zero on its diagonal. K
+is a graph: the vertices are the variables. An edge from the value h has the entry ``q_i (a_i + b_i)/2 W_ih q_h^-1``
+of K to the value i, ``q_i e_i W_ih q_h^-1`` to the leaf of link i, and ``q_l s_l W_lh q_h^-1`` to the leaf of the last
+term, which is the vertex l. The form is nonnegative if and only if the largest eigenvalue of K is at most 1 at each
+frequency. If it is only at most s, other weights reach 1:
+
+*A chain*: each link reads the value before alone. Then the graph is a tree, so that its vertices have two colours, and
+K is a block T and its adjoint. Its largest eigenvalue is ||T||. On a tree, shifts of taps are changes of basis. If
+||T|| <= s, the weights q_i s^-i have ||T|| <= 1. So the constant is s^l, in the weights q_0 and q_l.
 
 *Otherwise* (sums, concatenation) K itself is a kernel, with its taps at their places. Its largest eigenvalue is at most
-s = ||K + c I|| - c for any c; if the graph has two colours all the same, it is ||T||. Let g be the number of links on
-the longest way to v, and t = 1/(2s - 1). The weights q_v t^g multiply the entries of K between vertices of g and h by
-r_gh = t^|g - h|. The matrix r - (1 - 1/s) I is semidefinite, since the smallest eigenvalue of r is above
-(1 - t)/(1 + t) [2]_; so is its entrywise product with s I - K (Schur), which is I less the new K. So the constant is
-L (2s - 1)^g for the last value's g.
+s = ||K + c I|| - c for any c; if the graph has two colours all the same, it is ||T||. If s < 1, s = 1 is taken. The
+depth d of a value is the number of links on the longest way to it; a leaf of link i has the depth of z_i. Let
+``t = 1/(2s - 1)``. The weights q_i t^d multiply the entries of K between vertices of depths d and d' by
+``r_dd' = t^|d - d'|``. The matrix r - (1 - 1/s) I is semidefinite, since the smallest eigenvalue of r is at least
+``(1 - t)/(1 + t) = 1 - 1/s`` [2]_; so is its entrywise product with s I - K (Schur), which is I less the new K. So the
+constant is (2s - 1)^d for the depth d of z_l.
 
 Sequences on the whole grid satisfy the form. Sequences that are 0 outside a window see the cropped, zero-padded layers
 there, and add a_i b_i q_i^2 |v_i|^2 <= 0 outside. So the constant holds at every input size.
@@ -57,16 +66,19 @@ closer enclosure takes hardly longer."""
 LEAST_RTOL = 1e-10
 """Smallest relative width of enclosures."""
 SHIFT = 0.5
-"""c of K + c I. ||K + c I|| - c is the largest eigenvalue M of K if the smallest one is at least -M - 2 c."""
+"""The number c of the matrix K + c I.
+
+||K + c I|| - c is the largest eigenvalue M of K if the smallest one is at least -M - 2 c; else it is larger than M.
+"""
 
 
 def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
-    """Cut a run into parts that are bounded each by one norm.
+    """Cut a run into parts, each of which is bounded by one norm.
 
     Parameters
     ----------
     widest : int
-        Channels on the smaller side of the kernel above which it is cut; 0: wherever it can be.
+        Largest number of channels on the smaller side of a part's kernel. 0 cuts the run wherever it can be cut.
 
     Returns
     -------
@@ -75,7 +87,7 @@ def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
     """
     starts = [0]
     for first, last in itertools.pairwise(run.blocks):
-        if first == starts[-1]:
+        if first == starts[-1]:  # the run begins there
             continue
         gains_by_joining = widest > 0 and _has_middle_slopes(run.links[first - 1])
         if not (gains_by_joining and joinable(run.part(starts[-1], last), widest)):
@@ -86,8 +98,8 @@ def segments(run: Subnetwork, *, widest: int = WIDEST) -> list[tuple[int, int]]:
 def _has_middle_slopes(link: AffineMap) -> bool:
     """Whether the middle (a + b)/2 of the slopes of some channel is not 0.
 
-    If all are 0, no edge of K joins the links up to this one to those behind. They share only the weights of the value
-    between them, so that one statement for both is no better than two.
+    If all are 0, no edge of K joins the links up to this one to the later links. They share only the weights of the
+    value between them, so that one statement for both is no better than two.
     """
     middle_slopes, _ = middle(*link.slopes)
     return bool(middle_slopes.any())
@@ -113,7 +125,7 @@ def parts_from(run: Subnetwork, starts: Sequence[int]) -> list[tuple[int, int]]:
 
 # -- T and K -----------------------------------------------------------------------------------------------------------
 class Edge(NamedTuple):
-    """An edge from one vertex to another: a scaled kernel, and the place of its first tap."""
+    """An edge of the graph: the vertices that it joins, its entry of K as a kernel, and the place of its first tap."""
 
     start: int
     end: int
@@ -128,7 +140,9 @@ def edges(
     magnitudes: bool = False,
     ends: bool = True,
 ) -> list[Edge]:
-    """Return the edges between the vertices: 0..l are the values, l+1.. the leaves of curved functions.
+    """Return the edges of the graph.
+
+    Vertices 0 to l are the values. Those from l + 1 on are leaves, one for each link that has a leaf slope (`middle`).
 
     Parameters
     ----------
@@ -137,11 +151,12 @@ def edges(
     weights : sequence of array
         One positive number a channel of each of the l + 1 values.
     magnitudes : bool
-        Whether kernels are the terms' absolute values, which rounding errors refer to.
+        Whether to return the sums of the terms' absolute values instead, to which rounding errors are relative.
     ends : bool
-        Whether the last link is the end of the chain of links, whose function has no multipliers: its largest slope is
-        a factor. If not, it has multipliers as all others.
+        Whether the vertex l is the leaf of the form's last term, so that the last function has no multiplier: its
+        largest absolute slope is a factor. If false, the last link is treated as the links before it (`heads`).
     """
+    # The phases of a stride are channels of the first value (`Segment.kernels`). Each has the weight of its channel.
     phases_of_stride = part.widths[0] // part.width
     scales = [np.repeat(weights[0], phases_of_stride), *weights[1:]]
     kernels = part.kernels(absolute=magnitudes)
@@ -211,7 +226,9 @@ def chain_kernel(chain: Sequence[Edge]) -> FloatArray:
 
 
 def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
-    """Return K, a map from all vertices to all: the taps of edges at their places, of adjoints at the mirrored ones.
+    """Return K, a map from all vertices to all vertices.
+
+    The taps of an edge stand at their places, and those of its adjoint at the mirrored places.
 
     Returns
     -------
@@ -364,7 +381,7 @@ def usable(weights: FloatArray) -> bool:
 def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove L with ``|q_l (z - z')| <= L |q_0 (x - x')|`` for the values x and z at both ends of a part.
 
-    Factors of pooling and the like behind the functions (`AffineMap.factor`) are not included.
+    Factors of what follows the functions, such as pooling (`AffineMap.factor`), are not included.
 
     Parameters
     ----------
@@ -399,10 +416,11 @@ def _constant_of_layer(
     if largest_slope == 0:
         return make_upper(0.0, subject, "its function is constant")
     # The largest slope is a factor of the norm. Where slopes differ, their ratios to it are put into the weights.
-    scale_behind = after if np.all(slopes == largest_slope) else after * (slopes / largest_slope)
+    scale_after = after if np.all(slopes == largest_slope) else after * (slopes / largest_slope)
     scale = layer.scale
-    if not np.all(scale_behind == 1):
-        scale = scale_behind if scale is None else scale_behind * scale
+    if not np.all(scale_after == 1):
+        scale = scale_after if scale is None else scale_after * scale
+    # `norm_by` divides the input channels by ``shrink`` and multiplies the output channels by ``scale``.
     shrink = None if np.all(before == 1) else before
     layer_filter = layer.filter
     norm = norm_by(norms, layer_filter.layer, layer_filter.geometry, layer_filter.sizes, scale, shrink)
@@ -443,8 +461,9 @@ def _constant_of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Nor
 def _rtol_of_norm(part: Segment, kernel: FloatArray, shift: float, rtol: float) -> float:
     """Return the relative width to which a norm is enclosed, so that the constant is enclosed to ``rtol``.
 
-    The constant of a chain has the factor s once for each link; any other one has the factor (2 s - 1) once for each
-    link on the longest path, and s + c is enclosed.
+    A relative change of s changes the constant s^l of a chain by l times as much. Any other constant is (2 s - 1)^d,
+    and s + c is enclosed: a relative change of it changes the constant by ``2 d (s + c) / (2 s - 1)`` times as much,
+    which is at most 2 d (1 + c), since s >= 1.
     """
     sensitivity = len(part.links) if part.is_chain else 2 * (1 + shift) * part.depth
     norm_rtol = rtol / sensitivity

@@ -39,7 +39,7 @@ def test_rules_apply_where_they_may() -> None:
     """The same with nothing wrong."""
     assert rules.along(assumed(2.0, SCOPE.map("u", "w")), U).what == SCOPE.map("x", "w")
     assert rules.of_operator(SCOPE, NODES["s"], [U, V], PLACE).value == pytest.approx(8)
-    assert rules.held(SCOPE, "y", NODES["x"], []).value == 0
+    assert rules.unchanged(SCOPE, "y", NODES["x"], []).value == 0
     assert normed(spec((5,))).value == normed(spec()).value == 1
     assert normed(spec(**STRIDED), (6,), **STRIDED).what == spec((6,), **STRIDED)
     assert normed(spec(**STRIDED | {"stride": 1}), None, **STRIDED).value == 1

@@ -84,7 +84,7 @@ class Combination:
         return ZERO.plus(self, factor)
 
     def as_rational(self) -> Fraction:
-        """Return the rational number that the combination is; `NotKnownError` if it has named numbers."""
+        """Return the combination as a rational number; `NotKnownError` if it has named numbers."""
         if self.multiples:
             raise NotKnownError
         return self.rational

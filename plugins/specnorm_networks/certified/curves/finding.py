@@ -1,6 +1,6 @@
 """Join several entry-wise operators that compute a function of one value into one operator.
 
-For each value, the values that it is an entry-wise function of are kept, the nearest first. If two paths from one of
+For each value, the values of which it is an entry-wise function are kept, the nearest first. If two paths from one of
 these meet again (x and relu(x) in x - relu(x)), or an operator has no constant of its own (a step, a square), all
 operators from the nearest common value on are one program. They are joined if the program's slopes are proven;
 otherwise the network stays as it is.
@@ -49,7 +49,7 @@ class _Finder:
 
     graph: Graph
     bases: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each value: the value itself, and then the values that it is an entry-wise function of, the nearest first."""
+    """For each value: the value itself, and then those of which it is an entry-wise function, the nearest first."""
     unbounded_from: dict[str, str] = field(default_factory=dict)
     """For some values: a value as a function of which it has no bounded slope everywhere. The program of a later node
     has to begin with that value."""

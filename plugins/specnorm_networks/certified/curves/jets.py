@@ -1,7 +1,10 @@
 """Values and slopes of a plan on intervals: derivatives by intervals, one branch at a time.
 
-On an interval of the argument each step's value and its derivative lie in intervals, rounded outward (the chain rule).
-If a value u may cross a threshold t at which a step changes its branch, three cases are evaluated one by one: u < t,
+A *plan* is a straight-line program for functions of one variable, the argument (`programs`). A *switch* is a value of
+the plan and a threshold at which a later step changes its formula. The formula on one side is a *branch* of the step.
+
+On an interval of the argument the value of each step and its derivative lie in intervals, rounded outward (the chain
+rule). If a value u may cross a threshold t of a switch, three cases are evaluated one by one: u < t,
 u > t, and u = t on a set of positive measure, where u' = 0 almost everywhere. In each case all steps that read u are on
 one branch. The union of the cases contains the derivative almost everywhere, which is all that a Lipschitz constant of
 a continuous function needs: it is absolutely continuous, since every branch has a bounded derivative on a closed set.
@@ -83,7 +86,7 @@ Signs = dict[tuple[int, float], FloatArray]
 
 
 def evaluate(plan: Plan, x: Interval, sides: NDArray[np.int8] | None = None) -> Evaluation:
-    """Return all values of a plan on intervals of the argument, which its constants broadcast against.
+    """Return all values of a plan on intervals of the argument. The plan's constants broadcast to the intervals' shape.
 
     ``sides``: side of each switch, shape (switches, *intervals). Default: all are `FREE`.
     """
@@ -102,7 +105,7 @@ def evaluate(plan: Plan, x: Interval, sides: NDArray[np.int8] | None = None) -> 
                 continue
             jet, is_met, sign = _on_side(jet, switch.threshold, sides[index])
             is_possible = is_possible & is_met
-            if switch.jumps:
+            if switch.jumps:  # the jump counts even if the value only touches the threshold
                 undecided[index] = np.isnan(sign)
             else:
                 undecided[index] = (jet.value.low < switch.threshold) & (jet.value.high > switch.threshold)
@@ -136,6 +139,7 @@ def _on_side(jet: Jet, threshold: float, side: NDArray[np.int8]) -> Restricted:
         low = np.where(is_at | (side == ABOVE), np.maximum(low, threshold), low)
         high = np.where(is_at | (side == BELOW), np.minimum(high, threshold), high)
         slope = enclosing((np.where(is_at, 0.0, slope.low), np.where(is_at, 0.0, slope.high)))
+    # A side that cannot be met counts nowhere; its interval only has to be one.
     low = np.where(is_met, low, threshold)
     high = np.where(is_met, high, threshold)
     sign = np.where(low > threshold, 1.0, np.where(high < threshold, -1.0, math.nan))
@@ -290,8 +294,8 @@ def _jet_of_step(step: Step, jets: Sequence[Jet], signs: Signs) -> Jet:
         case Extreme(is_maximum):
             _, first, second_value = inputs
             sign_of_difference = signs[step.reads[0], 0.0]
-            first_counts = np.asarray(sign_of_difference if is_maximum else -sign_of_difference)
-            return _jet_of_extreme(first_counts, is_maximum, first, second_value)
+            preference = np.asarray(sign_of_difference if is_maximum else -sign_of_difference)
+            return _jet_of_extreme(preference, is_maximum, first, second_value)
         case ChoiceByValue():
             return _choose_by_value(*inputs)
         case Comparison(_, threshold) as comparison:
@@ -316,6 +320,7 @@ def _weighted_sum(parts: Sequence[Interval], weights: Sequence[float], divisor: 
     total = zero
     for part, weight in zip(parts, weights, strict=True):
         total = plus(total, part.scaled(weight))
+    # The factor 1 / divisor is rounded: its relative error is below 2^-52.
     return total if divisor == 1 else total.scaled(1 / divisor, 2.0**-52)
 
 
@@ -371,13 +376,13 @@ def _jet_of_jump(
     return Jet(enclosing((low, high)), slope, slope, inputs_defined)
 
 
-def _jet_of_extreme(first_counts: FloatArray, is_maximum: bool, first: Jet, second: Jet) -> Jet:
+def _jet_of_extreme(preference: FloatArray, is_maximum: bool, first: Jet, second: Jet) -> Jet:
     """Return the larger, or the smaller, of two values.
 
-    ``first_counts``: at least 0 where that is the first value, below 0 where it is the second, NaN if undecided.
+    ``preference``: at least 0 where that is the first value, below 0 where it is the second, NaN if undecided.
     """
-    is_undecided = np.isnan(first_counts)
-    chosen = _choose_by_mask(first_counts >= 0, first, second)
+    is_undecided = np.isnan(preference)
+    chosen = _choose_by_mask(preference >= 0, first, second)
     extreme = np.maximum if is_maximum else np.minimum
     low = np.where(is_undecided, extreme(first.value.low, second.value.low), chosen.value.low)
     high = np.where(is_undecided, extreme(first.value.high, second.value.high), chosen.value.high)
@@ -445,9 +450,19 @@ class _Union:
         self.high_value = np.full((outputs, count), -math.inf)
         self.square_sum = np.zeros(count)
 
-    def include(self, output: int, slope: Interval, value: Interval, cases: NDArray[np.intp], on: FloatArray) -> None:
-        """Include an output in some cases, given by their numbers; ``on``: number of the interval of each case."""
-        intervals = on[cases]
+    def include(
+        self,
+        output: int,
+        slope: Interval,
+        value: Interval,
+        cases: NDArray[np.intp],
+        interval_of_case: NDArray[np.intp],
+    ) -> None:
+        """Include the slopes and values of an output in some cases, which are given by their numbers.
+
+        ``interval_of_case``: number of the interval of each case.
+        """
+        intervals = interval_of_case[cases]
         np.minimum.at(self.low_slope[output], intervals, slope.low[cases])
         np.maximum.at(self.high_slope[output], intervals, slope.high[cases])
         np.minimum.at(self.low_value[output], intervals, value.low[cases])
@@ -474,11 +489,15 @@ def bounds_by_branches(
 ) -> CurveBounds:
     """Bound slopes and values on intervals, each branch by itself.
 
+    Cases with undecided switches are split, until `MOST_CASES` cases more than intervals were evaluated. Then they
+    count unsplit: an undecided switch allows both branches, so that the bounds hold, but are wider.
+
     Parameters
     ----------
     low, high : array, shape (intervals,)
     functions : array, shape (intervals,), or None
-        Number of each interval's function, if the plan has flat constants of several.
+        If the constants of the plan hold several functions, one for each flat position: the number of the function for
+        each interval. None if the plan is one function.
     """
     # A single point may be a kink: the slopes on both sides count.
     is_point = low == high
@@ -547,7 +566,7 @@ def _by_mean_value(
 ) -> MeanValueBounds:
     """Bound slopes by the slope at the middle and the second derivative on the interval.
 
-    The bounds are infinite where a switch is undecided, and for intervals that are no intervals (``is_interval``).
+    The bounds are infinite where a switch is undecided, and for single points, where ``is_interval`` is false.
     """
     is_bounded = np.isfinite(low) & np.isfinite(high)
     middle = np.where(is_bounded, np.clip(low / 2 + high / 2, low, high), 0.0)

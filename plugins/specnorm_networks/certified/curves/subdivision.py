@@ -386,7 +386,7 @@ def _agrees(plan: Plan, place: Fraction, switches: Sequence[tuple[Switch, int]])
     ``switches``: those that are crossed at the number, each with 1 if its value rises there, and -1 if it falls.
     """
     outputs = []
-    for side in (-1, 0, 1):  # just before the place, at it, and just behind it
+    for side in (-1, 0, 1):  # just before the place, at it, and just after it
         sides = {(switch.value, switch.threshold): side * direction for switch, direction in switches}
         values = exact.values_at(plan, place, sides)
         outputs.append([values[output] for output in plan.outputs])

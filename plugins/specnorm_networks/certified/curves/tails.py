@@ -1,9 +1,10 @@
 """Values and slopes of a plan for large arguments: as powers times exponentials times a bounded factor.
 
-For ``x = side y`` with side = 1 or -1 and ``y >= T``, a quantity q is known as ``q(y) = exp(k y) y^p r(y)``, r in an
-interval for all such y. A sum has the larger order (k, p) of both summands; the ratio of the smaller summand to that
-order falls, and is at most its value at T. Slopes are derivatives by y. The slopes of bounded functions fall off
-exponentially, which outweighs every power.
+For an argument ``x = side y`` with side = 1 or -1 and ``y >= T``, each value or slope q of the plan (`programs`) is
+kept as ``q(y) = exp(k y) y^p r(y)``, with an interval that contains r(y) for all such y. The pair (k, p) is the order
+of q. A sum has the larger order of both summands. The smaller order divided by the larger one falls for y >= T (else
+`UnknownError`), so that it is at most its value at T. Slopes are derivatives by y. The slopes of bounded functions fall
+off exponentially, which outweighs every power.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class UnknownError(Exception):
 
 @dataclass(frozen=True)
 class Asymptote:
-    """The quantities ``exp(rate y) y^power r(y)`` with r between two numbers."""
+    """A quantity ``exp(rate y) y^power r(y)`` with r(y) between two numbers."""
 
     low: float
     """Smallest r."""
@@ -133,16 +134,16 @@ def _sum(a: Ends, b: Ends) -> Ends:
 
 
 class Tail:
-    """A plan of one function for all arguments beyond a number, on one side.
+    """Values and slopes of a plan with one function, for all arguments above T, or for all below -T.
 
     Parameters
     ----------
     plan : Plan
-        With numbers as constants.
+        Its constants are single numbers.
     side : {-1, 1}
         Sign of the arguments.
     start : float
-        T, at least 16.
+        The number T, at least 16.
 
     Raises
     ------
@@ -157,7 +158,7 @@ class Tail:
         self.values: list[ValueAndSlope] = [argument]
         """All values of the plan, by their numbers."""
         self.lines: list[StraightLine | None] = [StraightLine(Fraction(side), Fraction(0))]
-        """For each value the line that it is; None if it is none."""
+        """For each value its slope and shift if it is a straight line; else None."""
         for step in plan.steps:
             inputs = [self.values[value] for value in step.reads]
             lines = [self.lines[value] for value in step.reads]
@@ -252,7 +253,7 @@ class Tail:
         inputs: Sequence[ValueAndSlope],
         lines: Sequence[StraightLine | None],
     ) -> ValueAndSlope:
-        """Return the value of a step from the values that it reads, and from the lines that these are."""
+        """Return the value of a step from the values that it reads, and from their lines if they are straight lines."""
         match kind:
             case Number(values):
                 return ValueAndSlope(number(float(values)), ZERO)
@@ -437,7 +438,7 @@ class Tail:
         return Fraction(growth) if growth > 0 else None
 
     def _exponential(self, x: ValueAndSlope, line: StraightLine | None) -> ValueAndSlope:
-        """Return exp(u). ``line``: the line that u is, if it is one."""
+        """Return exp(u). ``line``: slope and shift of u if it is a straight line."""
         u, slope_of_u = x
         low, high = self.interval(u)
         if line is not None and abs(line.shift) < LARGEST_EXPONENT:
@@ -508,11 +509,11 @@ def _line_of_step(kind: Kind, lines: Sequence[StraightLine | None]) -> StraightL
 
 
 def _line_of_piecewise(f: Piecewise, low: float, high: float) -> tuple[float, float] | None:
-    """Return slope and shift of the line that a function is on an interval; None if it has several pieces there."""
+    """Return slope and shift of a function on an interval where it is one line; None if it has several pieces there."""
     ends = np.array(low), np.array(high)
     if f.extent() is None:
         return None
-    pieces = [piece for piece in f.pieces(*ends) if bool(piece.slopes_count(*ends))]
+    pieces = [piece for piece in f.pieces(*ends) if bool(piece.has_slope_on(*ends))]
     if len(pieces) != 1:
         return None
     (piece,) = pieces

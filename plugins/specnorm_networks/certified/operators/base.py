@@ -29,11 +29,17 @@ Ends: TypeAlias = tuple[FloatArray, FloatArray]
 Offset: TypeAlias = Callable[[], tuple[FloatArray, FloatArray]]
 """Returns constants that broadcast against a value, and the error of each."""
 Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
-"""Slope, middle and half width of a strip: ``|f(v) - slope v - middle| <= half``."""
+"""A strip around a line, in which a function lies: ``|f(v) - slope v - middle| <= half``.
+
+The three arrays are its slope, the intercept of its middle line, and half of its height.
+"""
 Sizes: TypeAlias = tuple[int, ...]
 """A shape that is known; `Shape | None` if it may be unknown."""
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
-"""Maps one array (copies, *shape) for each input to one array (copies, *shape of the value)."""
+"""Maps one array (copies, *shape) for each input to one array (copies, *shape of the value).
+
+*Copies* are a batch: independent values of the same shape, stacked along a new first axis.
+"""
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
 """Maps one array (copies, *shape of the value) to one array (copies, *shape) for each input."""
 Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
@@ -44,7 +50,7 @@ UNDERFLOW = 2.0**-1000
 AT_ONCE = 2**23
 """Largest number of entries that are computed at once: of the matrix of a linear map, or of copies of a value."""
 LARGEST_TABLE = 2**20
-"""Largest number of entries of a value for which a table of the input entries that they are is made."""
+"""Largest number of entries of a value for which `LinearMap.sources` makes a table."""
 KEPT_ENTRIES = 2**24
 """Largest number of entries of kernels that linear maps hold while they are kept (`keep_linear_maps`): 128 MB."""
 
@@ -96,7 +102,7 @@ class NotRunError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The place of an operator in a network: shapes of its inputs and of its value, None if unknown."""
+    """What an operator is told of the network around it: shapes of its inputs and of its value, None if unknown."""
 
     before: tuple[Shape | None, ...]
     after: Shape | None = None
@@ -149,19 +155,22 @@ class LinearMap:
     adjoint: Adjoint | None = None
     """Computes A^T y; None: `with_adjoint` makes one."""
     backward: int = 0
-    """Number of roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
+    """A count: the number of roundings of `adjoint`, as `roundings` is that of `apply`.
+
+    ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``.
+    """
     moves: bool = False
-    """Whether each entry of the value is an entry of an input, or 0."""
+    """Whether the map only moves entries: each entry of A x is an entry of an input, or 0."""
     entries: int = 0
     """Number of entries of the kernels that the map holds in memory."""
 
     @classmethod
     def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
-        """Return a map of which each entry is an entry of an input, or 0; it has no roundings."""
+        """Return a map that only moves entries (`moves`); it has no roundings."""
         return cls(apply, absolute=apply, roundings=0, rows=np.ones(()), offset=offset, moves=True)
 
     def sources(self, before: Sequence[Sizes]) -> NDArray[np.intp]:
-        """Return for each entry of the value, in flat order, the number of the entry of the inputs that it is.
+        """Return for each entry of the value, in flat order, the number of the entry of the inputs that is moved there.
 
         -1 if the entry is 0. ``before``: shapes of the inputs, whose entries are numbered one input after the other.
         Only for a map that moves entries.
@@ -173,7 +182,7 @@ class LinearMap:
         return sources
 
     def most_copies(self, before: Sequence[Sizes]) -> int:
-        """Return how often the value contains the entry of the inputs that it contains most often, at least 1.
+        """Return the largest number of places of the value to which one entry of the inputs is moved, at least 1.
 
         ``before``: shapes of the inputs. Only for a map that moves entries.
         """
@@ -220,8 +229,8 @@ class LinearMap:
     def rounding_error(self, sizes: Sequence[FloatArray], roundings: int | None = None) -> FloatArray:
         """Bound the rounding error of `apply`, for inputs whose absolute values are at most ``sizes``.
 
-        ``roundings``: number of roundings that are counted. Default: those of `apply`. With ``backward``, the product
-        of y with the returned error bounds the error of ``(A^T y) x``.
+        ``roundings``: number of roundings that are counted. Default: those of `apply`. With ``backward``, those
+        of `adjoint`, the sum of |y| times the returned bound bounds the error of ``(A^T y) x``.
         """
         n = self.roundings if roundings is None else roundings
         magnitude = self.absolute(sizes)
@@ -314,14 +323,15 @@ class Operator:
         return None
 
     def alike(self, place: Place) -> frozenset[int]:
-        """Return the axes that the operator treats place by place, and all places alike.
+        """Return the axes along which the operator is one function, applied at each position.
 
-        Along such an axis, place i of the value depends on place i of the inputs alone, by the same function for all i.
+        Along such an axis, position i of the value depends on position i of the inputs alone, by the same function for
+        all i. (`Place` is something else.)
         """
         return frozenset()
 
     def shortened(self, axes: frozenset[int]) -> Operator:
-        """Return the operator for values of size 1 along some of the axes of `alike`: the function of one place."""
+        """Return the operator for values of size 1 along some of the axes of `alike`: the function at one position."""
         return self
 
     def pulled(
@@ -381,19 +391,20 @@ class Operator:
             offset, error = linear.offset()
             size = size + abs(offset) + error / unit
         # Sums in any order, with products rounded or fused, have an error of gamma(n) times the sum of the absolute
-        # values of the terms. It counts twice, for the other library and for us.
+        # values of the terms. It counts twice: for the other library and for `run`.
         allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest(unit)
         return allowed
 
     def written_out(self, before: Sequence[Sizes]) -> Program | None:
         """Return the operator as a program of simpler ones, for inputs of the shapes ``before``; None if there is none.
 
-        In the end a program consists of linear operators and functions of each entry.
+        Operators of the program may be written out again. In the end only linear operators and functions of each entry
+        remain.
         """
         return None
 
     def named(self) -> tuple[tuple[str, Any], ...]:
-        """Return the name and the value of each field, for a digest."""
+        """Return the name and the value of each field, from which a digest of the operator is computed."""
         return tuple((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
 
 
@@ -444,10 +455,13 @@ class Linear(Operator):
     """An operator that is defined by its `linear_map` alone."""
 
     moves: ClassVar[bool] = False
-    """Whether each entry of the value is an entry of an input, or 0."""
+    """Whether the operator only moves entries: each entry of the value is an entry of an input, or 0."""
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        """Return the linear map for inputs of some shapes, the first one's first; None if it has none for them."""
+        """Return the linear map for inputs of some shapes; None if it has none for them.
+
+        ``before``: shape of the first input. ``others``: shapes of the other inputs.
+        """
         return None
 
     def linear_map(self, place: Place) -> LinearMap | None:
@@ -491,7 +505,7 @@ class Linear(Operator):
         """
         if self.lipschitz_constant is not None or not self.moves:
             return super().lipschitz(place)
-        # One place stands for all along the axes whose places are treated alike.
+        # Along the axes of `alike`, one position stands for all.
         separate_axes = self.alike(place)
         short_place = place.shortened(separate_axes)
         sizes = short_place.sizes()
@@ -506,8 +520,8 @@ class Linear(Operator):
         shares: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        # If entries are moved, the weight of an entry of the input is the sum of the weights of its copies. Along axes
-        # whose places are treated alike and have equal weights, one place stands for all.
+        # If entries are moved, the weight of an entry of the input is the sum of the weights of its copies. Along the
+        # axes of `alike` with equal weights, one position stands for all.
         if not self.moves:
             return None
         separate_axes = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
@@ -588,14 +602,20 @@ class Pointwise(Operator):
 
     rule = "pointwise"
     near: Slopes | None = field(default=None, kw_only=True)
-    """Slopes on the range of its input; None: the input may be anything. Only `ranges.with_slopes_on` sets it."""
+    """Slopes on the range of the function's input (on a part of the line); None: the input may be anything.
+
+    Only `ranges.with_slopes_on` sets it.
+    """
 
     def value(self, x: FloatArray) -> FloatArray:
         """Return the values of the function."""
         raise NotRunError(f"{type(self).__name__} is not executed here, on shape {x.shape}")
 
     def extent(self) -> tuple[float, float] | None:
-        """Return two numbers between which all difference quotients lie, rounded outward; None if there are none."""
+        """Return the extent of the slopes on the whole line, rounded outward; None if it is unknown.
+
+        It consists of two numbers between which all difference quotients of the function lie.
+        """
         return None
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
@@ -630,9 +650,10 @@ class Pointwise(Operator):
     def _strip_along_chord(self, low: FloatArray, high: FloatArray) -> Line:
         """Return the strip of `affine` whose slope is that of the chord, on finite intervals.
 
-        With slopes of f between m and M, ``g(v) = f(v) - s v`` has slopes between ``m - s`` and ``M - s``. On an
-        interval of length w, g exceeds the larger one of its values at both ends by at most
-        ``(M - s) (s - m) w / (M - m)``, and falls below the smaller one by at most that.
+        If f has slopes between m and M, and ``m <= s <= M``, then ``g(v) = f(v) - s v`` has slopes between ``m - s``
+        and ``M - s``. On an interval of length w, g can rise from its value at one end with slopes up to ``M - s``, and
+        has to fall to its value at the other end with slopes down to ``m - s``. So g exceeds the larger one of both
+        values by at most ``(M - s) (s - m) w / (M - m)``. In the same way it is below the smaller one by at most that.
         """
         slopes = self.slopes(low, high) or (np.full(low.shape, -math.inf), np.full(high.shape, math.inf))
         smallest_slope, largest_slope = slopes

@@ -207,7 +207,7 @@ class Composite(Pointwise):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # The rounding of each operator, carried through those behind it.
+        # The rounding of each operator, carried through those after it.
         range_elsewhere = _ranges_elsewhere(self.program, values[0], unit)[-1]
         return np.asarray(np.maximum(range_elsewhere.high - result, result - range_elsewhere.low))
 

@@ -1,4 +1,6 @@
-"""Functions of each entry whose values are computed up to an error, and derivatives that are monotone in few pieces.
+"""Functions of each entry whose values are computed up to an error: `Curved`, and `Turning` with a known derivative.
+
+A derivative (`Curve`) has few extremes, between which it is monotone.
 
 The host's elementary functions are taken to be good to `VALUE_ERROR` of their values, hundreds of units in the last
 place.
@@ -18,7 +20,10 @@ from specnorm_networks.certified.operators.base import Ends, FloatArray, Pointwi
 from specnorm_networks.certified.operators.formats import smallest
 
 Extent: TypeAlias = tuple[float, float]
-"""Two ends of an interval that contains a number."""
+"""Lower and upper end of an interval that contains a number, or a set of numbers.
+
+`Pointwise.extent` is that of the difference quotients of a function.
+"""
 VALUE_ERROR = 2.0**-44
 """Error of a computed function value, relative to 1 + |value| + |argument|."""
 SLOPE_ERROR = 2.0**-40
@@ -46,8 +51,10 @@ class Curved(Pointwise):
     turns: ClassVar[tuple[Turn, ...]] = ()
     """All turns of the function; between two of them it is monotone."""
     library_roundings: ClassVar[int | None] = None
-    """Relative error of another library's value, in its unit roundoff; the value may underflow besides. None: that of
-    an elementary function, as `Pointwise.rounding` has it."""
+    """Relative error of another library's value, as a multiple of its unit roundoff. The value may underflow, too.
+
+    None: the error is that of an elementary function (`Pointwise.rounding`).
+    """
 
     def extent(self) -> Extent | None:
         return self.slope_range
@@ -93,7 +100,9 @@ class Curved(Pointwise):
 
 @dataclass(frozen=True)
 class Curve:
-    """The derivative of a function, which has few extremes: between them it is monotone.
+    """The derivative of a function, with its few extremes: between them it is monotone.
+
+    (`linear_bounds.Curve` is something else.)
 
     The tests prove by ball arithmetic that there are no other extremes, and that values are good to ``error``.
     """
@@ -127,7 +136,7 @@ class Curve:
 
 
 class Turning(Curved):
-    """A function whose derivative is a `Curve`."""
+    """A function whose derivative is known as a `Curve`."""
 
     slope_range: ClassVar[Extent]
     curve: ClassVar[Curve]

@@ -84,7 +84,7 @@ class Convolution(_WithKernel):
 
     rule = "layer"
     extra: tuple[int, ...] = ()
-    """Numbers of pixels, one for each spatial axis, that the output has behind the last one that reads the input. They
+    """Numbers of pixels, one for each spatial axis, that the output has after the last one that reads the input. They
     hold the bias alone. A transposed convolution has such pixels if its output padding exceeds its cropping."""
 
     def alike(self, place: Place) -> frozenset[int]:
@@ -227,13 +227,13 @@ class Matrix(_WithKernel):
             return lambda x: alpha * (x[0] @ matrix.T if self.side == "right" else matrix @ x[0])
 
         multiply_by_adjoint = multiply_by(self.alpha, kernel.T)
-        axes_behind = len(before) - 1 - axis
+        axes_after = len(before) - 1 - axis
         rows = host.next_up(abs(self.alpha) * host.norm_up(kernel))
         return LinearMap(
             multiply_by(self.alpha, kernel),
             absolute=multiply_by(abs(self.alpha), abs(kernel)),
             roundings=inputs + 4,
-            rows=rows.reshape(-1, *(1,) * axes_behind),
+            rows=rows.reshape(-1, *(1,) * axes_after),
             offset=self.bias,
             shape=(*before[:axis], outputs, *before[axis + 1 :]),
             adjoint=lambda y: [multiply_by_adjoint([y])],

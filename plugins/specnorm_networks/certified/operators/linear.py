@@ -343,12 +343,12 @@ class _Reduction(Linear):
         count = self._count(before)
         if not count:
             return None
-        axes_behind_copies = tuple(axis + 1 for axis in self.axes)
+        axes_after_copies = tuple(axis + 1 for axis in self.axes)
         divisor = count if isinstance(self, Mean) else 1
         kept_shape = tuple(1 if axis in self.axes else n for axis, n in enumerate(before))
 
         def apply(x: Sequence[FloatArray]) -> FloatArray:
-            return np.asarray(x[0].sum(axis=axes_behind_copies, keepdims=self.keep) / divisor)
+            return np.asarray(x[0].sum(axis=axes_after_copies, keepdims=self.keep) / divisor)
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
             return [np.broadcast_to(y.reshape(-1, *kept_shape) / divisor, (len(y), *before))]

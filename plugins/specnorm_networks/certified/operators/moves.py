@@ -130,7 +130,7 @@ class Entries(Copies):
     def moved(self, x: FloatArray) -> FloatArray:
         if x.size != self.size or self._has_invalid_positions:
             raise NotRunError(f"a table of entries below {self.size} for a value of shape {x.shape}")
-        # Position -1 is the zero behind the last entry.
+        # Position -1 is the zero after the last entry.
         entries_and_zero = np.append(x.reshape(-1), np.zeros(1, x.dtype))
         return np.asarray(entries_and_zero[self.at])
 
@@ -146,7 +146,7 @@ class Gather(Copies):
     index: NDArray[Any]
 
     def alike(self, place: Place) -> frozenset[int]:
-        if self.index.ndim != 1:  # axes behind this one have other numbers in the value than in the input
+        if self.index.ndim != 1:  # axes after this one have other numbers in the value than in the input
             return frozenset()
         return frozenset(range(len(place.after or ()))) - {self.axis}
 

@@ -26,11 +26,11 @@ class Piece(NamedTuple):
     """The slope lies between the two; they differ if it was rounded."""
     shift: float = 0.0
 
-    def slopes_count(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Return for which intervals the piece's slope is a slope of the function.
+    def has_slope_on(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        """Return whether the piece's slope is a slope of the function on each of some intervals.
 
-        An interval that only touches the piece in one point has no difference quotient on it. A single point has: both
-        one-sided slopes there count.
+        An interval that touches the piece in one point has no difference quotient on it. If the interval is a single
+        point, both one-sided slopes at the point count.
         """
         if not self.start < self.end:
             return np.zeros(low.shape, np.bool_)
@@ -40,7 +40,10 @@ class Piece(NamedTuple):
 
 
 class Piecewise(Curved):
-    """A continuous function that is made of linear pieces."""
+    """A continuous function that is made of linear pieces.
+
+    It is a `Curved` function, since its computed values have rounding errors, too.
+    """
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
         """Return the pieces in order; an empty tuple if the fields make no continuous function.
@@ -67,7 +70,7 @@ class Piecewise(Curved):
         least = np.full(low.shape, math.inf)
         most = np.full(low.shape, -math.inf)
         for piece in self.pieces(low, high):
-            counts = piece.slopes_count(low, high)
+            counts = piece.has_slope_on(low, high)
             least = np.where(counts, np.minimum(least, piece.min_slope), least)
             most = np.where(counts, np.maximum(most, piece.max_slope), most)
         return least, most
@@ -101,7 +104,7 @@ class Piecewise(Curved):
         slope, middle, half = super().affine(low, high)
         is_finite = np.isfinite(low) & np.isfinite(high)
         pieces = self.pieces(low, high)
-        counts_of_pieces = [piece.slopes_count(low, high) for piece in pieces]
+        counts_of_pieces = [piece.has_slope_on(low, high) for piece in pieces]
         number_of_pieces = np.sum(counts_of_pieces, axis=0)
         for piece, counts in zip(pieces, counts_of_pieces, strict=True):
             has_one_slope = np.equal(piece.min_slope, piece.max_slope)
@@ -113,7 +116,7 @@ class Piecewise(Curved):
 
 
 def _line_down(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
-    """Return ``slope x + shift``, rounded down; -infinity if that is no number."""
+    """Return ``slope x + shift``, rounded down; -infinity where the sum is NaN."""
     product = np.where(np.equal(slope, 0), 0.0, slope * x)
     product_is_exact = np.equal(slope, 0) | np.equal(np.abs(slope), 1) | (x == 0)
     product = np.where(product_is_exact, product, host.next_down(product))
@@ -124,7 +127,7 @@ def _line_down(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
 
 
 def _line_up(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
-    """Return ``slope x + shift``, rounded up; infinity if that is no number."""
+    """Return ``slope x + shift``, rounded up; infinity where the sum is NaN."""
     return -_line_down(np.negative(slope), x, -shift)
 
 

@@ -38,7 +38,7 @@ class Windows:
     dilation: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     ceil: bool = False
-    """Whether the last window may leave the padded input; none starts behind the input."""
+    """Whether the last window may leave the padded input; none starts after the end of the input."""
 
     def along(self, place: Place, *, count_padding: bool = True) -> list[Window]:
         """Return the windows along each axis, with the sizes that are known.

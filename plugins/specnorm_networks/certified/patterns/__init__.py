@@ -1,8 +1,8 @@
-"""Patterns: operators that networks write out by several nodes, recognised by structure and put in place of these.
+"""Patterns: several nodes that together compute one operator are recognised, and replaced by that operator.
 
-A pattern requires that values have the same names, that axes are the same, and that slices cover an axis exactly. The
-node that replaces it computes the same value from the same values, and is executed and compared with the model as
-others.
+Nodes are compared by structure alone: a pattern requires that its nodes read the same values, by name, along the same
+axes, and that slices cover an axis exactly. The node that replaces a pattern computes the same value from the same
+values. Like other nodes, it is executed and compared with the model.
 """
 
 from specnorm_networks.certified.patterns.recognition import prepare, recognise_patterns, without_sorting

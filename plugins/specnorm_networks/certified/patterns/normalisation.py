@@ -1,4 +1,4 @@
-"""Quotients of a value by a function of its length: layer norm, RMS norm and division by the norm, written out.
+"""Quotients of a value by a function of its 2-norm |x| ("length"): layer norm, RMS norm and division by the norm.
 
 These are x / max(|x|, eps), x / (|x| + eps), x / |x|, and x / sqrt(mean(x^2) + eps). They may also be written as
 products with an inverse. In (x - mean(x)) / sqrt(variance + eps), the variance may be written max(mean(x^2) -
@@ -20,14 +20,14 @@ from specnorm_networks.certified.patterns.structure import Structure, is_differe
 
 @dataclass(frozen=True)
 class Divisor:
-    """A function of the length of a value along some axes, which are kept."""
+    """A function of the length (the 2-norm) of a value along some axes, which are kept with size 1."""
 
     source: str
     """Name of the value."""
     axes: tuple[int, ...]
     eps: float
     form: Form | Literal["variance"]
-    """Function of the length and eps, as in `Normalise`. "variance" is "mean square" of the value less its mean."""
+    """Function of the length and eps, as in `Normalise`. "variance" means "mean square" for the value less its mean."""
 
 
 def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
@@ -40,7 +40,7 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
         return None
     dividend, divisor = quotient
     if divisor.form == "variance":
-        # (x - mean(x)) / sqrt(variance(x) + eps) is the quotient of x - mean(x) by its own mean square.
+        # With y = x - mean(x), (x - mean(x)) / sqrt(variance(x) + eps) is y / sqrt(mean(y^2) + eps).
         centred = _difference(structure.origin(dividend), structure)
         if centred is None:
             return None
@@ -85,7 +85,7 @@ def _quotient(node: Node, structure: Structure) -> tuple[str, Divisor] | None:
 
 
 def _divisor_of_inverse(node: Node, structure: Structure) -> Divisor | None:
-    """Return the divisor whose inverse a node is."""
+    """Return the divisor if a node computes the inverse of one."""
     if isinstance(node.operator, ops.Rsqrt):
         return _mean_square(node.inputs[0], structure)
     if isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1:
@@ -94,7 +94,7 @@ def _divisor_of_inverse(node: Node, structure: Structure) -> Divisor | None:
 
 
 def _before_broadcast(name: str, structure: Structure) -> Node:
-    """Return the node of a value before it was broadcast along axes that it has."""
+    """Follow a value back through broadcasts that add no axes; return the node where they began."""
     node = structure.origin(name)
     while isinstance(node.operator, ops.Broadcast):
         before = structure[node.inputs[0]]
@@ -114,7 +114,7 @@ def _length_or_root(node: Node, structure: Structure) -> Divisor | None:
 
 
 def _length(node: Node, structure: Structure) -> Divisor | None:
-    """Return max(|x|, eps), |x| + eps or |x| as a divisor."""
+    """Return a node as a divisor if it computes max(|x|, eps), |x| + eps or |x|."""
     eps = 0.0
     norm = node
     form: Form = "largest"

@@ -36,7 +36,7 @@ def recognise_patterns(graph: Graph) -> Graph:
 
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
-    """Return the nodes in place of a node: those for the first pattern that ends with it; itself if there is none."""
+    """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
     choice = as_sign_choice(node, structure)
     if choice is not None:
         return [choice]

@@ -164,7 +164,7 @@ def _reflection(node: Node, concat: ops.Concat, structure: Structure) -> Node | 
 
 
 def _combination(name: str, structure: Structure, depth: int = 0) -> Combination | None:
-    """Return a value as a sum of multiples of pieces, up to constants.
+    """Return a value as a sum of multiples of pieces, up to added constants.
 
     None if a factor is not exact, or if the sum has more levels than `DEEPEST`.
     """

@@ -22,10 +22,10 @@ class Joined:
 
 
 def as_sorting(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
-    """Return one operator that sorts, or returns both signs, in place of the pattern that ends with a node.
+    """Return nodes in place of a pattern that ends with a node: one that sorts, or that returns both signs.
 
-    None if there is no such pattern. If the operator's entries are not yet in the pattern's places, nodes that bring
-    them there follow. ``fresh``: returns a name that no node has, similar to a given one.
+    None if there is no such pattern. If the pattern has the entries in another order, nodes that permute them follow.
+    ``fresh``: returns a name that no node has, similar to a given one.
     """
     if isinstance(node.operator, ops.SameOrder):
         grouped = _sorted_groups(node, structure)
@@ -107,7 +107,8 @@ def _both_signs(joined: Joined, structure: Structure, fresh: Callable[[str], str
     signs = [exact_product(several) for several in factors]
     if signs not in ([1, -1], [-1, 1]):
         return None
-    # If both are joined along a new axis behind the last one, the parts are made along the last one.
+    # The axis of the join may be a new one after the last axis of x. Then `SignParts` joins along the last axis of x,
+    # and `_put_where_joined` moves the parts.
     axis = min(joined.concat.axis, len(shape) - 1)
     negative_first = signs[0] == -1
     return _put_where_joined(joined, ops.SignParts(axis, negative_first), name, structure, fresh)
@@ -120,9 +121,10 @@ def _put_where_joined(
     structure: Structure,
     fresh: Callable[[str], str],
 ) -> list[Node] | None:
-    """Return an operator whose value has both halves along its axis, and nodes that put these where a node joins them.
+    """Return an operator in place of a join of two halves, and nodes that bring its value into the form of the join.
 
-    The node may join the halves along the same axis, along another axis, or along a new one.
+    The operator's value has both halves one after the other along the operator's axis. The join may have them along
+    that axis, along another axis, or along a new one.
     """
     node = joined.node
     axis = operator.axis
@@ -152,7 +154,10 @@ def _put_where_joined(
 
 
 def _sorted_groups(node: Node, structure: Structure) -> Node | None:
-    """Return sorting in groups of neighbours (GroupSort) in place of a reshape, a sort and a reshape back."""
+    """Return sorting in groups of neighbours (GroupSort) in place of a reshape, a sort and a reshape back.
+
+    ``node``: the reshape back.
+    """
     sort = structure.input_of(node)
     if not isinstance(sort.operator, ops.Sort) or sort.operator.first is not None or not sort.operator.axis:
         return None

@@ -26,9 +26,11 @@ class Piece:
     """Name of the value."""
     axis: int = 0
     start: int = 0
+    """Number of the first entry of the piece along the axis."""
     stop: int = 0
+    """One more than the number of the last entry."""
     size: int = 0
-    """Entries along the axis; 0: the piece is the whole value."""
+    """Number of the value's entries along the axis; 0: the piece is the whole value, and the other numbers are 0."""
 
 
 def are_halves(first: Piece, second: Piece) -> bool:
@@ -75,7 +77,7 @@ class Structure:
         if node.shape is None or len(node.inputs) != 1 or self.nodes[node.inputs[0]].shape != node.shape:
             return False
         if isinstance(node.operator, ops.Slice):
-            # A slice of step 1 that is as long as its input is the whole of it.
+            # A slice of step 1 that has the shape of its input is the whole input.
             return all(step == 1 for _, _, _, step in node.operator.parts)
         return isinstance(node.operator, ops.SameOrder)
 
@@ -84,7 +86,7 @@ class Structure:
         return self.origin(node.inputs[0])
 
     def piece(self, name: str) -> Piece:
-        """Return the piece of an earlier value that a value is; the whole of itself if it is no such piece."""
+        """Return a value as a piece of an earlier value; if it is no such piece, as the whole of its own origin."""
         node = self.origin(name)
         whole = Piece(node.name)
         if not isinstance(node.operator, ops.Slice):
