@@ -126,12 +126,12 @@ def value_and_grad(
     check_method(method)
     backend = backend_for(kernel)
     x: Any = kernel
-    plan = program_for(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
-    if plan.value_shape:
+    program = program_for(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
+    if program.value_shape:
         raise MethodError(
             f"{method!r} has several values; value_and_grad needs one. Use specnorm.methods.FantasticFour()."
         )
-    value, gradient = backend.value_and_grad(plan, x)
+    value, gradient = backend.value_and_grad(program, x)
     return value, gradient
 
 
@@ -145,19 +145,19 @@ def tn_bound(
 ) -> ArrayT:
     """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
 
-    Circular with a stride: every size that the stride divides.
+    For circular padding and a stride, it holds at every size that the stride divides.
 
-    The bound is TN, ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor. TN is approached from below
-    by iteration, and that the value bounds the layer's norm is then proven by a search. If TN is so close to the norm
-    that the search fails, the value is 1.001 times TN. The gradient is that of TN, times the same factor.
+    The bound is TN, ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor. An iteration approaches TN
+    from below. A search then proves that the value bounds the layer's norm. If TN is so close to the norm that the
+    search fails, the value is 1.001 times TN. The gradient is that of TN, times the same factor.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     proven : bool, optional
-        None: prove ``sigma* <= value`` where possible. Under jit, compile and vmap, or if the proof fails, the value is
-        an estimate, and an `EstimateWarning` says so. True: raise an error instead of returning an estimate. False: do
-        not try to prove, and return the estimate.
+        None: prove ``sigma* <= value`` where possible; sigma* is the supremum of the layer's norm over all sizes. Under
+        jit, compile and vmap, or if the proof fails, the value is an estimate, and an `EstimateWarning` says so. True:
+        raise an error instead of returning an estimate. False: do not try to prove, and return the estimate.
     certified : bool, optional
         The former name of ``proven``, with a `DeprecationWarning`.
     **geometry
@@ -209,7 +209,7 @@ _warn_estimate._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """The smallest bound by an unfolding of the kernel ("Fantastic Four"): a proven upper bound at every input size.
 
-    Circular with a stride: every size that the stride divides.
+    For circular padding and a stride, it holds at every size that the stride divides.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """The bounds by all unfoldings of the kernel, each a proven upper bound at every input size.
 
-    Circular with a stride: every size that the stride divides.
+    For circular padding and a stride, it holds at every size that the stride divides.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ def gram_bound(
     """Gram-iteration bound: a proven upper bound for every ``n_iter`` (Delattre et al. 2023, 2024).
 
     With ``input_shape``, the bound of a circular layer at that size. Without ``input_shape``, and for zero padding, the
-    bound at every size. Circular with a stride: every size that the stride divides.
+    bound at every size; for circular padding and a stride, at every size that the stride divides.
 
     Parameters
     ----------
@@ -315,7 +315,7 @@ def gram_bound(
 def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Frequency-grid bound: a proven upper bound at every input size, close to the supremum.
 
-    Circular with a stride: every size that the stride divides.
+    For circular padding and a stride, it holds at every size that the stride divides.
 
     Parameters
     ----------

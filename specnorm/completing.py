@@ -136,7 +136,8 @@ def completion_bound(
 ) -> ArrayT:
     """Completion bound: a proven upper bound at every input size, computed by matrix products alone.
 
-    It is proven under jit, compile and vmap too. Circular with a stride: every size that the stride divides.
+    It is proven under jit, compile and vmap too. For circular padding and a stride, it holds at every size that the
+    stride divides.
 
     Parameters
     ----------

@@ -51,13 +51,14 @@ def enclose_smallest(
         As for `enclose`.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
-        see `specnorm.Geometry`. If borders cut taps off, give an ``input_shape`` with few pixels.
+        see `specnorm.Geometry`. If borders cut taps off, as zero padding does, ``input_shape`` is needed, with so few
+        pixels that the layer's own matrix can be formed.
 
     Returns
     -------
     Enclosure
-        The witness attains ``upper``. If no proof tells the value from 0, ``lower`` is 0 and ``status`` begins with
-        "zero".
+        The witness (frequency, u, v) attains ``upper``. If no proof tells the value from 0, ``lower`` is 0 and
+        ``status`` begins with "zero".
 
     Raises
     ------
@@ -75,6 +76,7 @@ def enclose_smallest(
     """
     result, claims = proven(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
     figures = result.stats
+    # The value of `Smallest` is its lower bound; the upper one is a figure. `IsometryEnds` has it the other way round.
     lower = backend_for(kernel).as_proven(result.value)
     witness = (figures["frequency"], figures["u"], figures["v"])
     return _enclosure(result, claims, (lower, figures["upper"]), witness)
@@ -127,6 +129,7 @@ def enclose_isometry(
     backend = backend_for(kernel)
     # A search has no gradient, so a trainable kernel is detached.
     result, claims = proven(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
+    # The value of `IsometryEnds` is its upper bound; the lower one is a figure.
     upper = backend.as_proven(result.value)
     return _enclosure(result, claims, (result.stats["lower"], upper), (result.stats["frequency"], (), ()))
 
@@ -271,8 +274,9 @@ def isometry_bound(
     scale : float, "best" or None
         The number s. None: 1. "best": the root of the mean of the squared singular values.
     **geometry
-        ``input_shape`` (circular: eps at that size; else at every size), ``stride``, ``dilation``, ``groups``,
-        ``transposed``, ``layout``, ``padding_mode``, ``padding``: see `specnorm.Geometry`.
+        ``input_shape`` (with circular padding, eps is that of the layer at this size; otherwise, of all sizes),
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
+        `specnorm.Geometry`.
 
     Returns
     -------

@@ -331,8 +331,8 @@ def certify(
 ) -> bool:
     """Decide by proof whether a layer's norm is at most a bound.
 
-    Without ``input_shape``, the norm is the supremum over all sizes. Circular with a stride: every size that the stride
-    divides.
+    Without ``input_shape``, the norm is the supremum over all sizes; for circular padding and a stride, over all sizes
+    that the stride divides.
 
     Parameters
     ----------

@@ -129,7 +129,7 @@ MUTATIONS = {
         below_the_truth_by_the_truncation, ((gram_polynomial, "truncation_bound", without_truncation),)
     ),
     "limits that a matrix was reduced for": Mutation(
-        reduced_for_higher_limits, ((cover, "speaks_of", lambda formed, _: np.ones(len(formed), dtype=bool)),)
+        reduced_for_higher_limits, ((cover, "can_prove", lambda formed, _: np.ones(len(formed), dtype=bool)),)
     ),
     "rounding of the reduced matrix": Mutation(
         reductions_of_many_rows, ((gram_polynomial, "reduced_error", lambda a, _, xp: xp.zeros(a[0].shape[:1])),)

@@ -106,8 +106,9 @@ def audit(
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
     progress : callable, optional
-        Called after each layer with (number of measured layers, number of layers, name), and after each step of the
-        network's search with (steps done, largest number of steps, "start to end" of the layers).
+        Called after each layer with (number of measured layers, number of layers, name of the layer). Also called after
+        each step of a search of the network's bound, with (steps done, largest number of steps, text): the text "START
+        to END" names the values between which layers are bounded together.
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that together.
     certificate : bool, default False
@@ -178,6 +179,7 @@ def audit(
         network = None
         seconds = None
         if budget is not None and budget < math.inf:
+            # The budget is for one layer; a network may take that of ten.
             seconds = max(isolated.GRAPH_SECONDS, 10 * budget)
         if patterns is None and model.network is not None:  # a part of the layers is no network
             from specnorm_audit.network import network_of  # an audit without a graph imports no code for networks
@@ -187,11 +189,11 @@ def audit(
         claims = None
         without_claim: list[str] = []
         if certificate:
-            from specnorm_audit.certifying import claim_of, claims_of  # not needed for most audits
+            from specnorm_audit.certifying import claim_of_network, claims_of_layers  # not needed for most audits
 
-            claims, without_claim = claims_of(model, selected, rows)
+            claims, without_claim = claims_of_layers(model, selected, rows)
             if network is not None and path is not None:
-                network_claim, reasons = claim_of(model, path, network, seconds)
+                network_claim, reasons = claim_of_network(model, path, network, seconds)
                 claims += network_claim
                 without_claim += reasons
         used_backends = [measuring.library(backend)] if backend else []

@@ -24,7 +24,7 @@ Key = tuple[str, tuple[int, ...], str]
 """Dtype, shape and digest of an array."""
 
 
-def claims_of(
+def claims_of_layers(
     model: ModelArrays,
     layers: Sequence[Layer],
     rows: Sequence[Row],
@@ -48,7 +48,7 @@ def claims_of(
     return certificate, missing
 
 
-def claim_of(
+def claim_of_network(
     model: ModelArrays,
     path: str,
     network: NetworkBound,

@@ -260,20 +260,20 @@ def audit_command(
 
     A file of weights does not tell strides and groups; the last line of the table says what was assumed.
     """
-    settings, geometry_files = geometry or (None, [])
+    stated_geometry, geometry_files = geometry or (None, [])
     _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *geometry_files])
-    output_form = options.format_of(output_format, output, FORMATS)
+    report_format = options.format_of(output_format, output, FORMATS)
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
         raise click.UsageError(visible(f"--certificate: {certificate.name} is to be a .npz file, of one model."))
     columns = arguments["methods"] or ()
-    is_for_programs = output_form in ("json", "csv")
+    is_for_programs = report_format in ("json", "csv")
     if all_columns or (is_for_programs and not columns):
         columns += options.standard(arguments["input_shape"])
     if fail_isometry is not None:
         columns += ("isometry",)
     arguments |= {
         "layers": layers or None,
-        "geometry": settings,
+        "geometry": stated_geometry,
         "methods": columns,
         "smallest": arguments["smallest"] or fail_below is not None,
         "certificate": certificate is not None,
@@ -289,12 +289,12 @@ def audit_command(
             gates = gates_of(report, fail_above, fail_above_network, fail_below, fail_isometry)
             reports.append(replace(report, gates=gates))
 
-    text = partial(render, reports, output_form, many=len(models) > 1)
+    text = partial(render, reports, report_format, many=len(models) > 1)
     is_read = [report.error is None for report in reports]
     is_written = True
     if output is not None:
         is_written = _write(output, text, wanted=any(is_read))
-    elif any(is_read) or output_form not in ("table", "markdown"):
+    elif any(is_read) or report_format not in ("table", "markdown"):
         is_written = _print(text())  # a table of a model that could not be read would only repeat the message
     if plot is not None:
         picture = partial(plots.draw, reports, plot.suffix[1:].lower())
@@ -336,6 +336,7 @@ def _executor(count: int, worth: int) -> Iterator[Workers | None]:
 
     Each process has one BLAS thread, and so has this one meanwhile: numbers do not depend on the number of processes.
     """
+    # For a small array this context gives BLAS one thread.
     with backends.load("numpy").precise(np.empty(0)):
         if count == 1:
             yield None
@@ -434,10 +435,10 @@ def accuracy_command(
     from specnorm_audit import accuracy  # with networks, which few need
 
     _check({"--output": output, "--plot": plot}, [model, data])
-    output_form = options.format_of(output_format, output, _SAMPLE_FORMATS)
+    report_format = options.format_of(output_format, output, _SAMPLE_FORMATS)
     with progress(model, shown=not quiet) as tick:
         answer = accuracy.certified(model, data, progress=tick, **arguments)
-    text = partial(accuracy.render, answer, output_form)
+    text = partial(accuracy.render, answer, report_format)
     is_written = _print(text()) if output is None else _write(output, text)
     if plot is not None:
         picture = partial(plots.to_bytes, accuracy.curve(answer), plot.suffix[1:].lower())

@@ -1,4 +1,4 @@
-"""Compute the weights that layers use from what models store of them, in files, mappings and state dicts.
+"""Compute the weights that layers use from the arrays that files, mappings and state dicts store.
 
 Spectral and weight normalisation, pruning and parametrisations store what a weight is computed from. Where the stored
 arrays determine the weight that the layer uses at inference, they are replaced by it, under the name that the weight
@@ -46,7 +46,7 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class Form:
-    """A weight that stored arrays determine, or the reason why they do not.
+    """How a weight is computed from stored arrays, or the reason why they do not determine it.
 
     Parameters
     ----------
@@ -72,8 +72,8 @@ class Form:
 def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return a model's arrays, in order, with weights in place of the first of the arrays that they are computed from.
 
-    The other arrays of a weight stay, as arrays that are no layers. Arrays whose `Tensor.kind` the file states are not
-    changed.
+    The other arrays of a weight stay, as arrays that are no layers (`Tensor.kind` "none"). Arrays whose kind is not
+    None, since the file states it, are not changed.
     """
     everything = list(tensors)
     by_name = {t.name: t for t in everything}
@@ -105,10 +105,14 @@ def _weight(form: Form, parts: Sequence[Tensor]) -> Tensor:
 
 
 def _without_form(tensor: Tensor, is_explained: bool) -> Tensor:
-    """Return an array from which no weight is computed: as no layer if a form explains it, else as it is stored."""
+    """Return an array from which no weight is computed: as no layer if a form explains it, else as it is stored.
+
+    The kind "none" says that it is no kernel. The kind None says that the file does not tell.
+    """
     if is_explained:
         return replace(tensor, kind="none", refusal=None)
-    return tensor if tensor.kind is not None else replace(tensor, assumed=(*tensor.assumed, AS_STORED))
+    is_stated = tensor.kind is not None
+    return tensor if is_stated else replace(tensor, assumed=(*tensor.assumed, AS_STORED))
 
 
 def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyArray:
@@ -147,10 +151,10 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Form | No
     if mask in names:
         return _pruned(name, base, mask, stored)
     if u not in names and v not in names and not name.endswith("weight_orig"):
-        return None
+        return None  # nothing shows that a hook computes NAME
     beside = [other for other in stored if _belongs(other, base, stored) and other not in (name, u, v)]
     if base in names or u not in stored or v not in stored:
-        reason = f"the layer computes its weight from it, and the vectors beside it do not say by which factor. {_BAKE}"
+        reason = f"the layer computes its weight from it, and the arrays beside it do not say by which factor. {_BAKE}"
         return Form(name, (name,), None, reason)
     if beside:
         reason = f"{_last(beside[0])} beside it is of a normalisation whose factor is not known. {_BAKE}"
@@ -159,7 +163,7 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Form | No
 
 
 def _belongs(other: str, base: str, stored: Stored) -> bool:
-    """Return whether an array is a number or vector of a weight's normalisation: NAME_word."""
+    """Return whether an array is a number or vector with a name of the form NAME_word, where NAME is ``base``."""
     word = other.removeprefix(f"{base}_")
     return other != word and "_" not in word and len(stored[other].shape) < 2
 
@@ -200,7 +204,10 @@ def _spectral(name: str, weight: str, u: str, v: str, stored: Stored, others: tu
 
 
 def _axes(shape: Sequence[int], u: Sequence[int], v: Sequence[int]) -> tuple[int, ...]:
-    """Return the axes that may be the rows of the matrix W: of a linear layer the first, if it fits."""
+    """Return the axes of a kernel whose entries may be the rows of the matrix W; () if u and v do not fit.
+
+    Of a linear layer it is the first axis, if it fits.
+    """
     if len(u) != 1 or len(v) != 1 or math.prod(shape) != u[0] * v[0]:
         return ()
     axes = tuple(axis for axis, n in enumerate(shape) if n == u[0])
@@ -281,7 +288,10 @@ def _of_original(name: str, base: str, stored: Stored, names: set[str]) -> Form 
 
 
 def _of_pair(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
-    """Read the direction of a weight normalisation, the length beside it; nothing may follow it."""
+    """Read NAME.original1, the direction of a weight normalisation, and NAME.original0, its length.
+
+    Another parametrisation after the normalisation is refused.
+    """
     length = f"{base}.original0"
     match = _PARAMETRISED.fullmatch(base)
     if length not in names:
@@ -337,8 +347,9 @@ def _constrained(names: Sequence[str], weight: Numbers, settings_bytes: Numbers,
     if row_axis is not None:
         kernel = np.moveaxis(weight, row_axis, 0).reshape(weight.shape[row_axis], -1)
     stored_state = dict(zip(names, state, strict=True))
-    _, next_state = track(kernel, method, stored_state, sweeps=int(settings["sweeps"]), **geometry)
-    value, _ = track(kernel, method, next_state, sweeps=0, **geometry)
+    # As in eval(): sweeps move the state until it fits the weight, and the norm is that of the moved state.
+    _, moved_state = track(kernel, method, stored_state, sweeps=int(settings["sweeps"]), **geometry)
+    value, _ = track(kernel, method, moved_state, sweeps=0, **geometry)
     norm = float(value)
     bound = float(settings["bound"])
     is_within_bound = settings["only_shrink"] and norm <= bound
@@ -388,14 +399,14 @@ def _of_flax(stored: Stored) -> Iterator[Form]:
 
 
 def _wrapped(name: str, by_parts: Mapping[tuple[str, ...], str]) -> tuple[str | None, str]:
-    """Return the name of the kernel whose state an array is (None: it is no state), and the last word of its name."""
+    """Return the name of the kernel to which an array is the state (None: it is no state), and its name's last word."""
     match = _NNX.fullmatch(name)
     if match is not None:
         path = [word.strip(" '") for word in match["path"].split(",") if word.strip()]
         leaf = "scale" if match["kind"] == "scales" else path.pop()
         kernel_parts = tuple(_SPLIT.split(f"{match['owner']}layer_instance." + ".".join(path)))
         return by_parts.get(kernel_parts), leaf
-    # SCOPE/WRAPPER/LAYER/kernel/leaf; empty words stand for missing ones.
+    # Linen: SCOPE/WRAPPER/LAYER/kernel/leaf. A short name gets empty words in front.
     *scope, _wrapper, layer, kernel, leaf = ("", "", "", *_SPLIT.split(name))
     scope_parts = tuple(part for part in scope if part)
     collections: list[tuple[str, ...]] = [()]

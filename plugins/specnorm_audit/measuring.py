@@ -25,14 +25,14 @@ from specnorm_audit.processes import WorkerLost, Workers
 from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_the_norm, least_upper
 
 NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
-"""Columns that have numbers at one input size only."""
+"""Columns that have numbers at one input size only. `CIRCULAR` is the column by the method "fft"."""
 AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose", "smallest", "isometry"})
 """Methods that answer at the input size if one is given; the others answer for every size at once."""
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 """Methods that answer at one input size for a circular layer only."""
 
 ALWAYS = FantasticFour.name
-"""The bound that is computed for every layer: it costs little, and is exact for isometries, where a search is not."""
+"""Method whose bound is computed for every layer: it costs little, and is exact for isometries, unlike a search."""
 
 BUDGET = 60.0
 """Default time limit of a layer in seconds."""
@@ -99,17 +99,26 @@ def describe(layer: Layer, settings: Settings) -> Row:
     if layer.kind == "unknown":
         return replace(row, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
-    geometry = (tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size)
     readings: dict[ConvSpec, tuple[str, ...]] = {}
     reason = None
     for convention in tensor.conventions:
         try:
-            spec, assumed = resolve(tensor.name, tensor.shape, *geometry, convention)
+            spec, assumed = resolve(
+                tensor.name,
+                tensor.shape,
+                tensor.geometry,
+                settings.geometry,
+                settings.layout,
+                settings.padding_mode,
+                size,
+                convention,
+            )
             readings.setdefault(spec, assumed)
         except SpecnormError as error:
             reason = str(error)
     if not readings:
         return replace(row, reason=layer.refusal or reason)
+    # Two conventions may give one geometry or two.
     spec, *others = readings
     assumed = readings[spec]
     if not others:
@@ -128,7 +137,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     """Return a row with the numbers of its layer. An error becomes the row's reason; earlier numbers are kept."""
     if row.reason is not None or row.spec is None or kernel is None:
         return row
-    if row.other is not None:
+    if row.other is not None:  # the row is to hold for both geometries
         first = fill(replace(row, other=None), kernel, settings)
         second = fill(replace(row, spec=row.other, other=None), kernel, settings)
         return replace(either(first, second), other=row.other)
@@ -147,7 +156,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         row = replace(row, reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
         row = replace(row, reason=f"{type(error).__name__}: {error}")
-    row = least_upper(row)
+    row = least_upper(row)  # of the interval and of the columns
     if results is not None:
         row = replace(_with_condition(row, results), claim=results.claim)
     row = _with_columns_of(row, settings.methods)
@@ -170,7 +179,7 @@ def _with_column(row: Row, column: str, results: _Results) -> Row:
             raise
         # If borders cut taps off, a layer has no bound of the smallest singular value, but its norm is bounded.
         return replace(row, note=_joined(row.note, f"{column}: {error}"))
-    value = results.isometry(result) if column == "isometry" else _value(result)
+    value = results.isometry_defect(result) if column == "isometry" else _value(result)
     return replace(row, values={**row.values, column: value}, promises={**row.promises, column: result.kind})
 
 
@@ -247,22 +256,25 @@ class _Results:
         return replace(result, method=self.settings.method(name))
 
     def _budget_left(self) -> float | None:
-        """Return the seconds that are left for the layer, a few at least; None: there is no limit."""
+        """Return the seconds that are left for the layer; None: there is no limit.
+
+        They are at least `_LEAST`, or the whole budget if that is less.
+        """
         budget = self.settings.budget
         if budget is None:
             return None
-        least = min(_LEAST, budget or _LEAST)
+        least = _LEAST if budget == 0 else min(_LEAST, budget)
         return max(self.begin + budget - monotonic(), least)
 
-    def isometry(self, by_products: Result) -> float:
-        """Return an upper bound of the isometry defect: the smaller one of ``by_products`` and a search's."""
+    def isometry_defect(self, by_products: Result) -> float:
+        """Return an upper bound of the isometry defect: the smaller one of the method's result and of a search's."""
         geometry = {**self.spec.geometry, "input_shape": self.spec.input_shape}
         by_search = enclose_isometry(self.kernel, rtol=self.settings.rtol, budget=self._budget_left(), **geometry)
         return min(_number(by_products.value), _number(by_search.upper))
 
     @property
     def claim(self) -> Upper | None:
-        """The smallest bound of the layer's norm that is a claim."""
+        """Claim of the least bound of the layer's norm; None: no method made one for this very geometry."""
         claims = [claim for claim in self.claims if speaks_of(claim, self.spec)]
         return min(claims, key=float, default=None)
 

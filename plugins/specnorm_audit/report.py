@@ -27,7 +27,7 @@ _ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate
 class Gate:
     """The answer to a bound that the command line asks to be proven.
 
-    ``places`` has a line for each layer that contradicts it, or of which nothing is known.
+    ``places`` has a line for each layer that is not proven to keep the bound, or of which nothing is known.
     """
 
     option: str
@@ -58,7 +58,7 @@ class Report:
     version : str
         Version of specnorm.
     model : str or None
-        Path of the file; None for a mapping.
+        Path of the file, or name of a live model's type; None for a mapping.
     layers : tuple of Row
         Measured layers, and layers with the reason why they could not be measured.
     skipped : tuple of str
@@ -74,7 +74,8 @@ class Report:
     certificate : Certificate or None
         Claims that others can check, if they were asked for.
     unstated : tuple of str
-        Layers without a claim, each with the reason.
+        Layers without a claim in the certificate, each with the reason; and the network, if its claim is missing or
+        weaker than its bound.
     gates : tuple of Gate
         Answers to the bounds that the command line asked for.
     inert : tuple of str
@@ -200,7 +201,7 @@ def _constant_in_words(network: NetworkBound) -> str:
     if network.upper is None:
         return "no constant of the network"
     if math.isinf(network.upper):
-        return network.infinite
+        return network.infinite  # a sentence
     return f"the network's constant is at most {number(network.upper, 'upper')}"
 
 

@@ -26,7 +26,7 @@ CONDITION = "condition"
 COLUMNS = (*METHODS, CIRCULAR, CONDITION)
 """All columns that can be measured besides the interval."""
 OTHER_END = ("smallest", CONDITION)
-"""Columns of ``--smallest``."""
+"""Columns about the smallest singular value, the other end of the spectrum: those of ``--smallest``."""
 GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding", "input_shape")
 """Facts of a layer's geometry in a row."""
 STANDARD = ("tn", "f4", "reshaped")

@@ -46,7 +46,7 @@ _SOURCES = ("", "_orig", "_g", "_v", "_u")
 _MATRIX = 2
 """Smallest number of axes of a parameter that may be a kernel."""
 _NOT_CALLED = "the forward pass did not call this layer (its weight may be used without it): its input is not known."
-_MOVING = "its kernel moves from call to call: measured is that of its next call"
+_MOVING = "the layer changes its kernel at every call (power iteration); measured is the kernel of the next call"
 
 
 class _Call(NamedTuple):
@@ -81,9 +81,10 @@ def audit_module(
 ) -> Report:
     """Measure every convolution and linear layer of a model as the model uses it.
 
-    A layer of torch's is measured if it computes what its attributes say, with its parametrisations and hooks: this is
-    tested bit for bit on random numbers. Any other module is exported alone (``specnorm-bounds[networks]``), and
-    measured if its graph is one convolution or matrix product with a fixed kernel.
+    A layer of torch's is measured if it computes what its attributes say: this is tested bit for bit on random numbers.
+    Parametrisations and hooks that compute the weight are allowed. A layer with any other hook is exported like a
+    module of another kind: alone (``specnorm-bounds[networks]``). Such a module is measured if its graph is one
+    convolution or matrix product with a fixed kernel.
 
     Parameters
     ----------
@@ -106,9 +107,9 @@ def audit_module(
     Report
         As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are
         proven bounds of the layer's norm at its input size (that of the first call, if it is called at several). A
-        layer that was not called, that is not shown to be such a product, or that a method cannot measure, is a row
-        with ``status`` "error" and the reason. Another module is a row if it is shown to be such a product;
-        ``unmeasured`` names the parameters with two axes or more of the remaining ones.
+        layer of torch's is a row with ``status`` "error" and the reason in three cases: it was not called, it is not
+        shown to be such a product, or a method cannot measure it. A module of another kind is a row if it is shown to
+        be such a product. ``unmeasured`` names the parameters with two axes or more of the remaining modules.
 
     Raises
     ------
@@ -128,7 +129,8 @@ def audit_module(
     settings.method("enclose")  # raises for an invalid tolerance or budget
     rows: list[Row] = []
     with at_inference(model):
-        # Twice, so that the forward pass leaves kernels that move at each call as they were.
+        # The inner context restores kernels that the forward pass changes (power iteration): each layer is measured
+        # as it was before that pass.
         with at_inference(model):
             calls = _calls(model, layers | others, _example(model, layers, input_shape))
         for name, module in model.named_modules():
@@ -267,7 +269,10 @@ def _kernel_in_use(module: nn.Module, call: _Call) -> _Kernel:
 
 
 def _kernel_of_layer(module: nn.Module, call: _Call) -> _Kernel | None:
-    """Return the kernel of a layer of torch's without hooks, if it computes what its attributes say; else None."""
+    """Return the kernel of a layer of torch's, if it computes what its attributes say; else None.
+
+    Parametrisations and hooks that compute the weight are allowed. For a layer with any other hook None is returned.
+    """
     if not is_layer(module) or has_hooks(module):
         return None
     if len(call.args) != 1 or call.kwargs or not isinstance(call.args[0], Tensor):
@@ -277,6 +282,7 @@ def _kernel_of_layer(module: nn.Module, call: _Call) -> _Kernel | None:
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(x.shape, generator=generator).to(x)
     candidates: list[tuple[nn.Module, str | None]] = [(module, None)]
+    # A kernel that is computed at each call may differ at the next one: then the baked layer has that of the next call.
     if any(map(computed, module.modules())):
         candidates.append((baked(module), _MOVING))
     for candidate, note in candidates:
@@ -294,12 +300,12 @@ def _size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
 
 def _changes_no_norm(node: Node, graph: Graph) -> bool:
     """Whether a value has the entries of the value before it, in another order or with constants added."""
-    moving = [graph.by_name[name] for name in node.inputs if name not in graph.constants]
-    if len(moving) != 1:
+    computed_inputs = [graph.by_name[name] for name in node.inputs if name not in graph.constants]
+    if len(computed_inputs) != 1:
         return isinstance(node.operator, ops.Input)
     if isinstance(node.operator, ops.Add):
-        has_factors_1 = node.operator.over == 1 and {*map(abs, node.operator.weights)} == {1.0}
-        return has_factors_1 and node.shape is not None and node.shape == moving[0].shape
+        only_changes_signs = node.operator.over == 1 and {*map(abs, node.operator.weights)} == {1.0}
+        return only_changes_signs and node.shape is not None and node.shape == computed_inputs[0].shape
     return isinstance(node.operator, ops.SameOrder | ops.Permute)
 
 
@@ -317,7 +323,7 @@ def _one_layer(graph: Graph, module_name: str) -> tuple[Any, dict[str, Any], str
     others = [node for node in moving if node not in (*layers, *pads) and not _changes_no_norm(node, graph)]
     ends_with_layer = len(graph.inputs) == 1 and graph.outputs == (moving[-1].name,)
     before = graph.by_name[layers[0].inputs[0]] if len(layers) == 1 else None
-    is_padded_before_layer = pads in ([], [before])
+    is_padded_before_layer = pads in ([], [before])  # by one Pad at most, whose value the layer reads
     if before is None or others or not is_padded_before_layer or not ends_with_layer:
         operators = ", ".join(node.label or node.rule for node in moving[1:7])
         raise GeometryError(
@@ -329,6 +335,7 @@ def _one_layer(graph: Graph, module_name: str) -> tuple[Any, dict[str, Any], str
     layer: Layer = operator.layer
     kernel = layer.stored()
     geometry = dict(layer.geometry)
+    unpadded = before
     if pads:
         spec = ConvSpec.of(tuple(kernel.shape), **geometry)
         pad = pads[0].operator
@@ -337,8 +344,8 @@ def _one_layer(graph: Graph, module_name: str) -> tuple[Any, dict[str, Any], str
                 f"{module_name} pads twice, or other axes than those of its kernel: no geometry states this."
             )
         geometry |= {"padding": pad.pads, "padding_mode": pad.mode}
-        before = graph.by_name[before.inputs[0]]
-    size = tuple(before.shape or ())[2:] if layer.spatial else ()
+        unpadded = graph.by_name[before.inputs[0]]
+    size = tuple(unpadded.shape or ())[2:] if layer.spatial else ()
     return kernel, geometry | {"input_shape": size}, layer.name
 
 
@@ -368,6 +375,7 @@ def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -
         return None
     try:
         if call is None:
+            # The layer is measured for every size, and the row keeps the reason.
             weight = weight_of(module).detach()
             row = replace(row, shape=tuple(weight.shape), reason=_NOT_CALLED)
             if not computes_as_torch(module):

@@ -2,7 +2,8 @@
 
 Shapes are those that onnx infers from the input's shape and from constants of the file;
 shapes that the file states are not believed. An operator without a rule, or one with
-attributes that its rule does not cover, gets a name that no rule is for.
+attributes that its rule does not cover, gets a name that no rule is for: words, which
+are no name of an operator.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specnorm_check.layers import Numbers, Refused, require
-from specnorm_check.statements import LIMIT, plain, whole_numbers
+from specnorm_check.statements import NUMBER_LIMIT, plain, whole_numbers
 
 FLOATING_KINDS = {1, 10, 11, 16}  # float32, float16, float64 and bfloat16 in ONNX
-FIRST_OPSET = 13  # the definitions of operators from this set on were read
+FIRST_OPSET = 13  # the authors read the definitions of operators from this set on
 LAST_OPSET = 28  # up to this one
 LONGEST_OPERATOR = 80  # letters of its name
 LARGEST_VALUE = 2**32  # entries
@@ -90,8 +91,8 @@ class Graph:
         self.ends = [output.name for output in graph.output]
         require(self.ends, "the model has no output")
         self.shapes = inferred_shapes(model)  # from the input's, which is set
-        no_rule = "the input of the graph"
-        self.nodes = {self.start: Node(no_rule, [], {})}
+        name_without_rule = "the input of the graph"
+        self.nodes = {self.start: Node(name_without_rule, [], {})}
         for node in graph.node:
             op = known_operator(node)
             attributes = attributes_of(node)
@@ -102,7 +103,10 @@ class Graph:
         self._require_single_limits()
 
     def _require_single_limits(self) -> None:
-        """Refuse a Clip between arrays: these may have more axes than what is clipped."""
+        """Refuse a Clip whose limits are arrays of the file with one axis or more.
+
+        Broadcasting may repeat what is clipped. Limits that are computed have no rule.
+        """
         for node in self.nodes.values():
             if node.op != "Clip":
                 continue
@@ -146,14 +150,14 @@ class Graph:
 
 # -- the file --------------------------------------------------------------------------
 def require_known_definitions(model: Any) -> None:
-    """Refuse operators whose definitions were not read."""
+    """Refuse operators whose definitions the authors of the rules have not read."""
     opsets = []
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx"):
             opsets.append(opset.version)
     is_known = len(opsets) == 1 and FIRST_OPSET <= opsets[0] <= LAST_OPSET
-    sets = f"other sets than one from {FIRST_OPSET} to {LAST_OPSET}"
-    message = f"the model has operators of {sets}, or functions of its own"
+    sets = f"one operator set of ONNX from {FIRST_OPSET} to {LAST_OPSET}"
+    message = f"the model does not import just {sets}, or has functions of its own"
     require(is_known, message)
     require(not model.functions, message)
 
@@ -194,7 +198,11 @@ def constants_of(graph: Any) -> dict[str, Numbers]:
 
 
 def require_small_numbers(graph: Any, arrays: Mapping[str, Numbers]) -> None:
-    """Refuse numbers so large that onnx's integers overflow when it infers shapes."""
+    """Refuse numbers so large that onnx's integers overflow when it infers shapes.
+
+    Operators without a rule are skipped: what one of them computes has no bound, nor has
+    what is computed from that, so their shapes prove nothing.
+    """
     for node in graph.node:
         if node.op_type not in ATTRIBUTES:
             continue
@@ -204,8 +212,8 @@ def require_small_numbers(graph: Any, arrays: Mapping[str, Numbers]) -> None:
         if node.op_type == "Pad" and len(node.input) > 1:
             pads = arrays.get(node.input[1], np.zeros(0))
             numbers += pads.reshape(-1).tolist()
-        is_small = min(numbers) > -LIMIT and max(numbers) < LIMIT
-        require(is_small, f"{node.op_type} has a number of {LIMIT} or more")
+        is_small = min(numbers) > -NUMBER_LIMIT and max(numbers) < NUMBER_LIMIT
+        require(is_small, f"{node.op_type} has a number of {NUMBER_LIMIT} or more")
 
 
 def set_input_shape(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 Numbers = NDArray[Any]
 Lag = tuple[int, ...]
 
-LARGEST_ENTRY = 2**19  # of K and H: 20 bits, the sign included
+LARGEST_ENTRY = 2**19  # of K' and H', in absolute value
 EXACT = 2**53  # float64 holds every whole number up to this one
 LARGEST_MATRIX = 2**26  # entries
 
@@ -86,8 +86,8 @@ def proven_norm(
     """Return the number that H proves: the norm of the layer is not above it.
 
     The steps are those of Arithmetic: ``kernel`` is K, ``rounded`` K', ``absolute_e`` is
-    |E|, and ``completion`` is H'. ``entry_error`` bounds the relative error of each entry
-    of a kernel that was itself computed.
+    |E|; ``completion`` is H', as H*H completes K*K to a multiple of I. ``entry_error``
+    bounds the relative error of each entry of a kernel that was itself computed.
     """
     kernel = kernel.astype(np.float64)
     require(np.isfinite(kernel).all(), "the kernel holds nan or infinity")
@@ -95,12 +95,12 @@ def proven_norm(
     # Step 1: round 2^exponent K to whole numbers.
     with np.errstate(over="ignore", under="ignore"):
         scaled = np.ldexp(kernel, exponent)
-    require_few_bits(scaled)
+    require_small_entries(scaled)
     rounded = np.rint(scaled)
     absolute_e = np.abs(scaled - rounded)
     absolute_e += entry_error * np.abs(scaled)
 
-    # Step 2: kernels k of stride 1, made of K', and h of H'.
+    # Step 2: k has the kernels of stride 1 made of K', and h is H'.
     k = stride_one_kernels(rounded, layer)
     h = whole_numbers_of(completion)
     require_same_columns(k, h)
@@ -126,19 +126,19 @@ def proven_norm(
 
 
 def whole_numbers_of(completion: Numbers) -> Numbers:
-    """Return H' in float64; refuse other numbers than integers of 20 bits."""
+    """Return H' in float64; refuse other numbers than integers up to 2^19."""
     dtype = completion.dtype
     is_whole = dtype.str in ("<i2", "<i4")
     require(is_whole, f"H is {dtype}, not int16 or int32")
     h = completion.astype(np.float64)
-    require_few_bits(h)
+    require_small_entries(h)
     return h
 
 
-def require_few_bits(numbers: Numbers) -> None:
-    """Refuse numbers that round to integers of more than 20 bits, or to infinity."""
+def require_small_entries(numbers: Numbers) -> None:
+    """Refuse numbers whose absolute value is above 2^19, or nan."""
     is_small = np.abs(numbers) <= LARGEST_ENTRY
-    require(is_small.all(), "K or H has more than 20 bits")
+    require(is_small.all(), "K or H has an entry above 2^19")
 
 
 def require_same_columns(k: Numbers, h: Numbers) -> None:
@@ -181,7 +181,7 @@ def lemma_1(a: Numbers) -> list[Fraction]:
     for m_0 in lag_matrices(a, zero):
         v = best_shift(m_0)
         shifts.append(v)
-        shifted.append(m_0 - v * identity)  # 0 <= v < 2^62: nothing wraps
+        shifted.append(m_0 - v * identity)  # v in [0, 2^62), by step 3: no overflow
     sums = frobenius_norms(np.array(shifted))
     norms_added = 1
     for lag in lags_after_zero(taps):
@@ -189,7 +189,7 @@ def lemma_1(a: Numbers) -> list[Fraction]:
         # M_{-t} is the transpose of M_t and has the same norm.
         sums += 2 * frobenius_norms(m_t)
         norms_added += 2
-    # Roundings: of the channels^2 squares in a norm, and of the norms in the sum.
+    # A norm is a sum of channels^2 squares, and `sums` is one of norms_added norms.
     factor = inflation(channels**2 + norms_added)
     bounds = []
     for v, sum_of_norms in zip(shifts, sums.tolist(), strict=True):
@@ -236,14 +236,14 @@ def rows_of_channels(a: Numbers) -> Numbers:
 def exact_products(left: Numbers, right: Numbers) -> Numbers:
     """Return left right^T for whole numbers, exactly (Arithmetic, step 3).
 
-    As many products are summed at once as surely stay below 2^53.
+    A matrix product sums only so many products that the sum stays below 2^53.
     """
     groups, channels, length = left.shape
     largest = max(largest_entry(left), largest_entry(right))
     largest_product = max(largest**2, 1)
-    require(largest_product < EXACT, "sums of taps have more than 26 bits")
+    require(largest_product < EXACT, "taps that read one pixel sum to 2^26.5 or more")
     largest_sum = length * largest_product
-    require(largest_sum < 2**62, "its sums over so many rows have more than 62 bits")
+    require(largest_sum < 2**62, "a sum of its products may reach 2^62")
     at_once = (EXACT - 1) // largest_product
     shape = (groups, channels, channels)
     total = np.zeros(shape, np.int64)
@@ -337,7 +337,7 @@ def padding_factor(layer: Layer) -> Fraction:
 
 
 def copies_of_a_pixel(axis: Axis, mode: str) -> int:
-    """Return the most copies of a pixel on an axis; if circular, those of an output."""
+    """Return the most copies of a pixel on an axis, or of an output (circular)."""
     if mode == "reflect":
         before = min(axis.before, 1)
         after = min(axis.after, 1)
@@ -436,7 +436,7 @@ def schur_bounds(
 
 
 def inflation(roundings: int) -> Fraction:
-    """Return a factor larger than what so many roundings divide a sum by (step 3)."""
+    """Return f with: true sum < f * sum after so many roundings (Arithmetic, step 3)."""
     require(roundings < 2**48, "the kernel is too large")
     return 1 + Fraction(roundings + 8, 2**52)
 

@@ -29,12 +29,13 @@ from specnorm_check.rules import (
 )
 from specnorm_check.statements import Statement, number, plain, read_exponent
 
+# The entry "weights" of a certificate has the multipliers q_0, ..., q_n.
 KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 LAYER_OPERATORS = {"Conv", "Gemm"}
 SUMS = {"Add", "Sub"}
 SHORTCUTS = {"Pad", "Slice"}
-ENTRY_ERROR = 2.0**-48  # more than 32 roundings change an entry, relatively
-MOST_NORMALISATIONS = 4  # behind a layer of a part: 5 roundings each, 8 for the rest
+ENTRY_ERROR = 2.0**-48  # above the relative error of an entry after 28 roundings
+MOST_NORMALISATIONS = 4  # behind a layer: 5 roundings each, besides 8 others
 LARGEST_KERNEL = 2**31  # entries
 HALF = Fraction(1, 2)
 DO_NOT_FIT = "layers of a part do not fit together"
@@ -48,8 +49,8 @@ class Part:
 
     ``values`` are the names of z_0, ..., z_n. ``multipliers`` are q_0, ..., q_n, each an
     array with one number for each channel; a layer by itself may have none. If
-    ``at_own_size``, such a layer is proven at the size of its input in the graph, else
-    at every size. 2^``exponent`` H is the array of whole numbers for the part's kernel.
+    ``at_own_size``, a part of one layer is proven at the size of its input in the graph,
+    else at every size. The claim's array holds 2^``exponent`` H of the part's kernel.
     """
 
     values: list[str]
@@ -107,15 +108,15 @@ class Function(NamedTuple):
 class Joint(NamedTuple):
     """The kernel whose norm proves a part.
 
-    It is N + I/2 if ``centred`` (step E), else T of a chain (step F) or V of a layer by
-    itself (step G). ``depth`` is the number of layers on the longest way to z_n. The
-    part's constant is `growth` to the power of ``depth``, times ``factor``: the constant
-    of the pooling and, in step G, the slope.
+    It is N + I/2 if ``adds_half_identity`` (step E), else T of a chain (step F) or V of a
+    layer by itself (step G). ``depth`` is the number of layers on the longest way to z_n.
+    The part's constant is `growth` to the power of ``depth``, times ``factor``: the
+    constant of the pooling and, in step G, the slope.
     """
 
     kernel: Numbers
     layer: Layer
-    centred: bool
+    adds_half_identity: bool
     depth: int
     factor: Fraction
 
@@ -126,15 +127,16 @@ def joint_of_part(graph: Graph, part: Part) -> Joint:
     reader = TermReader(graph, part)
     terms: list[Term] = []
     slopes: dict[int, Slopes] = {}
+    pooling = ONE
     for end in range(1, last + 1):
         name = part.values[end]
         function = function_at(graph, name)
         if function.is_pooled:
             require(end == last, f"pooling at {plain(name)} stands in a part")
+        pooling = function.pooling  # 1, unless at the last value
         low, high = function.slopes
         slopes[end] = (min(low, 0.0), max(high, 0.0))  # Lemma 4: a <= 0 <= b
         terms += reader.terms(end, function.argument)
-    pooling = function.pooling
     require(terms, "a part has no layer")
     if len(terms) == 1:
         require(last == 1, DO_NOT_FIT)
@@ -144,7 +146,7 @@ def joint_of_part(graph: Graph, part: Part) -> Joint:
 
 def growth(joint: Joint, norm: Fraction) -> Fraction:
     """Return the factor of each layer of a part, if ``norm`` bounds the joint kernel."""
-    if not joint.centred:  # steps F and G
+    if not joint.adds_half_identity:  # steps F and G
         return norm
     sigma = norm - HALF  # step E
     return max(2 * sigma - 1, ONE)
@@ -205,10 +207,9 @@ class TermReader:
     ) -> Iterator[Term]:
         """Yield the layers that lead from z_0, ..., z_{end-1} to the value ``name``.
 
-        Their sum is ``scale`` times the value, but for constants, which are left out:
-        they change no difference. ``scale`` is one number, or one for each channel; it
-        is the product of the factors of as many batch normalisations as
-        ``normalisations`` says, and of signs.
+        Their sum is ``scale`` times the value, less a constant, which changes no
+        difference. ``scale`` is one number, or one for each channel: the product of signs
+        and of the factors of batch normalisations. ``normalisations`` counts the latter.
         """
         graph = self.graph
         if name in graph.arrays:
@@ -293,8 +294,8 @@ class TermReader:
         axes = []
         for stride in strides:
             axes.append(Axis(taps=1, stride=stride, dilation=1, before=0, after=0))
-        one_tap = [1] * len(axes)
-        kernel = matrix.reshape(*matrix.shape, *one_tap)
+        taps = [1] * len(axes)
+        kernel = matrix.reshape(*matrix.shape, *taps)
         layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=shape[2:])
         return self.term(end, source, source, kernel, layer, scale)
 
@@ -320,7 +321,7 @@ class TermReader:
             q_i = self.part.multipliers[end]
             q_j = self.part.multipliers[j]
             message = "multipliers are not one a channel"
-            require(self.has_channels(j, source, input_name), message)
+            require(self.keeps_entries_of(j, source, input_name), message)
             require(len(q_j) == self.graph.shape_of(source)[1], message)
             require(len(q_i) == outputs, message)
             output_factors = product(output_factors, q_i)
@@ -329,7 +330,7 @@ class TermReader:
         weighted = scale_channels(kernel, layer.groups, output_factors, input_factors)
         return Term(j, end, weighted, layer)
 
-    def has_channels(self, j: int, source: str, input_name: str) -> bool:
+    def keeps_entries_of(self, j: int, source: str, input_name: str) -> bool:
         """Return whether a layer reads z_j as it is, or z_0 flattened by samples."""
         shape = self.graph.shape_of(source)
         input_shape = self.graph.shape_of(input_name)
@@ -425,7 +426,7 @@ def joint_of_one(part: Part, term: Term, slopes: Slopes, pooling: Fraction) -> J
     if not part.at_own_size:
         layer = replace(layer, sizes=None)
     factor = pooling * largest_slope(slopes)
-    return Joint(term.kernel, layer, centred=False, depth=1, factor=factor)
+    return Joint(term.kernel, layer, adds_half_identity=False, depth=1, factor=factor)
 
 
 # -- steps C to F: several layers ------------------------------------------------------
@@ -461,7 +462,8 @@ def joint_of_several(
         axes.append(Axis(taps, stride=1, dilation=1, before=0, after=0))
     layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=None)
     depth = depth_of(terms, last=len(slopes))
-    return Joint(kernel, layer, centred=not is_chain, depth=depth, factor=pooling)
+    adds_half_identity = not is_chain
+    return Joint(kernel, layer, adds_half_identity, depth, factor=pooling)
 
 
 def require_one_grid(terms: Sequence[Term]) -> None:
@@ -535,7 +537,8 @@ def at_stride_one(term: Term) -> tuple[Numbers, list[int]]:
     first_tap = []
     taps: list[slice] = []
     for axis in axes:
-        # With these zeros before it, the first tap is a multiple of the stride away.
+        # The first tap of output 0 is at pixel -before. With these zeros in front of it
+        # the kernel begins at a multiple of the stride.
         zeros = -axis.before % axis.stride
         lengths.append(zeros + axis.reach + 1)
         taps.append(slice(zeros, None, axis.dilation))
@@ -543,7 +546,7 @@ def at_stride_one(term: Term) -> tuple[Numbers, list[int]]:
         first_tap.append(-shift)
     phases = math.prod(axis.stride for axis in axes)
     size = outputs * groups * inputs * math.prod(lengths) * phases
-    require(size < LARGEST_KERNEL, "its stride makes so many channels")
+    require(size < LARGEST_KERNEL, "its kernel at stride 1 has 2^31 entries or more")
 
     dense = np.zeros((outputs, groups * inputs, *lengths))
     for group in range(groups):
@@ -589,7 +592,8 @@ def hermitian_kernel(edges: Sequence[Edge], channels: Mapping[int, int]) -> Numb
     adjoints = [adjoint_of(edge) for edge in edges]
     blocks = [*edges, *adjoints]
     reach = [0] * (ranks.pop() - 2)  # pixels from the middle tap to the first
-    for edge in blocks:  # an adjoint's first tap is the last of its block, reversed
+    # The first tap of an adjoint is minus the last one of its block: both borders count.
+    for edge in blocks:
         for index, first in enumerate(edge.first_tap):
             reach[index] = max(reach[index], -first)
     taps = [2 * pixels + 1 for pixels in reach]

@@ -28,8 +28,8 @@ POOLS = {"AveragePool", "MaxPool"}
 REDUCTIONS = {"ReduceMean", "ReduceSum"}
 
 ONE = Fraction(1)
-ROUNDING = 1 + Fraction(1, 2**50)  # a factor larger than that of 7 roundings in float64
-LEAST_PRODUCT = 2.0**-800  # far above the numbers at which float64 rounds more coarsely
+ROUNDING = 1 + Fraction(1, 2**50)  # above the factor of 7 roundings; 4 occur
+LEAST_PRODUCT = 2.0**-800  # far above the subnormal numbers, whose roundings are larger
 
 
 def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
@@ -56,9 +56,9 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
 
 # -- functions of each entry -----------------------------------------------------------
 def slopes_of(node: Node) -> tuple[float, float] | None:
-    """Return the least and the largest slope of a function of each entry, 0 included.
+    """Return the least and the largest slope of a function of each entry.
 
-    None: the operator is no such function.
+    None: the operator is no such function. For LeakyRelu the range also contains 0 and 1.
     """
     if node.op == "LeakyRelu":
         alpha = node.attributes.get("alpha", 0.01)
@@ -90,7 +90,7 @@ def normalising_factors(graph: Graph, node: Node) -> Numbers:
 
 
 def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
-    """Return the factor of a Div by constants; None if it repeats the numerator."""
+    """Return the factor of a Div by constants; None if it broadcasts the numerator."""
     numerator, divisor = graph.nodes[name].inputs
     if not graph.have_shape([numerator], name):
         return None
@@ -101,12 +101,15 @@ def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
 
 
 def product(a: Numbers, b: Numbers) -> Numbers:
-    """Return a product of floats, each entry with a relative error of one rounding."""
+    """Return a product of floats, each entry with a relative error of one rounding.
+
+    A product that is so small that float64 may round it more coarsely is refused.
+    """
     rounded = np.asarray(a * b)
     is_normal = np.abs(rounded) > LEAST_PRODUCT
     is_zero = (a == 0) | (b == 0)
-    is_exact = is_normal | is_zero
-    require(is_exact.all(), "numbers so small that products are inexact")
+    is_rounded_once = is_normal | is_zero
+    require(is_rounded_once.all(), "numbers so small that products are inexact")
     return rounded
 
 
@@ -148,7 +151,7 @@ def factor_of_pool(node: Node) -> Fraction | None:
 
 
 def axes_of_windows(node: Node, taps: Sequence[int]) -> tuple[Axis, ...]:
-    """Return the geometry of a Conv or a pool; ``taps`` has their number on each axis."""
+    """Return the geometry of a Conv or a pool, with ``taps`` taps on each axis."""
     count = len(taps)
     strides = node.attributes.get("strides", [1] * count)
     dilations = node.attributes.get("dilations", [1] * count)

@@ -47,7 +47,7 @@ KEYS_OF_A_LAYER = {
 }
 NOT_PRINTED = {"completion", "exponent", "name", "sizes", "tensor", "upper"}
 LONGEST_TENSOR_NAME = 400  # letters
-LIMIT = 2**24  # the whole numbers of a geometry are below
+NUMBER_LIMIT = 2**24  # the whole numbers of a geometry are below
 EXPONENT_LIMIT = 1100  # 2^-1100 and 2^1100 are beyond every float64
 
 Statement = Mapping[str, Any]
@@ -244,10 +244,10 @@ def whole_numbers(values: object, count: int, least: int) -> list[int]:
 
 def whole_number(value: object, least: int) -> int:
     """Return a whole number, refused if it is below ``least`` or not below 2^24."""
-    message = f"expected whole numbers from {least} to {LIMIT - 1}"
+    message = f"expected whole numbers from {least} to {NUMBER_LIMIT - 1}"
     if type(value) is not int:
         raise Refused(message)
-    require(least <= value < LIMIT, message)
+    require(least <= value < NUMBER_LIMIT, message)
     return value
 
 

@@ -31,9 +31,11 @@ _INPUT_AXES = "input_axes"
 outputs."""
 _REFUSED = "refused"
 """A word that only `_modules` uses: the reason why the norm of a module does not follow from its kernel."""
+_AXES = "ndim"
+"""Another word that only `_modules` uses: the number of axes of a kernel that is not stacked by `vmap`."""
 _KERNEL_WORDS = (*Geometry.__annotations__, _INPUT_AXES)
 """The words that a rule may return."""
-_NEITHER = ("convlocal", "einsum")
+_NO_CONVOLUTION_OR_MATRIX = ("convlocal", "einsum")
 """Parts of the names of Flax's layers whose kernels are neither convolutions nor a single matrix."""
 
 
@@ -60,9 +62,10 @@ def flax_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
     Returns
     -------
     dict or None
-        A geometry with stride 1 and one group, whose upper bounds also hold for a strided or grouped convolution; set
-        others by `with_geometry`. A kernel with 3 to 5 axes may also belong to a dense layer with several input or
-        output axes (``LinearGeneral``, ``DenseGeneral``); `kernels` decides that by the tree around it.
+        A geometry with stride 1 and one group, whose upper bounds also hold for a strided or grouped convolution.
+        `with_geometry` sets strides, groups and other keywords. A kernel with 3 to 5 axes may also belong to a dense
+        layer with several input or output axes (``LinearGeneral``, ``DenseGeneral``); `kernels` decides that by the
+        tree around it.
     """
     if path.rpartition("/")[2] != "kernel" or leaf.ndim not in _LAYOUTS:
         return None
@@ -125,10 +128,15 @@ class with_geometry:
         return None if words is None else self.added(path, words)
 
     def added(self, path: str, words: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return ``words``, overridden by the given geometry of this path."""
-        for pattern, given_words in self.geometry.items():
+        """Return ``words``, overridden by `words_of` this path."""
+        return {**words, **self.words_of(path)}
+
+    def words_of(self, path: str) -> Mapping[str, Any]:
+        """The words that ``geometry`` has for a path; empty if no pattern matches."""
+        words: dict[str, Any] = {}
+        for pattern, words_of_pattern in self.geometry.items():
             if fnmatchcase(path, pattern):
-                words = {**words, **given_words}
+                words |= words_of_pattern
         return words
 
 
@@ -204,7 +212,8 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
     Notes
     -----
     A kernel beside a bias with one axis may also belong to a dense layer with several *input* axes. It is read as a
-    convolution, whose norm is never smaller.
+    convolution, whose norm is never smaller than the dense layer's. With several *output* axes, the dense layer's norm
+    may be larger; then the bias has several axes, and the kernel is not read as a convolution.
     """
     return {path: _as_kernel(leaf, words) for path, (leaf, words) in _kernel_words(tree, rule, layers).items()}
 
@@ -220,17 +229,18 @@ def _kernel_words(tree: Any, rule: Rule, layers: str) -> dict[str, tuple[Any, Ma
         if not _may_be_a_kernel(leaf) or not fnmatchcase(path, layers):
             continue
         words_of_rule = full_rule.rule(path, leaf)
+        # None: no kernel. Without words: the tree shows nothing about the leaf.
         words_of_module = words_of_tree.get(path, _NO_WORDS)
         if words_of_rule is None or words_of_module is None:
             continue
-        if words_of_module.get("ndim", leaf.ndim) != leaf.ndim:
+        if words_of_module.get(_AXES, leaf.ndim) != leaf.ndim:
             continue
         if _REFUSED in words_of_module:
             reason = words_of_module[_REFUSED]
             raise GeometryError(f"{path}: {reason} Leave it out by layers, or by a rule of your own.")
-        words = {word: x for word, x in words_of_module.items() if word != "ndim"}
-        given_words = full_rule.added(path, {})
-        is_decided = bool(words) or "layout" in given_words or _INPUT_AXES in given_words
+        words = {word: x for word, x in words_of_module.items() if word != _AXES}
+        words_of_user = full_rule.words_of(path)
+        is_decided = bool(words) or "layout" in words_of_user or _INPUT_AXES in words_of_user
         if full_rule.rule is flax_layout and leaf.ndim > 2 and not is_decided:
             ambiguous[path] = tuple(leaf.shape)
         kernels_by_path[path] = (leaf, full_rule.added(path, {**words_of_rule, **words}))
@@ -330,7 +340,7 @@ def _dense_layers(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, 
         if leaf != "kernel" or not 3 <= len(shape) <= 5:
             continue
         layer = parent.rpartition("/")[2].lower()
-        if any(word in layer for word in _NEITHER):
+        if any(word in layer for word in _NO_CONVOLUTION_OR_MATRIX):
             continue
         bias = shapes.get(f"{parent}{slash}bias")
         input_axes = _attention_inputs(path, shapes)
@@ -400,20 +410,20 @@ def _class(x: Any) -> tuple[str, str] | None:
 
 
 def _stated_by_equinox(kind: str, module: Any) -> Mapping[str, Any] | None:
-    """Return the words of a module of Equinox, with the expected number of axes as ``ndim``; None if not a linear map.
+    """Return the words of a module of Equinox, with the expected number of axes (`_AXES`); None if not a linear map.
 
     A weight with more axes is stacked by `vmap`; `_kernel_words` leaves it out.
     """
     if kind in _NO_LINEAR_MAP:
         return None
     if kind == "Linear":
-        return {"ndim": 2}
+        return {_AXES: 2}
     ndim = module.num_spatial_dims + 2
     is_stacked = getattr(module.weight, "ndim", None) != ndim
     if kind == "ConvTranspose" or is_stacked:
         # A transposed layer is bounded by the convolution with its stored kernel and stride 1.
-        return {"ndim": ndim}
-    return {"ndim": ndim, **equinox_layer(kind, module).geometry}
+        return {_AXES: ndim}
+    return {_AXES: ndim, **equinox_layer(kind, module).geometry}
 
 
 def _stated_by_flax(kind: str, module: Any) -> Mapping[str, Any]:
@@ -427,8 +437,8 @@ def _stated_by_flax(kind: str, module: Any) -> Mapping[str, Any]:
     if kind == "Linear":
         return {"layout": "IO"}
     if kind == "LinearGeneral":
-        # The layer applies one matrix for each index of its batch axes. Each is a part of the matrix whose inputs are
-        # the batch axes and the layer's inputs, and its norm is no larger.
+        # The layer applies one matrix for each index of its batch axes. These matrices are parts of a larger one, whose
+        # inputs are the batch axes and the layer's inputs. So their norms are no larger than its norm.
         return {_INPUT_AXES: len(module.batch_axis) + len(module.axis)}
     if kind == "ConvTranspose":
         # A transposed layer is bounded by the convolution with its stored kernel and stride 1.

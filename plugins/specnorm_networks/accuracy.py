@@ -35,7 +35,7 @@ class CertifiedAccuracy(AnswerWithFile):
     radii : array, shape (radii,)
         Radii that were asked for, in the 2-norm of the network's input.
     radius : array, shape (samples,)
-        Largest radius that is proven for each sample; 0 if its label is wrong.
+        Largest radius that is proven for each sample; 0 if not even its own label is proven to be right.
     margins : Margins
         Constants of the differences of logits that were used.
     status : array of str, shape (radii, samples)
@@ -141,6 +141,7 @@ def certified_accuracy(
     graph = before_softmax(graph)
     if margins_everywhere is None:
         margins_everywhere = margins(graph, measure, method=method)
+    # It certifies and attacks one sample at a time.
     classifier = Radii(graph, margins_everywhere, measure, budget, margin)
     x = np.asarray(x, dtype=np.float64)
     y = np.asarray(y)
@@ -194,7 +195,7 @@ def _certify_sample(
     smallest_unproven = math.inf
     for number in np.argsort(radii_asked, kind="stable"):
         r = float(radii_asked[number])
-        # Strictly less: at the radius by constants two logits may be equal.
+        # Strictly less: at the radius by constants two logits may be equal. A proof on a ball holds on its border, too.
         is_safe_by_constants = r < by_constants.value
         is_safe_by_ball = r <= proven_radius and proven_radius > by_constants.value
         is_safe = is_safe_by_constants or is_safe_by_ball

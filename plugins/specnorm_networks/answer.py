@@ -75,7 +75,7 @@ class NetworkBound(AnswerWithFile):
         ``|f(x) - f(y)| <= claim |x - y|`` for all x and y, all inputs and all outputs together, in real arithmetic.
         None if an output is unknown.
     ends : mapping of str to Upper or None
-        The same claim about each output, by its name; None if it is unknown.
+        The claim about each output by itself, by its name; None if it is unknown.
     nodes : tuple of Step
         Bounds of all values, in the order of computation.
     unknown : tuple of UnknownNode
@@ -98,7 +98,7 @@ class NetworkBound(AnswerWithFile):
     file : bytes or None
         The ONNX file that was exported from a live model and that the bound is about; `model` and `save` return it.
     others : tuple of RunBound
-        Bounds by searches that proved larger constants, whose multipliers a certificate may use.
+        Bounds by further searches, whose constants are larger. A certificate may use their multipliers.
     status : str
         "complete", or "budget: ..." if the time limit was reached before all searches and proofs ended. The bound is
         proven in both cases.
@@ -150,13 +150,13 @@ class NetworkBound(AnswerWithFile):
 
     @property
     def constants(self) -> dict[str, Upper]:
-        """Proven constants of the values that have a finite one."""
+        """Proven Lipschitz constants of the values, by name, where they are known and finite."""
         claims = {step.name: step.claim for step in self.nodes if step.claim is not None}
         return {name: claim for name, claim in claims.items() if math.isfinite(claim.value)}
 
     @property
     def infinite(self) -> str:
-        """Why the constant is no finite number: the first value with such a constant, and the reason."""
+        """Sentence that says why the constant is no finite number, with the first value with such a constant."""
         beyond = "beyond the largest number"
         infinite_steps = [step for step in self.nodes if step.upper == math.inf]
         if not infinite_steps:
@@ -192,7 +192,7 @@ class NetworkBound(AnswerWithFile):
         return certificate
 
     def stated_by(self, statement: Callable[[NetworkBound, str], Certificate]) -> NetworkBound:
-        """Return the same bound; `certificate` will call ``statement`` with the bound and the claim's name."""
+        """Return the same bound, whose `certificate` is made by ``statement`` from the bound and the claim's name."""
         return replace(self, _statement=statement)
 
     def to_dict(self) -> dict[str, Any]:

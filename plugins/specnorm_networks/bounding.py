@@ -1,4 +1,9 @@
-"""Bound a whole network, node by node, from a graph and its layers' norms."""
+"""Bound a whole network, node by node, from a graph and its layers' norms.
+
+A *run* is a chain of layers and functions between two values (`certified.links`). Its *product* is its constant by the
+rules of single nodes. A search *proposes* weights of the run's values. The *expected* constant is the one that the
+search computes for these weights, before they are proven.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +30,14 @@ from specnorm_networks.methods import Method, Multipliers, Parts, Product, Scale
 MOST_WORK = 2**20
 """Largest number of uses of values times inputs: a graph of a few kilobytes may have thousands of both."""
 WORTHWHILE = 0.97
-"""Share of a run's product below which the expected constant of a first proposal has to be."""
-HOPELESS = 2.0
+"""A first proposal is proven only if its expected constant is below this share of the product."""
+WORTHWHILE_AT_OWN_SIZE = 2.0
 """The same share for runs with a part of one layer. The search counts that layer's norm at every size, but the proof
 its smaller norm at its own size. So a proof can gain although the search expects a loss."""
-DEAR = 2**33
-"""Products of numbers above which a proof is expensive."""
-LOWER = 0.995
-"""Share of the best proven constant below which the expected constant has to be for another expensive proof."""
+EXPENSIVE = 2**33
+"""A proof of more multiplications than this number is expensive (`descent.proof_products`)."""
+WORTH_AN_EXPENSIVE_PROOF = 0.995
+"""A further expensive proof is made only if the expected constant is below this share of the best proven constant."""
 NEAR_1 = 0.05
 """Distance of a constant from 1 within which the search is repeated with four times the steps and a finer tolerance."""
 CLOSE = 1e-4
@@ -46,7 +51,7 @@ def bounded(
     run: Subnetwork | None = None,
     known: Ranges | None = None,
 ) -> NetworkBound:
-    """Bound the Lipschitz constant of a network with the slopes that the graph states; see `near.bound`.
+    """Bound the Lipschitz constant of a network with the slopes that the graph states, as `near.bound` promises.
 
     Parameters
     ----------
@@ -128,7 +133,7 @@ def _improved_runs(
     for run, product in useful:
         if measure.clock.expired:
             break
-        share = len(run.links) / total_links
+        share = len(run.links) / total_links  # of the method's seconds
         parts = method.parts(run)
         best = _best(run, parts, method.search(run, parts, share, measure.clock), measure, product)
         weighted = None if best is None else best.weighted
@@ -151,15 +156,18 @@ def _through_head(
 ) -> Upper | None:
     """Prove the constant of a run by bounding its last convolutions together with the matrix that reads their pixels.
 
-    ``weighted`` has the weights of the run's values that `_best` proved, with cuts before the head; they are a start of
-    the search. None: the run has no head, or nothing was proven.
+    ``weighted`` is what `_best` proved: the weights of the run's values, and the first links of its parts. The search
+    may start at these weights. The head's body begins at the first of these links from which a constant is proven.
+    Returns None if the run has no head, or if nothing is proven.
     """
     if not isinstance(method, Multipliers) or method.widest is not None:
         return None
+    # A link is direct if the next one reads its function's value as it is: without averages or a flatten between.
     has_no_head = all(link.direct for link in run.links[:-1])
     if has_no_head:
         return None
-    from specnorm_networks.certified.heads import head_of  # few networks need these
+    # Imported late: few networks need them.
+    from specnorm_networks.certified.heads import head_of
     from specnorm_networks.heads import bound_through_head
 
     starts: tuple[int, ...] = (0,)
@@ -217,16 +225,19 @@ def _kernel_names(links: Sequence[AffineMap]) -> tuple[str, ...]:
 def _first_limit(parts: Parts, product: float) -> float:
     """Return the number below which the expected constant of the first proposal has to be."""
     has_single_layer = any(last - first == 1 for first, last in parts)
-    return (HOPELESS if has_single_layer else WORTHWHILE) * product
+    return (WORTHWHILE_AT_OWN_SIZE if has_single_layer else WORTHWHILE) * product
 
 
 def _share_of_proven(run: Subnetwork, parts: Parts) -> float:
-    """Return the part of the proven constant below which another proposal's expected one has to be."""
-    return LOWER if proof_products(run, parts) > DEAR else 1.0
+    """Return the share of the best proven constant below which another proposal's expected one has to be."""
+    return WORTH_AN_EXPENSIVE_PROOF if proof_products(run, parts) > EXPENSIVE else 1.0
 
 
 def _by_rules(run: Subnetwork, rules: Constants) -> float | None:
-    """Return a run's constant by the rules; None if it, or the constant of the value before it, is 0 or unknown."""
+    """Return a run's constant by the rules; None if it, or the constant of the value before it, is 0 or unknown.
+
+    It is the quotient of the constants of the values at its ends, from the first input for which both are known.
+    """
     for steps in rules.by_input:
         before = steps[run.start].upper
         after = steps[run.end].upper

@@ -220,7 +220,7 @@ def _prove(network: Network, part: Part) -> ProvenPart:
     joint = network.joint(ReadPart.read(part))
     layers = sum(node.op in LAYER_OPERATORS for node in network.nodes.values())
     # If the norm of N + I/2 is 3/2 (1 + d), the part's constant has a factor 1 + 3 d for each layer of its depth.
-    amplification = 3 * joint.depth if joint.centred else 1
+    amplification = 3 * joint.depth if joint.adds_half_identity else 1
     if math.prod(joint.kernel.shape[2:]) == 1:
         aim = MATRIX_AIM / amplification
     else:

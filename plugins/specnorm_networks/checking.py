@@ -30,7 +30,8 @@ SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAM
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
 PRECISE = 2.0**-40
-"""Unit roundoff that is counted for operators that run in double precision; their functions may be less accurate."""
+"""Unit roundoff that is counted for operators that run in double precision. It is larger than that of double precision,
+since their functions may be less accurate."""
 SMALL = 16
 """Largest number of entries of a constant for which operators are executed on inputs near the constant's numbers."""
 SAMPLES = (2, 3, 16)
@@ -105,7 +106,7 @@ def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checke
     graph : Graph
         The graph as it was translated from the model.
     read : Graph
-        The graph with recognised patterns, of which the bound will be proven.
+        The same graph with recognised patterns; the bound will be proven of this one.
     region : Ball or Box, optional
         Region from which inputs are taken.
 
@@ -142,6 +143,7 @@ def _compare_all(
         comparison.compare(graph, inputs, model_values)
         comparison.compare(read, inputs, model_values, compared_graph=graph)
         count += 1
+    # The model calls `one_by_one` for each of its operators, with a function that runs the operator by itself.
     one_by_one = _OneByOne(graph)
     with suppress(NotExecutedError):
         model.alone(next(samples(shapes, region)), one_by_one)
@@ -158,7 +160,8 @@ def _compare_all(
 def _missed_values(graph: Graph, compared: set[str], executed: set[str]) -> tuple[str, ...]:
     """Return the names of values that the outputs depend on and that were not compared.
 
-    A value that was executed also counts as compared if all its readers count as compared.
+    A value that was executed also counts as compared if all its readers count as compared. The exceptions are outputs,
+    and values without readers, unless the node is `derived`.
     """
     covered = set(compared)
     readers: dict[str, list[str]] = {}
@@ -299,8 +302,8 @@ def _difference(node: Node, ours: Value, theirs: Sequence[Computed], unit: float
 def _relative_difference(ours: FloatArray, theirs: FloatArray, allowed: FloatArray, overflown: bool) -> FloatArray:
     """Return the differences of the entries, divided by the allowed ones.
 
-    The difference is 0 where the model's value is not finite, or ours is infinite, or ours is nan after an overflow.
-    Another nan of ours is an infinite difference.
+    An entry is not compared (its difference is 0) in three cases: the model's value is not finite, ours is infinite, or
+    ours is nan and ``overflown``. If ours is nan in another case, the difference is infinite.
     """
     relative = np.asarray(abs(ours - theirs) / allowed)
     is_unexplained_nan = np.isnan(ours) & (not overflown)
@@ -321,7 +324,10 @@ def _refusal(node: Node, predicate: str) -> TranslationError:
 
 # -- operator by operator ----------------------------------------------------------------------------------------------
 class _OneByOne:
-    """Compares operators one by one, on inputs that are made for each: a `model.Trial`."""
+    """Compares operators one by one, on inputs that are made for each: a `model.Trial`.
+
+    Some of these inputs are near the operator's constants (`probes.near_constants`).
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.nodes = graph.by_name
@@ -364,6 +370,7 @@ class _OneByOne:
             node = self.nodes.get(waiting.pop())
             if node is None or isinstance(node.operator, Input | Unknown | Random):
                 return []
+            # The inner nodes of a translated operator have names that begin with its value's.
             if not isinstance(node.operator, Constant) and not node.name.startswith(name):
                 return []
             between[node.name] = node

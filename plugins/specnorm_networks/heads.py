@@ -1,7 +1,11 @@
 """Search multipliers of convolutions and of the dense layers behind them, through the flattened head between.
 
-The search makes gradient steps with the value and gradient of `descent.gradient`. The frequencies are those of the ring
-of pixels over which `certified.heads` sums, since one matrix, the head, reads the values at all frequencies.
+A *head* is the first matrix after a flatten: it reads all pixels of the last convolution, or averages of them. The
+*body* is the convolutions before it that are bounded with it. The *ring* is the circular grid of pixels on which these
+are Fourier-transformed (`certified.heads`). To *cut* a run is to bound its two sides separately and multiply.
+
+The search makes gradient steps with the value and gradient of `descent.gradient`. The frequencies are all those of the
+ring, since the head reads the values at all of them.
 """
 
 from __future__ import annotations
@@ -46,8 +50,8 @@ SEARCH_SHARE = 1 / 4
 PATIENCE = 10
 """Steps without a gain of a thousandth after which the search ends."""
 REDUCED = (1.0, 0.9, 0.7)
-"""Factors of the last multipliers that are tried at the start. The multipliers of a cut run are not quite feasible for
-the run as a whole, and smaller ones may be."""
+"""Factors of the multipliers of the body's last value that are tried at the start; other values get roots of them. The
+multipliers of a cut run are not quite feasible for the run as a whole, and smaller ones may be."""
 Partition = tuple[list[int], list[FloatArray]]
 """Numbers of the links with which the parts of a run begin, and weights of the run's values."""
 
@@ -82,8 +86,8 @@ def bound_through_head(
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend):
             constant_ahead = constant_before(head, measure) if head.before else None
-            budget = SEARCH_SHARE * share * method.seconds * RATE
-            for weights in weights_of(head, method, budget, weights_of_cut):
+            multiplications = SEARCH_SHARE * share * method.seconds * RATE
+            for weights in weights_of(head, method, multiplications, weights_of_cut):
                 if measure.clock.expired:
                     break
                 claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead, ops=ops))
@@ -95,29 +99,32 @@ def bound_through_head(
 def weights_of(
     head: Head,
     method: Multipliers,
-    budget: float,
+    multiplications: float,
     weights_of_cut: Sequence[FloatArray] = (),
 ) -> Iterator[list[FloatArray]]:
     """Yield weights of the body's values but the first, after more and more steps of the search.
 
-    ``budget`` is the largest number of multiplications, ``weights_of_cut`` as for `bound_through_head`.
+    ``multiplications`` is the largest number that the search may make. ``weights_of_cut`` is as for
+    `bound_through_head`.
     """
     products, memory = _cost(head)
-    if memory > MEMORY or budget < products:
+    if memory > MEMORY or multiplications < products:
         return
     search = _Search(head, method)
     if weights_of_cut and head.before:
         search.begin_with(weights_of_cut)
     for rung, next_rung in itertools.pairwise(RUNGS):
-        yield [np.sqrt(multipliers) * _unit(head) for multipliers in search.multipliers_of_body()]
-        if next_rung > min(method.steps, budget / products) or not search.descend(next_rung - rung):
+        unit = _unit(head)  # a weight is the root of a multiplier, times the unit
+        yield [np.sqrt(multipliers) * unit for multipliers in search.multipliers_of_body()]
+        if next_rung > min(method.steps, multiplications / products) or not search.descend(next_rung - rung):
             return
 
 
 class _Search:
-    """State of the search: ``point`` has the logarithms of the diagonal D and the logits of the shares.
+    """State of the search.
 
-    D and the shares are those of `descent.parameters`, for all links but the last.
+    ``point`` is one vector: log D of the channels of each link but the last, then the logits of the shares, one for
+    each of these links. D and the shares are those of `descent.parameters`.
     """
 
     def __init__(self, head: Head, method: Multipliers) -> None:
@@ -126,6 +133,7 @@ class _Search:
         self.steps_done = 0
         self.double_grid = _stages(head, method)
         self.grid = [replace(stage, symbols=_in_single_precision(stage.symbols)) for stage in self.double_grid]
+        # All links from the body to the last but one.
         self.links = [*head.body.links, *head.run.links[head.matrix_number : -1]]
         self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
 
@@ -141,14 +149,16 @@ class _Search:
         for weights, link in zip(weights_of_cut[len(self.head.before) : -1], self.links, strict=True):
             squares = np.square(weights / _unit(self.head))
             multipliers.append(np.repeat(squares, link.width // len(squares)))
-        # With multipliers L of the body's last function F is L - c^2 L^2 G, G = C F^-1 C*, which is largest at
-        # L = 1 / (2 c^2 G). Behind a cut L is 1 / G, if slopes are at most 1.
+        # Let L be a multiplier of the body's last function, c the middle of its slopes, and G the term C F^-1 C* of the
+        # links before it. L enters as L - c^2 L^2 G, which is largest at L = 1 / (2 c^2 G). The cut run has L = 1 / G
+        # (for slopes of at most 1), so L is divided by 2 c^2.
         centre, _ = middle(*self.head.body.links[-1].slopes)
         multipliers[count - 1] /= np.where(centre == 0, 1.0, 2 * np.square(centre))
         best_value = self._value()
         best_point = self.point
+        # Value i of the n values of the body gets the power i / n of the factor, later values all of it.
+        depths = np.minimum(np.arange(1, len(self.links) + 1), count)
         for factor in REDUCED:
-            depths = np.minimum(np.arange(1, len(self.links) + 1), count)
             factors = factor ** (depths / count)
             reduced = [numbers * by for numbers, by in zip(multipliers, factors, strict=True)]
             self.point = np.concatenate(parameters(self.grid, reduced))
@@ -163,7 +173,10 @@ class _Search:
         return value
 
     def descend(self, steps: int) -> bool:
-        """Make gradient steps, and go to the best point; return whether its value is lower by over a thousandth."""
+        """Make gradient steps, and go to the best point; return whether its value is lower by more than 0.001.
+
+        The value is the logarithm of the square of the constant.
+        """
         first = math.inf
         least = math.inf
         for number, least, point in gradient_steps(self.grid, self.links, self.point, steps, PATIENCE):
@@ -184,17 +197,20 @@ def _in_single_precision(symbols: Vectors) -> Vectors:
 
 def _stages(head: Head, method: Multipliers) -> list[Stage]:
     """Return the stages of the body at the ring's frequencies, then the head and the layers after it at frequency 0."""
-    whole = (0, len(head.body.links))
+    whole = (0, len(head.body.links))  # the body is one part
     points, counts = head.frequencies
     body = stages_of_part(head.body, [whole], whole, points.angles, np.complex128, head.entry / _unit(head))
+    # The body ends without a cut. So its last function has the slopes c and e (`Stage.leaf`) of one inside a part.
     centre, leaf = middle(*head.body.links[-1].slopes)
     body[-1] = replace(body[-1], cut=False, centre=centre, leaf=leaf)
     rest = head.following(np.eye(head.link.width))
     first, *later = stages_of_run(rest, method.parts(rest), ROUNDS[0][0])
-    if first.leaf.any() and not first.cut:  # the search alone cuts here
+    # A stage whose frequencies are summed has to end a part, unless its e is 0. The proof makes no such cut.
+    if first.leaf.any() and not first.cut:
         first = replace(first, cut=True, centre=np.zeros(head.link.width), leaf=head.link.steepest)
         later[0].starts = True
     symbols: Vectors = symbols_at(head.matrix(), (0,) * len(head.window), points.angles)
+    # So the sum over these frequencies is the mean over the ring: G of `certified.heads`.
     symbols *= np.sqrt(counts / np.prod(head.ring))[:, None, None]
     if not np.iscomplexobj(body[0].symbols):
         symbols = symbols.real
@@ -210,14 +226,15 @@ def _unit(head: Head) -> float:
 def _cost(head: Head) -> tuple[float, float]:
     """Return the multiplications of a step, as `RATE` counts them, and its memory in bytes.
 
-    A step computes value and gradient at all frequencies.
+    A step computes value and gradient at all frequencies. The estimate is that of `descent.costs` for the body, and for
+    the head's solution and Gram matrix of p inputs and m outputs. The factors 0.3, 1.2, 3 and 48 are rough.
     """
     count = len(head.frequencies[0])
     part = head.part
     m = head.link.width
     p = head.body.links[-1].width
     of_body = cost(head.body, [(0, len(part.links))], 2)
-    grids = count / frequencies(part, 2)
+    grids = count / frequencies(part, 2)  # `of_body` is the cost on a grid of two frequencies an axis
     solution_and_gram = p**3 / 1.5 + 2.0 * p * p * m + 2.0 * m * m * p
     products = 0.3 * grids * of_body.products + 1.2 * count * solution_and_gram
     memory = 3 * grids * of_body.memory + 48.0 * count * (2 * m * p + p * p)

@@ -33,8 +33,8 @@ ROWS = 256
 TRIES = (0.02, 0.2, 0.7)
 """Multipliers to try, as parts of `by_ball`, the best multiplier for the ball alone."""
 FEW = 256
-"""A maximum is written out by differences of its arguments. If there are more than this number, they are not bounded by
-lines of their own."""
+"""A maximum is written out by differences of its arguments. Such a value with more units than this number is bounded by
+the ball and by intervals, not by lines."""
 
 
 LEAST_RADIUS = 1e-150
@@ -57,8 +57,8 @@ def locate_values(
     Parameters
     ----------
     by_lines : bool
-        Whether the units of functions, which are entries whose slope may change on the ball, are bounded by linear
-        bounds of their own, `ROWS` at a time; else by the ball and by intervals.
+        Whether the units of functions are bounded by linear bounds, `ROWS` at a time; else by the ball and by
+        intervals. A *unit* is an entry whose slope may change on the ball.
     clock : Clock, optional
         When it has expired, no further unit is bounded by lines.
     """
@@ -111,7 +111,10 @@ def is_curved(network: Network, name: str) -> bool:
 
 # -- without an ascent -------------------------------------------------------------------------------------------------
 def without_ascent(network: Network) -> Choose:
-    """Return a function that chooses slopes and multipliers by closed forms, without an ascent."""
+    """Return a function that chooses slopes and multipliers by closed forms, without an ascent.
+
+    It takes the name of a value, coefficients c of linear functions of it, one row each, and the value's curve.
+    """
 
     def choose(name: str, c: FloatArray, curve: Curve) -> tuple[FloatArray, FloatArray]:
         if not is_curved(network, name):
@@ -123,14 +126,16 @@ def without_ascent(network: Network) -> Choose:
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """Lines that bound the units of a curve, each of shape (units,)."""
+    """Slopes of lines that bound the units of a curve. Each array has the shape (units,)."""
 
     tangent: FloatArray
-    """Slope in the middle of each interval."""
+    """Slope in the middle of the unit's interval."""
     chord: FloatArray
-    """Slope of the chord of each interval."""
+    """Slope of the chord over the unit's interval."""
     convex: NDArray[np.bool_]
+    """Whether the function is convex on the unit's interval."""
     concave: NDArray[np.bool_]
+    """Whether the function is concave on the unit's interval."""
 
     def slopes(self, c: FloatArray) -> FloatArray:
         """Return slopes of lines that bound c times the function from below, in the shape of c.
@@ -143,7 +148,7 @@ class Lines:
 
 
 def lines_of(curve: Curve) -> Lines:
-    """Return tangents and chords of a curve, and where it is convex or concave."""
+    """Return the slopes of tangents and chords of a curve's units, and which units are convex or concave."""
     slope = curve.pieces.slope
     widths = np.diff(curve.breaks, axis=0)
     chord = (slope * widths).sum(axis=0) / np.maximum(widths.sum(axis=0), 1e-300)
@@ -167,8 +172,8 @@ def by_ball(c: FloatArray, curve: Curve) -> FloatArray:
 def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
     """Return candidates for the multiplier of the ball's constraint on the intersection of ball and box.
 
-    The shape is (1 or 2, rows). The first candidate is the best if no end of the box is active, the second one, after
-    three steps of a fixed-point iteration, if some ends are.
+    The shape is (1 or 2, rows). The first candidate is the best multiplier if no end of the box is active. The second
+    one is for a box with active ends, and comes from three steps of a fixed-point iteration.
     """
     unclipped = by_ball(c, curve)
     lam = unclipped
@@ -197,7 +202,10 @@ STEPS = 30
 
 
 def read_network(graph: Graph, measure: Measure | None = None) -> Network:
-    """Return a network for linear bounds, with the constants of its values."""
+    """Return a network for linear bounds, with the claims of the values' Lipschitz constants by rules of single nodes.
+
+    The constants are those of the prepared graph and of each of its versions with operators written out.
+    """
     measure = measure or Measure()
     written = written_out(without_sorting(graph))
     claims: list[Upper] = []
@@ -213,17 +221,18 @@ class _Unknowns:
     """Variables of an ascent at one function: slopes of each row and unit, as logits, and logarithms of multipliers."""
 
     units: NDArray[np.intp]
-    """Numbers of the function's entries whose slope may change."""
+    """Flat positions of the function's units."""
     low: FloatArray
     """Smallest slope of each unit."""
     high: FloatArray
     """Largest slope of each unit."""
-    moves: FloatArray
-    """Whether a row's slope of a unit is a variable. A chord below a concave function, say, stays: none is better."""
+    is_variable: NDArray[np.bool_]
+    """Whether a row's slope of a unit is a variable, shape (rows, units). A chord below a concave function, say, is not
+    one, since no line is better."""
     logits: FloatArray
     """Logits of `share`."""
     logs: FloatArray
-    """Logarithms of the multipliers, divided by `by_ball`."""
+    """log(multiplier / `by_ball`), one for each row."""
     logit_steps: Adam
     log_steps: Adam
 
@@ -309,8 +318,8 @@ class Ascent:
         low = curve.pieces.slope.min(axis=0)
         high = curve.pieces.slope.max(axis=0)
         share = (lines.slopes(c) - low) / np.maximum(high - low, 1e-300)
-        moves = np.where(c < 0, lines.concave | ~lines.convex, lines.convex | ~lines.concave)
-        share = np.where(moves, np.clip(share, 0.05, 0.95), share)
+        is_variable = np.where(c < 0, lines.concave | ~lines.convex, lines.convex | ~lines.concave)
+        share = np.where(is_variable, np.clip(share, 0.05, 0.95), share)
         logits = np.log(np.maximum(share, 1e-12)) - np.log(np.maximum(1 - share, 1e-12))
         logs = np.full(len(c), math.log(FIRST))
         if name in self.earlier_unknowns:
@@ -323,7 +332,7 @@ class Ascent:
             curve.units,
             low,
             high,
-            moves,
+            is_variable,
             logits,
             logs,
             logit_steps=Adam(SLOPE_RATE),
@@ -346,7 +355,10 @@ class Ascent:
                 break
 
     def _point(self, node: Node, inputs: list[FloatArray]) -> FloatArray | None:
-        """Return the point of one value from those of its inputs; move the unknowns of a function."""
+        """Return the point of one value from those of its inputs; None if it has none.
+
+        If the value is a function whose unknowns chose its bound, a step is made with these.
+        """
         name = node.name
         count = len(self.rows)
         minimiser = self.trace.get(name)
@@ -365,22 +377,24 @@ class Ascent:
         before = inputs[0].reshape(count, -1)
         point = curve.lines * before + curve.added
         if minimiser is not None:
-            uphill = self._move_function(name, minimiser, before[:, curve.units], curve)
-            point[:, curve.units] = minimiser.value + uphill
+            derivative = self._move_function(name, minimiser, before[:, curve.units], curve)
+            point[:, curve.units] = minimiser.value + derivative
         return point.reshape(inputs[0].shape)
 
     def _move_function(self, name: str, minimiser: Minimiser, before: FloatArray, curve: Curve) -> FloatArray:
         """Make a step with one function's slopes and multipliers.
 
-        Returns two summands of the derivative with respect to the coefficients: the lines' slopes are proportional to
-        the coefficients, and the multiplier depends on their norm.
+        Returns the derivative with respect to the coefficients, by way of slopes and multipliers: the sum of the lines'
+        part, since their slopes are proportional to the coefficients, and of the multiplier's part, which depends on
+        the coefficients' norm.
         """
         unknowns = self.unknowns[name]
         c = minimiser.coefficients
         difference = before - minimiser.point
         slopes = unknowns.slopes
         logit_gradient = c * difference * (unknowns.high - unknowns.low) * unknowns.share * (1 - unknowns.share)
-        unknowns.logits = unknowns.logits + unknowns.logit_steps.step(np.where(unknowns.moves, logit_gradient, 0.0))
+        logit_gradient = np.where(unknowns.is_variable, logit_gradient, 0.0)
+        unknowns.logits = unknowns.logits + unknowns.logit_steps.step(logit_gradient)
         distance_sq = np.square(minimiser.point - curve.centre).sum(axis=1)
         log_gradient = minimiser.multiplier * (distance_sq - curve.radius**2) / 2
         unknowns.logs = np.clip(unknowns.logs + unknowns.log_steps.step(log_gradient), -40, 5)

@@ -86,12 +86,14 @@ def network_bound(
     TranslationError
         If the exported file computes something else than the model.
     """
+    # A model is exported for an input; without `input_shape` the centre is one.
     shape_or_input = input_shape
     centre_has_shape = centre is not None and not isinstance(centre, Mapping)
     if input_shape is None and centre_has_shape and not is_file(source):
         shape_or_input = centre
     with stage(progress, "export"):
         graph = network_graph(source, shape_or_input)
+    # Without `centre`, `input_shape` may be an input, and is the centre.
     centre_by_name = None
     if radius is not None or centre is not None:
         centre_by_name = _centre(graph, input_shape if centre is None else centre)
@@ -156,7 +158,7 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
 
 
 def is_file(source: Source) -> bool:
-    """Whether a source is an ONNX model, in a file or in memory, or a graph."""
+    """Whether a source is read without an export: an ONNX model, in a file or in memory, or a graph."""
     root = type(source).__module__.partition(".")[0]
     return isinstance(source, str | os.PathLike | Graph) or (root == "onnx" and hasattr(source, "opset_import"))
 

@@ -69,7 +69,9 @@ def _has_method_of(module: nn.Module, cls: type, name: str) -> bool:
 def computes_with(layer: nn.Module, x: Tensor) -> Tensor | None:
     """Return the kernel of a layer if, at the input x, the layer with its hooks computes what torch's forward does.
 
-    The outputs are compared bit for bit. None: the layer computes something else, or changes its kernel or its input.
+    The outputs are compared bit for bit. The layer's call runs first, with its hooks; then the forward of its class
+    runs on the kernel that the call left, without hooks. None: the layer computes something else, or changes its kernel
+    or its input.
     """
     if not computes_as_torch(layer):
         return None
@@ -92,7 +94,8 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     ----------
     module : Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, or Linear
     input_shape : tuple of int, optional
-        Spatial input sizes; None: every input size (circular with a stride: every size that the stride divides).
+        Spatial input sizes; None: every input size; for circular padding and a stride, every
+        size that the stride divides.
 
     Returns
     -------
@@ -133,7 +136,8 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     axes = len(module.kernel_size)
     padding: Any = module.padding
     if isinstance(module, _ConvTransposeNd):
-        # output_padding means less cropping behind. It does not change the supremum over all sizes.
+        # output_padding e means that e fewer rows are cropped behind. Without input_shape it is left out: it does not
+        # change the supremum over all sizes.
         extra = (0,) * axes if input_shape is None else tuple(module.output_padding)
         crops = crop([(p, p - e) for p, e in zip(padding, extra, strict=True)])
         geometry |= {"transposed": True, "padding": crops}
@@ -149,7 +153,10 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
 
 
 def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return what a transposed layer crops: ``padding`` and ``padding - output_padding``; refuse negative ones."""
+    """Return a transposed layer's croppings before and after, one pair an axis; refuse negative ones.
+
+    In torch's words, the pairs are ``padding`` and ``padding - output_padding``.
+    """
     if any(after < 0 for _, after in pairs):
         raise GeometryError(
             f"output_padding={tuple(p - q for p, q in pairs)} exceeds padding={tuple(p for p, _ in pairs)}: rows of "
@@ -160,7 +167,10 @@ def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[str, nn.Module]]:
-    """Yield names and layers of a model, in its order; a shared layer once, and none inside of parametrisations."""
+    """Yield names and layers of a model, in its order.
+
+    A shared layer is yielded once. Layers inside of a parametrisation compute a weight and are left out.
+    """
     for name, module in model.named_modules():
         is_inside_of_parametrisation = "parametrizations" in name.split(".")
         if not is_layer(module) or is_inside_of_parametrisation:
@@ -170,7 +180,7 @@ def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[
 
 
 def computed(module: nn.Module) -> dict[str, str]:
-    """Return the names of a module's tensors that are computed before each call, and what computes them, in words."""
+    """Return the tensors of a module that are computed before each call, from their names to what computes them."""
     makers = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
@@ -269,7 +279,13 @@ def check_module(model: object) -> None:
 
 
 def check_values(model: nn.Module, prefix: str = "") -> None:
-    """Refuse a model with lazy layers, which are initialised by a first call, or with tensors on the device "meta"."""
+    """Refuse tensors without values: of lazy layers, which a first call initialises, and on the device "meta".
+
+    Parameters
+    ----------
+    prefix : str
+        Name of the model inside of a larger one, for the error.
+    """
     for name, x in [*model.named_parameters(prefix), *model.named_buffers(prefix)]:
         _check_values(name, x)
 

@@ -1,15 +1,15 @@
-"""Bounds of K's smallest singular value and of its distance from an isometry, by the norm of c I - B*(K*K - f I)B.
+"""Bounds of a kernel's smallest singular value and of its distance from an isometry, from the norm of one other kernel.
 
-G is the symbol of K, with no more columns than rows (else that of the transposed kernel), and m the smallest singular
-value of G over all frequencies, or over the frequencies of a circulant.
+G is the symbol of the kernel K, with no more columns than rows (else that of the transposed kernel), and m the smallest
+singular value of G over all frequencies, or over the frequencies of a circulant.
 
 *Lemma.* Let B be an invertible matrix, c (``centre``) and f (``floor``) numbers, the *defect*
-``D(theta) = c I - B*(G*G - f I)B`` and ``s = c - sup ||D||``. Then
+``D(theta) = c I - B*(G*G - f I)B`` and ``r = c - sup ||D||``. Then
 
-    m**2 >= f + s / ||B||**2        if s >= 0,
-    m**2 >= f + s * ||B^-1||**2     if s < 0.
+    m**2 >= f + r / ||B||**2        if r >= 0,
+    m**2 >= f + r * ||B^-1||**2     if r < 0.
 
-*Proof.* ``B*(G*G - f I)B >= s I`` at every frequency. So ``x*(G*G - f I)x >= s ||B^-1 x||**2`` for every x, and
+*Proof.* ``B*(G*G - f I)B >= r I`` at every frequency. So ``x*(G*G - f I)x >= r ||B^-1 x||**2`` for every x, and
 ``||x|| / ||B|| <= ||B^-1 x|| <= ||B^-1|| ||x||``.
 
 The bound is valid for every B, c and f; a good choice makes it close. With B = I, f = 0 and c at least
@@ -22,9 +22,10 @@ Upper bounds of m do not use D: ``||G(theta) v||`` is one, for any frequency and
 With B = I, f = 0 and ``c = s**2``, for a scale s, D measures the distance from an isometry:
 ``| ||K x||**2 - s**2 ||x||**2 | <= ||D|| ||x||**2``. The *isometry defect* is ``||D|| / s**2``.
 
-D is the symbol of a convolution kernel: ``c I + f B*B`` at lag 0, less the lags of KB, which come from
-`certified.completion` with a bound of their rounding errors. At the frequencies of a circulant of n points, lags that
-differ by a multiple of n have the same phase, so their matrices are added up.
+D is the symbol of a convolution kernel: ``c I + f B*B`` at lag 0, less the lags ``sum_y X_y^T X_{y+t}`` of the kernel
+X = KB, whose taps are the matrices K_y B. These lags come from `certified.completion` with a bound of their rounding
+errors. At the frequencies of a circulant of n points, lags that differ by a multiple of n have the same phase, so their
+matrices are added up.
 """
 
 from __future__ import annotations
@@ -249,6 +250,7 @@ def defect(
         sum_error = host.inflate(float(xp.max(frobenius_up(lag_0, xp=xp))) * unit, 4)
         error = host.add_up(error, square_error, sum_error)
     elif floor:
+        # Only the branch above adds ``floor B*B``.
         raise HypothesisError("a floor needs blocks in a basis")
     negative_lags = -xp.flip(xp.matrix_transpose(lags.values[:, 1:, ...]), axis=1)
     all_lags = xp.concat([negative_lags, lag_0[:, None, ...], -lags.values[:, 1:, ...]], axis=1)
@@ -305,7 +307,7 @@ def _folded(kernel: Array, sizes: tuple[int, ...], *, xp: Namespace) -> Array:
 def least_centre(blocks: InBasis, norm: Upper, floor: float) -> float:
     """A c that is proven to make ``D >= 0`` at every frequency: ``||KB||**2 - floor / ||B^-1||**2``.
 
-    For ``B*B >= I / ||B^-1||**2``.
+    ``D = c I - (KB)*(KB) + floor B*B``, where ``(KB)*(KB) <= ||KB||**2 I`` and ``B*B >= I / ||B^-1||**2``.
 
     Parameters
     ----------
@@ -368,7 +370,7 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
     Lower
         Bound of m over the frequencies where ``norm`` holds; over the defect's circulant, if it has one.
     """
-    # s of the lemma.
+    # r of the lemma.
     centre_less_norm = host.sub_down(defect.centre, defect.norm_up(norm))
     norm_sq = defect.basis.norm_sq if defect.basis else 1.0
     inverse_norm_sq = defect.basis.inverse_norm_sq if defect.basis else 1.0
@@ -380,6 +382,7 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
     if defect.circulant is not None:
         where: object = defect.circulant
     elif norm.what == EVERYWHERE:
+        # The words of `EVERYWHERE` name a largest norm, which would be wrong beside a smallest singular value.
         where = "at every frequency"
     else:
         where = norm.what
@@ -418,7 +421,10 @@ def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, 
 
 
 def no_smallest(rule: str) -> tuple[Lower, Upper]:
-    """Bounds 0 and 0 of the smallest singular value, for a layer that maps some input to 0; ``rule`` says why."""
+    """Bounds 0 and 0 of the smallest singular value, for a layer that maps some input to 0; ``rule`` says why.
+
+    Their subject names no frequencies and no size: the value is 0 at all of them.
+    """
     return _lower(0.0, SMALLEST, rule), _upper(0.0, SMALLEST, rule)
 
 
@@ -432,7 +438,7 @@ def smallest_of_zero(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Upper]:
 def smallest_with_unread_pixels(spec: ConvSpec) -> tuple[Lower, Upper]:
     """Bounds of the smallest singular value of a layer with pixels that no tap reads: it is 0."""
     if not has_unread_pixels(spec):
-        raise HypothesisError("every pixel is read, or there are fewer outputs than pixels that are")
+        raise HypothesisError("every pixel is read, or there are no more outputs than read pixels")
     return no_smallest("pixels that no tap reads")
 
 
@@ -471,9 +477,8 @@ def isometry_ends(
     """Bounds of the isometry defect ``||K*K - s**2 I|| / s**2``, from bounds of the norm of a defect's kernel.
 
     The defect's centre c is ``s**2 * 2**-scale_exponent``, up to one rounding, which changes the isometry defect by as
-    much. A centre other than s**2 serves scales that are far from the kernel's size. If c < s**2 and K*K is small
-    beside c, the isometry defect for s is at most 1. If c > s**2 and K*K is large beside c, the isometry defect for s
-    is larger than the one for c.
+    much. Normally ``scale_exponent = 0`` and c = s**2. If s**2 is too far from the kernel's size, the caller takes a
+    power of two out of c, and leaves c so far above (below) the norm of K*K that K*K is small (large) beside c.
 
     Parameters
     ----------
@@ -485,8 +490,12 @@ def isometry_ends(
     relative_down = host.div_down(defect.norm_down(lower), defect.centre) - 2.0**-51
     relative_up = host.add_up(host.div_up(defect.norm_up(upper), defect.centre), 2.0**-51)
     if scale_exponent > 0 and not relative_up < 2:
+        # ||K*K - c I|| < 2 c makes K*K < 3 c. With 2 c <= s**2, K*K - s**2 I lies between -s**2 I and s**2 I, so the
+        # isometry defect for s is at most 1.
         raise HypothesisError("a kernel beside which the scale is not large")
     if scale_exponent < 0:
+        # K*K is large beside c, and c > s**2: the isometry defect for s is larger than that for c, which gives a lower
+        # bound only.
         relative_up = math.inf
     least_lower = 1.0 if unread_pixels else 0.0
     least_upper = 1.0 if unread_pixels or scale_exponent > 0 else 0.0
@@ -528,13 +537,17 @@ def isometry_up(values: Array, error: Array, target: Array, *, ops: ArrayOps) ->
 class Wrapping(NamedTuple):
     """How lags of a kernel add up at the frequencies of a circulant, where lags that differ by its size are equal.
 
-    Row q of both tables belongs to one lag of the circulant: lag 0, and one of each pair of opposite lags. Column t
-    belongs to one lag of the kernel, in the order of `half_lags`. A lag of the circulant that is its own opposite has
-    halved entries, since `isometry_up` counts every row but the first twice.
+    With M_t the lags of the kernel, row q of the tables forms ``sum_t (direct[q, t] M_t + mirrored[q, t] M_t^T)``, a
+    sum over the t of `half_lags`, since the matrix of lag -t is the transposed M_t. A row belongs to one lag of the
+    circulant: to lag 0, or to one of a pair q, -q. `isometry_up` counts the second kind of rows twice. If q and -q are
+    equal, there is no pair, so the entries of the row are halved.
+
+    Example: a kernel of 3 taps has the lags 0, 1, 2, -1, -2. On a circulant of 4 points, 2 and -2 are one lag. The rows
+    form M_0, M_1 and (M_2 + M_2^T) / 2.
 
     Attributes
     ----------
-    direct, mirrored : arrays, shape (q, n)
+    direct, mirrored : arrays, shape (number of rows, n)
         Weights with which lag t, and lag -t, of the kernel enter each lag of the circulant.
     """
 
@@ -572,15 +585,18 @@ def wrapped(lags: completion.Lags, tables: Wrapping, *, ops: ArrayOps) -> comple
     values = xp.reshape(lags.values, (b, n, p * p))
     opposite = xp.reshape(xp.matrix_transpose(lags.values), (b, n, p * p))
     sums = xp.reshape(xp.matmul(direct, values) + xp.matmul(mirrored, opposite), (b, -1, p, p))
+    # Of M_t and of M_t^T.
     sum_of_norms = 2 * xp.sum(frobenius_up(lags.values, xp=xp), axis=1)
     sum_error = sum_of_norms * (rounding.SLACK * rounding.gamma(2 * n + 1, rounding.unit(sums, xp=xp)))
+    # Twice, since rows but the first stand for two lags.
     return completion.Lags(sums, rounding.up(lags.error + 2 * sum_error, n + 4, xp=xp))
 
 
 def unwrapped(slopes: Array, tables: Wrapping, *, ops: ArrayOps) -> Array:
     """Derivatives with respect to a kernel's lags, from those with respect to a circulant's: the adjoint of `wrapped`.
 
-    For lags t != 0, a derivative is half of that with respect to the pair t, -t.
+    Derivatives D_t are such that a function of the lags changes by ``<D_0, dM_0> + 2 sum over t of <D_t, dM_t>``, the
+    sum over one of each pair t, -t. So D_t is half of the derivative with respect to M_t, which stands at both.
 
     Parameters
     ----------
@@ -592,7 +608,8 @@ def unwrapped(slopes: Array, tables: Wrapping, *, ops: ArrayOps) -> Array:
     """
     xp = ops.xp
     b, q, p, _ = slopes.shape
-    # Rows but the first stand for two lags of the circulant, and columns but the first for two lags of the kernel.
+    # Rows but the first stand for two lags of the circulant, hence 2; columns but the first for two lags of the kernel,
+    # hence 1/2.
     lags_of_row = np.where(np.arange(q) > 0, 2.0, 1.0)
     share_of_column = np.where(np.arange(tables.direct.shape[1]) > 0, 0.5, 1.0)
     direct, mirrored = (

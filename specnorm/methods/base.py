@@ -1,6 +1,9 @@
 """The interface of methods: `Method`, what it asks for (`Needs`) and returns (`Evaluation`), and checks of parameters.
 
 A method is a frozen dataclass of plain numbers with two pure functions, `Method.forward` and `Method.pullback`.
+
+A *block* is the kernel (m, p, *kernel_shape) of one group of a layer, rearranged to have stride and dilation 1
+(`problem.polyphase`).
 """
 
 from __future__ import annotations
@@ -67,7 +70,9 @@ def check_budget(budget: object) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The result of `Method.forward` for b blocks (b layers, if ``Needs.by_layer``): all arrays have leading axis b.
+    """The result of `Method.forward`. All arrays have leading axis b.
+
+    b is the number of blocks, or the number of layers if the method returns one answer a layer (``Needs.by_layer``).
 
     Parameters
     ----------
@@ -88,7 +93,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of the code that runs it (`specnorm.runtime`).
+    """What a method asks of the code that runs it (`specnorm.runtime`): the `Method.asks` of a class.
 
     The defaults suit a formula that is computed in the kernel's own precision.
 
@@ -111,8 +116,8 @@ class Needs:
         Whether `Method.forward` gets blocks (`problem.polyphase`). Otherwise it gets kernels (b, *shape) in torch's
         order.
     by_layer : bool
-        Whether `Method.forward` returns one answer for each layer; always so without blocks. Otherwise it returns one
-        for each group, and the largest of a layer is taken (`Method.over_groups`).
+        Whether `Method.forward` returns one answer for each layer. If ``blocks`` is false, this is set to true.
+        Otherwise it returns one for each group, and the largest of a layer is taken (`Method.over_groups`).
     searches : bool
         Whether the method has to look at array values while it runs, as searches and proofs do.
     value_shape : tuple of int
@@ -141,12 +146,15 @@ class Method:
     A subclass has to define `name`, `promise` and `asks` (or the methods `kind` and `needs`, if these depend on the
     geometry), `forward` and `pullback`, and `stats` if it returns figures beside the value. A method with a training
     state derives from `Stepped` instead.
+
+    Two pairs belong together: `promise` is the answer of `kind`, and `asks` that of `needs`, on every geometry, unless
+    a subclass overrides the method.
     """
 
     name: ClassVar[str]
     """The method's key in ``METHODS``, in JSON, and in the command line's ``--methods``."""
     promise: ClassVar[Kind]
-    """The default of `kind`, for methods whose kind does not depend on the geometry."""
+    """The default of `kind`: "exact", "upper", "lower" or "estimate", as `specnorm.result.Kind` describes them."""
     quantity: ClassVar[str] = "norm"
     """The quantity that the value measures; "norm" is the spectral norm."""
     asks: ClassVar[Needs] = Needs()
@@ -156,7 +164,7 @@ class Method:
     mapped to the direction in which it is rounded; other figures are mapped to None."""
 
     def kind(self, spec: ConvSpec) -> Kind:
-        """The kind of the value for this geometry: what it promises."""
+        """What the value promises for this geometry: "exact", "upper", "lower" or "estimate"."""
         return self.promise
 
     def needs(self, spec: ConvSpec) -> Needs:
@@ -164,7 +172,13 @@ class Method:
         return self.asks
 
     def kind_after(self, spec: ConvSpec, stats: Mapping[str, Any]) -> Kind:
-        """The kind of the value after a run: "upper" if the figure ``proven`` is true, else `kind`."""
+        """The kind of the value after a run: "upper" if the figure ``proven`` is true, else `kind`.
+
+        Parameters
+        ----------
+        stats : mapping
+            The figures by name, and ``traced``: whether a tracer ran the method, so that figures have no values.
+        """
         if "proven" in self.stats and not stats["traced"] and bool(stats["proven"]):
             return "upper"
         return self.kind(spec)
@@ -173,9 +187,11 @@ class Method:
         """Raise an error that names another method, if this one does not support the geometry.
 
         By default, upper bounds support every geometry: they bound the supremum of the blocks' symbols, and are
-        multiplied by the gain of the padding. Other values need a layer whose norm is that of its symbols.
+        multiplied by the root of `ConvSpec.padding_gain_sq`, the factor by which padding may lift the norm. Other
+        values need a layer whose norm is that of its symbols.
         """
-        if self.needs(spec).rounds != "up":
+        is_upper_bound = self.needs(spec).rounds == "up"
+        if not is_upper_bound:
             require_exact(spec, self.name)
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
@@ -194,7 +210,8 @@ class Method:
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.
 
-        A grouped layer is block diagonal: its norm is the largest norm of its groups.
+        A grouped layer is block diagonal: its norm is the largest norm of its groups. By default, a block's value has
+        the shape of a layer's; a subclass may take values of another shape from its blocks.
 
         Returns
         -------
@@ -277,9 +294,10 @@ class Stepped(Method):
         raise NotImplementedError
 
     def state_class(self, spec: ConvSpec) -> Hashable:
-        """A key for merging layers of different widths: specs with equal keys can share a batch, by zero channels.
+        """A key by which layers of different widths are merged into one batch; None if the method cannot do that.
 
-        Then `with_channels` converts the state of one to that of the other. None if the method cannot do that.
+        Kernels whose specs have equal keys are padded with channels of zeros to one shape. `with_channels` converts the
+        states.
         """
         return None
 
@@ -291,9 +309,15 @@ class Stepped(Method):
         *,
         xp: Namespace,
     ) -> tuple[Array, ...]:
-        """Convert a state (..., *shape) from the spec ``here`` to the spec ``there``, which has other channels.
+        """Convert a training state from one number of channels to another.
 
-        If ``there`` has more channels, zeros are appended; if it has fewer, zeros are cut off.
+        Parameters
+        ----------
+        state : tuple of arrays, shapes (..., *shape)
+            Of the spec ``here``.
+        here, there : ConvSpec
+            Specs with equal `state_class`. If ``there`` has more channels, zeros are appended; if it has fewer, zeros
+            are cut off.
         """
         raise NotImplementedError
 
@@ -305,7 +329,10 @@ def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -
 
 
 def require_exact(spec: ConvSpec, function: str) -> None:
-    """Refuse layers whose norm is not that of their symbols, since padding repeats pixels or outputs are missing.
+    """Refuse layers whose norm is not that of their symbols.
+
+    Without ``input_shape``, these are layers whose padding may repeat pixels or outputs. With it, they are all layers
+    but the periodic ones: the norm of a layer with zero padding, for one, is below that of its symbols at every size.
 
     Raises
     ------

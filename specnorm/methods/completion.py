@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 class Completion(Stepped):
     """Upper bound of sigma* by a kernel H: for every H, the lags of ``K*K + H*H`` bound the norm of K.
 
+    Lag t is the matrix ``M_t = sum_y (K_y^T K_{y+t} + H_y^T H_{y+t})`` over all taps y. ``||K||**2`` is at most
+    ``||M_0|| + sum over t != 0 of ||M_t||``.
+
     Parameters
     ----------
     rtol : float
         Relative distance of the bound from an estimate of the norm at which the search stops.
     n_iter : int, optional
-        Largest number of products. None: 700 (a distance of 1 % takes about 50, of 0.1 % about 130); at the start of a
+        Largest number of products in the search for H. A product computes the lags of two kernels, and applies the
+        adjoint of that map. None: 700 (a distance of 1 % takes about 50, of 0.1 % about 130); at the start of a
         training, as many as take about 5 s (30 for a 3x3 kernel with 256 channels). 0: the bound of a random H.
     every : int
         In training, H is improved in every so many steps. In the steps between, the bound is computed from the
@@ -65,7 +69,7 @@ class Completion(Stepped):
         check_count("seed", self.seed)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Search for H, beginning with small random numbers."""
+        """Search for H, beginning with small random numbers; the figure ``iterations`` is the number of products."""
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
         result = self.searched(scaled, None, ops=ops)
         return self.evaluation(result.bound, result.products, result.gradient, exponent, ops=ops)
@@ -107,6 +111,7 @@ class Completion(Stepped):
 
         h_shape = search.completion_shape(spec.block_shape)
         _, channels, *h_kernel_shape = h_shape
+        # Lag 0, and one of each pair t, -t.
         lag_count = math.prod(2 * k - 1 for k in h_kernel_shape) // 2 + 1
         return {"completion": h_shape, "lags": (lag_count, channels, channels), "exponent": (), "age": ()}
 
@@ -135,36 +140,40 @@ class Completion(Stepped):
         sweeps: int,
         ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Improve H if it is due, and bound the blocks by their lags and the lags of H."""
-        from specnorm.certified import completion as rule
+        """Improve H if it is due, and bound the blocks by their lags and the lags of H.
+
+        The figure ``iterations`` is the age of H before the step, or -1 if the step improves H.
+        """
+        from specnorm.certified import completion as proof
         from specnorm.search import completion as search  # imported here: it takes a while
 
         xp = ops.xp
         h, lags, exponent_before, age = state
         scaled, exponent = arrays.scale(blocks, xp=xp)
         exponent = xp.where(xp.isfinite(exponent), exponent, exponent_before)
-        # Rescale H and its lags as the blocks are scaled now.
+        # H and its lags are stored divided by powers of 2**exponent_before; now the divisor is 2**exponent.
         change = exponent_before - exponent
         factor = arrays.power_of_two(xp.where(xp.abs(change) > _FAR, xp.zeros_like(change), change), xp=xp)
         h = h * xp.reshape(factor, (-1,) + (1,) * (h.ndim - 1))
         lags = lags * xp.reshape(factor * factor, (-1,) + (1,) * (lags.ndim - 1))
         kernel_lags = search.lags_of(search.narrow(scaled, xp=xp), ops=ops)
         # If a model was cast to another precision and back, the stored lags are not those of the stored H.
-        are_lags_wrong = xp.any(rule.lost_digits(lags, xp=xp))
-        is_improvement_due = xp.any(age + 1 >= self.every) if sweeps else are_lags_wrong & False
+        are_lags_wrong = xp.any(proof.lost_digits(lags, xp=xp))
+        never = are_lags_wrong & False  # an array, which compilers can trace
+        is_improvement_due = xp.any(age + 1 >= self.every) if sweeps else never
 
         def improved(state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, lags, age = state
             h = search.mend(scaled, h, kernel_lags.values, arrays.in_wide_dtype(lags, ops=ops), sweeps, ops=ops)
-            return h, lags, xp.zeros_like(age) - 1
+            return h, lags, xp.zeros_like(age) - 1  # the end of this step makes it 0
 
         def with_new_lags(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            (h,) = state[:1]
+            h = state[0]
             return h, xp.astype(search.lags_of(h, ops=ops).values, h.dtype)
 
         h, lags, age = arrays.applied(improved, is_improvement_due, (h, lags, age), ops=ops)
         h, lags = arrays.applied(with_new_lags, is_improvement_due | are_lags_wrong, (h, lags), ops=ops)
-        completion_lags = rule.stored_lags(h, lags, ops=ops)
+        completion_lags = proof.stored_lags(h, lags, ops=ops)
         bound, gradient = search.bound_and_gradient(scaled, kernel_lags, completion_lags, ops=ops)
         new_state = (h, lags, exponent, age + 1 if sweeps else age)
         return self.evaluation(bound, age, gradient, exponent, ops=ops), new_state
@@ -185,5 +194,7 @@ def _too_large(spec: ConvSpec) -> str:
 
 
 _FAR = 20
-"""Largest change of the kernel's exponent between two steps for which H keeps its absolute scale. After a larger change
-H keeps its scale relative to the kernel."""
+"""Largest change of the kernel's exponent between two steps for which H keeps its absolute size.
+
+After a larger change, the stored numbers stay as they are, so that H follows the scale of the kernel.
+"""

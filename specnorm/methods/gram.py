@@ -99,7 +99,7 @@ class ZeroPaddedGram(Method):
         """By the sums of the side with fewer channels; the second one where there are as many."""
         xp = ops.xp
         in_float32 = ops.concrete and ops.exact_float32 and blocks.dtype == xp.float32
-        powers = Powers(blocks, self.n_iter, narrow=in_float32, ops=ops)
+        powers = Powers(blocks, self.n_iter, last_square_in_float32=in_float32, ops=ops)
         norms, sums, values = powers.channel_norms()
         largest = xp.argmax(norms, axis=1)
         one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), largest, norms.shape[1], xp=xp)

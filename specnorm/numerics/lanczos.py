@@ -27,13 +27,14 @@ class LanczosTuning(NamedTuple):
     direct: int = 48
     """Size of the Gram matrix up to which an eigenvalue routine is faster than the iteration."""
     first: int = 4
-    """Steps before the first check of convergence; enough to rule out most unfoldings."""
+    """Steps before the first check of convergence. They are enough to tell that most unfoldings of a kernel do not have
+    the smallest norm of all."""
     more: int = 8
-    """Least number of steps between later checks, whose number is otherwise half of the steps taken so far. A check
-    transfers data to the host."""
+    """Least number of steps between later checks. If half of the steps taken so far is more, that many steps are taken,
+    but not beyond the limit. A check transfers data to the host."""
     limit: int = 160
-    """Largest number of steps. It can be too small if the largest singular values are clustered; then the bound's proof
-    takes longer."""
+    """Number of steps after which no more are begun; the last ``more`` steps may pass it. It can be too small if the
+    largest singular values are clustered; then the bound's proof takes longer."""
     basis: int = 24
     """Number n of basis vectors before a restart of `top_vectors`. A restart resolves gaps of eigenvalues of relative
     size 1 / n**2; the cost of orthogonalisation grows as n**2."""
@@ -82,7 +83,7 @@ class Lanczos:
     size : int
         Rows of the smaller Gram matrix.
     host : type
-        NumPy dtype of the iteration.
+        The NumPy dtype in which host arrays are passed to the iteration.
     """
 
     def __init__(
@@ -233,7 +234,8 @@ class Lanczos:
 
 
 _LEAST_ORTHOGONAL_SHARE = 1e-2
-"""Smallest share of a new vector's length outside of the basis for which two passes of Gram-Schmidt are enough."""
+"""Share of the length of H v: if the part of H v that is orthogonal to the basis is longer than that, two passes of
+Gram-Schmidt are enough."""
 _VECTOR_ERROR = 1e-5
 """Error of the vectors, estimated from residuals, up to which a run may end without another restart."""
 _VALUE_ERROR = 0.1
@@ -252,8 +254,8 @@ class Plan:
     seed : int
         Seed of the start vectors.
     rtol : float
-        Stop if a restart increased the values by less than this, relatively, or if the residuals are so small that the
-        next restart would.
+        Stop after a restart that increased the values by less than this, relatively. Stop also if the residuals are so
+        small that the next restart would be such a one.
     basis : int, optional
         Largest number of basis vectors; None: ``TUNING.basis``.
     """
@@ -348,11 +350,13 @@ def top_vectors(
     Parameters
     ----------
     gram : callable
-        Applies H: (b, k, size) -> (b, k, size).
+        Applies H: (b, n, size) -> (b, n, size), with n the `Layout.width`: k, or ``size`` if the basis is the whole
+        space.
     like : array, shape (b, ...)
         Sets b, the dtype and the device.
     several : int
-        Number of vectors to return, if more than k; fewer are returned if the basis keeps fewer.
+        Number of vectors to return, if more than k; fewer are returned if the basis keeps fewer. Only the first k
+        decide when the run ends.
     start : array, shape (b, 1, size), optional
         Start vectors for k = 1; default random. Ignored if the basis is the whole space.
 
@@ -361,17 +365,17 @@ def top_vectors(
     vectors : array, shape (b, k or more, size)
         Orthonormal up to rounding, by descending Ritz value.
     products : integer array, shape (b,)
-        Number of products of A, and of A*, with one vector.
+        Number of products with one vector, those of A and those of A* together.
     """
     xp = ops.xp
     layout = Layout.of(size, k, plan.n_iter, ops.memory, plan.basis)
     run = _Run(gram, like, size, k, layout, plan, max(k, several), ops=ops)
 
     def continues(state: State) -> Any:
-        cycle, _, _, _, _, _, is_active, _ = state
+        cycle, *_, is_active, _ = state
         return (cycle < layout.cycles) & xp.any(is_active)
 
-    _, _, _, _, _, vectors, _, products = ops.loop(continues, run.restart, run.start(start))
+    *_, vectors, _, products = ops.loop(continues, run.restart, run.start(start))
     return arrays.normalise(vectors, xp=xp)[0], products
 
 
@@ -409,6 +413,7 @@ class _Run:
         host = np.float64 if like.dtype == xp.float64 else np.float32
         first, angles = np.real(arrays.random_vectors(plan.seed, (2, layout.width, size)))
         self._first = ops.from_numpy(np.ascontiguousarray(first.astype(host)), like)
+        # Random numbers, from whose cosines `_next` takes directions.
         self._angles = ops.from_numpy(np.ascontiguousarray(angles.astype(host)), like)
         block = xp.reshape(xp.arange(layout.blocks + 1, dtype=xp.int32, device=self.device), (-1, 1))
         block = xp.broadcast_to(block, (layout.blocks + 1, layout.width))
@@ -475,6 +480,7 @@ class _Run:
             Eigenvalues, descending, and eigenvectors of the projected matrix.
         """
         xp = self.ops.xp
+        # `_next` stored the coupling of the last block with the next: a run on values, without a compiler, keeps it.
         last_block = small_vectors[:, -self.layout.width :, : self.k]
         residual = xp.linalg.vector_norm(xp.matmul(self._coupling, last_block), axis=-2)
         # The error of a vector is the residual over the gap below the top values; that of a value is the squared
@@ -546,7 +552,7 @@ class _Run:
             coupled_rows = slice(None)
         w, first_inner = self._orthogonal_part(image, basis[:, coupled_rows, :])
         # If the Krylov space is exhausted, w is zero: go on with a direction that changes from step to step, and whose
-        # size is 64 unit roundoffs.
+        # size is 32 eps, that is, 64 unit roundoffs.
         perturbation = 32 * float(xp.finfo(self.like.dtype).eps)
         w = w + norm * (perturbation / self.size**0.5) * xp.cos(self._angles * (block + 1))
         w, inner = self._orthogonal_part(w, basis)
@@ -565,7 +571,11 @@ class _Run:
         return w, inner
 
     def _has_short_recurrence(self, block: Any) -> bool:
-        """Whether H v for this block has inner products, but for rounding, with the last two blocks alone."""
+        """Whether H v for this block has inner products, but for rounding, with the last two blocks alone.
+
+        The block behind the kept ones is coupled with all of those. In the first cycle, which kept none, that block is
+        treated alike, which costs time only.
+        """
         return self.ops.concrete and bool(block != self.layout.kept)
 
     def _may_have_cancelled(self, w: Array, norm: Array) -> bool:

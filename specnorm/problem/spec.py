@@ -80,7 +80,8 @@ class ConvSpec:
     Parameters
     ----------
     cout, cin : int
-        Output and input channels of the layer, all groups together. For a transposed layer, of the transposed layer.
+        Output and input channels of the layer itself, all groups together. A transposed layer maps ``cin`` to ``cout``
+        channels, too.
     kernel_shape : tuple of int
         Spatial sizes of the kernel, one per axis; ``()`` for a matrix.
     stride, dilation : tuple of int
@@ -91,8 +92,8 @@ class ConvSpec:
         Whether the kernel is stored ``(cin, cout // groups, *kernel_shape)`` and acts as a transposed convolution.
     layout : str or None
         Order of the axes of the caller's array; None is torch's order, also if the caller named it. O and I stand for
-        the first and second axis of torch's order, for a transposed layer too. So "HWIO" is then ``(h, w, cout //
-        groups, cin)``, which is Keras's order.
+        the first and second axis of torch's order, which for a transposed layer are ``(cin, cout // groups)``. So
+        "HWIO" of a transposed layer is ``(h, w, cout // groups, cin)``, which is Keras's order.
     padding_mode : str
         ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
     padding : tuple of (int, int)
@@ -133,15 +134,18 @@ class ConvSpec:
 
     @functools.cached_property
     def steps(self) -> tuple[int, ...]:
-        """Stride along each axis after dilation and stride are divided by their greatest common divisor.
+        """The reduced stride along each axis: the stride, divided by its greatest common divisor with the dilation.
 
-        Dilation r and stride s read only every gcd(r, s)-th pixel.
+        Dilation r and stride s read only every gcd(r, s)-th pixel. On these pixels, the layer has this stride.
         """
         return tuple(s // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
 
     @functools.cached_property
     def phases(self) -> tuple[int, ...]:
-        """Number of residues of pixels modulo the step that some tap reads, along each axis; each becomes a channel."""
+        """Number of phases along each axis: residues of pixels, modulo `steps`, that some tap reads.
+
+        Each phase of an input channel becomes a channel of its own.
+        """
         return tuple(min(s, k) for s, k in zip(self.steps, self.kernel_shape, strict=True))
 
     @functools.cached_property
@@ -166,7 +170,7 @@ class ConvSpec:
 
     @property
     def divided(self) -> bool:
-        """Whether bounds without ``input_shape`` hold only at sizes that the stride divides.
+        """Whether bounds without ``input_shape`` hold only at sizes that are multiples of the stride.
 
         That is so for strided convolutions whose circular padding is not empty.
         """
@@ -181,7 +185,10 @@ class ConvSpec:
 
     @property
     def periods(self) -> tuple[int, ...]:
-        """Number of positions along each axis at which the blocks of a circular layer act, at ``input_shape``."""
+        """Number of positions along each axis at which the blocks of a circular layer act, at ``input_shape``.
+
+        These are the outputs of a layer with padding "same" (the inputs, if it is transposed).
+        """
         if self.input_shape is None:
             raise ValueError("no input_shape")
         if self.transposed:
@@ -192,15 +199,19 @@ class ConvSpec:
     def grid_shape(self) -> tuple[int, ...]:
         """Sizes of the DFT grid with the frequencies of a circular layer's blocks, at ``input_shape``.
 
-        A dilation that remains in a block multiplies the frequencies. If it shares a factor with the number of
-        positions, the multiples are fewer points, each met several times.
+        Blocks have no dilation. What the layer's dilation r does not share with the stride s, r / gcd(r, s), multiplies
+        the frequencies instead. If it shares a factor with the number of `periods`, the multiples are fewer points,
+        each met several times.
         """
         remaining_dilation = (r // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
         return tuple(n // math.gcd(r, n) for n, r in zip(self.periods, remaining_dilation, strict=True))
 
     @property
     def extra_outputs(self) -> tuple[int, ...]:
-        """Outputs of a circular layer along each axis, less ``n / stride``: not 0 if the padding is not "same"."""
+        """Outputs of a circular layer along each axis, less ``n / stride``; 0 for other padding modes.
+
+        0 for the padding "same", positive for larger amounts of padding, negative for smaller ones.
+        """
         if self.padding_mode != "circular":
             return (0,) * self.ndim
         axes = zip(self.padding, self.kernel_shape, self.dilation, self.stride, strict=True)
@@ -247,6 +258,7 @@ class ConvSpec:
         if self.padding_mode == "circular":
             pixels = n * s if self.transposed else n
             outputs = n if self.transposed else n // s + extra_outputs
+            # Steps of r around the axis meet so many different pixels.
             return outputs > 0 and k <= pixels // math.gcd(r, pixels)
         before, after = pads
         pixels = (n - 1) * s - before - after + r * (k - 1) + 1 if self.transposed else n
@@ -256,7 +268,7 @@ class ConvSpec:
 
     @property
     def padding_gain_sq(self) -> int:
-        """Square of a factor: the layer's norm is at most this factor times the norm of its symbols.
+        """A number whose root bounds a ratio: the layer's norm is at most the root times the norm of its symbols.
 
         It is the product over the axes of the largest number of copies of one pixel (reflect, replicate) or of one
         output (circular padding larger than "same"), at ``input_shape``, or the largest over all sizes. It is 1 for

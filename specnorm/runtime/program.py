@@ -64,7 +64,7 @@ class Program:
     Parameters
     ----------
     key : str
-        Text from which `program` returns this program.
+        The text under which `program` finds this program.
     method : Method
     spec : ConvSpec
     shape : tuple of int
@@ -100,37 +100,38 @@ class Program:
         differentiated : bool
             Whether the residuals are needed.
         """
-        run = self.execution(kernels, backend=backend)
-        if self.needs.searches and run.traced:
+        ops = self.execution(kernels, backend=backend)
+        if self.needs.searches and ops.traced:
             self.method.refuse_tracer(self.spec)
-        if run.in_numpy:
-            return self._on_host(kernels, run, differentiated)
+        if ops.in_numpy:
+            return self._on_host(kernels, ops, differentiated)
         with arithmetic.exact(kernels, backend=backend):
-            return self._evaluate(kernels, run)
+            return self._evaluate(kernels, ops)
 
-    def _evaluate(self, kernels: Array, run: ArrayOps) -> Ran:
+    def _evaluate(self, kernels: Array, ops: ArrayOps) -> Ran:
         """`forward` in the library of the kernels."""
-        xp = run.xp
+        xp = ops.xp
         needs = self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
-        if not run.traced:
-            check_values(kernels, self.shape, backend=run.backend)
+        if not ops.traced:
+            check_values(kernels, self.shape, backend=ops.backend)
+        # Layers in the batch; the method gives `answers_per_layer` times as many answers.
         count = math.prod(batch)
-        groups = self.parts
-        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.dtype, run)
+        answers_per_layer = self.answers_per_layer
+        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), ops.dtype, ops)
         blocks_of_layer = self.spec.groups if needs.blocks else 1
         layers = xp.reshape(blocks, (count, blocks_of_layer * math.prod(blocks.shape[1:])))
-        exponent = xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
+        exponent = xp.zeros(count, dtype=blocks.dtype, device=ops.device(blocks))
         # Under a tracer a non-finite kernel cannot be refused, so its value shall be NaN: 0 times its entries is NaN
         # and is added to the value. For finite kernels the sum is 0.
-        nan_or_zero = xp.sum(layers * 0.0, axis=1) if run.traced else exponent
+        nan_or_zero = xp.sum(layers * 0.0, axis=1) if ops.traced else exponent
         if needs.scaled:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
-        evaluation = self.method.forward(blocks, self.spec, ops=run)
+        evaluation = self.method.forward(blocks, self.spec, ops=ops)
 
         def grouped(x: Array) -> Array:
-            return xp.reshape(x, (count, groups, *x.shape[1:]))
+            return xp.reshape(x, (count, answers_per_layer, *x.shape[1:]))
 
         def unscaled(x: Array) -> Array:
             return arrays.unscale(grouped(x), xp.reshape(exponent, (-1,) + (1,) * x.ndim), xp=xp)
@@ -146,10 +147,12 @@ class Program:
         value, chosen = self.method.over_groups(unscaled(evaluation.value), xp=xp)
         if self.factor > 1:
             value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
-        # Some figures belong to one group: the one with the largest lower bound, or, without one, the largest value.
+        # Some figures belong to one answer of a layer: the one with the largest lower bound, or, if the method has no
+        # figure "lower", the largest value. A value with several numbers counts by the largest of them.
         figures = dict(zip(self.method.stats, evaluation.stats, strict=True))
         group_values = unscaled(figures.get("lower", evaluation.value))
-        group_values = xp.max(xp.reshape(group_values, (count, groups, math.prod(group_values.shape[2:]))), axis=2)
+        numbers = math.prod(group_values.shape[2:])
+        group_values = xp.max(xp.reshape(group_values, (count, answers_per_layer, numbers)), axis=2)
         index = xp.argmax(group_values, axis=1)
         stats = []
         for name, rounds in self.method.stats.items():
@@ -163,18 +166,18 @@ class Program:
                 stats.append(over_batch(arrays.pick(grouped(figure), index, xp=xp)))
         residuals = evaluation.residuals
         if needs.narrow_gradient:
-            residuals = self._at_most(residuals, run.own_dtype, xp=xp)
-        claims = partial(self._claims, evaluation.claims, kernels, exponent, run) if evaluation.claims else None
-        return Ran(finish(value, needs.rounds), tuple(stats), (*residuals, chosen), claims, not run.traced)
+            residuals = self._at_most(residuals, ops.own_dtype, xp=xp)
+        claims = partial(self._claims, evaluation.claims, kernels, exponent, ops) if evaluation.claims else None
+        return Ran(finish(value, needs.rounds), tuple(stats), (*residuals, chosen), claims, not ops.traced)
 
     def _claims(
-        self, scaled_claims: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, run: ArrayOps
+        self, scaled_claims: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, ops: ArrayOps
     ) -> list[tuple[Lower, Upper]]:
         """Claims for each of the caller's kernels, from claims for the kernels times ``2**-exponent``."""
         from specnorm.certified.bound import of_kernel  # imported here: few need it
 
-        host_kernels = run.to_numpy(kernels).reshape(-1, *self.shape)
-        exponents = run.to_numpy(exponent).tolist()
+        host_kernels = ops.to_numpy(kernels).reshape(-1, *self.shape)
+        exponents = ops.to_numpy(exponent).tolist()
         claims = []
         for (lower, upper), kernel, power in zip(scaled_claims, host_kernels, exponents, strict=True):
             claims.append(of_kernel(lower, upper, kernel, int(power)))
@@ -204,8 +207,8 @@ class Program:
             cotangent = xp.astype(cotangent, working_dtype) * self.factor
             cotangent = xp.reshape(cotangent, (math.prod(batch), *self.value_shape))
             *method_residuals, chosen = residuals
-            group_cotangents = self.method.to_groups(cotangent, chosen, self.parts, xp=xp)
-            shape = (math.prod(batch) * self.parts, *group_cotangents.shape[2:])
+            group_cotangents = self.method.to_groups(cotangent, chosen, self.answers_per_layer, xp=xp)
+            shape = (math.prod(batch) * self.answers_per_layer, *group_cotangents.shape[2:])
             group_cotangents = xp.reshape(group_cotangents, shape)
             gradient = self.method.pullback(tuple(method_residuals), group_cotangents, self.spec, xp=xp)
             restore = polyphase.from_blocks if self.needs.blocks else polyphase.caller_order
@@ -226,7 +229,7 @@ class Program:
         return residuals if dtype == "float64" else tuple(narrowed(x) for x in residuals)
 
     @property
-    def parts(self) -> int:
+    def answers_per_layer(self) -> int:
         """Number of answers of the method for one layer: 1, or one for each group, of which the largest is taken."""
         return 1 if self.needs.by_layer else self.spec.groups
 
@@ -236,9 +239,9 @@ class Program:
         is_bound_of_blocks = self.needs.rounds == "up" and self.needs.blocks
         return math.sqrt(self.spec.padding_gain_sq) if is_bound_of_blocks else 1.0
 
-    def _blocks(self, kernels: Array, dtype: str, run: ArrayOps) -> Array:
+    def _blocks(self, kernels: Array, dtype: str, ops: ArrayOps) -> Array:
         """What the method gets: blocks, or kernels in torch's order with the taps that read no pixel set to 0."""
-        xp = run.xp
+        xp = ops.xp
         kernels = xp.astype(kernels, getattr(xp, dtype), copy=False)
         if self.needs.blocks:
             return polyphase.to_blocks(kernels, self.spec, xp=xp)
@@ -247,7 +250,7 @@ class Program:
         if visible is None:
             return kernels
         # Multiplied, not masked, so that NaN stays NaN.
-        return kernels * run.from_numpy(visible.astype(dtype)[None, None, None], kernels)
+        return kernels * ops.from_numpy(visible.astype(dtype)[None, None, None], kernels)
 
     @property
     def value_shape(self) -> tuple[int, ...]:
@@ -263,30 +266,31 @@ class Program:
             For a float64 kernel under a tracer of a library that computes in float32: rounding it would change the
             kernel.
         """
-        run = ArrayOps.of(backend, kernels, self.needs, self.result_dtype, training=training)
-        if run.traced and run.too_wide:
+        ops = ArrayOps.of(backend, kernels, self.needs, self.result_dtype, training=training)
+        if ops.traced and ops.too_wide:
             raise BackendError(
                 f"kernel of shape {self.shape} is float64, and {backend.name} computes in float32 here: rounded to "
                 "that it would be another kernel. Enable 64-bit values, or convert it to float32 yourself."
             )
-        return run
+        return ops
 
     def computed_in(self, kernels: AnyArray, *, backend: Backend) -> str:
         """Dtype of the computation, with "on the host" appended if it does not run on the kernel's device."""
         return self.execution(kernels, backend=backend).computed_in
 
-    def _on_host(self, kernels: AnyArray, run: ArrayOps, differentiated: bool) -> Ran:
+    def _on_host(self, kernels: AnyArray, ops: ArrayOps, differentiated: bool) -> Ran:
         """`forward` in NumPy, with the results copied to the device of the kernels."""
-        backend = run.backend
+        backend = ops.backend
         value, stats, residuals, claims, _ = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
-        # If the device has no float64, bounds are rounded outward once more; other numbers may lose digits.
+        # If the device has no float64, results are converted to narrower dtypes: bounds by rounding outward once more,
+        # other numbers to nearest.
         narrow_dtypes = {"float64": "float32", "complex128": "complex64"}
         wide_dtypes = {"float32": "float64", "complex64": "complex128"}
-        result_dtypes = {} if run.wide_dtype == "float64" else narrow_dtypes
+        result_dtypes = {} if ops.wide_dtype == "float64" else narrow_dtypes
         # `pullback` runs on the device, in the dtype of the residuals: a wide one if float32 products lose digits
         # there.
-        products_lose_digits = run.own_dtype != self.result_dtype
+        products_lose_digits = ops.own_dtype != self.result_dtype
         residual_dtypes = wide_dtypes if products_lose_digits else result_dtypes
 
         def to_device(x: AnyArray, dtypes: dict[str, str], rounds: rounding.Rounds | None = None) -> AnyArray:
@@ -345,6 +349,8 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
 LIMIT = 1024
 """Number of programs in the cache, which then takes about 1 MB."""
 
+# A problem as the caller wrote it -> (`_keys`) key -> (`_programs`, the cache, or `_alive`, whatever is referred to)
+# program. Keys in `_compiled` stay in the cache.
 _programs: dict[str, Program] = {}
 """The cache of programs by their keys, in the order of their last use; at most `LIMIT`, besides compiled ones."""
 _alive: weakref.WeakValueDictionary[str, Program] = weakref.WeakValueDictionary()
@@ -381,8 +387,9 @@ def program_for(
     KernelError, GeometryError, MethodError
         If the kernel, the geometry or the method does not fit.
     """
-    # Compilers run functions marked as constant while tracing, but hand over plain values faithfully, objects not
-    # (torch 2.13 replaces a dataclass by its defaults). So the method travels as its class and its values.
+    # Compilers run functions that are marked as constant (the last lines of this module) while they trace. They pass
+    # plain values to them faithfully, but not objects: torch 2.13 replaces a dataclass by its defaults. So the method
+    # is passed as its class and its values.
     cls = type(method)
     values = tuple([getattr(method, name) for name in _field_names(cls)])
     return _programs[_program_key(kind, cls, values, shape, dtype, geometry)]

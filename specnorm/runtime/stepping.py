@@ -85,7 +85,7 @@ class SteppedProgram(Program):
             evaluation, new_block_states = self.stepped.advance(blocks, block_states, self.spec, sweeps=sweeps, ops=run)
             # The gradient is as large as the blocks: free their memory.
             del blocks
-            by_group = xp.reshape(evaluation.value, (math.prod(batch), self.parts))
+            by_group = xp.reshape(evaluation.value, (math.prod(batch), self.answers_per_layer))
             value, chosen = self.method.over_groups(by_group, xp=xp)
             value = arrays.unscale(value, exponent, xp=xp)
             dtype = getattr(xp, self.result_dtype)

@@ -130,13 +130,13 @@ class Ascent:
         if round_number > 1:
             # Gains g_1, g_2 that shrink geometrically add up to g_2**2 / (g_1 - g_2) from here on.
             shrinkage = np.maximum(previous_gains - gains, 1e-3 * np.abs(gains) + 1e-300)
-            hoped_norms = norms + self.tuning.promise * gains**2 / shrinkage
+            hoped_norms = norms + self.tuning.hope_factor * gains**2 / shrinkage
         else:
             hoped_norms = norms * (1 + self.tuning.first_hope / (1 + round_number))
         # The error of the norm is the square of that of its frequency; the error of its gradient is not squared, so
         # that an ascent for a tight tolerance goes on to the end.
         tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.tight else 0.0
-        least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.progress))
+        least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.least_gain))
         return np.asarray(np.flatnonzero((gains > 0) & (hoped_norms > least_norm)))
 
     def _phases(self, theta: np.ndarray) -> np.ndarray:
@@ -191,7 +191,7 @@ class Ascent:
         """What to add to the angles (s, d), on the host."""
         terms: Any = weights * self._phases(theta)
         taps: Any = self.taps
-        return np.asarray(newton_step(terms, taps, regular=self.tuning.regular, xp=self._host))
+        return np.asarray(newton_step(terms, taps, regular=self.tuning.least_curvature, xp=self._host))
 
     def _tap_weights(self, left: Array, right: Array) -> np.ndarray:
         """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""

@@ -1,8 +1,8 @@
 """Branch and bound over frequencies: the engine behind enclosures, certificates and exact norms.
 
 A round of the search estimates the norms at the centres of the open cells, ascends from the highest, and asks the cover
-(`certified.symbol.cover`) which cells hold nothing above the threshold. Those are pruned, the others are cut. The value
-of the search is its proof: where the budget ends it, nothing is claimed.
+(`certified.symbol.cover`) which cells pass. Those are pruned, the others are cut. Each round is a level of the tree of
+cells. The value of the search is its proof: where the budget ends it, no upper bound is claimed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics.costs import eigh_work
 from specnorm.search import tuning as knobs
-from specnorm.search.incumbent import Incumbent, LowerBound, NodeEstimates, is_crowded, largest, lift
+from specnorm.search.incumbent import (
+    Incumbent,
+    LowerBound,
+    NodeEstimates,
+    is_crowded,
+    lift_to_all_columns,
+    top_eigenpairs,
+)
 from specnorm.search.reduction import Polynomials
 from specnorm.search.result import SearchResult
 
@@ -46,7 +53,8 @@ class Search:
     clock : Clock, optional
         What is not begun by its end is not tried.
     nonnegative : Nonnegative, optional
-        That the symbol of the blocks is nowhere negative.
+        A proof that the symbol of the blocks is nowhere negative, that is, that it is Hermitian (but for a phase) with
+        no negative eigenvalue at any frequency.
     """
 
     def __init__(
@@ -71,7 +79,7 @@ class Search:
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
         self._cells = 0
-        self._levels = 0
+        self._rounds = 0
         self._is_crowded = False
 
     def run(
@@ -101,9 +109,10 @@ class Search:
         max_cells : int
             Budget, for each block.
         max_levels : int, optional
-            Most rounds.
+            Most rounds, since each is a level of the tree of cells.
         relaxes : bool
-            Whether to ask for less where ``rtol`` does not fit into what is left of cells and time (torus alone).
+            Whether to widen the tolerance where ``rtol`` does not fit into what is left of cells and time. For searches
+            of the torus alone.
         """
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
@@ -114,12 +123,16 @@ class Search:
         except OutOfTime:
             result = self._result(None)
         if result.upper is None and self._free and not self.incumbent.best.claim.value > 0:
+            # The budget ended before the first ascent: the multistart gives the answer a lower bound.
             self.incumbent.multistart()
             return self._result(None)
         return result
 
     def _first_cover(self, boxes: Boxes, supremum: Upper | None) -> Cover:
-        """All boxes of every block; of scalar symbols those that their values at the centres leave open."""
+        """The cover to begin with: all boxes of every block, open.
+
+        For scalar symbols, only the boxes that their values at the centres do not prove are ever opened.
+        """
         centre_values = self.polynomials.at_centres(boxes)
         if centre_values is None:
             return Cover(self.blocks, boxes, supremum, nonnegative=self.nonnegative, ops=self.ops)
@@ -162,16 +175,16 @@ class Search:
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
         while len(cover):
-            if self._is_refuted() or self._cells + len(cover) > max_cells or self._levels == max_levels:
+            if self._is_refuted() or self._cells + len(cover) > max_cells or self._rounds == max_levels:
                 return self._result(None)
             self.clock.check()
             count = len(cover)
             self._cells += count
-            self._levels += 1
+            self._rounds += 1
             time_left = self.clock.left
             lower_before = self.incumbent.best.claim.value
             previous_polynomial = polynomial
-            in_float32 = self.incumbent.is_far_below and self._levels <= self.tuning.float32_rounds
+            in_float32 = self.incumbent.is_far_below and self._rounds <= self.tuning.float32_rounds
             polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
             if vectors is None or polynomial is not previous_polynomial:
                 vectors = self.incumbent.start_vectors(count, polynomial.rank)
@@ -179,9 +192,10 @@ class Search:
             if not len(cover):
                 break
             nodes = self._estimate(cover, polynomial, vectors)
+            # The estimates may be of the polynomial's float32 copy.
             self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
             if not self._is_refuted():
-                self._fathom(cover, polynomial, nodes)
+                self._fathom_round(cover, polynomial, nodes)
             if self._is_refuted():
                 return self._result(None)
             cells_left = max_cells - self._cells
@@ -212,7 +226,7 @@ class Search:
         self._rtol = rtol
         self._bound = bound
         self._cells = 0
-        self._levels = 0
+        self._rounds = 0
         if start is None:
             first = LowerBound(nothing(), boxes.centres[:1], 0)
         else:
@@ -225,7 +239,7 @@ class Search:
 
     @property
     def threshold(self) -> float:
-        """What is to be proven: the bound, or the incumbent and the tolerance."""
+        """What is to be proven: the bound, or the incumbent raised by nearly all of the tolerance."""
         if self._bound is not None:
             return self._bound
         return self.incumbent.best.claim.value * (1 + self.tuning.share * self._rtol)
@@ -236,9 +250,12 @@ class Search:
 
     def _result(self, upper: Upper | None) -> SearchResult:
         best = self.incumbent.best
-        return SearchResult(best.claim, upper, best.frequency, best.block, self._cells, self._levels)
+        return SearchResult(best.claim, upper, best.frequency, best.block, self._cells, self._rounds)
 
     # -- the phases of a round ---------------------------------------------------------------------------------------
+    # `_prefilter` fathoms grid cells in float32, `_estimate` estimates the norms of those left, and `_fathom_round`
+    # tries to prove the cells once the ascent has raised the incumbent. The limit of a cell is the largest eigenvalue
+    # of H at its centre with which it passes (`cover.limits_sq`).
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
         """Fathom what float32 can of many grid cells, before any is estimated. Return the vectors of those left.
 
@@ -254,7 +271,7 @@ class Search:
             return vectors
         limit_sq = cover.limits_sq(float32, self.threshold)
         provable = (limit_sq >= self.polynomials.least_limit_sq(float32)) & (limit_sq < math.inf)
-        self._try(cover, float32, np.flatnonzero(provable), limit_sq)
+        self._fathom_unconditionally(cover, float32, np.flatnonzero(provable), limit_sq)
         return arrays.rows(vectors, cover.prune(), ops=self.ops)
 
     def _estimate(
@@ -265,24 +282,24 @@ class Search:
     ) -> NodeEstimates:
         """Estimate the norms at the centres.
 
-        Matrices that are too many to be kept are used at once, to prove what the incumbent allows before this round's
-        ascents.
+        Matrices that are too many to be kept are used at once: cells are tried against the incumbent before the ascent.
         """
         xp = self.xp
         threshold = self.threshold
         count = len(cover)
         cover.fathom_by_supremum(threshold)
-        is_loose = self._free and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
-        if is_loose:
+        tries_float32 = self._free and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
+        if tries_float32:
             polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
         vectors = xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=xp), copy=False)
-        least_sq = max(self.polynomials.least_limit_sq(polynomial), self.tuning.least * threshold**2)
+        # A reduced matrix is formed for one limit, that of its cell, unless that is too low for a reduction.
+        least_sq = max(self.polynomials.least_limit_sq(polynomial), self.tuning.least_reduced_part * threshold**2)
         reduced_for_sq = np.minimum(np.maximum(cover.limits_sq(polynomial, threshold), least_sq), 1e300)
         nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for_sq)
         keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= self.tuning.kept
 
         limit_sq = cover.limits_sq(polynomial, threshold)
-        is_first = self._levels == 1
+        is_first = self._rounds == 1
         # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
         proves_first = self._free and not is_first
 
@@ -301,7 +318,7 @@ class Search:
                 part_vectors = arrays.rows(part_vectors, still_open, ops=self.ops)
             if not len(index):
                 return index, matrices, np.zeros(0), np.zeros(0), part_vectors
-            eigenvalues, eigenvectors = largest(
+            eigenvalues, eigenvectors = top_eigenpairs(
                 matrices,
                 part_vectors,
                 self.tuning,
@@ -310,7 +327,7 @@ class Search:
                 crowded=self._is_crowded,
                 ops=self.ops,
             )
-            norms_sq, _ = lift(polynomial, planes, eigenvectors, eigenvalues, ops=self.ops)
+            norms_sq, _ = lift_to_all_columns(polynomial, planes, eigenvectors, eigenvalues, ops=self.ops)
             return index, matrices, eigenvalues, norms_sq, eigenvectors
 
         mapped = self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map
@@ -326,37 +343,38 @@ class Search:
             if keeps_matrices:
                 nodes.matrices.append(matrices)
             else:
-                self._prove(cover, nodes, matrices, threshold)
-        if self._levels == 1:
+                self._fathom_promising(cover, nodes, matrices, threshold)
+        if self._rounds == 1:
             self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for_sq, polynomial.rank, self.tuning)
         if new_vectors:
+            # Cells that were proven first have no new vectors: the old ones keep their places.
             estimated = np.concatenate(visited)
-            is_estimated = np.zeros(count, dtype=bool)
-            is_estimated[estimated] = True
-            proven = np.flatnonzero(~is_estimated)
+            was_estimated = np.zeros(count, dtype=bool)
+            was_estimated[estimated] = True
+            proven = np.flatnonzero(~was_estimated)
             in_order = np.argsort(np.concatenate([estimated, proven]), kind="stable")
             unordered = xp.concat([*new_vectors, arrays.rows(vectors, proven, ops=self.ops)], axis=0)
             nodes.vectors = arrays.rows(unordered, in_order, ops=self.ops) if len(proven) else unordered
         return nodes
 
-    def _fathom(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
+    def _fathom_round(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
         """Prove what the incumbent allows by now: by the matrices that were kept, and then, if need be, by new ones."""
         threshold = self.threshold
         if cover.fathom_by_supremum(threshold):
             return
         for matrices in nodes.matrices:
-            self._prove(cover, nodes, matrices, threshold)
-        is_estimated = polynomial is nodes.polynomial
-        if is_estimated and nodes.matrices and not polynomial.truncation > 0:
+            self._fathom_promising(cover, nodes, matrices, threshold)
+        is_same_polynomial = polynomial is nodes.polynomial
+        if is_same_polynomial and nodes.matrices and not polynomial.truncation > 0:
             return
         limit_sq = cover.limits_sq(polynomial, threshold)
         likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & ~cover.done
         hopeful = np.flatnonzero(likely)
-        lost_matrices = not nodes.matrices and threshold > nodes.threshold
-        if not is_estimated or lost_matrices:
+        must_form_again = not nodes.matrices and threshold > nodes.threshold
+        if not is_same_polynomial or must_form_again:
             for part in self.polynomials.parts(polynomial, len(hopeful)):
                 matrices, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
-                self._prove(cover, nodes, matrices, threshold)
+                self._fathom_promising(cover, nodes, matrices, threshold)
         if polynomial.truncation > 0:
             self._fathom_untruncated(cover, nodes, limit_sq, hopeful)
 
@@ -367,7 +385,7 @@ class Search:
         limit_sq: np.ndarray,
         hopeful: np.ndarray,
     ) -> None:
-        """Retry cells without truncation, where it weighs so much that no smaller cell would pass.
+        """Retry cells with all directions, where truncation raises eigenvalues so much that smaller cells would fail.
 
         Parameters
         ----------
@@ -386,7 +404,7 @@ class Search:
         cutting_is_futile = nodes.eigenvalues > limit_of_quarter_sq
         futile = np.flatnonzero(failed_by_truncation & cutting_is_futile)
         if len(futile):
-            self._try(cover, self.polynomials.whole, futile, no_reduction)
+            self._fathom_unconditionally(cover, self.polynomials.whole, futile, no_reduction)
         # For small cells the estimate can pass although the truncated proof fails. If there are many, the hardest one
         # is retried first; the others are retried if it passes.
         small = hopeful[limit_sq[hopeful] > self.tuning.limit_of_small_cells * threshold**2]
@@ -394,11 +412,11 @@ class Search:
         if len(failed) < self.tuning.fewest_retries:
             return
         hardest_first = failed[np.argsort(-nodes.eigenvalues[failed], kind="stable")]
-        self._try(cover, self.polynomials.whole, hardest_first[:1], no_reduction)
+        self._fathom_unconditionally(cover, self.polynomials.whole, hardest_first[:1], no_reduction)
         if cover.done[hardest_first[0]]:
-            self._try(cover, self.polynomials.whole, hardest_first[1:], no_reduction)
+            self._fathom_unconditionally(cover, self.polynomials.whole, hardest_first[1:], no_reduction)
 
-    def _try(
+    def _fathom_unconditionally(
         self,
         cover: Cover,
         polynomial: GramPolynomial,
@@ -410,7 +428,7 @@ class Search:
             matrices, _ = cover.form(polynomial, index[part], reduced_for_sq[index[part]])
             cover.fathom(matrices, self.threshold)
 
-    def _prove(
+    def _fathom_promising(
         self,
         cover: Cover,
         nodes: NodeEstimates,
@@ -435,10 +453,10 @@ class Search:
         if divisible.all():
             return True
         self._evaluate_points(cover.open[np.flatnonzero(~divisible)])
-        return self.incumbent.best.claim.value > lower_before * (1 + self.tuning.progress)
+        return self.incumbent.best.claim.value > lower_before * (1 + self.tuning.least_gain)
 
     def _evaluate_points(self, points: Cells) -> None:
-        """Evaluate exactly the single frequencies that neither passed nor were seen above: not converged as yet."""
+        """Evaluate single frequencies by a full eigendecomposition: their estimates may not have converged."""
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
             some_points = points[part]
@@ -455,7 +473,7 @@ class Search:
         nodes: NodeEstimates,
         most_cells: float,
     ) -> None:
-        """Widen the tolerance where the next round would be too many cells; the cells that are done with stay so."""
+        """Widen the tolerance while the next round would have too many cells. Cells that were proven stay proven."""
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         while self._rtol < 1 and not self.clock.expired:
             still_open = np.flatnonzero(~cover.done)
@@ -464,21 +482,26 @@ class Search:
             if (pieces**axes).sum() <= most_cells:
                 break
             self._rtol = min(1.0, self.tuning.wider * self._rtol)
-            self._fathom(cover, polynomial, nodes)
+            self._fathom_round(cover, polynomial, nodes)
 
     def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
-        """How many times smaller cells have to be to pass, at least twice; more are not cut at once, shape (c,).
+        """Pieces an axis for each open cell, shape (c,).
+
+        They are as many as make a piece small enough to pass if its norm were its parent's, but at least 2 and at most
+        `Tuning.pieces`.
 
         Parameters
         ----------
         ratio, radius : float arrays, shape (c,)
             Norms at the centres over the threshold, and the cells' radii.
         """
-        # The lemma of symbols that are nowhere negative is that of the ratio 2 r - 1.
-        effective_ratio = 2 * ratio - 1 if self.nonnegative else ratio
-        largest_ratio = 1 / (1 + (0.5 * self._rtol + self.tuning.angle))
-        provable_radius = np.arccos(np.clip(effective_ratio, 0.0, largest_ratio))
-        pieces = np.clip(np.ceil(self.tuning.overlap * radius / provable_radius), 2, self.tuning.pieces)
+        # By the cell lemma, cos phi >= r. If the symbol is nowhere negative, (1 + cos phi) / 2 >= r is enough, so that
+        # cos phi >= 2 r - 1.
+        least_cosine = 2 * ratio - 1 if self.nonnegative else ratio
+        # Near the maximum the ratio would ask for a radius of 0, where half of the tolerance allows for a larger one.
+        largest_cosine = 1 / (1 + (0.5 * self._rtol + self.tuning.added_tolerance))
+        provable_radius = np.arccos(np.clip(least_cosine, 0.0, largest_cosine))
+        pieces = np.clip(np.ceil(self.tuning.cutting_margin * radius / provable_radius), 2, self.tuning.pieces)
         return np.asarray(pieces.astype(np.int64))
 
     # -- helpers -----------------------------------------------------------------------------------------------------

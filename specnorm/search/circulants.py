@@ -1,8 +1,10 @@
 """Upper bounds of a zero-padded layer at one size: by a circulant, or by a deflated circulant.
 
-The layer is a compression of a circulant (`certified.layer.circulant`), whose norm can be larger. The circulant's
-highest waves can be taken out and bounded on the layer's own pixels, by the factorisation of a matrix
-(`certified.layer.deflation`): the more waves are taken out, the closer is the bound, and the larger the matrix.
+The layer is a compression of a circulant (`certified.layer.circulant`), whose norm can be larger. A *wave* is a pair of
+singular vectors of the circulant: plane waves of one frequency, whose channels are a singular pair of the symbol there.
+The waves with the largest singular values can be taken out and bounded on the layer's own pixels, by the factorisation
+of a matrix (`certified.layer.deflation`): the more waves are taken out, the closer is the bound, and the larger the
+matrix.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-_LONGER = 0.125
-"""Part of the shortest circulant's points by which others are longer. The bound's excess grows with the square of the
-distance of the maximum from the circulant's frequencies, which is at most half a step."""
+_MOST_EXTRA_PART = 0.125
+"""Most points, as a part of the shortest circulant's, by which another that is compared with it is longer. The farther
+the maximum is from the circulant's frequencies (at most half a step), the lower is the circulant's norm."""
 _SHARE = 0.25
 """Part of the tolerance to which the circulant's own norm is computed, where that is larger than the target."""
 
@@ -55,7 +57,10 @@ def bound_by_circulant(
     max_cells: int,
     target_only: bool = False,
 ) -> tuple[Upper | None, int, int]:
-    """Prove that the layer's norm is below a lower bound raised by rtol, or by how little it is not, by a circulant.
+    """Bound the layer's norm by a circulant.
+
+    The bound is about ``lower * (1 + rtol)`` if the circulant's norm is at most that, otherwise (unless
+    ``target_only``) the circulant's own norm.
 
     Parameters
     ----------
@@ -66,7 +71,7 @@ def bound_by_circulant(
     torus : SearchResult
         Of its last search of the torus.
     fewest : tuple of int
-        `shortest` of the layer; 1 on axes with one tap.
+        Points of the `shortest` circulant of the layer; 1 on axes with one tap.
     lower : float
         Of the layer's norm.
     target_only : bool
@@ -96,7 +101,8 @@ def bound_by_circulant(
             return norm_by_circulant(spec, result.upper), cells, levels
     if target_only or not target > 0:
         return None, cells, levels
-    # The circulant's norm is above the target: compute it.
+    # The target is not proven: compute the circulant's own norm. The incumbent begins anew beside the maximum of the
+    # torus, since the failed search may have left its vector at another frequency.
     nearest = search.at_nearest(torus, circulant.points, circulant.skew)
     result = search.run(boxes, rtol=_SHARE * rtol, supremum=supremum, start=nearest, max_cells=max_cells)
     upper = None if result.upper is None else norm_by_circulant(spec, result.upper)
@@ -104,7 +110,10 @@ def bound_by_circulant(
 
 
 def away_from(torus: SearchResult, fewest: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
-    """The circulant whose frequencies are farthest from the maximum: the norm falls off by the distance squared."""
+    """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
+
+    On each axis the distance is as large as it can be, as the norm falls off with its square.
+    """
     points, skew = [], []
     for angle, least_points, taps in zip(torus.frequency.angles[0], fewest, kernel_shape, strict=True):
         choices = _choices(least_points, taps)
@@ -116,10 +125,10 @@ def away_from(torus: SearchResult, fewest: tuple[int, ...], kernel_shape: tuple[
 
 
 def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
-    """Points of an axis, and whether it is skew, that are compared."""
+    """Points of an axis, and whether it is skew (a read past its end is multiplied by -1), that are compared."""
     if taps == 1:
         return [(1, False)]
-    most_points = least_points + max(1, math.ceil(_LONGER * least_points))
+    most_points = least_points + max(1, math.ceil(_MOST_EXTRA_PART * least_points))
     return list(itertools.product(range(least_points, most_points + 1), (False, True)))
 
 
@@ -130,20 +139,23 @@ def _distance(angle: float, points: int, skew: bool) -> float:
 
 
 class DeflationTuning(NamedTuple):
-    """How many waves are taken out. It decides on time and on how close the bound comes."""
+    """How many waves are taken out. It decides on time and on how close the bound comes.
+
+    A *level* is a part of the layer's norm: all waves with larger singular values are taken out.
+    """
 
     levels: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
-    """Parts of the norm above which waves are taken out, one after the other."""
+    """Levels, tried one after the other."""
     levels_of_few_pixels: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
     """The same for layers of few pixels, where the border takes more off each wave."""
     many_pixels: int = 24
     """Pixels of an axis from which `levels` are right."""
     first_levels: int = 1
-    """How many levels are tried before the lower bound is raised."""
+    """How many levels are tried first, before the lower bound is raised and the others follow."""
     most_waves: int = 1000
     """Most waves that are taken out, mirror images included."""
     waves_of_a_frequency: int = 8
-    """How many eigenvectors of a frequency are computed before all are."""
+    """How many eigenvectors of a frequency are computed first; if more may be above the level, all are."""
     wider: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
     """Tolerances, as multiples of the one asked for, that are tried where no level is enough."""
 
@@ -174,7 +186,7 @@ class DeflatedCirculant:
     group : int
         Which of its blocks the kernel is.
     clock : Clock, optional
-        Ends the choice of the waves.
+        That of the whole search: it ends the choice of the waves.
     """
 
     def __init__(
@@ -233,7 +245,7 @@ class DeflatedCirculant:
         Parameters
         ----------
         clock : Clock, optional
-            Nothing is begun after its end.
+            That of this attempt: no level is begun after its end. The search's own clock holds besides.
         few : bool
             Whether only few waves are taken out, and no wider tolerance is tried.
         """
@@ -271,7 +283,10 @@ class DeflatedCirculant:
         return None
 
     def deflated(self, level: float, norm: float) -> Deflation | None:
-        """Take out the waves above a part of the norm, as it was first given; None where they are too many."""
+        """Take out the waves above a level; None where they are too many.
+
+        The waves of a level are chosen once, for the norm of the first call.
+        """
         if level not in self._deflations:
             self._deflations[level] = self._deflate(level * norm)
         return self._deflations[level]
@@ -313,7 +328,7 @@ class DeflatedCirculant:
             if len(cover) > 8 * DEFLATION.most_waves:
                 return None
             parent = cover.split(np.full(len(cover), 2))
-            # Single frequencies that could not be cut were tried.
+            # A piece whose parent could not be cut is that parent, a single frequency, which was tried.
             was_tried = ~divisible[parent]
         if polynomial.truncation > 0:
             self._fathom(cover, self._polynomials.whole.float32_copy(), np.arange(len(cover)), threshold)
@@ -373,6 +388,8 @@ class DeflatedCirculant:
         few = DEFLATION.waves_of_a_frequency
         count = gram.shape[0]
         if gram.shape[-1] >= 4 * few:
+            # If the least of the few eigenvalues is so low, none above the squared threshold is missing: the half
+            # leaves a margin, as the eigenvectors are approximate.
             cut = threshold**2 / 2
             values, vectors = top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
             if float(xp.max(values[:, 0])) <= cut:

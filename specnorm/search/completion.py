@@ -1,9 +1,11 @@
 """Completions: kernels H with K*K + H*H close to a multiple of the identity, whose lags then prove a bound of K.
 
-That the lags of K*K + H*H are those of a multiple of the identity is a nonlinear least-squares problem for H, solved by
-Gauss-Newton with conjugate gradients inside. Lags are computed as products of polynomials are: small tables take the
-taps to points, where everything else is one batch of products of real matrices. Nothing is proven in this file: from
-the lags, `certified.completion` proves the bound.
+K* is the adjoint of a convolution K, and K*K a convolution, too: its taps, the lags, are the matrices
+``M_t = sum_y K_y^T K_{y+t}``. That the lags of K*K + H*H are those of a multiple of the identity is a nonlinear
+least-squares problem for H, solved by Gauss-Newton with conjugate gradients inside. Lags are computed as products of
+polynomials are: small matrices (`_Tables`) take the taps to values at points, these are multiplied in one batch of
+products of real matrices, and another small matrix takes the products to lags. Nothing is proven in this file: from the
+lags, `certified.completion` proves the bound.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 PRODUCTS = 700
-"""Most products of a search, unless the caller says how many. A product is one pair of `lags` and `adjoint_lags`."""
+"""Most products of a search, unless the caller says how many. A product here is one step of conjugate gradients: one
+call each of `_Products.lags` and `_Products.adjoint_lags`."""
 _WORK_OF_A_SEARCH = 1e11
 """Multiplications in a search that is to end in about 5 s on one thread (20 a nanosecond, measured)."""
 _LEAST_PRODUCTS = 10
@@ -38,7 +41,8 @@ _INNER_PRODUCTS = 40
 _FORCING = 0.03
 """Part of the squared residual at which conjugate gradients stop."""
 _TARGET_SHARE = 0.4
-"""Part of the tolerance that lies between the norm and the multiple aimed at; the residual takes the rest."""
+"""Part of the tolerance by which the target exceeds the norm: the square of that is the multiple of the identity that
+the search aims at. The residual may take the rest of the tolerance."""
 _MENDING_PRODUCTS = 3
 """Products of a step that follows a kernel in training."""
 _LEAST_MARGIN = 0.002
@@ -79,7 +83,7 @@ class CompletionResult(NamedTuple):
     helps : bool array, shape (b,)
         Whether H is needed for the bound; H = 0 proves it otherwise.
     products : integer array, shape (b,)
-        What the search took.
+        How many products the search took.
     gradient : array, shape of the blocks
         Derivative of the blocks' norm at its maximum, times bound over norm.
     """
@@ -112,7 +116,7 @@ def narrow(blocks: Array, *, xp: Namespace) -> Array:
 
 
 def in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
-    """Gradient with respect to the blocks from that of the narrow blocks: the adjoint of `narrow`."""
+    """Gradient with respect to the blocks from that with respect to the narrow ones: transposed back, if they were."""
     if blocks.shape[2] <= blocks.shape[1]:
         return gradient
     return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
@@ -136,8 +140,9 @@ def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
 def near_isometry(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Return a completion near an isometry, to begin with where there are few products.
 
-    A unit matrix stands at each corner of the taps, mirror images left out: a change of H there moves every lag, each
-    by about as much. The rest is small random numbers.
+    A multiple of the unit matrix, in rows of its own, stands at each corner of the taps; of a corner and its mirror
+    image only one has it. From corners a change of H moves every lag, each by about as much. The rest is small random
+    numbers.
     """
     _, channels, *taps = completion_shape(block_shape)
     h = _NOISE * small_random(block_shape, seed)
@@ -153,9 +158,10 @@ def near_isometry(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 # -- lags by tables --------------------------------------------------------------------------------------------------
 class _Tables(NamedTuple):
-    """Tables F, D (points, taps) and W (lags, points): lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``.
+    """Tables F, D and W with which lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``, j the points.
 
-    The order of the lags is: 0, those of one half, the negatives of these.
+    F K has the values of K at the points, and D H those of H. F and D have the shape (points, taps), W (lags, points).
+    The order of the lags is: 0, those of `half_lags`, and the negatives of these.
     """
 
     left: np.ndarray  # F
@@ -165,7 +171,7 @@ class _Tables(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _tables(taps: tuple[int, ...]) -> _Tables:
-    """Tables for few taps by polynomials, for more, where that would lose digits, by frequencies."""
+    """Tables by polynomials for few taps; for more, with which these would lose digits, by frequencies."""
     axes = [_polynomials(k) for k in taps]
     condition = math.prod(float(np.linalg.cond(axis.lags)) for axis in axes)
     return _polynomial_tables(axes) if condition <= _WORST_CONDITION else _frequency_tables(taps)
@@ -181,6 +187,7 @@ def _polynomial_tables(axes: list[_Tables]) -> _Tables:
         left = np.kron(left, axis.left)
         right = np.kron(right, axis.right)
         lags = np.kron(lags, axis.lags)
+    # The lags ascend, with 0 in the middle: those above it are the half, those below, backwards, their negatives.
     middle = len(lags) // 2
     zero_and_half, negatives = lags[middle:], lags[:middle][::-1]
     return _Tables(left, right, np.concatenate([zero_and_half, negatives]))
@@ -199,7 +206,12 @@ def _polynomials(k: int) -> _Tables:
 
 
 def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
-    """Symbols at half of the grid of 2 k - 1 points an axis; a product of complex numbers is three of real ones."""
+    """Tables by symbols, at half of the grid of 2 k - 1 points an axis.
+
+    With K = A + iB and H = C + iD at a point, K*H has the real part ``A C + B D`` and the imaginary part
+    ``A C - B D - (A + B)(C - D)`` (transposes left out): three real products. So each point stands three times in the
+    tables. Lag t is the mean of the real part times ``cos(t.theta)`` plus the imaginary part times ``sin(t.theta)``.
+    """
     sizes = tuple(2 * k - 1 for k in taps)
     points = full_grid(sizes).numerators
     mirrored = np.ravel_multi_index(tuple((-points % np.asarray(sizes)).T), sizes)
@@ -212,7 +224,6 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     weights = np.where(points.any(axis=1), 2.0, 1.0) / math.prod(sizes)
     cosines = np.cos(angles) * weights
     sines = np.sin(angles) * weights
-    # (A - iB)(C + iD), as symbols of K and H, from A C, B D and (A + B)(C - D).
     return _Tables(
         left=np.concatenate([cos, sin, cos + sin]),
         right=np.concatenate([cos, sin, cos - sin]),
@@ -257,7 +268,10 @@ class _Products(NamedTuple):
         return positive + xp.matrix_transpose(zero_and_negative)
 
     def adjoint_lags(self, at_points: Array, half: Array) -> Array:
-        """``sum_y K_y M_{z-y}`` at tap z: half of the adjoint of `lags`, for lags with ``M_{-t} = M_t^T``."""
+        """``sum_y K_y M_{z-y}`` at tap z, for lags with ``M_{-t} = M_t^T``.
+
+        That is half of the adjoint of the map from h to all lags of ``K*H + H*K``.
+        """
         xp = self.xp
         lags = xp.concat([half, xp.matrix_transpose(half[:, 1:, ...])], axis=1)
         weighted = self._apply(xp.matrix_transpose(self.lag_table), lags)
@@ -274,7 +288,8 @@ class _Products(NamedTuple):
     ) -> tuple[Array, Array]:
         """A Gauss-Newton step from taps h that lessens the residual's lags, and how many products it took.
 
-        Conjugate gradients on the normal equations ``J* J x = J* residual``, J the derivative of the lags at h.
+        Conjugate gradients on the normal equations ``J* J x = J* residual``, J the derivative of all lags at h. J x is
+        `lags`, J* twice `adjoint_lags`; the factor 2 on both sides is left out.
         """
         xp = self.xp
         at_points = self.at_points(h)
@@ -283,7 +298,7 @@ class _Products(NamedTuple):
 
         def continues(state: tuple[Array, ...]) -> Any:
             count, _, _, _, rest_sq = state
-            # One at least: where there are no numbers the search would never reach its limit.
+            # At least one product, even if the residual has NaN: the caller's loop ends by the number of products.
             is_open = (count < 1) | xp.any(rest_sq > _FORCING * first_rest_sq)
             return (count < most_products) & (count < _INNER_PRODUCTS) & is_open
 
@@ -364,13 +379,13 @@ def complete(
     Parameters
     ----------
     begin : array, shape (b, rows, min(m, p), *taps), optional
-        To begin from; None, and for each block where it is zero or no number: small random numbers.
+        To begin from. None, and for each block where it is zero or not finite: as ``from_isometry`` says.
     rtol : float
         Where to stop: relative distance of the bound from an estimate of the norm.
     products : int, optional
         Most products; 0: the bound that ``begin`` proves. None: `PRODUCTS`.
     from_isometry : bool
-        Begin near an isometry instead of at random: closer after 10 to 40 products, no closer after more.
+        Begin near an isometry instead of at random: the bound is closer after 10 to 40 products, no closer after more.
 
     Returns
     -------
@@ -491,12 +506,12 @@ def mend(
 ) -> Array:
     """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
 
-    Where a step would lead to no numbers, h stays.
+    Where a step would lead to entries that are not finite, h stays.
 
     Parameters
     ----------
     kernel_lags, completion_lags : arrays
-        Lags of the narrow blocks, and about those of h.
+        Lags of the narrow blocks, and those of h, or of an h shortly before.
     """
     xp = ops.xp
     narrow_blocks = narrow(blocks, xp=xp)
@@ -509,7 +524,7 @@ def mend(
     for step_number in range(steps):
         if step_number > 0:
             completion_lags = lags_of(by_row(x, taps, xp=xp), ops=ops).values
-        # Near the multiple that the lags are of already: to come to another one takes more than a short step.
+        # The multiple aimed at is near the one of which the lags nearly are: another takes more than a short step.
         centre = (kernel_lags + completion_lags)[:, 0, ...]
         mean = xp.astype(xp.linalg.trace(centre), norm.dtype) / centre.shape[-1]
         target = xp.minimum(xp.maximum(mean, least_target), most_target)
@@ -643,6 +658,7 @@ def _zoomed_in(
     count = len(moves)
 
     def zoom(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        # From each centre to the best of itself and the points one step along each axis; then the step is halved.
         centres, vectors, step, _ = state
         around = centres + step * symbols.from_host(moves / np.asarray(points.denominators))
         angles_of_lags = xp.matmul(xp.reshape(around, (b, peaks * count, d)), symbols.lag_points)
@@ -655,6 +671,7 @@ def _zoomed_in(
         largest = xp.reshape(xp.max(norms, axis=1), (b, peaks))
         return arrays.pick(around, best, xp=xp)[:, None, :], moved, step / 2, largest
 
+    # Half of the distance between two points of the grid, 2 pi over the denominators.
     step = xp.full((1,), math.pi, dtype=norms.dtype, device=ops.device(norms))
     no_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
     centres, vectors, _, norms = arrays.repeated(zoom, zooms, (centres, vectors, step, no_norms), ops=ops)
@@ -664,7 +681,7 @@ def _zoomed_in(
 
 
 class _LagSymbols:
-    """``G*G`` from lags: ``M_0 + sum_{t > 0} cos(t.theta) (M_t + M_t^T) + i sin(t.theta) (M_t - M_t^T)``.
+    """``G*G`` from lags: ``M_0 + sum_{t > 0} [cos(t.theta) (M_t + M_t^T) + i sin(t.theta) (M_t - M_t^T)]``.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""One component of a layer at its size: what the attempts to bound its norm share, and each kind of bound."""
+"""One polyphase component of a layer at its size: what the attempts to bound its norm share, and each kind of bound.
+
+A layer is the direct sum of its components, often of one alone (`certified.layer.components`).
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ class ComponentSearch:
 
     @property
     def can_be_deflated(self) -> bool:
-        """Whether circulants can be deflated: no stride, and no tolerance for which too many waves would go."""
+        """Whether circulants can be deflated: no stride, and a tolerance that does not take too many waves."""
         return set(self.spec.stride) == {1} and self.rtol >= knobs.TUNING.deflation_rtol
 
     @property
@@ -106,7 +109,7 @@ class ComponentSearch:
 
     @property
     def shortest_circulant(self) -> tuple[int, ...] | None:
-        """Points of the shortest circulant; None if there is none of use."""
+        """Points an axis of the shortest circulant whose compression the layer is; None if none is of use."""
         if not reads_zeros(self.spec):
             return None
         return fewest_points(self.spec, self.torus_search)
@@ -123,7 +126,7 @@ class ComponentSearch:
         return self.supremum()[1]
 
     def padded(self, supremum: Upper | None) -> Upper | None:
-        """A bound of the layer from one of the supremum."""
+        """A bound of the layer, with its padding, from one of the supremum."""
         return None if supremum is None else padded_norm(supremum, self.spec)
 
     def by_supremum(self, bounds: LayerBounds) -> LayerBounds:
@@ -134,9 +137,9 @@ class ComponentSearch:
 
     # -- groups ------------------------------------------------------------------------------------------------------
     def open_groups(self, bounds: LayerBounds) -> OpenGroups:
-        """Groups that were not proven to be below the layer when this was first asked."""
+        """Groups whose norms were not proven to be below the layer's when this property was first needed."""
         if self._open_groups is None:
-            # Of padding that repeats pixels, a group's norm may be larger than that of its symbol.
+            # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
             self._open_groups = find_open_groups(
                 self.torus_search.blocks,
@@ -213,6 +216,7 @@ class ComponentSearch:
             return self._by_wave_sum(kernel, group)
         sums_waves = wave_sum_in_time and self._has_wave_sums and self._least_pixels >= knobs.TUNING.wave_sum_pixels
         if sums_waves and steps == knobs.TUNING.wave_steps:
+            # A sum of waves is as close as these few steps.
             steps = 0
         restriction = self._restricted(steps, most_entries)
         single = of_one_group(restriction.spec)
@@ -226,6 +230,7 @@ class ComponentSearch:
             vectors = self._after_lanczos(vectors, kernel, single, steps)
         layer = Convolution(kernel, single, budget=self._patch_memory, ops=self.ops)
         (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
+        # The vectors are outputs of a transposed layer, inputs of any other.
         if single.transposed:
             u, v = vectors, images
         else:
@@ -275,7 +280,10 @@ class ComponentSearch:
         return self.component.restricted(min(pixels, knobs.TUNING.wave_time * time_limit * RATE / work_of_pixel))
 
     def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
-        """Whether a quotient of a sum of waves, which is no vector, is as good as Lanczos, and no vector is wanted."""
+        """Whether the quotient of a sum of waves, which comes without a vector, is enough.
+
+        That is so if no singular vectors are returned (no `witness_shapes`), and Lanczos would come no closer.
+        """
         if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
             return False
         return self.rtol >= knobs.DEFAULT_RTOL or self._restricted(steps, most_entries) is not self.component
@@ -286,6 +294,7 @@ class ComponentSearch:
         quotient, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
         no_vector = self.xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
         return LayerBounds(
+            # The quotient is that of the whole component, which is a restriction of itself.
             lower=norm_of_restriction(self.component, self.component, quotient),
             upper=self.padded(self.torus_result.upper),
             u=no_vector,

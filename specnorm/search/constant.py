@@ -1,4 +1,6 @@
-"""Norms of matrices, where no torus is searched: blocks with one tap, symbols at one frequency, unfoldings.
+"""Norms of constant matrices, where no torus is searched: blocks with one tap, symbols at one frequency, unfoldings.
+
+The symbol of a block with one tap is constant, but for a phase; the others are matrices of numbers as well.
 
 Lanczos finds the norm, and one factorisation proves it where that is asked for.
 """
@@ -32,13 +34,15 @@ if TYPE_CHECKING:
 _LARGE = 256
 """Rows or columns from which on Lanczos finds a symbol's top vectors in a fraction of an eigenvalue routine's time."""
 SMALLEST = 64
-"""Smaller side of matrices below which a search takes no longer."""
+"""Smaller side of matrices up to which a search, or an eigenvalue routine, takes no longer than Lanczos."""
 _RESIDUAL_SHARE = 0.25
-"""Share of the tolerance at which Lanczos stops. The proof raises the squared norm by no more than its residual."""
+"""Residual at which Lanczos stops, as a part of the tolerance. The proof raises the squared norm by no more than the
+residual."""
 _FLOAT32_RESIDUAL = 2e-6
 """Smallest residual that Lanczos in float32 reaches."""
 _FLOAT64_RESIDUAL = 1e-9
-"""Residual whose square is a rounding in float64, over the gaps that are usual."""
+"""Residual with which the error of the norm, about its square over the gap to the next value, is usually a rounding in
+float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,7 @@ def enclose_matrices(
     rtol : float
         Relative width asked for.
     close : bool
-        Whether the vectors are wanted in the kernel's own precision.
+        Whether the vectors have to be as precise as the kernel's own dtype, since they are returned.
     """
     xp = ops.xp
     m, n = matrix.shape[1:]
@@ -91,7 +95,7 @@ def enclose_matrices(
     upper = proof.largest_near(vectors)
     is_close = upper is not None and upper <= lower.value * (1 + rtol)
     if not is_close or (close and not lanczos.converged.all()):
-        # Many values next to the largest: Lanczos does not converge to its vector, or the proof near it fails.
+        # If many values are next to the largest, Lanczos does not converge to its vector, or the proof near it fails.
         _, vectors = arrays.top_eigenpair(proof.gram, xp=xp)
         lower, best = norms.largest_quotient(tall, vectors, ops=ops)
         upper = _smaller(upper, proof.largest_near(vectors))
@@ -268,7 +272,7 @@ def top_gradient(
 
 
 def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
-    """Norms of blocks with one tap, in the form in which `alternation.maximise` returns TN.
+    """Norms of blocks with one tap, in the form in which `alternation.maximise` returns the tensor norm (TN).
 
     Parameters
     ----------
@@ -313,8 +317,8 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Uppe
     bounds : list of Upper
         One of each block.
     residuals : tuple of arrays
-        u and v of each unfolding, one after the other, of length 0 where it is no block's smallest; and, last, the
-        number of each block's smallest.
+        What the gradient needs (no errors): u and v of each unfolding, one after the other, of length 0 where it is no
+        block's smallest; and, last, the number of each block's smallest.
     """
     xp = ops.xp
     count = int(blocks.shape[0])

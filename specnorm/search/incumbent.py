@@ -104,7 +104,7 @@ class Incumbent:
     @property
     def is_far_below(self) -> bool:
         """Whether the incumbent is far below a bound that is to be proven."""
-        return self.best.claim.value <= self.tuning.doubtful * (self._bound or 0.0)
+        return self.best.claim.value <= self.tuning.far_below_part * (self._bound or 0.0)
 
     def start_vectors(self, count: int, size: int) -> Array:
         """Return ``count`` times the same complex vector, shape (count, size)."""
@@ -114,7 +114,7 @@ class Incumbent:
     def multistart(self) -> None:
         """Choose trial vectors: from power steps at coarse frequencies, and at those around the best maximum.
 
-        On a grid, or where a bound is far above, there is no need of the latter.
+        On a grid, or where a bound is far above the incumbent, the basis needs no vectors around the maximum.
         """
         frequencies, norms, vectors = self._coarse_vectors()
         count = self.tuning.trials + 1 + len(frequencies.denominators)
@@ -151,8 +151,8 @@ class Incumbent:
     def _around_best(self) -> np.ndarray:
         """Right vectors at the incumbent's frequency and one step along each axis, shape (1 + d, p) (host).
 
-        Top singular vectors change almost linearly with the frequency, so that those of the cells around the incumbent
-        are near the span of these.
+        Top singular vectors change almost linearly with the frequency. So those at the centres of the cells around the
+        incumbent are near the span of these.
         """
         xp = self.xp
         block = self.best.block
@@ -204,14 +204,14 @@ class Incumbent:
         right = arrays.rows(vectors, index, ops=self.ops)
         if polynomial.rank < polynomial.size:
             planes = polynomial.planes_at(start, cells.block[index])
-            _, right = lift(polynomial, planes, right, eigenvalues[index], ops=self.ops)
+            _, right = lift_to_all_columns(polynomial, planes, right, eigenvalues[index], ops=self.ops)
         self._ascend(start, unrotated(polynomial, right, block, ops=self.ops), block, self._rtol)
 
     def _is_worth_an_ascent(self, norm_sq: float) -> bool:
         """Whether an ascent from a centre may matter: a norm that is higher by less than the tolerance does not."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
         norm_to_beat = self.best.claim.value if self._bound is None else self._bound
-        return norm_sq > (1 + self.tuning.news * self._rtol) * norm_to_beat**2
+        return norm_sq > (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
 
     def at_nearest(
         self,
@@ -233,7 +233,7 @@ class Incumbent:
         Returns
         -------
         int
-            How many frequencies were compared.
+            How many frequencies were compared: its count of cells. The lower bound is in ``best``.
         """
         block = torus_best.block
         points = _neighbours(torus_best.frequency, sizes, skew)
@@ -247,8 +247,8 @@ class Incumbent:
 
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
-        # A norm that stays far below a bound that is to be proven is of no use.
-        least = max(self.best.claim.value, self.tuning.doubtful * (self._bound or 0.0))
+        # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
+        least = max(self.best.claim.value, self.tuning.far_below_part * (self._bound or 0.0))
         ascent = Ascent(
             self._trial_blocks(rtol)[block : block + 1, ...],
             self.tuning,
@@ -292,7 +292,7 @@ class NodeEstimates:
     Parameters
     ----------
     polynomial : GramPolynomial
-        In the precision that is tried first.
+        That the estimates are of, in the precision that is tried first.
     threshold : float
         What was to be proven when the round began.
     vectors : array, shape (c, rank)
@@ -302,7 +302,7 @@ class NodeEstimates:
     eigenvalues : float array, shape (c,)
         Largest ones of the (reduced) Gram matrices, from below.
     norms_sq : float array, shape (c,)
-        Squared norms at the centres, from below.
+        Squared norms at the centres, from below: `lift_to_all_columns` of the eigenvalues.
     matrices : list of CentreMatrices
         One for each part of the cells; empty where they would take too much memory.
     """
@@ -320,7 +320,7 @@ class NodeEstimates:
         self.norms_sq = np.zeros(len(self.reduced_for_sq))
 
 
-def largest(
+def top_eigenpairs(
     formed: CentreMatrices,
     vectors: Array,
     tuning: Tuning,
@@ -344,7 +344,7 @@ def largest(
         What `is_crowded` returned for the first round.
     """
     matrices = formed.matrices
-    cut = tuning.cut * formed.reduced_for_sq
+    cut = tuning.filter_cut * formed.reduced_for_sq
     if first:
         degree = tuning.first_degree
     elif crowded:
@@ -366,11 +366,11 @@ def is_crowded(
     """Whether nearly all of the first cells are near their limits, as with spectra without a gap: filters are slow."""
     if rank < tuning.smallest_crowded:
         return False
-    near_their_limits = np.count_nonzero(eigenvalues > tuning.cut * limit_sq)
-    return bool(near_their_limits > tuning.crowded * len(limit_sq))
+    near_their_limits = np.count_nonzero(eigenvalues > tuning.filter_cut * limit_sq)
+    return bool(near_their_limits > tuning.crowded_part * len(limit_sq))
 
 
-def lift(
+def lift_to_all_columns(
     polynomial: GramPolynomial,
     planes: tuple[Array, Array],
     vectors: Array,

@@ -78,6 +78,7 @@ def patch(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     first, second = layer.kernels.shape[1:3]
     pixels = int(np.prod([axis.pixels for axis in axes]))
     if min(first, second * pixels) < SMALLEST:
+        # The matrix is so small that the other attempts take no longer.
         return bounds
     taps_read = tuple(slice(axis.before, axis.before + axis.pixels) for axis in axes)
     taps = layer.kernels[(..., *taps_read)]

@@ -1,4 +1,7 @@
-"""The largest of proven bounds over many frequencies: which of them to visit first, and which to leave out by proof.
+"""The largest of proven bounds over many frequencies: which of these to visit first, and which to leave out by proof.
+
+To visit a frequency is to compute its bound. A frequency is left out if Gram iteration proves that its norm is no
+larger than the largest bound so far.
 
 Also a bound of a layer's norm at a fixed cost, by a grid or by an unfolding, for searches that have no end.
 """
@@ -34,9 +37,9 @@ _FEW_FREQUENCIES = 4
 _SMALLEST_SAMPLE = 24
 """Least number of frequencies that are tried first, to learn whether Gram products leave many of them out."""
 _SAMPLE_STRIDE = 16
-"""Largest distance of these frequencies in their order: one in so many is tried first."""
+"""Most frequencies of which one is tried first, where there are enough for a sample."""
 _PAIRS_A_FREQUENCY = 4
-"""Pairs of taps for each frequency up to which the Gram polynomial, a product for each pair, may pay."""
+"""Most pairs of taps for each frequency with which the Gram polynomial, a product for each pair, may pay."""
 _ENTRIES_A_LAG = 4000
 """Entries of all symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
 _POINTS_A_STEP = 10
@@ -51,7 +54,9 @@ def largest_bound(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """`symbols.largest` of a proven bound of the symbol's norm; where values can be read, frequencies are left out.
+    """`symbols.largest` of a proven bound of the symbol's norm; while nothing is traced, frequencies are left out.
+
+    A traced array (``ops.concrete`` is False) has no values that could decide which frequencies are left out.
 
     Parameters
     ----------
@@ -60,7 +65,7 @@ def largest_bound(
     blocks : array, shape (b, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1.
     products : int
-        Gram products after which a frequency that is still possible is visited; 0: nothing is left out.
+        Gram products after which the frequencies that are not left out are visited; 0: every frequency is visited.
 
     Returns
     -------
@@ -113,6 +118,7 @@ def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
     at_once = symbols.chunk_length(largest.block, ops=ops)
     stride_of_sample = min(_SAMPLE_STRIDE, count // _SMALLEST_SAMPLE)
     chunks = -(-count // at_once)
+    # With a stride of at least the number of chunks, the sample fits one chunk.
     stride = max(stride_of_sample, chunks, 1)
     index = np.arange(count)
     sample = index[::stride]
@@ -136,9 +142,10 @@ def leave_out(
     Parameters
     ----------
     products : int
-        Most products, that of the polynomial included. The best frequency is visited after the first and the last.
+        Most products, that of the polynomial included. After the first and the last, the frequency with the highest
+        bound so far is visited, so that the others are compared with a larger norm.
     few : int
-        So few frequencies left are not worth another product.
+        Number of frequencies left up to which the products end.
     """
     iteration = largest.iteration(index)
     for product in range(products):
@@ -154,19 +161,19 @@ def leave_out(
 
 
 PRODUCTS = 5
-"""Gram products that leave frequencies out; those that are left cost an eigenvalue and a factorisation each."""
+"""Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
 _MOST_PHASE_WORK = 1e12
-"""Multiplications as long as which the phases of a grid may take where there is no deadline."""
+"""Largest cost of a grid's phases, in multiplications, where there is no deadline: 100 seconds."""
 _LATE_PART = 0.15
-"""Part of all the time that a grid may take although the deadline has passed."""
+"""Part of the whole time limit that the bounds without a search may take although the deadline has passed."""
 _RESERVED_PART = 0.7
-"""Most of the time that a search reserves for a grid."""
+"""Largest part of the time limit that a search reserves for the unfolding and the grid."""
 _MATRIX_WORK = 1e5
-"""Multiplications as long as which the calls for one small matrix take."""
+"""Cost of one small matrix's calls, in multiplications."""
 _ENTRY_WORK = 500
-"""Multiplications as long as which the passes over one entry of a kernel take: copies, scales, a digest."""
+"""Cost per kernel entry (copies, scaling, digest), in multiplications."""
 _PHASE_WORK = 400
-"""Multiplications as long as which the cosine and sine of one tap at one frequency take."""
+"""Cost of the cosine and sine of one tap at one frequency, in multiplications."""
 
 
 def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:
@@ -175,7 +182,10 @@ def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[in
 
 
 def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
-    """The smallest unfolding's bound or, if there is time for it, a grid's if lower; without time, one by Frobenius."""
+    """A bound of the layer's norm: the smallest unfolding's or, if there is time for a grid, the lower of both.
+
+    If there is no time for unfoldings, it is the bound by the Frobenius norm.
+    """
     blocks = problem.kernel
     if not problem.clock.affords(_unfolding_work(blocks), _LATE_PART):
         return norm_by_frobenius(blocks, ops=ops)
@@ -197,29 +207,32 @@ def seconds_without_search(problem: Problem) -> float:
 
 
 def _is_worth_a_grid(problem: Problem) -> bool:
-    """Whether a grid takes no longer than is left; or, without a deadline, than some minutes."""
+    """Whether a grid fits the time that is left; without a deadline, whether its phases take at most 100 seconds."""
     if math.isinf(problem.clock.seconds):
         return _phase_work(problem.kernel) <= _MOST_PHASE_WORK
     return problem.clock.affords(_grid_work(problem.kernel), _LATE_PART)
 
 
 def _grid_size(blocks: Array) -> float:
-    """Points of a grid, without mirror images."""
+    """Points of a grid, about, without mirror images."""
     return math.prod(_POINTS_A_STEP * (k - 1) + 1 for k in blocks.shape[3:]) / 2
 
 
 def _phase_work(blocks: Array) -> float:
-    """Work of the phases of all taps on a grid."""
+    """Cost of the phases of all taps on a grid, in multiplications."""
     return _PHASE_WORK * _grid_size(blocks) * math.prod(blocks.shape[3:])
 
 
 def _grid_work(blocks: Array) -> float:
-    """Multiplications of a grid's bound: symbols, an eigenvalue each, and the phases, for each block once more."""
+    """Cost of a grid's bound, in multiplications: symbols, an eigenvalue each, and the phases again for each block."""
     g, m, p = blocks.shape[:3]
     eigenvalues = g * (8 * m * p * min(m, p) + _MATRIX_WORK)
     return _grid_size(blocks) * (math.prod(blocks.shape) + eigenvalues) + g * _phase_work(blocks)
 
 
 def _unfolding_work(blocks: Array) -> float:
-    """Multiplications of the proof of one unfolding, three Gram matrices with the search for it, and of the answer."""
+    """Cost of a proof by an unfolding, in multiplications.
+
+    It is that of three Gram matrices, with those that choose the unfolding, and of the passes over the kernel.
+    """
     return float(math.prod(blocks.shape)) * (3 * min(blocks.shape[1:3]) + _ENTRY_WORK)

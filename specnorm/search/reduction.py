@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _PHASES = 2**22
 """Most phases of taps at centres that are computed at once."""
+_MOST_TRUNCATION = 0.6
+"""Part of the squared threshold up to which the truncation bound of an earlier polynomial may be. It is above
+`Tuning.truncation`, so that a new one is not made at every small change of the threshold."""
 
 
 class Polynomials:
@@ -88,7 +91,7 @@ class Polynomials:
         Parameters
         ----------
         trial_vectors : array, shape (g, h, p), optional
-            Directions to keep; None: nothing new is left out.
+            Directions to keep; None: no polynomial is reduced, but one that has been reduced is used.
         in_float32 : bool
             Whether everything may be in float32.
         """
@@ -98,7 +101,7 @@ class Polynomials:
             return self.whole if self._reduced is None else self._reduced
         in_float32 = in_float32 and self.ops.exact_float32
         polynomial = self._reduced_in_float32 if in_float32 else self._reduced
-        if polynomial is None or polynomial.truncation > 0.6 * threshold**2:
+        if polynomial is None or polynomial.truncation > _MOST_TRUNCATION * threshold**2:
             polynomial = self._reduce(threshold, trial_vectors, in_float32=in_float32)
         return polynomial
 

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.layer.own_matrix import LayerGram, has_fewer_rows, smallest_of_groups, smallest_quotients
+from specnorm.certified.layer.own_matrix import (
+    LayerGram,
+    has_fewer_outputs,
+    has_fewer_rows,
+    smallest_of_groups,
+    smallest_quotients,
+)
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans, to_layer
 from specnorm.errors import GeometryError
 from specnorm.problem.layer_map import Convolution
@@ -93,5 +99,5 @@ def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> _GroupBo
     vector = to_layer(vectors[None, None, :, 0], spec, plan, xp=ops.xp)
     (upper,), image = smallest_quotients(layer, vector, ops=ops)
     (lower,) = gram.smallest_near(ops.to_numpy(values[:1]), float(values[-1]))
-    is_output = has_fewer_rows(spec) is not spec.transposed
+    is_output = has_fewer_outputs(spec)
     return _GroupBounds(lower, upper, vector, image) if is_output else _GroupBounds(lower, upper, image, vector)

@@ -29,8 +29,8 @@ class Supremum:
     Attributes
     ----------
     is_loose : bool
-        Whether the tolerance was wider than asked for: at this size the layer will be far below its supremum, and the
-        circulant that is searched anyway needs no more than a bound.
+        Whether the supremum was searched with a wider tolerance than asked for. At this size the layer is likely to be
+        so far below its supremum that a circulant has to be searched anyway, which needs only a bound of the supremum.
     """
 
     def __init__(self, problem: Problem, *, ops: ArrayOps) -> None:
@@ -77,21 +77,27 @@ class Supremum:
         return polyphase.to_blocks(self._problem.kernel, self._spec_of_all_sizes, xp=self._ops.xp)
 
     def _tolerance(self) -> float:
-        """Tolerance with which the supremum of a large layer is enough by itself, if the layer is as near as most."""
+        """Tolerance for the supremum: the layer's norm lies below its supremum by about `_estimated_distance`.
+
+        If that exceeds rtol, the supremum cannot suffice: it is searched loosely. Otherwise it gets what the distance
+        leaves of rtol, but never less than ``rtol * (1 - supremum_share)``. A distance above the share counts as 0:
+        what it leaves would be less than that, and a supremum that is not expected to suffice need not be closer than
+        rtol.
+        """
         rtol = self._problem.rtol
         distance = self._estimated_distance()
         if distance > rtol:
             return max(rtol, knobs.TUNING.loose_rtol)
         largest_share = knobs.TUNING.supremum_share * rtol
-        # The supremum may take what the layer's distance from it leaves of the tolerance, but for some roundings.
         likely_distance = distance if distance < largest_share else 0.0
         return max(knobs.TUNING.proven_share * rtol - likely_distance, rtol - largest_share)
 
     def _estimated_distance(self) -> float:
         """How far the layer's norm is below the supremum, relatively, as its pixels and taps let expect.
 
-        A wave under a sine window over n pixels is spread over frequencies by ``pi / n``. Of k taps, the symbol's norm
-        that far from its maximum is lower by about ``((k - 1) pi / n)**2 / 24``.
+        A wave under a sine window over n pixels is spread over frequencies by ``pi / n``. Taps that are spread evenly
+        over a length of k - 1 have the variance ``(k - 1)**2 / 12``, and at a distance of d from its maximum their sum
+        of phases is lower, relatively, by about half of the variance times ``d**2``: ``((k - 1) pi / n)**2 / 24``.
         """
         spec = self._problem.spec
         components = polyphase_components(spec)

@@ -21,45 +21,47 @@ class Tuning(NamedTuple):
     """Chebyshev degree of the first round's estimates, which begin with random vectors."""
     degree: int = 3
     """Chebyshev degree of later rounds, whose estimates begin with the vectors of the parents' cells."""
-    crowded: float = 0.8
-    """Part of the first cells that must be near their limits for filters of a higher degree, which tell crowded
-    eigenvalues apart: with estimates too low, proofs fail, and cells are cut too coarsely."""
+    crowded_part: float = 0.8
+    """Part of the first cells that must be near their limits for their eigenvalues to count as crowded (no gap at the
+    top). Filters of a higher degree tell crowded eigenvalues apart. A filter of a low degree would estimate them too
+    low: proofs would fail, and cells would be cut too coarsely."""
     smallest_crowded: int = 96
     """Size of matrices from which eigenvalues count as crowded."""
     crowded_first: int = 24
     """Degree of another filter of the first round, where eigenvalues are crowded."""
     crowded_degree: int = 10
     """Degree of later rounds, where eigenvalues are crowded."""
-    cut: float = 0.85
-    """Part of a cell's limit up to which the filter does not separate eigenvalues. A cell with no larger eigenvalue is
-    proven anyway."""
+    filter_cut: float = 0.85
+    """Part of a cell's limit below which the Chebyshev filter damps eigenvalues. A cell with no larger eigenvalue is
+    proven however well it is estimated."""
 
     pieces: int = 5
     """Most pieces along an axis that a cell is cut into at once. With more, many children are far below
     their limits."""
-    overlap: float = 1.2
-    """How many times smaller than its parent's norm requires a child is made. The norm at a child's centre is often
-    lower than its parent's, so values below 1 give the fewest cells; this one gives 2 % more, in a fifth fewer
-    rounds."""
+    cutting_margin: float = 1.2
+    """Safety factor on the cut: a child's radius is this many times smaller than would suffice if its centre had its
+    parent's norm. The norm at a child's centre is often lower, so values below 1 give the fewest cells; this one gives
+    2 % more cells in a fifth fewer rounds."""
     ahead: float = 0.8
-    """Part of the cells, and of the time, left to a search that the next round may take; a tolerance that asks for more
+    """Part of what is left to a search, in cells and in time, that the next round may take. A tolerance that needs more
     is widened."""
     wider: float = 1.25
     """Factor by which a tolerance that is not affordable is widened at once."""
     share: float = 0.999
     """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
-    progress: float = 1e-14
-    """Relative gain of the incumbent below which single frequencies count as undecided: some roundings."""
-    angle: float = 1e-9
-    """Keeps the angle that a cell must shrink to above 0, where the tolerance is 0."""
+    least_gain: float = 1e-14
+    """Smallest relative gain of the incumbent that counts as one, since smaller ones are roundings. If single
+    frequencies are open, and evaluating them gains less, the search ends undecided."""
+    added_tolerance: float = 1e-9
+    """Added to half of the tolerance, so that the radius to which cells are cut is above 0 where the tolerance is 0."""
 
     prefilter: int = 12
-    """Grid cells of a round from which they are tried in float32 before they are estimated: most are far below."""
+    """If a round has more grid cells, they are tried in float32 before they are estimated: most are far below."""
     smallest_float32: int = 32
     """Size of matrices from which float32 saves time."""
     margin_float32: float = 0.3
-    """Cells are tried in float32 as long as the lemma leaves them more than this times what float32 loses of a squared
-    limit."""
+    """Cells are tried in float32 while the squared radius of the smallest, about the part of the squared threshold that
+    the cell lemma leaves for rounding, is above this multiple of the part that float32 loses."""
     rtol_float32: float = 1e-4
     """Smallest tolerance of a search that tries cells in float32 first."""
 
@@ -79,9 +81,10 @@ class Tuning(NamedTuple):
     widest_reduced: float = 0.7
     """Largest part of the channels that is kept; if more of them matter, no direction is left out."""
     clear: float = 1.2
-    """A limit must exceed the truncation bound by this factor to be worth a reduced matrix; above 1."""
-    least: float = 0.3
-    """Part of the squared threshold that matrices are reduced for at least: estimates of lower cells matter little."""
+    """Least ratio of a limit to the truncation bound for which a matrix is reduced; above 1."""
+    least_reduced_part: float = 0.3
+    """Lowest limit that a matrix is reduced for, as a part of the squared threshold. The reduction of a cell with a
+    lower limit is estimated for this one, since it is not going to be proven in this round."""
     high_limit: float = 0.9
     """Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
     not to the norm."""
@@ -96,11 +99,12 @@ class Tuning(NamedTuple):
     basis beside those around the incumbent."""
     around: float = 0.06
     """Distance in radians, along each axis, of the frequencies around the incumbent whose vectors are kept."""
-    doubtful: float = 0.95
-    """Part of a bound up to which an incumbent counts as far below it: cells around such an incumbent are proven
-    without its neighbours' vectors."""
-    news: float = 0.2
-    """Multiple of the tolerance by which an estimate of another round must exceed the incumbent to be worth one."""
+    far_below_part: float = 0.95
+    """Part of a bound up to which an incumbent counts as far below it. The vectors of frequencies around such an
+    incumbent are not kept in the basis, as cells around it are proven without them."""
+    least_excess: float = 0.2
+    """Multiple of the tolerance by which the highest estimate of a round, a squared norm, must exceed the squared
+    incumbent (relatively) for an ascent from it."""
 
     close: float = 1e-3
     """Tolerance to which an incumbent is raised, however wide the interval may be: later searches start from it."""
@@ -108,14 +112,15 @@ class Tuning(NamedTuple):
     """Most rounds of an ascent."""
     tight: float = 1e-4
     """Tolerance below which ascents are in float64."""
-    promise: float = 4.0
-    """An ascent may gain this many times what its last two gains promise."""
+    hope_factor: float = 4.0
+    """How many times the gain that its last two gains promise an ascent is assumed to have ahead. If even that much
+    would not beat the incumbent, the ascent ends."""
     slowest: float = 0.9
     """Largest rate of convergence that an extrapolation assumes."""
     first_hope: float = 0.05
-    """Relative gain that is assumed of the first rounds of an ascent, which have no two gains."""
-    regular: float = 1e-12
-    """Relative shift of curvatures next to zero."""
+    """Relative gain that an ascent is assumed to have ahead in its first two rounds, before it has two gains."""
+    least_curvature: float = 1e-12
+    """Least curvature that a Newton step assumes along any direction, as a part of the largest one."""
 
 
 TUNING = Tuning()

@@ -1,7 +1,8 @@
-"""The multilinear form of TN, ``sum K[o,i,k,l] u_o v_i a_k b_l``, and the vectors from which it is maximised.
+"""The multilinear form of the tensor norm, and the vectors from which it is maximised.
 
-u is the *left*, v the *right* vector; a, b, one for each spatial axis, are the *spatial vectors* or *modes*, and their
-outer product, with one entry for each tap, are the *weights*.
+The form is ``sum K[o,i,k,l] u_o v_i a_k b_l``, and the tensor norm is its largest modulus over unit vectors. u is the
+*left*, v the *right* vector; a, b, one for each spatial axis, are the *spatial vectors* or *modes*, and their outer
+product, with one entry for each tap, are the *weights*.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 class Form:
     """The forms of a stack of blocks (b, m, p, *kernel_shape), evaluated at s sets of vectors for each block.
 
-    A sweep reads the kernel twice, in real matrix products with the vectors of all sets at once.
+    A sweep reads the kernel twice, in real matrix products with the vectors of all sets at once. Kernels are real and
+    vectors complex, so such a product takes real and imaginary parts apart: *parts* are real arrays (b, 2 s, n) that
+    hold the real parts of the s vectors, then their imaginary parts.
 
     Attributes
     ----------
@@ -51,32 +54,36 @@ class Form:
         return outer(modes, xp=self.xp)
 
     def left(self, v: Array, weights: Array) -> tuple[Array, Array]:
-        """The u that maximises the form for the other vectors, shape (b, s, m), and the form's value, shape (b, s)."""
+        """The u that maximises the form for the other vectors, shape (b, s, m), and the form's value, shape (b, s).
+
+        The form is linear in u. The conjugate of its coefficients, divided by their norm, is the maximiser.
+        """
         return arrays.unit(self._complex(self._image(v, weights)), xp=self.xp)
 
-    def rows(self, v: Array, weights: Array) -> Array:
-        """The kernel, its output channels contracted with the u that maximises the form, shape (b, s, p, taps)."""
+    def contracted_with_left(self, v: Array, weights: Array) -> Array:
+        """The kernel contracted with the left vector u that maximises the form, shape (b, s, p, taps)."""
         xp = self.xp
         sets = v.shape[1]
         image = self._image(v, weights)
+        # The squared norms of the real parts, then those of the imaginary parts.
         squared_parts = xp.vecdot(image, image)
         norm_sq = squared_parts[:, :sets] + squared_parts[:, sets:]
         inverse_norm = arrays.inverse(xp.sqrt(norm_sq))
         u = image * xp.concat([inverse_norm, inverse_norm], axis=1)[..., None]
         return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps))
 
-    def right(self, rows: Array, modes: list[Array]) -> Array:
+    def right(self, by_tap: Array, modes: list[Array]) -> Array:
         """The v that maximises the form for the other vectors, times the form's value, shape (b, s, p).
 
         Parameters
         ----------
-        rows : array, shape (b, s, p, taps)
-            As from `rows`: contracted with u.
+        by_tap : array, shape (b, s, p, taps)
+            The kernel contracted with u, as from `contracted_with_left`.
         """
         xp = self.xp
-        contracted = rows
+        contracted = by_tap
         for mode in reversed(modes):
-            by_last_axis = xp.reshape(contracted, (*rows.shape[:2], -1, mode.shape[2]))
+            by_last_axis = xp.reshape(contracted, (*by_tap.shape[:2], -1, mode.shape[2]))
             contracted = xp.matmul(by_last_axis, mode[..., None])[..., 0]
         return xp.conj(contracted)
 
@@ -91,13 +98,15 @@ class Form:
             The form's value.
         """
         xp = self.xp
-        rows = self.rows(v, self.weights(modes))
-        image = self.right(rows, modes)
-        spatial_form = xp.matmul(image[:, :, None, :], rows)
+        by_tap = self.contracted_with_left(v, self.weights(modes))
+        # With u contracted, the form is linear in v: v_i is multiplied by row i of `by_tap`, contracted with the modes.
+        # Where v is replaced by its maximiser for the present modes, a form in the spatial vectors alone is left.
+        image = self.right(by_tap, modes)
+        spatial_form = xp.matmul(image[:, :, None, :], by_tap)
         spatial_form = xp.reshape(spatial_form, (*v.shape[:2], *self.lengths))
-        modes = best_modes(spatial_form, modes, 2, xp=xp)
+        modes = best_modes(spatial_form, modes, leading=2, xp=xp)  # two leading axes: blocks and sets
         # As a stack with one leading axis, since compilers produce faster code for that than for two.
-        unit_v, value = arrays.unit(xp.reshape(self.right(rows, modes), (-1, self.p)), xp=xp)
+        unit_v, value = arrays.unit(xp.reshape(self.right(by_tap, modes), (-1, self.p)), xp=xp)
         return xp.concat([xp.reshape(unit_v, v.shape), *modes], axis=2), xp.reshape(value, v.shape[:2])
 
     def split(self, vectors: Array) -> list[Array]:
@@ -106,7 +115,7 @@ class Form:
         return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
 
     def _image(self, v: Array, weights: Array) -> Array:
-        """The conjugate of the kernel times v and the weights, shape (b, 2 s, m): s real parts, then s imaginary parts.
+        """The conjugate of the kernel contracted with v and the weights, as parts (b, 2 s, m) (see the class).
 
         The kernel is the left factor, since BLAS takes 1.5 times as long if the transposed factor is on the right.
         """
@@ -117,7 +126,7 @@ class Form:
         return xp.matrix_transpose(xp.matmul(self.by_row, xp.matrix_transpose(parts)))
 
     def _complex(self, parts: Array) -> Array:
-        """Complex arrays (b, s, n) from arrays (b, 2 s, n) of s real parts, then s imaginary parts."""
+        """Complex arrays (b, s, n) from parts (b, 2 s, n)."""
         count = parts.shape[1] // 2
         return self.ops.complex(parts[:, :count, :], parts[:, count:, :])
 
@@ -145,8 +154,8 @@ def starts(
 
     v, *modes = (for_each_block(x) for x in _coarse_waves(seed, p, tuple(sizes), dtype))
     form = Form(blocks, ops=ops)
-    rows = form.rows(v, form.weights(modes))
-    v, value = arrays.unit(form.right(rows, modes), xp=xp)
+    by_tap = form.contracted_with_left(v, form.weights(modes))
+    v, value = arrays.unit(form.right(by_tap, modes), xp=xp)
     _, v, modes = best(value, v, modes, count, xp=xp)
     if sizes and random_count:
         random_v, *random_modes = (for_each_block(x) for x in _random(seed, random_count, p, tuple(sizes), dtype))

@@ -129,7 +129,7 @@ def test_long_sums_are_exact() -> None:
     got = bound(specnorm_check, kernel, statement_of(kernel), np.zeros((1, 0, 1), np.int32))
     assert rows * entry**2 > 2**49
     assert rows * entry**2 <= got**2 <= rows * entry**2 * (1 + Fraction(1, 2**70))
-    with pytest.raises(Refused, match="so many rows"):
+    with pytest.raises(Refused, match=r"may reach 2\^62"):
         exact_products(*[np.broadcast_to(np.array(2.0**19), (1, 1, 2**26))] * 2)
 
 
@@ -337,8 +337,8 @@ REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
     "another dtype": (lambda: reason(arrays={"k": KERNEL.astype(np.float32)}), "the model's array is float32"),
     "no array": (lambda: reason(arrays={}), "has no array k"),
     "complex": (lambda: reason(dtype="complex128", arrays={"k": KERNEL.astype(complex)}), "is complex128"),
-    "a bit more than 20": (lambda: reason(h=H.astype(np.int32) * 2**20), "more than 20 bits"),
-    "a kernel of more than 20 bits": (lambda: reason(exponent=20), "more than 20 bits"),
+    "an entry of H above 2^19": (lambda: reason(h=H.astype(np.int32) * 2**20), "an entry above"),
+    "a kernel with an entry above 2^19": (lambda: reason(exponent=20), "an entry above"),
     "H of another shape": (lambda: reason(h=H[0]), "expected"),
     "H of other taps": (lambda: reason(h=H[..., :1]), "expected"),
     "H of floats": (lambda: reason(h=H.astype(float)), "not int16 or int32"),

@@ -41,7 +41,7 @@ Pads = tuple[tuple[int, int], ...]
 def amounts(name: str, stated: Wholes | None, count: int, default: int) -> tuple[int, ...]:
     """Return the numbers of an attribute, or the default for each axis; refuse a wrong count or impossible numbers."""
     numbers = stated or (default,) * count
-    if len(numbers) != count or any(not min(default, 0) <= n <= MAX_AMOUNT for n in numbers):
+    if len(numbers) != count or any(not 0 <= n <= MAX_AMOUNT for n in numbers):
         raise NoBoundError(f"{name}={list(numbers[:8])} make no sense here")
     return numbers
 
@@ -106,12 +106,12 @@ def convolution(
     extra = amounts("output_padding", output_padding, ndim, 0)
     outputs: Sequence[int]
     padding: Any
-    padding_of_row: Any  # as the file states it
+    padding_of_row: Any  # as the file states it, for the audit
     if is_transposed:
         pairs, outputs = _crops(window, extra, sizes, output_shape, auto_pad, pads)
         padding = tuple((before, max(after, 0)) for before, after in pairs or ((0, 0),) * ndim)
         padding_of_row = padding
-        # A negative crop adds pixels that have the bias alone: they change no norm.
+        # A negative crop at the end adds pixels to the output that have the bias alone: they change no norm.
         extra = tuple(max(-after, 0) for _, after in pairs or ())
     else:
         pairs = pads_of(auto_pad, pads, *window, sizes)
@@ -129,6 +129,7 @@ def convolution(
         "padding_mode": "zeros",
         "padding": padding,
     }
+    # This call also makes the kernel's row, which needs no sizes.
     layer = call.layer(kernel, geometry, stated={**geometry, "padding": padding_of_row}, sizes=sizes)
     if pairs is None:
         raise UnsizedError
@@ -230,7 +231,7 @@ def _matrix(
     layer = call.layer(weight, {}, row=_scaled(weight, alpha), transposed=is_transposed)
     before = x.shape
     if before is None and call.operator == "MatMul":
-        raise UnsizedError  # Gemm needs no shape: its inputs are matrices
+        raise UnsizedError  # the inputs of Gemm are matrices, whatever their shapes
     source: Value | Output = x
     if transposes_x:
         before = before[::-1] if before else before
@@ -321,7 +322,7 @@ def _matrices(
     """
     if weight.refusal is not None:
         raise NoBoundError(weight.refusal)
-    call.missed()
+    call.missed()  # adds that row
     layer = Layer(weight.name, lambda: as_stack(weight.load()), {}, 0)
     return Output(ops.Matrices(layer, equation, lambda: weight.load().astype(np.float64)), (x,), shape)
 

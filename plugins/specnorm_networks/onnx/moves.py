@@ -1,4 +1,4 @@
-"""Operators that move entries, or take some of them; of data and of constants."""
+"""Translate operators that move entries of values and of constants, or that take some of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from specnorm_networks.onnx.tensors import Constant
 
 def _moved(x: Value, operator: Move) -> Constant | Output:
     """Return a value with its entries moved; a constant stays a constant."""
-    # The shape is found by a broadcast array, whose entries share one place in memory: nothing is copied.
+    # The operator moves an array of the same shape, whose entries share one place in memory.
     shape = operator.moved(np.broadcast_to(np.zeros(()), shape_of(x))).shape
     return Output(operator, (x,), shape) if isinstance(x, Data) else x.mapped(shape, operator.moved)
 
@@ -41,6 +41,7 @@ def reshape(x: Value, /, *, shape: Wholes, allowzero: int = 0) -> Constant | Out
     if len(shape) > 16 or min(shape, default=0) < -1:
         raise NoBoundError(f"shape={shape[:8]}")
     operator = ops.Reshape(shape, copies=not allowzero)
+    # Without a size to copy or to compute, the input's shape is not needed.
     if x.shape is None and min(shape, default=1) >= (0 if allowzero else 1):
         return Output(operator, (x,), shape)
     return _moved(x, operator)
@@ -108,6 +109,7 @@ def cast(x: Value, /, *, to: int) -> Result:
             # The cast is exact. Numbers computed from the constant are rounded as the wider type is.
             wide = "float32" if to == 1 else "float64"
             return replace(x, dtype=wide, load=lambda: x.load().astype(wide))
+        # The reference evaluator computes other casts, but of small constants alone.
         raise NoBoundError("a large constant that is cast is not evaluated")
     if to not in (1, 10, 11, 16):
         raise NoBoundError("it casts to integers: steps")
@@ -188,8 +190,8 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Outp
     axis = on_axis(axis, before)
     if isinstance(indices, Data):
         if isinstance(x, Data):
-            refuse(call, "indices", indices)
-        call.missed()
+            refuse(call, "indices", indices)  # raises
+        call.missed()  # the table becomes a row that is not read
         shape = (*before[:axis], *shape_of(indices), *before[axis + 1 :])
         return Output(ops.Unknown("a table that is read at positions"), (indices,), shape)
     if isinstance(x, Constant):
@@ -227,6 +229,7 @@ def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Outp
         order = (0, 1, 4, 2, 5, 3)
     if mode not in ("DCR", "CRD") or b < 1 or math.prod(parts) != math.prod(shape_of(x)):
         raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
+    # For each output entry of DepthToSpace, the number of the input entry. SpaceToDepth is the inverse permutation.
     places = np.arange(math.prod(parts)).reshape(parts).transpose(order).reshape(n, -1, h * b, w * b)
     if to_channels:
         places = np.argsort(places, axis=None).reshape(n, c, h, w)
@@ -260,7 +263,7 @@ def _places_along(x: Value, indices: Array, axis: int) -> NDArray[np.int64]:
 
 
 def _places_at(places: NDArray[np.int64], indices: Array, batch: int = 0) -> NDArray[np.int64]:
-    """Return the numbers of the slices whose positions are the tuples along the last axis of ``indices``.
+    """Return slices of ``places``: each tuple along the last axis of ``indices`` is the position of one.
 
     The first ``batch`` axes are common to both arrays.
     """

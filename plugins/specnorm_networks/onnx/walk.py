@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +23,7 @@ from specnorm_networks.certified.operators import (
     Unknown,
     Unsqueeze,
 )
-from specnorm_networks.certified.operators import Constant as Number
+from specnorm_networks.certified.operators import Constant as ConstantOperator
 from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
 from specnorm_networks.certified.shapes import Shape
@@ -63,6 +63,15 @@ def _fits(shape: Sequence[int], dims: Sequence[int | str]) -> bool:
     if len(shape) != len(dims):
         return False
     return all(isinstance(dim, str) or n == dim for n, dim in zip(shape, dims, strict=True))
+
+
+def _needs_own_row(hidden: Hidden, constant: Constant, used_names: Collection[str]) -> bool:
+    """Whether an array that is not read, and is no row's kernel, gets a row.
+
+    If a row has its name already, it gets one only if an operator multiplies by it, or if it is computed: an array that
+    is computed from the named one has another norm.
+    """
+    return constant.name not in used_names or hidden.multiplied or bool(constant.steps)
 
 
 class Walk:
@@ -140,10 +149,9 @@ class Walk:
             self._hide(Hidden("graph", "unknown", f"{self.broken}: the graph is damaged."))
         for hidden in self.hidden.values():
             constant = hidden.constant
-            # A table that is also a layer's kernel has its row; a kernel that is computed from it has another norm.
-            if constant is None or constant.key in row_keys:
+            if constant is None or constant.key in row_keys:  # a node, or the kernel of a row
                 continue
-            if constant.name not in used_names or hidden.multiplied or constant.steps:
+            if _needs_own_row(hidden, constant, used_names):
                 used_names.add(constant.name)
                 keeps_name = constant.key in initialiser_keys and constant.name not in self.uses
                 name = constant.name if keeps_name else self._fresh_constant_name(constant.name)
@@ -166,9 +174,10 @@ class Walk:
             raise ModelFileError(f"{self.broken}: the graph is damaged.")
         names, note = labels.logits(self.model, self.values, self.opset, self.functions)
         outputs = [self.values.get(name) for name in names]
-        moving = tuple(value.name for value in outputs if isinstance(value, Data))
+        computed_outputs = tuple(value.name for value in outputs if isinstance(value, Data))
+        # A reader of its own: the graph may be executed after this translation is dropped.
         model = OnnxModel(self.model, self.reader.again(), self.opset, self._shapes)
-        return Graph(tuple(self.nodes), moving, model, note=note)
+        return Graph(tuple(self.nodes), computed_outputs, model, note=note)
 
     def check_sizes(self) -> None:
         """Refuse shapes by name that do not fit the file's inputs.
@@ -302,10 +311,10 @@ class Walk:
                 scope[name] = Data(name, result.shape, sources, depends)
                 self._node(name, result, proto.op_type)
 
-    def _node(self, name: str, made: Output, label: str) -> str:
-        """Put a value into the graph, after the values that it is made of; return its name."""
+    def _node(self, name: str, translation: Output, label: str) -> str:
+        """Put the translation of a value into the graph, after those of its inputs; return its name."""
         inputs = []
-        for value in made.inputs:
+        for value in translation.inputs:
             if isinstance(value, Output):
                 # A value that is used twice is one node. It is kept, so that no other object has its id.
                 if id(value) not in self.inner:
@@ -313,7 +322,8 @@ class Walk:
                 inputs.append(self.inner[id(value)][1])
             else:
                 inputs.append(value.name if isinstance(value, Data) else self._node_of_constant(value))
-        self.nodes.append(self._without_unsqueezes(Node(name, made.operator, tuple(inputs), made.shape, label)))
+        node = Node(name, translation.operator, tuple(inputs), translation.shape, label)
+        self.nodes.append(self._without_unsqueezes(node))
         return name
 
     def _without_unsqueezes(self, node: Node) -> Node:
@@ -345,7 +355,7 @@ class Walk:
             self.constant_nodes[constant.value] = name
             load = constant.load
             readable = constant.refusal is None
-            operator = Number(lambda: load().astype(np.float64)) if readable else Held(constant.refusal or "")
+            operator = ConstantOperator(lambda: load().astype(np.float64)) if readable else Held(constant.refusal or "")
             self.nodes.append(Node(name, operator, (), constant.shape, "Constant"))
         return name
 
@@ -356,7 +366,10 @@ class Walk:
         shape: Shape | None,
         label: str,
     ) -> str:
-        """Return the name of the row of a kernel with this geometry; a kernel and a geometry have one row."""
+        """Return the name of the row of a kernel with this geometry; a kernel and a geometry have one row.
+
+        If they are used at several input sizes, the row states none. Kernels are compared by `Constant.key`.
+        """
         name = kernel.name
         number = 1
         while True:
@@ -384,7 +397,7 @@ class Walk:
         try:
             result = self._build(proto, inputs, label) if is_standard else self._registered(proto, inputs)
             if isinstance(result, Output) and not data and is_standard and not isinstance(result.operator, Held):
-                # The value depends on constants alone that are not computed: it is constant, too.
+                # All inputs of the node are constants, but its value was not computed: it is constant, though unknown.
                 result = Output(Held("a constant"), (), result.shape)
             return result if isinstance(result, tuple) else (result,)
         except UnsizedError as error:
@@ -445,6 +458,7 @@ class Walk:
         except NoBoundError:
             if moving:
                 raise
+        # All inputs are constants, and the rule does not give the value: onnx's reference evaluator computes it.
         return computed(proto, call, rule, self.reader)
 
     def _registered(self, proto: Any, inputs: list[Value | None]) -> Output:

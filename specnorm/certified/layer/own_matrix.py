@@ -2,6 +2,11 @@
 
 Lower bounds of the norm (and upper ones of the smallest singular value) are quotients ``||A x|| / ||x||``. The opposite
 bounds come from factorisations of the Gram matrix A*A or AA*.
+
+Rounding errors are counted as in `Convolution`: an entry of A x as computed differs from A x by at most
+``gamma(forward) |A| |x|``, an entry of A* y by at most ``gamma(backward) |A*| |y|``, with
+``forward, backward = layer.roundings``. |A| is the matrix with the magnitudes of the entries of A, and
+``layer.absolute()`` is the layer with that matrix.
 """
 
 from __future__ import annotations
@@ -85,6 +90,7 @@ def ritz_values_down(
     # || |A| |x| || <= || |A| || ||x||, and |A| is the layer with the magnitudes of the kernel.
     by_group = symbols.absolute_norm_up(xp.reshape(layer.kernels, (b * groups, *shape)), xp=xp)
     symbol_norm = xp.max(xp.reshape(by_group, (b, groups)), axis=1)
+    # The root of `padding_gain_sq` bounds the ratio of the layer's norm to that of its symbols.
     magnitude_norm = symbol_norm * host.root_up(layer.spec.padding_gain_sq)
     lengths = xp.linalg.vector_norm(vectors, axis=-1)
     magnitudes = rounding.up(magnitude_norm[:, None] * lengths, vectors.shape[2] + 4, xp=xp)[:, :, None]
@@ -204,7 +210,7 @@ def residuals_up(
 
     def residual_up(image: Array, other: Array, magnitude_image: Array, roundings: int) -> Array:
         """Upper bound of ``||A v - s u||`` (image A v, other u), or of ``||A* u - s v||`` (image A* u, other v)."""
-        # Four roundings more than the image has: the product with s and the difference are two of them.
+        # Four roundings more than the image has: two for the product with s and for the difference, two to spare.
         relative_error = rounding.SLACK * rounding.gamma(roundings + 4, unit)
         error = relative_error * (length_up(magnitude_image) + values * length_up(other))
         return rounding.up(length_up(image - values[:, :, None] * other) + error, 4, xp=xp)
@@ -230,20 +236,29 @@ def has_fewer_rows(spec: ConvSpec) -> bool:
 
     For a transposed layer, that is the convolution whose adjoint the layer is.
     """
-    large, small = sizes_of(spec)
-    first, second = spec.stored_channels
-    return first * math.prod(small) < second * math.prod(large)
+    input_sizes, output_sizes = sizes_of(spec)
+    output_channels, input_channels = spec.stored_channels
+    return output_channels * math.prod(output_sizes) < input_channels * math.prod(input_sizes)
+
+
+def has_fewer_outputs(spec: ConvSpec) -> bool:
+    """Whether, at its size, a layer of one group has fewer outputs than inputs.
+
+    A transposed layer is the adjoint of its convolution, so its outputs are the columns of that.
+    """
+    return has_fewer_rows(spec) is not spec.transposed
 
 
 def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> tuple[list[Upper], Array]:
     """Upper bounds of the smallest singular values of b layers, by one vector x for each: ``||A x|| / ||x||``.
 
-    The computed image differs from A x by at most ``gamma(n) |A| |x|``, entry by entry.
+    If the layer has fewer outputs than inputs, some inputs have the image 0, whatever the singular values. So x is then
+    an output, and A is replaced by its adjoint, which has the same singular values.
 
     Parameters
     ----------
     vectors : array, shape (b, 1, size)
-        On the side of the layer with fewer entries: outputs, to which the adjoint is applied, or inputs.
+        x: outputs of the layer if `has_fewer_outputs`, else inputs.
 
     Returns
     -------
@@ -256,9 +271,7 @@ def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> 
     spec = layer.spec
     magnitude = layer.absolute()
     forward_roundings, backward_roundings = layer.roundings
-    # The rows of the convolution are the layer's outputs, or, if it is transposed, its inputs.
-    layer_has_fewer_outputs = has_fewer_rows(spec) is not spec.transposed
-    if layer_has_fewer_outputs:
+    if has_fewer_outputs(spec):
         images = layer.adjoint(vectors)
         magnitude_images = magnitude.adjoint(xp.abs(vectors))
         roundings = backward_roundings
@@ -287,7 +300,7 @@ def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> 
 
 def smallest_of_groups(spec: ConvSpec, groups: Sequence[tuple[Lower, Upper]]) -> tuple[Lower, Upper]:
     """Bounds of the smallest singular value of a grouped layer: the smallest of the bounds of all its groups."""
-    from specnorm.certified.matrices.block_tridiagonal import of_one_group  # imported here: as in `LayerGram`
+    from specnorm.certified.matrices.block_tridiagonal import of_one_group  # imported here: few need it
 
     lowers = [lower for lower, _ in groups]
     uppers = [upper for _, upper in groups]
@@ -312,8 +325,8 @@ def gram_error(
 ) -> tuple[Array, Array]:
     """Bound the norm of the rounding error of the Gram matrix ``A*A`` (or ``AA*``) of each of b layers.
 
-    If each entry has an error of at most the entry of ``gamma(n) |A|* |A|``, the error's norm is at most gamma(n) times
-    `magnitude_sq`.
+    Entry (i, j) has an error of at most gamma(n) times entry (i, j) of ``|A|* |A|``. So the error's norm is at most
+    gamma(n) times ``|| |A|* |A| ||``, which `magnitude_sq` bounds.
 
     Parameters
     ----------
@@ -360,7 +373,7 @@ class LayerGram:
     layer : Convolution
         The layers A, of one group, with kernels scaled to about 1 and known values.
     plan : BlockPlan
-        Which of both matrices is formed, and in which blocks.
+        Which of the two matrices is formed, and in which blocks.
 
     Attributes
     ----------
@@ -397,17 +410,19 @@ class LayerGram:
     def smallest_near(self, eigenvalues: np.ndarray, top: float) -> list[Lower]:
         """Lower bounds of the layers' smallest singular values, each just below the root of an approximate eigenvalue.
 
-        A factorisation proves that all eigenvalues of ``c I - H`` are at most a limit, so those of H are at least c
-        less the limit. Any eigenvalues and any c are valid; with poor ones the proof fails and the bound is 0.
+        A factorisation proves that all eigenvalues of ``top I - H`` are at most a limit, so those of H are at least
+        top less the limit. The limit is just above ``top - eigenvalue``. Any eigenvalues and any top are valid; with
+        poor ones the proof fails and the bound is 0.
 
         Parameters
         ----------
         eigenvalues : array, shape (b,)
             Approximate smallest eigenvalues of H.
         top : float
-            c: about the largest eigenvalue of H.
+            About the largest eigenvalue of H.
         """
         xp = self._ops.xp
+        # The first block, which is all of H: plans with several blocks are refused below.
         gram = self.matrix.diagonal[:, 0, :, :]
         size = gram.shape[-1]
         if self._plan.blocks > 1 or self._plan.wide is not has_fewer_rows(self._spec):
@@ -417,6 +432,8 @@ class LayerGram:
         shifted = top * eye - gram
         shift_error = host.inflate(float(xp.max(xp.abs(shifted))) * rounding.unit(gram, xp=xp), 4)
         allowance = 1 + 2 * size * norms.cholesky_loss(size, gram, xp=xp)
+        # If all eigenvalues are about top, the difference is mere rounding. With a limit of 2**-40 top, the proof
+        # succeeds, and the bound is lower by a factor of 1 - 1e-12 at most.
         limits = np.maximum((top - eigenvalues) * allowance, top * 2.0**-40)
         proven = self._ops.to_numpy(norms.gram_below(shifted, self._ops.from_numpy(limits, gram), ops=self._ops))
         errors = self._ops.to_numpy(self.error)
@@ -429,10 +446,10 @@ class LayerGram:
             bounds.append(_lower(host.sqrt_down(square), (SMALLEST, self._spec), rule))
         return bounds
 
-    def or_zero(self, norms: list[Upper | None]) -> list[Upper | None]:
+    def or_zero(self, bounds: list[Upper | None]) -> list[Upper | None]:
         """Replace the bounds for layers that are zero by 0, since no factorisation can prove these."""
         zero = _upper(0.0, self._spec, "no tap reads a pixel")
-        return [zero if is_zero else norm for norm, is_zero in zip(norms, self._is_zero, strict=True)]
+        return [zero if is_zero else bound for bound, is_zero in zip(bounds, self._is_zero, strict=True)]
 
 
 def norm_up_near(
@@ -444,7 +461,9 @@ def norm_up_near(
 ) -> Array:
     """Proven upper bounds (b,) of the norms of layers A, from their Gram matrices.
 
-    A bound is the target, raised by a few roundings, if the proof succeeds; otherwise the dtype's largest number.
+    If the Gram matrix is one block, and the proof succeeds, the bound is the target, raised by a few roundings. With
+    several blocks, it is the root of the bound that `largest_eigenvalue_up` proves, plus the error. If the proof fails,
+    it is the dtype's largest number.
 
     Parameters
     ----------
@@ -453,7 +472,7 @@ def norm_up_near(
     error : array, shape (b,)
         Bound of the norm of its error, from `gram_error`.
     target : array, shape (b,)
-        Approximate norms from above. Any numbers are valid.
+        Numbers just above the norms, such as estimates that were raised. Any numbers are valid.
     """
     xp = ops.xp
     no_proof = float(xp.finfo(target.dtype).max)

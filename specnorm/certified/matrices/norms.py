@@ -1,7 +1,12 @@
 """Proven bounds of the spectral norms of matrices, and of the symbols of kernels by way of matrices.
 
+A *block* is a real kernel (m, p, *kernel_shape); a stack holds g of them. Its *symbol* is the matrix G(theta), m x p,
+the sum of its taps times phases. The *supremum* (sigma*) of a stack is the largest ``||G(theta)||`` over all
+frequencies theta and all blocks. Claims about it have `EVERYWHERE` as their subject (``what``).
+
 Proofs rest on products, sums and Cholesky factorisations with counted roundings. Eigenvalue routines only propose
-numbers that a factorisation then proves.
+numbers that a factorisation then proves. `rounding.SLACK`, a little above 1, covers terms of second order: a product
+of the errors of two counts.
 """
 
 from __future__ import annotations
@@ -23,7 +28,8 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _DIVISION_ROUNDINGS = 8
-"""Roundings allowed for a library's complex division and square root inside a Cholesky factorisation."""
+"""Roundings allowed for a library's divisions and square roots, complex or real, in a Cholesky factorisation or in a
+quotient of vector norms."""
 _LEAST_FACTOR_SIZE = 96
 """Number of rows from which `factor_loss` is worth its cost, compared with `cholesky_loss`."""
 _LIKELY_SHARE = 0.04
@@ -108,7 +114,7 @@ def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
     blocks : array, shape (g, m, p, *kernel_shape)
         With one tap.
     norm : Upper
-        Of the matrices ``blocks``, reshaped to (g, m, p): its ``what`` is `stack_of` that shape.
+        Bound of the largest norm of ``blocks`` as matrices (g, m, p). Its subject ``what`` is ``stack_of((g, m, p))``.
     """
     count, m, n, *kernel_shape = blocks.shape
     if math.prod(kernel_shape) > 1 or norm.what != stack_of((count, m, n)):
@@ -133,7 +139,8 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
 
     If the Cholesky factorisation of ``M = x I - H`` completes, then ``M >= -e I`` with e the loss that `cholesky_loss`
     or `factor_loss` bounds. So ``lambda_max(H) <= x + e``, and the limit is proven if that is no larger. The rounding
-    of the diagonal of M is part of the allowance. The proof is valid for any x and any limit; a poor choice only makes
+    of the diagonal of M is one of the 8 roundings that `backward_error` adds: a diagonal entry needs few of these, for
+    its root. The proof is valid for any x and any limit; a poor choice only makes
     it fail.
 
     Parameters
@@ -154,7 +161,8 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     u = rounding.unit(gram, xp=xp)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
-    # x is less than the limit by the likely loss, and by the roundings of x and of x + e.
+    # x is chosen so that x + e, with the likely loss e, is just below the limit: less than it by a share of
+    # `likely_loss`, and by the roundings of x and of x + e.
     relative_loss = rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u)
     x = limit / (1 + relative_loss + 32 * u)
     shifted_diagonal = x[..., None] - diagonal
@@ -183,23 +191,26 @@ def _shifted(gram: Array, diagonal: Array, *, ops: ArrayOps) -> Array:
     return xp.reshape(entries, gram.shape)
 
 
-def _uses_factor_loss(size: int, x: Array, *, ops: ArrayOps) -> bool:
+def _uses_factor_loss(size: int, like: Array, *, ops: ArrayOps) -> bool:
     """Whether the loss is computed from the factor: for large float32 matrices, where `cholesky_loss` is large."""
-    return size >= _LEAST_FACTOR_SIZE and ops.has_factors and rounding.unit(x, xp=ops.xp) > 2.0**-53
+    return size >= _LEAST_FACTOR_SIZE and ops.has_factors and rounding.unit(like, xp=ops.xp) > 2.0**-53
 
 
-def likely_loss(size: int, x: Array, *, ops: ArrayOps) -> float:
+def likely_loss(size: int, like: Array, *, ops: ArrayOps) -> float:
     """Share of the limit by which `gram_below` chooses x smaller, for the loss e. No proof rests on it.
+
+    The diagonal of ``M = x I - H`` is at most x, so ``e <= kappa tr(M) <= kappa p x``, with kappa = `cholesky_loss`.
+    As observed, `factor_loss` is at most a share of that: `_LIKELY_SHARE` for large p, and about 3/p more for small p.
 
     Parameters
     ----------
     size : int
         p: rows of the matrices.
-    x : array
+    like : array
         Any array of the matrices' dtype.
     """
-    share = _LIKELY_SHARE + 3 / size if _uses_factor_loss(size, x, ops=ops) else 1.0
-    return cholesky_loss(size, x, xp=ops.xp) * size * share
+    share = _LIKELY_SHARE + 3 / size if _uses_factor_loss(size, like, ops=ops) else 1.0
+    return cholesky_loss(size, like, xp=ops.xp) * size * share
 
 
 def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
@@ -234,31 +245,33 @@ def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
     return rounding.up(xp.max(image / x, axis=(-2, -1)), 2 * size + 16, xp=xp)
 
 
-def cholesky_loss(size: int, x: Array, *, xp: Namespace) -> float:
+def cholesky_loss(size: int, like: Array, *, xp: Namespace) -> float:
     """Return kappa such that a completed Cholesky factorisation of a p x p matrix M proves ``M >= -kappa tr(M) I``.
 
     With g = `backward_error`, ``sum_j |L_ij|**2 <= M_ii / (1 - g)``, so ``||L||_F**2 <= tr(M) / (1 - g)`` and
-    ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I`` for kappa = g / (1 - g): Rump, BIT 46, 2006, theorem 2.3 (real).
+    ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I`` for kappa = g / (1 - g). Rump, BIT 46, 2006,
+    theorem 2.3, states this for real matrices. The argument uses the inequality of `backward_error` alone, which holds
+    for complex ones with the larger g.
 
     Parameters
     ----------
     size : int
         p.
-    x : array
+    like : array
         Any array of M's dtype.
     """
-    g = backward_error(size, x, xp=xp)
+    g = backward_error(size, like, xp=xp)
     return g / (1 - g)
 
 
-def backward_error(size: int, x: Array, *, xp: Namespace) -> float:
+def backward_error(size: int, like: Array, *, xp: Namespace) -> float:
     """Return g such that a completed Cholesky factorisation has ``|L L* - M| <= g |L| |L|^T``, entry by entry.
 
     Each entry is a sum of at most p terms, and 8 roundings are allowed for divisions and roots: g is gamma(p + 8) for
     real, sqrt(2) gamma(2 p + 8) for complex matrices. Parameters as of `cholesky_loss`.
     """
-    u = rounding.unit(x, xp=xp)
-    if arrays.is_complex(x, xp=xp):
+    u = rounding.unit(like, xp=xp)
+    if arrays.is_complex(like, xp=xp):
         return math.sqrt(2) * rounding.gamma(2 * size + _DIVISION_ROUNDINGS, u)
     return rounding.gamma(size + _DIVISION_ROUNDINGS, u)
 
@@ -347,6 +360,7 @@ class GramProof:
         quotient = quotient[..., 0, 0]
         relative_residual = residual / xp.where(quotient > 0, quotient, xp.ones_like(quotient))
         likely_error = xp.minimum(relative_residual, _INVERSE_GAP * relative_residual**2)
+        # Twice the loss, as in `matrix_norm_up`. 48 roundings are enough for the limit and for x in `gram_below`.
         allowance = 2 * size * cholesky_loss(size, gram, xp=xp) + 48 * rounding.unit(gram, xp=xp)
         limit = quotient * (1 + allowance + likely_error)
         bound = rounding.up(xp.sqrt(limit + gram_error), 6, xp=xp)
@@ -422,7 +436,8 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
     frobenius = frobenius_up(a, xp=xp)
     gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
     estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-    # Twice the loss: once for x + e in `gram_below`, once so that the factorisation of x I - H completes.
+    # Twice the loss: once for x + e in `gram_below`, once so that the factorisation of x I - H completes. 16 roundings
+    # are for the estimate. If they do not suffice, the proof fails.
     factor = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
     limit = xp.maximum(estimate, xp.zeros_like(estimate)) * factor
     proven = gram_below(gram, limit, ops=ops)
@@ -482,7 +497,8 @@ class GramIterates:
         """Replace B_t by B_{t+1}: one rescaling and one product."""
         xp, norm = self._xp, self._frobenius
         exponent = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm))))
-        # A symbol can be as small as a subnormal number, by cancellation: its inverse would overflow.
+        # The matrices may be symbols, which cancellation can make as small as a subnormal number: its inverse would
+        # overflow.
         limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
         exponent = xp.clip(exponent, -limit, limit)
         factor = arrays.power_of_two(-exponent, xp=xp)
@@ -511,10 +527,11 @@ class GramIterates:
 
 
 def with_taps(norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
-    """``sqrt(taps) * norms``, rounded up: bounds of sigma* from bounds of the norm of an unfolding M of each block.
+    """``sqrt(taps) * norms``, rounded up: bounds of the supremum from bounds of the norm of each block's unfolding M.
 
-    The symbol G(theta) is M, multiplied from both sides by isometries that hold the phases of the taps in the rows and
-    of those in the columns, and by ``sqrt(taps)``. So ``sigma* <= sqrt(taps) ||M||``.
+    Some axes of the taps are in the rows of M, the others in its columns. ``G(theta) = sqrt(taps) P* M Q``, where P and
+    Q repeat the channels for each tap of the rows or of the columns, times its phase and over the root of the number of
+    these taps. P and Q are isometries, so ``||G(theta)|| <= sqrt(taps) ||M||`` at every theta.
     """
     return rounding.up(norms * math.sqrt(math.prod(kernel_shape)), 3, xp=xp)
 
@@ -588,6 +605,8 @@ def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps)
     xp = ops.xp
     count, m, p = blocks.shape[:3]
     matrix = arrays.in_wide_dtype(xp.reshape(blocks, (count, m, p)), ops=ops)
+    # The matrices are real, so the real part of a complex singular vector is one, too, if it is not 0. Any vectors are
+    # valid (`GramProof.norm_near`); where they are poor, `matrix_norm_up` proves the bound.
     v = arrays.in_wide_dtype(xp.real(vectors), ops=ops)
     shorter_side_vectors = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
     norms_up = _norms_up(GramProof(matrix, ops=ops), matrix, shorter_side_vectors, ops=ops)

@@ -1,8 +1,9 @@
 """Boxes of frequencies that cover what a certificate must cover: integers of the host, without an array library.
 
 A box has its centre as exact rationals of a turn, and its *radius*: how far it extends from the centre in the unit of
-the cell lemma, half a kernel's degree times radians, summed over the axes. With two moving axes the boxes of the torus
-stand on their corners, along ``theta_1 + theta_2`` and ``theta_1 - theta_2``: for one radius they cover twice the area.
+the cell lemma, half a kernel's degree times radians, summed over the axes. An axis *moves* if the kernel has more than
+one tap there. The first two moving axes of the torus are cut along ``theta_1 + theta_2`` and ``theta_1 - theta_2``, so
+that boxes stand on their corners: for one radius they cover twice the area.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
 _WIDEST = 0.55
-"""Radius of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
+"""Largest radius of the first cells. Those of the torus pass at once if the norm at their centre is at most
+``cos(0.55) = 0.85`` of the threshold."""
 _CACHED = ("centres", "radius")
 """Cached properties that a selection of boxes takes over, where they are computed."""
 _MAKER = object()
@@ -126,8 +128,6 @@ class Boxes:
     def largest_phase(self, slopes: np.ndarray) -> np.ndarray:
         """Largest ``|slope . (theta - centre)|`` over each box, theta in radians, rounded up, shape (c, n).
 
-        Along a lattice axis it is a sum over the frequency axes that may cancel: its rounding is added, not multiplied.
-
         Parameters
         ----------
         slopes : float array, shape (n, d)
@@ -136,6 +136,8 @@ class Boxes:
         middle = (self.low + self.high) // 2
         distance = np.maximum(self.high - middle, middle - self.low)
         turns = slopes / np.asarray(self.denominators, dtype=float)
+        # Along a lattice axis the slope is a sum over the frequency axes, whose terms may cancel. So its error is no
+        # fraction of the sum: it is bounded by the magnitudes of the terms, d + 1 roundings each, and added.
         sum_error = 2.0**-53 * (d + 1) * (np.abs(turns) @ np.abs(self.frame))
         turns_along_axes = np.abs(turns @ self.frame) + sum_error
         # 2 pi, the sum of turns with its allowance, the product, and the sum over the lattice axes.
@@ -153,7 +155,11 @@ class Boxes:
 
     @property
     def _most_pieces(self) -> np.ndarray:
-        """Most pieces along each lattice axis, shape (c, d): single points of a grid, or even widths for a centre."""
+        """Most pieces along each lattice axis, shape (c, d).
+
+        Of a grid they are its points. On the torus every piece has a width of at least 2, so that its centre is a
+        lattice point inside.
+        """
         width = self.high - self.low
         return np.asarray(np.maximum(width + 1 if self.on_grid else width // 2, 1))
 
@@ -180,7 +186,13 @@ class Boxes:
         return self.between(piece_low, piece_high), parent
 
     def _pieces(self, ratio: np.ndarray) -> np.ndarray:
-        """Pieces that each box is cut into along each lattice axis, shape (c, d)."""
+        """Pieces that each box is cut into along each lattice axis, shape (c, d).
+
+        Along the axis with the largest part of the radius they are ``ratio``, along others in proportion.
+
+        The 1e-9 keeps a ratio that rounding raised above an integer from asking for another piece. How a box is cut is
+        no matter of proof.
+        """
         turns = np.abs((self.half_degree / np.asarray(self.denominators, dtype=float)) @ np.abs(self.frame))
         half_width = (self.high - self.low + 1) // 2
         radii = half_width * turns
@@ -208,7 +220,8 @@ class Cells:
     supremum : Upper, optional
         Of all blocks, everywhere; the proofs of grid points rest on it.
     nonnegative : bool
-        Whether the symbol is, but for a phase, Hermitian and nowhere negative: its norm then varies less.
+        Whether the symbol is, but for a phase, Hermitian and nowhere negative, which is to say that no eigenvalue is
+        negative at any frequency. Its norm then varies less.
     """
 
     boxes: Boxes
@@ -224,7 +237,7 @@ class Cells:
 
 
 def _covering(boxes: Boxes, covers: object) -> Boxes:
-    """The same boxes, said to cover all frequencies of something. For the modules of the trusted room."""
+    """The same boxes, said to cover all frequencies of ``covers``. For the modules of the trusted room."""
     return replace(boxes, covers=covers, maker=_MAKER)
 
 
@@ -249,15 +262,17 @@ def _half_degree(kernel_shape: Sequence[int]) -> np.ndarray:
 
 
 def _lattice(kernel_shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """Cells an axis of a cover of the torus, and the two axes, if any, along which they stand on their corners."""
+    """Cells along each axis of the torus, and the two axes, if any, in whose plane they stand on their corners."""
     moving = [j for j, k in enumerate(kernel_shape) if k > 1]
     pair = moving[:2] if len(moving) > 1 else []
-    # The radius is a sum over the axes, to which the pair on its corners contributes once.
+    # The radius is a sum over the axes. On its corners a box extends along one axis of the pair only as far as it does
+    # not along the other, so that both together contribute one term.
     terms = len(moving) - 1 if pair else len(moving)
     widest = _WIDEST / max(terms, 1)
     counts = []
     for j, k in enumerate(kernel_shape):
-        # An even number of cells an axis, so that half a turn is a whole number of them and a chessboard closes.
+        # An even number of cells an axis, so that half a turn is a whole number of them and a chessboard closes. Half
+        # of an ordinary cell is pi / count wide; one on its corners reaches twice as far.
         half_count = math.ceil(math.pi * (k - 1) / (2 if j in pair else 4) / widest)
         counts.append(1 if k == 1 else 2 * half_count)
     return counts, pair
@@ -274,6 +289,7 @@ def torus(kernel_shape: tuple[int, ...]) -> Boxes:
     """Cover of all frequencies of a real kernel, up to mirror images. An axis with one tap is one point."""
     counts, pair = _lattice(kernel_shape)
     ndim = len(counts)
+    # Half of a cell's width along its lattice axes, in lattice points: a power of 2 that can be halved `_DEPTH` times.
     half_width = 2**_DEPTH
     cell = product([np.arange(c) for c in counts])
     if pair:

@@ -1,31 +1,38 @@
 """Prove that cells hold no norm above a threshold: the only place where a search may drop a cell.
 
-A cell is a box of frequencies around a centre c, with phi its radius (`cells.Boxes.radius`). A Cholesky factorisation
-proves ``||G(c)|| <= tau``, and one of three lemmas carries that to the cell. With mu the threshold:
+A cell is a box of frequencies around a centre c, with phi its radius (`cells.Boxes.radius`). Let sigma* be the largest
+norm on the torus, and mu the threshold. A Cholesky factorisation proves that ``||G(c)||`` is at most some limit, and
+one of three lemmas carries that to the cell:
 
 * Cell lemma (Bernstein, Szego): around a maximiser of the whole torus ``||G|| >= sigma* cos(phi)``. So if every cell of
   a cover has ``||G(c)|| <= mu cos(phi)``, phi < pi/2, then ``sigma* <= mu``.
-* Grid lemma: the best point of a DFT grid is no maximiser of the torus. With a proven ``S >= sigma*``, nothing in the
-  cell exceeds mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)``. With ``alpha = arccos(mu / S)`` the
+* Grid lemma: the best point of a DFT grid need be no maximiser of the torus. With a proven ``S >= sigma*``, nothing in
+  the cell exceeds mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)``. With ``alpha = arccos(mu / S)`` the
   right side is ``S cos(alpha + phi)``: where it is positive, the angle is below pi/2, as the lemma requires.
 * Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
   (`gram_polynomial.GramPolynomial.variation_sq`).
 
-Both first lemmas are one inequality. Let ``|u* G(theta) v| = ||G(theta)||`` for unit vectors u and v, and for a phase w
-with ``|w| = 1`` let ``g(t) = Re(w u* G(theta + t delta) v)``, w turning with t so that ``g(0) = ||G(theta)||`` and the
-frequencies of g lie in [-phi, phi]. Then ``|g| <= S``, and Bernstein and Szego's ``g'**2 + phi**2 g**2 <= phi**2 S**2``
-says that ``arccos(g / S)`` changes by at most phi from t = 0 to 1:
+By the cell lemma alone, a cell may hold norms above mu; it holds no maximiser if sigma* is above mu. A cell *passes* if
+any of these conditions is proven of it.
+
+Both first lemmas are one inequality. Let ``|u* G(theta) v| = ||G(theta)||`` for unit vectors u and v, and let
+``g(t) = Re(w(t) u* G(theta + t delta) v)`` with ``w(t) = e^{i (a + b t)}``. Here ``g(0) = ||G(theta)||`` by the choice
+of a; b moves the middle of the taps to the origin, so that the frequencies of g lie in [-phi, phi]. Then
+``|g| <= S``, and Bernstein and Szego's ``g'**2 + phi**2 g**2 <= phi**2 S**2`` says that ``arccos(g / S)`` changes by at
+most phi from t = 0 to 1:
 
     ||G(theta + delta)|| >= S cos(arccos(||G(theta)|| / S) + phi)     while that angle is at most pi.
 
 With theta the maximiser and S = sigma* the arccosine is 0. (The product of the axes' cosines would be wrong.)
 
-Of a symbol that is, but for a phase, Hermitian and nowhere negative, ``f(t) = v* D(theta + t delta) v`` lies between 0
-and S, and ``g = f - S / 2`` between -S/2 and S/2, with the same frequencies. So both lemmas hold for g and S / 2: what
-was ``mu cos(phi)`` is ``mu (1 + cos(phi)) / 2``, a loss half as large.
+Of a symbol that is, but for a phase, a Hermitian matrix D that is nowhere negative (it has no negative eigenvalue at
+any frequency), ``f(t) = v* D(theta + t delta) v`` lies between 0 and S, and ``g = f - S / 2`` between -S/2 and S/2,
+with the same frequencies. So both lemmas hold for g and S / 2: what was ``mu cos(phi)`` is ``mu (1 + cos(phi)) / 2``, a
+loss half as large.
 
-A lemma that holds for mu holds for larger ones. A search asks a `Cover`. The search decides which cells are tried first
-and how they are cut: poor decisions cost time, and no proof rests on them.
+A cell that passes for a threshold passes for every larger one, so that a search may raise its threshold. The search
+keeps its cells in a `Cover`. It decides which of them are tried first and how they are cut: poor decisions cost time,
+and no proof rests on them.
 """
 
 from __future__ import annotations
@@ -54,13 +61,20 @@ _MAKER = object()
 
 
 def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
-    """Norms at the centres up to which cells of the torus hold nothing above the threshold, rounded down; or 0."""
+    """Norms at the centres up to which cells of the torus pass, rounded down; 0 if no norm suffices.
+
+    A cell that passes contains no maximiser of the torus with a norm above the threshold. So if all cells pass, the
+    supremum is at most the threshold.
+    """
     limits = np.maximum(host.mul_down(host.cos_down(radius), threshold), 0.0)
     return np.where(radius < math.pi / 2, limits, 0.0)
 
 
 def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndarray:
-    """Norms at the centres up to which no grid point of a cell exceeds the threshold, rounded down; or 0."""
+    """Norms at the centres up to which no grid point of a cell exceeds the threshold, rounded down.
+
+    0 if no norm suffices, and infinite if every norm does, as the supremum is no larger than the threshold.
+    """
     if supremum.what != EVERYWHERE:
         raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
     if supremum <= threshold:
@@ -78,7 +92,11 @@ def nonnegative_cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
 
 
 def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndarray:
-    """`grid_lemma` for a symbol that is nowhere negative: that of ``mu - S / 2`` and ``S / 2``, and ``S / 2`` more."""
+    """`grid_lemma` for a symbol that is nowhere negative.
+
+    With ``mu - S / 2`` for mu and ``S / 2`` for S it is the lemma for ``g = f - S / 2``. Its limit is ``S / 2`` lower
+    than that for f.
+    """
     if supremum.what != EVERYWHERE:
         raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
     if supremum <= threshold:
@@ -95,10 +113,9 @@ def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray
 
 
 def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
-    """Largest computed ``lambda_max(H(c))`` for which a cell holds nothing above the threshold, rounded down.
+    """Limits of cells: the largest computed ``lambda_max(H(c))`` with which a cell passes, rounded down, shape (c,).
 
-    Shape (c,). Negative where no eigenvalue proves that; infinite for grid points where the supremum itself is no
-    larger.
+    Negative where no eigenvalue proves that; infinite for grid points where the supremum itself is no larger.
 
     By variation: let P have the coefficients as computed, which moves by at most V in the cell. H - P and computed
     H - P are at most the error e everywhere, so ``lambda_max(computed H(c)) <= l`` gives ``||H(c)|| <= l + e``,
@@ -110,6 +127,7 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
         by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold)
         return np.asarray(np.maximum(polynomial.limit_sq(norms_by_lemma), by_variation_sq[cells.block, kind]))
     if boxes.on_grid and cells.supremum is not None and cells.supremum <= threshold:
+        # They are infinite, as their squares are.
         return norms_by_lemma
     variation_sq = _variation_sq(polynomial, boxes)
     # One of the three errors e is in `limit_sq`.
@@ -136,7 +154,10 @@ def _by_lemma(
 
 
 def _scalar_limits_sq(polynomial: ScalarGram, boxes: Boxes, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Limits by the variation of scalar symbols, for each block and kind of box, (g, s), and each box' kind, (c,)."""
+    """Limits by the variation of scalar symbols, for each block and kind of box, (g, s), and each box' kind, (c,).
+
+    Boxes of one kind have the same shape, and so the same variation (`ScalarGram.variation`).
+    """
     variation, kind = polynomial.variation(boxes)
     norms_at_centres = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
     return polynomial.limit_sq(norms_at_centres), kind
@@ -205,7 +226,7 @@ class CentreMatrices:
         )
 
 
-def speaks_of(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
+def can_prove(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
     """Whether the matrices can prove limits: those reduced for a limit prove no lower one, shape (c,)."""
     nothing_left_out = formed.polynomial.rank == formed.polynomial.size
     return np.asarray((limit_sq >= formed.reduced_for_sq) | nothing_left_out)
@@ -217,12 +238,14 @@ def proven_below(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps)
     if arrays.real_dtype(formed.matrices, xp=ops.xp) == ops.xp.float32:
         limits = host.float32_down(limits)
     below = norms.gram_below(formed.matrices, ops.from_numpy(limits, formed.polynomial.blocks), ops=ops)
-    return np.asarray(ops.to_numpy(below) & speaks_of(formed, limit_sq))
+    return np.asarray(ops.to_numpy(below) & can_prove(formed, limit_sq))
 
 
 @dataclass(frozen=True, eq=False)
 class Nonnegative:
     """A proof that the symbol of a kernel is, but for a phase, Hermitian and nowhere negative. Made in this room alone.
+
+    Nowhere negative: at no frequency does it have a negative eigenvalue.
 
     Parameters
     ----------
@@ -236,7 +259,7 @@ class Nonnegative:
         if maker is not _MAKER:
             raise TypeError("Nonnegative: a symbol is proven to be nowhere negative by the rules of this room alone")
 
-    def speaks_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
+    def is_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
         """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
         support = polyphase.support(self.kernel, ops=ops)
         return tuple(support.shape) == tuple(blocks.shape) and bool(ops.xp.all(support == blocks))
@@ -251,7 +274,7 @@ def _nowhere_negative(kernel: Array) -> Nonnegative:
 class ButFor:
     """The frequencies of something but for some open cells.
 
-    Two of them are never equal, even if as many cells are open.
+    They are compared by identity: two covers with as many open cells may leave out different frequencies.
     """
 
     what: object
@@ -309,7 +332,7 @@ class Cover:
             raise HypothesisError("the boxes are of a symbol of another degree")
         if boxes.on_grid and supremum is None:
             raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
-        if nonnegative is not None and not nonnegative.speaks_of(blocks, ops=ops):
+        if nonnegative is not None and not nonnegative.is_of(blocks, ops=ops):
             raise HypothesisError("it is another kernel whose symbol is nowhere negative")
         self._blocks = blocks
         self._ops = ops
@@ -353,7 +376,7 @@ class Cover:
 
     @property
     def what(self) -> object:
-        """Whose frequencies the first boxes cover: `Boxes.covers`."""
+        """`Boxes.covers` of the boxes that it was made of: `bound.EVERYWHERE` or a `Circulant`."""
         return self._what
 
     @property
@@ -375,7 +398,11 @@ class Cover:
         return self.beside_open()
 
     def beside_open(self) -> Upper:
-        """A bound of the norm over all frequencies but those of the open cells."""
+        """A bound of the norm over all frequencies but those of the open cells.
+
+        It holds for a cover of grid points, or if no cell is open. On the torus, cells that passed by the cell lemma
+        hold no maximiser, but may hold norms above this bound while others are open.
+        """
         what = ButFor(self.what, len(self)) if len(self) else self.what
         if self._supremum is None:
             return _upper(self._upper, what, f"cell lemma, {self._count} cells")
@@ -436,7 +463,10 @@ class Cover:
         return is_proven
 
     def fathom_by_supremum(self, threshold: float) -> bool:
-        """Whether the supremum of the torus is no larger than the threshold, which proves every cell."""
+        """Mark every open cell as proven if the supremum of the torus is no larger than the threshold.
+
+        Return whether it is.
+        """
         supremum = self._open.supremum
         if supremum is None or not supremum <= threshold:
             return False

@@ -1,7 +1,9 @@
 """``H(theta) = G* G`` as a trigonometric polynomial: its matrix coefficients, and H by two real products with them.
 
 ``H(theta) = R_0 + sum_{d>0} [cos(d.theta) (R_d + R_d^T) + i sin(d.theta) (R_d - R_d^T)]`` with the channel
-autocorrelations ``R_d = sum_k K_k^T K_{k+d}``. A frequency then costs no product of matrices.
+autocorrelations ``R_d = sum_k K_k^T K_{k+d}``; of the lags d and -d, one is summed over. H at many frequencies is a
+table of cosines times the *even* coefficients ``R_d + R_d^T``, and one of sines times the *odd* ones. No two matrices
+of channels are multiplied at a frequency.
 
 Trained kernels have few large directions. With the channels rotated so that these come first, ``H = [[A, B*], [B, C]]``
 with ``C <= truncation`` at every frequency, and for ``limit > truncation``
@@ -96,8 +98,8 @@ def rotation_loss(
 ) -> tuple[float, float]:
     """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost) / shrink`` with G' of the computed product.
 
-    ``fl(K V) = K V + E``, ``|E| <= gamma(p + 2) |K| |V|``, two of them where K is rounded first: in the product, and in
-    ``|K|``. ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
+    ``fl(K V) = K V + E`` with ``|E| <= gamma(p + 2) |K| |V|``. Two of these p + 2 roundings are there for a K that is
+    rounded first: one in the product, one in ``|K|``. ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
 
     Parameters
     ----------
@@ -118,7 +120,8 @@ def rotation_loss(
     gram = xp.matmul(xp.matrix_transpose(basis), basis)
     basis_norm = float(xp.max(norms.frobenius_up(basis, xp=xp)))
     computed_e = float(xp.max(norms.frobenius_up(gram - eye, xp=xp)))
-    # V^T V is off by gamma(p) |V|^T |V|, and the difference is rounded once.
+    # V^T V is off by gamma(p) |V|^T |V|, of Frobenius norm ||V||_F**2, and the difference V^T V - I is rounded once: by
+    # at most u (|V|^T |V| + I), where ||I||_F <= size.
     gram_error = host.mul_up(
         rounding.SLACK * rounding.gamma(size + 2, basis_unit),
         host.add_up(host.mul_up(basis_norm, basis_norm), size),
@@ -134,8 +137,8 @@ def rotation_loss(
 def reduced_error(a: tuple[Array, Array], b: tuple[Array, Array], *, xp: Namespace) -> Array:
     """Bound on ``||fl(A + b* b) - (A + b* b)||``, shape (f,), from both parts of A (f, r, r) and of b (f, n, r).
 
-    b stands for a matrix B scaled by a weight: two more roundings an entry. Of a product's entry both parts are sums of
-    2 n products.
+    b is as computed: the matrix B times a weight, which costs two more roundings an entry. Of an entry of b* b both
+    parts are sums of 2 n products.
     """
     u = rounding.unit(b[0], xp=xp)
     rows = b[0].shape[-2]
@@ -173,11 +176,14 @@ class GramPolynomial:
     truncation : float
         Bound of ``||C(theta)||`` for every block and theta; 0 if nothing is left out.
     error : float
-        Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product passes through at most
+        Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product of two entries passes
+        through at most
         ``m + 2 taps + L + 4`` roundings: the inner product of two taps, the sum of such products into ``R_d +- R_d^T``,
         the product with the table and the sum over d.
-    lags : integer array, shape (L, d)
-        Half of all lags that two taps other than 0 have, the zero lag first.
+    lags : integer array, shape (L, axes)
+        Half of all lags between two taps that are not all zero, the zero lag first.
+    even, odd : arrays, shape (g, L, size * rank)
+        First columns of ``R_d + R_d^T`` and ``R_d - R_d^T`` for each lag; of lag 0, R_0 and 0.
     norms : float array, shape (L - 1,)
         Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up) for d other than 0; infinite if
         something is left out.
@@ -227,9 +233,10 @@ class GramPolynomial:
     def _coefficient_norms(self) -> np.ndarray:
         """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
 
-        ``|E|**2 + |O|**2 = 4 |R_d|**2``. If E and O are rounded, ``(E + O) / 2`` and ``(E - O) / 2``, which stand for
-        R_d and R_d^T, have norms that add up to at most ``sqrt(|E|**2 + |O|**2)``. A sum of squares passes through at
-        most ``p * rank + 2`` roundings.
+        In Frobenius norms, ``||E||**2 + ||O||**2 = 4 ||R_d||**2``. If E and O are rounded, ``(E + O) / 2`` and
+        ``(E - O) / 2`` stand for R_d and R_d^T: two matrices, whose norms add up to at most
+        ``sqrt(||E||**2 + ||O||**2)``, twice the bound. A sum of squares passes through at most ``p * rank + 2``
+        roundings.
         """
         xp = self.xp
         if self.rank < self.size:
@@ -244,7 +251,10 @@ class GramPolynomial:
         return 16 if self.even.dtype == self.xp.float64 else 8
 
     def limit_sq(self, norm: np.ndarray) -> np.ndarray:
-        """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down."""
+        """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down.
+
+        It is what other functions take as ``limit_sq``: a bound of eigenvalues of H, of the blocks as rotated.
+        """
         rotated = np.maximum(host.sub_down(host.mul_down(norm, self._shrink), self._lost), 0.0)
         return host.sub_down(host.mul_down(rotated, rotated), self.error)
 
@@ -290,12 +300,12 @@ class GramPolynomial:
         even, odd : arrays, shape (f, size, rank)
             Of `planes_at`.
         limit_sq : float array, shape (f,)
-            Above the truncation bound, unless nothing is left out.
+            What is to be proven of the largest eigenvalues: above the truncation bound, unless nothing is left out.
 
         Raises
         ------
         HypothesisError
-            If a limit is not.
+            If something is left out, and a limit is not above the truncation bound.
         """
         xp = self.xp
         if self.rank == self.size:
@@ -303,7 +313,8 @@ class GramPolynomial:
             return self.ops.complex(even, odd), no_error
         if not np.all(limit_sq > self.truncation):
             raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
-        # A difference, a quotient and a root: two roundings. The weight's conversion is in `reduced_error`.
+        # The root halves the relative errors of the difference and the quotient, and adds its own: two roundings in
+        # all. The weight's conversion is in `reduced_error`.
         weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
         factor = xp.astype(self.ops.from_numpy(weights, self.blocks), even.dtype)[:, None, None]
         a = even[:, : self.rank, :], odd[:, : self.rank, :]
@@ -314,8 +325,9 @@ class GramPolynomial:
     def float32_copy(self) -> GramPolynomial:
         """The same with its sum over the lags in float32; itself where that is not trusted (TF32, bfloat16 products).
 
-        The coefficients and the table are rounded once to float32, and an entry passes through ``L + 2`` roundings of
-        that unit more: of E and O, even and odd coefficients, its parts are sums of E_d cos and O_d sin.
+        The parts of an entry of H are sums of ``E_d cos`` and of ``O_d sin`` over the lags, with the even and odd
+        coefficients E and O. A term passes through at most ``L + 2`` roundings of float32: one of the coefficient, one
+        of the table, and L of the product and the sum.
         """
         if self.itemsize == 8 or not self.ops.exact_float32:
             return self
@@ -330,10 +342,10 @@ class GramPolynomial:
         return self._float32_copy
 
     def _norm_of_magnitudes(self) -> float:
-        """Bound of ``||S||`` for the magnitudes that the sum over the lags rounds: its largest row sum, rounded up.
+        """Bound of the norm of the magnitudes that the sum over the lags rounds: a largest row sum, rounded up.
 
-        S is symmetric. Its first columns are ``sum_d max(|E_d|, |O_d|)``, and beside them, in the rows below, are
-        zeros: only the first columns of H are computed.
+        Of H only the first ``rank`` columns are computed, and the rest by symmetry. So these magnitudes are a symmetric
+        matrix S, whose first ``rank`` columns are ``sum_d max(|E_d|, |O_d|)``. Its rows below have zeros beside these.
         """
         xp = self.xp
         g, count, _ = self.even.shape
@@ -342,7 +354,7 @@ class GramPolynomial:
             total = total + xp.maximum(xp.abs(self.even[:, d, :]), xp.abs(self.odd[:, d, :]))
         first_columns = xp.reshape(total, (g, self.size, self.rank))
         row_sums = xp.sum(first_columns, axis=-1)
-        # By symmetry, row i <= rank of S goes on as column i of the rows below.
+        # By symmetry, each of the first ``rank`` rows of S goes on, beside these columns, as its column goes on below.
         beside = xp.sum(first_columns[:, self.rank :, :], axis=-2)
         sums = xp.concat([row_sums[:, : self.rank] + beside, row_sums[:, self.rank :]], axis=-1)
         return float(xp.max(rounding.up(sums, count + 2 * self.size + 4, xp=xp)))
@@ -379,7 +391,7 @@ class PairedTaps:
 
     Parameters
     ----------
-    lags : integer array, shape (L, d)
+    lags : integer array, shape (L, axes)
     first, second : integer arrays, shape (n,)
         Taps by their numbers in the kernel's order; ``second - first`` is a lag.
     sums : float array, shape (L, n)
@@ -484,13 +496,13 @@ def correlations(
     used : bool array, shape kernel_shape
         Whether a tap is other than 0.
     rank : int
-        How many columns are computed.
+        How many columns of R_d are computed, the first ones.
     tick : callable, optional
         Called now and then, at most once a lag. It ends the work by raising an exception.
 
     Yields
     ------
-    lags : integer array, shape (L, d)
+    lags : integer array, shape (L, axes)
     forward, backward : arrays, shape (g, L, p * rank)
         First columns of R_d and of ``R_{-d} = R_d^T``.
     """
@@ -508,7 +520,7 @@ def correlations(
         else:
             backward = xp.matrix_transpose(forward[..., :rank, :])
             if rank < p:
-                # The rows below the first have their columns in the part of R_d that is not computed.
+                # The rows of R_d^T below its first ``rank`` are columns of R_d that are not computed.
                 below = _summed_products(taps, pairs.second, pairs.first, sums, rank, first_row=rank, ops=ops)
                 backward = xp.concat([backward, below], axis=2)
         shape = (g, len(pairs.lags), p * rank)
@@ -563,7 +575,7 @@ def autocorrelations(
 
     Returns
     -------
-    lags : integer array, shape (L, d)
+    lags : integer array, shape (L, axes)
         The zero lag first.
     even, odd : arrays, shape (g, L, p * rank)
         First columns of ``R_d + R_d^T`` and ``R_d - R_d^T``; of lag 0, R_0 and 0.

@@ -1,7 +1,8 @@
-"""Powers of the Gram matrix of a convolution at the frequencies of its own taps, and the sums that bound its norm.
+"""Powers of a convolution's Gram matrix, on a grid of as many points as they have taps, and sums that bound its norm.
 
-``H_t = (G* G)**(2**(t-1))`` has ``2**t (k_j - 1) + 1`` taps an axis. On a grid of as many points nothing aliases, so
-that its taps R_t are the inverse Fourier transform of its values there.
+After t products, ``H_t = (G* G)**(2**(t-1))`` has ``2**t (k_j - 1) + 1`` taps an axis: the first product is G* G, and
+each other one squares the last. On a grid of as many points nothing aliases, so that its taps R_t are the inverse
+Fourier transform of its values there.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _LEAST_FREQUENCIES = 16
 
 
 class GramTaps:
-    """``H_t = (G* G)**(2**(t-1))`` of a stack of blocks: the grid of its own taps, and these with all errors.
+    """``H_t`` of a stack of blocks on a grid of as many points as it has taps: values or taps, and what errors add.
 
     Parameters
     ----------
@@ -69,10 +70,10 @@ class GramTaps:
         return self.ops.from_numpy(np.ascontiguousarray(x.astype(dtype)), self.blocks)
 
     def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
-        """Frequencies within the memory budget, on the host in the cache, with their place among all."""
+        """Parts of the frequencies that fit the memory budget (on the host, the cache), with their place among all."""
         step = symbols.chunk_length(self.blocks, ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
-            # Each chunk reads all taps: with fewer frequencies at once, a product would be little more than that.
+            # Each chunk reads all taps: with fewer than `_LEAST_FREQUENCIES`, that would take most of the time.
             in_cache = TUNING.forward_host // (8 * math.prod(self.blocks.shape[:3]))
             step = min(step, max(_LEAST_FREQUENCIES, in_cache))
         for start in range(0, len(self.points), step):
@@ -82,7 +83,8 @@ class GramTaps:
     def transform(self, x: Array) -> Array:
         """Real part of the sum over the whole grid with ``e^{-i m.theta}``: (b, f, p, r) -> (b, taps, p, r).
 
-        The halved axis comes last, where the products are fewest, and real.
+        r is the number of columns. The grid is halved along one axis, as values at mirror images are conjugate. That
+        axis is transformed last, where only the real part is needed.
         """
         xp = self.xp
         b, _, p, r = x.shape
@@ -102,7 +104,18 @@ class GramTaps:
         return xp.reshape(taps, (b, math.prod(self.grid), p, r))
 
     def taps(self, columns: slice | Array) -> tuple[Array, Array]:
-        """Columns of the taps (b, grid, p, r), or ``R_t s`` for vectors s (b, p, r); a bound on what all errors add."""
+        """Columns of the taps, and a bound (b,) on what all errors add to their norm.
+
+        Parameters
+        ----------
+        columns : slice, or array of shape (b, p, r)
+            Which columns; or vectors s, for the products ``R_t s``.
+
+        Returns
+        -------
+        taps : array, shape (b, taps, p, r)
+        lost : array, shape (b,)
+        """
         values, lost = self.values(columns)
         taps = self.transform(values)
         taps /= math.prod(self.grid)
@@ -111,8 +124,9 @@ class GramTaps:
     def values(self, columns: slice | Array) -> tuple[Array, Array]:
         """``H_t`` at the frequencies, (b, f, p, r), and a bound on what all errors add to the taps.
 
-        At a frequency let X be the matrix that is squared and e a bound of its error in the Frobenius norm, at first
-        ``sqrt(p)`` times the symbol's. The next one is off by at most ``2 ||X|| e + e**2 + product_error ||X||_F**2``.
+        At a frequency let X be the matrix of which X* X is formed next, and e a bound of its error in the Frobenius
+        norm, at first ``sqrt(p)`` times the symbol's. The next one is off by at most
+        ``2 ||X|| e + e**2 + product_error ||X||_F**2``.
         The errors are taps of a polynomial on the same grid, whose norm at any frequency is at most
         ``sum_m ||E_m||_F <= sqrt(sum_theta e(theta)**2)`` (Parseval). The inverse transform, a product with a table an
         axis, is off in each tap by at most ``c`` times the mean of ``|H(theta)|``, over all taps by
@@ -143,6 +157,7 @@ class GramTaps:
         value_error = rounding.up(xp.sqrt(rounding.up(error_sum_sq, points + 2, xp=xp)), 2, xp=xp)
         norm = rounding.up(xp.sqrt(norm_sum_sq), points + 4, xp=xp)
         transform_error = norm * (rounding.SLACK * c * math.sqrt(point_count))
+        # Products below the smallest normal number may be flushed to 0.
         underflow = 4.0**self.n_iter * m * p * point_count * float(xp.finfo(self.blocks.dtype).smallest_normal)
         joined = xp.concat(values, axis=1) if len(values) > 1 else values[0]
         return joined, rounding.up(value_error + transform_error, 4, xp=xp) + underflow
@@ -189,7 +204,8 @@ class GramTaps:
             else:
                 planes = self._columns(planes, columns)
             norm_sq = _squares_up(planes, xp=xp)
-            # ||X||**2 = ||X* X||, where all of it is computed, or at most ||X||_F**2.
+            # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error. If only some columns
+            # of it are computed, ||X||_F**2 is the bound.
             spectral_sq = xp.sqrt(norm_sq) + product_error if is_whole else previous_norm_sq
             error = rounding.up(2 * xp.sqrt(spectral_sq) * error + error**2 + product_error, 8, xp=xp)
         # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
@@ -217,6 +233,9 @@ def _squares_up(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
 class Powers:
     """Powers of a kernel's Gram matrix, and the channels' norms that their taps prove.
 
+    The norm d_i of channel i is the 2**t-th root of the sum of the magnitudes in row i over all taps of H_t. A kernel
+    whose channel i is divided by d_i, on the side with fewer channels, has a norm of at most 1 (`channel_norms`).
+
     Where the taps of the power before the last square are few, they are computed on their smaller grid, and the last
     square is that of a kernel with these taps. If they have an error of at most e in norm at every frequency, and a
     norm of at most g, the square has an error of at most ``2 g e + e**2`` besides.
@@ -228,8 +247,8 @@ class Powers:
         of G* G.
     n_iter : int
         t >= 1.
-    narrow : bool
-        Whether the last square is taken in float32, with float32's allowances, where there is one of taps.
+    last_square_in_float32 : bool
+        Whether the last square is taken in float32, with float32's allowances, where it is that of a kernel of taps.
     """
 
     def __init__(
@@ -237,7 +256,7 @@ class Powers:
         blocks: Array,
         n_iter: int,
         *,
-        narrow: bool = False,
+        last_square_in_float32: bool = False,
         ops: ArrayOps,
     ) -> None:
         xp = ops.xp
@@ -260,7 +279,9 @@ class Powers:
         iterations_before = n_iter - 1
         tap_count = math.prod(tap_grid(kernel_shape, iterations_before))
         if iterations_before and tap_count <= 2 * iterations_before * p:
-            self._last = self._of_taps(GramTaps(self.blocks, iterations_before, ops=ops), narrow)
+            self._last = self._of_taps(
+                GramTaps(self.blocks, iterations_before, ops=ops), in_float32=last_square_in_float32
+            )
         else:
             self._last = GramTaps(self.blocks, n_iter, ops=ops)
 
@@ -269,14 +290,14 @@ class Powers:
         xp = self.xp
         return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
 
-    def _of_taps(self, grid: GramTaps, narrow: bool) -> GramTaps:
+    def _of_taps(self, grid: GramTaps, *, in_float32: bool) -> GramTaps:
         """The square of the matrix with the taps that a grid computes, in float32 if that is wanted."""
         xp = self.xp
         p = self.blocks.shape[2]
         taps, error = grid.taps(slice(0, p))
         kernel = self._as_kernel(taps, grid.grid)
         norm = symbols.absolute_norm_up(kernel, xp=xp)
-        if narrow:
+        if in_float32:
             self._taps_exponent = self._exponent_above(norm)
             factor = arrays.power_of_two(-self._taps_exponent, xp=xp)
             scaled = kernel * xp.reshape(factor, (-1,) + (1,) * (kernel.ndim - 1))
@@ -302,7 +323,10 @@ class Powers:
         return xp.permute_dims(taps, (0, ndim + 1, ndim + 2, *range(1, ndim + 1)))
 
     def channel_norms(self) -> tuple[Array, Array, Array | None]:
-        """Norms d_i rounded up (b, p), the scaled sums they come from (b, p), and values at frequencies if they fit."""
+        """Norms d_i rounded up (b, p), the sums they are roots of (b, p), and values at the frequencies.
+
+        The sums are in the scale of the scaled blocks. The values are None if they do not fit the memory.
+        """
         xp = self.xp
         sums, error, values = self._sums_of_taps()
         sums = xp.astype(sums, self.blocks.dtype, copy=False)
@@ -359,7 +383,11 @@ class Powers:
         Parameters
         ----------
         values : array, optional
-            Of `channel_norms`; None: computed again.
+            Of `channel_norms`; None if they did not fit: those of the selected channels are computed again.
+        selector : array, shape (b, p, r)
+            Columns of the identity that select the channels.
+        sums : array, shape (b, p)
+            Of `channel_norms`.
         """
         xp, last = self.xp, self._last
         if values is None:
@@ -378,8 +406,9 @@ def divisors(
 ) -> Array:
     """Channel norms, raised so that a kernel divided by them has a norm of at most 1 with its quotients rounded.
 
-    The exact quotient K' has ``||K'||_F**2 <= p``, p the smaller channel count of a group, so its entries' relative
-    roundings add at most ``u || sum_k |K'_k| || <= u sqrt(taps p)`` to the norm; the norms are raised by twice that.
+    The exact quotient K' has a norm of at most 1 at every frequency and so ``||K'||_F**2 <= p``, p the smaller channel
+    count of a group. The roundings of its entries, relative ones of at most u, add at most
+    ``u || sum_k |K'_k| || <= u sqrt(taps p)`` to the norm. The norms are raised by twice that.
 
     Parameters
     ----------
@@ -398,7 +427,7 @@ def divisors(
 
 
 def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
-    """One product, lag by lag: norms d_i rounded up (b, p), the sums they come from, and R_d of `half_lags`.
+    """One product, lag by lag: norms d_i rounded up (b, p), the sums they are roots of, and R_d for d of `half_lags`.
 
     Each entry sums at most m products for each of at most ``taps`` pairs of taps: with ``A = sum_k |K_k|`` the errors
     of channel i add up to at most gamma(m + taps) times entry i of ``A^T A 1``.
@@ -421,6 +450,7 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     a = xp.sum(xp.abs(taps), axis=1)
     products = xp.matmul(xp.matrix_transpose(a), xp.sum(a, axis=2)[..., None])[..., 0]
     relative = rounding.SLACK * rounding.gamma(m + tap_count, u)
+    # Products below the smallest normal number may be flushed to 0.
     underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
     error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow
     norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
@@ -429,12 +459,17 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
 
 
 def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Multiplicity of each frequency of the half grid; for each axis that times ``e^{-2 pi i m j / N}``, m by j."""
+    """Multiplicities of the frequencies of a half grid, and the tables that transform its values to taps.
+
+    A frequency has the multiplicity 2 if it stands for its mirror image, too. The table of an axis of N points has
+    ``e^{-2 pi i m j / N}`` in the row of tap m and the column of point j, on the halved axis times the multiplicity.
+    """
     if not grid:
         return np.ones(1), []
     halved = int(np.argmax(grid))
     counts = [n // 2 + 1 if axis == halved else n for axis, n in enumerate(grid)]
-    # Every axis is odd: but for 0 on the halved axis, a frequency stands for its mirror image too.
+    # Every axis has an odd number of points. So a frequency stands for its mirror image unless it is 0 on the halved
+    # axis, where the half grid has both.
     place_on_halved = np.indices(counts)[halved].reshape(-1)
     multiplicity = np.where(place_on_halved > 0, 2.0, 1.0)
     tables = []
@@ -475,7 +510,7 @@ def residuals(
     """
     xp, ops = grid.xp, grid.ops
     b = columns.shape[0]
-    # Every chunk is compiled by itself.
+    # Traced chunks are as large as the memory allows, since every one is compiled by itself.
     at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
     chunks = -(-len(grid.points) // at_once)
     step = -(-len(grid.points) // chunks)
@@ -501,7 +536,10 @@ def residuals(
 
 
 def _frequencies_at_once(blocks: Array, *, ops: ArrayOps) -> int:
-    """Frequencies whose matrices, five at a time, take what the kernel takes."""
+    """Frequencies of a chunk of the backward pass.
+
+    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `GramTuning`'s.
+    """
     least_bytes = TUNING.backward_host if ops.on_host else TUNING.backward_device
     bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
     return int(max(1, max(8 * math.prod(blocks.shape), least_bytes) // bytes_of_a_frequency))

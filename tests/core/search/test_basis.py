@@ -51,11 +51,11 @@ def relative_errors(monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> tuple[np.n
     errors: list[np.ndarray] = []
 
     def watched(formed: Any, *given: Any, **how: Any) -> Any:
-        values, vectors = incumbent.largest(formed, *given, **how)
+        values, vectors = incumbent.top_eigenpairs(formed, *given, **how)
         errors.append(1 - values / np.linalg.eigvalsh(np.asarray(formed.matrices))[:, -1])
         return values, vectors
 
-    monkeypatch.setattr(branch_and_bound, "largest", watched)
+    monkeypatch.setattr(branch_and_bound, "top_eigenpairs", watched)
     monkeypatch.setattr(tuning, "TUNING", tuning.TUNING._replace(**knobs))
     found = specnorm.measure(FLAT, Enclose(rtol=1e-2))
     return np.concatenate(errors), int(found.stats["cells"])
@@ -63,7 +63,7 @@ def relative_errors(monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> tuple[np.n
 
 def test_crowded_spectra_get_longer_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     long, cells = relative_errors(monkeypatch)
-    short, more_cells = relative_errors(monkeypatch, crowded=1.0)
+    short, more_cells = relative_errors(monkeypatch, crowded_part=1.0)
     assert long.min() > -1e-5, "from below"
     assert np.median(long) < 1e-3 < 5e-3 < np.median(short)
     assert cells < 0.9 * more_cells

@@ -109,7 +109,7 @@ def test_every_layer_is_proven_or_refused_by_name(case: str) -> None:
         assert re.search(wanted, str(row.reason))
         return
     assert row.reason is None
-    assert (case == "moving") == ("moves from call to call" in str(row.note))
+    assert (case == "moving") == ("changes its kernel at every call" in str(row.note))
     norm = norm_of(specnorm_torch.baked(model), shape)
     assert row.lower * (1 - 1e-12) <= norm <= row.upper * (1 + 1e-12)
     for name, value in row.values.items():
