@@ -201,7 +201,7 @@ def _matrix(
 ) -> Output:  # fmt: skip
     """Return ``alpha a b + beta added``, where a or b is a constant matrix.
 
-    The row of the matrix has it as it is stored: its transpose has the same norm.
+    The row of the matrix in the audit has the stored matrix, even if its transpose acts: both have the same norm.
     """
     if isinstance(a, Data) and isinstance(b, Data):
         raise NoBoundError(PRODUCT)
@@ -249,14 +249,15 @@ def _matrix(
 def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Output:
     """Return a product with a stack of matrices: one for each choice of the leading axes, which the value also has."""
     before = shape_of(x)
-    rows, columns = weight.shape[-2:] if right else weight.shape[:-3:-1]
-    fits = len(before) > 1 and before[-1 if right else -2] == rows
+    rows, columns = weight.shape[-2:]
+    inputs, outputs = (rows, columns) if right else (columns, rows)
+    fits = len(before) > 1 and before[-1 if right else -2] == inputs
     if not fits or np.broadcast_shapes(before[:-2], weight.shape[:-2]) != before[:-2]:
         raise NoBoundError(f"it multiplies a value of shape {before} by constants of shape {weight.shape}")
-    shape = (*before[:-1], columns) if right else (*before[:-2], columns, before[-1])
+    shape = (*before[:-1], outputs) if right else (*before[:-2], outputs, before[-1])
 
     def as_stack(a: NDArray[Any]) -> NDArray[Any]:
-        return (a.swapaxes(-1, -2) if right else a).reshape(math.prod(a.shape[:-2]), columns, rows)
+        return (a.swapaxes(-1, -2) if right else a).reshape(math.prod(a.shape[:-2]), outputs, inputs)
 
     equation = "...ij,...jk->...ik" if right else "...jk,...ij->...ik"
     return _matrices(call, x, weight, as_stack, equation, shape)
@@ -366,7 +367,10 @@ def _normalised(
     centred: bool = True,
     form: Form = "mean square",
 ) -> Output:
-    """Return a value divided by a function of its 2-norm over some axes; if ``centred``, less its mean."""
+    """Return a value divided by a function of its 2-norm over some axes; if ``centred``, less its mean first.
+
+    ``form``: the function, as in `Normalise`.
+    """
     shape = shape_of(x)
     if not axes or not math.isfinite(eps):
         raise NoBoundError(f"it normalises over axes {axes}, with epsilon={eps!r}")
@@ -382,6 +386,7 @@ def _scaled_and_shifted(x: Output, scale: Constant | None, bias: Constant | None
         return x
     values = np.ones(()) if scale is None else numbers_of(scale)
     values = values.reshape(*values.shape, *(1,) * spatial)
+    # The factors are the file's own numbers, hence exact.
     return Output(ops.Scale(values, offset_of(bias, spatial=spatial), exact=True), (x,), x.shape)
 
 

@@ -354,7 +354,7 @@ class Walk:
             name = constant.value or self._fresh("constant")
             self.constant_nodes[constant.value] = name
             load = constant.load
-            readable = constant.refusal is None
+            readable = constant.refusal is None  # else it is a value that does not change, with unknown numbers
             operator = ConstantOperator(lambda: load().astype(np.float64)) if readable else Held(constant.refusal or "")
             self.nodes.append(Node(name, operator, (), constant.shape, "Constant"))
         return name
@@ -402,7 +402,8 @@ class Walk:
             return result if isinstance(result, tuple) else (result,)
         except UnsizedError as error:
             reason = str(error)
-            if proto.op_type not in PRODUCTS and all(value.depends for value in data):  # with sizes it has a rule
+            # The operator has a rule, but a size is open. Unless it is a product, no kernel of it is missed.
+            if proto.op_type not in PRODUCTS and all(value.depends for value in data):
                 return (self._unknown(proto, inputs, reason),) * len(proto.output)
         except NoBoundError as error:
             reason = str(error)
