@@ -89,6 +89,8 @@ class Clock:
     @property
     def expired(self) -> bool:
         """Whether the deadline has passed."""
+        if self.work_start is None:
+            return time.monotonic() > self.deadline  # asked often: one call
         return self._now() > self.deadline
 
     def _now(self) -> float:

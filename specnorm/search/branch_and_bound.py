@@ -301,7 +301,8 @@ class Search:
         limit_sq = cover.limits_sq(polynomial, threshold)
         is_first = self._rounds == 1
         # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
-        proves_first = self._free and not is_first
+        is_small = polynomial.rank < self.tuning.smallest_proven_first
+        proves_first = self._free and not is_first and not is_small
 
         def estimate(part: slice) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
             index = np.arange(count)[part]

@@ -71,6 +71,8 @@ class Tuning(NamedTuple):
     scalar_taps: int = 20
     """Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
 
+    smallest_proven_first: int = 32
+    """Size of matrices from which later cells are proven before they are estimated: an estimate costs as much there."""
     smallest_shared: int = 128
     """Size of matrices from which parts of a round are worth a thread each."""
 

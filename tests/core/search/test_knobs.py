@@ -43,6 +43,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "scalar_taps": (1, 10**9),
     "margin_float32": (-1.0, 1e9),
     "rtol_float32": (0.0, 1.0),
+    "smallest_proven_first": (1, 10**9),
     "smallest_shared": (1, 10**9),
     "smallest_reduced": (1, 10**9),
     "truncation": (1e-6, 0.999),
