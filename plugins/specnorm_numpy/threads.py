@@ -23,6 +23,8 @@ Answer = TypeVar("Answer")
 
 _one_thread_lock = threading.Lock()
 """Locked while a `one_thread` context has set the number of BLAS threads."""
+_this_thread = threading.local()
+"""Has the attribute ``is_of_pool`` in the threads of the pool."""
 
 
 @functools.cache
@@ -57,17 +59,22 @@ def workers() -> int:
 @functools.cache
 def _pool(_process: int, count: int) -> ThreadPoolExecutor:
     """The pool of a process, given by its id, since a forked process does not inherit the threads of its parent."""
-    return ThreadPoolExecutor(count, thread_name_prefix="specnorm")
+    return ThreadPoolExecutor(count, thread_name_prefix="specnorm", initializer=_mark_thread)
+
+
+def _mark_thread() -> None:
+    _this_thread.is_of_pool = True
 
 
 def in_order(function: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
     """As ``map(function, items)``, over the pool, with one BLAS thread for each item.
 
     A few items are computed ahead of the consumer. NumPy's products and factorisations release Python's global lock,
-    and an item's answer does not depend on the other items.
+    and an item's answer does not depend on the other items. A thread of the pool computes its items itself: if all
+    threads waited for the pool, none would be left to work.
     """
     count = workers()
-    if count == 1:
+    if count == 1 or getattr(_this_thread, "is_of_pool", False):
         yield from map(function, items)
         return
     futures: deque[Future[Answer]] = deque()

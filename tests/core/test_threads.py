@@ -117,3 +117,31 @@ def test_what_fails_in_a_thread_is_raised_where_it_was_asked_for(monkeypatch: py
     assert [next(found), next(found)] == [1.0, 0.5]
     with pytest.raises(ZeroDivisionError):
         next(found)
+
+
+def test_threads_of_the_pool_do_not_wait_for_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If each of two threads waited for work that only the two could do, the answer would never come."""
+    monkeypatch.setattr(threads, "workers", lambda: 2)
+    both_begun = threading.Barrier(2, timeout=20)
+
+    def squares(x: int) -> list[int]:
+        both_begun.wait()
+        return list(threads.in_order(lambda y: y * y, [x, x + 1, x + 2]))
+
+    answers: list[list[int]] = []
+    asking = threading.Thread(target=lambda: answers.extend(threads.in_order(squares, [1, 5])), daemon=True)
+    asking.start()
+    asking.join(timeout=20)
+    assert answers == [[1, 4, 9], [25, 36, 49]]
+
+
+def test_a_search_whose_parts_are_shared_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its proofs share factorisations too, inside of the threads that share the parts."""
+    kernel = np.random.RandomState(0).standard_normal((256, 256, 3, 3))
+    monkeypatch.setattr(threads, "workers", lambda: 2)
+    answers: list[specnorm.Enclosure] = []
+    asking = threading.Thread(target=lambda: answers.append(specnorm.enclose(kernel, rtol=1e-4)), daemon=True)
+    asking.start()
+    asking.join(timeout=60)
+    assert answers, "the search waits for itself"
+    assert answers[0].upper <= answers[0].lower * 1.0001 * (1 + 1e-9)
