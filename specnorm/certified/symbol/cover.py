@@ -38,6 +38,7 @@ and no proof rests on them.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import InitVar, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -340,9 +341,10 @@ class Cover:
         self._supremum = supremum
         self._nonnegative = nonnegative is not None
         self._cached_limits: _Limits | None = None
-        # The largest threshold that a cell was fathomed for, and how many were.
+        # The largest threshold that a cell was fathomed for, and how many were. Threads may fathom cells at once.
         self._upper = 0.0
         self._count = 0
+        self._lock = threading.Lock()
         if values is None:
             blocks_count = blocks.shape[0]
             boxes_of_each_block = boxes[np.tile(np.arange(len(boxes)), blocks_count)]
@@ -400,9 +402,14 @@ class Cover:
     def beside_open(self) -> Upper:
         """A bound of the norm over all frequencies but those of the open cells.
 
-        It holds for a cover of grid points, or if no cell is open. On the torus, cells that passed by the cell lemma
-        hold no maximiser, but may hold norms above this bound while others are open.
+        Raises
+        ------
+        HypothesisError
+            If cells of the torus are open. There, cells that passed by the cell lemma hold no maximiser, but may hold
+            norms above their threshold.
         """
+        if len(self) and not self._open.boxes.on_grid:
+            raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
         what = ButFor(self.what, len(self)) if len(self) else self.what
         if self._supremum is None:
             return _upper(self._upper, what, f"cell lemma, {self._count} cells")
@@ -475,9 +482,10 @@ class Cover:
 
     def _note(self, index: np.ndarray, threshold: float) -> None:
         """Note that some open cells hold nothing above a threshold."""
-        self._done[index] = True
-        if len(index):
-            self._upper = max(self._upper, threshold)
+        with self._lock:
+            self._done[index] = True
+            if len(index):
+                self._upper = max(self._upper, threshold)
 
     def prune(self) -> np.ndarray:
         """Drop the cells that are proven. Return the positions of those that stay."""
