@@ -309,13 +309,13 @@ class Search:
             matrices, planes = cover.form(polynomial, index, reduced_for_sq[part])
             part_vectors = vectors[part, ...]
             if proves_first:
-                likely = np.flatnonzero((limit_sq[part] >= reduced_for_sq[part]) & (limit_sq[part] < math.inf))
-                cover.fathom(matrices.take(likely, ops=self.ops), threshold)
+                provable = (limit_sq[part] >= reduced_for_sq[part]) & (limit_sq[part] < math.inf)
+                cover.fathom(matrices.take(np.flatnonzero(provable), ops=self.ops), threshold)
                 still_open = np.flatnonzero(~cover.done[index])
                 index = index[still_open]
                 matrices = matrices.take(still_open, ops=self.ops)
-                even, odd = planes
-                planes = (arrays.rows(even, still_open, ops=self.ops), arrays.rows(odd, still_open, ops=self.ops))
+                even, odd = (arrays.rows(plane, still_open, ops=self.ops) for plane in planes)
+                planes = (even, odd)
                 part_vectors = arrays.rows(part_vectors, still_open, ops=self.ops)
             if not len(index):
                 return index, matrices, np.zeros(0), np.zeros(0), part_vectors
@@ -345,18 +345,21 @@ class Search:
                 nodes.matrices.append(matrices)
             else:
                 self._fathom_promising(cover, nodes, matrices, threshold)
-        if self._rounds == 1:
+        if is_first:
             self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for_sq, polynomial.rank, self.tuning)
         if new_vectors:
-            # Cells that were proven first have no new vectors: the old ones keep their places.
-            estimated = np.concatenate(visited)
-            was_estimated = np.zeros(count, dtype=bool)
-            was_estimated[estimated] = True
-            proven = np.flatnonzero(~was_estimated)
-            in_order = np.argsort(np.concatenate([estimated, proven]), kind="stable")
-            unordered = xp.concat([*new_vectors, arrays.rows(vectors, proven, ops=self.ops)], axis=0)
-            nodes.vectors = arrays.rows(unordered, in_order, ops=self.ops) if len(proven) else unordered
+            nodes.vectors = self._with_new_rows(vectors, np.concatenate(visited), xp.concat(new_vectors, axis=0))
         return nodes
+
+    def _with_new_rows(self, vectors: Array, index: np.ndarray, new_vectors: Array) -> Array:
+        """Vectors (c, rank) with other rows at some places, which ascend; cells that were proven first keep theirs."""
+        is_new: np.ndarray = np.zeros(vectors.shape[0], dtype=bool)
+        is_new[index] = True
+        if is_new.all():
+            return new_vectors
+        kept = np.flatnonzero(np.logical_not(is_new))
+        rows = self.xp.concat([new_vectors, arrays.rows(vectors, kept, ops=self.ops)], axis=0)
+        return arrays.rows(rows, np.argsort(np.concatenate([index, kept])), ops=self.ops)
 
     def _fathom_round(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
         """Prove what the incumbent allows by now: by the matrices that were kept, and then, if need be, by new ones."""
