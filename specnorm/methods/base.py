@@ -328,6 +328,27 @@ def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -
     return gradient * xp.reshape(xp.astype(cotangent, gradient.dtype), (-1,) + (1,) * (gradient.ndim - 1))
 
 
+def weighted_sum(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
+    """The `pullback` of a method of k values whose only residual are their gradients (b, k, ...): cotangent (b, k)."""
+    (gradients,) = residuals
+    weights = xp.reshape(cotangent, (*cotangent.shape, *(1,) * (gradients.ndim - 2)))
+    return xp.sum(gradients * weights, axis=1)
+
+
+def check_number_of_values(k: int | None, total: int) -> None:
+    """Refuse a ``k`` that is no count, or more than the singular values that a layer has; None means all of them.
+
+    Raises
+    ------
+    MethodError
+    """
+    if k is None:
+        return
+    check_count("k", k, least=1)
+    if k > total:
+        raise MethodError(f"k={k!r} is not a number of singular values: this layer has {total}.")
+
+
 def require_exact(spec: ConvSpec, function: str) -> None:
     """Refuse layers whose norm is not that of their symbols.
 

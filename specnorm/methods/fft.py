@@ -246,11 +246,7 @@ class SingularValues(Method):
         if spec.input_shape is None or not spec.repeats_a_matrix:
             require_circular(spec, "singular_values", "conv_norm and the bounds")
             base.require_exact(spec, "singular_values")
-        total = self._total(spec)
-        if self.k is not None:
-            check_count("k", self.k, least=1)
-        if self.k is not None and self.k > total:
-            raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
+        base.check_number_of_values(self.k, self._total(spec))
         if self.bytes(spec) > self.max_bytes:
             raise MethodError(
                 f"{self.cost(spec)} of memory. The largest of them take little: "

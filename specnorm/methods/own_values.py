@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import GeometryError, MethodError
-from specnorm.methods.base import Evaluation, Method, Needs, check_count
+from specnorm.methods.base import Evaluation, Method, Needs, check_number_of_values, weighted_sum
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.taps import shapes_of
 
@@ -54,10 +54,7 @@ class OwnSingularValues(Method):
         if spec.input_shape is None:
             raise GeometryError("singular_values needs input_shape, the layer's spatial input sizes.")
         total = self._total(spec)
-        if self.k is not None:
-            check_count("k", self.k, least=1)
-        if self.k is not None and self.k > total:
-            raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
+        check_number_of_values(self.k, total)
         outputs, inputs = self._sides(spec)
         advice = (
             "give a smaller input_shape; k for the largest ones; or use enclose_smallest(kernel, input_shape), which "
@@ -109,6 +106,4 @@ class OwnSingularValues(Method):
         xp: Namespace,
     ) -> Array:
         """Gradients of <u_j, A v_j>, weighted."""
-        (gradients,) = residuals
-        weights = xp.reshape(cotangent, (*cotangent.shape, *(1,) * (gradients.ndim - 2)))
-        return xp.sum(gradients * weights, axis=1)
+        return weighted_sum(residuals, cotangent, xp=xp)

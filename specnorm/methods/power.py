@@ -11,7 +11,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.layer.own_matrix import residuals_up, ritz_values_down
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol, weighted
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol, weighted, weighted_sum
 from specnorm.numerics.lanczos import Plan, top_vectors
 from specnorm.numerics.power import follow
 from specnorm.problem.layer_map import Convolution
@@ -247,6 +247,4 @@ class PowerTopK(LayerRitz):
         xp: Namespace,
     ) -> Array:
         """Gradients of Re<u_j, A v_j>, weighted."""
-        (gradients,) = residuals
-        weights = xp.reshape(cotangent, (*cotangent.shape, *(1,) * (gradients.ndim - 2)))
-        return xp.sum(gradients * weights, axis=1)
+        return weighted_sum(residuals, cotangent, xp=xp)
