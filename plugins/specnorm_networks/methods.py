@@ -13,15 +13,14 @@ from specnorm.proof import Clock
 from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.segments import segments, usable
-from specnorm_networks.descent import RATE, ROUNDS, Progress, cost, proof_products, search_weights
+from specnorm_networks.descent import RATE, ROUNDS, cost, proof_products, search_weights
+from specnorm_networks.progress import Progress
 
 WIDTHS = (2**20, 4096, 2048, 1024, 512)
 """Limits of the number of channels of a part's kernel, in the order in which they are tried. A run is cut by the first
 limit for which search and proof are affordable."""
 SOME_STEPS = 20
 """Number of steps of the search that have to be affordable."""
-ROOM = 1.2
-"""Expected seconds of a proof are multiplied by this number for the time that a search leaves to the proof."""
 LEFT_TO_PROOF = 0.4
 """Least share of the time that a search leaves to the proof."""
 Parts = Sequence[tuple[int, int]]
@@ -70,6 +69,10 @@ class Method:
         """Return the method that also tells its steps, if it has nobody to tell yet."""
         return self
 
+    def within(self, budget: float | None) -> Method:
+        """Return the method with no more seconds than a budget; None is no limit."""
+        return self
+
 
 @dataclass(frozen=True)
 class Product(Method):
@@ -91,6 +94,10 @@ class _Searching(Method):
     def telling(self, progress: Progress | None) -> Method:
         """Return the method that also tells its steps, if it has nobody to tell yet."""
         return self if progress is None or self.progress is not None else replace(self, progress=progress)
+
+    def within(self, budget: float | None) -> Method:
+        """Return the method with no more seconds than a budget; None is no limit."""
+        return self if budget is None else replace(self, seconds=min(self.seconds, budget))
 
     def search(
         self,

@@ -36,7 +36,7 @@ from specnorm_networks.checking import Checked
 from specnorm_networks.checking import check as compare
 from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Product, Scaled
+from specnorm_networks.methods import Method, Multipliers, Product
 from specnorm_networks.progress import Progress, stage
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
@@ -112,9 +112,7 @@ def bound(
             checked = compare(graph, read, region)
     ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
-    if budget is not None and isinstance(method, (Scaled, Multipliers)):
-        method = replace(method, seconds=min(method.seconds, budget))
-    method = method.telling(progress)
+    method = method.within(budget).telling(progress)
     with stage(progress, "search and proof"):
         if ball is None:
             answers = _everywhere(graph, measure, method)

@@ -8,7 +8,7 @@ constants are evaluated between its points.
 from specnorm_networks.descent.adam import Adam
 from specnorm_networks.descent.costs import RATE, Cost, cost, frequencies, proof_products
 from specnorm_networks.descent.gradient import gradient_steps, parameters, value_alone
-from specnorm_networks.descent.search import MEMORY, ROUNDS, Progress, search_weights
+from specnorm_networks.descent.search import MEMORY, ROUNDS, search_weights
 from specnorm_networks.descent.stages import Parts, Stage, Vectors, stages_of_part, stages_of_run, symbols_at
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Adam",
     "Cost",
     "Parts",
-    "Progress",
     "Stage",
     "Vectors",
     "cost",

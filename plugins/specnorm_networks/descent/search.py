@@ -27,8 +27,8 @@ from specnorm_networks.descent.gradient import (
 )
 from specnorm_networks.descent.newton import newton_steps
 from specnorm_networks.descent.stages import Parts, Stage, stages_of_part, stages_of_run, with_peaks
+from specnorm_networks.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
 """Rounds of gradient steps: frequencies an axis, and steps. Further rounds are as the last, each with twice as many
 steps as the one before."""
