@@ -25,7 +25,7 @@ from specnorm.methods import Enclose
 from specnorm.methods.base import as_number, check_budget
 from specnorm.methods.gram import ChannelNorms, rescaled
 from specnorm.numerics import gradients
-from specnorm.numerics.costs import svd_work
+from specnorm.numerics.costs import svd_cost
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import half_grid, mirror_index
 from specnorm.problem.spec import ConvSpec, Geometry
@@ -233,7 +233,7 @@ def _clipped(
 def _work_of_clipping(blocks: Array) -> float:
     """Multiplications of one round: an SVD at half of the frequencies."""
     groups, rows, columns, *shape = blocks.shape
-    return groups * len(half_grid(_clipping_sizes(tuple(shape)))) * svd_work(rows, columns)
+    return groups * len(half_grid(_clipping_sizes(tuple(shape)))) * svd_cost(rows, columns)
 
 
 def _clipping_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -191,7 +191,7 @@ class Ascent:
         """What to add to the angles (s, d), on the host."""
         terms: Any = weights * self._phases(theta)
         taps: Any = self.taps
-        return np.asarray(newton_step(terms, taps, regular=self.tuning.least_curvature, xp=self._host))
+        return np.asarray(newton_step(terms, taps, least_relative_curvature=self.tuning.least_curvature, xp=self._host))
 
     def _tap_weights(self, left: Array, right: Array) -> np.ndarray:
         """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""

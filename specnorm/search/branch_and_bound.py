@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.bound import nothing
+from specnorm.certified.bound import trivial_lower
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Cells
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
-from specnorm.numerics.costs import eigh_work
+from specnorm.numerics.costs import eigh_cost
 from specnorm.search import tuning as knobs
 from specnorm.search.incumbent import (
     Incumbent,
@@ -228,7 +228,7 @@ class Search:
         self._cells = 0
         self._rounds = 0
         if start is None:
-            first = LowerBound(nothing(), boxes.centres[:1], 0)
+            first = LowerBound(trivial_lower(), boxes.centres[:1], 0)
         else:
             first = LowerBound(start.lower, start.frequency, start.block)
         self.incumbent.begin(first, free=self._free, rtol=min(rtol, self.tuning.close), bound=bound)
@@ -464,7 +464,7 @@ class Search:
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
             some_points = points[part]
-            self.clock.require(len(some_points) * eigh_work(whole.rank, is_complex=True))
+            self.clock.require(len(some_points) * eigh_cost(whole.rank, is_complex=True))
             columns = whole.columns_at(some_points.boxes.centres, some_points.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)

@@ -17,7 +17,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.layer.circulant import Embedding, norm_by_circulant
-from specnorm.certified.layer.deflation import DeflatedModes, first_of_mirrored, norm_by_deflation
+from specnorm.certified.layer.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.symbols import Symbol
@@ -98,14 +98,14 @@ def bound_by_circulant(
         result = search.run(boxes, bound=target, supremum=supremum, start=nearest, max_cells=max_cells)
         cells, levels = result.cells, result.levels
         if result.upper is not None:
-            return norm_by_circulant(spec, result.upper), cells, levels
+            return norm_by_circulant(result.upper, spec), cells, levels
     if target_only or not target > 0:
         return None, cells, levels
     # The target is not proven: compute the circulant's own norm. The incumbent begins anew beside the maximum of the
     # torus, since the failed search may have left its vector at another frequency.
     nearest = search.at_nearest(torus, circulant.points, circulant.skew)
     result = search.run(boxes, rtol=_SHARE * rtol, supremum=supremum, start=nearest, max_cells=max_cells)
-    upper = None if result.upper is None else norm_by_circulant(spec, result.upper)
+    upper = None if result.upper is None else norm_by_circulant(result.upper, spec)
     return upper, cells + result.cells, levels + result.levels
 
 
@@ -167,7 +167,7 @@ class Deflation(NamedTuple):
     """A circulant without the waves above a level: the cover that proves the rest, and the waves."""
 
     cover: Cover
-    waves: DeflatedModes
+    waves: SplitWaves
 
 
 class DeflatedCirculant:
@@ -350,7 +350,7 @@ class DeflatedCirculant:
             formed, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, threshold)[chosen])
             cover.fathom(formed, threshold)
 
-    def _waves_above(self, points: Frequencies, threshold: float) -> DeflatedModes | None:
+    def _waves_above(self, points: Frequencies, threshold: float) -> SplitWaves | None:
         """Singular triples above a threshold, scaled to take off what is above it; None where they are too many."""
         xp, ops = self.xp, self.ops
         first, second = self.kernel.shape[1:3]
@@ -380,7 +380,7 @@ class DeflatedCirculant:
         if is_wide:
             # They are of the adjoint: G = sum s u v* where G* = sum s v u*.
             x, y = y, x
-        return DeflatedModes(points, point, x, y)
+        return SplitWaves(points, point, x, y)
 
     def _top_eigenvectors(self, gram: Array, threshold: float) -> Array:
         """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all that belong to norms above a threshold."""
@@ -401,5 +401,5 @@ class DeflatedCirculant:
 
     def _all_eigenvectors(self, gram: Array) -> Array:
         count, side = gram.shape[:2]
-        self.clock.require(count * costs.eigh_work(side, is_complex=True))
+        self.clock.require(count * costs.eigh_cost(side, is_complex=True))
         return self.xp.linalg.eigh(gram)[1]

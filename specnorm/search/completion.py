@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified import completion
+from specnorm.certified import completion as completion_proof
 from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
 
 if TYPE_CHECKING:
@@ -108,14 +108,14 @@ def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (row_count(channels), channels, *taps)
 
 
-def narrow(blocks: Array, *, xp: Namespace) -> Array:
+def with_fewer_columns(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks with the smaller number of channels second: G transposed at every frequency, which has G's norm."""
     if blocks.shape[2] <= blocks.shape[1]:
         return blocks
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
 
 
-def in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
+def in_shape_of(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
     """Gradient with respect to the blocks from that with respect to the narrow ones: transposed back, if they were."""
     if blocks.shape[2] <= blocks.shape[1]:
         return gradient
@@ -358,9 +358,9 @@ def by_row(x: Array, taps: tuple[int, ...], *, xp: Namespace) -> Array:
     return xp.reshape(xp.permute_dims(x, (0, 2, 3, 1)), (x.shape[0], *x.shape[2:], *taps))
 
 
-def lags_of(x: Array, *, ops: ArrayOps) -> completion.Lags:
+def lags_of(x: Array, *, ops: ArrayOps) -> completion_proof.Lags:
     """Lags of kernels in the widest precision."""
-    return completion.lags(x, ops=ops, wide=True)
+    return completion_proof.lags(x, ops=ops, wide=True)
 
 
 # -- the search ------------------------------------------------------------------------------------------------------
@@ -393,9 +393,9 @@ def complete(
         ``bound`` in the widest precision, an upper bound whatever the search came to.
     """
     xp = ops.xp
-    narrow_blocks = narrow(blocks, xp=xp)
-    taps = tuple(narrow_blocks.shape[3:])
-    kernel_lags = lags_of(narrow_blocks, ops=ops)
+    blocks_with_fewer_columns = with_fewer_columns(blocks, xp=xp)
+    taps = tuple(blocks_with_fewer_columns.shape[3:])
+    kernel_lags = lags_of(blocks_with_fewer_columns, ops=ops)
     peak = largest_symbol(kernel_lags.values, taps, ops=ops)
     # Not zeros: they would be no start for what a zero kernel becomes.
     norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
@@ -405,12 +405,12 @@ def complete(
         usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
         start = xp.where(usable, by_tap(begin, xp=xp), start)
     start_lags = lags_of(by_row(start, taps, xp=xp), ops=ops)
-    first_bound, helps = completion.norms_up(kernel_lags, start_lags, ops=ops)
+    first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
     best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
     if limit:
         best, bound, count = _gauss_newton(
-            narrow_blocks,
+            blocks_with_fewer_columns,
             kernel_lags,
             start,
             start_lags,
@@ -420,7 +420,7 @@ def complete(
             limit=limit,
             ops=ops,
         )
-    slope = in_rows(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
+    slope = in_shape_of(norm_gradient(blocks_with_fewer_columns, peak, xp=xp), blocks, xp=xp)
     bound_over_norm = xp.astype(bound, peak.norm.dtype) / norm_or_one
     return CompletionResult(
         kernel=by_row(best, taps, xp=xp),
@@ -433,7 +433,7 @@ def complete(
 
 def _start(
     blocks: Array,
-    kernel_lags: completion.Lags,
+    kernel_lags: completion_proof.Lags,
     norm: Array,
     seed: int,
     *,
@@ -456,10 +456,10 @@ def _start(
 
 
 def _gauss_newton(
-    narrow_blocks: Array,
-    kernel_lags: completion.Lags,
+    blocks_with_fewer_columns: Array,
+    kernel_lags: completion_proof.Lags,
     start: Array,
-    start_lags: completion.Lags,
+    start_lags: completion_proof.Lags,
     first_bound: Array,
     *,
     norm: Array,
@@ -469,8 +469,8 @@ def _gauss_newton(
 ) -> tuple[Array, Array, Array]:
     """The best completions by tap, their bounds, and the products that the search for them took."""
     xp = ops.xp
-    taps = tuple(narrow_blocks.shape[3:])
-    tables = _Products.of(narrow_blocks, ops=ops)
+    taps = tuple(blocks_with_fewer_columns.shape[3:])
+    tables = _Products.of(blocks_with_fewer_columns, ops=ops)
     target = (norm * (1 + _TARGET_SHARE * rtol)) ** 2
     close_enough = xp.astype(norm * (1 + rtol), first_bound.dtype)
 
@@ -484,7 +484,7 @@ def _gauss_newton(
         step, used = tables.step(h, residual, limit - count, ops=ops)
         h = h + step
         completion_lags = lags_of(by_row(h, taps, xp=xp), ops=ops)
-        new_bound, _ = completion.norms_up(kernel_lags, completion_lags, ops=ops)
+        new_bound, _ = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
         is_better = new_bound < bound
         best = xp.where(_per_block(is_better, xp=xp), h, best)
         bound = xp.where(is_better, new_bound, bound)
@@ -514,9 +514,9 @@ def mend(
         Lags of the narrow blocks, and those of h, or of an h shortly before.
     """
     xp = ops.xp
-    narrow_blocks = narrow(blocks, xp=xp)
+    blocks_with_fewer_columns = with_fewer_columns(blocks, xp=xp)
     taps = tuple(blocks.shape[3:])
-    tables = _Products.of(narrow_blocks, ops=ops)
+    tables = _Products.of(blocks_with_fewer_columns, ops=ops)
     norm = largest_symbol(kernel_lags, taps, zooms=_MENDING_ZOOMS, ops=ops).norm
     least_target = (norm * (1 + _LEAST_MARGIN)) ** 2
     most_target = (norm * (1 + _MOST_MARGIN)) ** 2
@@ -539,8 +539,8 @@ def mend(
 # -- gradients -------------------------------------------------------------------------------------------------------
 def bound_and_gradient(
     blocks: Array,
-    kernel_lags: completion.Lags,
-    completion_lags: completion.Lags,
+    kernel_lags: completion_proof.Lags,
+    completion_lags: completion_proof.Lags,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
@@ -550,11 +550,11 @@ def bound_and_gradient(
     its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
     """
     xp = ops.xp
-    bound, helps = completion.norms_up(kernel_lags, completion_lags, ops=ops)
+    bound, helps = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
     lags = xp.where(_per_block(helps, xp=xp), kernel_lags.values + completion_lags.values, kernel_lags.values)
     channels = lags.shape[-1]
     eye = ops.from_numpy(np.eye(channels)[None, None, ...].astype(ops.wide_dtype), lags)
-    shift = _per_block(completion.best_shift(lags[:, 0, ...], ops=ops), xp=xp)
+    shift = _per_block(completion_proof.best_shift(lags[:, 0, ...], ops=ops), xp=xp)
     centred = xp.concat([lags[:, :1, ...] - shift * eye, lags[:, 1:, ...]], axis=1)
     flat = xp.reshape(centred, (*lags.shape[:2], -1))
     norms = xp.sqrt(xp.vecdot(flat, flat))[..., None, None]
@@ -563,13 +563,13 @@ def bound_and_gradient(
     inverses = xp.where(vanishes, xp.zeros_like(norms), 1 / (norms + _TINY))
     first_slope = xp.where(vanishes[:, :1, ...], eye / channels, inverses[:, :1, ...] * centred[:, :1, ...])
     slopes = xp.concat([first_slope, inverses[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
-    gradient_of_square = taps_of_slopes(narrow(blocks, xp=xp), slopes, ops=ops)
+    gradient_of_square = gradient_from_lag_slopes(with_fewer_columns(blocks, xp=xp), slopes, ops=ops)
     bound_of_blocks = xp.reshape(xp.astype(bound, gradient_of_square.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
     gradient = gradient_of_square / 2 / bound_of_blocks
-    return bound, in_rows(gradient, blocks, xp=xp)
+    return bound, in_shape_of(gradient, blocks, xp=xp)
 
 
-def taps_of_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
+def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
     """Gradient of a function of the lags of narrow blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
 
     ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.

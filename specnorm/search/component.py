@@ -15,12 +15,13 @@ from specnorm import arrays
 from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
 from specnorm.certified.layer.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
 from specnorm.certified.layer.own_matrix import quotients
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.clock import RATE
 from specnorm.numerics import costs
-from specnorm.numerics.lanczos import Plan, top_vectors
+from specnorm.numerics.lanczos import RunOptions, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import group_spec
 from specnorm.result import BoundSource
 from specnorm.search import layer_tuning as knobs
 from specnorm.search import tuning as search_tuning
@@ -73,7 +74,7 @@ class ComponentSearch:
         self.rtol = problem.rtol
         self.proof_rtol = search_tuning.TUNING.share * problem.rtol
         self.groups = problem.spec.groups
-        self.single = of_one_group(component.spec)
+        self.single = group_spec(component.spec)
         kernel = problem.kernel
         self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
@@ -219,7 +220,7 @@ class ComponentSearch:
             # A sum of waves is as close as these few steps.
             steps = 0
         restriction = self._restricted(steps, most_entries)
-        single = of_one_group(restriction.spec)
+        single = group_spec(restriction.spec)
         angles = self.torus_result.frequency.angles[0]
         if sums_waves:
             vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
@@ -256,7 +257,7 @@ class ComponentSearch:
         """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles an axis."""
         first, second, *kernel_shape = self.kernels.shape[1:]
         smaller = min(first, second)
-        work_of_one = max(first, second) * smaller**2 + costs.eigh_work(smaller, is_complex=True)
+        work_of_one = max(first, second) * smaller**2 + costs.eigh_cost(smaller, is_complex=True)
         points = math.prod(2 if taps > 1 else 1 for taps in kernel_shape)
         return points * work_of_one
 
@@ -325,9 +326,9 @@ class ComponentSearch:
             gram = composed(layer.adjoint, layer.apply)
         else:
             gram = composed(layer.apply, layer.adjoint)
-        plan = Plan(steps, 0, min(1e-6, self.rtol / 100))
+        options = RunOptions(steps, 0, min(1e-6, self.rtol / 100))
         start = xp.astype(vectors, kernel_used.dtype)
-        vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, plan, start=start, ops=self.ops)
+        vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, options, start=start, ops=self.ops)
         return xp.astype(vectors, kernel.dtype)
 
     def by_circulant(self, bounds: LayerBounds, *, target_only: bool) -> LayerBounds:
@@ -395,8 +396,8 @@ class ComponentSearch:
         """
         gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
         inputs, outputs = witness_shapes(self.problem.spec)
-        input_places = [axis.pixel for axis in restriction.axes]
-        output_places = [axis.output for axis in restriction.axes]
+        input_places = [axis.pixel_positions for axis in restriction.axes]
+        output_places = [axis.output_positions for axis in restriction.axes]
         if self.spec.transposed:
             input_places, output_places = output_places, input_places
         return LayerBounds(

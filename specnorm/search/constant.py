@@ -69,7 +69,7 @@ def enclose_matrices(
     matrix: Array,
     rtol: float,
     *,
-    close: bool = True,
+    precise_vectors: bool = True,
     ops: ArrayOps,
 ) -> MatrixBounds:
     """Enclose the largest norm of a stack of matrices, as closely as a factorisation can.
@@ -80,25 +80,25 @@ def enclose_matrices(
         In the wide dtype, scaled to about 1.
     rtol : float
         Relative width asked for.
-    close : bool
+    precise_vectors : bool
         Whether the vectors have to be as precise as the kernel's own dtype, since they are returned.
     """
     xp = ops.xp
     m, n = matrix.shape[1:]
     residual = max(_RESIDUAL_SHARE * rtol, 1e-9)
-    if close:
+    if precise_vectors:
         residual = min(residual, vector_tolerance(getattr(xp, ops.own_dtype), xp=xp))
     proof, lanczos = _gram_and_vectors(matrix, residual, ops=ops)
     tall = xp.matrix_transpose(matrix) if m < n else matrix
-    vectors = lanczos.small_side()
+    vectors = lanczos.short_side_vectors()
     lower, best = norms.largest_quotient(tall, vectors, ops=ops)
-    upper = proof.largest_near(vectors)
+    upper = proof.largest_up_near(vectors)
     is_close = upper is not None and upper <= lower.value * (1 + rtol)
-    if not is_close or (close and not lanczos.converged.all()):
+    if not is_close or (precise_vectors and not lanczos.converged.all()):
         # If many values are next to the largest, Lanczos does not converge to its vector, or the proof near it fails.
         _, vectors = arrays.top_eigenpair(proof.gram, xp=xp)
         lower, best = norms.largest_quotient(tall, vectors, ops=ops)
-        upper = _smaller(upper, proof.largest_near(vectors))
+        upper = _smaller(upper, proof.largest_up_near(vectors))
     small = vectors[best : best + 1, :]
     large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], small[:, :, None])[:, :, 0], xp=xp)
     if m < n:
@@ -128,7 +128,8 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
     vectors : pair of arrays, shapes (b, m) and (b, n)
         Singular vectors; zero for a zero matrix.
     lower, upper : arrays, shape (b,)
-        Proven. None in place of all where the matrices are small, or the bounds or the vectors not close enough.
+        Proven bounds. The whole answer is None if the matrices are small or their values cannot be read, or if the
+        bounds or the vectors are not precise enough.
     """
     xp = ops.xp
     if not ops.concrete or not matrix.shape[0] or min(matrix.shape[1:]) <= SMALLEST:
@@ -139,7 +140,7 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
     is_close = lanczos.converged & (lanczos.likely_error <= 4 * float(xp.finfo(dtype).eps))
     if not np.all(is_close):
         return None
-    upper = proof.norm_near(lanczos.small_side())
+    upper = proof.norm_up_near(lanczos.short_side_vectors())
     if not bool(xp.all(xp.isfinite(upper))):
         return None
     u, v = lanczos.vectors()
@@ -159,7 +160,7 @@ def enclose_constant(
     blocks: Array,
     rtol: float,
     *,
-    close: bool = True,
+    precise_vectors: bool = True,
     ops: ArrayOps,
 ) -> SearchResult | None:
     """Enclose the largest norm of blocks with one tap.
@@ -168,7 +169,7 @@ def enclose_constant(
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
         In the wide dtype, scaled to about 1.
-    close : bool
+    precise_vectors : bool
         As in `enclose_matrices`.
 
     Returns
@@ -179,7 +180,7 @@ def enclose_constant(
     count, m, p, *taps = blocks.shape
     if math.prod(taps) > 1 or min(m, p) < SMALLEST:
         return None
-    result = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, close=close, ops=ops)
+    result = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, precise_vectors=precise_vectors, ops=ops)
     if result.upper is None or not result.within(rtol):
         return None
     return SearchResult(
@@ -266,7 +267,7 @@ def top_gradient(
 ) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
     u, v, phase, group = residuals
-    of_block = gradients.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    of_block = gradients.singular_value_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
     of_groups = arrays.one_hot(of_block, group, spec.groups, xp=xp)
     return xp.reshape(of_groups, (-1, *of_groups.shape[2:]))
 
@@ -309,7 +310,7 @@ class UnfoldingTuning(NamedTuple):
 TUNING = UnfoldingTuning()
 
 
-def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
+def smallest_unfoldings(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
     """The smallest unfolding bound of each block: the smallest norm is searched, and that unfolding alone proven.
 
     Returns
@@ -338,12 +339,12 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Uppe
         part = blocks if is_all else xp.take(blocks, ops.from_numpy(members, blocks), axis=0)
         proof = search.proofs.pop(split, None) or UnfoldingProof(part, rows, ops=ops)
         lanczos = _finished(search.runs.pop(split), members, part, rows, proof.gram, tolerance, ops=ops)
-        for member, bound in zip(members.tolist(), proof.bounds(lanczos.small_side()), strict=True):
+        for member, bound in zip(members.tolist(), proof.bounds(lanczos.short_side_vectors()), strict=True):
             bounds[member] = bound
         u, v = lanczos.vectors()
         v = _in_unfolding_order(v, rows, spec, xp=xp)
         if not is_all:
-            among_blocks = ops.from_numpy(np.eye(count)[:, members].astype(lanczos.host), blocks)
+            among_blocks = ops.from_numpy(np.eye(count)[:, members].astype(lanczos.host_dtype), blocks)
             u, v = xp.matmul(among_blocks, u), xp.matmul(among_blocks, v)
         residuals += [u, v]
     return [bound for bound in bounds if bound is not None], (*residuals, ops.from_numpy(chosen, blocks))
@@ -452,7 +453,7 @@ class _SmallestUnfolding:
         in_float32 = self._searched.dtype == self._ops.xp.float32
         if self._count == 1 and not self.proofs and lanczos.steps >= TUNING.steps and in_float32:
             self.proofs[split] = UnfoldingProof(self._blocks, self._splits[split], ops=self._ops)
-            lanczos.use(self.proofs[split].gram)
+            lanczos.use_gram(self.proofs[split].gram)
         lanczos.advance()
         self._lower_sq[split] = np.maximum(self._lower_sq[split], lanczos.squares)
         self._done[split] = lanczos.done
@@ -481,7 +482,7 @@ def _finished(
     is_all = len(members) == lanczos.matrix.shape[0]
     if is_all and lanczos.matrix.dtype == blocks.dtype:
         return lanczos
-    start = lanczos.small_side()
+    start = lanczos.short_side_vectors()
     if not is_all:
         start = xp.take(start, ops.from_numpy(members, blocks), axis=0)
     return Lanczos(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.certified.bound import least, nothing
+from specnorm.certified.bound import least, trivial_lower
 from specnorm.certified.matrices.norms import (
-    has_single_entries,
+    has_one_entry_per_row_and_column,
     norm_by_frobenius,
     norm_of_single_entries,
     norm_of_zero,
@@ -41,12 +41,12 @@ def enclose_zero(support: Array, *, ops: ArrayOps) -> SearchResult | None:
     """The norm of a zero kernel; None for another kernel."""
     if float(ops.xp.max(ops.xp.abs(support))) > 0:
         return None
-    return _without_search(nothing(), norm_of_zero(support, ops=ops), support)
+    return _without_search(trivial_lower(), norm_of_zero(support, ops=ops), support)
 
 
 def enclose_single_entries(support: Array, *, ops: ArrayOps) -> SearchResult | None:
     """The norm of a permutation of channels, each shifted and scaled, without rounding; None for another kernel."""
-    if not has_single_entries(support, ops=ops):
+    if not has_one_entry_per_row_and_column(support, ops=ops):
         return None
     lower, upper = norm_of_single_entries(support, ops=ops)
     return _without_search(lower, upper, support)
@@ -92,7 +92,7 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
     """
     support = polyphase.support(problem.kernel, ops=ops)
     search = Search(support, clock=_clock(problem), ops=ops)
-    constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, close=False, ops=ops)
+    constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, precise_vectors=False, ops=ops)
     if constant is not None:
         return search, constant
     return search, _enclose_torus(search, _cover(support, problem), problem)

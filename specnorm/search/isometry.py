@@ -48,6 +48,6 @@ def isometry_of_blocks(
     of = rule.defect(rule.in_basis(blocks, ops=ops), centre, sizes=sizes, ops=ops)
     # The rest of the tolerance is for the roundings of the lags.
     norm, _ = enclose_blocks(norm_problem(problem, of.kernel, _SHARE * problem.rtol, sizes), ops=ops)
-    unread = uncut.has_unread_pixels(problem.spec)
+    unread = uncut.unread_pixels_make_smallest_zero(problem.spec)
     lower, upper = rule.isometry_ends(of, norm.lower, known(norm.upper), unread_pixels=unread, scale_exponent=beyond)
     return lower, upper, norm

@@ -12,7 +12,7 @@ from specnorm.certified.bound import finite, greatest, least
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import to_layer
-from specnorm.numerics.lanczos import Plan, top_vectors
+from specnorm.numerics.lanczos import RunOptions, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem.layer_map import Convolution
 from specnorm.search import layer_tuning as knobs
@@ -100,7 +100,7 @@ class _MatrixEnclosure:
         self.xp = ops.xp
         self.layer = Convolution(kernels, spec, ops=ops)
         # Whether the vectors are outputs of the layer: a transposed layer's inputs are the small side.
-        self.of_outputs = plan.wide != spec.transposed
+        self.of_outputs = plan.rows_are_outputs != spec.transposed
         self.gram: LinearMap
         if self.of_outputs:
             self.gram = composed(self.layer.adjoint, self.layer.apply)
@@ -116,7 +116,7 @@ class _MatrixEnclosure:
         if not self._within(uppers, lowers, lower, rtol):
             vectors, images, lowers = self._closer_below(gram, vectors, images, lowers, rtol)
             uppers = self._closer_above(gram, uppers, lowers, lower, rtol)
-        uppers = gram.or_zero(uppers)
+        uppers = gram.with_zero_layers(uppers)
         if self.of_outputs:
             u, v = vectors, images
         else:
@@ -168,8 +168,8 @@ class _MatrixEnclosure:
     def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
         """Top singular vectors of the smaller side, as far as some steps come, shape (b, 1, size)."""
         size = self.layer.shape[0 if self.of_outputs else 1]
-        plan = Plan(steps, 0, min(1e-6, rtol / 100))
-        vectors, _ = top_vectors(self.gram, self.kernels, size, 1, plan, start=start, ops=self.ops)
+        options = RunOptions(steps, 0, min(1e-6, rtol / 100))
+        vectors, _ = top_vectors(self.gram, self.kernels, size, 1, options, start=start, ops=self.ops)
         return vectors
 
     def _targets(self, lowers: list[Lower], lower: float, rtol: float) -> np.ndarray:

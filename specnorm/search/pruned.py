@@ -21,7 +21,7 @@ from specnorm.certified.symbol import grid, symbols
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.clock import RATE
 from specnorm.problem.frequencies import half_grid
-from specnorm.search.constant import smallest
+from specnorm.search.constant import smallest_unfoldings
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -189,7 +189,7 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
     blocks = problem.kernel
     if not problem.clock.affords(_unfolding_work(blocks), _LATE_PART):
         return norm_by_frobenius(blocks, ops=ops)
-    bounds_of_blocks, _ = smallest(blocks, problem.spec, ops=ops)
+    bounds_of_blocks, _ = smallest_unfoldings(blocks, problem.spec, ops=ops)
     unfolding = largest_of_blocks(bounds_of_blocks, blocks)
     if not _is_worth_a_grid(problem):
         return unfolding

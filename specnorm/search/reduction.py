@@ -14,7 +14,7 @@ from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, 
 from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.certified.symbol.symbols import taps_below
 from specnorm.clock import Clock
-from specnorm.numerics.costs import eigh_work
+from specnorm.numerics.costs import eigh_cost
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -113,7 +113,7 @@ class Polynomials:
         in_float32: bool,
     ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
-        self.clock.require(self.blocks.shape[0] * eigh_work(self.blocks.shape[2]))
+        self.clock.require(self.blocks.shape[0] * eigh_cost(self.blocks.shape[2]))
         rotation = choose_rotation(
             self.blocks, threshold, trial_vectors, self.tuning, in_float32=in_float32, ops=self.ops
         )

@@ -139,7 +139,7 @@ def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
         Of blocks (g, m, p, *kernel_shape).
     """
     xp = ops.xp
-    if uncut.has_unread_pixels(problem.spec):
+    if uncut.unread_pixels_make_smallest_zero(problem.spec):
         return SmallestBounds(*rule.smallest_with_unread_pixels(problem.spec), None, is_zero=True)
     blocks = arrays.tall(polyphase.support(problem.kernel, ops=ops), xp=xp)
     if not bool(xp.any(blocks != 0)):

@@ -14,9 +14,10 @@ from specnorm.certified.layer.own_matrix import (
     smallest_of_groups,
     smallest_quotients,
 )
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans, to_layer
+from specnorm.certified.matrices.block_tridiagonal import plans, to_layer
 from specnorm.errors import GeometryError
 from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import group_spec
 from specnorm.search.smallest import TUNING, SmallestBounds
 
 if TYPE_CHECKING:
@@ -39,8 +40,11 @@ def own_plan(spec: ConvSpec) -> BlockPlan:
     GeometryError
         If it has too many rows.
     """
-    single = of_one_group(spec)
-    plan = min((x for x in plans(single) if x.blocks == 1 and x.wide is has_fewer_rows(single)), key=lambda x: x.work)
+    single = group_spec(spec)
+    plan = min(
+        (x for x in plans(single) if x.blocks == 1 and x.rows_are_outputs is has_fewer_rows(single)),
+        key=lambda x: x.work,
+    )
     if plan.size <= ROWS:
         return plan
     raise GeometryError(
@@ -66,7 +70,7 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
         Unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
     """
     xp, kernel, groups = ops.xp, problem.kernel, problem.spec.groups
-    single, plan = of_one_group(problem.spec), own_plan(problem.spec)
+    single, plan = group_spec(problem.spec), own_plan(problem.spec)
     parts = xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:]))
     layers = [Convolution(parts[group : group + 1, ...], single, ops=ops) for group in range(groups)]
     bounds = [_of_group(layer, plan, ops=ops) for layer in layers]

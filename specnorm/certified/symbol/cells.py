@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.certified import host
-from specnorm.certified.bound import EVERYWHERE
+from specnorm.certified.bound import ALL_FREQUENCIES
 from specnorm.problem.frequencies import Frequencies, half_grid, product, signs
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class Boxes:
     offset : integer array, shape (d,)
         Not zero on a skew-circulant, whose frequencies lie between those of the DFT.
     covers : object
-        Whose frequencies the boxes cover: `bound.EVERYWHERE` or a `Circulant`; None if some boxes are missing. Only
-        the functions of `specnorm.certified` that make all boxes can set it.
+        Whose frequencies the boxes cover: `bound.ALL_FREQUENCIES` or a `Circulant`; None if some boxes are missing.
+        Only the functions of `specnorm.certified` that make all boxes can set it.
     """
 
     low: np.ndarray
@@ -254,7 +254,7 @@ def one_box(kernel_shape: tuple[int, ...]) -> Boxes:
         frame=np.eye(ndim, dtype=np.int64),
         offset=np.zeros(ndim, dtype=np.int64),
     )
-    return _covering(box, EVERYWHERE)
+    return _covering(box, ALL_FREQUENCIES)
 
 
 def _half_degree(kernel_shape: Sequence[int]) -> np.ndarray:
@@ -313,7 +313,7 @@ def torus(kernel_shape: tuple[int, ...]) -> Boxes:
         frame=frame,
         offset=np.zeros(ndim, dtype=np.int64),
     )
-    return _covering(boxes, EVERYWHERE)
+    return _covering(boxes, ALL_FREQUENCIES)
 
 
 def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:

@@ -46,7 +46,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import host
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
+from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
@@ -76,7 +76,7 @@ def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndar
 
     0 if no norm suffices, and infinite if every norm does, as the supremum is no larger than the threshold.
     """
-    if supremum.what != EVERYWHERE:
+    if supremum.what != ALL_FREQUENCIES:
         raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
     if supremum <= threshold:
         return np.full(len(radius), math.inf)
@@ -98,7 +98,7 @@ def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray
     With ``mu - S / 2`` for mu and ``S / 2`` for S it is the lemma for ``g = f - S / 2``. Its limit is ``S / 2`` lower
     than that for f.
     """
-    if supremum.what != EVERYWHERE:
+    if supremum.what != ALL_FREQUENCIES:
         raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
     if supremum <= threshold:
         return np.full(len(radius), math.inf)
@@ -378,7 +378,7 @@ class Cover:
 
     @property
     def what(self) -> object:
-        """`Boxes.covers` of the boxes that it was made of: `bound.EVERYWHERE` or a `Circulant`."""
+        """`Boxes.covers` of the boxes that it was made of: `bound.ALL_FREQUENCIES` or a `Circulant`."""
         return self._what
 
     @property
@@ -505,6 +505,6 @@ class Cover:
 
 def on_grid(supremum: Upper, boxes: Boxes) -> Upper:
     """A bound of the supremum bounds the norm at the points of a grid."""
-    if supremum.what != EVERYWHERE or not boxes.on_grid or boxes.covers is None:
+    if supremum.what != ALL_FREQUENCIES or not boxes.on_grid or boxes.covers is None:
         raise HypothesisError(f"{supremum.what} is no supremum over a grid that has {len(boxes)} boxes")
     return _upper(supremum.value, boxes.covers, "some of all frequencies", supremum)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from specnorm.certified import host, rounding
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
+from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import GramIterates
 from specnorm.certified.symbol import symbols
@@ -70,7 +70,7 @@ def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: Ar
         value = everywhere_up(on_grid, sizes, kernel_shape, xp=ops.xp)
         supremum = max(supremum, float(value[0]))
     words = f"norms on a grid of {' x '.join(map(str, sizes))} points, times {grid_factor(sizes, kernel_shape):.4g}"
-    return _upper(supremum, EVERYWHERE, words)
+    return _upper(supremum, ALL_FREQUENCIES, words)
 
 
 def axis_factor(samples: int, size: int) -> float:

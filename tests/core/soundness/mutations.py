@@ -192,7 +192,7 @@ def smallest_found_too_early() -> Violations:
     """The smallest unfolding, from a Lanczos run that stops at its first check, far below the norm."""
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct=0, first=1, limit=1))
+        patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct_size=0, steps_before_first_check=1, most_steps=1))
         yield from (x for x in over(cases, Claims.unfoldings) if "f4_bound" in x)
 
 
