@@ -215,9 +215,9 @@ class ChannelNorms(Method):
     """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.certified.symbol.gram_powers` for R_t.
 
     Let D be the diagonal matrix of the sums. ``D - H_t`` is diagonally dominant, so ``H_t <= D`` at every frequency.
-    Square roots are operator monotone, so ``G* G <= D**(1 / 2**(t-1))``. So G has a norm of at most 1 if its column i is
-    divided by d_i, for each channel i. Stride, dilation and zero padding do not raise the norm, and a transposed layer
-    is an adjoint.
+    Square roots are operator monotone, so ``G* G <= D**(1 / 2**(t-1))``. So G has a norm of at most 1 if its column i
+    is divided by d_i, for each channel i. Stride, dilation and zero padding do not raise the norm, and a transposed
+    layer is an adjoint.
 
     Parameters
     ----------
