@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -51,21 +52,34 @@ def summary_table(lines: list[Row]) -> str:
             groups.setdefault(row["method"], []).append(row)
     body = []
     for method, rows in groups.items():
-        shares = [f"{max(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS]
-        norms = [f"{figure:.3f}" for figure in (max(row["worst"] for row in rows), min(row["mean"] for row in rows))]
-        body.append([code(method), str(len({row["loop"] for row in rows})), norms[0], *shares, norms[1]])
+        loops = str(len({row["loop"] for row in rows}))
+        least_mean = f"{min(row['mean'] for row in rows):.3f}"
+        body.append([code(method), loops, largest_norm(rows), *largest_shares(rows), least_mean])
     header = ["method", "loops", "largest norm", *(f"most steps above {limit}" for limit in LIMITS), "least mean norm"]
     return table(header, body)
 
 
 def largest_table(lines: list[Row]) -> str:
-    """Largest norm and, in parentheses, the percentage of steps above each limit; over all seeds."""
+    """Largest norm and, in parentheses, the percentage of steps above each limit; of the worst seed."""
 
     def cell(rows: list[Row]) -> str:
-        shares = ", ".join(f"{statistics.fmean(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS)
-        return f"{max(row['worst'] for row in rows):.3f} ({shares})"
+        return f"{largest_norm(rows)} ({', '.join(largest_shares(rows))})"
 
     return by_method(lines, cell)
+
+
+def largest_norm(rows: list[Row]) -> str:
+    """Largest norm of several runs: its upper bound, rounded up, where it was recorded, else its lower bound."""
+    if all("worst_upper" in row for row in rows):
+        return f"{math.ceil(1000 * max(row['worst_upper'] for row in rows)) / 1000:.3f}"
+    return f"{max(row['worst'] for row in rows):.3f}"
+
+
+def largest_shares(rows: list[Row]) -> list[str]:
+    """Percentages of steps above each limit, of the run with most; by upper bounds where they were recorded."""
+    has_upper = all("worst_upper" in row for row in rows)
+    names = [f"above_{limit}_upper" if has_upper else f"above_{limit}" for limit in LIMITS]
+    return [f"{max(row[name] for row in rows):.1%}" for name in names]
 
 
 def least_table(lines: list[Row]) -> str:
