@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from marks import put
 from bench import facts
 from bench.facts import FOLDER, Row
 from bench.page import span, table
-from bench.recorder import LIMITS
+from bench.recorder import LIMITS, RTOL
 
 LINES, COST_LINES, GPU_LINES, PAGE = (
     FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint-gpu.jsonl", "constraint.md")
@@ -51,19 +52,28 @@ def summary_table(lines: list[Row]) -> str:
             groups.setdefault(row["method"], []).append(row)
     body = []
     for method, rows in groups.items():
-        shares = [f"{max(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS]
-        norms = [f"{figure:.3f}" for figure in (max(row["worst"] for row in rows), min(row["mean"] for row in rows))]
-        body.append([code(method), str(len({row["loop"] for row in rows})), norms[0], *shares, norms[1]])
+        loops = str(len({row["loop"] for row in rows}))
+        body.append([code(method), loops, largest(rows), *shares(rows), f"{min(row['mean'] for row in rows):.3f}"])
     header = ["method", "loops", "largest norm", *(f"most steps above {limit}" for limit in LIMITS), "least mean norm"]
     return table(header, body)
 
 
+def largest(rows: list[Row]) -> str:
+    """The two bounds of the largest norm, rounded outward: the lines have the lower one, and `RTOL` is their distance."""
+    lower = max(row["worst"] for row in rows)
+    return f"{math.floor(lower * 1000) / 1000:.3f} to {math.ceil(lower * (1 + RTOL) * 1000) / 1000:.3f}"
+
+
+def shares(rows: list[Row]) -> list[str]:
+    """The percentage of steps above each limit, in the run where it is largest."""
+    return [f"{100 * max(row[f'above_{limit}'] for row in rows):.3g}%" for limit in LIMITS]
+
+
 def largest_table(lines: list[Row]) -> str:
-    """Largest norm and, in parentheses, the percentage of steps above each limit; over all seeds."""
+    """Largest lower bound and, in parentheses, the percentage of steps above each limit; the worst of all seeds."""
 
     def cell(rows: list[Row]) -> str:
-        shares = ", ".join(f"{statistics.fmean(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS)
-        return f"{max(row['worst'] for row in rows):.3f} ({shares})"
+        return f"{max(row['worst'] for row in rows):.3f} ({', '.join(shares(rows))})"
 
     return by_method(lines, cell)
 

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 import specnorm
 
 RTOL = 3e-3
-"""Width to which a weight is enclosed; the lower end counts, so that nothing is called too large that is not."""
+"""Relative width to which a norm is enclosed. The lines have the lower end, the page says how far the upper one is."""
 LIMITS = 1.01, 1.05
 """Norms above which steps are counted."""
 PRODUCTS = (
@@ -110,7 +110,10 @@ def step_norms(weights: list[Any], geometry: Geometry) -> list[float]:
         kernel = torch.as_tensor(weight).float()
         known = next((factor * norm for other, norm in enclosed if (factor := factor_between(other, kernel))), None)
         if known is None:
-            known = float(specnorm.enclose(kernel, rtol=RTOL, **geometry).lower)
+            found = specnorm.enclose(kernel, rtol=RTOL, **geometry)
+            if not found.converged:
+                raise RuntimeError(f"the page says that the bounds are {RTOL} apart, but {found}")
+            known = float(found.lower)
             enclosed.append((kernel, known))
         values.append(known)
     return values
