@@ -111,7 +111,7 @@ def step_norms(weights: list[Any], geometry: Geometry) -> list[float]:
         known = next((factor * norm for other, norm in enclosed if (factor := factor_between(other, kernel))), None)
         if known is None:
             found = specnorm.enclose(kernel, rtol=RTOL, **geometry)
-            if not found.converged:
+            if not found.status.startswith("converged"):
                 raise RuntimeError(f"the page says that the bounds are {RTOL} apart, but {found}")
             known = float(found.lower)
             enclosed.append((kernel, known))
