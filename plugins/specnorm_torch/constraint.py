@@ -321,8 +321,8 @@ def spectral_norm(
     A drop-in for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
     (`torch.nn.utils.parametrize.remove_parametrizations`, or `bake_` for a whole model). It sets the norm of the
     *convolution*, not of the reshaped kernel: stride, dilation, groups and padding mode are read from the layer. The
-    norm is followed by one step of ``method`` a forward pass; in the loops of docs/benchmarks/constraint.md the largest
-    norm in use was 1.011 for 1. `rescale_` proves it when the training is over.
+    norm is followed by one step of ``method`` a forward pass; in the loops of docs/benchmarks/constraint.md no
+    norm in use was above 1.014 for 1. `rescale_` proves the norms when the training is over.
 
     Parameters
     ----------

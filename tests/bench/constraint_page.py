@@ -59,7 +59,7 @@ def summary_table(lines: list[Row]) -> str:
 
 
 def largest(rows: list[Row]) -> str:
-    """The two bounds of the largest norm, rounded outward: the lines have the lower one, and `RTOL` is their distance."""
+    """Both bounds of the largest norm, rounded outward; the lines have the lower one, and `RTOL` is their distance."""
     lower = max(row["worst"] for row in rows)
     return f"{math.floor(lower * 1000) / 1000:.3f} to {math.ceil(lower * (1 + RTOL) * 1000) / 1000:.3f}"
 
