@@ -87,14 +87,17 @@ def test_no_code_is_wider_than_its_column() -> None:
 
 
 def test_pages_quote_what_the_constraint_was_measured_to_do() -> None:
-    """The lines have lower bounds; a norm is at most 0.3 % larger, so what a page says of the norm is larger too."""
+    """A page says "at most" of upper bounds; where a line has the lower bound alone, the norm is at most 0.3 % larger."""
     worst: dict[str, dict[str, float]] = {"default": {}, "torch": {}}
+    upper = 0.0
     for line in (DOCS / "benchmarks" / "constraint.jsonl").read_text(encoding="utf-8").splitlines():
         run = json.loads(line)
         if run["method"] in worst and "skipped" not in run:
             earlier = worst[run["method"]].get(run["loop"], 0.0)
             worst[run["method"]][run["loop"]] = max(earlier, run["worst"])
-    default = f"at most {math.ceil(max(worst['default'].values()) * 1.003 * 1000) / 1000:.3f}"
+            if run["method"] == "default":
+                upper = max(upper, run.get("worst_upper", 1.003 * run["worst"]))
+    default = f"at most {math.ceil(1000 * upper) / 1000:.3f}"
     torch = worst["torch"]
     largest = f"{max(torch.values()):.1f}"
     least = f"at least {math.floor(min(torch.values()) * 10) / 10}"

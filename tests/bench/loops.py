@@ -114,7 +114,7 @@ def train_classifier(model: Callable[[Tensor], Tensor], optimizer: Optimizer, *s
 
 
 # -- classifiers -----------------------------------------------------------------------------------------------------
-@loop("denoiser of the README")
+@loop("denoiser of the first page")
 def first_page(constrain: Constrain) -> Steps:
     """3 -> 8 -> 3 channels, 3x3, trained to remove noise from images; Adam 1e-3."""
     layers = constrain(nn.Conv2d(3, 8, 3, padding=1)), constrain(nn.Conv2d(8, 3, 3, padding=1))
