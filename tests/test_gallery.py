@@ -87,7 +87,7 @@ def test_no_code_is_wider_than_its_column() -> None:
 
 
 def test_pages_quote_what_the_constraint_was_measured_to_do() -> None:
-    """An upper bound is needed for "at most"; where a line has the lower bound alone, the norm is at most 0.3 % larger."""
+    """An upper bound is needed for "at most": a line that has the lower bound alone says it to 0.3 %."""
     worst: dict[str, dict[str, float]] = {"default": {}, "torch": {}}
     upper = 0.0
     for line in (DOCS / "benchmarks" / "constraint.jsonl").read_text(encoding="utf-8").splitlines():
