@@ -68,10 +68,10 @@ class Smallest(TwoSidedSearch):
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off, unless their own matrix at a given size is small enough."""
         if not self._uses_symbols(spec):
-            from specnorm.search.smallest_layer import own_plan  # imported here: it takes a while
+            from specnorm.search.smallest_layer import plan_of_own_matrix  # imported here: it takes a while
 
             # It raises if the matrix is too large.
-            own_plan(spec)
+            plan_of_own_matrix(spec)
         elif not keeps_smallest(spec):
             raise GeometryError(
                 f"at every size, borders with padding_mode={spec.padding_mode!r} and padding={spec.padding} cut taps "

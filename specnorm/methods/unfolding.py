@@ -188,7 +188,7 @@ class FantasticFour(Stepped):
 
 
 _CHECKS = 4
-"""Largest number of convergence checks in `_start_vectors`: 28 Lanczos steps. Their basis is smaller than the kernel."""
+"""Largest number of convergence checks in `_start_vectors`: 28 Lanczos steps, with a basis smaller than the kernel."""
 
 
 def _start_vectors(matrix: Array, *, ops: ArrayOps) -> Array:

@@ -33,8 +33,8 @@ class Ascent:
         Whether the frequency may move (on a grid it may not).
     rtol : float
         How close to the maximum to come.
-    best : float
-        A norm from elsewhere: a start that will not get as high is given up.
+    norm_to_beat : float
+        A norm that is known already: a start that is not going to exceed it is given up.
     clock : Clock
         Ends the ascent where it is.
     """
@@ -46,7 +46,7 @@ class Ascent:
         *,
         free: bool,
         rtol: float,
-        best: float,
+        norm_to_beat: float,
         clock: Clock,
         ops: ArrayOps,
     ) -> None:
@@ -54,7 +54,7 @@ class Ascent:
         self.tuning = tuning
         self.free = free and block.ndim > 3
         self.rtol = rtol
-        self.best = best
+        self.norm_to_beat = norm_to_beat
         self.clock = clock
         self.ops = ops
         self.xp = ops.xp
@@ -92,13 +92,14 @@ class Ascent:
             if norms[highest] > best_norm:
                 best_norm = float(norms[highest])
                 best_right = right[highest : highest + 1, :]
+                # In the first round, and on a grid, nothing has moved: the start is exact.
                 if round_number > 0 and self.free:
                     best_point = nearest_lattice_points(theta[highest : highest + 1])
                 else:
                     best_point = starts[index[highest : highest + 1]]
             gains = norms - previous_norms
-            norm_to_beat = max(self.best, best_norm)
-            promising = self._promising(norms, gains, previous_gains, round_number, norm_to_beat)
+            highest_norm = max(self.norm_to_beat, best_norm)
+            promising = self._promising(norms, gains, previous_gains, round_number, highest_norm)
             if not len(promising) or self.clock.expired:
                 break
             if len(promising) < len(index):
@@ -112,7 +113,8 @@ class Ascent:
                 move = newton_theta - theta
                 theta = newton_theta
                 if round_number % 2:
-                    # Alternation converges geometrically: go on to where the last two moves point.
+                    # Alternation converges geometrically: go on to where the last two moves point. The previous moves
+                    # still include the starts that were dropped in this round.
                     ratio = contraction(move, previous_move[promising], largest=self.tuning.slowest)
                     theta = theta + (ratio / (1 - ratio))[:, None] * move
                 previous_move = move
@@ -133,8 +135,8 @@ class Ascent:
             hoped_norms = norms + self.tuning.hope_factor * gains**2 / shrinkage
         else:
             hoped_norms = norms * (1 + self.tuning.first_hope / (1 + round_number))
-        # The error of the norm is the square of that of its frequency; the error of its gradient is not squared, so
-        # that an ascent for a tight tolerance goes on to the end.
+        # For a loose tolerance, an ascent ends where no more than 5 % of it is left to gain. For a tight one it goes
+        # on, since the error of the gradient is of the order of the frequency's, that of the norm only of its square.
         tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.tight else 0.0
         least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.least_gain))
         return np.asarray(np.flatnonzero((gains > 0) & (hoped_norms > least_norm)))
@@ -149,7 +151,7 @@ class Ascent:
         right: Array,
         steps: int,
     ) -> tuple[Array, Array, np.ndarray]:
-        """Left and right vectors and norms after power steps at frequencies, by their phases (s, taps)."""
+        """Left and right vectors and norms after power steps at frequencies whose taps have these phases (s, taps)."""
         xp = self.xp
         m, p = self.block.shape[1:3]
         is_wide = self.block.dtype == xp.float64

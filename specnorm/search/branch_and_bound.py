@@ -2,7 +2,7 @@
 
 A round of the search estimates the norms at the centres of the open cells, ascends from the highest, and asks the cover
 (`certified.symbol.cover`) which cells pass. Those are pruned, the others are cut. Each round is a level of the tree of
-cells. The value of the search is its proof: where the budget ends it, no upper bound is claimed.
+cells. If the budget ends the search first, its result has no upper bound.
 """
 
 from __future__ import annotations
@@ -81,6 +81,10 @@ class Search:
         self._cells = 0
         self._rounds = 0
         self._is_crowded = False
+        # Those of the present run: whether it searches the torus, its tolerance, and the bound to be proven.
+        self._is_torus = True
+        self._rtol = 0.0
+        self._bound: float | None = None
 
     def run(
         self,
@@ -122,7 +126,7 @@ class Search:
             result = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
         except OutOfTime:
             result = self._result(None)
-        if result.upper is None and self._free and not self.incumbent.best.claim.value > 0:
+        if result.upper is None and self._is_torus and not self.incumbent.best.claim.value > 0:
             # The budget ended before the first ascent: the multistart gives the answer a lower bound.
             self.incumbent.multistart()
             return self._result(None)
@@ -200,12 +204,12 @@ class Search:
                 return self._result(None)
             cells_left = max_cells - self._cells
             if relaxes:
-                # The next round's cells take as long as these.
+                # Assume that the next round's cells take as long as these.
                 seconds = time_left - self.clock.left
                 cells_in_time = self.clock.left * count / seconds if seconds > 0 else math.inf
                 self._relax(cover, polynomial, nodes, self.tuning.ahead * min(cells_left, cells_in_time))
             still_open = cover.prune()
-            if not self._may_go_on(cover, lower_before):
+            if not self._evaluate_single_frequencies(cover, lower_before):
                 return self._result(None)
             # The open cells are cut, more finely where their norms are high.
             ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, 1e-300)
@@ -222,7 +226,7 @@ class Search:
         start: SearchResult | None,
     ) -> None:
         """Set the threshold; take over an earlier lower bound, or find a first one."""
-        self._free = not boxes.on_grid
+        self._is_torus = not boxes.on_grid
         self._rtol = rtol
         self._bound = bound
         self._cells = 0
@@ -231,8 +235,10 @@ class Search:
             first = LowerBound(trivial_lower(), boxes.centres[:1], 0)
         else:
             first = LowerBound(start.lower, start.frequency, start.block)
-        self.incumbent.begin(first, free=self._free, rtol=min(rtol, self.tuning.close), bound=bound)
-        is_first_enclosure = self._free and start is None and bound is None
+        self.incumbent.begin(first, free=self._is_torus, rtol=min(rtol, self.tuning.close), bound=bound)
+        # Trial vectors are for the reduced polynomial alone, and small blocks are not reduced. An enclosure of the
+        # torus without an earlier result chooses them anew.
+        is_first_enclosure = self._is_torus and start is None and bound is None
         needs_vectors = self.incumbent.trial_vectors is None or is_first_enclosure
         if needs_vectors and self.blocks.shape[2] >= self.tuning.smallest_reduced:
             self.incumbent.multistart()
@@ -255,7 +261,9 @@ class Search:
     # -- the phases of a round ---------------------------------------------------------------------------------------
     # `_prefilter` fathoms grid cells in float32, `_estimate` estimates the norms of those left, and `_fathom_round`
     # tries to prove the cells once the ascent has raised the incumbent. The limit of a cell is the largest eigenvalue
-    # of H at its centre with which it passes (`cover.limits_sq`).
+    # of H at its centre with which it passes (`cover.limits_sq`); an infinite limit says that the supremum proves the
+    # cell, without a matrix. A cell is called provable if its limit is high enough for its matrix, hopeful if its
+    # estimate is below its limit, too, and futile if cutting it would not help.
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
         """Fathom what float32 can of many grid cells, before any is estimated. Return the vectors of those left.
 
@@ -263,7 +271,7 @@ class Search:
         """
         has_few_cells = len(cover) <= self.tuning.prefilter
         has_small_matrices = polynomial.rank < self.tuning.smallest_float32
-        if self._free or has_few_cells or has_small_matrices:
+        if self._is_torus or has_few_cells or has_small_matrices:
             return vectors
         float32 = polynomial.float32_copy()
         if not float32.is_float32:
@@ -288,11 +296,12 @@ class Search:
         threshold = self.threshold
         count = len(cover)
         cover.fathom_by_supremum(threshold)
-        tries_float32 = self._free and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
+        tries_float32 = self._is_torus and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
         if tries_float32:
             polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
         vectors = xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=xp), copy=False)
-        # A reduced matrix is formed for one limit, that of its cell, unless that is too low for a reduction.
+        # A reduced matrix proves limits only from the one upwards that it is formed for (`GramPolynomial.reduced`).
+        # That is the cell's limit, or the least one for which a reduction is possible.
         least_sq = max(self.polynomials.least_limit_sq(polynomial), self.tuning.least_reduced_part * threshold**2)
         reduced_for_sq = np.minimum(np.maximum(cover.limits_sq(polynomial, threshold), least_sq), 1e300)
         nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for_sq)
@@ -302,7 +311,7 @@ class Search:
         is_first = self._rounds == 1
         # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
         is_small = polynomial.rank < self.tuning.smallest_proven_first
-        proves_first = self._free and not is_first and not is_small
+        proves_first = self._is_torus and not is_first and not is_small
 
         def estimate(part: slice) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
             index = np.arange(count)[part]
@@ -352,7 +361,13 @@ class Search:
         return nodes
 
     def _with_new_rows(self, vectors: Array, index: np.ndarray, new_vectors: Array) -> Array:
-        """Vectors (c, rank) with other rows at some places, which ascend; cells that were proven first keep theirs."""
+        """Replace rows of vectors (c, rank); cells that were proven without an estimate keep their old vectors.
+
+        Parameters
+        ----------
+        index : integer array
+            Numbers of the rows, ascending.
+        """
         is_new: np.ndarray = np.zeros(vectors.shape[0], dtype=bool)
         is_new[index] = True
         if is_new.all():
@@ -370,10 +385,12 @@ class Search:
             self._fathom_promising(cover, nodes, matrices, threshold)
         is_same_polynomial = polynomial is nodes.polynomial
         if is_same_polynomial and nodes.matrices and not polynomial.truncation > 0:
+            # The kept matrices were all that can be tried.
             return
         limit_sq = cover.limits_sq(polynomial, threshold)
-        likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & ~cover.done
-        hopeful = np.flatnonzero(likely)
+        is_hopeful = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & ~cover.done
+        hopeful = np.flatnonzero(is_hopeful)
+        # Form matrices if float32 was tried so far, or if the threshold has risen since matrices were tried.
         must_form_again = not nodes.matrices and threshold > nodes.threshold
         if not is_same_polynomial or must_form_again:
             for part in self.polynomials.parts(polynomial, len(hopeful)):
@@ -445,14 +462,17 @@ class Search:
         limit_sq = cover.limits_sq(polynomial, threshold)[index]
         # What the factorisation leaves of the limit after its own rounding.
         part_left = 1 - norms.likely_loss(polynomial.rank, matrices.matrices, ops=self.ops)
-        allowed = (nodes.eigenvalues[index] < part_left * limit_sq) & (limit_sq >= nodes.reduced_for_sq[index])
-        tried = np.flatnonzero(allowed & ~cover.done[index] & (limit_sq < math.inf))
-        if not len(tried):
+        is_hopeful = (nodes.eigenvalues[index] < part_left * limit_sq) & (limit_sq >= nodes.reduced_for_sq[index])
+        hopeful = np.flatnonzero(is_hopeful & ~cover.done[index] & (limit_sq < math.inf))
+        if not len(hopeful):
             return
-        cover.fathom(matrices.take(tried, ops=self.ops), threshold)
+        cover.fathom(matrices.take(hopeful, ops=self.ops), threshold)
 
-    def _may_go_on(self, cover: Cover, lower_before: float) -> bool:
-        """Whether the next round can do more: an open single frequency must have raised the incumbent."""
+    def _evaluate_single_frequencies(self, cover: Cover, lower_before: float) -> bool:
+        """Evaluate the open cells that are single frequencies, which cannot be cut.
+
+        Return whether the next round can do more: there are none, or the incumbent has risen in this round.
+        """
         divisible = cover.open.boxes.divisible
         if divisible.all():
             return True
@@ -499,8 +519,8 @@ class Search:
         ratio, radius : float arrays, shape (c,)
             Norms at the centres over the threshold, and the cells' radii.
         """
-        # By the cell lemma, cos phi >= r. If the symbol is nowhere negative, (1 + cos phi) / 2 >= r is enough, so that
-        # cos phi >= 2 r - 1.
+        # By the cell lemma, cos phi >= ratio. If the symbol is nowhere negative, (1 + cos phi) / 2 >= ratio is enough,
+        # so that cos phi >= 2 ratio - 1.
         least_cosine = 2 * ratio - 1 if self.nonnegative else ratio
         # Near the maximum the ratio would ask for a radius of 0, where half of the tolerance allows for a larger one.
         largest_cosine = 1 / (1 + (0.5 * self._rtol + self.tuning.added_tolerance))
@@ -515,11 +535,18 @@ class Search:
         sizes: tuple[int, ...],
         skew: tuple[bool, ...] = (),
     ) -> SearchResult:
-        """Lower bound at the best frequency of a circulant next to one of the torus.
+        """Lower bound of the norm at the best of the circulant's frequencies around the best one of the torus.
 
         ``where`` is from a search of the torus; ``sizes`` and ``skew`` are as in `certified.symbol.cells.dft`.
         """
         start = LowerBound(where.lower, where.frequency, where.block)
         compared = self.incumbent.at_nearest(start, sizes, skew)
         best = self.incumbent.best
-        return SearchResult(best.claim, None, best.frequency, best.block, compared, 0)
+        return SearchResult(
+            lower=best.claim,
+            upper=None,
+            frequency=best.frequency,
+            block=best.block,
+            cells=compared,
+            levels=0,
+        )

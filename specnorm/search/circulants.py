@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 
 _MOST_EXTRA_PART = 0.125
-"""Most points, as a part of the shortest circulant's, by which another that is compared with it is longer. The farther
-the maximum is from the circulant's frequencies (at most half a step), the lower is the circulant's norm."""
+"""Circulants that are longer than the shortest one by up to this part are compared, too. The farther the maximum is
+from the circulant's frequencies (at most half a step), the lower is the circulant's norm."""
 _SHARE = 0.25
-"""Part of the tolerance to which the circulant's own norm is computed, where that is larger than the target."""
+"""If the circulant's norm is above the target, it is computed to this part of the tolerance."""
 
 
 def bound_by_circulant(
     spec: ConvSpec,
     search: Search,
-    torus: SearchResult,
+    torus_result: SearchResult,
     fewest: tuple[int, ...],
     *,
     lower: float,
@@ -67,9 +67,9 @@ def bound_by_circulant(
     spec : ConvSpec
         The layer.
     search : Search
-        Of the layer's blocks.
-    torus : SearchResult
-        Of its last search of the torus.
+        The search of the layer's blocks.
+    torus_result : SearchResult
+        The result of its last search of the torus.
     fewest : tuple of int
         Points of the `shortest` circulant of the layer; 1 on axes with one tap.
     lower : float
@@ -86,13 +86,13 @@ def bound_by_circulant(
         Of all searches.
     """
     target = lower * (1 + search.tuning.share * rtol)
-    supremum = torus.upper
+    supremum = torus_result.upper
     if supremum is None or supremum <= target:
         return None, 0, 0
     kernel_shape = tuple(search.blocks.shape[3:])
-    circulant = away_from(torus, fewest, kernel_shape)
+    circulant = farthest_circulant(torus_result, fewest, kernel_shape)
     boxes = dft(circulant.points, kernel_shape, circulant.skew)
-    nearest = search.at_nearest(torus, circulant.points, circulant.skew)
+    nearest = search.at_nearest(torus_result, circulant.points, circulant.skew)
     cells = levels = 0
     if target > 0 and nearest.lower <= target:
         result = search.run(boxes, bound=target, supremum=supremum, start=nearest, max_cells=max_cells)
@@ -103,13 +103,13 @@ def bound_by_circulant(
         return None, cells, levels
     # The target is not proven: compute the circulant's own norm. The incumbent begins anew beside the maximum of the
     # torus, since the failed search may have left its vector at another frequency.
-    nearest = search.at_nearest(torus, circulant.points, circulant.skew)
+    nearest = search.at_nearest(torus_result, circulant.points, circulant.skew)
     result = search.run(boxes, rtol=_SHARE * rtol, supremum=supremum, start=nearest, max_cells=max_cells)
     upper = None if result.upper is None else norm_by_circulant(result.upper, spec)
     return upper, cells + result.cells, levels + result.levels
 
 
-def away_from(torus: SearchResult, fewest: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
+def farthest_circulant(torus: SearchResult, fewest: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
     """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
 
     On each axis the distance is as large as it can be, as the norm falls off with its square.
@@ -134,7 +134,9 @@ def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
 
 def _distance(angle: float, points: int, skew: bool) -> float:
     """Distance of an angle from the nearest frequency of an axis of a circulant, in radians."""
-    place = angle / (2 * math.pi) * points - skew / 2
+    # The frequencies of a skew axis lie half a step off.
+    offset = 0.5 if skew else 0.0
+    place = angle / (2 * math.pi) * points - offset
     return abs(place - round(place)) * 2 * math.pi / points
 
 
@@ -151,7 +153,7 @@ class DeflationTuning(NamedTuple):
     many_pixels: int = 24
     """Pixels of an axis from which `levels` are right."""
     first_levels: int = 1
-    """How many levels are tried first, before the lower bound is raised and the others follow."""
+    """Number of levels that an attempt with few waves tries."""
     most_waves: int = 1000
     """Most waves that are taken out, mirror images included."""
     waves_of_a_frequency: int = 8
@@ -161,6 +163,8 @@ class DeflationTuning(NamedTuple):
 
 
 DEFLATION = DeflationTuning()
+_MATRICES_AT_ONCE = 8
+"""Number of matrices that are decomposed by one call, between two looks at the clock."""
 
 
 class Deflation(NamedTuple):
@@ -171,7 +175,7 @@ class Deflation(NamedTuple):
 
 
 class DeflatedCirculant:
-    """One circulant of a layer of one group without stride and dilation.
+    """One circulant of a layer of one group without stride and dilation (polyphase components have no dilation).
 
     Parameters
     ----------
@@ -260,8 +264,10 @@ class DeflatedCirculant:
             if self.clock.expired:
                 return None
             if deflation is None:
+                # The levels that follow are lower, with more waves still.
                 break
             bound = lower * (1 + rtol)
+            # A bound no larger than one that failed would fail, too.
             if self._failed_bounds.get(level, 0.0) < bound:
                 upper = self._proven(deflation, bound)
                 if upper is not None:
@@ -388,15 +394,16 @@ class DeflatedCirculant:
         few = DEFLATION.waves_of_a_frequency
         count = gram.shape[0]
         if gram.shape[-1] >= 4 * few:
-            # If the least of the few eigenvalues is so low, none above the squared threshold is missing: the half
-            # leaves a margin, as the eigenvectors are approximate.
+            # If the least of the few eigenvalues is at most the cut, none above the squared threshold is missing: the
+            # half leaves a margin, as the eigenvectors are approximate.
             cut = threshold**2 / 2
             values, vectors = top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
             if float(xp.max(values[:, 0])) <= cut:
                 return vectors
-        if count <= few:
+        at_once = _MATRICES_AT_ONCE
+        if count <= at_once:
             return self._all_eigenvectors(gram)
-        chunks = [self._all_eigenvectors(gram[start : start + few, ...]) for start in range(0, count, few)]
+        chunks = [self._all_eigenvectors(gram[start : start + at_once, ...]) for start in range(0, count, at_once)]
         return xp.concat(chunks, axis=0)
 
     def _all_eigenvectors(self, gram: Array) -> Array:

@@ -34,8 +34,8 @@ _LEAST_PRODUCTS = 10
 """Products of such a search, however large the layer is."""
 _NOISE = 0.3
 """Size of the random part of a completion that begins near an isometry."""
-_LEAST_PART = 0.05
-"""Part of the squared norm that such a completion has at least."""
+_LEAST_START_SQ = 0.05
+"""A completion that begins near an isometry gets at least this part of the kernel's squared norm."""
 _INNER_PRODUCTS = 40
 """Most products of one Gauss-Newton step."""
 _FORCING = 0.03
@@ -46,24 +46,24 @@ the search aims at. The residual may take the rest of the tolerance."""
 _MENDING_PRODUCTS = 3
 """Products of a step that follows a kernel in training."""
 _LEAST_MARGIN = 0.002
-"""Least relative distance, above the norm, of the multiple that such a step aims at."""
+"""`mend` aims at the multiple ``(norm * (1 + margin))**2`` of the identity; its margin is at least this."""
 _MOST_MARGIN = 0.01
-"""Largest one."""
+"""Largest margin of `mend`."""
 _MENDING_ZOOMS = 4
-"""Zooms of `largest_symbol` for such a step: the norm to a thousandth is close enough."""
+"""Zooms of `peak_of_norm` in `mend`: the norm to a thousandth is close enough."""
 _POWER_STEPS = 12
-"""Power steps of `largest_symbol` on its grid."""
+"""Power steps of `peak_of_norm` on its grid."""
 _PEAKS = 3
-"""Highest points of the grid around which it zooms in."""
+"""Number of highest points of its grid around which `peak_of_norm` zooms in."""
 _ZOOMS = 7
-"""How often it halves the distance there."""
+"""Number of times that `peak_of_norm` halves the distance from these points."""
 _WORST_CONDITION = 4000.0
 """Condition of the tables of polynomials up to which float32 keeps the digits that a step needs."""
 _TINY = 1e-30
 
 
 class Peak(NamedTuple):
-    """Where the symbols of narrow blocks have their largest norm, as far as a search went."""
+    """Where the symbols of blocks `with_fewer_columns` have their largest norm, as far as a search went."""
 
     norm: Array  # (b,)
     vector: Array  # (b, 2 c): a right vector, real part before imaginary part
@@ -85,7 +85,8 @@ class CompletionResult(NamedTuple):
     products : integer array, shape (b,)
         How many products the search took.
     gradient : array, shape of the blocks
-        Derivative of the blocks' norm at its maximum, times bound over norm.
+        Derivative of the blocks' norm at its maximum, times bound over norm: that of the bound, if it were a constant
+        multiple of the norm.
     """
 
     kernel: Array
@@ -116,7 +117,7 @@ def with_fewer_columns(blocks: Array, *, xp: Namespace) -> Array:
 
 
 def in_shape_of(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
-    """Gradient with respect to the blocks from that with respect to the narrow ones: transposed back, if they were."""
+    """A gradient with respect to blocks, from that with respect to the same blocks `with_fewer_columns`."""
     if blocks.shape[2] <= blocks.shape[1]:
         return gradient
     return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
@@ -141,8 +142,8 @@ def near_isometry(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Return a completion near an isometry, to begin with where there are few products.
 
     A multiple of the unit matrix, in rows of its own, stands at each corner of the taps; of a corner and its mirror
-    image only one has it. From corners a change of H moves every lag, each by about as much. The rest is small random
-    numbers.
+    image only one has it. With the weight in the corners, a change of H moves every lag, and each by about as much. The
+    rest is small random numbers.
     """
     _, channels, *taps = completion_shape(block_shape)
     h = _NOISE * small_random(block_shape, seed)
@@ -161,41 +162,44 @@ class _Tables(NamedTuple):
     """Tables F, D and W with which lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``, j the points.
 
     F K has the values of K at the points, and D H those of H. F and D have the shape (points, taps), W (lags, points).
-    The order of the lags is: 0, those of `half_lags`, and the negatives of these.
+    F reads the taps backwards, since it is for K*. The order of the lags is: 0, those of `half_lags`, and the negatives
+    of these.
     """
 
-    left: np.ndarray  # F
-    right: np.ndarray  # D
-    lags: np.ndarray  # W
+    of_k: np.ndarray  # F
+    of_h: np.ndarray  # D
+    to_lags: np.ndarray  # W
 
 
 @functools.lru_cache(maxsize=64)
 def _tables(taps: tuple[int, ...]) -> _Tables:
     """Tables by polynomials for few taps; for more, with which these would lose digits, by frequencies."""
-    axes = [_polynomials(k) for k in taps]
-    condition = math.prod(float(np.linalg.cond(axis.lags)) for axis in axes)
+    axes = [_axis_tables(k) for k in taps]
+    condition = math.prod(float(np.linalg.cond(axis.to_lags)) for axis in axes)
     return _polynomial_tables(axes) if condition <= _WORST_CONDITION else _frequency_tables(taps)
 
 
 def _polynomial_tables(axes: list[_Tables]) -> _Tables:
     """K and H read as homogeneous polynomials, at as many points of a half-circle an axis as there are lags."""
     if axes:
-        left, right, lags = axes[0]
+        of_k, of_h, to_lags = axes[0]
     else:
-        left = right = lags = np.eye(1)
+        of_k = of_h = to_lags = np.eye(1)
     for axis in axes[1:]:
-        left = np.kron(left, axis.left)
-        right = np.kron(right, axis.right)
-        lags = np.kron(lags, axis.lags)
+        of_k = np.kron(of_k, axis.of_k)
+        of_h = np.kron(of_h, axis.of_h)
+        to_lags = np.kron(to_lags, axis.to_lags)
     # The lags ascend, with 0 in the middle: those above it are the half, those below, backwards, their negatives.
-    middle = len(lags) // 2
-    zero_and_half, negatives = lags[middle:], lags[:middle][::-1]
-    return _Tables(left, right, np.concatenate([zero_and_half, negatives]))
+    middle = len(to_lags) // 2
+    zero_and_half = to_lags[middle:]
+    negatives = to_lags[:middle][::-1]
+    return _Tables(of_k, of_h, np.concatenate([zero_and_half, negatives]))
 
 
-def _polynomials(k: int) -> _Tables:
+def _axis_tables(k: int) -> _Tables:
     """Tables of one axis with k taps, whose lags stand in ascending order."""
     count = 2 * k - 1
+    # The shift by a quarter keeps the points off the axes, where all monomials but one vanish.
     angle = math.pi * (np.arange(count)[:, None] / count + 0.25)
 
     def monomials(degree: int) -> np.ndarray:
@@ -225,26 +229,26 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     cosines = np.cos(angles) * weights
     sines = np.sin(angles) * weights
     return _Tables(
-        left=np.concatenate([cos, sin, cos + sin]),
-        right=np.concatenate([cos, sin, cos - sin]),
-        lags=np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
+        of_k=np.concatenate([cos, sin, cos + sin]),
+        of_h=np.concatenate([cos, sin, cos - sin]),
+        to_lags=np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
     )
 
 
 class _Products(NamedTuple):
     """Lags of products of kernels by tap, (b, taps, rows, c), by the `_Tables` of their taps."""
 
-    left: Array
-    right: Array
-    lag_table: Array
+    table_of_k: Array
+    table_of_h: Array
+    table_to_lags: Array
     xp: Namespace
 
     @classmethod
     def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
         """Tables for blocks (b, rows, c, *taps), in their precision."""
         tables = _tables(tuple(blocks.shape[3:]))
-        left, right, lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
-        return cls(left, right, lags, ops.xp)
+        of_k, of_h, to_lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
+        return cls(of_k, of_h, to_lags, ops.xp)
 
     def _apply(self, table: Array, x: Array) -> Array:
         """A table on the second axis of (b, n, rows, c)."""
@@ -254,13 +258,13 @@ class _Products(NamedTuple):
 
     def at_points(self, k: Array) -> Array:
         """``(F K)^T``, (b, points, c, rows)."""
-        return self._apply(self.left, self.xp.matrix_transpose(k))
+        return self._apply(self.table_of_k, self.xp.matrix_transpose(k))
 
     def lags(self, at_points: Array, h: Array) -> Array:
         """Half of the lags of ``K*H + H*K``, (b, lags, c, c)."""
         xp = self.xp
-        products = xp.matmul(at_points, self._apply(self.right, h))
-        of_product = self._apply(self.lag_table, products)
+        products = xp.matmul(at_points, self._apply(self.table_of_h, h))
+        of_product = self._apply(self.table_to_lags, products)
         half = of_product.shape[1] // 2 + 1
         zero, positive = of_product[:, :1, ...], of_product[:, :half, ...]
         zero_and_negative = xp.concat([zero, of_product[:, half:, ...]], axis=1)
@@ -274,9 +278,9 @@ class _Products(NamedTuple):
         """
         xp = self.xp
         lags = xp.concat([half, xp.matrix_transpose(half[:, 1:, ...])], axis=1)
-        weighted = self._apply(xp.matrix_transpose(self.lag_table), lags)
+        weighted = self._apply(xp.matrix_transpose(self.table_to_lags), lags)
         products = xp.matmul(xp.matrix_transpose(at_points), weighted)
-        return self._apply(xp.matrix_transpose(self.right), products)
+        return self._apply(xp.matrix_transpose(self.table_of_h), products)
 
     def step(
         self,
@@ -311,8 +315,8 @@ class _Products(NamedTuple):
             ratio = _per_block(next_rest_sq / (rest_sq + _TINY), xp=xp)
             return count + 1, x + length * direction, rest, rest + ratio * direction, next_rest_sq
 
-        begin = (arrays.counter(h, ops=ops), xp.zeros_like(h), downhill, downhill, first_rest_sq)
-        count, step, *_ = ops.loop(continues, iterate, begin)
+        first_state = (arrays.counter(h, ops=ops), xp.zeros_like(h), downhill, downhill, first_rest_sq)
+        count, step, *_ = ops.loop(continues, iterate, first_state)
         return step, count
 
 
@@ -366,7 +370,7 @@ def lags_of(x: Array, *, ops: ArrayOps) -> completion_proof.Lags:
 # -- the search ------------------------------------------------------------------------------------------------------
 def complete(
     blocks: Array,
-    begin: Array | None = None,
+    first_completions: Array | None = None,
     *,
     rtol: float = 1e-2,
     products: int | None = None,
@@ -378,12 +382,13 @@ def complete(
 
     Parameters
     ----------
-    begin : array, shape (b, rows, min(m, p), *taps), optional
-        To begin from. None, and for each block where it is zero or not finite: as ``from_isometry`` says.
+    first_completions : array, shape (b, rows, min(m, p), *taps), optional
+        Completions to begin from. Without them, and for a block whose completion is zero or not finite, the search
+        begins as ``from_isometry`` says.
     rtol : float
         Where to stop: relative distance of the bound from an estimate of the norm.
     products : int, optional
-        Most products; 0: the bound that ``begin`` proves. None: `PRODUCTS`.
+        Most products; 0: the bound that the first completions prove. None: `PRODUCTS`.
     from_isometry : bool
         Begin near an isometry instead of at random: the bound is closer after 10 to 40 products, no closer after more.
 
@@ -396,17 +401,19 @@ def complete(
     blocks_with_fewer_columns = with_fewer_columns(blocks, xp=xp)
     taps = tuple(blocks_with_fewer_columns.shape[3:])
     kernel_lags = lags_of(blocks_with_fewer_columns, ops=ops)
-    peak = largest_symbol(kernel_lags.values, taps, ops=ops)
-    # Not zeros: they would be no start for what a zero kernel becomes.
+    peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
+    # A zero kernel gets the start of a kernel of norm 1: from zeros, its completion could not follow it in training.
     norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
     start = _start(blocks, kernel_lags, norm_or_one, seed, from_isometry=from_isometry, ops=ops)
-    if begin is not None:
-        begin_sq = _dot(begin, begin, xp=xp)
-        usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
-        start = xp.where(usable, by_tap(begin, xp=xp), start)
+    if first_completions is not None:
+        norm_sq = _dot(first_completions, first_completions, xp=xp)
+        is_usable = _per_block(xp.isfinite(norm_sq) & (norm_sq > 0), xp=xp)
+        start = xp.where(is_usable, by_tap(first_completions, xp=xp), start)
     start_lags = lags_of(by_row(start, taps, xp=xp), ops=ops)
     first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
-    best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
+    best = start
+    bound = first_bound
+    count = arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
     if limit:
         best, bound, count = _gauss_newton(
@@ -425,6 +432,7 @@ def complete(
     return CompletionResult(
         kernel=by_row(best, taps, xp=xp),
         bound=bound,
+        # A bound that is better than the first one is that of a completion.
         helps=helps | (bound < first_bound),
         products=xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape),
         gradient=slope * xp.reshape(bound_over_norm, (-1,) + (1,) * (blocks.ndim - 1)),
@@ -447,7 +455,7 @@ def _start(
         of_norm_one = near_isometry(block_shape, seed)
         channels = min(block_shape[:2])
         mean = xp.astype(xp.linalg.trace(kernel_lags.values[:, 0, ...]), norm.dtype) / channels
-        scale = xp.sqrt(xp.maximum(norm**2 - mean, _LEAST_PART * norm**2))
+        scale = xp.sqrt(xp.maximum(norm**2 - mean, _LEAST_START_SQ * norm**2))
     else:
         of_norm_one = small_random(block_shape, seed)
         scale = norm
@@ -490,8 +498,8 @@ def _gauss_newton(
         bound = xp.where(is_better, new_bound, bound)
         return count + used, h, completion_lags.values, best, bound
 
-    begin = (arrays.counter(start, ops=ops), start, start_lags.values, start, first_bound)
-    count, _, _, best, bound = ops.loop(continues, iterate, begin)
+    first_state = (arrays.counter(start, ops=ops), start, start_lags.values, start, first_bound)
+    count, _, _, best, bound = ops.loop(continues, iterate, first_state)
     return best, bound, count
 
 
@@ -511,20 +519,21 @@ def mend(
     Parameters
     ----------
     kernel_lags, completion_lags : arrays
-        Lags of the narrow blocks, and those of h, or of an h shortly before.
+        Lags of the blocks `with_fewer_columns`, and those of h, or of an h shortly before.
     """
     xp = ops.xp
     blocks_with_fewer_columns = with_fewer_columns(blocks, xp=xp)
     taps = tuple(blocks.shape[3:])
     tables = _Products.of(blocks_with_fewer_columns, ops=ops)
-    norm = largest_symbol(kernel_lags, taps, zooms=_MENDING_ZOOMS, ops=ops).norm
+    norm = peak_of_norm(kernel_lags, taps, zooms=_MENDING_ZOOMS, ops=ops).norm
     least_target = (norm * (1 + _LEAST_MARGIN)) ** 2
     most_target = (norm * (1 + _MOST_MARGIN)) ** 2
     x = by_tap(h, xp=xp)
     for step_number in range(steps):
         if step_number > 0:
             completion_lags = lags_of(by_row(x, taps, xp=xp), ops=ops).values
-        # The multiple aimed at is near the one of which the lags nearly are: another takes more than a short step.
+        # The lags are nearly those of a multiple of the identity. Aim at that multiple, within the margins: a farther
+        # one takes more than a short step.
         centre = (kernel_lags + completion_lags)[:, 0, ...]
         mean = xp.astype(xp.linalg.trace(centre), norm.dtype) / centre.shape[-1]
         target = xp.minimum(xp.maximum(mean, least_target), most_target)
@@ -532,6 +541,7 @@ def mend(
         step, _ = tables.step(x, residual, _MENDING_PRODUCTS, ops=ops)
         x = x + step
     moved = by_row(x, taps, xp=xp)
+    # A product with 0 is NaN for entries that are not finite.
     is_finite = xp.isfinite(xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True))
     return xp.where(is_finite, moved, h)
 
@@ -544,7 +554,7 @@ def bound_and_gradient(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """Bounds (b,) from lags of narrow blocks and their completions; derivatives with respect to the blocks.
+    """Bounds (b,) from lags of blocks `with_fewer_columns` and their completions, and derivatives by the blocks.
 
     The bound squared is ``v + ||M_0 - v I|| + sum ||M_t||`` at the best v, and ``M_t = sum_y K_y^T K_{y+t} + ...``: so
     its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
@@ -570,7 +580,7 @@ def bound_and_gradient(
 
 
 def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
-    """Gradient of a function of the lags of narrow blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
+    """Gradient of a function of the lags of blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
 
     ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.
     """
@@ -582,7 +592,7 @@ def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> 
 
 
 def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
-    """Derivative of ``||G v||`` with respect to narrow blocks at a peak, with the frequency and v constant.
+    """Derivative of ``||G v||`` by blocks `with_fewer_columns` at a peak, with the frequency and v constant.
 
     With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
     """
@@ -602,7 +612,7 @@ def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
 
 
 # -- the norm --------------------------------------------------------------------------------------------------------
-def largest_symbol(
+def peak_of_norm(
     lags: Array,
     taps: tuple[int, ...],
     *,

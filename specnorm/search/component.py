@@ -25,7 +25,7 @@ from specnorm.problem.spec import group_spec
 from specnorm.result import BoundSource
 from specnorm.search import layer_tuning as knobs
 from specnorm.search import tuning as search_tuning
-from specnorm.search.circulants import DeflatedCirculant, away_from, bound_by_circulant
+from specnorm.search.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
 from specnorm.search.groups import OpenGroups, find_open_groups
 from specnorm.search.layer_bounds import LayerBounds, witness_shapes
 from specnorm.search.own_matrix import enclose_by_matrix
@@ -89,7 +89,10 @@ class ComponentSearch:
 
     @property
     def can_be_deflated(self) -> bool:
-        """Whether circulants can be deflated: no stride, and a tolerance that does not take too many waves."""
+        """Whether circulants can be deflated: no stride, and a tolerance of at least `deflation_rtol`.
+
+        For a smaller one, too many waves (see `search.circulants`) would have to be taken out.
+        """
         return set(self.spec.stride) == {1} and self.rtol >= knobs.TUNING.deflation_rtol
 
     @property
@@ -106,7 +109,7 @@ class ComponentSearch:
     @property
     def size(self) -> int:
         """Pixels times channels of one group."""
-        return max(self.single.stored_channels) * math.prod(axis.pixels for axis in self.component.axes)
+        return max(self.single.group_channels) * math.prod(axis.pixels for axis in self.component.axes)
 
     @property
     def shortest_circulant(self) -> tuple[int, ...] | None:
@@ -119,12 +122,12 @@ class ComponentSearch:
     @property
     def torus_search(self) -> Search:
         """The search that enclosed the supremum."""
-        return self.supremum()[0]
+        return self.supremum.search
 
     @property
     def torus_result(self) -> SearchResult:
         """What it proved about the supremum."""
-        return self.supremum()[1]
+        return self.supremum.result
 
     def padded(self, supremum: Upper | None) -> Upper | None:
         """A bound of the layer, with its padding, from one of the supremum."""
@@ -138,7 +141,7 @@ class ComponentSearch:
 
     # -- groups ------------------------------------------------------------------------------------------------------
     def open_groups(self, bounds: LayerBounds) -> OpenGroups:
-        """Groups whose norms were not proven to be below the layer's when this property was first needed."""
+        """Groups that may have the layer's norm. They are found once, by the bounds of the first call, and kept."""
         if self._open_groups is None:
             # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
@@ -159,8 +162,8 @@ class ComponentSearch:
     def deflates(self, bounds: LayerBounds) -> bool:
         """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
         few_groups = len(self.open_groups(bounds).numbers) <= knobs.TUNING.deflation_groups
-        dear_matrix = self.matrix_work(bounds) > knobs.TUNING.deflation_work
-        return few_groups and dear_matrix and self.shortest_circulant is not None
+        matrix_is_expensive = self.matrix_work(bounds) > knobs.TUNING.deflation_work
+        return few_groups and matrix_is_expensive and self.shortest_circulant is not None
 
     def deflated_circulants(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
         """The circulant of each open group, ready to be deflated; empty where that is not to be done."""
@@ -172,7 +175,8 @@ class ComponentSearch:
 
     def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
         fewest = shortest(self.single)
-        circulant = away_from(self.torus_result, fewest, self.spec.kernel_shape)
+        circulant = farthest_circulant(self.torus_result, fewest, self.spec.kernel_shape)
+        # On an axis with one tap that circulant has one point, which may be too few for the waves.
         is_too_short = any(points < least for points, least in zip(circulant.points, fewest, strict=True))
         supremum = self.torus_result.upper
         if is_too_short or supremum is None:
@@ -201,7 +205,7 @@ class ComponentSearch:
 
     # -- bounds ------------------------------------------------------------------------------------------------------
     def near_supremum(self, steps: int, most_entries: float) -> LayerBounds:
-        """Bound from below near the wave of the supremum, and from above by the supremum.
+        """Bound from below by Lanczos from the plane wave at the supremum's frequency, from above by the supremum.
 
         Parameters
         ----------
@@ -215,9 +219,10 @@ class ComponentSearch:
         wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, knobs.TUNING.wave_time / 2)
         if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
             return self._by_wave_sum(kernel, group)
+        # Otherwise a vector is needed: a sum of waves, or a windowed wave, and Lanczos from there.
         sums_waves = wave_sum_in_time and self._has_wave_sums and self._least_pixels >= knobs.TUNING.wave_sum_pixels
         if sums_waves and steps == knobs.TUNING.wave_steps:
-            # A sum of waves is as close as these few steps.
+            # In the first attempt, a sum of waves is as close as these few steps.
             steps = 0
         restriction = self._restricted(steps, most_entries)
         single = group_spec(restriction.spec)
@@ -230,7 +235,7 @@ class ComponentSearch:
         if steps > 0 and not self.problem.clock.expired and self.problem.clock.affords(work_of_lanczos):
             vectors = self._after_lanczos(vectors, kernel, single, steps)
         layer = Convolution(kernel, single, budget=self._patch_memory, ops=self.ops)
-        (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
+        (lower,), images = quotients(layer, vectors, vectors_are_outputs=single.transposed, ops=self.ops)
         # The vectors are outputs of a transposed layer, inputs of any other.
         if single.transposed:
             u, v = vectors, images
@@ -274,7 +279,7 @@ class ComponentSearch:
 
     def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
         """The component, or a restriction of it that so many steps on so many entries, and the time limit, allow."""
-        channels = max(self.single.stored_channels)
+        channels = max(self.single.group_channels)
         pixels = most_entries / (max(steps, 1) * channels)
         time_limit = self.problem.clock.seconds
         work_of_pixel = knobs.TUNING.wave_passes * math.prod(self.kernels.shape[1:])
@@ -287,7 +292,8 @@ class ComponentSearch:
         """
         if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
             return False
-        return self.rtol >= knobs.DEFAULT_RTOL or self._restricted(steps, most_entries) is not self.component
+        is_restricted = self._restricted(steps, most_entries) is not self.component
+        return self.rtol >= knobs.LOOSE_RTOL or is_restricted
 
     def _by_wave_sum(self, kernel: Array, group: int) -> LayerBounds:
         """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
@@ -313,10 +319,10 @@ class ComponentSearch:
     ) -> Array:
         """Vectors (1, 1, size of the large side) after some Lanczos steps on one group's layer.
 
-        What is proven is a quotient of the vector, however it was computed: float32 does for most of the way.
+        What is proven is a quotient of the vector, however it was computed. So float32 is enough for few steps.
         """
         xp = self.xp
-        if self.rtol >= knobs.DEFAULT_RTOL and steps <= knobs.TUNING.closer_steps:
+        if self.rtol >= knobs.LOOSE_RTOL and steps <= knobs.TUNING.closer_steps:
             kernel_used = xp.astype(kernel, xp.float32)
         else:
             kernel_used = kernel

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 _WIDE = 0.15
 """Relative width from which a bound of fixed cost may be closer than the result of an unfinished search."""
 _SUPREMUM_RTOL = 2e-3
-"""Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
+"""Tolerance of the supremum that a search of a grid with up to 1000 points starts from; smaller for larger grids."""
+_SHARE_FOR_SUPREMUM = 0.97
+"""Part of a loose tolerance to which the supremum is searched before a grid."""
 
 
 def enclose_zero(support: Array, *, ops: ArrayOps) -> SearchResult | None:
@@ -74,11 +76,11 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     if constant is not None:
         return constant, True
     search = Search(support, clock=_clock(problem), nonnegative=problem.nonnegative, ops=ops)
-    cover = _cover(support, problem)
+    boxes = _torus_boxes(support, problem)
     if problem.spec.input_shape is not None:
-        result = _enclose_grid(search, cover, problem)
+        result = _enclose_grid(search, boxes, problem)
     else:
-        result = _enclose_torus(search, cover, problem)
+        result = _enclose_supremum(search, boxes, problem)
     return result, result.within(problem.rtol)
 
 
@@ -88,14 +90,14 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
     Parameters
     ----------
     problem : Problem
-        Of blocks, without ``input_shape``.
+        A problem of blocks, without ``input_shape``.
     """
     support = polyphase.support(problem.kernel, ops=ops)
     search = Search(support, clock=_clock(problem), ops=ops)
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, precise_vectors=False, ops=ops)
     if constant is not None:
         return search, constant
-    return search, _enclose_torus(search, _cover(support, problem), problem)
+    return search, _enclose_supremum(search, _torus_boxes(support, problem), problem)
 
 
 def _clock(problem: Problem) -> Clock:
@@ -103,49 +105,52 @@ def _clock(problem: Problem) -> Clock:
     return problem.clock.before(seconds_without_search(problem))
 
 
-def _cover(support: Array, problem: Problem) -> Boxes | None:
-    """Cells of all frequencies; None where they are more than a search may visit, and take gigabytes."""
+def _torus_boxes(support: Array, problem: Problem) -> Boxes | None:
+    """Boxes of all frequencies. None if they are more than a search may visit: making them would take gigabytes."""
     shape = tuple(support.shape[3:])
     return torus(shape) if torus_size(shape) <= problem.max_cells * support.shape[0] else None
 
 
-def _enclose_torus(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:
-    """Enclose the supremum over all frequencies."""
-    result = _search_torus(search, cover, problem, relaxes=True)
-    return result if result.within(problem.rtol) else _widened(search, cover, result, problem)
+def _enclose_supremum(search: Search, boxes: Boxes | None, problem: Problem) -> SearchResult:
+    """Enclose the supremum over all frequencies, by a search or, if that does not come close, by any other bound."""
+    result = _run_on_torus(search, boxes, problem, relaxes=True)
+    return result if result.within(problem.rtol) else _with_any_bound(search, boxes, result, problem)
 
 
-def _search_torus(
+def _run_on_torus(
     search: Search,
-    cover: Boxes | None,
+    boxes: Boxes | None,
     problem: Problem,
     *,
     relaxes: bool,
 ) -> SearchResult:
-    """Search a cover of the torus; without one, bound the supremum from below alone."""
-    if cover is None:
+    """Search the boxes of the torus; without boxes, bound the supremum from below alone."""
+    if boxes is None:
         # One cell is too many for a search that may visit none.
-        cover, max_cells = one_box(tuple(search.blocks.shape[3:])), 0
+        boxes = one_box(tuple(search.blocks.shape[3:]))
+        max_cells = 0
     else:
         max_cells = problem.max_cells
-    return search.run(cover, rtol=problem.rtol, max_cells=max_cells, relaxes=relaxes)
+    return search.run(boxes, rtol=problem.rtol, max_cells=max_cells, relaxes=relaxes)
 
 
-def _enclose_grid(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:
+def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> SearchResult:
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
-    The torus gives the S of the grid lemma: close, so that few grid points are left, but no closer. Where that takes
-    many cells the norm is nearly constant, and every point is visited.
+    A search of the torus gives the supremum that the grid lemma (`certified.symbol.cover`) needs. If it does not end
+    within its cells, the norm is nearly constant: then every grid point is visited.
     """
     rtol, max_cells = problem.rtol, problem.max_cells
     kernel_shape = tuple(search.blocks.shape[3:])
     sizes = grid_sizes(problem.spec, kernel_shape)
-    point_count = math.prod(sizes) // 2 + 1
-    torus_problem = _torus_problem(problem, math.prod(sizes), point_count, cover)
-    whole = _search_torus(search, cover, torus_problem, relaxes=False)
+    all_points = math.prod(sizes)
+    half_points = all_points // 2 + 1
+    torus_problem = _torus_problem(problem, all_points, half_points, boxes)
+    whole = _run_on_torus(search, boxes, torus_problem, relaxes=False)
     start = search.at_nearest(whole, sizes)
+    # The frequencies that were compared are no cells of a search.
     result = replace(start, cells=0)
-    if whole.upper is None and point_count <= max_cells:
+    if whole.upper is None and half_points <= max_cells:
         result = search.run(
             dft_points(sizes, kernel_shape),
             rtol=rtol,
@@ -156,7 +161,7 @@ def _enclose_grid(search: Search, cover: Boxes | None, problem: Problem) -> Sear
     grid = dft(sizes, kernel_shape)
     if result.upper is None:
         if whole.upper is None:
-            whole = _widened(search, cover, whole, problem)
+            whole = _with_any_bound(search, boxes, whole, problem)
         result = search.run(grid, rtol=rtol, supremum=whole.upper, start=start, max_cells=max_cells)
     uppers = [result.upper] if result.upper else []
     if whole.upper is not None:
@@ -166,25 +171,26 @@ def _enclose_grid(search: Search, cover: Boxes | None, problem: Problem) -> Sear
 
 def _torus_problem(
     problem: Problem,
-    grid_points: int,
-    point_count: int,
-    cover: Boxes | None,
+    all_points: int,
+    half_points: int,
+    boxes: Boxes | None,
 ) -> Problem:
     """The problem of the supremum before a search of a grid: its tolerance and its cells.
 
     Parameters
     ----------
-    grid_points, point_count : int
-        Points of the grid, with and without mirror images.
+    all_points, half_points : int
+        Numbers of points of the grid, with and without mirror images.
     """
     if problem.rtol >= 1e-3:
-        rtol = 0.97 * problem.rtol
-        most_cells = point_count
+        rtol = _SHARE_FOR_SUPREMUM * problem.rtol
+        most_cells = half_points
     else:
-        # A search of the torus leaves few of the points for a loose tolerance, and costs as much again for a tight one.
-        rtol = _SUPREMUM_RTOL * min(1.0, (1000 / grid_points) ** 0.3)
-        cells = 0 if cover is None else len(cover)
-        most_cells = max(point_count // 3, cells)
+        # For a tight tolerance the torus is searched loosely: that leaves few points of the grid, while a search to the
+        # tolerance would cost as much as that of the grid.
+        rtol = _SUPREMUM_RTOL * min(1.0, (1000 / all_points) ** 0.3)
+        cells = 0 if boxes is None else len(boxes)
+        most_cells = max(half_points // 3, cells)
     return replace(problem, rtol=rtol, max_cells=min(problem.max_cells, most_cells))
 
 
@@ -193,15 +199,15 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
     return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
 
 
-def _widened(
+def _with_any_bound(
     search: Search,
-    cover: Boxes | None,
+    boxes: Boxes | None,
     result: SearchResult,
     problem: Problem,
 ) -> SearchResult:
-    """Prove what the budget allows where a search had no end: wider bounds, or one of fixed cost."""
-    if result.upper is None and cover is not None:
-        again = search.run(cover, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)
+    """Prove what the budget allows where a search did not end: a wider bound, or one of fixed cost."""
+    if result.upper is None and boxes is not None:
+        again = search.run(boxes, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)
         result = replace(again, cells=result.cells + again.cells)
     if result.within(_WIDE):
         return result

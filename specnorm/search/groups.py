@@ -63,18 +63,18 @@ def find_open_groups(
     if len(every_group) == 1 or not bound > 0:
         return OpenGroups(every_group, None)
     estimates = _estimated_norms(blocks, ops=ops)
-    lower_groups = np.flatnonzero(estimates < knobs.TUNING.lower_group * bound)
-    for _ in range(knobs.TUNING.lower_group_tries):
-        if not len(lower_groups):
+    weak_groups = np.flatnonzero(estimates < knobs.TUNING.weak_group * bound)
+    for _ in range(knobs.TUNING.weak_group_tries):
+        if not len(weak_groups):
             break
-        search = Search(arrays.rows(blocks, lower_groups, ops=ops), clock=clock, ops=ops)
+        search = Search(arrays.rows(blocks, weak_groups, ops=ops), clock=clock, ops=ops)
         result = search.run(torus(tuple(blocks.shape[3:])), bound=bound, max_cells=max_cells)
         if result.upper is not None and result.upper <= bound:
-            return OpenGroups(np.setdiff1d(every_group, lower_groups), result.upper)
+            return OpenGroups(np.setdiff1d(every_group, weak_groups), result.upper)
         if result.lower <= bound:
             break
-        # One of them is not lower after all.
-        lower_groups = np.delete(lower_groups, result.block)
+        # One of the weak groups is not lower after all.
+        weak_groups = np.delete(weak_groups, result.block)
     return OpenGroups(every_group, None)
 
 

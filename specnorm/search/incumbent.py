@@ -112,11 +112,13 @@ class Incumbent:
         return self.ops.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
     def multistart(self) -> None:
-        """Choose trial vectors: from power steps at coarse frequencies, and at those around the best maximum.
+        """Ascend from the highest coarse frequencies, and choose trial vectors: at these, and around the best maximum.
 
-        On a grid, or where a bound is far above the incumbent, the basis needs no vectors around the maximum.
+        On a grid, or where a bound is far above the incumbent, there is no ascent, or the basis of the reduced
+        polynomial (`search.reduction`) needs no vectors around the maximum.
         """
         frequencies, norms, vectors = self._coarse_vectors()
+        # Room for the vectors around the best: at its frequency, and one step along each axis.
         count = self.tuning.trials + 1 + len(frequencies.denominators)
         highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
         chosen = np.take_along_axis(vectors, highest_first[:, :, None], axis=1).astype(np.complex128)
@@ -137,7 +139,7 @@ class Incumbent:
         """Coarse frequencies, and norms (g, f) and right vectors (g, f, p) there after some power steps (host)."""
         xp = self.xp
         groups, _, p = self.blocks.shape[:3]
-        blocks = self._trial_blocks(self.tuning.close)
+        blocks = self._blocks_for(self.tuning.close)
         frequencies = coarse_grid(tuple(self.blocks.shape[3:]))
         # The images by all taps, and their phases.
         bytes_of_a_frequency = math.prod(blocks.shape[3:]) * (24 * 8 + 16 * groups * sum(blocks.shape[1:3]))
@@ -156,7 +158,7 @@ class Incumbent:
         """
         xp = self.xp
         block = self.best.block
-        blocks = self._trial_blocks(self.tuning.close)
+        blocks = self._blocks_for(self.tuning.close)
         angles = self.best.frequency.angles
         steps = np.concatenate([np.zeros_like(angles), self.tuning.around * np.eye(angles.shape[1])])
         frequencies = nearest_lattice_points(angles + steps)
@@ -242,7 +244,7 @@ class Incumbent:
         Returns
         -------
         int
-            How many frequencies were compared: its count of cells. The lower bound is in ``best``.
+            Number of frequencies that were compared; the search counts them as cells. The lower bound is in ``best``.
         """
         block = torus_best.block
         points = _neighbours(torus_best.frequency, sizes, skew)
@@ -259,11 +261,11 @@ class Incumbent:
         # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
         least = max(self.best.claim.value, self.tuning.far_below_part * (self._bound or 0.0))
         ascent = Ascent(
-            self._trial_blocks(rtol)[block : block + 1, ...],
+            self._blocks_for(rtol)[block : block + 1, ...],
             self.tuning,
             free=self._free,
             rtol=rtol,
-            best=least,
+            norm_to_beat=least,
             clock=self._clock,
             ops=self.ops,
         )
@@ -274,7 +276,7 @@ class Incumbent:
             self.best = LowerBound(claim, point, block)
             self._right = right
 
-    def _trial_blocks(self, rtol: float) -> Array:
+    def _blocks_for(self, rtol: float) -> Array:
         """The blocks, or their float32 copy where the tolerance and free frequencies allow it."""
         if not self._free or rtol < self.tuning.tight:
             return self.blocks

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _SHARE = 0.9
-"""Part of the tolerance that the search has."""
-_POWERS = 400
-"""Powers of two up to which the square of a scale is taken as it is, beside a kernel of about 1."""
+"""Part of the tolerance that the search gets."""
+_LARGEST_EXPONENT = 400
+"""Largest exponent of the squared scale that the search sees, beside a kernel of about 1. `defect.isometry_ends` puts
+the rest back."""
 
 
 def isometry_of_blocks(
@@ -29,25 +30,39 @@ def isometry_of_blocks(
 ) -> tuple[Lower, Upper, SearchResult]:
     """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
 
-    And how the search for the norm of ``K*K - s**2 I`` ended.
-
     Parameters
     ----------
     problem : Problem
-        Of blocks (g, m, p, *kernel_shape).
+        A problem of blocks (g, m, p, *kernel_shape).
     target : pair of float and int, optional
-        A fraction and the power of two that s squared is. None: the mean of the squared singular values.
+        The square of s: a fraction and a power of two. None: the mean of the squared singular values.
+
+    Returns
+    -------
+    lower, upper : Lower and Upper
+        Bounds of the isometry defect.
+    norm : SearchResult
+        The result of the search for the norm of ``K*K - s**2 I``.
     """
     blocks = arrays.tall(polyphase.support(problem.kernel, ops=ops), xp=ops.xp)
-    centre, beyond = mean_square(blocks, ops=ops), 0
-    if target is not None:
+    if target is None:
+        centre = mean_square(blocks, ops=ops)
+        rest_exponent = 0
+    else:
         fraction, power = target
-        within = min(max(power, -_POWERS), _POWERS)
-        centre, beyond = math.ldexp(fraction, within), power - within
+        exponent = min(max(power, -_LARGEST_EXPONENT), _LARGEST_EXPONENT)
+        centre = math.ldexp(fraction, exponent)
+        rest_exponent = power - exponent
     sizes = circulant_sizes(problem, blocks)
     of = rule.defect(rule.in_basis(blocks, ops=ops), centre, sizes=sizes, ops=ops)
     # The rest of the tolerance is for the roundings of the lags.
     norm, _ = enclose_blocks(norm_problem(problem, of.kernel, _SHARE * problem.rtol, sizes), ops=ops)
     unread = uncut.unread_pixels_make_smallest_zero(problem.spec)
-    lower, upper = rule.isometry_ends(of, norm.lower, known(norm.upper), unread_pixels=unread, scale_exponent=beyond)
+    lower, upper = rule.isometry_ends(
+        of,
+        norm.lower,
+        known(norm.upper),
+        unread_pixels=unread,
+        scale_exponent=rest_exponent,
+    )
     return lower, upper, norm

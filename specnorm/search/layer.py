@@ -37,6 +37,7 @@ def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
     components = polyphase_components(problem.spec)
     parts = [_enclose(ComponentSearch(problem, component, supremum, ops=ops)) for component in components]
     if not parts:
+        # A layer without parts reads no pixel, and `norms_of_parts` bounds its norm by 0.
         zero = no_bounds(problem, problem.spec, ops=ops)
         return replace(zero, upper=norms_of_parts(problem.spec, [])[1])
     return _direct_sum(problem.spec, parts)
@@ -70,8 +71,8 @@ def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
 
 
 # -- attempts: each takes bounds and returns closer ones, or the same if it does not apply or would take too long ------
-def patch(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """Enclose a layer with one output (transposed: input) an axis, which is the matrix of the taps that it reads."""
+def one_patch(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+    """Enclose a layer with a single output (input, if transposed): it is one matrix, of the taps that read a pixel."""
     axes = layer.component.axes
     if not reads_zeros(layer.spec) or any(axis.outputs > 1 for axis in axes):
         return bounds
@@ -114,7 +115,7 @@ def small_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
 
 def near_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     """Bound from above by the supremum over all sizes, from below by Lanczos from a wave near its frequency."""
-    steps = knobs.TUNING.wave_steps if layer.rtol >= knobs.DEFAULT_RTOL else knobs.TUNING.most_steps
+    steps = knobs.TUNING.wave_steps if layer.rtol >= knobs.LOOSE_RTOL else knobs.TUNING.most_steps
     return layer.by_supremum(bounds.intersect(layer.near_supremum(steps, knobs.TUNING.lanczos_entries)))
 
 
@@ -129,18 +130,22 @@ def best_circulant(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
 
 
 def few_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """Deflate a circulant of each open group by its few highest waves; these are factorised on the layer's pixels."""
+    """Deflate a circulant of each open group by its few highest waves.
+
+    What these waves contribute is bounded by the factorisation of a matrix with a row for each of them.
+    """
     return _deflation(layer, bounds, few=True)
 
 
 def more_steps(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """Raise the lower bound by more Lanczos steps on the whole layer, before more waves are taken out.
+    """Raise the lower bound by more Lanczos steps, before more waves are taken out.
 
-    In a restriction of a larger layer, more steps come no closer than the sum of waves on all of it.
+    Only layers that need no restriction are tried: in a restriction, more steps come no closer than the sum of waves on
+    the whole layer.
     """
     most_entries = knobs.TUNING.closer_factor * knobs.TUNING.lanczos_entries
     fits = layer.size * knobs.TUNING.closer_steps <= most_entries
-    applies = fits and layer.can_be_deflated and layer.rtol >= knobs.DEFAULT_RTOL
+    applies = fits and layer.can_be_deflated and layer.rtol >= knobs.LOOSE_RTOL
     if not applies or not layer.deflated_circulants(bounds):
         return bounds
     return bounds.intersect(layer.near_supremum(knobs.TUNING.closer_steps, most_entries))
@@ -148,7 +153,7 @@ def more_steps(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
 
 def many_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     """Deflate as in `few_waves`, by as many waves as it takes, and for wider bounds if need be."""
-    if layer.rtol < knobs.DEFAULT_RTOL:
+    if layer.rtol < knobs.LOOSE_RTOL:
         return bounds
     return _deflation(layer, bounds, few=False)
 
@@ -181,7 +186,7 @@ def refined_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds
 
 
 ATTEMPTS: tuple[Callable[[ComponentSearch, LayerBounds], LayerBounds], ...] = (
-    patch,
+    one_patch,
     small_matrix,
     near_supremum,
     best_circulant,

@@ -79,6 +79,7 @@ def no_bounds(problem: Problem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds
         u=zeros(outputs),
         v=zeros(inputs),
         gradient=ops.xp.zeros_like(kernel),
+        # Without an upper bound, its source has no meaning yet.
         bound_source=BoundSource.MATRIX,
     )
 

@@ -99,10 +99,11 @@ class _MatrixEnclosure:
         self.ops = ops
         self.xp = ops.xp
         self.layer = Convolution(kernels, spec, ops=ops)
-        # Whether the vectors are outputs of the layer: a transposed layer's inputs are the small side.
-        self.of_outputs = plan.rows_are_outputs != spec.transposed
+        # The vectors lie on the side of the Gram matrix's rows: the outputs of the convolution for AA*. These are the
+        # outputs of the layer, or the inputs if it is transposed; for A*A it is the other way round.
+        self.vectors_are_outputs = plan.rows_are_outputs != spec.transposed
         self.gram: LinearMap
-        if self.of_outputs:
+        if self.vectors_are_outputs:
             self.gram = composed(self.layer.adjoint, self.layer.apply)
         else:
             self.gram = composed(self.layer.apply, self.layer.adjoint)
@@ -110,20 +111,21 @@ class _MatrixEnclosure:
     def enclose(self, rtol: float, lower: float) -> GroupBounds:
         """Enclose each norm, or prove that it is below ``lower``."""
         vectors = self._lanczos(knobs.TUNING.matrix_steps, rtol, None)
-        lowers, images = quotients(self.layer, vectors, self.of_outputs, ops=self.ops)
+        lowers, images = quotients(self.layer, vectors, self.vectors_are_outputs, ops=self.ops)
         gram = LayerGram(self.layer, self.plan, ops=self.ops)
         uppers = gram.norms_near(self._targets(lowers, lower, 0.5 * rtol))
         if not self._within(uppers, lowers, lower, rtol):
-            vectors, images, lowers = self._closer_below(gram, vectors, images, lowers, rtol)
-            uppers = self._closer_above(gram, uppers, lowers, lower, rtol)
+            vectors, images, lowers = self._raised_lowers(gram, vectors, images, lowers, rtol)
+            uppers = self._lowered_uppers(gram, uppers, lowers, lower, rtol)
+        # A zero kernel has no proof by a factorisation: its bound is 0.
         uppers = gram.with_zero_layers(uppers)
-        if self.of_outputs:
+        if self.vectors_are_outputs:
             u, v = vectors, images
         else:
             u, v = images, vectors
         return GroupBounds(lowers, uppers, u[:, 0, :], v[:, 0, :])
 
-    def _closer_below(
+    def _raised_lowers(
         self,
         gram: LayerGram,
         vectors: Array,
@@ -137,7 +139,7 @@ class _MatrixEnclosure:
             other_vectors = to_layer(top[:, None, :], self.spec, self.plan, xp=self.xp)
         else:
             other_vectors = self._lanczos(knobs.TUNING.matrix_retry_steps, rtol, vectors)
-        other_lowers, other_images = quotients(self.layer, other_vectors, self.of_outputs, ops=self.ops)
+        other_lowers, other_images = quotients(self.layer, other_vectors, self.vectors_are_outputs, ops=self.ops)
         is_higher = [other > bound for other, bound in zip(other_lowers, lowers, strict=True)]
         chosen = self.ops.from_numpy(np.asarray(is_higher), vectors)[:, None, None]
         return (
@@ -146,7 +148,7 @@ class _MatrixEnclosure:
             [greatest(bound, other) for bound, other in zip(lowers, other_lowers, strict=True)],
         )
 
-    def _closer_above(
+    def _lowered_uppers(
         self,
         gram: LayerGram,
         uppers: list[Upper | None],
@@ -167,13 +169,13 @@ class _MatrixEnclosure:
 
     def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
         """Top singular vectors of the smaller side, as far as some steps come, shape (b, 1, size)."""
-        size = self.layer.shape[0 if self.of_outputs else 1]
+        size = self.layer.shape[0 if self.vectors_are_outputs else 1]
         options = RunOptions(steps, 0, min(1e-6, rtol / 100))
         vectors, _ = top_vectors(self.gram, self.kernels, size, 1, options, start=start, ops=self.ops)
         return vectors
 
     def _targets(self, lowers: list[Lower], lower: float, rtol: float) -> np.ndarray:
-        """What each norm is to be proven to be at most."""
+        """The bound to be proven for each norm."""
         return np.asarray([max(bound.value, lower) * (1 + rtol) for bound in lowers])
 
     def _within(
@@ -196,7 +198,7 @@ def _smaller_of_each(some: list[Upper | None], others: list[Upper | None]) -> li
 def _limits_near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:
     """Limits (b,) as close as a factorisation comes to the computed eigenvalues of Gram matrices in one block.
 
-    They help where quotients are lost in the roundings of taps that cancel.
+    They are needed where taps cancel. Rounding then makes the quotients, and the targets made of them, too low.
     """
     xp = ops.xp
     matrices = gram.matrix.diagonal[:, 0, :, :]

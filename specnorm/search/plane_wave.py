@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 _MOST_PEAKS = 4
-"""Most coarse frequencies whose waves are added up."""
+"""Largest number of peaks: coarse frequencies whose waves are added up."""
 _HIGH_PART = 0.9
-"""Part of the largest norm from which a coarse frequency is one of them."""
+"""Part of the largest norm from which a coarse frequency counts as a peak."""
 _WEIGHT_OF_OTHERS = 0.3
-"""Weight of those that are not the highest: enough for the iteration to find them."""
+"""Weight of the waves of all peaks but the highest: enough for the iteration to find them."""
 _FINE_POINTS = 5
-"""Points an axis around each of them, of which the best is taken."""
+"""Number of points along each axis around a peak, of which the best is taken."""
 _POWER_STEPS = 4
 """Power steps at each frequency."""
 _ENTRIES_AT_ONCE = 2**21
@@ -52,9 +52,10 @@ def windowed_wave(
     """Real wave on the large side of a layer, at a frequency of its blocks, under a sine window.
 
     Along an axis with stride s, pixel ``t = s q + phase`` carries ``a[phase] e^{i theta q}``; the convolution takes
-    that to ``e^{i theta m} (G a)``, away from the border, with ``G = sum_k K_k e^{i theta shift(k)}`` and
-    ``r k - before = s shift + phase``. a is the top right singular vector of G. The window falls to zero at the border,
-    so what is lost is of second order in the inverse of the size.
+    that to ``e^{i theta m} (G a)``, away from the border, with ``G = sum_k K_k e^{i theta shift(k)}`` and ``r k -
+    before = s shift + phase``, where k is a tap, r the dilation and ``before`` the padding in front. a is the top right
+    singular vector of G. The window falls to zero at the border, so the loss there is of second order in the inverse of
+    the size.
 
     Parameters
     ----------
@@ -100,6 +101,7 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
     highest_first = np.argsort(-norms)[:_MOST_PEAKS]
     peaks = [j for j in highest_first if norms[j] >= _HIGH_PART * norms.max()]
     offsets = _fine_offsets(spec.block_kernel_shape)
+    # The first addition gives it its shape.
     total = np.zeros(1)
     for j in peaks:
         fine = (coarse[j] + offsets)[:most_points]
@@ -188,9 +190,9 @@ def _wave(spec: ConvSpec, angles: np.ndarray, channels: np.ndarray) -> np.ndarra
     (theta,) = _angles_of_layer(spec, angles[None, :])
     wave = channels.astype(np.complex128).reshape(-1, *spec.stride)
     for axis, (pixels, stride, angle) in enumerate(zip(large, spec.stride, theta, strict=True)):
-        block, phase = np.divmod(np.arange(pixels), stride)
-        window = np.sin(math.pi * (block + 1) / (block[-1] + 2))
-        factor = window * np.exp(1j * angle * block)
+        position, phase = np.divmod(np.arange(pixels), stride)
+        window = np.sin(math.pi * (position + 1) / (position[-1] + 2))
+        factor = window * np.exp(1j * angle * position)
         later_axes = len(large) - axis - 1
         wave = np.take(wave, phase, axis=axis + 1) * factor.reshape((-1,) + (1,) * later_axes)
     return _larger_part(wave.reshape(-1))
@@ -214,11 +216,10 @@ def _from_host(x: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
 
 
 def _angles_of_layer(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:
-    """Frequencies of the layer from those of its blocks, which have no dilation but ``gcd(stride, dilation)``."""
-    left_out = [
-        dilation // math.gcd(stride, dilation) for stride, dilation in zip(spec.stride, spec.dilation, strict=True)
-    ]
-    return np.asarray(angles / np.asarray(left_out))
+    """Frequencies of the layer from those of its blocks: the dilation that is coprime to the stride divides them."""
+    axes = zip(spec.stride, spec.dilation, strict=True)
+    remaining_dilation = [dilation // math.gcd(stride, dilation) for stride, dilation in axes]
+    return np.asarray(angles / np.asarray(remaining_dilation))
 
 
 class WaveSum:

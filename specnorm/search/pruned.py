@@ -37,9 +37,9 @@ _FEW_FREQUENCIES = 4
 _SMALLEST_SAMPLE = 24
 """Least number of frequencies that are tried first, to learn whether Gram products leave many of them out."""
 _SAMPLE_STRIDE = 16
-"""Most frequencies of which one is tried first, where there are enough for a sample."""
+"""At least one of so many frequencies is in the sample that is tried first."""
 _PAIRS_A_FREQUENCY = 4
-"""Most pairs of taps for each frequency with which the Gram polynomial, a product for each pair, may pay."""
+"""The Gram polynomial takes a product for each pair of taps. It may pay for up to so many pairs for each frequency."""
 _ENTRIES_A_LAG = 4000
 """Entries of all symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
 _POINTS_A_STEP = 10
@@ -160,7 +160,7 @@ def leave_out(
     return iteration.index
 
 
-PRODUCTS = 5
+GRAM_PRODUCTS = 5
 """Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
 _MOST_PHASE_WORK = 1e12
 """Largest cost of a grid's phases, in multiplications, where there is no deadline: 100 seconds."""
@@ -194,7 +194,7 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
     if not _is_worth_a_grid(problem):
         return unfolding
     sizes = grid_points(tuple(blocks.shape[3:]))
-    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)
+    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
     return least(unfolding, grid.norm_by_grid(bounds, sizes, ops=ops))
 
 

@@ -59,19 +59,19 @@ class Polynomials:
     def whole(self) -> GramPolynomial:
         """The polynomial of all directions."""
         if self._whole is None:
-            polynomial_type = ScalarGram if self.is_scalar else GramPolynomial
+            polynomial_type = ScalarGram if self.uses_scalar_gram else GramPolynomial
             self._whole = polynomial_type(self.blocks, tick=self.clock.check, ops=self.ops)
         return self._whole
 
     @property
-    def is_scalar(self) -> bool:
+    def uses_scalar_gram(self) -> bool:
         """Whether the symbols have one column, and so many taps that a Gram polynomial takes longer than they do."""
         return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= self.tuning.scalar_taps
 
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
         """Values of scalar symbols at the centres of a cover's boxes, where there is memory for them."""
         bytes_of_values = 2 * 8 * self.blocks.shape[0] * len(boxes)
-        if not self.is_scalar or bytes_of_values > self.ops.memory:
+        if not self.uses_scalar_gram or bytes_of_values > self.ops.memory:
             return None
         # The phases of long kernels take seconds, in which no clock is asked: these are searched in parts.
         if len(boxes) * sum(self.blocks.shape[3:]) > _PHASES:
@@ -136,17 +136,18 @@ class Polynomials:
         """The polynomial in float32 where that is precise enough for most cells, else as it is.
 
         A float32 proof can only fail, never be false: its rounding is in its limits. A cell of radius phi leaves about
-        phi**2 of the squared threshold for it.
+        phi**2 of the squared threshold for that rounding.
 
         Parameters
         ----------
         radius : float array, shape (c,)
-            Of the cells.
+            Radii of the cells.
         """
         if polynomial.rank < self.tuning.smallest_float32 or not threshold > 0:
             return polynomial
         xp = self.ops.xp
         in_float32 = polynomial.float32_copy()
+        # Of this array only the dtype is used.
         like = xp.astype(in_float32.even[:1, :1, :1], arrays.complex_dtype(in_float32.even.dtype, xp=xp))
         float32_error = norms.likely_loss(polynomial.rank, like, ops=self.ops) + in_float32.error / threshold**2
         smallest_radius = float(radius.min(initial=math.inf))
@@ -158,7 +159,7 @@ class Polynomials:
         return max(self.tuning.clear * polynomial.truncation, polynomial.error)
 
     def parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
-        """Slices of so many cells that fit the memory budget, as long as there is time."""
+        """Slices of so many cells that fit the memory budget; raise `OutOfTime` when the time is up."""
         at_once = self._cells_at_once(polynomial)
         for first in range(0, count, at_once):
             self.clock.check()
@@ -212,7 +213,7 @@ def choose_rotation(
     if rank > min(tuning.widest_reduced * p, p - 1):
         return None
     rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
-    # Otherwise the factorisation was not good enough to be of use.
+    # It is of no use if the factorisation was inaccurate.
     is_usable = rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999
     return rotation if is_usable else None
 

@@ -22,11 +22,12 @@ class Problem:
     Parameters
     ----------
     kernel : array
-        In the wide dtype, scaled to about 1, with known values: the layer's blocks (g, m, p, *kernel_shape) or, where
-        it is enclosed itself at its size, its kernel (1, *shape) in torch's order.
+        In the wide dtype, scaled to about 1, with values that can be read. For `enclosing.enclose_blocks`, and whatever
+        searches frequencies: the layer's blocks (g, m, p, *kernel_shape). For `layer.enclose_layer`, and whatever
+        encloses the layer itself at its size: its kernel (1, *shape) in torch's order.
     spec : ConvSpec
-        With blocks and ``input_shape``, the norm is over the DFT frequencies of the circular layer; without
-        ``input_shape``, over all frequencies.
+        The layer's geometry. With blocks and ``input_shape``, the norm is over the DFT frequencies of the circular
+        layer; with blocks and without ``input_shape``, over all frequencies.
     rtol : float
         Relative width asked for.
     max_cells : int

@@ -2,8 +2,8 @@
 
 The defect is ``c I - G*G``, with c near the mean of ``G*G``; its norm is found by the search of `enclosing`. The better
 a layer is conditioned, the wider may be the interval that is asked of that search, as a part of c. Therefore the
-channels are weighed first (`certified.defect`). Kernels near an isometry need no search,
-and those whose smallest value is too near 0 for any proof are not searched.
+channels are whitened first (`certified.defect`). Kernels near an isometry need no search, and those whose smallest
+value is too near 0 for any proof are not searched.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SmallestTuning(NamedTuple):
     norm_rtol: float = 1e-2
     """Tolerance of the norm whose square is c."""
     margin: float = 1e-9
-    """Part of c by which it is larger than that square, so that its rounding leaves the defect's symbol nonnegative."""
+    """Part of the squared norm by which c is larger, so that rounding leaves the defect's symbol nonnegative."""
     resolved: float = 2e-12
     """Part of c below which a squared singular value is not told from 0 by a search of the defect."""
     visited: int = 2048
@@ -47,29 +47,31 @@ class SmallestTuning(NamedTuple):
     steps: int = 12
     """Newton steps towards a minimum."""
     minima: int = 3
-    """Frequencies that they start from, where a minimum is no zero."""
+    """Number of frequencies from which Newton's method starts if no value on the grid may be near a zero."""
     starts: int = 16
-    """Frequencies that they start from, where there may be zeros, at most."""
+    """Largest number of frequencies from which it starts if some value may be near a zero."""
     columns: int = 800
-    """Columns of all matrices that are decomposed then, about: the larger a symbol is, the fewer starts."""
+    """In that case the matrices of all starts have about so many columns together: the larger a symbol is, the fewer
+    starts."""
     hopeful: float = 0.3
     """Part of the norm up to which a smallest singular value on the grid may be near a zero."""
     shortest: float = 1e-13
     """Radians below which a Newton step is the last one."""
     longest: float = 0.5
     """Radians of a Newton step along an axis, at most."""
-    apart: float = 1e-12
-    """Part of the largest squared singular value that the others are taken to be apart by, at least."""
+    least_gap: float = 1e-12
+    """Least distance of two squared singular values that a Newton step assumes, as a part of the largest one."""
     flat: float = 1e-10
     """Part of the largest curvature from which an axis is curved."""
     aim: float = 0.99
     """Part of the tolerance that is aimed at."""
     share: float = 0.8
-    """Part of what is aimed at that the proof may use up."""
+    """Part of that which is left to the proof; the error of the vector takes the rest."""
     searches: int = 3
     """Searches of the defect, each with a smaller tolerance."""
     ridge: float = 1e3
-    """Roundings of each channel's weight that are added to it, so that the mean Gram matrix has a Cholesky factor."""
+    """Number of roundings that are added to the diagonal of the mean Gram matrix, for each of its columns, so that it
+    has a Cholesky factor."""
 
 
 TUNING = SmallestTuning()
@@ -83,12 +85,13 @@ class Witness:
     ----------
     upper : Upper
     value : float
-        The singular value as computed: what the bound is larger by is rounding.
+        The singular value as computed; ``upper`` is this plus an allowance for rounding.
     frequency : Frequencies
         One point.
     block : int
+        Number of the block.
     u, v : arrays, shapes (1, m) and (1, p)
-        Unit vectors of the blocks with no more columns than rows, ``u* G v`` the singular value.
+        Unit vectors for the tall blocks, with no more columns than rows; ``u* G v`` is the singular value.
     """
 
     upper: Upper
@@ -100,7 +103,7 @@ class Witness:
 
     @property
     def is_rounding(self) -> bool:
-        """Whether most of the bound is what its rounding may be."""
+        """Whether most of the bound is the allowance for rounding."""
         return self.upper.value > 2 * self.value
 
 
@@ -111,9 +114,9 @@ class SmallestBounds:
     Parameters
     ----------
     witness : Witness or None
-        None of a kernel of zeros, of a layer that leaves pixels unread, and of a layer enclosed by its own matrix.
+        None for a kernel of zeros, for a layer that leaves pixels unread, and for a layer enclosed by its own matrix.
     cells, levels : int
-        Of all searches.
+        Numbers of cells and levels of all searches.
     is_zero : bool
         Whether the value is too near 0 for a proof to tell it from 0.
     """
@@ -126,7 +129,7 @@ class SmallestBounds:
     is_zero: bool = False
 
     def within(self, rtol: float) -> bool:
-        """Whether both are so close."""
+        """Whether the bounds are within this relative tolerance."""
         return self.upper.value <= self.lower.value * (1 + rtol)
 
 
@@ -136,7 +139,7 @@ def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
     Parameters
     ----------
     problem : Problem
-        Of blocks (g, m, p, *kernel_shape).
+        A problem of blocks (g, m, p, *kernel_shape).
     """
     xp = ops.xp
     if uncut.unread_pixels_make_smallest_zero(problem.spec):
@@ -144,7 +147,7 @@ def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
     blocks = arrays.tall(polyphase.support(problem.kernel, ops=ops), xp=xp)
     if not bool(xp.any(blocks != 0)):
         return SmallestBounds(*rule.smallest_of_zero(blocks, ops=ops), None, is_zero=True)
-    return _Search(blocks, problem, ops=ops).run()
+    return _SmallestSearch(blocks, problem, ops=ops).run()
 
 
 def norm_problem(like: Problem, blocks: Array, rtol: float, sizes: tuple[int, ...] | None) -> Problem:
@@ -159,12 +162,16 @@ def circulant_sizes(problem: Problem, blocks: Array) -> tuple[int, ...] | None:
     return None if problem.spec.input_shape is None else grid_sizes(problem.spec, tuple(blocks.shape[3:]))
 
 
-class _Search:
-    """Of blocks with no more columns than rows, not all zero."""
+class _SmallestSearch:
+    """The search for blocks with no more columns than rows, not all zero."""
 
     def __init__(self, blocks: Array, problem: Problem, *, ops: ArrayOps) -> None:
-        self.blocks, self.problem, self.ops, self.xp = blocks, problem, ops, ops.xp
-        self.rtol, self.clock = problem.rtol, problem.clock
+        self.blocks = blocks
+        self.problem = problem
+        self.ops = ops
+        self.xp = ops.xp
+        self.rtol = problem.rtol
+        self.clock = problem.clock
         self.sizes = circulant_sizes(problem, blocks)
 
     def run(self) -> SmallestBounds:
@@ -172,15 +179,15 @@ class _Search:
         smallest, largest = self.values_on(grid)
         block, at = np.unravel_index(smallest.argmin(), smallest.shape)
         witness = self.witness_at(grid[at : at + 1], int(block))
-        found = SmallestBounds(self.lower_by_taps(), witness.upper, witness)
-        if found.within(self.rtol) or self.clock.expired:
-            return found
+        bounds = SmallestBounds(self.lower_by_taps(), witness.upper, witness)
+        if bounds.within(self.rtol) or self.clock.expired:
+            return bounds
         if self.sizes is None and math.prod(self.blocks.shape[3:]) > 1:
             witness = self.lowest_minimum(witness, grid, smallest, largest)
-            found = replace(found, upper=witness.upper, witness=witness)
+            bounds = replace(bounds, upper=witness.upper, witness=witness)
         if witness.is_rounding:
-            return replace(found, is_zero=True)
-        return self.searched(found, witness)
+            return replace(bounds, is_zero=True)
+        return self.raise_lower_by_searches(bounds, witness)
 
     # -- from below --------------------------------------------------------------------------------------------------
     def lower_by_taps(self) -> Lower:
@@ -189,34 +196,41 @@ class _Search:
         of = rule.defect(rule.in_basis(self.blocks, ops=self.ops), centre, sizes=self.sizes, ops=self.ops)
         return rule.smallest_down(of, rule.norm_by_taps(of, ops=self.ops))
 
-    def searched(self, found: SmallestBounds, witness: Witness) -> SmallestBounds:
-        """With a lower bound from the norm of the defect, by searches with ever smaller tolerances."""
-        moved, inverse = self.weighed()
-        norm, _ = enclose_blocks(norm_problem(self.problem, moved.kernel, TUNING.norm_rtol, None), ops=self.ops)
+    def raise_lower_by_searches(self, bounds: SmallestBounds, witness: Witness) -> SmallestBounds:
+        """Raise the lower bound by the norm of the defect, by searches with smaller and smaller tolerances."""
+        whitened_blocks, inverse = self.whitened()
+        norm, _ = enclose_blocks(
+            norm_problem(self.problem, whitened_blocks.kernel, TUNING.norm_rtol, None),
+            ops=self.ops,
+        )
         largest = known(norm.upper)
         for attempt in range(TUNING.searches):
-            square, weight = witness.upper.value**2, self.weight(witness, inverse)
+            square = witness.upper.value**2
+            weight = self.weight(witness, inverse)
+            # The square of a lower bound within the tolerance. It is proven if the defect's norm is at most c.
             floor = square / (1 + TUNING.aim * self.rtol) ** 2
-            centre = rule.least_centre(moved, largest, floor) + TUNING.margin * largest.value**2
-            of = rule.defect(moved, centre, floor=floor, sizes=self.sizes, ops=self.ops)
-            unresolved = 4 * (of.error + TUNING.resolved * largest.value**2)
+            centre = rule.least_centre(whitened_blocks, largest, floor) + TUNING.margin * largest.value**2
+            defect = rule.defect(whitened_blocks, centre, floor=floor, sizes=self.sizes, ops=self.ops)
+            unresolved = 4 * (defect.error + TUNING.resolved * largest.value**2)
             if square <= unresolved * weight:
-                return replace(found, is_zero=True)
-            # The tolerance is relative to the norm of the defect, about c.
+                return replace(bounds, is_zero=True)
+            # At the witness, the defect's norm is less than c by about this. The search may be off by a part of it; its
+            # tolerance is relative to the norm, about c.
             gap = max((square - floor) / weight, unresolved)
             tolerance = TUNING.share * 4.0**-attempt * gap / centre
-            nonnegative = rule.nowhere_negative(of, moved, largest)
-            lower, nearer, norm = self.by_defect(of, nonnegative, min(tolerance, 0.5))
+            nonnegative = rule.nowhere_negative(defect, whitened_blocks, largest)
+            lower, nearer, norm = self.by_defect(defect, nonnegative, min(tolerance, 0.5))
             witness = min(witness, nearer, key=lambda x: x.upper.value)
-            lower, cells, levels = (
-                max(found.lower, lower, key=float),
-                found.cells + norm.cells,
-                found.levels + norm.levels,
+            bounds = SmallestBounds(
+                lower=max(bounds.lower, lower, key=float),
+                upper=witness.upper,
+                witness=witness,
+                cells=bounds.cells + norm.cells,
+                levels=bounds.levels + norm.levels,
             )
-            found = SmallestBounds(lower, witness.upper, witness, cells, levels)
-            if found.within(self.rtol) or self.clock.expired:
+            if bounds.within(self.rtol) or self.clock.expired:
                 break
-        return found
+        return bounds
 
     def by_defect(
         self, of: Defect, nonnegative: Nonnegative | None, rtol: float
@@ -226,7 +240,7 @@ class _Search:
         norm, _ = enclose_blocks(problem, ops=self.ops)
         return rule.smallest_down(of, known(norm.upper)), self.witness_at(norm.frequency, norm.block), norm
 
-    def weighed(self) -> tuple[InBasis, np.ndarray]:
+    def whitened(self) -> tuple[InBasis, np.ndarray]:
         """The blocks in a basis B in which all combinations of channels weigh about as much, and ``B^-1``.
 
         ``T = B^-1`` is the Cholesky factor of the mean of ``G*G`` over all frequencies: ``B*(mean)B`` is the identity.
@@ -236,7 +250,8 @@ class _Search:
         by_tap = xp.permute_dims(xp.reshape(self.blocks, (g, m, p, -1)), (0, 1, 3, 2))
         rows: Any = ops.to_numpy(xp.reshape(by_tap, (g, m * math.prod(taps), p))).astype(np.float64)
         info = np.finfo(ops.wide_dtype)
-        # Powers of two, so that the product of T and B is that of their parts with columns of norm 1.
+        # The columns are divided by powers of two, to have lengths of about 1. The same powers are multiplied onto T
+        # and divided out of B, so that they cancel in the product of both.
         lengths = np.linalg.norm(rows, axis=1)
         exponents = np.clip(np.frexp(lengths)[1], info.minexp // 5, 0)
         scales = np.ldexp(1.0, exponents)
@@ -286,13 +301,14 @@ class _Search:
             if witness.is_rounding or self.clock.expired:
                 break
             block, at = np.unravel_index(start, smallest.shape)
-            nearer = self.descended(grid[at : at + 1], int(block))
+            nearer = self.minimum_from(grid[at : at + 1], int(block))
             witness = min(witness, nearer, key=lambda x: x.upper.value)
         return witness
 
     def values_on(self, grid: Frequencies) -> tuple[np.ndarray, float]:
         """Smallest singular values of the blocks, shape (g, f), and the largest of all; of fewer if time is up."""
-        xp, step = self.xp, symbols.chunk_length(self.blocks, ops=self.ops)
+        xp = self.xp
+        step = symbols.chunk_length(self.blocks, ops=self.ops)
         parts = []
         for start in range(0, len(grid), step):
             symbol = symbols.Symbol(self.blocks, grid[start : start + step], ops=self.ops)
@@ -302,7 +318,7 @@ class _Search:
         values = np.concatenate(parts, axis=1)
         return values[..., -1], float(values[..., 0].max())
 
-    def descended(self, start: Frequencies, block: int) -> Witness:
+    def minimum_from(self, start: Frequencies, block: int) -> Witness:
         """Newton's method for a minimum of the smallest singular value; the best on the way."""
         _, m, p, *sizes = self.blocks.shape
         offsets = np.indices(sizes).reshape(len(sizes), -1)
@@ -324,7 +340,7 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
     """The smallest singular value of a symbol at a frequency, and Newton's step towards a minimum of its square.
 
     With ``H = G*G``, ``H v = s**2 v`` and derivatives ``H_a``, ``H_ab`` the square's are ``v*H_a v`` and ``v*H_ab v``
-    less twice the sum over the other eigenvectors w of ``Re((w*H_a v)^ (w*H_b v))`` over their distances.
+    less twice the sum over the other eigenvectors w of ``Re(conj(w*H_a v) (w*H_b v))`` over their distances.
 
     Parameters
     ----------
@@ -345,15 +361,15 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
     gram_first = -1j * offsets @ adjoint_terms + first @ symbol.conj()
     slope = 2 * (first @ image.conj()).real
     squares = values**2
-    distances = np.maximum(squares[:-1] - squares[-1], TUNING.apart * squares[0])
+    distances = np.maximum(squares[:-1] - squares[-1], TUNING.least_gap * squares[0])
     coupling = gram_first @ others.T
     curvature = second @ image.conj() + first.conj() @ first.T - (coupling / distances).conj() @ coupling.T
     # Downhill along every axis of the curvature that is not flat.
-    bends, axes = np.linalg.eigh(2 * curvature.real)
-    bends = np.abs(bends)
-    usable = bends > TUNING.flat * bends.max(initial=0.0)
-    along = axes.T @ slope
-    return float(values[-1]), -axes[:, usable] @ (along[usable] / bends[usable])
+    curvatures, axes = np.linalg.eigh(2 * curvature.real)
+    curvatures = np.abs(curvatures)
+    is_curved = curvatures > TUNING.flat * curvatures.max(initial=0.0)
+    slopes = axes.T @ slope
+    return float(values[-1]), -axes[:, is_curved] @ (slopes[is_curved] / curvatures[is_curved])
 
 
 def mean_square(blocks: Array, *, ops: ArrayOps) -> float:

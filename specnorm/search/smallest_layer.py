@@ -32,7 +32,7 @@ ROWS = 2048
 """Rows of a layer's own Gram matrix up to which it is taken: some seconds."""
 
 
-def own_plan(spec: ConvSpec) -> BlockPlan:
+def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
     """How the smaller Gram matrix of one group of a layer at its size is formed, as one block.
 
     Raises
@@ -41,10 +41,9 @@ def own_plan(spec: ConvSpec) -> BlockPlan:
         If it has too many rows.
     """
     single = group_spec(spec)
-    plan = min(
-        (x for x in plans(single) if x.blocks == 1 and x.rows_are_outputs is has_fewer_rows(single)),
-        key=lambda x: x.work,
-    )
+    rows_are_outputs = has_fewer_rows(single)
+    candidates = [x for x in plans(single) if x.blocks == 1 and x.rows_are_outputs == rows_are_outputs]
+    plan = min(candidates, key=lambda x: x.work)
     if plan.size <= ROWS:
         return plan
     raise GeometryError(
@@ -69,14 +68,18 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
     witness : arrays, shapes (1, outputs), (1, inputs) and (1, *shape)
         Unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
     """
-    xp, kernel, groups = ops.xp, problem.kernel, problem.spec.groups
-    single, plan = group_spec(problem.spec), own_plan(problem.spec)
+    xp = ops.xp
+    kernel = problem.kernel
+    groups = problem.spec.groups
+    single = group_spec(problem.spec)
+    plan = plan_of_own_matrix(problem.spec)
     parts = xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:]))
     layers = [Convolution(parts[group : group + 1, ...], single, ops=ops) for group in range(groups)]
     bounds = [_of_group(layer, plan, ops=ops) for layer in layers]
     lower, upper = smallest_of_groups(problem.spec, [(x.lower, x.upper) for x in bounds])
     group = int(np.argmin([x.upper.value for x in bounds]))
-    best, index = bounds[group], ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
+    best = bounds[group]
+    index = ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
 
     def among_groups(x: Array) -> Array:
         """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
@@ -84,9 +87,10 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
 
     gradient = layers[group].kernel_gradient(best.u, best.v)[:, 0, ...]
     u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in (best.u, best.v))
-    largest = float(xp.max(xp.abs(kernel)))
-    is_zero = lower.value == 0 and not upper.value**2 > TUNING.resolved * largest**2
-    return SmallestBounds(lower, upper, None, is_zero=is_zero), (u, v, xp.reshape(among_groups(gradient), kernel.shape))
+    largest_entry = float(xp.max(xp.abs(kernel)))
+    is_zero = lower.value == 0 and not upper.value**2 > TUNING.resolved * largest_entry**2
+    witness = (u, v, xp.reshape(among_groups(gradient), kernel.shape))
+    return SmallestBounds(lower, upper, None, is_zero=is_zero), witness
 
 
 class _GroupBounds(NamedTuple):
@@ -98,10 +102,12 @@ class _GroupBounds(NamedTuple):
 
 def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> _GroupBounds:
     """Bounds of one group's smallest singular value, and its vectors, an output and an input, shapes (1, 1, n)."""
-    gram, spec = LayerGram(layer, plan, ops=ops), layer.spec
+    gram = LayerGram(layer, plan, ops=ops)
+    spec = layer.spec
     values, vectors = ops.xp.linalg.eigh(gram.matrix.diagonal[0, 0, ...])
     vector = to_layer(vectors[None, None, :, 0], spec, plan, xp=ops.xp)
     (upper,), image = smallest_quotients(layer, vector, ops=ops)
     (lower,) = gram.smallest_near(ops.to_numpy(values[:1]), float(values[-1]))
-    is_output = has_fewer_outputs(spec)
-    return _GroupBounds(lower, upper, vector, image) if is_output else _GroupBounds(lower, upper, image, vector)
+    if has_fewer_outputs(spec):
+        return _GroupBounds(lower, upper, u=vector, v=image)
+    return _GroupBounds(lower, upper, u=image, v=vector)

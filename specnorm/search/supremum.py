@@ -41,8 +41,18 @@ class Supremum:
         self._result: tuple[Search, SearchResult] | None = None
         self.is_loose = False
 
-    def __call__(self) -> tuple[Search, SearchResult]:
-        """The search and its result, only as close as the attempts that follow need it."""
+    @property
+    def search(self) -> Search:
+        """The search that enclosed the supremum."""
+        return self._searched()[0]
+
+    @property
+    def result(self) -> SearchResult:
+        """The result of the search, only as close as the attempts that follow need it."""
+        return self._searched()[1]
+
+    def _searched(self) -> tuple[Search, SearchResult]:
+        """The search and its result; it is made at the first call."""
         if self._result is None:
             is_constant = all(taps == 1 for taps in self._blocks().shape[3:])
             rtol = self._problem.rtol
@@ -80,9 +90,8 @@ class Supremum:
         """Tolerance for the supremum: the layer's norm lies below its supremum by about `_estimated_distance`.
 
         If that exceeds rtol, the supremum cannot suffice: it is searched loosely. Otherwise it gets what the distance
-        leaves of rtol, but never less than ``rtol * (1 - supremum_share)``. A distance above the share counts as 0:
-        what it leaves would be less than that, and a supremum that is not expected to suffice need not be closer than
-        rtol.
+        leaves of rtol, but never less than ``rtol * (1 - supremum_share)``. If the distance is above the share, the
+        supremum is not expected to suffice, and is searched as if the distance were 0.
         """
         rtol = self._problem.rtol
         distance = self._estimated_distance()

@@ -40,8 +40,8 @@ class Tuning(NamedTuple):
     their limits."""
     cutting_margin: float = 1.2
     """Safety factor on the cut: a child's radius is this many times smaller than would suffice if its centre had its
-    parent's norm. The norm at a child's centre is often lower, so values below 1 give the fewest cells; this one gives
-    2 % more cells in a fifth fewer rounds."""
+    parent's norm. The norm at a child's centre is often lower, so values below 1 give 2 % fewer cells. But they take a
+    quarter more rounds, so this value is faster."""
     ahead: float = 0.8
     """Part of what is left to a search, in cells and in time, that the next round may take. A tolerance that needs more
     is widened."""
@@ -72,7 +72,8 @@ class Tuning(NamedTuple):
     """Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
 
     smallest_proven_first: int = 32
-    """Size of matrices from which later cells are proven before they are estimated: an estimate costs as much there."""
+    """Size of matrices from which later cells are proven before they are estimated: an estimate costs as much as a
+    proof there."""
     smallest_shared: int = 128
     """Size of matrices from which parts of a round are worth a thread each."""
 

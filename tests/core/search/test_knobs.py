@@ -189,8 +189,8 @@ OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "a wave alone": (
         layer_tuning, LayerTuning(immediate_work=0, soon_work=0, late_work=0, lanczos_entries=0), enclosed,
     ),
-    "every group a lower one": (layer_tuning, LayerTuning(lower_group=1e9), by_circulants),
-    "no group a lower one": (layer_tuning, LayerTuning(lower_group=0.0), by_circulants),
+    "every group a lower one": (layer_tuning, LayerTuning(weak_group=1e9), by_circulants),
+    "no group a lower one": (layer_tuning, LayerTuning(weak_group=0.0), by_circulants),
     "no Lanczos": (layer_tuning, LayerTuning(immediate_work=0, wave_sum_pixels=1), enclosed),
     "a supremum that is never enough": (layer_tuning, LayerTuning(supremum_share=0.99), by_circulants),
     "a supremum that is hardly searched": (layer_tuning, LayerTuning(loose_rtol=3.0), by_circulants),
