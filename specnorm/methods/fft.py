@@ -145,7 +145,7 @@ class ExactFFT(Method):
             top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
             return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
-        _, phase = symbols.largest(norms, blocks, grid, ops=ops)
+        _, phase = symbols.max_over_frequencies(norms, blocks, grid, ops=ops)
         u, v, value = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
         by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]
         group = xp.argmax(by_layer[2], axis=1)

@@ -16,7 +16,7 @@ from specnorm import arrays
 from specnorm.certified.bound import trivial_lower
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Cells
-from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
+from specnorm.certified.symbol.cover import CentreMatrices, Cover, supremum_on_grid
 from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics.costs import eigh_cost
 from specnorm.search import tuning as knobs
@@ -120,7 +120,7 @@ class Search:
         """
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
-            return self._result(on_grid(supremum, boxes))
+            return self._result(supremum_on_grid(supremum, boxes))
         try:
             cover = self._first_cover(boxes, supremum)
             result = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)

@@ -16,7 +16,7 @@ from specnorm.certified.matrices.norms import (
     norm_of_zero,
 )
 from specnorm.certified.symbol.cells import Boxes, dft, dft_points, one_box, torus, torus_size
-from specnorm.certified.symbol.cover import on_grid
+from specnorm.certified.symbol.cover import supremum_on_grid
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import Search
@@ -165,7 +165,7 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
         result = search.run(grid, rtol=rtol, supremum=whole.upper, start=start, max_cells=max_cells)
     uppers = [result.upper] if result.upper else []
     if whole.upper is not None:
-        uppers.append(on_grid(whole.upper, grid))
+        uppers.append(supremum_on_grid(whole.upper, grid))
     return replace(result, upper=least(*uppers), cells=result.cells + whole.cells)
 
 

@@ -54,7 +54,7 @@ def largest_bound(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """`symbols.largest` of a proven bound of the symbol's norm; while nothing is traced, frequencies are left out.
+    """`symbols.max_over_frequencies` of a proven bound of the symbol's norm, without frequencies that cannot matter.
 
     A traced array (``ops.concrete`` is False) has no values that could decide which frequencies are left out.
 
@@ -73,7 +73,7 @@ def largest_bound(
     phase : complex array, shape (b, taps)
     """
     if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
-        return symbols.largest(partial(bound, ops=ops), blocks, frequencies, ops=ops)
+        return symbols.max_over_frequencies(partial(bound, ops=ops), blocks, frequencies, ops=ops)
     results = [one.result() for one in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
     values, phases = zip(*results, strict=True)
     return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0)

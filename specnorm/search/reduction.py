@@ -12,7 +12,7 @@ from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, rotate
 from specnorm.certified.symbol.scalar import ScalarGram
-from specnorm.certified.symbol.symbols import taps_below
+from specnorm.certified.symbol.symbols import stacked_taps
 from specnorm.clock import Clock
 from specnorm.numerics.costs import eigh_cost
 
@@ -239,7 +239,7 @@ def _directions(
     xp = ops.xp
     p = blocks.shape[2]
     # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
-    columns = taps_below(xp.astype(blocks, xp.float32), xp=xp)
+    columns = stacked_taps(xp.astype(blocks, xp.float32), xp=xp)
     gram = xp.astype(xp.matmul(xp.matrix_transpose(columns), columns), blocks.dtype)
     trial_span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
     trial_span = trial_span[:, : min(p // 2, trial_span.shape[1]), :]

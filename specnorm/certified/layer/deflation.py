@@ -126,7 +126,7 @@ def norm_by_deflation(
     if not rest_below(kernel, split, limit, ops=ops):
         return None
     rule = f"a circulant without {len(split.frequency_of_wave)} waves, plus these waves"
-    return _upper(bound, spec, rule, cover.beside_open())
+    return _upper(bound, spec, rule, cover.bound_outside_open())
 
 
 def limit_of_rest(
@@ -157,7 +157,7 @@ def limit_of_rest(
     if open_boxes.divisible.any() or not first_of_mirrored(open_boxes.centres).same_as(split.frequencies):
         raise HypothesisError("waves are not split off at the frequencies that the cover leaves open")
     # ``1 + _REST_MARGIN`` is exact, so there is one rounding.
-    return host.inflate(cover.beside_open().value * (1 + _REST_MARGIN), 2)
+    return host.inflate(cover.bound_outside_open().value * (1 + _REST_MARGIN), 2)
 
 
 def rest_below(kernel: Array, split: SplitWaves, limit: float, *, ops: ArrayOps) -> bool:

@@ -17,7 +17,7 @@ from specnorm import arrays
 from specnorm.certified import rounding
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_polynomial import correlations
-from specnorm.certified.symbol.symbols import taps_below
+from specnorm.certified.symbol.symbols import stacked_taps
 from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_grid
 
 if TYPE_CHECKING:
@@ -438,7 +438,7 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
         wide = arrays.in_wide_dtype(wide, ops=ops)
     b, m, p, *kernel_shape = wide.shape
     u = rounding.unit(wide, xp=xp)
-    taps = xp.reshape(taps_below(wide, xp=xp), (b, -1, m, p))
+    taps = xp.reshape(stacked_taps(wide, xp=xp), (b, -1, m, p))
     tap_count = taps.shape[1]
     every_tap = np.ones(kernel_shape, dtype=bool)
     chunks = [forward for _, forward, _ in correlations(taps, every_tap, p, ops=ops)]

@@ -112,7 +112,7 @@ def longer_ring(numerators: Any, circulant: Any, *rest: Any, **named: Any) -> An
 def nothing_left(self: Cover, formed: Any, threshold: float, **named: Any) -> Any:
     """Cells fathomed for a threshold as if they held nothing at all."""
     done = _fathom(self, formed, threshold, **named)
-    self._upper = 0.0
+    self._largest_threshold = 0.0
     return done
 
 

@@ -32,7 +32,7 @@ from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
-from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid
+from specnorm.certified.symbol.cover import Cover, eigenvalue_limits, supremum_on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.certified.symbol.scalar import ScalarGram
@@ -173,7 +173,7 @@ def below_truncation() -> object:
 
 def without_supremum() -> object:
     boxes = dft((9,), (4,))
-    return limits_sq(POLYNOMIAL, Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None), 1.0)
+    return eigenvalue_limits(POLYNOMIAL, Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None), 1.0)
 
 
 def multiple_of(
@@ -249,7 +249,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "values of other blocks": lambda: left_open(LINE, torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
     "values at other boxes": lambda: left_open(LINE, dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
     "cells that are done with, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
-    "a circulant for grid points": lambda: on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
+    "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
     "a limit below the truncation": below_truncation,
     "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),
     "a grid with points left out": lambda: by_grid(half_grid((20,))[:-1], (20,)),

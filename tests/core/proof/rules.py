@@ -27,7 +27,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol.cells import dft_points, torus
-from specnorm.certified.symbol.cover import on_grid
+from specnorm.certified.symbol.cover import supremum_on_grid
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec, group_spec
@@ -80,7 +80,7 @@ def covered() -> Iterator[tuple[Upper, float]]:
         found = cover_of(part * norm, KERNEL, boxes, supremum).proven()
         yield found, norm
         supremum = supremum or found
-    yield on_grid(assumed(2.0), dft_points((5,), (4,))), 2.0
+    yield supremum_on_grid(assumed(2.0), dft_points((5,), (4,))), 2.0
 
 
 def multiples() -> Iterator[tuple[Upper, float]]:
@@ -190,8 +190,8 @@ CHECKS: dict[str, Check] = {
     "GramProof.largest_up_near": one_tap,
     "largest_quotient": one_tap,
     "UnfoldingProof.bounds": fixed,
-    "Cover.beside_open": covered,
-    "on_grid": covered,
+    "Cover.bound_outside_open": covered,
+    "supremum_on_grid": covered,
     "norm_by_grid": fixed,
 }
 """Rule -> a check whose claims it makes, among others."""

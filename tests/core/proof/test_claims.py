@@ -39,7 +39,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Circulant, dft, dft_points, one_box, torus
-from specnorm.certified.symbol.cover import Cover, on_grid
+from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.problem.frequencies import half_grid
@@ -55,7 +55,7 @@ COVER = {
     "_done",
     "_upper",
     "_note",
-    "_reopen",
+    "_set_open",
     "_what",
     "_same",
     "_speaking_of",
@@ -106,7 +106,7 @@ def test_claims_are_made_in_one_room() -> None:
         "room = bound._MAKER",
         *("Interval(low, high)", "base.Slopes(low, high, regions)"),
         "from specnorm.certified.interval import _interval",
-        *("cover._done[:] = True", "cover._upper = 0.0", "cover._note(index, 1.0)"),
+        *("cover._done[:] = True", "cover._largest_threshold = 0.0", "cover._note(index, 1.0)"),
     ],
 )
 def test_the_ban_on_making_claims_can_fail(source: str) -> None:
@@ -198,7 +198,7 @@ DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1,
 PARTS = [sub.spec for sub in components.polyphase_components(DILATED)]
 REFUSED: dict[str, Callable[[], object]] = {
     "an open cell": lambda: cover_of(0.1, KERNEL, dft_points((5,), (4,)), assumed(100.0)).proven(),
-    "the torus but for open cells": lambda: cover_of(0.4).beside_open(),
+    "the torus but for open cells": lambda: cover_of(0.4).bound_outside_open(),
     "a cell left out": lambda: norm_of(torus((4,))[:-1]),
     "a circulant one point short": lambda: norm_by_circulant(assumed(1.0, shorter(0)), LAYER),
     "a circulant one point short on the other axis": lambda: norm_by_circulant(assumed(1.0, shorter(1)), LAYER),
@@ -206,7 +206,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "the supremum for a circulant": lambda: norm_by_circulant(assumed(1.0), LAYER),
     "a circulant for the supremum": lambda: padded_norm(assumed(1.0, RING), LAYER),
     "a circulant for the supremum of a grid": lambda: cover.grid_lemma(1.0, assumed(2.0, RING), np.zeros(1)),
-    "the supremum for some of the torus": lambda: on_grid(assumed(1.0), torus((4,))),
+    "the supremum for some of the torus": lambda: supremum_on_grid(assumed(1.0), torus((4,))),
     "a circulant for one of another length": lambda: least(assumed(1.0, RING), assumed(1.0, shorter(0))),
     "a group left out": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)]),
     "a group twice as large": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(1.0, LAYER)]),
@@ -234,7 +234,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "another bound on a grid": lambda: grid.norm_by_grid(visited(halved, (20,)), (20,), ops=OPS),
     "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
     "one box of the torus": lambda: Cover(KERNEL, torus((4,))[:1], ops=OPS),
-    "a point of the grid": lambda: on_grid(assumed(1.0), dft((5,), (4,))[:1]),
+    "a point of the grid": lambda: supremum_on_grid(assumed(1.0), dft((5,), (4,))[:1]),
     "a bound of one kernel for another": lambda: of_kernel(*of_kernel(ONE, TWO, KERNEL, 0), 0 * KERNEL, -40),
     "the lower bound of one kernel with another's": lambda: of_kernel(
         of_kernel(ONE, TWO, KERNEL, 0)[0], TWO, KERNEL, 0
@@ -317,9 +317,9 @@ def test_what_is_left_open_is_not_the_same_twice() -> None:
     """Two covers with as many open cells may leave out different ones."""
     one, two = (cover_of(0.1, KERNEL, dft_points((5,), (4,)), assumed(100.0)) for _ in range(2))
     assert len(one) == len(two) > 0
-    assert str(one.beside_open().what) == str(two.beside_open().what)
+    assert str(one.bound_outside_open().what) == str(two.bound_outside_open().what)
     with pytest.raises(HypothesisError, match="different"):
-        least(one.beside_open(), two.beside_open())
+        least(one.bound_outside_open(), two.bound_outside_open())
 
 
 def test_one_box_holds_all_frequencies() -> None:

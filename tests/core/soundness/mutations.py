@@ -201,7 +201,7 @@ def fathomed_in_single_precision() -> Violations:
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
         blocks: Any = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
         polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
-        limit_sq = polynomial.limit_sq(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
+        limit_sq = polynomial.limit_of_norm(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
         formed, _ = at_zero(blocks).form(polynomial, np.arange(1), limit_sq)
         if cover.proven_below(formed, limit_sq, ops=OPS)[0]:
             yield f"{blocks.reshape(-1)}: the norm of its sum is not below itself"
