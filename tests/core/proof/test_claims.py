@@ -39,7 +39,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Circulant, dft, dft_points, one_box, torus
-from specnorm.certified.symbol.cover import Cover
+from specnorm.certified.symbol.cover import Cover, supremum_on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.problem.frequencies import half_grid
