@@ -38,7 +38,7 @@ class Convolution:
     kernels : array, shape (b, *shape)
         In torch's order (`torch_order`): (cout, cin // groups, *kernel_shape), transposed (cin, cout // groups, ...).
     spec : ConvSpec
-        With ``input_shape``.
+        The layers' geometry, which has an ``input_shape``.
     vectors : int
         Number of vectors to which each layer is applied at once, for planning memory.
     budget : int, optional
@@ -149,15 +149,15 @@ class Convolution:
         total = xp.permute_dims(total, (0, 1, 2, 3, 5, 4, 6))
         return xp.reshape(total, (b, r, groups * self.outer, self.inner, *self.kernel_shape))
 
-    def _looped_axes(self, lines: int, budget: int) -> int:
+    def _looped_axes(self, values_per_tap: int, budget: int) -> int:
         """Number of first axes that have to be looped so that patches fit the budget.
 
         Parameters
         ----------
-        lines : int
+        values_per_tap : int
             Numbers that one tap reads for one output: layers times vectors times channels.
         """
-        bytes_of_a_tap = 8 * lines * math.prod(self.small)
+        bytes_of_a_tap = 8 * values_per_tap * math.prod(self.small)
         for looped in range(len(self.kernel_shape) + 1):
             if bytes_of_a_tap * math.prod(self.kernel_shape[looped:]) <= budget:
                 return looped
@@ -271,7 +271,16 @@ def slices_of(
     for axis in along_axes(large, small, spec):
         last_output = axis.stride * (axis.outputs - 1)
         padded_size = last_output + axis.dilation * (axis.taps - 1) + 1
-        tables.append(axis_tables(axis.pixels, padded_size, 1, 1, 1, axis.before, spec.padding_mode)[0])
+        table_of_positions = axis_tables(
+            axis.pixels,
+            padded_size,
+            1,
+            stride=1,
+            dilation=1,
+            before=axis.before,
+            mode=spec.padding_mode,
+        )
+        tables.append(table_of_positions[0])
         firsts = [axis.dilation * tap for tap in range(axis.taps)]
         slices_of_axes.append([slice(first, first + last_output + 1, axis.stride) for first in firsts])
     return Slices(tables, large, slices_of_axes, like=like, ops=ops)
@@ -297,7 +306,16 @@ def slices_of_adjoint(
     for axis in along_axes(large, small, spec):
         extent = axis.dilation * (axis.taps - 1)
         padded_size = axis.pixels + extent
-        tables.append(axis_tables(axis.outputs, padded_size, 1, 1, 1, extent - axis.before, spec.padding_mode)[0])
+        table_of_positions = axis_tables(
+            axis.outputs,
+            padded_size,
+            1,
+            stride=1,
+            dilation=1,
+            before=extent - axis.before,
+            mode=spec.padding_mode,
+        )
+        tables.append(table_of_positions[0])
         firsts = [extent - axis.dilation * tap for tap in range(axis.taps)]
         slices_of_axes.append([slice(first, first + axis.pixels) for first in firsts])
     return Slices(tables, small, slices_of_axes, like=like, ops=ops)

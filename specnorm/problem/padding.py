@@ -42,6 +42,7 @@ def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> 
     if mode == "circular":
         return 1 + -(-(before + after) // (n or 1))
     if mode == "replicate":
+        # A single pixel is copied at both ends; of several, the first is copied at one end, the last at the other.
         return 1 + (max(before, after) if n is not None and n > 1 else before + after)
     if mode == "reflect":
         if n is not None and max(before, after) >= n:

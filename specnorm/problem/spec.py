@@ -134,7 +134,7 @@ class ConvSpec:
 
     @functools.cached_property
     def steps(self) -> tuple[int, ...]:
-        """The reduced stride along each axis: the stride, divided by its greatest common divisor with the dilation.
+        """The reduced stride along each axis: the stride divided by its greatest common divisor with the dilation.
 
         Dilation r and stride s read only every gcd(r, s)-th pixel. On these pixels, the layer has this stride.
         """
@@ -189,7 +189,7 @@ class ConvSpec:
 
     @property
     def sizes(self) -> str:
-        """The input sizes at which bounds without ``input_shape`` hold, in words."""
+        """The input sizes at which bounds without ``input_shape`` hold: a phrase for messages, not numbers."""
         return "every input size that the stride divides" if self.divided else "every input size"
 
     @property
@@ -247,9 +247,10 @@ class ConvSpec:
 
     @property
     def reads_a_patch(self) -> bool:
-        """Whether some output of the convolution reads a different pixel by each tap, at ``input_shape`` or any size.
+        """Whether some output of the convolution reads a whole patch: a different pixel by each tap.
 
-        For a transposed layer, the convolution is the one whose adjoint it is.
+        That is asked at ``input_shape`` or, without it, at any size. For a transposed layer, the convolution is the one
+        whose adjoint it is.
         """
         if self.input_shape is None:
             return True

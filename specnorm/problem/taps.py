@@ -31,9 +31,9 @@ def readers_of(table: np.ndarray, size: int) -> np.ndarray:
     positions = table[entries]
     counts = np.bincount(positions, minlength=size)
     first_of_position = np.cumsum(counts) - counts
-    rank = np.arange(len(positions)) - first_of_position[positions]
+    place_among_readers = np.arange(len(positions)) - first_of_position[positions]
     readers = np.full((max(1, int(counts.max())), size), len(table))
-    readers[rank, positions] = entries
+    readers[place_among_readers, positions] = entries
     return readers
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class GramTuning(NamedTuple):
-    """Memory of the engine: it decides on time and rounding."""
+    """Memory that computing powers takes: it decides on time and rounding."""
 
     backward_host: int = 2**18
     """Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
@@ -39,11 +39,11 @@ class GramTuning(NamedTuple):
 
 TUNING = GramTuning()
 _LEAST_FREQUENCIES = 16
-"""Frequencies of a chunk on the host."""
+"""Least number of frequencies of a chunk on the host."""
 
 
 class GramTaps:
-    """``H_t`` of a stack of blocks on a grid of as many points as it has taps: values or taps, and what errors add.
+    """``H_t`` of a stack of blocks on a grid of as many points as it has taps: values or taps, with error bounds.
 
     Parameters
     ----------
@@ -335,6 +335,7 @@ class Powers:
         norms = sums + error
         for t in range(self.n_iter):
             norms = rounding.up(xp.sqrt(rounding.up(norms, 1, xp=xp)), 1, xp=xp)
+            # After the first root, undo the power of two by which the last square's kernel was divided.
             if t == 0:
                 norms = norms * xp.sqrt(scale)
         # A zero block needs no allowance.
