@@ -316,7 +316,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         from specnorm.search.isometry import isometry_of_blocks  # imported here: it takes a while
 
         claims = []
-        search_figures = []
+        search_figures: list[SearchFigures] = []
         for layer in polyphase.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
@@ -324,7 +324,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
             # A lower bound of 0 says that the defect was not told from 0.
             outcome = self.outcome(lower.value, upper.value, may_be_zero=lower.value == 0)
             claims.append((lower, upper))
-            search_figures.append(SearchFigures(outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
+            search_figures.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)

@@ -121,14 +121,14 @@ class Smallest(TwoSidedSearch):
         """The evaluation of layers, from their bounds and witnesses (angles and vectors)."""
         lower = [layer_bounds.lower for layer_bounds in bounds]
         upper = [layer_bounds.upper for layer_bounds in bounds]
-        search_figures = []
+        search_figures: list[SearchFigures] = []
         for layer_bounds, angle in zip(bounds, angles, strict=True):
             outcome = self.outcome(
                 layer_bounds.lower.value,
                 layer_bounds.upper.value,
                 may_be_zero=layer_bounds.is_zero,
             )
-            search_figures.append(SearchFigures(outcome, layer_bounds.cells, layer_bounds.levels, angle))
+            search_figures.append((outcome, layer_bounds.cells, layer_bounds.levels, angle))
         figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
         return Evaluation(as_array(lower, like, ops=ops), figures, residuals, list(zip(lower, upper, strict=True)))
 

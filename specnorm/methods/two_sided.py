@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,27 +19,11 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-class SearchFigures(NamedTuple):
-    """The figures of the search for one layer.
-
-    Parameters
-    ----------
-    outcome : Outcome
-        How the search ended.
-    cells, levels : int
-        Numbers of cells and of levels that it took.
-    frequency : sequence of float
-        Frequency, in radians, of the vector that attains a bound.
-    """
-
-    outcome: Outcome
-    cells: int
-    levels: int
-    frequency: Sequence[float]
-
-
-FIGURES = SearchFigures._fields
-"""Names of the figures of every such method, in their order."""
+FIGURES = ("outcome", "cells", "levels", "frequency")
+"""Names of the figures of every such method, in the order of `SearchFigures`."""
+SearchFigures = tuple[Outcome, int, int, Sequence[float]]
+"""The figures of the search for one layer: how it ended, the numbers of its cells and of its levels, and the frequency
+(in radians) of the vector that attains a bound."""
 
 
 @dataclass(frozen=True)
