@@ -150,7 +150,7 @@ class Isometry(_Scaled):
     @staticmethod
     def _at_size(spec: ConvSpec) -> bool:
         """Whether the layer is a circulant at one size, so that only the frequencies of that size matter."""
-        return spec.input_shape is not None and spec.periodic
+        return spec.input_shape is not None and spec.is_circulant
 
     def _target(self, values: Array, exponent: Array, groups: int, *, ops: ArrayOps) -> Array:
         """The square of s relative to the kernels times ``2**-exponent``, shape (layers,).

@@ -51,14 +51,14 @@ class Smallest(Ends):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """Blocks, if the symbols describe the layer; else the kernel, for a search of the layer at its size."""
-        uses_symbols = spec.input_shape is None or spec.periodic
+        uses_symbols = spec.input_shape is None or spec.is_circulant
         return Needs(
             rounds="down", precision="wide", narrow_gradient=True, blocks=uses_symbols, by_layer=True, searches=True
         )
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off: without a size always, at one size if their matrix is too large."""
-        if spec.input_shape is not None and not spec.periodic:
+        if spec.input_shape is not None and not spec.is_circulant:
             from specnorm.search.smallest_layer import own_plan  # imported here: it takes a while
 
             own_plan(spec)

@@ -282,7 +282,7 @@ def cut(kernel: Any, sizes: tuple[int, ...], **_: Any) -> Any:
 
 def without_stride(spec: ConvSpec) -> bool:
     """Which side is the smaller one, by the channels alone."""
-    if spec.periodic:
+    if spec.is_circulant:
         return True
     first, second = spec.stored_channels
     rows = first // spec.groups
