@@ -24,7 +24,7 @@ from specnorm.methods.base import Evaluation, Method, Needs, Stepped
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.numerics.power import follow, matrix_maps
 from specnorm.problem import polyphase, unfoldings
-from specnorm.search.constant import no_vectors, smallest
+from specnorm.search.constant import no_vectors, smallest_unfoldings
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -101,7 +101,7 @@ class FantasticFour(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         if ops.concrete:
-            bounds, residuals = smallest(blocks, spec, ops=ops)
+            bounds, residuals = smallest_unfoldings(blocks, spec, ops=ops)
             claims = []
             for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
                 bounds_of_layer = bounds[j * spec.groups : (j + 1) * spec.groups]

@@ -84,7 +84,7 @@ def _torch_axes(ndim: int) -> tuple[int, ...]:
     return (0, ndim - 1, ndim - 2, *range(1, ndim - 2))
 
 
-def support(block: Array, *, ops: ArrayOps) -> Array:
+def trimmed(block: Array, *, ops: ArrayOps) -> Array:
     """Remove slices of taps that are zero from the borders of kernels (b, m, p, *kernel_shape) with known values.
 
     A slice is removed if it is zero in all b kernels. That shifts the kernels, which multiplies their symbols by a
