@@ -18,8 +18,8 @@ from bench.loops import Constrain
 from bench.ways import WAYS
 
 METHODS = "torch", "default"
-WARM = 24
-"""Runs that are not counted: kernels are loaded, and steps recorded, in them."""
+WARM = 40
+"""Runs that are not counted: kernels are loaded in them, and a step is recorded after the 32 first passes."""
 REPEATS = 40
 
 
