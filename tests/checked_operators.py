@@ -1,7 +1,7 @@
 """Which operators twenty networks need: the table of docs/check-it-yourself.md.
 
-``python tests/checked_operators.py`` exports the networks and writes the table anew; it takes a minute. The checker has a
-rule for an operator only if at least one in twenty of the networks needs it (`check/test_needed_rules.py`).
+``python tests/checked_operators.py`` exports the networks and writes the table anew; it takes a minute. The checker has
+a rule for an operator only if at least one in twenty of the networks needs it (`check/test_needed_rules.py`).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def of_transformers(name: str) -> onnx.ModelProto:
 EXPORTED: dict[str, Callable[[], onnx.ModelProto]] = {
     "ResNet-20": lambda: published("resnet20"),
     "DnCNN": noise_of_dncnn,
-    "x − DnCNN(x)": lambda: published("x - dncnn25"),
+    "x - DnCNN(x)": lambda: published("x - dncnn25"),
     "residual block of stride 2, torch": residual_block,
     "chain of three convolutions and a matrix, torch": chain,
     "three convolutions of 8 channels, torch": three_convolutions,
