@@ -144,7 +144,7 @@ class _Search:
         self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
         self.states: list[State] = []
         self.dtype: Any = np.complex64
-        # A round that gains no more leaves its steps to the later ones. If not all rounds are affordable, later ones are
+        # A round that gains no more leaves its steps to the later ones. If not all rounds are affordable, those are
         # planned by what is left of the budget, and rounding must not decide how much that is.
         self.patience = PATIENCE if self._affords(*ROUNDS[-1]) else None
         self.points_of_last_grid = self._affordable_points(FINEST, budget / 10)
