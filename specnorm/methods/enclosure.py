@@ -76,7 +76,7 @@ class Enclose(Method):
     @staticmethod
     def _uses_symbols(spec: ConvSpec) -> bool:
         """Whether the norm is that of the symbols; otherwise the layer itself is searched, at its size."""
-        return spec.input_shape is None or spec.periodic
+        return spec.input_shape is None or spec.is_circulant
 
     def check(self, spec: ConvSpec) -> None:
         if not self._uses_symbols(spec):

@@ -358,7 +358,7 @@ def _positions(spec: ConvSpec) -> int:
     if spec.repeats_a_matrix:
         _, small = sizes_of(spec)
         return math.prod(small)
-    return math.prod(spec.periods)
+    return math.prod(spec.block_positions)
 
 
 def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:

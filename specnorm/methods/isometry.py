@@ -143,7 +143,7 @@ class Isometry(_WithScale):
             # Squares of lags scale as fourth powers of the kernel.
             value_exponent = 4 * exponent
         scaled_gradient = completion_search.gradient_from_lag_slopes(scaled, slopes, ops=ops)
-        gradient = completion_search.in_shape_of(scaled_gradient, blocks, xp=xp)
+        gradient = completion_search.in_shape_of_blocks(scaled_gradient, blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
         gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)
@@ -154,7 +154,7 @@ class Isometry(_WithScale):
     @staticmethod
     def _is_circulant_at_size(spec: ConvSpec) -> bool:
         """Whether the layer is a circulant at one size, so that only the frequencies of that size matter."""
-        return spec.input_shape is not None and spec.periodic
+        return spec.input_shape is not None and spec.is_circulant
 
     def _target(self, values: Array, exponent: Array, groups: int, *, ops: ArrayOps) -> Array:
         """The square of s relative to the kernels times ``2**-exponent``, shape (layers,).

@@ -91,7 +91,7 @@ class LanczosMethod(Method):
         Vectors are computed in the kernels' precision, quotients in the widest.
         """
         xp = ops.xp
-        layer = Convolution(kernels, spec, vectors=k, ops=ops)
+        layer = Convolution(kernels, spec, vector_count=k, ops=ops)
         outputs, inputs = layer.shape
         # The iteration runs on the smaller side: on outputs if there are fewer of them.
         on_outputs = inputs > outputs
@@ -119,7 +119,7 @@ class LanczosMethod(Method):
         vectors, products = top_vectors(
             gram, kernels, size, k, options, return_count=return_count, start=start, ops=ops
         )
-        wide_layer = Convolution(wide_kernels, spec, vectors=return_count, ops=ops)
+        wide_layer = Convolution(wide_kernels, spec, vector_count=return_count, ops=ops)
         wide_vectors = arrays.in_wide_dtype(vectors, ops=ops)
         if wide_vectors.shape[1] > k:
             wide_vectors = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(wide_vectors))[0])

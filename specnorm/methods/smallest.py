@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.search.smallest import SmallestBounds
+    from specnorm.search.smallest_singular_value import SmallestBounds
     from specnorm.types import ArrayOps
 
 
@@ -63,7 +63,7 @@ class Smallest(TwoSidedSearch):
     @staticmethod
     def _uses_symbols(spec: ConvSpec) -> bool:
         """Whether the value is that of the symbols; otherwise the layer's own matrix is searched, at its size."""
-        return spec.input_shape is None or spec.periodic
+        return spec.input_shape is None or spec.is_circulant
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off, unless their own matrix at a given size is small enough."""
@@ -83,7 +83,7 @@ class Smallest(TwoSidedSearch):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         if not self._uses_symbols(spec):
             return self._forward_at_size(blocks, spec, ops=ops)
-        from specnorm.search.smallest import smallest_of_blocks  # imported here: it takes a while
+        from specnorm.search.smallest_singular_value import smallest_of_blocks  # imported here: it takes a while
 
         layers = polyphase.by_layers(blocks, spec.groups)
         bounds = [smallest_of_blocks(self.problem(layer, spec), ops=ops) for layer in layers]

@@ -221,7 +221,7 @@ class Reshaped(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse input sizes at which no output reads a whole patch: there the value is not a bound."""
-        if not spec.reads_a_patch:
+        if not spec.uses_every_tap_at_once:
             raise GeometryError(
                 f"input_shape={spec.input_shape} is smaller than the kernel {spec.kernel_shape} with its dilation, or "
                 f"its padding_mode={spec.padding_mode!r} hides it: no output reads a whole patch, and the reshaped "

@@ -35,11 +35,12 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
        Layers", NeurIPS 2022 (strided layers).
     """
     kernels = torch_order(kernels, spec, xp=xp)
+    first, second = spec.stored_channels
     count = kernels.shape[0] * spec.groups
-    blocks = xp.reshape(kernels, (count, *spec.group_channels, *spec.kernel_shape))
+    blocks = xp.reshape(kernels, (count, first // spec.groups, second, *spec.kernel_shape))
     for axis, padded_size in enumerate(_padded_shape(spec), start=3):
-        # Some phases have one tap less than others: append zeros. They are fewer than the taps, so zeros like a slice
-        # of the blocks have the right shape, dtype and device.
+        # Some phases have one tap less than others: append zeros. There are fewer of them than taps, so a slice of the
+        # blocks has their shape, and `zeros_like` of that slice their dtype and device.
         missing = padded_size - blocks.shape[axis]
         if missing:
             zeros = xp.zeros_like(blocks[_first_of_axis(missing, axis)])
@@ -52,14 +53,14 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
 def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Adjoint of `to_blocks`; also its inverse, for blocks that `to_blocks` returned."""
-    _, input_channels = spec.group_channels
-    split = xp.reshape(blocks, (*blocks.shape[:2], input_channels, *spec.phases, *spec.block_kernel_shape))
+    first, second = spec.stored_channels
+    split = xp.reshape(blocks, (*blocks.shape[:2], second, *spec.phases, *spec.block_kernel_shape))
     padded = xp.permute_dims(split, arrays.inverse_permutation(_phases_first(spec.ndim)))
-    padded = xp.reshape(padded, (*blocks.shape[:2], input_channels, *_padded_shape(spec)))
+    padded = xp.reshape(padded, (*blocks.shape[:2], second, *_padded_shape(spec)))
     for axis, taps in enumerate(spec.kernel_shape, start=3):
         if taps < padded.shape[axis]:
             padded = padded[_first_of_axis(taps, axis)]
-    kernels = xp.reshape(padded, (blocks.shape[0] // spec.groups, *spec.stored_channels, *spec.kernel_shape))
+    kernels = xp.reshape(padded, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
     return caller_order(kernels, spec, xp=xp)
 
 
@@ -83,7 +84,7 @@ def _torch_axes(ndim: int) -> tuple[int, ...]:
     return (0, ndim - 1, ndim - 2, *range(1, ndim - 2))
 
 
-def support(block: Array, *, ops: ArrayOps) -> Array:
+def trimmed(block: Array, *, ops: ArrayOps) -> Array:
     """Remove slices of taps that are zero from the borders of kernels (b, m, p, *kernel_shape) with known values.
 
     A slice is removed if it is zero in all b kernels. That shifts the kernels, which multiplies their symbols by a

@@ -6,12 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
-from specnorm.certified import defect as rule
+from specnorm.certified import defect as defects
 from specnorm.certified.bound import known
 from specnorm.certified.layer import uncut
 from specnorm.problem import polyphase
 from specnorm.search.enclosing import enclose_blocks
-from specnorm.search.smallest import circulant_sizes, mean_square, norm_problem
+from specnorm.search.smallest_singular_value import circulant_sizes, mean_square, norm_problem
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _SHARE = 0.9
-"""Part of the tolerance that the search gets."""
+"""Part of the tolerance that the search gets. The roundings of the lags take the rest."""
 _LARGEST_EXPONENT = 400
-"""Largest exponent of the squared scale that the search sees, beside a kernel of about 1. `defect.isometry_ends` puts
-the rest back."""
+"""Largest exponent of ``s**2``, as a power of two, that the search sees beside a kernel of about 1. The rest of the
+exponent is put back by `defect.isometry_ends`."""
 
 
 def isometry_of_blocks(
@@ -35,34 +35,33 @@ def isometry_of_blocks(
     problem : Problem
         A problem of blocks (g, m, p, *kernel_shape).
     target : pair of float and int, optional
-        The square of s: a fraction and a power of two. None: the mean of the squared singular values.
+        Fraction and exponent with ``s**2 = fraction * 2**exponent``. None: ``s**2`` is the mean of the squared singular
+        values.
 
     Returns
     -------
     lower, upper : Lower and Upper
-        Bounds of the isometry defect.
-    norm : SearchResult
-        The result of the search for the norm of ``K*K - s**2 I``.
+        Bounds of the defect.
+    result : SearchResult
+        Result of the search for the norm of ``K*K - s**2 I``.
     """
-    blocks = arrays.tall(polyphase.support(problem.kernel, ops=ops), xp=ops.xp)
+    blocks = arrays.tall(polyphase.trimmed(problem.kernel, ops=ops), xp=ops.xp)
     if target is None:
         centre = mean_square(blocks, ops=ops)
         rest_exponent = 0
     else:
-        fraction, power = target
-        exponent = min(max(power, -_LARGEST_EXPONENT), _LARGEST_EXPONENT)
-        centre = math.ldexp(fraction, exponent)
-        rest_exponent = power - exponent
+        fraction, exponent = target
+        searched_exponent = min(max(exponent, -_LARGEST_EXPONENT), _LARGEST_EXPONENT)
+        centre = math.ldexp(fraction, searched_exponent)
+        rest_exponent = exponent - searched_exponent
     sizes = circulant_sizes(problem, blocks)
-    of = rule.defect(rule.in_basis(blocks, ops=ops), centre, sizes=sizes, ops=ops)
-    # The rest of the tolerance is for the roundings of the lags.
-    norm, _ = enclose_blocks(norm_problem(problem, of.kernel, _SHARE * problem.rtol, sizes), ops=ops)
-    unread = uncut.unread_pixels_make_smallest_zero(problem.spec)
-    lower, upper = rule.isometry_ends(
-        of,
-        norm.lower,
-        known(norm.upper),
-        unread_pixels=unread,
+    defect = defects.defect(defects.in_basis(blocks, ops=ops), centre, sizes=sizes, ops=ops)
+    result, _ = enclose_blocks(norm_problem(problem, defect.kernel, _SHARE * problem.rtol, sizes), ops=ops)
+    lower, upper = defects.isometry_ends(
+        defect,
+        result.lower,
+        known(result.upper),
+        unread_pixels=uncut.unread_pixels_make_smallest_zero(problem.spec),
         scale_exponent=rest_exponent,
     )
-    return lower, upper, norm
+    return lower, upper, result

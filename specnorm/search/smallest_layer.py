@@ -1,4 +1,4 @@
-"""Both ends of the smallest singular value of a layer at its size whose borders cut taps off: by its own matrix."""
+"""Both ends of the smallest singular value of a layer at one size whose borders cut taps off: by its own matrix."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from specnorm.certified.layer.own_matrix import (
 from specnorm.certified.matrices.block_tridiagonal import plans, to_layer
 from specnorm.errors import GeometryError
 from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import group_spec
-from specnorm.search.smallest import TUNING, SmallestBounds
+from specnorm.problem.spec import spec_of_group
+from specnorm.search.smallest_singular_value import TUNING, SmallestBounds
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 ROWS = 2048
-"""Rows of a layer's own Gram matrix up to which it is taken: some seconds."""
+"""Most rows of a Gram matrix whose eigenvalues are computed: they take some seconds."""
 
 
 def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
-    """How the smaller Gram matrix of one group of a layer at its size is formed, as one block.
+    """How the smaller Gram matrix of one group of a layer at one size is formed, as one block.
 
     Raises
     ------
     GeometryError
         If it has too many rows.
     """
-    single = group_spec(spec)
-    rows_are_outputs = has_fewer_rows(single)
-    candidates = [x for x in plans(single) if x.blocks == 1 and x.rows_are_outputs == rows_are_outputs]
-    plan = min(candidates, key=lambda x: x.work)
+    group_spec = spec_of_group(spec)
+    is_wide = has_fewer_rows(group_spec)
+    candidates = [plan for plan in plans(group_spec) if plan.blocks == 1 and plan.rows_are_outputs is is_wide]
+    plan = min(candidates, key=lambda plan: plan.work)
     if plan.size <= ROWS:
         return plan
     raise GeometryError(
@@ -60,7 +60,7 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
     Parameters
     ----------
     problem : Problem
-        Of a kernel (1, *shape) in torch's order.
+        A problem of a kernel (1, *shape) in torch's order.
 
     Returns
     -------
@@ -71,10 +71,10 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
     xp = ops.xp
     kernel = problem.kernel
     groups = problem.spec.groups
-    single = group_spec(problem.spec)
+    group_spec = spec_of_group(problem.spec)
     plan = plan_of_own_matrix(problem.spec)
     parts = xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:]))
-    layers = [Convolution(parts[group : group + 1, ...], single, ops=ops) for group in range(groups)]
+    layers = [Convolution(parts[group : group + 1, ...], group_spec, ops=ops) for group in range(groups)]
     bounds = [_of_group(layer, plan, ops=ops) for layer in layers]
     lower, upper = smallest_of_groups(problem.spec, [(x.lower, x.upper) for x in bounds])
     group = int(np.argmin([x.upper.value for x in bounds]))
@@ -88,9 +88,8 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
     gradient = layers[group].kernel_gradient(best.u, best.v)[:, 0, ...]
     u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in (best.u, best.v))
     largest_entry = float(xp.max(xp.abs(kernel)))
-    is_zero = lower.value == 0 and not upper.value**2 > TUNING.resolved * largest_entry**2
-    witness = (u, v, xp.reshape(among_groups(gradient), kernel.shape))
-    return SmallestBounds(lower, upper, None, is_zero=is_zero), witness
+    is_zero = lower.value == 0 and not upper.value**2 > TUNING.resolved_part * largest_entry**2
+    return SmallestBounds(lower, upper, None, is_zero=is_zero), (u, v, xp.reshape(among_groups(gradient), kernel.shape))
 
 
 class _GroupBounds(NamedTuple):
@@ -108,6 +107,5 @@ def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> _GroupBo
     vector = to_layer(vectors[None, None, :, 0], spec, plan, xp=ops.xp)
     (upper,), image = smallest_quotients(layer, vector, ops=ops)
     (lower,) = gram.smallest_near(ops.to_numpy(values[:1]), float(values[-1]))
-    if has_fewer_outputs(spec):
-        return _GroupBounds(lower, upper, u=vector, v=image)
-    return _GroupBounds(lower, upper, u=image, v=vector)
+    is_output = has_fewer_outputs(spec)
+    return _GroupBounds(lower, upper, vector, image) if is_output else _GroupBounds(lower, upper, image, vector)

@@ -141,7 +141,7 @@ def prove_or_restart(
     if not float(maximiser.value[0]) > 0:
         # The kernel is zero, and so is its norm.
         return maximiser, 1.0, True
-    without_zero_borders = polyphase.support(blocks, ops=ops)
+    without_zero_borders = polyphase.trimmed(blocks, ops=ops)
     search = Search(xp.astype(without_zero_borders, xp.float64), seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
         proof = prove(search, float(maximiser.value[0]))

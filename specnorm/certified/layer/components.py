@@ -31,7 +31,7 @@ from specnorm.certified.bound import (
 )
 from specnorm.certified.layer.circulant import padded_norm, reads_zeros
 from specnorm.certified.matrices.norms import norm_of_stack
-from specnorm.problem.spec import group_spec
+from specnorm.problem.spec import spec_of_group
 from specnorm.problem.taps import along_axes, sizes_of
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Up
         is_complete = len(bounds_of_groups) == spec.groups
     else:
         is_complete = len(bounds_of_groups) < spec.groups
-    if not is_complete or any(bound.what != group_spec(spec) for bound in bounds_of_groups):
+    if not is_complete or any(bound.what != spec_of_group(spec) for bound in bounds_of_groups):
         raise HypothesisError(f"{len(bounds_of_groups)} bounds of {spec.groups} groups")
     if others is not None and others.what != ALL_FREQUENCIES:
         raise HypothesisError(f"{others.what} is not the supremum of the other groups")
@@ -279,7 +279,7 @@ def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Up
         return bounds_of_groups[0]
     bounds = list(bounds_of_groups)
     if others is not None:
-        bounds.append(padded_norm(others, group_spec(spec)))
+        bounds.append(padded_norm(others, spec_of_group(spec)))
     return _largest(bounds, spec, f"the largest of {spec.groups} groups")
 
 
@@ -307,7 +307,7 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     if not is_patch or lower.what != subject or upper.what != subject:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     rule = "the matrix of the taps that are read"
-    return _lower(lower.value, group_spec(spec), rule, lower), _upper(upper.value, spec, rule, upper)
+    return _lower(lower.value, spec_of_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
 
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
@@ -320,7 +320,7 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
     """
     axes = zip(component.axes, restriction.axes, strict=True)
     is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
-    if norm.what != group_spec(restriction.spec) or not is_restriction:
+    if norm.what != spec_of_group(restriction.spec) or not is_restriction:
         raise HypothesisError(f"{norm.what} is no restriction of the layer")
     if norm.what == component.spec:
         return norm

@@ -23,7 +23,7 @@ from specnorm.certified.layer.uncut import SMALLEST
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.certified.symbol import symbols
-from specnorm.problem.spec import group_spec
+from specnorm.problem.spec import spec_of_group
 from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def smallest_of_groups(
     """Bounds of the smallest singular value of a grouped layer: the smallest of the bounds of all its groups."""
     lowers = [lower for lower, _ in bounds_of_groups]
     uppers = [upper for _, upper in bounds_of_groups]
-    subject = (SMALLEST, group_spec(spec))
+    subject = (SMALLEST, spec_of_group(spec))
     are_bounds_of_groups = all(bound.what == subject for bound in (*lowers, *uppers))
     if len(bounds_of_groups) != spec.groups or not are_bounds_of_groups:
         raise HypothesisError(f"{len(bounds_of_groups)} pairs of bounds of {spec.groups} groups")

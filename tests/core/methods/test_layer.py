@@ -23,7 +23,7 @@ from specnorm.certified.matrices.block_tridiagonal import (
     to_layer,
 )
 from specnorm.errors import GeometryError
-from specnorm.problem.spec import ConvSpec, group_spec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 from specnorm.search.layer import enclose_layer
 from specnorm.search.layer_bounds import LayerBounds
 from specnorm.search.result import Problem
@@ -77,7 +77,7 @@ def test_every_cut_of_the_gram_matrix_is_the_gram_matrix(layer: Layer) -> None:
     kernel, groups = layer.kernel.astype(np.float64), layer.geometry["groups"]
     kernel = kernel / (np.max(np.abs(kernel)) or 1.0)
     given: Any = kernel.reshape(groups, -1, *kernel.shape[1:])[:1]
-    spec = group_spec(ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry))
+    spec = spec_of_group(ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry))
     alone = {**layer.geometry, "groups": 1}
     dense = dense_matrix(given[0], layer.input_shape, **alone)
     dense = dense.T if spec.transposed else dense

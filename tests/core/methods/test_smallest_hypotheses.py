@@ -36,7 +36,7 @@ from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime import program
 from specnorm.search import incumbent, smallest_layer
-from specnorm.search import smallest as search
+from specnorm.search import smallest_singular_value as search
 from specnorm.search.branch_and_bound import Search
 
 Violations = Iterator[str]
@@ -282,7 +282,7 @@ def cut(kernel: Any, sizes: tuple[int, ...], **_: Any) -> Any:
 
 def without_stride(spec: ConvSpec) -> bool:
     """Which side is the smaller one, by the channels alone."""
-    if spec.periodic:
+    if spec.is_circulant:
         return True
     first, second = spec.stored_channels
     rows = first // spec.groups

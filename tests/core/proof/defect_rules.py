@@ -19,7 +19,7 @@ from specnorm.certified.symbol import cover
 from specnorm.certified.symbol.cells import Circulant, torus
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, group_spec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 
 Claims = Iterator[tuple[Upper | Lower | None, float]]
 LINE: Any = np.asarray([[[[3.0, 1.0]]]])
@@ -27,7 +27,7 @@ LINE: Any = np.asarray([[[[3.0, 1.0]]]])
 TAPS: Any = np.random.RandomState(1).standard_normal((1, 3, 2, 3))
 PADDED = ConvSpec.of((3, 2, 3), input_shape=(6,), padding_mode="zeros")
 GROUPED = ConvSpec.of((4, 2, 3), input_shape=(6,), padding_mode="zeros", groups=2)
-PART = (SMALLEST, group_spec(GROUPED))
+PART = (SMALLEST, spec_of_group(GROUPED))
 ELSEWHERE = Circulant((9,), (False,))
 VECTOR: Any = np.ones((1, 1))
 WIDE: Any = np.ones((1, 1, 2, 2))

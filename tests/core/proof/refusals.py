@@ -38,7 +38,7 @@ from specnorm.certified.symbol.grid import LargestBound
 from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.problem.frequencies import Frequencies, half_grid
 from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, group_spec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 
 OWN = Circulant((9,), (False,))
 CIRCULAR = ConvSpec.of((3, 3, 4), input_shape=9)
@@ -72,7 +72,7 @@ BALLS = ball(), ball()
 class Nearer(ReLU):
     """Says of a line that it is nearer than 0."""
 
-    def affine(self, low: Any, high: Any) -> Any:
+    def strip_on(self, low: Any, high: Any) -> Any:
         return 0 * low, 0 * low, low - high
 
 
@@ -81,13 +81,13 @@ def near_a_line() -> object:
         Network(Graph((LINES.nodes[0], Node("y", Nearer(), ("x",), (1, 2))), ("y",))), np.zeros(2), 1.0
     )
     found.visit(LINES.nodes[0])
-    return found.curve("y")
+    return found.function("y")
 
 
 def foreign_part() -> LinearBounds:
     """Of another network, said to be of the first ball."""
     found = ball()
-    found.whole = BALLS[0].whole
+    found.ball_key = BALLS[0].ball_key
     return found
 
 
@@ -203,7 +203,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a circulant of another size": lambda: padded_norm(assumed(1.0, Circulant((8,), (False,))), CIRCULAR),
     "a skew circulant for a circular layer": lambda: padded_norm(assumed(1.0, Circulant((9,), (True,))), CIRCULAR),
     "a circulant for the other groups": lambda: norm_of_groups(
-        GROUPED, [assumed(1.0, group_spec(GROUPED))], assumed(1.0, OWN)
+        GROUPED, [assumed(1.0, spec_of_group(GROUPED))], assumed(1.0, OWN)
     ),
     "a patch that reads copies": lambda: norms_of_patch(
         replace(PATCH, spec=replace(ONE_OUTPUT, padding_mode="reflect", padding=((1, 0),))),

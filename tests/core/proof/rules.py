@@ -30,7 +30,7 @@ from specnorm.certified.symbol.cells import dft_points, torus
 from specnorm.certified.symbol.cover import supremum_on_grid
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, group_spec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
 """Claims, each beside the truth, or beside the number that it may not be on the wrong side of."""
@@ -113,13 +113,13 @@ def components() -> Iterator[tuple[Upper | Lower | None, float]]:
     parts = [(assumed_lower(1.0 + i, x), assumed(2.0 + i, x)) for i, x in enumerate(PARTS)]
     lower, upper = norms_of_parts(DILATED, parts)
     yield from ((lower, float(len(parts))), (upper, 1.0 + len(parts)))
-    part = group_spec(GROUPED)
+    part = spec_of_group(GROUPED)
     for groups in ((3.0, 1.0), (1.0, 3.0)):
         yield norm_of_groups(GROUPED, [assumed(x, part) for x in groups]), 3.0
     yield norm_of_groups(GROUPED, [assumed(1.0, part)], assumed(3.0)), 3.0
     yield from zip(norms_of_patch(PATCH, assumed_lower(2.0, STACK), assumed(2.0, STACK)), (2.0, 2.0), strict=True)
     restricted = PART.restricted(9)
-    yield norm_of_restriction(PART, restricted, assumed_lower(2.0, group_spec(restricted.spec))), 2.0
+    yield norm_of_restriction(PART, restricted, assumed_lower(2.0, spec_of_group(restricted.spec))), 2.0
 
 
 def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:

@@ -44,7 +44,7 @@ from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, group_spec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 from specnorm.search import component, layer_tuning
 from specnorm.search.layer_tuning import TUNING
 from specnorm.search.own_matrix import enclose_by_matrix
@@ -57,11 +57,11 @@ COVER = {
     "_note",
     "_set_open",
     "_what",
-    "_same",
-    "_speaking_of",
+    "_with_nodes",
+    "_with_domain",
     "_origin",
     "_regions",
-    "_about",
+    "_domain",
 }
 """What a cover, a graph and a run keep to themselves."""
 MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering"}
@@ -190,7 +190,7 @@ def shorter(axis: int) -> Circulant:
     return replace(RING, points=points)
 
 
-GROUP = group_spec(LAYER)
+GROUP = spec_of_group(LAYER)
 ONE, TWO = assumed_lower(1.0), assumed(2.0)
 REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
 (PART,) = components.polyphase_components(LAYER)
@@ -333,7 +333,7 @@ def test_windows_are_restrictions() -> None:
     """Of every size, and of the layer they are taken from."""
     for most in range(1, 60):
         restriction = PART.restricted(most)
-        found = norm_of_restriction(PART, restriction, assumed_lower(1.0, group_spec(restriction.spec)))
+        found = norm_of_restriction(PART, restriction, assumed_lower(1.0, spec_of_group(restriction.spec)))
         assert found.what == PART.spec
 
 
