@@ -35,6 +35,7 @@ class Section:
 
     A contestant is a function of an array of the library and the size, or None. ``geometry``: of the
     layer whose norms the values are; None where they are none. ``base``: the yardstick, if `yardsticks` lacks it.
+    ``depthwise``: each kernel of the first axis is a group.
     """
 
     yardstick: str
@@ -44,6 +45,7 @@ class Section:
     libraries: Sequence[str] = ("torch",)
     geometry: Row | None = field(default_factory=dict)
     base: Callable[[Any, Any], Any] | None = None
+    depthwise: bool = False
 
 
 HARD = "flat", "decaying"
@@ -63,6 +65,11 @@ def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
 def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
     """Without a size, or circular at one."""
     return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
+
+
+def grouped(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
+    """The same of a depthwise layer."""
+    return lambda k, n: of(function, groups=k.shape[0], **options)(k, n)
 
 
 RESNET18: list[Kernel] = [
@@ -94,6 +101,11 @@ ZEROS: dict[str, Any] = {"padding_mode": "zeros", "padding": 1}
 CIRCULAR = {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": TN["enclose 1e-3"]}
 AT_32 = {"input_shape": 32, **CIRCLE}
 EVERY = tuple(dict.fromkeys(library.name for library in LIBRARIES.values()))
+DEPTHWISE: list[Kernel] = [
+    (f"{channels} channels, {taps}x{taps}", "Gaussian", functools.partial(kernels.depthwise, channels, taps))
+    for taps in (7, 31)
+    for channels in (96, 1024)
+]
 AT_ONE: list[Kernel] = [*REAL[2:], *squares(64), *squares(64, family="flat")]
 SECTIONS = {
     "tensor norm": Section("hopm_einsum", {**PRODUCTS, **TN}, [
@@ -112,6 +124,13 @@ SECTIONS = {
         [*REAL, *squares(64, 128, 256)], geometry=None, base=of(enclosed)),
     "clipping": Section("enclose 1e-3", {"clip": of(lambda k, **size: specnorm.clip(k, **size).sum())}, AT_ONE, (32,),
         geometry=None, base=of(enclosed)),
+    "depthwise": Section("rfft_largest", {
+        "tn_bound, estimate": grouped(specnorm.tn_bound, proven=False), "tn_bound, proven": grouped(specnorm.tn_bound),
+        "enclose 1e-3": grouped(enclosed), "symbol_norm": grouped(specnorm.symbol_norm),
+    }, DEPTHWISE, depthwise=True),
+    "depthwise, at a size": Section("rfft_largest", {
+        "conv_norm": grouped(specnorm.conv_norm), "enclose 1e-3": grouped(enclosed)
+    }, DEPTHWISE, (64,), depthwise=True),
     "libraries": Section("hopm_einsum", {
         "f4_bound": of(specnorm.f4_bound), **TN, "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
         "completion_bound 1e-2": of(specnorm.completion_bound),
@@ -153,21 +172,29 @@ def run(quick: bool, sections: Sequence[str], libraries: Sequence[str], earlier:
 
 
 class Norms:
-    """Norms of the kernels, from below: those in rows of this run are not computed again."""
+    """Norms of the kernels, from below.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        Of an earlier part of the run, whose norms are not computed again.
+    """
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.found = {self.key(row): row["norm"] for row in rows if "norm" in row}
+        self.found: dict[str, float] = {self.key(row): row["norm"] for row in rows if "norm" in row}
 
     def of(self, kernel: np.ndarray, said: Row) -> float | None:
         """Return the proven lower end, 1e-4 below the norm at most; 1e-2 where that takes long. None if no norm."""
-        geometry = SECTIONS[said["section"]].geometry
-        if geometry is None:
+        section = SECTIONS[said["section"]]
+        if section.geometry is None:
             return None
+        geometry = section.geometry | ({"groups": kernel.shape[0]} if section.depthwise else {})
         key = self.key(said)
         if key not in self.found:
             is_hard = said["family"] in HARD and kernel.shape[0] >= 128
             wide = kernel if is_hard else kernel.astype(np.float64)
-            self.found[key] = float(specnorm.enclose(wide, said["n"], rtol=1e-2 if is_hard else 1e-4, **geometry).lower)
+            enclosure = specnorm.enclose(wide, said["n"], rtol=1e-2 if is_hard else 1e-4, **geometry)
+            self.found[key] = float(enclosure.lower)
         return self.found[key]
 
     @staticmethod
