@@ -19,6 +19,7 @@ import specnorm
 from bench import facts, kernels, yardsticks
 from bench.facts import Row
 from bench.libraries import LIBRARIES
+from bench.page import is_hard
 from specnorm.methods import Completion
 
 CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
@@ -48,8 +49,6 @@ class Section:
     depthwise: bool = False
 
 
-HARD = "flat", "decaying"
-"""Families whose wide kernels take seconds to enclose."""
 FAMILIES: dict[str, Callable[[int], np.ndarray]] = {
     "trained-like": lambda c: kernels.like_trained((c, c, 3, 3)),
     "trained-like, level": lambda c: kernels.like_trained((c, c, 3, 3), decay=1.0),
@@ -191,9 +190,9 @@ class Norms:
         geometry = section.geometry | ({"groups": kernel.shape[0]} if section.depthwise else {})
         key = self.key(said)
         if key not in self.found:
-            is_hard = said["family"] in HARD and kernel.shape[0] >= 128
-            wide = kernel if is_hard else kernel.astype(np.float64)
-            enclosure = specnorm.enclose(wide, said["n"], rtol=1e-2 if is_hard else 1e-4, **geometry)
+            takes_long = is_hard(said["family"], kernel.shape[0])
+            wide = kernel if takes_long else kernel.astype(np.float64)
+            enclosure = specnorm.enclose(wide, said["n"], rtol=1e-2 if takes_long else 1e-4, **geometry)
             self.found[key] = float(enclosure.lower)
         return self.found[key]
 

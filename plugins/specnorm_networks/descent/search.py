@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Clock, OutOfTime, arithmetic, backends
-from specnorm_networks.certified.links import Subnetwork
+from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.descent.adam import Adam
 from specnorm_networks.descent.costs import RATE, cost, cost_at, newton_products
@@ -86,14 +86,14 @@ class Feasible(NamedTuple):
 
 
 def search_weights(
-    run: Subnetwork,
+    run: Run,
     parts: Parts,
     steps: int,
     seconds: float,
     progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> list[list[FloatArray]]:
-    """Return weights of each link's values, for `segments.constant_of_run`: several, the most promising first.
+    """Return weights of each link's values, for `parts.constant_of_run`: several, the most promising first.
 
     The states that a larger budget proposes include those of a smaller one: every state that was better by
     `WORTH_KEEPING` than the one before. None are returned if the first step is too expensive.
@@ -122,7 +122,7 @@ class _Search:
 
     def __init__(
         self,
-        run: Subnetwork,
+        run: Run,
         parts: Parts,
         steps: int,
         budget: float,
@@ -402,7 +402,7 @@ class _PartValues:
 
     def __init__(
         self,
-        network: Subnetwork,
+        network: Run,
         parts: Parts,
         part: tuple[int, int],
         logs: Sequence[FloatArray],

@@ -12,25 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Move, NotRunError, Place, Sizes
+from specnorm_networks.certified.operators.base import FloatArray, KnownShape, LinearMap, Move, NotRunError, Place
 
 
 class SameOrder(Move):
     """The same entries in the same order, in another shape; derived classes say which shape."""
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         before = place.before[0]
         if weights.size == 1 and before is not None:
             return [weights.reshape((1,) * len(before))]
-        return super().pulled(weights, shares, place)
+        return super().carry_weights_back(weights, rough_changes, place)
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        return LinearMap.moving(lambda x: x[0].reshape(len(x[0]), *self.moved(np.empty(before, np.bool_)).shape))
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+        return LinearMap.of_moves(lambda x: x[0].reshape(len(x[0]), *self.moved(np.empty(before, np.bool_)).shape))
 
 
 class Identity(SameOrder):
@@ -84,10 +84,10 @@ class Permute(Move):
 
     axes: tuple[int, ...]
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         return [np.transpose(weights, np.argsort(self.axes))]

@@ -18,14 +18,14 @@ import numpy as np
 from specnorm.proof import Interval, anything, enclosing, host, point, within
 from specnorm_networks.certified.operators.base import (
     FloatArray,
+    KnownShape,
     Linear,
     LinearMap,
     NoBoundError,
     Operator,
     Place,
-    Sizes,
 )
-from specnorm_networks.certified.operators.formats import smallest
+from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.steep import hint
 from specnorm_networks.certified.shapes import Shape
 
@@ -39,7 +39,7 @@ class Centre(Linear):
     lipschitz_constant = 1.0
     axes: tuple[int, ...]
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         count = _count(before, self.axes)
         if not count:
             return None
@@ -120,7 +120,7 @@ class Normalise(Operator):
         unit: float,
     ) -> FloatArray | float:
         # The rounding of the length is counted at the node that computes it.
-        return 16 * unit * abs(result) + smallest(unit)
+        return 16 * unit * abs(result) + smallest_positive(unit)
 
 
 def _count(shape: Shape | None, axes: tuple[int, ...]) -> int | None:
