@@ -144,7 +144,7 @@ def read_model(path: str | Path) -> Mapping[str, Array]:
     try:
         if path.suffix == ".npz":
             arrays: Mapping[str, Array] = np.load(path, allow_pickle=False)
-            return arrays  # each is read when it is asked for
+            return arrays  # `check` reads each of them; errors of the file appear there
         if path.suffix == ".safetensors":
             return safetensors_of(path)
         import onnx

@@ -145,7 +145,10 @@ class Graph:
 
     def require_fixed_inputs(self, node: Node) -> None:
         """Refuse an operator with an input, other than the first, that is computed."""
-        require(self.has_fixed_inputs(node), f"a {node.op} of several values")
+        require(
+            self.has_fixed_inputs(node),
+            f"a {node.op} with a further input that is computed",
+        )
 
 
 # -- the file --------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from specnorm_check.parts import ENTRY_ERROR, SUMS, Joint, Part, growth, joint_o
 from specnorm_check.rules import ONE, ROUNDING, factor_of_operator, root_of_squares
 from specnorm_check.statements import (
     Statement,
-    number,
     plain,
     printed,
+    read_hexadecimal,
     require_claim_covers,
 )
 
@@ -58,7 +58,7 @@ def prove_network(
 def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> str:
     """Return what is proven, and which operators were read, in words."""
     shape = "x".join(map(str, statement["input_shape"]))
-    constant = printed(number(statement["upper"]))
+    constant = printed(read_hexadecimal(statement["upper"]))
     counts: dict[str, int] = {}
     for name, node in network.nodes.items():
         if name != network.start:

@@ -41,7 +41,7 @@ from specnorm_check.rules import (
     product_rounded_once,
     slopes_of,
 )
-from specnorm_check.statements import Statement, number, plain, read_exponent
+from specnorm_check.statements import Statement, plain, read_exponent, read_hexadecimal
 
 # The multipliers q_0, ..., q_n are the entry "weights" of a certificate.
 KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
@@ -84,7 +84,7 @@ class Part:
         require(is_list, "the values of a part are no list of two or more")
         multipliers = []
         for texts in statement["weights"]:
-            q = np.array([number(text) for text in texts])
+            q = np.array([read_hexadecimal(text) for text in texts])
             is_moderate = (q > 2.0**-99) & (q < 2.0**99)
             message = "a multiplier is 0, or close to it or beyond"
             require(is_moderate.all(), message)

@@ -174,7 +174,7 @@ def sentence(statement: Statement, rows: int) -> str:
     facts = []
     for key in sorted(KEYS_OF_A_LAYER - PRINTED_ELSEWHERE - NOT_PRINTED):
         facts.append(f"{key} {statement[key]}")
-    norm = f"norm <= {printed(number(statement['upper']))}"
+    norm = f"norm <= {printed(read_hexadecimal(statement['upper']))}"
     tensor = repr(plain(statement["tensor"]))
     layer = ", ".join(facts)
     sizes = sizes_of_the_claim(statement)
@@ -201,14 +201,14 @@ def require_claim_covers(claimed_text: object, proven: Fraction, proof: str) -> 
     ``claimed_text`` is the claimed number, as hexadecimal text. ``proof`` is the subject
     of the message, such as "its parts prove".
     """
-    claimed = number(claimed_text)
+    claimed = read_hexadecimal(claimed_text)
     if Fraction(claimed) < proven:
         claim = printed(claimed)
         least = printed(float_up(proven))
         raise Refused(f"it claims {claim}, and {proof} no less than {least}")
 
 
-def number(text: object) -> float:
+def read_hexadecimal(text: object) -> float:
     """Return the float, finite and not negative, that hexadecimal text states exactly.
 
     The text is that of float.hex: 0x1.8p+3 is 1.5 times 2^3.

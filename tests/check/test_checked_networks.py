@@ -657,7 +657,10 @@ SHORTCUTS = {
     "a mirror": ([node("Pad", "x p", "g", mode="reflect")], "Pad as it is given"),
     "some axes": ([node("Pad", "x q c a", "g")], "such a Pad"),
     "pixels": ([node("Pad", "x o", "g")], "padding of pixels"),
-    "a number that moves": ([node("ReduceMax", "x", "m", keepdims=0), node("Pad", "x p m", "g")], "of several values"),
+    "a number that moves": (
+        [node("ReduceMax", "x", "m", keepdims=0), node("Pad", "x p m", "g")],
+        "with a further input that is computed",
+    ),
     "later pixels": ([node("Slice", "x b e a t", "g")], "such a Slice"),
     "some channels": ([node("Slice", "x z i i i", "g")], "such a Slice"),
     "another order": ([node("Transpose", "x", "g", perm=[0, 2, 1])], "Transpose stands in a part"),
@@ -689,11 +692,11 @@ SHAPED = [node("Concat", "d m", "t", axis=0), node("Reshape", "x t", "r"), node(
 FORGED: dict[str, tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequence[Stated], str]] = {
     "a limit that moves: 0.013 for 3,500": (
         [gemm("x", "w", "h"), node("ReduceMax", "x", "m", keepdims=0), node("Mul", "m b", "l"), node("Clip", "h l")],
-        (1, 4), {"w": EYE / 100, "b": np.array(1e3)}, [layer("x", "y")], "a Clip of several values",
+        (1, 4), {"w": EYE / 100, "b": np.array(1e3)}, [layer("x", "y")], "a Clip with a further input that is computed",
     ),
     "an operator of the domain .": ([node("Relu", "x", domain=".")], (1, 4), {}, [], "beyond one of ..Relu"),
     "a constant of two values: 0.01 for 100": (
-        [TWICE, gemm("x", "w", "y")], (1, 4), {}, [layer("x", "y")], "a Gemm of several values",
+        [TWICE, gemm("x", "w", "y")], (1, 4), {}, [layer("x", "y")], "a Gemm with a further input that is computed",
     ),
     "a constant that is elsewhere": (
         [node("Constant", "", "w", value=ELSEWHERE), gemm("x", "w", "y")], (1, 4), {}, [layer("x", "y")],
