@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the textbook methods are written in torch")
-from bench import facts, networks, page, yardsticks  # noqa: E402
+from bench import facts, networks, page, smallest, yardsticks  # noqa: E402
 from bench.__main__ import COMMITTED, main  # noqa: E402
 
 
@@ -42,6 +42,23 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     (tmp_path / COMMITTED.name).write_bytes(COMMITTED.read_bytes())
     main(["page", str(tmp_path / COMMITTED.name)])
     assert (tmp_path / "index.md").read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
+
+
+def test_a_compiled_bound_that_is_an_estimate_has_no_time_as_a_proof() -> None:
+    rows = [row for row in facts.read(COMMITTED) if row["section"] == "libraries"]
+    (line,) = [line for line in page.by_library(rows).splitlines() if line.startswith("| `tn_bound, proven`")]
+    assert line.endswith("| - |")
+
+
+def test_the_page_of_smallest_values_is_made_of_its_figures() -> None:
+    about, *rows = facts.read(smallest.FIGURES)
+    assert smallest.page(rows, about) == smallest.PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("x", [1.05e-13, 0.0999, 9.999, 1.0, 76.41, 1.3690000001e-06])
+def test_a_bound_is_rounded_up(x: float) -> None:
+    for digits in (1, 2, 3):
+        assert x <= float(smallest.up_figure(x, digits)) <= x * (1 + 10 ** (1 - digits)) * (1 + 1e-15)
 
 
 def test_tables_of_networks_are_made_of_their_lines(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Row:
         Assumptions about the geometry, as ``name=value``.
     lower, upper : float or None
         Proven bounds of the layer's norm at ``spec.input_shape``; if that is None, of the supremum over all input sizes
-        (`ConvSpec.sizes`). ``upper`` is the smallest proven bound of all columns.
+        (`ConvSpec.sizes_in_words`). ``upper`` is the smallest proven bound of all columns.
     values : mapping of str to Value
         Numbers of the columns that were asked for, out of `COLUMNS`.
     promises : mapping of str to str

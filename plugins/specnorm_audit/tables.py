@@ -151,7 +151,7 @@ def where(rows: Sequence[Row]) -> str:
     if shapes:
         return "for the input shape " + " or ".join(dict.fromkeys(shapes))
     every = "for the supremum over all input sizes"
-    if any(spec.divided for spec in specs):
+    if any(spec.needs_divisible_sizes for spec in specs):
         return f"{every} (that the stride divides, of circular layers)"
     return every
 

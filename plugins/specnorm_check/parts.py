@@ -166,13 +166,13 @@ def growth(joint: Joint, norm: Fraction) -> Fraction:
     """Return the factor of each layer of a part, if ``norm`` bounds the joint kernel.
 
     Of a chain, or of one layer, it is the norm (steps F and G). Otherwise the norm of
-    N + I/2, less 1/2, is a number sigma that bounds the largest eigenvalue of N. A way of
-    d layers has the constant (2 sigma - 1)^d, and 1 if sigma is below 1 (step E).
+    N + I/2, less 1/2, is a number tau that bounds the largest eigenvalue of N. A way of
+    d layers has the constant (2 tau - 1)^d, and 1 if tau is below 1 (step E).
     """
     if not joint.adds_half_identity:
         return norm
-    sigma = norm - HALF
-    return max(2 * sigma - 1, ONE)
+    tau = norm - HALF
+    return max(2 * tau - 1, ONE)
 
 
 # -- step A: the layers of a part ------------------------------------------------------

@@ -176,7 +176,7 @@ def _own_size(spec: ConvSpec, sizes: SizesOfLayer | None) -> tuple[int, ...] | N
     if spec.padding_mode == "circular":
         if not spec.transposed and any(n % s for n, s in zip(before, spec.stride, strict=True)):
             return None
-        if replace(spec, input_shape=before).periodic:
+        if replace(spec, input_shape=before).is_circulant:
             return before
     columns = spec.cin // spec.groups * math.prod(before)
     rows = spec.cout // spec.groups * math.prod(after)

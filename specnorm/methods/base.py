@@ -367,7 +367,7 @@ def require_exact(spec: ConvSpec, function: str) -> None:
             f"{math.sqrt(spec.padding_gain_sq):.4g}. Use enclose(kernel) or grid_bound(kernel), whose upper bounds "
             "include that factor; power_norm(kernel, input_shape) is a lower bound at one size."
         )
-    if spec.input_shape is not None and not spec.periodic:
+    if spec.input_shape is not None and not spec.is_circulant:
         raise GeometryError(
             f"{function} at input_shape is not known for {padding}, only for circular padding that gives one output a "
             "stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "

@@ -137,16 +137,16 @@ class Certify(Method):
         ops: ArrayOps,
     ) -> SearchResult:
         """Search for a proof or a refutation that the symbols of a layer's blocks have norms of at most ``bound``."""
-        support = polyphase.support(blocks, ops=ops)
-        kernel_shape = tuple(support.shape[3:])
-        exact = enclose_zero(support, ops=ops) or enclose_single_entries(support, ops=ops)
+        trimmed = polyphase.trimmed(blocks, ops=ops)
+        kernel_shape = tuple(trimmed.shape[3:])
+        exact = enclose_zero(trimmed, ops=ops) or enclose_single_entries(trimmed, ops=ops)
         if exact is not None:
             return exact
         for rtol in (1e-3, 1e-9):
-            constant = enclose_constant(support, rtol, close=False, ops=ops)
+            constant = enclose_constant(trimmed, rtol, precise_vectors=False, ops=ops)
             if constant is not None and (finite(constant.upper) <= bound or constant.lower > bound):
                 return constant
-        search = Search(support, clock=clock, ops=ops)
+        search = Search(trimmed, clock=clock, ops=ops)
         cover = torus(kernel_shape)
         result = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
         if result.upper is not None or spec.input_shape is None:
@@ -154,7 +154,7 @@ class Certify(Method):
         # The bound is not proven for all frequencies: search those of the size alone. That search needs an upper bound
         # for all frequencies.
         everywhere = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
-        supremum = everywhere.upper or norm_by_frobenius(support, ops=ops)
+        supremum = everywhere.upper or norm_by_frobenius(trimmed, ops=ops)
         grid = dft(grid_sizes(spec, kernel_shape), kernel_shape)
         return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
 

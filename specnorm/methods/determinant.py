@@ -57,10 +57,10 @@ class LogDeterminant(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        grid = half_grid(spec.periods)
-        multiplicity = np.bincount(mirror_index(spec.periods), minlength=len(grid)).astype(float)
+        grid = half_grid(spec.block_positions)
+        multiplicity = np.bincount(mirror_index(spec.block_positions), minlength=len(grid)).astype(float)
         is_real, shift_signs = self._real_points(grid, spec)
-        frequencies = Frequencies(grid.numerators * np.asarray(spec.dilation, dtype=np.int64), spec.periods)
+        frequencies = Frequencies(grid.numerators * np.asarray(spec.dilation, dtype=np.int64), spec.block_positions)
         logs_of_chunks: list[Array] = []
         signs_of_chunks: list[Array] = []
         slopes: list[Array] = []
@@ -92,7 +92,7 @@ class LogDeterminant(Method):
         # The factor e^{-i theta.before} is -1 for each channel if an odd number of axes has half a turn and odd
         # padding.
         before = np.asarray([pads[0] for pads in spec.padding], dtype=np.int64)
-        is_half_turn = 2 * grid.numerators == np.asarray(spec.periods, dtype=np.int64)
+        is_half_turn = 2 * grid.numerators == np.asarray(spec.block_positions, dtype=np.int64)
         is_real = (is_half_turn | (grid.numerators == 0)).all(axis=1)
         sign_changes = (is_half_turn * before).sum(axis=1) * spec.block_shape[0]
         return is_real, np.where(sign_changes % 2 == 1, -1.0, 1.0)

@@ -64,7 +64,7 @@ class Enclose(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """Blocks, if the symbols describe the layer; else the kernel, for a search of the layer at its size."""
-        uses_symbols = spec.input_shape is None or spec.periodic
+        uses_symbols = spec.input_shape is None or spec.is_circulant
         return Needs(
             rounds="up", precision="wide", narrow_gradient=True, blocks=uses_symbols, by_layer=True, searches=True
         )

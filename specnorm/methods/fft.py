@@ -343,7 +343,7 @@ def _positions(spec: ConvSpec) -> int:
     """Pixels of the small side: outputs; inputs of a transposed layer."""
     if spec.repeats_a_matrix:
         return math.prod(shapes_of(spec)[not spec.transposed][1:])
-    return math.prod(spec.periods)
+    return math.prod(spec.block_positions)
 
 
 def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:

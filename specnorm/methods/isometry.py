@@ -139,7 +139,8 @@ class Isometry(_Scaled):
             value, slopes = self._squares(lags.values, target, groups, ops=ops)
             # Squares of lags scale as fourth powers of the kernel.
             value_exponent = 4 * exponent
-        gradient = products.in_rows(products.taps_of_slopes(scaled, slopes, ops=ops), blocks, xp=xp)
+        narrow_gradient = products.gradient_from_lag_slopes(scaled, slopes, ops=ops)
+        gradient = products.in_shape_of_blocks(narrow_gradient, blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
         gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)
@@ -150,7 +151,7 @@ class Isometry(_Scaled):
     @staticmethod
     def _at_size(spec: ConvSpec) -> bool:
         """Whether the layer is a circulant at one size, so that only the frequencies of that size matter."""
-        return spec.input_shape is not None and spec.periodic
+        return spec.input_shape is not None and spec.is_circulant
 
     def _target(self, values: Array, exponent: Array, groups: int, *, ops: ArrayOps) -> Array:
         """The square of s relative to the kernels times ``2**-exponent``, shape (layers,).

@@ -87,7 +87,7 @@ class LayerRitz(Method):
         Vectors are found in the kernels' precision, the quotients taken in the widest.
         """
         xp = ops.xp
-        layer = Convolution(kernels, spec, vectors=k, ops=ops)
+        layer = Convolution(kernels, spec, vector_count=k, ops=ops)
         outputs, inputs = layer.shape
         wide = inputs > outputs
 
@@ -106,7 +106,7 @@ class LayerRitz(Method):
             if wide != spec.transposed:
                 start, begun = (layer.adjoint if spec.transposed else layer.apply)(start), 1
         vectors, products = top_vectors(gram, kernels, size, k, plan, several=several, start=start, ops=ops)
-        exact = Convolution(broad, spec, vectors=several, ops=ops)
+        exact = Convolution(broad, spec, vector_count=several, ops=ops)
         v = arrays.in_wide_dtype(vectors, ops=ops)
         if v.shape[1] > k:
             v = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(v))[0])

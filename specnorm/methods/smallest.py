@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.search.smallest import SmallestBounds
+    from specnorm.search.smallest_singular_value import SmallestBounds
     from specnorm.types import ArrayOps
 
 
@@ -51,17 +51,17 @@ class Smallest(Ends):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """Blocks, if the symbols describe the layer; else the kernel, for a search of the layer at its size."""
-        uses_symbols = spec.input_shape is None or spec.periodic
+        uses_symbols = spec.input_shape is None or spec.is_circulant
         return Needs(
             rounds="down", precision="wide", narrow_gradient=True, blocks=uses_symbols, by_layer=True, searches=True
         )
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off: without a size always, at one size if their matrix is too large."""
-        if spec.input_shape is not None and not spec.periodic:
-            from specnorm.search.smallest_layer import own_plan  # imported here: it takes a while
+        if spec.input_shape is not None and not spec.is_circulant:
+            from specnorm.search.smallest_layer import plan_of_own_matrix  # imported here: it takes a while
 
-            own_plan(spec)
+            plan_of_own_matrix(spec)
         elif not keeps_smallest(spec):
             raise GeometryError(
                 f"at every size, borders with padding_mode={spec.padding_mode!r} and padding={spec.padding} cut taps "
@@ -73,7 +73,7 @@ class Smallest(Ends):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         if not self.needs(spec).blocks:
             return self._at_size(blocks, spec, ops=ops)
-        from specnorm.search.smallest import smallest_of_blocks  # imported here: it takes a while
+        from specnorm.search.smallest_singular_value import smallest_of_blocks  # imported here: it takes a while
 
         layers = polyphase.by_layers(blocks, spec.groups)
         bounds = [smallest_of_blocks(self.problem(layer, spec), ops=ops) for layer in layers]

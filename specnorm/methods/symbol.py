@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 _ALL_VECTORS = 4
 """Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
 _LEAST_VECTORS = 16
-"""Vectors in all, of all points, for grids of few points: a matrix has one."""
+"""Least number of vectors of all points together. The grid of a matrix has one point, which has 16 vectors."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
 _ROUNDS = 2
 """Rounds of refinement in a training step."""
-_START_ROUNDS, _LAST_ROUNDS = 4, 40
-"""Where a value is wanted once: of the best points, and of the highest alone."""
+_START_ROUNDS = 4
+"""Rounds of refinement of the best points outside of training."""
+_LAST_ROUNDS = 40
+"""Further rounds of the highest point alone, outside of training."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,16 @@ class SymbolNorm(Stepped):
     every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
     them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. The
     value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are
-    the state: a step takes some two products of the kernel with them and follows *every* maximum, not one.
+    the state. A step takes about two products of the kernel with all of them, and follows *every* maximum.
 
     Parameters
     ----------
     points : int, optional
-        Points of the grid an axis. None: some 5 to 6 for each tap but one, as measured in training loops.
+        Points of the grid along each axis. None: 4.5 to 6 for each tap but one, depending on the channels, within
+        limits that were measured in training loops (`default_points`).
     vectors : int
-        At each point, at least: two see singular values that cross. A matrix has 16, and where the smaller side has at
-        most 4 channels all are kept.
+        Least number of vectors at each point. Two vectors follow two singular values that cross. A matrix has 16
+        vectors. If the smaller side has at most 4 channels, there are as many vectors as channels.
 
     References
     ----------
@@ -84,7 +87,7 @@ class SymbolNorm(Stepped):
         """Start, refine, and take the value in the widest precision, rounded down."""
         xp = ops.xp
         tall = arrays.tall(blocks, xp=xp)
-        triples = self._settled(tall, ops=ops)[1]
+        triples = self._run_from_start(tall, ops=ops)[1]
         wide = arrays.in_wide_dtype(tall, ops=ops)
         complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
         vectors = xp.astype(triples.right, complex_dtype, copy=False)
@@ -119,7 +122,7 @@ class SymbolNorm(Stepped):
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         tall = arrays.tall(blocks, xp=ops.xp)
-        return (arrays.real_pair(self._settled(tall, ops=ops)[0], xp=ops.xp),)
+        return (arrays.real_pair(self._run_from_start(tall, ops=ops)[0], xp=ops.xp),)
 
     def advance(
         self,
@@ -134,16 +137,17 @@ class SymbolNorm(Stepped):
         tall = arrays.tall(blocks, xp=xp)
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, grid, ops=ops)
-        vectors = grid_vectors.begun_anew(ops.complex(state[0][..., 0], state[0][..., 1]), tall, ops=ops)
+        vectors = ops.complex(state[0][..., 0], state[0][..., 1])
+        vectors = grid_vectors.with_invalid_replaced(vectors, tall, ops=ops)
         for _ in range(max(sweeps, 1)):
             vectors, points = grid_vectors.step(waves, vectors)
         triples = grid_vectors.refine(waves, points, _ROUNDS)
         phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
         residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
-        after = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
-        return Evaluation(triples.value, (), residuals), after
+        new_state = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
+        return Evaluation(triples.value, (), residuals), new_state
 
-    def _settled(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
+    def _run_from_start(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
         """Vectors after the first steps, and the triples that they lead to."""
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, grid, ops=ops)

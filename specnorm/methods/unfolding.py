@@ -24,7 +24,7 @@ from specnorm.methods.base import Evaluation, Method, Needs, Stepped
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.numerics.power import follow, matrix_maps
 from specnorm.problem import polyphase, unfoldings
-from specnorm.search.constant import no_vectors, smallest
+from specnorm.search.constant import no_vectors, smallest_unfoldings
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -101,7 +101,7 @@ class FantasticFour(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         if ops.concrete:
-            bounds, residuals = smallest(blocks, spec, ops=ops)
+            bounds, residuals = smallest_unfoldings(blocks, spec, ops=ops)
             claims = []
             for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
                 bounds_of_layer = bounds[j * spec.groups : (j + 1) * spec.groups]
@@ -221,7 +221,7 @@ class Reshaped(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse input sizes at which no output reads a whole patch: there the value is not a bound."""
-        if not spec.reads_a_patch:
+        if not spec.uses_every_tap_at_once:
             raise GeometryError(
                 f"input_shape={spec.input_shape} is smaller than the kernel {spec.kernel_shape} with its dilation, or "
                 f"its padding_mode={spec.padding_mode!r} hides it: no output reads a whole patch, and the reshaped "

@@ -1,7 +1,8 @@
-"""Cost of LAPACK calls, which cannot be interrupted, in multiplications of which `specnorm.clock.RATE` take a second.
+"""Cost of LAPACK calls, which cannot be interrupted, in multiplications.
 
-The figures were measured on one thread at 256 to 1024 rows, on a busy machine. One unit is a multiplication of a large
-matrix product; an eigenvalue routine runs several times slower per multiplication.
+`specnorm.clock.MULTIPLICATIONS_PER_SECOND` of them take a second. The figures were measured on one thread at 256 to
+1024 rows, on a busy machine. One unit is a multiplication of a large matrix product; an eigenvalue routine runs several
+times slower per multiplication.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def certified(
     xp = ops.xp
     if not float(maximiser[0][0]) > 0:
         return maximiser, 1.0, True
-    wide = xp.astype(polyphase.support(blocks, ops=ops), xp.float64)
+    wide = xp.astype(polyphase.trimmed(blocks, ops=ops), xp.float64)
     search = Search(wide, seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
         proof = prove(search, float(maximiser[0][0]))

@@ -19,6 +19,7 @@ import specnorm
 from bench import facts, kernels, yardsticks
 from bench.facts import Row
 from bench.libraries import LIBRARIES
+from bench.page import is_hard
 from specnorm.methods import Completion
 
 CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
@@ -143,7 +144,7 @@ def measure(section: Section, kernel: np.ndarray, said: Row, quick: bool, librar
         every = list(section.contestants.items())
         for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
             runs[library.name, name] = library.prepare(functools.partial(call, n=n), kernel)
-    hard = said["family"] in ("flat", "decaying") and kernel.shape[0] >= 128
+    hard = is_hard(said["family"], kernel.shape[0])
     wide, geometry = kernel.astype(np.float64), section.geometry or {}
     norm = float(specnorm.enclose(wide, n, rtol=1e-2 if hard else 1e-4, **geometry).lower)
     for row in timed(runs, base, said, quick):

@@ -263,7 +263,7 @@ MISTAKES = {
     "pooling inside a part is forgotten": ("require(end == last, ", "require(True, "),
     "pooling at the end of a part is forgotten": ("pooling *= factor", "pooling = ONE"),
     "dilations are forgotten": ("slice(zeros, None, axis.dilation)", "slice(zeros, zeros + axis.taps)"),
-    "what a sum proves is not divided": ("return max(2 * sigma - 1, ONE)", "return ONE"),
+    "what a sum proves is not divided": ("return max(2 * tau - 1, ONE)", "return ONE"),
     "the way is taken to be short": ("depth = depths[term.start] + 1", "depth = 1"),
     "a difference is taken as a sum": ("sign = -1 if", "sign = 1 if"),
     "a branch of a part is left out": ("in enumerate(node.inputs):", "in enumerate(node.inputs[:1]):"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,28 @@ def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) ->
     assert cli.run(["verify", str(tmp_path / "proof.npz"), str(tmp_path / "proof.onnx")]) == 0
     x, y = (torch.randn(1, 1, 12, 12, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert float((chain(x) - chain(y)).detach().norm()) <= number * float((x - y).norm())
+
+
+ON_THE_PAGE = {
+    "dense-relu": "reference-networks/dense-relu.onnx",
+    "dense-abs": "reference-networks/dense-abs.onnx",
+    "convolutions": "reference-networks/convolutions.onnx",
+    "pooling": "reference-networks/pooling.onnx",
+    "residual": "reference-networks/residual.onnx",
+    "dense.onnx": "examples/certified/dense.onnx",
+    "conv.onnx": "examples/certified/conv.onnx",
+}
+
+
+@pytest.mark.parametrize("name", ON_THE_PAGE)
+def test_proven_constants_of_the_page_are_rounded_up(name: str) -> None:
+    page = (DOCS / "check-it-yourself.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith((f"| {name} |", f"| {name},"))]
+    shown = [Fraction(cell.strip()) for cell in line.split("|")[2:5]]
+    found: Any = network_bound(DOCS / ON_THE_PAGE[name])
+    proven = [stated(found.certificate())[0], present(found.upper), found.product]
+    for number, value in zip(shown, proven, strict=True):
+        assert value <= number <= value * 1.001
 
 
 def test_a_residual_block_is_one_part() -> None:

@@ -138,7 +138,7 @@ def _scaled(
     """
     kernel = layer.kernel()
     spec = ConvSpec.of(kernel.shape, **geometry, input_shape=size)
-    if size is None and spec.divided:
+    if size is None and spec.needs_divisible_sizes:
         spec = ConvSpec.of(kernel.shape, **at_every_size(dict(geometry)))
     if scale is None and divisors is None:
         return spec, kernel, 0.0

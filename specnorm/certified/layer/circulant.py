@@ -115,7 +115,7 @@ def _is_circulant_of(what: object, spec: ConvSpec) -> bool:
 
     0 points along an axis stand for any number.
     """
-    if not isinstance(what, Circulant) or spec.input_shape is None or not spec.periodic:
+    if not isinstance(what, Circulant) or spec.input_shape is None or not spec.is_circulant:
         return False
     has_points_of_layer = all(points in (0, size) for points, size in zip(what.points, spec.grid_shape, strict=True))
     return has_points_of_layer and not any(what.skew)

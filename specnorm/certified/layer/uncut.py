@@ -42,7 +42,7 @@ def keeps_smallest(spec: ConvSpec) -> bool:
     ``||A x|| = ||K x|| >= m ||x||`` with m the symbols' value. For a layer with fewer rows the same holds for the
     adjoint, if no output reads padding.
     """
-    if spec.periodic:
+    if spec.is_circulant:
         return True
     if spec.padding_mode != "zeros":
         return False

@@ -18,7 +18,7 @@ from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError, Lower, _lower
 from specnorm.certified.layer.circulant import reads_zeros
-from specnorm.problem.taps import axis_tables, sizes_of
+from specnorm.problem.taps import Axis, axis_tables, sizes_of
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -89,7 +89,8 @@ class Waves:
         table_roundings = 0
         axes = zip(factors, large, small, spec.kernel_shape, spec.padding, strict=True)
         for factor, pixels, outputs, taps, (before, _) in axes:
-            read = axis_tables(pixels, outputs, taps, 1, 1, before, "zeros")
+            axis = Axis(pixels, outputs, taps, stride=1, dilation=1, before=before)
+            read = axis_tables(axis, "zeros")
             with_zero = np.concatenate([factor, np.zeros((len(factor), 1))], axis=1)
             read_factor = with_zero[:, read].reshape(-1, outputs)
             self._tables.factors.append(factor.conj() @ factor.T)

@@ -262,8 +262,8 @@ class Nonnegative:
 
     def is_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
         """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
-        support = polyphase.support(self.kernel, ops=ops)
-        return tuple(support.shape) == tuple(blocks.shape) and bool(ops.xp.all(support == blocks))
+        trimmed = polyphase.trimmed(self.kernel, ops=ops)
+        return tuple(trimmed.shape) == tuple(blocks.shape) and bool(ops.xp.all(trimmed == blocks))
 
 
 def _nowhere_negative(kernel: Array) -> Nonnegative:

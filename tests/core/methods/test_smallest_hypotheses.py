@@ -36,7 +36,7 @@ from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime import program
 from specnorm.search import incumbent, smallest_layer
-from specnorm.search import smallest as search
+from specnorm.search import smallest_singular_value as search
 from specnorm.search.branch_and_bound import Search
 
 Violations = Iterator[str]
@@ -149,7 +149,7 @@ def guesses_too_high() -> Violations:
         kernel: Any = np.random.RandomState(seed).standard_normal((1, 3, 2, 3))
         spec = ConvSpec.of(kernel.shape[1:], **geometry)
         truth = dense_smallest(kernel[0], 6, padding_mode="zeros")
-        gram = LayerGram(Convolution(kernel, spec, ops=OPS), smallest_layer.own_plan(spec), ops=OPS)
+        gram = LayerGram(Convolution(kernel, spec, ops=OPS), smallest_layer.plan_of_own_matrix(spec), ops=OPS)
         (low,) = gram.smallest_near(np.asarray([2 * truth.hi**2]), 100.0)
         if low > truth.hi:
             yield f"{seed}: {low.value} above {truth.hi}"
@@ -282,7 +282,7 @@ def cut(kernel: Any, sizes: tuple[int, ...], **_: Any) -> Any:
 
 def without_stride(spec: ConvSpec) -> bool:
     """Which side is the smaller one, by the channels alone."""
-    if spec.periodic:
+    if spec.is_circulant:
         return True
     first, second = spec.stored_channels
     rows = first // spec.groups

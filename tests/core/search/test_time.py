@@ -135,7 +135,7 @@ def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     time_ = CountedTime(request.param)
     rooms = ("pruned", "layer", "component", "supremum")
     for place in ("specnorm.clock", *(f"specnorm.search.{room}" for room in rooms)):
-        monkeypatch.setattr(f"{place}.RATE", request.param)
+        monkeypatch.setattr(f"{place}.MULTIPLICATIONS_PER_SECOND", request.param)
     monkeypatch.setattr("specnorm.clock.time", time_)
     monkeypatch.setattr("specnorm.search.constant._LARGE", 16)
     works = {

@@ -254,7 +254,7 @@ def as_if_large(index: int) -> Iterator[None]:
     """
     few, now, float32 = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
     changed: dict[str, Any] = {"smallest_reduced": 12} if few else {}
-    changed |= {"kept": 0} if now else {}
+    changed |= {"kept_bytes": 0} if now else {}
     changed |= {"smallest_float32": 1, "margin_float32": -1.0} if float32 else {}
     with (
         np.errstate(invalid="raise", divide="raise"),
