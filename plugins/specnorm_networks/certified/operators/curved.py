@@ -36,9 +36,9 @@ class TurningPoint(NamedTuple):
     """A point where a function changes from rising to falling, or from falling to rising."""
 
     point: Extent
-    """LowHigh of an interval that contains the point."""
+    """Ends of an interval that contains the point."""
     value: Extent
-    """LowHigh of an interval that contains the function's value there."""
+    """Ends of an interval that contains the function's value there."""
 
 
 class Curved(Pointwise):
