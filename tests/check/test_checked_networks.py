@@ -238,7 +238,7 @@ MISTAKES = {
     "the first multipliers are not divided out": ("float(q.max())", "float(q.min())"),
     "multipliers between parts are not compared": ("float((q / other).max())", "float((q / other).min())"),
     "rounding of T is not paid": ("            ENTRY_ERROR,\n", "            0.0,\n"),
-    "the places i' are left out": ("if a * b < 0:", "if False:"),
+    "the vertices i' are left out": ("if a * b < 0:", "if False:"),
     "the slope after one layer is forgotten": ("pooling * largest_slope(slopes)", "pooling"),
     "the slope at the end is forgotten": ("m = max(-a, b)", "m = 1.0"),
     "the slopes inside are forgotten": ("mean = (a + b) / 2", "mean = 0.5"),

@@ -52,7 +52,7 @@ def unchanged(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> 
         if not is_computed or not _follow(scope, node, inputs, start):
             raise HypothesisError(f"{node.name} is not known to stay unchanged while {start} changes")
         if any(claim.value for claim in inputs):
-            raise HypothesisError(f"{start} moves what {node.name} is computed from")
+            raise HypothesisError(f"{start} changes what {node.name} is computed from")
     return make_upper(0.0, scope.map(start, node.name), "does not depend on it")
 
 
