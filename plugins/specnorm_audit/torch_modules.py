@@ -17,15 +17,15 @@ from specnorm_torch.modules import (
     at_inference,
     check_module,
     check_values,
-    computed,
     computes_as_torch,
-    computes_with,
     geometry_of,
     has_hooks,
     is_layer,
     is_lazy,
     is_quantised,
+    kernel_if_used,
     layers_of,
+    makers_of_tensors,
     name_of,
     weight_of,
 )
@@ -283,11 +283,11 @@ def _kernel_of_layer(module: nn.Module, call: _Call) -> _Kernel | None:
         x = torch.randn(x.shape, generator=generator).to(x)
     candidates: list[tuple[nn.Module, str | None]] = [(module, None)]
     # A kernel that is computed at each call may differ at the next one: then the baked layer has that of the next call.
-    if any(map(computed, module.modules())):
+    if any(map(makers_of_tensors, module.modules())):
         candidates.append((baked(module), _MOVING))
     for candidate, note in candidates:
         with at_inference(candidate):
-            weight = computes_with(candidate, x)
+            weight = kernel_if_used(candidate, x)
             if weight is not None:
                 return _Kernel(weight, geometry_of(candidate, _size(candidate, x)), note, "weight")
     return None
