@@ -19,7 +19,7 @@ from specnorm.clock import Clock
 from specnorm.errors import MethodError, Undecided
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.problem import polyphase
-from specnorm.search.constant import norms_of_one_tap
+from specnorm.search.constant import norms_of_one_channel, norms_of_one_tap
 from specnorm.tensor import one_set
 from specnorm.tensor.alternation import alternate, maximise
 from specnorm.tensor.form import Form, best_iterates, starts
@@ -98,9 +98,13 @@ class TensorNorm(Stepped):
             evaluation = self._of_one_tap(blocks, spec, ops=ops)
             if evaluation is not None:
                 return evaluation
-        v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
-        value, vectors, count = maximise(blocks, v, spatial_vectors, self.max_iter, ops=ops)
-        (value, u, v, tap_weights), group = _of_best_group([value, *vectors], spec.groups, xp=xp)
+        if _is_matrix_of_taps(spec) and ops.concrete:
+            block_values, block_vectors, steps = norms_of_one_channel(blocks, ops=ops)
+            count = xp.full((), steps, dtype=xp.int32, device=ops.device(blocks))
+        else:
+            v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
+            block_values, block_vectors, count = maximise(blocks, v, spatial_vectors, self.max_iter, ops=ops)
+        (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
         maximiser = Maximiser(value, u, v, tap_weights, group)
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
@@ -300,6 +304,11 @@ def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tup
     by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in of_blocks]
     group = xp.argmax(by_layer[0], axis=1)
     return [arrays.pick(x, group, xp=xp) for x in by_layer], group
+
+
+def _is_matrix_of_taps(spec: ConvSpec) -> bool:
+    """Whether blocks have one channel on each side and at most two axes with several taps, as depthwise layers have."""
+    return math.prod(spec.block_shape[:2]) == 1 and sum(size > 1 for size in spec.block_kernel_shape) <= 2
 
 
 def _spatial_sizes(spec: ConvSpec) -> tuple[int, ...]:
