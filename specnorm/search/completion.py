@@ -69,7 +69,7 @@ _TINY = 1e-30
 
 
 class Peak(NamedTuple):
-    """An estimate of where the symbols of narrow blocks have their largest norm."""
+    """An estimate of where the symbols of blocks have their largest norm."""
 
     norm: Array  # (b,)
     vector: Array  # (b, 2 c): a right vector, real part before imaginary part
@@ -122,7 +122,7 @@ def with_fewer_columns(blocks: Array, *, xp: Namespace) -> Array:
 
 
 def in_shape_of_blocks(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
-    """Gradient with respect to blocks, from that with respect to `narrow` of them: transposed back if these are."""
+    """Gradient with respect to blocks, from that with respect to them `with_fewer_columns`: transposed back if those are."""
     if blocks.shape[2] <= blocks.shape[1]:
         return gradient
     return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))

@@ -105,7 +105,7 @@ class ComponentSearch:
     @property
     def size(self) -> int:
         """Pixels times channels of one group."""
-        return max(self.group_spec.stored_channels) * math.prod(axis.pixels for axis in self.component.axes)
+        return max(self.group_spec.group_channels) * math.prod(axis.pixels for axis in self.component.axes)
 
     @property
     def shortest_circulant(self) -> tuple[int, ...] | None:
@@ -230,7 +230,7 @@ class ComponentSearch:
         if steps > 0 and not self.problem.clock.expired and self.problem.clock.affords(work_of_lanczos):
             vectors = self._after_lanczos(vectors, kernel, group_spec, steps)
         layer = Convolution(kernel, group_spec, budget=self._patch_memory, ops=self.ops)
-        (lower,), images = quotients(layer, vectors, group_spec.transposed, ops=self.ops)
+        (lower,), images = quotients(layer, vectors, vectors_are_outputs=group_spec.transposed, ops=self.ops)
         # The vectors are outputs of a transposed layer, inputs of any other.
         if group_spec.transposed:
             u, v = vectors, images
@@ -274,7 +274,7 @@ class ComponentSearch:
 
     def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
         """The component, or its restriction to as many pixels as the entries, the steps and the time limit allow."""
-        channels = max(self.group_spec.stored_channels)
+        channels = max(self.group_spec.group_channels)
         pixels_in_entries = most_entries / (max(steps, 1) * channels)
         seconds = layer_tuning.TUNING.wave_time * self.problem.clock.seconds
         work_of_pixel = layer_tuning.TUNING.wave_passes * math.prod(self.kernels.shape[1:])

@@ -103,8 +103,7 @@ class _MatrixEnclosure:
         self.layer = Convolution(kernels, spec, ops=ops)
         # Lanczos works on the side of the Gram matrix. ``AA*`` of a convolution has a row for each output of the
         # convolution, an input of the layer if that is transposed; ``A*A`` has rows of the other side.
-        has_convolution_outputs = gram_plan.rows_are_outputs
-        self.has_output_vectors = has_convolution_outputs != spec.transposed
+        self.has_output_vectors = gram_plan.rows_are_outputs != spec.transposed
         self.gram: LinearMap
         if self.has_output_vectors:
             self.gram = composed(self.layer.adjoint, self.layer.apply)

@@ -41,8 +41,8 @@ def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
         If it has too many rows.
     """
     group_spec = spec_of_group(spec)
-    is_wide = has_fewer_rows(group_spec)
-    candidates = [plan for plan in plans(group_spec) if plan.blocks == 1 and plan.rows_are_outputs is is_wide]
+    rows_are_outputs = has_fewer_rows(group_spec)
+    candidates = [x for x in plans(group_spec) if x.blocks == 1 and x.rows_are_outputs == rows_are_outputs]
     plan = min(candidates, key=lambda plan: plan.work)
     if plan.size <= ROWS:
         return plan
