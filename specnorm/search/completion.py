@@ -122,7 +122,7 @@ def with_fewer_columns(blocks: Array, *, xp: Namespace) -> Array:
 
 
 def in_shape_of_blocks(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
-    """Gradient with respect to blocks, from that with respect to them `with_fewer_columns`: transposed back if those are."""
+    """Gradient with respect to blocks, from that with respect to the same blocks `with_fewer_columns`."""
     if blocks.shape[2] <= blocks.shape[1]:
         return gradient
     return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
@@ -523,7 +523,7 @@ def mend(
     Parameters
     ----------
     kernel_lags, completion_lags : arrays
-        Lags of the narrow blocks, and those of h, or of an h shortly before.
+        Lags of the blocks `with_fewer_columns`, and those of h, or of an h shortly before.
     """
     xp = ops.xp
     narrow_blocks = with_fewer_columns(blocks, xp=xp)
@@ -559,7 +559,7 @@ def bound_and_gradient(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """Bounds (b,) from lags of narrow blocks and their completions; derivatives with respect to the blocks.
+    """Bounds (b,) from lags of blocks `with_fewer_columns` and their completions, and derivatives by the blocks.
 
     The bound squared is ``v + ||M_0 - v I|| + sum ||M_t||`` at the best v, and ``M_t = sum_y K_y^T K_{y+t} + ...``: so
     its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
@@ -585,7 +585,7 @@ def bound_and_gradient(
 
 
 def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
-    """Gradient of a function of the lags of narrow blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
+    """Gradient of a function of the lags of blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
 
     ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.
     """
@@ -597,7 +597,7 @@ def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> 
 
 
 def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
-    """Derivative of ``||G v||`` with respect to narrow blocks at a peak, with the frequency and v constant.
+    """Derivative of ``||G v||`` by blocks `with_fewer_columns` at a peak, with the frequency and v constant.
 
     With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
     """
