@@ -303,12 +303,12 @@ def _size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
 
 def _changes_no_norm(node: Node, graph: Graph) -> bool:
     """Whether a value has the entries of the value before it, in another order or with constants added."""
-    computed_inputs = [graph.by_name[name] for name in node.inputs if name not in graph.constants]
+    computed_inputs = [graph.by_name[name] for name in node.inputs if name not in graph.fixed_values]
     if len(computed_inputs) != 1:
         return isinstance(node.operator, ops.Input)
     if isinstance(node.operator, ops.Add):
         # x or -x plus constants, not divided by a number.
-        only_changes_signs = node.operator.over == 1 and {*map(abs, node.operator.weights)} == {1.0}
+        only_changes_signs = node.operator.divisor == 1 and {*map(abs, node.operator.weights)} == {1.0}
         return only_changes_signs and node.shape is not None and node.shape == computed_inputs[0].shape
     return isinstance(node.operator, ops.SameOrder | ops.Permute)
 
@@ -321,7 +321,7 @@ def _one_layer(graph: Graph, module_name: str) -> tuple[Any, dict[str, Any], str
     GeometryError
         If the graph has another form.
     """
-    depends_on_input = [node for node in graph.nodes if node.name not in graph.constants]
+    depends_on_input = [node for node in graph.nodes if node.name not in graph.fixed_values]
     layers = [node for node in depends_on_input if _is_layer_node(node)]
     pads: list[Any] = [node for node in depends_on_input if isinstance(node.operator, ops.Pad)]
     others = [node for node in depends_on_input if node not in (*layers, *pads) and not _changes_no_norm(node, graph)]

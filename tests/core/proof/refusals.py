@@ -72,7 +72,7 @@ BALLS = ball(), ball()
 class Nearer(ReLU):
     """Says of a line that it is nearer than 0."""
 
-    def affine(self, low: Any, high: Any) -> Any:
+    def strip_on(self, low: Any, high: Any) -> Any:
         return 0 * low, 0 * low, low - high
 
 
@@ -81,13 +81,13 @@ def near_a_line() -> object:
         Network(Graph((LINES.nodes[0], Node("y", Nearer(), ("x",), (1, 2))), ("y",))), np.zeros(2), 1.0
     )
     found.visit(LINES.nodes[0])
-    return found.curve("y")
+    return found.function("y")
 
 
 def foreign_part() -> LinearBounds:
     """Of another network, said to be of the first ball."""
     found = ball()
-    found.whole = BALLS[0].whole
+    found.ball_key = BALLS[0].ball_key
     return found
 
 

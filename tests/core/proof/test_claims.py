@@ -57,11 +57,11 @@ COVER = {
     "_note",
     "_reopen",
     "_what",
-    "_same",
-    "_speaking_of",
+    "_with_nodes",
+    "_with_domain",
     "_origin",
     "_regions",
-    "_about",
+    "_domain",
 }
 """What a cover, a graph and a run keep to themselves."""
 MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering"}

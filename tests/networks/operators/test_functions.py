@@ -164,7 +164,7 @@ def test_values_slopes_and_lines_on_intervals(
         ends = found[0] * apart, found[1] * apart
         assert (np.minimum(*ends) - lost <= rise).all()
         assert (rise <= np.maximum(*ends) + lost).all()
-    line = operator.affine(low, high)
+    line = operator.strip_on(low, high)
     assert line is not None
     slope, middle, half = line
     assert np.isfinite(half).all()
