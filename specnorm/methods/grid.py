@@ -11,7 +11,7 @@ from specnorm.errors import MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.numerics import gradients
 from specnorm.problem.frequencies import half_grid
-from specnorm.search.pruned import PRODUCTS, grid_points, largest_bound
+from specnorm.search.pruned import GRAM_PRODUCTS, grid_points, largest_bound
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -76,7 +76,7 @@ class Grid(Method):
         xp = ops.xp
         kernel_shape = spec.block_kernel_shape
         sizes = self.sizes(kernel_shape)
-        value, phase = largest_bound(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)
+        value, phase = largest_bound(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
         g = symbols.matrix_at(blocks, phase, xp=xp)
         u, v, _ = symbols.top_triple(g, xp=xp)
         lower = grid.quotient_at_down(g, v, blocks, xp=xp)

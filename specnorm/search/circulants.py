@@ -197,7 +197,7 @@ class DeflatedCirculant:
     group : int
         Index of the kernel among the blocks of ``search``.
     clock : Clock, optional
-        Deadline of the whole search: it ends the choice of the waves.
+        Deadline: no threshold is begun after it, and it ends the choice of the waves.
     """
 
     def __init__(
@@ -243,26 +243,17 @@ class DeflatedCirculant:
             self.blocks = search.blocks
             self._polynomials = search.polynomials
 
-    def upper(
-        self,
-        lower: float,
-        rtol: float,
-        clock: Clock | None = None,
-        *,
-        few: bool = False,
-    ) -> Upper | None:
+    def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
         """A bound of the norm, ``lower * (1 + rtol)`` if enough waves can be taken out; None if nothing is proven.
 
         Parameters
         ----------
-        clock : Clock, optional
-            Deadline of this attempt, if it is earlier than that of the whole search: no threshold is begun after it.
         few : bool
             Whether to try `DeflationTuning.few_thresholds` alone, and no wider tolerance.
         """
         thresholds = self.thresholds[: DEFLATION.few_thresholds] if few else self.thresholds
         for threshold in thresholds:
-            if clock is not None and clock.expired:
+            if self.clock.expired:
                 return None
             try:
                 deflation = self.deflated(threshold, lower)

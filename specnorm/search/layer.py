@@ -167,8 +167,8 @@ def _deflation(part: ComponentBounds, bounds: LayerBounds, *, few: bool) -> Laye
     circulants = part.deflated_circulants(bounds)
     if not circulants:
         return bounds
-    lower, rtol, clock = bounds.lower.value, part.proof_rtol, part.problem.clock
-    uppers = [circulant.upper(lower, rtol, clock, few=few) for circulant in circulants]
+    lower = bounds.lower.value
+    uppers = [circulant.upper(lower, part.proof_rtol, few=few) for circulant in circulants]
     return part.with_uppers_of_open_groups(bounds, uppers)
 
 
