@@ -253,9 +253,8 @@ class DeflatedCirculant:
         """
         thresholds = self.thresholds[: DEFLATION.few_thresholds] if few else self.thresholds
         for threshold in thresholds:
-            if self.clock.expired:
-                return None
             try:
+                self.clock.check()
                 deflation = self.deflated(threshold, lower)
             except OutOfTime:
                 return None
