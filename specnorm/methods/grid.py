@@ -12,7 +12,7 @@ from specnorm.errors import MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.numerics import gradients
 from specnorm.problem.frequencies import half_grid
-from specnorm.search.pruned import PRODUCTS, grid_points, largest_bound
+from specnorm.search.pruned import GRAM_PRODUCTS, grid_points, largest_bound
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -82,7 +82,7 @@ class Grid(Method):
             grid_proof.symbol_norms_up,
             blocks,
             half_grid(sizes),
-            products=PRODUCTS,
+            products=GRAM_PRODUCTS,
             ops=ops,
         )
         matrices = symbols.matrix_at(blocks, phase, xp=xp)

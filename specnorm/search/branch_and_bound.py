@@ -355,7 +355,7 @@ class Search:
         Parameters
         ----------
         nodes : NodeEstimates
-            What the round estimates, with the vectors to begin with. Nothing is changed in it.
+            Estimates of the round; its polynomial, limits and start vectors are read, nothing is changed.
         limit_sq : float array, shape (c,)
             Limits of all cells.
 
@@ -544,7 +544,7 @@ class Search:
             self._fathom_round(cover, polynomial, nodes)
 
     def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
-        """Pieces an axis for each open cell, shape (c,).
+        """Pieces per axis for each open cell, shape (c,).
 
         They are as many as make a piece small enough to pass if its norm were its parent's, but at least 2 and at most
         `Tuning.pieces`.

@@ -216,7 +216,7 @@ def _axis_tables(k: int) -> _Tables:
 
 
 def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
-    """Tables by symbols, at half of the grid of 2 k - 1 points an axis.
+    """Tables by symbols, at half of the grid of 2 k - 1 points per axis.
 
     With K = A + iB and H = C + iD at a point, K*H has the real part ``A C + B D`` and the imaginary part
     ``A C - B D - (A + B)(C - D)`` (transposes left out): three real products. So each point stands three times in the

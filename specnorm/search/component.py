@@ -24,7 +24,7 @@ from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import spec_of_group
 from specnorm.result import BoundSource
 from specnorm.search import layer_tuning, tuning
-from specnorm.search.circulants import DeflatedCirculant, away_from, bound_by_circulant
+from specnorm.search.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
 from specnorm.search.groups import OpenGroups, find_open_groups
 from specnorm.search.layer_bounds import LayerBounds, witness_shapes
 from specnorm.search.own_matrix import enclose_by_matrix
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-class ComponentSearch:
-    """One component of a layer (`PolyphaseComponent`), and what the attempts to bound its norm share.
+class ComponentBounds:
+    """Each kind of bound of one component of a layer (`PolyphaseComponent`), and what the attempts share.
 
     Attributes
     ----------
@@ -88,7 +88,10 @@ class ComponentSearch:
 
     @property
     def can_be_deflated(self) -> bool:
-        """Whether circulants can be deflated: no stride, and a tolerance that does not take too many waves."""
+        """Whether circulants can be deflated: no stride, and a tolerance of at least ``deflation_rtol``.
+
+        For a smaller tolerance, too many waves (see `circulants`) would have to be taken out.
+        """
         return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.TUNING.deflation_rtol
 
     @property
@@ -108,11 +111,14 @@ class ComponentSearch:
         return max(self.group_spec.group_channels) * math.prod(axis.pixels for axis in self.component.axes)
 
     @property
-    def shortest_circulant(self) -> tuple[int, ...] | None:
-        """Points per axis of the shortest circulant whose compression the layer is; None if none is of use."""
+    def points_of_shortest(self) -> tuple[int, ...] | None:
+        """Points per axis of the shortest circulant whose compression the layer is; None if none is of use.
+
+        Along an axis on which the symbol is constant it is 1 point, not the number that `shortest` returns.
+        """
         if not reads_zeros(self.spec):
             return None
-        return fewest_points(self.spec, self.torus_search)
+        return points_of_shortest_circulant(self.spec, self.torus_search)
 
     # -- the supremum over all sizes ---------------------------------------------------------------------------------
     @property
@@ -137,7 +143,7 @@ class ComponentSearch:
 
     # -- groups ------------------------------------------------------------------------------------------------------
     def open_groups(self, bounds: LayerBounds) -> OpenGroups:
-        """Groups whose norms were not proven to be below the layer's when this property was first needed."""
+        """Groups that may have the layer's norm, chosen with the bounds of the first call, and kept."""
         if self._open_groups is None:
             # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
@@ -158,8 +164,8 @@ class ComponentSearch:
     def deflates(self, bounds: LayerBounds) -> bool:
         """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
         few_groups = len(self.open_groups(bounds).numbers) <= layer_tuning.TUNING.deflation_groups
-        dear_matrix = self.matrix_work(bounds) > layer_tuning.TUNING.deflation_work
-        return few_groups and dear_matrix and self.shortest_circulant is not None
+        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.TUNING.deflation_work
+        return few_groups and matrix_is_expensive and self.points_of_shortest is not None
 
     def deflated_circulants(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
         """The circulant of each open group, ready to be deflated; empty if none is to be deflated."""
@@ -170,9 +176,10 @@ class ComponentSearch:
         return self._deflated_circulants
 
     def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
-        fewest = shortest(self.group_spec)
-        circulant = away_from(self.torus_result, fewest, self.spec.kernel_shape)
-        is_too_short = any(points < least for points, least in zip(circulant.points, fewest, strict=True))
+        least_points = shortest(self.group_spec)
+        circulant = farthest_circulant(self.torus_result, least_points, self.spec.kernel_shape)
+        # Along an axis with one tap, the farthest circulant has one point, which is too few for a deflation.
+        is_too_short = any(points < least for points, least in zip(circulant.points, least_points, strict=True))
         supremum = self.torus_result.upper
         if is_too_short or supremum is None:
             return []
@@ -199,8 +206,11 @@ class ComponentSearch:
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
-    def near_supremum(self, steps: int, most_entries: float) -> LayerBounds:
-        """Bound from below near the wave of the supremum, and from above by the supremum.
+    def near_supremum(self, steps: int, most_entries: float, *, waves_replace_steps: bool = False) -> LayerBounds:
+        """Bound from below by Lanczos steps from a plane wave at the supremum's frequency, from above by the supremum.
+
+        The lower bound is the quotient of a sum of waves, if no vectors are needed. Otherwise it is the quotient of a
+        vector: a sum of waves if that is affordable and good, else a wave under a window; then after Lanczos steps.
 
         Parameters
         ----------
@@ -208,16 +218,18 @@ class ComponentSearch:
             Lanczos steps from the wave.
         most_entries : float
             Most pixels times channels times steps; a larger layer is restricted to fewer pixels.
+        waves_replace_steps : bool
+            Whether the steps are so few that a sum of waves is as close without them.
         """
         group = self.torus_result.block
         kernel = self.kernels[group : group + 1, ...]
-        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, layer_tuning.TUNING.wave_time / 2)
+        # It may end late by half of the time that this bound may take.
+        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.TUNING.wave_time / 2)
         if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
             return self._by_wave_sum(kernel, group)
         is_long = self._least_pixels >= layer_tuning.TUNING.wave_sum_pixels
         sums_waves = wave_sum_in_time and self._has_wave_sums and is_long
-        if sums_waves and steps == layer_tuning.TUNING.wave_steps:
-            # A sum of waves is as close as these few steps.
+        if sums_waves and waves_replace_steps:
             steps = 0
         restriction = self._restricted(steps, most_entries)
         group_spec = spec_of_group(restriction.spec)
@@ -288,7 +300,8 @@ class ComponentSearch:
         """
         if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
             return False
-        return self.rtol >= layer_tuning.LOOSE_RTOL or self._restricted(steps, most_entries) is not self.component
+        is_restricted = self._restricted(steps, most_entries) is not self.component
+        return is_restricted or self.rtol >= layer_tuning.LOOSE_RTOL
 
     def _by_wave_sum(self, kernel: Array, group: int) -> LayerBounds:
         """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
@@ -334,14 +347,14 @@ class ComponentSearch:
 
     def by_circulant(self, bounds: LayerBounds, *, target_only: bool) -> LayerBounds:
         """The bounds with that of a circulant, if it is lower."""
-        fewest = self.shortest_circulant
-        if fewest is None:
+        least_points = self.points_of_shortest
+        if least_points is None:
             return bounds
         upper, cells, levels = bound_by_circulant(
             self.spec,
             self.torus_search,
             self.torus_result,
-            fewest,
+            least_points,
             lower=bounds.lower.value,
             rtol=self.rtol,
             max_cells=self.problem.max_cells,
@@ -445,7 +458,7 @@ class ComponentSearch:
         return self.xp.reshape(whole, (1, -1))
 
 
-def fewest_points(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
+def points_of_shortest_circulant(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
     """Points of the shortest circulant: 1 along axes where the symbol is constant, None if all axes are such."""
     kernel_shape = search.blocks.shape[3:]
     if all(taps == 1 for taps in kernel_shape):

@@ -251,6 +251,7 @@ class Incumbent:
         """
         block = torus_best.block
         points = _neighbours(torus_best.frequency, sizes, skew)
+        # The ascent below does not move on a grid: only its power steps end by this tolerance, and a run sets its own.
         self.begin(LowerBound(trivial_lower(), points[:1], block), free=False, rtol=1e-3, bound=None)
         symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
         right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))

@@ -33,7 +33,7 @@ class GroupBounds:
     Parameters
     ----------
     upper : list of Upper or None
-        None where there is no proof.
+        None for a group without a proof.
     u, v : arrays, shapes (b, outputs) and (b, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
     """

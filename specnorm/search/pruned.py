@@ -161,7 +161,7 @@ def leave_out(
     return iteration.index
 
 
-PRODUCTS = 5
+GRAM_PRODUCTS = 5
 """Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
 _MOST_PHASE_WORK = 1e12
 """Largest cost of a grid's phases, in multiplications, where there is no deadline: 100 seconds."""
@@ -178,7 +178,7 @@ _PHASE_WORK = 400
 
 
 def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:
-    """Points an axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one where there is one tap."""
+    """Points per axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one point if there is one tap."""
     return tuple(1 if k == 1 else n or _POINTS_A_STEP * (k - 1) for k in kernel_shape)
 
 
@@ -195,7 +195,7 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
     if not _is_worth_a_grid(problem):
         return unfolding
     sizes = grid_points(tuple(blocks.shape[3:]))
-    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)
+    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
     return least(unfolding, grid.norm_by_grid(bounds, sizes, ops=ops))
 
 

@@ -394,7 +394,7 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
     monkeypatch.setattr(layer_tuning, "TUNING", TUNING._replace(immediate_work=-1.0, soon_work=-1.0, late_work=-1.0))
-    monkeypatch.setattr(component, "fewest_points", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
+    monkeypatch.setattr(component, "points_of_shortest_circulant", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 
     def enclosed() -> None:
