@@ -15,7 +15,7 @@ from specnorm.errors import GeometryError
 from specnorm.methods.base import Evaluation, Method, Needs, require_exact, weighted
 from specnorm.methods.fft import require_circular
 from specnorm.numerics import gradients
-from specnorm.problem.frequencies import Frequencies, half_grid, mirror_index
+from specnorm.problem.frequencies import Frequencies, distinct_grid
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -57,8 +57,7 @@ class LogDeterminant(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        grid = half_grid(spec.block_positions)
-        multiplicity = np.bincount(mirror_index(spec.block_positions), minlength=len(grid)).astype(float)
+        grid, multiplicities = distinct_grid(spec.block_positions)
         is_real, shift_signs = self._real_points(grid, spec)
         frequencies = Frequencies(grid.numerators * np.asarray(spec.dilation, dtype=np.int64), spec.block_positions)
         logs_of_chunks: list[Array] = []
@@ -70,7 +69,7 @@ class LogDeterminant(Method):
             symbol = symbols.Symbol(blocks, frequencies[chunk], ops=ops)
             matrices = symbol.matrices()
             signs, logs = xp.linalg.slogdet(matrices)
-            weights = ops.from_numpy(multiplicity[chunk], logs)
+            weights = ops.from_numpy(multiplicities[chunk].astype(float), logs)
             logs_of_chunks.append(xp.sum(logs * weights, axis=1))
             slopes.append(self._slope(matrices, logs, weights, symbol.phase, spec, ops=ops))
             # Elsewhere the determinants at a frequency and at its mirror image are conjugates: their product is

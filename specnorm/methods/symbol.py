@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
@@ -42,7 +42,8 @@ class SymbolNorm(Stepped):
     every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
     them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. The
     value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are
-    the state. A step takes about two products of the kernel with all of them, and follows *every* maximum.
+    the state. A step takes about two products of the kernel with all of them, and follows *every* maximum. Symbols of
+    depthwise layers are numbers: a step is one product of the kernel with a table, and does without a state.
 
     Parameters
     ----------
@@ -74,6 +75,9 @@ class SymbolNorm(Stepped):
             check_count("points", self.points, least=1)
         check_count("vectors", self.vectors, least=1)
 
+    def needs(self, spec: ConvSpec) -> Needs:
+        return replace(super().needs(spec), by_layer=_is_scalar(spec))
+
     def check(self, spec: ConvSpec) -> None:
         """Refuse a size: the maximum over the frequencies of one size is another number."""
         if spec.input_shape:
@@ -87,14 +91,19 @@ class SymbolNorm(Stepped):
         """Start, refine, and take the value in the widest precision, rounded down."""
         xp = ops.xp
         tall = arrays.tall(blocks, xp=xp)
-        triples = self._run_from_start(tall, ops=ops)[1]
+        group: tuple[Array, ...] = ()
+        if _is_scalar(spec):
+            highest_group, tall, triples = self._highest(tall, spec, _START_ROUNDS, _LAST_ROUNDS, ops=ops)
+            group = (highest_group,)
+        else:
+            triples = self._run_from_start(tall, ops=ops)[1]
         wide = arrays.in_wide_dtype(tall, ops=ops)
         complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
         vectors = xp.astype(triples.right, complex_dtype, copy=False)
         angles = xp.astype(triples.angles, wide.dtype, copy=False)
         value, image, phases = attained_down(wide, vectors, angles, ops=ops)
         left, _ = arrays.normalise(image, xp=xp)
-        return Evaluation(value, (), self._residuals(left, vectors, phases, xp=xp))
+        return Evaluation(value, (), (*self._residuals(left, vectors, phases, xp=xp), *group))
 
     def pullback(
         self,
@@ -105,9 +114,11 @@ class SymbolNorm(Stepped):
         xp: Namespace,
     ) -> Array:
         """Envelope theorem: ``Re(conj(u) v e^{i k.theta})``, the vectors and the frequency held constant."""
-        rows, columns = residuals
+        rows, columns, *group = residuals
         gradient = xp.matmul(rows * cotangent[:, None, None], columns)
         sizes = spec.block_shape
+        if group:
+            gradient = arrays.one_hot(gradient, group[0], spec.groups, xp=xp)
         if sizes[0] < sizes[1]:
             swapped = xp.reshape(gradient, (-1, sizes[1], sizes[0], *sizes[2:]))
             return arrays.swapped(swapped, xp=xp)
@@ -117,11 +128,14 @@ class SymbolNorm(Stepped):
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Right vectors, as (real, imaginary), at the points of the grid."""
         channels = min(spec.block_shape[:2])
-        grid = self._grid(spec.block_kernel_shape, channels)
+        grid = self._scalar_grid(spec) if _is_scalar(spec) else self._grid(spec.block_kernel_shape, channels)
         return {"vectors": (channels, self._count(channels, len(grid)), len(grid), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         tall = arrays.tall(blocks, xp=ops.xp)
+        if _is_scalar(spec):
+            points = len(self._scalar_grid(spec))
+            return (arrays.real_pair(grid_vectors.start_vectors(tall, 1, points, ops=ops), xp=ops.xp),)
         return (arrays.real_pair(self._run_from_start(tall, ops=ops)[0], xp=ops.xp),)
 
     def advance(
@@ -135,6 +149,12 @@ class SymbolNorm(Stepped):
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         xp = ops.xp
         tall = arrays.tall(blocks, xp=xp)
+        if _is_scalar(spec):
+            group, block, triples = self._highest(tall, spec, _ROUNDS, ops=ops)
+            waves = PlaneWaves(block, self._scalar_grid(spec), ops=ops)
+            phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
+            residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
+            return Evaluation(triples.value, (), (*residuals, group)), state
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, grid, ops=ops)
         vectors = ops.complex(state[0][..., 0], state[0][..., 1])
@@ -158,6 +178,19 @@ class SymbolNorm(Stepped):
         vectors, points = grid_vectors.step(waves, vectors)
         return vectors, grid_vectors.refine(waves, points, _START_ROUNDS, last_rounds=_LAST_ROUNDS)
 
+    def _highest(
+        self, blocks: Array, spec: ConvSpec, rounds: int, last_rounds: int = 0, *, ops: ArrayOps
+    ) -> tuple[Array, Array, Triples]:
+        """Group, block and triple of the highest group of each layer."""
+        from specnorm.numerics import grid_scalars  # imported here: depthwise layers alone need it
+
+        return grid_scalars.highest(blocks, spec.groups, self._scalar_grid(spec), rounds, last_rounds, ops=ops)
+
+    def _scalar_grid(self, spec: ConvSpec) -> Grid:
+        from specnorm.numerics import grid_scalars  # imported here: depthwise layers alone need it
+
+        return grid_scalars.grid_of(spec.block_kernel_shape, self.points)
+
     def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
 
@@ -178,3 +211,8 @@ class SymbolNorm(Stepped):
         """Two real factors of the gradient of the tall blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
         waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
         return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)
+
+
+def _is_scalar(spec: ConvSpec) -> bool:
+    """Whether the symbols are numbers, as those of depthwise layers."""
+    return spec.block_shape[:2] == (1, 1)

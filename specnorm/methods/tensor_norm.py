@@ -19,7 +19,7 @@ from specnorm.clock import Clock
 from specnorm.errors import MethodError, Undecided
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.problem import polyphase
-from specnorm.search.constant import norms_of_one_tap
+from specnorm.search.constant import norms_of_one_channel, norms_of_one_tap
 from specnorm.tensor import one_set
 from specnorm.tensor.alternation import alternate, maximise
 from specnorm.tensor.form import Form, best, starts
@@ -98,8 +98,12 @@ class TensorNorm(Stepped):
             evaluation = self._of_one_tap(blocks, spec, ops=ops)
             if evaluation is not None:
                 return evaluation
-        v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
-        value, residuals, count = maximise(blocks, v, modes, self.max_iter, ops=ops)
+        if _is_matrix_of_taps(spec) and ops.concrete:
+            value, residuals, steps = norms_of_one_channel(blocks, ops=ops)
+            count = xp.full((), steps, dtype=xp.int32, device=ops.device(blocks))
+        else:
+            v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
+            value, residuals, count = maximise(blocks, v, modes, self.max_iter, ops=ops)
         group, value, *residuals = _largest([value, *residuals], spec.groups, xp=xp)
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
@@ -270,6 +274,11 @@ def _largest(of_blocks: list[Array], groups: int, *, xp: Namespace) -> list[Arra
     by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in of_blocks]
     group = xp.argmax(by_layer[0], axis=1)
     return [group, *(arrays.pick(x, group, xp=xp) for x in by_layer)]
+
+
+def _is_matrix_of_taps(spec: ConvSpec) -> bool:
+    """Whether blocks have one channel on each side and at most two axes with several taps, as depthwise layers have."""
+    return math.prod(spec.block_shape[:2]) == 1 and sum(size > 1 for size in spec.block_kernel_shape) <= 2
 
 
 def _spatial_sizes(spec: ConvSpec) -> tuple[int, ...]:

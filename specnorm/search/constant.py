@@ -300,6 +300,29 @@ def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array
     return value, [u + 0j, v + 0j, xp.ones_like(v[:, :1]) + 0j], lanczos.steps
 
 
+def norms_of_one_channel(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
+    """Tensor norms (TN) of blocks with one input and one output channel and at most two axes with several taps.
+
+    The form is that of a matrix then, and its maximum over complex vectors is the norm of the matrix.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, 1, 1, *kernel_shape)
+
+    Returns
+    -------
+    value, vectors, steps
+        As of `norms_of_one_tap`; the spatial vectors are the singular vectors of the matrix of taps.
+    """
+    xp = ops.xp
+    count, _, _, *sizes = blocks.shape
+    rows, columns = [1, 1, *(size for size in sizes if size > 1)][-2:]
+    matrices = xp.reshape(blocks, (count, rows, columns))
+    value, (u, v, one), steps = norms_of_one_tap(matrices, ops=ops)
+    weights = xp.reshape(u[:, :, None] * v[:, None, :], (count, -1))
+    return value * math.sqrt(rows * columns), [one, one, weights], steps
+
+
 class UnfoldingTuning(NamedTuple):
     """Precision of the search. It decides on time, and on which of two nearly equal unfoldings is proven."""
 
