@@ -35,7 +35,7 @@ METHODS = ("product", "scaled", "multipliers")
 MIB = 2**20
 
 
-def three_convolutions() -> nn.Module:
+def three_convolutions() -> nn.Sequential:
     """The chain of docs/networks.md: weights sin(j^2 + layer), no biases."""
     widths = (1, 8, 8, 1)
     layers: list[nn.Module] = []
@@ -44,7 +44,9 @@ def three_convolutions() -> nn.Module:
         weight = layer.weight
         weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + number).reshape(weight.shape))
         layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1]).eval()
+    chain = nn.Sequential(*layers[:-1])
+    chain.eval()
+    return chain
 
 
 def published(name: str) -> Graph:
