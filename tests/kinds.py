@@ -96,7 +96,7 @@ def kind(function: str, geometry: dict[str, Any]) -> str:
     if found is None:
         return "refused"
     both = isinstance(found.method, (Enclose, Smallest, IsometryEnds))  # `value` is one of them
-    word = "lower and upper" if both else found.kind
+    word: str = "lower and upper" if both else found.kind
     if isinstance(found.method, NormAtSize):  # its value is the lower bound of an enclosure
         word = "exact, and lower"
     if geometry and unsized is not None and np.array_equal(found.value, unsized.value):

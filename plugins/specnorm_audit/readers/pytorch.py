@@ -24,7 +24,7 @@ from specnorm_networks.tools import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm_audit.readers.archives import Entry, stored_entries
-from specnorm_audit.readers.common import check_size, unreadable, native, not_measured
+from specnorm_audit.readers.common import check_size, native, not_measured, unreadable
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)

@@ -19,7 +19,7 @@ from specnorm_networks.tools import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
-from specnorm_audit.readers.common import check_size, unreadable, native, not_measured
+from specnorm_audit.readers.common import check_size, native, not_measured, unreadable
 
 SUFFIX = ".safetensors.index.json"
 MAX_HEADER = 100_000_000
