@@ -29,8 +29,8 @@ POLISHED = 4
 """Ritz vectors found in float32 that are told apart in float64: products in float32 blur values closer than 1e-5."""
 _LARGE = 2**12
 """Pixels times channels from which a start near a plane wave saves more steps than it costs."""
-_BASIS = 16
-"""Vectors of the basis from such a start, which is near enough after fewer steps."""
+_BASIS = 10
+"""Vectors of the basis from such a start, which is near enough after fewer steps: a run can end whenever it is full."""
 
 
 @dataclass(frozen=True, eq=False)
