@@ -44,7 +44,8 @@ def exported(model: object, shape: tuple[int, ...]) -> onnx.ModelProto:
     graph_model = network_graph(model, shape).model
     assert graph_model is not None
     assert graph_model.file is not None
-    return onnx.ModelProto.FromString(with_fixed_sizes(graph_model.file, (1, *shape)))
+    file: onnx.ModelProto = onnx.ModelProto.FromString(with_fixed_sizes(graph_model.file, (1, *shape)))
+    return file
 
 
 def published(name: str) -> onnx.ModelProto:

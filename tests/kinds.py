@@ -17,7 +17,7 @@ from specnorm.methods import METHODS, Enclose, Method, PowerTopK, Smallest, Tens
 from specnorm.methods.determinant import LogDeterminant
 from specnorm.methods.fft import NormAtSize, SingularValues
 from specnorm.methods.isometry import IsometryEnds
-from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
+from specnorm.methods.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 from specnorm.methods.own_values import OwnSingularValues
 from specnorm.problem.spec import ConvSpec
 
@@ -45,8 +45,8 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "enclose_isometry": ("", IsometryEnds()),
     "slogdet": ("", LogDeterminant()),
     "matrix_norm": ("", MatrixNorm()),
-    "power_iteration": ("", PowerIteration()),
-    "gram_iteration": ("", GramIteration()),
+    "power_iteration": ("", MatrixPowerIteration()),
+    "gram_iteration": ("", MatrixGramIteration()),
 }
 """Function -> name in `METHODS`, if any, and the method that it runs."""
 AT_SIZE: dict[str, Method] = {
