@@ -127,7 +127,7 @@ def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("of", "name", "mutated"),
     [
-        (LinearMap, "rounding_error", lambda _: lambda linear, sizes: 0 * linear.absolute(sizes)),
+        (LinearMap, "error_of_apply", lambda _: lambda linear, magnitudes: 0 * linear.absolute(magnitudes)),
         (interval, "within", lambda real: lambda radius: real(radius / 2)),
     ],
     ids=["error of a map", "reach of a ball"],
