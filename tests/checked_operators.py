@@ -23,13 +23,13 @@ ONE_IN = 20
 """An operator has a rule if at least one network in so many needs it."""
 
 FILES: dict[str, Path] = {
-    "dense-relu": DOCS / "reference-networks" / "dense-relu.onnx",
-    "dense-abs": DOCS / "reference-networks" / "dense-abs.onnx",
-    "convolutions": DOCS / "reference-networks" / "convolutions.onnx",
-    "pooling": DOCS / "reference-networks" / "pooling.onnx",
-    "residual": DOCS / "reference-networks" / "residual.onnx",
-    "dense.onnx, of certified accuracy": DOCS / "examples" / "certified" / "dense.onnx",
-    "conv.onnx, of certified accuracy": DOCS / "examples" / "certified" / "conv.onnx",
+    "reference network dense-relu": DOCS / "reference-networks" / "dense-relu.onnx",
+    "reference network dense-abs": DOCS / "reference-networks" / "dense-abs.onnx",
+    "reference network convolutions": DOCS / "reference-networks" / "convolutions.onnx",
+    "reference network pooling": DOCS / "reference-networks" / "pooling.onnx",
+    "reference network residual": DOCS / "reference-networks" / "residual.onnx",
+    "certified accuracy, dense.onnx": DOCS / "examples" / "certified" / "dense.onnx",
+    "certified accuracy, conv.onnx": DOCS / "examples" / "certified" / "conv.onnx",
     "RFB-320": real_file("rfb320"),
 }
 """Networks that are files."""
