@@ -12,8 +12,8 @@ BUDGET = 60.0
 """Default time limit, in seconds, of functions that search."""
 
 
-RATE = 1e10
-"""Multiplications in a second, about those of one thread of a processor of 2020 under load.
+MULTIPLICATIONS_PER_SECOND = 1e10
+"""About what one thread of a processor of 2020 makes under load.
 
 The duration of work that cannot be interrupted is estimated with it before the work begins.
 """
@@ -106,11 +106,12 @@ class Clock:
         Parameters
         ----------
         work : float
-            Number of multiplications, of which `RATE` take a second.
+            Number of multiplications, of which `MULTIPLICATIONS_PER_SECOND` take a second.
         late : float
             Tolerated delay after the deadline, as a fraction of ``seconds``.
         """
-        return math.isinf(self.deadline) or work <= RATE * (max(self.left, 0.0) + late * self.seconds)
+        seconds = max(self.left, 0.0) + late * self.seconds
+        return math.isinf(self.deadline) or work <= MULTIPLICATIONS_PER_SECOND * seconds
 
     def require(self, work: float) -> None:
         """Raise `OutOfTime` if work of so many multiplications would not end before the deadline."""

@@ -140,7 +140,7 @@ def _enclosure(
     ends: tuple[Any, Any],
     witness: tuple[Any, Any, Any],
 ) -> Enclosure:
-    """The enclosure from the result of a method derived from `Ends`.
+    """The enclosure from the result of a method derived from `TwoSidedSearch`.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def _enclosure(
         Outcome.ZERO: f"no proof tells it from 0 at rtol={method.rtol:g}",
         Outcome.BUDGET: f"wider than rtol={method.rtol:g}, and proven",
     }[outcome]
-    sizes = f"; {spec.sizes}" if spec.input_shape is None and spec.ndim else ""
+    sizes = f"; {spec.sizes_in_words}" if spec.input_shape is None and spec.ndim else ""
     enclosure = Enclosure(
         *ends,
         witness=witness,

@@ -10,7 +10,7 @@ from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.certified import arithmetic
 from specnorm.errors import KernelError
 from specnorm.layers import takes_layers, unwrapped
-from specnorm.problem.spec import FLOATING, ConvSpec, Layer, check_dtype
+from specnorm.problem.spec import FLOATING, ConvSpec, Layer, dtype_to_compute_in
 from specnorm.types import AnyArray, ArrayT
 
 
@@ -93,7 +93,7 @@ def fold_stack(
     backend = backend_for(kernels)
     xp = backend.namespace(kernels)
     spec = ConvSpec.of(tuple(kernels.shape[1:]), **layer)
-    working_dtype = getattr(xp, check_dtype(str(kernels.dtype), tuple(kernels.shape[1:])))
+    working_dtype = getattr(xp, dtype_to_compute_in(str(kernels.dtype), tuple(kernels.shape[1:])))
     with arithmetic.exact(kernels, backend=backend):
         scale = 1 / xp.sqrt(xp.astype(running_var, working_dtype) + eps)
         if gamma is not None:

@@ -15,7 +15,7 @@ from specnorm import backends, registry
 from specnorm.errors import GeometryError, NoBackend
 from specnorm.methods import Method
 from specnorm.problem.padding import same_upper
-from specnorm.problem.spec import GEOMETRY_WORDS, ConvSpec, Layer, per_axis
+from specnorm.problem.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer, per_axis
 from specnorm.types import LayerKernel
 from specnorm.words import check_words
 
@@ -33,7 +33,7 @@ def takes_layers(function: Function) -> Function:
     """
     code: Any = function.__code__
     positional_names: tuple[str, ...] = code.co_varnames[: code.co_argcount]
-    all_names = GEOMETRY_WORDS.union(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    all_names = GEOMETRY_KEYWORDS.union(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
     def with_layers(*args: Any, **keywords: Any) -> Any:
         if len(args) > len(positional_names):

@@ -68,7 +68,7 @@ def conv_norm(
     """
     spec = _spec_at_size(kernel, input_shape, layer)
     method: Method
-    if spec is not None and not spec.periodic:
+    if spec is not None and not spec.is_circulant:
         method = NormAtSize(rtol=rtol, budget=budget)
     else:
         method = ExactFFT(rtol=rtol, budget=budget)
@@ -242,7 +242,7 @@ def singular_values(
     smallest = which == "smallest"
     method: Method
     spec = _spec_at_size(kernel, input_shape, layer)
-    if spec is None or spec.periodic or spec.repeats_a_matrix:
+    if spec is None or spec.is_circulant or spec.repeats_a_matrix:
         method = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     elif k is None or smallest:
         from specnorm.methods.own_values import OwnSingularValues  # not needed for most layers

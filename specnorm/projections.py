@@ -25,7 +25,7 @@ from specnorm.methods import Enclose
 from specnorm.methods.base import as_number, check_budget
 from specnorm.methods.gram import ChannelNorms, rescaled
 from specnorm.numerics import gradients
-from specnorm.numerics.costs import eigh_work
+from specnorm.numerics.costs import eigh_cost
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import distinct_grid
 from specnorm.problem.spec import ConvSpec, Geometry
@@ -292,7 +292,7 @@ def _work_of_clipping(blocks: Array) -> float:
     """Multiplications of one round: the eigenvalues of a Gram matrix at half of the frequencies."""
     groups, rows, columns, *shape = blocks.shape
     points, _ = distinct_grid(_clipping_sizes(tuple(shape)))
-    return groups * len(points) * eigh_work(min(rows, columns), is_complex=True)
+    return groups * len(points) * eigh_cost(min(rows, columns), is_complex=True)
 
 
 def _clipping_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:

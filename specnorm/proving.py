@@ -127,5 +127,5 @@ def status_of(result: Result) -> str:
     else:
         outcome = Outcome.SIZE if is_own_search else Outcome.BUDGET
         explanation = f"wider than rtol={rtol:g}{by_source}, and proven"
-    sizes = f"; {spec.sizes}" if spec.input_shape is None and spec.divided else ""
+    sizes = f"; {spec.sizes_in_words}" if spec.input_shape is None and spec.needs_divisible_sizes else ""
     return f"{outcome.value}: {explanation}{sizes}"

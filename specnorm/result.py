@@ -219,7 +219,7 @@ class Result:
 
     def __repr__(self) -> str:
         """What the value promises, its number and the method, in one line."""
-        sizes = self.spec.sizes if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
+        sizes = self.spec.sizes_in_words if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
         return f"{self.kind} {shown(self.value, self.kind)} ({self.method.name}, {sizes})"
 
 

@@ -12,7 +12,7 @@ from specnorm.array_types import Array
 from specnorm.backends import Backend, common_backend
 from specnorm.certified.curvature import SECOND_DERIVATIVE, curvature_up, radius_down
 from specnorm.errors import KernelError, MethodError
-from specnorm.problem.spec import check_dtype
+from specnorm.problem.spec import dtype_to_compute_in
 from specnorm.types import ArrayT
 
 __all__ = ["certified_radius", "curvature_bound"]
@@ -88,7 +88,7 @@ def curvature_bound(
     if label == target:
         raise MethodError(f"label and target are both {label}: the difference of a logit and itself has no curvature.")
     second_derivative = _second_derivative(activation)
-    dtype = getattr(xp, check_dtype(str(weights.dtype), tuple(weights.shape)))
+    dtype = getattr(xp, dtype_to_compute_in(str(weights.dtype), tuple(weights.shape)))
     _check_number("norm", norm, backend)
     rows = xp.astype(xp.stack([weights[label, :], weights[target, :]]), dtype)
     bound: Any = curvature_up(rows, norm, second_derivative, backend=backend)
@@ -134,7 +134,7 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
     backend = common_backend([gradient, *(x for x in (margin, curvature) if not isinstance(x, (int, float)))])
     constant_gradient: Any = backend.detach(gradient)
     xp = backend.namespace(constant_gradient)
-    dtype = getattr(xp, check_dtype(str(constant_gradient.dtype), tuple(constant_gradient.shape)))
+    dtype = getattr(xp, dtype_to_compute_in(str(constant_gradient.dtype), tuple(constant_gradient.shape)))
     constant_gradient = xp.reshape(xp.astype(constant_gradient, dtype), (1, 1, -1))
     _check_not_nan("gradient", constant_gradient, backend)
     _check_number("margin", margin, backend)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the textbook methods are written in torch")
-from bench import facts, networks, page, yardsticks  # noqa: E402
+from bench import facts, networks, page, smallest, yardsticks  # noqa: E402
 from bench.__main__ import COMMITTED, main  # noqa: E402
 
 
@@ -44,6 +44,23 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     assert (tmp_path / "index.md").read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
 
 
+def test_a_compiled_bound_that_is_an_estimate_has_no_time_as_a_proof() -> None:
+    rows = [row for row in facts.read(COMMITTED) if row["section"] == "libraries"]
+    (line,) = [line for line in page.by_library(rows).splitlines() if line.startswith("| `tn_bound, proven`")]
+    assert line.endswith("| - |")
+
+
+def test_the_page_of_smallest_values_is_made_of_its_figures() -> None:
+    about, *rows = facts.read(smallest.FIGURES)
+    assert smallest.page(rows, about) == smallest.PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("x", [1.05e-13, 0.0999, 9.999, 1.0, 76.41, 1.3690000001e-06])
+def test_a_bound_is_rounded_up(x: float) -> None:
+    for digits in (1, 2, 3):
+        assert x <= float(smallest.up_figure(x, digits)) <= x * (1 + 10 ** (1 - digits)) * (1 + 1e-15)
+
+
 def test_tables_of_networks_are_made_of_their_lines(tmp_path: Path) -> None:
     lines, copied = tmp_path / "networks.jsonl", tmp_path / "networks.md"
     rows = facts.read(networks.COMMITTED)
@@ -54,8 +71,8 @@ def test_tables_of_networks_are_made_of_their_lines(tmp_path: Path) -> None:
     facts.write(lines, rows)
     networks.write_page(lines, copied)
     text = copied.read_text(encoding="utf-8")
-    (line,) = [line for line in text.splitlines() if line.startswith("| ResNet-20")]
-    assert line.endswith("| 2.47e10 | 5.94e7 (1/415) | 1.25e6 (1/19,700) | 325 |")
+    (line,) = [line for line in text.splitlines() if line.startswith("| resnet20: ")]
+    assert line.endswith("| 2.47e10 | 5.95e7 (1/415) | 1.25e6 (1/19,700) | 325 |")
     assert len(text.splitlines()) == len(networks.PAGE.read_text(encoding="utf-8").splitlines())
 
 

@@ -25,11 +25,11 @@ CONDITION = "condition"
 """Column of an upper bound of the condition number: ``upper`` divided by the column "smallest"."""
 COLUMNS = (*METHODS, CIRCULAR, CONDITION)
 """All columns that can be measured besides the interval."""
-OTHER_END = ("smallest", CONDITION)
-"""Columns about the smallest singular value, the other end of the spectrum: those of ``--smallest``."""
+SMALLEST_COLUMNS = ("smallest", CONDITION)
+"""Columns about the smallest singular value: those of ``--smallest``."""
 GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding", "input_shape")
 """Facts of a layer's geometry in a row."""
-STANDARD = ("tn", "f4", "reshaped")
+USUAL_COLUMNS = ("tn", "f4", "reshaped")
 """Columns of ``--all``, besides "circular" if there is an input size."""
 
 
@@ -51,7 +51,7 @@ class Row:
         Assumptions about the geometry, as ``name=value``.
     lower, upper : float or None
         Proven bounds of the layer's norm at ``spec.input_shape``; if that is None, of the supremum over all input sizes
-        (`ConvSpec.sizes`). ``upper`` is the smallest proven bound of all columns.
+        (`ConvSpec.sizes_in_words`). ``upper`` is the smallest proven bound of all columns.
     values : mapping of str to Value
         Numbers of the columns that were asked for, out of `COLUMNS`.
     promises : mapping of str to str
@@ -91,7 +91,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """``tn / lower``: an upper bound of the ratio of the tensor-norm value to the norm."""
+        """``tn / lower``, tn the bound by the tensor norm: an upper bound of its ratio to the norm."""
         tn = self.values.get("tn")
         if not isinstance(tn, float) or not self.lower:
             return None

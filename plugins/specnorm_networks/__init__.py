@@ -2,7 +2,7 @@
 
 `certified.graph` says what a network is, `certified.operators` what its nodes compute and by how much each can stretch.
 `bounding` combines them with the norms of the layers, which `measuring` proves. `certified.runs` finds layers in a row,
-`descent` proposes weights for their channels, and `certified.segments` proves the constant of a run with such weights.
+`descent` proposes weights for their channels, and `certified.parts` proves the constant of a run with such weights.
 `methods` are the ways to bound a network. `near` bounds a network on a ball around one input: `certified.ranges` says
 which numbers each value can be there. `radii` and `accuracy` say in which ball a label stays, by `linear` bounds.
 `live` and `nonexpansiveness` take any source: a torch module, a JAX function, a Flax NNX or Equinox module, a Keras 3

@@ -124,7 +124,7 @@ class NetworkBound(AnswerWithFile):
         """Put premises before the claims that they prove: else pickling recurses through a chain of thousands."""
         claims = [self.claim, self.product_claim, *self.ends.values(), *(run.claim for run in self.runs)]
         for step in self.nodes:
-            claims += [step.alone, step.claim]
+            claims += [step.own, step.claim]
         claims += [node.claim for node in self.unknown]
         present = [claim for claim in claims if claim is not None]
         order = premises_first(present, lambda claim: claim.of)  # type: ignore[arg-type,return-value]

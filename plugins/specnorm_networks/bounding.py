@@ -16,13 +16,13 @@ from specnorm.errors import MethodError
 from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.links import AffineMap, Subnetwork
+from specnorm_networks.certified.links import Link, Run
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.parts import constant_of_run
 from specnorm_networks.certified.patterns import prepare
-from specnorm_networks.certified.propagation import Constants, propagate
-from specnorm_networks.certified.ranges import Ranges, Values, stated_boxes
+from specnorm_networks.certified.propagation import NetworkConstants, propagate
+from specnorm_networks.certified.ranges import LazyRanges, Ranges, stated_boxes
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.segments import constant_of_run
 from specnorm_networks.descent import proof_products
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Parts, Product, Scaled, expected_constant
@@ -48,14 +48,14 @@ def bounded(
     graph: Graph,
     measure: Measure,
     method: Method,
-    run: Subnetwork | None = None,
+    run: Run | None = None,
     known: Ranges | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states, as `near.bound` promises.
 
     Parameters
     ----------
-    run : Subnetwork, optional
+    run : Run, optional
         The run to bound together, in place of all `runs` of the graph.
     known : Ranges, optional
         Ranges of the values. Default: those on the box that the graph states.
@@ -67,7 +67,7 @@ def bounded(
             f"Each of its {len(graph.inputs)} inputs is followed through {len(graph.nodes)} values: more than "
             f"{MOST_WORK} steps in all. Give a network with fewer inputs, or one with a single input that is split."
         )
-    values = Values(graph, known)
+    values = LazyRanges(graph, known)
     answer = _bounded(graph, measure, method, run, values)
     is_near_1 = answer.upper is not None and abs(answer.upper - 1) <= NEAR_1
     if isinstance(method, (Scaled, Multipliers)) and is_near_1 and not measure.clock.expired:
@@ -88,8 +88,8 @@ def _bounded(
     graph: Graph,
     measure: Measure,
     method: Method,
-    run: Subnetwork | None,
-    values: Values,
+    run: Run | None,
+    values: LazyRanges,
 ) -> NetworkBound:
     by_rules = propagate(graph, measure, values)
     constants = by_rules
@@ -105,11 +105,11 @@ def _bounded(
     return replace(_result(graph, constants), product_claim=by_rules.claim, runs=tuple(improved_runs))
 
 
-def _result(graph: Graph, constants: Constants) -> NetworkBound:
+def _result(graph: Graph, constants: NetworkConstants) -> NetworkBound:
     return NetworkBound(
         constants.claim,
         {name: constants.steps[name].claim for name in graph.outputs},
-        tuple(step for name, step in constants.steps.items() if name not in graph.constants),
+        tuple(step for name, step in constants.steps.items() if name not in graph.fixed_values),
         constants.unknown,
         {name: graph.by_name[name].shape for name in graph.inputs},
         input_ranges=stated_boxes(graph),
@@ -117,14 +117,14 @@ def _result(graph: Graph, constants: Constants) -> NetworkBound:
 
 
 def _improved_runs(
-    candidates: Sequence[Subnetwork],
+    candidates: Sequence[Run],
     measure: Measure,
     method: Method,
-    rules: Constants,
+    rules: NetworkConstants,
 ) -> list[RunBound]:
     """Return bounds of those runs whose constant as a whole is less than the one by the rules."""
     improved: list[RunBound] = []
-    useful: list[tuple[Subnetwork, float]] = []
+    useful: list[tuple[Run, float]] = []
     for run in candidates:
         product = _by_rules(run, rules)
         if product is not None:
@@ -148,7 +148,7 @@ def _improved_runs(
 
 
 def _through_head(
-    run: Subnetwork,
+    run: Run,
     measure: Measure,
     method: Method,
     share: float,
@@ -163,7 +163,7 @@ def _through_head(
     if not isinstance(method, Multipliers) or method.widest is not None:
         return None
     # A link is direct if the next one reads its function's value as it is: without averages or a flatten between.
-    has_no_head = all(link.direct for link in run.links[:-1])
+    has_no_head = all(link.ends_with_function for link in run.links[:-1])
     if has_no_head:
         return None
     # Imported late: few networks need them.
@@ -184,7 +184,7 @@ def _through_head(
 
 
 def _best(
-    run: Subnetwork,
+    run: Run,
     parts: Parts,
     proposed: Sequence[list[FloatArray]],
     measure: Measure,
@@ -214,11 +214,11 @@ def _best(
     return best
 
 
-def _kernel_names(links: Sequence[AffineMap]) -> tuple[str, ...]:
+def _kernel_names(links: Sequence[Link]) -> tuple[str, ...]:
     """Return the names of the kernels of some links."""
     names: list[str] = []
     for link in links:
-        names += link.names
+        names += link.kernel_names
     return tuple(names)
 
 
@@ -228,12 +228,12 @@ def _first_limit(parts: Parts, product: float) -> float:
     return (WORTHWHILE_AT_OWN_SIZE if has_single_layer else WORTHWHILE) * product
 
 
-def _share_of_proven(run: Subnetwork, parts: Parts) -> float:
+def _share_of_proven(run: Run, parts: Parts) -> float:
     """Return the share of the best proven constant below which another proposal's expected one has to be."""
     return WORTH_AN_EXPENSIVE_PROOF if proof_products(run, parts) > EXPENSIVE else 1.0
 
 
-def _by_rules(run: Subnetwork, rules: Constants) -> float | None:
+def _by_rules(run: Run, rules: NetworkConstants) -> float | None:
     """Return a run's constant by the rules; None if it, or the constant of the value before it, is 0 or unknown.
 
     It is the quotient of the constants of the values at its ends, from the first input for which both are known.

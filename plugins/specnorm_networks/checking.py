@@ -19,7 +19,7 @@ from specnorm.errors import MethodError
 from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
-from specnorm_networks.certified.operators.formats import smallest
+from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.execution import UNIT_ROUNDOFF, Inputs, Value, execute, last_readers
@@ -282,7 +282,7 @@ def _difference(node: Node, ours: Value, theirs: Sequence[Computed], unit: float
         raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs[0].value.shape} in the model")
     with np.errstate(all="ignore"):
         # Near 0, where numbers are subnormal, functions have an absolute error and no relative one.
-        allowed = 2 * np.asarray(ours.error) + max(SMALLEST, 16 * smallest(unit))
+        allowed = 2 * np.asarray(ours.error) + max(SMALLEST, 16 * smallest_positive(unit))
         relative = [_relative_difference(ours.value, value.value, allowed, overflown) for value in theirs]
         least = np.min(relative, axis=0)
     worst = float(np.max(least, initial=0.0))
@@ -392,7 +392,7 @@ class _OneByOne:
 
 def _constants_of(node: Node) -> Iterator[float]:
     """Yield the numbers in the fields of an operator, without those of large arrays."""
-    for _, value in node.operator.named():
+    for _, value in node.operator.fields_for_digest():
         with suppress(TypeError, ValueError):  # the field has no numbers
             numbers = np.asarray(value, dtype=np.float64)
             if numbers.size <= SMALL:

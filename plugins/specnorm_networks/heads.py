@@ -21,9 +21,9 @@ import numpy as np
 from specnorm import SpecnormError
 from specnorm.proof import ArrayOps, Upper, arithmetic, backends
 from specnorm_networks.certified.heads import Head, constant_before, constant_through_head
-from specnorm_networks.certified.links import Subnetwork
+from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.segments import middle
+from specnorm_networks.certified.parts import middle_and_leaf_slopes
 from specnorm_networks.descent import (
     MEMORY,
     RATE,
@@ -75,7 +75,7 @@ def bound_through_head(
     backend = backends.backend_for(like)
     ops = ArrayOps.of(backend, like)
 
-    def partitions(rest: Subnetwork) -> list[Partition]:
+    def partitions(rest: Run) -> list[Partition]:
         """Return proposals for the layers after the head."""
         if len(rest.links) == 1:
             return [([0], [np.ones(rest.links[0].width)])]
@@ -85,7 +85,7 @@ def bound_through_head(
 
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend):
-            constant_ahead = constant_before(head, measure) if head.before else None
+            constant_ahead = constant_before(head, measure) if head.weights_before else None
             multiplications = SEARCH_SHARE * share * method.seconds * RATE
             for weights in weights_of(head, method, multiplications, weights_of_cut):
                 if measure.clock.expired:
@@ -111,7 +111,7 @@ def weights_of(
     if memory > MEMORY or multiplications < products:
         return
     search = _Search(head, method)
-    if weights_of_cut and head.before:
+    if weights_of_cut and head.weights_before:
         search.begin_with(weights_of_cut)
     for rung, next_rung in itertools.pairwise(RUNGS):
         unit = _unit(head)  # a weight is the root of a multiplier, times the unit
@@ -146,13 +146,13 @@ class _Search:
         """Start at the weights of a run that is cut before the head, if their value is less than the closed form's."""
         count = len(self.head.body.links)
         multipliers = []
-        for weights, link in zip(weights_of_cut[len(self.head.before) : -1], self.links, strict=True):
+        for weights, link in zip(weights_of_cut[len(self.head.weights_before) : -1], self.links, strict=True):
             squares = np.square(weights / _unit(self.head))
             multipliers.append(np.repeat(squares, link.width // len(squares)))
         # Let L be a multiplier of the body's last function, c the middle of its slopes, and G the term C F^-1 C* of the
         # links before it. L enters as L - c^2 L^2 G, which is largest at L = 1 / (2 c^2 G). The cut run has L = 1 / G
         # (for slopes of at most 1), so L is divided by 2 c^2.
-        centre, _ = middle(*self.head.body.links[-1].slopes)
+        centre, _ = middle_and_leaf_slopes(*self.head.body.links[-1].slopes)
         multipliers[count - 1] /= np.where(centre == 0, 1.0, 2 * np.square(centre))
         best_value = self._value()
         best_point = self.point
@@ -199,15 +199,15 @@ def _stages(head: Head, method: Multipliers) -> list[Stage]:
     """Return the stages of the body at the ring's frequencies, then the head and the layers after it at frequency 0."""
     whole = (0, len(head.body.links))  # the body is one part
     points, counts = head.frequencies
-    body = stages_of_part(head.body, [whole], whole, points.angles, np.complex128, head.entry / _unit(head))
+    body = stages_of_part(head.body, [whole], whole, points.angles, np.complex128, head.weights_at_start / _unit(head))
     # The body ends without a cut. So its last function has the slopes c and e (`Stage.leaf`) of one inside a part.
-    centre, leaf = middle(*head.body.links[-1].slopes)
+    centre, leaf = middle_and_leaf_slopes(*head.body.links[-1].slopes)
     body[-1] = replace(body[-1], cut=False, centre=centre, leaf=leaf)
     rest = head.following(np.eye(head.link.width))
     first, *later = stages_of_run(rest, method.parts(rest), ROUNDS[0][0])
     # A stage whose frequencies are summed has to end a part, unless its e is 0. The proof makes no such cut.
     if first.leaf.any() and not first.cut:
-        first = replace(first, cut=True, centre=np.zeros(head.link.width), leaf=head.link.steepest)
+        first = replace(first, cut=True, centre=np.zeros(head.link.width), leaf=head.link.largest_slopes)
         later[0].starts = True
     symbols: Vectors = symbols_at(head.matrix(), (0,) * len(head.window), points.angles)
     # So the sum over these frequencies is the mean over the ring: G of `certified.heads`.
@@ -220,7 +220,7 @@ def _stages(head: Head, method: Multipliers) -> list[Stage]:
 
 def _unit(head: Head) -> float:
     """Return the geometric mean of the entry weights. Weights are divided by it to keep powers in single precision."""
-    return float(np.exp(np.mean(np.log(head.entry))))
+    return float(np.exp(np.mean(np.log(head.weights_at_start))))
 
 
 def _cost(head: Head) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.linear_bounds import (
     Choose,
-    Curve,
+    FunctionOnBox,
     LinearBounds,
     Minimiser,
     Network,
@@ -69,10 +69,10 @@ def locate_values(
     linear_values = set() if has_box else {network.input}
     for node in network.graph.nodes:
         bounds.visit(node)
-        if node.name in network.linear and linear_values.issuperset(set(node.inputs) & network.moving):
+        if node.name in network.linear and linear_values.issuperset(set(node.inputs) & network.changing):
             linear_values.add(node.name)
         is_exact = node.name in linear_values or node.name == network.input
-        if not by_lines or is_exact or node.name not in network.moving:
+        if not by_lines or is_exact or node.name not in network.changing:
             continue
         units = _units_of_readers(bounds, node.name)
         if node.derived and len(units) > FEW:
@@ -91,9 +91,9 @@ def _units_of_readers(bounds: LinearBounds, name: str) -> NDArray[np.intp]:
     network = bounds.network
     units = [np.zeros(0, np.intp)]
     for reader in network.readers.get(name, ()):
-        curve = bounds.curve(reader) if is_curved(network, reader) else None
-        if curve is not None:
-            units.append(curve.units)
+        function = bounds.function(reader) if is_curved(network, reader) else None
+        if function is not None:
+            units.append(function.units)
     return np.unique(np.concatenate(units))
 
 
@@ -113,20 +113,20 @@ def is_curved(network: Network, name: str) -> bool:
 def without_ascent(network: Network) -> Choose:
     """Return a function that chooses slopes and multipliers by closed forms, without an ascent.
 
-    It takes the name of a value, coefficients c of linear functions of it, one row each, and the value's curve.
+    It takes the name of a value, coefficients c of linear functions of it, one row each, and the value's function.
     """
 
-    def choose(name: str, c: FloatArray, curve: Curve) -> tuple[FloatArray, FloatArray]:
+    def choose(name: str, c: FloatArray, function: FunctionOnBox) -> tuple[FloatArray, FloatArray]:
         if not is_curved(network, name):
-            return c, on_ball(c, curve)
-        return c * lines_of(curve).slopes(c), np.outer(TRIES, by_ball(c, curve))
+            return c, on_ball(c, function)
+        return c * lines_of(function).slopes(c), np.outer(TRIES, by_ball(c, function))
 
     return choose
 
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """Slopes of lines that bound the units of a curve. Each array has the shape (units,)."""
+    """Slopes of lines that bound the units of a function. Each array has the shape (units,)."""
 
     tangent: FloatArray
     """Slope in the middle of the unit's interval."""
@@ -147,13 +147,13 @@ class Lines:
         return np.where(c > 0, below, above)
 
 
-def lines_of(curve: Curve) -> Lines:
-    """Return the slopes of tangents and chords of a curve's units, and which units are convex or concave."""
-    slope = curve.pieces.slope
-    widths = np.diff(curve.breaks, axis=0)
+def lines_of(function: FunctionOnBox) -> Lines:
+    """Return the slopes of tangents and chords of a function's units, and which units are convex or concave."""
+    slope = function.strips.slope
+    widths = np.diff(function.breaks, axis=0)
     chord = (slope * widths).sum(axis=0) / np.maximum(widths.sum(axis=0), 1e-300)
-    middle = curve.breaks[0] / 2 + curve.breaks[-1] / 2
-    part_of_middle = np.minimum((curve.breaks[1:] < middle).sum(axis=0), len(widths) - 1)
+    middle = function.breaks[0] / 2 + function.breaks[-1] / 2
+    part_of_middle = np.minimum((function.breaks[1:] < middle).sum(axis=0), len(widths) - 1)
     tangent = np.take_along_axis(slope, part_of_middle[None], axis=0)[0]
     change = np.diff(slope, axis=0)
     # Parts without width have no slope of their own.
@@ -163,29 +163,29 @@ def lines_of(curve: Curve) -> Lines:
     return Lines(tangent, chord, np.asarray(convex), np.asarray(concave))
 
 
-def by_ball(c: FloatArray, curve: Curve) -> FloatArray:
+def by_ball(c: FloatArray, function: FunctionOnBox) -> FloatArray:
     """Return for each row of c the best multiplier of the ball's constraint, if the ball is the only constraint."""
-    lam = np.linalg.norm(c, axis=1) / max(curve.radius, LEAST_RADIUS)
+    lam = np.linalg.norm(c, axis=1) / max(function.radius, LEAST_RADIUS)
     return np.asarray(np.clip(lam, LEAST_MULTIPLIER, MOST_MULTIPLIER))
 
 
-def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
+def on_ball(c: FloatArray, function: FunctionOnBox) -> FloatArray:
     """Return candidates for the multiplier of the ball's constraint on the intersection of ball and box.
 
     The shape is (1 or 2, rows). The first candidate is the best multiplier if no end of the box is active. The second
     one is for a box with active ends, and comes from three steps of a fixed-point iteration.
     """
-    unclipped = by_ball(c, curve)
+    unclipped = by_ball(c, function)
     lam = unclipped
-    low = curve.breaks[0] - curve.centre
-    high = curve.breaks[-1] - curve.centre
+    low = function.breaks[0] - function.centre
+    high = function.breaks[-1] - function.centre
     for _ in range(3):
         step = -c / lam[:, None]
         clipped = (step < low) | (step > high)
         if not clipped.any():
             break
         clipped_sq = np.square(np.where(clipped, np.clip(step, low, high), 0.0)).sum(axis=1)
-        radius_left = np.sqrt(np.maximum(curve.radius**2 - clipped_sq, 1e-6 * curve.radius**2))
+        radius_left = np.sqrt(np.maximum(function.radius**2 - clipped_sq, 1e-6 * function.radius**2))
         lam = np.linalg.norm(np.where(clipped, 0.0, c), axis=1) / np.maximum(radius_left, LEAST_RADIUS)
         lam = np.clip(lam, LEAST_MULTIPLIER, MOST_MULTIPLIER)
     return np.stack([unclipped, lam]) if lam is not unclipped else unclipped[None]
@@ -211,7 +211,7 @@ def read_network(graph: Graph, measure: Measure | None = None) -> Network:
     claims: list[Upper] = []
     for version in (prepare(graph), *written):
         for step in bounded(version, measure, Product()).nodes:
-            claims += [claim for claim in (step.claim, step.alone) if claim is not None and math.isfinite(claim.value)]
+            claims += [claim for claim in (step.claim, step.own) if claim is not None and math.isfinite(claim.value)]
     return Network(written[-1], claims)
 
 
@@ -304,19 +304,19 @@ class Ascent:
         self.best &= self.bounds.lower(self.name, self.rows, self._choose, self.trace)
         self._move()
 
-    def _choose(self, name: str, c: FloatArray, curve: Curve) -> tuple[FloatArray, FloatArray]:
+    def _choose(self, name: str, c: FloatArray, function: FunctionOnBox) -> tuple[FloatArray, FloatArray]:
         if not is_curved(self.network, name):
-            return c, on_ball(c, curve)
+            return c, on_ball(c, function)
         if name not in self.unknowns:
-            self.unknowns[name] = self._first_unknowns(name, c, curve)
+            self.unknowns[name] = self._first_unknowns(name, c, function)
         unknowns = self.unknowns[name]
-        return c * unknowns.slopes, np.exp(unknowns.logs)[None] * by_ball(c, curve)
+        return c * unknowns.slopes, np.exp(unknowns.logs)[None] * by_ball(c, function)
 
-    def _first_unknowns(self, name: str, c: FloatArray, curve: Curve) -> _Unknowns:
+    def _first_unknowns(self, name: str, c: FloatArray, function: FunctionOnBox) -> _Unknowns:
         """Return the variables of a function at the first step: those of `Lines`, or of an earlier ascent."""
-        lines = lines_of(curve)
-        low = curve.pieces.slope.min(axis=0)
-        high = curve.pieces.slope.max(axis=0)
+        lines = lines_of(function)
+        low = function.strips.slope.min(axis=0)
+        high = function.strips.slope.max(axis=0)
         share = (lines.slopes(c) - low) / np.maximum(high - low, 1e-300)
         is_variable = np.where(c < 0, lines.concave | ~lines.convex, lines.convex | ~lines.concave)
         share = np.where(is_variable, np.clip(share, 0.05, 0.95), share)
@@ -324,12 +324,12 @@ class Ascent:
         logs = np.full(len(c), math.log(FIRST))
         if name in self.earlier_unknowns:
             earlier = self.earlier_unknowns[name]
-            common = np.isin(curve.units, earlier.units)
-            common_earlier = np.isin(earlier.units, curve.units)
+            common = np.isin(function.units, earlier.units)
+            common_earlier = np.isin(earlier.units, function.units)
             logits[:, common] = earlier.logits[:, common_earlier]
             logs = earlier.logs
         return _Unknowns(
-            curve.units,
+            function.units,
             low,
             high,
             is_variable,
@@ -362,26 +362,28 @@ class Ascent:
         name = node.name
         count = len(self.rows)
         minimiser = self.trace.get(name)
-        curve = self.bounds.curve(name) if is_curved(self.network, name) and inputs else None
-        if curve is None and minimiser is not None:
+        function = self.bounds.function(name) if is_curved(self.network, name) and inputs else None
+        if function is None and minimiser is not None:
             return minimiser.point.reshape(count, *self.bounds.locations[name].centre.shape)
-        if name not in self.network.moving:
+        if name not in self.network.changing:
             constant = self.bounds.at_centre[name].low
             return np.broadcast_to(constant, (count, *constant.shape))
         linear = self.network.linear.get(name)
         if linear is not None and inputs and len(inputs) == len(node.inputs):
             point = linear.apply(inputs)
             return point if linear.offset is None else point + linear.offset()[0]
-        if curve is None:
+        if function is None:
             return None
         before = inputs[0].reshape(count, -1)
-        point = curve.lines * before + curve.added
+        point = function.line_slopes * before + function.line_shifts
         if minimiser is not None:
-            derivative = self._move_function(name, minimiser, before[:, curve.units], curve)
-            point[:, curve.units] = minimiser.value + derivative
+            derivative = self._move_function(name, minimiser, before[:, function.units], function)
+            point[:, function.units] = minimiser.value + derivative
         return point.reshape(inputs[0].shape)
 
-    def _move_function(self, name: str, minimiser: Minimiser, before: FloatArray, curve: Curve) -> FloatArray:
+    def _move_function(
+        self, name: str, minimiser: Minimiser, before: FloatArray, function: FunctionOnBox
+    ) -> FloatArray:
         """Make a step with one function's slopes and multipliers.
 
         Returns the derivative with respect to the coefficients, by way of slopes and multipliers: the sum of the lines'
@@ -395,8 +397,8 @@ class Ascent:
         logit_gradient = c * difference * (unknowns.high - unknowns.low) * unknowns.share * (1 - unknowns.share)
         logit_gradient = np.where(unknowns.is_variable, logit_gradient, 0.0)
         unknowns.logits = unknowns.logits + unknowns.logit_steps.step(logit_gradient)
-        distance_sq = np.square(minimiser.point - curve.centre).sum(axis=1)
-        log_gradient = minimiser.multiplier * (distance_sq - curve.radius**2) / 2
+        distance_sq = np.square(minimiser.point - function.centre).sum(axis=1)
+        log_gradient = minimiser.multiplier * (distance_sq - function.radius**2) / 2
         unknowns.logs = np.clip(unknowns.logs + unknowns.log_steps.step(log_gradient), -40, 5)
         by_norm = (log_gradient / np.maximum(np.square(c).sum(axis=1), 1e-300))[:, None] * c
         return np.asarray(slopes * difference + by_norm)
@@ -410,17 +412,17 @@ class Ascent:
         entry: tuple[str, int] | None = None
         is_open = self.best.low <= self.needed
         for name, minimiser in self.trace.items():
-            curve = self.bounds.curve(name) if is_curved(self.network, name) else None
-            if curve is None or len(curve.pieces.slope) != 2 or not len(curve.units):
+            function = self.bounds.function(name) if is_curved(self.network, name) else None
+            if function is None or len(function.strips.slope) != 2 or not len(function.units):
                 continue
-            low = curve.breaks[0]
-            high = curve.breaks[-1]
-            first_slope, second_slope = curve.pieces.slope
+            low = function.breaks[0]
+            high = function.breaks[-1]
+            first_slope, second_slope = function.strips.slope
             # Distance of the chord from the function, where it bends at 0.
             bend = abs(second_slope - first_slope) * np.maximum(-low * high, 0.0) / (high - low + 1e-300)
             cost = (abs(minimiser.coefficients)[is_open] * bend).max(axis=0, initial=0.0)
             costliest = int(cost.argmax())
             if cost[costliest] > largest_cost:
                 largest_cost = float(cost[costliest])
-                entry = self.network.nodes[name].inputs[0], int(curve.units[costliest])
+                entry = self.network.nodes[name].inputs[0], int(function.units[costliest])
         return entry

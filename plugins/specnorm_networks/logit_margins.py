@@ -14,15 +14,15 @@ from specnorm.errors import MethodError
 from specnorm.proof import Interval, Upper, known
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.links import Subnetwork
+from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.operators.reductions import LogSoftmax, Softmax
 from specnorm_networks.certified.operators.sources import Unknown
+from specnorm_networks.certified.parts import constants
 from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import before_added_constants
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.segments import constants
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers
 from specnorm_networks.near import bound
@@ -162,7 +162,7 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
     )
 
 
-def _last_run(graph: Graph) -> Subnetwork | None:
+def _last_run(graph: Graph) -> Run | None:
     """Return the run of layers that ends with the output, if its last layer is a single one."""
     for run in runs(graph):
         if run.end == graph.outputs[0] and run.links[-1].single_layer is not None:
@@ -171,7 +171,7 @@ def _last_run(graph: Graph) -> Subnetwork | None:
 
 
 def _weighted(
-    run: Subnetwork,
+    run: Run,
     rows: FloatArray,
     measure: Measure,
     method: Method,
@@ -184,7 +184,7 @@ def _weighted(
     """
     last = len(run.links) - 1
     head = run.links[-1].single_layer
-    if last not in run.blocks or head is None or head.scale is not None:
+    if last not in run.cut_points or head is None or head.scale is not None:
         return None
     feature_parts = [(first, min(end, last)) for first, end in method.parts(run) if first < last]
     weights = method.weights(run, [*feature_parts, (last, last + 1)], 1.0)

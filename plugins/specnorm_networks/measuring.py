@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
 from specnorm.proof import ArrayOps, Clock, arithmetic, backends, check_values, proven
-from specnorm_networks.certified.kernels import Sizes, norm_of_layer, norm_of_matrices
+from specnorm_networks.certified.kernels import SizesOfLayer, norm_of_layer, norm_of_matrices
 
 if TYPE_CHECKING:
     from specnorm import Geometry, Result
@@ -70,7 +70,7 @@ class Measure:
         self,
         layer: Layer,
         geometry: dict[str, Any],
-        sizes: Sizes | None,
+        sizes: SizesOfLayer | None,
         scale: NDArray[np.float64] | None,
         shrink: NDArray[np.float64] | None = None,
     ) -> Upper:
@@ -93,7 +93,7 @@ class Measure:
         kernel = layer.load()
         key = (
             _digest(kernel),
-            layer.transposed,
+            layer.outputs_last,
             repr(sorted(geometry.items())),
             sizes,
             None if scale is None else scale.tobytes(),
@@ -161,7 +161,7 @@ def claimed(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> t
     return result, upper
 
 
-def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:
+def _own_size(spec: ConvSpec, sizes: SizesOfLayer | None) -> tuple[int, ...] | None:
     """Return the input size at which to enclose a layer; None if the bound for every size is as sharp, or much faster.
 
     ``sizes`` are the spatial sizes of input and output; None: they are unknown.
@@ -176,7 +176,7 @@ def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:
     if spec.padding_mode == "circular":
         if not spec.transposed and any(n % s for n, s in zip(before, spec.stride, strict=True)):
             return None
-        if replace(spec, input_shape=before).periodic:
+        if replace(spec, input_shape=before).is_circulant:
             return before
     columns = spec.cin // spec.groups * math.prod(before)
     rows = spec.cout // spec.groups * math.prod(after)

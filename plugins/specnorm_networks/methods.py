@@ -1,4 +1,4 @@
-"""Methods to bound a network, as values: each proposes weights for a run, and `certified.segments` proves."""
+"""Methods to bound a network, as values: each proposes weights for a run, and `certified.parts` proves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proof import Clock
-from specnorm_networks.certified.links import Subnetwork
+from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.segments import segments, usable
+from specnorm_networks.certified.parts import cut_into_parts, usable
 from specnorm_networks.descent import RATE, ROUNDS, cost, proof_products, search_weights
 from specnorm_networks.progress import Progress
 
@@ -27,7 +27,7 @@ Parts = Sequence[tuple[int, int]]
 """Pairs (first, last), in order: the links ``first:last`` of a run are bounded together."""
 
 
-def expected_constant(run: Subnetwork, weights: Sequence[FloatArray]) -> float:
+def expected_constant(run: Run, weights: Sequence[FloatArray]) -> float:
     """Return the constant of a run that a search expects from weights: their scale is the last value's weight."""
     return math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
 
@@ -35,13 +35,13 @@ def expected_constant(run: Subnetwork, weights: Sequence[FloatArray]) -> float:
 class Method:
     """A way to bound a network: by default each link by itself, without weights."""
 
-    def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
+    def parts(self, run: Run) -> list[tuple[int, int]]:
         """Return the links that are bounded together."""
-        return segments(run, widest=0)
+        return cut_into_parts(run, widest=0)
 
     def search(
         self,
-        run: Subnetwork,
+        run: Run,
         parts: Parts,
         share: float,
         clock: Clock,
@@ -53,15 +53,15 @@ class Method:
         """
         return []
 
-    def weights(self, run: Subnetwork, parts: Parts, share: float = 1.0) -> list[FloatArray] | None:
+    def weights(self, run: Run, parts: Parts, share: float = 1.0) -> list[FloatArray] | None:
         """Return the most promising weights; None if there are none."""
         return next(iter(self.search(run, parts, share, Clock())), None)
 
-    def affordable(self, run: Subnetwork) -> bool:
+    def affordable(self, run: Run) -> bool:
         """Whether search and proof of a run of units, which are the entries of values, take less than the seconds."""
         return True
 
-    def begins_at(self, run: Subnetwork) -> float:
+    def begins_at(self, run: Run) -> float:
         """Return the constant that is expected from the weights of the closed form, before any step of the search."""
         return math.inf
 
@@ -101,7 +101,7 @@ class _Searching(Method):
 
     def search(
         self,
-        run: Subnetwork,
+        run: Run,
         parts: Parts,
         share: float,
         clock: Clock,
@@ -117,15 +117,15 @@ class _Searching(Method):
         clock.has_cut |= until.expired
         return [weights for weights in proposals if all(map(usable, weights))]
 
-    def begins_at(self, run: Subnetwork) -> float:
+    def begins_at(self, run: Run) -> float:
         weights = replace(self, steps=0).weights(run, self.parts(run))
         return math.inf if weights is None else expected_constant(run, weights)
 
-    def affordable(self, run: Subnetwork) -> bool:
+    def affordable(self, run: Run) -> bool:
         """Whether search and proof take less than the method's seconds."""
         return self._fits(run, self.parts(run))
 
-    def _fits(self, run: Subnetwork, parts: Parts) -> bool:
+    def _fits(self, run: Run, parts: Parts) -> bool:
         """Whether a search of `SOME_STEPS` steps and the proof take less than the method's seconds."""
         products = SOME_STEPS * cost(run, parts, ROUNDS[0][0]).products + proof_products(run, parts)
         return products < self.seconds * RATE
@@ -145,9 +145,9 @@ class Scaled(_Searching):
         Called after each step of the search with (steps done, largest number of steps, "start to end" of the run).
     """
 
-    def affordable(self, run: Subnetwork) -> bool:
+    def affordable(self, run: Run) -> bool:
         """Whether search and proof would take less than the seconds if all links were bounded together."""
-        return self._fits(run, segments(run))
+        return self._fits(run, cut_into_parts(run))
 
 
 @dataclass(frozen=True)
@@ -169,12 +169,12 @@ class Multipliers(_Searching):
 
     widest: int | None = None
 
-    def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
+    def parts(self, run: Run) -> list[tuple[int, int]]:
         """Return the longest parts that are affordable, at most ``widest`` channels wide."""
         if self.widest is not None:
-            return segments(run, widest=self.widest)
+            return cut_into_parts(run, widest=self.widest)
         for widest in WIDTHS:
-            parts = segments(run, widest=widest)
+            parts = cut_into_parts(run, widest=widest)
             if self._fits(run, parts):
                 break
         return parts

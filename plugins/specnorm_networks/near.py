@@ -17,16 +17,16 @@ from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import written_out
 from specnorm_networks.certified.operators.base import Pointwise, keep_linear_maps
-from specnorm_networks.certified.operators.joins import Extreme
+from specnorm_networks.certified.operators.joins import Selection
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import (
     Ranges,
-    anywhere,
     box_of,
-    has_rising_function,
+    has_function_with_positive_slopes,
     ranges,
     stated_boxes,
+    unlimited_ranges,
     with_slopes_on,
 )
 from specnorm_networks.certified.regions import Ball
@@ -197,13 +197,13 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if isinstance(method, Product):
         return [by_channels]
     layers = [node.operator for node in prepare(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
-    channels_are_not_enough = has_rising_function(graph) or _lacks_channels(graph, len(layers))
+    channels_are_not_enough = has_function_with_positive_slopes(graph) or _lacks_channels(graph, len(layers))
     has_convolutions = any(isinstance(layer, Convolution) for layer in layers)
     if not channels_are_not_enough and not has_convolutions:
         return [by_channels]
     written = written_out(without_sorting(graph))[-1]
     limit = None if channels_are_not_enough else by_channels.upper
-    by_units = _by_units(with_slopes_on(written, anywhere(written)), measure, method, limit=limit)
+    by_units = _by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
     return [by_channels, *(_with_steps_of(by_channels, answer) for answer in by_units)]
 
 
@@ -214,7 +214,7 @@ def _lacks_channels(graph: Graph, layers: int) -> bool:
         for link in run.links:
             if link.repeat > 1:
                 return True
-            layers_in_runs += sum(term.filter is not None for term in link.terms)
+            layers_in_runs += sum(term.placed_layer is not None for term in link.terms)
     return layers_in_runs < layers
 
 
@@ -254,7 +254,7 @@ def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
 
 def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
     """Return ranges by linear bounds; None for several inputs, or for more than `ENTRIES` entries of functions."""
-    shapes = [node.shape for node in graph.nodes if isinstance(node.operator, (Pointwise, Extreme))]
+    shapes = [node.shape for node in graph.nodes if isinstance(node.operator, (Pointwise, Selection))]
     entries = sum(math.prod(shape or (ENTRIES,)) for shape in shapes)
     if len(graph.inputs) != 1 or entries > ENTRIES:
         return None

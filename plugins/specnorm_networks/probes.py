@@ -46,7 +46,7 @@ def probes(graph: Graph, shapes: Shapes, region: Ball | Box | None = None) -> It
 
 
 def samples(shapes: Shapes, region: Ball | Box | None = None) -> Iterator[Inputs]:
-    """Yield inputs in a region, or anywhere; there is always another one."""
+    """Yield inputs in a region, or unlimited_ranges; there is always another one."""
     rng = np.random.default_rng(0)
     endless: Iterator[Inputs]
     if region is None:

@@ -19,15 +19,17 @@ from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import computed, geometry_of, is_layer, is_lazy, layers_of, name_of, version_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
 from specnorm_torch.recording import Recorded
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
 _SETTLING = 16
 """Steps from the vectors at hand for a weight that they may not fit: a new one in eval, or one that was loaded."""
-_FIRST_PASSES, _FIRST_STEPS = 32, 3
-"""In so many forward passes so many steps are taken at least: an optimiser's first steps turn all weights one way."""
+_FIRST_PASSES = 32
+"""Number of first forward passes with more steps. An optimiser's first steps turn all weights one way."""
+_FIRST_STEPS = 3
+"""Least number of steps in each of the first forward passes."""
 
 
 @dataclass(frozen=True)
@@ -82,27 +84,34 @@ class SpectralNorm(nn.Module):
             self.register_buffer(name, x)
         self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
         self.register_buffer("compiled_passes", torch.zeros((), dtype=torch.int64), persistent=False)
-        self._fits, self._passes = True, 0
+        # Whether the state belongs to the weight: not so if the weight alone was loaded.
+        self._fits = True
+        self._passes = 0
         self._settled: _Settled | None = None
         self._recorded: Recorded | None = None
-        # In a tuple, which registers no module: the list that this is put into, with the parameter in it.
-        self._owner: tuple[Any, ...] = ()
+        # The list of parametrisations that this is in, which has the parameter too. In a tuple it is not registered as
+        # a module of this one.
+        self._list: tuple[Any, ...] = ()
 
     @property
     def state(self) -> dict[str, Tensor]:
         """Buffers that move in training."""
         return {name: getattr(self, name) for name in self.state_names}
 
-    def put_into(self, owner: nn.Module) -> None:
+    def put_into(self, parametrisations: nn.Module) -> None:
         """Remember the list of parametrisations that this is in: in `eval()` the norm of its parameter is found."""
-        self._owner = (owner,)
+        self._list = (parametrisations,)
 
     @property
     def original(self) -> Tensor | None:
         """The parameter that is scaled; None: it is not known, or another parametrisation computes what is scaled."""
-        if not self._owner or self._owner[0][0] is not self:
+        if not self._list:
             return None
-        original: Tensor = self._owner[0].original
+        (parametrisations,) = self._list
+        is_first = parametrisations[0] is self
+        if not is_first:
+            return None
+        original: Tensor = parametrisations.original
         return original
 
     def kernel(self, weight: Tensor) -> Tensor:
@@ -115,13 +124,13 @@ class SpectralNorm(nn.Module):
             return self._scaled_in_training(weight)
         if torch.compiler.is_exporting() or _traces():
             return self._scaled_for_export(weight)
-        if BACKEND.changes(weight) or not self.state_names:
+        if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
             return self._scaled_while_traced(weight, _SETTLING, move=False)
         settled = self._norm_in_eval(weight)
         return derivatives.scaled(weight, *self._factor(settled.value), settled.gradient)
 
     def _scaled_in_training(self, weight: Tensor) -> Tensor:
-        if BACKEND.changes(weight) or not self.state_names:
+        if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
             compiled = self._fits and torch.compiler.is_compiling()
             sweeps = self._compiled_sweeps() if compiled else self._sweeps()
             return self._scaled_while_traced(weight, sweeps, move=True)
@@ -133,7 +142,7 @@ class SpectralNorm(nn.Module):
     def _step_in_training(self, weight: Tensor, sweeps: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """`_step` from the state at hand: on a CUDA device, after the first passes, as a recording of it."""
         state = tuple(self.state.values())
-        # The Newton step of three frequencies takes eigenvalues, for which the host waits.
+        # Kernels with 3 spatial axes are not recorded. Their Newton step needs eigenvalues, for which the host waits.
         is_recorded = weight.is_cuda and weight.ndim <= 4 and self._fits and self._passes > _FIRST_PASSES
         # A replica of `DataParallel` shares this module's attributes, and has a weight of its own.
         if not is_recorded or self.original is not weight:
@@ -232,7 +241,9 @@ class SpectralNorm(nn.Module):
         """Change the mode; in eval, find the norm of the weight at once, so that the model can be exported."""
         super().train(mode)
         weight = self.original
-        if not mode and self.state_names and weight is not None and not (weight.is_meta or BACKEND.changes(weight)):
+        if mode or not self.state_names or weight is None or weight.is_meta:
+            return self
+        if not BACKEND.is_compiled_or_transformed(weight):
             self._norm_in_eval(weight)
         return self
 
@@ -245,12 +256,14 @@ class SpectralNorm(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Read a state; one of another method, torch's own or an earlier version's, begins anew."""
         self._settled = None
-        state_dict[f"{prefix}_extra_state"] = self.get_extra_state()  # an earlier version's is of other things, or none
-        torchs = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
+        # An earlier version stored other settings here, or nothing.
+        state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
+        vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
         others = [name for name, x in stored.items() if x is not None and x.shape != self.state[name].shape]
-        if torchs[0] is not None or others:
-            origin = "torch's spectral_norm" if torchs[0] is not None else "another method"
+        is_of_torch = vectors_of_torch[0] is not None
+        if is_of_torch or others:
+            origin = "torch's spectral_norm" if is_of_torch else "another method"
             warnings.warn(
                 f"the state is that of {origin}: weights are loaded, the vectors of {self.method} begin anew.",
                 stacklevel=2,
@@ -260,16 +273,16 @@ class SpectralNorm(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def get_extra_state(self) -> Tensor:
-        """Tell what besides weight and state determines the weight in eval, so that a file does: as JSON in bytes."""
-        told = {
+        """Return the settings as JSON in bytes, so that a file alone determines the weight that eval uses."""
+        settings = {
             "bound": self.bound, "eps": self.eps, "only_shrink": self.only_shrink, "dim": self.dim,
             "geometry": self.geometry, "method": {"name": self.method.name, **asdict(self.method)},
             "sweeps": _SETTLING,
         }  # fmt: skip
-        return torch.frombuffer(bytearray(json.dumps(told, allow_nan=False).encode()), dtype=torch.uint8)
+        return torch.frombuffer(bytearray(json.dumps(settings, allow_nan=False).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
-        """Leave the module as it was made: what a file says of it is for readers without the module."""
+        """Leave the settings as they are: those in a file are for readers that have no module."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""
@@ -281,13 +294,13 @@ class SpectralNorm(nn.Module):
             old.copy_(new)
 
     def _factor(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """What a kernel of a norm is multiplied by, and the derivative of that with respect to the norm."""
+        """Return the factor for a kernel with a norm, and the derivative of the factor with respect to the norm."""
         tiny = value <= self.eps
-        # A kernel of (nearly) zeros has no direction to be scaled in.
-        leave = tiny | (value <= self.bound) if self.only_shrink else tiny
+        # A kernel that is nearly zero would be scaled up from rounding errors.
+        is_left = tiny | (value <= self.bound) if self.only_shrink else tiny
         divisor = torch.where(tiny, 1.0, value)
         factor = self.bound / divisor
-        return torch.where(leave, 1.0, factor), torch.where(leave, 0.0, -factor / divisor)
+        return torch.where(is_left, 1.0, factor), torch.where(is_left, 0.0, -factor / divisor)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is scaled."""
@@ -321,47 +334,50 @@ def spectral_norm(
     A drop-in for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
     (`torch.nn.utils.parametrize.remove_parametrizations`, or `bake_` for a whole model). It sets the norm of the
     *convolution*, not of the reshaped kernel: stride, dilation, groups and padding mode are read from the layer. The
-    norm is followed by one step of ``method`` a forward pass; in the loops of docs/benchmarks/constraint.md the largest
-    norm in use was 1.011 for 1. `rescale_` proves it when the training is over.
+    norm is followed by one step of ``method`` in each forward pass, and by three in each of the first 32. With bound 1
+    no norm in use was above 1.014 in the loops of docs/benchmarks/constraint.md. `rescale_` proves the norms when the
+    training is over.
 
     Parameters
     ----------
     module : Module
         Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d or Linear; another module with a matrix ``name``; or a
-        model, of which every such layer is constrained. Of ``Bilinear``, the weight as a matrix with a row an output.
+        model, of which every such layer is constrained. The weight of ``Bilinear`` counts as a matrix with one row for
+        each output.
     name : str, default "weight"
     n_power_iterations : int, default 1
-        Steps a forward pass in ``train()``. In ``eval()`` the state stands still; for a new weight enough steps are
-        taken once, from the vectors at hand.
+        Steps in each forward pass in ``train()``. In ``eval()`` the state does not change. There 16 steps are taken
+        once for each new weight, from the vectors at hand.
     eps : float, default 1e-12
-        A kernel whose norm is not above it is left as it is.
+        A kernel whose norm is at most ``eps`` is left as it is.
     dim : int, optional
-        For compatibility; a convolution needs none to be told.
+        Axis of the rows of a plain matrix. It is not needed for a layer.
     bound : float, default 1
         The norm to have.
     method : Method, default SymbolNorm()
-        The norm itself, from below. `Completion` and `Gram` bound from above at every step; `TensorNorm` and
-        `FantasticFour` follow upper bounds, from below.
+        `SymbolNorm` follows the norm itself, from below. The values of `Completion` and `Gram` are upper bounds at
+        every step. `TensorNorm` and `FantasticFour` follow numbers that are at least the norm, but from below, so that
+        their values prove nothing in training.
     only_shrink : bool, default False
         Scale only where the norm is above the bound.
     layers : str, default "*"
-        Of a model: which layers, as a pattern of their names. A warning names what else holds weights.
+        Pattern of the names of a model's layers that are constrained. A warning names the other modules with weights.
 
     Returns
     -------
     Module
-        The same, with parametrisations; their state is in buffers.
+        The same module, with parametrisations. Their state is in buffers.
 
     Raises
     ------
     MethodError, GeometryError, KernelError
-        If a layer, the method or a number cannot be used, or a weight has a spectral norm already; nothing is changed
-        then. `Power` is refused: it needs an input size.
+        If a layer, the method or a number cannot be used, or a weight has a spectral norm already. Nothing is changed
+        then. `Power` is refused, since it needs an input size.
 
     References
     ----------
     .. [1] Miyato, Kataoka, Koyama, Yoshida, "Spectral Normalization for Generative Adversarial Networks", ICLR 2018.
-       Ours: the convolution's norm, at all frequencies at once, instead of the reshaped kernel's.
+       Here the norm is that of the convolution, followed at all frequencies at once, instead of the reshaped kernel's.
     """
     check_count("n_power_iterations", n_power_iterations, least=1)
     check_bound(bound)
@@ -430,8 +446,8 @@ class _Constrained:
 
 
 def _has_spectral_norm(module: nn.Module, name: str) -> bool:
-    """Whether a tensor is divided by its norm already: by this parametrisation, or one of torch's."""
-    if "spectral_norm" in computed(module).get(name, ""):
+    """Whether a tensor is divided by its norm already, by this parametrisation or one of torch's."""
+    if "spectral_norm" in makers_of_tensors(module).get(name, ""):
         return True
     if not parametrize.is_parametrized(module, name):
         return False
@@ -440,14 +456,14 @@ def _has_spectral_norm(module: nn.Module, name: str) -> bool:
 
 
 def _layers_to_constrain(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
-    """Layers of a model by name: those that the pattern names and whose attributes say what they compute."""
+    """Yield a model's layers with their names, if the pattern has the name and the attributes tell the geometry."""
     for place, layer in layers_of(model):
         if fnmatchcase(place, pattern) and _refusal(layer) is None:
             yield place, layer
 
 
 def _refusal(layer: nn.Module) -> str | None:
-    """Why the geometry of a layer is not known, or None."""
+    """Return the reason why the geometry of a layer is not known, or None."""
     try:
         geometry_of(layer)
     except SpecnormError as error:
@@ -493,7 +509,7 @@ class GramRescaling(nn.Module):
         self.geometry, self.n_iter = geometry, n_iter
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Divide each channel by its number."""
+        """Divide each channel by its divisor, see `specnorm.gram_rescaling`."""
         return specnorm.gram_rescaling(weight, n_iter=self.n_iter, **self.geometry)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -513,17 +529,17 @@ def gram_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -> Mo
     module : Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, or Linear
     name : str, default "weight"
     n_iter : int, default 1
-        Gram products, see `specnorm.gram_rescaling`.
+        Number of Gram products, see `specnorm.gram_rescaling`.
 
     Returns
     -------
     Module
-        The same, with a parametrisation without state.
+        The same module, with a parametrisation that has no state.
 
     Raises
     ------
     GeometryError
-        For other modules; reflect and replicate padding.
+        For other modules, and for reflect and replicate padding.
     """
     geometry = geometry_of(module)
     parametrize.register_parametrization(module, name, GramRescaling(geometry, n_iter))

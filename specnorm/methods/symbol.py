@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 _ALL_VECTORS = 4
 """Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
 _LEAST_VECTORS = 16
-"""Vectors in all, of all points, for grids of few points: a matrix has one."""
+"""Least number of vectors of all points together. The grid of a matrix has one point, which has 16 vectors."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
 _ROUNDS = 2
 """Rounds of refinement in a training step."""
-_START_ROUNDS, _LAST_ROUNDS = 4, 40
-"""Where a value is wanted once: of the best points, and of the highest alone."""
+_START_ROUNDS = 4
+"""Rounds of refinement of the best points outside of training."""
+_LAST_ROUNDS = 40
+"""Further rounds of the highest point alone, outside of training."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,17 @@ class SymbolNorm(Stepped):
     every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
     them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. The
     value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are
-    the state: a step takes some two products of the kernel with them and follows *every* maximum, not one.
+    the state. A step takes about two products of the kernel with all of them, and follows *every* maximum. Symbols of
+    depthwise layers are numbers: a step is one product of the kernel with a table, and does without a state.
 
     Parameters
     ----------
     points : int, optional
-        Points of the grid an axis. None: some 5 to 6 for each tap but one, as measured in training loops.
+        Points of the grid along each axis. None: 4.5 to 6 for each tap but one, depending on the channels, within
+        limits that were measured in training loops (`default_points`).
     vectors : int
-        At each point, at least: two see singular values that cross. A matrix has 16, and where the smaller side has at
-        most 4 channels all are kept.
+        Least number of vectors at each point. Two vectors follow two singular values that cross. A matrix has 16
+        vectors. If the smaller side has at most 4 channels, there are as many vectors as channels.
 
     References
     ----------
@@ -71,6 +75,9 @@ class SymbolNorm(Stepped):
             check_count("points", self.points, least=1)
         check_count("vectors", self.vectors, least=1)
 
+    def needs(self, spec: ConvSpec) -> Needs:
+        return replace(super().needs(spec), by_layer=_is_scalar(spec))
+
     def check(self, spec: ConvSpec) -> None:
         """Refuse a size: the maximum over the frequencies of one size is another number."""
         if spec.input_shape:
@@ -84,14 +91,19 @@ class SymbolNorm(Stepped):
         """Start, refine, and take the value in the widest precision, rounded down."""
         xp = ops.xp
         tall = arrays.tall(blocks, xp=xp)
-        triples = self._settled(tall, ops=ops)[1]
+        group: tuple[Array, ...] = ()
+        if _is_scalar(spec):
+            highest_group, tall, triples = self._highest(tall, spec, _START_ROUNDS, _LAST_ROUNDS, ops=ops)
+            group = (highest_group,)
+        else:
+            triples = self._run_from_start(tall, ops=ops)[1]
         wide = arrays.in_wide_dtype(tall, ops=ops)
         complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
         vectors = xp.astype(triples.right, complex_dtype, copy=False)
         angles = xp.astype(triples.angles, wide.dtype, copy=False)
         value, image, phases = attained_down(wide, vectors, angles, ops=ops)
         left, _ = arrays.normalise(image, xp=xp)
-        return Evaluation(value, (), self._residuals(left, vectors, phases, xp=xp))
+        return Evaluation(value, (), (*self._residuals(left, vectors, phases, xp=xp), *group))
 
     def pullback(
         self,
@@ -102,9 +114,11 @@ class SymbolNorm(Stepped):
         xp: Namespace,
     ) -> Array:
         """Envelope theorem: ``Re(conj(u) v e^{i k.theta})``, the vectors and the frequency held constant."""
-        rows, columns = residuals
+        rows, columns, *group = residuals
         gradient = xp.matmul(rows * cotangent[:, None, None], columns)
         sizes = spec.block_shape
+        if group:
+            gradient = arrays.one_hot(gradient, group[0], spec.groups, xp=xp)
         if sizes[0] < sizes[1]:
             swapped = xp.reshape(gradient, (-1, sizes[1], sizes[0], *sizes[2:]))
             return arrays.swapped(swapped, xp=xp)
@@ -114,12 +128,15 @@ class SymbolNorm(Stepped):
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Right vectors, as (real, imaginary), at the points of the grid."""
         channels = min(spec.block_shape[:2])
-        grid = self._grid(spec.block_kernel_shape, channels)
+        grid = self._scalar_grid(spec) if _is_scalar(spec) else self._grid(spec.block_kernel_shape, channels)
         return {"vectors": (channels, self._count(channels, len(grid)), len(grid), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         tall = arrays.tall(blocks, xp=ops.xp)
-        return (arrays.real_pair(self._settled(tall, ops=ops)[0], xp=ops.xp),)
+        if _is_scalar(spec):
+            points = len(self._scalar_grid(spec))
+            return (arrays.real_pair(grid_vectors.start_vectors(tall, 1, points, ops=ops), xp=ops.xp),)
+        return (arrays.real_pair(self._run_from_start(tall, ops=ops)[0], xp=ops.xp),)
 
     def advance(
         self,
@@ -132,18 +149,25 @@ class SymbolNorm(Stepped):
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         xp = ops.xp
         tall = arrays.tall(blocks, xp=xp)
+        if _is_scalar(spec):
+            group, block, triples = self._highest(tall, spec, _ROUNDS, ops=ops)
+            waves = PlaneWaves(block, self._scalar_grid(spec), ops=ops)
+            phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
+            residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
+            return Evaluation(triples.value, (), (*residuals, group)), state
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, grid, ops=ops)
-        vectors = grid_vectors.begun_anew(ops.complex(state[0][..., 0], state[0][..., 1]), tall, ops=ops)
+        vectors = ops.complex(state[0][..., 0], state[0][..., 1])
+        vectors = grid_vectors.with_invalid_replaced(vectors, tall, ops=ops)
         for _ in range(max(sweeps, 1)):
             vectors, points = grid_vectors.step(waves, vectors)
         triples = grid_vectors.refine(waves, points, _ROUNDS)
         phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
         residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
-        after = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
-        return Evaluation(triples.value, (), residuals), after
+        new_state = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
+        return Evaluation(triples.value, (), residuals), new_state
 
-    def _settled(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
+    def _run_from_start(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
         """Vectors after the first steps, and the triples that they lead to."""
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, grid, ops=ops)
@@ -153,6 +177,19 @@ class SymbolNorm(Stepped):
         )
         vectors, points = grid_vectors.step(waves, vectors)
         return vectors, grid_vectors.refine(waves, points, _START_ROUNDS, last_rounds=_LAST_ROUNDS)
+
+    def _highest(
+        self, blocks: Array, spec: ConvSpec, rounds: int, last_rounds: int = 0, *, ops: ArrayOps
+    ) -> tuple[Array, Array, Triples]:
+        """Group, block and triple of the highest group of each layer."""
+        from specnorm.numerics import grid_scalars  # imported here: depthwise layers alone need it
+
+        return grid_scalars.highest(blocks, spec.groups, self._scalar_grid(spec), rounds, last_rounds, ops=ops)
+
+    def _scalar_grid(self, spec: ConvSpec) -> Grid:
+        from specnorm.numerics import grid_scalars  # imported here: depthwise layers alone need it
+
+        return grid_scalars.grid_of(spec.block_kernel_shape, self.points)
 
     def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
@@ -174,3 +211,8 @@ class SymbolNorm(Stepped):
         """Two real factors of the gradient of the tall blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
         waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
         return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)
+
+
+def _is_scalar(spec: ConvSpec) -> bool:
+    """Whether the symbols are numbers, as those of depthwise layers."""
+    return spec.block_shape[:2] == (1, 1)

@@ -1,4 +1,4 @@
-"""Right vectors at every frequency of a coarse grid, moved all at once: what follows the norm of a changing kernel.
+"""Right vectors at every frequency of a coarse grid, all moved at once. They follow the norm of a kernel that changes.
 
 One set of vectors follows one local maximum of ``||G(theta)||``. A layer that is divided by its norm in training grows
 at the other maxima, until many of them are equally high. Vectors at every point of a grid see each of them.
@@ -23,20 +23,27 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 REFINED = 16
-"""Points that are refined in a training step: their frequency leaves the grid."""
+"""Number of points whose frequency is moved off the grid in a training step."""
 _SHIFT = 0.35
-"""Shift of a power step, as a part of the smallest value that is followed. Values just below that one fade faster than
-without a shift, at no product more, and values near zero by half a step. With a shift of one half these never fade."""
+"""Shift s of a power step, as a fraction of q_min, the smallest squared value that is followed at the point. A step
+multiplies the part of a vector with the squared value q by (q - s) / (q_min - s), so that values just below q_min fade
+faster than without a shift. A value near zero is multiplied by -0.54; with a shift of one half it would never fade."""
 _SHORT = 0.1
-"""Length below which a vector that should have length 1 is none: the average of vectors that have nothing in common."""
+"""Vectors shorter than this begin anew. They are averages of unit vectors that have nothing in common, as an average of
+several models' states has."""
+_LONG = 2.0
+"""Vectors longer than this begin anew, too."""
 _FEW = 4
-"""Vectors a point up to which Gram and Schmidt takes less time than a factorisation a point."""
+"""Number of vectors at a point up to which Gram-Schmidt takes less time than a factorisation for each point."""
 _PASSES = 2
-"""How often a power step is made orthogonal to the vectors it came from, which it is nearly parallel to."""
+"""Number of times that a power step is made orthogonal to the vectors it came from. It is nearly parallel to these, so
+that once leaves rounding errors."""
 _SQUARINGS = 5
-"""How often a small Gram matrix is squared until one of its columns is the first eigenvector, nearly."""
+"""Number of times that a small Gram matrix is squared, which raises the ratio of two eigenvalues to the power 32. Then
+its largest column is nearly the first eigenvector."""
 _UNROLLED = 3
-"""Rounds up to which no loop is compiled, and no value is looked at: those of a training step."""
+"""Number of rounds up to which a Python loop is used, as in a training step. More rounds are a loop that compilers keep
+as a loop."""
 _TINY = 1e-30
 """Added to norms that are divided by."""
 
@@ -71,7 +78,7 @@ class Grid:
     key : tuple
         Shape of the kernel, and points an axis.
     taps : float array, shape (taps, d)
-        Places k of the taps.
+        Positions k of the taps.
     angles : float array, shape (f, d)
         In radians.
     """
@@ -103,21 +110,23 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
 
 
 _PLACED: dict[tuple[Hashable, ...], tuple[Array, ...]] = {}
-"""Constants by what they are of, library, dtype and device: as many as there are kinds of kernels. They are never
-moved, since recordings of a device hold their addresses."""
+"""Constant tables, by their key, library, dtype and device. There are as many as there are kinds of kernels. Entries
+are never removed or replaced, since captured CUDA graphs hold their addresses."""
 
 
 def _placed(
     key: Hashable, tables: Callable[[type[np.floating]], tuple[np.ndarray, ...]], like: Array, *, ops: ArrayOps
 ) -> tuple[Array, ...]:
-    """Arrays of the host beside others, in their precision. They are kept: a copy to a device would wait for it.
+    """Return tables in the library, in the precision and on the device of ``like``.
+
+    They are copied once and kept: each copy to a device would wait for the device.
 
     Parameters
     ----------
     key : hashable
-        What the tables are of.
+        Names the tables.
     tables : callable
-        From a real dtype to arrays, real or complex.
+        Returns the tables as NumPy arrays, real or complex, for a real dtype.
     """
     dtype = np.float64 if like.dtype == ops.xp.float64 else np.float32
     if ops.traced:
@@ -139,16 +148,16 @@ class PlaneWaves:
     blocks : array, shape (b, m, p, *kernel_shape)
         Real.
     grid : Grid
-        Of such kernels.
+        Grid for kernels of this shape.
 
     Attributes
     ----------
     taps : array, shape (taps, d)
-        Places of the taps.
+        Positions of the taps.
     angles : array, shape (b, d, f)
-        Of the grid.
+        Frequencies of the grid.
     grid_phases : complex array, shape (b, taps, f)
-        ``e^{i k.theta}`` there.
+        ``e^{i k.theta}`` at these frequencies.
     """
 
     def __init__(self, blocks: Array, grid: Grid, *, ops: ArrayOps) -> None:
@@ -185,16 +194,22 @@ class PlaneWaves:
 
 
 def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
-    """Return the points an axis that a training loop needs to be held, by its taps, its axes and its channels.
+    """Return the number of points along each axis with which the constraint holds in training loops.
 
-    Measured in the loops of docs/benchmarks/constraint.md.
+    The numbers were measured in the loops of docs/benchmarks/constraint.md.
+
+    Parameters
+    ----------
+    channels : int
+        Of the smaller side.
     """
     axes = sum(k > 1 for k in kernel_shape)
     if not axes:
         return 1
     points_a_tap = 6 if channels <= 48 else 5 if channels <= 64 else 4.5
     points = math.ceil(points_a_tap * (max(kernel_shape) - 1))
-    return max(8, min(points, (256, 32, 10)[axes - 1]))
+    most_points = {1: 256, 2: 32, 3: 10}
+    return max(8, min(points, most_points[axes]))
 
 
 @functools.lru_cache(maxsize=64)
@@ -213,12 +228,12 @@ def start_vectors(blocks: Array, count: int, points: int, *, ops: ArrayOps) -> A
     return ops.xp.broadcast_to(columns[None, :, :, None], (b, p, count, points))
 
 
-def begun_anew(vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
-    """Vectors with those that are none replaced by start vectors: zeros, or no numbers, of a state never filled."""
+def with_invalid_replaced(vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
+    """Replace vectors that are far from unit length by start vectors: zeros or NaN, as in a state never filled."""
     xp = ops.xp
     start = start_vectors(blocks, *vectors.shape[2:], ops=ops)
-    square = _squared_norm(vectors, xp=xp)[:, None, :, :]
-    is_unit = (square > _SHORT**2) & (square < 4)
+    squared_length = _squared_norm(vectors, xp=xp)[:, None, :, :]
+    is_unit = (squared_length > _SHORT**2) & (squared_length < _LONG**2)
     return xp.where(is_unit, vectors, start)
 
 
@@ -264,27 +279,27 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Points]:
     squares = _squared_norm(images, xp=xp)
     mix = _first_eigenvector(images, squares, xp=xp)
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
-    grown = _squared_norm(_mixed(power, mix, xp=xp), xp=xp)
-    heights = grown / (_squared_norm(_mixed(images, mix, xp=xp), xp=xp) + _TINY)
-    best = xp.argsort(heights[:, 0, :], axis=1, descending=True)[:, : min(REFINED, heights.shape[2])]
-    points = _best_in_two_steps(waves, vectors, images, power, where=best)
+    squared_power = _squared_norm(_mixed(power, mix, xp=xp), xp=xp)
+    squared_norms = squared_power / (_squared_norm(_mixed(images, mix, xp=xp), xp=xp) + _TINY)
+    best = xp.argsort(squared_norms[:, 0, :], axis=1, descending=True)[:, : min(REFINED, squared_norms.shape[2])]
+    points = _best_in_span_with_power(waves, vectors, images, power, where=best)
     shift = _SHIFT * xp.min(squares, axis=1)[:, None, None, :]
     return orthonormal(power - shift * vectors, xp=xp), points
 
 
-def _best_in_two_steps(waves: PlaneWaves, vectors: Array, images: Array, power: Array, *, where: Array) -> Points:
-    """Choose the best vector in the space of the vectors and of their power step, by Rayleigh-Ritz, at some points.
+def _best_in_span_with_power(waves: PlaneWaves, vectors: Array, images: Array, power: Array, *, where: Array) -> Points:
+    """Choose the best vector in the span of the vectors and of their power step, by Rayleigh-Ritz, at some points.
 
-    It is much closer to the first singular vector than the best of either, where singular values are close, as they are
-    in layers that are kept at a norm.
+    Where singular values are close, it is much closer to the first singular vector than the best vector of either
+    space. They are close in layers that are kept at a norm.
 
     Parameters
     ----------
     vectors, power : complex arrays, shape (b, p, r, f)
     images : complex array, shape (b, m, r, f)
-        Of the vectors.
+        Images of the vectors.
     where : integer array, shape (b, g)
-        Points of the grid.
+        Indices of the points.
     """
     xp = waves.ops.xp
     p, r = vectors.shape[1:3]
@@ -296,7 +311,7 @@ def _best_in_two_steps(waves: PlaneWaves, vectors: Array, images: Array, power: 
         basis = xp.concat([basis, new], axis=2)
         basis_images = xp.concat([basis_images, waves.images(new, phases)], axis=2)
     mix = _first_eigenvector(basis_images, _squared_norm(basis_images, xp=xp), xp=xp)
-    # New vectors that are rounding errors are not quite orthogonal.
+    # A power step that is nothing but rounding errors is not quite orthogonal, so that the combination is normalised.
     best, length = _unit(_mixed(basis, mix, xp=xp), xp=xp)
     best_images = _mixed(basis_images, mix, xp=xp) / (length + _TINY)
     return Points(best, best_images, angles, phases)
@@ -341,11 +356,11 @@ def _first_of_two(images: Array, squares: Array, *, xp: Namespace) -> Array:
     coupling = xp.sum(xp.conj(first) * second, axis=1)
     half_difference = 0.5 * (squares[:, 0, :] - squares[:, 1, :])
     radius = xp.sqrt(half_difference * half_difference + _square(coupling, xp=xp))
-    # The sum of the two that have one sign: (d + r, conj(c)), or (c, r - d), which is the same vector.
+    # The eigenvector is (r + d, conj(c)) or, parallel to it, (c, r - d). In one of the two, r and d do not cancel.
     larger = xp.astype(xp.abs(half_difference) + radius, coupling.dtype)
     first_leads = half_difference >= 0
     mix = xp.stack([xp.where(first_leads, larger, coupling), xp.where(first_leads, xp.conj(coupling), larger)], axis=1)
-    # Two orthogonal images of one length: any combination is as good, and the formula gives zero.
+    # For two orthogonal images of one length the formula gives zero, and any combination is as good as another.
     undecided = (radius <= _TINY)[:, None, :]
     mix = xp.where(undecided, xp.ones_like(mix), mix)
     return _unit(mix, xp=xp)[0]
@@ -357,9 +372,9 @@ def refine(waves: PlaneWaves, points: Points, rounds: int, *, last_rounds: int =
     Parameters
     ----------
     rounds : int
-        Of all points.
+        Number of rounds for all points.
     last_rounds : int
-        Of the highest one alone, after these.
+        Number of further rounds for the highest point alone.
     """
     xp = waves.ops.xp
     points = _alternate(waves, points, rounds)
@@ -429,9 +444,9 @@ def _projection(vectors: Array, basis: Array, *, xp: Namespace) -> Array:
 
 
 def _by_householder(vectors: Array, *, xp: Namespace) -> Array:
-    """`orthonormal` by a QR factorisation a point."""
+    """`orthonormal` by a QR factorisation for each point."""
     columns = xp.permute_dims(vectors, (0, 3, 1, 2))
-    # What is not finite would stop a factorisation.
+    # A QR factorisation raises an error for NaN or infinity.
     columns = xp.where(xp.isfinite(columns), columns, xp.zeros_like(columns))
     basis, _ = xp.linalg.qr(columns)
     return xp.permute_dims(basis, (0, 2, 3, 1))

@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 
 PHASE_ERROR = 8.0
-"""Absolute error of the cosines and sines of `phases`, in units of 2**-53: two roundings and a constant in an angle of
-at most pi/4, on a slope of at most 1, make less than 2; vectorised libraries promise 4 units in the last place."""
+"""Absolute error of the cosines and sines of `phases`, in units of 2**-53.
+
+The angle is at most pi/4. Two roundings and a constant make its error less than 2 units, and the slope of cosine and
+sine is at most 1. Vectorised libraries promise 4 units in the last place of their values. Together these are 6 units; 8
+leave a margin.
+"""
 
 
 _COS_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0])
@@ -124,7 +128,9 @@ def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
 @functools.cache
 def signs(axes: int) -> np.ndarray:
     """All vectors of signs with first sign 1, shape (2 ** (axes - 1), axes); read-only."""
-    exponents = product([np.arange(1), *[np.arange(2)] * (axes - 1)][:axes])
+    first = [np.arange(1)] * min(axes, 1)
+    others = [np.arange(2)] * (axes - 1)
+    exponents = product([*first, *others])
     signs = np.asarray(1 - 2 * exponents)
     signs.flags.writeable = False
     return signs

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.problem.taps import along_axes, axis_tables, readers_of, shapes_of, sizes_of, tables_of_axes
+from specnorm.problem.taps import Axis, along_axes, axis_tables, readers_of, shapes_of, sizes_of, tables_of_axes
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -39,7 +39,7 @@ class Convolution:
         In torch's order (`torch_order`): (cout, cin // groups, *kernel_shape), transposed (cin, cout // groups, ...).
     spec : ConvSpec
         With ``input_shape``.
-    vectors : int
+    vector_count : int
         Number of vectors to which each layer is applied at once, for planning memory.
     budget : int, optional
         Bytes for the patches of one product, which decide how many axes are looped; None: ``ops.memory``.
@@ -52,9 +52,9 @@ class Convolution:
         Rows and columns of the layer's matrix A.
     large, small : tuple of int
         Spatial sizes of the convolution's input and output (`sizes_of`).
-    inner, outer : int
+    large_channels, small_channels : int
         Channels of one group on the large side and on the small side.
-    kernels : array, shape (b, groups, outer, inner, *kernel_shape)
+    kernels : array, shape (b, groups, small_channels, large_channels, *kernel_shape)
     roundings : tuple (forward, backward)
         ``|computed A x - A x| <= gamma(forward) |A| |x|`` for the layer; ``backward`` for its adjoint.
 
@@ -69,7 +69,7 @@ class Convolution:
         kernels: Array,
         spec: ConvSpec,
         *,
-        vectors: int = 1,
+        vector_count: int = 1,
         budget: int | None = None,
         ops: ArrayOps,
     ) -> None:
@@ -81,35 +81,36 @@ class Convolution:
         inputs, outputs = self.shapes
         self.shape = math.prod(outputs), math.prod(inputs)
         b, first, second, *taps = kernels.shape
-        self.outer = first // spec.groups
-        self.inner = second
-        self._set_kernels(xp.reshape(kernels, (b, spec.groups, self.outer, self.inner, *taps)))
+        self.small_channels = first // spec.groups
+        self.large_channels = second
+        self._set_kernels(xp.reshape(kernels, (b, spec.groups, self.small_channels, self.large_channels, *taps)))
         budget = ops.memory if budget is None else budget
-        self.looped_axes = self._looped_axes(b * vectors * spec.groups * second, budget)
+        self.looped_axes = self._looped_axes(b * vector_count * spec.groups * second, budget)
         can_slice = self.looped_axes == 0 and ops.concrete
         self.slices: Slices | None = None
         self.adjoint_slices: Slices | None = None
         if can_slice:
             self.slices = slices_of(self.large, self.small, spec, like=kernels, ops=ops)
-            if self._looped_axes(b * vectors * first, budget) == 0:
+            if self._looped_axes(b * vector_count * first, budget) == 0:
                 self.adjoint_slices = slices_of_adjoint(self.large, self.small, spec, like=kernels, ops=ops)
         self.gathers: list[list[Gather]] = []
         for j, table in enumerate(tables_of_axes(self.large, self.small, spec)):
+            # One table for each tap of a looped axis, one for all taps of any other.
             parts = [*table] if j < self.looped_axes else [table.reshape(-1)]
             self.gathers.append([Gather(part, self.large[j], like=kernels, ops=ops) for part in parts])
-        forward = self.inner * math.prod(taps) + 2
+        forward = self.large_channels * math.prod(taps) + 2
         backward = self._backward_roundings(math.prod(taps))
         self.roundings = (backward, forward) if spec.transposed else (forward, backward)
 
     def _backward_roundings(self, taps: int) -> int:
         """Number of roundings of an entry that the adjoint of the convolution returns."""
         if self.adjoint_slices is not None:
-            return self.outer * taps + 2
+            return self.small_channels * taps + 2
         if self.slices is not None:
-            return self.outer + taps + self.slices.most_readers + 2
+            return self.small_channels + taps + self.slices.most_readers + 2
         readers = sum(max(gather.most_readers for gather in axis) for axis in self.gathers)
         loops = math.prod(self.kernel_shape[: self.looped_axes])
-        return self.outer + readers + loops + 2
+        return self.small_channels + readers + loops + 2
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -123,7 +124,12 @@ class Convolution:
         return absolute
 
     def _set_kernels(self, kernels: Array) -> None:
-        """Set the kernels, shape (b, groups, outer, inner, *kernel_shape), and those of the adjoint's convolution."""
+        """Set the kernels, and those of the adjoint's convolution.
+
+        Parameters
+        ----------
+        kernels : array, shape (b, groups, small channels, large channels, *kernel_shape)
+        """
         self.kernels = kernels
         swapped = self.xp.permute_dims(kernels, (0, 1, 3, 2, *range(4, kernels.ndim)))
         self._adjoint_kernels = self.xp.reshape(swapped, (*swapped.shape[:3], -1))
@@ -143,27 +149,28 @@ class Convolution:
             x, y = y, x
         b, r = x.shape[:2]
         groups, outputs = self.spec.groups, math.prod(self.small)
-        y = xp.reshape(y, (b, r, groups, self.outer, outputs))
+        y = xp.reshape(y, (b, r, groups, self.small_channels, outputs))
         parts = []
         for taps in self._looped_taps():
             patches = xp.reshape(self._patches(x, taps), (b, groups, -1, outputs, r))
             patches = xp.permute_dims(patches, (0, 4, 1, 3, 2))
             parts.append(xp.matmul(y, patches))
-        # (b, r, groups, outer, looped taps, inner * other taps) -> (b, r, groups, outer, inner, all taps)
+        # From (b, r, groups, small channels, looped taps, large channels * other taps)
+        # to (b, r, groups, small channels, large channels, all taps).
         total = xp.stack(parts, axis=4)
-        total = xp.reshape(total, (b, r, groups, self.outer, len(parts), self.inner, -1))
+        total = xp.reshape(total, (b, r, groups, self.small_channels, len(parts), self.large_channels, -1))
         total = xp.permute_dims(total, (0, 1, 2, 3, 5, 4, 6))
-        return xp.reshape(total, (b, r, groups * self.outer, self.inner, *self.kernel_shape))
+        return xp.reshape(total, (b, r, groups * self.small_channels, self.large_channels, *self.kernel_shape))
 
-    def _looped_axes(self, lines: int, budget: int) -> int:
+    def _looped_axes(self, values_per_tap: int, budget: int) -> int:
         """Number of first axes that have to be looped so that patches fit the budget.
 
         Parameters
         ----------
-        lines : int
-            Numbers that one tap reads for one output: layers times vectors times channels.
+        values_per_tap : int
+            How many values one tap reads for one output: layers times vectors times channels.
         """
-        bytes_of_a_tap = 8 * lines * math.prod(self.small)
+        bytes_of_a_tap = 8 * values_per_tap * math.prod(self.small)
         for looped in range(len(self.kernel_shape) + 1):
             if bytes_of_a_tap * math.prod(self.kernel_shape[looped:]) <= budget:
                 return looped
@@ -178,23 +185,26 @@ class Convolution:
         return self.gathers[axis][taps[axis] if axis < self.looped_axes else 0]
 
     def _matrix(self, taps: tuple[int, ...]) -> Array:
-        """The kernels at one combination of taps of the looped axes, shape (b, groups, outer, inner * other taps)."""
+        """The kernels at one combination of taps of the looped axes.
+
+        Shape (b, groups, small channels, large channels * other taps).
+        """
         part = self.kernels[(slice(None), slice(None), slice(None), slice(None), *taps, ...)]
         return self.xp.reshape(part, (*part.shape[:3], -1))
 
     def _patches(self, x: Array, taps: tuple[int, ...]) -> Array:
-        """Gather what all outputs read: (b, r, inputs) -> (b, groups, inner * other taps, outputs * r).
+        """Gather what all outputs read: (b, r, inputs) -> (b, groups, large channels * other taps, outputs * r).
 
         The axis of the r vectors comes last, so that each gathered piece of memory is contiguous.
         """
         xp, groups = self.xp, self.spec.groups
         b, r = x.shape[:2]
-        x = xp.reshape(xp.matrix_transpose(x), (b, groups * self.inner, *self.large, r))
+        x = xp.reshape(xp.matrix_transpose(x), (b, groups * self.large_channels, *self.large, r))
         if self.slices is not None:
             return xp.reshape(self.slices.read(x), (b, groups, -1, math.prod(self.small) * r))
         for axis in range(len(self.kernel_shape)):
             x = self._gather(axis, taps).read(x, axis + 2)
-        shape, tap_axes, output_axes = [b, groups, self.inner], [], []
+        shape, tap_axes, output_axes = [b, groups, self.large_channels], [], []
         for axis, size in enumerate(self.small):
             if axis >= self.looped_axes:
                 tap_axes.append(len(shape))
@@ -219,7 +229,8 @@ class Convolution:
             return self._backward_as_convolution(y, self.adjoint_slices)
         xp = self.xp
         b, r = y.shape[:2]
-        by_channel = xp.reshape(xp.matrix_transpose(y), (b, self.spec.groups, self.outer, math.prod(self.small) * r))
+        shape = (b, self.spec.groups, self.small_channels, math.prod(self.small) * r)
+        by_channel = xp.reshape(xp.matrix_transpose(y), shape)
         parts = []
         for taps in self._looped_taps():
             products = xp.matmul(xp.matrix_transpose(self._matrix(taps)), by_channel)
@@ -231,20 +242,23 @@ class Convolution:
         """Apply the adjoint of the convolution as a convolution of its own, if it is one (`slices_of_adjoint`)."""
         xp, groups = self.xp, self.spec.groups
         b, r = y.shape[:2]
-        y = xp.reshape(xp.matrix_transpose(y), (b, groups * self.outer, *self.small, r))
+        y = xp.reshape(xp.matrix_transpose(y), (b, groups * self.small_channels, *self.small, r))
         patches = xp.reshape(slices.read(y), (b, groups, self._adjoint_kernels.shape[-1], -1))
         return xp.matrix_transpose(xp.reshape(xp.matmul(self._adjoint_kernels, patches), (b, -1, r)))
 
     def _added_up(self, products: Array, taps: tuple[int, ...], r: int) -> Array:
-        """Sum over all reads of each pixel: (b, groups, inner * other taps, outputs * r) -> (b, c, *large, r)."""
+        """Sum over all reads of each pixel.
+
+        From (b, groups, large channels * other taps, outputs * r) to (b, c, *large, r).
+        """
         xp = self.xp
         b, groups = products.shape[:2]
-        channels = groups * self.inner
+        channels = groups * self.large_channels
         if self.slices is not None:
             return self.slices.add(xp.reshape(products, (b, channels, -1, *self.small, r)))
         other_axes = list(range(self.looped_axes, len(self.kernel_shape)))
         other_taps = [self.kernel_shape[axis] for axis in other_axes]
-        products = xp.reshape(products, (b, groups, self.inner, *other_taps, *self.small, r))
+        products = xp.reshape(products, (b, groups, self.large_channels, *other_taps, *self.small, r))
         # Put the taps of each axis right before its outputs, and merge both.
         order, merged = [0, 1, 2], []
         first_output_axis = 3 + len(other_axes)
@@ -275,7 +289,7 @@ def slices_of(
     for axis in along_axes(large, small, spec):
         last_output = axis.stride * (axis.outputs - 1)
         padded_size = last_output + axis.dilation * (axis.taps - 1) + 1
-        tables.append(axis_tables(axis.pixels, padded_size, 1, 1, 1, axis.before, spec.padding_mode)[0])
+        tables.append(_padded_table(axis.pixels, axis.before, padded_size, spec.padding_mode))
         firsts = [axis.dilation * tap for tap in range(axis.taps)]
         slices_of_axes.append([slice(first, first + last_output + 1, axis.stride) for first in firsts])
     return Slices(tables, large, slices_of_axes, like=like, ops=ops)
@@ -299,12 +313,18 @@ def slices_of_adjoint(
         return None
     tables, slices_of_axes = [], []
     for axis in along_axes(large, small, spec):
-        extent = axis.dilation * (axis.taps - 1)
-        padded_size = axis.pixels + extent
-        tables.append(axis_tables(axis.outputs, padded_size, 1, 1, 1, extent - axis.before, spec.padding_mode)[0])
-        firsts = [extent - axis.dilation * tap for tap in range(axis.taps)]
+        reach = axis.dilation * (axis.taps - 1)
+        padded_size = axis.pixels + reach
+        tables.append(_padded_table(axis.outputs, reach - axis.before, padded_size, spec.padding_mode))
+        firsts = [reach - axis.dilation * tap for tap in range(axis.taps)]
         slices_of_axes.append([slice(first, first + axis.pixels) for first in firsts])
     return Slices(tables, small, slices_of_axes, like=like, ops=ops)
+
+
+def _padded_table(pixels: int, before: int, padded_size: int, mode: str) -> np.ndarray:
+    """The pixel at each position of a padded axis, shape (padded_size,): what a single tap without a stride reads."""
+    single_tap = Axis(pixels, outputs=padded_size, taps=1, stride=1, dilation=1, before=before)
+    return np.asarray(axis_tables(single_tap, mode)[0])
 
 
 class Slices:

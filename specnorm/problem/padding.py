@@ -20,12 +20,12 @@ def same_upper(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
     k, s, r : int
         Kernel size, stride and dilation.
     """
-    reach = r * (k - 1) + 1
+    width = r * (k - 1) + 1
     if n is None:
-        total = max(reach - s, 0)
+        total = max(width - s, 0)
     else:
         outputs = -(-n // s)
-        total = max((outputs - 1) * s + reach - n, 0)
+        total = max((outputs - 1) * s + width - n, 0)
     return total // 2, total - total // 2
 
 
@@ -42,7 +42,9 @@ def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> 
     if mode == "circular":
         return 1 + -(-(before + after) // (n or 1))
     if mode == "replicate":
-        return 1 + (max(before, after) if n is not None and n > 1 else before + after)
+        # The padding copies the first pixel in front and the last one behind: a single pixel at both ends.
+        has_two_ends = n is not None and n > 1
+        return 1 + (max(before, after) if has_two_ends else before + after)
     if mode == "reflect":
         if n is not None and max(before, after) >= n:
             # The padding is longer than the axis: it reflects back and forth, with this period.

@@ -35,12 +35,11 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
        Layers", NeurIPS 2022 (strided layers).
     """
     kernels = torch_order(kernels, spec, xp=xp)
-    first, second = spec.stored_channels
     count = kernels.shape[0] * spec.groups
-    blocks = xp.reshape(kernels, (count, first // spec.groups, second, *spec.kernel_shape))
+    blocks = xp.reshape(kernels, (count, *spec.group_channels, *spec.kernel_shape))
     for axis, padded_size in enumerate(_padded_shape(spec), start=3):
-        # Some phases have one tap less than others: append zeros. They are fewer than the taps, so a slice of the
-        # blocks has their shape.
+        # Some phases have one tap less than others: append zeros. There are fewer of them than taps, so a slice of the
+        # blocks has their shape, and `zeros_like` of that slice their dtype and device.
         missing = padded_size - blocks.shape[axis]
         if missing:
             zeros = xp.zeros_like(blocks[_first_of_axis(missing, axis)])
@@ -84,7 +83,7 @@ def _torch_axes(ndim: int) -> tuple[int, ...]:
     return (0, ndim - 1, ndim - 2, *range(1, ndim - 2))
 
 
-def support(block: Array, *, ops: ArrayOps) -> Array:
+def trimmed(block: Array, *, ops: ArrayOps) -> Array:
     """Remove slices of taps that are zero from the borders of kernels (b, m, p, *kernel_shape) with known values.
 
     A slice is removed if it is zero in all b kernels. That shifts the kernels, which multiplies their symbols by a

@@ -9,7 +9,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args, get_type_hints
 
 from specnorm.errors import GeometryError, KernelError
@@ -23,6 +23,8 @@ FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 _LARGEST_COUNT = 2**31 - 1
 """Largest stride, dilation, number of groups or size that is accepted."""
+_MOST_PIXELS = 2**40
+"""Most pixels of an ``input_shape``; a single channel of so many takes 4 TiB in float32."""
 TRACED = (
     " It decides what is computed, so under jit, compile and vmap it must be a Python number: leave it out of the "
     "traced arguments (static_argnums)."
@@ -68,7 +70,7 @@ class Geometry(Layer, total=False):
     input_shape: int | Sequence[int] | None
 
 
-GEOMETRY_WORDS = frozenset(get_type_hints(Geometry))
+GEOMETRY_KEYWORDS = frozenset(get_type_hints(Geometry))
 _SPATIAL = ("input_shape", "stride", "dilation", "padding_mode", "padding")
 """Keywords about spatial axes; a matrix has no such axes."""
 
@@ -99,7 +101,7 @@ class ConvSpec:
     padding : tuple of (int, int)
         Amounts before and after, for each axis; an empty tuple stands for "same".
     input_shape : tuple of int or None
-        Spatial sizes of the layer's input; None: the supremum over all sizes (see `sizes`).
+        Spatial sizes of the layer's input; None: the supremum over all sizes (see `sizes_in_words`).
     """
 
     cout: int
@@ -133,7 +135,7 @@ class ConvSpec:
         return {name: getattr(self, name) for name in ("groups", "transposed", "layout", *spatial)}
 
     @functools.cached_property
-    def steps(self) -> tuple[int, ...]:
+    def reduced_stride(self) -> tuple[int, ...]:
         """The reduced stride along each axis: the stride, divided by its greatest common divisor with the dilation.
 
         Dilation r and stride s read only every gcd(r, s)-th pixel. On these pixels, the layer has this stride.
@@ -142,34 +144,43 @@ class ConvSpec:
 
     @functools.cached_property
     def phases(self) -> tuple[int, ...]:
-        """Number of phases along each axis: residues of pixels, modulo `steps`, that some tap reads.
+        """Number of phases along each axis: residues of pixels, modulo `reduced_stride`, that some tap reads.
 
         Each phase of an input channel becomes a channel of its own.
         """
-        return tuple(min(s, k) for s, k in zip(self.steps, self.kernel_shape, strict=True))
+        return tuple(min(s, k) for s, k in zip(self.reduced_stride, self.kernel_shape, strict=True))
 
     @functools.cached_property
     def block_kernel_shape(self) -> tuple[int, ...]:
         """Spatial sizes of the layer's blocks (`problem.polyphase`)."""
-        return tuple(-(-k // s) for s, k in zip(self.steps, self.kernel_shape, strict=True))
+        return tuple(-(-k // s) for s, k in zip(self.reduced_stride, self.kernel_shape, strict=True))
 
     @functools.cached_property
     def stored_channels(self) -> tuple[int, int]:
-        """Sizes of the kernel's first two axes in torch's order: ``(cout, cin // groups)``, transposed the reverse.
+        """Sizes of the kernel's first two axes in torch's order: ``(cout, cin // groups)``.
 
-        For a transposed layer that is ``(cin, cout // groups)``: output and input channels of the convolution whose
-        adjoint the layer is.
+        For a transposed layer they are ``(cin, cout // groups)``. So the first counts the channels of all groups, the
+        second those of one group (see `group_channels`).
         """
         return (self.cin, self.cout // self.groups) if self.transposed else (self.cout, self.cin // self.groups)
 
     @functools.cached_property
+    def group_channels(self) -> tuple[int, int]:
+        """Output and input channels of one group of the convolution (of the one whose adjoint a transposed layer is).
+
+        They run along the kernel's first two axes in torch's order; the first axis holds those of all groups.
+        """
+        first, second = self.stored_channels
+        return first // self.groups, second
+
+    @functools.cached_property
     def block_shape(self) -> tuple[int, ...]:
         """Shape (m, p, *block_kernel_shape) of one block; a layer has one block for each group."""
-        first, second = self.stored_channels
-        return (first // self.groups, second * math.prod(self.phases), *self.block_kernel_shape)
+        outputs, inputs = self.group_channels
+        return (outputs, inputs * math.prod(self.phases), *self.block_kernel_shape)
 
     @property
-    def divided(self) -> bool:
+    def needs_divisible_sizes(self) -> bool:
         """Whether bounds without ``input_shape`` hold only at sizes that are multiples of the stride.
 
         That is so for strided convolutions whose circular padding is not empty.
@@ -179,12 +190,12 @@ class ConvSpec:
         return any(s > 1 and sum(pads) > 0 for s, pads in zip(self.stride, self.padding, strict=True))
 
     @property
-    def sizes(self) -> str:
+    def sizes_in_words(self) -> str:
         """The input sizes at which bounds without ``input_shape`` hold, in words."""
-        return "every input size that the stride divides" if self.divided else "every input size"
+        return "every input size that the stride divides" if self.needs_divisible_sizes else "every input size"
 
     @property
-    def periods(self) -> tuple[int, ...]:
+    def block_positions(self) -> tuple[int, ...]:
         """Number of positions along each axis at which the blocks of a circular layer act, at ``input_shape``.
 
         These are the outputs of a layer with padding "same" (the inputs, if it is transposed).
@@ -200,11 +211,11 @@ class ConvSpec:
         """Sizes of the DFT grid with the frequencies of a circular layer's blocks, at ``input_shape``.
 
         Blocks have no dilation. What the layer's dilation r does not share with the stride s, r / gcd(r, s), multiplies
-        the frequencies instead. If it shares a factor with the number of `periods`, the multiples are fewer points,
-        each met several times.
+        the frequencies instead. If it shares a factor with the number of `block_positions`, the multiples are fewer
+        points, each met several times.
         """
         remaining_dilation = (r // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
-        return tuple(n // math.gcd(r, n) for n, r in zip(self.periods, remaining_dilation, strict=True))
+        return tuple(n // math.gcd(r, n) for n, r in zip(self.block_positions, remaining_dilation, strict=True))
 
     @property
     def extra_outputs(self) -> tuple[int, ...]:
@@ -218,7 +229,7 @@ class ConvSpec:
         return tuple(-(-(sum(pads) - r * (k - 1)) // s) for pads, k, r, s in axes)
 
     @property
-    def periodic(self) -> bool:
+    def is_circulant(self) -> bool:
         """Whether the layer at a size is a circulant: its norm is the largest of the symbols on the DFT grid.
 
         True for circular padding with ``n / stride`` outputs along each axis, and for matrices.
@@ -235,7 +246,7 @@ class ConvSpec:
         return all(r * (k - 1) < s and not any(pads) for k, s, r, pads in axes)
 
     @property
-    def reads_a_patch(self) -> bool:
+    def uses_every_tap_at_once(self) -> bool:
         """Whether some output of the convolution reads a different pixel by each tap, at ``input_shape`` or any size.
 
         For a transposed layer, the convolution is the one whose adjoint it is.
@@ -243,9 +254,9 @@ class ConvSpec:
         if self.input_shape is None:
             return True
         axes = (self.input_shape, self.kernel_shape, self.stride, self.dilation, self.padding, self.extra_outputs)
-        return all(self._reads_patch_along_axis(*axis) for axis in zip(*axes, strict=True))
+        return all(self._uses_every_tap_along_axis(*axis) for axis in zip(*axes, strict=True))
 
-    def _reads_patch_along_axis(
+    def _uses_every_tap_along_axis(
         self,
         n: int,
         k: int,
@@ -254,7 +265,7 @@ class ConvSpec:
         pads: tuple[int, int],
         extra_outputs: int,
     ) -> bool:
-        """`reads_a_patch` along one axis, with input size n, kernel size k, stride s and dilation r."""
+        """`uses_every_tap_at_once` along one axis, with input size n, kernel size k, stride s and dilation r."""
         if self.padding_mode == "circular":
             pixels = n * s if self.transposed else n
             outputs = n if self.transposed else n // s + extra_outputs
@@ -275,7 +286,7 @@ class ConvSpec:
         zero padding.
         """
         if self.padding_mode == "circular":
-            outputs = self.periods if self.input_shape else (1,) * self.ndim
+            outputs = self.block_positions if self.input_shape else (1,) * self.ndim
             extra_copies = (-(-max(extra, 0) // n) for extra, n in zip(self.extra_outputs, outputs, strict=True))
             return math.prod(1 + copies for copies in extra_copies)
         sizes = self.input_shape or (None,) * self.ndim
@@ -300,9 +311,9 @@ class ConvSpec:
         GeometryError
             If a keyword does not fit the kernel, or another keyword.
         """
-        unknown = sorted(set(geometry) - GEOMETRY_WORDS)
+        unknown = sorted(set(geometry) - GEOMETRY_KEYWORDS)
         if unknown:
-            expected = ", ".join(sorted(GEOMETRY_WORDS))
+            expected = ", ".join(sorted(GEOMETRY_KEYWORDS))
             raise TypeError(f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {expected}")
         shape = tuple(int(s) for s in shape)
         transposed = _flag("transposed", geometry.get("transposed", False))
@@ -337,7 +348,7 @@ class ConvSpec:
         input_shape = geometry.get("input_shape")
         if input_shape is not None:
             input_shape = per_axis("input_shape", input_shape, ndim, least=1)
-            if math.prod(input_shape) > 2**40:
+            if math.prod(input_shape) > _MOST_PIXELS:
                 raise GeometryError(f"input_shape={input_shape}: no layer has so many pixels.")
             needs_divisible_size = mode == "circular" and not transposed
             if needs_divisible_size and any(n % s for n, s in zip(input_shape, stride, strict=True)):
@@ -353,6 +364,12 @@ class ConvSpec:
                     "Use a smaller padding or a larger input_shape."
                 )
         return cls(cout, cin, kernel_shape, stride, dilation, groups, transposed, layout, mode, padding, input_shape)
+
+
+@functools.lru_cache(maxsize=64)
+def spec_of_group(spec: ConvSpec) -> ConvSpec:
+    """The geometry of one group of a layer."""
+    return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)
 
 
 def at_every_size(geometry: dict[str, Any]) -> dict[str, Any]:
@@ -383,7 +400,7 @@ def _is_padded(padding: Any) -> bool:
     return any(max(pads) > 0 for pads in padding)
 
 
-def check_dtype(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:
+def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:
     """Return the name of the dtype to compute in, or refuse the kernel's dtype.
 
     Parameters

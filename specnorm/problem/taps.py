@@ -31,33 +31,37 @@ def readers_of(table: np.ndarray, size: int) -> np.ndarray:
     positions = table[entries]
     counts = np.bincount(positions, minlength=size)
     first_of_position = np.cumsum(counts) - counts
-    rank = np.arange(len(positions)) - first_of_position[positions]
+    place_among_readers = np.arange(len(positions)) - first_of_position[positions]
     readers = np.full((max(1, int(counts.max())), size), len(table))
-    readers[rank, positions] = entries
+    readers[place_among_readers, positions] = entries
     return readers
 
 
-def axis_tables(
-    n: int,
-    m: int,
-    k: int,
-    stride: int,
-    dilation: int,
-    before: int,
-    mode: str,
-) -> np.ndarray:
-    """Table of the pixel that each of k taps reads for each of m outputs along an axis of n pixels, shape (k, m).
+class Axis(NamedTuple):
+    """One axis of the convolution behind a layer: pixels are on its large side, outputs on its small side.
+
+    Tap t of output m reads position ``stride * m + dilation * t - before``.
+    """
+
+    pixels: int
+    outputs: int
+    taps: int
+    stride: int
+    dilation: int
+    before: int
+
+
+def axis_tables(axis: Axis, mode: str) -> np.ndarray:
+    """Table of the pixel that each tap reads for each output along an axis, shape (taps, outputs).
 
     Parameters
     ----------
-    n, m, k : int
-        Numbers of pixels, outputs and taps.
-    stride, dilation, before : int
-        Tap t of output j reads position ``stride * j + dilation * t - before``.
     mode : str
-        The padding mode, which maps positions outside of the axis to pixels; zero padding maps them to n.
+        The padding mode, which maps positions outside of the axis to pixels; zero padding maps them to ``axis.pixels``.
     """
-    position = dilation * np.arange(k)[:, None] + stride * np.arange(m)[None, :] - before
+    n = axis.pixels
+    firsts = axis.dilation * np.arange(axis.taps) - axis.before
+    position = firsts[:, None] + axis.stride * np.arange(axis.outputs)[None, :]
     is_inside = (position >= 0) & (position < n)
     if mode == "circular":
         return np.asarray(position % n)
@@ -133,10 +137,7 @@ def shapes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def tables_of_axes(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[np.ndarray]:
     """The table of `axis_tables` for every axis of the convolution behind a layer."""
-    return [
-        axis_tables(axis.pixels, axis.outputs, axis.taps, axis.stride, axis.dilation, axis.before, spec.padding_mode)
-        for axis in along_axes(large, small, spec)
-    ]
+    return [axis_tables(axis, spec.padding_mode) for axis in along_axes(large, small, spec)]
 
 
 def visible(spec: ConvSpec) -> np.ndarray | None:
@@ -156,20 +157,6 @@ def visible(spec: ConvSpec) -> np.ndarray | None:
         reads_pixel_of_axis = (table < n).any(axis=1)
         reads_pixel &= reads_pixel_of_axis.reshape((-1,) + (1,) * (spec.ndim - 1 - axis))
     return None if reads_pixel.all() else reads_pixel
-
-
-class Axis(NamedTuple):
-    """One axis of the convolution behind a layer: pixels are on its large side, outputs on its small side.
-
-    Tap t of output m reads the pixel ``stride * m + dilation * t - before``.
-    """
-
-    pixels: int
-    outputs: int
-    taps: int
-    stride: int
-    dilation: int
-    before: int
 
 
 def along_axes(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[Axis]:

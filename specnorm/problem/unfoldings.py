@@ -47,12 +47,17 @@ def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
     return unfold_in_order(blocks, rows, columns, xp=xp)
 
 
-def cin_last(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+def cin_last(rows: tuple[int, ...], axes: int) -> tuple[int, ...]:
     """The axes of the columns, given those of the rows, with cin last.
 
     In this order several unfoldings of a kernel are views of one array.
+
+    Parameters
+    ----------
+    axes : int
+        Number of all axes of a block: two of channels and the spatial ones.
     """
-    columns = [axis for axis in range(ndim) if axis not in rows]
+    columns = [axis for axis in range(axes) if axis not in rows]
     if 1 in columns:
         columns.remove(1)
         columns.append(1)

@@ -22,7 +22,7 @@ from specnorm.certified import arithmetic, rounding
 from specnorm.errors import BackendError, KernelError
 from specnorm.methods.base import Needs
 from specnorm.problem import polyphase, taps
-from specnorm.problem.spec import ConvSpec, check_dtype
+from specnorm.problem.spec import ConvSpec, dtype_to_compute_in
 from specnorm.types import ArrayOps
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Program:
     @property
     def result_dtype(self) -> Literal["float32", "float64"]:
         """Dtype of the results: float64 for float64 kernels, else float32."""
-        return check_dtype(self.dtype, self.shape)
+        return dtype_to_compute_in(self.dtype, self.shape)
 
     def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Ran:
         """Evaluate the method on a batch of kernels.
@@ -432,7 +432,7 @@ def _program_key(
             _programs[key] = _programs.pop(key)
             return key
     short = dtype.rpartition(".")[2]
-    check_dtype(short, shape)
+    dtype_to_compute_in(short, shape)
     spec = ConvSpec.of(shape, **dict(geometry))
     key = repr((method_key, spec, shape, short))
     method = cls(**dict(zip(_field_names(cls), values, strict=True)))

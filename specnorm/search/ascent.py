@@ -1,4 +1,4 @@
-"""Local ascent to a maximum of ``||G(theta)||``: how high the incumbent is, never whether it is true."""
+"""Local ascent to a maximum of ``||G(theta)||``. It decides how high the incumbent is, never whether it is true."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _LATTICE = 2**40
-"""Points a turn for frequencies found by ascent."""
+"""Points per turn of the frequencies that an ascent returns."""
 
 
 class Ascent:
@@ -28,15 +28,15 @@ class Ascent:
     Parameters
     ----------
     block : array, shape (1, m, p, *kernel_shape)
-        Scaled to about 1; p <= m. Its precision, float32 perhaps, is that of the ascent.
+        Scaled to about 1; p <= m. The ascent computes in its precision, which may be float32.
     free : bool
         Whether the frequency may move (on a grid it may not).
     rtol : float
-        How close to the maximum to come.
-    best : float
-        A norm from elsewhere: a start that will not get as high is given up.
+        Relative tolerance of the norm.
+    norm_to_beat : float
+        Norm that has been reached elsewhere: a start that is not expected to get higher is given up.
     clock : Clock
-        Ends the ascent where it is.
+        Deadline: at its end, the ascent stops with the best so far.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Ascent:
         *,
         free: bool,
         rtol: float,
-        best: float,
+        norm_to_beat: float,
         clock: Clock,
         ops: ArrayOps,
     ) -> None:
@@ -54,7 +54,7 @@ class Ascent:
         self.tuning = tuning
         self.free = free and block.ndim > 3
         self.rtol = rtol
-        self.best = best
+        self.norm_to_beat = norm_to_beat
         self.clock = clock
         self.ops = ops
         self.xp = ops.xp
@@ -68,16 +68,16 @@ class Ascent:
         Parameters
         ----------
         starts : Frequencies
-            s points.
+            The s points to start from.
         vectors : array, shape (s, p)
-            Right vectors there.
+            Right vectors at the starts.
 
         Returns
         -------
         frequency : Frequencies
-            One point: the highest that was seen.
+            A single point: the one with the highest norm of all that were visited.
         right : array, shape (1, p)
-            Right vector there.
+            Right vector at that point.
         """
         theta = starts.angles
         index = np.arange(len(starts))
@@ -92,12 +92,13 @@ class Ascent:
             if norms[highest] > best_norm:
                 best_norm = float(norms[highest])
                 best_right = right[highest : highest + 1, :]
+                # In the first round nothing has moved: return the start itself, which need not be on the lattice.
                 if round_number > 0 and self.free:
                     best_point = nearest_lattice_points(theta[highest : highest + 1])
                 else:
                     best_point = starts[index[highest : highest + 1]]
             gains = norms - previous_norms
-            norm_to_beat = max(self.best, best_norm)
+            norm_to_beat = max(self.norm_to_beat, best_norm)
             promising = self._promising(norms, gains, previous_gains, round_number, norm_to_beat)
             if not len(promising) or self.clock.expired:
                 break
@@ -112,7 +113,8 @@ class Ascent:
                 move = newton_theta - theta
                 theta = newton_theta
                 if round_number % 2:
-                    # Alternation converges geometrically: go on to where the last two moves point.
+                    # Alternation converges geometrically: go on to where the last two moves point. `previous_move`
+                    # still has the starts that were dropped in this round.
                     ratio = contraction(move, previous_move[promising], largest=self.tuning.slowest)
                     theta = theta + (ratio / (1 - ratio))[:, None] * move
                 previous_move = move
@@ -129,13 +131,16 @@ class Ascent:
         """Positions of the starts that may still get higher than a norm, going by their last two gains."""
         if round_number > 1:
             # Gains g_1, g_2 that shrink geometrically add up to g_2**2 / (g_1 - g_2) from here on.
-            shrinkage = np.maximum(previous_gains - gains, 1e-3 * np.abs(gains) + 1e-300)
+            # At least so much that no more than a thousand times the last gain is hoped for; above 0.
+            least_shrinkage = 1e-3 * np.abs(gains) + 1e-300
+            shrinkage = np.maximum(previous_gains - gains, least_shrinkage)
             hoped_norms = norms + self.tuning.hope_factor * gains**2 / shrinkage
         else:
             hoped_norms = norms * (1 + self.tuning.first_hope / (1 + round_number))
-        # The error of the norm is the square of that of its frequency; the error of its gradient is not squared, so
-        # that an ascent for a tight tolerance goes on to the end.
-        tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.tight else 0.0
+        # For a loose tolerance, stop when only 5 % of it is left to gain. For a tight one go on to the end: there the
+        # gradient of the norm has to be precise, too, and its error is larger. It is of the size of the frequency's
+        # error, while that of the norm is of the size of its square.
+        tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.float64_rtol else 0.0
         least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.least_gain))
         return np.asarray(np.flatnonzero((gains > 0) & (hoped_norms > least_norm)))
 
@@ -149,16 +154,16 @@ class Ascent:
         right: Array,
         steps: int,
     ) -> tuple[Array, Array, np.ndarray]:
-        """Left and right vectors and norms after power steps at frequencies, by their phases (s, taps)."""
+        """Left and right vectors and norms after power steps at frequencies whose taps have these phases (s, taps)."""
         xp = self.xp
         m, p = self.block.shape[1:3]
-        is_wide = self.block.dtype == xp.float64
+        is_float64 = self.block.dtype == xp.float64
         count = phases.shape[0]
-        # A symbol, its two parts and its adjoint: six real matrices a start.
-        bytes_of_a_start = 6 * m * p * (8 if is_wide else 4)
+        # For each start a symbol, its two parts and its adjoint: six real matrices.
+        bytes_of_a_start = 6 * m * p * (8 if is_float64 else 4)
         if count > 1 and count * bytes_of_a_start > self.ops.memory:
             return self._power_in_parts(phases, right, steps, max(1, self.ops.memory // bytes_of_a_start))
-        weights = self.ops.from_numpy(phases.astype(np.complex128 if is_wide else np.complex64), self.block)
+        weights = self.ops.from_numpy(phases.astype(np.complex128 if is_float64 else np.complex64), self.block)
         real = xp.matmul(xp.real(weights), self._by_tap)
         imag = xp.matmul(xp.imag(weights), self._by_tap)
         symbols = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
@@ -177,7 +182,7 @@ class Ascent:
         steps: int,
         at_once: int,
     ) -> tuple[Array, Array, np.ndarray]:
-        """`_power` of so many starts at once."""
+        """`_power` for parts of ``at_once`` starts, one after the other."""
         lefts, rights, norms = [], [], []
         for first in range(0, phases.shape[0], at_once):
             part = slice(first, first + at_once)
@@ -188,10 +193,10 @@ class Ascent:
         return self.xp.concat(lefts), self.xp.concat(rights), np.concatenate(norms)
 
     def _newton_step(self, weights: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """What to add to the angles (s, d), on the host."""
+        """Steps to add to the angles (s, d), on the host."""
         terms: Any = weights * self._phases(theta)
         taps: Any = self.taps
-        return np.asarray(newton_step(terms, taps, regular=self.tuning.least_curvature, xp=self._host))
+        return np.asarray(newton_step(terms, taps, least_relative_curvature=self.tuning.least_curvature, xp=self._host))
 
     def _tap_weights(self, left: Array, right: Array) -> np.ndarray:
         """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""

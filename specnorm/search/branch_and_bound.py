@@ -2,24 +2,25 @@
 
 A round of the search estimates the norms at the centres of the open cells, ascends from the highest, and asks the cover
 (`certified.symbol.cover`) which cells pass. Those are pruned, the others are cut. Each round is a level of the tree of
-cells. The value of the search is its proof: where the budget ends it, no upper bound is claimed.
+cells. If the budget ends the search first, the result has no upper bound.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.bound import nothing
+from specnorm.certified.bound import trivial_lower
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Cells
-from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
+from specnorm.certified.symbol.cover import CentreMatrices, Cover, supremum_on_grid
 from specnorm.clock import Clock, OutOfTime
-from specnorm.numerics.costs import eigh_work
-from specnorm.search import tuning as knobs
+from specnorm.numerics.costs import eigh_cost
+from specnorm.search import tuning
 from specnorm.search.incumbent import (
     Incumbent,
     LowerBound,
@@ -41,17 +42,21 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
+_TINY = 1e-300
+"""Least denominator, which guards divisions by 0."""
+
+
 class Search:
     """Branch and bound for the largest norm of a stack of blocks: one block, or the groups of one layer.
 
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1, not all zero.
+        In the widest dtype of the library, scaled to about 1, not all zero.
     seed : int
-        Of the start vectors.
+        Seed of the start vectors.
     clock : Clock, optional
-        What is not begun by its end is not tried.
+        Deadline: nothing is begun once the time is up.
     nonnegative : Nonnegative, optional
         A proof that the symbol of the blocks is nowhere negative, that is, that it is Hermitian (but for a phase) with
         no negative eigenvalue at any frequency.
@@ -73,11 +78,15 @@ class Search:
         self.blocks = blocks
         self.xp = xp
         self.ops = ops
-        self.tuning = knobs.TUNING
+        self.tuning = tuning.TUNING
         self.clock = clock or Clock()
         self.nonnegative = nonnegative
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
+        # State of one run, set by `_begin`.
+        self._is_torus = True  # boxes of the torus, in which frequencies may move, not points of a grid
+        self._rtol = 0.0
+        self._bound: float | None = None
         self._cells = 0
         self._rounds = 0
         self._is_crowded = False
@@ -101,9 +110,9 @@ class Search:
         rtol : float
             Prove ``upper = lower * (1 + rtol)``.
         bound : float, optional
-            Prove this bound instead, or find a norm above it.
+            Prove this bound instead, or a norm above it.
         supremum : Upper, optional
-            Of the whole torus, for boxes of grid points.
+            Bound of the norm on the whole torus, for boxes of grid points.
         start : SearchResult, optional
             An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
         max_cells : int
@@ -111,27 +120,27 @@ class Search:
         max_levels : int, optional
             Most rounds, since each is a level of the tree of cells.
         relaxes : bool
-            Whether to widen the tolerance where ``rtol`` does not fit into what is left of cells and time. For searches
-            of the torus alone.
+            Whether to widen the tolerance if ``rtol`` needs more cells or time than are left. For searches of the torus
+            alone.
         """
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
-            return self._result(on_grid(supremum, boxes))
+            return self._result(supremum_on_grid(supremum, boxes))
         try:
             cover = self._first_cover(boxes, supremum)
             result = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
         except OutOfTime:
             result = self._result(None)
-        if result.upper is None and self._free and not self.incumbent.best.claim.value > 0:
+        if result.upper is None and self._is_torus and not self.incumbent.best.bound.value > 0:
             # The budget ended before the first ascent: the multistart gives the answer a lower bound.
             self.incumbent.multistart()
             return self._result(None)
         return result
 
     def _first_cover(self, boxes: Boxes, supremum: Upper | None) -> Cover:
-        """The cover to begin with: all boxes of every block, open.
+        """The cover of the first round: all boxes of every block, open.
 
-        For scalar symbols, only the boxes that their values at the centres do not prove are ever opened.
+        For scalar symbols, only the boxes that the values at their centres do not prove are open.
         """
         centre_values = self.polynomials.at_centres(boxes)
         if centre_values is None:
@@ -182,7 +191,7 @@ class Search:
             self._cells += count
             self._rounds += 1
             time_left = self.clock.left
-            lower_before = self.incumbent.best.claim.value
+            lower_before = self.incumbent.best.bound.value
             previous_polynomial = polynomial
             in_float32 = self.incumbent.is_far_below and self._rounds <= self.tuning.float32_rounds
             polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
@@ -200,20 +209,21 @@ class Search:
                 return self._result(None)
             cells_left = max_cells - self._cells
             if relaxes:
-                # The next round's cells take as long as these.
+                # Assume that the next round's cells take as long as these.
                 seconds = time_left - self.clock.left
                 cells_in_time = self.clock.left * count / seconds if seconds > 0 else math.inf
-                self._relax(cover, polynomial, nodes, self.tuning.ahead * min(cells_left, cells_in_time))
+                self._relax(cover, polynomial, nodes, self.tuning.part_of_budget * min(cells_left, cells_in_time))
             still_open = cover.prune()
-            if not self._may_go_on(cover, lower_before):
+            self._evaluate_single_frequencies(cover)
+            if self._is_stuck(cover, lower_before):
                 return self._result(None)
             # The open cells are cut, more finely where their norms are high.
-            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, 1e-300)
+            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
             parent = cover.split(self._pieces(ratio, cover.open.boxes.radius))
             vectors = arrays.rows(nodes.vectors, still_open[parent], ops=self.ops)
         return self._result(cover.proven())
 
-    # -- what is to be proven ----------------------------------------------------------------------------------------
+    # -- the threshold -----------------------------------------------------------------------------------------------
     def _begin(
         self,
         boxes: Boxes,
@@ -221,53 +231,66 @@ class Search:
         bound: float | None,
         start: SearchResult | None,
     ) -> None:
-        """Set the threshold; take over an earlier lower bound, or find a first one."""
-        self._free = not boxes.on_grid
+        """Set what a run needs for its threshold; begin with an earlier lower bound or, if need be, a multistart."""
+        self._is_torus = not boxes.on_grid
         self._rtol = rtol
         self._bound = bound
         self._cells = 0
         self._rounds = 0
         if start is None:
-            first = LowerBound(nothing(), boxes.centres[:1], 0)
+            first = LowerBound(trivial_lower(), boxes.centres[:1], 0)
         else:
             first = LowerBound(start.lower, start.frequency, start.block)
-        self.incumbent.begin(first, free=self._free, rtol=min(rtol, self.tuning.close), bound=bound)
-        is_first_enclosure = self._free and start is None and bound is None
-        needs_vectors = self.incumbent.trial_vectors is None or is_first_enclosure
-        if needs_vectors and self.blocks.shape[2] >= self.tuning.smallest_reduced:
+        self.incumbent.begin(first, free=self._is_torus, rtol=min(rtol, self.tuning.incumbent_rtol), bound=bound)
+        # A multistart chooses trial vectors, which are for the reduced polynomial alone: blocks with few channels have
+        # none. An enclosure from the beginning also needs its ascents.
+        is_first_enclosure = self._is_torus and start is None and bound is None
+        needs_multistart = self.incumbent.trial_vectors is None or is_first_enclosure
+        if needs_multistart and self.blocks.shape[2] >= self.tuning.smallest_reduced:
             self.incumbent.multistart()
 
     @property
     def threshold(self) -> float:
-        """What is to be proven: the bound, or the incumbent raised by nearly all of the tolerance."""
+        """The bound that is to be proven: the one given, or the incumbent raised by nearly all of the tolerance."""
         if self._bound is not None:
             return self._bound
-        return self.incumbent.best.claim.value * (1 + self.tuning.share * self._rtol)
+        return self.incumbent.best.bound.value * (1 + self.tuning.proof_share * self._rtol)
 
     def _is_refuted(self) -> bool:
         """Whether a norm above the bound is proven."""
-        return self._bound is not None and self.incumbent.best.claim.value > self._bound
+        return self._bound is not None and self.incumbent.best.bound.value > self._bound
 
     def _result(self, upper: Upper | None) -> SearchResult:
         best = self.incumbent.best
-        return SearchResult(best.claim, upper, best.frequency, best.block, self._cells, self._rounds)
+        return SearchResult(
+            lower=best.bound,
+            upper=upper,
+            frequency=best.frequency,
+            block=best.block,
+            cells=self._cells,
+            levels=self._rounds,
+        )
 
     # -- the phases of a round ---------------------------------------------------------------------------------------
     # `_prefilter` fathoms grid cells in float32, `_estimate` estimates the norms of those left, and `_fathom_round`
     # tries to prove the cells once the ascent has raised the incumbent. The limit of a cell is the largest eigenvalue
-    # of H at its centre with which it passes (`cover.limits_sq`).
+    # of H at its centre with which it passes (`cover.limits_sq`). If it is infinite, the supremum proves the cell, and
+    # no matrix is needed. A cell is
+    # - `provable` if its limit is high enough for a (reduced) matrix,
+    # - `likely` if it is not done and its estimate is below its limit,
+    # - `failed_by_truncation` if it is not done although its norm is below its limit: the truncation is to blame.
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
-        """Fathom what float32 can of many grid cells, before any is estimated. Return the vectors of those left.
+        """Fathom in float32 as many of many grid cells as it can prove. Return the vectors of the cells left.
 
-        Most are far below: to estimate them first would take as long as to prove them.
+        Most cells are far below the threshold: to estimate them first would take as long as to prove them.
         """
         has_few_cells = len(cover) <= self.tuning.prefilter
         has_small_matrices = polynomial.rank < self.tuning.smallest_float32
-        if self._free or has_few_cells or has_small_matrices:
+        if self._is_torus or has_few_cells or has_small_matrices:
             return vectors
         float32 = polynomial.float32_copy()
         if not float32.is_float32:
-            # Where float32 is not to be trusted, this would be to prove everything twice in float64.
+            # float32 is not to be trusted here: the copy is in float64, and everything would be tried twice.
             return vectors
         limit_sq = cover.limits_sq(float32, self.threshold)
         provable = (limit_sq >= self.polynomials.least_limit_sq(float32)) & (limit_sq < math.inf)
@@ -282,58 +305,26 @@ class Search:
     ) -> NodeEstimates:
         """Estimate the norms at the centres.
 
-        Matrices that are too many to be kept are used at once: cells are tried against the incumbent before the ascent.
+        If the matrices are too many to be kept, each is used at once: its cell is tried before the ascent.
         """
-        xp = self.xp
         threshold = self.threshold
         count = len(cover)
         cover.fathom_by_supremum(threshold)
-        tries_float32 = self._free and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
+        tries_float32 = self._is_torus and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
         if tries_float32:
             polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
-        vectors = xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=xp), copy=False)
-        # A reduced matrix is formed for one limit, that of its cell, unless that is too low for a reduction.
+        vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=self.xp), copy=False)
+        # A reduced matrix proves no limit below the one for which it was reduced (`GramPolynomial.reduced`). Reduce it
+        # for the limit of its cell or, if that is too low for a reduction, for the least one that is not.
         least_sq = max(self.polynomials.least_limit_sq(polynomial), self.tuning.least_reduced_part * threshold**2)
-        reduced_for_sq = np.minimum(np.maximum(cover.limits_sq(polynomial, threshold), least_sq), 1e300)
-        nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for_sq)
-        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= self.tuning.kept
-
         limit_sq = cover.limits_sq(polynomial, threshold)
-        is_first = self._rounds == 1
-        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
-        is_small = polynomial.rank < self.tuning.smallest_proven_first
-        proves_first = self._free and not is_first and not is_small
-
-        def estimate(part: slice) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
-            index = np.arange(count)[part]
-            matrices, planes = cover.form(polynomial, index, reduced_for_sq[part])
-            part_vectors = vectors[part, ...]
-            if proves_first:
-                provable = (limit_sq[part] >= reduced_for_sq[part]) & (limit_sq[part] < math.inf)
-                cover.fathom(matrices.take(np.flatnonzero(provable), ops=self.ops), threshold)
-                still_open = np.flatnonzero(~cover.done[index])
-                index = index[still_open]
-                matrices = matrices.take(still_open, ops=self.ops)
-                even, odd = (arrays.rows(plane, still_open, ops=self.ops) for plane in planes)
-                planes = (even, odd)
-                part_vectors = arrays.rows(part_vectors, still_open, ops=self.ops)
-            if not len(index):
-                return index, matrices, np.zeros(0), np.zeros(0), part_vectors
-            eigenvalues, eigenvectors = top_eigenpairs(
-                matrices,
-                part_vectors,
-                self.tuning,
-                self.blocks,
-                first=is_first,
-                crowded=self._is_crowded,
-                ops=self.ops,
-            )
-            norms_sq, _ = lift_to_all_columns(polynomial, planes, eigenvectors, eigenvalues, ops=self.ops)
-            return index, matrices, eigenvalues, norms_sq, eigenvectors
-
+        reduced_for_sq = np.minimum(np.maximum(limit_sq, least_sq), 1e300)  # finite
+        nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for_sq)
+        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= self.tuning.kept_bytes
         mapped = self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map
         new_vectors = []
         visited = []
+        estimate = partial(self._estimate_part, cover, nodes, limit_sq)
         for index, matrices, eigenvalues, norms_sq, eigenvectors in mapped(
             estimate, self.polynomials.parts(polynomial, count)
         ):
@@ -345,14 +336,74 @@ class Search:
                 nodes.matrices.append(matrices)
             else:
                 self._fathom_promising(cover, nodes, matrices, threshold)
-        if is_first:
+        if self._rounds == 1:
             self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for_sq, polynomial.rank, self.tuning)
         if new_vectors:
-            nodes.vectors = self._with_new_rows(vectors, np.concatenate(visited), xp.concat(new_vectors, axis=0))
+            all_new = self.xp.concat(new_vectors, axis=0)
+            nodes.vectors = self._with_new_rows(vectors, np.concatenate(visited), all_new)
         return nodes
 
+    def _estimate_part(
+        self,
+        cover: Cover,
+        nodes: NodeEstimates,
+        limit_sq: np.ndarray,
+        part: slice,
+    ) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
+        """Estimate a part of the cells; if they are later cells of the torus with large matrices, prove them first.
+
+        Parameters
+        ----------
+        nodes : NodeEstimates
+            Estimates of the round; its polynomial, limits and start vectors are read, nothing is changed.
+        limit_sq : float array, shape (c,)
+            Limits of all cells.
+
+        Returns
+        -------
+        index : integer array, shape (n,)
+            Numbers of the cells that were estimated.
+        matrices : CentreMatrices
+            Their matrices.
+        eigenvalues, norms_sq : float arrays, shape (n,)
+        vectors : array, shape (n, rank)
+        """
+        polynomial = nodes.polynomial
+        reduced_for_sq = nodes.reduced_for_sq[part]
+        is_first = self._rounds == 1
+        index = np.arange(len(cover))[part]
+        matrices, planes = cover.form(polynomial, index, reduced_for_sq)
+        vectors = nodes.vectors[part, ...]
+        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
+        is_small = polynomial.rank < self.tuning.smallest_proven_first
+        if self._is_torus and not is_first and not is_small:
+            provable = (limit_sq[part] >= reduced_for_sq) & (limit_sq[part] < math.inf)
+            cover.fathom(matrices.take(np.flatnonzero(provable), ops=self.ops), nodes.threshold)
+            still_open = np.flatnonzero(~cover.done[index])
+            index = index[still_open]
+            matrices = matrices.take(still_open, ops=self.ops)
+            real, imag = (arrays.rows(plane, still_open, ops=self.ops) for plane in planes)
+            planes = (real, imag)
+            vectors = arrays.rows(vectors, still_open, ops=self.ops)
+        if not len(index):
+            return index, matrices, np.zeros(0), np.zeros(0), vectors
+        eigenvalues, eigenvectors = top_eigenpairs(
+            matrices,
+            vectors,
+            self.tuning,
+            self.blocks,
+            first=is_first,
+            crowded=self._is_crowded,
+            ops=self.ops,
+        )
+        norms_sq, _ = lift_to_all_columns(polynomial, planes, eigenvectors, eigenvalues, ops=self.ops)
+        return index, matrices, eigenvalues, norms_sq, eigenvectors
+
     def _with_new_rows(self, vectors: Array, index: np.ndarray, new_vectors: Array) -> Array:
-        """Vectors (c, rank) with other rows at some places, which ascend; cells that were proven first keep theirs."""
+        """Replace the rows of vectors (c, rank) at ``index``, which ascends.
+
+        The other cells were proven without an estimate: they keep their vectors.
+        """
         is_new: np.ndarray = np.zeros(vectors.shape[0], dtype=bool)
         is_new[index] = True
         if is_new.all():
@@ -362,20 +413,22 @@ class Search:
         return arrays.rows(rows, np.argsort(np.concatenate([index, kept])), ops=self.ops)
 
     def _fathom_round(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
-        """Prove what the incumbent allows by now: by the matrices that were kept, and then, if need be, by new ones."""
+        """Try to prove the cells at the present threshold, by the kept matrices and, if need be, by new ones."""
         threshold = self.threshold
         if cover.fathom_by_supremum(threshold):
             return
         for matrices in nodes.matrices:
             self._fathom_promising(cover, nodes, matrices, threshold)
-        is_same_polynomial = polynomial is nodes.polynomial
-        if is_same_polynomial and nodes.matrices and not polynomial.truncation > 0:
+        was_tried_in_float32 = polynomial is not nodes.polynomial
+        if nodes.matrices and not was_tried_in_float32 and not polynomial.truncation > 0:
+            # The same matrices in the same precision, with all directions, would prove no more.
             return
         limit_sq = cover.limits_sq(polynomial, threshold)
         likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & ~cover.done
         hopeful = np.flatnonzero(likely)
+        # The matrices were used at once and not kept: form them again if the threshold has risen since.
         must_form_again = not nodes.matrices and threshold > nodes.threshold
-        if not is_same_polynomial or must_form_again:
+        if was_tried_in_float32 or must_form_again:
             for part in self.polynomials.parts(polynomial, len(hopeful)):
                 matrices, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
                 self._fathom_promising(cover, nodes, matrices, threshold)
@@ -389,14 +442,14 @@ class Search:
         limit_sq: np.ndarray,
         hopeful: np.ndarray,
     ) -> None:
-        """Retry cells with all directions, where truncation raises eigenvalues so much that smaller cells would fail.
+        """Retry cells with all directions if truncation raises their eigenvalues so much that smaller cells would fail.
 
         Parameters
         ----------
         limit_sq : float array, shape (c,)
             Limits of the truncated proof.
         hopeful : integer array
-            Cells whose estimates allowed a proof.
+            Numbers of the cells whose estimates allowed a proof.
         """
         threshold = self.threshold
         no_reduction = np.zeros(len(cover))
@@ -427,7 +480,7 @@ class Search:
         index: np.ndarray,
         reduced_for_sq: np.ndarray,
     ) -> None:
-        """Try to fathom some cells by new matrices, whatever their estimates."""
+        """Try to fathom some cells by new matrices, whatever their estimates are."""
         for part in self.polynomials.parts(polynomial, len(index)):
             matrices, _ = cover.form(polynomial, index[part], reduced_for_sq[index[part]])
             cover.fathom(matrices, self.threshold)
@@ -443,28 +496,30 @@ class Search:
         polynomial = matrices.polynomial
         index = matrices.index
         limit_sq = cover.limits_sq(polynomial, threshold)[index]
-        # What the factorisation leaves of the limit after its own rounding.
+        # The part of the limit that the factorisation leaves after its own rounding.
         part_left = 1 - norms.likely_loss(polynomial.rank, matrices.matrices, ops=self.ops)
-        allowed = (nodes.eigenvalues[index] < part_left * limit_sq) & (limit_sq >= nodes.reduced_for_sq[index])
-        tried = np.flatnonzero(allowed & ~cover.done[index] & (limit_sq < math.inf))
-        if not len(tried):
+        estimate_is_below = nodes.eigenvalues[index] < part_left * limit_sq
+        provable = (limit_sq >= nodes.reduced_for_sq[index]) & (limit_sq < math.inf)
+        promising = np.flatnonzero(estimate_is_below & provable & ~cover.done[index])
+        if not len(promising):
             return
-        cover.fathom(matrices.take(tried, ops=self.ops), threshold)
+        cover.fathom(matrices.take(promising, ops=self.ops), threshold)
 
-    def _may_go_on(self, cover: Cover, lower_before: float) -> bool:
-        """Whether the next round can do more: an open single frequency must have raised the incumbent."""
-        divisible = cover.open.boxes.divisible
-        if divisible.all():
-            return True
-        self._evaluate_points(cover.open[np.flatnonzero(~divisible)])
-        return self.incumbent.best.claim.value > lower_before * (1 + self.tuning.least_gain)
+    def _is_stuck(self, cover: Cover, lower_before: float) -> bool:
+        """Whether the next round can do no more: single frequencies are open, and none has raised the incumbent."""
+        if cover.open.boxes.divisible.all():
+            return False
+        return not self.incumbent.best.bound.value > lower_before * (1 + self.tuning.least_gain)
 
-    def _evaluate_points(self, points: Cells) -> None:
-        """Evaluate single frequencies by a full eigendecomposition: their estimates may not have converged."""
+    def _evaluate_single_frequencies(self, cover: Cover) -> None:
+        """Evaluate open single frequencies by a full eigendecomposition: their estimates may not have converged."""
+        points = cover.open[np.flatnonzero(~cover.open.boxes.divisible)]
+        if not len(points):
+            return
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
             some_points = points[part]
-            self.clock.require(len(some_points) * eigh_work(whole.rank, is_complex=True))
+            self.clock.require(len(some_points) * eigh_cost(whole.rank, is_complex=True))
             columns = whole.columns_at(some_points.boxes.centres, some_points.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)
@@ -481,15 +536,15 @@ class Search:
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         while self._rtol < 1 and not self.clock.expired:
             still_open = np.flatnonzero(~cover.done)
-            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, 1e-300)
+            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
             pieces = self._pieces(ratio, cover.open.boxes.radius[still_open])
             if (pieces**axes).sum() <= most_cells:
                 break
-            self._rtol = min(1.0, self.tuning.wider * self._rtol)
+            self._rtol = min(1.0, self.tuning.widening_factor * self._rtol)
             self._fathom_round(cover, polynomial, nodes)
 
     def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
-        """Pieces an axis for each open cell, shape (c,).
+        """Pieces per axis for each open cell, shape (c,).
 
         They are as many as make a piece small enough to pass if its norm were its parent's, but at least 2 and at most
         `Tuning.pieces`.
@@ -499,27 +554,35 @@ class Search:
         ratio, radius : float arrays, shape (c,)
             Norms at the centres over the threshold, and the cells' radii.
         """
-        # By the cell lemma, cos phi >= r. If the symbol is nowhere negative, (1 + cos phi) / 2 >= r is enough, so that
-        # cos phi >= 2 r - 1.
+        # By the cell lemma, a cell passes if cos phi >= ratio. If the symbol is nowhere negative, it passes if
+        # (1 + cos phi) / 2 >= ratio, that is, cos phi >= 2 ratio - 1.
         least_cosine = 2 * ratio - 1 if self.nonnegative else ratio
-        # Near the maximum the ratio would ask for a radius of 0, where half of the tolerance allows for a larger one.
+        # Near the maximum the ratio would ask for a radius of 0. A radius for half of the tolerance is enough: the norm
+        # at a piece's centre may then use up the other half.
         largest_cosine = 1 / (1 + (0.5 * self._rtol + self.tuning.added_tolerance))
         provable_radius = np.arccos(np.clip(least_cosine, 0.0, largest_cosine))
         pieces = np.clip(np.ceil(self.tuning.cutting_margin * radius / provable_radius), 2, self.tuning.pieces)
         return np.asarray(pieces.astype(np.int64))
 
     # -- helpers -----------------------------------------------------------------------------------------------------
-    def at_nearest(
+    def lower_bound_on_circulant(
         self,
-        where: SearchResult,
+        torus: SearchResult,
         sizes: tuple[int, ...],
         skew: tuple[bool, ...] = (),
     ) -> SearchResult:
-        """Lower bound at the best frequency of a circulant next to one of the torus.
+        """Norm at the best of the circulant's frequencies around the torus' best one, as a result without upper bound.
 
-        ``where`` is from a search of the torus; ``sizes`` and ``skew`` are as in `certified.symbol.cells.dft`.
+        Parameters
+        ----------
+        torus : SearchResult
+            Result of a search of the torus.
+        sizes, skew
+            As in `certified.symbol.cells.dft`.
         """
-        start = LowerBound(where.lower, where.frequency, where.block)
+        start = LowerBound(torus.lower, torus.frequency, torus.block)
         compared = self.incumbent.at_nearest(start, sizes, skew)
         best = self.incumbent.best
-        return SearchResult(best.claim, None, best.frequency, best.block, compared, 0)
+        return SearchResult(
+            lower=best.bound, upper=None, frequency=best.frequency, block=best.block, cells=compared, levels=0
+        )

@@ -17,7 +17,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.layer.circulant import Embedding, norm_by_circulant
-from specnorm.certified.layer.deflation import DeflatedModes, first_of_mirrored, norm_by_deflation
+from specnorm.certified.layer.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.symbols import Symbol
@@ -25,7 +25,7 @@ from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics import costs
 from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.taps import sizes_of
-from specnorm.search import tuning as knobs
+from specnorm.search import tuning
 from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 
 _MOST_EXTRA_PART = 0.125
-"""Most points, as a part of the shortest circulant's, by which another that is compared with it is longer. The farther
-the maximum is from the circulant's frequencies (at most half a step), the lower is the circulant's norm."""
+"""Circulants that are longer than the shortest by up to this part are compared with it. The farther the maximum is from
+a circulant's frequencies (at most half a step), the lower is the circulant's norm."""
 _SHARE = 0.25
-"""Part of the tolerance to which the circulant's own norm is computed, where that is larger than the target."""
+"""If the circulant's norm is above the target, it is computed to this part of the tolerance."""
 
 
 def bound_by_circulant(
     spec: ConvSpec,
     search: Search,
-    torus: SearchResult,
-    fewest: tuple[int, ...],
+    torus_result: SearchResult,
+    least_points: tuple[int, ...],
     *,
     lower: float,
     rtol: float,
@@ -67,13 +67,13 @@ def bound_by_circulant(
     spec : ConvSpec
         The layer.
     search : Search
-        Of the layer's blocks.
-    torus : SearchResult
-        Of its last search of the torus.
-    fewest : tuple of int
+        Search of the layer's blocks.
+    torus_result : SearchResult
+        Result of its last search of the torus.
+    least_points : tuple of int
         Points of the `shortest` circulant of the layer; 1 on axes with one tap.
     lower : float
-        Of the layer's norm.
+        Lower bound of the layer's norm.
     target_only : bool
         Whether the raised lower bound is the only bound to prove. If that proof fails, the norm of the circulant is
         not computed, since another attempt will come closer.
@@ -81,42 +81,44 @@ def bound_by_circulant(
     Returns
     -------
     upper : Upper or None
-        Of the layer; None where no circulant was searched to its end.
+        Upper bound of the layer; None if no search of a circulant finished.
     cells, levels : int
-        Of all searches.
+        Totals of all searches.
     """
-    target = lower * (1 + search.tuning.share * rtol)
-    supremum = torus.upper
+    target = lower * (1 + search.tuning.proof_share * rtol)
+    supremum = torus_result.upper
     if supremum is None or supremum <= target:
         return None, 0, 0
     kernel_shape = tuple(search.blocks.shape[3:])
-    circulant = away_from(torus, fewest, kernel_shape)
+    circulant = farthest_circulant(torus_result, least_points, kernel_shape)
     boxes = dft(circulant.points, kernel_shape, circulant.skew)
-    nearest = search.at_nearest(torus, circulant.points, circulant.skew)
+    nearest = search.lower_bound_on_circulant(torus_result, circulant.points, circulant.skew)
     cells = levels = 0
     if target > 0 and nearest.lower <= target:
         result = search.run(boxes, bound=target, supremum=supremum, start=nearest, max_cells=max_cells)
         cells, levels = result.cells, result.levels
         if result.upper is not None:
-            return norm_by_circulant(spec, result.upper), cells, levels
+            return norm_by_circulant(result.upper, spec), cells, levels
     if target_only or not target > 0:
         return None, cells, levels
     # The target is not proven: compute the circulant's own norm. The incumbent begins anew beside the maximum of the
     # torus, since the failed search may have left its vector at another frequency.
-    nearest = search.at_nearest(torus, circulant.points, circulant.skew)
+    nearest = search.lower_bound_on_circulant(torus_result, circulant.points, circulant.skew)
     result = search.run(boxes, rtol=_SHARE * rtol, supremum=supremum, start=nearest, max_cells=max_cells)
-    upper = None if result.upper is None else norm_by_circulant(spec, result.upper)
+    upper = None if result.upper is None else norm_by_circulant(result.upper, spec)
     return upper, cells + result.cells, levels + result.levels
 
 
-def away_from(torus: SearchResult, fewest: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
+def farthest_circulant(
+    torus_result: SearchResult, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]
+) -> Embedding:
     """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
 
-    On each axis the distance is as large as it can be, as the norm falls off with its square.
+    The distance is maximised on each axis by itself, since the norm falls off with its square.
     """
     points, skew = [], []
-    for angle, least_points, taps in zip(torus.frequency.angles[0], fewest, kernel_shape, strict=True):
-        choices = _choices(least_points, taps)
+    for angle, least, taps in zip(torus_result.frequency.angles[0], least_points, kernel_shape, strict=True):
+        choices = _choices(least, taps)
         distances = [_distance(angle, *choice) for choice in choices]
         axis_points, axis_skew = choices[int(np.argmax(distances))]
         points.append(axis_points)
@@ -125,7 +127,10 @@ def away_from(torus: SearchResult, fewest: tuple[int, ...], kernel_shape: tuple[
 
 
 def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
-    """Points of an axis, and whether it is skew (a read past its end is multiplied by -1), that are compared."""
+    """The numbers of points of an axis that are compared, and whether it is skew.
+
+    On a skew axis, a pixel that is read past the end is multiplied by -1.
+    """
     if taps == 1:
         return [(1, False)]
     most_points = least_points + max(1, math.ceil(_MOST_EXTRA_PART * least_points))
@@ -134,59 +139,65 @@ def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
 
 def _distance(angle: float, points: int, skew: bool) -> float:
     """Distance of an angle from the nearest frequency of an axis of a circulant, in radians."""
-    place = angle / (2 * math.pi) * points - skew / 2
+    offset = 0.5 if skew else 0.0  # the frequencies of a skew axis lie half a step farther
+    place = angle / (2 * math.pi) * points - offset
     return abs(place - round(place)) * 2 * math.pi / points
 
 
 class DeflationTuning(NamedTuple):
     """How many waves are taken out. It decides on time and on how close the bound comes.
 
-    A *level* is a part of the layer's norm: all waves with larger singular values are taken out.
+    A *threshold* is a part of the layer's norm: all waves with larger singular values are taken out.
     """
 
-    levels: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
-    """Levels, tried one after the other."""
-    levels_of_few_pixels: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
+    thresholds: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+    """Thresholds, tried one after the other."""
+    thresholds_of_few_pixels: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
     """The same for layers of few pixels, where the border takes more off each wave."""
     many_pixels: int = 24
-    """Pixels of an axis from which `levels` are right."""
-    first_levels: int = 1
-    """How many levels are tried first, before the lower bound is raised and the others follow."""
+    """Pixels of the shortest axis from which a layer gets `thresholds`."""
+    few_thresholds: int = 1
+    """How many thresholds an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
     most_waves: int = 1000
     """Most waves that are taken out, mirror images included."""
     waves_of_a_frequency: int = 8
-    """How many eigenvectors of a frequency are computed first; if more may be above the level, all are."""
-    wider: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
-    """Tolerances, as multiples of the one asked for, that are tried where no level is enough."""
+    """How many eigenvectors of a frequency are computed first; if more may be above the threshold, all are."""
+    open_per_wave: int = 8
+    """How many open cells, for each of `most_waves`, end the search for the waves."""
+    matrices_at_once: int = 8
+    """How many Gram matrices are decomposed completely at once, after each of which the clock is asked."""
+    wider_multiples: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+    """Tolerances, as multiples of the one asked for, that are tried if no threshold is low enough."""
 
 
 DEFLATION = DeflationTuning()
+"""What deflations use."""
 
 
 class Deflation(NamedTuple):
-    """A circulant without the waves above a level: the cover that proves the rest, and the waves."""
+    """A circulant without the waves above a threshold: the cover that proves the rest, and the waves."""
 
     cover: Cover
-    waves: DeflatedModes
+    waves: SplitWaves
 
 
 class DeflatedCirculant:
-    """One circulant of a layer of one group without stride and dilation.
+    """One circulant of a layer of one group without stride and dilation (polyphase components have no dilation).
 
     Parameters
     ----------
     kernel : array, shape (1, first, second, *kernel_shape)
         In torch's order, scaled to about 1.
     spec : ConvSpec
-        With ``input_shape``.
+        Geometry of the group, with ``input_shape``.
     supremum : Upper
-        Over all frequencies.
+        Bound of the kernel's norm over all frequencies.
     search : Search, optional
-        A search of the kernel among others, for what it has computed already.
+        A search of blocks of which the kernel is one. What it has computed is used again.
     group : int
-        Which of its blocks the kernel is.
+        Index of the kernel among the blocks of ``search``.
     clock : Clock, optional
-        That of the whole search: it ends the choice of the waves.
+        Deadline: no threshold is begun after it, and it ends the choice of the waves.
     """
 
     def __init__(
@@ -215,10 +226,10 @@ class DeflatedCirculant:
         large, _ = sizes_of(spec)
         moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
         has_many_pixels = min(moving, default=0) >= DEFLATION.many_pixels
-        self.levels = DEFLATION.levels if has_many_pixels else DEFLATION.levels_of_few_pixels
+        self.thresholds = DEFLATION.thresholds if has_many_pixels else DEFLATION.thresholds_of_few_pixels
         self._deflations: dict[float, Deflation | None] = {}
         self._failed_bounds: dict[float, float] = {}
-        self._polynomials = Polynomials(self.blocks, knobs.TUNING, clock=self.clock, ops=ops)
+        self._polynomials = Polynomials(self.blocks, tuning.TUNING, clock=self.clock, ops=ops)
         self._trial_vectors: Array | None = None
         if search is not None:
             self._take_over(search, group)
@@ -232,41 +243,33 @@ class DeflatedCirculant:
             self.blocks = search.blocks
             self._polynomials = search.polynomials
 
-    def upper(
-        self,
-        lower: float,
-        rtol: float,
-        clock: Clock | None = None,
-        *,
-        few: bool = False,
-    ) -> Upper | None:
-        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; None if there is no proof.
+    def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
+        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves can be taken out; None if nothing is proven.
 
         Parameters
         ----------
-        clock : Clock, optional
-            That of this attempt: no level is begun after its end. The search's own clock holds besides.
         few : bool
-            Whether only few waves are taken out, and no wider tolerance is tried.
+            Whether to try `DeflationTuning.few_thresholds` alone, and no wider tolerance.
         """
-        levels = self.levels[: DEFLATION.first_levels] if few else self.levels
-        for level in levels:
-            if clock is not None and clock.expired:
-                return None
+        thresholds = self.thresholds[: DEFLATION.few_thresholds] if few else self.thresholds
+        for threshold in thresholds:
             try:
-                deflation = self.deflated(level, lower)
+                self.clock.check()
+                deflation = self.deflated(threshold, lower)
             except OutOfTime:
                 return None
             if self.clock.expired:
                 return None
             if deflation is None:
+                # A lower threshold leaves more waves still.
                 break
             bound = lower * (1 + rtol)
-            if self._failed_bounds.get(level, 0.0) < bound:
+            # A bound that is no larger than one that failed would fail, too.
+            if self._failed_bounds.get(threshold, 0.0) < bound:
                 upper = self._proven(deflation, bound)
                 if upper is not None:
                     return upper
-                self._failed_bounds[level] = bound
+                self._failed_bounds[threshold] = bound
         return None if few else self._wider_upper(lower, rtol)
 
     def _wider_upper(self, lower: float, rtol: float) -> Upper | None:
@@ -274,7 +277,7 @@ class DeflatedCirculant:
         deflations = [deflation for deflation in self._deflations.values() if deflation is not None]
         if not deflations:
             return None
-        for multiple in DEFLATION.wider:
+        for multiple in DEFLATION.wider_multiples:
             if self.clock.expired:
                 return None
             upper = self._proven(deflations[-1], lower * (1 + multiple * rtol))
@@ -282,14 +285,14 @@ class DeflatedCirculant:
                 return upper
         return None
 
-    def deflated(self, level: float, norm: float) -> Deflation | None:
-        """Take out the waves above a level; None where they are too many.
+    def deflated(self, threshold: float, norm: float) -> Deflation | None:
+        """Take out the waves above a part of a norm; None if they are too many.
 
-        The waves of a level are chosen once, for the norm of the first call.
+        The waves of a threshold are chosen once, for the norm of the first call.
         """
-        if level not in self._deflations:
-            self._deflations[level] = self._deflate(level * norm)
-        return self._deflations[level]
+        if threshold not in self._deflations:
+            self._deflations[threshold] = self._deflate(threshold * norm)
+        return self._deflations[threshold]
 
     def _proven(self, deflation: Deflation, bound: float) -> Upper | None:
         return norm_by_deflation(
@@ -303,7 +306,7 @@ class DeflatedCirculant:
         )
 
     def _deflate(self, threshold: float) -> Deflation | None:
-        """Take out the waves with norms above a threshold; None where they are too many."""
+        """Take out the waves with norms above a threshold; None if they are too many."""
         cover = self._cover(threshold)
         if cover is None:
             return None
@@ -313,7 +316,7 @@ class DeflatedCirculant:
         return None if waves is None else Deflation(cover, waves)
 
     def _cover(self, threshold: float) -> Cover | None:
-        """A cover of the circulant that leaves single frequencies open; None where those are too many."""
+        """A cover of the circulant that leaves single frequencies open; None if those are too many."""
         boxes = dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
         cover = Cover(self.blocks, boxes, self.supremum, ops=self.ops)
         polynomial = self._polynomials.near(threshold, self._trial_vectors).float32_copy()
@@ -325,7 +328,7 @@ class DeflatedCirculant:
             divisible = cover.open.boxes.divisible
             if not divisible.any():
                 break
-            if len(cover) > 8 * DEFLATION.most_waves:
+            if len(cover) > DEFLATION.open_per_wave * DEFLATION.most_waves:
                 return None
             parent = cover.split(np.full(len(cover), 2))
             # A piece whose parent could not be cut is that parent, a single frequency, which was tried.
@@ -342,16 +345,16 @@ class DeflatedCirculant:
         index: np.ndarray,
         threshold: float,
     ) -> None:
-        """Try to prove that some cells hold nothing above a threshold."""
+        """Try to prove that no norm in some cells is above a threshold."""
         limit_sq = cover.limits_sq(polynomial, threshold)[index]
         index = index[limit_sq > self._polynomials.least_limit_sq(polynomial)]
         for part in self._polynomials.parts(polynomial, len(index)):
             chosen = index[part]
-            formed, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, threshold)[chosen])
-            cover.fathom(formed, threshold)
+            matrices, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, threshold)[chosen])
+            cover.fathom(matrices, threshold)
 
-    def _waves_above(self, points: Frequencies, threshold: float) -> DeflatedModes | None:
-        """Singular triples above a threshold, scaled to take off what is above it; None where they are too many."""
+    def _waves_above(self, points: Frequencies, threshold: float) -> SplitWaves | None:
+        """Singular triples above a threshold, scaled to take off what is above it; None if they are too many."""
         xp, ops = self.xp, self.ops
         first, second = self.kernel.shape[1:3]
         self.clock.require(len(points) * first * second * min(first, second))
@@ -378,9 +381,9 @@ class DeflatedCirculant:
         x = u * xp.astype(ops.from_numpy(root / norms_above, self.kernel), u.dtype)[:, None]
         y = v * xp.astype(ops.from_numpy(root, self.kernel), v.dtype)[:, None]
         if is_wide:
-            # They are of the adjoint: G = sum s u v* where G* = sum s v u*.
+            # u and v are those of the adjoint: G = sum s v u* where G* = sum s u v*.
             x, y = y, x
-        return DeflatedModes(points, point, x, y)
+        return SplitWaves(points, point, x, y)
 
     def _top_eigenvectors(self, gram: Array, threshold: float) -> Array:
         """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all that belong to norms above a threshold."""
@@ -388,18 +391,19 @@ class DeflatedCirculant:
         few = DEFLATION.waves_of_a_frequency
         count = gram.shape[0]
         if gram.shape[-1] >= 4 * few:
-            # If the least of the few eigenvalues is so low, none above the squared threshold is missing: the half
-            # leaves a margin, as the eigenvectors are approximate.
+            # If the least of the few eigenvalues is at most half of the squared threshold, none above it is missing:
+            # the half leaves a margin, since the eigenvectors are approximate.
             cut = threshold**2 / 2
             values, vectors = top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
             if float(xp.max(values[:, 0])) <= cut:
                 return vectors
-        if count <= few:
+        at_once = DEFLATION.matrices_at_once
+        if count <= at_once:
             return self._all_eigenvectors(gram)
-        chunks = [self._all_eigenvectors(gram[start : start + few, ...]) for start in range(0, count, few)]
+        chunks = [self._all_eigenvectors(gram[start : start + at_once, ...]) for start in range(0, count, at_once)]
         return xp.concat(chunks, axis=0)
 
     def _all_eigenvectors(self, gram: Array) -> Array:
         count, side = gram.shape[:2]
-        self.clock.require(count * costs.eigh_work(side, is_complex=True))
+        self.clock.require(count * costs.eigh_cost(side, is_complex=True))
         return self.xp.linalg.eigh(gram)[1]

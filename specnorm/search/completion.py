@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified import completion
+from specnorm.certified import completion as completion_proof
 from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ _LEAST_PRODUCTS = 10
 """Products of such a search, however large the layer is."""
 _NOISE = 0.3
 """Size of the random part of a completion that begins near an isometry."""
-_LEAST_PART = 0.05
-"""Part of the squared norm that such a completion has at least."""
+_LEAST_START_SQ = 0.05
+"""Least squared scale of a completion that begins near an isometry, as a part of the squared norm of the kernel."""
 _INNER_PRODUCTS = 40
 """Most products of one Gauss-Newton step."""
 _FORCING = 0.03
@@ -44,31 +44,37 @@ _TARGET_SHARE = 0.4
 """Part of the tolerance by which the target exceeds the norm: the square of that is the multiple of the identity that
 the search aims at. The residual may take the rest of the tolerance."""
 _MENDING_PRODUCTS = 3
-"""Products of a step that follows a kernel in training."""
+"""Products of one step of `mend`, which follows a kernel in training."""
 _LEAST_MARGIN = 0.002
-"""Least relative distance, above the norm, of the multiple that such a step aims at."""
+"""Least margin of a target of `mend`: a step aims at ``(norm * (1 + margin))**2`` times the identity."""
 _MOST_MARGIN = 0.01
-"""Largest one."""
+"""Largest margin of a target of `mend`."""
 _MENDING_ZOOMS = 4
-"""Zooms of `largest_symbol` for such a step: the norm to a thousandth is close enough."""
+"""Zooms of `peak_of_norm` in `mend`: the norm to a thousandth is close enough."""
+_POINTS_PER_LAG = 3
+"""Points of the grid of `peak_of_norm` along an axis, for each step from one tap to the next."""
 _POWER_STEPS = 12
-"""Power steps of `largest_symbol` on its grid."""
+"""Power steps of `peak_of_norm` on its grid."""
+_ZOOM_POWER_STEPS = 4
+"""Power steps of `peak_of_norm` after each zoom, which begin with the vectors of the zoom before."""
+_MATRIX_POWER_STEPS = 96
+"""Power steps of `peak_of_norm` for kernels with one tap: there is one matrix, and no zoom follows."""
 _PEAKS = 3
-"""Highest points of the grid around which it zooms in."""
+"""Number of the highest points of the grid around which `peak_of_norm` zooms in."""
 _ZOOMS = 7
-"""How often it halves the distance there."""
+"""How often `peak_of_norm` halves the distance between points around a peak."""
 _WORST_CONDITION = 4000.0
 """Condition of the tables of polynomials up to which float32 keeps the digits that a step needs."""
 _TINY = 1e-30
 
 
 class Peak(NamedTuple):
-    """Where the symbols of narrow blocks have their largest norm, as far as a search went."""
+    """An estimate of where the symbols of blocks have their largest norm."""
 
     norm: Array  # (b,)
     vector: Array  # (b, 2 c): a right vector, real part before imaginary part
-    cos: Array  # (b, taps), of the taps' angles at the frequency
-    sin: Array  # (b, taps)
+    cos: Array  # (b, taps): cosines of the taps' angles at the frequency
+    sin: Array  # (b, taps): their sines
 
 
 class CompletionResult(NamedTuple):
@@ -81,11 +87,11 @@ class CompletionResult(NamedTuple):
     bound : array, shape (b,)
         Proven bounds of the blocks' norms.
     helps : bool array, shape (b,)
-        Whether H is needed for the bound; H = 0 proves it otherwise.
+        Whether H is needed for the bound; otherwise H = 0 proves it.
     products : integer array, shape (b,)
-        How many products the search took.
+        Number of products that the search took.
     gradient : array, shape of the blocks
-        Derivative of the blocks' norm at its maximum, times bound over norm.
+        Derivative of the blocks' norm at its maximum, times bound over norm: as if their ratio were constant.
     """
 
     kernel: Array
@@ -97,7 +103,7 @@ class CompletionResult(NamedTuple):
 
 # -- shapes and starts -----------------------------------------------------------------------------------------------
 def row_count(channels: int) -> int:
-    """Rows of a completion: with fewer than four for each channel some kernels stall."""
+    """Rows of a completion: with fewer than four for each channel, the search stalls on some kernels."""
     return max(4 * channels, 8)
 
 
@@ -108,22 +114,22 @@ def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (row_count(channels), channels, *taps)
 
 
-def narrow(blocks: Array, *, xp: Namespace) -> Array:
+def with_fewer_columns(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks with the smaller number of channels second: G transposed at every frequency, which has G's norm."""
     if blocks.shape[2] <= blocks.shape[1]:
         return blocks
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
 
 
-def in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
-    """Gradient with respect to the blocks from that with respect to the narrow ones: transposed back, if they were."""
+def in_shape_of_blocks(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
+    """Gradient with respect to blocks, from that with respect to the same blocks `with_fewer_columns`."""
     if blocks.shape[2] <= blocks.shape[1]:
         return gradient
     return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
 
 
 def products_in_time(block_shape: tuple[int, ...]) -> int:
-    """Return how many products a search on a block of this shape has if it is to end in about 5 s."""
+    """Return how many products a search on a block of this shape may take to end in about 5 s."""
     rows, channels, *taps = completion_shape(block_shape)
     lags = math.prod(2 * k - 1 for k in taps)
     work_of_a_product = 2 * lags * rows * channels**2
@@ -131,18 +137,18 @@ def products_in_time(block_shape: tuple[int, ...]) -> int:
 
 
 def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Return a random completion to begin with, for blocks of norm 1."""
+    """Return a random first completion of blocks of norm 1."""
     shape = completion_shape(block_shape)
     scale = math.sqrt(0.5 / (shape[0] * math.prod(shape[2:])))
     return np.random.RandomState(seed).standard_normal(shape) * scale
 
 
 def near_isometry(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Return a completion near an isometry, to begin with where there are few products.
+    """Return a first completion near an isometry, for searches of few products.
 
     A multiple of the unit matrix, in rows of its own, stands at each corner of the taps; of a corner and its mirror
-    image only one has it. From corners a change of H moves every lag, each by about as much. The rest is small random
-    numbers.
+    image only one has it. With all weight in corners, the derivative of every lag with respect to H is about equally
+    large. The rest is small random numbers.
     """
     _, channels, *taps = completion_shape(block_shape)
     h = _NOISE * small_random(block_shape, seed)
@@ -160,53 +166,57 @@ def near_isometry(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
 class _Tables(NamedTuple):
     """Tables F, D and W with which lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``, j the points.
 
-    F K has the values of K at the points, and D H those of H. F and D have the shape (points, taps), W (lags, points).
+    F K has the values of K* at the points, and D H those of H. F and D have the shape (points, taps), W (lags, points).
     The order of the lags is: 0, those of `half_lags`, and the negatives of these.
     """
 
-    left: np.ndarray  # F
-    right: np.ndarray  # D
-    lags: np.ndarray  # W
+    of_k: np.ndarray  # F
+    of_h: np.ndarray  # D
+    to_lags: np.ndarray  # W
 
 
 @functools.lru_cache(maxsize=64)
 def _tables(taps: tuple[int, ...]) -> _Tables:
     """Tables by polynomials for few taps; for more, with which these would lose digits, by frequencies."""
-    axes = [_polynomials(k) for k in taps]
-    condition = math.prod(float(np.linalg.cond(axis.lags)) for axis in axes)
+    axes = [_axis_tables(k) for k in taps]
+    condition = math.prod(float(np.linalg.cond(axis.to_lags)) for axis in axes)
     return _polynomial_tables(axes) if condition <= _WORST_CONDITION else _frequency_tables(taps)
 
 
 def _polynomial_tables(axes: list[_Tables]) -> _Tables:
-    """K and H read as homogeneous polynomials, at as many points of a half-circle an axis as there are lags."""
-    if axes:
-        left, right, lags = axes[0]
-    else:
-        left = right = lags = np.eye(1)
-    for axis in axes[1:]:
-        left = np.kron(left, axis.left)
-        right = np.kron(right, axis.right)
-        lags = np.kron(lags, axis.lags)
+    """Tables with K and H as homogeneous polynomials, at as many points of a half-circle per axis as there are lags."""
+    of_k = of_h = to_lags = np.eye(1)
+    for axis in axes:
+        of_k = np.kron(of_k, axis.of_k)
+        of_h = np.kron(of_h, axis.of_h)
+        to_lags = np.kron(to_lags, axis.to_lags)
     # The lags ascend, with 0 in the middle: those above it are the half, those below, backwards, their negatives.
-    middle = len(lags) // 2
-    zero_and_half, negatives = lags[middle:], lags[:middle][::-1]
-    return _Tables(left, right, np.concatenate([zero_and_half, negatives]))
+    middle = len(to_lags) // 2
+    zero_and_half = to_lags[middle:]
+    negatives = to_lags[:middle][::-1]
+    return _Tables(of_k, of_h, np.concatenate([zero_and_half, negatives]))
 
 
-def _polynomials(k: int) -> _Tables:
+def _axis_tables(k: int) -> _Tables:
     """Tables of one axis with k taps, whose lags stand in ascending order."""
     count = 2 * k - 1
+    # A quarter of pi is added, so that no point is at an axis, where powers of the cosine or of the sine vanish.
     angle = math.pi * (np.arange(count)[:, None] / count + 0.25)
 
     def monomials(degree: int) -> np.ndarray:
         power = np.arange(degree + 1)
         return np.cos(angle) ** (degree - power) * np.sin(angle) ** power
 
-    return _Tables(monomials(k - 1)[:, ::-1], monomials(k - 1), np.linalg.inv(monomials(2 * k - 2)))
+    # The polynomial of K* has the coefficients of K in the reverse order.
+    return _Tables(
+        of_k=monomials(k - 1)[:, ::-1],
+        of_h=monomials(k - 1),
+        to_lags=np.linalg.inv(monomials(2 * k - 2)),
+    )
 
 
 def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
-    """Tables by symbols, at half of the grid of 2 k - 1 points an axis.
+    """Tables by symbols, at half of the grid of 2 k - 1 points per axis.
 
     With K = A + iB and H = C + iD at a point, K*H has the real part ``A C + B D`` and the imaginary part
     ``A C - B D - (A + B)(C - D)`` (transposes left out): three real products. So each point stands three times in the
@@ -225,26 +235,26 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     cosines = np.cos(angles) * weights
     sines = np.sin(angles) * weights
     return _Tables(
-        left=np.concatenate([cos, sin, cos + sin]),
-        right=np.concatenate([cos, sin, cos - sin]),
-        lags=np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
+        of_k=np.concatenate([cos, sin, cos + sin]),
+        of_h=np.concatenate([cos, sin, cos - sin]),
+        to_lags=np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
     )
 
 
 class _Products(NamedTuple):
     """Lags of products of kernels by tap, (b, taps, rows, c), by the `_Tables` of their taps."""
 
-    left: Array
-    right: Array
-    lag_table: Array
+    of_k: Array
+    of_h: Array
+    to_lags: Array
     xp: Namespace
 
     @classmethod
     def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
-        """Tables for blocks (b, rows, c, *taps), in their precision."""
+        """The tables for blocks (b, rows, c, *taps), in the precision and on the device of the blocks."""
         tables = _tables(tuple(blocks.shape[3:]))
-        left, right, lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
-        return cls(left, right, lags, ops.xp)
+        of_k, of_h, to_lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
+        return cls(of_k, of_h, to_lags, ops.xp)
 
     def _apply(self, table: Array, x: Array) -> Array:
         """A table on the second axis of (b, n, rows, c)."""
@@ -254,13 +264,13 @@ class _Products(NamedTuple):
 
     def at_points(self, k: Array) -> Array:
         """``(F K)^T``, (b, points, c, rows)."""
-        return self._apply(self.left, self.xp.matrix_transpose(k))
+        return self._apply(self.of_k, self.xp.matrix_transpose(k))
 
     def lags(self, at_points: Array, h: Array) -> Array:
         """Half of the lags of ``K*H + H*K``, (b, lags, c, c)."""
         xp = self.xp
-        products = xp.matmul(at_points, self._apply(self.right, h))
-        of_product = self._apply(self.lag_table, products)
+        products = xp.matmul(at_points, self._apply(self.of_h, h))
+        of_product = self._apply(self.to_lags, products)
         half = of_product.shape[1] // 2 + 1
         zero, positive = of_product[:, :1, ...], of_product[:, :half, ...]
         zero_and_negative = xp.concat([zero, of_product[:, half:, ...]], axis=1)
@@ -274,9 +284,9 @@ class _Products(NamedTuple):
         """
         xp = self.xp
         lags = xp.concat([half, xp.matrix_transpose(half[:, 1:, ...])], axis=1)
-        weighted = self._apply(xp.matrix_transpose(self.lag_table), lags)
+        weighted = self._apply(xp.matrix_transpose(self.to_lags), lags)
         products = xp.matmul(xp.matrix_transpose(at_points), weighted)
-        return self._apply(xp.matrix_transpose(self.right), products)
+        return self._apply(xp.matrix_transpose(self.of_h), products)
 
     def step(
         self,
@@ -311,8 +321,8 @@ class _Products(NamedTuple):
             ratio = _per_block(next_rest_sq / (rest_sq + _TINY), xp=xp)
             return count + 1, x + length * direction, rest, rest + ratio * direction, next_rest_sq
 
-        begin = (arrays.counter(h, ops=ops), xp.zeros_like(h), downhill, downhill, first_rest_sq)
-        count, step, *_ = ops.loop(continues, iterate, begin)
+        first_state = (arrays.counter(h, ops=ops), xp.zeros_like(h), downhill, downhill, first_rest_sq)
+        count, step, *_ = ops.loop(continues, iterate, first_state)
         return step, count
 
 
@@ -358,9 +368,9 @@ def by_row(x: Array, taps: tuple[int, ...], *, xp: Namespace) -> Array:
     return xp.reshape(xp.permute_dims(x, (0, 2, 3, 1)), (x.shape[0], *x.shape[2:], *taps))
 
 
-def lags_of(x: Array, *, ops: ArrayOps) -> completion.Lags:
+def lags_of(x: Array, *, ops: ArrayOps) -> completion_proof.Lags:
     """Lags of kernels in the widest precision."""
-    return completion.lags(x, ops=ops, wide=True)
+    return completion_proof.lags(x, ops=ops, wide=True)
 
 
 # -- the search ------------------------------------------------------------------------------------------------------
@@ -379,25 +389,27 @@ def complete(
     Parameters
     ----------
     begin : array, shape (b, rows, min(m, p), *taps), optional
-        To begin from. None, and for each block where it is zero or not finite: as ``from_isometry`` says.
+        First completions. Without them, and for blocks whose first completion is zero or not finite, the search begins
+        as ``from_isometry`` says.
     rtol : float
-        Where to stop: relative distance of the bound from an estimate of the norm.
+        Relative distance of the bound from an estimate of the norm at which the search stops.
     products : int, optional
-        Most products; 0: the bound that ``begin`` proves. None: `PRODUCTS`.
+        Most products; 0: the bound is the one that ``begin`` proves. None: `PRODUCTS`.
     from_isometry : bool
-        Begin near an isometry instead of at random: the bound is closer after 10 to 40 products, no closer after more.
+        Whether to begin near an isometry instead of at random: the bound is closer after 10 to 40 products, no closer
+        after more.
 
     Returns
     -------
     CompletionResult
-        ``bound`` in the widest precision, an upper bound whatever the search came to.
+        Its ``bound`` is in the widest precision, and an upper bound whether or not the search came close.
     """
     xp = ops.xp
-    narrow_blocks = narrow(blocks, xp=xp)
+    narrow_blocks = with_fewer_columns(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
     kernel_lags = lags_of(narrow_blocks, ops=ops)
-    peak = largest_symbol(kernel_lags.values, taps, ops=ops)
-    # Not zeros: they would be no start for what a zero kernel becomes.
+    peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
+    # A zero kernel gets the start of a kernel of norm 1: from H = 0 no step could follow it once it is trained.
     norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
     start = _start(blocks, kernel_lags, norm_or_one, seed, from_isometry=from_isometry, ops=ops)
     if begin is not None:
@@ -405,7 +417,7 @@ def complete(
         usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
         start = xp.where(usable, by_tap(begin, xp=xp), start)
     start_lags = lags_of(by_row(start, taps, xp=xp), ops=ops)
-    first_bound, helps = completion.norms_up(kernel_lags, start_lags, ops=ops)
+    first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
     best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
     if limit:
@@ -420,12 +432,12 @@ def complete(
             limit=limit,
             ops=ops,
         )
-    slope = in_rows(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
+    slope = in_shape_of_blocks(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
     bound_over_norm = xp.astype(bound, peak.norm.dtype) / norm_or_one
     return CompletionResult(
         kernel=by_row(best, taps, xp=xp),
         bound=bound,
-        helps=helps | (bound < first_bound),
+        helps=helps | (bound < first_bound),  # a bound better than the first is that of a later H
         products=xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape),
         gradient=slope * xp.reshape(bound_over_norm, (-1,) + (1,) * (blocks.ndim - 1)),
     )
@@ -433,21 +445,21 @@ def complete(
 
 def _start(
     blocks: Array,
-    kernel_lags: completion.Lags,
+    kernel_lags: completion_proof.Lags,
     norm: Array,
     seed: int,
     *,
     from_isometry: bool,
     ops: ArrayOps,
 ) -> Array:
-    """Completions to begin with, (b, taps, rows, c), in the scale of the blocks."""
+    """First completions by tap, (b, taps, rows, c), in the scale of the blocks."""
     xp = ops.xp
     block_shape = tuple(blocks.shape[1:])
     if from_isometry:
         of_norm_one = near_isometry(block_shape, seed)
         channels = min(block_shape[:2])
         mean = xp.astype(xp.linalg.trace(kernel_lags.values[:, 0, ...]), norm.dtype) / channels
-        scale = xp.sqrt(xp.maximum(norm**2 - mean, _LEAST_PART * norm**2))
+        scale = xp.sqrt(xp.maximum(norm**2 - mean, _LEAST_START_SQ * norm**2))
     else:
         of_norm_one = small_random(block_shape, seed)
         scale = norm
@@ -457,9 +469,9 @@ def _start(
 
 def _gauss_newton(
     narrow_blocks: Array,
-    kernel_lags: completion.Lags,
+    kernel_lags: completion_proof.Lags,
     start: Array,
-    start_lags: completion.Lags,
+    start_lags: completion_proof.Lags,
     first_bound: Array,
     *,
     norm: Array,
@@ -484,14 +496,14 @@ def _gauss_newton(
         step, used = tables.step(h, residual, limit - count, ops=ops)
         h = h + step
         completion_lags = lags_of(by_row(h, taps, xp=xp), ops=ops)
-        new_bound, _ = completion.norms_up(kernel_lags, completion_lags, ops=ops)
+        new_bound, _ = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
         is_better = new_bound < bound
         best = xp.where(_per_block(is_better, xp=xp), h, best)
         bound = xp.where(is_better, new_bound, bound)
         return count + used, h, completion_lags.values, best, bound
 
-    begin = (arrays.counter(start, ops=ops), start, start_lags.values, start, first_bound)
-    count, _, _, best, bound = ops.loop(continues, iterate, begin)
+    first_state = (arrays.counter(start, ops=ops), start, start_lags.values, start, first_bound)
+    count, _, _, best, bound = ops.loop(continues, iterate, first_state)
     return best, bound, count
 
 
@@ -506,25 +518,26 @@ def mend(
 ) -> Array:
     """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
 
-    Where a step would lead to entries that are not finite, h stays.
+    The completion of a block whose steps lead to entries that are not finite stays as it was.
 
     Parameters
     ----------
     kernel_lags, completion_lags : arrays
-        Lags of the narrow blocks, and those of h, or of an h shortly before.
+        Lags of the blocks `with_fewer_columns`, and those of h, or of an h shortly before.
     """
     xp = ops.xp
-    narrow_blocks = narrow(blocks, xp=xp)
+    narrow_blocks = with_fewer_columns(blocks, xp=xp)
     taps = tuple(blocks.shape[3:])
     tables = _Products.of(narrow_blocks, ops=ops)
-    norm = largest_symbol(kernel_lags, taps, zooms=_MENDING_ZOOMS, ops=ops).norm
+    norm = peak_of_norm(kernel_lags, taps, zooms=_MENDING_ZOOMS, ops=ops).norm
     least_target = (norm * (1 + _LEAST_MARGIN)) ** 2
     most_target = (norm * (1 + _MOST_MARGIN)) ** 2
     x = by_tap(h, xp=xp)
     for step_number in range(steps):
         if step_number > 0:
             completion_lags = lags_of(by_row(x, taps, xp=xp), ops=ops).values
-        # The multiple aimed at is near the one of which the lags nearly are: another takes more than a short step.
+        # The lags are nearly those of a multiple of the identity. Aim at that multiple if its margin is allowed: a
+        # farther one would take more than a short step.
         centre = (kernel_lags + completion_lags)[:, 0, ...]
         mean = xp.astype(xp.linalg.trace(centre), norm.dtype) / centre.shape[-1]
         target = xp.minimum(xp.maximum(mean, least_target), most_target)
@@ -532,29 +545,31 @@ def mend(
         step, _ = tables.step(x, residual, _MENDING_PRODUCTS, ops=ops)
         x = x + step
     moved = by_row(x, taps, xp=xp)
-    is_finite = xp.isfinite(xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True))
+    # 0 times an entry is NaN if the entry is not finite.
+    zero_or_nan = xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True)
+    is_finite = xp.isfinite(zero_or_nan)
     return xp.where(is_finite, moved, h)
 
 
 # -- gradients -------------------------------------------------------------------------------------------------------
 def bound_and_gradient(
     blocks: Array,
-    kernel_lags: completion.Lags,
-    completion_lags: completion.Lags,
+    kernel_lags: completion_proof.Lags,
+    completion_lags: completion_proof.Lags,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """Bounds (b,) from lags of narrow blocks and their completions; derivatives with respect to the blocks.
+    """Bounds (b,) from lags of blocks `with_fewer_columns` and their completions, and derivatives by the blocks.
 
     The bound squared is ``v + ||M_0 - v I|| + sum ||M_t||`` at the best v, and ``M_t = sum_y K_y^T K_{y+t} + ...``: so
     its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
     """
     xp = ops.xp
-    bound, helps = completion.norms_up(kernel_lags, completion_lags, ops=ops)
+    bound, helps = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
     lags = xp.where(_per_block(helps, xp=xp), kernel_lags.values + completion_lags.values, kernel_lags.values)
     channels = lags.shape[-1]
     eye = ops.from_numpy(np.eye(channels)[None, None, ...].astype(ops.wide_dtype), lags)
-    shift = _per_block(completion.best_shift(lags[:, 0, ...], ops=ops), xp=xp)
+    shift = _per_block(completion_proof.best_shift(lags[:, 0, ...], ops=ops), xp=xp)
     centred = xp.concat([lags[:, :1, ...] - shift * eye, lags[:, 1:, ...]], axis=1)
     flat = xp.reshape(centred, (*lags.shape[:2], -1))
     norms = xp.sqrt(xp.vecdot(flat, flat))[..., None, None]
@@ -563,14 +578,14 @@ def bound_and_gradient(
     inverses = xp.where(vanishes, xp.zeros_like(norms), 1 / (norms + _TINY))
     first_slope = xp.where(vanishes[:, :1, ...], eye / channels, inverses[:, :1, ...] * centred[:, :1, ...])
     slopes = xp.concat([first_slope, inverses[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
-    gradient_of_square = taps_of_slopes(narrow(blocks, xp=xp), slopes, ops=ops)
+    gradient_of_square = gradient_from_lag_slopes(with_fewer_columns(blocks, xp=xp), slopes, ops=ops)
     bound_of_blocks = xp.reshape(xp.astype(bound, gradient_of_square.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
     gradient = gradient_of_square / 2 / bound_of_blocks
-    return bound, in_rows(gradient, blocks, xp=xp)
+    return bound, in_shape_of_blocks(gradient, blocks, xp=xp)
 
 
-def taps_of_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
-    """Gradient of a function of the lags of narrow blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
+def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
+    """Gradient of a function of the lags of blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
 
     ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.
     """
@@ -582,7 +597,7 @@ def taps_of_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
 
 
 def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
-    """Derivative of ``||G v||`` with respect to narrow blocks at a peak, with the frequency and v constant.
+    """Derivative of ``||G v||`` by blocks `with_fewer_columns` at a peak, with the frequency and v constant.
 
     With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
     """
@@ -602,7 +617,7 @@ def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
 
 
 # -- the norm --------------------------------------------------------------------------------------------------------
-def largest_symbol(
+def peak_of_norm(
     lags: Array,
     taps: tuple[int, ...],
     *,
@@ -611,22 +626,23 @@ def largest_symbol(
 ) -> Peak:
     """Estimate from below the largest norm of kernels' symbols from their lags, by a fixed number of power steps.
 
-    On a grid first; then around its highest points, with vectors kept and distances halved.
+    The steps are made on a grid first, then around its highest points, with the vectors kept and the distances halved.
     """
     xp = ops.xp
     b, _, c, _ = lags.shape
     symbols = _LagSymbols(xp.astype(lags, getattr(xp, ops.own_dtype), copy=False), taps, ops=ops)
-    sizes = tuple(1 if k == 1 else 3 * (k - 1) + 1 for k in taps)
+    sizes = tuple(1 if k == 1 else _POINTS_PER_LAG * (k - 1) + 1 for k in taps)
     points = half_grid(sizes)
     start, _ = arrays.unit(symbols.from_host(np.random.RandomState(1).standard_normal(2 * c)), xp=xp)
     vectors, norms = symbols.power(
         symbols.from_host(points.angles @ half_lags(taps).T)[None, ...],
         xp.broadcast_to(start, (b, len(points), 2 * c)),
-        _POWER_STEPS if len(points) > 1 else 8 * _POWER_STEPS,
+        _POWER_STEPS if len(points) > 1 else _MATRIX_POWER_STEPS,
     )
     if len(points) == 1:
+        # One tap, at the angle 0 of cosine 1 and sine 0.
         zero = xp.zeros((b, math.prod(taps)), dtype=vectors.dtype, device=ops.device(vectors))
-        return Peak(norms[:, 0], vectors[:, 0, :], xp.cos(zero), zero)
+        return Peak(norms[:, 0], vectors[:, 0, :], cos=xp.cos(zero), sin=zero)
     return _zoomed_in(symbols, points, vectors, norms, zooms, ops=ops)
 
 
@@ -644,7 +660,7 @@ def _zoomed_in(
     Parameters
     ----------
     vectors, norms : arrays, shapes (b, points, 2 c) and (b, points)
-        At the points of the grid.
+        Vectors and norms at the points of the grid.
     """
     xp = ops.xp
     b, _, size = vectors.shape
@@ -658,13 +674,13 @@ def _zoomed_in(
     count = len(moves)
 
     def zoom(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        # From each centre to the best of itself and the points one step along each axis; then the step is halved.
+        # Move each centre to the best of itself and of the points one step along each axis, then halve the step.
         centres, vectors, step, _ = state
         around = centres + step * symbols.from_host(moves / np.asarray(points.denominators))
         angles_of_lags = xp.matmul(xp.reshape(around, (b, peaks * count, d)), symbols.lag_points)
         repeated = xp.broadcast_to(xp.reshape(vectors, (b, peaks, 1, size)), (b, peaks, count, size))
         repeated = xp.reshape(repeated, (b, peaks * count, size))
-        moved, norms = symbols.power(angles_of_lags, repeated, _POWER_STEPS // 3)
+        moved, norms = symbols.power(angles_of_lags, repeated, _ZOOM_POWER_STEPS)
         norms = xp.reshape(norms, (b * peaks, count))
         best = xp.argmax(norms, axis=1)
         moved = xp.reshape(arrays.pick(xp.reshape(moved, (b * peaks, count, size)), best, xp=xp), (b, peaks, size))
@@ -719,7 +735,7 @@ class _LagSymbols:
         Parameters
         ----------
         angles : array, shape (b or 1, f, n)
-            Of the lags.
+            Angles of the lags at f frequencies.
         vectors : array, shape (b, f, 2 c)
             Real part before imaginary part.
         """

@@ -1,4 +1,4 @@
-"""One polyphase component of a layer at its size: what the attempts to bound its norm share, and each kind of bound.
+"""One polyphase component of a layer at one size: what the attempts to bound its norm share, and each kind of bound.
 
 A layer is the direct sum of its components, often of one alone (`certified.layer.components`).
 """
@@ -15,16 +15,16 @@ from specnorm import arrays
 from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
 from specnorm.certified.layer.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
 from specnorm.certified.layer.own_matrix import quotients
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
-from specnorm.clock import RATE
+from specnorm.certified.matrices.block_tridiagonal import plans
+from specnorm.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.numerics import costs
-from specnorm.numerics.lanczos import Plan, top_vectors
+from specnorm.numerics.lanczos import RunOptions, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import spec_of_group
 from specnorm.result import BoundSource
-from specnorm.search import layer_tuning as knobs
-from specnorm.search import tuning as search_tuning
-from specnorm.search.circulants import DeflatedCirculant, away_from, bound_by_circulant
+from specnorm.search import layer_tuning, tuning
+from specnorm.search.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
 from specnorm.search.groups import OpenGroups, find_open_groups
 from specnorm.search.layer_bounds import LayerBounds, witness_shapes
 from specnorm.search.own_matrix import enclose_by_matrix
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-class ComponentSearch:
-    """One component of a layer (`PolyphaseComponent`), and what the attempts to bound its norm share.
+class ComponentBounds:
+    """Each kind of bound of one component of a layer (`PolyphaseComponent`), and what the attempts share.
 
     Attributes
     ----------
     kernels : array, shape (groups, first, second, *kernel_shape)
         The layer's kernel by groups.
-    single : ConvSpec
+    group_spec : ConvSpec
         Geometry of one group.
-    plan : BlockPlan
+    gram_plan : BlockPlan
         The cheapest form of one group's Gram matrix.
     proof_rtol : float
         Tolerance asked of a proof, so that the answer is within ``rtol`` after rounding.
@@ -71,12 +71,12 @@ class ComponentSearch:
         self.xp = ops.xp
         self.spec = component.spec
         self.rtol = problem.rtol
-        self.proof_rtol = search_tuning.TUNING.share * problem.rtol
+        self.proof_rtol = tuning.TUNING.proof_share * problem.rtol
         self.groups = problem.spec.groups
-        self.single = of_one_group(component.spec)
+        self.group_spec = spec_of_group(component.spec)
         kernel = problem.kernel
         self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
-        self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
+        self.gram_plan = min(plans(self.group_spec), key=lambda plan: (plan.memory > ops.memory, plan.work))
         self._open_groups: OpenGroups | None = None
         self._deflated_circulants: list[DeflatedCirculant] | None = None
 
@@ -84,46 +84,52 @@ class ComponentSearch:
     @property
     def is_small(self) -> bool:
         """Whether the layer's own matrix is less work than a search."""
-        return self.plan.work * self.groups <= knobs.TUNING.immediate_work
+        return self.gram_plan.work * self.groups <= layer_tuning.TUNING.immediate_work
 
     @property
     def can_be_deflated(self) -> bool:
-        """Whether circulants can be deflated: no stride, and a tolerance that does not take too many waves."""
-        return set(self.spec.stride) == {1} and self.rtol >= knobs.TUNING.deflation_rtol
+        """Whether circulants can be deflated: no stride, and a tolerance of at least ``deflation_rtol``.
+
+        For a smaller tolerance, too many waves (see `circulants`) would have to be taken out.
+        """
+        return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.TUNING.deflation_rtol
 
     @property
     def closer_attempt_follows(self) -> bool:
-        """Whether another attempt will come close enough where the best circulant does not."""
-        matrix_follows = self._matrix_fits and self.plan.work * self.groups <= knobs.TUNING.soon_work
+        """Whether another attempt will come close enough if the best circulant does not."""
+        matrix_follows = self._matrix_fits and self.gram_plan.work * self.groups <= layer_tuning.TUNING.soon_work
         return self.can_be_deflated or matrix_follows
 
     @property
     def _matrix_fits(self) -> bool:
         """Whether one group's Gram matrix fits the memory budget."""
-        return self.plan.memory <= self.ops.memory
+        return self.gram_plan.memory <= self.ops.memory
 
     @property
     def size(self) -> int:
         """Pixels times channels of one group."""
-        return max(self.single.stored_channels) * math.prod(axis.pixels for axis in self.component.axes)
+        return max(self.group_spec.group_channels) * math.prod(axis.pixels for axis in self.component.axes)
 
     @property
-    def shortest_circulant(self) -> tuple[int, ...] | None:
-        """Points an axis of the shortest circulant whose compression the layer is; None if none is of use."""
+    def points_of_shortest(self) -> tuple[int, ...] | None:
+        """Points per axis of the shortest circulant whose compression the layer is; None if none is of use.
+
+        Along an axis on which the symbol is constant it is 1 point, not the number that `shortest` returns.
+        """
         if not reads_zeros(self.spec):
             return None
-        return fewest_points(self.spec, self.torus_search)
+        return points_of_shortest_circulant(self.spec, self.torus_search)
 
     # -- the supremum over all sizes ---------------------------------------------------------------------------------
     @property
     def torus_search(self) -> Search:
         """The search that enclosed the supremum."""
-        return self.supremum()[0]
+        return self.supremum.search
 
     @property
     def torus_result(self) -> SearchResult:
-        """What it proved about the supremum."""
-        return self.supremum()[1]
+        """Bounds of the supremum that the search proved."""
+        return self.supremum.result
 
     def padded(self, supremum: Upper | None) -> Upper | None:
         """A bound of the layer, with its padding, from one of the supremum."""
@@ -137,7 +143,7 @@ class ComponentSearch:
 
     # -- groups ------------------------------------------------------------------------------------------------------
     def open_groups(self, bounds: LayerBounds) -> OpenGroups:
-        """Groups whose norms were not proven to be below the layer's when this property was first needed."""
+        """Groups that may have the layer's norm, chosen with the bounds of the first call, and kept."""
         if self._open_groups is None:
             # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
@@ -153,16 +159,16 @@ class ComponentSearch:
     def matrix_work(self, bounds: LayerBounds) -> float:
         """Multiplications of a proof by the matrices of the open groups; infinite if one does not fit the memory."""
         count = len(self.open_groups(bounds).numbers)
-        return self.plan.work * count if self._matrix_fits else math.inf
+        return self.gram_plan.work * count if self._matrix_fits else math.inf
 
     def deflates(self, bounds: LayerBounds) -> bool:
         """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
-        few_groups = len(self.open_groups(bounds).numbers) <= knobs.TUNING.deflation_groups
-        dear_matrix = self.matrix_work(bounds) > knobs.TUNING.deflation_work
-        return few_groups and dear_matrix and self.shortest_circulant is not None
+        few_groups = len(self.open_groups(bounds).numbers) <= layer_tuning.TUNING.deflation_groups
+        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.TUNING.deflation_work
+        return few_groups and matrix_is_expensive and self.points_of_shortest is not None
 
     def deflated_circulants(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
-        """The circulant of each open group, ready to be deflated; empty where that is not to be done."""
+        """The circulant of each open group, ready to be deflated; empty if none is to be deflated."""
         if self.problem.clock.expired or not self.deflates(bounds):
             return []
         if self._deflated_circulants is None:
@@ -170,16 +176,17 @@ class ComponentSearch:
         return self._deflated_circulants
 
     def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
-        fewest = shortest(self.single)
-        circulant = away_from(self.torus_result, fewest, self.spec.kernel_shape)
-        is_too_short = any(points < least for points, least in zip(circulant.points, fewest, strict=True))
+        least_points = shortest(self.group_spec)
+        circulant = farthest_circulant(self.torus_result, least_points, self.spec.kernel_shape)
+        # Along an axis with one tap, the farthest circulant has one point, which is too few for a deflation.
+        is_too_short = any(points < least for points, least in zip(circulant.points, least_points, strict=True))
         supremum = self.torus_result.upper
         if is_too_short or supremum is None:
             return []
         return [
             DeflatedCirculant(
                 self.kernels[group : group + 1, ...],
-                self.single,
+                self.group_spec,
                 circulant,
                 supremum,
                 self.torus_search,
@@ -199,8 +206,11 @@ class ComponentSearch:
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
-    def near_supremum(self, steps: int, most_entries: float) -> LayerBounds:
-        """Bound from below near the wave of the supremum, and from above by the supremum.
+    def near_supremum(self, steps: int, most_entries: float, *, waves_replace_steps: bool = False) -> LayerBounds:
+        """Bound from below by Lanczos steps from a plane wave at the supremum's frequency, from above by the supremum.
+
+        The lower bound is the quotient of a sum of waves, if no vectors are needed. Otherwise it is the quotient of a
+        vector: a sum of waves if that is affordable and good, else a wave under a window; then after Lanczos steps.
 
         Parameters
         ----------
@@ -208,30 +218,33 @@ class ComponentSearch:
             Lanczos steps from the wave.
         most_entries : float
             Most pixels times channels times steps; a larger layer is restricted to fewer pixels.
+        waves_replace_steps : bool
+            Whether the steps are so few that a sum of waves is as close without them.
         """
         group = self.torus_result.block
         kernel = self.kernels[group : group + 1, ...]
-        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, knobs.TUNING.wave_time / 2)
+        # It may end late by half of the time that this bound may take.
+        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.TUNING.wave_time / 2)
         if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
             return self._by_wave_sum(kernel, group)
-        sums_waves = wave_sum_in_time and self._has_wave_sums and self._least_pixels >= knobs.TUNING.wave_sum_pixels
-        if sums_waves and steps == knobs.TUNING.wave_steps:
-            # A sum of waves is as close as these few steps.
+        is_long = self._least_pixels >= layer_tuning.TUNING.wave_sum_pixels
+        sums_waves = wave_sum_in_time and self._has_wave_sums and is_long
+        if sums_waves and waves_replace_steps:
             steps = 0
         restriction = self._restricted(steps, most_entries)
-        single = of_one_group(restriction.spec)
+        group_spec = spec_of_group(restriction.spec)
         angles = self.torus_result.frequency.angles[0]
         if sums_waves:
-            vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
+            vectors = WaveSum(kernel, group_spec, angles, ops=self.ops).vector()
         else:
-            vectors = windowed_wave(kernel, single, angles, ops=self.ops)
+            vectors = windowed_wave(kernel, group_spec, angles, ops=self.ops)
         work_of_lanczos = 2 * steps * math.prod(axis.pixels for axis in restriction.axes) * math.prod(kernel.shape)
         if steps > 0 and not self.problem.clock.expired and self.problem.clock.affords(work_of_lanczos):
-            vectors = self._after_lanczos(vectors, kernel, single, steps)
-        layer = Convolution(kernel, single, budget=self._patch_memory, ops=self.ops)
-        (lower,), images = quotients(layer, vectors, single.transposed, ops=self.ops)
+            vectors = self._after_lanczos(vectors, kernel, group_spec, steps)
+        layer = Convolution(kernel, group_spec, budget=self._patch_memory, ops=self.ops)
+        (lower,), images = quotients(layer, vectors, vectors_are_outputs=group_spec.transposed, ops=self.ops)
         # The vectors are outputs of a transposed layer, inputs of any other.
-        if single.transposed:
+        if group_spec.transposed:
             u, v = vectors, images
         else:
             u, v = images, vectors
@@ -253,10 +266,10 @@ class ComponentSearch:
 
     @property
     def _wave_sum_work(self) -> float:
-        """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles an axis."""
+        """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles per axis."""
         first, second, *kernel_shape = self.kernels.shape[1:]
         smaller = min(first, second)
-        work_of_one = max(first, second) * smaller**2 + costs.eigh_work(smaller, is_complex=True)
+        work_of_one = max(first, second) * smaller**2 + costs.eigh_cost(smaller, is_complex=True)
         points = math.prod(2 if taps > 1 else 1 for taps in kernel_shape)
         return points * work_of_one
 
@@ -268,16 +281,17 @@ class ComponentSearch:
 
     @property
     def _patch_memory(self) -> int:
-        """Bytes of patches at once: they are copied once or twice on the way."""
+        """Bytes of the patches that may exist at once: a quarter, since they are copied once or twice."""
         return self.ops.memory // 4
 
     def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
-        """The component, or a restriction of it that so many steps on so many entries, and the time limit, allow."""
-        channels = max(self.single.stored_channels)
-        pixels = most_entries / (max(steps, 1) * channels)
-        time_limit = self.problem.clock.seconds
-        work_of_pixel = knobs.TUNING.wave_passes * math.prod(self.kernels.shape[1:])
-        return self.component.restricted(min(pixels, knobs.TUNING.wave_time * time_limit * RATE / work_of_pixel))
+        """The component, or its restriction to as many pixels as the entries, the steps and the time limit allow."""
+        channels = max(self.group_spec.group_channels)
+        pixels_in_entries = most_entries / (max(steps, 1) * channels)
+        seconds = layer_tuning.TUNING.wave_time * self.problem.clock.seconds
+        work_of_pixel = layer_tuning.TUNING.wave_passes * math.prod(self.kernels.shape[1:])
+        pixels_in_time = seconds * MULTIPLICATIONS_PER_SECOND / work_of_pixel
+        return self.component.restricted(min(pixels_in_entries, pixels_in_time))
 
     def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
         """Whether the quotient of a sum of waves, which comes without a vector, is enough.
@@ -286,12 +300,13 @@ class ComponentSearch:
         """
         if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
             return False
-        return self.rtol >= knobs.DEFAULT_RTOL or self._restricted(steps, most_entries) is not self.component
+        is_restricted = self._restricted(steps, most_entries) is not self.component
+        return is_restricted or self.rtol >= layer_tuning.LOOSE_RTOL
 
     def _by_wave_sum(self, kernel: Array, group: int) -> LayerBounds:
         """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
         angles = self.torus_result.frequency.angles[0]
-        quotient, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
+        quotient, gradient = WaveSum(kernel, self.group_spec, angles, ops=self.ops).bound()
         no_vector = self.xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
         return LayerBounds(
             # The quotient is that of the whole component, which is a restriction of itself.
@@ -307,39 +322,39 @@ class ComponentSearch:
         self,
         vectors: Array,
         kernel: Array,
-        single: ConvSpec,
+        group_spec: ConvSpec,
         steps: int,
     ) -> Array:
         """Vectors (1, 1, size of the large side) after some Lanczos steps on one group's layer.
 
-        What is proven is a quotient of the vector, however it was computed: float32 does for most of the way.
+        The lower bound is a quotient of the vector, valid however the vector was computed: float32 is precise enough.
         """
         xp = self.xp
-        if self.rtol >= knobs.DEFAULT_RTOL and steps <= knobs.TUNING.closer_steps:
+        if self.rtol >= layer_tuning.LOOSE_RTOL and steps <= layer_tuning.TUNING.closer_steps:
             kernel_used = xp.astype(kernel, xp.float32)
         else:
             kernel_used = kernel
-        layer = Convolution(kernel_used, single, budget=self._patch_memory, ops=self.ops)
+        layer = Convolution(kernel_used, group_spec, budget=self._patch_memory, ops=self.ops)
         # From the large side to the small one, and back.
-        if single.transposed:
+        if group_spec.transposed:
             gram = composed(layer.adjoint, layer.apply)
         else:
             gram = composed(layer.apply, layer.adjoint)
-        plan = Plan(steps, 0, min(1e-6, self.rtol / 100))
+        lanczos_plan = RunOptions(n_iter=steps, seed=0, rtol=min(1e-6, self.rtol / 100))
         start = xp.astype(vectors, kernel_used.dtype)
-        vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, plan, start=start, ops=self.ops)
+        vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, lanczos_plan, start=start, ops=self.ops)
         return xp.astype(vectors, kernel.dtype)
 
     def by_circulant(self, bounds: LayerBounds, *, target_only: bool) -> LayerBounds:
         """The bounds with that of a circulant, if it is lower."""
-        fewest = self.shortest_circulant
-        if fewest is None:
+        least_points = self.points_of_shortest
+        if least_points is None:
             return bounds
         upper, cells, levels = bound_by_circulant(
             self.spec,
             self.torus_search,
             self.torus_result,
-            fewest,
+            least_points,
             lower=bounds.lower.value,
             rtol=self.rtol,
             max_cells=self.problem.max_cells,
@@ -351,10 +366,10 @@ class ComponentSearch:
     def by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
         """Bounds of the largest norm of some groups, the open ones or all, by their own matrices.
 
-        Of a group below ``lower`` no more is proven than that.
+        A group whose norm is below ``lower`` is only proven to be below it.
         """
         kernels = arrays.rows(self.kernels, groups, ops=self.ops)
-        result = enclose_by_matrix(kernels, self.single, self.plan, rtol=self.rtol, lower=lower, ops=self.ops)
+        result = enclose_by_matrix(kernels, self.group_spec, self.gram_plan, rtol=self.rtol, lower=lower, ops=self.ops)
         proven = [upper for upper in result.upper if upper is not None]
         upper: Upper | None = None
         if len(proven) == len(groups):
@@ -364,7 +379,7 @@ class ComponentSearch:
         return self.bounds_of_group(
             result.lower[best],
             upper,
-            Convolution(kernels[best : best + 1, ...], self.single, ops=self.ops),
+            Convolution(kernels[best : best + 1, ...], self.group_spec, ops=self.ops),
             result.u[best : best + 1, :],
             result.v[best : best + 1, :],
             group=int(groups[best]),
@@ -395,8 +410,8 @@ class ComponentSearch:
         """
         gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
         inputs, outputs = witness_shapes(self.problem.spec)
-        input_places = [axis.pixel for axis in restriction.axes]
-        output_places = [axis.output for axis in restriction.axes]
+        input_places = [axis.pixel_positions for axis in restriction.axes]
+        output_places = [axis.output_positions for axis in restriction.axes]
         if self.spec.transposed:
             input_places, output_places = output_places, input_places
         return LayerBounds(
@@ -428,9 +443,9 @@ class ComponentSearch:
         Parameters
         ----------
         shape, whole_shape : tuple of int
-            Channels and pixels of both; (0,) where the whole is too large to be returned: then it is empty.
+            Channels and pixels of both. If the whole is too large to be returned, its shape is (0,), as is the result.
         places : list of (first, step)
-            Where the restriction's pixels are along each axis.
+            Places of the restriction's pixels along each axis.
         """
         if whole_shape == (0,):
             return vector[:, :0]
@@ -443,7 +458,7 @@ class ComponentSearch:
         return self.xp.reshape(whole, (1, -1))
 
 
-def fewest_points(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
+def points_of_shortest_circulant(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
     """Points of the shortest circulant: 1 along axes where the symbol is constant, None if all axes are such."""
     kernel_shape = search.blocks.shape[3:]
     if all(taps == 1 for taps in kernel_shape):

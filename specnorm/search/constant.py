@@ -1,8 +1,7 @@
 """Norms of constant matrices, where no torus is searched: blocks with one tap, symbols at one frequency, unfoldings.
 
-The symbol of a block with one tap is constant, but for a phase; the others are matrices of numbers as well.
-
-Lanczos finds the norm, and one factorisation proves it where that is asked for.
+The symbol of a block with one tap is constant, but for a phase. Lanczos estimates a norm; if a proof is asked for, one
+factorisation gives it.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 
 _LARGE = 256
 """Rows or columns from which on Lanczos finds a symbol's top vectors in a fraction of an eigenvalue routine's time."""
-SMALLEST = 64
-"""Smaller side of matrices up to which a search, or an eigenvalue routine, takes no longer than Lanczos."""
+LANCZOS_SIDE = 64
+"""Smaller side of matrices from which Lanczos takes less time than a search or an eigenvalue routine."""
 _RESIDUAL_SHARE = 0.25
 """Residual at which Lanczos stops, as a part of the tolerance. The proof raises the squared norm by no more than the
 residual."""
@@ -44,6 +43,9 @@ _FLOAT64_RESIDUAL = 1e-9
 """Residual with which the error of the norm, about its square over the gap to the next value, is usually a rounding in
 float64."""
 
+_FEW_ROUNDINGS = 4
+"""Likely error of a norm, in units of its precision's epsilon, up to which it is returned."""
+
 
 @dataclass(frozen=True, eq=False)
 class MatrixBounds(Bounds):
@@ -52,11 +54,11 @@ class MatrixBounds(Bounds):
     Parameters
     ----------
     index : int
-        Number of the matrix whose norm the lower bound is of.
+        Number of the matrix that has the lower bound.
     u, v : arrays, shapes (1, m) and (1, n)
-        Its singular vectors.
+        Singular vectors of that matrix.
     steps : int
-        Lanczos steps.
+        Number of Lanczos steps.
     """
 
     index: int
@@ -69,7 +71,7 @@ def enclose_matrices(
     matrix: Array,
     rtol: float,
     *,
-    close: bool = True,
+    precise_vectors: bool = True,
     ops: ArrayOps,
 ) -> MatrixBounds:
     """Enclose the largest norm of a stack of matrices, as closely as a factorisation can.
@@ -77,28 +79,28 @@ def enclose_matrices(
     Parameters
     ----------
     matrix : array, shape (g, m, n)
-        In the wide dtype, scaled to about 1.
+        In the widest dtype of the library, scaled to about 1.
     rtol : float
         Relative width asked for.
-    close : bool
+    precise_vectors : bool
         Whether the vectors have to be as precise as the kernel's own dtype, since they are returned.
     """
     xp = ops.xp
     m, n = matrix.shape[1:]
-    residual = max(_RESIDUAL_SHARE * rtol, 1e-9)
-    if close:
+    residual = max(_RESIDUAL_SHARE * rtol, _FLOAT64_RESIDUAL)
+    if precise_vectors:
         residual = min(residual, vector_tolerance(getattr(xp, ops.own_dtype), xp=xp))
     proof, lanczos = _gram_and_vectors(matrix, residual, ops=ops)
     tall = xp.matrix_transpose(matrix) if m < n else matrix
-    vectors = lanczos.small_side()
+    vectors = lanczos.short_side_vectors()
     lower, best = norms.largest_quotient(tall, vectors, ops=ops)
-    upper = proof.largest_near(vectors)
+    upper = proof.largest_up_near(vectors)
     is_close = upper is not None and upper <= lower.value * (1 + rtol)
-    if not is_close or (close and not lanczos.converged.all()):
+    if not is_close or (precise_vectors and not lanczos.converged.all()):
         # If many values are next to the largest, Lanczos does not converge to its vector, or the proof near it fails.
         _, vectors = arrays.top_eigenpair(proof.gram, xp=xp)
         lower, best = norms.largest_quotient(tall, vectors, ops=ops)
-        upper = _smaller(upper, proof.largest_near(vectors))
+        upper = _smaller(upper, proof.largest_up_near(vectors))
     small = vectors[best : best + 1, :]
     large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], small[:, :, None])[:, :, 0], xp=xp)
     if m < n:
@@ -116,30 +118,31 @@ def _smaller(first: Upper | None, second: Upper | None) -> Upper | None:
 
 
 def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], Array, Array] | None:
-    """Norms of each matrix of a stack to a few roundings of its own precision, where Lanczos reaches that.
+    """Norms of each matrix of a stack to a few roundings of its own precision, if Lanczos reaches that.
 
     Parameters
     ----------
     matrix : array, shape (b, m, n)
-        In the wide dtype, scaled to about 1.
+        In the widest dtype of the library, scaled to about 1.
 
     Returns
     -------
     vectors : pair of arrays, shapes (b, m) and (b, n)
         Singular vectors; zero for a zero matrix.
     lower, upper : arrays, shape (b,)
-        Proven. None in place of all where the matrices are small, or the bounds or the vectors not close enough.
+        Proven bounds. None in the place of all three if the matrices are small, or if the bounds or the vectors are not
+        close enough.
     """
     xp = ops.xp
-    if not ops.concrete or not matrix.shape[0] or min(matrix.shape[1:]) <= SMALLEST:
+    if not ops.concrete or not matrix.shape[0] or min(matrix.shape[1:]) <= LANCZOS_SIDE:
         return None
     dtype = getattr(xp, ops.own_dtype)
     residual = _FLOAT32_RESIDUAL if dtype == xp.float32 else _FLOAT64_RESIDUAL
     proof, lanczos = _gram_and_vectors(matrix, residual, ops=ops)
-    is_close = lanczos.converged & (lanczos.likely_error <= 4 * float(xp.finfo(dtype).eps))
+    is_close = lanczos.converged & (lanczos.likely_error <= _FEW_ROUNDINGS * float(xp.finfo(dtype).eps))
     if not np.all(is_close):
         return None
-    upper = proof.norm_near(lanczos.small_side())
+    upper = proof.norm_up_near(lanczos.short_side_vectors())
     if not bool(xp.all(xp.isfinite(upper))):
         return None
     u, v = lanczos.vectors()
@@ -147,7 +150,7 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
 
 
 def _gram_and_vectors(matrix: Array, residual: float, *, ops: ArrayOps) -> tuple[norms.GramProof, Lanczos]:
-    """The smaller Gram matrices of a stack, and Lanczos with them to a residual; in float32 where that reaches it."""
+    """The smaller Gram matrices of a stack, and Lanczos with them to a residual; in float32 if that reaches it."""
     proof = norms.GramProof(matrix, ops=ops)
     gram = proof.gram
     if residual >= _FLOAT32_RESIDUAL and ops.exact_float32:
@@ -159,7 +162,7 @@ def enclose_constant(
     blocks: Array,
     rtol: float,
     *,
-    close: bool = True,
+    precise_vectors: bool = True,
     ops: ArrayOps,
 ) -> SearchResult | None:
     """Enclose the largest norm of blocks with one tap.
@@ -167,19 +170,19 @@ def enclose_constant(
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1.
-    close : bool
+        In the widest dtype of the library, scaled to about 1.
+    precise_vectors : bool
         As in `enclose_matrices`.
 
     Returns
     -------
     SearchResult or None
-        None where there are more taps, where the blocks are small, or where the bounds are wider than rtol.
+        None if there are more taps, if the blocks are small, or if the bounds are wider than rtol.
     """
     count, m, p, *taps = blocks.shape
-    if math.prod(taps) > 1 or min(m, p) < SMALLEST:
+    if math.prod(taps) > 1 or min(m, p) < LANCZOS_SIDE:
         return None
-    result = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, close=close, ops=ops)
+    result = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, precise_vectors=precise_vectors, ops=ops)
     if result.upper is None or not result.within(rtol):
         return None
     return SearchResult(
@@ -205,7 +208,7 @@ def top_triple_at(
     Parameters
     ----------
     vectors : pair of real arrays, optional
-        u and v, where they are computed already.
+        u and v, if they are known already.
     """
     xp = ops.xp
     symbol = symbols.Symbol(block, frequency, ops=ops)
@@ -222,7 +225,7 @@ def top_triple_at(
 
 
 def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array] | None:
-    """Top singular triple by Lanczos, of the real matrix [[Re, -Im], [Im, Re]]; None where it does not converge."""
+    """Top singular triple by Lanczos, of the real matrix [[Re, -Im], [Im, Re]]; None if it does not converge."""
     xp = ops.xp
     rows, columns = matrix.shape[1:]
     real = xp.real(matrix)
@@ -246,8 +249,9 @@ def top_triples(
     Parameters
     ----------
     layers : list of arrays, shape (g, m, p, *kernel_shape)
+        Blocks of each layer.
     at : list of (block's index, frequency, vectors as of `top_triple_at`)
-        One for each layer.
+        One entry for each layer.
     """
     triples = []
     for blocks, (index, frequency, vectors) in zip(layers, at, strict=True):
@@ -258,21 +262,21 @@ def top_triples(
 
 
 def top_gradient(
-    residuals: tuple[Array, ...],
+    saved: tuple[Array, ...],
     cotangent: Array,
     spec: ConvSpec,
     *,
     xp: Namespace,
 ) -> Array:
-    """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
-    u, v, phase, group = residuals
-    of_block = gradients.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    """Gradient of a singular value with respect to all blocks of its layer, from the saved u, v, phases and group."""
+    u, v, phase, group = saved
+    of_block = gradients.singular_value_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
     of_groups = arrays.one_hot(of_block, group, spec.groups, xp=xp)
     return xp.reshape(of_groups, (-1, *of_groups.shape[2:]))
 
 
 def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
-    """Norms of blocks with one tap, in the form in which `alternation.maximise` returns the tensor norm (TN).
+    """Norms of blocks with one tap, which are their tensor norms: the form is that of `tensor.alternation.maximise`.
 
     Parameters
     ----------
@@ -281,11 +285,11 @@ def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array
     Returns
     -------
     value : array, shape (b,)
-        Raised by its rounding.
+        Norms, raised by an allowance for rounding.
     vectors : list of arrays
-        u, v and the ones that are the spatial vectors, (b, n) each.
+        u, v and a vector of ones for the spatial axes, each of shape (b, n).
     steps : int
-        Lanczos steps.
+        Number of Lanczos steps.
     """
     xp = ops.xp
     matrix = xp.reshape(blocks, blocks.shape[:3])
@@ -294,6 +298,29 @@ def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array
     images = xp.matmul(matrix, v[:, :, None])[:, :, 0]
     value = xp.linalg.vector_norm(images, axis=1) * (1 + 8 * float(xp.finfo(matrix.dtype).eps))
     return value, [u + 0j, v + 0j, xp.ones_like(v[:, :1]) + 0j], lanczos.steps
+
+
+def norms_of_one_channel(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
+    """Tensor norms (TN) of blocks with one input and one output channel and at most two axes with several taps.
+
+    The form is that of a matrix then, and its maximum over complex vectors is the norm of the matrix.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, 1, 1, *kernel_shape)
+
+    Returns
+    -------
+    value, vectors, steps
+        As of `norms_of_one_tap`; the spatial vectors are the singular vectors of the matrix of taps.
+    """
+    xp = ops.xp
+    count, _, _, *sizes = blocks.shape
+    rows, columns = [1, 1, *(size for size in sizes if size > 1)][-2:]
+    matrices = xp.reshape(blocks, (count, rows, columns))
+    value, (u, v, one), steps = norms_of_one_tap(matrices, ops=ops)
+    weights = xp.reshape(u[:, :, None] * v[:, None, :], (count, -1))
+    return value * math.sqrt(rows * columns), [one, one, weights], steps
 
 
 class UnfoldingTuning(NamedTuple):
@@ -309,16 +336,16 @@ class UnfoldingTuning(NamedTuple):
 TUNING = UnfoldingTuning()
 
 
-def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
-    """The smallest unfolding bound of each block: the smallest norm is searched, and that unfolding alone proven.
+def smallest_unfoldings(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
+    """The smallest unfolding bound of each block: the unfolding is chosen by a search, and it alone is proven.
 
     Returns
     -------
     bounds : list of Upper
-        One of each block.
-    residuals : tuple of arrays
-        What the gradient needs (no errors): u and v of each unfolding, one after the other, of length 0 where it is no
-        block's smallest; and, last, the number of each block's smallest.
+        One bound for each block.
+    saved : tuple of arrays
+        Arrays for the gradient: (u_1, v_1, u_2, v_2, ..., chosen). u and v of an unfolding that no block chose have the
+        length 0; ``chosen`` has the number of each block's unfolding.
     """
     xp = ops.xp
     count = int(blocks.shape[0])
@@ -328,29 +355,29 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Uppe
     search = _SmallestUnfolding(blocks, spec, tolerance, ops=ops)
     chosen = search.run()
     bounds: list[Upper | None] = [None] * count
-    residuals: list[Array] = []
+    saved: list[Array] = []
     for split, rows in enumerate(unfoldings.unfolding_splits(spec.ndim)):
         members = np.flatnonzero(chosen == split)
         if not len(members):
-            residuals += [no_vectors(blocks, ops=ops)] * 2
+            saved += [no_vectors(blocks, ops=ops)] * 2
             continue
-        is_all = len(members) == count
-        part = blocks if is_all else xp.take(blocks, ops.from_numpy(members, blocks), axis=0)
+        chosen_by_all = len(members) == count
+        part = blocks if chosen_by_all else xp.take(blocks, ops.from_numpy(members, blocks), axis=0)
         proof = search.proofs.pop(split, None) or UnfoldingProof(part, rows, ops=ops)
         lanczos = _finished(search.runs.pop(split), members, part, rows, proof.gram, tolerance, ops=ops)
-        for member, bound in zip(members.tolist(), proof.bounds(lanczos.small_side()), strict=True):
+        for member, bound in zip(members.tolist(), proof.bounds(lanczos.short_side_vectors()), strict=True):
             bounds[member] = bound
         u, v = lanczos.vectors()
         v = _in_unfolding_order(v, rows, spec, xp=xp)
-        if not is_all:
-            among_blocks = ops.from_numpy(np.eye(count)[:, members].astype(lanczos.host), blocks)
+        if not chosen_by_all:
+            among_blocks = ops.from_numpy(np.eye(count)[:, members].astype(lanczos.host_dtype), blocks)
             u, v = xp.matmul(among_blocks, u), xp.matmul(among_blocks, v)
-        residuals += [u, v]
-    return [bound for bound in bounds if bound is not None], (*residuals, ops.from_numpy(chosen, blocks))
+        saved += [u, v]
+    return [bound for bound in bounds if bound is not None], (*saved, ops.from_numpy(chosen, blocks))
 
 
 def no_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
-    """In the place of the vectors of an unfolding that is no block's smallest."""
+    """Empty vectors, in the place of those of an unfolding that no block chose."""
     xp = ops.xp
     return xp.zeros((blocks.shape[0], 0), dtype=blocks.dtype, device=ops.device(blocks))
 
@@ -399,9 +426,10 @@ class _SmallestUnfolding:
     Attributes
     ----------
     runs : dict
-        Lanczos on an unfolding of all blocks, by the number of the split; at the end those of smallest norms alone.
+        Lanczos on an unfolding of all blocks, by the number of the split; at the end only for unfoldings that a block
+        chose.
     proofs : dict
-        A proof that was begun for its Gram matrix, by the number of the split.
+        Proofs made early, because Lanczos is faster with their Gram matrix, by the number of the split.
     """
 
     def __init__(
@@ -432,7 +460,7 @@ class _SmallestUnfolding:
         self._done = np.zeros(self._lower_sq.shape, dtype=bool)
 
     def run(self) -> np.ndarray:
-        """Number of the split with the smallest norm, of each block."""
+        """Return the number of the split with the smallest norm, for each block."""
         every_block = np.arange(self._count)
         while True:
             lowest = np.asarray(np.argmin(self._lower_sq, axis=0))
@@ -452,7 +480,7 @@ class _SmallestUnfolding:
         in_float32 = self._searched.dtype == self._ops.xp.float32
         if self._count == 1 and not self.proofs and lanczos.steps >= TUNING.steps and in_float32:
             self.proofs[split] = UnfoldingProof(self._blocks, self._splits[split], ops=self._ops)
-            lanczos.use(self.proofs[split].gram)
+            lanczos.use_gram(self.proofs[split].gram)
         lanczos.advance()
         self._lower_sq[split] = np.maximum(self._lower_sq[split], lanczos.squares)
         self._done[split] = lanczos.done
@@ -468,7 +496,7 @@ def _finished(
     *,
     ops: ArrayOps,
 ) -> Lanczos:
-    """A run to its end on the unfolding of some blocks, in their own precision, from a run on all blocks.
+    """A finished run on the unfolding of some blocks, in their own precision, from a run on all blocks.
 
     Parameters
     ----------
@@ -481,7 +509,7 @@ def _finished(
     is_all = len(members) == lanczos.matrix.shape[0]
     if is_all and lanczos.matrix.dtype == blocks.dtype:
         return lanczos
-    start = lanczos.small_side()
+    start = lanczos.short_side_vectors()
     if not is_all:
         start = xp.take(start, ops.from_numpy(members, blocks), axis=0)
     return Lanczos(

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.certified.bound import least, nothing
+from specnorm.certified.bound import least, trivial_lower
 from specnorm.certified.matrices.norms import (
-    has_single_entries,
+    has_one_entry_per_row_and_column,
     norm_by_frobenius,
     norm_of_single_entries,
     norm_of_zero,
 )
 from specnorm.certified.symbol.cells import Boxes, dft, dft_points, one_box, torus, torus_size
-from specnorm.certified.symbol.cover import on_grid
+from specnorm.certified.symbol.cover import supremum_on_grid
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import Search
@@ -34,51 +34,57 @@ if TYPE_CHECKING:
 _WIDE = 0.15
 """Relative width from which a bound of fixed cost may be closer than the result of an unfinished search."""
 _SUPREMUM_RTOL = 2e-3
-"""Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
+"""Tolerance of the supremum from which a search of a grid with 1000 points starts."""
+_SUPREMUM_DECAY = 0.3
+"""Power of the number of grid points with which that tolerance falls."""
+_LOOSE_RTOL = 1e-3
+"""Tolerance from which the supremum is searched nearly as closely as the grid: then few points are left to visit."""
+_LOOSE_SHARE = 0.97
+"""Part of such a tolerance that the supremum gets."""
 
 
-def enclose_zero(support: Array, *, ops: ArrayOps) -> SearchResult | None:
+def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> SearchResult | None:
     """The norm of a zero kernel; None for another kernel."""
-    if float(ops.xp.max(ops.xp.abs(support))) > 0:
+    if float(ops.xp.max(ops.xp.abs(trimmed))) > 0:
         return None
-    return _without_search(nothing(), norm_of_zero(support, ops=ops), support)
+    return _without_search(trivial_lower(), norm_of_zero(trimmed, ops=ops), trimmed)
 
 
-def enclose_single_entries(support: Array, *, ops: ArrayOps) -> SearchResult | None:
+def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> SearchResult | None:
     """The norm of a permutation of channels, each shifted and scaled, without rounding; None for another kernel."""
-    if not has_single_entries(support, ops=ops):
+    if not has_one_entry_per_row_and_column(trimmed, ops=ops):
         return None
-    lower, upper = norm_of_single_entries(support, ops=ops)
-    return _without_search(lower, upper, support)
+    lower, upper = norm_of_single_entries(trimmed, ops=ops)
+    return _without_search(lower, upper, trimmed)
 
 
-def _without_search(lower: Lower, upper: Upper, support: Array) -> SearchResult:
+def _without_search(lower: Lower, upper: Upper, trimmed: Array) -> SearchResult:
     """Bounds of a norm that is attained at the frequency 0, as at any other."""
-    ndim = support.ndim - 3
+    ndim = trimmed.ndim - 3
     zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
     return SearchResult(lower, upper, frequency=zero, block=0, cells=0, levels=0)
 
 
 def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
-    """Enclose the largest norm of one layer's blocks to the tolerance, or as well as the budget allows.
+    """Enclose the largest norm of one layer's blocks to the tolerance, or as closely as the budget allows.
 
     Returns
     -------
     result : SearchResult
-        Both bounds finite.
+        Result with two finite bounds.
     converged : bool
-        Whether they are within the tolerance.
+        Whether the bounds are within the tolerance.
     """
-    support = polyphase.support(problem.kernel, ops=ops)
-    constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, ops=ops)
+    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
+    constant = enclose_zero(trimmed, ops=ops) or enclose_constant(trimmed, problem.rtol, ops=ops)
     if constant is not None:
         return constant, True
-    search = Search(support, clock=_clock(problem), nonnegative=problem.nonnegative, ops=ops)
-    cover = _cover(support, problem)
+    search = Search(trimmed, clock=_clock(problem), nonnegative=problem.nonnegative, ops=ops)
+    boxes = _boxes(trimmed, problem)
     if problem.spec.input_shape is not None:
-        result = _enclose_grid(search, cover, problem)
+        result = _enclose_grid(search, boxes, problem)
     else:
-        result = _enclose_torus(search, cover, problem)
+        result = _supremum(search, boxes, problem)
     return result, result.within(problem.rtol)
 
 
@@ -88,64 +94,64 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
     Parameters
     ----------
     problem : Problem
-        Of blocks, without ``input_shape``.
+        A problem of blocks, without ``input_shape``.
     """
-    support = polyphase.support(problem.kernel, ops=ops)
-    search = Search(support, clock=_clock(problem), ops=ops)
-    constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, close=False, ops=ops)
+    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
+    search = Search(trimmed, clock=_clock(problem), ops=ops)
+    zero = enclose_zero(trimmed, ops=ops)
+    constant = zero or enclose_constant(trimmed, problem.rtol, precise_vectors=False, ops=ops)
     if constant is not None:
         return search, constant
-    return search, _enclose_torus(search, _cover(support, problem), problem)
+    return search, _supremum(search, _boxes(trimmed, problem), problem)
 
 
 def _clock(problem: Problem) -> Clock:
-    """The problem's clock, less the time of the bound that is computed where the search does not come to its end."""
+    """The problem's clock, less the time of the bound that is computed if the search does not finish."""
     return problem.clock.before(seconds_without_search(problem))
 
 
-def _cover(support: Array, problem: Problem) -> Boxes | None:
-    """Cells of all frequencies; None where they are more than a search may visit, and take gigabytes."""
-    shape = tuple(support.shape[3:])
-    return torus(shape) if torus_size(shape) <= problem.max_cells * support.shape[0] else None
+def _boxes(trimmed: Array, problem: Problem) -> Boxes | None:
+    """Cells of all frequencies; None if they are more than a search may visit: making them could take gigabytes."""
+    shape = tuple(trimmed.shape[3:])
+    return torus(shape) if torus_size(shape) <= problem.max_cells * trimmed.shape[0] else None
 
 
-def _enclose_torus(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:
-    """Enclose the supremum over all frequencies."""
-    result = _search_torus(search, cover, problem, relaxes=True)
-    return result if result.within(problem.rtol) else _widened(search, cover, result, problem)
+def _supremum(search: Search, boxes: Boxes | None, problem: Problem) -> SearchResult:
+    """Enclose the supremum over all frequencies, if need be by wider bounds than the problem asks for."""
+    result = _run_on_torus(search, boxes, problem, relaxes=True)
+    return result if result.within(problem.rtol) else _with_any_bound(search, boxes, result, problem)
 
 
-def _search_torus(
+def _run_on_torus(
     search: Search,
-    cover: Boxes | None,
+    boxes: Boxes | None,
     problem: Problem,
     *,
     relaxes: bool,
 ) -> SearchResult:
-    """Search a cover of the torus; without one, bound the supremum from below alone."""
-    if cover is None:
-        # One cell is too many for a search that may visit none.
-        cover, max_cells = one_box(tuple(search.blocks.shape[3:])), 0
-    else:
-        max_cells = problem.max_cells
-    return search.run(cover, rtol=problem.rtol, max_cells=max_cells, relaxes=relaxes)
+    """Search the cells of the torus once; without cells, bound the supremum from below alone."""
+    if boxes is None:
+        # A search that may visit no cell ends with its first lower bound.
+        return search.run(one_box(tuple(search.blocks.shape[3:])), rtol=problem.rtol, max_cells=0, relaxes=relaxes)
+    return search.run(boxes, rtol=problem.rtol, max_cells=problem.max_cells, relaxes=relaxes)
 
 
-def _enclose_grid(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:
+def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> SearchResult:
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
-    The torus gives the S of the grid lemma: close, so that few grid points are left, but no closer. Where that takes
-    many cells the norm is nearly constant, and every point is visited.
+    A search of the torus gives the supremum that the grid lemma (`certified.symbol.cover`) needs. If it does not finish
+    within as many cells as the grid has points, the norm is nearly constant: then every point is visited.
     """
     rtol, max_cells = problem.rtol, problem.max_cells
     kernel_shape = tuple(search.blocks.shape[3:])
     sizes = grid_sizes(problem.spec, kernel_shape)
-    point_count = math.prod(sizes) // 2 + 1
-    torus_problem = _torus_problem(problem, math.prod(sizes), point_count, cover)
-    whole = _search_torus(search, cover, torus_problem, relaxes=False)
-    start = search.at_nearest(whole, sizes)
+    half_points = math.prod(sizes) // 2 + 1
+    torus_problem = _torus_problem(problem, math.prod(sizes), half_points, boxes)
+    torus_result = _run_on_torus(search, boxes, torus_problem, relaxes=False)
+    start = search.lower_bound_on_circulant(torus_result, sizes)
+    # The comparisons of the start are not cells of a search.
     result = replace(start, cells=0)
-    if whole.upper is None and point_count <= max_cells:
+    if torus_result.upper is None and half_points <= max_cells:
         result = search.run(
             dft_points(sizes, kernel_shape),
             rtol=rtol,
@@ -155,36 +161,37 @@ def _enclose_grid(search: Search, cover: Boxes | None, problem: Problem) -> Sear
         )
     grid = dft(sizes, kernel_shape)
     if result.upper is None:
-        if whole.upper is None:
-            whole = _widened(search, cover, whole, problem)
-        result = search.run(grid, rtol=rtol, supremum=whole.upper, start=start, max_cells=max_cells)
+        if torus_result.upper is None:
+            torus_result = _with_any_bound(search, boxes, torus_result, problem)
+        result = search.run(grid, rtol=rtol, supremum=torus_result.upper, start=start, max_cells=max_cells)
     uppers = [result.upper] if result.upper else []
-    if whole.upper is not None:
-        uppers.append(on_grid(whole.upper, grid))
-    return replace(result, upper=least(*uppers), cells=result.cells + whole.cells)
+    if torus_result.upper is not None:
+        uppers.append(supremum_on_grid(torus_result.upper, grid))
+    return replace(result, upper=least(*uppers), cells=result.cells + torus_result.cells)
 
 
 def _torus_problem(
     problem: Problem,
-    grid_points: int,
-    point_count: int,
-    cover: Boxes | None,
+    all_points: int,
+    half_points: int,
+    boxes: Boxes | None,
 ) -> Problem:
     """The problem of the supremum before a search of a grid: its tolerance and its cells.
 
     Parameters
     ----------
-    grid_points, point_count : int
+    all_points, half_points : int
         Points of the grid, with and without mirror images.
     """
-    if problem.rtol >= 1e-3:
-        rtol = 0.97 * problem.rtol
-        most_cells = point_count
+    if problem.rtol >= _LOOSE_RTOL:
+        rtol = _LOOSE_SHARE * problem.rtol
+        most_cells = half_points
     else:
-        # A search of the torus leaves few of the points for a loose tolerance, and costs as much again for a tight one.
-        rtol = _SUPREMUM_RTOL * min(1.0, (1000 / grid_points) ** 0.3)
-        cells = 0 if cover is None else len(cover)
-        most_cells = max(point_count // 3, cells)
+        # For a tight tolerance, a search of the torus that is as close costs as much as the grid's: search it loosely,
+        # for at most a third of what it takes to visit every point.
+        rtol = _SUPREMUM_RTOL * min(1.0, (1000 / all_points) ** _SUPREMUM_DECAY)
+        first_cells = 0 if boxes is None else len(boxes)
+        most_cells = max(half_points // 3, first_cells)
     return replace(problem, rtol=rtol, max_cells=min(problem.max_cells, most_cells))
 
 
@@ -193,15 +200,15 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
     return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
 
 
-def _widened(
+def _with_any_bound(
     search: Search,
-    cover: Boxes | None,
+    boxes: Boxes | None,
     result: SearchResult,
     problem: Problem,
 ) -> SearchResult:
-    """Prove what the budget allows where a search had no end: wider bounds, or one of fixed cost."""
-    if result.upper is None and cover is not None:
-        again = search.run(cover, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)
+    """The result of a search that did not finish, with an upper bound: a wider one, or one of fixed cost."""
+    if result.upper is None and boxes is not None:
+        again = search.run(boxes, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)
         result = replace(again, cells=result.cells + again.cells)
     if result.within(_WIDE):
         return result

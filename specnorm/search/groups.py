@@ -1,4 +1,4 @@
-"""Which groups of a layer may have its norm: the others are proven to be lower, all of them in one search."""
+"""Which groups of a layer may have its norm: all others are proven to have lower norms, in one search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from specnorm import arrays
 from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.problem.frequencies import coarse_grid, half_grid
-from specnorm.search import layer_tuning as knobs
+from specnorm.search import layer_tuning
 from specnorm.search.branch_and_bound import Search
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ _FEW_TAPS = 32
 
 
 class OpenGroups(NamedTuple):
-    """Groups of a layer that may have its norm, and a proof that the others have not.
+    """Groups of a layer that may have its norm, and a proof that the other groups do not.
 
     Parameters
     ----------
     numbers : integer array
-        Numbers of the groups that are not proven to be lower.
+        Numbers of the groups whose norms are not proven to be lower.
     others : Upper or None
         Bound of the supremum of all other groups; None if there are none.
     """
@@ -57,24 +57,24 @@ def find_open_groups(
     max_cells : int
         Budget of each search.
     clock : Clock
-        Ends the searches.
+        Deadline of the searches.
     """
     every_group = np.arange(blocks.shape[0])
     if len(every_group) == 1 or not bound > 0:
         return OpenGroups(every_group, None)
     estimates = _estimated_norms(blocks, ops=ops)
-    lower_groups = np.flatnonzero(estimates < knobs.TUNING.lower_group * bound)
-    for _ in range(knobs.TUNING.lower_group_tries):
-        if not len(lower_groups):
+    weak_groups = np.flatnonzero(estimates < layer_tuning.TUNING.weak_group * bound)
+    for _ in range(layer_tuning.TUNING.weak_group_tries):
+        if not len(weak_groups):
             break
-        search = Search(arrays.rows(blocks, lower_groups, ops=ops), clock=clock, ops=ops)
+        search = Search(arrays.rows(blocks, weak_groups, ops=ops), clock=clock, ops=ops)
         result = search.run(torus(tuple(blocks.shape[3:])), bound=bound, max_cells=max_cells)
         if result.upper is not None and result.upper <= bound:
-            return OpenGroups(np.setdiff1d(every_group, lower_groups), result.upper)
+            return OpenGroups(np.setdiff1d(every_group, weak_groups), result.upper)
         if result.lower <= bound:
             break
-        # One of them is not lower after all.
-        lower_groups = np.delete(lower_groups, result.block)
+        # One of the weak groups is above the bound after all.
+        weak_groups = np.delete(weak_groups, result.block)
     return OpenGroups(every_group, None)
 
 

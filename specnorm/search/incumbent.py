@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.bound import nothing
-from specnorm.certified.matrices.norms import SymbolNorms
+from specnorm.certified.bound import trivial_lower
+from specnorm.certified.matrices.norms import SymbolQuotients
 from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import gram_power, largest_eigenvalues
 from specnorm.problem.frequencies import Frequencies, coarse_grid, product
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class LowerBound:
     """A proven lower bound of the norm of one block, by its index, at one frequency."""
 
-    claim: Lower
+    bound: Lower
     frequency: Frequencies
     block: int
 
@@ -45,11 +45,11 @@ class Incumbent:
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1, not all zero; p <= m.
+        In the widest dtype of the library, scaled to about 1, not all zero; p <= m.
     seed : int
-        Of the start vectors.
+        Seed of the start vectors.
     clock : Clock
-        Ends ascents early.
+        Deadline: at its end, ascents stop early.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Incumbent:
         self.xp = ops.xp
         self.ops = ops
         self._clock = clock
-        self._norms = SymbolNorms(blocks, ops=ops)
+        self._norms = SymbolQuotients(blocks, ops=ops)
         self._float32: Array | None = None
         self._right = self.start_vectors(1, blocks.shape[2])
         self.trial_vectors: Array | None = None
@@ -104,7 +104,7 @@ class Incumbent:
     @property
     def is_far_below(self) -> bool:
         """Whether the incumbent is far below a bound that is to be proven."""
-        return self.best.claim.value <= self.tuning.far_below_part * (self._bound or 0.0)
+        return self.best.bound.value <= self.tuning.far_below_part * (self._bound or 0.0)
 
     def start_vectors(self, count: int, size: int) -> Array:
         """Return ``count`` times the same complex vector, shape (count, size)."""
@@ -112,17 +112,20 @@ class Incumbent:
         return self.ops.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
     def multistart(self) -> None:
-        """Choose trial vectors: from power steps at coarse frequencies, and at those around the best maximum.
+        """Ascend from the coarse frequencies with the largest norms, and choose trial vectors.
 
-        On a grid, or where a bound is far above the incumbent, the basis needs no vectors around the maximum.
+        The trial vectors are those of the coarse frequencies and of frequencies around the best maximum. On a grid, or
+        if a bound is far above the incumbent, the basis of the reduced polynomial (`reduction`) needs none around the
+        maximum.
         """
         frequencies, norms, vectors = self._coarse_vectors()
+        # At most so many: the trials, and the frequencies of `_around_best`: the best one and a step along each axis.
         count = self.tuning.trials + 1 + len(frequencies.denominators)
         highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
         chosen = np.take_along_axis(vectors, highest_first[:, :, None], axis=1).astype(np.complex128)
         if self._free:
-            # Where a bound is to be proven the norm need not be known closely, only its frequency.
-            rtol = self._rtol if self._bound is None else 10 * self.tuning.close
+            # If a bound is to be proven, the vectors need the frequency of the maximum, not its norm: come less close.
+            rtol = self._rtol if self._bound is None else 10 * self.tuning.incumbent_rtol
             block = int(np.argmax(norms.max(axis=1)))
             trials = self.tuning.trials
             starts = self.ops.from_numpy(chosen[block, :trials], self.blocks)
@@ -137,10 +140,11 @@ class Incumbent:
         """Coarse frequencies, and norms (g, f) and right vectors (g, f, p) there after some power steps (host)."""
         xp = self.xp
         groups, _, p = self.blocks.shape[:3]
-        blocks = self._trial_blocks(self.tuning.close)
+        blocks = self._blocks_for(self.tuning.incumbent_rtol)
         frequencies = coarse_grid(tuple(self.blocks.shape[3:]))
-        # The images by all taps, and their phases.
-        bytes_of_a_frequency = math.prod(blocks.shape[3:]) * (24 * 8 + 16 * groups * sum(blocks.shape[1:3]))
+        # For each tap: its phase, with about 24 numbers while it is computed, and complex images of both sides.
+        bytes_of_images = 16 * groups * sum(blocks.shape[1:3])
+        bytes_of_a_frequency = math.prod(blocks.shape[3:]) * (24 * 8 + bytes_of_images)
         every_nth = -(-len(frequencies) * bytes_of_a_frequency // self.ops.memory)
         frequencies = frequencies[::every_nth]
         start = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
@@ -156,9 +160,9 @@ class Incumbent:
         """
         xp = self.xp
         block = self.best.block
-        blocks = self._trial_blocks(self.tuning.close)
+        blocks = self._blocks_for(self.tuning.incumbent_rtol)
         angles = self.best.frequency.angles
-        steps = np.concatenate([np.zeros_like(angles), self.tuning.around * np.eye(angles.shape[1])])
+        steps = np.concatenate([np.zeros_like(angles), self.tuning.around_radians * np.eye(angles.shape[1])])
         frequencies = nearest_lattice_points(angles + steps)
         symbol = symbols.Symbol(blocks[block : block + 1, ...], frequencies, ops=self.ops)
         start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
@@ -189,14 +193,15 @@ class Incumbent:
         Parameters
         ----------
         polynomial : GramPolynomial
-            That the estimates are of.
+            The polynomial whose norms were estimated.
         norms_sq, eigenvalues : float arrays, shape (c,)
             Squared norms at the centres from below, and largest eigenvalues of the reduced matrices.
         vectors : array, shape (c, rank)
-            Eigenvectors of these.
+            Eigenvectors of the reduced matrices.
         """
         chosen = self._worth_an_ascent(norms_sq)
-        for block in sorted({*cells.block[chosen].tolist()}):  # np.unique imports masked arrays
+        # Not by np.unique, which imports numpy.ma.
+        for block in sorted({*cells.block[chosen].tolist()}):
             index = chosen[cells.block[chosen] == block]
             starts = cells.boxes[index].centres
             right = arrays.rows(vectors, index, ops=self.ops)
@@ -208,7 +213,7 @@ class Incumbent:
     def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
         """Return the positions of the centres to start from, the highest first."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
-        norm_to_beat = self.best.claim.value if self._bound is None else self._bound
+        norm_to_beat = self.best.bound.value if self._bound is None else self._bound
         # If many cells are left, the norm is flat and has many local maxima. The highest centre need not lead to the
         # highest one, and at a layer's own size a maximum of the same height can give a better lower bound.
         is_flat = self._bound is None and len(norms_sq) > self.tuning.flat_cells
@@ -233,20 +238,21 @@ class Incumbent:
         Parameters
         ----------
         torus_best : LowerBound
-            Of the last search of the torus.
+            Lower bound of the last search of the torus.
         sizes : tuple of int
-            Points a turn.
+            Points per turn along each axis.
         skew : tuple of bool, optional
             As in `certified.symbol.cells.dft`.
 
         Returns
         -------
         int
-            How many frequencies were compared: its count of cells. The lower bound is in ``best``.
+            Number of frequencies compared, which the result reports as cells. The lower bound is in ``best``.
         """
         block = torus_best.block
         points = _neighbours(torus_best.frequency, sizes, skew)
-        self.begin(LowerBound(nothing(), points[:1], block), free=False, rtol=1e-3, bound=None)
+        # The ascent below does not move on a grid: only its power steps end by this tolerance, and a run sets its own.
+        self.begin(LowerBound(trivial_lower(), points[:1], block), free=False, rtol=1e-3, bound=None)
         symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
         right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(right), axis=-1)[0, :]
@@ -257,26 +263,26 @@ class Incumbent:
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
         # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
-        least = max(self.best.claim.value, self.tuning.far_below_part * (self._bound or 0.0))
+        norm_to_beat = max(self.best.bound.value, self.tuning.far_below_part * (self._bound or 0.0))
         ascent = Ascent(
-            self._trial_blocks(rtol)[block : block + 1, ...],
+            self._blocks_for(rtol)[block : block + 1, ...],
             self.tuning,
             free=self._free,
             rtol=rtol,
-            best=least,
+            norm_to_beat=norm_to_beat,
             clock=self._clock,
             ops=self.ops,
         )
         point, right = ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
-        claim = self._norms.norm_at(block, point, right)
-        if claim.value > self.best.claim.value:
-            self.best = LowerBound(claim, point, block)
+        bound = self._norms.norm_down_at(block, point, right)
+        if bound.value > self.best.bound.value:
+            self.best = LowerBound(bound, point, block)
             self._right = right
 
-    def _trial_blocks(self, rtol: float) -> Array:
-        """The blocks, or their float32 copy where the tolerance and free frequencies allow it."""
-        if not self._free or rtol < self.tuning.tight:
+    def _blocks_for(self, rtol: float) -> Array:
+        """The blocks, or their float32 copy if the tolerance allows it and frequencies may move."""
+        if not self._free or rtol < self.tuning.float64_rtol:
             return self.blocks
         if self._float32 is None:
             self._float32 = self.xp.astype(self.blocks, self.xp.float32)
@@ -286,7 +292,7 @@ class Incumbent:
 def _neighbours(frequency: Frequencies, sizes: tuple[int, ...], skew: tuple[bool, ...]) -> Frequencies:
     """Points of a grid around a frequency: the two nearest along each axis."""
     count = np.asarray(sizes, dtype=np.int64)
-    # On a skew axis the points are 2 j + 1 of 2 count, on others j of count.
+    # On a skew axis the points are (2 j + 1) / (2 count) of a turn, on other axes j / count.
     offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
     turns = frequency.angles[0] / (2 * math.pi)
     below = np.floor(turns * count - offset / 2).astype(np.int64)
@@ -301,19 +307,19 @@ class NodeEstimates:
     Parameters
     ----------
     polynomial : GramPolynomial
-        That the estimates are of, in the precision that is tried first.
+        The polynomial whose norms are estimated, in the precision that is tried first.
     threshold : float
-        What was to be proven when the round began.
+        The bound that was to be proven when the round began.
     vectors : array, shape (c, rank)
         Estimates of the top eigenvectors; the next round begins with them.
     reduced_for_sq : float array, shape (c,)
-        Limits that the matrices are reduced for: no lower one is proven by them.
+        Limits for which the matrices are reduced: they prove no lower limit.
     eigenvalues : float array, shape (c,)
-        Largest ones of the (reduced) Gram matrices, from below.
+        Largest eigenvalues of the (reduced) Gram matrices, from below.
     norms_sq : float array, shape (c,)
         Squared norms at the centres, from below: `lift_to_all_columns` of the eigenvalues.
     matrices : list of CentreMatrices
-        One for each part of the cells; empty where they would take too much memory.
+        One for each part of the cells; empty if they would take too much memory.
     """
 
     polynomial: GramPolynomial
@@ -330,7 +336,7 @@ class NodeEstimates:
 
 
 def top_eigenpairs(
-    formed: CentreMatrices,
+    centre_matrices: CentreMatrices,
     vectors: Array,
     tuning: Tuning,
     like: Array,
@@ -344,16 +350,16 @@ def top_eigenpairs(
     Parameters
     ----------
     vectors : array, shape (c, rank)
-        To begin with.
+        Start vectors.
     like : array
-        Real, on the device of the others.
+        A real array on the device of the others.
     first : bool
-        Whether this is the first round: vectors are random.
+        Whether this is the first round, whose start vectors are random.
     crowded : bool
-        What `is_crowded` returned for the first round.
+        The result of `is_crowded` for the first round.
     """
-    matrices = formed.matrices
-    cut = tuning.filter_cut * formed.reduced_for_sq
+    matrices = centre_matrices.matrices
+    cut = tuning.filter_cut * centre_matrices.reduced_for_sq
     if first:
         degree = tuning.first_degree
     elif crowded:
@@ -361,7 +367,7 @@ def top_eigenpairs(
     else:
         degree = tuning.degree
     values, vectors = largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
-    if first and is_crowded(values, formed.reduced_for_sq, matrices.shape[-1], tuning):
+    if first and is_crowded(values, centre_matrices.reduced_for_sq, matrices.shape[-1], tuning):
         values, vectors = largest_eigenvalues(matrices, vectors, cut, tuning.crowded_first, like, ops=ops)
     return values, vectors
 
@@ -372,7 +378,7 @@ def is_crowded(
     rank: int,
     tuning: Tuning,
 ) -> bool:
-    """Whether nearly all of the first cells are near their limits, as with spectra without a gap: filters are slow."""
+    """Whether nearly all of the first cells are near their limits, as for spectra without a gap at the top."""
     if rank < tuning.smallest_crowded:
         return False
     near_their_limits = np.count_nonzero(eigenvalues > tuning.filter_cut * limit_sq)
@@ -394,24 +400,24 @@ def lift_to_all_columns(
 
     Parameters
     ----------
-    planes : arrays, shape (f, size, rank)
-        Of ``polynomial.planes_at``: A above B.
+    planes : pair of arrays, shape (f, size, rank)
+        Real and imaginary part of ``polynomial.planes_at``: A above B.
     vectors : array, shape (f, rank)
-        Of unit length.
+        Unit vectors of the reduced matrices.
     eigenvalues : float array, shape (f,)
-        Of the reduced matrices.
+        Eigenvalues of the reduced matrices.
     """
     if polynomial.rank == polynomial.size:
         return eigenvalues.copy(), vectors
     xp = ops.xp
     parts = xp.stack([xp.real(vectors), xp.imag(vectors)], axis=-1)
-    even = xp.matmul(planes[0], parts)
-    odd = xp.matmul(planes[1], parts)
-    image = ops.complex(even[..., 0] - odd[..., 1], even[..., 1] + odd[..., 0])
+    by_real = xp.matmul(planes[0], parts)
+    by_imag = xp.matmul(planes[1], parts)
+    image = ops.complex(by_real[..., 0] - by_imag[..., 1], by_real[..., 1] + by_imag[..., 0])
     by_a, by_b = image[:, : polynomial.rank], image[:, polynomial.rank :]
     form_of_a = ops.to_numpy(xp.sum(xp.real(xp.conj(vectors) * by_a), axis=-1))
     length_of_b_sq = ops.to_numpy(xp.linalg.vector_norm(by_b, axis=-1)) ** 2
-    scale = np.maximum(eigenvalues, 1e-30)
+    scale = np.maximum(eigenvalues, 1e-30)  # no division by 0
     norms_sq = (form_of_a + 2 * length_of_b_sq / scale) / (1 + length_of_b_sq / scale**2)
     inverse = ops.from_numpy(1 / scale, polynomial.blocks)
     return norms_sq, xp.concat([vectors, by_b * xp.astype(inverse, by_b.dtype)[:, None]], axis=-1)
@@ -424,7 +430,7 @@ def unrotated(
     *,
     ops: ArrayOps,
 ) -> Array:
-    """Right vectors (n, size) of one block as given, from those of the block as rotated."""
+    """Right vectors (n, size) of one block, from those of the block in the polynomial's rotated basis."""
     if polynomial.rotation is None:
         return vectors
     xp = ops.xp

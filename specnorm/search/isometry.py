@@ -6,12 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
-from specnorm.certified import defect as rule
+from specnorm.certified import defect as defects
 from specnorm.certified.bound import known
 from specnorm.certified.layer import uncut
 from specnorm.problem import polyphase
 from specnorm.search.enclosing import enclose_blocks
-from specnorm.search.smallest import circulant_sizes, mean_square, norm_problem
+from specnorm.search.smallest_singular_value import circulant_sizes, mean_square, norm_problem
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _SHARE = 0.9
-"""Part of the tolerance that the search has."""
-_POWERS = 400
-"""Powers of two up to which the square of a scale is taken as it is, beside a kernel of about 1."""
+"""Part of the tolerance that the search gets. The roundings of the lags take the rest."""
+_LARGEST_EXPONENT = 400
+"""Largest exponent of ``s**2``, as a power of two, that the search sees beside a kernel of about 1. The rest of the
+exponent is put back by `defect.isometry_ends`."""
 
 
 def isometry_of_blocks(
@@ -29,25 +30,38 @@ def isometry_of_blocks(
 ) -> tuple[Lower, Upper, SearchResult]:
     """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
 
-    And how the search for the norm of ``K*K - s**2 I`` ended.
-
     Parameters
     ----------
     problem : Problem
-        Of blocks (g, m, p, *kernel_shape).
+        A problem of blocks (g, m, p, *kernel_shape).
     target : pair of float and int, optional
-        A fraction and the power of two that s squared is. None: the mean of the squared singular values.
+        Fraction and exponent with ``s**2 = fraction * 2**exponent``. None: ``s**2`` is the mean of the squared singular
+        values.
+
+    Returns
+    -------
+    lower, upper : Lower and Upper
+        Bounds of the defect.
+    result : SearchResult
+        Result of the search for the norm of ``K*K - s**2 I``.
     """
-    blocks = arrays.tall(polyphase.support(problem.kernel, ops=ops), xp=ops.xp)
-    centre, beyond = mean_square(blocks, ops=ops), 0
-    if target is not None:
-        fraction, power = target
-        within = min(max(power, -_POWERS), _POWERS)
-        centre, beyond = math.ldexp(fraction, within), power - within
+    blocks = arrays.tall(polyphase.trimmed(problem.kernel, ops=ops), xp=ops.xp)
+    if target is None:
+        centre = mean_square(blocks, ops=ops)
+        rest_exponent = 0
+    else:
+        fraction, exponent = target
+        searched_exponent = min(max(exponent, -_LARGEST_EXPONENT), _LARGEST_EXPONENT)
+        centre = math.ldexp(fraction, searched_exponent)
+        rest_exponent = exponent - searched_exponent
     sizes = circulant_sizes(problem, blocks)
-    of = rule.defect(rule.in_basis(blocks, ops=ops), centre, sizes=sizes, ops=ops)
-    # The rest of the tolerance is for the roundings of the lags.
-    norm, _ = enclose_blocks(norm_problem(problem, of.kernel, _SHARE * problem.rtol, sizes), ops=ops)
-    unread = uncut.has_unread_pixels(problem.spec)
-    lower, upper = rule.isometry_ends(of, norm.lower, known(norm.upper), unread_pixels=unread, scale_exponent=beyond)
-    return lower, upper, norm
+    defect = defects.defect(defects.in_basis(blocks, ops=ops), centre, sizes=sizes, ops=ops)
+    result, _ = enclose_blocks(norm_problem(problem, defect.kernel, _SHARE * problem.rtol, sizes), ops=ops)
+    lower, upper = defects.isometry_ends(
+        defect,
+        result.lower,
+        known(result.upper),
+        unread_pixels=uncut.unread_pixels_make_smallest_zero(problem.spec),
+        scale_exponent=rest_exponent,
+    )
+    return lower, upper, result

@@ -1,4 +1,4 @@
-"""Two proven bounds of the norm of a layer at its size, with their witness."""
+"""Two proven bounds of the norm of a layer at one size, with their witness."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from specnorm.certified.bound import greatest, least, nothing
+from specnorm.certified.bound import greatest, least, trivial_lower
 from specnorm.problem.taps import shapes_of
 from specnorm.result import BoundSource
-from specnorm.search import layer_tuning as knobs
+from specnorm.search import layer_tuning
 from specnorm.search.result import Bounds, Problem
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ class LayerBounds(Bounds):
     Parameters
     ----------
     u, v : arrays, shapes (1, outputs) and (1, inputs)
-        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty where they are too large.
+        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty if they are too large.
     gradient : array, shape (1, *shape)
         Gradient of ``<u, A v>`` with respect to the kernel.
     bound_source : BoundSource
-        What proved the upper bound.
+        Source of the upper bound; without a meaning if there is none.
     cells, levels : int
-        Of all searches in turn; of parts that were searched side by side, the largest.
+        Totals of searches in turn; the largest of parts that were searched side by side.
     """
 
     u: Array
@@ -74,18 +74,18 @@ def no_bounds(problem: Problem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds
         return ops.xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
 
     return LayerBounds(
-        lower=nothing(spec),
+        lower=trivial_lower(spec),
         upper=None,
         u=zeros(outputs),
         v=zeros(inputs),
         gradient=ops.xp.zeros_like(kernel),
-        bound_source=BoundSource.MATRIX,
+        bound_source=BoundSource.MATRIX,  # without a meaning: there is no upper bound
     )
 
 
 def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the layer's input and output; (0,) where they are too large for their vectors to be returned."""
+    """Shapes of the layer's input and output; (0,) for both if they are too large for vectors to be returned."""
     inputs, outputs = shapes_of(spec)
-    if math.prod(inputs) + math.prod(outputs) > knobs.TUNING.witness_entries:
+    if math.prod(inputs) + math.prod(outputs) > layer_tuning.TUNING.witness_entries:
         return (0,), (0,)
     return inputs, outputs

@@ -1,4 +1,4 @@
-"""Every number that the search for a layer at its size is tuned by: what an answer costs, never what it claims."""
+"""Every number that the search for a layer at one size is tuned by: what an answer costs, never what it claims."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class LayerTuning(NamedTuple):
-    """Effort for a layer at its size. It decides on time and on how wide the interval is, never on what is proven.
+    """Effort for a layer at one size. It decides on time and on how wide the interval is, never on what is proven.
 
     A *matrix proof* is a factorisation of the layer's Gram matrix; its work is counted in multiplications.
     """
@@ -18,8 +18,8 @@ class LayerTuning(NamedTuple):
     late_work: float = 3e10
     """Work of a matrix proof up to which it is tried where nothing else came close enough: some seconds."""
     wave_time: float = 0.2
-    """Part of the time limit that the lower bound near the supremum's wave may take; the search leaves it. A layer that
-    would take longer is restricted to fewer pixels."""
+    """Part of the time limit that the lower bound near the supremum's wave may take; the search of the supremum ends
+    early by as much. A layer that would take longer is restricted to fewer pixels."""
     wave_passes: float = 4.0
     """Products with the layer that this bound takes without Lanczos: a wave's image, its quotient, and the kernel's
     gradient, with the copies."""
@@ -31,31 +31,32 @@ class LayerTuning(NamedTuple):
     """Smallest tolerance for which a circulant is deflated: below, too many waves would have to be taken out."""
     wave_steps: int = 4
     """Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
-    trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4."""
+    trained layers at 32 pixels per axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4."""
     wave_sum_pixels: int = 24
-    """Pixels an axis from which a sum of waves takes the place of those four steps: it is as close."""
+    """Pixels per axis from which a sum of waves takes the place of those four steps: it is as close."""
     closer_steps: int = 10
     """Lanczos steps of the second attempt, where few waves taken out of a circulant are not enough."""
     most_steps: int = 48
     """Lanczos steps where the tolerance is tight."""
     lanczos_entries: float = 2.0**21
-    """Most pixels times channels times steps. Of a larger layer a restriction to fewer pixels is taken; it loses the
-    less the larger it is, by the square of its inverse size."""
+    """Most pixels times channels times steps. A larger layer is restricted to fewer pixels; the norm of the restriction
+    is lower than the supremum by a part that falls with ``1 / size**2``."""
     closer_factor: float = 2.0
     """How many times `lanczos_entries` the second attempt may have."""
     witness_entries: int = 2**23
     """Inputs and outputs up to which the singular vectors are returned."""
     supremum_share: float = 0.3
-    """Part of the tolerance that a layer may be below its supremum, as most are, for the supremum to be enough."""
+    """If the layer's norm is expected to be within this part of the tolerance below its supremum, the supremum is
+    searched so closely that it is enough."""
     proven_share: float = 0.97
     """Part of the tolerance that is asked of the supremum, so that an error of the lower bound does not matter."""
     loose_rtol: float = 0.01
-    """Tolerance of the supremum where the layer is farther below. Wider ones leave the circulant more frequencies than
-    they save."""
-    lower_group: float = 0.97
-    """Part of the layer's norm up to which an estimate of a group's norm counts as lower."""
-    lower_group_tries: int = 6
-    """How often a proof that some groups are lower is tried, each time with one group less."""
+    """Tolerance of the supremum if the layer is expected to be farther below it than the tolerance. A wider one would
+    leave more work to the circulant's search than the torus' search saves."""
+    weak_group: float = 0.97
+    """Part of the layer's norm below which an estimate of a group's norm makes it a weak group."""
+    weak_group_tries: int = 6
+    """How often a proof that the weak groups are below the bound is tried, each time with one group less."""
     matrix_steps: int = 400
     """Lanczos steps on a layer's own matrix: its proof is tried near the lower bound, and fails unless that has
     converged."""
@@ -66,6 +67,6 @@ class LayerTuning(NamedTuple):
 
 
 TUNING = LayerTuning()
-"""What layers at their size use."""
-DEFAULT_RTOL = 1e-3
-"""Tolerance from which float32 and few Lanczos steps are enough."""
+"""What the searches of layers at one size use."""
+LOOSE_RTOL = 1e-3
+"""Tolerance from which float32 and few Lanczos steps are enough. It is also the default tolerance of enclosures."""

@@ -12,10 +12,10 @@ from specnorm.certified.bound import finite, greatest, least
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import to_layer
-from specnorm.numerics.lanczos import Plan, top_vectors
+from specnorm.numerics.lanczos import RunOptions, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem.layer_map import Convolution
-from specnorm.search import layer_tuning as knobs
+from specnorm.search import layer_tuning
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -33,7 +33,7 @@ class GroupBounds:
     Parameters
     ----------
     upper : list of Upper or None
-        None where there is no proof.
+        None for a group without a proof.
     u, v : arrays, shapes (b, outputs) and (b, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
     """
@@ -47,7 +47,7 @@ class GroupBounds:
 def enclose_by_matrix(
     kernels: Array,
     spec: ConvSpec,
-    plan: BlockPlan,
+    gram_plan: BlockPlan,
     *,
     rtol: float,
     lower: float = 0.0,
@@ -60,18 +60,20 @@ def enclose_by_matrix(
     kernels : array, shape (b, first, second, *kernel_shape)
         In torch's order, scaled to about 1, with known values.
     spec : ConvSpec
-        Of one group, with ``input_shape``.
+        Geometry of one group, with ``input_shape``.
+    gram_plan : BlockPlan
+        Form of the Gram matrix of one group.
     rtol : float
         Relative width asked for.
     lower : float
-        Lower bound of the whole layer's norm. Of a group below it no more is proven than that.
+        Lower bound of the whole layer's norm. A group whose norm is below it is only proven to be below it.
     """
     xp = ops.xp
-    step = max(1, ops.memory // plan.memory)
+    step = max(1, ops.memory // gram_plan.memory)
     chunks: list[GroupBounds] = []
     for start in range(0, kernels.shape[0], step):
         stop = min(start + step, kernels.shape[0])
-        chunk = _MatrixEnclosure(kernels[start:stop, ...], spec, plan, ops=ops).enclose(rtol, lower)
+        chunk = _MatrixEnclosure(kernels[start:stop, ...], spec, gram_plan, ops=ops).enclose(rtol, lower)
         chunks.append(chunk)
         lower = max(lower, *(bound.value for bound in chunk.lower))
     return GroupBounds(
@@ -89,41 +91,45 @@ class _MatrixEnclosure:
         self,
         kernels: Array,
         spec: ConvSpec,
-        plan: BlockPlan,
+        gram_plan: BlockPlan,
         *,
         ops: ArrayOps,
     ) -> None:
         self.kernels = kernels
         self.spec = spec
-        self.plan = plan
+        self.gram_plan = gram_plan
         self.ops = ops
         self.xp = ops.xp
         self.layer = Convolution(kernels, spec, ops=ops)
-        # Whether the vectors are outputs of the layer: a transposed layer's inputs are the small side.
-        self.of_outputs = plan.wide != spec.transposed
+        # Lanczos works on the side of the Gram matrix. ``AA*`` of a convolution has a row for each output of the
+        # convolution, an input of the layer if that is transposed; ``A*A`` has rows of the other side.
+        self.has_output_vectors = gram_plan.rows_are_outputs != spec.transposed
         self.gram: LinearMap
-        if self.of_outputs:
+        if self.has_output_vectors:
             self.gram = composed(self.layer.adjoint, self.layer.apply)
         else:
             self.gram = composed(self.layer.apply, self.layer.adjoint)
 
     def enclose(self, rtol: float, lower: float) -> GroupBounds:
         """Enclose each norm, or prove that it is below ``lower``."""
-        vectors = self._lanczos(knobs.TUNING.matrix_steps, rtol, None)
-        lowers, images = quotients(self.layer, vectors, self.of_outputs, ops=self.ops)
-        gram = LayerGram(self.layer, self.plan, ops=self.ops)
+        vectors = self._lanczos(layer_tuning.TUNING.matrix_steps, rtol, None)
+        lowers, images = quotients(self.layer, vectors, self.has_output_vectors, ops=self.ops)
+        gram = LayerGram(self.layer, self.gram_plan, ops=self.ops)
+        # The first proof asks for half of the tolerance. If it fails, the retries begin with that again, at the lower
+        # bounds as they were raised.
         uppers = gram.norms_near(self._targets(lowers, lower, 0.5 * rtol))
         if not self._within(uppers, lowers, lower, rtol):
-            vectors, images, lowers = self._closer_below(gram, vectors, images, lowers, rtol)
-            uppers = self._closer_above(gram, uppers, lowers, lower, rtol)
-        uppers = gram.or_zero(uppers)
-        if self.of_outputs:
+            vectors, images, lowers = self._raised_lowers(gram, vectors, images, lowers, rtol)
+            uppers = self._lowered_uppers(gram, uppers, lowers, lower, rtol)
+        # A group of zeros has a bound of 0 that no factorisation proves.
+        uppers = gram.with_zero_layers(uppers)
+        if self.has_output_vectors:
             u, v = vectors, images
         else:
             u, v = images, vectors
         return GroupBounds(lowers, uppers, u[:, 0, :], v[:, 0, :])
 
-    def _closer_below(
+    def _raised_lowers(
         self,
         gram: LayerGram,
         vectors: Array,
@@ -131,13 +137,13 @@ class _MatrixEnclosure:
         lowers: list[Lower],
         rtol: float,
     ) -> tuple[Array, Array, list[Lower]]:
-        """Vectors, images and lower bounds, where an eigenvalue routine or more Lanczos steps give higher ones."""
-        if self.plan.blocks == 1:
+        """Vectors, images and lower bounds, the higher ones of these and of an eigenvalue routine or more Lanczos."""
+        if self.gram_plan.blocks == 1:
             _, top = arrays.top_eigenpair(gram.matrix.diagonal[:, 0, :, :], xp=self.xp)
-            other_vectors = to_layer(top[:, None, :], self.spec, self.plan, xp=self.xp)
+            other_vectors = to_layer(top[:, None, :], self.spec, self.gram_plan, xp=self.xp)
         else:
-            other_vectors = self._lanczos(knobs.TUNING.matrix_retry_steps, rtol, vectors)
-        other_lowers, other_images = quotients(self.layer, other_vectors, self.of_outputs, ops=self.ops)
+            other_vectors = self._lanczos(layer_tuning.TUNING.matrix_retry_steps, rtol, vectors)
+        other_lowers, other_images = quotients(self.layer, other_vectors, self.has_output_vectors, ops=self.ops)
         is_higher = [other > bound for other, bound in zip(other_lowers, lowers, strict=True)]
         chosen = self.ops.from_numpy(np.asarray(is_higher), vectors)[:, None, None]
         return (
@@ -146,7 +152,7 @@ class _MatrixEnclosure:
             [greatest(bound, other) for bound, other in zip(lowers, other_lowers, strict=True)],
         )
 
-    def _closer_above(
+    def _lowered_uppers(
         self,
         gram: LayerGram,
         uppers: list[Upper | None],
@@ -155,25 +161,25 @@ class _MatrixEnclosure:
         rtol: float,
     ) -> list[Upper | None]:
         """Upper bounds after proofs with wider and wider tolerances, and one near the computed eigenvalues."""
-        for multiple in knobs.TUNING.matrix_retry_rtols:
+        for multiple in layer_tuning.TUNING.matrix_retry_rtols:
             if self._within(uppers, lowers, lower, rtol):
                 break
             wider = gram.norms_near(self._targets(lowers, lower, multiple * rtol))
             uppers = _smaller_of_each(uppers, wider)
-        if self.plan.blocks == 1:
+        if self.gram_plan.blocks == 1:
             near_eigenvalues = gram.norms_near(_limits_near_eigenvalues(gram, ops=self.ops))
             uppers = _smaller_of_each(uppers, near_eigenvalues)
         return uppers
 
     def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
-        """Top singular vectors of the smaller side, as far as some steps come, shape (b, 1, size)."""
-        size = self.layer.shape[0 if self.of_outputs else 1]
-        plan = Plan(steps, 0, min(1e-6, rtol / 100))
-        vectors, _ = top_vectors(self.gram, self.kernels, size, 1, plan, start=start, ops=self.ops)
+        """Estimates of the top singular vectors on the side of the Gram matrix, shape (b, 1, size)."""
+        size = self.layer.shape[0 if self.has_output_vectors else 1]
+        lanczos_plan = RunOptions(n_iter=steps, seed=0, rtol=min(1e-6, rtol / 100))
+        vectors, _ = top_vectors(self.gram, self.kernels, size, 1, lanczos_plan, start=start, ops=self.ops)
         return vectors
 
     def _targets(self, lowers: list[Lower], lower: float, rtol: float) -> np.ndarray:
-        """What each norm is to be proven to be at most."""
+        """The bound to prove of each norm."""
         return np.asarray([max(bound.value, lower) * (1 + rtol) for bound in lowers])
 
     def _within(
@@ -196,7 +202,7 @@ def _smaller_of_each(some: list[Upper | None], others: list[Upper | None]) -> li
 def _limits_near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:
     """Limits (b,) as close as a factorisation comes to the computed eigenvalues of Gram matrices in one block.
 
-    They help where quotients are lost in the roundings of taps that cancel.
+    They are needed where taps cancel: rounding then makes the lower bounds, and the targets made of them, too low.
     """
     xp = ops.xp
     matrices = gram.matrix.diagonal[:, 0, :, :]

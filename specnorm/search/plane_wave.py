@@ -1,4 +1,4 @@
-"""Plane waves on a layer at one size, near its top singular vector where the layer is large, and sums of some.
+"""Plane waves on a layer at one size, and sums of some: if the layer is large, they are near its top singular vector.
 
 On a zero-padded layer the best wave is one under a sine window, which is the sum of two plane waves along each axis:
 their frequencies lie half a step of the shortest circulant on either side of that of the maximum. `WaveSum` takes these
@@ -17,7 +17,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.layer.waves import Waves, norm_by_waves
 from specnorm.certified.symbol import symbols
-from specnorm.numerics.power import follow, matrix_maps
+from specnorm.numerics.power import matrix_maps, power_steps
 from specnorm.problem.frequencies import coarse_grid, product, tap_points
 from specnorm.problem.taps import sizes_of
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 _MOST_PEAKS = 4
-"""Most coarse frequencies whose waves are added up."""
+"""Most peaks: coarse frequencies whose waves are added up."""
 _HIGH_PART = 0.9
-"""Part of the largest norm from which a coarse frequency is one of them."""
+"""Part of the largest norm from which a coarse frequency may be a peak."""
 _WEIGHT_OF_OTHERS = 0.3
-"""Weight of those that are not the highest: enough for the iteration to find them."""
+"""Weight of the peaks that are not the highest: enough for the iteration to amplify them if their norm is larger."""
 _FINE_POINTS = 5
-"""Points an axis around each of them, of which the best is taken."""
+"""Points per axis around each peak. The best of them is taken."""
 _POWER_STEPS = 4
 """Power steps at each frequency."""
 _ENTRIES_AT_ONCE = 2**21
@@ -51,19 +51,20 @@ def windowed_wave(
 ) -> Array:
     """Real wave on the large side of a layer, at a frequency of its blocks, under a sine window.
 
-    Along an axis with stride s, pixel ``t = s q + phase`` carries ``a[phase] e^{i theta q}``; the convolution takes
-    that to ``e^{i theta m} (G a)``, away from the border, with ``G = sum_k K_k e^{i theta shift(k)}`` and
-    ``r k - before = s shift + phase``. a is the top right singular vector of G. The window falls to zero at the border,
-    so what is lost is of second order in the inverse of the size.
+    Along an axis with stride s, pixel ``t = s q + phase`` carries ``a[phase] e^{i theta q}``. Away from the border, the
+    convolution takes that to ``e^{i theta m} (G a)`` at output m, where ``G = sum_k K_k e^{i theta shift(k)}``. The
+    shift of tap k follows from ``r k - before = s shift(k) + phase(k)``, r the dilation and ``before`` the padding in
+    front. a is the top right singular vector of G. The window falls to zero at the border, so that the loss is of
+    second order in the inverse of the size.
 
     Parameters
     ----------
     kernel : array, shape (1, small channels, large channels, *kernel_shape)
-        Of one group, in torch's order. The large side is the input, of a transposed layer the output.
+        Kernel of one group, in torch's order. The large side is the input; of a transposed layer, the output.
     spec : ConvSpec
-        Of one group, with ``input_shape``.
+        Geometry of one group, with ``input_shape``.
     angles : float array, shape (d,)
-        Frequency of the blocks.
+        A frequency of the blocks.
 
     Returns
     -------
@@ -76,15 +77,14 @@ def windowed_wave(
 
 
 def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) -> Array:
-    """Sum of windowed waves at a few frequencies where the symbol is large, and a little of everything else.
+    """Sum of windowed waves at a few frequencies where the symbol is large, and a little of a random vector.
 
-    Where the largest norm is at another frequency, or its vector is no wave, an iteration that starts here takes
-    longer.
+    If the largest norm is at another frequency, or its vector is no wave, an iteration from this start takes longer.
 
     Parameters
     ----------
     kernel, spec
-        As of `windowed_wave`.
+        As in `windowed_wave`.
     seed : int
         Seed of the random vector that is added, a tenth of the sum's length.
 
@@ -100,7 +100,7 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
     highest_first = np.argsort(-norms)[:_MOST_PEAKS]
     peaks = [j for j in highest_first if norms[j] >= _HIGH_PART * norms.max()]
     offsets = _fine_offsets(spec.block_kernel_shape)
-    total = np.zeros(1)
+    total = np.zeros(1)  # takes the shape of the waves with the first sum
     for j in peaks:
         fine = (coarse[j] + offsets)[:most_points]
         fine_norms, fine_channels = _power(kernel, spec, fine, ops=ops)
@@ -119,7 +119,9 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
 def _fine_offsets(kernel_shape: tuple[int, ...]) -> np.ndarray:
     """Angles (n, d) by which fine frequencies differ from a coarse one; 0 along axes with one tap."""
     moves = np.asarray(kernel_shape) > 1
-    steps = (2 * np.arange(_FINE_POINTS) / (_FINE_POINTS - 1) - 1) * math.pi / (2 * max(kernel_shape))
+    # Half of a step of the coarse grid, which has twice as many points as taps, in both directions.
+    half_step = math.pi / (2 * max(kernel_shape))
+    steps = half_step * np.linspace(-1, 1, _FINE_POINTS)
     one_step = np.zeros(1, dtype=np.int64)
     index = product([np.arange(_FINE_POINTS) if taps > 1 else one_step for taps in kernel_shape])
     return np.where(moves, steps[index], 0.0)
@@ -138,7 +140,7 @@ def _power(
     start = np.broadcast_to(arrays.start_vector(0, size), (len(angles), size))
     vectors = ops.xp.astype(ops.from_numpy(start.astype(np.complex128), kernel), symbol.dtype, copy=False)
     apply, adjoint = matrix_maps(symbol, xp=ops.xp)
-    _, vectors, norms = follow(apply, adjoint, vectors, _POWER_STEPS, normalise=arrays.normalise, xp=ops.xp)
+    _, vectors, norms = power_steps(apply, adjoint, vectors, _POWER_STEPS, normalise=arrays.normalise, xp=ops.xp)
     return ops.to_numpy(ops.xp.real(norms))[:, 0], ops.to_numpy(vectors)
 
 
@@ -183,14 +185,14 @@ def _shifts_and_phases(
 
 
 def _wave(spec: ConvSpec, angles: np.ndarray, channels: np.ndarray) -> np.ndarray:
-    """Real windowed wave with a vector of channels and phases, flat; real or imaginary part, whichever is larger."""
+    """Real windowed wave with a vector of channels and phases, flat: the larger of its real and imaginary part."""
     large, _ = sizes_of(spec)
     (theta,) = _angles_of_layer(spec, angles[None, :])
     wave = channels.astype(np.complex128).reshape(-1, *spec.stride)
     for axis, (pixels, stride, angle) in enumerate(zip(large, spec.stride, theta, strict=True)):
-        block, phase = np.divmod(np.arange(pixels), stride)
-        window = np.sin(math.pi * (block + 1) / (block[-1] + 2))
-        factor = window * np.exp(1j * angle * block)
+        position, phase = np.divmod(np.arange(pixels), stride)
+        window = np.sin(math.pi * (position + 1) / (position[-1] + 2))
+        factor = window * np.exp(1j * angle * position)
         later_axes = len(large) - axis - 1
         wave = np.take(wave, phase, axis=axis + 1) * factor.reshape((-1,) + (1,) * later_axes)
     return _larger_part(wave.reshape(-1))
@@ -214,11 +216,13 @@ def _from_host(x: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
 
 
 def _angles_of_layer(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:
-    """Frequencies of the layer from those of its blocks, which have no dilation but ``gcd(stride, dilation)``."""
-    left_out = [
-        dilation // math.gcd(stride, dilation) for stride, dilation in zip(spec.stride, spec.dilation, strict=True)
-    ]
-    return np.asarray(angles / np.asarray(left_out))
+    """Frequencies of the layer from those of its blocks.
+
+    Blocks have no dilation. The part of the dilation that the stride does not share divides the frequencies.
+    """
+    strides_and_dilations = zip(spec.stride, spec.dilation, strict=True)
+    remaining_dilation = [dilation // math.gcd(stride, dilation) for stride, dilation in strides_and_dilations]
+    return np.asarray(angles / np.asarray(remaining_dilation))
 
 
 class WaveSum:
@@ -315,10 +319,11 @@ def _best_channels(kernel: Array, angles_of_axes: list[np.ndarray], *, ops: Arra
 def _best_quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Coefficients w that maximise ``w* N w / w* D w`` for two Gram matrices.
 
-    Where the frequency is near a whole number of steps, waves coincide and D is singular: its null space is left out.
+    If the frequency is near a whole number of steps, waves coincide and D is singular: its null space is left out.
     """
     eigenvalues, basis = np.linalg.eigh((denominator + denominator.conj().T) / 2)
-    independent = eigenvalues > 1e-10 * max(float(eigenvalues[-1]), 1e-300)
+    largest = max(float(eigenvalues[-1]), 1e-300)  # above 0, so that no eigenvalue of D = 0 is above the least one
+    independent = eigenvalues > 1e-10 * largest
     if not independent.any():
         return np.zeros(len(eigenvalues), dtype=np.complex128)
     orthonormal = basis[:, independent] / np.sqrt(eigenvalues[independent])

@@ -3,7 +3,7 @@
 To visit a frequency is to compute its bound. A frequency is left out if Gram iteration proves that its norm is no
 larger than the largest bound so far.
 
-Also a bound of a layer's norm at a fixed cost, by a grid or by an unfolding, for searches that have no end.
+Also a bound of a layer's norm at a fixed cost, by a grid or by an unfolding, for searches that did not finish.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from specnorm.certified.bound import largest_of_blocks, least
 from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol import grid, symbols
 from specnorm.certified.symbol.grid import LargestBound
-from specnorm.clock import RATE
+from specnorm.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.problem.frequencies import half_grid
-from specnorm.search.constant import smallest
+from specnorm.search.constant import smallest_unfoldings
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -37,9 +37,9 @@ _FEW_FREQUENCIES = 4
 _SMALLEST_SAMPLE = 24
 """Least number of frequencies that are tried first, to learn whether Gram products leave many of them out."""
 _SAMPLE_STRIDE = 16
-"""Most frequencies of which one is tried first, where there are enough for a sample."""
+"""At least every 16th frequency is in the sample that is tried first."""
 _PAIRS_A_FREQUENCY = 4
-"""Most pairs of taps for each frequency with which the Gram polynomial, a product for each pair, may pay."""
+"""Most pairs of taps per frequency with which the Gram polynomial pays: it takes a product for each pair."""
 _ENTRIES_A_LAG = 4000
 """Entries of all symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
 _POINTS_A_STEP = 10
@@ -54,7 +54,7 @@ def largest_bound(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """`symbols.largest` of a proven bound of the symbol's norm; while nothing is traced, frequencies are left out.
+    """`symbols.max_over_frequencies` of a proven bound of the symbol's norm, without frequencies that cannot matter.
 
     A traced array (``ops.concrete`` is False) has no values that could decide which frequencies are left out.
 
@@ -63,7 +63,7 @@ def largest_bound(
     bound : callable
         `certified.symbol.grid.Bound`: the same for a block and its transpose.
     blocks : array, shape (b, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1.
+        In the widest dtype of the library, scaled to about 1.
     products : int
         Gram products after which the frequencies that are not left out are visited; 0: every frequency is visited.
 
@@ -73,7 +73,7 @@ def largest_bound(
     phase : complex array, shape (b, taps)
     """
     if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
-        return symbols.largest(partial(bound, ops=ops), blocks, frequencies, ops=ops)
+        return symbols.max_over_frequencies(partial(bound, ops=ops), blocks, frequencies, ops=ops)
     results = [one.result() for one in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
     values, phases = zip(*results, strict=True)
     return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0)
@@ -106,6 +106,7 @@ def _pays(blocks: Array, count: int, *, memory: int) -> bool:
     channels = blocks.shape[1:3]
     kernel_shape = blocks.shape[3:]
     lags = math.prod(2 * k - 1 for k in kernel_shape) // 2 + 1
+    # Even and odd coefficients of each lag in float64, in parts and joined.
     fits = 32 * lags * min(channels) ** 2 <= memory
     has_many_frequencies = _PAIRS_A_FREQUENCY * count >= math.prod(kernel_shape) ** 2
     has_many_entries = count * math.prod(channels) >= _ENTRIES_A_LAG * lags
@@ -160,7 +161,7 @@ def leave_out(
     return iteration.index
 
 
-PRODUCTS = 5
+GRAM_PRODUCTS = 5
 """Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
 _MOST_PHASE_WORK = 1e12
 """Largest cost of a grid's phases, in multiplications, where there is no deadline: 100 seconds."""
@@ -177,7 +178,7 @@ _PHASE_WORK = 400
 
 
 def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:
-    """Points an axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one where there is one tap."""
+    """Points per axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one point if there is one tap."""
     return tuple(1 if k == 1 else n or _POINTS_A_STEP * (k - 1) for k in kernel_shape)
 
 
@@ -189,12 +190,12 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
     blocks = problem.kernel
     if not problem.clock.affords(_unfolding_work(blocks), _LATE_PART):
         return norm_by_frobenius(blocks, ops=ops)
-    bounds_of_blocks, _ = smallest(blocks, problem.spec, ops=ops)
+    bounds_of_blocks, _ = smallest_unfoldings(blocks, problem.spec, ops=ops)
     unfolding = largest_of_blocks(bounds_of_blocks, blocks)
     if not _is_worth_a_grid(problem):
         return unfolding
     sizes = grid_points(tuple(blocks.shape[3:]))
-    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)
+    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
     return least(unfolding, grid.norm_by_grid(bounds, sizes, ops=ops))
 
 
@@ -202,8 +203,8 @@ def seconds_without_search(problem: Problem) -> float:
     """How long `bound_without_search` takes, roughly: the time that a search has to leave."""
     unfolding_work = _unfolding_work(problem.kernel)
     work_of_both = unfolding_work + _grid_work(problem.kernel)
-    fits = work_of_both <= RATE * _RESERVED_PART * problem.clock.seconds
-    return (work_of_both if fits else unfolding_work) / RATE
+    fits = work_of_both <= MULTIPLICATIONS_PER_SECOND * _RESERVED_PART * problem.clock.seconds
+    return (work_of_both if fits else unfolding_work) / MULTIPLICATIONS_PER_SECOND
 
 
 def _is_worth_a_grid(problem: Problem) -> bool:

@@ -12,9 +12,9 @@ from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, rotate
 from specnorm.certified.symbol.scalar import ScalarGram
-from specnorm.certified.symbol.symbols import taps_below
+from specnorm.certified.symbol.symbols import stacked_taps
 from specnorm.clock import Clock
-from specnorm.numerics.costs import eigh_work
+from specnorm.numerics.costs import eigh_cost
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -36,7 +36,7 @@ class Polynomials:
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1; p <= m.
+        In the widest dtype of the library, scaled to about 1; p <= m.
     """
 
     def __init__(
@@ -59,21 +59,21 @@ class Polynomials:
     def whole(self) -> GramPolynomial:
         """The polynomial of all directions."""
         if self._whole is None:
-            polynomial_type = ScalarGram if self.is_scalar else GramPolynomial
+            polynomial_type = ScalarGram if self.uses_scalar_gram else GramPolynomial
             self._whole = polynomial_type(self.blocks, tick=self.clock.check, ops=self.ops)
         return self._whole
 
     @property
-    def is_scalar(self) -> bool:
-        """Whether the symbols have one column, and so many taps that a Gram polynomial takes longer than they do."""
+    def uses_scalar_gram(self) -> bool:
+        """Whether `ScalarGram` takes the place of the Gram polynomial: for symbols with one column and many taps."""
         return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= self.tuning.scalar_taps
 
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
-        """Values of scalar symbols at the centres of a cover's boxes, where there is memory for them."""
+        """Values of scalar symbols at the centres of a cover's boxes; None for other symbols, or without the memory."""
         bytes_of_values = 2 * 8 * self.blocks.shape[0] * len(boxes)
-        if not self.is_scalar or bytes_of_values > self.ops.memory:
+        if not self.uses_scalar_gram or bytes_of_values > self.ops.memory:
             return None
-        # The phases of long kernels take seconds, in which no clock is asked: these are searched in parts.
+        # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
         if len(boxes) * sum(self.blocks.shape[3:]) > _PHASES:
             return None
         whole = self.whole
@@ -113,7 +113,7 @@ class Polynomials:
         in_float32: bool,
     ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
-        self.clock.require(self.blocks.shape[0] * eigh_work(self.blocks.shape[2]))
+        self.clock.require(self.blocks.shape[0] * eigh_cost(self.blocks.shape[2]))
         rotation = choose_rotation(
             self.blocks, threshold, trial_vectors, self.tuning, in_float32=in_float32, ops=self.ops
         )
@@ -133,20 +133,21 @@ class Polynomials:
         threshold: float,
         radius: np.ndarray,
     ) -> GramPolynomial:
-        """The polynomial in float32 where that is precise enough for most cells, else as it is.
+        """The polynomial in float32 if that is precise enough for most cells, else as it is.
 
         A float32 proof can only fail, never be false: its rounding is in its limits. A cell of radius phi leaves about
-        phi**2 of the squared threshold for it.
+        phi**2 of the squared threshold for that rounding.
 
         Parameters
         ----------
         radius : float array, shape (c,)
-            Of the cells.
+            Radii of the cells.
         """
         if polynomial.rank < self.tuning.smallest_float32 or not threshold > 0:
             return polynomial
         xp = self.ops.xp
         in_float32 = polynomial.float32_copy()
+        # Of this array, only the dtype and the device are used.
         like = xp.astype(in_float32.even[:1, :1, :1], arrays.complex_dtype(in_float32.even.dtype, xp=xp))
         float32_error = norms.likely_loss(polynomial.rank, like, ops=self.ops) + in_float32.error / threshold**2
         smallest_radius = float(radius.min(initial=math.inf))
@@ -155,10 +156,10 @@ class Polynomials:
 
     def least_limit_sq(self, polynomial: GramPolynomial) -> float:
         """Smallest limit for which matrices are reduced: above the truncation bound, and above the rounding."""
-        return max(self.tuning.clear * polynomial.truncation, polynomial.error)
+        return max(self.tuning.least_limit_over_truncation * polynomial.truncation, polynomial.error)
 
     def parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
-        """Slices of so many cells that fit the memory budget, as long as there is time."""
+        """Slices of cells that fit the memory budget. Raises `OutOfTime` before one if the time is up."""
         at_once = self._cells_at_once(polynomial)
         for first in range(0, count, at_once):
             self.clock.check()
@@ -168,7 +169,7 @@ class Polynomials:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
         if isinstance(polynomial, ScalarGram):
             # The taps, and about as much for their phases along the axes.
-            return max(1, self.tuning.cache // (2 * 8 * math.prod(self.blocks.shape[1:])))
+            return max(1, self.tuning.cache_bytes // (2 * 8 * math.prod(self.blocks.shape[1:])))
         size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
         coefficients = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
         matrices = polynomial.itemsize * (3 * size * rank + 4 * rank**2)
@@ -176,8 +177,8 @@ class Polynomials:
         in_memory = max(1, polynomial.ops.memory // bytes_of_a_cell)
         if not polynomial.ops.on_host:
             return int(in_memory)
-        # On the host in the cache, but enough cells to read the coefficients only now and then.
-        return int(min(max(8, self.tuning.cache // bytes_of_a_cell), in_memory))
+        # On the host as many as fit its cache, but at least 8: each part reads the coefficients of all lags.
+        return int(min(max(8, self.tuning.cache_bytes // bytes_of_a_cell), in_memory))
 
 
 def choose_rotation(
@@ -189,7 +190,7 @@ def choose_rotation(
     in_float32: bool = False,
     ops: ArrayOps,
 ) -> Rotation | None:
-    """Choose a basis with the large directions first, and how many of them to keep; None where too many matter.
+    """Choose a basis with the large directions first, and how many of them to keep; None if too many matter.
 
     Parameters
     ----------
@@ -212,7 +213,7 @@ def choose_rotation(
     if rank > min(tuning.widest_reduced * p, p - 1):
         return None
     rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
-    # Otherwise the factorisation was not good enough to be of use.
+    # If the factorisation was imprecise, the bound of the truncation or the basis is not good enough.
     is_usable = rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999
     return rotation if is_usable else None
 
@@ -238,7 +239,7 @@ def _directions(
     xp = ops.xp
     p = blocks.shape[2]
     # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
-    columns = taps_below(xp.astype(blocks, xp.float32), xp=xp)
+    columns = stacked_taps(xp.astype(blocks, xp.float32), xp=xp)
     gram = xp.astype(xp.matmul(xp.matrix_transpose(columns), columns), blocks.dtype)
     trial_span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
     trial_span = trial_span[:, : min(p // 2, trial_span.shape[1]), :]

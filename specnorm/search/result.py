@@ -22,19 +22,20 @@ class Problem:
     Parameters
     ----------
     kernel : array
-        In the wide dtype, scaled to about 1, with known values: the layer's blocks (g, m, p, *kernel_shape) or, where
-        it is enclosed itself at its size, its kernel (1, *shape) in torch's order.
+        In the widest dtype of the library, scaled to about 1, not traced. For searches over frequencies
+        (`enclosing.enclose_blocks` and others): the layer's blocks (g, m, p, *kernel_shape). For the layer itself at
+        one size (`layer.enclose_layer`): its kernel (1, *shape) in torch's order.
     spec : ConvSpec
-        With blocks and ``input_shape``, the norm is over the DFT frequencies of the circular layer; without
-        ``input_shape``, over all frequencies.
+        Geometry of the layer. For blocks, the norm is over the DFT frequencies of the circular layer if there is an
+        ``input_shape``, otherwise over all frequencies.
     rtol : float
         Relative width asked for.
     max_cells : int
         Budget of one search.
     clock : Clock
-        What is not begun by its end is not tried.
+        Deadline: nothing is begun once the time is up.
     nonnegative : Nonnegative, optional
-        That the symbol of the blocks is nowhere negative.
+        Proof that the symbol of the blocks is nowhere negative.
     """
 
     kernel: Array
@@ -47,7 +48,7 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """Two proven bounds of one norm; ``upper`` is None where no proof came through."""
+    """Two proven bounds of one norm; ``upper`` is None if no proof succeeded."""
 
     lower: Lower
     upper: Upper | None
@@ -59,22 +60,22 @@ class Bounds:
 
 @dataclass(frozen=True, eq=False)
 class SearchResult(Bounds):
-    """What a search proved about the largest norm of some blocks, in their scale.
+    """Bounds that a search proved of the largest norm of some blocks, in their scale.
 
     Parameters
     ----------
     lower : Lower
         The norm of one block at ``frequency``.
     upper : Upper or None
-        Nothing in the cover exceeds it; None where the budget ended first.
+        Bound of the norm at all frequencies of the cover; None if the budget ended first.
     frequency : Frequencies
-        One point.
+        A single point.
     block : int
         Index of the block.
     cells, levels : int
-        Cells visited, and rounds.
+        Numbers of cells visited and of rounds.
     vectors : tuple of arrays, shapes (1, m) and (1, p), optional
-        Singular vectors there, where the search has them.
+        Singular vectors at ``frequency``, if the search has them.
     """
 
     frequency: Frequencies

@@ -1,4 +1,4 @@
-"""Both ends of the smallest singular value of a layer at its size whose borders cut taps off: by its own matrix."""
+"""Both ends of the smallest singular value of a layer at one size whose borders cut taps off: by its own matrix."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from specnorm.certified.layer.own_matrix import (
     smallest_of_groups,
     smallest_quotients,
 )
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans, to_layer
+from specnorm.certified.matrices.block_tridiagonal import plans, to_layer
 from specnorm.errors import GeometryError
 from specnorm.problem.layer_map import Convolution
-from specnorm.search.smallest import TUNING, SmallestBounds
+from specnorm.problem.spec import spec_of_group
+from specnorm.search.smallest_singular_value import TUNING, SmallestBounds
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -28,19 +29,21 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 ROWS = 2048
-"""Rows of a layer's own Gram matrix up to which it is taken: some seconds."""
+"""Most rows of a Gram matrix whose eigenvalues are computed: they take some seconds."""
 
 
-def own_plan(spec: ConvSpec) -> BlockPlan:
-    """How the smaller Gram matrix of one group of a layer at its size is formed, as one block.
+def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
+    """How the smaller Gram matrix of one group of a layer at one size is formed, as one block.
 
     Raises
     ------
     GeometryError
         If it has too many rows.
     """
-    single = of_one_group(spec)
-    plan = min((x for x in plans(single) if x.blocks == 1 and x.wide is has_fewer_rows(single)), key=lambda x: x.work)
+    group_spec = spec_of_group(spec)
+    rows_are_outputs = has_fewer_rows(group_spec)
+    candidates = [x for x in plans(group_spec) if x.blocks == 1 and x.rows_are_outputs == rows_are_outputs]
+    plan = min(candidates, key=lambda plan: plan.work)
     if plan.size <= ROWS:
         return plan
     raise GeometryError(
@@ -57,7 +60,7 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
     Parameters
     ----------
     problem : Problem
-        Of a kernel (1, *shape) in torch's order.
+        A problem of a kernel (1, *shape) in torch's order.
 
     Returns
     -------
@@ -65,14 +68,18 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
     witness : arrays, shapes (1, outputs), (1, inputs) and (1, *shape)
         Unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
     """
-    xp, kernel, groups = ops.xp, problem.kernel, problem.spec.groups
-    single, plan = of_one_group(problem.spec), own_plan(problem.spec)
+    xp = ops.xp
+    kernel = problem.kernel
+    groups = problem.spec.groups
+    group_spec = spec_of_group(problem.spec)
+    plan = plan_of_own_matrix(problem.spec)
     parts = xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:]))
-    layers = [Convolution(parts[group : group + 1, ...], single, ops=ops) for group in range(groups)]
+    layers = [Convolution(parts[group : group + 1, ...], group_spec, ops=ops) for group in range(groups)]
     bounds = [_of_group(layer, plan, ops=ops) for layer in layers]
     lower, upper = smallest_of_groups(problem.spec, [(x.lower, x.upper) for x in bounds])
     group = int(np.argmin([x.upper.value for x in bounds]))
-    best, index = bounds[group], ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
+    best = bounds[group]
+    index = ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
 
     def among_groups(x: Array) -> Array:
         """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
@@ -80,8 +87,8 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
 
     gradient = layers[group].kernel_gradient(best.u, best.v)[:, 0, ...]
     u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in (best.u, best.v))
-    largest = float(xp.max(xp.abs(kernel)))
-    is_zero = lower.value == 0 and not upper.value**2 > TUNING.resolved * largest**2
+    largest_entry = float(xp.max(xp.abs(kernel)))
+    is_zero = lower.value == 0 and not upper.value**2 > TUNING.resolved_part * largest_entry**2
     return SmallestBounds(lower, upper, None, is_zero=is_zero), (u, v, xp.reshape(among_groups(gradient), kernel.shape))
 
 
@@ -94,7 +101,8 @@ class _GroupBounds(NamedTuple):
 
 def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> _GroupBounds:
     """Bounds of one group's smallest singular value, and its vectors, an output and an input, shapes (1, 1, n)."""
-    gram, spec = LayerGram(layer, plan, ops=ops), layer.spec
+    gram = LayerGram(layer, plan, ops=ops)
+    spec = layer.spec
     values, vectors = ops.xp.linalg.eigh(gram.matrix.diagonal[0, 0, ...])
     vector = to_layer(vectors[None, None, :, 0], spec, plan, xp=ops.xp)
     (upper,), image = smallest_quotients(layer, vector, ops=ops)

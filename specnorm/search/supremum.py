@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from specnorm.certified.layer.circulant import reads_zeros
 from specnorm.certified.layer.components import polyphase_components
-from specnorm.clock import RATE
+from specnorm.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.problem import polyphase
 from specnorm.problem.taps import shapes_of
-from specnorm.search import layer_tuning as knobs
+from specnorm.search import layer_tuning
 from specnorm.search.enclosing import search_torus
 from specnorm.search.result import Problem
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Supremum:
-    """The supremum over all sizes, and the search that encloses it, made when first asked for.
+    """The supremum over all sizes, and the search that encloses it, run when either is first needed.
 
     Attributes
     ----------
@@ -38,28 +38,39 @@ class Supremum:
         self._ops = ops
         # The kernel is in torch's order already.
         self._spec_of_all_sizes = replace(problem.spec, input_shape=None, layout=None)
-        self._result: tuple[Search, SearchResult] | None = None
+        self._search_and_result: tuple[Search, SearchResult] | None = None
         self.is_loose = False
 
-    def __call__(self) -> tuple[Search, SearchResult]:
-        """The search and its result, only as close as the attempts that follow need it."""
-        if self._result is None:
+    @property
+    def search(self) -> Search:
+        """The search that encloses the supremum."""
+        return self._run_once()[0]
+
+    @property
+    def result(self) -> SearchResult:
+        """Bounds of the supremum, only as close as the attempts that follow need them."""
+        return self._run_once()[1]
+
+    def _run_once(self) -> tuple[Search, SearchResult]:
+        """The search and its result."""
+        if self._search_and_result is None:
             is_constant = all(taps == 1 for taps in self._blocks().shape[3:])
             rtol = self._problem.rtol
             if not is_constant and reads_zeros(self._problem.spec):
                 rtol = self._tolerance()
             self.is_loose = rtol > self._problem.rtol
-            self._result = self._search(rtol)
-        return self._result
+            self._search_and_result = self._search_to(rtol)
+        return self._search_and_result
 
     def refine(self) -> Upper | None:
         """Search to the tolerance that was asked for."""
-        return self._search(self._problem.rtol)[1].upper
+        return self._search_to(self._problem.rtol)[1].upper
 
-    def _search(self, rtol: float) -> tuple[Search, SearchResult]:
+    def _search_to(self, rtol: float) -> tuple[Search, SearchResult]:
         problem = self._problem
-        # The lower bound at the size follows, however the search ends.
-        clock = problem.clock.before(min(self._seconds_of_wave(), knobs.TUNING.wave_time * problem.clock.seconds))
+        # The lower bound at the layer's size follows, however the search ends: leave it its time.
+        seconds_of_wave = min(self._seconds_of_wave(), layer_tuning.TUNING.wave_time * problem.clock.seconds)
+        clock = problem.clock.before(seconds_of_wave)
         return search_torus(
             Problem(self._blocks(), self._spec_of_all_sizes, rtol, problem.max_cells, clock),
             ops=self._ops,
@@ -69,28 +80,28 @@ class Supremum:
         """Seconds of the lower bound near the supremum's wave, on all pixels of a group."""
         kernel = self._problem.kernel
         pixels = max(math.prod(shape[1:]) for shape in shapes_of(self._problem.spec))
-        work = knobs.TUNING.wave_passes * math.prod(kernel.shape) / self._problem.spec.groups * pixels
-        return work / RATE
+        work = layer_tuning.TUNING.wave_passes * math.prod(kernel.shape) / self._problem.spec.groups * pixels
+        return work / MULTIPLICATIONS_PER_SECOND
 
     def _blocks(self) -> Array:
-        """Blocks of the whole layer, as they are searched."""
+        """Blocks of the whole layer."""
         return polyphase.to_blocks(self._problem.kernel, self._spec_of_all_sizes, xp=self._ops.xp)
 
     def _tolerance(self) -> float:
         """Tolerance for the supremum: the layer's norm lies below its supremum by about `_estimated_distance`.
 
-        If that exceeds rtol, the supremum cannot suffice: it is searched loosely. Otherwise it gets what the distance
-        leaves of rtol, but never less than ``rtol * (1 - supremum_share)``. A distance above the share counts as 0:
-        what it leaves would be less than that, and a supremum that is not expected to suffice need not be closer than
-        rtol.
+        If that distance exceeds rtol, the supremum cannot suffice: it is searched loosely. Otherwise the tolerance is
+        what the distance leaves of rtol, so that the supremum suffices. If the distance is above
+        ``supremum_share * rtol``, that would be a long search for a supremum that is not expected to suffice: then it
+        is searched as if the distance were 0.
         """
         rtol = self._problem.rtol
         distance = self._estimated_distance()
         if distance > rtol:
-            return max(rtol, knobs.TUNING.loose_rtol)
-        largest_share = knobs.TUNING.supremum_share * rtol
+            return max(rtol, layer_tuning.TUNING.loose_rtol)
+        largest_share = layer_tuning.TUNING.supremum_share * rtol
         likely_distance = distance if distance < largest_share else 0.0
-        return max(knobs.TUNING.proven_share * rtol - likely_distance, rtol - largest_share)
+        return max(layer_tuning.TUNING.proven_share * rtol - likely_distance, rtol - largest_share)
 
     def _estimated_distance(self) -> float:
         """How far the layer's norm is below the supremum, relatively, as its pixels and taps let expect.

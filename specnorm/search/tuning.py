@@ -11,9 +11,9 @@ class Tuning(NamedTuple):
     The values are the fastest of those tried on the kernels of `tests/bench` (NumPy, one core).
     """
 
-    cache: int = 24 * 2**20
-    """Bytes of the matrices that the host forms at once; so many stay in its cache."""
-    kept: int = 32 * 2**20
+    cache_bytes: int = 24 * 2**20
+    """Bytes of the matrices that the host forms at once. They stay in its cache."""
+    kept_bytes: int = 32 * 2**20
     """Most bytes of a round's matrices that are kept until the round's ascent. If a round has more, each cell is tried
     against the incumbent before the ascent, and its matrix is formed again for the incumbent after it."""
 
@@ -40,14 +40,14 @@ class Tuning(NamedTuple):
     their limits."""
     cutting_margin: float = 1.2
     """Safety factor on the cut: a child's radius is this many times smaller than would suffice if its centre had its
-    parent's norm. The norm at a child's centre is often lower, so values below 1 give the fewest cells; this one gives
-    2 % more cells in a fifth fewer rounds."""
-    ahead: float = 0.8
+    parent's norm. It was the fastest of those tried. Values below 1 give 2 % fewer cells, since the norm at a child's
+    centre is often lower, but a quarter more rounds."""
+    part_of_budget: float = 0.8
     """Part of what is left to a search, in cells and in time, that the next round may take. A tolerance that needs more
     is widened."""
-    wider: float = 1.25
-    """Factor by which a tolerance that is not affordable is widened at once."""
-    share: float = 0.999
+    widening_factor: float = 1.25
+    """Factor by which a tolerance that is not affordable is widened, again and again until it is."""
+    proof_share: float = 0.999
     """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
     least_gain: float = 1e-14
     """Smallest relative gain of the incumbent that counts as one, since smaller ones are roundings. If single
@@ -72,7 +72,8 @@ class Tuning(NamedTuple):
     """Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
 
     smallest_proven_first: int = 32
-    """Size of matrices from which later cells are proven before they are estimated: an estimate costs as much there."""
+    """Size of matrices from which later cells are proven before they are estimated: for these an estimate costs as much
+    as a proof."""
     smallest_shared: int = 128
     """Size of matrices from which parts of a round are worth a thread each."""
 
@@ -82,7 +83,7 @@ class Tuning(NamedTuple):
     """Largest part of the squared threshold that the truncation bound may be."""
     widest_reduced: float = 0.7
     """Largest part of the channels that is kept; if more of them matter, no direction is left out."""
-    clear: float = 1.2
+    least_limit_over_truncation: float = 1.2
     """Least ratio of a limit to the truncation bound for which a matrix is reduced; above 1."""
     least_reduced_part: float = 0.3
     """Lowest limit that a matrix is reduced for, as a part of the squared threshold. The reduction of a cell with a
@@ -99,7 +100,7 @@ class Tuning(NamedTuple):
     trials: int = 4
     """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
     basis beside those around the incumbent."""
-    around: float = 0.06
+    around_radians: float = 0.06
     """Distance in radians, along each axis, of the frequencies around the incumbent whose vectors are kept."""
     far_below_part: float = 0.95
     """Part of a bound up to which an incumbent counts as far below it. The vectors of frequencies around such an
@@ -114,11 +115,11 @@ class Tuning(NamedTuple):
     """Multiple of the tolerance by which the highest estimate of a round, a squared norm, must exceed the squared
     incumbent (relatively) for an ascent from it."""
 
-    close: float = 1e-3
+    incumbent_rtol: float = 1e-3
     """Tolerance to which an incumbent is raised, however wide the interval may be: later searches start from it."""
     rounds: int = 40
     """Most rounds of an ascent."""
-    tight: float = 1e-4
+    float64_rtol: float = 1e-4
     """Tolerance below which ascents are in float64."""
     hope_factor: float = 4.0
     """How many times the gain that its last two gains promise an ascent is assumed to have ahead. If even that much

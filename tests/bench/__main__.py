@@ -1,6 +1,6 @@
 """The benchmark suite, in ``tests``: ``python -m bench ...``.
 
-run --size full --out FILE       # some ten minutes on one thread; "smoke" takes seconds
+run --size full --out FILE       # under each instruction set; twelve minutes on one thread; "smoke" takes a minute
 gpu --out FILE                   # what is measured on a GPU, of every library that has one
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
 cold [--python OTHER ...]        # first calls, in processor seconds of new processes
@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
-from bench import constraint_page, page, resnet18, suite
-from bench.facts import FOLDER, read
+from bench import constraint_page, instructions, page, resnet18, suite
+from bench.facts import FOLDER, read, write
 
 COMMITTED = FOLDER / "suite.jsonl"
 ON_GPU = ("torch cuda", "cupy", "jax cuda")
@@ -36,8 +36,12 @@ def main(words: list[str] | None = None) -> int:
     run, gpu, compare, shown = (parsers.add_parser(name) for name in ("run", "gpu", "compare", "page"))
     for option in ("--sections", "--libraries"):
         run.add_argument(option, nargs="+", default=(), help="these alone")
-    run.add_argument("--threads", type=int, default=1, help="of torch; 0: as they come")
-    gpu.set_defaults(threads=0, sections=("network", "libraries"), libraries=ON_GPU)
+    run.add_argument("--threads", type=int, default=1, help="of each library; 0: as they come")
+    run.add_argument("--instructions", nargs="+", choices=instructions.sets(), default=instructions.sets())
+    run.add_argument("--before", type=Path, default=COMMITTED, help="lines that the new ones are compared with")
+    run.add_argument("--here", action="store_true", help="in this process, with the instructions that it has")
+    run.add_argument("--add", action="store_true", help="to the lines of the file")
+    gpu.set_defaults(here=True, add=False, threads=0, sections=("network", "libraries"), libraries=ON_GPU)
     for each in (run, gpu):
         each.add_argument("--size", choices=("smoke", "full"), default="smoke" if each is run else "full")
         each.add_argument("--out", type=Path)
@@ -65,9 +69,11 @@ def main(words: list[str] | None = None) -> int:
     first_calls.add_argument("--python", nargs="+", default=(), help="of other environments, beside this one's")
     first_calls.add_argument("--repeats", type=int, default=5)
     given = commands.parse_args(words)
-    if given.command in ("run", "gpu"):
+    if given.command in ("run", "gpu") and given.here:
         torch.set_num_threads(given.threads or torch.get_num_threads())
-        suite.write(given.size == "smoke", given.sections, given.libraries, given.out)
+        suite.write(given.size == "smoke", given.sections, given.libraries, given.out, given.add)
+    elif given.command == "run":
+        _run_under_each(given)
     elif given.command == "resnet18":
         torch.set_num_threads(given.threads)
         resnet18.write(given.quick, given.out)
@@ -86,6 +92,22 @@ def main(words: list[str] | None = None) -> int:
         print("\n".join(found) or "nothing got slower than noise allows")
         return int(bool(found))
     return 0
+
+
+def _run_under_each(given: argparse.Namespace) -> None:
+    """Run the suite under each instruction set in turn; its lines tell what their ratios were before."""
+    words = ["run", "--here", "--size", given.size, "--threads", str(given.threads)]
+    for option in ("sections", "libraries"):
+        chosen = getattr(given, option)
+        words += [f"--{option}", *chosen] if chosen else []
+    before = read(given.before)
+    out = given.out.resolve() if given.out else None
+    for number, name in enumerate(given.instructions):
+        more = ["--out", str(out)] if out else []
+        more += ["--add"] if number or given.add else []
+        instructions.run([*words, *more], name, given.threads)
+    if out:
+        write(out, page.with_past(read(out), before))
 
 
 def _constraint(given: argparse.Namespace) -> None:

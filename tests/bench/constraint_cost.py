@@ -51,9 +51,7 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from ({**said, "threads": 1, **row} for row in of_a_weight(c, REPEATS[c]))
     for c in channels:
         yield from ({**said, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
-    torch.set_num_threads(2)
-    yield from ({**said, "threads": 2, **row} for row in of_a_step(2 if quick else STEPS))
-    torch.set_num_threads(1)
+    yield from ({**said, "threads": 1, **row} for row in of_a_step(2 if quick else STEPS))
 
 
 def paired(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from bench.recorder import LIMITS
 LINES, COST_LINES, GPU_LINES, PAGE = (
     FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint-gpu.jsonl", "constraint.md")
 )
+EARLIER_RTOL = 3e-3
+"""Relative distance of the bounds of runs whose lines have the lower bound alone."""
 
 
 def renew(written: Path | None) -> None:
@@ -51,21 +54,66 @@ def summary_table(lines: list[Row]) -> str:
             groups.setdefault(row["method"], []).append(row)
     body = []
     for method, rows in groups.items():
-        shares = [f"{max(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS]
-        norms = [f"{figure:.3f}" for figure in (max(row["worst"] for row in rows), min(row["mean"] for row in rows))]
-        body.append([code(method), str(len({row["loop"] for row in rows})), norms[0], *shares, norms[1]])
+        loops = str(len({row["loop"] for row in rows}))
+        least_mean = f"{min(row['mean'] for row in rows):.3f}"
+        body.append([code(method), loops, both_bounds(rows), *largest_shares(rows), least_mean])
     header = ["method", "loops", "largest norm", *(f"most steps above {limit}" for limit in LIMITS), "least mean norm"]
     return table(header, body)
 
 
 def largest_table(lines: list[Row]) -> str:
-    """Largest norm and, in parentheses, the percentage of steps above each limit; over all seeds."""
+    """Largest norm and, in parentheses, the percentage of steps above each limit; of the worst seed."""
 
     def cell(rows: list[Row]) -> str:
-        shares = ", ".join(f"{statistics.fmean(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS)
-        return f"{max(row['worst'] for row in rows):.3f} ({shares})"
+        return f"{largest_norm(rows)} ({', '.join(largest_shares(rows))})"
 
     return by_method(lines, cell)
+
+
+def both_bounds(rows: list[Row]) -> str:
+    """Both bounds of the largest norm of several runs, rounded outward."""
+    upper = max(row.get("worst_upper", row["worst"] * (1 + EARLIER_RTOL)) for row in rows)
+    return f"{math.floor(1000 * max(row['worst'] for row in rows)) / 1000:.3f} to {rounded_up(upper)}"
+
+
+def largest_norm(rows: list[Row]) -> str:
+    """Largest norm of several runs: its upper bound, rounded up, where it was recorded, else its lower bound."""
+    if has_upper(rows):
+        return rounded_up(max(row["worst_upper"] for row in rows))
+    return f"{max(row['worst'] for row in rows):.3f}"
+
+
+def largest_shares(rows: list[Row]) -> list[str]:
+    """Percentages of steps above each limit, of the run with most; by upper bounds where they were recorded."""
+    names = [f"above_{limit}_upper" if has_upper(rows) else f"above_{limit}" for limit in LIMITS]
+    return [f"{100 * max(row[name] for row in rows):.3g}%" for name in names]
+
+
+def which_bounds(lines: list[Row]) -> str:
+    """Sentences that say which columns of the table of largest norms have upper bounds, and which lower ones."""
+    groups: dict[str, list[Row]] = {}
+    for row in lines:
+        if "skipped" not in row:
+            groups.setdefault(row["method"], []).append(row)
+    upper = [code(method) for method, rows in groups.items() if has_upper(rows)]
+    lower = [code(method) for method, rows in groups.items() if not has_upper(rows)]
+    says = []
+    if upper:
+        says.append(f"Norms and percentages in these columns are upper bounds: {', '.join(upper)}.")
+    if lower:
+        says.append(
+            f"Norms and percentages in these columns are lower bounds: {', '.join(lower)}; "
+            f"the norms are at most {EARLIER_RTOL:.1%} larger."
+        )
+    return "\n".join(says)
+
+
+def has_upper(rows: list[Row]) -> bool:
+    return all("worst_upper" in row for row in rows)
+
+
+def rounded_up(norm: float) -> str:
+    return f"{math.ceil(1000 * norm) / 1000:.3f}"
 
 
 def least_table(lines: list[Row]) -> str:
@@ -140,8 +188,8 @@ def code(method: str) -> str:
 
 PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     LINES: {
-        "measured": about, "summary": summary_table, "largest": largest_table, "least": least_table,
-        "loops": loops_table,
+        "measured": about, "summary": summary_table, "bounds": which_bounds, "largest": largest_table,
+        "least": least_table, "loops": loops_table,
     },
     COST_LINES: {"cost measured": about, "weight": weight_table, "step": step_table, "JAX": jax_table},
     GPU_LINES: {"GPU measured": about, "GPU weight": gpu_weight_table, "GPU step": gpu_step_table},

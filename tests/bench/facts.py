@@ -24,23 +24,34 @@ def git(*words: str) -> str:
     return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
 
 
+def processors() -> str:
+    """What Linux tells about the processors; nothing elsewhere."""
+    told = Path("/proc/cpuinfo")
+    return told.read_text() if told.exists() else ""
+
+
+def instructions() -> str:
+    """The vector instructions that libraries use: the machine's, unless ATEN_CPU_CAPABILITY allows fewer."""
+    told = processors()
+    is_restricted = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2"
+    if "avx512f" in told and not is_restricted:
+        return "AVX-512"
+    return "AVX2" if "avx2" in told else platform.machine()
+
+
 def about(*packages: str) -> Row:
     """Date, commit, machine, and versions of Python and of those packages that are installed.
 
     Where the tree was copied without its history, SPECNORM_COMMIT names the commit. A + says that files differ from it.
-    ATEN_CPU_CAPABILITY holds the libraries to fewer vector instructions.
     """
     commit = git("rev-parse", "--short", "HEAD") or os.environ.get("SPECNORM_COMMIT", "unknown")
     changed = "+" if git("status", "--porcelain", "--", ":/specnorm", ":/plugins") else ""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = re.findall(r"model name\s*: (.*)", info) or [platform.processor() or platform.machine()]
-    held = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2"
-    width = "AVX-512" if "avx512f" in info and not held else "AVX2" if "avx2" in info else platform.machine()
+    names = re.findall(r"model name\s*: (.*)", processors()) or [platform.processor() or platform.machine()]
     installed = {it.metadata["Name"]: it.version for it in importlib.metadata.distributions()}
     versions = {name: installed[name] for name in packages if name in installed}
     return {
         "date": time.strftime("%Y-%m-%d"), "commit": commit + changed,
-        "machine": f"{names[0]}, {os.cpu_count()} cores, {width}",
+        "machine": f"{names[0]}, {os.cpu_count()} cores, {instructions()}",
         "versions": {"python": platform.python_version(), **versions},
     }  # fmt: skip
 

@@ -19,17 +19,23 @@ def flat(channels: int, seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal((channels, channels, 3, 3)).astype(np.float32)
 
 
+def depthwise(channels: int, taps: int, seed: int = 0) -> np.ndarray:
+    """Gaussian entries, a group each channel."""
+    return np.random.RandomState(seed).standard_normal((channels, 1, taps, taps)).astype(np.float32)
+
+
 def decaying(channels: int, seed: int = 0) -> np.ndarray:
     """Gaussian entries times a geometric decay of the inputs, 1 to 1/16: a wide spectrum, and no few directions."""
     scale = np.geomspace(1, 1 / 16, channels)[:, None, None]
     return np.ascontiguousarray(flat(channels, seed) * scale, dtype=np.float32)
 
 
-def like_trained(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+def like_trained(shape: tuple[int, ...], seed: int = 0, decay: float = 0.9) -> np.ndarray:
     """A kernel of any shape with spatial profiles and a decay of the channels as trained ones have.
 
-    Real 64x64 3x3 kernels on the diagonal, each 0.9 of the one before, mixed by rotations; a larger window is filled by
-    smooth interpolation, a single tap is the middle one.
+    Real 64x64 3x3 kernels on the diagonal, each ``decay`` times as large as the one before, mixed by rotations; a
+    larger window is filled by smooth interpolation, a single tap is the middle one. Without decay, all of the real
+    kernels have a large norm somewhere, and a search for the largest is harder.
     """
     real = [kernel for _, kernel, _ in real_layers("resnet20") if kernel.shape == (64, 64, 3, 3)]
     cout, cin, *window = shape
@@ -37,7 +43,7 @@ def like_trained(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     for j, start in enumerate(range(0, min(cout, cin), 64)):
         rows, columns = min(64, cout - start), min(64, cin - start)
         part = real[(j + seed) % len(real)][:rows, :columns]
-        out[start : start + rows, start : start + columns] = part / np.abs(part).max() * 0.9**j
+        out[start : start + rows, start : start + columns] = part / np.abs(part).max() * decay**j
     state = np.random.RandomState(seed)
     left, right = (np.linalg.qr(state.standard_normal((c, c)))[0] for c in (cout, cin))
     places = [np.linspace(0, 2, n) if n > 1 else np.ones(1) for n in window]

@@ -1,4 +1,4 @@
-"""docs/benchmarks/index.md, whose table is made from its lines alone; and what got slower."""
+"""docs/benchmarks/index.md, whose tables are made from its lines alone; and what got slower."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from marks import put
 
+from bench.aims import AIMS
 from bench.facts import FOLDER, Row, read
 
 DASH = "\N{EN DASH}"
@@ -16,30 +17,52 @@ KEY = ("section", "name", "family", "shape", "n", "library", "contestant", "thre
 NAMES = {
     "Completion, a mending": "Completion, step that improves H",
     "Completion, a renewal": "Completion, step with stored H",
+    "torch": "torch's spectral_norm",
+    "default": "SymbolNorm()",
 }
 """Contestants of the lines that the page calls otherwise."""
 ROOM = 1.1
 """Beyond the quarters of both runs."""
+PAST = "commit", "faster", "faster_range"
+"""What a row says about the same measurement before."""
 
 
 def write(source: Path) -> None:
-    """The page with the table of the suite's lines, or the table of other lines, beside them."""
+    """The page with the tables of the suite's lines, or the tables of other lines, beside them."""
     rows = read(source)
+    parts = {
+        "measured": measured(rows), "lost": lost(rows), "aims": aims(rows), "table": whole(rows),
+        "libraries": by_library(rows),
+    }  # fmt: skip
     if source.stem != COMMITTED:
-        parts = (measured(rows), whole(rows), by_library(rows))
-        source.with_suffix(".md").write_text("\n\n".join(parts), encoding="utf-8")
+        source.with_suffix(".md").write_text("\n\n".join(parts.values()), encoding="utf-8")
         return
     text = PAGE.read_text(encoding="utf-8")
-    for name, part in (("measured", measured(rows)), ("table", whole(rows)), ("libraries", by_library(rows))):
+    for name, part in parts.items():
         text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part.strip())
     source.with_name(PAGE.name).write_text(text, encoding="utf-8")
 
 
 def measured(rows: list[Row]) -> str:
     """Where and when: the latest versions, all of the rest."""
-    date, commit, machine = (", ".join(sorted({row[key] for row in rows})) for key in ("date", "commit", "machine"))
+    date, commit = (", ".join(sorted({row[key] for row in rows})) for key in ("date", "commit"))
+    machine = ", ".join(dict.fromkeys(row["machine"].rpartition(", ")[0] for row in rows))
     versions = ", ".join(f"{name} {version}" for name, version in rows[-1]["versions"].items())
-    return f"Measured {date} at commit {commit} on {machine}, threads: {rows[-1]['threads']}; {versions}."
+    threads = rows[-1]["threads"]
+    return (
+        f"Measured {date} at commit {commit} on {machine}, {' and '.join(sets(rows))}, threads: {threads}; {versions}."
+    )
+
+
+def instructions(row: Row) -> str:
+    """The vector instructions that the libraries used."""
+    name: str = row["machine"].rpartition(", ")[2]
+    return name
+
+
+def sets(rows: list[Row]) -> list[str]:
+    """The instruction sets of these rows, in the order of the rows."""
+    return list(dict.fromkeys(map(instructions, rows)))
 
 
 def whole(rows: list[Row]) -> str:
@@ -48,28 +71,100 @@ def whole(rows: list[Row]) -> str:
     for row in shown(rows):
         kind = row["name"] if row["family"] == "network" else row["family"]
         if row["section"] != "libraries":
-            groups.setdefault((row["section"], row["contestant"], kind), []).append(row)
+            groups.setdefault((row["section"], row["contestant"], kind, row["library"]), []).append(row)
+    every = sets(rows)
     lines = []
-    for (title, contestant, kind), found in groups.items():
-        own = contestant == found[0]["yardstick"] or title == "network"
-        faster = sorted(row["faster"] for row in found if "faster" in row and not own)
-        told = [f"{float(format(x, '.2g')):g}" for x in faster]
-        around = f" ({told[0]}{DASH}{told[-1]})" if len(told) > 1 else ""
+    for (title, contestant, kind, _), members in groups.items():
+        by_set = {name: [row for row in members if instructions(row) == name] for name in every}
+        is_base = contestant == members[0]["yardstick"] or title == "network"
+        decimals = "{:.2f}" if any(is_hard(row["family"], row["shape"][0]) for row in members) else "{:.4f}"
         lines.append([
-            title, f"`{NAMES.get(contestant, contestant)}`", kind, str(len(found)),
-            ends([row["seconds"] for row in found], span), f"{statistics.median(faster):.2g}{around}" if told else "-",
-            ends([row["value_over_norm"] for row in found if "value_over_norm" in row], "{:.4f}".format),
+            title, f"`{NAMES.get(contestant, contestant)}`", kind, str(max(map(len, by_set.values()))),
+            " / ".join(ends([row["seconds"] for row in here], span) for here in by_set.values()),
+            "-" if is_base else " / ".join(map(around, by_set.values())),
+            ends([row["value_over_norm"] for row in members if "value_over_norm" in row], decimals.format),
         ])  # fmt: skip
-    return table(["problem", "method", "kernels", "cases", "time", "times as fast", "value over norm"], lines)
+    both = " / ".join(every)
+    header = ["problem", "method", "kernels", "cases", f"time: {both}", f"times as fast: {both}", "value over norm"]
+    return table(header, lines)
+
+
+def around(rows: list[Row]) -> str:
+    """The median of the ratios to the yardstick, and the lowest and the highest where there are several."""
+    faster = sorted(row["faster"] for row in rows if "faster" in row)
+    if not faster:
+        return "-"
+    return two_digits(statistics.median(faster)) + (
+        f" ({two_digits(faster[0])}{DASH}{two_digits(faster[-1])})" if len(faster) > 1 else ""
+    )
 
 
 def by_library(rows: list[Row]) -> str:
     """One table: the time of each method in each library, for the kernel of the section on libraries."""
+    every = sets(rows)
     found = [row for row in shown(rows) if row["section"] == "libraries"]
     libraries = list(dict.fromkeys(row["library"] for row in found))
-    times = {(row["contestant"], row["library"]): span(row["seconds"]) for row in found}
+    times = {}
+    for row in found:
+        if is_what_it_says(row):
+            times[row["contestant"], row["library"], instructions(row)] = span(row["seconds"])
     methods = dict.fromkeys(row["contestant"] for row in found)
-    return table(["method", *libraries], [[f"`{x}`", *(times.get((x, y), "-") for y in libraries)] for x in methods])
+
+    def cell(method: str, library: str) -> str:
+        told = [times.get((method, library, name), "-") for name in every]
+        return " / ".join(told) if set(told) != {"-"} else "-"
+
+    lines = [[f"`{method}`", *(cell(method, library) for library in libraries)] for method in methods]
+    return table([f"method: {' / '.join(every)}", *libraries], lines)
+
+
+# -- aims ------------------------------------------------------------------------------------------------------------
+def aims(rows: list[Row]) -> str:
+    """One table: a row an aim and kernel, with the ratios under each instruction set and the verdict."""
+    every = sets(rows)
+    lines = []
+    for aim in AIMS:
+        cases: dict[str, dict[str, Row]] = {}
+        for row in shown(rows):
+            if aim.is_about(row):
+                cases.setdefault(row["name"], {})[instructions(row)] = row
+        for name, case in cases.items():
+            method = f"`{NAMES.get(aim.contestant, aim.contestant)}`"
+            yardstick = f"`{NAMES.get(yardstick_of(case), yardstick_of(case))}`"
+            reached = {one: row["faster"] for one, row in case.items()}
+            ratios = " / ".join(two_digits(reached[one]) if one in reached else "-" for one in every)
+            lines.append([
+                f"{method} against {yardstick}", f"{aim.family}: {name}", f"{aim.times:g}", ratios,
+                verdict(reached, aim.times),
+            ])  # fmt: skip
+    return table(["method", "kernel", "aim", f"times as fast: {' / '.join(every)}", "reached?"], lines)
+
+
+def yardstick_of(case: dict[str, Row]) -> str:
+    name: str = next(iter(case.values()))["yardstick"]
+    return name
+
+
+def verdict(reached: dict[str, float], aim: float) -> str:
+    """Whether ratios reach an aim; if this depends on the instruction set, with which one they do."""
+    enough = [name for name, ratio in reached.items() if ratio >= aim]
+    if len(enough) == len(reached):
+        return "yes"
+    return f"with {' and '.join(enough)} only" if enough else "no"
+
+
+def is_what_it_says(row: Row) -> bool:
+    """False for JAX's `tn_bound`: the suite compiles JAX's functions, and the compiled bound is an estimate."""
+    return not (row["contestant"] == "tn_bound, proven" and row["library"].startswith("jax"))
+
+
+def is_hard(family: str, channels: int) -> bool:
+    """Kernels whose norm is known to 1e-2 alone, since a closer enclosure takes long."""
+    return family in ("flat", "decaying") and channels >= 128
+
+
+def two_digits(x: float) -> str:
+    return f"{float(format(x, '.2g')):g}"
 
 
 def shown(rows: list[Row]) -> list[Row]:
@@ -93,33 +188,62 @@ def ends(figures: list[float], tell: Callable[[float], str]) -> str:
     return DASH.join(told[:1] + told[1:][-1:]) if told else "-"
 
 
-# -- two files -------------------------------------------------------------------------------------------------------
-def slower(new: list[Row], old: list[Row]) -> list[str]:
-    """One line for each row whose paired ratio to the textbook method fell by more than noise, or that is gone.
+# -- what got slower -------------------------------------------------------------------------------------------------
+def with_past(new: list[Row], old: list[Row]) -> list[Row]:
+    """Rows that tell, where the old ones have the same measurement, its ratio and commit, as ``before``."""
+    before = {key_of(row): row for row in old if "faster" in row}
+    rows = []
+    for row in new:
+        past = before.get(key_of(row))
+        kept = {key: value for key, value in row.items() if key != "before"}
+        rows.append(kept | {"before": {key: past[key] for key in PAST}} if past else kept)
+    return rows
+
+
+def loss(row: Row) -> str | None:
+    """A line if the paired ratio to the textbook method fell by more than noise.
 
     Ratios and not seconds: both sides of a ratio were timed in turn in one process, so machine and load drop out.
     """
-    before = {key_of(row): row for row in old if "faster" in row}
-    found = []
-    for row in new:
-        past = before.pop(key_of(row), None)
-        if past is None or row["contestant"] == row["yardstick"]:
-            continue
-        was = f"{words(row)}: {past['faster']:.2f} times as fast as {row['yardstick']} at {past['commit']}, now "
-        if "skipped" in row:
-            found.append(was + f"skipped: {row['skipped']}")
-        elif "faster" in row and row["faster_range"][1] * ROOM < past["faster_range"][0]:
-            found.append(was + f"{row['faster']:.2f}")
+    past = row.get("before")
+    if past is None or row["contestant"] in (row["yardstick"], "matrix product"):
+        return None
+    was = f"{words(row)}: {past['faster']:.2f} times as fast as {row['yardstick']} at {past['commit']}, now "
+    if "skipped" in row:
+        return was + f"skipped: {row['skipped']}"
+    if "faster" in row and row["faster_range"][1] * ROOM < past["faster_range"][0]:
+        return was + f"{row['faster']:.2f}"
+    return None
+
+
+def lost(rows: list[Row]) -> str:
+    """A list of what got slower, by these rows alone."""
+    compared = sum("before" in row and row["contestant"] != row["yardstick"] for row in rows)
+    commits = ", ".join(sorted({row["before"]["commit"] for row in rows if "before" in row}))
+    if not compared:
+        return "None of these ratios was measured before."
+    found = [line for row in rows if (line := loss(row))]
+    head = f"{compared} of the ratios were measured before, at {commits}."
+    if not found:
+        return f"{head} None fell by more than the noise."
+    return "\n".join([f"{head} {len(found)} fell by more than the noise:", "", *(f"- {line}" for line in found)])
+
+
+def slower(new: list[Row], old: list[Row]) -> list[str]:
+    """One line for each row of the old ones whose ratio fell by more than noise, or that is gone."""
+    found = [line for row in with_past(new, old) if (line := loss(row))]
     # A smaller run leaves whole problems out; a contestant that is missing from a problem was lost.
     here = {key_of(row, ("library", "contestant")) for row in new}
-    gone = [row for row in before.values() if key_of(row, ("library", "contestant")) in here]
+    measured_now = {key_of(row) for row in new}
+    past = [row for row in old if "faster" in row and key_of(row) not in measured_now]
+    gone = [row for row in past if key_of(row, ("library", "contestant")) in here]
     return found + [f"{words(row)}: not measured any more" for row in gone]
 
 
 def key_of(row: Row, less: Sequence[str] = ()) -> str:
-    return repr([row[name] for name in KEY if name not in less])
+    return repr([instructions(row), *(row[name] for name in KEY if name not in less)])
 
 
 def words(row: Row) -> str:
     size = f", n={row['n']}" if row["n"] else ""
-    return f"{row['contestant']} ({row['library']}) on {row['name']}, {row['family']}{size}"
+    return f"{row['contestant']} ({row['library']}, {instructions(row)}) on {row['name']}, {row['family']}{size}"

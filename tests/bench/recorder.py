@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 import specnorm
 
-RTOL = 3e-3
-"""Width to which a weight is enclosed; the lower end counts, so that nothing is called too large that is not."""
+RTOL = 1e-3
+"""Width to which a weight is enclosed."""
 LIMITS = 1.01, 1.05
 """Norms above which steps are counted."""
 PRODUCTS = (
@@ -84,36 +84,56 @@ def geometry_of(layer: nn.Module) -> Geometry:
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
+class Norm(NamedTuple):
+    """Proven bounds of the norm of a weight in use."""
+
+    lower: float
+    upper: float
+
+
 def figures(run: Run) -> dict[str, Any]:
-    """Return the worst norm and where it was, the shares of steps above the limits, and the least and mean norm."""
+    """Return the worst norm and where it was, the shares of steps above the limits, and the least and mean norm.
+
+    Figures with the ending ``_upper`` count the upper bounds of the norms, the others count the lower bounds.
+    """
     steps = norms(run)
-    largest = [max((max(values), layer) for layer, values in step.items()) for step in steps]
-    every = [value for step in steps for values in step.values() for value in values]
+    largest = [max((norm.lower, layer) for layer, values in step.items() for norm in values) for step in steps]
+    largest_upper = [max(norm.upper for values in step.values() for norm in values) for step in steps]
+    every = [norm.lower for step in steps for values in step.values() for norm in values]
     worst, layer = max(largest)
     above = {f"above_{limit}": sum(value > limit for value, _ in largest) / len(steps) for limit in LIMITS}
+    above |= {f"above_{limit}_upper": sum(value > limit for value in largest_upper) / len(steps) for limit in LIMITS}
     return {
-        "steps": len(steps), "weights": len(every), "worst": worst, "worst_layer": layer,
-        "worst_step": largest.index((worst, layer)), **above, "least": min(every), "mean": statistics.fmean(every),
+        "steps": len(steps), "weights": len(every), "worst": worst, "worst_upper": max(largest_upper),
+        "worst_layer": layer, "worst_step": largest.index((worst, layer)), **above, "least": min(every),
+        "mean": statistics.fmean(every),
     }  # fmt: skip
 
 
-def norms(run: Run) -> list[dict[str, list[float]]]:
-    """Return the norm of every weight of every step, by layer: proven lower ends."""
+def norms(run: Run) -> list[dict[str, list[Norm]]]:
+    """Return the norm of every weight of every step, by layer."""
     return [{name: step_norms(weights, run.geometries[name]) for name, weights in step.items()} for step in run.steps]
 
 
-def step_norms(weights: list[Any], geometry: Geometry) -> list[float]:
+def step_norms(weights: list[Any], geometry: Geometry) -> list[Norm]:
     """Return the norms of one layer's weights; of those that are multiples of each other, one is enclosed."""
-    enclosed: list[tuple[Tensor, float]] = []
+    enclosed: list[tuple[Tensor, Norm]] = []
     values = []
     for weight in weights:
         kernel = torch.as_tensor(weight).float()
-        known = next((factor * norm for other, norm in enclosed if (factor := factor_between(other, kernel))), None)
-        if known is None:
-            known = float(specnorm.enclose(kernel, rtol=RTOL, **geometry).lower)
-            enclosed.append((kernel, known))
-        values.append(known)
+        norm = next((multiple for x in enclosed if (multiple := _norm_of_multiple(*x, kernel))), None)
+        if norm is None:
+            lower, upper = specnorm.enclose(kernel, rtol=RTOL, **geometry)
+            norm = Norm(float(lower), float(upper))
+            enclosed.append((kernel, norm))
+        values.append(norm)
     return values
+
+
+def _norm_of_multiple(kernel: Tensor, norm: Norm, other: Tensor) -> Norm | None:
+    """Return the norm of a positive multiple of a kernel; None if ``other`` is none, up to rounding."""
+    factor = factor_between(kernel, other)
+    return Norm(factor * norm.lower, factor * norm.upper) if factor else None
 
 
 def factor_between(kernel: Tensor, multiple: Tensor) -> float:

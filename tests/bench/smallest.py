@@ -1,8 +1,9 @@
 """The smallest singular value beside what others give: ``python -m bench.smallest`` in ``tests`` makes the page anew.
 
-Seconds are of the process, one thread. What others give takes most of the time, and is kept where the figures have it;
-``python -m bench.smallest all`` measures it again. The published orthogonal layers come from orthogonium, and are left
-out where it is not installed.
+``python -m bench.smallest page`` makes it of the stored figures, without a measurement. Seconds are of the process,
+one thread. What others give takes most of the time, and is kept where the figures have it; ``python -m bench.smallest
+all`` measures it again. The published orthogonal layers come from orthogonium, and are left out where it is not
+installed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,6 +214,14 @@ def up(x: float, digits: int) -> str:
     return f"{math.ceil(x * 10**digits) / 10**digits:.{digits}f}"
 
 
+def up_figure(x: float, digits: int) -> str:
+    """An upper bound with so many digits, rounded up."""
+    shown = Decimal(f"{x:.{digits}g}")
+    if shown < Decimal(x):
+        shown += Decimal(1).scaleb(shown.adjusted() - digits + 1)
+    return f"{float(shown):.{digits}g}"
+
+
 def figure(x: float | None, digits: int = 4) -> str:
     return "" if x is None else f"{x:.{digits}g}"
 
@@ -234,7 +244,9 @@ def table(rows: list[dict[str, Any]], section: str) -> list[str]:
         if row["section"] != section:
             continue
         ends = (
-            f"{down(row['lower'], 6)} .. {up(row['upper'], 6)}" if row["upper"] > 1e-4 else f"0 .. {row['upper']:.1e}"
+            f"{down(row['lower'], 6)} .. {up(row['upper'], 6)}"
+            if row["upper"] > 1e-4
+            else f"0 .. {up_figure(row['upper'], 2)}"
         )
         ends += "" if row["status"] in ("converged", "zero") else " (budget)"
         grids = [figure(row.get(key)) for n in SIZES for key in (f"grid {n}", f"grid {n} seconds")]
@@ -253,9 +265,9 @@ def defects(rows: list[dict[str, Any]]) -> list[str]:
         if row["section"] in ("orthogonal", "random"):
             cells = [
                 row["name"],
-                figure(row["eps proven"], 3),
+                up_figure(row["eps proven"], 3),
                 f"{row['eps proven seconds']:.3f}",
-                figure(row["eps"], 3),
+                up_figure(row["eps"], 3),
             ]
             cells += [
                 f"{row['eps seconds']:.4f}",
@@ -273,30 +285,49 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             costs.append("| " + " | ".join([
                 str(row["channels"]), *(f"{1e3 * row[name]:.2f}" for name in ("published", "lags", "bound"))
             ]) + " |")  # fmt: skip
+    square = max(row["upper"] for row in rows if row["section"] == "random" and row["shape"][0] == row["shape"][1])
     return "\n".join([
         "# The smallest singular value, measured",
         "",
-        f"`python -m bench.smallest` in `tests` made this page on {facts['date']}, at commit {facts['commit']}, on",
-        f"{facts['machine']}. The seconds are process times of one thread, on a machine that other work shared.",
-        "The figures are in [smallest.jsonl](smallest.jsonl); a row with its own commit was measured at that commit.",
+        f"The figures were measured on {facts['date']}, at commit {facts['commit']}, on {facts['machine']}.",
+        "The seconds are process times of one thread, on a machine that other work shared. The figures are in",
+        "[smallest.jsonl](smallest.jsonl); a row with its own commit was measured at that commit. These commands, in",
+        "the root folder of a checkout, measure all figures again and make this page:",
+        "",
+        "```sh",
+        "pip install -e '.[torch,dev]' orthogonium==0.0.4",
+        "cd tests",
+        "python -m bench.smallest all",
+        "```",
+        "",
+        "The tables have these columns. Upper bounds are rounded up, and lower bounds down:",
         "",
         "* **Proven, every size**: both bounds of [`enclose_smallest`](../methods/smallest.md), to 0.1 %, with",
         "  rounding.",
-        "* **Norm at most**: the upper bound of the norm by `enclose`, or the bound that follows from the isometry",
-        "  defect below, if that is smaller.",
+        "* **Norm at most**: the upper bound of the norm by `enclose` with `rtol=1e-3`, or the bound that follows from",
+        "  the isometry defect below, if that is smaller. Other versions and tolerances prove slightly other bounds.",
         "* **n = 32, n = 64**: the smallest singular value of the circular layer at that size, by FFT and SVD in",
-        "  NumPy. It is at least the infimum over every size, and is not proven. Cells are empty for grouped layers",
-        "  and where the computation takes minutes; this holds for the next columns too.",
+        "  NumPy. It is at least the infimum over every size, and is not proven. Cells are empty for grouped layers,",
+        "  for the Cayley layer, and where the computation takes minutes.",
         "* **`get_conv_sv`** of orthogonium: an upper bound of the *largest* singular value (Delattre et al. 2024,",
-        "  zero padding, without the stride), and the stable rank, which is 1 for an orthogonal layer.",
+        "  zero padding, without the stride), and the stable rank. Cells are empty for the Cayley layer, for the SOC",
+        "  layers, whose kernels have more than 5 taps per axis, and where the computation takes minutes.",
         "",
         "## Layers published as orthogonal",
         "",
         *table(rows, "orthogonal"),
         "",
         "The layers are as initialised, in float32. Their authors state singular values of 1 without a tolerance;",
-        "orthogonium 0.0.4 calls all of its layers orthogonal, SOC too. The Cayley layer is measured at its own size,",
-        "at which the kernel has as many taps as the input has pixels.",
+        "orthogonium 0.0.4 calls all of its layers orthogonal, SOC too. `get_conv_sv` returns the norm 1 and the",
+        "rank 1 for layers with as many outputs as inputs. For other layers its bound of the norm is larger than 1,",
+        "and its rank smaller, although the layers are orthogonal. The Cayley layer is measured at its own size, at",
+        "which the kernel has as many taps as the input has pixels. The names of the layers:",
+        "",
+        "* **AOC**: adaptive orthogonal convolution (Boissin et al., ICML 2025);",
+        "* **BCOP**: block convolution orthogonal parameterisation, and **RKO**: reshaped kernel orthogonalisation",
+        "  (both Li et al., NeurIPS 2019);",
+        "* **SOC**: skew orthogonal convolution (Singla, Feizi, ICML 2021);",
+        "* **Cayley**: Cayley transform of the symbols (Trockman, Kolter, ICLR 2021).",
         "",
         "## ResNet-20",
         "",
@@ -304,10 +335,12 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         "",
         "## Random",
         "",
+        "The entries of these kernels with 3 x 3 taps are Gaussian, with variance 1/(9·cout).",
+        "",
         *table(rows, "random"),
         "",
-        "The symbols of these square kernels are singular at some frequency. The values on a grid of frequencies do",
-        "not show this.",
+        f"At some frequency, the smallest singular value of each square kernel is at most {up_figure(square, 2)}. The",
+        "values on a grid of frequencies do not show this.",
         "",
         "## How far from isometries",
         "",
@@ -320,7 +353,8 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         "## What a penalty costs",
         "",
         "The times are those of a forward and a backward pass in torch, in float32. \"Published\" is the code of",
-        "OCNN, which convolves the kernel with itself.",
+        "OCNN (orthogonal convolutional neural networks, Wang et al., CVPR 2020), which convolves the kernel with",
+        "itself.",
         "",
         *costs,
         "",
@@ -337,6 +371,10 @@ def known_of_others() -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
+    if sys.argv[1:] == ["page"]:
+        facts, *rows = [json.loads(line) for line in FIGURES.read_text(encoding="utf-8").splitlines()]
+        Path(PAGE).write_text(page(rows, facts), encoding="utf-8")
+        return
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     cases = [*trained(), *random()]

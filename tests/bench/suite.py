@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import specnorm
 from bench import facts, kernels, yardsticks
 from bench.facts import Row
 from bench.libraries import LIBRARIES
+from bench.page import is_hard
 from specnorm.methods import Completion
 
 CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
@@ -34,7 +35,8 @@ class Section:
     """A problem: a function of `yardsticks`, and contestants, on every kernel at every size.
 
     A contestant is a function of an array of the library and the size, or None. ``geometry``: of the
-    layer whose norms the values are; None where they are none.
+    layer whose norms the values are; None where they are none. ``base``: the yardstick, if `yardsticks` lacks it.
+    ``depthwise``: each kernel of the first axis is a group.
     """
 
     yardstick: str
@@ -43,12 +45,20 @@ class Section:
     sizes: Sequence[int | None] = (None,)
     libraries: Sequence[str] = ("torch",)
     geometry: Row | None = field(default_factory=dict)
+    base: Callable[[Any, Any], Any] | None = None
+    depthwise: bool = False
+
+
+FAMILIES: dict[str, Callable[[int], np.ndarray]] = {
+    "trained-like": lambda c: kernels.like_trained((c, c, 3, 3)),
+    "trained-like, level": lambda c: kernels.like_trained((c, c, 3, 3), decay=1.0),
+    "flat": kernels.flat,
+    "decaying": kernels.decaying,
+}
 
 
 def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
-    made = {"flat": kernels.flat, "decaying": kernels.decaying}
-    make = made.get(family, lambda c: kernels.like_trained((c, c, 3, 3)))
-    return [(f"{c} channels", family, functools.partial(make, c)) for c in channels]
+    return [(f"{c} channels", family, functools.partial(FAMILIES[family], c)) for c in channels]
 
 
 def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
@@ -56,9 +66,17 @@ def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any
     return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
 
 
+def grouped(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
+    """The same of a depthwise layer."""
+    return lambda k, n: of(function, groups=k.shape[0], **options)(k, n)
+
+
 RESNET18: list[Kernel] = [
-    (name, "trained-like", functools.partial(kernels.like_trained, shape)) for name, shape in kernels.RESNET18.items()
+    (name, "trained-like", functools.partial(kernels.like_trained, shape))
+    for name, shape in kernels.RESNET18.items()
+    if shape[0] != shape[1]
 ]
+"""Those that are no square: conv1, the first of each stage, and its shortcut."""
 REAL: list[Kernel] = [
     (f"{model} {layer}", "real", functools.partial(real_kernel, model, layer))
     for model, layer in (
@@ -66,9 +84,15 @@ REAL: list[Kernel] = [
         ("dncnn25", "model.12"),
     )
 ]  # fmt: skip
+
+
+def enclosed(kernel: Any, **size: Any) -> Any:
+    return specnorm.enclose(kernel, **size).upper
+
+
 TN = {
     "tn_bound, estimate": of(specnorm.tn_bound, proven=False), "tn_bound, proven": of(specnorm.tn_bound),
-    "enclose 1e-3": of(lambda *x, **y: specnorm.enclose(*x, **y).upper),
+    "enclose 1e-3": of(enclosed),
 }  # fmt: skip
 PRODUCTS = {"hopm_products": of(yardsticks.hopm_products)}
 CIRCLE: dict[str, Any] = {"padding_mode": "circular"}
@@ -76,20 +100,36 @@ ZEROS: dict[str, Any] = {"padding_mode": "zeros", "padding": 1}
 CIRCULAR = {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": TN["enclose 1e-3"]}
 AT_32 = {"input_shape": 32, **CIRCLE}
 EVERY = tuple(dict.fromkeys(library.name for library in LIBRARIES.values()))
+DEPTHWISE: list[Kernel] = [
+    (f"{channels} channels, {taps}x{taps}", "Gaussian", functools.partial(kernels.depthwise, channels, taps))
+    for taps in (7, 31)
+    for channels in (96, 1024)
+]
 AT_ONE: list[Kernel] = [*REAL[2:], *squares(64), *squares(64, family="flat")]
 SECTIONS = {
     "tensor norm": Section("hopm_einsum", {**PRODUCTS, **TN}, [
-        *RESNET18, *REAL, *squares(64, 256, family="flat"), *squares(64, 256, 512, family="decaying")
+        *(kernel for family in FAMILIES for kernel in squares(64, 128, 256, 512, family=family)), *REAL, *RESNET18
     ]),
     "unfoldings": Section("unfolding_power", {"f4_bound": of(specnorm.f4_bound)}, [
         *squares(64, 256, 512), *squares(64, 256, 512, family="flat")
     ]),
     "circular": Section("rfft_svd", CIRCULAR, [*AT_ONE, *squares(16, 32, 128)], (32,)),
     "circular, large": Section("rfft_svd", CIRCULAR, squares(16, 32), (224,)),
-    "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(64, 256)),
+    "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(64, 128)),
     "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)}, AT_ONE, (32,), geometry=ZEROS),
     "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
         geometry=None),
+    "multiple": Section("enclose 1e-3", {"rescale": of(lambda k: specnorm.rescale(k).sum())},
+        [*REAL, *squares(64, 128, 256)], geometry=None, base=of(enclosed)),
+    "clipping": Section("enclose 1e-3", {"clip": of(lambda k, **size: specnorm.clip(k, **size).sum())}, AT_ONE, (32,),
+        geometry=None, base=of(enclosed)),
+    "depthwise": Section("rfft_largest", {
+        "tn_bound, estimate": grouped(specnorm.tn_bound, proven=False), "tn_bound, proven": grouped(specnorm.tn_bound),
+        "enclose 1e-3": grouped(enclosed), "symbol_norm": grouped(specnorm.symbol_norm),
+    }, DEPTHWISE, depthwise=True),
+    "depthwise, at a size": Section("rfft_largest", {
+        "conv_norm": grouped(specnorm.conv_norm), "enclose 1e-3": grouped(enclosed)
+    }, DEPTHWISE, (64,), depthwise=True),
     "libraries": Section("hopm_einsum", {
         "f4_bound": of(specnorm.f4_bound), **TN, "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
         "completion_bound 1e-2": of(specnorm.completion_bound),
@@ -100,22 +140,23 @@ SECTIONS = {
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
-def write(quick: bool, sections: Sequence[str], libraries: Sequence[str], out: Path | None) -> None:
-    """Print lines of JSON, and write them where a file is named."""
-    rows: list[Row] = []
-    for row in run(quick, sections, libraries):
+def write(quick: bool, sections: Sequence[str], libraries: Sequence[str], out: Path | None, add: bool = False) -> None:
+    """Print lines of JSON, and write them where a file is named; ``add``: after the lines that it has."""
+    rows = facts.read(out) if out and add else []
+    for row in run(quick, sections, libraries, rows):
         rows.append(row)
         print(json.dumps(row), flush=True)
         if out:
             facts.write(out, rows)
 
 
-def run(quick: bool, sections: Sequence[str], libraries: Sequence[str]) -> Iterator[Row]:
+def run(quick: bool, sections: Sequence[str], libraries: Sequence[str], earlier: Iterable[Row] = ()) -> Iterator[Row]:
     """Rows of all, or of some sections and libraries; ``quick``: of one small kernel for each."""
     clock = "processor" if CLOCK is time.process_time else "wall"
-    about = facts.about("numpy", "torch", "jax", "cupy") | {"clock": clock, "threads": torch.get_num_threads()}
+    about = facts.about("numpy", "scipy", "torch", "jax", "cupy") | {"clock": clock, "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
         about["gpu"] = torch.cuda.get_device_name()
+    norms = Norms(earlier)
     for title, section in SECTIONS.items():
         if sections and title not in sections:
             continue
@@ -123,19 +164,55 @@ def run(quick: bool, sections: Sequence[str], libraries: Sequence[str]) -> Itera
         for (name, family, make), n in itertools.product(first.values() if quick else section.kernels, section.sizes):
             kernel = (make()[:8, :8] if quick else make()).astype("float32")
             said = {**about, "section": title, "name": name, "family": family, "n": n and 8 if quick else n}
-            yield from measure(section, kernel, said, quick, libraries or section.libraries)
-    if not sections or "network" in sections:
-        said = {**about, "section": "network", "family": "network", "n": None}
-        yield from networks(said, quick, libraries or ("torch",))
+            yield from measure(section, kernel, said, quick, libraries or section.libraries, norms)
+    for title, (rows, usual) in OTHERS.items():
+        if not sections or title in sections:
+            yield from rows({**about, "section": title, "n": None}, quick, libraries or usual)
 
 
-def measure(section: Section, kernel: np.ndarray, said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
+class Norms:
+    """Norms of the kernels, from below.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        Of an earlier part of the run, whose norms are not computed again.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.found: dict[str, float] = {self.key(row): row["norm"] for row in rows if "norm" in row}
+
+    def of(self, kernel: np.ndarray, said: Row) -> float | None:
+        """Return the proven lower end, 1e-4 below the norm at most; 1e-2 where that takes long. None if no norm."""
+        section = SECTIONS[said["section"]]
+        if section.geometry is None:
+            return None
+        geometry = section.geometry | ({"groups": kernel.shape[0]} if section.depthwise else {})
+        key = self.key(said)
+        if key not in self.found:
+            takes_long = is_hard(said["family"], kernel.shape[0])
+            wide = kernel if takes_long else kernel.astype(np.float64)
+            enclosure = specnorm.enclose(wide, said["n"], rtol=1e-2 if takes_long else 1e-4, **geometry)
+            self.found[key] = float(enclosure.lower)
+        return self.found[key]
+
+    @staticmethod
+    def key(row: Row) -> str:
+        return repr([row["name"], row["family"], row["shape"], row["n"], SECTIONS[row["section"]].geometry])
+
+
+def measure(
+    section: Section, kernel: np.ndarray, said: Row, quick: bool, libraries: Sequence[str], norms: Norms
+) -> Iterator[Row]:
     """Of one kernel: a row for each library and contestant, and one for the textbook method."""
     n, base = said["n"], ("torch cpu", section.yardstick)
     said |= {"shape": list(kernel.shape), "yardstick": section.yardstick}
     runs: dict[tuple[str, str], Run] = {}
-    given = [torch.from_numpy(kernel.copy()), *([] if n is None else [n])]
-    runs[base] = functools.partial(getattr(yardsticks, section.yardstick), *given)
+    tensor = torch.from_numpy(kernel.copy())
+    if section.base:
+        runs[base] = functools.partial(section.base, tensor, n)
+    else:
+        runs[base] = functools.partial(getattr(yardsticks, section.yardstick), tensor, *([] if n is None else [n]))
     for library in (LIBRARIES[name] for name in libraries):
         if library.missing:
             yield {**said, "library": library.name, "contestant": "every one", "skipped": library.missing}
@@ -143,12 +220,10 @@ def measure(section: Section, kernel: np.ndarray, said: Row, quick: bool, librar
         every = list(section.contestants.items())
         for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
             runs[library.name, name] = library.prepare(functools.partial(call, n=n), kernel)
-    hard = said["family"] in ("flat", "decaying") and kernel.shape[0] >= 128
-    wide, geometry = kernel.astype(np.float64), section.geometry or {}
-    norm = float(specnorm.enclose(wide, n, rtol=1e-2 if hard else 1e-4, **geometry).lower)
+    norm = norms.of(kernel, said)
     for row in timed(runs, base, said, quick):
-        if "value" in row and section.geometry is not None:
-            row["value_over_norm"] = row["value"] / norm
+        if "value" in row and norm is not None:
+            row |= {"norm": norm, "value_over_norm": row["value"] / norm}
         yield row
 
 
@@ -204,7 +279,13 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     product = ("numpy", "matrix product")
     a = np.random.RandomState(0).standard_normal((768, 768))
     for name, layers in every.items():
-        here = {**said, "name": name, "shape": [sum(k.size for k, _ in layers)], "yardstick": product[1]}
+        here = {
+            **said,
+            "family": "network",
+            "name": name,
+            "shape": [sum(k.size for k, _ in layers)],
+            "yardstick": product[1],
+        }
         runs: dict[tuple[str, str], Run] = {product: lambda: (a @ a)[0, 0]}
         for library in (LIBRARIES[key] for key in libraries):
             if library.missing:
@@ -218,3 +299,32 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
                 runs[at, "Completion, a mending"] = followed(arrays, 1)
                 runs[at, "Completion, a renewal"] = followed(arrays, 10**9)
         yield from timed(runs, product, here, quick)
+
+
+# -- a step of a constraint ------------------------------------------------------------------------------------------
+def constraints(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
+    """A weight in training, forward and backward: torch's own constraint, in JAX one power step by hand, and ours."""
+    from bench import constraint_cost  # which needs JAX
+
+    measurements = {
+        "torch": (constraint_cost.of_a_weight, "torch"),
+        "jax": (constraint_cost.in_jax, "power step by hand"),
+    }
+    chosen = [(library, *measurements[library]) for library in libraries if library in measurements]
+    channels = constraint_cost.CHANNELS[:1] if quick else constraint_cost.CHANNELS
+    for (library, rows, yardstick), c in itertools.product(chosen, channels):
+        about = {
+            "family": "Gaussian",
+            "name": f"{c} channels",
+            "shape": [c, c, 3, 3],
+            "library": LIBRARIES[library].name,
+        }
+        for row in rows(c, 2 if quick else constraint_cost.REPEATS[c]):
+            yield {**said, **about, "yardstick": yardstick, **row, "section": said["section"]}
+
+
+OTHERS: dict[str, tuple[Callable[[Row, bool, Sequence[str]], Iterator[Row]], Sequence[str]]] = {
+    "step of a constraint": (constraints, ("torch", "jax")),
+    "network": (networks, ("torch",)),
+}
+"""Sections that are no list of kernels, and the libraries that they are measured in."""

@@ -72,6 +72,16 @@ def rfft_svd(kernel: Tensor, n: int) -> Tensor:
     return value
 
 
+def rfft_largest(kernel: Tensor, n: int | None = None) -> Tensor:
+    """Norm of a circular depthwise layer: the largest modulus of the FFT of its padded kernels (Sedghi et al. 2019).
+
+    Without a size, at four points a tap and axis.
+    """
+    size = n or 4 * max(kernel.shape[2:])
+    value: Tensor = torch.fft.rfft2(kernel, s=(size, size)).abs().max()
+    return value
+
+
 def unfolding_power(kernel: Tensor, steps: int = 50, seed: int = 0) -> Tensor:
     """Fantastic Four (Singla and Feizi 2021): four unfoldings by a fixed number of power steps, not converged."""
     o, _, h, w = kernel.shape

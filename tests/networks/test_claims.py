@@ -24,7 +24,7 @@ from specnorm_networks import (  # fmt: skip
     within,
 )
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified import segments
+from specnorm_networks.certified import parts
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
 from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import ranges, with_slopes_on
@@ -56,7 +56,7 @@ def claims(graph: Graph, **near: Any) -> dict[str, Upper]:
     """All that an answer holds, by what they are of."""
     found = bound(graph, method=Multipliers(steps=4), **near)
     each = [found.claim, found.product_claim, *found.ends.values(), *(run.claim for run in found.runs)]
-    each += [claim for step in found.nodes for claim in (step.alone, step.claim)]
+    each += [claim for step in found.nodes for claim in (step.own, step.claim)]
     return {f"{at}: {claim.what}": claim for at, claim in enumerate(each) if claim is not None}
 
 
@@ -231,12 +231,12 @@ def uneven_weights() -> object:
     nodes = (*chain(1.0)[:2], Node("b", ops.Sort(1), ("a",), (1, 2)), replace(chain(1.0)[3], inputs=("b",)))
     (run,) = runs(Graph(nodes, ("y",)))
     weights = [np.ones(2), np.array([1.0, 2.0]), np.ones(2)]
-    return segments.constant_of_part(run.part(0, 2), weights, Measure())
+    return parts.constant_of_part(run.part(0, 2), weights, Measure())
 
 
-def parts(*starts: int) -> object:
+def parts_of_chain(*starts: int) -> object:
     (run,) = runs(Graph(tuple(chain(1.0)), ("y",)))
-    return segments.parts_from(run, starts)
+    return parts.parts_from(run, starts)
 
 
 WIDE = Graph((X, Node("y", ops.Matrix(Layer("w", lambda: np.ones((3, 2)), {}, 0)), ("x",), (1, 3))), ("y",))
@@ -258,8 +258,8 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "a step of 0": (lambda: forward_step(network(), 0.0), "size=0.0"),
     "a step to another shape": (lambda: forward_step(WIDE), "needs the same shape"),
     "weights of sorted channels that differ": (uneven_weights, "sorted together prove nothing"),
-    "parts that leave the first layer out": (lambda: parts(1), "do not cover"),
-    "parts that overlap": (lambda: parts(0, 1, 1), "do not cover"),
+    "parts that leave the first layer out": (lambda: parts_of_chain(1), "do not cover"),
+    "parts that overlap": (lambda: parts_of_chain(0, 1, 1), "do not cover"),
     "an operator without a name": (lambda: register_operator(ops.ReLU), "no operator with names"),
     "an operator that cannot be run": (lambda: register_operator(named("a::b", run=False)), "has no `run`"),
     "an operator of onnx": (lambda: register_operator(named("aten::relu")), "no name for an operator of yours"),

@@ -134,7 +134,7 @@ def check_map(operator: Operator, shapes: list[tuple[int, ...]], rng: np.random.
     size = abs(x) @ abs(matrix).T
     assert near(linear.apply(split(x)), x @ matrix.T, size, linear.roundings)
     together = np.concatenate([part.reshape(3, math.prod(part.shape[1:])) for part in back], axis=1)
-    assert near(together, y @ matrix, abs(y) @ abs(matrix), linear.backward)
+    assert near(together, y @ matrix, abs(y) @ abs(matrix), linear.adjoint_roundings)
     assert (linear.absolute(split(abs(x))).reshape(3, -1) >= size * (1 - 1e-12) - lost).all()
     if linear.rows is not None:
         lengths = np.linalg.norm(matrix, axis=1).reshape(added.shape)

@@ -15,7 +15,7 @@ from networks.dense_networks import FUNCTIONS, Matrix, chained, draw, network_of
 from specnorm_networks import Graph, Layer, Multipliers, Node, heads
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.heads import Head, constant_through_head, head_of
-from specnorm_networks.certified.links import Subnetwork
+from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators import Windows
 from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.runs import grids_of, runs
@@ -82,8 +82,10 @@ class Drawn:
         return [*(conv.slopes for conv in self.convs), *[(0.0, 1.0)] * len(self.dense)]
 
     @property
-    def run(self) -> Subnetwork:
-        return next(run for run in runs(prepare(self.graph)) if not all(link.direct for link in run.links[:-1]))
+    def run(self) -> Run:
+        return next(
+            run for run in runs(prepare(self.graph)) if not all(link.ends_with_function for link in run.links[:-1])
+        )
 
     @property
     def head(self) -> Head | None:

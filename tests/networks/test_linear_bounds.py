@@ -22,7 +22,7 @@ from mutants import Function, mutated
 from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
 from specnorm_networks.certified import linear_bounds, operators, ranges
-from specnorm_networks.certified.linear_bounds import Curve, Pieces
+from specnorm_networks.certified.linear_bounds import FunctionOnBox, Strips
 from specnorm_networks.linear import Ascent, locate_values, read_network
 
 from specnorm.clock import Clock
@@ -128,6 +128,30 @@ def test_a_linear_map_on_ball_and_box_is_exact() -> None:
         assert least - 0.05 <= both <= least
 
 
+def false_offsets_on_tiny_balls() -> int:
+    """How many of 200 lower bounds of c x on balls whose squared radius underflows are above -|c| times the radius."""
+    numbers = np.random.default_rng(2)
+    none = np.zeros((1, 3))
+    count = 0
+    for _ in range(200):
+        radius = float(10 ** numbers.uniform(-163, -158))
+        strips = Strips(np.zeros(3), radius * np.array([[-1.0] * 3, [1.0] * 3]), np.ones((1, 3)), none, none)
+        function = FunctionOnBox(np.arange(3), radius, strips, none[0], none[0], none[0])
+        c = numbers.normal(size=(1, 3))
+        best_multiplier = np.array([[np.linalg.norm(c) / radius]])
+        (offset,), _ = linear_bounds.offsets_by_parabolas(c, none, best_multiplier, function, False)
+        least_sq = sum(Fraction(float(x)) ** 2 for x in c[0]) * Fraction(radius) ** 2
+        count += offset > 0 or Fraction(float(offset)) ** 2 < least_sq
+    return count
+
+
+def test_squares_of_tiny_balls_may_underflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The square of 1e-162 has two digits. Multiplied by 1e162, its error made lower bounds too high, by up to 88 %."""
+    assert false_offsets_on_tiny_balls() == 0
+    monkeypatch.setattr(linear_bounds, "SQUARE_UNDERFLOW", 0.0)
+    assert false_offsets_on_tiny_balls() > 0
+
+
 def test_offsets_against_enumeration() -> None:
     """On the box alone exact; on ball and box never above the least value of a fine grid, and close to it."""
     numbers = np.random.default_rng(1)
@@ -144,13 +168,13 @@ def test_offsets_against_enumeration() -> None:
         none = np.zeros((2, 2))
         half = np.full((2, 2), 0.25 * numbers.integers(0, 2))
         off = half[0, 0] * float(abs(c).sum())
-        pieces = Pieces(centre, breaks, slope, none, half)
-        curve = Curve(np.arange(2), radius, pieces, none[0], none[0], none[0])
-        (boxed,), _ = linear_bounds.parabolas(c, g, np.zeros((1, 1)), curve, False)
+        strips = Strips(centre, breaks, slope, none, half)
+        function = FunctionOnBox(np.arange(2), radius, strips, none[0], none[0], none[0])
+        (boxed,), _ = linear_bounds.offsets_by_parabolas(c, g, np.zeros((1, 1)), function, False)
         exact = float((c * np.maximum(breaks, 0) - g * breaks).min(axis=0).sum()) - off
         assert exact - 1e-9 <= boxed <= exact + 1e-12
         tries = np.linspace(1e-3, 8, 200)[:, None]
-        (both,), _ = linear_bounds.parabolas(c, g, tries, curve, False)
+        (both,), _ = linear_bounds.offsets_by_parabolas(c, g, tries, function, False)
         axes = [np.linspace(low[j], high[j], 301) for j in (0, 1)]
         grid = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
         grid = grid[np.linalg.norm(grid - centre, axis=1) <= radius]
@@ -262,27 +286,28 @@ def of(module: Any, name: str) -> Function:
     return Function(Path(module.__file__), name)
 
 
-PARABOLAS = of(linear_bounds, "parabolas")
+PARABOLAS = of(linear_bounds, "offsets_by_parabolas")
 TANGENTS = of(linear_bounds, "_least_tangents")
 OF_OFFSETS: dict[str, tuple[Function, str, str]] = {
     "a parabola that is not clipped": (
-        TANGENTS, "np.minimum(np.maximum(pieces.centre - s / wide_lam, low), high)", "pieces.centre - s / wide_lam"),
-    "the ball's radius left out": (PARABOLAS, "curve.radius * curve.radius / 2", "0.0"),
-    "half of the ball": (PARABOLAS, "curve.radius * curve.radius / 2", "curve.radius * curve.radius / 8"),
-    "one part of the function forgotten": (TANGENTS, "range(len(pieces.slope))", "range(1)"),
+        TANGENTS, "np.minimum(np.maximum(strips.centre - s / wide_lam, low), high)", "strips.centre - s / wide_lam"),
+    "the ball's radius left out": (PARABOLAS, "function.radius * function.radius / 2", "0.0"),
+    "half of the ball": (PARABOLAS, "function.radius * function.radius / 2", "function.radius * function.radius / 8"),
+    "one part of the function forgotten": (TANGENTS, "range(len(strips.slope))", "range(1)"),
     "the distance of a line from its function": (TANGENTS, "c * middle - abs(c) * half", "c * middle"),
     "the largest part": (TANGENTS, "np.minimum(least, tangent)", "np.maximum(least, tangent)"),
 }  # fmt: skip
 """A defect of the offset: the function, an expression in it, and the one in its place."""
 MUTATIONS: dict[str, tuple[str, str, str]] = {
-    "the slope of a unit that cannot switch": ("_through_curve", "flat * curve.lines", "0.9 * flat * curve.lines"),
-    "the ball of the input in place of the value's": ("_new_curve", "before.radius", "self.radius"),
+    "the slope of a unit that cannot switch": (
+        "_through_function", "flat * function.line_slopes", "0.9 * flat * function.line_slopes"),
+    "the ball of the input in place of the value's": ("_new_function", "location.radius", "self.radius"),
     "the constant of an earlier value": (
         "visit", "host.mul_up(constant, distance_of_start)", "0.3 * distance_of_start"),
     "half of a row's length": (
-        "_image", "self.locations[moving[0]].distance", "self.locations[moving[0]].distance / 2"),
+        "_image", "self.locations[changing[0]].distance", "self.locations[changing[0]].distance / 2"),
     "what a linear operator adds": (
-        "_back", "self._product(c, error.added, error.of_entry)", "0.0 * flattened(c)[:, 0]"),
+        "_back", "self._product(c, offset.added, offset.error_per_coefficient)", "0.0 * flattened(c)[:, 0]"),
     "a second reader of a value": ("lower", "waiting[source] + more", "more"),
 }  # fmt: skip
 """Of a method of `LinearBounds`, or of the `Walk` that it is."""
@@ -326,7 +351,7 @@ def test_a_part_of_the_offset_that_is_left_out_is_noticed(name: str) -> None:
 
 
 def test_rounding_that_is_not_counted_is_noticed() -> None:
-    sums = of(linear_bounds, "LinearBounds._linear_error"), replaced("host.next_up(rounding + error)", "0 * rounding")
+    sums = of(linear_bounds, "LinearBounds._linear_offset"), replaced("host.next_up(rounding + error)", "0 * rounding")
     product = of(linear_bounds, "LinearBounds._product"), replaced("flat @ addend - rounding", "flat @ addend")
     with (
         mutated(*sums),

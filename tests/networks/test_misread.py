@@ -17,7 +17,7 @@ from checks import present
 from networks.written_networks import matrices
 from specnorm_networks import Graph, Node, Product, forward_step, margins
 from specnorm_networks.certified import operators
-from specnorm_networks.certified.kernels import fold_error
+from specnorm_networks.certified.kernels import scaling_error
 from specnorm_networks.tools import Measure, bound
 
 from specnorm.certified import host
@@ -80,9 +80,9 @@ def test_the_error_of_folding_is_proportional_to_the_kernel(exponent: int) -> No
     """It is a share of the kernel's norm, however small or large that is."""
     kernel = np.random.default_rng(0).normal(size=(3, 4, 3, 3))
     spec = ConvSpec.of(kernel.shape)
-    moved = math.ldexp(fold_error(np.ldexp(kernel, exponent), spec), -exponent)
-    assert moved >= fold_error(kernel, spec) * (1 - 1e-9)
-    assert moved <= fold_error(kernel, spec) * (1 + 1e-9) or exponent < -900
+    moved = math.ldexp(scaling_error(np.ldexp(kernel, exponent), spec), -exponent)
+    assert moved >= scaling_error(kernel, spec) * (1 - 1e-9)
+    assert moved <= scaling_error(kernel, spec) * (1 + 1e-9) or exponent < -900
 
 
 @pytest.mark.parametrize("exponent", [-1074, -1040, -560, -537, 0, 511, 980])

@@ -17,7 +17,7 @@ import pytest
 from checks import present
 from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
 from specnorm_networks import Multipliers, Product, Scaled
-from specnorm_networks.certified import links, runs, segments
+from specnorm_networks.certified import links, parts, runs
 from specnorm_networks.descent import gradient
 from specnorm_networks.descent.stages import Stage, top_eigenvector
 from specnorm_networks.tools import Measure, bound
@@ -73,13 +73,13 @@ def proven_parts(net: Network, steps: int = 6) -> Iterator[ProvenPart]:
     """Search weights for a network and prove the constant of each part."""
     number = {name: at for at, name in enumerate(net.names)}
     for run in runs.runs(net.graph):
-        cuts = segments.segments(run)
+        cuts = parts.cut_into_parts(run)
         weights = present(Multipliers(steps=steps).weights(run, cuts))
         values = [np.ones(run.width), *weights]
         ends = [run.start, *(link.end for link in run.links)]
         for first, last in cuts:
             part = run.part(first, last)
-            constant = float(segments.constant_of_part(part, values[first : last + 1], MEASURE))
+            constant = float(parts.constant_of_part(part, values[first : last + 1], MEASURE))
             depth = {first: 0}
             for at, link in enumerate(part.links, first + 1):
                 depth[at] = 1 + max(depth[source] for source in link.sources)
@@ -204,15 +204,15 @@ def changed_term(change: Callable[[Any, Any, Any], Any]) -> Callable[[Original],
 
 
 def tap_moved(term: Any, kernel: Any, place: Any) -> Any:
-    return (np.flip(kernel, axis=2) if term.filter.layer.name == "w1" else kernel), place
+    return (np.flip(kernel, axis=2) if term.placed_layer.layer.name == "w1" else kernel), place
 
 
 def place_moved(term: Any, kernel: Any, place: Any) -> Any:
-    return kernel, tuple(p + 1 for p in place) if term.filter is None else place
+    return kernel, tuple(p + 1 for p in place) if term.placed_layer is None else place
 
 
 def without_signs(term: Any, kernel: Any, place: Any) -> Any:
-    return (kernel if term.filter is not None else abs(kernel)) * np.sign(term.alpha), place
+    return (kernel if term.placed_layer is not None else abs(kernel)) * np.sign(term.alpha), place
 
 
 def one_phase_dropped(original: Original) -> Original:
@@ -233,8 +233,8 @@ def a_tap_too_early(original: Original) -> Original:
 @pytest.mark.parametrize(
     ("kind", "place", "name", "mutation"),
     [
-        ("zeros", segments, "middle", forgotten_half),
-        ("slopes, wrapped", segments, "middle", forgotten_leaf),
+        ("zeros", parts, "middle", forgotten_half),
+        ("slopes, wrapped", parts, "middle", forgotten_leaf),
         ("zeros", links.Term, "dense", changed_term(tap_moved)),
         ("strided", links, "split_into_phases", one_phase_dropped),
         ("linear", links.Term, "dense", changed_term(place_moved)),

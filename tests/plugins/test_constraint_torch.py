@@ -168,7 +168,7 @@ def test_what_is_constrained_of_a_bilinear_layer_is_said() -> None:
     layer = specnorm_torch.spectral_norm(nn.Bilinear(3, 4, 5), bound=2.0)
     layer.eval()
     assert "of the tensor as a matrix with rows along axis 0" in str(layer)
-    assert "Of ``Bilinear``, the weight as a matrix with a row an output" in " ".join(
+    assert "The weight of ``Bilinear`` counts as a matrix with one row for each output" in " ".join(
         str(specnorm_torch.spectral_norm.__doc__).split()
     )
     assert float(torch.linalg.matrix_norm(layer.weight.detach().reshape(5, 12), 2)) == pytest.approx(2, rel=1e-3)

@@ -1,4 +1,4 @@
-"""Pooling and resizing along one axis: the input pixels that an output reads, and their weights.
+"""Pooling and resizing along one axis of a value: the input pixels that an output reads, and their weights.
 
 Average pooling and linear resizing act on each axis separately, so their norm is the product of the norms of one matrix
 an axis (a Kronecker product). Weights are exact fractions; for norms they are rounded up to floats.
@@ -32,8 +32,8 @@ HALF = Fraction(1, 2)
 
 
 @dataclass(frozen=True)
-class Window:
-    """Pooling along one axis.
+class AxisPooling:
+    """All windows of a pooling along one axis.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Window:
         return max(count - 1 if last_starts_too_late else count, 0)
 
     def taps(self, output: int) -> range:
-        """Return the places in the padded input that an output reads."""
+        """Return the positions in the padded input that an output reads."""
         first = output * self.stride
         return range(first, first + self.dilation * (self.kernel - 1) + 1, self.dilation)
 
@@ -80,51 +80,54 @@ class Window:
         size = self.size or 0
         pixels = []
         for output in range(self.outputs or 0):
-            places = [tap - self.before for tap in self.taps(output)]
-            pixels.append([place for place in places if 0 <= place < size])
+            positions = [tap - self.before for tap in self.taps(output)]
+            pixels.append([position for position in positions if 0 <= position < size])
         return pixels
 
 
-def overlap(window: Window) -> int:
+def overlap(pooling: AxisPooling) -> int:
     """Return the largest number of windows that contain one pixel.
 
     Pixel p is in the window at m if ``p = s m + dilation j`` for some ``0 <= j < k``. Consecutive solutions j differ by
     ``s' = s / gcd(s, dilation)``, so that there are at most ``ceil(k / s')``, and no more than there are windows.
     """
-    step = window.stride // math.gcd(window.stride, window.dilation)
-    count = -(-window.kernel // step)
-    return count if window.outputs is None else min(count, window.outputs)
+    step = pooling.stride // math.gcd(pooling.stride, pooling.dilation)
+    count = -(-pooling.kernel // step)
+    return count if pooling.outputs is None else min(count, pooling.outputs)
 
 
-def average_norm_up(window: Window) -> float | None:
+def average_norm_up(pooling: AxisPooling) -> float | None:
     """Return the norm of averaging along one axis, rounded up; None if it depends on an unknown size.
 
     At a known size, the norm is that of the matrix with a row of weights an output. At every size, if padding counts,
     it is at most ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of taps in residue class r modulo the stride: all
     rows are translates of one another. The norm tends to that as the size grows.
     """
-    if window.kernel > LONGEST:
+    if pooling.kernel > LONGEST:
         return None
-    if window.size is not None and window.outputs is not None:
-        is_short = max(window.size, window.outputs) <= LONGEST
-        if is_short and window.outputs * window.kernel <= WEIGHTS:
-            return weights_norm_up(average_rows(window))
-    if window.ceil or window.dilation != 1 or not (window.count_padding or window.before == window.after == 0):
+    if pooling.size is not None and pooling.outputs is not None:
+        is_short = max(pooling.size, pooling.outputs) <= LONGEST
+        if is_short and pooling.outputs * pooling.kernel <= WEIGHTS:
+            return weights_norm_up(average_rows(pooling))
+    # The formula supposes that all rows are translates of one another: no dilation, no windows cut off by ``ceil``, and
+    # the same divisor at the border.
+    has_equal_divisors = pooling.count_padding or pooling.before == pooling.after == 0
+    if pooling.ceil or pooling.dilation != 1 or not has_equal_divisors:
         return None
-    taps_of_class = [len(range(r, window.kernel, window.stride)) for r in range(min(window.stride, window.kernel))]
-    return host.root_up(Fraction(sum(count * count for count in taps_of_class), window.kernel**2))
+    taps_of_class = [len(range(r, pooling.kernel, pooling.stride)) for r in range(min(pooling.stride, pooling.kernel))]
+    return host.root_up(Fraction(sum(count * count for count in taps_of_class), pooling.kernel**2))
 
 
 @lru_cache(maxsize=64)
-def average_rows(window: Window) -> tuple[Row, ...]:
+def average_rows(pooling: AxisPooling) -> tuple[Row, ...]:
     """Return pixels and weights of each output, at a known size."""
-    padded_size = (window.size or 0) + window.before + window.after
+    padded_size = (pooling.size or 0) + pooling.before + pooling.after
     rows = []
-    for output, pixels in enumerate(window.pixels()):
+    for output, pixels in enumerate(pooling.pixels()):
         count = len(pixels)
-        if window.count_padding:
-            # Taps of a window that leaves the padded input (ceil) count as far as the padding reaches.
-            count = sum(place < padded_size for place in window.taps(output))
+        if pooling.count_padding:
+            # The divisor counts taps in the input and in the padding. With ``ceil`` a window may reach beyond both.
+            count = sum(position < padded_size for position in pooling.taps(output))
         rows.append(tuple((pixel, Fraction(1, max(count, 1))) for pixel in pixels))
     return tuple(rows)
 
@@ -164,8 +167,9 @@ def coordinate_error(
 ) -> float:
     """Bound the error of all coordinates, computed with a unit roundoff u.
 
-    ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, and ``i (n - 1) / (m - 1)`` have at most a rounding of
-    the factor, one of the product or quotient, and one of the difference: 4 u (|x| + 1), their products included.
+    The coordinates are ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, or ``i (n - 1) / (m - 1)``. At most
+    three roundings occur: of the factor, of the product or quotient, and of the difference. With their products they
+    are below 4 u (|x| + 1).
     """
     first = _coordinate(0, size, outputs, scale, coordinates) or Fraction(0)
     last = _coordinate(max(outputs - 1, 0), size, outputs, scale, coordinates) or Fraction(0)

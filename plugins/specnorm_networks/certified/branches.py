@@ -1,6 +1,7 @@
 """Prove the constant of a value at which branches meet, with respect to the one value from which all branches come.
 
-*By entries.* For changes dv of a value v, weights are carried back from v, node by node (`Operator.pulled`), so that
+*By entries.* For changes dv of a value v, weights are carried back from v, node by node
+(`Operator.carry_weights_back`), so that
 
     |dv|^2 <= sum_u sum_j w_u[j] du[j]^2
 
@@ -25,7 +26,7 @@ import numpy as np
 from specnorm import ConvSpec
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.kernels import Norms, proves
+from specnorm_networks.certified.kernels import Norms, bounds_norm_of
 from specnorm_networks.certified.operators import Identity, Pointwise, Scale
 from specnorm_networks.certified.operators.base import (
     FloatArray,
@@ -39,12 +40,12 @@ from specnorm_networks.certified.operators.base import (
 )
 from specnorm_networks.certified.scope import Map, Scope
 
-FARTHEST = 512
+MOST_NODES = 512
 """Largest number of nodes through which weights are carried back."""
 MOST_COLUMNS = 1024
 """Largest number of columns of a matrix, which are the entries of the value at its start."""
-ENTRIES = 2**22
-"""Largest number of entries of one value, for all columns together."""
+MOST_ENTRIES = 2**22
+"""Largest number of entries of one value, with all columns of the matrix together."""
 RTOL = 1e-6
 """Relative width to which the norm of a matrix is proven."""
 
@@ -54,11 +55,11 @@ class NodeBound(Protocol):
 
     @property
     def claim(self) -> Upper | None:
-        """Constant of the map from the input of the network to the node's value."""
+        """Lipschitz constant of the map from the input of the network to the node's value."""
 
     @property
-    def alone(self) -> Upper | None:
-        """Constant of the node with respect to the value that it reads; None if it reads several."""
+    def own(self) -> Upper | None:
+        """The node's own Lipschitz constant, with respect to the value that it reads; None if it reads several."""
 
 
 @dataclass(eq=False)
@@ -77,17 +78,14 @@ class Branches:
     scope: Scope
     steps: Mapping[str, NodeBound]
     norms: Norms
-    shortcuts: dict[str, Upper] = field(default_factory=dict)
-    """Constants of branches that gave a smaller bound than the node's own rule, by the node where the branches meet.
-
-    `propagate` has other shortcuts: constants of layers that were bounded together.
-    """
+    constants_of_branches: dict[str, Upper] = field(default_factory=dict)
+    """Constants that were proven here and are smaller than by the node's own rule, by the node where branches meet."""
     _order: dict[str, int] = field(default_factory=dict)
     """Position of each node in the order of computation."""
     _masks: dict[str, FloatArray] = field(default_factory=dict)
     """For each value 1 at the entries that may change, 0 at others (`_mask`)."""
-    _met_shortcut: bool = False
-    """Whether the last walk came to a node with two ways back: by a shortcut, and by the node's own weights."""
+    _met_branch_constant: bool = False
+    """Whether the last walk came to a node with two ways back: by a constant of branches, and by its own weights."""
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -101,25 +99,25 @@ class Branches:
     def claims(self, end: Node) -> Iterator[Upper]:
         """Prove constants of a value with respect to values from which all of its branches come.
 
-        At a node whose weights are equal for all entries, a shortcut may be better than the node's own weights, or
-        worse. Both ways are tried.
+        Where branches met at an earlier node and all entries of that node have one weight, there are two ways back: by
+        the constant of those branches (`constants_of_branches`), and by the node's own weights. Both are tried.
         """
-        self._met_shortcut = False
-        yield from self._walk_back(end, by_shortcuts=True)
-        if self._met_shortcut:
-            yield from self._walk_back(end, by_shortcuts=False)
+        self._met_branch_constant = False
+        yield from self._walk_back(end, by_branch_constants=True)
+        if self._met_branch_constant:
+            yield from self._walk_back(end, by_branch_constants=False)
 
-    def _walk_back(self, end: Node, *, by_shortcuts: bool) -> Iterator[Upper]:
+    def _walk_back(self, end: Node, *, by_branch_constants: bool) -> Iterator[Upper]:
         """Carry weights back from a value; prove a constant at each step that leaves a single value.
 
-        The norm of the nodes as one linear map is proven once, in the walk with shortcuts.
+        The norm of the nodes as one linear map is proven once, in the walk by constants of branches.
         """
         if end.shape is None:
             return
         weights: dict[str, FloatArray] = {end.name: np.ones((1,) * len(end.shape))}
         premises: list[Upper] = []
-        may_be_linear = by_shortcuts
-        for step in range(FARTHEST):
+        may_be_linear = by_branch_constants
+        for step in range(MOST_NODES):
             last = max(weights, key=self._order.__getitem__)
             if step > 0 and len(weights) == 1:
                 claim = self._constant_by_weights(last, end.name, weights[last], premises)
@@ -132,7 +130,9 @@ class Branches:
                 may_be_linear = False
                 if weights[last].size == 1:
                     return  # further back, the product of the nodes' constants is as good as weights
-            before = self._weights_before(self.nodes[last], weights.pop(last), premises, by_shortcuts=by_shortcuts)
+            before = self._weights_before(
+                self.nodes[last], weights.pop(last), premises, by_branch_constants=by_branch_constants
+            )
             if before is None:
                 return
             for source, more in before:
@@ -164,7 +164,7 @@ class Branches:
         weights: FloatArray,
         premises: list[Upper],
         *,
-        by_shortcuts: bool,
+        by_branch_constants: bool,
     ) -> list[tuple[str, FloatArray]] | None:
         """Return weights of the values that a node reads, from those of its own value, by their names.
 
@@ -173,31 +173,32 @@ class Branches:
         if any(self.steps[name].claim is None for name in node.inputs):
             return None  # there is no bound of how far an input changes
         step = self.steps.get(node.name)
-        alone = None if step is None else step.alone
-        shortcut = self.shortcuts.get(node.name)
-        # The constant of a layer may include the padding before it. Then no input of the node is its start.
-        is_own = alone is None or alone.what in {self.scope.map(name, node.name) for name in node.inputs}
-        may_take_shortcut = shortcut is not None and weights.size == 1
-        self._met_shortcut |= may_take_shortcut
+        own = None if step is None else step.own
+        branch_constant = self.constants_of_branches.get(node.name)
+        # If the constant of a layer includes the padding before it, its map starts before the padding, at no input of
+        # this node.
+        is_own = own is None or own.what in {self.scope.map(name, node.name) for name in node.inputs}
+        may_take_branch_constant = branch_constant is not None and weights.size == 1
+        self._met_branch_constant |= may_take_branch_constant
         place = self._place(node)
-        if is_own and not (may_take_shortcut and by_shortcuts):
-            shares = [self._share(name) for name in node.inputs]
+        if is_own and not (may_take_branch_constant and by_branch_constants):
+            rough_changes = [self._rough_change(name) for name in node.inputs]
             try:
-                pulled = node.operator.pulled(weights, shares, place)
+                weights_before = node.operator.carry_weights_back(weights, rough_changes, place)
             except (NoBoundError, ValueError, IndexError):  # the shapes do not fit, or are unknown
-                pulled = None
-            if pulled is not None:
-                return self._weights_of_changing_inputs(node, pulled)
-        # Without weights of its own, the node counts by its constant, or by the shortcut: a constant L changes a weight
-        # w of the value to L^2 w. Of all weights along axes that are mixed, the largest counts.
-        claim = alone or shortcut
+                weights_before = None
+            if weights_before is not None:
+                return self._weights_of_changing_inputs(node, weights_before)
+        # Without weights of its own, the node counts by its constant, or by that of branches: a constant L changes a
+        # weight w of the value to L^2 w. Along axes that the operator mixes, the largest weight stands for all.
+        claim = own or branch_constant
         if claim is None or not isinstance(claim.what, Map):
             return None
         source = self.nodes[claim.what.start]
         if source.shape is None:
             return None
         premises.append(claim)
-        separate_axes = node.operator.alike(place) if is_own and claim is alone else frozenset()
+        separate_axes = node.operator.alike(place) if is_own and claim is own else frozenset()
         largest = _largest_of_mixed(weights, separate_axes)
         if largest.ndim != len(source.shape):
             largest = np.full((1,) * len(source.shape), largest.max(initial=0.0))
@@ -207,11 +208,11 @@ class Branches:
     def _weights_of_changing_inputs(
         self,
         node: Node,
-        pulled: Sequence[FloatArray],
+        weights_before: Sequence[FloatArray],
     ) -> list[tuple[str, FloatArray]] | None:
         """Return the weights of those inputs that can change, by name; None if they do not have the inputs' axes."""
         pairs = []
-        for name, weights in zip(node.inputs, pulled, strict=True):
+        for name, weights in zip(node.inputs, weights_before, strict=True):
             claim = self.steps[name].claim
             if claim is None or not claim.value:
                 continue
@@ -225,7 +226,7 @@ class Branches:
         return Place(tuple(self.nodes[name].shape for name in node.inputs), node.shape)
 
     # -- which entries can change ------------------------------------------------------------------------------------
-    def _share(self, name: str) -> FloatArray:
+    def _rough_change(self, name: str) -> FloatArray:
         """Return roughly how far each entry of a value can change; 0 for entries that cannot."""
         claim = self.steps[name].claim
         constant = 0.0 if claim is None else claim.value
@@ -252,7 +253,7 @@ class Branches:
         place = self._place(node)
         if isinstance(node.operator, (Pointwise, Scale, Identity)) and place.before[0] == place.after:
             return self._mask(node.inputs[0])
-        if not isinstance(node.operator, Linear) or not node.operator.moves:
+        if not isinstance(node.operator, Linear) or not node.operator.only_moves_entries:
             return None
         masks = [self._mask(name) for name in node.inputs]
         for shape, mask in zip(place.before, masks, strict=True):
@@ -263,8 +264,8 @@ class Branches:
         short_axes = frozenset(axis for axis in separate_axes if all(mask.shape[axis] == 1 for mask in masks))
         short_place = place.shortened(short_axes)
         linear = _linear_at(node, short_place, short_axes)
-        sizes = short_place.sizes()
-        if linear is None or sizes is None or sum(map(math.prod, sizes)) > ENTRIES:
+        sizes = short_place.known_shapes()
+        if linear is None or sizes is None or sum(map(math.prod, sizes)) > MOST_ENTRIES:
             return None
         full_masks = [np.broadcast_to(mask, size)[None] for mask, size in zip(masks, sizes, strict=True)]
         return np.asarray(linear.apply(full_masks)[0])
@@ -288,15 +289,15 @@ class Branches:
         between = sorted((self.nodes[name] for name in needed), key=lambda node: self._order[node.name])
         if any(type(node.operator).linear_map is Operator.linear_map for node in between):
             return None
-        only_moves_entries = all(isinstance(node.operator, Linear) and node.operator.moves for node in between)
-        return None if only_moves_entries else between  # weights are exact for maps that only move entries
+        are_moves = all(isinstance(node.operator, Linear) and node.operator.only_moves_entries for node in between)
+        return None if are_moves else between  # weights are exact for maps that only move entries
 
     def _norm_of_matrix(self, start: str, between: list[Node]) -> Upper | None:
         """Prove the norm of several linear nodes by their matrix; None if it is large, or a map or shape is unknown."""
         end = between[-1]
         # Along axes that are in `Operator.alike` of all nodes, the matrix is block diagonal, with equal blocks.
         short_axes = frozenset.intersection(*(node.operator.alike(self._place(node)) for node in between))
-        start_sizes = Place((self.nodes[start].shape,)).shortened(short_axes).sizes()
+        start_sizes = Place((self.nodes[start].shape,)).shortened(short_axes).known_shapes()
         if not start_sizes:
             return None
         (start_shape,) = start_sizes
@@ -306,9 +307,9 @@ class Branches:
         maps: list[LinearMap] = []
         for node in between:
             place = self._place(node).shortened(short_axes)
-            if place.sizes() is None or place.after is None:
+            if place.known_shapes() is None or place.after is None:
                 return None
-            if not 0 < columns * math.prod(place.after) <= ENTRIES:
+            if not 0 < columns * math.prod(place.after) <= MOST_ENTRIES:
                 return None
             linear = _linear_at(node, place, short_axes)
             if linear is None:
@@ -321,10 +322,10 @@ class Branches:
             return None
         spec = ConvSpec.of(matrix.shape)
         norm = self.norms.of_kernel(matrix, RTOL)
-        if not proves(norm, spec, matrix):
+        if not bounds_norm_of(norm, spec, matrix):
             raise HypothesisError(f"{norm.what} is not {spec}")
-        # Roundings of all maps, one after the other, relative to the magnitudes, whose own roundings are covered by the
-        # factor 8 in the unit roundoff; and underflow.
+        # Roundings of all maps, one after the other, are relative to the magnitudes. 2^-50 is 8 times the unit roundoff
+        # 2^-53, which covers the roundings of the magnitudes, too. Entries may also underflow.
         relative = sum(linear.roundings for linear in maps) * 2.0**-50
         error = host.mul_up(relative, float(host.norm_up(magnitudes.reshape(-1))))
         underflow = magnitudes.size * 2.0**-1000 if error else 0.0
@@ -346,7 +347,7 @@ class Branches:
         columns = len(identity)
         values = {start: identity}
         for node, apply in zip(between, maps, strict=True):
-            sizes = self._place(node).shortened(short_axes).sizes() or []
+            sizes = self._place(node).shortened(short_axes).known_shapes() or []
             inputs = []
             for name, size in zip(node.inputs, sizes, strict=True):
                 inputs.append(values[name] if name in values else np.zeros((columns, *size)))
@@ -356,7 +357,7 @@ class Branches:
 
 def _linear_at(node: Node, place: Place, short_axes: frozenset[int]) -> LinearMap | None:
     """Return a node's linear map at a place with size 1 along some axes; None if it has none, or sizes are unknown."""
-    if place.sizes() is None:
+    if place.known_shapes() is None:
         return None
     return node.operator.shortened(short_axes).linear_map(place)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from specnorm.proof import Upper
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node, Shape
-from specnorm_networks.certified.kernels import Sizes
+from specnorm_networks.certified.kernels import SizesOfLayer
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.rules import Average
 
@@ -78,7 +78,7 @@ def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None
     return values.reshape(-1)
 
 
-def spatial_sizes(before: Shape | None, after: Shape | None, axes: int) -> Sizes | None:
+def spatial_sizes(before: Shape | None, after: Shape | None, axes: int) -> SizesOfLayer | None:
     """Return the spatial sizes, those of the last ``axes`` axes, before and after a layer; None if one is unknown."""
     if before is None or after is None:
         return None

@@ -13,7 +13,7 @@ from specnorm import ConvSpec
 from specnorm.proof import host
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import ROUNDINGS
-from specnorm_networks.certified.links import ENTRY_ERROR_UNIT, Filter, Term
+from specnorm_networks.certified.links import ENTRY_ERROR_UNIT, PlacedLayer, Term
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray
 
 
@@ -34,7 +34,7 @@ class LinearCombination:
             return None
         (term,) = self.terms
         every_channel = range(self.width)
-        is_whole = term.plain and term.rows == every_channel and term.reads == every_channel
+        is_whole = term.is_identity and term.rows == every_channel and term.reads == every_channel
         return term.source if is_whole else None
 
 
@@ -87,7 +87,7 @@ def slice_of(
 
 def _some_channels(combination: LinearCombination, channels: range) -> LinearCombination | None:
     """Return some channels of a sum of identities; None if it has other terms."""
-    if not all(term.plain for term in combination.terms):
+    if not all(term.is_identity for term in combination.terms):
         return None
     cropped = [crop(term, channels) for term in combination.terms]
     return LinearCombination(tuple(term for term in cropped if term is not None), len(channels), combination.axis)
@@ -107,7 +107,7 @@ def _every_nth_pixel(
     terms = []
     for term in combination.terms:
         stride = list(term.stride or ones)
-        if term.filter is not None or stride[spatial_axis] > 1:
+        if term.placed_layer is not None or stride[spatial_axis] > 1:
             return None
         stride[spatial_axis] *= step
         terms.append(replace(term, stride=tuple(stride)))
@@ -126,9 +126,9 @@ def product_of_matrices(
     if len(combination.terms) != 1:
         return None
     (first,) = combination.terms
-    if first.filter is None or first.filter.layer.spatial or layer.spatial:
+    if first.placed_layer is None or first.placed_layer.layer.spatial or layer.spatial:
         return None
-    if len(first.rows) != combination.width or len(first.columns) != first.filter.spec.cin:
+    if len(first.rows) != combination.width or len(first.columns) != first.placed_layer.spec.cin:
         return None
 
     @cache
@@ -143,13 +143,13 @@ def product_of_matrices(
         _, error = product_and_error()
         return error
 
-    product_layer = Layer(f"{first.filter.layer.name} and {layer.name}", load_product, {}, 0, error=load_error)
-    spec = ConvSpec.of((cout, first.filter.spec.cin))
+    product_layer = Layer(f"{first.placed_layer.layer.name} and {layer.name}", load_product, {}, 0, error=load_error)
+    spec = ConvSpec.of((cout, first.placed_layer.spec.cin))
     term = Term(
         first.source,
         reads=first.reads,
         rows=range(cout),
-        filter=Filter(product_layer, {}, spec, None),
+        placed_layer=PlacedLayer(product_layer, {}, spec, None),
         columns=first.columns,
     )
     return LinearCombination((term,), cout, combination.axis)

@@ -37,7 +37,7 @@ class Node:
     inputs : tuple of str
         Names of the values that it is computed from, in the operator's order; a value may be used several times.
     shape : tuple of int or None
-        Shape of the value, of one sample or more; None: unknown.
+        Shape of the value, the samples' axis included; None: unknown.
     label : str
         The framework's name of the operator.
     derived : bool
@@ -76,7 +76,7 @@ class Graph:
     ------
     MethodError
         If two nodes have one name, a node uses a value that does not come before it, or an output is no node. Also if a
-        function has slopes (``near=``) that were not proven on a region.
+        function has slopes (``slopes_on_range=``) that were not proven on a region.
     """
 
     nodes: tuple[Node, ...]
@@ -95,10 +95,10 @@ class Graph:
             if missing is not None:
                 raise MethodError(f"Node {node.name!r} uses {missing!r}, which no node before it is called.")
             earlier_names.add(node.name)
-            if not isinstance(getattr(node.operator, "near", None), Slopes | None):
+            if not isinstance(getattr(node.operator, "slopes_on_range", None), Slopes | None):
                 raise MethodError(
-                    f"Node {node.name!r} states its slopes (near=), which nothing proves. Leave them out: give radius= "
-                    "and centre=, and those on the ball are found."
+                    f"Node {node.name!r} states its slopes (slopes_on_range=), which nothing proves. Leave them out: "
+                    "give radius= and centre=, and those on the ball are found."
                 )
         if not earlier_names.issuperset(self.outputs):
             raise MethodError(f"The graph's outputs {self.outputs} are not all nodes of it.")
@@ -110,12 +110,12 @@ class Graph:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs with respect to which constants are asked for."""
-        return tuple(node.name for node in self.nodes if isinstance(node.operator, Input) and node.operator.moves)
+        """Names of the inputs that may change: Lipschitz constants are with respect to them."""
+        return tuple(node.name for node in self.nodes if isinstance(node.operator, Input) and node.operator.may_change)
 
     @cached_property
-    def constants(self) -> frozenset[str]:
-        """Names of constants."""
+    def fixed_values(self) -> frozenset[str]:
+        """Names of the values that are the same for all inputs, such as biases: those of `Constant` nodes."""
         return frozenset(node.name for node in self.nodes if isinstance(node.operator, Constant))
 
     @property
@@ -127,28 +127,29 @@ class Graph:
     def regions(self) -> frozenset[Region]:
         """Regions in which the network's inputs lie, all of them: stated boxes, and those on which slopes were proven.
 
-        None: the inputs may be anything.
+        The set is empty if the inputs may be anything.
         """
         regions = self._regions
         low = {}
         high = {}
         for node in self.nodes:
-            slopes = getattr(node.operator, "near", None)
+            slopes = getattr(node.operator, "slopes_on_range", None)
             if isinstance(slopes, Slopes):
                 regions |= slopes.regions
             if isinstance(node.operator, Input) and node.operator.box is not None:
                 low[node.name], high[node.name] = node.operator.box
         return regions | {Box(low, high).region} if low else regions
 
-    def _same(
+    def _with_nodes(
         self,
         nodes: Sequence[Node],
         regions: frozenset[Region] = frozenset(),
         note: str = "",
     ) -> Graph:
-        """Return the same network with other nodes, on smaller regions. Only modules of this package may call it.
+        """Return the same network with other nodes, on smaller regions.
 
-        Nodes of the same name have to have the same value. ``note``: a sentence that is added to the graph's note.
+        Nodes of the same name have to have the same value, which nothing checks. So the name is private, and a test
+        makes sure that only this package calls it. ``note``: a sentence that is added to the graph's note.
         """
         rewritten = replace(self, nodes=tuple(nodes), note=" ".join(filter(None, (self.note, note))))
         object.__setattr__(rewritten, "_origin", self.origin)
@@ -159,7 +160,7 @@ class Graph:
         """Return the shapes of a node's inputs and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
 
-    def moved_by(self, starts: Iterable[str], fixed: str = "") -> set[str]:
+    def changed_by(self, starts: Iterable[str], fixed: str = "") -> set[str]:
         """Return the names of some values, and of those that change with them, while the value ``fixed`` stays."""
         moved = {*starts} - {fixed}
         for node in self.nodes:
@@ -179,7 +180,9 @@ class Graph:
         for node in reversed(self.nodes):
             if node.name in needed:
                 needed.update(node.inputs)
-        return self._same([node for node in self.nodes if node.name in needed or isinstance(node.operator, Input)])
+        return self._with_nodes(
+            [node for node in self.nodes if node.name in needed or isinstance(node.operator, Input)]
+        )
 
     def fresh(self, name: str) -> str:
         """Return a name that no node has: ``name`` itself, or ``name`` with a number after it."""

@@ -3,9 +3,9 @@
 The matrix layer reads all pixels of the last convolution, flattened, or averages of them. These are a matrix, too.
 
 Let y be the values of the convolutions' links 1..l with their weights, and the leaves, so that y contains q_l z_l
-(`segments`; here the last function has a multiplier, too). They lie on a ring of N positions on each of d axes. The
+(`parts`; here the last function has a multiplier, too). They lie on a ring of N positions on each of d axes. The
 ring is so long that no layer reads beyond the border of its window what is at the opposite border. Differences of two
-inputs satisfy ``y*(I - K)y <= |q_0 x|^2``, with x in y, and K as in `segments`. The matrix layer has the value
+inputs satisfy ``y*(I - K)y <= |q_0 x|^2``, with x in y, and K as in `parts`. The matrix layer has the value
 ``u = W z_l = N^-d sum_theta E(theta) y(theta)``, where E is zero outside the columns of q_l z_l, and is there the
 discrete Fourier transform of ``W q_l^-1``. Suppose that I - K is positive definite at all frequencies of the ring. The
 least ``y*(I - K)y`` for a given u is ``u* G^-1 u`` with
@@ -46,12 +46,10 @@ from specnorm.proof import (
     symbol_error,
 )
 from specnorm_networks.certified.graph import Layer
-from specnorm_networks.certified.kernels import AT_ONCE, ROUNDINGS, Norms, fold_error
-from specnorm_networks.certified.links import AffineMap, Filter, Segment, Subnetwork, Term
+from specnorm_networks.certified.kernels import MOST_ENTRIES_AT_ONCE, ROUNDINGS, Norms, scaling_error
+from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.rules import NOTHING
-from specnorm_networks.certified.runs import ENTRIES, by_phases, grids_of, taps_of
-from specnorm_networks.certified.segments import (
+from specnorm_networks.certified.parts import (
     constant_of_run,
     constants,
     edges,
@@ -60,6 +58,7 @@ from specnorm_networks.certified.segments import (
     parts_from,
     usable,
 )
+from specnorm_networks.certified.runs import MOST_KERNEL_ENTRIES, by_phases, grids_of, taps_of
 
 EIGENVALUE_GAP = 1e-9
 """The largest eigenvalue of K has to be below 1 by this much."""
@@ -67,9 +66,9 @@ LARGEST_RING = 2**14
 """Largest number of positions of a ring, over all axes."""
 UNIT_ROUNDOFF = 2.0**-53
 UNDERFLOW = 2.0**-900
-"""More than underflow takes from a sum."""
+"""Upper bound of what underflow can take from a sum; each of its products loses at most 2^-1074."""
 
-Sizes = tuple[int, ...]
+PixelCounts = tuple[int, ...]
 """Number of pixels of a value along each spatial axis."""
 
 
@@ -79,54 +78,55 @@ class Head:
 
     Parameters
     ----------
-    run : Subnetwork
+    run : Run
         The whole run: links before the body, the body, the matrix layer, and the links after it.
-    body : Subnetwork
+    body : Run
         The convolutions that are bounded together with the matrix layer, on one grid.
     window : tuple of int
         Number of pixels of the value that the matrix layer reads, along each axis.
     ring : tuple of int
         N, one number an axis.
     starts : tuple of int
-        First links of the parts in which the links before the body are bounded (`segments.constant_of_run`).
-    before : tuple of array
-        Weights, one number a channel, of the values of the links before the body, one array for each of these links.
+        First links of the parts in which the links before the body are bounded (`parts.constant_of_run`).
+    weights_before : tuple of array
+        Weights of the values of the links before the body: for each of these links one number a channel.
     """
 
-    run: Subnetwork
-    body: Subnetwork
-    window: Sizes
+    run: Run
+    body: Run
+    window: PixelCounts
     ring: tuple[int, ...]
     starts: tuple[int, ...] = ()
-    before: tuple[FloatArray, ...] = ()
+    weights_before: tuple[FloatArray, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.run.end} by {self.run.start}, up to a head"
+        return f"{self.run.end} by {self.run.start}, up to a head"  # the links before the body alone
 
     @property
     def matrix_number(self) -> int:
         """Number of the matrix layer's link in the run."""
-        return len(self.before) + len(self.body.links)
+        return len(self.weights_before) + len(self.body.links)
 
     @property
-    def link(self) -> AffineMap:
+    def link(self) -> Link:
         """The link of the matrix layer and its function."""
         return self.run.links[self.matrix_number]
 
     @property
-    def part(self) -> Segment:
-        """The body as one part whose taps keep their places, since the matrix layer tells pixels apart."""
-        return replace(self.body.whole, keeps_places=True)
+    def part(self) -> Part:
+        """The body as one part whose taps keep their positions, since the matrix layer tells pixels apart."""
+        return replace(self.body.whole, keeps_tap_positions=True)
 
     @property
-    def entry(self) -> FloatArray:
+    def weights_at_start(self) -> FloatArray:
         """Weights q_0 of the value that the body reads."""
-        return np.asarray(self.before[-1] if self.before else np.ones(self.body.width))
+        return np.asarray(self.weights_before[-1] if self.weights_before else np.ones(self.body.width))
 
     def matrix(self, *, absolute: bool = False) -> FloatArray:
         """Return W, shape (outputs, channels, *window).
 
-        ``absolute``: return the magnitudes instead that the rounding errors of W are relative to.
+        ``absolute``: return the magnitudes instead to which the rounding errors of W are relative. Each magnitude
+        stands for an error of `ROUNDINGS` roundings (`scaling_error`).
         """
         (term,) = self.link.terms
         last = self.body.links[-1]
@@ -137,8 +137,9 @@ class Head:
             averages = last.average.matrix
             matrix = matrix.reshape(-1, len(averages)) @ averages
             if absolute:
-                # One rounding for each term of the sum.
-                matrix = matrix * (1 + len(averages) / ROUNDINGS)
+                # A sum of averages has as many more roundings as it has terms.
+                more_roundings = len(averages)
+                matrix = matrix * (1 + more_roundings / ROUNDINGS)
         return matrix.reshape(-1, last.width, *self.window)
 
     @property
@@ -153,38 +154,41 @@ class Head:
         is_in_other_half = mirror_images[:, halved_axis] > self.ring[halved_axis] // 2
         return half, np.where(is_in_other_half, 2.0, 1.0)
 
-    def following(self, root: FloatArray) -> Subnetwork:
+    def following(self, root: FloatArray) -> Run:
         """Return the run from the matrix layer on, with R in place of its matrix and of everything before it.
 
         ``root``: R, one column for each entry of x'.
         """
-        first = len(self.before)
+        first = len(self.weights_before)
         entries = range(len(root))
-        names = [name for link in self.run.links[first : self.matrix_number + 1] for name in link.names]
-        root_layer = Layer(" + ".join(names), lambda: root, {}, 0)
+        names = [name for link in self.run.links[first : self.matrix_number + 1] for name in link.kernel_names]
+        root_layer = Layer(" + ".join(names), load=lambda: root, geometry={}, spatial=0)
         root_term = Term(
             0,
             reads=entries,
             rows=range(self.link.width),
-            filter=Filter(root_layer, {}, ConvSpec.of(root.shape), None),
+            placed_layer=PlacedLayer(root_layer, {}, ConvSpec.of(root.shape), None),
             columns=entries,
         )
         links = [replace(self.link, terms=(root_term,))]
         links += [_renumbered(link, -self.matrix_number) for link in self.run.links[self.matrix_number + 1 :]]
-        later_blocks = [block - self.matrix_number for block in self.run.blocks if block > self.matrix_number]
-        start = f"{self.run.links[first - 1].end}, weighted" if self.before else self.run.start
-        following = Subnetwork(start, len(root), tuple(links), (0, *later_blocks))
-        return following._speaking_of(self.run.about)
+        later_cut_points = []
+        for cut_point in self.run.cut_points:
+            if cut_point > self.matrix_number:
+                later_cut_points.append(cut_point - self.matrix_number)
+        start = f"{self.run.links[first - 1].end}, weighted" if self.weights_before else self.run.start
+        following = Run(start, len(root), tuple(links), (0, *later_cut_points))
+        return following._with_domain(self.run.domain)
 
 
-def _renumbered(link: AffineMap, by: int) -> AffineMap:
+def _renumbered(link: Link, by: int) -> Link:
     """Return a link whose terms read values with other numbers. ``by``: what is added to the numbers."""
     return replace(link, terms=tuple(replace(term, source=term.source + by) for term in link.terms))
 
 
 # -- where a run has a matrix layer ------------------------------------------------------------------------------------
 def head_of(
-    run: Subnetwork,
+    run: Run,
     starts: Sequence[int] = (),
     before: Sequence[FloatArray] = (),
 ) -> Head | None:
@@ -199,7 +203,8 @@ def head_of(
     first = len(before)
     if matrix_number is None or first >= matrix_number:
         return None
-    if not {first, matrix_number, matrix_number + 1} <= set(run.blocks):
+    # The run has to be cut before the body, and on both sides of the matrix.
+    if not {first, matrix_number, matrix_number + 1} <= set(run.cut_points):
         return None
     body = _body(run, first, matrix_number)
     sizes = _sizes(body)
@@ -211,15 +216,15 @@ def head_of(
     widths = [body.width, *(link.width for link in body.links)]
     # On the coarsest grid each pixel of a finer grid is a channel.
     rows_of_k = sum(width * math.prod(grids[value]) for value, width in enumerate(widths))
-    if rows_of_k**2 * taps_of(body.whole) > ENTRIES:
+    if rows_of_k**2 * taps_of(body.whole) > MOST_KERNEL_ENTRIES:
         return None
     if any(max(grid) > 1 for value, grid in grids.items() if value > 0):
         polyphase = by_phases(body)
         if polyphase is None:
             return None
         body = polyphase
-    part = replace(body.whole, keeps_places=True)
-    if not _has_statement(part):
+    part = replace(body.whole, keeps_tap_positions=True)
+    if not _has_joint_bound(part):
         return None
     sizes_on_coarsest_grid = []
     for value, size in enumerate(sizes):
@@ -230,17 +235,16 @@ def head_of(
     return Head(run, body, sizes[-1], ring, tuple(starts), tuple(before))
 
 
-def _matrix_of_pixels(run: Subnetwork) -> int | None:
+def _matrix_of_pixels(run: Run) -> int | None:
     """Return the number of the first link that is a matrix of all pixels of the value before, or of their averages."""
     for number, (last, link) in enumerate(itertools.pairwise(run.links), 1):
         if len(link.terms) != 1:
             continue
         (term,) = link.terms
-        if term.source != number or term.filter is None or term.filter.layer.spatial:
+        if term.source != number or term.placed_layer is None or term.placed_layer.layer.spatial:
             continue
         # Between the function and the matrix there may be averages and flattening, and nothing else.
-        is_averaged = last.average is not None and last.factor is last.average.factor
-        if last.direct or not (is_averaged or last.factor is NOTHING):
+        if last.ends_with_function or not (last.has_averages_alone or last.is_followed_by_no_operator):
             continue
         features = range(last.width * last.repeat)
         if term.rows == range(link.width) and term.reads == features and term.columns == features:
@@ -248,41 +252,41 @@ def _matrix_of_pixels(run: Subnetwork) -> int | None:
     return None
 
 
-def _body(run: Subnetwork, first: int, last: int) -> Subnetwork:
+def _body(run: Run, first: int, last: int) -> Run:
     """Return links ``first:last`` as a separate run."""
     links = [_renumbered(link, -first) for link in run.links[first:last]]
-    blocks = tuple(block - first for block in run.blocks if first <= block <= last)
-    return replace(run, width=run.part(first, last).width, links=tuple(links), blocks=blocks)
+    cut_points = tuple(cut_point - first for cut_point in run.cut_points if first <= cut_point <= last)
+    return replace(run, width=run.part(first, last).width, links=tuple(links), cut_points=cut_points)
 
 
-def _reads_all_pixels(last: AffineMap, window: Sizes) -> bool:
+def _reads_all_pixels(last: Link, window: PixelCounts) -> bool:
     """Whether the matrix layer reads, of each channel, all pixels in a window, or all averages of these.
 
     ``last``: the link before the matrix layer.
     """
     if last.average is None:
         return last.repeat == math.prod(window)
-    return last.average.before == window and last.repeat == len(last.average.matrix)
+    return last.average.pixels == window and last.repeat == len(last.average.matrix)
 
 
-def _has_statement(part: Segment) -> bool:
+def _has_joint_bound(part: Part) -> bool:
     """Whether one matrix K describes all links of a body, and is not too large."""
     if not part.on_one_grid or len(part.borders) > 1 or "none" in part.borders:
         return False
-    leaves = sum(link.width for link in part.links if link.falls)
-    return (sum(part.widths) + leaves) ** 2 * taps_of(part) <= ENTRIES
+    leaves = sum(link.width for link in part.links if link.has_negative_slope)
+    return (sum(part.widths) + leaves) ** 2 * taps_of(part) <= MOST_KERNEL_ENTRIES
 
 
-def _sizes(body: Subnetwork) -> list[Sizes] | None:
+def _sizes(body: Run) -> list[PixelCounts] | None:
     """Return the spatial sizes of all values; None if a layer states no sizes, or two layers state different ones."""
-    sizes_of_value: list[set[Sizes]] = [set() for _ in range(len(body.links) + 1)]
+    sizes_of_value: list[set[PixelCounts]] = [set() for _ in range(len(body.links) + 1)]
     for number, link in enumerate(body.links, 1):
         for term in link.terms:
-            if term.filter is None:
+            if term.placed_layer is None:
                 continue
-            if term.filter.sizes is None:
+            if term.placed_layer.sizes is None:
                 return None
-            before, after = term.filter.sizes
+            before, after = term.placed_layer.sizes
             sizes_of_value[term.source].add(before)
             sizes_of_value[number].add(after)
     if any(len(sizes) != 1 for sizes in sizes_of_value):
@@ -290,11 +294,11 @@ def _sizes(body: Subnetwork) -> list[Sizes] | None:
     return [sizes.pop() for sizes in sizes_of_value]
 
 
-def _ring(part: Segment, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
+def _ring(part: Part, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
     """Return N, one number an axis; None if circular layers have windows of several sizes.
 
-    The output of a layer at m in [0, n') reads the position m + p of the input's window [0, n), for each place p of a
-    tap. On the ring it must not read another position of the window, which differs from m + p by a multiple of N. It
+    The output of a layer at m in [0, n') reads the position m + p of the input's window [0, n), for each position p of
+    a tap. On the ring it must not read another position of the window, which differs from m + p by a multiple of N. It
     does not if ``n' - 1 + p < N`` and ``n <= N + p`` for the first and the last p.
     """
     if part.borders == {"circular"}:
@@ -303,8 +307,8 @@ def _ring(part: Segment, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | No
     largest = [max(axis) for axis in zip(*sizes, strict=True)]
     excess = [0] * len(largest)
     for kernel_of_source in part.kernels():
-        for kernel, place in kernel_of_source.values():
-            for axis, (p, taps) in enumerate(zip(place, kernel.shape[2:], strict=True)):
+        for kernel, first_tap in kernel_of_source.values():
+            for axis, (p, taps) in enumerate(zip(first_tap, kernel.shape[2:], strict=True)):
                 excess[axis] = max(excess[axis], p + taps - 1, -p)
     return tuple(n + more for n, more in zip(largest, excess, strict=True))
 
@@ -319,27 +323,27 @@ def constant_before(head: Head, norms: Norms) -> Upper:
     Raises
     ------
     HypothesisError, ValueError, MethodError
-        As `segments.constant_of_run`.
+        As `parts.constant_of_run`.
     """
-    first = len(head.before)
-    blocks = tuple(block for block in head.run.blocks if block <= first)
-    links_before = replace(head.run, links=head.run.links[:first], blocks=blocks)
+    first = len(head.weights_before)
+    cut_points = tuple(cut_point for cut_point in head.run.cut_points if cut_point <= first)
+    links_before = replace(head.run, links=head.run.links[:first], cut_points=cut_points)
     factors = [link.factor for link in links_before.links if link.factor.value != 1]
     parts = parts_from(links_before, head.starts)
-    premises = [*constants(links_before, parts, head.before, norms), *factors]
+    premises = [*constants(links_before, parts, head.weights_before, norms), *factors]
     product = host.mul_up(*(claim.value for claim in premises))
     return make_upper(product, head, f"{first} layers before a head, weighted", *premises)
 
 
 Partition = tuple[Sequence[int], Sequence[FloatArray]]
-"""First links of the parts of a run, and weights of its values, as `segments.constant_of_run` takes them."""
+"""First links of the parts of a run, and weights of its values, as `parts.constant_of_run` takes them."""
 
 
 @arithmetic.on_host()
 def constant_through_head(
     head: Head,
     weights: Sequence[FloatArray],
-    following: Callable[[Subnetwork], Sequence[Partition]],
+    following: Callable[[Run], Sequence[Partition]],
     norms: Norms,
     ahead: Upper | None = None,
     *,
@@ -361,7 +365,7 @@ def constant_through_head(
     HypothesisError
         If ``weights`` cannot be weights, I - K is not proven to be positive definite, or ``ahead`` is another head's.
     ValueError, MethodError
-        If no statement bounds the run that begins with R.
+        If the run that begins with R has no joint bound.
     numpy.linalg.LinAlgError
         If numbers are too large.
     """
@@ -371,10 +375,11 @@ def constant_through_head(
     if [len(numbers) for numbers in weights] != widths or not fits or not all(map(usable, weights)):
         raise HypothesisError(f"no weights of {widths} channels")
     subject_ahead = None if ahead is None else ahead.what
-    needed_subject = head if head.before else None
+    needed_subject = head if head.weights_before else None
+    # The claim has to be about this very head. Without links before the body, there must be none.
     if subject_ahead is not needed_subject:
         raise HypothesisError("what is before this head is not counted")
-    gram, error = _gram_up(head, weights, ops)
+    gram, error = _approximate_gram(head, weights, ops)
     rest = head.following(_root(gram, error))
     claims = [constant_of_run(rest, starts, numbers, norms) for starts, numbers in following(rest)]
     least_claim = min(claims, key=float)
@@ -384,7 +389,7 @@ def constant_through_head(
     return make_upper(product, map_of(head.run), "what is before a head, and all from there", least_claim, ahead)
 
 
-def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
+def _approximate_gram(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
     """Return an approximation of G, and a bound of the norm of its error.
 
     At each frequency Y is the computed (I - K)^-1 E*, and S = E* - (I - K) Y is its residual (see the module). The
@@ -392,15 +397,17 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
     ``|E (I - K)^-1 E* - E Y| <= |Y| |S| + |S|^2 / least``, with a number ``least`` below all eigenvalues of I - K.
     """
     part = head.part
-    all_weights = [head.entry, *weights]
-    k = hermitian_kernel(edges(part, all_weights, ends=False))
+    all_weights = [head.weights_at_start, *weights]
+    k = hermitian_kernel(edges(part, all_weights, last_is_leaf=False))
     magnitudes = k
     if part.has_sums or part.has_entry_errors:
-        magnitudes = hermitian_kernel(edges(part, all_weights, ends=False, magnitudes=True))
+        magnitudes = hermitian_kernel(edges(part, all_weights, last_is_leaf=False, magnitudes=True))
     last_weights = all_weights[-1].reshape(1, -1, *(1,) * part.axes)
     w = head.matrix() / last_weights
     k_error = _symbol_error(k, magnitudes)
     w_error = _symbol_error(w, head.matrix(absolute=True) / last_weights)
+    # The computed symbols are proven to have eigenvalues of I - K of at least the gap. The symbols differ from the
+    # exact ones by `k_error`; four times as much is subtracted.
     least = host.lowered(EIGENVALUE_GAP, 4) - 4 * k_error
     if not least > 0:
         raise HypothesisError("rounding is larger than the margin")
@@ -408,21 +415,22 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
     n = len(k)
     outputs, channels = w.shape[:2]
     columns = slice(sum(part.widths[:-1]), sum(part.widths[:-1]) + channels)
-    k_places = frequency_grids.product([np.arange(taps) - taps // 2 for taps in k.shape[2:]])
-    w_places = frequency_grids.tap_points(head.window)
+    k_positions = frequency_grids.product([np.arange(taps) - taps // 2 for taps in k.shape[2:]])
+    w_positions = frequency_grids.tap_points(head.window)
     frequencies, counts = head.frequencies
     shares = counts / math.prod(head.ring)
-    # Relative error of products, residuals and sums. A product of complex numbers has two roundings more.
+    # Relative error of products, residuals and sums of up to n complex terms. A product of complex numbers has two
+    # roundings more; four times as many as needed are counted.
     relative = rounding.gamma(4 * (n + 8), UNIT_ROUNDOFF)
     gram = np.zeros((outputs, outputs))
     error = 0.0
     magnitude = 0.0
-    at_once = max(1, AT_ONCE // n**2)
+    at_once = max(1, MOST_ENTRIES_AT_ONCE // n**2)
     for first in range(0, len(frequencies), at_once):
         chunk = slice(first, first + at_once)
-        symbols = _hermitian_symbols(k, frequencies[chunk], k_places)
+        symbols = _hermitian_symbols(k, frequencies[chunk], k_positions)
         _require_below_one(symbols, ops)
-        e = _symbols(w, frequencies[chunk], w_places)
+        e = _symbols(w, frequencies[chunk], w_positions)
         form = np.eye(n) - symbols
         e_adjoint = np.zeros((len(symbols), n, outputs), dtype=np.complex128)
         e_adjoint[:, columns] = e.conj().swapaxes(-1, -2)
@@ -433,10 +441,12 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
         y_norm = _frobenius_up(y)
         residual = _frobenius_up(e_adjoint - form @ y)
         residual_rounding = relative * (_frobenius_up(form) * y_norm + e_norm)
+        # E* has rank at most `outputs`, so that the Frobenius norm of its error is at most the root of that times its
+        # norm. The error of K is counted four times, as in `least`.
         s_norm = residual + residual_rounding + math.sqrt(outputs) * w_error + 4 * k_error * y_norm
         product_error = (relative * e_norm + w_error) * y_norm
         error_of_frequency = product_error + y_norm * s_norm + s_norm * s_norm / least
-        error += float(shares[chunk] @ host.inflate(error_of_frequency, 32))
+        error += float(shares[chunk] @ host.inflate(error_of_frequency, 32))  # fewer than 32 roundings above
         magnitude += float(shares[chunk] @ (e_norm * y_norm))
     gram = (gram + gram.T) / 2
     sum_error = 2 * magnitude * rounding.gamma(len(frequencies) + 8, UNIT_ROUNDOFF)
@@ -454,26 +464,26 @@ def _require_below_one(symbols: NDArray[np.complex128], ops: ArrayOps) -> None:
 def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:
     """Bound the norm of a symbol's error: that of the kernel's entries, and that of the sum over the taps."""
     of_sum = float(symbol_error(kernel[None], xp=np)[0])  # type: ignore[arg-type]
-    return host.add_up(of_sum, fold_error(magnitudes, ConvSpec.of(magnitudes.shape)))
+    return host.add_up(of_sum, scaling_error(magnitudes, ConvSpec.of(magnitudes.shape)))
 
 
 def _hermitian_symbols(
     kernel: FloatArray,
     frequencies: frequency_grids.Frequencies,
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
 ) -> NDArray[np.complex128]:
     """Return the symbols of K, Hermitian although they are rounded."""
-    symbols = _symbols(kernel, frequencies, places)
+    symbols = _symbols(kernel, frequencies, positions)
     return np.asarray((symbols + symbols.conj().swapaxes(-1, -2)) / 2)
 
 
 def _symbols(
     kernel: FloatArray,
     frequencies: frequency_grids.Frequencies,
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
 ) -> NDArray[np.complex128]:
-    """Return the symbols of a kernel whose taps stand at given places, one matrix a frequency."""
-    cos, sin = frequency_grids.phases_at(frequencies, places)
+    """Return the symbols of a kernel whose taps stand at given positions, one matrix a frequency."""
+    cos, sin = frequency_grids.phases_at(frequencies, positions)
     taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
     symbols = np.empty((len(frequencies), *kernel.shape[:2]), dtype=np.complex128)
     symbols.real = (cos @ taps).reshape(symbols.shape)

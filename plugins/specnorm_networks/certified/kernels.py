@@ -1,4 +1,8 @@
-"""Norms of a network's kernels, also with scaled channels: claims from outside, checked, and the error of scaling."""
+"""Norms of a network's kernels, also with scaled channels.
+
+A caller proves the norms (`Norms`). Here its claims are checked to be about the right kernel, and the rounding errors
+of scaled kernels are bounded.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,10 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.operators.layers import Layer
 
 ROUNDINGS = 64
-"""Roundings that are counted for each entry of a scaled kernel: twice as many as there can be."""
-AT_ONCE = 2**22
+"""Roundings that are counted for each entry of a scaled kernel: at least twice as many as there can be."""
+MOST_ENTRIES_AT_ONCE = 2**22
 """Largest number of entries of matrices that are factorised together."""
-Sizes = tuple[tuple[int, ...], tuple[int, ...]]
+SizesOfLayer = tuple[tuple[int, ...], tuple[int, ...]]
 """Spatial sizes before and after a layer."""
 Numbers = NDArray[np.float64]
 
@@ -37,9 +41,9 @@ class Norms(Protocol):
         self,
         layer: Layer,
         geometry: dict[str, Any],
-        sizes: Sizes | None,
+        sizes: SizesOfLayer | None,
         scale: Numbers | None,
-        shrink: Numbers | None = None,
+        divisors: Numbers | None = None,
         /,
     ) -> Upper:
         """Return the norm of a layer in some geometry, proven by `norm_of_layer`."""
@@ -63,10 +67,10 @@ def norm_of_layer(
     geometry: Mapping[str, Any],
     size: tuple[int, ...] | None,
     scale: Numbers | None,
-    shrink: Numbers | None,
+    divisors: Numbers | None,
     prove: Prover,
 ) -> Upper:
-    """Return the norm of a layer with output channels multiplied by ``scale`` and input channels divided by ``shrink``.
+    """Return the norm of a layer whose output channels are multiplied by ``scale``, its inputs divided by ``divisors``.
 
     Parameters
     ----------
@@ -74,14 +78,15 @@ def norm_of_layer(
         Spatial size of the input; None: every size.
     scale : array, shape (cout,), or None
         Factors, correct to a few roundings.
-    shrink : array, shape (cin,), or None
+    divisors : array, shape (cin,), or None
         Divisors, positive and exact.
     prove : callable
         Proves the norm of the scaled kernel.
     """
-    spec, kernel, error = _scaled(layer, geometry, size, scale, shrink)
+    spec, kernel, error = _scaled(layer, geometry, size, scale, divisors)
+    # Where nothing was scaled, the norm of the stored array is proven: the claim has the digest of its bits.
     claims = prove(kernel if error else layer.stored(), spec)
-    best = min((claim for claim in claims if proves(claim, spec, kernel)), key=float, default=None)
+    best = min((claim for claim in claims if bounds_norm_of(claim, spec, kernel)), key=float, default=None)
     if best is None:
         raise HypothesisError(f"{[claim.what for claim in claims]}: none is the norm of {spec}")
     rule = "each channel scaled, rounding counted" if error else "no larger than at every size"
@@ -89,26 +94,28 @@ def norm_of_layer(
     return best if (best.what, best.digest) == (norm.what, norm.digest) else norm
 
 
-def norm_by(
+def checked_norm(
     norms: Norms,
     layer: Layer,
     geometry: dict[str, Any],
-    sizes: Sizes | None,
+    sizes: SizesOfLayer | None,
     scale: Numbers | None,
-    shrink: Numbers | None = None,
+    divisors: Numbers | None = None,
 ) -> Upper:
-    """Return the norm of a layer that ``norms`` proves; `HypothesisError` if its claim is about another layer."""
-    norm = norms(layer, geometry, sizes, scale, shrink)
+    """Return the norm of a layer as ``norms`` proves it; `HypothesisError` if its claim is about another layer."""
+    norm = norms(layer, geometry, sizes, scale, divisors)
     size = getattr(norm.what, "input_shape", None)
-    spec, kernel, error = _scaled(layer, geometry, size, scale, shrink)
-    if not _is_about(norm, spec, _digest(kernel, error)):
+    spec, kernel, error = _scaled(layer, geometry, size, scale, divisors)
+    if not _is_claim_about(norm, spec, _digest(kernel, error)):
         raise HypothesisError(f"{norm.what} is not {spec}, or of another kernel")
-    if size not in (None, (), sizes and sizes[0]):
+    holds_at_every_size = size in (None, ())
+    input_size = None if sizes is None else sizes[0]
+    if not holds_at_every_size and size != input_size:
         raise HypothesisError(f"{norm.what} is of another size than {sizes}")
     return norm
 
 
-def _is_about(claim: object, what: object, digest: str) -> bool:
+def _is_claim_about(claim: object, what: object, digest: str) -> bool:
     return isinstance(claim, Upper) and (claim.what, claim.digest) == (what, digest)
 
 
@@ -122,27 +129,27 @@ def _scaled(
     geometry: Mapping[str, Any],
     size: tuple[int, ...] | None,
     scale: Numbers | None,
-    shrink: Numbers | None,
+    divisors: Numbers | None,
 ) -> tuple[ConvSpec, Numbers, float]:
     """Return a layer's geometry, its kernel with scaled channels, and a bound of the norm of the kernel's error.
 
-    If ``size`` is None and the layer is defined only for sizes that its stride divides, the geometry is one at every
-    size.
+    If ``size`` is None and the layer is defined only for sizes that its stride divides, the returned geometry is one
+    that holds at every size (`at_every_size`).
     """
     kernel = layer.kernel()
     spec = ConvSpec.of(kernel.shape, **geometry, input_shape=size)
-    if size is None and spec.divided:
+    if size is None and spec.needs_divisible_sizes:
         spec = ConvSpec.of(kernel.shape, **at_every_size(dict(geometry)))
-    if scale is None and shrink is None:
+    if scale is None and divisors is None:
         return spec, kernel, 0.0
     if scale is not None:
         kernel = kernel * by_output(scale, spec)
-    if shrink is not None:
-        kernel = kernel / _by_input(shrink, spec)
-    return spec, kernel, fold_error(kernel, spec)
+    if divisors is not None:
+        kernel = kernel / _by_input(divisors, spec)
+    return spec, kernel, scaling_error(kernel, spec)
 
 
-def proves(claim: object, spec: ConvSpec, kernel: Numbers) -> bool:
+def bounds_norm_of(claim: object, spec: ConvSpec, kernel: Numbers) -> bool:
     """Whether a claim is an upper bound of the norm of a layer with this geometry and a kernel of these bits."""
     if not isinstance(claim, Upper) or not speaks_of(claim, spec):
         return False
@@ -173,12 +180,12 @@ def by_output(scale: Numbers, spec: ConvSpec) -> Numbers:
     return by_entry.reshape(*by_entry.shape, *ones)
 
 
-def _by_input(shrink: Numbers, spec: ConvSpec) -> Numbers:
+def _by_input(divisors: Numbers, spec: ConvSpec) -> Numbers:
     """Return one number an input channel in a shape that broadcasts against the stored kernel."""
     ones = (1,) * spec.ndim
     if spec.transposed:
-        return shrink.reshape(-1, 1, *ones)
-    by_entry = np.repeat(shrink.reshape(spec.groups, -1), spec.cout // spec.groups, axis=0)
+        return divisors.reshape(-1, 1, *ones)
+    by_entry = np.repeat(divisors.reshape(spec.groups, -1), spec.cout // spec.groups, axis=0)
     return by_entry.reshape(*by_entry.shape, *ones)
 
 
@@ -190,7 +197,7 @@ def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
     stack : array, shape (b, m, n)
         Finite numbers.
     """
-    step = max(1, AT_ONCE // max(math.prod(stack.shape[1:]), 1))
+    step = max(1, MOST_ENTRIES_AT_ONCE // max(math.prod(stack.shape[1:]), 1))
     norms = []
     for first in range(0, len(stack), step):
         matrices = stack[first : first + step]
@@ -203,11 +210,11 @@ def _subject_of_stack(stack: Numbers) -> str:
     return f"largest of {len(stack)} matrices"
 
 
-def norm_of_stack_by(norms: Norms, layer: Layer) -> Upper:
-    """Return the largest norm of a stack that ``norms`` proves; `HypothesisError` if the claim is about another one."""
+def checked_norm_of_stack(norms: Norms, layer: Layer) -> Upper:
+    """Return the largest norm of a stack as ``norms`` proves it; `HypothesisError` if its claim is about another."""
     norm = norms.matrices(layer)
     stack = layer.kernel()
-    if not _is_about(norm, _subject_of_stack(stack), digest_of(stack)):
+    if not _is_claim_about(norm, _subject_of_stack(stack), digest_of(stack)):
         raise HypothesisError(f"{norm.what} is not the {_subject_of_stack(stack)}")
     return norm
 
@@ -218,18 +225,18 @@ def _largest_norm_up(matrices: Numbers, ops: ArrayOps) -> float:
         return 0.0
     _, exponent = math.frexp(largest_entry)
     scaled: Any = np.ldexp(matrices, -exponent)
-    # Entries that underflow change by less than the smallest normal number each.
+    # An entry that underflows changes by less than the smallest normal number, 2^-1022 < 2^-1000.
     uppers: Any = matrix_norm_up(scaled, matrices.size * 2.0**-1000, ops=ops)
     return host.next_up(math.ldexp(float(np.max(uppers)), exponent))
 
 
-def fold_error(kernel: Numbers, spec: ConvSpec) -> float:
+def scaling_error(kernel: Numbers, spec: ConvSpec) -> float:
     """Bound the norm of the layer whose kernel is the rounding error of a kernel with scaled channels.
 
     Each entry has a relative error of at most `ROUNDINGS` roundings (of the scale, of the weights and of the products),
-    so that the Frobenius norm of the errors is at most that share of the kernel's. Entries that underflow change by
-    less than the smallest normal number each. A layer's norm is at most the Frobenius norm of its kernel, times the
-    root of the number of taps (an unfolding bound), times the factor of the padding.
+    so that the Frobenius norm of the errors is at most that share of the kernel's. An entry that underflows changes by
+    less than the smallest normal number, 2^-1022 < 2^-1000. A layer's norm is at most the Frobenius norm of its kernel,
+    times the root of the number of taps (an unfolding bound), times the factor of the padding.
     """
     frobenius = float(host.norm_up(kernel.reshape(-1)))
     rounding = host.mul_up(frobenius, ROUNDINGS * 2.0**-53)

@@ -1,16 +1,16 @@
 """Linear bounds of a network's values while its input stays in a ball and in its box, rounding counted.
 
-A row of coefficients c of a value v is carried backward to the value z from which v is computed, as a lower bound ``c v
->= g z + h``, operator by operator, down to the input [1]_. A linear operator A has ``g = A^T c``. For a function f of
-each entry, any slopes g and any multiplier ``lam >= 0`` are valid: since z lies in a ball ``|z - centre| <= rho``, and
-each entry in an interval, the bound holds with
+Given a row c, a lower bound of ``c v`` is wanted for a value v. If v is computed from z, there are g and h with ``c v
+>= g z + h``, and the row g at z is treated in the same way, operator by operator, down to the input [1]_. A linear
+operator A has ``g = A^T c``. For a function f of each entry, any slopes g and any multiplier ``lam >= 0`` are valid:
+since z lies in a ball ``|z - centre| <= rho``, and each entry in an interval, the bound holds with
 
     h = -lam rho^2 / 2 + sum_j min over z_j in [low_j, high_j] of c_j f(z_j) - g_j z_j + lam (z_j - centre_j)^2 / 2
 
 (weak duality [2]_; without intervals it is Theorem 4.1 of [3]_). On each part of the interval f lies between two
-parallel lines (`Pointwise.breaks`, `Pointwise.affine`). With the line in place of f, the minimum is that of a parabola
-in z_j, which is at least the minimum of its tangent at any point of the part. If a value is computed by neither kind of
-operator, the row is bounded on the value's own ball and box.
+parallel lines (`Pointwise.breaks`, `Pointwise.strip_on`). With the line in place of f, the minimum is that of a
+parabola in z_j, which is at least the minimum of its tangent at any point of the part. If a value is computed by
+neither kind of operator, the row is bounded on the value's own ball and box.
 
 Other operators are written out by these two kinds first (`Operator.written_out`), such as ``max(u, v) = v + relu(u -
 v)``.
@@ -37,12 +37,12 @@ from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, enclosi
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import (
     FloatArray,
+    KnownShape,
     LinearMap,
     NoBoundError,
     NotRunError,
     Pointwise,
     Program,
-    Sizes,
     flattened,
 )
 from specnorm_networks.certified.operators.sources import Constant
@@ -54,7 +54,7 @@ from specnorm_networks.certified.scope import Map, Scope
 def written_out(graph: Graph) -> list[Graph]:
     """Return the network itself, the network with its operators written out once, twice, and so on to the end.
 
-    The last of the nodes that write out a node has the name of that node.
+    If several nodes replace a node, the last of them keeps its name.
     """
     graphs = [graph]
     while True:
@@ -64,12 +64,12 @@ def written_out(graph: Graph) -> list[Graph]:
             nodes += _steps_of(node, last)
         if len(nodes) == len(last.nodes) and all(a is b for a, b in zip(nodes, last.nodes, strict=True)):
             return graphs
-        graphs.append(last._same(nodes))
+        graphs.append(last._with_nodes(nodes))
 
 
 def _steps_of(node: Node, graph: Graph) -> list[Node]:
     """Return the nodes that write out one node; the node itself if there are none, or if they cannot be run."""
-    sizes = graph.place(node).sizes()
+    sizes = graph.place(node).known_shapes()
     if not sizes:
         return [node]
     try:
@@ -107,7 +107,7 @@ def linear_operators(graph: Graph) -> dict[str, LinearMap]:
     maps: dict[str, LinearMap] = {}
     for node in graph.nodes:
         linear = linear_map_of(graph, node)
-        sizes = graph.place(node).sizes()
+        sizes = graph.place(node).known_shapes()
         if linear is None or sizes is None:
             continue
         with contextlib.suppress(NoBoundError):
@@ -130,19 +130,19 @@ class Network:
         self.graph = graph
         self.input = graph.inputs[0]
         self.nodes = graph.by_name
-        self.shape: Sizes = shapes[0]
+        self.shape: KnownShape = shapes[0]
         self.linear = linear_operators(graph)
-        self.moving = graph.moved_by(graph.inputs)
+        self.changing = graph.changed_by(graph.inputs)
         """Names of the values that change with the input."""
         self.readers: dict[str, list[str]] = {}
         for node in graph.nodes:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node.name)
         self.constants: dict[str, list[tuple[str, float]]] = {}
-        """By value: the start of each map to it whose constant is known, and the constant."""
-        about = Scope(graph).about
+        """For each value: pairs of the start of a map to it and the map's Lipschitz constant."""
+        about = Scope(graph).domain
         for claim in constants:
-            if not isinstance(claim.what, Map) or not about.includes(claim.what.about):
+            if not isinstance(claim.what, Map) or not about.includes(claim.what.domain):
                 raise HypothesisError(f"{claim.what} is no map between values of this network")
             if self._passes_through_start(claim.what):
                 self.constants.setdefault(claim.what.end, []).append((claim.what.start, claim.value))
@@ -156,21 +156,24 @@ class Network:
     def _passes_through_start(self, what: Map) -> bool:
         """Whether the end of a map changes only through its start.
 
-        A constant of the map supposes that all other values stay the same.
+        A map's constant bounds the change of its end only if nothing but its start changes the end.
         """
-        start_moves = what.start in self.moving
-        end_moves = what.end in self.moving - {what.start}
-        return start_moves and end_moves and what.end not in self.graph.moved_by([self.input], fixed=what.start)
+        start_changes = what.start in self.changing
+        end_changes = what.end in self.changing - {what.start}
+        changes_otherwise = what.end in self.graph.changed_by([self.input], fixed=what.start)
+        return start_changes and end_changes and not changes_otherwise
 
 
 LEAST_MULTIPLIER = 2.0**-400
 """Smallest multiplier lam. Smaller ones, and 0, are replaced by it, since lam is a divisor. Any multiplier is valid."""
 TINY = 2.0**-900
-"""More than underflow takes from a row."""
+"""Upper bound of what underflow can take from a row; each of at most 2^24 products loses no more than 2^-1074."""
+SQUARE_UNDERFLOW = 2.0**-1070
+"""Upper bound of what underflow can change in a square, with much room. It is multiplied by lam, which may be large."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pieces:
+class Strips:
     """Strips around lines that contain a function, on the parts of the intervals of some entries (*units*)."""
 
     centre: FloatArray
@@ -185,9 +188,9 @@ class Pieces:
     All have the shape (parts, units).
     """
 
-    def of_units(self, units: NDArray[np.intp]) -> Pieces:
+    def of_units(self, units: NDArray[np.intp]) -> Strips:
         """Return the strips of some units, given by their numbers."""
-        return Pieces(
+        return Strips(
             self.centre[units],
             self.breaks[:, units],
             self.slope[:, units],
@@ -197,7 +200,7 @@ class Pieces:
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class FunctionOnBox:
     """A function of each entry on the ball and box of the value that it reads.
 
     Its *units* are the entries on which it is not exactly one line.
@@ -207,13 +210,13 @@ class Curve:
     """Flat positions of the units, shape (units,)."""
     radius: float
     """Radius of the ball, of all entries together."""
-    pieces: Pieces
+    strips: Strips
     """Strips that contain the function at the units."""
-    lines: FloatArray
+    line_slopes: FloatArray
     """Slopes of the entries on which the function is exactly one line, shape (entries,); 0 at units."""
-    added: FloatArray
+    line_shifts: FloatArray
     """Shifts of these lines, shape (entries,); 0 at units."""
-    error: FloatArray
+    error_per_coefficient: FloatArray
     """Rounding error of the product of coefficient, slope and entry, for coefficient 1, shape (entries,)."""
     tiny: float = 0.0
     """Bound of what underflow of such products takes from a row."""
@@ -221,12 +224,12 @@ class Curve:
     @property
     def centre(self) -> FloatArray:
         """Centre of the ball at the units, shape (units,)."""
-        return self.pieces.centre
+        return self.strips.centre
 
     @property
     def breaks(self) -> FloatArray:
         """Ends of the parts of each unit's interval, shape (parts + 1, units)."""
-        return self.pieces.breaks
+        return self.strips.breaks
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,11 +261,11 @@ class Minimiser:
         )
 
 
-def parabolas(
+def offsets_by_parabolas(
     c: FloatArray,
     g: FloatArray,
     multipliers: FloatArray,
-    curve: Curve,
+    function: FunctionOnBox,
     traced: bool,
 ) -> tuple[FloatArray, Minimiser | None]:
     """Return the offset h of each row, the largest over several multipliers, and the entries z at which it is attained.
@@ -277,19 +280,20 @@ def parabolas(
     if not (lams >= 0).all():
         raise HypothesisError("a multiplier that is negative")
     lams = np.maximum(lams, LEAST_MULTIPLIER)
-    pieces = curve.pieces
-    # A unit whose coefficients and slopes are all 0 adds nothing negative: it can be left out.
+    strips = function.strips
+    # A unit whose coefficients and slopes are all 0 adds nothing negative: it can be left out. The others are copied
+    # only if they are less than half of the units, so that the copies are small.
     used = np.flatnonzero(c.any(axis=0) | g.any(axis=0))
-    if 2 * len(used) < len(pieces.centre) and not traced:
+    if 2 * len(used) < len(strips.centre) and not traced:
         c = c[:, used]
         g = g[:, used]
-        pieces = pieces.of_units(used)
-    rounding = _Roundings(c, g, pieces)
+        strips = strips.of_units(used)
+    rounding = _Roundings(c, g, strips)
     best: FloatArray = np.full(len(c), -math.inf)
     best_minimiser: Minimiser | None = None
     for lam in lams:
-        least, minimiser = _least_tangents(c, g, lam, pieces, traced)
-        ball = host.inflate(lam * (curve.radius * curve.radius / 2), 4) + TINY
+        least, minimiser = _least_tangents(c, g, lam, strips, traced)
+        ball = host.inflate(lam * (function.radius * function.radius / 2), 4) + TINY
         total = host.next_down(host.next_down(least.sum(axis=1) - rounding.of_rows(lam)) - ball)
         better = total > best
         best = np.where(better, total, best)
@@ -301,13 +305,13 @@ def parabolas(
 class _Roundings:
     """Rounding errors of the offsets of rows: of all their terms, and of the sums."""
 
-    def __init__(self, c: FloatArray, g: FloatArray, pieces: Pieces) -> None:
-        first = pieces.breaks[0]
-        last = pieces.breaks[-1]
+    def __init__(self, c: FloatArray, g: FloatArray, strips: Strips) -> None:
+        first = strips.breaks[0]
+        last = strips.breaks[-1]
         size = np.maximum(abs(first), abs(last))
-        distance = np.maximum(abs(first - pieces.centre), abs(last - pieces.centre))
-        largest_line = abs(pieces.slope).max(axis=0) * size + (abs(pieces.middle) + pieces.half).max(axis=0)
-        self.units = len(pieces.centre)
+        distance = np.maximum(abs(first - strips.centre), abs(last - strips.centre))
+        largest_line = abs(strips.slope).max(axis=0) * size + (abs(strips.middle) + strips.half).max(axis=0)
+        self.units = len(strips.centre)
         self.linear_size = abs(c) @ largest_line + abs(g) @ size
         """Size of the terms that are linear in z, one number a row."""
         self.square_size = float(np.square(distance).sum())
@@ -318,37 +322,39 @@ class _Roundings:
         """Return the error of each row, for one multiplier a row.
 
         Each term has a dozen roundings, and the sum one for each unit; twice as many are counted, and more than that.
+        The squares of the units' distances, and that of the radius, may underflow.
         """
         count = 40 + 4 * self.units
         size = host.inflate(self.linear_size + lam * self.square_size, self.units + 8)
-        return np.asarray(size * (count * 2.0**-52) + self.underflow)
+        of_squares = lam * ((self.units + 1) * SQUARE_UNDERFLOW)
+        return np.asarray(size * (count * 2.0**-52) + of_squares + self.underflow)
 
 
 def _least_tangents(
     c: FloatArray,
     g: FloatArray,
     lam: FloatArray,
-    pieces: Pieces,
+    strips: Strips,
     traced: bool,
 ) -> tuple[FloatArray, Minimiser | None]:
     """Return the least value of the tangents over all parts, shape (rows, units), and where it is attained.
 
-    ``lam``: one multiplier a row. ``traced``: as in `parabolas`.
+    ``lam``: one multiplier a row. ``traced``: as in `offsets_by_parabolas`.
     """
     wide_lam = lam[:, None]
     least: FloatArray | None = None
     point: FloatArray | None = None
     value: FloatArray | None = None
-    for part in range(len(pieces.slope)):
-        slope = pieces.slope[part]
-        middle = pieces.middle[part]
-        half = pieces.half[part]
-        low = pieces.breaks[part]
-        high = pieces.breaks[part + 1]
+    for part in range(len(strips.slope)):
+        slope = strips.slope[part]
+        middle = strips.middle[part]
+        half = strips.half[part]
+        low = strips.breaks[part]
+        high = strips.breaks[part + 1]
         # The tangent at z is least at ``low`` if its slope is positive, and at ``high`` if it is negative.
         s = c * slope - g
-        z = np.minimum(np.maximum(pieces.centre - s / wide_lam, low), high)
-        from_centre = z - pieces.centre
+        z = np.minimum(np.maximum(strips.centre - s / wide_lam, low), high)
+        from_centre = z - strips.centre
         tangent_slope = s + wide_lam * from_centre
         tangent = s * z + (0.5 * wide_lam) * np.square(from_centre)
         tangent -= np.maximum(tangent_slope, 0.0) * (z - low) + np.maximum(-tangent_slope, 0.0) * (high - z)
@@ -370,8 +376,8 @@ def _least_tangents(
     return least, Minimiser(c, g, point, value, lam)
 
 
-Choose: TypeAlias = "Callable[[str, FloatArray, Curve], tuple[FloatArray, FloatArray]]"
-"""Chooses slopes g, shape (rows, units), and multipliers lam, shape (tries, rows).
+Choose: TypeAlias = "Callable[[str, FloatArray, FunctionOnBox], tuple[FloatArray, FloatArray]]"
+"""A function that chooses slopes g, shape (rows, units), and multipliers lam, shape (tries, rows).
 
 Arguments are the name of a node, the coefficients of its value, shape (rows, units), and its function. For a value that
 is bounded on its own ball and box the slopes are not used: they are 0.
@@ -400,13 +406,19 @@ class LinearBounds(Walk):
         ball = Ball({network.input: x}, float(radius))
         check_region(graph, ball)
         at_centre = ranges(graph, Ball(ball.centre, 0.0))
-        super().__init__(graph, ball, at_centre, network.constants, {network.input: network.box})
+        super().__init__(
+            graph,
+            ball,
+            at_centre=at_centre,
+            constants_to=network.constants,
+            known={network.input: network.box},
+        )
         if not ((x >= network.box.low) & (x <= network.box.high)).all():
             raise MethodError("The centre of the ball lies outside of the box that is stated for the input.")
-        self.curves: dict[str, Curve | None] = {}
+        self.functions: dict[str, FunctionOnBox | None] = {}
         """Functions of each entry on the present ranges, by the names of their values; None if there is none."""
-        self._linear_errors: dict[str, LinearError] = {}
-        self.whole: object = object()
+        self._linear_offsets: dict[str, LinearOffset] = {}
+        self.ball_key: object = object()
         """A key that the ball and all of its parts share, and no other ball has."""
         self.cuts: tuple[Cut, ...] = ()
         """Cuts that lead from the ball to this part of it."""
@@ -420,8 +432,8 @@ class LinearBounds(Walk):
         """Note where a value lies, and drop what was computed from its earlier location."""
         super().locate(name, box, distance)
         for reader in self.network.readers.get(name, ()):
-            self.curves.pop(reader, None)
-            self._linear_errors.pop(reader, None)
+            self.functions.pop(reader, None)
+            self._linear_offsets.pop(reader, None)
 
     @arithmetic.on_host()
     def tighten(self, name: str, entries: NDArray[np.intp], choose: Choose) -> None:
@@ -451,8 +463,8 @@ class LinearBounds(Walk):
             high.flat[entry] = min(high.flat[entry], 0.0)
         part = copy(self)
         part.locations = dict(self.locations)
-        part.curves = dict(self.curves)
-        part._linear_errors = dict(self._linear_errors)
+        part.functions = dict(self.functions)
+        part._linear_offsets = dict(self._linear_offsets)
         part.cuts = (*self.cuts, (name, entry, is_above))
         part.locate(name, make_interval(low, high), self.locations[name].distance)
         return part
@@ -502,36 +514,39 @@ class LinearBounds(Walk):
 
         ``c``: coefficients of the node's value. No coefficients are returned if h alone bounds the rows.
         """
-        if isinstance(node.operator, Constant) and node.name not in self.network.moving:
+        if isinstance(node.operator, Constant) and node.name not in self.network.changing:
             return [], self._product(c, *self.at_centre[node.name].middle())
         linear = self.network.linear.get(node.name)
         if linear is not None:
-            error = self._linear_error(node, linear)
-            return linear.back(c), host.next_down(self._product(c, error.added, error.of_entry) - error.tiny)
-        curve = self.curve(node.name)
-        if curve is None:
+            offset = self._linear_offset(node, linear)
+            least = self._product(c, offset.added, offset.error_per_coefficient)
+            return linear.back(c), host.next_down(least - offset.tiny)
+        function = self.function(node.name)
+        if function is None:
             return [], self._on_ball(node.name, c, choose, trace)
-        return self._through_curve(node, curve, c, choose, trace)
+        return self._through_function(node, function, c, choose, trace)
 
-    def _through_curve(
+    def _through_function(
         self,
         node: Node,
-        curve: Curve,
+        function: FunctionOnBox,
         c: FloatArray,
         choose: Choose,
         trace: Trace | None,
     ) -> tuple[list[FloatArray], FloatArray]:
         """Return coefficients of the value that a function of each entry reads, and the offset h."""
         flat = flattened(c)
-        g = flat * curve.lines
-        least = host.next_down(self._product(flat, curve.added, curve.error) - curve.tiny)
-        if len(curve.units):
-            of_units = flat[:, curve.units]
-            slopes, multipliers = choose(node.name, of_units, curve)
+        g = flat * function.line_slopes
+        least = host.next_down(
+            self._product(flat, function.line_shifts, function.error_per_coefficient) - function.tiny
+        )
+        if len(function.units):
+            of_units = flat[:, function.units]
+            slopes, multipliers = choose(node.name, of_units, function)
             if slopes.shape != of_units.shape:
                 raise HypothesisError(f"slopes of shape {slopes.shape} for coefficients of shape {of_units.shape}")
-            g[:, curve.units] = slopes
-            offset, minimiser = parabolas(of_units, slopes, multipliers, curve, trace is not None)
+            g[:, function.units] = slopes
+            offset, minimiser = offsets_by_parabolas(of_units, slopes, multipliers, function, trace is not None)
             least = host.next_down(least + offset)
             if trace is not None and minimiser is not None:
                 trace[node.name] = minimiser
@@ -547,43 +562,43 @@ class LinearBounds(Walk):
         rounding = host.inflate(abs(flat) @ (entry_error + abs(addend) * ((n + 4) * 2.0**-52)), n + 8) + TINY
         return host.next_down(flat @ addend - rounding)
 
-    def _linear_error(self, node: Node, linear: LinearMap) -> LinearError:
-        """Return the constants that a linear operator adds, and its errors on the present ranges."""
-        if node.name not in self._linear_errors:
+    def _linear_offset(self, node: Node, linear: LinearMap) -> LinearOffset:
+        """Return what a linear operator adds to its linear part, and its errors on the present ranges."""
+        if node.name not in self._linear_offsets:
             sizes = [self.locations[name].range.magnitude() for name in node.inputs]
-            rounding = linear.rounding_error([size[None] for size in sizes], linear.backward)[0]
+            rounding = linear.error_of_apply([size[None] for size in sizes], linear.adjoint_roundings)[0]
             added = np.zeros(())
             error = np.zeros(())
             if linear.offset is not None:
                 added, error = (np.asarray(part, dtype=np.float64) for part in linear.offset())
             tiny = 0.0
-            if linear.backward:
-                # The sum of up to 2^24 sizes was rounded.
+            if linear.adjoint_roundings:
+                # The sum of the magnitudes was rounded; 2^24 is an upper limit of their number.
                 total_size = float(sum(float(size.sum()) for size in sizes))
                 tiny = host.inflate(total_size + 1.0, 2**24) * TINY
-            self._linear_errors[node.name] = LinearError(added, host.next_up(rounding + error), tiny)
-        return self._linear_errors[node.name]
+            self._linear_offsets[node.name] = LinearOffset(added, host.next_up(rounding + error), tiny)
+        return self._linear_offsets[node.name]
 
     @arithmetic.on_host()
-    def curve(self, name: str) -> Curve | None:
+    def function(self, name: str) -> FunctionOnBox | None:
         """Return a function of each entry, by the name of its value, on the ball and box of the value that it reads.
 
         None for other operators, and if the box is not bounded.
         """
         node = self.network.nodes[name]
-        if node.name not in self.curves and isinstance(node.operator, Pointwise):
-            self.curves[node.name] = self._new_curve(node, node.operator)
-        return self.curves.get(node.name)
+        if node.name not in self.functions and isinstance(node.operator, Pointwise):
+            self.functions[node.name] = self._new_function(node, node.operator)
+        return self.functions.get(node.name)
 
-    def _new_curve(self, node: Node, function: Pointwise) -> Curve | None:
-        before = self.locations[node.inputs[0]]
-        shape = before.centre.shape
-        low, high = (end.reshape(-1) for end in before.range.ends)
-        breaks = function.breaks(*before.range.ends).reshape(-1, low.size)
+    def _new_function(self, node: Node, function: Pointwise) -> FunctionOnBox | None:
+        location = self.locations[node.inputs[0]]
+        shape = location.centre.shape
+        low, high = (end.reshape(-1) for end in location.range.ends)
+        breaks = function.breaks(*location.range.ends).reshape(-1, low.size)
         starts = breaks[:-1].reshape(-1, *shape)
         ends = breaks[1:].reshape(-1, *shape)
-        part_lines = [function.affine(start, end) for start, end in zip(starts, ends, strict=True)]
-        whole_line = function.affine(*before.range.ends)
+        part_lines = [function.strip_on(start, end) for start, end in zip(starts, ends, strict=True)]
+        whole_line = function.strip_on(*location.range.ends)
         if shape != node.shape or not np.isfinite([low, high]).all():
             return None
         if not all((half >= 0).all() for _, _, half in (whole_line, *part_lines)):
@@ -594,18 +609,18 @@ class LinearBounds(Walk):
         whole_slope, whole_middle, whole_half = (numbers.reshape(-1) for numbers in whole_line)
         is_line = (whole_half == 0) & np.isfinite(whole_slope) & np.isfinite(whole_middle)
         units = np.flatnonzero(~is_line)
-        size = before.range.magnitude().reshape(-1)
+        size = location.range.magnitude().reshape(-1)
         # The product of coefficient and slope is rounded once, unless the slope is -1, 0 or 1.
         is_rounded = is_line & ~np.isin(whole_slope, (-1.0, 0.0, 1.0))
         rounding = host.inflate(abs(whole_slope) * size, 4) * 2.0**-52
-        pieces = Pieces(before.centre.reshape(-1), breaks, slope, middle, half)
-        return Curve(
+        strips = Strips(location.centre.reshape(-1), breaks, slope, middle, half)
+        return FunctionOnBox(
             units,
-            before.radius,
-            pieces.of_units(units),
-            lines=np.where(is_line, whole_slope, 0.0),
-            added=np.where(is_line, whole_middle, 0.0),
-            error=np.where(is_rounded, rounding, 0.0),
+            location.radius,
+            strips.of_units(units),
+            line_slopes=np.where(is_line, whole_slope, 0.0),
+            line_shifts=np.where(is_line, whole_middle, 0.0),
+            error_per_coefficient=np.where(is_rounded, rounding, 0.0),
             tiny=host.inflate(float(size.sum()) + 1.0, size.size + 4) * TINY,
         )
 
@@ -619,23 +634,30 @@ class LinearBounds(Walk):
         low, high = (end.reshape(-1) for end in location.range.ends)
         ones = np.ones((1, size))
         zeros = np.zeros((1, size))
-        pieces = Pieces(location.centre.reshape(-1), np.stack([low, high]), slope=ones, middle=zeros, half=zeros)
-        curve = Curve(np.arange(size), location.radius, pieces, lines=zeros[0], added=zeros[0], error=zeros[0])
+        strips = Strips(location.centre.reshape(-1), np.stack([low, high]), slope=ones, middle=zeros, half=zeros)
+        function = FunctionOnBox(
+            np.arange(size),
+            location.radius,
+            strips,
+            line_slopes=zeros[0],
+            line_shifts=zeros[0],
+            error_per_coefficient=zeros[0],
+        )
         flat = flattened(c)
-        _, multipliers = choose(name, flat, curve)
-        offset, minimiser = parabolas(flat, np.zeros_like(flat), multipliers, curve, trace is not None)
+        _, multipliers = choose(name, flat, function)
+        offset, minimiser = offsets_by_parabolas(flat, np.zeros_like(flat), multipliers, function, trace is not None)
         if trace is not None and minimiser is not None:
             trace[name] = minimiser
         return offset
 
 
 @dataclass(frozen=True, eq=False)
-class LinearError:
-    """The constants that a linear operator adds, and the errors of its adjoint and of these constants."""
+class LinearOffset:
+    """The numbers that a linear operator adds, and the errors of its adjoint and of these numbers."""
 
     added: FloatArray
-    """Constants, broadcasting against the value."""
-    of_entry: FloatArray
+    """The numbers, broadcasting against the value."""
+    error_per_coefficient: FloatArray
     """Error of the product of a coefficient and an entry of the value, for coefficient 1."""
     tiny: float
     """Bound of what underflow of products takes from a row."""

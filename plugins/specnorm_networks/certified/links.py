@@ -1,9 +1,10 @@
 """Pieces of a graph that are bounded together: linear terms, links, and runs of links.
 
-A *value* is what a function, applied to each entry, makes of a sum of linear maps of earlier values. A *link* is that
-sum and its function (`AffineMap`); each linear map in it is a `Term`. Links in the order of computation that lead from
-one value to another are a *run* (`Subnetwork`), and consecutive links of a run that one statement bounds are a
-`Segment`. In a run each value may be measured in a norm of its own, with one weight a channel.
+A *value* is what a function, applied to each entry, makes of a sum of linear maps of earlier values. A `Link` is that
+sum and its function; each linear map in it is a `Term`. Links in the order of computation that lead from one value to
+another are a `Run`. Consecutive links of a run are a `Part` if one norm, that of a kernel made of all of them, bounds
+their constant: this is their *joint bound* (`parts`). In a run each value may be measured in a norm of its own, with
+one weight a channel.
 
 `reading` makes links from a graph, `runs` cuts them into runs.
 """
@@ -22,29 +23,35 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.proof import Upper, host
 from specnorm_networks.certified.graph import Layer
-from specnorm_networks.certified.kernels import ROUNDINGS, Sizes, by_output
+from specnorm_networks.certified.kernels import ROUNDINGS, SizesOfLayer, by_output
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
-from specnorm_networks.certified.rules import NOTHING, Average
-from specnorm_networks.certified.scope import About
+from specnorm_networks.certified.rules import IDENTITY_AFTER_LINK, Average
+from specnorm_networks.certified.scope import Domain
 
 ENTRY_ERROR_UNIT = ROUNDINGS * 2.0**-53
-"""`Term.entry_error` is in this unit: the relative error that `kernels.fold_error` allows an entry anyway."""
+"""`Term.entry_error` is in this unit: the relative error that `kernels.scaling_error` allows for each entry.
+
+So an entry with an error of e units counts there as if its magnitude were larger by e.
+"""
 
 Borders = Literal["zeros", "circular", "any", "none"]
-"""Border treatment under which a statement about the whole grid covers a term. "any": each one; "none": no one."""
+"""Border treatment under which a bound for the whole grid, without borders, is valid for a term.
+
+"any": it is valid for each treatment; "none": for none.
+"""
 
 
 @dataclass(frozen=True, eq=False)
-class Filter:
-    """A layer at its place in a network."""
+class PlacedLayer:
+    """A layer's kernel together with what its place in the network determines: padding and sizes."""
 
     layer: Layer
     geometry: dict[str, Any]
     """Geometry of the layer, merged with the padding before it."""
     spec: ConvSpec
     """Geometry together with the shape of the kernel."""
-    sizes: Sizes | None
+    sizes: SizesOfLayer | None
     """Spatial sizes before and after the layer."""
 
 
@@ -59,7 +66,7 @@ class Term:
     rows: range
     """Channels of the link that the term is added to."""
     stride: tuple[int, ...] = ()
-    filter: Filter | None = None
+    placed_layer: PlacedLayer | None = None
     """The layer; None: the identity, on every ``stride``-th pixel."""
     columns: range = range(0)
     """Input channels of the layer that ``reads`` are fed to, in this order."""
@@ -70,9 +77,14 @@ class Term:
     """Exact factor of the whole term."""
 
     @property
-    def plain(self) -> bool:
-        """Whether the term is the identity, neither scaled nor strided."""
-        return self.filter is None and self.scale is None and self.alpha == 1 and not self._is_strided
+    def is_multiple_of_identity(self) -> bool:
+        """Whether the term is a number (`alpha`) times the identity: no layer, no factors by row, no stride."""
+        return self.placed_layer is None and self.scale is None and not self._is_strided
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the term is the identity."""
+        return self.is_multiple_of_identity and self.alpha == 1
 
     @property
     def _is_strided(self) -> bool:
@@ -81,19 +93,19 @@ class Term:
     @property
     def entry_error(self) -> FloatArray | float:
         """Bound of the error of each kernel entry, shape of the kernel, in units of `ENTRY_ERROR_UNIT`."""
-        if self.filter is None or self.filter.layer.error is None:
+        if self.placed_layer is None or self.placed_layer.layer.error is None:
             return 0.0
-        error = np.asarray(self.filter.layer.error(), np.float64)[:, self.columns.start : self.columns.stop]
+        error = np.asarray(self.placed_layer.layer.error(), np.float64)[:, self.columns.start : self.columns.stop]
         if self.scale is not None:
             error = error * abs(self.scale)[:, None]
         return host.inflate(abs(error) * (abs(self.alpha) * 2.0**53 / ROUNDINGS), ROUNDINGS)
 
     @property
     def borders(self) -> Borders:
-        """Border treatment that a statement about the whole grid supposes for this term."""
-        if self.filter is None:
+        """Border treatment under which a bound for the whole grid is valid for this term."""
+        if self.placed_layer is None:
             return "zeros" if self._is_strided else "any"
-        spec = self.filter.spec
+        spec = self.placed_layer.spec
         has_padding = any(before or after for before, after in spec.padding)
         has_one_tap = max(spec.kernel_shape, default=1) == 1
         if has_one_tap and not has_padding and not self._is_strided:
@@ -114,10 +126,10 @@ class Term:
         ``axes``: spatial axes; an identity has one tap on each. ``dilated``: whether zeros are put between the taps;
         if not, positions are in units of the dilation.
         """
-        if self.filter is None:
+        if self.placed_layer is None:
             return self._dense_identity(axes)
-        spec = self.filter.spec
-        kernel = self.filter.layer.kernel()
+        spec = self.placed_layer.spec
+        kernel = self.placed_layer.layer.kernel()
         if self.scale is not None:
             kernel = kernel * by_output(self.scale, spec)
         dilation = spec.dilation if dilated else (1,) * spec.ndim
@@ -153,25 +165,25 @@ def _without_groups(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int])
 
 
 @dataclass(frozen=True, eq=False)
-class AffineMap:
-    """One link: a sum of terms, the function of each entry of it, and what may follow the function."""
+class Link:
+    """A sum of terms, the function of each entry of the sum, and what may follow the function."""
 
     terms: tuple[Term, ...]
-    """Terms of a run number its values: 0 is its input, i the value of its i-th link."""
+    """In a run, a term reads the run's input (`Term.source` 0) or the value of link i (`Term.source` i, from 1 on)."""
     width: int
     """Number of channels."""
     slopes: tuple[FloatArray, FloatArray]
     """Smallest and largest slope of the function in each channel, shape (width,); 1 if there is no function."""
     end: str
-    """Name of the last node that belongs to this link."""
+    """Name of the last node that was merged into this link, such as pooling, or fixed values that are added."""
     node: str = ""
-    """Name of the node of the link's value; "" in the links that nobody looks up by name."""
-    factor: Upper = NOTHING
+    """Name of the node of the function itself; "" in links that are not looked up by name."""
+    factor: Upper = IDENTITY_AFTER_LINK
     """Constant of the operators that follow the function (pooling, resizing), which treat each channel by itself."""
     repeat: int = 1
     """Number of features that each channel becomes by flattening, before the next links read it."""
-    direct: bool = True
-    """Whether nothing follows the function: neither such operators nor flattening."""
+    ends_with_function: bool = True
+    """Whether nothing follows the function: neither operators of `factor` nor flattening."""
     average: Average | None = None
     """The averages that follow the function, if these are the only operators that do."""
     groups: NDArray[np.intp] | None = None
@@ -187,12 +199,22 @@ class AffineMap:
         return bool(np.all(weights == weights[first_channels][self.groups]))
 
     @property
-    def steepest(self) -> FloatArray:
+    def largest_slopes(self) -> FloatArray:
         """Largest absolute slope of each channel."""
         return np.asarray(np.maximum(abs(self.slopes[0]), abs(self.slopes[1])))
 
     @property
-    def falls(self) -> bool:
+    def has_averages_alone(self) -> bool:
+        """Whether averages are the only operators that follow the function."""
+        return self.average is not None and self.factor is self.average.factor
+
+    @property
+    def is_followed_by_no_operator(self) -> bool:
+        """Whether no operator follows the function, except for flattening."""
+        return self.factor is IDENTITY_AFTER_LINK
+
+    @property
+    def has_negative_slope(self) -> bool:
         """Whether a slope may be negative."""
         return bool((self.slopes[0] < 0).any())
 
@@ -202,9 +224,11 @@ class AffineMap:
         return tuple(sorted({term.source for term in self.terms}))
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def kernel_names(self) -> tuple[str, ...]:
         """Names of the kernels, without repetition."""
-        return tuple(dict.fromkeys(term.filter.layer.name for term in self.terms if term.filter is not None))
+        return tuple(
+            dict.fromkeys(term.placed_layer.layer.name for term in self.terms if term.placed_layer is not None)
+        )
 
     @property
     def single_layer(self) -> Term | None:
@@ -212,34 +236,37 @@ class AffineMap:
         if len(self.terms) != 1:
             return None
         (term,) = self.terms
-        if term.filter is None or term.filter.layer.error is not None:
+        if term.placed_layer is None or term.placed_layer.layer.error is not None:
             return None
-        is_whole = len(term.columns) == term.filter.spec.cin and len(term.rows) == self.width
+        is_whole = len(term.columns) == term.placed_layer.spec.cin and len(term.rows) == self.width
         return term if is_whole else None
 
 
 @dataclass(frozen=True, eq=False)
-class Subnetwork:
-    """A run: links from one value to another."""
+class Run:
+    """Links in the order of computation, from one value to another."""
 
     start: str
     """Name of the node that the first link reads (before any padding)."""
     width: int
     """Channels of that node's value."""
-    links: tuple[AffineMap, ...]
-    blocks: tuple[int, ...]
-    """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut: no link after such a value reads a
-    value before it."""
-    _about: About | None = field(default=None, init=False)
+    links: tuple[Link, ...]
+    cut_points: tuple[int, ...]
+    """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut: no link after such a value reads an
+    earlier one."""
+    _domain: Domain | None = field(default=None, init=False)
 
     @property
-    def about(self) -> About | None:
-        """The network and region of which claims about this run speak; None if it was not read off a graph."""
-        return self._about
+    def domain(self) -> Domain | None:
+        """The network and region for which claims about this run hold; None if it was not read off a graph."""
+        return self._domain
 
-    def _speaking_of(self, about: About | None) -> Subnetwork:
-        """State from which network this run was read, and return the run. Only modules of this package may call it."""
-        object.__setattr__(self, "_about", about)
+    def _with_domain(self, domain: Domain | None) -> Run:
+        """State from which network this run was read, and return the run.
+
+        Nothing checks the statement. So the name is private, and a test makes sure that only this package calls it.
+        """
+        object.__setattr__(self, "_domain", domain)
         return self
 
     @property
@@ -248,44 +275,44 @@ class Subnetwork:
         return self.links[-1].end
 
     @property
-    def whole(self) -> Segment:
-        """All links as one segment."""
+    def whole(self) -> Part:
+        """All links as one part."""
         return self.part(0, len(self.links))
 
-    def part(self, first: int, last: int) -> Segment:
-        """Return links ``first:last`` as one segment."""
+    def part(self, first: int, last: int) -> Part:
+        """Return links ``first:last`` as one part."""
         width = self.width
         if first:
             before = self.links[first - 1]
             width = before.width * before.repeat
-        return Segment(self.links[first:last], first, width)
+        return Part(self.links[first:last], first, width)
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
+class Part:
     """Consecutive links of a run that are bounded together."""
 
-    links: tuple[AffineMap, ...]
+    links: tuple[Link, ...]
     first: int
     """Number of the value that the first link reads."""
     width: int
     """Channels of that value."""
-    keeps_places: bool = False
-    """Whether taps have to stand at their true places, even if kernels shifted or undilated have the same norm."""
+    keeps_tap_positions: bool = False
+    """Whether taps have to stand at their true positions, even if kernels shifted or undilated have the same norm."""
 
     @property
     def _terms(self) -> list[Term]:
         return [term for link in self.links for term in link.terms]
 
     @property
-    def filters(self) -> list[Filter]:
+    def placed_layers(self) -> list[PlacedLayer]:
         """Layers of all terms."""
-        return [term.filter for term in self._terms if term.filter is not None]
+        return [term.placed_layer for term in self._terms if term.placed_layer is not None]
 
     @property
     def axes(self) -> int:
         """Number of spatial axes."""
-        return max((part.layer.spatial for part in self.filters), default=0)
+        return max((placed_layer.layer.spatial for placed_layer in self.placed_layers), default=0)
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -306,7 +333,7 @@ class Segment:
     @property
     def has_entry_errors(self) -> bool:
         """Whether entries of a kernel are known only up to an error."""
-        return any(part.layer.error is not None for part in self.filters)
+        return any(placed_layer.layer.error is not None for placed_layer in self.placed_layers)
 
     @property
     def depth(self) -> int:
@@ -323,14 +350,14 @@ class Segment:
 
     @property
     def borders(self) -> set[Borders]:
-        """Border treatments that the terms suppose, without "any"."""
+        """Border treatments under which a bound for the whole grid is valid for the terms, without "any"."""
         return {term.borders for term in self._terms} - {"any"}
 
     @property
     def on_one_grid(self) -> bool:
         """Whether all values but the first are on one grid; only strided terms may read the first."""
-        dimensions = {part.layer.spatial for part in self.filters}
-        if len(dimensions) > 1 or any(not link.direct or link.repeat > 1 for link in self.links[:-1]):
+        dimensions = {placed_layer.layer.spatial for placed_layer in self.placed_layers}
+        if len(dimensions) > 1 or any(not link.ends_with_function or link.repeat > 1 for link in self.links[:-1]):
             return False
         ones = (1,) * self.axes
         strides_of_first = {term.stride or ones for term in self._terms if term.source == self.first}
@@ -345,10 +372,10 @@ class Segment:
         has at r theta.
         """
         strided = max(self.stride, default=1) > 1
-        if self.keeps_places or strided or not self.is_chain or any(len(link.terms) > 1 for link in self.links):
+        if self.keeps_tap_positions or strided or not self.is_chain or any(len(link.terms) > 1 for link in self.links):
             return False
         for axis in range(self.axes):
-            dilations = {part.spec.dilation[axis] for part in self.filters if part.spec.kernel_shape[axis] > 1}
+            dilations = {part.spec.dilation[axis] for part in self.placed_layers if part.spec.kernel_shape[axis] > 1}
             if len(dilations) > 1:
                 return False
         return True
@@ -357,13 +384,13 @@ class Segment:
         """Return for each link one kernel for each value that it reads, by the value's number.
 
         All are correlations of stride 1: the phases of the stride are channels of the first value. If dilation is
-        ignored, all places are 0.
+        ignored, all positions are 0.
 
         ``absolute``: the sums of the terms' absolute values instead, which relative errors of the terms refer to.
         """
         return [self._kernels_of(link, absolute) for link in self.links]
 
-    def _kernels_of(self, link: AffineMap, absolute: bool) -> dict[int, PlacedKernel]:
+    def _kernels_of(self, link: Link, absolute: bool) -> dict[int, PlacedKernel]:
         widths = [self.width, *(link.width for link in self.links)]
         kernels: dict[int, PlacedKernel] = {}
         for source in link.sources:

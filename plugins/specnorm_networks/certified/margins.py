@@ -126,7 +126,7 @@ def radius_of_ball(parts: Sequence[tuple[LinearBounds, Interval]], margin: float
     ``parts``: parts of the ball, which together cover it, each with lower bounds of the differences
     (`difference_rows`).
     """
-    balls = {(id(bounds.network), id(bounds.whole)) for bounds, _ in parts}
+    balls = {(id(bounds.network), id(bounds.ball_key)) for bounds, _ in parts}
     if len(balls) != 1 or not _cover([bounds.cuts for bounds, _ in parts]):
         raise HypothesisError("parts that are not all of one ball")
     if not all(bool((differences.low > margin).all()) for _, differences in parts):

@@ -35,7 +35,7 @@ def remove_permutations(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         nodes += rewriting.replacements(node)
-    rewritten = graph._same(nodes)
+    rewritten = graph._with_nodes(nodes)
     return rewritten if _count_permutations(rewritten) < count else graph
 
 
@@ -87,7 +87,7 @@ class _Rewriting:
         shapes = [graph.by_name[name].shape for name in node.inputs]
         if node.shape is None or any(shape is None or len(shape) > len(inverse) for shape in shapes):
             return [node]
-        constants = {name: self._constant(name, inverse, node) for name in node.inputs if name in graph.constants}
+        constants = {name: self._constant(name, inverse, node) for name in node.inputs if name in graph.fixed_values}
         sources = []
         for name in node.inputs:
             source = self._source(name, inverse, constants)

@@ -1,4 +1,4 @@
-"""Correlation kernels with a place for their first tap: common windows of several, and phases of strided kernels."""
+"""Correlation kernels with a position for their first tap: common windows of several, and phases of strided kernels."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class PlacedKernel(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """The smallest box of places that contains all taps of several kernels."""
+    """The smallest box of positions that contains all taps of several kernels."""
 
     start: tuple[int, ...]
-    """First place, one number an axis."""
+    """First position, one number an axis."""
     shape: tuple[int, ...]
-    """Number of places, one number an axis."""
+    """Number of positions, one number an axis."""
     taps: tuple[Slices, ...]
     """For each kernel: where its taps stand in the window."""
 
@@ -37,15 +37,15 @@ class Window:
 def window_of(kernels: Sequence[PlacedKernel], *, with_origin: bool = False) -> Window:
     """Return the smallest window of several kernels.
 
-    ``with_origin``: whether the window has to begin at place 0 or before.
+    ``with_origin``: whether the window has to begin at position 0 or before.
     """
     starts = [start for _, start in kernels]
-    first = tuple(min(places) for places in zip(*starts, strict=True))
+    first = tuple(min(positions) for positions in zip(*starts, strict=True))
     if with_origin:
-        first = tuple(min(place, 0) for place in first)
+        first = tuple(min(position, 0) for position in first)
     taps = []
     for kernel, start in kernels:
-        offsets = [place - origin for place, origin in zip(start, first, strict=True)]
+        offsets = [position - origin for position, origin in zip(start, first, strict=True)]
         lengths = kernel.shape[2:]
         taps.append(tuple(slice(offset, offset + n) for offset, n in zip(offsets, lengths, strict=True)))
     shape = tuple(max(part.stop for part in axis) for axis in zip(*taps, strict=True))
@@ -65,7 +65,7 @@ def split_into_phases(
         return PlacedKernel(kernel, start)
     axes = len(stride)
     channels = kernel.shape[:2]
-    phase_of_start = [place % s for place, s in zip(start, stride, strict=True)]
+    phase_of_start = [position % s for position, s in zip(start, stride, strict=True)]
     ends = [phase + n for phase, n in zip(phase_of_start, kernel.shape[2:], strict=True)]
     coarse = [-(-end // s) for end, s in zip(ends, stride, strict=True)]
 
@@ -81,5 +81,5 @@ def split_into_phases(
     coarse_axes = range(2, 2 + 2 * axes, 2)
     phase_axes = range(3, 3 + 2 * axes, 2)
     phases = padded.reshape(split_shape).transpose(0, 1, *phase_axes, *coarse_axes)
-    places = tuple(place // s for place, s in zip(start, stride, strict=True))
-    return PlacedKernel(phases.reshape(channels[0], -1, *coarse), places)
+    positions = tuple(position // s for position, s in zip(start, stride, strict=True))
+    return PlacedKernel(phases.reshape(channels[0], -1, *coarse), positions)

@@ -11,19 +11,21 @@ import numpy as np
 
 from specnorm import ConvSpec, SpecnormError
 from specnorm.errors import MethodError
-from specnorm.proof import Interval, Upper, arithmetic, finite, known, least
+from specnorm.proof import Interval, Upper, arithmetic, finite
+from specnorm.proof import known as require_known
+from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import Branches
 from specnorm_networks.certified.channels import is_padded_layer, numbers_along, spatial_sizes
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.kernels import Norms, norm_by, norm_of_stack_by
+from specnorm_networks.certified.kernels import Norms, checked_norm, checked_norm_of_stack
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place
 from specnorm_networks.certified.operators.layers import Convolution, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add, Pad, Scale
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.operators.reductions import Norm
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
-from specnorm_networks.certified.ranges import Values
+from specnorm_networks.certified.ranges import LazyRanges
 from specnorm_networks.certified.scope import Map, Scope
 
 T = TypeVar("T")
@@ -41,9 +43,9 @@ class Step:
         The framework's name of the operator.
     rule : str
         The rule that was applied.
-    alone : Upper or None
-        Constant of the node's value with respect to the only value that the node reads and that is no constant of the
-        network; None if it reads several.
+    own : Upper or None
+        The node's own Lipschitz constant, with respect to the only value that it reads and that is no fixed value of
+        the network; None if it reads several.
     claim : Upper or None
         Constant of the map from the network's inputs to this value; None: unknown, here or for a value before.
     layer : str or None
@@ -53,14 +55,14 @@ class Step:
     name: str
     operator: str
     rule: str
-    alone: Upper | None
+    own: Upper | None
     claim: Upper | None
     layer: str | None = None
 
     @property
     def factor(self) -> float | None:
-        """Lipschitz constant of this node alone, rounded up; None for nodes with several inputs."""
-        return None if self.alone is None else self.alone.value
+        """The node's own Lipschitz constant, rounded up; None for nodes with several inputs."""
+        return None if self.own is None else self.own.value
 
     @property
     def upper(self) -> float | None:
@@ -96,15 +98,15 @@ class UnknownNode:
 
 
 @dataclass(frozen=True, eq=False)
-class Constants:
-    """The constants of all values of a network."""
+class NetworkConstants:
+    """The Lipschitz constants of all values of a network."""
 
     steps: Mapping[str, Step]
-    """Constants with respect to all inputs together, by value, in the order of computation."""
+    """Lipschitz constants with respect to all inputs together, by value, in the order of computation."""
     unknown: tuple[UnknownNode, ...]
     """Nodes whose operators have no bound."""
     by_input: tuple[Mapping[str, Step], ...]
-    """Constants with respect to each input alone, while the others stay the same."""
+    """Lipschitz constants with respect to each input by itself, while the others stay the same."""
     claim: Upper | None
     """Constant of all outputs together; None if one is unknown."""
 
@@ -113,21 +115,21 @@ class Constants:
 def propagate(
     graph: Graph,
     norms: Norms,
-    values: Values,
-    shortcuts: Mapping[str, Sequence[Upper]] | None = None,
-) -> Constants:
+    values: LazyRanges,
+    joint_constants: Mapping[str, Sequence[Upper]] | None = None,
+) -> NetworkConstants:
     """Prove constants of all values of a graph.
 
-    ``norms``: proves the norms of layers. ``values``: ranges of the graph's values. ``shortcuts``: constants of maps
-    from an earlier value to a later one, for layers that were bounded together, by the name of the later value. They
-    count where they are smaller.
+    ``norms``: proves the norms of layers. ``values``: ranges of the graph's values. ``joint_constants``: Lipschitz
+    constants of maps from an earlier value to a later one, for layers that were bounded together, by the name of the
+    later value. They count where they are smaller.
     """
     if not graph.inputs:
         raise MethodError("the network has no input of floating numbers, so that it has no Lipschitz constant.")
     if not graph.outputs:
         raise MethodError("no output of the network is computed from its inputs.")
     scope = Scope(graph, values.regions)
-    passes = [_Pass(scope, norms, name, shortcuts or {}, values) for name in graph.inputs]
+    passes = [_Pass(scope, norms, name, joint_constants or {}, values) for name in graph.inputs]
     steps: dict[str, Step] = {}
     for node in graph.nodes:
         steps[node.name] = _with_all_inputs(node, [one_pass.steps[node.name] for one_pass in passes], graph)
@@ -136,7 +138,7 @@ def propagate(
     unknown: dict[str, UnknownNode] = {}
     for one_pass in passes:
         unknown |= one_pass.unknown
-    return Constants(steps, tuple(unknown.values()), tuple(one_pass.steps for one_pass in passes), claim)
+    return NetworkConstants(steps, tuple(unknown.values()), tuple(one_pass.steps for one_pass in passes), claim)
 
 
 class _Pass:
@@ -147,12 +149,12 @@ class _Pass:
         scope: Scope,
         norms: Norms,
         wrt: str,
-        shortcuts: Mapping[str, Sequence[Upper]],
-        values: Values,
+        joint_constants: Mapping[str, Sequence[Upper]],
+        values: LazyRanges,
     ) -> None:
         self.scope = scope
         self.nodes = scope.graph.by_name
-        self.constants = scope.graph.constants
+        self.fixed_values = scope.graph.fixed_values
         self.values = values
         self.norms = norms
         self.wrt = wrt
@@ -162,7 +164,7 @@ class _Pass:
         for node in scope.graph.nodes:
             self.branches.append(node)
             step = self._step_by_branches(node, self._step(node))
-            self.steps[node.name] = self._step_by_shortcuts(step, shortcuts.get(node.name, ()))
+            self.steps[node.name] = self._step_by_joint_constants(step, joint_constants.get(node.name, ()))
 
     def _step(self, node: Node) -> Step:
         """Return a node's bound by the rule of its operator."""
@@ -183,8 +185,8 @@ class _Pass:
     def _is_deterministic(self, node: Node) -> bool:
         """Whether a node's value is unchanged when the values that it reads are unchanged.
 
-        True for inputs of the network other than ``wrt``, and for constants. False for random operators, and for other
-        operators without inputs.
+        True for inputs of the network other than ``wrt``, and for fixed values. False for random operators, and for
+        other operators without inputs.
         """
         if isinstance(node.operator, (Input, Constant, Held)):
             return True
@@ -192,6 +194,7 @@ class _Pass:
 
     def _step_by_branches(self, node: Node, step: Step) -> Step:
         """Return a smaller bound of a node where branches from one value meet; the given one if there is none."""
+        # Left out are inputs without a constant, and those with the constant 0, which do not change.
         changing_inputs = [name for name in node.inputs if self.steps[name].upper]
         if len(changing_inputs) < 2 or step.claim is None or not step.claim.value:
             return step
@@ -199,28 +202,27 @@ class _Pass:
         try:
             for branches_claim in self.branches.claims(node):
                 start = rules.map_of_claim(branches_claim).start
-                claim = rules.along(branches_claim, known(self.steps[start].claim))
+                claim = rules.composed(branches_claim, require_known(self.steps[start].claim))
                 if claim.value < least_claim.value:
                     least_claim = claim
-                    self.branches.shortcuts[node.name] = branches_claim
+                    self.branches.constants_of_branches[node.name] = branches_claim
         except (SpecnormError, OSError, OverflowError):
             pass  # the bound by the node's own rule stays
         if least_claim is step.claim:
             return step
         return replace(step, rule=least_claim.rule, claim=least_claim)
 
-    def _step_by_shortcuts(self, step: Step, shortcuts: Sequence[Upper]) -> Step:
+    def _step_by_joint_constants(self, step: Step, joint_constants: Sequence[Upper]) -> Step:
         """Return the smallest of a node's bound and its bounds by layers that were bounded together and end there.
 
-        ``shortcuts``: as in `propagate`. `Branches.shortcuts` are others: constants of branches, by the node where they
-        meet.
+        ``joint_constants``: as in `propagate`.
         """
         claims = [] if step.claim is None else [step.claim]
-        for shortcut in shortcuts:
-            before = self.steps.get(shortcut.what.start) if isinstance(shortcut.what, Map) else None
+        for joint_constant in joint_constants:
+            before = self.steps.get(joint_constant.what.start) if isinstance(joint_constant.what, Map) else None
             if before is not None and before.claim is not None:
-                claims.append(rules.along(shortcut, before.claim))
-        return replace(step, claim=least(*claims)) if claims else step
+                claims.append(rules.composed(joint_constant, before.claim))
+        return replace(step, claim=least_claim_of(*claims)) if claims else step
 
     # -- rules of operators ------------------------------------------------------------------------------------------
     def _step_by_rule(self, node: Node, claims: list[Upper]) -> Step:
@@ -237,9 +239,9 @@ class _Pass:
                 scale = _by_output_channel(operator, layer.operator)
                 if scale is not None:
                     return self._step_of_layer(layer, layer.operator, scale, node)
-        sources = [name for name in node.inputs if name not in self.constants]
+        sources = [name for name in node.inputs if name not in self.fixed_values]
         if isinstance(operator, Matrices):
-            norm = norm_of_stack_by(self.norms, operator.layer)
+            norm = checked_norm_of_stack(self.norms, operator.layer)
             factor = rules.of_layer(self.scope, sources[0], node, node, norm, node.rule)
             return self._step_of_factor(node, factor, sources[0], claims, operator.layer.name)
         if len(sources) == 1:
@@ -257,7 +259,7 @@ class _Pass:
         return tuple(self.values[name] for name in node.inputs)
 
     def _with_respect_to(self, source: str, node: Node) -> list[Upper]:
-        """Return claims of a node's inputs with respect to one of them: 1 of itself, and 0 of constants."""
+        """Return claims of a node's inputs with respect to one of them: 1 of itself, and 0 of fixed values."""
         claims = []
         for name in node.inputs:
             if name == source:
@@ -276,7 +278,7 @@ class _Pass:
     ) -> Step:
         """Return the bound of a node from its own constant ``factor`` with respect to one of its inputs, ``source``."""
         before = claims[node.inputs.index(source)]
-        return _step_of(node, node.rule, factor, rules.along(factor, before), layer)
+        return _step_of(node, node.rule, factor, rules.composed(factor, before), layer)
 
     def _require_lengths(self, node: Node, operator: Normalise) -> None:
         """Refuse `Normalise` whose second input is not the norm of the first, which its rule supposes."""
@@ -307,14 +309,14 @@ class _Pass:
             source = self.nodes[source.inputs[0]]
             rule = f"{rule}, padded"
         sizes = spatial_sizes(source.shape, node.shape, layer.spatial)
-        norm = norm_by(self.norms, layer, geometry, sizes, scale)
+        norm = checked_norm(self.norms, layer, geometry, sizes, scale)
         factor = rules.of_layer(self.scope, source.name, end, node, norm, rule)
-        before = known(self.steps[source.name].claim)
-        return _step_of(end, rule, factor, rules.along(factor, before), layer.name)
+        before = require_known(self.steps[source.name].claim)
+        return _step_of(end, rule, factor, rules.composed(factor, before), layer.name)
 
 
-def _step_of(node: Node, rule: str, alone: Upper | None, claim: Upper | None, layer: str | None = None) -> Step:
-    return Step(node.name, label(node), rule, alone, claim, layer)
+def _step_of(node: Node, rule: str, own: Upper | None, claim: Upper | None, layer: str | None = None) -> Step:
+    return Step(node.name, label(node), rule, own, claim, layer)
 
 
 def label(node: Node) -> str:
@@ -323,12 +325,11 @@ def label(node: Node) -> str:
 
 
 def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
-    """Follow a node back through additions of constants; return the node where they began.
+    """Follow a node back through additions of fixed values; return the node where they began.
 
-    It is the node itself if that adds no constants. ``nodes``: all nodes, by name.
+    It is the node itself if that adds none. ``nodes``: all nodes, by name.
     """
-    # ``over`` is the number by which a sum is divided.
-    while isinstance(node.operator, Add) and node.operator.over == 1 and node.shape is not None:
+    while isinstance(node.operator, Add) and node.operator.divisor == 1 and node.shape is not None:
         summands = []
         for name, weight in zip(node.inputs, node.operator.weights, strict=True):
             if not isinstance(nodes[name].operator, Constant):
@@ -348,7 +349,7 @@ def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> FloatArr
     if isinstance(operator, Matrix) and operator.side == "left":
         axes_after_channels += 1
     axis = -1 - axes_after_channels
-    # With ``ndim`` 0, the negative axis is counted from the last axis of the factors.
+    # The axis is negative. With 0 as the number of the value's axes, it is counted from the last axis of the factors.
     values = numbers_along(scale.values, axis, 0)
     count = ConvSpec.of(tuple(operator.layer.stored().shape), **operator.layer.geometry).cout
     if values is None or len(values) != count or not np.all(np.isfinite(values)):
@@ -363,11 +364,11 @@ def _with_all_inputs(node: Node, steps: list[Step], graph: Graph) -> Step:
         return first
     # The rule is that of an input on which the value depends.
     rule = next((step.rule for step in steps if step.upper != 0.0), first.rule)
-    own_constants = [step.alone for step in steps if step.alone is not None]
-    alone = max(own_constants, key=finite, default=None)
+    own_constants = [step.own for step in steps if step.own is not None]
+    own = max(own_constants, key=finite, default=None)
     claims = _all_or_none([step.claim for step in steps])
     claim = None if claims is None else rules.of_all_inputs(node.name, claims, graph.inputs)
-    return _step_of(node, rule, alone, claim, first.layer)
+    return _step_of(node, rule, own, claim, first.layer)
 
 
 def _all_or_none(values: Sequence[T | None]) -> list[T] | None:

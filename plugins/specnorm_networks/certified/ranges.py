@@ -1,10 +1,10 @@
 """Ranges of the values of a network while its inputs stay in a ball or a box: intervals, rounding counted.
 
-The interval of a value is computed from the intervals of the values that its node reads. On a ball, two more intervals
-around the value at the centre are known: by proven constants of maps to the value, and by the rows of a linear map.
-Their intersection counts. A value whose operator states no rule can be anything. If the range of a function's input is
-known, its slopes lie between the smallest and the largest derivative there: a ReLU that cannot switch has slope 0 or 1
-(`with_slopes_on`).
+The interval of a value is computed from the intervals of the values that its node reads. On a ball there are two more
+intervals, centred at the value for the ball's centre: one from Lipschitz constants of maps to the value, one from the
+norms of the rows of a linear map. All three are intersected. A value whose operator states no rule can be anything. If
+the range of a function's input is known, its slopes lie between the smallest and the largest derivative there: a ReLU
+that cannot switch has slope 0 or 1 (`with_slopes_on`).
 """
 
 from __future__ import annotations
@@ -95,11 +95,13 @@ def ranges(
         if not earlier.regions <= regions:
             raise HypothesisError("these are ranges on another region")
     at_centre = dict[str, Interval]()
-    maps = dict[str, list[tuple[str, float]]]()
+    constants_to = dict[str, list[tuple[str, float]]]()
     if isinstance(region, Ball) and region.radius > 0:
-        maps = _constants_as_numbers(graph, region, constants or {})
-        at_centre = Walk(graph, Ball(region.centre, 0.0), {}, {}, {}).to_the_end()
-    intervals = Walk(graph, region, at_centre, maps, earlier or {}).to_the_end()
+        constants_to = _constants_as_numbers(graph, region, constants or {})
+        centre_alone = Ball(region.centre, 0.0)
+        at_centre = Walk(graph, centre_alone, at_centre={}, constants_to={}, known={}).to_the_end()
+    walk = Walk(graph, region, at_centre=at_centre, constants_to=constants_to, known=earlier or {})
+    intervals = walk.to_the_end()
     return Ranges(intervals, graph.origin, regions)
 
 
@@ -108,7 +110,7 @@ def _constants_as_numbers(
     region: Ball,
     constants: Mapping[str, Upper],
 ) -> dict[str, list[tuple[str, float]]]:
-    """Return for each value the constants of maps to it, each with the name of the map's start.
+    """Return for each value the Lipschitz constants of maps to it, each with the name of the map's start.
 
     The maps start at all inputs together; the name of that start consists of the inputs' names (`_name_of_inputs`).
 
@@ -155,7 +157,7 @@ def consistent(node: Node) -> Iterator[None]:
     except HypothesisError as error:
         raise InternalError(
             f"What is known of {visible(node.name)} contradicts itself ({error}). No bound is given. If operator "
-            f"{type(node.operator).__name__} is yours, look at what its `image`, `slopes`, `affine` and `linear_map` "
+            f"{type(node.operator).__name__} is yours, look at what its `image`, `slopes`, `strip_on` and `linear_map` "
             "promise; else please report the network."
         ) from error
 
@@ -177,9 +179,9 @@ class Location:
 class Walk:
     """Locates values while inputs stay in a region, in order, each from the locations of the values that it reads.
 
-    ``at_centre``: intervals of the values for the centre of a ball; none if the region is a box. ``maps``: for each
-    value the constants of maps to it, each with the name of the start: a value, or all inputs (`_name_of_inputs`).
-    ``stated``: intervals in which values are already known to lie.
+    ``at_centre``: intervals of the values for the centre of a ball; none if the region is a box. ``constants_to``: for
+    each value the Lipschitz constants of maps to it, each with the name of the map's start, which is a value or all
+    inputs (`_name_of_inputs`). ``known``: intervals in which values are already known to lie.
     """
 
     def __init__(
@@ -187,16 +189,16 @@ class Walk:
         graph: Graph,
         region: Ball | Box,
         at_centre: Mapping[str, Interval],
-        maps: Mapping[str, Sequence[tuple[str, float]]],
-        stated: Mapping[str, Interval],
+        constants_to: Mapping[str, Sequence[tuple[str, float]]],
+        known: Mapping[str, Interval],
     ) -> None:
         self.graph = graph
         self.region = region
         self.at_centre = at_centre
-        self.maps = maps
-        self.stated = stated
+        self.constants_to = constants_to
+        self.known = known
         self.radius = region.radius if isinstance(region, Ball) else math.inf
-        self.moving = graph.moved_by(graph.inputs)
+        self.changing = graph.changed_by(graph.inputs)
         """Names of the values that change with the inputs."""
         self.locations: dict[str, Location] = {}
         """Locations of the values that were visited."""
@@ -213,15 +215,16 @@ class Walk:
 
     @arithmetic.on_host()
     def visit(self, node: Node) -> None:
-        """Locate a node's value: by its operator, by constants, and by its stated interval."""
+        """Locate a node's value: by its operator, by Lipschitz constants, and by the interval that is known already."""
         name = node.name
         shape = node.shape
         if shape is None:
             return
-        box = self.stated.get(name, anything(shape))
-        distance = math.inf if name in self.moving else 0.0
-        for start, constant in self.maps.get(name, ()):
-            # The start is an earlier value, or all inputs together; a single input may be this value itself.
+        box = self.known.get(name, anything(shape))
+        distance = math.inf if name in self.changing else 0.0
+        for start, constant in self.constants_to.get(name, ()):
+            # The start is an earlier value, or all inputs together. If the network has a single input, the name of all
+            # inputs is that input's name, and this value may be the input itself.
             is_all_inputs = start not in self.locations and start == _name_of_inputs(self.graph)
             distance_of_start = self.radius if is_all_inputs else self.locations[start].distance
             distance = min(distance, host.mul_up(constant, distance_of_start))
@@ -242,18 +245,20 @@ class Walk:
         image = anything(shape)
         # Operators without a rule for intervals raise an error, or return None.
         with contextlib.suppress(SpecnormError, NoBoundError, NotRunError, OSError):
-            stated = node.operator.image(before, self.graph.place(node)) if linear is None else linear.image(before)
-            if stated is not None:
-                image = enclosing(stated)
+            by_operator = (
+                node.operator.image(before, self.graph.place(node)) if linear is None else linear.image(before)
+            )
+            if by_operator is not None:
+                image = enclosing(by_operator)
         if image.shape != shape:
             image = anything(shape)
-        moving = [name for name in node.inputs if name in self.moving]
-        if len(moving) != 1 or node.name not in self.at_centre or linear is None or linear.rows is None:
+        changing = [name for name in node.inputs if name in self.changing]
+        if len(changing) != 1 or node.name not in self.at_centre or linear is None or linear.rows is None:
             return image
-        # An entry changes by at most the norm of its row times the distance of the input. The sum of up to 2^24
-        # products was rounded, and may have underflowed.
+        # An entry changes by at most the norm of its row times the distance of the input. Norms of rows are stated
+        # rounded up; the allowance also covers a user's map whose norms are rounded sums of up to 2^24 squares.
         rows = host.inflate(linear.rows, 2**24) + 2.0**-500
-        reach = host.next_up(rows * self.locations[moving[0]].distance)
+        reach = host.next_up(rows * self.locations[changing[0]].distance)
         reach = np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
         return image & (self.at_centre[node.name] + interval.within(reach))
 
@@ -277,7 +282,7 @@ class Walk:
 def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:
     """Return a node's linear map for the sizes of its inputs; None if it has none, or if sizes are unknown."""
     place = graph.place(node)
-    if not place.sizes() or node.shape is None:
+    if not place.known_shapes() or node.shape is None:
         return None
     try:
         return node.operator.linear_map(place)
@@ -302,22 +307,22 @@ def with_slopes_on(graph: Graph, intervals: Ranges) -> Graph:
     nodes = [
         _with_slopes(node, [intervals.get(name) for name in node.inputs], intervals.regions) for node in graph.nodes
     ]
-    return graph._same(nodes, intervals.regions)
+    return graph._with_nodes(nodes, intervals.regions)
 
 
-def anywhere(graph: Graph) -> Ranges:
-    """Return ranges that say nothing: each value of known size may be anything."""
+def unlimited_ranges(graph: Graph) -> Ranges:
+    """Return ranges without limits: each value of known size may be anything."""
     intervals = {node.name: anything(node.shape) for node in graph.nodes if node.shape is not None}
     return Ranges(intervals, graph.origin, frozenset())
 
 
-def has_rising_function(graph: Graph) -> bool:
-    """Whether the smallest slope, on the whole line, of some function of each entry is above 0.
+def has_function_with_positive_slopes(graph: Graph) -> bool:
+    """Whether some function of each entry has only positive slopes on the whole line.
 
     Functions whose slopes are already those on a range do not count.
     """
     functions = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
-    extents = [function.extent() for function in functions if function.near is None]
+    extents = [function.extent() for function in functions if function.slopes_on_range is None]
     return any(extent is not None and extent[0] > 0 for extent in extents)
 
 
@@ -331,14 +336,14 @@ def _with_slopes(node: Node, before: Sequence[Interval | None], regions: frozens
     if slopes is None or slopes[0].shape != node.shape or not all(np.isfinite(end).all() for end in slopes):
         return node
     with consistent(node):
-        return replace(node, operator=replace(operator, near=Slopes(*enclosing(slopes).ends, regions)))
+        return replace(node, operator=replace(operator, slopes_on_range=Slopes(*enclosing(slopes).ends, regions)))
 
 
-Ends = float | NDArray[Any] | Mapping[str, Any]
+BoxEnd = float | NDArray[Any] | Mapping[str, Any]
 """Low or high end of a box: numbers for every input, or by the name of each input."""
 
 
-def within(graph: Graph, low: Ends, high: Ends) -> Graph:
+def within(graph: Graph, low: BoxEnd, high: BoxEnd) -> Graph:
     """Return the same network on inputs whose entries lie between two numbers.
 
     Squares, exp, products of values and the like have a constant only on a box. Other rules do not use the box.
@@ -359,10 +364,10 @@ def within(graph: Graph, low: Ends, high: Ends) -> Graph:
         If an input has no numbers, or its low end is not below its high end.
     """
     nodes = [_with_box(node, low, high) if node.name in graph.inputs else node for node in graph.nodes]
-    return graph._same(nodes)
+    return graph._with_nodes(nodes)
 
 
-def _with_box(node: Node, low: Ends, high: Ends) -> Node:
+def _with_box(node: Node, low: BoxEnd, high: BoxEnd) -> Node:
     """Return an input with a box; `MethodError` if the box does not fit it."""
     ends = []
     for end in (low, high):
@@ -386,7 +391,7 @@ def _with_box(node: Node, low: Ends, high: Ends) -> Node:
 
 
 def stated_boxes(graph: Graph) -> dict[str, tuple[float, float] | None]:
-    """Return the low and high end of the box that `within` stated for each input, by name.
+    """Return the low and high end of the box that `within` states for each input, by name.
 
     None for an input whose entries have different ends. Inputs without a box are left out.
     """
@@ -399,13 +404,13 @@ def stated_boxes(graph: Graph) -> dict[str, tuple[float, float] | None]:
 
 
 def _inputs(graph: Graph) -> Iterator[tuple[str, Input]]:
-    """Yield the name and the operator of each input that can change (`Input.moves`)."""
+    """Yield the name and the operator of each input that can change (`Input.may_change`)."""
     for node in graph.nodes:
-        if isinstance(node.operator, Input) and node.operator.moves:
+        if isinstance(node.operator, Input) and node.operator.may_change:
             yield node.name, node.operator
 
 
-class Values:
+class LazyRanges:
     """Ranges of a network's values, computed when the first one is read.
 
     ``intervals``: ranges that were computed before. Default: ranges for inputs in the graph's box.

@@ -34,7 +34,7 @@ from specnorm_networks.certified.combinations import (
     slice_of,
 )
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.links import AffineMap, Filter, Term
+from specnorm_networks.certified.links import Link, PlacedLayer, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.rules import follow_with, identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
@@ -48,10 +48,10 @@ class Value:
     """A value that terms read."""
 
     node: str
-    """Name of the node that first had this value."""
+    """Name of the node that made the value; later nodes may have been merged into its link (`Link.end`)."""
     width: int
     """Number of channels."""
-    link: AffineMap | None
+    link: Link | None
     """The link that computes the value, if there is one; its terms read values by their numbers in `Reader.values`."""
     axis: int
     """Axis of the channels."""
@@ -60,7 +60,7 @@ class Value:
 class Reader:
     """Reads a graph; results are the attributes `values` and `escaping`.
 
-    Of a node the reader knows one of these: it is a sum of terms (`_combinations`); it is a number times another node
+    Of a node the reader knows one of these: it is a sum of terms (`_sums`); it is a number times another node
     (`_multiples`); or nothing. In the last case it becomes a value without a link when a link first reads it
     (`_values_without_link`).
     """
@@ -74,7 +74,7 @@ class Reader:
         """All values, each after those that it reads."""
         self.escaping: set[int] = set()
         """Numbers of the values that something other than a link reads."""
-        self._combinations: dict[str, LinearCombination] = {}
+        self._sums: dict[str, LinearCombination] = {}
         """Nodes as sums of terms."""
         self._values_without_link: dict[tuple[str, int], LinearCombination] = {}
         """Nodes that became values without a link, by the node and the axis of its channels."""
@@ -85,20 +85,20 @@ class Reader:
         for node in graph.nodes:
             self._read(node)
         for name in graph.outputs:
-            self._escape(name)
+            self._note_other_reader(name)
 
     def _read(self, node: Node) -> None:
         """Keep a node as a sum of terms; if it is none, note that something other than a link reads its inputs."""
-        combination = self._combination_of_node(node) if node.inputs else None
+        combination = self._sum_of_node(node) if node.inputs else None
         if combination is not None and len(combination.terms) <= MOST_TERMS:
-            self._combinations[node.name] = combination
+            self._sums[node.name] = combination
             return
         if isinstance(node.operator, ops.Pad) and self._belongs_to_layers(node):
             return
         for name in node.inputs:
-            self._escape(name)
+            self._note_other_reader(name)
 
-    def _combination_of_node(self, node: Node) -> LinearCombination | None:
+    def _sum_of_node(self, node: Node) -> LinearCombination | None:
         """Return a node as a sum of terms; None if it is none."""
         match node.operator:
             case ops.Convolution() as layer:
@@ -109,7 +109,7 @@ class Reader:
                 return self._scale(node, scale)
             case ops.Pointwise() as function:
                 return self._pointwise(node, function)
-            case ops.Add(over=1) as add:  # a sum that is not divided
+            case ops.Add(divisor=1) as add:  # a sum that is not divided
                 return self._add(node, add)
             case ops.Concat(new=False) as concat:  # along an axis that the values have
                 return self._concatenate(node, concat.axis)
@@ -128,27 +128,26 @@ class Reader:
             case _:
                 return self._follow_channelwise(node)
 
-    def _belongs_to_layers(self, pad: Node) -> bool:
+    def _belongs_to_layers(self, pad_node: Node) -> bool:
         """Whether a padding is read only by layers that are bounded together with it (`_layer`)."""
-        source = self.nodes[pad.inputs[0]]
-        readers = [node for node in self.nodes.values() if pad.name in node.inputs]
-        is_read_by_nodes_alone = len(readers) == self.readers[pad.name]  # and is no output
-        return is_read_by_nodes_alone and all(is_padded_layer(node, pad, source) for node in readers)
+        source = self.nodes[pad_node.inputs[0]]
+        readers = [node for node in self.nodes.values() if pad_node.name in node.inputs]
+        is_read_by_nodes_alone = len(readers) == self.readers[pad_node.name]  # and is no output
+        return is_read_by_nodes_alone and all(is_padded_layer(node, pad_node, source) for node in readers)
 
     # -- values ------------------------------------------------------------------------------------------------------
-    def _combination(self, name: str, axis: int) -> LinearCombination | None:
+    def _sum_of(self, name: str, axis: int) -> LinearCombination | None:
         """Return a node as a sum with its channels on an axis.
 
-        A node that is no sum becomes a value without a link, and the sum is that value alone.
-
-        None if its channels are on another axis, or its shape is unknown.
+        None if they are on another axis, or the node's shape is unknown. If the node was not read as a sum, a value
+        without a link is added for it, and the sum is that value alone.
         """
-        if name in self._combinations:
-            combination = self._combinations[name]
+        if name in self._sums:
+            combination = self._sums[name]
             return combination if combination.axis == axis else None
         if name in self._multiples:
             source, number = self._multiples[name]
-            multiplied = self._combination(source, axis)
+            multiplied = self._sum_of(source, axis)
             return None if multiplied is None else multiply(multiplied, number)
         shape = self.nodes[name].shape
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
@@ -165,7 +164,7 @@ class Reader:
         name: str,
         width: int,
         axis: int,
-        link: AffineMap | None,
+        link: Link | None,
     ) -> LinearCombination:
         """Add a value; return the sum that is that value alone."""
         self.values.append(Value(name, width, link, axis))
@@ -176,7 +175,7 @@ class Reader:
         self,
         node: Node,
         combination: LinearCombination,
-        link: AffineMap,
+        link: Link,
     ) -> LinearCombination:
         """Add the value of a node that a link computes from a sum; return the sum that is that value alone."""
         self._mark_extendable(node)
@@ -187,23 +186,23 @@ class Reader:
         if self.readers[node.name] == 1:
             self._extendable.add(node.name)
 
-    def _combination_as_value(self, name: str, axis: int) -> LinearCombination | None:
+    def _as_single_value(self, name: str, axis: int) -> LinearCombination | None:
         """Return a node as a sum that is a single value. Any other sum is made a value, by a link with the identity."""
-        combination = self._combination(name, axis)
+        combination = self._sum_of(name, axis)
         if combination is None or combination.single_value is not None:
             return combination
         ones = np.ones(combination.width)  # the slopes of the identity
-        link = AffineMap(combination.terms, combination.width, (ones, ones), name)
-        self._combinations[name] = self._append_link(self.nodes[name], combination, link)
-        return self._combinations[name]
+        link = Link(combination.terms, combination.width, (ones, ones), name)
+        self._sums[name] = self._append_link(self.nodes[name], combination, link)
+        return self._sums[name]
 
-    def _escape(self, name: str) -> None:
+    def _note_other_reader(self, name: str) -> None:
         """Note that something other than a link reads a node."""
-        # Nodes that are no sums need no note, `_multiples` among them: links read them only by values without a
-        # link, with which a run may start, but which are never inside a run.
-        if name not in self._combinations:
+        # Only sums need the note. A link reads any other node by a value without a link. Such a value can be the start
+        # of a run, and a run's start may be read from outside.
+        if name not in self._sums:
             return
-        combination = self._combination_as_value(name, self._combinations[name].axis)
+        combination = self._as_single_value(name, self._sums[name].axis)
         assert combination is not None  # for the type checker: the sum has its channels on that axis
         self.escaping.update(term.source for term in combination.terms)
 
@@ -212,7 +211,7 @@ class Reader:
         node: Node,
         combination: LinearCombination,
         name: str,
-        change: Callable[[AffineMap], AffineMap],
+        change: Callable[[Link], Link],
     ) -> LinearCombination | None:
         """Make a node a part of the link whose value it reads; return the sum that is that value alone.
 
@@ -231,7 +230,7 @@ class Reader:
         self._mark_extendable(node)
         return combination
 
-    def _link_of(self, combination: LinearCombination) -> AffineMap | None:
+    def _link_of(self, combination: LinearCombination) -> Link | None:
         """Return the link of the single value that a sum is; None if it is more than that, or has no link."""
         number = combination.single_value
         return None if number is None else self.values[number].link
@@ -243,7 +242,7 @@ class Reader:
 
     def _unflattened(self, name: str) -> LinearCombination | None:
         """Return a node as a sum; None if it is no sum, or was flattened, so that its channels have no axis."""
-        combination = self._combinations.get(name)
+        combination = self._sums.get(name)
         return combination if combination is not None and self._repeat(combination) == 1 else None
 
     def _keeps_shape(self, node: Node, name: str) -> bool:
@@ -269,14 +268,14 @@ class Reader:
         if layer.spatial and len(node.shape) != layer.spatial + 2:
             return None
         try:
-            shape = tuple(layer.load().shape)
-            spec = ConvSpec.of(shape[::-1] if layer.transposed else shape, **geometry)
+            shape = tuple(layer.load().shape)  # of a matrix with its outputs last: (inputs, outputs)
+            spec = ConvSpec.of(shape[::-1] if layer.outputs_last else shape, **geometry)
         except (SpecnormError, OSError):
             return None
         axis = len(source.shape) - 1 - layer.spatial
-        combination = self._combination(source.name, axis)
+        combination = self._sum_of(source.name, axis)
 
-        # If nothing else reads the matrix before this one, their product needs no value between them.
+        # A matrix directly after a matrix that only it reads is multiplied with it.
         if combination is not None and self.readers[source.name] == 1:
             product = product_of_matrices(combination, layer, spec.cout)
             if product is not None:
@@ -284,19 +283,19 @@ class Reader:
         # A layer that reads a sum of multiples of values becomes one term for each of them. Any other sum is first made
         # a value.
         if combination is not None:
-            are_multiples = all(replace(term, alpha=1.0).plain for term in combination.terms)
+            are_multiples = all(term.is_multiple_of_identity for term in combination.terms)
             if not (combination.terms and are_multiples):
-                combination = self._combination_as_value(source.name, axis)
+                combination = self._as_single_value(source.name, axis)
         if combination is None or combination.width * self._repeat(combination) != spec.cin:
             return None
 
-        layer_filter = Filter(layer, geometry, spec, spatial_sizes(source.shape, node.shape, layer.spatial))
-        terms = self._terms_of_filter(layer_filter, combination, alpha)
+        placed_layer = PlacedLayer(layer, geometry, spec, spatial_sizes(source.shape, node.shape, layer.spatial))
+        terms = self._terms_of_layer(placed_layer, combination, alpha)
         return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
 
-    def _terms_of_filter(
+    def _terms_of_layer(
         self,
-        layer_filter: Filter,
+        placed_layer: PlacedLayer,
         combination: LinearCombination,
         alpha: float,
     ) -> tuple[Term, ...]:
@@ -305,7 +304,7 @@ class Reader:
         Each term of that sum reads the channels ``reads`` of its value and adds them to the channels ``rows`` of the
         sum. These are the layer's input channels, so that they become ``columns`` of the layer's term.
         """
-        spec = layer_filter.spec
+        spec = placed_layer.spec
         identities = combination.terms
         if self._repeat(combination) > 1:  # the sum is one flattened value, of which the layer reads all features
             every_feature = range(spec.cin)
@@ -316,7 +315,7 @@ class Reader:
                 reads=identity.reads,
                 rows=range(spec.cout),
                 stride=tuple(spec.stride),
-                filter=layer_filter,
+                placed_layer=placed_layer,
                 columns=identity.rows,
                 alpha=alpha * identity.alpha,
             )
@@ -340,6 +339,7 @@ class Reader:
         numbers = numbers_along(scale.values, combination.axis, len(node.shape or ()))
         if numbers is None or numbers.shape != (combination.width,):
             return None
+        # A link's slopes are rounded outward, which covers the rounding of a product, but not an error of the factor.
         if scale.exact:
             with_other_slopes = self._multiply_slopes(node, combination, numbers)
             if with_other_slopes is not None:
@@ -351,7 +351,7 @@ class Reader:
 
     def _multiply(self, node: Node, name: str, number: float) -> LinearCombination | None:
         """Return a number times a node; if the node is no sum, note the number and return None."""
-        if name not in self._combinations:
+        if name not in self._sums:
             self._multiples[node.name] = (name, number)
             return None
         combination = self._unflattened(name)
@@ -359,7 +359,7 @@ class Reader:
 
     def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination | None:
         """Return a function of each entry: a new value, or the value that it reads with one more function."""
-        combination = self._combinations.get(node.inputs[0])
+        combination = self._sums.get(node.inputs[0])
         if combination is None or len(node.inputs) != 1:
             return None
         slopes = function.by_channel(combination.axis, combination.width)
@@ -368,7 +368,7 @@ class Reader:
         low, high = slopes
         if combination.single_value is not None:
             return self._compose_slopes(node, combination, (float(low.min()), float(high.max())))
-        link = AffineMap(combination.terms, combination.width, (low, high), node.name)
+        link = Link(combination.terms, combination.width, (low, high), node.name)
         return self._append_link(node, combination, link)
 
     def _compose_slopes(
@@ -382,8 +382,8 @@ class Reader:
         ``slopes``: smallest and largest slope of the function.
         """
 
-        def compose(link: AffineMap) -> AffineMap:
-            if not link.direct or link.repeat > 1:
+        def compose(link: Link) -> Link:
+            if not link.ends_with_function or link.repeat > 1:
                 # The function follows pooling or flattening: its constant is multiplied to the link's factor.
                 constant = of_slopes(self.scope, node, combination.axis, combination.width)
                 return replace(link, factor=follow_with(link.factor, constant))
@@ -407,7 +407,7 @@ class Reader:
     ) -> LinearCombination | None:
         """Return the value before with the slopes of its link multiplied by numbers, so that no new value is needed."""
         link = self._link_of(combination)
-        if link is None or not link.direct or link.groups is not None:
+        if link is None or not link.ends_with_function or link.groups is not None:
             return None
         ends = [end * numbers for end in link.slopes]
         low = round_but_zero(host.next_down, np.minimum(*ends))
@@ -433,7 +433,7 @@ class Reader:
             return None
         slopes = np.full(combination.width, norm)
         groups = group_of_channels(sort, combination.width, combination.axis)
-        link = AffineMap(combination.terms, combination.width, (-slopes, slopes), node.name, groups=groups)
+        link = Link(combination.terms, combination.width, (-slopes, slopes), node.name, groups=groups)
         return self._append_link(node, combination, link)
 
     def _both_signs(self, node: Node, parts: ops.SignParts) -> LinearCombination | None:
@@ -446,7 +446,7 @@ class Reader:
         for number, sign in enumerate(signs):
             terms += [shift_rows(term, number * combination.width) for term in multiply(combination, sign).terms]
         width = 2 * combination.width
-        link = AffineMap(tuple(terms), width, (np.zeros(width), np.ones(width)), node.name)
+        link = Link(tuple(terms), width, (np.zeros(width), np.ones(width)), node.name)
         return self._append_link(node, combination, link)
 
     def _side_by_side(self, node: Node, functions: ops.SideBySide) -> LinearCombination | None:
@@ -461,10 +461,10 @@ class Reader:
         terms = []
         for number in range(count):
             terms += [shift_rows(term, number * combination.width) for term in combination.terms]
-        # A function may have other constants at each entry. The link's slopes contain the slopes at all entries.
+        # A function may differ from entry to entry. The link's slopes contain the slopes at all entries.
         low = np.repeat(proof.low.min(axis=1), combination.width)
         high = np.repeat(proof.high.max(axis=1), combination.width)
-        link = AffineMap(tuple(terms), count * combination.width, (low, high), node.name)
+        link = Link(tuple(terms), count * combination.width, (low, high), node.name)
         return self._append_link(node, combination, link)
 
     # -- sums and shapes ---------------------------------------------------------------------------------------------
@@ -479,7 +479,7 @@ class Reader:
         if len(summands) == 1:
             ((name, weight),) = summands
             return self._same_sum(node, name) if weight == 1 else self._multiply(node, name, weight)
-        axes = {self._combinations[name].axis for name, _ in summands if name in self._combinations}
+        axes = {self._sums[name].axis for name, _ in summands if name in self._sums}
         if len(axes) != 1:
             return None
         (axis,) = axes
@@ -496,7 +496,7 @@ class Reader:
 
         In either case, each node that is no sum becomes a value.
         """
-        combinations = [self._combination(name, axis) for name in names]
+        combinations = [self._sum_of(name, axis) for name in names]
         unflattened = [
             combination for combination in combinations if combination is not None and self._repeat(combination) == 1
         ]
@@ -505,17 +505,18 @@ class Reader:
     def _same_sum(self, node: Node, name: str) -> LinearCombination | None:
         """Return a node that differs from an earlier node by constants alone: it is the same sum as that node.
 
-        If the sum is the value of a link that can be extended, the link ends with the later node.
+        If the sum is the value of a link that can be extended, the link ends with the later node. So the run ends after
+        the constants that are added, too.
 
         ``name``: the earlier node.
         """
-        combination = self._combinations.get(name)
+        combination = self._sums.get(name)
         if combination is None or name not in self._extendable or self.readers[node.name] != 1:
             return combination
         return self._extend_link(node, combination, name, lambda link: link)
 
     def _concatenate(self, node: Node, axis: int) -> LinearCombination | None:
-        if node.shape is None or not any(name in self._combinations for name in node.inputs):
+        if node.shape is None or not any(name in self._sums for name in node.inputs):
             return None
         combinations = self._unflattened_combinations(list(node.inputs), axis)
         if combinations is None:
@@ -537,7 +538,7 @@ class Reader:
         before = self.nodes[name].shape
         if before is None or len(before) < 3:
             return None  # slices of values without spatial axes make no bound smaller
-        combination = self._combinations[name] if name in self._combinations else self._combination(name, 1)
+        combination = self._sums[name] if name in self._sums else self._sum_of(name, 1)
         for axis, start, stop, step in cut.parts:
             size = before[axis]
             if combination is None or step < 1:
@@ -550,15 +551,17 @@ class Reader:
         name = node.inputs[0]
         if self._keeps_shape(node, name):
             return self._same_sum(node, name)
-        if name not in self._combinations:
+        if name not in self._sums:
             return None
-        combination = self._combination_as_value(name, self._combinations[name].axis)
+        combination = self._as_single_value(name, self._sums[name].axis)
         if combination is None or combination.axis != 1:
             return None
         repeat = features_of_channel(self.nodes[name].shape, node.shape, combination.width)
         if repeat is None:
             return None
-        return self._extend_link(node, combination, name, lambda link: replace(link, repeat=repeat, direct=False))
+        return self._extend_link(
+            node, combination, name, lambda link: replace(link, repeat=repeat, ends_with_function=False)
+        )
 
     def _pad(self, node: Node, pad: ops.Pad) -> LinearCombination | None:
         """Return a sum that is padded with channels of zeros before and after its own.
@@ -569,7 +572,7 @@ class Reader:
         before = self.nodes[name].shape
         if before is None or self._belongs_to_layers(node):
             return None
-        combination = self._combinations.get(name)
+        combination = self._sums.get(name)
         first_axis = len(before) - len(pad.pads)
         padded_axes = [axis for axis, pair in enumerate(pad.pads, first_axis) if any(pair)]
         if not padded_axes:
@@ -584,18 +587,14 @@ class Reader:
         """Return the value that an operator reads, with the operator in its link, if it treats all channels alike."""
         name = node.inputs[0]
         before = self.nodes[name].shape
-        if (
-            name not in self._combinations
-            or len(node.inputs) != 1
-            or not keeps_channels(node.operator, before, node.shape)
-        ):
+        if name not in self._sums or len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
             return None
         try:
             # The constant of the operator alone: its input counts with the constant 1.
             factor = of_operator(self.scope, node, [identity(self.scope, name)], ops.Place((before,), node.shape))
         except ops.NoBoundError:
             return None
-        combination = self._combination_as_value(name, self._combinations[name].axis)
+        combination = self._as_single_value(name, self._sums[name].axis)
         if (
             combination is None
             or combination.axis != 1
@@ -605,9 +604,11 @@ class Reader:
             return None
         average = average_of(node.operator, before, factor)
 
-        def follow(link: AffineMap) -> AffineMap:
+        def follow(link: Link) -> Link:
             # `heads` can use averages only if they directly follow the function.
-            first_average = average if link.direct else None
-            return replace(link, factor=follow_with(link.factor, factor), direct=False, average=first_average)
+            first_average = average if link.ends_with_function else None
+            return replace(
+                link, factor=follow_with(link.factor, factor), ends_with_function=False, average=first_average
+            )
 
         return self._extend_link(node, combination, name, follow)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import HypothesisError, Upper, host, make_upper, number
+from specnorm.proof import HypothesisError, Upper, host, make_upper
+from specnorm.proof import number as format_number
 from specnorm_networks.certified.operators.base import NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 
 INPUTS_TOGETHER = "inputs together: root of the sum of squares"
-NOTHING = make_upper(1.0, "the identity", "it moves nothing")
-"""Constant of what follows the function of a link, if nothing does."""
+IDENTITY_AFTER_LINK = make_upper(1.0, "the identity", "it moves nothing")
+"""Constant of the operators that follow the function of a link, if there are none: it is compared by identity (``is``),
+since operators that follow may also have the constant 1."""
 
 
 def identity(scope: Scope, name: str) -> Upper:
@@ -38,19 +40,19 @@ def identity(scope: Scope, name: str) -> Upper:
 def unchanged(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
     """Return the constant of a value that does not change with the value ``start``: 0.
 
-    Such a value is a constant, another input, or computed from such values alone.
+    Such a value is a fixed value, another input, or computed from such values alone.
 
     ``inputs``: constants of the node's inputs with respect to ``start``.
     """
     scope.check(node)
     is_other_input = isinstance(node.operator, Input) and node.name != start
-    has_no_source = isinstance(node.operator, Constant | Held) or is_other_input
-    if not has_no_source and not (
-        node.inputs and not isinstance(node.operator, Random) and _follow(scope, node, inputs, start)
-    ):
-        raise HypothesisError(f"{node.name} is not known to stay unchanged while {start} changes")
-    if not has_no_source and any(claim.value for claim in inputs):
-        raise HypothesisError(f"{start} moves what {node.name} is computed from")
+    is_fixed = isinstance(node.operator, Constant | Held) or is_other_input
+    if not is_fixed:
+        is_computed = bool(node.inputs) and not isinstance(node.operator, Random)
+        if not is_computed or not _follow(scope, node, inputs, start):
+            raise HypothesisError(f"{node.name} is not known to stay unchanged while {start} changes")
+        if any(claim.value for claim in inputs):
+            raise HypothesisError(f"{start} changes what {node.name} is computed from")
     return make_upper(0.0, scope.map(start, node.name), "does not depend on it")
 
 
@@ -62,7 +64,7 @@ def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
         raise HypothesisError(f"{node.name} is no function of each entry, of {width} channels with known slopes")
     low, high = slopes
     largest_slope = max(abs(float(low.min())), abs(float(high.max())))
-    return make_upper(largest_slope, (node.name, scope.about), "its largest slope")
+    return make_upper(largest_slope, (node.name, scope.domain), "its largest slope")
 
 
 def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
@@ -76,7 +78,7 @@ def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place)
     if not _follow(scope, node, inputs, start):
         raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
     constant = node.operator.combine([claim.value for claim in inputs], place)
-    if not constant >= 0:
+    if not constant >= 0:  # negative, or NaN
         raise NoBoundError(f"its operator {type(node.operator).__name__} gives {constant!r}, which is no constant")
     return make_upper(float(constant), scope.map(start, node.name), node.rule, *inputs)
 
@@ -87,23 +89,23 @@ class Average:
 
     factor: Upper
     """The constant of the averages."""
-    run: Callable[[Any], Any]
-    """Computes the averages for samples with one channel each, (n, 1, *before)."""
-    before: tuple[int, ...]
+    compute: Callable[[Any], Any]
+    """Computes the averages for samples with one channel each, (n, 1, *pixels)."""
+    pixels: tuple[int, ...]
     """Numbers of pixels, one an axis."""
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
         """The averages as a matrix, shape (averages, pixels)."""
-        count = math.prod(self.before)
-        pixels = np.eye(count).reshape(count, 1, *self.before)
-        averages = np.asarray(self.run(pixels), dtype=np.float64)
+        count = math.prod(self.pixels)
+        single_pixels = np.eye(count).reshape(count, 1, *self.pixels)
+        averages = np.asarray(self.compute(single_pixels), dtype=np.float64)
         return averages.reshape(count, -1).T
 
 
 def follow_with(first: Upper, second: Upper) -> Upper:
     """Return the constant of two maps that follow the function of a link, one after the other: the product."""
-    if first is NOTHING:
+    if first is IDENTITY_AFTER_LINK:
         return second
     product = host.mul_up(first.value, second.value)
     return make_upper(product, f"{first.what} times {second.what}", "product", first, second)
@@ -126,21 +128,21 @@ def of_layer(
     scope.check(node, layer)
     alpha = abs(layer.operator.alpha) if isinstance(layer.operator, Matrix) else 1.0
     if alpha != 1:
-        rule = f"{rule}, times {number(alpha, 'upper')}"
+        rule = f"{rule}, times {format_number(alpha, 'upper')}"
     return make_upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), rule, norm)
 
 
-def along(factor: Upper, before: Upper) -> Upper:
+def composed(factor: Upper, before: Upper) -> Upper:
     """Return the constant of one map after another: the product.
 
     ``before``: constant of the map to some value. ``factor``: constant of a map from there.
     """
     first = map_of_claim(before)
     second = map_of_claim(factor)
-    if first.end != second.start or first.about != second.about:
+    if first.end != second.start or first.domain != second.domain:
         raise HypothesisError(f"{second} does not follow {first}")
     product = host.mul_up(factor.value, before.value)
-    return make_upper(product, Map(first.start, second.end, first.about), factor.rule, factor, before)
+    return make_upper(product, Map(first.start, second.end, first.domain), factor.rule, factor, before)
 
 
 def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) -> Upper:
@@ -149,7 +151,7 @@ def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) ->
     ``claims``: constants with respect to each input alone.
     """
     maps = [map_of_claim(claim) for claim in claims]
-    scopes = {a_map.about for a_map in maps}
+    scopes = {a_map.domain for a_map in maps}
     if len(scopes) != 1 or [(a_map.start, a_map.end) for a_map in maps] != [(name, value) for name in inputs]:
         raise HypothesisError(f"{value} depends on {list(inputs)}: {[str(claim.what) for claim in claims]}")
     return _together(claims, Map(", ".join(inputs), value, *scopes), INPUTS_TOGETHER)
@@ -157,11 +159,11 @@ def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) ->
 
 def of_all_outputs(claims: Sequence[Upper], outputs: Sequence[str]) -> Upper:
     """Return the constant of all outputs together, as one vector: root of the sum of squares."""
-    starts = {(map_of_claim(claim).start, map_of_claim(claim).about) for claim in claims}
+    starts = {(map_of_claim(claim).start, map_of_claim(claim).domain) for claim in claims}
     if [map_of_claim(claim).end for claim in claims] != list(outputs) or len(starts) != 1:
         raise HypothesisError(f"the outputs are {list(outputs)}: {[str(claim.what) for claim in claims]}")
-    ((start, about),) = starts
-    what = Map(start, ", ".join(outputs), about)
+    ((start, domain),) = starts
+    what = Map(start, ", ".join(outputs), domain)
     return _together(claims, what, "outputs together: root of the sum of squares")
 
 

@@ -1,7 +1,7 @@
-"""Cut a graph into runs: links that one statement or several can bound better than the product of their constants.
+"""Cut a graph into runs: links that joint bounds can bound better than the product of their constants.
 
-`reading` makes values and links from the graph. Here those links are gathered whose values nothing outside reads, and
-cut where no statement covers two of them.
+`reading` makes values and links from the graph. Here links are gathered into runs, of which nothing outside reads an
+inner value. Runs are cut where links have no joint bound (`parts`).
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import numpy as np
 
 from specnorm import ConvSpec
 from specnorm_networks.certified.graph import Graph, Layer
-from specnorm_networks.certified.links import AffineMap, Filter, Segment, Subnetwork, Term
+from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.reading import Reader, Value
 
-ENTRIES = 2**25
-"""Largest number of entries of the kernel of one statement."""
+MOST_KERNEL_ENTRIES = 2**25
+"""Largest number of entries of the kernel of a joint bound."""
 MOST_PHASES = 16
-"""Largest number of pixels of the input that are one pixel of the coarsest grid, where grids differ."""
+"""Where grids differ: largest number of pixels of the run's input for one pixel of the coarsest grid."""
 
 
-def runs(graph: Graph) -> list[Subnetwork]:
+def runs(graph: Graph) -> list[Run]:
     """Return all runs of a graph that are more than a single term, in the order of the graph."""
     reader = Reader(graph)
     values = reader.values
     readers = _readers_of_values(values)
-    subnetworks: list[Subnetwork] = []
+    all_runs: list[Run] = []
     computed: set[int] = set()
     for start in range(len(values)):
         numbers = _longest_run(start, values, readers, reader.escaping, computed)
-        for part, run in _joinable_parts(values, numbers):
+        for numbers_of_run, run in _joinable_runs(values, numbers):
             if len(run.links) > 1 or len(run.links[0].terms) > 1:
-                subnetworks.append(run._speaking_of(reader.scope.about))
-                computed.update(part[1:])
-    return subnetworks
+                all_runs.append(run._with_domain(reader.scope.domain))
+                computed.update(numbers_of_run[1:])
+    return all_runs
 
 
 def _readers_of_values(values: Sequence[Value]) -> list[set[int]]:
@@ -101,22 +101,23 @@ def _needed_for(
     return needed
 
 
-def _joinable_parts(
+def _joinable_runs(
     values: Sequence[Value],
     numbers: Sequence[int],
-) -> Iterator[tuple[Sequence[int], Subnetwork]]:
-    """Yield the parts of a run that are left if blocks of links that no statement covers are taken out.
+) -> Iterator[tuple[Sequence[int], Run]]:
+    """Yield the runs that are left of a run if the links without a joint bound are taken out.
 
-    A block by phases (`by_phases`) is a part of its own if a statement covers that. Each part is yielded as the numbers
-    of its values, and as a run. ``numbers``: of the values of the run.
+    The links between two neighbouring cut points are a *block*. A block without a joint bound is written by phases
+    (`by_phases`), and is a run of its own if it has a joint bound then. Each run is yielded together with the numbers
+    of its values. ``numbers``: numbers of the values of the whole run.
     """
     position = {number: index for index, number in enumerate(numbers)}
     sources_of_links = []
     for number in numbers[1:]:
         sources_of_links.append([position[source] for source in _link(values[number]).sources])
-    blocks = blocks_of(sources_of_links)
+    cut_points = cut_points_of(sources_of_links)
     begin = 0
-    for first, last in itertools.pairwise(blocks):
+    for first, last in itertools.pairwise(cut_points):
         block = numbers[first : last + 1]
         run = run_of(values, block)
         if joinable(run.whole, math.inf):
@@ -128,17 +129,17 @@ def _joinable_parts(
         if polyphase is not None and joinable(polyphase.whole, math.inf):
             yield block, polyphase
         begin = last
-    if blocks[-1] > begin:
-        rest = numbers[begin : blocks[-1] + 1]
+    if cut_points[-1] > begin:
+        rest = numbers[begin : cut_points[-1] + 1]
         yield rest, run_of(values, rest)
 
 
-def _link(value: Value) -> AffineMap:
+def _link(value: Value) -> Link:
     assert value.link is not None  # for the type checker: all values of a run but the first have one
     return value.link
 
 
-def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
+def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Run:
     """Return some values and their links as a run, in which the values are numbered from 0.
 
     ``numbers``: of the values in the graph.
@@ -155,38 +156,39 @@ def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
     if first.link is not None:
         width *= first.link.repeat
         start = first.link.end
-    blocks = blocks_of([link.sources for link in links])
-    return Subnetwork(start, width, tuple(links), tuple(blocks))
+    cut_points = cut_points_of([link.sources for link in links])
+    return Run(start, width, tuple(links), tuple(cut_points))
 
 
-def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
-    """Return the numbers of the values at which links can be cut: no link after such a value reads one before it.
+def cut_points_of(sources: Sequence[Sequence[int]]) -> list[int]:
+    """Return the numbers of the values at which links can be cut: no link after such a value reads an earlier one.
 
     ``sources``: for each link the numbers of the values that it reads. Link i, counted from 1, makes value i.
     """
     count = len(sources)
     earliest_sources = [min(numbers, default=before) for before, numbers in enumerate(sources)]
-    blocks = []
+    cut_points = []
     for number in range(count + 1):
         earliest_later_sources = earliest_sources[number:]
         if all(source >= number for source in earliest_later_sources):
-            blocks.append(number)
-    return blocks
+            cut_points.append(number)
+    return cut_points
 
 
 # -- several grids -----------------------------------------------------------------------------------------------------
-def by_phases(run: Subnetwork) -> Subnetwork | None:
+def by_phases(run: Run) -> Run | None:
     """Return a run with several grids on the coarsest of them: pixels of finer grids become channels, one a phase.
 
-    A sequence that is 0 outside a window is so phase by phase. None if the grids do not fit, or borders are not zeros.
+    Zero padding stays zero padding: each phase of a sequence that is 0 outside a window is 0 outside a window, too.
+    None if the grids do not fit, or borders are not zeros.
     """
-    segment = run.whole
+    part = run.whole
     links = run.links
-    if any(not link.direct or link.repeat != 1 for link in links[:-1]):
+    if any(not link.ends_with_function or link.repeat != 1 for link in links[:-1]):
         return None
     if any(link.groups is not None for link in links):
         return None
-    if not segment.axes or segment.borders - {"zeros"} or segment.has_entry_errors:
+    if not part.axes or part.borders - {"zeros"} or part.has_entry_errors:
         return None
     grids = grids_of(run)
     if grids is None or math.prod(grids[0]) > MOST_PHASES:
@@ -194,14 +196,14 @@ def by_phases(run: Subnetwork) -> Subnetwork | None:
     polyphase_links = []
     for number, link in enumerate(links, 1):
         phases = math.prod(grids[number])
-        terms = tuple(_term_by_phases(term, grids[number], grids[term.source], segment.axes) for term in link.terms)
+        terms = tuple(_term_by_phases(term, grids[number], grids[term.source], part.axes) for term in link.terms)
         low, high = link.slopes
         slopes = (np.repeat(low, phases), np.repeat(high, phases))
         polyphase_links.append(replace(link, terms=terms, width=link.width * phases, slopes=slopes))
     return replace(run, links=tuple(polyphase_links))
 
 
-def grids_of(run: Subnetwork) -> dict[int, tuple[int, ...]] | None:
+def grids_of(run: Run) -> dict[int, tuple[int, ...]] | None:
     """Return for each value how many of its pixels correspond to one pixel of the last value, one number an axis.
 
     None if two paths to the last value disagree.
@@ -225,15 +227,19 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
     ``after``, ``before``: grids of the link's value and of the value that it reads, as `grids_of` has them.
     """
     reads_input = term.source == 0
-    kernel, start = term.dense(axes, dilated=True)
+    kernel, first_tap = term.dense(axes, dilated=True)
+    strides = term.stride or (1,) * axes
     placed: list[PlacedKernel] = []
-    for phase in itertools.product(*map(range, after)):
-        # For a grid of r pixels, output r n + q is phase q at n. It reads the positions s (r n + q) + start + t.
-        start_of_phase = tuple(a + s * q for a, s, q in zip(start, term.stride or (1,) * axes, phase, strict=True))
+    for phases in itertools.product(*map(range, after)):
+        # On an axis whose grid has r pixels, output r n + phase is that phase at n. With tap t it reads the position
+        # stride (r n + phase) + first_tap + t.
+        start_of_phase = []
+        for tap, stride, phase in zip(first_tap, strides, phases, strict=True):
+            start_of_phase.append(tap + stride * phase)
         if reads_input:
-            placed.append(PlacedKernel(kernel, start_of_phase))
+            placed.append(PlacedKernel(kernel, tuple(start_of_phase)))
         else:
-            placed.append(split_into_phases(kernel, start_of_phase, before))
+            placed.append(split_into_phases(kernel, tuple(start_of_phase), before))
     window = window_of(placed, with_origin=True)
     columns = placed[0].kernel.shape[1]
     whole = np.zeros((len(term.rows), len(placed), columns, *window.shape))
@@ -263,40 +269,40 @@ def _term_of_kernel(
 
     ``phases_read``, ``phases_made``: number of phases of the value that it reads, and of the link's value.
     """
-    geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-place, 0) for place in start)}
-    name = "identity" if term.filter is None else term.filter.layer.name
+    geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-position, 0) for position in start)}
+    name = "identity" if term.placed_layer is None else term.placed_layer.layer.name
     layer = Layer(name, lambda: kernel, geometry, len(stride))
     return Term(
         term.source,
         reads=range(term.reads.start * phases_read, term.reads.stop * phases_read),
         rows=range(term.rows.start * phases_made, term.rows.stop * phases_made),
         stride=stride,
-        filter=Filter(layer, geometry, ConvSpec.of(kernel.shape, **geometry), None),
+        placed_layer=PlacedLayer(layer, geometry, ConvSpec.of(kernel.shape, **geometry), None),
         columns=range(kernel.shape[1]),
     )
 
 
-# -- what one statement covers -----------------------------------------------------------------------------------------
-def joinable(part: Segment, widest: float) -> bool:
-    """Whether one statement can bound these links together.
+# -- which links have a joint bound ------------------------------------------------------------------------------------
+def joinable(part: Part, widest: float) -> bool:
+    """Whether links have a joint bound.
 
-    ``widest``: largest number of channels on the smaller side of the statement's kernel; a single whole layer may have
-    any number.
+    ``widest``: largest number of channels on the smaller side of the joint kernel; a single whole layer may have any
+    number.
     """
     if len(part.links) == 1 and part.links[0].single_layer is not None:
         return True
     if "none" in part.borders or len(part.borders) > 1 or not part.on_one_grid:
         return False
-    rows, columns, taps = size_of_statement(part)
-    return min(rows, columns) <= widest and rows * columns * taps <= ENTRIES
+    rows, columns, taps = size_of_joint_kernel(part)
+    return min(rows, columns) <= widest and rows * columns * taps <= MOST_KERNEL_ENTRIES
 
 
-def size_of_statement(part: Segment) -> tuple[int, int, int]:
-    """Return upper limits of the rows, columns and taps of the kernel T or K that bounds a part (`segments`)."""
+def size_of_joint_kernel(part: Part) -> tuple[int, int, int]:
+    """Return upper limits of the rows, columns and taps of the kernel T or K that bounds a part (`parts`)."""
     widths = part.widths
     taps = taps_of(part)
-    # A function that falls somewhere has a leaf, a vertex of its own. The last link's function has none.
-    leaves = [link.width if link.falls else 0 for link in part.links[:-1]]
+    # A link whose function has a negative slope needs a further vertex in K, its leaf. The last link needs none.
+    leaves = [link.width if link.has_negative_slope else 0 for link in part.links[:-1]]
     if not part.is_chain:
         side = sum(widths) + sum(leaves)
         return side, side, taps
@@ -308,10 +314,10 @@ def size_of_statement(part: Segment) -> tuple[int, int, int]:
     return rows, columns, taps
 
 
-def taps_of(part: Segment) -> int:
+def taps_of(part: Part) -> int:
     """Return the number of taps of a kernel that has room for those of all layers."""
     extents = []
-    for layer_filter in part.filters:
-        spec = layer_filter.spec
+    for placed_layer in part.placed_layers:
+        spec = placed_layer.spec
         extents.append([r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)])
     return math.prod(max(axis) for axis in zip(*extents, strict=True))

@@ -1,4 +1,4 @@
-"""Subjects of claims about networks: a map between two values, the bits of the network, and the region of the inputs.
+"""Subjects of claims about networks (`claim.what`): a map between two values, the network's bits, and its region.
 
 All three are part of the subject, since claims that name the same values may be about different networks, about one
 network with other weights, or hold on different balls.
@@ -29,16 +29,16 @@ _random_digests: WeakKeyDictionary[Operator, str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class About:
-    """A network and a region."""
+class Domain:
+    """The network and the region of its inputs for which a claim holds."""
 
     digest: str
     """Digest of the original network: of its nodes, in order, and of all numbers in them."""
     regions: frozenset[Region] = frozenset()
     """The inputs lie in all of these regions; if there are none, they may be anything."""
 
-    def includes(self, other: About) -> bool:
-        """Whether a claim about ``other`` holds here, too: about the same network, on these regions or larger ones."""
+    def includes(self, other: Domain) -> bool:
+        """Whether a claim on the domain ``other`` holds here, too: for the same network, on these regions or larger."""
         return self.digest == other.digest and other.regions <= self.regions
 
     def __str__(self) -> str:
@@ -53,10 +53,10 @@ class Map:
     """Names of the values at the start, joined by ", "."""
     end: str
     """Names of the values at the end, joined by ", "."""
-    about: About
+    domain: Domain
 
     def __str__(self) -> str:
-        return f"{self.end} by {self.start}{self.about}"
+        return f"{self.end} by {self.start}{self.domain}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,20 +66,20 @@ class Scope:
     graph: Graph
     regions: frozenset[Region] = frozenset()
     """Regions of the ranges that rules may use, besides those of the graph."""
-    about: About = field(init=False)
+    domain: Domain = field(init=False)
 
     def __post_init__(self) -> None:
-        about = About(digest_of(self.graph), self.graph.regions | self.regions)
-        object.__setattr__(self, "about", about)
+        domain = Domain(digest_of(self.graph), self.graph.regions | self.regions)
+        object.__setattr__(self, "domain", domain)
 
     def map(self, start: str, end: str) -> Map:
         """Return the map between two values; several values are named together, joined by ", "."""
-        return Map(start, end, self.about)
+        return Map(start, end, self.domain)
 
     def holds(self, claim: Upper, start: str, end: str) -> bool:
         """Whether a claim is about the map between two values of this network, on these regions or larger ones."""
         what = claim.what
-        return isinstance(what, Map) and (what.start, what.end) == (start, end) and self.about.includes(what.about)
+        return isinstance(what, Map) and (what.start, what.end) == (start, end) and self.domain.includes(what.domain)
 
     def check(self, *nodes: Node) -> None:
         """Refuse nodes of other graphs, even if they have the names of nodes of this one."""
@@ -97,9 +97,9 @@ def digest_of(graph: Graph) -> str:
     for node in graph.origin.nodes:
         whole.update(repr((node.name, type(node.operator), node.inputs, node.shape)).encode())
         try:
-            for name, value in node.operator.named():
+            for name, value in node.operator.fields_for_digest():
                 is_box = isinstance(node.operator, Input) and name in ("low", "high")
-                if name != "near" and not is_box:
+                if name != "slopes_on_range" and not is_box:
                     whole.update(name.encode())
                     _add(value, whole)
         except Exception:
@@ -130,7 +130,10 @@ def _add(value: Any, whole: Any) -> None:
             _add(part, whole)
     elif dataclasses.is_dataclass(value):
         whole.update(repr(type(value)).encode())
-        _add([getattr(value, field.name) for field in dataclasses.fields(value) if field.name != "near"], whole)
+        _add(
+            [getattr(value, field.name) for field in dataclasses.fields(value) if field.name != "slopes_on_range"],
+            whole,
+        )
     elif callable(value):
         _add(value(), whole)
     else:

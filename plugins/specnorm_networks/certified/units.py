@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.proof import arithmetic, host
 from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.links import AffineMap, Filter, Subnetwork, Term
+from specnorm_networks.certified.links import Link, PlacedLayer, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.sources import Constant, Input
-from specnorm_networks.certified.runs import blocks_of
+from specnorm_networks.certified.runs import cut_points_of
 from specnorm_networks.certified.scope import Scope
 
 MOST_UNITS = 4096
@@ -54,7 +54,7 @@ class _Units:
         """Values as sums, by name."""
         self.numbers: list[range] = []
         """Numbers of the input's entries, and then the numbers of the units of each link."""
-        self.links: list[AffineMap] = []
+        self.links: list[Link] = []
 
     def read(self, node: Node) -> bool:
         """Read a node; return whether its value is such a sum."""
@@ -69,8 +69,10 @@ class _Units:
         if isinstance(operator, Constant):
             value = _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
         elif isinstance(operator, Pointwise):
-            if operator.near is not None:
-                value = self._function(node.name, before[0], operator.near.low, operator.near.high)
+            if operator.slopes_on_range is not None:
+                value = self._function(
+                    node.name, before[0], operator.slopes_on_range.low, operator.slopes_on_range.high
+                )
         else:
             try:
                 linear = operator.linear_map(Place(tuple(a_sum.matrix.shape[1:] for a_sum in before), shape))
@@ -89,7 +91,7 @@ class _Units:
         count = math.prod(shape)
         self.numbers.append(range(count))
         eye = np.eye(count).reshape(count, *shape)
-        # Zeros of a shape take no memory until they are written.
+        # `np.zeros` takes no memory until it is written.
         self.sums[node.name] = _Sum(eye, np.zeros(eye.shape))
 
     @property
@@ -107,7 +109,7 @@ class _Units:
         """Return a linear map of values, without the constants that it adds."""
         summands = [self._with_all_units(value) for value in before]
         error_of_inputs = linear.absolute([value.error for value in summands])
-        error = error_of_inputs + linear.rounding_error([abs(value.matrix) for value in summands])
+        error = error_of_inputs + linear.error_of_apply([abs(value.matrix) for value in summands])
         matrix = linear.apply([value.matrix for value in summands])
         return _Sum(matrix, host.inflate(error, 2 * linear.roundings + 8))
 
@@ -164,11 +166,11 @@ class _Units:
                     source,
                     reads=columns,
                     rows=range(len(entries)),
-                    filter=Filter(layer, {}, ConvSpec.of(matrix.shape), None),
+                    placed_layer=PlacedLayer(layer, {}, ConvSpec.of(matrix.shape), None),
                     columns=columns,
                 )
             )
-        self.links.append(AffineMap(tuple(terms), len(entries), (low, high), name))
+        self.links.append(Link(tuple(terms), len(entries), (low, high), name))
 
     def end(self, name: str) -> None:
         """Add the link of the output, whose function is the identity."""
@@ -179,16 +181,18 @@ class _Units:
 
 def _units_of(node: Node) -> int:
     """Return the number of units of a function: of its entries whose smallest and largest slope differ."""
-    slopes = node.operator.near if isinstance(node.operator, Pointwise) else None
+    slopes = node.operator.slopes_on_range if isinstance(node.operator, Pointwise) else None
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
 
 
 @arithmetic.on_host()
-def unit_run(graph: Graph) -> Subnetwork | None:
+def unit_run(graph: Graph) -> Run | None:
     """Return a whole network as one run in which every unit is a channel.
 
     None if the network is too large, or has several inputs or outputs, or an operator that is neither linear nor a
-    function with slopes. ``graph``: written out (`linear_bounds.written_out`), with the slopes of `with_slopes_on`.
+    function with slopes.
+
+    ``graph``: a network that was written out (`linear_bounds.written_out`) and has slopes on ranges (`with_slopes_on`).
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return None
@@ -220,5 +224,5 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     links = tuple(units.links)
     if any(not link.terms for link in links):
         return None  # a value does not depend on the input: other rules prove the constant 0
-    run = Subnetwork(start, width, links, tuple(blocks_of([link.sources for link in links])))
-    return run._speaking_of(Scope(graph).about)
+    run = Run(start, width, links, tuple(cut_points_of([link.sources for link in links])))
+    return run._with_domain(Scope(graph).domain)

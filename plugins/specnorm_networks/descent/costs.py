@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from specnorm.proof import frequency_grids
-from specnorm_networks.certified.links import Segment, Subnetwork
+from specnorm_networks.certified.links import Part, Run
 from specnorm_networks.descent.stages import Parts, frontiers, widths_of
 
 RATE = 2**32
@@ -24,12 +24,12 @@ class Cost(NamedTuple):
     memory: float
 
 
-def cost(run: Subnetwork, parts: Parts, points: int) -> Cost:
+def cost(run: Run, parts: Parts, points: int) -> Cost:
     """Estimate a gradient step on a grid of ``points`` frequencies an axis."""
     return cost_at(run, parts, [frequencies(run.part(first, last), points) for first, last in parts])
 
 
-def cost_at(run: Subnetwork, parts: Parts, counts: Sequence[int]) -> Cost:
+def cost_at(run: Run, parts: Parts, counts: Sequence[int]) -> Cost:
     """Estimate a gradient step at so many frequencies of each part."""
     products = 0.0
     memory = 0.0
@@ -51,7 +51,7 @@ def cost_at(run: Subnetwork, parts: Parts, counts: Sequence[int]) -> Cost:
     return Cost(products, memory)
 
 
-def proof_products(run: Subnetwork, parts: Parts) -> float:
+def proof_products(run: Run, parts: Parts) -> float:
     """Estimate the proof of all parts, in products: a factorisation at each of `VISITED` frequencies an axis.
 
     Parts of one link cost nothing more: their layers' norms are proven anyway.
@@ -70,7 +70,7 @@ def proof_products(run: Subnetwork, parts: Parts) -> float:
     return products
 
 
-def newton_products(run: Subnetwork, parts: Parts) -> float:
+def newton_products(run: Run, parts: Parts) -> float:
     """Estimate a Newton step, in products; infinite if a layer has more than one frequency."""
     products = 0.0
     unknowns = 0
@@ -87,10 +87,10 @@ def newton_products(run: Subnetwork, parts: Parts) -> float:
     return products + unknowns**3 / 3 + 4.0 * unknowns**2
 
 
-def frequencies(part: Segment, points: int) -> int:
+def frequencies(part: Part, points: int) -> int:
     """Return the number of frequencies of a part's grid with ``points`` an axis."""
     sizes = []
     for axis in range(part.axes):
-        has_taps = any(layer.spec.kernel_shape[axis] > 1 for layer in part.filters)
+        has_taps = any(layer.spec.kernel_shape[axis] > 1 for layer in part.placed_layers)
         sizes.append(points if has_taps else 1)
     return len(frequency_grids.half_grid(sizes))

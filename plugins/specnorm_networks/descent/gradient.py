@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm_networks.certified.links import AffineMap
+from specnorm_networks.certified.links import Link
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.descent.adam import Adam
 from specnorm_networks.descent.stages import Largest, Stage, Vectors, adjoint
@@ -351,7 +351,7 @@ def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[
 
 def gradient_steps(
     grid: Sequence[Stage],
-    links: Sequence[AffineMap],
+    links: Sequence[Link],
     point: FloatArray,
     steps: int,
     patience: int | None = None,

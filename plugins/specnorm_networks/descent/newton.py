@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm_networks.certified.links import AffineMap
+from specnorm_networks.certified.links import Link
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.descent.stages import Stage
 
@@ -125,7 +125,7 @@ class Program(NamedTuple):
     """Number of the unknown that is the square of the constant."""
 
 
-def _program(run: Sequence[Stage], links: Sequence[AffineMap]) -> Program:
+def _program(run: Sequence[Stage], links: Sequence[Link]) -> Program:
     unknowns_of_links: list[Numbers] = []
     count = 0
     for stage, link in zip(run[:-1], links, strict=False):
@@ -153,7 +153,7 @@ def _parts(run: Sequence[Stage]) -> list[tuple[int, int]]:
 
 def newton_steps(
     run: Sequence[Stage],
-    links: Sequence[AffineMap],
+    links: Sequence[Link],
     multipliers: Sequence[FloatArray],
     constant_sq: float,
 ) -> Iterator[tuple[list[FloatArray], bool]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Clock, OutOfTime, arithmetic, backends
-from specnorm_networks.certified.links import Subnetwork
+from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.descent.adam import Adam
 from specnorm_networks.descent.costs import RATE, cost, cost_at, newton_products
@@ -56,6 +56,8 @@ RESONANT = 0.01
 does."""
 FEWEST = 3
 """Frequencies an axis below which no weights are searched."""
+PATIENCE = 25
+"""Steps without a gain of a thousandth after which a round on a grid ends, if all rounds are affordable."""
 FEW_STEPS = 10
 """Steps that a round has at least: with fewer it is not begun."""
 PEAK_ROUND = 25
@@ -86,14 +88,14 @@ class Feasible(NamedTuple):
 
 
 def search_weights(
-    run: Subnetwork,
+    run: Run,
     parts: Parts,
     steps: int,
     seconds: float,
     progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> list[list[FloatArray]]:
-    """Return weights of each link's values, for `segments.constant_of_run`: several, the most promising first.
+    """Return weights of each link's values, for `parts.constant_of_run`: several, the most promising first.
 
     The states that a larger budget proposes include those of a smaller one: every state that was better by
     `WORTH_KEEPING` than the one before. None are returned if the first step is too expensive.
@@ -122,7 +124,7 @@ class _Search:
 
     def __init__(
         self,
-        run: Subnetwork,
+        run: Run,
         parts: Parts,
         steps: int,
         budget: float,
@@ -142,6 +144,9 @@ class _Search:
         self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
         self.states: list[State] = []
         self.dtype: Any = np.complex64
+        # A round that gains no more leaves its steps to the later ones. If not all rounds are affordable, those are
+        # planned by what is left of the budget, and rounding must not decide how much that is.
+        self.patience = PATIENCE if self._affords(*ROUNDS[-1]) else None
         self.points_of_last_grid = self._affordable_points(FINEST, budget / 10)
         """Frequencies an axis of the last grid; None: not even the coarsest is affordable."""
         self.last_grid: list[Stage] = []
@@ -227,7 +232,8 @@ class _Search:
         steps = min(steps, int(self.budget_left / step_cost))
         if steps == 0:
             return
-        for number, least, point in gradient_steps(grid, self.links, self.point, steps, rates=rates, adam=adam):
+        iterates = gradient_steps(grid, self.links, self.point, steps, self.patience, rates, adam)
+        for number, least, point in iterates:
             self.point = point
             self.budget_left -= step_cost
             if number > 0:
@@ -402,7 +408,7 @@ class _PartValues:
 
     def __init__(
         self,
-        network: Subnetwork,
+        network: Run,
         parts: Parts,
         part: tuple[int, int],
         logs: Sequence[FloatArray],

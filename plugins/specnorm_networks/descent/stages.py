@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import frequency_grids, gram_power, random_vectors
-from specnorm_networks.certified.links import AffineMap, Segment, Subnetwork
+from specnorm_networks.certified.links import Link, Part, Run
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.segments import middle
+from specnorm_networks.certified.parts import middle_and_leaf_slopes
 
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first step."""
@@ -163,14 +163,14 @@ class Frontier(NamedTuple):
 
     number: int
     """Number of the link's value."""
-    link: AffineMap
+    link: Link
     alive: list[int]
     """Values that this link or a later one reads."""
     staying: list[int]
     """Those of them that a later link reads."""
 
 
-def frontiers(part: Segment) -> Iterator[Frontier]:
+def frontiers(part: Part) -> Iterator[Frontier]:
     """Return the links of a part in order, each with the values that are kept before and after it."""
     last_reader: dict[int, int] = {}
     for number, link in enumerate(part.links, part.first + 1):
@@ -184,7 +184,7 @@ def frontiers(part: Segment) -> Iterator[Frontier]:
         alive = [*staying, number]
 
 
-def widths_of(part: Segment) -> list[int]:
+def widths_of(part: Part) -> list[int]:
     """Return the number of entries of each value.
 
     A network's input that only the first link reads counts with no more entries than that link has: W W* is what
@@ -195,7 +195,7 @@ def widths_of(part: Segment) -> list[int]:
     return [min(first, part.links[0].width) if only_first_link_reads else first, *others]
 
 
-def stages_of_run(run: Subnetwork, parts: Parts, points: int, dtype: Any = np.complex128) -> list[Stage]:
+def stages_of_run(run: Run, parts: Parts, points: int, dtype: Any = np.complex128) -> list[Stage]:
     """Return a run on a grid of ``points`` frequencies an axis, where there are taps; ``dtype``: of complex symbols."""
     all_stages = []
     for part in parts:
@@ -204,7 +204,7 @@ def stages_of_run(run: Subnetwork, parts: Parts, points: int, dtype: Any = np.co
 
 
 def stages_of_part(
-    run: Subnetwork,
+    run: Run,
     parts: Parts,
     part: tuple[int, int],
     grid: int | FloatArray,
@@ -241,7 +241,7 @@ def stages_of_part(
                 block = adjoint(triangular)
             symbols[:, :, columns[source]] = block
         is_last = frontier.number == last
-        centre, leaf = (np.zeros(link.width), link.steepest) if is_last else middle(*link.slopes)
+        centre, leaf = (np.zeros(link.width), link.largest_slopes) if is_last else middle_and_leaf_slopes(*link.slopes)
         part_stages.append(
             Stage(
                 symbols.astype(dtype) if angles.any() else symbols.real,
@@ -289,7 +289,7 @@ def _angles(kernels: Sequence[dict[int, Any]], points: int) -> FloatArray:
     return frequency_grids.half_grid(sizes).angles
 
 
-def _part_from(run: Subnetwork, parts: Parts, first: int) -> Segment:
+def _part_from(run: Run, parts: Parts, first: int) -> Part:
     """Return the part that begins with a link."""
     return run.part(first, next(last for begin, last in parts if begin == first))
 

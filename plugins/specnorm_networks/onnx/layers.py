@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.axes import Window
+from specnorm_networks.certified.axes import AxisPooling
 from specnorm_networks.certified.operators import Layer, NoBoundError
 from specnorm_networks.certified.operators.linear import normalisation
 from specnorm_networks.certified.operators.normalisation import Form
@@ -120,7 +120,7 @@ def convolution(
         extra = ()
         outputs = []
         for n, k, s, r, pair in zip(sizes or (), *window, pairs or (), strict=False):
-            outputs.append(Window(k, s, r, *pair).count(n))
+            outputs.append(AxisPooling(k, s, r, *pair).count(n))
     geometry: dict[str, Any] = {
         "stride": stride,
         "dilation": dilation,
@@ -228,7 +228,7 @@ def _matrix(
     # A layer multiplies columns: x W is the transpose of W^T x^T, so a matrix on the right is transposed.
     is_transposed = (side == "right") != transposes_weight
     outputs = weight.shape[1] if is_transposed else weight.shape[0]
-    layer = call.layer(weight, {}, row=_scaled(weight, alpha), transposed=is_transposed)
+    layer = call.layer(weight, {}, row=_scaled(weight, alpha), outputs_last=is_transposed)
     before = x.shape
     if before is None and call.operator == "MatMul":
         raise UnsizedError  # the inputs of Gemm are matrices, whatever their shapes

@@ -116,7 +116,7 @@ class Call:
         *,
         stated: Mapping[str, Any] | None = None,
         sizes: Shape | None = (),
-        transposed: bool = False,
+        outputs_last: bool = False,
         row: Constant | None = None,
     ) -> Layer:
         """Return a layer for a kernel, and add a row for it.
@@ -141,7 +141,7 @@ class Call:
         if kernel.refusal is not None:
             raise NoBoundError(kernel.refusal)
         # Kernels are measured as they are stored, or in float64 if a reader computed them.
-        return Layer(name, kernel.load, geometry, max(len(kernel.shape) - 2, 0), transposed)
+        return Layer(name, kernel.load, geometry, max(len(kernel.shape) - 2, 0), outputs_last)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.axes import Window
+from specnorm_networks.certified.axes import AxisPooling
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.linear import PadMode
 from specnorm_networks.onnx.binding import Numbers, Wholes
@@ -38,8 +38,8 @@ def pool(
     outputs = []
     whole_windows = []
     for n, k, s, r, pair in zip(sizes or (), kernel, stride, dilation, padding, strict=False):
-        outputs.append(Window(k, s, r, *pair, ceil=ceil).count(n))
-        whole_windows.append(Window(k, s, r, *pair, ceil=False).count(n))
+        outputs.append(AxisPooling(k, s, r, *pair, ceil=ceil).count(n))
+        whole_windows.append(AxisPooling(k, s, r, *pair, ceil=False).count(n))
     if 0 in outputs:
         raise NoBoundError("its windows are larger than its input")
     if outputs != whole_windows and auto_pad != "NOTSET":

@@ -226,10 +226,10 @@ class Walk:
                 continue  # before version 4 of the format, initialisers are inputs with a default
             tensor = graph_input.type.tensor_type
             shape = self._input_shape(name, tensor)
-            operator: Input | Unknown = Input(moves=True)
+            operator: Input | Unknown = Input(may_change=True)
             origin = frozenset((name,))
             if tensor.elem_type in _INTEGERS:
-                operator = Input(moves=False)
+                operator = Input(may_change=False)
                 origin = frozenset()
             elif tensor.elem_type not in _FLOATS:
                 operator = Unknown("its type is not known here")

@@ -210,8 +210,8 @@ CASES: list[tuple[dict[str, Any], bool]] = [
 def test_a_result_says_which_sizes(geometry: dict[str, Any], divided: bool) -> None:
     words = "every input size that the stride divides" if divided else "every input size"
     spec = ConvSpec.of((2, 2, 3), **geometry)
-    assert spec.sizes == words
-    assert not ConvSpec.of((2, 2, 3), **at_every_size(geometry)).divided
+    assert spec.sizes_in_words == words
+    assert not ConvSpec.of((2, 2, 3), **at_every_size(geometry)).needs_divisible_sizes
     if not divided:
         assert at_every_size(geometry) == geometry
 

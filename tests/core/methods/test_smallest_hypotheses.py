@@ -22,7 +22,7 @@ from specnorm_numpy import BACKEND
 import specnorm
 from specnorm import arrays, methods
 from specnorm.certified import completion, defect, rounding
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, _upper
+from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, _upper
 from specnorm.certified.layer import uncut
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms
@@ -36,7 +36,7 @@ from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime import program
 from specnorm.search import incumbent, smallest_layer
-from specnorm.search import smallest as search
+from specnorm.search import smallest_singular_value as search
 from specnorm.search.branch_and_bound import Search
 
 Violations = Iterator[str]
@@ -120,7 +120,7 @@ def long_columns(count: int = 40) -> Violations:
         column: Any = np.full((1, length, 1), value)
         of = plain(column, 2 * length * value**2)
         # The kernel of the defect is one number: as computed, its norm.
-        norm = _upper(float(of.kernel[0, 0, 0]), EVERYWHERE, "test")
+        norm = _upper(float(of.kernel[0, 0, 0]), ALL_FREQUENCIES, "test")
         low = defect.smallest_down(of, norm).value
         if Fraction(low) ** 2 > length * Fraction(value) ** 2:
             yield f"{value}: {low}"
@@ -149,7 +149,7 @@ def guesses_too_high() -> Violations:
         kernel: Any = np.random.RandomState(seed).standard_normal((1, 3, 2, 3))
         spec = ConvSpec.of(kernel.shape[1:], **geometry)
         truth = dense_smallest(kernel[0], 6, padding_mode="zeros")
-        gram = LayerGram(Convolution(kernel, spec, ops=OPS), smallest_layer.own_plan(spec), ops=OPS)
+        gram = LayerGram(Convolution(kernel, spec, ops=OPS), smallest_layer.plan_of_own_matrix(spec), ops=OPS)
         (low,) = gram.smallest_near(np.asarray([2 * truth.hi**2]), 100.0)
         if low > truth.hi:
             yield f"{seed}: {low.value} above {truth.hi}"
@@ -282,11 +282,11 @@ def cut(kernel: Any, sizes: tuple[int, ...], **_: Any) -> Any:
 
 def without_stride(spec: ConvSpec) -> bool:
     """Which side is the smaller one, by the channels alone."""
-    if spec.periodic:
+    if spec.is_circulant:
         return True
     first, second = spec.stored_channels
     rows = first // spec.groups
-    return (rows <= second and uncut.reads_inside(spec)) or (second <= rows and uncut.meets_every_output(spec))
+    return (rows <= second and uncut.reads_inside(spec)) or (second <= rows and uncut.cuts_no_tap(spec))
 
 
 def without_sine(threshold: float, _: Any, radius: Any) -> Any:
@@ -323,9 +323,9 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
         lambda: where_nothing_is_cut(NUMPY, 30),
         tuple((module, "keeps_smallest", without_stride) for module in (uncut, methods.smallest)),
     ),
-    "borders that cut": (cut_borders, ((uncut, "meets_every_output", lambda _: True),)),
+    "borders that cut": (cut_borders, ((uncut, "cuts_no_tap", lambda _: True),)),
     "strides that leave pixels": (
-        zero_rows, tuple((module, "has_unread_pixels", lambda _: False) for module in (uncut, defect))
+        zero_rows, tuple((module, "unread_pixels_make_smallest_zero", lambda _: False) for module in (uncut, defect))
     ),
     "proof of the layer's own matrix": (guesses_too_high, ((norms, "gram_below", believed),)),
 }  # fmt: skip
@@ -369,7 +369,7 @@ def test_rules_check_what_they_are_given() -> None:
         defect.condition(other, smallest)
     spec = ConvSpec.of((3, 2, 2), input_shape=4, padding_mode="zeros")
     single = Convolution(blocks, spec, ops=OPS)
-    wide = next(x for x in plans(spec) if x.blocks == 1 and x.wide)
+    wide = next(x for x in plans(spec) if x.blocks == 1 and x.rows_are_outputs)
     with pytest.raises(HypothesisError, match="other eigenvalues"):
         LayerGram(single, wide, ops=OPS).smallest_near(np.zeros(1), 1.0)
 

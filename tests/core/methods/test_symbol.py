@@ -111,3 +111,30 @@ def test_a_size_is_refused() -> None:
 def test_settings_are_counts(words: dict[str, Any]) -> None:
     with pytest.raises(MethodError, match="is not a count"):
         SymbolNorm(**words)
+
+
+def test_the_highest_group_of_a_depthwise_layer(xp: Lib) -> None:
+    """The group of the norm is lower on a coarse grid than others: its maximum lies between the points."""
+    taps = np.arange(7) - 3
+    between = np.cos(np.pi / 7 * taps)
+    on_points = np.ones(7)
+    kernel = np.stack([0.99 * np.outer(on_points, on_points), np.outer(between, between) * 49 / 4.0**2] * 20)[:, None]
+    kernel = kernel.astype(xp.dtypes[0])
+    enclosure = specnorm.enclose(kernel, groups=40, rtol=1e-5)
+    value = xp.number(specnorm.symbol_norm(xp.asarray(kernel), groups=40))
+    assert float(enclosure.lower) * (1 - 1e-4) <= value <= float(enclosure.upper)
+    state = specnorm.init_tracking(xp.asarray(kernel), SymbolNorm(), groups=40)
+    followed, _ = specnorm.track(xp.asarray(kernel), SymbolNorm(), state, groups=40)
+    assert float(enclosure.lower) * (1 - 1e-3) <= xp.number(followed) <= float(enclosure.upper) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 96])
+def test_a_gradient_of_a_depthwise_layer_is_that_of_its_highest_group(groups: int) -> None:
+    kernel = np.random.RandomState(4).standard_normal((groups, 1, 5, 3))
+    value, gradient = specnorm.value_and_grad(kernel, SymbolNorm(), groups=groups)
+    assert np.sum(gradient * kernel) == pytest.approx(float(value), rel=1e-5)
+    assert np.count_nonzero(np.abs(gradient).max(axis=(1, 2, 3))) == 1
+    direction = np.random.RandomState(5).standard_normal(kernel.shape)
+    step = 1e-5
+    ends = [float(specnorm.enclose(kernel + t * direction, groups=groups, rtol=1e-9).lower) for t in (step, -step)]
+    assert np.sum(gradient * direction) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3)

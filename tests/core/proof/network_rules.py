@@ -12,9 +12,9 @@ from assumptions import assumed, assumed_lower
 from checks import present
 from libraries import OPS
 from specnorm_networks import Multipliers, Product
-from specnorm_networks.certified import heads, margins, rules, segments
+from specnorm_networks.certified import heads, margins, parts, rules
 from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.kernels import norm_by, norm_of_layer, norm_of_matrices, norm_of_stack_by
+from specnorm_networks.certified.kernels import checked_norm, checked_norm_of_stack, norm_of_layer, norm_of_matrices
 from specnorm_networks.certified.operators import (
     Add,
     Concat,
@@ -92,8 +92,8 @@ def normed_by(found: Any, stack: Any = None) -> Upper:
     norms: Any = lambda *_: found  # noqa: E731
     norms.matrices = norms
     if stack is not None:
-        return norm_of_stack_by(norms, Layer("w", lambda: stack, {}, 0))
-    return norm_by(norms, LAYER, dict(LAYER.geometry), ((5,), (5,)), None)
+        return checked_norm_of_stack(norms, Layer("w", lambda: stack, {}, 0))
+    return checked_norm(norms, LAYER, dict(LAYER.geometry), ((5,), (5,)), None)
 
 
 def chain(*factors: float) -> Graph:
@@ -147,8 +147,8 @@ def headed(weight: Any = 1.0, widths: int = 1, error: float = 0.0, **changed: An
 
 
 NETWORK_REFUSED: dict[str, Callable[[], object]] = {
-    "a factor of another value": lambda: rules.along(assumed(2.0, SCOPE.map("v", "w")), U),
-    "a norm as a factor": lambda: rules.along(assumed(2.0), U),
+    "a factor of another value": lambda: rules.composed(assumed(2.0, SCOPE.map("v", "w")), U),
+    "a norm as a factor": lambda: rules.composed(assumed(2.0), U),
     "a branch left out": lambda: rules.of_operator(SCOPE, NODES["s"], [U], PLACE),
     "one branch twice": lambda: rules.of_operator(SCOPE, NODES["s"], [U, U], PLACE),
     "branches in another order": lambda: rules.of_operator(SCOPE, NODES["s"], [V, U], PLACE),
@@ -171,13 +171,13 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a branch in a ball": lambda: rules.of_operator(SCOPE, NODES["s"], [U, NEAR], PLACE),
     "the constant in a ball for that everywhere": lambda: least(V, NEAR),
     "the constant of another network": lambda: least(V, FAR),
-    "a factor in a ball": lambda: rules.along(assumed(0.0, replace(NEAR.what, start="u")), U),  # type: ignore[type-var]
+    "a factor in a ball": lambda: rules.composed(assumed(0.0, replace(NEAR.what, start="u")), U),  # type: ignore[type-var]
     "inputs of two networks": lambda: rules.of_all_inputs("v", [V, assumed(1.0, OTHER.map("y", "v"))], ["x", "y"]),
     "outputs of two networks": lambda: rules.of_all_outputs([U, FAR], ["u", "v"]),
     "a layer of another graph": lambda: rules.of_layer(OTHER, "x", NODES["u"], NODES["u"], assumed(1.0), "layer"),
     "slopes of another graph": lambda: rules.of_slopes(OTHER, NODES["s"], 1, 1),
     "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
-    "a run of nobody's": lambda: segments.constant_of_run(replace(RUN), [0], ONES, Measure()),
+    "a run of nobody's": lambda: parts.constant_of_run(replace(RUN), [0], ONES, Measure()),
     "ranges of another network": lambda: with_slopes_on(NETWORKS["chain"][0], within_ball()),
     "ranges within those on another ball": lambda: ranges(
         NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 2.0), None, within_ball()
@@ -195,8 +195,8 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the lower bound of a stack": lambda: normed_by(assumed_lower(1.0, "largest of 2 matrices", digest_of(CONV)), CONV),
     "every divided size for every size": lambda: normed(spec(**STRIDED), None, **STRIDED),
     "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: []),
-    "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
-    "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
+    "negative weights of a run": lambda: parts.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
+    "a weight left out": lambda: parts.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
     "the norm of another linear map": lambda: lied_to(),
     "a head's weights of other channels": lambda: headed(widths=2),
     "a head's weights that are negative": lambda: headed(-1.0),
@@ -205,7 +205,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head without what is before it": lambda: through(behind(), None),
     "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
     "a head's kernel that may be off": lambda: headed(0.1, error=1e-3),
-    "the norm of another kernel": lambda: segments.constant_of_run(RUN, [0], ONES, Lying()),
+    "the norm of another kernel": lambda: parts.constant_of_run(RUN, [0], ONES, Lying()),
 }
 
 
@@ -219,18 +219,18 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
     yield margins.constant_of_factor(Matrix(LAYER, alpha=-3.0)), 3.0
     three = Node("x", Input(), (), (1, 3)), Node("l", LeakyReLU(alpha=-2.0), ("x",), (1, 3))
     yield rules.of_slopes(Scope(Graph(three, ("l",))), three[1], 1, 3), 2.0
-    yield rules.follow_with(rules.NOTHING, assumed(2.0)), 2.0
+    yield rules.follow_with(rules.IDENTITY_AFTER_LINK, assumed(2.0)), 2.0
     yield rules.follow_with(assumed(3.0), assumed(2.0)), 6.0
 
 
 def together() -> Iterator[tuple[Upper | None, float]]:
     """Two numbers with ReLU between; in one part and in two, with weights, and one that is 0."""
     for starts, last in (([0], 1.0), ([0, 1], 0.5)):
-        yield segments.constant_of_run(RUN, starts, [np.ones(1), np.array([last])], Measure()), 6.0
+        yield parts.constant_of_run(RUN, starts, [np.ones(1), np.array([last])], Measure()), 6.0
     for run, truth in ((RUN, 6.0), (SKIPPING, 7.0)):
         near = present(Multipliers(steps=50).weights(run, [(0, 2)]))
-        yield segments.constant_of_run(run, [0], near, Measure()), truth
-    yield from zip(segments.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
+        yield parts.constant_of_run(run, [0], near, Measure()), truth
+    yield from zip(parts.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
 
 
 def behind() -> heads.Head:
@@ -299,8 +299,8 @@ def lied_to() -> object:
 NETWORK_CHECKS = {
     "Branches._constant_by_weights": branches, "Branches._norm_of_matrix": branches,
     "constant_of_factor": constants,
-    "follow_with": constants,
-    "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
+    "follow_with": constants, "composed": constants,
+    "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,
     "of_inputs": constants, "_together": constants, "unchanged": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
     "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,

@@ -13,7 +13,7 @@ from assumptions import assumed
 from checks import present
 from proof.network_rules import NETWORKS, NODES, ONES, PLACE, RUN, SCOPE, STRIDED, U, V, chain, normed, spec, x
 from specnorm_networks import Product
-from specnorm_networks.certified import axes, rules, segments
+from specnorm_networks.certified import axes, parts, rules
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import NoBoundError, Operator, Place
 from specnorm_networks.certified.scope import Map, Scope
@@ -37,13 +37,13 @@ def test_constants_that_are_attained(name: str) -> None:
 
 def test_rules_apply_where_they_may() -> None:
     """The same with nothing wrong."""
-    assert rules.along(assumed(2.0, SCOPE.map("u", "w")), U).what == SCOPE.map("x", "w")
+    assert rules.composed(assumed(2.0, SCOPE.map("u", "w")), U).what == SCOPE.map("x", "w")
     assert rules.of_operator(SCOPE, NODES["s"], [U, V], PLACE).value == pytest.approx(8)
     assert rules.unchanged(SCOPE, "y", NODES["x"], []).value == 0
     assert normed(spec((5,))).value == normed(spec()).value == 1
     assert normed(spec(**STRIDED), (6,), **STRIDED).what == spec((6,), **STRIDED)
     assert normed(spec(**STRIDED | {"stride": 1}), None, **STRIDED).value == 1
-    assert segments.constant_of_run(RUN, [0], ONES, Measure()).value >= 6
+    assert parts.constant_of_run(RUN, [0], ONES, Measure()).value >= 6
 
 
 def test_what_is_no_constant_is_no_claim() -> None:
@@ -66,7 +66,7 @@ def test_parts_of_a_run_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def constant() -> float:
         weights = [np.array([1.0]), np.array([0.5])]
-        return segments.constant_of_run(RUN, [0, 1], weights, Measure()).value
+        return parts.constant_of_run(RUN, [0, 1], weights, Measure()).value
 
     assert 6 <= constant() <= 6 * (1 + 1e-9)
     for name, broken in (("div_up", lambda *_: 1e-3), ("mul_up", max)):

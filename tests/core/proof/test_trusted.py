@@ -34,7 +34,7 @@ def test_what_is_not_counted_makes_no_claim_and_rounds_nothing_outward(path: Any
     [
         ("`enclose`", specnorm.enclose, ("certified.symbol.cover", "certified.matrices.norms", "runtime.program")),
         ("`enclose` at a size", specnorm.enclose, ("certified.layer.deflation", "certified.layer.own_matrix")),
-        ("`network_bound` (torch)", tools.bound, ("specnorm_networks.certified.segments", "certified.symbol.cover")),
+        ("`network_bound` (torch)", tools.bound, ("specnorm_networks.certified.parts", "certified.symbol.cover")),
         ("a certificate", specnorm_check.check, ()),
     ],
 )

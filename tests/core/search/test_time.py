@@ -135,12 +135,12 @@ def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     time_ = CountedTime(request.param)
     rooms = ("pruned", "layer", "component", "supremum")
     for place in ("specnorm.clock", *(f"specnorm.search.{room}" for room in rooms)):
-        monkeypatch.setattr(f"{place}.RATE", request.param)
+        monkeypatch.setattr(f"{place}.MULTIPLICATIONS_PER_SECOND", request.param)
     monkeypatch.setattr("specnorm.clock.time", time_)
     monkeypatch.setattr("specnorm.search.constant._LARGE", 16)
     works = {
-        "eigh": lambda a: costs.eigh_work(a.shape[-1], is_complex=np.iscomplexobj(a)),
-        "cholesky": lambda a: costs.eigh_work(a.shape[-1]) / 10,
+        "eigh": lambda a: costs.eigh_cost(a.shape[-1], is_complex=np.iscomplexobj(a)),
+        "cholesky": lambda a: costs.eigh_cost(a.shape[-1]) / 10,
     }
     linalg = backend_for(LARGE).namespace(LARGE).linalg
     for name, work in works.items():
@@ -195,5 +195,5 @@ def test_a_round_of_clipping_begins_where_it_ends_in_time(counted: CountedTime) 
 
 
 def test_work_of_factorisations_grows_with_the_cube_and_complex_ones_take_longer() -> None:
-    assert costs.eigh_work(200) == 8 * costs.eigh_work(100) < costs.eigh_work(200, is_complex=True)
-    assert costs.eigh_work(100, vectors=False) < costs.eigh_work(100)
+    assert costs.eigh_cost(200) == 8 * costs.eigh_cost(100) < costs.eigh_cost(200, is_complex=True)
+    assert costs.eigh_cost(100, vectors=False) < costs.eigh_cost(100)

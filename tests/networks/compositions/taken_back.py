@@ -36,7 +36,7 @@ def by_name(patch: pytest.MonkeyPatch) -> None:
             loads.setdefault(kernel.name.rstrip("'"), found.load),
             found.geometry,
             found.spatial,
-            found.transposed,
+            found.outputs_last,
         )
 
     patch.setattr(Call, "layer", layer)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from checks import present
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators.curved import FAR, SLOPE_ERROR, Curve, Curved, Turning
+from specnorm_networks.certified.operators.curved import FAR, SLOPE_ERROR, Curved, SlopeShape, Turning
 
 flint: Any = pytest.importorskip("flint", exc_type=ImportError)
 arb = flint.arb
@@ -117,8 +117,8 @@ def _falls(derivative: Any) -> bool:
     return bool(derivative < 0)
 
 
-def curve_of(name: str) -> Curve:
-    return TURNING[name][0].curve
+def curve_of(name: str) -> SlopeShape:
+    return TURNING[name][0].slope_shape
 
 
 def test_every_class_of_curves_is_among_the_cases() -> None:
@@ -127,7 +127,7 @@ def test_every_class_of_curves_is_among_the_cases() -> None:
     # 1 / (1 + |x|)^2 and 1 / (1 + x^2) fall with |x|, and are computed everywhere; so is what hard swish has, a line.
     plain = {ops.Arctan, ops.Softsign, ops.HardSwish}
     assert curved == {type(operator) for operator, _ in TURNING.values()} | plain
-    assert {each.curve.far for each in plain} == {math.inf}
+    assert {each.slope_shape.far for each in plain} == {math.inf}
 
 
 @pytest.mark.parametrize("name", TURNING)
@@ -185,7 +185,7 @@ def test_derivatives_turn_nowhere_else(name: str) -> None:
 def test_functions_turn_nowhere_else(name: str) -> None:
     """They fall before the place and rise behind it, and the value there is known; beyond the reach they are tiny."""
     operator, _ = TURNING[name]
-    ((start, end), (least, most)) = operator.turns[0]
+    ((start, end), (least, most)) = operator.turning_points[0]
     reach = REACH.get(name, FURTHEST)
     signed(name, -reach, start, 1, _falls)
     signed(name, end, reach, 1, _rises)
@@ -217,7 +217,7 @@ def test_values_slopes_and_lines_hold_on_intervals(name: str) -> None:
     operator = EVERY[name][0]
     low, high = intervals(name)
     slopes = operator.slopes(low, high)
-    line = operator.affine(low, high)
+    line = operator.strip_on(low, high)
     assert slopes is not None
     assert line is not None
     ends = [each.tolist() for each in (low, high, *slopes, *operator.between(low, high), *line)]
@@ -252,7 +252,7 @@ def test_slopes_on_intervals_without_ends(name: str) -> None:
 
 
 def test_a_place_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.SiLU, "curve", Curve(ops.SiLU.curve.derivative, (), ((2.39935, 2.39936),)))
+    monkeypatch.setattr(ops.SiLU, "slope_shape", SlopeShape(ops.SiLU.slope_shape.derivative, (), ((2.39935, 2.39936),)))
     with pytest.raises(AssertionError):
         test_derivatives_turn_nowhere_else("silu")
     with pytest.raises(AssertionError):
@@ -260,7 +260,7 @@ def test_a_place_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_minimum_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.SiLU, "turns", ())
+    monkeypatch.setattr(ops.SiLU, "turning_points", ())
     with pytest.raises(AssertionError):
         test_values_slopes_and_lines_hold_on_intervals("silu")
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators.base import Linear, Sizes
+from specnorm_networks.certified.operators.base import KnownShape, Linear
 
 
 class FourTimes(Linear):
     """Four copies of the input; the adjoint adds them up in pairs, with two roundings instead of three."""
 
-    moves = True
+    only_moves_entries = True
 
-    def map_at(self, before: Sizes, *others: Sizes) -> ops.LinearMap:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> ops.LinearMap:
         def repeat(x: Any) -> Any:
             return np.repeat(x[0], 4, axis=-1)
 
@@ -24,7 +24,9 @@ class FourTimes(Linear):
             pairs = y.reshape(len(y), *before, 2, 2).sum(axis=-1)
             return [pairs.sum(axis=-1)]
 
-        return ops.LinearMap(repeat, repeat, 0, np.ones(()), adjoint=add_up, backward=2, moves=True)
+        return ops.LinearMap(
+            repeat, repeat, 0, np.ones(()), adjoint=add_up, adjoint_roundings=2, only_moves_entries=True
+        )
 
 
 @pytest.mark.parametrize("n", [1, 5])

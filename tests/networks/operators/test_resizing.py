@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from specnorm_networks.certified.axes import LONGEST, Window, average_norm_up
+from specnorm_networks.certified.axes import LONGEST, AxisPooling, average_norm_up
 from specnorm_networks.certified.operators import NoBoundError, NotRunError, Place, Resize
 
 ONE = Fraction(1)
@@ -115,7 +115,7 @@ def test_resizing_without_known_sizes_is_refused_with_the_reason() -> None:
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (2, 1), (3, 2), (5, 2), (3, 3), (2, 3), (7, 4)])
 def test_averages_along_an_axis_of_any_size(kernel: int, stride: int) -> None:
     """Above the matrix of each size, and attained as it grows."""
-    found = average_norm_up(Window(kernel, stride))
+    found = average_norm_up(AxisPooling(kernel, stride))
     norms = []
     for size in (kernel, 2 * kernel + 1, 240):
         rows = [np.arange(size) - at for at in range(0, size - kernel + 1, stride)]
@@ -123,4 +123,4 @@ def test_averages_along_an_axis_of_any_size(kernel: int, stride: int) -> None:
     assert found is not None
     assert max(norms) <= found <= 1.001 * norms[-1]
     for other in ({"ceil": True}, {"dilation": 2}, {"count_padding": False, "before": 1}):
-        assert average_norm_up(Window(kernel, stride, **other)) is None
+        assert average_norm_up(AxisPooling(kernel, stride, **other)) is None

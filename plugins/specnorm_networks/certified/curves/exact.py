@@ -1,7 +1,7 @@
 """Values of a plan at a rational number, without rounding: whether branches agree where they meet.
 
 A value is rational, or a rational combination of named numbers: tanh(1) is a named number, which is the same wherever
-it is computed in the same way. Other values are unknown here, and no continuity is proven by them.
+it is computed in the same way. Other values are unknown here. Where one is needed, continuity is not proven.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from specnorm_networks.certified.curves.programs import (
     Comparison,
     Extreme,
     Kind,
-    Line,
     Number,
     Plan,
     ProductOfTwo,
     QuotientOfTwo,
+    ScaleAndShift,
     SignOf,
     WeightedSum,
     key_of,
 )
 from specnorm_networks.certified.operators.base import Pointwise
-from specnorm_networks.certified.operators.piecewise import HardTanh, Kinked, SoftShrink
+from specnorm_networks.certified.operators.piecewise import HardTanh, SoftShrink, TwoSlopes
 from specnorm_networks.certified.operators.smooth import (
     ELU,
     GELU,
@@ -64,22 +64,22 @@ class NotKnownError(Exception):
 
 
 @dataclass(frozen=True)
-class Combination:
+class NumberWithNames:
     """A rational number plus rational multiples of named numbers."""
 
     rational: Fraction
     multiples: frozenset[tuple[Hashable, Fraction]] = frozenset()
     """Names of numbers, each with its factor, which is not 0."""
 
-    def plus(self, other: Combination, factor: Fraction = Fraction(1)) -> Combination:
+    def plus(self, other: NumberWithNames, factor: Fraction = Fraction(1)) -> NumberWithNames:
         """Return ``self + factor other``."""
         factors = dict(self.multiples)
         for name, number in other.multiples:
             factors[name] = factors.get(name, Fraction(0)) + factor * number
         multiples = frozenset((name, number) for name, number in factors.items() if number)
-        return Combination(self.rational + factor * other.rational, multiples)
+        return NumberWithNames(self.rational + factor * other.rational, multiples)
 
-    def times(self, factor: Fraction) -> Combination:
+    def times(self, factor: Fraction) -> NumberWithNames:
         """Return ``factor self``."""
         return ZERO.plus(self, factor)
 
@@ -90,15 +90,15 @@ class Combination:
         return self.rational
 
 
-ZERO = Combination(Fraction(0))
+ZERO = NumberWithNames(Fraction(0))
 
 
-def values_at(plan: Plan, x: Fraction, sides: Sides) -> list[Combination | None]:
+def values_at(plan: Plan, x: Fraction, sides: Sides) -> list[NumberWithNames | None]:
     """Return all values of a plan of one function at a number, by their numbers; None for those that are unknown.
 
     ``sides``: signs of values less thresholds, which count in place of the values' own signs.
     """
-    values: list[Combination | None] = [Combination(x)]
+    values: list[NumberWithNames | None] = [NumberWithNames(x)]
     for step in plan.steps:
         try:
             value = _value_of_step(step.kind, step.reads, values, sides)
@@ -113,9 +113,9 @@ def values_at(plan: Plan, x: Fraction, sides: Sides) -> list[Combination | None]
 def _value_of_step(
     kind: Kind,
     reads: Sequence[int],
-    values: Sequence[Combination | None],
+    values: Sequence[NumberWithNames | None],
     sides: Sides,
-) -> Combination:
+) -> NumberWithNames:
     """Return the value of a step from the values before it; `NotKnownError` if it is unknown."""
     # A choice needs only the value that it chooses.
     if isinstance(kind, ChoiceByValue):
@@ -128,8 +128,8 @@ def _value_of_step(
     inputs = [_require(values[number]) for number in reads]
     match kind:
         case Number(constant):
-            return Combination(Fraction(float(constant)))
-        case Line():
+            return NumberWithNames(Fraction(float(constant)))
+        case ScaleAndShift():
             return _on_line(kind, inputs[0])
         case WeightedSum(weights, divisor):
             total = ZERO
@@ -144,26 +144,27 @@ def _value_of_step(
                 raise NotKnownError
             return inputs[0].times(1 / divisor_value)
         case Extreme(is_maximum):
+            # ``sides`` are not needed: an extreme does not jump. At a tie both values are the same.
             difference, first_value, second_value = inputs
             first_is_larger = difference.as_rational() > 0
             return first_value if first_is_larger == is_maximum else second_value
         case Comparison(_, threshold):
             sign = _sign(reads[0], threshold, inputs[0], sides)
-            return Combination(Fraction(int(kind.holds_for(np.asarray(sign)))))
+            return NumberWithNames(Fraction(int(kind.holds_for(np.asarray(sign)))))
         case SignOf():
-            return Combination(Fraction(_sign(reads[0], 0.0, inputs[0], sides)))
+            return NumberWithNames(Fraction(_sign(reads[0], 0.0, inputs[0], sides)))
         case Pointwise():
             return _value_of_function(kind, inputs[0])
     raise NotKnownError
 
 
-def _require(value: Combination | None) -> Combination:
+def _require(value: NumberWithNames | None) -> NumberWithNames:
     if value is None:
         raise NotKnownError
     return value
 
 
-def _sign(number: int, threshold: float, value: Combination, sides: Sides) -> int:
+def _sign(number: int, threshold: float, value: NumberWithNames, sides: Sides) -> int:
     """Return the sign of a value less a threshold: the stated one, or its own. ``number``: of the value in the plan."""
     if (number, threshold) in sides:
         return sides[number, threshold]
@@ -171,17 +172,17 @@ def _sign(number: int, threshold: float, value: Combination, sides: Sides) -> in
     return (difference > 0) - (difference < 0)
 
 
-def _on_line(line: Line, x: Combination) -> Combination:
+def _on_line(line: ScaleAndShift, x: NumberWithNames) -> NumberWithNames:
     low_slope, _ = line.slope
     low_shift, high_shift = line.shift
     if line.is_exact:
-        return Combination(Fraction(float(low_shift))).plus(x, Fraction(float(low_slope)))
+        return NumberWithNames(Fraction(float(low_shift))).plus(x, Fraction(float(low_slope)))
     if x == ZERO and float(low_shift) == float(high_shift):
-        return Combination(Fraction(float(low_shift)))
+        return NumberWithNames(Fraction(float(low_shift)))
     raise NotKnownError
 
 
-def _product(one: Combination, other: Combination) -> Combination:
+def _product(one: NumberWithNames, other: NumberWithNames) -> NumberWithNames:
     if not one.multiples:
         return other.times(one.rational)
     if not other.multiples:
@@ -189,25 +190,27 @@ def _product(one: Combination, other: Combination) -> Combination:
     return _named("product", frozenset((one, other)))
 
 
-def _named(*name: Hashable) -> Combination:
-    """Return the number of a name."""
-    return Combination(Fraction(0), frozenset({(name, Fraction(1))}))
+def _named(*name: Hashable) -> NumberWithNames:
+    """Return the irrational number that a name stands for."""
+    return NumberWithNames(Fraction(0), frozenset({(name, Fraction(1))}))
 
 
-def _value_of_function(f: Pointwise, x: Combination) -> Combination:
+def _value_of_function(f: Pointwise, x: NumberWithNames) -> NumberWithNames:
     """Return f(x): a rational number where that is known, else the number that is named by f and x."""
     if x.multiples:
         return _named(key_of(f), x)
     u = x.rational
     value: Fraction | None = None
     match f:
-        case Kinked() if not f.relative_slope_error():
+        case TwoSlopes() if not f.relative_slope_error():
             below, above = (np.asarray(slope) for slope in f.below_and_above())
             value = u * Fraction(float(above if u > 0 else below))
         case HardTanh():
             value = _clipped(f, u)
         case SoftShrink():
             value = _shrunk(f, u)
+        # Between -4 and 4 the value is unknown: libraries have a rounded 1/6, which moves the kinks at -3 and 3 and
+        # changes the values between them.
         case HardSwish() if abs(u) >= 4 or u == 0:
             value = max(u, Fraction(0))
         case ELU() if u >= 0:
@@ -222,7 +225,7 @@ def _value_of_function(f: Pointwise, x: Combination) -> Combination:
             value = Fraction(0)
     if value is None and u == 0:
         value = VALUE_AT_ZERO.get(type(f))
-    return _named(key_of(f), x) if value is None else Combination(value)
+    return _named(key_of(f), x) if value is None else NumberWithNames(value)
 
 
 def _clipped(f: HardTanh, x: Fraction) -> Fraction:

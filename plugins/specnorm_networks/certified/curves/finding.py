@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable, arrays_of
+from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable, parameters_of
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Operator, Pointwise
 from specnorm_networks.certified.operators.composite import Composite, SideBySide
@@ -30,8 +30,8 @@ MOST_BASES = 64
 """Largest number of values that are kept for one value."""
 LINEAR = (Add, Scale, Identity, Negative, Constant)
 """Operators of which a program needs no proof: the rules for linear maps bound them better."""
-WITHOUT_CONSTANT = (Steep, Product, Quotient, Compare, Choose, Sign)
-"""Operators that have no constant of their own, unless the range of their inputs is known."""
+NOT_LIPSCHITZ = (Steep, Product, Quotient, Compare, Choose, Sign)
+"""Operators that have no Lipschitz constant of their own, unless the range of their inputs is known."""
 
 
 def join_functions(graph: Graph) -> list[Node]:
@@ -51,14 +51,14 @@ class _Finder:
     bases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """For each value: the value itself, and then those of which it is an entry-wise function, the nearest first."""
     unbounded_from: dict[str, str] = field(default_factory=dict)
-    """For some values: a value as a function of which it has no bounded slope everywhere. The program of a later node
-    has to begin with that value."""
+    """``unbounded_from[v]`` is u if the program from u to v has no bounded slope on the whole line. A longer program
+    through v has to begin at u: its later operators may make the slope bounded, as in exp(-x^2)."""
     replacements: dict[str, Node] = field(default_factory=dict)
     """Nodes that replace programs, by name."""
 
     def replacement_of(self, node: Node) -> Node:
         """Return the node that replaces a node and those before it; the node itself if there is none."""
-        sources = [name for name in node.inputs if name not in self.graph.constants]
+        sources = [name for name in node.inputs if name not in self.graph.fixed_values]
         self.bases[node.name] = (node.name,)
         if isinstance(node.operator, Concat) and len(sources) == len(node.inputs) > 1:
             return self._side_by_side(node, node.operator)
@@ -69,16 +69,16 @@ class _Finder:
         if not common_bases:
             return node
         starts_of_unbounded = [self.unbounded_from[name] for name in sources if name in self.unbounded_from]
-        if len(sources) > 1 or starts_of_unbounded:
-            base = common_bases[0] if len(sources) > 1 else starts_of_unbounded[0]
+        paths_meet = len(sources) > 1
+        continues_unbounded_program = len(sources) == 1 and bool(starts_of_unbounded)
+        base = starts_of_unbounded[0] if continues_unbounded_program else common_bases[0]
+        if paths_meet or continues_unbounded_program:
             composite = self._composite(node, base)
             if composite is not None:
                 return composite
-        # The program that ends with this node has no bounded slope; a longer one may have one.
-        if starts_of_unbounded and len(sources) == 1:
-            self.unbounded_from[node.name] = starts_of_unbounded[0]
-        elif starts_of_unbounded or isinstance(node.operator, WITHOUT_CONSTANT):
-            self.unbounded_from[node.name] = common_bases[0]
+        # The program from the base to this node has no bounded slope; a longer one may have one.
+        if starts_of_unbounded or isinstance(node.operator, NOT_LIPSCHITZ):
+            self.unbounded_from[node.name] = base
         return node
 
     def _is_entrywise(self, node: Node, sources: Sequence[str]) -> bool:
@@ -90,12 +90,12 @@ class _Finder:
         shape = node.shape
         if shape is None or not isinstance(operator, ENTRYWISE) or isinstance(operator, Constant):
             return False
-        if isinstance(operator, Pointwise) and operator.near is not None:
+        if isinstance(operator, Pointwise) and operator.slopes_on_range is not None:
             return False
         nodes = self.graph.by_name
         if any(nodes[name].shape != shape for name in sources):
             return False
-        shapes_of_constants = [nodes[name].shape for name in node.inputs if name in self.graph.constants]
+        shapes_of_constants = [nodes[name].shape for name in node.inputs if name in self.graph.fixed_values]
         try:
             shapes_of_constants += [np.shape(array) for array in _arrays_in_fields(operator)]
             for constant_shape in shapes_of_constants:
@@ -121,7 +121,7 @@ class _Finder:
         if function is None:
             return None
         if isinstance(function.proof, str):
-            needs_range = any(isinstance(operator, WITHOUT_CONSTANT) for operator, _ in function.program)
+            needs_range = any(isinstance(operator, NOT_LIPSCHITZ) for operator, _ in function.program)
             if not needs_range or function.plan.jumps or len(function.program) == 1:
                 return None
             # It has slopes on ranges, if not on the whole line.
@@ -144,8 +144,8 @@ class _Finder:
     def _start_of_program(self, base: str) -> str:
         """Return the value with which a program has to begin.
 
-        That is an earlier value than ``base`` if ``base`` is itself the end of a program, unless that one is proven and
-        has jumps in its parts.
+        If a program ends with ``base``, the new program begins where that one does, and so on. A program that
+        `_is_proven_with_jumps` names is kept as it is: the new program begins with its end.
         """
         while base in self.replacements or base in self.unbounded_from:
             if self._is_proven_with_jumps(base):
@@ -194,7 +194,7 @@ class _Finder:
                 waiting.pop()
                 program.append((node.operator, tuple(numbers[source] for source in node.inputs)))
                 numbers[name] = len(program)
-            elif len(program) + len(waiting) > 2 * MOST_OPERATORS:
+            elif len(program) + len(waiting) > 2 * MOST_OPERATORS:  # a value may wait several times
                 return None, numbers
             else:
                 waiting += missing
@@ -230,5 +230,5 @@ def _arrays_in_fields(operator: Operator) -> Sequence[FloatArray]:
         case Where():
             return [operator.mask()]
         case LeakyReLU():
-            return arrays_of(operator)
+            return parameters_of(operator)
     return []

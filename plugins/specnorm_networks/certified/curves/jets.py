@@ -4,10 +4,11 @@ A *plan* is a straight-line program for functions of one variable, the argument 
 the plan and a threshold at which a later step changes its formula. The formula on one side is a *branch* of the step.
 
 On an interval of the argument the value of each step and its derivative lie in intervals, rounded outward (the chain
-rule). If a value u may cross a threshold t of a switch, three cases are evaluated one by one: u < t,
-u > t, and u = t on a set of positive measure, where u' = 0 almost everywhere. In each case all steps that read u are on
-one branch. The union of the cases contains the derivative almost everywhere, which is all that a Lipschitz constant of
-a continuous function needs: it is absolutely continuous, since every branch has a bounded derivative on a closed set.
+rule). If a value u may cross a threshold t of a switch, three cases are evaluated one by one: u < t, u > t, and u = t
+on a set of positive measure, where u' = 0 almost everywhere. In each case all steps that read u are on one branch. The
+union of the cases contains the derivative almost everywhere. That is enough: a continuous function that is made of
+finitely many branches with bounded derivatives, each on a closed set, is absolutely continuous, so that a bound of its
+derivative almost everywhere is a Lipschitz constant.
 """
 
 from __future__ import annotations
@@ -26,25 +27,28 @@ from specnorm_networks.certified.curves.programs import (
     ChoiceByValue,
     Comparison,
     Extreme,
-    Line,
     Number,
     Plan,
+    PlanStep,
     ProductOfTwo,
     QuotientOfTwo,
+    ScaleAndShift,
     SignOf,
-    Step,
     WeightedSum,
 )
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
-from specnorm_networks.certified.operators.piecewise import HardTanh, Kinked, SoftShrink
+from specnorm_networks.certified.operators.piecewise import HardTanh, SoftShrink, TwoSlopes
 from specnorm_networks.certified.operators.smooth import ELU, Arctan, Erf, Sigmoid, Softplus, Tanh, Wave
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 
 BELOW = -1
+"""Side of a switch: its value is below the threshold."""
 AT = 0
+"""Side of a switch: its value is at the threshold."""
 ABOVE = 1
+"""Side of a switch: its value is above the threshold."""
 FREE = 2
-"""Sides of a switch: its value is below, at or above the threshold, or no side is chosen."""
+"""No side of a switch is chosen."""
 MOST_CASES = 2**13
 """Largest number of cases that are evaluated, beyond one for each interval."""
 
@@ -86,7 +90,7 @@ Signs = dict[tuple[int, float], FloatArray]
 
 
 def evaluate(plan: Plan, x: Interval, sides: NDArray[np.int8] | None = None) -> Evaluation:
-    """Return all values of a plan on intervals of the argument. The plan's constants broadcast to the intervals' shape.
+    """Return all values of a plan on intervals of the argument. Its parameters broadcast to the intervals' shape.
 
     ``sides``: side of each switch, shape (switches, *intervals). Default: all are `FREE`.
     """
@@ -139,7 +143,8 @@ def _on_side(jet: Jet, threshold: float, side: NDArray[np.int8]) -> Restricted:
         low = np.where(is_at | (side == ABOVE), np.maximum(low, threshold), low)
         high = np.where(is_at | (side == BELOW), np.minimum(high, threshold), high)
         slope = enclosing((np.where(is_at, 0.0, slope.low), np.where(is_at, 0.0, slope.high)))
-    # A side that cannot be met counts nowhere; its interval only has to be one.
+    # Cases whose sides cannot be met are left out later. Here their intervals only need a lower end that is not above
+    # the upper end.
     low = np.where(is_met, low, threshold)
     high = np.where(is_met, high, threshold)
     sign = np.where(low > threshold, 1.0, np.where(high < threshold, -1.0, math.nan))
@@ -152,7 +157,8 @@ def _on_side(jet: Jet, threshold: float, side: NDArray[np.int8]) -> Restricted:
 def times(one: Interval, other: Interval) -> Interval:
     """Return the product of two intervals.
 
-    It is exact if a factor is the number -1, 0 or 1, and rounding does not change its sign.
+    It is exact if a factor is the number -1, 0 or 1. Rounding outward never gives the product a sign that it cannot
+    have.
     """
     low, high = (one * other).ends
     one_is_above = one.low >= 0
@@ -222,7 +228,7 @@ def _second_derivative(f: Pointwise, x: Interval, value: Interval, slope: Interv
     ``value``, ``slope``: of the function on these intervals.
     """
     match f:
-        case Kinked() | HardTanh() | SoftShrink():
+        case TwoSlopes() | HardTanh() | SoftShrink():
             return point(np.zeros(x.shape))
         case Exp():
             return slope
@@ -266,7 +272,7 @@ def _second_derivative_of_power(f: Power, x: Interval) -> Interval:
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
-def _jet_of_step(step: Step, jets: Sequence[Jet], signs: Signs) -> Jet:
+def _jet_of_step(step: PlanStep, jets: Sequence[Jet], signs: Signs) -> Jet:
     """Return the value of a step from the values before it."""
     inputs = [jets[number] for number in step.reads]
     shape = jets[0].value.shape
@@ -277,13 +283,13 @@ def _jet_of_step(step: Step, jets: Sequence[Jet], signs: Signs) -> Jet:
     match step.kind:
         case Number(values):
             return Jet(point(np.broadcast_to(values, shape)), zero, zero, inputs_defined)
-        case Line() as line:
+        case ScaleAndShift() as line:
             return _jet_of_line(line, inputs[0])
         case WeightedSum(weights, divisor):
             value = _weighted_sum([jet.value for jet in inputs], weights, divisor, zero)
             slope = _weighted_sum([jet.slope for jet in inputs], weights, divisor, zero)
-            second = _weighted_sum([jet.second_derivative for jet in inputs], weights, divisor, zero)
-            return Jet(value, slope, second, inputs_defined)
+            second_derivative = _weighted_sum([jet.second_derivative for jet in inputs], weights, divisor, zero)
+            return Jet(value, slope, second_derivative, inputs_defined)
         case ProductOfTwo():
             is_square = step.reads[0] == step.reads[1]
             return _jet_of_square(inputs[0]) if is_square else _jet_of_product(*inputs)
@@ -292,10 +298,11 @@ def _jet_of_step(step: Step, jets: Sequence[Jet], signs: Signs) -> Jet:
         case ChoiceByMask(mask):
             return _choose_by_mask(np.broadcast_to(mask, shape), *inputs)
         case Extreme(is_maximum):
-            _, first, second_value = inputs
+            # The step reads the difference of two values, and then both.
+            _, first, second = inputs
             sign_of_difference = signs[step.reads[0], 0.0]
             preference = np.asarray(sign_of_difference if is_maximum else -sign_of_difference)
-            return _jet_of_extreme(preference, is_maximum, first, second_value)
+            return _jet_of_extreme(preference, is_maximum, first, second)
         case ChoiceByValue():
             return _choose_by_value(*inputs)
         case Comparison(_, threshold) as comparison:
@@ -309,7 +316,7 @@ def _jet_of_step(step: Step, jets: Sequence[Jet], signs: Signs) -> Jet:
             return _jet_of_function(function, inputs[0], shape)
 
 
-def _jet_of_line(line: Line, x: Jet) -> Jet:
+def _jet_of_line(line: ScaleAndShift, x: Jet) -> Jet:
     shape = x.value.shape
     slope, shift = (_broadcast(part, shape) for part in line.intervals)
     value = plus(times(x.value, slope), shift)
@@ -496,8 +503,8 @@ def bounds_by_branches(
     ----------
     low, high : array, shape (intervals,)
     functions : array, shape (intervals,), or None
-        If the constants of the plan hold several functions, one for each flat position: the number of the function for
-        each interval. None if the plan is one function.
+        For a plan whose parameters are flat arrays with one number for each of several functions: which function each
+        interval belongs to. None if the plan is one function.
     """
     # A single point may be a kink: the slopes on both sides count.
     is_point = low == high
@@ -532,7 +539,9 @@ def bounds_by_branches(
         if mean_value is not None:
             square_sum = np.minimum(square_sum, mean_value.square_sum.high[settled])
         np.maximum.at(union.square_sum, interval_of_case[settled], square_sum)
-        uses_mean_value = False  # later cases are parts of intervals
+        # Later cases hold only where a switch is on one side. The middle of the interval need not be on that side, so
+        # that its slope says nothing about the case.
+        uses_mean_value = False
         split = np.flatnonzero(is_split)
         if not len(split):
             break

@@ -1,4 +1,7 @@
-"""Programs for one variable: operators of each entry one after the other, as steps with the constants of each entry."""
+"""Programs for one variable: operators of each entry, one after the other, and the plan of steps that is made of them.
+
+The numbers in a step, such as a slope or a mask, are its *parameters*: arrays that may have one number an entry.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators import curved, multiples, piecewise, smooth, steep
-from specnorm_networks.certified.operators.base import Ends, FloatArray, Operator, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Operator, Pointwise
 from specnorm_networks.certified.operators.joins import (
     Choose,
     Compare,
@@ -25,10 +28,10 @@ from specnorm_networks.certified.operators.joins import (
     Sign,
     Where,
 )
-from specnorm_networks.certified.operators.linear import SCALED, Add, Scale
+from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS, Add, Scale
 from specnorm_networks.certified.operators.moves import Identity
 from specnorm_networks.certified.operators.multiples import Multiple
-from specnorm_networks.certified.operators.piecewise import HardTanh, Kinked, LeakyReLU, Negative, SoftShrink
+from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU, Negative, SoftShrink, TwoSlopes
 from specnorm_networks.certified.operators.smooth import ELU, HardSwish
 from specnorm_networks.certified.operators.sources import Constant
 from specnorm_networks.certified.operators.steep import Power
@@ -40,15 +43,15 @@ ENTRYWISE = (
     Pointwise, Add, Scale, Product, Quotient, Maximum, Minimum, Where, Compare, Choose, Sign, Identity, Constant,
 )  # fmt: skip
 """Operators that programs are made of."""
-RELATIVE_ERROR = (SCALED + 2) * 2.0**-52
-"""Relative error of a factor that was computed with `SCALED` roundings."""
+RELATIVE_ERROR = (SCALED_ENTRY_ROUNDINGS + 2) * 2.0**-52
+"""Relative error of a factor that was computed with `SCALED_ENTRY_ROUNDINGS` roundings."""
 
 
 OUR_MODULES = (
     *(module.__name__ for module in (curved, piecewise, smooth, steep, multiples)),
     "specnorm_networks.certified.operators.composite",
 )
-"""Modules of our own functions: the other modules of this room know more of their classes than the methods state."""
+"""Modules of our own functions: the modules of this folder know more of their classes than the methods state."""
 
 
 class UserFunction(Pointwise):
@@ -64,34 +67,34 @@ class UserFunction(Pointwise):
         """Return the extent of the user's function."""
         return self.function.extent()
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         """Return the slopes of the user's function."""
         return self.function.slopes(low, high)
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         """Return intervals of the values of the user's function."""
         return self.function.between(low, high)
 
 
 class Unreadable(Exception):
-    """A program cannot be read: one of its constants cannot be loaded, or is not finite."""
+    """A program has no plan: an operator has no steps, or one of its numbers cannot be loaded or is not finite."""
 
 
 # -- the kinds of steps, besides functions of one variable -------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Number:
-    """A constant; it reads no value."""
+    """A fixed number; it reads no value."""
 
     values: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class ScaleAndShift:
     """``slope x + shift`` of the value x that it reads, both known to lie between two numbers."""
 
-    slope: Ends
+    slope: LowHigh
     """Smallest and largest slope."""
-    shift: Ends
+    shift: LowHigh
     """Smallest and largest shift."""
 
     @property
@@ -162,7 +165,7 @@ class SignOf:
 
 Kind: TypeAlias = (
     Number
-    | Line
+    | ScaleAndShift
     | WeightedSum
     | ProductOfTwo
     | QuotientOfTwo
@@ -177,7 +180,7 @@ Kind: TypeAlias = (
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class PlanStep:
     """One operation of a plan."""
 
     kind: Kind
@@ -198,9 +201,9 @@ class Switch:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A program as steps, whose constants are arrays that broadcast against the argument."""
+    """A program as steps, whose parameters are arrays that broadcast against the argument."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[PlanStep, ...]
     outputs: tuple[int, ...]
     """Numbers of the values that the program returns."""
 
@@ -210,8 +213,8 @@ class Plan:
         jumps_at: dict[tuple[int, float], bool] = {}
         for step in self.steps:
             for threshold, jumps in _thresholds(step.kind):
-                place = (step.reads[0], threshold)
-                jumps_at[place] = jumps_at.get(place, False) or jumps
+                value_and_threshold = (step.reads[0], threshold)
+                jumps_at[value_and_threshold] = jumps_at.get(value_and_threshold, False) or jumps
         return tuple(Switch(value, threshold, jumps) for (value, threshold), jumps in sorted(jumps_at.items()))
 
     @cached_property
@@ -221,43 +224,43 @@ class Plan:
         return has_choice or any(switch.jumps for switch in self.switches)
 
     @cached_property
-    def constants_shape(self) -> tuple[int, ...]:
-        """Shape that all constants broadcast to."""
-        return np.broadcast_shapes(*(np.shape(array) for array in self._constants))
+    def shape_of_parameters(self) -> tuple[int, ...]:
+        """Shape that all parameters broadcast to."""
+        return np.broadcast_shapes(*(np.shape(array) for array in self._parameters))
 
     @property
-    def _constants(self) -> list[NDArray[Any]]:
-        constants: list[NDArray[Any]] = []
+    def _parameters(self) -> list[NDArray[Any]]:
+        parameters: list[NDArray[Any]] = []
         for step in self.steps:
-            constants += arrays_of(step.kind)
-        return constants
+            parameters += parameters_of(step.kind)
+        return parameters
 
     @cached_property
     def distinct_functions(self) -> tuple[Plan, NDArray[np.intp]]:
-        """A plan of the different functions of the entries, and the number of each entry's function.
+        """A plan whose parameters have one number for each distinct function, and the function's number for each entry.
 
-        The plan's constants are flat arrays with one number for each function.
+        Entries with the same parameters have the same function. The returned plan's parameters are flat arrays.
         """
-        shape = self.constants_shape
-        columns = [np.broadcast_to(array, shape).reshape(-1) for array in self._constants]
+        shape = self.shape_of_parameters
+        columns = [np.broadcast_to(array, shape).reshape(-1) for array in self._parameters]
         if not columns:
             return self, np.zeros(shape, np.intp)
         table = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
         _, first_entries, numbers = np.unique(table, axis=0, return_index=True, return_inverse=True)
-        return self._with_constants_at(first_entries), numbers.reshape(shape)
+        return self._with_parameters_at(first_entries), numbers.reshape(shape)
 
     def of_functions(self, numbers: NDArray[np.intp]) -> Plan:
-        """Return the plan of some functions, one for each number, of a plan with flat constants."""
-        return self._with_constants_at(numbers)
+        """Return the plan of some functions, one for each number, of a plan with flat parameters."""
+        return self._with_parameters_at(numbers)
 
     def of_function(self, number: int) -> Plan:
-        """Return the plan of one function, with single numbers as constants, of a plan with flat constants."""
-        return self._with_constants_at(number)
+        """Return the plan of one function, with single numbers as parameters, of a plan with flat parameters."""
+        return self._with_parameters_at(number)
 
-    def _with_constants_at(self, entries: NDArray[np.intp] | int) -> Plan:
-        """Return the plan with constants of some entries, by their flat positions."""
-        shape = self.constants_shape
-        steps = [replace(step, kind=_with_constants_at(step.kind, shape, entries)) for step in self.steps]
+    def _with_parameters_at(self, entries: NDArray[np.intp] | int) -> Plan:
+        """Return the plan with the parameters of some entries, given by their flat positions."""
+        shape = self.shape_of_parameters
+        steps = [replace(step, kind=_with_parameters_at(step.kind, shape, entries)) for step in self.steps]
         return replace(self, steps=tuple(steps))
 
     @cached_property
@@ -266,12 +269,12 @@ class Plan:
         return tuple((key_of(step.kind), step.reads) for step in self.steps), self.outputs
 
 
-def arrays_of(kind: Kind) -> list[NDArray[Any]]:
-    """Return the constants of a step that may have one number an entry."""
+def parameters_of(kind: Kind) -> list[NDArray[Any]]:
+    """Return the parameters of a step."""
     match kind:
         case Number():
             return [kind.values]
-        case Line():
+        case ScaleAndShift():
             return [*kind.slope, *kind.shift]
         case ChoiceByMask():
             return [kind.mask]
@@ -280,8 +283,8 @@ def arrays_of(kind: Kind) -> list[NDArray[Any]]:
     return []
 
 
-def _with_constants_at(kind: Kind, shape: tuple[int, ...], entries: NDArray[np.intp] | int) -> Kind:
-    """Return a step with the constants of some entries, given by their flat positions in a shape."""
+def _with_parameters_at(kind: Kind, shape: tuple[int, ...], entries: NDArray[np.intp] | int) -> Kind:
+    """Return a step with the parameters of some entries, given by their flat positions in a shape."""
 
     def take(array: NDArray[Any]) -> NDArray[Any]:
         if not shape:
@@ -292,10 +295,10 @@ def _with_constants_at(kind: Kind, shape: tuple[int, ...], entries: NDArray[np.i
     match kind:
         case Number():
             return Number(take(kind.values))
-        case Line():
+        case ScaleAndShift():
             low_slope, high_slope = kind.slope
             low_shift, high_shift = kind.shift
-            return Line((take(low_slope), take(high_slope)), (take(low_shift), take(high_shift)))
+            return ScaleAndShift((take(low_slope), take(high_slope)), (take(low_shift), take(high_shift)))
         case ChoiceByMask():
             return ChoiceByMask(take(kind.mask))
         case LeakyReLU():
@@ -305,9 +308,10 @@ def _with_constants_at(kind: Kind, shape: tuple[int, ...], entries: NDArray[np.i
 
 def key_of(kind: Kind) -> Hashable:
     """Return a key that two steps share only if they compute the same; the step itself if its fields have no keys."""
-    arrays = tuple((np.shape(array), np.asarray(array).tobytes()) for array in arrays_of(kind))
+    arrays = tuple((np.shape(array), np.asarray(array).tobytes()) for array in parameters_of(kind))
     if arrays or not dataclasses.is_dataclass(kind):
-        # Of the fields that are no arrays, only the number of roundings of a leaky ReLU matters.
+        # Kinds with parameters are Number, ScaleAndShift, ChoiceByMask and LeakyReLU. Of their fields that are no
+        # parameters, only the leaky ReLU's number of roundings has an influence on bounds.
         return type(kind), getattr(kind, "roundings", 0), arrays
     values = tuple(getattr(kind, field.name) for field in dataclasses.fields(kind))
     if all(value is None or isinstance(value, (bool, int, float, str, tuple)) for value in values):
@@ -325,11 +329,11 @@ def _thresholds(kind: Kind) -> Iterator[tuple[float, bool]]:
         case Extreme():
             yield 0.0, False
         case Negative():
-            return
-        case Kinked() | ELU():
+            return  # one slope on both sides, no threshold
+        case TwoSlopes() | ELU():
             yield 0.0, False
         case HardTanh():
-            yield from ((end, False) for end in (kind.low, kind.high) if math.isfinite(end))
+            yield from ((limit, False) for limit in (kind.low, kind.high) if math.isfinite(limit))
         case SoftShrink():
             yield -kind.edge, False
             yield kind.edge, False
@@ -344,21 +348,24 @@ AddStep: TypeAlias = Callable[..., int]
 
 
 def plan_of(program: EntryProgram, outputs: Sequence[int]) -> Plan:
-    """Return operators as steps: maxima of several values two by two, and a function with factors between two lines.
+    """Return operators as steps.
+
+    The maximum of several values becomes maxima of two values. A `Multiple`, c f(b x), becomes three steps: a scale by
+    b, the function f, and a scale by c.
 
     ``outputs``: numbers of the program's values that it returns.
 
     Raises
     ------
     Unreadable
-        If an operator has no steps, or a constant cannot be loaded or is not finite.
+        If an operator has no steps, or one of its numbers cannot be loaded or is not finite.
     """
-    steps: list[Step] = []
+    steps: list[PlanStep] = []
     step_values = [0]
     """For each value of the program the number of the same value in the plan."""
 
     def add(kind: Kind, *reads: int) -> int:
-        steps.append(Step(kind, reads))
+        steps.append(PlanStep(kind, reads))
         return len(steps)
 
     for operator, reads in program:
@@ -391,12 +398,13 @@ def _add_steps(operator: Operator, reads: list[int], add: AddStep) -> int:
             return add(ChoiceByValue(), *reads)
         case Sign():
             return add(SignOf(), *reads)
-        case Multiple() if operator.roundings <= SCALED:
+        case Multiple() if operator.roundings <= SCALED_ENTRY_ROUNDINGS:
             inner = _line_of_factor(operator.inner, operator.roundings)
             outer = _line_of_factor(operator.outer, operator.roundings)
             argument = add(inner, *reads)
             return add(outer, _add_steps(operator.function, [argument], add))
-        case Pointwise() if operator.near is None and _has_valid_fields(operator):
+        # A function that has slopes on a range is refused: a plan would not use them.
+        case Pointwise() if operator.slopes_on_range is None and _has_valid_fields(operator):
             is_ours = type(operator).__module__ in OUR_MODULES
             return add(operator if is_ours else UserFunction(operator), *reads)
     raise Unreadable
@@ -406,7 +414,7 @@ def _has_valid_fields(function: Pointwise) -> bool:
     """Whether a power has a whole exponent of at least 1, and the slopes of a leaky ReLU are finite."""
     if isinstance(function, Power):
         return function.exponent == int(function.exponent) >= 1
-    return all(np.isfinite(array).all() for array in arrays_of(function))
+    return all(np.isfinite(array).all() for array in parameters_of(function))
 
 
 def _add_extremes(is_maximum: bool, reads: list[int], add: AddStep) -> int:
@@ -431,7 +439,7 @@ def _load_finite(load: Callable[[], Any]) -> NDArray[Any]:
 def _weighted_sum(operator: Add) -> WeightedSum:
     if not all(map(math.isfinite, operator.weights)):
         raise Unreadable
-    return WeightedSum(operator.weights, operator.over)
+    return WeightedSum(operator.weights, operator.divisor)
 
 
 def _comparison(operator: Compare) -> Comparison:
@@ -440,7 +448,7 @@ def _comparison(operator: Compare) -> Comparison:
     return Comparison(operator.kind, operator.threshold)
 
 
-def _line_of_scale(scale: Scale) -> Line:
+def _line_of_scale(scale: Scale) -> ScaleAndShift:
     values = np.asarray(scale.values, dtype=np.float64)
     offset = np.zeros(())
     offset_error = np.zeros(())
@@ -450,19 +458,19 @@ def _line_of_scale(scale: Scale) -> Line:
         raise Unreadable
     slope_error = np.zeros(()) if scale.exact else abs(values) * RELATIVE_ERROR
     shift = _ends_around(np.asarray(offset, dtype=np.float64), np.asarray(offset_error, dtype=np.float64))
-    return Line(_ends_around(values, slope_error), shift)
+    return ScaleAndShift(_ends_around(values, slope_error), shift)
 
 
-def _line_of_factor(factor: float, roundings: int) -> Line:
+def _line_of_factor(factor: float, roundings: int) -> ScaleAndShift:
     if not math.isfinite(factor):
         raise Unreadable
     slope = np.asarray(factor)
     zero = np.zeros(())
     slope_error = abs(slope) * RELATIVE_ERROR if roundings else zero
-    return Line(_ends_around(slope, slope_error), (zero, zero))
+    return ScaleAndShift(_ends_around(slope, slope_error), (zero, zero))
 
 
-def _ends_around(values: FloatArray, error: FloatArray) -> Ends:
+def _ends_around(values: FloatArray, error: FloatArray) -> LowHigh:
     """Return values less and plus an error, rounded outward; the values themselves if there is no error."""
     if not error.any():
         return values, values

@@ -23,23 +23,23 @@ from specnorm_networks.certified.curves.programs import Plan, Switch
 from specnorm_networks.certified.curves.tails import Tail, UnknownError
 from specnorm_networks.certified.operators.base import FloatArray
 
-FUNCTIONS = 512
+MOST_FUNCTIONS = 512
 """Largest number of functions of one program: channels may have constants of their own."""
 STARTS = (2.0**4, 2.0**6, 2.0**10, 2.0**16, 2.0**24, 2.0**40)
 """Numbers at which tails may begin, tried one after the other."""
 RTOL = 2.0**-21
 """Relative distance from an attained slope at which the search for the largest slope stops."""
 HOPELESS_WIDTH = 2.0**-30
-"""Width of a cell, relative to its place, at which the search gives up if the cell's slopes have no bound."""
-PARTS = 8
+"""Width of a cell, relative to its argument, at which the search gives up if the cell's slopes have no bound."""
+PARTS_OF_CELL = 8
 """Number of parts of a cell that is divided."""
-ROUNDS = 14
+MOST_ROUNDS = 14
 """Largest number of rounds in which cells are divided."""
-CELLS = 2**11
+MOST_CELLS_OF_ROUND = 2**11
 """Largest number of cells that are divided in one round, for each function."""
-WORK = 2**16
+MOST_CELLS = 2**16
 """Largest number of cells of all rounds together, for each function."""
-HALVINGS = 30
+MOST_HALVINGS = 30
 """Largest number of times that a cell is halved in which a step may jump."""
 MOST_JUMPS = 256
 """Largest number of cells that are halved in search of a jump."""
@@ -79,10 +79,13 @@ def prove(plan: Plan) -> Proof | str:
 
 
 def _prove(plan: Plan) -> Proof | str:
-    """Return the slopes of a program, or the reason why there is no proof; with the tails that give the best slopes."""
+    """Return the slopes of a program, or the reason why there is no proof.
+
+    Tails are begun at several numbers, one after the other; the best proof is kept.
+    """
     flat, function_numbers = plan.distinct_functions
     count = int(function_numbers.max(initial=0)) + 1
-    if count > FUNCTIONS:
+    if count > MOST_FUNCTIONS:
         return f"its constants make {count} different functions of it"
     period = period_of(flat, count)
     if period is not None:
@@ -93,19 +96,22 @@ def _prove(plan: Plan) -> Proof | str:
         tails = _tails(flat, count, start)
         if tails is not None:
             tails_from.append((start, tails))
-    best: Proof | str = "its slope has no bound for large values that is known here"
+    best: Proof | None = None
     for number, (start, tails) in enumerate(tails_from):
         proof, attained = _prove_between(flat, count, (-start, start), tails)
         if isinstance(proof, str):
-            return proof if isinstance(best, str) else best
-        if isinstance(best, str) or proof.constant < best.constant:
+            return proof if best is None else best
+        if best is None or proof.constant < best.constant:
             best = proof
-        # Tails that begin further away are of use only if these tails have the largest slopes, and those smaller ones.
+        # Tails that begin further away can give a better proof only if the present tails, not the cells between them,
+        # have the largest slopes, and the further tails have smaller ones.
         if number + 1 == len(tails_from) or tails.constant <= attained * (1 + RTOL):
             break
         _, further_tails = tails_from[number + 1]
         if further_tails.constant >= tails.constant * (1 - RTOL):
             break
+    if best is None:
+        return "its slope has no bound for large values that is known here"
     return best
 
 
@@ -200,19 +206,20 @@ class _Search:
     def prove(self) -> Proof | str:
         """Divide cells in rounds; return the slopes that this proves."""
         low, high, function_of_cell = _first_cells(self.plan, self.count, *self.ends)
-        work = WORK * self.count
-        for rounds_left in reversed(range(ROUNDS)):
+        work = MOST_CELLS * self.count
+        for rounds_left in reversed(range(MOST_ROUNDS)):
             bounds = bounds_by_branches(self.plan, low, high, function_of_cell)
             self._note_attained(bounds, function_of_cell)
             work -= len(low)
             may_go_on = rounds_left > 0 and work > 0
             can_be_divided = host.next_up(low) < high
             divides = self._may_hold_an_extreme(bounds, function_of_cell) & can_be_divided & may_go_on
-            if divides.sum() > CELLS * self.count:
+            if divides.sum() > MOST_CELLS_OF_ROUND * self.count:
                 # Cells with the largest sums of squares come first.
                 order = np.argsort(-np.where(divides, bounds.square_sum, -math.inf), kind="stable")
-                divides[order[CELLS * self.count :]] = False
-            # If a small cell has no bound, smaller ones will have none.
+                divides[order[MOST_CELLS_OF_ROUND * self.count :]] = False
+            # If a small cell has no bound, smaller ones will have none, and no proof is possible: no cell is divided
+            # further.
             is_hopeless = ~np.isfinite(bounds.square_sum) & (high - low <= HOPELESS_WIDTH * np.maximum(1.0, abs(low)))
             divides &= not is_hopeless.any()
             self._settle(bounds, function_of_cell, ~divides)
@@ -263,7 +270,7 @@ class _Search:
         return np.asarray(is_beyond | ~np.isfinite(bounds.square_sum))
 
     def _settle(self, bounds: CurveBounds, function_of_cell: NDArray[np.intp], settled: NDArray[np.bool_]) -> None:
-        """Take the bounds of cells that are not divided further into the proof."""
+        """Add to the proof the bounds of the cells that are not divided further."""
         for output in range(len(bounds.low_slope)):
             np.minimum.at(self.low[output], function_of_cell[settled], bounds.low_slope[output][settled])
             np.maximum.at(self.high[output], function_of_cell[settled], bounds.high_slope[output][settled])
@@ -295,19 +302,22 @@ def _divide(
     high: FloatArray,
     function_of_cell: NDArray[np.intp],
 ) -> Cells:
-    """Return the parts of cells, which are `PARTS` times as many."""
-    share = np.arange(1, PARTS) / PARTS
+    """Return the parts of cells, which are `PARTS_OF_CELL` times as many."""
+    share = np.arange(1, PARTS_OF_CELL) / PARTS_OF_CELL
     inner = np.clip(low + share[:, None] * (high - low), low, high)
     edges = np.maximum.accumulate(np.concatenate([low[None], inner, high[None]]), axis=0)
-    return edges[:-1].reshape(-1), edges[1:].reshape(-1), np.tile(function_of_cell, PARTS)
+    return edges[:-1].reshape(-1), edges[1:].reshape(-1), np.tile(function_of_cell, PARTS_OF_CELL)
 
 
 # -- jumps -------------------------------------------------------------------------------------------------------------
 def _discontinuity(plan: Plan, count: int, low: float, high: float) -> str | None:
-    """Return a sentence where a function may jump; None if all are proven to be continuous between two numbers."""
+    """Return a sentence that says where a function may jump; None if all are proven to be continuous.
+
+    ``low``, ``high``: two numbers between which the functions are examined.
+    """
     left, right, function_of_cell = _first_cells(plan, count, low, high)
     switches = [number for number, switch in enumerate(plan.switches) if switch.jumps]
-    for _ in range(HALVINGS):
+    for _ in range(MOST_HALVINGS):
         evaluation = evaluate(plan.of_functions(function_of_cell), enclosing((left, right)))
         crossed = np.flatnonzero(evaluation.undecided[switches].any(axis=0))
         cells = []
@@ -336,7 +346,7 @@ def _is_continuous(
     high: float,
     number: int,
 ) -> bool:
-    """Whether all branches of a function that meet in a cell agree where they do."""
+    """Whether, at each point of a cell at which branches of a function meet, all of these have one value."""
     function = plan.of_function(number)
     switches_at: dict[Fraction, list[tuple[Switch, int]]] = {}
     for index, switch in enumerate(plan.switches):
@@ -353,13 +363,13 @@ def _is_continuous(
             return False
         if crossing:
             switches_at.setdefault(crossing[0], []).append((switch, 1 if least > 0 else -1))
-    return all(_agrees(function, place, switches) for place, switches in switches_at.items())
+    return all(_agrees(function, point, switches) for point, switches in switches_at.items())
 
 
 def _crossing(plan: Plan, switch: Switch, low: float, high: float) -> list[Fraction] | None:
-    """Return the place between two numbers where a monotone value crosses its switch's threshold, in a list.
+    """Return the point between two numbers where a monotone value crosses its switch's threshold, in a list.
 
-    The list is empty if there is no such place. None if the place is not known exactly.
+    The list is empty if there is no such point. None if the point is not known exactly.
     """
     ends = [Fraction(low), Fraction(high)]
     differences = []
@@ -373,22 +383,22 @@ def _crossing(plan: Plan, switch: Switch, low: float, high: float) -> list[Fract
         return [ends[0] if first == 0 else ends[1]]
     if (first > 0) == (last > 0):
         return []
-    place = ends[0] + (ends[1] - ends[0]) * first / (first - last)
-    value = exact.values_at(plan, place, {})[switch.value]
+    point = ends[0] + (ends[1] - ends[0]) * first / (first - last)
+    value = exact.values_at(plan, point, {})[switch.value]
     if value is None or value.multiples or value.rational != switch.threshold:
         return None
-    return [place]
+    return [point]
 
 
-def _agrees(plan: Plan, place: Fraction, switches: Sequence[tuple[Switch, int]]) -> bool:
+def _agrees(plan: Plan, point: Fraction, switches: Sequence[tuple[Switch, int]]) -> bool:
     """Whether the values of the outputs at a number are the limits from both sides.
 
     ``switches``: those that are crossed at the number, each with 1 if its value rises there, and -1 if it falls.
     """
     outputs = []
-    for side in (-1, 0, 1):  # just before the place, at it, and just after it
+    for side in (-1, 0, 1):  # just before the point, at it, and just after it
         sides = {(switch.value, switch.threshold): side * direction for switch, direction in switches}
-        values = exact.values_at(plan, place, sides)
+        values = exact.values_at(plan, point, sides)
         outputs.append([values[output] for output in plan.outputs])
     below, there, above = outputs
     return None not in below and below == there == above

@@ -25,11 +25,11 @@ from specnorm_networks.certified.curves.programs import (
     Comparison,
     Extreme,
     Kind,
-    Line,
     Number,
     Plan,
     ProductOfTwo,
     QuotientOfTwo,
+    ScaleAndShift,
     SignOf,
     WeightedSum,
 )
@@ -41,7 +41,7 @@ from specnorm_networks.certified.operators.steep import Exp, Log, Power, Recipro
 ERROR = 2.0**-40
 """Relative error of the elementary functions here, with room to spare."""
 TINY = 1e-300
-"""More than underflow takes from an exponential."""
+"""Upper bound of an exponential that is too small to be computed, and of what underflow can take from one."""
 LARGEST_EXPONENT = 700.0
 """Largest x for which exp(x) is computed: it does not overflow, nor does exp(-x) underflow."""
 LARGEST_POWER = Fraction(64)
@@ -49,7 +49,7 @@ LARGEST_POWER = Fraction(64)
 LARGEST_RATE = 2**40
 """Largest k, in absolute value."""
 
-Ends: TypeAlias = tuple[float, float]
+Span: TypeAlias = tuple[float, float]
 """Two numbers between which a quantity lies."""
 
 
@@ -85,18 +85,18 @@ class Asymptote:
         return self.rate, self.power
 
     @property
-    def factor(self) -> Ends:
+    def factor(self) -> Span:
         """Smallest and largest r."""
         return self.low, self.high
 
 
-def number(value: float) -> Asymptote:
+def asymptote_of(value: float) -> Asymptote:
     """Return a number as a quantity that does not depend on y."""
     return Asymptote(value, value)
 
 
-ZERO = number(0.0)
-ONE = number(1.0)
+ZERO = asymptote_of(0.0)
+ONE = asymptote_of(1.0)
 
 
 class ValueAndSlope(NamedTuple):
@@ -113,7 +113,7 @@ class StraightLine(NamedTuple):
     shift: Fraction
 
 
-def _product(a: Ends, b: Ends) -> Ends:
+def _product(a: Span, b: Span) -> Span:
     for one, other in ((a, b), (b, a)):
         is_exact_factor = one[0] == one[1] and one[0] in (-1.0, 0.0, 1.0)
         if is_exact_factor:
@@ -123,7 +123,7 @@ def _product(a: Ends, b: Ends) -> Ends:
     return host.next_down(min(products)), host.next_up(max(products))
 
 
-def _sum(a: Ends, b: Ends) -> Ends:
+def _sum(a: Span, b: Span) -> Span:
     low = a[0] + b[0]
     high = a[1] + b[1]
     adds_zero = 0.0 in (a[0], b[0]) and 0.0 in (a[1], b[1])
@@ -139,11 +139,11 @@ class Tail:
     Parameters
     ----------
     plan : Plan
-        Its constants are single numbers.
+        Its parameters are single numbers.
     side : {-1, 1}
         Sign of the arguments.
     start : float
-        The number T, at least 16.
+        The number T, at least 16: from Euler's number on, log y / y falls, which `_logarithm` needs.
 
     Raises
     ------
@@ -154,7 +154,7 @@ class Tail:
     def __init__(self, plan: Plan, side: int, start: float) -> None:
         self.side = side
         self.start = start
-        argument = ValueAndSlope(Asymptote(float(side), float(side), power=Fraction(1)), number(float(side)))
+        argument = ValueAndSlope(Asymptote(float(side), float(side), power=Fraction(1)), asymptote_of(float(side)))
         self.values: list[ValueAndSlope] = [argument]
         """All values of the plan, by their numbers."""
         self.lines: list[StraightLine | None] = [StraightLine(Fraction(side), Fraction(0))]
@@ -165,27 +165,28 @@ class Tail:
             self.values.append(self._value_of_step(step.kind, inputs, lines))
             self.lines.append(_line_of_step(step.kind, lines))
 
-    def slope(self, output: int) -> Ends:
-        """Return the smallest and largest derivative of a value by x.
+    def slope(self, value: int) -> Span:
+        """Return the smallest and largest derivative by x of a value, given by its number in the plan.
 
         Raises
         ------
         UnknownError
             If the derivative is not bounded.
         """
-        low, high = self.interval(self.values[output].slope)
+        low, high = self.interval(self.values[value].slope)
         if not (math.isfinite(low) and math.isfinite(high)):
             raise UnknownError
         return (low, high) if self.side > 0 else (-high, -low)
 
     # -- arithmetic ----------------------------------------------------------------------------------------------------
-    def _power_range(self, rate: Fraction, power: Fraction) -> Ends:
-        """Return the smallest and largest ``exp(rate y) y^power``."""
+    def _power_range(self, rate: Fraction, power: Fraction) -> Span:
+        """Return the smallest and largest ``exp(rate y) y^power`` over all y >= T."""
         if rate == power == 0:
             return 1.0, 1.0
         start = Fraction(self.start)
-        # The derivative of the logarithm, rate + power / y, has the sign of ``rate y + power``. It has to be one sign
-        # for all y >= T: that of the power if the rate is 0, else that of the rate, which it has for large y.
+        # The derivative of the logarithm, rate + power / y, has the sign of ``rate y + power``, which must not change
+        # for y >= T. If the rate is 0, it is the sign of the power. Otherwise, for large y, it is the sign of the rate,
+        # and has to be that at T, too.
         if rate == 0:
             rises = power > 0
         else:
@@ -201,7 +202,7 @@ class Tail:
         largest = logarithm + error
         return 0.0, math.exp(largest) if largest > -LARGEST_EXPONENT else TINY
 
-    def interval(self, x: Asymptote) -> Ends:
+    def interval(self, x: Asymptote) -> Span:
         """Return two numbers between which a quantity lies."""
         if x.is_zero:
             return 0.0, 0.0
@@ -256,8 +257,8 @@ class Tail:
         """Return the value of a step from the values that it reads, and from their lines if they are straight lines."""
         match kind:
             case Number(values):
-                return ValueAndSlope(number(float(values)), ZERO)
-            case Line():
+                return ValueAndSlope(asymptote_of(float(values)), ZERO)
+            case ScaleAndShift():
                 slope, shift = (Asymptote(float(low), float(high)) for low, high in (kind.slope, kind.shift))
                 x = inputs[0]
                 return ValueAndSlope(self.add(self.multiply(x.value, slope), shift), self.multiply(x.slope, slope))
@@ -274,7 +275,7 @@ class Tail:
                 inverse = self.inverse(b.value)
                 value = self.multiply(a.value, inverse)
                 subtrahend = self.multiply(value, b.slope)
-                difference = self.add(a.slope, self.multiply(subtrahend, number(-1.0)))
+                difference = self.add(a.slope, self.multiply(subtrahend, asymptote_of(-1.0)))
                 return ValueAndSlope(value, self.multiply(difference, inverse))
             case Exp():
                 return self._exponential(inputs[0], lines[0])
@@ -285,7 +286,7 @@ class Tail:
     def _weighted_sum(self, summands: Sequence[Asymptote], kind: WeightedSum) -> Asymptote:
         total = ZERO
         for weight, summand in zip(kind.weights, summands, strict=True):
-            total = self.add(total, self.multiply(summand, number(weight)))
+            total = self.add(total, self.multiply(summand, asymptote_of(weight)))
         if kind.divisor > 1:
             share = 1 / kind.divisor
             total = self.multiply(total, Asymptote(host.next_down(share), host.next_up(share)))
@@ -310,9 +311,9 @@ class Tail:
                 raise UnknownError
             case Comparison(_, threshold):
                 sign = self._sign(inputs[0].value, threshold)
-                return ValueAndSlope(number(float(kind.holds_for(np.asarray(sign)))), ZERO)
+                return ValueAndSlope(asymptote_of(float(kind.holds_for(np.asarray(sign)))), ZERO)
             case SignOf():
-                return ValueAndSlope(number(float(self._sign(inputs[0].value, 0.0))), ZERO)
+                return ValueAndSlope(asymptote_of(float(self._sign(inputs[0].value, 0.0))), ZERO)
         raise UnknownError
 
     def _sign(self, x: Asymptote, threshold: float) -> int:
@@ -337,40 +338,42 @@ class Tail:
                 power = ONE
                 for _ in range(f.exponent - 1):
                     power = self.multiply(power, u)
-                slope = self.multiply(self.multiply(power, slope_of_u), number(float(f.exponent)))
+                slope = self.multiply(self.multiply(power, slope_of_u), asymptote_of(float(f.exponent)))
                 return ValueAndSlope(self.multiply(power, u), slope)
             case Reciprocal():
                 inverse = self.inverse(u)
                 slope = self.multiply(self.multiply(inverse, inverse), slope_of_u)
-                return ValueAndSlope(self.multiply(inverse, number(f.scale)), self.multiply(slope, number(-f.scale)))
+                return ValueAndSlope(
+                    self.multiply(inverse, asymptote_of(f.scale)), self.multiply(slope, asymptote_of(-f.scale))
+                )
             case Sqrt() if u.low > 0:
                 root = _root(u)
                 slope = self.multiply(slope_of_u, self.inverse(root))
-                return ValueAndSlope(root, self.multiply(slope, number(0.5)))
+                return ValueAndSlope(root, self.multiply(slope, asymptote_of(0.5)))
             case Rsqrt() if u.low > 0:
                 inverse = self.inverse(_root(u))
                 cube = self.multiply(self.multiply(inverse, inverse), inverse)
-                return ValueAndSlope(inverse, self.multiply(self.multiply(slope_of_u, cube), number(-0.5)))
+                return ValueAndSlope(inverse, self.multiply(self.multiply(slope_of_u, cube), asymptote_of(-0.5)))
             case Log() if u.low > 0:
                 return ValueAndSlope(self._logarithm(u), self.multiply(slope_of_u, self.inverse(u)))
             case Steep():
                 raise UnknownError
         return self._function_with_bounded_slope(f, x, ends)
 
-    def _function_with_bounded_slope(self, f: Pointwise, x: ValueAndSlope, ends: Ends) -> ValueAndSlope:
+    def _function_with_bounded_slope(self, f: Pointwise, x: ValueAndSlope, ends: Span) -> ValueAndSlope:
         """Return f(u) and f'(u) u' for a value u. ``ends``: interval of u."""
         u, slope_of_u = x
         if isinstance(f, Piecewise):
             line = _line_of_piecewise(f, *ends)
             if line is not None:
                 slope, shift = line
-                value = self.add(self.multiply(u, number(slope)), number(shift))
-                return ValueAndSlope(value, self.multiply(slope_of_u, number(slope)))
+                value = self.add(self.multiply(u, asymptote_of(slope)), asymptote_of(shift))
+                return ValueAndSlope(value, self.multiply(slope_of_u, asymptote_of(slope)))
         if isinstance(f, ELU) and ends[0] >= 0:
             return x
         return ValueAndSlope(self._value_by_slopes(f, u, ends), self.multiply(self._derivative(f, u, ends), slope_of_u))
 
-    def _value_by_slopes(self, f: Pointwise, u: Asymptote, ends: Ends) -> Asymptote:
+    def _value_by_slopes(self, f: Pointwise, u: Asymptote, ends: Span) -> Asymptote:
         """Return f(u): between two numbers, or by a line with the function's slopes through a finite end of u.
 
         ``ends``: interval of u.
@@ -387,11 +390,14 @@ class Tail:
         value_at_c = Asymptote(float(low_at_c), float(high_at_c))
         slopes = slopes_of(f, enclosing((low, high)))
         slope = Asymptote(float(slopes.low), float(slopes.high))
-        shift = self.add(value_at_c, self.multiply(slope, number(-c)))
+        shift = self.add(value_at_c, self.multiply(slope, asymptote_of(-c)))
         return self.add(self.multiply(slope, u), shift)
 
-    def _derivative(self, f: Pointwise, u: Asymptote, ends: Ends) -> Asymptote:
-        """Return f'(u): if it falls off with u, as fast as it does. ``ends``: interval of u."""
+    def _derivative(self, f: Pointwise, u: Asymptote, ends: Span) -> Asymptote:
+        """Return f'(u). Where f' is known to tend to 0 for large u, the returned quantity does so, too.
+
+        ``ends``: interval of u.
+        """
         slopes = slopes_of(f, enclosing((np.array(ends[0]), np.array(ends[1]))))
         bounded = Asymptote(float(slopes.low), float(slopes.high))
         is_unbounded = u.order > ZERO.order
@@ -402,7 +408,8 @@ class Tail:
         largest: float | None = None
         match f:
             case Sigmoid() | Tanh() | Erf() if tends_to_infinity:
-                # The slopes are at most exp(-|u|), 4 exp(-2 |u|), and 2 / root of pi exp(-u^2) with u^2 >= |u| - 1/4.
+                # In this order the slopes are at most exp(-|u|), 4 exp(-2 |u|), and 2 / root of pi times exp(-u^2),
+                # where u^2 >= |u| - 1/4. All are at most 4 exp(-|u|).
                 largest = 4.0
             case Softplus() if tends_to_minus_infinity:
                 largest = 1.0
@@ -434,6 +441,7 @@ class Tail:
             least = float(u.rate) * (1 - ERROR)
         else:
             return None
+        # Any smaller number is a valid g, too. This limit keeps rates far below `LARGEST_RATE`.
         growth = min(host.next_down(smallest_factor * least * (1 - ERROR)), 2.0**20)
         return Fraction(growth) if growth > 0 else None
 
@@ -454,7 +462,10 @@ class Tail:
         return ValueAndSlope(value, self.multiply(value, slope_of_u))
 
     def _logarithm(self, u: Asymptote) -> Asymptote:
-        """Return ``rate y + power log y + log r``; log y / y falls from T >= 16 on."""
+        """Return ``log u = rate y + power log y + log r``.
+
+        Since log y / y falls for y >= T, ``log y`` counts as a number between 0 and ``(log T / T) y``.
+        """
         log_low = math.log(u.low)
         log_high = math.log(u.high)
         value = Asymptote(log_low - ERROR * (1 + abs(log_low)), log_high + ERROR * (1 + abs(log_high)))
@@ -473,7 +484,7 @@ def _root(u: Asymptote) -> Asymptote:
     return Asymptote(low, host.next_up(math.sqrt(u.high)), u.power / 2, u.rate / 2)
 
 
-def _exponential_of_shift(shift: Fraction) -> Ends:
+def _exponential_of_shift(shift: Fraction) -> Span:
     """Return two numbers between which exp(shift) lies."""
     if shift == 0:
         return 1.0, 1.0
@@ -483,14 +494,14 @@ def _exponential_of_shift(shift: Fraction) -> Ends:
 
 
 def _line_of_step(kind: Kind, lines: Sequence[StraightLine | None]) -> StraightLine | None:
-    """Return the line that a step's value is; None if it is none. ``lines``: those that it reads."""
+    """Return the straight line that a step's value is; None if it is none. ``lines``: those of the values it reads."""
     inputs = [line for line in lines if line is not None]
     if len(inputs) < len(lines):
         return None
     match kind:
         case Number(values):
             return StraightLine(Fraction(0), Fraction(float(values)))
-        case Line() if kind.is_exact:
+        case ScaleAndShift() if kind.is_exact:
             slope = Fraction(float(kind.slope[0]))
             shift = Fraction(float(kind.shift[0]))
             (line,) = inputs
@@ -517,6 +528,6 @@ def _line_of_piecewise(f: Piecewise, low: float, high: float) -> tuple[float, fl
     if len(pieces) != 1:
         return None
     (piece,) = pieces
-    if not np.array_equal(piece.min_slope, piece.max_slope):
+    if not np.array_equal(piece.low_slope, piece.high_slope):
         return None
-    return float(np.asarray(piece.min_slope)), float(piece.shift)
+    return float(np.asarray(piece.low_slope)), float(piece.shift)

@@ -18,41 +18,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, around, enclosing, host, point
-from specnorm_networks.certified.operators.formats import smallest
+from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.shapes import Shape
 
 FloatArray: TypeAlias = NDArray[Any]
 """Array of float64."""
-Ends: TypeAlias = tuple[FloatArray, FloatArray]
-"""Lower and upper ends, entry by entry."""
+LowHigh: TypeAlias = tuple[FloatArray, FloatArray]
+"""Lower and upper ends of intervals, entry by entry."""
 Offset: TypeAlias = Callable[[], tuple[FloatArray, FloatArray]]
 """Returns constants that broadcast against a value, and the error of each."""
-Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
+Strip: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
 """A strip around a line, in which a function lies: ``|f(v) - slope v - middle| <= half``.
 
 The three arrays are its slope, the intercept of its middle line, and half of its height.
 """
-Sizes: TypeAlias = tuple[int, ...]
+KnownShape: TypeAlias = tuple[int, ...]
 """A shape that is known; `Shape | None` if it may be unknown."""
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
-"""Maps one array (copies, *shape) for each input to one array (copies, *shape of the value).
+"""Maps one array (batch, *shape) for each input to one array (batch, *shape of the value).
 
-*Copies* are a batch: independent values of the same shape, stacked along a new first axis.
+A *batch* is several independent values of the same shape, stacked along a new first axis.
 """
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
-"""Maps one array (copies, *shape of the value) to one array (copies, *shape) for each input."""
+"""Maps one array (batch, *shape of the value) to one array (batch, *shape) for each input."""
 Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
 """Operators, and the numbers of the values that each reads: inputs are numbered from 0 on, and then the values of the
 operators in order."""
 UNDERFLOW = 2.0**-1000
-"""More than underflow takes from an entry."""
-AT_ONCE = 2**23
-"""Largest number of entries that are computed at once: of the matrix of a linear map, or of copies of a value."""
+"""Upper bound of what underflow can take from one entry; each of its products loses at most 2^-1074."""
+MOST_ENTRIES_AT_ONCE = 2**23
+"""Largest number of entries that are computed at once: of the matrix of a linear map, or of a batch."""
 LARGEST_TABLE = 2**20
 """Largest number of entries of a value for which `LinearMap.sources` makes a table."""
-KEPT_ENTRIES = 2**24
-"""Largest number of entries of kernels that linear maps hold while they are kept (`keep_linear_maps`): 128 MB."""
+MOST_KEPT_NUMBERS = 2**24
+"""Largest number of numbers of kernels that linear maps hold while they are kept (`keep_linear_maps`): 128 MB."""
 
 
 def times_up(*factors: FloatArray) -> FloatArray:
@@ -62,6 +62,7 @@ def times_up(*factors: FloatArray) -> FloatArray:
         with np.errstate(invalid="ignore", over="ignore"):
             rounded_up = np.nextafter(product * factor, math.inf)
         rounded_up = np.where((product == 0) | (factor == 0), 0.0, rounded_up)
+        # A product with 1 is exact.
         product = np.where(product == 1, factor, np.where(factor == 1, product, rounded_up))
     return product
 
@@ -72,17 +73,18 @@ def plus_up(*terms: FloatArray) -> FloatArray:
     for term in terms:
         with np.errstate(over="ignore"):
             rounded_up = np.nextafter(total + term, math.inf)
+        # A sum with 0 is exact.
         total = np.where(total == 0, term, np.where(term == 0, total, rounded_up))
     return total
 
 
 def flattened(x: FloatArray) -> FloatArray:
-    """Return copies (copies, *shape) as an array (copies, entries)."""
+    """Return a batch (batch, *shape) as an array (batch, entries)."""
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-def _split(x: FloatArray, shapes: Sequence[Sizes]) -> list[FloatArray]:
-    """Return copies of several values, whose entries are in one row each, as one array for each value."""
+def _split(x: FloatArray, shapes: Sequence[KnownShape]) -> list[FloatArray]:
+    """Return one array (batch, *shape) for each of several values, whose entries are joined in the rows of ``x``."""
     values = []
     first = 0
     for shape in shapes:
@@ -102,11 +104,13 @@ class NotRunError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """What an operator is told of the network around it: shapes of its inputs and of its value, None if unknown."""
+    """What an operator is told of its surroundings in the network."""
 
     before: tuple[Shape | None, ...]
+    """Shape of each input; None: unknown."""
     after: Shape | None = None
-    ranges: Callable[[], tuple[Interval | None, ...]] = tuple
+    """Shape of the operator's value; None: unknown."""
+    ranges: Callable[[], tuple[Interval | None, ...]] = lambda: ()
     """Returns the range of each input, or None; an empty tuple: no range is known."""
     boxed: bool = False
     """Whether the network's inputs are known to lie in a region. Otherwise ranges say little, and cost time."""
@@ -116,7 +120,7 @@ class Place:
         """Return the place of an operator on some inputs."""
         return cls(tuple(value.shape for value in values))
 
-    def sizes(self) -> list[tuple[int, ...]] | None:
+    def known_shapes(self) -> list[tuple[int, ...]] | None:
         """Return the shapes of the inputs; None unless all of them are known."""
         shapes = [shape for shape in self.before if shape is not None]
         return shapes if len(shapes) == len(self.before) else None
@@ -150,46 +154,44 @@ class LinearMap:
     """Upper bounds of the 2-norms of A's rows, broadcasting against the value's shape; None: unknown."""
     offset: Offset | None = None
     """Returns b; None: b is 0."""
-    shape: Sizes | None = None
+    shape: KnownShape | None = None
     """Shape of the value; None: the one that `apply` returns."""
     adjoint: Adjoint | None = None
     """Computes A^T y; None: `with_adjoint` makes one."""
-    backward: int = 0
-    """A count: the number of roundings of `adjoint`, as `roundings` is that of `apply`.
-
-    ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``.
-    """
-    moves: bool = False
-    """Whether the map only moves entries: each entry of A x is an entry of an input, or 0."""
-    entries: int = 0
-    """Number of entries of the kernels that the map holds in memory."""
+    adjoint_roundings: int = 0
+    """Number of roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(adjoint_roundings) |A^T| |y|``."""
+    only_moves_entries: bool = False
+    """Whether each entry of A x is an entry of an input, or 0."""
+    kept_numbers: int = 0
+    """Number of numbers, of kernels, that the map holds in memory."""
 
     @classmethod
-    def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
-        """Return a map that only moves entries (`moves`); it has no roundings."""
-        return cls(apply, absolute=apply, roundings=0, rows=np.ones(()), offset=offset, moves=True)
+    def of_moves(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
+        """Return a map that only moves entries (`only_moves_entries`); it has no roundings."""
+        return cls(apply, absolute=apply, roundings=0, rows=np.ones(()), offset=offset, only_moves_entries=True)
 
-    def sources(self, before: Sequence[Sizes]) -> NDArray[np.intp]:
+    def sources(self, before: Sequence[KnownShape]) -> NDArray[np.intp]:
         """Return for each entry of the value, in flat order, the number of the entry of the inputs that is moved there.
 
         -1 if the entry is 0. ``before``: shapes of the inputs, whose entries are numbered one input after the other.
         Only for a map that moves entries.
         """
         count = sum(map(math.prod, before))
+        # The map is applied to the entries' numbers, counted from 1, so that a 0 in the value has no source.
         numbers_from_1 = np.arange(1.0, count + 1)
         (numbers,) = flattened(self.apply(_split(numbers_from_1[None], before)))
         sources: NDArray[np.intp] = numbers.astype(np.intp) - 1
         return sources
 
-    def most_copies(self, before: Sequence[Sizes]) -> int:
-        """Return the largest number of places of the value to which one entry of the inputs is moved, at least 1.
+    def most_copies(self, before: Sequence[KnownShape]) -> int:
+        """Return the largest number of positions of the value to which one entry of the inputs is moved, at least 1.
 
         ``before``: shapes of the inputs. Only for a map that moves entries.
         """
         sources = self.sources(before)
         return int(np.bincount(sources[sources >= 0]).max(initial=1))
 
-    def with_adjoint(self, before: Sequence[Sizes]) -> LinearMap:
+    def with_adjoint(self, before: Sequence[KnownShape]) -> LinearMap:
         """Return the map with an adjoint, for inputs of the shapes ``before``.
 
         If none is stated, it is made from the sources of the entries that move, or from the matrix A. `NoBoundError` if
@@ -197,17 +199,21 @@ class LinearMap:
         """
         if self.adjoint is not None:
             return self
-        return self._with_adjoint_of_move(before) if self.moves else self._with_adjoint_by_matrix(before)
+        return self._with_adjoint_of_move(before) if self.only_moves_entries else self._with_adjoint_by_matrix(before)
 
-    def _with_adjoint_by_matrix(self, before: Sequence[Sizes]) -> LinearMap:
+    def _with_adjoint_by_matrix(self, before: Sequence[KnownShape]) -> LinearMap:
         count = sum(map(math.prod, before))
-        if count**2 > AT_ONCE:
+        # The identity has count^2 entries. The matrix, which the value's size enters, is not limited.
+        if count**2 > MOST_ENTRIES_AT_ONCE:
             raise NoBoundError("its transpose has too many entries")
         matrix = flattened(self.apply(_split(np.eye(count), before))).T
+        # An entry of A^T y is a sum of len(matrix) products: as many roundings, and those of the matrix's own entries.
         roundings = len(matrix) + self.roundings + 2
-        return dataclasses.replace(self, adjoint=lambda y: _split(flattened(y) @ matrix, before), backward=roundings)
+        return dataclasses.replace(
+            self, adjoint=lambda y: _split(flattened(y) @ matrix, before), adjoint_roundings=roundings
+        )
 
-    def _with_adjoint_of_move(self, before: Sequence[Sizes]) -> LinearMap:
+    def _with_adjoint_of_move(self, before: Sequence[KnownShape]) -> LinearMap:
         """Return the map with the adjoint that adds up all copies of each entry."""
         count = sum(map(math.prod, before))
         sources = self.sources(before)
@@ -219,28 +225,38 @@ class LinearMap:
             return _split(np.array(rows).reshape(len(y), count), before)
 
         most_copies = int(np.bincount(sources_of_moved).max(initial=1))
-        return dataclasses.replace(self, adjoint=add_up_copies, backward=most_copies - 1)
+        return dataclasses.replace(self, adjoint=add_up_copies, adjoint_roundings=most_copies - 1)
 
     def back(self, y: FloatArray) -> list[FloatArray]:
         """Return A^T y, one array for each input. Only for a map `with_adjoint`."""
         assert self.adjoint is not None
         return self.adjoint(y)
 
-    def rounding_error(self, sizes: Sequence[FloatArray], roundings: int | None = None) -> FloatArray:
-        """Bound the rounding error of `apply`, for inputs whose absolute values are at most ``sizes``.
+    def error_of_apply(self, magnitudes: Sequence[FloatArray], roundings: int | None = None) -> FloatArray:
+        """Bound the rounding error of `apply`, shape (batch, *shape of the value).
 
-        ``roundings``: number of roundings that are counted. Default: those of `apply`. With ``backward``, those
-        of `adjoint`, the sum of |y| times the returned bound bounds the error of ``(A^T y) x``.
+        Parameters
+        ----------
+        magnitudes : sequence of array, shape (batch, *shape)
+            Upper bounds of the absolute values of each input.
+        roundings : int, optional
+            Number of roundings that are counted. Default: those of `apply`. With `adjoint_roundings` a bound e is
+            returned such that ``|(computed A^T y) x - (A^T y) x| <= sum |y| e``.
         """
         n = self.roundings if roundings is None else roundings
-        magnitude = self.absolute(sizes)
+        magnitude = self.absolute(magnitudes)
         if not n:
             return np.zeros(magnitude.shape)
+        # The error is at most gamma(n) |A| |x| with gamma(n) = n u / (1 - n u) and u = 2^-53, less than (n + 4) 2^-52.
+        # The magnitude itself had n roundings, and there are some more here: 2 n + 8 cover them all.
         return host.inflate(magnitude * ((n + 4) * 2.0**-52), 2 * n + 8) + UNDERFLOW
 
-    def magnitude(self, sizes: Sequence[FloatArray]) -> FloatArray:
-        """Return ``|A| |x| + |b|``, rounded up, for inputs whose absolute values are at most ``sizes``."""
-        total = host.inflate(self.absolute([size[None] for size in sizes])[0], self.roundings + 4) + UNDERFLOW
+    def magnitude(self, magnitudes: Sequence[FloatArray]) -> FloatArray:
+        """Return ``|A| |x| + |b|``, rounded up, shape (*shape of the value).
+
+        ``magnitudes``: upper bounds of the absolute values of each input, in the input's shape.
+        """
+        total = host.inflate(self.absolute([each[None] for each in magnitudes])[0], self.roundings + 4) + UNDERFLOW
         if self.offset is not None:
             offset, _ = self.offset()
             total = host.next_up(total + abs(offset))
@@ -263,8 +279,9 @@ class LinearMap:
         value_middle = self.apply(middles)[0]
         value_half = self.absolute(halves)[0]
         if self.roundings:
-            sizes = [host.next_up(abs(middle) + half) for middle, half in zip(middles, halves, strict=True)]
-            value_half = host.inflate(value_half + self.rounding_error(sizes)[0], 2 * self.roundings + 8)
+            magnitudes = [host.next_up(abs(middle) + half) for middle, half in zip(middles, halves, strict=True)]
+            # `absolute` has as many roundings as `apply`, and the error is added: 2 n + 8 cover both.
+            value_half = host.inflate(value_half + self.error_of_apply(magnitudes)[0], 2 * self.roundings + 8)
         if not all(is_bounded.all() for is_bounded in are_bounded):
             reads_unbounded = self.absolute([np.where(is_bounded, 0.0, 1.0)[None] for is_bounded in are_bounded])[0] > 0
             value_half = np.where(reads_unbounded, math.inf, value_half)
@@ -289,8 +306,8 @@ class Operator:
     """Name of the rule that gives its constant, in tables and JSON."""
     lipschitz_constant: ClassVar[float | None] = None
     """The constant, if it is the same for all shapes and fields."""
-    rises: ClassVar[bool] = False
-    """Whether each entry of the value is a nondecreasing function of each entry of the inputs, which `run` computes
+    is_monotone_and_exact: ClassVar[bool] = False
+    """Whether each entry of the value is a nondecreasing function of each entry of the inputs, and `run` computes it
     without rounding."""
     keeps_channels: ClassVar[bool] = False
     """Whether it treats every channel (axis 1) by itself, and all channels alike. False for functions of each entry and
@@ -304,15 +321,18 @@ class Operator:
         raise NotRunError(f"{type(self).__name__} is not executed here")
 
     def lipschitz(self, place: Place) -> float:
-        """Return the constant with respect to the only input that is no constant, rounded up, or `NoBoundError`."""
+        """Return the Lipschitz constant with respect to the only input that can change, rounded up, or `NoBoundError`.
+
+        All other inputs are fixed values of the network.
+        """
         if self.lipschitz_constant is not None:
             return self.lipschitz_constant
         raise NoBoundError("this operator has no Lipschitz constant that is known here")
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """Return the constant of the value from those of the inputs, which are 0 for constants of the network.
+        """Return the Lipschitz constant of the value, rounded up, from those of the inputs; `NoBoundError` without one.
 
-        It is rounded up; `NoBoundError` if none is known.
+        ``bounds``: the inputs' Lipschitz constants; 0 for a fixed value of the network.
         """
         if len(bounds) != 1:
             raise NoBoundError("this operator of several values has no Lipschitz constant that is known here")
@@ -326,7 +346,7 @@ class Operator:
         """Return the axes along which the operator is one function, applied at each position.
 
         Along such an axis, position i of the value depends on position i of the inputs alone, by the same function for
-        all i. (`Place` is something else.)
+        all i.
         """
         return frozenset()
 
@@ -334,22 +354,23 @@ class Operator:
         """Return the operator for values of size 1 along some of the axes of `alike`: the function at one position."""
         return self
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        """Return weights w_i with ``sum w dy^2 <= sum_i sum w_i dx_i^2``.
+        """Return weights w_i of the inputs with ``sum w dy^2 <= sum_i sum w_i dx_i^2``.
 
-        That holds for all changes dx_i of the inputs and the change dy of the value that they make.
+        The inequality holds for all changes dx_i of the inputs and the change dy of the value that they make.
 
         Parameters
         ----------
         weights : array
             w, with the value's axes, each of the value's size, or of size 1 if all weights along it are equal.
-        shares : sequence of array
-            For each input, with its axes: roughly how far its entries can change; 0 for those that cannot.
+        rough_changes : sequence of array
+            For each input, with its axes: roughly how far its entries can change; 0 for those that cannot. An operator
+            may divide the weight among its inputs by them; the inequality holds for any positive numbers.
 
         Returns
         -------
@@ -358,13 +379,12 @@ class Operator:
         """
         return None
 
-    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | LowHigh | None:
         """Return the interval of the value for intervals of the inputs; None if it is unknown.
 
-        Operators with a `linear_map` need not override it: `LinearMap.image` is used. An override may return a pair of
-        arrays.
+        Operators with a `linear_map` need not override it: `LinearMap.image` is used.
         """
-        if not self.rises:
+        if not self.is_monotone_and_exact:
             return None
         try:
             low = self.run(*(interval.low for interval in ranges))
@@ -391,11 +411,11 @@ class Operator:
             offset, error = linear.offset()
             size = size + abs(offset) + error / unit
         # Sums in any order, with products rounded or fused, have an error of gamma(n) times the sum of the absolute
-        # values of the terms. It counts twice: for the other library and for `run`.
-        allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest(unit)
+        # values of the terms. It counts twice: for the other library and for `run`. Each product may underflow, too.
+        allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest_positive(unit)
         return allowed
 
-    def written_out(self, before: Sequence[Sizes]) -> Program | None:
+    def written_out(self, before: Sequence[KnownShape]) -> Program | None:
         """Return the operator as a program of simpler ones, for inputs of the shapes ``before``; None if there is none.
 
         Operators of the program may be written out again. In the end only linear operators and functions of each entry
@@ -403,7 +423,7 @@ class Operator:
         """
         return None
 
-    def named(self) -> tuple[tuple[str, Any], ...]:
+    def fields_for_digest(self) -> tuple[tuple[str, Any], ...]:
         """Return the name and the value of each field, from which a digest of the operator is computed."""
         return tuple((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
 
@@ -411,15 +431,15 @@ class Operator:
 class _KeptMaps:
     """Linear maps that are kept, each with the shape of its value, by operator and shapes of the inputs.
 
-    ``entries``: largest number of entries of kernels that all maps together may hold.
+    ``most_numbers``: largest number of numbers of kernels that all maps together may hold.
     """
 
-    def __init__(self, entries: int) -> None:
-        self.entries_left = entries
+    def __init__(self, most_numbers: int) -> None:
+        self.numbers_left = most_numbers
         # The operator is kept, too: as long as it lives, no other operator has its identity.
-        self.maps: dict[tuple[int, tuple[Sizes, ...]], tuple[Operator, LinearMap, Sizes]] = {}
+        self.maps: dict[tuple[int, tuple[KnownShape, ...]], tuple[Operator, LinearMap, KnownShape]] = {}
 
-    def find(self, operator: Operator, befores: Sequence[Sizes]) -> tuple[LinearMap, Sizes] | None:
+    def find(self, operator: Operator, befores: Sequence[KnownShape]) -> tuple[LinearMap, KnownShape] | None:
         """Return the kept map of an operator, with the shape of its value; None if there is none."""
         entry = self.maps.get((id(operator), tuple(befores)))
         if entry is None:
@@ -427,10 +447,10 @@ class _KeptMaps:
         _, linear, shape = entry
         return linear, shape
 
-    def keep(self, operator: Operator, befores: Sequence[Sizes], linear: LinearMap, shape: Sizes) -> None:
+    def keep(self, operator: Operator, befores: Sequence[KnownShape], linear: LinearMap, shape: KnownShape) -> None:
         """Keep a map and the shape of its value, unless its kernels have too many entries."""
-        if linear.entries <= self.entries_left:
-            self.entries_left -= linear.entries
+        if linear.kept_numbers <= self.numbers_left:
+            self.numbers_left -= linear.kept_numbers
             self.maps[id(operator), tuple(befores)] = (operator, linear, shape)
 
 
@@ -439,12 +459,13 @@ _KEPT_MAPS: ContextVar[_KeptMaps | None] = ContextVar("_KEPT_MAPS", default=None
 
 
 @contextmanager
-def keep_linear_maps(entries: int = KEPT_ENTRIES) -> Iterator[None]:
+def keep_linear_maps(most_numbers: int = MOST_KEPT_NUMBERS) -> Iterator[None]:
     """Make the linear map of each operator only once, while a network is executed many times.
 
-    Kernels must not change until the context ends. ``entries``: largest number of entries of kernels that are kept.
+    Kernels must not change until the context ends. ``most_numbers``: largest number of numbers of kernels that are
+    kept.
     """
-    token = _KEPT_MAPS.set(_KeptMaps(entries))
+    token = _KEPT_MAPS.set(_KeptMaps(most_numbers))
     try:
         yield
     finally:
@@ -454,10 +475,10 @@ def keep_linear_maps(entries: int = KEPT_ENTRIES) -> Iterator[None]:
 class Linear(Operator):
     """An operator that is defined by its `linear_map` alone."""
 
-    moves: ClassVar[bool] = False
+    only_moves_entries: ClassVar[bool] = False
     """Whether the operator only moves entries: each entry of the value is an entry of an input, or 0."""
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         """Return the linear map for inputs of some shapes; None if it has none for them.
 
         ``before``: shape of the first input. ``others``: shapes of the other inputs.
@@ -465,7 +486,7 @@ class Linear(Operator):
         return None
 
     def linear_map(self, place: Place) -> LinearMap | None:
-        befores = place.sizes()
+        befores = place.known_shapes()
         if not befores:
             return None
         map_and_shape = self._kept_map(befores)
@@ -474,7 +495,7 @@ class Linear(Operator):
         linear, shape = map_and_shape
         return linear if place.fits(shape) else None
 
-    def _kept_map(self, befores: list[Sizes]) -> tuple[LinearMap, Sizes] | None:
+    def _kept_map(self, befores: list[KnownShape]) -> tuple[LinearMap, KnownShape] | None:
         """Return the linear map and the shape of its value, kept ones inside of `keep_linear_maps`."""
         maps = _KEPT_MAPS.get()
         if maps is None:
@@ -487,12 +508,13 @@ class Linear(Operator):
                 maps.keep(self, befores, linear, shape)
         return map_and_shape
 
-    def _new_map(self, befores: list[Sizes]) -> tuple[LinearMap, Sizes] | None:
+    def _new_map(self, befores: list[KnownShape]) -> tuple[LinearMap, KnownShape] | None:
         """Return the linear map for inputs of some shapes, and the shape of its value; None if it has none."""
         linear = self.map_at(*befores)
         if linear is None:
             return None
         try:
+            # An empty batch gives the value's shape without computing anything.
             shape = linear.shape or linear.apply([np.zeros((0, *before)) for before in befores]).shape[1:]
         except (NotRunError, ValueError, IndexError):
             return None
@@ -503,41 +525,41 @@ class Linear(Operator):
 
         The columns of such a map are orthogonal, each with as many ones as its entry has copies.
         """
-        if self.lipschitz_constant is not None or not self.moves:
+        if self.lipschitz_constant is not None or not self.only_moves_entries:
             return super().lipschitz(place)
         # Along the axes of `alike`, one position stands for all.
-        separate_axes = self.alike(place)
-        short_place = place.shortened(separate_axes)
-        sizes = short_place.sizes()
-        linear = self.shortened(separate_axes).linear_map(short_place) if sizes else None
-        if linear is None or sizes is None:
+        alike_axes = self.alike(place)
+        short_place = place.shortened(alike_axes)
+        shapes = short_place.known_shapes()
+        linear = self.shortened(alike_axes).linear_map(short_place) if shapes else None
+        if linear is None or shapes is None:
             raise NoBoundError("it has no map of values of such sizes, or these are not known: give the input shape")
-        return host.root_up(linear.most_copies(sizes))
+        return host.root_up(linear.most_copies(shapes))
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         # If entries are moved, the weight of an entry of the input is the sum of the weights of its copies. Along the
         # axes of `alike` with equal weights, one position stands for all.
-        if not self.moves:
+        if not self.only_moves_entries:
             return None
-        separate_axes = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
-        short_place = place.shortened(separate_axes)
-        befores = short_place.sizes()
+        short_axes = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
+        short_place = place.shortened(short_axes)
+        befores = short_place.known_shapes()
         after = short_place.after
         if befores is None or after is None or max(map(math.prod, [*befores, after])) > LARGEST_TABLE:
             return None
-        linear = self.shortened(separate_axes).linear_map(short_place)
+        linear = self.shortened(short_axes).linear_map(short_place)
         if linear is None:
             return None
         linear = linear.with_adjoint(befores)
         totals = [total[0] for total in linear.back(np.broadcast_to(weights, (1, *after)))]
-        if not linear.backward:
+        if not linear.adjoint_roundings:
             return totals
-        return [host.inflate(total, linear.backward) for total in totals]
+        return [host.inflate(total, linear.adjoint_roundings) for total in totals]
 
     def run(self, *values: FloatArray) -> FloatArray:
         # Ranges are made from the linear map. Since it is run here, it is compared with the model, too.
@@ -559,7 +581,7 @@ class Move(Linear):
 
     rule = "select"
     lipschitz_constant: ClassVar[float | None] = 1.0
-    moves = True
+    only_moves_entries = True
 
     def moved(self, x: FloatArray) -> FloatArray:
         """Return the value for an input of any data type.
@@ -568,15 +590,15 @@ class Move(Linear):
         """
         raise NotRunError(f"{type(self).__name__} moves nothing of shape {x.shape}")
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         def apply(x: Sequence[FloatArray]) -> FloatArray:
-            (copies,) = x
-            if len(copies):
-                return np.stack([self.moved(copy) for copy in copies])
+            (batch,) = x
+            if len(batch):
+                return np.stack([self.moved(value) for value in batch])
             shape = self.moved(np.zeros(before, np.bool_)).shape
-            return np.zeros((0, *shape), copies.dtype)
+            return np.zeros((0, *shape), batch.dtype)
 
-        return LinearMap.moving(apply)
+        return LinearMap.of_moves(apply)
 
 
 @dataclass(frozen=True, eq=False)
@@ -589,7 +611,7 @@ class Slopes:
     """The slopes hold where the network's inputs lie in all of these regions."""
 
     @property
-    def ends(self) -> Ends:
+    def ends(self) -> LowHigh:
         """Smallest and largest slopes."""
         return self.low, self.high
 
@@ -601,7 +623,7 @@ class Pointwise(Operator):
     """
 
     rule = "pointwise"
-    near: Slopes | None = field(default=None, kw_only=True)
+    slopes_on_range: Slopes | None = field(default=None, kw_only=True)
     """Slopes on the range of the function's input (on a part of the line); None: the input may be anything.
 
     Only `ranges.with_slopes_on` sets it.
@@ -618,16 +640,16 @@ class Pointwise(Operator):
         """
         return None
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         """Return smallest and largest slopes on intervals (also infinite ones), rounded outward; None if unknown."""
         ends = self.extent()
         return None if ends is None else (np.full(low.shape, ends[0]), np.full(high.shape, ends[1]))
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         """Return intervals of the values on intervals, rounded outward; infinite if unknown."""
         return np.full(low.shape, -np.inf), np.full(high.shape, np.inf)
 
-    def affine(self, low: FloatArray, high: FloatArray) -> Line:
+    def strip_on(self, low: FloatArray, high: FloatArray) -> Strip:
         """Return slope, middle and half with ``|f(v) - slope v - middle| <= half`` on intervals, rounded outward.
 
         The slope is that of the chord, or 0 if that makes the strip narrower. If nothing is known, slope and middle are
@@ -647,8 +669,8 @@ class Pointwise(Operator):
             np.where(is_narrower, half, np.where(is_finite, flat_half, math.inf)),
         )
 
-    def _strip_along_chord(self, low: FloatArray, high: FloatArray) -> Line:
-        """Return the strip of `affine` whose slope is that of the chord, on finite intervals.
+    def _strip_along_chord(self, low: FloatArray, high: FloatArray) -> Strip:
+        """Return the strip of `strip_on` whose slope is that of the chord, on finite intervals.
 
         If f has slopes between m and M, and ``m <= s <= M``, then ``g(v) = f(v) - s v`` has slopes between ``m - s``
         and ``M - s``. On an interval of length w, g can rise from its value at one end with slopes up to ``M - s``, and
@@ -677,7 +699,7 @@ class Pointwise(Operator):
     def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
         """Return the ends of parts of intervals, ascending, shape (parts + 1, *shape of the intervals).
 
-        On each part the function is near a line (`affine`). Here: eight parts of equal length.
+        On each part the function is near a line (`strip_on`). Here: eight parts of equal length.
         """
         shares = np.linspace(0.0, 1.0, 9).reshape(-1, *(1,) * low.ndim)
         ends = np.clip(low + shares * (high - low), low, high)
@@ -690,7 +712,8 @@ class Pointwise(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        # That is more than the errors that libraries promise for elementary functions.
+        # Libraries promise a few roundings of the result. They may also round the argument, which changes the result of
+        # a function with slopes of about 1 by a few roundings of the argument. Sixteen of each cover both.
         return 16 * unit * (abs(result) + abs(values[0]))
 
     def run(self, *values: FloatArray) -> FloatArray:
@@ -699,8 +722,8 @@ class Pointwise(Operator):
             return np.asarray(self.value(x))
 
     def lipschitz(self, place: Place) -> float:
-        if self.near is not None:
-            return float(max(np.max(abs(end), initial=0.0) for end in self.near.ends))
+        if self.slopes_on_range is not None:
+            return float(max(np.max(abs(end), initial=0.0) for end in self.slopes_on_range.ends))
         ends = self.extent()
         if ends is None:
             raise NoBoundError(f"{self!r} has no largest slope that is known here")
@@ -711,33 +734,34 @@ class Pointwise(Operator):
         with np.errstate(all="ignore"):
             return enclosing(self.between(*x.ends))
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        if self.near is not None and self.near.low.shape == place.after:
-            steepest = np.maximum(abs(self.near.low), abs(self.near.high))
+        if self.slopes_on_range is not None and self.slopes_on_range.low.shape == place.after:
+            steepest = np.maximum(abs(self.slopes_on_range.low), abs(self.slopes_on_range.high))
         else:
             steepest = np.asarray(self.lipschitz(place))
         return [times_up(weights, steepest, steepest)]
 
-    def by_channel(self, axis: int, width: int) -> Ends | None:
+    def by_channel(self, axis: int, width: int) -> LowHigh | None:
         """Return the smallest and largest slope in each channel, shape (width,); None if unknown."""
-        if self.near is None:
+        if self.slopes_on_range is None:
             ends = self.extent()
             return None if ends is None else (np.full(width, ends[0]), np.full(width, ends[1]))
-        if self.near.low.shape[axis] != width:
+        if self.slopes_on_range.low.shape[axis] != width:
             return None
-        if not self.near.low.size:
+        if not self.slopes_on_range.low.size:
             return np.zeros(width), np.zeros(width)
-        low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.near.ends)
+        low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.slopes_on_range.ends)
         return low.min(axis=1), high.max(axis=1)
 
 
 def multiplied(constant: FloatArray, factor: float) -> tuple[FloatArray, FloatArray]:
     """Return a constant times a number, and a bound of the error of each entry."""
     product = constant * factor
-    unit = 0.0 if abs(factor) == 1 else 2.0**-50
-    return product, abs(product) * unit
+    # One rounding, counted eight times.
+    relative_error = 0.0 if abs(factor) == 1 else 2.0**-50
+    return product, abs(product) * relative_error

@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import AT_ONCE, FloatArray, NoBoundError, Place, Sizes
+from specnorm_networks.certified.operators.base import MOST_ENTRIES_AT_ONCE, FloatArray, KnownShape, NoBoundError, Place
 from specnorm_networks.certified.shapes import Shape
 
 
 def apply_in_parts(
     apply: Callable[[FloatArray], FloatArray],
     x: FloatArray,
-    entries_of_copy: int,
+    entries_of_value: int,
 ) -> FloatArray:
-    """Apply a function of arrays (copies, ...) to a few copies at a time.
+    """Apply a function of batches (batch, ...) to a few values of a batch at a time.
 
-    ``entries_of_copy``: entries that the function needs for one copy; `AT_ONCE` are allowed.
+    ``entries_of_value``: entries that the function needs for one value; `MOST_ENTRIES_AT_ONCE` are allowed.
     """
-    step = max(1, AT_ONCE // max(entries_of_copy, 1))
+    step = max(1, MOST_ENTRIES_AT_ONCE // max(entries_of_value, 1))
     parts = [apply(x[first : first + step]) for first in range(0, len(x), step)]
     if not parts:
         return apply(np.zeros((1, *x.shape[1:]), x.dtype))[:0]
@@ -88,7 +88,7 @@ def weights_before_broadcast(weights: FloatArray, before: Shape | None, after: S
     return weights.reshape(weights.shape[len(after) - len(before) :])
 
 
-def sum_over_copies(y: FloatArray, shape: Sizes) -> FloatArray:
+def sum_over_copies(y: FloatArray, shape: KnownShape) -> FloatArray:
     """Return the adjoint of broadcasting a value of a shape: for each entry the sum over its copies.
 
     ``y``: of shape (k, *shape of the broadcast value), for k vectors.

@@ -19,8 +19,8 @@ from specnorm_networks.certified.curves.jets import CurveBounds, bounds_by_branc
 from specnorm_networks.certified.curves.programs import EntryProgram, Plan, plan_of
 from specnorm_networks.certified.curves.subdivision import Proof, prove
 from specnorm_networks.certified.operators.base import (
-    Ends,
     FloatArray,
+    LowHigh,
     NoBoundError,
     Operator,
     Place,
@@ -30,7 +30,7 @@ from specnorm_networks.certified.operators.base import (
 from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.steep import hint
 
-AT_ONCE = 2**16
+MOST_INTERVALS_AT_ONCE = 2**16
 """Largest number of intervals that are evaluated together."""
 MOST_PARTS = 8
 """Largest number of parts of an interval, each of which is bounded by itself."""
@@ -44,8 +44,8 @@ def run_all(program: EntryProgram, x: FloatArray) -> list[FloatArray]:
     return values
 
 
-def _ranges_elsewhere(program: EntryProgram, x: FloatArray, unit: float) -> list[Interval]:
-    """Return intervals of all values that another library computes, whose unit roundoff is ``unit``."""
+def _ranges_in_other_library(program: EntryProgram, x: FloatArray, unit: float) -> list[Interval]:
+    """Return intervals of all values as another library computes them, with the unit roundoff ``unit``."""
     values = run_all(program, x)
     ranges = [enclosing((x, x))]
     for number, (operator, reads) in enumerate(program, 1):
@@ -53,9 +53,8 @@ def _ranges_elsewhere(program: EntryProgram, x: FloatArray, unit: float) -> list
         place = Place(tuple(values[source].shape for source in reads), value.shape)
         linear = operator.linear_map(place)
         inputs = [ranges[source] for source in reads]
-        image = linear.image(inputs) if linear is not None else operator.image(inputs, place)
-        if image is None:
-            image = anything(value.shape)
+        stated_image = linear.image(inputs) if linear is not None else operator.image(inputs, place)
+        image = anything(value.shape) if stated_image is None else enclosing(stated_image)
         rounding = np.asarray(operator.rounding([values[source] for source in reads], value, unit))
         low = np.minimum(image.low, value) - rounding
         high = np.maximum(image.high, value) + rounding
@@ -74,10 +73,10 @@ def bounds_on(plan: Plan, low: FloatArray, high: FloatArray) -> CurveBounds:
     flat_low = low.reshape(-1)
     flat_high = high.reshape(-1)
     are_points = np.array_equal(flat_low, flat_high)
-    parts = 1 if are_points else max(1, min(MOST_PARTS, AT_ONCE // max(low.size, 1)))
+    parts = 1 if are_points else max(1, min(MOST_PARTS, MOST_INTERVALS_AT_ONCE // max(low.size, 1)))
     chunks = []
-    for first in range(0, max(low.size, 1), AT_ONCE):
-        chunk = slice(first, first + AT_ONCE)
+    for first in range(0, max(low.size, 1), MOST_INTERVALS_AT_ONCE):
+        chunk = slice(first, first + MOST_INTERVALS_AT_ONCE)
         chunks.append(_bounds_by_parts(flat_plan, flat_low[chunk], flat_high[chunk], functions[chunk], parts))
 
     def joined(arrays: Sequence[FloatArray]) -> FloatArray:
@@ -147,7 +146,8 @@ class Composite(Pointwise):
     def lipschitz(self, place: Place) -> float:
         """Return the largest absolute slope: on the range of the input if that is known, else on the whole line."""
         lacks_proof = isinstance(self.proof, str)
-        if self.near is not None or not (lacks_proof or place.boxed):
+        needs_range = lacks_proof or place.boxed
+        if self.slopes_on_range is not None or not needs_range:
             return super().lipschitz(place)
         ranges = place.ranges()
         if len(ranges) == 1 and ranges[0] is not None:
@@ -158,10 +158,15 @@ class Composite(Pointwise):
             raise NoBoundError(f"of this function of one value, {self.proof}; {hint(ranges)}")
         return super().lipschitz(place)
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        everywhere = self._slopes_everywhere(low.shape)
-        if everywhere is None and self.plan.jumps:
+    @property
+    def may_jump(self) -> bool:
+        """Whether one of the operators jumps, and nothing proves that the function is continuous."""
+        return self.plan.jumps and isinstance(self.proof, str)
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
+        if self.may_jump:
             return None
+        everywhere = self._slopes_everywhere(low.shape)
         if everywhere is not None and not (np.isfinite(low) & np.isfinite(high)).any():
             return everywhere
         least, most = everywhere or (np.full(low.shape, -math.inf), np.full(low.shape, math.inf))
@@ -171,8 +176,8 @@ class Composite(Pointwise):
         return (least, most) if np.isfinite(least).all() and np.isfinite(most).all() else None
 
     @arithmetic.on_host()
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        if self.plan.jumps and isinstance(self.proof, str):
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
+        if self.may_jump:
             return super().between(low, high)
         bounds = bounds_on(self.plan, low, high)
         least = bounds.low_value[0]
@@ -192,7 +197,7 @@ class Composite(Pointwise):
         """Return intervals of the function's values at points."""
         return evaluate(self.plan, enclosing((x, x))).output(self.plan.outputs[0]).value
 
-    def _slopes_everywhere(self, shape: tuple[int, ...]) -> Ends | None:
+    def _slopes_everywhere(self, shape: tuple[int, ...]) -> LowHigh | None:
         """Return the slopes of each entry's function on the whole line; None if they are not bounded."""
         proof = self.proof
         if isinstance(proof, str):
@@ -208,7 +213,7 @@ class Composite(Pointwise):
         unit: float,
     ) -> FloatArray | float:
         # The rounding of each operator, carried through those after it.
-        range_elsewhere = _ranges_elsewhere(self.program, values[0], unit)[-1]
+        range_elsewhere = _ranges_in_other_library(self.program, values[0], unit)[-1]
         return np.asarray(np.maximum(range_elsewhere.high - result, result - range_elsewhere.low))
 
 
@@ -237,27 +242,32 @@ class SideBySide(Operator):
         """Slopes on the whole line, or the reason why they are not bounded."""
         return prove(self.plan)
 
+    @property
+    def may_jump(self) -> bool:
+        """Whether one of the operators jumps, and nothing proves that the functions are continuous."""
+        return self.plan.jumps and isinstance(self.proof, str)
+
     def lipschitz(self, place: Place) -> float:
         """Return the root of the largest sum of squared slopes, on the whole line or on the range of the input."""
         constants: list[float] = []
         if not isinstance(self.proof, str):
             constants.append(self.proof.constant)
         ranges = place.ranges() if place.boxed or not constants else ()
-        is_continuous = bool(constants) or not self.plan.jumps
-        if len(ranges) == 1 and ranges[0] is not None and is_continuous:
+        if len(ranges) == 1 and ranges[0] is not None and not self.may_jump:
             square_sum = bounds_on(self.plan, ranges[0].low, ranges[0].high).square_sum
             constants.append(host.sqrt_up(float(np.max(square_sum, initial=0.0))))
         if not any(map(math.isfinite, constants)):
             raise NoBoundError(f"of these functions of one value, {self.proof}; {hint(ranges)}")
         return min(constants)
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
-        # At each entry: the largest weight of the functions, times the largest sum of their squared slopes.
+        # The weight of an entry of the input is the largest weight of the functions at that entry, times the largest
+        # sum of their squared slopes.
         if isinstance(self.proof, str) or place.before[0] is None:
             return None
         all_functions_alike = weights.shape[self.axis] == 1
@@ -269,7 +279,7 @@ class SideBySide(Operator):
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         (x,) = ranges
-        if self.plan.jumps and isinstance(self.proof, str):
+        if self.may_jump:
             return None
         bounds = bounds_on(self.plan, x.low, x.high)
         return enclosing((self._join([*bounds.low_value]), self._join([*bounds.high_value])))
@@ -280,7 +290,7 @@ class SideBySide(Operator):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        ranges = _ranges_elsewhere(self.program, values[0], unit)
+        ranges = _ranges_in_other_library(self.program, values[0], unit)
         low = self._join([ranges[output].low for output in self.outputs])
         high = self._join([ranges[output].high for output in self.outputs])
         return np.asarray(np.maximum(high - result, result - low))

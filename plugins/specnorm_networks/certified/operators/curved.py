@@ -1,9 +1,9 @@
 """Functions of each entry whose values are computed up to an error: `Curved`, and `Turning` with a known derivative.
 
-A derivative (`Curve`) has few extremes, between which it is monotone.
+A derivative (`SlopeShape`) has few extremes, and is monotone between them.
 
 The host's elementary functions are taken to be good to `VALUE_ERROR` of their values, hundreds of units in the last
-place.
+point.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import Ends, FloatArray, Pointwise
-from specnorm_networks.certified.operators.formats import smallest
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise
+from specnorm_networks.certified.operators.formats import smallest_positive
 
 Extent: TypeAlias = tuple[float, float]
 """Lower and upper end of an interval that contains a number, or a set of numbers.
@@ -32,10 +32,10 @@ FAR = 700.0
 """Argument from which on derivatives are within `SLOPE_ERROR` of their limits; exp does not overflow up to it."""
 
 
-class Turn(NamedTuple):
+class TurningPoint(NamedTuple):
     """A point where a function changes from rising to falling, or from falling to rising."""
 
-    place: Extent
+    point: Extent
     """Ends of an interval that contains the point."""
     value: Extent
     """Ends of an interval that contains the function's value there."""
@@ -48,8 +48,8 @@ class Curved(Pointwise):
     """The `extent`, if it is the same for all fields."""
     limits: ClassVar[Extent] = (-math.inf, math.inf)
     """Numbers between which all values lie."""
-    turns: ClassVar[tuple[Turn, ...]] = ()
-    """All turns of the function; between two of them it is monotone."""
+    turning_points: ClassVar[tuple[TurningPoint, ...]] = ()
+    """All turning points of the function; between two of them it is monotone."""
     library_roundings: ClassVar[int | None] = None
     """Relative error of another library's value, as a multiple of its unit roundoff. The value may underflow, too.
 
@@ -64,14 +64,14 @@ class Curved(Pointwise):
         size = np.where(np.isfinite(x), abs(x), 0.0)
         return np.asarray(VALUE_ERROR * (1 + abs(value) + size))
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        # A function that is monotone between its turns has its extremes at the ends or at a turn.
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
+        # A function that is monotone between its turning points has its extremes at the ends or at one of them.
         with np.errstate(all="ignore"):
             low_of_first, high_of_first = self._interval_at(low)
             low_of_last, high_of_last = self._interval_at(high)
             down = np.minimum(low_of_first, low_of_last)
             up = np.maximum(high_of_first, high_of_last)
-            for (start, end), (least, most) in self.turns:
+            for (start, end), (least, most) in self.turning_points:
                 may_turn = (low <= end) & (high >= start)
                 down = np.where(may_turn, np.minimum(down, least), down)
                 up = np.where(may_turn, np.maximum(up, most), up)
@@ -85,9 +85,9 @@ class Curved(Pointwise):
     ) -> FloatArray | float:
         if self.library_roundings is None:
             return super().rounding(values, result, unit)
-        return np.asarray(self.library_roundings * unit * abs(result) + smallest(unit))
+        return np.asarray(self.library_roundings * unit * abs(result) + smallest_positive(unit))
 
-    def _interval_at(self, x: FloatArray) -> Ends:
+    def _interval_at(self, x: FloatArray) -> LowHigh:
         """Return intervals of the function's values at points, which may be infinite."""
         value = np.asarray(self.value(x))
         error = self.value_error(x, value)
@@ -99,10 +99,8 @@ class Curved(Pointwise):
 
 
 @dataclass(frozen=True)
-class Curve:
+class SlopeShape:
     """The derivative of a function, with its few extremes: between them it is monotone.
-
-    (`linear_bounds.Curve` is something else.)
 
     The tests prove by ball arithmetic that there are no other extremes, and that values are good to ``error``.
     """
@@ -118,7 +116,7 @@ class Curve:
     error: float = SLOPE_ERROR
     """Absolute error of the computed derivative."""
 
-    def slopes(self, extent: Extent, low: FloatArray, high: FloatArray) -> Ends:
+    def slopes(self, extent: Extent, low: FloatArray, high: FloatArray) -> LowHigh:
         """Return the smallest and largest derivative on intervals, rounded outward.
 
         ``extent``: smallest and largest derivative on the whole line, which are those at ``lowest`` and ``highest``.
@@ -136,10 +134,10 @@ class Curve:
 
 
 class Turning(Curved):
-    """A function whose derivative is known as a `Curve`."""
+    """A function whose derivative is known as a `SlopeShape`."""
 
     slope_range: ClassVar[Extent]
-    curve: ClassVar[Curve]
+    slope_shape: ClassVar[SlopeShape]
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        return self.curve.slopes(self.slope_range, low, high)
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
+        return self.slope_shape.slopes(self.slope_range, low, high)

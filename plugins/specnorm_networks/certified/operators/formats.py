@@ -1,4 +1,4 @@
-"""Unit roundoffs of floating-point formats, and what underflow takes from a product."""
+"""Unit roundoffs of floating-point formats, and their smallest positive numbers, which bound losses by underflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "
 """Smallest positive numbers."""
 
 
-def smallest(unit: float) -> float:
+def smallest_positive(unit: float) -> float:
     """Return the smallest positive number of the format with this unit roundoff; of float32 for any other unit."""
     names = {unit_of_format: name for name, unit_of_format in UNITS.items()}
     return _SMALLEST[names.get(unit, "float32")]

@@ -11,19 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, enclosing, host
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Place, Program, Sizes
+from specnorm_networks.certified.operators.base import (
+    UNDERFLOW,
+    FloatArray,
+    KnownShape,
+    NoBoundError,
+    Operator,
+    Place,
+    Program,
+)
 from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast, weights_before_broadcast
-from specnorm_networks.certified.operators.formats import smallest
+from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.linear import Add, Scale
 from specnorm_networks.certified.operators.piecewise import ReLU
-from specnorm_networks.certified.operators.steep import TINY, hint
+from specnorm_networks.certified.operators.steep import hint
 
 
-class Extreme(Operator):
-    """One of several values at each entry: |max(a, b) - max(c, d)| is at most the larger of |a - c| and |b - d|."""
+class Selection(Operator):
+    """One of several values at each entry: the largest, the smallest, or the one that a mask selects.
+
+    |max(a, b) - max(c, d)| is at most the larger of |a - c| and |b - d|; so is the change of a selection by a mask.
+    """
 
     rule = "extreme"
-    rises = True
+    is_monotone_and_exact = True
 
     def lipschitz(self, place: Place) -> float:
         return self.combine([1.0] * len(place.before), place)
@@ -32,16 +43,16 @@ class Extreme(Operator):
         """Return the root of the sum of squares of the inputs' constants, each times sqrt(r) for r copies."""
         return host.hypot_up(*constants_after_broadcast(bounds, place))
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         return [weights_before_broadcast(weights, before, place.after) for before in place.before]
 
 
-class _LargestOrSmallest(Extreme):
+class _LargestOrSmallest(Selection):
     """The largest or the smallest of several values."""
 
     join: ClassVar[np.ufunc]
@@ -49,7 +60,7 @@ class _LargestOrSmallest(Extreme):
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(functools.reduce(self.join, values))
 
-    def written_out(self, before: Sequence[Sizes]) -> Program:
+    def written_out(self, before: Sequence[KnownShape]) -> Program:
         """Write extremes two by two: ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``."""
         if len(before) == 1:
             return [(Add((1.0,)), (0,))]
@@ -57,7 +68,8 @@ class _LargestOrSmallest(Extreme):
             u, v, difference, relu = range(4)
             sign = 1.0 if self.join is np.maximum else -1.0
             return [(Add((sign, -sign)), (u, v)), (ReLU(), (difference,)), (Add((1.0, sign)), (v, relu))]
-        # Inputs are numbered first, then the extremes of pairs: each step reads the next two numbers that no step read.
+        # A tournament: the inputs have the first numbers, the result of each step has the next one, and step k combines
+        # the values 2 k and 2 k + 1.
         pairs = [(2 * step, 2 * step + 1) for step in range(len(before) - 1)]
         return [(type(self)(), pair) for pair in pairs]
 
@@ -74,7 +86,7 @@ class Minimum(_LargestOrSmallest):
     join = np.minimum
 
 
-class Where(Extreme):
+class Where(Selection):
     """The first value where a constant mask is true, else the second."""
 
     mask: Callable[[], NDArray[Any]]
@@ -84,16 +96,16 @@ class Where(Extreme):
         first, second = values
         return np.where(np.asarray(self.mask(), dtype=bool), first, second)
 
-    def written_out(self, before: Sequence[Sizes]) -> Program:
+    def written_out(self, before: Sequence[KnownShape]) -> Program:
         mask = np.asarray(self.mask(), dtype=bool)
         keep_first = Scale(mask.astype(np.float64), exact=True)
         keep_second = Scale((~mask).astype(np.float64), exact=True)
         return [(keep_first, (0,)), (keep_second, (1,)), (Add((1.0, 1.0)), (2, 3))]
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         mask = np.asarray(self.mask(), dtype=bool)
@@ -106,7 +118,7 @@ class Where(Extreme):
         return weights_before
 
 
-class Multiplied(Operator):
+class ProductOrQuotient(Operator):
     """A product or a quotient: a change of one input is multiplied by a factor that depends on the ranges."""
 
     reason: ClassVar[str]
@@ -148,10 +160,10 @@ class Multiplied(Operator):
         unit: float,
     ) -> FloatArray | float:
         # The other library rounds once, and so do we; a quotient may be computed as a product with an inverse.
-        return 4 * unit * abs(result) + smallest(unit)
+        return 4 * unit * abs(result) + smallest_positive(unit)
 
 
-class Product(Multiplied):
+class Product(ProductOrQuotient):
     """The product of two values that both depend on the input: a constant on ranges alone."""
 
     rule = "product"
@@ -173,7 +185,7 @@ class Product(Multiplied):
         return first * second
 
 
-class Quotient(Multiplied):
+class Quotient(ProductOrQuotient):
     """The quotient of two values, of which the second depends on the input: a constant on ranges alone."""
 
     rule = "quotient"
@@ -191,7 +203,7 @@ class Quotient(Multiplied):
     ) -> tuple[FloatArray, FloatArray]:
         # The derivatives of x / y are 1 / y and -x / y^2.
         inverse = _magnitude(None if second is None else second.inverse())
-        return inverse, np.asarray(host.inflate(_magnitude(first) * inverse * inverse, 4) + TINY)
+        return inverse, np.asarray(host.inflate(_magnitude(first) * inverse * inverse, 4) + UNDERFLOW)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         first, second = ranges
@@ -267,7 +279,7 @@ class Sign(Operator):
     It jumps, so that it has a constant only as a part of a continuous function.
     """
 
-    rises = True
+    is_monotone_and_exact = True
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values

@@ -17,25 +17,28 @@ from specnorm.proof import AnyArray, host, layer_map
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
+    KnownShape,
     Linear,
     LinearMap,
     NotRunError,
     Offset,
     Operator,
     Place,
-    Sizes,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
 
 NUMPY_OPS: Any = SimpleNamespace(
     xp=np, concrete=True, memory=2**28, device=lambda _: None, from_numpy=lambda x, _: x, to_numpy=lambda x: x
 )
-"""Those members of `types.ArrayOps` that a convolution in NumPy needs."""
+"""Those members of `types.ArrayOps` that `layer_map.Convolution` needs in NumPy; ``memory`` is in bytes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A kernel in a network."""
+    """The kernel of a layer: how to load it, and the geometry in which the layer applies it.
+
+    `Convolution` and `Matrix` are the operators that have such a kernel.
+    """
 
     name: str
     """Name by which a user knows the kernel; it has no influence on bounds."""
@@ -45,7 +48,7 @@ class Layer:
     """Keywords of specnorm's functions, with padding and without ``input_shape``."""
     spatial: int
     """Number of the kernel's spatial axes."""
-    transposed: bool = False
+    outputs_last: bool = False
     """Whether ``load`` returns a matrix with its outputs along the last axis."""
     error: Callable[[], AnyArray] | None = None
     """Returns a bound of the error of each entry, if the matrix was computed; None: entries are exact."""
@@ -55,7 +58,7 @@ class Layer:
     def stored(self) -> Any:
         """Return the kernel as an array of its own library; a matrix with its outputs first."""
         stored = self.load()
-        return stored.T if self.transposed else stored
+        return stored.T if self.outputs_last else stored
 
     def kernel(self) -> FloatArray:
         """Return the kernel in float64, exactly."""
@@ -90,7 +93,7 @@ class Convolution(_WithKernel):
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset({0})
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         if len(before) != self.layer.spatial + 2:
             return None
         kernel = self.layer.kernel()
@@ -99,7 +102,7 @@ class Convolution(_WithKernel):
         except (GeometryError, KernelError):
             return None
 
-    def _map_of_kernel(self, before: Sizes, kernel: FloatArray) -> LinearMap | None:
+    def _map_of_kernel(self, before: KnownShape, kernel: FloatArray) -> LinearMap | None:
         """Return the map for inputs of a shape (samples, channels, *spatial); None if the channels do not fit."""
         geometry = dict(self.layer.geometry)
         spec = ConvSpec.of(kernel.shape, **geometry)
@@ -118,8 +121,10 @@ class Convolution(_WithKernel):
         spec_at_size = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": padded_spatial})
         stack_of_one: Any = kernel[None]
         layer = layer_map.Convolution(stack_of_one, spec_at_size, ops=NUMPY_OPS)
+        output_entries, input_entries = layer.shape
+        input_shape, output_shape = layer.shapes
         extra = self.extra or (0,) * spec.ndim
-        _, *spatial_of_layer = layer.shapes[1]
+        _, *spatial_of_layer = output_shape
         spatial_after = [n + more for n, more in zip(spatial_of_layer, extra, strict=True)]
         shape = (before[0], spec.cout, *spatial_after)
         # Entries that are needed for one sample: the taps of each pixel.
@@ -129,8 +134,8 @@ class Convolution(_WithKernel):
             def convolve_samples(x: FloatArray) -> FloatArray:
                 if wrapping is not None:
                     x = np.pad(x, ((0, 0), (0, 0), *wrapping), mode="wrap")
-                vectors: Any = x.reshape(1, len(x), layer.shape[1])
-                return np.asarray(layer.apply(vectors)).reshape(len(x), *layer.shapes[1])
+                vectors: Any = x.reshape(1, len(x), input_entries)
+                return np.asarray(layer.apply(vectors)).reshape(len(x), *output_shape)
 
             def apply(x: Sequence[FloatArray]) -> FloatArray:
                 samples = x[0].reshape(-1, *before[1:])
@@ -144,11 +149,12 @@ class Convolution(_WithKernel):
         def adjoint_of_samples(y: FloatArray) -> FloatArray:
             without_extra: tuple[Any, ...] = (..., *(slice(n) for n in spatial_of_layer))
             y = y[without_extra]
-            vectors: Any = y.reshape(1, len(y), layer.shape[0])
-            return np.asarray(layer.adjoint(vectors)).reshape(len(y), *layer.shapes[0])
+            vectors: Any = y.reshape(1, len(y), output_entries)
+            return np.asarray(layer.adjoint(vectors)).reshape(len(y), *input_shape)
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
             samples = y.reshape(-1, *shape[1:])
+            # The adjoint reads patches of the output's channels, and adds up copies of pixels: a rough factor of 4.
             return [apply_in_parts(adjoint_of_samples, samples, 4 * entries).reshape(len(y), *before)]
 
         taps_of_output = _with_outputs_first(kernel, spec).reshape(spec.cout, -1)
@@ -167,12 +173,12 @@ class Convolution(_WithKernel):
             offset=self.bias,
             shape=shape,
             adjoint=adjoint if wrapping is None else None,
-            backward=roundings,
-            entries=2 * kernel.size,
+            adjoint_roundings=roundings,
+            kept_numbers=2 * kernel.size,  # the kernel and its absolute values
         )
 
 
-def _reads_pixels_once(spec: ConvSpec, spatial: Sizes) -> bool:
+def _reads_pixels_once(spec: ConvSpec, spatial: KnownShape) -> bool:
     """Whether no two taps of an output read the same pixel of an input with some spatial sizes.
 
     With zero padding none do. With circular padding none do if the kernel is no longer than the input.
@@ -195,7 +201,7 @@ def _with_outputs_first(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
 
 
 class Matrix(_WithKernel):
-    """Product with a constant matrix K of shape (out, in), `Layer.transposed` taken into account.
+    """Product with a constant matrix K of shape (out, in), `Layer.outputs_last` taken into account.
 
     Its layer has no spatial axes.
     """
@@ -214,7 +220,7 @@ class Matrix(_WithKernel):
         """Return the axis along which the matrix multiplies a value with ``ndim`` axes."""
         return ndim - (1 if self.side == "right" else 2)
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         if self.layer.error is not None or not math.isfinite(self.alpha):
             return None
         kernel = self.layer.kernel()
@@ -237,8 +243,8 @@ class Matrix(_WithKernel):
             offset=self.bias,
             shape=(*before[:axis], outputs, *before[axis + 1 :]),
             adjoint=lambda y: [multiply_by_adjoint([y])],
-            backward=outputs + 4,
-            entries=2 * kernel.size,
+            adjoint_roundings=outputs + 4,
+            kept_numbers=2 * kernel.size,  # the matrix and its absolute values
         )
 
 

@@ -14,22 +14,25 @@ from specnorm_networks.certified.operators import base, broadcasting
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
+    KnownShape,
     Linear,
     LinearMap,
     NoBoundError,
     Offset,
     Place,
-    Sizes,
 )
 from specnorm_networks.certified.shapes import Shape
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
 _NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 """`numpy.pad`'s names of the modes."""
-SCALE_ROUNDINGS = 14
-"""Roundings of a factor of a `Scale` that is not exact: a quotient by the root of a sum."""
-SCALED = 20
-"""Roundings of such a factor, and of its product with an entry."""
+FACTOR_ROUNDINGS = 14
+"""Largest number of roundings of a factor of a `Scale` that is not exact.
+
+A batch normalisation needs four: a sum, a root, a quotient and a product.
+"""
+SCALED_ENTRY_ROUNDINGS = 20
+"""Largest number of roundings of an entry times such a factor: one more than the factor's are needed."""
 
 
 class Scale(Linear):
@@ -44,14 +47,14 @@ class Scale(Linear):
     """Factors in float64, broadcasting against the input by NumPy's rules."""
     offset: Offset | None = None
     exact: bool = False
-    """Whether the factors are exact; else they were computed with up to `SCALE_ROUNDINGS` roundings."""
-    cancelling: FloatArray | None = None
+    """Whether the factors are exact; else they were computed with up to `FACTOR_ROUNDINGS` roundings."""
+    size_of_offset_terms: FloatArray | None = None
     """For batch normalisation: the sum of the absolute values of the two terms whose difference is the offset."""
 
     def _factors_up(self) -> FloatArray:
         """Return the absolute values of the factors, rounded up."""
         sizes: FloatArray = abs(np.asarray(self.values, dtype=np.float64))
-        return sizes if self.exact else host.inflate(sizes, SCALE_ROUNDINGS)
+        return sizes if self.exact else host.inflate(sizes, FACTOR_ROUNDINGS)
 
     def lipschitz(self, place: Place) -> float:
         values = np.asarray(self.values)
@@ -74,10 +77,10 @@ class Scale(Linear):
             axis for axis in range(len(place.after)) if axis < missing_axes or shape[axis - missing_axes] == 1
         )
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         values = np.asarray(self.values)
@@ -85,6 +88,7 @@ class Scale(Linear):
             return None
         factors = self._factors_up()
         if not self.exact:
+            # `host.inflate` does not raise the smallest subnormal numbers; a factor of 0 stays 0.
             factors = np.where(values == 0, 0.0, host.next_up(factors))
         return [base.times_up(weights, factors, factors)]
 
@@ -95,17 +99,17 @@ class Scale(Linear):
         unit: float,
     ) -> FloatArray | float:
         allowed = super().rounding(values, result, unit)
-        if self.cancelling is None:
+        if self.size_of_offset_terms is None:
             return allowed
-        return allowed + 2 * (SCALED + 4) * unit * self.cancelling
+        return allowed + 2 * (SCALED_ENTRY_ROUNDINGS + 4) * unit * self.size_of_offset_terms
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
         shape = broadcasting.broadcast_shapes_or_none(before, values.shape)
         if shape is None or not np.all(np.isfinite(values)):
             return None
         ndim = len(shape)
-        roundings = 1 if self.exact else SCALED
+        roundings = 1 if self.exact else SCALED_ENTRY_ROUNDINGS
         copies = math.prod(map(int, shape)) // max(math.prod(before), 1)
 
         def multiply_by(factors: FloatArray) -> Apply:
@@ -121,12 +125,12 @@ class Scale(Linear):
             rows=self._factors_up(),
             offset=self.offset,
             adjoint=adjoint,
-            backward=roundings + copies,
+            adjoint_roundings=roundings + copies,
         )
 
 
 def _with_axes_in_front(x: FloatArray, ndim: int) -> FloatArray:
-    """Return copies of a value (copies, *shape) with axes of size 1 in front of the shape, ``ndim`` axes in all."""
+    """Return a batch (batch, *shape) with axes of size 1 in front of the shape, which has ``ndim`` axes with them."""
     return x.reshape(x.shape[0], *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])
 
 
@@ -149,17 +153,17 @@ def normalisation(
         # The error covers the roundings of the factor, of the product and of the difference.
         return (shift - mean * factor).reshape(shape_along_axis_1), sizes * 2.0**-47
 
-    return Scale(factor.reshape(shape_along_axis_1), offset, cancelling=sizes)
+    return Scale(factor.reshape(shape_along_axis_1), offset, size_of_offset_terms=sizes)
 
 
 class Add(Linear):
-    """``(w_1 x_1 + ... + w_n x_n) / over`` of values that are broadcast, constants among them."""
+    """``(w_1 x_1 + ... + w_n x_n) / divisor`` of values that are broadcast, fixed values among them."""
 
     rule = "add"
     weights: tuple[float, ...]
     """Exact weights w, one for each input."""
-    over: int = 1
-    """Divisor of the sum; n for a mean of n values."""
+    divisor: int = 1
+    """n for a mean of n values."""
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """Return the sum of the constants of the inputs, times the weights: the triangle inequality."""
@@ -168,7 +172,7 @@ class Add(Linear):
         constants = broadcasting.constants_after_broadcast(bounds, place)
         terms = [host.mul_up(abs(weight), constant) for weight, constant in zip(self.weights, constants, strict=True)]
         total = host.add_up(*terms)
-        return total if self.over == 1 else host.mul_up(total, host.div_up(1.0, self.over))
+        return total if self.divisor == 1 else host.mul_up(total, host.div_up(1.0, self.divisor))
 
     def alike(self, place: Place) -> frozenset[int]:
         shapes = [shape or () for shape in (*place.before, place.after)]
@@ -176,10 +180,10 @@ class Add(Linear):
             return frozenset()
         return frozenset(axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len({*sizes}) == 1)
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         """Use Cauchy and Schwarz: ``(sum a_i dx_i)^2 <= (sum t_i) sum a_i^2 dx_i^2 / t_i`` for any t_i > 0.
@@ -189,43 +193,45 @@ class Add(Linear):
         """
         if not all(map(math.isfinite, self.weights)):
             return None
-        roots_of_copies = broadcasting.constants_after_broadcast([1.0] * len(shares), place)
-        terms = []
-        for a, share, root in zip(self.weights, shares, roots_of_copies, strict=True):
-            terms.append(share * host.mul_up(abs(a), root))
-        total = base.plus_up(*terms)
-        divided = host.div_up(1.0, self.over) if self.over > 1 else 1.0
-        weights_before = []
-        for before, share, a, term in zip(place.before, shares, self.weights, terms, strict=True):
+        roots_of_copies = broadcasting.constants_after_broadcast([1.0] * len(rough_changes), place)
+        # t_i = |a_i| c_i, where c_i is the rough change of input i, times the root of the number of its copies.
+        t = []
+        for a, change, root in zip(self.weights, rough_changes, roots_of_copies, strict=True):
+            t.append(change * host.mul_up(abs(a), root))
+        total = base.plus_up(*t)
+        inverse_divisor = host.div_up(1.0, self.divisor) if self.divisor > 1 else 1.0
+        weights_of_inputs = []
+        for shape, change, a, t_i in zip(place.before, rough_changes, self.weights, t, strict=True):
             with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = np.where(term == total, 1.0, host.next_up(total / term))
+                # A ratio of 1 is exact.
+                ratio = np.where(t_i == total, 1.0, host.next_up(total / t_i))
             # If t_i is 0 although the input changes, the bound is infinite; if it does not change, it is left out.
-            ratio = np.where(share > 0, np.where(term > 0, ratio, math.inf), 0.0)
-            factor = [np.asarray(abs(a)), np.asarray(divided)]
+            ratio = np.where(change > 0, np.where(t_i > 0, ratio, math.inf), 0.0)
+            factor = [np.asarray(abs(a)), np.asarray(inverse_divisor)]
             stretched = base.times_up(weights, ratio, *factor, *factor)
-            weights_before.append(broadcasting.weights_before_broadcast(stretched, before, place.after))
-        return weights_before
+            weights_of_inputs.append(broadcasting.weights_before_broadcast(stretched, shape, place.after))
+        return weights_of_inputs
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         shape = broadcasting.broadcast_shapes_or_none(before, *others)
         if shape is None or not all(map(math.isfinite, self.weights)):
             return None
         ndim = len(shape)
-        has_division = self.over != 1
+        has_division = self.divisor != 1
 
         def sum_with(weights: Sequence[float]) -> Apply:
             def apply(x: Sequence[FloatArray]) -> FloatArray:
                 total: FloatArray = np.zeros((len(x[0]), *(1,) * ndim))
                 for weight, value in zip(weights, x, strict=True):
                     total = total + weight * _with_axes_in_front(value, ndim)
-                return total / self.over if has_division else total
+                return total / self.divisor if has_division else total
 
             return apply
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
             parts = []
             for weight, shape_before in zip(self.weights, (before, *others), strict=True):
-                parts.append(broadcasting.sum_over_copies(weight * y, shape_before) / self.over)
+                parts.append(broadcasting.sum_over_copies(weight * y, shape_before) / self.divisor)
             return parts
 
         return LinearMap(
@@ -233,18 +239,18 @@ class Add(Linear):
             absolute=sum_with([abs(weight) for weight in self.weights]),
             roundings=1 + len(others) + has_division,
             adjoint=adjoint,
-            backward=math.prod(map(int, shape)) + 3,
+            adjoint_roundings=math.prod(map(int, shape)) + 3,
         )
 
 
 class Concat(Linear):
-    """Values, constants among them, joined along an axis; ``new``: along a new axis.
+    """Values, fixed ones among them, joined along an axis; ``new``: along a new axis.
 
     The squared changes of the values add up.
     """
 
     rule = "stack"
-    moves = True
+    only_moves_entries = True
     axis: int
     new: bool = False
 
@@ -254,18 +260,18 @@ class Concat(Linear):
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset() if self.new else frozenset(range(len(place.after or ()))) - {self.axis}
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         if not 0 <= self.axis < len(before) + self.new:
             return None
         join = np.stack if self.new else np.concatenate
-        return LinearMap.moving(lambda x: join(x, axis=self.axis + 1))
+        return LinearMap.of_moves(lambda x: join(x, axis=self.axis + 1))
 
 
 class Merge(Linear):
     """The first value, with its entries at some positions replaced by those of the second value, in order."""
 
     rule = "stack"
-    moves = True
+    only_moves_entries = True
     at: FloatArray
     """Flat positions of these entries in the first value, none twice."""
 
@@ -273,7 +279,7 @@ class Merge(Linear):
         # Each entry is an entry of the first value or of the second.
         return host.hypot_up(*bounds)
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         positions = np.ravel(self.at)
         size = math.prod(before)
         are_inside = np.all((positions >= 0) & (positions < size))
@@ -287,23 +293,23 @@ class Merge(Linear):
             merged[:, positions] = second.reshape(len(first), positions.size)
             return merged.reshape(first.shape)
 
-        return LinearMap.moving(apply)
+        return LinearMap.of_moves(apply)
 
 
 class Broadcast(Linear):
     """The input, broadcast with a shape by NumPy's rules; its constant is the root of the number of copies."""
 
     rule = "broadcast"
-    moves = True
+    only_moves_entries = True
     target: tuple[int, ...]
     """Shape to broadcast with. It may have fewer axes than the value, or size 1 (ONNX's Expand)."""
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         shape = broadcasting.broadcast_shapes_or_none(before, self.target)
         if shape is None:
             return None
         ndim = len(shape)
-        return LinearMap.moving(lambda x: np.broadcast_to(_with_axes_in_front(x[0], ndim), (len(x[0]), *shape)))
+        return LinearMap.of_moves(lambda x: np.broadcast_to(_with_axes_in_front(x[0], ndim), (len(x[0]), *shape)))
 
 
 class _Reduction(Linear):
@@ -323,10 +329,10 @@ class _Reduction(Linear):
         axes_with_same_number = range(len(before) if self.keep else min(self.axes, default=0))
         return frozenset(axes_with_same_number) - {*self.axes}
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         # The square of a sum of n numbers is at most n times the sum of their squares; that of their mean 1/n times.
@@ -337,23 +343,23 @@ class _Reduction(Linear):
         weights_with_axes = weights if self.keep else np.expand_dims(weights, self.axes)
         return [base.times_up(weights_with_axes, np.asarray(factor))]
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         if len(set(self.axes)) < len(self.axes) or any(not 0 <= axis < len(before) for axis in self.axes):
             return None
         count = self._count(before)
         if not count:
             return None
-        axes_after_copies = tuple(axis + 1 for axis in self.axes)
+        axes_of_batch = tuple(axis + 1 for axis in self.axes)  # axis 0 counts the values of a batch
         divisor = count if isinstance(self, Mean) else 1
         kept_shape = tuple(1 if axis in self.axes else n for axis, n in enumerate(before))
 
         def apply(x: Sequence[FloatArray]) -> FloatArray:
-            return np.asarray(x[0].sum(axis=axes_after_copies, keepdims=self.keep) / divisor)
+            return np.asarray(x[0].sum(axis=axes_of_batch, keepdims=self.keep) / divisor)
 
         def adjoint(y: FloatArray) -> list[FloatArray]:
             return [np.broadcast_to(y.reshape(-1, *kept_shape) / divisor, (len(y), *before))]
 
-        return LinearMap(apply, absolute=apply, roundings=count + 1, adjoint=adjoint, backward=2)
+        return LinearMap(apply, absolute=apply, roundings=count + 1, adjoint=adjoint, adjoint_roundings=2)
 
 
 class Sum(_Reduction):
@@ -386,7 +392,7 @@ class Pad(Linear):
     """
 
     rule = "pad"
-    moves = True
+    only_moves_entries = True
     mode: PadMode
     pads: tuple[tuple[int, int], ...]
     """Numbers of entries before and after each of those axes; not negative."""
@@ -414,14 +420,14 @@ class Pad(Linear):
             axis for axis in range(ndim) if axis < first_padded_axis or not any(self.pads[axis - first_padded_axis])
         )
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         if math.isnan(self.value) or len(self.pads) > len(before):
             return None
         pads = ((0, 0),) * (len(before) - len(self.pads)) + tuple(self.pads)
         for n, pair in zip(before, pads, strict=True):
             if min(pair) < 0 or max(pair) > self._most_padding(n):
                 return None
-        numpy: Any = np  # for the type checker: the mode is a literal
+        numpy: Any = np  # for the type checker: the type of `numpy.pad` allows literal modes only
 
         def offset() -> tuple[FloatArray, FloatArray]:
             return numpy.pad(np.zeros(before), pads, constant_values=self.value), np.zeros(())
@@ -429,7 +435,7 @@ class Pad(Linear):
         def apply(x: Sequence[FloatArray]) -> FloatArray:
             return np.asarray(numpy.pad(x[0], ((0, 0), *pads), mode=_NUMPY_MODES[self.mode]))
 
-        return LinearMap.moving(apply, offset if self.mode == "zeros" and self.value else None)
+        return LinearMap.of_moves(apply, offset if self.mode == "zeros" and self.value else None)
 
     def _most_padding(self, n: int) -> float:
         """Return how many entries the mode can put on one side of an axis with n entries."""

@@ -1,6 +1,6 @@
 """Operators that move entries: each entry of the value is an entry of the input, or 0.
 
-Such an operator moves entries to other places. Elsewhere a value is said to move if it changes with the input.
+To move always means to put an entry at another position; a value that is not fixed is said to change.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Move, NotRunError, Place, Sizes
+from specnorm_networks.certified.operators.base import FloatArray, KnownShape, LinearMap, Move, NotRunError, Place
 
 
 class SameOrder(Move):
     """The same entries in the same order, in another shape; derived classes say which shape."""
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         before = place.before[0]
         if weights.size == 1 and before is not None:
             return [weights.reshape((1,) * len(before))]
-        return super().pulled(weights, shares, place)
+        return super().carry_weights_back(weights, rough_changes, place)
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        return LinearMap.moving(lambda x: x[0].reshape(len(x[0]), *self.moved(np.empty(before, np.bool_)).shape))
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+        return LinearMap.of_moves(lambda x: x[0].reshape(len(x[0]), *self.moved(np.empty(before, np.bool_)).shape))
 
 
 class Identity(SameOrder):
-    """The same entries in the same places."""
+    """The same entries at the same positions."""
 
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset(range(len(place.after or ())))
@@ -84,10 +84,10 @@ class Permute(Move):
 
     axes: tuple[int, ...]
 
-    def pulled(
+    def carry_weights_back(
         self,
         weights: FloatArray,
-        shares: Sequence[FloatArray],
+        rough_changes: Sequence[FloatArray],
         place: Place,
     ) -> list[FloatArray] | None:
         return [np.transpose(weights, np.argsort(self.axes))]
@@ -106,10 +106,10 @@ class Slice(Move):
         return frozenset(range(len(place.after or ()))) - {axis for axis, *_ in self.parts}
 
     def moved(self, x: FloatArray) -> FloatArray:
-        places = [slice(None)] * x.ndim
+        slices = [slice(None)] * x.ndim
         for axis, start, stop, step in self.parts:
-            places[axis] = slice(start, stop, step)
-        return x[tuple(places)]
+            slices[axis] = slice(start, stop, step)
+        return x[tuple(slices)]
 
 
 class Copies(Move):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from specnorm.proof import enclosing
-from specnorm_networks.certified.operators.base import Ends, FloatArray, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise
 from specnorm_networks.certified.operators.curved import Extent
 
 
@@ -31,13 +31,13 @@ class Multiple(Pointwise):
         low, high = self._slopes_by_chain_rule((np.array(extent[0]), np.array(extent[1])))
         return (float(low), float(high)) if np.isfinite([low, high]).all() else None
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         if not np.isfinite([self.outer, self.inner]).all():
             return None
         slopes = self.function.slopes(*self._times_inner((low, high)))
         return None if slopes is None else self._slopes_by_chain_rule(slopes)
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         return self._times_outer(self.function.between(*self._times_inner((low, high))))
 
     def rounding(
@@ -60,12 +60,12 @@ class Multiple(Pointwise):
         """Return the relative error of each factor."""
         return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
 
-    def _slopes_by_chain_rule(self, slopes: Ends) -> Ends:
+    def _slopes_by_chain_rule(self, slopes: LowHigh) -> LowHigh:
         """Return ``outer inner f'`` for intervals of f'."""
         return self._times_outer(self._times_inner(slopes))
 
-    def _times_inner(self, ends: Ends) -> Ends:
+    def _times_inner(self, ends: LowHigh) -> LowHigh:
         return enclosing(ends).scaled(self.inner, self._relative_error()).ends
 
-    def _times_outer(self, ends: Ends) -> Ends:
+    def _times_outer(self, ends: LowHigh) -> LowHigh:
         return enclosing(ends).scaled(self.outer, self._relative_error()).ends

@@ -18,14 +18,14 @@ import numpy as np
 from specnorm.proof import Interval, anything, enclosing, host, point, within
 from specnorm_networks.certified.operators.base import (
     FloatArray,
+    KnownShape,
     Linear,
     LinearMap,
     NoBoundError,
     Operator,
     Place,
-    Sizes,
 )
-from specnorm_networks.certified.operators.formats import smallest
+from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.steep import hint
 from specnorm_networks.certified.shapes import Shape
 
@@ -39,14 +39,14 @@ class Centre(Linear):
     lipschitz_constant = 1.0
     axes: tuple[int, ...]
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         count = _count(before, self.axes)
         if not count:
             return None
-        axes_after_copies = tuple(axis + 1 for axis in self.axes)
+        axes_of_batch = tuple(axis + 1 for axis in self.axes)
         return LinearMap(
-            lambda x: x[0] - x[0].mean(axis=axes_after_copies, keepdims=True),
-            absolute=lambda x: x[0] + x[0].mean(axis=axes_after_copies, keepdims=True),
+            lambda x: x[0] - x[0].mean(axis=axes_of_batch, keepdims=True),
+            absolute=lambda x: x[0] + x[0].mean(axis=axes_of_batch, keepdims=True),
             roundings=count + 3,
             rows=np.ones(()),
         )
@@ -120,7 +120,7 @@ class Normalise(Operator):
         unit: float,
     ) -> FloatArray | float:
         # The rounding of the length is counted at the node that computes it.
-        return 16 * unit * abs(result) + smallest(unit)
+        return 16 * unit * abs(result) + smallest_positive(unit)
 
 
 def _count(shape: Shape | None, axes: tuple[int, ...]) -> int | None:

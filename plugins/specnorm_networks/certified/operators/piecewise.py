@@ -9,8 +9,8 @@ from typing import ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import Ends, FloatArray, Line
-from specnorm_networks.certified.operators.curved import Curved, Extent
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise, Strip
+from specnorm_networks.certified.operators.curved import Extent
 
 Numbers: TypeAlias = float | FloatArray
 """One number for all entries, or one number an entry."""
@@ -21,8 +21,8 @@ class Piece(NamedTuple):
 
     start: float
     end: float
-    min_slope: Numbers
-    max_slope: Numbers
+    low_slope: Numbers
+    high_slope: Numbers
     """The slope lies between the two; they differ if it was rounded."""
     shift: float = 0.0
 
@@ -39,11 +39,8 @@ class Piece(NamedTuple):
         return np.asarray(overlaps | is_point_inside)
 
 
-class Piecewise(Curved):
-    """A continuous function that is made of linear pieces.
-
-    It is a `Curved` function, since its computed values have rounding errors, too.
-    """
+class Piecewise(Pointwise):
+    """A continuous function that is made of linear pieces, from which its slopes and values follow."""
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
         """Return the pieces in order; an empty tuple if the fields make no continuous function.
@@ -56,7 +53,7 @@ class Piecewise(Curved):
         slopes: list[FloatArray] = []
         for piece in self.pieces(np.array(-math.inf), np.array(math.inf)):
             if piece.start < piece.end:
-                slopes += [np.asarray(piece.min_slope), np.asarray(piece.max_slope)]
+                slopes += [np.asarray(piece.low_slope), np.asarray(piece.high_slope)]
         if not slopes or not all(np.isfinite(slope).all() for slope in slopes):
             return None
         nonempty = [slope for slope in slopes if slope.size]
@@ -64,18 +61,18 @@ class Piecewise(Curved):
             return 0.0, 0.0
         return float(min(map(np.min, nonempty))), float(max(map(np.max, nonempty)))
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         if self.extent() is None:
             return None
         least = np.full(low.shape, math.inf)
         most = np.full(low.shape, -math.inf)
         for piece in self.pieces(low, high):
-            counts = piece.has_slope_on(low, high)
-            least = np.where(counts, np.minimum(least, piece.min_slope), least)
-            most = np.where(counts, np.maximum(most, piece.max_slope), most)
+            has_slope = piece.has_slope_on(low, high)
+            least = np.where(has_slope, np.minimum(least, piece.low_slope), least)
+            most = np.where(has_slope, np.maximum(most, piece.high_slope), most)
         return least, most
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         if self.extent() is None:
             return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
         down = np.full(low.shape, math.inf)
@@ -83,14 +80,14 @@ class Piecewise(Curved):
         with np.errstate(all="ignore"):
             for piece in self.pieces(low, high):
                 touches = (low <= piece.end) & (high >= piece.start)
-                has_one_slope = np.array_equal(piece.min_slope, piece.max_slope)
-                slopes = (piece.min_slope,) if has_one_slope else (piece.min_slope, piece.max_slope)
+                has_one_slope = np.array_equal(piece.low_slope, piece.high_slope)
+                slopes = (piece.low_slope,) if has_one_slope else (piece.low_slope, piece.high_slope)
                 # A linear piece has its extremes at the ends of its part of the interval.
                 for x in (np.maximum(low, piece.start), np.minimum(high, piece.end)):
                     for slope in slopes:
                         down = np.where(touches, np.minimum(down, _line_down(slope, x, piece.shift)), down)
                         up = np.where(touches, np.maximum(up, _line_up(slope, x, piece.shift)), up)
-        return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
+        return down, up
 
     def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
         # The parts of an interval end at the kinks.
@@ -99,17 +96,17 @@ class Piecewise(Curved):
             kinks |= {end for end in (piece.start, piece.end) if math.isfinite(end)}
         return np.stack([low, *(np.clip(kink, low, high) for kink in sorted(kinks)), high])
 
-    def affine(self, low: FloatArray, high: FloatArray) -> Line:
+    def strip_on(self, low: FloatArray, high: FloatArray) -> Strip:
         # The line is exact on an interval that meets one piece alone.
-        slope, middle, half = super().affine(low, high)
+        slope, middle, half = super().strip_on(low, high)
         is_finite = np.isfinite(low) & np.isfinite(high)
         pieces = self.pieces(low, high)
-        counts_of_pieces = [piece.has_slope_on(low, high) for piece in pieces]
-        number_of_pieces = np.sum(counts_of_pieces, axis=0)
-        for piece, counts in zip(pieces, counts_of_pieces, strict=True):
-            has_one_slope = np.equal(piece.min_slope, piece.max_slope)
-            is_exact = is_finite & counts & (number_of_pieces == 1) & has_one_slope
-            slope = np.where(is_exact, piece.min_slope, slope)
+        has_slope_of_pieces = [piece.has_slope_on(low, high) for piece in pieces]
+        number_of_pieces = np.sum(has_slope_of_pieces, axis=0)
+        for piece, has_slope in zip(pieces, has_slope_of_pieces, strict=True):
+            has_one_slope = np.equal(piece.low_slope, piece.high_slope)
+            is_exact = is_finite & has_slope & (number_of_pieces == 1) & has_one_slope
+            slope = np.where(is_exact, piece.low_slope, slope)
             half = np.where(is_exact, 0.0, half)
             middle = np.where(is_exact, piece.shift, middle)
         return slope, middle, half
@@ -132,8 +129,8 @@ def _line_up(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
 
 
 # -- two slopes, with the kink at 0 ------------------------------------------------------------------------------------
-class Kinked(Piecewise):
-    """A function ``below x`` for x < 0 and ``above x`` for x > 0."""
+class TwoSlopes(Piecewise):
+    """A function ``below x`` for x < 0 and ``above x`` for x > 0. Both slopes may be the same."""
 
     constant_slopes: ClassVar[tuple[float, float]]
     """``below`` and ``above``, if they are the same for all fields."""
@@ -176,7 +173,7 @@ class Kinked(Piecewise):
         return host.next_down(slope - error), host.next_up(slope + error)
 
 
-class ReLU(Kinked):
+class ReLU(TwoSlopes):
     """max(x, 0)."""
 
     constant_slopes = (0.0, 1.0)
@@ -185,19 +182,19 @@ class ReLU(Kinked):
         return np.maximum(x, 0.0)
 
 
-class Abs(Kinked):
+class Abs(TwoSlopes):
     """|x|."""
 
     constant_slopes = (-1.0, 1.0)
 
 
-class Negative(Kinked):
+class Negative(TwoSlopes):
     """-x."""
 
     constant_slopes = (-1.0, -1.0)
 
 
-class LeakyReLU(Kinked):
+class LeakyReLU(TwoSlopes):
     """``alpha x`` for x < 0 and ``above x`` for x > 0; slopes are numbers, or one number an entry."""
 
     alpha: Numbers = 0.01

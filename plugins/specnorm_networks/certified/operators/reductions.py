@@ -11,16 +11,16 @@ import numpy as np
 from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
+    KnownShape,
     NoBoundError,
     NotRunError,
     Operator,
     Place,
     Program,
-    Sizes,
 )
-from specnorm_networks.certified.operators.formats import smallest
+from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.moves import Identity, Reshape
-from specnorm_networks.certified.operators.windows import Along
+from specnorm_networks.certified.operators.windows import WindowMaximum
 
 
 class Length(Operator):
@@ -39,7 +39,7 @@ class Length(Operator):
 class _LargestOrSmallest(Length):
     """The largest or the smallest entry along axes."""
 
-    rises = True
+    is_monotone_and_exact = True
     join: ClassVar[np.ufunc]
 
     def run(self, *values: FloatArray) -> FloatArray:
@@ -48,7 +48,7 @@ class _LargestOrSmallest(Length):
             raise NotRunError("there is no largest of no entries")
         return np.asarray(self.join.reduce(x, axis=self.axes, keepdims=self.keep))
 
-    def written_out(self, before: Sequence[Sizes]) -> Program | None:
+    def written_out(self, before: Sequence[KnownShape]) -> Program | None:
         (shape,) = before
         if not _count(shape, self.axes):
             return None
@@ -56,7 +56,7 @@ class _LargestOrSmallest(Length):
         for axis in self.axes:
             # One window along the axis, which contains all entries. It reads the value of the step before.
             window = np.arange(shape[axis], dtype=np.intp)[None]
-            program.append((Along(axis, window, self.join is np.minimum), (len(program),)))
+            program.append((WindowMaximum(axis, window, self.join is np.minimum), (len(program),)))
         remaining_shape = tuple(n for axis, n in enumerate(shape) if axis not in self.axes)
         last = Identity() if self.keep else Reshape(remaining_shape)
         return [*program, (last, (len(program),))]
@@ -107,7 +107,7 @@ class Norm(Length):
     ) -> FloatArray | float:
         # A sum of n squares, in any order, which may underflow, and its root.
         n = _count(values[0].shape, self.axes)
-        return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest(unit)))
+        return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest_positive(unit)))
 
 
 class _Probabilities(Operator):
@@ -155,7 +155,7 @@ class Softmax(_Probabilities):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        return np.asarray(2 * self.relative_error(values[0]) * (unit * abs(result) + smallest(unit)))
+        return np.asarray(2 * self.relative_error(values[0]) * (unit * abs(result) + smallest_positive(unit)))
 
 
 class LogSoftmax(_Probabilities):
@@ -189,7 +189,7 @@ class LogSoftmax(_Probabilities):
         # The logarithm has the absolute error that its sum has relatively; differences add the errors of their terms.
         # If a probability p underflows, it changes by at most twice the smallest number, and its logarithm by at most
         # log(1 + 2 smallest / p); four times that is allowed.
-        underflow = 4 * np.logaddexp(0.0, math.log(2 * smallest(unit)) - result)
+        underflow = 4 * np.logaddexp(0.0, math.log(2 * smallest_positive(unit)) - result)
         return np.asarray(2 * unit * (self.relative_error(values[0]) + abs(result)) + underflow)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import Row
-from specnorm_networks.certified.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Sizes
+from specnorm_networks.certified.operators.base import FloatArray, KnownShape, Linear, LinearMap, NoBoundError, Place
 from specnorm_networks.certified.operators.windows import weighted_sums_along
 
 UNKNOWN_SIZES = "its sizes are not known: give the input shape"
@@ -76,7 +76,7 @@ class Resize(Linear):
         """Return the size of the value along an axis, for a size of the input."""
         return math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         if len(before) != len(self.scales):
             return None
         rows_of_axes: list[Sequence[Row] | None] = []

@@ -1,7 +1,8 @@
 """Smooth functions of each entry with a bounded derivative: sigmoids, gated units, sine and cosine, and ELU.
 
-Each states its derivative, the places where that is extreme, and the limits of its values. The tests prove these
-constants by ball arithmetic.
+Each states its derivative, intervals that contain the points where that is extreme (``highest``, ``lowest``), and the
+limits of its values. Beyond ``far`` a derivative is taken as constant; ``far`` is infinite where it is not, since it
+falls off more slowly than an exponential. The tests prove the stated numbers by ball arithmetic.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from typing import ClassVar
 import numpy as np
 
 from specnorm.proof import enclosing, host
-from specnorm_networks.certified.operators.base import Ends, FloatArray
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh
 from specnorm_networks.certified.operators.curved import (
     SLOPE_ERROR,
     VALUE_ERROR,
-    Curve,
     Curved,
     Extent,
-    Turn,
+    SlopeShape,
     Turning,
+    TurningPoint,
 )
 
 
@@ -51,7 +52,7 @@ class Sigmoid(Turning):
     """1 / (1 + exp(-x)), of slope s (1 - s)."""
 
     slope_range = (0.0, 0.25)
-    curve = Curve(_slope_of_sigmoid, highest=(POINT_0,))
+    slope_shape = SlopeShape(_slope_of_sigmoid, highest=(POINT_0,))
     limits = (0.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -62,7 +63,7 @@ class Tanh(Turning):
     """2 sigmoid(2 x) - 1, of slope 1 - tanh^2."""
 
     slope_range = (0.0, 1.0)
-    curve = Curve(lambda x: 4 * _slope_of_sigmoid(2 * x), highest=(POINT_0,))
+    slope_shape = SlopeShape(lambda x: 4 * _slope_of_sigmoid(2 * x), highest=(POINT_0,))
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -73,7 +74,7 @@ class Softsign(Turning):
     """``x / (1 + |x|)``."""
 
     slope_range = (0.0, 1.0)
-    curve = Curve(lambda x: 1 / np.square(1 + abs(x)), highest=(POINT_0,), far=math.inf)
+    slope_shape = SlopeShape(lambda x: 1 / np.square(1 + abs(x)), highest=(POINT_0,), far=math.inf)
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -84,7 +85,7 @@ class Arctan(Turning):
     """The inverse of the tangent."""
 
     slope_range = (0.0, 1.0)
-    curve = Curve(lambda x: 1 / (1 + np.square(x)), highest=(POINT_0,), far=math.inf)
+    slope_shape = SlopeShape(lambda x: 1 / (1 + np.square(x)), highest=(POINT_0,), far=math.inf)
     limits = (-1.5707963267948968, 1.5707963267948968)  # half of pi, rounded up
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -95,7 +96,7 @@ class Erf(Turning):
     """The error function."""
 
     slope_range = (0.0, 1.1283791670955128)  # 2 / sqrt(pi) at 0
-    curve = Curve(lambda x: 2 / math.sqrt(math.pi) * np.exp(-np.square(x)), highest=(POINT_0,))
+    slope_shape = SlopeShape(lambda x: 2 / math.sqrt(math.pi) * np.exp(-np.square(x)), highest=(POINT_0,))
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -106,7 +107,7 @@ class Softplus(Turning):
     """``log(1 + exp(x))``, of slope sigmoid(x)."""
 
     slope_range = (0.0, 1.0)
-    curve = Curve(sigmoid)
+    slope_shape = SlopeShape(sigmoid)
     limits = (0.0, math.inf)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -129,7 +130,7 @@ class Softplus(Turning):
 class ELU(Curved):
     """``x`` for x > 0 and ``alpha (exp(x) - 1)`` for x < 0."""
 
-    turns = (Turn(place=POINT_0, value=POINT_0),)
+    turning_points = (TurningPoint(point=POINT_0, value=POINT_0),)
     """If alpha is negative, slopes change their sign at 0."""
     alpha: float = 1.0
 
@@ -139,7 +140,7 @@ class ELU(Curved):
     def extent(self) -> Extent | None:
         return (min(0.0, self.alpha), max(1.0, self.alpha)) if math.isfinite(self.alpha) else None
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         if not math.isfinite(self.alpha):
             return None
         # Below 0 the slope is alpha exp(x). A relative error u of x changes exp(x) by at most u |x| exp(x) < u.
@@ -172,55 +173,55 @@ class ELU(Curved):
 # -- waves -------------------------------------------------------------------------------------------------------------
 FARTHEST_WAVE = 2.0**20
 """Largest argument at which waves are evaluated; beyond, all values and slopes from -1 to 1 are allowed."""
-PLACE_ERROR = SLOPE_ERROR * FARTHEST_WAVE
-"""Bound of the error of an argument in whole turns, 2**-20."""
+ERROR_IN_PERIODS = SLOPE_ERROR * FARTHEST_WAVE
+"""Bound of the error of x / (2 pi), 2**-20."""
 
 
 class Wave(Curved):
-    """``sin(x + quarter_turns pi/2)``."""
+    """``sin(x + quarter_periods pi/2)``: the sine, begun some quarters of its period later."""
 
     slope_range = (-1.0, 1.0)
     limits = (-1.0, 1.0)
-    quarter_turns: ClassVar[int]
+    quarter_periods: ClassVar[int]
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        # The derivative of a sine is the sine a quarter turn further.
-        return _wave_between(low, high, self.quarter_turns + 1)
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
+        # The derivative of a sine is the sine a quarter of the period later.
+        return _wave_between(low, high, self.quarter_periods + 1)
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return _wave_between(low, high, self.quarter_turns)
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
+        return _wave_between(low, high, self.quarter_periods)
 
 
-def _wave_between(low: FloatArray, high: FloatArray, quarter_turns: int) -> Ends:
-    """Return the smallest and largest value of ``sin(x + quarter_turns pi/2)`` on intervals, rounded outward."""
+def _wave_between(low: FloatArray, high: FloatArray, quarter_periods: int) -> LowHigh:
+    """Return the smallest and largest value of ``sin(x + quarter_periods pi/2)`` on intervals, rounded outward."""
     is_near = (abs(low) <= FARTHEST_WAVE) & (abs(high) <= FARTHEST_WAVE)
     first = np.where(is_near, low, 0.0)
     last = np.where(is_near, high, 0.0)
     functions = (np.sin, np.cos, lambda x: -np.sin(x), lambda x: -np.cos(x))
-    function = functions[quarter_turns % 4]
+    function = functions[quarter_periods % 4]
     at_first = function(first)
     at_last = function(last)
     down = host.next_down(np.minimum(at_first, at_last) - VALUE_ERROR)
     up = host.next_up(np.maximum(at_first, at_last) + VALUE_ERROR)
-    # The sine is 1 after one quarter turn, and -1 after three; and again after each whole turn.
-    contains_maximum = _contains_turn(first, last, 1 - quarter_turns)
-    contains_minimum = _contains_turn(first, last, 3 - quarter_turns)
+    # The sine is 1 after one quarter of the period and -1 after three, and again after each whole period.
+    contains_maximum = _contains_quarter_period(first, last, 1 - quarter_periods)
+    contains_minimum = _contains_quarter_period(first, last, 3 - quarter_periods)
     up = np.where(contains_maximum, 1.0, up)
     down = np.where(contains_minimum, -1.0, down)
     return np.where(is_near, np.maximum(down, -1.0), -1.0), np.where(is_near, np.minimum(up, 1.0), 1.0)
 
 
-def _contains_turn(first: FloatArray, last: FloatArray, quarters: int) -> FloatArray:
+def _contains_quarter_period(first: FloatArray, last: FloatArray, quarters: int) -> FloatArray:
     """Return whether intervals may contain ``(quarters / 4 + n) 2 pi`` for a whole number n."""
-    first_turn = first / (2 * math.pi) - quarters / 4
-    last_turn = last / (2 * math.pi) - quarters / 4
-    return np.asarray(np.floor(last_turn + PLACE_ERROR) >= np.ceil(first_turn - PLACE_ERROR))
+    first_period = first / (2 * math.pi) - quarters / 4
+    last_period = last / (2 * math.pi) - quarters / 4
+    return np.asarray(np.floor(last_period + ERROR_IN_PERIODS) >= np.ceil(first_period - ERROR_IN_PERIODS))
 
 
 class Sin(Wave):
     """The sine."""
 
-    quarter_turns = 0
+    quarter_periods = 0
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.sin(x)
@@ -229,7 +230,7 @@ class Sin(Wave):
 class Cos(Wave):
     """The cosine."""
 
-    quarter_turns = 1
+    quarter_periods = 1
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.cos(x)
@@ -237,9 +238,9 @@ class Cos(Wave):
 
 # -- x times a gate between 0 and 1 ------------------------------------------------------------------------------------
 def _extended_below_0(derivative: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:
-    """Return a derivative for all arguments from one for arguments above 0, by ``f'(x) + f'(-x) = 1``.
+    """Return a derivative for all arguments from one for arguments from 0 on, by ``f'(x) + f'(-x) = 1``.
 
-    Above 0 nothing cancels.
+    The given formula is accurate only for x >= 0, where all of its terms are positive.
     """
 
     def derivative_everywhere(x: FloatArray) -> FloatArray:
@@ -275,8 +276,8 @@ def _slope_of_mish(x: FloatArray) -> FloatArray:
     denominator_below = numerator_below + 2
     denominator_above = numerator_above + 2 * small**2
     t = np.where(x < 0, numerator_below / denominator_below, numerator_above / denominator_above)
-    share = np.where(x < 0, small / denominator_below**2, (small / denominator_above) ** 2)
-    slope_of_t = 4 * (1 + small) * share
+    quotient = np.where(x < 0, small / denominator_below**2, (small / denominator_above) ** 2)
+    slope_of_t = 4 * (1 + small) * quotient
     return np.asarray(t + x * slope_of_t)
 
 
@@ -292,7 +293,7 @@ class Gated(Turning):
         gate = self.gate(x)
         return np.where(gate == 0, 0.0, x * gate)
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         # Each value lies between 0 and x.
         down, up = super().between(low, high)
         return np.maximum(down, np.minimum(low, 0.0)), np.minimum(up, np.maximum(high, 0.0))
@@ -302,8 +303,10 @@ class GELU(Gated):
     """``x Phi(x)``, Phi the distribution of a normal number."""
 
     slope_range = (-0.12892, 1.12892)  # Phi(x) + x phi(x) at the root of 2; slopes at x and at -x have the sum 1
-    curve = Curve(_extended_below_0(_slope_of_gelu), lowest=((-1.41422, -1.41421),), highest=((1.41421, 1.41422),))
-    turns = (Turn(place=(-0.75180, -0.75179), value=(-0.169971208, -0.169971207)),)
+    slope_shape = SlopeShape(
+        _extended_below_0(_slope_of_gelu), lowest=((-1.41422, -1.41421),), highest=((1.41421, 1.41422),)
+    )
+    turning_points = (TurningPoint(point=(-0.75180, -0.75179), value=(-0.169971208, -0.169971207)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
         return np.asarray(0.5 * erfc(-x / math.sqrt(2)))
@@ -312,9 +315,11 @@ class GELU(Gated):
 class TanhGELU(Gated):
     """``x (1 + tanh(y / 2)) / 2 = x sigmoid(y)`` with ``y = 2 sqrt(2 / pi) (x + 0.044715 x^3)``, near to `GELU`."""
 
-    slope_range = (-0.12900, 1.12900)
-    curve = Curve(_extended_below_0(_slope_of_tanh_gelu), lowest=((-1.4186, -1.4185),), highest=((1.4185, 1.4186),))
-    turns = (Turn(place=(-0.75247, -0.75246), value=(-0.170040751, -0.170040750)),)
+    slope_range = (-0.12900, 1.12900)  # at 1.4186 and at -1.4186; slopes at x and at -x have the sum 1
+    slope_shape = SlopeShape(
+        _extended_below_0(_slope_of_tanh_gelu), lowest=((-1.4186, -1.4185),), highest=((1.4185, 1.4186),)
+    )
+    turning_points = (TurningPoint(point=(-0.75247, -0.75246), value=(-0.170040751, -0.170040750)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
         return sigmoid(2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x))
@@ -324,8 +329,8 @@ class Mish(Gated):
     """``x tanh(softplus(x))``."""
 
     slope_range = (-0.11253, 1.08851)  # at -2.2564 and 1.4906
-    curve = Curve(_slope_of_mish, lowest=((-2.2564, -2.2563),), highest=((1.4905, 1.4906),))
-    turns = (Turn(place=(-1.19244, -1.19243), value=(-0.308843414, -0.308843413)),)
+    slope_shape = SlopeShape(_slope_of_mish, lowest=((-2.2564, -2.2563),), highest=((1.4905, 1.4906),))
+    turning_points = (TurningPoint(point=(-1.19244, -1.19243), value=(-0.308843414, -0.308843413)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
         return np.tanh(np.logaddexp(0.0, x))
@@ -335,10 +340,10 @@ class SiLU(Gated):
     """``x sigmoid(x)``."""
 
     slope_range = (-0.09985, 1.09985)  # s (1 + x (1 - s)) at 2.3994; slopes at x and at -x have the sum 1
-    curve = Curve(  # extreme where x tanh(x / 2) = 2
+    slope_shape = SlopeShape(  # extreme where x tanh(x / 2) = 2
         _extended_below_0(_slope_of_silu), lowest=((-2.39936, -2.39935),), highest=((2.39935, 2.39936),)
     )
-    turns = (Turn(place=(-1.27847, -1.27846), value=(-0.278464543, -0.278464542)),)
+    turning_points = (TurningPoint(point=(-1.27847, -1.27846), value=(-0.278464543, -0.278464542)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
         return sigmoid(x)
@@ -356,18 +361,22 @@ def _slope_of_hard_swish(x: FloatArray) -> FloatArray:
 class HardSwish(Turning):
     """``x min(max(x + 3, 0), 6) / 6``, with 1/6 exact or, as libraries have it, in single precision.
 
-    Between -3 and 3 the slope (2x + 3) / 6 rises from -1/2 to 3/2. It jumps at both ends, or up to 1e-7 before.
+    Between -3 and 3 the slope (2x + 3) / 6 rises from -1/2 to 3/2; it jumps at both ends. With the 1/6 of single
+    precision, which is too large by a factor of 1 + 3e-8, the ends are nearer to 0 by 9e-8.
     """
 
     slope_range = (-0.5000001, 1.5000001)
-    curve = Curve(_slope_of_hard_swish, lowest=((-3.0, -3.0),), highest=((3.0, 3.0),), far=math.inf, error=SIXTH_ERROR)
+    slope_shape = SlopeShape(
+        _slope_of_hard_swish, lowest=((-3.0, -3.0),), highest=((3.0, 3.0),), far=math.inf, error=SIXTH_ERROR
+    )
     limits = (-0.3750001, math.inf)
-    turns = (Turn(place=(-1.5, -1.5), value=(-0.3750001, -0.375)),)
+    turning_points = (TurningPoint(point=(-1.5, -1.5), value=(-0.3750001, -0.375)),)
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.where(x <= -3, 0.0, np.where(x >= 3, x, x * (x + 3) / 6))
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
+        # Intervals are widened by more than the 9e-8 by which the jumps may be nearer to 0.
         return super().slopes(low - SIXTH_ERROR, high + SIXTH_ERROR)
 
     def value_error(self, x: FloatArray, value: FloatArray) -> FloatArray:

@@ -30,7 +30,7 @@ class Sorted(Operator):
 
     rule = "select"
     lipschitz_constant = 1.0
-    rises = True
+    is_monotone_and_exact = True
 
 
 class Sort(Sorted):

@@ -9,7 +9,7 @@ from dataclasses import field
 import numpy as np
 
 from specnorm.proof import Interval, point
-from specnorm_networks.certified.operators.base import Ends, FloatArray, NoBoundError, NotRunError, Operator, Place
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NoBoundError, NotRunError, Operator, Place
 
 NO_LOOPS = (
     "recurrent layers (RNN, GRU, LSTM) have no constant here that holds for every length; written out step by step "
@@ -22,7 +22,7 @@ class Input(Operator):
     """An input of the network."""
 
     rule = "input"
-    moves: bool = True
+    may_change: bool = True
     """Whether the network's constant is with respect to this input; other inputs (integers, text) stay the same."""
     low: FloatArray | None = None
     """Low end of the box in which the user says that it lies, broadcasting to its shape; None: no end."""
@@ -30,7 +30,7 @@ class Input(Operator):
     """High end of the box, as ``low``."""
 
     @property
-    def box(self) -> Ends | None:
+    def box(self) -> LowHigh | None:
         """Low and high end of the box, infinite where none is stated; None if there is no box."""
         if self.low is None and self.high is None:
             return None

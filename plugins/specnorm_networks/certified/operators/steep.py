@@ -14,14 +14,12 @@ from typing import ClassVar
 import numpy as np
 
 from specnorm.proof import Interval, anything, enclosing, host, point
-from specnorm_networks.certified.operators.base import Ends, FloatArray, NoBoundError, Place
+from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LowHigh, NoBoundError, Place
 from specnorm_networks.certified.operators.curved import Curved
-from specnorm_networks.certified.operators.formats import smallest
+from specnorm_networks.certified.operators.formats import smallest_positive
 
 ROUNDINGS_OF_EXP = 2**9
 """Roundings that stand for an exponential and a few operations on it: `curved.VALUE_ERROR` is 2^8 of them."""
-TINY = 2.0**-1000
-"""Bound of what underflow takes from a value."""
 
 
 def hint(ranges: Sequence[Interval | None]) -> str:
@@ -38,13 +36,13 @@ class Steep(Curved):
     """A function whose slope is bounded on ranges alone."""
 
     positive: ClassVar[bool] = False
-    """Whether it is defined above 0 alone."""
+    """Whether it is defined only for arguments above 0."""
 
     def derivative(self, x: Interval) -> Interval:
         """Return intervals of the derivative on intervals; infinite if it is unbounded there."""
         raise NotImplementedError
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         """Return smallest and largest slopes on intervals, rounded outward; None if an entry has none."""
         if self.positive and not (low > 0).all():
             return None
@@ -54,12 +52,12 @@ class Steep(Curved):
 
     def lipschitz(self, place: Place) -> float:
         """Return the largest absolute slope on the range in which the input is known to lie."""
-        ranges = place.ranges() if self.near is None else ()
+        ranges = place.ranges() if self.slopes_on_range is None else ()
         if len(ranges) == 1 and ranges[0] is not None:
             slopes = self.slopes(ranges[0].low, ranges[0].high)
             if slopes is not None:
                 return float(max(np.max(abs(end), initial=0.0) for end in slopes))
-        if self.near is None or not np.isfinite(self.near.ends).all():
+        if self.slopes_on_range is None or not np.isfinite(self.slopes_on_range.ends).all():
             raise NoBoundError(f"its slope has no bound; {hint(ranges)}")
         return super().lipschitz(place)
 
@@ -76,12 +74,12 @@ class Exp(Steep):
         """Return intervals of exp, which is its own derivative and rises."""
         at_low = np.exp(x.low)
         error_at_low = host.inflate(at_low, ROUNDINGS_OF_EXP) * (4 * ROUNDINGS_OF_EXP * 2.0**-52)
-        down = at_low - error_at_low - TINY
-        up = host.inflate(np.exp(x.high), ROUNDINGS_OF_EXP) + TINY
+        down = at_low - error_at_low - UNDERFLOW
+        up = host.inflate(np.exp(x.high), ROUNDINGS_OF_EXP) + UNDERFLOW
         # If exp(x.low) overflows, ``down`` is NaN, and the lower end is 0.
         return enclosing((np.where(down > 0, down, 0.0), up))
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         with np.errstate(all="ignore"):
             down, up = self.derivative(enclosing((low, high))).ends
         return np.maximum(down, 0.0), up
@@ -120,7 +118,7 @@ class Power(Steep):
         """Return intervals of ``n x^(n-1)``."""
         return _power(x, self.exponent - 1).scaled(float(self.exponent))
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         return _power(enclosing((low, high)), self.exponent).ends
 
     def rounding(
@@ -129,7 +127,7 @@ class Power(Steep):
         result: FloatArray,
         unit: float,
     ) -> FloatArray | float:
-        return (16 + self.exponent) * unit * abs(result) + smallest(unit)
+        return (16 + self.exponent) * unit * abs(result) + smallest_positive(unit)
 
 
 def _power(x: Interval, exponent: int) -> Interval:
@@ -163,7 +161,7 @@ class Sqrt(Steep):
     def derivative(self, x: Interval) -> Interval:
         return x.root().scaled(2.0).inverse()
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         return enclosing((low, high)).root().ends
 
 
@@ -180,7 +178,7 @@ class Rsqrt(Steep):
     def derivative(self, x: Interval) -> Interval:
         return -(x * x.root()).scaled(2.0).inverse()
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         down, up = enclosing((low, high)).root().inverse().ends
         return np.maximum(down, 0.0), up
 
@@ -197,5 +195,5 @@ class Reciprocal(Steep):
     def derivative(self, x: Interval) -> Interval:
         return (x * x).inverse().scaled(-self.scale)
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         return enclosing((low, high)).inverse().scaled(self.scale).ends

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from specnorm.proof import host
 from specnorm_networks.certified import axes
-from specnorm_networks.certified.axes import Row, Window
+from specnorm_networks.certified.axes import AxisPooling, Row
 from specnorm_networks.certified.operators.base import (
     FloatArray,
+    KnownShape,
     Linear,
     LinearMap,
     NoBoundError,
@@ -22,7 +23,6 @@ from specnorm_networks.certified.operators.base import (
     Operator,
     Place,
     Program,
-    Sizes,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts, last_sizes
 from specnorm_networks.certified.operators.joins import Maximum, Minimum
@@ -40,7 +40,7 @@ class Windows:
     ceil: bool = False
     """Whether the last window may leave the padded input; none starts after the end of the input."""
 
-    def along(self, place: Place, *, count_padding: bool = True) -> list[Window]:
+    def per_axis(self, place: Place, *, count_padding: bool = True) -> list[AxisPooling]:
         """Return the windows along each axis, with the sizes that are known.
 
         ``count_padding``: whether padding counts in an average.
@@ -58,7 +58,7 @@ class Windows:
             size = sizes_before[axis]
             stated_outputs = sizes_after[axis]
             padding_before, padding_after = self.padding[axis]
-            window = Window(
+            window = AxisPooling(
                 self.kernel[axis],
                 self.stride[axis],
                 self.dilation[axis],
@@ -76,21 +76,21 @@ class Windows:
             windows.append(window)
         return windows
 
-    def at(self, before: Sizes, *, count_padding: bool = True) -> list[Window] | None:
+    def at(self, before: KnownShape, *, count_padding: bool = True) -> list[AxisPooling] | None:
         """Return the windows along each axis for an input of known sizes; None if it has too few axes."""
         if len(before) < len(self.kernel):
             return None
-        return self.along(Place((before,)), count_padding=count_padding)
+        return self.per_axis(Place((before,)), count_padding=count_padding)
 
 
 RowsOfAxes: TypeAlias = Sequence[Sequence[Row] | None]
 """For each of the last axes of a value: pixels and weights of each output; None if the axis stays as it is."""
 
 
-def weighted_sums_along(before: Sizes, rows_of_axes: RowsOfAxes) -> LinearMap | None:
+def weighted_sums_along(before: KnownShape, rows_of_axes: RowsOfAxes) -> LinearMap | None:
     """Return the map of weighted sums along the last axes; None if it does not fit the input's sizes.
 
-    All weights have to have the same sign.
+    All weights have to have the same sign, since |A| x is computed as |A x| for x >= 0.
     """
     if len(before) < len(rows_of_axes):
         return None
@@ -113,7 +113,7 @@ def weighted_sums_along(before: Sizes, rows_of_axes: RowsOfAxes) -> LinearMap | 
         roundings=_roundings_of_sums(rows_of_axes),
         shape=shape,
         adjoint=lambda y: [apply_adjoint(y)],
-        backward=_roundings_of_sums(columns_of_axes),
+        adjoint_roundings=_roundings_of_sums(columns_of_axes),
     )
 
 
@@ -131,9 +131,10 @@ def _sums_over_axes(
     first_axis: int,
     largest_size: int,
 ) -> Callable[[FloatArray], FloatArray]:
-    """Return the function that takes the weighted sums of copies (copies, *shape), one axis after the other.
+    """Return the function that takes the weighted sums of a batch (batch, *shape), one axis after the other.
 
-    ``largest_size``: upper limit of the entries of one copy before, between and after.
+    ``largest_size``: upper limit of the entries of one value of the batch, before the first axis, between two axes and
+    after the last.
     """
     entries = largest_size * max(_widths(rows_of_axes), default=1)
 
@@ -146,19 +147,19 @@ def _sums_over_axes(
     return lambda x: apply_in_parts(sum_over_axes, x, entries)
 
 
-class Along(Operator):
-    """The largest entry of each window along one axis; ``smallest``: the smallest one."""
+class WindowMaximum(Operator):
+    """The largest entry of each window along one axis; ``takes_minimum``: the smallest one."""
 
     rule = "max_pool"
-    rises = True
+    is_monotone_and_exact = True
     axis: int
     windows: NDArray[np.intp]
     """Entries of each window, shape (windows, entries); an entry may be repeated."""
-    smallest: bool = False
+    takes_minimum: bool = False
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
-        join = np.min if self.smallest else np.max
+        join = np.min if self.takes_minimum else np.max
         return np.asarray(join(np.take(x, self.windows, axis=self.axis), axis=self.axis + 1))
 
     def lipschitz(self, place: Place) -> float:
@@ -167,10 +168,10 @@ class Along(Operator):
         _, counts = np.unique(entries_of_windows, return_counts=True)
         return host.root_up(int(counts.max(initial=1)))
 
-    def written_out(self, before: Sequence[Sizes]) -> Program:
-        # For each place in a window the entries there of all windows; then their maximum, window by window.
+    def written_out(self, before: Sequence[KnownShape]) -> Program:
+        # Gather the first entries of all windows, the second ones, and so on. Their maximum is that of each window.
         program: Program = [(Gather(self.axis, entries), (0,)) for entries in self.windows.T]
-        extreme = Minimum() if self.smallest else Maximum()
+        extreme = Minimum() if self.takes_minimum else Maximum()
         return [*program, (extreme, tuple(range(1, len(program) + 1)))]
 
 
@@ -183,7 +184,7 @@ class MaxPool(Operator):
 
     rule = "max_pool"
     keeps_channels = True
-    rises = True
+    is_monotone_and_exact = True
     windows: Windows
 
     def alike(self, place: Place) -> frozenset[int]:
@@ -191,7 +192,7 @@ class MaxPool(Operator):
 
     def lipschitz(self, place: Place) -> float:
         """Return the root of the largest number of windows that contain one pixel."""
-        return host.root_up(math.prod(map(axes.overlap, self.windows.along(place))))
+        return host.root_up(math.prod(map(axes.overlap, self.windows.per_axis(place))))
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
@@ -202,7 +203,7 @@ class MaxPool(Operator):
             x = step.run(x)
         return x
 
-    def written_out(self, before: Sequence[Sizes]) -> Program | None:
+    def written_out(self, before: Sequence[KnownShape]) -> Program | None:
         """Return the maxima along one axis after the other; None if windows are unknown, or one contains no pixel."""
         (shape,) = before
         pixels_of_axes = [window.pixels() for window in self.windows.at(shape) or ()]
@@ -213,7 +214,7 @@ class MaxPool(Operator):
         for axis, pixels in enumerate(pixels_of_axes, first_axis):
             if not all(pixels):
                 return None
-            program.append((Along(axis, axes.table(pixels)), (len(program),)))
+            program.append((WindowMaximum(axis, axes.table(pixels)), (len(program),)))
         return program
 
 
@@ -234,14 +235,14 @@ class AveragePool(Linear):
         return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
 
     def lipschitz(self, place: Place) -> float:
-        windows = self.windows.along(place, count_padding=self.count_padding)
+        windows = self.windows.per_axis(place, count_padding=self.count_padding)
         norms = [axes.average_norm_up(window) for window in windows]
         proven_norms = [norm for norm in norms if norm is not None]
         if len(proven_norms) < len(norms):
             raise NoBoundError("its windows at the border depend on the input's size: give the input shape")
         return host.mul_up(*proven_norms)
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
+    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         windows = self.windows.at(before, count_padding=self.count_padding)
         if windows is None:
             return None

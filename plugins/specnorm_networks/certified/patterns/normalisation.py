@@ -45,7 +45,7 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
         if centred is None:
             return None
         value, mean = centred
-        if value is not structure.origin(divisor.source) or not _is_mean(mean, divisor, structure):
+        if value.name != structure.origin(divisor.source).name or not _is_mean(mean, divisor, structure):
             return None
         source = dividend
         form: Form = "mean square"
@@ -115,6 +115,7 @@ def _length_or_root(node: Node, structure: Structure) -> Divisor | None:
 
 def _length(node: Node, structure: Structure) -> Divisor | None:
     """Return a node as a divisor if it computes max(|x|, eps), |x| + eps or |x|."""
+    # Unless eps is read below, the divisor is |x| = max(|x|, 0).
     eps = 0.0
     norm = node
     form: Form = "largest"
@@ -123,7 +124,7 @@ def _length(node: Node, structure: Structure) -> Divisor | None:
         eps, summand = sum_with_number
         norm = structure.origin(summand)
         form = "sum"
-    elif isinstance(node.operator, ops.HardTanh) and node.operator.high == math.inf:
+    elif isinstance(node.operator, ops.HardTanh) and node.operator.high == math.inf:  # max(|x|, eps), as a clamp
         eps = node.operator.low
         norm = structure.input_of(node)
     if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or not 0 <= eps < math.inf:

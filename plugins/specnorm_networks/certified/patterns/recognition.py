@@ -31,8 +31,8 @@ def recognise_patterns(graph: Graph) -> Graph:
     nodes = list(structure.nodes.values())
     has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
     note = NOTE_ON_JUMPS if has_jumps and NOTE_ON_JUMPS not in graph.note else ""
-    recognised = graph._same(nodes, note=note)
-    return recognised._same(join_functions(recognised))
+    recognised = graph._with_nodes(nodes, note=note)
+    return recognised._with_nodes(join_functions(recognised))
 
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
@@ -70,4 +70,4 @@ def without_sorting(graph: Graph) -> Graph:
                 nodes += [*lengths, replacement]
                 continue
         nodes.append(replacement if isinstance(replacement.operator, Pointwise) else node)
-    return graph._same(nodes).pruned()
+    return graph._with_nodes(nodes).pruned()

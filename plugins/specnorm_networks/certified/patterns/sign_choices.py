@@ -21,7 +21,7 @@ from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns.structure import (
     DEEPEST,
     Factor,
-    Piece,
+    PartOfValue,
     Structure,
     are_halves,
     first_common,
@@ -29,8 +29,8 @@ from specnorm_networks.certified.patterns.structure import (
     product_of,
 )
 
-Combination: TypeAlias = Mapping[Piece, FloatArray]
-"""A sum of multiples of pieces: the factor of each."""
+Combination: TypeAlias = Mapping[PartOfValue, FloatArray]
+"""A sum of multiples of parts: the factor of each."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ def _leaky_relu(node: Node, choice: Choice, structure: Structure) -> Node | None
         return None
     # The factors of the compared value, and of both choices, as multiples of the common value.
     factors = [chain[name] for chain in chains]
-    sign, slope_below, slope_above = (product_of(several) for several in factors)
-    if not np.all(np.isfinite(slope_below) & np.isfinite(slope_above) & (sign != 0)):
+    factor_of_compared, slope_below, slope_above = (product_of(several) for several in factors)
+    if not np.all(np.isfinite(slope_below) & np.isfinite(slope_above) & (factor_of_compared != 0)):
         return None
     # If the compared value is a negative multiple, it is above 0 where the common value is below 0.
-    low = np.where(sign < 0, slope_above, slope_below)
-    high = np.where(sign < 0, slope_below, slope_above)
+    low = np.where(factor_of_compared < 0, slope_above, slope_below)
+    high = np.where(factor_of_compared < 0, slope_below, slope_above)
     roundings = max(_roundings_of_product(several) for several in factors)
     return replace(node, operator=ops.LeakyReLU(low, high, roundings), inputs=(name,))
 
@@ -144,15 +144,15 @@ def _reflection(node: Node, concat: ops.Concat, structure: Structure) -> Node | 
         if combination is None:
             return None
         combinations.append(combination)
-    pieces = sorted(set().union(*combinations), key=lambda piece: piece.start)
-    if len(pieces) != 2 or not are_halves(*pieces) or pieces[0].axis != concat.axis:
+    parts = sorted(set().union(*combinations), key=lambda part: part.start)
+    if len(parts) != 2 or not are_halves(*parts) or parts[0].axis != concat.axis:
         return None
-    half = pieces[0].stop
-    source = structure[pieces[0].source]
+    half = parts[0].stop
+    source = structure[parts[0].source]
     axes_from_axis = len(source.shape or ()) - concat.axis
     rows = []
     for combination in combinations:
-        row = _by_channel(combination, pieces, axes_from_axis, half)
+        row = _by_channel(combination, parts, axes_from_axis, half)
         if row is None:
             return None
         rows.append(row)
@@ -164,15 +164,15 @@ def _reflection(node: Node, concat: ops.Concat, structure: Structure) -> Node | 
 
 
 def _combination(name: str, structure: Structure, depth: int = 0) -> Combination | None:
-    """Return a value as a sum of multiples of pieces, up to added constants.
+    """Return a value as a sum of multiples of parts, up to added constants.
 
     None if a factor is not exact, or if the sum has more levels than `DEEPEST`.
     """
     if depth > DEEPEST:
         return None
-    piece = structure.piece(name)
-    itself = {piece: np.ones(())}
-    if piece.size:
+    part = structure.part_of_value(name)
+    itself = {part: np.ones(())}
+    if not part.is_whole:
         return itself
     node = structure.origin(name)
     factor = structure.factor(node)
@@ -180,39 +180,39 @@ def _combination(name: str, structure: Structure, depth: int = 0) -> Combination
         inner = _combination(node.inputs[0], structure, depth + 1)
         if inner is None or factor.roundings:
             return None
-        return {part: values * factor.values for part, values in inner.items()}
-    if isinstance(node.operator, ops.Add) and node.operator.over == 1:
+        return {each: values * factor.values for each, values in inner.items()}
+    if isinstance(node.operator, ops.Add) and node.operator.divisor == 1:
         return _sum_of_combinations(node, node.operator, structure, depth)
     return itself
 
 
 def _sum_of_combinations(node: Node, add: ops.Add, structure: Structure, depth: int) -> Combination | None:
-    combination: dict[Piece, FloatArray] = {}
+    combination: dict[PartOfValue, FloatArray] = {}
     for name, weight in zip(node.inputs, add.weights, strict=True):
         summand = _combination(name, structure, depth + 1)
         if summand is None or node.shape is None or structure[name].shape != node.shape:
             return None
         if combination.keys() & summand.keys():
-            return None  # what cancels would lose digits
-        for piece, values in summand.items():
-            combination[piece] = values * weight
+            return None  # the difference of two multiples of one part may lose digits
+        for part, values in summand.items():
+            combination[part] = values * weight
     return combination
 
 
 def _by_channel(
     combination: Combination,
-    pieces: Sequence[Piece],
+    parts: Sequence[PartOfValue],
     axes_from_axis: int,
     half: int,
 ) -> FloatArray | None:
-    """Return the factors of two pieces as one number for each entry along their axis, shape (2, half).
+    """Return the factors of two parts as one number for each entry along their axis, shape (2, half).
 
     None if factors vary along another axis. ``axes_from_axis``: number of the value's axes from that axis to the last.
-    ``half``: number of entries of a piece along the axis.
+    ``half``: number of entries of a part along the axis.
     """
     rows = np.zeros((2, half))
-    for number, piece in enumerate(pieces):
-        values = combination.get(piece, np.zeros(()))
+    for number, part in enumerate(parts):
+        values = combination.get(part, np.zeros(()))
         along_axis = values.shape[-axes_from_axis] if values.ndim >= axes_from_axis else 1
         if values.size != along_axis or along_axis not in (1, half):
             return None

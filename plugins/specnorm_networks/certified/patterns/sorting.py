@@ -55,11 +55,11 @@ def _maximum_and_minimum_of_halves(
         return None
     if len(first.inputs) != 2 or len(second.inputs) != 2:
         return None
-    pieces = sorted((structure.piece(name) for name in first.inputs), key=lambda piece: piece.start)
-    same_pieces = sorted((structure.piece(name) for name in second.inputs), key=lambda piece: piece.start)
-    if pieces != same_pieces or not are_halves(*pieces):
+    parts = sorted((structure.part_of_value(name) for name in first.inputs), key=lambda part: part.start)
+    same_pieces = sorted((structure.part_of_value(name) for name in second.inputs), key=lambda part: part.start)
+    if parts != same_pieces or not are_halves(*parts):
         return None
-    half = pieces[0]
+    half = parts[0]
     descending = isinstance(first.operator, ops.Maximum)
     operator = ops.GroupSort(half.axis, 2, "strided", descending)
     return _put_where_joined(joined, operator, half.source, structure, fresh)

@@ -12,29 +12,34 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.operators.linear import SCALE_ROUNDINGS
+from specnorm_networks.certified.operators.linear import FACTOR_ROUNDINGS
 
 DEEPEST = 8
 """Largest number of nodes between a value and a multiple of it."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Consecutive entries along one axis of a value, or the whole value."""
+class PartOfValue:
+    """Some consecutive positions along one axis of a value, or the whole value."""
 
     source: str
     """Name of the value."""
     axis: int = 0
     start: int = 0
-    """Number of the first entry of the piece along the axis."""
+    """Number of the first entry of the part along the axis."""
     stop: int = 0
     """One more than the number of the last entry."""
     size: int = 0
-    """Number of the value's entries along the axis; 0: the piece is the whole value, and the other numbers are 0."""
+    """Size of the value along the axis; 0: the part is the whole value, and the other numbers are 0."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the part is the whole value."""
+        return self.size == 0
 
 
-def are_halves(first: Piece, second: Piece) -> bool:
-    """Whether two pieces are the first and the second half of one value along one axis."""
+def are_halves(first: PartOfValue, second: PartOfValue) -> bool:
+    """Whether two parts are the first and the second half of one value along one axis."""
     half, odd = divmod(first.size, 2)
     if odd or half == 0:
         return False
@@ -85,16 +90,16 @@ class Structure:
         """Return the origin of a node's first input."""
         return self.origin(node.inputs[0])
 
-    def piece(self, name: str) -> Piece:
-        """Return a value as a piece of an earlier value; if it is no such piece, as the whole of its own origin."""
+    def part_of_value(self, name: str) -> PartOfValue:
+        """Return a value as a part of an earlier value; if it is no such part, as the whole of its own origin."""
         node = self.origin(name)
-        whole = Piece(node.name)
+        whole = PartOfValue(node.name)
         if not isinstance(node.operator, ops.Slice):
             return whole
         source = self.input_of(node)
         if source.shape is None:
             return whole
-        pieces = []
+        parts = []
         for axis, start, stop, step in node.operator.parts:
             size = source.shape[axis]
             first, last, stride = slice(start, stop, step).indices(size)
@@ -102,8 +107,8 @@ class Structure:
                 continue  # all of this axis
             if stride != 1 or first >= last:
                 return whole
-            pieces.append(Piece(source.name, axis, first, last, size))
-        return pieces[0] if len(pieces) == 1 else whole
+            parts.append(PartOfValue(source.name, axis, first, last, size))
+        return parts[0] if len(parts) == 1 else whole
 
     def factor(self, node: Node) -> Factor | None:
         """Return the factor by which a node multiplies its input; None if it does something else."""
@@ -117,7 +122,7 @@ class Structure:
             return None
         if not np.all(np.isfinite(operator.values) & (operator.values != 0)):
             return None
-        return Factor(operator.values, 0 if operator.exact else SCALE_ROUNDINGS)
+        return Factor(operator.values, 0 if operator.exact else FACTOR_ROUNDINGS)
 
     def multiples(self, name: str) -> dict[str, tuple[Factor, ...]]:
         """Return all values of which a value is a multiple, by name, with the factors; the value itself is first."""
@@ -156,9 +161,9 @@ def product_of(factors: Iterable[Factor]) -> FloatArray:
 
 def is_difference(operator: ops.Operator) -> bool:
     """Whether an operator is the first input less the second."""
-    return isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0) and operator.over == 1
+    return isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0) and operator.divisor == 1
 
 
 def is_sum_of_two(operator: ops.Operator) -> bool:
     """Whether an operator is the sum of two inputs."""
-    return isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.over == 1
+    return isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.divisor == 1

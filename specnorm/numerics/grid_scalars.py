@@ -1,0 +1,91 @@
+"""Symbols of one entry, as those of depthwise layers: the groups and frequencies where their modulus is largest.
+
+There are no vectors to iterate. The values of all groups at all points of a grid are one product of the kernel with a
+table, and only the groups that are high there are refined.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from specnorm import arrays
+from specnorm.numerics import grid_vectors
+from specnorm.numerics.grid_vectors import Grid, PlaneWaves, Points, Triples
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array
+    from specnorm.types import ArrayOps
+
+_GROUPS = 16
+"""Groups of a layer that are refined: those with the largest values on the grid."""
+_POINTS = 4
+"""Points of each of these groups that are refined."""
+_POINTS_A_TAP = 2
+"""Least number of points of the grid for each tap of an axis. With one, the highest group of 1,024 with 31x31 taps was
+not among those that are refined."""
+
+
+def grid_of(kernel_shape: tuple[int, ...], points: int | None) -> Grid:
+    """Return the grid with so many points an axis; None: as many as a training loop needs."""
+    usual = grid_vectors.default_points(kernel_shape, 1)
+    return grid_vectors.grid_of(kernel_shape, points or max(usual, _POINTS_A_TAP * max(kernel_shape, default=1)))
+
+
+def highest(
+    blocks: Array, groups: int, grid: Grid, rounds: int, last_rounds: int = 0, *, ops: ArrayOps
+) -> tuple[Array, Array, Triples]:
+    """Find the largest modulus of the symbols of each layer.
+
+    Parameters
+    ----------
+    blocks : array, shape (layers * groups, 1, 1, *kernel_shape)
+    rounds, last_rounds : int
+        As of `grid_vectors.refine`.
+
+    Returns
+    -------
+    group : integer array, shape (layers,)
+        The group where it is.
+    block : array, shape (layers, 1, 1, *kernel_shape)
+        The block of that group.
+    triple : Triples
+        Its arrays have leading axis layers.
+    """
+    xp = ops.xp
+    waves = PlaneWaves(blocks, grid, ops=ops)
+    # The phases are the same for all blocks.
+    images = arrays.real_times(waves.rows[:, 0, :], waves.grid_phases[0, ...], ops=ops)
+    squares = xp.real(images) ** 2 + xp.imag(images) ** 2
+    of_groups = xp.reshape(xp.max(squares, axis=1), (-1, groups))
+    chosen = xp.argsort(of_groups, axis=1, descending=True)[:, : min(_GROUPS, groups)]
+    chosen_blocks = _of_groups(blocks, chosen, groups, ops=ops)
+    chosen_squares = _of_groups(squares, chosen, groups, ops=ops)
+    order = xp.argsort(chosen_squares, axis=1, descending=True)[:, : min(_POINTS, len(grid))]
+    points = _points_at(order, _of_groups(images, chosen, groups, ops=ops), chosen_blocks, grid, ops=ops)
+    triples = grid_vectors.refine(PlaneWaves(chosen_blocks, grid, ops=ops), points, rounds, last_rounds=last_rounds)
+    by_layer = [xp.reshape(x, (*chosen.shape, *x.shape[1:])) for x in (chosen_blocks, *triples)]
+    best = xp.argmax(by_layer[1], axis=1)
+    block, *triple = (arrays.pick(x, best, xp=xp) for x in by_layer)
+    return arrays.pick(chosen, best, xp=xp), block, Triples(*triple)
+
+
+def _points_at(order: Array, images: Array, blocks: Array, grid: Grid, *, ops: ArrayOps) -> Points:
+    """The points (b, g) of the grid, with the images (b, f) of the vector 1 there."""
+    xp = ops.xp
+    waves = PlaneWaves(blocks, grid, ops=ops)
+    at = order[:, None, :]
+
+    def taken(x: Array) -> Array:
+        return xp.take_along_axis(x, xp.broadcast_to(at, (*x.shape[:2], at.shape[2])), axis=2)
+
+    of_points = taken(images[:, None, :])[:, :, None, :]
+    return Points(xp.ones_like(of_points), of_points, taken(waves.angles), taken(waves.grid_phases))
+
+
+def _of_groups(x: Array, chosen: Array, groups: int, *, ops: ArrayOps) -> Array:
+    """Entries of the chosen groups (layers, c): from x (layers * groups, ...) to (layers * c, ...)."""
+    xp = ops.xp
+    by_layer = xp.reshape(x, (-1, groups, *x.shape[1:]))
+    index = xp.reshape(chosen, (*chosen.shape, *(1,) * (x.ndim - 1)))
+    taken = xp.take_along_axis(by_layer, xp.broadcast_to(index, (*chosen.shape, *x.shape[1:])), axis=1)
+    return xp.reshape(taken, (-1, *x.shape[1:]))
