@@ -65,7 +65,7 @@ class CompletionFrom(Completion):
         (h,) = state
         scaled, exponent = arrays.scale(blocks, xp=xp)
         exponent_of_entries = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
-        result = self.searched(scaled, arrays.unscale(h, -exponent_of_entries, xp=xp), ops=ops)
+        result = self.search_from(arrays.unscale(h, -exponent_of_entries, xp=xp), scaled, ops=ops)
         helps = xp.reshape(result.helps, exponent_of_entries.shape)
         new_h = xp.where(helps, result.kernel, xp.zeros_like(result.kernel))
         evaluation = self.evaluation(result.bound, result.products, result.gradient, exponent, ops=ops)

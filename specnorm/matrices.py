@@ -8,7 +8,7 @@ from specnorm.backends import backend_for
 from specnorm.errors import MethodError
 from specnorm.layers import unwrapped
 from specnorm.methods import Method
-from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
+from specnorm.methods.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 from specnorm.runtime.program import program_for
 from specnorm.types import ArrayT
 
@@ -45,7 +45,7 @@ def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
     -------
     array, shape (...,)
     """
-    return _stack(a, PowerIteration(n_iter=n_iter, seed=seed))
+    return _stack(a, MatrixPowerIteration(n_iter=n_iter, seed=seed))
 
 
 def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
@@ -62,7 +62,7 @@ def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
     -------
     array, shape (...,)
     """
-    return _stack(a, GramIteration(n_iter=n_iter))
+    return _stack(a, MatrixGramIteration(n_iter=n_iter))
 
 
 def _stack(a: ArrayT, method: Method) -> ArrayT:

@@ -25,14 +25,15 @@ from specnorm.methods import Enclose
 from specnorm.methods.base import as_number, check_budget
 from specnorm.methods.gram import ChannelNorms, rescaled
 from specnorm.numerics import gradients
-from specnorm.numerics.costs import svd_work
+from specnorm.numerics.costs import eigh_cost
 from specnorm.problem import polyphase
-from specnorm.problem.frequencies import half_grid, mirror_index
+from specnorm.problem.frequencies import distinct_grid
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.types import ArrayOps, ArrayT
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
+    from specnorm.result import Result
 
 _CLOSE = 1e-5
 """Relative width of the interval that a kernel is scaled by, if few cells are enough."""
@@ -40,6 +41,18 @@ _CHEAP = 1000
 """Cells of that search."""
 _WIDE = 1e-3
 """The width otherwise."""
+_COARSE = 0.1
+"""Width of the first interval of a kernel to clip. Its lower end is within 2 % of the norm."""
+_CLIPPED = 1e-4
+"""Width of the interval of a clipped kernel, whose spectrum is flat: a closer one can take many more cells."""
+_EXCESS = 5e-3
+"""Rounds of clipping end if no singular value on the grid is above the bound by more than this, relatively. Between the
+frequencies of the grid, the norm is several percent above it."""
+_UNRELAXED = 2
+"""Rounds with plain steps: longer ones would move the kernel further than needed."""
+_RELAXATION = 1.6
+"""Factor of the steps in later rounds. With any factor below 2 the rounds converge, since they are steps of gradient
+descent on half the squared distance to the clipped symbols, whose gradient has Lipschitz constant 1."""
 _LAST = 0.5
 """Part of the time that rounds of clipping leave to the proof."""
 _ROUNDED = 1e-4
@@ -101,18 +114,30 @@ def rescale(
     """
     bound, backend = check_bound(bound), backend_for(kernel)
     check_budget(budget)
-    return _rescaled(kernel, bound, Clock.of(budget), backend, geometry)
+    clock = Clock.of(budget)
+    result, upper = _enclosed_closely(kernel, clock, backend, geometry)
+    return _rescaled(kernel, result.value, upper, bound, clock, backend, geometry)
 
 
 def _rescaled(
     kernel: ArrayT,
+    measured: Any,
+    upper: Upper,
     bound: float,
     clock: Clock,
     backend: Backend,
     geometry: Geometry,
 ) -> ArrayT:
+    """The multiple of a kernel that `rescale` returns.
+
+    Parameters
+    ----------
+    measured : array
+        Upper bound of the kernel's norm, from which gradients flow.
+    upper : Upper
+        The same bound, as a claim.
+    """
     given: Any = backend.detach(kernel)
-    measured, upper = _enclosed(kernel, clock, backend, geometry)
     if upper <= bound:
         return kernel
     host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)
@@ -124,7 +149,7 @@ def _rescaled(
         claim = norm_of_multiple(upper, host, factor, np.asarray(backend.to_numpy(shrunk), dtype=np.float64))
         # In half precision the bound of the rounding is far above what it does: measured again, it loses less.
         if claim > bound * (1 + _ROUNDED) and not clock.expired:
-            claim = _enclosed(shrunk, clock, backend, geometry)[1]
+            _, claim = _enclosed_closely(shrunk, clock, backend, geometry)
         if claim <= bound:
             with arithmetic.exact(given, backend=backend):
                 # The quotient is exactly 1: it carries the gradient of the factor, and no value.
@@ -157,7 +182,8 @@ def clip(
     bound : float, default 1
         Positive.
     n_iter : int, default 20
-        Rounds of clipping and cropping.
+        Largest number of rounds of clipping and cropping. They end if no singular value on the grid is above the bound
+        by more than 0.5 %.
     budget : float or None, default 60
         Seconds; what has not begun by then is not tried, and the kernel is shrunk by a wider bound. None: no limit.
     **geometry
@@ -198,42 +224,75 @@ def _clipped(
     clock: Clock,
     geometry: Geometry,
 ) -> Any:
-    scaled: Any = _rescaled(given, bound, clock.before(0.75 * clock.left), backend, geometry)
+    first_clock = clock.before(0.75 * clock.left)
+    first, upper = _enclosed(given, _enclose(first_clock, rtol=_COARSE), backend, geometry)
+    if upper <= bound:
+        return given
     xp = backend.namespace(given)
-    if bool(xp.all(given == scaled)):
+    nearest, rounds = _with_clipped_symbol(given, backend, bound, n_iter, clock, geometry)
+    if rounds:
+        found, upper = _enclosed(nearest, _enclose(clock, rtol=_CLIPPED), backend, geometry)
+        shrunk: Any = _rescaled(nearest, found.value, upper, bound, clock, backend, geometry)
+        with arithmetic.exact(given, backend=backend):
+            distance = _relative_distance(shrunk, given, backend)
+        # A multiple of norm at most `bound` is at least at the distance 1 - bound / norm, but for its rounding.
+        eps, _ = arrays.precision(given.dtype, xp=xp)
+        if (1 - distance - eps) * float(first.stats["lower"]) > bound:
+            return shrunk
+    found, upper = _enclosed_closely(given, clock, backend, geometry)
+    scaled: Any = _rescaled(given, found.value, upper, bound, clock, backend, geometry)
+    if not rounds:
         return scaled
+    with arithmetic.exact(given, backend=backend):
+        return shrunk if distance < _relative_distance(scaled, given, backend) else scaled
+
+
+def _relative_distance(x: Array, kernel: Array, backend: Backend) -> float:
+    """Frobenius norm of the difference of two kernels, over that of the second."""
+    xp = backend.namespace(kernel)
+    wide_dtype = getattr(xp, backend.wide_dtype(kernel))
+    wide = xp.astype(kernel, wide_dtype)
+    # In units of the largest entry: squares of the entries themselves may overflow.
+    largest = xp.max(xp.abs(wide))
+    difference = xp.reshape((xp.astype(x, wide_dtype) - wide) / largest, (-1,))
+    return float(xp.linalg.vector_norm(difference) / xp.linalg.vector_norm(xp.reshape(wide / largest, (-1,))))
+
+
+def _with_clipped_symbol(
+    given: Any,
+    backend: Backend,
+    bound: float,
+    n_iter: int,
+    clock: Clock,
+    geometry: Geometry,
+) -> tuple[Any, int]:
+    """A kernel whose norm at the frequencies of a grid is hardly above the bound, and the number of rounds."""
+    xp = backend.namespace(given)
     spec = ConvSpec.of(tuple(given.shape), **geometry)
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
     ops = ArrayOps.of(backend, given)
+    in_time = clock.before(_LAST * clock.seconds)
+    rounds = 0
     with arithmetic.exact(given, backend=backend):
         blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.padding_gain_sq)), -exponent, xp=xp)
-        in_time = clock.before(_LAST * clock.seconds)
-        for _ in range(n_iter):
-            if in_time.expired or not in_time.affords(_work_of_clipping(blocks)):
+        while rounds < n_iter and not in_time.expired and in_time.affords(_work_of_clipping(blocks)):
+            excess, norm = _excess_on_grid(blocks, limit, ops=ops)
+            if bool(xp.all(norm <= (1 + _EXCESS) * limit)):
                 break
-            clipped = _clip_once(blocks, limit, ops=ops)
+            clipped = blocks - excess * (1.0 if rounds < _UNRELAXED else _RELAXATION)
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
             blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
+            rounds += 1
         blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
-        rounded = xp.astype(polyphase.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
-    shrunk: Any = _rescaled(rounded, bound, clock, backend, geometry)
-
-    largest = float(xp.max(xp.abs(wide)))
-
-    def distance(x: Array) -> float:
-        """In units of the largest entry: squares of the entries themselves may overflow."""
-        difference = (xp.astype(x, wide.dtype) - wide[0, ...]) / largest
-        return float(xp.linalg.vector_norm(xp.reshape(difference, (-1,))))
-
-    with arithmetic.exact(given, backend=backend):
-        return shrunk if distance(shrunk) < distance(scaled) else scaled
+        return xp.astype(polyphase.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype), rounds
 
 
 def _work_of_clipping(blocks: Array) -> float:
-    """Multiplications of one round: an SVD at half of the frequencies."""
+    """Multiplications of one round: the eigenvalues of a Gram matrix at half of the frequencies."""
     groups, rows, columns, *shape = blocks.shape
-    return groups * len(half_grid(_clipping_sizes(tuple(shape)))) * svd_work(rows, columns)
+    points, _ = distinct_grid(_clipping_sizes(tuple(shape)))
+    return groups * len(points) * eigh_cost(min(rows, columns), is_complex=True)
 
 
 def _clipping_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -241,27 +300,46 @@ def _clipping_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if k == 1 else 2 * k for k in kernel_shape)
 
 
-def _clip_once(blocks: Array, limit: Array, *, ops: ArrayOps) -> Array:
-    """Clip the singular values on a grid of twice the kernel's size and crop to the kernel's size again."""
+def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """The part of the kernel that belongs to singular values above a limit, on a grid of twice the kernel's size.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+    limit : array, shape (b,)
+
+    Returns
+    -------
+    excess : array, shape (b, m, p, *kernel_shape)
+        Inverse transform of G - clip(G), cropped to the kernel's size.
+    norm : array, shape (b,)
+        Largest singular value on the grid.
+    """
     xp = ops.xp
-    shape = blocks.shape[3:]
-    sizes = _clipping_sizes(tuple(shape))
-    frequencies = half_grid(sizes)
-    # How often each half-grid frequency stands for itself and its mirror image.
-    mirror = mirror_index(sizes)
-    counts = [0] * len(frequencies)
-    for index in mirror.tolist():
-        counts[index] += 1
-    total, step = blocks * 0.0, symbols.chunk_length(blocks, ops=ops)
-    for start in range(0, len(frequencies), step):
-        symbol = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops)
-        u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
-        weights = xp.asarray(counts[start : start + step], dtype=blocks.dtype, device=ops.device(blocks))
-        s = xp.minimum(s, limit[:, None, None]) * weights[None, :, None] / math.prod(sizes)
-        g = xp.matmul(u * xp.astype(s, u.dtype)[:, :, None, :], vh)
+    # The singular values above the limit are accurate from the Gram matrix of the shorter side, whose eigenvalues take
+    # half the time of an SVD.
+    tall = arrays.tall(blocks, xp=xp)
+    shape = tuple(blocks.shape[3:])
+    sizes = _clipping_sizes(shape)
+    points, multiplicities = distinct_grid(sizes)
+    excess = tall * 0.0
+    norm_sq = limit * 0.0
+    step = symbols.chunk_length(blocks, ops=ops)
+    for start in range(0, len(points), step):
+        chunk = slice(start, start + step)
+        symbol = symbols.Symbol(tall, points[chunk], ops=ops)
+        g = symbol.matrices()
+        squares, v = xp.linalg.eigh(xp.matmul(arrays.adjoint(g, xp=xp), g))
+        norm_sq = xp.maximum(norm_sq, xp.max(squares, axis=(1, 2)))
+        s = xp.sqrt(xp.maximum(squares, limit[:, None, None] ** 2))
+        parts = ops.from_numpy(multiplicities[chunk] / math.prod(sizes), blocks)
+        weights = (1 - limit[:, None, None] / s) * xp.astype(parts, s.dtype)[None, :, None]
+        weighted = xp.matmul(v * xp.astype(weights, v.dtype)[:, :, None, :], arrays.adjoint(v, xp=xp))
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
-        total = total + gradients.matrices_gradient(g, phase, shape, xp=xp)
-    return total
+        excess = excess + gradients.matrices_gradient(xp.matmul(g, weighted), phase, shape, xp=xp)
+    if blocks.shape[1] < blocks.shape[2]:
+        excess = arrays.swapped(excess, xp=xp)
+    return excess, xp.sqrt(norm_sq)
 
 
 def _times(x: Any, factor: Any, backend: Backend) -> Any:
@@ -271,21 +349,24 @@ def _times(x: Any, factor: Any, backend: Backend) -> Any:
     return xp.astype(wide * factor, x.dtype)
 
 
-def _enclosed(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Any, Upper]:
-    """A proven bound, as a differentiable array and as a claim about the array's numbers.
-
-    One search to 1e-5, of few cells; to 1e-3 where these bring less (a clipped spectrum is flat).
-    """
-    result, claims = proven(x, _enclose(clock, rtol=_CLOSE, max_cells=_CHEAP), **geometry)
-    is_close = result.stats["converged"] or float(result.value) <= (1 + _WIDE) * float(result.stats["lower"])
-    if not is_close and not clock.expired:
-        wide_result, wide_claims = proven(x, _enclose(clock), **geometry)
-        if float(wide_result.value) < float(result.value):
-            result, claims = wide_result, wide_claims
+def _enclosed(x: ArrayT, method: Enclose, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:
+    """An enclosure, whose upper bound is a differentiable array, and the bound as a claim about the array's numbers."""
+    result, claims = proven(x, method, **geometry)
     if not claims:
         _, claims = proven(backend.to_numpy(backend.detach(x)), result.method, **geometry)
     ((_, upper),) = claims
-    return result.value, upper
+    return result, upper
+
+
+def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:
+    """An enclosure to 1e-5, if few cells suffice for it; to 1e-3 where they bring less."""
+    result, upper = _enclosed(x, _enclose(clock, rtol=_CLOSE, max_cells=_CHEAP), backend, geometry)
+    is_close = result.stats["converged"] or float(result.value) <= (1 + _WIDE) * float(result.stats["lower"])
+    if not is_close and not clock.expired:
+        wide_result, wide_upper = _enclosed(x, _enclose(clock), backend, geometry)
+        if float(wide_result.value) < float(result.value):
+            return wide_result, wide_upper
+    return result, upper
 
 
 def _enclose(clock: Clock, rtol: float = _WIDE, max_cells: int = Enclose.max_cells) -> Enclose:

@@ -443,7 +443,11 @@ class ArrayOps:
 
     @property
     def concrete(self) -> bool:
-        """Whether control flow and shapes may depend on values: these are known, and new shapes cost no compilation."""
+        """Whether control flow and shapes may depend on values: these can be read, and new shapes cost no compilation.
+
+        So it is False under a tracer (`traced`), and also for a library that compiles a program for each shape, outside
+        of any tracer.
+        """
         return not (self.traced or self.backend.static_shapes)
 
     @property

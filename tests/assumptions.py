@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from specnorm.certified.bound import EVERYWHERE, Lower, Upper, _lower, _upper
+from specnorm.certified.bound import ALL_FREQUENCIES, Lower, Upper, _lower, _upper
 from specnorm.certified.interval import Interval, _interval
 
 
-def assumed(value: float, what: object = EVERYWHERE, digest: str = "") -> Upper:
+def assumed(value: float, what: object = ALL_FREQUENCIES, digest: str = "") -> Upper:
     """As if it were proven."""
     return _upper(value, what, "assumed", digest=digest)
 
 
-def assumed_lower(value: float, what: object = EVERYWHERE, digest: str = "") -> Lower:
+def assumed_lower(value: float, what: object = ALL_FREQUENCIES, digest: str = "") -> Lower:
     """As if it were proven."""
     return _lower(value, what, "assumed", digest=digest)
 

@@ -17,7 +17,7 @@ from specnorm.methods import METHODS, Enclose, Method, PowerTopK, Smallest, Tens
 from specnorm.methods.determinant import LogDeterminant
 from specnorm.methods.fft import NormAtSize, SingularValues
 from specnorm.methods.isometry import IsometryEnds
-from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
+from specnorm.methods.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 from specnorm.methods.own_values import OwnSingularValues
 from specnorm.problem.spec import ConvSpec
 
@@ -35,6 +35,7 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "enclose": ("enclose", METHODS["enclose"]()),
     "conv_norm": ("fft", METHODS["fft"]()),
     "singular_values": ("", SingularValues()),
+    "singular_values(k=...)": ("", SingularValues(k=3)),
     "power_norm": ("power", METHODS["power"]()),
     "measure(kernel, PowerTopK())": ("", PowerTopK()),
     "reshaped_norm": ("reshaped", METHODS["reshaped"]()),
@@ -44,11 +45,15 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "enclose_isometry": ("", IsometryEnds()),
     "slogdet": ("", LogDeterminant()),
     "matrix_norm": ("", MatrixNorm()),
-    "power_iteration": ("", PowerIteration()),
-    "gram_iteration": ("", GramIteration()),
+    "power_iteration": ("", MatrixPowerIteration()),
+    "gram_iteration": ("", MatrixGramIteration()),
 }
 """Function -> name in `METHODS`, if any, and the method that it runs."""
-AT_SIZE: dict[str, Method] = {"conv_norm": NormAtSize(), "singular_values": OwnSingularValues()}
+AT_SIZE: dict[str, Method] = {
+    "conv_norm": NormAtSize(),
+    "singular_values": OwnSingularValues(),
+    "singular_values(k=...)": PowerTopK(k=3, n_iter=1000, rtol=1e-9),
+}
 """What those run at a size instead, for other padding than circular."""
 
 KIND_OF = {"up": "upper", "down": "lower", "nearest": "estimate"}
@@ -91,7 +96,9 @@ def kind(function: str, geometry: dict[str, Any]) -> str:
     if found is None:
         return "refused"
     both = isinstance(found.method, (Enclose, Smallest, IsometryEnds))  # `value` is one of them
-    word = "lower and upper" if both else found.kind
+    word: str = "lower and upper" if both else found.kind
+    if isinstance(found.method, NormAtSize):  # its value is the lower bound of an enclosure
+        word = "exact, and lower"
     if geometry and unsized is not None and np.array_equal(found.value, unsized.value):
         of = "σ\\*" if found.method.quantity == "norm" else "every size"  # noqa: RUF001 - the symbol of the page
         return f"{word}, of {of}"
@@ -141,14 +148,18 @@ def table() -> str:
 
 
 def figures() -> str:
-    """Further norms in ``Result.stats``, by the direction in which each is rounded."""
-    found = [
-        f'`stats["{name}"]` of `{type(method).__name__}`, {KIND_OF[rounds]}'
-        for _, method in FUNCTIONS.values()
-        for name, rounds in method.stats.items()
-        if rounds
-    ]
-    return f"Proven besides: {'; '.join(found)}."
+    """Further proven bounds in ``Result.stats`` of the methods that a user can name, by their direction."""
+    places: dict[str, list[str]] = {"down": [], "up": []}
+    for _, method in FUNCTIONS.values():
+        if type(method).__name__ in specnorm.methods.__all__:
+            for name, rounds in method.stats.items():
+                if rounds in places:
+                    places[rounds].append(f'`stats["{name}"]` of `{type(method).__name__}`')
+    lower, upper = (" and ".join(places[rounds]) for rounds in ("down", "up"))
+    return (
+        f"The results of `measure` have further proven bounds. Lower bounds are {lower}. Upper bounds are {upper}; "
+        "the residuals bound distances from singular values."
+    )
 
 
 def replaced(page: str) -> str:

@@ -57,13 +57,13 @@ def no_loss(factors: Any, **_: Any) -> Any:
     return 0 * np.abs(factors).sum((-2, -1))
 
 
-_limits_sq = cover.limits_sq
+_eigenvalue_limits = cover.eigenvalue_limits
 
 
 def without_supremum(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
     """The lemma of the torus, on a grid, where the best point is no maximum."""
     supremum = None if cells.supremum is None else assumed(math.nextafter(threshold, math.inf))
-    return _limits_sq(polynomial, replace(cells, supremum=supremum), threshold)
+    return _eigenvalue_limits(polynomial, replace(cells, supremum=supremum), threshold)
 
 
 def by_any_supremum(self: cover.Cover, threshold: float) -> bool:
@@ -137,7 +137,7 @@ MUTATIONS = {
     "rotation that is none": Mutation(
         below_the_truth_by_a_poor_basis, ((gram_polynomial, "rotation_loss", without_loss),)
     ),
-    "supremum on grids": Mutation(below_the_circle, ((cover, "limits_sq", without_supremum),)),
+    "supremum on grids": Mutation(below_the_circle, ((cover, "eigenvalue_limits", without_supremum),)),
     "supremum that is no larger": Mutation(below_the_circle, ((cover.Cover, "fathom_by_supremum", by_any_supremum),)),
     "lemma of the grid": Mutation(
         below_the_circle, ((cover, "grid_lemma", lambda threshold, _, radius: cover.cell_lemma(threshold, radius)),)

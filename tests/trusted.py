@@ -26,7 +26,7 @@ PROPOSES = (
     *(f"specnorm_networks.{name}" for name in ("attack", "bounding", "descent", "methods")),
     *(f"specnorm_networks.{name}" for name in ("table",)),
 )  # fmt: skip
-"""Rooms and modules that can but waste time."""
+"""Rooms and modules that can only cost time or closeness."""
 LISTS = {"specnorm", "specnorm.methods"}
 """Packages whose own file lists alternatives: a name taken from one leads to where it is defined."""
 WRITERS = {"specnorm_networks.layer_certificates", "specnorm_networks.certificates", "specnorm_check"}
@@ -51,11 +51,11 @@ GROUPS = {
     "symbols, cells": ("certified.symbol",),
     "a layer at its size": ("certified.layer",),
     "rules of networks": ("plugins.specnorm_networks.certified", "certified.interval"),
-    "networks: statements": ("plugins.specnorm_networks",),
+    "networks: statements of bounds": ("plugins.specnorm_networks",),
     "the problem: layers, arrays": ("problem", "arrays", "types", "errors"),
     "reader of model files": ("plugins.specnorm_audit",),
     "the checker of certificates": ("plugins.specnorm_check",),
-    "plugin": ("plugins",),
+    "plugin of the array library": ("plugins",),
     "front door: the kernel in, the number out": ("",),
 }
 """Row -> its rooms; the last takes what is in none."""
@@ -131,7 +131,7 @@ def lines(module: str) -> int:
 
 
 def counted(claim: str) -> tuple[Counter[str], int]:
-    """Lines of each row, and how many besides can but waste time."""
+    """Lines of each row, and how many besides can only cost time or closeness."""
     entries, without = ENTRIES[claim]
     rows: Counter[str] = Counter()
     idle = 0
@@ -156,7 +156,7 @@ def table() -> str:
             "|---|" + "---:|" * len(ENTRIES),
             *(row(name, numbers) for name in GROUPS if any(numbers := [rows[name] for rows, _ in columns.values()])),
             row("**together**", [sum(rows.values()) for rows, _ in columns.values()]),
-            row("can but waste time", [idle for _, idle in columns.values()]),
+            row("can only cost time or closeness", [idle for _, idle in columns.values()]),
         ]
     )
 

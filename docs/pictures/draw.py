@@ -53,23 +53,24 @@ def ladder() -> str:
     found = specnorm.enclose(kernel)
     lower, upper = float(found.lower), float(found.upper)
     rows = [
-        ("what “spectral normalisation” divides by", float(specnorm.reshaped_norm(kernel)), HEURISTIC),
-        ("proven: not less than", lower, PROVEN),
-        ("proven: not more than", upper, PROVEN),
-        ("a bound for jit and gradients", float(specnorm.grid_bound(kernel)), OTHER),
-        ("the fastest bound", float(specnorm.f4_bound(kernel)), OTHER),
+        ("what “spectral normalisation” divides by", float(specnorm.reshaped_norm(kernel)), HEURISTIC, math.floor),
+        ("proven: not less than", lower, PROVEN, math.floor),
+        ("proven: not more than", upper, PROVEN, math.ceil),
+        ("a bound for jit and gradients", float(specnorm.grid_bound(kernel)), OTHER, math.ceil),
+        ("the fastest bound", float(specnorm.f4_bound(kernel)), OTHER, math.ceil),
     ]
     left, scale, top, step = 16, 38.0, 82, 50
     parts = [
         text(left, 30, "How far can one trained layer", size=18, font_weight="bold"),
         text(left, 52, "stretch its input?", size=18, font_weight="bold"),
     ]
-    for at, (words, value, colour) in enumerate(rows):
+    for at, (words, value, colour, outward) in enumerate(rows):
         y = top + at * step
+        shown = f"{outward(100 * value) / 100:.2f}"
         parts += [
             text(left, y, words),
             rectangle(left, y + 7, value * scale, 18, colour),
-            text(left + value * scale + 6, y + 22, f"{value:.2f}", size=16, colour=colour, font_weight="bold"),
+            text(left + value * scale + 6, y + 22, shown, size=16, colour=colour, font_weight="bold"),
         ]
     norm = left + (lower + upper) / 2 * scale
     parts.append(line(norm, top + 4, norm, top + len(rows) * step - 18, stroke_dasharray="3 3"))

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from specnorm_networks.tools import ModelArrays, Tensor
 
@@ -29,7 +29,7 @@ from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.renderers import render
 from specnorm_audit.report import Report, environment
-from specnorm_audit.rows import COLUMNS, OTHER_END, Row
+from specnorm_audit.rows import COLUMNS, SMALLEST_COLUMNS, Row
 
 if TYPE_CHECKING:
     from specnorm_networks import Graph
@@ -135,36 +135,40 @@ def audit(
     [('conv.weight', '28.7')]
     """
     patterns = _patterns(layers)
-    size: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
-    shapes_by_name = None
-    if isinstance(size, Mapping):
-        shapes_by_name = {name: tuple(shape) for name, shape in size.items()}
-        size = None
-    columns = measuring.checked_names(methods, COLUMNS, OTHER_END if smallest else ())
+    sizes = _InputSizes.of(input_shape)
     settings = measuring.Settings(
-        columns, size, layout, padding_mode, backend, device, overrides(geometry), rtol, budget
-    )  # fmt: skip
+        methods=measuring.checked_names(methods, COLUMNS, SMALLEST_COLUMNS if smallest else ()),
+        input_shape=sizes.of_layers,
+        layout=layout,
+        padding_mode=padding_mode,
+        backend=backend,
+        device=device,
+        geometry=overrides(geometry),
+        rtol=rtol,
+        budget=budget,
+    )
     _check(settings)
     value_range = measuring.checked_range(input_range)
-    for name, value in (("input_range", value_range), ("input_shape by name", shapes_by_name)):
+    for name, value in (("input_range", value_range), ("input_shape by name", sizes.by_name)):
         if value is not None and patterns is not None:
             raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
     measuring.check_executor(executor)
     with ExitStack() as stack:
-        size_of_source = None if size == "file" else size
-        path, model = _opened(stack, source, max_bytes, size_of_source)
+        path, model = _opened(stack, source, max_bytes, sizes.of_caller)
         label = path
         if path is None:
             label = f"the {'mapping' if isinstance(source, Mapping) else type(source).__name__}"
-        if model.network is None and (value_range or shapes_by_name):
+        if model.network is None and (value_range or sizes.by_name):
             argument = "input_range" if value_range else "input_shape by name"
             raise ModelFileError(
                 f"{label} holds weights and no graph, and {argument} is about a network's inputs: give its ONNX file, "
                 f"or leave {argument} out."
             )
-        selection = select(model.arrays, patterns, of_caller=path is None, written_in=model.convention)
+        selection = select(
+            model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention
+        )  # fmt: skip
         selected = selection.layers
-        settings = replace(settings, input_shape=spatial_sizes(size, [layer.tensor for layer in selected]))
+        settings = replace(settings, input_shape=spatial_sizes(sizes.of_layers, [layer.tensor for layer in selected]))
         unmeasured = []
         for layer in selection.unmeasured:
             unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
@@ -184,8 +188,8 @@ def audit(
         if patterns is None and model.network is not None:  # a part of the layers is no network
             from specnorm_audit.network import network_of  # an audit without a graph imports no code for networks
 
-            sizes: Any = shapes_by_name or size_of_source
-            network = network_of(model, rows, sizes, input_range=value_range, progress=progress, seconds=seconds)
+            shapes = sizes.by_name or sizes.of_caller
+            network = network_of(model, rows, shapes, input_range=value_range, progress=progress, seconds=seconds)
         claims = None
         without_claim: list[str] = []
         if certificate:
@@ -203,19 +207,46 @@ def audit(
     is_live_model = path is None and not isinstance(source, Mapping)
     model_of_source = source[0] if isinstance(source, tuple) else source
     return Report(
-        specnorm.__version__,
-        type(model_of_source).__name__ if is_live_model else path,
-        tuple(rows),
-        tuple(selection.skipped),
-        network,
-        environment(used_backends),
-        tuple(unmeasured),
+        version=specnorm.__version__,
+        model=type(model_of_source).__name__ if is_live_model else path,
+        layers=tuple(rows),
+        skipped=tuple(selection.skipped),
+        network=network,
+        environment=environment(used_backends),
+        unmeasured=tuple(unmeasured),
         left_out=len(selection.names) - len(selected),
         certificate=claims,
-        unstated=tuple(without_claim),
+        without_claim=tuple(without_claim),
         inert=model.inert,
         live=is_live_model,
     )
+
+
+class _InputSizes(NamedTuple):
+    """The argument ``input_shape`` of `audit`.
+
+    Parameters
+    ----------
+    of_layers : int, tuple of int, "file" or None
+        Spatial sizes of the convolutions; "file": those that the file states.
+    by_name : mapping or None
+        Whole shapes of the network's inputs by name; layers are measured at every size then.
+    """
+
+    of_layers: Any
+    by_name: dict[str, tuple[int, ...]] | None
+
+    @classmethod
+    def of(cls, input_shape: Any) -> _InputSizes:
+        """Tell sizes of layers from shapes by name."""
+        if isinstance(input_shape, Mapping):
+            return cls(None, {name: tuple(shape) for name, shape in input_shape.items()})
+        return cls(tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape, None)
+
+    @property
+    def of_caller(self) -> Any:
+        """Spatial sizes that the caller gave as numbers; None if there are none."""
+        return None if self.of_layers == "file" else self.of_layers
 
 
 def _patterns(layers: str | Sequence[str] | None) -> list[str] | None:

@@ -56,7 +56,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The answers for the samples of a file at each of ``radii``, which ascend."""
+    """The answers for the samples of a file at each of ``radii``, which ascend.
+
+    ``required_margin`` is the number by which a label's logit has to exceed every other one.
+    """
 
     model: str
     data: str
@@ -64,13 +67,13 @@ class Accuracy:
     samples: tuple[Sample, ...]
     input_range: tuple[float, float] | None = None
     budget: float | None = None
-    margin: float = 0.0
+    required_margin: float = 0.0
 
     def counts(self) -> list[tuple[float, list[int]]]:
         """Return each radius with the numbers of samples that are safe, unsafe and open there."""
         counts = []
-        for number_of_radius, radius in enumerate(self.radii):
-            states = [sample.status[number_of_radius] for sample in self.samples]
+        for radius_index, radius in enumerate(self.radii):
+            states = [sample.status[radius_index] for sample in self.samples]
             counts.append((radius, [states.count(state) for state in _STATES]))
         return counts
 
@@ -230,8 +233,8 @@ def _rows_of_samples(answer: Accuracy) -> list[list[str]]:
     """Return the table of the samples, its head first."""
     columns = [f"at {radius:g}" for radius in answer.radii]
     rows = [["sample", "label", "predicted", "margin", "radius", "attacked", *columns]]
-    for number_of_sample, sample in enumerate(answer.samples):
-        rows.append([str(number_of_sample), *_cells(sample), *sample.status])
+    for sample_index, sample in enumerate(answer.samples):
+        rows.append([str(sample_index), *_cells(sample), *sample.status])
     return rows
 
 
@@ -248,8 +251,8 @@ def _rows_of_radii(answer: Accuracy) -> list[list[str]]:
 def _plain(answer: Accuracy) -> list[dict[str, Any]]:
     """Return a row a sample, in plain data; numbers that are not finite become None."""
     rows = []
-    for number_of_sample, sample in enumerate(answer.samples):
-        row: dict[str, Any] = {"sample": number_of_sample}
+    for sample_index, sample in enumerate(answer.samples):
+        row: dict[str, Any] = {"sample": sample_index}
         for name, x in vars(sample).items():
             row[name] = finite(x) if isinstance(x, float) else x
         rows.append(row)
@@ -271,7 +274,7 @@ def _to_dict(answer: Accuracy) -> dict[str, Any]:
         "data": visible(answer.data),
         "input_range": answer.input_range,
         "budget": finite(answer.budget),
-        "margin": answer.margin,
+        "margin": answer.required_margin,
         "radii": radii,
         "samples": _plain(answer),
     }
@@ -283,8 +286,8 @@ def _verdict(answer: Accuracy) -> list[str]:
     if answer.input_range is not None:
         low, high = answer.input_range
         conditions += f", of inputs between {low:g} and {high:g}"
-    if answer.margin:
-        conditions += f", with a margin of {answer.margin!r}"
+    if answer.required_margin:
+        conditions += f", with a margin of {answer.required_margin!r}"
     lines = []
     for radius, (safe, unsafe, undecided) in answer.counts():
         lines.append(
@@ -294,7 +297,7 @@ def _verdict(answer: Accuracy) -> list[str]:
     return lines
 
 
-def below(answer: Accuracy, share: float | None) -> list[str]:
+def radii_below_share(answer: Accuracy, share: float | None) -> list[str]:
     """Return a line for each radius at which a smaller share of labels is certified; None: no share was asked for."""
     if share is None:
         return []
@@ -351,7 +354,7 @@ def curve(answer: Accuracy) -> Figure:
             share = [float(np.mean(radii > step)) for step in steps]
             axes.step(steps, share, where="post", color=plots.COLOURS[colour], linewidth=1.8, label=label, gid=gid)
 
-        draw_share(attacked, max(answer.radii), gid="attacked", colour="reshaped", label="not attacked")
+        draw_share(attacked, max(answer.radii), gid="attacked", colour="reshaped", label="withstood attacks")
         draw_share(proven, largest, gid="proven", colour="proven", label="proven")
         axes.plot(answer.radii, shares, linestyle="none", marker="o", color=plots.COLOURS["proven"], gid="radii")
         axes.set_xlim(0, largest)

@@ -55,8 +55,10 @@ def claim_of_network(
     seconds: float | None = GRAPH_SECONDS,
 ) -> tuple[Certificate, list[str]]:
     """Return the claim about the network of an ONNX file, and a line if it is missing or weaker than the bound."""
-    if network.claim is None or any(network.input_ranges.values()):
-        return Certificate(()), ["network: a claim is about a bound on all inputs."]
+    if network.claim is None:
+        return Certificate(()), ["network: there is no proven bound that could be claimed."]
+    if any(network.input_ranges.values()):
+        return Certificate(()), ["network: a certificate is about all inputs, the bound about a range of inputs."]
     try:
         certificate: Certificate = model.ask(seconds, _claimed, network, Path(path).read_bytes())
     except SpecnormError as error:
@@ -66,7 +68,10 @@ def claim_of_network(
     if certified <= upper * CLOSE:
         return certificate, []
     proven = number(upper, "upper")
-    line = f"network: its constant {proven}, whose rules the format lacks; {number(certified, 'upper')} is."
+    line = (
+        f"network: certified is {number(certified, 'upper')}, not its constant {proven}: the format of certificates "
+        "has no rules for the closer bound."
+    )
     return certificate, [line]
 
 
@@ -102,7 +107,8 @@ def _checked(model: ModelArrays, claim: Claim, content: bytes) -> Verdict:
     except LookupError:
         arrays = {}  # the checker's verdict names the missing array
     except ModelFileError as error:
-        return Verdict(plain(claim.statement.get("name")), "", f"its array cannot be read: {error}", 0.0)
+        name_of_claim = plain(claim.statement.get("name"))
+        return Verdict(name=name_of_claim, statement="", reason=f"its array cannot be read: {error}", seconds=0.0)
     (verdict,) = check([claim], arrays, content)
     return verdict
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -22,7 +22,7 @@ from specnorm import SpecnormError
 from specnorm.errors import ModelFileError
 from specnorm.proof import Layout, backends, padding_rules, visible
 from specnorm_audit import audit, options, plots
-from specnorm_audit.measuring import BUDGET, STANDARD
+from specnorm_audit.measuring import ARRAY_API, BUDGET
 from specnorm_audit.output import check_outputs, complain, progress, replace_file, write
 from specnorm_audit.processes import Workers, cpus
 from specnorm_audit.readers import MAX_BYTES
@@ -36,7 +36,7 @@ TROUBLE = 2
 INTERRUPTED = 130
 STREAM = "-"
 """Standard input in the place of a model's path, standard output in that of a report's."""
-WORTH = 4 * 2**20
+LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 """Smallest number of bytes of a model's kernels for which other processes are started, which takes half a second."""
 
 EXIT_CODES = """\b
@@ -125,7 +125,7 @@ def backends_command() -> int:
     lines = []
     for row in listing:
         state = row.problem or f"version {row.version}; devices: {', '.join(row.devices) or 'none'}"
-        if row.name == STANDARD and row.problem is None:
+        if row.name == ARRAY_API and row.problem is None:
             state = "serves every other library of the array API standard, which --backend takes by its own name"
         lines.append(visible(f"{row.name:<{width}}  {state}  [{row.distribution}]") + "\n")
     if not listing:
@@ -268,7 +268,7 @@ def audit_command(
     columns = arguments["methods"] or ()
     is_for_programs = report_format in ("json", "csv")
     if all_columns or (is_for_programs and not columns):
-        columns += options.standard(arguments["input_shape"])
+        columns += options.usual_columns(arguments["input_shape"])
     if fail_isometry is not None:
         columns += ("isometry",)
     arguments |= {
@@ -282,23 +282,29 @@ def audit_command(
     reports: list[Report] = []
     uses_device = arguments["backend"] not in (None, "numpy")
     count = jobs or (1 if uses_device else cpus())
-    worth = WORTH if jobs is None else 0
-    with _executor(count, worth) as executor:
+    least_bytes = LEAST_BYTES_FOR_WORKERS if jobs is None else 0
+    with _executor(count, least_bytes) as executor:
         for model in models:
             report = _audited(model, quiet, executor, arguments)
-            gates = gates_of(report, fail_above, fail_above_network, fail_below, fail_isometry)
+            gates = gates_of(
+                report,
+                layers=fail_above,
+                network=fail_above_network,
+                smallest=fail_below,
+                isometries=fail_isometry,
+            )
             reports.append(replace(report, gates=gates))
 
     text = partial(render, reports, report_format, many=len(models) > 1)
     is_read = [report.error is None for report in reports]
     is_written = True
     if output is not None:
-        is_written = _write(output, text, wanted=any(is_read))
+        is_written = _write(output, text, has_content=any(is_read))
     elif any(is_read) or report_format not in ("table", "markdown"):
         is_written = _print(text())  # a table of a model that could not be read would only repeat the message
     if plot is not None:
         picture = partial(plots.draw, reports, plot.suffix[1:].lower())
-        is_written &= _write(plot, picture, wanted=all(is_read))
+        is_written &= _write(plot, picture, has_content=all(is_read))
     if certificate is not None:
         is_written &= _write_claims(reports[0], certificate)
     _say_gates(reports, quiet)
@@ -331,18 +337,23 @@ def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
 
 
 @contextmanager
-def _executor(count: int, worth: int) -> Iterator[Workers | None]:
-    """Start processes that measure models of at least ``worth`` bytes; None, if ``count`` is 1: this process measures.
+def _executor(count: int, least_bytes: int) -> Iterator[Workers | None]:
+    """Start processes that measure models of at least ``least_bytes``; None if ``count`` is 1: this process measures.
 
     Each process has one BLAS thread, and so has this one meanwhile: numbers do not depend on the number of processes.
     """
-    # For a small array this context gives BLAS one thread.
-    with backends.load("numpy").precise(np.empty(0)):
+    with _one_blas_thread():
         if count == 1:
             yield None
             return
-        with Workers(count, worth) as workers:
+        with Workers(count, least_bytes) as workers:
             yield workers
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """Context manager in which BLAS has one thread: that of NumPy's plugin for a small array."""
+    context: AbstractContextManager[object] = backends.load("numpy").precise(np.empty(0))
+    return context
 
 
 @contextmanager
@@ -371,7 +382,7 @@ def _path(model: str, max_bytes: int) -> Iterator[str]:
 
 def _write_claims(report: Report, path: Path) -> bool:
     """Write the certificate of a report, and messages on layers without a claim; return False if that fails."""
-    for line in report.unstated:
+    for line in report.without_claim:
         complain(f"not in {path}: {line}")
     certificate = report.certificate
     if certificate is None or not certificate.claims:
@@ -443,7 +454,7 @@ def accuracy_command(
     if plot is not None:
         picture = partial(plots.to_bytes, accuracy.curve(answer), plot.suffix[1:].lower())
         is_written &= _write(plot, picture)
-    failures = accuracy.below(answer, fail_below)
+    failures = accuracy.radii_below_share(answer, fail_below)
     for line in failures:
         complain(line)
     if failures:
@@ -478,9 +489,9 @@ def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
         raise click.UsageError(visible(f"{error}.")) from error
 
 
-def _write(path: Path, content: Callable[[], str | bytes], wanted: bool = True) -> bool:
-    """Replace a file; return False, with a message, if that fails, or if there is no content (``wanted`` is False)."""
-    if not wanted:
+def _write(path: Path, content: Callable[[], str | bytes], has_content: bool = True) -> bool:
+    """Replace a file; return False, with a message, if that fails or if there is no content."""
+    if not has_content:
         complain(f"{path} is left as it was, since what it is to hold could not be read.")
         return False
     try:

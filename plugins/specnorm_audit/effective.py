@@ -27,7 +27,7 @@ from specnorm.proof import AnyArray, backends
 
 Numbers: TypeAlias = NDArray[np.float64]
 Compute: TypeAlias = Callable[..., Numbers]
-"""Function that computes a weight, in float64, from arrays in the order of `Form.parts`."""
+"""Function that computes a weight, in float64, from arrays in the order of `Recipe.parts`."""
 Stored: TypeAlias = Mapping[str, Tensor]
 """Arrays of real floating numbers by name."""
 
@@ -36,7 +36,8 @@ _BAKE = (
     "Where the model's code is there, make it a plain parameter: specnorm_torch.bake_(model), and save the state dict."
 )
 AS_STORED = "weight=as stored"
-"""Assumption about an array that no other array explains: a factor of the forward pass would not be in the file."""
+"""Assumption about an array that no other array explains: that the layer uses it as it is. A factor in the model's code
+would not be seen."""
 _CLEARLY = 5.0
 """A kernel may be read as a matrix W in two ways. In training u becomes parallel to Wv, so the way is accepted for
 which the distance of u from the direction of Wv is smaller by this factor."""
@@ -45,8 +46,8 @@ _EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a weight is computed from stored arrays, or the reason why they do not determine it.
+class Recipe:
+    """How a weight is computed from stored arrays, or the reason why these do not determine it.
 
     Parameters
     ----------
@@ -56,8 +57,10 @@ class Form:
         Names of the arrays from which the weight is computed. The first one has the weight's shape.
     compute : callable or None
         Function that computes the weight; None: it is not determined.
-    words : str
-        Text of the row under ``assumed``; if the weight is not determined, the reason.
+    assumption : str
+        Text of the row under ``assumed``; empty if the weight is not determined.
+    refusal : str or None
+        Reason why the stored arrays do not determine the weight.
     others : tuple of str
         Names of arrays that belong to the parametrisation and do not enter the weight.
     """
@@ -65,8 +68,14 @@ class Form:
     name: str
     parts: tuple[str, ...]
     compute: Compute | None
-    words: str
+    assumption: str = ""
     others: tuple[str, ...] = ()
+    refusal: str | None = None
+
+    @classmethod
+    def refused(cls, name: str, reason: str) -> Recipe:
+        """Return the recipe of an array from which a layer computes its weight in a way that is not known."""
+        return cls(name, (name,), None, refusal=reason)
 
 
 def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -80,32 +89,32 @@ def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
     stored = {name: t for name, t in by_name.items() if t.kind is None and t.dtype.startswith(_FLOATING)}
     weights: dict[str, Tensor] = {}
     explained: set[str] = set()
-    for form in _forms(stored, set(by_name)):
-        parts = [by_name[name] for name in form.parts]
-        weights[form.parts[0]] = _weight(form, parts)
-        if form.compute is not None:
-            explained.update(form.parts[1:], form.others)
-    return [weights.get(t.name) or _without_form(t, t.name in explained) for t in everything]
+    for recipe in _recipes(stored, set(by_name)):
+        parts = [by_name[name] for name in recipe.parts]
+        weights[recipe.parts[0]] = _weight(recipe, parts)
+        if recipe.compute is not None:
+            explained.update(recipe.parts[1:], recipe.others)
+    return [weights.get(t.name) or _without_recipe(t, t.name in explained) for t in everything]
 
 
-def _weight(form: Form, parts: Sequence[Tensor]) -> Tensor:
+def _weight(recipe: Recipe, parts: Sequence[Tensor]) -> Tensor:
     """Return the first part of a weight as the weight, computed when it is loaded; or refused, with the reason."""
     first = parts[0]
-    if form.compute is None:
-        return replace(first, refusal=first.refusal or form.words)
+    if recipe.compute is None:
+        return replace(first, refusal=first.refusal or recipe.refusal)
     refusals = [part.refusal for part in parts if part.refusal]
     return replace(
         first,
-        name=form.name,
+        name=recipe.name,
         dtype="float64" if first.dtype == "float64" else "float32",
-        load=partial(_computed, form.compute, tuple(part.load for part in parts)),
+        load=partial(_computed, recipe.compute, tuple(part.load for part in parts)),
         refusal=refusals[0] if refusals else None,
-        assumed=(*first.assumed, form.words),
+        assumed=(*first.assumed, recipe.assumption),
     )
 
 
-def _without_form(tensor: Tensor, is_explained: bool) -> Tensor:
-    """Return an array from which no weight is computed: as no layer if a form explains it, else as it is stored.
+def _without_recipe(tensor: Tensor, is_explained: bool) -> Tensor:
+    """Return an array from which no weight is computed: as no layer if a recipe explains it, else as it is stored.
 
     The kind "none" says that it is no kernel. The kind None says that the file does not tell.
     """
@@ -128,23 +137,23 @@ def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyA
     return backends.backend_for(arrays[0]).from_numpy(weight.astype(dtype), arrays[0])
 
 
-def _forms(stored: Stored, names: set[str]) -> Iterator[Form]:
+def _recipes(stored: Stored, names: set[str]) -> Iterator[Recipe]:
     """Yield the form of every weight that names show to be computed from stored arrays."""
     for name in stored:
         for ending, read in _READERS.items():
             if not name.endswith(ending):
                 continue
-            form = read(name, name.removesuffix(ending), stored, names)
-            if form is not None:
-                yield form
+            recipe = read(name, name.removesuffix(ending), stored, names)
+            if recipe is not None:
+                yield recipe
     yield from _of_flax(stored)
 
 
 # -- torch's hooks: NAME_orig beside NAME_u and NAME_v, or a mask; NAME_v beside NAME_g ------------------------------
-def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | None:
     """Read NAME_orig: a hook of torch's, or of others, computes NAME from it."""
     if base in stored and stored[base].shape == stored[name].shape:
-        return Form(base, (base,), _identity, AS_STORED, (name,))  # the layer uses NAME itself
+        return Recipe(base, (base,), _identity, AS_STORED, (name,))  # the layer uses NAME itself
     mask = f"{base}_mask"
     u = f"{base}_u"
     v = f"{base}_v"
@@ -155,10 +164,10 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Form | No
     beside = [other for other in stored if _belongs(other, base, stored) and other not in (name, u, v)]
     if base in names or u not in stored or v not in stored:
         reason = f"the layer computes its weight from it, and the arrays beside it do not say by which factor. {_BAKE}"
-        return Form(name, (name,), None, reason)
+        return Recipe.refused(name, reason)
     if beside:
         reason = f"{_last(beside[0])} beside it is of a normalisation whose factor is not known. {_BAKE}"
-        return Form(name, (name,), None, reason)
+        return Recipe.refused(name, reason)
     return _spectral(name, base, u, v, stored)
 
 
@@ -168,16 +177,16 @@ def _belongs(other: str, base: str, stored: Stored) -> bool:
     return other != word and "_" not in word and len(stored[other].shape) < 2
 
 
-def _of_bar(name: str, _base: str, _stored: Stored, _names: set[str]) -> Form:
+def _of_bar(name: str, _base: str, _stored: Stored, _names: set[str]) -> Recipe:
     """Read weight_bar, which many copies of one old spectral normalisation have."""
     reason = (
         "an old spectral normalisation computes the layer's weight from it anew at each call, and moves its vectors: "
         f"the file does not determine it. {_BAKE}"
     )
-    return Form(name, (name,), None, reason)
+    return Recipe.refused(name, reason)
 
 
-def _of_direction(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+def _of_direction(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | None:
     """Read NAME_v beside NAME_g: torch's old weight normalisation."""
     length = f"{base}_g"
     if length not in names or base in names or f"{base}_orig" in names:
@@ -185,22 +194,20 @@ def _of_direction(name: str, base: str, stored: Stored, names: set[str]) -> Form
     return _weight_norm(name, base, length, stored)
 
 
-def _pruned(name: str, base: str, mask: str, stored: Stored) -> Form:
+def _pruned(name: str, base: str, mask: str, stored: Stored) -> Recipe:
     """Multiply by a mask, as torch's pruning does."""
     if mask not in stored or stored[mask].shape != stored[name].shape or base in stored:
-        return Form(
-            name, (name,), None, f"the layer computes its weight from it and {_last(mask)}, which does not fit."
-        )
-    return Form(base, (name, mask), np.multiply, f"{_last(base)}=W·mask")
+        return Recipe.refused(name, f"the layer computes its weight from it and {_last(mask)}, which does not fit.")
+    return Recipe(base, (name, mask), np.multiply, f"{_last(base)}=W·mask")
 
 
-def _spectral(name: str, weight: str, u: str, v: str, stored: Stored, others: tuple[str, ...] = ()) -> Form:
+def _spectral(name: str, weight: str, u: str, v: str, stored: Stored, others: tuple[str, ...] = ()) -> Recipe:
     """Divide by u·Wv, as torch does in ``eval()``, whether or not that is the norm of the matrix."""
     axes = _axes(stored[name].shape, stored[u].shape, stored[v].shape)
     if not axes:
         reason = f"{_last(u)} and {_last(v)} do not fit its shape: it is another normalisation than torch's. {_BAKE}"
-        return Form(name, (name,), None, reason)
-    return Form(weight, (name, u, v), partial(_divided, axes), f"{_last(weight)}=W/(u·Wv) as in eval()", others)
+        return Recipe.refused(name, reason)
+    return Recipe(weight, (name, u, v), partial(_divided, axes), f"{_last(weight)}=W/(u·Wv) as in eval()", others)
 
 
 def _axes(shape: Sequence[int], u: Sequence[int], v: Sequence[int]) -> tuple[int, ...]:
@@ -235,15 +242,13 @@ def _divided(axes: Sequence[int], weight: Numbers, u: Numbers, v: Numbers) -> Nu
     return np.asarray(weight / sigma)
 
 
-def _weight_norm(name: str, weight: str, length: str, stored: Stored, others: tuple[str, ...] = ()) -> Form:
+def _weight_norm(name: str, weight: str, length: str, stored: Stored, others: tuple[str, ...] = ()) -> Recipe:
     """Compute g·v/‖v‖, with a norm for each entry of g."""
     direction = stored[name]
     shape = stored[length].shape if length in stored else None
     if shape is None or not _is_length(shape, direction.shape):
-        return Form(
-            name, (name,), None, f"the layer computes its weight from it and {_last(length)}, which does not fit."
-        )
-    return Form(weight, (name, length), _scaled, f"{_last(weight)}=g·v/|v|", others)
+        return Recipe.refused(name, f"the layer computes its weight from it and {_last(length)}, which does not fit.")
+    return Recipe(weight, (name, length), _scaled, f"{_last(weight)}=g·v/|v|", others)
 
 
 def _is_length(length: Sequence[int], direction: Sequence[int]) -> bool:
@@ -272,7 +277,7 @@ _NOT_KNOWN = (
 )
 
 
-def _of_original(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+def _of_original(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | None:
     """Read NAME.original: one parametrisation with stored arrays is applied.
 
     Several parametrisations, and those that store nothing, are refused: the file does not name them.
@@ -283,11 +288,11 @@ def _of_original(name: str, base: str, stored: Stored, names: set[str]) -> Form 
     state_names = _state_names(base, names)
     weight = f"{match['owner']}{match['name']}"
     if list(state_names) != [0] or weight in names:
-        return Form(name, (name,), None, _NOT_KNOWN)
+        return Recipe.refused(name, _NOT_KNOWN)
     return _of_state(name, weight, f"{base}.0.", state_names[0], stored)
 
 
-def _of_pair(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+def _of_pair(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | None:
     """Read NAME.original1, the direction of a weight normalisation, and NAME.original0, its length.
 
     Another parametrisation after the normalisation is refused.
@@ -295,10 +300,10 @@ def _of_pair(name: str, base: str, stored: Stored, names: set[str]) -> Form | No
     length = f"{base}.original0"
     match = _PARAMETRISED.fullmatch(base)
     if length not in names:
-        return None if match is None else Form(name, (name,), None, _NOT_KNOWN)
+        return None if match is None else Recipe.refused(name, _NOT_KNOWN)
     weight = f"{base}.weight" if match is None else f"{match['owner']}{match['name']}"
     if _state_names(base, names) or weight in names or f"{base}.original2" in names:
-        return Form(name, (name,), None, _NOT_KNOWN)
+        return Recipe.refused(name, _NOT_KNOWN)
     return _weight_norm(name, weight, length, stored)
 
 
@@ -315,15 +320,17 @@ def _state_names(base: str, names: Iterable[str]) -> dict[int, tuple[str, ...]]:
     return dict(sorted(leaves.items()))
 
 
-def _of_state(name: str, weight: str, prefix: str, state_names: Sequence[str], stored: Stored) -> Form:
+def _of_state(name: str, weight: str, prefix: str, state_names: Sequence[str], stored: Stored) -> Recipe:
     """Return the form of a weight with one parametrisation, torch's or this library's, known by its arrays."""
     if set(state_names) == {"_u", "_v"} and all(f"{prefix}{leaf}" in stored for leaf in state_names):
         return _spectral(name, weight, f"{prefix}_u", f"{prefix}_v", stored)
     buffers = sorted(set(state_names) - {_SETTINGS})
     if _SETTINGS in state_names and all(f"{prefix}{leaf}" in stored for leaf in buffers):
         parts = (name, f"{prefix}{_SETTINGS}", *(f"{prefix}{leaf}" for leaf in buffers))
-        return Form(weight, parts, partial(_constrained, tuple(buffers)), f"{_last(weight)}=W·bound/norm as in eval()")
-    return Form(name, (name,), None, _NOT_KNOWN)
+        return Recipe(
+            weight, parts, partial(_constrained, tuple(buffers)), f"{_last(weight)}=W·bound/norm as in eval()"
+        )
+    return Recipe.refused(name, _NOT_KNOWN)
 
 
 # -- this library's own parametrisation: a state, and what else determines the weight as JSON in bytes -----------------
@@ -379,7 +386,7 @@ def _in_tuples(value: Any) -> Any:
     return tuple(map(_in_tuples, value)) if isinstance(value, list) else value
 
 
-_READERS: Mapping[str, Callable[[str, str, Stored, set[str]], Form | None]] = {
+_READERS: Mapping[str, Callable[[str, str, Stored, set[str]], Recipe | None]] = {
     "_orig": _of_hook, "weight_bar": _of_bar, "_v": _of_direction, ".original": _of_original, ".original1": _of_pair,
 }  # fmt: skip
 
@@ -389,7 +396,7 @@ _SPLIT = re.compile(r"[./]")
 _NNX = re.compile(r"(?P<owner>(?:.*\.)?)(?P<kind>scales|batch_stats)\.\((?P<path>'[^()]*),?\)")
 
 
-def _of_flax(stored: Stored) -> Iterator[Form]:
+def _of_flax(stored: Stored) -> Iterator[Recipe]:
     """Yield the weights of kernels whose wrapper stores a scale, or a vector of a power iteration."""
     by_parts = {tuple(_SPLIT.split(name)): name for name in stored}
     for name in stored:
@@ -400,35 +407,38 @@ def _of_flax(stored: Stored) -> Iterator[Form]:
 
 def _wrapped(name: str, by_parts: Mapping[tuple[str, ...], str]) -> tuple[str | None, str]:
     """Return the name of the kernel to which an array is the state (None: it is no state), and its name's last word."""
+    # NNX: "normed.scales.('kernel',)" is the state of "normed.layer_instance.kernel".
     match = _NNX.fullmatch(name)
     if match is not None:
         path = [word.strip(" '") for word in match["path"].split(",") if word.strip()]
         leaf = "scale" if match["kind"] == "scales" else path.pop()
         kernel_parts = tuple(_SPLIT.split(f"{match['owner']}layer_instance." + ".".join(path)))
         return by_parts.get(kernel_parts), leaf
-    # Linen: SCOPE/WRAPPER/LAYER/kernel/leaf. A short name gets empty words in front.
+    # Linen: "batch_stats/block/SpectralNorm_0/Dense_0/kernel/u" is the state of "params/block/Dense_0/kernel". A short
+    # name gets empty words in front.
     *scope, _wrapper, layer, kernel, leaf = ("", "", "", *_SPLIT.split(name))
     scope_parts = tuple(part for part in scope if part)
     collections: list[tuple[str, ...]] = [()]
     if scope_parts:  # the state may be in another collection than the kernel: batch_stats beside params
         collections += {parts[:1] for parts in by_parts}
     for collection in collections:
+        # The kernel's collection takes the place of the first part of the scope.
         kernel_name = by_parts.get((*collection, *scope_parts[len(collection) :], layer, kernel))
         if kernel_name is not None and leaf in ("scale", "u") and name != kernel_name:
             return kernel_name, leaf
     return None, leaf
 
 
-def _with_state(name: str, state: str, leaf: str, stored: Stored) -> Iterator[Form]:
+def _with_state(name: str, state: str, leaf: str, stored: Stored) -> Iterator[Recipe]:
     """Yield the weight of a kernel with its wrapper's state, if the shapes are those of Flax."""
     shape = stored[name].shape
     shape_of_state = stored[state].shape
     if len(shape) < 2:
         return
     if leaf == "scale" and shape_of_state in ((), shape[-1:]):
-        yield Form(name, (name, state), _scaled_by_flax, f"{_last(name)}=W/|W|·scale")
+        yield Recipe(name, (name, state), _scaled_by_flax, f"{_last(name)}=W/|W|·scale")
     elif leaf == "u" and shape_of_state == (1, shape[-1]):
-        yield Form(name, (name, state), _divided_by_flax, f"{_last(name)}=W/(u·Wv) of n_steps=1")
+        yield Recipe(name, (name, state), _divided_by_flax, f"{_last(name)}=W/(u·Wv) of n_steps=1")
 
 
 def _scaled_by_flax(kernel: Numbers, scale: Numbers) -> Numbers:

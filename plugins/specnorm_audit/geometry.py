@@ -16,7 +16,8 @@ from specnorm.proof import Layout, padding_rules
 from specnorm_audit.tables import some
 
 SIZED = ("same_upper", "same_lower")
-"""Padding that depends on the input size: each stride gives an output; an odd pixel is added after, or before."""
+"""Padding that depends on the input size: the least with ``ceil(n / stride)`` outputs. If its total is odd, one pixel
+more is added after ("same_upper") or before ("same_lower")."""
 
 
 DEFAULTS: Stated = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "padding_mode": "zeros"}
@@ -25,7 +26,7 @@ _KEYS = (*DEFAULTS, "layout", "padding")
 
 @dataclass(frozen=True)
 class Override:
-    """The geometry that a person states of the layers whose name matches."""
+    """The geometry that a user states for the layers whose names match ``pattern``."""
 
     pattern: str
     stated: Stated
@@ -73,8 +74,8 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
     """
     kernels = [tensor for tensor in tensors if len(tensor.shape) > 2]
     ranks = {len(tensor.shape) - 2 for tensor in kernels}
-    matrices = bool(tensors) and all(len(tensor.shape) == 2 for tensor in tensors)
-    if sizes not in (None, (), "file") and matrices and not any(map(_is_linear, tensors)):
+    are_all_matrices = bool(tensors) and all(len(tensor.shape) == 2 for tensor in tensors)
+    if sizes not in (None, (), "file") and are_all_matrices and not any(map(_is_linear, tensors)):
         raise GeometryError(
             f"input_shape={sizes!r} is the size of images or signals, and {some([t.name for t in tensors])} "
             f"{'is a matrix' if len(tensors) == 1 else 'are matrices'}, whose norm needs no input_shape: leave it out. "
@@ -156,10 +157,10 @@ def resolve(
         assumed.append("padding=same")
     if len(shape) == 2:
         return _of_matrix(shape, DEFAULTS | geometry, sized=input_shape is not None), ()
-    bare = ConvSpec.of(shape, **DEFAULTS | geometry)
-    if amount in SIZED and input_shape is None and _depends_on_size(bare):
+    without_padding = ConvSpec.of(shape, **DEFAULTS | geometry)
+    if amount in SIZED and input_shape is None and _depends_on_size(without_padding):
         assumed.append(f"padding={amount} of sizes that the stride divides")
-    padding = _pairs("same" if amount is None else amount, bare, input_shape)
+    padding = _pairs("same" if amount is None else amount, without_padding, input_shape)
     spec = ConvSpec.of(shape, **DEFAULTS | geometry | {"padding": padding, "input_shape": input_shape})
     return spec, tuple(assumed)
 

@@ -30,11 +30,12 @@ MAX_AXES = 5
 _FLOATING = ("float", "bfloat")
 _NO_NUMBERS = ("bool", "datetime", "timedelta")
 """Beginnings of the names of dtypes that no kernel has."""
-_WIDE = ("int32", "int64", "uint32", "uint64")
+_INDEX_DTYPES = ("int32", "int64", "uint32", "uint64")
 """Dtypes that are mostly positions; integers of fewer bits are mostly quantised weights."""
 _ATTENTION = ("query", "key", "value", "out")
 """Names of parts of attention in Flax, whose kernels of 3 axes are matrices."""
 _ONE_NUMBER = re.compile(r"void(8|16|32|64)")
+"""Dtypes of single raw numbers, such as the bfloat16 of NumPy's files."""
 _UNREADABLE = {
     "object": "it holds Python objects, which are never unpickled. Save the kernel as a float32 array.",
     "structured": "it holds records. Save each field as an array of its own.",
@@ -84,7 +85,7 @@ def select(
     tensors: Iterable[Tensor],
     patterns: Sequence[str] | None = None,
     *,
-    of_caller: bool = False,
+    arrays_are_the_callers: bool = False,
     written_in: Convention | None = None,
 ) -> Selection:
     """Return the layers among a model's arrays.
@@ -98,13 +99,13 @@ def select(
     ----------
     patterns : sequence of str, optional
         Shell patterns on names, case-sensitive; None: every layer.
-    of_caller : bool
-        Whether the arrays are the caller's, which are in torch's order unless a name is Flax's.
+    arrays_are_the_callers : bool
+        Whether the arrays were given by the caller. They are in torch's order unless a name is Flax's.
     written_in : str, optional
         Order of axes of the library that wrote the file; it counts like the name of each kernel.
     """
     everything = effective(tensors)
-    orders = conventions(everything, ("OIHW",) if of_caller else BOTH, written_in)
+    orders = conventions(everything, ("OIHW",) if arrays_are_the_callers else BOTH, written_in)
     everything = [replace(t, conventions=orders[t.name]) if t.name in orders else t for t in everything]
     candidates = [layer for layer in map(_as_layer, everything) if layer is not None]
     names = [layer.tensor.name for layer in candidates if layer.kind != "none"]
@@ -122,38 +123,53 @@ def _as_layer(tensor: Tensor) -> Layer | None:
 
     None: it is no layer.
     """
-    axes = len(tensor.shape)
-    parts = parts_of(tensor.name)
-    if tensor.kind in ("conv", "linear"):
-        return Layer(tensor, tensor.kind, tensor.refusal, tensor.assumed)
-    if tensor.kind == "unknown":
-        kind: Kind = "none" if why_not_a_kernel(parts) else "unknown"
-        return Layer(tensor, kind, tensor.refusal, tensor.assumed)
+    if tensor.kind is None:
+        return _as_layer_by_name(tensor)
     if tensor.kind == "none":
         return Layer(tensor, "none", tensor.refusal) if tensor.refusal else None
+    kind: Kind = tensor.kind
+    if tensor.kind == "unknown" and why_not_a_kernel(parts_of(tensor.name)):
+        kind = "none"
+    return Layer(tensor, kind, tensor.refusal, tensor.assumed)
+
+
+def _as_layer_by_name(tensor: Tensor) -> Layer | None:
+    """`_as_layer` for an array about which the file states nothing: by its name, shape and dtype."""
+    axes = len(tensor.shape)
+    parts = parts_of(tensor.name)
     if _FLAT.fullmatch(parts[-1]):
         return Layer(tensor, "none", _FLATTENED)
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
     has_plain_entries = unreadable is None or _ONE_NUMBER.fullmatch(tensor.dtype)
     if (axes < MIN_AXES and has_plain_entries) or _is_position(tensor, parts[-1]):
         return None
-    kind = "linear" if axes == MIN_AXES else "conv"
-    if not MIN_AXES <= axes <= MAX_AXES:
-        return Layer(tensor, "none", unreadable or f"it has {axes} axes, and a layer {MIN_AXES} to {MAX_AXES}.")
-    if unreadable is None and not tensor.dtype.startswith(_FLOATING):
-        return Layer(tensor, "none", f"its numbers are {tensor.dtype}, and a layer's are real and floating.")
-    reason = None if unreadable or tensor.refusal else why_not_a_kernel(parts)
+    reason = _why_no_kernel(tensor, parts, unreadable)
     if reason is not None:
         return Layer(tensor, "none", reason)
+    kind: Kind = "linear" if axes == MIN_AXES else "conv"
     if axes == 3 and parts[-1] == "kernel" and parts[-2:-1] and parts[-2] in _ATTENTION:
         return Layer(tensor, kind, f"it is the {parts[-2]} of an attention by its name, which is not measured.")
     return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)
 
 
+def _why_no_kernel(tensor: Tensor, parts: Sequence[str], unreadable: str | None) -> str | None:
+    """Return the reason why an array that could be a layer is probably none, or None.
+
+    ``unreadable`` is the reason why its entries cannot be read, if that is so.
+    """
+    axes = len(tensor.shape)
+    if not MIN_AXES <= axes <= MAX_AXES:
+        return unreadable or f"it has {axes} axes, and a layer {MIN_AXES} to {MAX_AXES}."
+    if unreadable is None and not tensor.dtype.startswith(_FLOATING):
+        return f"its numbers are {tensor.dtype}, and a layer's are real and floating."
+    # An array that cannot be read stays a layer with an error: only a readable one is left out by its name.
+    return None if unreadable or tensor.refusal else why_not_a_kernel(parts)
+
+
 def _is_position(tensor: Tensor, leaf: str) -> bool:
     """Return whether an array's dtype shows that it is no kernel, but truth values, times or indices."""
     is_named_a_kernel = "weight" in leaf or "kernel" in leaf
-    is_index = tensor.dtype in _WIDE and len(tensor.shape) <= MIN_AXES and not is_named_a_kernel
+    is_index = tensor.dtype in _INDEX_DTYPES and len(tensor.shape) <= MIN_AXES and not is_named_a_kernel
     return is_index or tensor.dtype.startswith(_NO_NUMBERS)
 
 

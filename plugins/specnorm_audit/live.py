@@ -20,7 +20,7 @@ _PAIR = 2
 def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
     """List the layers of a model of any framework; ``input_shape`` decides the padding of some.
 
-    ``model``: or a pair (model, state), as `specnorm.proof.model_parts` takes it.
+    ``model`` may also be a pair (model, state), as `specnorm.proof.model_parts` takes it.
 
     Raises
     ------

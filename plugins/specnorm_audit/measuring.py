@@ -24,12 +24,13 @@ from specnorm_audit.layers import Layer
 from specnorm_audit.processes import WorkerLost, Workers
 from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_the_norm, least_upper
 
+# A column has the name of its method, but for two: `CIRCULAR` is measured by the method "fft", `CONDITION` by none.
 NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
-"""Columns that have numbers at one input size only. `CIRCULAR` is the column by the method "fft"."""
+"""Columns that have numbers at one input size only."""
 AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose", "smallest", "isometry"})
-"""Methods that answer at the input size if one is given; the others answer for every size at once."""
+"""Methods that answer at the input size if one is given. The other methods answer for every size at once."""
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
-"""Methods that answer at one input size for a circular layer only."""
+"""Methods of `AT_A_SIZE` whose answer at a size is that of the circular layer, whatever the layer's padding is."""
 
 ALWAYS = FantasticFour.name
 """Method whose bound is computed for every layer: it costs little, and is exact for isometries, unlike a search."""
@@ -38,7 +39,7 @@ BUDGET = 60.0
 """Default time limit of a layer in seconds."""
 IN_FLIGHT = 512 * 2**20
 """Largest number of bytes of kernels that an executor measures at once; a single kernel may be larger."""
-STANDARD = "array-api"
+ARRAY_API = "array-api"
 """Name of the backend for libraries without a plugin."""
 _LEAST = 1e-3
 """Time limit in seconds of a column if the layer's time is up: a budget of 0 is invalid."""
@@ -144,9 +145,9 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     results: _Results | None = None
     try:
         if settings.backend is not None:
-            kernel = place(kernel, settings.backend, settings.device)
+            kernel = moved_to(kernel, settings.backend, settings.device)
         results = _Results(kernel, row.spec, settings)
-        interval = results("enclose")
+        interval = results.of("enclose")
         lower = _number(interval.stats["lower"])
         upper = _number(interval.value)
         row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _why_wide(interval)))
@@ -173,7 +174,7 @@ def _with_column(row: Row, column: str, results: _Results) -> Row:
     if column == CIRCULAR and not _has_circular(results.spec):
         return row
     try:
-        result = results("fft" if column == CIRCULAR else column)
+        result = results.of("fft" if column == CIRCULAR else column)
     except (Undecided, GeometryError) as error:
         if isinstance(error, GeometryError) and is_of_the_norm(column):
             raise
@@ -188,7 +189,7 @@ def _with_condition(row: Row, results: _Results) -> Row:
     if CONDITION not in row.values or row.reason is not None or row.upper is None:
         return row
     try:
-        smallest = _number(results("smallest").value)
+        smallest = _number(results.of("smallest").value)
     except SpecnormError:  # the reason is in the column of the smallest singular value, if it was asked for
         return row
     condition = host.div_up(row.upper, smallest) if smallest > 0 else math.inf
@@ -236,7 +237,8 @@ class _Results:
         self.claims: list[Upper] = []
         self.begin = monotonic()
 
-    def __call__(self, name: str) -> Result:
+    def of(self, name: str) -> Result:
+        """Return the result of a method."""
         if name not in self.computed:
             self.computed[name] = self._compute(name)
         return self.computed[name]
@@ -266,11 +268,11 @@ class _Results:
         least = _LEAST if budget == 0 else min(_LEAST, budget)
         return max(self.begin + budget - monotonic(), least)
 
-    def isometry_defect(self, by_products: Result) -> float:
+    def isometry_defect(self, by_method: Result) -> float:
         """Return an upper bound of the isometry defect: the smaller one of the method's result and of a search's."""
         geometry = {**self.spec.geometry, "input_shape": self.spec.input_shape}
         by_search = enclose_isometry(self.kernel, rtol=self.settings.rtol, budget=self._budget_left(), **geometry)
-        return min(_number(by_products.value), _number(by_search.upper))
+        return min(_number(by_method.value), _number(by_search.upper))
 
     @property
     def claim(self) -> Upper | None:
@@ -308,7 +310,7 @@ def library(name: str) -> backends.Backend:
 
     Without a plugin a library has to follow the array API standard.
     """
-    if name == STANDARD:
+    if name == ARRAY_API:
         raise BackendError(
             f"backend={name!r} serves every library of the array API standard that has no plugin: give the library's "
             "own name, such as array_api_strict."
@@ -327,8 +329,8 @@ def library(name: str) -> backends.Backend:
         return standard
 
 
-def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
-    """Copy a kernel to another library, by its plugin's name; refuse a copy with another dtype."""
+def moved_to(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
+    """Return a copy of a kernel in the library of a plugin; refuse a copy with another dtype."""
     values = backends.backend_for(kernel).to_numpy(kernel)
     copy: ArrayObject = library(name).asarray(values, device)
     dtype_name = str(copy.dtype).rpartition(".")[2]  # without the "torch." of torch's dtypes
@@ -356,7 +358,7 @@ def measured(layers: Sequence[Layer], settings: Settings, executor: Executor | N
     Without an executor, or if the kernels are too small to start `Workers`, this process measures them, one after the
     other. An executor gets kernels of `IN_FLIGHT` bytes at once. If it loses a layer, the layer's row says how.
     """
-    if executor is None or not _is_worth_it(layers, executor):
+    if executor is None or not _pays_workers(layers, executor):
         for layer in layers:
             row, kernel = _loaded(layer, settings)
             yield fill(row, kernel, settings)
@@ -374,11 +376,11 @@ def measured(layers: Sequence[Layer], settings: Settings, executor: Executor | N
             entry.future.cancel()
 
 
-def _is_worth_it(layers: Sequence[Layer], executor: Executor) -> bool:
-    """Return whether the executor measures the layers; `Workers` state the smallest number of bytes worth a start."""
-    if not isinstance(executor, Workers) or not executor.worth:
+def _pays_workers(layers: Sequence[Layer], executor: Executor) -> bool:
+    """Return whether the executor measures the layers: `Workers` do from their ``least_bytes`` of kernels."""
+    if not isinstance(executor, Workers) or not executor.least_bytes:
         return True
-    return len(layers) > 1 and sum(map(_bytes, layers)) >= executor.worth
+    return len(layers) > 1 and sum(map(_bytes, layers)) >= executor.least_bytes
 
 
 @dataclass(frozen=True)
@@ -456,7 +458,7 @@ def _answer(waiting: _Waiting, settings: Settings) -> Row:
 def _why_lost(failure: BaseException) -> str:
     """Return in words how an executor lost a layer."""
     if isinstance(failure, WorkerLost):
-        return f"the process that measures it dies: {failure}."
+        return f"the process that measures it died: {failure}."
     kind = type(failure).__name__
     first_line = str(failure).strip().partition("\n")[0].rstrip(".")
     if not first_line:

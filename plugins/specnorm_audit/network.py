@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from specnorm_networks import Layer, Multipliers, within
+from specnorm_networks import Layer as GraphLayer
+from specnorm_networks import Multipliers, within
 from specnorm_networks.tools import Measure, ModelArrays, NetworkBound, Sizes, UnknownNode, bound
 
 from specnorm import ConvSpec, SpecnormError
@@ -74,7 +75,7 @@ def _bounded(
     measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
     stored = {tensor.name: tensor for tensor in model.arrays}
 
-    def claim_of_row(layer: Layer, spec: ConvSpec) -> Upper | None:
+    def claim_of_row(layer: GraphLayer, spec: ConvSpec) -> Upper | None:
         row = measured.get((layer.name, _key(spec)))
         tensor = stored.get(layer.name)
         if row is None or row.upper is None or row.claim is None or row.spec is None:
@@ -82,7 +83,7 @@ def _bounded(
         # Names are not unique: the row's kernel has to be the layer's.
         if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):
             return None
-        # If a column without a claim is smaller, the layer is measured again.
+        # A column without a claim may have proven a smaller bound: then the layer is measured again.
         return row.claim if row.claim <= row.upper else None
 
     graph = model.graph(input_shape)

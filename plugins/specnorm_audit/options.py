@@ -12,7 +12,7 @@ import click
 
 from specnorm.proof import visible
 from specnorm_audit import plots
-from specnorm_audit.rows import CIRCULAR, STANDARD
+from specnorm_audit.rows import CIRCULAR, USUAL_COLUMNS
 
 FURTHEST = 1e100
 """Largest radius that labels are certified within."""
@@ -22,9 +22,9 @@ SUFFIXES = {"": "table", ".txt": "table", ".json": "json", ".csv": "csv", ".md":
 
 
 def _number(wanted: str, is_accepted: Callable[[float], bool], unit: str = "") -> Callable[[str], float]:
-    """Return a reader of numbers that refuses all others than are accepted; a unit may stand behind.
+    """Return a reader of numbers that refuses those that ``is_accepted`` does not accept.
 
-    ``wanted`` says which are.
+    The text may end in ``unit``. ``wanted`` says in the error which numbers are accepted.
     """
 
     def read(text: str) -> float:
@@ -55,7 +55,7 @@ radius = _number(f"a radius: give a number from 0 to {FURTHEST:g}", lambda x: 0 
 
 
 def _natural(text: str, wanted: str) -> int:
-    """Return a whole number from 1 to 999,999,999; ``wanted`` says in the message what it is of."""
+    """Return a whole number from 1 to 999,999,999; ``wanted`` says in the error what was expected."""
     is_whole = text.isascii() and text.isdigit() and len(text) < 10
     if not is_whole or int(text) == 0:
         raise click.BadParameter(f"{text!r} is not {wanted}.")
@@ -124,6 +124,8 @@ def sizes(_: click.Context, __: click.Parameter, values: Sequence[tuple[str, Any
     if len(values) > 1:
         raise click.BadParameter("it is given twice; give several inputs by name, as NAME=NxM.")
     ((_name, numbers),) = values
+    if numbers == "file":
+        return numbers
     return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -141,10 +143,10 @@ def output(text: str) -> Path | None:
     return None if text == "-" else Path(text)
 
 
-def standard(input_shape: Any) -> tuple[str, ...]:
+def usual_columns(input_shape: Any) -> tuple[str, ...]:
     """Return the columns of JSON and CSV, and of tables with ``--all``."""
     has_a_size = input_shape is not None and not isinstance(input_shape, dict)
-    return (*STANDARD, CIRCULAR) if has_a_size else STANDARD
+    return (*USUAL_COLUMNS, CIRCULAR) if has_a_size else USUAL_COLUMNS
 
 
 def format_of(stated: str | None, output: Path | None, formats: Sequence[str]) -> str:

@@ -63,7 +63,7 @@ def check_output(path: Path) -> None:
         if not stat.S_ISREG(target.stat().st_mode):
             # Replacing /dev/null by a file would be permanent.
             raise OSError(f"{path} is not a regular file")
-        if not _is_report(target):
+        if not _may_be_report(target):
             raise OSError(f"{path} holds a model or other data, which a report would replace: name another file")
     temporary = _beside(target)
     try:
@@ -72,8 +72,8 @@ def check_output(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _is_report(path: Path) -> bool:
-    """Whether a file may be what an audit wrote: text that is no index of a sharded model, or a picture."""
+def _may_be_report(path: Path) -> bool:
+    """Whether a file may be a report or plot of an audit: any text but the index of a sharded model, or a picture."""
     with path.open("rb") as file:
         start = file.read(2**16)
     try:

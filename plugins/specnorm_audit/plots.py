@@ -35,10 +35,12 @@ _MARKERS = {"tn": "o", "f4": "D", "reshaped": "<", CIRCULAR: "x"}
 _PROVEN = "lower to upper (proven)"
 _WIDTH = 7.6
 """Width of a figure in inches."""
-_TOP = 1.0
+_HEIGHT_WITHOUT_ROWS = 1.0
 """Height in inches of a panel without its rows."""
 _PITCH = 0.2
 """Largest height in inches of a row."""
+_LABEL_PITCH = 0.16
+"""Smallest distance in inches of two labels of rows; if rows are closer, only some have a label."""
 _TALLEST = 90.0
 """Largest height in inches of all rows together."""
 _LEAST = 1e-200
@@ -119,7 +121,7 @@ def intervals(reports: Sequence[Report]) -> Figure:
 
     counts = [max(len(report.layers), 1) for report in reports]
     pitch = min(_PITCH, _TALLEST / sum(counts))
-    heights = [_TOP + pitch * n for n in counts]
+    heights = [_HEIGHT_WITHOUT_ROWS + pitch * n for n in counts]
     with style():
         figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
         panels = figure.subplots(len(reports), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
@@ -138,12 +140,12 @@ def intervals(reports: Sequence[Report]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, report: Report, name: str, pitch: float) -> None:
-    """Draw one report; ``name`` begins the ids of its groups, ``pitch`` is the height of a row in inches."""
+def _panel(axes: Axes, report: Report, id_prefix: str, pitch: float) -> None:
+    """Draw one report; ``id_prefix`` begins the ids of its groups, ``pitch`` is the height of a row in inches."""
     from matplotlib.ticker import LogLocator
 
     rows = report.layers
-    labelled = range(0, len(rows), max(1, math.ceil(0.16 / pitch)))
+    labelled = range(0, len(rows), max(1, math.ceil(_LABEL_PITCH / pitch)))
     axes.set_yticks(list(labelled), [f"{visible(rows[i].name)[-_NAME:]}  #{i + 1}" for i in labelled], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -160,11 +162,11 @@ def _panel(axes: Axes, report: Report, name: str, pitch: float) -> None:
     bars = [(i, row.lower, row.upper) for i, row in enumerate(rows) if _is_drawn(row.lower) and _is_drawn(row.upper)]
     positions, low, high = zip(*bars, strict=True) if bars else ((), (), ())
     lines = axes.hlines(positions, low, high, color=COLOURS["proven"], linewidth=4.5, zorder=3, label=_PROVEN)
-    lines.set_gid(f"{name}-interval")
+    lines.set_gid(f"{id_prefix}-interval")
     # Most intervals are narrower than a pixel: their ends are drawn, too.
     axes.plot(
         [*low, *high], [*positions, *positions], linestyle="none", marker="|", markersize=9, markeredgewidth=1.4,
-        color=COLOURS["proven"], zorder=4, gid=f"{name}-ends",
+        color=COLOURS["proven"], zorder=4, gid=f"{id_prefix}-ends",
     )  # fmt: skip
     kinds = promises(rows)
     for column in columns(rows):
@@ -179,7 +181,7 @@ def _panel(axes: Axes, report: Report, name: str, pitch: float) -> None:
         axes.plot(
             numbers, rows_of_numbers, linestyle="none", marker=_MARKERS.get(column, "s"),
             markersize=5.2, markerfacecolor=COLOURS["paper"], markeredgewidth=1.2,
-            color=COLOURS.get(column, COLOURS["other"]), zorder=2, gid=f"{name}-{column}",
+            color=COLOURS.get(column, COLOURS["other"]), zorder=2, gid=f"{id_prefix}-{column}",
             label=f"{column} ({kinds.get(column, 'not measured')})",
         )  # fmt: skip
 

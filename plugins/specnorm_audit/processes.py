@@ -38,26 +38,28 @@ class Worker:
         )  # fmt: skip
         try:
             self._send(sys.path)
-            self._answer()
+            self._receive()
         except BaseException as error:
             self.close()
             if isinstance(error, OSError | EOFError):
                 raise RuntimeError(f"no Python process can be started with {sys.executable}") from error
             raise
 
-    def call(self, function: Callable[..., Any], /, *arguments: Any, told: Callable[..., object] | None = None) -> Any:
+    def call(
+        self, function: Callable[..., Any], /, *arguments: Any, on_progress: Callable[..., object] | None = None
+    ) -> Any:
         """Call a function in the worker, and return its answer.
 
-        ``told`` is called with the arguments of each `tell` of the function.
+        ``on_progress`` is called with the arguments of each `report_progress` of the function.
         """
         try:
             self._send((function, arguments))
             while True:
-                is_progress, content = self._answer()
+                is_progress, content = self._receive()
                 if not is_progress:
                     return content
-                if told is not None:
-                    told(*content)
+                if on_progress is not None:
+                    on_progress(*content)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             try:
                 code = self.process.wait(_DYING)
@@ -89,7 +91,7 @@ class Worker:
         pickle.dump(message, self.process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
         self.process.stdin.flush()
 
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         assert self.process.stdout is not None
         return pickle.load(self.process.stdout)
 
@@ -116,7 +118,7 @@ def serve() -> None:
     _answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.SimpleQueue()
-    threading.Thread(target=_run_to_the_end, args=(_receive, calls), daemon=True).start()
+    threading.Thread(target=_run_to_the_end, args=(_read_calls, calls), daemon=True).start()
     _run_to_the_end(_execute_calls, calls)
 
 
@@ -124,13 +126,13 @@ _answers: BinaryIO | None = None
 """Stream of this process's messages: pairs of whether it is progress, and the content."""
 
 
-def tell(*progress: Any) -> None:
+def report_progress(*progress: Any) -> None:
     """In a worker's process: report progress of the present call to the caller."""
-    _answer((True, progress))
+    _send_answer((True, progress))
 
 
-def _answer(message: tuple[bool, Any]) -> None:
-    assert _answers is not None, "tell is called outside of a worker's process"
+def _send_answer(message: tuple[bool, Any]) -> None:
+    assert _answers is not None, "report_progress is called outside of a worker's process"
     pickle.dump(message, _answers, protocol=pickle.HIGHEST_PROTOCOL)
     _answers.flush()
 
@@ -139,13 +141,13 @@ def _execute_calls(calls: queue.SimpleQueue[Any]) -> None:
     """Execute calls one after the other, without end; the first answer says that this process is ready."""
     answer: Any = None
     while True:
-        _answer((False, answer))
+        _send_answer((False, answer))
         function, arguments = calls.get()
         answer = function(*arguments)
         del function, arguments  # so that only one kernel is in memory
 
 
-def _receive(calls: queue.SimpleQueue[Any]) -> None:
+def _read_calls(calls: queue.SimpleQueue[Any]) -> None:
     """Read calls from the standard input, without end."""
     stream = os.fdopen(os.dup(0), "rb")
     while True:
@@ -174,12 +176,12 @@ def _cause(code: int) -> str:
 class Workers(ThreadPoolExecutor):
     """Executor of workers, each driven by a thread. If a worker dies, only its call fails, and it is replaced.
 
-    ``worth`` is the smallest number of bytes of kernels for which `measuring.measured` uses the executor.
+    ``least_bytes`` is the smallest number of bytes of kernels for which `measuring.measured` uses the executor.
     """
 
-    def __init__(self, count: int, worth: int = 0) -> None:
+    def __init__(self, count: int, least_bytes: int = 0) -> None:
         super().__init__(count)
-        self.worth = worth
+        self.least_bytes = least_bytes
         self.workers: list[Worker] = []
         self._of_thread = threading.local()
         """``worker``: the worker of the present thread."""
@@ -210,8 +212,9 @@ class Workers(ThreadPoolExecutor):
                 for worker in self.workers:
                     worker.process.kill()
         super().shutdown(wait, cancel_futures=cancel_futures)
-        for worker in self.workers if wait else ():
-            worker.close()
+        if wait:
+            for worker in self.workers:
+                worker.close()
 
     def __exit__(self, *error: object) -> None:
         """Shut down; after an error or an interruption, without waiting for calls."""

@@ -73,7 +73,7 @@ class Report:
         Number of layers that were not asked for.
     certificate : Certificate or None
         Claims that others can check, if they were asked for.
-    unstated : tuple of str
+    without_claim : tuple of str
         Layers without a claim in the certificate, each with the reason; and the network, if its claim is missing or
         weaker than its bound.
     gates : tuple of Gate
@@ -95,7 +95,7 @@ class Report:
     unmeasured: tuple[Row, ...] = ()
     left_out: int = 0
     certificate: Certificate | None = None
-    unstated: tuple[str, ...] = ()
+    without_claim: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     inert: tuple[str, ...] = ()
     live: bool = False
@@ -213,11 +213,11 @@ def notes(report: Report) -> list[str]:
     lines += _counted(report)
     if report.summary["max_upper_layer"] is not None:
         lines.append(_largest(report.summary))
-    promised = f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}"
-    lines.append(promised.rstrip())
+    promises = tables.promises_in_words(report.layers)
+    lines.append(f"lower and upper are proven, {tables.sizes_in_words(report.layers)}. {promises}".rstrip())
     if report.live:
         lines.append("Weights are those that the model uses at inference (in eval()), whatever mode it is in.")
-    lines += tables.assumed(report.layers)
+    lines += tables.assumptions(report.layers)
     if report.network is not None:
         lines += report.network.lines()
     for row in report.layers:
@@ -309,7 +309,7 @@ def _gate(
         reason = f"{len(places)} of {len(report.layers)} layers are not proven to have {wanted}:"
         return Gate(option, bound, "failed", reason, (*places, *unknown))
     if unknown:
-        advice = "--layers with the names of the others leaves out what is none"
+        advice = "if one is no layer, give --layers with the names of those that are"
         reason = f"nothing is known of {len(unknown)} arrays that are, or could be, layers; {advice}:"
         return Gate(option, bound, "undecided", reason, unknown)
     chosen = f", {report.left_out} more left out," if report.left_out else ""
@@ -377,21 +377,27 @@ def gate_network(report: Report, bound: float) -> Gate:
     if network.upper > bound:
         return Gate(option, bound, "failed", f"{claim}: {constant}.")
     if not network.checked.complete:
-        return Gate(option, bound, "undecided", f"the network is open: {constant} as it was read. {network.checked}")
+        return Gate(
+            option,
+            bound,
+            "undecided",
+            f"the network's gate is not decided: {constant} as it was read. {network.checked}",
+        )
     return Gate(option, bound, "passed", f"the network is {wanted}: {constant}.")
 
 
 def gates_of(
     report: Report,
-    layers: float | None,
-    whole: float | None,
+    *,
+    layers: float | None = None,
+    network: float | None = None,
     smallest: float | None = None,
     isometries: float | None = None,
 ) -> tuple[Gate, ...]:
     """Judge the gates that are asked for.
 
-    ``layers`` bounds every layer's norm, ``whole`` the network's constant, ``smallest`` every layer's smallest singular
-    value, ``isometries`` every isometry defect; None: not asked for.
+    ``layers`` bounds every layer's norm, ``network`` the network's constant, ``smallest`` every layer's smallest
+    singular value, ``isometries`` every isometry defect; None: not asked for.
     """
-    gates = ((gate_layers, layers), (gate_network, whole), (gate_smallest, smallest), (gate_isometries, isometries))
+    gates = ((gate_layers, layers), (gate_network, network), (gate_smallest, smallest), (gate_isometries, isometries))
     return tuple(judge(report, bound) for judge, bound in gates if bound is not None)

@@ -25,11 +25,11 @@ CONDITION = "condition"
 """Column of an upper bound of the condition number: ``upper`` divided by the column "smallest"."""
 COLUMNS = (*METHODS, CIRCULAR, CONDITION)
 """All columns that can be measured besides the interval."""
-OTHER_END = ("smallest", CONDITION)
-"""Columns about the smallest singular value, the other end of the spectrum: those of ``--smallest``."""
+SMALLEST_COLUMNS = ("smallest", CONDITION)
+"""Columns about the smallest singular value: those of ``--smallest``."""
 GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding", "input_shape")
 """Facts of a layer's geometry in a row."""
-STANDARD = ("tn", "f4", "reshaped")
+USUAL_COLUMNS = ("tn", "f4", "reshaped")
 """Columns of ``--all``, besides "circular" if there is an input size."""
 
 
@@ -91,7 +91,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """``tn / lower``: an upper bound of the ratio of the tensor-norm value to the norm."""
+        """``tn / lower``, tn the bound by the tensor norm: an upper bound of its ratio to the norm."""
         tn = self.values.get("tn")
         if not isinstance(tn, float) or not self.lower:
             return None

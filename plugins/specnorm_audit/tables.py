@@ -12,9 +12,9 @@ WIDE = 1.1
 """Ratio of upper to lower from which a remark says how far apart they are."""
 NAMED = 3
 """Largest number of layers that a note names; it counts the others."""
-WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
+PROMISES_IN_WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
 """Promises in words."""
-_STORED = "Weights are taken as used as they are stored: factors that the model's code applies are not seen."
+_STORED = "It is assumed that the model uses weights as they are stored: a factor in its code would not be seen."
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -52,7 +52,7 @@ def _remark(row: Row) -> str:
     return "above 1" if row.lower > 1 else "1 is not decided"
 
 
-def ratio(methods: Sequence[str]) -> list[str]:
+def ratio_columns(methods: Sequence[str]) -> list[str]:
     """Return the name of the column of ``tn / lower``, if there is one."""
     return ["ratio"] if "tn" in methods else []
 
@@ -63,7 +63,7 @@ def numbers(row: Row, methods: Sequence[str]) -> list[str]:
     for name in methods:
         promise = row.promises.get(name, "exact")
         cells.append(_cell(row.values.get(name), promise))
-    if ratio(methods):
+    if ratio_columns(methods):
         cells.append(number(row.ratio))
     return cells
 
@@ -71,7 +71,7 @@ def numbers(row: Row, methods: Sequence[str]) -> list[str]:
 def texts(rows: Sequence[Row]) -> list[list[str]]:
     """Return the table's cells, its head first: layer, shape, numbers, remark."""
     methods = columns(rows)
-    table = [["layer", "shape", "lower", "upper", *methods, *ratio(methods), "remark"]]
+    table = [["layer", "shape", "lower", "upper", *methods, *ratio_columns(methods), "remark"]]
     for row, remark in zip(rows, remarks(rows), strict=True):
         shape = "x".join(map(str, row.shape))
         table.append([visible(row.name), shape, *numbers(row, methods), remark])
@@ -119,32 +119,34 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def assumed(rows: Sequence[Row]) -> list[str]:
+def assumptions(rows: Sequence[Row]) -> list[str]:
     """Return lines on what was assumed; they name the layers, if these have different assumptions."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        words = tuple(word for word in row.assumed if word != AS_STORED)
+        facts = tuple(fact for fact in row.assumed if fact != AS_STORED)
         is_measured = row.reason is None or row.assumed
-        if words or (row.kind == "conv" and is_measured):
-            groups.setdefault(words, []).append(visible(row.name))
+        if facts or (row.kind == "conv" and is_measured):
+            groups.setdefault(facts, []).append(visible(row.name))
     lines = []
-    for words, names in groups.items():
+    for facts, names in groups.items():
         of_layers = "" if len(groups) == 1 else f" of {some(names)}"
-        if words:
-            lines.append(f"Assumed{of_layers}, since the file does not say: {', '.join(map(visible, words))}.")
+        if facts:
+            lines.append(f"Assumed{of_layers}, since the file does not say: {', '.join(map(visible, facts))}.")
     if any(map(_has_two_layouts, groups)):
-        lines.append("Bounds are of both orders of axes where the layout is open: --layout (layout=) says which it is.")
+        lines.append(
+            "Where the layout is open, bounds hold for both orders of axes: --layout (layout=) says which it is."
+        )
     if any(AS_STORED in row.assumed for row in rows):
         lines.append(_STORED)
     return lines
 
 
-def _has_two_layouts(words: Sequence[str]) -> bool:
-    """Return whether what is assumed leaves the order of a kernel's axes open."""
-    return any(word.startswith("layout=") and " or " in word for word in words)
+def _has_two_layouts(facts: Sequence[str]) -> bool:
+    """Return whether the assumed facts leave the order of a kernel's axes open."""
+    return any(fact.startswith("layout=") and " or " in fact for fact in facts)
 
 
-def where(rows: Sequence[Row]) -> str:
+def sizes_in_words(rows: Sequence[Row]) -> str:
     """Return in words for which input sizes the bounds hold."""
     specs = [row.spec for row in rows if row.spec is not None]
     shapes = ["x".join(map(str, spec.input_shape)) for spec in specs if spec.input_shape]
@@ -166,7 +168,7 @@ def promises(rows: Sequence[Row]) -> dict[str, str]:
     return kinds
 
 
-def promised(rows: Sequence[Row]) -> str:
+def promises_in_words(rows: Sequence[Row]) -> str:
     """Return in words what each column promises."""
-    words = [f"{name}: {WORDS[kind]}" for name, kind in promises(rows).items()]
+    words = [f"{name}: {PROMISES_IN_WORDS[kind]}" for name, kind in promises(rows).items()]
     return "; ".join(words) + "." if words else ""

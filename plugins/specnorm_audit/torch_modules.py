@@ -17,15 +17,15 @@ from specnorm_torch.modules import (
     at_inference,
     check_module,
     check_values,
-    computed,
     computes_as_torch,
-    computes_with,
     geometry_of,
     has_hooks,
     is_layer,
     is_lazy,
     is_quantised,
+    kernel_if_used,
     layers_of,
+    makers_of_tensors,
     name_of,
     weight_of,
 )
@@ -39,14 +39,16 @@ from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import METHODS
 from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill
 from specnorm_audit.report import Report
-from specnorm_audit.rows import OTHER_END, Row
+from specnorm_audit.rows import SMALLEST_COLUMNS, Row
 
 _SOURCES = ("", "_orig", "_g", "_v", "_u")
 """Ends of the names of tensors from which torch's hooks compute a kernel."""
 _MATRIX = 2
 """Smallest number of axes of a parameter that may be a kernel."""
 _NOT_CALLED = "the forward pass did not call this layer (its weight may be used without it): its input is not known."
-_MOVING = "the layer changes its kernel at every call (power iteration); measured is the kernel of the next call"
+_CHANGING_KERNEL = (
+    "the layer changes its kernel at every call (power iteration); measured is the kernel of the next call"
+)
 
 
 class _Call(NamedTuple):
@@ -108,8 +110,9 @@ def audit_module(
         As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are
         proven bounds of the layer's norm at its input size (that of the first call, if it is called at several). A
         layer of torch's is a row with ``status`` "error" and the reason in three cases: it was not called, it is not
-        shown to be such a product, or a method cannot measure it. A module of another kind is a row if it is shown to
-        be such a product. ``unmeasured`` names the parameters with two axes or more of the remaining modules.
+        shown to be one convolution or matrix product, or a method cannot measure it. A module of another kind is a row
+        if it is shown to be one convolution or matrix product. ``unmeasured`` names the parameters with two axes or
+        more of the remaining modules.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def audit_module(
     GeometryError
         If a layer has no values yet: a lazy one, or one on the device "meta".
     """
-    columns = checked_names(methods, (*METHODS, *OTHER_END), OTHER_END if smallest else ())
+    columns = checked_names(methods, (*METHODS, *SMALLEST_COLUMNS), SMALLEST_COLUMNS if smallest else ())
     settings = Settings(columns, rtol=rtol, budget=budget)
     check_module(model)
     layers = dict(layers_of(model, select))
@@ -283,11 +286,11 @@ def _kernel_of_layer(module: nn.Module, call: _Call) -> _Kernel | None:
         x = torch.randn(x.shape, generator=generator).to(x)
     candidates: list[tuple[nn.Module, str | None]] = [(module, None)]
     # A kernel that is computed at each call may differ at the next one: then the baked layer has that of the next call.
-    if any(map(computed, module.modules())):
-        candidates.append((baked(module), _MOVING))
+    if any(map(makers_of_tensors, module.modules())):
+        candidates.append((baked(module), _CHANGING_KERNEL))
     for candidate, note in candidates:
         with at_inference(candidate):
-            weight = computes_with(candidate, x)
+            weight = kernel_if_used(candidate, x)
             if weight is not None:
                 return _Kernel(weight, geometry_of(candidate, _size(candidate, x)), note, "weight")
     return None
@@ -304,6 +307,7 @@ def _changes_no_norm(node: Node, graph: Graph) -> bool:
     if len(computed_inputs) != 1:
         return isinstance(node.operator, ops.Input)
     if isinstance(node.operator, ops.Add):
+        # x or -x plus constants, not divided by a number.
         only_changes_signs = node.operator.divisor == 1 and {*map(abs, node.operator.weights)} == {1.0}
         return only_changes_signs and node.shape is not None and node.shape == computed_inputs[0].shape
     return isinstance(node.operator, ops.SameOrder | ops.Permute)
@@ -317,15 +321,15 @@ def _one_layer(graph: Graph, module_name: str) -> tuple[Any, dict[str, Any], str
     GeometryError
         If the graph has another form.
     """
-    moving = [node for node in graph.nodes if node.name not in graph.fixed_values]
-    layers = [node for node in moving if _is_layer_node(node)]
-    pads: list[Any] = [node for node in moving if isinstance(node.operator, ops.Pad)]
-    others = [node for node in moving if node not in (*layers, *pads) and not _changes_no_norm(node, graph)]
-    ends_with_layer = len(graph.inputs) == 1 and graph.outputs == (moving[-1].name,)
+    depends_on_input = [node for node in graph.nodes if node.name not in graph.fixed_values]
+    layers = [node for node in depends_on_input if _is_layer_node(node)]
+    pads: list[Any] = [node for node in depends_on_input if isinstance(node.operator, ops.Pad)]
+    others = [node for node in depends_on_input if node not in (*layers, *pads) and not _changes_no_norm(node, graph)]
+    ends_with_layer = len(graph.inputs) == 1 and graph.outputs == (depends_on_input[-1].name,)
     before = graph.by_name[layers[0].inputs[0]] if len(layers) == 1 else None
     is_padded_before_layer = pads in ([], [before])  # by one Pad at most, whose value the layer reads
     if before is None or others or not is_padded_before_layer or not ends_with_layer:
-        operators = ", ".join(node.label or node.rule for node in moving[1:7])
+        operators = ", ".join(node.label or node.rule for node in depends_on_input[1:7])
         raise GeometryError(
             f"{module_name} is not shown to be one convolution or linear map of a fixed kernel: its graph has "
             f"{operators}. Give the kernel that it amounts to, with its geometry, to specnorm.enclose, or the whole "
@@ -373,13 +377,14 @@ def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -
     is_other_torch_module = type_before_parametrizations(module).__module__.startswith("torch.nn.modules.")
     if not is_torch_layer and (call is None or is_other_torch_module):
         return None
+    not_called = _NOT_CALLED if call is None else None
     try:
         if call is None:
-            # The layer is measured for every size, and the row keeps the reason.
+            # The layer is measured for every size, and the row gets the reason at the end.
             weight = weight_of(module).detach()
-            row = replace(row, shape=tuple(weight.shape), reason=_NOT_CALLED)
+            row = replace(row, shape=tuple(weight.shape))
             if not computes_as_torch(module):
-                return row
+                return replace(row, reason=not_called)
             geometry = geometry_of(module)
         else:
             kernel = _kernel_in_use(module, call)
@@ -396,9 +401,10 @@ def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -
         if not is_torch_layer:
             return None
         reason = str(error) if isinstance(error, SpecnormError) else f"{type(error).__name__}: {error}"
-        return replace(row, reason=row.reason or reason)
-    measured = fill(replace(row, reason=None), weight, settings)
-    return measured if row.reason is None else replace(measured, reason=row.reason)
+        has_weight = bool(row.shape)
+        return replace(row, reason=not_called if not_called and has_weight else reason)
+    measured = fill(row, weight, settings)
+    return measured if not_called is None else replace(measured, reason=not_called)
 
 
 def _skipped(model: nn.Module, row_names: Sequence[str]) -> list[tuple[str, Tensor]]:

@@ -1,12 +1,14 @@
 """Check certificates of specnorm without its code: python -m specnorm_check FILE MODEL.
 
-A certificate claims that the norms of convolution layers, or the Lipschitz constants of
-ONNX networks, are at most some numbers, in real arithmetic. Copy this folder and read
-it. For layers: `layers` holds the lemmas, `statements` what a claim says. For networks:
-`graphs` reads the file, `rules` bounds one operator, `parts` several layers together,
-`networks` puts them together. `claims` checks one claim after the other, `files` reads
-certificates and models. It needs Python, NumPy and, to read a model, safetensors or onnx.
-The proofs are in docs/check-proofs.md.
+A certificate claims that the spectral norms of convolution layers (the largest gains in
+the Euclidean norm), or the Lipschitz constants of ONNX networks, are at most some
+numbers, in real arithmetic. Copy this folder and read it, together with the page
+docs/check-proofs.md of the repository, which has the proofs: "Lemma 2, step 3" in a
+docstring is that step of the page. For layers: `layers` holds the lemmas, `statements`
+what a claim says. For networks: `graphs` reads the file, `rules` bounds one operator,
+`parts` several layers together, `networks` puts them together. `claims` checks one claim
+after the other, `files` reads certificates and models. It needs Python, NumPy and, to
+read a model, safetensors or onnx.
 """
 
 from specnorm_check.claims import Claim, Verdict, check

@@ -1,7 +1,7 @@
 """The command: python -m specnorm_check FILE.npz MODEL.
 
 Its exit code is 0 if every claim is proven, 1 if one is not, 2 if a file cannot be read.
-It does not look whether there is a claim about every layer of the model.
+It does not check that every layer of the model has a claim.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refused as error:
         print(f"specnorm_check: {error}", file=sys.stderr)
         return 2
-    content = b""  # networks are checked by the file itself, layers by its arrays
+    # A claim about a network states the digest of the whole file, one about a layer the
+    # digest of an array.
+    content = b""
     if paths.model.suffix == ".onnx":
         content = paths.model.read_bytes()
     failed = 0

@@ -8,23 +8,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specnorm_check.layers import Numbers, Refused, require
+from specnorm_check.layers import Array, Refused, require
 from specnorm_check.networks import prove_network
 from specnorm_check.statements import plain, prove_layer
 
-LONGEST_NAME = 80  # letters that are printed
+LONGEST_NAME = 80  # characters that are printed
 
 
 class Claim(NamedTuple):
     """A statement of a certificate, and the arrays that prove it.
 
     A claim about a network has the entry "parts", one about a layer has not.
-    ``completion`` is the array 2^exponent H, with K*K + H*H close to a multiple of the
-    identity. A claim about a network has a list of such arrays, one for each part.
+    ``completion`` of a layer is the array 2^exponent H: `layers` proves the norm of the
+    layer's kernel K by it, since K^T K + H^T H is close to a multiple of the identity. A
+    claim about a network has a list of such arrays, one for each part.
     """
 
     statement: dict[str, Any]
-    completion: Any
+    completion: Array | list[Array]
 
 
 class Verdict(NamedTuple):
@@ -51,7 +52,7 @@ class Verdict(NamedTuple):
 
 def check(
     certificate: Sequence[Claim],
-    arrays: Mapping[str, Numbers],
+    arrays: Mapping[str, Array],
     content: bytes = b"",
 ) -> Iterator[Verdict]:
     """Prove the claims of a certificate, one after the other.
@@ -67,9 +68,11 @@ def check(
         try:
             require_subnormal_numbers()
             if "parts" in claim.statement:
-                statement = prove_network(claim.statement, claim.completion, content)
+                completions = list(claim.completion)
+                statement = prove_network(claim.statement, completions, content)
             else:
-                statement = prove_layer(claim.statement, claim.completion, arrays)
+                completion = np.asarray(claim.completion)
+                statement = prove_layer(claim.statement, completion, arrays)
         except Refused as error:
             reason = str(error)
         except Exception as error:  # damaged statements and arrays raise many kinds
@@ -81,7 +84,7 @@ def check(
 
 
 def require_subnormal_numbers() -> None:
-    """Refuse a thread that takes subnormal numbers of either precision for zero."""
+    """Refuse a thread that flushes subnormal numbers of either precision to zero."""
     message = "subnormal numbers are taken for zero in this thread"
     for smallest in (np.float32(2.0**-149), np.float64(2.0**-1074)):
         twice = smallest + smallest

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from specnorm_check.claims import Claim
-from specnorm_check.graphs import constants_of
-from specnorm_check.layers import Numbers, Refused, require
+from specnorm_check.graphs import fixed_arrays_of
+from specnorm_check.layers import Array, Refused, require
 from specnorm_check.statements import plain
 
 VERSION = 5  # of the certificates' format
 LARGEST_ARRAYS = 2**32  # bytes of a certificate's arrays together
 LARGEST_TEXT = 2**26  # bytes of the claims, as text
-MODELS = (".npz", ".safetensors", ".onnx")
+MODEL_SUFFIXES = (".npz", ".safetensors", ".onnx")
 DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 """NumPy's names of the dtypes in safetensors files; bfloat16 is read as its bits."""
 
@@ -35,7 +35,7 @@ def read_certificate(path: str | Path) -> list[Claim]:
     claims = []
     for statement in statements_of(text.tobytes()):
         claims.append(with_completions(statement, arrays))
-    require(not arrays, "its arrays are not one H for each claim: some are left")
+    require(not arrays, "the certificate has arrays that no claim names")
     return claims
 
 
@@ -51,7 +51,7 @@ def statements_of(text: bytes) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         message = f"its claims cannot be read ({error})"
         raise Refused(message[:200]) from None
-    message = f"it is of another format than {VERSION}: make it anew"
+    message = f"the certificate's format is not version {VERSION}: make it again"
     require(type(certificate) is dict, message)
     require(set(certificate) == {"specnorm_certificate", "claims"}, message)
     require(certificate["specnorm_certificate"] == VERSION, message)
@@ -62,7 +62,7 @@ def statements_of(text: bytes) -> list[dict[str, Any]]:
     return list(statements)
 
 
-def with_completions(statement: dict[str, Any], arrays: dict[str, Numbers]) -> Claim:
+def with_completions(statement: dict[str, Any], arrays: dict[str, Array]) -> Claim:
     """Return the claim with its arrays, which are taken out of ``arrays``.
 
     So two claims cannot name one array, and the caller sees arrays that no claim names.
@@ -78,12 +78,12 @@ def with_completions(statement: dict[str, Any], arrays: dict[str, Numbers]) -> C
     return Claim(statement, completions)
 
 
-def completion_of(part: dict[str, Any], arrays: dict[str, Numbers]) -> Numbers:
+def completion_of(part: dict[str, Any], arrays: dict[str, Array]) -> Array:
     """Return the array that a claim, or a part, names."""
     name = part.get("completion")
     is_array = type(name) is str and name in arrays
-    cause = f"{plain(name)} is not there, or another claim's"
-    require(is_array, f"its arrays are not one H for each claim: {cause}")
+    cause = "the certificate lacks it, or an earlier claim has taken it"
+    require(is_array, f"a claim names the array {plain(name)}, but {cause}")
     return arrays.pop(str(name))
 
 
@@ -96,10 +96,11 @@ def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def refuse_number(text: str) -> None:
     """Refuse what JSON has besides whole numbers: fractions, infinity and nan."""
-    raise Refused(f"{plain(text)[:20]} is no whole number; others are hexadecimal")
+    number = plain(text)[:20]
+    raise Refused(f"{number} is no whole number; write other numbers as hexadecimal text")
 
 
-def archive_of(path: Path) -> dict[str, Numbers]:
+def archive_of(path: Path) -> dict[str, Array]:
     """Return the arrays of a NumPy archive.
 
     Objects are never unpickled. The sizes that the archive states are limited, and no
@@ -134,31 +135,31 @@ def unreadable(path: Path, error: Exception) -> str:
 
 
 # -- models ----------------------------------------------------------------------------
-def read_model(path: str | Path) -> Mapping[str, Numbers]:
+def read_model(path: str | Path) -> Mapping[str, Array]:
     """Return the arrays of a model's file by their names."""
     path = Path(path)
-    suffixes = ", ".join(MODELS)
-    require(path.suffix in MODELS, f"{path.name}: expected a model in {suffixes}")
+    suffixes = ", ".join(MODEL_SUFFIXES)
+    require(path.suffix in MODEL_SUFFIXES, f"{path.name}: expected a model in {suffixes}")
     require(path.is_file(), f"{path.name}: there is no such file")
     try:
         if path.suffix == ".npz":
-            arrays: Mapping[str, Numbers] = np.load(path, allow_pickle=False)
-            return arrays  # each is read when it is asked for
+            arrays: Mapping[str, Array] = np.load(path, allow_pickle=False)
+            return arrays  # `check` reads each of them; errors of the file appear there
         if path.suffix == ".safetensors":
             return safetensors_of(path)
         import onnx
 
-        return constants_of(onnx.load(path).graph)
+        return fixed_arrays_of(onnx.load(path).graph)
     except Exception as error:
         raise Refused(unreadable(path, error)) from None
 
 
-def safetensors_of(path: Path) -> dict[str, Numbers]:
+def safetensors_of(path: Path) -> dict[str, Array]:
     """Return the floating arrays of a safetensors file; no claim is about others."""
     import safetensors
 
     content = path.read_bytes()
-    arrays: dict[str, Numbers] = {}
+    arrays: dict[str, Array] = {}
     for name, entry in safetensors.deserialize(content):  # type: ignore[no-untyped-call]
         dtype = entry["dtype"]
         if dtype not in DTYPES:

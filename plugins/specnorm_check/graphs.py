@@ -1,9 +1,9 @@
 """Read the graph of an ONNX file: its constants, its operators, the shapes of its values.
 
 Shapes are those that onnx infers from the input's shape and from constants of the file;
-shapes that the file states are not believed. An operator without a rule, or one with
-attributes that its rule does not cover, gets a name that no rule is for: words, which
-are no name of an operator.
+shapes that the file states are not believed. An operator with attributes that its rule
+does not cover is renamed to a phrase with spaces, such as "Pad as it is given", which is
+the name of no operator, so that no rule matches.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specnorm_check.layers import Numbers, Refused, require
+from specnorm_check.layers import Array, Refused, require
 from specnorm_check.statements import NUMBER_LIMIT, plain, whole_numbers
 
-FLOATING_KINDS = {1, 10, 11, 16}  # float32, float16, float64 and bfloat16 in ONNX
+FLOATING_ELEM_TYPES = {1, 10, 11, 16}  # float32, float16, float64, bfloat16 in ONNX
 FIRST_OPSET = 13  # the authors read the definitions of operators from this set on
 LAST_OPSET = 28  # up to this one
-LONGEST_OPERATOR = 80  # letters of its name
-LARGEST_VALUE = 2**32  # entries
+LONGEST_OPERATOR = 80  # characters of its name
+MOST_ENTRIES = 2**32  # of one tensor
 
 WINDOW = {"auto_pad", "dilations", "kernel_shape", "pads", "strides"}
 REDUCTION = {"axes", "keepdims", "noop_with_empty_axes"}
-ATTRIBUTES: dict[str, set[str]] = {
+ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Abs": set(),
     "Add": set(),
     "AveragePool": WINDOW | {"ceil_mode", "count_include_pad"},
@@ -51,14 +51,14 @@ ATTRIBUTES: dict[str, set[str]] = {
 }
 """The operators that a rule is for, each with the attributes that it may have: the rule
 reads them, or holds for any value of them."""
-REQUIRED = {
+ONLY_VALUES = {
     "auto_pad": b"NOTSET",
     "ceil_mode": 0,
     "mode": b"constant",
     "training_mode": 0,
     "transA": 0,
 }
-"""The one value of an attribute, if stated, for which the rules hold; of any operator."""
+"""Attributes that must have this value if an operator states them: the rules need it."""
 
 
 class Node(NamedTuple):
@@ -72,10 +72,10 @@ class Node(NamedTuple):
 class Graph:
     """An ONNX graph with one input, whose shape the claim states.
 
-    ``start`` is the name of the input, ``ends`` are the names of the outputs. ``arrays``
-    has the constants by their names. ``nodes`` has the operator of each other value by
-    its name, in the order of the graph, the input first. ``shapes`` has the shape of
-    each value for which onnx infers one.
+    ``start`` is the name of the input, ``ends`` are the names of the outputs.
+    ``arrays`` has the arrays that the file states, by their names. ``nodes`` has the
+    operator of each other value by its name, in the order of the graph, the input
+    first. ``shapes`` has the shape of each value for which onnx infers one.
     """
 
     def __init__(self, content: bytes, input_shape: object) -> None:
@@ -85,7 +85,7 @@ class Graph:
         graph = model.graph
         require_known_definitions(model)
         require_numbers_in_file(graph)
-        self.arrays = constants_of(graph)
+        self.arrays = fixed_arrays_of(graph)
         require_small_numbers(graph, self.arrays)
         self.start = set_input_shape(graph, self.arrays, input_shape)
         self.ends = [output.name for output in graph.output]
@@ -100,9 +100,9 @@ class Graph:
                 # Rules are for first outputs; another gets a name that no rule is for.
                 op_of_output = op if index == 0 else f"output {index} of {op}"
                 self.nodes[name] = Node(op_of_output, list(node.input), attributes)
-        self._require_single_limits()
+        self._require_scalar_clip_limits()
 
-    def _require_single_limits(self) -> None:
+    def _require_scalar_clip_limits(self) -> None:
         """Refuse a Clip whose limits are arrays of the file with one axis or more.
 
         Broadcasting may repeat what is clipped. Limits that are computed have no rule.
@@ -129,23 +129,26 @@ class Graph:
             return False
         return all(self.shapes.get(other) == shape for other in names)
 
-    def keeps_entries(self, name: str) -> bool:
-        """Return whether a value has as many entries as what its operator reads."""
+    def keeps_entry_count(self, name: str) -> bool:
+        """Return whether a value has as many entries as its operator's first input."""
         before = self.shapes.get(self.nodes[name].inputs[0])
         after = self.shapes.get(name)
         if before is None or after is None:
             return False
         return math.prod(before) == math.prod(after)
 
-    def has_constants(self, node: Node) -> bool:
-        """Return whether all inputs of an operator but the first are constants."""
+    def has_fixed_inputs(self, node: Node) -> bool:
+        """Return whether all inputs but the first are arrays of the file."""
         others = set(node.inputs[1:])
         left_out = ""  # the name that ONNX gives to an optional input
         return others <= {left_out, *self.arrays}
 
-    def require_constants(self, node: Node) -> None:
-        """Refuse an operator with an input, other than the first, that is no constant."""
-        require(self.has_constants(node), f"a {node.op} of several values")
+    def require_fixed_inputs(self, node: Node) -> None:
+        """Refuse an operator with an input, other than the first, that is computed."""
+        require(
+            self.has_fixed_inputs(node),
+            f"a {node.op} with a further input that is computed",
+        )
 
 
 # -- the file --------------------------------------------------------------------------
@@ -172,8 +175,8 @@ def require_numbers_in_file(graph: Any) -> None:
         require(is_inside, "the model has numbers outside of its file")
 
 
-def constants_of(graph: Any) -> dict[str, Numbers]:
-    """Return the constants of an ONNX graph by their names.
+def fixed_arrays_of(graph: Any) -> dict[str, Array]:
+    """Return the arrays that an ONNX graph states, by their names.
 
     They are its initializers and the Constant operators that hold a tensor or integers.
     Arrays of bfloat16 are returned as float32, which is exact.
@@ -197,14 +200,16 @@ def constants_of(graph: Any) -> dict[str, Numbers]:
     return arrays
 
 
-def require_small_numbers(graph: Any, arrays: Mapping[str, Numbers]) -> None:
+def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:
     """Refuse numbers so large that onnx's integers overflow when it infers shapes.
 
-    Operators without a rule are skipped: what one of them computes has no bound, nor has
-    what is computed from that, so their shapes prove nothing.
+    Operators without a rule are skipped: a value that is computed from one has no bound,
+    so that its shape is never used. Of the operators with a rule, only Pad adds numbers
+    of an array to sizes. A Reshape states sizes, which `require_moderate` limits, and a
+    Slice clips its numbers to the size.
     """
     for node in graph.node:
-        if node.op_type not in ATTRIBUTES:
+        if node.op_type not in ALLOWED_ATTRIBUTES:
             continue
         numbers = [0]
         for attribute in node.attribute:
@@ -218,7 +223,7 @@ def require_small_numbers(graph: Any, arrays: Mapping[str, Numbers]) -> None:
 
 def set_input_shape(
     graph: Any,
-    arrays: Mapping[str, Numbers],
+    arrays: Mapping[str, Array],
     shape: object,
 ) -> str:
     """Write the input's shape into a graph, and return the input's name."""
@@ -227,7 +232,7 @@ def set_input_shape(
     require(not is_constant, "a constant of the model is an input of it, too")
     require(len(inputs) == 1, "the model has not one input")
     tensor_type = inputs[0].type.tensor_type
-    is_floating = tensor_type.elem_type in FLOATING_KINDS
+    is_floating = tensor_type.elem_type in FLOATING_ELEM_TYPES
     message = f"numbers of kind {tensor_type.elem_type} of ONNX, not floating ones"
     require(is_floating, f"the model's input has {message}")
     sizes = tensor_type.shape.dim
@@ -269,8 +274,8 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 def require_moderate(shape: Iterable[int]) -> None:
     """Refuse a shape of so many entries that products or sums of sizes may overflow."""
-    is_moderate = math.prod(map(abs, shape)) < LARGEST_VALUE
-    require(is_moderate, f"a value has {LARGEST_VALUE} entries or more")
+    is_moderate = math.prod(map(abs, shape)) < MOST_ENTRIES
+    require(is_moderate, f"a value has {MOST_ENTRIES} entries or more")
 
 
 # -- operators -------------------------------------------------------------------------
@@ -289,13 +294,13 @@ def known_operator(node: Any) -> str:
     if node.domain:
         return plain(f"{node.domain}.{node.op_type}")[:LONGEST_OPERATOR]
     op = plain(node.op_type)[:LONGEST_OPERATOR]
-    if op not in ATTRIBUTES:
+    if op not in ALLOWED_ATTRIBUTES:
         return op
     attributes = attributes_of(node)
     without_rule = f"{op} as it is given"
-    if set(attributes) - ATTRIBUTES[op]:
+    if set(attributes) - ALLOWED_ATTRIBUTES[op]:
         return without_rule
-    for name, value in REQUIRED.items():
+    for name, value in ONLY_VALUES.items():
         if attributes.get(name, value) != value:
             return without_rule
     if op == "BatchNormalization" and len(node.output) > 1:  # as in training

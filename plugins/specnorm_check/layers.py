@@ -1,7 +1,16 @@
 """Bound the norm of a convolution layer by a kernel H of whole numbers: Lemmas 1 to 3.
 
-The lemmas and their proofs are in docs/check-proofs.md; a function names the step that
-it computes. The file needs Python and NumPy.
+The lemmas and their proofs are on the page docs/check-proofs.md; a function names the
+step that it computes. The file needs Python and NumPy.
+
+K is the layer's kernel, with one matrix K_x for each tap x, and H any kernel with as many
+columns and the same taps. K' and H' are 2^exponent K and 2^exponent H in whole numbers,
+and E is the error of rounding K. The *lag* M_t is the matrix sum_x K_x^T K_{x+t} + sum_x
+H_x^T H_{x+t}. Lemma 1: the norm of K is at most the root of
+
+    v + |M_0 - v I| + sum over t != 0 of |M_t|    for any number v,
+
+with Frobenius norms. The bound is close if K^T K + H^T H is close to a multiple of I.
 
 A layer's kernel has the axes (outputs, inputs of a group, *taps), kernels of stride 1
 (groups, rows, channels, *taps). A kernel without taps is a matrix.
@@ -19,12 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = NDArray[Any]
+Array = NDArray[Any]
 Lag = tuple[int, ...]
 
 LARGEST_ENTRY = 2**19  # of K' and H', in absolute value
 EXACT = 2**53  # float64 holds every whole number up to this one
 LARGEST_MATRIX = 2**26  # entries
+UNDERFLOW = Fraction(1, 2**60)  # far above what underflow takes from a sum of entries
 
 
 class Refused(Exception):
@@ -45,8 +55,8 @@ class Axis:
     taps: int
     stride: int
     dilation: int
-    before: int  # pixels of padding before the first pixel
-    after: int  # and after the last
+    padding_before: int  # pixels before the first one
+    padding_after: int  # pixels after the last one
 
     @property
     def reach(self) -> int:
@@ -55,7 +65,7 @@ class Axis:
 
     def outputs(self, size: int) -> int:
         """Return the number of outputs of an input of this size."""
-        padded = self.before + size + self.after
+        padded = self.padding_before + size + self.padding_after
         last_start = padded - self.reach - 1  # of a window; the first starts at 0
         return last_start // self.stride + 1
 
@@ -77,17 +87,18 @@ class Layer:
 
 # -- the bound -------------------------------------------------------------------------
 def proven_norm(
-    kernel: Numbers,
+    kernel: Array,
     layer: Layer,
-    completion: Numbers,
+    completion: Array,
     exponent: int,
     entry_error: float = 0.0,
 ) -> Fraction:
     """Return the number that H proves: the norm of the layer is not above it.
 
-    The steps are those of Arithmetic: ``kernel`` is K, ``rounded`` K', ``absolute_e`` is
-    |E|; ``completion`` is H', as H*H completes K*K to a multiple of I. ``entry_error``
-    bounds the relative error of each entry of a kernel that was itself computed.
+    The steps are those of the section Arithmetic: ``kernel`` is K, ``rounded`` is K',
+    ``absolute_e`` is |E|, ``completion`` is H'. The norm of 2^exponent K is at most that
+    of K', by Lemma 1, plus that of E. ``entry_error`` bounds the relative error of each
+    entry of a kernel that was itself computed.
     """
     kernel = kernel.astype(np.float64)
     require(np.isfinite(kernel).all(), "the kernel holds nan or infinity")
@@ -105,11 +116,11 @@ def proven_norm(
     h = whole_numbers_of(completion)
     require_same_columns(k, h)
     if not kernel.any():
-        return Fraction(0)  # exactly, where step 4 would add 2^-60
+        return Fraction(0)  # exact; step 4 would add 2^-60
 
     # Step 3: Lemma 1.
     k_above_h = np.concatenate([k, h], axis=1)
-    squares = lemma_1(k_above_h)
+    squares = squared_norm_bounds(k_above_h)
 
     # Step 4: the norm of E. Each entry of e is a sum of at most kernel.size numbers.
     e = stride_one_kernels(absolute_e, layer)
@@ -125,7 +136,7 @@ def proven_norm(
     return scaled_norm / Fraction(2) ** exponent
 
 
-def whole_numbers_of(completion: Numbers) -> Numbers:
+def whole_numbers_of(completion: Array) -> Array:
     """Return H' in float64; refuse other numbers than integers up to 2^19."""
     dtype = completion.dtype
     is_whole = dtype.str in ("<i2", "<i4")
@@ -135,14 +146,17 @@ def whole_numbers_of(completion: Numbers) -> Numbers:
     return h
 
 
-def require_small_entries(numbers: Numbers) -> None:
+def require_small_entries(numbers: Array) -> None:
     """Refuse numbers whose absolute value is above 2^19, or nan."""
     is_small = np.abs(numbers) <= LARGEST_ENTRY
     require(is_small.all(), "K or H has an entry above 2^19")
 
 
-def require_same_columns(k: Numbers, h: Numbers) -> None:
-    """Refuse an H that has not the groups, channels and taps of the kernels k."""
+def require_same_columns(k: Array, h: Array) -> None:
+    """Refuse an H that has not the groups, columns and taps of k.
+
+    k is as `stride_one_kernels` returns it.
+    """
     message = f"H is {h.shape}; expected {k.shape} with any number of rows"
     require(h.ndim == k.ndim, message)
     rows = h.shape[1]
@@ -150,12 +164,13 @@ def require_same_columns(k: Numbers, h: Numbers) -> None:
     require(h.shape == expected, message)
 
 
-def stride_one_kernels(kernel: Numbers, layer: Layer) -> Numbers:
+def stride_one_kernels(kernel: Array, layer: Layer) -> Array:
     """Return kernels (groups, rows, channels, *taps) of stride 1.
 
     The largest of their norms, times `padding_factor`, bounds the layer's norm: at every
     size by Lemma 2, at one size by Lemma 3. Kernels with more channels than rows are
-    transposed: the symbols are transposed with them and keep their norms.
+    transposed. The matrix of each frequency, the Fourier transform of the taps, is
+    transposed then, too, and keeps its norm.
     """
     if layer.sizes is None:
         kernels = by_phases(kernel, layer)
@@ -168,8 +183,8 @@ def stride_one_kernels(kernel: Numbers, layer: Layer) -> Numbers:
 
 
 # -- Lemma 1 ---------------------------------------------------------------------------
-def lemma_1(a: Numbers) -> list[Fraction]:
-    """Return for each group the bound of ||K||^2 of Lemma 1.
+def squared_norm_bounds(a: Array) -> list[Fraction]:
+    """Return for each group the bound of the squared norm of K by Lemma 1.
 
     ``a`` is A, the rows of K above those of H. So M_t is the sum of A_x^T A_{x+t} over x.
     """
@@ -181,7 +196,9 @@ def lemma_1(a: Numbers) -> list[Fraction]:
     for m_0 in lag_matrices(a, zero):
         v = best_shift(m_0)
         shifts.append(v)
-        shifted.append(m_0 - v * identity)  # v in [0, 2^62), by step 3: no overflow
+        # No overflow: 0 <= v <= the mean of M_0's diagonal, which `exact_products`
+        # keeps below 2^62.
+        shifted.append(m_0 - v * identity)
     sums = frobenius_norms(np.array(shifted))
     norms_added = 1
     for lag in lags_after_zero(taps):
@@ -208,7 +225,7 @@ def lags_after_zero(taps: list[int]) -> Iterator[Lag]:
             yield lag
 
 
-def lag_matrices(a: Numbers, lag: Lag) -> Numbers:
+def lag_matrices(a: Array, lag: Lag) -> Array:
     """Return M_t for each group, exactly: a sum over the x for which x + t is a tap."""
     taps = a.shape[3:]
     x: list[slice] = []
@@ -226,14 +243,14 @@ def lag_matrices(a: Numbers, lag: Lag) -> Numbers:
     )
 
 
-def rows_of_channels(a: Numbers) -> Numbers:
+def rows_of_channels(a: Array) -> Array:
     """Return matrices (groups, channels, rows times taps)."""
     groups, _, channels, *_ = a.shape
     channels_first = np.moveaxis(a, 2, 1)
     return channels_first.reshape(groups, channels, -1)
 
 
-def exact_products(left: Numbers, right: Numbers) -> Numbers:
+def exact_products(left: Array, right: Array) -> Array:
     """Return left right^T for whole numbers, exactly (Arithmetic, step 3).
 
     A matrix product sums only so many products that the sum stays below 2^53.
@@ -241,7 +258,8 @@ def exact_products(left: Numbers, right: Numbers) -> Numbers:
     groups, channels, length = left.shape
     largest = max(largest_entry(left), largest_entry(right))
     largest_product = max(largest**2, 1)
-    require(largest_product < EXACT, "taps that read one pixel sum to 2^26.5 or more")
+    # In `matrix_at_size` an entry is the sum of the taps that read one pixel.
+    require(largest_product < EXACT, "an entry of its matrix is 2^26.5 or more")
     largest_sum = length * largest_product
     require(largest_sum < 2**62, "a sum of its products may reach 2^62")
     at_once = (EXACT - 1) // largest_product
@@ -256,16 +274,18 @@ def exact_products(left: Numbers, right: Numbers) -> Numbers:
     return total
 
 
-def largest_entry(a: Numbers) -> int:
+def largest_entry(a: Array) -> int:
     """Return the largest absolute value of whole numbers."""
     largest = np.abs(a).max(initial=0)
     return int(largest)
 
 
-def best_shift(m_0: Numbers) -> int:
-    """Return about m - D / root(c (c - 1)), the v at which Lemma 1 bounds closest.
+def best_shift(m_0: Array) -> int:
+    """Return about m - D / root(c (c - 1)), the v for which Lemma 1's bound is least.
 
-    The lemma holds for any v, so the roundings of this one do not matter.
+    c is the number of channels, m the mean of the diagonal of M_0, and D the Frobenius
+    norm of M_0 - m I. The lemma holds for any v, so the roundings of this one do not
+    matter.
     """
     values = m_0.astype(np.float64)
     c = len(values)
@@ -276,7 +296,7 @@ def best_shift(m_0: Numbers) -> int:
     return round(m - d / math.sqrt(pairs))
 
 
-def frobenius_norms(matrices: Numbers) -> Numbers:
+def frobenius_norms(matrices: Array) -> Array:
     """Return the Frobenius norm of each matrix."""
     squares = matrices.astype(np.float64) ** 2
     sums = squares.sum(axis=(1, 2))
@@ -284,12 +304,12 @@ def frobenius_norms(matrices: Numbers) -> Numbers:
 
 
 # -- Lemma 2 ---------------------------------------------------------------------------
-def by_phases(kernel: Numbers, layer: Layer) -> Numbers:
+def by_phases(kernel: Array, layer: Layer) -> Array:
     """Return the kernels of stride 1 whose channels are the phases of the input."""
     for index, axis in enumerate(layer.axes):
         common = math.gcd(axis.stride, axis.dilation)
         step = axis.stride // common  # s' of step 1
-        phases = min(step, axis.taps)
+        phases = min(step, axis.taps)  # no tap reads a phase beyond the last tap
         kernel = split_axis(kernel, 2 + index, phases)
     rows = len(kernel) // layer.groups
     return kernel.reshape(
@@ -300,10 +320,10 @@ def by_phases(kernel: Numbers, layer: Layer) -> Numbers:
 
 
 def split_axis(
-    kernel: Numbers,
+    kernel: Array,
     axis: int,
     phases: int,
-) -> Numbers:
+) -> Array:
     """Return the kernel that reads the phases of an axis as channels (step 3).
 
     Tap phases * a + b of a channel becomes tap a of the channel (channel, b).
@@ -324,7 +344,11 @@ def split_axis(
 
 # -- Lemma 3 ---------------------------------------------------------------------------
 def padding_factor(layer: Layer) -> Fraction:
-    """Return a bound of the norm of P: the root of the most copies of a pixel."""
+    """Return a bound of the norm of P, which pads the input (Lemma 3, steps 1 to 3).
+
+    |P u|^2 counts each pixel as often as it is copied, so that the norm is the root of
+    the largest number of copies of a pixel.
+    """
     if layer.sizes is not None:
         return Fraction(1)
     copies = 1
@@ -337,25 +361,29 @@ def padding_factor(layer: Layer) -> Fraction:
 
 
 def copies_of_a_pixel(axis: Axis, mode: str) -> int:
-    """Return the most copies of a pixel on an axis, or of an output (circular)."""
+    """Return the largest number of copies of a pixel on an axis.
+
+    If padding is circular, outputs are counted in place of pixels: padding beyond the
+    kernel's reach only repeats outputs (step 3).
+    """
     if mode == "reflect":
-        before = min(axis.before, 1)
-        after = min(axis.after, 1)
+        before = min(axis.padding_before, 1)
+        after = min(axis.padding_after, 1)
         return 1 + before + after
     if mode == "replicate":
-        return 1 + axis.before + axis.after
+        return 1 + axis.padding_before + axis.padding_after
     if mode == "circular":
-        more_pixels = axis.before + axis.after - axis.reach
+        more_pixels = axis.padding_before + axis.padding_after - axis.reach
         more_outputs = -(-more_pixels // axis.stride)  # rounded up
         return 1 + max(more_outputs, 0)
     return 1
 
 
 def matrix_at_size(
-    kernel: Numbers,
+    kernel: Array,
     layer: Layer,
     sizes: tuple[int, ...],
-) -> Numbers:
+) -> Array:
     """Return the layer's matrix for each group (step 4)."""
     outputs, inputs, *taps = kernel.shape
     sizes_out = []
@@ -373,7 +401,7 @@ def matrix_at_size(
     matrix = np.zeros((rows, columns))
     all_taps = itertools.product(*map(range, taps))
     for tap_number, tap in enumerate(all_taps):
-        reads: Numbers = np.ones((1, 1))
+        reads: Array = np.ones((1, 1))
         for axis, size, t in zip(layer.axes, sizes, tap, strict=True):
             on_axis = pixels_read(axis, size, t, mode)
             reads = np.kron(reads, on_axis)
@@ -387,15 +415,15 @@ def pixels_read(
     size: int,
     tap: int,
     mode: str,
-) -> Numbers:
+) -> Array:
     """Return R(t) of Lemma 3: a 1 where an output (row) reads a pixel (column)."""
     outputs = axis.outputs(size)
     position = axis.stride * np.arange(outputs)
-    position += axis.dilation * tap - axis.before
+    position += axis.dilation * tap - axis.padding_before
     if mode == "circular":
         position = position % size
     if mode == "reflect":
-        most = max(axis.before, axis.after)
+        most = max(axis.padding_before, axis.padding_after)
         require(most < size, "its padding reflects too many pixels")
         last = size - 1
         position = np.abs(position)  # mirrored at the first pixel
@@ -412,7 +440,7 @@ def pixels_read(
 
 # -- rounding --------------------------------------------------------------------------
 def schur_bounds(
-    kernels: Numbers,
+    kernels: Array,
     roundings: int,
 ) -> list[Fraction]:
     """Return a bound of the norm of each kernel with entries that are not negative.
@@ -426,17 +454,21 @@ def schur_bounds(
     largest_rows = row_sums.max(axis=1).tolist()
     largest_columns = column_sums.max(axis=1).tolist()
     factor = inflation(kernels.size + roundings)
-    underflow = Fraction(1, 2**60)
     bounds = []
     for row, column in zip(largest_rows, largest_columns, strict=True):
         product = Fraction(row) * Fraction(column)
         norm = factor * root_up(product)
-        bounds.append(norm + underflow)
+        bounds.append(norm + UNDERFLOW)
     return bounds
 
 
 def inflation(roundings: int) -> Fraction:
-    """Return f with: true sum < f * sum after so many roundings (Arithmetic, step 3)."""
+    """Return f with: true sum < f * sum after so many roundings (Arithmetic, step 3).
+
+    Eight more are counted for the roundings of single entries, their squares and the
+    root. A rounding changes a number by a factor of at most 1 + 2^-53; 2^-52 is twice
+    that, for the products of such factors.
+    """
     require(roundings < 2**48, "the kernel is too large")
     return 1 + Fraction(roundings + 8, 2**52)
 

@@ -1,8 +1,11 @@
 """Bound the Lipschitz constant of an ONNX network: one value after the other.
 
-The rules and their proofs are in docs/check-proofs.md. A claim lists *parts*: layers that
-lie one behind the other or in a sum, which one kernel H proves together. An operator, or
-a form of it, that has no rule is refused.
+The rules and their proofs are on the page docs/check-proofs.md, section Networks. For
+each value z of the graph a number c is computed with |z - z'| <= c |x - x'| for any two
+inputs x, x': 1 for the input, 0 for arrays of the file, and a number by a rule for every
+other value. A claim also lists *parts*: layers that lie one behind the other or in a sum,
+which one kernel H proves together. An operator, or a form of it, that has no rule is
+refused.
 """
 
 from __future__ import annotations
@@ -15,15 +18,15 @@ from typing import NamedTuple
 import numpy as np
 
 from specnorm_check.graphs import Graph
-from specnorm_check.layers import Numbers, Refused, proven_norm, require
+from specnorm_check.layers import Array, Refused, proven_norm, require
 from specnorm_check.parts import ENTRY_ERROR, SUMS, Joint, Part, growth, joint_of_part
 from specnorm_check.rules import ONE, ROUNDING, factor_of_operator, root_of_squares
 from specnorm_check.statements import (
     Statement,
-    number,
     plain,
     printed,
-    require_at_least,
+    read_hexadecimal,
+    require_claim_covers,
 )
 
 KEYS_OF_A_NETWORK = {"input_shape", "name", "parts", "sha256", "upper"}
@@ -32,7 +35,7 @@ KEYS_OF_A_NETWORK = {"input_shape", "name", "parts", "sha256", "upper"}
 # -- the claim -------------------------------------------------------------------------
 def prove_network(
     statement: Statement,
-    completions: Sequence[Numbers],
+    completions: Sequence[Array],
     content: bytes,
 ) -> str:
     """Prove the claim that a network's Lipschitz constant is at most a number.
@@ -48,24 +51,25 @@ def prove_network(
     parts = [Part.read(part) for part in statement["parts"]]
     network = Network(content, statement["input_shape"])
     constant = network.constant(parts, completions)
-    require_at_least(statement["upper"], constant, "its parts prove")
+    require_claim_covers(statement["upper"], constant, "its parts prove")
     return sentence(statement, network, parts)
 
 
 def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> str:
     """Return what is proven, and which operators were read, in words."""
     shape = "x".join(map(str, statement["input_shape"]))
-    constant = printed(number(statement["upper"]))
+    constant = printed(read_hexadecimal(statement["upper"]))
     counts: dict[str, int] = {}
     for name, node in network.nodes.items():
         if name != network.start:
             counts[node.op] = counts.get(node.op, 0) + 1
     operators = ", ".join(f"{count} {op}" for op, count in counts.items())
-    layers_of_parts = [len(part.values) - 1 for part in parts]
-    most_layers = max(layers_of_parts, default=0)
+    # Each value after the first is one step of a part: a sum of layers, and a function.
+    steps_of_parts = [len(part.values) - 1 for part in parts]
+    most_steps = max(steps_of_parts, default=0)
     return (
         f"Lipschitz constant <= {constant} of the input {shape}, by {len(parts)} parts "
-        f"of {most_layers} layers at most, of {operators}, {statement['sha256'][:16]}"
+        f"of {most_steps} layers at most, of {operators}, {statement['sha256'][:16]}"
     )
 
 
@@ -73,12 +77,13 @@ def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> s
 class ValueBounds(NamedTuple):
     """Bounds of the difference z - z' of a value, for inputs at the distance 1.
 
-    ``unweighted`` bounds |z - z'|, or is None if nothing is proven. For each pair (q, c)
-    of ``weighted``, c bounds |q (z - z')|, where q has one number for each channel.
+    ``without_multipliers`` bounds |z - z'|, or is None if nothing is proven. For each
+    pair (q, c) of ``with_multipliers``, c bounds |q (z - z')|, where the multipliers q
+    are one number for each channel.
     """
 
-    unweighted: Fraction | None
-    weighted: list[tuple[Numbers, Fraction]]
+    without_multipliers: Fraction | None
+    with_multipliers: list[tuple[Array, Fraction]]
 
 
 class Network(Graph):
@@ -91,7 +96,7 @@ class Network(Graph):
     def constant(
         self,
         parts: Sequence[Part],
-        completions: Sequence[Numbers],
+        completions: Sequence[Array],
     ) -> Fraction:
         """Return a Lipschitz constant of all outputs together (Networks, step 1).
 
@@ -104,7 +109,7 @@ class Network(Graph):
             bounds_of[name] = ValueBounds(Fraction(0), [])
         bounds_of[self.start] = ValueBounds(ONE, [])
         for name in self.nodes:
-            if name not in bounds_of:
+            if name not in bounds_of:  # neither the input nor an array of the file
                 by_rule = self.bound_by_rule(name, bounds_of)
                 bounds_of[name] = ValueBounds(by_rule, [])
             for part, completion in zip(parts, completions, strict=True):
@@ -114,7 +119,7 @@ class Network(Graph):
 
         bounds = []
         for name in self.ends:
-            bound = bounds_of[name].unweighted
+            bound = bounds_of[name].without_multipliers
             if bound is None:
                 raise Refused(self.nothing_proven(bounds_of))
             bounds.append(bound)
@@ -133,7 +138,7 @@ class Network(Graph):
         """Return the message that some operators have no bound."""
         unknown = set()
         for name, node in self.nodes.items():
-            if bounds_of[name].unweighted is None:
+            if bounds_of[name].without_multipliers is None:
                 unknown.add(node.op)
         return f"nothing is proven beyond one of {', '.join(sorted(unknown))}"
 
@@ -144,27 +149,27 @@ class Network(Graph):
     ) -> Fraction | None:
         """Return a bound of |z - z'| from those of z's inputs (Networks, step 2).
 
-        An input with the bound 0 is a constant, another one moves. What is computed from
-        constants alone has no bound, since it may be drawn at random. None: no bound.
+        An operator's input changes unless its bound is 0. A value that is computed from
+        fixed inputs alone has no bound, since it may be drawn at random. None: no bound.
         """
         node = self.nodes[name]
-        moving = []
+        changing = []
         bounds = []
         for operand in node.inputs:
-            bound = bounds_of[operand].unweighted
+            bound = bounds_of[operand].without_multipliers
             if bound is None:
                 return None
             if bound > 0:
-                moving.append(operand)
+                changing.append(operand)
                 bounds.append(bound)
-        if not moving:
+        if not changing:
             return None
-        if node.op in SUMS and self.have_shape(moving, name):
+        if node.op in SUMS and self.have_shape(changing, name):
             return sum(bounds, Fraction(0))
         if node.op == "Concat":
             return root_of_squares(bounds)
-        moves_first_alone = moving == node.inputs[:1] and self.has_constants(node)
-        if not moves_first_alone:
+        changes_first_alone = changing == node.inputs[:1] and self.has_fixed_inputs(node)
+        if not changes_first_alone:
             return None
         factor = factor_of_operator(self, name)
         if factor is None:
@@ -174,7 +179,7 @@ class Network(Graph):
     def bound_by_part(
         self,
         part: Part,
-        completion: Numbers,
+        completion: Array,
         bounds_of: Mapping[str, ValueBounds],
     ) -> ValueBounds:
         """Return the bounds that a part proves of its last value from its first's."""
@@ -190,29 +195,29 @@ class Network(Graph):
 
         start = part.values[0]
         op = self.nodes[start].op
-        message = f"a part begins at {plain(start)}, a {op} of which nothing is known"
+        message = f"no bound is known of {plain(start)} (a {op}), where a part begins"
         if not part.multipliers:
-            one_for_all_channels = np.ones(1)
-            first = weighted_bound(bounds_of[start], one_for_all_channels, message)
+            one_for_all = np.ones(1)
+            first = bound_with_multipliers(bounds_of[start], one_for_all, message)
             return ValueBounds(first * constant, [])
         q_0 = part.multipliers[0]
         q_n = part.multipliers[-1]
-        last = weighted_bound(bounds_of[start], q_0, message) * constant
+        last = bound_with_multipliers(bounds_of[start], q_0, message) * constant
         least = Fraction(float(q_n.min()))
         return ValueBounds(last / least, [(q_n, last)])
 
 
-def weighted_bound(z_bounds: ValueBounds, q: Numbers, message: str) -> Fraction:
+def bound_with_multipliers(z_bounds: ValueBounds, q: Array, message: str) -> Fraction:
     """Return a bound of |q (z - z')| (Networks, step 3).
 
     ``q`` has one number for each channel, or one for all. Without any bound of z - z',
     the claim is refused with ``message``.
     """
     bounds = []
-    if z_bounds.unweighted is not None:
+    if z_bounds.without_multipliers is not None:
         largest = Fraction(float(q.max()))
-        bounds.append(z_bounds.unweighted * largest)
-    for other, c in z_bounds.weighted:
+        bounds.append(z_bounds.without_multipliers * largest)
+    for other, c in z_bounds.with_multipliers:
         if len(other) == len(q):
             ratio = float((q / other).max())
             bounds.append(c * Fraction(ratio) * ROUNDING)
@@ -223,8 +228,8 @@ def weighted_bound(z_bounds: ValueBounds, q: Numbers, message: str) -> Fraction:
 def combine(first: ValueBounds, second: ValueBounds) -> ValueBounds:
     """Return the bounds of a value of which two lists of bounds are proven."""
     bounds = []
-    for bound in (first.unweighted, second.unweighted):
+    for bound in (first.without_multipliers, second.without_multipliers):
         if bound is not None:
             bounds.append(bound)
     least = min(bounds, default=None)
-    return ValueBounds(least, first.weighted + second.weighted)
+    return ValueBounds(least, first.with_multipliers + second.with_multipliers)

@@ -1,7 +1,21 @@
 """Prove several layers together: the kernel of a part, by Lemma 4.
 
-The steps A to H are those of the page docs/check-proofs.md. The values of a part are
-z_0, ..., z_n. The first axis of a value is the batch, the second the channels.
+The steps A to H are those of the page docs/check-proofs.md, section Lemma 4. The values
+of a part are z_0, ..., z_n, linked by layers W_ij and functions f_i of each entry:
+
+    z_i = f_i(sum over j < i of W_ij z_j + constant),    i = 1, ..., n.
+
+The slopes of f_i lie in [a_i, b_i] with a_i <= 0 <= b_i, and q_i are multipliers of z_i.
+Lemma 4: if no eigenvalue of the Hermitian kernel N is above 1, then |q_n d_n| <= |q_0
+d_0| for the differences d_i of z_i. N has a vertex i for each value, and a vertex i' for
+each i < n with a_i b_i < 0. With V_ij = q_i W_ij / q_j its blocks are
+
+    from j to i:   V_ij (a_i + b_i) / 2        for i < n,
+    from j to i':  V_ij root(-a_i b_i)         for i < n,
+    from j to n:   V_nj max(-a_n, b_n),
+
+and the adjoints of these. The first axis of a value is the batch, the second the
+channels.
 """
 
 from __future__ import annotations
@@ -15,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.layers import Axis, Layer, Numbers, Refused, require, split_axis
+from specnorm_check.layers import Array, Axis, Layer, Refused, require, split_axis
 from specnorm_check.rules import (
     ONE,
     POOLS,
@@ -24,18 +38,20 @@ from specnorm_check.rules import (
     factor_of_operator,
     largest_slope,
     normalising_factors,
-    product,
+    product_rounded_once,
     slopes_of,
 )
-from specnorm_check.statements import Statement, number, plain, read_exponent
+from specnorm_check.statements import Statement, plain, read_exponent, read_hexadecimal
 
-# The entry "weights" of a certificate has the multipliers q_0, ..., q_n.
+# The multipliers q_0, ..., q_n are the entry "weights" of a certificate.
 KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 LAYER_OPERATORS = {"Conv", "Gemm"}
 SUMS = {"Add", "Sub"}
-SHORTCUTS = {"Pad", "Slice"}
-ENTRY_ERROR = 2.0**-48  # above the relative error of an entry after 28 roundings
-MOST_NORMALISATIONS = 4  # behind a layer: 5 roundings each, besides 8 others
+SKIP_OPERATORS = {"Pad", "Slice"}
+MOST_NORMALISATIONS = 4  # behind a layer
+# An entry of N has 8 roundings, and 5 more for each normalisation: 28 at most. Their
+# relative error is below 32 times 2^-53.
+ENTRY_ERROR = 2.0**-48
 LARGEST_KERNEL = 2**31  # entries
 HALF = Fraction(1, 2)
 DO_NOT_FIT = "layers of a part do not fit together"
@@ -54,7 +70,7 @@ class Part:
     """
 
     values: list[str]
-    multipliers: list[Numbers]
+    multipliers: list[Array]
     at_own_size: bool
     exponent: int
 
@@ -68,14 +84,15 @@ class Part:
         require(is_list, "the values of a part are no list of two or more")
         multipliers = []
         for texts in statement["weights"]:
-            q = np.array([number(text) for text in texts])
+            q = np.array([read_hexadecimal(text) for text in texts])
             is_moderate = (q > 2.0**-99) & (q < 2.0**99)
             message = "a multiplier is 0, or close to it or beyond"
             require(is_moderate.all(), message)
             multipliers.append(q)
-        needs_none = len(values) == 2 and not multipliers
+        is_layer_without = len(values) == 2 and not multipliers
         has_all = len(multipliers) == len(values)
-        require(needs_none or has_all, "a part has not multipliers for each value")
+        message = "a part has not multipliers for each value"
+        require(is_layer_without or has_all, message)
         sizes = statement["sizes"]
         require(
             sizes in ("every", "own"), "the sizes of a part are neither every nor own"
@@ -89,20 +106,20 @@ class Term(NamedTuple):
 
     start: int
     end: int
-    kernel: Numbers
+    kernel: Array
     layer: Layer
 
 
-class Function(NamedTuple):
+class ActivationAndPool(NamedTuple):
     """A value as a function, entry by entry, of another value; pooled afterwards.
 
-    ``pooling`` is the constant of the pooling, 1 if there is none.
+    ``pooling_constant`` is 1 if there is no pooling.
     """
 
     argument: str
     slopes: Slopes
     is_pooled: bool
-    pooling: Fraction
+    pooling_constant: Fraction
 
 
 class Joint(NamedTuple):
@@ -114,7 +131,7 @@ class Joint(NamedTuple):
     constant of the pooling and, in step G, the slope.
     """
 
-    kernel: Numbers
+    kernel: Array
     layer: Layer
     adds_half_identity: bool
     depth: int
@@ -133,7 +150,8 @@ def joint_of_part(graph: Graph, part: Part) -> Joint:
         function = function_at(graph, name)
         if function.is_pooled:
             require(end == last, f"pooling at {plain(name)} stands in a part")
-        pooling = function.pooling  # 1, unless at the last value
+        # 1 at inner values, where pooling was refused above.
+        pooling = function.pooling_constant
         low, high = function.slopes
         slopes[end] = (min(low, 0.0), max(high, 0.0))  # Lemma 4: a <= 0 <= b
         terms += reader.terms(end, function.argument)
@@ -145,15 +163,20 @@ def joint_of_part(graph: Graph, part: Part) -> Joint:
 
 
 def growth(joint: Joint, norm: Fraction) -> Fraction:
-    """Return the factor of each layer of a part, if ``norm`` bounds the joint kernel."""
-    if not joint.adds_half_identity:  # steps F and G
+    """Return the factor of each layer of a part, if ``norm`` bounds the joint kernel.
+
+    Of a chain, or of one layer, it is the norm (steps F and G). Otherwise the norm of
+    N + I/2, less 1/2, is a number tau that bounds the largest eigenvalue of N. A way of
+    d layers has the constant (2 tau - 1)^d, and 1 if tau is below 1 (step E).
+    """
+    if not joint.adds_half_identity:
         return norm
-    sigma = norm - HALF  # step E
-    return max(2 * sigma - 1, ONE)
+    tau = norm - HALF
+    return max(2 * tau - 1, ONE)
 
 
 # -- step A: the layers of a part ------------------------------------------------------
-def function_at(graph: Graph, name: str) -> Function:
+def function_at(graph: Graph, name: str) -> ActivationAndPool:
     """Return the function of each entry, and the pooling, that compute a part's value.
 
     Backwards from the value, pooling comes first (step H), then the function. Either may
@@ -175,9 +198,9 @@ def function_at(graph: Graph, name: str) -> Function:
     slopes = slopes_of(node)
     if slopes is None:
         identity = (1.0, 1.0)
-        return Function(name, identity, is_pooled, pooling)
-    graph.require_constants(node)
-    return Function(node.inputs[0], slopes, is_pooled, pooling)
+        return ActivationAndPool(name, identity, is_pooled, pooling)
+    graph.require_fixed_inputs(node)
+    return ActivationAndPool(node.inputs[0], slopes, is_pooled, pooling)
 
 
 def keeps_channels(graph: Graph, node: Node) -> bool:
@@ -202,71 +225,72 @@ class TermReader:
         self,
         end: int,
         name: str,
-        scale: Numbers | float = 1.0,
+        scale: Array | float = 1.0,
         normalisations: int = 0,
     ) -> Iterator[Term]:
         """Yield the layers that lead from z_0, ..., z_{end-1} to the value ``name``.
 
-        Their sum is ``scale`` times the value, less a constant, which changes no
-        difference. ``scale`` is one number, or one for each channel: the product of signs
-        and of the factors of batch normalisations. ``normalisations`` counts the latter.
+        Their sum is ``scale`` times the value, up to a fixed value, which cancels in
+        differences. ``scale`` is one number, or one for each channel: the product of
+        signs and of the factors of batch normalisations. ``normalisations`` counts the
+        latter.
         """
         graph = self.graph
         if name in graph.arrays:
             return
         node = graph.nodes[name]
         is_value_of_part = name in self.part.values[:end]
-        if is_value_of_part or node.op in SHORTCUTS:
-            yield self.shortcut(end, name, scale)
+        if is_value_of_part or node.op in SKIP_OPERATORS:
+            yield self.skip_term(end, name, scale)
         elif node.op == "BatchNormalization":
-            graph.require_constants(node)
+            graph.require_fixed_inputs(node)
             more = normalisations + 1
             message = f"more than {MOST_NORMALISATIONS} normalisations behind a layer"
             require(more <= MOST_NORMALISATIONS, message)
             factors = normalising_factors(graph, node)
-            scales = product(np.asarray(scale), factors)
+            scales = product_rounded_once(np.asarray(scale), factors)
             yield from self.terms(end, node.inputs[0], scales, more)
         elif node.op in SUMS:
             for index, summand in enumerate(node.inputs):
-                is_constant = summand in graph.arrays
-                is_same = is_constant or graph.have_shape([summand], name)
-                require(is_same, f"{node.op} spreads a value of a part")
+                is_fixed = summand in graph.arrays
+                is_same = is_fixed or graph.have_shape([summand], name)
+                require(is_same, f"{node.op} broadcasts a value of a part")
                 is_subtracted = index == 1 and node.op == "Sub"
                 sign = -1 if is_subtracted else 1
                 yield from self.terms(end, summand, sign * scale, normalisations)
         else:
             require(node.op in LAYER_OPERATORS, f"{node.op} stands in a part")
-            yield self.layer(end, node, scale)
+            yield self.layer_term(end, node, scale)
 
-    def layer(
+    def layer_term(
         self,
         end: int,
         node: Node,
-        scale: Numbers | float,
+        scale: Array | float,
     ) -> Term:
         """Return the term of a Conv or Gemm.
 
         Its input is a value z_j, called ``source``, of the part, or z_j flattened.
         """
         graph = self.graph
-        graph.require_constants(node)
+        graph.require_fixed_inputs(node)
         input_name = node.inputs[0]
         source = input_name
         while source not in self.part.values[:end]:
             before = graph.nodes[source]
             message = f"{before.op} stands before a layer of a part"
             require(before.op in SAME_ENTRIES, message)
-            require(graph.keeps_entries(source), message)
+            require(graph.keeps_entry_count(source), message)
             source = before.inputs[0]
         stored = graph.arrays[node.inputs[1]].astype(np.float64)
         kernel, layer = read_kernel(node, stored, graph.shape_of(input_name))
         return self.term(end, source, input_name, kernel, layer, scale)
 
-    def shortcut(
+    def skip_term(
         self,
         end: int,
         name: str,
-        scale: Numbers | float,
+        scale: Array | float,
     ) -> Term:
         """Return the term of a value z_j of the part that is added without a layer.
 
@@ -277,8 +301,8 @@ class TermReader:
         changes = []
         while source not in self.part.values[:end]:
             node = self.graph.nodes[source]
-            require(node.op in SHORTCUTS, f"{node.op} stands in a part")
-            self.graph.require_constants(node)
+            require(node.op in SKIP_OPERATORS, f"{node.op} stands in a part")
+            self.graph.require_fixed_inputs(node)
             changes.append(source)
             source = node.inputs[0]
         shape = self.graph.shape_of(source)
@@ -293,7 +317,9 @@ class TermReader:
                     strides[index] *= step
         axes = []
         for stride in strides:
-            axes.append(Axis(taps=1, stride=stride, dilation=1, before=0, after=0))
+            axes.append(
+                Axis(taps=1, stride=stride, dilation=1, padding_before=0, padding_after=0)
+            )
         taps = [1] * len(axes)
         kernel = matrix.reshape(*matrix.shape, *taps)
         layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=shape[2:])
@@ -304,9 +330,9 @@ class TermReader:
         end: int,
         source: str,
         input_name: str,
-        kernel: Numbers,
+        kernel: Array,
         layer: Layer,
-        scale: Numbers | float,
+        scale: Array | float,
     ) -> Term:
         """Return V_ij = q_i W_ij / q_j, where W_ij is ``scale`` times a layer (step B).
 
@@ -324,7 +350,7 @@ class TermReader:
             require(self.keeps_entries_of(j, source, input_name), message)
             require(len(q_j) == self.graph.shape_of(source)[1], message)
             require(len(q_i) == outputs, message)
-            output_factors = product(output_factors, q_i)
+            output_factors = product_rounded_once(output_factors, q_i)
             # Flattened, the pixels of a channel stand one behind the other.
             input_factors = 1 / np.repeat(q_j, inputs // len(q_j))
         weighted = scale_channels(kernel, layer.groups, output_factors, input_factors)
@@ -341,16 +367,16 @@ class TermReader:
 
 def read_kernel(
     node: Node,
-    stored: Numbers,
+    stored: Array,
     input_shape: tuple[int, ...],
-) -> tuple[Numbers, Layer]:
+) -> tuple[Array, Layer]:
     """Return the kernel and the geometry of a Conv or Gemm at the shape of its input."""
     message = f"no rule is for such a {node.op}"
     require(stored.ndim == len(input_shape), message)
     if node.op == "Gemm":
         matrix = stored if node.attributes.get("transB") else stored.T
         alpha = np.array(node.attributes.get("alpha", 1.0))
-        kernel = product(matrix, alpha)
+        kernel = product_rounded_once(matrix, alpha)
         layer = Layer(axes=(), groups=1, padding_mode="zeros", sizes=())
     else:
         kernel = stored
@@ -383,8 +409,8 @@ def channels_padded(graph: Graph, name: str) -> tuple[int, int]:
 def steps_of_slice(graph: Graph, name: str) -> list[int]:
     """Return the step of a Slice on each axis of pixels.
 
-    Refused is a Slice that does not start at the first pixel, or that leaves out samples
-    or channels.
+    Raises `Refused` for a Slice that does not start at the first pixel, or that leaves
+    out samples or channels.
     """
     message = "such a Slice stands in a part"
     node = graph.nodes[name]
@@ -405,17 +431,17 @@ def steps_of_slice(graph: Graph, name: str) -> list[int]:
 
 
 def scale_channels(
-    kernel: Numbers,
+    kernel: Array,
     groups: int,
-    output_factors: Numbers,
-    input_factors: Numbers,
-) -> Numbers:
+    output_factors: Array,
+    input_factors: Array,
+) -> Array:
     """Return a kernel with each output and each input times its factor (step B)."""
     _, inputs, *taps = kernel.shape
     by_group = kernel.reshape(groups, -1, inputs, math.prod(taps))
     rows = output_factors.reshape(groups, -1, 1, 1)
     columns = input_factors.reshape(groups, 1, -1, 1)
-    scaled = product(product(by_group, rows), columns)
+    scaled = product_rounded_once(product_rounded_once(by_group, rows), columns)
     return scaled.reshape(kernel.shape)
 
 
@@ -431,14 +457,15 @@ def joint_of_one(part: Part, term: Term, slopes: Slopes, pooling: Fraction) -> J
 
 # -- steps C to F: several layers ------------------------------------------------------
 class Edge(NamedTuple):
-    """A block of N, from one place to another: a kernel and where its first tap is.
+    """A block of N, from one vertex to another: a kernel and where its first tap is.
 
-    Tap a of the kernel reads, for the output at pixel y, the pixel y + first_tap + a.
+    Vertex i is the value z_i, vertex -i the helper variable i' of Lemma 4. Tap a of the
+    kernel reads, for the output at pixel y, the pixel y + first_tap + a.
     """
 
     start: int
     end: int
-    kernel: Numbers
+    kernel: Array
     first_tap: list[int]
 
 
@@ -459,7 +486,7 @@ def joint_of_several(
         add_half_of_identity(kernel)
     axes = []
     for taps in kernel.shape[2:]:
-        axes.append(Axis(taps, stride=1, dilation=1, before=0, after=0))
+        axes.append(Axis(taps, stride=1, dilation=1, padding_before=0, padding_after=0))
     layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=None)
     depth = depth_of(terms, last=len(slopes))
     adds_half_identity = not is_chain
@@ -497,34 +524,36 @@ def edges_of(
     slopes: Mapping[int, Slopes],
     is_chain: bool,
 ) -> list[Edge]:
-    """Return the blocks of N below its diagonal (step C). The place i' is called -i."""
+    """Return the blocks of N below its diagonal (step C). The vertex i' is called -i."""
     last = len(slopes)
     edges = []
     for term in terms:
         j = term.start
         i = term.end
         v, first_tap = at_stride_one(term)
-        if is_chain:  # step F: the taps may be moved
+        # Step F: in a chain, all taps of a layer may be moved by the same offset, which
+        # multiplies the Fourier transform of a vertex by numbers of absolute value 1.
+        if is_chain:
             first_tap = [-(taps // 2) for taps in v.shape[2:]]
         a, b = slopes[i]
         if i == last:
-            m = max(-a, b)
+            m = max(-a, b)  # the largest absolute slope
             edges.append(Edge(j, i, times(v, m), first_tap))
             continue
         mean = (a + b) / 2
         edges.append(Edge(j, i, times(v, mean), first_tap))
-        if a * b < 0:
+        if a * b < 0:  # slopes have both signs: i needs the vertex i'
             root = math.sqrt(-a * b)
             edges.append(Edge(j, -i, times(v, root), first_tap))
     return edges
 
 
-def times(kernel: Numbers, factor: float) -> Numbers:
+def times(kernel: Array, factor: float) -> Array:
     """Return a kernel times a number."""
-    return product(kernel, np.array(factor))
+    return product_rounded_once(kernel, np.array(factor))
 
 
-def at_stride_one(term: Term) -> tuple[Numbers, list[int]]:
+def at_stride_one(term: Term) -> tuple[Array, list[int]]:
     """Return a term's kernel on the grid of its outputs, and where its first tap is.
 
     Groups and dilations become zeros of the kernel; the phases of the input become its
@@ -539,10 +568,10 @@ def at_stride_one(term: Term) -> tuple[Numbers, list[int]]:
     for axis in axes:
         # The first tap of output 0 is at pixel -before. With these zeros in front of it
         # the kernel begins at a multiple of the stride.
-        zeros = -axis.before % axis.stride
+        zeros = (-axis.padding_before) % axis.stride
         lengths.append(zeros + axis.reach + 1)
         taps.append(slice(zeros, None, axis.dilation))
-        shift = (axis.before + zeros) // axis.stride
+        shift = (axis.padding_before + zeros) // axis.stride
         first_tap.append(-shift)
     phases = math.prod(axis.stride for axis in axes)
     size = outputs * groups * inputs * math.prod(lengths) * phases
@@ -565,7 +594,7 @@ def block(index: int, length: int) -> slice:
 
 
 def channels_of(edges: Sequence[Edge]) -> dict[int, int]:
-    """Return the number of channels of each place, in the order of N's channels."""
+    """Return the number of channels of each vertex, in the order of N's channels."""
     channels: dict[int, int] = {}
     for edge in edges:
         outputs, inputs, *_ = edge.kernel.shape
@@ -576,7 +605,7 @@ def channels_of(edges: Sequence[Edge]) -> dict[int, int]:
     return channels
 
 
-def hermitian_kernel(edges: Sequence[Edge], channels: Mapping[int, int]) -> Numbers:
+def hermitian_kernel(edges: Sequence[Edge], channels: Mapping[int, int]) -> Array:
     """Return N: the blocks and their adjoints (step C).
 
     Its middle tap reads, for the output at a pixel, that pixel.
@@ -585,37 +614,38 @@ def hermitian_kernel(edges: Sequence[Edge], channels: Mapping[int, int]) -> Numb
     require(len(ranks) == 1, DO_NOT_FIT)
     indices = {}
     total = 0
-    for place, count in channels.items():
-        indices[place] = slice(total, total + count)
+    for vertex, count in channels.items():
+        indices[vertex] = slice(total, total + count)
         total += count
 
     adjoints = [adjoint_of(edge) for edge in edges]
     blocks = [*edges, *adjoints]
-    reach = [0] * (ranks.pop() - 2)  # pixels from the middle tap to the first
-    # The first tap of an adjoint is minus the last one of its block: both borders count.
+    radius = [0] * (ranks.pop() - 2)  # pixels from N's first tap to its middle tap
+    # The first tap of an adjoint is minus the last tap of its block. Since adjoints are
+    # included, the radius covers the last taps of the blocks, too.
     for edge in blocks:
         for index, first in enumerate(edge.first_tap):
-            reach[index] = max(reach[index], -first)
-    taps = [2 * pixels + 1 for pixels in reach]
+            radius[index] = max(radius[index], -first)
+    taps = [2 * pixels + 1 for pixels in radius]
     n = np.zeros((total, total, *taps))
     for edge in blocks:
         rows = indices[edge.end]
         columns = indices[edge.start]
-        n[rows, columns, *taps_in_n(edge, reach)] = edge.kernel
+        n[rows, columns, *taps_in_n(edge, radius)] = edge.kernel
     return n
 
 
-def taps_in_n(edge: Edge, reach: Sequence[int]) -> list[slice]:
-    """Return which taps of N a block has; ``reach`` is the number of N's middle tap."""
+def taps_in_n(edge: Edge, radius: Sequence[int]) -> list[slice]:
+    """Return which taps of N a block has; ``radius`` is the number of N's middle tap."""
     slices = []
     for index, count in enumerate(edge.kernel.shape[2:]):
-        first = reach[index] + edge.first_tap[index]
+        first = radius[index] + edge.first_tap[index]
         slices.append(slice(first, first + count))
     return slices
 
 
 def adjoint_of(edge: Edge) -> Edge:
-    """Return the adjoint block: channels exchanged, taps and places in reverse order."""
+    """Return the adjoint block: channels, vertices and the taps in reverse order."""
     exchanged = edge.kernel.swapaxes(0, 1)
     axes = tuple(range(2, edge.kernel.ndim))
     first_tap = []
@@ -625,20 +655,20 @@ def adjoint_of(edge: Edge) -> Edge:
     return Edge(edge.end, edge.start, np.flip(exchanged, axes), first_tap)
 
 
-def odd_rows_even_columns(n: Numbers, channels: Mapping[int, int]) -> Numbers:
-    """Return T: the blocks of N from even places to odd ones (step F).
+def odd_rows_even_columns(n: Array, channels: Mapping[int, int]) -> Array:
+    """Return T: the blocks of N from even vertices to odd ones (step F).
 
-    The place i', whose number is -i, is odd if i is.
+    The vertex i', whose number is -i, is odd if i is.
     """
     is_odd = []
-    for place, count in channels.items():
-        is_odd += [place % 2 == 1] * count
+    for vertex, count in channels.items():
+        is_odd += [vertex % 2 == 1] * count
     odd = np.array(is_odd)
-    t: Numbers = n[odd][:, ~odd]
+    t: Array = n[odd][:, ~odd]
     return t
 
 
-def add_half_of_identity(n: Numbers) -> None:
+def add_half_of_identity(n: Array) -> None:
     """Add I/2 to the middle tap of N, in place."""
     middle = [taps // 2 for taps in n.shape[2:]]
     diagonal = np.arange(len(n))

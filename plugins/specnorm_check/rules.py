@@ -1,7 +1,7 @@
 """Bound one operator by itself: the rules of the page docs/check-proofs.md, Networks.
 
-A rule is for an operator whose first input is computed and whose others are constants.
-It gives a factor f: a difference d of the first input makes one of at most f |d|.
+A rule is for an operator whose first input is computed; the others are arrays of the
+file. It gives a factor f: a difference d of the first input makes one of at most f |d|.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.layers import Axis, Numbers, require, root_up
+from specnorm_check.layers import Array, Axis, require, root_up
 
 SLOPES = {
     "Abs": (-1.0, 1.0),
@@ -23,12 +23,12 @@ SLOPES = {
 }
 """The least and the largest slope of functions of each entry, without LeakyRelu."""
 SAME_ENTRIES = {"Flatten", "Reshape"}  # keep the entries and their order
-NOT_LONGER = {"Pad", "Slice", "Softmax", "Transpose"}  # operators of the factor 1
+FACTOR_ONE = {"Pad", "Slice", "Softmax", "Transpose"}  # operators of the factor 1
 POOLS = {"AveragePool", "MaxPool"}
 REDUCTIONS = {"ReduceMean", "ReduceSum"}
 
 ONE = Fraction(1)
-ROUNDING = 1 + Fraction(1, 2**50)  # above the factor of 7 roundings; 4 occur
+ROUNDING = 1 + Fraction(1, 2**50)  # 8 times 2^-53: covers 7 roundings; at most 4 occur
 LEAST_PRODUCT = 2.0**-800  # far above the subnormal numbers, whose roundings are larger
 
 
@@ -39,8 +39,8 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
     if slopes is not None:
         return largest_slope(slopes)
     if node.op in SAME_ENTRIES:
-        return ONE if graph.keeps_entries(name) else None
-    if node.op in NOT_LONGER:
+        return ONE if graph.keeps_entry_count(name) else None
+    if node.op in FACTOR_ONE:
         return ONE
     if node.op == "BatchNormalization":
         largest = np.abs(normalising_factors(graph, node)).max()
@@ -58,7 +58,9 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
 def slopes_of(node: Node) -> tuple[float, float] | None:
     """Return the least and the largest slope of a function of each entry.
 
-    None: the operator is no such function. For LeakyRelu the range also contains 0 and 1.
+    None: the operator is no such function. For LeakyRelu, whose slopes are alpha and 1,
+    the range also contains 0: that changes no largest absolute slope, and Lemma 4 needs
+    it anyway.
     """
     if node.op == "LeakyRelu":
         alpha = node.attributes.get("alpha", 0.01)
@@ -73,20 +75,20 @@ def largest_slope(slopes: tuple[float, float]) -> Fraction:
 
 
 # -- products and quotients ------------------------------------------------------------
-def normalising_factors(graph: Graph, node: Node) -> Numbers:
+def normalising_factors(graph: Graph, node: Node) -> Array:
     """Return the number by which a batch normalisation multiplies each channel."""
     _, scale, _, _, variance = node.inputs
     gamma = graph.arrays[scale].astype(np.float64)
     sigma_square = graph.arrays[variance].astype(np.float64)
     default = float(np.float32(1e-5))
     epsilon = node.attributes.get("epsilon", default)
-    message = "a batch normalisation divides by nothing"
+    message = "a batch normalisation divides by 0, or has numbers that are not finite"
     require(sigma_square.min() >= 0, message)
     with np.errstate(invalid="ignore", divide="ignore"):
         roots = np.sqrt(sigma_square + epsilon)
         is_finite = np.isfinite(gamma / roots).all()
     require(is_finite, message)
-    return product(gamma, 1 / roots)
+    return product_rounded_once(gamma, 1 / roots)
 
 
 def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
@@ -100,7 +102,7 @@ def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
     return ONE / Fraction(least)
 
 
-def product(a: Numbers, b: Numbers) -> Numbers:
+def product_rounded_once(a: Array, b: Array) -> Array:
     """Return a product of floats, each entry with a relative error of one rounding.
 
     A product that is so small that float64 may round it more coarsely is refused.
@@ -137,17 +139,17 @@ def root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
 def factor_of_pool(node: Node) -> Fraction | None:
     """Return the factor of pooling, or None without a rule."""
     axes = axes_of_windows(node, node.attributes["kernel_shape"])
-    windows = 1  # that contain one pixel, at most
+    most_windows_of_a_pixel = 1
     for axis in axes:
         step = axis.stride // math.gcd(axis.stride, axis.dilation)
-        windows *= -(-axis.taps // step)  # rounded up
+        most_windows_of_a_pixel *= -(-axis.taps // step)  # rounded up
     if node.op == "MaxPool":
-        return root_up(Fraction(windows))
-    is_padded = any(axis.before or axis.after for axis in axes)
+        return root_up(Fraction(most_windows_of_a_pixel))
+    is_padded = any(axis.padding_before or axis.padding_after for axis in axes)
     if is_padded and not node.attributes.get("count_include_pad"):
         return None  # windows beyond the border are averages of fewer pixels
     pixels = math.prod(axis.taps for axis in axes)
-    return root_up(Fraction(windows, pixels))
+    return root_up(Fraction(most_windows_of_a_pixel, pixels))
 
 
 def axes_of_windows(node: Node, taps: Sequence[int]) -> tuple[Axis, ...]:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from specnorm_check.layers import (
+    Array,
     Axis,
     Layer,
-    Numbers,
     Refused,
     proven_norm,
     require,
@@ -45,8 +45,10 @@ KEYS_OF_A_LAYER = {
     "transposed",
     "upper",
 }
-NOT_PRINTED = {"completion", "exponent", "name", "sizes", "tensor", "upper"}
-LONGEST_TENSOR_NAME = 400  # letters
+# In its own words, or by `Verdict`: these entries are printed elsewhere in the line.
+PRINTED_ELSEWHERE = {"name", "sizes", "tensor", "upper"}
+NOT_PRINTED = {"completion", "exponent"}
+LONGEST_TENSOR_NAME = 400  # characters
 NUMBER_LIMIT = 2**24  # the whole numbers of a geometry are below
 EXPONENT_LIMIT = 1100  # 2^-1100 and 2^1100 are beyond every float64
 
@@ -56,8 +58,8 @@ Statement = Mapping[str, Any]
 # -- a claim about a layer -------------------------------------------------------------
 def prove_layer(
     statement: Statement,
-    completion: Numbers,
-    arrays: Mapping[str, Numbers],
+    completion: Array,
+    arrays: Mapping[str, Array],
 ) -> str:
     """Prove the claim that a layer's norm is at most a number.
 
@@ -70,11 +72,11 @@ def prove_layer(
     kernel, layer = read_layer(stored, statement)
     exponent = read_exponent(statement["exponent"])
     norm = proven_norm(kernel, layer, completion, exponent)
-    require_at_least(statement["upper"], norm, "its H proves")
+    require_claim_covers(statement["upper"], norm, "its H proves")
     return sentence(statement, rows=completion.shape[1])
 
 
-def model_array(statement: Statement, arrays: Mapping[str, Numbers]) -> Numbers:
+def model_array(statement: Statement, arrays: Mapping[str, Array]) -> Array:
     """Return the model's array that the claim names; refuse one of other numbers."""
     name = statement["tensor"]
     is_short = len(name) < LONGEST_TENSOR_NAME
@@ -93,13 +95,14 @@ def model_array(statement: Statement, arrays: Mapping[str, Numbers]) -> Numbers:
     return stored
 
 
-def read_layer(stored: Numbers, statement: Statement) -> tuple[Numbers, Layer]:
+def read_layer(stored: Array, statement: Statement) -> tuple[Array, Layer]:
     """Return the kernel, its taps last, and the geometry that a statement describes.
 
     A transposed layer's kernel has the axes (inputs, outputs of a group, *taps) in the
-    layout OI, and (*taps, outputs of a group, inputs) in the layout IO. With the taps
-    last, either is the kernel of the adjoint, and the geometry is the adjoint's. Groups
-    divide the first axis.
+    layout OI, and (*taps, outputs of a group, inputs) in the layout IO. After the taps
+    are moved last, both have the axes of a convolution that leads from the layer's
+    outputs to its inputs. This convolution is the layer's adjoint, and the returned
+    geometry describes it. Groups divide the first axis.
     """
     has_axes = 2 <= stored.ndim <= 5 and stored.size > 0
     require(has_axes, "a kernel has two axes and up to three of taps, none empty")
@@ -151,7 +154,7 @@ def sizes_of_the_adjoint(
 
     They are the input sizes of the adjoint that describes the layer.
     """
-    is_same = all(axis.before + axis.after == axis.reach for axis in axes)
+    is_same = all(axis.padding_before + axis.padding_after == axis.reach for axis in axes)
     has_rule = mode == "zeros" or (mode == "circular" and is_same)
     require(has_rule, "a transposed layer is zero-padded, or circular and 'same'")
     if input_sizes is None:
@@ -162,16 +165,16 @@ def sizes_of_the_adjoint(
             outputs.append(size * axis.stride)
         else:
             padded = (size - 1) * axis.stride + axis.reach + 1
-            outputs.append(padded - axis.before - axis.after)
+            outputs.append(padded - axis.padding_before - axis.padding_after)
     return tuple(outputs)
 
 
 def sentence(statement: Statement, rows: int) -> str:
     """Return what is proven, by an H of so many rows, and everything that was read."""
     facts = []
-    for key in sorted(KEYS_OF_A_LAYER - NOT_PRINTED):
+    for key in sorted(KEYS_OF_A_LAYER - PRINTED_ELSEWHERE - NOT_PRINTED):
         facts.append(f"{key} {statement[key]}")
-    norm = f"norm <= {printed(number(statement['upper']))}"
+    norm = f"norm <= {printed(read_hexadecimal(statement['upper']))}"
     tensor = repr(plain(statement["tensor"]))
     layer = ", ".join(facts)
     sizes = sizes_of_the_claim(statement)
@@ -184,27 +187,28 @@ def sizes_of_the_claim(statement: Statement) -> str:
         return f"the input size {statement['sizes']}"
     is_circular = statement["padding_mode"] == "circular"
     has_strides = max(statement["stride"], default=1) > 1
-    # The stride divides the outputs of a transposed layer, whatever it reads.
+    # A transposed layer has stride times as many outputs as inputs, so that the stride
+    # divides its outputs at every input size.
     if is_circular and has_strides and not statement["transposed"]:
         return "every input size that the stride divides"
     return "every input size"
 
 
 # -- values of statements --------------------------------------------------------------
-def require_at_least(text: object, proven: Fraction, proof: str) -> None:
+def require_claim_covers(claimed_text: object, proven: Fraction, proof: str) -> None:
     """Refuse a claim of a smaller number than the proven one.
 
-    ``text`` is the claimed number, as hexadecimal text. ``proof`` is the subject of the
-    message, such as "its parts prove".
+    ``claimed_text`` is the claimed number, as hexadecimal text. ``proof`` is the subject
+    of the message, such as "its parts prove".
     """
-    claimed = number(text)
+    claimed = read_hexadecimal(claimed_text)
     if Fraction(claimed) < proven:
         claim = printed(claimed)
         least = printed(float_up(proven))
         raise Refused(f"it claims {claim}, and {proof} no less than {least}")
 
 
-def number(text: object) -> float:
+def read_hexadecimal(text: object) -> float:
     """Return the float, finite and not negative, that hexadecimal text states exactly.
 
     The text is that of float.hex: 0x1.8p+3 is 1.5 times 2^3.
@@ -268,7 +272,7 @@ def float_up(x: Fraction) -> float:
     return math.nextafter(near, math.inf)
 
 
-def digest(array: Numbers) -> str:
+def digest(array: Array) -> str:
     """Return the SHA-256 of an array's bits: little-endian, the last axis fastest."""
     little_endian = array.dtype.newbyteorder("<")
     bits = np.ascontiguousarray(array, dtype=little_endian).tobytes()
@@ -276,9 +280,9 @@ def digest(array: Numbers) -> str:
 
 
 def plain(text: object) -> str:
-    """Return text in which each letter but the printable ones of ASCII is a ?."""
-    letters = []
-    for letter in str(text):
-        is_plain = letter.isascii() and letter.isprintable()
-        letters.append(letter if is_plain else "?")
-    return "".join(letters)
+    """Return text with a ? in place of each character that is not printable ASCII."""
+    characters = []
+    for character in str(text):
+        is_plain = character.isascii() and character.isprintable()
+        characters.append(character if is_plain else "?")
+    return "".join(characters)

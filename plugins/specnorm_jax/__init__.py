@@ -34,8 +34,9 @@ class JaxBackend(Backend):
 
     name: ClassVar[str] = "jax"
     framework: ClassVar[str] = "jax"
-    has_factors: ClassVar[bool] = True
     api_version: ClassVar[int] = 2
+    # What these mean is said beside them in `Backend`.
+    has_factors: ClassVar[bool] = True
     static_shapes: ClassVar[bool] = True
     proofs: ClassVar[Literal["device", "host"]] = "host"
 
@@ -57,7 +58,7 @@ class JaxBackend(Backend):
 
     def with_state(self, model: Any, state: Any) -> Any:
         """A model of Equinox and its State, or the two halves of a split model of Flax NNX, as one model."""
-        from specnorm_jax.layers import with_state  # for few
+        from specnorm_jax.layers import with_state  # imported here: few need it
 
         return with_state(model, state)
 
@@ -348,7 +349,7 @@ _with_gradient.defvjp(lambda kernels, value, gradient: (value, (kernels, gradien
 
 def _flatten(result: Result) -> tuple[tuple[Any, ...], Any]:
     """Return the arrays of a result as children of a pytree node, and its other members as static data."""
-    # Arrays are recognised by the names of their figures, not by type: JAX puts placeholders of many types in their
+    # Arrays are recognised by their names in `method.stats`, not by type: JAX puts placeholders of many types in their
     # place.
     arrays = {name: x for name, x in result.stats.items() if name in result.method.stats}
     other_stats = tuple((name, x) for name, x in result.stats.items() if name not in arrays)

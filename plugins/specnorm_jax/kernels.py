@@ -1,6 +1,6 @@
 """Decide which leaves of a tree of parameters are kernels, and with which geometry.
 
-That is done by a *rule*: a function of a leaf's path and the leaf, which returns geometry keywords ("words"), or None
+That is done by a *rule*: a function of a leaf's path and the leaf, which returns geometry keywords, or None
 for a leaf that is not a kernel. `flax_layout` and `equinox_layout` are rules, `with_geometry` extends a rule.
 """
 
@@ -23,18 +23,18 @@ _LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 """Layout of Flax's kernels, by their number of axes."""
 _NO_LINEAR_MAP = ("Embedding", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm")
 """Classes of Equinox whose weight is not a linear map of the input."""
-_NO_WORDS: Mapping[str, Any] = {}
+_NO_KEYWORDS: Mapping[str, Any] = {}
 _PROJECTIONS = ("query", "key", "value", "out")
 """Names of the dense layers of Flax's attention."""
 _INPUT_AXES = "input_axes"
-"""A word that only rules have: the number of a kernel's first axes that are inputs of a dense layer; the others are
+"""A keyword of rules alone: the number of a kernel's first axes that are inputs of a dense layer. The other axes are
 outputs."""
 _REFUSED = "refused"
-"""A word that only `_modules` uses: the reason why the norm of a module does not follow from its kernel."""
+"""A keyword of `_keywords_of_modules` alone: the reason why the norm of a module does not follow from its kernel."""
 _AXES = "ndim"
-"""Another word that only `_modules` uses: the number of axes of a kernel that is not stacked by `vmap`."""
-_KERNEL_WORDS = (*Geometry.__annotations__, _INPUT_AXES)
-"""The words that a rule may return."""
+"""A keyword of `_keywords_of_modules` alone: the number of axes of a kernel that is not stacked by `vmap`."""
+_RULE_KEYWORDS = (*Geometry.__annotations__, _INPUT_AXES)
+"""The keywords that a rule may return."""
 _NO_CONVOLUTION_OR_MATRIX = ("convlocal", "einsum")
 """Parts of the names of Flax's layers whose kernels are neither convolutions nor a single matrix."""
 
@@ -115,29 +115,29 @@ class with_geometry:
     """
 
     def __init__(self, geometry: Mapping[str, Mapping[str, Any]], rule: Rule = flax_layout) -> None:
-        for words in geometry.values():
-            for word in words:
-                if word not in _KERNEL_WORDS:
-                    raise GeometryError(f"geometry has {word!r}; expected some of {', '.join(_KERNEL_WORDS)}.")
+        for keywords in geometry.values():
+            for keyword in keywords:
+                if keyword not in _RULE_KEYWORDS:
+                    raise GeometryError(f"geometry has {keyword!r}; expected some of {', '.join(_RULE_KEYWORDS)}.")
         self.geometry = dict(geometry)
         self.rule = rule
 
     def __call__(self, path: str, leaf: Any) -> Mapping[str, Any] | None:
-        """Return the words of the other rule, overridden by the given geometry of this path."""
-        words = self.rule(path, leaf)
-        return None if words is None else self.added(path, words)
+        """Return the keywords of the other rule, overridden by the given geometry of this path."""
+        keywords = self.rule(path, leaf)
+        return None if keywords is None else self.added(path, keywords)
 
-    def added(self, path: str, words: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return ``words``, overridden by `words_of` this path."""
-        return {**words, **self.words_of(path)}
+    def added(self, path: str, keywords: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return ``keywords``, overridden by `keywords_of` this path."""
+        return {**keywords, **self.keywords_of(path)}
 
-    def words_of(self, path: str) -> Mapping[str, Any]:
-        """The words that ``geometry`` has for a path; empty if no pattern matches."""
-        words: dict[str, Any] = {}
-        for pattern, words_of_pattern in self.geometry.items():
+    def keywords_of(self, path: str) -> Mapping[str, Any]:
+        """The keywords that ``geometry`` has for a path; empty if no pattern matches."""
+        keywords: dict[str, Any] = {}
+        for pattern, keywords_of_pattern in self.geometry.items():
             if fnmatchcase(path, pattern):
-                words |= words_of_pattern
-        return words
+                keywords |= keywords_of_pattern
+        return keywords
 
 
 def layout_of(model: Any, rule: Rule | None = None) -> Rule:
@@ -171,10 +171,10 @@ def layout_of(model: Any, rule: Rule | None = None) -> Rule:
     if rule is None:
         leaf_names = {path.rpartition("/")[2] for path, _ in _leaves(model)}
         rule = equinox_layout if "weight" in leaf_names and "kernel" not in leaf_names else flax_layout
-    words_of_path = {path: words for path, (_, words) in _kernel_words(model, rule, "*").items()}
+    keywords_of_path = {path: keywords for path, (_, keywords) in _kernels_and_keywords(model, rule, "*").items()}
 
     def layout_of_model(path: str, _leaf: Any) -> Mapping[str, Any] | None:
-        return words_of_path.get(path)
+        return keywords_of_path.get(path)
 
     return layout_of_model
 
@@ -188,8 +188,8 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
         Parameters of Flax (``nnx.state(model, nnx.Param)``, ``variables["params"]``), a Flax NNX or Equinox model, or
         any other tree. Leaves that are not real floating arrays are ignored.
     rule : callable, default `flax_layout`
-        From (path, leaf) to geometry keywords, or None for a leaf that is not a kernel. A rule may also return
-        ``input_axes``: see `with_geometry`.
+        Function of (path, leaf) that returns geometry keywords, or None for a leaf that is not a kernel. It may also
+        return ``input_axes``: see `with_geometry`.
     layers : str, default "*"
         Shell pattern such as ``"encoder/*"`` for the paths to take; a star matches slashes too.
 
@@ -215,35 +215,36 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
     convolution, whose norm is never smaller than the dense layer's. With several *output* axes, the dense layer's norm
     may be larger; then the bias has several axes, and the kernel is not read as a convolution.
     """
-    return {path: _as_kernel(leaf, words) for path, (leaf, words) in _kernel_words(tree, rule, layers).items()}
+    kernels_by_path = _kernels_and_keywords(tree, rule, layers)
+    return {path: _as_kernel(leaf, keywords) for path, (leaf, keywords) in kernels_by_path.items()}
 
 
-def _kernel_words(tree: Any, rule: Rule, layers: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
-    """Return the leaves that are kernels, by path, and their words, from the rule and from the tree's modules."""
+def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+    """Return the leaves that are kernels, by path, and their keywords, from the rule and from the tree's modules."""
     full_rule = rule if isinstance(rule, with_geometry) else with_geometry({}, rule)
     leaves = _leaves(tree)
-    words_of_tree = _words_of_tree(tree, leaves, full_rule.rule)
+    keywords_of_tree = _keywords_of_tree(tree, leaves, full_rule.rule)
     kernels_by_path: dict[str, tuple[Any, Mapping[str, Any]]] = {}
     ambiguous: dict[str, tuple[int, ...]] = {}
     for path, leaf in leaves:
         if not _may_be_a_kernel(leaf) or not fnmatchcase(path, layers):
             continue
-        words_of_rule = full_rule.rule(path, leaf)
-        # None: no kernel. Without words: the tree shows nothing about the leaf.
-        words_of_module = words_of_tree.get(path, _NO_WORDS)
-        if words_of_rule is None or words_of_module is None:
+        keywords_of_rule = full_rule.rule(path, leaf)
+        # None: no kernel. Without keywords: the tree shows nothing about the leaf.
+        keywords_of_module = keywords_of_tree.get(path, _NO_KEYWORDS)
+        if keywords_of_rule is None or keywords_of_module is None:
             continue
-        if words_of_module.get(_AXES, leaf.ndim) != leaf.ndim:
+        if keywords_of_module.get(_AXES, leaf.ndim) != leaf.ndim:
             continue
-        if _REFUSED in words_of_module:
-            reason = words_of_module[_REFUSED]
+        if _REFUSED in keywords_of_module:
+            reason = keywords_of_module[_REFUSED]
             raise GeometryError(f"{path}: {reason} Leave it out by layers, or by a rule of your own.")
-        words = {word: x for word, x in words_of_module.items() if word != _AXES}
-        words_of_user = full_rule.words_of(path)
-        is_decided = bool(words) or "layout" in words_of_user or _INPUT_AXES in words_of_user
+        keywords = {keyword: x for keyword, x in keywords_of_module.items() if keyword != _AXES}
+        keywords_of_user = full_rule.keywords_of(path)
+        is_decided = bool(keywords) or "layout" in keywords_of_user or _INPUT_AXES in keywords_of_user
         if full_rule.rule is flax_layout and leaf.ndim > 2 and not is_decided:
             ambiguous[path] = tuple(leaf.shape)
-        kernels_by_path[path] = (leaf, full_rule.added(path, {**words_of_rule, **words}))
+        kernels_by_path[path] = (leaf, full_rule.added(path, {**keywords_of_rule, **keywords}))
     if ambiguous:
         raise GeometryError(_advice_for_ambiguous(ambiguous))
     if not kernels_by_path:
@@ -258,19 +259,19 @@ def _kernel_words(tree: Any, rule: Rule, layers: str) -> dict[str, tuple[Any, Ma
     return kernels_by_path
 
 
-def _words_of_tree(tree: Any, leaves: list[tuple[str, Any]], rule: Rule) -> dict[str, Mapping[str, Any] | None]:
-    """Return the words that the tree shows for its leaves, by path; None for a weight that is not a linear map.
+def _keywords_of_tree(tree: Any, leaves: list[tuple[str, Any]], rule: Rule) -> dict[str, Mapping[str, Any] | None]:
+    """Return the keywords that the tree shows for its leaves, by path; None for a weight that is not a linear map.
 
-    They come from the tree's modules, or, with `flax_layout` and less weight, from names and biases. For a user's own
-    rule they are not used.
+    They come from the tree's modules. With `flax_layout`, names and biases tell those of other leaves. For a user's own
+    rule, nothing of the tree is used.
     """
-    words: dict[str, Mapping[str, Any] | None] = {}
+    keywords: dict[str, Mapping[str, Any] | None] = {}
     if rule is flax_layout:
         shapes = {path: tuple(leaf.shape) for path, leaf in leaves if _may_be_a_kernel(leaf)}
-        words |= dict(_dense_layers(shapes))
+        keywords |= dict(_keywords_by_names(shapes))
     if rule in (equinox_layout, flax_layout):
-        words |= dict(_modules(tree))
-    return words
+        keywords |= dict(_keywords_of_modules(tree))
+    return keywords
 
 
 def _require_matches(patterns: Mapping[str, Any], names: list[str]) -> None:
@@ -280,10 +281,10 @@ def _require_matches(patterns: Mapping[str, Any], names: list[str]) -> None:
             raise GeometryError(f"geometry: {pattern!r} matches no layer. Layers are {', '.join(names) or 'none'}.")
 
 
-def _as_kernel(leaf: Any, words: Mapping[str, Any]) -> Kernel:
+def _as_kernel(leaf: Any, keywords: Mapping[str, Any]) -> Kernel:
     """Return a leaf with its geometry; the leaf of a dense layer with ``input_axes`` as a matrix."""
-    geometry = {word: x for word, x in words.items() if word != _INPUT_AXES}
-    count = words.get(_INPUT_AXES)
+    geometry = {keyword: x for keyword, x in keywords.items() if keyword != _INPUT_AXES}
+    count = keywords.get(_INPUT_AXES)
     if count is None:
         return Kernel(leaf, geometry)
     if not 0 < count < leaf.ndim:
@@ -333,14 +334,14 @@ def _may_be_a_kernel(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
-def _dense_layers(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the paths of Flax's kernels with 3 to 5 axes that names and biases explain, with their words."""
+def _keywords_by_names(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the paths of Flax's kernels with 3 to 5 axes that names and biases explain, with their keywords."""
     for path, shape in shapes.items():
         parent, slash, leaf = path.rpartition("/")
         if leaf != "kernel" or not 3 <= len(shape) <= 5:
             continue
         layer = parent.rpartition("/")[2].lower()
-        if any(word in layer for word in _NO_CONVOLUTION_OR_MATRIX):
+        if any(part in layer for part in _NO_CONVOLUTION_OR_MATRIX):
             continue
         bias = shapes.get(f"{parent}{slash}bias")
         input_axes = _attention_inputs(path, shapes)
@@ -369,7 +370,7 @@ def _attention_inputs(path: str, shapes: Mapping[str, tuple[int, ...]]) -> int |
     parent, slash, last = path.removesuffix("/kernel").rpartition("/")
     if last not in _PROJECTIONS:
         return None
-    query, key, value, out = (shapes.get(f"{parent}{slash}{word}/kernel", ()) for word in _PROJECTIONS)
+    query, key, value, out = (shapes.get(f"{parent}{slash}{name}/kernel", ()) for name in _PROJECTIONS)
     have_three_axes = len(query) == len(key) == len(value) == len(out) == 3
     have_the_same_heads = query[1:] == key[1:] == value[1:] == out[:2]
     if not have_three_axes or not have_the_same_heads:
@@ -377,8 +378,8 @@ def _attention_inputs(path: str, shapes: Mapping[str, tuple[int, ...]]) -> int |
     return 2 if last == "out" else 1
 
 
-def _modules(tree: Any) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """Yield the paths of the weights of Equinox's and Flax NNX's modules, with words; None if not a linear map."""
+def _keywords_of_modules(tree: Any) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """Yield the paths of the weights of Equinox's and Flax NNX's modules, with keywords; None if not a linear map."""
     for keys, module in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: _class(x) is not None):
         framework_and_class = _class(module)
         if framework_and_class is None:
@@ -386,11 +387,11 @@ def _modules(tree: Any) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
         framework, kind = framework_and_class
         if framework == "equinox":
             leaf = "weight"
-            words = _stated_by_equinox(kind, module)
+            keywords = _stated_by_equinox(kind, module)
         else:
             leaf = "kernel"
-            words = _stated_by_flax(kind, module)
-        yield name_of((*keys, jax.tree_util.GetAttrKey(leaf))), words
+            keywords = _stated_by_flax(kind, module)
+        yield name_of((*keys, jax.tree_util.GetAttrKey(leaf))), keywords
 
 
 _MODULES = {
@@ -410,9 +411,9 @@ def _class(x: Any) -> tuple[str, str] | None:
 
 
 def _stated_by_equinox(kind: str, module: Any) -> Mapping[str, Any] | None:
-    """Return the words of a module of Equinox, with the expected number of axes (`_AXES`); None if not a linear map.
+    """Return the keywords of a module of Equinox, with the expected number of axes (`_AXES`); None if not a linear map.
 
-    A weight with more axes is stacked by `vmap`; `_kernel_words` leaves it out.
+    A weight with more axes is stacked by `vmap`; `_kernels_and_keywords` leaves it out.
     """
     if kind in _NO_LINEAR_MAP:
         return None
@@ -427,7 +428,7 @@ def _stated_by_equinox(kind: str, module: Any) -> Mapping[str, Any] | None:
 
 
 def _stated_by_flax(kind: str, module: Any) -> Mapping[str, Any]:
-    """Return the words of a module of Flax NNX, or the reason why its norm does not follow from its kernel."""
+    """Return the keywords of a module of Flax NNX, or the reason why its norm does not follow from its kernel."""
     base = next(cls for cls in type(module).__mro__ if cls.__name__ == kind)
     name = type(module).__name__
     if kind == "Einsum" or type(module).__call__ is not base.__call__:

@@ -95,7 +95,7 @@ def with_state(model: Any, state: Any) -> Any:
     """Return a model and the state beside it as one; None if they are no such pair of Equinox or Flax."""
     kinds = {f"{type(x).__module__.partition('.')[0]} {type(x).__name__}" for x in (model, state)}
     if "equinox State" in kinds:
-        return jax.tree.map(lambda x: _filled(x, state), model, is_leaf=_is_index)
+        return jax.tree.map(lambda x: _with_value(x, state), model, is_leaf=_is_index)
     if "flax GraphDef" in kinds:
         # Of the module that made it: nothing of Flax is imported here.
         return inspect.getmodule(type(model)).merge(model, state)  # type: ignore[union-attr]
@@ -103,12 +103,12 @@ def with_state(model: Any, state: Any) -> Any:
 
 
 def _is_index(x: Any) -> bool:
-    """Whether something is Equinox's place of a state in a model."""
+    """Whether something is a StateIndex, which Equinox puts in a model in the place of a state."""
     return type(x).__name__ == "StateIndex" and type(x).__module__.partition(".")[0] == "equinox"
 
 
-def _filled(x: Any, state: Any) -> Any:
-    """Return a place of a state with what the state has there; other leaves as they are."""
+def _with_value(x: Any, state: Any) -> Any:
+    """Return a StateIndex filled with the value that the state has for it; other leaves as they are."""
     if not _is_index(x):
         return x
     index = copy.copy(x)
@@ -143,7 +143,7 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
         kernel = kernel * x.mask
     ndim = len(x.kernel_size)
     stride = per_axis("strides", _or_1(x.strides), ndim)
-    dilation = per_axis("strides", _or_1(x.kernel_dilation), ndim)
+    dilation = per_axis("kernel_dilation", _or_1(x.kernel_dilation), ndim)
     geometry: dict[str, Any] = {"stride": stride, "dilation": dilation, "layout": _LAYOUTS[ndim]}
     if kind == "ConvTranspose":
         pads = _padding_of_dilated_input(x, stride, dilation)
@@ -161,8 +161,8 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
         return LayerKernel(kernel, geometry, as_stored=is_as_stored)
     if per_axis("input_dilation", _or_1(x.input_dilation), ndim) != (1,) * ndim:
         raise GeometryError(
-            f"Conv has input_dilation={x.input_dilation}, for which there is no word here. Give its kernel as that of "
-            "a transposed layer."
+            f"Conv has input_dilation={x.input_dilation}, which no geometry of specnorm describes. Give its kernel as "
+            "that of a transposed layer."
         )
     geometry["groups"] = x.feature_group_count
     amount = x.padding.upper() if isinstance(x.padding, str) else x.padding
@@ -184,7 +184,10 @@ def _padding_of_dilated_input(
     For padding "SAME" and "VALID" they are those of `jax.lax.conv_transpose`.
     """
     if isinstance(x.padding, str) and x.padding.upper() not in ("SAME", "VALID"):
-        raise GeometryError(f"ConvTranspose with padding={x.padding!r} has no words here: give kernel and geometry.")
+        raise GeometryError(
+            f"ConvTranspose with padding={x.padding!r} cannot be expressed as a geometry of specnorm: give the kernel "
+            "and the geometry of the layer that it amounts to."
+        )
     if not isinstance(x.padding, str):
         return list(_pairs(x.padding, x.kernel_size, stride, dilation, None))
     pads = []
@@ -248,8 +251,8 @@ def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = N
         return LayerKernel(kernel, {**geometry, "padding": amount})
     if x.padding_mode != "ZEROS" or (isinstance(x.padding, str) and input_shape is not None):
         raise GeometryError(
-            f"{type(x).__name__} with padding={x.padding!r} and padding_mode={x.padding_mode!r} has no words here at a "
-            "size: leave input_shape out, or give its kernel and geometry."
+            f"{type(x).__name__} with padding={x.padding!r} and padding_mode={x.padding_mode!r} cannot be expressed as "
+            "a geometry of specnorm at a size: leave input_shape out, or give its kernel and geometry."
         )
     # Equinox stores (cout, cin // groups, ...), and correlates the dilated input with the kernel. With channels
     # exchanged in each group, and mirrored, it is the kernel of a transposed layer. Mirroring exchanges both sides, and
@@ -260,8 +263,10 @@ def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = N
     exchanged = jnp.swapaxes(by_group, 1, 2)
     transposed_kernel = jnp.reshape(exchanged, (x.groups * inputs_of_a_group, outputs_of_a_group, *taps))
     if isinstance(x.padding, str):
+        # There is no size, and the supremum over all sizes is the same for every cropping: crop nothing.
         crops: Any = "valid"
     else:
+        # An output padding beyond the cropping adds rows of zeros, which change no norm.
         sides = zip(amount, x.output_padding, strict=True)
         crops = [(max(after - extra, 0), before) for (before, after), extra in sides]
     return LayerKernel(transposed_kernel, {**geometry, "transposed": True, "padding": crops}, as_stored=False)

@@ -11,7 +11,7 @@ from specnorm import measure
 from specnorm.methods import Isometry
 from specnorm_jax.kernels import Rule, flax_layout, kernels
 
-_CONVOLUTION_WORDS = ("stride", "dilation", "groups", "transposed", "layout")
+_CONVOLUTION_KEYWORDS = ("stride", "dilation", "groups", "transposed", "layout")
 """Geometry keywords that affect a layer's convolution. Padding is left out: with padding no layer is an isometry."""
 
 
@@ -73,6 +73,6 @@ class OrthogonalityPenalty:
         method = Isometry(scale=self.scale, form=self.form)
         values = {}
         for name, kernel in kernels(tree, self.rule, layers=self.layers).items():
-            geometry = {word: x for word, x in kernel.geometry.items() if word in _CONVOLUTION_WORDS}
+            geometry = {word: x for word, x in kernel.geometry.items() if word in _CONVOLUTION_KEYWORDS}
             values[name] = measure(kernel.array, method, **geometry).value
         return values

@@ -263,17 +263,17 @@ def spectral_norm(
     kernels_of_tree = kernels(params, rule, layers=layers)
     norms, new_state = _step(kernels_of_tree, method, state, sweeps)
     new_kernels = {
-        path: _normalised(kernel.array, norms[path], bound, only_shrink) for path, kernel in kernels_of_tree.items()
+        path: _at_bound(kernel.array, norms[path], bound, only_shrink) for path, kernel in kernels_of_tree.items()
     }
     return _replaced(params, new_kernels), new_state
 
 
-def _normalised(kernel: Any, norm: Any, bound: float, only_shrink: bool) -> Any:
+def _at_bound(kernel: Any, norm: Any, bound: float, only_shrink: bool) -> Any:
     """Scale a kernel so that its norm is the bound; a zero kernel, or one to be left alone, is returned unchanged."""
-    is_divided = norm > bound if only_shrink else norm > 0
+    is_scaled = norm > bound if only_shrink else norm > 0
     # So that the gradient has no division by zero.
-    divisor = jnp.where(is_divided, norm, 1)
-    factor = jnp.where(is_divided, bound / divisor, 1)
+    divisor = jnp.where(is_scaled, norm, 1)
+    factor = jnp.where(is_scaled, bound / divisor, 1)
     return (kernel * factor).astype(kernel.dtype)
 
 
@@ -446,26 +446,26 @@ def project_spectral_norm(
         if params is None:
             raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
         old_kernels = kernels(params, rule, layers=layers)
-        step_of_path = {name_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
-        stepped_kernels = {}
+        update_of_path = {name_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+        updated_kernels = {}
         for path, kernel in old_kernels.items():
-            stepped_kernels[path] = kernel._replace(array=_after_step(kernel.array, step_of_path[path]))
-        norms, new_states = _step(stepped_kernels, method, state.kernels, sweeps)
+            updated_kernels[path] = kernel._replace(array=_after_update(kernel.array, update_of_path[path]))
+        norms, new_states = _step(updated_kernels, method, state.kernels, sweeps)
 
-        def projected(keys: tuple[Any, ...], step: Any) -> Any:
+        def projected(keys: tuple[Any, ...], update: Any) -> Any:
             path = name_of(keys)
             if path not in old_kernels:
-                return step
-            projected_kernel = _normalised(stepped_kernels[path].array, norms[path], bound, only_shrink=True)
-            projected_step = (projected_kernel - old_kernels[path].array).astype(step.dtype)
-            return jnp.where(norms[path] > bound, jnp.reshape(projected_step, step.shape), step)
+                return update
+            projected_kernel = _at_bound(updated_kernels[path].array, norms[path], bound, only_shrink=True)
+            projected_update = (projected_kernel - old_kernels[path].array).astype(update.dtype)
+            return jnp.where(norms[path] > bound, jnp.reshape(projected_update, update.shape), update)
 
         return jax.tree_util.tree_map_with_path(projected, updates), ProjectionState(new_states)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _after_step(kernel: Any, step: Any) -> Any:
-    """Return a kernel after a step of the optimiser, as a constant."""
-    new_kernel = kernel + jnp.reshape(step, kernel.shape)
+def _after_update(kernel: Any, update: Any) -> Any:
+    """Return a kernel after an update of the optimiser, as a constant."""
+    new_kernel = kernel + jnp.reshape(update, kernel.shape)
     return jax.lax.stop_gradient(new_kernel.astype(kernel.dtype))

@@ -67,7 +67,7 @@ def certificate_of_network(
     shape = list(shapes[0])
     try:
         if exported:
-            content = _with_fixed_sizes(content, shape)
+            content = with_fixed_sizes(content, shape)
         network = Network(content, shape)
         proven_parts = _best_parts(network, [*answer.runs, *answer.others])
         parts = [proven.part for proven in proven_parts]
@@ -82,7 +82,7 @@ def certificate_of_network(
     return Certificate((Claim(statement, completions),), content if exported else b"")
 
 
-def _with_fixed_sizes(content: bytes, shape: Sequence[int]) -> bytes:
+def with_fixed_sizes(content: bytes, shape: Sequence[int]) -> bytes:
     """Return an ONNX file that states the input's sizes, with all values folded that follow from these sizes.
 
     Without onnxscript the file is returned as it is.

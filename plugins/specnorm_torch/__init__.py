@@ -1,4 +1,4 @@
-"""The plugin for PyTorch: running programs, their gradients, and comforts for modules and training.
+"""The plugin for PyTorch: running programs, their gradients, and conveniences for modules and training.
 
 A program runs inside of one custom operator, so that ``torch.compile(fullgraph=True)``, ``vmap`` and fake tensors see a
 single node. An ``autograd.Function``, or an ordinary product with the gradient, adds the derivative.

@@ -24,8 +24,8 @@ class TorchArrays(Backend):
 
     name: ClassVar[str] = "torch"
     framework: ClassVar[str] = "torch"
-    has_factors: ClassVar[bool] = True
     api_version: ClassVar[int] = 2
+    has_factors: ClassVar[bool] = True  # `cholesky_factors` is defined
 
     def is_array(self, x: object) -> bool:
         return isinstance(x, Tensor)
@@ -116,14 +116,14 @@ class TorchArrays(Backend):
         return torch.from_numpy(x) if self.numpy_view(like) and x.flags.carray else self.from_numpy(x, like)
 
     def numpy_view(self, x: Array) -> bool:
-        """True on the CPU. For searches, with their many small complex matrices, NumPy takes half of torch's time."""
+        """True on the CPU: for searches, with their many small complex matrices, NumPy takes half of torch's time."""
         return bool(x.device.type == "cpu")
 
     def detach(self, x: Array) -> Array:
         return x.detach()
 
     def as_proven(self, x: Array) -> Array:
-        """The bound without a gradient: torch warns about ``float(x)`` for tensors that require one."""
+        """Detach a proven bound: torch warns about ``float(x)`` of tensors that require a gradient."""
         return x.detach()
 
 

@@ -56,18 +56,19 @@ class TorchBackend(TorchArrays):
         ``autograd.Function`` of several tensors.
         """
         if program.needs.searches and self.is_traced(kernels):
+            # Without values, the tensor norm is an estimate: it refuses tracers only if it is to be proven.
             if kernels.is_meta and program.method.name != "tn":
                 raise KernelError("the tensor has no values: it is on the device 'meta'. Load its values first.")
             program.method.refuse_tracer(program.spec)
         need = self._need(program, kernels)
-        first_order = kernels
+        kernels_once = kernels
         if need != "value" or not self._is_constant(kernels):
-            # It refuses forward-mode differentiation, which would otherwise take the value for a constant.
-            first_order = derivatives.first_order(kernels)
+            # `first_order` also refuses forward-mode differentiation, which would take the value for a constant.
+            kernels_once = derivatives.first_order(kernels)
         with self.precise(kernels):
             ran: Ran | None = None
-            if self.changes(kernels):
-                value, *rest = operators.evaluate(kernels.detach(), program.key, need)
+            if self.is_compiled_or_transformed(kernels):
+                value, *rest = operators.evaluate_operator(kernels.detach(), program.key, need)
             else:
                 (value, *rest), ran = operators.run(kernels.detach(), program.key, need)
             count = len(program.method.stats)
@@ -76,9 +77,15 @@ class TorchBackend(TorchArrays):
                 value = derivatives.with_pullback(kernels, value, program.key, *rest[count:])
             elif need == "jacobian":
                 # The difference is zero, but its derivative with respect to the kernels is the identity.
-                change = first_order - kernels.detach()
+                change = kernels_once - kernels.detach()
                 value = value + _products(rest[count], change, program, value)
-        return Ran(value, stats, (), ran.claims if ran else None, not self.is_traced(kernels))
+        return Ran(
+            value=value,
+            stats=stats,
+            residuals=(),
+            claims=ran.claims if ran else None,
+            known=not self.is_traced(kernels),
+        )
 
     def _need(self, program: Program, kernels: Tensor) -> str:
         """Return what a program has to compute besides its value: the argument ``need`` of `operators.run`."""
@@ -111,7 +118,7 @@ class TorchBackend(TorchArrays):
         plain eager calls both would cost as much as the arithmetic, so the program is run directly.
         """
         constant_state = tuple(x.detach() for x in state)
-        if not self.changes(kernels, *state):
+        if not self.is_compiled_or_transformed(kernels, *state):
             value, gradient, new_state = program.step(
                 kernels.detach(), constant_state, sweeps=int(sweeps), backend=self
             )
@@ -124,7 +131,7 @@ class TorchBackend(TorchArrays):
         )
         return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(new_arrays)
 
-    def changes(self, kernels: Array, *others: Array) -> bool:
+    def is_compiled_or_transformed(self, kernels: Array, *others: Array) -> bool:
         """Return whether a compiler or a ``torch.func`` transformation is active for one of the tensors."""
         return self.is_traced(kernels) or any(transformed(x) for x in (kernels, *others))
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import remove_spectral_norm
 from torch.nn.utils.weight_norm import remove_weight_norm
 
-from specnorm_torch.modules import at_inference, computed
+from specnorm_torch.modules import at_inference, makers_of_tensors
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -38,7 +38,7 @@ def bake_(model: nn.Module) -> list[str]:
     for prefix, module in list(model.named_modules()):
         if "parametrizations" in prefix.split("."):
             continue
-        tensor_names = computed(module)
+        tensor_names = makers_of_tensors(module)
         for name in tensor_names:
             bake_tensor(module, name)
             baked_names.append(f"{prefix}.{name}" if prefix else name)
@@ -80,8 +80,8 @@ def baked(model: ModuleT) -> ModuleT:
 
 
 def bake_tensor(module: nn.Module, name: str) -> None:
-    """Replace one tensor of `computed` by a plain parameter."""
-    maker = computed(module)[name]
+    """Replace one tensor of `makers_of_tensors` by a plain parameter."""
+    maker = makers_of_tensors(module)[name]
     # Removing a parametrisation or a hook reads the tensor, which may change its state in training mode.
     modes = {part: part.training for part in module.modules()}
     module.eval()
@@ -104,7 +104,7 @@ def bake_tensor(module: nn.Module, name: str) -> None:
             part.training = mode
 
 
-class Saved:
+class SavedModule:
     """The state of a module, which can be restored: classes, attributes, and the values of parameters and buffers."""
 
     def __init__(self, module: nn.Module) -> None:

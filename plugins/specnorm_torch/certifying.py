@@ -11,17 +11,17 @@ from torch import Tensor, nn
 import specnorm
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import at_every_size, check_bound
-from specnorm_torch.baking import Saved, bake_tensor
+from specnorm_torch.baking import SavedModule, bake_tensor
 from specnorm_torch.constraint import GramRescaling, SpectralNorm
 from specnorm_torch.modules import (
     at_inference,
     check_module,
     check_used,
     check_values,
-    computed,
     geometry_of,
     is_layer,
     is_quantised,
+    makers_of_tensors,
     name_of,
     parametrisations,
     weight_of,
@@ -74,21 +74,23 @@ def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False
         raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
     for prefix, module, _ in selected:
         check_values(module, prefix)
-    saved_modules = [Saved(module) for module in dict.fromkeys(module for _, module, _ in selected)]
+    saved_modules = [SavedModule(module) for module in dict.fromkeys(module for _, module, _ in selected)]
     shrunk_kernels: dict[int, Tensor] = {}
     try:
         with at_inference(model):
-            plans = [_Plan.of(*tensor, bound, bake, shrunk_kernels) for tensor in selected]
-        for plan in plans:
-            plan.write()
+            kernels = [
+                _ProvenKernel.of(prefix, module, name, bound, bake, shrunk_kernels) for prefix, module, name in selected
+            ]
+        for kernel in kernels:
+            kernel.write()
         with at_inference(model):
-            for plan in plans:
-                plan.check()
+            for kernel in kernels:
+                kernel.check()
     except BaseException:
         for saved in saved_modules:
             saved.restore()
         raise
-    return [plan.label for plan in plans]
+    return [kernel.label for kernel in kernels]
 
 
 def _tensors_to_shrink(prefix: str, module: nn.Module, bound: float | None) -> list[str]:
@@ -105,7 +107,7 @@ def _tensors_to_shrink(prefix: str, module: nn.Module, bound: float | None) -> l
 
 
 @dataclass
-class _Plan:
+class _ProvenKernel:
     """A kernel with a proven norm, and the tensor to which it will be written.
 
     Parameters
@@ -140,7 +142,7 @@ class _Plan:
         bound: float | None,
         bake: bool,
         shrunk_kernels: dict[int, Tensor],
-    ) -> _Plan:
+    ) -> _ProvenKernel:
         """Shrink a kernel, without changing the module.
 
         Parameters
@@ -165,12 +167,12 @@ class _Plan:
             _check_writable(module, name, bake)
             # Also at sizes that the stride does not divide.
             geometry = at_every_size(geometry_of(module)) if is_layers_weight else {}
-            if is_layers_weight and not computed(module):
+            if is_layers_weight and not makers_of_tensors(module):
                 check_used(module)
             parameter = weight_of(module) if is_layers_weight else getattr(module, name)
         except SpecnormError as error:
             raise type(error)(f"{label}: {error}") from error
-        # A parameter that several layers share is shrunk for one after another.
+        # A parameter that several layers share is shrunk for each of these layers in turn.
         weight = shrunk_kernels.get(id(parameter), parameter).detach()
         row_axes = [x.dim for x in spectral_norms if x.dim is not None]
         if row_axes:
@@ -186,7 +188,7 @@ class _Plan:
     @torch.no_grad()
     def write(self) -> None:
         """Replace the tensor by a plain parameter with the kernel."""
-        if self.name in computed(self.module):
+        if self.name in makers_of_tensors(self.module):
             bake_tensor(self.module, self.name)
         stored = getattr(self.module, self.name)
         try:
@@ -216,7 +218,7 @@ class _Plan:
 
 def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
     """Refuse a tensor that the next forward would compute again."""
-    maker = computed(module).get(name)
+    maker = makers_of_tensors(module).get(name)
     if maker == "a parametrisation":
         all_parametrisations: Any = module.parametrizations
         are_ours = all(isinstance(x, SpectralNorm | GramRescaling) for x in all_parametrisations[name])

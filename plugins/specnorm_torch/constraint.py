@@ -19,7 +19,7 @@ from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import computed, geometry_of, is_layer, is_lazy, layers_of, name_of, version_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
 from specnorm_torch.recording import Recorded
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -124,13 +124,13 @@ class SpectralNorm(nn.Module):
             return self._scaled_in_training(weight)
         if torch.compiler.is_exporting() or _traces():
             return self._scaled_for_export(weight)
-        if BACKEND.changes(weight) or not self.state_names:
+        if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
             return self._scaled_while_traced(weight, _SETTLING, move=False)
         settled = self._norm_in_eval(weight)
         return derivatives.scaled(weight, *self._factor(settled.value), settled.gradient)
 
     def _scaled_in_training(self, weight: Tensor) -> Tensor:
-        if BACKEND.changes(weight) or not self.state_names:
+        if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
             compiled = self._fits and torch.compiler.is_compiling()
             sweeps = self._compiled_sweeps() if compiled else self._sweeps()
             return self._scaled_while_traced(weight, sweeps, move=True)
@@ -241,7 +241,9 @@ class SpectralNorm(nn.Module):
         """Change the mode; in eval, find the norm of the weight at once, so that the model can be exported."""
         super().train(mode)
         weight = self.original
-        if not mode and self.state_names and weight is not None and not (weight.is_meta or BACKEND.changes(weight)):
+        if mode or not self.state_names or weight is None or weight.is_meta:
+            return self
+        if not BACKEND.is_compiled_or_transformed(weight):
             self._norm_in_eval(weight)
         return self
 
@@ -445,7 +447,7 @@ class _Constrained:
 
 def _has_spectral_norm(module: nn.Module, name: str) -> bool:
     """Whether a tensor is divided by its norm already, by this parametrisation or one of torch's."""
-    if "spectral_norm" in computed(module).get(name, ""):
+    if "spectral_norm" in makers_of_tensors(module).get(name, ""):
         return True
     if not parametrize.is_parametrized(module, name):
         return False

@@ -13,16 +13,16 @@ from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import program
 from specnorm_torch.arrays import ARRAYS
 
-_FIRST_ORDER = (
+_REFUSAL = (
     "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
     "Detach the value, or take the penalty's gradient without create_graph=True."
 )
 
 
 def refuse_second_derivatives() -> None:
-    """Raise an error inside of nested ``torch.func`` transforms; for compiled code, which ignores `_Guard`."""
+    """Raise an error inside of nested ``torch.func`` transforms; for compiled code, which ignores `_GuardFunction`."""
     if _derivative_levels() > 1:
-        raise SecondDerivativeError(_FIRST_ORDER)
+        raise SecondDerivativeError(_REFUSAL)
 
 
 def _derivative_levels() -> int:
@@ -51,7 +51,7 @@ def first_order(kernels: Tensor) -> Tensor:
     ``torch.func`` differentiations `refuse_second_derivatives` raises the error.
     """
     is_compiled = torch.compiler.is_compiling() and _derivative_levels() == 0
-    identity: Any = _first_order if is_compiled else _FirstOrder.apply
+    identity: Any = _first_order_operator if is_compiled else _FirstOrderFunction.apply
     kernels_once: Tensor = identity(kernels)
     return kernels_once
 
@@ -134,7 +134,7 @@ class _Scaled(Function):
         return _guarded_if_needed(kernel_gradient, kernels), None, None, None
 
 
-class _FirstOrder(Function):
+class _FirstOrderFunction(Function):
     """Identity on kernels; differentiating twice raises a `SecondDerivativeError`."""
 
     generate_vmap_rule = True
@@ -150,12 +150,12 @@ class _FirstOrder(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # The guard depends on the kernels, so that a second derivative with respect to them passes through it.
-        guard: Any = _guard if torch.compiler.is_compiling() else _guarded
+        guard: Any = _guard_operator if torch.compiler.is_compiling() else _guarded
         guarded: Tensor = guard(gradient, ctx.saved_tensors[0])
         return guarded
 
 
-class _Guard(Function):
+class _GuardFunction(Function):
     """Identity on a gradient; differentiating it with respect to the kernels raises a `SecondDerivativeError`."""
 
     generate_vmap_rule = True
@@ -170,10 +170,10 @@ class _Guard(Function):
 
     @staticmethod
     def backward(_ctx: Any, *_grads: Any) -> Any:
-        raise SecondDerivativeError(_FIRST_ORDER)
+        raise SecondDerivativeError(_REFUSAL)
 
 
-_guarded: Callable[[Tensor, Tensor], Tensor] = _Guard.apply
+_guarded: Callable[[Tensor, Tensor], Tensor] = _GuardFunction.apply
 
 
 def _guarded_if_needed(gradient: Tensor, kernels: Tensor) -> Tensor:
@@ -191,53 +191,59 @@ without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative
 """Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""
 
 
-@torch.library.custom_op("specnorm::first_order_only", mutates_args=())
-def _guard(gradient: Tensor, _kernels: Tensor) -> Tensor:
-    """`_Guard` as a custom operator, for compiled backwards: Dynamo would trace through a Function and drop it."""
+@torch.library.custom_op("specnorm::guard", mutates_args=())
+def _guard_operator(gradient: Tensor, _kernels: Tensor) -> Tensor:
+    """`_GuardFunction` as a custom operator, for compiled backwards, in which Dynamo would drop a Function."""
     return gradient.clone()
 
 
-@_guard.register_fake
-def _guard_fake(gradient: Tensor, _kernels: Tensor) -> Tensor:
+@_guard_operator.register_fake
+def _guard_operator_fake(gradient: Tensor, _kernels: Tensor) -> Tensor:
     return torch.empty_like(gradient)
 
 
-@_guard.register_vmap
-def _guard_vmap(
+@_guard_operator.register_vmap
+def _guard_operator_vmap(
     _info: Any,
     in_dims: tuple[int | None, ...],
     gradient: Tensor,
     kernels: Tensor,
 ) -> tuple[Tensor, int | None]:
-    return _guard(gradient, kernels), in_dims[0]
+    return _guard_operator(gradient, kernels), in_dims[0]
 
 
-_guard.register_autograd(_Guard.backward)
+_guard_operator.register_autograd(_GuardFunction.backward)
+
+
+def identity_operator(x: Tensor) -> Tensor:
+    """Copy a tensor by a custom operator, which a compiler runs as it stands: it cannot compute the copy again."""
+    copy: Tensor = _guard_operator(x, x)
+    return copy
 
 
 @torch.library.custom_op("specnorm::first_order", mutates_args=())
-def _first_order(kernels: Tensor) -> Tensor:
-    """`_FirstOrder` for compilers."""
+def _first_order_operator(kernels: Tensor) -> Tensor:
+    """`_FirstOrderFunction` for compilers."""
     return kernels.clone()
 
 
-@_first_order.register_fake
-def _first_order_fake(kernels: Tensor) -> Tensor:
+@_first_order_operator.register_fake
+def _first_order_operator_fake(kernels: Tensor) -> Tensor:
     return torch.empty_like(kernels)
 
 
-@_first_order.register_vmap
-def _first_order_vmap(_info: Any, in_dims: tuple[int, ...], kernels: Tensor) -> tuple[Tensor, int]:
-    return _first_order(kernels), in_dims[0]
+@_first_order_operator.register_vmap
+def _first_order_operator_vmap(_info: Any, in_dims: tuple[int, ...], kernels: Tensor) -> tuple[Tensor, int]:
+    return _first_order_operator(kernels), in_dims[0]
 
 
 def _save_kernels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _FirstOrder.setup_context(ctx, inputs, output)
+    _FirstOrderFunction.setup_context(ctx, inputs, output)
 
 
-def _guarded_backward(ctx: Any, gradient: Tensor) -> Tensor:
-    guarded_gradient: Tensor = _guard(gradient, ctx.saved_tensors[0])
+def _first_order_operator_backward(ctx: Any, gradient: Tensor) -> Tensor:
+    guarded_gradient: Tensor = _guard_operator(gradient, ctx.saved_tensors[0])
     return guarded_gradient
 
 
-_first_order.register_autograd(_guarded_backward, setup_context=_save_kernels)
+_first_order_operator.register_autograd(_first_order_operator_backward, setup_context=_save_kernels)

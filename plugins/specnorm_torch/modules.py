@@ -18,12 +18,12 @@ from torch.nn.utils.weight_norm import WeightNorm
 from specnorm.errors import GeometryError, MethodError
 
 __all__ = [
-    "Select", "at_inference", "check_module", "check_used", "check_values", "computed", "computes_as_torch",
-    "computes_with", "geometry_of", "has_hooks", "is_layer", "is_lazy", "is_quantised", "layers_of", "name_of",
-    "version_of", "weight_of",
+    "Select", "at_inference", "check_module", "check_used", "check_values", "computes_as_torch", "geometry_of",
+    "has_hooks", "is_layer", "is_lazy", "is_quantised", "kernel_if_used", "layers_of", "makers_of_tensors", "name_of",
+    "normalised_layers", "parametrisations", "version_of", "weight_of",
 ]  # fmt: skip
 
-_Hooks: TypeAlias = WeightNorm | OldSpectralNorm | prune.BasePruningMethod
+_ComputingHooks: TypeAlias = WeightNorm | OldSpectralNorm | prune.BasePruningMethod
 Select: TypeAlias = Callable[[str, nn.Module], bool]
 """A function of a layer's name and the layer, which returns whether to include it."""
 
@@ -66,7 +66,7 @@ def _has_method_of(module: nn.Module, cls: type, name: str) -> bool:
 
 
 @torch.no_grad()
-def computes_with(layer: nn.Module, x: Tensor) -> Tensor | None:
+def kernel_if_used(layer: nn.Module, x: Tensor) -> Tensor | None:
     """Return the kernel of a layer if, at the input x, the layer with its hooks computes what torch's forward does.
 
     The outputs are compared bit for bit. The layer's call runs first, with its hooks; then the forward of its class
@@ -139,7 +139,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
         # output_padding e means that e fewer rows are cropped behind. Without input_shape it is left out: it does not
         # change the supremum over all sizes.
         extra = (0,) * axes if input_shape is None else tuple(module.output_padding)
-        crops = crop([(p, p - e) for p, e in zip(padding, extra, strict=True)])
+        crops = checked_crops([(p, p - e) for p, e in zip(padding, extra, strict=True)])
         geometry |= {"transposed": True, "padding": crops}
     elif padding == "valid":
         geometry["padding"] = [(0, 0)] * axes
@@ -152,16 +152,16 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     return geometry
 
 
-def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return a transposed layer's croppings before and after, one pair an axis; refuse negative ones.
+def checked_crops(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return pairs of croppings before and after, one for each axis of a transposed layer; refuse negative ones.
 
     In torch's words, the pairs are ``padding`` and ``padding - output_padding``.
     """
     if any(after < 0 for _, after in pairs):
         raise GeometryError(
             f"output_padding={tuple(p - q for p, q in pairs)} exceeds padding={tuple(p for p, _ in pairs)}: rows of "
-            "zeros are added to the output, which has no words here. Leave input_shape out: the bound at every size "
-            "holds for it."
+            "zeros are added to the output, which no geometry of specnorm describes. Leave input_shape out: the bound "
+            "at every size holds for this layer."
         )
     return pairs
 
@@ -179,8 +179,8 @@ def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[
             yield name, module
 
 
-def computed(module: nn.Module) -> dict[str, str]:
-    """Return the tensors of a module that are computed before each call, from their names to what computes them."""
+def makers_of_tensors(module: nn.Module) -> dict[str, str]:
+    """Return what computes the tensors of a module that are computed before each call, by the tensors' names."""
     makers = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
@@ -193,8 +193,9 @@ def computed(module: nn.Module) -> dict[str, str]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Return whether a module has hooks on its input or output, besides those of `computed`."""
-    return bool(module._forward_hooks) or not all(isinstance(x, _Hooks) for x in module._forward_pre_hooks.values())
+    """Return whether a module has hooks on its input or output, besides those of `makers_of_tensors`."""
+    compute_tensors = all(isinstance(x, _ComputingHooks) for x in module._forward_pre_hooks.values())
+    return bool(module._forward_hooks) or not compute_tensors
 
 
 @contextlib.contextmanager
@@ -230,7 +231,7 @@ def check_used(module: nn.Module) -> Tensor:
     if not torch.isfinite(weight_of(module)).all():
         raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
     x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module))
-    weight = computes_with(module, x)
+    weight = kernel_if_used(module, x)
     if weight is None:
         raise MethodError(f"{name_of(module)} does not use its weight as it stands.")
     return weight
@@ -309,7 +310,7 @@ def weight_of(module: nn.Module) -> Tensor:
         for hook in module._forward_pre_hooks.values():
             # An old-style hook computes the weight before each call; after loading or a step the stored one is
             # outdated.
-            if isinstance(hook, _Hooks):
+            if isinstance(hook, _ComputingHooks):
                 hook(module, ())
         weight: Any = module.weight
     finally:

@@ -79,7 +79,7 @@ class NormMonitor(ModelMonitor):
         step. There is one report for each ``every`` steps, after the batch that completes them.
         """
         base = _first_installed("lightning.pytorch", "pytorch_lightning").Callback
-        reports_before: int | None = None
+        last_report: int | None = None
 
         def on_train_batch_end(
             _: Any,
@@ -88,12 +88,14 @@ class NormMonitor(ModelMonitor):
             *_arguments: Any,
             **_keywords: Any,
         ) -> None:
-            nonlocal reports_before
-            # A run that is resumed begins behind its first step.
-            before = max(trainer.global_step - 1, 0) // self.every if reports_before is None else reports_before
-            reports_before = trainer.global_step // self.every
-            if reports_before > before:
+            nonlocal last_report
+            if last_report is None:
+                # The first call, perhaps of a resumed run: take the step before this one as the last that was seen.
+                last_report = max(trainer.global_step - 1, 0) // self.every
+            report = trainer.global_step // self.every
+            if report > last_report:
                 module.log_dict(self.norms())
+            last_report = report
 
         return type("NormMonitorCallback", (base,), {"on_train_batch_end": on_train_batch_end})()
 

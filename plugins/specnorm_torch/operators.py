@@ -37,19 +37,19 @@ def run(
         The value, the statistics, and the residuals or the Jacobian; copies.
     ran : Ran
     """
-    plan = program(key)
-    ran = plan.forward(kernels, backend=backend, differentiated=need != "value")
+    stored_program = program(key)
+    ran = stored_program.forward(kernels, backend=backend, differentiated=need != "value")
     outputs = [ran.value, *ran.stats]
     if need == "residuals":
         outputs += ran.residuals
     if need == "jacobian":
-        outputs.append(_jacobian(plan, ran, backend))
+        outputs.append(_jacobian(stored_program, ran, backend))
     # An operator must not return its input, a view of it, or one tensor twice. Its strides must be those that the fake
     # run inferred, which NumPy's results do not have.
     return [x.clone(memory_format=torch.contiguous_format) for x in outputs], ran
 
 
-def _jacobian(plan: Program, ran: Ran, backend: TorchArrays) -> Tensor:
+def _jacobian(stored_program: Program, ran: Ran, backend: TorchArrays) -> Tensor:
     """Return the derivative of each value with respect to its kernel, (*batch, *value_shape, *shape).
 
     Raises
@@ -60,16 +60,17 @@ def _jacobian(plan: Program, ran: Ran, backend: TorchArrays) -> Tensor:
     value: Tensor = ran.value
 
     def pullback(cotangent: Tensor) -> Tensor:
-        gradient: Tensor = plan.pullback(ran.residuals, cotangent, dtype=plan.result_dtype, backend=backend)
+        dtype = stored_program.result_dtype
+        gradient: Tensor = stored_program.pullback(ran.residuals, cotangent, dtype=dtype, backend=backend)
         return gradient
 
-    if not plan.value_shape:
+    if not stored_program.value_shape:
         return pullback(torch.ones_like(value))
-    (count,) = plan.value_shape
-    size = 8 * value.numel() * math.prod(plan.shape)
+    (count,) = stored_program.value_shape
+    size = 8 * value.numel() * math.prod(stored_program.shape)
     if size > 2**30:
         raise MethodError(
-            f"the gradients of {count} values of a kernel of shape {plan.shape} need more than 1 GiB under "
+            f"the gradients of {count} values of a kernel of shape {stored_program.shape} need more than 1 GiB under "
             "a compiler. Ask for fewer (k=...), or call this function outside the compiled region."
         )
     eye = torch.eye(count, dtype=value.dtype, device=value.device)
@@ -77,26 +78,26 @@ def _jacobian(plan: Program, ran: Ran, backend: TorchArrays) -> Tensor:
     return torch.stack(rows, dim=value.ndim - 1)
 
 
-def evaluated(kernels: Tensor, key: str, need: str) -> list[Tensor]:
+def run_outputs(kernels: Tensor, key: str, need: str) -> list[Tensor]:
     """Run a program, and return the outputs of `run`."""
     outputs, _ = run(kernels, key, need)
     return outputs
 
 
-evaluate = torch.library.custom_op("specnorm::evaluate", evaluated, mutates_args=())
-"""`evaluated` as a custom operator; a call costs a tenth of a millisecond more."""
+evaluate_operator = torch.library.custom_op("specnorm::evaluate", run_outputs, mutates_args=())
+"""`run_outputs` as a custom operator; a call costs a tenth of a millisecond more."""
 
 
-@evaluate.register_fake
+@evaluate_operator.register_fake
 def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
     """Infer shapes and dtypes, by running the program on fake tensors with one round of each loop."""
-    # The graph that is being traced contains only the key.
+    # Keep the program alive: the graph that is being traced has its key only.
     keep(key)
     outputs, _ = run(kernels, key, need, SHAPES)
     return [torch.empty_like(x) for x in outputs]
 
 
-@evaluate.register_vmap
+@evaluate_operator.register_vmap
 def _evaluate_vmap(
     _info: Any,
     in_dims: tuple[int, ...],
@@ -110,7 +111,7 @@ def _evaluate_vmap(
     """
     kernels = kernels.movedim(in_dims[0], 0)
     count = kernels.shape[0]
-    outputs = evaluate(kernels, key, need)
+    outputs = evaluate_operator(kernels, key, need)
     if need == "residuals":
         # The value and the statistics come first.
         first_residual = 1 + len(program(key).method.stats)
@@ -125,17 +126,17 @@ def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: Tensor) -> list
 
     The number of sweeps is a tensor on the host, so that a compiled graph can count its passes.
     """
-    plan = cast("SteppedProgram", program(key))
-    value, gradient, new_state = plan.step(kernels, tuple(state), sweeps=int(sweeps), backend=ARRAYS)
+    stored_program = cast("SteppedProgram", program(key))
+    value, gradient, new_state = stored_program.step(kernels, tuple(state), sweeps=int(sweeps), backend=ARRAYS)
     # Copies, since an operator must not return its input: without sweeps the new state is the given one.
     return [value.clone(), gradient.clone(), *(x.clone() for x in new_state)]
 
 
 @step.register_fake
 def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: Tensor) -> list[Tensor]:
-    plan = keep(key)
-    dtype = getattr(torch, plan.result_dtype)
-    batch = kernels.shape[: kernels.ndim - len(plan.shape)]
+    stored_program = keep(key)
+    dtype = getattr(torch, stored_program.result_dtype)
+    batch = kernels.shape[: kernels.ndim - len(stored_program.shape)]
     value = kernels.new_empty(batch, dtype=dtype)
     gradient = kernels.new_empty(kernels.shape, dtype=dtype)
     return [value, gradient, *(torch.empty_like(x) for x in state)]

@@ -13,7 +13,7 @@ from specnorm.methods import Isometry, Kind
 from specnorm_torch.modules import Select, geometry_of, layers_of, weight_of
 
 Form = Literal["lags", "bound"]
-_CONVOLUTION_WORDS = ("stride", "dilation", "groups", "transposed")
+_CONVOLUTION_KEYWORDS = ("stride", "dilation", "groups", "transposed")
 """Geometry keywords that affect a layer's convolution. Padding is left out: with padding no layer is an isometry."""
 
 
@@ -67,7 +67,7 @@ class OrthogonalityPenalty(nn.Module):
         self._geometries: dict[str, dict[str, Any]] = {}
         for name, layer in layers.items():
             geometry = geometry_of(layer)
-            self._geometries[name] = {word: x for word, x in geometry.items() if word in _CONVOLUTION_WORDS}
+            self._geometries[name] = {keyword: x for keyword, x in geometry.items() if keyword in _CONVOLUTION_KEYWORDS}
 
     @property
     def kind(self) -> Kind:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from specnorm.errors import MethodError
 from specnorm.methods import Kind, Method, SymbolNorm
 from specnorm.plugin import fold_stack, init_stack, step_stack
+from specnorm_torch import derivatives
 from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
 
 Form = Literal["sum", "log", "hinge"]
@@ -132,16 +133,18 @@ class SpectralPenalty(nn.Module):
         if not layers:
             raise MethodError("the model has no convolution or linear layer that is selected.")
         if batch_norms == "sequential":
-            norm_names = dict(normalised_layers(model))
+            batch_norm_names = dict(normalised_layers(model))
         else:
-            norm_names = dict(batch_norms or {})
-            unknown = sorted(set(norm_names) - set(layers))
+            batch_norm_names = dict(batch_norms or {})
+            unknown = sorted(set(batch_norm_names) - set(layers))
             if unknown:
                 raise MethodError(f"batch_norms names {', '.join(unknown)}: no selected layer of the model.")
         self.names = tuple(layers)
         # Modules in lists do not become submodules, so the penalty has no parameters.
         self._layers = list(layers.values())
-        self._norms: list[Any] = [model.get_submodule(norm_names[n]) if n in norm_names else None for n in layers]
+        self._batch_norms: list[Any] = [
+            model.get_submodule(batch_norm_names[name]) if name in batch_norm_names else None for name in layers
+        ]
         self._geometries = [geometry_of(layer) for layer in self._layers]
         # The shapes of layers that can be stepped together, by the layer's index, for each key of batches.
         shapes_of_key: dict[str, dict[int, tuple[int, ...]]] = {}
@@ -167,15 +170,18 @@ class SpectralPenalty(nn.Module):
         """
         weight = weight_of(self._layers[j])
         geometry = self._geometries[j]
-        norm = self._norms[j]
-        kind_of_norm = None if norm is None else (norm.eps, norm.weight is None)
+        batch_norm = self._batch_norms[j]
+        kind_of_batch_norm = None if batch_norm is None else (batch_norm.eps, batch_norm.weight is None)
         has_groups = geometry.get("groups", 1) > 1
         common_shape = tuple(weight.shape) if has_groups else tuple(weight.shape[2:])
-        return repr((common_shape, weight.dtype, weight.device, geometry, kind_of_norm))
+        return repr((common_shape, weight.dtype, weight.device, geometry, kind_of_batch_norm))
 
     @property
     def kind(self) -> Kind:
-        """The kind of the norms: "upper" for a method without a state, else "estimate"."""
+        """The kind of the norms: "upper" for a method without a state, "estimate" for every method with one.
+
+        `Completion` has a state: its norms are called estimates, although each of them is an upper bound.
+        """
         return "estimate" if any(self._states) else "upper"
 
     def forward(self) -> Tensor:
@@ -205,22 +211,22 @@ class SpectralPenalty(nn.Module):
     def _kernels(self, batch: _Batch) -> Tensor:
         """Return the kernels of a batch (n, *shape), with their normalisations merged."""
         kernels = torch.stack([_filled(weight_of(self._layers[j]), batch.shape) for j in batch.members])
-        norms = [self._norms[j] for j in batch.members]
-        if norms[0] is None:
+        batch_norms = [self._batch_norms[j] for j in batch.members]
+        if batch_norms[0] is None:
             return kernels
-        outputs = (max(norm.num_features for norm in norms),)
+        outputs = (max(x.num_features for x in batch_norms),)
         gamma = None
-        if norms[0].weight is not None:
-            gamma = torch.stack([_filled(norm.weight, outputs) for norm in norms])
-        variances = torch.stack([_filled(norm.running_var, outputs, 1.0) for norm in norms])
+        if batch_norms[0].weight is not None:
+            gamma = torch.stack([_filled(x.weight, outputs) for x in batch_norms])
+        variances = torch.stack([_filled(x.running_var, outputs, 1.0) for x in batch_norms])
         if torch.compiler.is_compiling():
             # Inductor (torch 2.13) may compute the merged kernels again in the backward, from variances that the
             # model's forward pass, compiled together with this, has changed meanwhile. A custom operator, here an
             # identity, keeps the old ones.
-            variances = torch.ops.specnorm.first_order_only(variances, variances)
+            variances = derivatives.identity_operator(variances)
         geometry = self._geometries[batch.members[0]]
-        outputs_axis = {word: x for word, x in geometry.items() if word in ("groups", "transposed")}
-        merged: Tensor = fold_stack(kernels, gamma, variances, norms[0].eps, **outputs_axis)
+        channel_keywords = {keyword: x for keyword, x in geometry.items() if keyword in ("groups", "transposed")}
+        merged: Tensor = fold_stack(kernels, gamma, variances, batch_norms[0].eps, **channel_keywords)
         return merged
 
     def _values(self, sweeps: int) -> list[Tensor]:

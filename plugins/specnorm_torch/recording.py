@@ -1,4 +1,4 @@
-"""Steps on a CUDA device, recorded once and replayed: hundreds of small kernels in one launch."""
+"""Steps on a CUDA device, recorded once and replayed: hundreds of small CUDA kernels in one launch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 
 class Recorded:
-    """A function of CUDA tensors, replayed as a CUDA graph: the same kernels, without the time to launch each.
+    """A function of CUDA tensors, replayed as a CUDA graph: the same CUDA kernels, without the time to launch each.
 
-    Each recording has memory of its own, so that recordings may be replayed in any order. Where the function cannot be
-    recorded it is called as it is, and a warning says so once.
+    Each recording has memory of its own, so that recordings may be replayed in any order. If the function cannot be
+    recorded, it is called directly, and a warning says so once.
 
     Parameters
     ----------
     function : callable
-        From tensors to a tuple of tensors. It reads no value on the host, and was called before, so that what it keeps
-        is there.
+        Function of tensors that returns a tuple of tensors. It reads no value on the host, and was called before, so
+        that its caches are filled.
     """
 
     def __init__(self, function: Function) -> None:
@@ -34,9 +34,10 @@ class Recorded:
     @torch.no_grad()
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Call the function; the tensors have the shapes, dtypes and device of the first call."""
-        # A recording of the caller's takes these kernels in; tensors of the inference mode cannot be written later.
-        is_plain = torch.cuda.is_current_stream_capturing() or torch.is_inference_mode_enabled()
-        if is_plain or not self._recordable:
+        # If the caller is recording, the CUDA kernels of a direct call become part of that recording. Inputs that are
+        # made in inference mode could not be overwritten by a later replay.
+        calls_directly = torch.cuda.is_current_stream_capturing() or torch.is_inference_mode_enabled()
+        if calls_directly or not self._recordable:
             return self._function(*tensors)
         with torch.cuda.device(tensors[0].device):
             if self._graph is None and not self._record(tensors):
@@ -44,7 +45,7 @@ class Recorded:
             return self._replay(tensors)
 
     def _record(self, tensors: tuple[Tensor, ...]) -> bool:
-        """Record one call, and return whether that worked. Nothing is computed: the kernels are noted."""
+        """Record one call, after another to warm up; return whether that worked. A recorded call computes nothing."""
         stream = torch.cuda.current_stream()
         self._inputs = tuple(x.detach().clone() for x in tensors)
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -66,8 +67,8 @@ class Recorded:
             self._recordable = False
             warnings.warn(
                 "a step of a spectral norm could not be recorded as a CUDA graph "
-                f"({str(error).splitlines()[0]}): its kernels are launched one by one, which takes some ten times as "
-                "long.",
+                f"({str(error).splitlines()[0]}): its CUDA kernels are launched one by one, which takes some ten "
+                "times as long.",
                 stacklevel=2,
             )
             return False

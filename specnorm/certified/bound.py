@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.types import ArrayOps
 
-EVERYWHERE = "sigma*"
+ALL_FREQUENCIES = "sigma*"
 """The subject (``what``) of a claim about the supremum over all frequencies of the norm of some blocks' symbols.
 
 That is also the supremum of the circular layer's norm over all input sizes.
@@ -44,8 +44,9 @@ class _Claim:
     value : float
         The bound, non-negative; an upper bound may be infinite.
     what : object
-        The norm that is bounded: `EVERYWHERE`, a `cells.Circulant`, the `ConvSpec` of a layer, or a description in
-        words. Bounds with equal ``what`` are bounds of the same norm.
+        The claim's subject, the norm that is bounded: `ALL_FREQUENCIES`, a `cells.Circulant`, the `ConvSpec` of a
+        layer, or a description in words, which is compared like the others. Bounds with equal ``what`` are bounds of
+        the same norm.
     rule : str
         Description of the rule that proved the bound.
     of : tuple of claims
@@ -149,18 +150,18 @@ def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:
     return _upper(max((part.value for part in parts), default=0.0), what, rule, *parts)
 
 
-def nothing(what: object = "any norm") -> Lower:
+def trivial_lower(what: object = "any norm") -> Lower:
     """Return the trivial lower bound 0, which holds for any norm."""
     return _lower(0.0, what, "no norm is negative")
 
 
 def largest_of_blocks(bounds: Sequence[Upper], blocks: Array) -> Upper:
     """Bound the largest norm of the symbols of all blocks (b, ...), from one upper bound for each block."""
-    if len(bounds) != blocks.shape[0] or any(bound.what != EVERYWHERE for bound in bounds):
+    if len(bounds) != blocks.shape[0] or any(bound.what != ALL_FREQUENCIES for bound in bounds):
         raise HypothesisError(f"{len(bounds)} bounds of {blocks.shape[0]} blocks")
     if len(bounds) == 1:
         return bounds[0]
-    return _largest(bounds, EVERYWHERE, f"the largest of {len(bounds)} groups")
+    return _largest(bounds, ALL_FREQUENCIES, f"the largest of {len(bounds)} groups")
 
 
 def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:

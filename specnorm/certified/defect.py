@@ -38,9 +38,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified import completion, host, rounding
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _lower, _upper, scaled_down, scaled_up
-from specnorm.certified.layer.uncut import SMALLEST, has_unread_pixels
+from specnorm.certified import completion as completion_proof
+from specnorm.certified import host, rounding
+from specnorm.certified.bound import (
+    ALL_FREQUENCIES,
+    HypothesisError,
+    Lower,
+    Upper,
+    _lower,
+    _upper,
+    scaled_down,
+    scaled_up,
+)
+from specnorm.certified.layer.uncut import SMALLEST, unread_pixels_make_smallest_zero
 from specnorm.certified.matrices.norms import frobenius_up, gram_norm_up
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.cells import Circulant
@@ -99,7 +109,7 @@ def basis(matrix: Array, inverse: Array, *, ops: ArrayOps) -> Basis:
     size = matrix.shape[-1]
     product = xp.matmul(inverse, matrix)
     product_of_magnitudes = xp.matmul(xp.abs(inverse), xp.abs(matrix))
-    residual = frobenius_up(completion.minus_identity(product, xp.ones_like(product[:, 0, 0]), ops=ops), xp=xp)
+    residual = frobenius_up(completion_proof.minus_identity(product, xp.ones_like(product[:, 0, 0]), ops=ops), xp=xp)
     relative_error = rounding.SLACK * rounding.product_error(size, matrix, xp=xp)
     error = frobenius_up(product_of_magnitudes, xp=xp) * relative_error
     distance = float(xp.max(rounding.up(residual + error, 4, xp=xp)))
@@ -202,9 +212,9 @@ class Defect:
 
     def norm_up(self, norm: Upper) -> float:
         """Upper bound of ``||D||``, from an upper bound of the norm of ``kernel``."""
-        if norm.what != EVERYWHERE and not isinstance(norm.what, Circulant):
+        if norm.what != ALL_FREQUENCIES and not isinstance(norm.what, Circulant):
             raise HypothesisError(f"{norm.what} is not the norm of the defect's kernel at every frequency")
-        if self.circulant is not None and norm.what != EVERYWHERE and not _includes(norm.what, self.circulant):
+        if self.circulant is not None and norm.what != ALL_FREQUENCIES and not _includes(norm.what, self.circulant):
             raise HypothesisError(f"{norm.what} is not the norm at the frequencies of a {self.circulant}")
         return host.add_up(scaled_up(norm.value, self.exponent), self.error)
 
@@ -236,7 +246,7 @@ def defect(
         Points along each axis of a circulant, if the defect is wanted at its frequencies alone; None: everywhere.
     """
     xp = ops.xp
-    lags = completion.lags(blocks.kernel, ops=ops, wide=True)
+    lags = completion_proof.lags(blocks.kernel, ops=ops, wide=True)
     g, _, p, *kernel_shape = blocks.kernel.shape
     eye = ops.from_numpy(np.eye(p, dtype=ops.wide_dtype), lags.values)
     unit = rounding.unit(lags.values, xp=xp)
@@ -314,7 +324,7 @@ def least_centre(blocks: InBasis, norm: Upper, floor: float) -> float:
     norm : Upper
         Bound of the norm of the symbol of ``blocks.kernel``, at every frequency.
     """
-    if norm.what != EVERYWHERE:
+    if norm.what != ALL_FREQUENCIES:
         raise HypothesisError(f"{norm.what} is not the norm of the blocks at every frequency")
     inverse_norm_sq = blocks.basis.inverse_norm_sq if blocks.basis else 1.0
     norm_sq = host.add_up(host.mul_up(norm.value, norm.value), blocks.error)
@@ -346,7 +356,7 @@ def nowhere_negative(defect: Defect, blocks: InBasis, norm: Upper) -> Nonnegativ
 def norm_by_taps(defect: Defect, *, ops: ArrayOps) -> Upper:
     """Bound the norm of the symbol of a defect's kernel by the sum of the Frobenius norms of its taps."""
     value = _sum_of_taps(defect.kernel, xp=ops.xp)
-    return _upper(value, EVERYWHERE, "sum of the Frobenius norms of the taps")
+    return _upper(value, ALL_FREQUENCIES, "sum of the Frobenius norms of the taps")
 
 
 def _sum_of_taps(kernel: Array, *, xp: Namespace) -> float:
@@ -381,8 +391,8 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
     rule = f"root of {defect.floor:.6g} and what the defect's norm leaves of {defect.centre:.6g} ({norm.rule})"
     if defect.circulant is not None:
         where: object = defect.circulant
-    elif norm.what == EVERYWHERE:
-        # The words of `EVERYWHERE` name a largest norm, which would be wrong beside a smallest singular value.
+    elif norm.what == ALL_FREQUENCIES:
+        # The words of `ALL_FREQUENCIES` name a largest norm, which would be wrong beside a smallest singular value.
         where = "at every frequency"
     else:
         where = norm.what
@@ -437,7 +447,7 @@ def smallest_of_zero(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Upper]:
 
 def smallest_with_unread_pixels(spec: ConvSpec) -> tuple[Lower, Upper]:
     """Bounds of the smallest singular value of a layer with pixels that no tap reads: it is 0."""
-    if not has_unread_pixels(spec):
+    if not unread_pixels_make_smallest_zero(spec):
         raise HypothesisError("every pixel is read, or there are no more outputs than read pixels")
     return no_smallest("pixels that no tap reads")
 
@@ -483,7 +493,8 @@ def isometry_ends(
     Parameters
     ----------
     unread_pixels : bool
-        Whether the layer maps some pixels to 0 (`has_unread_pixels`): then the isometry defect is at least 1.
+        Whether the layer maps some pixels to 0 (`unread_pixels_make_smallest_zero`): then the isometry defect is at
+        least 1.
     scale_exponent : int
         Power of two by which s**2 is larger than c.
     """
@@ -515,18 +526,18 @@ def isometry_up(values: Array, error: Array, target: Array, *, ops: ArrayOps) ->
     Parameters
     ----------
     values, error : arrays, shapes (b, n, p, p) and (b,)
-        The lags of K*K, as in `completion.Lags`.
+        The lags of K*K, as in `certified.completion.Lags`.
     target : array, shape (b,)
         Positive.
     """
     xp = ops.xp
     p = values.shape[-1]
     unit = rounding.unit(values, xp=xp)
-    lag_0 = completion.minus_identity(values[:, 0, ...], target, ops=ops)
+    lag_0 = completion_proof.minus_identity(values[:, 0, ...], target, ops=ops)
     by_frobenius = frobenius_up(lag_0, xp=xp)
     mean = xp.linalg.trace(lag_0) / p
     # The bound by v holds for any number v, so the rounding of the mean itself does not matter.
-    deviation = frobenius_up(completion.minus_identity(lag_0, mean, ops=ops), xp=xp)
+    deviation = frobenius_up(completion_proof.minus_identity(lag_0, mean, ops=ops), xp=xp)
     by_mean = xp.abs(mean) + deviation + 2 * unit * (by_frobenius + xp.abs(mean) * p)
     norms_of_others = xp.sum(frobenius_up(values[:, 1:, ...], xp=xp), axis=1)
     diagonal_error = 2 * unit * (frobenius_up(values[:, 0, ...], xp=xp) + p * target)
@@ -577,7 +588,7 @@ def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> Wrapping 
     return Wrapping(direct, mirrored)
 
 
-def wrapped(lags: completion.Lags, tables: Wrapping, *, ops: ArrayOps) -> completion.Lags:
+def wrapped(lags: completion_proof.Lags, tables: Wrapping, *, ops: ArrayOps) -> completion_proof.Lags:
     """The lags of the circulant, and a bound of their error, from the lags (b, n, p, p) of a kernel."""
     xp = ops.xp
     b, n, p, _ = lags.values.shape
@@ -589,7 +600,7 @@ def wrapped(lags: completion.Lags, tables: Wrapping, *, ops: ArrayOps) -> comple
     sum_of_norms = 2 * xp.sum(frobenius_up(lags.values, xp=xp), axis=1)
     sum_error = sum_of_norms * (rounding.SLACK * rounding.gamma(2 * n + 1, rounding.unit(sums, xp=xp)))
     # Twice, since rows but the first stand for two lags.
-    return completion.Lags(sums, rounding.up(lags.error + 2 * sum_error, n + 4, xp=xp))
+    return completion_proof.Lags(sums, rounding.up(lags.error + 2 * sum_error, n + 4, xp=xp))
 
 
 def unwrapped(slopes: Array, tables: Wrapping, *, ops: ArrayOps) -> Array:

@@ -57,12 +57,21 @@ def product_error(length: int, x: Array, *, xp: Namespace) -> float:
 
 
 def up(x: Array, n: int, *, xp: Namespace) -> Array:
-    """Increase non-negative numbers by more than ``n`` roundings may have decreased them."""
+    """Increase non-negative numbers by more than ``n`` roundings may have decreased them.
+
+    Parameters
+    ----------
+    n : int
+        At least the number of operations since the last allowance: one for each sum, product, quotient, root or
+        conversion, and p for a sum of p terms. Numbers from rules that end in ``_up`` count as exact. Most calls give 2
+        for one operation and 4 for two or three, since a larger number is always valid. The two roundings of this
+        function, the factor's conversion and the product, are added.
+    """
     return x * (1 + SLACK * gamma(n + 2, unit(x, xp=xp)))
 
 
 def down(x: Array, n: int, *, xp: Namespace) -> Array:
-    """Decrease non-negative numbers by more than ``n`` roundings may have increased them."""
+    """Decrease non-negative numbers by more than ``n`` roundings may have increased them; n as for `up`."""
     return x * (1 - SLACK * gamma(n + 2, unit(x, xp=xp)))
 
 
@@ -71,6 +80,7 @@ def padded_up(value: Array, gain_sq: int, *, xp: Namespace) -> Array:
 
     See `specnorm.certified.layer.circulant.padded_norm`.
     """
+    # The roundings: the root, its conversion to the dtype, and the product.
     return up(value * math.sqrt(gain_sq), 4, xp=xp)
 
 

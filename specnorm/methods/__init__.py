@@ -30,8 +30,8 @@ GROUP = "specnorm.methods"
 class Methods(Mapping[str, type[Method]]):
     """Mapping from names to classes: specnorm's methods, then those of other distributions, imported on first use."""
 
-    def __init__(self, ours: Iterable[type[Method]]) -> None:
-        self._ours = {cls.name: cls for cls in ours}
+    def __init__(self, own_methods: Iterable[type[Method]]) -> None:
+        self._own_methods = {cls.name: cls for cls in own_methods}
 
     def __getitem__(self, name: str) -> type[Method]:
         """The class of this name.
@@ -43,8 +43,8 @@ class Methods(Mapping[str, type[Method]]):
         BackendConflict
             If two distributions register the name.
         """
-        if name in self._ours:
-            return self._ours[name]
+        if name in self._own_methods:
+            return self._own_methods[name]
         entries = registry.registered(GROUP)[name]
         origin = " and ".join(f"{registry.distribution(e)} ({e.value})" for e in entries)
         if len(entries) > 1:
@@ -61,8 +61,8 @@ class Methods(Mapping[str, type[Method]]):
         return cls
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._ours
-        yield from (name for name in registry.registered(GROUP) if name not in self._ours)
+        yield from self._own_methods
+        yield from (name for name in registry.registered(GROUP) if name not in self._own_methods)
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -74,7 +74,10 @@ METHODS = Methods((
     SymbolNorm, Smallest, Isometry,
 ))
 # fmt: on
-"""Mapping from names to classes. The names are also fields in JSON, and words for the command line's ``--methods``."""
+"""Mapping from names to classes. The names are also fields in JSON, and words for the command line's ``--methods``.
+
+`PowerTopK` is not among them: `Power` stands for it.
+"""
 
 __all__ = [
     "METHODS",

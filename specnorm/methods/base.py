@@ -72,7 +72,8 @@ def check_budget(budget: object) -> None:
 class Evaluation:
     """The result of `Method.forward`. All arrays have leading axis b.
 
-    b is the number of blocks, or the number of layers if the method returns one answer a layer (``Needs.by_layer``).
+    b is the number of blocks, or the number of layers if the method returns one answer for each layer
+    (``Needs.by_layer``).
 
     Parameters
     ----------
@@ -103,21 +104,21 @@ class Needs:
         Direction in which the value is rounded to the result's dtype: "up" for upper bounds, "down" for lower bounds.
     precision : {"own", "wide", "mixed"}
         Dtype of the blocks that `Method.forward` gets. "own": the kernel's. "wide": the widest of the device, for
-        proofs. "mixed": the kernel's, but the method converts to the widest dtype where it proves.
+        proofs. "mixed": the kernel's; the method itself converts to the widest dtype where it proves.
     narrow_gradient : bool
         Whether residuals may be rounded to the kernel's dtype, to save memory; enough for gradients that are a few
         outer products.
     small_products : bool
-        Whether the method consists of many small matrix products. These are faster in NumPy, if it can read the arrays
-        without a copy.
+        Whether the method consists of many small matrix products. These are faster in NumPy, if NumPy can read the
+        library's arrays without a copy.
     scaled : bool
         Whether the caller scales the blocks to about 1 by a power of two, and scales values back.
     blocks : bool
         Whether `Method.forward` gets blocks (`problem.polyphase`). Otherwise it gets kernels (b, *shape) in torch's
         order.
     by_layer : bool
-        Whether `Method.forward` returns one answer for each layer. If ``blocks`` is false, this is set to true.
-        Otherwise it returns one for each group, and the largest of a layer is taken (`Method.over_groups`).
+        Whether `Method.forward` returns one answer for each layer. If false, it returns one for each group, and the
+        largest of a layer is taken (`Method.over_groups`). If ``blocks`` is false, this is set to true.
     searches : bool
         Whether the method has to look at array values while it runs, as searches and proofs do.
     value_shape : tuple of int
@@ -195,7 +196,7 @@ class Method:
             require_exact(spec, self.name)
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
-        """Called before a method with ``Needs.searches`` runs on a tracer: raise, or return if it runs all the same.
+        """Check whether a method with ``Needs.searches`` may run on a tracer: raise if not, return if it may.
 
         Raises
         ------
@@ -226,7 +227,14 @@ class Method:
         return arrays.one_hot(cotangent, chosen, groups, xp=xp)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Evaluate on blocks (b, m, p, *kernel_shape), which are finite, and zero or scaled to about 1."""
+        """Evaluate on what `needs` asks for.
+
+        Parameters
+        ----------
+        blocks : array, shape (b, m, p, *kernel_shape)
+            Blocks, which are finite, and zero or scaled to about 1. Without ``Needs.scaled`` they have the caller's
+            scale. Without ``Needs.blocks`` they are kernels (b, *shape) in torch's order instead.
+        """
         raise NotImplementedError
 
     def pullback(
@@ -296,6 +304,8 @@ class Stepped(Method):
     def state_class(self, spec: ConvSpec) -> Hashable:
         """A key by which layers of different widths are merged into one batch; None if the method cannot do that.
 
+        It is no Python class.
+
         Kernels whose specs have equal keys are padded with channels of zeros to one shape. `with_channels` converts the
         states.
         """
@@ -314,10 +324,10 @@ class Stepped(Method):
         Parameters
         ----------
         state : tuple of arrays, shapes (..., *shape)
-            Of the spec ``here``.
+            The state for the spec ``here``.
         here, there : ConvSpec
-            Specs with equal `state_class`. If ``there`` has more channels, zeros are appended; if it has fewer, zeros
-            are cut off.
+            The specs from which and to which the state is converted, with equal `state_class`. If ``there`` has more
+            channels, zeros are appended; if it has fewer, zeros are cut off.
         """
         raise NotImplementedError
 

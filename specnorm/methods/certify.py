@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _CERTIFY_LEVELS = 40
-"""Number of rounds of bisection after which a search gives up, since the norm is too close to the bound: the radius of
-a cell is then below 1e-6."""
+"""Number of rounds of bisection after which a search gives up, since the norm is too close to the bound. A round halves
+the part of a cell's radius along the axis where it is largest, and cuts the other axes in proportion. So the radius is
+below 1e-6 then."""
 
 _PADDING_MARGIN = 1e-14
 """Relative margin for the rounding when a bound is divided by the padding's factor."""
@@ -50,6 +51,7 @@ class Certify(Method):
     Parameters
     ----------
     bound : float
+        The number with which the norm is compared.
     max_cells : int
         Largest number of cells of one search.
     budget : float, optional
@@ -86,8 +88,9 @@ class Certify(Method):
             if self.needs(spec).blocks:
                 # If padding repeats pixels, the layer's norm may lie anywhere between that of the symbols and the same
                 # times the padding's factor. So a proof needs a smaller bound of the symbols than a refutation.
-                target = _without_padding(bound, spec)
+                target = _target_for_symbols(bound, spec)
                 result = self._decide(layer, spec, target, clock, ops=ops)
+                # A norm of the symbols between the target and the bound decides neither.
                 verdicts.append((_proves(result.upper, bound, spec), result.lower > bound))
             else:
                 verdicts.append(self._decide_at_size(layer, spec, bound, clock, ops=ops))
@@ -110,12 +113,13 @@ class Certify(Method):
         First try to prove the bound for sigma*, the supremum over all sizes; then enclose the layer itself, with
         smaller and smaller tolerances.
         """
-        # Imported here: it is a fifth of all imports, and needed at a size only.
+        # Imported here: it takes a fifth of the time of `import specnorm`, and only layers at a size need it.
         from specnorm.search.layer import enclose_layer
 
         xp = ops.xp
+        # The kernel is in torch's order already.
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
-        target = _without_padding(bound, spec)
+        target = _target_for_symbols(bound, spec)
         result = self._decide(blocks, replace(spec, input_shape=None), target, clock, ops=ops)
         if _proves(result.upper, bound, spec):
             return True, False
@@ -123,7 +127,9 @@ class Certify(Method):
             bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells, clock), ops=ops)
             proven = bounds.upper is not None and bounds.upper <= bound
             refuted = bounds.lower > bound
-            if proven or refuted or not bounds.within(rtol) or clock.expired:
+            # Bounds that did not reach this tolerance would not reach a smaller one.
+            ended_early = not bounds.within(rtol)
+            if proven or refuted or ended_early or clock.expired:
                 break
         return proven, refuted
 
@@ -153,8 +159,8 @@ class Certify(Method):
             return result
         # The bound is not proven for all frequencies: search those of the size alone. That search needs an upper bound
         # for all frequencies.
-        everywhere = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
-        supremum = everywhere.upper or norm_by_frobenius(trimmed, ops=ops)
+        on_torus = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
+        supremum = on_torus.upper or norm_by_frobenius(trimmed, ops=ops)
         grid = dft(grid_sizes(spec, kernel_shape), kernel_shape)
         return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
 
@@ -175,7 +181,7 @@ class Certify(Method):
         return xp.broadcast_to(zero, shape)
 
 
-def _without_padding(bound: float, spec: ConvSpec) -> float:
+def _target_for_symbols(bound: float, spec: ConvSpec) -> float:
     """The bound that the symbols have to satisfy so that the padded layer satisfies ``bound``."""
     if spec.padding_gain_sq == 1:
         return bound
@@ -196,6 +202,7 @@ def _scaled_bound(bound: float, power: int) -> float:
     if bound == 0:
         return 0.0
     exponent = math.frexp(bound)[1] - power
+    # 2**460 is about 1e138.
     if abs(exponent) < 460:
         return math.ldexp(bound, -power)
     return 1e140 if exponent > 0 else 1e-140

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.search import completion as search
+    from specnorm.search import completion as completion_search
     from specnorm.types import ArrayOps
+
+_FAR = 20
+"""Largest change of the kernel's exponent between two training steps up to which the numbers of H are rescaled, so that
+H itself stays the same. After a larger change its numbers stay as they are, so that H follows the kernel's scale."""
+_PRODUCTS_FOR_A_CLOSE_BOUND = 50
+"""A search with fewer products than this ends with a loose bound."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,13 @@ class Completion(Stepped):
     rtol : float
         Relative distance of the bound from an estimate of the norm at which the search stops.
     n_iter : int, optional
-        Largest number of products in the search for H. A product computes the lags of two kernels, and applies the
-        adjoint of that map. None: 700 (a distance of 1 % takes about 50, of 0.1 % about 130); at the start of a
-        training, as many as take about 5 s (30 for a 3x3 kernel with 256 channels). 0: the bound of a random H.
+        Largest number of products in the search for H. Each of them is two operations: the lags of a pair of kernels,
+        and the adjoint of that map. A distance of 1 % takes about 50 products, one of 0.1 % about 130.
+
+        * None: 700, and at the start of a training as many as take about 5 s (30 for a 3x3 kernel with 256 channels).
+        * 0: the bound of a random H.
     every : int
-        In training, H is improved in every so many steps. In the steps between, the bound is computed from the
+        In training, H is improved once in this many steps. In the steps between, the bound is computed from the
         kernel's new lags and the lags of the old H.
     seed : int
         Seed of the first H, which is the same on every backend.
@@ -71,7 +79,7 @@ class Completion(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search for H, beginning with small random numbers; the figure ``iterations`` is the number of products."""
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        result = self.searched(scaled, None, ops=ops)
+        result = self.search_from(None, scaled, ops=ops)
         return self.evaluation(result.bound, result.products, result.gradient, exponent, ops=ops)
 
     def pullback(
@@ -85,11 +93,24 @@ class Completion(Stepped):
         """The gradient that the search or the training step computed, times the cotangent."""
         return weighted(residuals, cotangent, xp=xp)
 
-    def searched(self, scaled: Array, begin: Array | None, *, ops: ArrayOps) -> search.CompletionResult:
-        """Search for completions H of scaled blocks, from the given ones or from random ones (``begin`` None)."""
-        from specnorm.search import completion as search  # imported here: it takes a while
+    def search_from(
+        self,
+        start: Array | None,
+        scaled: Array,
+        *,
+        ops: ArrayOps,
+    ) -> completion_search.CompletionResult:
+        """Search for completions H of scaled blocks, from ``start`` or, if it is None, from random kernels."""
+        from specnorm.search import completion as completion_search  # imported here: it takes a while
 
-        return search.complete(scaled, begin, rtol=self.rtol, products=self.n_iter, seed=self.seed, ops=ops)
+        return completion_search.complete(
+            scaled,
+            start,
+            rtol=self.rtol,
+            products=self.n_iter,
+            seed=self.seed,
+            ops=ops,
+        )
 
     @staticmethod
     def evaluation(
@@ -107,9 +128,9 @@ class Completion(Stepped):
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """H, its lags, the exponent of their common scale, and the number of steps since H was improved."""
-        from specnorm.search import completion as search  # imported here: it takes a while
+        from specnorm.search import completion as completion_search  # imported here: it takes a while
 
-        h_shape = search.completion_shape(spec.block_shape)
+        h_shape = completion_search.completion_shape(spec.block_shape)
         _, channels, *h_kernel_shape = h_shape
         # Lag 0, and one of each pair t, -t.
         lag_count = math.prod(2 * k - 1 for k in h_kernel_shape) // 2 + 1
@@ -117,19 +138,23 @@ class Completion(Stepped):
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """The H of a search. For large layers the search ends after some seconds; training steps improve H further."""
-        from specnorm.search import completion as search  # imported here: it takes a while
+        from specnorm.search import completion as completion_search  # imported here: it takes a while
 
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        products_in_time = search.products_in_time(spec.block_shape)
-        is_cut_short = products_in_time < _PRODUCTS_FOR_A_CLOSE_BOUND
-        if is_cut_short:
-            warnings.warn(_too_large(spec), stacklevel=2)
-        products = products_in_time if self.n_iter is None else self.n_iter
-        result = search.complete(
-            scaled, rtol=self.rtol, products=products, seed=self.seed, from_isometry=is_cut_short, ops=ops
+        products_in_time = completion_search.products_in_time(spec.block_shape)
+        is_large = products_in_time < _PRODUCTS_FOR_A_CLOSE_BOUND
+        if is_large and self.n_iter is None:
+            warnings.warn(_warning_of_slow_start(spec), stacklevel=2)
+        result = completion_search.complete(
+            scaled,
+            rtol=self.rtol,
+            products=products_in_time if self.n_iter is None else self.n_iter,
+            seed=self.seed,
+            from_isometry=is_large,
+            ops=ops,
         )
         h = result.kernel
-        return h, search.lags_of(h, ops=ops).values, exponent, ops.xp.zeros_like(exponent)
+        return h, completion_search.lags_of(h, ops=ops).values, exponent, ops.xp.zeros_like(exponent)
 
     def advance(
         self,
@@ -142,10 +167,11 @@ class Completion(Stepped):
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Improve H if it is due, and bound the blocks by their lags and the lags of H.
 
-        The figure ``iterations`` is the age of H before the step, or -1 if the step improves H.
+        The figure ``iterations`` is not a number of products in training, but the age of H: the number of steps since H
+        was improved, before this step, or -1 if this step improves H.
         """
-        from specnorm.certified import completion as proof
-        from specnorm.search import completion as search  # imported here: it takes a while
+        from specnorm.certified import completion as completion_proof
+        from specnorm.search import completion as completion_search  # imported here: it takes a while
 
         xp = ops.xp
         h, lags, exponent_before, age = state
@@ -156,34 +182,32 @@ class Completion(Stepped):
         factor = arrays.power_of_two(xp.where(xp.abs(change) > _FAR, xp.zeros_like(change), change), xp=xp)
         h = h * xp.reshape(factor, (-1,) + (1,) * (h.ndim - 1))
         lags = lags * xp.reshape(factor * factor, (-1,) + (1,) * (lags.ndim - 1))
-        kernel_lags = search.lags_of(search.narrow(scaled, xp=xp), ops=ops)
+        kernel_lags = completion_search.lags_of(completion_search.with_fewer_columns(scaled, xp=xp), ops=ops)
         # If a model was cast to another precision and back, the stored lags are not those of the stored H.
-        are_lags_wrong = xp.any(proof.lost_digits(lags, xp=xp))
+        are_lags_wrong = xp.any(completion_proof.lost_digits(lags, xp=xp))
         never = are_lags_wrong & False  # an array, which compilers can trace
         is_improvement_due = xp.any(age + 1 >= self.every) if sweeps else never
 
-        def improved(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, lags, age = state
-            h = search.mend(scaled, h, kernel_lags.values, arrays.in_wide_dtype(lags, ops=ops), sweeps, ops=ops)
-            return h, lags, xp.zeros_like(age) - 1  # the end of this step makes it 0
+            wide_lags = arrays.in_wide_dtype(lags, ops=ops)
+            h = completion_search.mend(scaled, h, kernel_lags.values, wide_lags, sweeps, ops=ops)
+            # The step that follows adds 1: the new state has the age 0.
+            return h, lags, xp.zeros_like(age) - 1
 
-        def with_new_lags(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        def compute_lags(state: tuple[Array, ...]) -> tuple[Array, ...]:
             h = state[0]
-            return h, xp.astype(search.lags_of(h, ops=ops).values, h.dtype)
+            return h, xp.astype(completion_search.lags_of(h, ops=ops).values, h.dtype)
 
-        h, lags, age = arrays.applied(improved, is_improvement_due, (h, lags, age), ops=ops)
-        h, lags = arrays.applied(with_new_lags, is_improvement_due | are_lags_wrong, (h, lags), ops=ops)
-        completion_lags = proof.stored_lags(h, lags, ops=ops)
-        bound, gradient = search.bound_and_gradient(scaled, kernel_lags, completion_lags, ops=ops)
+        h, lags, age = arrays.applied(improve, is_improvement_due, (h, lags, age), ops=ops)
+        h, lags = arrays.applied(compute_lags, is_improvement_due | are_lags_wrong, (h, lags), ops=ops)
+        completion_lags = completion_proof.stored_lags(h, lags, ops=ops)
+        bound, gradient = completion_search.bound_and_gradient(scaled, kernel_lags, completion_lags, ops=ops)
         new_state = (h, lags, exponent, age + 1 if sweeps else age)
         return self.evaluation(bound, age, gradient, exponent, ops=ops), new_state
 
 
-_PRODUCTS_FOR_A_CLOSE_BOUND = 50
-"""Number of products with fewer of which a search ends before the bound is close to the norm."""
-
-
-def _too_large(spec: ConvSpec) -> str:
+def _warning_of_slow_start(spec: ConvSpec) -> str:
     """The warning for a layer whose first search is cut short."""
     channels = min(spec.block_shape[:2])
     return (
@@ -191,10 +215,3 @@ def _too_large(spec: ConvSpec) -> str:
         "and is loose, and each mending takes a tenth of that. SymbolNorm() follows the norm itself in less time; "
         "specnorm.rescale, or specnorm_torch.rescale_, proves the bound when the training is over."
     )
-
-
-_FAR = 20
-"""Largest change of the kernel's exponent between two steps for which H keeps its absolute size.
-
-After a larger change, the stored numbers stay as they are, so that H follows the scale of the kernel.
-"""

@@ -15,7 +15,7 @@ from specnorm.errors import GeometryError
 from specnorm.methods.base import Evaluation, Method, Needs, require_exact, weighted
 from specnorm.methods.fft import require_circular
 from specnorm.numerics import gradients
-from specnorm.problem.frequencies import Frequencies, half_grid, mirror_index
+from specnorm.problem.frequencies import Frequencies, distinct_grid
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -47,7 +47,12 @@ class LogDeterminant(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers that are not square, not circular at a given size, or strided."""
-        require_circular(spec, "slogdet", "enclose_smallest and condition_number")
+        require_circular(
+            spec,
+            "slogdet",
+            at_every_size="enclose_smallest(kernel) and condition_number(kernel)",
+            for_other_padding="A padded layer has its singular values instead: singular_values(kernel, input_shape).",
+        )
         require_exact(spec, "slogdet")
         if spec.cout != spec.cin or max(spec.stride, default=1) > 1:
             raise GeometryError(
@@ -57,24 +62,24 @@ class LogDeterminant(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        grid = half_grid(spec.block_positions)
-        multiplicity = np.bincount(mirror_index(spec.block_positions), minlength=len(grid)).astype(float)
+        grid, multiplicities = distinct_grid(spec.block_positions)
         is_real, shift_signs = self._real_points(grid, spec)
+        # Taps r k of the layer are taps k of the blocks: a dilation r multiplies the frequency.
         frequencies = Frequencies(grid.numerators * np.asarray(spec.dilation, dtype=np.int64), spec.block_positions)
         logs_of_chunks: list[Array] = []
         signs_of_chunks: list[Array] = []
-        slopes: list[Array] = []
+        gradients_of_chunks: list[Array] = []
         step = symbols.chunk_length(blocks, ops=ops)
         for start in range(0, len(grid), step):
             chunk = slice(start, start + step)
             symbol = symbols.Symbol(blocks, frequencies[chunk], ops=ops)
             matrices = symbol.matrices()
             signs, logs = xp.linalg.slogdet(matrices)
-            weights = ops.from_numpy(multiplicity[chunk], logs)
+            weights = ops.from_numpy(multiplicities[chunk].astype(float), logs)
             logs_of_chunks.append(xp.sum(logs * weights, axis=1))
-            slopes.append(self._slope(matrices, logs, weights, symbol.phase, spec, ops=ops))
-            # Elsewhere the determinants at a frequency and at its mirror image are conjugates: their product is
-            # positive.
+            gradients_of_chunks.append(self._gradient(matrices, logs, weights, symbol.phase, spec, ops=ops))
+            # At a frequency where the symbol is not real, the determinants there and at its mirror image are
+            # conjugates: their product is positive.
             one = xp.ones_like(logs)
             real_sign = xp.where(xp.real(signs) < 0, -one, one) * ops.from_numpy(shift_signs[chunk], logs)
             signs_of_points = xp.where(ops.from_numpy(is_real[chunk], logs), real_sign, one)
@@ -84,7 +89,7 @@ class LogDeterminant(Method):
         signs_of_blocks = xp.prod(xp.stack(signs_of_chunks, axis=1), axis=1)
         sign = xp.prod(xp.reshape(signs_of_blocks, (-1, spec.groups)), axis=1)
         sign = xp.where(xp.isfinite(total), sign, xp.zeros_like(sign))
-        return Evaluation(total, (sign,), (sum(slopes[1:], slopes[0]),))
+        return Evaluation(total, (sign,), (sum(gradients_of_chunks[1:], gradients_of_chunks[0]),))
 
     @staticmethod
     def _real_points(grid: Frequencies, spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +103,7 @@ class LogDeterminant(Method):
         return is_real, np.where(sign_changes % 2 == 1, -1.0, 1.0)
 
     @staticmethod
-    def _slope(
+    def _gradient(
         matrices: Array,
         logs: Array,
         weights: Array,
@@ -117,9 +122,9 @@ class LogDeterminant(Method):
         is_regular = xp.isfinite(logs)[:, :, None, None]
         inverses = xp.linalg.inv(xp.where(is_regular, matrices, eye))
         inverses = xp.where(is_regular, inverses, xp.zeros_like(inverses))
-        gamma = arrays.adjoint(inverses, xp=xp) * xp.astype(weights, inverses.dtype)[:, None, None]
+        symbol_gradients = arrays.adjoint(inverses, xp=xp) * xp.astype(weights, inverses.dtype)[:, None, None]
         phases = xp.broadcast_to(phase[None, ...], (b, f, math.prod(spec.block_kernel_shape)))
-        return gradients.matrices_gradient(gamma, phases, spec.block_kernel_shape, xp=xp)
+        return gradients.matrices_gradient(symbol_gradients, phases, spec.block_kernel_shape, xp=xp)
 
     def pullback(
         self,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Enclose(Method):
     """Proven interval around the norm: of the supremum over all sizes, or of the layer at one size.
 
-    The value is the upper bound; the lower one is in the statistics.
+    The value is the upper bound; the lower one is the figure ``lower``.
 
     Parameters
     ----------
@@ -64,18 +64,27 @@ class Enclose(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """Blocks, if the symbols describe the layer; else the kernel, for a search of the layer at its size."""
-        uses_symbols = spec.input_shape is None or spec.is_circulant
         return Needs(
-            rounds="up", precision="wide", narrow_gradient=True, blocks=uses_symbols, by_layer=True, searches=True
+            rounds="up",
+            precision="wide",
+            narrow_gradient=True,
+            blocks=self._uses_symbols(spec),
+            by_layer=True,
+            searches=True,
         )
 
+    @staticmethod
+    def _uses_symbols(spec: ConvSpec) -> bool:
+        """Whether the norm is that of the symbols; otherwise the layer itself is searched, at its size."""
+        return spec.input_shape is None or spec.is_circulant
+
     def check(self, spec: ConvSpec) -> None:
-        if not self.needs(spec).blocks:
+        if not self._uses_symbols(spec):
             shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        if not self.needs(spec).blocks:
-            return self._at_size(blocks, spec, ops=ops)
+        if not self._uses_symbols(spec):
+            return self._forward_at_size(blocks, spec, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         results = []
         converged = []
@@ -83,28 +92,30 @@ class Enclose(Method):
             problem = Problem(layer, spec, self.rtol, self.max_cells, Clock.of(self.budget))
             result, within_rtol = enclose_blocks(problem, ops=ops)
             results.append(result)
+            # With a factor for the padding, the lower and the upper bound are bounds of different norms.
             converged.append(within_rtol and spec.padding_gain_sq == 1)
         maxima = [(result.block, result.frequency, result.vectors) for result in results]
         u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
         frequencies = [result.frequency.angles[0] for result in results]
-        stats = _columns(results, converged, [0] * len(results), frequencies, like=blocks, ops=ops)
+        sources = [BoundSource.SUPREMUM] * len(results)
+        lower, figures, upper = _bounds_and_figures(results, converged, sources, frequencies, like=blocks, ops=ops)
         claims = [(result.lower, padded_norm(known(result.upper), spec)) for result in results]
-        return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group), claims)
+        return Evaluation(upper, (lower, *figures, u, v), (u, v, phase, group), claims)
 
-    def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+    def _forward_at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """`forward` for layers that are searched as themselves, at ``input_shape``."""
         xp = ops.xp
         results = enclose_layers(kernels, spec, self, ops=ops)
         converged = [result.within(self.rtol) for result in results]
-        sources = [list(BoundSource).index(result.bound_source) for result in results]
+        sources = [result.bound_source for result in results]
         # The vectors that attain the lower bound of such a layer have no single frequency.
         no_frequencies: list[tuple[float, ...]] = [()] * len(results)
-        columns = _columns(results, converged, sources, no_frequencies, like=kernels, ops=ops)
+        lower, figures, upper = _bounds_and_figures(results, converged, sources, no_frequencies, like=kernels, ops=ops)
         u = xp.concat([result.u for result in results], axis=0)
         v = xp.concat([result.v for result in results], axis=0)
         gradient = xp.concat([result.gradient for result in results], axis=0)
         claims = [(result.lower, known(result.upper)) for result in results]
-        return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,), claims)
+        return Evaluation(upper, (lower, *figures, u, v), (gradient,), claims)
 
     def pullback(
         self,
@@ -114,7 +125,7 @@ class Enclose(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        if not self.needs(spec).blocks:
+        if not self._uses_symbols(spec):
             return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
@@ -127,7 +138,7 @@ def enclose_layers(
     ops: ArrayOps,
 ) -> list[LayerBounds]:
     """Enclose the norms of layers with kernels (b, *shape) at their size; each layer has the whole budget."""
-    # Imported here: it is a fifth of all imports, and needed at a size only.
+    # Imported here: it takes a fifth of the time of `import specnorm`, and only layers at a size need it.
     from specnorm.search.layer import enclose_layer
 
     results = []
@@ -138,23 +149,34 @@ def enclose_layers(
     return results
 
 
-def _columns(
+def _bounds_and_figures(
     results: list[SearchResult] | list[LayerBounds],
     converged: list[bool],
-    sources: list[int],
+    sources: list[BoundSource],
     frequencies: list[Any],
     *,
     like: Array,
     ops: ArrayOps,
-) -> tuple[Array, ...]:
-    """Arrays with one entry for each layer: lower bounds, the other figures of `Enclose.stats`, and upper bounds."""
-    columns = (
+) -> tuple[Array, tuple[Array, ...], Array]:
+    """Arrays with one entry for each layer.
+
+    Returns
+    -------
+    lower : array
+        Lower bounds.
+    figures : tuple of arrays
+        The figures of `Enclose.stats` between ``lower`` and ``u``, in their order.
+    upper : array
+        Upper bounds.
+    """
+    source_numbers = [list(BoundSource).index(source) for source in sources]
+    figures = (
         np.asarray(converged, dtype=np.bool_),
-        np.asarray(sources, dtype=np.int32),
+        np.asarray(source_numbers, dtype=np.int32),
         np.asarray([result.cells for result in results], dtype=np.int32),
         np.asarray([result.levels for result in results], dtype=np.int32),
         np.asarray(frequencies, dtype=np.float64),
     )
     lower = as_array([result.lower for result in results], like, ops=ops)
     upper = as_array([known(result.upper) for result in results], like, ops=ops)
-    return lower, *(ops.from_numpy(column, like) for column in columns), upper
+    return lower, tuple(ops.from_numpy(figure, like) for figure in figures), upper

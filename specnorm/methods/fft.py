@@ -18,10 +18,10 @@ from specnorm.methods import base
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
 from specnorm.methods.enclosure import Enclose, enclose_layers
 from specnorm.numerics import gradients
-from specnorm.numerics.costs import eigh_work
+from specnorm.numerics.costs import eigh_cost
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid, mirror_index
-from specnorm.problem.taps import shapes_of
+from specnorm.problem.taps import shapes_of, sizes_of
 from specnorm.search.constant import top_gradient, top_triples
 from specnorm.search.enclosing import enclose_blocks, grid_sizes
 from specnorm.search.result import Problem
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from specnorm.result import Kind
     from specnorm.types import ArrayOps
 
-_FEW = 24
+_FEW_FREQUENCIES = 24
 """Grids of at most this many frequencies are not worth a search."""
 
 
@@ -41,9 +41,10 @@ _FEW = 24
 class ExactFFT(Method):
     """Norm of a circular layer at one input size, or the supremum over all sizes, to a relative tolerance.
 
-    The symbols are matrix products with tables of cosines, not an FFT: a kernel larger than the input wraps by itself,
-    and no frequency is stored. Large grids are searched by cells (`search`), so that the cost hardly grows with
-    the input; small ones, and every grid under a tracer or where each new shape costs a compilation, are visited whole.
+    Despite its name, the method uses no FFT. The symbols are matrix products with tables of cosines, so a kernel that
+    is larger than the input needs no special case, and the symbols of all frequencies need not be stored at once. Large
+    grids are searched by cells (`search`), so that the cost hardly grows with the input; small ones, and every grid
+    under a tracer or where each new shape costs a compilation, are visited whole.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class ExactFFT(Method):
     max_cells : int
         Budget of the search.
     budget : float, optional
-        Seconds for the search; what has not begun by then is not tried.
+        Seconds for the searches of all layers together; after them no further step begins.
 
     References
     ----------
@@ -73,7 +74,10 @@ class ExactFFT(Method):
         check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """One search for all groups, for the supremum: no fixed set of frequencies gives that."""
+        """What the method asks for. It must look at values for the supremum, which no fixed set of frequencies gives.
+
+        At a size it can visit all frequencies instead.
+        """
         return Needs(
             precision="wide",
             narrow_gradient=True,
@@ -83,7 +87,7 @@ class ExactFFT(Method):
         )
 
     def check(self, spec: ConvSpec) -> None:
-        """Circular at a given size, or every size at once."""
+        """Refuse layers whose norm is not that of their symbols."""
         base.require_exact(spec, "conv_norm")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
@@ -91,10 +95,10 @@ class ExactFFT(Method):
         grid: Frequencies | None = None
         if spec.input_shape is not None:
             grid = half_grid(grid_sizes(spec, spec.block_kernel_shape))
-            # An eigenvalue takes as long as some proofs: a search with many more cells than frequencies has lost.
+            # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
             max_cells = min(max_cells, 2 * len(grid))
-            # Of a matrix there is one frequency, whose norm Lanczos finds sooner.
-            if not ops.concrete or 1 < len(grid) <= _FEW:
+            # A grid of one frequency is searched all the same: its norm is found sooner by Lanczos (`enclose_blocks`).
+            if not ops.concrete or 1 < len(grid) <= _FEW_FREQUENCIES:
                 return self._visit_all(blocks, spec.groups, grid, Clock.of(self.budget), ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)
@@ -132,7 +136,7 @@ class ExactFFT(Method):
     ) -> Evaluation:
         """Compute the norm at every frequency of a grid."""
         xp = ops.xp
-        work_of_a_frequency = eigh_work(min(blocks.shape[1:3]), is_complex=True, vectors=False)
+        work_of_a_frequency = eigh_cost(min(blocks.shape[1:3]), is_complex=True, vectors=False)
         if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
             raise self._undecided()
 
@@ -141,7 +145,7 @@ class ExactFFT(Method):
             top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
             return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
-        _, phase = symbols.largest(norms, blocks, grid, ops=ops)
+        _, phase = symbols.max_over_frequencies(norms, blocks, grid, ops=ops)
         u, v, value = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
         by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]
         group = xp.argmax(by_layer[2], axis=1)
@@ -165,14 +169,14 @@ class ExactFFT(Method):
 class NormAtSize(Method):
     """Norm of the layer itself at ``input_shape``, to a relative tolerance.
 
-    It is not in ``METHODS``: an audit has both bounds.
+    It is not in ``METHODS``: `Enclose`, which is, returns both bounds of that norm.
 
     Parameters
     ----------
     rtol : float
         The value is proven to be at most this far, relatively, below the norm, and not above it.
     budget : float, optional
-        Seconds for one layer; what has not begun by then is not tried.
+        Seconds for one layer; after them no further step begins.
     """
 
     rtol: float = 1e-6
@@ -193,16 +197,17 @@ class NormAtSize(Method):
         shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        found = enclose_layers(blocks, spec, Enclose(rtol=self.rtol, budget=self.budget), ops=ops)
-        if not all(x.within(self.rtol) for x in found):
-            apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
+        bounds = enclose_layers(blocks, spec, Enclose(rtol=self.rtol, budget=self.budget), ops=ops)
+        if not all(x.within(self.rtol) for x in bounds):
+            relative_width = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in bounds)
             raise Undecided(
-                f"the norm at input_shape={spec.input_shape} is known to {apart:.1e} only, not to rtol={self.rtol:g}: "
-                "give a larger rtol or budget, or use enclose(kernel, input_shape), which returns what is proven."
+                f"the norm at input_shape={spec.input_shape} is known to {relative_width:.1e} only, not to "
+                f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "
+                "what is proven."
             )
-        lower = as_array([x.lower for x in found], blocks, ops=ops)
-        upper = as_array([known(x.upper) for x in found], blocks, ops=ops)
-        return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in found], axis=0),))
+        lower = as_array([x.lower for x in bounds], blocks, ops=ops)
+        upper = as_array([known(x.upper) for x in bounds], blocks, ops=ops)
+        return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in bounds], axis=0),))
 
     def pullback(
         self,
@@ -219,16 +224,17 @@ class NormAtSize(Method):
 class SingularValues(Method):
     """All singular values of a circular layer at one input size, descending; or the k largest or smallest.
 
-    And of a layer without padding whose outputs read a patch each, such as a 1x1 layer: those of one matrix, repeated.
+    A layer without padding whose outputs read disjoint patches, such as a 1x1 layer, is supported, too: its values are
+    those of one matrix, repeated.
 
     Parameters
     ----------
     k : int or None
-        How many; None: all ``prod(input_shape) * min(cin, cout)``.
+        Number of values; None: all, of which a layer without stride has ``prod(input_shape) * min(cin, cout)``.
     smallest : bool
         Whether the k smallest are meant, not the k largest.
     max_bytes : int, default 4 GiB
-        Refuse what takes more memory.
+        Refuse computations that take more memory.
     """
 
     k: int | None = None
@@ -242,16 +248,22 @@ class SingularValues(Method):
         return Needs(precision="wide", value_shape=self._value_shape(spec))
 
     def check(self, spec: ConvSpec) -> None:
-        """Circular at a given size, or one matrix for each patch, and no more values than there are."""
+        """Refuse layers that are neither circular at a size nor a matrix for each patch, and a k that is too large."""
         if spec.input_shape is None or not spec.repeats_a_matrix:
-            require_circular(spec, "singular_values", "conv_norm and the bounds")
+            require_circular(
+                spec,
+                "singular_values",
+                at_every_size="conv_norm(kernel) and the bounds",
+                for_other_padding="The largest values of a padded layer: singular_values(kernel, input_shape, k=...).",
+            )
             base.require_exact(spec, "singular_values")
         base.check_number_of_values(self.k, self._total(spec))
-        if self.bytes(spec) > self.max_bytes:
+        memory = self.memory(spec)
+        if memory > self.max_bytes:
             raise MethodError(
-                f"{self.cost(spec)} of memory. The largest of them take little: "
+                f"{self.memory_in_words(spec)} of memory. The largest of them take little: "
                 "specnorm.measure(kernel, specnorm.methods.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
-                f"max_bytes={self.bytes(spec)} computes them all the same."
+                f"max_bytes={memory} computes them all the same."
             )
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
@@ -259,35 +271,37 @@ class SingularValues(Method):
 
     @staticmethod
     def _per_group(spec: ConvSpec) -> int:
-        """Singular values of one group; those of pixels that no tap reads are zero."""
-        first, second = spec.stored_channels
+        """Number of singular values of one group; those of pixels that no tap reads are zero."""
+        output_channels, input_channels = spec.group_channels
         positions = _positions(spec)
         pixels = positions * math.prod(spec.stride)
         if spec.repeats_a_matrix:
-            pixels = math.prod(shapes_of(spec)[spec.transposed][1:])
-        return min(first // spec.groups * positions, second * pixels)
+            large, _ = sizes_of(spec)
+            pixels = math.prod(large)
+        return min(output_channels * positions, input_channels * pixels)
 
     def _total(self, spec: ConvSpec) -> int:
         return spec.groups * self._per_group(spec)
 
-    def cost(self, spec: ConvSpec) -> str:
-        """What is computed, in words: its memory decides whether it can be."""
-        return f"{self._total(spec)} singular values, with their vectors some {self.bytes(spec) / 2**30:.3g} GiB"
+    def memory_in_words(self, spec: ConvSpec) -> str:
+        """The number of values and their memory, for the error message."""
+        return f"{self._total(spec)} singular values, with their vectors some {self.memory(spec) / 2**30:.3g} GiB"
 
-    def bytes(self, spec: ConvSpec) -> int:
-        """Memory of the singular vectors at every frequency, and once more at half of them; the same for every k."""
+    def memory(self, spec: ConvSpec) -> int:
+        """Bytes of the singular vectors at every frequency, and once more at half of them; the same for every k."""
         rows, columns = spec.block_shape[:2]
         frequencies = spec.groups * _positions(spec)
+        # Complex numbers of 16 bytes, one and a half times.
         return 24 * frequencies * (rows + columns) * min(rows, columns)
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         flat = xp.reshape(values, (values.shape[0], -1))
-        order = self._ordered(flat, xp=xp)
+        order = self._order(flat, xp=xp)
         count = self.k or flat.shape[1]
         return xp.take_along_axis(flat, order[:, :count], axis=1), order
 
-    def _ordered(self, flat: Array, *, xp: Namespace) -> Array:
-        """Places of the values wanted, the largest first, in the first k columns; the others behind."""
+    def _order(self, flat: Array, *, xp: Namespace) -> Array:
+        """Indices that bring the k values that are asked for, descending, to the front."""
         order = xp.argsort(flat, axis=1, descending=True)
         if self.k is None or not self.smallest:
             return order
@@ -298,7 +312,7 @@ class SingularValues(Method):
         return xp.reshape(_unsorted(cotangent, chosen, xp=xp), (chosen.shape[0], groups, -1))
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """SVD at half the frequencies; the others are their mirror images, or the same once more."""
+        """SVD at half the frequencies; the others are their mirror images or, for axes with one tap, repetitions."""
         xp = ops.xp
         # Axes with one tap need one frequency.
         sizes = grid_sizes(spec, spec.block_kernel_shape) if spec.ndim else ()
@@ -319,7 +333,7 @@ class SingularValues(Method):
         if unread:
             # Pixels that no tap reads: no vectors, and values of 0 after all others.
             flat = xp.concat([flat, xp.broadcast_to(flat[:, :1] * 0, (flat.shape[0], unread))], axis=1)
-        order = self._ordered(flat, xp=xp)
+        order = self._order(flat, xp=xp)
         count = min(self.k or flat.shape[1], flat.shape[1])
         return Evaluation(xp.take_along_axis(flat, order[:, :count], axis=1), (), (u, vh, phase, order))
 
@@ -340,9 +354,10 @@ class SingularValues(Method):
 
 
 def _positions(spec: ConvSpec) -> int:
-    """Pixels of the small side: outputs; inputs of a transposed layer."""
+    """Number of positions on the small side of the convolution: of outputs, or of inputs of a transposed layer."""
     if spec.repeats_a_matrix:
-        return math.prod(shapes_of(spec)[not spec.transposed][1:])
+        _, small = sizes_of(spec)
+        return math.prod(small)
     return math.prod(spec.block_positions)
 
 
@@ -354,20 +369,25 @@ def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:
     return xp.where(has_value, unsorted, xp.zeros_like(unsorted))
 
 
-def require_circular(spec: ConvSpec, function: str, otherwise: str) -> None:
-    """Refuse what is not a circular layer at a given input size.
+def require_circular(spec: ConvSpec, function: str, *, at_every_size: str, for_other_padding: str) -> None:
+    """Refuse layers that are not circular at a given input size.
+
+    Parameters
+    ----------
+    function : str
+        Name of the function that refuses.
+    at_every_size : str
+        Functions to use without ``input_shape``.
+    for_other_padding : str
+        A sentence that says what to use for another padding mode.
 
     Raises
     ------
     GeometryError
-        Naming what to use instead.
     """
     if spec.padding_mode != "circular" and spec.ndim:
-        raise GeometryError(
-            f'{function} needs padding_mode="circular" for all values; got "{spec.padding_mode}". Give k for the '
-            f"largest ones. The supremum over all sizes bounds zero padding too: use {otherwise}."
-        )
+        raise GeometryError(f'{function} needs padding_mode="circular"; got "{spec.padding_mode}". {for_other_padding}')
     if spec.input_shape is None:
         raise GeometryError(
-            f"{function} needs input_shape, the layer's spatial input sizes. For every size at once: {otherwise}."
+            f"{function} needs input_shape, the layer's spatial input sizes. For every size at once: {at_every_size}."
         )

@@ -1,10 +1,10 @@
-"""Gram iteration: on the circular symbol at one size, or of the convolution on an unbounded domain, at every size.
+"""Gram iteration: bounds of a circular layer's symbols at one size, or of the convolution itself at every size.
 
-The Gram matrix of a convolution is a convolution: ``R_1[i, j, m] = sum_{o,k} K[o,i,k] K[o,j,k+m]`` with 2 k - 1 taps an
-axis, and each further product doubles the degree. By the Schur test every channel's sum of absolute values counts:
-``sigma*^(2^t) <= max_i sum_{j,m} |R_t[i,j,m]|``.
+The Gram matrix of a convolution is a convolution: ``R_1[i, j, m] = sum_{o,k} K[o,i,k] K[o,j,k+m]`` with 2 k - 1 taps
+along each axis, and each further product doubles the degree. By the Schur test the largest sum of absolute values of a
+channel is a bound: ``sigma*^(2^t) <= max_i sum_{j,m} |R_t[i,j,m]|``.
 
-With as many outputs as inputs G G* serves as well as G* G, and its sums are others: the lower value counts.
+With as many outputs as inputs, G G* has the same size as G* G, but other sums: the smaller bound is taken.
 
 R_t is the inverse Fourier transform of ``H_t = (G* G)^(2^(t-1))`` on a grid of ``2^t (k_j - 1) + 1`` points an axis,
 where nothing aliases. So the products are products of small matrices, one for each frequency, and not of taps with
@@ -24,7 +24,7 @@ from specnorm.certified.symbol.gram_powers import Powers, divisors, lag_norms
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.numerics import gradients
-from specnorm.numerics.gradients import first_vjp, powers_vjp, schatten_gradient
+from specnorm.numerics.gradients import one_product_vjp, powers_vjp, schatten_gradient
 from specnorm.problem.frequencies import half_grid, tap_grid
 from specnorm.search.enclosing import grid_sizes
 from specnorm.search.pruned import largest_bound
@@ -43,14 +43,14 @@ class ZeroPaddedGram(Method):
     Parameters
     ----------
     n_iter : int
-        Gram products; 0 is the root of the largest row sum times the largest column sum. The bound exceeds sigma* by
-        at most ``(min(cin, cout) prod_j (2**n_iter (k_j - 1) + 1))**(1 / 2**(n_iter + 1))``.
+        Number of Gram products, at least 1. The bound exceeds sigma* by at most
+        ``(min(cin, cout) prod_j (2**n_iter (k_j - 1) + 1))**(1 / 2**(n_iter + 1))``.
 
     References
     ----------
     .. [1] Delattre, Barthelemy, Allauzen, "Spectral Norm of Convolutional Layers with Circular and Zero Paddings",
-       2024, arXiv:2402.00240. Ours: products at the frequencies of the last kernel's own grid, power-of-two scales,
-       rounding counted.
+       2024, arXiv:2402.00240. Ours: products at the frequencies of the grid that holds the last product's taps,
+       power-of-two scales, rounding counted.
     """
 
     n_iter: int = 3
@@ -63,12 +63,15 @@ class ZeroPaddedGram(Method):
         check_count("n_iter", self.n_iter, least=1)
 
     def check(self, spec: ConvSpec) -> None:
-        """Every size at once, as long as the taps can be counted."""
+        """Refuse a number of products whose taps do not fit the memory."""
         super().check(spec)
-        _require_countable_taps(self.n_iter, spec.block_kernel_shape)
+        _require_taps_fit_memory(self.n_iter, spec.block_kernel_shape)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Largest channel norm, with the signs of that channel's taps for the gradient; of two sides the lower one."""
+        """The largest channel norm, with the signs of that channel's taps for the gradient.
+
+        With as many outputs as inputs, both sides are tried, and the smaller bound is taken.
+        """
         xp = ops.xp
         if blocks.shape[1] != blocks.shape[2]:
             return self._of_side(blocks, ops=ops)
@@ -84,7 +87,7 @@ class ZeroPaddedGram(Method):
         return Evaluation(lower_side(of_inputs.value, of_outputs.value), (), (*residuals, outputs_are_lower))
 
     def _of_both_sides(self, blocks: Array, *, ops: ArrayOps) -> tuple[Evaluation, Evaluation]:
-        """By the sums of the inputs, and of the outputs; where a loop compiles, in one batch."""
+        """Bounds from G* G and from G G*, in one batch under a compiler."""
         swapped = arrays.swapped(blocks, xp=ops.xp)
         if ops.concrete:
             return self._of_side(blocks, ops=ops), self._of_side(swapped, ops=ops)
@@ -96,14 +99,15 @@ class ZeroPaddedGram(Method):
         )
 
     def _of_side(self, blocks: Array, *, ops: ArrayOps) -> Evaluation:
-        """By the sums of the side with fewer channels; the second one where there are as many."""
+        """The bound from the sums of the side with fewer channels, or of the inputs if there are as many."""
         xp = ops.xp
         in_float32 = ops.concrete and ops.exact_float32 and blocks.dtype == xp.float32
         powers = Powers(blocks, self.n_iter, last_square_in_float32=in_float32, ops=ops)
-        norms, sums, values = powers.channel_norms()
-        largest = xp.argmax(norms, axis=1)
-        one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), largest, norms.shape[1], xp=xp)
-        return Evaluation(xp.max(norms, axis=1), (), powers.residuals(values, one_hot[:, :, None], sums))
+        channel_norms, sums, values = powers.channel_norms()
+        largest = xp.argmax(channel_norms, axis=1)
+        one_hot = arrays.one_hot(xp.ones_like(channel_norms[:, 0]), largest, channel_norms.shape[1], xp=xp)
+        residuals = powers.residuals(values, one_hot[:, :, None], sums)
+        return Evaluation(xp.max(channel_norms, axis=1), (), residuals)
 
     def pullback(
         self,
@@ -153,7 +157,11 @@ class Gram(Stepped):
             check_count("n_iter", self.n_iter, least=1)
 
     def check(self, spec: ConvSpec) -> None:
-        """Circular at a size; anything else for every size at once, where the taps must be countable."""
+        """Refuse a number of products whose taps do not fit the memory, unless the layer is circular at a size.
+
+        A circular layer need not be periodic: outputs that are left out do not raise the norm, and for outputs that are
+        repeated the bound is multiplied by the root of `ConvSpec.padding_gain_sq`.
+        """
         unbounded = self._on_unbounded_domain(spec)
         if unbounded is not None:
             unbounded.check(spec)
@@ -173,7 +181,7 @@ class Gram(Stepped):
             return norms.gram_iteration_up(symbol.matrices(), count, error, xp=ops.xp)
 
         frequencies = half_grid(grid_sizes(spec, spec.block_kernel_shape))
-        value, phase = largest_bound(bound, blocks, frequencies, count, ops=ops)
+        value, phase = largest_bound(bound, blocks, frequencies, products=count, ops=ops)
         gamma = schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
         dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
         residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
@@ -206,9 +214,10 @@ class Gram(Stepped):
 class ChannelNorms(Method):
     """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.certified.symbol.gram_powers` for R_t.
 
-    With D the diagonal matrix of the sums, ``H_t <= D`` at every frequency, D - H_t being diagonally dominant; roots
-    keep that order, so ``G* G <= D**(1 / 2**(t-1))``, and G over d has norm at most 1. Stride, dilation and zero
-    padding do not raise it, and a transposed layer is an adjoint.
+    Let D be the diagonal matrix of the sums. ``D - H_t`` is diagonally dominant, so ``H_t <= D`` at every frequency.
+    Square roots are operator monotone, so ``G* G <= D**(1 / 2**(t-1))``. So G has a norm of at most 1 if its column i
+    is divided by d_i, for each channel i. Stride, dilation and zero padding do not raise the norm, and a transposed
+    layer is an adjoint.
 
     Parameters
     ----------
@@ -236,7 +245,7 @@ class ChannelNorms(Method):
         )
 
     def check(self, spec: ConvSpec) -> None:
-        """Every size at once, but for paddings that repeat pixels."""
+        """Refuse paddings that repeat pixels or outputs, and numbers of products whose taps do not fit the memory."""
         if spec.padding_mode in ("reflect", "replicate"):
             raise GeometryError(
                 f"padding_mode={spec.padding_mode!r} repeats pixels, which raises the norm above the kernel's own. Use "
@@ -249,41 +258,40 @@ class ChannelNorms(Method):
                 f"padding={spec.padding} with padding_mode='circular' repeats outputs, which raises the norm above the "
                 "kernel's own. Use padding='same', or padding_mode='zeros'."
             )
-        _require_countable_taps(self.n_iter, spec.kernel_shape)
+        _require_taps_fit_memory(self.n_iter, spec.kernel_shape)
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        """One number for each group and channel of the kernel's smaller side, the second axis where equal."""
-        first, second = block_channels(spec)
-        return (spec.groups * min(first, second),)
+        """One number for each group and channel of the smaller one of the kernel's first two axes."""
+        return (spec.groups * min(spec.group_channels),)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        groups = self._groups(blocks, spec, xp=xp)
+        group_kernels = self._group_kernels(blocks, spec, xp=xp)
         if self.n_iter == 1:
-            norms, sums, lags = lag_norms(groups, ops=ops)
-            signs = xp.astype(xp.sign(lags), groups.dtype, copy=False)
-            return self._evaluation(norms, (groups, signs, sums), spec, xp=xp)
-        powers = Powers(groups, self.n_iter, ops=ops)
-        norms, sums, values = powers.channel_norms()
-        count, p = norms.shape
-        eye = xp.eye(p, dtype=norms.dtype, device=ops.device(blocks))
+            channel_norms, sums, lags = lag_norms(group_kernels, ops=ops)
+            signs = xp.astype(xp.sign(lags), group_kernels.dtype, copy=False)
+            return self._evaluation(channel_norms, (group_kernels, signs, sums), spec, xp=xp)
+        powers = Powers(group_kernels, self.n_iter, ops=ops)
+        channel_norms, sums, values = powers.channel_norms()
+        count, p = channel_norms.shape
+        eye = xp.eye(p, dtype=channel_norms.dtype, device=ops.device(blocks))
         every_channel = xp.broadcast_to(eye, (count, p, p))
-        return self._evaluation(norms, powers.residuals(values, every_channel, sums), spec, xp=xp)
+        return self._evaluation(channel_norms, powers.residuals(values, every_channel, sums), spec, xp=xp)
 
     @staticmethod
     def _evaluation(
-        norms: Array,
+        channel_norms: Array,
         residuals: tuple[Array, ...],
         spec: ConvSpec,
         *,
         xp: Namespace,
     ) -> Evaluation:
-        """Norms (b * groups, p) and residuals of their gradient, with an axis for the groups."""
+        """Channel norms (b * groups, p) and residuals of their gradient, with an axis for the groups."""
 
         def by_group(x: Array) -> Array:
             return xp.reshape(x, (-1, spec.groups, *x.shape[1:]))
 
-        norms_of_layers = xp.reshape(norms, (-1, spec.groups * norms.shape[1]))
+        norms_of_layers = xp.reshape(channel_norms, (-1, spec.groups * channel_norms.shape[1]))
         return Evaluation(norms_of_layers, (), tuple(by_group(x) for x in residuals))
 
     def pullback(
@@ -297,29 +305,24 @@ class ChannelNorms(Method):
         flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
         weights = xp.reshape(cotangent, (flat[0].shape[0], -1))
         if self.n_iter == 1:
-            gradient = first_vjp(flat, weights, xp=xp)
+            gradient = one_product_vjp(flat, weights, xp=xp)
         else:
             gradient = powers_vjp(flat, weights, self.n_iter, xp=xp)
-        first, second = block_channels(spec)
-        return xp.reshape(gradient, (cotangent.shape[0], spec.groups * first, second, *spec.kernel_shape))
+        return xp.reshape(gradient, (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape))
 
-    def _groups(self, kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-        first, second = block_channels(spec)
-        return xp.reshape(kernels, (kernels.shape[0] * spec.groups, first, second, *spec.kernel_shape))
-
-
-def block_channels(spec: ConvSpec) -> tuple[int, int]:
-    """Channels of one group along the kernel's first and second axis in torch's order."""
-    first, second = (spec.cin, spec.cout) if spec.transposed else (spec.cout, spec.cin)
-    return first // spec.groups, second // spec.groups
+    def _group_kernels(self, kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """The kernel of each group, shape (b * groups, first, second, *kernel_shape)."""
+        return xp.reshape(kernels, (kernels.shape[0] * spec.groups, *spec.group_channels, *spec.kernel_shape))
 
 
-def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift it above 1."""
-    first, second = block_channels(spec)
+def rescaled(kernel: Array, channel_norms: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift its norm above 1."""
+    first, second = spec.group_channels
     shape = (first, second, *spec.kernel_shape)
-    divisor = divisors(norms, shape, arrays.precision(kernel.dtype, norms.dtype, xp=xp), xp=xp)
-    # The norms are those of the axis with fewer channels; along the other one the divisor is constant.
+    precision = arrays.precision(kernel.dtype, channel_norms.dtype, xp=xp)
+    divisor = divisors(channel_norms, shape, precision, xp=xp)
+    # The norms are those of the axis with fewer channels (the second axis if they are equal); along the other one the
+    # divisor is constant.
     columns = second if second <= first else 1
     by_group = xp.reshape(divisor, (spec.groups, -1, columns))
     divisor = xp.reshape(xp.broadcast_to(by_group, (spec.groups, first, columns)), (spec.groups * first, columns))
@@ -328,14 +331,14 @@ def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Namespace) -> A
         divisor = xp.reshape(xp.matrix_transpose(divisor), (*spatial, columns, spec.groups * first))
     else:
         divisor = xp.reshape(divisor, (spec.groups * first, columns, *spatial))
-    return xp.astype(xp.astype(kernel, norms.dtype) / divisor, kernel.dtype)
+    return xp.astype(xp.astype(kernel, channel_norms.dtype) / divisor, kernel.dtype)
 
 
 _LARGEST_GRID = 2**22
-"""Frequencies; beyond, the taps of the last product would not fit any memory."""
+"""Largest number of frequencies: with more, the taps of the last product would not fit any memory."""
 
 
-def _require_countable_taps(n_iter: int, kernel_shape: tuple[int, ...]) -> None:
+def _require_taps_fit_memory(n_iter: int, kernel_shape: tuple[int, ...]) -> None:
     """Refuse a number of products whose taps fit no memory.
 
     Raises

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.certified.symbol import grid, symbols
+from specnorm.certified.symbol import grid as grid_proof
+from specnorm.certified.symbol import symbols
 from specnorm.errors import MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.numerics import gradients
 from specnorm.problem.frequencies import half_grid
-from specnorm.search.pruned import PRODUCTS, grid_points, largest_bound
+from specnorm.search.pruned import GRAM_PRODUCTS, grid_points, largest_bound
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -60,27 +61,34 @@ class Grid(Method):
 
     def factor(self, kernel_shape: tuple[int, ...]) -> float:
         """The factor by which the largest value on the grid is multiplied."""
-        return grid.grid_factor(self.sizes(kernel_shape), kernel_shape)
+        return grid_proof.grid_factor(self.sizes(kernel_shape), kernel_shape)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse grids too coarse to determine the symbol."""
         super().check(spec)
         for size, k in zip(self.sizes(spec.block_kernel_shape), spec.block_kernel_shape, strict=True):
             if size <= k - 1:
+                (default,) = grid_points((k,), None)
                 raise MethodError(
                     f"n={self.n} grid points do not bound a kernel with {k} taps on an axis: give n >= {k}, "
-                    f"or leave n out for {10 * (k - 1)}."
+                    f"or leave n out for {default}."
                 )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         kernel_shape = spec.block_kernel_shape
         sizes = self.sizes(kernel_shape)
-        value, phase = largest_bound(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)
-        g = symbols.matrix_at(blocks, phase, xp=xp)
-        u, v, _ = symbols.top_triple(g, xp=xp)
-        lower = grid.quotient_at_down(g, v, blocks, xp=xp)
-        return Evaluation(grid.everywhere_up(value, sizes, kernel_shape, xp=xp), (lower,), (u, v, phase))
+        value, phase = largest_bound(
+            grid_proof.symbol_norms_up,
+            blocks,
+            half_grid(sizes),
+            products=GRAM_PRODUCTS,
+            ops=ops,
+        )
+        matrices = symbols.matrix_at(blocks, phase, xp=xp)
+        u, v, _ = symbols.top_triple(matrices, xp=xp)
+        lower = grid_proof.quotient_at_down(matrices, v, blocks, xp=xp)
+        return Evaluation(grid_proof.everywhere_up(value, sizes, kernel_shape, xp=xp), (lower,), (u, v, phase))
 
     def pullback(
         self,
@@ -93,4 +101,4 @@ class Grid(Method):
         """The factor times the gradient of the symbol's norm at the frequency where it is largest on the grid."""
         u, v, phase = residuals
         factor = self.factor(spec.block_kernel_shape)
-        return gradients.triple_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)
+        return gradients.singular_value_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)

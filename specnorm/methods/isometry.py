@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified import completion, rounding
+from specnorm.certified import completion as completion_proof
+from specnorm.certified import rounding
 from specnorm.certified.bound import as_array
-from specnorm.certified.layer.uncut import has_unread_pixels, keeps_smallest
+from specnorm.certified.layer.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, as_number, weighted
-from specnorm.methods.ends import FIGURES, Ends, columns
+from specnorm.methods.two_sided import FIGURES, SearchFigures, TwoSidedSearch, figure_arrays
 from specnorm.problem import polyphase
 
 if TYPE_CHECKING:
@@ -32,14 +33,16 @@ Form = Literal["bound", "lags"]
 BEST = "best"
 """Value of ``scale`` for the scale whose square is the mean of the squared singular values."""
 _LARGEST_TARGET_EXPONENT = 56
-"""Exponent at which a target ``s**2 = f 2**exponent`` is clipped, beside kernels of about 1: their defect is then 1,
-up to rounding."""
+"""Exponent of the largest target ``s**2 = f 2**exponent``; larger ones are clipped. Beside them a kernel scaled to
+about 1 is negligible, and the defect is 1 up to rounding."""
+_LEAST_TARGET_EXPONENT = -4000
+"""Exponent of the least target: far below the numbers of every dtype, so that the target underflows to 0."""
 _TINY = 1e-30
 """Added to norms before they are inverted."""
 
 
 @dataclass(frozen=True)
-class _Scaled(Method):
+class _WithScale(Method):
     """Base of both methods: the scale, and the layers that are supported.
 
     Parameters
@@ -75,15 +78,15 @@ class _Scaled(Method):
             )
 
     @staticmethod
-    def of_adjoint(spec: ConvSpec) -> bool:
+    def bounds_the_adjoint(spec: ConvSpec) -> bool:
         """Whether the layer has fewer outputs than inputs: then only its adjoint can be an isometry."""
-        first, second = spec.stored_channels
-        convolution_has_fewer_outputs = first // spec.groups < second * math.prod(spec.stride)
-        return convolution_has_fewer_outputs is not spec.transposed
+        output_channels, input_channels = spec.group_channels
+        convolution_has_fewer_outputs = output_channels < input_channels * math.prod(spec.stride)
+        return convolution_has_fewer_outputs != spec.transposed
 
 
 @dataclass(frozen=True)
-class Isometry(_Scaled):
+class Isometry(_WithScale):
     """Upper bound of the isometry defect without a search: the sum of the norms of the lags of ``K*K - s**2 I``.
 
     All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. If the layer has fewer outputs than
@@ -123,14 +126,14 @@ class Isometry(_Scaled):
         return Needs(rounds=rounds, precision="mixed", small_products=True, scaled=False, by_layer=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.search import completion as products  # imported here: it takes a while
+        from specnorm.search import completion as completion_search  # imported here: it takes a while
 
         xp = ops.xp
         groups = spec.groups
         shape = blocks.shape
         layers, exponent = arrays.scale(xp.reshape(blocks, (shape[0] // groups, -1)), xp=xp)
-        scaled = products.narrow(xp.reshape(layers, shape), xp=xp)
-        lags = completion.lags(scaled, ops=ops, wide=self.form == "bound")
+        scaled = completion_search.with_fewer_columns(xp.reshape(layers, shape), xp=xp)
+        lags = completion_proof.lags(scaled, ops=ops, wide=self.form == "bound")
         target = self._target(lags.values, exponent, groups, ops=ops)
         if self.form == "bound":
             value, slopes = self._bound(lags, target, spec, ops=ops)
@@ -139,17 +142,17 @@ class Isometry(_Scaled):
             value, slopes = self._squares(lags.values, target, groups, ops=ops)
             # Squares of lags scale as fourth powers of the kernel.
             value_exponent = 4 * exponent
-        narrow_gradient = products.gradient_from_lag_slopes(scaled, slopes, ops=ops)
-        gradient = products.in_shape_of_blocks(narrow_gradient, blocks, xp=xp)
+        scaled_gradient = completion_search.gradient_from_lag_slopes(scaled, slopes, ops=ops)
+        gradient = completion_search.in_shape_of_blocks(scaled_gradient, blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
         gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)
         value = arrays.unscale(value, xp.astype(value_exponent, value.dtype), xp=xp)
-        adjoint = ops.from_numpy(np.full(shape[0] // groups, self.of_adjoint(spec)), blocks)
+        adjoint = ops.from_numpy(np.full(shape[0] // groups, self.bounds_the_adjoint(spec)), blocks)
         return Evaluation(value, (adjoint,), (gradient,))
 
     @staticmethod
-    def _at_size(spec: ConvSpec) -> bool:
+    def _is_circulant_at_size(spec: ConvSpec) -> bool:
         """Whether the layer is a circulant at one size, so that only the frequencies of that size matter."""
         return spec.input_shape is not None and spec.is_circulant
 
@@ -172,33 +175,45 @@ class Isometry(_Scaled):
             return xp.where(mean > 0, mean, xp.ones_like(mean))
         fraction, scale_exponent = math.frexp(self.scale_sq)
         target_exponent = scale_exponent - 2 * xp.astype(exponent, values.dtype)
-        return fraction * arrays.power_of_two(xp.clip(target_exponent, -4000, _LARGEST_TARGET_EXPONENT), xp=xp)
+        clipped = xp.clip(target_exponent, _LEAST_TARGET_EXPONENT, _LARGEST_TARGET_EXPONENT)
+        return fraction * arrays.power_of_two(clipped, xp=xp)
 
-    def _bound(self, lags: completion.Lags, target: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, Array]:
+    def _bound(
+        self,
+        lags: completion_proof.Lags,
+        target: Array,
+        spec: ConvSpec,
+        *,
+        ops: ArrayOps,
+    ) -> tuple[Array, Array]:
         """The bound eps (layers,), and its derivatives with respect to the lags.
 
         The derivative with respect to lag -t, not returned, is the transpose of that with respect to lag t.
         """
-        from specnorm.certified import defect  # imported here: few need it
+        from specnorm.certified import defect  # imported here: few callers need it
 
         xp = ops.xp
         groups = spec.groups
         b, _, p, _ = lags.values.shape
-        wrapping = defect.wrapping(spec.block_kernel_shape, spec.grid_shape) if self._at_size(spec) else None
+        wrapping = None
+        if self._is_circulant_at_size(spec):
+            wrapping = defect.wrapping(spec.block_kernel_shape, spec.grid_shape)
         if wrapping is not None:
             lags = defect.wrapped(lags, wrapping, ops=ops)
         group_targets = _for_each_group(target, groups, xp=xp)
         by_group = xp.reshape(defect.isometry_up(lags.values, lags.error, group_targets, ops=ops), (-1, groups))
         largest = xp.max(by_group, axis=1)
         index = xp.argmax(by_group, axis=1)
-        # The square of the scale is rounded, and so is the quotient.
+        # The square of the scale is rounded, which changes the defect by one rounding of 1 or so: 4 are added. The 6
+        # are for the relative roundings: that of the square again, and those of the quotient and the sum.
         value = rounding.up(largest / target + 4 * rounding.unit(target, xp=xp), 6, xp=xp)
         # For kernels much larger than s, the target underflows and the quotient may overflow.
         is_normal = target > 4 * float(xp.finfo(target.dtype).smallest_normal)
         value = xp.where(is_normal, value, xp.full_like(value, math.inf))
-        # If the target was clipped, the kernel is negligible beside s, and the defect is at most 1. Unread pixels have
-        # a defect of 1. In both cases the bound is at least 1.
-        is_at_least_one = (target >= 2.0 ** (_LARGEST_TARGET_EXPONENT - 1)) | has_unread_pixels(spec)
+        # If the target was clipped, the kernel is negligible beside s, and the defect is at most 1, up to rounding.
+        # Unread pixels have a defect of 1. So in both cases the bound is raised to 1 below; where it is raised, its
+        # gradient is 0.
+        is_at_least_one = (target >= 2.0 ** (_LARGEST_TARGET_EXPONENT - 1)) | unread_pixels_make_smallest_zero(spec)
         slope_of_largest = xp.where(is_at_least_one & (value < 1), 0 * target, 1 / target)
         slope_of_group = arrays.one_hot(slope_of_largest, index, groups, xp=xp)
         slopes = self._lag_slopes(lags.values, group_targets, ops=ops) * xp.reshape(slope_of_group, (b, 1, 1, 1))
@@ -211,7 +226,7 @@ class Isometry(_Scaled):
         # The best target is the mean of the diagonal entries of lag 0 over all groups. Add the derivative of
         # ``largest / target`` through the target, a multiple of the identity.
         slope_of_diagonal = _for_each_group((traces + largest / target**2) / (groups * p), groups, xp=xp)
-        slope_of_lag_0 = completion.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
+        slope_of_lag_0 = completion_proof.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
         return value, xp.concat([slope_of_lag_0[:, None, ...], slopes[:, 1:, ...]], axis=1)
 
     @staticmethod
@@ -222,20 +237,20 @@ class Isometry(_Scaled):
         """
         xp = ops.xp
         p = values.shape[-1]
-        lag_0 = completion.minus_identity(values[:, 0, ...], target, ops=ops)
+        lag_0 = completion_proof.minus_identity(values[:, 0, ...], target, ops=ops)
         mean = xp.linalg.trace(lag_0) / p
-        deviation = completion.minus_identity(lag_0, mean, ops=ops)
+        deviation = completion_proof.minus_identity(lag_0, mean, ops=ops)
         parts = xp.concat([lag_0[:, None, ...], deviation[:, None, ...], values[:, 1:, ...]], axis=1)
         norms = xp.linalg.vector_norm(parts, axis=(-2, -1))
         rounding_error = 8 * p * float(xp.finfo(values.dtype).eps) * target[:, None]
         inverse_norms = xp.where(norms > rounding_error, 1 / (norms + _TINY), xp.zeros_like(norms))
-        units = parts * inverse_norms[:, :, None, None]
+        unit_parts = parts * inverse_norms[:, :, None, None]
         # `isometry_up` takes the smaller of two bounds of lag 0.
         uses_mean = (xp.abs(mean) + norms[:, 1] < norms[:, 0])[:, None, None]
         # The derivative of |mean| is sign(mean) / p times the identity.
-        slope_by_mean = completion.minus_identity(units[:, 1, ...], -xp.sign(mean) / p, ops=ops)
-        slope_of_lag_0 = xp.where(uses_mean, slope_by_mean, units[:, 0, ...])
-        return xp.concat([slope_of_lag_0[:, None, ...], units[:, 2:, ...]], axis=1)
+        slope_by_mean = completion_proof.minus_identity(unit_parts[:, 1, ...], -xp.sign(mean) / p, ops=ops)
+        slope_of_lag_0 = xp.where(uses_mean, slope_by_mean, unit_parts[:, 0, ...])
+        return xp.concat([slope_of_lag_0[:, None, ...], unit_parts[:, 2:, ...]], axis=1)
 
     @staticmethod
     def _squares(
@@ -248,7 +263,7 @@ class Isometry(_Scaled):
         """Sum of the squares of all lags of ``K*K - target I`` for each layer, and its derivatives as in `_bound`."""
         xp = ops.xp
         group_targets = _for_each_group(target, groups, xp=xp)
-        lag_0 = completion.minus_identity(values[:, 0, ...], group_targets, ops=ops)[:, None, ...]
+        lag_0 = completion_proof.minus_identity(values[:, 0, ...], group_targets, ops=ops)[:, None, ...]
         other_lags = values[:, 1:, ...]
         total = xp.sum(lag_0**2, axis=(1, 2, 3)) + 2 * xp.sum(other_lags**2, axis=(1, 2, 3))
         return xp.sum(xp.reshape(total, (-1, groups)), axis=1), 2 * xp.concat([lag_0, other_lags], axis=1)
@@ -271,10 +286,10 @@ def _for_each_group(x: Array, groups: int, *, xp: Namespace) -> Array:
 
 
 @dataclass(frozen=True)
-class IsometryEnds(_Scaled, Ends):
+class IsometryEnds(_WithScale, TwoSidedSearch):
     """Proven interval around the isometry defect, by a search. Not in ``METHODS``, where `Isometry` stands for it.
 
-    The value is the upper bound; the lower one is in the statistics.
+    The value is the upper bound; the lower one is the figure ``lower``.
 
     Parameters
     ----------
@@ -294,28 +309,30 @@ class IsometryEnds(_Scaled, Ends):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", **dict.fromkeys((*FIGURES, "adjoint"))}
 
     def __post_init__(self) -> None:
-        _Scaled.__post_init__(self)
-        Ends.__post_init__(self)
+        _WithScale.__post_init__(self)
+        TwoSidedSearch.__post_init__(self)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         from specnorm.search.isometry import isometry_of_blocks  # imported here: it takes a while
 
         claims = []
-        ended = []
+        search_figures: list[SearchFigures] = []
         for layer in polyphase.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
             lower, upper, norm = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
-            outcome = self.outcome(lower.value, upper.value, is_zero=lower.value == 0)
+            # A lower bound of 0 says that the defect was not told from 0.
+            outcome = self.outcome(lower.value, upper.value, may_be_zero=lower.value == 0)
             claims.append((lower, upper))
-            ended.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
+            search_figures.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
-        adjoint = ops.from_numpy(np.full(len(claims), self.of_adjoint(spec)), blocks)
-        return Evaluation(upper_bounds, (lower_bounds, *columns(ended, blocks, ops=ops), adjoint), (blocks,), claims)
+        adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)
+        figures = (lower_bounds, *figure_arrays(search_figures, blocks, ops=ops), adjoint)
+        return Evaluation(upper_bounds, figures, (blocks,), claims)
 
     def _relative_target(self, exponent: int) -> tuple[float, int] | None:
-        """The square of s relative to a kernel times ``2**-exponent``: fraction and power of two; None: the best s."""
+        """The target of `Isometry._target` as a pair: a fraction and a power of two. None for the best s."""
         if self.scale == BEST:
             return None
         fraction, scale_exponent = math.frexp(self.scale_sq)

@@ -13,7 +13,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.numerics.gradients import schatten_gradient
-from specnorm.numerics.power import follow, matrix_maps
+from specnorm.numerics.power import matrix_maps, power_steps
 from specnorm.search.constant import enclose_each
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class MatrixNorm(_SingularVectorMethod):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         enclosure = enclose_each(blocks, ops=ops)
+        # None for small matrices, where values cannot be read, and where Lanczos or its proof did not come close.
         if enclosure is None:
             u, v, value = symbols.top_triple(blocks, xp=xp)
             lower = norms.quotient_down(blocks, v, xp=xp)
@@ -63,7 +64,7 @@ class MatrixNorm(_SingularVectorMethod):
 
 
 @dataclass(frozen=True)
-class PowerIteration(_SingularVectorMethod):
+class MatrixPowerIteration(_SingularVectorMethod):
     """Power iteration on A*A from a seeded start: a proven lower bound after any number of steps.
 
     Parameters
@@ -92,7 +93,7 @@ class PowerIteration(_SingularVectorMethod):
         apply, adjoint = matrix_maps(blocks, xp=xp)
 
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            return (follow(apply, adjoint, state[0], 1, normalise=arrays.normalise, xp=xp)[1],)
+            return (power_steps(apply, adjoint, state[0], 1, normalise=arrays.normalise, xp=xp)[1],)
 
         (v,) = arrays.repeated(step, self.n_iter, (v,), ops=ops)
         u, _ = arrays.normalise(apply(v), xp=xp)
@@ -100,7 +101,7 @@ class PowerIteration(_SingularVectorMethod):
 
 
 @dataclass(frozen=True)
-class GramIteration(Method):
+class MatrixGramIteration(Method):
     """Gram iteration of matrices: a proven upper bound after any number of products (Delattre et al., ICML 2023).
 
     Parameters

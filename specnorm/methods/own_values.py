@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 MOST_ROWS = 4096
-"""Singular values at most: the matrix of so many is factorised in a minute."""
+"""Largest shorter side of the matrix: an SVD of that size takes a minute."""
 
 
 @dataclass(frozen=True)
 class OwnSingularValues(Method):
     """All singular values of a layer at one input size, descending; or the k largest or smallest.
 
-    The layer is applied to each pixel of each channel: an SVD of the matrix of all inputs and outputs, for small
-    layers. `SingularValues` needs one SVD a frequency, for layers that symbols describe.
+    The layer is applied to each unit vector of inputs. That gives its matrix, for an SVD; so the layer must be small.
+    `SingularValues` needs only one SVD for each frequency, for layers that symbols describe.
 
     Parameters
     ----------
     k : int or None
-        How many; None: all ``min(inputs, outputs)``.
+        Number of values; None: all ``min(inputs, outputs)``.
     smallest : bool
         Whether the k smallest are meant, not the k largest.
     max_bytes : int, default 4 GiB
-        Refuse what takes more memory.
+        Refuse computations that take more memory.
     """
 
     k: int | None = None
@@ -50,25 +50,28 @@ class OwnSingularValues(Method):
         return Needs(precision="wide", blocks=False, value_shape=(self.k or self._total(spec),))
 
     def check(self, spec: ConvSpec) -> None:
-        """At a given size, and no more values than there are."""
+        """Refuse layers without a size, or whose matrix is too large, and a k beyond their values."""
         if spec.input_shape is None:
             raise GeometryError("singular_values needs input_shape, the layer's spatial input sizes.")
         total = self._total(spec)
         check_number_of_values(self.k, total)
         outputs, inputs = self._sides(spec)
         advice = (
-            "give a smaller input_shape; k for the largest ones; or use enclose_smallest(kernel, input_shape), which "
-            "encloses the smallest one."
+            "give a smaller input_shape; or use singular_values(kernel, input_shape, k=...), which computes the k "
+            "largest ones by Lanczos, or enclose_smallest(kernel, input_shape), which encloses the smallest one."
         )
-        what = f"a layer whose borders cut taps off has the singular values of its own matrix, {outputs} x {inputs}"
+        problem = f"a layer whose borders cut taps off has the singular values of its own matrix, {outputs} x {inputs}"
         if total > MOST_ROWS:
-            raise MethodError(f"{what}, of which more than {MOST_ROWS} take too long: {advice}")
-        if self.bytes(spec) > self.max_bytes:
-            memory = f"some {self.bytes(spec) / 2**30:.3g} GiB of memory"
-            raise MethodError(f"{what}, {memory}: {advice} max_bytes={self.bytes(spec)} computes them all the same.")
+            raise MethodError(f"{problem}, of which more than {MOST_ROWS} take too long: {advice}")
+        memory = self.memory(spec)
+        if memory > self.max_bytes:
+            raise MethodError(
+                f"{problem}, some {memory / 2**30:.3g} GiB of memory: {advice} max_bytes={memory} computes them all "
+                "the same."
+            )
 
-    def bytes(self, spec: ConvSpec) -> int:
-        """Memory of the matrix, its factors, and the gradient of each value that is asked for."""
+    def memory(self, spec: ConvSpec) -> int:
+        """Bytes of the matrix, its factors, and the gradient of each value that is asked for."""
         outputs, inputs = self._sides(spec)
         least = min(outputs, inputs)
         kernel_entries = math.prod(spec.kernel_shape) * math.prod(spec.stored_channels)
@@ -87,9 +90,9 @@ class OwnSingularValues(Method):
         xp = ops.xp
         layer = Convolution(blocks, spec, ops=ops)
         _, inputs = layer.shape
-        pixels = xp.eye(inputs, dtype=blocks.dtype, device=ops.device(blocks))
+        unit_vectors = xp.eye(inputs, dtype=blocks.dtype, device=ops.device(blocks))
         # Row j is the image of input j: the transposed matrix.
-        images = layer.apply(xp.broadcast_to(pixels, (blocks.shape[0], inputs, inputs)))
+        images = layer.apply(xp.broadcast_to(unit_vectors, (blocks.shape[0], inputs, inputs)))
         v, values, u = xp.linalg.svd(images, full_matrices=False)
         count = self.k or values.shape[-1]
         wanted = slice(values.shape[-1] - count, values.shape[-1]) if self.smallest else slice(0, count)

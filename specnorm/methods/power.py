@@ -12,8 +12,8 @@ from specnorm import arrays
 from specnorm.certified.layer.own_matrix import residuals_up, ritz_values_down
 from specnorm.errors import GeometryError
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol, weighted, weighted_sum
-from specnorm.numerics.lanczos import Plan, top_vectors
-from specnorm.numerics.power import follow
+from specnorm.numerics.lanczos import RunOptions, top_vectors
+from specnorm.numerics.power import power_steps
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.taps import shapes_of
 
@@ -26,39 +26,43 @@ if TYPE_CHECKING:
 
 
 POLISHED = 4
-"""Ritz vectors found in float32 that are told apart in float64: products in float32 blur values closer than 1e-5."""
-_LARGE = 2**12
+"""Number of Ritz vectors that are computed in float32 and then separated in float64, since products in float32 blur
+values that are closer than 1e-5."""
+_WAVE_START_SIZE = 2**12
 """Pixels times channels from which a start near a plane wave saves more steps than it costs."""
-_BASIS = 16
-"""Vectors of the basis from such a start, which is near enough after fewer steps."""
+_WAVE_START_BASIS = 16
+"""Size of the basis with such a start, from which fewer steps lead to a vector that is near enough."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ritz:
-    """Quotients of a layer, and where they were found.
+class RitzTriples:
+    """Lower bounds of a layer's largest singular values, with their singular vectors.
 
     Parameters
     ----------
     values : array, shape (b, k)
         Lower bounds of the k largest singular values.
     u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
-        In the kernels' precision.
-    layer, exact : Convolution
-        In that precision, and in the widest.
+        Approximate singular vectors, in the kernels' precision.
+    layer : Convolution
+        The layer in the kernels' precision.
+    wide_layer : Convolution
+        The layer in the device's widest precision.
     products : integer array, shape (b,)
+        Number of products with A and with A*.
     """
 
     values: Array
     u: Array
     v: Array
     layer: Convolution
-    exact: Convolution
+    wide_layer: Convolution
     products: Array
 
 
 @dataclass(frozen=True)
-class LayerRitz(Method):
-    """What `Power` and `PowerTopK` share."""
+class LanczosMethod(Method):
+    """Parameters and Lanczos run of `Power` and `PowerTopK`."""
 
     n_iter: int = 100
     seed: int = 0
@@ -81,58 +85,69 @@ class LayerRitz(Method):
             )
         shapes_of(spec)
 
-    def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> Ritz:
-        """Lower bounds of the k largest singular values, and where they were found.
+    def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> RitzTriples:
+        """Lower bounds of the k largest singular values, with their singular vectors.
 
-        Vectors are found in the kernels' precision, the quotients taken in the widest.
+        Vectors are computed in the kernels' precision, quotients in the widest.
         """
         xp = ops.xp
         layer = Convolution(kernels, spec, vector_count=k, ops=ops)
         outputs, inputs = layer.shape
-        wide = inputs > outputs
+        # The iteration runs on the smaller side: on outputs if there are fewer of them.
+        on_outputs = inputs > outputs
 
         def gram(x: Array) -> Array:
-            return layer.apply(layer.adjoint(x)) if wide else layer.adjoint(layer.apply(x))
+            return layer.apply(layer.adjoint(x)) if on_outputs else layer.adjoint(layer.apply(x))
 
-        broad = arrays.in_wide_dtype(kernels, ops=ops)
-        several = k if broad.dtype == kernels.dtype else max(k, POLISHED)
+        wide_kernels = arrays.in_wide_dtype(kernels, ops=ops)
+        return_count = k if wide_kernels.dtype == kernels.dtype else max(k, POLISHED)
         size = min(layer.shape)
-        plan = Plan(self.n_iter, self.seed, self.rtol)
-        start, begun = None, 0
-        if k == 1 and kernels.shape[0] == spec.groups == 1 and size >= _LARGE and ops.concrete and ops.on_host:
+        options = RunOptions(self.n_iter, self.seed, self.rtol)
+        start = None
+        start_products = 0
+        is_one_kernel = k == 1 and kernels.shape[0] == spec.groups == 1
+        if is_one_kernel and size >= _WAVE_START_SIZE and ops.concrete and ops.on_host:
             from specnorm.search.plane_wave import starting_wave
 
-            start, plan = starting_wave(kernels, spec, self.seed, ops=ops), replace(plan, basis=_BASIS)
-            if wide != spec.transposed:
-                start, begun = (layer.adjoint if spec.transposed else layer.apply)(start), 1
-        vectors, products = top_vectors(gram, kernels, size, k, plan, several=several, start=start, ops=ops)
-        exact = Convolution(broad, spec, vector_count=several, ops=ops)
-        v = arrays.in_wide_dtype(vectors, ops=ops)
-        if v.shape[1] > k:
-            v = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(v))[0])
-            images = exact.adjoint(v) if wide else exact.apply(v)
-            products = products + v.shape[1]
-            _, turn = xp.linalg.eigh(xp.matmul(images, xp.matrix_transpose(images)))
-            v = xp.matmul(xp.matrix_transpose(xp.flip(turn, axis=-1)[:, :, :k]), v)
-            vectors = xp.astype(v, kernels.dtype)
-        values, images = ritz_values_down(exact, v, wide, ops=ops)
+            start = starting_wave(kernels, spec, self.seed, ops=ops)
+            options = replace(options, basis_size=_WAVE_START_BASIS)
+            # The wave lies on the large side of the convolution: on the outputs of a transposed layer, else on the
+            # inputs. If the iteration runs on the other side, it starts from the wave's image there.
+            if spec.transposed != on_outputs:
+                start = layer.adjoint(start) if spec.transposed else layer.apply(start)
+                start_products = 1
+        vectors, products = top_vectors(
+            gram, kernels, size, k, options, return_count=return_count, start=start, ops=ops
+        )
+        wide_layer = Convolution(wide_kernels, spec, vector_count=return_count, ops=ops)
+        wide_vectors = arrays.in_wide_dtype(vectors, ops=ops)
+        if wide_vectors.shape[1] > k:
+            wide_vectors = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(wide_vectors))[0])
+            images = wide_layer.adjoint(wide_vectors) if on_outputs else wide_layer.apply(wide_vectors)
+            products = products + wide_vectors.shape[1]
+            _, rotation = xp.linalg.eigh(xp.matmul(images, xp.matrix_transpose(images)))
+            largest_first = xp.flip(rotation, axis=-1)[:, :, :k]
+            wide_vectors = xp.matmul(xp.matrix_transpose(largest_first), wide_vectors)
+            vectors = xp.astype(wide_vectors, kernels.dtype)
+        values, images = ritz_values_down(wide_layer, wide_vectors, on_outputs, ops=ops)
         images = xp.astype(images, kernels.dtype, copy=False)
-        u, v = (vectors, images) if wide else (images, vectors)
-        return Ritz(values, u, v, layer, exact, products + k + begun)
+        u, v = (vectors, images) if on_outputs else (images, vectors)
+        return RitzTriples(values, u, v, layer, wide_layer, products + k + start_products)
 
 
 @dataclass(frozen=True)
-class Power(Stepped, LayerRitz):
+class Power(Stepped, LanczosMethod):
     """Norm of the layer itself at ``input_shape``, from below: Lanczos on A*A, with real convolutions.
 
     Parameters
     ----------
     n_iter : int
-        Products with A and with A* at most, one pair a step.
+        Largest number of steps, each a product with A and one with A*.
     seed : int
-        Of the start vector; of a tenth of it where a large layer of one group starts near plane waves.
+        Seed of the start vector. For a large layer of one group, the start is a sum of windowed plane waves plus a
+        random vector a tenth as long.
     rtol : float
-        Stop where a whole restart gained relatively less than this.
+        Stop after a restart that increased the value by less than this, relatively.
 
     References
     ----------
@@ -145,12 +160,12 @@ class Power(Stepped, LayerRitz):
     """
 
     name: ClassVar[str] = "power"
-    asks: ClassVar[Needs] = replace(LayerRitz.asks, precision="mixed", small_products=True)
+    asks: ClassVar[Needs] = replace(LanczosMethod.asks, precision="mixed", small_products=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        found = self.triples(blocks, spec, 1, ops=ops)
-        gradients = found.layer.kernel_gradient(found.u, found.v)
-        return Evaluation(found.values[:, 0], (found.products,), (gradients[:, 0, ...],))
+        triples = self.triples(blocks, spec, 1, ops=ops)
+        gradients = triples.layer.kernel_gradient(triples.u, triples.v)
+        return Evaluation(triples.values[:, 0], (triples.products,), (gradients[:, 0, ...],))
 
     def pullback(
         self,
@@ -165,7 +180,7 @@ class Power(Stepped, LayerRitz):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """An input of the layer."""
+        """v: a right singular vector, an input of the layer."""
         return {"v": (int(np.prod(shapes_of(spec)[0])),)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
@@ -176,8 +191,8 @@ class Power(Stepped, LayerRitz):
         def gram(x: Array) -> Array:
             return layer.adjoint(layer.apply(x))
 
-        plan = Plan(self.n_iter, self.seed, self.rtol)
-        v = top_vectors(gram, blocks, size, 1, plan, ops=ops)[0][:, 0, :]
+        options = RunOptions(self.n_iter, self.seed, self.rtol)
+        v = top_vectors(gram, blocks, size, 1, options, ops=ops)[0][:, 0, :]
         return (arrays.normalise_or_keep(v, xp.ones_like(v) / size**0.5, xp=xp)[0],)
 
     def advance(
@@ -192,12 +207,12 @@ class Power(Stepped, LayerRitz):
         xp = ops.xp
         layer = Convolution(blocks, spec, ops=ops)
         v = state[0][:, None, :]
-        u, v, norm = follow(layer.apply, layer.adjoint, v, sweeps, normalise=arrays.normalise, xp=xp)
+        u, v, norm = power_steps(layer.apply, layer.adjoint, v, sweeps, normalise=arrays.normalise, xp=xp)
         return Evaluation(norm[:, 0, 0], (), (layer.kernel_gradient(u, v)[:, 0, ...],)), (v[:, 0, :],)
 
 
 @dataclass(frozen=True)
-class PowerTopK(LayerRitz):
+class PowerTopK(LanczosMethod):
     """The k largest singular values of the layer itself, each from below: block Lanczos with QR.
 
     Parameters
@@ -205,7 +220,7 @@ class PowerTopK(LayerRitz):
     n_iter, seed, rtol
         As in `Power`.
     k : int
-        How many; at most as many as the layer has.
+        Number of singular values; at most as many as the layer has.
 
     References
     ----------
@@ -232,11 +247,13 @@ class PowerTopK(LayerRitz):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         (k,) = self._value_shape(spec)
-        found = self.triples(blocks, spec, k, ops=ops)
-        u, v = (arrays.in_wide_dtype(x, ops=ops) for x in (found.u, found.v))
-        residuals = residuals_up(found.exact, u, v, found.values, ops=ops)
-        gradients = found.layer.kernel_gradient(found.u, found.v)
-        return Evaluation(found.values, (found.products, residuals), (gradients,))
+        triples = self.triples(blocks, spec, k, ops=ops)
+        u = arrays.in_wide_dtype(triples.u, ops=ops)
+        v = arrays.in_wide_dtype(triples.v, ops=ops)
+        # The figure "residuals": distances of the values from the nearest singular values.
+        distances = residuals_up(triples.wide_layer, u, v, triples.values, ops=ops)
+        gradients = triples.layer.kernel_gradient(triples.u, triples.v)
+        return Evaluation(triples.values, (triples.products, distances), (gradients,))
 
     def pullback(
         self,

@@ -15,7 +15,7 @@ from specnorm.certified.layer.uncut import keeps_smallest
 from specnorm.certified.symbol import symbols
 from specnorm.errors import GeometryError
 from specnorm.methods.base import Evaluation, Needs, weighted
-from specnorm.methods.ends import FIGURES, Ends, columns
+from specnorm.methods.two_sided import FIGURES, SearchFigures, TwoSidedSearch, figure_arrays
 from specnorm.problem import polyphase
 from specnorm.search.constant import top_gradient
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Smallest(Ends):
+class Smallest(TwoSidedSearch):
     """Proven interval around the smallest of the ``min(cout, cin)`` singular values at each frequency.
 
-    The value is the lower bound; the upper one is in the statistics.
+    The value is the lower bound; the upper one is the figure ``upper``.
 
     Parameters
     ----------
@@ -51,16 +51,26 @@ class Smallest(Ends):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """Blocks, if the symbols describe the layer; else the kernel, for a search of the layer at its size."""
-        uses_symbols = spec.input_shape is None or spec.is_circulant
         return Needs(
-            rounds="down", precision="wide", narrow_gradient=True, blocks=uses_symbols, by_layer=True, searches=True
+            rounds="down",
+            precision="wide",
+            narrow_gradient=True,
+            blocks=self._uses_symbols(spec),
+            by_layer=True,
+            searches=True,
         )
 
+    @staticmethod
+    def _uses_symbols(spec: ConvSpec) -> bool:
+        """Whether the value is that of the symbols; otherwise the layer's own matrix is searched, at its size."""
+        return spec.input_shape is None or spec.is_circulant
+
     def check(self, spec: ConvSpec) -> None:
-        """Refuse layers whose borders cut taps off: without a size always, at one size if their matrix is too large."""
-        if spec.input_shape is not None and not spec.is_circulant:
+        """Refuse layers whose borders cut taps off, unless their own matrix at a given size is small enough."""
+        if not self._uses_symbols(spec):
             from specnorm.search.smallest_layer import plan_of_own_matrix  # imported here: it takes a while
 
+            # It raises if the matrix is too large.
             plan_of_own_matrix(spec)
         elif not keeps_smallest(spec):
             raise GeometryError(
@@ -71,30 +81,31 @@ class Smallest(Ends):
             )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        if not self.needs(spec).blocks:
-            return self._at_size(blocks, spec, ops=ops)
+        if not self._uses_symbols(spec):
+            return self._forward_at_size(blocks, spec, ops=ops)
         from specnorm.search.smallest_singular_value import smallest_of_blocks  # imported here: it takes a while
 
         layers = polyphase.by_layers(blocks, spec.groups)
         bounds = [smallest_of_blocks(self.problem(layer, spec), ops=ops) for layer in layers]
-        triples = [_triple(of_layer, layer, ops=ops) for of_layer, layer in zip(bounds, layers, strict=True)]
-        u, v, phase, group = (ops.xp.concat(list(column), axis=0) for column in zip(*triples, strict=True))
+        attained = [_attained(layer_bounds, layer, ops=ops) for layer_bounds, layer in zip(bounds, layers, strict=True)]
+        u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*attained, strict=True))
         no_frequency = (0.0,) * len(spec.block_kernel_shape)
-        witnesses = [of_layer.witness for of_layer in bounds]
+        witnesses = [layer_bounds.witness for layer_bounds in bounds]
         angles = [no_frequency if witness is None else witness.frequency.angles[0] for witness in witnesses]
         return self._evaluation(bounds, angles, (u, v), (u, v, phase, group), blocks, ops=ops)
 
-    def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+    def _forward_at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """`forward` for layers whose own matrix is searched, at ``input_shape``."""
         from specnorm.search.smallest_layer import smallest_of_layer  # imported here: it takes a while
 
         bounds = []
-        witnesses = []
+        # For each layer u, v and the gradient of ``||A v||``.
+        own_witnesses = []
         for j in range(kernels.shape[0]):
-            of_layer, witness = smallest_of_layer(self.problem(kernels[j : j + 1, ...], spec), ops=ops)
-            bounds.append(of_layer)
-            witnesses.append(witness)
-        u, v, gradient = (ops.xp.concat(list(column), axis=0) for column in zip(*witnesses, strict=True))
+            layer_bounds, own_witness = smallest_of_layer(self.problem(kernels[j : j + 1, ...], spec), ops=ops)
+            bounds.append(layer_bounds)
+            own_witnesses.append(own_witness)
+        u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*own_witnesses, strict=True))
         return self._evaluation(bounds, [()] * len(bounds), (u, v), (gradient,), kernels, ops=ops)
 
     def _evaluation(
@@ -108,13 +119,17 @@ class Smallest(Ends):
         ops: ArrayOps,
     ) -> Evaluation:
         """The evaluation of layers, from their bounds and witnesses (angles and vectors)."""
-        lower = [of_layer.lower for of_layer in bounds]
-        upper = [of_layer.upper for of_layer in bounds]
-        ended = []
-        for of_layer, angle in zip(bounds, angles, strict=True):
-            outcome = self.outcome(of_layer.lower.value, of_layer.upper.value, is_zero=of_layer.is_zero)
-            ended.append((outcome, of_layer.cells, of_layer.levels, angle))
-        figures = (as_array(upper, like, ops=ops), *columns(ended, like, ops=ops), *vectors)
+        lower = [layer_bounds.lower for layer_bounds in bounds]
+        upper = [layer_bounds.upper for layer_bounds in bounds]
+        search_figures: list[SearchFigures] = []
+        for layer_bounds, angle in zip(bounds, angles, strict=True):
+            outcome = self.outcome(
+                layer_bounds.lower.value,
+                layer_bounds.upper.value,
+                may_be_zero=layer_bounds.is_zero,
+            )
+            search_figures.append((outcome, layer_bounds.cells, layer_bounds.levels, angle))
+        figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
         return Evaluation(as_array(lower, like, ops=ops), figures, residuals, list(zip(lower, upper, strict=True)))
 
     def pullback(
@@ -126,12 +141,12 @@ class Smallest(Ends):
         xp: Namespace,
     ) -> Array:
         """The gradient of the singular value that the witness attains."""
-        if not self.needs(spec).blocks:
+        if not self._uses_symbols(spec):
             return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
-def _triple(
+def _attained(
     bounds: SmallestBounds,
     layer: Array,
     *,

@@ -22,8 +22,8 @@ from specnorm.problem import polyphase
 from specnorm.search.constant import norms_of_one_channel, norms_of_one_tap
 from specnorm.tensor import one_set
 from specnorm.tensor.alternation import alternate, maximise
-from specnorm.tensor.form import Form, best, starts
-from specnorm.tensor.proving import LIFT, TUNING, certified
+from specnorm.tensor.form import Form, best_iterates, starts
+from specnorm.tensor.proving import LIFT, TUNING, Maximiser, prove_or_restart
 from specnorm.words import warn_of_former_keyword
 
 if TYPE_CHECKING:
@@ -99,51 +99,67 @@ class TensorNorm(Stepped):
             if evaluation is not None:
                 return evaluation
         if _is_matrix_of_taps(spec) and ops.concrete:
-            value, residuals, steps = norms_of_one_channel(blocks, ops=ops)
+            block_values, block_vectors, steps = norms_of_one_channel(blocks, ops=ops)
             count = xp.full((), steps, dtype=xp.int32, device=ops.device(blocks))
         else:
-            v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
-            value, residuals, count = maximise(blocks, v, modes, self.max_iter, ops=ops)
-        group, value, *residuals = _largest([value, *residuals], spec.groups, xp=xp)
+            v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
+            block_values, block_vectors, count = maximise(blocks, v, spatial_vectors, self.max_iter, ops=ops)
+        (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
+        maximiser = Maximiser(value, u, v, tap_weights, group)
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches and not ops.traced:
-            layers = []
+            maximisers = []
+            factors = []
+            proofs = []
             for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
-                of_layer = [x[j : j + 1, ...] for x in (value, *residuals, group)]
-                layers.append(self._prove(layer, of_layer, ops=ops))
-            columns = zip(*layers, strict=True)
-            value, *residuals, group, factor, proven = (xp.concat(list(column), axis=0) for column in columns)
-        count = xp.broadcast_to(count, value.shape)
-        return Evaluation(value * factor, (count, factor, proven), (*residuals, factor, group))
+                of_layer = Maximiser(*(x[j : j + 1, ...] for x in maximiser))
+                proven_maximiser, factor_of_layer, is_proven = self._prove(layer, of_layer, ops=ops)
+                maximisers.append(proven_maximiser)
+                factors.append(factor_of_layer)
+                proofs.append(is_proven)
+            maximiser = Maximiser(*(xp.concat(list(x), axis=0) for x in zip(*maximisers, strict=True)))
+            factor = xp.concat(factors, axis=0)
+            proven = xp.concat(proofs, axis=0)
+        return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape))
+
+    def _evaluation(self, maximiser: Maximiser, factor: Array, proven: Array, count: Array) -> Evaluation:
+        """The answer of `forward`, with what `pullback` needs."""
+        u, v, tap_weights = maximiser.u, maximiser.v, maximiser.tap_weights
+        residuals = (u, v, tap_weights, factor, maximiser.group)
+        return Evaluation(maximiser.value * factor, (count, factor, proven), residuals)
 
     def _of_one_tap(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
         """The evaluation of blocks with one tap, whose TN is their norm as matrices; None if its proof fails."""
         xp = ops.xp
-        value, vectors, steps = norms_of_one_tap(blocks, ops=ops)
-        group, best, *residuals = _largest([value, *vectors], spec.groups, xp=xp)
-        factor = xp.ones_like(best)
-        proven = xp.zeros(best.shape, dtype=xp.bool, device=ops.device(blocks))
+        block_values, block_vectors, steps = norms_of_one_tap(blocks, ops=ops)
+        (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
+        factor = xp.ones_like(value)
+        proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches:
-            factor = norms.proven_factor(best, vectors[1], blocks, ops=ops)
+            _, right_vectors, _ = block_vectors
+            factor = norms.proven_factor(value, right_vectors, blocks, ops=ops)
+            # A larger factor would be proven, too. But it says that Lanczos has not converged: maximise instead.
             proven = factor <= LIFT
             if not xp.all(proven):
                 return None
-        count = xp.full(best.shape, steps, dtype=xp.int32, device=ops.device(blocks))
-        return Evaluation(best * factor, (count, factor, proven), (*residuals, factor, group))
+        count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
+        return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count)
 
-    def _prove(self, blocks: Array, maximiser: list[Array], *, ops: ArrayOps) -> list[Array]:
+    def _prove(self, blocks: Array, maximiser: Maximiser, *, ops: ArrayOps) -> tuple[Maximiser, Array, Array]:
         """Prove the value of one layer's blocks, or a value after restarts.
 
         Parameters
         ----------
-        maximiser : list of arrays
-            Value, u, v, weights and index of the block that attains it; leading axis 1.
+        maximiser : Maximiser
+            The best value of this one layer.
 
         Returns
         -------
-        list of arrays
-            Value, u, v, weights, block, factor and proven; leading axis 1.
+        maximiser : Maximiser
+            The argument, or that of the last restart.
+        factor, proven : arrays, shape (1,)
+            The factor by which the value is multiplied, and whether the product is proven.
 
         Raises
         ------
@@ -152,11 +168,18 @@ class TensorNorm(Stepped):
         """
         xp = ops.xp
 
-        def maximise_again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
-            return maximise(block, v, modes, self.max_iter, ops=ops)
+        def maximise_again(block: Array, v: Array, spatial_vectors: list[Array]) -> tuple[Array, list[Array], Array]:
+            return maximise(block, v, spatial_vectors, self.max_iter, ops=ops)
 
         clock = Clock.of(self.budget)
-        maximiser, factor, proven = certified(blocks, maximiser, maximise_again, seed=self.seed, clock=clock, ops=ops)
+        maximiser, factor, proven = prove_or_restart(
+            blocks,
+            maximiser,
+            maximise_again,
+            seed=self.seed,
+            clock=clock,
+            ops=ops,
+        )
         if self.proven and not proven:
             limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
             raise Undecided(
@@ -164,11 +187,8 @@ class TensorNorm(Stepped):
                 "enclose(kernel) returns what is proven."
             )
         device = ops.device(blocks)
-        return [
-            *maximiser,
-            xp.full((1,), factor, dtype=maximiser[0].dtype, device=device),
-            xp.full((1,), proven, dtype=xp.bool, device=device),
-        ]
+        factor_array = xp.full((1,), factor, dtype=maximiser.value.dtype, device=device)
+        return maximiser, factor_array, xp.full((1,), proven, dtype=xp.bool, device=device)
 
     def pullback(
         self,
@@ -178,12 +198,15 @@ class TensorNorm(Stepped):
         *,
         xp: Namespace,
     ) -> Array:
-        """The gradient with constant vectors (envelope theorem): sqrt(taps) times the real part of their product."""
-        u, v, weights, factor, group = residuals
+        """The gradient with constant vectors (envelope theorem): ``sqrt(taps) Re(conj(u) v w)`` with the tap weights w.
+
+        u is the conjugate of the form's left vector (`alternation.maximise`).
+        """
+        u, v, tap_weights, factor, group = residuals
         scale = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
-        rows = arrays.real_pair(u * xp.astype(scale, u.dtype)[:, None], xp=xp)
-        columns = xp.reshape(v[:, :, None] * weights[:, None, :], (v.shape[0], -1))
-        gradient = xp.matmul(rows, xp.stack([xp.real(columns), xp.imag(columns)], axis=1))
+        left_pair = arrays.real_pair(u * xp.astype(scale, u.dtype)[:, None], xp=xp)
+        products = xp.reshape(v[:, :, None] * tap_weights[:, None, :], (v.shape[0], -1))
+        gradient = xp.matmul(left_pair, xp.stack([xp.real(products), xp.imag(products)], axis=1))
         gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
         return xp.reshape(gradient, (-1, *spec.block_shape))
 
@@ -191,7 +214,9 @@ class TensorNorm(Stepped):
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """One array: the left vector u and the spatial vectors, concatenated, as pairs (real, imaginary)."""
         if self.proven:
-            raise MethodError("TensorNorm(proven=True) insists on a proof, which a step is not: leave it out.")
+            raise MethodError(
+                "TensorNorm(proven=True) asks for a proof, and a training step proves nothing: leave proven out."
+            )
         return {"vectors": (spec.block_shape[0] + sum(_spatial_sizes(spec)), 2)}
 
     def state_class(self, spec: ConvSpec) -> Hashable:
@@ -220,12 +245,12 @@ class TensorNorm(Stepped):
         """The left and spatial vectors that alternating maximisation finds; constant vectors for a zero kernel."""
         xp = ops.xp
         form = Form(blocks, ops=ops)
-        v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
-        _, value, v, modes, _ = alternate(blocks, v, modes, self.max_iter, ops=ops)
-        value, v, modes = best(value, v, modes, 1, xp=xp)
-        u, _ = form.left(v, form.weights(modes))
+        v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
+        _, value, v, spatial_vectors, _ = alternate(blocks, v, spatial_vectors, self.max_iter, ops=ops)
+        value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, 1, xp=xp)
+        u, _ = form.left(v, form.tap_weights(spatial_vectors))
         is_nonzero = (value > 0)[..., None]
-        vectors = [xp.where(is_nonzero, x, xp.ones_like(x) / math.sqrt(x.shape[2])) for x in (u, *modes)]
+        vectors = [xp.where(is_nonzero, x, xp.ones_like(x) / math.sqrt(x.shape[2])) for x in (u, *spatial_vectors)]
         return (arrays.real_pair(xp.concat(vectors, axis=2)[:, 0, :], xp=xp),)
 
     def advance(
@@ -244,22 +269,26 @@ class TensorNorm(Stepped):
         sizes = _spatial_sizes(spec)
         ends = list(itertools.accumulate([m, *sizes]))
         complex_vectors = ops.complex(vectors[..., 0], vectors[..., 1])
-        modes = [complex_vectors[:, first:end] for first, end in itertools.pairwise(ends)]
+        spatial_vectors = [complex_vectors[:, first:end] for first, end in itertools.pairwise(ends)]
         by_row = xp.reshape(blocks, (*blocks.shape[:2], -1))
-        step = one_set.step(by_row, vectors[:, :m, :], modes, sweeps, join=ops.complex, xp=xp)
-        new_vectors = xp.concat([step.rows, arrays.real_pair(xp.concat(step.modes, axis=-1), xp=xp)], axis=1)
+        step = one_set.step(by_row, vectors[:, :m, :], spatial_vectors, sweeps, join=ops.complex, xp=xp)
+        spatial_pairs = arrays.real_pair(xp.concat(step.spatial_vectors, axis=-1), xp=xp)
+        new_vectors = xp.concat([step.left_pair, spatial_pairs], axis=1)
         is_usable = (step.value > 0) & xp.isfinite(step.value)
         new_vectors = xp.where(is_usable[:, None, None], new_vectors, vectors)
-        group, value, rows, columns = _largest([step.value, step.rows, step.columns], spec.groups, xp=xp)
-        u = ops.complex(rows[..., 0], -rows[..., 1])
-        # The columns are products of the right vector and the spatial vectors already: `pullback` gets weights 1.
-        v = ops.complex(columns[:, 0, :], -columns[:, 1, :])
+        of_blocks = [step.value, step.left_pair, step.right_pair]
+        (value, left_pair, right_pair), group = _of_best_group(of_blocks, spec.groups, xp=xp)
+        # `pullback` takes the conjugate of the left vector.
+        u = ops.complex(left_pair[..., 0], -left_pair[..., 1])
+        # The right pair is the conjugate of the product of the right vector and the spatial vectors. So `pullback` gets
+        # that product as right vector, and 1 as tap weights.
+        v = ops.complex(right_pair[:, 0, :], -right_pair[:, 1, :])
         residuals = (u, v, xp.ones_like(v[:, :1]), xp.ones_like(value), group)
         return Evaluation(value * math.sqrt(math.prod(sizes)), (), residuals), (new_vectors,)
 
 
-def _largest(of_blocks: list[Array], groups: int, *, xp: Namespace) -> list[Array]:
-    """For each layer, the group with the largest value, and the entries of that group.
+def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:
+    """For each layer, the entries of the group with the largest value, and the number of that group.
 
     Parameters
     ----------
@@ -268,12 +297,13 @@ def _largest(of_blocks: list[Array], groups: int, *, xp: Namespace) -> list[Arra
 
     Returns
     -------
-    list of arrays, each with leading axis layers
-        The number of the group, then the entries of the given arrays.
+    entries : list of arrays, each with leading axis layers
+        The entries of the arrays for that group.
+    group : integer array, shape (layers,)
     """
     by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in of_blocks]
     group = xp.argmax(by_layer[0], axis=1)
-    return [group, *(arrays.pick(x, group, xp=xp) for x in by_layer)]
+    return [arrays.pick(x, group, xp=xp) for x in by_layer], group
 
 
 def _is_matrix_of_taps(spec: ConvSpec) -> bool:

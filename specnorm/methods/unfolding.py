@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
-from specnorm.certified.bound import as_array, largest_of_blocks, nothing
+from specnorm.certified.bound import as_array, largest_of_blocks, trivial_lower
 from specnorm.certified.layer.circulant import padded_norm
 from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.norms import with_taps
+from specnorm.certified.matrices.norms import supremum_up_from_unfolding
 from specnorm.certified.symbol import symbols
 from specnorm.errors import GeometryError
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
-from specnorm.numerics.power import follow, matrix_maps
+from specnorm.numerics.power import matrix_maps, power_steps
 from specnorm.problem import polyphase, unfoldings
 from specnorm.search.constant import no_vectors, smallest_unfoldings
 
@@ -62,7 +62,7 @@ class Unfoldings(Method):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
             bounds.append(norms.matrix_norm_up(matrix, ops=ops))
             residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
-        value = with_taps(xp.stack(bounds, axis=1), spec.block_kernel_shape, xp=xp)
+        value = supremum_up_from_unfolding(xp.stack(bounds, axis=1), spec.block_kernel_shape, xp=xp)
         return Evaluation(value, (), tuple(residuals))
 
     def pullback(
@@ -80,7 +80,7 @@ class Unfoldings(Method):
         parts = (
             unfoldings.outer_blocks(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
             for j, (u, v, rows) in enumerate(triples)
-            if u.shape[1]  # `FantasticFour` leaves out unfoldings that are smallest for no block
+            if u.shape[1]  # empty for unfoldings that `FantasticFour` leaves out, which are smallest for no block
         )
         total: Array = functools.reduce(operator.iadd, parts)
         return total
@@ -106,7 +106,7 @@ class FantasticFour(Stepped):
             for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
                 bounds_of_layer = bounds[j * spec.groups : (j + 1) * spec.groups]
                 supremum = largest_of_blocks(bounds_of_layer, layer)
-                claims.append((nothing(), padded_norm(supremum, spec)))
+                claims.append((trivial_lower(), padded_norm(supremum, spec)))
             return Evaluation(as_array(bounds, blocks, ops=ops), (), residuals, claims)
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
         unfoldings_of_blocks = Unfoldings().forward(blocks, spec, ops=ops)
@@ -140,7 +140,7 @@ class FantasticFour(Stepped):
         vectors = []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            v = _leading(matrix, ops=ops) if ops.concrete else symbols.top_triple(matrix, xp=xp)[1]
+            v = _start_vectors(matrix, ops=ops) if ops.concrete else symbols.top_triple(matrix, xp=xp)[1]
             del matrix
             constant = xp.ones_like(v) / math.sqrt(v.shape[-1])
             unit_v, _ = arrays.normalise_or_keep(v, constant, xp=xp)
@@ -159,15 +159,15 @@ class FantasticFour(Stepped):
         """Power steps on each unfolding: an estimate, as each is below its norm."""
         xp = ops.xp
         splits = unfoldings.unfolding_splits(spec.ndim)
-        # Where values can be read, only the vectors of smallest unfoldings are kept.
+        # Where values can be read, only the vectors of smallest unfoldings are kept; empty arrays stand for the others.
         reads_values = ops.concrete
         no_vector = no_vectors(blocks, ops=ops)
         values, residuals, new_state = [], [], []
         for v, rows in zip(state, splits, strict=True):
             maps = matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp)
-            u, v, value = follow(*maps, v, sweeps, xp=xp)
-            # The u of some unfoldings is as large as a third of the kernel: it is not kept, and computed again below if
-            # that unfolding turns out to be the smallest.
+            u, v, value = power_steps(*maps, v, sweeps, xp=xp)
+            # A u that is larger than an eighth of the kernel is not kept. It is computed again below if its unfolding
+            # turns out to be the smallest.
             is_large = 8 * u.shape[1] > math.prod(spec.block_shape)
             residuals += [no_vector if reads_values and is_large else u, v]
             new_state.append(v)
@@ -183,30 +183,30 @@ class FantasticFour(Stepped):
                     residuals[2 * j : 2 * j + 2] = [no_vector, no_vector]
                 elif is_u_missing:
                     maps = matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp)
-                    residuals[2 * j], _, _ = follow(*maps, state[j], sweeps, xp=xp)
+                    residuals[2 * j], _, _ = power_steps(*maps, state[j], sweeps, xp=xp)
         return Evaluation(xp.min(bounds, axis=1), (), (*residuals, smallest_unfolding)), tuple(new_state)
 
 
-def _leading(matrix: Array, *, ops: ArrayOps) -> Array:
+_CHECKS = 4
+"""Largest number of convergence checks in `_start_vectors`: 28 Lanczos steps, with a basis smaller than the kernel."""
+
+
+def _start_vectors(matrix: Array, *, ops: ArrayOps) -> Array:
     """Approximate top right singular vectors, to start a training state from; the training steps improve them."""
     xp = ops.xp
     run = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops)
-    for _ in range(_ROUNDS):
+    for _ in range(_CHECKS):
         run.advance()
         if run.done.all():
             break
     return run.vectors()[1]
 
 
-_ROUNDS = 4
-"""Largest number of convergence checks in `_leading`: 28 Lanczos steps, whose basis is smaller than the kernel."""
-
-
 @dataclass(frozen=True)
 class Reshaped(Method):
     """The norm of the kernel reshaped to (cout, cin * taps), which "spectral normalisation" takes for the layer's norm.
 
-    With T the reshaped kernel, ``||T||**2 = ||mean over theta of G G*|| <= sigma***2``. So it is a lower bound of
+    With T the reshaped kernel, ``||T||**2 = ||mean over theta of G G*|| <= (sigma*)**2``. So it is a lower bound of
     sigma*. It is also one for the layer at a size at which some output reads a different pixel by each tap.
 
     References

@@ -1,6 +1,7 @@
 """Gradients of norms with respect to blocks (b, m, p, *kernel_shape), through symbols, matrices and lags.
 
-No proof uses them.
+The *lags* of a kernel K are the taps of the kernel of K*K, one for each difference of two taps of K. No proof uses the
+gradients.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:
     return xp.matmul(left, right)
 
 
-def triple_gradient(
+def singular_value_gradient(
     u: Array,
     v: Array,
     phase: Array,
@@ -67,7 +68,7 @@ def triple_gradient(
 
 
 def matrices_gradient(
-    gamma: Array,
+    symbol_gradients: Array,
     phase: Array,
     kernel_shape: tuple[int, ...],
     *,
@@ -79,12 +80,12 @@ def matrices_gradient(
 
     Parameters
     ----------
-    gamma : array, shape (b, f, m, p)
-        Gradients with respect to the symbols at f frequencies.
+    symbol_gradients : array, shape (b, f, m, p)
+        Gamma_f: the gradients with respect to the symbols at f frequencies.
     phase : array, shape (b, f, taps)
     """
-    b, f, m, p = gamma.shape
-    by_entry = xp.matrix_transpose(xp.reshape(gamma, (b, f, m * p)))
+    b, f, m, p = symbol_gradients.shape
+    by_entry = xp.matrix_transpose(xp.reshape(symbol_gradients, (b, f, m * p)))
     return xp.reshape(_real_of_product(by_entry, phase, xp=xp), (b, m, p, *kernel_shape))
 
 
@@ -121,21 +122,24 @@ def powers_vjp(
     *,
     xp: Namespace,
 ) -> Array:
-    """Gradient of ``sum_i c_i (sum |R_t[:, i, :]|)**(1 / 2**t)`` with respect to the blocks, with t = n_iter.
+    """Gradient of ``sum_i c_i s_i**(1 / 2**t)`` with respect to the blocks, with t = n_iter.
 
-    R_t are the taps of the Gram power ``H_t = (G*G)**(2**(t-1))`` and i runs over the channels of the blocks; see
-    `specnorm.certified.symbol.gram_powers`. With constant signs the inner sum is linear in R_t, so its gradient
-    with respect to H_t at a frequency is a matrix Gamma. Going back, the squaring H -> H**2 maps the gradient Gamma to
-    Gamma H + H Gamma, and G -> G* G maps it to G (Gamma + Gamma*). Gamma is made Hermitian at the start, so that one
-    product gives both terms. Frequencies are processed in chunks, since one matrix is half as large as a 3x3 kernel.
+    Here ``s_i = sum_{j,m} |R_t[i, j, m]|`` for channel i of the blocks, where R_t[:, :, m] are the taps of the Gram
+    power ``H_t = (G*G)**(2**(t-1))``; see `specnorm.certified.symbol.gram_powers`. With constant signs s_i is linear in
+    R_t, so its gradient with respect to H_t at a frequency is a matrix Gamma. Going back, the squaring H -> H**2 maps
+    the gradient Gamma to Gamma H + H Gamma, and G -> G* G maps it to G (Gamma + Gamma*). Gamma is made Hermitian at the
+    start, so that one product gives both terms. Frequencies are processed in chunks, since the p x p matrix of a single
+    frequency takes up to half the memory of a 3x3 kernel.
 
     Parameters
     ----------
     residuals : tuple of arrays
-        Blocks, signs of R_t, selector of channels, the inner sums (b, p), and phases, as
-        `specnorm.certified.symbol.gram_powers` returns them.
+        As `specnorm.certified.symbol.gram_powers.residuals` returns them, for c chunks of f frequencies and r channels:
+        the blocks; the signs of R_t for these channels, as functions of the frequency (b, c, f, p, r); the selector
+        (b, p, r), whose columns are those of the identity for these channels; the sums s_i (b, p); the phases
+        (b, c, f, taps).
     cotangent : array, shape (b, p)
-        c.
+        c_i.
     """
     blocks, signs, selector, sums, phase = residuals
     is_wide = blocks.shape[1] < blocks.shape[2]
@@ -143,6 +147,7 @@ def powers_vjp(
     b, m, p, *kernel_shape = blocks.shape
     kernel_dtype = arrays.complex_dtype(blocks.dtype, xp=xp)
     product_dtype = phase.dtype
+    # The divisor is that of the inverse Fourier transform from frequencies to taps.
     slope = _slopes_of_roots(sums, cotangent, n_iter, xp=xp) / math.prod(tap_grid(tuple(kernel_shape), n_iter))
     right = xp.astype(xp.matrix_transpose(selector * slope[:, :, None]), product_dtype)[:, None, :, :]
     by_tap = xp.permute_dims(xp.reshape(blocks, (b, m * p, -1)), (0, 2, 1))
@@ -184,15 +189,15 @@ def _slopes_of_roots(sums: Array, cotangent: Array, n_iter: int, *, xp: Namespac
     return xp.where(sums > 0, slope, xp.zeros_like(sums))
 
 
-def first_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
-    """`powers_vjp` for n_iter = 1, by lags: gradient of ``sum_i c_i (sum |R_1[:, i, :]|)**(1/2)``.
+def one_product_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
+    """`powers_vjp` for n_iter = 1, where the value came from lags (`gram_powers.lag_norms`) instead of frequencies.
 
     Parameters
     ----------
     residuals : tuple of arrays
-        Blocks, signs (b, L, p, p) of R_1, and the inner sums (b, p).
+        The blocks; the signs of R_1 (b, L, p, p), as for `absolute_sums_vjp`; the sums s_i (b, p).
     cotangent : array, shape (b, p)
-        c.
+        c_i.
     """
     blocks, signs, sums = residuals
     safe = xp.where(sums > 0, sums, xp.ones_like(sums))
@@ -202,28 +207,31 @@ def first_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) 
 
 
 def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namespace) -> Array:
-    """Gradient of ``sum_i w_i sum_{d,j} |R_d[i, j]|`` with respect to the blocks, where R_d are all lags of K*K.
+    """Gradient of ``sum_i w_i sum_{lag,j} |R_lag[i, j]|`` with respect to the blocks, where R_lag are all lags of K*K.
 
-    Lags d and -d together contribute ``(w_i + w_j) |R_d[i, j]|``. Let T_d be ``(w_i + w_j)`` times the sign of
-    R_d[i, j], and ``T_{-d}`` its transpose. Then the gradient with respect to tap k is ``sum_l K_l T_{k-l}``.
+    A lag and its negative together contribute ``(w_i + w_j) |R_lag[i, j]|``. Let T_lag be ``(w_i + w_j)`` times the
+    sign of R_lag[i, j], and T of the negative lag its transpose. Then the gradient with respect to tap k is ``sum_l K_l
+    T_{k-l}``.
 
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
         K.
     signs : array, shape (b, L, p, p)
-        Signs of R_d, for the lags d of `half_lags`.
+        Signs of R_lag, for the L lags of `specnorm.problem.frequencies.half_lags`: lag 0 and one of each pair of a lag
+        and its negative.
     weights : array, shape (b, p)
         w.
     """
     b, m, p, *kernel_shape = blocks.shape
     count = math.prod(kernel_shape)
-    half = signs * (weights[:, None, :, None] + weights[:, None, None, :])
-    positive = half[:, 1:, ...]
+    t_of_half_lags = signs * (weights[:, None, :, None] + weights[:, None, None, :])
+    t_of_zero = t_of_half_lags[:, :1, ...]
+    t_of_positive = t_of_half_lags[:, 1:, ...]
     # T for all lags in row-major order, from the most negative one.
-    table = xp.concat([xp.flip(positive, axis=1), half[:, :1, ...], xp.matrix_transpose(positive)], axis=1)
+    table = xp.concat([xp.flip(t_of_positive, axis=1), t_of_zero, xp.matrix_transpose(t_of_positive)], axis=1)
     table = xp.reshape(table, (b, *(2 * k - 1 for k in kernel_shape), p, p))
-    del half, positive
+    del t_of_half_lags, t_of_zero, t_of_positive
     by_tap = xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2))
     flat = xp.reshape(by_tap, (b, m, count * p))
     gradients = []

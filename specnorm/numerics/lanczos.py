@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 class LanczosTuning(NamedTuple):
     """Numbers of steps, of convergence checks and of basis vectors. They affect speed, not the validity of bounds."""
 
-    direct: int = 48
+    direct_size: int = 48
     """Size of the Gram matrix up to which an eigenvalue routine is faster than the iteration."""
-    first: int = 4
-    """Steps before the first check of convergence. They are enough to tell that most unfoldings of a kernel do not have
-    the smallest norm of all."""
-    more: int = 8
-    """Least number of steps between later checks. If half of the steps taken so far is more, that many steps are taken,
-    but not beyond the limit. A check transfers data to the host."""
-    limit: int = 160
-    """Number of steps after which no more are begun; the last ``more`` steps may pass it. It can be too small if the
-    largest singular values are clustered; then the bound's proof takes longer."""
-    basis: int = 24
+    steps_before_first_check: int = 4
+    """Steps before the first check of convergence. Four steps rule out most unfoldings of a kernel where the smallest
+    norm of all unfoldings is wanted."""
+    steps_between_checks: int = 8
+    """Least number of steps between later checks, each of which transfers data to the host. After t steps, the next
+    check comes after ``max(steps_between_checks, min(t // 2, most_steps - t))`` more."""
+    most_steps: int = 160
+    """Number of steps after which no more are begun; the last ones may pass it. It can be too small if the largest
+    singular values are clustered; then the bound's proof takes longer."""
+    basis_size: int = 24
     """Number n of basis vectors before a restart of `top_vectors`. A restart resolves gaps of eigenvalues of relative
     size 1 / n**2; the cost of orthogonalisation grows as n**2."""
 
@@ -44,7 +44,10 @@ TUNING = LanczosTuning()
 
 
 def vector_tolerance(dtype: Any, *, xp: Namespace) -> float:
-    """Tolerance, for `Lanczos`, for singular vectors from which a gradient is formed; by the dtype of the matrix."""
+    """Tolerance, for `Lanczos`, for singular vectors from which a gradient is formed; by the dtype of the matrix.
+
+    The error of a vector is this number over the relative gap to the next eigenvalue.
+    """
     return 1e-8 if dtype == xp.float64 else 2e-6
 
 
@@ -76,13 +79,13 @@ class Lanczos:
         Whether the residual is within the tolerance.
     done : bool host array, shape (b,)
         Whether to stop: converged, or all steps are taken.
-    wide : bool
+    has_more_columns : bool
         Whether the matrices have more columns than rows.
     tall : array
-        The matrices, transposed if they are wide.
+        The matrices, transposed if they have more columns than rows.
     size : int
         Rows of the smaller Gram matrix.
-    host : type
+    host_dtype : type
         The NumPy dtype in which host arrays are passed to the iteration.
     """
 
@@ -100,13 +103,13 @@ class Lanczos:
         self.ops = ops
         self.matrix = matrix
         self.tolerance = tolerance
-        self.wide = matrix.shape[-1] > matrix.shape[-2]
-        self.tall = xp.matrix_transpose(matrix) if self.wide else matrix
+        self.has_more_columns = matrix.shape[-1] > matrix.shape[-2]
+        self.tall = xp.matrix_transpose(matrix) if self.has_more_columns else matrix
         self.size = int(self.tall.shape[-1])
         self._gram = gram
         # An array with the dtype and device of the iteration.
         self._like = matrix if gram is None else gram
-        self.host = np.float64 if self._like.dtype == xp.float64 else np.float32
+        self.host_dtype = np.float64 if self._like.dtype == xp.float64 else np.float32
         count = int(matrix.shape[0])
         self.squares = np.zeros(count)
         self.likely_error = np.zeros(count)
@@ -115,7 +118,7 @@ class Lanczos:
         self._vectors: Array | None = None
         if not self._is_direct:
             if start is None:
-                drawn = np.real(arrays.start_vector(0, self.size)).astype(self.host)
+                drawn = np.real(arrays.start_vector(0, self.size)).astype(self.host_dtype)
                 start = ops.from_numpy(np.repeat(drawn, count, axis=0), self._like)
             first, _ = arrays.normalise(xp.astype(start, self._like.dtype, copy=False), xp=xp)
             self._transposed = xp.matrix_transpose(self.tall)
@@ -128,7 +131,7 @@ class Lanczos:
     @property
     def _is_direct(self) -> bool:
         """Whether the matrices are so small that an eigenvalue routine replaces the iteration."""
-        return self.size <= TUNING.direct
+        return self.size <= TUNING.direct_size
 
     @property
     def steps(self) -> int:
@@ -153,8 +156,8 @@ class Lanczos:
         """Number of steps before the next check."""
         taken = len(self._alpha)
         if not taken:
-            return TUNING.first
-        return max(TUNING.more, min(taken // 2, TUNING.limit - taken))
+            return TUNING.steps_before_first_check
+        return max(TUNING.steps_between_checks, min(taken // 2, TUNING.most_steps - taken))
 
     def _check(self) -> None:
         """Compute the largest Ritz values and their likely errors on the host."""
@@ -164,7 +167,7 @@ class Lanczos:
         last_beta = self.ops.to_numpy(self._beta[-1])[:, 0, 0]
         residual = last_beta * np.abs(self._ritz_vectors[:, -1])
         self.converged = residual <= self.tolerance * self.squares
-        self.done = self.converged | (len(self._alpha) >= TUNING.limit)
+        self.done = self.converged | (len(self._alpha) >= TUNING.most_steps)
         scale = np.maximum(self.squares, self._tiny)
         # After the first step there is no second Ritz value: the gap is taken as 0.
         second_value = values[:, max(0, len(self._alpha) - 2)]
@@ -174,7 +177,7 @@ class Lanczos:
             1.0, relative_residual / np.maximum(relative_gap, self._tiny)
         )
 
-    def use(self, gram: Array) -> None:
+    def use_gram(self, gram: Array) -> None:
         """From now on, take steps with the smaller Gram matrices (b, size, size), which have been formed meanwhile."""
         self._gram = self.xp.astype(gram, self._like.dtype, copy=False)
 
@@ -212,14 +215,14 @@ class Lanczos:
         projected[:, index[1:], index[:-1]] = entries[:, steps:-1]
         return projected
 
-    def small_side(self) -> Array:
+    def short_side_vectors(self) -> Array:
         """Approximate singular vectors of the shorter side, (b, min(m, n)), from the last check."""
         if self._vectors is None:
             xp = self.xp
             if self._is_direct:
                 _, self._vectors = arrays.top_eigenpair(arrays.gram_smaller(self.tall, xp=xp), xp=xp)
             else:
-                weights = self.ops.from_numpy(self._ritz_vectors[:, :, None].astype(self.host), self._like)
+                weights = self.ops.from_numpy(self._ritz_vectors[:, :, None].astype(self.host_dtype), self._like)
                 combined = xp.matmul(xp.concat(self._basis[:-1], axis=2), weights)[:, :, 0]
                 self._vectors, _ = arrays.normalise(xp.astype(combined, self.matrix.dtype, copy=False), xp=xp)
         return self._vectors
@@ -227,43 +230,44 @@ class Lanczos:
     def vectors(self) -> tuple[Array, Array]:
         """Approximate singular vectors u (b, m) and v (b, n), from the last check; zeros for a zero matrix."""
         xp = self.xp
-        small = self.small_side()
+        small = self.short_side_vectors()
         large, norm = arrays.normalise(xp.matmul(self.tall, small[:, :, None])[:, :, 0], xp=xp)
         small = xp.where(norm > 0, small, xp.zeros_like(small))
-        return (small, large) if self.wide else (large, small)
+        return (small, large) if self.has_more_columns else (large, small)
 
 
 _LEAST_ORTHOGONAL_SHARE = 1e-2
 """Share of the length of H v: if the part of H v that is orthogonal to the basis is longer than that, two passes of
 Gram-Schmidt are enough."""
 _VECTOR_ERROR = 1e-5
-"""Error of the vectors, estimated from residuals, up to which a run may end without another restart."""
+"""Error of the vectors, estimated from residuals, up to which a run may end without another restart: gradients are
+formed from them."""
 _VALUE_ERROR = 0.1
 """Relative error of the values, as a multiple of the tolerance, up to which a run may end without another restart."""
 State: TypeAlias = "tuple[Array, ...]"
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunOptions:
     """The start and the stopping rule of `top_vectors`.
 
     Parameters
     ----------
     n_iter : int
-        Largest number of blocks of vectors to which the map is applied.
+        Largest number of products of the map with a block of vectors.
     seed : int
         Seed of the start vectors.
     rtol : float
         Stop after a restart that increased the values by less than this, relatively. Stop also if the residuals are so
-        small that the next restart would be such a one.
-    basis : int, optional
-        Largest number of basis vectors; None: ``TUNING.basis``.
+        small that the next restart would gain less than that.
+    basis_size : int, optional
+        Largest number of basis vectors; None: ``TUNING.basis_size``.
     """
 
     n_iter: int
     seed: int
     rtol: float
-    basis: int | None = None
+    basis_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -291,7 +295,7 @@ class Layout:
         k: int,
         n_iter: int,
         memory: int,
-        basis: int | None = None,
+        basis_size: int | None = None,
     ) -> Layout:
         """The layout for the k top eigenvectors of maps.
 
@@ -299,15 +303,15 @@ class Layout:
         ----------
         size : int
             Dimension of the space on which the maps act.
-        n_iter, basis : int
-            As in `Plan`.
+        n_iter, basis_size : int
+            As in `RunOptions`.
         memory : int
             Bytes for the basis; it has at least three blocks all the same, if space and ``n_iter`` allow.
         """
         if size < 3 * k:
             # The basis is the whole space.
             return cls(1, size, 1)
-        wanted = max(3, (basis or TUNING.basis) // k)
+        wanted = max(3, (basis_size or TUNING.basis_size) // k)
         in_memory = max(3, memory // np.dtype("float64").itemsize // (k * size))
         in_space = size // k - 1
         blocks = max(1, min(wanted, in_memory, in_space, n_iter))
@@ -335,9 +339,9 @@ def top_vectors(
     like: Array,
     size: int,
     k: int,
-    plan: Plan,
+    options: RunOptions,
     *,
-    several: int = 1,
+    return_count: int = 1,
     start: Array | None = None,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
@@ -354,7 +358,7 @@ def top_vectors(
         space.
     like : array, shape (b, ...)
         Sets b, the dtype and the device.
-    several : int
+    return_count : int
         Number of vectors to return, if more than k; fewer are returned if the basis keeps fewer. Only the first k
         decide when the run ends.
     start : array, shape (b, 1, size), optional
@@ -368,23 +372,54 @@ def top_vectors(
         Number of products with one vector, those of A and those of A* together.
     """
     xp = ops.xp
-    layout = Layout.of(size, k, plan.n_iter, ops.memory, plan.basis)
-    run = _Run(gram, like, size, k, layout, plan, max(k, several), ops=ops)
+    layout = Layout.of(size, k, options.n_iter, ops.memory, options.basis_size)
+    run = _Run(gram, like, size, k, layout, options, max(k, return_count), ops=ops)
 
-    def continues(state: State) -> Any:
-        cycle, *_, is_active, _ = state
-        return (cycle < layout.cycles) & xp.any(is_active)
+    def continues(arrays_of_state: State) -> Any:
+        state = _RunState(*arrays_of_state)
+        return (state.cycle < layout.cycles) & xp.any(state.is_active)
 
-    *_, vectors, _, products = ops.loop(continues, run.restart, run.start(start))
-    return arrays.normalise(vectors, xp=xp)[0], products
+    last_state = _RunState(*ops.loop(continues, run.cycle, run.first_state(start)))
+    return arrays.normalise(last_state.vectors, xp=xp)[0], last_state.products
+
+
+class _RunState(NamedTuple):
+    """The state between two cycles of a `_Run`.
+
+    Parameters
+    ----------
+    cycle : integer
+        Number of cycles so far.
+    block : integer
+        Number of blocks in the basis so far.
+    basis : array, shape (b, rows + width, size)
+        The basis, filled up with zeros.
+    projected : array, shape (b, rows, rows)
+        The projected matrix.
+    values : array, shape (b, k)
+        The largest Ritz values.
+    vectors : array, shape (b, return_count, size)
+        Their vectors.
+    is_active : array of bool, shape (b,)
+        Whether each map is still active.
+    products : integer array, shape (b,)
+        Number of products.
+    """
+
+    cycle: Array
+    block: Array
+    basis: Array
+    projected: Array
+    values: Array
+    vectors: Array
+    is_active: Array
+    products: Array
 
 
 class _Run:
-    """Block Lanczos with thick restarts, as functions of a state whose arrays have fixed shapes.
+    """Block Lanczos with thick restarts, as functions of a `_RunState`, whose arrays have fixed shapes.
 
-    A `State` is a tuple of: the number of cycles so far (); the number of blocks in the basis so far (); the basis
-    (b, rows + width, size), filled up with zeros; the projected matrix (b, rows, rows); the largest Ritz values (b, k);
-    their vectors (b, several, size); whether each map is still active (b,); the number of products (b,).
+    Loops get and return the state as a plain tuple, since compilers know no other.
     """
 
     def __init__(
@@ -394,8 +429,8 @@ class _Run:
         size: int,
         k: int,
         layout: Layout,
-        plan: Plan,
-        several: int,
+        options: RunOptions,
+        return_count: int,
         *,
         ops: ArrayOps,
     ) -> None:
@@ -406,20 +441,20 @@ class _Run:
         self.size = size
         self.k = k
         self.layout = layout
-        self.plan = plan
+        self.options = options
         self.b = like.shape[0]
         self.device = ops.device(like)
-        self.several = min(several, layout.kept * layout.width)
-        host = np.float64 if like.dtype == xp.float64 else np.float32
-        first, angles = np.real(arrays.random_vectors(plan.seed, (2, layout.width, size)))
-        self._first = ops.from_numpy(np.ascontiguousarray(first.astype(host)), like)
+        self.return_count = min(return_count, layout.kept * layout.width)
+        host_dtype = np.float64 if like.dtype == xp.float64 else np.float32
+        first, angles = np.real(arrays.random_vectors(options.seed, (2, layout.width, size)))
+        self._first = ops.from_numpy(np.ascontiguousarray(first.astype(host_dtype)), like)
         # Random numbers, from whose cosines `_next` takes directions.
-        self._angles = ops.from_numpy(np.ascontiguousarray(angles.astype(host)), like)
+        self._angles = ops.from_numpy(np.ascontiguousarray(angles.astype(host_dtype)), like)
         block = xp.reshape(xp.arange(layout.blocks + 1, dtype=xp.int32, device=self.device), (-1, 1))
         block = xp.broadcast_to(block, (layout.blocks + 1, layout.width))
         self._block_of_row = xp.reshape(block, (-1,))[: layout.rows]
 
-    def start(self, start: Array | None) -> State:
+    def first_state(self, start: Array | None) -> State:
         """The state before the first cycle; ``start`` (b, 1, size) is used only if blocks have one vector."""
         xp = self.ops.xp
         b, rows = self.b, self.layout.rows
@@ -428,28 +463,31 @@ class _Run:
         else:
             first = xp.broadcast_to(self._first[None, ...], (b, self.layout.width, self.size))
         counter = arrays.counter(self.like, ops=self.ops)
-        return (
-            counter,
-            counter,
-            xp.concat([self._orthonormal(first), self._zeros(b, rows, self.size)], axis=1),
-            self._zeros(b, rows, rows),
-            self._zeros(b, self.k),
-            self._zeros(b, self.several, self.size),
-            xp.ones((b,), dtype=xp.bool, device=self.device),
-            xp.zeros((b,), dtype=xp.int32, device=self.device),
+        state = _RunState(
+            cycle=counter,
+            block=counter,
+            basis=xp.concat([self._orthonormal(first), self._zeros(b, rows, self.size)], axis=1),
+            projected=self._zeros(b, rows, rows),
+            values=self._zeros(b, self.k),
+            vectors=self._zeros(b, self.return_count, self.size),
+            is_active=xp.ones((b,), dtype=xp.bool, device=self.device),
+            products=xp.zeros((b,), dtype=xp.int32, device=self.device),
         )
+        return tuple(state)
 
-    def restart(self, state: State) -> State:
-        """One cycle: fill the basis, compute Ritz vectors, and begin a new basis with the leading ones."""
+    def cycle(self, arrays_of_state: State) -> State:
+        """Fill the basis, compute Ritz vectors, and begin a new basis with the leading ones."""
         xp = self.ops.xp
         layout = self.layout
         rows = layout.rows
-        cycle, first_block, basis, projected, previous_values, vectors, is_active, products = state
+        before = _RunState(*arrays_of_state)
+        is_active = before.is_active
         step = self._step if self.ops.concrete else self._step_compiled
         block, basis, projected = self.ops.loop(
-            lambda inner: inner[0] < layout.blocks, step, (first_block, basis, projected)
+            lambda inner: inner[0] < layout.blocks, step, (before.block, before.basis, before.projected)
         )
-        products = products + xp.astype(is_active, products.dtype) * (2 * layout.width * (block - first_block))
+        new_products = 2 * layout.width * (block - before.block)
+        products = before.products + xp.astype(is_active, before.products.dtype) * new_products
         # Only the upper triangle of the projected matrix was filled.
         upper = xp.triu(projected)
         ascending_values, ascending_vectors = xp.linalg.eigh(upper + xp.matrix_transpose(xp.triu(projected, k=1)))
@@ -457,9 +495,9 @@ class _Run:
         small_vectors = xp.flip(ascending_vectors, axis=-1)
         kept_rows = layout.kept * layout.width
         ritz_vectors = xp.matmul(xp.matrix_transpose(small_vectors[:, :, :kept_rows]), basis[:, :rows, :])
-        vectors = xp.where(is_active[:, None, None], ritz_vectors[:, : self.several, :], vectors)
+        vectors = xp.where(is_active[:, None, None], ritz_vectors[:, : self.return_count, :], before.vectors)
         top_values = values[:, : self.k]
-        has_gained = xp.any(top_values - previous_values > self.plan.rtol * top_values[:, :1], axis=-1)
+        has_gained = xp.any(top_values - before.values > self.options.rtol * top_values[:, :1], axis=-1)
         if self.ops.concrete and rows > self.k:
             has_gained = has_gained & ~self._is_close(values, small_vectors)
         empty_rows = self._zeros(self.b, rows - kept_rows, self.size)
@@ -467,9 +505,18 @@ class _Run:
         eye = xp.eye(rows, dtype=self.like.dtype, device=self.device)
         kept_values = xp.where(self._block_of_row < layout.kept, values, xp.zeros_like(values))
         projected = eye * kept_values[:, None, :]
-        # An array like `block`, since a compiled state keeps its types.
-        next_block = block * 0 + layout.kept
-        return cycle + 1, next_block, basis, projected, top_values, vectors, is_active & has_gained, products
+        after = _RunState(
+            cycle=before.cycle + 1,
+            # Computed from `block`, so that it has its type: a compiled state keeps its types.
+            block=block * 0 + layout.kept,
+            basis=basis,
+            projected=projected,
+            values=top_values,
+            vectors=vectors,
+            is_active=is_active & has_gained,
+            products=products,
+        )
+        return tuple(after)
 
     def _is_close(self, values: Array, small_vectors: Array) -> Array:
         """Whether the k top values meet the tolerance, and their vectors suffice for a gradient, judged by residuals.
@@ -488,7 +535,7 @@ class _Run:
         gap = values[:, self.k - 1 : self.k] - values[:, self.k : self.k + 1]
         vector_error = residual / xp.where(gap > 0, gap, xp.ones_like(gap))
         value_error = vector_error * residual
-        largest_value_error = _VALUE_ERROR * self.plan.rtol * values[:, :1]
+        largest_value_error = _VALUE_ERROR * self.options.rtol * values[:, :1]
         is_close = (vector_error <= _VECTOR_ERROR) & (value_error <= largest_value_error)
         return xp.all(is_close & (gap > 0), axis=-1)
 

@@ -36,7 +36,7 @@ def matrix_maps(a: Array, *, xp: Namespace) -> tuple[LinearMap, LinearMap]:
     return apply, adjoint
 
 
-def follow(
+def power_steps(
     apply: LinearMap,
     adjoint: LinearMap,
     v: Array,
@@ -54,14 +54,15 @@ def follow(
     v : array, shape (..., n)
         Unit vectors.
     steps : int
-        With 0, ``u = A v / |A v|`` is computed alone.
+        With 0, only ``u = A v / |A v|`` is computed.
     normalise : callable, default `arrays.unit`
-        Returns unit vectors and norms; `arrays.normalise` if squares of entries may overflow.
+        Returns unit vectors and norms: `arrays.unit`, whose norms lack the last axis, or, if squares of entries may
+        overflow, `arrays.normalise`, whose norms keep it with length 1.
 
     Returns
     -------
     u, v : arrays
-        Unit vectors. Where A v is zero or not finite, v is unchanged.
+        Unit vectors. Where A* u is zero or not finite, v is unchanged.
     norm : array
         ``|A* u|``, or ``|A v|`` after 0 steps, in the shape that ``normalise`` returns: at most ``||A||``.
     """
@@ -70,7 +71,8 @@ def follow(
         if j:
             u, _ = normalise(apply(v), xp=xp)
         new_v, norm = normalise(adjoint(u), xp=xp)
-        length = norm if norm.ndim == new_v.ndim else norm[..., None]
+        has_last_axis = norm.ndim == new_v.ndim
+        length = norm if has_last_axis else norm[..., None]
         v = xp.where((length > 0) & xp.isfinite(length), new_v, v)
     return u, v, norm
 
@@ -185,9 +187,10 @@ def largest_eigenvalues(
     vectors : array, shape (c, r)
         Start vectors.
     cut : float array, shape (c,)
-        Components of eigenvalues below ``cut`` are damped.
+        Components of eigenvalues below ``cut`` are damped. The cut is raised where it is so low that the filter could
+        overflow.
     degree : int
-        Of the Chebyshev polynomial.
+        Degree of the Chebyshev polynomial.
     like : array
         Any real array on the same device.
 
@@ -198,8 +201,9 @@ def largest_eigenvalues(
         The last vectors, to start from when the same matrices are estimated again.
     """
     xp = ops.xp
-    # The polynomial is at most 1 on [0, cut] and grows fast above it: with a tiny cut it would overflow in float32.
-    # So the cut is at least half the mean eigenvalue, and not far below the largest trace of all matrices.
+    # The polynomial is at most 1 on [0, cut] and grows fast above it: with a tiny cut it would overflow in float32. So
+    # the cut is at least half the mean eigenvalue. It is also at least 1e-5 of the largest trace of all matrices, and
+    # 1e-30, so that ``2 / cut`` stays finite for matrices that are nearly zero.
     trace = ops.to_numpy(xp.real(xp.linalg.trace(gram)))
     cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
     scale = xp.astype(ops.from_numpy(2 / cut, like), vectors.dtype)[:, None]
@@ -215,9 +219,9 @@ def largest_eigenvalues(
 
 
 def contraction(change: np.ndarray, before: np.ndarray, *, largest: float) -> np.ndarray:
-    """Least-squares ratios c (s,) with ``change = c * before`` for two successive changes (s, d) of iterates (host).
+    """Least-squares ratios c (s,) with ``change = c * before``, for two successive changes of iterates.
 
-    They are clipped to [0, largest].
+    The changes are host arrays (s, d). The ratios are clipped to [0, largest].
     """
     ratio = (change * before).sum(axis=1) / np.maximum((before * before).sum(axis=1), 1e-300)
     return np.asarray(np.minimum(np.maximum(ratio, 0.0), largest))

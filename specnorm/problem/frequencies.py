@@ -85,6 +85,25 @@ def full_grid(sizes: Sequence[int]) -> Frequencies:
     return Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
 
 
+def distinct_grid(sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
+    """Full DFT grid without mirror images, and the number of points of the grid for which each point stands.
+
+    It has fewer points than `half_grid`, whose first and last points on the halved axis include their mirror images.
+
+    Returns
+    -------
+    points : Frequencies
+    multiplicities : integer array, shape (f,)
+        2, or 1 if a point is its own mirror image.
+    """
+    full = full_grid(sizes)
+    place_values = np.cumprod([1, *reversed(full.denominators)])[-2::-1]
+    mirrored = (-full.numerators % np.asarray(full.denominators, dtype=np.int64)) @ place_values
+    first = np.minimum(np.arange(len(full)), mirrored)
+    index, multiplicities = np.unique(first, return_counts=True)
+    return full[index], multiplicities
+
+
 def mirror_index(sizes: Sequence[int]) -> np.ndarray:
     """Index in `half_grid` of each frequency of `full_grid`, or of its mirror image, shape (prod(sizes),)."""
     sizes = tuple(sizes)

@@ -35,9 +35,8 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
        Layers", NeurIPS 2022 (strided layers).
     """
     kernels = torch_order(kernels, spec, xp=xp)
-    first, second = spec.stored_channels
     count = kernels.shape[0] * spec.groups
-    blocks = xp.reshape(kernels, (count, first // spec.groups, second, *spec.kernel_shape))
+    blocks = xp.reshape(kernels, (count, *spec.group_channels, *spec.kernel_shape))
     for axis, padded_size in enumerate(_padded_shape(spec), start=3):
         # Some phases have one tap less than others: append zeros. There are fewer of them than taps, so a slice of the
         # blocks has their shape, and `zeros_like` of that slice their dtype and device.

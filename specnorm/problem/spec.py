@@ -9,7 +9,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args, get_type_hints
 
 from specnorm.errors import GeometryError, KernelError
@@ -157,18 +157,27 @@ class ConvSpec:
 
     @functools.cached_property
     def stored_channels(self) -> tuple[int, int]:
-        """Sizes of the kernel's first two axes in torch's order: ``(cout, cin // groups)``, transposed the reverse.
+        """Sizes of the kernel's first two axes in torch's order: ``(cout, cin // groups)``.
 
-        For a transposed layer that is ``(cin, cout // groups)``: output and input channels of the convolution whose
-        adjoint the layer is.
+        For a transposed layer they are ``(cin, cout // groups)``. So the first counts the channels of all groups, the
+        second those of one group (see `group_channels`).
         """
         return (self.cin, self.cout // self.groups) if self.transposed else (self.cout, self.cin // self.groups)
 
     @functools.cached_property
+    def group_channels(self) -> tuple[int, int]:
+        """Output and input channels of one group of the convolution (of the one whose adjoint a transposed layer is).
+
+        They run along the kernel's first two axes in torch's order; the first axis holds those of all groups.
+        """
+        first, second = self.stored_channels
+        return first // self.groups, second
+
+    @functools.cached_property
     def block_shape(self) -> tuple[int, ...]:
         """Shape (m, p, *block_kernel_shape) of one block; a layer has one block for each group."""
-        first, second = self.stored_channels
-        return (first // self.groups, second * math.prod(self.phases), *self.block_kernel_shape)
+        outputs, inputs = self.group_channels
+        return (outputs, inputs * math.prod(self.phases), *self.block_kernel_shape)
 
     @property
     def needs_divisible_sizes(self) -> bool:
@@ -355,6 +364,12 @@ class ConvSpec:
                     "Use a smaller padding or a larger input_shape."
                 )
         return cls(cout, cin, kernel_shape, stride, dilation, groups, transposed, layout, mode, padding, input_shape)
+
+
+@functools.lru_cache(maxsize=64)
+def spec_of_group(spec: ConvSpec) -> ConvSpec:
+    """The geometry of one group of a layer."""
+    return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)
 
 
 def at_every_size(geometry: dict[str, Any]) -> dict[str, Any]:

@@ -131,7 +131,8 @@ class Ascent:
         """Positions of the starts that may still get higher than a norm, going by their last two gains."""
         if round_number > 1:
             # Gains g_1, g_2 that shrink geometrically add up to g_2**2 / (g_1 - g_2) from here on.
-            least_shrinkage = 1e-3 * np.abs(gains) + 1e-300  # above 0
+            # At least so much that no more than a thousand times the last gain is hoped for; above 0.
+            least_shrinkage = 1e-3 * np.abs(gains) + 1e-300
             shrinkage = np.maximum(previous_gains - gains, least_shrinkage)
             hoped_norms = norms + self.tuning.hope_factor * gains**2 / shrinkage
         else:
@@ -153,7 +154,7 @@ class Ascent:
         right: Array,
         steps: int,
     ) -> tuple[Array, Array, np.ndarray]:
-        """Left and right vectors and norms after power steps at frequencies, by their phases (s, taps)."""
+        """Left and right vectors and norms after power steps at frequencies whose taps have these phases (s, taps)."""
         xp = self.xp
         m, p = self.block.shape[1:3]
         is_float64 = self.block.dtype == xp.float64
@@ -195,7 +196,7 @@ class Ascent:
         """Steps to add to the angles (s, d), on the host."""
         terms: Any = weights * self._phases(theta)
         taps: Any = self.taps
-        return np.asarray(newton_step(terms, taps, regular=self.tuning.least_curvature, xp=self._host))
+        return np.asarray(newton_step(terms, taps, least_relative_curvature=self.tuning.least_curvature, xp=self._host))
 
     def _tap_weights(self, left: Array, right: Array) -> np.ndarray:
         """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""

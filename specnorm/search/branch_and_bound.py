@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.bound import nothing
+from specnorm.certified.bound import trivial_lower
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Cells
-from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
+from specnorm.certified.symbol.cover import CentreMatrices, Cover, supremum_on_grid
 from specnorm.clock import Clock, OutOfTime
-from specnorm.numerics.costs import eigh_work
+from specnorm.numerics.costs import eigh_cost
 from specnorm.search import tuning
 from specnorm.search.incumbent import (
     Incumbent,
@@ -125,7 +125,7 @@ class Search:
         """
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
-            return self._result(on_grid(supremum, boxes))
+            return self._result(supremum_on_grid(supremum, boxes))
         try:
             cover = self._first_cover(boxes, supremum)
             result = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
@@ -238,7 +238,7 @@ class Search:
         self._cells = 0
         self._rounds = 0
         if start is None:
-            first = LowerBound(nothing(), boxes.centres[:1], 0)
+            first = LowerBound(trivial_lower(), boxes.centres[:1], 0)
         else:
             first = LowerBound(start.lower, start.frequency, start.block)
         self.incumbent.begin(first, free=self._is_torus, rtol=min(rtol, self.tuning.incumbent_rtol), bound=bound)
@@ -355,7 +355,7 @@ class Search:
         Parameters
         ----------
         nodes : NodeEstimates
-            What the round estimates, with the vectors to begin with. Nothing is changed in it.
+            Estimates of the round; its polynomial, limits and start vectors are read, nothing is changed.
         limit_sq : float array, shape (c,)
             Limits of all cells.
 
@@ -519,7 +519,7 @@ class Search:
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
             some_points = points[part]
-            self.clock.require(len(some_points) * eigh_work(whole.rank, is_complex=True))
+            self.clock.require(len(some_points) * eigh_cost(whole.rank, is_complex=True))
             columns = whole.columns_at(some_points.boxes.centres, some_points.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)
@@ -544,7 +544,7 @@ class Search:
             self._fathom_round(cover, polynomial, nodes)
 
     def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
-        """Pieces an axis for each open cell, shape (c,).
+        """Pieces per axis for each open cell, shape (c,).
 
         They are as many as make a piece small enough to pass if its norm were its parent's, but at least 2 and at most
         `Tuning.pieces`.

@@ -17,7 +17,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.layer.circulant import Embedding, norm_by_circulant
-from specnorm.certified.layer.deflation import DeflatedModes, first_of_mirrored, norm_by_deflation
+from specnorm.certified.layer.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.symbols import Symbol
@@ -50,7 +50,7 @@ def bound_by_circulant(
     spec: ConvSpec,
     search: Search,
     torus_result: SearchResult,
-    fewest: tuple[int, ...],
+    least_points: tuple[int, ...],
     *,
     lower: float,
     rtol: float,
@@ -70,7 +70,7 @@ def bound_by_circulant(
         Search of the layer's blocks.
     torus_result : SearchResult
         Result of its last search of the torus.
-    fewest : tuple of int
+    least_points : tuple of int
         Points of the `shortest` circulant of the layer; 1 on axes with one tap.
     lower : float
         Lower bound of the layer's norm.
@@ -90,7 +90,7 @@ def bound_by_circulant(
     if supremum is None or supremum <= target:
         return None, 0, 0
     kernel_shape = tuple(search.blocks.shape[3:])
-    circulant = away_from(torus_result, fewest, kernel_shape)
+    circulant = farthest_circulant(torus_result, least_points, kernel_shape)
     boxes = dft(circulant.points, kernel_shape, circulant.skew)
     nearest = search.lower_bound_on_circulant(torus_result, circulant.points, circulant.skew)
     cells = levels = 0
@@ -98,25 +98,27 @@ def bound_by_circulant(
         result = search.run(boxes, bound=target, supremum=supremum, start=nearest, max_cells=max_cells)
         cells, levels = result.cells, result.levels
         if result.upper is not None:
-            return norm_by_circulant(spec, result.upper), cells, levels
+            return norm_by_circulant(result.upper, spec), cells, levels
     if target_only or not target > 0:
         return None, cells, levels
     # The target is not proven: compute the circulant's own norm. The incumbent begins anew beside the maximum of the
     # torus, since the failed search may have left its vector at another frequency.
     nearest = search.lower_bound_on_circulant(torus_result, circulant.points, circulant.skew)
     result = search.run(boxes, rtol=_SHARE * rtol, supremum=supremum, start=nearest, max_cells=max_cells)
-    upper = None if result.upper is None else norm_by_circulant(spec, result.upper)
+    upper = None if result.upper is None else norm_by_circulant(result.upper, spec)
     return upper, cells + result.cells, levels + result.levels
 
 
-def away_from(torus_result: SearchResult, fewest: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
+def farthest_circulant(
+    torus_result: SearchResult, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]
+) -> Embedding:
     """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
 
     The distance is maximised on each axis by itself, since the norm falls off with its square.
     """
     points, skew = [], []
-    for angle, least_points, taps in zip(torus_result.frequency.angles[0], fewest, kernel_shape, strict=True):
-        choices = _choices(least_points, taps)
+    for angle, least, taps in zip(torus_result.frequency.angles[0], least_points, kernel_shape, strict=True):
+        choices = _choices(least, taps)
         distances = [_distance(angle, *choice) for choice in choices]
         axis_points, axis_skew = choices[int(np.argmax(distances))]
         points.append(axis_points)
@@ -176,7 +178,7 @@ class Deflation(NamedTuple):
     """A circulant without the waves above a threshold: the cover that proves the rest, and the waves."""
 
     cover: Cover
-    waves: DeflatedModes
+    waves: SplitWaves
 
 
 class DeflatedCirculant:
@@ -195,7 +197,7 @@ class DeflatedCirculant:
     group : int
         Index of the kernel among the blocks of ``search``.
     clock : Clock, optional
-        Deadline of the whole search: it ends the choice of the waves.
+        Deadline: no threshold is begun after it, and it ends the choice of the waves.
     """
 
     def __init__(
@@ -241,28 +243,18 @@ class DeflatedCirculant:
             self.blocks = search.blocks
             self._polynomials = search.polynomials
 
-    def upper(
-        self,
-        lower: float,
-        rtol: float,
-        clock: Clock | None = None,
-        *,
-        few: bool = False,
-    ) -> Upper | None:
+    def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
         """A bound of the norm, ``lower * (1 + rtol)`` if enough waves can be taken out; None if nothing is proven.
 
         Parameters
         ----------
-        clock : Clock, optional
-            Deadline of this attempt, if it is earlier than that of the whole search: no threshold is begun after it.
         few : bool
             Whether to try `DeflationTuning.few_thresholds` alone, and no wider tolerance.
         """
         thresholds = self.thresholds[: DEFLATION.few_thresholds] if few else self.thresholds
         for threshold in thresholds:
-            if clock is not None and clock.expired:
-                return None
             try:
+                self.clock.check()
                 deflation = self.deflated(threshold, lower)
             except OutOfTime:
                 return None
@@ -361,7 +353,7 @@ class DeflatedCirculant:
             matrices, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, threshold)[chosen])
             cover.fathom(matrices, threshold)
 
-    def _waves_above(self, points: Frequencies, threshold: float) -> DeflatedModes | None:
+    def _waves_above(self, points: Frequencies, threshold: float) -> SplitWaves | None:
         """Singular triples above a threshold, scaled to take off what is above it; None if they are too many."""
         xp, ops = self.xp, self.ops
         first, second = self.kernel.shape[1:3]
@@ -391,7 +383,7 @@ class DeflatedCirculant:
         if is_wide:
             # u and v are those of the adjoint: G = sum s v u* where G* = sum s u v*.
             x, y = y, x
-        return DeflatedModes(points, point, x, y)
+        return SplitWaves(points, point, x, y)
 
     def _top_eigenvectors(self, gram: Array, threshold: float) -> Array:
         """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all that belong to norms above a threshold."""
@@ -413,5 +405,5 @@ class DeflatedCirculant:
 
     def _all_eigenvectors(self, gram: Array) -> Array:
         count, side = gram.shape[:2]
-        self.clock.require(count * costs.eigh_work(side, is_complex=True))
+        self.clock.require(count * costs.eigh_cost(side, is_complex=True))
         return self.xp.linalg.eigh(gram)[1]

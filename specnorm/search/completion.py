@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified import completion as certified_completion
+from specnorm.certified import completion as completion_proof
 from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ _TINY = 1e-30
 
 
 class Peak(NamedTuple):
-    """An estimate of where the symbols of narrow blocks have their largest norm."""
+    """An estimate of where the symbols of blocks have their largest norm."""
 
     norm: Array  # (b,)
     vector: Array  # (b, 2 c): a right vector, real part before imaginary part
@@ -114,7 +114,7 @@ def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (row_count(channels), channels, *taps)
 
 
-def narrow(blocks: Array, *, xp: Namespace) -> Array:
+def with_fewer_columns(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks with the smaller number of channels second: G transposed at every frequency, which has G's norm."""
     if blocks.shape[2] <= blocks.shape[1]:
         return blocks
@@ -122,7 +122,7 @@ def narrow(blocks: Array, *, xp: Namespace) -> Array:
 
 
 def in_shape_of_blocks(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
-    """Gradient with respect to blocks, from that with respect to `narrow` of them: transposed back if these are."""
+    """Gradient with respect to blocks, from that with respect to the same blocks `with_fewer_columns`."""
     if blocks.shape[2] <= blocks.shape[1]:
         return gradient
     return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
@@ -216,7 +216,7 @@ def _axis_tables(k: int) -> _Tables:
 
 
 def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
-    """Tables by symbols, at half of the grid of 2 k - 1 points an axis.
+    """Tables by symbols, at half of the grid of 2 k - 1 points per axis.
 
     With K = A + iB and H = C + iD at a point, K*H has the real part ``A C + B D`` and the imaginary part
     ``A C - B D - (A + B)(C - D)`` (transposes left out): three real products. So each point stands three times in the
@@ -368,9 +368,9 @@ def by_row(x: Array, taps: tuple[int, ...], *, xp: Namespace) -> Array:
     return xp.reshape(xp.permute_dims(x, (0, 2, 3, 1)), (x.shape[0], *x.shape[2:], *taps))
 
 
-def lags_of(x: Array, *, ops: ArrayOps) -> certified_completion.Lags:
+def lags_of(x: Array, *, ops: ArrayOps) -> completion_proof.Lags:
     """Lags of kernels in the widest precision."""
-    return certified_completion.lags(x, ops=ops, wide=True)
+    return completion_proof.lags(x, ops=ops, wide=True)
 
 
 # -- the search ------------------------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def complete(
         Its ``bound`` is in the widest precision, and an upper bound whether or not the search came close.
     """
     xp = ops.xp
-    narrow_blocks = narrow(blocks, xp=xp)
+    narrow_blocks = with_fewer_columns(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
     kernel_lags = lags_of(narrow_blocks, ops=ops)
     peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
@@ -417,7 +417,7 @@ def complete(
         usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
         start = xp.where(usable, by_tap(begin, xp=xp), start)
     start_lags = lags_of(by_row(start, taps, xp=xp), ops=ops)
-    first_bound, helps = certified_completion.norms_up(kernel_lags, start_lags, ops=ops)
+    first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
     best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
     if limit:
@@ -445,7 +445,7 @@ def complete(
 
 def _start(
     blocks: Array,
-    kernel_lags: certified_completion.Lags,
+    kernel_lags: completion_proof.Lags,
     norm: Array,
     seed: int,
     *,
@@ -469,9 +469,9 @@ def _start(
 
 def _gauss_newton(
     narrow_blocks: Array,
-    kernel_lags: certified_completion.Lags,
+    kernel_lags: completion_proof.Lags,
     start: Array,
-    start_lags: certified_completion.Lags,
+    start_lags: completion_proof.Lags,
     first_bound: Array,
     *,
     norm: Array,
@@ -496,7 +496,7 @@ def _gauss_newton(
         step, used = tables.step(h, residual, limit - count, ops=ops)
         h = h + step
         completion_lags = lags_of(by_row(h, taps, xp=xp), ops=ops)
-        new_bound, _ = certified_completion.norms_up(kernel_lags, completion_lags, ops=ops)
+        new_bound, _ = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
         is_better = new_bound < bound
         best = xp.where(_per_block(is_better, xp=xp), h, best)
         bound = xp.where(is_better, new_bound, bound)
@@ -523,10 +523,10 @@ def mend(
     Parameters
     ----------
     kernel_lags, completion_lags : arrays
-        Lags of the narrow blocks, and those of h, or of an h shortly before.
+        Lags of the blocks `with_fewer_columns`, and those of h, or of an h shortly before.
     """
     xp = ops.xp
-    narrow_blocks = narrow(blocks, xp=xp)
+    narrow_blocks = with_fewer_columns(blocks, xp=xp)
     taps = tuple(blocks.shape[3:])
     tables = _Products.of(narrow_blocks, ops=ops)
     norm = peak_of_norm(kernel_lags, taps, zooms=_MENDING_ZOOMS, ops=ops).norm
@@ -554,22 +554,22 @@ def mend(
 # -- gradients -------------------------------------------------------------------------------------------------------
 def bound_and_gradient(
     blocks: Array,
-    kernel_lags: certified_completion.Lags,
-    completion_lags: certified_completion.Lags,
+    kernel_lags: completion_proof.Lags,
+    completion_lags: completion_proof.Lags,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """Bounds (b,) from lags of narrow blocks and their completions; derivatives with respect to the blocks.
+    """Bounds (b,) from lags of blocks `with_fewer_columns` and their completions, and derivatives by the blocks.
 
     The bound squared is ``v + ||M_0 - v I|| + sum ||M_t||`` at the best v, and ``M_t = sum_y K_y^T K_{y+t} + ...``: so
     its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
     """
     xp = ops.xp
-    bound, helps = certified_completion.norms_up(kernel_lags, completion_lags, ops=ops)
+    bound, helps = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
     lags = xp.where(_per_block(helps, xp=xp), kernel_lags.values + completion_lags.values, kernel_lags.values)
     channels = lags.shape[-1]
     eye = ops.from_numpy(np.eye(channels)[None, None, ...].astype(ops.wide_dtype), lags)
-    shift = _per_block(certified_completion.best_shift(lags[:, 0, ...], ops=ops), xp=xp)
+    shift = _per_block(completion_proof.best_shift(lags[:, 0, ...], ops=ops), xp=xp)
     centred = xp.concat([lags[:, :1, ...] - shift * eye, lags[:, 1:, ...]], axis=1)
     flat = xp.reshape(centred, (*lags.shape[:2], -1))
     norms = xp.sqrt(xp.vecdot(flat, flat))[..., None, None]
@@ -578,14 +578,14 @@ def bound_and_gradient(
     inverses = xp.where(vanishes, xp.zeros_like(norms), 1 / (norms + _TINY))
     first_slope = xp.where(vanishes[:, :1, ...], eye / channels, inverses[:, :1, ...] * centred[:, :1, ...])
     slopes = xp.concat([first_slope, inverses[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
-    gradient_of_square = gradient_from_lag_slopes(narrow(blocks, xp=xp), slopes, ops=ops)
+    gradient_of_square = gradient_from_lag_slopes(with_fewer_columns(blocks, xp=xp), slopes, ops=ops)
     bound_of_blocks = xp.reshape(xp.astype(bound, gradient_of_square.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
     gradient = gradient_of_square / 2 / bound_of_blocks
     return bound, in_shape_of_blocks(gradient, blocks, xp=xp)
 
 
 def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
-    """Gradient of a function of the lags of narrow blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
+    """Gradient of a function of the lags of blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
 
     ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.
     """
@@ -597,7 +597,7 @@ def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> 
 
 
 def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
-    """Derivative of ``||G v||`` with respect to narrow blocks at a peak, with the frequency and v constant.
+    """Derivative of ``||G v||`` by blocks `with_fewer_columns` at a peak, with the frequency and v constant.
 
     With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
     """

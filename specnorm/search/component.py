@@ -15,15 +15,16 @@ from specnorm import arrays
 from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
 from specnorm.certified.layer.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
 from specnorm.certified.layer.own_matrix import quotients
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.numerics import costs
-from specnorm.numerics.lanczos import Plan, top_vectors
+from specnorm.numerics.lanczos import RunOptions, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import spec_of_group
 from specnorm.result import BoundSource
 from specnorm.search import layer_tuning, tuning
-from specnorm.search.circulants import DeflatedCirculant, away_from, bound_by_circulant
+from specnorm.search.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
 from specnorm.search.groups import OpenGroups, find_open_groups
 from specnorm.search.layer_bounds import LayerBounds, witness_shapes
 from specnorm.search.own_matrix import enclose_by_matrix
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-class ComponentSearch:
-    """One component of a layer (`PolyphaseComponent`), and what the attempts to bound its norm share.
+class ComponentBounds:
+    """Each kind of bound of one component of a layer (`PolyphaseComponent`), and what the attempts share.
 
     Attributes
     ----------
@@ -72,7 +73,7 @@ class ComponentSearch:
         self.rtol = problem.rtol
         self.proof_rtol = tuning.TUNING.proof_share * problem.rtol
         self.groups = problem.spec.groups
-        self.group_spec = of_one_group(component.spec)
+        self.group_spec = spec_of_group(component.spec)
         kernel = problem.kernel
         self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.gram_plan = min(plans(self.group_spec), key=lambda plan: (plan.memory > ops.memory, plan.work))
@@ -87,7 +88,10 @@ class ComponentSearch:
 
     @property
     def can_be_deflated(self) -> bool:
-        """Whether circulants can be deflated: no stride, and a tolerance that does not take too many waves."""
+        """Whether circulants can be deflated: no stride, and a tolerance of at least ``deflation_rtol``.
+
+        For a smaller tolerance, too many waves (see `circulants`) would have to be taken out.
+        """
         return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.TUNING.deflation_rtol
 
     @property
@@ -104,14 +108,17 @@ class ComponentSearch:
     @property
     def size(self) -> int:
         """Pixels times channels of one group."""
-        return max(self.group_spec.stored_channels) * math.prod(axis.pixels for axis in self.component.axes)
+        return max(self.group_spec.group_channels) * math.prod(axis.pixels for axis in self.component.axes)
 
     @property
-    def shortest_circulant(self) -> tuple[int, ...] | None:
-        """Points per axis of the shortest circulant whose compression the layer is; None if none is of use."""
+    def points_of_shortest(self) -> tuple[int, ...] | None:
+        """Points per axis of the shortest circulant whose compression the layer is; None if none is of use.
+
+        Along an axis on which the symbol is constant it is 1 point, not the number that `shortest` returns.
+        """
         if not reads_zeros(self.spec):
             return None
-        return fewest_points(self.spec, self.torus_search)
+        return points_of_shortest_circulant(self.spec, self.torus_search)
 
     # -- the supremum over all sizes ---------------------------------------------------------------------------------
     @property
@@ -136,7 +143,7 @@ class ComponentSearch:
 
     # -- groups ------------------------------------------------------------------------------------------------------
     def open_groups(self, bounds: LayerBounds) -> OpenGroups:
-        """Groups whose norms were not proven to be below the layer's when this property was first needed."""
+        """Groups that may have the layer's norm, chosen with the bounds of the first call, and kept."""
         if self._open_groups is None:
             # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
@@ -157,8 +164,8 @@ class ComponentSearch:
     def deflates(self, bounds: LayerBounds) -> bool:
         """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
         few_groups = len(self.open_groups(bounds).numbers) <= layer_tuning.TUNING.deflation_groups
-        dear_matrix = self.matrix_work(bounds) > layer_tuning.TUNING.deflation_work
-        return few_groups and dear_matrix and self.shortest_circulant is not None
+        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.TUNING.deflation_work
+        return few_groups and matrix_is_expensive and self.points_of_shortest is not None
 
     def deflated_circulants(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
         """The circulant of each open group, ready to be deflated; empty if none is to be deflated."""
@@ -169,9 +176,10 @@ class ComponentSearch:
         return self._deflated_circulants
 
     def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
-        fewest = shortest(self.group_spec)
-        circulant = away_from(self.torus_result, fewest, self.spec.kernel_shape)
-        is_too_short = any(points < least for points, least in zip(circulant.points, fewest, strict=True))
+        least_points = shortest(self.group_spec)
+        circulant = farthest_circulant(self.torus_result, least_points, self.spec.kernel_shape)
+        # Along an axis with one tap, the farthest circulant has one point, which is too few for a deflation.
+        is_too_short = any(points < least for points, least in zip(circulant.points, least_points, strict=True))
         supremum = self.torus_result.upper
         if is_too_short or supremum is None:
             return []
@@ -198,8 +206,11 @@ class ComponentSearch:
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
-    def near_supremum(self, steps: int, most_entries: float) -> LayerBounds:
-        """Bound from below near the wave of the supremum, and from above by the supremum.
+    def near_supremum(self, steps: int, most_entries: float, *, waves_replace_steps: bool = False) -> LayerBounds:
+        """Bound from below by Lanczos steps from a plane wave at the supremum's frequency, from above by the supremum.
+
+        The lower bound is the quotient of a sum of waves, if no vectors are needed. Otherwise it is the quotient of a
+        vector: a sum of waves if that is affordable and good, else a wave under a window; then after Lanczos steps.
 
         Parameters
         ----------
@@ -207,19 +218,21 @@ class ComponentSearch:
             Lanczos steps from the wave.
         most_entries : float
             Most pixels times channels times steps; a larger layer is restricted to fewer pixels.
+        waves_replace_steps : bool
+            Whether the steps are so few that a sum of waves is as close without them.
         """
         group = self.torus_result.block
         kernel = self.kernels[group : group + 1, ...]
-        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, layer_tuning.TUNING.wave_time / 2)
+        # It may end late by half of the time that this bound may take.
+        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.TUNING.wave_time / 2)
         if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
             return self._by_wave_sum(kernel, group)
         is_long = self._least_pixels >= layer_tuning.TUNING.wave_sum_pixels
         sums_waves = wave_sum_in_time and self._has_wave_sums and is_long
-        if sums_waves and steps == layer_tuning.TUNING.wave_steps:
-            # A sum of waves is as close as these few steps.
+        if sums_waves and waves_replace_steps:
             steps = 0
         restriction = self._restricted(steps, most_entries)
-        group_spec = of_one_group(restriction.spec)
+        group_spec = spec_of_group(restriction.spec)
         angles = self.torus_result.frequency.angles[0]
         if sums_waves:
             vectors = WaveSum(kernel, group_spec, angles, ops=self.ops).vector()
@@ -229,7 +242,7 @@ class ComponentSearch:
         if steps > 0 and not self.problem.clock.expired and self.problem.clock.affords(work_of_lanczos):
             vectors = self._after_lanczos(vectors, kernel, group_spec, steps)
         layer = Convolution(kernel, group_spec, budget=self._patch_memory, ops=self.ops)
-        (lower,), images = quotients(layer, vectors, group_spec.transposed, ops=self.ops)
+        (lower,), images = quotients(layer, vectors, vectors_are_outputs=group_spec.transposed, ops=self.ops)
         # The vectors are outputs of a transposed layer, inputs of any other.
         if group_spec.transposed:
             u, v = vectors, images
@@ -256,7 +269,7 @@ class ComponentSearch:
         """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles per axis."""
         first, second, *kernel_shape = self.kernels.shape[1:]
         smaller = min(first, second)
-        work_of_one = max(first, second) * smaller**2 + costs.eigh_work(smaller, is_complex=True)
+        work_of_one = max(first, second) * smaller**2 + costs.eigh_cost(smaller, is_complex=True)
         points = math.prod(2 if taps > 1 else 1 for taps in kernel_shape)
         return points * work_of_one
 
@@ -273,7 +286,7 @@ class ComponentSearch:
 
     def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
         """The component, or its restriction to as many pixels as the entries, the steps and the time limit allow."""
-        channels = max(self.group_spec.stored_channels)
+        channels = max(self.group_spec.group_channels)
         pixels_in_entries = most_entries / (max(steps, 1) * channels)
         seconds = layer_tuning.TUNING.wave_time * self.problem.clock.seconds
         work_of_pixel = layer_tuning.TUNING.wave_passes * math.prod(self.kernels.shape[1:])
@@ -287,7 +300,8 @@ class ComponentSearch:
         """
         if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
             return False
-        return self.rtol >= layer_tuning.LOOSE_RTOL or self._restricted(steps, most_entries) is not self.component
+        is_restricted = self._restricted(steps, most_entries) is not self.component
+        return is_restricted or self.rtol >= layer_tuning.LOOSE_RTOL
 
     def _by_wave_sum(self, kernel: Array, group: int) -> LayerBounds:
         """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
@@ -326,21 +340,21 @@ class ComponentSearch:
             gram = composed(layer.adjoint, layer.apply)
         else:
             gram = composed(layer.apply, layer.adjoint)
-        lanczos_plan = Plan(n_iter=steps, seed=0, rtol=min(1e-6, self.rtol / 100))
+        lanczos_plan = RunOptions(n_iter=steps, seed=0, rtol=min(1e-6, self.rtol / 100))
         start = xp.astype(vectors, kernel_used.dtype)
         vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, lanczos_plan, start=start, ops=self.ops)
         return xp.astype(vectors, kernel.dtype)
 
     def by_circulant(self, bounds: LayerBounds, *, target_only: bool) -> LayerBounds:
         """The bounds with that of a circulant, if it is lower."""
-        fewest = self.shortest_circulant
-        if fewest is None:
+        least_points = self.points_of_shortest
+        if least_points is None:
             return bounds
         upper, cells, levels = bound_by_circulant(
             self.spec,
             self.torus_search,
             self.torus_result,
-            fewest,
+            least_points,
             lower=bounds.lower.value,
             rtol=self.rtol,
             max_cells=self.problem.max_cells,
@@ -396,8 +410,8 @@ class ComponentSearch:
         """
         gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
         inputs, outputs = witness_shapes(self.problem.spec)
-        input_places = [axis.pixel for axis in restriction.axes]
-        output_places = [axis.output for axis in restriction.axes]
+        input_places = [axis.pixel_positions for axis in restriction.axes]
+        output_places = [axis.output_positions for axis in restriction.axes]
         if self.spec.transposed:
             input_places, output_places = output_places, input_places
         return LayerBounds(
@@ -444,7 +458,7 @@ class ComponentSearch:
         return self.xp.reshape(whole, (1, -1))
 
 
-def fewest_points(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
+def points_of_shortest_circulant(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
     """Points of the shortest circulant: 1 along axes where the symbol is constant, None if all axes are such."""
     kernel_shape = search.blocks.shape[3:]
     if all(taps == 1 for taps in kernel_shape):

@@ -92,15 +92,15 @@ def enclose_matrices(
         residual = min(residual, vector_tolerance(getattr(xp, ops.own_dtype), xp=xp))
     proof, lanczos = _gram_and_vectors(matrix, residual, ops=ops)
     tall = xp.matrix_transpose(matrix) if m < n else matrix
-    vectors = lanczos.small_side()
+    vectors = lanczos.short_side_vectors()
     lower, best = norms.largest_quotient(tall, vectors, ops=ops)
-    upper = proof.largest_near(vectors)
+    upper = proof.largest_up_near(vectors)
     is_close = upper is not None and upper <= lower.value * (1 + rtol)
     if not is_close or (precise_vectors and not lanczos.converged.all()):
         # If many values are next to the largest, Lanczos does not converge to its vector, or the proof near it fails.
         _, vectors = arrays.top_eigenpair(proof.gram, xp=xp)
         lower, best = norms.largest_quotient(tall, vectors, ops=ops)
-        upper = _smaller(upper, proof.largest_near(vectors))
+        upper = _smaller(upper, proof.largest_up_near(vectors))
     small = vectors[best : best + 1, :]
     large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], small[:, :, None])[:, :, 0], xp=xp)
     if m < n:
@@ -142,7 +142,7 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
     is_close = lanczos.converged & (lanczos.likely_error <= _FEW_ROUNDINGS * float(xp.finfo(dtype).eps))
     if not np.all(is_close):
         return None
-    upper = proof.norm_near(lanczos.small_side())
+    upper = proof.norm_up_near(lanczos.short_side_vectors())
     if not bool(xp.all(xp.isfinite(upper))):
         return None
     u, v = lanczos.vectors()
@@ -270,7 +270,7 @@ def top_gradient(
 ) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from the saved u, v, phases and group."""
     u, v, phase, group = saved
-    of_block = gradients.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    of_block = gradients.singular_value_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
     of_groups = arrays.one_hot(of_block, group, spec.groups, xp=xp)
     return xp.reshape(of_groups, (-1, *of_groups.shape[2:]))
 
@@ -365,12 +365,12 @@ def smallest_unfoldings(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tupl
         part = blocks if chosen_by_all else xp.take(blocks, ops.from_numpy(members, blocks), axis=0)
         proof = search.proofs.pop(split, None) or UnfoldingProof(part, rows, ops=ops)
         lanczos = _finished(search.runs.pop(split), members, part, rows, proof.gram, tolerance, ops=ops)
-        for member, bound in zip(members.tolist(), proof.bounds(lanczos.small_side()), strict=True):
+        for member, bound in zip(members.tolist(), proof.bounds(lanczos.short_side_vectors()), strict=True):
             bounds[member] = bound
         u, v = lanczos.vectors()
         v = _in_unfolding_order(v, rows, spec, xp=xp)
         if not chosen_by_all:
-            among_blocks = ops.from_numpy(np.eye(count)[:, members].astype(lanczos.host), blocks)
+            among_blocks = ops.from_numpy(np.eye(count)[:, members].astype(lanczos.host_dtype), blocks)
             u, v = xp.matmul(among_blocks, u), xp.matmul(among_blocks, v)
         saved += [u, v]
     return [bound for bound in bounds if bound is not None], (*saved, ops.from_numpy(chosen, blocks))
@@ -480,7 +480,7 @@ class _SmallestUnfolding:
         in_float32 = self._searched.dtype == self._ops.xp.float32
         if self._count == 1 and not self.proofs and lanczos.steps >= TUNING.steps and in_float32:
             self.proofs[split] = UnfoldingProof(self._blocks, self._splits[split], ops=self._ops)
-            lanczos.use(self.proofs[split].gram)
+            lanczos.use_gram(self.proofs[split].gram)
         lanczos.advance()
         self._lower_sq[split] = np.maximum(self._lower_sq[split], lanczos.squares)
         self._done[split] = lanczos.done
@@ -509,7 +509,7 @@ def _finished(
     is_all = len(members) == lanczos.matrix.shape[0]
     if is_all and lanczos.matrix.dtype == blocks.dtype:
         return lanczos
-    start = lanczos.small_side()
+    start = lanczos.short_side_vectors()
     if not is_all:
         start = xp.take(start, ops.from_numpy(members, blocks), axis=0)
     return Lanczos(

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.certified.bound import least, nothing
+from specnorm.certified.bound import least, trivial_lower
 from specnorm.certified.matrices.norms import (
-    has_single_entries,
+    has_one_entry_per_row_and_column,
     norm_by_frobenius,
     norm_of_single_entries,
     norm_of_zero,
 )
 from specnorm.certified.symbol.cells import Boxes, dft, dft_points, one_box, torus, torus_size
-from specnorm.certified.symbol.cover import on_grid
+from specnorm.certified.symbol.cover import supremum_on_grid
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import Search
@@ -47,12 +47,12 @@ def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> SearchResult | None:
     """The norm of a zero kernel; None for another kernel."""
     if float(ops.xp.max(ops.xp.abs(trimmed))) > 0:
         return None
-    return _without_search(nothing(), norm_of_zero(trimmed, ops=ops), trimmed)
+    return _without_search(trivial_lower(), norm_of_zero(trimmed, ops=ops), trimmed)
 
 
 def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> SearchResult | None:
     """The norm of a permutation of channels, each shifted and scaled, without rounding; None for another kernel."""
-    if not has_single_entries(trimmed, ops=ops):
+    if not has_one_entry_per_row_and_column(trimmed, ops=ops):
         return None
     lower, upper = norm_of_single_entries(trimmed, ops=ops)
     return _without_search(lower, upper, trimmed)
@@ -166,7 +166,7 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
         result = search.run(grid, rtol=rtol, supremum=torus_result.upper, start=start, max_cells=max_cells)
     uppers = [result.upper] if result.upper else []
     if torus_result.upper is not None:
-        uppers.append(on_grid(torus_result.upper, grid))
+        uppers.append(supremum_on_grid(torus_result.upper, grid))
     return replace(result, upper=least(*uppers), cells=result.cells + torus_result.cells)
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.bound import nothing
-from specnorm.certified.matrices.norms import SymbolNorms
+from specnorm.certified.bound import trivial_lower
+from specnorm.certified.matrices.norms import SymbolQuotients
 from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import gram_power, largest_eigenvalues
 from specnorm.problem.frequencies import Frequencies, coarse_grid, product
@@ -72,7 +72,7 @@ class Incumbent:
         self.xp = ops.xp
         self.ops = ops
         self._clock = clock
-        self._norms = SymbolNorms(blocks, ops=ops)
+        self._norms = SymbolQuotients(blocks, ops=ops)
         self._float32: Array | None = None
         self._right = self.start_vectors(1, blocks.shape[2])
         self.trial_vectors: Array | None = None
@@ -251,7 +251,8 @@ class Incumbent:
         """
         block = torus_best.block
         points = _neighbours(torus_best.frequency, sizes, skew)
-        self.begin(LowerBound(nothing(), points[:1], block), free=False, rtol=1e-3, bound=None)
+        # The ascent below does not move on a grid: only its power steps end by this tolerance, and a run sets its own.
+        self.begin(LowerBound(trivial_lower(), points[:1], block), free=False, rtol=1e-3, bound=None)
         symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
         right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(right), axis=-1)[0, :]
@@ -274,7 +275,7 @@ class Incumbent:
         )
         point, right = ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
-        bound = self._norms.norm_at(block, point, right)
+        bound = self._norms.norm_down_at(block, point, right)
         if bound.value > self.best.bound.value:
             self.best = LowerBound(bound, point, block)
             self._right = right

@@ -61,7 +61,7 @@ def isometry_of_blocks(
         defect,
         result.lower,
         known(result.upper),
-        unread_pixels=uncut.has_unread_pixels(problem.spec),
+        unread_pixels=uncut.unread_pixels_make_smallest_zero(problem.spec),
         scale_exponent=rest_exponent,
     )
     return lower, upper, result

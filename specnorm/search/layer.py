@@ -20,7 +20,7 @@ from specnorm.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.problem.layer_map import Convolution
 from specnorm.result import BoundSource
 from specnorm.search import layer_tuning
-from specnorm.search.component import ComponentSearch
+from specnorm.search.component import ComponentBounds
 from specnorm.search.constant import LANCZOS_SIDE, enclose_matrices
 from specnorm.search.layer_bounds import LayerBounds, no_bounds
 from specnorm.search.supremum import Supremum
@@ -35,7 +35,7 @@ def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
     supremum = Supremum(problem, ops=ops)
     components = polyphase_components(problem.spec)
-    parts = [_enclose(ComponentSearch(problem, component, supremum, ops=ops)) for component in components]
+    parts = [_enclose(ComponentBounds(problem, component, supremum, ops=ops)) for component in components]
     if not parts:
         # No output reads a pixel: the layer is a sum of no parts, with the norm 0.
         _, upper_of_zero = norms_of_parts(problem.spec, [])
@@ -43,13 +43,13 @@ def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
     return _direct_sum(problem.spec, parts)
 
 
-def _enclose(layer: ComponentSearch) -> LayerBounds:
+def _enclose(part: ComponentBounds) -> LayerBounds:
     """Make each attempt in its order until the bounds are close enough."""
-    bounds = no_bounds(layer.problem, layer.spec, ops=layer.ops)
+    bounds = no_bounds(part.problem, part.spec, ops=part.ops)
     for attempt in ATTEMPTS:
-        if bounds.within(layer.rtol):
+        if bounds.within(part.rtol):
             break
-        bounds = attempt(layer, bounds)
+        bounds = attempt(part, bounds)
     return bounds
 
 
@@ -71,121 +71,124 @@ def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
 
 
 # -- attempts: each takes bounds and returns closer ones, or the same if it does not apply or would take too long ------
-def one_patch(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+def one_patch(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Enclose a layer with a single output position (transposed: input position), which is a matrix of its taps."""
-    axes = layer.component.axes
-    if not reads_zeros(layer.spec) or any(axis.outputs > 1 for axis in axes):
+    axes = part.component.axes
+    if not reads_zeros(part.spec) or any(axis.outputs > 1 for axis in axes):
         return bounds
-    first, second = layer.kernels.shape[1:3]
+    first, second = part.kernels.shape[1:3]
     pixels = int(np.prod([axis.pixels for axis in axes]))
     if min(first, second * pixels) < LANCZOS_SIDE:
         # The matrix is so small that the other attempts take no longer than Lanczos.
         return bounds
     taps_read = tuple(slice(axis.before, axis.before + axis.pixels) for axis in axes)
-    taps = layer.kernels[(..., *taps_read)]
-    matrix = layer.xp.reshape(taps, (*taps.shape[:2], -1))
-    result = enclose_matrices(matrix, layer.rtol, ops=layer.ops)
-    if result.upper is None or not result.within(layer.rtol):
+    taps = part.kernels[(..., *taps_read)]
+    matrix = part.xp.reshape(taps, (*taps.shape[:2], -1))
+    result = enclose_matrices(matrix, part.rtol, ops=part.ops)
+    if result.upper is None or not result.within(part.rtol):
         return bounds
-    lower, upper = norms_of_patch(layer.component, result.lower, result.upper)
-    if layer.spec.transposed:
+    lower, upper = norms_of_patch(part.component, result.lower, result.upper)
+    if part.spec.transposed:
         u, v = result.v, result.u
     else:
         u, v = result.u, result.v
     group = result.index
-    return layer.bounds_of_group(
+    return part.bounds_of_group(
         lower,
         upper,
-        Convolution(layer.kernels[group : group + 1, ...], layer.group_spec, ops=layer.ops),
+        Convolution(part.kernels[group : group + 1, ...], part.group_spec, ops=part.ops),
         u,
         v,
         group=group,
-        restriction=layer.component,
+        restriction=part.component,
         source=BoundSource.MATRIX,
     )
 
 
-def small_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+def small_matrix(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Factorise the layer's Gram matrix at once, if that is less work than a search."""
-    if not layer.is_small:
+    if not part.is_small:
         return bounds
-    every_group = np.arange(layer.groups)
-    return bounds.intersect(layer.by_matrix(every_group, bounds.lower.value))
+    every_group = np.arange(part.groups)
+    return bounds.intersect(part.by_matrix(every_group, bounds.lower.value))
 
 
-def near_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+def near_supremum(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Bound from above by the supremum over all sizes, from below by Lanczos from a wave near its frequency."""
-    steps = layer_tuning.TUNING.wave_steps if layer.rtol >= layer_tuning.LOOSE_RTOL else layer_tuning.TUNING.most_steps
-    return layer.by_supremum(bounds.intersect(layer.near_supremum(steps, layer_tuning.TUNING.lanczos_entries)))
+    steps = layer_tuning.TUNING.wave_steps if part.rtol >= layer_tuning.LOOSE_RTOL else layer_tuning.TUNING.most_steps
+    closer = part.near_supremum(
+        steps, layer_tuning.TUNING.lanczos_entries, waves_replace_steps=part.rtol >= layer_tuning.LOOSE_RTOL
+    )
+    return part.by_supremum(bounds.intersect(closer))
 
 
-def best_circulant(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+def best_circulant(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Bound by the circulant whose frequencies are farthest from the maximum.
 
     If no other attempt will come close enough, the circulant's own norm is computed as a bound, too.
     """
-    if layer.shortest_circulant is None or layer.problem.clock.expired:
+    if part.points_of_shortest is None or part.problem.clock.expired:
         return bounds
-    return layer.by_circulant(bounds, target_only=layer.closer_attempt_follows)
+    return part.by_circulant(bounds, target_only=part.closer_attempt_follows)
 
 
-def few_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+def few_waves(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Deflate a circulant of each open group by its few highest waves.
 
     What these waves contribute is bounded by the factorisation of a matrix on the layer's pixels.
     """
-    return _deflation(layer, bounds, few=True)
+    return _deflation(part, bounds, few=True)
 
 
-def more_steps(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+def more_steps(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Raise the lower bound by more Lanczos steps, before more waves are taken out; on whole layers alone.
 
     A larger layer would be restricted to fewer pixels, where more steps come no closer than the sum of waves does on
     all pixels.
     """
     most_entries = layer_tuning.TUNING.closer_factor * layer_tuning.TUNING.lanczos_entries
-    fits = layer.size * layer_tuning.TUNING.closer_steps <= most_entries
-    applies = fits and layer.can_be_deflated and layer.rtol >= layer_tuning.LOOSE_RTOL
-    if not applies or not layer.deflated_circulants(bounds):
+    fits = part.size * layer_tuning.TUNING.closer_steps <= most_entries
+    applies = fits and part.can_be_deflated and part.rtol >= layer_tuning.LOOSE_RTOL
+    if not applies or not part.deflated_circulants(bounds):
         return bounds
-    return bounds.intersect(layer.near_supremum(layer_tuning.TUNING.closer_steps, most_entries))
+    return bounds.intersect(part.near_supremum(layer_tuning.TUNING.closer_steps, most_entries))
 
 
-def many_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+def many_waves(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Deflate as in `few_waves`, by as many waves as the bound takes; if none is proven, try wider bounds."""
-    if layer.rtol < layer_tuning.LOOSE_RTOL:
+    if part.rtol < layer_tuning.LOOSE_RTOL:
         return bounds
-    return _deflation(layer, bounds, few=False)
+    return _deflation(part, bounds, few=False)
 
 
-def _deflation(layer: ComponentSearch, bounds: LayerBounds, *, few: bool) -> LayerBounds:
-    if not layer.can_be_deflated:
+def _deflation(part: ComponentBounds, bounds: LayerBounds, *, few: bool) -> LayerBounds:
+    if not part.can_be_deflated:
         return bounds
-    circulants = layer.deflated_circulants(bounds)
+    circulants = part.deflated_circulants(bounds)
     if not circulants:
         return bounds
-    lower, rtol, clock = bounds.lower.value, layer.proof_rtol, layer.problem.clock
-    uppers = [circulant.upper(lower, rtol, clock, few=few) for circulant in circulants]
-    return layer.with_uppers_of_open_groups(bounds, uppers)
+    lower = bounds.lower.value
+    uppers = [circulant.upper(lower, part.proof_rtol, few=few) for circulant in circulants]
+    return part.with_uppers_of_open_groups(bounds, uppers)
 
 
-def own_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+def own_matrix(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Factorise the Gram matrices of the open groups, in some seconds, if `small_matrix` did not."""
-    clock = layer.problem.clock
+    clock = part.problem.clock
     affordable = min(layer_tuning.TUNING.late_work, MULTIPLICATIONS_PER_SECOND * max(clock.left, 0.0))
-    if layer.is_small or clock.expired or layer.matrix_work(bounds) > affordable:
+    if part.is_small or clock.expired or part.matrix_work(bounds) > affordable:
         return bounds
-    return bounds.intersect(layer.by_matrix(layer.open_groups(bounds).numbers, bounds.lower.value))
+    return bounds.intersect(part.by_matrix(part.open_groups(bounds).numbers, bounds.lower.value))
 
 
-def refined_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+def refined_supremum(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Search the supremum to the tolerance asked for, if it was searched loosely since a circulant was to follow."""
-    if not layer.supremum.is_loose or layer.problem.clock.expired:
+    if not part.supremum.is_loose or part.problem.clock.expired:
         return bounds
-    return bounds.with_upper(layer.padded(layer.supremum.refine()), BoundSource.SUPREMUM)
+    return bounds.with_upper(part.padded(part.supremum.refine()), BoundSource.SUPREMUM)
 
 
-ATTEMPTS: tuple[Callable[[ComponentSearch, LayerBounds], LayerBounds], ...] = (
+ATTEMPTS: tuple[Callable[[ComponentBounds, LayerBounds], LayerBounds], ...] = (
     one_patch,
     small_matrix,
     near_supremum,

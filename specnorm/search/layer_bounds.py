@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from specnorm.certified.bound import greatest, least, nothing
+from specnorm.certified.bound import greatest, least, trivial_lower
 from specnorm.problem.taps import shapes_of
 from specnorm.result import BoundSource
 from specnorm.search import layer_tuning
@@ -74,7 +74,7 @@ def no_bounds(problem: Problem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds
         return ops.xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
 
     return LayerBounds(
-        lower=nothing(spec),
+        lower=trivial_lower(spec),
         upper=None,
         u=zeros(outputs),
         v=zeros(inputs),

@@ -31,9 +31,9 @@ class LayerTuning(NamedTuple):
     """Smallest tolerance for which a circulant is deflated: below, too many waves would have to be taken out."""
     wave_steps: int = 4
     """Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
-    trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4."""
+    trained layers at 32 pixels per axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4."""
     wave_sum_pixels: int = 24
-    """Pixels an axis from which a sum of waves takes the place of those four steps: it is as close."""
+    """Pixels per axis from which a sum of waves takes the place of those four steps: it is as close."""
     closer_steps: int = 10
     """Lanczos steps of the second attempt, where few waves taken out of a circulant are not enough."""
     most_steps: int = 48

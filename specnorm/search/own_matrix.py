@@ -12,7 +12,7 @@ from specnorm.certified.bound import finite, greatest, least
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import to_layer
-from specnorm.numerics.lanczos import Plan, top_vectors
+from specnorm.numerics.lanczos import RunOptions, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem.layer_map import Convolution
 from specnorm.search import layer_tuning
@@ -33,7 +33,7 @@ class GroupBounds:
     Parameters
     ----------
     upper : list of Upper or None
-        None where there is no proof.
+        None for a group without a proof.
     u, v : arrays, shapes (b, outputs) and (b, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
     """
@@ -103,8 +103,7 @@ class _MatrixEnclosure:
         self.layer = Convolution(kernels, spec, ops=ops)
         # Lanczos works on the side of the Gram matrix. ``AA*`` of a convolution has a row for each output of the
         # convolution, an input of the layer if that is transposed; ``A*A`` has rows of the other side.
-        has_convolution_outputs = gram_plan.wide
-        self.has_output_vectors = has_convolution_outputs != spec.transposed
+        self.has_output_vectors = gram_plan.rows_are_outputs != spec.transposed
         self.gram: LinearMap
         if self.has_output_vectors:
             self.gram = composed(self.layer.adjoint, self.layer.apply)
@@ -123,7 +122,7 @@ class _MatrixEnclosure:
             vectors, images, lowers = self._raised_lowers(gram, vectors, images, lowers, rtol)
             uppers = self._lowered_uppers(gram, uppers, lowers, lower, rtol)
         # A group of zeros has a bound of 0 that no factorisation proves.
-        uppers = gram.or_zero(uppers)
+        uppers = gram.with_zero_layers(uppers)
         if self.has_output_vectors:
             u, v = vectors, images
         else:
@@ -175,7 +174,7 @@ class _MatrixEnclosure:
     def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
         """Estimates of the top singular vectors on the side of the Gram matrix, shape (b, 1, size)."""
         size = self.layer.shape[0 if self.has_output_vectors else 1]
-        lanczos_plan = Plan(n_iter=steps, seed=0, rtol=min(1e-6, rtol / 100))
+        lanczos_plan = RunOptions(n_iter=steps, seed=0, rtol=min(1e-6, rtol / 100))
         vectors, _ = top_vectors(self.gram, self.kernels, size, 1, lanczos_plan, start=start, ops=self.ops)
         return vectors
 

@@ -17,7 +17,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.layer.waves import Waves, norm_by_waves
 from specnorm.certified.symbol import symbols
-from specnorm.numerics.power import follow, matrix_maps
+from specnorm.numerics.power import matrix_maps, power_steps
 from specnorm.problem.frequencies import coarse_grid, product, tap_points
 from specnorm.problem.taps import sizes_of
 
@@ -140,7 +140,7 @@ def _power(
     start = np.broadcast_to(arrays.start_vector(0, size), (len(angles), size))
     vectors = ops.xp.astype(ops.from_numpy(start.astype(np.complex128), kernel), symbol.dtype, copy=False)
     apply, adjoint = matrix_maps(symbol, xp=ops.xp)
-    _, vectors, norms = follow(apply, adjoint, vectors, _POWER_STEPS, normalise=arrays.normalise, xp=ops.xp)
+    _, vectors, norms = power_steps(apply, adjoint, vectors, _POWER_STEPS, normalise=arrays.normalise, xp=ops.xp)
     return ops.to_numpy(ops.xp.real(norms))[:, 0], ops.to_numpy(vectors)
 
 

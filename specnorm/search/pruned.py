@@ -54,7 +54,7 @@ def largest_bound(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """`symbols.largest` of a proven bound of the symbol's norm, with frequencies left out unless arrays are traced.
+    """`symbols.max_over_frequencies` of a proven bound of the symbol's norm, without frequencies that cannot matter.
 
     A traced array (``ops.concrete`` is False) has no values that could decide which frequencies are left out.
 
@@ -73,7 +73,7 @@ def largest_bound(
     phase : complex array, shape (b, taps)
     """
     if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
-        return symbols.largest(partial(bound, ops=ops), blocks, frequencies, ops=ops)
+        return symbols.max_over_frequencies(partial(bound, ops=ops), blocks, frequencies, ops=ops)
     results = [one.result() for one in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
     values, phases = zip(*results, strict=True)
     return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0)
@@ -161,7 +161,7 @@ def leave_out(
     return iteration.index
 
 
-PRODUCTS = 5
+GRAM_PRODUCTS = 5
 """Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
 _MOST_PHASE_WORK = 1e12
 """Largest cost of a grid's phases, in multiplications, where there is no deadline: 100 seconds."""
@@ -178,7 +178,7 @@ _PHASE_WORK = 400
 
 
 def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:
-    """Points an axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one where there is one tap."""
+    """Points per axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one point if there is one tap."""
     return tuple(1 if k == 1 else n or _POINTS_A_STEP * (k - 1) for k in kernel_shape)
 
 
@@ -195,7 +195,7 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
     if not _is_worth_a_grid(problem):
         return unfolding
     sizes = grid_points(tuple(blocks.shape[3:]))
-    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)
+    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
     return least(unfolding, grid.norm_by_grid(bounds, sizes, ops=ops))
 
 

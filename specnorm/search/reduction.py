@@ -12,9 +12,9 @@ from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, rotate
 from specnorm.certified.symbol.scalar import ScalarGram
-from specnorm.certified.symbol.symbols import taps_below
+from specnorm.certified.symbol.symbols import stacked_taps
 from specnorm.clock import Clock
-from specnorm.numerics.costs import eigh_work
+from specnorm.numerics.costs import eigh_cost
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -113,7 +113,7 @@ class Polynomials:
         in_float32: bool,
     ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
-        self.clock.require(self.blocks.shape[0] * eigh_work(self.blocks.shape[2]))
+        self.clock.require(self.blocks.shape[0] * eigh_cost(self.blocks.shape[2]))
         rotation = choose_rotation(
             self.blocks, threshold, trial_vectors, self.tuning, in_float32=in_float32, ops=self.ops
         )
@@ -239,7 +239,7 @@ def _directions(
     xp = ops.xp
     p = blocks.shape[2]
     # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
-    columns = taps_below(xp.astype(blocks, xp.float32), xp=xp)
+    columns = stacked_taps(xp.astype(blocks, xp.float32), xp=xp)
     gram = xp.astype(xp.matmul(xp.matrix_transpose(columns), columns), blocks.dtype)
     trial_span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
     trial_span = trial_span[:, : min(p // 2, trial_span.shape[1]), :]

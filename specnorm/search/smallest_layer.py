@@ -14,9 +14,10 @@ from specnorm.certified.layer.own_matrix import (
     smallest_of_groups,
     smallest_quotients,
 )
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans, to_layer
+from specnorm.certified.matrices.block_tridiagonal import plans, to_layer
 from specnorm.errors import GeometryError
 from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import spec_of_group
 from specnorm.search.smallest_singular_value import TUNING, SmallestBounds
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
     GeometryError
         If it has too many rows.
     """
-    group_spec = of_one_group(spec)
-    is_wide = has_fewer_rows(group_spec)
-    candidates = [plan for plan in plans(group_spec) if plan.blocks == 1 and plan.wide is is_wide]
+    group_spec = spec_of_group(spec)
+    rows_are_outputs = has_fewer_rows(group_spec)
+    candidates = [x for x in plans(group_spec) if x.blocks == 1 and x.rows_are_outputs == rows_are_outputs]
     plan = min(candidates, key=lambda plan: plan.work)
     if plan.size <= ROWS:
         return plan
@@ -70,7 +71,7 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
     xp = ops.xp
     kernel = problem.kernel
     groups = problem.spec.groups
-    group_spec = of_one_group(problem.spec)
+    group_spec = spec_of_group(problem.spec)
     plan = plan_of_own_matrix(problem.spec)
     parts = xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:]))
     layers = [Convolution(parts[group : group + 1, ...], group_spec, ops=ops) for group in range(groups)]

@@ -146,7 +146,7 @@ def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
         A problem of blocks (g, m, p, *kernel_shape).
     """
     xp = ops.xp
-    if uncut.has_unread_pixels(problem.spec):
+    if uncut.unread_pixels_make_smallest_zero(problem.spec):
         return SmallestBounds(*defects.smallest_with_unread_pixels(problem.spec), None, is_zero=True)
     blocks = arrays.tall(polyphase.trimmed(problem.kernel, ops=ops), xp=xp)
     if not bool(xp.any(blocks != 0)):

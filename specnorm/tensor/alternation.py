@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from specnorm import arrays
-from specnorm.tensor.form import Form, best
+from specnorm.tensor.form import Form, best_iterates
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class AlternationTuning(NamedTuple):
-    """When iterates are dropped and when the iteration stops. It affects time, and the distance from the maximum."""
+    """When iterates are dropped and when the iteration stops. They affect time, and the distance from the maximum."""
 
     halving: tuple[tuple[int, int], ...] = ((2, 8), (4, 4))
     """Pairs (sweeps, iterates): after so many sweeps, keep so many of the best iterates. Two sweeps are enough to rank
-    them roughly."""
+    them roughly. These sweeps are taken whatever the largest number of sweeps."""
     patience: float = 30
-    """An iterate that, with its last gain per sweep, would not reach the best one within so many sweeps does not keep
-    the iteration going."""
+    """The iteration goes on only while some iterate would reach the best one within this many sweeps at its last gain
+    per sweep."""
     largest_ratio: float = 0.97
     """Largest rate of convergence that an extrapolation assumes: it goes at most 32 times the last change ahead."""
     float32_tolerance: float = 2e-7
@@ -36,7 +36,7 @@ TUNING = AlternationTuning()
 def maximise(
     blocks: Array,
     v: Array,
-    modes: list[Array],
+    spatial_vectors: list[Array],
     max_iter: int,
     *,
     ops: ArrayOps,
@@ -48,7 +48,7 @@ def maximise(
     blocks : array, shape (b, m, p, *kernel_shape)
     v : array, shape (b, s, p)
         Right vectors of the starts.
-    modes : list of arrays, shape (b, s, k_j)
+    spatial_vectors : list of arrays, shape (b, s, k_j)
         Spatial vectors of the starts, one array for each axis.
     max_iter : int
         Largest number of sweeps.
@@ -58,24 +58,26 @@ def maximise(
     value : array, shape (b,)
         The form's value times the root of the number of taps, raised by its rounding.
     vectors : list of arrays
-        u, v and the outer product of the spatial vectors; shapes (b, m), (b, p) and (b, taps).
+        The conjugate of u, v, and the outer product w of the spatial vectors; shapes (b, m), (b, p) and (b, taps). With
+        the conjugate c of u, the gradient of the form is ``Re(conj(c) v w)``.
     sweeps : integer array, shape ()
         Number of sweeps taken.
     """
     xp = ops.xp
-    form, value, v, modes, count = alternate(blocks, v, modes, max_iter, ops=ops)
-    value, v, modes = best(value, v, modes, 1, xp=xp)
-    u, norm = form.left(v, form.weights(modes))
-    # Raised by the rounding of the last contraction: where TN equals sigma*, rounding alone would fall below it.
-    lift = math.sqrt(form.taps) * (1 + 8 * float(xp.finfo(blocks.dtype).eps))
-    vectors = [xp.conj(u[:, 0, :]), v[:, 0, :], form.weights(modes)[:, 0, :]]
-    return norm[:, 0] * lift, vectors, count
+    form, value, v, spatial_vectors, count = alternate(blocks, v, spatial_vectors, max_iter, ops=ops)
+    value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, 1, xp=xp)
+    u, norm = form.left(v, form.tap_weights(spatial_vectors))
+    # Raised by the rounding of the last contraction: otherwise, where TN equals sigma*, the rounded value could lie
+    # below sigma*.
+    scale_up = math.sqrt(form.taps) * (1 + 8 * float(xp.finfo(blocks.dtype).eps))
+    vectors = [xp.conj(u[:, 0, :]), v[:, 0, :], form.tap_weights(spatial_vectors)[:, 0, :]]
+    return norm[:, 0] * scale_up, vectors, count
 
 
 def alternate(
     blocks: Array,
     v: Array,
-    modes: list[Array],
+    spatial_vectors: list[Array],
     max_iter: int,
     *,
     ops: ArrayOps,
@@ -90,7 +92,7 @@ def alternate(
     form : Form
     value : array, shape (b, iterates)
         The form's values, without the root of the number of taps.
-    v, modes : array and list of arrays
+    v, spatial_vectors : array and list of arrays
         Right and spatial vectors of the remaining iterates.
     sweeps : integer array, shape ()
     """
@@ -100,13 +102,13 @@ def alternate(
     count = 0
     for sweeps, iterates in TUNING.halving:
         if v.shape[1] > iterates:
-            value, _, vectors, _ = _swept(form, value, [v, *modes], sweeps, ops=ops)
-            v, *modes = vectors
-            value, v, modes = best(value, v, modes, iterates, xp=xp)
+            value, _, vectors, _ = _swept(form, value, [v, *spatial_vectors], sweeps, ops=ops)
+            v, *spatial_vectors = vectors
+            value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, iterates, xp=xp)
             count += sweeps
     is_float32 = blocks.dtype == xp.float32
     tolerance = TUNING.float32_tolerance if is_float32 else TUNING.float64_tolerance
-    length = 1 + len(modes)
+    vector_count = 1 + len(spatial_vectors)
 
     # The state: number of sweeps, last relative gains, steps ahead for the extrapolation (in units of the last change),
     # values, vectors, and the vectors one sweep before.
@@ -118,8 +120,8 @@ def alternate(
 
     def sweep_three_times(state: tuple[Array, ...]) -> tuple[Array, ...]:
         count, _, steps_ahead, value, *all_vectors = state
-        vectors = all_vectors[:length]
-        previous = all_vectors[length:]
+        vectors = all_vectors[:vector_count]
+        previous = all_vectors[vector_count:]
         extrapolated = []
         for vector, previous_vector in zip(vectors, previous, strict=True):
             factor = xp.astype(steps_ahead, vector.dtype)[..., None]
@@ -138,10 +140,10 @@ def alternate(
         return (count + 3, gain, rate / (1 - rate), value, *vectors, *previous)
 
     sweeps_done = xp.full((), count, dtype=xp.int32, device=ops.device(blocks))
-    first_state = (sweeps_done, value * 0 + 1, value * 0, value, v, *modes, v, *modes)
+    first_state = (sweeps_done, value * 0 + 1, value * 0, value, v, *spatial_vectors, v, *spatial_vectors)
     sweeps_done, _, _, value, *all_vectors = ops.loop(continues, sweep_three_times, first_state)
-    v, *modes = all_vectors[:length]
-    return form, value, v, modes, sweeps_done
+    v, *spatial_vectors = all_vectors[:vector_count]
+    return form, value, v, spatial_vectors, sweeps_done
 
 
 def _swept(
@@ -161,17 +163,17 @@ def _swept(
     vectors, previous_vectors : lists of arrays
         The same for right and spatial vectors.
     """
-    length = len(vectors)
+    vector_count = len(vectors)
 
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
         value, _, *all_vectors = state
-        vectors = all_vectors[:length]
+        vectors = all_vectors[:vector_count]
         swept, new_value = form.sweep(vectors[0], vectors[1:])
         return (new_value, value, *form.split(swept), *vectors)
 
     first_state = (value, value, *vectors, *vectors)
     value, previous_value, *all_vectors = arrays.repeated(sweep, sweeps, first_state, ops=ops)
-    return value, previous_value, all_vectors[:length], all_vectors[length:]
+    return value, previous_value, all_vectors[:vector_count], all_vectors[vector_count:]
 
 
 def _relative_gain(value: Array, previous: Array, *, xp: Namespace) -> Array:

@@ -1,8 +1,8 @@
 """The multilinear form of the tensor norm, and the vectors from which it is maximised.
 
 The form is ``sum K[o,i,k,l] u_o v_i a_k b_l``, and the tensor norm is its largest modulus over unit vectors. u is the
-*left*, v the *right* vector; a, b, one for each spatial axis, are the *spatial vectors* or *modes*, and their outer
-product, with one entry for each tap, are the *weights*.
+*left*, v the *right* vector; a, b, one for each spatial axis, are the *spatial vectors*, and their outer product, with
+one entry for each tap, are the *tap weights*.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.problem.frequencies import coarse_grid
-from specnorm.tensor.one_set import best_modes, outer
+from specnorm.tensor.one_set import best_spatial_vectors, outer
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -49,22 +49,23 @@ class Form:
         self.lengths = tuple(sizes or [1])
         self.by_row = self.xp.reshape(blocks, (b, m, p * self.taps))
 
-    def weights(self, modes: list[Array]) -> Array:
+    def tap_weights(self, spatial_vectors: list[Array]) -> Array:
         """Outer product of the spatial vectors, shape (b, s, taps)."""
-        return outer(modes, xp=self.xp)
+        return outer(spatial_vectors, xp=self.xp)
 
-    def left(self, v: Array, weights: Array) -> tuple[Array, Array]:
+    def left(self, v: Array, tap_weights: Array) -> tuple[Array, Array]:
         """The u that maximises the form for the other vectors, shape (b, s, m), and the form's value, shape (b, s).
 
-        The form is linear in u. The conjugate of its coefficients, divided by their norm, is the maximiser.
+        The form is linear in u. The conjugate of its coefficients, which `_image` returns, is the maximiser, divided by
+        its norm.
         """
-        return arrays.unit(self._complex(self._image(v, weights)), xp=self.xp)
+        return arrays.unit(self._complex(self._image(v, tap_weights)), xp=self.xp)
 
-    def contracted_with_left(self, v: Array, weights: Array) -> Array:
+    def contracted_with_left(self, v: Array, tap_weights: Array) -> Array:
         """The kernel contracted with the left vector u that maximises the form, shape (b, s, p, taps)."""
         xp = self.xp
         sets = v.shape[1]
-        image = self._image(v, weights)
+        image = self._image(v, tap_weights)
         # The squared norms of the real parts, then those of the imaginary parts.
         squared_parts = xp.vecdot(image, image)
         norm_sq = squared_parts[:, :sets] + squared_parts[:, sets:]
@@ -72,7 +73,7 @@ class Form:
         u = image * xp.concat([inverse_norm, inverse_norm], axis=1)[..., None]
         return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps))
 
-    def right(self, by_tap: Array, modes: list[Array]) -> Array:
+    def right(self, by_tap: Array, spatial_vectors: list[Array]) -> Array:
         """The v that maximises the form for the other vectors, times the form's value, shape (b, s, p).
 
         Parameters
@@ -82,12 +83,12 @@ class Form:
         """
         xp = self.xp
         contracted = by_tap
-        for mode in reversed(modes):
-            by_last_axis = xp.reshape(contracted, (*by_tap.shape[:2], -1, mode.shape[2]))
-            contracted = xp.matmul(by_last_axis, mode[..., None])[..., 0]
+        for spatial_vector in reversed(spatial_vectors):
+            by_last_axis = xp.reshape(contracted, (*by_tap.shape[:2], -1, spatial_vector.shape[2]))
+            contracted = xp.matmul(by_last_axis, spatial_vector[..., None])[..., 0]
         return xp.conj(contracted)
 
-    def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, Array]:
+    def sweep(self, v: Array, spatial_vectors: list[Array]) -> tuple[Array, Array]:
         """Maximise over u; over each spatial vector, together with v; over v. The form never decreases.
 
         Returns
@@ -98,29 +99,31 @@ class Form:
             The form's value.
         """
         xp = self.xp
-        by_tap = self.contracted_with_left(v, self.weights(modes))
-        # With u contracted, the form is linear in v: v_i is multiplied by row i of `by_tap`, contracted with the modes.
-        # Where v is replaced by its maximiser for the present modes, a form in the spatial vectors alone is left.
-        image = self.right(by_tap, modes)
-        spatial_form = xp.matmul(image[:, :, None, :], by_tap)
+        by_tap = self.contracted_with_left(v, self.tap_weights(spatial_vectors))
+        # With u contracted, the form is linear in v: v_i is multiplied by row i of `by_tap`, contracted with the
+        # spatial vectors. Where v is replaced by its maximiser for the present spatial vectors, a form in these alone
+        # is left.
+        right_image = self.right(by_tap, spatial_vectors)
+        spatial_form = xp.matmul(right_image[:, :, None, :], by_tap)
         spatial_form = xp.reshape(spatial_form, (*v.shape[:2], *self.lengths))
-        modes = best_modes(spatial_form, modes, leading=2, xp=xp)  # two leading axes: blocks and sets
-        # As a stack with one leading axis, since compilers produce faster code for that than for two.
-        unit_v, value = arrays.unit(xp.reshape(self.right(by_tap, modes), (-1, self.p)), xp=xp)
-        return xp.concat([xp.reshape(unit_v, v.shape), *modes], axis=2), xp.reshape(value, v.shape[:2])
+        # The two leading axes are blocks and sets.
+        spatial_vectors = best_spatial_vectors(spatial_form, spatial_vectors, leading=2, xp=xp)
+        # Reshape to one leading axis: compilers produce faster code for that than for two.
+        unit_v, value = arrays.unit(xp.reshape(self.right(by_tap, spatial_vectors), (-1, self.p)), xp=xp)
+        return xp.concat([xp.reshape(unit_v, v.shape), *spatial_vectors], axis=2), xp.reshape(value, v.shape[:2])
 
     def split(self, vectors: Array) -> list[Array]:
         """Split concatenated vectors (b, s, p + sum of lengths) into right vectors and spatial vectors."""
         ends = itertools.accumulate([self.p, *self.lengths])
         return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
 
-    def _image(self, v: Array, weights: Array) -> Array:
-        """The conjugate of the kernel contracted with v and the weights, as parts (b, 2 s, m) (see the class).
+    def _image(self, v: Array, tap_weights: Array) -> Array:
+        """The conjugate of the kernel contracted with v and the tap weights, as parts (b, 2 s, m) (see the class).
 
         The kernel is the left factor, since BLAS takes 1.5 times as long if the transposed factor is on the right.
         """
         xp = self.xp
-        pairs = xp.conj(v)[..., None] * xp.conj(weights)[:, :, None, :]
+        pairs = xp.conj(v)[..., None] * xp.conj(tap_weights)[:, :, None, :]
         pairs = xp.reshape(pairs, (*v.shape[:2], self.p * self.taps))
         parts = xp.concat([xp.real(pairs), xp.imag(pairs)], axis=1)
         return xp.matrix_transpose(xp.matmul(self.by_row, xp.matrix_transpose(parts)))
@@ -152,36 +155,38 @@ def starts(
         constant = ops.from_numpy(x, blocks)
         return xp.broadcast_to(constant, (b, *constant.shape[1:]))
 
-    v, *modes = (for_each_block(x) for x in _coarse_waves(seed, p, tuple(sizes), dtype))
+    v, *spatial_vectors = (for_each_block(x) for x in _coarse_waves(seed, p, tuple(sizes), dtype))
     form = Form(blocks, ops=ops)
-    by_tap = form.contracted_with_left(v, form.weights(modes))
-    v, value = arrays.unit(form.right(by_tap, modes), xp=xp)
-    _, v, modes = best(value, v, modes, count, xp=xp)
+    by_tap = form.contracted_with_left(v, form.tap_weights(spatial_vectors))
+    v, value = arrays.unit(form.right(by_tap, spatial_vectors), xp=xp)
+    _, v, spatial_vectors = best_iterates(value, v, spatial_vectors, count, xp=xp)
     if sizes and random_count:
-        random_v, *random_modes = (for_each_block(x) for x in _random(seed, random_count, p, tuple(sizes), dtype))
+        random_v, *random_vectors = (for_each_block(x) for x in _random(seed, random_count, p, tuple(sizes), dtype))
         v = xp.concat([v, random_v], axis=1)
-        modes = [xp.concat([mode, random], axis=1) for mode, random in zip(modes, random_modes, strict=True)]
-    return v, modes
+        pairs = zip(spatial_vectors, random_vectors, strict=True)
+        spatial_vectors = [xp.concat(list(pair), axis=1) for pair in pairs]
+    return v, spatial_vectors
 
 
-def best(
+def best_iterates(
     value: Array,
     v: Array,
-    modes: list[Array],
+    spatial_vectors: list[Array],
     count: int,
     *,
     xp: Namespace,
 ) -> tuple[Array, Array, list[Array]]:
     """Values (b, s) and vectors of the ``count`` iterates of each block with the largest values."""
     if count >= value.shape[1]:
-        return value, v, modes
+        return value, v, spatial_vectors
     largest = xp.argsort(value, axis=1, descending=True)[:, :count]
 
     def of_largest(x: Array) -> Array:
         index = xp.broadcast_to(largest[:, :, None], (*largest.shape, x.shape[2]))
         return xp.take_along_axis(x, index, axis=1)
 
-    return xp.take_along_axis(value, largest, axis=1), of_largest(v), [of_largest(mode) for mode in modes]
+    largest_values = xp.take_along_axis(value, largest, axis=1)
+    return largest_values, of_largest(v), [of_largest(vector) for vector in spatial_vectors]
 
 
 @functools.lru_cache(maxsize=256)
@@ -196,7 +201,7 @@ def _coarse_waves(
     Arrays (1, s, n) on the host.
     """
     angles = coarse_grid(sizes).angles
-    return units([arrays.random_vectors(seed, (len(angles), p)), *waves(angles, sizes)], dtype)
+    return unit_rows([arrays.random_vectors(seed, (len(angles), p)), *waves(angles, sizes)], dtype)
 
 
 @functools.lru_cache(maxsize=256)
@@ -209,7 +214,7 @@ def _random(
 ) -> tuple[np.ndarray, ...]:
     """Random right vectors and spatial vectors; arrays (1, count, n) on the host."""
     vectors = [arrays.random_vectors(seed + 1 + j, (count, length)) for j, length in enumerate([p, *sizes])]
-    return units(vectors, dtype)
+    return unit_rows(vectors, dtype)
 
 
 def waves(angles: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
@@ -219,7 +224,7 @@ def waves(angles: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
     return [np.exp(1j * np.outer(angles[:, axis], np.arange(size))) for axis, size in enumerate(sizes)]
 
 
-def units(vectors: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
+def unit_rows(vectors: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
     """Divide the rows of arrays (s, n) by their norms; return arrays (1, s, n)."""
     unit_vectors = (rows / np.linalg.norm(rows, axis=-1, keepdims=True) for rows in vectors)
     return tuple(rows.astype(dtype)[None, ...] for rows in unit_vectors)

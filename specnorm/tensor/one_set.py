@@ -1,4 +1,4 @@
-"""Alternating maximisation with one set of vectors for each kernel, which follows the weights in training.
+"""Alternating maximisation with one set of vectors for each kernel, which follows the kernel in training.
 
 A step takes only about twenty calls of the array library. The vectors are named in `specnorm.tensor.form`.
 """
@@ -23,25 +23,25 @@ class Step(NamedTuple):
     ----------
     value : array, shape (...)
         The form's value, without the root of the number of taps.
-    rows : array, shape (..., m, 2)
+    left_pair : array, shape (..., m, 2)
         Left vector, as real and imaginary part.
-    modes : list of complex arrays, shape (..., k_j)
-        Spatial vectors. The next step begins with these and ``rows``.
-    columns : array, shape (..., 2, p * taps)
+    spatial_vectors : list of complex arrays, shape (..., k_j)
+        Spatial vectors. The next step begins with these and ``left_pair``.
+    right_pair : array, shape (..., 2, p * taps)
         Outer product of the right vector and the spatial vectors, as real part and negative imaginary part:
-        ``rows @ columns`` is the gradient of the value.
+        ``left_pair @ right_pair`` is the gradient of the value.
     """
 
     value: Array
-    rows: Array
-    modes: list[Array]
-    columns: Array
+    left_pair: Array
+    spatial_vectors: list[Array]
+    right_pair: Array
 
 
 def step(
     kernels: Array,
-    rows: Array,
-    modes: list[Array],
+    left_pair: Array,
+    spatial_vectors: list[Array],
     sweeps: int,
     *,
     join: Callable[[Array, Array], Array],
@@ -53,9 +53,9 @@ def step(
     ----------
     kernels : array, shape (..., m, p * taps)
         Real.
-    rows : array, shape (..., m, 2)
+    left_pair : array, shape (..., m, 2)
         Left vector, as real and imaginary part.
-    modes : list of complex arrays, shape (..., k_j)
+    spatial_vectors : list of complex arrays, shape (..., k_j)
         Spatial vectors.
     sweeps : int
         0: maximise over v alone, once.
@@ -63,24 +63,24 @@ def step(
         Makes a complex array from its real and imaginary part.
     """
     leading_shape = kernels.shape[:-2]
-    sizes = [mode.shape[-1] for mode in modes]
+    sizes = [spatial_vector.shape[-1] for spatial_vector in spatial_vectors]
     taps = math.prod(sizes)
-    weights = outer(modes, xp=xp)
-    moves_all = sweeps > 0
+    tap_weights = outer(spatial_vectors, xp=xp)
+    moves_all_vectors = sweeps > 0
     for _ in range(max(sweeps, 1)):
         # The kernel contracted with u, shape (..., p, taps).
-        planes = xp.matmul(xp.matrix_transpose(rows), kernels)
-        contracted = xp.reshape(join(planes[..., 0, :], planes[..., 1, :]), (*leading_shape, -1, taps))
-        conjugate_v, value = _unit(xp.matmul(contracted, weights[..., None]), 2, xp=xp)
-        if moves_all and taps > 1:
+        real_and_imag = xp.matmul(xp.matrix_transpose(left_pair), kernels)
+        contracted = xp.reshape(join(real_and_imag[..., 0, :], real_and_imag[..., 1, :]), (*leading_shape, -1, taps))
+        conjugate_v, value = _unit(xp.matmul(contracted, tap_weights[..., None]), 2, xp=xp)
+        if moves_all_vectors and taps > 1:
             spatial_form = xp.matmul(xp.matrix_transpose(xp.conj(conjugate_v)), contracted)
             spatial_form = xp.reshape(spatial_form, (*leading_shape, *sizes))
-            modes = best_modes(spatial_form, modes, len(leading_shape), xp=xp)
-            weights = outer(modes, xp=xp)
-        columns = _columns(conjugate_v, weights, xp=xp)
-        if moves_all:
-            rows, value = _unit(xp.matmul(kernels, xp.matrix_transpose(columns)), 2, xp=xp)
-    return Step(xp.reshape(value, leading_shape), rows, modes, columns)
+            spatial_vectors = best_spatial_vectors(spatial_form, spatial_vectors, len(leading_shape), xp=xp)
+            tap_weights = outer(spatial_vectors, xp=xp)
+        right_pair = _right_pair(conjugate_v, tap_weights, xp=xp)
+        if moves_all_vectors:
+            left_pair, value = _unit(xp.matmul(kernels, xp.matrix_transpose(right_pair)), 2, xp=xp)
+    return Step(xp.reshape(value, leading_shape), left_pair, spatial_vectors, right_pair)
 
 
 def _unit(x: Array, axes: int, *, xp: Namespace) -> tuple[Array, Array]:
@@ -95,46 +95,53 @@ def _unit(x: Array, axes: int, *, xp: Namespace) -> tuple[Array, Array]:
     return x / (norm + _LEAST_NORM), norm
 
 
-def outer(modes: list[Array], *, xp: Namespace) -> Array:
+def outer(spatial_vectors: list[Array], *, xp: Namespace) -> Array:
     """Outer product of the spatial vectors, flattened: shape (..., taps)."""
-    product = modes[0]
-    for mode in modes[1:]:
-        product = xp.reshape(product[..., :, None] * mode[..., None, :], (*product.shape[:-1], -1))
+    product = spatial_vectors[0]
+    for spatial_vector in spatial_vectors[1:]:
+        product = xp.reshape(product[..., :, None] * spatial_vector[..., None, :], (*product.shape[:-1], -1))
     return product
 
 
-def _columns(conjugate_v: Array, weights: Array, *, xp: Namespace) -> Array:
-    """`Step.columns`, from the conjugate right vector (..., p, 1) and the weights (..., taps)."""
-    conjugate = conjugate_v * xp.conj(weights)[..., None, :]
+def _right_pair(conjugate_v: Array, tap_weights: Array, *, xp: Namespace) -> Array:
+    """`Step.right_pair`, from the conjugate right vector (..., p, 1) and the tap weights (..., taps)."""
+    conjugate = conjugate_v * xp.conj(tap_weights)[..., None, :]
     flat = xp.reshape(conjugate, (*conjugate.shape[:-2], -1))
     return xp.stack([xp.real(flat), xp.imag(flat)], axis=-2)
 
 
-def best_modes(spatial_form: Array, modes: list[Array], leading: int, *, xp: Namespace) -> list[Array]:
+def best_spatial_vectors(
+    spatial_form: Array,
+    spatial_vectors: list[Array],
+    leading: int,
+    *,
+    xp: Namespace,
+) -> list[Array]:
     """Maximise a multilinear form of the spatial vectors alone over one of them after the other.
 
     Parameters
     ----------
     spatial_form : array, shape (*leading axes, *sizes)
         Its coefficients.
-    modes : list of arrays
+    spatial_vectors : list of arrays
         The spatial vectors before.
     leading : int
         Number of leading axes.
     """
-    modes = list(modes)
-    count = len(modes)
+    spatial_vectors = list(spatial_vectors)
+    count = len(spatial_vectors)
     for axis in range(count):
+        # `Any`: the Protocol of arrays does not know indices that are built from tuples.
         contracted: Any = spatial_form
         # Contract all other axes, the last one first. An axis behind `axis` is then the last one, an axis before it
         # the last but one.
         for other in reversed(range(count)):
             other_axes = (None,) * (contracted.ndim - leading - 2)
             if other > axis:
-                column = modes[other][(..., *other_axes, slice(None), None)]
+                column = spatial_vectors[other][(..., *other_axes, slice(None), None)]
                 contracted = xp.matmul(contracted, column)[..., 0]
             elif other < axis:
-                row = modes[other][(..., *other_axes, None, slice(None))]
+                row = spatial_vectors[other][(..., *other_axes, None, slice(None))]
                 contracted = xp.matmul(row, contracted)[..., 0, :]
-        modes[axis], _ = _unit(xp.conj(contracted), 1, xp=xp)
-    return modes
+        spatial_vectors[axis], _ = _unit(xp.conj(contracted), 1, xp=xp)
+    return spatial_vectors

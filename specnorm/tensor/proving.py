@@ -11,7 +11,7 @@ from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import top_triple_at
 from specnorm.search.result import SearchResult
-from specnorm.tensor.form import units, waves
+from specnorm.tensor.form import unit_rows, waves
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -46,15 +46,36 @@ class Proof:
     Parameters
     ----------
     factor : float
-        The factor times the value was to be proven, or is proven.
+        What was proven, or tried, is that ``factor`` times the value bounds the norm.
     proven : bool
-    refuted : SearchResult or None
+        Whether it was proven.
+    refutation : SearchResult or None
         A search that found a frequency at which the norm is above ``factor`` times the value.
     """
 
     factor: float
     proven: bool
-    refuted: SearchResult | None = None
+    refutation: SearchResult | None = None
+
+
+class Maximiser(NamedTuple):
+    """The best value of the form for some layers, and the vectors there; all arrays have a leading axis of layers.
+
+    Parameters
+    ----------
+    value : array, shape (l,)
+        TN as computed.
+    u, v, tap_weights : arrays, shapes (l, m), (l, p) and (l, taps)
+        Vectors as `alternation.maximise` returns them: u is conjugate.
+    group : integer array, shape (l,)
+        The block of the layer that attains the value.
+    """
+
+    value: Array
+    u: Array
+    v: Array
+    tap_weights: Array
+    group: Array
 
 
 Maximise: TypeAlias = "Callable[[Array, Array, list[Array]], tuple[Array, list[Array], Array]]"
@@ -62,16 +83,16 @@ Maximise: TypeAlias = "Callable[[Array, Array, list[Array]], tuple[Array, list[A
 fixed largest number of sweeps."""
 
 
-def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
+def prove(search: Search, value: float, *, try_value_itself: bool = True) -> Proof:
     """Prove that a value, or else ``LIFT`` times it, bounds the norm at every frequency.
 
     Parameters
     ----------
-    plain : bool
+    try_value_itself : bool
         Whether to try the value itself first.
     """
     cover = torus(search.blocks.shape[3:])
-    attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if plain else []
+    attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if try_value_itself else []
     for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
         result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
         if result.upper is not None:
@@ -81,15 +102,15 @@ def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
     return Proof(LIFT, False)
 
 
-def certified(
+def prove_or_restart(
     blocks: Array,
-    maximiser: list[Array],
+    maximiser: Maximiser,
     maximise: Maximise,
     *,
     seed: int,
     clock: Clock,
     ops: ArrayOps,
-) -> tuple[list[Array], float, bool]:
+) -> tuple[Maximiser, float, bool]:
     """Prove ``sigma* <= factor * value`` for the blocks of one layer.
 
     If a frequency refutes the value, the maximisation restarts from there and reaches a larger value. A value equal to
@@ -98,8 +119,8 @@ def certified(
     Parameters
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
-    maximiser : list of arrays
-        Value, u, v, weights and block index; leading axis 1.
+    maximiser : Maximiser
+        The best value of this one layer.
     maximise : callable
         Used for restarts.
     seed : int
@@ -109,30 +130,33 @@ def certified(
 
     Returns
     -------
-    maximiser : list of arrays
-        The given one, or that of the last restart.
+    maximiser : Maximiser
+        The argument, or that of the last restart.
     factor : float
         1 or ``LIFT``.
     proven : bool
         Whether ``factor`` times the value is proven.
     """
     xp = ops.xp
-    if not float(maximiser[0][0]) > 0:
+    if not float(maximiser.value[0]) > 0:
+        # The kernel is zero, and so is its norm.
         return maximiser, 1.0, True
-    wide = xp.astype(polyphase.trimmed(blocks, ops=ops), xp.float64)
-    search = Search(wide, seed=seed, clock=clock, ops=ops)
+    without_zero_borders = polyphase.trimmed(blocks, ops=ops)
+    search = Search(xp.astype(without_zero_borders, xp.float64), seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
-        proof = prove(search, float(maximiser[0][0]))
-        if proof.refuted is None:
+        proof = prove(search, float(maximiser.value[0]))
+        if proof.refutation is None:
             return maximiser, proof.factor, proof.proven
-        block = blocks[proof.refuted.block : proof.refuted.block + 1, ...]
-        value, vectors, _ = maximise(block, *_fourier_start(block, proof.refuted.frequency, ops=ops))
-        if not float(value[0]) > float(maximiser[0][0]):
-            # The norm that refutes the value exceeds it by no more than rounding.
+        group = proof.refutation.block
+        block = blocks[group : group + 1, ...]
+        value, (u, v, tap_weights), _ = maximise(block, *_fourier_start(block, proof.refutation.frequency, ops=ops))
+        if not float(value[0]) > float(maximiser.value[0]):
+            # The norm that refutes the value exceeds it by no more than rounding. So ``LIFT`` times it may be proven.
             break
-        maximiser = [value, *vectors, xp.full_like(maximiser[-1], proof.refuted.block)]
-    # Every value was refuted but the last one, which was not tried, or which is below the norm by rounding only.
-    return maximiser, LIFT, prove(search, float(maximiser[0][0]), plain=False).proven
+        maximiser = Maximiser(value, u, v, tap_weights, xp.full_like(maximiser.group, group))
+    # If the loop ended without a break, the value of the last restart has not been tried. Of either value, only
+    # ``LIFT`` times it is tried now.
+    return maximiser, LIFT, prove(search, float(maximiser.value[0]), try_value_itself=False).proven
 
 
 def _fourier_start(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
@@ -140,5 +164,5 @@ def _fourier_start(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tu
     xp = ops.xp
     _, v, _, _ = top_triple_at(block, frequency, ops=ops)
     dtype = "complex128" if block.dtype == xp.float64 else "complex64"
-    modes = units(waves(frequency.angles, tuple(block.shape[3:])), dtype)
-    return v[:, None, :], [ops.from_numpy(x, block) for x in modes]
+    spatial_vectors = unit_rows(waves(frequency.angles, tuple(block.shape[3:])), dtype)
+    return v[:, None, :], [ops.from_numpy(x, block) for x in spatial_vectors]

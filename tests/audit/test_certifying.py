@@ -83,7 +83,7 @@ def test_an_audit_writes_what_both_programs_prove(tmp_path: Path, capsys: pytest
     for claim in claims:
         lower = rows[claim.statement["name"]]["lower"]
         assert lower <= float.fromhex(claim.statement["upper"]) <= lower * 1.0105
-        assert claim.completion.dtype == np.int16
+        assert np.asarray(claim.completion).dtype == np.int16
     assert proof.stat().st_size < 2.1 * RESNET.stat().st_size
     assert cli.run(["verify", str(proof), str(RESNET)]) == 0
     by_verify = capsys.readouterr().out.splitlines()

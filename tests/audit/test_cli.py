@@ -152,8 +152,8 @@ def test_jobs_give_the_same_rows(
     """Bit for bit, as many processes as there are, and none; of kernels too that BLAS has more than a thread for."""
     large = files.save_npz(tmp_path / "large.npz", {"fc": np.random.default_rng(0).standard_normal((1100, 960))})
     reports = []
-    for jobs, worth in ((["--jobs", "1"], 1), (["--jobs", "2"], 1), ([], cli.WORTH)):
-        monkeypatch.setattr(cli, "WORTH", worth)
+    for jobs, worth in ((["--jobs", "1"], 1), (["--jobs", "2"], 1), ([], cli.LEAST_BYTES_FOR_WORKERS)):
+        monkeypatch.setattr(cli, "LEAST_BYTES_FOR_WORKERS", worth)
         assert cli.run(["audit", str(model), str(large), "--format", "json", *jobs]) == 0
         reports.append(json.loads(capsys.readouterr().out))
     assert all(report == reports[0] for report in reports)

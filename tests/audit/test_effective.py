@@ -272,7 +272,7 @@ def test_weights_are_assumed_to_be_used_as_they_are_stored(tmp_path: Path) -> No
     path = files.save_npz(tmp_path / "m.npz", {"a.weight": _drawn(4, 3, 3, 3), "b.weight": _drawn(4, 3)})
     report = audit(path)
     assert all(AS_STORED in row.assumed for row in report.layers)
-    assert "Weights are taken as used as they are stored" in str(report)
+    assert "It is assumed that the model uses weights as they are stored" in str(report)
     assert str(report).count("Assumed") == 1
 
 
@@ -309,4 +309,4 @@ def test_no_certificate_of_a_weight_that_the_file_does_not_hold(tmp_path: Path) 
     report = audit(files.save_npz(tmp_path / "m.npz", arrays), certificate=True)
     assert report.certificate is not None
     assert [claim.statement["tensor"] for claim in report.certificate.claims] == ["b.weight"]
-    assert report.unstated == ("a.weight: its weight is computed from others, and none that the file holds.",)
+    assert report.without_claim == ("a.weight: its weight is computed from others, and none that the file holds.",)

@@ -70,7 +70,7 @@ def test_a_worker_that_dies_loses_its_layer_alone() -> None:
         report = audit(arrays, executor=pool)
     _assert_complete(report, arrays, plain)
     reasons = [row.reason for row in report.layers]
-    assert reasons.pop(2) == "the process that measures it dies: SIGKILL, often for lack of memory."
+    assert reasons.pop(2) == "the process that measures it died: SIGKILL, often for lack of memory."
     assert reasons == [None] * 5
 
 

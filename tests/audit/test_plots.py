@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from specnorm_audit import audit, plots, render
-from specnorm_audit.rows import STANDARD
+from specnorm_audit.rows import USUAL_COLUMNS
 
 from audit import files
 
@@ -37,7 +37,7 @@ def _line_through(values: Sequence[float], places: Sequence[float]) -> float:
 # -- the intervals ---------------------------------------------------------------------------------------------------
 def test_marks_stand_where_the_numbers_say() -> None:
     arrays = {**files.kernels(), "zero": np.zeros((2, 2)), "bad": np.full((2, 2), np.nan)}
-    report = audit(arrays, input_shape=8, methods=(*STANDARD, "circular"))
+    report = audit(arrays, input_shape=8, methods=(*USUAL_COLUMNS, "circular"))
     svg = plots.draw([report], "svg")
     good = report.layers[:3]
     values, places, heights = [], [], []

@@ -58,7 +58,7 @@ def test_signatures_are_no_readable_kind(content: bytes, kind: bytes) -> None:
     except ModelFileError:
         readable = False
     if readable:
-        assert signatures.told_by_content(content) is None or content[:1] == b"{"
+        assert signatures.advice_by_content(content) is None or content[:1] == b"{"
     with pytest.raises(ModelFileError):
         sniff(io.BytesIO(kind + content))
 

@@ -1,7 +1,7 @@
 """Bounds of published networks by each method, and what they cost: ``python -m bench networks --out FILE``.
 
 Each is measured in a process of its own. Lines that are in the file stay but for those that are measured anew;
-``python -m bench networks-page`` makes both tables of docs/benchmarks/networks.md from its committed lines.
+``python -m bench networks-page`` makes the tables of docs/benchmarks/networks.md from its committed lines.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ METHODS = ("product", "scaled", "multipliers")
 MIB = 2**20
 
 
-def three_convolutions() -> nn.Module:
+def three_convolutions() -> nn.Sequential:
     """The chain of docs/networks.md: weights sin(j^2 + layer), no biases."""
     widths = (1, 8, 8, 1)
     layers: list[nn.Module] = []
@@ -43,7 +44,9 @@ def three_convolutions() -> nn.Module:
         weight = layer.weight
         weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + number).reshape(weight.shape))
         layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1]).eval()
+    chain = nn.Sequential(*layers[:-1])
+    chain.eval()
+    return chain
 
 
 def published(name: str) -> Graph:
@@ -61,7 +64,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
 TITLES = {
     "three": "three 3x3 convolutions, 1 → 8 → 8 → 1 channels, weights sin(j²), ReLU between",
     "constrained": "eight 3x3 convolutions of 16 channels, trained to denoise a photograph with each kept at norm 1",
-    "resnet20": "ResNet-20 for CIFAR-10: 19 convolutions, batch norm, shortcuts of option A, head",
+    "resnet20": "ResNet-20 for CIFAR-10: 19 convolutions, batch norm, shortcuts without weights, head",
     "dncnn25": "DnCNN: 17 convolutions, the noise in an image",
     "x - dncnn25": "x - DnCNN(x), the image without it",
     "rfb320": "face detector RFB-320: 52 convolutions, branches, softmax; multipliers cut short",
@@ -109,10 +112,14 @@ def peak() -> int:
 
 # -- the page ----------------------------------------------------------------------------------------------------------
 def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
-    """Put both tables of the lines into the page."""
+    """Put the tables of the lines into the page."""
     rows = {(row["network"], row["method"]): row for row in facts.read(source)}
     text = page.read_text(encoding="utf-8")
-    for name, lines in (("bounds", bounds(rows)), ("costs", costs(rows))):
+    parts = {
+        "bounds": bounds(rows), "costs": costs(rows), "dense": dense(list(rows.values())),
+        "measured": measured_on([rows[key] for key in rows if key[0] in TITLES]),
+    }  # fmt: skip
+    for name, lines in parts.items():
         text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", lines)
     page.write_text(text, encoding="utf-8")
 
@@ -125,13 +132,14 @@ def bounds(rows: Rows) -> str:
     lines = []
     for name, title in TITLES.items():
         product, scaled, multipliers = (rows[name, method]["value"] for method in METHODS)
-        others = [f"{told(value)} (1/{told(product / value)})" for value in (scaled, multipliers)]
-        lines.append([title, told(product), *others, told(rows[name, "below"]["value"])])
+        others = [f"{bound_up(value)} (1/{told(product / value)})" for value in (scaled, multipliers)]
+        below = told(rows[name, "below"]["value"], ROUND_FLOOR)
+        lines.append([f"{name}: {title}", bound_up(product), *others, below])
     return table(["network", "Product", "Scaled", "Multipliers", "reached from below"], lines)
 
 
 def costs(rows: Rows) -> str:
-    """Return the table of seconds and memory."""
+    """Return the table of seconds and memory, and the machine of each."""
     lines = []
     for name in TITLES:
         cells = []
@@ -139,13 +147,66 @@ def costs(rows: Rows) -> str:
             row = rows[name, method]
             memory = (row["peak"] - row["before"]) / MIB
             cells.append(f"{span(row['processor'])}, {memory:.0f} MiB")
-        lines.append([name, *cells])
-    return table(["", *(method.capitalize() for method in METHODS)], lines)
+        lines.append([name, *cells, machines(rows, name)])
+    return table(["", *(method.capitalize() for method in METHODS), "machine"], lines)
 
 
-def told(value: float) -> str:
+OTHERS = {"ECLipsE_Fast": "ECLipsE-Fast", "ECLipsE": "ECLipsE", "ECLipsE, Clarabel": "with Clarabel"}
+"""Programs of others that bound dense networks, and what the page calls them."""
+
+
+def dense(rows: list[Row]) -> str:
+    """Return the table of dense networks; the values that are proven are rounded up."""
+    lines = []
+    dense_rows = [row for row in rows if row["method"] == "dense"]
+    for row in dense_rows:
+        mine = row["specnorm"]
+        optimum = row["LipSDP"]["value"] if "LipSDP" in row else None
+        lipsdp = "-" if optimum is None else f"{told(optimum)} (+{mine['value'] / optimum - 1:.3%})"
+        jacobian, *local = (at["value"] for at in row["near"])
+        lines.append([
+            row["network"], bound_up(row["product"]["value"]), f"{bound_up(mine['value'])}, {span(mine['processor'])}",
+            *(of_others(row.get(key)) for key in OTHERS), lipsdp, told(jacobian), *map(bound_up, local),
+        ])  # fmt: skip
+    radii = [f"local, r = {at['radius']:g}" for at in dense_rows[-1]["near"][1:]]
+    return table(["widths", "product", "specnorm", *OTHERS.values(), "LipSDP", "Jacobian", *radii], lines)
+
+
+def of_others(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    seconds = "< 10 ms" if row["processor"] < 0.01 else span(row["processor"])
+    return f"{'gave up' if row['fell_back'] else told(row['value'])}, {seconds}"
+
+
+def measured_on(rows: list[Row]) -> str:
+    """Say when, at which commits, where and with which versions the lines were measured."""
+    dates, commits, machines_ = ([row[key] for row in rows] for key in ("date", "commit", "machine"))
+    versions = sorted({f"{name} {version}" for row in rows for name, version in row["versions"].items()})
+    return (
+        f"The lines were measured from {min(dates)} to {max(dates)}, at commits {', '.join(dict.fromkeys(commits))}, "
+        f"on {' and '.join(sorted(set(machines_)))}; {', '.join(versions)}."
+    )
+
+
+def machines(rows: Rows, name: str) -> str:
+    """Return the processor; if the methods were measured on several, each with its methods."""
+    methods: dict[str, list[str]] = {}
+    for method in METHODS:
+        methods.setdefault(rows[name, method]["machine"].partition(",")[0], []).append(method.capitalize())
+    if len(methods) == 1:
+        return next(iter(methods))
+    return "; ".join(f"{', '.join(named)}: {machine}" for machine, named in methods.items())
+
+
+def bound_up(value: float) -> str:
+    return told(value, ROUND_CEILING)
+
+
+def told(value: float, rounding: str = ROUND_HALF_EVEN) -> str:
     """Return three digits of a number, large ones with an exponent."""
-    number = float(f"{value:.3g}")
+    exact = Decimal(value)
+    number = float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), rounding=rounding))
     if number >= 1e5:
         return f"{number:.2e}".replace("e+0", "e").replace("e+", "e")
     return f"{number:,.0f}" if number >= 1000 else f"{number:g}"

@@ -50,14 +50,9 @@ def test_certificates_of_reference_networks_are_proven_and_close(case: dict[str,
 def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript", reason="networks of torch: pip install onnxscript")
-    nn = torch.nn
-    chain = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1),
-        nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(3, 2),
-    ).eval()  # fmt: skip
-    for at, weight in enumerate(p for p in chain.parameters() if p.ndim > 1):
-        weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
+    from networks.small_networks import chain as build_chain
+
+    chain = build_chain()
     found: Any = network_bound(chain, (1, 12, 12))
     found.certificate().save(tmp_path / "proof.npz")
     number, parts = stated(found.certificate())
@@ -95,24 +90,11 @@ def test_proven_constants_of_the_page_are_rounded_up(name: str) -> None:
 
 
 def test_a_residual_block_is_one_part() -> None:
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     pytest.importorskip("onnxscript", reason="networks of torch: pip install onnxscript")
-    nn = torch.nn
+    from networks.small_networks import residual_block
 
-    class Block(nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.Sequential(
-                nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
-            )
-
-        def forward(self, x: Any) -> Any:
-            short = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
-            return torch.relu(short + self.inner(x))
-
-    block = Block().eval()
-    for at, weight in enumerate(p for p in block.parameters() if p.ndim > 1):
-        weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape) / 3)
+    block = residual_block()
     found: Any = network_bound(block, (2, 8, 8))
     number, parts = stated(found.certificate())
     by_channels = present(bounded(network_graph(block, (2, 8, 8)), Measure(), Multipliers()).upper)
@@ -122,14 +104,12 @@ def test_a_residual_block_is_one_part() -> None:
 
 @pytest.mark.nightly
 def test_a_certificate_of_a_jax_function_is_proven() -> None:
-    jax = pytest.importorskip("jax")
+    pytest.importorskip("jax")
+    pytest.importorskip("torch")
     pytest.importorskip("jax2onnx", reason="networks of JAX: pip install jax2onnx")
-    k, w = (np.sin(np.arange(72.0).reshape(4, 2, 3, 3)).astype(np.float32), np.eye(4, 3, dtype=np.float32))
+    from networks.small_networks import function_of_jax
 
-    def f(x: Any) -> Any:
-        return jax.nn.relu(jax.lax.conv_general_dilated(x, k, (1, 1), "SAME")).mean((2, 3)) @ w
-
-    found: Any = network_bound(f, (2, 6, 6))
+    found: Any = network_bound(function_of_jax, (2, 6, 6))
     certificate = found.certificate()
     (verdict,) = specnorm_check.check(certificate.claims, {}, certificate.model)
     assert verdict.reason == ""

@@ -22,7 +22,7 @@ from specnorm_numpy.namespace import NAMESPACE
 import specnorm
 from specnorm import backends, types
 from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Power, TensorNorm
-from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
+from specnorm.methods.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 from specnorm.runtime import program as programs
 from specnorm.runtime.program import Program, program_for
 
@@ -61,8 +61,8 @@ BACKWARDS: dict[str, tuple[Method, dict[str, Any]]] = {
     "fft": (ExactFFT(), {"input_shape": 8, **CIRCULAR}),
     "power": (Power(n_iter=4), {"input_shape": 8, **CIRCULAR}),
     "matrix norm": (MatrixNorm(), {}),
-    "power iteration": (PowerIteration(n_iter=4), {}),
-    "Gram iteration of a matrix": (GramIteration(), {}),
+    "power iteration": (MatrixPowerIteration(n_iter=4), {}),
+    "Gram iteration of a matrix": (MatrixGramIteration(), {}),
 }
 
 

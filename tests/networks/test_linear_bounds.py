@@ -128,6 +128,30 @@ def test_a_linear_map_on_ball_and_box_is_exact() -> None:
         assert least - 0.05 <= both <= least
 
 
+def false_offsets_on_tiny_balls() -> int:
+    """How many of 200 lower bounds of c x on balls whose squared radius underflows are above -|c| times the radius."""
+    numbers = np.random.default_rng(2)
+    none = np.zeros((1, 3))
+    count = 0
+    for _ in range(200):
+        radius = float(10 ** numbers.uniform(-163, -158))
+        strips = Strips(np.zeros(3), radius * np.array([[-1.0] * 3, [1.0] * 3]), np.ones((1, 3)), none, none)
+        function = FunctionOnBox(np.arange(3), radius, strips, none[0], none[0], none[0])
+        c = numbers.normal(size=(1, 3))
+        best_multiplier = np.array([[np.linalg.norm(c) / radius]])
+        (offset,), _ = linear_bounds.offsets_by_parabolas(c, none, best_multiplier, function, False)
+        least_sq = sum(Fraction(float(x)) ** 2 for x in c[0]) * Fraction(radius) ** 2
+        count += offset > 0 or Fraction(float(offset)) ** 2 < least_sq
+    return count
+
+
+def test_squares_of_tiny_balls_may_underflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The square of 1e-162 has two digits. Multiplied by 1e162, its error made lower bounds too high, by up to 88 %."""
+    assert false_offsets_on_tiny_balls() == 0
+    monkeypatch.setattr(linear_bounds, "SQUARE_UNDERFLOW", 0.0)
+    assert false_offsets_on_tiny_balls() > 0
+
+
 def test_offsets_against_enumeration() -> None:
     """On the box alone exact; on ball and box never above the least value of a fine grid, and close to it."""
     numbers = np.random.default_rng(1)
@@ -281,7 +305,7 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the constant of an earlier value": (
         "visit", "host.mul_up(constant, distance_of_start)", "0.3 * distance_of_start"),
     "half of a row's length": (
-        "_image", "self.locations[moving[0]].distance", "self.locations[moving[0]].distance / 2"),
+        "_image", "self.locations[changing[0]].distance", "self.locations[changing[0]].distance / 2"),
     "what a linear operator adds": (
         "_back", "self._product(c, offset.added, offset.error_per_coefficient)", "0.0 * flattened(c)[:, 0]"),
     "a second reader of a value": ("lower", "waiting[source] + more", "more"),

@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
+from bench.networks import three_convolutions  # noqa: E402
 from checks import present  # noqa: E402
 from networks.published import Denoiser  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
@@ -29,11 +30,13 @@ def test_every_processor_has_the_bound_of_before(name: str, most: float) -> None
     """Of docs/benchmarks/networks.md, with OpenBLAS's kernels for Haswell and, where there are such, for AVX-512.
 
     A search that stopped after steps without a gain ended at 4.50e6 by one and at 4.90e6 by the other. Fewer states
-    that are looked at made ResNet-20's bound 4.5 % larger, unseen.
+    that are looked at made ResNet-20's bound 4.5 % larger, unseen. DnCNN's is 4.341e6 and 4.400e6, 1.4 % apart: the
+    searches expect 4.257e6 and 4.283e6, and the norms of their kernels are 1.0012 and 1.0016 between the frequencies
+    that they saw, for each of 17 layers.
     """
     found = {kernels: upper_in_new_process(name, kernels) for kernels in ("Haswell", "SkylakeX")}
     assert max(found.values()) <= most
-    assert max(found.values()) < 1.01 * min(found.values())
+    assert max(found.values()) < 1.02 * min(found.values())
 
 
 def upper_in_new_process(name: str, kernels: str) -> float:
@@ -48,6 +51,11 @@ def upper_in_new_process(name: str, kernels: str) -> float:
     environment = os.environ | {"OPENBLAS_CORETYPE": kernels, "PYTHONPATH": str(Path(__file__).parents[1])}
     ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, env=environment)
     return float(ran.stdout.split()[-1])
+
+
+def test_the_search_of_a_small_network_comes_to_the_last_grid() -> None:
+    """Of docs/networks.md. Its bound was 62.23 when rounds on coarser grids took all 100 steps."""
+    assert present(network_bound(three_convolutions()[:3], (1, 16, 16)).upper) <= 62.14
 
 
 def test_a_joint_kernel_is_proven_in_few_cells(monkeypatch: pytest.MonkeyPatch) -> None:

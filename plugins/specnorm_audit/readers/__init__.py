@@ -67,7 +67,7 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
         except DAMAGE as error:
-            advice = signatures.told_by_name(path) if isinstance(error, FileNotFoundError) else None
+            advice = signatures.advice_by_name(path) if isinstance(error, FileNotFoundError) else None
             if advice is not None:
                 raise ModelFileError(f"{path}: {advice}") from error
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -80,7 +80,7 @@ def _model_in_folder(folder: Path) -> Path:
     try:
         return safetensors.index_of(folder)
     except ModelFileError as error:
-        advice = signatures.told_by_entries(folder)
+        advice = signatures.advice_by_entries(folder)
         if advice is None:
             raise
         raise ModelFileError(advice) from error
@@ -108,9 +108,12 @@ def sniff(file: BinaryIO) -> str:
     file.seek(0)
     head = file.read(512)
     file.seek(0)
-    # A safetensors file begins with the length of a header in JSON. Text and ONNX files have no four zeros there.
+    # A safetensors file begins with the length of a header in JSON, in eight bytes. Text and ONNX files have no four
+    # zeros there, and begin with other bytes than most lengths do.
     has_json_after_length = len(head) > 8 and head[8:9] == b"{"
-    if has_json_after_length and (head[4:8] == bytes(4) or head[:1] not in b"{\x08"):
+    is_short_length = head[4:8] == bytes(4)
+    is_no_text_or_onnx = head[:1] not in b"{\x08"
+    if has_json_after_length and (is_short_length or is_no_text_or_onnx):
         return "safetensors"
     if head[:1] == b"{":
         return "safetensors-index"
@@ -129,7 +132,7 @@ def sniff(file: BinaryIO) -> str:
         return "hdf5"
     if size == 0:
         raise ModelFileError("it is empty.")
-    advice = signatures.told_by_content(head)
+    advice = signatures.advice_by_content(head)
     if advice is not None:
         raise ModelFileError(advice)
     raise ModelFileError(f"its content is of no known kind. {_KNOWN}, whatever the file is called.")
@@ -153,4 +156,4 @@ def _sniff_zip(file: BinaryIO) -> str:
         return "keras"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    raise ModelFileError(signatures.told_by_zip(names) or f"it is a zip archive of no known kind. {_KNOWN}.")
+    raise ModelFileError(signatures.advice_by_zip(names) or f"it is a zip archive of no known kind. {_KNOWN}.")

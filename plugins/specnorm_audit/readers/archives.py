@@ -119,6 +119,7 @@ def _directory_place(file: BinaryIO, size: int) -> tuple[int, int, int]:
         mark, length64, _, _, disk64, first_disk64, *fields64 = _END64.unpack(_bytes(file, end, _END64.size))
         disks |= {(disk, 0), (disk64, first_disk64)}
         count_on_disk, count, length, start = fields64
+        # The stated length does not count the first 12 bytes, which are the mark and the length itself.
         if mark != b"PK\6\6" or stated_end != end or length64 != _END64.size - 12:
             raise _ambiguous("its second (zip64) directory is not where the first one ends")
         largest = (_MOST_16, _MOST_16, _MOST_32, _MOST_32)

@@ -56,7 +56,7 @@ def not_measured(dtype: str) -> ModelFileError:
     )
 
 
-def lost(name: str, reason: str) -> Tensor:
+def unreadable(name: str, reason: str) -> Tensor:
     """Return an array that cannot be read, with the reason."""
     return Tensor(name, (), "void", _nothing, kind="unknown", refusal=reason)
 

@@ -23,7 +23,7 @@ from specnorm_networks.tools import ModelArrays
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import ArrayObject
-from specnorm_audit.processes import Worker, WorkerLost, tell
+from specnorm_audit.processes import Worker, WorkerLost, report_progress
 
 SECONDS = 10
 """Processor time in seconds for listing a file, or for reading one array, besides a second for `BYTES_PER_SECOND`."""
@@ -106,9 +106,9 @@ class _Child:
             raise ModelFileError(self.failure)
         memory = self.memory if memory is None else min(self.memory, memory)
         try:
-            answer = self.worker.call(_limited, seconds, memory, function, *arguments, told=progress)
+            answer = self.worker.call(_limited, seconds, memory, function, *arguments, on_progress=progress)
         except WorkerLost as error:
-            self.failure = f"the process that reads it dies: {error}."
+            self.failure = f"the process that reads it died: {error}."
             if "SIGXCPU" in str(error):
                 self.failure = f"reading it takes more than the limit of {seconds:g} s of processor time."
             raise ModelFileError(self.failure) from error
@@ -118,6 +118,7 @@ class _Child:
         if isinstance(answer, MemoryError):
             advice = "The limit is half of the memory that is free: free some, or read it on a machine with more"
             if memory == self.memory:
+                # The limit is that of ``max_bytes``, not that of the free memory.
                 advice = "Raise max_bytes (--max-bytes), if you trust it"
             message = f"reading it takes more memory than the limit of {memory} bytes. {advice}."
             raise ModelFileError(message) from answer
@@ -205,7 +206,7 @@ def _list(read: Reader, path: str, max_bytes: int) -> ModelArrays:
 
 def _ask(reports: bool, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of the model; ``reports``: the parent gets its progress."""
-    return _model.ask(None, function, *arguments, progress=tell if reports else None)
+    return _model.ask(None, function, *arguments, progress=report_progress if reports else None)
 
 
 def _load(index: int) -> ArrayObject:

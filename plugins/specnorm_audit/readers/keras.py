@@ -23,7 +23,7 @@ from specnorm_networks.tools import ModelArrays, Stated, Tensor
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
 from specnorm_audit.geometry import at_rank
-from specnorm_audit.readers.common import check_size, lost, native, zip_of
+from specnorm_audit.readers.common import check_size, native, unreadable, zip_of
 
 if TYPE_CHECKING:
     import h5py
@@ -191,7 +191,7 @@ def _array(name: str, item: h5py.Dataset) -> Tensor:
         dtype = "bfloat16" if is_bfloat16 else item.dtype.name
         refusal = _refusal(item, math.prod(shape) * item.dtype.itemsize)
     except Exception as error:
-        return lost(name, f"it is damaged: {error}.")
+        return unreadable(name, f"it is damaged: {error}.")
     return Tensor(name, shape, dtype, partial(_load, item, dtype), refusal=refusal)
 
 
@@ -205,8 +205,8 @@ def _load(item: h5py.Dataset, dtype: str) -> NDArray[Any]:
 
 def _refusal(item: h5py.Dataset, claimed: int) -> str | None:
     """Return the reason why an array that claims so many bytes is not read; None: it is read."""
-    plan = item.id.get_create_plist()
-    if item.is_virtual or plan.get_external_count():
+    properties = item.id.get_create_plist()
+    if item.is_virtual or properties.get_external_count():
         return "its data lies in another file, which is not opened. Save the weights again into one file."
     stored = item.id.get_storage_size()
     shrink = 1
@@ -214,7 +214,7 @@ def _refusal(item: h5py.Dataset, claimed: int) -> str | None:
         chunk = math.prod(item.chunks) * item.dtype.itemsize
         if chunk > max(2 * claimed, 2**20):
             return f"its pieces claim {chunk} bytes each, but it has {claimed} in all: the file is damaged."
-        filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+        filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
         unknown = [number for number in filters if number not in _FILTERS]
         if unknown or len(set(filters)) != len(filters):
             return f"it went through HDF5 filter {', '.join(map(str, unknown or filters))}, which is not read."
@@ -279,6 +279,7 @@ class Node:
             key = _snake(node.kind)
             counts[key] = counts.get(key, -1) + 1
             if part == (f"{key}_{counts[key]}" if counts[key] else key):
+                # If the file stores the layer's name, and no child has it, then the class proves nothing.
                 return node if name is None else None
         return None
 
@@ -395,14 +396,13 @@ def _is_weight_normalization(node: Node) -> bool:
 
 def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: Node | None) -> Tensor:
     """Return an array with kind, geometry and name by its path, its owner's name and the configuration."""
-    groups = place[:-1]
-    leaf = _leaf(place)
-    shape = stored.shape
     if stored.kind == "none":
         return stored
+    groups = place[:-1]
+    leaf = _leaf(place)
     # Without a configuration, names alone show that an array is no kernel: the report mentions it then.
     doubt = None
-    if config is None and len(shape) >= 2:
+    if config is None and len(stored.shape) >= 2:
         doubt = "it is no kernel by its name in the file, which has no configuration."
     if groups and groups[0] in _OPTIMIZER:
         return replace(stored, kind="none", refusal=doubt)
@@ -412,32 +412,50 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
     owner = _in_vars(groups[:-1], names, config) if is_keras_3 else _in_groups(groups, config)
     role = _role(owner, leaf)
     name_parts = (*owner.shown, role or leaf) if is_keras_3 else (*groups, place[-1])
-    kernel = replace(stored, name="/".join(name_parts), assumed=(*stored.assumed, *owner.assumed))
+    tensor = replace(stored, name="/".join(name_parts), assumed=(*stored.assumed, *owner.assumed))
     if stored.kind == "unknown":
-        return kernel
-    is_other_variable = owner.kind in ROLES and role is None
-    if owner.kind in _NO_KERNELS or is_other_variable:
-        return replace(kernel, kind="none", refusal=doubt)
-    if role is not None and owner.is_normalised and _NORMALISED not in stored.assumed:
-        reason = "WeightNormalization computes the weight from it, and g and initialized are not beside it in the file."
-        kernel = replace(kernel, refusal=stored.refusal or reason)
+        return tensor
+    if _is_no_kernel(owner, role, leaf, len(stored.shape)):
+        return replace(tensor, kind="none", refusal=doubt)
     if role is not None:
-        return _kernel(kernel, owner, role)
-    if owner.kind in _REFUSED:
-        is_matrix_beside_kernel = len(shape) == 2 and leaf not in ("0", _KERNEL)
-        if leaf == "bias" or is_matrix_beside_kernel:
-            return replace(kernel, kind="none", refusal=doubt)
-        if len(shape) > 2:
-            reason = f"it belongs to a layer of class {owner.kind}, which is not measured."
-            return replace(kernel, refusal=stored.refusal or reason)
-    if not 2 <= len(shape) <= 5:
-        return kernel
-    layout = at_rank("HWIO", len(shape))
+        return _kernel_of_layer(tensor, owner, role)
+    return _unknown_role(tensor, owner)
+
+
+def _is_no_kernel(owner: _Owner, role: str | None, leaf: str, axes: int) -> bool:
+    """Whether a variable is no kernel, by its owner's class and its own name."""
+    if owner.kind in _NO_KERNELS:
+        return True
+    if role is not None:
+        return False
+    if owner.kind in ROLES:
+        return True
+    is_matrix_beside_kernel = axes == 2 and leaf not in ("0", _KERNEL)
+    return owner.kind in _REFUSED and (leaf == "bias" or is_matrix_beside_kernel)
+
+
+def _kernel_of_layer(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
+    """Return a kernel with the geometry that its owner states, or with the reason why it cannot be read."""
+    if owner.is_normalised and _NORMALISED not in tensor.assumed:
+        reason = "WeightNormalization computes the weight from it, and g and initialized are not beside it in the file."
+        tensor = replace(tensor, refusal=tensor.refusal or reason)
+    return _kernel(tensor, owner, role)
+
+
+def _unknown_role(tensor: Tensor, owner: _Owner) -> Tensor:
+    """Return a variable whose role is not known: refused, or as a kernel of the kind that its axes suggest."""
+    axes = len(tensor.shape)
+    if owner.kind in _REFUSED and axes > 2:
+        reason = f"it belongs to a layer of class {owner.kind}, which is not measured."
+        return replace(tensor, refusal=tensor.refusal or reason)
+    if not 2 <= axes <= 5:
+        return tensor
+    layout = at_rank("HWIO", axes)
     kind = "linear" if len(layout) == 2 else "conv"
     guesses = [f"kind={kind} (class {owner.kind or 'unknown'})"]
     if kind == "conv":
         guesses.append(f"layout={layout}")
-    return replace(kernel, geometry={"layout": layout}, assumed=tuple(guesses))
+    return replace(tensor, geometry={"layout": layout}, assumed=tuple(guesses))
 
 
 def _role(owner: _Owner, leaf: str) -> str | None:
@@ -526,7 +544,9 @@ def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     shape = tensor.shape
     load = tensor.load
     if not 3 <= len(shape) <= 5:
-        return replace(tensor, kind="conv", refusal=tensor.refusal or f"a kernel of {owner.kind} has no {shape} axes.")
+        return replace(
+            tensor, kind="conv", refusal=tensor.refusal or f"a kernel of {owner.kind} cannot have the shape {shape}."
+        )
     is_transposed = owner.kind.endswith("Transpose")
     geometry: Stated = {"layout": at_rank("HWIO", len(shape)), "transposed": is_transposed, "padding_mode": "zeros"}
     if role == _POINTWISE:
@@ -545,7 +565,7 @@ def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
 
 
 def _in_torch_order(load: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """Read a depthwise kernel, stored (*spatial, cin, times), as that of a layer with cin groups."""
+    """Read a depthwise kernel, stored (*spatial, cin, multiplier), as that of a layer with cin groups."""
     kernel = np.moveaxis(load(), (-2, -1), (0, 1))
     return kernel.reshape(-1, 1, *kernel.shape[2:])
 

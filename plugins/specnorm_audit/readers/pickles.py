@@ -107,7 +107,7 @@ class Scan:
         start = file.tell()
         for opcode, argument, _ in pickletools.genops(file):
             if self._work > _WORK * (file.tell() - start):
-                raise ModelFileError(f"its pickle makes many things of one that is large. {_ADVICE}")
+                raise ModelFileError(f"its pickle copies a large object many times, as no state dict does. {_ADVICE}")
             operation = _OPERATIONS.get(opcode.name)
             if operation is None:
                 raise ModelFileError(f"its pickle uses {opcode.name}, which no state dict needs. {_ADVICE}")
@@ -182,9 +182,9 @@ class Scan:
         function = self._pop()
         if not isinstance(function, _Global) or function.name in _CALLS or not isinstance(arguments, tuple):
             raise ModelFileError(f"its pickle builds something that is no part of a state dict. {_ADVICE}")
-        self._stand_in(function, arguments)
+        self._push_inert(function, arguments)
 
-    def _stand_in(self, function: _Global, arguments: Sequence[Any]) -> None:
+    def _push_inert(self, function: _Global, arguments: Sequence[Any]) -> None:
         if function.name in _DTYPES or _itemsize(function.name) is not None:
             raise ModelFileError(f"its pickle calls {function.name}, which is a type. {_ADVICE}")
         if function.name not in self.inert:
@@ -200,7 +200,7 @@ class Scan:
             raise ModelFileError(f"its pickle calls something that is no part of a state dict. {_ADVICE}")
         name = function.name
         if name not in _CALLS:
-            self._stand_in(function, arguments)
+            self._push_inert(function, arguments)
             return
         self._work += sum(map(_size, arguments))
         if name.startswith(_TENSOR):

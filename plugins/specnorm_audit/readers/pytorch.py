@@ -24,7 +24,7 @@ from specnorm_networks.tools import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm_audit.readers.archives import Entry, stored_entries
-from specnorm_audit.readers.common import check_size, lost, native, not_measured
+from specnorm_audit.readers.common import check_size, native, not_measured, unreadable
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
@@ -108,7 +108,7 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
         if isinstance(value, StoredTensor):
             tensors[name] = Tensor(name, value.shape, value.dtype, partial(storages.read, value))
         else:
-            tensors[name] = lost(name, value)
+            tensors[name] = unreadable(name, value)
     if not tensors:
         raise ModelFileError("it holds no tensors by name. Save model.state_dict().")
     return ModelArrays(list(tensors.values()), inert=tuple(storages.inert), convention="OIHW")

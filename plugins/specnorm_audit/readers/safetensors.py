@@ -19,7 +19,7 @@ from specnorm_networks.tools import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
-from specnorm_audit.readers.common import check_size, lost, native, not_measured
+from specnorm_audit.readers.common import check_size, native, not_measured, unreadable
 
 SUFFIX = ".safetensors.index.json"
 MAX_HEADER = 100_000_000
@@ -123,7 +123,7 @@ def read_sharded(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
             left -= shard_path.stat().st_size
         except (ModelFileError, OSError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            tensors += [lost(name, f"its shard {shard} cannot be read: {reason}") for name in names_by_index]
+            tensors += [unreadable(name, f"its shard {shard} cannot be read: {reason}") for name in names_by_index]
             continue
         names_in_shard = {tensor.name for tensor in shard_tensors}
         for tensor in shard_tensors:
@@ -135,7 +135,7 @@ def read_sharded(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         tensors += shard_tensors
         for name in names_by_index:
             if name not in names_in_shard:
-                tensors.append(lost(name, f"it is not in its shard {shard}."))
+                tensors.append(unreadable(name, f"it is not in its shard {shard}."))
     return ModelArrays(tensors)
 
 

@@ -6,21 +6,22 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-_TAR = 257
+_PLACE_OF_TAR_SIGNATURE = 257
 """Position of a tape archive's signature."""
-_KEPT = "safetensors (or .npz)"
+_ADVISED_FORMATS = "safetensors (or .npz)"
 
 
 @dataclass(frozen=True)
 class Signature:
     """A kind of file that is no readable model.
 
-    A file is of this kind if it has the bytes ``start`` at position ``place``; ``words`` are the message about it.
+    A file is of this kind if it has the bytes ``start`` at position ``place``; ``advice`` is the message about it.
     """
 
     start: bytes
-    words: str
+    advice: str
     place: int = 0
 
     def fits(self, head: bytes) -> bool:
@@ -54,41 +55,56 @@ SIGNATURES = (
     Signature(b"\xfd7zXZ\0", _PACKED.format("xz")),
     Signature(b"\x28\xb5\x2f\xfd", _PACKED.format("zstd")),
     Signature(b"7z\xbc\xaf\x27\x1c", _PACKED.format("7z")),
-    Signature(b"ustar", _PACKED.format("tar"), _TAR),
+    Signature(b"ustar", _PACKED.format("tar"), _PLACE_OF_TAR_SIGNATURE),
 )
 _MSGPACK = (
     "it is msgpack, as Flax's to_bytes writes it. In Python: specnorm.audit(flax.serialization.msgpack_restore(data)), "
-    f"which takes the tree as it is; or save it as {_KEPT}."
+    f"which takes the tree as it is; or save it as {_ADVISED_FORMATS}."
 )
 
 
-def told_by_content(head: bytes) -> str | None:
+def advice_by_content(head: bytes) -> str | None:
     """Return what a file is, by its first 512 bytes or more, and what to do; None: it is unknown."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     lowered = text[:20].lower()
     for signature in SIGNATURES:
         if signature.fits(head) or (signature.start.startswith(b"<") and signature.fits(lowered)):
-            return signature.words
+            return signature.advice
     # A map of 1 to 15 entries, whose first key is text.
     if len(head) > 1 and 0x81 <= head[0] <= 0x8F and (0xA0 <= head[1] <= 0xBF or head[1] == 0xD9):
         return _MSGPACK
     return None
 
 
+class _FolderKind(NamedTuple):
+    """A kind of folder that is no readable model, known by the name of an entry."""
+
+    names: tuple[str, ...]
+    advice: str
+    is_nested: bool = False
+    """Whether the entry may also be in a folder inside."""
+
+
 _FOLDERS = (
-    (("saved_model.pb",), "it is a SavedModel. Give the Keras file (.keras) or an ONNX file (tf2onnx) of the model."),
-    (
+    _FolderKind(
+        ("saved_model.pb",), "it is a SavedModel. Give the Keras file (.keras) or an ONNX file (tf2onnx) of the model."
+    ),
+    _FolderKind(
         ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"),
         "it is a checkpoint of Orbax. In Python, specnorm.audit takes the tree that "
-        f"orbax.checkpoint.StandardCheckpointer().restore(path) gives; or save it as {_KEPT}.",
+        f"orbax.checkpoint.StandardCheckpointer().restore(path) gives; or save it as {_ADVISED_FORMATS}.",
+        is_nested=True,
     ),
-    (("checkpoint",), f"it is a checkpoint of TensorFlow. Load it in Keras and save the model, or save it as {_KEPT}."),
-    (("data.mdb",), f"it is a database. Save its arrays as {_KEPT}."),
-    (("snapshots",), "it is a hub's cache. Name the model's file below its 'snapshots'."),
+    _FolderKind(
+        ("checkpoint",),
+        f"it is a checkpoint of TensorFlow. Load it in Keras and save the model, or save it as {_ADVISED_FORMATS}.",
+    ),
+    _FolderKind(("data.mdb",), f"it is a database. Save its arrays as {_ADVISED_FORMATS}."),
+    _FolderKind(("snapshots",), "it is a hub's cache. Name the model's file below its 'snapshots'."),
 )
 
 
-def told_by_entries(folder: Path) -> str | None:
+def advice_by_entries(folder: Path) -> str | None:
     """Return what a folder is, by names in it and in its folders, and what to do; None: it is unknown."""
     names_in_folder = set()
     names_below = set()
@@ -96,16 +112,15 @@ def told_by_entries(folder: Path) -> str | None:
         names_in_folder.add(path.name)
         if path.is_dir():
             names_below |= {inner.name for inner in path.iterdir()}
-    for names, words in _FOLDERS:
-        if names_in_folder.intersection(names):
-            return words
-        # Orbax may write its files into a folder below.
-        if names[0].startswith("_") and names_below.intersection(names):
-            return words
+    for kind in _FOLDERS:
+        if names_in_folder.intersection(kind.names):
+            return kind.advice
+        if kind.is_nested and names_below.intersection(kind.names):
+            return kind.advice
     return None
 
 
-def told_by_zip(names: Collection[str]) -> str | None:
+def advice_by_zip(names: Collection[str]) -> str | None:
     """Return what a zip archive is, by its entries, and what to do; None: it is unknown."""
     leaves = {name.rpartition("/")[2] for name in names}
     if leaves & {"archive_format", "serialized_exported_program.json"}:
@@ -120,7 +135,7 @@ _HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _ADDRESS = re.compile(r"\w+://")
 
 
-def told_by_name(path: str) -> str | None:
+def advice_by_name(path: str) -> str | None:
     """Return what the path of a missing file may mean, and what to do; None: it is unknown."""
     if _ADDRESS.match(path):
         return "it is an address: download the file, and give its path."

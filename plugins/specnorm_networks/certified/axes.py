@@ -71,7 +71,7 @@ class AxisPooling:
         return max(count - 1 if last_starts_too_late else count, 0)
 
     def taps(self, output: int) -> range:
-        """Return the places in the padded input that an output reads."""
+        """Return the positions in the padded input that an output reads."""
         first = output * self.stride
         return range(first, first + self.dilation * (self.kernel - 1) + 1, self.dilation)
 
@@ -80,8 +80,8 @@ class AxisPooling:
         size = self.size or 0
         pixels = []
         for output in range(self.outputs or 0):
-            places = [tap - self.before for tap in self.taps(output)]
-            pixels.append([place for place in places if 0 <= place < size])
+            positions = [tap - self.before for tap in self.taps(output)]
+            pixels.append([position for position in positions if 0 <= position < size])
         return pixels
 
 
@@ -127,7 +127,7 @@ def average_rows(pooling: AxisPooling) -> tuple[Row, ...]:
         count = len(pixels)
         if pooling.count_padding:
             # The divisor counts taps in the input and in the padding. With ``ceil`` a window may reach beyond both.
-            count = sum(place < padded_size for place in pooling.taps(output))
+            count = sum(position < padded_size for position in pooling.taps(output))
         rows.append(tuple((pixel, Fraction(1, max(count, 1))) for pixel in pixels))
     return tuple(rows)
 

@@ -110,7 +110,7 @@ class Branches:
     def _walk_back(self, end: Node, *, by_branch_constants: bool) -> Iterator[Upper]:
         """Carry weights back from a value; prove a constant at each step that leaves a single value.
 
-        The norm of the nodes as one linear map is proven once, in the walk with constants_of_branches.
+        The norm of the nodes as one linear map is proven once, in the walk by constants of branches.
         """
         if end.shape is None:
             return

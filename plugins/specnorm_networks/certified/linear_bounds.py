@@ -168,6 +168,8 @@ LEAST_MULTIPLIER = 2.0**-400
 """Smallest multiplier lam. Smaller ones, and 0, are replaced by it, since lam is a divisor. Any multiplier is valid."""
 TINY = 2.0**-900
 """Upper bound of what underflow can take from a row; each of at most 2^24 products loses no more than 2^-1074."""
+SQUARE_UNDERFLOW = 2.0**-1070
+"""Upper bound of what underflow can change in a square, with much room. It is multiplied by lam, which may be large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,10 +322,12 @@ class _Roundings:
         """Return the error of each row, for one multiplier a row.
 
         Each term has a dozen roundings, and the sum one for each unit; twice as many are counted, and more than that.
+        The squares of the units' distances, and that of the radius, may underflow.
         """
         count = 40 + 4 * self.units
         size = host.inflate(self.linear_size + lam * self.square_size, self.units + 8)
-        return np.asarray(size * (count * 2.0**-52) + self.underflow)
+        of_squares = lam * ((self.units + 1) * SQUARE_UNDERFLOW)
+        return np.asarray(size * (count * 2.0**-52) + of_squares + self.underflow)
 
 
 def _least_tangents(

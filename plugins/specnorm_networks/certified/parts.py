@@ -51,7 +51,8 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.errors import MethodError
-from specnorm.proof import HypothesisError, Upper, arithmetic, host, make_upper, number
+from specnorm.proof import HypothesisError, Upper, arithmetic, host, make_upper
+from specnorm.proof import number as format_number
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of, checked_norm, scaling_error
 from specnorm_networks.certified.links import Link, Part, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
@@ -391,7 +392,7 @@ def constant_of_part(part: Part, weights: Sequence[FloatArray], norms: Norms) ->
     Parameters
     ----------
     part : Part
-        A part that `segments` returned.
+        A part that has a joint bound, such as one of `cut_into_parts`.
     weights : sequence of array
         One more than there are links.
     """
@@ -432,7 +433,7 @@ def _constant_of_layer(
     placed_layer = layer.placed_layer
     norm = checked_norm(norms, placed_layer.layer, placed_layer.geometry, placed_layer.sizes, scale, divisors)
     constant = host.mul_up(norm.value, host.inflate(abs(layer.alpha), 16), largest_slope)
-    rule = f"its norm times the largest slope, {number(largest_slope, 'upper')}"
+    rule = f"its norm times the largest slope, {format_number(largest_slope, 'upper')}"
     return make_upper(constant, subject, rule, norm)
 
 
@@ -486,10 +487,10 @@ def _constant_from(part: Part, s: float, norm: Upper) -> Upper:
     subject = f"{names}, weighted"
     count = len(part.links)
     if part.is_chain:
-        rule = f"LipSDP of a chain: |T| <= {number(s, 'upper')}, to the power of {count}"
+        rule = f"LipSDP of a chain: |T| <= {format_number(s, 'upper')}, to the power of {count}"
         return make_upper(_power_up(s, count), subject, rule, norm)
     s = max(s, 1.0)
-    rule = f"LipSDP: K <= {number(s, 'upper')}, and (2 s - 1)^{part.depth}"
+    rule = f"LipSDP: K <= {format_number(s, 'upper')}, and (2 s - 1)^{part.depth}"
     return make_upper(_power_up(host.add_up(s, s, -1.0), part.depth), subject, rule, norm)
 
 

@@ -255,8 +255,8 @@ class Walk:
         changing = [name for name in node.inputs if name in self.changing]
         if len(changing) != 1 or node.name not in self.at_centre or linear is None or linear.rows is None:
             return image
-        # An entry changes by at most the norm of its row times the distance of the input. The norm was rounded, as a
-        # sum of at most 2^24 squares, and may have underflowed.
+        # An entry changes by at most the norm of its row times the distance of the input. Norms of rows are stated
+        # rounded up; the allowance also covers a user's map whose norms are rounded sums of up to 2^24 squares.
         rows = host.inflate(linear.rows, 2**24) + 2.0**-500
         reach = host.next_up(rows * self.locations[changing[0]].distance)
         reach = np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import HypothesisError, Upper, host, make_upper, number
+from specnorm.proof import HypothesisError, Upper, host, make_upper
+from specnorm.proof import number as format_number
 from specnorm_networks.certified.operators.base import NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
@@ -51,7 +52,7 @@ def unchanged(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> 
         if not is_computed or not _follow(scope, node, inputs, start):
             raise HypothesisError(f"{node.name} is not known to stay unchanged while {start} changes")
         if any(claim.value for claim in inputs):
-            raise HypothesisError(f"{start} moves what {node.name} is computed from")
+            raise HypothesisError(f"{start} changes what {node.name} is computed from")
     return make_upper(0.0, scope.map(start, node.name), "does not depend on it")
 
 
@@ -127,7 +128,7 @@ def of_layer(
     scope.check(node, layer)
     alpha = abs(layer.operator.alpha) if isinstance(layer.operator, Matrix) else 1.0
     if alpha != 1:
-        rule = f"{rule}, times {number(alpha, 'upper')}"
+        rule = f"{rule}, times {format_number(alpha, 'upper')}"
     return make_upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), rule, norm)
 
 

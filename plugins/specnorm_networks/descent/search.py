@@ -56,6 +56,8 @@ RESONANT = 0.01
 does."""
 FEWEST = 3
 """Frequencies an axis below which no weights are searched."""
+PATIENCE = 25
+"""Steps without a gain of a thousandth after which a round on a grid ends, if all rounds are affordable."""
 FEW_STEPS = 10
 """Steps that a round has at least: with fewer it is not begun."""
 PEAK_ROUND = 25
@@ -142,6 +144,9 @@ class _Search:
         self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
         self.states: list[State] = []
         self.dtype: Any = np.complex64
+        # A round that gains no more leaves its steps to the later ones. If not all rounds are affordable, those are
+        # planned by what is left of the budget, and rounding must not decide how much that is.
+        self.patience = PATIENCE if self._affords(*ROUNDS[-1]) else None
         self.points_of_last_grid = self._affordable_points(FINEST, budget / 10)
         """Frequencies an axis of the last grid; None: not even the coarsest is affordable."""
         self.last_grid: list[Stage] = []
@@ -227,7 +232,8 @@ class _Search:
         steps = min(steps, int(self.budget_left / step_cost))
         if steps == 0:
             return
-        for number, least, point in gradient_steps(grid, self.links, self.point, steps, rates=rates, adam=adam):
+        iterates = gradient_steps(grid, self.links, self.point, steps, self.patience, rates, adam)
+        for number, least, point in iterates:
             self.point = point
             self.budget_left -= step_cost
             if number > 0:

@@ -1,19 +1,22 @@
 """Bound a zero-padded layer at one size by a circulant: a periodic convolution of which the layer is a submatrix.
 
 On a circulant of N pixels, the pixel after the last one is the first one. A *skew* circulant also multiplies by -1 what
-is read across that end. Along an axis, let the layer read the pixels ``s m + r t - p`` (outputs m < m', taps t < k,
-stride s, dilation r, padding p in front; n pixels), and put its pixels on the positions 0 to n - 1 of the circulant. If
+is read across that end. Along an axis with n pixels, m' outputs and k taps, tap t of output m reads the pixel
+``s m + r t - p`` (stride s, dilation r, padding p in front). Put the layer's pixels on the positions 0 to n - 1 of the
+circulant, and let
 
-    N >= n + p,    N >= s (m' - 1) + r (k - 1) - p + 1,    N >= n,    N >= s m',
+* ``N >= n``: different pixels stay different;
+* ``N >= s m'``: different outputs stay different;
+* ``N >= n + p``: a read at v < 0 comes round to ``N + v >= n``, where the layer has no pixel;
+* ``N >= s (m' - 1) + r (k - 1) - p + 1``: a read at n or beyond stays below N.
 
-then a read at v < 0 comes round to ``N + v >= n``, where the layer has no pixel, a read at n or beyond stays below N,
-and different outputs stay different. So the submatrix of the circulant with the layer's pixels as columns and its
-outputs as rows is the layer (a *compression*), and no entry of it was read across the end. Its norm is no larger than
-the circulant's, skew or not.
+Then the submatrix of the circulant with the layer's pixels as columns and its outputs as rows is the layer (a
+*compression*), and no entry of it was read across the end. Its norm is no larger than the circulant's, skew or not.
 
-If ``lcm(s, r)`` divides N, the circulant is a direct sum of circulants of the kernel's blocks (`problem.polyphase`),
-with ``M = N / lcm(s, r)`` points each. Its norm is the largest norm of the blocks' symbols at the frequencies
-``2 pi j / M``, or ``2 pi (j + 1/2) / M`` if it is skew.
+The kernel's *blocks* are the kernel rearranged so that stride and dilation are 1 (`problem.polyphase`). If ``lcm(s,
+r)`` divides N, the circulant is a direct sum of circulants of the blocks, with ``M = N / lcm(s, r)`` points each. Its
+norm is the largest norm of the blocks' symbols at the frequencies ``2 pi j / M``, or ``2 pi (j + 1/2) / M`` if it is
+skew.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm.certified import host
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
+from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
 from specnorm.certified.symbol.cells import Circulant
 from specnorm.problem.taps import along_axes, sizes_of
 
@@ -34,7 +37,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A circulant that contains a layer: for each axis, its number M of points, and whether it is skew."""
+    """A circulant that contains a layer: for each axis, its true number M of points, and whether it is skew.
+
+    A `cells.Circulant` is the subject of a claim instead: it has 0 points along an axis with one tap, where the norm is
+    the same for any number of points.
+    """
 
     points: tuple[int, ...]
     skew: tuple[bool, ...]
@@ -51,7 +58,7 @@ def shortest(spec: ConvSpec) -> tuple[int, ...]:
     Parameters
     ----------
     spec : ConvSpec
-        With ``input_shape``, and `reads_zeros`.
+        The layer's geometry. It has an ``input_shape`` and satisfies `reads_zeros`.
     """
     large, small = sizes_of(spec)
     return tuple(_fewest_points(axis) for axis in along_axes(large, small, spec))
@@ -59,26 +66,26 @@ def shortest(spec: ConvSpec) -> tuple[int, ...]:
 
 def _fewest_points(axis: Axis) -> int:
     last_read = axis.stride * (axis.outputs - 1) + axis.dilation * (axis.taps - 1) - axis.before
-    pixels = max(axis.pixels, axis.pixels + axis.before, last_read + 1, axis.stride * axis.outputs)
-    return -(-pixels // math.lcm(axis.stride, axis.dilation))
+    least_size = max(axis.pixels, axis.pixels + axis.before, last_read + 1, axis.stride * axis.outputs)
+    return -(-least_size // math.lcm(axis.stride, axis.dilation))
 
 
 def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:
-    """Whether the layer is a compression of a circulant. 0 points along an axis stand for any number."""
+    """Whether the layer is a compression of a circulant. 0 points (along an axis with one tap) stand for any number."""
     if not reads_zeros(spec):
         return False
     return all(n == 0 or n >= least for n, least in zip(circulant.points, shortest(spec), strict=True))
 
 
-def norm_by_circulant(spec: ConvSpec, norm: Upper) -> Upper:
+def norm_by_circulant(norm: Upper, spec: ConvSpec) -> Upper:
     """Bound the norm of a zero-padded layer by that of a circulant of which the layer is a compression.
 
     Parameters
     ----------
-    spec : ConvSpec
-        With ``input_shape``.
     norm : Upper
-        Bound of the norm of the blocks' symbols at a circulant's frequencies: its ``what`` is the circulant.
+        Bound of the norm of the blocks' symbols at a circulant's frequencies: its subject (``what``) is the circulant.
+    spec : ConvSpec
+        The layer's geometry, which has an ``input_shape``.
 
     Raises
     ------
@@ -99,9 +106,9 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
     Parameters
     ----------
     norm : Upper
-        Bound of the blocks' symbols at every frequency; for a periodic layer also at the frequencies of its size.
+        Bound of the norms of the blocks' symbols at all frequencies, or, for a periodic layer, at those of its size.
     """
-    if norm.what != EVERYWHERE and not _is_circulant_of(norm.what, spec):
+    if norm.what != ALL_FREQUENCIES and not _is_circulant_of(norm.what, spec):
         raise HypothesisError(f"{norm.what} is not the norm of the layer's convolution")
     gain_sq = spec.padding_gain_sq
     if gain_sq == 1:
@@ -113,7 +120,7 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
 def _is_circulant_of(what: object, spec: ConvSpec) -> bool:
     """Whether a claim's subject is the circulant that a periodic layer at its size is.
 
-    0 points along an axis stand for any number.
+    0 points (along an axis with one tap) stand for any number.
     """
     if not isinstance(what, Circulant) or spec.input_shape is None or not spec.is_circulant:
         return False

@@ -1,14 +1,15 @@
 """Split a zero-padded layer at one size into independent smaller layers without dilation; bound it by restrictions.
 
 Along an axis, tap t of output m reads the pixel ``s m + r t - p`` (stride s, dilation r, padding p in front). With ``g
-= gcd(s, r)``, only pixels congruent to -p modulo g are read. Among these, outputs that are congruent to each other
-modulo ``r / g`` share pixels with each other and with no other outputs. So the layer is a direct sum of *parts*, each a
-layer with stride ``s / g`` and without dilation, and its norm is the largest of their norms. Outputs that read no
+= gcd(s, r)``, only pixels congruent to -p modulo g are read. Number these pixels alone. Then outputs that are congruent
+modulo ``r / g`` share pixels with each other, and with no other outputs. So the layer is a direct sum of *parts*, each
+a layer with stride ``s / g`` and without dilation, and its norm is the largest of their norms. Outputs that read no
 pixel, and pixels that no output reads, are left out. Along an axis whose stride is at least the kernel's size (one tap,
 or patches that do not overlap), each output is a part, and all outputs away from the border are equal parts.
 
 If the pixels and outputs of a part are consecutive ones of another part, with the same distance between both, the first
-part is a submatrix of the second one (a *compression*), and its norm is no larger. Such parts are not enclosed.
+part is a submatrix of the second one (a *compression*), and its norm is no larger. Such a part needs no bound of its
+own and is left out.
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _largest, _lower, _upper, nothing
+from specnorm.certified.bound import (
+    ALL_FREQUENCIES,
+    HypothesisError,
+    Lower,
+    Upper,
+    _largest,
+    _lower,
+    _upper,
+    trivial_lower,
+)
 from specnorm.certified.layer.circulant import padded_norm, reads_zeros
-from specnorm.certified.matrices.block_tridiagonal import of_one_group
-from specnorm.certified.matrices.norms import stack_of
+from specnorm.certified.matrices.norms import norm_of_stack
+from specnorm.problem.spec import spec_of_group
 from specnorm.problem.taps import along_axes, sizes_of
 
 if TYPE_CHECKING:
@@ -43,38 +53,41 @@ class AxisComponent:
     before : int
         Padding in front; if negative, the number of pixels in front that no output reads.
     stride : int
-    pixel, output : tuple (first, step)
-        Positions in the whole layer: pixel i of the part is the pixel ``first + step i`` there; likewise for outputs.
+    pixel_positions, output_positions : tuple (first, step)
+        Where the part lies in the whole layer: its pixel i is the pixel ``first + step i`` there; likewise for outputs.
     """
 
     pixels: int
     outputs: int
     before: int
     stride: int
-    pixel: tuple[int, int] = (0, 1)
-    output: tuple[int, int] = (0, 1)
+    pixel_positions: tuple[int, int] = (0, 1)
+    output_positions: tuple[int, int] = (0, 1)
 
     def contains(self, other: AxisComponent) -> bool:
         """Whether another part is a compression of this one: it lies inside, if shifted by some outputs."""
+        # The smallest shift by which no pixel of the other part lies in front of this one.
         outputs_in_front = max(0, -(-(self.before - other.before) // self.stride))
+        # Pixel 0 of the other part is then this pixel.
         pixels_in_front = self.stride * outputs_in_front + other.before - self.before
         has_outputs = outputs_in_front + other.outputs <= self.outputs
         has_pixels = pixels_in_front + other.pixels <= self.pixels
         return self.stride == other.stride and has_outputs and has_pixels
 
     def single_outputs(self, taps: int) -> list[AxisComponent]:
-        """Split a part whose outputs share no pixels into single outputs.
+        """Split a part whose outputs share no pixels into single outputs: the first, the second and the last one.
 
-        Only the first, the second and the last output are returned: they contain all others.
+        The part must be `trimmed`. Then a border can cut taps off its first and its last output only, so all outputs in
+        between are equal, and the second one stands for them.
         """
-        first, step = self.output
+        first, step = self.output_positions
         parts = []
         for number in sorted({0, min(1, self.outputs - 1), self.outputs - 1}):
             part = replace(
                 self,
                 outputs=1,
                 before=self.before - self.stride * number,
-                output=(first + step * number, step),
+                output_positions=(first + step * number, step),
             ).trimmed(taps)
             if part is not None:
                 parts.append(part)
@@ -98,8 +111,11 @@ class AxisComponent:
             outputs=outputs,
             before=before + first_pixel,
             stride=self.stride,
-            pixel=(self.pixel[0] + self.pixel[1] * first_pixel, self.pixel[1]),
-            output=(self.output[0] + self.output[1] * first_output, self.output[1]),
+            pixel_positions=(self.pixel_positions[0] + self.pixel_positions[1] * first_pixel, self.pixel_positions[1]),
+            output_positions=(
+                self.output_positions[0] + self.output_positions[1] * first_output,
+                self.output_positions[1],
+            ),
         )
 
 
@@ -135,14 +151,18 @@ class PolyphaseComponent:
         )
         return cls(spec_of_part, axes)
 
-    def restricted(self, most_pixels: float) -> PolyphaseComponent:
-        """A compression of this part with about ``most_pixels`` pixels; the part itself if it has no more."""
+    def restricted(self, pixel_budget: float) -> PolyphaseComponent:
+        """A compression of this part with about ``pixel_budget`` pixels; the part itself if it has no more.
+
+        Along each axis it keeps at least twice as many pixels as the kernel has taps, since on fewer, most outputs of a
+        padded layer read padding.
+        """
         count = math.prod(axis.pixels for axis in self.axes)
-        if count <= most_pixels or not reads_zeros(self.spec):
+        if count <= pixel_budget or not reads_zeros(self.spec):
             return self
         axes = list(self.axes)
         shortest_first = sorted(range(len(axes)), key=lambda j: axes[j].pixels)
-        pixels_left = most_pixels
+        pixels_left = pixel_budget
         axes_left = len(axes)
         for j in shortest_first:
             axis, taps = axes[j], self.spec.kernel_shape[j]
@@ -150,6 +170,7 @@ class PolyphaseComponent:
             pixels = min(axis.pixels, max(2 * taps, fair_share))
             outputs = min(axis.outputs, max(1, -(-(pixels + axis.before) // axis.stride)))
             shortened = replace(axis, pixels=pixels, outputs=outputs).trimmed(taps)
+            # It is None if the outputs that are left read no pixel. Then the axis stays as it is.
             if shortened is not None:
                 axes[j] = shortened
             pixels_left /= pixels
@@ -197,10 +218,11 @@ def _parts(axis: Axis) -> Iterator[AxisComponent]:
         part = AxisComponent(
             pixels=-(-(pixels - first_pixel) // dilation),
             outputs=-(-(axis.outputs - first_output) // dilation),
+            # The division is exact, by the choice of the first pixel.
             before=(before - stride * first_output + first_pixel) // dilation,
             stride=stride,
-            pixel=(first_read + common * first_pixel, common * dilation),
-            output=(first_output, dilation),
+            pixel_positions=(first_read + common * first_pixel, common * dilation),
+            output_positions=(first_output, dilation),
         ).trimmed(axis.taps)
         if part is None:
             continue
@@ -210,63 +232,67 @@ def _parts(axis: Axis) -> Iterator[AxisComponent]:
             yield part
 
 
-def norms_of_parts(spec: ConvSpec, parts: Sequence[tuple[Lower, Upper | None]]) -> tuple[Lower, Upper | None]:
+def norms_of_parts(
+    spec: ConvSpec,
+    bounds_of_parts: Sequence[tuple[Lower, Upper | None]],
+) -> tuple[Lower, Upper | None]:
     """Bounds of a layer's norm, from those of all its `polyphase_components`, in their order.
 
     The upper bound is None if that of a part is None. Without parts, the layer reads no pixel and both bounds are 0.
     """
     components = [component.spec for component in polyphase_components(spec)]
-    lowers = [lower for lower, _ in parts]
-    uppers = [upper for _, upper in parts if upper is not None]
+    lowers = [lower for lower, _ in bounds_of_parts]
+    uppers = [upper for _, upper in bounds_of_parts if upper is not None]
     is_complete = [lower.what for lower in lowers] == components
-    for lower, upper in parts:
+    for lower, upper in bounds_of_parts:
         if upper is not None and upper.what != lower.what:
             raise HypothesisError("the two bounds of a part are for different layers")
     if not is_complete:
         raise HypothesisError("a direct sum is bounded by all of its parts")
-    if len(parts) == 1 and components == [spec]:
-        return parts[0]
-    rule = f"the largest of {len(parts)} polyphase components" if parts else "reads no pixel"
-    largest_lower = max(lowers, key=float, default=nothing(spec))
-    largest_upper = _largest(uppers, spec, rule) if len(uppers) == len(parts) else None
+    if len(components) == 1 and components == [spec]:
+        return bounds_of_parts[0]
+    rule = f"the largest of {len(components)} polyphase components" if components else "reads no pixel"
+    largest_lower = max(lowers, key=float, default=trivial_lower(spec))
+    largest_upper = _largest(uppers, spec, rule) if len(uppers) == len(components) else None
     return _lower(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
 
 
-def norm_of_groups(spec: ConvSpec, groups: Sequence[Upper], others: Upper | None = None) -> Upper:
+def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Upper | None = None) -> Upper:
     """Bound the norm of a layer by the largest of the norms of its groups.
 
     Parameters
     ----------
-    groups : sequence of Upper
+    bounds_of_groups : sequence of Upper
         A bound for each group at ``input_shape``; or, with ``others``, for some of the groups.
     others : Upper, optional
         A bound of the supremum over all sizes, for the blocks of all remaining groups.
     """
     if others is None:
-        is_complete = len(groups) == spec.groups
+        is_complete = len(bounds_of_groups) == spec.groups
     else:
-        is_complete = len(groups) < spec.groups
-    if not is_complete or any(group.what != of_one_group(spec) for group in groups):
-        raise HypothesisError(f"{len(groups)} bounds of {spec.groups} groups")
-    if others is not None and others.what != EVERYWHERE:
+        is_complete = len(bounds_of_groups) < spec.groups
+    if not is_complete or any(bound.what != spec_of_group(spec) for bound in bounds_of_groups):
+        raise HypothesisError(f"{len(bounds_of_groups)} bounds of {spec.groups} groups")
+    if others is not None and others.what != ALL_FREQUENCIES:
         raise HypothesisError(f"{others.what} is not the supremum of the other groups")
     if spec.groups == 1:
-        return groups[0]
-    bounds = list(groups)
+        return bounds_of_groups[0]
+    bounds = list(bounds_of_groups)
     if others is not None:
-        bounds.append(padded_norm(others, of_one_group(spec)))
+        bounds.append(padded_norm(others, spec_of_group(spec)))
     return _largest(bounds, spec, f"the largest of {spec.groups} groups")
 
 
 def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
     """Bounds of a part with a single output along every axis, from bounds for its groups as matrices.
 
-    Each group is the matrix of the taps that read pixels, with its outputs as rows and its read inputs as columns.
+    The *patch* is the set of pixels that this output reads. Each group is the matrix of the taps that read pixels, with
+    its outputs as rows and its read inputs as columns.
 
     Parameters
     ----------
     lower, upper : Lower and Upper
-        Bounds for the stack of these matrices, one for each group (`stack_of`).
+        Bounds for the stack of these matrices, one for each group (`norm_of_stack`).
 
     Returns
     -------
@@ -274,18 +300,18 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
         The lower bound is for a layer of one group, the largest; the upper one for the whole part.
     """
     spec = component.spec
-    first, second = spec.stored_channels
+    output_channels, input_channels = spec.group_channels
     pixels = math.prod(axis.pixels for axis in component.axes)
-    what = stack_of((spec.groups, first // spec.groups, second * pixels))
+    subject = norm_of_stack((spec.groups, output_channels, input_channels * pixels))
     is_patch = reads_zeros(spec) and all(axis.outputs == 1 for axis in component.axes)
-    if not is_patch or lower.what != what or upper.what != what:
+    if not is_patch or lower.what != subject or upper.what != subject:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     rule = "the matrix of the taps that are read"
-    return _lower(lower.value, of_one_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
+    return _lower(lower.value, spec_of_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
 
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
-    """Bound a part's norm from below by that of one of its groups, on a restriction of it (`restricted`).
+    """Bound a part's norm from below by a bound of one group of a restriction of the part (`restricted`).
 
     Parameters
     ----------
@@ -294,7 +320,7 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
     """
     axes = zip(component.axes, restriction.axes, strict=True)
     is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
-    if norm.what != of_one_group(restriction.spec) or not is_restriction:
+    if norm.what != spec_of_group(restriction.spec) or not is_restriction:
         raise HypothesisError(f"{norm.what} is no restriction of the layer")
     if norm.what == component.spec:
         return norm

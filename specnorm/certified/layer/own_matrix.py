@@ -23,6 +23,7 @@ from specnorm.certified.layer.uncut import SMALLEST
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.certified.symbol import symbols
+from specnorm.problem.spec import spec_of_group
 from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 def quotients(
     layer: Convolution,
     vectors: Array,
-    of_outputs: bool,
+    vectors_are_outputs: bool,
     *,
     ops: ArrayOps,
 ) -> tuple[list[Lower], Array]:
@@ -51,14 +52,14 @@ def quotients(
     images : array, shape (b, 1, size)
         The images of the vectors, as unit vectors.
     """
-    values, images = ritz_values_down(layer, vectors, of_outputs, ops=ops)
+    values, images = ritz_values_down(layer, vectors, vectors_are_outputs, ops=ops)
     return [_lower(value, layer.spec, "quotient of a vector") for value in ops.to_numpy(values[:, 0]).tolist()], images
 
 
 def ritz_values_down(
     layer: Convolution,
     vectors: Array,
-    of_outputs: bool,
+    vectors_are_outputs: bool,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
@@ -68,7 +69,7 @@ def ritz_values_down(
     ----------
     vectors : array, shape (b, k, size)
         Any vectors, near unit length.
-    of_outputs : bool
+    vectors_are_outputs : bool
         Whether the vectors are outputs of the layer, to which the adjoint is applied; else they are inputs.
 
     Returns
@@ -81,7 +82,7 @@ def ritz_values_down(
     xp = ops.xp
     b, groups, *shape = layer.kernels.shape
     forward_roundings, backward_roundings = layer.roundings
-    if of_outputs:
+    if vectors_are_outputs:
         images = layer.adjoint(vectors)
         roundings = backward_roundings
     else:
@@ -89,12 +90,13 @@ def ritz_values_down(
         roundings = forward_roundings
     # || |A| |x| || <= || |A| || ||x||, and |A| is the layer with the magnitudes of the kernel.
     by_group = symbols.absolute_norm_up(xp.reshape(layer.kernels, (b * groups, *shape)), xp=xp)
-    symbol_norm = xp.max(xp.reshape(by_group, (b, groups)), axis=1)
+    absolute_symbol_norm = xp.max(xp.reshape(by_group, (b, groups)), axis=1)
     # The root of `padding_gain_sq` bounds the ratio of the layer's norm to that of its symbols.
-    magnitude_norm = symbol_norm * host.root_up(layer.spec.padding_gain_sq)
+    absolute_norm = absolute_symbol_norm * host.root_up(layer.spec.padding_gain_sq)
     lengths = xp.linalg.vector_norm(vectors, axis=-1)
-    magnitudes = rounding.up(magnitude_norm[:, None] * lengths, vectors.shape[2] + 4, xp=xp)[:, :, None]
-    values = ritz_down(images, magnitudes, vectors, roundings, ops=ops)
+    # The roundings: those of the length, one for the gain, one for the product, two to spare.
+    absolute_image_lengths = rounding.up(absolute_norm[:, None] * lengths, vectors.shape[2] + 4, xp=xp)
+    values = ritz_down(images, absolute_image_lengths[:, :, None], vectors, roundings, ops=ops)
     unit_images, _ = arrays.normalise(images, xp=xp)
     return values, unit_images
 
@@ -119,7 +121,8 @@ def ritz_down(
     images : array, shape (b, k, m)
         Y: the images A x as computed.
     magnitudes : array, shape (b, k, any)
-        ``|A| |x|``, computed by the same operations, or any vector of at least that 2-norm.
+        ``|A| |x|``, computed by the same operations. Only its 2-norm is used, so a vector of one entry, an upper bound
+        of that norm, will do.
     vectors : array, shape (b, k, n)
         x: any vectors, near unit length.
     image_roundings : int
@@ -132,21 +135,23 @@ def ritz_down(
     """
     xp = ops.xp
     k = images.shape[1]
-    u = rounding.unit(images, xp=xp)
+    unit_roundoff = rounding.unit(images, xp=xp)
     # Squares of small entries underflow, each by less than the smallest normal number.
     tiny = float(xp.finfo(images.dtype).smallest_normal)
     eye = xp.eye(k, dtype=vectors.dtype, device=ops.device(vectors))
     # ||X||**2 <= 1 + ||X* X - I||
     gram, roundings = _inner_products(vectors, ops=ops)
-    relative_error = rounding.SLACK * rounding.gamma(roundings + 2, u)
+    relative_error = rounding.SLACK * rounding.gamma(roundings + 2, unit_roundoff)
     gram_error = rounding.up(xp.linalg.trace(gram), k + roundings, xp=xp) * relative_error
+    # The roundings: the difference, the two sums, and the product in the error.
     norm_sq = rounding.up(frobenius_up(gram - eye, xp=xp) + 1 + gram_error, 4, xp=xp)
     # The j-th eigenvalue of Y* Y is at least its j-th largest diagonal entry less the norm of the off-diagonal part.
     gram, roundings = _inner_products(images, ops=ops)
     diagonal = xp.linalg.diagonal(gram)
-    relative_error = rounding.SLACK * rounding.gamma(roundings + 2, u)
+    relative_error = rounding.SLACK * rounding.gamma(roundings + 2, unit_roundoff)
     gram_error = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp) * relative_error
     off_diagonal = rounding.up(frobenius_up(gram * (1 - eye), xp=xp) + gram_error, 4, xp=xp)
+    # Lowered before the two subtractions: each rounds by at most u of its result, which is no larger than the entry.
     descending = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp)
     squares = descending - off_diagonal[:, None] - k * images.shape[2] * tiny
     image_values = rounding.down(xp.sqrt(xp.maximum(squares, xp.zeros_like(squares))), 2, xp=xp)
@@ -155,9 +160,10 @@ def ritz_down(
     total = xp.linalg.trace(gram) + k * magnitudes.shape[2] * tiny
     magnitudes_norm = rounding.up(xp.sqrt(rounding.up(total, k + roundings, xp=xp)), 2, xp=xp)
     # The computed magnitudes may themselves be too small, by a relative error of gamma.
-    gamma = rounding.gamma(image_roundings, u)
+    gamma = rounding.gamma(image_roundings, unit_roundoff)
     image_error = magnitudes_norm * (rounding.SLACK * (gamma / (1 - gamma)))
     norm = rounding.up(xp.sqrt(norm_sq), 2, xp=xp)
+    # The roundings: the product in the error, the difference and the quotient.
     values = rounding.down((image_values - image_error[:, None]) / norm[:, None], 4, xp=xp)
     return xp.maximum(values, xp.zeros_like(values))
 
@@ -195,36 +201,38 @@ def residuals_up(
     Parameters
     ----------
     u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
-        Approximate left and right singular vectors; any are valid. Vectors of zeros tell nothing: the bound is infinite
-        then, and s for a layer of zeros.
+        Approximate left and right singular vectors; any are valid. For vectors of zeros the bound is infinite; if the
+        layer is zero, too, it is s.
     values : array, shape (b, k)
         s, not negative.
     """
     xp = ops.xp
-    unit = rounding.unit(values, xp=xp)
-    magnitude = layer.absolute()
+    unit_roundoff = rounding.unit(values, xp=xp)
+    absolute_layer = layer.absolute()
     forward_roundings, backward_roundings = layer.roundings
 
     def length_up(x: Array) -> Array:
         return rounding.up(xp.linalg.vector_norm(x, axis=-1), x.shape[-1], xp=xp)
 
-    def residual_up(image: Array, other: Array, magnitude_image: Array, roundings: int) -> Array:
+    def residual_up(image: Array, other: Array, absolute_image: Array, roundings: int) -> Array:
         """Upper bound of ``||A v - s u||`` (image A v, other u), or of ``||A* u - s v||`` (image A* u, other v)."""
         # Four roundings more than the image has: two for the product with s and for the difference, two to spare.
-        relative_error = rounding.SLACK * rounding.gamma(roundings + 4, unit)
-        error = relative_error * (length_up(magnitude_image) + values * length_up(other))
+        relative_error = rounding.SLACK * rounding.gamma(roundings + 4, unit_roundoff)
+        error = relative_error * (length_up(absolute_image) + values * length_up(other))
+        # The roundings: two products and two sums.
         return rounding.up(length_up(image - values[:, :, None] * other) + error, 4, xp=xp)
 
     def length_down(x: Array) -> Array:
         return rounding.down(xp.linalg.vector_norm(x, axis=-1), x.shape[-1], xp=xp)
 
     residual_sq = (
-        residual_up(layer.apply(v), u, magnitude.apply(xp.abs(v)), forward_roundings) ** 2
-        + residual_up(layer.adjoint(u), v, magnitude.adjoint(xp.abs(u)), backward_roundings) ** 2
+        residual_up(layer.apply(v), u, absolute_layer.apply(xp.abs(v)), forward_roundings) ** 2
+        + residual_up(layer.adjoint(u), v, absolute_layer.adjoint(xp.abs(u)), backward_roundings) ** 2
     )
     length_sq = length_down(u) ** 2 + length_down(v) ** 2
     is_nonzero = length_sq > 0
     safe_length_sq = xp.where(is_nonzero, length_sq, xp.ones_like(length_sq))
+    # The roundings of each sum of two squares are two; those of the root of the quotient, too.
     ratio = rounding.up(residual_sq, 4, xp=xp) / rounding.down(safe_length_sq, 4, xp=xp)
     is_zero_layer = xp.all(xp.reshape(layer.kernels == 0, (layer.kernels.shape[0], -1)), axis=1)
     without_vectors = xp.where(is_zero_layer[:, None], values, xp.full_like(values, math.inf))
@@ -237,7 +245,7 @@ def has_fewer_rows(spec: ConvSpec) -> bool:
     For a transposed layer, that is the convolution whose adjoint the layer is.
     """
     input_sizes, output_sizes = sizes_of(spec)
-    output_channels, input_channels = spec.stored_channels
+    output_channels, input_channels = spec.group_channels
     return output_channels * math.prod(output_sizes) < input_channels * math.prod(input_sizes)
 
 
@@ -246,7 +254,7 @@ def has_fewer_outputs(spec: ConvSpec) -> bool:
 
     A transposed layer is the adjoint of its convolution, so its outputs are the columns of that.
     """
-    return has_fewer_rows(spec) is not spec.transposed
+    return has_fewer_rows(spec) != spec.transposed
 
 
 def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> tuple[list[Upper], Array]:
@@ -269,47 +277,50 @@ def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> 
     """
     xp = ops.xp
     spec = layer.spec
-    magnitude = layer.absolute()
+    absolute_layer = layer.absolute()
     forward_roundings, backward_roundings = layer.roundings
     if has_fewer_outputs(spec):
         images = layer.adjoint(vectors)
-        magnitude_images = magnitude.adjoint(xp.abs(vectors))
+        absolute_images = absolute_layer.adjoint(xp.abs(vectors))
         roundings = backward_roundings
     else:
         images = layer.apply(vectors)
-        magnitude_images = magnitude.apply(xp.abs(vectors))
+        absolute_images = absolute_layer.apply(xp.abs(vectors))
         roundings = forward_roundings
-    unit = rounding.unit(images, xp=xp)
-    # The computed images of magnitudes may themselves be too small, by a relative error of gamma.
-    relative_error = rounding.SLACK * rounding.gamma(roundings + 4, unit) / (1 - rounding.gamma(roundings, unit))
+    unit_roundoff = rounding.unit(images, xp=xp)
+    error = rounding.SLACK * rounding.gamma(roundings + 4, unit_roundoff)
+    # The computed images |A| |x| may themselves be too small, by a relative error of gamma.
+    relative_error = error / (1 - rounding.gamma(roundings, unit_roundoff))
 
     def lengths(x: Array) -> list[float]:
         return [float(length) for length in ops.to_numpy(xp.linalg.vector_norm(x[:, 0, :], axis=-1))]
 
     bounds = []
-    lengths_of_layers = zip(lengths(images), lengths(magnitude_images), lengths(vectors), strict=True)
-    for image_length, magnitude_length, length in lengths_of_layers:
+    lengths_of_layers = zip(lengths(images), lengths(absolute_images), lengths(vectors), strict=True)
+    for image_length, absolute_length, length in lengths_of_layers:
         if not length > 0:
             raise HypothesisError("a vector of zeros has no quotient")
-        quotient = (image_length + relative_error * magnitude_length) / length
+        quotient = (image_length + relative_error * absolute_length) / length
+        # The roundings: those of two lengths, and some for the quotient.
         bound = host.inflate(quotient, 2 * max(layer.shape) + 8)
         bounds.append(_upper(bound, (SMALLEST, spec), "quotient of a vector"))
     unit_images, _ = arrays.normalise(images, xp=xp)
     return bounds, unit_images
 
 
-def smallest_of_groups(spec: ConvSpec, groups: Sequence[tuple[Lower, Upper]]) -> tuple[Lower, Upper]:
+def smallest_of_groups(
+    spec: ConvSpec,
+    bounds_of_groups: Sequence[tuple[Lower, Upper]],
+) -> tuple[Lower, Upper]:
     """Bounds of the smallest singular value of a grouped layer: the smallest of the bounds of all its groups."""
-    from specnorm.certified.matrices.block_tridiagonal import of_one_group  # imported here: few need it
-
-    lowers = [lower for lower, _ in groups]
-    uppers = [upper for _, upper in groups]
-    subject = (SMALLEST, of_one_group(spec))
+    lowers = [lower for lower, _ in bounds_of_groups]
+    uppers = [upper for _, upper in bounds_of_groups]
+    subject = (SMALLEST, spec_of_group(spec))
     are_bounds_of_groups = all(bound.what == subject for bound in (*lowers, *uppers))
-    if len(groups) != spec.groups or not are_bounds_of_groups:
-        raise HypothesisError(f"{len(groups)} pairs of bounds of {spec.groups} groups")
+    if len(bounds_of_groups) != spec.groups or not are_bounds_of_groups:
+        raise HypothesisError(f"{len(bounds_of_groups)} pairs of bounds of {spec.groups} groups")
     if spec.groups == 1:
-        return groups[0]
+        return bounds_of_groups[0]
     lower = min(lowers, key=float)
     upper = min(uppers, key=float)
     rule = f"the smallest of {spec.groups} groups"
@@ -326,7 +337,7 @@ def gram_error(
     """Bound the norm of the rounding error of the Gram matrix ``A*A`` (or ``AA*``) of each of b layers.
 
     Entry (i, j) has an error of at most gamma(n) times entry (i, j) of ``|A|* |A|``. So the error's norm is at most
-    gamma(n) times ``|| |A|* |A| ||``, which `magnitude_sq` bounds.
+    gamma(n) times ``|| |A|* |A| ||``, which `absolute_norm_sq_up` bounds. (For AA*, ``|A| |A|*`` has the same norm.)
 
     Parameters
     ----------
@@ -339,29 +350,29 @@ def gram_error(
     -------
     error : array, shape (b,)
     is_zero : array of bool, shape (b,)
-        Whether A is zero: every nonzero tap reads nothing but padding.
+        Whether A is zero, that is, no nonzero tap reads a pixel.
     """
     xp = ops.xp
     kernels = layer.kernels
-    magnitude = magnitude_sq(layer, ops=ops)
+    absolute_norm_sq = absolute_norm_sq_up(layer, ops=ops)
     relative_error = rounding.SLACK * rounding.gamma(roundings, rounding.unit(kernels, xp=xp))
     underflow = size * roundings * float(xp.finfo(kernels.dtype).smallest_normal)
-    return magnitude * relative_error + underflow, magnitude == 0
+    return absolute_norm_sq * relative_error + underflow, absolute_norm_sq == 0
 
 
-def magnitude_sq(layer: Convolution, *, ops: ArrayOps) -> Array:
+def absolute_norm_sq_up(layer: Convolution, *, ops: ArrayOps) -> Array:
     """Upper bound (b,) of ``|| |A| ||**2``: the largest row sum times the largest column sum of ``|A|``."""
     xp = ops.xp
     kernels = layer.kernels
-    magnitude = layer.absolute()
+    absolute_layer = layer.absolute()
     forward_roundings, backward_roundings = layer.roundings
     output_size, input_size = layer.shape
 
     def ones(size: int) -> Array:
         return xp.ones((kernels.shape[0], 1, size), dtype=kernels.dtype, device=ops.device(kernels))
 
-    row = rounding.up(xp.max(magnitude.apply(ones(input_size)), axis=(1, 2)), forward_roundings, xp=xp)
-    column = rounding.up(xp.max(magnitude.adjoint(ones(output_size)), axis=(1, 2)), backward_roundings, xp=xp)
+    row = rounding.up(xp.max(absolute_layer.apply(ones(input_size)), axis=(1, 2)), forward_roundings, xp=xp)
+    column = rounding.up(xp.max(absolute_layer.adjoint(ones(output_size)), axis=(1, 2)), backward_roundings, xp=xp)
     return rounding.up(row * column, 2, xp=xp)
 
 
@@ -371,7 +382,7 @@ class LayerGram:
     Parameters
     ----------
     layer : Convolution
-        The layers A, of one group, with kernels scaled to about 1 and known values.
+        The layers A, of one group, with kernels scaled to about 1 whose values can be read (no tracer).
     plan : BlockPlan
         Which of the two matrices is formed, and in which blocks.
 
@@ -400,6 +411,7 @@ class LayerGram:
         """Upper bounds of the layers' norms, each just above its target (b,); None where the proof fails."""
         xp = self._ops.xp
         bounds = norm_up_near(self.matrix, self.error, self._ops.from_numpy(targets, self.error), ops=self._ops)
+        # `norm_up_near` marks a failed proof by the dtype's largest number.
         no_proof = float(xp.finfo(bounds.dtype).max)
         rule = f"factorisation of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
         return [
@@ -425,15 +437,19 @@ class LayerGram:
         # The first block, which is all of H: plans with several blocks are refused below.
         gram = self.matrix.diagonal[:, 0, :, :]
         size = gram.shape[-1]
-        if self._plan.blocks > 1 or self._plan.wide is not has_fewer_rows(self._spec):
-            side = "wide" if self._plan.wide else "tall"
-            raise HypothesisError(f"the {side} Gram matrix in {self._plan.blocks} blocks has other eigenvalues")
+        if self._plan.blocks > 1 or self._plan.rows_are_outputs is not has_fewer_rows(self._spec):
+            gram_matrix = "AA*" if self._plan.rows_are_outputs else "A*A"
+            raise HypothesisError(
+                f"got {gram_matrix} in {self._plan.blocks} blocks, which has other eigenvalues than the smaller one of "
+                "A*A and AA* as a single block"
+            )
         eye = self._ops.from_numpy(np.eye(size), gram)
         shifted = top * eye - gram
         shift_error = host.inflate(float(xp.max(xp.abs(shifted))) * rounding.unit(gram, xp=xp), 4)
         allowance = 1 + 2 * size * norms.cholesky_loss(size, gram, xp=xp)
-        # If all eigenvalues are about top, the difference is mere rounding. With a limit of 2**-40 top, the proof
-        # succeeds, and the bound is lower by a factor of 1 - 1e-12 at most.
+        # The allowance is explained in `norms.matrix_norm_up`. If all eigenvalues are about top, ``top - eigenvalue``
+        # may be rounding error only. A limit of at least 2**-40 top lets the proof succeed; it lowers the square of the
+        # bound by a factor of 1 - 1e-12, so the bound by 5e-13 of itself.
         limits = np.maximum((top - eigenvalues) * allowance, top * 2.0**-40)
         proven = self._ops.to_numpy(norms.gram_below(shifted, self._ops.from_numpy(limits, gram), ops=self._ops))
         errors = self._ops.to_numpy(self.error)
@@ -446,8 +462,8 @@ class LayerGram:
             bounds.append(_lower(host.sqrt_down(square), (SMALLEST, self._spec), rule))
         return bounds
 
-    def or_zero(self, bounds: list[Upper | None]) -> list[Upper | None]:
-        """Replace the bounds for layers that are zero by 0, since no factorisation can prove these."""
+    def with_zero_layers(self, bounds: list[Upper | None]) -> list[Upper | None]:
+        """Replace the bounds for layers that are zero by 0: a factorisation cannot prove a limit of 0."""
         zero = _upper(0.0, self._spec, "no tap reads a pixel")
         return [zero if is_zero else bound for bound, is_zero in zip(bounds, self._is_zero, strict=True)]
 
@@ -476,6 +492,7 @@ def norm_up_near(
     """
     xp = ops.xp
     no_proof = float(xp.finfo(target.dtype).max)
+    # The roundings: the square and the difference, and two to spare.
     limit = rounding.down(target**2 - error, 4, xp=xp)
     is_usable = limit > 0
     limit = xp.where(is_usable, limit, xp.ones_like(limit))

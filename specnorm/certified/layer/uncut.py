@@ -17,21 +17,23 @@ if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
 
 SMALLEST = "smallest singular value"
-"""The subject (``what``) of claims about the smallest singular value; also first entry of a pair with the frequencies,
-circulant or layer that the claim is about."""
+"""Subject (``what``) of claims about the smallest singular value: a pair of this and the frequencies, circulant or
+layer that the claim is about, or this alone, if the value is 0 at every frequency and every size."""
 
 
-def has_unread_pixels(spec: ConvSpec) -> bool:
+def unread_pixels_make_smallest_zero(spec: ConvSpec) -> bool:
     """Whether the smallest singular value is 0 because no tap reads some of the pixels, whatever the kernel.
 
     The stride has to skip pixels, and the layer must have more outputs than pixels that are read: otherwise the zeros
     are not among its ``min(outputs, inputs)`` singular values.
     """
-    first, second = spec.stored_channels
-    outputs_of_step = first // spec.groups
-    read_inputs_of_step = second * math.prod(spec.phases)
+    # In one period of the stride along every axis there is one position of outputs. Of the positions of pixels there,
+    # as many are read as there are phases.
+    output_channels, input_channels = spec.group_channels
+    outputs_per_period = output_channels
+    read_inputs_per_period = input_channels * math.prod(spec.phases)
     skips_pixels = math.prod(spec.phases) < math.prod(spec.stride)
-    return skips_pixels and outputs_of_step > read_inputs_of_step
+    return skips_pixels and outputs_per_period > read_inputs_per_period
 
 
 def keeps_smallest(spec: ConvSpec) -> bool:
@@ -46,12 +48,12 @@ def keeps_smallest(spec: ConvSpec) -> bool:
         return True
     if spec.padding_mode != "zeros":
         return False
-    first, second = spec.stored_channels
-    rows = first // spec.groups
-    columns = second * math.prod(spec.stride)
+    # In one period of the stride along every axis.
+    rows, input_channels = spec.group_channels
+    columns = input_channels * math.prod(spec.stride)
     if rows <= columns and reads_inside(spec):
         return True
-    return columns <= rows and meets_every_output(spec)
+    return columns <= rows and cuts_no_tap(spec)
 
 
 def reads_inside(spec: ConvSpec) -> bool:
@@ -60,11 +62,11 @@ def reads_inside(spec: ConvSpec) -> bool:
         return all(pads == (0, 0) for pads in spec.padding)
     large, small = sizes_of(spec)
     tables = tables_of_axes(large, small, spec)
-    # A table has the position n where a tap reads padding.
+    # Where a tap reads padding, the tables hold n, one past the last pixel.
     return all(bool((table < n).all()) for table, n in zip(tables, large, strict=True))
 
 
-def meets_every_output(spec: ConvSpec) -> bool:
+def cuts_no_tap(spec: ConvSpec) -> bool:
     """Whether no tap is cut off: each tap that reads a pixel in the infinite layer reads it in this layer too."""
     if spec.input_shape is None:
         return _has_full_padding(spec)
@@ -75,6 +77,7 @@ def meets_every_output(spec: ConvSpec) -> bool:
         # In the infinite layer, tap t of output m reads the pixel ``stride m + dilation t - before``.
         has_reader_in_infinite_layer = (pixels - axis.dilation * taps + axis.before) % axis.stride == 0
         has_reader = table < axis.pixels
+        # The readers in this layer are among those of the infinite layer, so they are the same if they are as many.
         if has_reader.sum() != has_reader_in_infinite_layer.sum():
             return False
     return True
@@ -84,9 +87,10 @@ def _has_full_padding(spec: ConvSpec) -> bool:
     """Whether the padding is large enough that no tap is cut off, at every input size."""
     for k, s, r, (before, after) in zip(spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True):
         reach = r * (k - 1)
-        # The last output of a convolution may lie up to ``s - 1`` pixels before the end of the padding, if the stride
-        # does not divide; that of a transposed layer lies at the end.
-        unused_after = s - 1 if spec.transposed else 0
-        if before < reach - (s - 1) or after < reach - unused_after:
+        # In front, and behind a transposed layer, the padding may fall short of the reach by s - 1 pixels: the next
+        # output of the infinite layer still reads no pixel. Behind a convolution it may not: the last output may lie up
+        # to s - 1 pixels before the end, if the stride does not divide the padded size minus the reach minus 1.
+        may_be_missing_after = s - 1 if spec.transposed else 0
+        if before < reach - (s - 1) or after < reach - may_be_missing_after:
             return False
     return True

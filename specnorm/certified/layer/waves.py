@@ -1,9 +1,9 @@
-"""A lower bound of a layer's norm at one input size by an input that is a sum of a few plane waves.
+"""A lower bound of a layer's norm at one input size by an input that is a sum of a few waves.
 
-A wave is a vector of channels times a product of one function of each axis (a *factor*), such as e^{i theta v}. What
-tap k reads of a wave, as a function of the output, is again a product of one function of each axis. So inner products
-of waves, and of their images, are sums over pairs of taps of products of small Gram matrices of one axis each; their
-cost does not grow with the number of pixels.
+A *wave* in this module is a vector of channels times a product of one function of each axis (a *factor*). A plane wave
+has the factors e^{i theta v}; others are allowed. The values that tap k reads are, as a function of the output, again a
+product of one function of each axis. So inner products of waves, and of their images, are sums over pairs of taps of
+products of small Gram matrices of one axis each; their cost does not grow with the number of pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-class _AxisTables:
+class _AxisGrams:
     """Gram matrices for each axis j, with f_j factors and k_j taps.
 
     Attributes
@@ -43,7 +43,7 @@ class _AxisTables:
 
 
 class Waves:
-    """Sums ``x(c, v) = sum_w a_w(c) prod_j E_j[w_j, v_j]`` over all combinations w of one factor an axis.
+    """Sums ``x(c, v) = sum_w a_w(c) prod_j E_j[w_j, v_j]`` over all choices w of one factor for each axis.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Waves:
     spec : ConvSpec
         The geometry of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
     factors : list of complex arrays, shape (f_j, n_j)
-        For each axis j, f_j factors E_j at the n_j pixels; taken as exact.
+        For each axis j, f_j factors E_j at the n_j pixels. Any numbers are valid, so their own rounding does not count.
 
     Attributes
     ----------
@@ -63,7 +63,8 @@ class Waves:
         Number of waves: the product of all f_j.
     roundings : int
         Number n of roundings of a term of a computed squared norm, those of the tables included: the error of the
-        squared norm is at most ``sqrt(2) gamma(2 n)`` times the sum of the magnitudes of all terms.
+        squared norm is at most ``sqrt(2) gamma(2 n)`` times the sum of the magnitudes of all terms, which are complex
+        (see `rounding.product_error`).
     """
 
     def __init__(
@@ -82,9 +83,9 @@ class Waves:
         self.spec = spec
         self.factor_counts = tuple(len(factor) for factor in factors)
         self.count = math.prod(self.factor_counts)
-        self._tables = _AxisTables()
+        self._grams = _AxisGrams()
         # For error bounds: the same sums with every term replaced by its magnitude.
-        self._magnitude_tables = _AxisTables()
+        self._magnitude_grams = _AxisGrams()
         large, small = sizes_of(spec)
         table_roundings = 0
         axes = zip(factors, large, small, spec.kernel_shape, spec.padding, strict=True)
@@ -93,20 +94,24 @@ class Waves:
             read = axis_tables(axis, "zeros")
             with_zero = np.concatenate([factor, np.zeros((len(factor), 1))], axis=1)
             read_factor = with_zero[:, read].reshape(-1, outputs)
-            self._tables.factors.append(factor.conj() @ factor.T)
-            self._tables.reads.append(read_factor.conj() @ read_factor.T)
-            self._magnitude_tables.factors.append(np.abs(factor) @ np.abs(factor).T)
-            self._magnitude_tables.reads.append(np.abs(read_factor) @ np.abs(read_factor).T)
+            self._grams.factors.append(factor.conj() @ factor.T)
+            self._grams.reads.append(read_factor.conj() @ read_factor.T)
+            self._magnitude_grams.factors.append(np.abs(factor) @ np.abs(factor).T)
+            self._magnitude_grams.reads.append(np.abs(read_factor) @ np.abs(read_factor).T)
+            # Sums over pixels or outputs in an entry of the tables, and the products with the tables, whose rows have
+            # f_j entries (``factors``) or f_j k_j (``reads``).
             table_roundings += pixels + outputs + len(factor) * (1 + taps)
         first, second = kernel.shape[1:3]
-        channel_roundings = (first + second) * self.count * math.prod(spec.kernel_shape)
-        self.roundings = 2 * second + table_roundings + channel_roundings + 8
+        # The last sum, over all entries of x (second channels) or of Y in `image_factors` (first channels).
+        sum_roundings = (first + second) * self.count * math.prod(spec.kernel_shape)
+        # Twice a sum over the second channels: an entry of Y, and of the other factor. 8 are to spare.
+        self.roundings = 2 * second + table_roundings + sum_roundings + 8
 
     def magnitude(self) -> Waves:
         """The same sums with the magnitudes of kernel and factors: rounding errors are bounded by multiples of them."""
         magnitude = copy.copy(self)
         magnitude.kernel = self.xp.abs(self.kernel)
-        magnitude._tables = self._magnitude_tables
+        magnitude._grams = self._magnitude_grams
         return magnitude
 
     def inner(self, a: Array) -> Array:
@@ -114,10 +119,10 @@ class Waves:
         xp = self.xp
         b, _, second = a.shape
         by_axis = xp.reshape(xp.permute_dims(a, (0, 2, 1)), (b, second, *self.factor_counts))
-        weighted = self._along_axes(by_axis, self._tables.factors)
+        weighted = self._along_axes(by_axis, self._grams.factors)
         return self._products(by_axis, weighted)
 
-    def images(self, a: Array) -> tuple[Array, Array]:
+    def image_factors(self, a: Array) -> tuple[Array, Array]:
         """Arrays Y and C Y for b sums x of waves, such that ``<A x, A x'> = <Y, C Y'>`` for two of the sums.
 
         Y holds the products of the kernel's taps with the coefficients, and C applies the tables ``reads``. Both have
@@ -136,26 +141,28 @@ class Waves:
             order += [d + 2 + j, j]
         merged = [factors * k for factors, k in zip(self.factor_counts, taps, strict=True)]
         y = xp.reshape(xp.permute_dims(y, tuple(order)), (b, first, *merged))
-        return y, self._along_axes(y, self._tables.reads)
+        return y, self._along_axes(y, self._grams.reads)
 
     def image_inner(self, a: Array) -> Array:
         """Inner products (b, b) of the layer's images of b sums of waves, given by their coefficients."""
-        return self._products(*self.images(a))
+        return self._products(*self.image_factors(a))
 
     def gradient(self, a: Array) -> Array:
         """Gradient of half the squared norm of the image of one sum (1, count, second), in the kernel's shape."""
         xp = self.xp
         _, first, second, *taps = self.kernel.shape
         d = len(taps)
-        _, weighted = self.images(a)
+        _, weighted = self.image_factors(a)
         shape = [first]
         for factors, k in zip(self.factor_counts, taps, strict=True):
             shape += [factors, k]
         tap_axes = range(2, 2 + 2 * d, 2)
         factor_axes = range(1, 1 + 2 * d, 2)
+        # (first, f_1, k_1, ..., f_d, k_d) -> (first, taps, factors)
         weighted = xp.permute_dims(xp.reshape(weighted, tuple(shape)), (0, *tap_axes, *factor_axes))
         by_wave = xp.reshape(weighted, (-1, self.count))
         gradient = xp.reshape(xp.real(xp.matmul(xp.conj(by_wave), a[0, ...])), (first, *taps, second))
+        # (first, taps, second) -> (1, first, second, taps)
         return xp.permute_dims(gradient, (0, d + 1, *range(1, d + 1)))[None, ...]
 
     def _products(self, x: Array, y: Array) -> Array:
@@ -205,7 +212,8 @@ def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:
         return float(xp.real(x)[0, 0])
 
     def error_up(sum_of_magnitudes: Array) -> float:
-        # The computed sum of magnitudes may itself be too small by the same relative error.
+        # The computed sum of magnitudes may itself be too small by the same relative error. Of the four roundings of
+        # this line, three are used: two products and the quotient.
         return host.inflate(number(sum_of_magnitudes) * rounding.SLACK * relative / (1 - relative), 4)
 
     image_sq = host.sub_down(number(waves.image_inner(a)), error_up(magnitude.image_inner(magnitude_of_a)))

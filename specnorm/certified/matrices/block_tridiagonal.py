@@ -3,17 +3,17 @@
 Choose one axis. A *line* is a position along that axis, with all channels and all positions of the other axes. Tap t of
 output line m reads one input line v, which a table says (`taps.tables_of_axes`). The matrix ``B_t`` that takes line v
 to line m is the same for all lines: it is a layer with one axis less. So each block of ``A*A``, for a pair of input
-lines, is a sum of products ``B_t* B_u``; it is zero if the lines are farther apart than the kernel is long. Two lines
-are *coupled* by the taps t and u if there is a line of the other side that t connects with the first and u with the
-second. Several neighbouring lines make one block of a block tridiagonal matrix.
+lines, is a sum of products ``B_t* B_u``; it is zero if the lines are farther apart than the kernel is long. A tap
+*connects* an output line with the input line that it reads. Two lines of one side are *coupled* by the taps t and u if
+t connects the first, and u the second, with one line of the other side. Several neighbouring lines make one block of a
+block tridiagonal matrix.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,9 +52,9 @@ class BlockPlan:
     ----------
     axis : int
         The axis whose positions are the lines.
-    wide : bool
+    rows_are_outputs : bool
         Whether the matrix is ``AA*``, with a row for each output of the convolution (input, if transposed); else it is
-        ``A*A``.
+        ``A*A``, with a row for each input.
     lines : int
         Number of lines.
     lines_of_block : int
@@ -68,7 +68,7 @@ class BlockPlan:
     """
 
     axis: int
-    wide: bool
+    rows_are_outputs: bool
     lines: int
     lines_of_block: int
     entries: int
@@ -87,17 +87,25 @@ class BlockPlan:
 
     @property
     def work(self) -> float:
-        """Approximate number of multiplications of a proof; a pair of taps counts as ten thousand."""
+        """Approximate number of multiplications of a proof; the array calls for a pair of taps count as ten thousand.
+
+        One block of d rows is factorised once, in d**3 / 3 multiplications. Of several blocks, each takes two
+        factorisations, a solve and three products (`largest_eigenvalue_up`): together about 6 d**3.
+        """
         cubes_per_block = 6 if self.blocks > 1 else 1 / 3
         return float(self.blocks * self.size**3) * cubes_per_block + 1e4 * self.pairs
 
     @property
     def memory(self) -> int:
         """Approximate number of bytes for the matrix and for the arrays that form and factorise it."""
-        matrices = 6 * self.blocks * self.size**2 + 2 * self.entries**2 + 3 * self.tap_entries
+        # A block on the diagonal and one below it for each row of blocks; a sum of such arrays, its terms and itself.
+        band = 3 * 2 * self.blocks * self.size**2
+        # The product for one pair of lines and its copy in a stack; the matrices B_t, and two selections of them.
+        products = 2 * self.entries**2 + 3 * self.tap_entries
+        # The arrays of `_counts`: on and below the diagonal, a count of each pair; three integers for each coupling.
         counts = 2 * self.blocks * self.lines_of_block**2 * self.pairs
         couplings = 3 * self.lines * self.pairs
-        return 8 * (matrices + counts + couplings)
+        return 8 * (band + products + counts + couplings)
 
 
 def plans(spec: ConvSpec) -> list[BlockPlan]:
@@ -118,23 +126,31 @@ def _plans_of_axis(
     small: tuple[int, ...],
 ) -> list[BlockPlan]:
     """Plans with lines along one axis: A*A and AA*, in blocks as small as possible, and as a single block."""
-    first, second = spec.stored_channels
-    taps, stride = table.shape[0], spec.stride[axis]
+    output_channels, input_channels = spec.group_channels
+    tap_count = table.shape[0]
+    stride = spec.stride[axis]
     large_of_other_axes = math.prod(large) // large[axis]
     small_of_other_axes = math.prod(small) // small[axis]
-    tap_entries = taps * first * second * large_of_other_axes * small_of_other_axes
-    # Two outputs read a pixel by taps that are a multiple of the stride apart, unless padding repeats pixels.
-    reads_each_pixel_once = spec.padding_mode == "zeros" and spec.dilation[axis] == 1
-    distances = min(taps, 2 * ((taps - 1) // stride) + 1) if reads_each_pixel_once else taps
+    output_entries = output_channels * small_of_other_axes
+    input_entries = input_channels * large_of_other_axes
+    tap_entries = tap_count * output_entries * input_entries
+    # Two outputs that share a pixel read it by taps whose distance is a multiple of the stride, unless padding repeats
+    # pixels. (With a dilation r, it is a multiple of s / gcd(s, r) only; then all distances are counted.)
+    if spec.padding_mode == "zeros" and spec.dilation[axis] == 1:
+        distance_count = min(tap_count, 2 * ((tap_count - 1) // stride) + 1)
+    else:
+        distance_count = tap_count
     plans = []
-    for wide in (False, True):
-        if wide:
-            lines, entries, pairs = small[axis], first * small_of_other_axes, taps * distances
+    for rows_are_outputs in (False, True):
+        if rows_are_outputs:
+            lines, entries = small[axis], output_entries
+            pairs = tap_count * distance_count
         else:
-            lines, entries, pairs = large[axis], second * large_of_other_axes, taps * taps
-        for bandwidth in {_bandwidth(table, large[axis], wide), lines}:
+            lines, entries = large[axis], input_entries
+            pairs = tap_count**2
+        for bandwidth in {_bandwidth(table, large[axis], rows_are_outputs), lines}:
             lines_of_block = max(1, min(bandwidth, lines))
-            plans.append(BlockPlan(axis, wide, lines, lines_of_block, entries, tap_entries, pairs))
+            plans.append(BlockPlan(axis, rows_are_outputs, lines, lines_of_block, entries, tap_entries, pairs))
     return plans
 
 
@@ -158,28 +174,29 @@ def gram_blocks(
     -------
     band : BlockTridiagonal
     roundings : int
-        n: each entry has an error of at most that entry of ``gamma(n) |A|* |A|``.
+        n: each entry has an error of at most that entry of ``gamma(n) |A|* |A|`` (or ``gamma(n) |A| |A|*``).
     """
     xp = ops.xp
     large, small = sizes_of(spec)
     tables = tables_of_axes(large, small, spec)
     b = kernels.shape[0]
-    taps = _between_lines(kernels, tables, plan.axis, large, ops=ops)
-    if plan.wide:
-        taps = xp.matrix_transpose(taps)
-    inner = taps.shape[2]
+    tap_matrices = _line_matrices(kernels, tables, plan.axis, large, ops=ops)
+    if plan.rows_are_outputs:
+        tap_matrices = xp.matrix_transpose(tap_matrices)
+    inner = tap_matrices.shape[2]
     q = plan.lines_of_block
     e = plan.entries
     pairs, diagonal_counts, below_counts = _counts(tables[plan.axis], large[plan.axis], plan)
-    # Pairs that occur equally often at every place are summed in one matrix product.
+    # Pairs of taps with equal counts for every pair of lines make a class, which is summed in one matrix product.
     every_count = np.concatenate([counts.reshape(-1, len(pairs)) for counts in (diagonal_counts, below_counts)])
-    distinct_counts, group_of_pair = np.unique(every_count, axis=1, return_inverse=True)
-    pair_groups = [pairs[group_of_pair.reshape(-1) == i] for i in range(distinct_counts.shape[1])]
+    distinct_counts, class_of_pair = np.unique(every_count, axis=1, return_inverse=True)
+    pair_classes = [pairs[class_of_pair.reshape(-1) == i] for i in range(distinct_counts.shape[1])]
     total = xp.zeros((b, len(distinct_counts), e * e), dtype=kernels.dtype, device=ops.device(kernels))
+    # A product has 8 b e**2 bytes. With its copy in the stack and temporary arrays, four times as many are allowed.
     at_once = max(1, ops.memory // (4 * 8 * b * e * e))
-    for start in range(0, len(pair_groups), at_once):
+    for start in range(0, len(pair_classes), at_once):
         part = slice(start, start + at_once)
-        products = [_sum_of_products(taps, pair_group, ops=ops) for pair_group in pair_groups[part]]
+        products = [_sum_of_products(tap_matrices, pair_class, ops=ops) for pair_class in pair_classes[part]]
         weights = ops.from_numpy(np.ascontiguousarray(distinct_counts[:, part]), kernels)
         total = total + xp.matmul(weights, xp.stack(products, axis=1))
 
@@ -192,18 +209,21 @@ def gram_blocks(
         diagonal=in_blocks(total[:, :on_diagonal, :], len(diagonal_counts)),
         below=in_blocks(total[:, on_diagonal:, :], len(below_counts)),
     )
-    longest_product = inner * max(map(len, pair_groups), default=1)
+    product_roundings = inner * max(map(len, pair_classes), default=1)
+    # A sum of products, each times its count.
+    sum_roundings = 2 * len(pair_classes)
     # If padding repeats pixels, each entry of B_t and of B_u is itself a sum over taps of the other axes.
     factor_roundings = 2 * sum(spec.kernel_shape)
-    return band, longest_product + 2 * len(pair_groups) + factor_roundings + 4
+    # 4 are to spare.
+    return band, product_roundings + sum_roundings + factor_roundings + 4
 
 
-def _sum_of_products(taps: Array, pairs: np.ndarray, *, ops: ArrayOps) -> Array:
+def _sum_of_products(tap_matrices: Array, pairs: np.ndarray, *, ops: ArrayOps) -> Array:
     """Sum of ``B_t* B_u`` over pairs (t, u), shape (b, e * e), for matrices B of shape (b, taps, rows, e)."""
     xp = ops.xp
-    b, _, _, e = taps.shape
-    left = xp.reshape(xp.take(taps, ops.from_numpy(pairs[:, 0], taps), axis=1), (b, -1, e))
-    right = xp.reshape(xp.take(taps, ops.from_numpy(pairs[:, 1], taps), axis=1), (b, -1, e))
+    b, _, _, e = tap_matrices.shape
+    left = xp.reshape(xp.take(tap_matrices, ops.from_numpy(pairs[:, 0], tap_matrices), axis=1), (b, -1, e))
+    right = xp.reshape(xp.take(tap_matrices, ops.from_numpy(pairs[:, 1], tap_matrices), axis=1), (b, -1, e))
     return xp.reshape(xp.matmul(xp.matrix_transpose(left), right), (b, e * e))
 
 
@@ -213,8 +233,11 @@ def to_layer(vectors: Array, spec: ConvSpec, plan: BlockPlan, *, xp: Namespace) 
     The block matrix orders its rows by line, channel and position along the other axes.
     """
     large, small = sizes_of(spec)
-    first, second = spec.stored_channels
-    sizes, channels = (small, first) if plan.wide else (large, second)
+    output_channels, input_channels = spec.group_channels
+    if plan.rows_are_outputs:
+        sizes, channels = small, output_channels
+    else:
+        sizes, channels = large, input_channels
     other_axes = [j for j in range(len(sizes)) if j != plan.axis]
     b, r = vectors.shape[:2]
     without_filling = vectors[..., : plan.lines * plan.entries]
@@ -225,20 +248,22 @@ def to_layer(vectors: Array, spec: ConvSpec, plan: BlockPlan, *, xp: Namespace) 
     return xp.reshape(xp.permute_dims(split, order), (b, r, -1))
 
 
-def _bandwidth(table: np.ndarray, n: int, wide: bool) -> int:
+def _bandwidth(table: np.ndarray, n: int, rows_are_outputs: bool) -> int:
     """Largest distance of two coupled lines, from the table of one axis with n pixels."""
-    lines, _ = _connected_lines(table, n, wide)
+    lines, _ = _connected_lines(table, n, rows_are_outputs)
     is_line = lines >= 0
+    # Fillers that cannot win the maximum, or the minimum, against a line.
     above_all = max(lines.max(initial=0), 0)
     highest = np.where(is_line, lines, -1).max(axis=1, initial=-1)
     lowest = np.where(is_line, lines, above_all).min(axis=1, initial=n + table.shape[1])
     return int(np.max(highest - lowest, initial=0))
 
 
-def _connected_lines(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray, np.ndarray]:
+def _connected_lines(table: np.ndarray, n: int, rows_are_outputs: bool) -> tuple[np.ndarray, np.ndarray]:
     """For each line of the other side, the lines that it is connected with, and the taps that connect them.
 
-    For A*A these are the pixels that each output reads; for AA* (``wide``) the outputs that read each pixel.
+    For A*A these are the pixels that each output reads; for AA* (``rows_are_outputs``) the outputs that read each
+    pixel.
 
     Parameters
     ----------
@@ -253,7 +278,7 @@ def _connected_lines(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray,
         Filled up with lines -1.
     """
     k, outputs = table.shape
-    if not wide:
+    if not rows_are_outputs:
         return np.where(table < n, table, -1).T, np.broadcast_to(np.arange(k), (outputs, k))
     readers = readers_of(table.reshape(-1), n).T
     is_reader = readers < table.size
@@ -261,7 +286,7 @@ def _connected_lines(table: np.ndarray, n: int, wide: bool) -> tuple[np.ndarray,
 
 
 def _counts(table: np.ndarray, n: int, plan: BlockPlan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The c pairs of taps that couple lines, and how often each pair couples each two lines.
+    """The c pairs of taps that couple lines, and how often each of them couples each pair of lines.
 
     Parameters
     ----------
@@ -275,12 +300,12 @@ def _counts(table: np.ndarray, n: int, plan: BlockPlan) -> tuple[np.ndarray, np.
         Counts for the q x q pairs of lines in each diagonal block, and in each block below the diagonal.
     """
     q, k = plan.lines_of_block, table.shape[0]
-    lines, taps = _connected_lines(table, n, plan.wide)
+    lines, tap_index = _connected_lines(table, n, plan.rows_are_outputs)
     couplings = []
     for i, j in itertools.product(range(lines.shape[1]), repeat=2):
         blocks_apart = lines[:, i] // q - lines[:, j] // q
         in_band = (lines[:, i] >= 0) & (lines[:, j] >= 0) & (blocks_apart >= 0) & (blocks_apart <= 1)
-        pair = k * taps[in_band, i] + taps[in_band, j]
+        pair = k * tap_index[in_band, i] + tap_index[in_band, j]
         couplings.append(np.stack([lines[in_band, i], lines[in_band, j], pair]))
     row_line, column_line, pair = np.concatenate(couplings, axis=1)
     distinct_pairs, pair_index = np.unique(pair, return_inverse=True)
@@ -297,7 +322,7 @@ def _counts(table: np.ndarray, n: int, plan: BlockPlan) -> tuple[np.ndarray, np.
     return pairs, counts(plan.blocks, 0), counts(max(plan.blocks - 1, 0), 1)
 
 
-def _between_lines(
+def _line_matrices(
     kernels: Array,
     tables: list[np.ndarray],
     axis: int,
@@ -314,7 +339,7 @@ def _between_lines(
     x = xp.permute_dims(kernels, (0, 3 + axis, 1, 2, *(3 + j for j in other_axes)))
     for j in other_axes:
         taps, outputs = tables[j].shape
-        # Whether tap t of output m reads position v, shape (taps, m * n).
+        # Whether tap t of output m reads position v, shape (taps, outputs * positions).
         reads = (tables[j][:, :, None] == np.arange(large[j])).astype(np.float64).reshape(taps, -1)
         # Replace the first remaining axis of taps by two axes at the end: outputs and inputs.
         x = xp.permute_dims(x, (*range(4), *range(5, x.ndim), 4))
@@ -326,14 +351,10 @@ def _between_lines(
     return xp.reshape(x, (x.shape[0], x.shape[1], rows, -1))
 
 
-@lru_cache(maxsize=64)
-def of_one_group(spec: ConvSpec) -> ConvSpec:
-    """The geometry of one group of a layer."""
-    return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)
-
-
 def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps) -> Array:
-    """Proven upper bounds (b,) of ``lambda_max(H)``: the limit raised by a little, or the largest number without proof.
+    """Proven upper bounds (b,) of ``lambda_max(H)``: the limit, raised by a little.
+
+    If the proof fails, the bound is the dtype's largest number.
 
     For any L, let ``R = x I - H - L L*``. Then ``x I - H`` has no eigenvalue below ``-||R||``, so
     ``lambda_max(H) <= x + ||R||``. L is the lower block bidiagonal factor of a block Cholesky factorisation of
@@ -366,7 +387,8 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
         is_complete = is_complete & has_factor
         factor = xp.linalg.cholesky(xp.where(has_factor[:, None, None], complement, eye))
         rest = block - xp.matmul(factor, xp.matrix_transpose(factor)) - left_square
-        # Rounded are products of at most `size` terms, two differences, and the shift of the diagonal.
+        # The roundings of an entry of R are those of products of at most `size` terms, of two differences, and of the
+        # shift of the diagonal.
         magnitude = frobenius_up(block, xp=xp) + _norm_sq_up(factor, xp=xp) + _norm_sq_up(left_factor, xp=xp)
         magnitude = rounding.up(magnitude, 4, xp=xp)
         rest_on_diagonal = xp.maximum(rest_on_diagonal, _rest_norm_up(rest, magnitude, size, u, xp=xp))
@@ -378,9 +400,10 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
             magnitude = rounding.up(rounding.up(product, 2, xp=xp) + frobenius_up(below, xp=xp), 2, xp=xp)
             rest_below = xp.maximum(rest_below, _rest_norm_up(rest, magnitude, size, u, xp=xp))
             left_square = xp.matmul(left_factor, xp.matrix_transpose(left_factor))
+    # The roundings: two sums; doubling is exact.
     proven = rounding.up(limit + rest_on_diagonal + 2 * rest_below, 4, xp=xp)
-    is_number = proven == proven
-    return xp.where(is_complete & is_number, proven, xp.full_like(proven, float(xp.finfo(proven.dtype).max)))
+    is_not_nan = proven == proven
+    return xp.where(is_complete & is_not_nan, proven, xp.full_like(proven, float(xp.finfo(proven.dtype).max)))
 
 
 def _norm_sq_up(a: Array, *, xp: Namespace) -> Array:

@@ -2,7 +2,7 @@
 
 A *block* is a real kernel (m, p, *kernel_shape); a stack holds g of them. Its *symbol* is the matrix G(theta), m x p,
 the sum of its taps times phases. The *supremum* (sigma*) of a stack is the largest ``||G(theta)||`` over all
-frequencies theta and all blocks. Claims about it have `EVERYWHERE` as their subject (``what``).
+frequencies theta and all blocks. Claims about it have `ALL_FREQUENCIES` as their subject (``what``).
 
 Proofs rest on products, sums and Cholesky factorisations with counted roundings. Eigenvalue routines only propose
 numbers that a factorisation then proves. `rounding.SLACK`, a little above 1, covers terms of second order: a product
@@ -18,7 +18,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import host, rounding
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _lower, _upper
+from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _lower, _upper
 from specnorm.certified.symbol import symbols
 from specnorm.problem import unfoldings
 from specnorm.problem.frequencies import Frequencies
@@ -51,7 +51,7 @@ def frobenius_up(a: Array, *, xp: Namespace) -> Array:
 def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
     """Bound the supremum of blocks by ``sqrt(taps)`` times the largest Frobenius norm of a block.
 
-    For the norm of a sum of T matrices is at most ``sqrt(T)`` times the norm of these matrices one below another.
+    Reason: the norm of a sum of T matrices is at most ``sqrt(T)`` times the norm of these matrices one below another.
 
     Parameters
     ----------
@@ -59,17 +59,17 @@ def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
     """
     frobenius = frobenius_up(ops.xp.reshape(blocks, (blocks.shape[0], blocks.shape[1], -1)), xp=ops.xp)
     value = host.mul_up(float(ops.xp.max(frobenius)), host.root_up(math.prod(blocks.shape[3:])))
-    return _upper(value, EVERYWHERE, "root of the taps times the Frobenius norm")
+    return _upper(value, ALL_FREQUENCIES, "root of the taps times the Frobenius norm")
 
 
 def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
     """Prove that the supremum of blocks that are zero is 0."""
     if bool(ops.xp.any(blocks != 0)):
         raise HypothesisError("the kernel is not zero")
-    return _upper(0.0, EVERYWHERE, "zero kernel")
+    return _upper(0.0, ALL_FREQUENCIES, "zero kernel")
 
 
-def has_single_entries(blocks: Array, *, ops: ArrayOps) -> bool:
+def has_one_entry_per_row_and_column(blocks: Array, *, ops: ArrayOps) -> bool:
     """Whether each row and each column of every block has at most one number other than 0, over all taps together."""
     xp = ops.xp
     g, m, p = blocks.shape[:3]
@@ -80,10 +80,10 @@ def has_single_entries(blocks: Array, *, ops: ArrayOps) -> bool:
 
 
 def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Upper]:
-    """Bound the supremum of blocks with `has_single_entries` by the largest modulus of an entry, from both sides.
+    """Bound the supremum of blocks by the largest modulus of an entry, from both sides.
 
-    Such a layer permutes, shifts and scales channels. ``G* G`` is diagonal, with the squared entries on the diagonal,
-    so both bounds are exact.
+    The blocks must satisfy `has_one_entry_per_row_and_column`. Such a layer permutes, shifts and scales channels. ``G*
+    G`` is diagonal, with the squared entries on the diagonal, so both bounds are exact.
 
     Parameters
     ----------
@@ -94,14 +94,14 @@ def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Uppe
     lower, upper : Lower and Upper
         The lower bound is of the symbol at frequency 0.
     """
-    if not has_single_entries(blocks, ops=ops):
+    if not has_one_entry_per_row_and_column(blocks, ops=ops):
         raise HypothesisError("a row or a column has several entries")
     value = float(ops.xp.max(ops.xp.abs(blocks)))
     rule = "single entries"
     ndim = blocks.ndim - 3
     # The norm is the same at every frequency; the lower bound names one, frequency 0.
     zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
-    return _lower(value, zero, rule), _upper(value, EVERYWHERE, rule)
+    return _lower(value, zero, rule), _upper(value, ALL_FREQUENCIES, rule)
 
 
 def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
@@ -114,18 +114,18 @@ def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
     blocks : array, shape (g, m, p, *kernel_shape)
         With one tap.
     norm : Upper
-        Bound of the largest norm of ``blocks`` as matrices (g, m, p). Its subject ``what`` is ``stack_of((g, m, p))``.
+        Bound of the largest norm of ``blocks`` as matrices (g, m, p): its subject is ``norm_of_stack((g, m, p))``.
     """
-    count, m, n, *kernel_shape = blocks.shape
-    if math.prod(kernel_shape) > 1 or norm.what != stack_of((count, m, n)):
+    g, m, p, *kernel_shape = blocks.shape
+    if math.prod(kernel_shape) > 1 or norm.what != norm_of_stack((g, m, p)):
         raise HypothesisError(f"{norm.what} is not the norm of blocks of shape {tuple(blocks.shape)}")
-    return _upper(norm.value, EVERYWHERE, "one tap", norm)
+    return _upper(norm.value, ALL_FREQUENCIES, "one tap", norm)
 
 
-def stack_of(shape: tuple[int, ...]) -> str:
+def norm_of_stack(shape: tuple[int, ...]) -> str:
     """Describe in words, as the subject of a claim, the largest norm of a stack of matrices of shape (count, m, n).
 
-    The words are the same for the transposed matrices, whose norms are equal.
+    Subjects are compared. The words are the same for the transposed matrices, whose norms are equal.
     """
     count = shape[0]
     m, n = sorted(shape[1:], reverse=True)
@@ -138,10 +138,9 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky; False means undecided.
 
     If the Cholesky factorisation of ``M = x I - H`` completes, then ``M >= -e I`` with e the loss that `cholesky_loss`
-    or `factor_loss` bounds. So ``lambda_max(H) <= x + e``, and the limit is proven if that is no larger. The rounding
-    of the diagonal of M is one of the 8 roundings that `backward_error` adds: a diagonal entry needs few of these, for
-    its root. The proof is valid for any x and any limit; a poor choice only makes
-    it fail.
+    or `factor_loss` bounds. So ``lambda_max(H) <= x + e``, and the limit is proven if that is no larger. Of the 8 extra
+    roundings that `backward_error` allows, a diagonal entry needs one for its shift ``x - H_ii`` and a few for its
+    root. The proof is valid for any x and any limit; a poor choice only makes it fail.
 
     Parameters
     ----------
@@ -161,8 +160,8 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     u = rounding.unit(gram, xp=xp)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
-    # x is chosen so that x + e, with the likely loss e, is just below the limit: less than it by a share of
-    # `likely_loss`, and by the roundings of x and of x + e.
+    # x is chosen so that x + e, with the likely loss e, is just below the limit. The last factor covers the rounding
+    # and the allowance of the trace in e, the 32 roundings those of x and of x + e.
     relative_loss = rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u)
     x = limit / (1 + relative_loss + 32 * u)
     shifted_diagonal = x[..., None] - diagonal
@@ -174,6 +173,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
         is_complete = ops.cholesky_ok(shifted)
         trace = xp.sum(xp.maximum(shifted_diagonal, xp.zeros_like(shifted_diagonal)), axis=-1)
         loss = cholesky_loss(size, gram, xp=xp) * rounding.up(trace, size, xp=xp)
+    # The roundings: the product and the sum.
     proven = rounding.up(rounding.up(x, 2, xp=xp) + rounding.SLACK * loss, 4, xp=xp)
     return is_complete & (proven <= limit) & (x > 0)
 
@@ -193,14 +193,15 @@ def _shifted(gram: Array, diagonal: Array, *, ops: ArrayOps) -> Array:
 
 def _uses_factor_loss(size: int, like: Array, *, ops: ArrayOps) -> bool:
     """Whether the loss is computed from the factor: for large float32 matrices, where `cholesky_loss` is large."""
-    return size >= _LEAST_FACTOR_SIZE and ops.has_factors and rounding.unit(like, xp=ops.xp) > 2.0**-53
+    is_float32 = rounding.unit(like, xp=ops.xp) > 2.0**-53
+    return size >= _LEAST_FACTOR_SIZE and ops.has_factors and is_float32
 
 
 def likely_loss(size: int, like: Array, *, ops: ArrayOps) -> float:
-    """Share of the limit by which `gram_below` chooses x smaller, for the loss e. No proof rests on it.
+    """Likely ratio of the loss e to x in `gram_below`, which leaves room for it below the limit. No proof rests on it.
 
     The diagonal of ``M = x I - H`` is at most x, so ``e <= kappa tr(M) <= kappa p x``, with kappa = `cholesky_loss`.
-    As observed, `factor_loss` is at most a share of that: `_LIKELY_SHARE` for large p, and about 3/p more for small p.
+    As observed, `factor_loss` is at most ``_LIKELY_SHARE + 3 / p`` of that.
 
     Parameters
     ----------
@@ -276,7 +277,7 @@ def backward_error(size: int, like: Array, *, xp: Namespace) -> float:
     return rounding.gamma(size + _DIVISION_ROUNDINGS, u)
 
 
-class SymbolNorms:
+class SymbolQuotients:
     """Proven lower bounds of the norms of blocks' symbols at single frequencies; symbol errors are computed once.
 
     Parameters
@@ -290,7 +291,7 @@ class SymbolNorms:
         self._ops = ops
         self._errors: list[float] = ops.to_numpy(symbols.symbol_error(blocks, xp=ops.xp)).tolist()
 
-    def norm_at(self, block: int, point: Frequencies, right: Array) -> Lower:
+    def norm_down_at(self, block: int, point: Frequencies, right: Array) -> Lower:
         """Bound the norm of a block's symbol at a frequency from below: a quotient less the symbol's error.
 
         Parameters
@@ -330,13 +331,13 @@ class GramProof:
         self._shape = tuple(a.shape[-3:])
         self.gram = arrays.gram_smaller(a, xp=ops.xp)
 
-    def largest_near(self, v: Array) -> Upper | None:
-        """The largest of the bounds of `norm_near`, as a claim; None if the proof fails for one of the matrices."""
-        value = float(self._ops.xp.max(self.norm_near(v)))
+    def largest_up_near(self, v: Array) -> Upper | None:
+        """The largest of the bounds of `norm_up_near`, as a claim; None if the proof fails for one of the matrices."""
+        value = float(self._ops.xp.max(self.norm_up_near(v)))
         rule = "factorisation of the smaller Gram matrix"
-        return _upper(value, stack_of(self._shape), rule) if value < math.inf else None
+        return _upper(value, norm_of_stack(self._shape), rule) if value < math.inf else None
 
-    def norm_near(self, v: Array) -> Array:
+    def norm_up_near(self, v: Array) -> Array:
         """Proven upper bound of the norm of each matrix, infinite where the proof fails, shape (...).
 
         As in `matrix_norm_up`, a factorisation of H proves a limit. The limit is the Rayleigh quotient of H at v,
@@ -360,9 +361,11 @@ class GramProof:
         quotient = quotient[..., 0, 0]
         relative_residual = residual / xp.where(quotient > 0, quotient, xp.ones_like(quotient))
         likely_error = xp.minimum(relative_residual, _INVERSE_GAP * relative_residual**2)
-        # Twice the loss, as in `matrix_norm_up`. 48 roundings are enough for the limit and for x in `gram_below`.
+        # Twice the loss, as in `matrix_norm_up`. The 48 roundings are room for those of the limit here, and for the 32
+        # by which `gram_below` lowers x. If they do not suffice, the proof fails.
         allowance = 2 * size * cholesky_loss(size, gram, xp=xp) + 48 * rounding.unit(gram, xp=xp)
         limit = quotient * (1 + allowance + likely_error)
+        # The roundings of the sum, of the root and of the error's products; three are to spare.
         bound = rounding.up(xp.sqrt(limit + gram_error), 6, xp=xp)
         proven = gram_below(gram, limit, ops=ops)
         return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))
@@ -393,7 +396,7 @@ def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
     """The largest bound `quotient_down` of matrices (g, m, n) with vectors (g, n), and the index of its matrix."""
     quotients = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
     best = int(quotients.argmax())
-    return _lower(float(quotients[best]), stack_of(tuple(a.shape)), "quotient of a vector"), best
+    return _lower(float(quotients[best]), norm_of_stack(tuple(a.shape)), "quotient of a vector"), best
 
 
 def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
@@ -436,8 +439,8 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
     frobenius = frobenius_up(a, xp=xp)
     gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
     estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-    # Twice the loss: once for x + e in `gram_below`, once so that the factorisation of x I - H completes. 16 roundings
-    # are for the estimate. If they do not suffice, the proof fails.
+    # Twice the loss: once for x + e in `gram_below`, once so that the factorisation of x I - H completes. The 16
+    # roundings are room for the error of the estimate. If they do not suffice, the proof fails.
     factor = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
     limit = xp.maximum(estimate, xp.zeros_like(estimate)) * factor
     proven = gram_below(gram, limit, ops=ops)
@@ -526,14 +529,16 @@ class GramIterates:
         ]
 
 
-def with_taps(norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
-    """``sqrt(taps) * norms``, rounded up: bounds of the supremum from bounds of the norm of each block's unfolding M.
+def supremum_up_from_unfolding(unfolding_norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+    """Bounds of the supremum from bounds of the norm of each block's unfolding M: ``sqrt(taps)`` times these.
 
-    Some axes of the taps are in the rows of M, the others in its columns. ``G(theta) = sqrt(taps) P* M Q``, where P and
-    Q repeat the channels for each tap of the rows or of the columns, times its phase and over the root of the number of
-    these taps. P and Q are isometries, so ``||G(theta)|| <= sqrt(taps) ||M||`` at every theta.
+    Some axes of the taps are in the rows of M, the others in its columns. Let the rows have S of the taps. P has the
+    entry ``e^{i theta.s} / sqrt(S)`` in row (c, s) and column c, for each channel c and each tap s of the rows, and
+    zeros elsewhere; so it is an isometry. Q is the same for the columns, with conjugate phases. Then
+    ``G(theta) = sqrt(taps) P^T M Q``, up to the sign of theta, and ``||G(theta)|| <= sqrt(taps) ||M||`` at every theta.
     """
-    return rounding.up(norms * math.sqrt(math.prod(kernel_shape)), 3, xp=xp)
+    # The roundings: the root, its conversion to the dtype, and the product.
+    return rounding.up(unfolding_norms * math.sqrt(math.prod(kernel_shape)), 3, xp=xp)
 
 
 class UnfoldingProof:
@@ -560,34 +565,36 @@ class UnfoldingProof:
         """The smaller Gram matrix of the unfolding of each block; read-only."""
         return self._proof.gram
 
-    def bounds(self, near: Array) -> list[Upper]:
+    def bounds(self, near_vectors: Array) -> list[Upper]:
         """One bound for each block.
 
         Parameters
         ----------
-        near : array, shape (b, shorter side of the unfolding)
+        near_vectors : array, shape (b, shorter side of the unfolding)
             Approximate top singular vectors. Any vectors are valid; the bounds are close if these are accurate.
         """
         ops = self._ops
-        norms = _norms_up(self._proof, self._matrix, arrays.in_wide_dtype(near, ops=ops), ops=ops)
-        values = ops.to_numpy(with_taps(norms, self._kernel_shape, xp=ops.xp)).tolist()
+        wide_vectors = arrays.in_wide_dtype(near_vectors, ops=ops)
+        unfolding_norms = _norms_up(self._proof, self._matrix, wide_vectors, ops=ops)
+        values = ops.to_numpy(supremum_up_from_unfolding(unfolding_norms, self._kernel_shape, xp=ops.xp)).tolist()
         rule = f"{self._matrix.shape[1]} x {self._matrix.shape[2]} unfolding"
-        return [_upper(value, EVERYWHERE, rule) for value in values]
+        return [_upper(value, ALL_FREQUENCIES, rule) for value in values]
 
 
-def _norms_up(proof: GramProof, matrix: Array, near: Array, *, ops: ArrayOps) -> Array:
-    """Norms of matrices by `GramProof.norm_near`, and, where that fails, by `matrix_norm_up`."""
-    norms = proof.norm_near(near)
-    if bool(ops.xp.all(ops.xp.isfinite(norms))):
-        return norms
-    return ops.xp.minimum(norms, matrix_norm_up(matrix, ops=ops))
+def _norms_up(proof: GramProof, matrix: Array, near_vectors: Array, *, ops: ArrayOps) -> Array:
+    """Bounds of the norms of matrices by `GramProof.norm_up_near`, and, where that fails, by `matrix_norm_up`."""
+    bounds = proof.norm_up_near(near_vectors)
+    if bool(ops.xp.all(ops.xp.isfinite(bounds))):
+        return bounds
+    return ops.xp.minimum(bounds, matrix_norm_up(matrix, ops=ops))
 
 
 def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
     """Factor of at least 1 by which a computed tensor norm of a one-tap layer is multiplied to be an upper bound.
 
-    The exact tensor norm of a layer with one tap is its spectral norm, so the factor exceeds 1 by roundings only, if
-    the alternating maximisation has converged.
+    The tensor norm of a kernel is the largest value of its multilinear form over unit vectors (`specnorm.tensor`). For
+    a kernel with one tap it is the spectral norm. So the factor exceeds 1 by roundings only, if the alternating
+    maximisation of the form has converged.
 
     Parameters
     ----------
@@ -606,7 +613,7 @@ def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps)
     count, m, p = blocks.shape[:3]
     matrix = arrays.in_wide_dtype(xp.reshape(blocks, (count, m, p)), ops=ops)
     # The matrices are real, so the real part of a complex singular vector is one, too, if it is not 0. Any vectors are
-    # valid (`GramProof.norm_near`); where they are poor, `matrix_norm_up` proves the bound.
+    # valid (`GramProof.norm_up_near`); where they are poor, `matrix_norm_up` proves the bound.
     v = arrays.in_wide_dtype(xp.real(vectors), ops=ops)
     shorter_side_vectors = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
     norms_up = _norms_up(GramProof(matrix, ops=ops), matrix, shorter_side_vectors, ops=ops)

@@ -1,7 +1,8 @@
-"""The norm that a vector attains at a frequency, rounded down: a lower bound of sigma*, traced or not.
+"""The norm that a vector attains at a frequency, rounded down, for arrays with values and for tracers.
 
-No cosine is trusted. A computed phase ``z = c + i s`` of an axis has the argument of *some* frequency, exactly. Once z
-divided by its modulus, its powers are the phases of that frequency up to the roundings of the products.
+It is a lower bound of the largest norm over all frequencies (sigma*). No cosine is trusted. A computed phase
+``z = c + i s`` of an axis has the argument of *some* frequency, exactly. Once z is divided by its modulus, its powers
+are the phases of that frequency up to the roundings of the products.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def attained_down(
 
 def product_allowance(length: int, sizes: tuple[int, ...], unit: float) -> float:
     """Return ``gamma(n) + e`` of `attained_down`, in a precision with this unit roundoff."""
-    # A phase is a product of at most so many numbers, x one of one more; each product or quotient is a few roundings.
+    # The numbers that are multiplied into an entry of x: powers of the number of each axis, its quotient by the
+    # modulus, and the entry of v. A complex product or a quotient by a modulus takes fewer than 8 roundings.
     factors = sum(sizes) + len(sizes) + 2
     return rounding.SLACK * (rounding.gamma(length + 2, unit) + rounding.gamma(8 * factors, unit))
 
@@ -80,7 +82,7 @@ def _norm(x: Array, *, ops: ArrayOps) -> Array:
 
 
 def _phases(angles: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Array:
-    """Powers of the unit numbers of each axis, multiplied, taps in row-major order: shape (b, taps)."""
+    """Powers of the complex number of modulus 1 of each axis, multiplied; shape (b, taps), taps in row-major order."""
     xp = ops.xp
     b = angles.shape[0]
     ones = xp.ones((b, 1), dtype=angles.dtype, device=ops.device(angles))

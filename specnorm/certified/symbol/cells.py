@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.certified import host
-from specnorm.certified.bound import EVERYWHERE
+from specnorm.certified.bound import ALL_FREQUENCIES
 from specnorm.problem.frequencies import Frequencies, half_grid, product, signs
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class Boxes:
     offset : integer array, shape (d,)
         Not zero on a skew-circulant, whose frequencies lie between those of the DFT.
     covers : object
-        Whose frequencies the boxes cover: `bound.EVERYWHERE` or a `Circulant`; None if some boxes are missing. Only
-        the functions of `specnorm.certified` that make all boxes can set it.
+        Whose frequencies the boxes cover: `bound.ALL_FREQUENCIES` or a `Circulant`; None if some boxes are missing.
+        Only the functions of `specnorm.certified` that make all boxes can set it.
     """
 
     low: np.ndarray
@@ -102,7 +102,7 @@ class Boxes:
         if self.covers is None:
             return
         if maker is not _MAKER:
-            raise TypeError("Boxes: which boxes cover all frequencies is said by torus, dft and dft_points alone")
+            raise TypeError("Boxes: boxes cover all frequencies only if torus, dft, dft_points or one_box made them")
         for array in (self.low, self.high, self.half_degree, self.frame, self.offset):
             array.flags.writeable = False
 
@@ -110,6 +110,7 @@ class Boxes:
         return len(self.low)
 
     def __getitem__(self, index: np.ndarray | slice) -> Boxes:
+        # A selection covers nothing any more: `between` does not set ``covers``.
         chosen = self.between(self.low[index], self.high[index])
         for name in _CACHED:
             if name in self.__dict__:
@@ -146,6 +147,7 @@ class Boxes:
     @cached_property
     def radius(self) -> np.ndarray:
         """Largest sum over the axes of half-degree times distance from the centre, rounded up, shape (c,)."""
+        # The largest phase over all signs is that of the sum of the magnitudes.
         return np.asarray(self.largest_phase(signs(len(self.half_degree)) * self.half_degree).max(axis=1))
 
     @cached_property
@@ -163,12 +165,12 @@ class Boxes:
         width = self.high - self.low
         return np.asarray(np.maximum(width + 1 if self.on_grid else width // 2, 1))
 
-    def split(self, ratio: np.ndarray) -> tuple[Boxes, np.ndarray]:
-        """Cut every divisible box so that its radius shrinks ``ratio`` (c,) times or more, at least twice, if it can.
+    def split(self, shrink: np.ndarray) -> tuple[Boxes, np.ndarray]:
+        """Cut every divisible box so that its radius shrinks ``shrink`` (c,) times or more, at least twice, if it can.
 
         Return the pieces, and the index of each one's parent.
         """
-        pieces = self._pieces(ratio)
+        pieces = self._pieces(shrink)
         count = pieces.prod(axis=1)
         parent = np.repeat(np.arange(len(self)), count)
         # Number of a piece among its parent's, and from it the place along each axis, the last one fastest.
@@ -185,21 +187,21 @@ class Boxes:
         piece_high = low + width * (place + 1) // pieces_of_parent - gap
         return self.between(piece_low, piece_high), parent
 
-    def _pieces(self, ratio: np.ndarray) -> np.ndarray:
-        """Pieces that each box is cut into along each lattice axis, shape (c, d).
+    def _pieces(self, shrink: np.ndarray) -> np.ndarray:
+        """Number of pieces into which each box is cut along each lattice axis, shape (c, d).
 
-        Along the axis with the largest part of the radius they are ``ratio``, along others in proportion.
+        Along the axis with the largest part of the radius they are ``shrink``, along others in proportion.
 
-        The 1e-9 keeps a ratio that rounding raised above an integer from asking for another piece. How a box is cut is
-        no matter of proof.
+        The 1e-9 keeps a number that rounding raised above an integer from asking for another piece. No proof depends on
+        how a box is cut.
         """
         turns = np.abs((self.half_degree / np.asarray(self.denominators, dtype=float)) @ np.abs(self.frame))
         half_width = (self.high - self.low + 1) // 2
         radii = half_width * turns
         share = radii / np.maximum(radii.max(axis=1, keepdims=True, initial=0.0), 1e-300)
-        pieces = np.ceil(ratio[:, None] * share - 1e-9).astype(np.int64)
+        pieces = np.ceil(shrink[:, None] * share - 1e-9).astype(np.int64)
         if self.on_grid:
-            # Pieces of an odd number of points: with one less they would be no smaller.
+            # Pieces of 2 h and of 2 h + 1 points reach equally far from their middle: take the odd number.
             piece_width = 2 * (half_width // np.maximum(pieces, 1)) + 1
             pieces = -(-(self.high - self.low + 1) // piece_width)
         most = self._most_pieces
@@ -254,7 +256,7 @@ def one_box(kernel_shape: tuple[int, ...]) -> Boxes:
         frame=np.eye(ndim, dtype=np.int64),
         offset=np.zeros(ndim, dtype=np.int64),
     )
-    return _covering(box, EVERYWHERE)
+    return _covering(box, ALL_FREQUENCIES)
 
 
 def _half_degree(kernel_shape: Sequence[int]) -> np.ndarray:
@@ -313,7 +315,7 @@ def torus(kernel_shape: tuple[int, ...]) -> Boxes:
         frame=frame,
         offset=np.zeros(ndim, dtype=np.int64),
     )
-    return _covering(boxes, EVERYWHERE)
+    return _covering(boxes, ALL_FREQUENCIES)
 
 
 def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:

@@ -23,7 +23,7 @@ most phi from t = 0 to 1:
 
     ||G(theta + delta)|| >= S cos(arccos(||G(theta)|| / S) + phi)     while that angle is at most pi.
 
-With theta the maximiser and S = sigma* the arccosine is 0. (The product of the axes' cosines would be wrong.)
+With theta the maximiser and S = sigma* the arccosine is 0. (A cosine for each axis, and their product, would be wrong.)
 
 Of a symbol that is, but for a phase, a Hermitian matrix D that is nowhere negative (it has no negative eigenvalue at
 any frequency), ``f(t) = v* D(theta + t delta) v`` lies between 0 and S, and ``g = f - S / 2`` between -S/2 and S/2,
@@ -46,7 +46,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import host
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
+from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
@@ -76,7 +76,7 @@ def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndar
 
     0 if no norm suffices, and infinite if every norm does, as the supremum is no larger than the threshold.
     """
-    if supremum.what != EVERYWHERE:
+    if supremum.what != ALL_FREQUENCIES:
         raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
     if supremum <= threshold:
         return np.full(len(radius), math.inf)
@@ -98,7 +98,7 @@ def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray
     With ``mu - S / 2`` for mu and ``S / 2`` for S it is the lemma for ``g = f - S / 2``. Its limit is ``S / 2`` lower
     than that for f.
     """
-    if supremum.what != EVERYWHERE:
+    if supremum.what != ALL_FREQUENCIES:
         raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
     if supremum <= threshold:
         return np.full(len(radius), math.inf)
@@ -113,7 +113,7 @@ def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray
     return np.where(radius < math.pi / 2, np.maximum(limits, 0.0), 0.0)
 
 
-def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
+def eigenvalue_limits(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
     """Limits of cells: the largest computed ``lambda_max(H(c))`` with which a cell passes, rounded down, shape (c,).
 
     Negative where no eigenvalue proves that; infinite for grid points where the supremum itself is no larger.
@@ -126,15 +126,15 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
     norms_by_lemma = _by_lemma(boxes, cells.supremum, threshold, nonnegative=cells.nonnegative)
     if isinstance(polynomial, ScalarGram):
         by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold)
-        return np.asarray(np.maximum(polynomial.limit_sq(norms_by_lemma), by_variation_sq[cells.block, kind]))
+        return np.asarray(np.maximum(polynomial.limit_of_norm(norms_by_lemma), by_variation_sq[cells.block, kind]))
     if boxes.on_grid and cells.supremum is not None and cells.supremum <= threshold:
         # They are infinite, as their squares are.
         return norms_by_lemma
     variation_sq = _variation_sq(polynomial, boxes)
-    # One of the three errors e is in `limit_sq`.
+    # One of the three errors e is in `limit_of_norm`.
     lost = host.next_up(variation_sq + 2 * polynomial.error)
-    by_variation_sq = host.sub_down(polynomial.limit_sq(np.asarray(threshold)), lost)
-    return np.asarray(np.maximum(polynomial.limit_sq(norms_by_lemma), by_variation_sq))
+    by_variation_sq = host.sub_down(polynomial.limit_of_norm(np.asarray(threshold)), lost)
+    return np.asarray(np.maximum(polynomial.limit_of_norm(norms_by_lemma), by_variation_sq))
 
 
 def _by_lemma(
@@ -161,7 +161,7 @@ def _scalar_limits_sq(polynomial: ScalarGram, boxes: Boxes, threshold: float) ->
     """
     variation, kind = polynomial.variation(boxes)
     norms_at_centres = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
-    return polynomial.limit_sq(norms_at_centres), kind
+    return polynomial.limit_of_norm(norms_at_centres), kind
 
 
 def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
@@ -272,8 +272,8 @@ def _nowhere_negative(kernel: Array) -> Nonnegative:
 
 
 @dataclass(frozen=True, eq=False)
-class ButFor:
-    """The frequencies of something but for some open cells.
+class AllBut:
+    """All frequencies of a claim's subject but for some open cells.
 
     They are compared by identity: two covers with as many open cells may leave out different frequencies.
     """
@@ -296,8 +296,9 @@ class _Limits(NamedTuple):
 class Cover:
     """The cells of a search that may still hold a norm above the threshold.
 
-    A cell leaves by proof alone; the others are cut. When none is open, `proven` bounds the norm over all that the
-    boxes cover.
+    A cell leaves by proof alone; the others are cut. *Open* cells were not proven when the cover was last pruned; those
+    of them that are *done* have been proven (fathomed) since, and `prune` drops them. When no cell is open, `proven`
+    bounds the norm over all that the boxes cover.
 
     Parameters
     ----------
@@ -342,16 +343,16 @@ class Cover:
         self._nonnegative = nonnegative is not None
         self._cached_limits: _Limits | None = None
         # The largest threshold that a cell was fathomed for, and how many were. Threads may fathom cells at once.
-        self._upper = 0.0
+        self._largest_threshold = 0.0
         self._count = 0
         self._lock = threading.Lock()
         if values is None:
             blocks_count = blocks.shape[0]
             boxes_of_each_block = boxes[np.tile(np.arange(len(boxes)), blocks_count)]
             block = np.repeat(np.arange(blocks_count), len(boxes))
-            self._reopen(Cells(boxes_of_each_block, block, supremum, self._nonnegative))
+            self._set_open(Cells(boxes_of_each_block, block, supremum, self._nonnegative))
         else:
-            self._reopen(self._left_by(values, threshold))
+            self._set_open(self._left_by(values, threshold))
 
     def _left_by(self, values: CentreValues, threshold: float) -> Cells:
         """The cells whose values do not prove that they hold nothing above a threshold; the others are never made."""
@@ -359,16 +360,16 @@ class Cover:
             raise HypothesisError("the values are not those of this cover's blocks")
         boxes, polynomial = values.boxes, values.polynomial
         norms_by_lemma = _by_lemma(boxes, self._supremum, threshold, nonnegative=self._nonnegative)
-        by_lemma_sq = polynomial.limit_sq(norms_by_lemma)
+        by_lemma_sq = polynomial.limit_of_norm(norms_by_lemma)
         by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold)
         proven = values.values <= np.maximum(by_lemma_sq, by_variation_sq[:, kind])
         self._count = int(np.count_nonzero(proven))
-        self._upper = threshold if self._count else 0.0
+        self._largest_threshold = threshold if self._count else 0.0
         block, place = np.nonzero(~proven)
         return Cells(boxes[place], block, self._supremum, self._nonnegative)
 
-    def _reopen(self, cells: Cells) -> None:
-        """Go on with other open cells."""
+    def _set_open(self, cells: Cells) -> None:
+        """Replace the open cells, of which none is done."""
         self._open = cells
         self._done = np.zeros(len(cells), dtype=bool)
         self._cached_limits = None
@@ -378,7 +379,7 @@ class Cover:
 
     @property
     def what(self) -> object:
-        """`Boxes.covers` of the boxes that it was made of: `bound.EVERYWHERE` or a `Circulant`."""
+        """`Boxes.covers` of the boxes that it was made of: `bound.ALL_FREQUENCIES` or a `Circulant`."""
         return self._what
 
     @property
@@ -397,9 +398,9 @@ class Cover:
         """A bound, once no cell is open: the largest threshold that a cell was fathomed for."""
         if len(self):
             raise HypothesisError(f"{len(self)} cells of {self.what} are open")
-        return self.beside_open()
+        return self.bound_outside_open()
 
-    def beside_open(self) -> Upper:
+    def bound_outside_open(self) -> Upper:
         """A bound of the norm over all frequencies but those of the open cells.
 
         Raises
@@ -410,16 +411,16 @@ class Cover:
         """
         if len(self) and not self._open.boxes.on_grid:
             raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
-        what = ButFor(self.what, len(self)) if len(self) else self.what
+        what = AllBut(self.what, len(self)) if len(self) else self.what
         if self._supremum is None:
-            return _upper(self._upper, what, f"cell lemma, {self._count} cells")
-        return _upper(self._upper, what, f"grid lemma, {self._count} cells", self._supremum)
+            return _upper(self._largest_threshold, what, f"cell lemma, {self._count} cells")
+        return _upper(self._largest_threshold, what, f"grid lemma, {self._count} cells", self._supremum)
 
     def limits_sq(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
-        """`limits_sq` of the open cells."""
+        """The `eigenvalue_limits` of the open cells."""
         cached = self._cached_limits
         if cached is None or cached.polynomial is not polynomial or cached.threshold != threshold:
-            cached = _Limits(polynomial, threshold, limits_sq(polynomial, self._open, threshold))
+            cached = _Limits(polynomial, threshold, eigenvalue_limits(polynomial, self._open, threshold))
             self._cached_limits = cached
         return cached.limits_sq
 
@@ -485,26 +486,26 @@ class Cover:
         with self._lock:
             self._done[index] = True
             if len(index):
-                self._upper = max(self._upper, threshold)
+                self._largest_threshold = max(self._largest_threshold, threshold)
 
     def prune(self) -> np.ndarray:
         """Drop the cells that are proven. Return the positions of those that stay."""
         still_open: np.ndarray = np.flatnonzero(~self._done)
         self._count += len(self) - len(still_open)
-        self._reopen(self._open[still_open])
+        self._set_open(self._open[still_open])
         return still_open
 
-    def split(self, ratio: np.ndarray) -> np.ndarray:
+    def split(self, shrink: np.ndarray) -> np.ndarray:
         """Cut the open cells, so that their radii shrink at least so many times; return each piece's parent."""
         if self._done.any():
             raise HypothesisError("cells that are done with are pruned before the others are cut")
-        boxes, parent = self._open.boxes.split(ratio)
-        self._reopen(replace(self._open, boxes=boxes, block=self._open.block[parent]))
+        boxes, parent = self._open.boxes.split(shrink)
+        self._set_open(replace(self._open, boxes=boxes, block=self._open.block[parent]))
         return parent
 
 
-def on_grid(supremum: Upper, boxes: Boxes) -> Upper:
+def supremum_on_grid(supremum: Upper, boxes: Boxes) -> Upper:
     """A bound of the supremum bounds the norm at the points of a grid."""
-    if supremum.what != EVERYWHERE or not boxes.on_grid or boxes.covers is None:
+    if supremum.what != ALL_FREQUENCIES or not boxes.on_grid or boxes.covers is None:
         raise HypothesisError(f"{supremum.what} is no supremum over a grid that has {len(boxes)} boxes")
     return _upper(supremum.value, boxes.covers, "some of all frequencies", supremum)

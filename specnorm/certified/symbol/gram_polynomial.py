@@ -67,7 +67,7 @@ def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation
     """Rotate the channels of blocks (g, m, p, *kernel_shape), in the precision of the basis; bound what that loses."""
     xp = ops.xp
     taps = math.prod(blocks.shape[3:])
-    columns = xp.astype(symbols.taps_below(blocks, xp=xp), basis.dtype, copy=False)
+    columns = xp.astype(symbols.stacked_taps(blocks, xp=xp), basis.dtype, copy=False)
     rotated = xp.matmul(columns, basis)
     wide_basis = xp.astype(basis, blocks.dtype, copy=False)
     shrink, lost = rotation_loss(columns, wide_basis, taps, ops=ops)
@@ -177,11 +177,10 @@ class GramPolynomial:
         Bound of ``||C(theta)||`` for every block and theta; 0 if nothing is left out.
     error : float
         Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product of two entries passes
-        through at most
-        ``m + 2 taps + L + 4`` roundings: the inner product of two taps, the sum of such products into ``R_d +- R_d^T``,
-        the product with the table and the sum over d.
+        through at most ``m + 2 taps + L + 4`` roundings: the inner product of two taps, the sum of such products into
+        ``R_d +- R_d^T``, the product with the table and the sum over d.
     lags : integer array, shape (L, axes)
-        Half of all lags between two taps that are not all zero, the zero lag first.
+        Half of all lags between two taps other than zero, the zero lag first.
     even, odd : arrays, shape (g, L, size * rank)
         First columns of ``R_d + R_d^T`` and ``R_d - R_d^T`` for each lag; of lag 0, R_0 and 0.
     norms : float array, shape (L - 1,)
@@ -210,7 +209,7 @@ class GramPolynomial:
         taps = math.prod(kernel_shape)
         self.size = p
         if rotation is None:
-            columns = symbols.taps_below(blocks, xp=xp)
+            columns = symbols.stacked_taps(blocks, xp=xp)
             self.rank = p
             self.truncation = 0.0
             self._shrink = 1.0
@@ -234,9 +233,8 @@ class GramPolynomial:
         """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
 
         In Frobenius norms, ``||E||**2 + ||O||**2 = 4 ||R_d||**2``. If E and O are rounded, ``(E + O) / 2`` and
-        ``(E - O) / 2`` stand for R_d and R_d^T: two matrices, whose norms add up to at most
-        ``sqrt(||E||**2 + ||O||**2)``, twice the bound. A sum of squares passes through at most ``p * rank + 2``
-        roundings.
+        ``(E - O) / 2`` stand for R_d and R_d^T. Their norms add up to at most ``sqrt(||E||**2 + ||O||**2)``, so that
+        the mean of the two is within the bound. A sum of squares passes through at most ``p * rank + 2`` roundings.
         """
         xp = self.xp
         if self.rank < self.size:
@@ -250,7 +248,7 @@ class GramPolynomial:
         """Bytes of a complex entry."""
         return 16 if self.even.dtype == self.xp.float64 else 8
 
-    def limit_sq(self, norm: np.ndarray) -> np.ndarray:
+    def limit_of_norm(self, norm: np.ndarray) -> np.ndarray:
         """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down.
 
         It is what other functions take as ``limit_sq``: a bound of eigenvalues of H, of the blocks as rotated.
@@ -329,7 +327,8 @@ class GramPolynomial:
         coefficients E and O. A term passes through at most ``L + 2`` roundings of float32: one of the coefficient, one
         of the table, and L of the product and the sum.
         """
-        if self.itemsize == 8 or not self.ops.exact_float32:
+        is_float32 = self.even.dtype == self.xp.float32
+        if is_float32 or not self.ops.exact_float32:
             return self
         if self._float32_copy is None:
             polynomial = copy.copy(self)
@@ -449,6 +448,7 @@ def _pairs(used: np.ndarray, most: int, tick: Callable[[], None] | None = None) 
         pairs = _pairs_of_lag(numbers, lag)
         if not len(pairs.first) and lag.any():
             continue
+        # The zero lag, which comes first, makes a chunk by itself.
         is_zero_lag_alone = len(chunk) > 0 and not chunk[0].lag.any()
         if chunk and (is_zero_lag_alone or pair_count + len(pairs.first) > most):
             yield _as_one(chunk)
@@ -581,7 +581,7 @@ def autocorrelations(
         First columns of ``R_d + R_d^T`` and ``R_d - R_d^T``; of lag 0, R_0 and 0.
     """
     xp = ops.xp
-    # A tap with entries that are no numbers is used, too.
+    # NaN != 0, so a tap with entries that are no numbers is used, too.
     used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
     all_lags, even, odd = [], [], []
     for lags, forward, backward in correlations(taps, used.reshape(shape), rank, tick=tick, ops=ops):

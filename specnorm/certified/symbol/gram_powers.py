@@ -17,7 +17,7 @@ from specnorm import arrays
 from specnorm.certified import rounding
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_polynomial import correlations
-from specnorm.certified.symbol.symbols import taps_below
+from specnorm.certified.symbol.symbols import stacked_taps
 from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_grid
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class GramTuning(NamedTuple):
-    """Memory of the engine: it decides on time and rounding."""
+    """Memory that computing powers takes: it decides on time and rounding."""
 
     backward_host: int = 2**18
     """Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
@@ -39,11 +39,11 @@ class GramTuning(NamedTuple):
 
 TUNING = GramTuning()
 _LEAST_FREQUENCIES = 16
-"""Frequencies of a chunk on the host."""
+"""Least number of frequencies of a chunk on the host."""
 
 
 class GramTaps:
-    """``H_t`` of a stack of blocks on a grid of as many points as it has taps: values or taps, and what errors add.
+    """``H_t`` of a stack of blocks on a grid of as many points as it has taps: values or taps, with error bounds.
 
     Parameters
     ----------
@@ -335,6 +335,7 @@ class Powers:
         norms = sums + error
         for t in range(self.n_iter):
             norms = rounding.up(xp.sqrt(rounding.up(norms, 1, xp=xp)), 1, xp=xp)
+            # After the first root, undo the power of two by which the last square's kernel was divided.
             if t == 0:
                 norms = norms * xp.sqrt(scale)
         # A zero block needs no allowance.
@@ -438,7 +439,7 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
         wide = arrays.in_wide_dtype(wide, ops=ops)
     b, m, p, *kernel_shape = wide.shape
     u = rounding.unit(wide, xp=xp)
-    taps = xp.reshape(taps_below(wide, xp=xp), (b, -1, m, p))
+    taps = xp.reshape(stacked_taps(wide, xp=xp), (b, -1, m, p))
     tap_count = taps.shape[1]
     every_tap = np.ones(kernel_shape, dtype=bool)
     chunks = [forward for _, forward, _ in correlations(taps, every_tap, p, ops=ops)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from specnorm.certified import host, rounding
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
+from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import GramIterates
 from specnorm.certified.symbol import symbols
@@ -70,7 +70,7 @@ def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: Ar
         value = everywhere_up(on_grid, sizes, kernel_shape, xp=ops.xp)
         supremum = max(supremum, float(value[0]))
     words = f"norms on a grid of {' x '.join(map(str, sizes))} points, times {grid_factor(sizes, kernel_shape):.4g}"
-    return _upper(supremum, EVERYWHERE, words)
+    return _upper(supremum, ALL_FREQUENCIES, words)
 
 
 def axis_factor(samples: int, size: int) -> float:
@@ -78,7 +78,8 @@ def axis_factor(samples: int, size: int) -> float:
 
     ``min(1/cos(pi (k-1) / 2N), (1 - (k-1)/N)**-0.5)``: Ehlich and Zeller 1964, and Pfister and Bresler 2018, for a
     trigonometric polynomial with k consecutive terms on N equispaced samples, N > k - 1. For the best fixed pair of
-    unit vectors ``u* G(theta) v`` is one on each axis, and the axes are left one after the other: the factors multiply.
+    unit vectors ``u* G(theta) v`` is one on each axis. The grid is given up along one axis after the other, so the
+    factors multiply.
     """
     degree = size - 1
     if degree == 0:
@@ -104,8 +105,9 @@ class Bound(Protocol):
 class LargestBound:
     """The largest bound of one block, returned once every frequency is visited or left out by proof.
 
-    A frequency whose norm is proven to be at most the largest bound met so far cannot matter: what is returned bounds
-    the norm at every frequency, and is the largest bound itself wherever the cheaper ones are no smaller than it.
+    A frequency whose norm is proven to be at most the largest bound so far cannot matter. So the value that is returned
+    bounds the norm at every frequency. It is the largest of the bounds at all frequencies, unless that of a frequency
+    that was left out, which is not computed, would have exceeded it.
 
     ``bound`` takes a `symbols.Symbol` of one block and f frequencies, and ``ops``, and returns proven bounds (1, f).
     The block is (1, m, p, *kernel_shape) in the wide dtype, scaled to about 1; p <= m if anything is left out.
@@ -129,7 +131,8 @@ class LargestBound:
 
     @cached_property
     def _polynomial(self) -> GramPolynomial:
-        # In single precision a frequency costs half as much, and few come so close to the largest bound.
+        # In single precision a frequency costs half as much, and few come so close to the largest bound that the
+        # allowance for float32 would matter.
         return GramPolynomial(self.block, ops=self._ops).float32_copy()
 
     def result(self) -> tuple[Array, Array]:
@@ -143,7 +146,7 @@ class LargestBound:
         if not len(index):
             return
         bound = partial(self.bound, ops=self._ops)
-        result = symbols.largest(bound, self.block, self.frequencies[index], ops=self._ops)
+        result = symbols.max_over_frequencies(bound, self.block, self.frequencies[index], ops=self._ops)
         value = float(result[0][0])
         # A NaN stays: it bounds nothing, and nothing is left out for it.
         if self._result is None or math.isnan(value) or value > self._value:
@@ -152,7 +155,7 @@ class LargestBound:
         self._open[index] = False
 
     def _leave_out(self, index: np.ndarray) -> None:
-        """Note that a proof leaves some frequencies out. For `Iteration`."""
+        """Note that a proof leaves some frequencies out. For `GramIteration`."""
         self._open[index] = False
 
     @property
@@ -160,12 +163,12 @@ class LargestBound:
         """The largest bound met so far; a NaN stays."""
         return self._value
 
-    def iteration(self, index: np.ndarray) -> Iteration:
+    def iteration(self, index: np.ndarray) -> GramIteration:
         """Gram iteration at some frequencies, by their numbers."""
-        return Iteration(self, index)
+        return GramIteration(self, index)
 
 
-class Iteration:
+class GramIteration:
     """Gram iteration at some frequencies, which leaves out those whose norms it proves to be no larger.
 
     Attributes

@@ -43,7 +43,7 @@ def scalar_error(m: int, kernel_shape: Sequence[int], u: float) -> float:
         Rows of the column.
     kernel_shape : sequence of int
     u : float
-        Unit roundoff of the precision they happen in.
+        Unit roundoff of the precision that is computed in.
     """
     axis_errors = [rounding.gamma(2 * k + 2, u) + symbols.phase_error(u) for k in kernel_shape]
     delta = rounding.SLACK * math.sqrt(2) * sum(axis_errors)
@@ -52,6 +52,9 @@ def scalar_error(m: int, kernel_shape: Sequence[int], u: float) -> float:
 
 class ScalarGram(GramPolynomial):
     """``H(theta) = ||G(theta)||**2`` of a stack of blocks with one column, evaluated without its coefficients.
+
+    Unlike those of the base class, its ``lags`` are the positions of the taps, and its ``even`` and ``odd`` are the
+    taps themselves: only their number, dtype and device are of use to others.
 
     Parameters
     ----------
@@ -85,7 +88,7 @@ class ScalarGram(GramPolynomial):
         self._lost = 0.0
         self.is_float32 = False
         self._float32_copy = None
-        # There are no coefficients: the taps stand for them where their number and precision are asked for.
+        # There are no coefficients: see the class.
         g, m, _, *kernel_shape = blocks.shape
         self.lags = np.asarray(tap_points(tuple(kernel_shape)))
         self.even = xp.reshape(blocks, (g, -1, 1))
@@ -118,6 +121,7 @@ class ScalarGram(GramPolynomial):
                     xp.matmul(real, cos) - xp.matmul(imag, sin),
                     xp.matmul(real, sin) + xp.matmul(imag, cos),
                 )
+            # Now the axis that is summed next stands last.
             rows = m * math.prod(kernel_shape[: axis - 1]) if axis > 0 else m
             real = xp.reshape(real, (count, rows, -1))
             imag = xp.reshape(imag, (count, rows, -1))
@@ -200,16 +204,18 @@ class ScalarGram(GramPolynomial):
         tap_norms = host.inflate(np.sqrt((magnitudes**2).sum(axis=1)), m + 2)
         width = boxes.high - boxes.low
         _, first_of_kind, kind = np.unique(width, axis=0, return_index=True, return_inverse=True)
-        # Largest |d.delta| for every difference d of two taps; differences are counted from the most negative one.
+        # All differences d of two taps, counted from the most negative one, and the largest |d.delta| in a box of each
+        # kind: by so much e^{i d.theta} changes, but by no more than 2.
         most_difference = np.asarray(kernel_shape) - 1
         difference_shape = tuple(2 * k - 1 for k in kernel_shape)
         differences = tap_points(difference_shape) - most_difference
-        moved = np.minimum(2.0, boxes[first_of_kind].largest_phase(differences.astype(np.float64)))
+        changes = np.minimum(2.0, boxes[first_of_kind].largest_phase(differences.astype(np.float64)))
+        # For each block, the number of the difference between each tap and the largest tap.
         taps = tap_points(tuple(kernel_shape))
         largest_tap = taps[tap_norms.argmax(axis=1)]
         from_largest = taps[None, :, :] - largest_tap[:, None, :] + most_difference
-        place = np.ravel_multi_index(tuple(np.moveaxis(from_largest, -1, 0)), difference_shape)
-        sums = [(tap_norms * moved_of_kind[place]).sum(axis=1) for moved_of_kind in moved]
+        difference_number = np.ravel_multi_index(tuple(np.moveaxis(from_largest, -1, 0)), difference_shape)
+        sums = [(tap_norms * changes_of_kind[difference_number]).sum(axis=1) for changes_of_kind in changes]
         return host.inflate(np.stack(sums, axis=1), math.prod(kernel_shape) + 2), kind.reshape(-1)
 
 

@@ -54,15 +54,15 @@ class Symbol:
         return real, imag
 
     @functools.cached_property
-    def _taps_below(self) -> Array:
-        return taps_below(self.blocks, xp=self.xp)
+    def _stacked_taps(self) -> Array:
+        return stacked_taps(self.blocks, xp=self.xp)
 
     def apply(self, v: Array) -> Array:
         """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
         xp = self.xp
         b, m = self.shape[:2]
         # (b, taps*m, p) @ (b, p, f): every tap applied to every vector, then weighted by its phase.
-        images = arrays.real_times(self._taps_below, xp.matrix_transpose(v), ops=self._ops)
+        images = arrays.real_times(self._stacked_taps, xp.matrix_transpose(v), ops=self._ops)
         by_tap = xp.reshape(images, (b, -1, m, v.shape[1]))
         weights = xp.matrix_transpose(self.phase)
         return xp.matrix_transpose(xp.sum(by_tap * weights[None, :, None, :], axis=1))
@@ -74,7 +74,7 @@ class Symbol:
         # Every vector weighted by the phase of every tap, (b, taps*m, f), and one product sums over the taps.
         weights = xp.conj(xp.matrix_transpose(self.phase))
         weighted = xp.reshape(weights[None, :, None, :] * xp.matrix_transpose(u)[:, None, :, :], (b, -1, f))
-        return xp.matrix_transpose(arrays.real_times(xp.matrix_transpose(self._taps_below), weighted, ops=self._ops))
+        return xp.matrix_transpose(arrays.real_times(xp.matrix_transpose(self._stacked_taps), weighted, ops=self._ops))
 
 
 def gram_planes(real: Array, imag: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -91,7 +91,7 @@ def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
     return int(max(1, ops.memory // (6 * 16 * b * m * p + 24 * 8 * math.prod(blocks.shape[3:]))))
 
 
-def largest(
+def max_over_frequencies(
     norms: Callable[[Symbol], Array],
     blocks: Array,
     frequencies: Frequencies,
@@ -149,7 +149,8 @@ def top_triple(g: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:
 
 
 def phase_error(u: float) -> float:
-    """Absolute error of the cosines and sines in the working precision: in float32 they are rounded from float64."""
+    """Absolute error of the cosines and sines in the working precision."""
+    # In float32 they are rounded from float64, whose own error is far below one hundredth of a rounding.
     return PHASE_ERROR * u if u == 2.0**-53 else 1.01 * u
 
 
@@ -188,13 +189,13 @@ def autocorrelation_error(mass: float, terms: int, u: float) -> float:
     terms : int
         Roundings of an entry.
     u : float
-        Unit roundoff of the precision they happen in.
+        Unit roundoff of the precision that is computed in.
     """
     return mass * (rounding.SLACK * (rounding.gamma(terms, u) + math.sqrt(2) * phase_error(u)))
 
 
-def taps_below(blocks: Array, *, xp: Namespace) -> Array:
-    """Blocks as matrices (g, taps * m, p): the taps of each below one another."""
+def stacked_taps(blocks: Array, *, xp: Namespace) -> Array:
+    """Blocks as matrices (g, taps * m, p): the taps of a block stacked on one another."""
     g, m, p = blocks.shape[:3]
     by_tap = xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2))
     return xp.reshape(by_tap, (g, -1, p))

@@ -56,7 +56,7 @@ def completion_shape(recipe: Recipe) -> tuple[int, ...]:
 @given(recipe=recipes(), seed=st.integers(0, 99))
 def test_the_lemma_holds_for_any_completion(name: str, recipe: Recipe, seed: int) -> None:
     """In both precisions."""
-    blocks: Any = search.narrow(recipe.kernel[None], xp=np)  # type: ignore[arg-type]
+    blocks: Any = search.with_fewer_columns(recipe.kernel[None], xp=np)  # type: ignore[arg-type]
     largest = float(np.max(np.abs(blocks)))
     blocks = blocks / np.asarray(2.0 ** np.floor(np.log2(largest)) if largest else 1, dtype=blocks.dtype)
     h = drawn(completion_shape(recipe), recipe, seed)

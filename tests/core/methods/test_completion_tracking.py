@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,14 @@ def test_a_search_that_is_cut_short_bounds_every_shape(shape: tuple[int, ...], m
     with pytest.warns(UserWarning, match="is slow for"):
         state = specnorm.init_tracking(kernel, method)
     assert lowest(kernel) <= float(specnorm.track(kernel, method, state, sweeps=0)[0]) < np.inf
+
+
+def test_a_search_of_given_length_is_not_said_to_be_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is cut short if the caller says how many products are made: the warning would be untrue."""
+    monkeypatch.setattr(search, "products_in_time", lambda _: 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        specnorm.init_tracking(normal(5, 3, 3), Completion(n_iter=60))
 
 
 def test_products_in_time() -> None:

@@ -64,7 +64,7 @@ def test_one_tap_of_a_layer() -> None:
 def test_a_vector_that_is_none_proves_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanczos is trusted for nothing: with any vector the bounds hold, or the search takes over."""
 
-    monkeypatch.setattr(Lanczos, "small_side", lambda run: np.ones((run.matrix.shape[0], run.size)))
+    monkeypatch.setattr(Lanczos, "short_side_vectors", lambda run: np.ones((run.matrix.shape[0], run.size)))
     for name in ("square", "graded", "start vector missed"):
         truth = float(np.linalg.norm(MATRICES[name], 2))
         found = specnorm.enclose(MATRICES[name])

@@ -18,7 +18,7 @@ from oracle import dense_matrix
 from specnorm.certified.bound import finite, known
 from specnorm.certified.layer import deflation
 from specnorm.certified.layer.circulant import Embedding, shortest
-from specnorm.certified.layer.deflation import DeflatedModes, WaveGram
+from specnorm.certified.layer.deflation import SplitWaves, WaveGram
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.cover import Cover
@@ -112,13 +112,13 @@ def longer_ring(numerators: Any, circulant: Any, *rest: Any, **named: Any) -> An
 def nothing_left(self: Cover, formed: Any, threshold: float, **named: Any) -> Any:
     """Cells fathomed for a threshold as if they held nothing at all."""
     done = _fathom(self, formed, threshold, **named)
-    self._upper = 0.0
+    self._largest_threshold = 0.0
     return done
 
 
-def without_mirror_images(self: WaveGram, spec: Any, circulant: Any, highest: DeflatedModes, *, ops: Any) -> None:
+def without_mirror_images(self: WaveGram, spec: Any, circulant: Any, highest: SplitWaves, *, ops: Any) -> None:
     _gram(self, spec, circulant, highest, ops=ops)
-    count = len(highest.point)
+    count = len(highest.frequency_of_wave)
     self.matrix = self.matrix[:count, :count]
 
 
@@ -151,8 +151,8 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
         split = circulant._deflate(0.5 * case.norm)
         assert split is not None
         _, highest = split
-        nothing = DeflatedModes(highest.points, highest.point[:0], highest.x[:0], highest.y[:0])
-        if len(highest.point):
+        nothing = SplitWaves(highest.frequencies, highest.frequency_of_wave[:0], highest.x[:0], highest.y[:0])
+        if len(highest.frequency_of_wave):
             given += [(circulant.kernel, nothing, 0.5 * case.norm), (circulant.kernel, highest, 0.499 * case.norm)]
     proven = [deflation.rest_below(*x, ops=OPS) for x in given]
     assert len(proven) > 4

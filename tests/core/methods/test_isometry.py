@@ -213,7 +213,7 @@ def all_exact(*args: Any, **keywords: Any) -> completion.Lags:
 
 MUTANTS: dict[str, tuple[Callable[[], Iterator[str]], Any, str, Any]] = {
     "a lag forgotten": (lambda: violations(NUMPY, 40), completion, "lags", without_the_last),
-    "unread pixels": (lambda: violations(NUMPY, 150), isometry, "has_unread_pixels", lambda _: False),
+    "unread pixels": (lambda: violations(NUMPY, 150), isometry, "unread_pixels_make_smallest_zero", lambda _: False),
     "lags that meet at a size": (lambda: violations(NUMPY, 40), defect, "wrapped", unmet),
 }
 

@@ -19,12 +19,11 @@ from specnorm.certified.matrices.block_tridiagonal import (
     BlockTridiagonal,
     gram_blocks,
     largest_eigenvalue_up,
-    of_one_group,
     plans,
     to_layer,
 )
 from specnorm.errors import GeometryError
-from specnorm.problem.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 from specnorm.search.layer import enclose_layer
 from specnorm.search.layer_bounds import LayerBounds
 from specnorm.search.result import Problem
@@ -78,13 +77,13 @@ def test_every_cut_of_the_gram_matrix_is_the_gram_matrix(layer: Layer) -> None:
     kernel, groups = layer.kernel.astype(np.float64), layer.geometry["groups"]
     kernel = kernel / (np.max(np.abs(kernel)) or 1.0)
     given: Any = kernel.reshape(groups, -1, *kernel.shape[1:])[:1]
-    spec = of_one_group(ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry))
+    spec = spec_of_group(ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry))
     alone = {**layer.geometry, "groups": 1}
     dense = dense_matrix(given[0], layer.input_shape, **alone)
     dense = dense.T if spec.transposed else dense
     ops = ArrayOps.of(load("numpy"), given)
     for plan in plans(spec):
-        truth = dense @ dense.T if plan.wide else dense.T @ dense
+        truth = dense @ dense.T if plan.rows_are_outputs else dense.T @ dense
         band: Any = gram_blocks(given, spec, plan, ops=ops)[0]
         n, d = band.diagonal.shape[1:3]
         full = np.zeros((n * d, n * d))

@@ -55,7 +55,7 @@ def test_cells_by_some_at_once_are_bounded_alike() -> None:
         ops: Any = replace(OPS, memory=memory)
         polynomial = GramPolynomial(kernel, tick=lambda: ticks.append(1), ops=ops)
         ticks.clear()
-        found.append(cover.limits_sq(polynomial, cells, 20.0))
+        found.append(cover.eigenvalue_limits(polynomial, cells, 20.0))
     assert len(ticks) > 1
     np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
 

@@ -14,7 +14,7 @@ from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for
 
 import specnorm
-from specnorm import methods
+from specnorm import methods, projections
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol.gram_powers import Powers, lag_norms
@@ -162,6 +162,42 @@ def test_rescale_has_its_derivative_in_torch(bound: float) -> None:
     np.testing.assert_array_equal(scaled.detach().numpy(), specnorm.rescale(KERNEL, bound))
     (found,) = torch.autograd.grad((scaled * torch.tensor(WEIGHTS)).sum(), kernel)
     np.testing.assert_allclose((found.numpy() * DIRECTION).sum(), slope(bound), rtol=1e-4)
+
+
+@pytest.mark.parametrize("geometry", [{}, {"input_shape": 8, "padding_mode": "circular"}, {"stride": 2}])
+def test_two_enclosures_clip_a_kernel(monkeypatch: pytest.MonkeyPatch, geometry: Any) -> None:
+    """A coarse one of the kernel, and one of the clipped kernel; the multiple that `rescale` returns is not needed."""
+    kernel = np.random.RandomState(0).standard_normal((6, 5, 3, 3))
+    bound = 0.5 * float(specnorm.conv_norm(kernel, **geometry))
+    scaled = specnorm.rescale(kernel, bound, **geometry)
+    searches = Mock(side_effect=enclose_blocks)
+    monkeypatch.setattr("specnorm.methods.enclosure.enclose_blocks", searches)
+    clipped = specnorm.clip(kernel, bound, **geometry)
+    assert searches.call_count == 2
+    assert np.linalg.norm(clipped - kernel) < 0.9 * np.linalg.norm(scaled - kernel)
+    assert specnorm.certify(clipped, bound, **geometry)
+    assert float(specnorm.enclose(clipped, rtol=1e-5, **geometry).lower) > 0.9995 * bound
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 5)])
+def test_a_matrix_is_clipped_exactly(shape: tuple[int, int]) -> None:
+    """One round is enough; the oracle is the SVD."""
+    matrix = np.random.RandomState(1).standard_normal(shape)
+    u, s, vh = np.linalg.svd(matrix, full_matrices=False)
+    np.testing.assert_allclose(specnorm.clip(matrix, 1.0), (u * np.minimum(s, 1.0)) @ vh, atol=3e-4)
+    few = specnorm.clip(matrix, 1.0, n_iter=1)
+    np.testing.assert_array_equal(few, specnorm.clip(matrix, 1.0))
+
+
+def test_rounds_end_when_the_norm_on_the_grid_is_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = np.random.RandomState(2).standard_normal((5, 4, 3, 3))
+    rounds = Mock(side_effect=projections._excess_on_grid)
+    monkeypatch.setattr(projections, "_excess_on_grid", rounds)
+    bound = 0.5 * float(specnorm.conv_norm(kernel))
+    clipped = specnorm.clip(kernel, bound, n_iter=10**6)
+    assert 3 < rounds.call_count < 20
+    on_the_grid = np.linalg.svd(np.fft.fft2(clipped, (6, 6), axes=(2, 3)).transpose(2, 3, 0, 1), compute_uv=False)
+    assert 0.9 * bound < on_the_grid.max() <= bound
 
 
 def test_a_derivative_through_clip_is_refused() -> None:

@@ -302,6 +302,17 @@ def test_determinants(xp: Lib, name: str) -> None:
         assert abs(slope - (moved[1] - moved[0]) / 2e-6) < 1e-3 * np.linalg.cond(matrix) ** 2
 
 
+def test_determinants_of_padded_layers_are_refused_with_advice_for_determinants() -> None:
+    """`slogdet` has neither k nor several values, of which an advice for singular values would speak."""
+    with pytest.raises(GeometryError, match=r'slogdet needs padding_mode="circular"; got "zeros"') as refusal:
+        specnorm.slogdet(np.ones((2, 2, 3)), 4, padding_mode="zeros")
+    message = str(refusal.value)
+    assert "all values" not in message
+    assert "Give k" not in message
+    assert "singular_values(kernel, input_shape)" in message
+    assert len(specnorm.singular_values(np.ones((2, 2, 3)), 4, padding_mode="zeros")) == 8
+
+
 def test_determinants_of_singular_and_other_layers() -> None:
     sign, value = specnorm.slogdet(np.ones((2, 2, 3)), 4)
     assert (float(sign), float(value)) == (0, -math.inf)

@@ -22,7 +22,7 @@ from specnorm_numpy import BACKEND
 import specnorm
 from specnorm import arrays, methods
 from specnorm.certified import completion, defect, rounding
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, _upper
+from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, _upper
 from specnorm.certified.layer import uncut
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms
@@ -120,7 +120,7 @@ def long_columns(count: int = 40) -> Violations:
         column: Any = np.full((1, length, 1), value)
         of = plain(column, 2 * length * value**2)
         # The kernel of the defect is one number: as computed, its norm.
-        norm = _upper(float(of.kernel[0, 0, 0]), EVERYWHERE, "test")
+        norm = _upper(float(of.kernel[0, 0, 0]), ALL_FREQUENCIES, "test")
         low = defect.smallest_down(of, norm).value
         if Fraction(low) ** 2 > length * Fraction(value) ** 2:
             yield f"{value}: {low}"
@@ -286,7 +286,7 @@ def without_stride(spec: ConvSpec) -> bool:
         return True
     first, second = spec.stored_channels
     rows = first // spec.groups
-    return (rows <= second and uncut.reads_inside(spec)) or (second <= rows and uncut.meets_every_output(spec))
+    return (rows <= second and uncut.reads_inside(spec)) or (second <= rows and uncut.cuts_no_tap(spec))
 
 
 def without_sine(threshold: float, _: Any, radius: Any) -> Any:
@@ -323,9 +323,9 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
         lambda: where_nothing_is_cut(NUMPY, 30),
         tuple((module, "keeps_smallest", without_stride) for module in (uncut, methods.smallest)),
     ),
-    "borders that cut": (cut_borders, ((uncut, "meets_every_output", lambda _: True),)),
+    "borders that cut": (cut_borders, ((uncut, "cuts_no_tap", lambda _: True),)),
     "strides that leave pixels": (
-        zero_rows, tuple((module, "has_unread_pixels", lambda _: False) for module in (uncut, defect))
+        zero_rows, tuple((module, "unread_pixels_make_smallest_zero", lambda _: False) for module in (uncut, defect))
     ),
     "proof of the layer's own matrix": (guesses_too_high, ((norms, "gram_below", believed),)),
 }  # fmt: skip
@@ -369,7 +369,7 @@ def test_rules_check_what_they_are_given() -> None:
         defect.condition(other, smallest)
     spec = ConvSpec.of((3, 2, 2), input_shape=4, padding_mode="zeros")
     single = Convolution(blocks, spec, ops=OPS)
-    wide = next(x for x in plans(spec) if x.blocks == 1 and x.wide)
+    wide = next(x for x in plans(spec) if x.blocks == 1 and x.rows_are_outputs)
     with pytest.raises(HypothesisError, match="other eigenvalues"):
         LayerGram(single, wide, ops=OPS).smallest_near(np.zeros(1), 1.0)
 

@@ -144,11 +144,11 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
     """If restarts run out, the last value has not been looked at: it must not be called proven."""
     seen: list[float] = []
 
-    def refuted(_: Any, value: float, *, plain: bool = True) -> proving.Proof:
+    def refuted(_: Any, value: float, *, try_value_itself: bool = True) -> proving.Proof:
         seen.append(value)
         where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
         found = SearchResult(assumed_lower(2 * value), None, where, 0, 1, 1)
-        return proving.Proof(1.0, False, found) if plain else proving.Proof(1.001, False)
+        return proving.Proof(1.0, False, found) if try_value_itself else proving.Proof(1.001, False)
 
     maximise = alternation.maximise
 

@@ -109,7 +109,7 @@ def test_what_lanczos_found_is_not_trusted(noise: float, monkeypatch: pytest.Mon
         drawn = np.random.RandomState(3).standard_normal((1, self.size))
         return np.asarray(vectors[None, :, -1] + noise * drawn / np.linalg.norm(drawn))
 
-    monkeypatch.setattr(Lanczos, "small_side", wrong)
+    monkeypatch.setattr(Lanczos, "short_side_vectors", wrong)
     value = float(specnorm.f4_bound(kernel))
     assert smallest <= value <= smallest * (1 + noise if 0 < noise < 1 else 1.5 if noise else 1 + 1e-9)
 

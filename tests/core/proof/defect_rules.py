@@ -14,12 +14,12 @@ from specnorm.certified import defect
 from specnorm.certified.bound import Lower, Upper
 from specnorm.certified.layer.own_matrix import LayerGram, smallest_of_groups, smallest_quotients
 from specnorm.certified.layer.uncut import SMALLEST
-from specnorm.certified.matrices.block_tridiagonal import BlockPlan, of_one_group, plans
+from specnorm.certified.matrices.block_tridiagonal import BlockPlan, plans
 from specnorm.certified.symbol import cover
 from specnorm.certified.symbol.cells import Circulant, torus
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 
 Claims = Iterator[tuple[Upper | Lower | None, float]]
 LINE: Any = np.asarray([[[[3.0, 1.0]]]])
@@ -27,7 +27,7 @@ LINE: Any = np.asarray([[[[3.0, 1.0]]]])
 TAPS: Any = np.random.RandomState(1).standard_normal((1, 3, 2, 3))
 PADDED = ConvSpec.of((3, 2, 3), input_shape=(6,), padding_mode="zeros")
 GROUPED = ConvSpec.of((4, 2, 3), input_shape=(6,), padding_mode="zeros", groups=2)
-PART = (SMALLEST, of_one_group(GROUPED))
+PART = (SMALLEST, spec_of_group(GROUPED))
 ELSEWHERE = Circulant((9,), (False,))
 VECTOR: Any = np.ones((1, 1))
 WIDE: Any = np.ones((1, 1, 2, 2))
@@ -36,7 +36,7 @@ DIFFERENCE: Any = np.asarray([[1.0, -1.0]])
 
 def plan(*, wide: bool = False, blocks: int = 1) -> BlockPlan:
     """A way to cut the Gram matrix of `PADDED`, whose outputs are more than its inputs."""
-    return next(x for x in plans(PADDED) if x.wide is wide and min(x.blocks, 2) == blocks)
+    return next(x for x in plans(PADDED) if x.rows_are_outputs is wide and min(x.blocks, 2) == blocks)
 
 
 def padded() -> Convolution:

@@ -21,24 +21,24 @@ from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators import Input, ReLU
 
 from specnorm.certified import bound
-from specnorm.certified.bound import EVERYWHERE, Upper, digest_of
+from specnorm.certified.bound import ALL_FREQUENCIES, Upper, digest_of
 from specnorm.certified.layer.circulant import Embedding, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
-from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
+from specnorm.certified.layer.deflation import SplitWaves, limit_of_rest, norm_by_deflation
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
-from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid
+from specnorm.certified.symbol.cover import Cover, eigenvalue_limits, supremum_on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.problem.frequencies import Frequencies, half_grid
 from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 
 OWN = Circulant((9,), (False,))
 CIRCULAR = ConvSpec.of((3, 3, 4), input_shape=9)
@@ -46,7 +46,7 @@ POLYNOMIAL = GramPolynomial(KERNEL, ops=OPS)
 GROUPED = ConvSpec.of((4, 2, 3), input_shape=9, groups=2)
 ONE_OUTPUT = ConvSpec.of((2, 3, 2), input_shape=2, padding_mode="zeros", padding=0)
 (PATCH,) = polyphase_components(ONE_OUTPUT)
-STACK = norms.stack_of((1, 2, 6))
+STACK = norms.norm_of_stack((1, 2, 6))
 NOTHING: Any = None
 """What is not looked at any more."""
 ZEROS: dict[str, Any] = {"input_shape": 9, "padding_mode": "zeros", "padding": 1}
@@ -121,25 +121,25 @@ BLOCKS: Any = CASE.kernel[None]
 SPLIT: Any = CASE.deflated_circulant()._deflate(0.3 * CASE.norm)
 
 
-def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, highest: DeflatedModes = SPLIT[1]) -> float:
+def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, split: SplitWaves = SPLIT[1]) -> float:
     """What is left of a circulant, by its cover."""
-    return limit_of_rest(spec, circulant, SPLIT[0], highest)
+    return limit_of_rest(spec, circulant, SPLIT[0], split)
 
 
-def fewer() -> DeflatedModes:
-    modes: DeflatedModes = SPLIT[1]
-    few = modes.point < len(modes.points) - 1
-    return DeflatedModes(modes.points[:-1], modes.point[few], modes.x[few], modes.y[few])
+def fewer() -> SplitWaves:
+    modes: SplitWaves = SPLIT[1]
+    few = modes.frequency_of_wave < len(modes.frequencies) - 1
+    return SplitWaves(modes.frequencies[:-1], modes.frequency_of_wave[few], modes.x[few], modes.y[few])
 
 
 def with_wide_boxes() -> float:
     """Of a cover whose open cells hold more than their centres."""
     found = Cover(SPLIT[0]._blocks, dft((64,), CASE.spec.kernel_shape), assumed(1e9), ops=OPS)
     found._what = SPLIT[0].what
-    modes: DeflatedModes = SPLIT[1]
+    modes: SplitWaves = SPLIT[1]
     centres = found.open.boxes.centres
     none = np.zeros(0, dtype=np.int64)
-    return limit_of_rest(CASE.spec, CASE.circulant, found, DeflatedModes(centres, none, modes.x[:0], modes.y[:0]))
+    return limit_of_rest(CASE.spec, CASE.circulant, found, SplitWaves(centres, none, modes.x[:0], modes.y[:0]))
 
 
 def grouped() -> LayerGram:
@@ -173,7 +173,7 @@ def below_truncation() -> object:
 
 def without_supremum() -> object:
     boxes = dft((9,), (4,))
-    return limits_sq(POLYNOMIAL, Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None), 1.0)
+    return eigenvalue_limits(POLYNOMIAL, Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None), 1.0)
 
 
 def multiple_of(
@@ -188,7 +188,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     **test_claims.REFUSED,
     **NETWORK_REFUSED,
     **DEFECT_REFUSED,
-    "a multiple of something else than a layer": multiple_of(assumed(1.0, EVERYWHERE, digest_of(ONE_LAYER))),
+    "a multiple of something else than a layer": multiple_of(assumed(1.0, ALL_FREQUENCIES, digest_of(ONE_LAYER))),
     "a multiple of another kernel": multiple_of(assumed(1.0, ONE_SPEC, digest_of(2 * ONE_LAYER))),
     "a negative multiple": multiple_of(factor=-0.5),
     "a multiple of another shape": multiple_of(shape=(2, 3, 2)),
@@ -203,7 +203,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a circulant of another size": lambda: padded_norm(assumed(1.0, Circulant((8,), (False,))), CIRCULAR),
     "a skew circulant for a circular layer": lambda: padded_norm(assumed(1.0, Circulant((9,), (True,))), CIRCULAR),
     "a circulant for the other groups": lambda: norm_of_groups(
-        GROUPED, [assumed(1.0, of_one_group(GROUPED))], assumed(1.0, OWN)
+        GROUPED, [assumed(1.0, spec_of_group(GROUPED))], assumed(1.0, OWN)
     ),
     "a patch that reads copies": lambda: norms_of_patch(
         replace(PATCH, spec=replace(ONE_OUTPUT, padding_mode="reflect", padding=((1, 0),))),
@@ -212,12 +212,12 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "two outputs as a patch": lambda: norms_of_patch(
         PART,
-        assumed_lower(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
-        assumed(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
+        assumed_lower(1.0, norms.norm_of_stack((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
+        assumed(1.0, norms.norm_of_stack((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
     ),
     "another lower bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, "words"), assumed(1.0, STACK)),
     "another upper bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, STACK), assumed(1.0, "words")),
-    "a frequency and its mirror image": lambda: DeflatedModes(
+    "a frequency and its mirror image": lambda: SplitWaves(
         Frequencies(np.asarray([[1], [4]]), (5,)), np.zeros(0, dtype=np.int64), LINE[0, 0, :0], LINE[0, 0, :0]
     ),
     "overlaps with a stride": lambda: norm_by_deflation(
@@ -230,7 +230,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "deflation of another circulant": lambda: rest(
         circulant=Embedding(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
     ),
-    "waves that are not taken out": lambda: rest(highest=fewer()),
+    "waves that are not taken out": lambda: rest(split=fewer()),
     "waves in wide boxes": with_wide_boxes,
     "the matrix of one group": grouped,
     "waves of two groups": lambda: Waves(
@@ -249,7 +249,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "values of other blocks": lambda: left_open(LINE, torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
     "values at other boxes": lambda: left_open(LINE, dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
     "cells that are done with, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
-    "a circulant for grid points": lambda: on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
+    "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
     "a limit below the truncation": below_truncation,
     "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),
     "a grid with points left out": lambda: by_grid(half_grid((20,))[:-1], (20,)),

@@ -24,13 +24,13 @@ from specnorm.certified.layer.components import norm_of_groups, norm_of_restrict
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.layer.waves import norm_by_waves
 from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol.cells import dft_points, torus
-from specnorm.certified.symbol.cover import on_grid
+from specnorm.certified.symbol.cover import supremum_on_grid
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
 """Claims, each beside the truth, or beside the number that it may not be on the wrong side of."""
@@ -57,9 +57,9 @@ def own_matrix() -> Iterator[tuple[Upper | Lower | None, float]]:
     plan = min((p for p in plans(ZERO_PADDED) if p.blocks == 1), key=lambda p: p.work)
     gram = LayerGram(found, plan, ops=OPS)
     yield gram.norms_near(np.asarray([norm * (1 + 1e-9)]))[0], norm
-    yield gram.or_zero([None])[0], norm
+    yield gram.with_zero_layers([None])[0], norm
     zero, _, _ = layer(0.0)
-    yield LayerGram(zero, plan, ops=OPS).or_zero([None])[0], 0.0
+    yield LayerGram(zero, plan, ops=OPS).with_zero_layers([None])[0], 0.0
     yield quotients(found, vector[None], False, ops=OPS)[0][0], norm
 
 
@@ -80,7 +80,7 @@ def covered() -> Iterator[tuple[Upper, float]]:
         found = cover_of(part * norm, KERNEL, boxes, supremum).proven()
         yield found, norm
         supremum = supremum or found
-    yield on_grid(assumed(2.0), dft_points((5,), (4,))), 2.0
+    yield supremum_on_grid(assumed(2.0), dft_points((5,), (4,))), 2.0
 
 
 def multiples() -> Iterator[tuple[Upper, float]]:
@@ -97,14 +97,14 @@ def multiples() -> Iterator[tuple[Upper, float]]:
 def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     norm, vector = top(MATRIX[0])
     proof = norms.GramProof(MATRIX, ops=OPS)
-    yield proof.largest_near(vector), norm
+    yield proof.largest_up_near(vector), norm
     yield norms.largest_quotient(MATRIX, vector, ops=OPS)[0], norm
-    yield norms.norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.stack_of((1, 5, 3)))), norm
+    yield norms.norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.norm_of_stack((1, 5, 3)))), norm
     yield norms.norm_of_zero(0 * KERNEL, ops=OPS), 0.0
     entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]
     yield from ((claim, 3.0) for claim in norms.norm_of_single_entries(entry, ops=OPS))
     point = half_grid((1,))
-    yield norms.SymbolNorms(MATRIX[..., None], ops=OPS).norm_at(0, point, vector), norm
+    yield norms.SymbolQuotients(MATRIX[..., None], ops=OPS).norm_down_at(0, point, vector), norm
     thin: Any = MATRIX[:, :, :1, None]
     yield norms.norm_by_frobenius(thin, ops=OPS), float(np.linalg.norm(thin))
 
@@ -113,13 +113,13 @@ def components() -> Iterator[tuple[Upper | Lower | None, float]]:
     parts = [(assumed_lower(1.0 + i, x), assumed(2.0 + i, x)) for i, x in enumerate(PARTS)]
     lower, upper = norms_of_parts(DILATED, parts)
     yield from ((lower, float(len(parts))), (upper, 1.0 + len(parts)))
-    part = of_one_group(GROUPED)
+    part = spec_of_group(GROUPED)
     for groups in ((3.0, 1.0), (1.0, 3.0)):
         yield norm_of_groups(GROUPED, [assumed(x, part) for x in groups]), 3.0
     yield norm_of_groups(GROUPED, [assumed(1.0, part)], assumed(3.0)), 3.0
     yield from zip(norms_of_patch(PATCH, assumed_lower(2.0, STACK), assumed(2.0, STACK)), (2.0, 2.0), strict=True)
     restricted = PART.restricted(9)
-    yield norm_of_restriction(PART, restricted, assumed_lower(2.0, of_one_group(restricted.spec))), 2.0
+    yield norm_of_restriction(PART, restricted, assumed_lower(2.0, spec_of_group(restricted.spec))), 2.0
 
 
 def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
@@ -130,14 +130,14 @@ def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
 
 
 def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
-    yield bound.nothing(), 0.0
+    yield bound.trivial_lower(), 0.0
     yield from zip(of_kernel(assumed_lower(1.0), assumed(1.0), np.ones(3), 3), (8.0, 8.0), strict=True)
     for values in ((1.0, 3.0), (3.0, 1.0)):
         yield bound.largest_of_blocks([assumed(x) for x in values], np.zeros((2, 1, 1, 3))), 3.0  # type: ignore[arg-type]
 
 
 def circulants() -> Iterator[tuple[Upper, float]]:
-    yield norm_by_circulant(LAYER, assumed(2.0, RING)), 2.0
+    yield norm_by_circulant(assumed(2.0, RING), LAYER), 2.0
     yield padded_norm(assumed(2.0), CIRCULAR), 2.0
     yield padded_norm(assumed(2.0), REFLECT), 2.0 * math.sqrt(REFLECT.padding_gain_sq)
 
@@ -167,7 +167,7 @@ CHECKS: dict[str, Check] = {
     "radii": radii,
     "radius_of_ball": radii,
     "_largest": arithmetic,
-    "nothing": arithmetic,
+    "trivial_lower": arithmetic,
     "of_kernel": arithmetic,
     "largest_of_blocks": arithmetic,
     "norm_of_multiple": multiples,
@@ -180,18 +180,18 @@ CHECKS: dict[str, Check] = {
     "norm_by_deflation": deflated,
     "quotients": own_matrix,
     "LayerGram.norms_near": own_matrix,
-    "LayerGram.or_zero": own_matrix,
+    "LayerGram.with_zero_layers": own_matrix,
     "norm_by_waves": by_waves,
     "norm_by_frobenius": one_tap,
     "norm_of_zero": one_tap,
     "norm_of_one_tap": one_tap,
     "norm_of_single_entries": one_tap,
-    "SymbolNorms.norm_at": one_tap,
-    "GramProof.largest_near": one_tap,
+    "SymbolQuotients.norm_down_at": one_tap,
+    "GramProof.largest_up_near": one_tap,
     "largest_quotient": one_tap,
     "UnfoldingProof.bounds": fixed,
-    "Cover.beside_open": covered,
-    "on_grid": covered,
+    "Cover.bound_outside_open": covered,
+    "supremum_on_grid": covered,
     "norm_by_grid": fixed,
 }
 """Rule -> a check whose claims it makes, among others."""

@@ -20,7 +20,7 @@ import specnorm
 from specnorm import arrays
 from specnorm.certified import bound, host
 from specnorm.certified.bound import (
-    EVERYWHERE,
+    ALL_FREQUENCIES,
     HypothesisError,
     Lower,
     Upper,
@@ -36,15 +36,15 @@ from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm, s
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
+from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Circulant, dft, dft_points, one_box, torus
-from specnorm.certified.symbol.cover import Cover, on_grid
+from specnorm.certified.symbol.cover import Cover, supremum_on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec
+from specnorm.problem.spec import ConvSpec, spec_of_group
 from specnorm.search import component, layer_tuning
 from specnorm.search.layer_tuning import TUNING
 from specnorm.search.own_matrix import enclose_by_matrix
@@ -55,7 +55,7 @@ COVER = {
     "_done",
     "_upper",
     "_note",
-    "_reopen",
+    "_set_open",
     "_what",
     "_with_nodes",
     "_with_domain",
@@ -106,7 +106,7 @@ def test_claims_are_made_in_one_room() -> None:
         "room = bound._MAKER",
         *("Interval(low, high)", "base.Slopes(low, high, regions)"),
         "from specnorm.certified.interval import _interval",
-        *("cover._done[:] = True", "cover._upper = 0.0", "cover._note(index, 1.0)"),
+        *("cover._done[:] = True", "cover._largest_threshold = 0.0", "cover._note(index, 1.0)"),
     ],
 )
 def test_the_ban_on_making_claims_can_fail(source: str) -> None:
@@ -121,9 +121,9 @@ def test_the_ban_lets_claims_be_held() -> None:
 def test_nobody_else_constructs_a_claim() -> None:
     for claim in (Upper, Lower):
         with pytest.raises(TypeError, match="rules"):
-            claim(1.0, EVERYWHERE, "no rule")
+            claim(1.0, ALL_FREQUENCIES, "no rule")
         with pytest.raises(TypeError, match="rules"):
-            claim(1.0, EVERYWHERE, "no rule", (), object())
+            claim(1.0, ALL_FREQUENCIES, "no rule", (), object())
     with pytest.raises((TypeError, ValueError)):
         replace(assumed(2.0), value=1.0)
     with pytest.raises(AttributeError):
@@ -190,7 +190,7 @@ def shorter(axis: int) -> Circulant:
     return replace(RING, points=points)
 
 
-GROUP = of_one_group(LAYER)
+GROUP = spec_of_group(LAYER)
 ONE, TWO = assumed_lower(1.0), assumed(2.0)
 REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
 (PART,) = components.polyphase_components(LAYER)
@@ -198,15 +198,15 @@ DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1,
 PARTS = [sub.spec for sub in components.polyphase_components(DILATED)]
 REFUSED: dict[str, Callable[[], object]] = {
     "an open cell": lambda: cover_of(0.1, KERNEL, dft_points((5,), (4,)), assumed(100.0)).proven(),
-    "the torus but for open cells": lambda: cover_of(0.4).beside_open(),
+    "the torus but for open cells": lambda: cover_of(0.4).bound_outside_open(),
     "a cell left out": lambda: norm_of(torus((4,))[:-1]),
-    "a circulant one point short": lambda: norm_by_circulant(LAYER, assumed(1.0, shorter(0))),
-    "a circulant one point short on the other axis": lambda: norm_by_circulant(LAYER, assumed(1.0, shorter(1))),
-    "a circulant of padding that is not zero": lambda: norm_by_circulant(REFLECT, assumed(1.0, RING)),
-    "the supremum for a circulant": lambda: norm_by_circulant(LAYER, assumed(1.0)),
+    "a circulant one point short": lambda: norm_by_circulant(assumed(1.0, shorter(0)), LAYER),
+    "a circulant one point short on the other axis": lambda: norm_by_circulant(assumed(1.0, shorter(1)), LAYER),
+    "a circulant of padding that is not zero": lambda: norm_by_circulant(assumed(1.0, RING), REFLECT),
+    "the supremum for a circulant": lambda: norm_by_circulant(assumed(1.0), LAYER),
     "a circulant for the supremum": lambda: padded_norm(assumed(1.0, RING), LAYER),
     "a circulant for the supremum of a grid": lambda: cover.grid_lemma(1.0, assumed(2.0, RING), np.zeros(1)),
-    "the supremum for some of the torus": lambda: on_grid(assumed(1.0), torus((4,))),
+    "the supremum for some of the torus": lambda: supremum_on_grid(assumed(1.0), torus((4,))),
     "a circulant for one of another length": lambda: least(assumed(1.0, RING), assumed(1.0, shorter(0))),
     "a group left out": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)]),
     "a group twice as large": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(1.0, LAYER)]),
@@ -221,10 +221,12 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a larger layer as a restriction": lambda: norm_of_restriction(PART.restricted(9), PART, assumed_lower(1.0, GROUP)),
     "another layer as a restriction": lambda: norm_of_restriction(PART, PART, assumed_lower(1.0, REFLECT)),
     "several outputs as a patch": lambda: norms_of_patch(
-        PART, assumed_lower(1.0, norms.stack_of((2, 2, 2))), assumed(1.0, norms.stack_of((2, 2, 2)))
+        PART, assumed_lower(1.0, norms.norm_of_stack((2, 2, 2))), assumed(1.0, norms.norm_of_stack((2, 2, 2)))
     ),
-    "taps as one": lambda: norms.norm_of_one_tap(KERNEL, assumed(1.0, norms.stack_of((1, 3, 3)))),
-    "another matrix as a tap": lambda: norms.norm_of_one_tap(KERNEL[..., :1], assumed(1.0, norms.stack_of((1, 3, 2)))),
+    "taps as one": lambda: norms.norm_of_one_tap(KERNEL, assumed(1.0, norms.norm_of_stack((1, 3, 3)))),
+    "another matrix as a tap": lambda: norms.norm_of_one_tap(
+        KERNEL[..., :1], assumed(1.0, norms.norm_of_stack((1, 3, 2)))
+    ),
     "two entries of a row": lambda: norms.norm_of_single_entries(np.ones((1, 1, 2, 1)), ops=OPS),  # type: ignore[arg-type]
     "two entries of a column": lambda: norms.norm_of_single_entries(np.ones((1, 2, 1, 1)), ops=OPS),  # type: ignore[arg-type]
     "a kernel that is not zero": lambda: norms.norm_of_zero(KERNEL, ops=OPS),
@@ -232,7 +234,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "another bound on a grid": lambda: grid.norm_by_grid(visited(halved, (20,)), (20,), ops=OPS),
     "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
     "one box of the torus": lambda: Cover(KERNEL, torus((4,))[:1], ops=OPS),
-    "a point of the grid": lambda: on_grid(assumed(1.0), dft((5,), (4,))[:1]),
+    "a point of the grid": lambda: supremum_on_grid(assumed(1.0), dft((5,), (4,))[:1]),
     "a bound of one kernel for another": lambda: of_kernel(*of_kernel(ONE, TWO, KERNEL, 0), 0 * KERNEL, -40),
     "the lower bound of one kernel with another's": lambda: of_kernel(
         of_kernel(ONE, TWO, KERNEL, 0)[0], TWO, KERNEL, 0
@@ -286,12 +288,12 @@ def test_boxes_do_not_cover_what_somebody_says() -> None:
     """A box of the torus, said to be all of it, would prove a norm of next to nothing."""
     box = torus((4,))[:1]
     with pytest.raises(TypeError, match="torus, dft"):
-        replace(box, covers=EVERYWHERE)
+        replace(box, covers=ALL_FREQUENCIES)
     for maker in (None, object()):
         with pytest.raises(TypeError, match="torus, dft"):
             Boxes(
                 *(box.low, box.high, box.denominators, box.half_degree, box.on_grid, box.frame, box.offset),
-                *(EVERYWHERE, maker),
+                *(ALL_FREQUENCIES, maker),
             )
     for boxes in (torus((4,)), dft((9,), (4,))):
         for name in ("low", "high", "half_degree", "frame", "offset"):
@@ -315,9 +317,9 @@ def test_what_is_left_open_is_not_the_same_twice() -> None:
     """Two covers with as many open cells may leave out different ones."""
     one, two = (cover_of(0.1, KERNEL, dft_points((5,), (4,)), assumed(100.0)) for _ in range(2))
     assert len(one) == len(two) > 0
-    assert str(one.beside_open().what) == str(two.beside_open().what)
+    assert str(one.bound_outside_open().what) == str(two.bound_outside_open().what)
     with pytest.raises(HypothesisError, match="different"):
-        least(one.beside_open(), two.beside_open())
+        least(one.bound_outside_open(), two.bound_outside_open())
 
 
 def test_one_box_holds_all_frequencies() -> None:
@@ -331,7 +333,7 @@ def test_windows_are_restrictions() -> None:
     """Of every size, and of the layer they are taken from."""
     for most in range(1, 60):
         restriction = PART.restricted(most)
-        found = norm_of_restriction(PART, restriction, assumed_lower(1.0, of_one_group(restriction.spec)))
+        found = norm_of_restriction(PART, restriction, assumed_lower(1.0, spec_of_group(restriction.spec)))
         assert found.what == PART.spec
 
 
@@ -358,7 +360,7 @@ def by_unfolding(blocks: Any) -> Upper:
 FIXED: dict[str, tuple[Callable[[Any], Upper], Any, str, Any]] = {
     "Frobenius": (lambda b: norms.norm_by_frobenius(b, ops=OPS), host, "root_up", lambda _: 1.0),
     "grid": (by_grid, grid, "grid_factor", lambda *_: 1.0),
-    "unfolding": (by_unfolding, norms, "with_taps", lambda norms, *_, **__: norms),
+    "unfolding": (by_unfolding, norms, "supremum_up_from_unfolding", lambda norms, *_, **__: norms),
 }
 
 
@@ -392,7 +394,7 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
     monkeypatch.setattr(layer_tuning, "TUNING", TUNING._replace(immediate_work=-1.0, soon_work=-1.0, late_work=-1.0))
-    monkeypatch.setattr(component, "fewest_points", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
+    monkeypatch.setattr(component, "points_of_shortest_circulant", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 
     def enclosed() -> None:
@@ -414,7 +416,7 @@ def test_an_enclosure_explains_itself() -> None:
     assert len(lines) < 24
     uppers = [float(line.split("<= ")[1].split(":")[0]) for line in lines[1:] if "<=" in line]
     assert uppers[0] == pytest.approx(float(found.upper), rel=1e-5)
-    assert any(line.lstrip().startswith(EVERYWHERE) and "cell lemma" in line for line in lines)
+    assert any(line.lstrip().startswith(ALL_FREQUENCIES) and "cell lemma" in line for line in lines)
     assert any("quotient of a vector" in line for line in lines)
     assert pickle.loads(pickle.dumps(found)).explain() == found.explain()
 
@@ -438,4 +440,4 @@ def test_every_way_to_a_bound_is_told(shape: tuple[int, ...], at: dict[str, Any]
 def test_a_claim_prints_on_one_line_whatever_it_was_made_of() -> None:
     """What it was made of, of each claim in its turn, filled a screen for a node of a network."""
     first = assumed(2.0)
-    assert repr(bound._largest([first, first], EVERYWHERE, "largest")).count("Upper(") == 1
+    assert repr(bound._largest([first, first], ALL_FREQUENCIES, "largest")).count("Upper(") == 1

@@ -26,7 +26,7 @@ from test_mutations import MUTATIONS
 from specnorm.certified import rounding
 from specnorm.certified.layer import own_matrix
 from specnorm.certified.layer.circulant import Embedding
-from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, rest_below
+from specnorm.certified.layer.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
 from specnorm.certified.symbol.gram_powers import Powers
@@ -61,7 +61,7 @@ def above(value: Any) -> bool:
 
 
 def frobenius_with_its_trace() -> bool:
-    return above(norms.GramProof(ONES, ops=off(-1)).norm_near(ONES[:, 0, :]))
+    return above(norms.GramProof(ONES, ops=off(-1)).norm_up_near(ONES[:, 0, :]))
 
 
 def matrix() -> bool:
@@ -103,15 +103,15 @@ def blocks() -> bool:
 def own() -> bool:
     """The layer whose matrix is a row of ones, a third of an allowance below its norm."""
     spec = ConvSpec.of((1, LONG, 1), input_shape=(1,), padding_mode="zeros", padding=0)
-    plan = next(p for p in plans(spec) if p.wide and p.blocks == 1)
+    plan = next(p for p in plans(spec) if p.rows_are_outputs and p.blocks == 1)
     layer = Convolution(np.swapaxes(ONES, 1, 2)[..., None], spec, ops=off(-1))
     (found,) = own_matrix.LayerGram(layer, plan, ops=off(-1)).norms_near(np.asarray([A_LITTLE_LESS * math.sqrt(LONG)]))
     return found is None
 
 
-def no_waves() -> DeflatedModes:
+def no_waves() -> SplitWaves:
     none: Any = np.zeros((0, 1), dtype=np.complex64)
-    return DeflatedModes(ZERO, np.zeros(0, dtype=np.int64), none, np.zeros((0, LONG), dtype=np.complex64))  # type: ignore[arg-type]
+    return SplitWaves(ZERO, np.zeros(0, dtype=np.int64), none, np.zeros((0, LONG), dtype=np.complex64))  # type: ignore[arg-type]
 
 
 def rest() -> bool:
@@ -124,9 +124,7 @@ def waves() -> bool:
     spec = ConvSpec.of((1, LONG, 1), input_shape=(1,), padding_mode="zeros", padding=0)
     x: Any = np.ones((1, 1), dtype=np.complex64)
     y: Any = np.ones((1, LONG), dtype=np.complex64)
-    gram = WaveGram(
-        spec, Embedding((1,), (False,)), DeflatedModes(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1)
-    )
+    gram = WaveGram(spec, Embedding((1,), (False,)), SplitWaves(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1))
     return not gram.norm_below(A_LITTLE_LESS * (1 + LONG) / 2, ops=OPS)
 
 
@@ -176,7 +174,7 @@ def passes(test: Callable[[], object]) -> Callable[[], bool]:
 
 
 CHECKS: dict[str, Callable[[], bool]] = {
-    "GramProof.norm_near": frobenius_with_its_trace,
+    "GramProof.norm_up_near": frobenius_with_its_trace,
     "matrix_norm_up": matrix,
     "gram_norm_up": gram_norm,
     "ritz_down": ritz,
@@ -188,7 +186,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),
     "rest_below": rest,
-    "WaveGram._half": waves,
+    "WaveGram._summand": waves,
     "scalar_error": scalar,
     "smallest_quotients": smallest_quotient,
 }

@@ -185,7 +185,7 @@ def test_a_bound_that_is_no_number_is_not_passed_over(at: int, monkeypatch: pyte
         return np.where((here == poor).all(axis=1), np.nan, found)
 
     monkeypatch.setattr(symbols, "chunk_length", lambda *_, **__: 1)
-    assert math.isnan(float(symbols.largest(bound, blocks, frequencies, ops=OPS)[0][0]))
+    assert math.isnan(float(symbols.max_over_frequencies(bound, blocks, frequencies, ops=OPS)[0][0]))
     largest = LargestBound(bound, blocks, frequencies, ops=OPS)
     every = np.arange(len(frequencies))
     for index in np.split(every, len(every)):

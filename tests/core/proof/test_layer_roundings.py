@@ -65,7 +65,7 @@ class Cut:
     size: tuple[int, ...]
     padding: str
     axis: int
-    wide: bool
+    rows_are_outputs: bool
     spare: int
 
 
@@ -84,8 +84,10 @@ def test_entries_of_the_gram_matrix_are_off_by_what_is_said_and_hardly_less(name
     geometry: dict[str, Any] = {"padding_mode": cut.padding, "padding": pads}
     spec = ConvSpec.of(cut.shape, input_shape=cut.size, **geometry)
     dense = dense_matrix(kernel[0], cut.size, **geometry)
-    truth = np.sort((dense @ dense.T if cut.wide else dense.T @ dense).reshape(-1))
-    plan = next(x for x in plans(spec) if x.axis == cut.axis and x.wide == cut.wide and x.blocks == 1)
+    truth = np.sort((dense @ dense.T if cut.rows_are_outputs else dense.T @ dense).reshape(-1))
+    plan = next(
+        x for x in plans(spec) if x.axis == cut.axis and x.rows_are_outputs == cut.rows_are_outputs and x.blocks == 1
+    )
     band, roundings = gram_blocks(kernel, spec, plan, ops=coarse(OPS))
     found = np.sort(np.asarray(band.diagonal).reshape(-1))
     off = 1 - float(np.min(found[truth > 0] / truth[truth > 0]))

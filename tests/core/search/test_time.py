@@ -139,9 +139,8 @@ def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("specnorm.clock.time", time_)
     monkeypatch.setattr("specnorm.search.constant._LARGE", 16)
     works = {
-        "eigh": lambda a: costs.eigh_work(a.shape[-1], is_complex=np.iscomplexobj(a)),
-        "svd": lambda a: costs.svd_work(*a.shape[-2:]),
-        "cholesky": lambda a: costs.eigh_work(a.shape[-1]) / 10,
+        "eigh": lambda a: costs.eigh_cost(a.shape[-1], is_complex=np.iscomplexobj(a)),
+        "cholesky": lambda a: costs.eigh_cost(a.shape[-1]) / 10,
     }
     linalg = backend_for(LARGE).namespace(LARGE).linalg
     for name, work in works.items():
@@ -184,15 +183,17 @@ def test_a_lower_bound_at_a_size_takes_as_many_pixels_as_there_is_time(counted: 
     assert 0.8 * float(specnorm.symbol_norm(LARGE)) < float(found.lower) <= float(found.upper)
 
 
-@pytest.mark.parametrize("counted", [1e7, 1e9], indirect=True)
+@pytest.mark.parametrize("counted", [1e6, 1e9], indirect=True)
 def test_a_round_of_clipping_begins_where_it_ends_in_time(counted: CountedTime) -> None:
     """Else the clock above would be kept by doing nothing."""
     clipped = specnorm.clip(LARGE, 15.0, budget=SECONDS)
-    assert ("svd" in counted.calls) == (counted.rate == 1e9)
-    assert np.linalg.norm(clipped - LARGE) <= np.linalg.norm(specnorm.rescale(LARGE, 15.0) - LARGE)
+    assert counted.now <= MOST
+    distance = np.linalg.norm(clipped - LARGE)
+    distance_of_multiple = np.linalg.norm(specnorm.rescale(LARGE, 15.0) - LARGE)
+    assert distance <= distance_of_multiple
+    assert (distance < 0.9 * distance_of_multiple) == (counted.rate == 1e9)
 
 
 def test_work_of_factorisations_grows_with_the_cube_and_complex_ones_take_longer() -> None:
-    assert costs.eigh_work(200) == 8 * costs.eigh_work(100) < costs.eigh_work(200, is_complex=True)
-    assert costs.eigh_work(100, vectors=False) < costs.eigh_work(100) < costs.svd_work(100, 100)
-    assert costs.svd_work(400, 100) == costs.svd_work(100, 400) == 4 * costs.svd_work(100, 100)
+    assert costs.eigh_cost(200) == 8 * costs.eigh_cost(100) < costs.eigh_cost(200, is_complex=True)
+    assert costs.eigh_cost(100, vectors=False) < costs.eigh_cost(100)

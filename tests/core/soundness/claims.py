@@ -26,7 +26,7 @@ from specnorm.methods import FantasticFour, Gram, Grid, Power, Reshaped, SymbolN
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fft import ExactFFT
-from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
+from specnorm.methods.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 from specnorm.search import tuning
 
 Shape = tuple[int, ...] | None
@@ -215,8 +215,8 @@ class Claims:
         exact = specnorm.measure(array, MatrixNorm())
         self.upper("matrix_norm: upper", exact.stats["upper"], truth.low)
         self.lower("matrix_norm: lower", exact.stats["lower"], truth.high)
-        self.upper("gram_iteration", specnorm.measure(array, GramIteration(n_iter=n_iter)).value, truth.low)
-        power = PowerIteration(n_iter=n_iter, seed=seed)
+        self.upper("gram_iteration", specnorm.measure(array, MatrixGramIteration(n_iter=n_iter)).value, truth.low)
+        power = MatrixPowerIteration(n_iter=n_iter, seed=seed)
         self.lower("power_iteration", specnorm.measure(array, power).value, truth.high)
         # The reshape's norm is what the heuristic is, and that is at most the supremum.
         self.lower("reshaped_norm", specnorm.measure(self.kernel, Reshaped()).value, truth.high)

@@ -192,7 +192,7 @@ def smallest_found_too_early() -> Violations:
     """The smallest unfolding, from a Lanczos run that stops at its first check, far below the norm."""
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct=0, first=1, limit=1))
+        patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct_size=0, steps_before_first_check=1, most_steps=1))
         yield from (x for x in over(cases, Claims.unfoldings) if "f4_bound" in x)
 
 
@@ -201,7 +201,7 @@ def fathomed_in_single_precision() -> Violations:
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
         blocks: Any = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
         polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
-        limit_sq = polynomial.limit_sq(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
+        limit_sq = polynomial.limit_of_norm(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
         formed, _ = at_zero(blocks).form(polynomial, np.arange(1), limit_sq)
         if cover.proven_below(formed, limit_sq, ops=OPS)[0]:
             yield f"{blocks.reshape(-1)}: the norm of its sum is not below itself"

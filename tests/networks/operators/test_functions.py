@@ -30,7 +30,7 @@ def elu(x: Array, alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0) -> 
 
 
 SELU = (1.6732632423543772, 1.0507009873554805)
-EVERYWHERE: list[tuple[ops.Pointwise, Function]] = [
+ALL_FREQUENCIES: list[tuple[ops.Pointwise, Function]] = [
     (ops.ReLU(), lambda x: x * (x > 0)),
     (ops.Abs(), lambda x: np.sqrt(x * x)),
     (ops.Negative(), lambda x: 0 - x),
@@ -88,8 +88,8 @@ ON_RANGES: list[tuple[ops.Pointwise, Function, float]] = [
     (ops.Reciprocal(-0.3), lambda x: -0.3 / x, 0.0),
 ]
 """And from where on they are defined."""
-SHOWN = [f"{at}-{type(op).__name__}" for at, (op, *_) in enumerate([*EVERYWHERE, *ON_RANGES])]
-ALL = [*((op, f, -math.inf) for op, f in EVERYWHERE), *ON_RANGES]
+SHOWN = [f"{at}-{type(op).__name__}" for at, (op, *_) in enumerate([*ALL_FREQUENCIES, *ON_RANGES])]
+ALL = [*((op, f, -math.inf) for op, f in ALL_FREQUENCIES), *ON_RANGES]
 
 
 def intervals(seed: int, least: float, count: int = 4000) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ function sort(table, headings, column) {
   const heading = headings[column];
   const numeric = heading.dataset.type === "number";
   const before = heading.getAttribute("aria-sort");
-  // Numbers: the largest first, but for the model's order.
+  // A second click turns the order around. At the first one numbers descend, except for those of the model's order.
   const descending = before ? before === "ascending" : numeric && column > 0;
   const body = table.tBodies[0];
   const key = (row) => {

@@ -29,11 +29,11 @@ from specnorm_networks.certified.curves.programs import (
     Extreme,
     Number,
     Plan,
+    PlanStep,
     ProductOfTwo,
     QuotientOfTwo,
     ScaleAndShift,
     SignOf,
-    Step,
     WeightedSum,
 )
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
@@ -272,7 +272,7 @@ def _second_derivative_of_power(f: Power, x: Interval) -> Interval:
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
-def _jet_of_step(step: Step, jets: Sequence[Jet], signs: Signs) -> Jet:
+def _jet_of_step(step: PlanStep, jets: Sequence[Jet], signs: Signs) -> Jet:
     """Return the value of a step from the values before it."""
     inputs = [jets[number] for number in step.reads]
     shape = jets[0].value.shape

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import reduce
 
 from specnorm.proof import host
-from specnorm_networks.certified.curves.programs import Number, Plan, ProductOfTwo, ScaleAndShift, Step, WeightedSum
+from specnorm_networks.certified.curves.programs import Number, Plan, PlanStep, ProductOfTwo, ScaleAndShift, WeightedSum
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.smooth import Wave
 from specnorm_networks.certified.operators.steep import Steep
@@ -55,7 +55,7 @@ def _largest_common_divisor(a: Fraction, b: Fraction) -> Fraction:
     return Fraction(math.gcd(a.numerator * b.denominator, b.numerator * a.denominator), a.denominator * b.denominator)
 
 
-def _value_of_step(step: Step, read_values: Sequence[PlusPeriodic | None]) -> PlusPeriodic | None:
+def _value_of_step(step: PlanStep, read_values: Sequence[PlusPeriodic | None]) -> PlusPeriodic | None:
     """Return the value of a step; None if it is not of that form."""
     inputs = [value for value in read_values if value is not None]
     if len(inputs) < len(read_values):

@@ -180,7 +180,7 @@ Kind: TypeAlias = (
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class PlanStep:
     """One operation of a plan."""
 
     kind: Kind
@@ -203,7 +203,7 @@ class Switch:
 class Plan:
     """A program as steps, whose parameters are arrays that broadcast against the argument."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[PlanStep, ...]
     outputs: tuple[int, ...]
     """Numbers of the values that the program returns."""
 
@@ -213,8 +213,8 @@ class Plan:
         jumps_at: dict[tuple[int, float], bool] = {}
         for step in self.steps:
             for threshold, jumps in _thresholds(step.kind):
-                place = (step.reads[0], threshold)
-                jumps_at[place] = jumps_at.get(place, False) or jumps
+                value_and_threshold = (step.reads[0], threshold)
+                jumps_at[value_and_threshold] = jumps_at.get(value_and_threshold, False) or jumps
         return tuple(Switch(value, threshold, jumps) for (value, threshold), jumps in sorted(jumps_at.items()))
 
     @cached_property
@@ -360,12 +360,12 @@ def plan_of(program: EntryProgram, outputs: Sequence[int]) -> Plan:
     Unreadable
         If an operator has no steps, or one of its numbers cannot be loaded or is not finite.
     """
-    steps: list[Step] = []
+    steps: list[PlanStep] = []
     step_values = [0]
     """For each value of the program the number of the same value in the plan."""
 
     def add(kind: Kind, *reads: int) -> int:
-        steps.append(Step(kind, reads))
+        steps.append(PlanStep(kind, reads))
         return len(steps)
 
     for operator, reads in program:

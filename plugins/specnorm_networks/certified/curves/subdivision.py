@@ -30,7 +30,7 @@ STARTS = (2.0**4, 2.0**6, 2.0**10, 2.0**16, 2.0**24, 2.0**40)
 RTOL = 2.0**-21
 """Relative distance from an attained slope at which the search for the largest slope stops."""
 HOPELESS_WIDTH = 2.0**-30
-"""Width of a cell, relative to its place, at which the search gives up if the cell's slopes have no bound."""
+"""Width of a cell, relative to its argument, at which the search gives up if the cell's slopes have no bound."""
 PARTS_OF_CELL = 8
 """Number of parts of a cell that is divided."""
 MOST_ROUNDS = 14
@@ -363,13 +363,13 @@ def _is_continuous(
             return False
         if crossing:
             switches_at.setdefault(crossing[0], []).append((switch, 1 if least > 0 else -1))
-    return all(_agrees(function, place, switches) for place, switches in switches_at.items())
+    return all(_agrees(function, point, switches) for point, switches in switches_at.items())
 
 
 def _crossing(plan: Plan, switch: Switch, low: float, high: float) -> list[Fraction] | None:
-    """Return the place between two numbers where a monotone value crosses its switch's threshold, in a list.
+    """Return the point between two numbers where a monotone value crosses its switch's threshold, in a list.
 
-    The list is empty if there is no such place. None if the place is not known exactly.
+    The list is empty if there is no such point. None if the point is not known exactly.
     """
     ends = [Fraction(low), Fraction(high)]
     differences = []
@@ -383,22 +383,22 @@ def _crossing(plan: Plan, switch: Switch, low: float, high: float) -> list[Fract
         return [ends[0] if first == 0 else ends[1]]
     if (first > 0) == (last > 0):
         return []
-    place = ends[0] + (ends[1] - ends[0]) * first / (first - last)
-    value = exact.values_at(plan, place, {})[switch.value]
+    point = ends[0] + (ends[1] - ends[0]) * first / (first - last)
+    value = exact.values_at(plan, point, {})[switch.value]
     if value is None or value.multiples or value.rational != switch.threshold:
         return None
-    return [place]
+    return [point]
 
 
-def _agrees(plan: Plan, place: Fraction, switches: Sequence[tuple[Switch, int]]) -> bool:
+def _agrees(plan: Plan, point: Fraction, switches: Sequence[tuple[Switch, int]]) -> bool:
     """Whether the values of the outputs at a number are the limits from both sides.
 
     ``switches``: those that are crossed at the number, each with 1 if its value rises there, and -1 if it falls.
     """
     outputs = []
-    for side in (-1, 0, 1):  # just before the place, at it, and just after it
+    for side in (-1, 0, 1):  # just before the point, at it, and just after it
         sides = {(switch.value, switch.threshold): side * direction for switch, direction in switches}
-        values = exact.values_at(plan, place, sides)
+        values = exact.values_at(plan, point, sides)
         outputs.append([values[output] for output in plan.outputs])
     below, there, above = outputs
     return None not in below and below == there == above

@@ -104,10 +104,7 @@ class NotRunError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """What an operator is told of its surroundings in the network.
-
-    The place of a tap or of a pixel is something else: a position on an axis.
-    """
+    """What an operator is told of its surroundings in the network."""
 
     before: tuple[Shape | None, ...]
     """Shape of each input; None: unknown."""
@@ -187,7 +184,7 @@ class LinearMap:
         return sources
 
     def most_copies(self, before: Sequence[KnownShape]) -> int:
-        """Return the largest number of places of the value to which one entry of the inputs is moved, at least 1.
+        """Return the largest number of positions of the value to which one entry of the inputs is moved, at least 1.
 
         ``before``: shapes of the inputs. Only for a map that moves entries.
         """

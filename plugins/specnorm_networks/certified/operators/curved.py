@@ -3,7 +3,7 @@
 A derivative (`SlopeShape`) has few extremes, and is monotone between them.
 
 The host's elementary functions are taken to be good to `VALUE_ERROR` of their values, hundreds of units in the last
-place.
+point.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ FAR = 700.0
 class TurningPoint(NamedTuple):
     """A point where a function changes from rising to falling, or from falling to rising."""
 
-    place: Extent
-    """LowHigh of an interval that contains the point."""
+    point: Extent
+    """Ends of an interval that contains the point."""
     value: Extent
-    """LowHigh of an interval that contains the function's value there."""
+    """Ends of an interval that contains the function's value there."""
 
 
 class Curved(Pointwise):

@@ -1,6 +1,6 @@
 """Operators that move entries: each entry of the value is an entry of the input, or 0.
 
-Such an operator moves entries to other places. Elsewhere a value is said to move if it changes with the input.
+To move always means to put an entry at another position; a value that is not fixed is said to change.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SameOrder(Move):
 
 
 class Identity(SameOrder):
-    """The same entries in the same places."""
+    """The same entries at the same positions."""
 
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset(range(len(place.after or ())))
@@ -106,10 +106,10 @@ class Slice(Move):
         return frozenset(range(len(place.after or ()))) - {axis for axis, *_ in self.parts}
 
     def moved(self, x: FloatArray) -> FloatArray:
-        places = [slice(None)] * x.ndim
+        slices = [slice(None)] * x.ndim
         for axis, start, stop, step in self.parts:
-            places[axis] = slice(start, stop, step)
-        return x[tuple(places)]
+            slices[axis] = slice(start, stop, step)
+        return x[tuple(slices)]
 
 
 class Copies(Move):

@@ -43,10 +43,10 @@ class Centre(Linear):
         count = _count(before, self.axes)
         if not count:
             return None
-        axes_after_copies = tuple(axis + 1 for axis in self.axes)
+        axes_of_batch = tuple(axis + 1 for axis in self.axes)
         return LinearMap(
-            lambda x: x[0] - x[0].mean(axis=axes_after_copies, keepdims=True),
-            absolute=lambda x: x[0] + x[0].mean(axis=axes_after_copies, keepdims=True),
+            lambda x: x[0] - x[0].mean(axis=axes_of_batch, keepdims=True),
+            absolute=lambda x: x[0] + x[0].mean(axis=axes_of_batch, keepdims=True),
             roundings=count + 3,
             rows=np.ones(()),
         )

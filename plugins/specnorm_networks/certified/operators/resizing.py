@@ -33,7 +33,7 @@ class Resize(Linear):
     mode: str
     """"nearest" or "linear"; others have no rule."""
     sizes: tuple[int, ...] | None
-    """KnownShape of the value along all axes; None: floor(size of the input * scale)."""
+    """Sizes of the value along all axes; None: floor(size of the input * scale)."""
     scales: tuple[Fraction, ...]
     """Outputs per input pixel along all axes, as the framework uses them for coordinates."""
     coordinates: str

@@ -130,7 +130,7 @@ class Softplus(Turning):
 class ELU(Curved):
     """``x`` for x > 0 and ``alpha (exp(x) - 1)`` for x < 0."""
 
-    turning_points = (TurningPoint(place=POINT_0, value=POINT_0),)
+    turning_points = (TurningPoint(point=POINT_0, value=POINT_0),)
     """If alpha is negative, slopes change their sign at 0."""
     alpha: float = 1.0
 
@@ -306,7 +306,7 @@ class GELU(Gated):
     slope_shape = SlopeShape(
         _extended_below_0(_slope_of_gelu), lowest=((-1.41422, -1.41421),), highest=((1.41421, 1.41422),)
     )
-    turning_points = (TurningPoint(place=(-0.75180, -0.75179), value=(-0.169971208, -0.169971207)),)
+    turning_points = (TurningPoint(point=(-0.75180, -0.75179), value=(-0.169971208, -0.169971207)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
         return np.asarray(0.5 * erfc(-x / math.sqrt(2)))
@@ -319,7 +319,7 @@ class TanhGELU(Gated):
     slope_shape = SlopeShape(
         _extended_below_0(_slope_of_tanh_gelu), lowest=((-1.4186, -1.4185),), highest=((1.4185, 1.4186),)
     )
-    turning_points = (TurningPoint(place=(-0.75247, -0.75246), value=(-0.170040751, -0.170040750)),)
+    turning_points = (TurningPoint(point=(-0.75247, -0.75246), value=(-0.170040751, -0.170040750)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
         return sigmoid(2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x))
@@ -330,7 +330,7 @@ class Mish(Gated):
 
     slope_range = (-0.11253, 1.08851)  # at -2.2564 and 1.4906
     slope_shape = SlopeShape(_slope_of_mish, lowest=((-2.2564, -2.2563),), highest=((1.4905, 1.4906),))
-    turning_points = (TurningPoint(place=(-1.19244, -1.19243), value=(-0.308843414, -0.308843413)),)
+    turning_points = (TurningPoint(point=(-1.19244, -1.19243), value=(-0.308843414, -0.308843413)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
         return np.tanh(np.logaddexp(0.0, x))
@@ -343,7 +343,7 @@ class SiLU(Gated):
     slope_shape = SlopeShape(  # extreme where x tanh(x / 2) = 2
         _extended_below_0(_slope_of_silu), lowest=((-2.39936, -2.39935),), highest=((2.39935, 2.39936),)
     )
-    turning_points = (TurningPoint(place=(-1.27847, -1.27846), value=(-0.278464543, -0.278464542)),)
+    turning_points = (TurningPoint(point=(-1.27847, -1.27846), value=(-0.278464543, -0.278464542)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
         return sigmoid(x)
@@ -370,7 +370,7 @@ class HardSwish(Turning):
         _slope_of_hard_swish, lowest=((-3.0, -3.0),), highest=((3.0, 3.0),), far=math.inf, error=SIXTH_ERROR
     )
     limits = (-0.3750001, math.inf)
-    turning_points = (TurningPoint(place=(-1.5, -1.5), value=(-0.3750001, -0.375)),)
+    turning_points = (TurningPoint(point=(-1.5, -1.5), value=(-0.3750001, -0.375)),)
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.where(x <= -3, 0.0, np.where(x >= 3, x, x * (x + 3) / 6))

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import ArrayOps
 
+
 FIGURES = ("outcome", "cells", "levels", "frequency")
-"""Names of the figures of every such method, in the order of `Ended`."""
-Ended = tuple[Outcome, int, int, Sequence[float]]
-"""How the search for one layer ended: its outcome, number of cells, number of levels, and the frequency (in radians) of
-the vector that attains a bound."""
+"""Names of the figures of every such method, in the order of `SearchFigures`."""
+SearchFigures = tuple[Outcome, int, int, Sequence[float]]
+"""The figures of the search for one layer: how it ended, the numbers of its cells and of its levels, and the frequency
+(in radians) of the vector that attains a bound."""
 
 
 @dataclass(frozen=True)
-class Ends(Method):
+class TwoSidedSearch(Method):
     """Base of methods that search for a lower and an upper bound, within a tolerance and a budget.
 
     Parameters
@@ -36,7 +37,8 @@ class Ends(Method):
     max_cells : int
         Largest number of cells of one search.
     budget : float, optional
-        Seconds for one layer; after them no further step of the search begins.
+        Seconds for one layer; after them no further step of the search begins. Unlike those of the norm, these searches
+        are limited by default.
     """
 
     rtol: float = 1e-3
@@ -52,17 +54,23 @@ class Ends(Method):
         """The problem of one layer, given its blocks or its kernel; its clock starts now."""
         return Problem(kernel, spec, self.rtol, self.max_cells, Clock.of(self.budget))
 
-    def outcome(self, lower: float, upper: float, *, is_zero: bool) -> Outcome:
-        """The outcome of a search that has proven two bounds; ``is_zero``: the number is 0 by a rule."""
+    def outcome(self, lower: float, upper: float, *, may_be_zero: bool) -> Outcome:
+        """The outcome of a search that has proven two bounds.
+
+        Parameters
+        ----------
+        may_be_zero : bool
+            Whether the search could not tell the number from 0, so that more time would not help.
+        """
         if upper <= lower * (1 + self.rtol):
             return Outcome.CONVERGED
-        return Outcome.ZERO if is_zero else Outcome.BUDGET
+        return Outcome.ZERO if may_be_zero else Outcome.BUDGET
 
 
-def columns(ended: Sequence[Ended], like: Array, *, ops: ArrayOps) -> tuple[Array, ...]:
-    """The figures `FIGURES` of several layers, each as an array with one entry for each layer."""
-    outcomes, cells, levels, frequencies = zip(*ended, strict=True)
+def figure_arrays(figures: Sequence[SearchFigures], like: Array, *, ops: ArrayOps) -> tuple[Array, ...]:
+    """The figures of several layers, each as an array with one entry for each layer."""
+    outcomes, cells, levels, frequencies = zip(*figures, strict=True)
     outcome_numbers = [list(Outcome).index(outcome) for outcome in outcomes]
-    integers = [ops.from_numpy(np.asarray(column, dtype=np.int32), like) for column in (outcome_numbers, cells, levels)]
+    integers = [ops.from_numpy(np.asarray(x, dtype=np.int32), like) for x in (outcome_numbers, cells, levels)]
     angles = ops.from_numpy(np.asarray(frequencies, dtype=np.float64), like)
     return (*integers, angles)
