@@ -83,7 +83,7 @@ class Convolution:
         b, first, second, *taps = kernels.shape
         self.small_channels = first // spec.groups
         self.large_channels = second
-        self.kernels = xp.reshape(kernels, (b, spec.groups, self.small_channels, self.large_channels, *taps))
+        self._set_kernels(xp.reshape(kernels, (b, spec.groups, self.small_channels, self.large_channels, *taps)))
         budget = ops.memory if budget is None else budget
         self.looped_axes = self._looped_axes(b * vector_count * spec.groups * second, budget)
         can_slice = self.looped_axes == 0 and ops.concrete
@@ -120,8 +120,19 @@ class Convolution:
     def absolute(self) -> Convolution:
         """The layers with the absolute values of the kernels, for bounds of rounding errors."""
         absolute = copy.copy(self)
-        absolute.kernels = self.xp.abs(self.kernels)
+        absolute._set_kernels(self.xp.abs(self.kernels))
         return absolute
+
+    def _set_kernels(self, kernels: Array) -> None:
+        """Set the kernels, and those of the adjoint's convolution.
+
+        Parameters
+        ----------
+        kernels : array, shape (b, groups, small channels, large channels, *kernel_shape)
+        """
+        self.kernels = kernels
+        swapped = self.xp.permute_dims(kernels, (0, 1, 3, 2, *range(4, kernels.ndim)))
+        self._adjoint_kernels = self.xp.reshape(swapped, (*swapped.shape[:3], -1))
 
     def apply(self, x: Array) -> Array:
         """Apply the layers: A x, shape (b, r, inputs) -> (b, r, outputs)."""
@@ -232,10 +243,8 @@ class Convolution:
         xp, groups = self.xp, self.spec.groups
         b, r = y.shape[:2]
         y = xp.reshape(xp.matrix_transpose(y), (b, groups * self.small_channels, *self.small, r))
-        swapped = xp.permute_dims(self.kernels, (0, 1, 3, 2, *range(4, self.kernels.ndim)))
-        kernels = xp.reshape(swapped, (b, groups, self.large_channels, -1))
-        patches = xp.reshape(slices.read(y), (b, groups, kernels.shape[-1], -1))
-        return xp.matrix_transpose(xp.reshape(xp.matmul(kernels, patches), (b, -1, r)))
+        patches = xp.reshape(slices.read(y), (b, groups, self._adjoint_kernels.shape[-1], -1))
+        return xp.matrix_transpose(xp.reshape(xp.matmul(self._adjoint_kernels, patches), (b, -1, r)))
 
     def _added_up(self, products: Array, taps: tuple[int, ...], r: int) -> Array:
         """Sum over all reads of each pixel.
@@ -379,9 +388,11 @@ class Gather:
     def __init__(self, table: np.ndarray, size: int, *, like: Array, ops: ArrayOps) -> None:
         readers = readers_of(table, size)
         self.xp = ops.xp
+        self.ops = ops
         self.size = size
         self.length = len(table)
         self.is_identity = np.array_equal(table, np.arange(size))
+        self.run = _run_between_zeros(table, size)
         self.most_readers = len(readers)
         self.reads_zeros = bool((table == size).any())
         self.adds_zeros = bool((readers == len(table)).any())
@@ -392,6 +403,12 @@ class Gather:
         """Read the table's positions along an axis, whose length changes from n to l."""
         if self.is_identity:
             return x
+        if self.run is not None:
+            zeros_before, positions, zeros_after = self.run
+            part = x[(*(slice(None),) * axis, positions, ...)]
+            return self.xp.concat(
+                [self._zeros(x, axis, zeros_before), part, self._zeros(x, axis, zeros_after)], axis=axis
+            )
         if self.reads_zeros:
             x = self._with_zero(x, axis)
         return self.xp.take(x, self.table, axis=axis)
@@ -408,5 +425,24 @@ class Gather:
 
     def _with_zero(self, x: Array, axis: int) -> Array:
         """Append one position with zeros along an axis."""
-        first = x[(*(slice(None),) * axis, slice(0, 1), ...)]
-        return self.xp.concat([x, self.xp.zeros_like(first)], axis=axis)
+        return self.xp.concat([x, self._zeros(x, axis, 1)], axis=axis)
+
+    def _zeros(self, x: Array, axis: int, length: int) -> Array:
+        """Zeros in the shape of an array, but of another length along an axis."""
+        shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
+        return self.xp.zeros(shape, dtype=x.dtype, device=self.ops.device(x))
+
+
+def _run_between_zeros(table: np.ndarray, size: int) -> tuple[int, slice, int] | None:
+    """Zeros before, consecutive positions, and zeros after, if a table of `Gather` consists of these; else None.
+
+    Such tables, those of zero padding, are read by one copy, which is faster than a table.
+    """
+    (places,) = np.nonzero(table != size)
+    if not len(places):
+        return None
+    first, last = int(places[0]), int(places[-1])
+    start = int(table[first])
+    if not np.array_equal(table[first : last + 1], np.arange(start, start + last - first + 1)):
+        return None
+    return first, slice(start, start + last - first + 1), len(table) - last - 1
