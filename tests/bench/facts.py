@@ -52,6 +52,7 @@ def about(*packages: str) -> Row:
     return {
         "date": time.strftime("%Y-%m-%d"), "commit": commit + changed,
         "machine": f"{names[0]}, {os.cpu_count()} cores, {instructions()}",
+        "processor": " ".join([names[0], *re.findall(r"(?:cpu family|model)\t+: (\d+)", processors())[:2]]),
         "versions": {"python": platform.python_version(), **versions},
     }  # fmt: skip
 

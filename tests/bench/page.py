@@ -23,7 +23,7 @@ NAMES = {
 """Contestants of the lines that the page calls otherwise."""
 ROOM = 1.1
 """Beyond the quarters of both runs."""
-PAST = "commit", "faster", "faster_range"
+PAST = "commit", "processor", "faster", "faster_range"
 """What a row says about the same measurement before."""
 
 
@@ -196,7 +196,7 @@ def with_past(new: list[Row], old: list[Row]) -> list[Row]:
     for row in new:
         past = before.get(key_of(row))
         kept = {key: value for key, value in row.items() if key != "before"}
-        rows.append(kept | {"before": {key: past[key] for key in PAST}} if past else kept)
+        rows.append(kept | {"before": {key: past.get(key) for key in PAST}} if past else kept)
     return rows
 
 
@@ -217,13 +217,15 @@ def loss(row: Row) -> str | None:
 
 
 def lost(rows: list[Row]) -> str:
-    """A list of what got slower, by these rows alone."""
-    compared = sum("before" in row and row["contestant"] != row["yardstick"] for row in rows)
-    commits = ", ".join(sorted({row["before"]["commit"] for row in rows if "before" in row}))
+    """A list of what got slower, by these rows alone; ratios of other processors are no measure."""
+    measured_before = [row for row in rows if "before" in row and row["contestant"] != row["yardstick"]]
+    commits = ", ".join(sorted({row["before"]["commit"] for row in measured_before}))
+    compared = [row for row in measured_before if row["before"]["processor"] == row["processor"]]
     if not compared:
-        return "None of these ratios was measured before."
-    found = [line for row in rows if (line := loss(row))]
-    head = f"{compared} of the ratios were measured before, at {commits}."
+        elsewhere = f" on this processor; the run before, at {commits}, was made on another one" if commits else ""
+        return f"None of these ratios was measured before{elsewhere}."
+    found = [line for row in compared if (line := loss(row))]
+    head = f"{len(compared)} of the ratios were measured before, at {commits}."
     if not found:
         return f"{head} None fell by more than the noise."
     return "\n".join([f"{head} {len(found)} fell by more than the noise:", "", *(f"- {line}" for line in found)])
