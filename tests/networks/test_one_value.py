@@ -244,7 +244,7 @@ def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_budget_that_ends_leaves_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """One round of cells: larger, never less."""
     monkeypatch.setattr(subdivision, "_PROOFS", {})
-    monkeypatch.setattr(subdivision, "ROUNDS", 1)
+    monkeypatch.setattr(subdivision, "MOST_ROUNDS", 1)
     calls, true = TIGHT["SiLU"]
     found = present(upper(calls))
     assert true <= found <= 1.5
