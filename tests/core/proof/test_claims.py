@@ -53,7 +53,7 @@ ROOM = ("certified", "specnorm_networks.certified")
 COVER = {
     "_open",
     "_done",
-    "_upper",
+    "_largest_threshold",
     "_note",
     "_set_open",
     "_what",
