@@ -365,7 +365,7 @@ def typing(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, default=False)
 def bench(session: nox.Session) -> None:
-    """The benchmark suite, some ten minutes on one thread, and what got slower than the committed figures."""
+    """The benchmark suite under each instruction set, some twelve minutes on one thread, and what got slower."""
     prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
     out = Path(session.create_tmp()) / "suite.jsonl"
     session.chdir("tests")

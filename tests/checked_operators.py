@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 from marks import put
 from real_weights import real_file
-from specnorm_check.graphs import ATTRIBUTES, known_operator
+from specnorm_check.graphs import ALLOWED_ATTRIBUTES, known_operator
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "check-it-yourself.md"
@@ -44,7 +44,8 @@ def exported(model: object, shape: tuple[int, ...]) -> onnx.ModelProto:
     graph_model = network_graph(model, shape).model
     assert graph_model is not None
     assert graph_model.file is not None
-    return onnx.ModelProto.FromString(with_fixed_sizes(graph_model.file, (1, *shape)))
+    file: onnx.ModelProto = onnx.ModelProto.FromString(with_fixed_sizes(graph_model.file, (1, *shape)))
+    return file
 
 
 def published(name: str) -> onnx.ModelProto:
@@ -122,8 +123,8 @@ def operators_of(model: onnx.ModelProto) -> list[str]:
 
 def row(network: str, operators: list[str]) -> str:
     """Return a network's line: the operators with a rule, and those without, for which it has no certificate."""
-    with_rule = ", ".join(f"`{name}`" for name in operators if name in ATTRIBUTES)
-    without_rule = ", ".join(f"`{name}`" for name in operators if name not in ATTRIBUTES)
+    with_rule = ", ".join(f"`{name}`" for name in operators if name in ALLOWED_ATTRIBUTES)
+    without_rule = ", ".join(f"`{name}`" for name in operators if name not in ALLOWED_ATTRIBUTES)
     return f"| {network} | {with_rule} | {without_rule} |"
 
 

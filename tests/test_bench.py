@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the textbook methods are written in torch")
-from bench import facts, networks, page, smallest, yardsticks  # noqa: E402
+from bench import facts, instructions, networks, page, smallest, yardsticks  # noqa: E402
 from bench.__main__ import COMMITTED, main  # noqa: E402
+from bench.aims import AIMS, Aim  # noqa: E402
 
 
 @pytest.mark.nightly
 def test_a_run_is_complete_and_compared_with_itself(tmp_path: Path) -> None:
     out = tmp_path / "some.jsonl"
-    assert main(["run", "--size", "smoke", "--sections", "unfoldings", "rescaling", "network", "--out", str(out)]) == 0
+    sections = ["unfoldings", "rescaling", "network", "depthwise"]
+    assert main(["run", "--size", "smoke", "--sections", *sections, "--out", str(out)]) == 0
     rows = facts.read(out)
-    assert {row["section"] for row in rows} == {"unfoldings", "rescaling", "network"}
+    assert page.sets(rows) == instructions.sets()
+    for name in page.sets(rows):
+        assert {row["section"] for row in rows if page.instructions(row) == name} == set(sections)
     assert all(row.get("skipped") or (row["seconds"] > 0 and math.isfinite(row["value"])) for row in rows)
     assert main(["compare", str(out), str(out)]) == 0
     assert main(["page", str(out)]) == 0
@@ -36,6 +43,49 @@ def test_what_got_slower_is_told() -> None:
     assert "f4_bound" in said
     assert row["commit"] in said
     assert any("not measured any more" in line for line in page.slower([x for x in new if x is not row], old))
+
+
+def test_the_page_names_what_got_slower() -> None:
+    rows = [row for row in facts.read(COMMITTED) if "faster" in row and row["contestant"] != row["yardstick"]][:20]
+    assert "None fell by more than the noise" in page.lost(page.with_past(rows, rows))
+    earlier = copy.deepcopy(rows)
+    earlier[3]["faster_range"] = [4 * x for x in earlier[3]["faster_range"]]
+    told = page.lost(page.with_past(rows, earlier))
+    assert "1 fell by more than the noise" in told
+    assert page.words(rows[3]) in told
+
+
+def test_a_verdict_that_hangs_on_the_instruction_set_says_so() -> None:
+    assert page.verdict({"AVX-512": 1.2, "AVX2": 1.0}, 1.0) == "yes"
+    assert page.verdict({"AVX-512": 0.7, "AVX2": 5.0}, 1.0) == "with AVX2 only"
+    assert page.verdict({"AVX-512": 0.7, "AVX2": 0.99}, 1.0) == "no"
+
+
+@pytest.mark.parametrize("aim", AIMS, ids=lambda aim: f"{aim.contestant}, {aim.section}, {aim.family}")
+def test_every_aim_is_measured_under_every_instruction_set(aim: Aim) -> None:
+    rows = facts.read(COMMITTED)
+    measured = [row for row in page.shown(rows) if aim.is_about(row)]
+    assert page.sets(measured) == page.sets(rows) == ["AVX-512", "AVX2"]
+    for name in page.sets(rows):
+        of_set = [row for row in measured if page.instructions(row) == name]
+        assert {row["name"] for row in of_set} >= set(aim.names)
+        assert all(row["faster"] > 0 for row in of_set)
+
+
+def test_switches_hold_the_libraries_to_fewer_instructions() -> None:
+    if "AVX-512" not in instructions.sets():
+        pytest.skip("a machine without AVX-512 has one instruction set")
+    program = (
+        "import numpy, torch, threadpoolctl; from bench import facts;"
+        "torch.nn.functional.conv2d(torch.ones(8, 8, 9, 9), torch.ones(8, 8, 3, 3));"
+        "print(facts.instructions(), torch.backends.cpu.get_cpu_capability(), *(x['architecture'] for x in "
+        "threadpoolctl.threadpool_info() if x['internal_api'] == 'openblas'))"
+    )
+    for name, said in (("AVX-512", ("AVX-512 AVX512", "AVX512")), ("AVX2", ("AVX2 AVX2 Haswell", "isa:Intel AVX2"))):
+        environment = os.environ | {"ONEDNN_VERBOSE": "1"} | instructions.SWITCHES[name]
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=facts.TESTS)
+        assert all(words in done.stdout for words in said), done.stdout
 
 
 def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> None:
@@ -72,7 +122,7 @@ def test_tables_of_networks_are_made_of_their_lines(tmp_path: Path) -> None:
     networks.write_page(lines, copied)
     text = copied.read_text(encoding="utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith("| resnet20: ")]
-    assert line.endswith("| 2.47e10 | 5.95e7 (1/415) | 1.25e6 (1/19,700) | 325 |")
+    assert line.endswith("| 2.47e10 | 5.96e7 (1/414) | 1.25e6 (1/19,700) | 325 |")
     assert len(text.splitlines()) == len(networks.PAGE.read_text(encoding="utf-8").splitlines())
 
 
@@ -94,6 +144,9 @@ def test_a_textbook_method_is_as_its_formula_says() -> None:
     bounds = [float(yardsticks.gram_conv(kernel, steps)) for steps in (1, 2, 3)]
     assert norm < bounds[2] < bounds[1] < bounds[0]
     flat = kernel[:, :, 1:2, 1:2]
+    layer_of_groups = kernel[:, :1]
+    norms = [float(yardsticks.rfft_svd(group[None], 12)) for group in layer_of_groups]
+    assert float(yardsticks.rfft_largest(layer_of_groups, 12)) == pytest.approx(max(norms), rel=1e-12)
     for hopm in (yardsticks.hopm_einsum, yardsticks.hopm_products):
         assert float(hopm(flat.float())) == pytest.approx(float(yardsticks.rfft_svd(flat, 1)), rel=1e-4)
     unit = torch.eye(4 * 6 * 6).reshape(-1, 4, 6, 6)

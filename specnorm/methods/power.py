@@ -31,8 +31,8 @@ values that are closer than 1e-5."""
 _WAVE_START_SIZE = 2**12
 """Pixels times channels from which a start near a plane wave saves more steps than it costs."""
 _WAVE_START_BASIS = 10
-"""Size of the basis with such a start, from which fewer steps lead to a vector that is near enough: a run can end
-whenever the basis is full."""
+"""Size of the basis with such a start, which is near enough after fewer steps. A run can end whenever the basis is
+full."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,12 +30,12 @@ def decaying(channels: int, seed: int = 0) -> np.ndarray:
     return np.ascontiguousarray(flat(channels, seed) * scale, dtype=np.float32)
 
 
-def like_trained(shape: tuple[int, ...], seed: int = 0, decay: float = 0.9) -> np.ndarray:
+def like_trained(shape: tuple[int, ...], seed: int = 0, *, level: bool = False) -> np.ndarray:
     """A kernel of any shape with spatial profiles and a decay of the channels as trained ones have.
 
-    Real 64x64 3x3 kernels on the diagonal, each ``decay`` times as large as the one before, mixed by rotations; a
-    larger window is filled by smooth interpolation, a single tap is the middle one. Without decay, all of the real
-    kernels have a large norm somewhere, and a search for the largest is harder.
+    Real 64x64 3x3 kernels on the diagonal, each 0.9 of the one before, mixed by rotations; a larger window is filled by
+    smooth interpolation, a single tap is the middle one. If they are ``level``, all real kernels have one Frobenius
+    norm instead: more of them have local maxima that are nearly the largest.
     """
     real = [kernel for _, kernel, _ in real_layers("resnet20") if kernel.shape == (64, 64, 3, 3)]
     cout, cin, *window = shape
@@ -43,7 +43,9 @@ def like_trained(shape: tuple[int, ...], seed: int = 0, decay: float = 0.9) -> n
     for j, start in enumerate(range(0, min(cout, cin), 64)):
         rows, columns = min(64, cout - start), min(64, cin - start)
         part = real[(j + seed) % len(real)][:rows, :columns]
-        out[start : start + rows, start : start + columns] = part / np.abs(part).max() * decay**j
+        out[start : start + rows, start : start + columns] = part * (
+            1 / np.linalg.norm(part) if level else 0.9**j / np.abs(part).max()
+        )
     state = np.random.RandomState(seed)
     left, right = (np.linalg.qr(state.standard_normal((c, c)))[0] for c in (cout, cin))
     places = [np.linspace(0, 2, n) if n > 1 else np.ones(1) for n in window]

@@ -35,7 +35,7 @@ METHODS = ("product", "scaled", "multipliers")
 MIB = 2**20
 
 
-def three_convolutions() -> nn.Module:
+def three_convolutions() -> nn.Sequential:
     """The chain of docs/networks.md: weights sin(j^2 + layer), no biases."""
     widths = (1, 8, 8, 1)
     layers: list[nn.Module] = []
@@ -44,7 +44,9 @@ def three_convolutions() -> nn.Module:
         weight = layer.weight
         weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + number).reshape(weight.shape))
         layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1]).eval()
+    chain = nn.Sequential(*layers[:-1])
+    chain.eval()
+    return chain
 
 
 def published(name: str) -> Graph:
@@ -156,7 +158,8 @@ OTHERS = {"ECLipsE_Fast": "ECLipsE-Fast", "ECLipsE": "ECLipsE", "ECLipsE, Clarab
 def dense(rows: list[Row]) -> str:
     """Return the table of dense networks; the values that are proven are rounded up."""
     lines = []
-    for row in (row for row in rows if row["method"] == "dense"):
+    dense_rows = [row for row in rows if row["method"] == "dense"]
+    for row in dense_rows:
         mine = row["specnorm"]
         optimum = row["LipSDP"]["value"] if "LipSDP" in row else None
         lipsdp = "-" if optimum is None else f"{told(optimum)} (+{mine['value'] / optimum - 1:.3%})"
@@ -165,7 +168,7 @@ def dense(rows: list[Row]) -> str:
             row["network"], bound_up(row["product"]["value"]), f"{bound_up(mine['value'])}, {span(mine['processor'])}",
             *(of_others(row.get(key)) for key in OTHERS), lipsdp, told(jacobian), *map(bound_up, local),
         ])  # fmt: skip
-    radii = [f"local, r = {at['radius']:g}" for at in rows[-1]["near"][1:]]
+    radii = [f"local, r = {at['radius']:g}" for at in dense_rows[-1]["near"][1:]]
     return table(["widths", "product", "specnorm", *OTHERS.values(), "LipSDP", "Jacobian", *radii], lines)
 
 

@@ -51,7 +51,7 @@ class Section:
 
 FAMILIES: dict[str, Callable[[int], np.ndarray]] = {
     "trained-like": lambda c: kernels.like_trained((c, c, 3, 3)),
-    "trained-like, level": lambda c: kernels.like_trained((c, c, 3, 3), decay=1.0),
+    "trained-like, level": lambda c: kernels.like_trained((c, c, 3, 3), level=True),
     "flat": kernels.flat,
     "decaying": kernels.decaying,
 }

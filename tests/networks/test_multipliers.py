@@ -233,8 +233,8 @@ def a_tap_too_early(original: Original) -> Original:
 @pytest.mark.parametrize(
     ("kind", "place", "name", "mutation"),
     [
-        ("zeros", parts, "middle", forgotten_half),
-        ("slopes, wrapped", parts, "middle", forgotten_leaf),
+        ("zeros", parts, "middle_and_leaf_slopes", forgotten_half),
+        ("slopes, wrapped", parts, "middle_and_leaf_slopes", forgotten_leaf),
         ("zeros", links.Term, "dense", changed_term(tap_moved)),
         ("strided", links, "split_into_phases", one_phase_dropped),
         ("linear", links.Term, "dense", changed_term(place_moved)),
