@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, get_args, get_type_hints
+from typing import Any, Literal, TypedDict, get_args
 
 from specnorm.errors import GeometryError, KernelError
 from specnorm.problem.padding import PaddingMode, padding_count
@@ -70,7 +70,7 @@ class Geometry(Layer, total=False):
     input_shape: int | Sequence[int] | None
 
 
-GEOMETRY_KEYWORDS = frozenset(get_type_hints(Geometry))
+GEOMETRY_KEYWORDS = frozenset(Geometry.__annotations__)
 _SPATIAL = ("input_shape", "stride", "dilation", "padding_mode", "padding")
 """Keywords about spatial axes; a matrix has no such axes."""
 

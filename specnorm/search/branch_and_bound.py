@@ -214,8 +214,9 @@ class Search:
                 cells_in_time = self.clock.left * count / seconds if seconds > 0 else math.inf
                 self._relax(cover, polynomial, nodes, self.tuning.part_of_budget * min(cells_left, cells_in_time))
             still_open = cover.prune()
-            self._evaluate_single_frequencies(cover)
-            if self._is_stuck(cover, lower_before):
+            are_single_open = self._evaluate_single_frequencies(cover)
+            if are_single_open and not self._has_risen_above(lower_before):
+                # The next round could do no more.
                 return self._result(None)
             # The open cells are cut, more finely where their norms are high.
             ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
@@ -505,17 +506,20 @@ class Search:
             return
         cover.fathom(matrices.take(promising, ops=self.ops), threshold)
 
-    def _is_stuck(self, cover: Cover, lower_before: float) -> bool:
-        """Whether the next round can do no more: single frequencies are open, and none has raised the incumbent."""
-        if cover.open.boxes.divisible.all():
-            return False
-        return not self.incumbent.best.bound.value > lower_before * (1 + self.tuning.least_gain)
+    def _has_risen_above(self, lower_before: float) -> bool:
+        """Whether the incumbent is higher than before, by more than rounding."""
+        return self.incumbent.best.bound.value > lower_before * (1 + self.tuning.least_gain)
 
-    def _evaluate_single_frequencies(self, cover: Cover) -> None:
-        """Evaluate open single frequencies by a full eigendecomposition: their estimates may not have converged."""
-        points = cover.open[np.flatnonzero(~cover.open.boxes.divisible)]
-        if not len(points):
-            return
+    def _evaluate_single_frequencies(self, cover: Cover) -> bool:
+        """Evaluate open single frequencies by a full eigendecomposition, and return whether there are any.
+
+        Their estimates may not have converged.
+        """
+        open_cells = cover.open
+        is_divisible = open_cells.boxes.divisible
+        if is_divisible.all():
+            return False
+        points = open_cells[np.flatnonzero(~is_divisible)]
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
             some_points = points[part]
@@ -524,6 +528,7 @@ class Search:
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)
             self.incumbent.raise_from(whole, some_points, norms_sq, norms_sq, vectors)
+        return True
 
     def _relax(
         self,

@@ -39,7 +39,7 @@ def check_against_the_matrix(lib: Lib, layer: Layer, budget: int) -> None:
     kernel = Recipe(layer.recipe.shape, "integer", seed=layer.recipe.seed).kernel.astype(dtype)
     spec = ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry)
     matrix = dense_matrix(kernel, layer.input_shape, **layer.geometry)
-    found = operator(lib, kernel, spec, vectors=max(matrix.shape), budget=budget)
+    found = operator(lib, kernel, spec, vector_count=max(matrix.shape), budget=budget)
     assert found.shape == matrix.shape
     columns = lib.to_numpy(found.apply(lib.asarray(np.eye(matrix.shape[1], dtype=dtype)[None])))[0]
     np.testing.assert_array_equal(columns.T, matrix)

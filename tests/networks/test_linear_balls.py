@@ -78,7 +78,7 @@ def pick(taken: dict[str, Any], share: float, factor: float) -> Any:
     """Slopes between the two of the function, multipliers of the ball's size; each is written down."""
 
     def choose(name: str, c: Array, curve: Any) -> tuple[Array, Array]:
-        slope = curve.pieces.slope
+        slope = curve.strips.slope
         low = slope.min(axis=0)
         high = slope.max(axis=0)
         slopes = c * (low + share * (high - low)) if name != "x" else c
