@@ -39,10 +39,13 @@ def test_what_got_slower_is_told() -> None:
     new = copy.deepcopy(old)
     row = next(row for row in new if row["contestant"] == "f4_bound")
     row["faster_range"] = [row["faster_range"][0] / 4] * 2
+    row["seconds"] *= 4
     (said,) = page.slower(new, old)
     assert "f4_bound" in said
     assert row["commit"] in said
     assert any("not measured any more" in line for line in page.slower([x for x in new if x is not row], old))
+    row["seconds"] /= 4
+    assert page.slower(new, old) == []  # the yardstick alone became faster
 
 
 def test_the_page_names_what_got_slower() -> None:
@@ -50,6 +53,7 @@ def test_the_page_names_what_got_slower() -> None:
     assert "None fell by more than the noise" in page.lost(page.with_past(rows, rows))
     earlier = copy.deepcopy(rows)
     earlier[3]["faster_range"] = [4 * x for x in earlier[3]["faster_range"]]
+    earlier[3]["seconds"] /= 4
     told = page.lost(page.with_past(rows, earlier))
     assert "1 fell by more than the noise" in told
     assert page.words(rows[3]) in told
