@@ -332,6 +332,18 @@ class Stepped(Method):
         raise NotImplementedError
 
 
+def needs_of_search(spec: ConvSpec, *, rounds: Rounds) -> Needs:
+    """What a search of one layer needs: its blocks, if the symbols describe it; else its kernel, at its size."""
+    return Needs(
+        rounds=rounds,
+        precision="wide",
+        narrow_gradient=True,
+        blocks=spec.symbols_suffice,
+        by_layer=True,
+        searches=True,
+    )
+
+
 def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
     """The `pullback` of a method whose only residual is the gradient itself (b, ...), for a cotangent (b,)."""
     (gradient,) = residuals
@@ -377,7 +389,7 @@ def require_exact(spec: ConvSpec, function: str) -> None:
             f"{math.sqrt(spec.padding_gain_sq):.4g}. Use enclose(kernel) or grid_bound(kernel), whose upper bounds "
             "include that factor; power_norm(kernel, input_shape) is a lower bound at one size."
         )
-    if spec.input_shape is not None and not spec.is_circulant:
+    if not spec.symbols_suffice:
         raise GeometryError(
             f"{function} at input_shape is not known for {padding}, only for circular padding that gives one output a "
             "stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "

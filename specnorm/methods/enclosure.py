@@ -11,7 +11,16 @@ import numpy as np
 from specnorm.certified.bound import as_array, known
 from specnorm.certified.layer.circulant import padded_norm
 from specnorm.clock import Clock
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
+from specnorm.methods.base import (
+    Evaluation,
+    Method,
+    Needs,
+    check_budget,
+    check_count,
+    check_rtol,
+    needs_of_search,
+    weighted,
+)
 from specnorm.problem import polyphase
 from specnorm.problem.taps import shapes_of
 from specnorm.result import BoundSource
@@ -63,27 +72,14 @@ class Enclose(Method):
         check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """Blocks, if the symbols describe the layer; else the kernel, for a search of the layer at its size."""
-        return Needs(
-            rounds="up",
-            precision="wide",
-            narrow_gradient=True,
-            blocks=self._uses_symbols(spec),
-            by_layer=True,
-            searches=True,
-        )
-
-    @staticmethod
-    def _uses_symbols(spec: ConvSpec) -> bool:
-        """Whether the norm is that of the symbols; otherwise the layer itself is searched, at its size."""
-        return spec.input_shape is None or spec.is_circulant
+        return needs_of_search(spec, rounds="up")
 
     def check(self, spec: ConvSpec) -> None:
-        if not self._uses_symbols(spec):
+        if not spec.symbols_suffice:
             shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        if not self._uses_symbols(spec):
+        if not spec.symbols_suffice:
             return self._forward_at_size(blocks, spec, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         results = []
@@ -125,7 +121,7 @@ class Enclose(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        if not self._uses_symbols(spec):
+        if not spec.symbols_suffice:
             return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
 

@@ -14,7 +14,7 @@ from specnorm.certified.bound import as_array
 from specnorm.certified.layer.uncut import keeps_smallest
 from specnorm.certified.symbol import symbols
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Needs, weighted
+from specnorm.methods.base import Evaluation, Needs, needs_of_search, weighted
 from specnorm.methods.two_sided import FIGURES, SearchFigures, TwoSidedSearch, figure_arrays
 from specnorm.problem import polyphase
 from specnorm.search.constant import top_gradient
@@ -50,24 +50,11 @@ class Smallest(TwoSidedSearch):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up", **dict.fromkeys((*FIGURES, "u", "v"))}
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """Blocks, if the symbols describe the layer; else the kernel, for a search of the layer at its size."""
-        return Needs(
-            rounds="down",
-            precision="wide",
-            narrow_gradient=True,
-            blocks=self._uses_symbols(spec),
-            by_layer=True,
-            searches=True,
-        )
-
-    @staticmethod
-    def _uses_symbols(spec: ConvSpec) -> bool:
-        """Whether the value is that of the symbols; otherwise the layer's own matrix is searched, at its size."""
-        return spec.input_shape is None or spec.is_circulant
+        return needs_of_search(spec, rounds="down")
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off, unless their own matrix at a given size is small enough."""
-        if not self._uses_symbols(spec):
+        if not spec.symbols_suffice:
             from specnorm.search.smallest_layer import plan_of_own_matrix  # imported here: it takes a while
 
             # It raises if the matrix is too large.
@@ -81,7 +68,7 @@ class Smallest(TwoSidedSearch):
             )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        if not self._uses_symbols(spec):
+        if not spec.symbols_suffice:
             return self._forward_at_size(blocks, spec, ops=ops)
         from specnorm.search.smallest_singular_value import smallest_of_blocks  # imported here: it takes a while
 
@@ -141,7 +128,7 @@ class Smallest(TwoSidedSearch):
         xp: Namespace,
     ) -> Array:
         """The gradient of the singular value that the witness attains."""
-        if not self._uses_symbols(spec):
+        if not spec.symbols_suffice:
             return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
 

@@ -43,7 +43,7 @@ class SymbolNorm(Stepped):
     them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. The
     value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are
     the state. A step takes about two products of the kernel with all of them, and follows *every* maximum. Symbols of
-    depthwise layers are numbers: a step is one product of the kernel with a table, and does without a state.
+    depthwise layers are numbers: a step is one product of the kernel with a table, and does not read the state.
 
     Parameters
     ----------

@@ -55,31 +55,29 @@ def highest(
     waves = PlaneWaves(blocks, grid, ops=ops)
     # The phases are the same for all blocks.
     images = arrays.real_times(waves.rows[:, 0, :], waves.grid_phases[0, ...], ops=ops)
-    squares = xp.real(images) ** 2 + xp.imag(images) ** 2
+    squares = grid_vectors.square(images, xp=xp)
     of_groups = xp.reshape(xp.max(squares, axis=1), (-1, groups))
     chosen = xp.argsort(of_groups, axis=1, descending=True)[:, : min(_GROUPS, groups)]
     chosen_blocks = _of_groups(blocks, chosen, groups, ops=ops)
     chosen_squares = _of_groups(squares, chosen, groups, ops=ops)
     order = xp.argsort(chosen_squares, axis=1, descending=True)[:, : min(_POINTS, len(grid))]
-    points = _points_at(order, _of_groups(images, chosen, groups, ops=ops), chosen_blocks, grid, ops=ops)
-    triples = grid_vectors.refine(PlaneWaves(chosen_blocks, grid, ops=ops), points, rounds, last_rounds=last_rounds)
+    chosen_waves = PlaneWaves(chosen_blocks, grid, ops=ops)
+    points = _points_at(order, _of_groups(images, chosen, groups, ops=ops), chosen_waves)
+    triples = grid_vectors.refine(chosen_waves, points, rounds, last_rounds=last_rounds)
     by_layer = [xp.reshape(x, (*chosen.shape, *x.shape[1:])) for x in (chosen_blocks, *triples)]
     best = xp.argmax(by_layer[1], axis=1)
     block, *triple = (arrays.pick(x, best, xp=xp) for x in by_layer)
     return arrays.pick(chosen, best, xp=xp), block, Triples(*triple)
 
 
-def _points_at(order: Array, images: Array, blocks: Array, grid: Grid, *, ops: ArrayOps) -> Points:
+def _points_at(order: Array, images: Array, waves: PlaneWaves) -> Points:
     """The points (b, g) of the grid, with the images (b, f) of the vector 1 there."""
-    xp = ops.xp
-    waves = PlaneWaves(blocks, grid, ops=ops)
-    at = order[:, None, :]
-
-    def taken(x: Array) -> Array:
-        return xp.take_along_axis(x, xp.broadcast_to(at, (*x.shape[:2], at.shape[2])), axis=2)
-
-    of_points = taken(images[:, None, :])[:, :, None, :]
-    return Points(xp.ones_like(of_points), of_points, taken(waves.angles), taken(waves.grid_phases))
+    xp = waves.ops.xp
+    of_points, angles, phases = (
+        grid_vectors.at_points(x, points=order, xp=xp)
+        for x in (images[:, None, None, :], waves.angles, waves.grid_phases)
+    )
+    return Points(xp.ones_like(of_points), of_points, angles, phases)
 
 
 def _of_groups(x: Array, chosen: Array, groups: int, *, ops: ArrayOps) -> Array:

@@ -304,7 +304,7 @@ def _best_in_span_with_power(waves: PlaneWaves, vectors: Array, images: Array, p
     xp = waves.ops.xp
     p, r = vectors.shape[1:3]
     basis, basis_images, new, angles, phases = (
-        _at_points(x, points=where, xp=xp) for x in (vectors, images, power, waves.angles, waves.grid_phases)
+        at_points(x, points=where, xp=xp) for x in (vectors, images, power, waves.angles, waves.grid_phases)
     )
     if r < p:
         new = orthonormal(new[:, :, : min(r, p - r), :], basis, xp=xp)
@@ -355,7 +355,7 @@ def _first_of_two(images: Array, squares: Array, *, xp: Namespace) -> Array:
     first, second = images[:, :, 0, :], images[:, :, 1, :]
     coupling = xp.sum(xp.conj(first) * second, axis=1)
     half_difference = 0.5 * (squares[:, 0, :] - squares[:, 1, :])
-    radius = xp.sqrt(half_difference * half_difference + _square(coupling, xp=xp))
+    radius = xp.sqrt(half_difference * half_difference + square(coupling, xp=xp))
     # The eigenvector is (r + d, conj(c)) or, parallel to it, (c, r - d). In one of the two, r and d do not cancel.
     larger = xp.astype(xp.abs(half_difference) + radius, coupling.dtype)
     first_leads = half_difference >= 0
@@ -379,7 +379,7 @@ def refine(waves: PlaneWaves, points: Points, rounds: int, *, last_rounds: int =
     xp = waves.ops.xp
     points = _alternate(waves, points, rounds)
     highest = xp.argmax(_squared_norm(points.images, xp=xp)[:, 0, :], axis=1)[:, None]
-    points = Points(*(_at_points(x, points=highest, xp=xp) for x in points))
+    points = Points(*(at_points(x, points=highest, xp=xp) for x in points))
     points = _alternate(waves, points, last_rounds)
     left, norms = _unit(points.images, xp=xp)
     return Triples(norms[:, 0, 0, 0], left[:, :, 0, 0], points.vectors[:, :, 0, 0], points.angles[:, :, 0])
@@ -460,16 +460,16 @@ def _unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
 
 def _squared_norm(x: Array, *, xp: Namespace) -> Array:
     """Squared norms of vectors on axis 1."""
-    return xp.sum(_square(x, xp=xp), axis=1)
+    return xp.sum(square(x, xp=xp), axis=1)
 
 
-def _square(z: Array, *, xp: Namespace) -> Array:
+def square(z: Array, *, xp: Namespace) -> Array:
     """``|z|^2``, entry by entry."""
     real, imag = xp.real(z), xp.imag(z)
     return real * real + imag * imag
 
 
-def _at_points(x: Array, *, points: Array, xp: Namespace) -> Array:
+def at_points(x: Array, *, points: Array, xp: Namespace) -> Array:
     """Entries (b, ..., f) at chosen points (b, g) of the last axis."""
     if x.shape[0] == 1:
         return xp.take(x, points[0, :], axis=-1)

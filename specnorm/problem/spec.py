@@ -237,6 +237,11 @@ class ConvSpec:
         return not self.ndim or (self.padding_mode == "circular" and not any(self.extra_outputs))
 
     @property
+    def symbols_suffice(self) -> bool:
+        """Whether the symbols tell the norm: at every input size, or of a circulant at one size."""
+        return self.input_shape is None or self.is_circulant
+
+    @property
     def repeats_a_matrix(self) -> bool:
         """Whether outputs read disjoint patches and no padding, so that the padding mode does not matter.
 

@@ -37,8 +37,6 @@ PATCHES = 2**27
 _DEEPEST = 64
 """Largest number of constants, each computed from the one before, that are not evaluated yet."""
 _FLOATS = ("float16", "float32", "float64")
-_AS_READ = {"bfloat16": "float32"}
-"""Floating types in which the evaluator computes."""
 _CASTS = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 _JUMPS = frozenset((
     "Sign", "Floor", "Ceil", "Mod", "Range", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal",
