@@ -22,7 +22,7 @@ from specnorm.errors import KernelError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure, proven
 from specnorm.methods import Enclose
-from specnorm.methods.base import as_number, check_budget
+from specnorm.methods.base import as_number, check_budget, check_count
 from specnorm.methods.gram import ChannelNorms, rescaled
 from specnorm.numerics import gradients
 from specnorm.numerics.costs import eigh_cost
@@ -206,7 +206,7 @@ def clip(
     Raises
     ------
     MethodError
-        Under a tracer; and where a derivative with respect to the kernel is asked for.
+        Under a tracer; if ``n_iter`` is not a count; and where a derivative with respect to the kernel is asked for.
     Undecided
         If the norm could not be proven within the budget.
 
@@ -218,6 +218,7 @@ def clip(
     True
     """
     backend = backend_for(kernel)
+    check_count("n_iter", n_iter)
     check_budget(budget)
     nearest: Any = _clipped(backend.detach(kernel), backend, check_bound(bound), n_iter, Clock.of(budget), geometry)
     result: ArrayT = backend.without_derivative(nearest, kernel, _NO_DERIVATIVE)

@@ -200,6 +200,12 @@ def test_rounds_end_when_the_norm_on_the_grid_is_the_bound(monkeypatch: pytest.M
     assert 0.9 * bound < on_the_grid.max() <= bound
 
 
+@pytest.mark.parametrize("n_iter", [-1, 1.5, True])
+def test_rounds_of_clipping_are_a_count(n_iter: Any) -> None:
+    with pytest.raises(MethodError, match="is not a count"):
+        specnorm.clip(KERNEL, 1.0, n_iter=n_iter)
+
+
 def test_a_derivative_through_clip_is_refused() -> None:
     torch = pytest.importorskip("torch")
     clipped = specnorm.clip(torch.tensor(KERNEL, requires_grad=True), 1.0)
