@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from specnorm import arrays
 from specnorm_jax.training import SpectralPenalty
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +23,7 @@ from bench.facts import Row
 from bench.jax_loops import power_step
 from bench.loops import Constrain, descend
 from bench.ways import WAYS
+from specnorm import arrays
 
 CHANNELS = 16, 64, 256, 512
 METHODS = "torch", "default", "TensorNorm()"
