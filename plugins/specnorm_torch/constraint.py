@@ -20,7 +20,7 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_pr
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
-from specnorm_torch.peers import Ahead, Peers, Record, Start, Step
+from specnorm_torch.peers import Peers, Record, Start, Step
 from specnorm_torch.recording import Recorded
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -93,7 +93,6 @@ class SpectralNorm(nn.Module):
         self._program_of_kernel: SteppedProgram | None = None
         # Layers of the model whose steps are taken together with this one's.
         self._peers: Peers | None = None
-        self.ahead: Ahead | None = None
         self.record = Record()
         # The list of parametrisations that this is in, which has the parameter too. In a tuple it is not registered as
         # a module of this one.
@@ -142,7 +141,8 @@ class SpectralNorm(nn.Module):
             return self._scaled_while_traced(weight, sweeps, move=True)
         value, gradient, after = self._step_in_training(weight, self._sweeps())
         self._move_to(after)
-        self._fits = True
+        if not self._fits:
+            self._fits = True
         return self._scaled(weight, value, gradient)
 
     def _scaled(self, weight: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -315,8 +315,14 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype: a norm that was found before is that of another weight."""
-        self._settled = self._recorded = self.ahead = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._settled = self._recorded = self.record.ahead = None
+
+        def in_rows(x: Tensor) -> Tensor:
+            # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
+            moved: Tensor = fn(x.reshape(-1))
+            return moved.reshape(x.shape)
+
+        super()._apply(in_rows, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -352,8 +358,8 @@ class SpectralNorm(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""
-        found_anew = {"_settled": None, "_recorded": None, "_program_of_kernel": None, "ahead": None}
-        return {**self.__dict__, **found_anew, "record": Record()}
+        found_anew = {"_settled": None, "_recorded": None, "_program_of_kernel": None, "record": Record()}
+        return {**self.__dict__, **found_anew}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy. The copies of a model's constraints are peers, as the constraints are."""

@@ -86,7 +86,7 @@ class Ahead:
 
 @dataclass
 class Record:
-    """How a layer uses its steps, by which is decided whether one is taken ahead for it.
+    """A layer's next step, if it was taken ahead, and how the layer used its steps: that decides whether one is.
 
     Parameters
     ----------
@@ -96,11 +96,14 @@ class Record:
         Number of uses of this version.
     credit : int
         A step is taken ahead for the layer only if this is positive.
+    ahead : Ahead, optional
+        The step that was taken ahead.
     """
 
     version: int = -1
     uses: int = 0
     credit: int = _CREDIT
+    ahead: Ahead | None = None
 
     def uses_of(self, version: int) -> int:
         """Return the number of uses of a version of the weight."""
@@ -122,7 +125,6 @@ class Record:
 class Peer(Protocol):
     """A layer's constraint, as `Peers` sees it."""
 
-    ahead: Ahead | None
     record: Record
 
     def upcoming(self) -> tuple[Start, int] | None:
@@ -156,7 +158,8 @@ class Peers:
         program : SteppedProgram
             For one kernel.
         """
-        record, ahead, member.ahead = member.record, member.ahead, None
+        record = member.record
+        ahead, record.ahead = record.ahead, None
         uses_before = record.uses_of(version)
         if ahead is not None and ahead.start.equals(start):
             record.add_use(version)
@@ -169,7 +172,7 @@ class Peers:
         record.add_use(version)
         own_step, *steps = _steps([start, *(x for _, x in others)], program)
         for (other, _), step in zip(others, steps, strict=True):
-            other.ahead = step
+            other.record.ahead = step
         return own_step.step
 
     def _others(self, member: Peer, start: Start, uses: int) -> list[tuple[Peer, Start]]:
@@ -183,7 +186,7 @@ class Peers:
         others: list[tuple[Peer, Start]] = []
         for reference in self._members:
             other = reference()
-            if other is None or other is member or other.ahead is not None or other.record.credit <= 0:
+            if other is None or other is member or other.record.ahead is not None or other.record.credit <= 0:
                 continue
             upcoming = other.upcoming()
             if upcoming is None:
