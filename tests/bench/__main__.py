@@ -29,7 +29,8 @@ COMMITTED = FOLDER / "suite.jsonl"
 ON_GPU = ("torch cuda", "cupy", "jax cuda")
 
 
-def main(words: list[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
     form = argparse.RawDescriptionHelpFormatter
     commands = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=form)
     parsers = commands.add_subparsers(dest="command", required=True)
@@ -68,7 +69,11 @@ def main(words: list[str] | None = None) -> int:
     first_calls = parsers.add_parser("cold")
     first_calls.add_argument("--python", nargs="+", default=(), help="of other environments, beside this one's")
     first_calls.add_argument("--repeats", type=int, default=5)
-    given = commands.parse_args(words)
+    return commands
+
+
+def main(words: list[str] | None = None) -> int:
+    given = _parser().parse_args(words)
     if given.command in ("run", "gpu") and given.here:
         torch.set_num_threads(given.threads or torch.get_num_threads())
         suite.write(given.size == "smoke", given.sections, given.libraries, given.out, given.add)
