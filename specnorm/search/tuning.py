@@ -119,6 +119,13 @@ class Tuning(NamedTuple):
     """Tolerance to which an incumbent is raised, however wide the interval may be: later searches start from it."""
     rounds: int = 40
     """Most rounds of an ascent."""
+    krylov_size: int = 4
+    """Dimension of the Krylov spaces in which an ascent improves its vectors between two steps of the frequency. Power
+    steps took up to 40 rounds of the ascent for kernels of 256 channels, where these take 3 to 15."""
+    smallest_krylov: int = 40
+    """Channels below which an ascent takes power steps instead: the calls of a basis would cost more than products."""
+    power_steps: int = 3
+    """Number of these power steps between two steps of the frequency."""
     float64_rtol: float = 1e-4
     """Tolerance below which ascents are in float64."""
     hope_factor: float = 4.0
