@@ -18,7 +18,7 @@ from specnorm.certified.matrices.norms import (
 from specnorm.certified.symbol.cells import Boxes, dft, dft_points, one_box, torus, torus_size
 from specnorm.certified.symbol.cover import supremum_on_grid
 from specnorm.problem import polyphase
-from specnorm.problem.frequencies import Frequencies
+from specnorm.problem.frequencies import Frequencies, half_grid
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
 from specnorm.search.pruned import bound_without_search, seconds_without_search
@@ -41,6 +41,9 @@ _LOOSE_RTOL = 1e-3
 """Tolerance from which the supremum is searched nearly as closely as the grid: then few points are left to visit."""
 _LOOSE_SHARE = 0.97
 """Part of such a tolerance that the supremum gets."""
+_POINTS_OF_A_CELL = 16
+"""Points of a grid for each first cell of the torus, up to which scalar symbols on the grid take less time than a
+search of the torus."""
 
 
 def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> SearchResult | None:
@@ -146,6 +149,14 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
     kernel_shape = tuple(search.blocks.shape[3:])
     sizes = grid_sizes(problem.spec, kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
+    visits_all = half_points <= _POINTS_OF_A_CELL * torus_size(kernel_shape)
+    if visits_all and search.polynomials.has_values(len(half_grid(sizes))):
+        # The values of scalar symbols on the whole grid take one product an axis.
+        frobenius = norm_by_frobenius(search.blocks, ops=search.ops)
+        points = dft_points(sizes, kernel_shape)
+        result = search.run(points, rtol=rtol, supremum=frobenius, max_cells=max_cells)
+        if result.upper is not None:
+            return result
     torus_problem = _torus_problem(problem, math.prod(sizes), half_points, boxes)
     torus_result = _run_on_torus(search, boxes, torus_problem, relaxes=False)
     start = search.lower_bound_on_circulant(torus_result, sizes)

@@ -70,14 +70,18 @@ class Polynomials:
 
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
         """Values of scalar symbols at the centres of a cover's boxes; None for other symbols, or without the memory."""
-        bytes_of_values = 2 * 8 * self.blocks.shape[0] * len(boxes)
-        if not self.uses_scalar_gram or bytes_of_values > self.ops.memory:
-            return None
-        # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
-        if len(boxes) * sum(self.blocks.shape[3:]) > _PHASES:
+        if not self.has_values(len(boxes)):
             return None
         whole = self.whole
         return whole.at_centres(boxes) if isinstance(whole, ScalarGram) else None
+
+    def has_values(self, centre_count: int) -> bool:
+        """Whether the values at so many centres are computed at once: of scalar symbols, if they fit the memory."""
+        bytes_of_values = 2 * 8 * self.blocks.shape[0] * centre_count
+        if not self.uses_scalar_gram or bytes_of_values > self.ops.memory:
+            return False
+        # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
+        return centre_count * sum(self.blocks.shape[3:]) <= _PHASES
 
     def near(
         self,

@@ -362,7 +362,9 @@ class Cover:
         norms_by_lemma = _by_lemma(boxes, self._supremum, threshold, nonnegative=self._nonnegative)
         by_lemma_sq = polynomial.limit_of_norm(norms_by_lemma)
         by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold)
-        proven = values.values <= np.maximum(by_lemma_sq, by_variation_sq[:, kind])
+        # One kind stands for all boxes without being repeated for each.
+        limits_by_variation = by_variation_sq if by_variation_sq.shape[1] == 1 else by_variation_sq[:, kind]
+        proven = (values.values <= by_lemma_sq) | (values.values <= limits_by_variation)
         self._count = int(np.count_nonzero(proven))
         self._largest_threshold = threshold if self._count else 0.0
         block, place = np.nonzero(~proven)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 _MAKER = object()
-_HOST_BYTES = 32 * 2**20
-"""Bytes of a grid's values that are computed at once, where the host computes: about a cache."""
+_HOST_BYTES = 4 * 2**20
+"""Bytes of a grid's values that are computed at once, where the host computes: they stay in the cache."""
 
 
 def scalar_error(m: int, kernel_shape: Sequence[int], u: float) -> float:
@@ -156,6 +156,8 @@ class ScalarGram(GramPolynomial):
             tables.append(self._axis_tables(Frequencies(distinct[:, None], (denominator,)), axis))
             point = point * len(distinct) + place
             point_count *= len(distinct)
+        # Boxes of single points are often the whole grid, in its order.
+        is_grid = point_count == len(centres) and bool(np.all(point == np.arange(point_count)))
         bytes_of_a_block = 6 * 8 * m * max(point_count, math.prod(kernel_shape))
         most_bytes = min(_HOST_BYTES, self.ops.memory) if self.ops.on_host else self.ops.memory
         at_once = max(1, most_bytes // bytes_of_a_block)
@@ -164,28 +166,34 @@ class ScalarGram(GramPolynomial):
             if first > 0 and self.tick is not None:
                 self.tick()
             part = slice(first, min(first + at_once, g))
-            values[part] = self.ops.to_numpy(self._on_grid(self.blocks[part, ...], tables))[:, point]
+            on_grid = self.ops.to_numpy(self._on_grid(self.blocks[part, ...], tables))
+            values[part] = on_grid if is_grid else on_grid[:, point]
         return CentreValues(self, boxes, values, _MAKER)
 
     def _on_grid(self, blocks: Array, tables: list[tuple[Array, Array]]) -> Array:
-        """H on the product of frequencies along each axis, shape (g, points)."""
+        """H on the product of frequencies along each axis, shape (g, points).
+
+        Each axis takes one product. Along the last one it is real: cosines and sines together. Along another axis, k
+        taps at n frequencies, real parts stand above imaginary ones, and are multiplied by ``[[C, -S], [S, C]]``, of
+        2 n rows and 2 k columns.
+        """
         xp = self.xp
         g, m, _, *kernel_shape = blocks.shape
-        real = xp.reshape(blocks, (g, m, *kernel_shape, 1))
-        imag: Array | None = None
-        for axis in reversed(range(len(kernel_shape))):
+        rest = math.prod(kernel_shape[:-1])
+        cos, sin = tables[-1]
+        # Rows are cosines, then sines, of the frequencies; what is left of the axis stands last.
+        taps = xp.reshape(blocks, (g * m * rest, kernel_shape[-1]))
+        parts = xp.matmul(taps, xp.matrix_transpose(xp.concat([cos, sin], axis=0)))
+        parts = xp.reshape(parts, (g * m, rest, 2, -1))
+        for axis in reversed(range(len(kernel_shape) - 1)):
             cos, sin = tables[axis]
-            if imag is None:
-                real, imag = xp.matmul(cos, real), xp.matmul(sin, real)
-            else:
-                real, imag = (
-                    xp.matmul(cos, real) - xp.matmul(sin, imag),
-                    xp.matmul(sin, real) + xp.matmul(cos, imag),
-                )
-            shape = (g, m, *kernel_shape[:axis], -1)
-            real, imag = xp.reshape(real, shape), xp.reshape(imag, shape)
-        assert imag is not None
-        return xp.sum(real**2 + imag**2, axis=1)
+            table = xp.concat([xp.concat([cos, -sin], axis=1), xp.concat([sin, cos], axis=1)], axis=0)
+            rest = math.prod(kernel_shape[:axis])
+            parts = xp.reshape(parts, (g * m, rest, kernel_shape[axis], 2, -1))
+            rows = xp.reshape(xp.permute_dims(parts, (0, 1, 3, 2, 4)), (g * m, rest, 2 * kernel_shape[axis], -1))
+            parts = xp.reshape(xp.matmul(table, rows), (g * m, rest, 2, -1))
+        squares = xp.reshape(parts, (g, 2 * m, -1)) ** 2
+        return xp.sum(squares, axis=1)
 
     def variation(self, boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
         """Bound on how far ``||G||`` moves from its value at a box's centre, rounded up: of each block and kind of box.
@@ -200,9 +208,12 @@ class ScalarGram(GramPolynomial):
         kind : integer array, shape (c,)
         """
         g, m, _, *kernel_shape = self.blocks.shape
+        width = boxes.high - boxes.low
+        if not width.any():
+            # Boxes of one point each.
+            return np.zeros((g, 1)), np.zeros(len(boxes), dtype=np.int64)
         magnitudes = np.abs(self.ops.to_numpy(self.blocks)).astype(np.float64).reshape(g, m, -1)
         tap_norms = host.inflate(np.sqrt((magnitudes**2).sum(axis=1)), m + 2)
-        width = boxes.high - boxes.low
         _, first_of_kind, kind = np.unique(width, axis=0, return_index=True, return_inverse=True)
         # All differences d of two taps, counted from the most negative one, and the largest |d.delta| in a box of each
         # kind: by so much e^{i d.theta} changes, but by no more than 2.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -153,3 +155,49 @@ def test_limits_ask_for_no_coefficients() -> None:
     cells: Cells = cover.open
     assert len(cells) == len(cover.limits_sq(scalar, 1.0)) == len(cover.limits_sq(plain, 1.0))
     assert np.isinf(scalar.norms).all()
+
+
+def counted_calls(function: Callable[[], object]) -> int:
+    """Python calls of a function."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize(("taps", "n"), [(7, 16), (9, 24), (11, 9)])
+@pytest.mark.parametrize("function", ["conv_norm", "enclose"])
+def test_depthwise_layers_at_a_size_are_one_table(function: str, taps: int, n: int) -> None:
+    """The norm is that of an FFT, and four times as many groups take no more calls but those of further chunks."""
+    kernel: Any = Recipe((256, 1, taps, taps), "normal", seed=3).kernel
+    at_once = specnorm.enclose(kernel, n, groups=256, rtol=1e-9)
+    wrapped = np.zeros((256, n, n))
+    for row, column in np.ndindex(taps, taps):
+        wrapped[:, row % n, column % n] += kernel[:, 0, row, column]
+    norm = float(np.abs(np.fft.fft2(wrapped)).max())
+    assert float(at_once.lower) * (1 - 1e-12) <= norm <= float(at_once.upper) * (1 + 1e-12)
+    assert float(at_once.upper) <= float(at_once.lower) * (1 + 1e-9) * (1 + 1e-12)
+    assert at_once.cells < 20
+
+    def call(groups: int) -> Callable[[], object]:
+        return lambda: getattr(specnorm, function)(kernel[:groups], n, groups=groups)
+
+    call(64)()
+    assert counted_calls(call(256)) <= 1.3 * counted_calls(call(64)) + 100
+
+
+def test_a_grid_beyond_the_budget_is_bounded_all_the_same() -> None:
+    """Without time for the table, the bounds are those of a search that was cut."""
+    kernel = np.zeros((3, 1, 5, 5))
+    kernel[:, :, 2, 2] = 1.0
+    kernel[:, :, 0, 0] = 1e-9
+    found = specnorm.enclose(kernel, 32, groups=3, rtol=1e-12, budget=1e-6)
+    assert 1 <= float(found.lower) <= 1 + 1e-9 + 1e-15 <= float(found.upper) * (1 + 1e-15) < 6
