@@ -64,6 +64,11 @@ class Polynomials:
         return self._whole
 
     @property
+    def has_whole(self) -> bool:
+        """Whether the polynomial of all directions has been made."""
+        return self._whole is not None
+
+    @property
     def uses_scalar_gram(self) -> bool:
         """Whether `ScalarGram` takes the place of the Gram polynomial: for symbols with one column and many taps."""
         return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= self.tuning.scalar_taps

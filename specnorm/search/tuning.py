@@ -62,7 +62,7 @@ class Tuning(NamedTuple):
     margin_float32: float = 0.3
     """Cells are tried in float32 while the squared radius of the smallest, about the part of the squared threshold that
     the cell lemma leaves for rounding, is above this multiple of the part that float32 loses."""
-    rtol_float32: float = 1e-4
+    rtol_float32: float = 1e-6
     """Smallest tolerance of a search that tries cells in float32 first."""
 
     float32_rounds: int = 2
@@ -91,11 +91,9 @@ class Tuning(NamedTuple):
     high_limit: float = 0.9
     """Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
     not to the norm."""
-    limit_of_small_cells: float = 0.98
-    """Part of the squared threshold from which a cell's limit is that of a small cell."""
     fewest_retries: int = 8
-    """Number of small cells, whose proofs failed although their estimates allowed them, from which proofs without
-    truncation save time."""
+    """Number of cells that failed by the truncation from which the polynomial of all directions is made for them, up to
+    128 channels. With more channels the number grows as their square: the polynomial costs more than a cell does."""
 
     trials: int = 4
     """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
