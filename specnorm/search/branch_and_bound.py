@@ -236,6 +236,8 @@ class Search:
         self._is_torus = not boxes.on_grid
         self._rtol = rtol
         self._bound = bound
+        # How far a bound is above the norm is not known.
+        self.polynomials.tolerance = rtol if bound is None else 0.0
         self._cells = 0
         self._rounds = 0
         if start is None:
