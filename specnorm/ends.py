@@ -140,7 +140,7 @@ def _enclosure(
     ends: tuple[Any, Any],
     witness: tuple[Any, Any, Any],
 ) -> Enclosure:
-    """The enclosure from the result of a method derived from `TwoSidedSearch`.
+    """The enclosure from the result of `Smallest` or `IsometryEnds`.
 
     Parameters
     ----------

@@ -228,11 +228,9 @@ def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> Layer
     if kind == "Dense":
         return LayerKernel(kernel, {"layout": "IO"})
     ndim = kernel.ndim - 2
-    stride = per_axis("strides", x.strides, ndim)
-    dilation = per_axis("dilation_rate", x.dilation_rate, ndim)
     geometry: dict[str, Any] = {
-        "stride": stride,
-        "dilation": dilation,
+        "stride": per_axis("strides", x.strides, ndim),
+        "dilation": per_axis("dilation_rate", x.dilation_rate, ndim),
         "layout": _LAYOUTS[ndim],
         "padding_mode": "zeros",
     }
@@ -245,12 +243,7 @@ def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> Layer
         return LayerKernel(kernel, {**geometry, "transposed": True, "padding": "valid"})
     sizes = (None,) * ndim if input_shape is None else per_axis("input_shape", input_shape, ndim)
     kernel_shape = kernel.shape[:ndim]
-    if x.padding == "causal":
-        geometry["padding"] = [(dilation[0] * (kernel_shape[0] - 1), 0)]
-    elif x.padding == "same":
-        geometry["padding"] = [same_upper(*axis) for axis in zip(sizes, kernel_shape, stride, dilation, strict=True)]
-    else:
-        geometry["padding"] = x.padding
+    geometry["padding"] = _keras_padding(x.padding, sizes, kernel_shape, geometry)
     if kind in _DEPTHWISE:
         # Keras stores (*spatial, cin, multiplier); the same layer with cin groups has (*spatial, 1, cin * multiplier).
         cin, multiplier = kernel.shape[-2:]
@@ -259,6 +252,22 @@ def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> Layer
     if kind in _SEPARABLE:
         return LayerKernel(kernel, geometry, as_stored=False)
     return LayerKernel(kernel, {**geometry, "groups": x.groups})
+
+
+def _keras_padding(
+    padding: str,
+    sizes: tuple[int | None, ...],
+    kernel_shape: tuple[int, ...],
+    geometry: Mapping[str, Any],
+) -> str | list[tuple[int, int]]:
+    """The padding of a Keras layer with this stride and dilation, for inputs of these sizes (None: of every size)."""
+    stride = geometry["stride"]
+    dilation = geometry["dilation"]
+    if padding == "causal":
+        return [(dilation[0] * (kernel_shape[0] - 1), 0)]
+    if padding == "same":
+        return [same_upper(*axis) for axis in zip(sizes, kernel_shape, stride, dilation, strict=True)]
+    return padding
 
 
 def keras_parts(x: Any) -> Mapping[str, Any] | None:

@@ -15,7 +15,8 @@ from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
 from specnorm.methods.base import Method, as_number
 from specnorm.methods.certify import Certify
 from specnorm.methods.determinant import LogDeterminant
-from specnorm.methods.fft import NormAtSize, SingularValues
+from specnorm.methods.fft import NormAtSize
+from specnorm.methods.singular_values import OwnSingularValues, SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayT
 
@@ -245,8 +246,6 @@ def singular_values(
     if spec is None or spec.is_circulant or spec.repeats_a_matrix:
         method = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     elif k is None or smallest:
-        from specnorm.methods.own_values import OwnSingularValues  # not needed for most layers
-
         method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
         method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)

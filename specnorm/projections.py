@@ -22,7 +22,7 @@ from specnorm.errors import KernelError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure, proven
 from specnorm.methods import Enclose
-from specnorm.methods.base import as_number, check_budget
+from specnorm.methods.base import as_number, check_budget, check_count
 from specnorm.methods.gram import ChannelNorms, rescaled
 from specnorm.numerics import gradients
 from specnorm.numerics.costs import eigh_cost
@@ -59,6 +59,8 @@ _ROUNDED = 1e-4
 """What the bound of a product's rounding may add: in single precision it is a few times 1e-6."""
 _PROOF = 0.8
 """Part of what is left that an enclosure gets: the product and the proof of its rounding follow."""
+_OVERFLOWN = 1 / 16
+"""Factor of a kernel whose norm is beyond the largest number of its dtype; it is taken until the norm is not."""
 _LEAST = 0.02
 """Part of the time that a proof gets when all of it is over."""
 _NO_DERIVATIVE = (
@@ -140,6 +142,12 @@ def _rescaled(
     given: Any = backend.detach(kernel)
     if upper <= bound:
         return kernel
+    if not math.isfinite(float(backend.detach(measured))):
+        # Neither the norm nor its gradient is a number of this dtype.
+        with arithmetic.exact(given, backend=backend):
+            smaller: Any = _times(kernel, _OVERFLOWN, backend)
+        result, upper = _enclosed_closely(smaller, clock, backend, geometry)
+        return _rescaled(smaller, result.value, upper, bound, clock, backend, geometry)
     host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)
     eps, _ = arrays.precision(given.dtype, xp=backend.namespace(given))
     factor = bound / upper.value
@@ -153,8 +161,8 @@ def _rescaled(
         if claim <= bound:
             with arithmetic.exact(given, backend=backend):
                 # The quotient is exactly 1: it carries the gradient of the factor, and no value.
-                result: ArrayT = _times(kernel, factor * (backend.detach(measured) / measured), backend)
-            return result
+                multiple: ArrayT = _times(kernel, factor * (backend.detach(measured) / measured), backend)
+            return multiple
         # The rounding of the product may lift the norm again, most in half precision: a little more each round.
         factor *= bound / claim.value * (1 - 2**attempt * eps / 64)
     raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
@@ -198,7 +206,7 @@ def clip(
     Raises
     ------
     MethodError
-        Under a tracer; and where a derivative with respect to the kernel is asked for.
+        Under a tracer; if ``n_iter`` is not a count; and where a derivative with respect to the kernel is asked for.
     Undecided
         If the norm could not be proven within the budget.
 
@@ -210,6 +218,7 @@ def clip(
     True
     """
     backend = backend_for(kernel)
+    check_count("n_iter", n_iter)
     check_budget(budget)
     nearest: Any = _clipped(backend.detach(kernel), backend, check_bound(bound), n_iter, Clock.of(budget), geometry)
     result: ArrayT = backend.without_derivative(nearest, kernel, _NO_DERIVATIVE)
@@ -324,6 +333,7 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
     points, multiplicities = distinct_grid(sizes)
     excess = tall * 0.0
     norm_sq = limit * 0.0
+    smallest = float(xp.finfo(blocks.dtype).smallest_normal)
     step = symbols.chunk_length(blocks, ops=ops)
     for start in range(0, len(points), step):
         chunk = slice(start, start + step)
@@ -331,7 +341,9 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
         g = symbol.matrices()
         squares, v = xp.linalg.eigh(xp.matmul(arrays.adjoint(g, xp=xp), g))
         norm_sq = xp.maximum(norm_sq, xp.max(squares, axis=(1, 2)))
-        s = xp.sqrt(xp.maximum(squares, limit[:, None, None] ** 2))
+        # The square of a small limit underflows, and so may the limit of a kernel that is far above it.
+        least = xp.maximum(limit, limit * 0.0 + smallest)[:, None, None]
+        s = xp.maximum(xp.sqrt(xp.maximum(squares, squares * 0.0)), least)
         parts = ops.from_numpy(multiplicities[chunk] / math.prod(sizes), blocks)
         weights = (1 - limit[:, None, None] / s) * xp.astype(parts, s.dtype)[None, :, None]
         weighted = xp.matmul(v * xp.astype(weights, v.dtype)[:, :, None, :], arrays.adjoint(v, xp=xp))

@@ -226,6 +226,19 @@ class Backend:
         """Complex array from real and imaginary part; a library's own function for it saves two passes over memory."""
         return real + 1j * imag
 
+    def real_columns(self, z: AnyArray) -> AnyArray:
+        """Complex matrices (..., n) as real ones (..., 2 n), in an order of columns that `complex_columns` undoes.
+
+        A library that can see complex numbers as pairs of real ones saves the copy.
+        """
+        xp = self.namespace(z)
+        return xp.concat([xp.real(z), xp.imag(z)], axis=-1)
+
+    def complex_columns(self, x: AnyArray) -> AnyArray:
+        """Real matrices (..., 2 n), with columns in the order of `real_columns`, as complex ones (..., n)."""
+        count = x.shape[-1] // 2
+        return self.complex(x[..., :count], x[..., count:])
+
     # -- host ----------------------------------------------------------------------------------------------------
     def asarray(self, x: np.ndarray, device: str | None = None) -> AnyArray:
         """Copy a NumPy array to one of `devices`, or to the default one; in the same dtype if the library has it."""
@@ -479,6 +492,14 @@ class ArrayOps:
     def complex(self, real: Array, imag: Array) -> Array:
         result: Array = self.backend.complex(real, imag)
         return result
+
+    def real_columns(self, z: Array) -> Array:
+        columns: Array = self.backend.real_columns(z)
+        return columns
+
+    def complex_columns(self, x: Array) -> Array:
+        columns: Array = self.backend.complex_columns(x)
+        return columns
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         copy: Array = self.backend.from_numpy(x, like)

@@ -15,10 +15,10 @@ import specnorm
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import METHODS, Enclose, Method, PowerTopK, Smallest, TensorNorm
 from specnorm.methods.determinant import LogDeterminant
-from specnorm.methods.fft import NormAtSize, SingularValues
+from specnorm.methods.fft import NormAtSize
 from specnorm.methods.isometry import IsometryEnds
 from specnorm.methods.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
-from specnorm.methods.own_values import OwnSingularValues
+from specnorm.methods.singular_values import OwnSingularValues, SingularValues
 from specnorm.problem.spec import ConvSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "guarantees.md"

@@ -4,18 +4,18 @@ A certificate claims that the spectral norms of convolution layers (the largest 
 the Euclidean norm), or the Lipschitz constants of ONNX networks, are at most some
 numbers, in real arithmetic. Copy this folder and read it, together with the page
 docs/check-proofs.md of the repository, which has the proofs: "Lemma 2, step 3" in a
-docstring is that step of the page. For layers: `layers` holds the lemmas, `statements`
-what a claim says. For networks: `graphs` reads the file, `rules` bounds one operator,
-`parts` several layers together, `networks` puts them together. `claims` checks one claim
-after the other, `files` reads certificates and models. It needs Python, NumPy and, to
-read a model, safetensors or onnx.
+docstring is that step of the page. For layers: `layers` holds the lemmas, `arithmetic`
+exact integers and rounding, `statements` what a claim says. For networks: `graphs` reads
+the file, `rules` bounds one operator, `parts` several layers together, `networks` puts
+them together. `claims` checks one claim after the other, `files` reads certificates and
+models. It needs Python, NumPy and, to read a model, safetensors or onnx.
 """
 
+from specnorm_check.arithmetic import Refused
 from specnorm_check.claims import Claim, Verdict, check
 from specnorm_check.files import VERSION, read_certificate, read_model
 from specnorm_check.layers import (
     Layer,
-    Refused,
     padding_factor,
     proven_norm,
     stride_one_kernels,

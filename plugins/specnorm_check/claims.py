@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specnorm_check.layers import Array, Refused, require
+from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.networks import prove_network
 from specnorm_check.statements import plain, prove_layer
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.claims import Claim
 from specnorm_check.graphs import fixed_arrays_of
-from specnorm_check.layers import Array, Refused, require
 from specnorm_check.statements import plain
 
 VERSION = 5  # of the certificates' format

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specnorm_check.layers import Array, Refused, require
+from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.statements import NUMBER_LIMIT, plain, whole_numbers
 
 FLOATING_ELEM_TYPES = {1, 10, 11, 16}  # float32, float16, float64, bfloat16 in ONNX

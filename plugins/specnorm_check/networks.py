@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.graphs import Graph
-from specnorm_check.layers import Array, Refused, proven_norm, require
+from specnorm_check.layers import proven_norm
 from specnorm_check.parts import ENTRY_ERROR, SUMS, Joint, Part, growth, joint_of_part
 from specnorm_check.rules import ONE, ROUNDING, factor_of_operator, root_of_squares
 from specnorm_check.statements import (

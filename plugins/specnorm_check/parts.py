@@ -28,8 +28,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.layers import Array, Axis, Layer, Refused, require, split_axis
+from specnorm_check.layers import Axis, Layer, split_axis
 from specnorm_check.rules import (
     ONE,
     POOLS,

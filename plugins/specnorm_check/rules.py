@@ -12,8 +12,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from specnorm_check.arithmetic import Array, require, root_up
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.layers import Array, Axis, require, root_up
+from specnorm_check.layers import Axis
 
 SLOPES = {
     "Abs": (-1.0, 1.0),

@@ -16,14 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from specnorm_check.layers import (
-    Array,
-    Axis,
-    Layer,
-    Refused,
-    proven_norm,
-    require,
-)
+from specnorm_check.arithmetic import Array, Refused, require
+from specnorm_check.layers import Axis, Layer, proven_norm
 
 FLOATING = ("float16", "float32", "float64")
 PADDING_MODES = ("zeros", "circular", "reflect", "replicate")

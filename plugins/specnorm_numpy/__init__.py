@@ -138,6 +138,13 @@ class NumpyBackend(Backend):
         result.imag = imag
         return result
 
+    def real_columns(self, z: Any) -> Any:
+        """Real and imaginary parts in turn, as they are in memory."""
+        return np.ascontiguousarray(z).view(z.real.dtype)
+
+    def complex_columns(self, x: Any) -> Any:
+        return np.ascontiguousarray(x).view(np.complex128 if x.dtype == np.float64 else np.complex64)
+
     def asarray(self, x: np.ndarray, device: str | None = None) -> Any:
         return np.array(x)
 

@@ -94,6 +94,13 @@ class TorchArrays(Backend):
     def complex(self, real: Array, imag: Array) -> Array:
         return torch.complex(real, imag)
 
+    def real_columns(self, z: Array) -> Array:
+        """Real and imaginary parts in turn, as they are in memory."""
+        return torch.view_as_real(z.resolve_conj()).flatten(-2)
+
+    def complex_columns(self, x: Array) -> Array:
+        return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy a NumPy array to a device. `np.array` copies first, since torch does not support negative strides."""
         return torch.tensor(np.array(x), device=device)

@@ -250,7 +250,13 @@ class SpectralNorm(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype: a norm that was found before is that of another weight."""
         self._settled = self._recorded = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+        def in_rows(x: Tensor) -> Tensor:
+            # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
+            moved: Tensor = fn(x.reshape(-1))
+            return moved.reshape(x.shape)
+
+        super()._apply(in_rows, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -145,8 +145,8 @@ class Method:
     """Base of the methods. A subclass is a frozen dataclass of plain numbers.
 
     A subclass has to define `name`, `promise` and `asks` (or the methods `kind` and `needs`, if these depend on the
-    geometry), `forward` and `pullback`, and `stats` if it returns figures beside the value. A method with a training
-    state derives from `Stepped` instead.
+    geometry), `forward`, `pullback` if the residuals are not simply the gradient, and `stats` if it returns figures
+    beside the value. A method with a training state derives from `Stepped` instead.
 
     Two pairs belong together: `promise` is the answer of `kind`, and `asks` that of `needs`, on every geometry, unless
     a subclass overrides the method.
@@ -245,8 +245,16 @@ class Method:
         *,
         xp: Namespace,
     ) -> Array:
-        """Gradient of the value with respect to the blocks, for a cotangent (b, *value_shape)."""
-        raise NotImplementedError
+        """Gradient of the value with respect to the blocks, for a cotangent (b, *value_shape).
+
+        By default, the only residual is the gradient of each number of the value, of shape (b, *value_shape, *shape).
+        """
+        (gradients,) = residuals
+        numbers = cotangent.shape
+        weights = xp.reshape(xp.astype(cotangent, gradients.dtype), (*numbers, *(1,) * (gradients.ndim - len(numbers))))
+        axes_of_value = tuple(range(1, len(numbers)))
+        products = gradients * weights
+        return xp.sum(products, axis=axes_of_value) if axes_of_value else products
 
 
 class Stepped(Method):
@@ -344,33 +352,6 @@ def needs_of_search(spec: ConvSpec, *, rounds: Rounds) -> Needs:
     )
 
 
-def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
-    """The `pullback` of a method whose only residual is the gradient itself (b, ...), for a cotangent (b,)."""
-    (gradient,) = residuals
-    return gradient * xp.reshape(xp.astype(cotangent, gradient.dtype), (-1,) + (1,) * (gradient.ndim - 1))
-
-
-def weighted_sum(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
-    """The `pullback` of a method of k values whose only residual are their gradients (b, k, ...): cotangent (b, k)."""
-    (gradients,) = residuals
-    weights = xp.reshape(cotangent, (*cotangent.shape, *(1,) * (gradients.ndim - 2)))
-    return xp.sum(gradients * weights, axis=1)
-
-
-def check_number_of_values(k: int | None, total: int) -> None:
-    """Refuse a ``k`` that is no count, or more than the singular values that a layer has; None means all of them.
-
-    Raises
-    ------
-    MethodError
-    """
-    if k is None:
-        return
-    check_count("k", k, least=1)
-    if k > total:
-        raise MethodError(f"k={k!r} is not a number of singular values: this layer has {total}.")
-
-
 def require_exact(spec: ConvSpec, function: str) -> None:
     """Refuse layers whose norm is not that of their symbols.
 
@@ -394,4 +375,28 @@ def require_exact(spec: ConvSpec, function: str) -> None:
             f"{function} at input_shape is not known for {padding}, only for circular padding that gives one output a "
             "stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "
             "input_shape) for a lower one, or enclose for both."
+        )
+
+
+def require_circular(spec: ConvSpec, function: str, *, at_every_size: str, for_other_padding: str) -> None:
+    """Refuse layers that are not circular at a given input size.
+
+    Parameters
+    ----------
+    function : str
+        Name of the function that refuses.
+    at_every_size : str
+        Functions to use without ``input_shape``.
+    for_other_padding : str
+        A sentence that says what to use for another padding mode.
+
+    Raises
+    ------
+    GeometryError
+    """
+    if spec.padding_mode != "circular" and spec.ndim:
+        raise GeometryError(f'{function} needs padding_mode="circular"; got "{spec.padding_mode}". {for_other_padding}')
+    if spec.input_shape is None:
+        raise GeometryError(
+            f"{function} needs input_shape, the layer's spatial input sizes. For every size at once: {at_every_size}."
         )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
-from specnorm.methods.base import Evaluation, Needs, Stepped, check_count, check_rtol, weighted
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_count, check_rtol
 
 if TYPE_CHECKING:
-    from specnorm.array_types import Array, Namespace
+    from specnorm.array_types import Array
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
@@ -81,17 +81,6 @@ class Completion(Stepped):
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
         result = self.search_from(None, scaled, ops=ops)
         return self.evaluation(result.bound, result.products, result.gradient, exponent, ops=ops)
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The gradient that the search or the training step computed, times the cotangent."""
-        return weighted(residuals, cotangent, xp=xp)
 
     def search_from(
         self,

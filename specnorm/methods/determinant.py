@@ -12,8 +12,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.symbol import symbols
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Method, Needs, require_exact, weighted
-from specnorm.methods.fft import require_circular
+from specnorm.methods.base import Evaluation, Method, Needs, require_circular, require_exact
 from specnorm.numerics import gradients
 from specnorm.problem.frequencies import Frequencies, distinct_grid
 
@@ -136,4 +135,4 @@ class LogDeterminant(Method):
     ) -> Array:
         """The gradient that `forward` computed, times the cotangent of each block's layer."""
         by_group = xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], spec.groups))
-        return weighted(residuals, xp.reshape(by_group, (-1,)), xp=xp)
+        return super().pullback(residuals, xp.reshape(by_group, (-1,)), spec, xp=xp)

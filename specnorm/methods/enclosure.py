@@ -10,26 +10,17 @@ import numpy as np
 
 from specnorm.certified.bound import as_array, known
 from specnorm.certified.layer.circulant import padded_norm
-from specnorm.clock import Clock
-from specnorm.methods.base import (
-    Evaluation,
-    Method,
-    Needs,
-    check_budget,
-    check_count,
-    check_rtol,
-    needs_of_search,
-    weighted,
-)
+from specnorm.methods.base import Evaluation, Needs, needs_of_search
+from specnorm.methods.two_sided import TwoSidedSearch
 from specnorm.problem import polyphase
 from specnorm.problem.taps import shapes_of
 from specnorm.result import BoundSource
-from specnorm.search.constant import top_gradient, top_triples
+from specnorm.search.constant import top_triples
 from specnorm.search.enclosing import enclose_blocks
-from specnorm.search.result import Problem, SearchResult
+from specnorm.search.result import SearchResult
 
 if TYPE_CHECKING:
-    from specnorm.array_types import Array, Namespace
+    from specnorm.array_types import Array
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
@@ -38,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Enclose(Method):
+class Enclose(TwoSidedSearch):
     """Proven interval around the norm: of the supremum over all sizes, or of the layer at one size.
 
     The value is the upper bound; the lower one is the figure ``lower``.
@@ -55,8 +46,6 @@ class Enclose(Method):
         is fixed, may still follow.
     """
 
-    rtol: float = 1e-3
-    max_cells: int = 100_000
     budget: float | None = None
 
     name: ClassVar[str] = "enclose"
@@ -65,11 +54,6 @@ class Enclose(Method):
         "lower": "down",
         **dict.fromkeys(("converged", "bound_source", "cells", "levels", "frequency", "u", "v")),
     }
-
-    def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
-        check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return needs_of_search(spec, rounds="up")
@@ -85,8 +69,7 @@ class Enclose(Method):
         results = []
         converged = []
         for layer in layers:
-            problem = Problem(layer, spec, self.rtol, self.max_cells, Clock.of(self.budget))
-            result, within_rtol = enclose_blocks(problem, ops=ops)
+            result, within_rtol = enclose_blocks(self.problem(layer, spec), ops=ops)
             results.append(result)
             # With a factor for the padding, the lower and the upper bound are bounds of different norms.
             converged.append(within_rtol and spec.padding_gain_sq == 1)
@@ -113,18 +96,6 @@ class Enclose(Method):
         claims = [(result.lower, known(result.upper)) for result in results]
         return Evaluation(upper, (lower, *figures, u, v), (gradient,), claims)
 
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        if not spec.symbols_suffice:
-            return weighted(residuals, cotangent, xp=xp)
-        return top_gradient(residuals, cotangent, spec, xp=xp)
-
 
 def enclose_layers(
     kernels: Array,
@@ -139,9 +110,7 @@ def enclose_layers(
 
     results = []
     for j in range(kernels.shape[0]):
-        clock = Clock.of(method.budget)
-        problem = Problem(kernels[j : j + 1, ...], spec, method.rtol, method.max_cells, clock)
-        results.append(enclose_layer(problem, ops=ops))
+        results.append(enclose_layer(method.problem(kernels[j : j + 1, ...], spec), ops=ops))
     return results
 
 

@@ -13,15 +13,13 @@ from specnorm import arrays
 from specnorm.certified.bound import as_array, finite, known
 from specnorm.certified.symbol import symbols
 from specnorm.clock import Clock
-from specnorm.errors import GeometryError, MethodError, Undecided
-from specnorm.methods import base
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
+from specnorm.errors import GeometryError, Undecided
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
 from specnorm.methods.enclosure import Enclose, enclose_layers
-from specnorm.numerics import gradients
 from specnorm.numerics.costs import eigh_cost
 from specnorm.problem import polyphase
-from specnorm.problem.frequencies import Frequencies, half_grid, mirror_index
-from specnorm.problem.taps import shapes_of, sizes_of
+from specnorm.problem.frequencies import Frequencies, half_grid
+from specnorm.problem.taps import shapes_of
 from specnorm.search.constant import top_gradient, top_triples
 from specnorm.search.enclosing import enclose_blocks, grid_sizes
 from specnorm.search.result import Problem
@@ -88,7 +86,7 @@ class ExactFFT(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose norm is not that of their symbols."""
-        base.require_exact(spec, "conv_norm")
+        require_exact(spec, "conv_norm")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         max_cells = self.max_cells
@@ -208,186 +206,3 @@ class NormAtSize(Method):
         lower = as_array([x.lower for x in bounds], blocks, ops=ops)
         upper = as_array([known(x.upper) for x in bounds], blocks, ops=ops)
         return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in bounds], axis=0),))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        return weighted(residuals, cotangent, xp=xp)
-
-
-@dataclass(frozen=True)
-class SingularValues(Method):
-    """All singular values of a circular layer at one input size, descending; or the k largest or smallest.
-
-    A layer without padding whose outputs read disjoint patches, such as a 1x1 layer, is supported, too: its values are
-    those of one matrix, repeated.
-
-    Parameters
-    ----------
-    k : int or None
-        Number of values; None: all, of which a layer without stride has ``prod(input_shape) * min(cin, cout)``.
-    smallest : bool
-        Whether the k smallest are meant, not the k largest.
-    max_bytes : int, default 4 GiB
-        Refuse computations that take more memory.
-    """
-
-    k: int | None = None
-    max_bytes: int = 2**32
-    smallest: bool = False
-
-    name: ClassVar[str] = "singular_values"
-    promise: ClassVar[Kind] = "exact"
-
-    def needs(self, spec: ConvSpec) -> Needs:
-        return Needs(precision="wide", value_shape=self._value_shape(spec))
-
-    def check(self, spec: ConvSpec) -> None:
-        """Refuse layers that are neither circular at a size nor a matrix for each patch, and a k that is too large."""
-        if spec.input_shape is None or not spec.repeats_a_matrix:
-            require_circular(
-                spec,
-                "singular_values",
-                at_every_size="conv_norm(kernel) and the bounds",
-                for_other_padding="The largest values of a padded layer: singular_values(kernel, input_shape, k=...).",
-            )
-            base.require_exact(spec, "singular_values")
-        base.check_number_of_values(self.k, self._total(spec))
-        memory = self.memory(spec)
-        if memory > self.max_bytes:
-            raise MethodError(
-                f"{self.memory_in_words(spec)} of memory. The largest of them take little: "
-                "specnorm.measure(kernel, specnorm.methods.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
-                f"max_bytes={memory} computes them all the same."
-            )
-
-    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        return (self.k or self._total(spec),)
-
-    @staticmethod
-    def _per_group(spec: ConvSpec) -> int:
-        """Number of singular values of one group; those of pixels that no tap reads are zero."""
-        output_channels, input_channels = spec.group_channels
-        positions = _positions(spec)
-        pixels = positions * math.prod(spec.stride)
-        if spec.repeats_a_matrix:
-            large, _ = sizes_of(spec)
-            pixels = math.prod(large)
-        return min(output_channels * positions, input_channels * pixels)
-
-    def _total(self, spec: ConvSpec) -> int:
-        return spec.groups * self._per_group(spec)
-
-    def memory_in_words(self, spec: ConvSpec) -> str:
-        """The number of values and their memory, for the error message."""
-        return f"{self._total(spec)} singular values, with their vectors some {self.memory(spec) / 2**30:.3g} GiB"
-
-    def memory(self, spec: ConvSpec) -> int:
-        """Bytes of the singular vectors at every frequency, and once more at half of them; the same for every k."""
-        rows, columns = spec.block_shape[:2]
-        frequencies = spec.groups * _positions(spec)
-        # Complex numbers of 16 bytes, one and a half times.
-        return 24 * frequencies * (rows + columns) * min(rows, columns)
-
-    def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
-        flat = xp.reshape(values, (values.shape[0], -1))
-        order = self._order(flat, xp=xp)
-        count = self.k or flat.shape[1]
-        return xp.take_along_axis(flat, order[:, :count], axis=1), order
-
-    def _order(self, flat: Array, *, xp: Namespace) -> Array:
-        """Indices that bring the k values that are asked for, descending, to the front."""
-        order = xp.argsort(flat, axis=1, descending=True)
-        if self.k is None or not self.smallest:
-            return order
-        return xp.concat([order[:, -self.k :], order[:, : -self.k]], axis=1)
-
-    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Namespace) -> Array:
-        """Undo the merge; values not asked for get 0."""
-        return xp.reshape(_unsorted(cotangent, chosen, xp=xp), (chosen.shape[0], groups, -1))
-
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """SVD at half the frequencies; the others are their mirror images or, for axes with one tap, repetitions."""
-        xp = ops.xp
-        # Axes with one tap need one frequency.
-        sizes = grid_sizes(spec, spec.block_kernel_shape) if spec.ndim else ()
-        half = half_grid(sizes)
-        repeats = _positions(spec) // math.prod(sizes)
-        mirror = ops.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
-        parts = []
-        step = symbols.chunk_length(blocks, ops=ops)
-        for start in range(0, len(half), step):
-            symbol = symbols.Symbol(blocks, half[start : start + step], ops=ops)
-            u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
-            phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
-            parts.append((u, s, vh, phase))
-        half_factors = (xp.concat(list(chunks), axis=1) for chunks in zip(*parts, strict=True))
-        u, s, vh, phase = (xp.take(factor, mirror, axis=1) for factor in half_factors)
-        flat = xp.reshape(s, (s.shape[0], -1))
-        unread = self._per_group(spec) - flat.shape[1]
-        if unread:
-            # Pixels that no tap reads: no vectors, and values of 0 after all others.
-            flat = xp.concat([flat, xp.broadcast_to(flat[:, :1] * 0, (flat.shape[0], unread))], axis=1)
-        order = self._order(flat, xp=xp)
-        count = min(self.k or flat.shape[1], flat.shape[1])
-        return Evaluation(xp.take_along_axis(flat, order[:, :count], axis=1), (), (u, vh, phase, order))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta})."""
-        u, vh, phase, order = residuals
-        b, f, _, r = u.shape
-        weights = xp.reshape(_unsorted(cotangent, order, xp=xp)[:, : f * r], (b, f, 1, r))
-        weights = xp.astype(weights, u.dtype)
-        return gradients.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
-
-
-def _positions(spec: ConvSpec) -> int:
-    """Number of positions on the small side of the convolution: of outputs, or of inputs of a transposed layer."""
-    if spec.repeats_a_matrix:
-        _, small = sizes_of(spec)
-        return math.prod(small)
-    return math.prod(spec.block_positions)
-
-
-def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:
-    """Values at the places that ``order`` lists, and 0 at places beyond the end of the values."""
-    ranks = xp.argsort(order, axis=1)
-    has_value = ranks < values.shape[1]
-    unsorted = xp.take_along_axis(values, xp.where(has_value, ranks, xp.zeros_like(ranks)), axis=1)
-    return xp.where(has_value, unsorted, xp.zeros_like(unsorted))
-
-
-def require_circular(spec: ConvSpec, function: str, *, at_every_size: str, for_other_padding: str) -> None:
-    """Refuse layers that are not circular at a given input size.
-
-    Parameters
-    ----------
-    function : str
-        Name of the function that refuses.
-    at_every_size : str
-        Functions to use without ``input_shape``.
-    for_other_padding : str
-        A sentence that says what to use for another padding mode.
-
-    Raises
-    ------
-    GeometryError
-    """
-    if spec.padding_mode != "circular" and spec.ndim:
-        raise GeometryError(f'{function} needs padding_mode="circular"; got "{spec.padding_mode}". {for_other_padding}')
-    if spec.input_shape is None:
-        raise GeometryError(
-            f"{function} needs input_shape, the layer's spatial input sizes. For every size at once: {at_every_size}."
-        )

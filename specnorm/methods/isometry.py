@@ -18,8 +18,9 @@ from specnorm.certified import rounding
 from specnorm.certified.bound import as_array
 from specnorm.certified.layer.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.errors import GeometryError, MethodError
-from specnorm.methods.base import Evaluation, Method, Needs, as_number, weighted
-from specnorm.methods.two_sided import FIGURES, SearchFigures, TwoSidedSearch, figure_arrays
+from specnorm.methods.base import Evaluation, Method, Needs, as_number
+from specnorm.methods.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
+from specnorm.methods.two_sided import TwoSidedSearch
 from specnorm.problem import polyphase
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ class Isometry(_WithScale):
         xp: Namespace,
     ) -> Array:
         """The gradient that `forward` computed, times the cotangent."""
-        return weighted(residuals, _for_each_group(cotangent, spec.groups, xp=xp), xp=xp)
+        return super().pullback(residuals, _for_each_group(cotangent, spec.groups, xp=xp), spec, xp=xp)
 
 
 def _for_each_group(x: Array, groups: int, *, xp: Namespace) -> Array:
@@ -322,7 +323,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
             problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
             lower, upper, norm = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
             # A lower bound of 0 says that the defect was not told from 0.
-            outcome = self.outcome(lower.value, upper.value, may_be_zero=lower.value == 0)
+            outcome = outcome_of(lower.value, upper.value, self.rtol, may_be_zero=lower.value == 0)
             claims.append((lower, upper))
             search_figures.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)

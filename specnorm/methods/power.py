@@ -11,14 +11,14 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.layer.own_matrix import residuals_up, ritz_values_down
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol, weighted, weighted_sum
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol
 from specnorm.numerics.lanczos import RunOptions, top_vectors
 from specnorm.numerics.power import power_steps
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.taps import shapes_of
 
 if TYPE_CHECKING:
-    from specnorm.array_types import Array, Namespace
+    from specnorm.array_types import Array
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
@@ -165,19 +165,9 @@ class Power(Stepped, LanczosMethod):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         triples = self.triples(blocks, spec, 1, ops=ops)
+        # The gradient of <u, A v> with the vectors held fixed.
         gradients = triples.layer.kernel_gradient(triples.u, triples.v)
         return Evaluation(triples.values[:, 0], (triples.products,), (gradients[:, 0, ...],))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Gradient of Re<u, A v> with the vectors held fixed."""
-        return weighted(residuals, cotangent, xp=xp)
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
@@ -255,14 +245,3 @@ class PowerTopK(LanczosMethod):
         distances = residuals_up(triples.wide_layer, u, v, triples.values, ops=ops)
         gradients = triples.layer.kernel_gradient(triples.u, triples.v)
         return Evaluation(triples.values, (triples.products, distances), (gradients,))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Gradients of Re<u_j, A v_j>, weighted."""
-        return weighted_sum(residuals, cotangent, xp=xp)

@@ -14,13 +14,13 @@ from specnorm.certified.bound import as_array
 from specnorm.certified.layer.uncut import keeps_smallest
 from specnorm.certified.symbol import symbols
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Needs, needs_of_search, weighted
-from specnorm.methods.two_sided import FIGURES, SearchFigures, TwoSidedSearch, figure_arrays
+from specnorm.methods.base import Evaluation, Needs, needs_of_search
+from specnorm.methods.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
+from specnorm.methods.two_sided import TwoSidedSearch
 from specnorm.problem import polyphase
-from specnorm.search.constant import top_gradient
 
 if TYPE_CHECKING:
-    from specnorm.array_types import Array, Namespace
+    from specnorm.array_types import Array
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
@@ -110,27 +110,15 @@ class Smallest(TwoSidedSearch):
         upper = [layer_bounds.upper for layer_bounds in bounds]
         search_figures: list[SearchFigures] = []
         for layer_bounds, angle in zip(bounds, angles, strict=True):
-            outcome = self.outcome(
+            outcome = outcome_of(
                 layer_bounds.lower.value,
                 layer_bounds.upper.value,
+                self.rtol,
                 may_be_zero=layer_bounds.is_zero,
             )
             search_figures.append((outcome, layer_bounds.cells, layer_bounds.levels, angle))
         figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
         return Evaluation(as_array(lower, like, ops=ops), figures, residuals, list(zip(lower, upper, strict=True)))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The gradient of the singular value that the witness attains."""
-        if not spec.symbols_suffice:
-            return weighted(residuals, cotangent, xp=xp)
-        return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
 def _attained(

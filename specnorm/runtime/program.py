@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
     from specnorm.certified.bound import Lower, Upper
     from specnorm.methods import Method
+    from specnorm.methods.base import Evaluation
     from specnorm.types import AnyArray, Backend
 
     Claims = Callable[[], Sequence[tuple[Lower, Upper]]]
@@ -55,6 +56,50 @@ class Ran(NamedTuple):
     residuals: tuple[AnyArray, ...]
     claims: Claims | None = None
     known: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """A batch of layers, and the scale in which a method answers for them.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Leading axes of the caller's kernels.
+    answers_per_layer : int
+        The method gives so many times as many answers as there are layers.
+    exponent : array, shape (layers,)
+        The method gets the kernels times ``2**-exponent``.
+    nan_or_zero : array, shape (layers,)
+        Under a tracer a non-finite kernel cannot be refused, so its value shall be NaN: this is added to results.
+    """
+
+    shape: tuple[int, ...]
+    answers_per_layer: int
+    exponent: Array
+    nan_or_zero: Array
+    xp: Namespace
+
+    def by_layer(self, answers: Array) -> Array:
+        """The method's answers, with axes (layers, answers_per_layer, ...)."""
+        return self.xp.reshape(answers, (self.exponent.shape[0], self.answers_per_layer, *answers.shape[1:]))
+
+    def unscaled(self, answers: Array) -> Array:
+        """The same for the caller's kernels, if the answers scale with them."""
+        exponent = self.xp.reshape(self.exponent, (-1,) + (1,) * answers.ndim)
+        return arrays.unscale(self.by_layer(answers), exponent, xp=self.xp)
+
+    def in_shape(self, results: Array) -> Array:
+        """Results of the layers in the shape of the batch."""
+        return self.xp.reshape(results, (*self.shape, *results.shape[1:]))
+
+    def rounded(self, results: Array, rounds: rounding.Rounds, dtype: str) -> Array:
+        """The same, rounded to another dtype."""
+        xp = self.xp
+        results = rounding.to_dtype(results, getattr(xp, dtype), rounds, xp=xp)
+        # NaN is added last, since rounding down compares with zero, which would turn NaN into a number.
+        nan_or_zero = xp.astype(self.nan_or_zero, results.dtype)
+        return self.in_shape(results + xp.reshape(nan_or_zero, (-1,) + (1,) * (results.ndim - 1)))
 
 
 @dataclass(frozen=True)
@@ -115,60 +160,53 @@ class Program:
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         if not ops.traced:
             check_values(kernels, self.shape, backend=ops.backend)
-        # Layers in the batch; the method gives `answers_per_layer` times as many answers.
         count = math.prod(batch)
-        answers_per_layer = self.answers_per_layer
         blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), ops.dtype, ops)
         blocks_of_layer = self.spec.groups if needs.blocks else 1
         layers = xp.reshape(blocks, (count, blocks_of_layer * math.prod(blocks.shape[1:])))
         exponent = xp.zeros(count, dtype=blocks.dtype, device=ops.device(blocks))
-        # Under a tracer a non-finite kernel cannot be refused, so its value shall be NaN: 0 times its entries is NaN
-        # and is added to the value. For finite kernels the sum is 0.
+        # 0 times infinity or NaN is NaN. For finite kernels the sum is 0.
         nan_or_zero = xp.sum(layers * 0.0, axis=1) if ops.traced else exponent
         if needs.scaled:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
         evaluation = self.method.forward(blocks, self.spec, ops=ops)
-
-        def grouped(x: Array) -> Array:
-            return xp.reshape(x, (count, answers_per_layer, *x.shape[1:]))
-
-        def unscaled(x: Array) -> Array:
-            return arrays.unscale(grouped(x), xp.reshape(exponent, (-1,) + (1,) * x.ndim), xp=xp)
-
-        def over_batch(x: Array) -> Array:
-            return xp.reshape(x, (*batch, *x.shape[1:]))
-
-        def finish(x: Array, rounds: rounding.Rounds) -> Array:
-            x = rounding.to_dtype(x, getattr(xp, self.result_dtype), rounds, xp=xp)
-            # NaN is added last, since rounding down compares with zero, which would turn NaN into a number.
-            return over_batch(x + xp.reshape(xp.astype(nan_or_zero, x.dtype), (-1,) + (1,) * (x.ndim - 1)))
-
-        value, chosen = self.method.over_groups(unscaled(evaluation.value), xp=xp)
+        layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, xp)
+        value, chosen = self.method.over_groups(layer_batch.unscaled(evaluation.value), xp=xp)
         if self.factor > 1:
             value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
-        # Some figures belong to one answer of a layer: the one with the largest lower bound, or, if the method has no
-        # figure "lower", the largest value. A value with several numbers counts by the largest of them.
-        figures = dict(zip(self.method.stats, evaluation.stats, strict=True))
-        group_values = unscaled(figures.get("lower", evaluation.value))
-        numbers = math.prod(group_values.shape[2:])
-        group_values = xp.max(xp.reshape(group_values, (count, answers_per_layer, numbers)), axis=2)
-        index = xp.argmax(group_values, axis=1)
-        stats = []
-        for name, rounds in self.method.stats.items():
-            figure = figures[name]
-            if rounds is not None:
-                stats.append(finish(xp.max(unscaled(figure), axis=1), rounds))
-            elif name in _OVER_GROUPS:
-                reduce = getattr(xp, _OVER_GROUPS[name])
-                stats.append(over_batch(reduce(grouped(figure), axis=1)))
-            else:
-                stats.append(over_batch(arrays.pick(grouped(figure), index, xp=xp)))
+        value = layer_batch.rounded(value, needs.rounds, self.result_dtype)
         residuals = evaluation.residuals
         if needs.narrow_gradient:
             residuals = self._at_most(residuals, ops.own_dtype, xp=xp)
         claims = partial(self._claims, evaluation.claims, kernels, exponent, ops) if evaluation.claims else None
-        return Ran(finish(value, needs.rounds), tuple(stats), (*residuals, chosen), claims, not ops.traced)
+        return Ran(value, self._figures(evaluation, layer_batch), (*residuals, chosen), claims, not ops.traced)
+
+    def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
+        """The figures beside the value, one of each for each layer.
+
+        Bounds are the largest of a layer's answers. `_OVER_GROUPS` says how some others are combined. The rest belong
+        to one answer: the one with the largest lower bound, or, if the method has no figure "lower", the largest value.
+        A value with several numbers counts by the largest of them.
+        """
+        xp = batch.xp
+        figures = dict(zip(self.method.stats, evaluation.stats, strict=True))
+        values = batch.unscaled(figures.get("lower", evaluation.value))
+        numbers = math.prod(values.shape[2:])
+        largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
+        index = xp.argmax(largest_numbers, axis=1)
+        results = []
+        for name, rounds in self.method.stats.items():
+            figure = figures[name]
+            if rounds is not None:
+                largest = xp.max(batch.unscaled(figure), axis=1)
+                results.append(batch.rounded(largest, rounds, self.result_dtype))
+            elif name in _OVER_GROUPS:
+                reduce = getattr(xp, _OVER_GROUPS[name])
+                results.append(batch.in_shape(reduce(batch.by_layer(figure), axis=1)))
+            else:
+                results.append(batch.in_shape(arrays.pick(batch.by_layer(figure), index, xp=xp)))
+        return tuple(results)
 
     def _claims(
         self, scaled_claims: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, ops: ArrayOps

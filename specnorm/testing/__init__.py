@@ -57,6 +57,7 @@ CHECKS: Mapping[str, Callable[[Trial], None]] = {
     "host copies": arrays.check_host_copies,
     "device": arrays.check_device,
     "precision": arrays.check_precision,
+    "complex": arrays.check_complex,
     "loop": arrays.check_loop,
     "cholesky_ok": arrays.check_cholesky,
     "values": answers.check_values,

@@ -166,6 +166,40 @@ def check_precision(trial: Trial) -> None:
             )
 
 
+def check_complex(trial: Trial) -> None:
+    """complex() joins two parts; real_columns() and complex_columns() undo each other, also around a real product."""
+    backend = trial.backend
+    random = np.random.RandomState(0)
+    real, imag = random.standard_normal((2, 2, 4, 3))
+    left = random.standard_normal((5, 4))
+    for dtype in trial.dtypes:
+        z = backend.complex(trial.array(real, dtype), trial.array(imag, dtype))
+        values = real.astype(dtype) + 1j * imag.astype(dtype)
+        require(np.array_equal(trial.host(z), values), f"complex() of two {dtype} arrays has other values")
+        xp = backend.namespace(z)
+        views = {
+            "an array": (z, values),
+            "a transposed array": (xp.matrix_transpose(z), values.swapaxes(-1, -2)),
+            "every second column": (z[..., ::2], values[..., ::2]),
+            "a conjugate": (xp.conj(z), values.conj()),
+        }
+        for name, (x, x_values) in views.items():
+            columns = backend.real_columns(x)
+            shape = (*x_values.shape[:-1], 2 * x_values.shape[-1])
+            is_real = short(columns.dtype) == dtype and tuple(columns.shape) == shape
+            require(is_real, f"real_columns() of {name} has dtype {columns.dtype} and shape {tuple(columns.shape)}")
+            copy = trial.host(backend.complex_columns(columns))
+            require(
+                np.array_equal(copy, x_values), f"complex_columns() after real_columns() of {name} has other values"
+            )
+        product = trial.host(backend.complex_columns(xp.matmul(trial.array(left, dtype), backend.real_columns(z))))
+        error = np.max(np.abs(product - left @ values))
+        require(
+            error <= 100 * np.finfo(dtype).eps,
+            f"a real matrix times real_columns(), taken back by complex_columns(), is off by {float(error):.1e}",
+        )
+
+
 def _below(limit: int, state: Any) -> Any:
     return state[0] < limit
 

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import torch
 from specnorm_jax.training import SpectralPenalty
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from bench.facts import Row
 from bench.jax_loops import power_step
 from bench.loops import Constrain, descend
 from bench.ways import WAYS
+from specnorm import arrays
 
 CHANNELS = 16, 64, 256, 512
 METHODS = "torch", "default", "TensorNorm()"
@@ -49,6 +52,8 @@ def rows(quick: bool) -> Iterator[Row]:
     torch.set_num_threads(1)
     for c in channels:
         yield from ({**said, "threads": 1, **row} for row in of_a_weight(c, REPEATS[c]))
+    for c in channels:
+        yield from ({**said, "threads": 1, **row} for row in of_the_products(c, REPEATS[c]))
     for c in channels:
         yield from ({**said, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
     yield from ({**said, "threads": 1, **row} for row in of_a_step(2 if quick else STEPS))
@@ -102,6 +107,37 @@ def weight_step(layer: Any, direction: Tensor) -> Callable[[], None]:
         (layer.weight * direction).sum().backward()
 
     return step
+
+
+def of_the_products(channels: int, repeats: int) -> Iterator[Row]:
+    """Time torch's whole weight, and the matrix products alone that one step of the default makes.
+
+    The products are recorded in one step, with their operands, and made again by NumPy: no program that moves these
+    vectors takes less.
+    """
+    direction = torch.randn(channels, channels, 3, 3)
+    layers = {name: WAYS[name](nn.Conv2d(channels, channels, 3, padding=1)) for name in ("torch", "default")}
+    runs = {"torch": weight_step(layers["torch"], direction)}
+    step = weight_step(layers["default"], direction)
+    for _ in range(WARM):
+        step()
+    factors: list[tuple[Any, Any]] = []
+    real_times = arrays.real_times
+
+    def recorded(a: Any, z: Any, *, ops: Any) -> Any:
+        factors.append((a, np.ascontiguousarray(ops.real_columns(z))))
+        return real_times(a, z, ops=ops)
+
+    with mock.patch.object(arrays, "real_times", recorded):
+        step()
+
+    def products() -> None:
+        for a, columns in factors:
+            np.matmul(a, columns)
+
+    runs["products of the default"] = products
+    more: dict[str, Row] = {name: {"channels": channels, "products": len(factors)} for name in runs}
+    yield from told("products", "torch", paired(runs, repeats, warm=WARM), more)
 
 
 def of_a_step(repeats: int) -> Iterator[Row]:

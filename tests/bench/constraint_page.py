@@ -148,6 +148,10 @@ def weight_table(lines: list[Row]) -> str:
     return by_channels(lines, "weight", lambda row: f"{speed(row)}; {row['state_bytes'] / row['kernel_bytes']:.2g}")
 
 
+def products_table(lines: list[Row]) -> str:
+    return by_channels(lines, "products", speed)
+
+
 def jax_table(lines: list[Row]) -> str:
     return by_channels(lines, "JAX", speed)
 
@@ -191,7 +195,10 @@ PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
         "measured": about, "summary": summary_table, "bounds": which_bounds, "largest": largest_table,
         "least": least_table, "loops": loops_table,
     },
-    COST_LINES: {"cost measured": about, "weight": weight_table, "step": step_table, "JAX": jax_table},
+    COST_LINES: {
+        "cost measured": about, "weight": weight_table, "products": products_table, "step": step_table,
+        "JAX": jax_table,
+    },
     GPU_LINES: {"GPU measured": about, "GPU weight": gpu_weight_table, "GPU step": gpu_step_table},
 }  # fmt: skip
 """What the page has between its marks, by the file whose lines it is made of."""

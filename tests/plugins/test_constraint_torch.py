@@ -304,6 +304,19 @@ def test_a_model_that_is_cast_is_constrained_too() -> None:
         check_at_bound(layer, weight)
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Linear(3, 4)])
+def test_a_model_in_channels_last_is_constrained_too(layer: Any) -> None:
+    """A buffer of five axes was refused by torch: "required rank 4 tensor to use channels_last format"."""
+    model = specnorm_torch.spectral_norm(nn.Sequential(layer))
+    before = {name: x.clone() for name, x in model.named_buffers()}
+    model.to(memory_format=torch.channels_last)
+    for name, x in model.named_buffers():
+        assert torch.equal(x, before[name])
+    check_at_bound(model[0], model[0].weight)
+    model.share_memory()
+    assert all(x.is_shared() for x in model.buffers())
+
+
 def test_a_copy_is_independent_and_equal() -> None:
     model = constrained()
     train(model, 2)

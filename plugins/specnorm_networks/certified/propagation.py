@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
-
 from specnorm import ConvSpec, SpecnormError
 from specnorm.errors import MethodError
 from specnorm.proof import Interval, Upper, arithmetic, finite
@@ -352,7 +350,7 @@ def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> FloatArr
     # The axis is negative. With 0 as the number of the value's axes, it is counted from the last axis of the factors.
     values = numbers_along(scale.values, axis, 0)
     count = ConvSpec.of(tuple(operator.layer.stored().shape), **operator.layer.geometry).cout
-    if values is None or len(values) != count or not np.all(np.isfinite(values)):
+    if values is None or len(values) != count or not scale.is_accurate:
         return None
     return values
 

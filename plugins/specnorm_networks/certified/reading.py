@@ -329,7 +329,7 @@ class Reader:
         The numbers become factors of the slopes of the last link, or the `Term.scale` of all terms.
         """
         name = node.inputs[0]
-        if not self._keeps_shape(node, name) or not bool(np.all(np.isfinite(scale.values))):
+        if not self._keeps_shape(node, name) or not scale.is_accurate:
             return None
         if scale.values.size == 1:
             return self._multiply(node, name, float(scale.values.item()))

@@ -188,7 +188,9 @@ def gram_blocks(
     e = plan.entries
     pairs, diagonal_counts, below_counts = _counts(tables[plan.axis], large[plan.axis], plan)
     # Pairs of taps with equal counts for every pair of lines make a class, which is summed in one matrix product.
-    every_count = np.concatenate([counts.reshape(-1, len(pairs)) for counts in (diagonal_counts, below_counts)])
+    every_count = np.concatenate(
+        [counts.reshape(math.prod(counts.shape[:-1]), len(pairs)) for counts in (diagonal_counts, below_counts)]
+    )
     distinct_counts, class_of_pair = np.unique(every_count, axis=1, return_inverse=True)
     pair_classes = [pairs[class_of_pair.reshape(-1) == i] for i in range(distinct_counts.shape[1])]
     total = xp.zeros((b, len(distinct_counts), e * e), dtype=kernels.dtype, device=ops.device(kernels))

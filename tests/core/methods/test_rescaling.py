@@ -200,6 +200,12 @@ def test_rounds_end_when_the_norm_on_the_grid_is_the_bound(monkeypatch: pytest.M
     assert 0.9 * bound < on_the_grid.max() <= bound
 
 
+@pytest.mark.parametrize("n_iter", [-1, 1.5, True])
+def test_rounds_of_clipping_are_a_count(n_iter: Any) -> None:
+    with pytest.raises(MethodError, match="is not a count"):
+        specnorm.clip(KERNEL, 1.0, n_iter=n_iter)
+
+
 def test_a_derivative_through_clip_is_refused() -> None:
     torch = pytest.importorskip("torch")
     clipped = specnorm.clip(torch.tensor(KERNEL, requires_grad=True), 1.0)
@@ -215,3 +221,24 @@ def test_a_norm_outside_of_the_numbers_is_not_called_converged(scale: float) -> 
     assert np.isinf(found.upper) or found.lower == 0
     (row,) = specnorm.audit({"conv": KERNEL * scale}).layers
     assert row.reason or "range" in str(row.note)
+
+
+@pytest.mark.parametrize("name", ["rescale", "clip"])
+@pytest.mark.parametrize(("dtype", "entry"), [("float32", 1e38), ("float64", 1e307)])
+def test_a_kernel_whose_norm_overflows_is_shrunk(xp: Lib, name: str, dtype: str, entry: float) -> None:
+    """All entries are equal, so that the norm is 72 times as large; it came back as NaN."""
+    if dtype not in xp.dtypes:
+        pytest.skip(f"{xp} has no {dtype} here")
+    kernel = xp.asarray(np.full((8, 8, 3, 3), entry, dtype=dtype))
+    shrunk = xp.to_numpy(getattr(specnorm, name)(kernel, 1.0)).astype(np.float64)
+    assert np.abs(shrunk - 1 / 72).max() < 1e-5
+    assert specnorm.certify(shrunk, 1.0)
+
+
+@pytest.mark.parametrize("bound", [0.5, 1e-150])
+def test_clipping_to_a_bound_far_below_the_kernel(bound: float) -> None:
+    """In units of the largest entry, the square of the bound underflows, or the bound itself does."""
+    kernel = np.random.RandomState(3).standard_normal((3, 4, 2))
+    kernel[0] = 0
+    kernel[1] *= 1e200
+    assert specnorm.certify(specnorm.clip(kernel, bound), bound)

@@ -227,6 +227,15 @@ def test_refusals_say_what_to_use() -> None:
         specnorm.enclose_smallest(kernel, rtol=2.0)
 
 
+@pytest.mark.parametrize("channels", [(1, 1), (2, 3)])
+def test_a_layer_that_reads_no_pixel_is_zero(channels: tuple[int, int]) -> None:
+    """Both taps of a kernel with dilation 2 lie outside of a single pixel."""
+    geometry: Any = {"dilation": 2, "padding_mode": "zeros"}
+    found = specnorm.enclose_smallest(np.ones((*channels, 2)), 1, **geometry)
+    assert (found.lower, found.upper) == (0, 0)
+    assert specnorm.condition_number(np.ones((*channels, 2)), 1, **geometry).upper == np.inf
+
+
 def test_a_budget_ends_the_search() -> None:
     kernel = np.random.RandomState(0).standard_normal((40, 38, 3, 3))
     found = specnorm.enclose_smallest(kernel, rtol=1e-6, budget=0.3)

@@ -454,7 +454,7 @@ def _line_of_scale(scale: Scale) -> ScaleAndShift:
     offset_error = np.zeros(())
     if scale.offset is not None:
         offset, offset_error = (np.asarray(part) for part in scale.offset())
-    if not all(np.isfinite(numbers).all() for numbers in (values, offset, offset_error)):
+    if not scale.is_accurate or not all(np.isfinite(numbers).all() for numbers in (offset, offset_error)):
         raise Unreadable
     slope_error = np.zeros(()) if scale.exact else abs(values) * RELATIVE_ERROR
     shift = _ends_around(np.asarray(offset, dtype=np.float64), np.asarray(offset_error, dtype=np.float64))

@@ -29,10 +29,13 @@ _NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", 
 FACTOR_ROUNDINGS = 14
 """Largest number of roundings of a factor of a `Scale` that is not exact.
 
-A batch normalisation needs four: a sum, a root, a quotient and a product.
+A batch normalisation needs four: a sum, a root, a quotient and a product. Only the last of them may be to a subnormal
+number.
 """
 SCALED_ENTRY_ROUNDINGS = 20
 """Largest number of roundings of an entry times such a factor: one more than the factor's are needed."""
+SMALLEST_NORMAL = float(np.finfo(np.float64).smallest_normal)
+SMALLEST_SUBNORMAL = float(np.finfo(np.float64).smallest_subnormal)
 
 
 class Scale(Linear):
@@ -47,14 +50,23 @@ class Scale(Linear):
     """Factors in float64, broadcasting against the input by NumPy's rules."""
     offset: Offset | None = None
     exact: bool = False
-    """Whether the factors are exact; else they were computed with up to `FACTOR_ROUNDINGS` roundings."""
+    """Whether the factors are exact; else they were computed with up to `FACTOR_ROUNDINGS` roundings. 0 is exact."""
     size_of_offset_terms: FloatArray | None = None
     """For batch normalisation: the sum of the absolute values of the two terms whose difference is the offset."""
+
+    @property
+    def is_accurate(self) -> bool:
+        """Whether all factors are finite, and the relative error of each is that of its roundings."""
+        return are_accurate(self.values, 0 if self.exact else FACTOR_ROUNDINGS)
 
     def _factors_up(self) -> FloatArray:
         """Return the absolute values of the factors, rounded up."""
         sizes: FloatArray = abs(np.asarray(self.values, dtype=np.float64))
-        return sizes if self.exact else host.inflate(sizes, FACTOR_ROUNDINGS)
+        if self.exact:
+            return sizes
+        # `host.inflate` does not raise the smallest subnormal numbers, which may be rounded by half of their distance.
+        raised = host.next_up(host.inflate(sizes, FACTOR_ROUNDINGS))
+        return np.where(sizes == 0, 0.0, raised)
 
     def lipschitz(self, place: Place) -> float:
         values = np.asarray(self.values)
@@ -87,9 +99,6 @@ class Scale(Linear):
         if place.before[0] != place.after or values.ndim > weights.ndim or not np.all(np.isfinite(values)):
             return None
         factors = self._factors_up()
-        if not self.exact:
-            # `host.inflate` does not raise the smallest subnormal numbers; a factor of 0 stays 0.
-            factors = np.where(values == 0, 0.0, host.next_up(factors))
         return [base.times_up(weights, factors, factors)]
 
     def rounding(
@@ -106,7 +115,7 @@ class Scale(Linear):
     def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
         shape = broadcasting.broadcast_shapes_or_none(before, values.shape)
-        if shape is None or not np.all(np.isfinite(values)):
+        if shape is None or not self.is_accurate:
             return None
         ndim = len(shape)
         roundings = 1 if self.exact else SCALED_ENTRY_ROUNDINGS
@@ -129,6 +138,16 @@ class Scale(Linear):
         )
 
 
+def are_accurate(factors: FloatArray, roundings: int) -> bool:
+    """Whether numbers are finite, and none was rounded to a subnormal number, whose relative error is larger.
+
+    ``roundings``: number of roundings in the computation of each number; 0: they are exact. A number 0 is exact.
+    """
+    sizes = abs(np.asarray(factors, dtype=np.float64))
+    is_normal = (sizes == 0) | (sizes >= SMALLEST_NORMAL)
+    return bool(np.all(np.isfinite(sizes) & (is_normal | (roundings == 0))))
+
+
 def _with_axes_in_front(x: FloatArray, ndim: int) -> FloatArray:
     """Return a batch (batch, *shape) with axes of size 1 in front of the shape, which has ``ndim`` axes with them."""
     return x.reshape(x.shape[0], *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])
@@ -146,6 +165,8 @@ def normalisation(
     weight = np.ones_like(mean) if scale is None else scale
     shift = np.zeros_like(mean) if bias is None else bias
     factor = 1 / np.sqrt(variance + eps) * weight
+    # A factor of 0 is taken as exact, so a factor that underflows is rounded to the other neighbour.
+    factor = np.where((factor == 0) & (weight != 0), np.copysign(SMALLEST_SUBNORMAL, weight), factor)
     shape_along_axis_1 = (-1, *(1,) * (ndim - 2))
     sizes = (abs(shift) + abs(mean * factor)).reshape(shape_along_axis_1)
 

@@ -18,6 +18,7 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.linear import are_accurate
 from specnorm_networks.certified.patterns.structure import (
     DEEPEST,
     Factor,
@@ -112,13 +113,15 @@ def _leaky_relu(node: Node, choice: Choice, structure: Structure) -> Node | None
         return None
     # The factors of the compared value, and of both choices, as multiples of the common value.
     factors = [chain[name] for chain in chains]
-    factor_of_compared, slope_below, slope_above = (product_of(several) for several in factors)
-    if not np.all(np.isfinite(slope_below) & np.isfinite(slope_above) & (factor_of_compared != 0)):
+    roundings = max(_roundings_of_product(several) for several in factors)
+    products = [product_of(several) for several in factors]
+    # No factor is 0, so a product that is 0 has underflowed.
+    if not all(np.all(product) and are_accurate(product, roundings) for product in products):
         return None
+    factor_of_compared, slope_below, slope_above = products
     # If the compared value is a negative multiple, it is above 0 where the common value is below 0.
     low = np.where(factor_of_compared < 0, slope_above, slope_below)
     high = np.where(factor_of_compared < 0, slope_below, slope_above)
-    roundings = max(_roundings_of_product(several) for several in factors)
     return replace(node, operator=ops.LeakyReLU(low, high, roundings), inputs=(name,))
 
 

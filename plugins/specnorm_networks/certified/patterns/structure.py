@@ -120,7 +120,7 @@ class Structure:
         keeps_shape = node.shape is not None and node.shape == self.nodes[node.inputs[0]].shape
         if operator.values.ndim > 0 and not keeps_shape:
             return None
-        if not np.all(np.isfinite(operator.values) & (operator.values != 0)):
+        if not operator.is_accurate or not np.all(operator.values):
             return None
         return Factor(operator.values, 0 if operator.exact else FACTOR_ROUNDINGS)
 
