@@ -136,14 +136,7 @@ def resolve(
     same norm. ``layout`` and ``convention`` name a convention: "HWIO" reads a 3-axis kernel as "WIO". A geometry that
     does not fit the shape raises.
     """
-    geometry: dict[str, Any] = dict(stated)
-    if layout is not None and "layout" not in geometry:
-        geometry["layout"] = at_rank(layout, len(shape))
-    if padding_mode is not None:
-        geometry["padding_mode"] = padding_mode
-    for override in user_overrides:
-        if fnmatchcase(name, override.pattern):
-            geometry.update(override.stated)
+    geometry = _given(name, shape, stated, user_overrides, layout, padding_mode)
     assumed = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in geometry and key != "padding_mode"]
     if "layout" not in geometry:
         geometry["layout"] = None if convention == "OIHW" else at_rank(convention, len(shape))
@@ -163,6 +156,26 @@ def resolve(
     padding = _pairs("same" if amount is None else amount, without_padding, input_shape)
     spec = ConvSpec.of(shape, **DEFAULTS | geometry | {"padding": padding, "input_shape": input_shape})
     return spec, tuple(assumed)
+
+
+def _given(
+    name: str,
+    shape: Sequence[int],
+    stated: Stated,
+    user_overrides: Sequence[Override],
+    layout: str | None,
+    padding_mode: padding_rules.PaddingMode | None,
+) -> dict[str, Any]:
+    """Return what the file and the user say of a layer's geometry, before anything is assumed."""
+    geometry: dict[str, Any] = dict(stated)
+    if layout is not None and "layout" not in geometry:
+        geometry["layout"] = at_rank(layout, len(shape))
+    if padding_mode is not None:
+        geometry["padding_mode"] = padding_mode
+    for override in user_overrides:
+        if fnmatchcase(name, override.pattern):
+            geometry.update(override.stated)
+    return geometry
 
 
 def _of_matrix(shape: Sequence[int], geometry: Mapping[str, Any], *, sized: bool) -> ConvSpec:

@@ -30,7 +30,7 @@ from specnorm.certified.layer.circulant import Embedding
 from specnorm.certified.layer.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
-from specnorm.certified.symbol import real_points
+from specnorm.certified.symbol import real_points, scalar_powers, symbols
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.gram_powers import Powers
 from specnorm.certified.symbol.scalar import ScalarGram
@@ -143,6 +143,35 @@ def scalar() -> bool:
     return float(values[0, 0, 0]) + found.error >= LONG**2
 
 
+def sum_of_squares() -> bool:
+    """A column of ones, the sum of whose squares comes out too small."""
+
+    def total(x: Any, axis: Any = None) -> Any:
+        return np.sum(x, axis=axis) * np.float32(1 - 0.99 * _gamma(x.size, UNIT))
+
+    found = ScalarGram(ONES.reshape(1, LONG, 1, 1), ops=Instead(OPS, xp=Instead(OPS.xp, sum=total)))  # type: ignore[arg-type]
+    values, _ = found.planes_at(ZERO, np.zeros(1, dtype=np.int64))
+    return float(values[0, 0, 0]) + found.error >= LONG
+
+
+def taps_of_powers() -> bool:
+    """Ones, whose Gram kernel's taps all come out too small; its values are taken for exact."""
+    taps = 20
+    axis_error = math.sqrt(2) * (_gamma(2 * (2 * taps - 1) + 8, UNIT) + symbols.phase_error(UNIT))
+    weights = np.asarray([1.0] + [2.0] * (taps - 1), dtype=np.float32)
+
+    def matmul(a: Any, b: Any) -> Any:
+        is_transform = b.shape == (taps, taps)
+        return np.matmul(a, b) - np.float32(0.95 * axis_error * (a @ weights) if is_transform else 0)
+
+    ops: Any = Instead(OPS, wide_dtype="float32", xp=Instead(OPS.xp, matmul=matmul))
+    kernel: Any = np.ones((1, 1, 1, taps), dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scalar_powers, "scalar_error", lambda *_: 0.0)
+        bound, _ = scalar_powers.scalar_norms(kernel, 1, ops=ops)
+    return float(bound[0]) >= taps
+
+
 class Coarse:
     """Twice the identity, as a layer whose products are as small as very many roundings may make them."""
 
@@ -208,7 +237,9 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),
     "rest_below": rest,
     "WaveGram._summand": waves,
-    "scalar_error": scalar,
+    "column_error": scalar,
+    "scalar_error": sum_of_squares,
+    "_of_part": taps_of_powers,
     "interpolation_error": at_points,
     "_largest_residual": weights,
     "smallest_quotients": smallest_quotient,
