@@ -180,6 +180,53 @@ def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
     return xp.where(is_chosen, x[:, None, ...], xp.zeros_like(x[:, None, ...]))
 
 
+def numbers(like: Array, count: int, *, xp: Namespace) -> Array:
+    """The numbers 0, 1, ... of the dtype of an array, made from it: it has the right device and may be a tracer."""
+    first = xp.reshape(like, (-1,))[:1]
+    return xp.cumulative_sum(xp.ones_like(xp.broadcast_to(first, (count,))), axis=0) - 1
+
+
+def fourier_sums(parts: Array, tables: Sequence[tuple[Array, Array]], *, is_real: bool = False, xp: Namespace) -> Array:
+    """``sum_k x_k e^{i k.theta}`` on the product of frequencies along each axis, one product of matrices an axis.
+
+    With C and S the table of an axis, k entries at n frequencies, real and imaginary parts stand above one another, and
+    are multiplied by ``[[C, -S], [S, C]]``. The last axis is summed first.
+
+    Parameters
+    ----------
+    parts : array, shape (r, 1 or 2, *sizes)
+        Real parts of x, or real and imaginary parts.
+    tables : sequence of (cosines, sines)
+        For each axis two arrays (n, k).
+    is_real : bool
+        Whether the real part alone is wanted.
+
+    Returns
+    -------
+    array, shape (r, 2, points), or (r, 1, points) with ``is_real``
+    """
+    r, count, *sizes = parts.shape
+    for axis in reversed(range(len(sizes))):
+        cos, sin = tables[axis]
+        table = cos if count == 1 else xp.concat([cos, -sin], axis=1)
+        new_count = 1
+        if not (is_real and axis == 0):
+            imag = sin if count == 1 else xp.concat([sin, cos], axis=1)
+            table = xp.concat([table, imag], axis=0)
+            new_count = 2
+        before = math.prod(sizes[:axis])
+        columns = count * sizes[axis]
+        rows = xp.permute_dims(xp.reshape(parts, (r, count, before, sizes[axis], -1)), (0, 2, 1, 3, 4))
+        if rows.shape[4] == 1:
+            products = xp.matmul(xp.reshape(rows, (r * before, columns)), xp.matrix_transpose(table))
+        else:
+            products = xp.matmul(table, xp.reshape(rows, (r * before, columns, rows.shape[4])))
+        products = xp.reshape(products, (r, before, new_count, -1))
+        count = new_count
+        parts = xp.permute_dims(products, (0, 2, 1, 3))
+    return xp.reshape(parts, (r, count, -1))
+
+
 def inverse_permutation(order: Sequence[int]) -> tuple[int, ...]:
     """The positions of 0, 1, ... in a permutation; in plain Python, which compilers can trace."""
     return tuple(sorted(range(len(order)), key=list(order).__getitem__))

@@ -21,11 +21,13 @@ from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_powers import Powers, divisors, lag_norms
+from specnorm.certified.symbol.scalar import has_one_column
+from specnorm.certified.symbol.scalar_powers import scalar_norms
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.numerics import gradients
-from specnorm.numerics.gradients import one_product_vjp, powers_vjp, schatten_gradient
-from specnorm.problem.frequencies import half_grid, tap_grid
+from specnorm.numerics.gradients import one_product_vjp, powers_vjp, scalar_powers_vjp, schatten_gradient
+from specnorm.problem.frequencies import tap_grid
 from specnorm.search.enclosing import grid_sizes
 from specnorm.search.pruned import largest_bound
 
@@ -73,6 +75,9 @@ class ZeroPaddedGram(Method):
         With as many outputs as inputs, both sides are tried, and the smaller bound is taken.
         """
         xp = ops.xp
+        if has_one_column(blocks):
+            value, residuals = scalar_norms(blocks, self.n_iter, ops=ops)
+            return Evaluation(value, (), residuals)
         if blocks.shape[1] != blocks.shape[2]:
             return self._of_side(blocks, ops=ops)
         # The sums of G G* are other ones than those of G* G, and as cheap where there are as many of them.
@@ -118,6 +123,8 @@ class ZeroPaddedGram(Method):
         xp: Namespace,
     ) -> Array:
         """Gradient of the largest channel's sum, with constant signs of the taps, through the squarings."""
+        if has_one_column(residuals[0]):
+            return scalar_powers_vjp(residuals, cotangent, self.n_iter, xp=xp)
         blocks, signs, selector, sums, phase, *of_outputs = residuals
         weights = xp.broadcast_to(cotangent[:, None], (blocks.shape[0], min(blocks.shape[1:3])))
         gradient = powers_vjp((blocks, signs, selector, sums, phase), weights, self.n_iter, xp=xp)
@@ -180,8 +187,8 @@ class Gram(Stepped):
             error = symbols.symbol_error(symbol.blocks, xp=xp)[:, None]
             return norms.gram_iteration_up(symbol.matrices(), count, error, xp=ops.xp)
 
-        frequencies = half_grid(grid_sizes(spec, spec.block_kernel_shape))
-        value, phase = largest_bound(bound, blocks, frequencies, products=count, ops=ops)
+        sizes = grid_sizes(spec, spec.block_kernel_shape)
+        value, phase = largest_bound(bound, blocks, sizes, products=count, ops=ops)
         gamma = schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
         dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
         residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))

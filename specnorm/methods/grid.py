@@ -11,7 +11,6 @@ from specnorm.certified.symbol import symbols
 from specnorm.errors import MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.numerics import gradients
-from specnorm.problem.frequencies import half_grid
 from specnorm.search.pruned import GRAM_PRODUCTS, grid_points, largest_bound
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Grid(Method):
         value, phase = largest_bound(
             grid_proof.symbol_norms_up,
             blocks,
-            half_grid(sizes),
+            sizes,
             products=GRAM_PRODUCTS,
             ops=ops,
         )

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
-from specnorm.problem.frequencies import tap_grid, tap_points
+from specnorm.problem.frequencies import halved_axis, tap_grid, tap_points
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -179,6 +179,91 @@ def powers_vjp(
         # A loop frees each chunk's gradient before the next one is made; `reduce` would not.
         gradient += gradient_of_chunk(chunk)
     return arrays.swapped(gradient, xp=xp) if is_wide else gradient
+
+
+_POINTS_AT_ONCE = 2**19
+"""Frequencies, of all blocks together, that `scalar_powers_vjp` computes at once."""
+
+
+def scalar_powers_vjp(
+    residuals: tuple[Array, ...],
+    cotangent: Array,
+    n_iter: int,
+    *,
+    xp: Namespace,
+) -> Array:
+    """`powers_vjp` of blocks with one column: gradient of ``sum_b c_b s_b**(1 / 2**t)``.
+
+    Let h be ``||G||**2`` at a frequency, and R the taps of ``h**(2**(t-1))``, the sum of whose magnitudes is s. With
+    constant signs s is linear in ``h**(2**(t-1))``, and its slope there is the Fourier series of the signs. Everything
+    is computed again from the blocks, so that nothing of the size of the grid is stored.
+
+    Parameters
+    ----------
+    residuals : tuple of arrays
+        Of `specnorm.certified.symbol.scalar_powers.scalar_norms`: the scaled blocks, and s (b,).
+    cotangent : array, shape (b,)
+        c.
+    """
+    blocks, sums = residuals
+    is_wide = blocks.shape[1] < blocks.shape[2]
+    columns = arrays.tall(blocks, xp=xp)
+    slopes = _slopes_of_roots(sums, cotangent, n_iter, xp=xp)
+    at_once = max(1, _POINTS_AT_ONCE // math.prod(tap_grid(tuple(columns.shape[3:]), n_iter)))
+    gradients = []
+    for start in range(0, columns.shape[0], at_once):
+        part = slice(start, start + at_once)
+        gradients.append(_scalar_vjp(columns[part, ...], slopes[part], n_iter, xp=xp))
+    gradient = xp.concat(gradients, axis=0)
+    return arrays.swapped(gradient, xp=xp) if is_wide else gradient
+
+
+def _scalar_vjp(blocks: Array, slopes: Array, n_iter: int, *, xp: Namespace) -> Array:
+    """`scalar_powers_vjp` of some blocks, given the derivatives by their sums."""
+    g, m, _, *kernel_shape = blocks.shape
+    grid = tap_grid(tuple(kernel_shape), n_iter)
+    halved = halved_axis(grid)
+    counts = [n // 2 + 1 if axis == halved else n for axis, n in enumerate(grid)]
+    to_points, to_taps = [], []
+    for n, count, k in zip(grid, counts, kernel_shape, strict=True):
+        to_points.append(_waves(blocks, count, k, n, xp=xp))
+        to_taps.append(_waves(blocks, count, count, n, xp=xp))
+    # Frequencies and taps that stand for their mirror images, too, have weight 2: all but the first on the halved axis.
+    index = arrays.numbers(blocks, counts[halved], xp=xp)
+    shape = [1] * (1 + len(grid))
+    shape[1 + halved] = counts[halved]
+    weights = xp.reshape(1 + xp.astype(index > 0, blocks.dtype), tuple(shape))
+    parts = arrays.fourier_sums(xp.reshape(blocks, (g * m, 1, *kernel_shape)), to_points, xp=xp)
+    squares = xp.reshape(xp.sum(xp.reshape(parts, (g, 2 * m, -1)) ** 2, axis=1), (g, *counts))
+    # The last power, and the slope of that power by h.
+    power, slope = squares, xp.ones_like(squares)
+    for _ in range(n_iter - 1):
+        slope = 2 * slope * power
+        power = power * power
+    halved_first = [halved, *(axis for axis in range(len(grid)) if axis != halved)]
+    back = arrays.inverse_permutation(halved_first)
+
+    def even_series(x: Array) -> Array:
+        """The real part of the Fourier series over a whole grid, of an even x on half of it."""
+        ordered = xp.permute_dims(x * weights, (0, *(1 + axis for axis in halved_first)))
+        tables = [to_taps[axis] for axis in halved_first]
+        series = arrays.fourier_sums(xp.reshape(ordered, (g, 1, *ordered.shape[1:])), tables, is_real=True, xp=xp)
+        return xp.permute_dims(xp.reshape(series, ordered.shape), (0, *(1 + axis for axis in back)))
+
+    slope = slope * even_series(xp.sign(even_series(power))) * weights / math.prod(grid)
+    slope = slope * xp.reshape(xp.astype(slopes, slope.dtype), (g,) + (1,) * len(grid))
+    # By the real and the imaginary part of G, and from there to the taps: with the phases' conjugates.
+    by_parts = xp.reshape(parts, (g, m, 2, *counts)) * (2 * slope)[:, None, None, ...]
+    adjoint_tables = [(xp.matrix_transpose(cos), -xp.matrix_transpose(sin)) for cos, sin in to_points]
+    gradient = arrays.fourier_sums(xp.reshape(by_parts, (g * m, 2, *counts)), adjoint_tables, is_real=True, xp=xp)
+    return xp.reshape(gradient, blocks.shape)
+
+
+def _waves(like: Array, points: int, taps: int, n: int, *, xp: Namespace) -> tuple[Array, Array]:
+    """Cosines and sines of ``2 pi j k / n``, shape (points, taps); no proof rests on them."""
+    steps = arrays.numbers(like, points, xp=xp)[:, None] * arrays.numbers(like, taps, xp=xp)
+    angle = xp.remainder(steps, xp.full_like(steps, float(n))) * (2 * math.pi / n)
+    return xp.cos(angle), xp.sin(angle)
 
 
 def _slopes_of_roots(sums: Array, cotangent: Array, n_iter: int, *, xp: Namespace) -> Array:

@@ -198,6 +198,11 @@ def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
     return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)
 
 
+def halved_axis(grid: Sequence[int]) -> int:
+    """The axis of a grid of which `half_grid` has one half: the first of the longest."""
+    return int(np.argmax(grid))
+
+
 def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
     """Lags t with |t_j| < k_j along each axis j: zero first, then one of each pair (t, -t), shape (n, d)."""
     lags = product([np.arange(1 - k, k) for k in kernel_shape])

@@ -19,6 +19,7 @@ from specnorm.certified.bound import largest_of_blocks, least
 from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol import grid, symbols
 from specnorm.certified.symbol.grid import LargestBound
+from specnorm.certified.symbol.scalar import has_one_column, largest_on_grid
 from specnorm.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.problem.frequencies import half_grid
 from specnorm.search.constant import smallest_unfoldings
@@ -49,14 +50,15 @@ _POINTS_A_STEP = 10
 def largest_bound(
     bound: Bound,
     blocks: Array,
-    frequencies: Frequencies,
+    sizes: tuple[int, ...],
     products: int,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """`symbols.max_over_frequencies` of a proven bound of the symbol's norm, without frequencies that cannot matter.
+    """`symbols.max_over_frequencies` of a proven bound of the symbol's norm on a grid of these sizes.
 
-    A traced array (``ops.concrete`` is False) has no values that could decide which frequencies are left out.
+    Frequencies that cannot matter are left out; a traced array (``ops.concrete`` is False) has no values that could
+    decide which. Of symbols with one row or column, every bound is the norm, which is computed for all blocks at once.
 
     Parameters
     ----------
@@ -72,6 +74,9 @@ def largest_bound(
     value : array, shape (b,)
     phase : complex array, shape (b, taps)
     """
+    if ops.concrete and has_one_column(blocks):
+        return largest_on_grid(blocks, sizes, ops=ops)
+    frequencies = half_grid(sizes)
     if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
         return symbols.max_over_frequencies(partial(bound, ops=ops), blocks, frequencies, ops=ops)
     results = [one.result() for one in largest_bounds(bound, blocks, frequencies, products, ops=ops)]

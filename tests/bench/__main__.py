@@ -4,6 +4,7 @@ run --size full --out FILE       # under each instruction set; twelve minutes on
 gpu --out FILE                   # what is measured on a GPU, of every library that has one
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
 cold [--python OTHER ...]        # first calls, in processor seconds of new processes
+threads [WORD ...]               # one thread against two, of the main calls; some three minutes on two cores
 page [FILE]                      # docs/benchmarks/index.md, or the table of a file beside it
 resnet18 --out FILE              # each layer of a ResNet-18 enclosed to 1e-3, and the profile; some two minutes
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
@@ -29,7 +30,8 @@ COMMITTED = FOLDER / "suite.jsonl"
 ON_GPU = ("torch cuda", "cupy", "jax cuda")
 
 
-def main(words: list[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
     form = argparse.RawDescriptionHelpFormatter
     commands = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=form)
     parsers = commands.add_subparsers(dest="command", required=True)
@@ -68,7 +70,14 @@ def main(words: list[str] | None = None) -> int:
     first_calls = parsers.add_parser("cold")
     first_calls.add_argument("--python", nargs="+", default=(), help="of other environments, beside this one's")
     first_calls.add_argument("--repeats", type=int, default=5)
-    given = commands.parse_args(words)
+    on_two = parsers.add_parser("threads")
+    on_two.add_argument("only", nargs="*", default=(), help="calls whose names contain one of these words")
+    on_two.add_argument("--out", type=Path)
+    return commands
+
+
+def main(words: list[str] | None = None) -> int:
+    given = _parser().parse_args(words)
     if given.command in ("run", "gpu") and given.here:
         torch.set_num_threads(given.threads or torch.get_num_threads())
         suite.write(given.size == "smoke", given.sections, given.libraries, given.out, given.add)
@@ -85,6 +94,10 @@ def main(words: list[str] | None = None) -> int:
         from bench import cold  # which needs no torch here
 
         cold.show(given.python, given.repeats)
+    elif given.command == "threads":
+        from bench import threads
+
+        threads.show(given.only, given.out)
     elif given.command == "page":
         page.write(given.file)
     else:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
-import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch_compilers import COMPILERS
 
 import specnorm
 from specnorm.errors import KernelError, MethodError
@@ -117,17 +116,6 @@ def test_a_completion_is_never_above_the_bound() -> None:
     assert all(float(enclosed(layer, weight).lower) <= 1 + 1e-6 for layer, weight in used)
     model.eval()(batch()[0])
     assert all(float(enclosed(layer, weight).lower) <= 1 + 1e-6 for layer, weight in used[-4:])
-
-
-COMPILERS = [
-    "aot_eager",
-    pytest.param(
-        "inductor",
-        marks=pytest.mark.skipif(
-            shutil.which("g++") is None or sys.platform == "win32", reason="inductor needs a C++ compiler: none here"
-        ),
-    ),
-]
 
 
 @pytest.mark.nightly

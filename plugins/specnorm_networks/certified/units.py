@@ -185,6 +185,26 @@ def _units_of(node: Node) -> int:
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
 
 
+def _read_all(units: _Units, nodes: Sequence[Node], *, most: int) -> bool:
+    """Read nodes one after the other; return whether all are sums, with at most so many units together.
+
+    The sum of a value is dropped after its last reader, to save memory.
+    """
+    last_reader: dict[str, int] = {}
+    for number, node in enumerate(nodes):
+        for name in node.inputs:
+            last_reader[name] = number
+    for number, node in enumerate(nodes):
+        if not isinstance(node.operator, Input):
+            is_sum = units.read(node)
+            if not is_sum or units.count > most:
+                return False
+        for name in node.inputs:
+            if last_reader[name] == number:
+                units.sums.pop(name, None)
+    return True
+
+
 @arithmetic.on_host()
 def unit_run(graph: Graph) -> Run | None:
     """Return a whole network as one run in which every unit is a channel.
@@ -208,18 +228,8 @@ def unit_run(graph: Graph) -> Run | None:
     nodes = graph.pruned().nodes
     if sum(map(_units_of, nodes)) > MOST_UNITS:
         return None
-    last_reader: dict[str, int] = {}
-    for number, node in enumerate(nodes):
-        for name in node.inputs:
-            last_reader[name] = number
-    for number, node in enumerate(nodes):
-        if not isinstance(node.operator, Input):
-            is_sum = units.read(node)
-            if not is_sum or units.count > width + MOST_UNITS:
-                return None
-        for name in node.inputs:
-            if last_reader[name] == number:
-                units.sums.pop(name, None)
+    if not _read_all(units, nodes, most=width + MOST_UNITS):
+        return None
     units.end(end)
     links = tuple(units.links)
     if any(not link.terms for link in links):

@@ -14,13 +14,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-from specnorm.problem.frequencies import Frequencies, phases_at, tap_points
+from specnorm.problem.frequencies import (
+    Frequencies,
+    cos_sin,
+    half_grid,
+    halved_axis,
+    phases,
+    phases_at,
+    tap_points,
+)
 
 if TYPE_CHECKING:
-    from specnorm.array_types import Array
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.symbol.cells import Boxes
     from specnorm.types import ArrayOps
 
@@ -29,25 +38,110 @@ _HOST_BYTES = 4 * 2**20
 """Bytes of a grid's values that are computed at once, where the host computes: they stay in the cache."""
 
 
-def scalar_error(m: int, kernel_shape: Sequence[int], u: float) -> float:
-    """Bound on ``|computed H(theta) - H(theta)| / q**2`` of `ScalarGram`, with ``q >= || sum_k |K_k| ||``.
+def column_error(kernel_shape: Sequence[int], u: float) -> float:
+    """Bound on ``||computed G(theta) - G(theta)|| / q`` of a symbol with one column, with ``q >= || sum_k |K_k| ||``.
 
     An axis of k taps multiplies complex numbers by phases, which are off by ``sqrt(2) eps_c``, and adds them: a real
     and an imaginary part are sums of 2 k products. The result is off by at most ``sqrt(2) (gamma(2 k + 2) + eps_c)`` of
-    the sum of the moduli. So G is off by ``delta q``, delta the sum over the axes, and H, a sum of 2 m squares, by
+    the sum of the moduli. The bound is the sum over the axes.
+
+    Parameters
+    ----------
+    kernel_shape : sequence of int
+    u : float
+        Unit roundoff of the precision that is computed in.
+    """
+    axis_errors = [rounding.gamma(2 * k + 2, u) + symbols.phase_error(u) for k in kernel_shape]
+    return rounding.SLACK * math.sqrt(2) * sum(axis_errors)
+
+
+def scalar_error(m: int, kernel_shape: Sequence[int], u: float) -> float:
+    """Bound on ``|computed H(theta) - H(theta)| / q**2`` of `ScalarGram`, with ``q >= || sum_k |K_k| ||``.
+
+    G is off by ``delta q``, with delta of `column_error`, and H, a sum of 2 m squares, by
     ``(gamma(2 m + 2) + 2 delta + delta**2) q**2``.
 
     Parameters
     ----------
     m : int
         Rows of the column.
-    kernel_shape : sequence of int
-    u : float
-        Unit roundoff of the precision that is computed in.
+    kernel_shape, u
+        As of `column_error`.
     """
-    axis_errors = [rounding.gamma(2 * k + 2, u) + symbols.phase_error(u) for k in kernel_shape]
-    delta = rounding.SLACK * math.sqrt(2) * sum(axis_errors)
+    delta = column_error(kernel_shape, u)
     return rounding.SLACK * (rounding.gamma(2 * m + 2, u) + 2 * delta + delta**2)
+
+
+def has_one_column(blocks: Array) -> bool:
+    """Whether symbols have one row or one column, as those of depthwise layers, and change with the frequency."""
+    return min(blocks.shape[1:3]) == 1 and blocks.ndim > 3
+
+
+def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Bounds of the largest norm of each block's symbol, of one row or column, on a DFT grid.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+        In the widest dtype of the library, scaled to about 1.
+
+    Returns
+    -------
+    value : array, shape (b,)
+    phase : complex array, shape (b, taps)
+        ``e^{i k.theta}`` of the taps where the norm is largest.
+    """
+    xp = ops.xp
+    columns = arrays.tall(blocks, xp=xp)
+    count, m, _, *kernel_shape = columns.shape
+    halved = halved_axis(sizes)
+    tables = []
+    for axis, (n, k) in enumerate(zip(sizes, kernel_shape, strict=True)):
+        points = n // 2 + 1 if axis == halved else n
+        tables.append(_device_tables(*cos_sin(np.arange(points)[:, None] * np.arange(k), n), blocks, ops=ops))
+    frequencies = half_grid(sizes)
+    at_once = _blocks_at_once(m, len(frequencies), kernel_shape, ops=ops)
+    squares, places = [], []
+    for start in range(0, count, at_once):
+        on_grid = squares_on_grid(columns[start : start + at_once, ...], tables, xp=xp)
+        squares.append(xp.max(on_grid, axis=1))
+        places.append(ops.to_numpy(xp.argmax(on_grid, axis=1)))
+    delta = column_error(kernel_shape, rounding.unit(blocks, xp=xp))
+    error = symbols.absolute_norm_up(columns, xp=xp) * delta
+    modulus = rounding.up(xp.sqrt(xp.concat(squares, axis=0)), 2 * m + 2, xp=xp)
+    cos, sin = phases(frequencies[np.concatenate(places)], kernel_shape)
+    # Squares below the smallest normal number may be flushed to 0.
+    underflow = 2 * m * float(xp.finfo(blocks.dtype).smallest_normal) ** 0.5
+    value = rounding.up(modulus + error, 4, xp=xp) + xp.where(error > 0, underflow + 0 * error, 0 * error)
+    return value, ops.complex(*_device_tables(cos, sin, blocks, ops=ops))
+
+
+def _device_tables(cos: np.ndarray, sin: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Cosines and sines in the precision and on the device of an array."""
+    dtype = np.float64 if like.dtype == ops.xp.float64 else np.float32
+    return ops.from_numpy(cos.astype(dtype), like), ops.from_numpy(sin.astype(dtype), like)
+
+
+def _blocks_at_once(m: int, point_count: int, kernel_shape: Sequence[int], *, ops: ArrayOps) -> int:
+    """Blocks whose values on a grid are computed at once, by the cache or the memory."""
+    bytes_of_a_block = 6 * 8 * m * max(point_count, math.prod(kernel_shape))
+    most_bytes = min(_HOST_BYTES, ops.memory) if ops.on_host else ops.memory
+    return max(1, most_bytes // bytes_of_a_block)
+
+
+def squares_on_grid(blocks: Array, tables: Sequence[tuple[Array, Array]], *, xp: Namespace) -> Array:
+    """``||G(theta)||**2`` of blocks (g, m, 1, *kernel_shape) on a product of frequencies, shape (g, points).
+
+    The error is that of `scalar_error`.
+
+    Parameters
+    ----------
+    tables : sequence of (cosines, sines)
+        For each axis, of its taps at its frequencies, shape (n, k).
+    """
+    g, m, _, *kernel_shape = blocks.shape
+    parts = arrays.fourier_sums(xp.reshape(blocks, (g * m, 1, *kernel_shape)), tables, xp=xp)
+    return xp.sum(xp.reshape(parts, (g, 2 * m, -1)) ** 2, axis=1)
 
 
 class ScalarGram(GramPolynomial):
@@ -138,9 +232,7 @@ class ScalarGram(GramPolynomial):
     def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
         """The same from frequencies along that axis alone."""
         taps = np.arange(self.blocks.shape[3 + axis])[:, None]
-        cos, sin = phases_at(along_axis, taps)
-        dtype = np.float64 if self.blocks.dtype == self.xp.float64 else np.float32
-        return self.ops.from_numpy(cos.astype(dtype), self.blocks), self.ops.from_numpy(sin.astype(dtype), self.blocks)
+        return _device_tables(*phases_at(along_axis, taps), self.blocks, ops=self.ops)
 
     def at_centres(self, boxes: Boxes) -> CentreValues:
         """H of every block at the centres of all boxes of a cover, which lie on a grid."""
@@ -158,42 +250,15 @@ class ScalarGram(GramPolynomial):
             point_count *= len(distinct)
         # Boxes of single points are often the whole grid, in its order.
         is_grid = point_count == len(centres) and bool(np.all(point == np.arange(point_count)))
-        bytes_of_a_block = 6 * 8 * m * max(point_count, math.prod(kernel_shape))
-        most_bytes = min(_HOST_BYTES, self.ops.memory) if self.ops.on_host else self.ops.memory
-        at_once = max(1, most_bytes // bytes_of_a_block)
+        at_once = _blocks_at_once(m, point_count, kernel_shape, ops=self.ops)
         values = np.empty((g, len(centres)))
         for first in range(0, g, at_once):
             if first > 0 and self.tick is not None:
                 self.tick()
             part = slice(first, min(first + at_once, g))
-            on_grid = self.ops.to_numpy(self._on_grid(self.blocks[part, ...], tables))
+            on_grid = self.ops.to_numpy(squares_on_grid(self.blocks[part, ...], tables, xp=self.xp))
             values[part] = on_grid if is_grid else on_grid[:, point]
         return CentreValues(self, boxes, values, _MAKER)
-
-    def _on_grid(self, blocks: Array, tables: list[tuple[Array, Array]]) -> Array:
-        """H on the product of frequencies along each axis, shape (g, points).
-
-        Each axis takes one product. Along the last one it is real: cosines and sines together. Along another axis, k
-        taps at n frequencies, real parts stand above imaginary ones, and are multiplied by ``[[C, -S], [S, C]]``, of
-        2 n rows and 2 k columns.
-        """
-        xp = self.xp
-        g, m, _, *kernel_shape = blocks.shape
-        rest = math.prod(kernel_shape[:-1])
-        cos, sin = tables[-1]
-        # Rows are cosines, then sines, of the frequencies; what is left of the axis stands last.
-        taps = xp.reshape(blocks, (g * m * rest, kernel_shape[-1]))
-        parts = xp.matmul(taps, xp.matrix_transpose(xp.concat([cos, sin], axis=0)))
-        parts = xp.reshape(parts, (g * m, rest, 2, -1))
-        for axis in reversed(range(len(kernel_shape) - 1)):
-            cos, sin = tables[axis]
-            table = xp.concat([xp.concat([cos, -sin], axis=1), xp.concat([sin, cos], axis=1)], axis=0)
-            rest = math.prod(kernel_shape[:axis])
-            parts = xp.reshape(parts, (g * m, rest, kernel_shape[axis], 2, -1))
-            rows = xp.reshape(xp.permute_dims(parts, (0, 1, 3, 2, 4)), (g * m, rest, 2 * kernel_shape[axis], -1))
-            parts = xp.reshape(xp.matmul(table, rows), (g * m, rest, 2, -1))
-        squares = xp.reshape(parts, (g, 2 * m, -1)) ** 2
-        return xp.sum(squares, axis=1)
 
     def variation(self, boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
         """Bound on how far ``||G||`` moves from its value at a box's centre, rounded up: of each block and kind of box.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -135,3 +136,57 @@ def test_what_the_taps_before_the_last_product_are_off_is_allowed_for(
     assert expected <= float(specnorm.gram_bound(kernel, n_iter=3)) <= 1.01 * expected
     monkeypatch.setattr(GramTaps, "taps", lambda *args: (0.999 * taps(*args)[0], taps(*args)[1]))
     assert float(specnorm.gram_bound(kernel, n_iter=3)) < expected
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (1, 6), (2, 3, 2)])
+@pytest.mark.parametrize("n_iter", [1, 3])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_depthwise_bounds_are_sums_of_the_powers_taps(shape: tuple[int, ...], n_iter: int, rows: int) -> None:
+    """Each group by the textbook's formula, by FFTs; the gradient by differences of it."""
+    groups = 4
+    random = np.random.RandomState(1)
+    kernel = random.standard_normal((groups * rows, 1, *shape)) * np.repeat([1.0, 1e-3, 0.7, 1e-200], rows).reshape(
+        -1, *(1,) * (1 + len(shape))
+    )
+
+    def textbook(kernel: np.ndarray) -> float:
+        sizes = [2**n_iter * (k - 1) + 1 for k in shape]
+        axes = range(1, 1 + len(shape))
+        squares = (np.abs(np.fft.fftn(kernel[:, 0], sizes, axes)) ** 2).reshape(groups, rows, *sizes).sum(axis=1)
+        taps = np.fft.ifftn(squares ** (2 ** (n_iter - 1)), axes=axes)
+        return float((np.abs(taps).reshape(groups, -1).sum(axis=1) ** (1 / 2**n_iter)).max())
+
+    value = textbook(kernel)
+    assert (
+        value * (1 - 1e-13) <= float(specnorm.gram_bound(kernel, groups=groups, n_iter=n_iter)) <= value * (1 + 1e-10)
+    )
+    direction = random.standard_normal(kernel.shape)
+    _, gradient = specnorm.value_and_grad(kernel, Gram(n_iter=n_iter), groups=groups)
+    step = 1e-5 * direction
+    difference = (textbook(kernel + step) - textbook(kernel - step)) / 2e-5
+    assert abs(float((np.asarray(gradient) * direction).sum()) - difference) <= 1e-6 * abs(difference) + 1e-7
+
+
+@pytest.mark.parametrize("name", ["gram_bound", "grid_bound", "gram_bound at a size"])
+def test_depthwise_bounds_take_no_call_a_group(name: str) -> None:
+    """Of 1,024 groups with 7x7 taps, `gram_bound` took 4.9 s, and of 96 with 31x31 more memory than 30 GB."""
+    kernel = np.random.RandomState(0).standard_normal((256, 1, 5, 5))
+    size = {"input_shape": 16, "padding_mode": "circular"} if name.endswith("size") else {}
+    function = getattr(specnorm, name.split()[0])
+
+    def calls(groups: int) -> int:
+        count = 0
+
+        def note(_frame: object, event: str, _argument: object) -> None:
+            nonlocal count
+            count += event == "call"
+
+        function(kernel[:groups], groups=groups, **size)
+        sys.setprofile(note)
+        try:
+            function(kernel[:groups], groups=groups, **size)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert calls(256) <= calls(32) + 2 * 224

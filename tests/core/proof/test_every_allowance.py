@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from specnorm.certified.layer.circulant import Embedding
 from specnorm.certified.layer.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
+from specnorm.certified.symbol import real_points, scalar_powers, symbols
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.gram_powers import Powers
 from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.problem.frequencies import Frequencies
@@ -140,6 +143,35 @@ def scalar() -> bool:
     return float(values[0, 0, 0]) + found.error >= LONG**2
 
 
+def sum_of_squares() -> bool:
+    """A column of ones, the sum of whose squares comes out too small."""
+
+    def total(x: Any, axis: Any = None) -> Any:
+        return np.sum(x, axis=axis) * np.float32(1 - 0.99 * _gamma(x.size, UNIT))
+
+    found = ScalarGram(ONES.reshape(1, LONG, 1, 1), ops=Instead(OPS, xp=Instead(OPS.xp, sum=total)))  # type: ignore[arg-type]
+    values, _ = found.planes_at(ZERO, np.zeros(1, dtype=np.int64))
+    return float(values[0, 0, 0]) + found.error >= LONG
+
+
+def taps_of_powers() -> bool:
+    """Ones, whose Gram kernel's taps all come out too small; its values are taken for exact."""
+    taps = 20
+    axis_error = math.sqrt(2) * (_gamma(2 * (2 * taps - 1) + 8, UNIT) + symbols.phase_error(UNIT))
+    weights = np.asarray([1.0] + [2.0] * (taps - 1), dtype=np.float32)
+
+    def matmul(a: Any, b: Any) -> Any:
+        is_transform = b.shape == (taps, taps)
+        return np.matmul(a, b) - np.float32(0.95 * axis_error * (a @ weights) if is_transform else 0)
+
+    ops: Any = Instead(OPS, wide_dtype="float32", xp=Instead(OPS.xp, matmul=matmul))
+    kernel: Any = np.ones((1, 1, 1, taps), dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scalar_powers, "scalar_error", lambda *_: 0.0)
+        bound, _ = scalar_powers.scalar_norms(kernel, 1, ops=ops)
+    return float(bound[0]) >= taps
+
+
 class Coarse:
     """Twice the identity, as a layer whose products are as small as very many roundings may make them."""
 
@@ -160,6 +192,24 @@ def smallest_quotient() -> bool:
     coarse: Any = Coarse()
     bounds, _ = own_matrix.smallest_quotients(coarse, np.ones((1, 1, 4)), ops=OPS)  # type: ignore[arg-type]
     return bounds[0].value >= 2.0
+
+
+def at_points() -> bool:
+    """The Gram polynomial of ones at frequency 0, by products in float64 that lose all that they may."""
+
+    def matmul(a: Any, b: Any) -> Any:
+        return np.matmul(a, b) * (1 - 0.99 * _gamma(a.shape[-1], 2.0**-53))
+
+    ones: Any = np.ones((1, LONG, 1, 3, 3))
+    polynomial = GramPolynomial(ones, at_points=True, ops=Instead(OPS, xp=Instead(OPS.xp, matmul=matmul)))
+    return bool(abs(np.sum(np.asarray(polynomial.even)) - 81 * LONG) <= polynomial.error)
+
+
+def weights() -> bool:
+    """A third as a float, times 3: the product rounds to 1."""
+    third, three = np.asarray([[1 / 3]]), np.asarray([[3.0]])
+    lacking = 1 - 3 * Fraction(1 / 3)
+    return 0 < lacking <= Fraction(real_points._largest_residual(third, three))
 
 
 def passes(test: Callable[[], object]) -> Callable[[], bool]:
@@ -187,7 +237,11 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),
     "rest_below": rest,
     "WaveGram._summand": waves,
-    "scalar_error": scalar,
+    "column_error": scalar,
+    "scalar_error": sum_of_squares,
+    "_of_part": taps_of_powers,
+    "interpolation_error": at_points,
+    "_largest_residual": weights,
     "smallest_quotients": smallest_quotient,
 }
 """Function -> a check that it makes pass."""

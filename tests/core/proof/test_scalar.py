@@ -161,7 +161,7 @@ def counted_calls(function: Callable[[], object]) -> int:
     """Python calls of a function."""
     calls = 0
 
-    def count(frame: object, event: str, argument: object) -> None:
+    def count(_frame: object, event: str, _argument: object) -> None:
         nonlocal calls
         calls += event == "call"
 

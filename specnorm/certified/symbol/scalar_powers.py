@@ -1,0 +1,152 @@
+"""`gram_powers` of blocks with one column: ``H_t`` is a number at each frequency, and its taps bound the norm.
+
+All blocks are computed at once, in parts that stay in the cache. Values at the grid's points, and taps from powers of
+these values, take one product of matrices an axis (`arrays.fourier_sums`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified import rounding
+from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol.scalar import scalar_error, squares_on_grid
+from specnorm.problem.frequencies import cos_sin, halved_axis, tap_grid
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import ArrayOps
+
+Item = TypeVar("Item")
+_HOST_BYTES = 4 * 2**20
+"""Bytes of the values that are computed at once, where the host computes: they stay in the cache."""
+
+
+def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, tuple[Array, ...]]:
+    """Bounds of the supremum of each block, and what `gradients.scalar_powers_vjp` needs.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, 1, *kernel_shape) or (b, 1, p, *kernel_shape)
+        With at least one axis.
+    n_iter : int
+        t >= 1: the bound is the 2**t-th root of the sum of the magnitudes of all taps of ``H_t``.
+
+    Returns
+    -------
+    norms : array, shape (b,)
+        Rounded up; 0 for a zero block.
+    residuals : tuple of arrays
+        Blocks, scaled, in their own precision, and the sums (b,) in that scale.
+    """
+    xp = ops.xp
+    wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
+    count, m, _, *kernel_shape = wide.shape
+    points = math.prod(tap_grid(tuple(kernel_shape), n_iter)) // 2 + 1
+    bytes_of_a_block = 8 * 8 * m * max(points, math.prod(kernel_shape))
+    most_bytes = min(_HOST_BYTES, ops.memory) if ops.concrete and ops.on_host else ops.memory
+    at_once = max(1, most_bytes // bytes_of_a_block)
+    tables = _Tables(wide, n_iter, ops=ops)
+    parts = [_of_part(wide[start : start + at_once, ...], tables, ops=ops) for start in range(0, count, at_once)]
+    norms, sums, exponents = (xp.concat(list(column), axis=0) for column in zip(*parts, strict=True))
+    factor = xp.reshape(arrays.power_of_two(-exponents, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
+    return norms, (blocks * xp.astype(factor, blocks.dtype), sums)
+
+
+class _Tables:
+    """Tables of cosines and sines of the grid of ``H_t``'s taps, which is halved along its longest axis."""
+
+    def __init__(self, blocks: Array, n_iter: int, *, ops: ArrayOps) -> None:
+        self.n_iter = n_iter
+        self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
+        self.halved = halved_axis(self.grid)
+        counts = [n // 2 + 1 if axis == self.halved else n for axis, n in enumerate(self.grid)]
+        self.counts = counts
+        dtype = np.float64 if blocks.dtype == ops.xp.float64 else np.float32
+
+        def on_device(table: np.ndarray) -> Array:
+            return ops.from_numpy(np.ascontiguousarray(table.astype(dtype)), blocks)
+
+        self.to_points: list[tuple[Array, Array]] = []
+        self.to_taps: list[tuple[Array, Array]] = []
+        for axis, (n, count, k) in enumerate(zip(self.grid, counts, blocks.shape[3:], strict=True)):
+            cos, sin = cos_sin(np.arange(count)[:, None] * np.arange(k), n)
+            self.to_points.append((on_device(cos), on_device(sin)))
+            cos, sin = cos_sin(np.arange(count)[:, None] * np.arange(count), n)
+            # Axes have odd numbers of points: on the halved one, all but the first stand for their mirror images, too.
+            weights = np.where((np.arange(count) > 0) & (axis == self.halved), 2.0, 1.0)
+            self.to_taps.append((on_device(cos * weights), on_device(-sin * weights)))
+        place = np.indices(counts)[self.halved].reshape(-1)
+        self.weights = on_device(np.where(place > 0, 2.0, 1.0))
+
+
+def _of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
+    """Bounds of some blocks, the sums whose roots they are, and the exponents by which blocks were scaled for these.
+
+    Let h be the computed ``|G|**2`` and e a bound of its error, `scalar_error`. The square of h is off by at most
+    ``2 h e + e**2``, and one rounding. The errors at all points, and those of the transform, add up as in
+    `gram_powers.GramTaps.values`. H is even, so half of the taps have the magnitudes of the others.
+    """
+    xp = ops.xp
+    g, m, _, *kernel_shape = blocks.shape
+    u = rounding.unit(blocks, xp=xp)
+    taps = math.prod(kernel_shape)
+    q = symbols.absolute_norm_up(blocks, xp=xp)
+    exponent = _exponent_above(q, xp=xp)
+    first_factor = arrays.power_of_two(-exponent, xp=xp)
+    scaled = blocks * xp.reshape(first_factor, (-1,) + (1,) * (blocks.ndim - 1))
+    squares = squares_on_grid(scaled, tables.to_points, xp=xp)
+    error = rounding.up((q * first_factor) ** 2, 2, xp=xp) * (rounding.SLACK * scalar_error(m, kernel_shape, u))
+    # Powers of numbers of at most 1 stay so. The mean square on the grid is at least ``1 / (4 m taps)``, as q is at
+    # most ``sqrt(m taps)`` times the Frobenius norm: so the second factor is at most ``4 m taps``.
+    second_exponent = _exponent_above(xp.sqrt(xp.max(squares, axis=1)), xp=xp)
+    second_factor = arrays.power_of_two(-2 * second_exponent, xp=xp)
+    squares = squares * second_factor[:, None]
+    error = (error * second_factor)[:, None]
+    exponent = exponent + second_exponent
+    for _ in range(tables.n_iter - 1):
+        next_squares = squares * squares
+        error = rounding.up((2 * squares + error) * error + 2 * u * next_squares, 8, xp=xp)
+        squares = next_squares
+    points = len(tables.weights)
+    error_sum_sq = xp.sum(error**2 * tables.weights, axis=1)
+    norm_sum_sq = xp.sum(squares**2 * tables.weights, axis=1)
+    value_error = rounding.up(xp.sqrt(rounding.up(error_sum_sq, points + 4, xp=xp)), 2, xp=xp)
+    norm_of_values = rounding.up(xp.sqrt(norm_sum_sq), points + 4, xp=xp)
+    tap_count = math.prod(tables.grid)
+    axis_errors = [math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + symbols.phase_error(u)) for n in tables.grid]
+    transform_error = norm_of_values * (rounding.SLACK * (sum(axis_errors) + 4 * u) * math.sqrt(tap_count))
+    # Products below the smallest normal number may be flushed to 0.
+    products = 8 * m * taps * (4 * m * taps) * tap_count
+    underflow = 4.0**tables.n_iter * products * float(xp.finfo(blocks.dtype).smallest_normal)
+    error_of_sum = rounding.up(value_error + transform_error, 4, xp=xp) + underflow
+    # The halved axis is transformed last, so that only the real part is computed.
+    axes = [tables.halved, *(axis for axis in range(len(tables.grid)) if axis != tables.halved)]
+    by_axis = xp.reshape(squares, (g, *tables.counts))
+    rows = xp.reshape(xp.permute_dims(by_axis, (0, *(1 + axis for axis in axes))), (g, 1, *_of(tables.counts, axes)))
+    halves = arrays.fourier_sums(rows, _of(tables.to_taps, axes), is_real=True, xp=xp)
+    by_line = xp.sum(xp.reshape(xp.abs(halves), (g, tables.counts[tables.halved], -1)), axis=2)
+    sums = (by_line[:, 0] + 2 * xp.sum(by_line[:, 1:], axis=1)) / tap_count
+    sums = rounding.up(sums, tap_count + 5, xp=xp)
+    norms = sums + error_of_sum
+    for _ in range(tables.n_iter):
+        norms = rounding.up(xp.sqrt(rounding.up(norms, 1, xp=xp)), 1, xp=xp)
+    is_zero = ~xp.any(blocks != 0, axis=tuple(range(1, blocks.ndim)))
+    norms = xp.where(is_zero, xp.zeros_like(norms), norms)
+    # Sums of rounding errors alone have no gradient.
+    sums = xp.where(sums > error_of_sum, sums, xp.zeros_like(sums))
+    return arrays.unscale(norms, exponent, xp=xp), sums, exponent
+
+
+def _exponent_above(norm: Array, *, xp: Namespace) -> Array:
+    """Exponent of a power of two that is larger than each norm; of 0, that of 2."""
+    return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
+
+
+def _of(items: Sequence[Item], axes: Sequence[int]) -> list[Item]:
+    return [items[axis] for axis in axes]
