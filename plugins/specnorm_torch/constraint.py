@@ -364,7 +364,7 @@ class SpectralNorm(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy. The copies of a model's constraints are peers, as the constraints are."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         if self._peers is not None:
             self._peers.join(self)
 
