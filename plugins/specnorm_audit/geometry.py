@@ -136,7 +136,12 @@ def resolve(
     same norm. ``layout`` and ``convention`` name a convention: "HWIO" reads a 3-axis kernel as "WIO". A geometry that
     does not fit the shape raises.
     """
-    geometry = _given(name, shape, stated, user_overrides, layout, padding_mode)
+    geometry: dict[str, Any] = dict(stated)
+    if layout is not None and "layout" not in geometry:
+        geometry["layout"] = at_rank(layout, len(shape))
+    if padding_mode is not None:
+        geometry["padding_mode"] = padding_mode
+    geometry |= _overridden(name, user_overrides)
     assumed = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in geometry and key != "padding_mode"]
     if "layout" not in geometry:
         geometry["layout"] = None if convention == "OIHW" else at_rank(convention, len(shape))
@@ -158,20 +163,9 @@ def resolve(
     return spec, tuple(assumed)
 
 
-def _given(
-    name: str,
-    shape: Sequence[int],
-    stated: Stated,
-    user_overrides: Sequence[Override],
-    layout: str | None,
-    padding_mode: padding_rules.PaddingMode | None,
-) -> dict[str, Any]:
-    """Return what the file and the user say of a layer's geometry, before anything is assumed."""
-    geometry: dict[str, Any] = dict(stated)
-    if layout is not None and "layout" not in geometry:
-        geometry["layout"] = at_rank(layout, len(shape))
-    if padding_mode is not None:
-        geometry["padding_mode"] = padding_mode
+def _overridden(name: str, user_overrides: Sequence[Override]) -> dict[str, Any]:
+    """Return what overrides say of a layer; of several that match its name, the last one counts."""
+    geometry: dict[str, Any] = {}
     for override in user_overrides:
         if fnmatchcase(name, override.pattern):
             geometry.update(override.stated)
