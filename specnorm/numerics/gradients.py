@@ -212,7 +212,7 @@ def scalar_powers_vjp(
     at_once = max(1, _POINTS_AT_ONCE // math.prod(tap_grid(tuple(columns.shape[3:]), n_iter)))
     gradients = []
     for start in range(0, columns.shape[0], at_once):
-        part = slice(start, start + at_once)
+        part = slice(start, min(start + at_once, columns.shape[0]))
         gradients.append(_scalar_vjp(columns[part, ...], slopes[part], n_iter, xp=xp))
     gradient = xp.concat(gradients, axis=0)
     return arrays.swapped(gradient, xp=xp) if is_wide else gradient

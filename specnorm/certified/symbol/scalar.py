@@ -103,7 +103,7 @@ def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     at_once = _blocks_at_once(m, len(frequencies), kernel_shape, ops=ops)
     squares, places = [], []
     for start in range(0, count, at_once):
-        on_grid = squares_on_grid(columns[start : start + at_once, ...], tables, xp=xp)
+        on_grid = squares_on_grid(columns[start : min(start + at_once, count), ...], tables, xp=xp)
         squares.append(xp.max(on_grid, axis=1))
         places.append(ops.to_numpy(xp.argmax(on_grid, axis=1)))
     delta = column_error(kernel_shape, rounding.unit(blocks, xp=xp))

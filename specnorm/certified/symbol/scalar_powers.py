@@ -52,7 +52,10 @@ def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, t
     most_bytes = min(_HOST_BYTES, ops.memory) if ops.concrete and ops.on_host else ops.memory
     at_once = max(1, most_bytes // bytes_of_a_block)
     tables = _Tables(wide, n_iter, ops=ops)
-    parts = [_of_part(wide[start : start + at_once, ...], tables, ops=ops) for start in range(0, count, at_once)]
+    parts = []
+    for start in range(0, count, at_once):
+        stop = min(start + at_once, count)
+        parts.append(_of_part(wide[start:stop, ...], tables, ops=ops))
     norms, sums, exponents = (xp.concat(list(column), axis=0) for column in zip(*parts, strict=True))
     factor = xp.reshape(arrays.power_of_two(-exponents, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
     return norms, (blocks * xp.astype(factor, blocks.dtype), sums)
