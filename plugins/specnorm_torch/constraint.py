@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -468,6 +469,10 @@ def spectral_norm(
     """
     check_count("n_power_iterations", n_power_iterations, least=1)
     check_bound(bound)
+    if not isinstance(module, nn.Module):
+        raise KernelError(f"{type(module).__name__} is no torch module: give a layer or a model.")
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+        raise MethodError(f"eps={eps!r} is no finite number of at least 0.")
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
     # A parametrised tensor is not read: that would move a state.
     has_tensor = parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)

@@ -145,7 +145,8 @@ class Peers:
         return Peers, ()
 
     def join(self, member: Peer) -> None:
-        """Add a member."""
+        """Add a member, and forget those that exist no more."""
+        self._members = [x for x in self._members if x() is not None]
         self._members.append(weakref.ref(member))
 
     def step(self, member: Peer, start: Start, version: int, program: SteppedProgram) -> Step:

@@ -292,6 +292,17 @@ def test_a_model_that_is_cast_is_constrained_too() -> None:
         check_at_bound(layer, weight)
 
 
+@pytest.mark.parametrize("eps", [-1e-12, float("nan"), float("inf"), "1e-12", True])
+def test_eps_is_a_number(eps: Any) -> None:
+    with pytest.raises(MethodError, match="eps="):
+        specnorm_torch.spectral_norm(nn.Linear(2, 2), eps=eps)
+
+
+def test_a_list_of_layers_is_no_module() -> None:
+    with pytest.raises(KernelError, match="list is no torch module"):
+        specnorm_torch.spectral_norm([nn.Linear(2, 2)])
+
+
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Linear(3, 4)])
 def test_a_model_in_channels_last_is_constrained_too(layer: Any) -> None:
     """A buffer of five axes was refused by torch: "required rank 4 tensor to use channels_last format"."""

@@ -38,6 +38,8 @@ _OTHERS = (
     (2.0, 2.0), (-2.0, 2.0), (-2.0, -2.0), (2.0, 0.5), (2.0, -0.5), (-2.0, -0.5),
 )  # fmt: skip
 """The other points: as many as there are lags d > 0."""
+_SUMS_BYTES = 2**22
+"""Bytes of the sums of taps that are formed at once."""
 
 
 class _System(NamedTuple):
@@ -111,7 +113,7 @@ def autocorrelations_at_points(
     rank : int
         How many columns are computed, the first ones.
     tick : callable, optional
-        Called before each point. It ends the work by raising an exception.
+        Called before some points each. It ends the work by raising an exception.
 
     Returns
     -------
@@ -124,50 +126,54 @@ def autocorrelations_at_points(
     system = _system()
     g, count, m, p = taps.shape
     flat = xp.reshape(taps, (g, count, m * p))
-    even_values, odd_values = [], []
-    for j in range(len(system.forward)):
+    points_at_once = max(1, _SUMS_BYTES // (2 * 8 * g * m * p))
+    # The first rows of the values, the rows below, and those rows of the transposed values.
+    first, below, transposed = [], [], []
+    for start in range(0, len(system.forward), points_at_once):
         if tick is not None:
             tick()
-        is_own_inverse = j < len(_OWN_INVERSE)
-        table = system.forward[j : j + 1] if is_own_inverse else np.stack([system.forward[j], system.backward[j]])
-        sums = xp.reshape(xp.matmul(ops.from_numpy(table, taps), flat), (g, -1, m, p))
-        at_point, at_inverse = sums[:, 0, ...], sums[:, -1, ...]
-        turned = xp.matrix_transpose(at_inverse)
-        value = xp.matmul(turned, at_point[..., :rank])
-        transposed = xp.matrix_transpose(value[:, :rank, :])
-        if rank < p:
-            below = xp.matmul(xp.matrix_transpose(at_point[..., rank:]), at_inverse[..., :rank])
-            transposed = xp.concat([transposed, below], axis=1)
-        even_values.append(xp.reshape((value + transposed) / 2, (g, 1, p * rank)))
-        if not is_own_inverse:
-            odd_values.append(xp.reshape((value - transposed) / 2, (g, 1, p * rank)))
-    even = xp.matmul(ops.from_numpy(system.even_weights, taps), xp.concat(even_values, axis=1))
-    odd = xp.matmul(ops.from_numpy(system.odd_weights, taps), xp.concat(odd_values, axis=1))
-    odd = xp.concat([xp.zeros_like(even[:, :1, :]), odd], axis=1)
-    return system.lags, _with_symmetry(even, p, rank, 1, ops=ops), _with_symmetry(odd, p, rank, -1, ops=ops)
+        part = slice(start, start + points_at_once)
+        table = np.concatenate([system.forward[part], system.backward[part]])
+        sums = xp.reshape(xp.matmul(ops.from_numpy(table, taps), flat), (g, 2, len(table) // 2, m, p))
+        at_point, at_inverse = sums[:, 0, ...], sums[:, 1, ...]
+        first.append(xp.matmul(xp.matrix_transpose(at_inverse[..., :rank]), at_point[..., :rank]))
+        below.append(xp.matmul(xp.matrix_transpose(at_inverse[..., rank:]), at_point[..., :rank]))
+        transposed.append(xp.matmul(xp.matrix_transpose(at_point[..., rank:]), at_inverse[..., :rank]))
+    values = xp.concat(first, axis=1)
+    even = _combined(system.even_weights, values, ops=ops)
+    odd = _combined(system.odd_weights, values[:, len(_OWN_INVERSE) :, ...], ops=ops)
+    # The weighted sums of the values and those of the transposed ones: their means are the sums of the means.
+    even = (even + xp.matrix_transpose(even)) / 2
+    odd = (odd - xp.matrix_transpose(odd)) / 2
+    if rank < p:
+        values, transposed_values = xp.concat(below, axis=1), xp.concat(transposed, axis=1)
+        even_below = (values + transposed_values) / 2
+        odd_below = ((values - transposed_values) / 2)[:, len(_OWN_INVERSE) :, ...]
+        even = xp.concat([even, _combined(system.even_weights, even_below, ops=ops)], axis=2)
+        odd = xp.concat([odd, _combined(system.odd_weights, odd_below, ops=ops)], axis=2)
+    odd = xp.concat([xp.zeros_like(even[:, :1, ...]), odd], axis=1)
+    shape = (g, len(system.lags), p * rank)
+    return system.lags, xp.reshape(even, shape), xp.reshape(odd, shape)
 
 
-def _with_symmetry(coefficients: Array, size: int, rank: int, sign: int, *, ops: ArrayOps) -> Array:
-    """Coefficients (g, L, size * rank) whose first rows are symmetric (sign 1) or antisymmetric (-1), bit for bit."""
+def _combined(weights: np.ndarray, values: Array, *, ops: ArrayOps) -> Array:
+    """Weighted sums (g, L, rows, rank) of values (g, points, rows, rank)."""
     xp = ops.xp
-    g, count, _ = coefficients.shape
-    matrices = xp.reshape(coefficients, (g, count, size, rank))
-    square = matrices[:, :, :rank, :]
-    square = (square + sign * xp.matrix_transpose(square)) / 2
-    parts = [square] if rank == size else [square, matrices[:, :, rank:, :]]
-    return xp.reshape(xp.concat(parts, axis=2), (g, count, size * rank))
+    g, count, rows, rank = values.shape
+    sums = xp.matmul(ops.from_numpy(weights, values), xp.reshape(values, (g, count, rows * rank)))
+    return xp.reshape(sums, (g, len(weights), rows, rank))
 
 
 def interpolation_error(taps: Array, *, ops: ArrayOps) -> float:
     """Bound on ``||H'(theta) - H(theta)||``, H' with the coefficients of `autocorrelations_at_points`.
 
-    Let ``n(z)`` be a bound of ``|| sum_k |z^k| |K_k| ||`` by row and column sums. An entry of the (anti)symmetric part
-    of R(z) passes through at most ``m + 22`` roundings: 9 sums and a product for each factor, m of their product, and
-    two of the mean. It is off by at most gamma of that times an entry of a symmetric matrix whose norm is at most
-    ``n(z) n(1/z)``. The sum over the points, with computed weights w, adds 16 roundings, and the last mean two. So the
-    coefficient of a lag is off by ``gamma(m + 40) sum_z |w_z| n(z) n(1/z)``, and by what the weights themselves lack:
-    an entry of ``w @ table - I`` times coefficients whose magnitudes add up to at most ``n(1)**2``. The coefficients of
-    all lags stand in H with factors of modulus at most 1.
+    Let ``n(z)`` be a bound of ``|| sum_k |z^k| |K_k| ||`` by row and column sums. An entry of R(z) passes through at
+    most ``m + 20`` roundings: 9 sums and a product for each factor, and m of their product. The sum over the points,
+    with computed weights w, adds 16, and the mean with the transpose, before or after it, two. So the entry of a
+    coefficient is off by at most ``gamma(m + 40) sum_z |w_z|`` times that of a symmetric matrix, the mean of
+    ``(sum_k |z^-k| |K_k|)^T (sum_k |z^k| |K_k|)`` and its transpose, whose norm is at most ``n(z) n(1/z)``. To this
+    comes what the weights themselves lack: an entry of ``w @ table - I`` times coefficients whose magnitudes add up to
+    a matrix of norm at most ``n(1)**2``. The coefficients of all lags stand in H with factors of modulus at most 1.
 
     Parameters
     ----------
