@@ -364,7 +364,7 @@ class SpectralNorm(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy. The copies of a model's constraints are peers, as the constraints are."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         if self._peers is not None:
             self._peers.join(self)
 
@@ -471,8 +471,7 @@ def spectral_norm(
     check_bound(bound)
     if not isinstance(module, nn.Module):
         raise KernelError(f"{type(module).__name__} is no torch module: give a layer or a model.")
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
-        raise MethodError(f"eps={eps!r} is no finite number of at least 0.")
+    _check_eps(eps)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
     # A parametrised tensor is not read: that would move a state.
     has_tensor = parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)
@@ -509,6 +508,11 @@ def _make_peers(constraints: list[SpectralNorm]) -> None:
             peers = Peers()
             for constraint in members:
                 constraint.join(peers)
+
+
+def _check_eps(eps: object) -> None:
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+        raise MethodError(f"eps={eps!r} is no finite number of at least 0.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,7 +134,7 @@ def of_equal_layers(channels: int, repeats: int) -> Iterator[Row]:
 def weights_step(model: Any, direction: Tensor) -> Callable[[], None]:
     def step() -> None:
         model.zero_grad()
-        total = torch.zeros(())
+        total: Any = torch.zeros(())
         for layer in model:
             total = total + (layer.weight * direction).sum()
         total.backward()

@@ -299,8 +299,9 @@ def test_eps_is_a_number(eps: Any) -> None:
 
 
 def test_a_list_of_layers_is_no_module() -> None:
+    linear: Any = [nn.Linear(2, 2)]
     with pytest.raises(KernelError, match="list is no torch module"):
-        specnorm_torch.spectral_norm([nn.Linear(2, 2)])
+        specnorm_torch.spectral_norm(linear)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Linear(3, 4)])
