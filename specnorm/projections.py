@@ -145,7 +145,7 @@ def _rescaled(
     if not math.isfinite(float(backend.detach(measured))):
         # Neither the norm nor its gradient is a number of this dtype.
         with arithmetic.exact(given, backend=backend):
-            smaller: Any = _times(kernel, _OVERFLOWN, backend)
+            smaller: ArrayT = _times(kernel, _OVERFLOWN, backend)
         result, upper = _enclosed_closely(smaller, clock, backend, geometry)
         return _rescaled(smaller, result.value, upper, bound, clock, backend, geometry)
     host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)

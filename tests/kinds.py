@@ -56,7 +56,6 @@ AT_SIZE: dict[str, Method] = {
 }
 """What those run at a size instead, for other padding than circular."""
 
-KIND_OF = {"up": "upper", "down": "lower", "nearest": "estimate"}
 MATRICES = ("matrix_norm", "power_iteration", "gram_iteration")
 SIZES: dict[str, dict[str, Any]] = {
     "every size": {},

@@ -22,7 +22,7 @@ from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileE
 from specnorm.proof import AnyArray, Layout, backends, padding_rules
 from specnorm_audit import measuring, tables
 from specnorm_audit.geometry import check_names, overrides, spatial_sizes
-from specnorm_audit.layers import Selection, select
+from specnorm_audit.layers import Layer, Selection, select
 from specnorm_audit.live import of_live_model
 from specnorm_audit.output import Tick
 from specnorm_audit.plots import draw
@@ -158,12 +158,8 @@ def audit(
         label = path
         if path is None:
             label = f"the {'mapping' if isinstance(source, Mapping) else type(source).__name__}"
-        if model.network is None and (value_range or sizes.by_name):
-            argument = "input_range" if value_range else "input_shape by name"
-            raise ModelFileError(
-                f"{label} holds weights and no graph, and {argument} is about a network's inputs: give its ONNX file, "
-                f"or leave {argument} out."
-            )
+        if model.network is None:
+            _refuse_questions_about_inputs(label, value_range, sizes.by_name)
         selection = select(
             model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention
         )  # fmt: skip
@@ -174,17 +170,9 @@ def audit(
             unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
         _check_selection(selection, patterns, unmeasured, label)
         check_names(settings.geometry, selection.names)
-        rows: list[Row] = []
-        with closing(measuring.measured(selected, settings, executor)) as answers:
-            for row in answers:
-                rows.append(row)
-                if progress is not None:
-                    progress(len(rows), len(selected), row.name)
+        rows = _measured(selected, settings, executor, progress)
         network = None
-        seconds = None
-        if budget is not None and budget < math.inf:
-            # The budget is for one layer; a network may take that of ten.
-            seconds = max(isolated.GRAPH_SECONDS, 10 * budget)
+        seconds = _seconds_of_network(budget)
         if patterns is None and model.network is not None:  # a part of the layers is no network
             from specnorm_audit.network import network_of  # an audit without a graph imports no code for networks
 
@@ -201,9 +189,8 @@ def audit(
                 claims += network_claim
                 without_claim += reasons
         used_backends = [measuring.library(backend)] if backend else []
-        if path is None and selected:
-            with suppress(BackendError):  # the layer's row says so
-                used_backends.append(backends.backend_for(selected[0].tensor.load()))
+        if path is None:
+            used_backends += _library_of_caller(selected)
     is_live_model = path is None and not isinstance(source, Mapping)
     model_of_source = source[0] if isinstance(source, tuple) else source
     return Report(
@@ -254,6 +241,47 @@ def _patterns(layers: str | Sequence[str] | None) -> list[str] | None:
     if layers is None:
         return None
     return [layers] if isinstance(layers, str) else list(layers)
+
+
+def _seconds_of_network(budget: float | None) -> float | None:
+    """Return the time limit for a network's bound: that of ten layers; None: no limit."""
+    if budget is None or budget == math.inf:
+        return None
+    return max(isolated.GRAPH_SECONDS, 10 * budget)
+
+
+def _refuse_questions_about_inputs(label: str | None, input_range: Any, shapes_by_name: Any) -> None:
+    """Refuse arguments about a network's inputs for a model that has no graph."""
+    if not (input_range or shapes_by_name):
+        return
+    argument = "input_range" if input_range else "input_shape by name"
+    raise ModelFileError(
+        f"{label} holds weights and no graph, and {argument} is about a network's inputs: give its ONNX file, "
+        f"or leave {argument} out."
+    )
+
+
+def _measured(
+    selected: Sequence[Layer],
+    settings: measuring.Settings,
+    executor: Executor | None,
+    progress: Tick | None,
+) -> list[Row]:
+    """Return the rows of layers, and tell the progress after each."""
+    rows: list[Row] = []
+    with closing(measuring.measured(selected, settings, executor)) as answers:
+        for row in answers:
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), len(selected), row.name)
+    return rows
+
+
+def _library_of_caller(selected: Sequence[Layer]) -> list[backends.Backend]:
+    """Return the array library of the caller's own arrays, if it is known."""
+    with suppress(BackendError):  # the layer's row says so
+        return [backends.backend_for(layer.tensor.load()) for layer in selected[:1]]
+    return []
 
 
 def _check_selection(

@@ -141,9 +141,7 @@ def resolve(
         geometry["layout"] = at_rank(layout, len(shape))
     if padding_mode is not None:
         geometry["padding_mode"] = padding_mode
-    for override in user_overrides:
-        if fnmatchcase(name, override.pattern):
-            geometry.update(override.stated)
+    geometry |= _overridden(name, user_overrides)
     assumed = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in geometry and key != "padding_mode"]
     if "layout" not in geometry:
         geometry["layout"] = None if convention == "OIHW" else at_rank(convention, len(shape))
@@ -163,6 +161,15 @@ def resolve(
     padding = _pairs("same" if amount is None else amount, without_padding, input_shape)
     spec = ConvSpec.of(shape, **DEFAULTS | geometry | {"padding": padding, "input_shape": input_shape})
     return spec, tuple(assumed)
+
+
+def _overridden(name: str, user_overrides: Sequence[Override]) -> dict[str, Any]:
+    """Return what overrides say of a layer; of several that match its name, the last one counts."""
+    geometry: dict[str, Any] = {}
+    for override in user_overrides:
+        if fnmatchcase(name, override.pattern):
+            geometry.update(override.stated)
+    return geometry
 
 
 def _of_matrix(shape: Sequence[int], geometry: Mapping[str, Any], *, sized: bool) -> ConvSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -146,19 +146,7 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
     dilation = per_axis("kernel_dilation", _or_1(x.kernel_dilation), ndim)
     geometry: dict[str, Any] = {"stride": stride, "dilation": dilation, "layout": _LAYOUTS[ndim]}
     if kind == "ConvTranspose":
-        pads = _padding_of_dilated_input(x, stride, dilation)
-        is_as_stored = bool(x.transpose_kernel)
-        if not is_as_stored:
-            # Flax correlates the dilated input with the stored kernel. A transposed layer does so with its kernel
-            # mirrored and its channels exchanged. Mirroring exchanges both sides, and keeps the norm.
-            pads = [(after, before) for before, after in pads]
-            kernel = jnp.swapaxes(kernel, -1, -2)
-        crops = []
-        for (before, after), k, r in zip(pads, x.kernel_size, dilation, strict=True):
-            reach = r * (k - 1)
-            crops.append((max(reach - before, 0), max(reach - after, 0)))
-        geometry |= {"transposed": True, "padding_mode": "zeros", "padding": crops}
-        return LayerKernel(kernel, geometry, as_stored=is_as_stored)
+        return _transposed_layer(x, kernel, geometry)
     if per_axis("input_dilation", _or_1(x.input_dilation), ndim) != (1,) * ndim:
         raise GeometryError(
             f"Conv has input_dilation={x.input_dilation}, which no geometry of specnorm describes. Give its kernel as "
@@ -172,6 +160,24 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
     elif amount not in ("CIRCULAR", "REFLECT"):
         geometry["padding"] = _pairs(amount, x.kernel_size, stride, dilation, input_shape)
     return LayerKernel(kernel, geometry)
+
+
+def _transposed_layer(x: Any, kernel: Any, geometry: Mapping[str, Any]) -> LayerKernel:
+    """Return kernel and geometry of a transposed layer of Flax, whose stride, dilation and layout are known."""
+    dilation = geometry["dilation"]
+    pads = _padding_of_dilated_input(x, geometry["stride"], dilation)
+    is_as_stored = bool(x.transpose_kernel)
+    if not is_as_stored:
+        # Flax correlates the dilated input with the stored kernel. A transposed layer does so with its kernel
+        # mirrored and its channels exchanged. Mirroring exchanges both sides, and keeps the norm.
+        pads = [(after, before) for before, after in pads]
+        kernel = jnp.swapaxes(kernel, -1, -2)
+    crops = []
+    for (before, after), k, r in zip(pads, x.kernel_size, dilation, strict=True):
+        reach = r * (k - 1)
+        crops.append((max(reach - before, 0), max(reach - after, 0)))
+    transposed = {**geometry, "transposed": True, "padding_mode": "zeros", "padding": crops}
+    return LayerKernel(kernel, transposed, as_stored=is_as_stored)
 
 
 def _padding_of_dilated_input(

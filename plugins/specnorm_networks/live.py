@@ -50,7 +50,8 @@ def network_bound(
     source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
         A live model is exported to ONNX in inference mode, and the bound is about that file: the answer's ``model`` has
         it, and ``save("model.onnx")`` writes it. The model's state and mode are not changed. An Equinox module is a
-        function of one sample; it is mapped over the batch.
+        function of one sample; it is mapped over the batch. If Equinox or Flax keeps a state beside the model, give
+        ``(model, state)``: the bound is of the model in that state.
     input_shape : sequence of int, array, or tuple of arrays, optional
         Shape of one sample, without the batch axis, such as ``(3, 32, 32)``; or an input, with its batch axis; or a
         tuple of inputs. If a shape is given, the bound holds for any number of samples: two and three samples are

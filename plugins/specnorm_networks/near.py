@@ -31,7 +31,7 @@ from specnorm_networks.certified.ranges import (
 )
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.units import unit_run
+from specnorm_networks.certified.units import outline_of_unit_run, unit_run
 from specnorm_networks.checking import Checked
 from specnorm_networks.checking import check as compare
 from specnorm_networks.linear import ranges_by_lines, read_network
@@ -179,7 +179,10 @@ def _by_units(
     limit : float, optional
         A proven bound. If the search would begin far above it, there is no search.
     """
-    run = None if measure.clock.expired else unit_run(graph)
+    outline = None if measure.clock.expired else outline_of_unit_run(graph)
+    if outline is None or not method.affordable(outline):
+        return []
+    run = unit_run(graph)
     if run is None or measure.clock.expired or not method.affordable(run):
         return []
     if limit is not None and not method.begins_at(run) < HOPE * limit:

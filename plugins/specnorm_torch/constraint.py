@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_pr
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
+from specnorm_torch.peers import Peers, Record, Start, Step
 from specnorm_torch.recording import Recorded
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -89,6 +91,10 @@ class SpectralNorm(nn.Module):
         self._passes = 0
         self._settled: _Settled | None = None
         self._recorded: Recorded | None = None
+        self._program_of_kernel: SteppedProgram | None = None
+        # Layers of the model whose steps are taken together with this one's.
+        self._peers: Peers | None = None
+        self.record = Record()
         # The list of parametrisations that this is in, which has the parameter too. In a tuple it is not registered as
         # a module of this one.
         self._list: tuple[Any, ...] = ()
@@ -127,7 +133,7 @@ class SpectralNorm(nn.Module):
         if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
             return self._scaled_while_traced(weight, _SETTLING, move=False)
         settled = self._norm_in_eval(weight)
-        return derivatives.scaled(weight, *self._factor(settled.value), settled.gradient)
+        return self._scaled(weight, settled.value, settled.gradient)
 
     def _scaled_in_training(self, weight: Tensor) -> Tensor:
         if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
@@ -136,32 +142,83 @@ class SpectralNorm(nn.Module):
             return self._scaled_while_traced(weight, sweeps, move=True)
         value, gradient, after = self._step_in_training(weight, self._sweeps())
         self._move_to(after)
-        self._fits = True
+        if not self._fits:
+            self._fits = True
+        return self._scaled(weight, value, gradient)
+
+    def _scaled(self, weight: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        """Scale a weight with a norm, and the norm's derivative."""
+        if value.device.type == "cpu":
+            factor, slope = self._factor_of_number(value.item())
+            return derivatives.scaled(weight, factor, slope, gradient)
         return derivatives.scaled(weight, *self._factor(value), gradient)
 
-    def _step_in_training(self, weight: Tensor, sweeps: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """`_step` from the state at hand: on a CUDA device, after the first passes, as a recording of it."""
+    def _step_in_training(self, weight: Tensor, sweeps: int) -> Step:
+        """Return the step of the weight from the state at hand.
+
+        On the CPU it may be taken together with those of equal layers; on a CUDA device, after the first passes, it is
+        a recording.
+        """
         state = tuple(self.state.values())
         # Kernels with 3 spatial axes are not recorded. Their Newton step needs eigenvalues, for which the host waits.
         is_recorded = weight.is_cuda and weight.ndim <= 4 and self._fits and self._passes > _FIRST_PASSES
+        has_peers = self._peers is not None and weight.device.type == "cpu"
         # A replica of `DataParallel` shares this module's attributes, and has a weight of its own.
-        if not is_recorded or self.original is not weight:
+        if not (is_recorded or has_peers) or self.original is not weight:
             return self._step(weight, state, sweeps)
+        if is_recorded:
+            return self._recorded_step(weight, state)
+        assert self._peers is not None
+        kernel = self.kernel(weight.detach())
+        start = Start(kernel, state, sweeps)
+        step = self._peers.step(self, start, version_of(weight), self._program_for(kernel))
+        return step._replace(gradient=self._gradient_of_weight(step.gradient, weight))
+
+    def join(self, peers: Peers) -> None:
+        """Take steps together with those of other constraints."""
+        self._peers = peers
+        peers.join(self)
+
+    def upcoming(self) -> tuple[Start, int] | None:
+        """Return the start of the next step in training, and the version of the weight; see `Peer`."""
+        weight = self.original
+        if not self.training or weight is None:
+            return None
+        start = Start(self.kernel(weight.detach()), tuple(self.state.values()), self._upcoming_sweeps())
+        return start, version_of(weight)
+
+    def key_of_steps(self) -> str | None:
+        """Return a key that is equal for constraints whose steps can be taken together; None: there are none."""
+        weight = self.original
+        if weight is None or not self.state_names:
+            return None
+        program = self._program(self.kernel(weight))
+        # A method that is above the norm at every step works until that is so of each kernel in the stack: a step
+        # would depend on the other layers.
+        return None if program.stepped.bounds_at_every_step else program.key
+
+    def _recorded_step(self, weight: Tensor, state: tuple[Tensor, ...]) -> Step:
         if self._recorded is None:
             self._recorded = Recorded(self._flat_step)
         value, gradient, *after = self._recorded(weight, *state)
-        return value, gradient, tuple(after)
+        return Step(value, gradient, tuple(after))
 
     def _flat_step(self, weight: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         value, gradient, after = self._step(weight, state, self.n_power_iterations)
         return value, gradient, *after
 
     def _sweeps(self) -> int:
-        """Return the steps to take in this forward pass."""
+        """Return the steps to take in this forward pass, and count the pass."""
+        sweeps = self._upcoming_sweeps()
+        if self._fits:
+            self._passes += 1
+        return sweeps
+
+    def _upcoming_sweeps(self) -> int:
+        """Return the steps to take in the next forward pass."""
         if not self._fits:
             return _SETTLING
-        self._passes += 1
-        return max(self.n_power_iterations, _FIRST_STEPS if self._passes <= _FIRST_PASSES else 1)
+        return max(self.n_power_iterations, _FIRST_STEPS if self._passes < _FIRST_PASSES else 1)
 
     def _compiled_sweeps(self) -> Tensor:
         """`_sweeps` in compiled code: the count is in a buffer, since another number would be compiled anew."""
@@ -207,14 +264,24 @@ class SpectralNorm(nn.Module):
         weight: Tensor,
         state: tuple[Tensor, ...],
         sweeps: int,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    ) -> Step:
         """Norm of the kernel, its derivative with respect to the weight, and the state after some sweeps."""
         kernel = self.kernel(weight.detach())
-        plan = self._program(kernel)
-        value, gradient, after = plan.step(kernel, state, sweeps=sweeps, backend=BACKEND)
-        if self.dim is not None:
-            gradient = gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
-        return value, gradient, after
+        value, gradient, after = self._program_for(kernel).step(kernel, state, sweeps=sweeps, backend=BACKEND)
+        return Step(value, self._gradient_of_weight(gradient, weight), after)
+
+    def _program_for(self, kernel: Tensor) -> SteppedProgram:
+        """Return `_program`, looked up once for each shape and dtype."""
+        stored = self._program_of_kernel
+        if stored is None or stored.shape != kernel.shape or f"torch.{stored.dtype}" != str(kernel.dtype):
+            stored = self._program_of_kernel = self._program(kernel)
+        return stored
+
+    def _gradient_of_weight(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """Return the derivative with respect to the weight, from that with respect to the kernel."""
+        if self.dim is None:
+            return gradient
+        return gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
 
     @torch.no_grad()
     def _norm_in_eval(self, weight: Tensor) -> _Settled:
@@ -249,7 +316,7 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype: a norm that was found before is that of another weight."""
-        self._settled = self._recorded = None
+        self._settled = self._recorded = self.record.ahead = None
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -292,7 +359,14 @@ class SpectralNorm(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""
-        return {**self.__dict__, "_settled": None, "_recorded": None}
+        found_anew = {"_settled": None, "_recorded": None, "_program_of_kernel": None, "record": Record()}
+        return {**self.__dict__, **found_anew}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy. The copies of a model's constraints are peers, as the constraints are."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self._peers is not None:
+            self._peers.join(self)
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -307,6 +381,14 @@ class SpectralNorm(nn.Module):
         divisor = torch.where(tiny, 1.0, value)
         factor = self.bound / divisor
         return torch.where(is_left, 1.0, factor), torch.where(is_left, 0.0, -factor / divisor)
+
+    def _factor_of_number(self, value: float) -> tuple[float, float]:
+        """`_factor` of a number, in a small part of the time that 0-d tensors take."""
+        is_left = value <= self.eps or (self.only_shrink and value <= self.bound)
+        if is_left:
+            return 1.0, 0.0
+        factor = self.bound / value
+        return factor, -factor / value
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is scaled."""
@@ -387,6 +469,9 @@ def spectral_norm(
     """
     check_count("n_power_iterations", n_power_iterations, least=1)
     check_bound(bound)
+    if not isinstance(module, nn.Module):
+        raise KernelError(f"{type(module).__name__} is no torch module: give a layer or a model.")
+    _check_eps(eps)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
     # A parametrised tensor is not read: that would move a state.
     has_tensor = parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)
@@ -407,7 +492,27 @@ def spectral_norm(
         parametrize.register_parametrization(x.module, name, constraint)
         owners: Any = x.module.parametrizations
         constraint.put_into(owners[name])
+    _make_peers([constraint for _, constraint in made])
     return module
+
+
+def _make_peers(constraints: list[SpectralNorm]) -> None:
+    """Let constraints with equal programs take their steps together."""
+    equal_constraints: dict[str, list[SpectralNorm]] = {}
+    for constraint in constraints:
+        key = constraint.key_of_steps()
+        if key is not None:
+            equal_constraints.setdefault(key, []).append(constraint)
+    for members in equal_constraints.values():
+        if len(members) > 1:
+            peers = Peers()
+            for constraint in members:
+                constraint.join(peers)
+
+
+def _check_eps(eps: object) -> None:
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+        raise MethodError(f"eps={eps!r} is no finite number of at least 0.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,26 +111,28 @@ class _WithGradient(Function):
 class _Scaled(Function):
     """The product ``f(value(K)) K`` and its derivative, in three passes over the kernel; autograd would take six.
 
-    ``factor`` is f, ``slope`` its derivative with respect to the value, and ``gradient`` that of the value.
+    ``factor`` is f, ``slope`` its derivative with respect to the value, and ``gradient`` that of the value. Factor and
+    slope are 0-d tensors, or numbers where they are known.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         kernels: Tensor,
-        factor: Tensor,
-        slope: Tensor,
+        factor: Tensor | float,
+        slope: Tensor | float,
         gradient: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(kernels, factor, slope, gradient)
-        return kernels * factor.to(kernels.dtype)
+        ctx.save_for_backward(kernels, gradient)
+        ctx.factor, ctx.slope = factor, slope
+        return kernels * factor
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        kernels, factor, slope, gradient = ctx.saved_tensors
+        kernels, gradient = ctx.saved_tensors
         cotangent = cotangent.to(gradient.dtype)
         inner = torch.dot(cotangent.reshape(-1), kernels.to(gradient.dtype).reshape(-1))
-        kernel_gradient = (cotangent * factor).addcmul_(gradient, slope * inner).to(kernels.dtype)
+        kernel_gradient = (cotangent * ctx.factor).addcmul_(gradient, ctx.slope * inner).to(kernels.dtype)
         return _guarded_if_needed(kernel_gradient, kernels), None, None, None
 
 
@@ -185,7 +187,7 @@ with_pullback: Callable[..., Tensor] = _WithPullback.apply
 """Called with (kernels, value, key, *residuals): the value, with the program's pullback as derivative."""
 with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _WithGradient.apply
 """Called with (kernels (n, *shape), values (n,), gradients (n, *shape)): the values, with these derivatives."""
-scaled: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _Scaled.apply
+scaled: Callable[[Tensor, Tensor | float, Tensor | float, Tensor], Tensor] = _Scaled.apply
 """Called with (kernels, factor, slope, gradient), see `_Scaled`: the kernels times the factor."""
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative.apply
 """Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""

@@ -230,7 +230,9 @@ def check_used(module: nn.Module) -> Tensor:
     """Return the kernel that a layer uses, tested on a random input; refuse a layer that does not use its weight."""
     if not torch.isfinite(weight_of(module)).all():
         raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
-    x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module))
+    # In units of the largest entry: outputs that overflow cannot be compared.
+    largest = max(1.0, float(weight_of(module).abs().max()))
+    x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module)) / largest
     weight = kernel_if_used(module, x)
     if weight is None:
         raise MethodError(f"{name_of(module)} does not use its weight as it stands.")

@@ -92,6 +92,52 @@ def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Namespace) -> tuple
     return arrays.normalise(gram(v), xp=xp)
 
 
+def top_in_krylov_space(
+    apply: LinearMap,
+    adjoint: LinearMap,
+    v: Array,
+    size: int,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    """Approximate top singular vectors of a map A: the best ones in the Krylov space of A*A and v.
+
+    They are those of Golub and Kahan's bidiagonalisation after ``size`` steps, with an orthogonalisation against all
+    vectors of the basis. As many power steps lie in the same space, and converge more slowly.
+
+    Parameters
+    ----------
+    apply, adjoint : callable
+        A and A*.
+    v : array, shape (s, n)
+        Start vectors, other than zero.
+    size : int
+        Dimension of the space.
+
+    Returns
+    -------
+    u, v : arrays, shape (s, m) and (s, n)
+        Unit vectors.
+    norm : array, shape (s,)
+        ``|A* u|``: at most ``||A||``, whatever rounding does to the basis.
+    """
+    v, _ = arrays.unit(v, xp=xp)
+    basis = v[:, None, :]
+    images = apply(v)[:, None, :]
+    for _ in range(size - 1):
+        v = adjoint(images[:, -1, :])
+        # Near convergence almost nothing of the vector is left, and rounding brings parts along the basis back.
+        for _ in range(2):
+            coefficients = xp.matmul(v[:, None, :], arrays.adjoint(basis, xp=xp))
+            v, _ = arrays.unit(v - xp.matmul(coefficients, basis)[:, 0, :], xp=xp)
+        basis = xp.concat([basis, v[:, None, :]], axis=1)
+        images = xp.concat([images, apply(v)[:, None, :]], axis=1)
+    _, weights = arrays.top_eigenpair(xp.matmul(xp.conj(images), xp.matrix_transpose(images)), xp=xp)
+    u, _ = arrays.unit(xp.matmul(weights[:, None, :], images)[:, 0, :], xp=xp)
+    v, norm = arrays.unit(adjoint(u), xp=xp)
+    return u, v, norm
+
+
 _DEGREE = 4
 """Degree of each Chebyshev filter in `top_eigenvectors`: it multiplies components of eigenvalues above twice the cut by
 at least 577, and those below the cut by at most 1."""

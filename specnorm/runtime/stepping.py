@@ -129,7 +129,9 @@ class SteppedProgram(Program):
             size = math.prod(self.shape)
             flat = xp.reshape(xp.astype(kernels, gradient.dtype), (*value.shape, 1, size))
             linear_part = xp.matmul(flat, xp.reshape(gradient, (*value.shape, size, 1)))[..., 0, 0]
-            return value + (linear_part - backend.detach(linear_part))
+            # Zero with a derivative, but for a product that overflows, whose difference is NaN.
+            difference = linear_part - backend.detach(linear_part)
+            return value + xp.where(xp.isfinite(difference), difference, xp.zeros_like(difference))
 
     def _scaled_blocks(self, kernels: Array, run: ArrayOps) -> tuple[Array, Array]:
         """Blocks of a batch in the kernels' dtype, each layer scaled by ``2**-exponent``, and exponents (count,)."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.numerics.angles import newton_step
-from specnorm.numerics.power import contraction, matrix_maps
+from specnorm.numerics.power import contraction, matrix_maps, top_in_krylov_space
 from specnorm.problem.frequencies import Frequencies, tap_points
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Ascent:
         self._by_tap = self.xp.matrix_transpose(self.xp.reshape(block, (math.prod(block.shape[1:3]), -1)))
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
-        """Ascend by alternating power steps at a frequency with steps of the frequency.
+        """Ascend by alternating steps of the vectors at a frequency with steps of the frequency.
 
         Parameters
         ----------
@@ -87,7 +87,7 @@ class Ascent:
         right = self.xp.astype(vectors, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
         best_point, best_right, best_norm = starts[:1], right[:1, :], -1.0
         for round_number in range(self.tuning.rounds):
-            left, right, norms = self._power(self._phases(theta), right, steps=3)
+            left, right, norms = self._top_vectors(self._phases(theta), right)
             highest = int(np.argmax(norms))
             if norms[highest] > best_norm:
                 best_norm = float(norms[highest])
@@ -148,13 +148,8 @@ class Ascent:
         """``e^{i k.theta}`` of every tap at angles (s, d), shape (s, taps)."""
         return np.asarray(np.exp(1j * (theta @ self.taps.T)))
 
-    def _power(
-        self,
-        phases: np.ndarray,
-        right: Array,
-        steps: int,
-    ) -> tuple[Array, Array, np.ndarray]:
-        """Left and right vectors and norms after power steps at frequencies whose taps have these phases (s, taps)."""
+    def _top_vectors(self, phases: np.ndarray, right: Array) -> tuple[Array, Array, np.ndarray]:
+        """Left and right vectors and norms at frequencies whose taps have these phases (s, taps)."""
         xp = self.xp
         m, p = self.block.shape[1:3]
         is_float64 = self.block.dtype == xp.float64
@@ -162,31 +157,33 @@ class Ascent:
         # For each start a symbol, its two parts and its adjoint: six real matrices.
         bytes_of_a_start = 6 * m * p * (8 if is_float64 else 4)
         if count > 1 and count * bytes_of_a_start > self.ops.memory:
-            return self._power_in_parts(phases, right, steps, max(1, self.ops.memory // bytes_of_a_start))
+            return self._top_vectors_in_parts(phases, right, max(1, self.ops.memory // bytes_of_a_start))
         weights = self.ops.from_numpy(phases.astype(np.complex128 if is_float64 else np.complex64), self.block)
         real = xp.matmul(xp.real(weights), self._by_tap)
         imag = xp.matmul(xp.imag(weights), self._by_tap)
         symbols = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
         apply, adjoint = matrix_maps(symbols, xp=xp)
-        for _ in range(steps - 1):
-            right = adjoint(apply(right))
-        right, _ = arrays.unit(right, xp=xp)
-        left, _ = arrays.unit(apply(right), xp=xp)
-        right, norms = arrays.unit(adjoint(left), xp=xp)
+        if p >= self.tuning.smallest_krylov:
+            left, right, norms = top_in_krylov_space(apply, adjoint, right, self.tuning.krylov_size, xp=xp)
+        else:
+            for _ in range(self.tuning.power_steps - 1):
+                right = adjoint(apply(right))
+            right, _ = arrays.unit(right, xp=xp)
+            left, _ = arrays.unit(apply(right), xp=xp)
+            right, norms = arrays.unit(adjoint(left), xp=xp)
         return left, right, self.ops.to_numpy(norms).astype(float)
 
-    def _power_in_parts(
+    def _top_vectors_in_parts(
         self,
         phases: np.ndarray,
         right: Array,
-        steps: int,
         at_once: int,
     ) -> tuple[Array, Array, np.ndarray]:
-        """`_power` for parts of ``at_once`` starts, one after the other."""
+        """`_top_vectors` for parts of ``at_once`` starts, one after the other."""
         lefts, rights, norms = [], [], []
         for first in range(0, phases.shape[0], at_once):
             part = slice(first, first + at_once)
-            left_part, right_part, norms_part = self._power(phases[part], right[part, ...], steps)
+            left_part, right_part, norms_part = self._top_vectors(phases[part], right[part, ...])
             lefts.append(left_part)
             rights.append(right_part)
             norms.append(norms_part)

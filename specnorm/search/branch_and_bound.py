@@ -236,6 +236,8 @@ class Search:
         self._is_torus = not boxes.on_grid
         self._rtol = rtol
         self._bound = bound
+        # How far a bound is above the norm is not known.
+        self.polynomials.tolerance = rtol if bound is None else 0.0
         self._cells = 0
         self._rounds = 0
         if start is None:
@@ -434,45 +436,45 @@ class Search:
                 matrices, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
                 self._fathom_promising(cover, nodes, matrices, threshold)
         if polynomial.truncation > 0:
-            self._fathom_untruncated(cover, nodes, limit_sq, hopeful)
+            self._fathom_untruncated(cover, nodes, limit_sq)
 
     def _fathom_untruncated(
         self,
         cover: Cover,
         nodes: NodeEstimates,
         limit_sq: np.ndarray,
-        hopeful: np.ndarray,
     ) -> None:
-        """Retry cells with all directions if truncation raises their eigenvalues so much that smaller cells would fail.
+        """Retry cells with all directions where the truncation is to blame: a retry takes less time than four pieces.
 
         Parameters
         ----------
         limit_sq : float array, shape (c,)
             Limits of the truncated proof.
-        hopeful : integer array
-            Numbers of the cells whose estimates allowed a proof.
         """
         threshold = self.threshold
-        no_reduction = np.zeros(len(cover))
         norm_is_below = nodes.norms_sq < limit_sq
         limit_is_high = limit_sq > self.tuning.high_limit * threshold**2
         failed_by_truncation = norm_is_below & limit_is_high & ~cover.done
         # The truncated proof would fail for cells of a quarter of the radius, too: cutting does not help.
         limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
         cutting_is_futile = nodes.eigenvalues > limit_of_quarter_sq
-        futile = np.flatnonzero(failed_by_truncation & cutting_is_futile)
-        if len(futile):
-            self._fathom_unconditionally(cover, self.polynomials.whole, futile, no_reduction)
-        # For small cells the estimate can pass although the truncated proof fails. If there are many, the hardest one
-        # is retried first; the others are retried if it passes.
-        small = hopeful[limit_sq[hopeful] > self.tuning.limit_of_small_cells * threshold**2]
-        failed = small[failed_by_truncation[small] & ~cover.done[small]]
-        if len(failed) < self.tuning.fewest_retries:
+        failed = np.flatnonzero(failed_by_truncation)
+        # To cut a few cells takes less time than to make the polynomial of all directions.
+        whole_is_worth_it = self.polynomials.has_whole or len(failed) >= self._fewest_retries
+        chosen = failed if whole_is_worth_it else np.flatnonzero(failed_by_truncation & cutting_is_futile)
+        if not len(chosen):
             return
-        hardest_first = failed[np.argsort(-nodes.eigenvalues[failed], kind="stable")]
-        self._fathom_unconditionally(cover, self.polynomials.whole, hardest_first[:1], no_reduction)
-        if cover.done[hardest_first[0]]:
-            self._fathom_unconditionally(cover, self.polynomials.whole, hardest_first[1:], no_reduction)
+        whole = self.polynomials.for_trial(self.polynomials.whole, threshold, cover.open.boxes.radius[chosen])
+        no_reduction = np.zeros(len(cover))
+        self._fathom_unconditionally(cover, whole, chosen, no_reduction)
+        # Where the cells are so small that float32 loses too much, they are tried in float64.
+        if whole is not self.polynomials.whole:
+            self._fathom_unconditionally(cover, self.polynomials.whole, chosen[~cover.done[chosen]], no_reduction)
+
+    @property
+    def _fewest_retries(self) -> float:
+        """Number of failed cells that make the polynomial of all directions worth its time, for these channels."""
+        return self.tuning.fewest_retries * max(1.0, (self.blocks.shape[2] / self.tuning.smallest_shared) ** 2)
 
     def _fathom_unconditionally(
         self,

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-_LARGE = 256
-"""Rows or columns from which on Lanczos finds a symbol's top vectors in a fraction of an eigenvalue routine's time."""
+_LARGE = 64
+"""Size of a symbol's smaller side above which Lanczos takes a fraction of an eigenvalue routine's time."""
+_PRECISE_RESIDUAL = 1e-12
+"""Residual of these vectors in float64: gradients are formed from them."""
 LANCZOS_SIDE = 64
 """Smaller side of matrices from which Lanczos takes less time than a search or an eigenvalue routine."""
 _RESIDUAL_SHARE = 0.25
@@ -231,7 +233,9 @@ def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array,
     real = xp.real(matrix)
     imag = xp.imag(matrix)
     doubled = xp.concat([xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)], axis=1)
-    run = Lanczos(doubled, tolerance=vector_tolerance(doubled.dtype, xp=xp), ops=ops).finish()
+    is_float64 = doubled.dtype == xp.float64
+    tolerance = _PRECISE_RESIDUAL if is_float64 else vector_tolerance(doubled.dtype, xp=xp)
+    run = Lanczos(doubled, tolerance=tolerance, ops=ops).finish()
     if not run.converged.all():
         return None
     u, v = run.vectors()

@@ -37,6 +37,11 @@ class Polynomials:
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
         In the widest dtype of the library, scaled to about 1; p <= m.
+
+    Attributes
+    ----------
+    tolerance : float
+        Relative tolerance to which norms are enclosed with polynomials that are made from now on; 0 if it is not known.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Polynomials:
         self.tuning = tuning
         self.ops = ops
         self.clock = clock or Clock()
+        self.tolerance = 0.0
         self._reduced: GramPolynomial | None = None
         self._reduced_in_float32: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
@@ -59,9 +65,22 @@ class Polynomials:
     def whole(self) -> GramPolynomial:
         """The polynomial of all directions."""
         if self._whole is None:
-            polynomial_type = ScalarGram if self.uses_scalar_gram else GramPolynomial
-            self._whole = polynomial_type(self.blocks, tick=self.clock.check, ops=self.ops)
+            if self.uses_scalar_gram:
+                self._whole = ScalarGram(self.blocks, tick=self.clock.check, ops=self.ops)
+            else:
+                self._whole = self._polynomial(None)
         return self._whole
+
+    def _polynomial(self, rotation: Rotation | None) -> GramPolynomial:
+        """A new polynomial; of large matrices by products at real points, if the tolerance is far above rounding."""
+        is_large = math.prod(self.blocks.shape[1:3]) >= self.tuning.smallest_at_points**2
+        at_points = is_large and self.tolerance >= self.tuning.rtol_at_points
+        return GramPolynomial(self.blocks, rotation, at_points=at_points, tick=self.clock.check, ops=self.ops)
+
+    @property
+    def has_whole(self) -> bool:
+        """Whether the polynomial of all directions has been made."""
+        return self._whole is not None
 
     @property
     def uses_scalar_gram(self) -> bool:
@@ -124,7 +143,7 @@ class Polynomials:
         if rotation is None:
             polynomial = self.whole
         else:
-            polynomial = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
+            polynomial = self._polynomial(rotation)
         if in_float32:
             self._reduced_in_float32 = polynomial
         else:

@@ -62,11 +62,16 @@ class Tuning(NamedTuple):
     margin_float32: float = 0.3
     """Cells are tried in float32 while the squared radius of the smallest, about the part of the squared threshold that
     the cell lemma leaves for rounding, is above this multiple of the part that float32 loses."""
-    rtol_float32: float = 1e-4
+    rtol_float32: float = 1e-6
     """Smallest tolerance of a search that tries cells in float32 first."""
 
     float32_rounds: int = 2
     """First rounds in which, for a bound far above the incumbent, everything is in float32."""
+
+    smallest_at_points: int = 128
+    """Channels from which the coefficients of the Gram polynomial of 3 x 3 taps come from products at real points."""
+    rtol_at_points: float = 1e-6
+    """Smallest tolerance of such a search: the rounding of these coefficients is about 1e-9 of the squared norm."""
 
     scalar_taps: int = 20
     """Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
@@ -91,11 +96,9 @@ class Tuning(NamedTuple):
     high_limit: float = 0.9
     """Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
     not to the norm."""
-    limit_of_small_cells: float = 0.98
-    """Part of the squared threshold from which a cell's limit is that of a small cell."""
     fewest_retries: int = 8
-    """Number of small cells, whose proofs failed although their estimates allowed them, from which proofs without
-    truncation save time."""
+    """Number of cells that failed by the truncation from which the polynomial of all directions is made for them, up to
+    128 channels. With more channels the number grows as their square: the polynomial costs more than a cell does."""
 
     trials: int = 4
     """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
@@ -119,6 +122,13 @@ class Tuning(NamedTuple):
     """Tolerance to which an incumbent is raised, however wide the interval may be: later searches start from it."""
     rounds: int = 40
     """Most rounds of an ascent."""
+    krylov_size: int = 4
+    """Dimension of the Krylov spaces in which an ascent improves its vectors between two steps of the frequency. Power
+    steps took up to 40 rounds of the ascent for kernels of 256 channels, where these take 3 to 15."""
+    smallest_krylov: int = 40
+    """Channels below which an ascent takes power steps instead: the calls of a basis would cost more than products."""
+    power_steps: int = 3
+    """Number of these power steps between two steps of the frequency."""
     float64_rtol: float = 1e-4
     """Tolerance below which ascents are in float64."""
     hope_factor: float = 4.0

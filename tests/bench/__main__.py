@@ -30,7 +30,8 @@ COMMITTED = FOLDER / "suite.jsonl"
 ON_GPU = ("torch cuda", "cupy", "jax cuda")
 
 
-def main(words: list[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
     form = argparse.RawDescriptionHelpFormatter
     commands = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=form)
     parsers = commands.add_subparsers(dest="command", required=True)
@@ -72,7 +73,11 @@ def main(words: list[str] | None = None) -> int:
     on_two = parsers.add_parser("threads")
     on_two.add_argument("only", nargs="*", default=(), help="calls whose names contain one of these words")
     on_two.add_argument("--out", type=Path)
-    given = commands.parse_args(words)
+    return commands
+
+
+def main(words: list[str] | None = None) -> int:
+    given = _parser().parse_args(words)
     if given.command in ("run", "gpu") and given.here:
         torch.set_num_threads(given.threads or torch.get_num_threads())
         suite.write(given.size == "smoke", given.sections, given.libraries, given.out, given.add)

@@ -29,6 +29,10 @@ CHANNELS = 16, 64, 256, 512
 METHODS = "torch", "default", "TensorNorm()"
 REPEATS = {16: 60, 64: 40, 256: 15, 512: 9}
 """Pairs of a weight's step, by channels."""
+EQUAL = 8
+"""Layers of the model of equal layers."""
+LAYER_BY_LAYER = ", layer by layer"
+EQUAL_METHODS = "torch", "default", f"default{LAYER_BY_LAYER}"
 STEPS = 7
 """Pairs of a whole training step."""
 BATCH = 128
@@ -52,6 +56,8 @@ def rows(quick: bool) -> Iterator[Row]:
     torch.set_num_threads(1)
     for c in channels:
         yield from ({**said, "threads": 1, **row} for row in of_a_weight(c, REPEATS[c]))
+    for c in channels:
+        yield from ({**said, "threads": 1, **row} for row in of_equal_layers(c, REPEATS[c] // 3))
     for c in channels:
         yield from ({**said, "threads": 1, **row} for row in of_the_products(c, REPEATS[c]))
     for c in channels:
@@ -109,6 +115,50 @@ def weight_step(layer: Any, direction: Tensor) -> Callable[[], None]:
     return step
 
 
+def of_equal_layers(channels: int, repeats: int) -> Iterator[Row]:
+    """Time the weights of a model of equal layers, forward and backward; the seconds are those of one layer."""
+    direction = torch.randn(channels, channels, 3, 3)
+    runs: dict[str, Callable[[], Any]] = {}
+    for name in EQUAL_METHODS:
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(EQUAL))
+        runs[name] = weights_step(way_of_models(name)(nn.Sequential(*layers)), direction)
+    # A training allocates and frees arrays of images in each step. glibc then keeps memory of that size for itself.
+    images = torch.ones(2**23)
+    del images
+    seconds = {name: [x / EQUAL for x in times] for name, times in paired(runs, repeats, warm=WARM).items()}
+    more: dict[str, Row] = {name: {"channels": channels, "layers": EQUAL} for name in runs}
+    yield from told("equal layers", "torch", seconds, more)
+
+
+def weights_step(model: Any, direction: Tensor) -> Callable[[], None]:
+    def step() -> None:
+        model.zero_grad()
+        total: Any = torch.zeros(())
+        for layer in model:
+            total = total + (layer.weight * direction).sum()
+        total.backward()
+
+    return step
+
+
+def way_of_models(name: str) -> Constrain:
+    """Return the constraint of a whole model: ours takes a model, others go through its layers."""
+    if name == "plain":
+        return lambda model: model
+    way = WAYS[name.removesuffix(LAYER_BY_LAYER)]
+    if name == "torch" or name.endswith(LAYER_BY_LAYER):
+        return lambda model: layer_by_layer(way, model)
+    return way
+
+
+def layer_by_layer(constrain: Constrain, model: nn.Module) -> nn.Module:
+    for layer in list(model.modules()):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            constrain(layer)
+    return model
+
+
 def of_the_products(channels: int, repeats: int) -> Iterator[Row]:
     """Time torch's whole weight, and the matrix products alone that one step of the default makes.
 
@@ -143,8 +193,8 @@ def of_the_products(channels: int, repeats: int) -> Iterator[Row]:
 def of_a_step(repeats: int) -> Iterator[Row]:
     """Time a whole training step of ResNet-20 for images of 32x32, plain and with every layer constrained."""
     images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
-    constraints: dict[str, Constrain] = {"plain": lambda layer: layer, **{name: WAYS[name] for name in METHODS}}
-    runs = {name: network_step(constrain, images, labels) for name, constrain in constraints.items()}
+    names = ("plain", *METHODS, f"default{LAYER_BY_LAYER}")
+    runs = {name: network_step(way_of_models(name), images, labels) for name in names}
     more: dict[str, Row] = {name: {"batch": BATCH} for name in runs}
     yield from told("step", "plain", paired(runs, repeats, warm=WARM), more)
 
@@ -152,7 +202,7 @@ def of_a_step(repeats: int) -> Iterator[Row]:
 def network_step(constrain: Constrain, images: Tensor, labels: Tensor) -> Callable[[], None]:
     """Return a step of ResNet-20 on the images' device."""
     torch.manual_seed(0)
-    model = resnet20(lambda layer: constrain(layer.to(images.device))).to(images.device)
+    model = constrain(resnet20().to(images.device))
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     return lambda: descend(optimizer, F.cross_entropy(model(images), labels))
 
@@ -160,24 +210,24 @@ def network_step(constrain: Constrain, images: Tensor, labels: Tensor) -> Callab
 class Block(nn.Module):
     """Two convolutions with batch normalisation, and a shortcut."""
 
-    def __init__(self, cin: int, cout: int, stride: int, constrain: Constrain) -> None:
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
         super().__init__()
-        first = constrain(nn.Conv2d(cin, cout, 3, stride=stride, padding=1, bias=False))
-        second = constrain(nn.Conv2d(cout, cout, 3, padding=1, bias=False))
+        first = nn.Conv2d(cin, cout, 3, stride=stride, padding=1, bias=False)
+        second = nn.Conv2d(cout, cout, 3, padding=1, bias=False)
         self.body = nn.Sequential(first, nn.BatchNorm2d(cout), nn.ReLU(), second, nn.BatchNorm2d(cout))
         plain = stride == 1 and cin == cout
-        self.shortcut = nn.Identity() if plain else constrain(nn.Conv2d(cin, cout, 1, stride=stride, bias=False))
+        self.shortcut = nn.Identity() if plain else nn.Conv2d(cin, cout, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))
 
 
-def resnet20(constrain: Constrain) -> nn.Sequential:
+def resnet20() -> nn.Sequential:
     widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
     pairs = itertools.pairwise(widths)
-    blocks = [Block(cin, cout, 1 if cin == cout else 2, constrain) for cin, cout in pairs]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), constrain(nn.Linear(64, 10))]
-    stem = [constrain(nn.Conv2d(3, 16, 3, padding=1, bias=False)), nn.BatchNorm2d(16), nn.ReLU()]
+    blocks = [Block(cin, cout, 1 if cin == cout else 2) for cin, cout in pairs]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     return nn.Sequential(*stem, *blocks, *head)
 
 

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from bench import facts
-from bench.constraint_cost import BATCH, CHANNELS, network_step, paired, told, weight_step
+from bench.constraint_cost import BATCH, CHANNELS, network_step, paired, told, way_of_models, weight_step
 from bench.facts import Row
-from bench.loops import Constrain
 from bench.ways import WAYS
 
 METHODS = "torch", "default"
@@ -63,8 +62,7 @@ def of_a_step() -> Iterator[Row]:
     """Time a training step of ResNet-20 for images of 32x32, plain and with every layer constrained."""
     images = torch.randn(BATCH, 3, 32, 32, device="cuda")
     labels = torch.randint(10, (BATCH,), device="cuda")
-    constraints: dict[str, Constrain] = {"plain": lambda layer: layer, **{name: WAYS[name] for name in METHODS}}
-    runs = {name: network_step(constrain, images, labels) for name, constrain in constraints.items()}
+    runs = {name: network_step(way_of_models(name), images, labels) for name in ("plain", *METHODS)}
     more: dict[str, Row] = {name: {"batch": BATCH} for name in runs}
     yield from told("step", "plain", in_turn(runs), more)
 

@@ -148,6 +148,10 @@ def weight_table(lines: list[Row]) -> str:
     return by_channels(lines, "weight", lambda row: f"{speed(row)}; {row['state_bytes'] / row['kernel_bytes']:.2g}")
 
 
+def equal_table(lines: list[Row]) -> str:
+    return by_channels(lines, "equal layers", speed)
+
+
 def products_table(lines: list[Row]) -> str:
     return by_channels(lines, "products", speed)
 
@@ -196,8 +200,8 @@ PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
         "least": least_table, "loops": loops_table,
     },
     COST_LINES: {
-        "cost measured": about, "weight": weight_table, "products": products_table, "step": step_table,
-        "JAX": jax_table,
+        "cost measured": about, "weight": weight_table, "equal layers": equal_table, "products": products_table,
+        "step": step_table, "JAX": jax_table,
     },
     GPU_LINES: {"GPU measured": about, "GPU weight": gpu_weight_table, "GPU step": gpu_step_table},
 }  # fmt: skip

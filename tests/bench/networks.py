@@ -78,7 +78,8 @@ def write(names: Sequence[str], methods: Sequence[str], out: Path) -> None:
     """Measure networks by methods, and write each line as soon as it is there."""
     for name in names or GRAPHS:
         for method in methods or METHODS:
-            line = {"network": name, "method": method} | apart(name, method) | facts.about("numpy", "torch")
+            # Both have a "processor": the measurement its seconds, which count here.
+            line = {"network": name, "method": method} | facts.about("numpy", "torch") | apart(name, method)
             others = [row for row in facts.read(out) if (row["network"], row["method"]) != (name, method)]
             facts.write(out, [*others, line])
             print(name, method, line["value"], f"{line['processor']:.1f} s", flush=True)

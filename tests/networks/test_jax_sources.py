@@ -53,6 +53,45 @@ def test_flax() -> None:
     assert not model.layers[1].use_running_average  # the user's own stays as it was
 
 
+def test_flax_in_halves() -> None:
+    """What `nnx.split` returns is the module."""
+    nnx = pytest.importorskip("flax.nnx")
+    linear = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    compare(nnx.split(linear), (4,))
+    upper = network_bound(nnx.split(linear), (4,)).upper
+    assert upper == network_bound(linear, (4,)).upper
+
+
+def test_equinox_with_a_state_beside_it() -> None:
+    """The state counts as it is given: the running variance of batch normalisation, after some batches."""
+    equinox = pytest.importorskip("equinox")
+
+    def build() -> Any:
+        linear = equinox.nn.Linear(4, 3, use_bias=False, dtype="float32", key=jax.random.key(0))
+        norm = equinox.nn.BatchNorm(3, axis_name="batch", channelwise_affine=False, mode="batch", dtype="float32")
+        return equinox.nn.Sequential([linear, norm])
+
+    model, first_state = equinox.nn.make_with_state(build)()
+    in_training = jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+    state = first_state
+    for scale in (1.0, 5.0):
+        _, state = in_training(scale * jax.random.normal(jax.random.key(1), (16, 4), "float32"), state)
+    compare((model, state), (4,))
+    found = network_bound((model, state), (4,))
+    at_inference = equinox.nn.inference_mode(model)
+    jacobian = jax.jacobian(lambda x: at_inference(x, state)[0])(jax.numpy.zeros(4))
+    norm = np.linalg.norm(np.asarray(jacobian, np.float64), 2)
+    assert norm * (1 - 1e-5) <= (found.upper or 0) <= norm * (1 + 1e-3)
+
+
+def test_other_pairs_are_refused() -> None:
+    with pytest.raises(MethodError, match=r"got \(function, dict\).*lambda x: model\(x, state\)"):
+        network_bound((lambda x: x, {}), (4,))
+    linen = pytest.importorskip("flax.linen")
+    with pytest.raises(MethodError, match=r"lambda x: module.apply\(variables, x\)"):
+        network_bound((linen.Dense(3), {}), (4,))
+
+
 def test_equinox() -> None:
     equinox = pytest.importorskip("equinox")
     layers = [equinox.nn.Conv2d(3, 4, 3, dtype="float32", key=jax.random.key(0)), equinox.nn.Lambda(jax.nn.relu)]

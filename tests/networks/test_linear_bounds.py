@@ -203,6 +203,31 @@ def steepest(f: Callable[[Array], Array], x: Array, row: Array) -> Array:
     return np.stack([row @ (f(x + 1e-6 * e) - f(x - 1e-6 * e)) for e in units]).reshape(x.shape) / 2e-6
 
 
+def least_reached(f: Callable[[Array], Array], region: Any, row: Array, rng: Any) -> tuple[float, float, Array]:
+    """The least value of a row times an output that points and steps downhill reach.
+
+    Also the size of its summands, and the last point.
+    """
+    least = math.inf
+    size = 0.0
+    x = region.first
+    for at in itertools.islice(region.points(rng), 8):
+        y = f(at)
+        value = float(row @ y)
+        if value < least:
+            least = value
+            size = float(abs(row) @ abs(y))
+            x = at
+    for _ in range(6):
+        way = steepest(f, x, row)
+        x = region.inside(x - float(region.second) * np.nan_to_num(way) / max(np.linalg.norm(way), 1e-300))
+        y = f(x)
+        if float(row @ y) < least:
+            least = float(row @ y)
+            size = float(abs(row) @ abs(y))
+    return least, size, x
+
+
 def test_no_output_of_random_programs_is_below_its_bound() -> None:
     """Of every operator that ONNX has here, against its own reference: no output below its bound."""
     pytest.importorskip("onnx", exc_type=ImportError)
@@ -238,23 +263,7 @@ def test_no_output_of_random_programs_is_below_its_bound() -> None:
             if not np.isfinite(low):
                 continue
             bounded += 1
-            least = math.inf
-            size = 0.0
-            x = region.first
-            for at in itertools.islice(region.points(rng), 8):
-                y = f(at)
-                value = float(row @ y)
-                if value < least:
-                    least = value
-                    size = float(abs(row) @ abs(y))
-                    x = at
-            for _ in range(6):
-                way = steepest(f, x, row)
-                x = region.inside(x - float(region.second) * np.nan_to_num(way) / max(np.linalg.norm(way), 1e-300))
-                y = f(x)
-                if float(row @ y) < least:
-                    least = float(row @ y)
-                    size = float(abs(row) @ abs(y))
+            least, size, x = least_reached(f, region, row, rng)
             assert not least < low - 1e-9 * (1 + size) - 1e-12 * drawn.largest(x), (seed, least, low)
             middle = float(row @ f(region.first))
             tight += middle - least > 0.5 * (middle - low) or low > middle - 1e-6

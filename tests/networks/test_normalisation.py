@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,34 +21,34 @@ DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {
 }
 
 
-def definition(
-    x: Vector,
-    axes: tuple[int, ...],
-    eps: float,
-    form: str,
-    centred: bool,
-) -> Vector:
-    z = x - x.mean(axis=axes, keepdims=True) if centred else x
-    s = np.sqrt((z * z).sum(axis=axes, keepdims=True))
-    return z / DIVISORS[form](s, math.prod(x.shape[a] for a in axes), eps)
+class Normalisation(NamedTuple):
+    """Of values of a shape, along some axes."""
 
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    eps: float
+    form: Any
+    centred: bool
 
-def network(
-    shape: tuple[int, ...],
-    axes: tuple[int, ...],
-    eps: float,
-    form: Any,
-    *,
-    centred: bool,
-) -> Graph:
-    ones = tuple(1 if at in axes else n for at, n in enumerate(shape))
-    nodes = [Node("x", operators.Input(), (), shape)]
-    if centred:
-        nodes.append(Node("z", operators.Centre(axes), ("x",), shape))
-    z = nodes[-1].name
-    nodes.append(Node("s", operators.Norm(axes, keep=True), (z,), ones))
-    nodes.append(Node("y", operators.Normalise(axes, eps, form), (z, "s"), shape))
-    return Graph(tuple(nodes), ("y",))
+    def centre(self, x: Vector) -> Vector:
+        return x - x.mean(axis=self.axes, keepdims=True) if self.centred else x
+
+    def divisor(self, length: Vector) -> Vector:
+        return DIVISORS[self.form](length, math.prod(self.shape[axis] for axis in self.axes), self.eps)
+
+    def apply(self, x: Vector) -> Vector:
+        z = self.centre(x)
+        return z / self.divisor(np.sqrt((z * z).sum(axis=self.axes, keepdims=True)))
+
+    def network(self) -> Graph:
+        ones = tuple(1 if at in self.axes else n for at, n in enumerate(self.shape))
+        nodes = [Node("x", operators.Input(), (), self.shape)]
+        if self.centred:
+            nodes.append(Node("z", operators.Centre(self.axes), ("x",), self.shape))
+        z = nodes[-1].name
+        nodes.append(Node("s", operators.Norm(self.axes, keep=True), (z,), ones))
+        nodes.append(Node("y", operators.Normalise(self.axes, self.eps, self.form), (z, "s"), self.shape))
+        return Graph(tuple(nodes), ("y",))
 
 
 def jacobian(f: Callable[[Vector], Vector], x: Vector, step: float = 1e-6) -> float:
@@ -57,63 +57,52 @@ def jacobian(f: Callable[[Vector], Vector], x: Vector, step: float = 1e-6) -> fl
 
 
 CASES = [
-    ((1, 8), (1,), 1e-2, "mean square", True),
-    ((2, 3, 4), (1, 2), 0.1, "mean square", True),
-    ((2, 5), (1,), 0.1, "mean square", False),
-    ((3, 4), (0,), 0.3, "largest", False),
-    ((2, 5), (1,), 0.2, "sum", False),
-    ((1, 4), (1,), 0.05, "sum", True),
+    Normalisation((1, 8), (1,), 1e-2, "mean square", True),
+    Normalisation((2, 3, 4), (1, 2), 0.1, "mean square", True),
+    Normalisation((2, 5), (1,), 0.1, "mean square", False),
+    Normalisation((3, 4), (0,), 0.3, "largest", False),
+    Normalisation((2, 5), (1,), 0.2, "sum", False),
+    Normalisation((1, 4), (1,), 0.05, "sum", True),
 ]
 
 
-@pytest.mark.parametrize(("shape", "axes", "eps", "form", "centred"), CASES)
-def test_everywhere_the_constant_is_attained_at_zero(
-    shape: tuple[int, ...],
-    axes: tuple[int, ...],
-    eps: float,
-    form: str,
-    centred: bool,
-) -> None:
-    found = present(bound(network(shape, axes, eps, form, centred=centred)).upper)
-    wanted = 1 / (math.sqrt(eps) if form == "mean square" else eps)
+@pytest.mark.parametrize("f", CASES)
+def test_everywhere_the_constant_is_attained_at_zero(f: Normalisation) -> None:
+    shape = f.shape
+    found = present(bound(f.network()).upper)
+    wanted = 1 / (math.sqrt(f.eps) if f.form == "mean square" else f.eps)
     assert wanted <= found <= wanted * (1 + 1e-12)
     rng = np.random.default_rng(0)
     points = [np.zeros(shape), 1e-3 * rng.standard_normal(shape), rng.standard_normal(shape), np.ones(shape)]
-    reached = [jacobian(lambda x: definition(x, axes, eps, form, centred), x, 1e-7) for x in points]
+    reached = [jacobian(f.apply, x, 1e-7) for x in points]
     assert max(reached) <= found * (1 + 1e-6)
     assert max(reached) >= found * (1 - 1e-3)
 
 
-@pytest.mark.parametrize(("shape", "axes", "eps", "form", "centred"), CASES)
-def test_the_constant_on_a_ball_holds_and_is_that_of_the_smallest_length(
-    shape: tuple[int, ...],
-    axes: tuple[int, ...],
-    eps: float,
-    form: str,
-    centred: bool,
-) -> None:
+@pytest.mark.parametrize("f", CASES)
+def test_the_constant_on_a_ball_holds_and_is_that_of_the_smallest_length(f: Normalisation) -> None:
     """The bound is above all Jacobians in the ball, and below the slope at the smallest length in it."""
     rng = np.random.default_rng(1)
-    centre = rng.standard_normal(shape)
-    graph = network(shape, axes, eps, form, centred=centred)
-    z = centre - centre.mean(axis=axes, keepdims=True) if centred else centre
-    n = math.prod(shape[a] for a in axes)
-    smallest = float(np.sqrt((z * z).sum(axis=axes)).min())
+    centre = rng.standard_normal(f.shape)
+    graph = f.network()
+    z = f.centre(centre)
+    smallest = float(np.sqrt((z * z).sum(axis=f.axes)).min())
     for radius in (0.01, 0.1, 0.5, 3.0):
         found = present(bound(graph, radius=radius, centre=centre).upper)
-        slope = 1 / float(DIVISORS[form](np.array(max(smallest - radius, 0.0)), n, eps))
+        slope = 1 / float(f.divisor(np.array(max(smallest - radius, 0.0))))
         assert found <= slope * (1 + 1e-6), "the bound is above the slope at the smallest length"
         for _ in range(20):
-            away = rng.standard_normal(shape)
+            away = rng.standard_normal(f.shape)
             x = centre + rng.uniform() * radius * away / np.linalg.norm(away)
-            assert jacobian(lambda x: definition(x, axes, eps, form, centred), x) <= found * (1 + 1e-6)
+            assert jacobian(f.apply, x) <= found * (1 + 1e-6)
         # Towards 0, where it is steepest.
         low = z * max(0.0, 1 - 0.999 * radius / float(np.linalg.norm(z)))
-        assert jacobian(lambda x: definition(x, axes, eps, form, centred), low + centre - z) <= found * (1 + 1e-6)
+        assert jacobian(f.apply, low + centre - z) <= found * (1 + 1e-6)
 
 
 def test_without_eps_there_is_a_constant_on_boxes_without_0() -> None:
-    graph = network((1, 4), (1,), 0.0, "largest", centred=False)
+    f = Normalisation((1, 4), (1,), 0.0, "largest", False)
+    graph = f.network()
     everywhere = bound(graph)
     assert everywhere.upper is None
     assert "within(" in everywhere.unknown[0].reason
@@ -123,7 +112,7 @@ def test_without_eps_there_is_a_constant_on_boxes_without_0() -> None:
     assert found == pytest.approx(1 / math.sqrt(5), rel=1e-9)
     rng = np.random.default_rng(0)
     for x in rng.uniform(low, high, (50, 1, 4)):
-        assert jacobian(lambda x: definition(x, (1,), 0.0, "largest", False), x) <= found * (1 + 1e-6)
+        assert jacobian(f.apply, x) <= found * (1 + 1e-6)
     # A box that contains 0.
     assert bound(within(graph, -1.0, 1.0)).upper is None
 

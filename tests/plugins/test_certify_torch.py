@@ -140,3 +140,13 @@ def test_a_hook_that_writes_the_weight_is_undone() -> None:
         specnorm_torch.rescale_(layer, 0.5)
     assert layer.weight is before
     assert torch.equal(before, values)
+
+
+@pytest.mark.parametrize(("dtype", "entry"), [("float32", 1e38), ("float16", 3e4)])
+def test_a_layer_whose_outputs_overflow_is_rescaled(dtype: str, entry: float) -> None:
+    """Infinite outputs were compared: the layer was said not to use its weight."""
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False)).to(getattr(torch, dtype))
+    nn.init.constant_(model[0].weight, entry)
+    assert specnorm_torch.rescale_(model, 1.0) == ["0"]
+    assert specnorm.certify(model[0].weight.detach(), 1.0)
+    assert float(model[0].weight.detach().max()) > 0.013

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
-import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch_compilers import COMPILERS
 
 import specnorm
 from specnorm.errors import KernelError, MethodError
@@ -117,17 +116,6 @@ def test_a_completion_is_never_above_the_bound() -> None:
     assert all(float(enclosed(layer, weight).lower) <= 1 + 1e-6 for layer, weight in used)
     model.eval()(batch()[0])
     assert all(float(enclosed(layer, weight).lower) <= 1 + 1e-6 for layer, weight in used[-4:])
-
-
-COMPILERS = [
-    "aot_eager",
-    pytest.param(
-        "inductor",
-        marks=pytest.mark.skipif(
-            shutil.which("g++") is None or sys.platform == "win32", reason="inductor needs a C++ compiler: none here"
-        ),
-    ),
-]
 
 
 @pytest.mark.nightly
@@ -302,6 +290,18 @@ def test_a_model_that_is_cast_is_constrained_too() -> None:
     model(batch()[0].bfloat16())
     for layer, weight in used:
         check_at_bound(layer, weight)
+
+
+@pytest.mark.parametrize("eps", [-1e-12, float("nan"), float("inf"), "1e-12", True])
+def test_eps_is_a_number(eps: Any) -> None:
+    with pytest.raises(MethodError, match="eps="):
+        specnorm_torch.spectral_norm(nn.Linear(2, 2), eps=eps)
+
+
+def test_a_list_of_layers_is_no_module() -> None:
+    linear: Any = [nn.Linear(2, 2)]
+    with pytest.raises(KernelError, match="list is no torch module"):
+        specnorm_torch.spectral_norm(linear)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Linear(3, 4)])

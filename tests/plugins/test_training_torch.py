@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import math
-import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from torch_compilers import COMPILERS
 
 import specnorm
 from specnorm.errors import MethodError, SecondDerivativeError
@@ -320,17 +320,6 @@ def test_second_derivatives_raise() -> None:
     (gradient,) = torch.autograd.grad(penalty() ** 2, weight, create_graph=True)
     with pytest.raises(SecondDerivativeError):
         torch.autograd.grad(gradient.square().sum() + weight.pow(3).sum(), weight)
-
-
-COMPILERS = [
-    "aot_eager",
-    pytest.param(
-        "inductor",
-        marks=pytest.mark.skipif(
-            shutil.which("g++") is None or sys.platform == "win32", reason="inductor needs a C++ compiler: none here"
-        ),
-    ),
-]
 
 
 def two_layers() -> Any:

@@ -150,21 +150,28 @@ def _walk(root: h5py.File) -> Iterator[tuple[Place, Any]]:
             if not isinstance(name, str):  # h5py returns bytes for a name that is not UTF-8
                 raise ModelFileError(f"group {'/'.join(place)!r} is damaged: one of its names is no text ({name!r}).")
             item_place = (*place, name)
-            try:
-                is_in_file = isinstance(group.get(name, getlink=True), h5py.HardLink)
-                item = group[name] if is_in_file else None
-            except Exception as error:
-                raise ModelFileError(f"{'/'.join(item_place)!r} is damaged: {error}.") from error
-            if not is_in_file:
-                raise ModelFileError(
-                    f"{'/'.join(item_place)!r} is a link to somewhere else, which is not followed. Save the weights "
-                    "again into one file."
-                )
+            item = _linked_item(group, name, "/".join(item_place))
             if isinstance(item, h5py.Group):
                 inner.append((item_place, item))
             if isinstance(item, h5py.Dataset | h5py.Group):
                 yield item_place, item
         stack.extend(reversed(inner))
+
+
+def _linked_item(group: h5py.Group, name: str, path: str) -> Any:
+    """Return an entry of a group; refuse all but hard links."""
+    import h5py
+
+    try:
+        is_in_file = isinstance(group.get(name, getlink=True), h5py.HardLink)
+        item = group[name] if is_in_file else None
+    except Exception as error:
+        raise ModelFileError(f"{path!r} is damaged: {error}.") from error
+    if not is_in_file:
+        raise ModelFileError(
+            f"{path!r} is a link to somewhere else, which is not followed. Save the weights again into one file."
+        )
+    return item
 
 
 def _arrays(items: Items, max_bytes: int) -> dict[Place, Tensor]:

@@ -185,13 +185,11 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str]]:
             letters += len(name)
             if letters > _NAMES:
                 raise ModelFileError(f"its names have more than {_NAMES} letters in all. Save model.state_dict().")
+            refusal = _refusal(value, current)
             if isinstance(value, StoredTensor):
                 yield name, value
-            elif isinstance(value, Inert) and value.name in _REBUILT:
-                yield name, f"it is {_REBUILT[value.name]}"
-            elif isinstance(value, Storage) or _is_numpy_matrix(value):
-                maker = getattr(current if isinstance(value, Storage) else value, "name", "nothing")
-                yield name, f"it is built by {maker}, which is not read. Save it as a tensor of floating numbers."
+            elif refusal is not None:
+                yield name, refusal
             elif isinstance(value, _NESTED) and not _is_optimizer(value):
                 is_wrapper = key == wrapper and isinstance(value, dict | Inert)
                 is_part_of_module = isinstance(current, Inert) and key in _OF_MODULES
@@ -202,6 +200,16 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str]]:
                 elif value is not loaded and value is not current:
                     tensors = [entry for entry in _entries(value) if isinstance(entry[1], StoredTensor)]
                     waiting.append((inner_prefix, Inert("", tensors)))
+
+
+def _refusal(value: Any, container: Any) -> str | None:
+    """Return the reason why an array is not read; None for other values, and for tensors."""
+    if isinstance(value, Inert) and value.name in _REBUILT:
+        return f"it is {_REBUILT[value.name]}"
+    if isinstance(value, Storage) or _is_numpy_matrix(value):
+        maker = getattr(container if isinstance(value, Storage) else value, "name", "nothing")
+        return f"it is built by {maker}, which is not read. Save it as a tensor of floating numbers."
+    return None
 
 
 def _entries(value: Any) -> Iterable[tuple[Any, Any]]:

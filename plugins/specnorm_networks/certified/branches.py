@@ -16,7 +16,7 @@ which they all are one function, applied at each position (`Operator.alike`), ha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
@@ -135,9 +135,7 @@ class Branches:
             )
             if before is None:
                 return
-            for source, more in before:
-                total = plus_up(weights[source], more) if source in weights else more
-                weights[source] = _narrow(total)
+            _add_weights(weights, before)
             if not weights:
                 return
 
@@ -366,6 +364,13 @@ def _largest_of_mixed(weights: FloatArray, separate_axes: frozenset[int]) -> Flo
     """Return the largest of the weights along all axes but the separate ones: of the entries that an operator mixes."""
     mixed_axes = tuple(axis for axis in range(weights.ndim) if axis not in separate_axes)
     return np.asarray(weights.max(axis=mixed_axes, keepdims=True, initial=0.0))
+
+
+def _add_weights(weights: dict[str, FloatArray], more: Iterable[tuple[str, FloatArray]]) -> None:
+    """Add weights of values to those that the values have already."""
+    for name, summand in more:
+        total = plus_up(weights[name], summand) if name in weights else summand
+        weights[name] = _narrow(total)
 
 
 def _narrow(weights: FloatArray) -> FloatArray:

@@ -6,7 +6,7 @@ A node's inputs are values of the graph, constants among them. An operator depen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -186,12 +186,7 @@ class Graph:
 
     def fresh(self, name: str) -> str:
         """Return a name that no node has: ``name`` itself, or ``name`` with a number after it."""
-        candidate = name
-        number = 1
-        while candidate in self.by_name:
-            number += 1
-            candidate = f"{name}.{number}"
-        return candidate
+        return fresh_name(name, self.by_name)
 
     def run(self, inputs: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float64]]:
         """Execute the network in float64.
@@ -219,3 +214,13 @@ class Graph:
                 except NotRunError:
                     continue
         return values
+
+
+def fresh_name(name: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: ``name`` itself, or ``name`` with a number after it."""
+    candidate = name
+    number = 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}.{number}"
+    return candidate

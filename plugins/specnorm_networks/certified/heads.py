@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -213,17 +213,10 @@ def head_of(
     grids = grids_of(body)
     if grids is None:
         return None
-    widths = [body.width, *(link.width for link in body.links)]
-    # On the coarsest grid each pixel of a finer grid is a channel.
-    rows_of_k = sum(width * math.prod(grids[value]) for value, width in enumerate(widths))
-    if rows_of_k**2 * taps_of(body.whole) > MOST_KERNEL_ENTRIES:
+    coarse_body = _on_coarsest_grid(body, grids)
+    if coarse_body is None:
         return None
-    if any(max(grid) > 1 for value, grid in grids.items() if value > 0):
-        polyphase = by_phases(body)
-        if polyphase is None:
-            return None
-        body = polyphase
-    part = replace(body.whole, keeps_tap_positions=True)
+    part = replace(coarse_body.whole, keeps_tap_positions=True)
     if not _has_joint_bound(part):
         return None
     sizes_on_coarsest_grid = []
@@ -232,7 +225,20 @@ def head_of(
     ring = _ring(part, sizes_on_coarsest_grid)
     if ring is None or math.prod(ring) > LARGEST_RING:
         return None
-    return Head(run, body, sizes[-1], ring, tuple(starts), tuple(before))
+    return Head(run, coarse_body, sizes[-1], ring, tuple(starts), tuple(before))
+
+
+def _on_coarsest_grid(body: Run, grids: Mapping[int, tuple[int, ...]]) -> Run | None:
+    """Return a body on its coarsest grid, where each pixel of a finer grid is a channel; None if it is too large.
+
+    ``grids``: see `grids_of`.
+    """
+    widths = [body.width, *(link.width for link in body.links)]
+    rows_of_k = sum(width * math.prod(grids[value]) for value, width in enumerate(widths))
+    if rows_of_k**2 * taps_of(body.whole) > MOST_KERNEL_ENTRIES:
+        return None
+    has_finer_grid = any(max(grid) > 1 for value, grid in grids.items() if value > 0)
+    return by_phases(body) if has_finer_grid else body
 
 
 def _matrix_of_pixels(run: Run) -> int | None:

@@ -30,6 +30,8 @@ MOST_INPUTS = 4096
 """Largest number of entries of the input."""
 MOST_COEFFICIENTS = 2**24
 """Largest number of coefficients of a value."""
+COEFFICIENTS_AT_ONCE = 2**20
+"""Number of coefficients, at most, that a linear map makes at once: 8 MB, and several arrays of this size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,21 @@ class _Sum:
     """Coefficients, shape (count, *shape of the value): of each entry of the input, and then of each unit."""
     error: FloatArray
     """Bounds of the errors of the coefficients, of the same shape."""
+
+    def depends(self) -> NDArray[np.bool_]:
+        """Return for each entry of the input, and each unit, whether the value depends on it."""
+        axes = tuple(range(1, self.matrix.ndim))
+        return np.asarray((self.matrix != 0).any(axis=axes) | (self.error != 0).any(axis=axes))
+
+    def rows(self, first: int, last: int) -> _Sum:
+        """Return the coefficients of entries and units ``first:last``; those of units that were added later are 0."""
+        matrix = self.matrix[first:last]
+        error = self.error[first:last]
+        missing = last - first - len(matrix)
+        if not missing:
+            return _Sum(matrix, error)
+        zeros = np.zeros((missing, *self.matrix.shape[1:]))
+        return _Sum(np.concatenate([matrix, zeros]), np.concatenate([error, zeros]))
 
 
 class _Units:
@@ -79,7 +96,7 @@ class _Units:
             except NoBoundError:
                 return False
             if linear is not None:
-                value = self._linear(linear, before)
+                value = self._linear(linear, before, shape)
         if value is None or value.matrix.size > MOST_COEFFICIENTS or value.matrix.shape[1:] != shape:
             return False
         self.sums[node.name] = value
@@ -99,19 +116,26 @@ class _Units:
         """Number of the input's entries and of all units so far."""
         return self.numbers[-1].stop
 
-    def _with_all_units(self, value: _Sum) -> _Sum:
-        """Return a sum with coefficients 0 for the units that were added after it."""
-        missing = self.count - len(value.matrix)
-        zeros = np.zeros((missing, *value.matrix.shape[1:]))
-        return _Sum(np.concatenate([value.matrix, zeros]), np.concatenate([value.error, zeros]))
-
-    def _linear(self, linear: LinearMap, before: Sequence[_Sum]) -> _Sum:
-        """Return a linear map of values, without the constants that it adds."""
-        summands = [self._with_all_units(value) for value in before]
-        error_of_inputs = linear.absolute([value.error for value in summands])
-        error = error_of_inputs + linear.error_of_apply([abs(value.matrix) for value in summands])
-        matrix = linear.apply([value.matrix for value in summands])
-        return _Sum(matrix, host.inflate(error, 2 * linear.roundings + 8))
+    def _linear(self, linear: LinearMap, before: Sequence[_Sum], shape: tuple[int, ...]) -> _Sum | None:
+        """Return a linear map of values, without the constants that it adds; None if it has another shape."""
+        matrix = np.zeros((self.count, *shape))
+        error = np.zeros((self.count, *shape))
+        step = max(1, COEFFICIENTS_AT_ONCE // max(math.prod(shape), 1))
+        for first in range(0, self.count, step):
+            last = min(first + step, self.count)
+            summands = [value.rows(first, last) for value in before]
+            image = linear.apply([value.matrix for value in summands])
+            if image.shape[1:] != shape:
+                return None
+            error_of_inputs = linear.absolute([value.error for value in summands])
+            error_of_map = linear.error_of_apply([abs(value.matrix) for value in summands])
+            # Where no summand depends on an entry or unit, neither does their image. Its coefficients are 0 without an
+            # error, since no product of 0 underflows.
+            rows = np.flatnonzero(np.any([value.depends() for value in summands], axis=0))
+            error_of_rows = host.inflate((error_of_inputs + error_of_map)[rows], 2 * linear.roundings + 8)
+            matrix[first + rows] = image[rows]
+            error[first + rows] = error_of_rows
+        return _Sum(matrix, error)
 
     def _function(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
         """Return a function of v as ``low v + w``, and add the link that makes its units w.
@@ -120,10 +144,11 @@ class _Units:
         """
         if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
             return None
-        product_is_exact = (low == 0) | (low == 1)
+        factor_is_exact = (low == 0) | (low == 1)
+        product_is_exact = factor_is_exact | (before.matrix == 0)
         matrix = low * before.matrix
         error = abs(low) * before.error + np.where(product_is_exact, 0.0, abs(matrix) * 2.0**-52 + 2.0**-1000)
-        linear_part = _Sum(matrix, np.where(product_is_exact, error, host.inflate(error, 4)))
+        linear_part = _Sum(matrix, np.where(factor_is_exact, error, host.inflate(error, 4)))
         entries = np.flatnonzero((high > low).reshape(-1))
         if not len(entries):
             return linear_part
@@ -134,7 +159,7 @@ class _Units:
         self._append_link(name, before, entries, np.zeros(len(entries)), largest_slopes)
         first = self.count
         self.numbers.append(range(first, first + len(entries)))
-        function = self._with_all_units(linear_part)
+        function = linear_part.rows(0, self.count)
         function.matrix.reshape(self.count, -1)[first + np.arange(len(entries)), entries] = 1.0
         return function
 
@@ -185,6 +210,75 @@ def _units_of(node: Node) -> int:
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
 
 
+def _read_all(units: _Units, nodes: Sequence[Node], *, most: int) -> bool:
+    """Read nodes one after the other; return whether all are sums, with at most so many units together.
+
+    The sum of a value is dropped after its last reader, to save memory.
+    """
+    last_reader: dict[str, int] = {}
+    for number, node in enumerate(nodes):
+        for name in node.inputs:
+            last_reader[name] = number
+    for number, node in enumerate(nodes):
+        if not isinstance(node.operator, Input):
+            is_sum = units.read(node)
+            if not is_sum or units.count > most:
+                return False
+        for name in node.inputs:
+            if last_reader[name] == number:
+                units.sums.pop(name, None)
+    return True
+
+
+def outline_of_unit_run(graph: Graph) -> Run | None:
+    """Return a run with the widths of `unit_run`, whose links read the same values, or more; it has no kernels.
+
+    It shows what a search would cost before any coefficient is computed. A link of `unit_run` does not read a value
+    whose coefficients are all 0. None if the network is no such run.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        return None
+    (start,) = graph.inputs
+    (end,) = graph.outputs
+    input_shape = graph.by_name[start].shape
+    if input_shape is None:
+        return None
+    # Numbers of the values of the run that a node's value depends on: the input is 0, the units of link i are i.
+    reads: dict[str, set[int]] = {start: {0}}
+    links: list[Link] = []
+    for node in graph.pruned().nodes:
+        if isinstance(node.operator, Input):
+            continue
+        if any(name not in reads for name in node.inputs):
+            return None
+        reads[node.name] = set().union(*(reads[name] for name in node.inputs))
+        slopes = node.operator.slopes_on_range if isinstance(node.operator, Pointwise) else None
+        if slopes is None:
+            continue
+        count = _units_of(node)
+        has_linear_part = bool(np.any(slopes.low))
+        if count:
+            links.append(_outline_of_link(reads[node.name], count, node.name))
+        if not has_linear_part:
+            reads[node.name] = set()
+        if count:
+            reads[node.name] = reads[node.name] | {len(links)}
+    last_shape = graph.by_name[end].shape
+    if last_shape is None:
+        return None
+    links.append(_outline_of_link(reads[end], math.prod(last_shape), end))
+    if any(not link.terms for link in links):
+        return None
+    cut_points = tuple(cut_points_of([link.sources for link in links]))
+    return Run(start, math.prod(input_shape), tuple(links), cut_points)
+
+
+def _outline_of_link(sources: set[int], width: int, name: str) -> Link:
+    """Return a link of a width that reads some values, with terms that have no kernels."""
+    terms = tuple(Term(source, range(0), range(0)) for source in sorted(sources))
+    return Link(terms, width, (np.zeros(width), np.ones(width)), name)
+
+
 @arithmetic.on_host()
 def unit_run(graph: Graph) -> Run | None:
     """Return a whole network as one run in which every unit is a channel.
@@ -208,18 +302,8 @@ def unit_run(graph: Graph) -> Run | None:
     nodes = graph.pruned().nodes
     if sum(map(_units_of, nodes)) > MOST_UNITS:
         return None
-    last_reader: dict[str, int] = {}
-    for number, node in enumerate(nodes):
-        for name in node.inputs:
-            last_reader[name] = number
-    for number, node in enumerate(nodes):
-        if not isinstance(node.operator, Input):
-            is_sum = units.read(node)
-            if not is_sum or units.count > width + MOST_UNITS:
-                return None
-        for name in node.inputs:
-            if last_reader[name] == number:
-                units.sums.pop(name, None)
+    if not _read_all(units, nodes, most=width + MOST_UNITS):
+        return None
     units.end(end)
     links = tuple(units.links)
     if any(not link.terms for link in links):

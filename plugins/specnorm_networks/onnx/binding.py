@@ -82,10 +82,8 @@ def bind(call: Call, rule: OperatorRule, builder: Builder) -> Callable[[], Resul
             arguments[name] = _argument(call, input_name, value, accepted[name])
         elif variadic is not None:
             variadic_arguments.append(_argument(call, input_name, value, variadic))
-        elif isinstance(value, Data):
-            refuse(call, input_name, value)
-        elif input_name not in rule.ignored:
-            raise NoBoundError(f"the input {input_name} of {call.operator} is not known here")
+        else:
+            _leave_out(call, rule, input_name, value)
     for name, (value, default) in attributes.items():
         if name in accepted and name not in arguments:
             arguments[name] = _converted(call, value)
@@ -94,15 +92,28 @@ def bind(call: Call, rule: OperatorRule, builder: Builder) -> Callable[[], Resul
         if name in accepted or not is_ignored:
             raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is not known here")
     for name, parameter in accepted.items():
-        if name in arguments or parameter is variadic:
-            continue
-        has_default = parameter.default is not parameter.empty
-        if not has_default and type(None) not in _kinds(parameter):
-            raise NoBoundError(f"the argument {name} of {call.operator} is missing")
-        arguments[name] = parameter.default if has_default else None
+        if name not in arguments and parameter is not variadic:
+            arguments[name] = _default(call, parameter)
     positional = [call] if "call" in _signature(builder) else []
     positional += [arguments.pop(name) for name in positional_names]
     return partial(builder, *positional, *variadic_arguments, **arguments)
+
+
+def _leave_out(call: Call, rule: OperatorRule, name: str, value: Value) -> None:
+    """Refuse an input that the builder does not accept, unless the rule says that it may be ignored."""
+    if isinstance(value, Data):
+        refuse(call, name, value)
+    elif name not in rule.ignored:
+        raise NoBoundError(f"the input {name} of {call.operator} is not known here")
+
+
+def _default(call: Call, parameter: inspect.Parameter) -> Any:
+    """Return the value of a parameter for which the node has no argument; refuse a node that needs one."""
+    if parameter.default is not parameter.empty:
+        return parameter.default
+    if type(None) not in _kinds(parameter):
+        raise NoBoundError(f"the argument {parameter.name} of {call.operator} is missing")
+    return None
 
 
 def stated(call: Call, rule: OperatorRule) -> tuple[list[tuple[str, Value]], dict[str, tuple[Any, Any]]]:

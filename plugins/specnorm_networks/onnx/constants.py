@@ -120,27 +120,12 @@ def computed(proto: Any, call: Call, rule: OperatorRule, reader: Tensors) -> tup
     if None in shapes or (dtype is None and not is_evaluated_at_once):
         raise NoBoundError(f"{call.operator} of constants is not evaluated: its type or shape is not known")
     cost_of_entry = cost(proto, [x.shape if isinstance(x, Constant) else () for x in call.inputs])
-    entries_of_windows = 0
-    if "Conv" in call.operator:
-        entries_of_windows = max(math.prod((shape or ())[2:]) for shape in shapes) * cost_of_entry
-    fits = max(sizes) <= max(MAX_KNOWN, reader.largest) and entries_of_windows <= PATCHES
+    fits = max(sizes) <= max(MAX_KNOWN, reader.largest) and _entries_of_windows(call, shapes, cost_of_entry) <= PATCHES
     byte_count = sum(sizes) * np.dtype(dtype or "float64").itemsize
     if not fits or not reader.computes(byte_count, sum(sizes) * cost_of_entry, WORK):
         raise NoBoundError(f"{call.operator} of constants of {max(sizes)} entries is more than is evaluated")
 
-    @cache
-    def run() -> list[NDArray[Any]]:
-        inputs = [x.load() if isinstance(x, Constant) else None for x in call.inputs]
-        try:
-            with np.errstate(all="ignore"):
-                arrays = [np.asarray(output) for output in evaluate(proto, call.opset, inputs)]
-        except Exception as error:  # the evaluator raises many kinds for nodes that it does not support
-            raise NotComputedError(f"{call.operator} of constants is not evaluated: {type(error).__name__}") from error
-        has_other_dtype = dtype is not None and any(array.dtype != dtype for array in arrays)
-        if [array.shape for array in arrays] != shapes or has_other_dtype:
-            raise NotComputedError(f"{call.operator} computes constants of other shapes or types than was expected")
-        return arrays
-
+    run = cache(partial(_arrays, proto, call, shapes, dtype))
     if is_evaluated_at_once:
         if not _is_same_everywhere(call, [value.load() for value in values]):
             raise NoBoundError(f"{call.operator} of such constants is computed by each runtime in its own way")
@@ -172,6 +157,38 @@ def _is_evaluated(call: Call, values: Sequence[Constant], steps: int, has_bfloat
     # A bfloat16 is read as float32. Operators that round would compute other numbers in float32.
     rounds = call.operator in _ROUNDED or call.operator not in _ALIKE
     return not (has_bfloat16 and rounds)
+
+
+def _entries_of_windows(call: Call, shapes: Sequence[tuple[int, ...] | None], cost_of_entry: int) -> int:
+    """Return the number of entries that a convolution copies; 0 for other operators."""
+    if "Conv" not in call.operator:
+        return 0
+    return max(math.prod((shape or ())[2:]) for shape in shapes) * cost_of_entry
+
+
+def _arrays(
+    proto: Any,
+    call: Call,
+    shapes: Sequence[tuple[int, ...] | None],
+    dtype: str | None,
+) -> list[NDArray[Any]]:
+    """Return the outputs of a node, evaluated on its constants.
+
+    Raises
+    ------
+    NotComputedError
+        If the node is not supported, or an output has another shape or type than was expected (None: any type).
+    """
+    inputs = [x.load() if isinstance(x, Constant) else None for x in call.inputs]
+    try:
+        with np.errstate(all="ignore"):
+            arrays = [np.asarray(output) for output in evaluate(proto, call.opset, inputs)]
+    except Exception as error:  # the evaluator raises many kinds for nodes that it does not support
+        raise NotComputedError(f"{call.operator} of constants is not evaluated: {type(error).__name__}") from error
+    has_other_dtype = dtype is not None and any(array.dtype != dtype for array in arrays)
+    if [array.shape for array in arrays] != shapes or has_other_dtype:
+        raise NotComputedError(f"{call.operator} computes constants of other shapes or types than was expected")
+    return arrays
 
 
 def _output(run: Callable[[], list[NDArray[Any]]], number: int) -> NDArray[Any]:

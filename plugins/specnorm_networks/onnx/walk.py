@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from specnorm.errors import GeometryError, MethodError, ModelFileError
-from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.graph import Graph, Node, fresh_name
 from specnorm_networks.certified.operators import (
     Concat,
     Convolution,
@@ -339,13 +339,9 @@ class Walk:
 
     def _fresh(self, name: str) -> str:
         """Return a name that no value has, and take it."""
-        candidate = name
-        number = 1
-        while candidate in self.names:
-            number += 1
-            candidate = f"{name}.{number}"
-        self.names.add(candidate)
-        return candidate
+        name = fresh_name(name, self.names)
+        self.names.add(name)
+        return name
 
     def _node_of_constant(self, constant: Constant) -> str:
         """Return the name of a constant's node, which is that of its value."""

@@ -20,6 +20,8 @@ _ADAPTERS = {
     "keras": "keras_model", "torch": "torch_module",
 }  # fmt: skip
 """Modules of this package by the name of a framework's package."""
+_WITH_STATE = ("equinox", "flax")
+"""Frameworks that keep a state beside the model."""
 _EXAMPLE_SHAPES = {"torch": "(3, 32, 32)", "equinox": "(3, 32, 32)"}
 """Shape of an image in messages, for frameworks with channels first."""
 
@@ -30,6 +32,7 @@ def export(source: Any, input_shape: Any) -> Exported:
     Parameters
     ----------
     source : JAX function, Flax NNX module, Equinox module, Keras 3 model or torch module
+        Or a pair (model, state) of Equinox, or of the halves of Flax's ``nnx.split``.
     input_shape : sequence of int, array, or tuple of array
         Shape of one sample, without the batch axis; or an input, with its batch axis; or a tuple of inputs. None: the
         shape that a Keras model states.
@@ -43,11 +46,19 @@ def export(source: Any, input_shape: Any) -> Exported:
     MethodError
         If there is no adapter for such a model, or the adapter cannot export it.
     """
-    packages = [base.__module__.partition(".")[0] for base in type(source).__mro__]
+    is_pair = isinstance(source, tuple) and len(source) == 2
+    model = source[0] if is_pair else source
+    packages = [base.__module__.partition(".")[0] for base in type(model).__mro__]
     other_adapters = {entry.name: entry for entry in entry_points(group=GROUP)}
     with_adapter = [package for package in packages if package in other_adapters or package in _ADAPTERS]
     root = with_adapter[0] if with_adapter else None
-    if root not in other_adapters and not callable(source):
+    if is_pair and root not in (*other_adapters, *_WITH_STATE):
+        raise MethodError(
+            "A pair (model, state) is taken of Equinox and of Flax's nnx.split; got "
+            f"({type(model).__name__}, {type(source[1]).__name__}). Give a function of the input, such as "
+            "lambda x: model(x, state)."
+        )
+    if root not in other_adapters and not is_pair and not callable(source):
         raise MethodError(
             "source must be a torch, Flax or Equinox module, a JAX function, a Keras 3 model, an ONNX file or a Graph; "
             f"got {_described(source)}."
@@ -58,7 +69,7 @@ def export(source: Any, input_shape: Any) -> Exported:
         input_shape = stated(source)
     if input_shape is None:
         raise MethodError(
-            f"{type(source).__name__} states no sizes: give input_shape, one input's shape without the batch axis, "
+            f"{type(model).__name__} states no sizes: give input_shape, one input's shape without the batch axis, "
             f"such as {_EXAMPLE_SHAPES.get(str(root), '(32, 32, 3)')}."
         )
     shape_or_inputs = (input_shape,) if hasattr(input_shape, "dtype") else input_shape

@@ -27,7 +27,7 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         from jax2onnx import to_onnx
     except ModuleNotFoundError as error:
         raise MethodError("Networks of JAX are read through jax2onnx: pip install jax2onnx.") from error
-    name = type(source).__name__
+    name = type(source[0] if isinstance(source, tuple) else source).__name__
     note = ""
     if function is None:
         function, note = _inference(source)
@@ -94,17 +94,17 @@ def _load_plugins() -> None:
 def _inference(source: Any) -> tuple[Callable[..., Any], str]:
     """Return a source as a function of a batch at inference, and a note if the source is in training mode.
 
-    The source itself is not changed.
+    The source itself is not changed. A pair (model, state) is such a function of the model in that state.
     """
+    if isinstance(source, tuple):
+        return _inference_in_state(*source)
     packages = {base.__module__.partition(".")[0] for base in type(source).__mro__}
     if "equinox" in packages:
         import equinox
         import jax
 
-        modules = jax.tree.leaves(source, is_leaf=lambda x: getattr(x, "inference", None) is not None)
-        is_training = any(getattr(module, "inference", None) is False for module in modules)
         batched: Callable[..., Any] = jax.vmap(equinox.nn.inference_mode(source))
-        return batched, TRAINING if is_training else ""
+        return batched, _note_of_equinox(source)
     if "flax" in packages:
         from flax import nnx
 
@@ -119,3 +119,35 @@ def _inference(source: Any) -> tuple[Callable[..., Any], str]:
         return copy, TRAINING if False in modes else ""
     function: Callable[..., Any] = source
     return function, ""
+
+
+def _inference_in_state(model: Any, state: Any) -> tuple[Callable[..., Any], str]:
+    """Return a model with a state beside it as a function of a batch at inference, and a note as `_inference` does.
+
+    ``model``: an Equinox module, whose new state is dropped, or a graph definition of Flax NNX.
+    """
+    packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    if "equinox" in packages:
+        import equinox
+        import jax
+
+        at_inference = equinox.nn.inference_mode(model)
+        batched: Callable[..., Any] = jax.vmap(lambda x: at_inference(x, state)[0])
+        return batched, _note_of_equinox(model)
+    from flax import nnx
+
+    if not isinstance(model, nnx.GraphDef):
+        raise MethodError(
+            f"a pair of {type(model).__name__} and {type(state).__name__}: with Flax, give the two halves of "
+            "nnx.split(model), or for a Linen module lambda x: module.apply(variables, x)."
+        )
+    return _inference(nnx.merge(model, state))
+
+
+def _note_of_equinox(model: Any) -> str:
+    """Return a note if a part of a model is in training mode."""
+    import jax
+
+    modules = jax.tree.leaves(model, is_leaf=lambda x: getattr(x, "inference", None) is not None)
+    is_training = any(getattr(module, "inference", None) is False for module in modules)
+    return TRAINING if is_training else ""

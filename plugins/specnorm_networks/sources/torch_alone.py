@@ -148,10 +148,8 @@ class Alone(torch.fx.Interpreter):
         kwargs: Any = dict(map_aggregate(n.kwargs, converted))
         if rounded_to is not None and isinstance(target, OPERATOR):
             # Default numbers, such as a slope of 0.01, are rounded like the others.
-            parameters = list(arguments_of(target).items())
-            for name, parameter in parameters[len(n.args) :]:
-                if isinstance(parameter.default, float):
-                    kwargs.setdefault(name, converted(parameter.default))
+            for name, number in _default_numbers(target, len(n.args)).items():
+                kwargs.setdefault(name, converted(number))
         return target(*args, **kwargs)
 
     def _constants(self, n: torch.fx.Node) -> Iterator[float]:
@@ -166,6 +164,12 @@ class Alone(torch.fx.Interpreter):
                 yield from numbers(argument).reshape(-1).tolist()
             elif isinstance(argument, int | float) and not isinstance(argument, bool):
                 yield float(argument)
+
+
+def _default_numbers(target: Any, given: int) -> dict[str, float]:
+    """Return the floating defaults of an operator's parameters, without the ``given`` first ones."""
+    parameters = list(arguments_of(target).items())[given:]
+    return {name: parameter.default for name, parameter in parameters if isinstance(parameter.default, float)}
 
 
 def _is_floating(value: Any) -> TypeGuard[Tensor]:

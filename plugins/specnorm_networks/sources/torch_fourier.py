@@ -185,6 +185,22 @@ def _matrix(function: Function, like: Tensor, input_shape: list[int], output_sha
     return nn.Sequential(nn.Flatten(), layer, nn.Unflatten(1, output_shape))
 
 
+def _computed_by_complex_values(end: torch.fx.Node) -> tuple[set[torch.fx.Node], set[torch.fx.Node]]:
+    """Return the nodes that compute a value by complex values, and the real values that they read."""
+    inside = {end}
+    waiting = [end]
+    starts = set()
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if is_complex(source) or source.target is torch.ops.aten.view_as_real.default:
+                if source not in inside and source.op == "call_function":
+                    inside.add(source)
+                    waiting.append(source)
+            elif isinstance(first_of(source), Tensor) and source.op != "get_attr":
+                starts.add(source)
+    return inside, starts
+
+
 def _between(
     program: torch.fx.GraphModule,
     end: torch.fx.Node,
@@ -193,17 +209,7 @@ def _between(
 
     None: the value depends on several real values, or on a node that cannot be copied.
     """
-    inside = {end}
-    waiting = [end]
-    starts = dict[torch.fx.Node, None]()  # an ordered set
-    while waiting:
-        for source in waiting.pop().all_input_nodes:
-            if is_complex(source) or source.target is torch.ops.aten.view_as_real.default:
-                if source not in inside and source.op == "call_function":
-                    inside.add(source)
-                    waiting.append(source)
-            elif isinstance(first_of(source), Tensor) and source.op != "get_attr":
-                starts[source] = None
+    inside, starts = _computed_by_complex_values(end)
     if len(starts) != 1:
         return None
     (start,) = starts

@@ -283,11 +283,7 @@ def _written(
         raise MethodError(f"Networks of torch need the package onnxscript: {install('networks')}.") from error
     from specnorm_networks.sources.torch_translations import as_it_is, table
 
-    value_counts: dict[Any, int] = {}  # of each operator
-    for node in program.graph.nodes:
-        if node.op == "call_function" and isinstance(node.target, OPERATOR):
-            value = node.meta.get("val")
-            value_counts[node.target] = len(value) if isinstance(value, tuple | list) else 1
+    value_counts = _value_counts(program)
     translations: dict[Any, Callable[..., Any]] = {}
     for target, count in value_counts.items():
         if target.namespace not in ("aten", "prims"):
@@ -323,6 +319,16 @@ def _written(
         inner=partial(_inner, model, module, example),
         alone=partial(_alone, model, module, example),
     )
+
+
+def _value_counts(program: ExportedProgram) -> dict[Any, int]:
+    """Return the number of values that each operator of a program returns."""
+    value_counts: dict[Any, int] = {}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, OPERATOR):
+            value = node.meta.get("val")
+            value_counts[node.target] = len(value) if isinstance(value, tuple | list) else 1
+    return value_counts
 
 
 def _run(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:

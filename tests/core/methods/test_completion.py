@@ -201,3 +201,12 @@ def test_wrong_settings_are_refused() -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(MixedBackends):
         specnorm.complete(kernel, start=torch.zeros(1, 12, 3, 3, 2))
+
+
+@pytest.mark.parametrize(("dtype", "entry"), [("float32", 1e38), ("float64", 1e307)])
+def test_a_norm_that_overflows_has_an_infinite_bound(xp: Lib, dtype: str, entry: float) -> None:
+    """It was NaN: the product with the gradient overflows too."""
+    if dtype not in xp.dtypes:
+        pytest.skip(f"{dtype} is not among the dtypes of {xp.name}")
+    kernel = xp.asarray(np.full((8, 8, 3), entry, dtype=dtype))
+    assert float(specnorm.completion_bound(kernel, n_iter=5)) == np.inf

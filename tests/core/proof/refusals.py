@@ -47,8 +47,6 @@ GROUPED = ConvSpec.of((4, 2, 3), input_shape=9, groups=2)
 ONE_OUTPUT = ConvSpec.of((2, 3, 2), input_shape=2, padding_mode="zeros", padding=0)
 (PATCH,) = polyphase_components(ONE_OUTPUT)
 STACK = norms.norm_of_stack((1, 2, 6))
-NOTHING: Any = None
-"""What is not looked at any more."""
 ZEROS: dict[str, Any] = {"input_shape": 9, "padding_mode": "zeros", "padding": 1}
 LINE: Any = np.ones((1, 1, 1, 3))
 ONE_LAYER: Any = np.random.RandomState(2).standard_normal((2, 2, 3))

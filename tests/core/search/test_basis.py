@@ -46,8 +46,8 @@ FLAT = np.random.default_rng(0).standard_normal((128, 128, 3, 3))
 """Its singular values have no gap at the top."""
 
 
-def relative_errors(monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> tuple[np.ndarray, int]:
-    """Of the estimated eigenvalues of a whole search, and how many cells it took."""
+def relative_errors(monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> np.ndarray:
+    """Of the estimated eigenvalues of a whole search."""
     errors: list[np.ndarray] = []
 
     def watched(formed: Any, *given: Any, **how: Any) -> Any:
@@ -57,13 +57,13 @@ def relative_errors(monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> tuple[np.n
 
     monkeypatch.setattr(branch_and_bound, "top_eigenpairs", watched)
     monkeypatch.setattr(tuning, "TUNING", tuning.TUNING._replace(**knobs))
-    found = specnorm.measure(FLAT, Enclose(rtol=1e-2))
-    return np.concatenate(errors), int(found.stats["cells"])
+    specnorm.measure(FLAT, Enclose(rtol=1e-2))
+    return np.concatenate(errors)
 
 
 def test_crowded_spectra_get_longer_filters(monkeypatch: pytest.MonkeyPatch) -> None:
-    long, cells = relative_errors(monkeypatch)
-    short, more_cells = relative_errors(monkeypatch, crowded_part=1.0)
+    """Estimates that are too low cost proofs that fail. Which of two searches has more cells hangs on their ascents."""
+    long = relative_errors(monkeypatch)
+    short = relative_errors(monkeypatch, crowded_part=1.0)
     assert long.min() > -1e-5, "from below"
     assert np.median(long) < 1e-3 < 5e-3 < np.median(short)
-    assert cells < 0.9 * more_cells

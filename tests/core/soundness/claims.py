@@ -269,6 +269,7 @@ def check(index: int, **options: Any) -> Tally:
 
 
 def _check(index: int, **options: Any) -> Tally:
+    """One search, and something cheap, of a drawn layer."""
     claims = Claims(case(index), **options)
     random = np.random.RandomState(index + 2**20)
     ndim = len(claims.truth.kernel_shape)
@@ -280,8 +281,24 @@ def _check(index: int, **options: Any) -> Tally:
             return int(random.randint(10, 26)), int(random.randint(10, 26))
         return tuple(int(n) for n in random.randint(1, 10 if ndim < 3 else 5, size=ndim))
 
+    _search(claims, random, sizes, turn=index // len(FAMILIES) % 8)
+    cheap = random.randint(3)
+    if cheap == 0:
+        extra = int(random.randint(0, 6))
+        claims.grid(max((k for k in claims.truth.kernel_shape), default=1) + extra if random.randint(2) else None)
+        claims.unfoldings()
+        claims.symbol()
+    elif cheap == 1:
+        claims.gram(sizes(), int(random.randint(1, 9)))
+        claims.gram_everywhere(int(random.randint(1, 4)))
+    else:
+        claims.matrices(int(random.choice([0, 1, 2, 6, 30])), int(random.randint(8)))
+    return claims.tally
+
+
+def _search(claims: Claims, random: np.random.RandomState, sizes: Callable[[], tuple[int, ...]], *, turn: int) -> None:
+    """An enclosure, a verdict, a tensor norm or an exact norm, in turn."""
     tight = float(random.choice([1e-6, 1e-9, 1e-12]))
-    turn = index // len(FAMILIES) % 8
     if turn == 0:
         claims.enclosure(1e-3)
     elif turn == 1:
@@ -300,18 +317,6 @@ def _check(index: int, **options: Any) -> Tally:
         claims.enclosure(float(random.choice([1e-1, 1e-3])), max_cells=int(random.randint(1, 40)))
     else:
         claims.again()
-    cheap = random.randint(3)
-    if cheap == 0:
-        extra = int(random.randint(0, 6))
-        claims.grid(max((k for k in claims.truth.kernel_shape), default=1) + extra if random.randint(2) else None)
-        claims.unfoldings()
-        claims.symbol()
-    elif cheap == 1:
-        claims.gram(sizes(), int(random.randint(1, 9)))
-        claims.gram_everywhere(int(random.randint(1, 4)))
-    else:
-        claims.matrices(int(random.choice([0, 1, 2, 6, 30])), int(random.randint(8)))
-    return claims.tally
 
 
 def sample(indices: Iterable[int], **options: Any) -> Tally:

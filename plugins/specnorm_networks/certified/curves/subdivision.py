@@ -91,11 +91,7 @@ def _prove(plan: Plan) -> Proof | str:
     if period is not None:
         proof, _ = _prove_between(flat, count, (0.0, period), None)
         return proof
-    tails_from: list[tuple[float, _Tails]] = []
-    for start in STARTS:
-        tails = _tails(flat, count, start)
-        if tails is not None:
-            tails_from.append((start, tails))
+    tails_from = _known_tails(flat, count)
     best: Proof | None = None
     for number, (start, tails) in enumerate(tails_from):
         proof, attained = _prove_between(flat, count, (-start, start), tails)
@@ -151,6 +147,16 @@ class _Tails:
     def constant(self) -> float:
         """Largest constant of any function, all outputs together (not rounded up)."""
         return math.sqrt(float(self.square_sum.max()))
+
+
+def _known_tails(plan: Plan, count: int) -> list[tuple[float, _Tails]]:
+    """Return the `STARTS` from which all slopes are known, each with the tails that begin there."""
+    known = []
+    for start in STARTS:
+        tails = _tails(plan, count, start)
+        if tails is not None:
+            known.append((start, tails))
+    return known
 
 
 def _tails(plan: Plan, count: int, start: float) -> _Tails | None:

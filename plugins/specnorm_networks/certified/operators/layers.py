@@ -109,14 +109,10 @@ class Convolution(_WithKernel):
         if before[1] != spec.cin:
             return None
         spatial = before[2:]
-        stride_divides = not any(n % s for n, s in zip(spatial, spec.stride, strict=True))
-        wrapping: tuple[tuple[int, int], ...] | None = None
-        if spec.padding_mode == "circular" and not spec.transposed and not stride_divides:
-            # `ConvSpec` has no such layer: pixels that wrap around are padded first.
-            wrapping = tuple(spec.padding)
-            geometry |= {"padding": 0, "padding_mode": "zeros"}
+        wrapping = _separate_wrapping(spec, spatial)
         padded_spatial = spatial
         if wrapping is not None:
+            geometry |= {"padding": 0, "padding_mode": "zeros"}
             padded_spatial = tuple(n + sum(pair) for n, pair in zip(spatial, wrapping, strict=True))
         spec_at_size = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": padded_spatial})
         stack_of_one: Any = kernel[None]
@@ -157,25 +153,37 @@ class Convolution(_WithKernel):
             # The adjoint reads patches of the output's channels, and adds up copies of pixels: a rough factor of 4.
             return [apply_in_parts(adjoint_of_samples, samples, 4 * entries).reshape(len(y), *before)]
 
-        taps_of_output = _with_outputs_first(kernel, spec).reshape(spec.cout, -1)
-        taps = taps_of_output.shape[1]
-        if _reads_pixels_once(spec, spatial):
-            rows = host.norm_up(taps_of_output)
-        else:
-            # Several taps may read one pixel.
-            rows = host.inflate(abs(taps_of_output).sum(axis=1), taps)
-        roundings = max(layer.roundings) + taps + 4
+        roundings = max(layer.roundings) + kernel.size // spec.cout + 4
         return LinearMap(
             applied(layer),
             absolute=applied(layer.absolute()),
             roundings=roundings,
-            rows=rows.reshape(-1, *(1,) * spec.ndim),
+            rows=_row_norms(kernel, spec, spatial).reshape(-1, *(1,) * spec.ndim),
             offset=self.bias,
             shape=shape,
             adjoint=adjoint if wrapping is None else None,
             adjoint_roundings=roundings,
             kept_numbers=2 * kernel.size,  # the kernel and its absolute values
         )
+
+
+def _separate_wrapping(spec: ConvSpec, spatial: KnownShape) -> tuple[tuple[int, int], ...] | None:
+    """Return the circular padding that has to be done first, since `ConvSpec` has no such layer; else None.
+
+    These are layers whose stride does not divide the sizes of the input.
+    """
+    stride_divides = not any(n % s for n, s in zip(spatial, spec.stride, strict=True))
+    is_supported = spec.padding_mode != "circular" or spec.transposed or stride_divides
+    return None if is_supported else tuple(spec.padding)
+
+
+def _row_norms(kernel: FloatArray, spec: ConvSpec, spatial: KnownShape) -> FloatArray:
+    """Return for each output channel an upper bound of the norm of a row of the layer's matrix."""
+    taps_of_output = _with_outputs_first(kernel, spec).reshape(spec.cout, -1)
+    if _reads_pixels_once(spec, spatial):
+        return host.norm_up(taps_of_output)
+    # Several taps may read one pixel.
+    return host.inflate(abs(taps_of_output).sum(axis=1), taps_of_output.shape[1])
 
 
 def _reads_pixels_once(spec: ConvSpec, spatial: KnownShape) -> bool:
