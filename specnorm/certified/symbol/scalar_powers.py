@@ -116,7 +116,7 @@ def _of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Array, A
         next_squares = squares * squares
         error = rounding.up((2 * squares + error) * error + 2 * u * next_squares, 8, xp=xp)
         squares = next_squares
-    points = len(tables.weights)
+    points = int(tables.weights.shape[0])
     error_sum_sq = xp.sum(error**2 * tables.weights, axis=1)
     norm_sum_sq = xp.sum(squares**2 * tables.weights, axis=1)
     value_error = rounding.up(xp.sqrt(rounding.up(error_sum_sq, points + 4, xp=xp)), 2, xp=xp)
