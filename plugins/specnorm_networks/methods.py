@@ -57,8 +57,8 @@ class Method:
         """Return the most promising weights; None if there are none."""
         return next(iter(self.search(run, parts, share, Clock())), None)
 
-    def affordable(self, run: Run) -> bool:
-        """Whether search and proof of a run of units, which are the entries of values, take less than the seconds."""
+    def affordable(self, run: Run, share: float = 1.0) -> bool:
+        """Whether search and proof of a run of units, the entries of values, take less than a share of the seconds."""
         return True
 
     def begins_at(self, run: Run) -> float:
@@ -121,14 +121,14 @@ class _Searching(Method):
         weights = replace(self, steps=0).weights(run, self.parts(run))
         return math.inf if weights is None else expected_constant(run, weights)
 
-    def affordable(self, run: Run) -> bool:
-        """Whether search and proof take less than the method's seconds."""
-        return self._fits(run, self.parts(run))
+    def affordable(self, run: Run, share: float = 1.0) -> bool:
+        """Whether search and proof take less than a share of the method's seconds."""
+        return self._fits(run, self.parts(run), share)
 
-    def _fits(self, run: Run, parts: Parts) -> bool:
-        """Whether a search of `SOME_STEPS` steps and the proof take less than the method's seconds."""
+    def _fits(self, run: Run, parts: Parts, share: float = 1.0) -> bool:
+        """Whether a search of `SOME_STEPS` steps and the proof take less than a share of the method's seconds."""
         products = SOME_STEPS * cost(run, parts, ROUNDS[0][0]).products + proof_products(run, parts)
-        return products < self.seconds * RATE
+        return products < share * self.seconds * RATE
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ class Scaled(_Searching):
         Called after each step of the search with (steps done, largest number of steps, "start to end" of the run).
     """
 
-    def affordable(self, run: Run) -> bool:
-        """Whether search and proof would take less than the seconds if all links were bounded together."""
-        return self._fits(run, cut_into_parts(run))
+    def affordable(self, run: Run, share: float = 1.0) -> bool:
+        """Whether search and proof would take less than a share of the seconds if all links were bounded together."""
+        return self._fits(run, cut_into_parts(run), share)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ ROUNDS = 3
 """How often ranges are computed; each time with the constants that the previous ranges gave."""
 HOPE = 1.5
 """Largest factor by which a search is expected to lower the constant of the closed form."""
+SHARE = 0.5
+"""Share of the method's seconds that a search by units may take where a bound by channels is known: it may be in vain."""
 ENTRIES = 8192
 """Largest number of entries of pointwise functions and maxima for which ranges come from linear bounds."""
 
@@ -179,11 +181,12 @@ def _by_units(
     limit : float, optional
         A proven bound. If the search would begin far above it, there is no search.
     """
+    share = 1.0 if limit is None else SHARE
     outline = None if measure.clock.expired else outline_of_unit_run(graph)
-    if outline is None or not method.affordable(outline):
+    if outline is None or not method.affordable(outline, share):
         return []
     run = unit_run(graph)
-    if run is None or measure.clock.expired or not method.affordable(run):
+    if run is None or measure.clock.expired or not method.affordable(run, share):
         return []
     if limit is not None and not method.begins_at(run) < HOPE * limit:
         return []

@@ -88,8 +88,8 @@ class ZeroPaddedGram(Method):
             per_block = xp.reshape(outputs_are_lower, (-1,) + (1,) * (inputs.ndim - 1))
             return xp.where(per_block, outputs, inputs)
 
-        residuals = map(lower_side, of_inputs.residuals, of_outputs.residuals)
-        return Evaluation(lower_side(of_inputs.value, of_outputs.value), (), (*residuals, outputs_are_lower))
+        lower_residuals = map(lower_side, of_inputs.residuals, of_outputs.residuals)
+        return Evaluation(lower_side(of_inputs.value, of_outputs.value), (), (*lower_residuals, outputs_are_lower))
 
     def _of_both_sides(self, blocks: Array, *, ops: ArrayOps) -> tuple[Evaluation, Evaluation]:
         """Bounds from G* G and from G G*, in one batch under a compiler."""

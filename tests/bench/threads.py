@@ -53,6 +53,11 @@ def step_of(constraint: Callable[[Any], Any], channels: int) -> Callable[[], Any
     return step
 
 
+def returned(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a call that needs no preparation."""
+    return call
+
+
 def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
     """For each name, a function that prepares the call."""
     import specnorm_torch
@@ -72,7 +77,7 @@ def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
         prepared[f"symbol_norm, {channels} channels"] = plain(specnorm.symbol_norm, channels)
         prepared[f"rescale, {channels} channels"] = plain(specnorm.rescale, channels)
         array = functools.partial(specnorm.rescale, kernel(channels).numpy())
-        prepared[f"rescale, {channels} channels, NumPy"] = lambda array=array: array
+        prepared[f"rescale, {channels} channels, NumPy"] = functools.partial(returned, array)
     for channels in (64, 128):
         prepared[f"gram_bound, {channels} channels"] = plain(specnorm.gram_bound, channels)
     for channels in (16, 64, 256, 512):
