@@ -16,7 +16,6 @@ from specnorm.methods.base import Method, as_number
 from specnorm.methods.certify import Certify
 from specnorm.methods.determinant import LogDeterminant
 from specnorm.methods.fft import NormAtSize
-from specnorm.methods.singular_values import OwnSingularValues, SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayT
 
@@ -240,6 +239,8 @@ def singular_values(
         raise MethodError(f'which={which!r} is not "all", "largest" or "smallest".')
     if which != "all" and k is None:
         k = 1
+    from specnorm.methods.singular_values import OwnSingularValues, SingularValues  # imported here: few need them
+
     smallest = which == "smallest"
     method: Method
     spec = _spec_at_size(kernel, input_shape, layer)

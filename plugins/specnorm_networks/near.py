@@ -45,7 +45,7 @@ ROUNDS = 3
 HOPE = 1.5
 """Largest factor by which a search is expected to lower the constant of the closed form."""
 SHARE = 0.5
-"""Share of the method's seconds that a search by units may take where a bound by channels is known: it may be in vain."""
+"""Share of the seconds that a search by units may take where a bound by channels is known: it may be in vain."""
 ENTRIES = 8192
 """Largest number of entries of pointwise functions and maxima for which ranges come from linear bounds."""
 

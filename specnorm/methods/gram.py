@@ -22,7 +22,6 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_powers import Powers, divisors, lag_norms
 from specnorm.certified.symbol.scalar import has_one_column
-from specnorm.certified.symbol.scalar_powers import scalar_norms
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.numerics import gradients
@@ -76,6 +75,8 @@ class ZeroPaddedGram(Method):
         """
         xp = ops.xp
         if has_one_column(blocks):
+            from specnorm.certified.symbol.scalar_powers import scalar_norms  # imported here: few need it
+
             value, residuals = scalar_norms(blocks, self.n_iter, ops=ops)
             return Evaluation(value, (), residuals)
         if blocks.shape[1] != blocks.shape[2]:

@@ -29,7 +29,7 @@ import numpy as np
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import real_points, symbols
+from specnorm.certified.symbol import symbols
 from specnorm.problem.frequencies import Frequencies, half_lags, phases_at
 
 if TYPE_CHECKING:
@@ -227,8 +227,10 @@ class GramPolynomial:
             self._lost = rotation.lost
         self.is_float32 = columns.dtype != blocks.dtype
         by_tap = xp.reshape(columns, (g, taps, m, p))
-        uses_points = at_points and tuple(kernel_shape) == real_points.SHAPE and columns.dtype == xp.float64
+        uses_points = at_points and tuple(kernel_shape) == (3, 3) and columns.dtype == xp.float64
         if uses_points:
+            from specnorm.certified.symbol import real_points  # imported here: wide kernels alone need it
+
             coefficients = real_points.autocorrelations_at_points(by_tap, self.rank, tick=tick, ops=ops)
         else:
             coefficients = autocorrelations(by_tap, self.rank, tuple(kernel_shape), tick=tick, ops=ops)
