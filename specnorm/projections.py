@@ -60,7 +60,7 @@ _ROUNDED = 1e-4
 _PROOF = 0.8
 """Part of what is left that an enclosure gets: the product and the proof of its rounding follow."""
 _OVERFLOWN = 1 / 16
-"""Factor of a kernel whose norm is beyond the largest number of its dtype; it is taken until the norm is not."""
+"""Factor of a kernel whose norm, or the factor for the bound, is no normal number; it is taken until they are."""
 _LEAST = 0.02
 """Part of the time that a proof gets when all of it is over."""
 _NO_DERIVATIVE = (
@@ -142,8 +142,10 @@ def _rescaled(
     given: Any = backend.detach(kernel)
     if upper <= bound:
         return kernel
-    if not math.isfinite(float(backend.detach(measured))):
-        # Neither the norm nor its gradient is a number of this dtype.
+    wide = np.float64 if str(given.dtype).endswith("float64") else np.float32
+    is_overflown = not math.isfinite(float(backend.detach(measured)))
+    if is_overflown or bound / upper.value < np.finfo(wide).smallest_normal:
+        # The norm and its gradient are no numbers of this dtype; or the factor is subnormal, which XLA takes for 0.
         with arithmetic.exact(given, backend=backend):
             smaller: ArrayT = _times(kernel, _OVERFLOWN, backend)
         result, upper = _enclosed_closely(smaller, clock, backend, geometry)

@@ -235,6 +235,16 @@ def test_a_kernel_whose_norm_overflows_is_shrunk(xp: Lib, name: str, dtype: str,
     assert specnorm.certify(shrunk, 1.0)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-39), ("float64", 1e-309)])
+def test_a_factor_below_the_normal_numbers_is_not_zero(xp: Lib, dtype: str, bound: float) -> None:
+    """XLA takes subnormal numbers for 0, and so the kernel came back as zeros."""
+    if dtype not in xp.dtypes:
+        pytest.skip(f"{dtype} is not among the dtypes of {xp.name}")
+    kernel = xp.asarray(np.full((2, 2, 3), 1e3, dtype=dtype))  # of norm 6000
+    shrunk = xp.to_numpy(specnorm.rescale(kernel, 1e3 * bound)).astype(np.float64)
+    assert 0.9 * 1e3 * bound < 6 * shrunk.max() <= 1e3 * bound
+
+
 @pytest.mark.parametrize("bound", [0.5, 1e-150])
 def test_clipping_to_a_bound_far_below_the_kernel(bound: float) -> None:
     """In units of the largest entry, the square of the bound underflows, or the bound itself does."""
