@@ -142,16 +142,17 @@ def _rescaled(
     given: Any = backend.detach(kernel)
     if upper <= bound:
         return kernel
-    wide = np.float64 if str(given.dtype).endswith("float64") else np.float32
+    xp = backend.namespace(given)
+    working_dtype = xp.float64 if given.dtype == xp.float64 else xp.float32
     is_overflown = not math.isfinite(float(backend.detach(measured)))
-    if is_overflown or bound / upper.value < np.finfo(wide).smallest_normal:
+    if is_overflown or bound / upper.value < xp.finfo(working_dtype).smallest_normal:
         # The norm and its gradient are no numbers of this dtype; or the factor is subnormal, which XLA takes for 0.
         with arithmetic.exact(given, backend=backend):
             smaller: ArrayT = _times(kernel, _OVERFLOWN, backend)
         result, upper = _enclosed_closely(smaller, clock, backend, geometry)
         return _rescaled(smaller, result.value, upper, bound, clock, backend, geometry)
     host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)
-    eps, _ = arrays.precision(given.dtype, xp=backend.namespace(given))
+    eps, _ = arrays.precision(given.dtype, xp=xp)
     factor = bound / upper.value
     for attempt in range(20):
         with arithmetic.exact(given, backend=backend):

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
-from specnorm.problem.frequencies import halved_axis, tap_grid, tap_points
+from specnorm.problem.frequencies import half_grid_shape, halved_axis, tap_grid, tap_points
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -223,7 +223,7 @@ def _scalar_vjp(blocks: Array, slopes: Array, n_iter: int, *, xp: Namespace) -> 
     g, m, _, *kernel_shape = blocks.shape
     grid = tap_grid(tuple(kernel_shape), n_iter)
     halved = halved_axis(grid)
-    counts = [n // 2 + 1 if axis == halved else n for axis, n in enumerate(grid)]
+    counts = half_grid_shape(grid)
     to_points, to_taps = [], []
     for n, count, k in zip(grid, counts, kernel_shape, strict=True):
         to_points.append(_waves(blocks, count, k, n, xp=xp))

@@ -63,12 +63,20 @@ def half_grid(sizes: Sequence[int]) -> Frequencies:
 
     The symbol of a real kernel has G(-theta) = conj G(theta), so the mirror images of these points are redundant.
     """
-    sizes = tuple(sizes)
-    ranges = [np.arange(n) for n in sizes]
-    if sizes:
-        axis = int(np.argmax(sizes))
-        ranges[axis] = np.arange(sizes[axis] // 2 + 1)
-    return Frequencies(product(ranges), sizes)
+    return Frequencies(product([np.arange(n) for n in half_grid_shape(sizes)]), tuple(sizes))
+
+
+def halved_axis(sizes: Sequence[int]) -> int:
+    """The axis of a grid of which `half_grid` has one half: the first of the longest."""
+    return int(np.argmax(sizes))
+
+
+def half_grid_shape(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Number of points of `half_grid` along each axis."""
+    if not sizes:
+        return ()
+    halved = halved_axis(sizes)
+    return tuple(n // 2 + 1 if axis == halved else n for axis, n in enumerate(sizes))
 
 
 def coarse_grid(kernel_shape: tuple[int, ...]) -> Frequencies:
@@ -196,11 +204,6 @@ def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.nd
 def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
     """Number of taps along each axis of the kernel that ``n_iter`` Gram products of a kernel make."""
     return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)
-
-
-def halved_axis(grid: Sequence[int]) -> int:
-    """The axis of a grid of which `half_grid` has one half: the first of the longest."""
-    return int(np.argmax(grid))
 
 
 def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:

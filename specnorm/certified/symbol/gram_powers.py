@@ -18,7 +18,7 @@ from specnorm.certified import rounding
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_polynomial import correlations
 from specnorm.certified.symbol.symbols import stacked_taps
-from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_grid
+from specnorm.problem.frequencies import cos_sin, half_grid, half_grid_shape, halved_axis, phases, tap_grid
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -90,7 +90,7 @@ class GramTaps:
         b, _, p, r = x.shape
         if not self.grid:
             return xp.real(x)
-        halved = int(np.argmax(self.grid))
+        halved = halved_axis(self.grid)
         shape = [table.shape[1] for table in self.tables]
         other_tables = {axis: table for axis, table in enumerate(self.tables) if axis != halved}
         x = contract(x, other_tables, shape, xp=xp)
@@ -467,11 +467,10 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
     """
     if not grid:
         return np.ones(1), []
-    halved = int(np.argmax(grid))
-    counts = [n // 2 + 1 if axis == halved else n for axis, n in enumerate(grid)]
+    counts = half_grid_shape(grid)
     # Every axis has an odd number of points. So a frequency stands for its mirror image unless it is 0 on the halved
     # axis, where the half grid has both.
-    place_on_halved = np.indices(counts)[halved].reshape(-1)
+    place_on_halved = np.indices(counts)[halved_axis(grid)].reshape(-1)
     multiplicity = np.where(place_on_halved > 0, 2.0, 1.0)
     tables = []
     for n, count in zip(grid, counts, strict=True):

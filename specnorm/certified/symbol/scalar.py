@@ -22,7 +22,7 @@ from specnorm.problem.frequencies import (
     Frequencies,
     cos_sin,
     half_grid,
-    halved_axis,
+    half_grid_shape,
     phases,
     phases_at,
     tap_points,
@@ -94,13 +94,9 @@ def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     xp = ops.xp
     columns = arrays.tall(blocks, xp=xp)
     count, m, _, *kernel_shape = columns.shape
-    halved = halved_axis(sizes)
-    tables = []
-    for axis, (n, k) in enumerate(zip(sizes, kernel_shape, strict=True)):
-        points = n // 2 + 1 if axis == halved else n
-        tables.append(_device_tables(*cos_sin(np.arange(points)[:, None] * np.arange(k), n), blocks, ops=ops))
+    tables = half_grid_tables(sizes, kernel_shape, blocks, ops=ops)
     frequencies = half_grid(sizes)
-    at_once = _blocks_at_once(m, len(frequencies), kernel_shape, ops=ops)
+    at_once = blocks_at_once(m, len(frequencies), kernel_shape, ops=ops)
     squares, places = [], []
     for start in range(0, count, at_once):
         on_grid = squares_on_grid(columns[start : min(start + at_once, count), ...], tables, xp=xp)
@@ -113,19 +109,43 @@ def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     # Squares below the smallest normal number may be flushed to 0.
     underflow = 2 * m * float(xp.finfo(blocks.dtype).smallest_normal) ** 0.5
     value = rounding.up(modulus + error, 4, xp=xp) + xp.where(error > 0, underflow + 0 * error, 0 * error)
-    return value, ops.complex(*_device_tables(cos, sin, blocks, ops=ops))
+    return value, ops.complex(*device_tables(cos, sin, blocks, ops=ops))
 
 
-def _device_tables(cos: np.ndarray, sin: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+def half_grid_tables(
+    sizes: Sequence[int],
+    kernel_shape: Sequence[int],
+    like: Array,
+    *,
+    ops: ArrayOps,
+) -> list[tuple[Array, Array]]:
+    """Cosines and sines of a half grid, for each axis of its taps at its points, as `squares_on_grid` takes them."""
+    tables = []
+    for n, points, k in zip(sizes, half_grid_shape(sizes), kernel_shape, strict=True):
+        cos, sin = cos_sin(np.arange(points)[:, None] * np.arange(k), n)
+        tables.append(device_tables(cos, sin, like, ops=ops))
+    return tables
+
+
+def device_tables(cos: np.ndarray, sin: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Cosines and sines in the precision and on the device of an array."""
+    return device_table(cos, like, ops=ops), device_table(sin, like, ops=ops)
+
+
+def device_table(table: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
+    """A real table in the precision and on the device of an array."""
     dtype = np.float64 if like.dtype == ops.xp.float64 else np.float32
-    return ops.from_numpy(cos.astype(dtype), like), ops.from_numpy(sin.astype(dtype), like)
+    return ops.from_numpy(np.ascontiguousarray(table, dtype=dtype), like)
 
 
-def _blocks_at_once(m: int, point_count: int, kernel_shape: Sequence[int], *, ops: ArrayOps) -> int:
-    """Blocks whose values on a grid are computed at once, by the cache or the memory."""
-    bytes_of_a_block = 6 * 8 * m * max(point_count, math.prod(kernel_shape))
-    most_bytes = min(_HOST_BYTES, ops.memory) if ops.on_host else ops.memory
+def blocks_at_once(m: int, point_count: int, kernel_shape: Sequence[int], *, ops: ArrayOps) -> int:
+    """Number of blocks whose values on a grid are computed at once, by the cache or the memory.
+
+    Eight arrays of a block's values are alive at a time.
+    """
+    bytes_of_a_block = 8 * 8 * m * max(point_count, math.prod(kernel_shape))
+    # A compiler compiles each part by itself, so its parts are as large as the memory allows.
+    most_bytes = min(_HOST_BYTES, ops.memory) if ops.concrete and ops.on_host else ops.memory
     return max(1, most_bytes // bytes_of_a_block)
 
 
@@ -232,7 +252,7 @@ class ScalarGram(GramPolynomial):
     def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
         """The same from frequencies along that axis alone."""
         taps = np.arange(self.blocks.shape[3 + axis])[:, None]
-        return _device_tables(*phases_at(along_axis, taps), self.blocks, ops=self.ops)
+        return device_tables(*phases_at(along_axis, taps), self.blocks, ops=self.ops)
 
     def at_centres(self, boxes: Boxes) -> CentreValues:
         """H of every block at the centres of all boxes of a cover, which lie on a grid."""
@@ -250,7 +270,7 @@ class ScalarGram(GramPolynomial):
             point_count *= len(distinct)
         # Boxes of single points are often the whole grid, in its order.
         is_grid = point_count == len(centres) and bool(np.all(point == np.arange(point_count)))
-        at_once = _blocks_at_once(m, point_count, kernel_shape, ops=self.ops)
+        at_once = blocks_at_once(m, point_count, kernel_shape, ops=self.ops)
         values = np.empty((g, len(centres)))
         for first in range(0, g, at_once):
             if first > 0 and self.tick is not None:

@@ -10,21 +10,24 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from specnorm import arrays
 from specnorm.certified import rounding
-from specnorm.certified.symbol import symbols
-from specnorm.certified.symbol.scalar import scalar_error, squares_on_grid
-from specnorm.problem.frequencies import cos_sin, halved_axis, tap_grid
+from specnorm.certified.symbol import gram_powers, symbols
+from specnorm.certified.symbol.scalar import (
+    blocks_at_once,
+    device_table,
+    device_tables,
+    half_grid_tables,
+    scalar_error,
+    squares_on_grid,
+)
+from specnorm.problem.frequencies import half_grid_shape, halved_axis, tap_grid
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
     from specnorm.types import ArrayOps
 
 Item = TypeVar("Item")
-_HOST_BYTES = 4 * 2**20
-"""Bytes of the values that are computed at once, where the host computes: they stay in the cache."""
 
 
 def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, tuple[Array, ...]]:
@@ -47,10 +50,8 @@ def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, t
     xp = ops.xp
     wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
     count, m, _, *kernel_shape = wide.shape
-    points = math.prod(tap_grid(tuple(kernel_shape), n_iter)) // 2 + 1
-    bytes_of_a_block = 8 * 8 * m * max(points, math.prod(kernel_shape))
-    most_bytes = min(_HOST_BYTES, ops.memory) if ops.concrete and ops.on_host else ops.memory
-    at_once = max(1, most_bytes // bytes_of_a_block)
+    points = math.prod(half_grid_shape(tap_grid(tuple(kernel_shape), n_iter)))
+    at_once = blocks_at_once(m, points, kernel_shape, ops=ops)
     tables = _Tables(wide, n_iter, ops=ops)
     parts = []
     for start in range(0, count, at_once):
@@ -68,24 +69,15 @@ class _Tables:
         self.n_iter = n_iter
         self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
         self.halved = halved_axis(self.grid)
-        counts = [n // 2 + 1 if axis == self.halved else n for axis, n in enumerate(self.grid)]
-        self.counts = counts
-        dtype = np.float64 if blocks.dtype == ops.xp.float64 else np.float32
-
-        def on_device(table: np.ndarray) -> Array:
-            return ops.from_numpy(np.ascontiguousarray(table.astype(dtype)), blocks)
-
-        self.to_points: list[tuple[Array, Array]] = []
-        self.to_taps: list[tuple[Array, Array]] = []
-        for axis, (n, count, k) in enumerate(zip(self.grid, counts, blocks.shape[3:], strict=True)):
-            cos, sin = cos_sin(np.arange(count)[:, None] * np.arange(k), n)
-            self.to_points.append((on_device(cos), on_device(sin)))
-            cos, sin = cos_sin(np.arange(count)[:, None] * np.arange(count), n)
-            # Axes have odd numbers of points: on the halved one, all but the first stand for their mirror images, too.
-            weights = np.where((np.arange(count) > 0) & (axis == self.halved), 2.0, 1.0)
-            self.to_taps.append((on_device(cos * weights), on_device(-sin * weights)))
-        place = np.indices(counts)[self.halved].reshape(-1)
-        self.weights = on_device(np.where(place > 0, 2.0, 1.0))
+        self.counts = half_grid_shape(self.grid)
+        self.to_points = half_grid_tables(self.grid, blocks.shape[3:], blocks, ops=ops)
+        multiplicity, to_all_taps = gram_powers.tables(self.grid)
+        # H is even, so that half of the taps are computed.
+        self.to_taps = [
+            device_tables(cos[:count, :], sin[:count, :], blocks, ops=ops)
+            for (cos, sin), count in zip(to_all_taps, self.counts, strict=True)
+        ]
+        self.weights = device_table(multiplicity, blocks, ops=ops)
 
 
 def _of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
