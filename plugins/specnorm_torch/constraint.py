@@ -480,9 +480,9 @@ def spectral_norm(
     else:
         constrained = [_Constrained(place, layer, name, dim) for place, layer in _layers_to_constrain(module, layers)]
         if not constrained:
+            named = "" if layers == "*" else f" named like {layers!r}"
             raise KernelError(
-                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer named "
-                f"like {layers!r}."
+                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}."
             )
     # All are checked before one is changed.
     made = [(x, x.constraint(*settings)) for x in constrained]
