@@ -48,8 +48,8 @@ def rows(chosen: Sequence[str], methods: Sequence[str], seeds: Sequence[int], st
     for method in methods or WAYS:
         for name in chosen or EVERY:
             for seed in seeds or SEEDS.get(method, (0,)):
-                said = {**about, "loop": name, "trains": EVERY[name], "method": method, "seed": seed}
-                yield said | measured(name, method, seed, steps)
+                common = {**about, "loop": name, "trains": EVERY[name], "method": method, "seed": seed}
+                yield common | measured(name, method, seed, steps)
 
 
 def measured(name: str, method: str, seed: int, steps: int | None) -> Row:
