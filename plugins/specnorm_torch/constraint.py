@@ -154,10 +154,10 @@ class SpectralNorm(nn.Module):
         return derivatives.scaled(weight, *self._factor(value), gradient)
 
     def _step_in_training(self, weight: Tensor, sweeps: int) -> Step:
-        """Return the step of the weight from the state at hand.
+        """Return the step of the weight from the present state.
 
-        On the CPU it may be taken together with those of equal layers; on a CUDA device, after the first passes, it is
-        a recording.
+        On the CPU the step may be taken in a stack with those of equal layers. On a CUDA device, after the first
+        passes, a recorded CUDA graph computes it.
         """
         state = tuple(self.state.values())
         # Kernels with 3 spatial axes are not recorded. Their Newton step needs eigenvalues, for which the host waits.
@@ -306,12 +306,12 @@ class SpectralNorm(nn.Module):
         return settled
 
     def _is_settled(self, weight: Tensor) -> bool:
-        """Whether the norm was found of this very tensor, and no change in place was counted since."""
+        """Whether the stored norm is that of this tensor, and no change in place was counted since."""
         settled = self._settled
         return settled is not None and settled.weight is weight and settled.version == version_of(weight)
 
     def train(self, mode: bool = True) -> SpectralNorm:
-        """Change the mode; in eval, find the norm of the weight at once, so that the model can be exported."""
+        """Change the mode; for eval, compute the norm of the weight at once, so that the model can be exported."""
         super().train(mode)
         weight = self.original
         if mode or not self.state_names or weight is None or weight.is_meta:
@@ -321,7 +321,7 @@ class SpectralNorm(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
-        """Move to a device or dtype: a norm that was found before is that of another weight."""
+        """Move to a device or dtype, and forget norms and steps of the weight before."""
         self._settled = self._recorded = self.record.precomputed = None
 
         def in_rows(x: Tensor) -> Tensor:
@@ -441,7 +441,7 @@ def spectral_norm(
     name : str, default "weight"
     n_power_iterations : int, default 1
         Steps in each forward pass in ``train()``. In ``eval()`` the state does not change. There 16 steps are taken
-        once for each new weight, from the vectors at hand.
+        once for each new weight, from the stored vectors.
     eps : float, default 1e-12
         A kernel whose norm is at most ``eps`` is left as it is.
     dim : int, optional

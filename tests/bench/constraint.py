@@ -16,13 +16,13 @@ from bench.ways import WAYS, NotServed
 
 KEY = ("loop", "method", "seed")
 SEEDS = {"default": (0, 1)}
-"""Of other methods one run is enough."""
+"""Seeds of each method; other methods are run once, with seed 0."""
 QUICK_LOOPS = "one convolution", "three convolutions, Adam", "depthwise", "critic, SGD", "JAX, Adam"
 QUICK_METHODS = "default", "torch"
 QUICK_STEPS = 40
 EVERY = {name: loop.says for name, loop in loops.LOOPS.items()}
 EVERY |= {name: loop.says for name, loop in jax_loops.JAX_LOOPS.items()}
-"""What is trained, by name of the loop."""
+"""Description of each loop, by its name."""
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------

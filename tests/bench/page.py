@@ -24,7 +24,7 @@ NAMES = {
 ROOM = 1.1
 """Beyond the quarters of both runs."""
 PAST = "commit", "processor", "seconds", "faster", "faster_range"
-"""What a row says about the same measurement before."""
+"""Fields that a row keeps of the same measurement in an earlier file."""
 
 
 def write(source: Path) -> None:

@@ -42,7 +42,7 @@ Case = tuple[str, str, Any, dict[str, Any]]
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    """What is returned, and the lesser of two times."""
+    """Return the result of a function, and its seconds: the smaller of two times."""
     seconds = []
     for _ in range(2):
         start = time.process_time()
@@ -139,7 +139,7 @@ def achour(kernel: Any, geometry: dict[str, Any]) -> float:
 
 
 def ours(case: Case) -> dict[str, Any]:
-    """What specnorm says of one layer."""
+    """Return the fields of a row by specnorm."""
     section, name, kernel, geometry = case
     enclosure, seconds = timed(lambda: specnorm.enclose_smallest(kernel, budget=BUDGET, **geometry))
     row: dict[str, Any] = {
@@ -157,7 +157,7 @@ def ours(case: Case) -> dict[str, Any]:
 
 
 def others(case: Case) -> dict[str, Any]:
-    """What others say of it: a grid and orthogonium, where they say something of such a layer."""
+    """Return the fields of a row by other methods: a grid, and orthogonium if it supports the layer."""
     _, _, kernel, geometry = case
     row: dict[str, Any] = {}
     if "input_shape" in geometry:
@@ -363,7 +363,7 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 
 
 def known_of_others() -> dict[str, dict[str, Any]]:
-    """What the figures have of others, by the layer's name."""
+    """Return the stored fields of other methods, by the layer's name."""
     if not FIGURES.exists():
         return {}
     rows = [json.loads(line) for line in FIGURES.read_text(encoding="utf-8").splitlines()[1:]]
