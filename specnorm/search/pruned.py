@@ -232,7 +232,7 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
 
 
 def seconds_without_search(problem: Problem) -> float:
-    """How long `bound_without_search` takes, roughly: the time that a search has to leave."""
+    """Estimate the seconds of `bound_without_search`, which a search has to leave."""
     unfolding_work = _unfolding_work(problem.kernel)
     work_of_both = unfolding_work + _grid_work(problem.kernel)
     fits = work_of_both <= MULTIPLICATIONS_PER_SECOND * _RESERVED_PART * problem.clock.seconds

@@ -97,7 +97,7 @@ def rotation_loss(
     *,
     ops: ArrayOps,
 ) -> tuple[float, float]:
-    """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost) / shrink`` with G' of the computed product.
+    """Error of a rotation of the channels: ``||G|| <= (||G'|| + lost) / shrink``, with G' of the computed product.
 
     ``fl(K V) = K V + E`` with ``|E| <= gamma(p + 2) |K| |V|``. Two of these p + 2 roundings are there for a K that is
     rounded first: one in the product, one in ``|K|``. ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
@@ -267,13 +267,13 @@ class GramPolynomial:
     def limit_of_norm(self, norm: np.ndarray) -> np.ndarray:
         """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down.
 
-        It is what other functions take as ``limit_sq``: a bound of eigenvalues of H, of the blocks as rotated.
+        Other functions take this number as ``limit_sq``: a bound of the eigenvalues of H of the rotated blocks.
         """
         rotated = np.maximum(host.sub_down(host.mul_down(norm, self._shrink), self._lost), 0.0)
         return host.sub_down(host.mul_down(rotated, rotated), self.error)
 
     def norm_up(self, limit_sq: np.ndarray) -> np.ndarray:
-        """What ``lambda_max(H) <= limit_sq``, as computed, proves about ``||G||``: the inverse, rounded up."""
+        """Bound of ``||G||`` that a computed ``lambda_max(H) <= limit_sq`` proves; the inverse of `limit_of_norm`."""
         rotated = host.next_up(np.sqrt(np.maximum(host.next_up(limit_sq + self.error), 0.0)))
         return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
 
@@ -358,7 +358,7 @@ class GramPolynomial:
         return self.ops.complex(a[0] + real, a[1] + imag), reduced_error(a, b, xp=xp)
 
     def float32_copy(self) -> GramPolynomial:
-        """The same with its sum over the lags in float32; itself where that is not trusted (TF32, bfloat16 products).
+        """A copy whose sum over the lags is in float32; the polynomial itself if products may be in TF32 or bfloat16.
 
         The parts of an entry of H are sums of ``E_d cos`` and of ``O_d sin`` over the lags, with the even and odd
         coefficients E and O. A term passes through at most ``L + 2`` roundings of float32: one of the coefficient, one

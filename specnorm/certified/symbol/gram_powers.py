@@ -379,7 +379,7 @@ class Powers:
         selector: Array,
         sums: Array,
     ) -> tuple[Array, ...]:
-        """What `powers_vjp` needs of the channels that are selected, (b, p, r).
+        """Residuals of `powers_vjp` for selected channels (b, p, r).
 
         Parameters
         ----------
@@ -499,7 +499,7 @@ def residuals(
     selector: Array,
     sums: Array,
 ) -> tuple[Array, ...]:
-    """What `powers_vjp` needs: leading axis b, then the chunks of frequencies.
+    """Residuals of `powers_vjp`: leading axis b, then the chunks of frequencies.
 
     Parameters
     ----------

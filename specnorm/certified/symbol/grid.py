@@ -32,7 +32,7 @@ def symbol_norms_up(symbol: Symbol, *, ops: ArrayOps) -> Array:
 
 
 def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:
-    """What the largest norm on a grid is multiplied by, but for the product's rounding."""
+    """The supremum divided by the largest norm on a grid is at most this factor, which is not rounded up."""
     return math.prod([axis_factor(n, k) for n, k in zip(sizes, kernel_shape, strict=True)])
 
 

@@ -250,7 +250,7 @@ class ScalarGram(GramPolynomial):
         return self._axis_tables(along_axis, axis)
 
     def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
-        """The same from frequencies along that axis alone."""
+        """Cosines and sines (f, k) of an axis' taps, from frequencies along that axis alone."""
         taps = np.arange(self.blocks.shape[3 + axis])[:, None]
         return device_tables(*phases_at(along_axis, taps), self.blocks, ops=self.ops)
 
