@@ -85,10 +85,19 @@ class Tuning(NamedTuple):
     smallest_reduced: int = 40
     """Channels below which the choice of a basis takes longer than smaller matrices save."""
     truncation: float = 0.5
-    """Largest part of the squared threshold that the truncation bound may be."""
+    """Largest part of the squared threshold that the truncation bound may be. The norm itself of what is left out is a
+    third of this bound or less."""
+    smallest_wide: int = 128
+    """Channels from which that part may be `truncation_of_wide`."""
+    truncation_of_wide: float = 0.6
+    """That part for so many channels, if many directions fewer are kept with it. With 0.65, no first cell would have a
+    limit that is high enough for a reduction."""
+    kept_of_wide: float = 0.9
+    """Part of the directions up to which these are many fewer. Where the spectrum decays faster, cells that fail by the
+    truncation cost more time than smaller matrices save."""
     widest_reduced: float = 0.7
     """Largest part of the channels that is kept; if more of them matter, no direction is left out."""
-    least_limit_over_truncation: float = 1.2
+    least_limit_over_truncation: float = 1.1
     """Least ratio of a limit to the truncation bound for which a matrix is reduced; above 1."""
     least_reduced_part: float = 0.3
     """Lowest limit that a matrix is reduced for, as a part of the squared threshold. The reduction of a cell with a

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices import norms
@@ -291,10 +292,7 @@ class GramPolynomial:
             Index of the block each belongs to.
         """
         xp = self.xp
-        dtype = np.float64 if self.even.dtype == xp.float64 else np.float32
-        cos, sin = (
-            self.ops.from_numpy(phases.astype(dtype), self.blocks) for phases in phases_at(frequencies, self.lags)
-        )
+        cos, sin = self._tables_at(frequencies)
         if self.even.shape[0] == 1:
             even = xp.matmul(cos, self.even[0, ...])
             odd = xp.matmul(sin, self.odd[0, ...])
@@ -304,6 +302,30 @@ class GramPolynomial:
             odd = xp.matmul(sin[:, None, :], xp.take(self.odd, index, axis=0))[:, 0, :]
         shape = (len(frequencies), self.size, self.rank)
         return xp.reshape(even, shape), xp.reshape(odd, shape)
+
+    def columns_of(self, blocks: np.ndarray, frequencies: Frequencies) -> Array:
+        """The columns of `columns_at` for each of b blocks, by their numbers, at the same f points.
+
+        Returns
+        -------
+        array, shape (b * f, size, rank)
+            Those of the first block first.
+        """
+        xp = self.xp
+        cos, sin = self._tables_at(frequencies)
+        even, odd = self.even, self.odd
+        if len(blocks) < even.shape[0]:
+            even, odd = (arrays.rows(x, blocks, ops=self.ops) for x in (even, odd))
+        shape = (len(blocks) * len(frequencies), self.size, self.rank)
+        real = xp.reshape(xp.matmul(cos, even), shape)
+        imag = xp.reshape(xp.matmul(sin, odd), shape)
+        return self.ops.complex(real, imag)
+
+    def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
+        """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
+        dtype = np.float64 if self.even.dtype == self.xp.float64 else np.float32
+        cos, sin = phases_at(frequencies, self.lags)
+        return self.ops.from_numpy(cos.astype(dtype), self.blocks), self.ops.from_numpy(sin.astype(dtype), self.blocks)
 
     def reduced(self, even: Array, odd: Array, limit_sq: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
