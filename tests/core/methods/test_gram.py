@@ -155,7 +155,7 @@ def test_a_rounding_of_taps_that_stand_for_others_counts_twice(monkeypatch: pyte
     """The last product lowers the taps 1 to 8, not -1 to -8: the sum of all magnitudes, 81, stays allowed for."""
     lowered = 1e-3 * ((np.arange(17) > 0) & (np.arange(17) < 9))
     error = np.fft.ifft(lowered)[:9] * 17
-    powers = GramTaps._powers
+    powers: Any = GramTaps._powers
 
     def with_error(*args: Any, **options: Any) -> Any:
         (real, imag), square_error, _, norm_sq = powers(*args, **options)
