@@ -141,7 +141,8 @@ def test_what_the_taps_before_the_last_product_are_off_is_allowed_for(
 @pytest.mark.parametrize("shape", [(5, 3), (4, 3, 5), (3, 2, 3, 1), (3, 2, 2, 3, 2)])
 def test_half_of_the_taps_stand_for_all(shape: tuple[int, ...]) -> None:
     """Sums of rows and columns over taps on one side of the halved axis, twice, and on it are those over all taps."""
-    taps = GramTaps(Recipe((1, *shape), seed=2).kernel, 2, ops=OPS)
+    kernel: Any = Recipe((1, *shape), seed=2).kernel
+    taps = GramTaps(kernel, 2, ops=OPS)
     values, _ = taps.values(slice(None))
     sums = []
     for half in (False, True):
@@ -154,7 +155,7 @@ def test_a_rounding_of_taps_that_stand_for_others_counts_twice(monkeypatch: pyte
     """The last product lowers the taps 1 to 8, not -1 to -8: the sum of all magnitudes, 81, stays allowed for."""
     lowered = 1e-3 * ((np.arange(17) > 0) & (np.arange(17) < 9))
     error = np.fft.ifft(lowered)[:9] * 17
-    powers = GramTaps._powers
+    powers: Any = GramTaps._powers
 
     def with_error(*args: Any, **options: Any) -> Any:
         (real, imag), square_error, _, norm_sq = powers(*args, **options)
@@ -162,7 +163,8 @@ def test_a_rounding_of_taps_that_stand_for_others_counts_twice(monkeypatch: pyte
         return planes, 0 * square_error, np.abs(error)[None, :], norm_sq
 
     monkeypatch.setattr(GramTaps, "_powers", with_error)
-    taps = GramTaps(np.ones((1, 1, 1, 9)), 1, ops=OPS)
+    kernel: Any = np.ones((1, 1, 1, 9))
+    taps = GramTaps(kernel, 1, ops=OPS)
     values, lost = taps.values(slice(None))
     total = float(np.abs(np.asarray(taps.transform(values, half=True))).sum()) / 17
     assert total < 81 - 0.015
