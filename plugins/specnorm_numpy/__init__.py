@@ -31,7 +31,7 @@ _HEAP_BYTES = 31 * 2**20
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Allocate a large array once in each process, before the first proof, and free it.
+    """Allocate a large array once in each process, before the first computation, and free it.
 
     By default glibc returns the memory of almost every large array to the system, which clears the pages for the next
     array; that takes a third of a search's time. glibc keeps freed arrays for reuse if they are no larger than the
@@ -106,6 +106,7 @@ class NumpyBackend(Backend):
 
     def precise(self, x: Any) -> contextlib.AbstractContextManager[object]:
         """A context with one BLAS thread for small kernels. NumPy's products always have full precision."""
+        _keep_freed_memory()
         return threads.one_thread() if np.size(x) <= _SMALL_KERNEL else contextlib.nullcontext()
 
     def cholesky_ok(self, a: Any) -> Any:

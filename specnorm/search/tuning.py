@@ -43,8 +43,8 @@ class Tuning(NamedTuple):
     parent's norm. It was the fastest of those tried. Values below 1 give 2 % fewer cells, since the norm at a child's
     centre is often lower, but a quarter more rounds."""
     part_of_budget: float = 0.8
-    """Part of what is left to a search, in cells and in time, that the next round may take. A tolerance that needs more
-    is widened."""
+    """Part of a search's remaining cells and time that the next round may take. If the tolerance needs more, it is
+    widened."""
     widening_factor: float = 1.25
     """Factor by which a tolerance that is not affordable is widened, again and again until it is."""
     proof_share: float = 0.999
@@ -141,8 +141,8 @@ class Tuning(NamedTuple):
     float64_rtol: float = 1e-4
     """Tolerance below which ascents are in float64."""
     hope_factor: float = 4.0
-    """How many times the gain that its last two gains promise an ascent is assumed to have ahead. If even that much
-    would not beat the incumbent, the ascent ends."""
+    """Factor by which the further gain of an ascent, extrapolated from its last two gains, is multiplied. If even that
+    gain would not beat the incumbent, the ascent ends."""
     slowest: float = 0.9
     """Largest rate of convergence that an extrapolation assumes."""
     first_hope: float = 0.05
@@ -152,4 +152,4 @@ class Tuning(NamedTuple):
 
 
 TUNING = Tuning()
-"""What searches use."""
+"""The numbers that searches use."""
