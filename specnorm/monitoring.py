@@ -138,7 +138,7 @@ class Monitor:
             If no layer is to be measured.
         """
         if not reading.layers:
-            raise MethodError("the model has no convolution or linear layer that is selected.")
+            raise MethodError("the model has no convolution or linear layer, or none is selected.")
         newly_left_out = reading.left_out.keys() - self.left_out.keys()
         self.left_out = dict(reading.left_out)
         if newly_left_out:

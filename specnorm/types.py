@@ -172,7 +172,7 @@ class Backend:
     def cholesky_ok(self, a: AnyArray) -> AnyArray:
         """Whether the Cholesky factorisation of each matrix of a Hermitian stack (..., n, n) completes, shape (...).
 
-        False for matrices with an entry that is not finite. Never raises; reads the lower triangle only.
+        False for matrices with an entry that is not finite. Never raises; may read one triangle only, either one.
         """
         raise NotImplementedError
 
@@ -208,6 +208,7 @@ class Backend:
         matrices[0, 2, 3] = 2
         matrices[1] *= -1
         matrices[2, 3, 0] = math.nan
+        matrices[2, 0, 3] = math.nan
         matrices[3, 3, 3] = math.nan
         matrices[4, 2, 2] = math.inf
         succeeds = self.to_numpy(self.cholesky_ok(self.from_numpy(matrices, like)))

@@ -24,6 +24,8 @@ CALLS = {
     "enclose(K, rtol='1e-3')": "is a str, no number",
     "enclose(K, rtol=2)": "is not between 0 and 1",
     "enclose(K, budget=-1)": "is no time",
+    "enclose(K, (2, 32, 32))": "give spatial sizes alone, input_shape=(32, 32)",
+    "enclose(K, (1, 2, 32, 32))": "give spatial sizes alone, input_shape=(32, 32)",
     "gram_bound(K, n_iter='3')": "give an integer of at least 1",
     "gram_bound(K, n_iter=-1)": "give an integer of at least 1",
     "certify(K, '7.4')": "bound must be a number",

@@ -127,7 +127,7 @@ def audit_module(
     layers = dict(layers_of(model, select))
     others = {name: module for name, module in _others(model) if select is None or select(name, module)}
     if not layers and not others:
-        raise MethodError("the model has no convolution or linear layer that is selected.")
+        raise MethodError("the model has no convolution or linear layer, or none is selected.")
     check_values(model)
     settings.method("enclose")  # raises for an invalid tolerance or budget
     rows: list[Row] = []

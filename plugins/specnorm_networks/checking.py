@@ -460,6 +460,11 @@ def _is_alike(node: Node, together: Computed, alone: list[Computed], count: int)
         joined = Computed(np.concatenate([value.value for value in alone], axis), together.unit)
         if equal_but_for_rounding(together, joined):
             return True
+    if not np.isfinite(together.value).all():
+        raise TranslationError(
+            f"The model's output {visible(node.name)} holds NaN or infinity at a random input: look for them in its "
+            "weights."
+        )
     raise TranslationError(
         f"The model gives another output for {count} samples together than for each by itself ({visible(node.name)}): "
         "a bound for one sample says nothing of several. Give an input with the number of samples that is meant."

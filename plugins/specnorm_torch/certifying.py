@@ -71,7 +71,9 @@ def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     for prefix, module in model.named_modules():
         selected += [(prefix, module, name) for name in _tensors_to_shrink(prefix, module, bound)]
     if not selected:
-        raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
+        if bound is None:
+            raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
+        raise MethodError(f"{name_of(model)} has no convolution or linear layer, and no tensor with a constraint.")
     for prefix, module, _ in selected:
         check_values(module, prefix)
     saved_modules = [SavedModule(module) for module in dict.fromkeys(module for _, module, _ in selected)]

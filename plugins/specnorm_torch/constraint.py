@@ -21,17 +21,17 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_pr
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
-from specnorm_torch.peers import Peers, Record, Start, Step
+from specnorm_torch.peers import Peers, Record, Step, StepInput
 from specnorm_torch.recording import Recorded
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
-_SETTLING = 16
-"""Steps from the vectors at hand for a weight that they may not fit: a new one in eval, or one that was loaded."""
+_SETTLING_SWEEPS = 16
+"""Number of sweeps for a weight that the stored vectors may not fit: one that was changed in eval, or was loaded."""
 _FIRST_PASSES = 32
-"""Number of first forward passes with more steps. An optimiser's first steps turn all weights one way."""
-_FIRST_STEPS = 3
-"""Least number of steps in each of the first forward passes."""
+"""Number of first forward passes with more sweeps: an optimiser's first steps change all weights in one direction."""
+_FIRST_SWEEPS = 3
+"""Least number of sweeps in each of the first forward passes."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class SpectralNorm(nn.Module):
     """
 
     scale: Tensor
-    """What the last weight in eval was multiplied by: what exporters write."""
+    """Factor of the last weight in eval; exporters write it as a constant."""
     compiled_passes: Tensor
-    """Forward passes in training that compiled code took."""
+    """Number of forward passes in training by compiled code."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class SpectralNorm(nn.Module):
             self.register_buffer(name, x)
         self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
         self.register_buffer("compiled_passes", torch.zeros((), dtype=torch.int64), persistent=False)
-        # Whether the state belongs to the weight: not so if the weight alone was loaded.
-        self._fits = True
+        # Whether the state was computed for this weight, or an earlier one; False after the weight alone was loaded.
+        self._state_fits = True
         self._passes = 0
         self._settled: _Settled | None = None
         self._recorded: Recorded | None = None
@@ -95,9 +95,9 @@ class SpectralNorm(nn.Module):
         # Layers of the model whose steps are taken together with this one's.
         self._peers: Peers | None = None
         self.record = Record()
-        # The list of parametrisations that this is in, which has the parameter too. In a tuple it is not registered as
-        # a module of this one.
-        self._list: tuple[Any, ...] = ()
+        # The list of parametrisations that contains this one, and the parameter. A module in a tuple does not become a
+        # submodule.
+        self._owner: tuple[Any, ...] = ()
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -105,15 +105,15 @@ class SpectralNorm(nn.Module):
         return {name: getattr(self, name) for name in self.state_names}
 
     def put_into(self, parametrisations: nn.Module) -> None:
-        """Remember the list of parametrisations that this is in: in `eval()` the norm of its parameter is found."""
-        self._list = (parametrisations,)
+        """Store the list of parametrisations that contains this one; `original` reads the parameter from it."""
+        self._owner = (parametrisations,)
 
     @property
     def original(self) -> Tensor | None:
-        """The parameter that is scaled; None: it is not known, or another parametrisation computes what is scaled."""
-        if not self._list:
+        """The parameter that is scaled; None if it is not known, or another parametrisation computes the weight."""
+        if not self._owner:
             return None
-        (parametrisations,) = self._list
+        (parametrisations,) = self._owner
         is_first = parametrisations[0] is self
         if not is_first:
             return None
@@ -121,7 +121,7 @@ class SpectralNorm(nn.Module):
         return original
 
     def kernel(self, weight: Tensor) -> Tensor:
-        """What the norm is taken of: the tensor, or the matrix that it is."""
+        """Return the kernel whose norm is constrained: the tensor, or the matrix with rows along ``dim``."""
         return weight if self.dim is None else weight.movedim(self.dim, 0).flatten(1)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -131,19 +131,19 @@ class SpectralNorm(nn.Module):
         if torch.compiler.is_exporting() or _traces():
             return self._scaled_for_export(weight)
         if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
-            return self._scaled_while_traced(weight, _SETTLING, move=False)
+            return self._scaled_by_tensor_operations(weight, _SETTLING_SWEEPS, move=False)
         settled = self._norm_in_eval(weight)
         return self._scaled(weight, settled.value, settled.gradient)
 
     def _scaled_in_training(self, weight: Tensor) -> Tensor:
         if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
-            compiled = self._fits and torch.compiler.is_compiling()
+            compiled = self._state_fits and torch.compiler.is_compiling()
             sweeps = self._compiled_sweeps() if compiled else self._sweeps()
-            return self._scaled_while_traced(weight, sweeps, move=True)
+            return self._scaled_by_tensor_operations(weight, sweeps, move=True)
         value, gradient, after = self._step_in_training(weight, self._sweeps())
         self._move_to(after)
-        if not self._fits:
-            self._fits = True
+        if not self._state_fits:
+            self._state_fits = True
         return self._scaled(weight, value, gradient)
 
     def _scaled(self, weight: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -154,14 +154,14 @@ class SpectralNorm(nn.Module):
         return derivatives.scaled(weight, *self._factor(value), gradient)
 
     def _step_in_training(self, weight: Tensor, sweeps: int) -> Step:
-        """Return the step of the weight from the state at hand.
+        """Return the step of the weight from the present state.
 
-        On the CPU it may be taken together with those of equal layers; on a CUDA device, after the first passes, it is
-        a recording.
+        On the CPU the step may be taken in a stack with those of equal layers. On a CUDA device, after the first
+        passes, a recorded CUDA graph computes it.
         """
         state = tuple(self.state.values())
         # Kernels with 3 spatial axes are not recorded. Their Newton step needs eigenvalues, for which the host waits.
-        is_recorded = weight.is_cuda and weight.ndim <= 4 and self._fits and self._passes > _FIRST_PASSES
+        is_recorded = weight.is_cuda and weight.ndim <= 4 and self._state_fits and self._passes > _FIRST_PASSES
         has_peers = self._peers is not None and weight.device.type == "cpu"
         # A replica of `DataParallel` shares this module's attributes, and has a weight of its own.
         if not (is_recorded or has_peers) or self.original is not weight:
@@ -170,8 +170,8 @@ class SpectralNorm(nn.Module):
             return self._recorded_step(weight, state)
         assert self._peers is not None
         kernel = self.kernel(weight.detach())
-        start = Start(kernel, state, sweeps)
-        step = self._peers.step(self, start, version_of(weight), self._program_for(kernel))
+        step_input = StepInput(kernel, state, sweeps)
+        step = self._peers.step(self, step_input, version_of(weight), self._program_for(kernel))
         return step._replace(gradient=self._gradient_of_weight(step.gradient, weight))
 
     def join(self, peers: Peers) -> None:
@@ -179,22 +179,25 @@ class SpectralNorm(nn.Module):
         self._peers = peers
         peers.join(self)
 
-    def upcoming(self) -> tuple[Start, int] | None:
-        """Return the start of the next step in training, and the version of the weight; see `Peer`."""
+    def next_input(self) -> tuple[StepInput, int] | None:
+        """Return the input of the next step in training, and the version of the weight; see `Peer`."""
         weight = self.original
         if not self.training or weight is None:
             return None
-        start = Start(self.kernel(weight.detach()), tuple(self.state.values()), self._upcoming_sweeps())
-        return start, version_of(weight)
+        step_input = StepInput(self.kernel(weight.detach()), tuple(self.state.values()), self._next_sweeps())
+        return step_input, version_of(weight)
 
     def key_of_steps(self) -> str | None:
-        """Return a key that is equal for constraints whose steps can be taken together; None: there are none."""
+        """Return a key that is equal for constraints whose steps can be taken together.
+
+        None: the steps of this constraint are always taken alone.
+        """
         weight = self.original
         if weight is None or not self.state_names:
             return None
         program = self._program(self.kernel(weight))
-        # A method that is above the norm at every step works until that is so of each kernel in the stack: a step
-        # would depend on the other layers.
+        # A method that bounds the norm at every step iterates until it has a bound for each kernel of the stack. So a
+        # layer's step would depend on the other layers.
         return None if program.stepped.bounds_at_every_step else program.key
 
     def _recorded_step(self, weight: Tensor, state: tuple[Tensor, ...]) -> Step:
@@ -208,26 +211,29 @@ class SpectralNorm(nn.Module):
         return value, gradient, *after
 
     def _sweeps(self) -> int:
-        """Return the steps to take in this forward pass, and count the pass."""
-        sweeps = self._upcoming_sweeps()
-        if self._fits:
+        """Return the number of sweeps in this forward pass, and count the pass."""
+        sweeps = self._next_sweeps()
+        if self._state_fits:
             self._passes += 1
         return sweeps
 
-    def _upcoming_sweeps(self) -> int:
-        """Return the steps to take in the next forward pass."""
-        if not self._fits:
-            return _SETTLING
-        return max(self.n_power_iterations, _FIRST_STEPS if self._passes < _FIRST_PASSES else 1)
+    def _next_sweeps(self) -> int:
+        """Return the number of sweeps in the next forward pass."""
+        if not self._state_fits:
+            return _SETTLING_SWEEPS
+        return max(self.n_power_iterations, _FIRST_SWEEPS if self._passes < _FIRST_PASSES else 1)
 
     def _compiled_sweeps(self) -> Tensor:
-        """`_sweeps` in compiled code: the count is in a buffer, since another number would be compiled anew."""
+        """`_sweeps` in compiled code: passes are counted in a buffer, since a change of a number would recompile."""
         is_first = self.compiled_passes < _FIRST_PASSES
         self.compiled_passes.add_(1)
-        return torch.where(is_first, max(self.n_power_iterations, _FIRST_STEPS), self.n_power_iterations)
+        return torch.where(is_first, max(self.n_power_iterations, _FIRST_SWEEPS), self.n_power_iterations)
 
-    def _scaled_while_traced(self, weight: Tensor, sweeps: int | Tensor, *, move: bool) -> Tensor:
-        """Scale in compilers and transformations, and by methods without a state."""
+    def _scaled_by_tensor_operations(self, weight: Tensor, sweeps: int | Tensor, *, move: bool) -> Tensor:
+        """Scale by tensor operations that autograd, compilers and transformations follow.
+
+        Also used for methods without a state, in eager mode too.
+        """
         kernel = self.kernel(weight)
         if self.state_names:
             plan = self._program(kernel)
@@ -243,7 +249,7 @@ class SpectralNorm(nn.Module):
         return stepped_program(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
 
     def _scaled_for_export(self, weight: Tensor) -> Tensor:
-        """Scale by a constant: the graph holds the weight that eval uses, and nothing of how its norm was found."""
+        """Scale by a constant, so that the exported graph has the weight of eval without the iteration for its norm."""
         if _traces():
             self._norm_in_eval(weight)
         elif self.original is None:
@@ -252,7 +258,7 @@ class SpectralNorm(nn.Module):
                 "specnorm_torch.baked(model)."
             )
         elif self._settled is None or not self._is_settled(self._settled.weight):
-            # Not of the parameter at hand: exporters put another tensor in its place.
+            # Compare the stored weight with the parameter, since exporters replace ``weight`` by another tensor.
             raise MethodError(
                 "the constrained weight is not known yet: the model was loaded or changed since it was put in eval(). "
                 "Call model.eval() again, or run the model once on an input, then export it."
@@ -285,14 +291,14 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def _norm_in_eval(self, weight: Tensor) -> _Settled:
-        """Norm of a weight, found from the vectors at hand in enough steps, whether they fit it or not.
+        """Return the norm of a weight, after `_SETTLING_SWEEPS` sweeps from the stored vectors.
 
-        Weights that were averaged, loaded or edited do not fit the state beside them. Asked once for each weight; the
-        buffers stay as they are.
+        The vectors need not fit a weight that was averaged, loaded or edited. The norm is stored until the weight
+        changes. The vectors in the buffers do not change.
         """
         settled = self._settled
         if settled is None or not self._is_settled(weight) or not torch.equal(settled.entries, weight):
-            _, _, state = self._step(weight, tuple(self.state.values()), _SETTLING)
+            _, _, state = self._step(weight, tuple(self.state.values()), _SETTLING_SWEEPS)
             value, gradient, _ = self._step(weight, state, 0)
             settled = _Settled(weight, version_of(weight), weight.detach().clone(), value, gradient)
             self._settled = settled
@@ -300,12 +306,12 @@ class SpectralNorm(nn.Module):
         return settled
 
     def _is_settled(self, weight: Tensor) -> bool:
-        """Whether the norm was found of this very tensor, and no change in place was counted since."""
+        """Whether the stored norm is that of this tensor, and no change in place was counted since."""
         settled = self._settled
         return settled is not None and settled.weight is weight and settled.version == version_of(weight)
 
     def train(self, mode: bool = True) -> SpectralNorm:
-        """Change the mode; in eval, find the norm of the weight at once, so that the model can be exported."""
+        """Change the mode; for eval, compute the norm of the weight at once, so that the model can be exported."""
         super().train(mode)
         weight = self.original
         if mode or not self.state_names or weight is None or weight.is_meta:
@@ -315,8 +321,8 @@ class SpectralNorm(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
-        """Move to a device or dtype: a norm that was found before is that of another weight."""
-        self._settled = self._recorded = self.record.ahead = None
+        """Move to a device or dtype, and forget norms and steps of the weight before."""
+        self._settled = self._recorded = self.record.precomputed = None
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -341,7 +347,7 @@ class SpectralNorm(nn.Module):
                 f"the state is that of {origin}: weights are loaded, the vectors of {self.method} begin anew.",
                 stacklevel=2,
             )
-            self._fits = False
+            self._state_fits = False
             state_dict |= {f"{prefix}{name}": x for name, x in self.state.items()}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -350,7 +356,7 @@ class SpectralNorm(nn.Module):
         settings = {
             "bound": self.bound, "eps": self.eps, "only_shrink": self.only_shrink, "dim": self.dim,
             "geometry": self.geometry, "method": {"name": self.method.name, **asdict(self.method)},
-            "sweeps": _SETTLING,
+            "sweeps": _SETTLING_SWEEPS,
         }  # fmt: skip
         return torch.frombuffer(bytearray(json.dumps(settings, allow_nan=False).encode()), dtype=torch.uint8)
 
@@ -358,9 +364,9 @@ class SpectralNorm(nn.Module):
         """Leave the settings as they are: those in a file are for readers that have no module."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is found anew."""
-        found_anew = {"_settled": None, "_recorded": None, "_program_of_kernel": None, "record": Record()}
-        return {**self.__dict__, **found_anew}
+        """Return the attributes without cached values, which a copy computes again."""
+        empty_caches = {"_settled": None, "_recorded": None, "_program_of_kernel": None, "record": Record()}
+        return {**self.__dict__, **empty_caches}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy. The copies of a model's constraints are peers, as the constraints are."""
@@ -435,7 +441,7 @@ def spectral_norm(
     name : str, default "weight"
     n_power_iterations : int, default 1
         Steps in each forward pass in ``train()``. In ``eval()`` the state does not change. There 16 steps are taken
-        once for each new weight, from the vectors at hand.
+        once for each new weight, from the stored vectors.
     eps : float, default 1e-12
         A kernel whose norm is at most ``eps`` is left as it is.
     dim : int, optional
@@ -480,9 +486,9 @@ def spectral_norm(
     else:
         constrained = [_Constrained(place, layer, name, dim) for place, layer in _layers_to_constrain(module, layers)]
         if not constrained:
+            named = "" if layers == "*" else f" named like {layers!r}"
             raise KernelError(
-                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer named "
-                f"like {layers!r}."
+                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}."
             )
     # All are checked before one is changed.
     made = [(x, x.constraint(*settings)) for x in constrained]
@@ -574,7 +580,7 @@ def _layers_to_constrain(model: nn.Module, pattern: str) -> Iterator[tuple[str, 
 
 
 def _refusal(layer: nn.Module) -> str | None:
-    """Return the reason why the geometry of a layer is not known, or None."""
+    """Return the reason why a layer's geometry cannot be read, or None."""
     try:
         geometry_of(layer)
     except SpecnormError as error:
@@ -602,7 +608,7 @@ def _warn_of_the_rest(model: nn.Module, constrained: list[nn.Module]) -> None:
 
 
 def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int | None:
-    """Axis of a plain matrix's rows; None: the tensor is a layer's kernel, or not known."""
+    """Return the axis of a plain matrix's rows; None for a layer's kernel, and for tensors that are no matrix."""
     if is_layer(module) and name == "weight":
         return None
     if weight.ndim == 2 or (isinstance(module, nn.Bilinear) and name == "weight"):

@@ -37,7 +37,10 @@ def linear_operator(function: Callable[[Tensor], Tensor], x: Tensor) -> LinearOp
     if not (x.is_floating_point() and image.is_floating_point()):
         raise MethodError(f"the function takes {x.dtype} to {image.dtype}; both must be real floating point.")
     if not image.requires_grad:
-        raise MethodError("autograd does not follow the function (detach, no_grad or NumPy in it?): give rmatvec.")
+        raise MethodError(
+            "autograd does not follow the function (detach, no_grad or NumPy in it?). Write the adjoint "
+            "yourself: specnorm.operator_norm(matvec, rmatvec=..., shape=...) takes both as functions of NumPy vectors."
+        )
 
     def matvec(v: Vector) -> Vector:
         with torch.no_grad():

@@ -113,7 +113,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
         if hasattr(module, "vanilla_export"):
             export = "Put what its vanilla_export() makes in its place; or "
         advice = (
-            "specnorm_torch.audit tries it at one input size; else give the kernel that it amounts to, with its "
+            "specnorm_torch.audit_module tries it at one input size; else give the kernel that it amounts to, with its "
             "geometry, to specnorm's functions, and leave the layer out of what goes through all layers."
         )
         raise GeometryError(

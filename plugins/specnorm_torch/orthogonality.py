@@ -60,7 +60,7 @@ class OrthogonalityPenalty(nn.Module):
             raise MethodError(f"form={form!r} is not one of {', '.join(map(repr, get_args(Form)))}.")
         layers = dict(layers_of(model, select))
         if not layers:
-            raise MethodError("the model has no convolution or linear layer that is selected.")
+            raise MethodError("the model has no convolution or linear layer, or none is selected.")
         self.method = Isometry(scale=scale, form=form)
         # Modules in a dictionary do not become submodules, so the penalty has no parameters.
         self._layers = layers

@@ -1,7 +1,8 @@
-"""Training steps of a model's equal layers, taken in one stack: a step of narrow layers is mostly calls.
+"""Training steps of a model's equal layers, taken in one stack: for narrow layers the calls take most of the time.
 
-The first of the layers that is used takes the steps of the others ahead of their use. A layer uses a step that was
-taken ahead only if its kernel and its state are, entry by entry, those of which the step was taken.
+The first layer that a forward pass uses also takes the steps of the others, before these are used. Such a *precomputed*
+step is used only if the layer's kernel and state are then equal, entry by entry, to the input of the step. Otherwise
+the layer takes its step anew.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from specnorm.plugin import SteppedProgram
 from specnorm_torch.backend import BACKEND
 
 _MOST_ENTRIES = 2**17
-"""Entries of the largest kernel whose step is taken together with others. In a stack of 8, the step of a kernel of 3x3
-taps takes 0.33, 0.49, 0.62 and 0.78 of its time at 16, 32, 64 and 96 channels; from 128 on, about as long as alone."""
+"""Largest number of entries of a kernel whose step is taken in a stack: 3x3 taps of 120 channels. Wider layers take as
+long in a stack as alone (docs/benchmarks/constraint.md, "Equal layers")."""
 _MOST_MEMBERS = 8
-"""Most layers of one stack. A step in a stack of 12 takes the same time. Steps that are taken ahead and not used take
-at most eight times the memory of one: two kernels and two states."""
-_CREDIT = 8
-"""Most steps in a row whose use counts for a layer, see `Record`."""
-_PRICE_OF_A_DROP = 4
-"""Number of used steps that make up for a step that was taken ahead in vain."""
+"""Largest number of layers in a stack. In a stack of 12, a layer's step takes the same time as in one of 8. The
+precomputed steps of a stack keep the memory of at most eight times two kernels and two states."""
+_LARGEST_CREDIT = 8
+"""Largest credit of a layer, see `Record`; also the credit at the start."""
+_COST_OF_A_DROP = 4
+"""Credit that a layer loses when a precomputed step is dropped. Each use of a step adds 1."""
 _PAUSE = 32
-"""Number of passes in which no step is taken ahead for a layer that does not use such steps."""
+"""Number of uses for which no step of a layer is precomputed once its credit is used up."""
 
 
 class Step(NamedTuple):
@@ -47,46 +48,48 @@ class Step(NamedTuple):
     state: tuple[Tensor, ...]
 
 
-class Start(NamedTuple):
-    """What a step is taken of.
+class StepInput(NamedTuple):
+    """The kernel, the state and the number of sweeps from which a step is computed.
 
     Parameters
     ----------
     kernel : Tensor
     state : tuple of Tensor
+        The state before the step.
     sweeps : int
+        Number of iterations in the step.
     """
 
     kernel: Tensor
     state: tuple[Tensor, ...]
     sweeps: int
 
-    def equals(self, other: Start) -> bool:
-        """Whether both are equal entry by entry."""
+    def equals(self, other: StepInput) -> bool:
+        """Return whether both have the same sweeps, and kernels and states that are equal entry by entry."""
         pairs = zip((self.kernel, *self.state), (other.kernel, *other.state), strict=True)
         return self.sweeps == other.sweeps and all(_is_equal(x, y) for x, y in pairs)
 
 
 def _is_equal(x: Tensor, y: Tensor) -> bool:
-    return _is_alike(x, y) and torch.equal(x, y)
+    return _has_type_of(x, y) and torch.equal(x, y)
 
 
-def _is_alike(x: Tensor, y: Tensor) -> bool:
-    """Whether shapes, dtypes and devices are equal."""
+def _has_type_of(x: Tensor, y: Tensor) -> bool:
+    """Return whether shapes, dtypes and devices are equal."""
     return x.shape == y.shape and x.dtype == y.dtype and x.device == y.device
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """A step that was taken before its layer was used, and a copy of what it was taken of."""
+class PrecomputedStep:
+    """A step that was taken before its layer was used, with a copy of its input."""
 
-    start: Start
+    input: StepInput
     step: Step
 
 
 @dataclass
 class Record:
-    """A layer's next step, if it was taken ahead, and how the layer used its steps: that decides whether one is.
+    """A layer's precomputed step, if there is one, and its past uses, which decide whether the next is precomputed.
 
     Parameters
     ----------
@@ -95,47 +98,47 @@ class Record:
     uses : int
         Number of uses of this version.
     credit : int
-        A step is taken ahead for the layer only if this is positive.
-    ahead : Ahead, optional
-        The step that was taken ahead.
+        Steps of the layer are precomputed only if this is positive. It grows with each use, and falls with each
+        precomputed step that is dropped.
+    precomputed : PrecomputedStep, optional
     """
 
     version: int = -1
     uses: int = 0
-    credit: int = _CREDIT
-    ahead: Ahead | None = None
+    credit: int = _LARGEST_CREDIT
+    precomputed: PrecomputedStep | None = None
 
     def uses_of(self, version: int) -> int:
         """Return the number of uses of a version of the weight."""
         return self.uses if version == self.version else 0
 
     def add_use(self, version: int) -> None:
-        """Note that a step of a version of the weight is used."""
+        """Count a use of a version of the weight."""
         self.uses = self.uses_of(version) + 1
         self.version = version
-        self.credit = min(self.credit + 1, _CREDIT)
+        self.credit = min(self.credit + 1, _LARGEST_CREDIT)
 
     def add_drop(self) -> None:
-        """Note that a step was taken ahead in vain."""
-        self.credit -= _PRICE_OF_A_DROP
+        """Count a precomputed step that was dropped, since its input was no longer the layer's."""
+        self.credit -= _COST_OF_A_DROP
         if self.credit <= 0:
             self.credit = -_PAUSE
 
 
 class Peer(Protocol):
-    """A layer's constraint, as `Peers` sees it."""
+    """The part of a layer's constraint that `Peers` uses."""
 
     record: Record
 
-    def upcoming(self) -> tuple[Start, int] | None:
-        """Return the start of the next step, if the layer's weight is known, and the version of the weight."""
+    def next_input(self) -> tuple[StepInput, int] | None:
+        """Return the input of the next step and the version of the weight; None if the weight is not known yet."""
         ...
 
 
 class Peers:
-    """Constraints of layers with equal kernels, geometries and methods. They are referred to weakly.
+    """The constraints of layers with kernels of one shape, one geometry and one method, by weak references.
 
-    A copy, or what a pickle returns, has no members: the copies of the members join it.
+    A copied or unpickled `Peers` has no members at first: the copies of the members join it.
     """
 
     def __init__(self) -> None:
@@ -145,83 +148,88 @@ class Peers:
         return Peers, ()
 
     def join(self, member: Peer) -> None:
-        """Add a member, and forget those that exist no more."""
+        """Add a member, and remove those that were garbage-collected."""
         self._members = [x for x in self._members if x() is not None]
         self._members.append(weakref.ref(member))
 
-    def step(self, member: Peer, start: Start, version: int, program: SteppedProgram) -> Step:
-        """Return the step of a member that is used, taken ahead or now; take steps of others with it.
+    def step(self, member: Peer, step_input: StepInput, version: int, program: SteppedProgram) -> Step:
+        """Return the step of a member that is used: the precomputed one, or a new one, taken together with others.
 
         Parameters
         ----------
         version : int
             Version of the member's weight.
         program : SteppedProgram
-            For one kernel.
+            The program for one kernel.
         """
         record = member.record
-        ahead, record.ahead = record.ahead, None
+        precomputed, record.precomputed = record.precomputed, None
         uses_before = record.uses_of(version)
-        if ahead is not None and ahead.start.equals(start):
+        if precomputed is not None and precomputed.input.equals(step_input):
             record.add_use(version)
-            return ahead.step
-        if ahead is not None:
+            return precomputed.step
+        if precomputed is not None:
             record.add_drop()
-        others: list[tuple[Peer, Start]] = []
+        others: list[tuple[Peer, StepInput]] = []
         if record.credit > 0:
-            others = self._others(member, start, uses_before)
+            others = self._others(member, step_input, uses_before)
         record.add_use(version)
-        own_step, *steps = _steps([start, *(x for _, x in others)], program)
-        for (other, _), step in zip(others, steps, strict=True):
-            other.record.ahead = step
-        return own_step.step
+        current, *precomputed_steps = _take_steps([step_input, *(x for _, x in others)], program)
+        for (other, _), precomputed_step in zip(others, precomputed_steps, strict=True):
+            other.record.precomputed = precomputed_step
+        return current.step
 
-    def _others(self, member: Peer, start: Start, uses: int) -> list[tuple[Peer, Start]]:
-        """Return the members for which a step is taken ahead, with the starts of their steps.
+    def _others(self, member: Peer, step_input: StepInput, uses: int) -> list[tuple[Peer, StepInput]]:
+        """Return the other members whose steps are to be precomputed, with the inputs of these steps.
 
-        They have none yet, and their weight was not used more often than the given member's. In a model that uses its
-        layers in turn, these are the layers that come after it.
+        They have no precomputed step yet, and the current version of their weight was used at most ``uses`` times. In a
+        model that uses its layers in turn, these are the layers that come after ``member``.
         """
-        if start.kernel.numel() > _MOST_ENTRIES or start.kernel.ndim > 4:
+        if step_input.kernel.numel() > _MOST_ENTRIES or step_input.kernel.ndim > 4:
             return []
-        others: list[tuple[Peer, Start]] = []
+        others: list[tuple[Peer, StepInput]] = []
         for reference in self._members:
             other = reference()
-            if other is None or other is member or other.record.ahead is not None or other.record.credit <= 0:
+            if other is None or other is member or other.record.precomputed is not None or other.record.credit <= 0:
                 continue
-            upcoming = other.upcoming()
-            if upcoming is None:
+            next_input = other.next_input()
+            if next_input is None:
                 continue
-            other_start, version = upcoming
-            if other.record.uses_of(version) > uses or not _is_like(other_start, start):
+            other_input, version = next_input
+            if other.record.uses_of(version) > uses or not _can_be_stacked(other_input, step_input):
                 continue
-            others.append((other, other_start))
+            others.append((other, other_input))
             if len(others) == _MOST_MEMBERS - 1:
                 break
         return others
 
 
-def _is_like(start: Start, other: Start) -> bool:
-    """Whether two steps can be taken in one stack."""
-    if start.sweeps != other.sweeps or BACKEND.is_compiled_or_transformed(start.kernel, *start.state):
+def _can_be_stacked(x: StepInput, y: StepInput) -> bool:
+    """Return whether the steps from two inputs can be taken in one stack."""
+    if x.sweeps != y.sweeps or BACKEND.is_compiled_or_transformed(x.kernel, *x.state):
         return False
-    pairs = zip((start.kernel, *start.state), (other.kernel, *other.state), strict=True)
-    return all(_is_alike(x, y) for x, y in pairs)
+    pairs = zip((x.kernel, *x.state), (y.kernel, *y.state), strict=True)
+    return all(_has_type_of(a, b) for a, b in pairs)
 
 
-def _steps(starts: list[Start], program: SteppedProgram) -> list[Ahead]:
-    """Take the steps of layers with equal programs in one stack."""
-    sweeps = starts[0].sweeps
-    if len(starts) == 1:
-        (start,) = starts
-        return [Ahead(start, Step(*program.step(start.kernel, start.state, sweeps=sweeps, backend=BACKEND)))]
-    # Otherwise steps that are taken ahead in inference mode could not be saved for a backward pass later.
+def _take_steps(inputs: list[StepInput], program: SteppedProgram) -> list[PrecomputedStep]:
+    """Take the steps of layers with equal programs in one stack, and return each with a copy of its input.
+
+    A single step is taken without a stack, and its input is not copied.
+    """
+    sweeps = inputs[0].sweeps
+    if len(inputs) == 1:
+        (single,) = inputs
+        step = Step(*program.step(single.kernel, single.state, sweeps=sweeps, backend=BACKEND))
+        return [PrecomputedStep(single, step)]
+    # Tensors made in inference mode cannot be saved for a later backward pass, so that mode is switched off.
     with torch.inference_mode(False), torch.no_grad():
-        kernels = torch.stack([x.kernel for x in starts])
-        states = tuple(torch.stack(x) for x in zip(*(x.state for x in starts), strict=True))
+        kernels = torch.stack([x.kernel for x in inputs])
+        states = tuple(torch.stack(x) for x in zip(*(x.state for x in inputs), strict=True))
         value, gradient, new_states = program.step(kernels, states, sweeps=sweeps, backend=BACKEND)
-        aheads = []
-        for j in range(len(starts)):
-            copied_start = Start(kernels[j], tuple(x[j] for x in states), sweeps)
-            aheads.append(Ahead(copied_start, Step(value[j], gradient[j], tuple(x[j] for x in new_states))))
-        return aheads
+        steps = []
+        for j in range(len(inputs)):
+            copied_input = StepInput(kernels[j], tuple(x[j] for x in states), sweeps)
+            step = Step(value[j], gradient[j], tuple(x[j] for x in new_states))
+            steps.append(PrecomputedStep(copied_input, step))
+        return steps

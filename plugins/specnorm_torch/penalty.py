@@ -131,7 +131,7 @@ class SpectralPenalty(nn.Module):
         self.n_power_iterations = n_power_iterations
         layers = dict(layers_of(model, select))
         if not layers:
-            raise MethodError("the model has no convolution or linear layer that is selected.")
+            raise MethodError("the model has no convolution or linear layer, or none is selected.")
         if batch_norms == "sequential":
             batch_norm_names = dict(normalised_layers(model))
         else:

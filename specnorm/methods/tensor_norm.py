@@ -103,7 +103,9 @@ class TensorNorm(Stepped):
             count = xp.full((), steps, dtype=xp.int32, device=ops.device(blocks))
         else:
             v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
-            block_values, block_vectors, count = maximise(blocks, v, spatial_vectors, self.max_iter, ops=ops)
+            block_values, block_vectors, count = maximise(
+                blocks, v, spatial_vectors, self.max_iter, groups=spec.groups, ops=ops
+            )
         (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
         maximiser = Maximiser(value, u, v, tap_weights, group)
         factor = xp.ones_like(value)

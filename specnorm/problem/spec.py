@@ -461,15 +461,21 @@ def _check_axes(shape: tuple[int, ...], ndim: int, geometry: dict[str, Any]) -> 
         if len(value) == len(shape):
             raise GeometryError(
                 f"{name}={value!r} has as many entries as the array of shape {shape} has axes. A kernel is (cout, "
-                f"cin // groups, *kernel_shape), here with {ndim} spatial axes: if this array is one filter psf, give "
-                "psf[None, None]."
+                f"cin // groups, *kernel_shape), here with {ndim} spatial axes: {_advice_on_size(name, value, ndim)}if "
+                "this array is one filter psf, give psf[None, None]."
             )
         if len(value) == len(shape) - 1:
             raise GeometryError(
                 f"{name}={value!r} has {len(value)} entries; an array of shape {shape} is a kernel with {ndim} spatial "
-                "axes, (cout, cin // groups, *kernel_shape). If it is a stack of filters, give kernel[:, None] (one "
-                "input channel) or kernel[None] (one output channel); of a single filter psf, psf[None, None]."
+                f"axes, (cout, cin // groups, *kernel_shape): {_advice_on_size(name, value, ndim)}if the array is a "
+                "stack of filters, give kernel[:, None] (one input channel) or kernel[None] (one output channel); if "
+                "it is a single filter psf, psf[None, None]."
             )
+
+
+def _advice_on_size(name: str, value: Sequence[Any], ndim: int) -> str:
+    """Advice to leave batch and channels out of an input size; empty for other arguments."""
+    return f"give spatial sizes alone, {name}={tuple(value[-ndim:])}; or, " if name == "input_shape" else ""
 
 
 def _is_absent(value: Any) -> bool:

@@ -145,7 +145,7 @@ def _distance(angle: float, points: int, skew: bool) -> float:
 
 
 class DeflationTuning(NamedTuple):
-    """How many waves are taken out. It decides on time and on how close the bound comes.
+    """Numbers that decide how many waves are taken out, and so on the time and the width of the bound.
 
     A *threshold* is a part of the layer's norm: all waves with larger singular values are taken out.
     """
@@ -153,25 +153,25 @@ class DeflationTuning(NamedTuple):
     thresholds: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
     """Thresholds, tried one after the other."""
     thresholds_of_few_pixels: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
-    """The same for layers of few pixels, where the border takes more off each wave."""
+    """Thresholds for layers of few pixels, where the border lowers the value of each wave by more."""
     many_pixels: int = 24
     """Pixels of the shortest axis from which a layer gets `thresholds`."""
     few_thresholds: int = 1
-    """How many thresholds an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
+    """Number of thresholds that an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
     most_waves: int = 1000
     """Most waves that are taken out, mirror images included."""
     waves_of_a_frequency: int = 8
-    """How many eigenvectors of a frequency are computed first; if more may be above the threshold, all are."""
+    """Number of eigenvectors of a frequency that are computed first; if more may be above the threshold, all are."""
     open_per_wave: int = 8
-    """How many open cells, for each of `most_waves`, end the search for the waves."""
+    """The search for the waves ends with more open cells than this number times `most_waves`."""
     matrices_at_once: int = 8
-    """How many Gram matrices are decomposed completely at once, after each of which the clock is asked."""
+    """Number of Gram matrices that are decomposed completely between two checks of the clock."""
     wider_multiples: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
     """Tolerances, as multiples of the one asked for, that are tried if no threshold is low enough."""
 
 
 DEFLATION = DeflationTuning()
-"""What deflations use."""
+"""The numbers that deflations use."""
 
 
 class Deflation(NamedTuple):

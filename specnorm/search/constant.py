@@ -395,7 +395,7 @@ class _Unfoldings:
         self._copies: dict[tuple[int, ...], Array] = {}
 
     def unfold(self, rows: tuple[int, ...]) -> Array:
-        """As `unfoldings.unfold`, but for the order of the columns."""
+        """Return the unfolding of `unfoldings.unfold`, with its columns in another order."""
         xp = self.xp
         shape = self.blocks.shape
         columns = unfoldings.cin_last(rows, len(shape) - 1)

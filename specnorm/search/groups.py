@@ -9,8 +9,9 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.symbol.cells import torus
+from specnorm.certified.symbol.scalar import largest_on_grid
 from specnorm.certified.symbol.symbols import Symbol
-from specnorm.problem.frequencies import coarse_grid, half_grid
+from specnorm.problem.frequencies import coarse_grid
 from specnorm.search import layer_tuning
 from specnorm.search.branch_and_bound import Search
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.certified.bound import Upper
     from specnorm.clock import Clock
-    from specnorm.problem.frequencies import Frequencies
     from specnorm.types import ArrayOps
 
-_FEW_TAPS = 32
-"""Taps up to which the norms of scalar symbols are estimated on a grid twice as fine."""
+_POINTS_A_TAP = (1, 2, 4)
+"""Points of the grids on which the norms of scalar symbols are estimated, for each tap of an axis."""
+_LOWEST_PART = (0.6, 0.8)
+"""Part of the bound below which an estimate on such a grid is not repeated on the next: a norm that is this much higher
+is rare."""
 
 
 class OpenGroups(NamedTuple):
@@ -62,7 +65,7 @@ def find_open_groups(
     every_group = np.arange(blocks.shape[0])
     if len(every_group) == 1 or not bound > 0:
         return OpenGroups(every_group, None)
-    estimates = _estimated_norms(blocks, ops=ops)
+    estimates = _estimated_norms(blocks, bound, ops=ops)
     weak_groups = np.flatnonzero(estimates < layer_tuning.TUNING.weak_group * bound)
     for _ in range(layer_tuning.TUNING.weak_group_tries):
         if not len(weak_groups):
@@ -73,21 +76,28 @@ def find_open_groups(
             return OpenGroups(np.setdiff1d(every_group, weak_groups), result.upper)
         if result.lower <= bound:
             break
-        # One of the weak groups is above the bound after all.
-        weak_groups = np.delete(weak_groups, result.block)
+        # One of the weak groups is above the bound after all. Those with no lower estimates are as likely to be.
+        weak_estimates = estimates[weak_groups]
+        weak_groups = weak_groups[weak_estimates < weak_estimates[result.block]]
     return OpenGroups(every_group, None)
 
 
-def _estimated_norms(blocks: Array, *, ops: ArrayOps) -> np.ndarray:
-    """Largest norms of blocks (groups, m, p, *kernel_shape) on a coarse grid, shape (groups,)."""
+def _estimated_norms(blocks: Array, bound: float, *, ops: ArrayOps) -> np.ndarray:
+    """Largest norms of blocks (groups, m, p, *kernel_shape) on a coarse grid, shape (groups,).
+
+    Those of scalar symbols that may be near the bound are on a finer grid.
+    """
     xp = ops.xp
     kernel_shape = tuple(blocks.shape[3:])
     if min(blocks.shape[1:3]) > 1:
         symbols = Symbol(blocks, coarse_grid(kernel_shape), ops=ops).matrices()
         return ops.to_numpy(xp.max(xp.linalg.svdvals(symbols), axis=(1, 2)))
-    # Scalar symbols: there is nothing to factorise, and a grid twice as fine costs next to nothing.
-    grid: Frequencies = coarse_grid(kernel_shape)
-    if math.prod(kernel_shape) <= _FEW_TAPS:
-        grid = half_grid([1 if taps == 1 else 4 * taps for taps in kernel_shape])
-    symbols = Symbol(blocks, grid, ops=ops).matrices()
-    return ops.to_numpy(xp.max(xp.linalg.vector_norm(symbols, axis=(2, 3)), axis=1))
+    estimates = np.full(blocks.shape[0], math.inf)
+    for points, lowest_part in zip(_POINTS_A_TAP, (0.0, *_LOWEST_PART), strict=True):
+        groups = np.flatnonzero(estimates >= lowest_part * bound)
+        if not len(groups):
+            break
+        sizes = tuple(1 if taps == 1 else points * taps for taps in kernel_shape)
+        values, _ = largest_on_grid(arrays.rows(blocks, groups, ops=ops), sizes, ops=ops)
+        estimates[groups] = ops.to_numpy(values)
+    return estimates

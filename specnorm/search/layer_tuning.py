@@ -42,7 +42,7 @@ class LayerTuning(NamedTuple):
     """Most pixels times channels times steps. A larger layer is restricted to fewer pixels; the norm of the restriction
     is lower than the supremum by a part that falls with ``1 / size**2``."""
     closer_factor: float = 2.0
-    """How many times `lanczos_entries` the second attempt may have."""
+    """Factor by which the second attempt may exceed `lanczos_entries`."""
     witness_entries: int = 2**23
     """Inputs and outputs up to which the singular vectors are returned."""
     supremum_share: float = 0.3
@@ -56,7 +56,7 @@ class LayerTuning(NamedTuple):
     weak_group: float = 0.97
     """Part of the layer's norm below which an estimate of a group's norm makes it a weak group."""
     weak_group_tries: int = 6
-    """How often a proof that the weak groups are below the bound is tried, each time with one group less."""
+    """Largest number of attempts to prove that the weak groups are below the bound, each with one group less."""
     matrix_steps: int = 400
     """Lanczos steps on a layer's own matrix: its proof is tried near the lower bound, and fails unless that has
     converged."""
@@ -67,6 +67,6 @@ class LayerTuning(NamedTuple):
 
 
 TUNING = LayerTuning()
-"""What the searches of layers at one size use."""
+"""The numbers that searches of layers at one size use."""
 LOOSE_RTOL = 1e-3
 """Tolerance from which float32 and few Lanczos steps are enough. It is also the default tolerance of enclosures."""

@@ -79,7 +79,7 @@ def largest_bound(
     frequencies = half_grid(sizes)
     if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
         return symbols.max_over_frequencies(partial(bound, ops=ops), blocks, frequencies, ops=ops)
-    results = [one.result() for one in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
+    results = [part.result() for part in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
     values, phases = zip(*results, strict=True)
     return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0)
 
@@ -92,36 +92,57 @@ def largest_bounds(
     *,
     ops: ArrayOps,
 ) -> list[LargestBound]:
-    """`largest_bound` block by block, each with its proof."""
+    """`largest_bound` with its proofs, for as many blocks at once as fit the memory."""
     blocks = arrays.tall(blocks, xp=ops.xp)
     pays = products > 0 and _pays(blocks, len(frequencies), memory=ops.memory)
     results = []
-    for j in range(blocks.shape[0]):
-        largest = LargestBound(bound, blocks[j : j + 1, ...], frequencies, ops=ops)
+    at_once = _blocks_at_once(blocks, len(frequencies), ops=ops)
+    for start in range(0, blocks.shape[0], at_once):
+        stack = blocks[start : min(start + at_once, blocks.shape[0]), ...]
+        largest = LargestBound(bound, stack, frequencies, ops=ops)
+        every_block = np.arange(stack.shape[0])
         if pays:
             _visit(largest, products, ops=ops)
         else:
-            largest.visit(np.arange(len(frequencies)))
+            largest.visit(largest.pairs(every_block, np.arange(len(frequencies))))
         results.append(largest)
     return results
+
+
+def _blocks_at_once(blocks: Array, count: int, *, ops: ArrayOps) -> int:
+    """Number of blocks whose Gram polynomials fit the memory, and whose samples of the frequencies do."""
+    of_one = symbols.chunk_length(blocks[:1, ...], ops=ops)
+    of_polynomials = ops.memory // _polynomial_bytes(blocks)
+    return max(1, min(of_polynomials, of_one // max(_SMALLEST_SAMPLE, count // _SAMPLE_STRIDE)))
+
+
+def _polynomial_bytes(blocks: Array) -> int:
+    """Bytes of a block's even and odd coefficients of each lag in float64, in parts and joined."""
+    return 32 * _lag_count(blocks) * min(blocks.shape[1:3]) ** 2
+
+
+def _lag_count(blocks: Array) -> int:
+    """Number of lags of a Gram polynomial."""
+    return math.prod(2 * k - 1 for k in blocks.shape[3:]) // 2 + 1
 
 
 def _pays(blocks: Array, count: int, *, memory: int) -> bool:
     """Whether the Gram polynomial of a block, one product for each pair of taps, fits and costs less than it saves."""
     channels = blocks.shape[1:3]
-    kernel_shape = blocks.shape[3:]
-    lags = math.prod(2 * k - 1 for k in kernel_shape) // 2 + 1
-    # Even and odd coefficients of each lag in float64, in parts and joined.
-    fits = 32 * lags * min(channels) ** 2 <= memory
-    has_many_frequencies = _PAIRS_A_FREQUENCY * count >= math.prod(kernel_shape) ** 2
-    has_many_entries = count * math.prod(channels) >= _ENTRIES_A_LAG * lags
+    fits = _polynomial_bytes(blocks) <= memory
+    has_many_frequencies = _PAIRS_A_FREQUENCY * count >= math.prod(blocks.shape[3:]) ** 2
+    has_many_entries = count * math.prod(channels) >= _ENTRIES_A_LAG * _lag_count(blocks)
     return bool(fits and has_many_frequencies and has_many_entries)
 
 
 def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
-    """Visit a sample of the frequencies, then the rest; if much of the sample was left out by proof, so is the rest."""
+    """Visit a sample of each block's frequencies, then the rest.
+
+    If much of a block's sample was left out by proof, so is the rest.
+    """
     count = len(largest.frequencies)
-    at_once = symbols.chunk_length(largest.block, ops=ops)
+    every_block = np.arange(largest.blocks.shape[0])
+    at_once = symbols.chunk_length(largest.blocks, ops=ops)
     stride_of_sample = min(_SAMPLE_STRIDE, count // _SMALLEST_SAMPLE)
     chunks = -(-count // at_once)
     # With a stride of at least the number of chunks, the sample fits one chunk.
@@ -129,41 +150,47 @@ def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
     index = np.arange(count)
     sample = index[::stride]
     rest = index[index % stride > 0]
-    sample_left = leave_out(largest, sample, products)
+    sample_left = leave_out(largest, largest.pairs(every_block, sample), products)
     largest.visit(sample_left)
-    leaves_out = 2 * len(sample_left) < len(sample)
+    left_counts = np.bincount(largest.block_of(sample_left), minlength=len(every_block))
+    leaves_out = 2 * left_counts < len(sample)
     for start in range(0, len(rest), at_once):
         part = rest[start : start + at_once]
-        largest.visit(leave_out(largest, part, products) if leaves_out else part)
+        if leaves_out.any():
+            largest.visit(leave_out(largest, largest.pairs(every_block[leaves_out], part), products))
+        if not leaves_out.all():
+            largest.visit(largest.pairs(every_block[~leaves_out], part))
 
 
 def leave_out(
     largest: LargestBound,
-    index: np.ndarray,
+    pairs: np.ndarray,
     products: int,
     few: int = _FEW_FREQUENCIES,
 ) -> np.ndarray:
-    """Leave out frequencies whose norms Gram iteration proves to be no larger. Return the numbers of the others.
+    """Leave out pairs of blocks and frequencies whose norms Gram iteration proves to be no larger. Return the others.
 
     Parameters
     ----------
     products : int
-        Most products, that of the polynomial included. After the first and the last, the frequency with the highest
-        bound so far is visited, so that the others are compared with a larger norm.
+        Most products, that of the polynomial included. After the first and the last, the frequency of each block with
+        the highest bound so far is visited, so that the others are compared with a larger norm.
     few : int
-        Number of frequencies left up to which the products end.
+        Number of a block's frequencies left up to which its products end.
     """
-    iteration = largest.iteration(index)
+    iteration = largest.iteration(pairs)
+    left = []
     for product in range(products):
         if product > 0:
             iteration.square()
-        best, norm = iteration.highest
-        if product in (0, products - 1) and not norm <= largest.value:
-            largest.visit(best)
+        if product in (0, products - 1):
+            best, norms = iteration.highest()
+            largest.visit(best[~(norms <= largest.values[largest.block_of(best)])])
         iteration.leave_out()
-        if len(iteration.index) <= few:
+        left.append(iteration.set_aside(few))
+        if not len(iteration.pairs):
             break
-    return iteration.index
+    return np.sort(np.concatenate([*left, iteration.pairs]))
 
 
 GRAM_PRODUCTS = 5
@@ -205,7 +232,7 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
 
 
 def seconds_without_search(problem: Problem) -> float:
-    """How long `bound_without_search` takes, roughly: the time that a search has to leave."""
+    """Estimate the seconds of `bound_without_search`, which a search has to leave."""
     unfolding_work = _unfolding_work(problem.kernel)
     work_of_both = unfolding_work + _grid_work(problem.kernel)
     fits = work_of_both <= MULTIPLICATIONS_PER_SECOND * _RESERVED_PART * problem.clock.seconds

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _PHASES = 2**22
 """Most phases of taps at centres that are computed at once."""
-_MOST_TRUNCATION = 0.6
+_MOST_TRUNCATION = 0.7
 """Part of the squared threshold up to which the truncation bound of an earlier polynomial may be. It is above
-`Tuning.truncation`, so that a new one is not made at every small change of the threshold."""
+`Tuning.truncation_of_wide`, so that a new one is not made at every small change of the threshold."""
 
 
 class Polynomials:
@@ -230,15 +230,26 @@ def choose_rotation(
     taps = math.prod(blocks.shape[3:])
     eigenvalues, basis, trial_count = _directions(blocks, threshold, trial_vectors, in_float32=in_float32, ops=ops)
     descending = ops.to_numpy(xp.max(eigenvalues, axis=0))[::-1]
+    # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`.
+    bounds = taps * descending[trial_count:]
     allowed = tuning.truncation * threshold**2
-    # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`; a little less, for its allowance.
-    rank = trial_count + int(np.count_nonzero(taps * descending[trial_count:] > 0.98 * allowed))
+    rank = trial_count + _count_above(allowed, bounds)
+    if p >= tuning.smallest_wide:
+        allowed_of_wide = tuning.truncation_of_wide * threshold**2
+        rank_of_wide = trial_count + _count_above(allowed_of_wide, bounds)
+        if rank_of_wide <= tuning.kept_of_wide * rank:
+            allowed, rank = allowed_of_wide, rank_of_wide
     if rank > min(tuning.widest_reduced * p, p - 1):
         return None
     rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
     # If the factorisation was imprecise, the bound of the truncation or the basis is not good enough.
     is_usable = rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999
     return rotation if is_usable else None
+
+
+def _count_above(allowed: float, bounds: np.ndarray) -> int:
+    """How many directions have a larger bound than is allowed, with room for the allowance of `truncation_bound`."""
+    return int(np.count_nonzero(bounds > 0.98 * allowed))
 
 
 def _directions(

@@ -203,7 +203,10 @@ class _SmallestSearch:
 
     # -- from below --------------------------------------------------------------------------------------------------
     def lower_by_taps(self) -> Lower:
-        """By the norms of the taps of ``c I - K*K`` with c the mean squared singular value: close near isometries."""
+        """Bound the smallest singular value by the norms of the taps of ``c I - K*K``, with c the mean squared value.
+
+        The bound is close for layers near isometries.
+        """
         centre = mean_square(self.blocks, ops=self.ops)
         blocks = defects.in_basis(self.blocks, ops=self.ops)
         defect = defects.defect(blocks, centre, sizes=self.sizes, ops=self.ops)

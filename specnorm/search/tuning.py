@@ -43,8 +43,8 @@ class Tuning(NamedTuple):
     parent's norm. It was the fastest of those tried. Values below 1 give 2 % fewer cells, since the norm at a child's
     centre is often lower, but a quarter more rounds."""
     part_of_budget: float = 0.8
-    """Part of what is left to a search, in cells and in time, that the next round may take. A tolerance that needs more
-    is widened."""
+    """Part of a search's remaining cells and time that the next round may take. If the tolerance needs more, it is
+    widened."""
     widening_factor: float = 1.25
     """Factor by which a tolerance that is not affordable is widened, again and again until it is."""
     proof_share: float = 0.999
@@ -85,10 +85,19 @@ class Tuning(NamedTuple):
     smallest_reduced: int = 40
     """Channels below which the choice of a basis takes longer than smaller matrices save."""
     truncation: float = 0.5
-    """Largest part of the squared threshold that the truncation bound may be."""
+    """Largest part of the squared threshold that the truncation bound may be. The norm itself of what is left out is a
+    third of this bound or less."""
+    smallest_wide: int = 128
+    """Channels from which that part may be `truncation_of_wide`."""
+    truncation_of_wide: float = 0.6
+    """That part for so many channels, if many directions fewer are kept with it. With 0.65, no first cell would have a
+    limit that is high enough for a reduction."""
+    kept_of_wide: float = 0.9
+    """Part of the directions up to which these are many fewer. Where the spectrum decays faster, cells that fail by the
+    truncation cost more time than smaller matrices save."""
     widest_reduced: float = 0.7
     """Largest part of the channels that is kept; if more of them matter, no direction is left out."""
-    least_limit_over_truncation: float = 1.2
+    least_limit_over_truncation: float = 1.1
     """Least ratio of a limit to the truncation bound for which a matrix is reduced; above 1."""
     least_reduced_part: float = 0.3
     """Lowest limit that a matrix is reduced for, as a part of the squared threshold. The reduction of a cell with a
@@ -132,8 +141,8 @@ class Tuning(NamedTuple):
     float64_rtol: float = 1e-4
     """Tolerance below which ascents are in float64."""
     hope_factor: float = 4.0
-    """How many times the gain that its last two gains promise an ascent is assumed to have ahead. If even that much
-    would not beat the incumbent, the ascent ends."""
+    """Factor by which the further gain of an ascent, extrapolated from its last two gains, is multiplied. If even that
+    gain would not beat the incumbent, the ascent ends."""
     slowest: float = 0.9
     """Largest rate of convergence that an extrapolation assumes."""
     first_hope: float = 0.05
@@ -143,4 +152,4 @@ class Tuning(NamedTuple):
 
 
 TUNING = Tuning()
-"""What searches use."""
+"""The numbers that searches use."""

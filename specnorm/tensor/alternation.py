@@ -39,6 +39,7 @@ def maximise(
     spatial_vectors: list[Array],
     max_iter: int,
     *,
+    groups: int = 1,
     ops: ArrayOps,
 ) -> tuple[Array, list[Array], Array]:
     """Maximise the form of each block by alternation from s starts, and return the best iterate.
@@ -52,6 +53,8 @@ def maximise(
         Spatial vectors of the starts, one array for each axis.
     max_iter : int
         Largest number of sweeps.
+    groups : int
+        How many blocks in a row are the groups of a layer, of which only the largest value has to converge.
 
     Returns
     -------
@@ -64,7 +67,7 @@ def maximise(
         Number of sweeps taken.
     """
     xp = ops.xp
-    form, value, v, spatial_vectors, count = alternate(blocks, v, spatial_vectors, max_iter, ops=ops)
+    form, value, v, spatial_vectors, count = alternate(blocks, v, spatial_vectors, max_iter, groups=groups, ops=ops)
     value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, 1, xp=xp)
     u, norm = form.left(v, form.tap_weights(spatial_vectors))
     # Raised by the rounding of the last contraction: otherwise, where TN equals sigma*, the rounded value could lie
@@ -80,6 +83,7 @@ def alternate(
     spatial_vectors: list[Array],
     max_iter: int,
     *,
+    groups: int = 1,
     ops: ArrayOps,
 ) -> tuple[Form, Array, Array, list[Array], Array]:
     """Sweep to convergence, with Aitken extrapolation; parameters as in `maximise`.
@@ -115,8 +119,10 @@ def alternate(
     def continues(state: tuple[Array, ...]) -> Array:
         count, gain, _, value, *_ = state
         hoped_value = value * (1 + TUNING.patience * gain)
-        may_become_best = hoped_value >= xp.max(value, axis=1, keepdims=True)
-        return (count < max_iter) & xp.any((gain > tolerance) & may_become_best)
+        of_layers = xp.reshape(value, (-1, groups * value.shape[1]))
+        may_become_best = xp.reshape(hoped_value, of_layers.shape) >= xp.max(of_layers, axis=1, keepdims=True)
+        is_growing = xp.reshape(gain > tolerance, of_layers.shape)
+        return (count < max_iter) & xp.any(is_growing & may_become_best)
 
     def sweep_three_times(state: tuple[Array, ...]) -> tuple[Array, ...]:
         count, _, steps_ahead, value, *all_vectors = state

@@ -31,11 +31,11 @@ ON_GPU = ("torch cuda", "cupy", "jax cuda")
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The commands and their options."""
+    """Return the parser of the commands and their options."""
     form = argparse.RawDescriptionHelpFormatter
     commands = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=form)
     parsers = commands.add_subparsers(dest="command", required=True)
-    run, gpu, compare, shown = (parsers.add_parser(name) for name in ("run", "gpu", "compare", "page"))
+    run, gpu, compare, suite_page = (parsers.add_parser(name) for name in ("run", "gpu", "compare", "page"))
     for option in ("--sections", "--libraries"):
         run.add_argument(option, nargs="+", default=(), help="these alone")
     run.add_argument("--threads", type=int, default=1, help="of each library; 0: as they come")
@@ -48,110 +48,111 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--size", choices=("smoke", "full"), default="smoke" if each is run else "full")
         each.add_argument("--out", type=Path)
     compare.add_argument("new", type=Path)
-    for each in (compare, shown):
+    for each in (compare, suite_page):
         each.add_argument("file", type=Path, nargs="?", default=COMMITTED)
-    holding, cost = parsers.add_parser("constraint"), parsers.add_parser("constraint-cost")
+    constraint = parsers.add_parser("constraint")
+    constraint_cost = parsers.add_parser("constraint-cost")
     parsers.add_parser("constraint-gpu").add_argument("--out", type=Path)
     by_layer = parsers.add_parser("resnet18")
     by_layer.add_argument("--threads", type=int, default=2, help="of torch; NumPy's are set by OMP_NUM_THREADS")
     for option in ("--loops", "--methods"):
-        holding.add_argument(option, nargs="+", default=(), help="these alone")
-    holding.add_argument("--seeds", nargs="+", type=int, default=())
-    holding.add_argument("--steps", type=int, help="of each loop; its own number if not given")
-    for each in (holding, cost, by_layer):
+        constraint.add_argument(option, nargs="+", default=(), help="these alone")
+    constraint.add_argument("--seeds", nargs="+", type=int, default=())
+    constraint.add_argument("--steps", type=int, help="of each loop; its own number if not given")
+    for each in (constraint, constraint_cost, by_layer):
         each.add_argument("--quick", action="store_true", help="a sample")
         each.add_argument("--out", type=Path)
     parsers.add_parser("constraint-page")
-    whole = parsers.add_parser("networks")
+    networks = parsers.add_parser("networks")
     for option in ("--networks", "--methods"):
-        whole.add_argument(option, nargs="+", default=(), help="these alone")
-    whole.add_argument("--out", type=Path, required=True)
+        networks.add_argument(option, nargs="+", default=(), help="these alone")
+    networks.add_argument("--out", type=Path, required=True)
     parsers.add_parser("networks-page")
-    first_calls = parsers.add_parser("cold")
-    first_calls.add_argument("--python", nargs="+", default=(), help="of other environments, beside this one's")
-    first_calls.add_argument("--repeats", type=int, default=5)
-    on_two = parsers.add_parser("threads")
-    on_two.add_argument("only", nargs="*", default=(), help="calls whose names contain one of these words")
-    on_two.add_argument("--out", type=Path)
+    cold = parsers.add_parser("cold")
+    cold.add_argument("--python", nargs="+", default=(), help="of other environments, beside this one's")
+    cold.add_argument("--repeats", type=int, default=5)
+    threads = parsers.add_parser("threads")
+    threads.add_argument("only", nargs="*", default=(), help="calls whose names contain one of these words")
+    threads.add_argument("--out", type=Path)
     return commands
 
 
 def main(words: list[str] | None = None) -> int:
-    given = _parser().parse_args(words)
-    if given.command in ("run", "gpu") and given.here:
-        torch.set_num_threads(given.threads or torch.get_num_threads())
-        suite.write(given.size == "smoke", given.sections, given.libraries, given.out, given.add)
-    elif given.command == "run":
-        _run_under_each(given)
-    elif given.command == "resnet18":
-        torch.set_num_threads(given.threads)
-        resnet18.write(given.quick, given.out)
-    elif given.command.startswith("constraint"):
-        _constraint(given)
-    elif given.command.startswith("networks"):
-        _networks(given)
-    elif given.command == "cold":
+    options = _parser().parse_args(words)
+    if options.command in ("run", "gpu") and options.here:
+        torch.set_num_threads(options.threads or torch.get_num_threads())
+        suite.write(options.size == "smoke", options.sections, options.libraries, options.out, options.add)
+    elif options.command == "run":
+        _run_under_each(options)
+    elif options.command == "resnet18":
+        torch.set_num_threads(options.threads)
+        resnet18.write(options.quick, options.out)
+    elif options.command.startswith("constraint"):
+        _constraint(options)
+    elif options.command.startswith("networks"):
+        _networks(options)
+    elif options.command == "cold":
         from bench import cold  # which needs no torch here
 
-        cold.show(given.python, given.repeats)
-    elif given.command == "threads":
+        cold.show(options.python, options.repeats)
+    elif options.command == "threads":
         from bench import threads
 
-        threads.show(given.only, given.out)
-    elif given.command == "page":
-        page.write(given.file)
+        threads.show(options.only, options.out)
+    elif options.command == "page":
+        page.write(options.file)
     else:
-        found = page.slower(read(given.new), read(given.file))
-        print("\n".join(found) or "nothing got slower than noise allows")
-        return int(bool(found))
+        losses = page.slower(read(options.new), read(options.file))
+        print("\n".join(losses) or "nothing got slower than noise allows")
+        return int(bool(losses))
     return 0
 
 
-def _run_under_each(given: argparse.Namespace) -> None:
+def _run_under_each(options: argparse.Namespace) -> None:
     """Run the suite under each instruction set in turn; its lines tell what their ratios were before."""
-    words = ["run", "--here", "--size", given.size, "--threads", str(given.threads)]
+    words = ["run", "--here", "--size", options.size, "--threads", str(options.threads)]
     for option in ("sections", "libraries"):
-        chosen = getattr(given, option)
+        chosen = getattr(options, option)
         words += [f"--{option}", *chosen] if chosen else []
-    before = read(given.before)
-    out = given.out.resolve() if given.out else None
-    for number, name in enumerate(given.instructions):
+    before = read(options.before)
+    out = options.out.resolve() if options.out else None
+    for number, name in enumerate(options.instructions):
         more = ["--out", str(out)] if out else []
-        more += ["--add"] if number or given.add else []
-        instructions.run([*words, *more], name, given.threads)
+        more += ["--add"] if number or options.add else []
+        instructions.run([*words, *more], name, options.threads)
     if out:
         write(out, page.with_past(read(out), before))
 
 
-def _constraint(given: argparse.Namespace) -> None:
-    if given.command == "constraint":
+def _constraint(options: argparse.Namespace) -> None:
+    if options.command == "constraint":
         from bench import constraint  # which needs JAX and Optax too
 
         torch.set_num_threads(1)
-        if given.quick:
-            constraint.quick(given.out)
+        if options.quick:
+            constraint.quick(options.out)
         else:
-            constraint.write(given.loops, given.methods, given.seeds, given.steps, given.out)
-        constraint_page.renew(given.out)
-    elif given.command == "constraint-cost":
+            constraint.write(options.loops, options.methods, options.seeds, options.steps, options.out)
+        constraint_page.renew(options.out)
+    elif options.command == "constraint-cost":
         from bench import constraint_cost
 
-        constraint_cost.write(given.quick, given.out)
-        constraint_page.renew(given.out)
-    elif given.command == "constraint-gpu":
+        constraint_cost.write(options.quick, options.out)
+        constraint_page.renew(options.out)
+    elif options.command == "constraint-gpu":
         from bench import constraint_gpu
 
-        constraint_gpu.write(given.out)
-        constraint_page.renew(given.out)
+        constraint_gpu.write(options.out)
+        constraint_page.renew(options.out)
     else:
         constraint_page.write()
 
 
-def _networks(given: argparse.Namespace) -> None:
+def _networks(options: argparse.Namespace) -> None:
     from bench import networks
 
-    if given.command == "networks":
-        networks.write(given.networks, given.methods, given.out)
+    if options.command == "networks":
+        networks.write(options.networks, options.methods, options.out)
     else:
         networks.write_page()
 

@@ -1,4 +1,4 @@
-"""What specnorm is to reach: for some rows of the suite, how many times as fast as the yardstick."""
+"""The aims: how many times as fast as the yardstick some rows of the suite are to be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from bench.facts import Row
 
 @dataclass(frozen=True)
 class Aim:
-    """Of one contestant of a section, on the kernels of a family, or on the one of these names."""
+    """How many times as fast as its section's yardstick a contestant is to be.
+
+    Parameters
+    ----------
+    section, contestant : str
+        Values of these fields of the suite's rows.
+    times : float
+        The yardstick's seconds divided by the contestant's, at least.
+    family : str
+        Family of the kernels.
+    names : sequence of str
+        Names of the kernels; empty: all kernels of the family.
+    library : str, default "torch cpu"
+    """
 
     section: str
     contestant: str
@@ -20,7 +33,7 @@ class Aim:
     library: str = "torch cpu"
 
     def is_about(self, row: Row) -> bool:
-        """Return whether the row measures what is to be reached."""
+        """Return whether a row of the suite has this contestant, on one of these kernels."""
         wanted = self.section, self.contestant, self.family, self.library
         row_is = tuple(row.get(key) for key in ("section", "contestant", "family", "library"))
         return wanted == row_is and (not self.names or row["name"] in self.names)

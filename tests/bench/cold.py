@@ -1,9 +1,9 @@
-"""What a first call costs: processor seconds of new processes, the least of some, in one environment or in several.
+"""The cost of first calls: processor seconds of new processes, the least of several, in one or more environments.
 
 ``python -m bench cold [--python OTHER/bin/python ...]`` prints a line for each command, a column for each environment.
 The last lines divide a torch module's first bound: import of torch, of onnx and onnxscript, torch's export of the
-module, and what is ours. Each is what a process takes beyond one that stops before it. Ours is divided again: the
-import of specnorm and its networks, and what follows.
+module, import of specnorm and its networks, and the bound itself. Each of these times is the difference of two
+processes, of which the second does one more of these things.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SPLIT = {
     "the same, with our imports": "our imports",
     "the module's first bound": "our reading, search, check",
 }
-"""Commands each of which does what the one before does, and more; and what that is."""
+"""Names of commands, each of which does one thing more than the one before; the values name that thing."""
 
 
 def seconds(python: str, arguments: Sequence[str]) -> float:
@@ -78,7 +78,7 @@ def seconds(python: str, arguments: Sequence[str]) -> float:
 def measured(
     pythons: Sequence[str], repeats: int, commands: Sequence[str] = tuple(COMMANDS)
 ) -> Iterator[tuple[str, list[float]]]:
-    """Yield each command with the least seconds of each environment; these take turns, so that load is shared."""
+    """Yield each command with its least seconds in each environment. They take turns, so that they share the load."""
     for name in commands:
         runs = [[seconds(python, COMMANDS[name]) for python in pythons] for _ in range(repeats)]
         yield name, [min(each) for each in zip(*runs, strict=True)]
@@ -87,12 +87,12 @@ def measured(
 def show(pythons: Sequence[str], repeats: int) -> None:
     """Print the seconds of each command, one column an environment."""
     environments = [sys.executable, *pythons]
-    found: dict[str, list[float]] = {}
+    least_seconds: dict[str, list[float]] = {}
     for name, least in measured(environments, repeats):
-        found[name] = least
+        least_seconds[name] = least
         print(f"{name:28}", *(f"{value:8.2f}" for value in least), flush=True)
     print("of the module's first bound:")
     steps = list(SPLIT)
     for before, after in itertools.pairwise(steps):
-        parts = (b - a for a, b in zip(found[before], found[after], strict=True))
+        parts = (b - a for a, b in zip(least_seconds[before], least_seconds[after], strict=True))
         print(f"  {SPLIT[after]:26}", *(f"{part:8.2f}" for part in parts))

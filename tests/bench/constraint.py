@@ -16,13 +16,13 @@ from bench.ways import WAYS, NotServed
 
 KEY = ("loop", "method", "seed")
 SEEDS = {"default": (0, 1)}
-"""Of other methods one run is enough."""
+"""Seeds of each method; other methods are run once, with seed 0."""
 QUICK_LOOPS = "one convolution", "three convolutions, Adam", "depthwise", "critic, SGD", "JAX, Adam"
 QUICK_METHODS = "default", "torch"
 QUICK_STEPS = 40
 EVERY = {name: loop.says for name, loop in loops.LOOPS.items()}
 EVERY |= {name: loop.says for name, loop in jax_loops.JAX_LOOPS.items()}
-"""What is trained, by name of the loop."""
+"""Description of each loop, by its name."""
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
@@ -48,8 +48,8 @@ def rows(chosen: Sequence[str], methods: Sequence[str], seeds: Sequence[int], st
     for method in methods or WAYS:
         for name in chosen or EVERY:
             for seed in seeds or SEEDS.get(method, (0,)):
-                said = {**about, "loop": name, "trains": EVERY[name], "method": method, "seed": seed}
-                yield said | measured(name, method, seed, steps)
+                common = {**about, "loop": name, "trains": EVERY[name], "method": method, "seed": seed}
+                yield common | measured(name, method, seed, steps)
 
 
 def measured(name: str, method: str, seed: int, steps: int | None) -> Row:

@@ -28,20 +28,20 @@ from specnorm import arrays
 CHANNELS = 16, 64, 256, 512
 METHODS = "torch", "default", "TensorNorm()"
 REPEATS = {16: 60, 64: 40, 256: 15, 512: 9}
-"""Pairs of a weight's step, by channels."""
+"""Turns that are counted for a weight, by its channels."""
 EQUAL = 8
-"""Layers of the model of equal layers."""
+"""Number of layers in the model of equal layers."""
 LAYER_BY_LAYER = ", layer by layer"
 EQUAL_METHODS = "torch", "default", f"default{LAYER_BY_LAYER}"
 STEPS = 7
-"""Pairs of a whole training step."""
+"""Turns that are counted for a whole training step."""
 BATCH = 128
 WARM = 33
-"""Runs that are not counted: in its first 32 passes a layer takes three steps in each."""
+"""Turns that are not counted: in each of its first 32 passes a layer makes three iterations."""
 
 
 def write(quick: bool, out: Path | None) -> None:
-    """Print lines of JSON, and write them where a file is named."""
+    """Measure, print each row as JSON, and write the rows to ``out`` if it is not None."""
     lines: list[Row] = []
     for row in rows(quick):
         lines.append(row)
@@ -51,18 +51,18 @@ def write(quick: bool, out: Path | None) -> None:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    said = facts.about("torch", "jax", "numpy") | {"clock": "processor"}
+    common = facts.about("torch", "jax", "numpy") | {"clock": "processor"}
     channels = CHANNELS[:2] if quick else CHANNELS
     torch.set_num_threads(1)
     for c in channels:
-        yield from ({**said, "threads": 1, **row} for row in of_a_weight(c, REPEATS[c]))
+        yield from ({**common, "threads": 1, **row} for row in of_a_weight(c, REPEATS[c]))
     for c in channels:
-        yield from ({**said, "threads": 1, **row} for row in of_equal_layers(c, REPEATS[c] // 3))
+        yield from ({**common, "threads": 1, **row} for row in of_equal_layers(c, REPEATS[c] // 3))
     for c in channels:
-        yield from ({**said, "threads": 1, **row} for row in of_the_products(c, REPEATS[c]))
+        yield from ({**common, "threads": 1, **row} for row in of_the_products(c, REPEATS[c]))
     for c in channels:
-        yield from ({**said, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
-    yield from ({**said, "threads": 1, **row} for row in of_a_step(2 if quick else STEPS))
+        yield from ({**common, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
+    yield from ({**common, "threads": 1, **row} for row in of_a_step(2 if quick else STEPS))
 
 
 def paired(
@@ -73,7 +73,19 @@ def paired(
     clock: Callable[[], float] = time.process_time,
     wait: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Return seconds of each run in turn, after some that are not counted; ``wait`` is for what it began elsewhere."""
+    """Return the seconds of each run, made in turn.
+
+    Parameters
+    ----------
+    runs : dict of str to callable
+    repeats : int
+        Number of turns that are counted.
+    warm : int, default 1
+        Number of turns before them that are not counted.
+    clock : callable
+    wait : callable
+        Called before and after each run: waits until a device has finished.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for j in range(warm + repeats):
         for name, run in runs.items():
@@ -86,8 +98,18 @@ def paired(
     return seconds
 
 
-def told(section: str, base: str, seconds: dict[str, list[float]], more: dict[str, Row]) -> Iterator[Row]:
-    """Yield a row for each contestant: its median, and the median of its paired ratios to the base."""
+def rows_of_section(section: str, base: str, seconds: dict[str, list[float]], more: dict[str, Row]) -> Iterator[Row]:
+    """Yield a row of a section for each contestant: its median, and the median of its paired ratios to ``base``.
+
+    Parameters
+    ----------
+    base : str
+        The contestant whose times are divided by the others'.
+    seconds : dict of str to list of float
+        Seconds of each contestant in each turn, as `paired` returns them.
+    more : dict of str to Row
+        Further fields of each contestant's row.
+    """
     for name, times in seconds.items():
         yield {"section": section, "contestant": name, **more[name], **facts.timing(times, seconds[base])}
 
@@ -104,7 +126,7 @@ def of_a_weight(channels: int, repeats: int) -> Iterator[Row]:
         runs[name] = weight_step(layer, direction)
         state = sum(x.numel() * x.element_size() for x in layer.buffers())
         sizes[name] = {"channels": channels, "state_bytes": state, "kernel_bytes": 4 * direction.numel()}
-    yield from told("weight", "torch", paired(runs, repeats, warm=WARM), sizes)
+    yield from rows_of_section("weight", "torch", paired(runs, repeats, warm=WARM), sizes)
 
 
 def weight_step(layer: Any, direction: Tensor) -> Callable[[], None]:
@@ -123,12 +145,13 @@ def of_equal_layers(channels: int, repeats: int) -> Iterator[Row]:
         torch.manual_seed(0)
         layers = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(EQUAL))
         runs[name] = weights_step(way_of_models(name)(nn.Sequential(*layers)), direction)
-    # A training allocates and frees arrays of images in each step. glibc then keeps memory of that size for itself.
+    # In a training, arrays of images are allocated and freed in each step. After the first, glibc serves arrays up to
+    # that size from memory that it keeps. Allocate and free such an array here, so that this is measured.
     images = torch.ones(2**23)
     del images
     seconds = {name: [x / EQUAL for x in times] for name, times in paired(runs, repeats, warm=WARM).items()}
     more: dict[str, Row] = {name: {"channels": channels, "layers": EQUAL} for name in runs}
-    yield from told("equal layers", "torch", seconds, more)
+    yield from rows_of_section("equal layers", "torch", seconds, more)
 
 
 def weights_step(model: Any, direction: Tensor) -> Callable[[], None]:
@@ -160,10 +183,10 @@ def layer_by_layer(constrain: Constrain, model: nn.Module) -> nn.Module:
 
 
 def of_the_products(channels: int, repeats: int) -> Iterator[Row]:
-    """Time torch's whole weight, and the matrix products alone that one step of the default makes.
+    """Time torch's whole weight, and only the matrix products of one step of the default.
 
-    The products are recorded in one step, with their operands, and made again by NumPy: no program that moves these
-    vectors takes less.
+    The operands are recorded in one step, and NumPy multiplies them again. A program that iterates these vectors takes
+    at least as long as its products.
     """
     direction = torch.randn(channels, channels, 3, 3)
     layers = {name: WAYS[name](nn.Conv2d(channels, channels, 3, padding=1)) for name in ("torch", "default")}
@@ -187,7 +210,7 @@ def of_the_products(channels: int, repeats: int) -> Iterator[Row]:
 
     runs["products of the default"] = products
     more: dict[str, Row] = {name: {"channels": channels, "products": len(factors)} for name in runs}
-    yield from told("products", "torch", paired(runs, repeats, warm=WARM), more)
+    yield from rows_of_section("products", "torch", paired(runs, repeats, warm=WARM), more)
 
 
 def of_a_step(repeats: int) -> Iterator[Row]:
@@ -196,7 +219,7 @@ def of_a_step(repeats: int) -> Iterator[Row]:
     names = ("plain", *METHODS, f"default{LAYER_BY_LAYER}")
     runs = {name: network_step(way_of_models(name), images, labels) for name in names}
     more: dict[str, Row] = {name: {"batch": BATCH} for name in runs}
-    yield from told("step", "plain", paired(runs, repeats, warm=WARM), more)
+    yield from rows_of_section("step", "plain", paired(runs, repeats, warm=WARM), more)
 
 
 def network_step(constrain: Constrain, images: Tensor, labels: Tensor) -> Callable[[], None]:
@@ -251,7 +274,7 @@ def in_jax(channels: int, repeats: int) -> Iterator[Row]:
         "default": jitted_step(constrained, kernel, penalty.init({"conv": {"kernel": kernel}})),
     }
     more: dict[str, Row] = {name: {"channels": channels} for name in runs}
-    yield from told("JAX", "power step by hand", paired(runs, repeats, warm=WARM), more)
+    yield from rows_of_section("JAX", "power step by hand", paired(runs, repeats, warm=WARM), more)
 
 
 def jitted_step(function: Callable[..., Any], kernel: Any, state: Any) -> Callable[[], None]:

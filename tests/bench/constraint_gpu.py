@@ -12,24 +12,24 @@ import torch
 from torch import nn
 
 from bench import facts
-from bench.constraint_cost import BATCH, CHANNELS, network_step, paired, told, way_of_models, weight_step
+from bench.constraint_cost import BATCH, CHANNELS, network_step, paired, rows_of_section, way_of_models, weight_step
 from bench.facts import Row
 from bench.ways import WAYS
 
 METHODS = "torch", "default"
 WARM = 40
-"""Runs that are not counted: kernels are loaded in them, and a step is recorded after the 32 first passes."""
+"""Turns that are not counted: CUDA kernels are loaded in them, and a step is recorded after the 32 first passes."""
 REPEATS = 40
 
 
 def write(out: Path | None) -> None:
-    """Print lines of JSON, and write them where a file is named."""
+    """Measure, print each row as JSON, and write the rows to ``out`` if it is not None."""
     if not torch.cuda.is_available():
         raise SystemExit("constraint-gpu needs a CUDA device that torch sees; there is none here.")
     lines: list[Row] = []
-    said = facts.about("torch", "numpy") | {"clock": "wall", "threads": 1, "gpu": torch.cuda.get_device_name()}
+    common = facts.about("torch", "numpy") | {"clock": "wall", "threads": 1, "gpu": torch.cuda.get_device_name()}
     for row in rows():
-        lines.append({**said, **row})
+        lines.append({**common, **row})
         print(json.dumps(lines[-1]), flush=True)
         if out:
             facts.write(out, lines)
@@ -55,7 +55,7 @@ def of_a_weight(channels: int) -> Iterator[Row]:
             runs[name]()
         kept = torch.cuda.memory_allocated() - before
         more[name] = {"channels": channels, "kept_bytes": kept, "kernel_bytes": 4 * direction.numel()}
-    yield from told("weight", "torch", in_turn(runs), more)
+    yield from rows_of_section("weight", "torch", in_turn(runs), more)
 
 
 def of_a_step() -> Iterator[Row]:
@@ -64,9 +64,9 @@ def of_a_step() -> Iterator[Row]:
     labels = torch.randint(10, (BATCH,), device="cuda")
     runs = {name: network_step(way_of_models(name), images, labels) for name in ("plain", *METHODS)}
     more: dict[str, Row] = {name: {"batch": BATCH} for name in runs}
-    yield from told("step", "plain", in_turn(runs), more)
+    yield from rows_of_section("step", "plain", in_turn(runs), more)
 
 
 def in_turn(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Return seconds of each run, to the end of what it asked of the device."""
+    """Return the seconds of each run, including the wait until the device has finished."""
     return paired(runs, REPEATS, warm=WARM, clock=time.perf_counter, wait=torch.cuda.synchronize)

@@ -1,4 +1,4 @@
-"""docs/benchmarks/constraint.md, made from its lines."""
+"""The page docs/benchmarks/constraint.md, whose tables are made from stored rows."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ EARLIER_RTOL = 3e-3
 
 
 def renew(written: Path | None) -> None:
-    """Make the page anew if its lines were written."""
+    """Make the page anew if the file that was written is one of its sources."""
     if written and written.resolve() in PARTS:
         write()
 
 
 def write(to: Path = PAGE) -> None:
-    """Put the tables of the lines into the page."""
+    """Put the tables, made from the stored rows, into the page."""
     text = PAGE.read_text(encoding="utf-8")
     for source, parts in PARTS.items():
         lines = facts.read(source)
@@ -190,7 +190,7 @@ def speed(row: Row) -> str:
 
 
 def code(method: str) -> str:
-    """Write what is code as code."""
+    """Format a method's name: as code if it is a call, such as ``Gram()``."""
     return f"`{method}`" if method.endswith(")") else method
 
 
@@ -205,4 +205,4 @@ PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     },
     GPU_LINES: {"GPU measured": about, "GPU weight": gpu_weight_table, "GPU step": gpu_step_table},
 }  # fmt: skip
-"""What the page has between its marks, by the file whose lines it is made of."""
+"""The parts of the page between its marks, by the file from whose rows they are made."""

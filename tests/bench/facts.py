@@ -1,4 +1,4 @@
-"""Lines of figures: where and when each was measured, repeats in turn, memory, processes of their own, files."""
+"""Rows of measurements: date, machine and versions, repeats in turn, and files with one row a line."""
 
 from __future__ import annotations
 
@@ -20,29 +20,34 @@ FOLDER = TESTS.parent / "docs" / "benchmarks"
 
 
 def git(*words: str) -> str:
-    """What a git command prints; nothing where there is none."""
+    """Return the output of a git command; an empty text if it fails."""
     return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def processors() -> str:
-    """What Linux tells about the processors; nothing elsewhere."""
-    told = Path("/proc/cpuinfo")
-    return told.read_text() if told.exists() else ""
+    """Return Linux's description of the processors; an empty text on other systems."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
 
 
 def instructions() -> str:
-    """The vector instructions that libraries use: the machine's, unless ATEN_CPU_CAPABILITY allows fewer."""
-    told = processors()
+    """Return the vector instructions that libraries use: the machine's, unless ATEN_CPU_CAPABILITY allows fewer."""
+    text = processors()
     is_restricted = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2"
-    if "avx512f" in told and not is_restricted:
+    if "avx512f" in text and not is_restricted:
         return "AVX-512"
-    return "AVX2" if "avx2" in told else platform.machine()
+    return "AVX2" if "avx2" in text else platform.machine()
 
 
 def about(*packages: str) -> Row:
-    """Date, commit, machine, and versions of Python and of those packages that are installed.
+    """Return the fields of a row that say when, where and with which versions it was measured.
 
-    Where the tree was copied without its history, SPECNORM_COMMIT names the commit. A + says that files differ from it.
+    If the tree has no history of git, SPECNORM_COMMIT is taken as the commit. A commit with a + had changed files.
+
+    Parameters
+    ----------
+    *packages : str
+        Packages whose versions are recorded, if they are installed.
     """
     commit = git("rev-parse", "--short", "HEAD") or os.environ.get("SPECNORM_COMMIT", "unknown")
     changed = "+" if git("status", "--porcelain", "--", ":/specnorm", ":/plugins") else ""
@@ -60,12 +65,12 @@ def about(*packages: str) -> Row:
 def interleaved(
     runs: dict[Any, Callable[[], Any]], quick: bool = False, clock: Callable[[], float] = time.process_time
 ) -> dict[Any, list[float]]:
-    """Seconds of each in turn, so that whatever else the machine does falls on all of them."""
+    """Return the seconds of several runs, made in turn so that other load on the machine slows all of them down."""
     seconds: dict[Any, list[float]] = {key: [] for key in runs}
     least, most, budget = (2, 3, 0.3) if quick else (3, 15, 1.0)
     spent = 0.0
     for j in range(most):
-        # One or two are enough of something slow.
+        # A slow run is repeated once or twice only.
         if spent > (budget if j >= least else 3 * budget):
             break
         for key, run in runs.items():
@@ -77,7 +82,17 @@ def interleaved(
 
 
 def timing(times: list[float], base: list[float] | None) -> Row:
-    """Median; paired ratio to the textbook method, above 1 if that is slower, with its lowest and highest quarter."""
+    """Return the fields of a row for some repeats: median seconds, and ratios to the yardstick's of the same turns.
+
+    A ratio is the yardstick's seconds divided by the run's: ``faster`` is the median, ``faster_range`` the quartiles.
+
+    Parameters
+    ----------
+    times : list of float
+        Seconds of the run.
+    base : list of float, optional
+        Seconds of the yardstick in the same turns.
+    """
     row: Row = {"seconds": statistics.median(times), "repeats": len(times)}
     if base is not None:
         ratios = sorted(b / t for b, t in zip(base, times, strict=True))
@@ -91,7 +106,7 @@ def read(path: Path) -> list[Row]:
 
 
 def write(path: Path, rows: list[Row]) -> None:
-    """A whole new file in place of the old one: what is measured is not lost where a long run is stopped."""
+    """Write all rows to a new file, and put it in place of the old one, so that a stopped run loses no rows."""
     new = path.with_suffix(".new")
     new.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     new.replace(path)

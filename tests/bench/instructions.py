@@ -21,13 +21,14 @@ SWITCHES: dict[str, dict[str, str]] = {
         "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
     },
 }
-"""What holds NumPy and SciPy, torch's convolutions, torch's other functions, and JAX to fewer instructions."""
+"""Environment variables that restrict the instructions of NumPy and SciPy, torch's convolutions, torch's other
+functions, and JAX."""
 
 
 def sets() -> list[str]:
     """Return the instruction sets that can be measured here, the machine's own first."""
-    own = facts.instructions()
-    return list(SWITCHES) if own == next(iter(SWITCHES)) else [own]
+    of_machine = facts.instructions()
+    return list(SWITCHES) if of_machine == next(iter(SWITCHES)) else [of_machine]
 
 
 def run(arguments: Sequence[str], instructions: str, threads: int) -> None:

@@ -50,8 +50,8 @@ def followed(penalty: SpectralPenalty) -> Constraint:
 
 def reshaped_init(params: Tree) -> Tree:
     """One vector a layer, after power steps: what torch's parametrisation begins with."""
-    found = kernels(params, **WHERE)
-    state = {name: jnp.ones_like(kernel.array[0, 0, 0]) for name, kernel in found.items()}
+    arrays_by_name = kernels(params, **WHERE)
+    state = {name: jnp.ones_like(kernel.array[0, 0, 0]) for name, kernel in arrays_by_name.items()}
     for _ in range(15):
         state = reshaped_power(params, state)[1]
     return state

@@ -54,13 +54,13 @@ def _jax(device: str) -> Library:
     jax.config.update("jax_enable_x64", True)
 
     def compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        found = [jax.jit(call)]
+        functions = [jax.jit(call)]
 
         def run(x: Any) -> Any:
             try:
-                return found[0](x)
+                return functions[0](x)
             except MethodError:
-                found[0] = call
+                functions[0] = call
                 return call(x)
 
         return run

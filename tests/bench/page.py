@@ -24,7 +24,7 @@ NAMES = {
 ROOM = 1.1
 """Beyond the quarters of both runs."""
 PAST = "commit", "processor", "seconds", "faster", "faster_range"
-"""What a row says about the same measurement before."""
+"""Fields that a row keeps of the same measurement in an earlier file."""
 
 
 def write(source: Path) -> None:
@@ -102,17 +102,17 @@ def around(rows: list[Row]) -> str:
 def by_library(rows: list[Row]) -> str:
     """One table: the time of each method in each library, for the kernel of the section on libraries."""
     every = sets(rows)
-    found = [row for row in shown(rows) if row["section"] == "libraries"]
-    libraries = list(dict.fromkeys(row["library"] for row in found))
+    library_rows = [row for row in shown(rows) if row["section"] == "libraries"]
+    libraries = list(dict.fromkeys(row["library"] for row in library_rows))
     times = {}
-    for row in found:
+    for row in library_rows:
         if is_what_it_says(row):
             times[row["contestant"], row["library"], instructions(row)] = span(row["seconds"])
-    methods = dict.fromkeys(row["contestant"] for row in found)
+    methods = dict.fromkeys(row["contestant"] for row in library_rows)
 
     def cell(method: str, library: str) -> str:
-        told = [times.get((method, library, name), "-") for name in every]
-        return " / ".join(told) if set(told) != {"-"} else "-"
+        cells = [times.get((method, library, name), "-") for name in every]
+        return " / ".join(cells) if set(cells) != {"-"} else "-"
 
     lines = [[f"`{method}`", *(cell(method, library) for library in libraries)] for method in methods]
     return table([f"method: {' / '.join(every)}", *libraries], lines)
@@ -184,8 +184,8 @@ def span(seconds: float) -> str:
 
 def ends(figures: list[float], tell: Callable[[float], str]) -> str:
     """The least and the largest, or the only one."""
-    told = list(dict.fromkeys(tell(x) for x in sorted(figures)))
-    return DASH.join(told[:1] + told[1:][-1:]) if told else "-"
+    texts = list(dict.fromkeys(tell(x) for x in sorted(figures)))
+    return DASH.join(texts[:1] + texts[1:][-1:]) if texts else "-"
 
 
 # -- what got slower -------------------------------------------------------------------------------------------------
@@ -234,22 +234,22 @@ def lost(rows: list[Row]) -> str:
     if not compared:
         elsewhere = f" on this processor; the run before, at {commits}, was made on another one" if commits else ""
         return f"None of these ratios was measured before{elsewhere}."
-    found = [line for row in compared if (line := loss(row))]
+    losses = [line for row in compared if (line := loss(row))]
     head = f"{len(compared)} of the ratios were measured before, at {commits}."
-    if not found:
+    if not losses:
         return f"{head} None fell by more than the noise."
-    return "\n".join([f"{head} {len(found)} fell by more than the noise:", "", *(f"- {line}" for line in found)])
+    return "\n".join([f"{head} {len(losses)} fell by more than the noise:", "", *(f"- {line}" for line in losses)])
 
 
 def slower(new: list[Row], old: list[Row]) -> list[str]:
     """One line for each row of the old ones whose ratio fell by more than noise, or that is gone."""
-    found = [line for row in with_past(new, old) if (line := loss(row))]
+    losses = [line for row in with_past(new, old) if (line := loss(row))]
     # A smaller run leaves whole problems out; a contestant that is missing from a problem was lost.
-    here = {key_of(row, ("library", "contestant")) for row in new}
+    contestants_now = {key_of(row, ("library", "contestant")) for row in new}
     measured_now = {key_of(row) for row in new}
     past = [row for row in old if "faster" in row and key_of(row) not in measured_now]
-    gone = [row for row in past if key_of(row, ("library", "contestant")) in here]
-    return found + [f"{words(row)}: not measured any more" for row in gone]
+    gone = [row for row in past if key_of(row, ("library", "contestant")) in contestants_now]
+    return losses + [f"{words(row)}: not measured any more" for row in gone]
 
 
 def key_of(row: Row, less: Sequence[str] = ()) -> str:

@@ -28,7 +28,7 @@ Geometry: TypeAlias = dict[str, Any]
 
 @dataclass
 class Run:
-    """What one training run used: weights step by step, and the geometry of each layer."""
+    """The weights that one training run used, step by step, and the geometry of each layer."""
 
     geometries: dict[str, Geometry] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Recorder(TorchFunctionMode):
 
 
 def geometry_of(layer: nn.Module) -> Geometry:
-    """Return what `specnorm.enclose` is told of a layer of torch's."""
+    """Return the geometry of one of torch's layers, as keywords of `specnorm.enclose`."""
     if isinstance(layer, nn.Linear):
         return {}
     names = ("stride", "dilation", "groups")

@@ -49,31 +49,31 @@ class Layer:
 
 def layers() -> list[Layer]:
     """The twenty convolutions, in the order of the forward pass."""
-    found = [Layer("conv1", (64, 3, 7, 7), 2, 224, 0)]
+    convolutions = [Layer("conv1", (64, 3, 7, 7), 2, 224, 0)]
     cin, size = 64, 56
     for stage, cout in enumerate((64, 128, 256, 512), start=1):
         for block in range(2):
             name = f"layer{stage}.{block}"
             stride = 2 if stage > 1 and block == 0 else 1
-            found.append(Layer(f"{name}.conv1", (cout, cin, 3, 3), stride, size, len(found)))
+            convolutions.append(Layer(f"{name}.conv1", (cout, cin, 3, 3), stride, size, len(convolutions)))
             if stride == 2:
-                found.append(Layer(f"{name}.downsample", (cout, cin, 1, 1), stride, size, len(found)))
+                convolutions.append(Layer(f"{name}.downsample", (cout, cin, 1, 1), stride, size, len(convolutions)))
             size //= stride
-            found.append(Layer(f"{name}.conv2", (cout, cout, 3, 3), 1, size, len(found)))
+            convolutions.append(Layer(f"{name}.conv2", (cout, cout, 3, 3), 1, size, len(convolutions)))
             cin = cout
-    return found
+    return convolutions
 
 
 def measure(at_size: bool, chosen: Sequence[Layer]) -> Iterator[Row]:
     """A row for each layer: seconds by the wall and of processors, and how far apart the bounds are."""
-    said = facts.about("numpy", "torch") | {"section": SECTION, "threads": torch.get_num_threads()}
+    common = facts.about("numpy", "torch") | {"section": SECTION, "threads": torch.get_num_threads()}
     for layer in chosen:
         kernel = layer.kernel()
         geometry = layer.geometry if at_size else {}
         wall, processor = time.perf_counter(), time.process_time()
         enclosure = specnorm.enclose(kernel, rtol=RTOL, **geometry)
         yield {
-            **said,
+            **common,
             "name": layer.name,
             "shape": list(layer.shape),
             "n": layer.input_size if at_size else None,
@@ -111,19 +111,19 @@ def profile(at_size: bool, chosen: Sequence[Layer]) -> str:
 
 
 def write(quick: bool, out: Path | None) -> None:
-    """Print a line for each layer, the sums and the profiles; write the lines where a file is named."""
+    """Print a row for each layer, the sums and the profiles; write the rows to ``out`` if it is not None."""
     chosen = layers()[:3] if quick else layers()
     rows: list[Row] = []
     for at_size in (False, True):
-        here = []
+        rows_at_size = []
         for row in measure(at_size, chosen):
-            here.append(row)
+            rows_at_size.append(row)
             print(json.dumps(row), flush=True)
-        rows += here
+        rows += rows_at_size
         where = "at its size" if at_size else "at every size"
-        seconds = sum(row["seconds"] for row in here)
-        processor_seconds = sum(row["processor_seconds"] for row in here)
-        largest_gap = max(row["gap"] for row in here)
+        seconds = sum(row["seconds"] for row in rows_at_size)
+        processor_seconds = sum(row["processor_seconds"] for row in rows_at_size)
+        largest_gap = max(row["gap"] for row in rows_at_size)
         print(f"{where}: {seconds:.1f} s, {processor_seconds:.1f} of processors; largest gap {largest_gap:.1e}")
         print(profile(at_size, chosen), flush=True)
     if out:

@@ -42,15 +42,15 @@ Case = tuple[str, str, Any, dict[str, Any]]
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    """What is returned, and the lesser of two times."""
+    """Return the result of a function, and its seconds: the smaller of two times."""
     seconds = []
     for _ in range(2):
         start = time.process_time()
-        found = run()
+        result = run()
         seconds.append(time.process_time() - start)
         if seconds[0] > 2:
             break
-    return found, min(seconds)
+    return result, min(seconds)
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------
@@ -121,12 +121,12 @@ def polyphase(kernel: Any, s: int) -> Any:
 
 def theirs(kernel: Any, geometry: dict[str, Any]) -> tuple[Any, float]:
     """Orthogonium's `get_conv_sv`: a bound of the largest value, and the stable rank."""
-    found = importlib.import_module("orthogonium.layers.conv.singular_values").get_conv_sv
+    get_conv_sv = importlib.import_module("orthogonium.layers.conv.singular_values").get_conv_sv
     stride, groups = geometry.get("stride", (1, 1)), geometry.get("groups", 1)
     layer = SimpleNamespace(
         weight=torch.from_numpy(np.array(kernel)), stride=stride, groups=groups, padding_mode="zeros"
     )
-    return timed(lambda: [float(x) for x in found(layer, n_iter=4)])
+    return timed(lambda: [float(x) for x in get_conv_sv(layer, n_iter=4)])
 
 
 def achour(kernel: Any, geometry: dict[str, Any]) -> float:
@@ -139,12 +139,13 @@ def achour(kernel: Any, geometry: dict[str, Any]) -> float:
 
 
 def ours(case: Case) -> dict[str, Any]:
-    """What specnorm says of one layer."""
+    """Return the fields of a row by specnorm."""
     section, name, kernel, geometry = case
-    found, seconds = timed(lambda: specnorm.enclose_smallest(kernel, budget=BUDGET, **geometry))
+    enclosure, seconds = timed(lambda: specnorm.enclose_smallest(kernel, budget=BUDGET, **geometry))
     row: dict[str, Any] = {
-        "section": section, "name": name, "shape": kernel.shape, "lower": float(found.lower),
-        "upper": float(found.upper), "status": found.status.partition(":")[0], "cells": found.cells, "seconds": seconds,
+        "section": section, "name": name, "shape": kernel.shape, "lower": float(enclosure.lower),
+        "upper": float(enclosure.upper), "status": enclosure.status.partition(":")[0], "cells": enclosure.cells,
+        "seconds": seconds,
     }  # fmt: skip
     row["eps"], row["eps seconds"] = timed(lambda: float(specnorm.isometry_bound(kernel, **geometry)))
     ends, row["eps proven seconds"] = timed(lambda: specnorm.enclose_isometry(kernel, budget=BUDGET, **geometry))
@@ -156,7 +157,7 @@ def ours(case: Case) -> dict[str, Any]:
 
 
 def others(case: Case) -> dict[str, Any]:
-    """What others say of it: a grid and orthogonium, where they say something of such a layer."""
+    """Return the fields of a row by other methods: a grid, and orthogonium if it supports the layer."""
     _, _, kernel, geometry = case
     row: dict[str, Any] = {}
     if "input_shape" in geometry:
@@ -362,7 +363,7 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 
 
 def known_of_others() -> dict[str, dict[str, Any]]:
-    """What the figures have of others, by the layer's name."""
+    """Return the stored fields of other methods, by the layer's name."""
     if not FIGURES.exists():
         return {}
     rows = [json.loads(line) for line in FIGURES.read_text(encoding="utf-8").splitlines()[1:]]
@@ -380,10 +381,10 @@ def main() -> None:
     cases = [*trained(), *random()]
     if importlib.util.find_spec("orthogonium") is not None:
         cases = [*orthogonal(), *cases]
-    known = {} if sys.argv[1:] == ["all"] else known_of_others()
+    stored = {} if sys.argv[1:] == ["all"] else known_of_others()
     rows = []
     for case in cases:
-        rows.append({**ours(case), **(known[case[1]] if case[1] in known else others(case))})
+        rows.append({**ours(case), **(stored[case[1]] if case[1] in stored else others(case))})
         print(*(f"{key}={value}" for key, value in rows[-1].items()), sep=" ", flush=True)
     rows += penalties()
     facts = about("numpy", "torch", "orthogonium")

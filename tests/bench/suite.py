@@ -26,7 +26,7 @@ CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LI
 """Processor time of all threads, which other work on the machine does not lengthen; not where a GPU is waited for."""
 Run = Callable[[], Any]
 Kernel = tuple[str, str, Callable[[], np.ndarray]]
-"""Name, family, and the array when it is its turn."""
+"""Name, family, and a function that makes the array."""
 
 
 # -- what is measured ------------------------------------------------------------------------------------------------
@@ -62,12 +62,12 @@ def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
 
 
 def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
-    """Without a size, or circular at one."""
+    """Return a function of a kernel and a size, which calls ``function``; without ``input_shape`` for None."""
     return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
 
 
 def grouped(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
-    """The same of a depthwise layer."""
+    """Return such a function for a depthwise layer: each kernel of the first axis is a group."""
     return lambda k, n: of(function, groups=k.shape[0], **options)(k, n)
 
 
@@ -76,7 +76,7 @@ RESNET18: list[Kernel] = [
     for name, shape in kernels.RESNET18.items()
     if shape[0] != shape[1]
 ]
-"""Those that are no square: conv1, the first of each stage, and its shortcut."""
+"""Layers with different numbers of channels in and out: conv1, the first of each stage, and its shortcut."""
 REAL: list[Kernel] = [
     (f"{model} {layer}", "real", functools.partial(real_kernel, model, layer))
     for model, layer in (
@@ -141,7 +141,7 @@ SECTIONS = {
 
 # -- measuring -------------------------------------------------------------------------------------------------------
 def write(quick: bool, sections: Sequence[str], libraries: Sequence[str], out: Path | None, add: bool = False) -> None:
-    """Print lines of JSON, and write them where a file is named; ``add``: after the lines that it has."""
+    """Measure, print each row as JSON, and write the rows to ``out`` if it is not None; ``add``: keep its old rows."""
     rows = facts.read(out) if out and add else []
     for row in run(quick, sections, libraries, rows):
         rows.append(row)
@@ -151,7 +151,7 @@ def write(quick: bool, sections: Sequence[str], libraries: Sequence[str], out: P
 
 
 def run(quick: bool, sections: Sequence[str], libraries: Sequence[str], earlier: Iterable[Row] = ()) -> Iterator[Row]:
-    """Rows of all, or of some sections and libraries; ``quick``: of one small kernel for each."""
+    """Yield rows of all sections and libraries, or of some; ``quick``: of one small kernel for each family."""
     clock = "processor" if CLOCK is time.process_time else "wall"
     about = facts.about("numpy", "scipy", "torch", "jax", "cupy") | {"clock": clock, "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
@@ -163,38 +163,38 @@ def run(quick: bool, sections: Sequence[str], libraries: Sequence[str], earlier:
         first = {kernel[1]: kernel for kernel in reversed(section.kernels)}
         for (name, family, make), n in itertools.product(first.values() if quick else section.kernels, section.sizes):
             kernel = (make()[:8, :8] if quick else make()).astype("float32")
-            said = {**about, "section": title, "name": name, "family": family, "n": n and 8 if quick else n}
-            yield from measure(section, kernel, said, quick, libraries or section.libraries, norms)
+            common = {**about, "section": title, "name": name, "family": family, "n": n and 8 if quick else n}
+            yield from measure(section, kernel, common, quick, libraries or section.libraries, norms)
     for title, (rows, usual) in OTHERS.items():
         if not sections or title in sections:
             yield from rows({**about, "section": title, "n": None}, quick, libraries or usual)
 
 
 class Norms:
-    """Norms of the kernels, from below.
+    """Proven lower bounds of the kernels' norms, each computed once.
 
     Parameters
     ----------
     rows : iterable of Row
-        Of an earlier part of the run, whose norms are not computed again.
+        Rows of an earlier part of the run. Their norms are not computed again.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.found: dict[str, float] = {self.key(row): row["norm"] for row in rows if "norm" in row}
+        self.known_norms: dict[str, float] = {self.key(row): row["norm"] for row in rows if "norm" in row}
 
-    def of(self, kernel: np.ndarray, said: Row) -> float | None:
+    def of(self, kernel: np.ndarray, common: Row) -> float | None:
         """Return the proven lower end, 1e-4 below the norm at most; 1e-2 where that takes long. None if no norm."""
-        section = SECTIONS[said["section"]]
+        section = SECTIONS[common["section"]]
         if section.geometry is None:
             return None
         geometry = section.geometry | ({"groups": kernel.shape[0]} if section.depthwise else {})
-        key = self.key(said)
-        if key not in self.found:
-            takes_long = is_hard(said["family"], kernel.shape[0])
+        key = self.key(common)
+        if key not in self.known_norms:
+            takes_long = is_hard(common["family"], kernel.shape[0])
             wide = kernel if takes_long else kernel.astype(np.float64)
-            enclosure = specnorm.enclose(wide, said["n"], rtol=1e-2 if takes_long else 1e-4, **geometry)
-            self.found[key] = float(enclosure.lower)
-        return self.found[key]
+            enclosure = specnorm.enclose(wide, common["n"], rtol=1e-2 if takes_long else 1e-4, **geometry)
+            self.known_norms[key] = float(enclosure.lower)
+        return self.known_norms[key]
 
     @staticmethod
     def key(row: Row) -> str:
@@ -202,11 +202,11 @@ class Norms:
 
 
 def measure(
-    section: Section, kernel: np.ndarray, said: Row, quick: bool, libraries: Sequence[str], norms: Norms
+    section: Section, kernel: np.ndarray, common: Row, quick: bool, libraries: Sequence[str], norms: Norms
 ) -> Iterator[Row]:
-    """Of one kernel: a row for each library and contestant, and one for the textbook method."""
-    n, base = said["n"], ("torch cpu", section.yardstick)
-    said |= {"shape": list(kernel.shape), "yardstick": section.yardstick}
+    """Yield the rows of one kernel: one for the yardstick, and one for each library and contestant."""
+    n, base = common["n"], ("torch cpu", section.yardstick)
+    common |= {"shape": list(kernel.shape), "yardstick": section.yardstick}
     runs: dict[tuple[str, str], Run] = {}
     tensor = torch.from_numpy(kernel.copy())
     if section.base:
@@ -215,19 +215,19 @@ def measure(
         runs[base] = functools.partial(getattr(yardsticks, section.yardstick), tensor, *([] if n is None else [n]))
     for library in (LIBRARIES[name] for name in libraries):
         if library.missing:
-            yield {**said, "library": library.name, "contestant": "every one", "skipped": library.missing}
+            yield {**common, "library": library.name, "contestant": "every one", "skipped": library.missing}
             continue
         every = list(section.contestants.items())
         for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
             runs[library.name, name] = library.prepare(functools.partial(call, n=n), kernel)
-    norm = norms.of(kernel, said)
-    for row in timed(runs, base, said, quick):
+    norm = norms.of(kernel, common)
+    for row in timed(runs, base, common, quick):
         if "value" in row and norm is not None:
             row |= {"norm": norm, "value_over_norm": row["value"] / norm}
         yield row
 
 
-def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], said: Row, quick: bool) -> Iterator[Row]:
+def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], common: Row, quick: bool) -> Iterator[Row]:
     """A row for each (library, contestant), in turn with the yardstick; what is refused is a row too."""
     values: dict[tuple[str, str], Row] = {}
     for key, call in list(runs.items()):
@@ -236,21 +236,21 @@ def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], said: Row, qu
             values[key] = {"value": float(call())}
         except (specnorm.SpecnormError, MemoryError, ImportError) as error:
             del runs[key]
-            yield {**said, "library": key[0], "contestant": key[1], "skipped": str(error)[:200]}
+            yield {**common, "library": key[0], "contestant": key[1], "skipped": str(error)[:200]}
             continue
         if key[0] not in ("numpy", "torch cpu"):
             values[key]["first_call_seconds"] = time.perf_counter() - begin
     seconds = facts.interleaved(runs, quick, CLOCK)
     for key, times in seconds.items():
-        told = facts.timing(times, seconds.get(base))
-        yield {**said, "library": key[0], "contestant": key[1], **told, **values[key]}
+        ratios = facts.timing(times, seconds.get(base))
+        yield {**common, "library": key[0], "contestant": key[1], **ratios, **values[key]}
 
 
 # -- whole networks --------------------------------------------------------------------------------------------------
 def widest(layers: Sequence[tuple[Any, Row]]) -> float:
     """Largest gap of the layers, each enclosed to 1e-3."""
-    found = [specnorm.enclose(kernel, **geometry) for kernel, geometry in layers]
-    return max(float(it.upper) / float(it.lower) - 1 for it in found)
+    enclosures = [specnorm.enclose(kernel, **geometry) for kernel, geometry in layers]
+    return max(float(enclosure.upper) / float(enclosure.lower) - 1 for enclosure in enclosures)
 
 
 def completed(layers: Sequence[tuple[Any, Row]]) -> float:
@@ -270,7 +270,7 @@ def followed(layers: Sequence[tuple[Any, Row]], every: int) -> Run:
     return step
 
 
-def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
+def networks(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     """Every layer of a network, beside a matrix product, as dear as anything gets on this machine."""
     real = [(kernel, geometry) for _, kernel, geometry in real_layers("resnet20")]
     every: dict[str, Any] = {"ResNet-20, trained": real[:3] if quick else real}
@@ -279,8 +279,8 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     product = ("numpy", "matrix product")
     a = np.random.RandomState(0).standard_normal((768, 768))
     for name, layers in every.items():
-        here = {
-            **said,
+        of_network = {
+            **common,
             "family": "network",
             "name": name,
             "shape": [sum(k.size for k, _ in layers)],
@@ -289,7 +289,7 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
         runs: dict[tuple[str, str], Run] = {product: lambda: (a @ a)[0, 0]}
         for library in (LIBRARIES[key] for key in libraries):
             if library.missing:
-                yield {**here, "library": library.name, "contestant": "every one", "skipped": library.missing}
+                yield {**of_network, "library": library.name, "contestant": "every one", "skipped": library.missing}
                 continue
             arrays = [(library.asarray(np.array(kernel)), geometry) for kernel, geometry in layers]
             at = library.name
@@ -298,11 +298,11 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
                 runs[at, "completion_bound 1e-2"] = functools.partial(completed, arrays)
                 runs[at, "Completion, a mending"] = followed(arrays, 1)
                 runs[at, "Completion, a renewal"] = followed(arrays, 10**9)
-        yield from timed(runs, product, here, quick)
+        yield from timed(runs, product, of_network, quick)
 
 
 # -- a step of a constraint ------------------------------------------------------------------------------------------
-def constraints(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
+def constraints(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     """A weight in training, forward and backward: torch's own constraint, in JAX one power step by hand, and ours."""
     from bench import constraint_cost  # which needs JAX
 
@@ -320,7 +320,7 @@ def constraints(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Ro
             "library": LIBRARIES[library].name,
         }
         for row in rows(c, 2 if quick else constraint_cost.REPEATS[c]):
-            yield {**said, **about, "yardstick": yardstick, **row, "section": said["section"]}
+            yield {**common, **about, "yardstick": yardstick, **row, "section": common["section"]}
 
 
 OTHERS: dict[str, tuple[Callable[[Row, bool, Sequence[str]], Iterator[Row]], Sequence[str]]] = {

@@ -129,15 +129,21 @@ def test_a_file_of_two_operator_sets_is_refused() -> None:
             graph_of(twice)
 
 
+DIVERGED = torch.nn.Conv2d(3, 8, 3, padding=1)
+DIVERGED.weight.data[0, 0, 0, 0] = float("nan")
+
+
 @pytest.mark.parametrize(
     ("source", "given", "said"),
     [
-        (torch.nn.Linear(4, 4), {"input_shape": "4"}, "input_shape='4' is none"),
+        (torch.nn.Linear(4, 4), {"input_shape": "4"}, "input_shape='4' is no shape"),
         (torch.nn.Linear(4, 4), {}, "give input_shape, one input's shape without the batch axis, such as (3, 32, 32)"),
         (torch.nn.Linear(4, 4).state_dict(), {}, "OrderedDict of 2 entries, which says nothing of how they are used"),
         (torch.nn.Linear(4, 4), {"input_shape": (-4,)}, "such as (3, 32, 32)"),
         (torch.nn.Linear(4, 4), {"input_shape": (4,), "method": "product"}, "method='product' is none of Product()"),
         (torch.nn.Linear(4, 4), {"input_shape": (4,), "rtol": -1}, "rtol=-1 is not between 0 and 1"),
+        (DIVERGED, {"input_shape": (3, 8, 8)}, "holds NaN or infinity at a random input"),
+        (torch.nn.Conv2d(3, 3, 3), {"input_shape": (1, 3, 8, 8)}, "give one input's shape without the batch axis"),
         ("none.onnx", {}, "none.onnx cannot be read: No such file"),
         ("cut.onnx", {}, "cut.onnx: it is damaged"),
     ],

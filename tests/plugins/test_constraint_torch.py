@@ -540,3 +540,14 @@ def test_no_stale_weight_is_exported(change: str) -> None:
     data, _ = batch()
     exported = torch.export.export(model, (data,)).module()(data)
     torch.testing.assert_close(exported, model(data))
+
+
+def test_a_model_without_layers_is_refused_in_its_own_words() -> None:
+    """Neither a pattern nor a bound is asked for that was given, or that would not help."""
+    model = nn.Sequential(nn.ReLU())
+    with pytest.raises(KernelError, match=r"Sequential has no .*, and no convolution or linear layer\.$"):
+        specnorm_torch.spectral_norm(model)
+    with pytest.raises(MethodError, match=r"Sequential has no convolution or linear layer, and no tensor"):
+        specnorm_torch.rescale_(model, 1.0)
+    with pytest.raises(MethodError, match=r"or give a bound"):
+        specnorm_torch.rescale_(model)

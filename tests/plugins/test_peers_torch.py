@@ -84,13 +84,13 @@ class Watch:
 def stacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of layers whose steps were taken together, one for each step that was taken."""
     sizes: list[int] = []
-    steps = peers._steps
+    take_steps = peers._take_steps
 
-    def counted(starts: list[Any], program: Any) -> Any:
-        sizes.append(len(starts))
-        return steps(starts, program)
+    def counted(inputs: list[Any], program: Any) -> Any:
+        sizes.append(len(inputs))
+        return take_steps(inputs, program)
 
-    monkeypatch.setattr(peers, "_steps", counted)
+    monkeypatch.setattr(peers, "_take_steps", counted)
     return sizes
 
 

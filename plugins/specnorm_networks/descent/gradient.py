@@ -72,7 +72,7 @@ class Solved:
 
 @dataclass(eq=False)
 class Forward:
-    """What the way back needs of one stage."""
+    """Results of the forward pass of one stage that the backward pass needs."""
 
     multipliers: FloatArray
     """L."""

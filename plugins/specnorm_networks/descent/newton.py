@@ -40,7 +40,7 @@ SHARE = 0.3
 SHORTER = 0.6
 """Factor by which a step is shortened."""
 SHORTEST = 24
-"""How often a step is shortened at most."""
+"""Largest number of times that a step is shortened."""
 
 Numbers = NDArray[np.intp]
 
@@ -231,7 +231,7 @@ def _line_search(
     move: FloatArray,
     t: float,
 ) -> _Step | None:
-    """Return the longest step that gains, with no eigenvalue falling to less than a share of what it was; or None."""
+    """Return the longest step that gains and lets no eigenvalue fall below a share of its old value; or None."""
     constant = program.constant
     changes = [form.at(move) for form in program.forms]
     for size in SHORTER ** np.arange(SHORTEST):

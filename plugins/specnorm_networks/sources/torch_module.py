@@ -83,10 +83,10 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
             errors.append(error)
     first_line = str(errors[0]).strip().partition("\n")[0]
     raise MethodError(
-        f"torch cannot export {type(model).__name__}: {type(errors[0]).__name__}: {first_line}. Its control flow may "
-        "depend on values (of its own buffers alone: specnorm_torch.bake_ replaces modules with a vanilla_export(); "
-        "torch.onnx.export(..., dynamo=False) writes a file that is read), or the shape not be one input's without the "
-        "batch axis: give an input that it runs on."
+        f"torch cannot export {type(model).__name__}: {type(errors[0]).__name__}: {first_line}. If the shape is the "
+        "cause, give one input's shape without the batch axis, or an input that the model runs on. If the model's "
+        "control flow depends on values of its own buffers, specnorm_torch.bake_ replaces modules that have a "
+        "vanilla_export(), and torch.onnx.export(..., dynamo=False) writes a file that network_bound reads."
     ) from errors[0]
 
 

@@ -145,7 +145,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     Parameters
     ----------
     gram : array, shape (..., p, p)
-        H. Only the lower triangle is read.
+        H. Only one triangle is read. Which one depends on the library, so the rounding of either is in the limit.
     limit : array, shape (...)
         In the precision of H.
 

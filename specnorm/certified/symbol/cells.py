@@ -239,7 +239,7 @@ class Cells:
 
 
 def _covering(boxes: Boxes, covers: object) -> Boxes:
-    """The same boxes, said to cover all frequencies of ``covers``. For the modules of the trusted room."""
+    """Mark boxes as a cover of all frequencies of ``covers``. Only for modules of the trusted room."""
     return replace(boxes, covers=covers, maker=_MAKER)
 
 

@@ -125,8 +125,9 @@ def eigenvalue_limits(polynomial: GramPolynomial, cells: Cells, threshold: float
     boxes = cells.boxes
     norms_by_lemma = _by_lemma(boxes, cells.supremum, threshold, nonnegative=cells.nonnegative)
     if isinstance(polynomial, ScalarGram):
-        by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold)
-        return np.asarray(np.maximum(polynomial.limit_of_norm(norms_by_lemma), by_variation_sq[cells.block, kind]))
+        blocks, row = np.unique(cells.block, return_inverse=True)
+        by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold, blocks)
+        return np.asarray(np.maximum(polynomial.limit_of_norm(norms_by_lemma), by_variation_sq[row, kind]))
     if boxes.on_grid and cells.supremum is not None and cells.supremum <= threshold:
         # They are infinite, as their squares are.
         return norms_by_lemma
@@ -154,12 +155,17 @@ def _by_lemma(
     return lemma_of_grids(threshold, supremum, boxes.radius)
 
 
-def _scalar_limits_sq(polynomial: ScalarGram, boxes: Boxes, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _scalar_limits_sq(
+    polynomial: ScalarGram,
+    boxes: Boxes,
+    threshold: float,
+    blocks: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Limits by the variation of scalar symbols, for each block and kind of box, (g, s), and each box' kind, (c,).
 
     Boxes of one kind have the same shape, and so the same variation (`ScalarGram.variation`).
     """
-    variation, kind = polynomial.variation(boxes)
+    variation, kind = polynomial.variation(boxes, blocks)
     norms_at_centres = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
     return polynomial.limit_of_norm(norms_at_centres), kind
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices import norms
@@ -96,7 +97,7 @@ def rotation_loss(
     *,
     ops: ArrayOps,
 ) -> tuple[float, float]:
-    """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost) / shrink`` with G' of the computed product.
+    """Error of a rotation of the channels: ``||G|| <= (||G'|| + lost) / shrink``, with G' of the computed product.
 
     ``fl(K V) = K V + E`` with ``|E| <= gamma(p + 2) |K| |V|``. Two of these p + 2 roundings are there for a K that is
     rounded first: one in the product, one in ``|K|``. ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
@@ -266,13 +267,13 @@ class GramPolynomial:
     def limit_of_norm(self, norm: np.ndarray) -> np.ndarray:
         """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down.
 
-        It is what other functions take as ``limit_sq``: a bound of eigenvalues of H, of the blocks as rotated.
+        Other functions take this number as ``limit_sq``: a bound of the eigenvalues of H of the rotated blocks.
         """
         rotated = np.maximum(host.sub_down(host.mul_down(norm, self._shrink), self._lost), 0.0)
         return host.sub_down(host.mul_down(rotated, rotated), self.error)
 
     def norm_up(self, limit_sq: np.ndarray) -> np.ndarray:
-        """What ``lambda_max(H) <= limit_sq``, as computed, proves about ``||G||``: the inverse, rounded up."""
+        """Bound of ``||G||`` that a computed ``lambda_max(H) <= limit_sq`` proves; the inverse of `limit_of_norm`."""
         rotated = host.next_up(np.sqrt(np.maximum(host.next_up(limit_sq + self.error), 0.0)))
         return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
 
@@ -291,10 +292,7 @@ class GramPolynomial:
             Index of the block each belongs to.
         """
         xp = self.xp
-        dtype = np.float64 if self.even.dtype == xp.float64 else np.float32
-        cos, sin = (
-            self.ops.from_numpy(phases.astype(dtype), self.blocks) for phases in phases_at(frequencies, self.lags)
-        )
+        cos, sin = self._tables_at(frequencies)
         if self.even.shape[0] == 1:
             even = xp.matmul(cos, self.even[0, ...])
             odd = xp.matmul(sin, self.odd[0, ...])
@@ -304,6 +302,30 @@ class GramPolynomial:
             odd = xp.matmul(sin[:, None, :], xp.take(self.odd, index, axis=0))[:, 0, :]
         shape = (len(frequencies), self.size, self.rank)
         return xp.reshape(even, shape), xp.reshape(odd, shape)
+
+    def columns_of(self, blocks: np.ndarray, frequencies: Frequencies) -> Array:
+        """The columns of `columns_at` for each of b blocks, by their numbers, at the same f points.
+
+        Returns
+        -------
+        array, shape (b * f, size, rank)
+            Those of the first block first.
+        """
+        xp = self.xp
+        cos, sin = self._tables_at(frequencies)
+        even, odd = self.even, self.odd
+        if len(blocks) < even.shape[0]:
+            even, odd = (arrays.rows(x, blocks, ops=self.ops) for x in (even, odd))
+        shape = (len(blocks) * len(frequencies), self.size, self.rank)
+        real = xp.reshape(xp.matmul(cos, even), shape)
+        imag = xp.reshape(xp.matmul(sin, odd), shape)
+        return self.ops.complex(real, imag)
+
+    def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
+        """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
+        dtype = np.float64 if self.even.dtype == self.xp.float64 else np.float32
+        cos, sin = phases_at(frequencies, self.lags)
+        return self.ops.from_numpy(cos.astype(dtype), self.blocks), self.ops.from_numpy(sin.astype(dtype), self.blocks)
 
     def reduced(self, even: Array, odd: Array, limit_sq: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
@@ -336,7 +358,7 @@ class GramPolynomial:
         return self.ops.complex(a[0] + real, a[1] + imag), reduced_error(a, b, xp=xp)
 
     def float32_copy(self) -> GramPolynomial:
-        """The same with its sum over the lags in float32; itself where that is not trusted (TF32, bfloat16 products).
+        """A copy whose sum over the lags is in float32; the polynomial itself if products may be in TF32 or bfloat16.
 
         The parts of an entry of H are sums of ``E_d cos`` and of ``O_d sin`` over the lags, with the even and odd
         coefficients E and O. A term passes through at most ``L + 2`` roundings of float32: one of the coefficient, one

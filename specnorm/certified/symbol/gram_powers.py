@@ -80,11 +80,16 @@ class GramTaps:
             part = slice(start, min(start + step, len(self.points)))
             yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
 
-    def transform(self, x: Array) -> Array:
+    def transform(self, x: Array, *, half: bool = False) -> Array:
         """Real part of the sum over the whole grid with ``e^{-i m.theta}``: (b, f, p, r) -> (b, taps, p, r).
 
         r is the number of columns. The grid is halved along one axis, as values at mirror images are conjugate. That
         axis is transformed last, where only the real part is needed.
+
+        Parameters
+        ----------
+        half : bool
+            Return only taps m with m >= 0 on the halved axis, and twice those with m > 0, which stand for -m too.
         """
         xp = self.xp
         b, _, p, r = x.shape
@@ -100,8 +105,11 @@ class GramTaps:
         # The real part of a complex product, as one real product.
         table = self.tables[halved]
         table_parts = xp.concat([xp.real(table), -xp.imag(table)], axis=1)
+        if half:
+            nonnegative = table_parts[: shape[halved], :]
+            table_parts = xp.concat([nonnegative[:1, :], 2 * nonnegative[1:, :]], axis=0)
         taps = xp.matmul(table_parts, xp.concat([xp.real(x), xp.imag(x)], axis=2))
-        return xp.reshape(taps, (b, math.prod(self.grid), p, r))
+        return xp.reshape(taps, (b, before * table_parts.shape[0] * math.prod(self.grid[halved + 1 :]), p, r))
 
     def taps(self, columns: slice | Array) -> tuple[Array, Array]:
         """Columns of the taps, and a bound (b,) on what all errors add to their norm.
@@ -131,6 +139,12 @@ class GramTaps:
         ``sum_m ||E_m||_F <= sqrt(sum_theta e(theta)**2)`` (Parseval). The inverse transform, a product with a table an
         axis, is off in each tap by at most ``c`` times the mean of ``|H(theta)|``, over all taps by
         ``c sqrt(N) sqrt(sum_theta ||H(theta)||_F**2)``.
+
+        The exact taps have ``R_{-m} = R_m^T``. Where half of the computed taps stand for all (`transform`), so do their
+        errors. E is the sum of two polynomials: that of the exact square of X as computed, which is symmetric in the
+        same way, and the rounding of the last product. For the latter, ``sum_m ||E_m||_F**2`` is up to twice as large
+        with half of the taps, and its root ``sqrt(2)`` times. The transform's error is bounded tap by tap, and stays
+        the same.
         """
         xp = self.xp
         m, p = self.blocks.shape[1:3]
@@ -139,22 +153,30 @@ class GramTaps:
         symbol_error = math.sqrt(p) * symbols.symbol_error(self.blocks, xp=xp)[:, None]
         is_every_column = isinstance(columns, slice) and len(range(p)[columns]) == p
         values = []
-        error_sum_sq = xp.zeros_like(symbol_error[:, 0])
+        square_sum_sq = xp.zeros_like(symbol_error[:, 0])
+        product_sum_sq = xp.zeros_like(symbol_error[:, 0])
         norm_sum_sq = xp.zeros_like(symbol_error[:, 0])
         inner_lengths = [m] + [p] * (self.n_iter - 1)
-        product_errors = [rounding.SLACK * math.sqrt(2) * rounding.gamma(2 * n, u) for n in inner_lengths]
+        # `symbols.gram_planes` adds two real products; a complex product may add all terms of an entry in turn.
+        roundings = [n + 2 for n in inner_lengths]
+        if not is_every_column:
+            roundings[-1] = 2 * inner_lengths[-1]
+        product_errors = [rounding.SLACK * math.sqrt(2) * rounding.gamma(n, u) for n in roundings]
         for part, symbol in self.chunks():
-            planes, error, norm_sq = self._powers(
+            planes, square_error, product_error, norm_sq = self._powers(
                 symbol, symbol_error, product_errors, columns, is_every_column=is_every_column
             )
             weights = self.weights[part]
-            error_sum_sq = error_sum_sq + xp.sum(error**2 * weights, axis=1)
+            square_sum_sq = square_sum_sq + xp.sum(square_error**2 * weights, axis=1)
+            product_sum_sq = product_sum_sq + xp.sum(product_error**2 * weights, axis=1)
             norm_sum_sq = norm_sum_sq + xp.sum(norm_sq * weights, axis=1)
             values.append(self.ops.complex(*planes))
-        axis_errors = [math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + symbols.phase_error(u)) for n in self.grid]
+        # A complex number takes two products of real ones.
+        lengths = [2 * n + 8 for n in half_grid_shape(self.grid)]
+        axis_errors = [math.sqrt(2) * (rounding.gamma(n, u) + symbols.phase_error(u)) for n in lengths]
         c = sum(axis_errors) + 4 * u
         points = len(self.points)
-        value_error = rounding.up(xp.sqrt(rounding.up(error_sum_sq, points + 2, xp=xp)), 2, xp=xp)
+        value_error = rounding.up(xp.sqrt(square_sum_sq) + xp.sqrt(2 * product_sum_sq), points + 6, xp=xp)
         norm = rounding.up(xp.sqrt(norm_sum_sq), points + 4, xp=xp)
         transform_error = norm * (rounding.SLACK * c * math.sqrt(point_count))
         # Products below the smallest normal number may be flushed to 0.
@@ -170,7 +192,7 @@ class GramTaps:
         columns: slice | Array,
         *,
         is_every_column: bool,
-    ) -> tuple[tuple[Array, Array], Array, Array]:
+    ) -> tuple[tuple[Array, Array], Array, Array, Array]:
         """``H_t`` at some frequencies, with what bounds its errors.
 
         Parameters
@@ -184,8 +206,8 @@ class GramTaps:
         -------
         planes : arrays, shape (b, f, p, r)
             Real and imaginary part of the columns of ``H_t``.
-        error : array, shape (b, f)
-            e of `values`.
+        square_error, product_error : arrays, shape (b, f)
+            Both parts of e of `values`: the error of the exact square of X as computed, and the rounding of the square.
         norm_sq : array, shape (b, f)
             Bounds of ``||H_t||_F**2``.
         """
@@ -194,12 +216,12 @@ class GramTaps:
         error = symbol_error
         norm_sq = _squares_up(planes, xp=xp)
         previous_norm_sq = norm_sq
+        square_error = product_error = norm_sq
         for t, relative_error in enumerate(product_errors):
             product_error = norm_sq * relative_error
             previous_norm_sq = norm_sq
             is_whole = is_every_column or t < self.n_iter - 1
             if is_whole:
-                # Real products, whose entries are rounded no more often than those of a complex one.
                 planes = symbols.gram_planes(*planes, xp=xp)
             else:
                 planes = self._columns(planes, columns)
@@ -207,9 +229,10 @@ class GramTaps:
             # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error. If only some columns
             # of it are computed, ||X||_F**2 is the bound.
             spectral_sq = xp.sqrt(norm_sq) + product_error if is_whole else previous_norm_sq
-            error = rounding.up(2 * xp.sqrt(spectral_sq) * error + error**2 + product_error, 8, xp=xp)
+            square_error = rounding.up(2 * xp.sqrt(spectral_sq) * error + error**2, 8, xp=xp)
+            error = rounding.up(square_error + product_error, 4, xp=xp)
         # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
-        return planes, error, norm_sq if is_every_column else previous_norm_sq**2
+        return planes, square_error, product_error, norm_sq if is_every_column else previous_norm_sq**2
 
     def _columns(self, planes: tuple[Array, Array], columns: slice | Array) -> tuple[Array, Array]:
         """Real and imaginary part of some columns of X* X, or of its product with vectors."""
@@ -348,7 +371,8 @@ class Powers:
     def _sums_of_taps(self) -> tuple[Array, Array, Array | None]:
         """Sums (b, p) over the taps of each channel's magnitudes, their error (b,), and values that fit or None.
 
-        The mean of the row and the column sums: H is Hermitian, but not in rounding.
+        H is Hermitian, but not in rounding: the sums are the means of row and column sums. Row i of the tap -m is
+        column i of the tap m, so that half of the taps suffice.
         """
         xp, ops, last = self.xp, self.ops, self._last
         b, _, p = self.blocks.shape[:3]
@@ -365,7 +389,7 @@ class Powers:
         for start in range(0, p, width):
             values, error = last.values(slice(start, min(start + width, p)))
             for first in range(0, values.shape[3], transformed_at_once):
-                part = last.transform(values[..., first : first + transformed_at_once])
+                part = last.transform(values[..., first : first + transformed_at_once], half=True)
                 magnitudes = xp.sum(xp.abs(part), axis=1)
                 row_sums = row_sums + xp.sum(magnitudes, axis=2)
                 column_sums.append(xp.sum(magnitudes, axis=1))
@@ -379,7 +403,7 @@ class Powers:
         selector: Array,
         sums: Array,
     ) -> tuple[Array, ...]:
-        """What `powers_vjp` needs of the channels that are selected, (b, p, r).
+        """Residuals of `powers_vjp` for selected channels (b, p, r).
 
         Parameters
         ----------
@@ -499,7 +523,7 @@ def residuals(
     selector: Array,
     sums: Array,
 ) -> tuple[Array, ...]:
-    """What `powers_vjp` needs: leading axis b, then the chunks of frequencies.
+    """Residuals of `powers_vjp`: leading axis b, then the chunks of frequencies.
 
     Parameters
     ----------

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property, partial
+from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import GramIterates
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-from specnorm.problem.frequencies import half_grid
+from specnorm.problem.frequencies import half_grid, phases
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -30,7 +32,7 @@ def symbol_norms_up(symbol: Symbol, *, ops: ArrayOps) -> Array:
 
 
 def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:
-    """What the largest norm on a grid is multiplied by, but for the product's rounding."""
+    """The supremum divided by the largest norm on a grid is at most this factor, which is not rounded up."""
     return math.prod([axis_factor(n, k) for n, k in zip(sizes, kernel_shape, strict=True)])
 
 
@@ -52,7 +54,7 @@ def quotient_at_down(g: Array, v: Array, blocks: Array, *, xp: Namespace) -> Arr
 
 
 def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: ArrayOps) -> Upper:
-    """The supremum of some blocks, from their largest norms on a grid.
+    """The supremum of some blocks, in parts, from their largest norms on a grid.
 
     Raises
     ------
@@ -60,15 +62,15 @@ def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: Ar
         If another bound, or other frequencies, were visited.
     """
     points = half_grid(sizes)
-    kernel_shape = tuple(largest[0].block.shape[3:])
+    kernel_shape = tuple(largest[0].blocks.shape[3:])
     supremum = 0.0
-    for of_block in largest:
-        has_same_taps = tuple(of_block.block.shape[3:]) == kernel_shape
-        if of_block.bound is not symbol_norms_up or not of_block.frequencies.same_as(points) or not has_same_taps:
+    for part in largest:
+        has_same_taps = tuple(part.blocks.shape[3:]) == kernel_shape
+        if part.bound is not symbol_norms_up or not part.frequencies.same_as(points) or not has_same_taps:
             raise HypothesisError("not the norms at the points of this grid")
-        on_grid, _ = of_block.result()
-        value = everywhere_up(on_grid, sizes, kernel_shape, xp=ops.xp)
-        supremum = max(supremum, float(value[0]))
+        on_grid, _ = part.result()
+        values = everywhere_up(on_grid, sizes, kernel_shape, xp=ops.xp)
+        supremum = max(supremum, float(ops.xp.max(values)))
     words = f"norms on a grid of {' x '.join(map(str, sizes))} points, times {grid_factor(sizes, kernel_shape):.4g}"
     return _upper(supremum, ALL_FREQUENCIES, words)
 
@@ -103,99 +105,166 @@ class Bound(Protocol):
 
 
 class LargestBound:
-    """The largest bound of one block, returned once every frequency is visited or left out by proof.
+    """The largest bound of each block, returned once every frequency of each is visited or left out by proof.
 
-    A frequency whose norm is proven to be at most the largest bound so far cannot matter. So the value that is returned
-    bounds the norm at every frequency. It is the largest of the bounds at all frequencies, unless that of a frequency
-    that was left out, which is not computed, would have exceeded it.
+    A frequency whose norm is proven to be at most the block's largest bound so far cannot matter. So the value that is
+    returned bounds the block's norm at every frequency. It is the largest of the bounds at all frequencies, unless that
+    of a frequency that was left out, which is not computed, would have exceeded it.
 
-    ``bound`` takes a `symbols.Symbol` of one block and f frequencies, and ``ops``, and returns proven bounds (1, f).
-    The block is (1, m, p, *kernel_shape) in the wide dtype, scaled to about 1; p <= m if anything is left out.
+    A *pair* is a block and a frequency. Its number is that of the block times the number of all frequencies, plus that
+    of the frequency. Lists of pairs are increasing.
+
+    ``bound`` takes a `symbols.Symbol` of b blocks and f frequencies, and ``ops``, and returns proven bounds (b, f). The
+    blocks are (b, m, p, *kernel_shape) in the wide dtype, scaled to about 1; p <= m if anything is left out.
     """
 
     def __init__(
         self,
         bound: Bound,
-        block: Array,
+        blocks: Array,
         frequencies: Frequencies,
         *,
         ops: ArrayOps,
     ) -> None:
         self.bound = bound
-        self.block = block
+        self.blocks = blocks
         self.frequencies = frequencies
         self._ops = ops
-        self._open = np.ones(len(frequencies), dtype=bool)
-        self._value = -math.inf
-        self._result: tuple[Array, Array] | None = None
+        count = blocks.shape[0]
+        self._open = np.ones(count * len(frequencies), dtype=bool)
+        self._values = np.full(count, -math.inf)
+        self._places = np.zeros(count, dtype=np.int64)
 
     @cached_property
     def _polynomial(self) -> GramPolynomial:
         # In single precision a frequency costs half as much, and few come so close to the largest bound that the
         # allowance for float32 would matter.
-        return GramPolynomial(self.block, ops=self._ops).float32_copy()
+        return GramPolynomial(self.blocks, ops=self._ops).float32_copy()
+
+    def block_of(self, pairs: np.ndarray) -> np.ndarray:
+        """Numbers of the blocks of some pairs."""
+        return pairs // len(self.frequencies)
+
+    def pairs(self, blocks: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Pairs of each of some blocks with each of some frequencies, by their numbers."""
+        return (blocks[:, None] * len(self.frequencies) + index).reshape(-1)
 
     def result(self) -> tuple[Array, Array]:
-        """Value (1,) and the phase (1, taps) where it was met."""
-        if self._result is None or self._open.any():
+        """Values (b,) and the phases (b, taps) where they were met."""
+        if self._open.any() or not len(self.frequencies):
             raise HypothesisError("frequencies that are neither visited nor left out may hold a larger bound")
-        return self._result
+        ops = self._ops
+        kernel_shape = self.blocks.shape[3:]
+        dtype = np.float64 if self.blocks.dtype == ops.xp.float64 else np.float32
+        cos, sin = (
+            ops.from_numpy(table.astype(dtype), self.blocks)
+            for table in phases(self.frequencies[self._places], kernel_shape)
+        )
+        # The values are numbers of that dtype, so their conversion is exact.
+        return ops.from_numpy(self._values.astype(dtype), self.blocks), ops.complex(cos, sin)
 
-    def visit(self, index: np.ndarray) -> None:
-        """Compute the bound at some frequencies, by their numbers."""
-        if not len(index):
-            return
-        bound = partial(self.bound, ops=self._ops)
-        result = symbols.max_over_frequencies(bound, self.block, self.frequencies[index], ops=self._ops)
-        value = float(result[0][0])
-        # A NaN stays: it bounds nothing, and nothing is left out for it.
-        if self._result is None or math.isnan(value) or value > self._value:
-            self._value = value
-            self._result = result
-        self._open[index] = False
+    def visit(self, pairs: np.ndarray) -> None:
+        """Compute the bounds of some pairs."""
+        for blocks, index in _rectangles(pairs, len(self.frequencies)):
+            self._visit(blocks, index)
+        self._open[pairs] = False
 
-    def _leave_out(self, index: np.ndarray) -> None:
-        """Note that a proof leaves some frequencies out. For `GramIteration`."""
-        self._open[index] = False
+    def _visit(self, blocks: np.ndarray, index: np.ndarray) -> None:
+        """Compute bounds of some blocks: at the same frequencies (f,), or at those of each block (b, f)."""
+        ops = self._ops
+        is_every_block = len(blocks) == self.blocks.shape[0]
+        stack = self.blocks if is_every_block else arrays.rows(self.blocks, blocks, ops=ops)
+        by_block = index.ndim == 2
+        step = symbols.chunk_length(stack, ops=ops)
+        for start in range(0, index.shape[-1], step):
+            part = index[..., start : start + step]
+            symbol = symbols.Symbol(stack, self.frequencies[part.reshape(-1)], by_block=by_block, ops=ops)
+            values = np.asarray(ops.to_numpy(self.bound(symbol, ops=ops)), dtype=np.float64)
+            # The place of a NaN, if there is one.
+            place = values.argmax(axis=1)
+            largest = values[np.arange(len(blocks)), place]
+            # A NaN stays: it bounds nothing, and nothing is left out for it.
+            is_larger = ~(largest <= self._values[blocks]) & ~np.isnan(self._values[blocks])
+            self._values[blocks[is_larger]] = largest[is_larger]
+            places = part[np.arange(len(blocks)), place] if by_block else part[place]
+            self._places[blocks[is_larger]] = places[is_larger]
+
+    def _leave_out(self, pairs: np.ndarray) -> None:
+        """Note that a proof leaves some pairs out. For `GramIteration`."""
+        self._open[pairs] = False
 
     @property
-    def value(self) -> float:
-        """The largest bound met so far; a NaN stays."""
-        return self._value
+    def values(self) -> np.ndarray:
+        """The largest bound of each block met so far, shape (b,); a NaN stays."""
+        return self._values
 
-    def iteration(self, index: np.ndarray) -> GramIteration:
-        """Gram iteration at some frequencies, by their numbers."""
-        return GramIteration(self, index)
+    def iteration(self, pairs: np.ndarray) -> GramIteration:
+        """Gram iteration at some pairs."""
+        return GramIteration(self, pairs)
+
+
+def _rectangles(pairs: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some pairs as blocks (b,) with the same frequencies (f,), or with frequencies of each block (b, f).
+
+    Blocks with about equally many frequencies, up to a factor of 2, are taken together. Where a block has fewer than
+    others, its last one is repeated.
+    """
+    if not len(pairs):
+        return
+    block, index = np.divmod(pairs, count)
+    blocks, first, lengths = np.unique(block, return_index=True, return_counts=True)
+    by_block = index.reshape(len(blocks), -1) if lengths.min() == lengths.max() else None
+    if by_block is not None and np.all(by_block == by_block[0]):
+        yield blocks, by_block[0]
+        return
+    magnitudes = np.frexp(lengths - 0.5)[1]
+    for magnitude in np.unique(magnitudes):
+        chosen = magnitudes == magnitude
+        columns = np.minimum(np.arange(lengths[chosen].max()), lengths[chosen, None] - 1)
+        yield blocks[chosen], index[first[chosen, None] + columns]
 
 
 class GramIteration:
-    """Gram iteration at some frequencies, which leaves out those whose norms it proves to be no larger.
+    """Gram iteration at some pairs of blocks and frequencies, which leaves out those with norms proven no larger.
 
     Attributes
     ----------
-    index : integer array
-        Numbers of those that are left.
+    pairs : integer array
+        Those that are left.
     """
 
-    def __init__(self, largest: LargestBound, index: np.ndarray) -> None:
-        self.index = index
+    def __init__(self, largest: LargestBound, pairs: np.ndarray) -> None:
+        self.pairs = pairs
         self._largest = largest
         self._ops = largest._ops
         self._polynomial = largest._polynomial
-        only_block = np.zeros(len(index), dtype=np.int64)
-        columns = self._polynomial.columns_at(largest.frequencies[index], only_block)
-        self._iterates = GramIterates(columns, xp=self._ops.xp)
+        self._iterates = GramIterates(self._columns(), xp=self._ops.xp)
         self._norms = self._norms_up()
+
+    def _columns(self) -> Array:
+        """H of each pair."""
+        frequencies = self._largest.frequencies
+        rectangles = list(_rectangles(self.pairs, len(frequencies)))
+        if len(rectangles) == 1 and rectangles[0][1].ndim == 1:
+            blocks, index = rectangles[0]
+            return self._polynomial.columns_of(blocks, frequencies[index])
+        block, index = np.divmod(self.pairs, len(frequencies))
+        return self._polynomial.columns_at(frequencies[index], block)
 
     def _norms_up(self) -> np.ndarray:
         bounds = np.asarray(self._ops.to_numpy(self._iterates.norms_up()), dtype=np.float64)
         return self._polynomial.norm_up(bounds)
 
-    @property
-    def highest(self) -> tuple[np.ndarray, float]:
-        """The frequency with the largest bound, shape (1,), and that bound."""
-        top = int(np.argmax(self._norms))
-        return self.index[top : top + 1], float(self._norms[top])
+    def highest(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each block that has a pair: the one with the largest bound, and that bound."""
+        blocks = self._largest.block_of(self.pairs)
+        _, first = np.unique(blocks, return_index=True)
+        tops = np.maximum.reduceat(self._norms, first)
+        is_top = ~(self._norms < tops[np.cumsum(np.isin(np.arange(len(blocks)), first)) - 1])
+        numbers = np.flatnonzero(is_top)
+        _, first_top = np.unique(blocks[numbers], return_index=True)
+        chosen = numbers[first_top]
+        return self.pairs[chosen], self._norms[chosen]
 
     def square(self) -> None:
         """Square the matrices once more."""
@@ -203,12 +272,25 @@ class GramIteration:
         self._norms = self._norms_up()
 
     def leave_out(self) -> None:
-        """Leave out the frequencies whose bounds are no larger than the largest bound met so far."""
-        no_larger = self._norms <= self._largest.value
-        if not no_larger.any():
+        """Leave out the pairs whose bounds are no larger than the largest bound of their block met so far."""
+        no_larger = self._norms <= self._largest.values[self._largest.block_of(self.pairs)]
+        self._largest._leave_out(self.pairs[no_larger])
+        self._keep(~no_larger)
+
+    def set_aside(self, few: int) -> np.ndarray:
+        """Take the pairs of blocks with no more than a few out of the iteration, and return them: they stay open."""
+        blocks = self._largest.block_of(self.pairs)
+        has_few = np.bincount(blocks)[blocks] <= few
+        pairs = self.pairs[has_few]
+        self._keep(~has_few)
+        return pairs
+
+    def _keep(self, is_left: np.ndarray) -> None:
+        """Go on with some of the pairs."""
+        if is_left.all():
             return
-        self._largest._leave_out(self.index[no_larger])
-        left = np.flatnonzero(~no_larger)
-        self.index = self.index[left]
+        left = np.flatnonzero(is_left)
+        self.pairs = self.pairs[left]
         self._norms = self._norms[left]
-        self._iterates.take(left, ops=self._ops)
+        if len(left):
+            self._iterates.take(left, ops=self._ops)

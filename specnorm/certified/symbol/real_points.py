@@ -1,4 +1,4 @@
-"""Channel autocorrelations of kernels with 3 x 3 taps, from 15 products at real points instead of 45 of taps.
+"""Channel autocorrelations of kernels with 3 x 3 taps: 15 matrix products at real points replace 45 products of taps.
 
 For real numbers z_1 and z_2 other than 0, and with ``z^k = z_1^{k_1} z_2^{k_2}``, let ``K(z) = sum_k K_k z^k`` be the
 sum of the taps, k from -1 to 1 along both axes. Then ``R(z) = K(1/z)^T K(z)`` is ``sum_d R_d z^d`` with the channel
@@ -7,10 +7,10 @@ autocorrelations ``R_d = sum_k K_k^T K_{k+d}``, and ``R(z)^T = R(1/z)``, as ``R_
     (R(z) + R(z)^T) / 2 = R_0 + sum_{d>0} (R_d + R_d^T) (z^d + z^-d) / 2
     (R(z) - R(z)^T) / 2 = sum_{d>0} (R_d - R_d^T) (z^d - z^-d) / 2
 
-where of the lags d and -d one is summed over. The values at the points give the coefficients by a linear system: this
-is the multiplication of polynomials by Toom (1963) and Cook (1966). The coordinates of the points are 1, 2 and 1/2 with
-both signs, so that all powers are exact and the system is well-conditioned: an error of the values grows tenfold in a
-coefficient.
+where ``d > 0`` stands for one lag of each pair d, -d. The values at the points give the coefficients by a linear
+system: this is the multiplication of polynomials by Toom (1963) and Cook (1966). The coordinates of the points are 1, 2
+and 1/2 with both signs, so that all powers are exact and the system is well-conditioned: an error of the values grows
+at most eightfold in a coefficient.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 SHAPE = (3, 3)
 """Taps of the kernels."""
 _OWN_INVERSE = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0))
-"""Points z = 1/z, at which R(z) is symmetric. With the fourth, the values would be more than the coefficients need."""
+"""Points with z = 1/z, at which R(z) is symmetric. One determines the coefficients, but an error of the values then
+grows twelvefold. With three it grows eightfold, and with the fourth, (-1, -1), as much."""
 _OTHERS = (
     (2.0, 1.0), (2.0, -1.0), (-2.0, -1.0), (1.0, 2.0), (-1.0, 2.0), (-1.0, -2.0),
     (2.0, 2.0), (-2.0, 2.0), (-2.0, -2.0), (2.0, 0.5), (2.0, -0.5), (-2.0, -0.5),
 )  # fmt: skip
-"""The other points: as many as there are lags d > 0."""
+"""The other points, one for each lag d > 0."""
 _SUMS_BYTES = 2**22
-"""Bytes of the sums of taps that are formed at once."""
+"""Largest number of bytes of the matrices K(z) and K(1/z) that are formed at once."""
 
 
 class _System(NamedTuple):
@@ -56,7 +57,8 @@ class _System(NamedTuple):
     odd_weights : array, shape (12, 12)
         Gives ``R_d - R_d^T`` from the antisymmetric parts at the last twelve points.
     residual : float
-        Sum over the lags of the largest entries by which ``weights @ table`` may differ from I, of both systems.
+        Bound of the error of the weights: for each of both systems, the sum over the rows (lags) of the largest
+        ``|weights @ table - I|``, added.
     """
 
     lags: np.ndarray
@@ -69,11 +71,11 @@ class _System(NamedTuple):
 
 @functools.cache
 def _system() -> _System:
-    """The system, computed once. Its weights are as computed; ``residual`` bounds what they lack."""
+    """Return the system, computed once. Its weights are rounded; ``residual`` bounds their error."""
     points = np.asarray(_OWN_INVERSE + _OTHERS)
     taps = np.asarray(list(itertools.product((-1, 0, 1), repeat=2)))
     lags = half_lags(SHAPE)
-    # Sums of powers of two between 1/16 and 16: exact.
+    # The tables are exact: their entries are sums of powers of two between 1/16 and 16.
     powers, inverses = _monomials(points, lags), _monomials(points, -lags)
     even_table = (powers + inverses) / 2
     odd_table = (powers - inverses)[len(_OWN_INVERSE) :, 1:] / 2
@@ -90,7 +92,7 @@ def _monomials(points: np.ndarray, exponents: np.ndarray) -> np.ndarray:
 
 
 def _largest_residual(weights: np.ndarray, table: np.ndarray) -> float:
-    """Bound of the sum over the rows of ``max |weights @ table - I|``, rounded up."""
+    """Return a bound of the sum over the rows of ``max |weights @ table - I|``, rounded up."""
     computed = np.abs(weights @ table - np.eye(len(weights)))
     magnitudes = np.abs(weights) @ np.abs(table) + 1
     rounding_error = rounding.SLACK * rounding.gamma(table.shape[0] + 2, 2.0**-53) * magnitudes
@@ -104,30 +106,30 @@ def autocorrelations_at_points(
     tick: Callable[[], None] | None = None,
     ops: ArrayOps,
 ) -> tuple[np.ndarray, Array, Array]:
-    """Even and odd parts of a kernel's autocorrelations, as `gram_polynomial.autocorrelations` gives them.
+    """Return the even and odd parts of a kernel's autocorrelations, as `gram_polynomial.autocorrelations` does.
 
     Parameters
     ----------
     taps : array, shape (g, 9, m, p)
         In float64.
     rank : int
-        How many columns are computed, the first ones.
+        Number of columns, the first ones, that are computed.
     tick : callable, optional
-        Called before some points each. It ends the work by raising an exception.
+        Called before each part of the points. It may end the work by raising an exception.
 
     Returns
     -------
     lags : integer array, shape (13, 2)
     even, odd : arrays, shape (g, 13, p * rank)
-        First columns of ``R_d + R_d^T`` and ``R_d - R_d^T``; of lag 0, R_0 and 0. Symmetric and antisymmetric, bit for
-        bit, in their first rows.
+        First columns of ``R_d + R_d^T`` and ``R_d - R_d^T``; for lag 0, those of R_0 and zeros. The first ``rank`` rows
+        are symmetric and antisymmetric, bit for bit.
     """
     xp = ops.xp
     system = _system()
     g, count, m, p = taps.shape
     flat = xp.reshape(taps, (g, count, m * p))
     points_at_once = max(1, _SUMS_BYTES // (2 * 8 * g * m * p))
-    # The first rows of the values, the rows below, and those rows of the transposed values.
+    # The first ``rank`` rows of the values R(z), the rows below them, and the same rows of R(z)^T.
     first, below, transposed = [], [], []
     for start in range(0, len(system.forward), points_at_once):
         if tick is not None:
@@ -142,7 +144,7 @@ def autocorrelations_at_points(
     values = xp.concat(first, axis=1)
     even = _combined(system.even_weights, values, ops=ops)
     odd = _combined(system.odd_weights, values[:, len(_OWN_INVERSE) :, ...], ops=ops)
-    # The weighted sums of the values and those of the transposed ones: their means are the sums of the means.
+    # (R + R^T) / 2 and (R - R^T) / 2 are formed after the weighted sums, which are linear.
     even = (even + xp.matrix_transpose(even)) / 2
     odd = (odd - xp.matrix_transpose(odd)) / 2
     if rank < p:
@@ -157,7 +159,7 @@ def autocorrelations_at_points(
 
 
 def _combined(weights: np.ndarray, values: Array, *, ops: ArrayOps) -> Array:
-    """Weighted sums (g, L, rows, rank) of values (g, points, rows, rank)."""
+    """Return weighted sums (g, L, rows, rank) of values (g, points, rows, rank), for weights (L, points)."""
     xp = ops.xp
     g, count, rows, rank = values.shape
     sums = xp.matmul(ops.from_numpy(weights, values), xp.reshape(values, (g, count, rows * rank)))
@@ -165,7 +167,7 @@ def _combined(weights: np.ndarray, values: Array, *, ops: ArrayOps) -> Array:
 
 
 def interpolation_error(taps: Array, *, ops: ArrayOps) -> float:
-    """Bound on ``||H'(theta) - H(theta)||``, H' with the coefficients of `autocorrelations_at_points`.
+    """Bound ``||H'(theta) - H(theta)||``, where H' has the coefficients of `autocorrelations_at_points`.
 
     Let ``n(z)`` be a bound of ``|| sum_k |z^k| |K_k| ||`` by row and column sums. An entry of R(z) passes through at
     most ``m + 20`` roundings: 9 sums and a product for each factor, and m of their product. The sum over the points,
@@ -202,7 +204,7 @@ def interpolation_error(taps: Array, *, ops: ArrayOps) -> float:
 
 
 def _norms(powers: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """``n(z)`` of `interpolation_error` for each block and point, shape (g, points), but for its roundings.
+    """Return ``n(z)`` of `interpolation_error` for each block and point, shape (g, points), not rounded up.
 
     Parameters
     ----------

@@ -250,7 +250,7 @@ class ScalarGram(GramPolynomial):
         return self._axis_tables(along_axis, axis)
 
     def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
-        """The same from frequencies along that axis alone."""
+        """Cosines and sines (f, k) of an axis' taps, from frequencies along that axis alone."""
         taps = np.arange(self.blocks.shape[3 + axis])[:, None]
         return device_tables(*phases_at(along_axis, taps), self.blocks, ops=self.ops)
 
@@ -280,11 +280,16 @@ class ScalarGram(GramPolynomial):
             values[part] = on_grid if is_grid else on_grid[:, point]
         return CentreValues(self, boxes, values, _MAKER)
 
-    def variation(self, boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    def variation(self, boxes: Boxes, blocks: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Bound on how far ``||G||`` moves from its value at a box's centre, rounded up: of each block and kind of box.
 
         With the phase of the tap k0 taken out, ``||e^{-i k0.delta} G(c + delta) - G(c)||`` is at most
         ``sum_k ||K_k|| min(2, |(k - k0).delta|)``, whatever k0: here the largest tap of each block.
+
+        Parameters
+        ----------
+        blocks : integer array, shape (g,), optional
+            Numbers of the blocks. None: all of them.
 
         Returns
         -------
@@ -292,12 +297,13 @@ class ScalarGram(GramPolynomial):
             Boxes that reach equally far along every lattice axis are of one kind.
         kind : integer array, shape (c,)
         """
-        g, m, _, *kernel_shape = self.blocks.shape
+        chosen = self.blocks if blocks is None else arrays.rows(self.blocks, blocks, ops=self.ops)
+        g, m, _, *kernel_shape = chosen.shape
         width = boxes.high - boxes.low
         if not width.any():
             # Boxes of one point each.
             return np.zeros((g, 1)), np.zeros(len(boxes), dtype=np.int64)
-        magnitudes = np.abs(self.ops.to_numpy(self.blocks)).astype(np.float64).reshape(g, m, -1)
+        magnitudes = np.abs(self.ops.to_numpy(chosen)).astype(np.float64).reshape(g, m, -1)
         tap_norms = host.inflate(np.sqrt((magnitudes**2).sum(axis=1)), m + 2)
         _, first_of_kind, kind = np.unique(width, axis=0, return_index=True, return_inverse=True)
         # All differences d of two taps, counted from the most negative one, and the largest |d.delta| in a box of each

@@ -1,7 +1,7 @@
-"""`gram_powers` of blocks with one column: ``H_t`` is a number at each frequency, and its taps bound the norm.
+"""`gram_powers` for blocks with one column: ``H_t`` is a number at each frequency, and its taps bound the norm.
 
-All blocks are computed at once, in parts that stay in the cache. Values at the grid's points, and taps from powers of
-these values, take one product of matrices an axis (`arrays.fourier_sums`).
+The blocks are computed in parts that fit the cache. The transform from taps to values on the grid, and back from the
+powers of these values to taps, takes one matrix product for each axis (`arrays.fourier_sums`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 
 
 def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, tuple[Array, ...]]:
-    """Bounds of the supremum of each block, and what `gradients.scalar_powers_vjp` needs.
+    """Bound the supremum of each block, and return the residuals of `gradients.scalar_powers_vjp`.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, t
     norms : array, shape (b,)
         Rounded up; 0 for a zero block.
     residuals : tuple of arrays
-        Blocks, scaled, in their own precision, and the sums (b,) in that scale.
+        The blocks, scaled, in their own precision; and the sums (b,) of the magnitudes of the taps, in that scale.
     """
     xp = ops.xp
     wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
@@ -56,7 +56,7 @@ def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, t
     parts = []
     for start in range(0, count, at_once):
         stop = min(start + at_once, count)
-        parts.append(_of_part(wide[start:stop, ...], tables, ops=ops))
+        parts.append(_norms_of_part(wide[start:stop, ...], tables, ops=ops))
     norms, sums, exponents = (xp.concat(list(column), axis=0) for column in zip(*parts, strict=True))
     factor = xp.reshape(arrays.power_of_two(-exponents, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
     return norms, (blocks * xp.astype(factor, blocks.dtype), sums)
@@ -80,8 +80,8 @@ class _Tables:
         self.weights = device_table(multiplicity, blocks, ops=ops)
 
 
-def _of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
-    """Bounds of some blocks, the sums whose roots they are, and the exponents by which blocks were scaled for these.
+def _norms_of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
+    """Bound some blocks. Return the bounds, the sums of which they are roots, and the exponents of the blocks' scaling.
 
     Let h be the computed ``|G|**2`` and e a bound of its error, `scalar_error`. The square of h is off by at most
     ``2 h e + e**2``, and one rounding. The errors at all points, and those of the transform, add up as in
@@ -123,8 +123,8 @@ def _of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Array, A
     # The halved axis is transformed last, so that only the real part is computed.
     axes = [tables.halved, *(axis for axis in range(len(tables.grid)) if axis != tables.halved)]
     by_axis = xp.reshape(squares, (g, *tables.counts))
-    rows = xp.reshape(xp.permute_dims(by_axis, (0, *(1 + axis for axis in axes))), (g, 1, *_of(tables.counts, axes)))
-    halves = arrays.fourier_sums(rows, _of(tables.to_taps, axes), is_real=True, xp=xp)
+    rows = xp.reshape(xp.permute_dims(by_axis, (0, *(1 + axis for axis in axes))), (g, 1, *_along(tables.counts, axes)))
+    halves = arrays.fourier_sums(rows, _along(tables.to_taps, axes), is_real=True, xp=xp)
     by_line = xp.sum(xp.reshape(xp.abs(halves), (g, tables.counts[tables.halved], -1)), axis=2)
     sums = (by_line[:, 0] + 2 * xp.sum(by_line[:, 1:], axis=1)) / tap_count
     sums = rounding.up(sums, tap_count + 5, xp=xp)
@@ -143,5 +143,6 @@ def _exponent_above(norm: Array, *, xp: Namespace) -> Array:
     return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
 
 
-def _of(items: Sequence[Item], axes: Sequence[int]) -> list[Item]:
+def _along(items: Sequence[Item], axes: Sequence[int]) -> list[Item]:
+    """Return the items of some axes, in the order of these axes."""
     return [items[axis] for axis in axes]

@@ -26,9 +26,19 @@ class Symbol:
     blocks : array, shape (b, m, p, *kernel_shape)
     frequencies : Frequencies
         f points.
+    by_block : bool
+        Whether each block has its own f points: ``frequencies`` are then b * f points, those of the first block first.
+        Only `matrices` and `planes` serve such a symbol.
     """
 
-    def __init__(self, blocks: Array, frequencies: Frequencies, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        frequencies: Frequencies,
+        *,
+        by_block: bool = False,
+        ops: ArrayOps,
+    ) -> None:
         xp = ops.xp
         self.xp = xp
         self._ops = ops
@@ -36,6 +46,9 @@ class Symbol:
         self.shape = blocks.shape
         dtype = np.float64 if blocks.dtype == xp.float64 else np.float32
         cos, sin = phases(frequencies, blocks.shape[3:])
+        if by_block:
+            shape = (blocks.shape[0], -1, cos.shape[1])
+            cos, sin = cos.reshape(shape), sin.reshape(shape)
         self.cos = ops.from_numpy(cos.astype(dtype), blocks)
         self.sin = ops.from_numpy(sin.astype(dtype), blocks)
         self.phase = ops.complex(self.cos, self.sin)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import Layer, Recipe
 from checks import assert_tight, assert_valid
-from libraries import Lib
+from libraries import OPS, Lib
 from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for, measured, rounded
@@ -136,6 +136,39 @@ def test_what_the_taps_before_the_last_product_are_off_is_allowed_for(
     assert expected <= float(specnorm.gram_bound(kernel, n_iter=3)) <= 1.01 * expected
     monkeypatch.setattr(GramTaps, "taps", lambda *args: (0.999 * taps(*args)[0], taps(*args)[1]))
     assert float(specnorm.gram_bound(kernel, n_iter=3)) < expected
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 5), (3, 2, 3, 1), (3, 2, 2, 3, 2)])
+def test_half_of_the_taps_stand_for_all(shape: tuple[int, ...]) -> None:
+    """Sums of rows and columns over taps on one side of the halved axis, twice, and on it are those over all taps."""
+    kernel: Any = Recipe((1, *shape), seed=2).kernel
+    taps = GramTaps(kernel, 2, ops=OPS)
+    values, _ = taps.values(slice(None))
+    sums = []
+    for half in (False, True):
+        magnitudes = np.abs(np.asarray(taps.transform(values, half=half))).sum(axis=1)
+        sums.append(magnitudes.sum(axis=1) + magnitudes.sum(axis=2))
+    np.testing.assert_allclose(sums[1], sums[0], rtol=1e-12)
+
+
+def test_a_rounding_of_taps_that_stand_for_others_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last product lowers the taps 1 to 8, not -1 to -8: the sum of all magnitudes, 81, stays allowed for."""
+    lowered = 1e-3 * ((np.arange(17) > 0) & (np.arange(17) < 9))
+    error = np.fft.ifft(lowered)[:9] * 17
+    powers: Any = GramTaps._powers
+
+    def with_error(*args: Any, **options: Any) -> Any:
+        (real, imag), square_error, _, norm_sq = powers(*args, **options)
+        planes = (real - error.real[None, :, None, None], imag - error.imag[None, :, None, None])
+        return planes, 0 * square_error, np.abs(error)[None, :], norm_sq
+
+    monkeypatch.setattr(GramTaps, "_powers", with_error)
+    kernel: Any = np.ones((1, 1, 1, 9))
+    taps = GramTaps(kernel, 1, ops=OPS)
+    values, lost = taps.values(slice(None))
+    total = float(np.abs(np.asarray(taps.transform(values, half=True))).sum()) / 17
+    assert total < 81 - 0.015
+    assert 81 <= total + float(lost[0]) <= 81 + 1e-3
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (1, 6), (2, 3, 2)])

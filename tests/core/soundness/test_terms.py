@@ -156,7 +156,7 @@ def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) 
             u = float(np.finfo(dtype).eps) / 2
             for factor in (1 - 64 * u, 1 - 4 * u, 1 - u, 1.0, 1 + 2e4 * u):
                 limit: Any = np.asarray([top * factor], dtype=dtype)
-                said = bool(norms.gram_below(h[None], limit, ops=OPS)[0])
+                said = bool(norms.gram_below(whole[None], limit, ops=OPS)[0])
                 surely_below = not balls.positive_definite(exact, arb(float(limit[0])) * (1 + arb("1e-40")))
                 assert not (said and surely_below), (seed, factor)
                 proven_above += said
