@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -258,28 +258,10 @@ def stages_of_part(
     return part_stages
 
 
-def with_peaks(coarse: Sequence[Stage], fine: Sequence[Stage], peaks: Sequence[NDArray[np.intp]]) -> list[Stage]:
-    """Return a run at the frequencies of a coarse grid and at some of a fine one.
-
-    ``peaks``: numbers of the fine grid's frequencies, for each stage; the same ones for all stages of a part.
-    """
-    stages = []
-    for on_coarse, on_fine, numbers in zip(coarse, fine, peaks, strict=True):
-        is_new = [not _stands_in(angles, on_coarse.angles) for angles in on_fine.angles[numbers]]
-        new = numbers[is_new]
-        stage = replace(
-            on_coarse,
-            symbols=np.concatenate([on_coarse.symbols, on_fine.symbols[new]]),
-            angles=np.concatenate([on_coarse.angles, on_fine.angles[new]]),
-        )
-        if on_coarse.vectors is not None and on_fine.vectors is not None:
-            stage.vectors = np.concatenate([on_coarse.vectors, on_fine.vectors[new]])
-        stages.append(stage)
-    return stages
-
-
-def _stands_in(angles: FloatArray, grid: FloatArray) -> bool:
-    return bool((abs(grid - angles) < 1e-9).all(axis=1).any())
+def frequencies_of_part(run: Run, part: tuple[int, int], points: int) -> FloatArray:
+    """Return a grid of ``points`` frequencies an axis, where the part has taps, shape (f, d)."""
+    first, last = part
+    return _angles(run.part(first, last).kernels(), points)
 
 
 def _angles(kernels: Sequence[dict[int, Any]], points: int) -> FloatArray:
