@@ -450,7 +450,8 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
     measured = measure(scaled, method, **geometry)
     with arithmetic.exact(given, backend=backend):
         xp = backend.namespace(given)
-        result: ArrayT = rescaled(scaled, measured.value, measured.spec, given.dtype, xp=xp)
+        divided: Any = rescaled(scaled, measured.value, measured.spec, given.dtype, xp=xp)
+    result: ArrayT = divided
     return result
 
 

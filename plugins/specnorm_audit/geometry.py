@@ -95,7 +95,7 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
     meant = sizes[-most:] if len(sizes) > most else sizes[:1] * most
     raise GeometryError(
         f"input_shape {shown} has {counted(len(sizes), 'size')}, and the model's convolutions have "
-        f"{counted(axes, 'spatial axis', 'spatial axes')}: give "
+        f"{axes} spatial axes: give "
         f"spatial sizes alone, without batch and channels, such as {'x'.join(map(str, meant))}. A kernel has two axes "
         "for channels before these: save psf[None, None] of one filter, kernel[:, None] of several."
     )

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import counted, host
+from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import AxisPooling, Row
 from specnorm_networks.certified.operators.base import (
@@ -72,9 +72,7 @@ class Windows:
             if size is not None:
                 window = replace(window, outputs=window.count(size))
                 if stated_outputs not in (None, window.outputs):
-                    raise NoBoundError(
-                        f"its windows give {counted(window.outputs, 'output')} along an axis, not {stated_outputs}"
-                    )
+                    raise NoBoundError(f"its windows give {window.outputs} outputs along an axis, not {stated_outputs}")
             windows.append(window)
         return windows
 
