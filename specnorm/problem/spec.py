@@ -472,7 +472,8 @@ def _check_axes(shape: tuple[int, ...], ndim: int, geometry: dict[str, Any]) -> 
         if len(value) == len(shape) - 1:
             raise GeometryError(
                 f"{name}={value!r} has {len(value)} entries; an array of shape {shape} is a kernel with "
-                f"{counted(ndim, *_SPATIAL_AXES)}, (cout, cin // groups, *kernel_shape): {_advice_on_size(name, value, ndim)}if the array is a "
+                f"{counted(ndim, *_SPATIAL_AXES)}, (cout, cin // groups, *kernel_shape): "
+                f"{_advice_on_size(name, value, ndim)}if the array is a "
                 "stack of filters, give kernel[:, None] (one input channel) or kernel[None] (one output channel); if "
                 "it is a single filter psf, psf[None, None]."
             )
