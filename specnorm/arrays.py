@@ -32,6 +32,13 @@ def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
     exponent : array, shape (b,)
         Integers as floats, with ``blocks = scaled * 2**exponent``; 0 for a zero block.
     """
+    exponent = exponents(blocks, xp=xp)
+    negative_exponent = xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1))
+    return unscale(blocks, negative_exponent, xp=xp), exponent
+
+
+def exponents(blocks: Array, *, xp: Namespace) -> Array:
+    """Exponent of about the largest entry of each block (b, ...), as floats, shape (b,); 0 for a zero block."""
     axes = tuple(range(1, blocks.ndim))
     largest = xp.maximum(xp.max(blocks, axis=axes), -xp.min(blocks, axis=axes))
     # At exact powers of two, JAX's floor(log2) can be off by one. That does no harm: any nearby exponent will do.
@@ -39,9 +46,7 @@ def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
     # If a library replaces subnormal numbers by zero, their logarithm is infinite.
     info = xp.finfo(blocks.dtype)
     smallest_exponent = math.log2(float(info.smallest_normal)) + math.log2(float(info.eps))
-    exponent = xp.maximum(exponent, xp.full_like(exponent, smallest_exponent))
-    negative_exponent = xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1))
-    return unscale(blocks, negative_exponent, xp=xp), exponent
+    return xp.maximum(exponent, xp.full_like(exponent, smallest_exponent))
 
 
 def unscale(value: Array, exponent: Array, *, xp: Namespace) -> Array:

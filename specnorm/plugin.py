@@ -18,12 +18,14 @@ from specnorm.projections import check_bound
 from specnorm.registry import function
 from specnorm.runtime.program import Program, Ran, check_values, keep, program
 from specnorm.runtime.stepping import SteppedProgram, stepped_program
+from specnorm.text import counted
 from specnorm.training import init_stack, step_stack
 from specnorm.types import AnyArray, Backend, LayerKernel
 
 __all__ = [
     "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "ModelMonitor", "Monitor", "Program", "Ran",
-    "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "fold_stack",
-    "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading", "layer_kernel", "per_axis",
+    "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "counted",
+    "fold_stack", "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading", "layer_kernel",
+    "per_axis",
     "program", "same_upper", "step_stack", "stepped_program",
 ]  # fmt: skip

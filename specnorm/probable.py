@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.result import TwoSided, shown
+from specnorm.text import counted
 
 Vector = NDArray[np.float64]
 Product = Callable[[Vector], Vector]
@@ -263,7 +264,8 @@ def _checked(product: Product, name: str, size: int) -> Product:
         not_finite = image.size - int(np.isfinite(image).sum())
         if not_finite:
             raise MethodError(
-                f"{name} returned NaN or infinity in {not_finite} of {size} numbers for finite ones: an operator with "
+                f"{name} returned NaN or infinity in {not_finite} of {counted(size, 'number')} for finite ones: an "
+                "operator with "
                 "such entries has no norm. Look for them in its matrix, or where it divides or overflows."
             )
         return image.reshape(size).astype(np.float64)

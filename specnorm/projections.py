@@ -29,6 +29,7 @@ from specnorm.numerics.costs import eigh_cost
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import distinct_grid
 from specnorm.problem.spec import ConvSpec, Geometry
+from specnorm.runtime.program import program_for
 from specnorm.types import ArrayOps, ArrayT
 
 if TYPE_CHECKING:
@@ -438,10 +439,29 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
     >>> print(specnorm.enclose(specnorm.gram_rescaling(kernel), 8))
     0.999999 <= norm <= 1.00001 (converged: rtol=0.001)
     """
-    found = measure(kernel, ChannelNorms(n_iter=n_iter), **geometry)
+    backend = backend_for(kernel)
+    method = ChannelNorms(n_iter=n_iter)
+    # Refuse what is no kernel before arithmetic is done with it.
+    program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     given: Any = kernel
-    backend = backend_for(given)
     with arithmetic.exact(given, backend=backend):
-        divided: Any = rescaled(given, found.value, found.spec, xp=backend.namespace(given))
+        # The result does not depend on the kernel's scale; near the ends of its dtype's range, the norms would.
+        scaled: Any = _with_largest_entry_about_one(given, backend)
+    measured = measure(scaled, method, **geometry)
+    with arithmetic.exact(given, backend=backend):
+        xp = backend.namespace(given)
+        divided: Any = rescaled(scaled, measured.value, measured.spec, given.dtype, xp=xp)
     result: ArrayT = divided
     return result
+
+
+def _with_largest_entry_about_one(kernel: Any, backend: Backend) -> Any:
+    """A kernel times a power of two, in at least float32; exact, except where entries become subnormal.
+
+    Derivatives take the power for a constant. A zero or non-finite kernel is not scaled.
+    """
+    xp = backend.namespace(kernel)
+    wide = kernel if kernel.dtype in (xp.float32, xp.float64) else xp.astype(kernel, xp.float32)
+    exponents = arrays.exponents(xp.reshape(backend.detach(wide), (1, -1)), xp=xp)
+    exponents = xp.where(xp.isfinite(exponents), exponents, xp.zeros_like(exponents))
+    return arrays.unscale(wide, -xp.reshape(exponents, ()), xp=xp)

@@ -11,7 +11,7 @@ from specnorm import backends
 from specnorm.array_types import ArrayObject
 from specnorm.arrays import random_vectors
 from specnorm.certified import arithmetic, host, interval, rounding
-from specnorm.certified.bound import HypothesisError, Lower, Upper, digest_of, finite, greatest, known, least
+from specnorm.certified.bound import HypothesisError, Lower, Upper, digest_of, finite, known, least
 from specnorm.certified.bound import _lower as make_lower
 from specnorm.certified.bound import _upper as make_upper
 from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
@@ -31,7 +31,7 @@ from specnorm.problem import padding as padding_rules
 from specnorm.problem.spec import Layout, at_every_size
 from specnorm.proving import status_of
 from specnorm.runtime.program import check_values
-from specnorm.text import install, number, visible
+from specnorm.text import counted, install, number, visible
 from specnorm.types import AnyArray, ArrayOps
 from specnorm.walking import ModelPart, model_parts
 
@@ -39,7 +39,7 @@ from specnorm.walking import ModelPart, model_parts
 # fmt: off
 __all__ = [
     # Claims: numbers that are proven, and the rules that combine them.
-    "anything", "around", "digest_of", "enclosing", "finite", "greatest", "HypothesisError", "Interval", "known",
+    "anything", "around", "digest_of", "enclosing", "finite", "HypothesisError", "Interval", "known",
     "least", "Lower", "make_interval", "make_lower", "make_upper", "point", "Upper", "within",
     # Outward arithmetic: ``host`` of NumPy numbers, ``arithmetic`` of arrays, ``rounding`` for sums; norms of matrices.
     "arithmetic", "host", "interval", "matrix_norm_up", "matrix_norms", "rounding", "symbol_error",
@@ -48,7 +48,7 @@ __all__ = [
     "random_vectors",
     # Running a method, and what answers say.
     "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_values", "Clock",
-    "gram_power", "install", "InternalError", "lines", "number", "OutOfTime", "proven", "status_of",
+    "counted", "gram_power", "install", "InternalError", "lines", "number", "OutOfTime", "proven", "status_of",
     "TranslationError", "visible",
 ]
 # fmt: on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal, localcontext
 
 DIGITS = 6
 """Significant digits of printed numbers."""
@@ -30,6 +30,29 @@ def number(value: float | None, promise: str = "exact") -> str:
     if not -4 <= rounded.adjusted() < DIGITS:
         return f"{rounded:.{DIGITS - 1}e}"
     return f"{rounded:.{DIGITS - 1 - rounded.adjusted()}f}"
+
+
+def rounded_format(value: float, spec: str, promise: str) -> str:
+    """``format(value, spec)`` of a float, but rounded up for the promise "upper" and down for "lower".
+
+    Raises
+    ------
+    ValueError
+        If the format is none of a float.
+    """
+    nearest = format(value, spec)  # refuses what is no format
+    has_presentation = spec[-1] in "eEfFgG%"
+    if not math.isfinite(value) or not (has_presentation or "." in spec):
+        return nearest
+    if "." not in spec:
+        spec = f"{spec[:-1]}.{DIGITS}{spec[-1]}"
+    with localcontext(rounding=_ROUNDING[promise]):
+        return format(Decimal(value), spec)
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun: "1 layer", "2 layers". ``plural`` is needed where it is not the noun with an s."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def visible(text: str) -> str:

@@ -20,6 +20,7 @@ from specnorm.methods.base import check_count
 from specnorm.problem.spec import Geometry
 from specnorm.runtime.stepping import SteppedProgram, state_shapes, stepped_program
 from specnorm.runtime.zero_channels import batches, moved, padded
+from specnorm.text import counted
 from specnorm.types import AnyArray, ArrayT
 
 State: TypeAlias = dict[str, Any]
@@ -137,7 +138,10 @@ def track_many(
     """
     layers = [{} for _ in kernels] if geometries is None else list(geometries)
     if not len(kernels) == len(states) == len(layers):
-        raise MethodError(f"{len(kernels)} kernels, {len(states)} states and {len(layers)} geometries: give one each.")
+        raise MethodError(
+            f"{counted(len(kernels), 'kernel')}, {counted(len(states), 'state')} and "
+            f"{counted(len(layers), 'geometry', 'geometries')}: give as many of each."
+        )
     plugins: list[Backend] = []
     plans: list[SteppedProgram] = []
     devices: list[str] = []

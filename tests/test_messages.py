@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -20,6 +21,10 @@ K = np.ones((2, 2, 3, 3))
 CALLS = {
     "enclose(K.astype(object))": "Convert it first",
     "enclose(K.astype(int))": "expected a real floating dtype",
+    "enclose(K[0, 0, 0])": "has 1 axis.",
+    "enclose(K[0], stride=(2, 2))": "has 2 entries; an array of shape (2, 3, 3) is a kernel with 1 spatial axis, (cout",
+    "track_many([K], SymbolNorm(), [])": "1 kernel, 0 states and 1 geometry: give as many of each",
+    "slogdet(np.ones((2, 1, 3)), 4)": "1 channel to 2",
     "enclose(1j * K)": "expected a real floating dtype",
     "enclose(K, rtol='1e-3')": "is a str, no number",
     "enclose(K, rtol=2)": "is not between 0 and 1",
@@ -74,6 +79,8 @@ COMMANDS = {
     "audit a.npz --methods foo": "expected some of tn, f4",
     "audit a.npz --format foo": "is not one of 'table', 'json'",
     "audit a.npz --input-shape 0": "such as 32 or 32x48",
+    "audit a.npz --input-shape 3x": "a number is missing in '3x': give sizes such as 32 or 32x48",
+    "audit a.npz --input-shape 3x3x3": "has 3 sizes, and the model's convolutions have 2 spatial axes",
     "audit a.npz --layers zz": "whose name matches zz",
     "audit a.npz --layers eigh": "Layers are weight.",
     "audit a.npz --input-range 0 1": "no graph",
@@ -87,7 +94,8 @@ COMMANDS = {
 
 
 def said_of(expression: str) -> str:
-    names: dict[str, Any] = {name: getattr(specnorm, name) for name in specnorm.__all__} | {"K": K, "np": np}
+    names: dict[str, Any] = {name: getattr(specnorm, name) for name in specnorm.__all__}
+    names |= {"K": K, "np": np, "SymbolNorm": specnorm.methods.SymbolNorm}
     try:
         eval(expression, names)
     except (SpecnormError, TypeError, ValueError) as error:
@@ -120,9 +128,30 @@ def told(command: str, folder: Path) -> tuple[int, str]:
     return code, stream.getvalue()
 
 
+def check_counts(message: str) -> None:
+    """One of a kind is no plural, and no word that is quoted is empty."""
+    plural = re.search(rf"\b1 (spatial )?({'|'.join(PLURALS)})\b", message)
+    assert plural is None, plural
+    assert "''" not in message
+
+
+PLURALS = (
+    "axes", "arrays", "cells", "channels", "claims", "entries", "groups", "inputs", "kernels", "labels", "layers",
+    "matrices", "outputs", "parts", "sizes", "states", "values",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("message", ["has 1 axes.", "with 1 spatial axes,", "'' is not a size"])
+def test_counts_that_read_wrongly_are_noticed(message: str) -> None:
+    with pytest.raises(AssertionError):
+        check_counts(message)
+
+
 @pytest.mark.parametrize("expression", CALLS)
 def test_calls(expression: str) -> None:
-    assert CALLS[expression] in said_of(expression)
+    message = said_of(expression)
+    assert CALLS[expression] in message
+    check_counts(message)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -133,3 +162,4 @@ def test_commands(command: str, tmp_path: Path) -> None:
     assert COMMANDS[command] in " ".join(output.split())
     assert code == 2
     assert "Traceback" not in output
+    check_counts(output)

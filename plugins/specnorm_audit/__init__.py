@@ -19,7 +19,7 @@ from specnorm_networks.tools import ModelArrays, Tensor
 
 import specnorm
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
-from specnorm.proof import AnyArray, Layout, backends, padding_rules
+from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
 from specnorm_audit.geometry import check_names, overrides, spatial_sizes
 from specnorm_audit.layers import Layer, Selection, select
@@ -299,7 +299,9 @@ def _check_selection(
         advice = f"Layers are {tables.some(selection.names)}."
     else:
         advice = _A_LAYER + "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
-    raise ModelFileError(f"{label} holds no layer{condition} ({len(selection.skipped)} arrays seen). {advice}")
+    raise ModelFileError(
+        f"{label} holds no layer{condition} ({counted(len(selection.skipped), 'array')} seen). {advice}"
+    )
 
 
 def read_onnx(

@@ -17,7 +17,7 @@ from specnorm_networks.tools import ModelArrays, moved_up
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError, ModelFileError
-from specnorm.proof import AnyArray, number, visible
+from specnorm.proof import AnyArray, counted, number, visible
 from specnorm_audit import plots, tables
 from specnorm_audit.measuring import checked_range
 from specnorm_audit.network import ask
@@ -291,10 +291,15 @@ def _verdict(answer: Accuracy) -> list[str]:
     lines = []
     for radius, (safe, unsafe, undecided) in answer.counts():
         lines.append(
-            f"Within {radius!r} (2-norm{conditions}), {safe} of {len(answer.samples)} labels are proven to stay; "
-            f"{unsafe} are wrong or changed by an input that was found; {undecided} are open."
+            f"Within {radius!r} (2-norm{conditions}), {safe} of {counted(len(answer.samples), 'label')} {_are(safe)} "
+            f"proven to stay; {unsafe} {_are(unsafe)} wrong or changed by an input that was found; {undecided} "
+            f"{_are(undecided)} open."
         )
     return lines
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def radii_below_share(answer: Accuracy, share: float | None) -> list[str]:
@@ -306,7 +311,8 @@ def radii_below_share(answer: Accuracy, share: float | None) -> list[str]:
     for radius, (safe, _, undecided) in answer.counts():
         if not safe / count >= share:
             lines.append(
-                f"--fail-below {share:g}: {safe} of {count} labels are certified at {radius!r}; {undecided} are open."
+                f"--fail-below {share:g}: {safe} of {counted(count, 'label')} {_are(safe)} certified at {radius!r}; "
+                f"{undecided} {_are(undecided)} open."
             )
     return lines
 

@@ -12,7 +12,7 @@ from specnorm_networks.tools import Stated, Tensor
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError
-from specnorm.proof import Layout, padding_rules
+from specnorm.proof import Layout, counted, padding_rules
 from specnorm_audit.tables import some
 
 SIZED = ("same_upper", "same_lower")
@@ -94,7 +94,8 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
     axes = " or ".join(map(str, sorted(ranks)))
     meant = sizes[-most:] if len(sizes) > most else sizes[:1] * most
     raise GeometryError(
-        f"input_shape {shown} has {len(sizes)} sizes, and the model's convolutions have {axes} spatial axes: give "
+        f"input_shape {shown} has {counted(len(sizes), 'size')}, and the model's convolutions have "
+        f"{axes} spatial axes: give "
         f"spatial sizes alone, without batch and channels, such as {'x'.join(map(str, meant))}. A kernel has two axes "
         "for channels before these: save psf[None, None] of one filter, kernel[:, None] of several."
     )

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 from specnorm_networks.tools import Kind, Tensor
 
+from specnorm.proof import counted
 from specnorm_audit.effective import effective
 
 Convention: TypeAlias = Literal["OIHW", "HWIO"]
@@ -159,7 +160,7 @@ def _why_no_kernel(tensor: Tensor, parts: Sequence[str], unreadable: str | None)
     """
     axes = len(tensor.shape)
     if not MIN_AXES <= axes <= MAX_AXES:
-        return unreadable or f"it has {axes} axes, and a layer {MIN_AXES} to {MAX_AXES}."
+        return unreadable or f"it has {counted(axes, 'axis', 'axes')}, and a layer {MIN_AXES} to {MAX_AXES}."
     if unreadable is None and not tensor.dtype.startswith(_FLOATING):
         return f"its numbers are {tensor.dtype}, and a layer's are real and floating."
     # An array that cannot be read stays a layer with an error: only a readable one is left out by its name.

@@ -109,7 +109,10 @@ def size(text: str) -> tuple[str, Any]:
     if text.startswith("="):
         raise click.BadParameter(f"{text!r} has no name before =: give every input once, as NAME=NxM.")
     wanted = f"a size in {text!r}, such as 32 or 32x48"
-    return name, tuple(_natural(n, wanted) for n in shape.replace("x", ",").split(","))
+    numbers = shape.replace("x", ",").split(",")
+    if not all(number.strip() for number in numbers):
+        raise click.BadParameter(f"a number is missing in {text!r}: give sizes such as 32 or 32x48.")
+    return name, tuple(_natural(number, wanted) for number in numbers)
 
 
 def sizes(_: click.Context, __: click.Parameter, values: Sequence[tuple[str, Any]]) -> Any:

@@ -11,7 +11,7 @@ from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from specnorm.proof import backends, number, visible
+from specnorm.proof import backends, counted, number, visible
 from specnorm_audit import tables
 from specnorm_audit.rows import Row, finite
 
@@ -187,7 +187,7 @@ def verdict(report: Report) -> str:
         return "No layer was measured."
     measured = [row for row in rows if row.status == "ok"]
     left_out = f" ({report.left_out} more left out)" if report.left_out else ""
-    proven = f"{len(measured)} of {len(rows)} layers proven{left_out}"
+    proven = f"{len(measured)} of {counted(len(rows), 'layer')} proven{left_out}"
     bounds = []
     if measured:
         bounds.append(f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}")
@@ -306,14 +306,18 @@ def _gate(
     places = [objection for objection in objections if objection]
     unknown = _unknown(report, value)
     if places:
-        reason = f"{len(places)} of {len(report.layers)} layers are not proven to have {wanted}:"
+        verb = "is" if len(places) == 1 else "are"
+        reason = f"{len(places)} of {counted(len(report.layers), 'layer')} {verb} not proven to have {wanted}:"
         return Gate(option, bound, "failed", reason, (*places, *unknown))
     if unknown:
         advice = "if one is no layer, give --layers with the names of those that are"
-        reason = f"nothing is known of {len(unknown)} arrays that are, or could be, layers; {advice}:"
+        what = f"{len(unknown)} arrays that are, or could be, layers"
+        if len(unknown) == 1:
+            what = "1 array that is, or could be, a layer"
+        reason = f"nothing is known of {what}; {advice}:"
         return Gate(option, bound, "undecided", reason, unknown)
     chosen = f", {report.left_out} more left out," if report.left_out else ""
-    reason = f"each of {len(report.layers)} layers{chosen} is proven to have {wanted}, as assumed."
+    reason = f"each of {counted(len(report.layers), 'layer')}{chosen} is proven to have {wanted}, as assumed."
     return Gate(option, bound, "passed", reason)
 
 

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if verdict.reason:
             failed += 1
         print(verdict, flush=True)
-    print(f"{len(claims) - failed} of {len(claims)} claims are proven.")
+    subject = "claim is" if len(claims) == 1 else "claims are"
+    print(f"{len(claims) - failed} of {len(claims)} {subject} proven.")
     return 1 if failed else 0
 
 

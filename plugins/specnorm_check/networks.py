@@ -68,9 +68,11 @@ def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> s
     # Each value after the first is one step of a part: a sum of layers, and a function.
     steps_of_parts = [len(part.values) - 1 for part in parts]
     most_steps = max(steps_of_parts, default=0)
+    part_count = f"{len(parts)} part" if len(parts) == 1 else f"{len(parts)} parts"
+    layers = "1 layer" if most_steps == 1 else f"{most_steps} layers"
     return (
-        f"Lipschitz constant <= {constant} of the input {shape}, by {len(parts)} parts "
-        f"of {most_steps} layers at most, of {operators}, {statement['sha256'][:16]}"
+        f"Lipschitz constant <= {constant} of the input {shape}, by {part_count} "
+        f"of {layers} at most, of {operators}, {statement['sha256'][:16]}"
     )
 
 

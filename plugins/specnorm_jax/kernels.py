@@ -250,7 +250,7 @@ def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple
     if not kernels_by_path:
         first = ", ".join(repr(path) for path, _ in leaves[:4]) or "none"
         raise KernelError(
-            f"none of the tree's {len(leaves)} leaves ({first}, ...) is a kernel by the rule "
+            f"no leaf of the tree ({first}, ...) is a kernel by the rule "
             f"{getattr(full_rule.rule, '__name__', full_rule.rule)!r} with layers={layers!r}. Give another rule "
             "(equinox_layout for Equinox), or a function of (path, leaf) that returns geometry keywords."
         )

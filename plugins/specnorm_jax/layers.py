@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from specnorm.errors import GeometryError
-from specnorm.plugin import LayerKernel, per_axis, same_upper
+from specnorm.plugin import LayerKernel, counted, per_axis, same_upper
 
 _LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
 """Layout of Flax's kernels, by the number of spatial axes."""
@@ -241,7 +241,8 @@ def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = N
     axes = 2 if kind == "Linear" else x.num_spatial_dims + 2
     if kernel.ndim != axes:
         raise GeometryError(
-            f"{type(x).__name__} holds a weight with {kernel.ndim} axes, not {axes}: several layers in one, by vmap? "
+            f"{type(x).__name__} holds a weight with {counted(kernel.ndim, 'axis', 'axes')}, not {axes}: several "
+            "layers in one, by vmap? "
             "Give them one by one."
         )
     if kind == "Linear":

@@ -24,6 +24,9 @@ _LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 _LAYER_BY_AXES = {2: "dense", 4: "conv", 5: "conv"}
 """Default kind of layer, by the number of axes of its kernel; 3 axes are ambiguous."""
 
+_NORMS = [name for name, method in METHODS.items() if method.quantity == "norm" and name != "power"]
+"""Names of the methods that measure a norm. The power method needs an input size, which a constraint does not have."""
+
 
 class _KernelNorm:
     """A function from a kernel to its norm, for a layer's geometry; shared by the constraint and the regulariser.
@@ -42,8 +45,11 @@ class _KernelNorm:
     ) -> None:
         if layer not in (None, *_KINDS):
             raise GeometryError(f"layer={layer!r} is not one of {', '.join(_KINDS)}.")
-        if method not in METHODS:
-            raise MethodError(f"method={method!r} is not one of {', '.join(METHODS)}.")
+        if method not in _NORMS:
+            raise MethodError(
+                f"method={method!r} is not one of {', '.join(_NORMS)}: the methods that measure a layer's norm without "
+                "an input size."
+            )
         self.layer = layer
         self.strides = _plain(strides)
         self.dilation_rate = _plain(dilation_rate)
@@ -52,9 +58,14 @@ class _KernelNorm:
         self.method = method
 
     def norm(self, kernel: Any) -> Any:
-        """Return the norm of a kernel, a tensor of Keras's backend."""
-        matrix, geometry = self._geometry(kernel)
-        return specnorm.measure(matrix, METHODS[self.method](), **geometry).value
+        """Return the norm of a kernel, a tensor of Keras's backend; NaN for a non-finite kernel."""
+        ops = keras.ops
+        # `measure` refuses values that are not finite where it sees them: the training loop would end with its error.
+        finite = ops.where(ops.isfinite(kernel), kernel, ops.zeros_like(kernel))
+        oriented, geometry = self._geometry(finite)
+        norm = specnorm.measure(oriented, METHODS[self.method](), **geometry).value
+        # 0 times infinity or NaN is NaN.
+        return norm + ops.cast(ops.sum(kernel * 0), norm.dtype)
 
     def _geometry(self, kernel: Any) -> tuple[Any, dict[str, Any]]:
         """Return the kernel in a layout of specnorm, and the geometry keywords."""
@@ -124,7 +135,8 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     only_shrink : bool, default False
         Whether to leave kernels with a norm below the bound unchanged.
     method : str, default "symbol"
-        Name of a method, see `specnorm.methods.METHODS`. "symbol" computes the norm from below, within about 0.1 %.
+        Name of a method in `specnorm.methods.METHODS` that measures the norm without an input size. "symbol" computes
+        the norm from below, within about 0.1 %.
         "completion" and "gram" are upper bounds: with them no norm exceeds ``bound``, up to the rounding of the
         division.
 
@@ -135,13 +147,17 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     GeometryError
         If ``layer`` is another word; at the first step, if the kind of the layer is ambiguous.
     MethodError
-        If there is no method of this name.
+        If there is no such method.
 
     Notes
     -----
     Keras applies constraints after steps of the optimiser, so the initial kernel of a layer is not constrained. Keras's
     constraints have no state, so the norm is computed from the beginning each time, at about 10 times the cost of a
     tracked step.
+
+    If an entry of the kernel is NaN or infinite, the constraint makes the whole kernel NaN, as a division by its norm
+    does; so does ``spectral_norm`` of the plugins for torch and JAX. The loss is NaN then, which
+    ``keras.callbacks.TerminateOnNaN`` notices.
     """
 
     def __init__(
@@ -162,13 +178,17 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
         self._norm = _KernelNorm(layer, strides, dilation_rate, groups, input_axes, method)
 
     def __call__(self, w: Any) -> Any:
-        """Return the kernel, scaled so that its norm is the bound; a zero kernel is returned unchanged."""
+        """Return the kernel, scaled so that its norm is the bound; a zero kernel is returned unchanged.
+
+        A non-finite kernel is returned as NaN.
+        """
         ops = keras.ops
         kernel = ops.stop_gradient(ops.convert_to_tensor(w))
         norm = self._norm.norm(kernel)
-        is_divided = norm > self.bound if self.only_shrink else norm > 0
-        divisor = ops.where(is_divided, norm, 1.0)
-        factor = ops.where(is_divided, self.bound / divisor, 1.0)
+        # Comparisons with NaN are false, so that a norm of NaN makes the factor NaN.
+        is_kept = norm <= (self.bound if self.only_shrink else 0)
+        divisor = ops.where(is_kept, ops.ones_like(norm), norm)
+        factor = ops.where(is_kept, ops.ones_like(norm), self.bound / divisor)
         return ops.cast(kernel * factor, kernel.dtype)
 
     def get_config(self) -> dict[str, Any]:

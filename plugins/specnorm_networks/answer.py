@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from specnorm.errors import CertificateError
-from specnorm.proof import Upper, number, visible
+from specnorm.proof import Upper, counted, number, visible
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import premises_first
@@ -280,7 +280,7 @@ class NetworkBound(AnswerWithFile):
         if self.file is None:
             return sentence
         if not sentence:
-            sentence = f"Compared with the model on {checked.inputs} inputs."
+            sentence = f"Compared with the model on {counted(checked.inputs, 'input')}."
         return f"Of the exported graph; {sentence[0].lower()}{sentence[1:]}"
 
     def _at_most(self, value: float) -> str:

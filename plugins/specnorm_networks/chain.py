@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from specnorm.proof import Upper, lines, number, visible
+from specnorm.proof import Upper, counted, lines, number, visible
 from specnorm_networks.certified.rules import INPUTS_TOGETHER, map_of_claim, premises_first
 from specnorm_networks.certified.scope import Map
 
@@ -36,7 +36,7 @@ def explained_constant(claim: Upper) -> str:
             paragraphs[position] = paragraphs[position][:1]
     half = MOST_LINES // 2
     if len(paragraphs) > MOST_LINES:
-        omission = [f"... {len(paragraphs) - 2 * half} values between"]
+        omission = [f"... {counted(len(paragraphs) - 2 * half, 'value')} between"]
         paragraphs = [*paragraphs[:half], omission, *paragraphs[-half:]]
     text = itertools.chain.from_iterable(paragraphs)
     return "\n".join(map(visible, text))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from specnorm.errors import MethodError
-from specnorm.proof import TranslationError, visible
+from specnorm.proof import TranslationError, counted, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
 from specnorm_networks.certified.operators.formats import smallest_positive
@@ -95,7 +95,9 @@ class Checked:
             *others, last = map(str, self.samples)
             numbers = f"{', '.join(others)} and {last}" if others else last
             together = f"; {numbers} samples together give what each gives by itself"
-        return f"Compared with the model on {self.inputs} inputs: {self.values} values agree{missed}{together}."
+        inputs = counted(self.inputs, "input")
+        agreed = "1 value agrees" if self.values == 1 else f"{self.values} values agree"
+        return f"Compared with the model on {inputs}: {agreed}{missed}{together}."
 
 
 def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checked:

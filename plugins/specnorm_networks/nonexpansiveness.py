@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.proof import check_count, number
+from specnorm.proof import check_count, counted, number
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.attack import Pairs
 from specnorm_networks.certified.graph import Graph
@@ -103,7 +103,8 @@ def nonexpansive(
     graph = network_graph(source, input_shape)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise MethodError(
-            f"The network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; expected one of each."
+            f"The network has {counted(len(graph.inputs), 'input')} and {counted(len(graph.outputs), 'output')}; "
+            "expected one of each."
         )
     function = forward_step(graph) if residual else graph
     answer = bound(function, Measure(rtol), method=method, budget=budget)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from specnorm import measure
 from specnorm.errors import MethodError
 from specnorm.methods import Isometry, Kind
+from specnorm.plugin import counted
 from specnorm_torch.modules import Select, geometry_of, layers_of, weight_of
 
 Form = Literal["lags", "bound"]
@@ -88,4 +89,4 @@ class OrthogonalityPenalty(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the number of layers and the parameters, for ``repr``."""
-        return f"{len(self._layers)} layers, form={self.method.form!r}, scale={self.method.scale!r}"
+        return f"{counted(len(self._layers), 'layer')}, form={self.method.form!r}, scale={self.method.scale!r}"

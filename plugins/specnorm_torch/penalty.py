@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from specnorm.errors import MethodError
 from specnorm.methods import Kind, Method, SymbolNorm
-from specnorm.plugin import fold_stack, init_stack, step_stack
+from specnorm.plugin import counted, fold_stack, init_stack, step_stack
 from specnorm_torch import derivatives
 from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
 
@@ -206,7 +206,7 @@ class SpectralPenalty(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the number of layers and the parameters, for ``repr``."""
-        return f"{len(self.names)} layers, method={self.method}, form={self.form!r}"
+        return f"{counted(len(self.names), 'layer')}, method={self.method}, form={self.form!r}"
 
     def _kernels(self, batch: _Batch) -> Tensor:
         """Return the kernels of a batch (n, *shape), with their normalisations merged."""

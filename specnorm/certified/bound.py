@@ -11,12 +11,12 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from specnorm.certified import host
-from specnorm.text import POWER
+from specnorm.text import POWER, rounded_format
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -64,6 +64,8 @@ class _Claim:
     of: tuple[Upper | Lower, ...] = field(default=(), repr=False)
     maker: InitVar[object] = None
     digest: str = ""
+    promise: ClassVar[str]
+    """The direction in which the bound is rounded to text."""
 
     def __post_init__(self, maker: object) -> None:
         if maker is not _MAKER:
@@ -73,6 +75,10 @@ class _Claim:
 
     def __float__(self) -> float:
         return self.value
+
+    def __format__(self, spec: str) -> str:
+        """The bound as a number, in the formats of a float; an upper bound is rounded up, a lower bound down."""
+        return rounded_format(self.value, spec, self.promise) if spec else str(self)
 
     def __le__(self, other: _Claim | float) -> bool:
         return self.value <= float(other)
@@ -88,15 +94,17 @@ class _Claim:
 
 
 class Upper(_Claim):
-    """A proven upper bound: never below the norm, rounding errors included."""
+    """A proven upper bound: never below the norm, rounding errors included. ``format`` rounds it up."""
 
     __slots__ = ()
+    promise: ClassVar[str] = "upper"
 
 
 class Lower(_Claim):
-    """A proven lower bound: never above the norm, rounding errors included."""
+    """A proven lower bound: never above the norm, rounding errors included. ``format`` rounds it down."""
 
     __slots__ = ()
+    promise: ClassVar[str] = "lower"
 
 
 Claim = TypeVar("Claim", Upper, Lower)

@@ -15,6 +15,7 @@ from specnorm.errors import GeometryError
 from specnorm.methods.base import Evaluation, Method, Needs, require_circular, require_exact
 from specnorm.numerics import gradients
 from specnorm.problem.frequencies import Frequencies, distinct_grid
+from specnorm.text import counted
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -55,12 +56,14 @@ class LogDeterminant(Method):
         require_exact(spec, "slogdet")
         if spec.cout != spec.cin or max(spec.stride, default=1) > 1:
             raise GeometryError(
-                f"slogdet needs a square layer: {spec.cin} channels to {spec.cout} with stride={spec.stride} has no "
+                f"slogdet needs a square layer: {counted(spec.cin, 'channel')} to {spec.cout} with "
+                f"stride={spec.stride} has no "
                 "determinant. The singular values of every layer: singular_values(kernel, input_shape)."
             )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
+        blocks, exponent = self._in_range(blocks, xp=xp)
         grid, multiplicities = distinct_grid(spec.block_positions)
         is_real, shift_signs = self._real_points(grid, spec)
         # Taps r k of the layer are taps k of the blocks: a dilation r multiplies the frequency.
@@ -84,11 +87,28 @@ class LogDeterminant(Method):
             signs_of_points = xp.where(ops.from_numpy(is_real[chunk], logs), real_sign, one)
             signs_of_chunks.append(xp.prod(signs_of_points, axis=1))
         logs_of_blocks = xp.sum(xp.stack(logs_of_chunks, axis=1), axis=1)
+        # A block times 2**-e has the determinant times 2**(-e n), for n pixels and channels.
+        rows = math.prod(spec.block_positions) * spec.block_shape[0]
+        logs_of_blocks = logs_of_blocks + exponent * (rows * math.log(2))
         total = xp.sum(xp.reshape(logs_of_blocks, (-1, spec.groups)), axis=1)
         signs_of_blocks = xp.prod(xp.stack(signs_of_chunks, axis=1), axis=1)
         sign = xp.prod(xp.reshape(signs_of_blocks, (-1, spec.groups)), axis=1)
         sign = xp.where(xp.isfinite(total), sign, xp.zeros_like(sign))
-        return Evaluation(total, (sign,), (sum(gradients_of_chunks[1:], gradients_of_chunks[0]),))
+        gradient = sum(gradients_of_chunks[1:], gradients_of_chunks[0])
+        per_block = xp.reshape(-exponent, (-1,) + (1,) * (gradient.ndim - 1))
+        return Evaluation(total, (sign,), (arrays.unscale(gradient, per_block, xp=xp),))
+
+    @staticmethod
+    def _in_range(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Blocks whose entries are far from the ends of their dtype's range, times a power of two; and the exponents.
+
+        The other blocks stay as they are, with the exponent 0: their determinants need no sum that rounds.
+        """
+        exponent = arrays.exponents(blocks, xp=xp)
+        half_range = -math.log2(float(xp.finfo(blocks.dtype).smallest_normal)) / 2
+        exponent = xp.where(xp.abs(exponent) > half_range, exponent, xp.zeros_like(exponent))
+        per_block = xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1))
+        return arrays.unscale(blocks, per_block, xp=xp), exponent
 
     @staticmethod
     def _real_points(grid: Frequencies, spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:

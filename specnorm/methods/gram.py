@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm import arrays
 from specnorm.certified.matrices import norms
@@ -323,11 +323,19 @@ class ChannelNorms(Method):
         return xp.reshape(kernels, (kernels.shape[0] * spec.groups, *spec.group_channels, *spec.kernel_shape))
 
 
-def rescaled(kernel: Array, channel_norms: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift its norm above 1."""
+def rescaled(kernel: Array, channel_norms: Array, spec: ConvSpec, dtype: Any, *, xp: Namespace) -> Array:
+    """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift its norm above 1.
+
+    Parameters
+    ----------
+    kernel : array
+        In the dtype of the channel norms.
+    dtype
+        Of the result; at most as precise.
+    """
     first, second = spec.group_channels
     shape = (first, second, *spec.kernel_shape)
-    precision = arrays.precision(kernel.dtype, channel_norms.dtype, xp=xp)
+    precision = arrays.precision(dtype, channel_norms.dtype, xp=xp)
     divisor = divisors(channel_norms, shape, precision, xp=xp)
     # The norms are those of the axis with fewer channels (the second axis if they are equal); along the other one the
     # divisor is constant.
@@ -339,7 +347,7 @@ def rescaled(kernel: Array, channel_norms: Array, spec: ConvSpec, *, xp: Namespa
         divisor = xp.reshape(xp.matrix_transpose(divisor), (*spatial, columns, spec.groups * first))
     else:
         divisor = xp.reshape(divisor, (spec.groups * first, columns, *spatial))
-    return xp.astype(xp.astype(kernel, channel_norms.dtype) / divisor, kernel.dtype)
+    return xp.astype(kernel / divisor, dtype, copy=False)
 
 
 _LARGEST_GRID = 2**22

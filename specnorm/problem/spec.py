@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from specnorm.errors import GeometryError, KernelError
 from specnorm.problem.padding import PaddingMode, padding_count
+from specnorm.text import counted
 
 Layout = Literal["OI", "OIW", "OIHW", "OIDHW", "IO", "WIO", "HWIO", "DHWIO"]
 
@@ -31,6 +32,8 @@ TRACED = (
 )
 """Advice, for the end of an error message, about an argument that must not be a tracer."""
 
+_ENTRIES = "entry", "entries"
+_SPATIAL_AXES = "spatial axis", "spatial axes"
 _SHAPE_HELP = "A kernel is (cout, cin // groups, *kernel_shape) with 0 to 3 spatial axes"
 
 
@@ -437,7 +440,9 @@ def _split_axes(shape: tuple[int, ...], layout: str | None) -> tuple[int, int, t
         if len(layout) != len(shape):
             raise GeometryError(f"layout={layout!r} names {len(layout)} axes; the kernel has shape {shape}.")
     if not 2 <= len(shape) <= 2 + MAX_SPATIAL_AXES:
-        raise KernelError(f"kernel of shape {shape} has {len(shape)} axes. {_SHAPE_HELP}: give 2 to 5 axes.")
+        raise KernelError(
+            f"kernel of shape {shape} has {counted(len(shape), 'axis', 'axes')}. {_SHAPE_HELP}: give 2 to 5 axes."
+        )
     if 0 in shape:
         raise KernelError(f"kernel of shape {shape} has an empty axis. {_SHAPE_HELP}, each at least 1.")
     if layout is not None and layout.endswith("IO"):
@@ -461,13 +466,14 @@ def _check_axes(shape: tuple[int, ...], ndim: int, geometry: dict[str, Any]) -> 
         if len(value) == len(shape):
             raise GeometryError(
                 f"{name}={value!r} has as many entries as the array of shape {shape} has axes. A kernel is (cout, "
-                f"cin // groups, *kernel_shape), here with {ndim} spatial axes: {_advice_on_size(name, value, ndim)}if "
-                "this array is one filter psf, give psf[None, None]."
+                f"cin // groups, *kernel_shape), here with {counted(ndim, *_SPATIAL_AXES)}: "
+                f"{_advice_on_size(name, value, ndim)}if this array is one filter psf, give psf[None, None]."
             )
         if len(value) == len(shape) - 1:
             raise GeometryError(
-                f"{name}={value!r} has {len(value)} entries; an array of shape {shape} is a kernel with {ndim} spatial "
-                f"axes, (cout, cin // groups, *kernel_shape): {_advice_on_size(name, value, ndim)}if the array is a "
+                f"{name}={value!r} has {len(value)} entries; an array of shape {shape} is a kernel with "
+                f"{counted(ndim, *_SPATIAL_AXES)}, (cout, cin // groups, *kernel_shape): "
+                f"{_advice_on_size(name, value, ndim)}if the array is a "
                 "stack of filters, give kernel[:, None] (one input channel) or kernel[None] (one output channel); if "
                 "it is a single filter psf, psf[None, None]."
             )
@@ -519,8 +525,8 @@ def per_axis(name: str, value: Any, ndim: int, least: int = 1) -> tuple[int, ...
     if isinstance(value, (tuple, list)):
         if len(value) != ndim:
             raise GeometryError(
-                f"{name}={value!r} has {len(value)} entries; the kernel has {ndim} spatial axes: give one per axis, "
-                "or a single integer for all."
+                f"{name}={value!r} has {counted(len(value), *_ENTRIES)}; the kernel has "
+                f"{counted(ndim, *_SPATIAL_AXES)}: give one per axis, or a single integer for all."
             )
         return tuple(_count(name, v, least) for v in value)
     return (_count(name, value, least),) * ndim
@@ -542,8 +548,8 @@ def _padding(value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...
         return ((amount, amount),) * len(kernel_shape)
     if len(value) != len(kernel_shape):
         raise GeometryError(
-            f"padding={value!r} has {len(value)} entries; the kernel has {len(kernel_shape)} spatial axes: give one "
-            "(before, after) pair per axis."
+            f"padding={value!r} has {counted(len(value), *_ENTRIES)}; the kernel has "
+            f"{counted(len(kernel_shape), *_SPATIAL_AXES)}: give one (before, after) pair per axis."
         )
     pairs = [p if isinstance(p, (tuple, list)) else (p, p) for p in value]
     if any(len(p) != 2 for p in pairs):

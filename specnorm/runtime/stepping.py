@@ -10,12 +10,20 @@ from specnorm import arrays
 from specnorm.certified import arithmetic, rounding
 from specnorm.errors import MethodError
 from specnorm.methods.base import Stepped
+from specnorm.methods.power import Power
 from specnorm.runtime.program import Program, check_values, program, program_for
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.methods import Method
     from specnorm.types import AnyArray, ArrayOps, Backend
+
+
+_FOR_EVERY_SIZE = (
+    "Constraints, penalties and track use one of these: SymbolNorm() (the default of constraints), TensorNorm() or "
+    "FantasticFour(), which are estimates; Completion() or Gram(), which are upper bounds at every step."
+)
+"""The methods that are stepped without an input size."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +168,14 @@ def stepped_program(
     KernelError, GeometryError
         As `program_for`.
     MethodError
-        If the method has no training state, in general or on this geometry.
+        If the method cannot be stepped, in general or on this geometry.
     """
     if not isinstance(method, Stepped):
+        raise MethodError(f"method={method!r} cannot follow a norm step by step. {_FOR_EVERY_SIZE}")
+    if isinstance(method, Power) and dict(geometry).get("input_shape") is None:
         raise MethodError(
-            f"{method.name} has no training state. TensorNorm, FantasticFour and Power (at an input size) are "
-            "stepped with the vectors they keep, Completion with its H; Gram keeps nothing. These two are "
-            "bounds at every step."
+            f"method={method!r} follows the norm at one input size, and there is no input_shape. {_FOR_EVERY_SIZE} "
+            "(init_tracking and track take input_shape, and step Power() then.)"
         )
     return cast(SteppedProgram, program_for(method, shape, dtype, geometry, SteppedProgram))
 

@@ -127,7 +127,7 @@ def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     gate = gate_layers(report, 1.0)
     assert gate.outcome == "undecided"
     assert "its bounds are no numbers" in gate.places[0]
-    assert verdict(report) == "0 of 1 layers proven."
+    assert verdict(report) == "0 of 1 layer proven."
 
 
 def test_a_bound_that_overflows_says_so_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -485,7 +485,7 @@ def proto_with(change: Callable[[Any], Any]) -> bytes:
 def test_a_claim_is_proven_and_says_what_it_is() -> None:
     (verdict,) = specnorm_check.check([claim()], {}, CHAIN)
     assert verdict.reason == ""
-    for words in ("Lipschitz constant <=", "of the input 1x2x6", "by 1 parts of 2 layers at most", "2 Conv, 1 Relu"):
+    for words in ("Lipschitz constant <=", "of the input 1x2x6", "by 1 part of 2 layers at most", "2 Conv, 1 Relu"):
         assert words in str(verdict)
     assert float.fromhex(claim().statement["upper"]) >= REACHED
 

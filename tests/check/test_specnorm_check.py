@@ -497,7 +497,7 @@ def test_a_copy_of_the_folder_checks_a_model(tmp_path: Path) -> None:
     np.savez(tmp_path / "model.npz", k=KERNEL, names=np.array(["a"]), rows=np.arange(3))
     certificate = write(tmp_path / "c.npz")
     code, said = run(copied, certificate, tmp_path / "model.npz")
-    assert (code, "1 of 1 claims are proven." in said) == (0, True), said
+    assert (code, "1 of 1 claim is proven." in said) == (0, True), said
     code, said = run(copied, write(certificate, claims=[{**RIGHT, "upper": (2.0).hex()}]), tmp_path / "model.npz")
     assert (code, "FAILED: it claims 2" in said, "'layer'" in said) == (1, True, True), said
     code, said = run(copied, certificate, tmp_path / "none.npz")

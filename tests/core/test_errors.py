@@ -48,8 +48,8 @@ def test_every_public_function_is_tested_here() -> None:
 # -- the kernel --------------------------------------------------------------------------------------------------
 @everywhere
 def test_wrong_rank(xp: Lib, name: str) -> None:
-    for shape in ((), (3,), (2, 2, 1, 1, 1, 1)):
-        words = f"kernel of shape {shape} has {len(shape)} axes|(cout, cin // groups, *kernel_shape)|give 2 to 5 axes"
+    for shape, count in (((), "0 axes"), ((3,), "1 axis"), ((2, 2, 1, 1, 1, 1), "6 axes")):
+        words = f"kernel of shape {shape} has {count}.|(cout, cin // groups, *kernel_shape)|give 2 to 5 axes"
         refused(KernelError, words, PUBLIC[name], xp.asarray(ones(*shape)))
 
 
@@ -81,12 +81,12 @@ BAD_GEOMETRY: dict[str, tuple[dict[str, Any], str]] = {
     "unknown padding": ({"padding": "full"}, "padding='full' is not|(before, after)"),
     "negative padding": ({"padding": -1}, "padding=-1 is below 0"),
     "fractional padding": ({"padding": 0.5}, "padding=0.5 is not an integer"),
-    "padding for other axes": ({"padding": [(1, 1)]}, "padding=[(1, 1)] has 1 entries|2 spatial axes"),
+    "padding for other axes": ({"padding": [(1, 1)]}, "padding=[(1, 1)] has 1 entry;|2 spatial axes"),
     "padding of triples": ({"padding": [(1, 1, 1), (1, 1, 1)]}, "one (before, after) pair per axis"),
     "stride of zero": ({"stride": 0}, "stride=0 is below 1"),
     "negative stride": ({"stride": (1, -2)}, "stride=-2 is below 1"),
     "fractional stride": ({"stride": 2.0}, "stride=2.0 is not an integer"),
-    "stride for other axes": ({"stride": (2,)}, "stride=(2,) has 1 entries|2 spatial axes|one per axis"),
+    "stride for other axes": ({"stride": (2,)}, "stride=(2,) has 1 entry;|2 spatial axes|one per axis"),
     "dilation of zero": ({"dilation": 0}, "dilation=0 is below 1"),
     "dilation of text": ({"dilation": "2"}, "dilation='2' is not an integer"),
     "transposed by a number": ({"transposed": 1}, "transposed=1 is not True or False"),

@@ -224,7 +224,7 @@ def test_modules_of_torch_are_not_shown_the_shape_of_another_library() -> None:
 def test_weights_alone_are_refused_without_their_numbers(shape: Any) -> None:
     """A state dict was asked for a shape, and then printed."""
     state = {"0.weight": np.full((4, 3), 0.25)}
-    with pytest.raises(MethodError, match="dict of 1 entries, which says nothing of how") as caught:
+    with pytest.raises(MethodError, match="dict of 1 entry, which says nothing of their use") as caught:
         network_bound(state, shape)
     assert "0.25" not in str(caught.value)
     with pytest.raises(MethodError, match=r"ndarray of shape \(4, 3\)") as caught:

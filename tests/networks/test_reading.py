@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 from checks import present
 from networks.written_networks import Written
-from specnorm_networks import Graph, Layer, Multipliers
+from specnorm_networks import Graph, Layer, Multipliers, Product
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.combinations import LinearCombination, multiply
+from specnorm_networks.certified.links import Term
 from specnorm_networks.certified.operators import Operator
 from specnorm_networks.tools import Measure, bound
 
@@ -129,3 +133,33 @@ def test_a_number_between_two_layers_is_the_second_ones(taps: tuple[int, ...]) -
     )
     assert present(plain.upper) < 0.98 * present(plain.product)
     assert present(times_3.upper) == pytest.approx(3 * present(plain.upper), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", [Multipliers(), Product()])
+@pytest.mark.parametrize(
+    ("factors", "last"),
+    [((1e-200, 1e-200), 1e300), ((1e-308, 1e-5), 1e300), ((1e-200, 1e-200, 1e300), 1e300)],
+)
+def test_numbers_whose_product_is_no_normal_number(factors: Any, last: float, method: Any) -> None:
+    """The product was rounded to 0, or to a number with few digits, as a factor of the last layer."""
+    graph = between((1.0, 1.0), RELU, *map(scaled, factors), last=(last, last))
+    truth = math.prod(map(Fraction, map(abs, factors)), start=Fraction(last))
+    upper = present(bound(graph, Measure(1e-3), method=method, budget=20.0).upper)
+    assert math.isinf(upper) or Fraction(upper) >= truth
+
+
+def test_a_term_is_multiplied_exactly_or_not_at_all() -> None:
+    """A hundred numbers in a row would be rounded a hundred times."""
+    combination = LinearCombination((Term(0, range(1), range(1)),), 1, 1)
+    product = combination
+    for _ in range(100):
+        product = present(multiply(product, 0.1))
+    (term,) = product.terms
+    assert term.alpha == Fraction(0.1) ** 100
+    assert term.factor == pytest.approx(1e-100)
+    assert multiply(present(multiply(combination, 1e-200)), 1e-200) is None
+    assert multiply(present(multiply(combination, 1e200)), -1e200) is None
+    assert multiply(combination, 5e-324) is None
+    assert multiply(combination, math.inf) is None
+    (zero,) = present(multiply(present(multiply(combination, 1e-300)), 0.0)).terms
+    assert zero.factor == 0

@@ -20,7 +20,7 @@ from pathlib import Path
 numpy.savez("model.npz", weight=numpy.ones((2, 2, 2, 2)))
 program = Path(sys.executable).with_name("specnorm")
 done = subprocess.run([program, "audit", "model.npz", "--fail-above", "8.1", "-q"], capture_output=True, text=True)
-assert done.returncode == 0 and "1 of 1 layers proven" in done.stdout, done.stdout + done.stderr
+assert done.returncode == 0 and "1 of 1 layer proven" in done.stdout, done.stdout + done.stderr
 """
 
 

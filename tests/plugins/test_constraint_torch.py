@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from torch_compilers import COMPILERS
 
 import specnorm
+from specnorm import methods
 from specnorm.errors import KernelError, MethodError
 from specnorm.methods import Completion, SymbolNorm, TensorNorm
 
@@ -296,6 +299,37 @@ def test_a_model_that_is_cast_is_constrained_too() -> None:
 def test_eps_is_a_number(eps: Any) -> None:
     with pytest.raises(MethodError, match="eps="):
         specnorm_torch.spectral_norm(nn.Linear(2, 2), eps=eps)
+
+
+@pytest.mark.parametrize("method", [methods.Power(), methods.Enclose(), methods.Grid()])
+def test_methods_that_cannot_constrain_are_refused_in_words_of_constraints(method: Any) -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    for refused in (
+        lambda: specnorm_torch.spectral_norm(layer, method=method),
+        lambda: specnorm_torch.SpectralPenalty(nn.Sequential(layer), method=method),
+    ):
+        with pytest.raises(MethodError) as refusal:
+            refused()
+        message = str(refusal.value)
+        assert message.startswith(f"method={method!r}")
+        assert "power_norm" not in message
+        named = set(re.findall(r"(\w+)\(\)", message)) - {"Power"}
+        assert named == {"SymbolNorm", "TensorNorm", "FantasticFour", "Completion", "Gram"}
+    assert "parametrizations" not in dict(layer.named_modules())
+    for name in named:
+        specnorm_torch.spectral_norm(nn.Conv2d(3, 4, 3), method=getattr(methods, name)())
+
+
+@pytest.mark.parametrize("only_shrink", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_non_finite_weight_makes_the_constrained_weight_nan(bad: float, only_shrink: bool) -> None:
+    """As in torch's own `spectral_norm`: no error in the middle of a loop, and no finite numbers beside NaN."""
+    layer = specnorm_torch.spectral_norm(nn.Conv2d(3, 4, 3), only_shrink=only_shrink)
+    parametrisations: Any = layer.parametrizations
+    with torch.no_grad():
+        parametrisations.weight.original[0, 0, 0, 0] = bad
+    for mode in (True, False):
+        assert layer.train(mode).weight.isnan().all()
 
 
 def test_a_list_of_layers_is_no_module() -> None:

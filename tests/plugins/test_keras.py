@@ -46,6 +46,39 @@ assert json.loads(json.dumps(penalty.get_config()))["form"] == "log"
 print("trained")
 """
 
+DIVERGED = """
+import keras, numpy as np, pytest
+from specnorm.errors import MethodError
+from specnorm_keras import SpectralNorm, SpectralRegularizer
+
+layers = keras.layers
+model = keras.Sequential([
+    keras.Input((8, 8, 3)),
+    layers.Conv2D(4, 3, kernel_constraint=SpectralNorm(), kernel_regularizer=SpectralRegularizer(0.1)),
+    layers.Flatten(),
+    layers.Dense(3),
+])
+model.compile(keras.optimizers.SGD(0.1), "mse")
+inputs, targets = np.ones((8, 8, 8, 3), "float32"), np.ones((8, 3), "float32")
+inputs[5, 0, 0, 0] = np.nan
+model.fit(inputs, targets, batch_size=4, epochs=3, verbose=0, callbacks=[keras.callbacks.TerminateOnNaN()])
+assert model.stop_training
+assert np.isnan(keras.ops.convert_to_numpy(model.layers[0].kernel)).all()
+for bad in (np.nan, np.inf):
+    kernel = np.ones((3, 3, 2, 2), "float32")
+    kernel[0, 0, 0, 0] = bad
+    for only_shrink in (False, True):
+        made = SpectralNorm(only_shrink=only_shrink)(keras.ops.convert_to_tensor(kernel))
+        assert np.isnan(keras.ops.convert_to_numpy(made)).all()
+    assert np.isnan(keras.ops.convert_to_numpy(SpectralRegularizer()(keras.ops.convert_to_tensor(kernel))))
+zeros = keras.ops.zeros((3, 3, 2, 2))
+assert not keras.ops.convert_to_numpy(SpectralNorm()(zeros)).any()
+for method in ("power", "smallest", "isometry", "none"):
+    with pytest.raises(MethodError, match=f"method='{method}' is not one of tn, .*without an input size"):
+        SpectralNorm(method=method)
+print("stopped")
+"""
+
 COMPILED = """
 import jax, keras, numpy as np, specnorm
 from specnorm_keras import SpectralNorm, SpectralRegularizer
@@ -180,3 +213,9 @@ def test_the_norm_is_the_layers_own(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_layers_are_measured_or_named(backend: str) -> None:
     assert run(MONITORED, backend) == "named"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_that_diverges_is_left_to_the_callbacks(backend: str) -> None:
+    """The constraint ended `fit` with an error about a kernel on torch, and kept finite weights beside NaN on JAX."""
+    assert run(DIVERGED, backend) == "stopped"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from specnorm.errors import ModelFileError
+from specnorm.proof import counted
 
 _END = struct.Struct("<4s4H2IH")
 """End of the central directory (4.3.16)."""
@@ -81,7 +82,9 @@ def stored_entries(file: BinaryIO) -> dict[str, Entry]:
         file.seek(start)
         listed = list(_listed(file.read(end - start)))
         if len(listed) != count:
-            raise _ambiguous(f"one end of its directory counts {count} entries, the directory has {len(listed)}")
+            raise _ambiguous(
+                f"one end of its directory counts {counted(count, 'entry', 'entries')}, the directory has {len(listed)}"
+            )
         entries: dict[str, Entry] = {}
         lower_names = set()
         end_of_entries = 0

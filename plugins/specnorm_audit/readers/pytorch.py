@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from specnorm_networks.tools import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
+from specnorm.proof import counted
 from specnorm_audit.readers.archives import Entry, stored_entries
 from specnorm_audit.readers.common import check_size, native, not_measured, unreadable
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
@@ -120,7 +121,10 @@ def _archive(file: BinaryIO) -> tuple[Any, _Storages]:
     folders = {name.partition("/")[0] for name in entries}
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1 or len(folders) != 1:
-        raise ModelFileError(f"it has {len(pickles)} pickles in {len(folders)} folders; a state dict has one in one.")
+        raise ModelFileError(
+            f"it has {counted(len(pickles), 'pickle')} in {counted(len(folders), 'folder')}; a state dict has one "
+            "in one."
+        )
     folder = pickles[0].removesuffix("data.pkl")
     scan = Scan()
     loaded = scan.run(io.BytesIO(entries[pickles[0]].read(file)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -15,6 +17,9 @@ from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import ENTRY_ERROR_UNIT, PlacedLayer, Term
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray
+
+SMALLEST_NORMAL = Fraction(float(np.finfo(np.float64).smallest_normal))
+LARGEST = Fraction(float(np.finfo(np.float64).max))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +48,27 @@ def shift_rows(term: Term, by: int) -> Term:
     return replace(term, rows=range(term.rows.start + by, term.rows.stop + by))
 
 
-def multiply(combination: LinearCombination, number: float) -> LinearCombination:
-    """Return a number times a sum of terms."""
-    return replace(combination, terms=tuple(replace(term, alpha=term.alpha * number) for term in combination.terms))
+def multiply(combination: LinearCombination, number: float) -> LinearCombination | None:
+    """Return a number times a sum of terms; None if a factor is no normal number (`product_of_factors`)."""
+    terms = []
+    for term in combination.terms:
+        alpha = product_of_factors(term.alpha, number)
+        if alpha is None:
+            return None
+        terms.append(replace(term, alpha=alpha))
+    return replace(combination, terms=tuple(terms))
+
+
+def product_of_factors(first: Fraction, second: float) -> Fraction | None:
+    """Return the exact product of two factors; None unless it is 0 or as large as a normal number.
+
+    Bounds allow for the relative rounding of normal numbers, and outside of their range it is larger.
+    """
+    if not math.isfinite(second):
+        return None
+    product = first * Fraction(second)
+    is_normal = SMALLEST_NORMAL <= abs(product) <= LARGEST
+    return product if is_normal or product == 0 else None
 
 
 def crop(term: Term, channels: range) -> Term | None:

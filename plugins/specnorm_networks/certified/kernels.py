@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import ConvSpec
-from specnorm.proof import HypothesisError, Upper, at_every_size, digest_of, host, make_upper, matrix_norm_up
+from specnorm.proof import HypothesisError, Upper, at_every_size, counted, digest_of, host, make_upper, matrix_norm_up
 
 if TYPE_CHECKING:
     from specnorm.proof import AnyArray, ArrayOps
@@ -207,7 +207,7 @@ def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
 
 
 def _subject_of_stack(stack: Numbers) -> str:
-    return f"largest of {len(stack)} matrices"
+    return f"largest of {counted(len(stack), 'matrix', 'matrices')}"
 
 
 def checked_norm_of_stack(norms: Norms, layer: Layer) -> Upper:

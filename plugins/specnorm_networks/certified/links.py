@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
 
@@ -73,8 +74,13 @@ class Term:
     scale: FloatArray | None = None
     """Factor of each row, shape (len(rows),), from batch normalisation after the layer; `kernels.ROUNDINGS` cover its
     roundings."""
-    alpha: float = 1.0
-    """Exact factor of the whole term."""
+    alpha: Fraction = Fraction(1)
+    """Exact factor of the whole term: 0, or of a magnitude among those of normal numbers."""
+
+    @property
+    def factor(self) -> float:
+        """`alpha`, rounded once."""
+        return float(self.alpha)
 
     @property
     def is_multiple_of_identity(self) -> bool:
@@ -98,7 +104,7 @@ class Term:
         error = np.asarray(self.placed_layer.layer.error(), np.float64)[:, self.columns.start : self.columns.stop]
         if self.scale is not None:
             error = error * abs(self.scale)[:, None]
-        return host.inflate(abs(error) * (abs(self.alpha) * 2.0**53 / ROUNDINGS), ROUNDINGS)
+        return host.inflate(abs(error) * (abs(self.factor) * 2.0**53 / ROUNDINGS), ROUNDINGS)
 
     @property
     def borders(self) -> Borders:
@@ -133,7 +139,7 @@ class Term:
         if self.scale is not None:
             kernel = kernel * by_output(self.scale, spec)
         dilation = spec.dilation if dilated else (1,) * spec.ndim
-        dense = _without_groups(kernel * self.alpha, spec, dilation)
+        dense = _without_groups(kernel * self.factor, spec, dilation)
         start = tuple(-before for before, _ in spec.padding)
         if spec.transposed:
             # y[m + k - before] += K[i, o, k] x[m]: a correlation whose taps are in reverse order.
@@ -146,7 +152,7 @@ class Term:
         one_tap = (1,) * axes
         scale = np.ones(len(self.rows)) if self.scale is None else self.scale
         identity = np.eye(len(self.rows)).reshape(len(self.rows), len(self.reads), *one_tap)
-        return PlacedKernel(identity * (self.alpha * scale).reshape(-1, 1, *one_tap), (0,) * axes)
+        return PlacedKernel(identity * (self.factor * scale).reshape(-1, 1, *one_tap), (0,) * axes)
 
 
 def _without_groups(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int]) -> FloatArray:

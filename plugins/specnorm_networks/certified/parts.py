@@ -51,7 +51,7 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.errors import MethodError
-from specnorm.proof import HypothesisError, Upper, arithmetic, host, make_upper
+from specnorm.proof import HypothesisError, Upper, arithmetic, counted, host, make_upper
 from specnorm.proof import number as format_number
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of, checked_norm, scaling_error
 from specnorm_networks.certified.links import Link, Part, Run, Term
@@ -344,8 +344,7 @@ def constant_of_run(
     parts = constants(run, parts_from(run, starts), weights, norms)
     unweighted = host.div_up(1.0, float(np.min(weights[-1])))
     product = host.mul_up(*(claim.value for claim in (*factors, *parts)), unweighted)
-    plural = "s" if len(parts) > 1 else ""
-    rule = f"{len(run.links)} layers together, in {len(parts)} part{plural}"
+    rule = f"{counted(len(run.links), 'layer')} together, in {counted(len(parts), 'part')}"
     premises = [*parts, *(claim for claim in factors if claim.value != 1)]
     return make_upper(product, map_of(run), rule, *premises)
 
@@ -432,7 +431,7 @@ def _constant_of_layer(
     divisors = None if np.all(weights_before == 1) else weights_before
     placed_layer = layer.placed_layer
     norm = checked_norm(norms, placed_layer.layer, placed_layer.geometry, placed_layer.sizes, scale, divisors)
-    constant = host.mul_up(norm.value, host.inflate(abs(layer.alpha), 16), largest_slope)
+    constant = host.mul_up(norm.value, host.inflate(abs(layer.factor), 1), largest_slope)
     rule = f"its norm times the largest slope, {format_number(largest_slope, 'upper')}"
     return make_upper(constant, subject, rule, norm)
 

@@ -28,6 +28,7 @@ from specnorm_networks.certified.channels import (
 from specnorm_networks.certified.combinations import (
     LinearCombination,
     multiply,
+    product_of_factors,
     product_of_matrices,
     round_but_zero,
     shift_rows,
@@ -291,6 +292,8 @@ class Reader:
 
         placed_layer = PlacedLayer(layer, geometry, spec, spatial_sizes(source.shape, node.shape, layer.spatial))
         terms = self._terms_of_layer(placed_layer, combination, alpha)
+        if terms is None:
+            return None
         return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
 
     def _terms_of_layer(
@@ -298,8 +301,10 @@ class Reader:
         placed_layer: PlacedLayer,
         combination: LinearCombination,
         alpha: float,
-    ) -> tuple[Term, ...]:
+    ) -> tuple[Term, ...] | None:
         """Return the terms of a layer that reads a sum of multiples of values: the same layer for each of them.
+
+        None if a term's factor is not a normal number.
 
         Each term of that sum reads the channels ``reads`` of its value and adds them to the channels ``rows`` of the
         sum. These are the layer's input channels, so that they become ``columns`` of the layer's term.
@@ -309,18 +314,22 @@ class Reader:
         if self._repeat(combination) > 1:  # the sum is one flattened value, of which the layer reads all features
             every_feature = range(spec.cin)
             identities = (replace(combination.terms[0], reads=every_feature, rows=every_feature),)
-        return tuple(
-            Term(
-                identity.source,
-                reads=identity.reads,
+        terms = []
+        for summand in identities:
+            factor = product_of_factors(summand.alpha, alpha)
+            if factor is None:
+                return None
+            term = Term(
+                summand.source,
+                reads=summand.reads,
                 rows=range(spec.cout),
                 stride=tuple(spec.stride),
                 placed_layer=placed_layer,
-                columns=identity.rows,
-                alpha=alpha * identity.alpha,
+                columns=summand.rows,
+                alpha=factor,
             )
-            for identity in identities
-        )
+            terms.append(term)
+        return tuple(terms)
 
     # -- numbers and functions ---------------------------------------------------------------------------------------
     def _scale(self, node: Node, scale: ops.Scale) -> LinearCombination | None:
@@ -441,10 +450,13 @@ class Reader:
         combination = self._unflattened(node.inputs[0])
         if combination is None or parts.axis != combination.axis:
             return None
-        signs = (-1.0, 1.0) if parts.negative_first else (1.0, -1.0)
+        signs = (-1, 1) if parts.negative_first else (1, -1)
         terms = []
         for number, sign in enumerate(signs):
-            terms += [shift_rows(term, number * combination.width) for term in multiply(combination, sign).terms]
+            terms += [
+                replace(shift_rows(term, number * combination.width), alpha=sign * term.alpha)
+                for term in combination.terms
+            ]
         width = 2 * combination.width
         link = Link(tuple(terms), width, (np.zeros(width), np.ones(width)), node.name)
         return self._append_link(node, combination, link)
@@ -488,7 +500,10 @@ class Reader:
             return None
         terms: list[Term] = []
         for combination, (_, weight) in zip(combinations, summands, strict=True):
-            terms += multiply(combination, weight).terms
+            multiple = multiply(combination, weight)
+            if multiple is None:
+                return None
+            terms += multiple.terms
         return replace(combinations[0], terms=tuple(terms))
 
     def _unflattened_combinations(self, names: list[str], axis: int) -> list[LinearCombination] | None:

@@ -16,6 +16,7 @@ import math
 from dataclasses import replace
 
 from specnorm.errors import MethodError
+from specnorm.proof import counted
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.linear import Add
 
@@ -39,7 +40,8 @@ def forward_step(graph: Graph, size: float = 1.0) -> Graph:
         raise MethodError(f"size={size!r}; expected a positive number.")
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise MethodError(
-            f"The network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; a statement about x - f(x) "
+            f"The network has {counted(len(graph.inputs), 'input')} and {counted(len(graph.outputs), 'output')}; a "
+            "statement about x - f(x) "
             "needs one of each."
         )
     start = graph.by_name[graph.inputs[0]]

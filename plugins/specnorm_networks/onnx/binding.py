@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper
 
+from specnorm.proof import counted
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.onnx.evaluator import plain
 from specnorm_networks.onnx.nodes import MAX_FOLDED, Builder, Call, Data, OperatorRule, Result, Value
@@ -138,7 +139,7 @@ def _inputs(call: Call, schema: Any) -> list[tuple[str, Value]]:
     if schema.inputs and schema.inputs[-1].option == schema.inputs[-1].option.Variadic:
         names += names[-1:] * (len(call.inputs) - len(names))
     if len(call.inputs) > len(names):
-        raise NoBoundError(f"{call.operator} has {len(call.inputs)} inputs; {len(names)} are known here")
+        raise NoBoundError(f"{call.operator} has {counted(len(call.inputs), 'input')}; {len(names)} can be read")
     return [(name, value) for name, value in zip(names, call.inputs, strict=False) if value is not None]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.proof import counted
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.axes import AxisPooling
 from specnorm_networks.certified.operators import Layer, NoBoundError
@@ -427,7 +428,7 @@ def group_norm(
     shape = shape_of(x)
     sizes = shape[1:]
     if num_groups < 1 or sizes[0] % num_groups:
-        raise NoBoundError(f"num_groups={num_groups} of {sizes[0]} channels")
+        raise NoBoundError(f"num_groups={num_groups} of {counted(sizes[0], 'channel')}")
     split = (shape[0], num_groups, math.prod(sizes) // num_groups)
     groups = Output(ops.Reshape((0, num_groups, -1), copies=True), (x,), split)
     normalised_groups = _normalised(groups, (2,), epsilon)

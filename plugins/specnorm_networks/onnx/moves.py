@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.proof import counted
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.base import Move
@@ -60,7 +61,7 @@ def flatten(x: Value, /, *, axis: int) -> Constant | Output:
     """Return a value as a matrix: the axes before ``axis`` become the first one, the others the second."""
     before = shape_of(x)
     if not -len(before) <= axis <= len(before):
-        raise NoBoundError(f"axis {axis} of a value of {len(before)} axes")
+        raise NoBoundError(f"axis {axis} of a value of {counted(len(before), 'axis', 'axes')}")
     axis += len(before) if axis < 0 else 0
     return _moved(x, ops.Reshape((math.prod(before[:axis]), math.prod(before[axis:]))))
 
@@ -157,7 +158,7 @@ def split(
     axis = on_axis(axis, shape_of(x))
     n = shape_of(x)[axis]
     if num_outputs not in (None, count) or (split is not None and len(split) != count):
-        raise NoBoundError(f"split or num_outputs of Split do not fit its {count} outputs")
+        raise NoBoundError(f"split or num_outputs of Split do not fit its {counted(count, 'output')}")
     if split is None:
         largest = -(-n // count)
         split = tuple(max(min(largest, n - largest * number), 0) for number in range(count))
@@ -319,6 +320,6 @@ def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1) -> Output:
     axis = on_axis(axis, shape)
     size = shape[axis]
     if not 0 < k <= size:
-        raise NoBoundError(f"{k} of {size} entries")
+        raise NoBoundError(f"{k} of {counted(size, 'entry', 'entries')}")
     sort = ops.Sort(axis, bool(largest), None if k == size else k)
     return Output(sort, (x,), (*shape[:axis], k, *shape[axis + 1 :]))

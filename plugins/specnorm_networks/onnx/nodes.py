@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.proof import counted
 from specnorm_networks.certified.operators import Layer, NoBoundError, Operator
 from specnorm_networks.certified.operators.base import FloatArray, Offset, multiplied
 from specnorm_networks.certified.shapes import Shape
@@ -227,5 +228,5 @@ def on_axis(axis: int, shape: Shape) -> int:
         If there is none.
     """
     if not -len(shape) <= axis < len(shape):
-        raise NoBoundError(f"axis {axis} of a value of {len(shape)} axes")
+        raise NoBoundError(f"axis {axis} of a value of {counted(len(shape), 'axis', 'axes')}")
     return axis % len(shape)

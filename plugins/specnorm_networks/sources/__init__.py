@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from specnorm.errors import MethodError
+from specnorm.proof import counted
 from specnorm_networks.sources.base import Exported
 
 GROUP = "specnorm.sources"
@@ -98,7 +99,8 @@ def _described(source: Any) -> str:
     """Return the type of a source and its size, for a message, without the numbers in it."""
     name = f"the {type(source).__qualname__}"
     if isinstance(source, Mapping):
-        return f"{name} of {len(source)} entries, which says nothing of how they are used; specnorm.audit reads weights"
+        entries = counted(len(source), "entry", "entries")
+        return f"{name} of {entries}, which says nothing of their use; specnorm.audit reads weights"
     return f"{name} of shape {tuple(source.shape)}" if hasattr(source, "shape") else f"{name} {source!r:.80}"
 
 

@@ -37,6 +37,7 @@ from specnorm.certified.symbol.cells import Circulant
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.problem.frequencies import Frequencies, cos_sin
 from specnorm.problem.taps import sizes_of
+from specnorm.text import counted
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -125,7 +126,7 @@ def norm_by_deflation(
         return None
     if not rest_below(kernel, split, limit, ops=ops):
         return None
-    rule = f"a circulant without {len(split.frequency_of_wave)} waves, plus these waves"
+    rule = f"a circulant without {counted(len(split.frequency_of_wave), 'wave')}, plus what these add"
     return _upper(bound, spec, rule, cover.bound_outside_open())
 
 

@@ -22,6 +22,7 @@ from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, Lower, Up
 from specnorm.certified.symbol import symbols
 from specnorm.problem import unfoldings
 from specnorm.problem.frequencies import Frequencies
+from specnorm.text import counted
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -131,7 +132,7 @@ def norm_of_stack(shape: tuple[int, ...]) -> str:
     m, n = sorted(shape[1:], reverse=True)
     if count == 1:
         return f"the norm of a matrix, {m} x {n}"
-    return f"the largest norm of {count} matrices, {m} x {n}"
+    return f"the largest norm of {counted(count, 'matrix', 'matrices')}, {m} x {n}"
 
 
 def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:

@@ -52,6 +52,7 @@ from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.problem import polyphase
+from specnorm.text import counted
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -288,7 +289,7 @@ class AllBut:
     cells: int
 
     def __str__(self) -> str:
-        return f"{self.what} but for {self.cells} cells"
+        return f"{self.what} but for {counted(self.cells, 'cell')}"
 
 
 class _Limits(NamedTuple):
@@ -421,8 +422,8 @@ class Cover:
             raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
         what = AllBut(self.what, len(self)) if len(self) else self.what
         if self._supremum is None:
-            return _upper(self._largest_threshold, what, f"cell lemma, {self._count} cells")
-        return _upper(self._largest_threshold, what, f"grid lemma, {self._count} cells", self._supremum)
+            return _upper(self._largest_threshold, what, f"cell lemma, {counted(self._count, 'cell')}")
+        return _upper(self._largest_threshold, what, f"grid lemma, {counted(self._count, 'cell')}", self._supremum)
 
     def limits_sq(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """The `eigenvalue_limits` of the open cells."""

@@ -101,6 +101,41 @@ def test_lags_that_lose_every_small_term_are_allowed_for() -> None:
     assert truth <= float(norms[0, 0]) <= 1.02 * truth
 
 
+@pytest.mark.parametrize("exponent", [126, -126])
+@pytest.mark.parametrize("n_iter", [1, 2])
+def test_channels_at_the_ends_of_the_numbers_are_rescaled_as_others(xp: Lib, exponent: int, n_iter: int) -> None:
+    """Large ones came back as zeros, since their sums overflow; small ones up to a tenth smaller."""
+    # Magnitudes in [1, 2): times the power, all are normal numbers, since XLA takes subnormal ones for 0.
+    draw = np.random.RandomState(1)
+    kernel = (draw.choice([-1, 1], (5, 4, 3, 3)) * draw.uniform(1, 2, (5, 4, 3, 3))).astype(np.float32)
+    expected = xp.to_numpy(specnorm.gram_rescaling(xp.asarray(kernel), n_iter=n_iter))
+    got = xp.to_numpy(specnorm.gram_rescaling(xp.asarray(np.ldexp(kernel, exponent)), n_iter=n_iter))
+    np.testing.assert_array_equal(got, expected)
+    assert sigma_star(got).lo <= 1
+    assert np.abs(got).max() > 0.02
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_subnormal_entries_are_rescaled_as_others(dtype: str) -> None:
+    exponent = int(np.finfo(dtype).minexp) - 4
+    kernel = np.random.RandomState(1).randint(-15, 16, (3, 4, 3)).astype(dtype)  # exact in few digits
+    got = specnorm.gram_rescaling(np.ldexp(kernel, exponent))
+    np.testing.assert_array_equal(got, specnorm.gram_rescaling(kernel))
+
+
+def test_gradient_of_channels_at_the_ends_of_the_numbers() -> None:
+    """Rescaling is homogeneous of degree 0, so its derivative is one of degree -1."""
+    torch = pytest.importorskip("torch")
+
+    def gradient(exponent: int) -> Any:
+        kernel = torch.tensor(np.ldexp(KERNEL.astype(np.float32), exponent), requires_grad=True)
+        scaled = specnorm.gram_rescaling(kernel)
+        return torch.autograd.grad((scaled * torch.tensor(WEIGHTS, dtype=torch.float32)).sum(), kernel)[0].numpy()
+
+    np.testing.assert_array_equal(gradient(100), np.ldexp(gradient(0), -100))
+    np.testing.assert_array_equal(gradient(-100), np.ldexp(gradient(0), 100))
+
+
 # -- multiples -------------------------------------------------------------------------------------------------------
 def claim_of(kernel: Any, **geometry: Any) -> Any:
     ((_, upper),) = proven(kernel, methods.Enclose(), **geometry)[1]

@@ -311,6 +311,28 @@ def test_determinants(xp: Lib, name: str) -> None:
         assert abs(slope - (moved[1] - moved[0]) / 2e-6) < 1e-3 * np.linalg.cond(matrix) ** 2
 
 
+@pytest.mark.parametrize("exponent", [-1060, 1020])
+def test_determinants_of_kernels_at_the_ends_of_the_numbers(exponent: int) -> None:
+    """Subnormal pivots have few digits: the logarithm was off by 25."""
+    kernel = np.random.RandomState(0).randint(-15, 16, (3, 3, 3, 3)).astype(np.float64)  # exact in few digits
+    sign, value = specnorm.slogdet(kernel, 5)
+    moved_sign, moved = specnorm.slogdet(np.ldexp(kernel, exponent), 5)
+    assert moved_sign == sign
+    assert float(moved) == pytest.approx(float(value) + exponent * 3 * 5 * 5 * math.log(2), rel=1e-14)
+
+
+def test_determinants_of_groups_at_different_ends_of_the_numbers() -> None:
+    kernel = np.random.RandomState(0).randint(-15, 16, (4, 2, 3)).astype(np.float64)
+    exponents = np.asarray([-1060, -1060, 1000, 1000])
+    _, value = specnorm.slogdet(kernel, 4, groups=2)
+    _, moved = specnorm.slogdet(np.ldexp(kernel, exponents[:, None, None]), 4, groups=2)
+    assert float(moved) == pytest.approx(float(value) - 60 * 2 * 4 * math.log(2), rel=1e-10)
+    method = LogDeterminant()
+    _, gradient = specnorm.value_and_grad(kernel, method, input_shape=4, groups=2)
+    _, large_gradient = specnorm.value_and_grad(np.ldexp(kernel, -600), method, input_shape=4, groups=2)
+    np.testing.assert_allclose(np.ldexp(large_gradient, -600), gradient, rtol=1e-12)
+
+
 def test_determinants_of_padded_layers_are_refused_with_advice_for_determinants() -> None:
     """`slogdet` has neither k nor several values, of which an advice for singular values would speak."""
     with pytest.raises(GeometryError, match=r'slogdet needs padding_mode="circular"; got "zeros"') as refusal:

@@ -61,7 +61,7 @@ class GroupSort(Sorted):
         (x,) = values
         n = x.shape[self.axis]
         if self.size < 1 or n % self.size:
-            raise NotRunError(f"{n} entries are no groups of {self.size}")
+            raise NotRunError(f"an axis of {n} is no groups of {self.size}")
         count = n // self.size
         # The axis is split in two: the number of the group, and the entry within it.
         if self.layout == "consecutive":
@@ -183,7 +183,7 @@ class Reflection(Operator):
         """Return the first and the second entries of all pairs."""
         n = x.shape[self.axis]
         if n != 2 * self.sign.shape[1]:
-            raise NotRunError(f"{n} channels are no pairs of {self.sign.shape[1]}")
+            raise NotRunError(f"an axis of {n} is no pairs of {self.sign.shape[1]}")
         first, second = np.split(x, 2, self.axis)
         return first, second
 
