@@ -147,7 +147,7 @@ class LargestBound:
 
     def pairs(self, blocks: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Pairs of each of some blocks with each of some frequencies, by their numbers."""
-        return (blocks[:, None] * len(self.frequencies) + index).reshape(-1)
+        return np.asarray((blocks[:, None] * len(self.frequencies) + index).reshape(-1))
 
     def result(self) -> tuple[Array, Array]:
         """Values (b,) and the phases (b, taps) where they were met."""
@@ -283,7 +283,7 @@ class GramIteration:
         has_few = np.bincount(blocks)[blocks] <= few
         pairs = self.pairs[has_few]
         self._keep(~has_few)
-        return pairs
+        return np.asarray(pairs)
 
     def _keep(self, is_left: np.ndarray) -> None:
         """Go on with some of the pairs."""
