@@ -56,7 +56,7 @@ def test_shapes_of_inputs_may_be_given_by_name(speech: Path, capsys: pytest.Capt
         (["audio=1x1x40", "audio=1x1x50"], "every input once"),
         (["32", "48"], "by name"),
         (["=1x3"], "every input once"),
-        (["audio=1x"], "is not a size"),
+        (["audio=1x"], "a number is missing in"),
         (["sound=1x1x40"], "no input 'sound'; it has 'audio', 'image'"),
         (["audio=40"], "the file states Nx1xtime"),
         (["audio=1x2x40"], "with its batch axis"),
