@@ -116,7 +116,7 @@ def test_pairs_are_compared_with_their_own_group(seed: int) -> None:
     largest.visit(np.setdiff1d(np.arange(6 * count), out))
     values, _ = largest.result()
     assert (np.asarray(values) >= truth.max(axis=1)).all()
-    np.testing.assert_allclose(values, truth.max(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(values), truth.max(axis=1), rtol=1e-12)
 
 
 def test_a_number_that_is_none_spoils_its_own_group_alone() -> None:
@@ -124,8 +124,9 @@ def test_a_number_that_is_none_spoils_its_own_group_alone() -> None:
     sizes = (8, 6)
 
     def bound(symbol: Any, *, ops: Any) -> Any:
-        values = grid.symbol_norms_up(symbol, ops=ops)
-        return np.where(symbol.blocks[:, 0, 0, 0, 0, None] == blocks[2, 0, 0, 0, 0], np.nan, values)
+        values = np.asarray(grid.symbol_norms_up(symbol, ops=ops))
+        is_third = np.asarray(symbol.blocks[:, 0, 0, 0, 0, None] == blocks[2, 0, 0, 0, 0])
+        return np.where(is_third, np.nan, values)
 
     largest = LargestBound(bound, blocks[[0, 1, 2]], half_grid(sizes), ops=OPS)
     largest.visit(np.arange(3 * len(half_grid(sizes))))
