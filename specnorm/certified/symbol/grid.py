@@ -180,7 +180,7 @@ class LargestBound:
             part = index[..., start : start + step]
             symbol = symbols.Symbol(stack, self.frequencies[part.reshape(-1)], by_block=by_block, ops=ops)
             values = np.asarray(ops.to_numpy(self.bound(symbol, ops=ops)), dtype=np.float64)
-            # The place of a NaN, if there is one.
+            # argmax returns the place of a NaN, if there is one.
             place = values.argmax(axis=1)
             largest = values[np.arange(len(blocks)), place]
             # A NaN stays: it bounds nothing, and nothing is left out for it.
@@ -258,9 +258,10 @@ class GramIteration:
     def highest(self) -> tuple[np.ndarray, np.ndarray]:
         """For each block that has a pair: the one with the largest bound, and that bound."""
         blocks = self._largest.block_of(self.pairs)
-        _, first = np.unique(blocks, return_index=True)
+        _, first, place_of_block = np.unique(blocks, return_index=True, return_inverse=True)
         tops = np.maximum.reduceat(self._norms, first)
-        is_top = ~(self._norms < tops[np.cumsum(np.isin(np.arange(len(blocks)), first)) - 1])
+        # Comparisons with NaN are false: if a block has one, all of its pairs count as tops.
+        is_top = ~(self._norms < tops[place_of_block])
         numbers = np.flatnonzero(is_top)
         _, first_top = np.unique(blocks[numbers], return_index=True)
         chosen = numbers[first_top]
