@@ -248,7 +248,7 @@ def choose_rotation(
 
 
 def _count_above(allowed: float, bounds: np.ndarray) -> int:
-    """Number of directions with bounds above the allowed one, less 2 % for the rounding that `truncation_bound` adds."""
+    """Number of directions with bounds above the allowed one, less 2 % for the rounding in `truncation_bound`."""
     return int(np.count_nonzero(bounds > 0.98 * allowed))
 
 
