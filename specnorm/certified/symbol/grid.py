@@ -215,7 +215,7 @@ def _runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rectangles(pairs: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Some pairs, at least one, as blocks (b,) with the same frequencies (f,), or with frequencies of each block (b, f).
+    """Some pairs (at least one) as blocks (b,) with the same frequencies (f,), or with those of each block (b, f).
 
     Blocks with about equally many frequencies, up to a factor of 2, are taken together. Where a block has fewer than
     others, its last one is repeated.
