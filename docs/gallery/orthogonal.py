@@ -50,13 +50,14 @@ figure, axes = plt.subplots()
 for (name, kernel), colour in zip(layers.items(), ("C1", "C0"), strict=True):
     smallest = specnorm.enclose_smallest(kernel)
     largest = specnorm.enclose(kernel)
-    print(f"{name}: {smallest.lower:.3f} to {largest.upper:.3f}, isometry:", end=" ")
+    (lower, _), (_, upper) = smallest.claim, largest.claim
+    print(f"{name}: {lower:.3f} to {upper:.3f}, isometry:", end=" ")
     print(specnorm.is_isometry(kernel, 1e-6))
     values = np.sort(specnorm.singular_values(kernel, 8).ravel())
     axes.plot(np.linspace(0, 1, values.size), values, color=colour, label=name, linewidth=4)
     axes.axhspan(float(smallest.lower), float(largest.upper), color=colour, alpha=0.12)
-# > orthogonal matrix: 0.000 to 1.943, isometry: False
-# > orthogonal layer: 1.000 to 1.001, isometry: True
+# > orthogonal matrix: 0.000 to 1.944, isometry: False
+# > orthogonal layer: 0.999 to 1.001, isometry: True
 
 axes.set(title="Singular values, and both proven ends", xticks=[], ylim=(0, None))
 axes.set_xlabel("singular values, in order")
