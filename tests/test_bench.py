@@ -98,6 +98,47 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     assert (tmp_path / "index.md").read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
 
 
+def test_the_page_names_the_calls_that_take_longer_with_two_threads() -> None:
+    about = {"date": "2026-11-27", "commit": "abc", "machine": "some, 2 cores, AVX2", "versions": {"python": "3"}}
+    fast = {"call": "enclose, 64 channels", "seconds": [0.02, 0.01], "ratio": 0.5, "ratio_range": [0.4, 0.6]}
+    slow = {"call": "rescale, 8 channels, NumPy", "seconds": [1.5, 3.0], "ratio": 2.0, "ratio_range": [1.9, 2.25]}
+    rows = [about | row | {"repeats": count, "quick": False} for row, count in ((fast, 61), (slow, 7))]
+    assert page.threads_measured(rows) == (
+        "Measured 2026-11-27 at commit abc on some, 2 cores, AVX2, each call 7\N{EN DASH}61 times; python 3.\n"
+        "Two threads take more than 1.05 times as long as one for: `rescale`, 8 channels, NumPy (2.00)."
+    )
+    assert page.threads(rows).splitlines()[2:] == [
+        "| `enclose`, 64 channels | 20 ms | 10 ms | 0.50 (0.40 to 0.60) |",
+        "| `rescale`, 8 channels, NumPy | 1.5 s | 3 s | 2.00 (1.90 to 2.25) |",
+    ]
+    assert "in a quick run" in page.threads_measured([*rows, rows[0] | {"quick": True}])
+
+
+def test_lines_of_some_calls_do_not_replace_those_of_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from bench import threads
+
+    outs: list[Path | None] = []
+    monkeypatch.setattr(threads, "show", lambda *options: outs.append(options[-1]))
+    chosen = tmp_path / "some.jsonl"
+    for words in ([], ["enclose"], ["enclose", "--out", str(chosen)], ["--quick", "--out", str(chosen)]):
+        assert main(["threads", *words]) == 0
+    assert outs == [page.THREADS, None, chosen, chosen]
+
+
+@pytest.mark.nightly
+def test_a_quick_run_of_threads_has_a_line_for_each_call(tmp_path: Path) -> None:
+    out = tmp_path / "threads.jsonl"
+    assert main(["threads", "16 channels", "--quick", "--out", str(out)]) == 0
+    rows = facts.read(out)
+    assert [row["call"] for row in rows[:2]] == ["tn_bound, 16 channels", "enclose, 16 channels"]
+    for row in rows:
+        low, high = row["ratio_range"]
+        assert low <= row["ratio"] <= high
+        assert all(seconds > 0 for seconds in row["seconds"])
+        assert row["repeats"] == 3
+        assert row["quick"] is True
+
+
 def test_a_compiled_bound_that_is_an_estimate_has_no_time_as_a_proof() -> None:
     rows = [row for row in facts.read(COMMITTED) if row["section"] == "libraries"]
     (line,) = [line for line in page.by_library(rows).splitlines() if line.startswith("| `tn_bound, proven`")]

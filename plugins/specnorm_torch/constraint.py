@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -149,7 +149,8 @@ class SpectralNorm(nn.Module):
     def _scaled(self, weight: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
         """Scale a weight with a norm, and the norm's derivative."""
         if value.device.type == "cpu":
-            factor, slope = self._factor_of_number(value.item())
+            # A number takes a small part of the time that 0-d tensors take.
+            factor, slope = self._factor(value.item(), where=_one_of)
             return derivatives.scaled(weight, factor, slope, gradient)
         return derivatives.scaled(weight, *self._factor(value), gradient)
 
@@ -379,22 +380,17 @@ class SpectralNorm(nn.Module):
         for old, new in zip(self.state.values(), after, strict=True):
             old.copy_(new)
 
-    def _factor(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factor for a kernel with a norm, and the derivative of the factor with respect to the norm."""
+    def _factor(self, value: Any, *, where: Callable[[Any, Any, Any], Any] = torch.where) -> tuple[Any, Any]:
+        """Return the factor for a kernel with a norm, and the derivative of the factor with respect to the norm.
+
+        Both are tensors as the norm is; with ``where=_one_of``, numbers.
+        """
         tiny = value <= self.eps
         # A kernel that is nearly zero would be scaled up from rounding errors.
         is_left = tiny | (value <= self.bound) if self.only_shrink else tiny
-        divisor = torch.where(tiny, 1.0, value)
+        divisor = where(tiny, 1.0, value)
         factor = self.bound / divisor
-        return torch.where(is_left, 1.0, factor), torch.where(is_left, 0.0, -factor / divisor)
-
-    def _factor_of_number(self, value: float) -> tuple[float, float]:
-        """`_factor` of a number, in a small part of the time that 0-d tensors take."""
-        is_left = value <= self.eps or (self.only_shrink and value <= self.bound)
-        if is_left:
-            return 1.0, 0.0
-        factor = self.bound / value
-        return factor, -factor / value
+        return where(is_left, 1.0, factor), where(is_left, 0.0, -factor / divisor)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is scaled."""
@@ -404,6 +400,11 @@ class SpectralNorm(nn.Module):
         """Bound, method, and what the norm is taken of if it is no layer's."""
         matrix = "" if self.dim is None else f", of the tensor as a matrix with rows along axis {self.dim}"
         return f"bound={self.bound}, method={self.method}{matrix}"
+
+
+def _one_of(condition: bool, x: float, y: float) -> float:
+    """`torch.where` of numbers."""
+    return x if condition else y
 
 
 def _traces() -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -152,7 +152,7 @@ def _symbols(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps
     by_tap = xp.reshape(kernel, (small * large, -1))
 
     def summed(part: np.ndarray) -> Array:
-        sums = xp.matmul(by_tap, _from_host(part, kernel, ops=ops))
+        sums = xp.matmul(by_tap, symbols.device_table(part, kernel, ops=ops))
         return xp.reshape(sums, (small, large, len(angles), -1))
 
     symbol = xp.permute_dims(ops.complex(summed(weights.real), summed(weights.imag)), (2, 0, 1, 3))
@@ -206,13 +206,7 @@ def _larger_part(wave: np.ndarray) -> np.ndarray:
 def _as_vectors(wave: np.ndarray, kernel: Array, *, ops: ArrayOps) -> Array:
     """A flat wave as vectors (1, 1, size) in the kernel's precision, of unit length or zero."""
     norm = float(np.linalg.norm(wave))
-    return _from_host((wave / (norm or 1.0)).reshape(1, 1, -1), kernel, ops=ops)
-
-
-def _from_host(x: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
-    """A real array of the host on the device and in the precision of another one."""
-    dtype: Any = np.float64 if like.dtype == ops.xp.float64 else np.float32
-    return ops.from_numpy(np.ascontiguousarray(x.astype(dtype)), like)
+    return symbols.device_table((wave / (norm or 1.0)).reshape(1, 1, -1), kernel, ops=ops)
 
 
 def _angles_of_layer(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:

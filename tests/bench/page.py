@@ -12,7 +12,7 @@ from bench.aims import AIMS
 from bench.facts import FOLDER, Row, read
 
 DASH = "\N{EN DASH}"
-PAGE, COMMITTED = FOLDER / "index.md", "suite"
+PAGE, COMMITTED, THREADS = FOLDER / "index.md", "suite", FOLDER / "threads.jsonl"
 KEY = ("section", "name", "family", "shape", "n", "library", "contestant", "threads")
 NAMES = {
     "Completion, a mending": "Completion, step that improves H",
@@ -21,6 +21,8 @@ NAMES = {
     "default": "SymbolNorm()",
 }
 """Contestants of the lines that the page calls otherwise."""
+SLOWER = 1.05
+"""Ratio of the times with two threads and with one above which the page names a call."""
 ROOM = 1.1
 """Beyond the quarters of both runs."""
 PAST = "commit", "processor", "seconds", "faster", "faster_range"
@@ -28,7 +30,7 @@ PAST = "commit", "processor", "seconds", "faster", "faster_range"
 
 
 def write(source: Path) -> None:
-    """The page with the tables of the suite's lines, or the tables of other lines, beside them."""
+    """The page with the tables of the suite's lines and of those of threads, or tables of other lines beside them."""
     rows = read(source)
     parts = {
         "measured": measured(rows), "lost": lost(rows), "aims": aims(rows), "table": whole(rows),
@@ -37,6 +39,8 @@ def write(source: Path) -> None:
     if source.stem != COMMITTED:
         source.with_suffix(".md").write_text("\n\n".join(parts.values()), encoding="utf-8")
         return
+    thread_rows = read(THREADS)
+    parts |= {"threads measured": threads_measured(thread_rows), "threads": threads(thread_rows)}
     text = PAGE.read_text(encoding="utf-8")
     for name, part in parts.items():
         text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part.strip())
@@ -186,6 +190,35 @@ def ends(figures: list[float], tell: Callable[[float], str]) -> str:
     """The least and the largest, or the only one."""
     texts = list(dict.fromkeys(tell(x) for x in sorted(figures)))
     return DASH.join(texts[:1] + texts[1:][-1:]) if texts else "-"
+
+
+# -- one thread and two ----------------------------------------------------------------------------------------------
+def threads(rows: list[Row]) -> str:
+    """One table: a row a call, with its times and their ratio."""
+    lines = []
+    for row in rows:
+        low, high = row["ratio_range"]
+        lines.append([call(row), *map(span, row["seconds"]), f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"])
+    return table(["call", "one thread", "two threads", "time of two over one: median (quarters)"], lines)
+
+
+def threads_measured(rows: list[Row]) -> str:
+    """Where, when and how often, and which calls take longer with two threads."""
+    date, commit, machine = (", ".join(sorted({row[key] for row in rows})) for key in ("date", "commit", "machine"))
+    versions = ", ".join(f"{name} {version}" for name, version in rows[-1]["versions"].items())
+    repeats = ends([row["repeats"] for row in rows], str)
+    how = "in a quick run, " if any(row["quick"] for row in rows) else ""
+    slow = [f"{call(row)} ({row['ratio']:.2f})" for row in rows if row["ratio"] > SLOWER]
+    return "\n".join([
+        f"Measured {how}{date} at commit {commit} on {machine}, each call {repeats} times; {versions}.",
+        f"Two threads take more than {SLOWER:g} times as long as one for: {'; '.join(slow) or 'no call'}.",
+    ])  # fmt: skip
+
+
+def call(row: Row) -> str:
+    """A call with its function as code: `enclose`, 16 channels."""
+    function, comma, rest = row["call"].partition(",")
+    return f"`{function}`{comma}{rest}"
 
 
 # -- what got slower -------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """One thread against two: the wall time of the main calls in two processes, whose libraries have 1 and 2 threads.
 
-``python -m bench threads`` prints the table of docs/benchmarks/index.md. The processes take turns, call by call, so
-that whatever else the machine does falls on both. A ratio is that of two calls in turn; the table has its median.
+``python -m bench threads`` writes the lines from which ``python -m bench page`` makes the table. The processes take
+turns, call by call, so that whatever else the machine does falls on both. A ratio is that of two calls in turn; the
+table has its median.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import page
 from bench.facts import Row, about, write
 
 TESTS = Path(__file__).parents[1]
@@ -26,9 +28,7 @@ CHANNELS = (16, 64, 128, 256, 512)
 LEAST_SECONDS = 4.0
 """For which the two processes take turns on one call."""
 MOST_REPEATS = 61
-LEAST_REPEATS = 7
-SLOWER = 1.05
-"""Ratio of the times with two threads and with one above which the table says "slower"."""
+LEAST_REPEATS, LEAST_QUICK_REPEATS = 7, 3
 
 
 def kernel(channels: int) -> Any:
@@ -130,15 +130,17 @@ class Worker:
         self.process.wait()
 
 
-def measured(names: list[str]) -> Iterator[Row]:
-    """A row for each call."""
+def measured(names: list[str], quick: bool) -> Iterator[Row]:
+    """A row for each call; a quick run makes the fewest repeats alone."""
+    seconds_in_turn = 0.0 if quick else LEAST_SECONDS
+    least_repeats = LEAST_QUICK_REPEATS if quick else LEAST_REPEATS
     workers = [Worker(count) for count in COUNTS]
     try:
         for name in names:
             for worker in workers:
                 worker.seconds(name)
             pairs: list[list[float]] = []
-            while len(pairs) < LEAST_REPEATS or (len(pairs) < MOST_REPEATS and sum(map(sum, pairs)) < LEAST_SECONDS):
+            while len(pairs) < least_repeats or (len(pairs) < MOST_REPEATS and sum(map(sum, pairs)) < seconds_in_turn):
                 # Each goes first in every other pair.
                 order = workers if len(pairs) % 2 == 0 else workers[::-1]
                 seconds = {worker: worker.seconds(name) for worker in order}
@@ -151,32 +153,21 @@ def measured(names: list[str]) -> Iterator[Row]:
                 "ratio": statistics.median(ratios),
                 "ratio_range": [ratios[quarter], ratios[-1 - quarter]],
                 "repeats": len(pairs),
+                "quick": quick,
             }
     finally:
         for worker in workers:
             worker.close()
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as a table of Markdown."""
-    lines = ["| call | one thread | two threads | time of two over one: median (quarters) |", "|---|---|---|---|"]
-    for row in rows:
-        one, two = (f"{1e3 * seconds:.3g} ms" for seconds in row["seconds"])
-        low, high = row["ratio_range"]
-        lines.append(
-            f"| `{row['call'].replace(',', '`,', 1)} | {one} | {two} | {row['ratio']:.2f} ({low:.2f} to {high:.2f}) |"
-        )
-    return "\n".join(lines)
-
-
-def show(only: list[str], out: Path | None) -> None:
+def show(only: Sequence[str], quick: bool, out: Path | None) -> None:
     """Measure every call, or those whose names contain one of these words; print the table, and write lines of JSON."""
     names = [name for name in calls() if not only or any(word in name for word in only)]
     facts = about("numpy", "scipy", "torch", "threadpoolctl")
     rows = []
-    for row in measured(names):
+    for row in measured(names, quick):
         rows.append({**facts, **row})
         print(json.dumps(row), file=sys.stderr, flush=True)
         if out:
             write(out, rows)
-    print(table(rows))
+    print(page.threads(rows))

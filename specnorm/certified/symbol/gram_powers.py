@@ -61,13 +61,8 @@ class GramTaps:
         self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
         self.points = half_grid(self.grid)
         weights, host_tables = tables(self.grid)
-        self.weights = self._from_host(weights)
-        self.tables = [ops.complex(self._from_host(real), self._from_host(imag)) for real, imag in host_tables]
-
-    def _from_host(self, x: np.ndarray) -> Array:
-        """A real array of the host in the precision and on the device of the blocks."""
-        dtype = np.float64 if self.blocks.dtype == self.xp.float64 else np.float32
-        return self.ops.from_numpy(np.ascontiguousarray(x.astype(dtype)), self.blocks)
+        self.weights = symbols.device_table(weights, blocks, ops=ops)
+        self.tables = [ops.complex(*symbols.device_tables(real, imag, blocks, ops=ops)) for real, imag in host_tables]
 
     def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
         """Parts of the frequencies that fit the memory budget (on the host, the cache), with their place among all."""

@@ -109,7 +109,7 @@ def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     # Squares below the smallest normal number may be flushed to 0.
     underflow = 2 * m * float(xp.finfo(blocks.dtype).smallest_normal) ** 0.5
     value = rounding.up(modulus + error, 4, xp=xp) + xp.where(error > 0, underflow + 0 * error, 0 * error)
-    return value, ops.complex(*device_tables(cos, sin, blocks, ops=ops))
+    return value, ops.complex(*symbols.device_tables(cos, sin, blocks, ops=ops))
 
 
 def half_grid_tables(
@@ -123,19 +123,8 @@ def half_grid_tables(
     tables = []
     for n, points, k in zip(sizes, half_grid_shape(sizes), kernel_shape, strict=True):
         cos, sin = cos_sin(np.arange(points)[:, None] * np.arange(k), n)
-        tables.append(device_tables(cos, sin, like, ops=ops))
+        tables.append(symbols.device_tables(cos, sin, like, ops=ops))
     return tables
-
-
-def device_tables(cos: np.ndarray, sin: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Cosines and sines in the precision and on the device of an array."""
-    return device_table(cos, like, ops=ops), device_table(sin, like, ops=ops)
-
-
-def device_table(table: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
-    """A real table in the precision and on the device of an array."""
-    dtype = np.float64 if like.dtype == ops.xp.float64 else np.float32
-    return ops.from_numpy(np.ascontiguousarray(table, dtype=dtype), like)
 
 
 def blocks_at_once(m: int, point_count: int, kernel_shape: Sequence[int], *, ops: ArrayOps) -> int:
@@ -252,7 +241,7 @@ class ScalarGram(GramPolynomial):
     def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
         """Cosines and sines (f, k) of an axis' taps, from frequencies along that axis alone."""
         taps = np.arange(self.blocks.shape[3 + axis])[:, None]
-        return device_tables(*phases_at(along_axis, taps), self.blocks, ops=self.ops)
+        return symbols.device_tables(*phases_at(along_axis, taps), self.blocks, ops=self.ops)
 
     def at_centres(self, boxes: Boxes) -> CentreValues:
         """H of every block at the centres of all boxes of a cover, which lie on a grid."""

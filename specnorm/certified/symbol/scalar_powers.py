@@ -15,8 +15,6 @@ from specnorm.certified import rounding
 from specnorm.certified.symbol import gram_powers, symbols
 from specnorm.certified.symbol.scalar import (
     blocks_at_once,
-    device_table,
-    device_tables,
     half_grid_tables,
     scalar_error,
     squares_on_grid,
@@ -74,10 +72,10 @@ class _Tables:
         multiplicity, to_all_taps = gram_powers.tables(self.grid)
         # H is even, so that half of the taps are computed.
         self.to_taps = [
-            device_tables(cos[:count, :], sin[:count, :], blocks, ops=ops)
+            symbols.device_tables(cos[:count, :], sin[:count, :], blocks, ops=ops)
             for (cos, sin), count in zip(to_all_taps, self.counts, strict=True)
         ]
-        self.weights = device_table(multiplicity, blocks, ops=ops)
+        self.weights = symbols.device_table(multiplicity, blocks, ops=ops)
 
 
 def _norms_of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Array, Array, Array]:

@@ -90,6 +90,17 @@ class Symbol:
         return xp.matrix_transpose(arrays.real_times(xp.matrix_transpose(self._stacked_taps), weighted, ops=self._ops))
 
 
+def device_tables(real: np.ndarray, imag: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Tables of real and imaginary parts, such as cosines and sines, in the precision and on the device of an array."""
+    return device_table(real, like, ops=ops), device_table(imag, like, ops=ops)
+
+
+def device_table(table: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
+    """A real table in the precision and on the device of an array."""
+    dtype = np.float64 if like.dtype == ops.xp.float64 else np.float32
+    return ops.from_numpy(np.ascontiguousarray(table, dtype=dtype), like)
+
+
 def gram_planes(real: Array, imag: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Real and imaginary part of ``X* X``: symmetric and antisymmetric, bit for bit."""
     turned = xp.matrix_transpose(real)
