@@ -36,7 +36,7 @@ class Ascent:
     norm_to_beat : float
         Norm that has been reached elsewhere: a start that is not expected to get higher is given up.
     clock : Clock
-        Deadline: at its end, the ascent stops with the best so far.
+        Deadline: once the time is up, the ascent stops with the best point so far.
     """
 
     def __init__(
@@ -130,16 +130,16 @@ class Ascent:
     ) -> np.ndarray:
         """Positions of the starts that may still get higher than a norm, going by their last two gains."""
         if round_number > 1:
-            # Gains g_1, g_2 that shrink geometrically add up to g_2**2 / (g_1 - g_2) from here on.
-            # At least so much that no more than a thousand times the last gain is hoped for; above 0.
+            # Gains g_1, g_2 that shrink geometrically add up to g_2**2 / (g_1 - g_2) from here on. The least shrinkage
+            # limits that sum to a thousand times the last gain. It is above 0, so that nothing is divided by 0.
             least_shrinkage = 1e-3 * np.abs(gains) + 1e-300
             shrinkage = np.maximum(previous_gains - gains, least_shrinkage)
             hoped_norms = norms + self.tuning.hope_factor * gains**2 / shrinkage
         else:
             hoped_norms = norms * (1 + self.tuning.first_hope / (1 + round_number))
         # For a loose tolerance, stop when only 5 % of it is left to gain. For a tight one go on to the end: there the
-        # gradient of the norm has to be precise, too, and its error is larger. It is of the size of the frequency's
-        # error, while that of the norm is of the size of its square.
+        # gradient of the norm has to be precise, too. Its error is proportional to the error of the frequency, while
+        # the error of the norm is proportional to the square of that.
         tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.float64_rtol else 0.0
         least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.least_gain))
         return np.asarray(np.flatnonzero((gains > 0) & (hoped_norms > least_norm)))

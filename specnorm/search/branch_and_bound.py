@@ -1,8 +1,9 @@
 """Branch and bound over frequencies: the engine behind enclosures, certificates and exact norms.
 
 A round of the search estimates the norms at the centres of the open cells, ascends from the highest, and asks the cover
-(`certified.symbol.cover`) which cells pass. Those are pruned, the others are cut. Each round is a level of the tree of
-cells. If the budget ends the search first, the result has no upper bound.
+(`certified.symbol.cover`) which cells pass. To *fathom* a cell is to prove that it passes. Fathomed cells are pruned,
+the others are cut. Each round is a level of the tree of cells. If the budget ends the search first, the result has no
+upper bound.
 """
 
 from __future__ import annotations
@@ -107,8 +108,10 @@ class Search:
 
         Parameters
         ----------
+        boxes : Boxes
+            Cells of the torus, or points of a grid, that hold all frequencies to be searched; the same for each block.
         rtol : float
-            Prove ``upper = lower * (1 + rtol)``.
+            Prove that ``upper`` is at most ``lower * (1 + rtol)``.
         bound : float, optional
             Prove this bound instead, or a norm above it.
         supremum : Upper, optional
@@ -236,7 +239,7 @@ class Search:
         self._is_torus = not boxes.on_grid
         self._rtol = rtol
         self._bound = bound
-        # How far a bound is above the norm is not known.
+        # For a bound, the tolerance is unknown: nobody knows how far the bound is above the norm.
         self.polynomials.tolerance = rtol if bound is None else 0.0
         self._cells = 0
         self._rounds = 0
@@ -279,11 +282,12 @@ class Search:
     # tries to prove the cells once the ascent has raised the incumbent. The limit of a cell is the largest eigenvalue
     # of H at its centre with which it passes (`cover.limits_sq`). If it is infinite, the supremum proves the cell, and
     # no matrix is needed. A cell is
-    # - `provable` if its limit is high enough for a (reduced) matrix,
-    # - `likely` if it is not done and its estimate is below its limit,
-    # - `failed_by_truncation` if it is not done although its norm is below its limit: the truncation is to blame.
+    # - `provable` if its limit is finite, and high enough for a (reduced) matrix,
+    # - `likely` if it is not done, its estimate is below its limit, and that is high enough for a (reduced) matrix,
+    # - `failed_by_truncation` if it is not done although the estimate of its norm is below its limit and that limit is
+    #   near the threshold: the truncation is to blame.
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
-        """Fathom in float32 as many of many grid cells as it can prove. Return the vectors of the cells left.
+        """If there are many grid cells, fathom those that float32 proves. Return the vectors of the cells left.
 
         Most cells are far below the threshold: to estimate them first would take as long as to prove them.
         """
@@ -306,9 +310,10 @@ class Search:
         polynomial: GramPolynomial,
         vectors: Array,
     ) -> NodeEstimates:
-        """Estimate the norms at the centres.
+        """Fathom the cells that the supremum proves, then estimate the norms at the centres.
 
-        If the matrices are too many to be kept, each is used at once: its cell is tried before the ascent.
+        Some cells are proven before the ascent, at the present threshold: large later cells of the torus
+        (`_prove_or_estimate_part`) and, if the matrices are too many to be kept, all whose estimates allow it.
         """
         threshold = self.threshold
         count = len(cover)
@@ -327,7 +332,7 @@ class Search:
         mapped = self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map
         new_vectors = []
         visited = []
-        estimate = partial(self._estimate_part, cover, nodes, limit_sq)
+        estimate = partial(self._prove_or_estimate_part, cover, nodes, limit_sq)
         for index, matrices, eigenvalues, norms_sq, eigenvectors in mapped(
             estimate, self.polynomials.parts(polynomial, count)
         ):
@@ -346,19 +351,19 @@ class Search:
             nodes.vectors = self._with_new_rows(vectors, np.concatenate(visited), all_new)
         return nodes
 
-    def _estimate_part(
+    def _prove_or_estimate_part(
         self,
         cover: Cover,
         nodes: NodeEstimates,
         limit_sq: np.ndarray,
         part: slice,
     ) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
-        """Estimate a part of the cells; if they are later cells of the torus with large matrices, prove them first.
+        """Estimate a part of the cells. Later cells of the torus with large matrices are tried by proof first.
 
         Parameters
         ----------
         nodes : NodeEstimates
-            Estimates of the round; its polynomial, limits and start vectors are read, nothing is changed.
+            Estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
         limit_sq : float array, shape (c,)
             Limits of all cells.
 
@@ -444,7 +449,9 @@ class Search:
         nodes: NodeEstimates,
         limit_sq: np.ndarray,
     ) -> None:
-        """Retry cells with all directions where the truncation is to blame: a retry takes less time than four pieces.
+        """Retry with all directions the cells whose proofs failed by the truncation.
+
+        A retry takes less time than the four pieces into which a cell would be cut.
 
         Parameters
         ----------
@@ -513,9 +520,9 @@ class Search:
         return self.incumbent.best.bound.value > lower_before * (1 + self.tuning.least_gain)
 
     def _evaluate_single_frequencies(self, cover: Cover) -> bool:
-        """Evaluate open single frequencies by a full eigendecomposition, and return whether there are any.
+        """Raise the incumbent at open single frequencies, by full eigendecompositions; return whether there are any.
 
-        Their estimates may not have converged.
+        They cannot be cut, and their estimates may not have converged.
         """
         open_cells = cover.open
         is_divisible = open_cells.boxes.divisible
@@ -539,7 +546,10 @@ class Search:
         nodes: NodeEstimates,
         most_cells: float,
     ) -> None:
-        """Widen the tolerance while the next round would have too many cells. Cells that were proven stay proven."""
+        """Widen the tolerance while the next round would have more than ``most_cells``, and prove what that allows.
+
+        Cells that were proven stay proven.
+        """
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         while self._rtol < 1 and not self.clock.expired:
             still_open = np.flatnonzero(~cover.done)
@@ -580,6 +590,8 @@ class Search:
     ) -> SearchResult:
         """Norm at the best of the circulant's frequencies around the torus' best one, as a result without upper bound.
 
+        The incumbent begins anew there. The result's ``cells`` is the number of frequencies compared.
+
         Parameters
         ----------
         torus : SearchResult
@@ -588,7 +600,7 @@ class Search:
             As in `certified.symbol.cells.dft`.
         """
         start = LowerBound(torus.lower, torus.frequency, torus.block)
-        compared = self.incumbent.at_nearest(start, sizes, skew)
+        compared = self.incumbent.begin_at_nearest(start, sizes, skew)
         best = self.incumbent.best
         return SearchResult(
             lower=best.bound, upper=None, frequency=best.frequency, block=best.block, cells=compared, levels=0

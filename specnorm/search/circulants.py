@@ -81,7 +81,8 @@ def bound_by_circulant(
     Returns
     -------
     upper : Upper or None
-        Upper bound of the layer; None if no search of a circulant finished.
+        Upper bound of the layer. None if no search of a circulant finished, or if none was made: the supremum is not
+        bounded, or is below the target already.
     cells, levels : int
         Totals of all searches.
     """
@@ -147,17 +148,17 @@ def _distance(angle: float, points: int, skew: bool) -> float:
 class DeflationTuning(NamedTuple):
     """Numbers that decide how many waves are taken out, and so on the time and the width of the bound.
 
-    A *threshold* is a part of the layer's norm: all waves with larger singular values are taken out.
+    All waves are taken out whose singular values are above a *threshold*, which is a part of the layer's norm.
     """
 
-    thresholds: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
-    """Thresholds, tried one after the other."""
-    thresholds_of_few_pixels: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
-    """Thresholds for layers of few pixels, where the border lowers the value of each wave by more."""
+    parts_of_norm: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+    """Thresholds as parts of the norm, tried one after the other."""
+    parts_for_few_pixels: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
+    """The same for layers of few pixels, where the border lowers the value of each wave by more."""
     many_pixels: int = 24
-    """Pixels of the shortest axis from which a layer gets `thresholds`."""
-    few_thresholds: int = 1
-    """Number of thresholds that an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
+    """Pixels of the shortest axis from which a layer gets `parts_of_norm`."""
+    few_parts: int = 1
+    """Number of parts that an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
     most_waves: int = 1000
     """Most waves that are taken out, mirror images included."""
     waves_of_a_frequency: int = 8
@@ -226,7 +227,7 @@ class DeflatedCirculant:
         large, _ = sizes_of(spec)
         moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
         has_many_pixels = min(moving, default=0) >= DEFLATION.many_pixels
-        self.thresholds = DEFLATION.thresholds if has_many_pixels else DEFLATION.thresholds_of_few_pixels
+        self.parts_of_norm = DEFLATION.parts_of_norm if has_many_pixels else DEFLATION.parts_for_few_pixels
         self._deflations: dict[float, Deflation | None] = {}
         self._failed_bounds: dict[float, float] = {}
         self._polynomials = Polynomials(self.blocks, tuning.TUNING, clock=self.clock, ops=ops)
@@ -244,18 +245,20 @@ class DeflatedCirculant:
             self._polynomials = search.polynomials
 
     def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
-        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves can be taken out; None if nothing is proven.
+        """A bound of the norm: ``lower * (1 + rtol)`` if enough waves can be taken out, else a wider one.
+
+        None if nothing is proven.
 
         Parameters
         ----------
         few : bool
-            Whether to try `DeflationTuning.few_thresholds` alone, and no wider tolerance.
+            Whether to try the first `DeflationTuning.few_parts` alone, and no wider tolerance.
         """
-        thresholds = self.thresholds[: DEFLATION.few_thresholds] if few else self.thresholds
-        for threshold in thresholds:
+        parts_of_norm = self.parts_of_norm[: DEFLATION.few_parts] if few else self.parts_of_norm
+        for part in parts_of_norm:
             try:
                 self.clock.check()
-                deflation = self.deflated(threshold, lower)
+                deflation = self.deflated(part, lower)
             except OutOfTime:
                 return None
             if self.clock.expired:
@@ -265,11 +268,11 @@ class DeflatedCirculant:
                 break
             bound = lower * (1 + rtol)
             # A bound that is no larger than one that failed would fail, too.
-            if self._failed_bounds.get(threshold, 0.0) < bound:
+            if self._failed_bounds.get(part, 0.0) < bound:
                 upper = self._proven(deflation, bound)
                 if upper is not None:
                     return upper
-                self._failed_bounds[threshold] = bound
+                self._failed_bounds[part] = bound
         return None if few else self._wider_upper(lower, rtol)
 
     def _wider_upper(self, lower: float, rtol: float) -> Upper | None:
@@ -285,14 +288,14 @@ class DeflatedCirculant:
                 return upper
         return None
 
-    def deflated(self, threshold: float, norm: float) -> Deflation | None:
-        """Take out the waves above a part of a norm; None if they are too many.
+    def deflated(self, part: float, norm: float) -> Deflation | None:
+        """Take out the waves with singular values above ``part * norm``; None if they are too many.
 
-        The waves of a threshold are chosen once, for the norm of the first call.
+        The waves of a part are chosen once, for the norm of the first call.
         """
-        if threshold not in self._deflations:
-            self._deflations[threshold] = self._deflate(threshold * norm)
-        return self._deflations[threshold]
+        if part not in self._deflations:
+            self._deflations[part] = self._deflate(part * norm)
+        return self._deflations[part]
 
     def _proven(self, deflation: Deflation, bound: float) -> Upper | None:
         return norm_by_deflation(

@@ -51,7 +51,7 @@ class ComponentBounds:
     group_spec : ConvSpec
         Geometry of one group.
     gram_plan : BlockPlan
-        The cheapest form of one group's Gram matrix.
+        The form of one group's Gram matrix with the least work, of those that fit the memory if any does.
     proof_rtol : float
         Tolerance asked of a proof, so that the answer is within ``rtol`` after rounding.
     """
@@ -143,7 +143,7 @@ class ComponentBounds:
 
     # -- groups ------------------------------------------------------------------------------------------------------
     def open_groups(self, bounds: LayerBounds) -> OpenGroups:
-        """Groups that may have the layer's norm, chosen with the bounds of the first call, and kept."""
+        """Groups that may have the layer's norm: the first call searches for them, with its bounds, and keeps them."""
         if self._open_groups is None:
             # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
@@ -157,7 +157,10 @@ class ComponentBounds:
         return self._open_groups
 
     def matrix_work(self, bounds: LayerBounds) -> float:
-        """Multiplications of a proof by the matrices of the open groups; infinite if one does not fit the memory."""
+        """Multiplications of a proof by the matrices of the open groups; infinite if one does not fit the memory.
+
+        The first call searches for the open groups.
+        """
         count = len(self.open_groups(bounds).numbers)
         return self.gram_plan.work * count if self._matrix_fits else math.inf
 
@@ -223,7 +226,7 @@ class ComponentBounds:
         """
         group = self.torus_result.block
         kernel = self.kernels[group : group + 1, ...]
-        # It may end late by half of the time that this bound may take.
+        # A sum of waves may end after the deadline by half of the time that this bound may take.
         wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.TUNING.wave_time / 2)
         if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
             return self._by_wave_sum(kernel, group)
@@ -296,7 +299,8 @@ class ComponentBounds:
     def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
         """Whether the quotient of a sum of waves, which comes without a vector, is enough.
 
-        That is so if no singular vectors are returned (no `witness_shapes`), and Lanczos would come no closer.
+        That is so if the singular vectors are too large to be returned (`witness_shapes`), and if Lanczos would come no
+        closer, on fewer pixels, or is not needed for so wide a tolerance.
         """
         if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
             return False

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 _LARGE = 64
 """Size of a symbol's smaller side above which Lanczos takes a fraction of an eigenvalue routine's time."""
 _PRECISE_RESIDUAL = 1e-12
-"""Residual of these vectors in float64: gradients are formed from them."""
+"""Residual of a symbol's singular vectors by Lanczos in float64: gradients are formed from them."""
 LANCZOS_SIDE = 64
-"""Smaller side of matrices from which Lanczos takes less time than a search or an eigenvalue routine."""
+"""Smaller side of matrices around which Lanczos begins to take less time than a search or an eigenvalue routine."""
 _RESIDUAL_SHARE = 0.25
 """Residual at which Lanczos stops, as a part of the tolerance. The proof raises the squared norm by no more than the
 residual."""

@@ -143,7 +143,8 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
     A search of the torus gives the supremum that the grid lemma (`certified.symbol.cover`) needs. If it does not finish
-    within as many cells as the grid has points, the norm is nearly constant: then every point is visited.
+    within the cells of `_torus_problem`, the norm is nearly constant: then every point is visited if the budget allows.
+    For scalar symbols and a small grid, every point is visited without a search of the torus.
     """
     rtol, max_cells = problem.rtol, problem.max_cells
     kernel_shape = tuple(search.blocks.shape[3:])

@@ -75,8 +75,10 @@ def find_open_groups(
         if result.upper is not None and result.upper <= bound:
             return OpenGroups(np.setdiff1d(every_group, weak_groups), result.upper)
         if result.lower <= bound:
+            # The budget ended before anything was proven.
             break
-        # One of the weak groups is above the bound after all. Those with no lower estimates are as likely to be.
+        # One of the weak groups is above the bound after all. Weak groups with estimates at least as high are likely to
+        # be above it, too: try the others.
         weak_estimates = estimates[weak_groups]
         weak_groups = weak_groups[weak_estimates < weak_estimates[result.block]]
     return OpenGroups(every_group, None)

@@ -53,8 +53,10 @@ class Incumbent:
 
     Attributes
     ----------
+    best : LowerBound
+        The highest norm so far; set by `begin` and `begin_at_nearest`.
     trial_vectors : array, shape (g, h, p), or None
-        Right vectors at coarse frequencies where the norm is large.
+        Right vectors at frequencies where the norm is large, chosen by `multistart`; None before.
     """
 
     def __init__(
@@ -112,14 +114,14 @@ class Incumbent:
         return self.ops.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
 
     def multistart(self) -> None:
-        """Ascend from the coarse frequencies with the largest norms, and choose trial vectors.
+        """Choose trial vectors and, if frequencies may move, ascend from the coarse ones with the largest norms.
 
         The trial vectors are those of the coarse frequencies and of frequencies around the best maximum. On a grid, or
         if a bound is far above the incumbent, the basis of the reduced polynomial (`reduction`) needs none around the
         maximum.
         """
         frequencies, norms, vectors = self._coarse_vectors()
-        # At most so many: the trials, and the frequencies of `_around_best`: the best one and a step along each axis.
+        # At most as many vectors as there are trials and frequencies of `_around_best`, which are 1 + d.
         count = self.tuning.trials + 1 + len(frequencies.denominators)
         highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
         chosen = np.take_along_axis(vectors, highest_first[:, :, None], axis=1).astype(np.complex128)
@@ -221,19 +223,19 @@ class Incumbent:
             starts = self.tuning.flat_starts
             least_sq = self.tuning.flat_part * norm_to_beat**2
         else:
-            # A norm that is higher by less than the tolerance was reached from elsewhere, or does not matter.
+            # An excess below `Tuning.least_excess` of the tolerance does not matter.
             starts = 1
             least_sq = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
         return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
 
-    def at_nearest(
+    def begin_at_nearest(
         self,
         torus_best: LowerBound,
         sizes: tuple[int, ...],
         skew: tuple[bool, ...] = (),
     ) -> int:
-        """Begin on a grid, at its best frequency next to one of the torus.
+        """Begin a search of a grid, at the best of the points around a frequency of the torus.
 
         Parameters
         ----------
@@ -247,7 +249,7 @@ class Incumbent:
         Returns
         -------
         int
-            Number of frequencies compared, which the result reports as cells. The lower bound is in ``best``.
+            Number of points compared. The lower bound is in ``best``.
         """
         block = torus_best.block
         points = _neighbours(torus_best.frequency, sizes, skew)

@@ -56,7 +56,7 @@ class LayerTuning(NamedTuple):
     weak_group: float = 0.97
     """Part of the layer's norm below which an estimate of a group's norm makes it a weak group."""
     weak_group_tries: int = 6
-    """Largest number of attempts to prove that the weak groups are below the bound, each with one group less."""
+    """Most attempts to prove that the weak groups are below the bound, each with fewer groups than the one before."""
     matrix_steps: int = 400
     """Lanczos steps on a layer's own matrix: its proof is tried near the lower bound, and fails unless that has
     converged."""

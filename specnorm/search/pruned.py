@@ -1,9 +1,8 @@
-"""The largest of proven bounds over many frequencies: which of these to visit first, and which to leave out by proof.
+"""Bounds at a fixed cost: the largest of proven bounds over many frequencies, most of them left out by proof.
 
-To visit a frequency is to compute its bound. A frequency is left out if Gram iteration proves that its norm is no
-larger than the largest bound so far.
-
-Also a bound of a layer's norm at a fixed cost, by a grid or by an unfolding, for searches that did not finish.
+To *visit* a frequency is to compute its bound. A frequency is *left out* if Gram iteration proves that its norm is no
+larger than the largest bound so far. `bound_without_search` bounds a layer's norm by a grid of frequencies or by an
+unfolding, for searches that did not finish.
 """
 
 from __future__ import annotations

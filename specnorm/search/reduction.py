@@ -156,7 +156,7 @@ class Polynomials:
         threshold: float,
         radius: np.ndarray,
     ) -> GramPolynomial:
-        """The polynomial in float32 if that is precise enough for most cells, else as it is.
+        """The polynomial in float32 if that is precise enough for the smallest cell, else as it is.
 
         A float32 proof can only fail, never be false: its rounding is in its limits. A cell of radius phi leaves about
         phi**2 of the squared threshold for that rounding.
@@ -248,7 +248,7 @@ def choose_rotation(
 
 
 def _count_above(allowed: float, bounds: np.ndarray) -> int:
-    """How many directions have a larger bound than is allowed, with room for the allowance of `truncation_bound`."""
+    """Number of directions with bounds above the allowed one, less 2 % for the rounding in `truncation_bound`."""
     return int(np.count_nonzero(bounds > 0.98 * allowed))
 
 

@@ -187,6 +187,7 @@ class _SmallestSearch:
         self.xp = ops.xp
 
     def run(self) -> SmallestBounds:
+        """Visit a grid, bound by the taps, go to the lowest minimum, then search the norm of the defect."""
         grid = self.first_grid()
         smallest, largest = self.values_on(grid)
         block, point = np.unravel_index(smallest.argmin(), smallest.shape)

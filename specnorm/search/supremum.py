@@ -29,8 +29,9 @@ class Supremum:
     Attributes
     ----------
     is_loose : bool
-        Whether the supremum was searched with a wider tolerance than asked for. At this size the layer is likely to be
-        so far below its supremum that a circulant has to be searched anyway, which needs only a bound of the supremum.
+        Whether the supremum was searched with a wider tolerance than asked for; False before the search. At this size
+        the layer is then likely to be so far below its supremum that a circulant has to be searched anyway, which needs
+        only a bound of the supremum.
     """
 
     def __init__(self, problem: Problem, *, ops: ArrayOps) -> None:
@@ -63,7 +64,7 @@ class Supremum:
         return self._search_and_result
 
     def refine(self) -> Upper | None:
-        """Search to the tolerance that was asked for."""
+        """Search again, to the tolerance that was asked for; return the upper bound."""
         return self._search_to(self._problem.rtol)[1].upper
 
     def _search_to(self, rtol: float) -> tuple[Search, SearchResult]:

@@ -60,8 +60,8 @@ class Tuning(NamedTuple):
     smallest_float32: int = 32
     """Size of matrices from which float32 saves time."""
     margin_float32: float = 0.3
-    """Cells are tried in float32 while the squared radius of the smallest, about the part of the squared threshold that
-    the cell lemma leaves for rounding, is above this multiple of the part that float32 loses."""
+    """Cells are tried in float32 while the squared radius of the smallest is above this multiple of float32's error,
+    in parts of the squared threshold. The cell lemma leaves about the squared radius for rounding."""
     rtol_float32: float = 1e-6
     """Smallest tolerance of a search that tries cells in float32 first."""
 

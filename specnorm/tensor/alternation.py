@@ -52,7 +52,8 @@ def maximise(
     spatial_vectors : list of arrays, shape (b, s, k_j)
         Spatial vectors of the starts, one array for each axis.
     max_iter : int
-        Largest number of sweeps.
+        Number of sweeps after which no more are begun. Three are taken at a time, so there may be two more; those of
+        `AlternationTuning.halving` are always taken.
     groups : int
         How many blocks in a row are the groups of a layer, of which only the largest value has to converge.
 
@@ -89,7 +90,7 @@ def alternate(
     """Sweep to convergence, with Aitken extrapolation; parameters as in `maximise`.
 
     Alternation converges geometrically. So before every third sweep the vectors are extrapolated along their last
-    change; where the value decreases by that, the extrapolation is discarded.
+    change. Where the value after that sweep is lower than before, sweep and extrapolation are discarded.
 
     Returns
     -------

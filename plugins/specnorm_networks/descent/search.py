@@ -1,4 +1,8 @@
-"""The search of a run's weights: rounds of gradient and Newton steps, and what they propose at the end."""
+"""The search of a run's weights: rounds of gradient and Newton steps, and what they propose at the end.
+
+The *last grid* is the finest one that is affordable. On it, the multipliers of the best states are made feasible at the
+end. T is the matrix of weighted layers whose norm a proof bounds (`certified.parts`).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
 steps as the one before."""
 EXPECTED_NEWTON_STEPS = 40
 NEWTON_SHARE = 1 / 4
-"""Newton steps follow the first round if the expected ones take no larger share of the budget."""
+"""Newton steps follow the first round, and end the search, if the expected ones take no larger share of the budget."""
 WORTH_KEEPING = 2.5e-3
 """Gain of the constant's square that makes another proposal: more than a proof adds."""
 MEMORY = 2**30
@@ -57,11 +61,12 @@ does."""
 FEWEST = 3
 """Frequencies an axis below which no weights are searched."""
 PATIENCE = 25
-"""Steps without a gain of a thousandth after which a round on a grid ends, if all rounds are affordable."""
+"""Steps without a gain of a thousandth after which a round on a grid ends, if the last of `ROUNDS` is affordable."""
 FEW_STEPS = 10
 """Steps that a round has at least: with fewer it is not begun."""
 PEAK_ROUND = 25
-"""Steps between two visits of the last grid, near whose points peaks alone are added to the coarsest grid."""
+"""Steps between two visits of the last grid. These steps are on the coarsest grid and at the peaks near points of the
+last one."""
 PEAK_RATES = (0.3, 0.02)
 """Shares of Adam's rate in the first and the last of these steps."""
 HIGH = 0.98
@@ -100,7 +105,7 @@ def search_weights(
     """Return weights of each link's values, for `parts.constant_of_run`: several, the most promising first.
 
     The states that a larger budget proposes include those of a smaller one: every state that was better by
-    `WORTH_KEEPING` than the one before. None are returned if the first step is too expensive.
+    `WORTH_KEEPING` than the one before. The list is empty if the first step is too expensive.
 
     Parameters
     ----------
@@ -146,12 +151,14 @@ class _Search:
         self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
         self.states: list[State] = []
         self.dtype: Any = np.complex64
-        # A round that gains no more leaves its steps to the later ones. If not all rounds are affordable, those are
-        # planned by what is left of the budget, and rounding must not decide how much that is.
+        # A round that gains no more may end early and leave its steps to later rounds. If the last of `ROUNDS` is not
+        # affordable, later rounds are planned by what is left of the budget. Then no round ends early: when it does
+        # depends on rounding, and so would the plan.
         self.patience = PATIENCE if self._affords(*ROUNDS[-1]) else None
         self.points_of_last_grid = self._affordable_points(FINEST, budget / 10)
         """Frequencies an axis of the last grid; None: not even the coarsest is affordable."""
         self.last_grid: list[Stage] = []
+        """The run on that grid; empty until `_made_last_grid` is first called."""
         self.peaks = [np.zeros((0, run.part(first, last).axes)) for first, last in parts]
         """Frequencies of each part at which links have peaks, at or between the points of the last grid."""
         self.climbs = False
@@ -171,7 +178,7 @@ class _Search:
             self.points_of_last_grid = first_points
             self.last_grid = first_grid
         else:
-            self._last_grid()
+            self._made_last_grid()
             if self.climbs:
                 self._add_peaks_to_last_grid()
         proposals = sorted(self._feasible_states(), key=lambda proposal: proposal[0])
@@ -195,7 +202,7 @@ class _Search:
 
     # -- rounds ------------------------------------------------------------------------------------------------------
     def _make_rounds(self) -> None:
-        """Make rounds of gradient steps, and Newton steps after the first."""
+        """Make rounds of gradient steps or, if Newton steps are affordable, one round and then these."""
         last_points, _ = ROUNDS[-1]
         points_of_grid: int | None = None
         grid: list[Stage] = []
@@ -266,12 +273,12 @@ class _Search:
         visit_cost = cost(self.network, self.parts, self.points_of_last_grid).products
         visits = math.ceil(steps / PEAK_ROUND)
         for_steps = self.budget_left - visits * visit_cost
-        # Some more frequencies, and about as many, are on the coarsest grid.
+        # A step costs twice as much as on the coarsest grid: there are about as many peaks as frequencies on it.
         planned = min(steps, int(for_steps / (2 * cost(self.network, self.parts, coarse_points).products)))
         if planned < FEW_STEPS:
             return False
-        # Peaks that the steps of one visit alone make are seen by no later step. Such climbs made the bound of
-        # x - DnCNN(x), which has one visit, 1.4 % larger.
+        # If there is one visit, no later visit sees the peaks that its steps make, and climbing does harm: the bound of
+        # x - DnCNN(x), which has one visit, became 1.4 % larger.
         self.climbs = self.climbs or planned > PEAK_ROUND
         coarse = [self._angles(part, coarse_points) for part in self.parts]
         adam = Adam(STEP, DECAY)
@@ -302,9 +309,9 @@ class _Search:
         return stages
 
     def _with_peaks(self, peaks: Sequence[FloatArray]) -> list[FloatArray]:
-        """Visit the last grid, and add peaks near its largest values to those of each part."""
+        """Visit the last grid; return the peaks of each part, with more near the largest values on that grid."""
         assert self.points_of_last_grid is not None  # for the type checker: `_descend_at_peaks` returned without it
-        stages = self._last_grid()
+        stages = self._made_last_grid()
         _, multipliers = value_alone(stages, self.point)
         logs = [*(np.log(numbers) for numbers in multipliers), last_log(stages)]
         more = []
@@ -329,12 +336,13 @@ class _Search:
 
     def _add_peaks_to_last_grid(self) -> None:
         """Add the peaks of all visits, and of one at the last point, to the frequencies of the last grid."""
-        grid = [stage.angles for stage in self._last_grid() if stage.starts]
+        grid = [stage.angles for stage in self._made_last_grid() if stage.starts]
         with contextlib.suppress(np.linalg.LinAlgError, ValueError):
             self.peaks = self._with_peaks(self.peaks)
             self.last_grid = self._stages_at([_joined(*angles) for angles in zip(grid, self.peaks, strict=True)])
 
-    def _last_grid(self) -> list[Stage]:
+    def _made_last_grid(self) -> list[Stage]:
+        """Return the run on the last grid, which the first call makes."""
         assert self.points_of_last_grid is not None  # for the type checker: there is no last grid without points
         if not self.last_grid:
             self.last_grid = stages_of_run(self.network, self.parts, self.points_of_last_grid, self.dtype)
@@ -380,8 +388,8 @@ class _Search:
     def _feasible_states(self) -> list[tuple[float, list[FloatArray]]]:
         """Return values and multipliers of the last states, made feasible; earlier ones, too, if they are cheap.
 
-        For the best few, constants are evaluated between the points of the grid. For the others the same rise is
-        assumed.
+        For the best few, constants are evaluated between the points of the grid. For the others the smallest of the
+        rises found there is assumed, part by part.
         """
         assert self.points_of_last_grid is not None  # for the type checker: `run` made the grid
         feasible: list[Feasible] = []
@@ -486,9 +494,9 @@ def _climbed(
     numbers: NDArray[np.intp],
     step: FloatArray,
 ) -> FloatArray:
-    """Return frequencies at which links have larger values than at some points of a grid, no step away from them.
+    """Move each centre, less than a step of the grid along each axis, to where the value of its link is larger.
 
-    ``numbers``: of the link of each centre. ``step``: of the grid, one number an axis.
+    ``centres``: points of a grid. ``numbers``: of the link of each centre. ``step``: of the grid, one number an axis.
     """
     axes = np.flatnonzero(step)
     for share in CLIMB:

@@ -52,7 +52,7 @@ class Stage:
     cut : bool
         Whether it is the last link of its part.
     centre, leaf : array, shape (m,)
-        c and e of the slopes; for the last link of a part 0 and the largest slope.
+        c and e of the slopes (`parts.middle_and_leaf_slopes`); for the last link of a part 0 and the largest slope.
     alive : integer array, shape (p,)
         Numbers of the p inputs among the entries of all values of the part.
     kept : integer array
@@ -85,7 +85,7 @@ class Stage:
         return np.asarray(np.sqrt(self.centre**2 + self.leaf**2))
 
     def largest(self, gram: Vectors) -> Largest:
-        """Return the largest eigenvalue of a stack of matrices, and keep all vectors for the next step."""
+        """Return the largest eigenvalue of a stack of matrices; keep all values, and all vectors for the next step."""
 
         def apply(vectors: Any) -> Any:
             return (gram @ vectors[..., None])[..., 0]

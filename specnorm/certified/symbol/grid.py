@@ -165,6 +165,8 @@ class LargestBound:
 
     def visit(self, pairs: np.ndarray) -> None:
         """Compute the bounds of some pairs."""
+        if not len(pairs):
+            return
         for blocks, index in _rectangles(pairs, len(self.frequencies)):
             self._visit(blocks, index)
         self._open[pairs] = False
@@ -180,7 +182,7 @@ class LargestBound:
             part = index[..., start : start + step]
             symbol = symbols.Symbol(stack, self.frequencies[part.reshape(-1)], by_block=by_block, ops=ops)
             values = np.asarray(ops.to_numpy(self.bound(symbol, ops=ops)), dtype=np.float64)
-            # The place of a NaN, if there is one.
+            # argmax returns the place of a NaN, if there is one.
             place = values.argmax(axis=1)
             largest = values[np.arange(len(blocks)), place]
             # A NaN stays: it bounds nothing, and nothing is left out for it.
@@ -203,18 +205,26 @@ class LargestBound:
         return GramIteration(self, pairs)
 
 
+def _runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First places and lengths of the runs of equal numbers in an increasing list, which is not empty."""
+    if numbers[0] == numbers[-1]:
+        # Layers without groups, for which the search below would take a tenth of the time of small kernels.
+        return np.zeros(1, dtype=np.int64), np.asarray([len(numbers)])
+    first = np.flatnonzero(np.diff(numbers, prepend=-1))
+    return first, np.diff(first, append=len(numbers))
+
+
 def _rectangles(pairs: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Some pairs as blocks (b,) with the same frequencies (f,), or with frequencies of each block (b, f).
+    """Some pairs (at least one) as blocks (b,) with the same frequencies (f,), or with those of each block (b, f).
 
     Blocks with about equally many frequencies, up to a factor of 2, are taken together. Where a block has fewer than
     others, its last one is repeated.
     """
-    if not len(pairs):
-        return
     block, index = np.divmod(pairs, count)
-    blocks, first, lengths = np.unique(block, return_index=True, return_counts=True)
+    first, lengths = _runs(block)
+    blocks = block[first]
     by_block = index.reshape(len(blocks), -1) if lengths.min() == lengths.max() else None
-    if by_block is not None and np.all(by_block == by_block[0]):
+    if by_block is not None and (len(blocks) == 1 or np.all(by_block == by_block[0])):
         yield blocks, by_block[0]
         return
     magnitudes = np.frexp(lengths - 0.5)[1]
@@ -258,11 +268,11 @@ class GramIteration:
     def highest(self) -> tuple[np.ndarray, np.ndarray]:
         """For each block that has a pair: the one with the largest bound, and that bound."""
         blocks = self._largest.block_of(self.pairs)
-        _, first = np.unique(blocks, return_index=True)
-        tops = np.maximum.reduceat(self._norms, first)
-        is_top = ~(self._norms < tops[np.cumsum(np.isin(np.arange(len(blocks)), first)) - 1])
-        numbers = np.flatnonzero(is_top)
-        _, first_top = np.unique(blocks[numbers], return_index=True)
+        first, lengths = _runs(blocks)
+        tops = np.repeat(np.maximum.reduceat(self._norms, first), lengths)
+        # Of a block with a NaN, the first pair.
+        numbers = np.flatnonzero(~(self._norms < tops))
+        first_top, _ = _runs(blocks[numbers])
         chosen = numbers[first_top]
         return self.pairs[chosen], self._norms[chosen]
 

@@ -240,7 +240,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "WaveGram._summand": waves,
     "column_error": scalar,
     "scalar_error": sum_of_squares,
-    "_of_part": taps_of_powers,
+    "_norms_of_part": taps_of_powers,
     "interpolation_error": at_points,
     "_largest_residual": weights,
     "smallest_quotients": smallest_quotient,
