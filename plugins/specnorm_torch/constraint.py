@@ -658,7 +658,13 @@ def gram_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -> Mo
     ------
     GeometryError
         For other modules, and for reflect and replicate padding.
+    KernelError
+        If the module has no tensor of that name.
     """
     geometry = geometry_of(module)
+    # A parametrised tensor is not read: that would move a state.
+    if not (parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)):
+        names = ", ".join(own for own, _ in module.named_parameters(recurse=False))
+        raise KernelError(f"{name_of(module)} has no tensor {name!r} to rescale; its tensors are {names or 'none'}.")
     parametrize.register_parametrization(module, name, GramRescaling(geometry, n_iter))
     return module

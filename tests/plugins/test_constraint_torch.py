@@ -301,6 +301,15 @@ def test_eps_is_a_number(eps: Any) -> None:
         specnorm_torch.spectral_norm(nn.Linear(2, 2), eps=eps)
 
 
+def test_a_tensor_that_is_not_there_is_refused_with_those_that_are() -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    with pytest.raises(
+        KernelError, match=r"^Conv2d has no tensor 'wieght' to rescale; its tensors are weight, bias\.$"
+    ):
+        specnorm_torch.gram_rescaling(layer, "wieght")
+    assert not parametrize.is_parametrized(layer)
+
+
 @pytest.mark.parametrize("method", [methods.Power(), methods.Enclose(), methods.Grid()])
 def test_methods_that_cannot_constrain_are_refused_in_words_of_constraints(method: Any) -> None:
     layer = nn.Conv2d(3, 4, 3)
