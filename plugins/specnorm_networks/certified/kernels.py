@@ -203,7 +203,9 @@ def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
         matrices = stack[first : first + step]
         if matrices.size:
             norms.append(_largest_norm_up(matrices, ops))
-    return make_upper(max(norms, default=0.0), _subject_of_stack(stack), "factorisation", digest=digest_of(stack))
+    # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
+    largest = float(np.max(norms, initial=0.0))
+    return make_upper(largest, _subject_of_stack(stack), "factorisation", digest=digest_of(stack))
 
 
 def _subject_of_stack(stack: Numbers) -> str:

@@ -446,8 +446,8 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
     limit = xp.maximum(estimate, xp.zeros_like(estimate)) * factor
     proven = gram_below(gram, limit, ops=ops)
     bound = rounding.up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
-    # The norm of a zero matrix needs no proof, and no factorisation can prove it.
-    return rounding.up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
+    # The norm of a zero matrix needs no proof, and no factorisation can prove it. A NaN stays.
+    return rounding.up(xp.where(frobenius == 0, xp.zeros_like(bound), bound) + error, 2, xp=xp)
 
 
 def gram_iteration_up(

@@ -474,7 +474,7 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
     error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow
     norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
-    norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) > 0, norms, xp.zeros_like(norms))
+    norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) == 0, xp.zeros_like(norms), norms)
     return norms, xp.where(sums > error, sums, xp.zeros_like(sums)), lags
 
 

@@ -59,20 +59,21 @@ def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: Ar
     Raises
     ------
     HypothesisError
-        If another bound, or other frequencies, were visited.
+        If another bound, or other frequencies, were visited, or if a norm is NaN.
     """
     points = half_grid(sizes)
     kernel_shape = tuple(largest[0].blocks.shape[3:])
-    supremum = 0.0
+    suprema = []
     for part in largest:
         has_same_taps = tuple(part.blocks.shape[3:]) == kernel_shape
         if part.bound is not symbol_norms_up or not part.frequencies.same_as(points) or not has_same_taps:
             raise HypothesisError("not the norms at the points of this grid")
         on_grid, _ = part.result()
         values = everywhere_up(on_grid, sizes, kernel_shape, xp=ops.xp)
-        supremum = max(supremum, float(ops.xp.max(values)))
+        suprema.append(float(ops.xp.max(values)))
     words = f"norms on a grid of {' x '.join(map(str, sizes))} points, times {grid_factor(sizes, kernel_shape):.4g}"
-    return _upper(supremum, ALL_FREQUENCIES, words)
+    # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
+    return _upper(float(np.max(suprema)), ALL_FREQUENCIES, words)
 
 
 def axis_factor(samples: int, size: int) -> float:

@@ -173,10 +173,10 @@ def norm_of(boxes: Any) -> Upper:
     return padded_norm(cover_of(100.0, KERNEL, boxes).proven(), ConvSpec.of((3, 3, 4)))
 
 
-def visited(bound: Any, sizes: tuple[int, ...]) -> list[LargestBound]:
+def visited(bound: Any, sizes: tuple[int, ...], blocks: Any = KERNEL) -> list[LargestBound]:
     """All points of a grid."""
     points = half_grid(sizes)
-    largest = LargestBound(bound, KERNEL, points, ops=OPS)
+    largest = LargestBound(bound, blocks, points, ops=OPS)
     largest.visit(np.arange(len(points)))
     return [largest]
 
@@ -231,6 +231,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "two entries of a column": lambda: norms.norm_of_single_entries(np.ones((1, 2, 1, 1)), ops=OPS),  # type: ignore[arg-type]
     "a kernel that is not zero": lambda: norms.norm_of_zero(KERNEL, ops=OPS),
     "another grid": lambda: grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (40,), ops=OPS),
+    "norms on a grid that are NaN": lambda: grid.norm_by_grid(
+        visited(grid.symbol_norms_up, (20,)) + visited(grid.symbol_norms_up, (20,), np.nan * KERNEL), (20,), ops=OPS
+    ),
     "another bound on a grid": lambda: grid.norm_by_grid(visited(halved, (20,)), (20,), ops=OPS),
     "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
     "one box of the torus": lambda: Cover(KERNEL, torus((4,))[:1], ops=OPS),
@@ -357,6 +360,14 @@ def test_windows_are_restrictions() -> None:
         restriction = PART.restricted(most)
         found = norm_of_restriction(PART, restriction, assumed_lower(1.0, spec_of_group(restriction.spec)))
         assert found.what == PART.spec
+
+
+def test_the_norm_of_a_matrix_with_nan_is_nan() -> None:
+    """It was taken for a zero matrix, whose norm needs no proof."""
+    matrices = np.stack([np.eye(2), np.array([[1.0, np.nan], [0, 1]]), np.zeros((2, 2))])
+    with np.errstate(invalid="ignore"):
+        values = np.asarray(norms.matrix_norm_up(matrices, ops=OPS))
+    assert np.isnan(values).tolist() == [False, True, False]
 
 
 # -- the bounds of fixed cost, and without one of their terms ----------------------------------------------------------
