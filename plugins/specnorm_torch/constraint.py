@@ -243,7 +243,7 @@ class SpectralNorm(nn.Module):
                 self._move_to(after)
         else:
             value, _ = specnorm.track(kernel, self.method, {}, **self.geometry)
-        factor, _ = self._factor(value)
+        factor: Tensor = self._factor(value)[0]
         return weight * factor.to(weight.dtype)
 
     def _program(self, kernel: Tensor) -> SteppedProgram:
