@@ -364,7 +364,7 @@ def test_windows_are_restrictions() -> None:
 
 def test_the_norm_of_a_matrix_with_nan_is_nan() -> None:
     """It was taken for a zero matrix, whose norm needs no proof."""
-    matrices = np.stack([np.eye(2), np.array([[1.0, np.nan], [0, 1]]), np.zeros((2, 2))])
+    matrices: Any = np.stack([np.eye(2), np.array([[1.0, np.nan], [0, 1]]), np.zeros((2, 2))])
     with np.errstate(invalid="ignore"):
         values = np.asarray(norms.matrix_norm_up(matrices, ops=OPS))
     assert np.isnan(values).tolist() == [False, True, False]
