@@ -173,11 +173,17 @@ def norm_of(boxes: Any) -> Upper:
     return padded_norm(cover_of(100.0, KERNEL, boxes).proven(), ConvSpec.of((3, 3, 4)))
 
 
-def visited(bound: Any, sizes: tuple[int, ...], blocks: Any = KERNEL) -> list[LargestBound]:
+def visited(bound: Any, sizes: tuple[int, ...]) -> list[LargestBound]:
     """All points of a grid."""
     points = half_grid(sizes)
-    largest = LargestBound(bound, blocks, points, ops=OPS)
+    largest = LargestBound(bound, KERNEL, points, ops=OPS)
     largest.visit(np.arange(len(points)))
+    return [largest]
+
+
+def visited_nan() -> list[LargestBound]:
+    (largest,) = visited(grid.symbol_norms_up, (20,))
+    largest.values[:] = np.nan
     return [largest]
 
 
@@ -232,7 +238,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a kernel that is not zero": lambda: norms.norm_of_zero(KERNEL, ops=OPS),
     "another grid": lambda: grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (40,), ops=OPS),
     "norms on a grid that are NaN": lambda: grid.norm_by_grid(
-        visited(grid.symbol_norms_up, (20,)) + visited(grid.symbol_norms_up, (20,), np.nan * KERNEL), (20,), ops=OPS
+        visited(grid.symbol_norms_up, (20,)) + visited_nan(), (20,), ops=OPS
     ),
     "another bound on a grid": lambda: grid.norm_by_grid(visited(halved, (20,)), (20,), ops=OPS),
     "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
