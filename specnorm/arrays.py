@@ -33,8 +33,7 @@ def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
         Integers as floats, with ``blocks = scaled * 2**exponent``; 0 for a zero block.
     """
     exponent = exponents(blocks, xp=xp)
-    negative_exponent = xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1))
-    return unscale(blocks, negative_exponent, xp=xp), exponent
+    return unscale_blocks(blocks, -exponent, xp=xp), exponent
 
 
 def exponents(blocks: Array, *, xp: Namespace) -> Array:
@@ -47,6 +46,11 @@ def exponents(blocks: Array, *, xp: Namespace) -> Array:
     info = xp.finfo(blocks.dtype)
     smallest_exponent = math.log2(float(info.smallest_normal)) + math.log2(float(info.eps))
     return xp.maximum(exponent, xp.full_like(exponent, smallest_exponent))
+
+
+def unscale_blocks(blocks: Array, exponents: Array, *, xp: Namespace) -> Array:
+    """`unscale` of blocks (b, ...), each by its own exponent, shape (b,)."""
+    return unscale(blocks, xp.reshape(exponents, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
 
 
 def unscale(value: Array, exponent: Array, *, xp: Namespace) -> Array:

@@ -26,6 +26,5 @@ __all__ = [
     "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "ModelMonitor", "Monitor", "Program", "Ran",
     "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "counted",
     "fold_stack", "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading", "layer_kernel",
-    "per_axis",
-    "program", "same_upper", "step_stack", "stepped_program",
+    "per_axis", "program", "same_upper", "step_stack", "stepped_program",
 ]  # fmt: skip

@@ -265,8 +265,7 @@ def _checked(product: Product, name: str, size: int) -> Product:
         if not_finite:
             raise MethodError(
                 f"{name} returned NaN or infinity in {not_finite} of {counted(size, 'number')} for finite ones: an "
-                "operator with "
-                "such entries has no norm. Look for them in its matrix, or where it divides or overflows."
+                "operator with such entries has no norm. Look for them in its matrix, or where it divides or overflows."
             )
         return image.reshape(size).astype(np.float64)
 

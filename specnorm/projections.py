@@ -297,7 +297,7 @@ def _with_clipped_symbol(
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
             blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
             rounds += 1
-        blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
+        blocks = arrays.unscale_blocks(blocks, exponent, xp=xp)
         return xp.astype(polyphase.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype), rounds
 
 

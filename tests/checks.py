@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tracemalloc
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -67,6 +68,22 @@ def assert_encloses(lower: Any, upper: Any, truth: Truth) -> None:
     assert_valid(number(lower), "lower", truth)
     assert_valid(number(upper), "upper", truth)
     assert number(lower) <= number(upper), f"bounds are crossed: {number(lower)!r} > {number(upper)!r}"
+
+
+def calls(function: Callable[[], object], events: tuple[str, ...] = ("call",)) -> int:
+    """Number of events of the profiler while a function runs: calls of Python functions, with "c_call" also of C's."""
+    count = 0
+
+    def note(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in events
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
 
 
 def peak(run: Callable[[], object]) -> int:

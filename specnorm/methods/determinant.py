@@ -57,8 +57,8 @@ class LogDeterminant(Method):
         if spec.cout != spec.cin or max(spec.stride, default=1) > 1:
             raise GeometryError(
                 f"slogdet needs a square layer: {counted(spec.cin, 'channel')} to {spec.cout} with "
-                f"stride={spec.stride} has no "
-                "determinant. The singular values of every layer: singular_values(kernel, input_shape)."
+                f"stride={spec.stride} has no determinant. The singular values of every layer: "
+                "singular_values(kernel, input_shape)."
             )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
@@ -95,20 +95,18 @@ class LogDeterminant(Method):
         sign = xp.prod(xp.reshape(signs_of_blocks, (-1, spec.groups)), axis=1)
         sign = xp.where(xp.isfinite(total), sign, xp.zeros_like(sign))
         gradient = sum(gradients_of_chunks[1:], gradients_of_chunks[0])
-        per_block = xp.reshape(-exponent, (-1,) + (1,) * (gradient.ndim - 1))
-        return Evaluation(total, (sign,), (arrays.unscale(gradient, per_block, xp=xp),))
+        return Evaluation(total, (sign,), (arrays.unscale_blocks(gradient, -exponent, xp=xp),))
 
     @staticmethod
     def _in_range(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
-        """Blocks whose entries are far from the ends of their dtype's range, times a power of two; and the exponents.
+        """Blocks times powers of two, so that no factorisation leaves their dtype's range, and the exponents.
 
-        The other blocks stay as they are, with the exponent 0: their determinants need no sum that rounds.
+        Blocks within half of the range stay as they are, with exponent 0, so that nothing is added to their logarithms.
         """
         exponent = arrays.exponents(blocks, xp=xp)
         half_range = -math.log2(float(xp.finfo(blocks.dtype).smallest_normal)) / 2
         exponent = xp.where(xp.abs(exponent) > half_range, exponent, xp.zeros_like(exponent))
-        per_block = xp.reshape(-exponent, (-1,) + (1,) * (blocks.ndim - 1))
-        return arrays.unscale(blocks, per_block, xp=xp), exponent
+        return arrays.unscale_blocks(blocks, -exponent, xp=xp), exponent
 
     @staticmethod
     def _real_points(grid: Frequencies, spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:

@@ -90,11 +90,11 @@ class Tuning(NamedTuple):
     smallest_wide: int = 128
     """Channels from which that part may be `truncation_of_wide`."""
     truncation_of_wide: float = 0.6
-    """That part for so many channels, if many directions fewer are kept with it. With 0.65, no first cell would have a
-    limit that is high enough for a reduction."""
+    """Part in place of `truncation` from `smallest_wide` channels on, if many directions fewer are kept with it. With
+    0.65, no first cell would have a limit that is high enough for a reduction."""
     kept_of_wide: float = 0.9
-    """Part of the directions up to which these are many fewer. Where the spectrum decays faster, cells that fail by the
-    truncation cost more time than smaller matrices save."""
+    """Ratio of the directions kept with `truncation_of_wide` and with `truncation` up to which these are many fewer. If
+    the spectrum decays faster, cells that fail by the truncation cost more time than smaller matrices save."""
     widest_reduced: float = 0.7
     """Largest part of the channels that is kept; if more of them matter, no direction is left out."""
     least_limit_over_truncation: float = 1.1

@@ -211,6 +211,7 @@ class GramTaps:
         error = symbol_error
         norm_sq = _squares_up(planes, xp=xp)
         previous_norm_sq = norm_sq
+        # The first step sets both.
         square_error = product_error = norm_sq
         for t, relative_error in enumerate(product_errors):
             product_error = norm_sq * relative_error

@@ -198,8 +198,10 @@ class LargestBound:
 
     @property
     def values(self) -> np.ndarray:
-        """The largest bound of each block met so far, shape (b,); a NaN stays."""
-        return self._values
+        """The largest bound of each block met so far, shape (b,), to be read only; a NaN stays."""
+        values = self._values.view()
+        values.flags.writeable = False
+        return values
 
     def iteration(self, pairs: np.ndarray) -> GramIteration:
         """Gram iteration at some pairs."""

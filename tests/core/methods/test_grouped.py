@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import Recipe
+from checks import calls
 from libraries import OPS
 
 import specnorm
@@ -31,22 +31,6 @@ FUNCTIONS: dict[str, tuple[Callable[..., object], float]] = {
 the largest norm; no factor comes near 16, which a loop over the groups would bring."""
 
 
-def counted_calls(function: Callable[[], object]) -> int:
-    """Python calls of a function."""
-    calls = 0
-
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return calls
-
-
 @pytest.mark.parametrize("equal", [False, True], ids=["different norms", "equal norms"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_calls_do_not_grow_with_the_groups(name: str, equal: bool) -> None:
@@ -55,8 +39,8 @@ def test_calls_do_not_grow_with_the_groups(name: str, equal: bool) -> None:
     if equal:
         kernel = np.tile(kernel[:16], (32, 1, 1, 1))
     function(kernel[:32], 2)
-    few = counted_calls(lambda: function(kernel[:32], 2))
-    many = counted_calls(lambda: function(kernel, 32))
+    few = calls(lambda: function(kernel[:32], 2))
+    many = calls(lambda: function(kernel, 32))
     assert many <= factor * few
 
 

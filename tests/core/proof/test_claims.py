@@ -183,7 +183,7 @@ def visited(bound: Any, sizes: tuple[int, ...]) -> list[LargestBound]:
 
 def visited_nan() -> list[LargestBound]:
     (largest,) = visited(grid.symbol_norms_up, (20,))
-    largest.values[:] = np.nan
+    largest._values[:] = np.nan
     return [largest]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Recipe
+from checks import calls
 from hypothesis import given
 from hypothesis import strategies as st
 from libraries import OPS
@@ -157,22 +157,6 @@ def test_limits_ask_for_no_coefficients() -> None:
     assert np.isinf(scalar.norms).all()
 
 
-def counted_calls(function: Callable[[], object]) -> int:
-    """Python calls of a function."""
-    calls = 0
-
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return calls
-
-
 @pytest.mark.parametrize(("taps", "n"), [(7, 16), (9, 24), (11, 9)])
 @pytest.mark.parametrize("function", ["conv_norm", "enclose"])
 def test_depthwise_layers_at_a_size_are_one_table(function: str, taps: int, n: int) -> None:
@@ -191,7 +175,7 @@ def test_depthwise_layers_at_a_size_are_one_table(function: str, taps: int, n: i
         return lambda: getattr(specnorm, function)(kernel[:groups], n, groups=groups)
 
     call(64)()
-    assert counted_calls(call(256)) <= 1.3 * counted_calls(call(64)) + 100
+    assert calls(call(256)) <= 1.3 * calls(call(64)) + 100
 
 
 def test_a_grid_beyond_the_budget_is_bounded_all_the_same() -> None:
