@@ -363,6 +363,8 @@ class ArrayOps:
         Whether operations are queued, so that reading a value waits for all of them.
     dtype : {"float64", "float32"}
         Dtype of the blocks that the method gets.
+    result_dtype : {"float64", "float32"}
+        Dtype of the answer.
     own_dtype : {"float64", "float32"}
         Dtype of gradients and training steps: that of the kernel, or a wider one if the library would lose precision.
     wide_dtype : {"float64", "float32"}
@@ -385,6 +387,7 @@ class ArrayOps:
     on_host: bool = True
     asynchronous: bool = False
     dtype: Dtype = "float64"
+    result_dtype: Dtype = "float64"
     own_dtype: Dtype = "float64"
     wide_dtype: Dtype = "float64"
     exact_float32: bool = True
@@ -446,6 +449,7 @@ class ArrayOps:
             on_host=has_numpy_view or backend.host().name == backend.name,
             asynchronous=backend.asynchronous(like),
             dtype=proof_dtype if precision == "wide" else own_dtype,
+            result_dtype=dtype,
             own_dtype=own_dtype,
             wide_dtype=wide_dtype,
             exact_float32=backend.working_dtype(like, "float32") == "float32",

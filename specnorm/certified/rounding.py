@@ -12,7 +12,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from specnorm import arrays
+from specnorm.certified import host
 from specnorm.errors import KernelError
 
 if TYPE_CHECKING:
@@ -85,18 +88,42 @@ def padded_up(value: Array, gain_sq: int, *, xp: Namespace) -> Array:
 
 
 def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, xp: Namespace) -> Array:
-    """Convert non-negative numbers to a dtype, rounded in the given direction.
+    """Convert non-negative numbers to a dtype, rounded in the given direction: the last conversion of every answer.
 
-    With "up" the result is no smaller, with "down" no larger than the exact number. The allowance covers one rounding
-    of the conversion, and the underflow of an unscaling by a power of two before it. Zero, the norm of the zero kernel
-    alone, stays zero. With "down", a number beyond the dtype's range becomes the largest finite number.
+    With "up" the result is no smaller, with "down" no larger than the exact number. A NumPy array is rounded to the
+    nearest number on that side. For other arrays an allowance covers the rounding of the conversion, since compilers
+    may remove a comparison with the number before it. Both cover the underflow of an unscaling by a power of two
+    before. Zero, the norm of the zero kernel alone, stays zero. With "down", a number beyond the dtype's range becomes
+    the largest finite number.
     """
-    converted = xp.astype(value, dtype)
     if rounds == "nearest":
-        return converted
+        return xp.astype(value, dtype)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _rounded_on_host(np.asarray(value), dtype, rounds)
+    converted = xp.astype(value, dtype)
     info = xp.finfo(dtype)
     eps, tiny, largest = float(info.eps), float(info.smallest_normal), float(info.max)
     if rounds == "up":
         return xp.where(value > 0, converted * (1 + 2 * eps) + tiny, converted)
     lowered = xp.minimum(converted, xp.full_like(converted, largest)) * (1 - 2 * eps) - tiny
     return xp.where(lowered > 0, lowered, xp.zeros_like(lowered))
+
+
+def _rounded_on_host(value: np.ndarray, dtype: Any, rounds: Literal["up", "down"]) -> Any:
+    """`to_dtype` of a NumPy array."""
+    info = np.finfo(dtype)
+    tiny: Any = info.smallest_normal
+    # An unscaling rounds only if its result is subnormal, and then by less than the smallest normal number.
+    may_have_underflowed = value < 2 * float(tiny)
+    with np.errstate(over="ignore", under="ignore"):
+        nearest = value.astype(dtype)
+        if rounds == "up":
+            above = np.where(nearest < value, host.next_up(nearest), nearest)
+            return np.where(may_have_underflowed & (value > 0), above + tiny, above)
+        below = np.minimum(np.where(nearest > value, host.next_down(nearest), nearest), info.max)
+        return np.where(may_have_underflowed, np.maximum(below, tiny) - tiny, below)
+
+
+def conversion_loss(dtype: Literal["float32", "float64"]) -> float:
+    """The largest relative change of a normal number by `to_dtype`, rounded up."""
+    return 4 * float(np.finfo(dtype).eps)

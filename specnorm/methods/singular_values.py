@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count, require_circular, require_exact
@@ -19,6 +20,7 @@ from specnorm.search.enclosing import grid_sizes
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
+    from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
     from specnorm.types import ArrayOps
@@ -42,8 +44,14 @@ class _LayerValues(Method):
         """Number of singular values of a layer."""
         raise NotImplementedError
 
+    @property
+    def _rounds_down(self) -> bool:
+        """Whether each value is a lower bound of the singular value of its rank: the k largest are."""
+        return self.k is not None and not self.smallest
+
     def needs(self, spec: ConvSpec) -> Needs:
-        return replace(self.asks, value_shape=(self.k or self.total(spec),))
+        rounds: Rounds = "down" if self._rounds_down else "nearest"
+        return replace(self.asks, rounds=rounds, value_shape=(self.k or self.total(spec),))
 
     def _check_k(self, spec: ConvSpec) -> None:
         """Refuse a ``k`` that is no count, or more than the singular values that a layer has; None means all of them.
@@ -70,7 +78,8 @@ class SingularValues(_LayerValues):
     Parameters
     ----------
     k : int or None
-        Number of values; None: all, of which a layer without stride has ``prod(input_shape) * min(cin, cout)``.
+        Number of values; None: all, of which a layer without stride has ``prod(input_shape) * min(cin, cout)``. Each of
+        the k largest is a proven lower bound of the singular value of its rank.
     smallest : bool
         Whether the k smallest are meant, not the k largest.
     max_bytes : int, default 4 GiB
@@ -149,7 +158,11 @@ class SingularValues(_LayerValues):
         step = symbols.chunk_length(blocks, ops=ops)
         for start in range(0, len(half), step):
             symbol = symbols.Symbol(blocks, half[start : start + step], ops=ops)
-            u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
+            matrices = symbol.matrices()
+            u, s, vh = xp.linalg.svd(matrices, full_matrices=False)
+            if self._rounds_down:
+                error = symbols.symbol_error(blocks, xp=xp)[:, None]
+                s = norms.singular_values_down(matrices, (u, s, vh), error, xp=xp)
             phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
             parts.append((u, s, vh, phase))
         half_factors = (xp.concat(list(chunks), axis=1) for chunks in zip(*parts, strict=True))
