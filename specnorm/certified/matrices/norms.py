@@ -398,7 +398,7 @@ def singular_values_down(
     factors: tuple[Array, Array, Array],
     error: Array,
     *,
-    xp: Namespace,
+    ops: ArrayOps,
 ) -> Array:
     """Proven lower bounds of the singular values of matrices A (..., m, n), from approximate factors U, S, V*.
 
@@ -416,9 +416,10 @@ def singular_values_down(
     -------
     array, shape (..., r)
     """
+    xp = ops.xp
     u, s, vh = factors
     r = int(s.shape[-1])
-    eye = xp.eye(r, dtype=a.dtype)
+    eye = xp.eye(r, dtype=a.dtype, device=ops.device(a))
 
     def smallest_sq_down(q: Array) -> Array:
         gram_error = rounding.product_error(q.shape[-2], q, xp=xp) * rounding.SLACK * frobenius_up(q, xp=xp) ** 2
