@@ -237,6 +237,8 @@ def site(session: nox.Session) -> None:
     prepare(session, *SITE_TOOLS)
     notebooks = (str(ROOT / "docs" / "_site" / "execute.py"), str(ROOT / "build" / "notebooks"))
     session.run(str(SHARED / "bin" / "python"), *notebooks, env=ONE_THREAD, external=True)
+    kinds = (str(ROOT / "docs" / "_site" / "kinds.py"), str(ROOT / "build" / "kinds.md"))
+    session.run(str(SHARED / "bin" / "python"), *kinds, env=ONE_THREAD, external=True)
     built = ROOT / "build" / "site"
     session.run("mkdocs", "build", "--strict", "-q", "--site-dir", str(built), env={"NO_MKDOCS_2_WARNING": "true"})
     for page in built.rglob("*.html"):

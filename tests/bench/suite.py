@@ -115,6 +115,11 @@ SECTIONS = {
     ]),
     "circular": Section("rfft_svd", CIRCULAR, [*AT_ONE, *squares(16, 32, 128)], (32,)),
     "circular, large": Section("rfft_svd", CIRCULAR, squares(16, 32), (224,)),
+    "singular values": Section("rfft_svd", {
+        "rfft_double": lambda k, n: yardsticks.rfft_double(k, n),
+        "singular_values": lambda k, n: specnorm.singular_values(k, n)[0],
+        "singular_values, k=10": lambda k, n: specnorm.singular_values(k, n, k=10)[0],
+    }, [*squares(64), *squares(64, family="flat"), *squares(64, family="decaying")], (32,)),
     "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(64, 128)),
     "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)}, AT_ONE, (32,), geometry=ZEROS),
     "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
@@ -301,6 +306,34 @@ def networks(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row
         yield from timed(runs, product, of_network, quick)
 
 
+# -- JAX without jit -------------------------------------------------------------------------------------------------
+def concrete_in_jax(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
+    """Calls outside of jit, on arrays of JAX beside the same on NumPy's; also the first call of each."""
+    import jax  # imported here: other sections do without it
+
+    kernel = kernels.like_trained((8, 8, 3, 3) if quick else (64, 64, 3, 3)).astype("float32")
+    array = jax.device_put(kernel)
+    calls = {
+        "conv_norm": of(specnorm.conv_norm),
+        "grid_bound": of(specnorm.grid_bound),
+        "power_norm": of(specnorm.power_norm, **ZEROS),
+    }
+    for name, call in calls.items():
+        n = None if name == "grid_bound" else 32
+        about = {
+            "family": "trained-like",
+            "name": "64 channels",
+            "shape": list(kernel.shape),
+            "n": n,
+            "yardstick": name,
+        }
+        runs = {
+            ("numpy", name): functools.partial(call, kernel, n),
+            ("jax cpu", name): lambda call=call, n=n: jax.block_until_ready(call(array, n)),
+        }
+        yield from timed(runs, ("numpy", name), {**common, **about}, quick)
+
+
 # -- a step of a constraint ------------------------------------------------------------------------------------------
 def constraints(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     """A weight in training, forward and backward: torch's own constraint, in JAX one power step by hand, and ours."""
@@ -324,6 +357,7 @@ def constraints(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[
 
 
 OTHERS: dict[str, tuple[Callable[[Row, bool, Sequence[str]], Iterator[Row]], Sequence[str]]] = {
+    "JAX without jit": (concrete_in_jax, ("jax",)),
     "step of a constraint": (constraints, ("torch", "jax")),
     "network": (networks, ("torch",)),
 }
