@@ -138,8 +138,7 @@ class Backend:
         return False
 
     def numpy_view(self, x: AnyArray) -> bool:
-        """Whether NumPy can read the array without a copy. Then searches run in NumPy, which is faster for them; with
-        `static_shapes`, everything does."""
+        """Whether NumPy can read the array without a copy: then searches run in NumPy, or, with `static_shapes`, all."""
         return False
 
     def working_dtype(self, x: AnyArray, dtype: Dtype) -> Dtype:

@@ -307,8 +307,8 @@ def networks(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row
 
 
 # -- JAX without jit -------------------------------------------------------------------------------------------------
-def concrete_in_jax(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
-    """Calls outside of jit, on arrays of JAX beside the same on NumPy's; also the first call of each."""
+def concrete_in_jax(common: Row, quick: bool, _libraries: Sequence[str]) -> Iterator[Row]:
+    """Calls outside of jit on a JAX array, each also for the first time, beside the same on a NumPy array."""
     import jax  # imported here: other sections do without it
 
     kernel = kernels.like_trained((8, 8, 3, 3) if quick else (64, 64, 3, 3)).astype("float32")
@@ -318,20 +318,16 @@ def concrete_in_jax(common: Row, quick: bool, libraries: Sequence[str]) -> Itera
         "grid_bound": of(specnorm.grid_bound),
         "power_norm": of(specnorm.power_norm, **ZEROS),
     }
+    about = {**common, "family": "trained-like", "name": "64 channels", "shape": list(kernel.shape)}
     for name, call in calls.items():
         n = None if name == "grid_bound" else 32
-        about = {
-            "family": "trained-like",
-            "name": "64 channels",
-            "shape": list(kernel.shape),
-            "n": n,
-            "yardstick": name,
-        }
-        runs = {
-            ("numpy", name): functools.partial(call, kernel, n),
-            ("jax cpu", name): lambda call=call, n=n: jax.block_until_ready(call(array, n)),
-        }
-        yield from timed(runs, ("numpy", name), {**common, **about}, quick)
+        base, in_jax = ("numpy", f"{name}, NumPy array"), ("jax cpu", f"{name}, JAX array")
+        runs = {base: functools.partial(call, kernel, n), in_jax: functools.partial(call, array, n)}
+        rows = list(timed(runs, base, {**about, "n": n, "yardstick": base[1]}, quick))
+        yield from rows
+        seconds = rows[1]["first_call_seconds"]
+        first = {"seconds": seconds, "repeats": 1, "faster": rows[0]["seconds"] / seconds}
+        yield {**rows[1], "contestant": f"{in_jax[1]}, first call", **first, "faster_range": [first["faster"]] * 2}
 
 
 # -- a step of a constraint ------------------------------------------------------------------------------------------
