@@ -138,7 +138,7 @@ class Backend:
         return False
 
     def numpy_view(self, x: AnyArray) -> bool:
-        """Whether NumPy can read the array without a copy: then searches run in NumPy, or, with `static_shapes`, all."""
+        """Whether NumPy can read the array without a copy. Then searches run there; with `static_shapes`, all does."""
         return False
 
     def working_dtype(self, x: AnyArray, dtype: Dtype) -> Dtype:
