@@ -322,7 +322,10 @@ def concrete_in_jax(common: Row, quick: bool, _libraries: Sequence[str]) -> Iter
     for name, call in calls.items():
         n = None if name == "grid_bound" else 32
         base, in_jax = ("numpy", f"{name}, NumPy array"), ("jax cpu", f"{name}, JAX array")
-        runs = {base: functools.partial(call, kernel, n), in_jax: functools.partial(call, array, n)}
+        runs: dict[tuple[str, str], Run] = {
+            base: functools.partial(call, kernel, n),
+            in_jax: functools.partial(call, array, n),
+        }
         rows = list(timed(runs, base, {**about, "n": n, "yardstick": base[1]}, quick))
         yield from rows
         seconds = rows[1]["first_call_seconds"]
