@@ -362,8 +362,7 @@ def test_the_front_door_is_small(package: Any, most: int) -> None:
 
 def moved_names() -> list[tuple[ModuleType, str, str]]:
     """Package, name that it had, and the module that has it now."""
-    moved = [(specnorm, name, module) for module, names in specnorm._MOVED.items() for name in names.split()]
-    return moved + [(specnorm_networks, name, "specnorm_networks.tools") for name in specnorm_networks._MOVED.split()]
+    return [(specnorm, name, module) for module, names in specnorm._MOVED.items() for name in names.split()]
 
 
 @pytest.mark.parametrize(("package", "name", "module"), moved_names(), ids=lambda x: x if isinstance(x, str) else "")
