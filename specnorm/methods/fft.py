@@ -15,7 +15,7 @@ from specnorm.certified.symbol import symbols
 from specnorm.clock import Clock
 from specnorm.errors import GeometryError, Undecided
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
-from specnorm.methods.enclosure import Enclose, enclose_layers
+from specnorm.methods.enclosure import Enclose, enclose_layers, gradients_of
 from specnorm.numerics.costs import eigh_cost
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid
@@ -205,4 +205,4 @@ class NormAtSize(Method):
             )
         lower = as_array([x.lower for x in bounds], blocks, ops=ops)
         upper = as_array([known(x.upper) for x in bounds], blocks, ops=ops)
-        return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in bounds], axis=0),))
+        return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))

@@ -11,7 +11,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -145,11 +145,11 @@ class Program:
         differentiated : bool
             Whether the residuals are needed.
         """
-        ops = self.execution(kernels, backend=backend)
+        ops = replace(self.execution(kernels, backend=backend), differentiated=differentiated)
         if self.needs.searches and ops.traced:
             self.method.refuse_tracer(self.spec)
         if ops.in_numpy:
-            return self._on_host(kernels, ops, differentiated)
+            return self._on_host(kernels, ops)
         with arithmetic.exact(kernels, backend=backend):
             return self._evaluate(kernels, ops)
 
@@ -316,10 +316,13 @@ class Program:
         """Dtype of the computation, with "on the host" appended if it does not run on the kernel's device."""
         return self.execution(kernels, backend=backend).computed_in
 
-    def _on_host(self, kernels: AnyArray, ops: ArrayOps, differentiated: bool) -> Ran:
+    def _on_host(self, kernels: AnyArray, ops: ArrayOps) -> Ran:
         """`forward` in NumPy, with the results copied to the device of the kernels."""
         backend = ops.backend
-        value, stats, residuals, claims, _ = self.forward(backend.to_numpy(kernels), backend=backend.host())
+        host_kernels = backend.to_numpy(kernels)
+        value, stats, residuals, claims, _ = self.forward(
+            host_kernels, backend=backend.host(), differentiated=ops.differentiated
+        )
 
         # If the device has no float64, results are converted to narrower dtypes: bounds by rounding outward once more,
         # other numbers to nearest.
@@ -341,7 +344,7 @@ class Program:
         return Ran(
             to_device(value, result_dtypes, self.needs.rounds),
             tuple(to_device(x, result_dtypes, rounds) for x, rounds in zip(stats, roundings, strict=True)),
-            tuple(to_device(x, residual_dtypes) for x in residuals) if differentiated else (),
+            tuple(to_device(x, residual_dtypes) for x in residuals) if ops.differentiated else (),
             claims,
         )
 
