@@ -513,8 +513,15 @@ def test_networks_without_parameters_have_a_constant(operator: str, constant: fl
 def test_a_file_that_is_no_onnx_model_is_called_what_it_is(tmp_path: Path) -> None:
     """By its content: the suffix says nothing."""
     header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    files = {"safetensors": len(header).to_bytes(8, "little") + header + bytes(4), "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(9)}
-    for kind, names in {"Keras": ["metadata.json", "config.json"], "PyTorch": ["a/data.pkl"], "NumPy": ["w.npy"]}.items():
+    files = {
+        "safetensors": len(header).to_bytes(8, "little") + header + bytes(4),
+        "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(9),
+    }
+    for kind, names in {
+        "Keras": ["metadata.json", "config.json"],
+        "PyTorch": ["a/data.pkl"],
+        "NumPy": ["w.npy"],
+    }.items():
         with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
             for name in names:
                 archive.writestr(name, "")
