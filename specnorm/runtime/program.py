@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -126,6 +126,8 @@ class Program:
     shape: tuple[int, ...]
     dtype: str
     needs: Needs = field(init=False, compare=False, repr=False)
+    differentiable: ClassVar[bool] = True
+    """Whether the program has a pullback."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", self.method.needs(self.spec))
