@@ -51,20 +51,6 @@ _LOADED_WHEN_ASKED_FOR = {
 }
 """Public names, and the modules that are imported when one of them is asked for."""
 
-_MOVED = {
-    "specnorm.methods": (
-        "METHODS Completion Enclose ExactFFT FantasticFour Gram Grid Isometry Kind Method Power PowerTopK Reshaped "
-        "Smallest SymbolNorm TensorNorm Unfoldings"
-    ),
-    "specnorm.errors": (
-        "BackendConflict BackendError BackendVersion BrokenBackend CertificateError GeometryError KernelError "
-        "MethodError MixedBackends ModelFileError NoBackend SecondDerivativeError"
-    ),
-    "specnorm.robustness": "certified_radius curvature_bound",
-    "specnorm_audit": "Row",
-}
-"""Modules, and the names that were in `specnorm` itself before 0.2."""
-
 if TYPE_CHECKING:
     from specnorm_audit import Report, audit
 
@@ -87,16 +73,6 @@ else:  # else type checkers would take any name for one of ours
 
         if name in _LOADED_WHEN_ASKED_FOR:
             return getattr(import_module(f"specnorm.{_LOADED_WHEN_ASKED_FOR[name]}"), name)
-        for module, names in _MOVED.items():
-            if name in names.split():
-                import warnings
-
-                warnings.warn(
-                    f"specnorm.{name} is {module}.{name} now; the old name leaves with version 0.3.",
-                    DeprecationWarning,
-                    stacklevel=2,
-                )
-                return getattr(import_module(module), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

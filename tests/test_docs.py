@@ -20,13 +20,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import kinds
 import pytest
 from geometries import table
 from processes import ran
 
 import specnorm
-from specnorm.methods import METHODS
 from specnorm.problem.spec import Geometry, Layer
 
 ROOT = Path(__file__).parent.parent
@@ -294,14 +292,6 @@ def test_the_page_begins_with_what_users_ask_first_and_ends_with_errors() -> Non
     assert places == sorted(places)
     anchors = re.findall(r"^\| \[.*?\]\(#([\w-]+)\)", API, re.MULTILINE)
     assert anchors == [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings[1:]]
-
-
-# -- kinds -------------------------------------------------------------------------------------------------------
-def test_the_table_of_kinds_is_what_the_methods_say() -> None:
-    """One table for all functions; other pages link to it."""
-    assert METHODS.keys() == {name for name, _ in kinds.FUNCTIONS.values() if name}
-    page = kinds.PAGE.read_text(encoding="utf-8")
-    assert kinds.replaced(page) == page, "docs/guarantees.md holds another table; write it by: python tests/kinds.py"
 
 
 # -- notebooks -----------------------------------------------------------------------------------------------------

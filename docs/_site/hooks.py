@@ -14,6 +14,9 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 EXECUTED = ROOT / "build" / "notebooks"
 """Where `docs/_site/execute.py` writes."""
+KINDS = ROOT / "build" / "kinds.md"
+"""Where `docs/_site/kinds.py` writes."""
+TABLE_OF_KINDS = re.compile(r"(<!-- kinds: .*? -->\n).*?(<!-- end of kinds -->)", re.DOTALL)
 OUTPUT = re.compile(r'<span class="c1"># &gt; ?(.*?)</span>\n')
 """A comment ``# > ...``, which stands for what a script prints."""
 PRINTED = re.compile(r'<span class="go">([^<]*)</span>\n')
@@ -71,6 +74,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     markdown = re.sub(r"\]\((?:\.\./)+README\.md", "](index.md", markdown)
     if page.file.src_uri == "gallery/README.md":
         markdown = re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", markdown)
+    if page.file.src_uri == "guarantees.md" and KINDS.is_file():
+        table = KINDS.read_text(encoding="utf-8")
+        markdown = TABLE_OF_KINDS.sub(lambda marks: f"{marks[1]}\n{table}\n{marks[2]}", markdown)
     markdown = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", markdown)
     return re.sub(r"^```python\n(?=>>> )", "```pycon\n", markdown, flags=re.MULTILINE)
 

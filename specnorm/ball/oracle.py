@@ -13,21 +13,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
 from specnorm import arrays
-from specnorm.backends import Backend, backend_for
+from specnorm.backends import backend_for
 from specnorm.ball import proof
 from specnorm.certified import arithmetic
-from specnorm.errors import KernelError
 from specnorm.layers import takes_layers
 from specnorm.methods.base import Method, Needs, as_number
 from specnorm.problem import polyphase
 from specnorm.problem.spec import ConvSpec, Geometry
-from specnorm.runtime.program import Program, Ran, program_for
+from specnorm.runtime.program import Program, Ran, check_finite, program_for
 from specnorm.types import ArrayOps, ArrayT
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
     from specnorm.result import Kind
-    from specnorm.types import AnyArray
+    from specnorm.types import AnyArray, Backend
 
 _POLYNOMIALS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -37,8 +36,8 @@ _POLYNOMIALS = (
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
     (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
 )
-"""Coefficients a, b, c of odd polynomials ``a x + b x**3 + c x**5``. One after the other, they send singular values from
-1e-3 to 1 near to 1: Amsel, Persson, Musco, Gower, "The Polar Express", arXiv:2505.16932, 2025, algorithm 1."""
+"""Coefficients a, b, c of odd polynomials ``a x + b x**3 + c x**5``. One after the other, they send singular values
+from 1e-3 to 1 near to 1: Amsel, Persson, Musco, Gower, "The Polar Express", arXiv:2505.16932, 2025, algorithm 1."""
 _SAFETY = 1.01
 """Singular values are divided by this before each polynomial, against rounding (there, section 3.4)."""
 _RENEWED = 3
@@ -92,7 +91,7 @@ def lmo(gradient: ArrayT, *, bound: float = 1.0, **geometry: Unpack[Geometry]) -
     given: Any = gradient
     backend = backend_for(given)
     if not backend.is_traced(given):
-        _check_finite(given, backend)
+        check_finite(given, tuple(given.shape), what="gradient", backend=backend)
     direction = directions(backend.detach(given), tuple(given.shape), bound=bound, **geometry)
     result: ArrayT = backend.without_derivative(direction, given, _NO_DERIVATIVE)
     return result
@@ -234,15 +233,3 @@ def _product(
         if number + 1 < len(polynomials):
             gram = xp.matmul(xp.matmul(factor, gram), factor)
     return product
-
-
-def _check_finite(gradient: Any, backend: Backend) -> None:
-    """Refuse a gradient with known values that are not finite."""
-    xp: Any = backend.namespace(gradient)
-    is_finite = xp.isfinite(gradient)
-    if not bool(xp.all(is_finite)):
-        count = int(xp.sum(xp.astype(~is_finite, xp.int32)))
-        raise KernelError(
-            f"gradient of shape {tuple(gradient.shape)} holds {count} non-finite value{'s' * (count > 1)} (NaN or "
-            "infinity). Expected finite numbers: look where the training diverged. A gradient scaler skips such steps."
-        )

@@ -131,9 +131,9 @@ def _norm_by_reshaping_up(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> A
 def matrix_norm_up(matrices: Array, *, xp: Namespace) -> Array:
     """Bound of the norm of each matrix M (b, m, n), shape (b,); close if M has singular values of about 1, or 0.
 
-    Let ``B_0 = fl(M M^T)`` and ``B_t = fl(B_{t-1}^T B_{t-1})``, with an error of norm at most e_t. After T squarings U_T,
-    the bound `absolute_up`, bounds ``||B_T||``. Going back, ``||B_{t-1}|| <= sqrt(U_t + e_t) = U_{t-1}``, and at the end
-    ``||M|| <= sqrt(U_0 + e_0)``. For a power that overflows, the bound is infinite.
+    Let ``B_0 = fl(M M^T)`` and ``B_t = fl(B_{t-1}^T B_{t-1})``, with an error of norm at most e_t. After T squarings
+    U_T, the bound `absolute_up`, bounds ``||B_T||``. Going back, ``||B_{t-1}|| <= sqrt(U_t + e_t) = U_{t-1}``, and at
+    the end ``||M|| <= sqrt(U_0 + e_0)``. For a power that overflows, the bound is infinite.
     """
     power, error = _square_up(xp.matrix_transpose(matrices), xp=xp)
     errors = [error]
@@ -167,10 +167,7 @@ def _square_up(factors: Array, *, xp: Namespace) -> tuple[Array, Array]:
 
 
 def absolute_up(matrices: Array, *, xp: Namespace) -> Array:
-    """Bound of the norm of |M| for each matrix M (b, m, n): the root of the largest row sum times the largest column sum.
-
-    It bounds the norm of M, too.
-    """
+    """Bound of the norm of |M|, and so of M, for each M (b, m, n): the root of its largest row sum times column sum."""
     magnitudes = xp.abs(matrices)
     rows = xp.max(xp.sum(magnitudes, axis=2), axis=1)
     columns = xp.max(xp.sum(magnitudes, axis=1), axis=1)
