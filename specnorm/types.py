@@ -286,7 +286,7 @@ class Backend:
         `runtime.program.Ran`
             Without usable residuals; without claims if a compiler ran the program.
         """
-        return program.forward(kernels, backend=self)
+        return program.forward(kernels, backend=self, differentiated=False)
 
     def value_and_grad(self, program: Any, kernel: AnyArray) -> tuple[AnyArray, AnyArray]:
         """Value and gradient of a program with a single value, by its pullback instead of automatic differentiation.
@@ -378,6 +378,8 @@ class ArrayOps:
         Whether the call has to run in NumPy on the host instead, with operations of its own.
     too_wide : bool
         Whether the kernels are float64 although the library computes in float32.
+    differentiated : bool
+        Whether a gradient may follow, so that `Method.forward` has to return residuals.
     computed_in : str
         The dtype of the computation, for results; with "on the host" appended if it does not run on the device.
     """
@@ -395,6 +397,7 @@ class ArrayOps:
     memory: int = MEMORY
     in_numpy: bool = False
     too_wide: bool = False
+    differentiated: bool = True
     computed_in: str = "float64"
 
     @classmethod

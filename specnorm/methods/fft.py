@@ -17,7 +17,7 @@ from specnorm.certified.symbol.grid import quotient_at_down
 from specnorm.clock import Clock
 from specnorm.errors import GeometryError, MethodError, Undecided
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
-from specnorm.methods.enclosure import Enclose, enclose_layers
+from specnorm.methods.enclosure import Enclose, enclose_layers, gradients_of
 from specnorm.numerics.costs import eigh_cost
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid
@@ -241,4 +241,4 @@ class NormAtSize(Method):
             )
         lower = as_array([x.lower for x in bounds], blocks, ops=ops)
         upper = as_array([known(x.upper) for x in bounds], blocks, ops=ops)
-        return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in bounds], axis=0),))
+        return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))

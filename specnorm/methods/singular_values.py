@@ -143,7 +143,7 @@ class SingularValues(_LayerValues):
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         if values.shape[1] == 1:
-            return values[:, 0, :], xp.zeros((values.shape[0],), dtype=xp.int64, device=values.device)
+            return values[:, 0, :], xp.argmax(values[:, :, 0], axis=1)
         flat = xp.reshape(values, (values.shape[0], -1))
         order = self._order(flat, flat.shape[1], xp=xp)
         return xp.take_along_axis(flat, order[:, : self.k or flat.shape[1]], axis=1), order
@@ -351,8 +351,8 @@ class OwnSingularValues(_LayerValues):
         wanted = slice(values.shape[-1] - count, values.shape[-1]) if self.smallest else slice(0, count)
         right = xp.matrix_transpose(v)[:, wanted, :]
         # Of <u_j, A v_j>, with the vectors held fixed.
-        kernel_gradients = layer.kernel_gradient(u[:, wanted, :], right)
-        return Evaluation(values[:, wanted], (), (kernel_gradients,))
+        gradients = (layer.kernel_gradient(u[:, wanted, :], right),) if ops.differentiated else ()
+        return Evaluation(values[:, wanted], (), gradients)
 
 
 def _positions(spec: ConvSpec) -> int:
