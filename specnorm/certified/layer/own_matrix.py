@@ -302,7 +302,8 @@ def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> 
     # Each of the products in an entry may underflow, and the kernel's entry in it may have, when it was scaled: not of a
     # kernel of zeros.
     tiny = float(xp.finfo(images.dtype).smallest_normal)
-    largest = ops.to_numpy(xp.max(xp.abs(xp.reshape(layer.kernels, (layer.kernels.shape[0], -1))), axis=1)).tolist()
+    entries = xp.reshape(layer.kernels, (layer.kernels.shape[0], -1))
+    largest = ops.to_numpy(xp.max(xp.abs(entries), axis=1)).tolist()
     lengths_of_layers = zip(lengths(images), lengths(absolute_images), lengths(vectors), largest, strict=True)
     bounds = []
     for image_length, absolute_length, length, entry in lengths_of_layers:
