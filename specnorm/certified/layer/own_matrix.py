@@ -299,8 +299,8 @@ def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> 
         # Without underflow: the vector may lie on channels that are far weaker than others.
         return [float(length) for length in host.norm_up(ops.to_numpy(x[:, 0, :]).astype(np.float64))]
 
-    # Each of the products in an entry may underflow, and the kernel's entry in it may have, when it was scaled: not of a
-    # kernel of zeros.
+    # Each of the products in an entry may underflow, and the kernel's entry in it may have, when it was scaled; but no
+    # entry of a kernel of zeros.
     tiny = float(xp.finfo(images.dtype).smallest_normal)
     entries = xp.reshape(layer.kernels, (layer.kernels.shape[0], -1))
     largest = ops.to_numpy(xp.max(xp.abs(entries), axis=1)).tolist()
