@@ -13,6 +13,7 @@ from specnorm.layers import takes_layers
 from specnorm.methods import Completion
 from specnorm.methods.base import Evaluation
 from specnorm.problem.spec import Geometry
+from specnorm.result import shown
 from specnorm.runtime.program import check_values
 from specnorm.runtime.stepping import state_shapes, stepped_program
 from specnorm.search.completion import completion_shape
@@ -38,6 +39,10 @@ class Completed(NamedTuple):
 
     kernel: Any
     bound: Any
+
+    def __repr__(self) -> str:
+        """The bound and the shape of H, in one line."""
+        return f"Completed({shown(self.bound, 'upper')} is a bound, kernel of shape {tuple(self.kernel.shape)})"
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ def operator_norm(
         A function ``v -> A v`` from float64 arrays of shape (n,) to (m,), together with the next two arguments. Or what
         SciPy's ``aslinearoperator`` takes: operators of SciPy and pylops, sparse and dense matrices, real or complex.
         Or an object that is called on arrays, with ``H`` or ``adjoint`` and the shapes of its inputs and outputs:
-        linear operators of SigPy, SCICO and ODL. For functions of tensors, see `specnorm_torch.linear_operator(function,
-        x)` and `specnorm_jax.linear_operator`.
+        linear operators of SigPy, SCICO and ODL. For functions of tensors, see `specnorm_torch.linear_operator` and
+        `specnorm_jax.linear_operator`.
     rmatvec : callable, optional
         The adjoint ``u -> A* u``, if ``operator`` is a function. It is tested with one random pair of vectors.
     shape : (m, n), optional
