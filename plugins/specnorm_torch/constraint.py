@@ -182,14 +182,14 @@ class SpectralNorm(nn.Module):
         if self._step_of_pass is not None and self._step_of_pass.model is model:
             self._step_of_pass = None
 
-    @property
-    def waits_for_step(self) -> bool:
-        """Whether a model that is called now takes this constraint's step."""
+    def weight_without_step(self) -> Tensor | None:
+        """Return the weight if a model that is called now takes its step; else None."""
         weight = self.original
         if not self.training or not self.state_names or weight is None or is_lazy(weight) or weight.is_meta:
-            return False
-        has_step = self._step_of_pass is not None and self._step_of_pass.is_of(weight)
-        return not has_step and not BACKEND.is_compiled_or_transformed(weight, *self.state.values())
+            return None
+        if self._step_of_pass is not None and self._step_of_pass.is_of(weight):
+            return None
+        return None if BACKEND.is_compiled_or_transformed(weight, *self.state.values()) else weight
 
     def _for_weight(self, step: Step, weight: Tensor) -> Step:
         """Return a step with its gradient in the shape of the weight."""
@@ -468,10 +468,10 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     is_replica = getattr(model, "_is_replica", False)
     if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
         return
-    waiting = [x for x in model.modules() if isinstance(x, SpectralNorm) and x.waits_for_step]
-    weights = [x.original for x in waiting]
-    inputs = [x.next_input(weight) for x, weight in zip(waiting, weights, strict=True)]
-    for x, step, weight in zip(waiting, take_steps(inputs, model), weights, strict=True):
+    constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
+    waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
+    inputs = [x.next_input(weight) for x, weight in waiting]
+    for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
         x.put_step_of_pass(step, model, weight)
 
 

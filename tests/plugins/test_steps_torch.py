@@ -175,7 +175,12 @@ def test_iterations_that_are_changed_count_at_once(monkeypatch: pytest.MonkeyPat
         model(IMAGES)
     seen: list[int] = []
     plain = steps.take_plain_steps
-    monkeypatch.setattr(steps, "take_plain_steps", lambda xs: seen.extend(x.sweeps for x in xs) or plain(xs))
+
+    def counted(inputs: Any) -> Any:
+        seen.extend(x.sweeps for x in inputs)
+        return plain(inputs)
+
+    monkeypatch.setattr(steps, "take_plain_steps", counted)
     constraint_of(model.layers[2]).n_power_iterations = 5
     model(IMAGES)
     assert seen == [1, 1, 5, 1]
@@ -466,11 +471,11 @@ class FakeGraph:
         self.replays += 1
         new = self.recorded._function(self.recorded._inputs)
         for old, found in zip(self.recorded._outputs, new, strict=True):
-            for x, y in zip((old.factor, old.slope, old.gradient, *old.state), _flat(found), strict=True):
-                x.copy_(torch.as_tensor(y))
+            for x, y in zip(flat(old), flat(found), strict=True):
+                x.copy_(y)
 
 
-def _flat(step: Any) -> tuple[Any, ...]:
+def flat(step: Any) -> tuple[Any, ...]:
     return step.factor, step.slope, step.gradient, *step.state
 
 
@@ -481,7 +486,7 @@ def test_a_recording_is_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
         found = steps.take_plain_steps(inputs)
         return [x._replace(factor=torch.tensor(x.factor), slope=torch.tensor(x.slope)) for x in found]
 
-    recorded = steps.Recorded(in_tensors)
+    recorded: Any = steps.Recorded(in_tensors)
     graphs: list[FakeGraph] = []
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
