@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -59,14 +60,12 @@ class _StepOfPass:
 
     Parameters
     ----------
-    model : Module
     weight : Tensor
     version : int
         Of the weight, by which a change in place is seen.
     step : Step
     """
 
-    model: nn.Module
     weight: Tensor
     version: int
     step: Step
@@ -111,7 +110,7 @@ class SpectralNorm(nn.Module):
         self._state_fits = True
         self._passes = 0
         self._settled: _Settled | None = None
-        self._step_of_pass: _StepOfPass | None = None
+        self.step_of_pass: _StepOfPass | None = None
         self._program_of_kernel: SteppedProgram | None = None
         # The list of parametrisations that contains this one, and the parameter. A module in a tuple does not become a
         # submodule.
@@ -162,10 +161,10 @@ class SpectralNorm(nn.Module):
             compiled = self._state_fits and torch.compiler.is_compiling()
             sweeps = self._compiled_sweeps() if compiled else self._sweeps()
             return self._scaled_by_tensor_operations(weight, sweeps, move=True)
-        taken = self._step_of_pass
+        taken = self.step_of_pass
         if taken is None or not taken.is_of(weight):
             (step,) = take_steps([self.next_input(weight)], self)
-            return _scaled(weight, self._for_weight(step, weight))
+            return _scaled(weight, self.for_weight(step, weight))
         return _scaled(weight, taken.step)
 
     def next_input(self, weight: Tensor) -> StepInput:
@@ -173,25 +172,16 @@ class SpectralNorm(nn.Module):
         kernel = self.kernel(weight.detach())
         return StepInput(self._program_for(kernel), self.scaling, self._sweeps(), kernel, tuple(self.state.values()))
 
-    def put_step_of_pass(self, step: Step, model: nn.Module, weight: Tensor) -> None:
-        """Keep a step for the uses of the weight in the present pass of a model."""
-        self._step_of_pass = _StepOfPass(model, weight, version_of(weight), self._for_weight(step, weight))
-
-    def end_pass(self, model: nn.Module) -> None:
-        """Forget the step that was taken when a model was called."""
-        if self._step_of_pass is not None and self._step_of_pass.model is model:
-            self._step_of_pass = None
-
     def weight_without_step(self) -> Tensor | None:
         """Return the weight if a model that is called now takes its step; else None."""
         weight = self.original
         if not self.training or not self.state_names or weight is None or is_lazy(weight) or weight.is_meta:
             return None
-        if self._step_of_pass is not None and self._step_of_pass.is_of(weight):
+        if self.step_of_pass is not None and self.step_of_pass.is_of(weight):
             return None
         return None if BACKEND.is_compiled_or_transformed(weight, *self.state.values()) else weight
 
-    def _for_weight(self, step: Step, weight: Tensor) -> Step:
+    def for_weight(self, step: Step, weight: Tensor) -> Step:
         """Return a step with its gradient in the shape of the weight."""
         if self.dim is None:
             return step
@@ -270,7 +260,7 @@ class SpectralNorm(nn.Module):
             )
             (step,) = take_plain_steps([settling])
             (step,) = take_plain_steps([settling._replace(sweeps=0, state=step.state)])
-            step = self._for_weight(step, weight)
+            step = self.for_weight(step, weight)
             settled = _Settled(weight, version_of(weight), weight.detach().clone(), step)
             self._settled = settled
             self.scale.copy_(torch.as_tensor(step.factor))
@@ -293,7 +283,7 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype, and forget norms and steps of the weight before."""
-        self._settled = self._step_of_pass = None
+        self._settled = self.step_of_pass = None
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -336,7 +326,7 @@ class SpectralNorm(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
-        return {**self.__dict__, "_settled": None, "_step_of_pass": None, "_program_of_kernel": None}
+        return {**self.__dict__, "_settled": None, "step_of_pass": None, "_program_of_kernel": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -472,16 +462,21 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
     inputs = [x.next_input(weight) for x, weight in waiting]
     for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
-        x.put_step_of_pass(step, model, weight)
+        x.step_of_pass = _StepOfPass(weight, version_of(weight), x.for_weight(step, weight))
+    _PASSES.setdefault(model, []).append([x for x, _ in waiting])
 
 
 def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
     """Forget the steps of the pass: a weight that is used later, even an equal one, has a step of its own."""
     if torch.compiler.is_compiling():
         return
-    for x in model.modules():
-        if isinstance(x, SpectralNorm):
-            x.end_pass(model)
+    passes = _PASSES.get(model)
+    for x in passes.pop() if passes else ():
+        x.step_of_pass = None
+
+
+_PASSES: weakref.WeakKeyDictionary[nn.Module, list[list[SpectralNorm]]] = weakref.WeakKeyDictionary()
+"""The constraints that have a step in the present forward passes of each model, the last pass last."""
 
 
 def _check_eps(eps: object) -> None:

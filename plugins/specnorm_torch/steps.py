@@ -37,14 +37,22 @@ class Scaling:
     eps: float
     only_shrink: bool
 
-    def factor(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factors for kernels with these norms, and the derivatives of the factors by the norms."""
+    def factor(self, value: Any, *, where: Callable[[Any, Any, Any], Any] = torch.where) -> tuple[Any, Any]:
+        """Return the factors for kernels with these norms, and the derivatives of the factors by the norms.
+
+        Both are tensors as the norms are; with ``where=_one_of``, numbers.
+        """
         # A kernel that is nearly zero would be scaled up from rounding errors.
         is_tiny = value <= self.eps
         is_left = is_tiny | (value <= self.bound) if self.only_shrink else is_tiny
-        divisor = torch.where(is_tiny, 1.0, value)
+        divisor = where(is_tiny, 1.0, value)
         factor = self.bound / divisor
-        return torch.where(is_left, 1.0, factor), torch.where(is_left, 0.0, -factor / divisor)
+        return where(is_left, 1.0, factor), where(is_left, 0.0, -factor / divisor)
+
+
+def _one_of(condition: bool, x: float, y: float) -> float:
+    """`torch.where` of numbers."""
+    return x if condition else y
 
 
 class StepInput(NamedTuple):
@@ -131,12 +139,12 @@ def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
             states = tuple(torch.stack(x) for x in zip(*(x.state for x in stack), strict=True))
             value, gradient, after = program.step(kernels, states, sweeps=sweeps, backend=BACKEND)
         factors: Any
-        slopes: Any
-        factors, slopes = scaling.factor(value)
         if value.device.type == "cpu":
-            factors, slopes = factors.tolist(), slopes.tolist()
+            factors = [scaling.factor(x, where=_one_of) for x in value.tolist()]
+        else:
+            factors = list(zip(*scaling.factor(value), strict=True))
         for j, place in enumerate(places):
-            steps[place] = Step(factors[j], slopes[j], gradient[j], tuple(x[j] for x in after))
+            steps[place] = Step(*factors[j], gradient[j], tuple(x[j] for x in after))
     return [steps[j] for j in range(len(inputs))]
 
 

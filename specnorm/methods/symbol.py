@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 _ALL_VECTORS = 4
 """Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
+_LEAST_VECTORS = 16
+"""Least number of vectors of all points together, for grids of few points."""
 _MATRIX_STEPS = 16
-"""Steps of a matrix outside of training, each with a filter of degree 12."""
+"""Steps of a matrix outside of training, each with a filter of degree 8."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
 _UNROLLED = 3
-"""Steps of a matrix up to which a Python loop is used, as in training. More are a loop that compilers keep as a loop."""
+"""Number of steps of a matrix up to which a Python loop is used. Compilers keep more steps as a loop."""
 _ROUNDS = 2
 """Rounds of refinement in a training step."""
 _START_ROUNDS = 4
@@ -47,7 +49,7 @@ class SymbolNorm(Stepped):
     value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are
     the state. A step takes about two products of the kernel with all of them, and follows *every* maximum. Symbols of
     depthwise layers are numbers: a step is one product of the kernel with a table, and does not read the state. A
-    matrix has one frequency. It is followed by one real vector, which each step filters by a Chebyshev polynomial.
+    matrix has one frequency. It is followed by two real vectors, which each step filters by a Chebyshev polynomial.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ class SymbolNorm(Stepped):
         limits that were measured in training loops (`default_points`).
     vectors : int
         Least number of vectors at each point. Two vectors follow two singular values that cross. If the smaller side
-        has at most 4 channels, there are as many vectors as channels. A matrix has one vector.
+        has at most 4 channels, there are as many vectors as channels. A matrix has two.
 
     References
     ----------
@@ -102,8 +104,7 @@ class SymbolNorm(Stepped):
             highest_group, tall, triples = self._highest(tall, spec, _START_ROUNDS, _LAST_ROUNDS, ops=ops)
             group = (highest_group,)
         elif _is_matrix(spec):
-            step = _matrix_step(tall, self.start(blocks, spec, ops=ops)[0], sweeps=1, ops=ops)
-            triples = _of_matrix(step, tall.ndim - 3, ops=ops)
+            triples, _ = _matrix_step(tall, self.start(blocks, spec, ops=ops)[0], sweeps=1, ops=ops)
         else:
             triples = self._run_from_start(tall, ops=ops)[1]
         wide = arrays.in_wide_dtype(tall, ops=ops)
@@ -135,12 +136,12 @@ class SymbolNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Right vectors, as (real, imaginary), at the points of the grid; the one vector of a matrix is real."""
+        """Right vectors, as (real, imaginary), at the points of the grid; those of a matrix are real."""
         channels = min(spec.block_shape[:2])
         if _is_matrix(spec):
-            return {"vectors": (channels, 1, 1, 1)}
+            return {"vectors": (channels, min(2, channels), 1, 1)}
         grid = self._scalar_grid(spec) if _is_scalar(spec) else self._grid(spec.block_kernel_shape, channels)
-        return {"vectors": (channels, 1 if _is_scalar(spec) else self._count(channels), len(grid), 2)}
+        return {"vectors": (channels, 1 if _is_scalar(spec) else self._count(channels, len(grid)), len(grid), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         tall = arrays.tall(blocks, xp=ops.xp)
@@ -149,7 +150,7 @@ class SymbolNorm(Stepped):
             return (arrays.real_pair(grid_vectors.start_vectors(tall, 1, points, ops=ops), xp=ops.xp),)
         if _is_matrix(spec):
             first = matrix_vectors.start(_matrices(tall, xp=ops.xp), ops=ops)
-            return (_matrix_step(tall, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[2][..., None, None],)
+            return (_matrix_step(tall, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None],)
         return (arrays.real_pair(self._run_from_start(tall, ops=ops)[0], xp=ops.xp),)
 
     def advance(
@@ -170,9 +171,9 @@ class SymbolNorm(Stepped):
             residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
             return Evaluation(triples.value, (), (*residuals, group)), state
         if _is_matrix(spec):
-            value, left, right = _matrix_step(tall, state[0], sweeps=sweeps, ops=ops)
-            evaluation = Evaluation(value, (), (left, xp.matrix_transpose(right)))
-            return evaluation, (right[..., None, None],) if sweeps else state
+            triples, vectors = _matrix_step(tall, state[0], sweeps=sweeps, ops=ops)
+            residuals = (triples.left[:, :, None], triples.right[:, None, :])
+            return Evaluation(triples.value, (), residuals), (vectors[..., None, None],) if sweeps else state
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, grid, ops=ops)
         vectors = ops.complex(state[0][..., 0], state[0][..., 1])
@@ -189,7 +190,7 @@ class SymbolNorm(Stepped):
         """Vectors after the first steps, and the triples that they lead to."""
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, grid, ops=ops)
-        vectors = grid_vectors.start_vectors(tall, self._count(tall.shape[2]), len(grid), ops=ops)
+        vectors = grid_vectors.start_vectors(tall, self._count(tall.shape[2], len(grid)), len(grid), ops=ops)
         (vectors,) = arrays.repeated(
             lambda state: (grid_vectors.step(waves, state[0])[0],), _START_STEPS - 1, (vectors,), ops=ops
         )
@@ -212,9 +213,11 @@ class SymbolNorm(Stepped):
     def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
 
-    def _count(self, channels: int) -> int:
+    def _count(self, channels: int, points: int) -> int:
         """Vectors at each point."""
-        return channels if channels <= _ALL_VECTORS else min(self.vectors, channels)
+        if channels <= _ALL_VECTORS:
+            return channels
+        return min(max(self.vectors, -(-_LEAST_VECTORS // points)), channels)
 
     @staticmethod
     def _residuals(
@@ -243,25 +246,20 @@ def _matrices(tall: Array, *, xp: Namespace) -> Array:
     return xp.reshape(tall, tall.shape[:3])
 
 
-def _matrix_step(tall: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> tuple[Array, Array, Array]:
-    """`matrix_vectors.step`, at least once, from vectors (b, p, 1, 1, 1)."""
+def _matrix_step(tall: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> tuple[Triples, Array]:
+    """`matrix_vectors.step`, at least once, from vectors (b, p, r, 1, 1): triples at frequency 0, and the vectors."""
     xp = ops.xp
     matrices, vectors = _matrices(tall, xp=xp), vectors[..., 0, 0]
 
     def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return (matrix_vectors.step(matrices, state[0], ops=ops)[2],)
+        return (matrix_vectors.step(matrices, state[0], ops=ops)[0],)
 
     if sweeps > _UNROLLED:
         (vectors,) = arrays.repeated(repeat, sweeps - 1, (vectors,), ops=ops)
     else:
         for _ in range(sweeps - 1):
             (vectors,) = repeat((vectors,))
-    return matrix_vectors.step(matrices, vectors, ops=ops)
-
-
-def _of_matrix(step: tuple[Array, Array, Array], axes: int, *, ops: ArrayOps) -> Triples:
-    """The triple of a matrix, at frequency 0 of so many axes."""
-    xp = ops.xp
-    value, left, right = step
-    left, right = (ops.complex(x[:, :, 0], xp.zeros_like(x[:, :, 0])) for x in (left, right))
-    return Triples(value, left, right, xp.broadcast_to(xp.zeros_like(value)[:, None], (value.shape[0], axes)))
+    vectors, images = matrix_vectors.step(matrices, vectors, ops=ops)
+    left, norms = arrays.normalise(images[:, :, 0], xp=xp)
+    angles = xp.broadcast_to(xp.zeros_like(norms), (norms.shape[0], tall.ndim - 3))
+    return Triples(norms[:, 0], left, vectors[:, :, 0], angles), vectors
