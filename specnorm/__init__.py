@@ -31,7 +31,7 @@ __all__ = [
     # Any method, as a value.
     "measure", "compare", "value_and_grad",
     # Kernels with smaller norms, and training.
-    "rescale", "clip", "gram_rescaling", "fold_batch_norm", "init_tracking", "track", "track_many",
+    "rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm", "init_tracking", "track", "track_many",
     # Whole models, matrices and black boxes.
     "audit", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
     # What answers and errors are.
@@ -46,27 +46,15 @@ _LOADED_WHEN_ASKED_FOR = {
     "Completed": "completing",
     "complete": "completing",
     "completion_bound": "completing",
+    "lmo": "ball",
     "operator_norm": "probable",
 }
 """Public names, and the modules that are imported when one of them is asked for."""
 
-_MOVED = {
-    "specnorm.methods": (
-        "METHODS Completion Enclose ExactFFT FantasticFour Gram Grid Isometry Kind Method Power PowerTopK Reshaped "
-        "Smallest SymbolNorm TensorNorm Unfoldings"
-    ),
-    "specnorm.errors": (
-        "BackendConflict BackendError BackendVersion BrokenBackend CertificateError GeometryError KernelError "
-        "MethodError MixedBackends ModelFileError NoBackend SecondDerivativeError"
-    ),
-    "specnorm.robustness": "certified_radius curvature_bound",
-    "specnorm_audit": "Row",
-}
-"""Modules, and the names that were in `specnorm` itself before 0.2."""
-
 if TYPE_CHECKING:
     from specnorm_audit import Report, audit
 
+    from specnorm.ball import lmo
     from specnorm.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
 else:  # else type checkers would take any name for one of ours
@@ -85,16 +73,6 @@ else:  # else type checkers would take any name for one of ours
 
         if name in _LOADED_WHEN_ASKED_FOR:
             return getattr(import_module(f"specnorm.{_LOADED_WHEN_ASKED_FOR[name]}"), name)
-        for module, names in _MOVED.items():
-            if name in names.split():
-                import warnings
-
-                warnings.warn(
-                    f"specnorm.{name} is {module}.{name} now; the old name leaves with version 0.3.",
-                    DeprecationWarning,
-                    stacklevel=2,
-                )
-                return getattr(import_module(module), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -15,7 +15,6 @@ from specnorm.problem.spec import Geometry, Layer
 from specnorm.result import Result, shown
 from specnorm.runtime.program import program_for
 from specnorm.types import ArrayT
-from specnorm.words import warn_of_former_keyword
 
 _BOUNDS_UNDER_TRACERS = (
     "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
@@ -140,7 +139,6 @@ def tn_bound(
     kernel: ArrayT,
     *,
     proven: bool | None = None,
-    certified: bool | None = None,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
@@ -158,8 +156,6 @@ def tn_bound(
         None: prove ``sigma* <= value`` where possible; sigma* is the supremum of the layer's norm over all sizes. Under
         jit, compile and vmap, or if the proof fails, the value is an estimate, and an `EstimateWarning` says so. True:
         raise an error instead of returning an estimate. False: do not try to prove, and return the estimate.
-    certified : bool, optional
-        The former name of ``proven``, with a `DeprecationWarning`.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -182,9 +178,6 @@ def tn_bound(
     >>> f"{specnorm.tn_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    if certified is not None:
-        warn_of_former_keyword("certified", "proven")
-        proven = certified
     result = measure(kernel, TensorNorm(proven=proven), **geometry)
     if proven is None and result.kind == "estimate":
         _warn_estimate()
@@ -284,7 +277,8 @@ def gram_bound(
     n_iter : int, optional
         Number of Gram products. For circular layers with ``input_shape``, default 6: the bound is at most
         ``min(cin, cout)**(1 / 2**(n_iter + 1))`` times the norm. Otherwise default 3: the cost grows with
-        ``prod(2**n_iter (k_j - 1) + 1)``, the number of taps of the last product.
+        ``prod(2**n_iter (k_j - 1) + 1)``, the number of taps of the last product: 64 channels with 3 x 3 taps take
+        0.03 seconds with 3, 1.5 seconds with 5, and 12 seconds with 6.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.

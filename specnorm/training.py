@@ -19,7 +19,6 @@ from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.problem.spec import Geometry
 from specnorm.runtime.stepping import SteppedProgram, state_shapes, stepped_program
-from specnorm.runtime.zero_channels import batches, moved, padded
 from specnorm.text import counted
 from specnorm.types import AnyArray, ArrayT
 
@@ -35,7 +34,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
-        `SymbolNorm`, `Completion`, `TensorNorm`, `FantasticFour`, `Power` (at an input size), or `Gram`, whose state is
+        `SymbolNorm`, `Completion`, `TensorNorm`, `Power` (at an input size), or `Gram`, whose state is
         empty.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
@@ -84,8 +83,8 @@ def track(
     Returns
     -------
     value : 0-d array
-        An *estimate*, which converges from below to the method's value (the norm itself, TN, the smallest unfolding
-        bound, or the layer's norm at its size) and is not an upper bound. With `Gram` and `Completion` it is an upper
+        An *estimate*, which converges from below to the method's value (the norm itself, TN, or the layer's norm at
+        its size) and is not an upper bound. With `Gram` and `Completion` it is an upper
         bound for every state. Differentiable where the library is, for a constant state (envelope theorem). For a zero
         kernel, value and gradient are 0; for a non-finite one, the value is NaN.
     state : dict of str to array
@@ -154,21 +153,18 @@ def track_many(
         names.append(list(_checked_shapes(plan, state)))
     values: list[Any] = [None] * len(kernels)
     new_states: list[State] = [{} for _ in kernels]
-    merge = any(backend.static_shapes for backend in plugins)
-    for members, widest_plan in batches(plans, layers, devices, merge=merge):
-        backend = plugins[members[0]]
-        xp: Any = backend.namespace(kernels[members[0]])
-        kernel_stack = xp.stack([padded(kernels[j], widest_plan.shape, xp=xp) for j in members])
-        widened_states = []
-        for j in members:
-            arrays = tuple(states[j][name] for name in names[j])
-            widened_states.append(moved(arrays, plans[j], widest_plan, xp=xp))
-        state_stack = tuple(map(xp.stack, zip(*widened_states, strict=True)))
-        value_stack, new_state_stack = _step_stack(backend, widest_plan, kernel_stack, state_stack, sweeps)
+    batches: dict[tuple[str, str], list[int]] = {}
+    for j, (plan, device) in enumerate(zip(plans, devices, strict=True)):
+        batches.setdefault((plan.key, device), []).append(j)
+    for members in batches.values():
+        first = members[0]
+        xp: Any = plugins[first].namespace(kernels[first])
+        kernel_stack = xp.stack([kernels[j] for j in members])
+        state_stack = tuple(xp.stack([states[j][name] for j in members]) for name in names[first])
+        value_stack, new_state_stack = _step_stack(plugins[first], plans[first], kernel_stack, state_stack, sweeps)
         for index, j in enumerate(members):
             values[j] = value_stack[index, ...]
-            arrays = moved(tuple(x[index, ...] for x in new_state_stack), widest_plan, plans[j], xp=xp)
-            new_states[j] = dict(zip(names[j], arrays, strict=True))
+            new_states[j] = {name: x[index, ...] for name, x in zip(names[j], new_state_stack, strict=True)}
     return values, new_states
 
 

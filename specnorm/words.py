@@ -39,18 +39,6 @@ def check_words(function: str, keywords: Iterable[str], allowed: Collection[str]
         raise TypeError(f"{function} has no keyword {unknown[0]!r}{_advice(unknown[0], allowed)} It takes {listed}.")
 
 
-def warn_of_former_keyword(former: str, keyword: str) -> None:
-    """Warn that a keyword was given by its name before version 0.2.
-
-    The warning is attributed to the caller of the public function, three calls above this one.
-    """
-    import warnings  # imported here: few need it
-
-    warnings.warn(
-        f"{former}= is called {keyword}= now; the old name leaves with version 0.3.", DeprecationWarning, stacklevel=4
-    )
-
-
 def _advice(word: str, allowed: Collection[str]) -> str:
     """The end of the error message about an unknown keyword."""
     if word in _KERNEL_SIZE:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ PLUGINS = ROOT / "plugins"
 LEVELS = (
     "array_types clock errors registry text types words", "arrays problem result", "numerics", "certified", "search",
     "tensor", "methods", "runtime", "backends standard",
-    "api completing ends explaining folding layers matrices measuring monitoring norms probable "
+    "api ball completing ends explaining folding layers matrices measuring monitoring norms probable "
     "projections proving robustness testing training walking",
     "plugin proof", "__init__ __main__",
 )  # fmt: skip
@@ -286,30 +284,14 @@ def test_import_loads_no_framework_and_scans_nothing() -> None:
     assert not {name for name in loaded if name.startswith("specnorm_")}
 
 
-CALLS = """
-import sys
-def calls(module):
-    count = [0]
-    def counted(frame, event, argument):
-        count[0] += event in ("call", "c_call")
-    sys.setprofile(counted)
-    try:
-        __import__(module)
-    finally:
-        sys.setprofile(None)
-    return count[0]
-print(calls("numpy"), calls("specnorm"))
-"""
+MOST_MODULES = 150
+"""A third more than the hundred that the import loads beyond NumPy: ten methods of a few files each."""
 
 
 def test_import_is_cheap() -> None:
-    """Calls of functions, which no machine changes, in place of seconds.
-
-    A third of the 144,000 that `import numpy` 2.4 makes on Python 3.11; later ones make fewer.
-    """
-    numpy, ours = map(int, python(CALLS).split())
-    assert numpy > 50_000, "calls are counted"
-    assert ours < 49_000, f"import specnorm makes {ours} calls beyond the {numpy} of import numpy"
+    """Modules, which no machine changes, in place of seconds; there is room for ten more methods."""
+    count = "import sys, numpy; before = len(sys.modules); import specnorm; print(len(sys.modules) - before)"
+    assert int(python(count)) < MOST_MODULES
 
 
 def test_a_first_call_imports_what_it_computes_with() -> None:
@@ -353,27 +335,11 @@ def test_dir_shows_the_public_names() -> None:
     assert dir(specnorm) == sorted(specnorm.__all__)
 
 
-@pytest.mark.parametrize(("package", "most"), [(specnorm, 45), (specnorm_networks, 15)], ids=["specnorm", "networks"])
+@pytest.mark.parametrize(("package", "most"), [(specnorm, 46), (specnorm_networks, 15)], ids=["specnorm", "networks"])
 def test_the_front_door_is_small(package: Any, most: int) -> None:
     assert len(package.__all__) == len({*package.__all__}) <= most
     for name in package.__all__:
         assert getattr(package, name) is not None
-
-
-def moved_names() -> list[tuple[ModuleType, str, str]]:
-    """Package, name that it had, and the module that has it now."""
-    moved = [(specnorm, name, module) for module, names in specnorm._MOVED.items() for name in names.split()]
-    return moved + [(specnorm_networks, name, "specnorm_networks.tools") for name in specnorm_networks._MOVED.split()]
-
-
-@pytest.mark.parametrize(("package", "name", "module"), moved_names(), ids=lambda x: x if isinstance(x, str) else "")
-def test_a_name_that_moved_is_served_with_a_warning(package: ModuleType, name: str, module: str) -> None:
-    new = getattr(importlib.import_module(module), name)
-    with pytest.warns(DeprecationWarning, match=f"{package.__name__}.{name} is {module}.{name} now"):
-        assert getattr(package, name) is new
-    assert name in importlib.import_module(module).__all__
-    changes = (ROOT / "docs" / "changelog.md").read_text(encoding="utf-8").partition("### Instead of older names")[2]
-    assert re.search(rf"\b{name}\b", changes), f"docs/changelog.md does not say what to use instead of {name}"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -381,28 +347,6 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     for package in packages:
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             _ = package.nothing
-
-
-def test_the_repository_uses_no_name_that_moved() -> None:
-    old = {package.__name__: set[str]() for package, _, _ in moved_names()}
-    for package, name, _ in moved_names():
-        old[package.__name__].add(name)
-    patterns = []
-    for origin, names in old.items():
-        any_name = "|".join(sorted(names))
-        patterns.append(re.compile(rf"(?<![\w.]){origin}\.({any_name})\b"))
-        patterns.append(re.compile(rf"from {origin} import .*\b({any_name})\b"))
-    uses = [
-        f"{name}: {match.group()}"
-        for name, text in repository_texts()
-        if name.endswith((".py", ".md", ".ipynb", ".toml")) and name not in NAMES_WHAT_MOVED
-        for pattern in patterns
-        for match in pattern.finditer(text)
-    ]
-    assert uses == []
-
-
-NAMES_WHAT_MOVED = {"docs/changelog.md"}
 
 
 def repository_texts() -> Iterator[tuple[str, str]]:
@@ -445,16 +389,6 @@ def test_text_checks_can_fail() -> None:
     for right in (".", "'.[torch]'", "./tests/thirdparty", "-e ."):
         assert not WRONG_INSTALL.search("pip " + "install " + right), right
     assert not WRONG_INSTALL.search("Once released: `pip " + "install specnorm-bounds`")
-
-
-def test_the_street_is_drawn_from_the_imports() -> None:
-    """No arrow goes up, and what the picture shows is what is imported."""
-    import street
-
-    taken = {pair for pair in street.arrows() if pair[1] not in STREET.get(pair[0], set())}
-    assert not taken
-    drawn = street.PICTURE.read_text(encoding="utf-8")
-    assert drawn == street.picture(), "another picture: write it by `python tests/street.py`"
 
 
 def test_sessions_name_files_that_are_there() -> None:

@@ -83,9 +83,6 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that the first word names."""
         word = args[0]
-        if word == "certify":
-            complain("'specnorm certify' is called 'specnorm accuracy' now; the old name leaves with version 0.3.")
-            return super().resolve_command(ctx, ["accuracy", *args[1:]])
         if word in self.commands or word.startswith("-"):
             return super().resolve_command(ctx, args)
         raise click.UsageError(visible(f"there is no command {word!r}. Try: {self._meant(args)}"), ctx)

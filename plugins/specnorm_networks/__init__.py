@@ -39,13 +39,6 @@ _PLACES = {
 }
 """Public names by the module that has them. Each is imported at its first use: an audit of weights alone needs none."""
 
-_MOVED = (
-    "Certificate CertifiedAccuracy Kind Margins Measure Method ModelArrays NetworkBound Nonexpansive RunBound Sizes "
-    "Stated Step Tensor UnknownNode bound certificate_of certificate_of_network in_float32 moved_up "
-    "registered_operators speaks_of"
-)
-"""Names that were in this package itself before 0.2, and are in `specnorm_networks.tools` now."""
-
 if TYPE_CHECKING:
     from specnorm_networks.certified import operators
     from specnorm_networks.certified.graph import Graph, Layer, Node
@@ -67,15 +60,6 @@ else:  # hidden from type checkers, for which a module with __getattr__ has ever
         for module, names in _PLACES.items():
             if name in names.split():
                 return getattr(import_module(f"{__name__}.{module}"), name)
-        if name in _MOVED.split():
-            import warnings
-
-            warnings.warn(
-                f"{__name__}.{name} is {__name__}.tools.{name} now; the old name leaves with version 0.3.",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            return getattr(import_module(f"{__name__}.tools"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

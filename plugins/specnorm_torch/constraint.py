@@ -391,8 +391,8 @@ def spectral_norm(
         The norm to have.
     method : Method, default SymbolNorm()
         `SymbolNorm` follows the norm itself, from below. The values of `Completion` and `Gram` are upper bounds at
-        every step. `TensorNorm` and `FantasticFour` follow numbers that are at least the norm, but from below, so that
-        their values prove nothing in training.
+        every step. `TensorNorm` follows a number that is at least the norm, but from below, so that its values
+        prove nothing in training.
     only_shrink : bool, default False
         Scale only where the norm is above the bound.
     layers : str, default "*"

@@ -89,7 +89,7 @@ class SpectralPenalty(nn.Module):
     model : Module
         It does not become a submodule of the penalty.
     method : Method, default SymbolNorm()
-        Others are `Completion` and `Gram`, which are upper bounds, `TensorNorm` and `FantasticFour`.
+        Others are `Completion` and `Gram`, which are upper bounds, and `TensorNorm`.
     select : callable, optional
         ``select(name, layer)`` returns whether to include a layer; None: all convolutions and linear layers.
     form : {"sum", "log", "hinge"}, default "sum"

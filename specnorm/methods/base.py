@@ -9,7 +9,7 @@ A *block* is the kernel (m, p, *kernel_shape) of one group of a layer, rearrange
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -81,7 +81,7 @@ class Evaluation:
     stats : tuple of arrays
         Figures beside the value, in the order of `Method.stats`.
     residuals : tuple of arrays
-        At least one: what `Method.pullback` needs.
+        What `Method.pullback` needs, at least one; without ``ops.differentiated`` there may be none.
     claims : sequence of (Lower, Upper)
         For each layer, the claims from which its bounds come; empty for methods that make none.
     """
@@ -306,36 +306,6 @@ class Stepped(Method):
         evaluation : Evaluation
             Its residuals are as those of `forward`.
         state : tuple of arrays
-        """
-        raise NotImplementedError
-
-    def state_class(self, spec: ConvSpec) -> Hashable:
-        """A key by which layers of different widths are merged into one batch; None if the method cannot do that.
-
-        It is no Python class.
-
-        Kernels whose specs have equal keys are padded with channels of zeros to one shape. `with_channels` converts the
-        states.
-        """
-        return None
-
-    def with_channels(
-        self,
-        state: tuple[Array, ...],
-        here: ConvSpec,
-        there: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> tuple[Array, ...]:
-        """Convert a training state from one number of channels to another.
-
-        Parameters
-        ----------
-        state : tuple of arrays, shapes (..., *shape)
-            The state for the spec ``here``.
-        here, there : ConvSpec
-            The specs from which and to which the state is converted, with equal `state_class`. If ``there`` has more
-            channels, zeros are appended; if it has fewer, zeros are cut off.
         """
         raise NotImplementedError
 

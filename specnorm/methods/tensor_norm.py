@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Mapping
-from dataclasses import InitVar, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
@@ -24,7 +24,6 @@ from specnorm.tensor import one_set
 from specnorm.tensor.alternation import alternate, maximise
 from specnorm.tensor.form import Form, best_iterates, starts
 from specnorm.tensor.proving import LIFT, TUNING, Maximiser, prove_or_restart
-from specnorm.words import warn_of_former_keyword
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -53,8 +52,6 @@ class TensorNorm(Stepped):
         except under a tracer; the figure ``proven`` says whether the proof succeeded.
     budget : float, optional
         Seconds for the proof; after them no further step of it begins.
-    certified : bool or None
-        The former name of ``proven``, with a `DeprecationWarning`.
 
     References
     ----------
@@ -68,12 +65,8 @@ class TensorNorm(Stepped):
     seed: int = 0
     proven: bool | None = None
     budget: float | None = None
-    certified: InitVar[bool | None] = None
 
-    def __post_init__(self, certified: bool | None) -> None:
-        if certified is not None:
-            warn_of_former_keyword("certified", "proven")
-            object.__setattr__(self, "proven", certified)
+    def __post_init__(self) -> None:
         check_count("starts", self.starts, least=1)
         check_count("random_starts", self.random_starts)
         check_count("max_iter", self.max_iter, least=1)
@@ -220,28 +213,6 @@ class TensorNorm(Stepped):
                 "TensorNorm(proven=True) asks for a proof, and a training step proves nothing: leave proven out."
             )
         return {"vectors": (spec.block_shape[0] + sum(_spatial_sizes(spec)), 2)}
-
-    def state_class(self, spec: ConvSpec) -> Hashable:
-        """The numbers of taps: layers with equal ones can share a batch, since zero channels stay zero."""
-        return _spatial_sizes(spec)
-
-    def with_channels(
-        self,
-        state: tuple[Array, ...],
-        here: ConvSpec,
-        there: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> tuple[Array, ...]:
-        """Lengthen the left vectors, which come first in the state, by zeros, or shorten them."""
-        (vectors,) = state
-        channels = here.block_shape[0]
-        new_channels = there.block_shape[0]
-        left = vectors[..., : min(channels, new_channels), :]
-        spatial = vectors[..., channels:, :]
-        zero = xp.zeros_like(left[..., :1, :])
-        zeros = xp.broadcast_to(zero, (*zero.shape[:-2], max(0, new_channels - channels), 2))
-        return (xp.concat([left, zeros, spatial], axis=-2),)
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """The left and spatial vectors that alternating maximisation finds; constant vectors for a zero kernel."""

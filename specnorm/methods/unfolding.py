@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,11 +19,9 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import supremum_up_from_unfolding
 from specnorm.certified.symbol import symbols
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Method, Needs, Stepped
-from specnorm.numerics.lanczos import Lanczos, vector_tolerance
-from specnorm.numerics.power import matrix_maps, power_steps
+from specnorm.methods.base import Evaluation, Method, Needs
 from specnorm.problem import polyphase, unfoldings
-from specnorm.search.constant import no_vectors, smallest_unfoldings
+from specnorm.search.constant import smallest_unfoldings
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -87,7 +84,7 @@ class Unfoldings(Method):
 
 
 @dataclass(frozen=True)
-class FantasticFour(Stepped):
+class FantasticFour(Method):
     """The smallest of the unfolding bounds; its gradient is that of the smallest one.
 
     The papers take the four unfoldings (in 2-D) with both channels on different sides. The minimum here is over all
@@ -125,81 +122,6 @@ class FantasticFour(Stepped):
         *vectors, smallest_unfolding = residuals
         columns = arrays.one_hot(cotangent, smallest_unfolding, len(vectors) // 2, xp=xp)
         return Unfoldings().pullback(tuple(vectors), columns, spec, xp=xp)
-
-    # -- in training -----------------------------------------------------------------------------------------------
-    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        shape = spec.block_shape
-        splits = unfoldings.unfolding_splits(spec.ndim)
-        return {
-            f"v{j}": (math.prod(shape) // math.prod(shape[axis] for axis in rows),) for j, rows in enumerate(splits)
-        }
-
-    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Top right singular vectors; constant ones for a zero block."""
-        xp = ops.xp
-        vectors = []
-        for rows in unfoldings.unfolding_splits(spec.ndim):
-            matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            v = _start_vectors(matrix, ops=ops) if ops.concrete else symbols.top_triple(matrix, xp=xp)[1]
-            del matrix
-            constant = xp.ones_like(v) / math.sqrt(v.shape[-1])
-            unit_v, _ = arrays.normalise_or_keep(v, constant, xp=xp)
-            vectors.append(unit_v)
-        return tuple(vectors)
-
-    def advance(
-        self,
-        blocks: Array,
-        state: tuple[Array, ...],
-        spec: ConvSpec,
-        *,
-        sweeps: int,
-        ops: ArrayOps,
-    ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Power steps on each unfolding: an estimate, as each is below its norm."""
-        xp = ops.xp
-        splits = unfoldings.unfolding_splits(spec.ndim)
-        # Where values can be read, only the vectors of smallest unfoldings are kept; empty arrays stand for the others.
-        reads_values = ops.concrete
-        no_vector = no_vectors(blocks, ops=ops)
-        values, residuals, new_state = [], [], []
-        for v, rows in zip(state, splits, strict=True):
-            maps = matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp)
-            u, v, value = power_steps(*maps, v, sweeps, xp=xp)
-            # A u that is larger than an eighth of the kernel is not kept. It is computed again below if its unfolding
-            # turns out to be the smallest.
-            is_large = 8 * u.shape[1] > math.prod(spec.block_shape)
-            residuals += [no_vector if reads_values and is_large else u, v]
-            new_state.append(v)
-            values.append(value)
-            del u, maps
-        bounds = xp.stack(values, axis=1) * math.sqrt(math.prod(spec.block_kernel_shape))
-        smallest_unfolding = xp.argmin(bounds, axis=1)
-        if reads_values:
-            smallest_of_some_block = set(ops.to_numpy(smallest_unfolding).tolist())
-            for j, rows in enumerate(splits):
-                is_u_missing = not residuals[2 * j].shape[1]
-                if j not in smallest_of_some_block:
-                    residuals[2 * j : 2 * j + 2] = [no_vector, no_vector]
-                elif is_u_missing:
-                    maps = matrix_maps(unfoldings.unfold(blocks, rows, xp=xp), xp=xp)
-                    residuals[2 * j], _, _ = power_steps(*maps, state[j], sweeps, xp=xp)
-        return Evaluation(xp.min(bounds, axis=1), (), (*residuals, smallest_unfolding)), tuple(new_state)
-
-
-_CHECKS = 4
-"""Largest number of convergence checks in `_start_vectors`: 28 Lanczos steps, with a basis smaller than the kernel."""
-
-
-def _start_vectors(matrix: Array, *, ops: ArrayOps) -> Array:
-    """Approximate top right singular vectors, to start a training state from; the training steps improve them."""
-    xp = ops.xp
-    run = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops)
-    for _ in range(_CHECKS):
-        run.advance()
-        if run.done.all():
-            break
-    return run.vectors()[1]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -72,12 +72,15 @@ class _Batch:
         The method gets the kernels times ``2**-exponent``.
     nan_or_zero : array, shape (layers,)
         Under a tracer a non-finite kernel cannot be refused, so its value shall be NaN: this is added to results.
+    eager : bool
+        Whether operations run on the host as they are written, not by a compiler.
     """
 
     shape: tuple[int, ...]
     answers_per_layer: int
     exponent: Array
     nan_or_zero: Array
+    eager: bool
     xp: Namespace
 
     def by_layer(self, answers: Array) -> Array:
@@ -96,7 +99,7 @@ class _Batch:
     def rounded(self, results: Array, rounds: rounding.Rounds, dtype: str) -> Array:
         """The same, rounded to another dtype."""
         xp = self.xp
-        results = rounding.to_dtype(results, getattr(xp, dtype), rounds, xp=xp)
+        results = rounding.to_dtype(results, getattr(xp, dtype), rounds, eager=self.eager, xp=xp)
         # NaN is added last, since rounding down compares with zero, which would turn NaN into a number.
         nan_or_zero = xp.astype(self.nan_or_zero, results.dtype)
         return self.in_shape(results + xp.reshape(nan_or_zero, (-1,) + (1,) * (results.ndim - 1)))
@@ -126,6 +129,8 @@ class Program:
     shape: tuple[int, ...]
     dtype: str
     needs: Needs = field(init=False, compare=False, repr=False)
+    differentiable: ClassVar[bool] = True
+    """Whether the program has a pullback."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", self.method.needs(self.spec))
@@ -145,11 +150,11 @@ class Program:
         differentiated : bool
             Whether the residuals are needed.
         """
-        ops = self.execution(kernels, backend=backend)
+        ops = replace(self.execution(kernels, backend=backend), differentiated=differentiated)
         if self.needs.searches and ops.traced:
             self.method.refuse_tracer(self.spec)
         if ops.in_numpy:
-            return self._on_host(kernels, ops, differentiated)
+            return self._on_host(kernels, ops)
         with arithmetic.exact(kernels, backend=backend):
             return self._evaluate(kernels, ops)
 
@@ -171,7 +176,7 @@ class Program:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
         evaluation = self.method.forward(blocks, self.spec, ops=ops)
-        layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, xp)
+        layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, ops.concrete and ops.on_host, xp)
         value, chosen = self.method.over_groups(layer_batch.unscaled(evaluation.value), xp=xp)
         if self.factor > 1:
             value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
@@ -316,10 +321,13 @@ class Program:
         """Dtype of the computation, with "on the host" appended if it does not run on the kernel's device."""
         return self.execution(kernels, backend=backend).computed_in
 
-    def _on_host(self, kernels: AnyArray, ops: ArrayOps, differentiated: bool) -> Ran:
+    def _on_host(self, kernels: AnyArray, ops: ArrayOps) -> Ran:
         """`forward` in NumPy, with the results copied to the device of the kernels."""
         backend = ops.backend
-        value, stats, residuals, claims, _ = self.forward(backend.to_numpy(kernels), backend=backend.host())
+        host_kernels = backend.to_numpy(kernels)
+        value, stats, residuals, claims, _ = self.forward(
+            host_kernels, backend=backend.host(), differentiated=ops.differentiated
+        )
 
         # If the device has no float64, results are converted to narrower dtypes: bounds by rounding outward once more,
         # other numbers to nearest.
@@ -334,14 +342,14 @@ class Program:
         def to_device(x: AnyArray, dtypes: dict[str, str], rounds: rounding.Rounds | None = None) -> AnyArray:
             new_dtype = dtypes.get(x.dtype.name) if dtypes else None
             if new_dtype and rounds:
-                x = rounding.to_dtype(x, getattr(np, new_dtype), rounds, xp=backend.host().namespace(x))
+                x = rounding.to_dtype(x, getattr(np, new_dtype), rounds, eager=True, xp=backend.host().namespace(x))
             return backend.from_numpy(x.astype(new_dtype) if new_dtype else x, kernels)
 
         roundings = self.method.stats.values()
         return Ran(
             to_device(value, result_dtypes, self.needs.rounds),
             tuple(to_device(x, result_dtypes, rounds) for x, rounds in zip(stats, roundings, strict=True)),
-            tuple(to_device(x, residual_dtypes) for x in residuals) if differentiated else (),
+            tuple(to_device(x, residual_dtypes) for x in residuals) if ops.differentiated else (),
             claims,
         )
 
@@ -364,15 +372,7 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
     BackendError
         If the processor replaces subnormal numbers by zero, and that could change the norm.
     """
-    with np.errstate(all="ignore"):
-        xp = backend.namespace(kernels)
-        is_finite = xp.isfinite(kernels)
-        if not bool(xp.all(is_finite)):
-            count = int(xp.sum(xp.astype(~is_finite, xp.int32)))
-            raise KernelError(
-                f"kernel of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
-                "Expected finite numbers: look where the training diverged, or at how the file was read."
-            )
+    check_finite(kernels, shape, backend=backend)
     computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
     if not arithmetic.flushes() or not computes_on_this_processor:
         return
@@ -382,6 +382,24 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
             "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
             "Switch that off before the call, or measure the kernel in a process without it."
         )
+
+
+def check_finite(x: Array, shape: tuple[int, ...], *, what: str = "kernel", backend: Backend) -> None:
+    """Refuse an array with known values that contains NaN or infinity; ``what`` it is and its shape are for the error.
+
+    Raises
+    ------
+    KernelError
+    """
+    with np.errstate(all="ignore"):
+        xp = backend.namespace(x)
+        is_finite = xp.isfinite(x)
+        if not bool(xp.all(is_finite)):
+            count = int(xp.sum(xp.astype(~is_finite, xp.int32)))
+            raise KernelError(
+                f"{what} of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
+                "Expected finite numbers: look where the training diverged, or at how the file was read."
+            )
 
 
 LIMIT = 1024

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 _FOR_EVERY_SIZE = (
-    "Constraints, penalties and track use one of these: SymbolNorm() (the default of constraints), TensorNorm() or "
-    "FantasticFour(), which are estimates; Completion() or Gram(), which are upper bounds at every step."
+    "Constraints, penalties and track use one of these: SymbolNorm() (the default of constraints), TensorNorm(), "
+    "which are estimates; Completion() or Gram(), which are upper bounds at every step."
 )
 """The methods that are stepped without an input size."""
 

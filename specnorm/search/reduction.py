@@ -72,10 +72,8 @@ class Polynomials:
         return self._whole
 
     def _polynomial(self, rotation: Rotation | None) -> GramPolynomial:
-        """A new polynomial; of large matrices by products at real points, if the tolerance is far above rounding."""
-        is_large = math.prod(self.blocks.shape[1:3]) >= self.tuning.smallest_at_points**2
-        at_points = is_large and self.tolerance >= self.tuning.rtol_at_points
-        return GramPolynomial(self.blocks, rotation, at_points=at_points, tick=self.clock.check, ops=self.ops)
+        """A new polynomial."""
+        return GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
 
     @property
     def has_whole(self) -> bool:

@@ -68,11 +68,6 @@ class Tuning(NamedTuple):
     float32_rounds: int = 2
     """First rounds in which, for a bound far above the incumbent, everything is in float32."""
 
-    smallest_at_points: int = 128
-    """Channels from which the coefficients of the Gram polynomial of 3 x 3 taps come from products at real points."""
-    rtol_at_points: float = 1e-6
-    """Smallest tolerance of such a search: the rounding of these coefficients is about 1e-9 of the squared norm."""
-
     scalar_taps: int = 20
     """Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
 

@@ -87,16 +87,6 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = cli.TR
     return " ".join(err.split())
 
 
-def test_the_former_name_of_the_command_works_and_says_so(net: Path, data: Path, capsys: Any) -> None:
-    words = [str(net), str(data), "--radius", "0.05"]
-    assert cli.run(["accuracy", *words]) == 0
-    rows = capsys.readouterr().out
-    assert cli.run(["certify", *words]) == 0
-    former = capsys.readouterr()
-    assert former.out == rows
-    assert "'specnorm certify' is called 'specnorm accuracy' now" in former.err
-
-
 def test_no_certified_label_changes_where_the_file_is_executed(run: Run, net: Path, arrays: dict[str, Array]) -> None:
     """In the process that reads the file; each row is of its own sample, each status of its own radius."""
     found, numbers = run("--input-range", "0", "1"), np.random.default_rng(0)

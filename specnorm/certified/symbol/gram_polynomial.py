@@ -167,9 +167,6 @@ class GramPolynomial:
         Of a wide real dtype, scaled to about 1; p <= m.
     rotation : Rotation, optional
         Of these blocks. None: every direction, unrotated.
-    at_points : bool
-        Whether the coefficients of kernels with 3 x 3 taps may come from products at real points (`real_points`). For
-        large matrices that takes half the time. The bound of their rounding is about a hundred times as large.
     tick : callable, optional
         Called before each lag, and between parts of many boxes. It ends the work by raising an exception.
 
@@ -182,8 +179,7 @@ class GramPolynomial:
     error : float
         Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product of two entries passes
         through at most ``m + 2 taps + L + 4`` roundings: the inner product of two taps, the sum of such products into
-        ``R_d +- R_d^T``, the product with the table and the sum over d. For coefficients from real points,
-        `real_points.interpolation_error` has the first two.
+        ``R_d +- R_d^T``, the product with the table and the sum over d.
     lags : integer array, shape (L, axes)
         Half of all lags between two taps other than zero, the zero lag first.
     even, odd : arrays, shape (g, L, size * rank)
@@ -200,7 +196,6 @@ class GramPolynomial:
         blocks: Array,
         rotation: Rotation | None = None,
         *,
-        at_points: bool = False,
         tick: Callable[[], None] | None = None,
         ops: ArrayOps,
     ) -> None:
@@ -228,22 +223,12 @@ class GramPolynomial:
             self._lost = rotation.lost
         self.is_float32 = columns.dtype != blocks.dtype
         by_tap = xp.reshape(columns, (g, taps, m, p))
-        uses_points = at_points and tuple(kernel_shape) == (3, 3) and columns.dtype == xp.float64
-        if uses_points:
-            from specnorm.certified.symbol import real_points  # imported here: wide kernels alone need it
-
-            coefficients = real_points.autocorrelations_at_points(by_tap, self.rank, tick=tick, ops=ops)
-        else:
-            coefficients = autocorrelations(by_tap, self.rank, tuple(kernel_shape), tick=tick, ops=ops)
-        self.lags, self.even, self.odd = coefficients
+        self.lags, self.even, self.odd = autocorrelations(by_tap, self.rank, tuple(kernel_shape), tick=tick, ops=ops)
         self.norms = self._coefficient_norms()
         rotated_blocks = xp.permute_dims(by_tap, (0, 2, 3, 1))
         norm = float(xp.max(symbols.absolute_norm_up(rotated_blocks, xp=xp)))
-        coefficient_roundings = 0 if uses_points else m + 2 * taps
-        roundings = coefficient_roundings + len(self.lags) + 4
+        roundings = m + 2 * taps + len(self.lags) + 4
         self.error = symbols.autocorrelation_error(norm**2, roundings, rounding.unit(columns, xp=xp))
-        if uses_points:
-            self.error = host.add_up(self.error, real_points.interpolation_error(by_tap, ops=ops))
 
     def _coefficient_norms(self) -> np.ndarray:
         """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.

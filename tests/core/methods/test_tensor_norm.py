@@ -164,12 +164,3 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
         specnorm.tn_bound(PLAIN.kernel)
     with pytest.raises(Undecided, match="grid_bound"):
         specnorm.tn_bound(PLAIN.kernel, proven=True)
-
-
-@pytest.mark.parametrize("proven", [True, False])
-def test_the_former_keyword_is_taken_with_a_warning(proven: bool) -> None:
-    with pytest.warns(DeprecationWarning, match="certified= is called proven= now") as seen:
-        assert TensorNorm(certified=proven) == TensorNorm(proven=proven)
-    with pytest.warns(DeprecationWarning, match="certified= is called proven= now") as seen_too:
-        assert specnorm.tn_bound(PLAIN.kernel, certified=proven) == specnorm.tn_bound(PLAIN.kernel, proven=proven)
-    assert {warning.filename for warning in [*seen, *seen_too]} == {__file__}

@@ -40,8 +40,6 @@ WILD: dict[str, tuple[float, ...]] = {
     "added_tolerance": (1e-15, 1.0),
     "prefilter": (0, 10**9),
     "smallest_float32": (1, 10**9),
-    "smallest_at_points": (1, 10**9),
-    "rtol_at_points": (0.0, 1.0),
     "scalar_taps": (1, 10**9),
     "margin_float32": (-1.0, 1e9),
     "rtol_float32": (0.0, 1.0),
