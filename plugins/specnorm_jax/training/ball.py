@@ -110,12 +110,6 @@ def spectral_ball(
     if isinstance(learning_rate, int | float) and not 0 <= learning_rate <= 1:
         raise MethodError(f"learning_rate={learning_rate}: a step in the ball goes a part of the way, from 0 to 1.")
 
-    def update_of(kernel: Any, direction: Any, rate: Any, geometry: Mapping[str, Any]) -> Any:
-        rate = jnp.clip(rate, 0, 1).astype(kernel.dtype)
-        shrinkage = _shrinkage(kernel, rate, geometry)
-        rate = jnp.minimum(rate, 1 - shrinkage)
-        return jnp.where(rate > 0, -(rate * (kernel + direction) + shrinkage * kernel), 0)
-
     def check(path: str, kernel: Kernel) -> None:
         if not jnp.finfo(kernel.array.dtype).bits >= 32:
             raise KernelError(
@@ -130,7 +124,7 @@ def spectral_ball(
                 "within it either. Start with params = specnorm_jax.training.rescale(params, bound, rule)."
             )
 
-    return _transformation(learning_rate, bound, momentum, nesterov, rule, layers, rest, update_of, check)
+    return _transformation(learning_rate, bound, momentum, nesterov, rule, layers, rest, _update_in_ball, check)
 
 
 def muon_conv(
@@ -244,6 +238,14 @@ def _directions(kernels_of_tree: Mapping[str, Kernel], gradients: Mapping[str, A
         stack = lmo_stack(jnp.stack([gradients[path] for path in paths]), bound=bound, **geometry)
         directions |= dict(zip(paths, stack, strict=True))
     return directions
+
+
+def _update_in_ball(kernel: Any, direction: Any, rate: Any, geometry: Mapping[str, Any]) -> Any:
+    """Return the update of a kernel in the ball that moves a part of the way to ``-direction``, and stays in it."""
+    rate = jnp.clip(rate, 0, 1).astype(kernel.dtype)
+    shrinkage = _shrinkage(kernel, rate, geometry)
+    rate = jnp.minimum(rate, 1 - shrinkage)
+    return jnp.where(rate > 0, -(rate * (kernel + direction) + shrinkage * kernel), 0)
 
 
 def _shrinkage(kernel: Any, rate: Any, geometry: Mapping[str, Any]) -> Any:
