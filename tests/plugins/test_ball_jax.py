@@ -9,6 +9,7 @@ import pytest
 from oracle import sigma_star
 
 import specnorm
+from specnorm.ball import shrinkage_of_step
 from specnorm.errors import KernelError, MethodError
 
 jax: Any = pytest.importorskip("jax")
@@ -82,7 +83,7 @@ def test_no_step_leaves_the_ball() -> None:
 def test_a_step_shrinks_a_kernel_by_more_than_its_rounding(rate: float) -> None:
     kernel = specnorm.rescale(normal(3, 8, 8), layout="WIO")
     direction = specnorm.lmo(normal(3, 8, 8, seed=1), layout="WIO")
-    shrinkage = float(ball._shrinkage(kernel, jnp.asarray(rate), {"layout": "WIO"}))
+    shrinkage = shrinkage_of_step(rate, kernel.size, (8, 8), 2.0**-24)
     moved = kernel + ball._update_in_ball(kernel, direction, rate, {"layout": "WIO"})
     start, end, exact_rate = np.float64(kernel), np.float64(direction), min(float(np.float32(rate)), 1 - shrinkage)
     error = np.float64(moved) - ((1 - exact_rate - shrinkage) * start - exact_rate * end)
