@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import specnorm
 from specnorm.errors import KernelError, MethodError
@@ -110,7 +111,7 @@ def spectral_ball(
         raise MethodError(f"learning_rate={learning_rate}: a step in the ball goes a part of the way, from 0 to 1.")
 
     def check(path: str, kernel: Kernel) -> None:
-        if not jnp.finfo(kernel.array.dtype).bits >= 32:
+        if kernel.array.dtype.itemsize < 4:
             raise KernelError(
                 f"{path} is {kernel.array.dtype}, in which a step's rounding is as large as the step. Keep the "
                 "parameters in float32, and convert them inside of the loss."
@@ -231,7 +232,7 @@ def _directions(kernels_of_tree: Mapping[str, Kernel], gradients: Mapping[str, A
     for path, kernel in kernels_of_tree.items():
         kind = (kernel.array.shape, str(kernel.array.dtype), hashable(kernel.geometry))
         stacks.setdefault(kind, []).append(path)
-    directions = {}
+    directions: dict[str, Any] = {}
     for paths in stacks.values():
         geometry = kernels_of_tree[paths[0]].geometry
         stack = lmo_stack(jnp.stack([gradients[path] for path in paths]), bound=bound, **geometry)
@@ -244,6 +245,6 @@ def _update_in_ball(kernel: Any, direction: Any, rate: Any, geometry: Mapping[st
     # A kernel without a direction stays where it is.
     rate = jnp.where(jnp.any(direction != 0), jnp.clip(rate, 0, 1), 0).astype(kernel.dtype)
     channels = kernel.shape[-2:] if geometry.get("layout") else kernel.shape[:2]
-    shrinkage = shrinkage_of_step(rate, kernel.size, channels, float(jnp.finfo(kernel.dtype).eps) / 2)
+    shrinkage = shrinkage_of_step(rate, kernel.size, channels, float(np.finfo(kernel.dtype).eps) / 2)
     rate = jnp.minimum(rate, 1 - shrinkage)
     return jnp.where(rate > 0, -(rate * (kernel + direction) + shrinkage * kernel), 0)
