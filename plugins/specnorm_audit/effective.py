@@ -50,7 +50,7 @@ _CLEARLY = 5.0
 """A kernel may be read as a matrix W in two ways. In training u becomes parallel to Wv, so the way is accepted for
 which the distance of u from the direction of Wv is smaller by this factor."""
 _EPSILON = 1e-12
-"""Smallest squared norm by which Flax divides."""
+"""Smallest squared norm by which Flax and TensorFlow divide."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | 
     v = f"{base}_v"
     if base in stored and stored[base].shape == stored[name].shape:
         # The layer uses NAME itself: torch 0.4 and RealSN store it. The states of the latter are images.
-        states = [x for x in (u, v) if x in stored and (_is_vector(stored[x].shape) or stored[x].shape[:1] == (1,))]
+        states = [x for x in (u, v) if x in stored and (is_vector(stored[x].shape) or stored[x].shape[:1] == (1,))]
         return Recipe(base, (base,), _identity, AS_STORED, (name, *states))
     if mask in names:
         return _pruned(name, base, mask, stored)
@@ -195,10 +195,10 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | 
 def _belongs(other: str, base: str, stored: Stored) -> bool:
     """Return whether an array is a number or vector with a name of the form NAME_word, where NAME is ``base``."""
     word = other.removeprefix(f"{base}_")
-    return other != word and "_" not in word and _is_vector(stored[other].shape)
+    return other != word and "_" not in word and is_vector(stored[other].shape)
 
 
-def _is_vector(shape: Sequence[int]) -> bool:
+def is_vector(shape: Sequence[int]) -> bool:
     """Return whether an array of this shape is a number, or a vector along one of its axes."""
     return sum(n != 1 for n in shape) < 2
 
@@ -519,13 +519,13 @@ def _with_state(name: str, state: str, leaf: str, stored: Stored) -> Iterator[Re
     if len(shape) < 2:
         return
     if leaf == "scale" and shape_of_state in ((), shape[-1:]):
-        yield Recipe(name, (name, state), _scaled_by_flax, f"{_last(name)}=W/|W|·scale")
+        yield Recipe(name, (name, state), normalised, f"{_last(name)}=W/|W|·scale")
     elif leaf == "u" and shape_of_state == (1, shape[-1]):
         yield Recipe(name, (name, state), _divided_by_flax, f"{_last(name)}=W/(u·Wv) of n_steps=1")
 
 
-def _scaled_by_flax(kernel: Numbers, scale: Numbers) -> Numbers:
-    """Return the weight of Flax's WeightNorm, of the last axis or of all."""
+def normalised(kernel: Numbers, scale: Numbers) -> Numbers:
+    """Return the weight of Flax's WeightNorm and of TensorFlow's, of the last axis or of all."""
     axes = tuple(range(kernel.ndim - scale.ndim))
     squares = np.sum(kernel**2, axis=axes, keepdims=True)
     return np.asarray(kernel / np.sqrt(np.maximum(squares, _EPSILON)) * scale)
@@ -576,7 +576,7 @@ def _of_power_iteration(kernel: str, rest: _Rest, everything: Stored) -> Recipe:
     size = math.prod(everything[vectors[0]].shape)
     axes = {"first": (0,), "last": (len(shape) - 1,), "any": tuple(range(len(shape)))}[style.axes]
     fitting = tuple(axis for axis in axes if size in (shape[axis], math.prod(shape) // max(shape[axis], 1)))
-    if not fitting or not _is_vector(everything[vectors[0]].shape):
+    if not fitting or not is_vector(everything[vectors[0]].shape):
         return Recipe.refused(kernel, f"{_last(vectors[0])} beside it does not fit its shape. {_BAKE}", rest.values())
     compute = partial(_divided_after_step, fitting, style.epsilon)
     others = tuple(name for name in rest.values() if name != vectors[0])
@@ -784,7 +784,7 @@ class _Kernels:
         """Return the kernel beside which a vector or number stands that plain layers do not have."""
         bare = _COUNTER.sub("", name)
         is_plain = _PLAIN.fullmatch(parts_of(name)[-1]) is not None
-        if is_plain or not tensor.dtype.startswith(FLOATING) or not _is_vector(tensor.shape):
+        if is_plain or not tensor.dtype.startswith(FLOATING) or not is_vector(tensor.shape):
             return None
         for separators in ("./:", "_"):
             place = max(bare.rfind(separator) for separator in separators) + 1

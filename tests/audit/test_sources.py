@@ -192,7 +192,7 @@ def test_a_model_with_its_state_beside_it() -> None:
     assert_rows(audit(split, backend="numpy"), {"kernel": _largest(matrix)})
 
 
-def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "jax")  # where it is not loaded yet
     pytest.importorskip("jax")
     keras: Any = pytest.importorskip("keras")
@@ -215,6 +215,11 @@ def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
         _largest(np.asarray(model.get_layer("e").kernel)),
     ]  # fmt: skip
     assert_rows(report, dict(zip(names, true, strict=True)))
+    # Its files have the same names and shapes.
+    live = {row.name: row.shape for row in report.layers}
+    for suffix in ("keras", "h5"):
+        model.save(tmp_path / f"m.{suffix}")
+        assert {row.name: row.shape for row in audit(tmp_path / f"m.{suffix}").layers} == live
 
 
 def test_objects_that_are_no_models_are_refused_with_advice() -> None:
