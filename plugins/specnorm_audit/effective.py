@@ -137,6 +137,8 @@ def _without_recipe(tensor: Tensor, explained: Mapping[str, str | None]) -> Tens
 def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyArray:
     """Load the parts and compute the weight, in the library of the first part and its precision (float32 at least)."""
     arrays = [load() for load in loads]
+    if any(str(getattr(x, "device", "")) == "meta" for x in arrays):
+        raise ModelFileError("it is computed from tensors that have no values, on the device 'meta'. Load them first.")
     parts = [backends.backend_for(x).to_numpy(x) for x in arrays]
     with np.errstate(all="ignore"):
         weight = compute(*(x.astype(np.float64) for x in parts))
@@ -540,7 +542,9 @@ def _divided_by_flax(kernel: Numbers, u: Numbers) -> Numbers:
 # -- what stands beside a kernel that keeps its name -------------------------------------------------------------------
 _KERNELS = ("weight", "kernel", "W", "w", "weights")
 """Names that layers' kernels have, as the last word of a name, or (``conv0_weight``) as the end of it."""
-_PLAIN = re.compile(r"(.*_)?(bias|biases|b)(_.*)?")
+BIASES = ("bias", "biases", "b")
+"""Names of a layer's bias."""
+_PLAIN = re.compile(rf"(.*_)?({'|'.join(BIASES)})(_.*)?")
 """Names of what plain layers have beside their kernel."""
 _Rest: TypeAlias = Mapping[str, str]
 """Names of the arrays beside a kernel, by what follows the layer's name in them."""
