@@ -3,7 +3,7 @@
 A certificate claims that the spectral norms of convolution layers (the largest gains in
 the Euclidean norm), or the Lipschitz constants of ONNX networks, are at most some
 numbers, in real arithmetic. Copy this folder and read it, together with the page
-docs/check-proofs.md of the repository, which has the proofs: "Lemma 2, step 3" in a
+the README of this folder, which has the proofs: "Lemma 2, step 3" in a
 docstring is that step of the page. For layers: `layers` holds the lemmas, `arithmetic`
 exact integers and rounding, `statements` what a claim says. For networks: `graphs` reads
 the file, `rules` bounds one operator, `parts` several layers together, `networks` puts
