@@ -12,8 +12,14 @@ models. It needs Python, NumPy and, to read a model, safetensors or onnx.
 """
 
 from specnorm_check.arithmetic import Refused
-from specnorm_check.claims import Claim, Verdict, check
-from specnorm_check.files import VERSION, read_certificate, read_model
+from specnorm_check.claims import Claim, Verdict, check, without_claim
+from specnorm_check.files import (
+    VERSION,
+    read_certificate,
+    read_content,
+    read_model,
+    shapes_of,
+)
 from specnorm_check.layers import (
     Layer,
     padding_factor,
@@ -41,7 +47,10 @@ __all__ = [
     "plain",
     "proven_norm",
     "read_certificate",
+    "read_content",
     "read_layer",
     "read_model",
+    "shapes_of",
     "stride_one_kernels",
+    "without_claim",
 ]
