@@ -13,7 +13,6 @@ import numpy as np
 
 from specnorm import backends, registry
 from specnorm.errors import GeometryError, NoBackend
-from specnorm.methods import Method
 from specnorm.problem.padding import same_upper
 from specnorm.problem.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer, per_axis
 from specnorm.types import LayerKernel
@@ -60,7 +59,7 @@ def takes_layers(function: Function) -> Function:
 
 def _refuse_positional(name: str, positional_names: tuple[str, ...], args: tuple[Any, ...]) -> None:
     """Raise the error for a call with too many positional arguments."""
-    if any(isinstance(x, Method) for x in args):
+    if any(hasattr(x, "needs") for x in args):  # a method
         raise TypeError(f"{name} takes no method. specnorm.measure(kernel, method) runs one.")
     raise TypeError(
         f"{name} takes {' and '.join(positional_names)} by position alone: give everything else by keyword, such as "

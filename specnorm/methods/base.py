@@ -266,6 +266,8 @@ class Stepped(Method):
 
     bounds_at_every_step: ClassVar[bool] = False
     """Whether the value of `advance` is a proven upper bound for every state."""
+    steps_at_a_size: ClassVar[bool] = False
+    """Whether the method is stepped at an input size alone."""
 
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes of the arrays of the training state, for one block; empty if there is no state.

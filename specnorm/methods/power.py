@@ -161,6 +161,7 @@ class Power(Stepped, LanczosMethod):
     """
 
     name: ClassVar[str] = "power"
+    steps_at_a_size: ClassVar[bool] = True
     asks: ClassVar[Needs] = replace(LanczosMethod.asks, precision="mixed", small_products=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:

@@ -10,7 +10,6 @@ from specnorm import arrays
 from specnorm.certified import arithmetic, rounding
 from specnorm.errors import MethodError
 from specnorm.methods.base import Stepped
-from specnorm.methods.power import Power
 from specnorm.runtime.program import Program, check_values, program, program_for
 
 if TYPE_CHECKING:
@@ -172,10 +171,10 @@ def stepped_program(
     """
     if not isinstance(method, Stepped):
         raise MethodError(f"method={method!r} cannot follow a norm step by step. {_FOR_EVERY_SIZE}")
-    if isinstance(method, Power) and dict(geometry).get("input_shape") is None:
+    if method.steps_at_a_size and dict(geometry).get("input_shape") is None:
         raise MethodError(
             f"method={method!r} follows the norm at one input size, and there is no input_shape. {_FOR_EVERY_SIZE} "
-            "(init_tracking and track take input_shape, and step Power() then.)"
+            f"(init_tracking and track take input_shape, and step {method!r} then.)"
         )
     return cast(SteppedProgram, program_for(method, shape, dtype, geometry, SteppedProgram))
 

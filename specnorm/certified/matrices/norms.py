@@ -576,13 +576,13 @@ class UnfoldingProof:
         """
         ops = self._ops
         wide_vectors = arrays.in_wide_dtype(near_vectors, ops=ops)
-        unfolding_norms = _norms_up(self._proof, self._matrix, wide_vectors, ops=ops)
+        unfolding_norms = norms_near(self._proof, self._matrix, wide_vectors, ops=ops)
         values = ops.to_numpy(supremum_up_from_unfolding(unfolding_norms, self._kernel_shape, xp=ops.xp)).tolist()
         rule = f"{self._matrix.shape[1]} x {self._matrix.shape[2]} unfolding"
         return [_upper(value, ALL_FREQUENCIES, rule) for value in values]
 
 
-def _norms_up(proof: GramProof, matrix: Array, near_vectors: Array, *, ops: ArrayOps) -> Array:
+def norms_near(proof: GramProof, matrix: Array, near_vectors: Array, *, ops: ArrayOps) -> Array:
     """Bounds of the norms of matrices by `GramProof.norm_up_near`, and, where that fails, by `matrix_norm_up`."""
     bounds = proof.norm_up_near(near_vectors)
     if bool(ops.xp.all(ops.xp.isfinite(bounds))):
@@ -617,7 +617,7 @@ def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps)
     # valid (`GramProof.norm_up_near`); where they are poor, `matrix_norm_up` proves the bound.
     v = arrays.in_wide_dtype(xp.real(vectors), ops=ops)
     shorter_side_vectors = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
-    norms_up = _norms_up(GramProof(matrix, ops=ops), matrix, shorter_side_vectors, ops=ops)
+    norms_up = norms_near(GramProof(matrix, ops=ops), matrix, shorter_side_vectors, ops=ops)
     norm = xp.max(xp.reshape(norms_up, (value.shape[0], -1)), axis=1)
     wide_value = arrays.in_wide_dtype(value, ops=ops)
     ratio = rounding.up(norm / xp.where(wide_value > 0, wide_value, xp.ones_like(wide_value)), 2, xp=xp)
