@@ -76,7 +76,8 @@ class Backend:
     has_factors: ClassVar[bool] = False
     """Whether `cholesky_factors` is defined, which makes bounds in float32 sharper."""
     static_shapes: ClassVar[bool] = False
-    """Whether each new array shape costs a compilation, so that searches over frequencies are not worth it."""
+    """Whether each new array shape costs a compilation. Then values are computed in NumPy where it can view the arrays,
+    and elsewhere without a search over frequencies."""
 
     # -- which objects the plugin is for ------------------------------------------------------------------------
     def is_array(self, x: object) -> bool:
@@ -137,7 +138,7 @@ class Backend:
         return False
 
     def numpy_view(self, x: AnyArray) -> bool:
-        """Whether NumPy can read the array without a copy. Then searches run in NumPy, which is faster for them."""
+        """Whether NumPy can read the array without a copy. Then searches run there; with `static_shapes`, all does."""
         return False
 
     def working_dtype(self, x: AnyArray, dtype: Dtype) -> Dtype:
@@ -437,8 +438,9 @@ class ArrayOps:
             in_numpy = must_leave_device or has_numpy_view
             computed_in = "float64 on the host" if must_leave_device and not has_numpy_view else "float64"
         else:
-            in_numpy = needs is not None and needs.small_products and has_numpy_view and not traced
-            computed_in = proof_dtype
+            prefers_numpy = needs is not None and (needs.small_products or backend.static_shapes)
+            in_numpy = prefers_numpy and has_numpy_view and not traced
+            computed_in = "float64" if in_numpy and precision != "own" else proof_dtype
         return cls(
             backend,
             backend.namespace(like),

@@ -81,6 +81,11 @@ class JaxBackend(Backend):
     def is_traced(self, x: Array) -> bool:
         return isinstance(x, _Tracer)
 
+    def numpy_view(self, x: Array) -> bool:
+        """True for a concrete array on one CPU device: it is computed in NumPy, which has nothing to compile."""
+        device = self.device(x)
+        return device is not None and device.platform == "cpu"
+
     def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
         """float64 if the user has enabled it in JAX's configuration, else float32."""
         return "float64" if jax.config.jax_enable_x64 else "float32"  # type: ignore[attr-defined]
@@ -131,13 +136,16 @@ class JaxBackend(Backend):
         return np.asarray(x)
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
-        return jnp.asarray(x, device=self.device(like))
+        if self.is_traced(like):
+            return jnp.asarray(x)
+        # Not `jnp.asarray`, which would compile a conversion for each shape.
+        return jax.device_put(x, self.device(like))
 
     def detach(self, x: Array) -> Array:
         return jax.lax.stop_gradient(x)
 
     def apply(self, program: Program, kernels: Array) -> Ran:
-        """Run a program, compiled or, for searches, in NumPy, with its pullback as derivative."""
+        """Run a program with its pullback as derivative: values on the CPU and searches in NumPy, the rest compiled."""
         record = _Record()
         value, stats = _apply(program, record, kernels)
         return Ran(value, stats, (), record.claims, record.has_values)
@@ -145,7 +153,8 @@ class JaxBackend(Backend):
     def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
         """Value and gradient of a program, compiled: one operation after another, JAX would take many times longer."""
         if _runs_in_numpy(program, kernel):
-            return super().value_and_grad(program, kernel)
+            ran = program.forward(kernel, backend=self)
+            return ran.value, _pullback(program, ran.residuals, jnp.ones_like(ran.value))
         _check(program, kernel)
         value_and_gradient: tuple[Array, Array] = _compiled_gradient(program, kernel)
         return value_and_gradient
@@ -157,9 +166,7 @@ class JaxBackend(Backend):
             state: tuple[Array, ...] = _compiled_init(program, self.detach(kernels))
             return state
         host_state = program.init(self.to_numpy(kernels), backend=self.host())
-        device = self.device(kernels)
-        # Not `jnp.asarray`, which would compile a conversion for each shape.
-        return tuple(jax.device_put(x, device) for x in host_state)
+        return tuple(self.from_numpy(x, kernels) for x in host_state)
 
     def step(
         self,
@@ -168,9 +175,13 @@ class JaxBackend(Backend):
         state: tuple[Array, ...],
         sweeps: int,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Take a training step of a program, compiled."""
+        """Take a training step of a program: values on the CPU in NumPy, others compiled."""
+        constant = self.detach(kernels)
         constant_state = tuple(self.detach(x) for x in state)
-        value, gradient, new_state = _compiled_step(program, sweeps, self.detach(kernels), constant_state)
+        if self.numpy_view(constant) and all(map(self.numpy_view, constant_state)):
+            value, gradient, new_state = program.step(constant, constant_state, sweeps=sweeps, backend=self)
+        else:
+            value, gradient, new_state = _compiled_step(program, sweeps, constant, constant_state)
         value = _with_gradient(self.first_order(kernels), self.detach(value), self.detach(gradient))
         return value, tuple(self.detach(x) for x in new_state)
 
@@ -287,7 +298,12 @@ _apply.defvjp(_apply_fwd, _apply_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _pullback(program: Program, residuals: tuple[Array, ...], cotangent: Array) -> Array:
-    return program.pullback(residuals, cotangent, backend=BACKEND)
+    if not all(map(BACKEND.numpy_view, (*residuals, cotangent))):
+        return program.pullback(residuals, cotangent, backend=BACKEND)
+    host_residuals = tuple(map(BACKEND.to_numpy, residuals))
+    host_cotangent = BACKEND.to_numpy(cotangent)
+    gradient = program.pullback(host_residuals, host_cotangent, dtype=program.result_dtype, backend=BACKEND.host())
+    return BACKEND.from_numpy(gradient, cotangent).astype(program.dtype)
 
 
 def _second_order(*_: Any) -> Any:

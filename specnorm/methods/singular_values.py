@@ -8,23 +8,35 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from specnorm import arrays
+from specnorm.certified.matrices.norms import GramIterates
 from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count, require_circular, require_exact
 from specnorm.numerics import gradients
-from specnorm.problem.frequencies import half_grid, mirror_index
+from specnorm.problem.frequencies import distinct_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.taps import shapes_of, sizes_of
 from specnorm.search.enclosing import grid_sizes
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
+    from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
     from specnorm.types import ArrayOps
 
 MOST_ROWS = 4096
 """Largest shorter side of a layer's own matrix: an SVD of that size takes a minute."""
+_BYTES_OF_A_VALUE = 64
+"""Bytes that each singular value of a circular layer takes, with its place in the order and the copies of both."""
+_ENTRIES_A_CHUNK = 2**20
+"""Entries of the symbols whose singular vectors are computed at once for a gradient."""
+_MOST_PRODUCTS = 5
+"""Most Gram products that leave frequencies out."""
+_VISITED_AT_ONCE = 8
+"""Frequencies with the highest bounds that are visited after each product."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,10 @@ class SingularValues(_LayerValues):
     A layer without padding whose outputs read disjoint patches, such as a 1x1 layer, is supported, too: its values are
     those of one matrix, repeated.
 
+    The symbols of a real kernel at theta and -theta have the same values, so one of both is factorised. Singular
+    vectors are computed for a gradient only. For the k largest values of a layer without groups, frequencies whose
+    norms are proven to be below the k-th largest value so far are left out.
+
     Parameters
     ----------
     k : int or None
@@ -93,8 +109,8 @@ class SingularValues(_LayerValues):
         memory = self.memory(spec)
         if memory > self.max_bytes:
             raise MethodError(
-                f"{self.total(spec)} singular values, with their vectors some {memory / 2**30:.3g} GiB of memory. "
-                "The largest of them take little: "
+                f"{self.total(spec)} singular values, some {memory / 2**30:.3g} GiB of memory. The largest of them "
+                "take little: "
                 "specnorm.measure(kernel, specnorm.methods.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
                 f"max_bytes={memory} computes them all the same."
             )
@@ -114,54 +130,57 @@ class SingularValues(_LayerValues):
         return spec.groups * self._per_group(spec)
 
     def memory(self, spec: ConvSpec) -> int:
-        """Bytes of the singular vectors at every frequency, and once more at half of them; the same for every k."""
-        rows, columns = spec.block_shape[:2]
-        frequencies = spec.groups * _positions(spec)
-        # Complex numbers of 16 bytes, one and a half times.
-        return 24 * frequencies * (rows + columns) * min(rows, columns)
+        """Bytes of the values, their order and copies of both, besides a chunk of symbols; the same for every k."""
+        return _BYTES_OF_A_VALUE * self.total(spec)
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        if values.shape[1] == 1:
+            return values[:, 0, :], xp.zeros((values.shape[0],), dtype=xp.int64, device=values.device)
         flat = xp.reshape(values, (values.shape[0], -1))
-        order = self._order(flat, xp=xp)
-        count = self.k or flat.shape[1]
-        return xp.take_along_axis(flat, order[:, :count], axis=1), order
+        order = self._order(flat, flat.shape[1], xp=xp)
+        return xp.take_along_axis(flat, order[:, : self.k or flat.shape[1]], axis=1), order
 
-    def _order(self, flat: Array, *, xp: Namespace) -> Array:
-        """Indices that bring the k values that are asked for, descending, to the front."""
+    def _order(self, flat: Array, count: int, *, xp: Namespace) -> Array:
+        """Indices that bring the k values that are asked for, descending, to the front; of the largest ``count``."""
         order = xp.argsort(flat, axis=1, descending=True)
         if self.k is None or not self.smallest:
             return order
-        return xp.concat([order[:, -self.k :], order[:, : -self.k]], axis=1)
+        first = max(0, count - self.k)
+        return xp.concat([order[:, first:], order[:, :first]], axis=1)
 
     def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Namespace) -> Array:
         """Undo the merge; values not asked for get 0."""
+        if groups == 1:
+            return cotangent[:, None, :]
         return xp.reshape(_unsorted(cotangent, chosen, xp=xp), (chosen.shape[0], groups, -1))
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """SVD at half the frequencies; the others are their mirror images or, for axes with one tap, repetitions."""
+        """Values at frequencies without mirror images; axes with one tap repeat those of one frequency."""
         xp = ops.xp
-        # Axes with one tap need one frequency.
         sizes = grid_sizes(spec, spec.block_kernel_shape) if spec.ndim else ()
-        half = half_grid(sizes)
+        grid, multiplicities = distinct_grid(sizes)
         repeats = _positions(spec) // math.prod(sizes)
-        mirror = ops.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
-        parts = []
-        step = symbols.chunk_length(blocks, ops=ops)
-        for start in range(0, len(half), step):
-            symbol = symbols.Symbol(blocks, half[start : start + step], ops=ops)
-            u, s, vh = xp.linalg.svd(symbol.matrices(), full_matrices=False)
-            phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
-            parts.append((u, s, vh, phase))
-        half_factors = (xp.concat(list(chunks), axis=1) for chunks in zip(*parts, strict=True))
-        u, s, vh, phase = (xp.take(factor, mirror, axis=1) for factor in half_factors)
-        flat = xp.reshape(s, (s.shape[0], -1))
-        unread = self._per_group(spec) - flat.shape[1]
+        if self.k is None or self.smallest or blocks.shape[0] > 1 or not ops.concrete:
+            index, values = np.arange(len(grid)), _values_at(blocks, grid, ops=ops)
+        else:
+            index, values = _values_that_matter(blocks, grid, multiplicities * repeats, self.k, ops=ops)
+        # A second copy for the mirror image; -1 for a frequency that is its own.
+        is_mirrored = ops.from_numpy(multiplicities[index] == 2, values)[None, :, None]
+        of_mirror = xp.where(is_mirrored, values, xp.full_like(values, -1.0))
+        pair = xp.stack([values, of_mirror], axis=1)[:, None, ...]
+        copies = xp.broadcast_to(pair, (pair.shape[0], repeats, *pair.shape[2:]))
+        flat = xp.reshape(copies, (pair.shape[0], -1))
+        count = int(multiplicities[index].sum()) * repeats * values.shape[2]
+        unread = self._per_group(spec) - int(multiplicities.sum()) * repeats * values.shape[2]
         if unread:
             # Pixels that no tap reads: no vectors, and values of 0 after all others.
             flat = xp.concat([flat, xp.broadcast_to(flat[:, :1] * 0, (flat.shape[0], unread))], axis=1)
-        order = self._order(flat, xp=xp)
-        count = min(self.k or flat.shape[1], flat.shape[1])
-        return Evaluation(xp.take_along_axis(flat, order[:, :count], axis=1), (), (u, vh, phase, order))
+            count += unread
+        order = self._order(flat, count, xp=xp)
+        chosen = xp.take_along_axis(flat, order[:, : min(self.k or count, count)], axis=1)
+        phase = symbols.Symbol(blocks, grid[index], ops=ops).phase
+        phases = xp.broadcast_to(phase[None, ...], (blocks.shape[0], *phase.shape))
+        return Evaluation(chosen, (), (blocks, phases, order))
 
     def pullback(
         self,
@@ -171,12 +190,84 @@ class SingularValues(_LayerValues):
         *,
         xp: Namespace,
     ) -> Array:
-        """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta})."""
-        u, vh, phase, order = residuals
-        b, f, _, r = u.shape
-        weights = xp.reshape(_unsorted(cotangent, order, xp=xp)[:, : f * r], (b, f, 1, r))
-        weights = xp.astype(weights, u.dtype)
-        return gradients.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
+        """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta}), by SVDs of a chunk after another."""
+        blocks, phase, order = residuals
+        b, f, _ = phase.shape
+        r = min(blocks.shape[1:3])
+        weights = _unsorted(cotangent, order, xp=xp)
+        copies = order.shape[1] // (f * r)
+        weights = xp.sum(xp.reshape(weights[:, : copies * f * r], (b, copies, f, r)), axis=1)
+        weights = xp.astype(weights, phase.dtype)
+        step = max(1, _ENTRIES_A_CHUNK // math.prod(blocks.shape[:3]))
+        gradient = xp.zeros_like(blocks)
+        for start in range(0, f, step):
+            chunk = slice(start, start + step)
+            u, _, vh = xp.linalg.svd(symbols.matrices_at(blocks, phase[:, chunk, :], xp=xp), full_matrices=False)
+            of_symbols = xp.matmul(u * weights[:, chunk, None, :], vh)
+            gradient = gradient + gradients.matrices_gradient(
+                of_symbols, phase[:, chunk, :], spec.block_kernel_shape, xp=xp
+            )
+        return gradient
+
+
+def _values_at(blocks: Array, frequencies: Frequencies, *, ops: ArrayOps) -> Array:
+    """Singular values of the symbols at some frequencies, shape (b, f, r), within the memory budget."""
+    step = symbols.chunk_length(blocks, ops=ops)
+    parts = []
+    for start in range(0, len(frequencies), step):
+        symbol = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops)
+        parts.append(ops.xp.linalg.svdvals(symbol.matrices()))
+    return ops.xp.concat(parts, axis=1)
+
+
+def _values_that_matter(
+    block: Array, grid: Frequencies, copies: np.ndarray, k: int, *, ops: ArrayOps
+) -> tuple[np.ndarray, Array]:
+    """Frequencies that may have one of the k largest values, by their numbers, and the values there, (1, f, r).
+
+    The other frequencies have norms that Gram iteration proves to be no larger than the k-th largest value found.
+
+    Parameters
+    ----------
+    copies : integer array, shape (f,)
+        How often the layer has the values of each frequency.
+    """
+    tall = arrays.tall(block, xp=ops.xp)
+    polynomial = GramPolynomial(tall, ops=ops).float32_copy()
+    step = symbols.chunk_length(block, ops=ops)
+    largest = np.zeros(0)
+    numbers: list[np.ndarray] = []
+    values: list[Array] = []
+
+    def visit(index: np.ndarray) -> None:
+        nonlocal largest
+        if not len(index):
+            return
+        found = _values_at(block, grid[index], ops=ops)
+        numbers.append(index)
+        values.append(found)
+        repeated = np.repeat(np.asarray(ops.to_numpy(found))[0], np.minimum(copies[index], k), axis=0)
+        largest = np.sort(np.concatenate([largest, repeated.reshape(-1)]))[-k:]
+
+    for start in range(0, len(grid), step):
+        index = np.arange(start, min(start + step, len(grid)))
+        iterates = GramIterates(polynomial.columns_of(np.zeros(1, dtype=np.int64), grid[index]), xp=ops.xp)
+        for product in range(_MOST_PRODUCTS):
+            if product > 0:
+                iterates.square()
+            bounds = polynomial.norm_up(np.asarray(ops.to_numpy(iterates.norms_up()), dtype=np.float64))
+            order = np.argsort(-bounds)
+            few, rest = order[:_VISITED_AT_ONCE], order[_VISITED_AT_ONCE:]
+            visit(index[few])
+            if len(largest) == k:
+                rest = rest[~(bounds[rest] <= largest[0])]
+            left = np.sort(rest)
+            index = index[left]
+            if len(index) <= _VISITED_AT_ONCE:
+                break
+            iterates.take(left, ops=ops)
+        visit(index)
+    return np.concatenate(numbers), ops.xp.concat(values, axis=1)
 
 
 @dataclass(frozen=True)

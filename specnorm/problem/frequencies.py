@@ -112,19 +112,6 @@ def distinct_grid(sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
     return full[index], multiplicities
 
 
-def mirror_index(sizes: Sequence[int]) -> np.ndarray:
-    """Index in `half_grid` of each frequency of `full_grid`, or of its mirror image, shape (prod(sizes),)."""
-    sizes = tuple(sizes)
-    if not sizes:
-        return np.zeros(1, dtype=np.int64)
-    axis = int(np.argmax(sizes))
-    full = full_grid(sizes).numerators
-    mirrored = np.where(full[:, [axis]] > sizes[axis] // 2, (-full) % np.asarray(sizes), full)
-    shape = list(sizes)
-    shape[axis] = sizes[axis] // 2 + 1
-    return np.asarray(np.ravel_multi_index(tuple(mirrored.T), shape))
-
-
 def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
     """All combinations of one entry from each of d arrays, shape (f, d); the last entry varies fastest."""
     if not ranges:

@@ -115,6 +115,11 @@ SECTIONS = {
     ]),
     "circular": Section("rfft_svd", CIRCULAR, [*AT_ONE, *squares(16, 32, 128)], (32,)),
     "circular, large": Section("rfft_svd", CIRCULAR, squares(16, 32), (224,)),
+    "singular values": Section("rfft_svd", {
+        "rfft_double": lambda k, n: yardsticks.rfft_double(k, n),
+        "singular_values": lambda k, n: specnorm.singular_values(k, n)[0],
+        "singular_values, k=10": lambda k, n: specnorm.singular_values(k, n, k=10)[0],
+    }, [*squares(64), *squares(64, family="flat"), *squares(64, family="decaying")], (32,)),
     "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(64, 128)),
     "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)}, AT_ONE, (32,), geometry=ZEROS),
     "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
@@ -301,6 +306,33 @@ def networks(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row
         yield from timed(runs, product, of_network, quick)
 
 
+# -- JAX without jit -------------------------------------------------------------------------------------------------
+def concrete_in_jax(common: Row, quick: bool, _libraries: Sequence[str]) -> Iterator[Row]:
+    """Calls outside of jit on a JAX array, each also for the first time, beside the same on a NumPy array."""
+    import jax  # imported here: other sections do without it
+
+    kernel = kernels.like_trained((8, 8, 3, 3) if quick else (64, 64, 3, 3)).astype("float32")
+    array = jax.device_put(kernel)
+    calls = {
+        "conv_norm": of(specnorm.conv_norm),
+        "grid_bound": of(specnorm.grid_bound),
+        "power_norm": of(specnorm.power_norm, **ZEROS),
+    }
+    about = {**common, "family": "trained-like", "name": "64 channels", "shape": list(kernel.shape)}
+    for name, call in calls.items():
+        n = None if name == "grid_bound" else 32
+        base, in_jax = ("numpy", f"{name}, NumPy array"), ("jax cpu", f"{name}, JAX array")
+        runs: dict[tuple[str, str], Run] = {
+            base: functools.partial(call, kernel, n),
+            in_jax: functools.partial(call, array, n),
+        }
+        rows = list(timed(runs, base, {**about, "n": n, "yardstick": base[1]}, quick))
+        yield from rows
+        seconds = rows[1]["first_call_seconds"]
+        first = {"seconds": seconds, "repeats": 1, "faster": rows[0]["seconds"] / seconds}
+        yield {**rows[1], "contestant": f"{in_jax[1]}, first call", **first, "faster_range": [first["faster"]] * 2}
+
+
 # -- a step of a constraint ------------------------------------------------------------------------------------------
 def constraints(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     """A weight in training, forward and backward: torch's own constraint, in JAX one power step by hand, and ours."""
@@ -324,6 +356,7 @@ def constraints(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[
 
 
 OTHERS: dict[str, tuple[Callable[[Row, bool, Sequence[str]], Iterator[Row]], Sequence[str]]] = {
+    "JAX without jit": (concrete_in_jax, ("jax",)),
     "step of a constraint": (constraints, ("torch", "jax")),
     "network": (networks, ("torch",)),
 }

@@ -67,9 +67,19 @@ def hopm_products(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
 
 def rfft_svd(kernel: Tensor, n: int) -> Tensor:
     """Exact circular norm: FFT of the padded kernel, then singular values (Sedghi et al. 2019)."""
+    return rfft_svdvals(kernel, n).max()
+
+
+def rfft_svdvals(kernel: Tensor, n: int) -> Tensor:
+    """Singular values of a circular layer, those of most frequencies once for two (Sedghi et al. 2019)."""
     symbol = torch.fft.rfft2(kernel, s=(n, n)).permute(2, 3, 0, 1).reshape(-1, *kernel.shape[:2])
-    value: Tensor = torch.linalg.svdvals(symbol).max()
-    return value
+    values: Tensor = torch.linalg.svdvals(symbol)
+    return values
+
+
+def rfft_double(kernel: Tensor, n: int) -> Tensor:
+    """The largest of them in double precision, as `specnorm.singular_values` computes, from all values."""
+    return rfft_svdvals(kernel.double(), n).max()
 
 
 def rfft_largest(kernel: Tensor, n: int | None = None) -> Tensor:

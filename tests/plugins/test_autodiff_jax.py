@@ -12,7 +12,7 @@ from libraries import opened
 
 import specnorm
 from specnorm.errors import KernelError, SecondDerivativeError
-from specnorm.methods import Grid
+from specnorm.methods import ExactFFT, Grid, SymbolNorm
 
 jax: Any = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -121,6 +121,27 @@ def test_non_finite_kernel(name: str) -> None:
         stack = name in ("matrix_norm", "power_iteration", "gram_iteration")
         assert np.isnan(value[1] if stack else value).all()
         assert np.isnan(value).all() or stack
+
+
+@plain
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_concrete_arrays_on_the_cpu_are_computed_in_numpy(dtype: str) -> None:
+    """Bit for bit, values, gradients and training steps; so nothing is compiled."""
+    kernel = normal(4, 3, 3, 3).astype(dtype)
+    host = np.asarray(kernel.astype("float32"))
+    for method, size in ((Grid(), None), (SymbolNorm(), None), (ExactFFT(), 6)):
+        found = jax.value_and_grad(lambda k: specnorm.measure(k, method, input_shape=size).value)(kernel)  # noqa: B023
+        at_once = specnorm.value_and_grad(kernel, method, input_shape=size)
+        expected = specnorm.value_and_grad(host, method, input_shape=size)
+        for value, gradient in (found, at_once):
+            assert (value.shape, value.dtype, value.devices()) == ((), "float32", kernel.devices())
+            assert float(value) == float(expected[0]), method
+            assert gradient.dtype == kernel.dtype
+            np.testing.assert_array_equal(gradient, jnp.asarray(expected[1]).astype(dtype))
+    state = specnorm.init_tracking(kernel, SymbolNorm())
+    stepped, _ = specnorm.track(2 * kernel, SymbolNorm(), state)
+    expected_value, _ = specnorm.track(2 * host, SymbolNorm(), {name: np.asarray(x) for name, x in state.items()})
+    assert float(stepped) == float(expected_value)
 
 
 @plain

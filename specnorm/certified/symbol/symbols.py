@@ -153,10 +153,15 @@ def max_over_frequencies(
 
 def matrix_at(blocks: Array, phase: Array, *, xp: Namespace) -> Array:
     """Symbol of each block at its own frequency, given by the taps' phases (b, taps): (b, m, p)."""
+    return matrices_at(blocks, phase[:, None, :], xp=xp)[:, 0, ...]
+
+
+def matrices_at(blocks: Array, phase: Array, *, xp: Namespace) -> Array:
+    """Symbols of each block at its own f frequencies, given by the taps' phases (b, f, taps): (b, f, m, p)."""
     b, m, p = blocks.shape[:3]
-    flat = xp.reshape(blocks, (b, m * p, -1))
-    columns = xp.matmul(flat, xp.stack([xp.real(phase), xp.imag(phase)], axis=-1))
-    return xp.reshape(columns[..., 0] + 1j * columns[..., 1], (b, m, p))
+    taps = xp.permute_dims(xp.reshape(blocks, (b, m * p, -1)), (0, 2, 1))
+    matrices = xp.matmul(xp.real(phase), taps) + 1j * xp.matmul(xp.imag(phase), taps)
+    return xp.reshape(matrices, (b, -1, m, p))
 
 
 def top_triple(g: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:

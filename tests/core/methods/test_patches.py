@@ -49,13 +49,13 @@ def test_one_factorisation_for_all_pixels(monkeypatch: pytest.MonkeyPatch) -> No
     taken: list[int] = []
     kernel: Any = np.random.default_rng(1).standard_normal((6, 5, 1, 1))
     linalg = specnorm.backends.backend_for(kernel).namespace(kernel).linalg
-    svd = linalg.svd
+    svdvals = linalg.svdvals
 
-    def counted(a: Any, **options: Any) -> Any:
+    def counted(a: Any) -> Any:
         taken.append(math.prod(a.shape[:-2]))
-        return svd(a, **options)
+        return svdvals(a)
 
-    monkeypatch.setattr(linalg, "svd", counted)
+    monkeypatch.setattr(linalg, "svdvals", counted)
     for mode in ("circular", "zeros", "reflect", "replicate"):
         found = specnorm.singular_values(kernel, 8, padding_mode=mode)
         assert found.shape == (64 * 5,)
