@@ -1,3 +1,7 @@
+#!/usr/bin/env -S pipx run
+# /// script
+# dependencies = ["nox>=2026.10"]
+# ///
 """Sessions, each named after what it checks.
 
 ``nox`` alone runs what a change can break, in about 10 minutes on two cores; CI and the README run that. ``nox -s
@@ -20,9 +24,12 @@ import nox
 
 ROOT = Path(__file__).parent
 PYTHON = "3.11"
-OTHER_PYTHONS = ("3.12", "3.13")
+OTHER_PYTHONS = ("3.12", "3.13", "3.14", "3.14t")
 BACKENDS = "numpy,strict,torch,jax"
-TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8", "jsonschema>=4.18")
+_PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+TEST_TOOLS, LINTERS, TYPE_CHECKERS, SITE_TOOLS = (
+    nox.project.dependency_groups(_PROJECT, group) for group in ("test", "lint", "types", "docs")
+)
 JAX_LIBRARIES = ("equinox>=0.11", "flax>=0.10", "optax>=0.2")
 """What the training comforts for JAX serve; none is required."""
 DASK = "distributed>=2024.8"
@@ -50,8 +57,6 @@ VERSIONS_MATTER = (
 """What an old array library could break: a function that it lacks, a value, a dtype, a gradient."""
 STRANGER = str(ROOT / "tests" / "thirdparty")
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
-LINTERS = ("ruff>=0.11",)
-SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_DRIVER = "playwright>=1.45"
 """It can bring browsers of its own, but not from the index."""
@@ -135,7 +140,7 @@ def environment(session: nox.Session) -> None:
     """What the sessions of tests share: every framework, installed once."""
     everything = ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]"
     prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, PYLOPS, *JAX_LIBRARIES, *ZOO_NEEDS)
-    prepare(session, STRANGER, "mypy>=1.15", "nox", *TEST_TOOLS)
+    prepare(session, STRANGER, "nox", *TYPE_CHECKERS, *TEST_TOOLS)
     prepare(session, "--no-deps", *ZOO)  # what these require would bring another build of torch
 
 
@@ -349,7 +354,7 @@ def extra(session: nox.Session, name: str) -> None:
 def typing(session: nox.Session) -> None:
     """The wheel's types from outside: a user's program under mypy and pyright, and how complete the types are."""
     # basedpyright is pyright as a wheel that brings its own node.
-    install_wheel(session, "", "mypy>=1.15", "basedpyright>=1.30")
+    install_wheel(session, "", *TYPE_CHECKERS, "basedpyright>=1.30")
     shutil.copy(ROOT / "tests" / "outside" / "program.py", Path.cwd())
     rules = {"typeCheckingMode": "strict", "reportUnnecessaryTypeIgnoreComment": "error"}
     Path("pyrightconfig.json").write_text(json.dumps(rules))
@@ -407,7 +412,7 @@ def bare(session: nox.Session) -> None:
     session.run("python3", BARE, *filter(None, pythons.values()), *built, external=True)
 
 
-@nox.session(python=PYTHON, default=False, tags=["nightly"])
+@nox.session(python=PYTHON, requires=["wheel"], default=False, tags=["nightly"])
 def conda(session: nox.Session) -> None:
     """Nightly, and before a release: the conda recipe renders, and builds where conda-forge can be reached."""
     prepare(session, "py-rattler-build>=0.70,<1")
@@ -430,3 +435,6 @@ def other_python(version: str) -> None:
 
 for _version in OTHER_PYTHONS:
     other_python(_version)
+
+if __name__ == "__main__":
+    nox.main()

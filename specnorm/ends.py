@@ -20,6 +20,7 @@ from specnorm.methods.smallest import Smallest
 from specnorm.problem.spec import Geometry, Layer
 from specnorm.proving import enclose, explained_when_asked
 from specnorm.result import Enclosure, Outcome, Result
+from specnorm.text import number
 from specnorm.types import ArrayT
 
 if TYPE_CHECKING:
@@ -360,6 +361,6 @@ def is_isometry(
         if enclosure.outcome is not Outcome.CONVERGED:
             break
     raise Undecided(
-        f"the isometry defect is proven to lie between {lower:.6g} and {upper:.6g}, which is too close to "
-        f"{largest_defect!r} to tell. Give a tolerance outside of that, or a larger budget."
+        f"the isometry defect is proven to lie between {number(lower, 'lower')} and {number(upper, 'upper')}, which is "
+        f"too close to {largest_defect!r} to tell. Give a tolerance outside of that, or a larger budget."
     )

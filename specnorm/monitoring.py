@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from specnorm.backends import backend_for
+from specnorm.certified import host
 from specnorm.errors import MethodError, NoBackend, SpecnormError
 from specnorm.layers import is_keras_layer, keras_parts, layer_kernel
 from specnorm.methods import SymbolNorm
@@ -93,7 +94,8 @@ class Monitor:
         for kind, values in (("norm", norms), ("upper", uppers)):
             report |= {f"{kind}/{name}": value for name, value in values.items()}
             if values.keys() == norms.keys() and not self.left_out:
-                report[f"{kind}/product"] = math.prod(values.values())
+                product = host.mul_up(*values.values()) if kind == "upper" else math.prod(values.values())
+                report[f"{kind}/product"] = product
         return report
 
     def _proven(

@@ -38,7 +38,8 @@ def conv_norm(
         Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds zero padding. Circular with a
         stride: every size that the stride divides.
     rtol : float, default 1e-6
-        Largest relative distance of the value below the norm; it is also limited by the kernel's precision.
+        Largest relative distance of the value below the norm, which it does not exceed; both hold after the conversion
+        to the kernel's dtype. float32 allows 1e-6.
     budget : float or None, default 60
         Seconds; after them no further step of the search begins. None: no limit.
     **layer
@@ -54,7 +55,8 @@ def conv_norm(
     GeometryError
         Without a size, for padding that repeats pixels.
     MethodError
-        Under a tracer, without ``input_shape`` or with other padding than circular.
+        Under a tracer, without ``input_shape`` or with other padding than circular. For an ``rtol`` finer than the
+        numbers of the kernel's dtype.
     Undecided
         If ``rtol`` was not reached within the budget. With other padding than circular, the norm of a large layer can
         be computed to about 1e-3; the default ``rtol`` is for layers whose matrix is small.
@@ -206,9 +208,9 @@ def singular_values(
     input_shape : int or tuple of int
         Spatial input sizes.
     k : int, optional
-        Number of values; None: all, of which a circular layer has ``prod(input_shape) * min(cin, cout)``. For other
-        layers than those above, the k largest values are computed by block Lanczos (`PowerTopK`), and each is a proven
-        lower bound of the singular value with its rank.
+        Number of values; None: all, of which a circular layer has ``prod(input_shape) * min(cin, cout)``. Each of the k
+        largest is a proven lower bound of the singular value of its rank. For other layers than those above, they are
+        computed by block Lanczos (`PowerTopK`).
     which : {"all", "largest", "smallest"}, default "all"
         Which k values: "smallest" for the smallest, else the largest. With "largest" or "smallest", the default k is 1.
     max_bytes : int, default 4 GiB

@@ -99,7 +99,8 @@ class Enclosure(TwoSided):
         ``lower <= norm <= upper``, in the caller's library and dtype, rounded outward.
     witness : tuple of arrays
         (frequency, u, v): a frequency in radians for each axis, and unit vectors such that ``|u* G(frequency) v|``
-        attains ``lower``; for a smallest singular value it attains ``upper``.
+        attains ``lower``; for a smallest singular value it attains ``upper``. For a layer at a size, u and v are an
+        output and an input, and empty if these have more than 262,144 entries together.
     cells, levels : int
         Numbers of cells and of rounds of bisection in the search.
     proof_dtype : str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal, localcontext
+import re
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 DIGITS = 6
 """Significant digits of printed numbers."""
@@ -32,8 +33,14 @@ def number(value: float | None, promise: str = "exact") -> str:
     return f"{rounded:.{DIGITS - 1 - rounded.adjusted()}f}"
 
 
+_FORMAT = re.compile(r"(?:.?[<>=^])?[-+ ]?z?(#?)0?\d*[,_]?((?:\.\d+)?)([eEfFgGn%]?)", re.DOTALL)
+"""The formats of a float, with groups for what decides how many digits there are."""
+
+
 def rounded_format(value: float, spec: str, promise: str) -> str:
-    """``format(value, spec)`` of a float, but rounded up for the promise "upper" and down for "lower".
+    """``format(value, spec)`` of a non-negative float, but rounded up for the promise "upper" and down for "lower".
+
+    If the text is on the wrong side of the value, a larger or smaller number is formatted instead.
 
     Raises
     ------
@@ -41,13 +48,27 @@ def rounded_format(value: float, spec: str, promise: str) -> str:
         If the format is none of a float.
     """
     nearest = format(value, spec)  # refuses what is no format
-    has_presentation = spec[-1] in "eEfFgG%"
-    if not math.isfinite(value) or not (has_presentation or "." in spec):
-        return nearest
-    if "." not in spec:
-        spec = f"{spec[:-1]}.{DIGITS}{spec[-1]}"
-    with localcontext(rounding=_ROUNDING[promise]):
-        return format(Decimal(value), spec)
+    found = _FORMAT.fullmatch(spec)
+    digits = "".join(found.groups()) if found else spec
+    if not math.isfinite(value) or digits in ("", "#"):
+        return nearest  # Python's shortest text, which stands for this float alone
+    exact = Decimal(value)
+    is_wrong, sign = {"lower": (Decimal.__gt__, -1), "upper": (Decimal.__lt__, 1)}[promise]
+    shown = value
+    step = math.ulp(value)
+    while is_wrong(_as_decimal(shown, digits), exact):
+        # The step is less than twice as large as needed, so the text changes by one unit of its last digit.
+        shown = max(value + sign * step, 0.0)
+        step *= 2
+    return format(shown, spec)
+
+
+def _as_decimal(value: float, digits: str) -> Decimal:
+    """The number that a float is rounded to by a format without width, fill and separators."""
+    text = format(value, digits.replace("n", "g"))
+    if text == "inf%":
+        return Decimal("inf")
+    return Decimal(f"{text[:-1]}e-2" if text.endswith("%") else text)
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

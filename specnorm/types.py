@@ -286,7 +286,7 @@ class Backend:
         `runtime.program.Ran`
             Without usable residuals; without claims if a compiler ran the program.
         """
-        return program.forward(kernels, backend=self)
+        return program.forward(kernels, backend=self, differentiated=False)
 
     def value_and_grad(self, program: Any, kernel: AnyArray) -> tuple[AnyArray, AnyArray]:
         """Value and gradient of a program with a single value, by its pullback instead of automatic differentiation.
@@ -364,6 +364,8 @@ class ArrayOps:
         Whether operations are queued, so that reading a value waits for all of them.
     dtype : {"float64", "float32"}
         Dtype of the blocks that the method gets.
+    result_dtype : {"float64", "float32"}
+        Dtype of the answer.
     own_dtype : {"float64", "float32"}
         Dtype of gradients and training steps: that of the kernel, or a wider one if the library would lose precision.
     wide_dtype : {"float64", "float32"}
@@ -376,6 +378,8 @@ class ArrayOps:
         Whether the call has to run in NumPy on the host instead, with operations of its own.
     too_wide : bool
         Whether the kernels are float64 although the library computes in float32.
+    differentiated : bool
+        Whether a gradient may follow, so that `Method.forward` has to return residuals.
     computed_in : str
         The dtype of the computation, for results; with "on the host" appended if it does not run on the device.
     """
@@ -386,12 +390,14 @@ class ArrayOps:
     on_host: bool = True
     asynchronous: bool = False
     dtype: Dtype = "float64"
+    result_dtype: Dtype = "float64"
     own_dtype: Dtype = "float64"
     wide_dtype: Dtype = "float64"
     exact_float32: bool = True
     memory: int = MEMORY
     in_numpy: bool = False
     too_wide: bool = False
+    differentiated: bool = True
     computed_in: str = "float64"
 
     @classmethod
@@ -448,6 +454,7 @@ class ArrayOps:
             on_host=has_numpy_view or backend.host().name == backend.name,
             asynchronous=backend.asynchronous(like),
             dtype=proof_dtype if precision == "wide" else own_dtype,
+            result_dtype=dtype,
             own_dtype=own_dtype,
             wide_dtype=wide_dtype,
             exact_float32=backend.working_dtype(like, "float32") == "float32",

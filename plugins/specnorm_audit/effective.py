@@ -4,6 +4,10 @@ Spectral and weight normalisation, pruning and parametrisations store what a wei
 arrays determine the weight that the layer uses at inference, they are replaced by it, under the name that the weight
 has in the model, and ``Tensor.assumed`` says so. Where they do not, the array is refused with the reason. Nothing is
 loaded here.
+
+`_READERS` lists the conventions that rename the kernel (``weight_orig``), `BESIDE` those that leave its name and store
+something beside it (``u0``, ``gain``). An array beside a kernel that neither explains is a reason to refuse, too: plain
+layers have a bias alone.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +35,11 @@ Compute: TypeAlias = Callable[..., Numbers]
 Stored: TypeAlias = Mapping[str, Tensor]
 """Arrays of real floating numbers by name."""
 
-_FLOATING = ("float", "bfloat")
+FLOATING = ("float", "bfloat")
+"""Beginnings of the names of dtypes of real floating numbers."""
+_SEPARATOR = re.compile(r"[./:]")
+_COUNTER = re.compile(r":\d+$")
+"""The counter that TensorFlow writes after a variable's name."""
 _BAKE = (
     "Where the model's code is there, make it a plain parameter: specnorm_torch.bake_(model), and save the state dict."
 )
@@ -73,9 +81,9 @@ class Recipe:
     refusal: str | None = None
 
     @classmethod
-    def refused(cls, name: str, reason: str) -> Recipe:
+    def refused(cls, name: str, reason: str, others: Iterable[str] = ()) -> Recipe:
         """Return the recipe of an array from which a layer computes its weight in a way that is not known."""
-        return cls(name, (name,), None, refusal=reason)
+        return cls(name, (name,), None, others=tuple(others), refusal=reason)
 
 
 def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -86,15 +94,15 @@ def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
     """
     everything = list(tensors)
     by_name = {t.name: t for t in everything}
-    stored = {name: t for name, t in by_name.items() if t.kind is None and t.dtype.startswith(_FLOATING)}
+    stored = {name: t for name, t in by_name.items() if t.kind is None and t.dtype.startswith(FLOATING)}
     weights: dict[str, Tensor] = {}
-    explained: set[str] = set()
-    for recipe in _recipes(stored, set(by_name)):
+    explained: dict[str, str | None] = {}
+    for recipe in _recipes(stored, by_name):
         parts = [by_name[name] for name in recipe.parts]
         weights[recipe.parts[0]] = _weight(recipe, parts)
-        if recipe.compute is not None:
-            explained.update(recipe.parts[1:], recipe.others)
-    return [weights.get(t.name) or _without_recipe(t, t.name in explained) for t in everything]
+        reason = None if recipe.compute else f"it stands beside {recipe.name}, of a weight that is not determined."
+        explained |= dict.fromkeys((*recipe.parts[1:], *recipe.others), reason)
+    return [weights.get(t.name) or _without_recipe(t, explained) for t in everything]
 
 
 def _weight(recipe: Recipe, parts: Sequence[Tensor]) -> Tensor:
@@ -113,13 +121,15 @@ def _weight(recipe: Recipe, parts: Sequence[Tensor]) -> Tensor:
     )
 
 
-def _without_recipe(tensor: Tensor, is_explained: bool) -> Tensor:
+def _without_recipe(tensor: Tensor, explained: Mapping[str, str | None]) -> Tensor:
     """Return an array from which no weight is computed: as no layer if a recipe explains it, else as it is stored.
 
-    The kind "none" says that it is no kernel. The kind None says that the file does not tell.
+    The kind "none" says that it is no kernel. The kind None says that the file does not tell. ``explained`` has the
+    reasons why matrices of weights that are not determined are named in the report.
     """
-    if is_explained:
-        return replace(tensor, kind="none", refusal=None)
+    if tensor.name in explained:
+        refusal = explained[tensor.name] if len(tensor.shape) > 1 else None
+        return replace(tensor, kind="none", refusal=refusal)
     is_stated = tensor.kind is not None
     return tensor if is_stated else replace(tensor, assumed=(*tensor.assumed, AS_STORED))
 
@@ -137,26 +147,34 @@ def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyA
     return backends.backend_for(arrays[0]).from_numpy(weight.astype(dtype), arrays[0])
 
 
-def _recipes(stored: Stored, names: set[str]) -> Iterator[Recipe]:
+def _recipes(stored: Stored, everything: Stored) -> Iterator[Recipe]:
     """Yield the form of every weight that names show to be computed from stored arrays."""
+    names = set(everything)
+    used: set[str] = set()
     for name in stored:
         for ending, read in _READERS.items():
             if not name.endswith(ending):
                 continue
             recipe = read(name, name.removesuffix(ending), stored, names)
             if recipe is not None:
+                used.update((recipe.name, *recipe.parts, *recipe.others))
                 yield recipe
-    yield from _of_flax(stored)
+    for recipe in _of_flax(stored):
+        used.update((*recipe.parts, *recipe.others))
+        yield recipe
+    yield from _of_neighbours(stored, everything, used)
 
 
 # -- torch's hooks: NAME_orig beside NAME_u and NAME_v, or a mask; NAME_v beside NAME_g ------------------------------
 def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | None:
     """Read NAME_orig: a hook of torch's, or of others, computes NAME from it."""
-    if base in stored and stored[base].shape == stored[name].shape:
-        return Recipe(base, (base,), _identity, AS_STORED, (name,))  # the layer uses NAME itself
     mask = f"{base}_mask"
     u = f"{base}_u"
     v = f"{base}_v"
+    if base in stored and stored[base].shape == stored[name].shape:
+        # The layer uses NAME itself: torch 0.4 and RealSN store it. The states of the latter are images.
+        states = [x for x in (u, v) if x in stored and (_is_vector(stored[x].shape) or stored[x].shape[:1] == (1,))]
+        return Recipe(base, (base,), _identity, AS_STORED, (name, *states))
     if mask in names:
         return _pruned(name, base, mask, stored)
     if u not in names and v not in names and not name.endswith("weight_orig"):
@@ -165,6 +183,9 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | 
     if base in names or u not in stored or v not in stored:
         reason = f"the layer computes its weight from it, and the arrays beside it do not say by which factor. {_BAKE}"
         return Recipe.refused(name, reason)
+    length = f"{base}_g"
+    if beside == [length]:
+        return _scaled_spectral(name, base, (u, v, length), stored)
     if beside:
         reason = f"{_last(beside[0])} beside it is of a normalisation whose factor is not known. {_BAKE}"
         return Recipe.refused(name, reason)
@@ -174,7 +195,12 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | 
 def _belongs(other: str, base: str, stored: Stored) -> bool:
     """Return whether an array is a number or vector with a name of the form NAME_word, where NAME is ``base``."""
     word = other.removeprefix(f"{base}_")
-    return other != word and "_" not in word and len(stored[other].shape) < 2
+    return other != word and "_" not in word and _is_vector(stored[other].shape)
+
+
+def _is_vector(shape: Sequence[int]) -> bool:
+    """Return whether an array of this shape is a number, or a vector along one of its axes."""
+    return sum(n != 1 for n in shape) < 2
 
 
 def _of_bar(name: str, _base: str, _stored: Stored, _names: set[str]) -> Recipe:
@@ -210,15 +236,29 @@ def _spectral(name: str, weight: str, u: str, v: str, stored: Stored, others: tu
     return Recipe(weight, (name, u, v), partial(_divided, axes), f"{_last(weight)}=W/(u·Wv) as in eval()", others)
 
 
-def _axes(shape: Sequence[int], u: Sequence[int], v: Sequence[int]) -> tuple[int, ...]:
-    """Return the axes of a kernel whose entries may be the rows of the matrix W; () if u and v do not fit.
+def _scaled_spectral(name: str, weight: str, states: tuple[str, str, str], stored: Stored) -> Recipe:
+    """Compute g·W/(u·Wv), torchdeq's spectral normalisation; what it clips is not stored, and is at most this."""
+    u, v, length = states
+    spectral = _spectral(name, weight, u, v, stored)
+    if spectral.compute is None:
+        return spectral
+    if not _is_length(stored[length].shape, stored[name].shape):
+        reason = f"the layer computes its weight from it and {_last(length)}, which does not fit."
+        return Recipe.refused(name, reason)
+    compute = partial(_divided_and_scaled, spectral.compute)
+    assumption = f"{_last(weight)}=g·W/(u·Wv), not clipped"
+    return replace(spectral, parts=(*spectral.parts, length), compute=compute, assumption=assumption)
 
-    Of a linear layer it is the first axis, if it fits.
-    """
+
+def _divided_and_scaled(divide: Compute, weight: Numbers, u: Numbers, v: Numbers, length: Numbers) -> Numbers:
+    return np.asarray(length * divide(weight, u, v))
+
+
+def _axes(shape: Sequence[int], u: Sequence[int], v: Sequence[int]) -> tuple[int, ...]:
+    """Return the axes of a kernel whose entries may be the rows of the matrix W; () if u and v do not fit."""
     if len(u) != 1 or len(v) != 1 or math.prod(shape) != u[0] * v[0]:
         return ()
-    axes = tuple(axis for axis, n in enumerate(shape) if n == u[0])
-    return axes[:1] if len(shape) == 2 else axes
+    return tuple(axis for axis, n in enumerate(shape) if n == u[0])
 
 
 def _divided(axes: Sequence[int], weight: Numbers, u: Numbers, v: Numbers) -> Numbers:
@@ -226,20 +266,33 @@ def _divided(axes: Sequence[int], weight: Numbers, u: Numbers, v: Numbers) -> Nu
     readings: list[tuple[float, float]] = []
     for axis in axes:
         image = np.moveaxis(weight, axis, 0).reshape(u.size, v.size) @ v
-        sigma = float(u @ image)
-        perpendicular = image - u * (np.float64(sigma) / (u @ u))
-        distance = float(np.linalg.norm(perpendicular) / np.linalg.norm(image))
-        readings.append((distance if math.isfinite(distance) else 1.0, sigma))
-    readings.sort()
-    nearest, sigma = readings[0]
-    for distance, other in readings[1:]:
+        readings.append((_angle(u, image), float(u @ image)))
+    if weight.ndim == 2:  # torch's linear layers have outputs as rows, those of Paddle inputs
+        readings = readings[:1] if readings[0][0] < _CLEARLY * readings[-1][0] else readings[-1:]
+    return np.asarray(weight / _clearest(readings))
+
+
+def _angle(u: Numbers, image: Numbers) -> float:
+    """Return the sine of the angle between two vectors; 1 if it is not defined."""
+    perpendicular = image - u * ((u @ image) / (u @ u))
+    distance = float(np.linalg.norm(perpendicular) / np.linalg.norm(image))
+    return distance if math.isfinite(distance) else 1.0
+
+
+def _clearest(readings: Sequence[tuple[float, float]]) -> float:
+    """Return the norm by which a kernel is divided, of the way to read it that fits clearly best.
+
+    ``readings`` are pairs of the angle between a stored vector and what it should be, and the norm.
+    """
+    (nearest, sigma), *others = sorted(readings)
+    for distance, other in others:
         is_near = distance < _CLEARLY * nearest
         if is_near and not math.isclose(sigma, other, rel_tol=1e-6):
             raise ModelFileError(
                 "its spectral normalisation is of the matrix with the outputs as rows, or with the inputs (of a "
                 f"transposed layer): shapes and vectors fit both. {_BAKE}"
             )
-    return np.asarray(weight / sigma)
+    return sigma
 
 
 def _weight_norm(name: str, weight: str, length: str, stored: Stored, others: tuple[str, ...] = ()) -> Recipe:
@@ -386,9 +439,39 @@ def _in_tuples(value: Any) -> Any:
     return tuple(map(_in_tuples, value)) if isinstance(value, list) else value
 
 
+# -- weights of several arrays, none of which is the kernel ------------------------------------------------------------
+def _of_distribution(name: str, base: str, stored: Stored, _names: set[str]) -> Recipe | None:
+    """Read NAME_mu: noisy and Bayesian layers."""
+    states = [f"{base}_{word}" for word in ("sigma", "rho", "epsilon", "log_sigma", "logvar", "log_alpha")]
+    others = [other for other in states if other in stored and stored[other].shape == stored[name].shape]
+    if not others:
+        return None
+    reason = f"the layer draws its weight around it, with the spread {_last(others[0])}: no file determines it."
+    return Recipe.refused(name, reason, others)
+
+
+def _of_complex(name: str, base: str, stored: Stored, _names: set[str]) -> Recipe | None:
+    """Read NAME_real beside NAME_imag: complex layers."""
+    return _of_components(name, (f"{base}_imag",), "complex", stored)
+
+
+def _of_quaternion(name: str, base: str, stored: Stored, _names: set[str]) -> Recipe | None:
+    """Read r_weight beside i_weight, j_weight and k_weight: quaternion layers."""
+    return _of_components(name, tuple(f"{base}{word}_weight" for word in "ijk"), "quaternion", stored)
+
+
+def _of_components(name: str, others: tuple[str, ...], kind: str, stored: Stored) -> Recipe | None:
+    if not all(other in stored and stored[other].shape == stored[name].shape for other in others):
+        return None
+    reason = f"it is a part of a {kind} kernel, with {_last(others[0])} beside it. Give the real kernel of all parts."
+    return Recipe.refused(name, reason, others)
+
+
 _READERS: Mapping[str, Callable[[str, str, Stored, set[str]], Recipe | None]] = {
     "_orig": _of_hook, "weight_bar": _of_bar, "_v": _of_direction, ".original": _of_original, ".original1": _of_pair,
+    "_mu": _of_distribution, "_real": _of_complex, "r_weight": _of_quaternion,
 }  # fmt: skip
+"""Readers of arrays from which a weight of another name is computed, by the ends of their names."""
 
 
 # -- Flax's wrappers: LAYER/kernel, and WRAPPER/LAYER/kernel/scale (or /u) beside it; NNX has paths in its names -------
@@ -450,23 +533,283 @@ def _scaled_by_flax(kernel: Numbers, scale: Numbers) -> Numbers:
 
 def _divided_by_flax(kernel: Numbers, u: Numbers) -> Numbers:
     """Return the weight of Flax's SpectralNorm, which takes a step of the power iteration in evaluation, too."""
-    matrix = kernel.reshape(-1, kernel.shape[-1])
-    v = _unit(u @ matrix.T)
-    next_u = _unit(v @ matrix)
-    sigma = float((v @ matrix @ next_u.T)[0, 0])
+    sigma = _after_step(kernel.reshape(-1, kernel.shape[-1]).T, u.reshape(-1))
     return kernel / sigma if sigma else kernel
 
 
-def _unit(x: Numbers) -> Numbers:
-    """Return a vector divided by its length."""
-    squares = max(float(np.sum(x**2)), _EPSILON)
+# -- what stands beside a kernel that keeps its name -------------------------------------------------------------------
+_KERNELS = ("weight", "kernel", "W", "w", "weights")
+"""Names that layers' kernels have, as the last word of a name, or (``conv0_weight``) as the end of it."""
+_PLAIN = re.compile(r"(.*_)?(bias|biases|b)(_.*)?")
+"""Names of what plain layers have beside their kernel."""
+_Rest: TypeAlias = Mapping[str, str]
+"""Names of the arrays beside a kernel, by what follows the layer's name in them."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A convention: names of arrays that stand beside a kernel, and what the layer computes from both.
+
+    Parameters
+    ----------
+    words : str
+        Pattern of the word that follows the layer's name.
+    read : callable
+        ``read(kernel, rest, everything)`` returns the recipe; a text is the reason why there is none.
+    """
+
+    words: str
+    read: Callable[[str, _Rest, Stored], Recipe] | str
+
+
+def _of_power_iteration(kernel: str, rest: _Rest, everything: Stored) -> Recipe:
+    """Read the vector u of a normalisation that takes one step of the power iteration at inference, too.
+
+    With more steps the weight is smaller in norm, so that upper bounds hold for any number.
+    """
+    leaves = {re.split(r"[./]", words)[-1] for words in rest}
+    vectors = [name for words, name in rest.items() if re.split(r"[./]", words)[-1] in _FIRST_VECTORS]
+    style = next((style for names, style in _STYLES if all(re.fullmatch(names, leaf) for leaf in leaves)), None)
+    if style is None or len(vectors) != 1:
+        return Recipe.refused(kernel, f"{_listed(rest)} beside it: {_OTHER}", rest.values())
+    shape = everything[kernel].shape
+    size = math.prod(everything[vectors[0]].shape)
+    axes = {"first": (0,), "last": (len(shape) - 1,), "any": tuple(range(len(shape)))}[style.axes]
+    fitting = tuple(axis for axis in axes if size in (shape[axis], math.prod(shape) // max(shape[axis], 1)))
+    if not fitting or not _is_vector(everything[vectors[0]].shape):
+        return Recipe.refused(kernel, f"{_last(vectors[0])} beside it does not fit its shape. {_BAKE}", rest.values())
+    compute = partial(_divided_after_step, fitting, style.epsilon)
+    others = tuple(name for name in rest.values() if name != vectors[0])
+    return Recipe(kernel, (kernel, vectors[0]), compute, f"{_last(kernel)}=W/(u·Wv) of one step", others)
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How a power iteration reads a kernel as a matrix, and what is added to squared lengths."""
+
+    axes: Literal["first", "last", "any"]
+    epsilon: float = 0.0
+
+
+_FIRST_VECTORS = ("u", "u0", "sn_u", "sn", "u_var")
+_STYLES = (
+    (r"u\d|sv\d", _Style("first")),  # BigGAN-PyTorch; only u0 counts
+    (r"u0|sigma", _Style("last", 1e-4)),  # Haiku
+    (r"sn_u|sn_sigma", _Style("first")),  # torch-mimicry
+    (r"sn", _Style("last")),  # Keras layers that normalise themselves
+    (r"u_var", _Style("last")),  # compare_gan
+    (r"u", _Style("any")),  # Chainer, TF1
+)
+"""Names of all states of a convention, and its style. The first that fits all names counts."""
+_OTHER = f"the layer divides its weight by a norm, and these do not say by which. {_BAKE}"
+
+
+def _divided_after_step(axes: Sequence[int], epsilon: float, weight: Numbers, u: Numbers) -> Numbers:
+    """Return the weight divided by its norm by one step from u; if several axes may be the rows, of the right one."""
+    vector = u.reshape(-1)
+    readings: list[tuple[float, float]] = []
+    for axis in axes:
+        rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+        matrix = rows if vector.size == rows.shape[0] else rows.T
+        readings.append((_angle(vector, matrix @ (matrix.T @ vector)), _after_step(matrix, vector, epsilon)))
+    return np.asarray(weight / _clearest(readings))
+
+
+def _after_step(matrix: Numbers, u: Numbers, epsilon: float = 0.0) -> float:
+    """Return the norm of a matrix by one step of the power iteration from u."""
+    v = _unit(u @ matrix, epsilon)
+    image = matrix @ v
+    return float(image @ _unit(image, epsilon))
+
+
+def _unit(x: Numbers, epsilon: float = 0.0) -> Numbers:
+    """Return a vector divided by its length, to whose square ``epsilon`` is added."""
+    squares = max(float(np.sum(x**2)) + epsilon, _EPSILON)
     return np.asarray(x / np.sqrt(squares))
+
+
+def _masked(kernel: str, rest: _Rest, everything: Stored) -> Recipe:
+    """Multiply by a mask of zeros and ones: masked convolutions, MADE, pruning."""
+    names = list(rest.values())
+    if len(names) != 1 or everything[names[0]].shape != everything[kernel].shape:
+        return Recipe.refused(kernel, f"{_listed(rest)} beside it does not fit its shape. {_BAKE}", rest.values())
+    return Recipe(kernel, (kernel, names[0]), _with_mask, f"{_last(kernel)}=W·mask")
+
+
+def _with_mask(weight: Numbers, mask: Numbers) -> Numbers:
+    if not np.isin(mask, (0.0, 1.0)).all():
+        raise ModelFileError(f"the mask beside it has other numbers than 0 and 1. {_BAKE}")
+    return np.multiply(weight, mask)
+
+
+BESIDE: tuple[Beside, ...] = (
+    Beside(r"u\d*|sv\d+|sn|sn_u|sn_sigma|u_var|sigma|spectral_norm(alization)?(_\d+)?", _of_power_iteration),
+    Beside(r"((weight|kernel)_)?mask", _masked),
+    # Reasons why a weight is not determined.
+    Beside(r"gain", "the layer standardises its weight and multiplies it by the gain and by a factor that is in its "
+           "code alone (NFNet)."),
+    Beside(r"modulation|affine|to_style", "each input has a kernel of its own (StyleGAN's modulation)."),
+    Beside(r"resample_filter|up_filter|down_filter", "the layer also filters its signal, and may multiply its weight "
+           "by a factor that is in its code alone (StyleGAN)."),
+    Beside(r"lora(_.*)?|hada_.*|ia3_.*|dora_.*", "the layer adds it to the weight, by a factor that is in its code. "
+           "Merge it first (merge_and_unload())."),
+    Beside(r"weight_fake_quant|weight_quantizer", "the layer rounds its weight to a grid."),
+    Beside(r"conv_offset|offset_conv", "the layer is a deformable convolution, whose taps move with the input."),
+    Beside(r"(weight|kernel|W|w)_.*|v\d*|sn_v", _OTHER),
+)  # fmt: skip
+"""What may stand beside a kernel, and how the layer uses both. The first row whose pattern fits counts."""
+_ANY = re.compile("|".join(f"(?P<row{i}>{row.words})" for i, row in enumerate(BESIDE)))
+_UNKNOWN = (
+    "{} beside it: a layer with a kernel and a bias alone has no such array, so this one may use another weight. "
+    "{} If it does not count, leave it out of the arrays."
+)
+_EQUALISED = (
+    "the file is of a StyleGAN, whose layers multiply their weights by factors that are in the code alone. " + _BAKE
+)
+
+
+def _of_neighbours(stored: Stored, everything: Stored, used: set[str]) -> Iterator[Recipe]:
+    """Yield the weights of kernels beside which something else stands than a bias."""
+    kernels = _Kernels(name for name, x in stored.items() if len(x.shape) > 1)
+    found: dict[str, dict[int, dict[str, str]]] = {}
+    for name, tensor in everything.items():
+        if name in used or tensor.kind is not None:
+            continue
+        neighbour = kernels.listed_beside(name) or kernels.unknown_beside(name, tensor)
+        if neighbour is not None and neighbour.kernel not in used:
+            rows = found.setdefault(neighbour.kernel, {})
+            rows.setdefault(neighbour.row, {})[neighbour.rest] = name
+    is_equalised = any(_is_of_stylegan(rest, everything) for rows in found.values() for rest in rows.values())
+    for kernel, rows in found.items():
+        rest = {words: name for names in rows.values() for words, name in names.items()}
+        (row,) = rows if len(rows) == 1 else (-1,)
+        read = None if row < 0 else BESIDE[row].read
+        if callable(read):
+            yield read(kernel, rest, everything)
+            continue
+        states = [name for words, name in rest.items() if "." not in words]  # others are arrays of layers inside
+        reason = f"{_listed(rest)} beside it: {read}" if read else _UNKNOWN.format(_listed(rest), _BAKE)
+        yield Recipe.refused(kernel, reason, states)
+    if is_equalised:
+        for kernel in kernels.names:
+            if kernel not in found and kernel not in used:
+                yield Recipe.refused(kernel, _EQUALISED)
+
+
+def _is_of_stylegan(rest: _Rest, everything: Stored) -> bool:
+    """Return whether an array beside a kernel is StyleGAN's: the filter in a plane, or the style of a modulation."""
+    return any(
+        words.startswith(("modulation.weight", "up_filter"))
+        or (words == "resample_filter" and len(everything[name].shape) == 2)
+        for words, name in rest.items()
+    )
+
+
+@dataclass(frozen=True)
+class _Neighbour:
+    """An array beside a kernel: the row of `BESIDE` that it fits (-1: none), and its name after the layer's."""
+
+    kernel: str
+    row: int
+    rest: str
+
+
+class _Kernels:
+    """The kernels of a file, by the words of their names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names: list[str] = []
+        self.by_words: dict[tuple[str, ...], str] = {}
+        self.by_prefix: dict[str, str] = {}
+        """Kernels by the part of their names before the last word, ``weight``."""
+        for name in names:
+            bare = _COUNTER.sub("", name)
+            ending = next((word for word in _KERNELS if re.search(rf"(^|[./:_]){word}$", bare)), None)
+            if ending is None or ("parametrizations" in bare):
+                continue
+            self.names.append(name)
+            self.by_words[tuple(parts_of(name))] = name
+            self.by_prefix.setdefault(bare.removesuffix(ending), name)
+        self.collections = {words[:1] for words in self.by_words if len(words) > 1}
+        """First words of kernels' names, such as ``params``."""
+
+    def listed_beside(self, name: str) -> _Neighbour | None:
+        """Return the kernel beside which an array stands whose name is in `BESIDE`; None: there is none."""
+        words = parts_of(name)
+        for place in range(len(words)):
+            match = _ANY.fullmatch(words[place])
+            if match is None and "__" not in words[place]:
+                continue
+            kernel = self._of_owner(tuple(words[:place])) if match else self._of_haiku(words[place])
+            if kernel is None or kernel == name:
+                continue
+            row = 0 if match is None else int(str(match.lastgroup).removeprefix("row"))
+            return _Neighbour(kernel, row, ".".join(words[place:]))
+        return self._after_underscore(name)
+
+    def _after_underscore(self, name: str) -> _Neighbour | None:
+        """Return the kernel ``conv0_weight`` of an array such as ``conv0_u``."""
+        prefix, separator, word = _COUNTER.sub("", name).rpartition("_")
+        kernel = self.by_prefix.get(f"{prefix}{separator}") if separator else None
+        match = _ANY.fullmatch(word)
+        if kernel is None or match is None or kernel == name:
+            return None
+        return _Neighbour(kernel, int(str(match.lastgroup).removeprefix("row")), word)
+
+    def _of_owner(self, owner: tuple[str, ...]) -> str | None:
+        """Return the kernel of a layer, or the kernel of this name.
+
+        A collection without kernels, such as Haiku's state, has the names of another one, such as its parameters.
+        """
+        scopes = [owner]
+        if len(owner) > 1 and owner[:1] not in self.collections:
+            scopes += [owner[1:], *(collection + owner[1:] for collection in self.collections)]
+        for scope in scopes:
+            for ending in (*((word,) for word in _KERNELS), ("base_layer", "weight"), ()):
+                kernel = self.by_words.get((*scope, *ending))
+                if kernel is not None:
+                    return kernel
+        return None
+
+    def _of_haiku(self, word: str) -> str | None:
+        """Return the kernel ``mlp/~/linear_0/w``, whose state Haiku keeps under ``mlp___tilde__linear_0__w``."""
+        words = tuple(word.replace("_tilde", "~").replace("__", "/").split("/"))
+        for collection in ((), *self.collections):
+            kernel = self.by_words.get((*collection, *words))
+            if kernel is not None:
+                return kernel
+        return None
+
+    def unknown_beside(self, name: str, tensor: Tensor) -> _Neighbour | None:
+        """Return the kernel beside which a vector or number stands that plain layers do not have."""
+        bare = _COUNTER.sub("", name)
+        is_plain = _PLAIN.fullmatch(parts_of(name)[-1]) is not None
+        if is_plain or not tensor.dtype.startswith(FLOATING) or not _is_vector(tensor.shape):
+            return None
+        for separators in ("./:", "_"):
+            place = max(bare.rfind(separator) for separator in separators) + 1
+            kernel = self.by_prefix.get(bare[:place])
+            if kernel is not None and (place or separators != "_") and kernel != name:
+                return _Neighbour(kernel, -1, bare[place:])
+        return None
+
+
+def _listed(rest: _Rest) -> str:
+    """Return the first of the names beside a kernel, in words."""
+    first, *others = rest
+    verb = "stand" if others else "stands"
+    return f"{first} and {others[0]} {verb}" if others else f"{first} {verb}"
 
 
 def _identity(weight: Numbers) -> Numbers:
     return weight
 
 
+def parts_of(name: str) -> list[str]:
+    """Return the words of an array's name, outermost first."""
+    return _SEPARATOR.split(_COUNTER.sub("", name))
+
+
 def _last(name: str) -> str:
     """Return the last word of a name."""
-    return re.split(r"[./]", name)[-1]
+    return parts_of(name)[-1]

@@ -16,19 +16,15 @@ from typing import Literal, TypeAlias
 from specnorm_networks.tools import Kind, Tensor
 
 from specnorm.proof import counted
-from specnorm_audit.effective import effective
+from specnorm_audit.effective import FLOATING, effective, parts_of
 
 Convention: TypeAlias = Literal["OIHW", "HWIO"]
-_SEPARATOR = re.compile(r"[./:]")
-_COUNTER = re.compile(r":\d+$")
-"""The counter that TensorFlow writes after a variable's name."""
 _BIASES = ("bias", "biases", "b")
 BOTH: tuple[Convention, Convention] = ("OIHW", "HWIO")
 
 MIN_AXES = 2
 MAX_AXES = 5
 """Numbers of axes of a layer's kernel."""
-_FLOATING = ("float", "bfloat")
 _NO_NUMBERS = ("bool", "datetime", "timedelta")
 """Beginnings of the names of dtypes that no kernel has."""
 _INDEX_DTYPES = ("int32", "int64", "uint32", "uint64")
@@ -161,7 +157,7 @@ def _why_no_kernel(tensor: Tensor, parts: Sequence[str], unreadable: str | None)
     axes = len(tensor.shape)
     if not MIN_AXES <= axes <= MAX_AXES:
         return unreadable or f"it has {counted(axes, 'axis', 'axes')}, and a layer {MIN_AXES} to {MAX_AXES}."
-    if unreadable is None and not tensor.dtype.startswith(_FLOATING):
+    if unreadable is None and not tensor.dtype.startswith(FLOATING):
         return f"its numbers are {tensor.dtype}, and a layer's are real and floating."
     # An array that cannot be read stays a layer with an error: only a readable one is left out by its name.
     return None if unreadable or tensor.refusal else why_not_a_kernel(parts)
@@ -192,11 +188,6 @@ def why_not_a_kernel(parts: Sequence[str]) -> str | None:
 
 
 # -- the order of the axes ---------------------------------------------------------------------------------------------
-def parts_of(name: str) -> list[str]:
-    """Return the words of an array's name, outermost first."""
-    return _SEPARATOR.split(_COUNTER.sub("", name))
-
-
 def conventions(
     tensors: Sequence[Tensor], silent: tuple[Convention, ...] = BOTH, written_in: Convention | None = None
 ) -> dict[str, tuple[Convention, ...]]:

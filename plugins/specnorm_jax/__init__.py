@@ -206,12 +206,13 @@ def _cholesky_ok(a: Array) -> Array:
 BACKEND = JaxBackend()
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 2))
 def _compiled(
     program: Program,
     kernels: Array,
+    differentiated: bool,
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-    ran = program.forward(kernels, backend=BACKEND)
+    ran = program.forward(kernels, backend=BACKEND, differentiated=differentiated)
     return ran.value, ran.stats, ran.residuals
 
 
@@ -260,26 +261,28 @@ def _run(
     program: Program,
     record: _Record,
     kernels: Array,
+    *,
+    differentiated: bool,
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-    """Return a program's value, statistics and residuals."""
+    """Return a program's value, statistics and, if it is differentiated, residuals."""
     record.has_values = not BACKEND.is_traced(kernels)
     if _runs_in_numpy(program, kernels):
-        ran = program.forward(kernels, backend=BACKEND)
+        ran = program.forward(kernels, backend=BACKEND, differentiated=differentiated)
         record.claims = ran.claims
         return ran.value, ran.stats, ran.residuals
     _check(program, kernels)
-    compiled: tuple[Array, tuple[Array, ...], tuple[Array, ...]] = _compiled(program, kernels)
+    compiled: tuple[Array, tuple[Array, ...], tuple[Array, ...]] = _compiled(program, kernels, differentiated)
     return compiled
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _apply(program: Program, record: _Record, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
-    value, stats, _ = _run(program, record, kernels)
+    value, stats, _ = _run(program, record, kernels, differentiated=False)
     return value, stats
 
 
 def _apply_fwd(program: Program, record: _Record, kernels: Array) -> tuple[Any, Any]:
-    value, stats, residuals = _run(program, record, kernels)
+    value, stats, residuals = _run(program, record, kernels, differentiated=True)
     return (value, stats), residuals
 
 

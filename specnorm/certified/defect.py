@@ -56,6 +56,7 @@ from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.cells import Circulant
 from specnorm.certified.symbol.cover import Nonnegative, _nowhere_negative
 from specnorm.problem.frequencies import half_lags
+from specnorm.text import number
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -388,7 +389,8 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
         smallest_sq = host.next_down(defect.floor + host.div_down(centre_less_norm, norm_sq))
     else:
         smallest_sq = host.sub_down(defect.floor, host.mul_up(-centre_less_norm, inverse_norm_sq))
-    rule = f"root of {defect.floor:.6g} and what the defect's norm leaves of {defect.centre:.6g} ({norm.rule})"
+    floor = number(defect.floor, "lower")
+    rule = f"root of {floor} and what the defect's norm leaves of {defect.centre:.6g} ({norm.rule})"
     if defect.circulant is not None:
         where: object = defect.circulant
     elif norm.what == ALL_FREQUENCIES:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from specnorm import arrays
 from specnorm.errors import KernelError
 
@@ -84,19 +86,50 @@ def padded_up(value: Array, gain_sq: int, *, xp: Namespace) -> Array:
     return up(value * math.sqrt(gain_sq), 4, xp=xp)
 
 
-def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, xp: Namespace) -> Array:
-    """Convert non-negative numbers to a dtype, rounded in the given direction.
+def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, eager: bool = False, xp: Namespace) -> Array:
+    """Convert non-negative numbers to a dtype, rounded in the given direction: the last conversion of every answer.
 
-    With "up" the result is no smaller, with "down" no larger than the exact number. The allowance covers one rounding
-    of the conversion, and the underflow of an unscaling by a power of two before it. Zero, the norm of the zero kernel
+    With "up" the result is no smaller, with "down" no larger than the exact number. Zero, the norm of the zero kernel
     alone, stays zero. With "down", a number beyond the dtype's range becomes the largest finite number.
+
+    Parameters
+    ----------
+    eager : bool
+        Whether each operation runs as it is written, on the host: then the number is rounded to the nearest one on its
+        side. Else an allowance covers the rounding, since compilers may remove a comparison with the number before it.
+        Both ways cover the underflow of an unscaling by a power of two before.
     """
-    converted = xp.astype(value, dtype)
-    if rounds == "nearest":
-        return converted
-    info = xp.finfo(dtype)
-    eps, tiny, largest = float(info.eps), float(info.smallest_normal), float(info.max)
+    with np.errstate(over="ignore", under="ignore"):
+        converted = xp.astype(value, dtype)
+        if rounds == "nearest":
+            return converted
+        info = xp.finfo(dtype)
+        eps, tiny, largest = float(info.eps), float(info.smallest_normal), float(info.max)
+        if eager and hasattr(xp, "nextafter"):
+            return _neighbour(value, converted, rounds, xp=xp)
+        if rounds == "up":
+            return xp.where(value > 0, converted * (1 + 2 * eps) + tiny, converted)
+        lowered = xp.minimum(converted, xp.full_like(converted, largest)) * (1 - 2 * eps) - tiny
+        return xp.where(lowered > 0, lowered, xp.zeros_like(lowered))
+
+
+def _neighbour(value: Array, nearest: Array, rounds: Literal["up", "down"], *, xp: Namespace) -> Array:
+    """`to_dtype` of numbers, given the nearest ones of the dtype."""
+    info = xp.finfo(nearest.dtype)
+    tiny, largest = float(info.smallest_normal), float(info.max)
+    # An unscaling rounds only if its result is subnormal, and then by less than the smallest normal number.
+    may_have_underflowed = value < 2 * tiny
+    converted = xp.astype(nearest, value.dtype)
     if rounds == "up":
-        return xp.where(value > 0, converted * (1 + 2 * eps) + tiny, converted)
-    lowered = xp.minimum(converted, xp.full_like(converted, largest)) * (1 - 2 * eps) - tiny
-    return xp.where(lowered > 0, lowered, xp.zeros_like(lowered))
+        next_up = xp.nextafter(nearest, xp.full_like(nearest, math.inf))
+        above = xp.where(converted < value, next_up, nearest)
+        return xp.where(may_have_underflowed & (value > 0), above + tiny, above)
+    next_down = xp.nextafter(nearest, xp.full_like(nearest, -math.inf))
+    below = xp.minimum(xp.where(converted > value, next_down, nearest), xp.full_like(nearest, largest))
+    lowered = xp.where(below > tiny, below - tiny, xp.zeros_like(below))
+    return xp.where(may_have_underflowed, lowered, below)
+
+
+def conversion_loss(dtype: Literal["float32", "float64"]) -> float:
+    """The largest relative change of a normal number by `to_dtype`, rounded up."""
+    return 4 * float(np.finfo(dtype).eps)

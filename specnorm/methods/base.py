@@ -81,7 +81,7 @@ class Evaluation:
     stats : tuple of arrays
         Figures beside the value, in the order of `Method.stats`.
     residuals : tuple of arrays
-        At least one: what `Method.pullback` needs.
+        What `Method.pullback` needs, at least one; without ``ops.differentiated`` there may be none.
     claims : sequence of (Lower, Upper)
         For each layer, the claims from which its bounds come; empty for methods that make none.
     """

@@ -92,9 +92,8 @@ class Enclose(TwoSidedSearch):
         lower, figures, upper = _bounds_and_figures(results, converged, sources, no_frequencies, like=kernels, ops=ops)
         u = xp.concat([result.u for result in results], axis=0)
         v = xp.concat([result.v for result in results], axis=0)
-        gradient = xp.concat([result.gradient for result in results], axis=0)
         claims = [(result.lower, known(result.upper)) for result in results]
-        return Evaluation(upper, (lower, *figures, u, v), (gradient,), claims)
+        return Evaluation(upper, (lower, *figures, u, v), gradients_of(results, ops=ops), claims)
 
 
 def enclose_layers(
@@ -112,6 +111,13 @@ def enclose_layers(
     for j in range(kernels.shape[0]):
         results.append(enclose_layer(method.problem(kernels[j : j + 1, ...], spec), ops=ops))
     return results
+
+
+def gradients_of(results: list[LayerBounds], *, ops: ArrayOps) -> tuple[Array, ...]:
+    """The gradients of the layers' norms, as residuals: computed if a gradient may be asked for."""
+    if not ops.differentiated:
+        return ()
+    return (ops.xp.concat([result.gradient() for result in results], axis=0),)
 
 
 def _bounds_and_figures(

@@ -11,11 +11,13 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import as_array, finite, known
+from specnorm.certified.rounding import conversion_loss
 from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol.grid import quotient_at_down
 from specnorm.clock import Clock
-from specnorm.errors import GeometryError, Undecided
+from specnorm.errors import GeometryError, MethodError, Undecided
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
-from specnorm.methods.enclosure import Enclose, enclose_layers
+from specnorm.methods.enclosure import Enclose, enclose_layers, gradients_of
 from specnorm.numerics.costs import eigh_cost
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid
@@ -23,6 +25,7 @@ from specnorm.problem.taps import shapes_of
 from specnorm.search.constant import top_gradient, top_triples
 from specnorm.search.enclosing import enclose_blocks, grid_sizes
 from specnorm.search.result import Problem
+from specnorm.text import number
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -47,7 +50,8 @@ class ExactFFT(Method):
     Parameters
     ----------
     rtol : float
-        The value is at most this far, relatively, below the norm.
+        The value is not above the norm, and at most this far, relatively, below it; in float32 under a tracer, where
+        the rounding errors of the symbols are larger, only the first holds.
     max_cells : int
         Budget of the search.
     budget : float, optional
@@ -77,6 +81,7 @@ class ExactFFT(Method):
         At a size it can visit all frequencies instead.
         """
         return Needs(
+            rounds="down",
             precision="wide",
             narrow_gradient=True,
             small_products=True,
@@ -89,6 +94,7 @@ class ExactFFT(Method):
         require_exact(spec, "conv_norm")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        search_rtol = _before_rounding(self.rtol, ops=ops)
         max_cells = self.max_cells
         grid: Frequencies | None = None
         if spec.input_shape is not None:
@@ -103,7 +109,7 @@ class ExactFFT(Method):
         results = []
         all_converged = True
         for layer in layers:
-            result, converged = enclose_blocks(Problem(layer, spec, self.rtol, max_cells, clock), ops=ops)
+            result, converged = enclose_blocks(Problem(layer, spec, search_rtol, max_cells, clock), ops=ops)
             results.append(result)
             all_converged = all_converged and converged
         if not all_converged:
@@ -111,7 +117,11 @@ class ExactFFT(Method):
                 return self._visit_all(blocks, spec.groups, grid, clock, ops=ops)
             raise self._undecided()
         maxima = [(result.block, result.frequency, result.vectors) for result in results]
-        u, v, value, phase, group = top_triples(layers, maxima, ops=ops)
+        u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
+        best_blocks = [
+            layer[result.block : result.block + 1, ...] for layer, result in zip(layers, results, strict=True)
+        ]
+        value = _attained(ops.xp.concat(best_blocks, axis=0), v, phase, xp=ops.xp)
         cells = np.asarray([result.cells for result in results], dtype=np.int32)
         return Evaluation(value, (ops.from_numpy(cells, blocks),), (u, v, phase, group))
 
@@ -144,7 +154,8 @@ class ExactFFT(Method):
             return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
         _, phase = symbols.max_over_frequencies(norms, blocks, grid, ops=ops)
-        u, v, value = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
+        u, v, _ = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
+        value = _attained(blocks, v, phase, xp=xp)
         by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]
         group = xp.argmax(by_layer[2], axis=1)
         u, v, value, phase = (arrays.pick(x, group, xp=xp) for x in by_layer)
@@ -161,6 +172,29 @@ class ExactFFT(Method):
     ) -> Array:
         """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
         return top_gradient(residuals, cotangent, spec, xp=xp)
+
+
+def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:
+    """The norm that a vector attains at a frequency, for each block, rounded down."""
+    return quotient_at_down(symbols.matrix_at(blocks, phase, xp=xp), v, blocks, xp=xp)
+
+
+def _before_rounding(rtol: float, *, ops: ArrayOps) -> float:
+    """The tolerance of a search, such that its lower bound is within ``rtol`` after the conversion to the answer.
+
+    Raises
+    ------
+    MethodError
+        If the numbers of the answer's dtype are too far apart.
+    """
+    loss = conversion_loss(ops.result_dtype)
+    if not ops.traced and rtol < 2 * loss:
+        finest = 2 * loss
+        raise MethodError(
+            f"rtol={rtol:g} is finer than {ops.result_dtype} can tell, in which the norm of this kernel is returned: "
+            f"give an rtol of at least {finest:.1g}" + (", or the kernel in float64." if finest > 1e-9 else ".")
+        )
+    return rtol - loss
 
 
 @dataclass(frozen=True)
@@ -182,7 +216,7 @@ class NormAtSize(Method):
 
     name: ClassVar[str] = "at_size"
     promise: ClassVar[Kind] = "exact"
-    asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, blocks=False, searches=True)
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False, searches=True)
     stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up"}
 
     def __post_init__(self) -> None:
@@ -195,14 +229,16 @@ class NormAtSize(Method):
         shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        bounds = enclose_layers(blocks, spec, Enclose(rtol=self.rtol, budget=self.budget), ops=ops)
-        if not all(x.within(self.rtol) for x in bounds):
-            relative_width = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in bounds)
+        search_rtol = _before_rounding(self.rtol, ops=ops)
+        bounds = enclose_layers(blocks, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
+        if not all(x.within(search_rtol) for x in bounds):
+            widths = [finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in bounds]
+            width = number(max(widths), "upper")
             raise Undecided(
-                f"the norm at input_shape={spec.input_shape} is known to {relative_width:.1e} only, not to "
+                f"the norm at input_shape={spec.input_shape} is known to {width} only, not to "
                 f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "
                 "what is proven."
             )
         lower = as_array([x.lower for x in bounds], blocks, ops=ops)
         upper = as_array([known(x.upper) for x in bounds], blocks, ops=ops)
-        return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in bounds], axis=0),))
+        return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))

@@ -60,6 +60,10 @@ class RitzTriples:
     wide_layer: Convolution
     products: Array
 
+    def gradients(self, *, ops: ArrayOps) -> tuple[Array, ...]:
+        """The gradients of each <u, A v> with the vectors held fixed, as residuals, if they may be asked for."""
+        return (self.layer.kernel_gradient(self.u, self.v),) if ops.differentiated else ()
+
 
 @dataclass(frozen=True)
 class LanczosMethod(Method):
@@ -166,9 +170,8 @@ class Power(Stepped, LanczosMethod):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         triples = self.triples(blocks, spec, 1, ops=ops)
-        # The gradient of <u, A v> with the vectors held fixed.
-        gradients = triples.layer.kernel_gradient(triples.u, triples.v)
-        return Evaluation(triples.values[:, 0], (triples.products,), (gradients[:, 0, ...],))
+        gradients = tuple(x[:, 0, ...] for x in triples.gradients(ops=ops))
+        return Evaluation(triples.values[:, 0], (triples.products,), gradients)
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
@@ -244,5 +247,4 @@ class PowerTopK(LanczosMethod):
         v = arrays.in_wide_dtype(triples.v, ops=ops)
         # The figure "residuals": distances of the values from the nearest singular values.
         distances = residuals_up(triples.wide_layer, u, v, triples.values, ops=ops)
-        gradients = triples.layer.kernel_gradient(triples.u, triples.v)
-        return Evaluation(triples.values, (triples.products, distances), (gradients,))
+        return Evaluation(triples.values, (triples.products, distances), triples.gradients(ops=ops))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.matrices.norms import GramIterates
+from specnorm.certified.matrices.norms import GramIterates, singular_values_down
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.errors import GeometryError, MethodError
@@ -22,6 +22,7 @@ from specnorm.search.enclosing import grid_sizes
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
+    from specnorm.certified.rounding import Rounds
     from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
@@ -54,8 +55,14 @@ class _LayerValues(Method):
         """Number of singular values of a layer."""
         raise NotImplementedError
 
+    @property
+    def _rounds_down(self) -> bool:
+        """Whether each value is a lower bound of the singular value of its rank: the k largest are."""
+        return self.k is not None and not self.smallest
+
     def needs(self, spec: ConvSpec) -> Needs:
-        return replace(self.asks, value_shape=(self.k or self.total(spec),))
+        rounds: Rounds = "down" if self._rounds_down else "nearest"
+        return replace(self.asks, rounds=rounds, value_shape=(self.k or self.total(spec),))
 
     def _check_k(self, spec: ConvSpec) -> None:
         """Refuse a ``k`` that is no count, or more than the singular values that a layer has; None means all of them.
@@ -86,7 +93,8 @@ class SingularValues(_LayerValues):
     Parameters
     ----------
     k : int or None
-        Number of values; None: all, of which a layer without stride has ``prod(input_shape) * min(cin, cout)``.
+        Number of values; None: all, of which a layer without stride has ``prod(input_shape) * min(cin, cout)``. Each of
+        the k largest is a proven lower bound of the singular value of its rank.
     smallest : bool
         Whether the k smallest are meant, not the k largest.
     max_bytes : int, default 4 GiB
@@ -135,7 +143,7 @@ class SingularValues(_LayerValues):
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         if values.shape[1] == 1:
-            return values[:, 0, :], xp.zeros((values.shape[0],), dtype=xp.int64, device=values.device)
+            return values[:, 0, :], xp.argmax(values[:, :, 0], axis=1)
         flat = xp.reshape(values, (values.shape[0], -1))
         order = self._order(flat, flat.shape[1], xp=xp)
         return xp.take_along_axis(flat, order[:, : self.k or flat.shape[1]], axis=1), order
@@ -161,7 +169,7 @@ class SingularValues(_LayerValues):
         grid, multiplicities = distinct_grid(sizes)
         repeats = _positions(spec) // math.prod(sizes)
         if self.k is None or self.smallest or blocks.shape[0] > 1 or not ops.concrete:
-            index, values = np.arange(len(grid)), _values_at(blocks, grid, ops=ops)
+            index, values = np.arange(len(grid)), _values_at(blocks, grid, self._rounds_down, ops=ops)
         else:
             index, values = _values_that_matter(blocks, grid, multiplicities * repeats, self.k, ops=ops)
         # A second copy for the mirror image; -1 for a frequency that is its own.
@@ -210,14 +218,23 @@ class SingularValues(_LayerValues):
         return gradient
 
 
-def _values_at(blocks: Array, frequencies: Frequencies, *, ops: ArrayOps) -> Array:
-    """Singular values of the symbols at some frequencies, shape (b, f, r), within the memory budget."""
+def _values_at(blocks: Array, frequencies: Frequencies, rounds_down: bool, *, ops: ArrayOps) -> Array:
+    """Singular values of the symbols at some frequencies, shape (b, f, r), within the memory budget.
+
+    Lower bounds of them, if so asked, take the vectors.
+    """
+    xp = ops.xp
     step = symbols.chunk_length(blocks, ops=ops)
     parts = []
     for start in range(0, len(frequencies), step):
-        symbol = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops)
-        parts.append(ops.xp.linalg.svdvals(symbol.matrices()))
-    return ops.xp.concat(parts, axis=1)
+        matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()
+        if rounds_down:
+            factors = xp.linalg.svd(matrices, full_matrices=False)
+            error = symbols.symbol_error(blocks, xp=xp)[:, None]
+            parts.append(singular_values_down(matrices, factors, error, ops=ops))
+        else:
+            parts.append(xp.linalg.svdvals(matrices))
+    return xp.concat(parts, axis=1)
 
 
 def _values_that_matter(
@@ -243,7 +260,7 @@ def _values_that_matter(
         nonlocal largest
         if not len(index):
             return
-        found = _values_at(block, grid[index], ops=ops)
+        found = _values_at(block, grid[index], True, ops=ops)
         numbers.append(index)
         values.append(found)
         repeated = np.repeat(np.asarray(ops.to_numpy(found))[0], np.minimum(copies[index], k), axis=0)
@@ -334,8 +351,8 @@ class OwnSingularValues(_LayerValues):
         wanted = slice(values.shape[-1] - count, values.shape[-1]) if self.smallest else slice(0, count)
         right = xp.matrix_transpose(v)[:, wanted, :]
         # Of <u_j, A v_j>, with the vectors held fixed.
-        kernel_gradients = layer.kernel_gradient(u[:, wanted, :], right)
-        return Evaluation(values[:, wanted], (), (kernel_gradients,))
+        gradients = (layer.kernel_gradient(u[:, wanted, :], right),) if ops.differentiated else ()
+        return Evaluation(values[:, wanted], (), gradients)
 
 
 def _positions(spec: ConvSpec) -> int:

@@ -11,7 +11,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -72,12 +72,15 @@ class _Batch:
         The method gets the kernels times ``2**-exponent``.
     nan_or_zero : array, shape (layers,)
         Under a tracer a non-finite kernel cannot be refused, so its value shall be NaN: this is added to results.
+    eager : bool
+        Whether operations run on the host as they are written, not by a compiler.
     """
 
     shape: tuple[int, ...]
     answers_per_layer: int
     exponent: Array
     nan_or_zero: Array
+    eager: bool
     xp: Namespace
 
     def by_layer(self, answers: Array) -> Array:
@@ -96,7 +99,7 @@ class _Batch:
     def rounded(self, results: Array, rounds: rounding.Rounds, dtype: str) -> Array:
         """The same, rounded to another dtype."""
         xp = self.xp
-        results = rounding.to_dtype(results, getattr(xp, dtype), rounds, xp=xp)
+        results = rounding.to_dtype(results, getattr(xp, dtype), rounds, eager=self.eager, xp=xp)
         # NaN is added last, since rounding down compares with zero, which would turn NaN into a number.
         nan_or_zero = xp.astype(self.nan_or_zero, results.dtype)
         return self.in_shape(results + xp.reshape(nan_or_zero, (-1,) + (1,) * (results.ndim - 1)))
@@ -145,11 +148,11 @@ class Program:
         differentiated : bool
             Whether the residuals are needed.
         """
-        ops = self.execution(kernels, backend=backend)
+        ops = replace(self.execution(kernels, backend=backend), differentiated=differentiated)
         if self.needs.searches and ops.traced:
             self.method.refuse_tracer(self.spec)
         if ops.in_numpy:
-            return self._on_host(kernels, ops, differentiated)
+            return self._on_host(kernels, ops)
         with arithmetic.exact(kernels, backend=backend):
             return self._evaluate(kernels, ops)
 
@@ -171,7 +174,7 @@ class Program:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
         evaluation = self.method.forward(blocks, self.spec, ops=ops)
-        layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, xp)
+        layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, ops.concrete and ops.on_host, xp)
         value, chosen = self.method.over_groups(layer_batch.unscaled(evaluation.value), xp=xp)
         if self.factor > 1:
             value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
@@ -316,10 +319,13 @@ class Program:
         """Dtype of the computation, with "on the host" appended if it does not run on the kernel's device."""
         return self.execution(kernels, backend=backend).computed_in
 
-    def _on_host(self, kernels: AnyArray, ops: ArrayOps, differentiated: bool) -> Ran:
+    def _on_host(self, kernels: AnyArray, ops: ArrayOps) -> Ran:
         """`forward` in NumPy, with the results copied to the device of the kernels."""
         backend = ops.backend
-        value, stats, residuals, claims, _ = self.forward(backend.to_numpy(kernels), backend=backend.host())
+        host_kernels = backend.to_numpy(kernels)
+        value, stats, residuals, claims, _ = self.forward(
+            host_kernels, backend=backend.host(), differentiated=ops.differentiated
+        )
 
         # If the device has no float64, results are converted to narrower dtypes: bounds by rounding outward once more,
         # other numbers to nearest.
@@ -334,14 +340,14 @@ class Program:
         def to_device(x: AnyArray, dtypes: dict[str, str], rounds: rounding.Rounds | None = None) -> AnyArray:
             new_dtype = dtypes.get(x.dtype.name) if dtypes else None
             if new_dtype and rounds:
-                x = rounding.to_dtype(x, getattr(np, new_dtype), rounds, xp=backend.host().namespace(x))
+                x = rounding.to_dtype(x, getattr(np, new_dtype), rounds, eager=True, xp=backend.host().namespace(x))
             return backend.from_numpy(x.astype(new_dtype) if new_dtype else x, kernels)
 
         roundings = self.method.stats.values()
         return Ran(
             to_device(value, result_dtypes, self.needs.rounds),
             tuple(to_device(x, result_dtypes, rounds) for x, rounds in zip(stats, roundings, strict=True)),
-            tuple(to_device(x, residual_dtypes) for x in residuals) if differentiated else (),
+            tuple(to_device(x, residual_dtypes) for x in residuals) if ops.differentiated else (),
             claims,
         )
 

@@ -310,7 +310,8 @@ class ComponentBounds:
     def _by_wave_sum(self, kernel: Array, group: int) -> LayerBounds:
         """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
         angles = self.torus_result.frequency.angles[0]
-        quotient, gradient = WaveSum(kernel, self.group_spec, angles, ops=self.ops).bound()
+        waves = WaveSum(kernel, self.group_spec, angles, ops=self.ops)
+        quotient = waves.bound()
         no_vector = self.xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
         return LayerBounds(
             # The quotient is that of the whole component, which is a restriction of itself.
@@ -318,7 +319,7 @@ class ComponentBounds:
             upper=self.padded(self.torus_result.upper),
             u=no_vector,
             v=no_vector,
-            gradient=self._gradient_of_group(gradient, group),
+            gradient=lambda: self._gradient_of_group(waves.gradient(quotient), group),
             bound_source=BoundSource.SUPREMUM,
         )
 
@@ -412,7 +413,11 @@ class ComponentBounds:
         u, v : arrays, shapes (1, outputs) and (1, inputs)
             Singular vectors of the restriction.
         """
-        gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
+
+        def gradient() -> Array:
+            of_group = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
+            return self._gradient_of_group(of_group, group)
+
         inputs, outputs = witness_shapes(self.problem.spec)
         input_places = [axis.pixel_positions for axis in restriction.axes]
         output_places = [axis.output_positions for axis in restriction.axes]
@@ -423,7 +428,7 @@ class ComponentBounds:
             upper=upper,
             u=self._placed(u, group, layer.shapes[1], outputs, output_places),
             v=self._placed(v, group, layer.shapes[0], inputs, input_places),
-            gradient=self._gradient_of_group(gradient, group),
+            gradient=gradient,
             bound_source=source,
         )
 

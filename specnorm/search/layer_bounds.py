@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from specnorm.certified.bound import greatest, least, trivial_lower
@@ -27,8 +29,8 @@ class LayerBounds(Bounds):
     ----------
     u, v : arrays, shapes (1, outputs) and (1, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding; empty if they are too large.
-    gradient : array, shape (1, *shape)
-        Gradient of ``<u, A v>`` with respect to the kernel.
+    gradient : callable
+        Returns the gradient of ``<u, A v>`` with respect to the kernel, shape (1, *shape).
     bound_source : BoundSource
         Source of the upper bound; without a meaning if there is none.
     cells, levels : int
@@ -37,7 +39,7 @@ class LayerBounds(Bounds):
 
     u: Array
     v: Array
-    gradient: Array
+    gradient: Callable[[], Array]
     bound_source: BoundSource
     cells: int = 0
     levels: int = 0
@@ -78,7 +80,7 @@ def no_bounds(problem: Problem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds
         upper=None,
         u=zeros(outputs),
         v=zeros(inputs),
-        gradient=ops.xp.zeros_like(kernel),
+        gradient=partial(ops.xp.zeros_like, kernel),
         bound_source=BoundSource.MATRIX,  # without a meaning: there is no upper bound
     )
 

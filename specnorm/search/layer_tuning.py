@@ -43,7 +43,7 @@ class LayerTuning(NamedTuple):
     is lower than the supremum by a part that falls with ``1 / size**2``."""
     closer_factor: float = 2.0
     """Factor by which the second attempt may exceed `lanczos_entries`."""
-    witness_entries: int = 2**23
+    witness_entries: int = 2**18
     """Inputs and outputs up to which the singular vectors are returned."""
     supremum_share: float = 0.3
     """If the layer's norm is expected to be within this part of the tolerance below its supremum, the supremum is

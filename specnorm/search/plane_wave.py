@@ -269,14 +269,17 @@ class WaveSum:
         products = np.asarray(ops.to_numpy(self._waves.inner(single_waves)))
         return _best_quotient(image_products, products)
 
-    def bound(self) -> tuple[Lower, Array]:
-        """A lower bound of the layer's norm, proven without a pass over its pixels, and its gradient."""
+    def bound(self) -> Lower:
+        """A lower bound of the layer's norm, proven without a pass over its pixels."""
+        return norm_by_waves(self._waves, self.channels, ops=self._ops)
+
+    def gradient(self, lower: Lower) -> Array:
+        """The gradient of that bound."""
         xp = self._ops.xp
-        lower = norm_by_waves(self._waves, self.channels, ops=self._ops)
         gradient = self._waves.gradient(self.channels)
         # ||A x|| / ||x|| has half the gradient of ||A x||**2, divided by ||A x|| ||x|| = lower ||x||**2.
         scale = lower.value * float(xp.real(self._waves.inner(self.channels))[0, 0])
-        return lower, gradient / scale if scale > 0 else xp.zeros_like(gradient)
+        return gradient / scale if scale > 0 else xp.zeros_like(gradient)
 
     def vector(self) -> Array:
         """The larger part of the sum, real or imaginary, as a unit vector, shape (1, 1, size of the large side)."""

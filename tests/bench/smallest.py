@@ -296,7 +296,7 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         "the root folder of a checkout, measure all figures again and make this page:",
         "",
         "```sh",
-        "pip install -e '.[torch,dev]' orthogonium==0.0.4",
+        "pip install -e '.[torch]' --group dev orthogonium==0.0.4",
         "cd tests",
         "python -m bench.smallest all",
         "```",

@@ -122,6 +122,8 @@ SECTIONS = {
     }, [*squares(64), *squares(64, family="flat"), *squares(64, family="decaying")], (32,)),
     "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(64, 128)),
     "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)}, AT_ONE, (32,), geometry=ZEROS),
+    "zero padding": Section("propack", {"enclose 1e-3": of(enclosed, **ZEROS)}, squares(16, 64), (64, 128, 256),
+        geometry=ZEROS),
     "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
         geometry=None),
     "multiple": Section("enclose 1e-3", {"rescale": of(lambda k: specnorm.rescale(k).sum())},

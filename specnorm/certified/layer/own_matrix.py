@@ -195,6 +195,8 @@ def residuals_up(
 ) -> Array:
     """Upper bounds (b, k) of the distance of numbers s from the nearest singular value of a layer A.
 
+    They hold for the numbers as the caller gets them, rounded by `rounding.to_dtype` to the answer's dtype.
+
     The eigenvalues of ``[[0, A], [A*, 0]]`` are the singular values of A and their negatives (and zeros). One of them
     lies within ``||(A v - s u, A* u - s v)|| / ||(u, v)||`` of s.
 
@@ -236,7 +238,8 @@ def residuals_up(
     ratio = rounding.up(residual_sq, 4, xp=xp) / rounding.down(safe_length_sq, 4, xp=xp)
     is_zero_layer = xp.all(xp.reshape(layer.kernels == 0, (layer.kernels.shape[0], -1)), axis=1)
     without_vectors = xp.where(is_zero_layer[:, None], values, xp.full_like(values, math.inf))
-    return xp.where(is_nonzero, rounding.up(xp.sqrt(ratio), 4, xp=xp), without_vectors)
+    distance = xp.where(is_nonzero, rounding.up(xp.sqrt(ratio), 4, xp=xp), without_vectors)
+    return rounding.up(distance + values * rounding.conversion_loss(ops.result_dtype), 2, xp=xp)
 
 
 def has_fewer_rows(spec: ConvSpec) -> bool:

@@ -393,6 +393,49 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
     return xp.where((length > 0) & (value > 0), value, xp.zeros_like(value))
 
 
+def singular_values_down(
+    a: Array,
+    factors: tuple[Array, Array, Array],
+    error: Array,
+    *,
+    ops: ArrayOps,
+) -> Array:
+    """Proven lower bounds of the singular values of matrices A (..., m, n), from approximate factors U, S, V*.
+
+    ``sigma_j(U S V*) >= s_j sigma_min(U) sigma_min(V)``, where ``sigma_min(U)**2 >= 1 - ||U*U - I||``, and the singular
+    values of A differ from those of U S V* by at most ``||A - U S V*||`` (Weyl).
+
+    Parameters
+    ----------
+    factors : arrays, shapes (..., m, r), (..., r) and (..., r, n)
+        With r = min(m, n) and descending numbers. Any factors are valid.
+    error : array, shape (...,)
+        Bound of the norm of the error of the matrices.
+
+    Returns
+    -------
+    array, shape (..., r)
+    """
+    xp = ops.xp
+    u, s, vh = factors
+    r = int(s.shape[-1])
+    eye = xp.eye(r, dtype=a.dtype, device=ops.device(a))
+
+    def smallest_sq_down(q: Array) -> Array:
+        gram_error = rounding.product_error(q.shape[-2], q, xp=xp) * rounding.SLACK * frobenius_up(q, xp=xp) ** 2
+        defect = frobenius_up(xp.matmul(arrays.adjoint(q, xp=xp), q) - eye, xp=xp) + gram_error
+        square = 1 - rounding.up(defect, 6, xp=xp)
+        return xp.where(square > 0, square, xp.zeros_like(square))
+
+    shrinkage = rounding.down(xp.sqrt(smallest_sq_down(u) * smallest_sq_down(arrays.adjoint(vh, xp=xp))), 6, xp=xp)
+    scaled = u * xp.astype(s, u.dtype)[..., None, :]
+    product_error = (rounding.product_error(r, scaled, xp=xp) + 4 * rounding.unit(s, xp=xp)) * rounding.SLACK
+    distance = frobenius_up(a - xp.matmul(scaled, vh), xp=xp)
+    distance = distance + product_error * frobenius_up(scaled, xp=xp) * frobenius_up(vh, xp=xp) + error
+    values = rounding.down(s * shrinkage[..., None], 2, xp=xp) - rounding.up(distance, 8, xp=xp)[..., None]
+    return xp.where(values > 0, values, xp.zeros_like(values))
+
+
 def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
     """The largest bound `quotient_down` of matrices (g, m, n) with vectors (g, n), and the index of its matrix."""
     quotients = ops.to_numpy(quotient_down(a, v, xp=ops.xp))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from libraries import Lib
 from oracle import dense_matrix, dense_norm, sigma_star
 from promises import for_all
 
+import specnorm
 from specnorm.backends import load
 from specnorm.certified.bound import finite
 from specnorm.certified.matrices.block_tridiagonal import (
@@ -23,6 +25,8 @@ from specnorm.certified.matrices.block_tridiagonal import (
     to_layer,
 )
 from specnorm.errors import GeometryError
+from specnorm.methods import Power
+from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec, spec_of_group
 from specnorm.search.layer import enclose_layer
 from specnorm.search.layer_bounds import LayerBounds
@@ -142,3 +146,21 @@ def test_padding_factor_bounds_every_layer() -> None:
             factor = math.sqrt(ConvSpec.of(kernel.shape, input_shape=n, **geometry).padding_gain_sq)
             assert dense_norm(kernel, n, **geometry).lo <= sigma_star(kernel, stride=stride).hi * factor
     assert math.sqrt(ConvSpec.of((1, 1, 3, 3), input_shape=4).padding_gain_sq) == 1
+
+
+def test_a_layer_takes_neither_a_gradient_nor_vectors_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 64 channels and n = 256 both took 331 MiB and 442 ms; n = 512 took 12 MiB and 16 ms."""
+    kernel = np.random.default_rng(0).standard_normal((16, 16, 3, 3))
+    value, gradient = specnorm.value_and_grad(kernel, Power(n_iter=30), input_shape=12, padding_mode="zeros")
+    assert float(np.sum(gradient * kernel)) == pytest.approx(float(value), rel=1e-5)
+    monkeypatch.setattr(Convolution, "kernel_gradient", None)
+    assert specnorm.power_norm(kernel, 12, padding_mode="zeros", n_iter=30) == value
+    assert specnorm.conv_norm(kernel, 12, padding_mode="zeros", rtol=1e-2) >= 0.99 * value
+    tracemalloc.start()
+    try:
+        found = specnorm.enclose(kernel, 128, padding_mode="zeros")
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+    assert found.lower >= value
+    assert found.witness[1].size == 0

@@ -283,17 +283,23 @@ def test_a_kernel_is_known_by_its_bits(padding: dict[str, Any]) -> None:
     assert digest_of(kernel) != digest_of(kernel.reshape(2, 4, 3))
 
 
-@pytest.mark.parametrize("spec", [".3f", ".3e", ".3g", "12.4f", ".0f", ".2%", "f", "e", "g", "+.3f", "010.2f"])
-@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 2 / 3, 7.3761049, 0.9999999, 1.0, 123456.789, 1e-7, 2.5e300])
+FORMATS = [".3f", ".3e", ".3g", "12.4f", ".0f", ".2%", "f", "g", "010.2f", "n", ".3n", "_.2f", ",.1f", "#.3g", ".3"]
+VALUES = [0.0, 0.1, 1 / 3, 2 / 3, 7.3761049, 0.9999999, 1.0, 123456.789, 1e-7, 2.5e300]
+
+
+@pytest.mark.parametrize("spec", FORMATS)
+@pytest.mark.parametrize("value", VALUES)
 def test_a_claim_is_formatted_outward(value: float, spec: str) -> None:
     """An upper bound printed to nearest is below the bound half of the time."""
     up, down = format(assumed(value), spec), format(assumed_lower(value), spec)
     hundred = 100 if spec.endswith("%") else 1
     exact = Fraction(value) * hundred
-    low, high = Fraction(down.rstrip("%")), Fraction(up.rstrip("%"))
+    low, high, nearest = (
+        Fraction(text.translate({ord(mark): "" for mark in "%_,"})) for text in (down, up, format(value, spec))
+    )
     assert low <= exact <= high
     if "%" not in spec:  # a float's own percentage is rounded twice
-        assert Fraction(format(value, spec)) in (low, high)
+        assert nearest in (low, high)
 
 
 def test_a_format_without_digits_is_that_of_a_float() -> None:

@@ -1,0 +1,142 @@
+"""What reaches the user is proven too: a number that changes its dtype or becomes text is rounded to its side."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_house import CORE
+
+import specnorm
+from specnorm.methods import PowerTopK
+
+DTYPES = ("float16", "float32", "float64")
+GOLDEN = (1 + 5**0.5) / 2
+
+
+def dense(kernel: NDArray[Any], n: int, pads: tuple[int, int]) -> NDArray[Any]:
+    """The matrix of a 1-D convolution with zero padding, in float64."""
+    cout, cin, taps = kernel.shape
+    outputs = n + sum(pads) - taps + 1
+    matrix = np.zeros((cout, outputs, cin, n))
+    for row in range(outputs):
+        for tap in range(taps):
+            if 0 <= row + tap - pads[0] < n:
+                matrix[:, row, :, row + tap - pads[0]] = kernel[:, :, tap]
+    return matrix.reshape(cout * outputs, cin * n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_conv_norm_is_not_above_the_norm_and_within_rtol_of_it(dtype: str, padding: str) -> None:
+    """Rounded to nearest, every second kernel has a value above its norm."""
+    kernels = [np.ones((1, 1, 2)), *np.random.default_rng(0).standard_normal((30, 2, 1, 3))]
+    for kernel in (k.astype(dtype) for k in kernels):
+        pads = (0, kernel.shape[-1] - 1)
+        value = float(specnorm.conv_norm(kernel, 4, padding_mode=padding, padding=(pads,)))
+        wide = kernel.astype(float)
+        if padding == "zeros":
+            true = np.linalg.norm(dense(wide, 4, pads), 2)
+        else:
+            true = np.linalg.norm(np.fft.fft(wide, 4).transpose(2, 0, 1), 2, axis=(1, 2)).max()
+        assert value <= true * (1 + 1e-15) <= value * (1 + 1e-6)
+
+
+def test_the_golden_ratio_is_no_lower_than_conv_norm() -> None:
+    zeros: Any = {"padding": ((0, 1),), "padding_mode": "zeros"}
+    assert GOLDEN * (1 - 1e-7) < float(specnorm.conv_norm(np.ones((1, 1, 2), np.float32), 2, **zeros)) < GOLDEN
+    close = float(specnorm.conv_norm(np.ones((1, 1, 2)), 2, rtol=1e-9, **zeros))
+    assert close <= GOLDEN <= close * (1 + 1e-9)
+    for geometry in (zeros, {}):
+        with pytest.raises(specnorm.errors.MethodError, match="rtol=1e-09 is finer than float32"):
+            specnorm.conv_norm(np.ones((1, 1, 2), np.float32), 2, rtol=1e-9, **geometry)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 4, 1), (4, 3, 2), (5, 4, 3)], ids=["1x1", "disjoint", "circular"])
+def test_the_largest_singular_values_are_below_those_of_their_ranks(dtype: str, shape: tuple[int, ...]) -> None:
+    stride = 1 if shape[-1] == 3 else shape[-1]
+    mode, pads = ("circular", (1, 1)) if shape[-1] == 3 else ("zeros", (0, 0))
+    for seed in range(20):
+        kernel = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+        values = specnorm.singular_values(kernel, 6, k=8, stride=stride, padding=(pads,), padding_mode=mode)
+        if mode == "zeros":
+            one_patch = np.linalg.svd(kernel.astype(float).reshape(shape[0], -1), compute_uv=False)
+            true = np.sort(np.repeat(one_patch, 6 // stride))[::-1][:8]
+        else:
+            symbols = np.fft.fft(kernel.astype(float), 6).transpose(2, 0, 1)
+            true = np.sort(np.linalg.svd(symbols, compute_uv=False).ravel())[::-1][:8]
+        assert np.all(values.astype(float) <= true * (1 + 4e-16))
+        assert np.all(values >= true * (1 - 3e-7))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_residuals_are_those_of_the_values_as_returned(dtype: str) -> None:
+    for seed in range(20):
+        kernel = np.random.default_rng(seed).standard_normal((2, 2, 3)).astype(dtype)
+        true = np.linalg.svd(dense(kernel.astype(float), 5, (1, 1)), compute_uv=False)
+        result = specnorm.measure(kernel, PowerTopK(k=3), input_shape=5, padding_mode="zeros")
+        values, residuals = (np.asarray(x, dtype=float) for x in (result.value, result.stats["residuals"]))
+        distances = np.abs(values[:, None] - true[None, :]).min(axis=1)
+        assert np.all(distances <= residuals + 4e-16 * true[0])
+
+
+ROUNDED = re.compile(r"[eEfFgGn%]$|\.\d")
+NO_BOUNDS = re.compile(
+    r"rtol|budget|delta|factor|memory|angle|finest|error|unit|gain_sq|seconds|sizes|image|tolerance|scale|centre|distance"
+)
+"""Names of numbers that are no bounds: settings, factors that are named beside what is proven, measured errors."""
+
+
+def texts(tree: ast.AST) -> list[str]:
+    """Expressions that an f-string or `format` rounds to nearest."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FormattedValue) and node.format_spec is not None:
+            spec = ast.unparse(node.format_spec)[2:-1]
+            if ROUNDED.search(spec):
+                found.append(ast.unparse(node.value))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "format":
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_no_bound_becomes_text_to_nearest() -> None:
+    """`text.number` and `text.rounded_format` know the side; what else is rounded to text is no bound."""
+    assert texts(ast.parse("f'{upper:.3g}'")) == ["upper"]
+    unknown = {}
+    for path in sorted(CORE.rglob("*.py")):
+        if path.name == "text.py":
+            continue
+        bounds = [text for text in texts(ast.parse(path.read_text())) if not NO_BOUNDS.search(text)]
+        if bounds:
+            unknown[str(path.relative_to(CORE))] = bounds
+    assert unknown == {}
+
+
+DOOR = ("ends.py", "norms.py", "proving.py", "measuring.py", "matrices.py", "monitoring.py", "result.py", "api.py")
+CONVERSIONS = {"astype", "full_like", "float32", "float16", "asarray"}
+NO_ANSWERS = {"xp.astype(result.stats['sign'], result.value.dtype)", "backend.namespace(like).full_like(like, value)"}
+"""A sign, which is exact; and a number that `host.representable` has rounded."""
+
+
+def conversions(tree: ast.AST) -> list[str]:
+    """Calls that convert numbers to another dtype, to nearest."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [ast.unparse(call) for call in calls if getattr(call.func, "attr", "") in CONVERSIONS]
+
+
+def test_answers_are_converted_by_one_function() -> None:
+    """The modules of the front door convert nothing; `runtime` converts values and figures by `rounding.to_dtype`."""
+    assert conversions(ast.parse("xp.astype(upper, xp.float32)")) == ["xp.astype(upper, xp.float32)"]
+    found = {call for name in DOOR for call in conversions(ast.parse((CORE / name).read_text()))}
+    assert found == NO_ANSWERS
+    runtime = ast.parse((CORE / "runtime" / "program.py").read_text())
+    values = [
+        call for call in conversions(runtime) if re.match(r"(xp\.)?astype\((value|results|largest|lower|upper)", call)
+    ]
+    assert values == []
