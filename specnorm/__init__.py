@@ -31,7 +31,7 @@ __all__ = [
     # Any method, as a value.
     "measure", "compare", "value_and_grad",
     # Kernels with smaller norms, and training.
-    "rescale", "clip", "gram_rescaling", "fold_batch_norm", "init_tracking", "track", "track_many",
+    "rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm", "init_tracking", "track", "track_many",
     # Whole models, matrices and black boxes.
     "audit", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
     # What answers and errors are.
@@ -46,6 +46,7 @@ _LOADED_WHEN_ASKED_FOR = {
     "Completed": "completing",
     "complete": "completing",
     "completion_bound": "completing",
+    "lmo": "ball",
     "operator_norm": "probable",
 }
 """Public names, and the modules that are imported when one of them is asked for."""
@@ -53,6 +54,7 @@ _LOADED_WHEN_ASKED_FOR = {
 if TYPE_CHECKING:
     from specnorm_audit import Report, audit
 
+    from specnorm.ball import lmo
     from specnorm.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
 else:  # else type checkers would take any name for one of ours

@@ -277,7 +277,8 @@ def gram_bound(
     n_iter : int, optional
         Number of Gram products. For circular layers with ``input_shape``, default 6: the bound is at most
         ``min(cin, cout)**(1 / 2**(n_iter + 1))`` times the norm. Otherwise default 3: the cost grows with
-        ``prod(2**n_iter (k_j - 1) + 1)``, the number of taps of the last product.
+        ``prod(2**n_iter (k_j - 1) + 1)``, the number of taps of the last product: 64 channels with 3 x 3 taps take
+        0.03 seconds with 3, 1.5 seconds with 5, and 12 seconds with 6.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.

@@ -21,7 +21,7 @@ from specnorm.words import check_words
 Function = TypeVar("Function", bound=Callable[..., Any])
 _KERNEL_ATTRIBUTES = ("kernel", "weight")
 """Attributes in which layers store a kernel."""
-_RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "fold_batch_norm")
+_RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm")
 """Public functions that return a kernel in the layout of the given one."""
 
 

@@ -277,6 +277,7 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "certify": lambda x, **geometry: specnorm.certify(x, 1.0, **geometry),
     "measure": lambda x, **geometry: specnorm.measure(x, Grid(), **geometry).value,
     "compare": lambda x, **geometry: specnorm.compare(x, **geometry)["f4"].value,
+    "lmo": specnorm.lmo,
     "rescale": specnorm.rescale,
     "clip": specnorm.clip,
     "value_and_grad": lambda x, **geometry: specnorm.value_and_grad(x, FantasticFour(), **geometry)[1],

@@ -27,7 +27,7 @@ PLUGINS = ROOT / "plugins"
 LEVELS = (
     "array_types clock errors registry text types words", "arrays problem result", "numerics", "certified", "search",
     "tensor", "methods", "runtime", "backends standard",
-    "api completing ends explaining folding layers matrices measuring monitoring norms probable "
+    "api ball completing ends explaining folding layers matrices measuring monitoring norms probable "
     "projections proving robustness testing training walking",
     "plugin proof", "__init__ __main__",
 )  # fmt: skip
@@ -335,7 +335,7 @@ def test_dir_shows_the_public_names() -> None:
     assert dir(specnorm) == sorted(specnorm.__all__)
 
 
-@pytest.mark.parametrize(("package", "most"), [(specnorm, 45), (specnorm_networks, 15)], ids=["specnorm", "networks"])
+@pytest.mark.parametrize(("package", "most"), [(specnorm, 46), (specnorm_networks, 15)], ids=["specnorm", "networks"])
 def test_the_front_door_is_small(package: Any, most: int) -> None:
     assert len(package.__all__) == len({*package.__all__}) <= most
     for name in package.__all__:

@@ -5,6 +5,7 @@ Lipschitz constants, or linear bounds on a sample's ball, prove that its label s
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
+from specnorm_networks.answer import html_table
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.exported_file import AnswerWithFile
@@ -26,7 +28,7 @@ Progress = Callable[[int, int], None]
 """Called after each sample with (number of samples that are done, number of all samples)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CertifiedAccuracy(AnswerWithFile):
     """Which samples of a set keep their label under every change of the input up to a radius.
 
@@ -88,14 +90,22 @@ class CertifiedAccuracy(AnswerWithFile):
             lines.append(f"{float(radius)!r},{float(share)!r}")
         return "\n".join([*lines, ""])
 
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [("radius", "certified")]
+        for radius, share in zip(self.radii, self.accuracy, strict=True):
+            rows.append((f"{radius:.6g}", f"{share:.2%}"))
+        return rows
+
     def __str__(self) -> str:
         """Return a table of radii and certified accuracies."""
-        lines = [f"{'radius':>10}  {'certified':>9}"]
-        for radius, share in zip(self.radii, self.accuracy, strict=True):
-            lines.append(f"{f'{radius:.6g}':>10}  {f'{share:.2%}':>9}")
-        if self.margins.note:
-            lines.append(self.margins.note)
-        return "\n".join(lines)
+        lines = [f"{radius:>10}  {share:>9}" for radius, share in self._rows()]
+        return "\n".join(filter(None, [*lines, self.margins.note]))
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows()) + f"<p>{html.escape(self.margins.note)}</p>"
 
 
 def certified_accuracy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from specnorm_networks.exported_file import AnswerWithFile
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
 
+MOST_ROWS = 20
+"""Largest number of rows of a table that `repr` shows."""
 COMPLETE = "complete"
 """Status of a bound whose search and proof ended before their time limit."""
 
@@ -65,7 +68,7 @@ class RunBound:
         return self.claim.value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NetworkBound(AnswerWithFile):
     """Lipschitz constant of a network in 2-norms, from its layers' certified norms.
 
@@ -221,12 +224,21 @@ class NetworkBound(AnswerWithFile):
         """Return a table of the nodes, and the bound in sentences."""
         return "\n".join(self.lines(nodes=True))
 
+    def __repr__(self) -> str:
+        """Return the table, of at most `MOST_ROWS` nodes, and the sentences."""
+        table = [*_aligned(shortened(_rows_of_nodes(self.nodes))), ""] if self.nodes else []
+        return "\n".join([*table, *self.lines()])
+
+    def _repr_html_(self) -> str:
+        sentences = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
+        return html_table(shortened(_rows_of_nodes(self.nodes))) + sentences
+
     def lines(self, *, nodes: bool = False) -> list[str]:
         """Return the bound in sentences, line by line, after the table of the nodes if ``nodes``.
 
         Numbers are rounded up, and names from the network are escaped.
         """
-        text = [*_table(self.nodes), ""] if nodes else []
+        text = [*_aligned(_rows_of_nodes(self.nodes)), ""] if nodes else []
         shapes = ", ".join(map(self._input_in_words, self.input_shapes))
         for run in self.runs:
             count = sum(map(len, run.layers))
@@ -305,7 +317,7 @@ def _plain(value: Any) -> Any:
     return None if is_infinite else value
 
 
-def _table(nodes: Sequence[Step]) -> list[str]:
+def _rows_of_nodes(nodes: Sequence[Step]) -> list[tuple[str, ...]]:
     rows = [("node", "operator", "rule", "factor", "upper", "layer")]
     for step in nodes:
         rows.append(
@@ -318,8 +330,31 @@ def _table(nodes: Sequence[Step]) -> list[str]:
                 visible(step.layer or ""),
             )
         )
+    return rows
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def shortened(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return a table with its first and last rows, if it has more than `MOST_ROWS`."""
+    if len(rows) <= MOST_ROWS:
+        return list(rows)
+    half = MOST_ROWS // 2
+    dots = ("...", *("",) * (len(rows[0]) - 1))
+    return [*rows[:half], dots, *rows[-half:]]
+
+
+def html_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return a table in HTML; the first row has the headings."""
+    text = ""
+    for position, row in enumerate(rows):
+        tag = "td" if position else "th"
+        cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+        text += f"<tr>{cells}</tr>"
+    return f"<table>{text}</table>"
 
 
 def _all_digits(end: float) -> str:

@@ -19,6 +19,7 @@ from specnorm_networks.certified.linear_bounds import written_out
 from specnorm_networks.certified.operators.base import Pointwise, keep_linear_maps
 from specnorm_networks.certified.operators.joins import Selection
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
+from specnorm_networks.certified.operators.sorting import GroupSort, Sort
 from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import (
     Ranges,
@@ -202,12 +203,14 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     by_channels = bounded(graph, measure, method)
     if isinstance(method, Product):
         return [by_channels]
-    layers = [node.operator for node in prepare(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
+    operators = [node.operator for node in prepare(graph).nodes]
+    layers = [operator for operator in operators if isinstance(operator, (Convolution, Matrix))]
     channels_are_not_enough = has_function_with_positive_slopes(graph) or _lacks_channels(graph, len(layers))
-    has_convolutions = any(isinstance(layer, Convolution) for layer in layers)
-    if not channels_are_not_enough and not has_convolutions:
+    # Channels of these are not units: those of sorting keep only that it moves no two vectors further apart.
+    units_know_more = any(isinstance(operator, (Convolution, GroupSort, Sort)) for operator in operators)
+    if not channels_are_not_enough and not units_know_more:
         return [by_channels]
-    written = written_out(without_sorting(graph))[-1]
+    written = written_out(prepare(graph))[-1]
     limit = None if channels_are_not_enough else by_channels.upper
     by_units = _by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
     return [by_channels, *(_with_steps_of(by_channels, answer) for answer in by_units)]

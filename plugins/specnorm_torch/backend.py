@@ -89,6 +89,8 @@ class TorchBackend(TorchArrays):
 
     def _need(self, program: Program, kernels: Tensor) -> str:
         """Return what a program has to compute besides its value: the argument ``need`` of `operators.run`."""
+        if not program.differentiable:
+            return "value"
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
             return "jacobian"

@@ -4,7 +4,8 @@ The Gram matrix of a convolution is a convolution: ``R_1[i, j, m] = sum_{o,k} K[
 along each axis, and each further product doubles the degree. By the Schur test the largest sum of absolute values of a
 channel is a bound: ``sigma*^(2^t) <= max_i sum_{j,m} |R_t[i,j,m]|``.
 
-With as many outputs as inputs, G G* has the same size as G* G, but other sums: the smaller bound is taken.
+With as many outputs as inputs, G G* has the same size as G* G, but other sums: the side is taken whose bound is smaller
+after the first products.
 
 R_t is the inverse Fourier transform of ``H_t = (G* G)^(2^(t-1))`` on a grid of ``2^t (k_j - 1) + 1`` points an axis,
 where nothing aliases. So the products are products of small matrices, one for each frequency, and not of taps with
@@ -69,51 +70,24 @@ class ZeroPaddedGram(Method):
         _require_taps_fit_memory(self.n_iter, spec.block_kernel_shape)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """The largest channel norm, with the signs of that channel's taps for the gradient.
-
-        With as many outputs as inputs, both sides are tried, and the smaller bound is taken.
-        """
+        """The largest channel norm, with the signs of that channel's taps for the gradient."""
         xp = ops.xp
         if has_one_column(blocks):
             from specnorm.certified.symbol.scalar_powers import scalar_norms  # imported here: few need it
 
             value, residuals = scalar_norms(blocks, self.n_iter, ops=ops)
             return Evaluation(value, (), residuals)
-        if blocks.shape[1] != blocks.shape[2]:
-            return self._of_side(blocks, ops=ops)
-        # The sums of G G* are other ones than those of G* G, and as cheap where there are as many of them.
-        of_inputs, of_outputs = self._of_both_sides(blocks, ops=ops)
-        outputs_are_lower = of_outputs.value < of_inputs.value
-
-        def lower_side(inputs: Array, outputs: Array) -> Array:
-            per_block = xp.reshape(outputs_are_lower, (-1,) + (1,) * (inputs.ndim - 1))
-            return xp.where(per_block, outputs, inputs)
-
-        lower_residuals = map(lower_side, of_inputs.residuals, of_outputs.residuals)
-        return Evaluation(lower_side(of_inputs.value, of_outputs.value), (), (*lower_residuals, outputs_are_lower))
-
-    def _of_both_sides(self, blocks: Array, *, ops: ArrayOps) -> tuple[Evaluation, Evaluation]:
-        """Bounds from G* G and from G G*, in one batch under a compiler."""
-        swapped = arrays.swapped(blocks, xp=ops.xp)
-        if ops.concrete:
-            return self._of_side(blocks, ops=ops), self._of_side(swapped, ops=ops)
-        both = self._of_side(ops.xp.concat([blocks, swapped], axis=0), ops=ops)
-        b = blocks.shape[0]
-        return (
-            Evaluation(both.value[:b], (), tuple(x[:b, ...] for x in both.residuals)),
-            Evaluation(both.value[b:], (), tuple(x[b:, ...] for x in both.residuals)),
-        )
-
-    def _of_side(self, blocks: Array, *, ops: ArrayOps) -> Evaluation:
-        """The bound from the sums of the side with fewer channels, or of the inputs if there are as many."""
-        xp = ops.xp
         in_float32 = ops.concrete and ops.exact_float32 and blocks.dtype == xp.float32
-        powers = Powers(blocks, self.n_iter, last_square_in_float32=in_float32, ops=ops)
+        either_side = blocks.shape[1] == blocks.shape[2]
+        powers = Powers(blocks, self.n_iter, either_side=either_side, last_square_in_float32=in_float32, ops=ops)
         channel_norms, sums, values = powers.channel_norms()
+        value = xp.max(channel_norms, axis=1)
+        if not ops.differentiated:
+            return Evaluation(value, (), ())
         largest = xp.argmax(channel_norms, axis=1)
         one_hot = arrays.one_hot(xp.ones_like(channel_norms[:, 0]), largest, channel_norms.shape[1], xp=xp)
         residuals = powers.residuals(values, one_hot[:, :, None], sums)
-        return Evaluation(xp.max(channel_norms, axis=1), (), residuals)
+        return Evaluation(value, (), residuals if powers.is_swapped is None else (*residuals, powers.is_swapped))
 
     def pullback(
         self,

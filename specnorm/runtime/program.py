@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -129,6 +129,8 @@ class Program:
     shape: tuple[int, ...]
     dtype: str
     needs: Needs = field(init=False, compare=False, repr=False)
+    differentiable: ClassVar[bool] = True
+    """Whether the program has a pullback."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", self.method.needs(self.spec))
@@ -370,15 +372,7 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
     BackendError
         If the processor replaces subnormal numbers by zero, and that could change the norm.
     """
-    with np.errstate(all="ignore"):
-        xp = backend.namespace(kernels)
-        is_finite = xp.isfinite(kernels)
-        if not bool(xp.all(is_finite)):
-            count = int(xp.sum(xp.astype(~is_finite, xp.int32)))
-            raise KernelError(
-                f"kernel of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
-                "Expected finite numbers: look where the training diverged, or at how the file was read."
-            )
+    check_finite(kernels, shape, backend=backend)
     computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
     if not arithmetic.flushes() or not computes_on_this_processor:
         return
@@ -388,6 +382,24 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
             "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
             "Switch that off before the call, or measure the kernel in a process without it."
         )
+
+
+def check_finite(x: Array, shape: tuple[int, ...], *, what: str = "kernel", backend: Backend) -> None:
+    """Refuse an array with known values that contains NaN or infinity; ``what`` it is and its shape are for the error.
+
+    Raises
+    ------
+    KernelError
+    """
+    with np.errstate(all="ignore"):
+        xp = backend.namespace(x)
+        is_finite = xp.isfinite(x)
+        if not bool(xp.all(is_finite)):
+            count = int(xp.sum(xp.astype(~is_finite, xp.int32)))
+            raise KernelError(
+                f"{what} of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
+                "Expected finite numbers: look where the training diverged, or at how the file was read."
+            )
 
 
 LIMIT = 1024

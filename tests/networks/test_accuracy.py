@@ -11,7 +11,7 @@ from networks.dense_networks import Network, dense
 from nightly import NIGHTLY
 from specnorm_networks import Multipliers, margins, within
 from specnorm_networks.accuracy import certified_accuracy
-from specnorm_networks.tools import CertifiedAccuracy
+from specnorm_networks.tools import CertifiedAccuracy, bound
 
 Array = Any
 NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "10" if NIGHTLY else "5"))
@@ -104,3 +104,17 @@ def test_a_box_around_the_inputs_certifies_larger_radii() -> None:
     )
     assert (boxed >= free * 0.99).all()
     assert (boxed > 1.05 * free).any()
+
+
+def test_answers_are_shown_as_tables() -> None:
+    """In a shell and in a notebook, short for networks of any depth."""
+    chain = dense(0, (4, *(4,) * 30, 3), "relu")
+    found = bound(chain.graph, method=Multipliers(steps=1), check=False)
+    assert repr(found).count("\n") < 40
+    assert "..." in repr(found)
+    assert "Lipschitz constant at most" in repr(found)
+    assert found._repr_html_().count("<tr>") == 21
+    small = dense(0, (4, 4, 3), "relu")
+    accuracy = certified_accuracy(small.graph, np.ones((2, 4)), np.zeros(2, int), RADII, method=METHOD)
+    assert repr(accuracy) == str(accuracy)
+    assert accuracy._repr_html_().count("<tr>") == 1 + len(RADII)

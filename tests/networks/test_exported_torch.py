@@ -32,6 +32,8 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
         ),
         (3, 8, 8),
     ),
+    "three axes, no bias": (lambda: nn.Conv3d(1, 2, 2, bias=False), (1, 3, 4, 4)),
+    "three axes": (lambda: nn.Conv3d(2, 4, 2, stride=(1, 2, 1), padding=1, groups=2), (2, 3, 4, 4)),
     "a divisor": (lambda: nn.AvgPool2d(3, 2, 1, divisor_override=2), (2, 7, 7)),
     "means of three": (lambda: nn.AdaptiveAvgPool1d(2), (2, 5)),
     "stable sorting": (lambda: applied(lambda _, x: x.sort(dim=1, stable=True)[0]), (4,)),
@@ -53,7 +55,7 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
-@pytest.mark.sampled("convolutions", "float64", "three")
+@pytest.mark.sampled("convolutions", "float64", "three axes, no bias")
 def test_bounds_hold_and_are_close(name: str) -> None:
     make, shape = NETWORKS[name]
     torch.manual_seed(0)

@@ -230,3 +230,20 @@ def test_weights_alone_are_refused_without_their_numbers(shape: Any) -> None:
     with pytest.raises(MethodError, match=r"ndarray of shape \(4, 3\)") as caught:
         network_bound(state["0.weight"], shape)
     assert "0.25" not in str(caught.value)
+
+
+@pytest.mark.parametrize("last", ["kernel", "largest"])
+def test_a_constant_kernel_may_be_normalised_inside(last: str) -> None:
+    """A power step at each call, as the spectral norms of Flax and Equinox make; or the largest entry."""
+    dice = np.random.default_rng(0)
+    w = jax.numpy.asarray(dice.standard_normal((4, 6)), jax.numpy.float32)
+    u = jax.numpy.asarray(dice.standard_normal(4), jax.numpy.float32)
+
+    def function(x: Any) -> Any:
+        v = w.T @ u
+        v = v / jax.numpy.linalg.norm(v)
+        size = jax.numpy.linalg.norm(w @ v) if last == "kernel" else jax.numpy.max(abs(w @ v))
+        return x @ (w / size).T
+
+    true = np.linalg.norm(np.asarray(function(np.eye(6)), np.float64), 2)
+    assert true * (1 - 1e-6) <= (network_bound(function, (6,)).upper or 0) <= true * (1 + 1e-3)

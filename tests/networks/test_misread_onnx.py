@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from checks import present
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, helper  # noqa: E402
 from onnx_models import everywhere, graph_of, holds, in_ball, jacobian, model, saved, steepest, values_of  # noqa: E402
-from specnorm_networks import Graph, register_operator, within  # noqa: E402
+from specnorm_networks import Graph, network_bound, register_operator, within  # noqa: E402
 from specnorm_networks.certified.operators import Matrix, Maximum, Minimum, Operator, registry  # noqa: E402
 from specnorm_networks.certified.operators.base import Place  # noqa: E402
 from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
@@ -491,3 +492,45 @@ def test_a_value_that_is_subtracted_keeps_its_sign(operator: str) -> None:
         nodes += [N("Gemm", ["r", "eye"], ["n"], alpha=-1.0), N("Sub", ["n", "h"], ["y"])]
     proto = model(nodes, (1, 3), {"eye": np.eye(3), "one": np.ones((1, 3))})
     assert bound(graph_of(proto)).upper == pytest.approx(2, rel=1e-3)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+def test_nodes_may_be_in_any_order() -> None:
+    """Constants after their use are what some exporters write; nodes that read each other are damage."""
+    constant = N("Constant", [], ["w"], value=onnx.numpy_helper.from_array(DOWN.T[:4]))
+    nodes = [N("MatMul", ["h", "v"], ["y"]), N("Relu", ["x"], ["h"]), N("Neg", ["w"], ["v"]), constant]
+    assert present(bound(graph_of(model(nodes, (1, 4)))).upper) == pytest.approx(np.linalg.norm(DOWN, 2), rel=1e-5)
+    circle = [N("Relu", ["b"], ["a"]), N("Relu", ["a"], ["b"]), N("Add", ["x", "b"], ["y"])]
+    with pytest.raises(ModelFileError, match="nothing before it makes"):
+        graph_of(model(circle, (1, 4)))
+
+
+@pytest.mark.parametrize(("operator", "constant"), [("Relu", 1.0), ("Sigmoid", 0.25), ("Identity", 1.0)])
+def test_networks_without_parameters_have_a_constant(operator: str, constant: float) -> None:
+    assert bound(graph_of(model([N(operator, ["x"], ["y"])], (1, 4)))).upper == constant
+
+
+def test_a_file_that_is_no_onnx_model_is_called_what_it_is(tmp_path: Path) -> None:
+    """By its content: the suffix says nothing."""
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    files = {
+        "safetensors": len(header).to_bytes(8, "little") + header + bytes(4),
+        "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(9),
+    }
+    for kind, names in {
+        "Keras": ["metadata.json", "config.json"],
+        "PyTorch": ["a/data.pkl"],
+        "NumPy": ["w.npy"],
+    }.items():
+        with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, "")
+        files[kind] = (tmp_path / "zip").read_bytes()
+    for kind, content in files.items():
+        path = tmp_path / "model.onnx"
+        path.write_bytes(content)
+        with pytest.raises(ModelFileError, match=rf"no ONNX model, but a .*{kind}.*give the model"):
+            network_bound(path)
+    path.write_bytes(b"hello")
+    with pytest.raises(ModelFileError, match="damaged, or no ONNX model"):
+        network_bound(path)

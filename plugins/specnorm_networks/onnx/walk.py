@@ -44,6 +44,8 @@ _FLOATS = (1, 10, 11, 16)
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
 """Element types of inputs that are held constant: integers and text."""
 _LOOPS = ("RNN", "GRU", "LSTM")
+_MISUNDERSTOOD = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError)
+"""Errors of builders for nodes that a file states in a way that they do not expect."""
 _SUBGRAPH = "it has a sub-graph, which is not read"
 COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
 """Assumption about a kernel that the file does not store."""
@@ -403,7 +405,7 @@ class Walk:
                 return (self._unknown(proto, inputs, reason),) * len(proto.output)
         except NoBoundError as error:
             reason = str(error)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
+        except _MISUNDERSTOOD as error:
             reason = f"its attributes are not understood ({type(error).__name__})"
         self._missed(proto, inputs, label)
         return (self._unknown(proto, inputs, reason),) * len(proto.output)
@@ -452,7 +454,7 @@ class Walk:
                 has_constants = any(isinstance(value, Constant) for value in inputs)
                 if moving or isinstance(result, Constant) or not has_constants:
                     return result
-        except NoBoundError:
+        except (NoBoundError, *_MISUNDERSTOOD):
             if moving:
                 raise
         # All inputs are constants, and the rule does not give the value: onnx's reference evaluator computes it.

@@ -54,6 +54,18 @@ def _random_leaky(
     return _leaky(self, (lower + upper) / 2)
 
 
+def _convolution_3d(
+    self: Any, weight: Any, bias: Any = None, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
+    groups: int = 1,
+) -> Any:  # fmt: skip
+    # The exporter's own translation adds a bias of shape (cout, 2) where there is none (onnxscript 0.7).
+    strides, pads, dilations = (tuple(numbers) * (3 // len(numbers)) for numbers in (stride, padding, dilation))
+    has_batch = len(self.shape) == 5
+    x = self if has_batch else op.Unsqueeze(self, _constant([0]))
+    value = op.Conv(x, weight, bias, strides=strides, pads=(*pads, *pads), dilations=dilations, group=groups)
+    return value if has_batch else op.Squeeze(value, _constant([0]))
+
+
 def _average(
     self: Any, kernel_size: Any = (), stride: Any = (), padding: Any = (0, 0), ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
@@ -278,6 +290,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.threshold.default: _threshold,
         aten.hardsigmoid.default: _hard_sigmoid,
         aten.rrelu.default: _random_leaky,
+        aten.conv3d.default: _convolution_3d,
         aten.avg_pool2d.default: _average,
         aten._native_batch_norm_legit_no_training.default: _batch_norm,
         aten.leaky_relu.default: _leaky,

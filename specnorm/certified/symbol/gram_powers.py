@@ -7,6 +7,7 @@ Fourier transform of its values there.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,6 +39,8 @@ class GramTuning(NamedTuple):
 
 
 TUNING = GramTuning()
+_FEW_TAPS = 81
+"""Taps of the first two products of a 3 x 3 kernel."""
 _LEAST_FREQUENCIES = 16
 """Least number of frequencies of a chunk on the host."""
 
@@ -51,11 +54,14 @@ class GramTaps:
         In the precision that is computed in.
     n_iter : int
         t >= 1.
+    error : array, shape (b,), optional
+        Bound of the norm, at any frequency, by which the blocks differ from those that are meant.
     """
 
-    def __init__(self, blocks: Array, n_iter: int, *, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, n_iter: int, error: Array | None = None, *, ops: ArrayOps) -> None:
         self.blocks = blocks
         self.n_iter = n_iter
+        self._error = error
         self.xp = ops.xp
         self.ops = ops
         self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
@@ -145,7 +151,10 @@ class GramTaps:
         m, p = self.blocks.shape[1:3]
         u = rounding.unit(self.blocks, xp=xp)
         point_count = math.prod(self.grid)
-        symbol_error = math.sqrt(p) * symbols.symbol_error(self.blocks, xp=xp)[:, None]
+        symbol_error = symbols.symbol_error(self.blocks, xp=xp)
+        if self._error is not None:
+            symbol_error = symbol_error + self._error
+        symbol_error = math.sqrt(p) * rounding.up(symbol_error, 2, xp=xp)[:, None]
         is_every_column = isinstance(columns, slice) and len(range(p)[columns]) == p
         values = []
         square_sum_sq = xp.zeros_like(symbol_error[:, 0])
@@ -249,15 +258,39 @@ def _squares_up(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
     return rounding.up(xp.sum(rows, axis=-1), sum(real.shape[-2:]) + 8, xp=xp)
 
 
+class TapsKernel(NamedTuple):
+    """Taps of a Gram matrix's power as a kernel (b, p, p, *grid), with what they are off by, and their absolute norm.
+
+    Parameters
+    ----------
+    kernel : array, shape (b, p, p, *grid)
+    error : array, shape (b,)
+        Bound of the norm of the error at any frequency.
+    norm : array, shape (b,)
+        Of `symbols.absolute_norm_up`.
+    """
+
+    kernel: Array
+    error: Array
+    norm: Array
+
+    def in_float32(self, factor: Array, *, xp: Namespace) -> TapsKernel:
+        """The same times powers of two (b,), rounded to float32."""
+        scaled = self.kernel * xp.reshape(factor, (-1,) + (1,) * (self.kernel.ndim - 1))
+        norm = self.norm * factor
+        underflow = math.prod(scaled.shape[1:]) * float(xp.finfo(xp.float32).smallest_normal)
+        error = self.error * factor + norm * (1.01 * 2.0**-24) + underflow
+        return TapsKernel(xp.astype(scaled, xp.float32), error, norm * (1 + 2.0**-20))
+
+
 class Powers:
     """Powers of a kernel's Gram matrix, and the channels' norms that their taps prove.
 
     The norm d_i of channel i is the 2**t-th root of the sum of the magnitudes in row i over all taps of H_t. A kernel
     whose channel i is divided by d_i, on the side with fewer channels, has a norm of at most 1 (`channel_norms`).
 
-    Where the taps of the power before the last square are few, they are computed on their smaller grid, and the last
-    square is that of a kernel with these taps. If they have an error of at most e in norm at every frequency, and a
-    norm of at most g, the square has an error of at most ``2 g e + e**2`` besides.
+    The taps of the first products are few. They are computed on their smaller grid, and the later products are those of
+    a kernel with these taps, whose errors `GramTaps` counts.
 
     Parameters
     ----------
@@ -266,8 +299,16 @@ class Powers:
         of G* G.
     n_iter : int
         t >= 1.
+    either_side : bool
+        Whether G G* may take the place of G* G, for blocks with as many outputs as inputs: the one whose largest sum of
+        a channel is lower after the first products.
     last_square_in_float32 : bool
         Whether the last square is taken in float32, with float32's allowances, where it is that of a kernel of taps.
+
+    Attributes
+    ----------
+    is_swapped : boolean array, shape (b,), or None
+        Whether G G* has taken the place of G* G; None if it may not.
     """
 
     def __init__(
@@ -275,6 +316,7 @@ class Powers:
         blocks: Array,
         n_iter: int,
         *,
+        either_side: bool = False,
         last_square_in_float32: bool = False,
         ops: ArrayOps,
     ) -> None:
@@ -284,7 +326,6 @@ class Powers:
         self.ops = ops
         wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
         kernel_shape = tuple(wide.shape[3:])
-        p = int(wide.shape[2])
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
         symbol = symbols.Symbol(wide, half_grid(tap_grid(kernel_shape, n_iter)), ops=ops)
         self.exponent = self._exponent_above(xp.sqrt(largest_square(wide, symbol, xp=xp)))
@@ -292,40 +333,62 @@ class Powers:
         self.blocks = wide * factor
         # The scaled blocks in the kernel's precision.
         self._scaled_blocks = blocks * xp.astype(factor, blocks.dtype)
-        # Of the kernel of taps, if there is one: the power of two that it is divided by, and the error of its square.
+        self.is_swapped: Array | None = None
+        # Of a kernel of taps: the power of two that it is divided by, and the error of its only square.
         self._taps_exponent = xp.zeros_like(self.exponent)
         self._taps_error = xp.zeros_like(self.exponent)
-        iterations_before = n_iter - 1
-        tap_count = math.prod(tap_grid(kernel_shape, iterations_before))
-        if iterations_before and tap_count <= 2 * iterations_before * p:
-            self._last = self._of_taps(
-                GramTaps(self.blocks, iterations_before, ops=ops), in_float32=last_square_in_float32
-            )
-        else:
+        first_products = self._first_products()
+        later_products = n_iter - first_products
+        if not later_products and not either_side:
             self._last = GramTaps(self.blocks, n_iter, ops=ops)
+            return
+        if either_side:
+            swapped = arrays.swapped(self.blocks, xp=xp)
+            both = self._taps_after(xp.concat([self.blocks, swapped], axis=0), first_products)
+            count = self.blocks.shape[0]
+            self.is_swapped = both.norm[count:] < both.norm[:count]
+            lower_side = functools.partial(self._lower_side, self.is_swapped)
+            first = TapsKernel(*(lower_side(x[:count, ...], x[count:, ...]) for x in both))
+            self.blocks = lower_side(self.blocks, swapped)
+            self._scaled_blocks = lower_side(self._scaled_blocks, arrays.swapped(self._scaled_blocks, xp=xp))
+        else:
+            first = self._taps_after(self.blocks, first_products)
+        if not later_products:
+            self._last = GramTaps(self.blocks, n_iter, ops=ops)
+            return
+        if later_products > 1:
+            self._last = GramTaps(first.kernel, later_products, first.error, ops=ops)
+            return
+        if last_square_in_float32:
+            # With an absolute norm of about 1, since float32 has a small range.
+            self._taps_exponent = self._exponent_above(first.norm)
+            first = first.in_float32(arrays.power_of_two(-self._taps_exponent, xp=xp), xp=xp)
+        # The same at every frequency, which is less than the errors of `GramTaps`, summed over the grid.
+        self._taps_error = rounding.up(2 * first.norm * first.error + first.error**2, 8, xp=xp)
+        self._last = GramTaps(first.kernel, 1, ops=ops)
+
+    def _first_products(self) -> int:
+        """Number of products whose taps are computed first: two, or one if two make many taps."""
+        p = self.blocks.shape[2]
+        two = math.prod(tap_grid(tuple(self.blocks.shape[3:]), 2))
+        return min(2 if two <= max(4 * p, _FEW_TAPS) else 1, max(1, self.n_iter - 1))
+
+    def _lower_side(self, is_swapped: Array, inputs: Array, outputs: Array) -> Array:
+        """For each block, what belongs to the side that was chosen."""
+        of_block = self.xp.reshape(is_swapped, (-1,) + (1,) * (inputs.ndim - 1))
+        return self.xp.where(of_block, outputs, inputs)
 
     def _exponent_above(self, norm: Array) -> Array:
         """Exponent of a power of two that is larger than each norm; of 0, that of 2."""
         xp = self.xp
         return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
 
-    def _of_taps(self, grid: GramTaps, *, in_float32: bool) -> GramTaps:
-        """The square of the matrix with the taps that a grid computes, in float32 if that is wanted."""
-        xp = self.xp
-        p = self.blocks.shape[2]
-        taps, error = grid.taps(slice(0, p))
+    def _taps_after(self, blocks: Array, products: int) -> TapsKernel:
+        """The taps after some products as a kernel."""
+        grid = GramTaps(blocks, products, ops=self.ops)
+        taps, error = grid.taps(slice(0, blocks.shape[2]))
         kernel = self._as_kernel(taps, grid.grid)
-        norm = symbols.absolute_norm_up(kernel, xp=xp)
-        if in_float32:
-            self._taps_exponent = self._exponent_above(norm)
-            factor = arrays.power_of_two(-self._taps_exponent, xp=xp)
-            scaled = kernel * xp.reshape(factor, (-1,) + (1,) * (kernel.ndim - 1))
-            kernel = xp.astype(scaled, xp.float32)
-            underflow = math.prod(kernel.shape[1:]) * float(xp.finfo(xp.float32).smallest_normal)
-            error = error * factor + norm * factor * (1.01 * 2.0**-24) + underflow
-            norm = norm * factor * (1 + 2.0**-20)
-        self._taps_error = rounding.up(2 * norm * error + error**2, 8, xp=xp)
-        return GramTaps(kernel, 1, ops=self.ops)
+        return TapsKernel(kernel, error, symbols.absolute_norm_up(kernel, xp=self.xp))
 
     def _as_kernel(self, taps: Array, grid: tuple[int, ...]) -> Array:
         """A kernel (b, p, p, *grid) from taps (b, taps, p, p), lag 0 in its middle instead of first."""
@@ -479,6 +542,7 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     return norms, xp.where(sums > error, sums, xp.zeros_like(sums)), lags
 
 
+@functools.lru_cache(maxsize=32)
 def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Multiplicities of the frequencies of a half grid, and the tables that transform its values to taps.
 

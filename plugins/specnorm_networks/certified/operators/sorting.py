@@ -16,7 +16,18 @@ from typing import Literal
 import numpy as np
 
 from specnorm.proof import Interval, enclosing, host
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place
+from specnorm_networks.certified.operators.base import (
+    FloatArray,
+    KnownShape,
+    NoBoundError,
+    NotRunError,
+    Operator,
+    Place,
+    Program,
+)
+from specnorm_networks.certified.operators.linear import Add, Concat
+from specnorm_networks.certified.operators.moves import Gather
+from specnorm_networks.certified.operators.piecewise import ReLU
 
 LARGEST_JUMP = 2.0**-20
 """Largest `Reflection.jump` that is taken for rounding: a few roundings in single precision."""
@@ -72,6 +83,28 @@ class GroupSort(Sorted):
             axis_within_group = self.axis
         groups = x.reshape(*x.shape[: self.axis], *split_shape, *x.shape[self.axis + 1 :])
         return _in_order(groups, axis_within_group, self.descending).reshape(x.shape)
+
+    def written_out(self, before: Sequence[KnownShape]) -> Program | None:
+        """Write pairs (u, v) by one function: ``min(u, v) = u - r`` and ``max(u, v) = v + r`` with ``r = relu(u - v)``.
+
+        Larger groups are left as they are: exchanges of neighbours, one after the other, gave no smaller bounds.
+        """
+        n = before[0][self.axis]
+        if self.size != 2 or n % 2:
+            return None
+        entries = np.arange(n)
+        pairs = entries.reshape(-1, 2).T if self.layout == "consecutive" else entries.reshape(2, -1)
+        u, v, difference, r, least, most, joined = range(1, 8)
+        return [
+            (Gather(self.axis, pairs[0]), (0,)),
+            (Gather(self.axis, pairs[1]), (0,)),
+            (Add((1.0, -1.0)), (u, v)),
+            (ReLU(), (difference,)),
+            (Add((1.0, -1.0)), (u, r)),
+            (Add((1.0, 1.0)), (v, r)),
+            (Concat(self.axis), (most, least) if self.descending else (least, most)),
+            (Gather(self.axis, np.argsort(pairs.reshape(-1))), (joined,)),
+        ]
 
 
 def _in_order(x: FloatArray, axis: int, descending: bool) -> FloatArray:
