@@ -7,7 +7,7 @@ A plugin registers one object derived from `Backend`. Besides this module, plugi
 from __future__ import annotations
 
 from specnorm.api import Comparison
-from specnorm.ball import lmo_stack
+from specnorm.ball import lmo_stack, shrinkage_of_step
 from specnorm.folding import fold_stack
 from specnorm.layers import is_keras_layer, layer_kernel
 from specnorm.methods.base import check_count
@@ -27,6 +27,5 @@ __all__ = [
     "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "ModelMonitor", "Monitor", "Program", "Ran",
     "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "counted",
     "fold_stack", "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading", "layer_kernel",
-    "lmo_stack",
-    "per_axis", "program", "same_upper", "step_stack", "stepped_program",
+    "lmo_stack", "per_axis", "program", "same_upper", "shrinkage_of_step", "step_stack", "stepped_program",
 ]  # fmt: skip

@@ -237,6 +237,17 @@ def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[L
     )
 
 
+def times_power_of_two(lower: Lower, upper: Upper, exponent: int) -> tuple[Lower, Upper]:
+    """Bounds for a part of a kernel, from bounds for this part times ``2**-exponent``; their subjects stay."""
+    if not exponent:
+        return lower, upper
+    rule = f"{POWER}{exponent}"
+    return (
+        _lower(scaled_down(lower.value, exponent), lower.what, rule, lower),
+        _upper(scaled_up(upper.value, exponent), upper.what, rule, upper),
+    )
+
+
 def scaled_up(value: float, exponent: int) -> float:
     """Return ``value * 2**exponent``, rounded up if the result is a subnormal number; exact otherwise."""
     scaled = _scaled(value, exponent)

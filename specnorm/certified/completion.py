@@ -161,33 +161,6 @@ def _error(x: Array, values: Array, *, xp: Namespace) -> Array:
     return rounding.up(norm_sq * relative, 2, xp=xp) + xp.astype(largest_row > 0, values.dtype) * underflow
 
 
-def stored_lags(kernels: Array, values: Array, *, ops: ArrayOps) -> Lags:
-    """Lags that `lags` computed for these kernels at an earlier training step, and that a state stored in ``values``.
-
-    Storing rounded them once to the dtype of ``values``. They may also have been multiplied by a power of two, which
-    rounds only if the product is subnormal.
-    """
-    xp = ops.xp
-    wide = arrays.in_wide_dtype(values, ops=ops)
-    error = _error(kernels, wide, xp=xp)
-    norms = _sum_of_norms(wide, xp=xp)
-    underflow = 4 * float(xp.finfo(values.dtype).smallest_normal) * math.prod(values.shape[1:])
-    storing_error = norms * rounding.unit(values, xp=xp) + underflow * xp.astype(norms > 0, norms.dtype)
-    return Lags(wide, rounding.up(error + storing_error, 4, xp=xp))
-
-
-def lost_digits(values: Array, *, xp: Namespace) -> Array:
-    """Whether all numbers of each stack entry (b, ...) fit into half of their digits, shape (b,).
-
-    Then they have been cast to a shorter precision and back, as happens to a model's buffers.
-    """
-    # Veltkamp's splitting yields the upper half of the digits of each number.
-    digits = 29 if values.dtype == xp.float64 else 13
-    multiple = values * (2.0**digits + 1)
-    upper_half = multiple - (multiple - values)
-    return xp.all(upper_half == values, axis=tuple(range(1, values.ndim)))
-
-
 def norms_up(kernel_lags: Lags, completion_lags: Lags, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Bounds of the norms of kernels K from the lags of K and of any H: the smaller of those with H and with H = 0.
 

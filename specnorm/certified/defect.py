@@ -59,6 +59,8 @@ from specnorm.problem.frequencies import half_lags
 from specnorm.text import number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from specnorm.array_types import Array, Namespace
     from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
@@ -419,17 +421,32 @@ def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, 
     one_block = blocks[block : block + 1, ...]
     if one_block.shape[1] < one_block.shape[2]:
         raise HypothesisError("with fewer rows than columns, some vectors have no image, whatever the singular values")
-    matrix = symbols.matrix_at(one_block, symbols.Symbol(one_block, point, ops=ops).phase, xp=xp)
-    image = xp.matmul(matrix, right[..., None])[..., 0]
-    m, p = matrix.shape[-2:]
     length = float(xp.linalg.vector_norm(right))
     if not length > 0:
         raise HypothesisError("a vector of zeros has no quotient")
+    # The block is scaled to about 1, since it may be far weaker than the others, and squares would underflow.
+    flat, exponents = arrays.scale(xp.reshape(one_block, (1, -1)), xp=xp)
+    scaled = xp.reshape(flat, one_block.shape)
+    matrix = symbols.matrix_at(scaled, symbols.Symbol(scaled, point, ops=ops).phase, xp=xp)
+    image = xp.matmul(matrix, right[..., None])[..., 0]
+    m, p = matrix.shape[-2:]
     quotient = host.inflate(float(xp.linalg.vector_norm(image)) / length, 2 * (m + p) + 8)
     matrix_norm = float(frobenius_up(matrix, xp=xp)[0])
     product_error = rounding.product_error(p, matrix, xp=xp) * rounding.SLACK * matrix_norm
-    symbol_error = float(symbols.symbol_error(one_block, xp=xp)[0])
-    return _upper(host.add_up(quotient, product_error, symbol_error), (SMALLEST, point), "quotient of a vector")
+    symbol_error = float(symbols.symbol_error(scaled, xp=xp)[0])
+    value = scaled_up(host.add_up(quotient, product_error, symbol_error), int(exponents[0]))
+    return _upper(value, (SMALLEST, point), "quotient of a vector")
+
+
+def smallest_of_parts(parts: Sequence[tuple[Lower, Upper]]) -> tuple[Lower, Upper]:
+    """Bounds of the smallest singular value of some blocks: the smallest of the bounds of all parts of them."""
+    subjects = [bound.what if isinstance(bound.what, tuple) else (bound.what,) for part in parts for bound in part]
+    if any(SMALLEST not in subject for subject in subjects):
+        raise HypothesisError("bounds of other numbers than smallest singular values")
+    lower = min((lower for lower, _ in parts), key=float)
+    upper = min((upper for _, upper in parts), key=float)
+    rule = f"the smallest of {len(parts)} parts of different scales"
+    return _lower(lower.value, lower.what, rule, lower), _upper(upper.value, upper.what, rule, upper)
 
 
 def no_smallest(rule: str) -> tuple[Lower, Upper]:

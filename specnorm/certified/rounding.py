@@ -3,8 +3,9 @@
 Every rule in `specnorm.certified` takes its allowances from here; methods outside of it never inflate numbers.
 
 Notation: u is the unit roundoff, gamma(n) = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms,
-section 3.1). Inputs are scaled to about 1, so that underflow is far below every allowance. The factor `SLACK` covers
-terms of second order.
+section 3.1). Kernels are scaled to about 1, so that underflow is far below every allowance. That is not so of one block
+among several, or of a vector on weak channels: rules about the smallest singular value scale these, or count underflow.
+The factor `SLACK` covers terms of second order.
 """
 
 from __future__ import annotations

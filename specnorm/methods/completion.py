@@ -5,7 +5,6 @@ H is found by matrix products alone. The proof is in `specnorm.certified.complet
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,14 +115,10 @@ class Completion(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """H, its lags, the exponent of their common scale, and the number of steps since H was improved."""
+        """H, the exponent of its scale, and the number of steps since H was improved."""
         from specnorm.search import completion as completion_search  # imported here: it takes a while
 
-        h_shape = completion_search.completion_shape(spec.block_shape)
-        _, channels, *h_kernel_shape = h_shape
-        # Lag 0, and one of each pair t, -t.
-        lag_count = math.prod(2 * k - 1 for k in h_kernel_shape) // 2 + 1
-        return {"completion": h_shape, "lags": (lag_count, channels, channels), "exponent": (), "age": ()}
+        return {"completion": completion_search.completion_shape(spec.block_shape), "exponent": (), "age": ()}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """The H of a search. For large layers the search ends after some seconds; training steps improve H further."""
@@ -142,8 +137,7 @@ class Completion(Stepped):
             from_isometry=is_large,
             ops=ops,
         )
-        h = result.kernel
-        return h, completion_search.lags_of(h, ops=ops).values, exponent, ops.xp.zeros_like(exponent)
+        return result.kernel, exponent, ops.xp.zeros_like(exponent)
 
     def advance(
         self,
@@ -159,40 +153,31 @@ class Completion(Stepped):
         The figure ``iterations`` is not a number of products in training, but the age of H: the number of steps since H
         was improved, before this step, or -1 if this step improves H.
         """
-        from specnorm.certified import completion as completion_proof
         from specnorm.search import completion as completion_search  # imported here: it takes a while
 
         xp = ops.xp
-        h, lags, exponent_before, age = state
+        h, exponent_before, age = state
         scaled, exponent = arrays.scale(blocks, xp=xp)
         exponent = xp.where(xp.isfinite(exponent), exponent, exponent_before)
-        # H and its lags are stored divided by powers of 2**exponent_before; now the divisor is 2**exponent.
+        # H is stored divided by 2**exponent_before; now the divisor is 2**exponent.
         change = exponent_before - exponent
         factor = arrays.power_of_two(xp.where(xp.abs(change) > _FAR, xp.zeros_like(change), change), xp=xp)
         h = h * xp.reshape(factor, (-1,) + (1,) * (h.ndim - 1))
-        lags = lags * xp.reshape(factor * factor, (-1,) + (1,) * (lags.ndim - 1))
         kernel_lags = completion_search.lags_of(completion_search.with_fewer_columns(scaled, xp=xp), ops=ops)
-        # If a model was cast to another precision and back, the stored lags are not those of the stored H.
-        are_lags_wrong = xp.any(completion_proof.lost_digits(lags, xp=xp))
-        never = are_lags_wrong & False  # an array, which compilers can trace
-        is_improvement_due = xp.any(age + 1 >= self.every) if sweeps else never
 
         def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            h, lags, age = state
-            wide_lags = arrays.in_wide_dtype(lags, ops=ops)
-            h = completion_search.mend(scaled, h, kernel_lags.values, wide_lags, sweeps, ops=ops)
+            h, age = state
+            old_lags = completion_search.lags_of(h, ops=ops).values
+            h = completion_search.mend(scaled, h, kernel_lags.values, old_lags, sweeps, ops=ops)
             # The step that follows adds 1: the new state has the age 0.
-            return h, lags, xp.zeros_like(age) - 1
+            return h, xp.zeros_like(age) - 1
 
-        def compute_lags(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            h = state[0]
-            return h, xp.astype(completion_search.lags_of(h, ops=ops).values, h.dtype)
-
-        h, lags, age = arrays.applied(improve, is_improvement_due, (h, lags, age), ops=ops)
-        h, lags = arrays.applied(compute_lags, is_improvement_due | are_lags_wrong, (h, lags), ops=ops)
-        completion_lags = completion_proof.stored_lags(h, lags, ops=ops)
+        if sweeps:
+            h, age = arrays.applied(improve, xp.any(age + 1 >= self.every), (h, age), ops=ops)
+        # The lags of H are computed at each step: stored ones would have to be believed.
+        completion_lags = completion_search.lags_of(h, ops=ops)
         bound, gradient = completion_search.bound_and_gradient(scaled, kernel_lags, completion_lags, ops=ops)
-        new_state = (h, lags, exponent, age + 1 if sweeps else age)
+        new_state = (h, exponent, age + 1 if sweeps else age)
         return self.evaluation(bound, age, gradient, exponent, ops=ops), new_state
 
 

@@ -212,10 +212,11 @@ class Isometry(_WithScale):
         is_normal = target > 4 * float(xp.finfo(target.dtype).smallest_normal)
         value = xp.where(is_normal, value, xp.full_like(value, math.inf))
         # If the target was clipped, the kernel is negligible beside s, and the defect is at most 1, up to rounding.
-        # Unread pixels have a defect of 1. So in both cases the bound is raised to 1 below; where it is raised, its
-        # gradient is 0.
-        is_at_least_one = (target >= 2.0 ** (_LARGEST_TARGET_EXPONENT - 1)) | unread_pixels_make_smallest_zero(spec)
-        slope_of_largest = xp.where(is_at_least_one & (value < 1), 0 * target, 1 / target)
+        # Unread pixels have a defect of 1. So in both cases the bound is raised to 1 below. Its gradient is 0 where it
+        # is raised; and where the target was clipped, beside which the gradient of the scaled kernel means nothing.
+        is_clipped = target >= 2.0 ** (_LARGEST_TARGET_EXPONENT - 1)
+        is_at_least_one = is_clipped | unread_pixels_make_smallest_zero(spec)
+        slope_of_largest = xp.where(is_clipped | (is_at_least_one & (value < 1)), 0 * target, 1 / target)
         slope_of_group = arrays.one_hot(slope_of_largest, index, groups, xp=xp)
         slopes = self._lag_slopes(lags.values, group_targets, ops=ops) * xp.reshape(slope_of_group, (b, 1, 1, 1))
         traces = xp.sum(xp.reshape(xp.linalg.trace(slopes[:, 0, ...]), (-1, groups)), axis=1)

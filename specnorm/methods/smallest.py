@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -50,7 +50,8 @@ class Smallest(TwoSidedSearch):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up", **dict.fromkeys((*FIGURES, "u", "v"))}
 
     def needs(self, spec: ConvSpec) -> Needs:
-        return needs_of_search(spec, rounds="down")
+        # The search scales each group by itself: the smallest value is that of a group which may be far weaker.
+        return replace(needs_of_search(spec, rounds="down"), scaled=False)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off, unless their own matrix at a given size is small enough."""
@@ -145,7 +146,7 @@ def _attained(
         options: dict[str, Any] = {"dtype": layer.dtype, "device": ops.device(layer)}
         u, v, phase = (xp.zeros((1, n), **options) + 0j for n in (m, p, math.prod(kernel_shape)))
         return u, v, phase, ops.from_numpy(np.zeros(1, dtype=np.int64), layer)
-    block = layer[witness.block : witness.block + 1, ...]
+    block, _ = arrays.scale(layer[witness.block : witness.block + 1, ...], xp=xp)
     phase = symbols.Symbol(block, witness.frequency, ops=ops).phase
     # The search transposes blocks with fewer rows than columns, and cuts off borders of zero taps, which changes the
     # symbol by a phase. So only the vector on the side of p channels is taken; u is computed from it.

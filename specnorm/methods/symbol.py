@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -10,7 +11,7 @@ from specnorm import arrays
 from specnorm.certified.symbol.attained import attained_down
 from specnorm.errors import GeometryError
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
-from specnorm.numerics import grid_vectors
+from specnorm.numerics import grid_vectors, matrix_vectors
 from specnorm.numerics.grid_vectors import Grid, PlaneWaves, Triples
 
 if TYPE_CHECKING:
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 _ALL_VECTORS = 4
 """Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
 _LEAST_VECTORS = 16
-"""Least number of vectors of all points together. The grid of a matrix has one point, which has 16 vectors."""
+"""Least number of vectors of all points together, for grids of few points."""
+_MATRIX_STEPS = 16
+"""Steps of a matrix outside of training, each with a filter of degree 8."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
+_UNROLLED = 3
+"""Number of steps of a matrix up to which a Python loop is used. Compilers keep more steps as a loop."""
 _ROUNDS = 2
 """Rounds of refinement in a training step."""
 _START_ROUNDS = 4
@@ -43,7 +48,8 @@ class SymbolNorm(Stepped):
     them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. The
     value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are
     the state. A step takes about two products of the kernel with all of them, and follows *every* maximum. Symbols of
-    depthwise layers are numbers: a step is one product of the kernel with a table, and does not read the state.
+    depthwise layers are numbers: a step is one product of the kernel with a table, and does not read the state. A
+    matrix has one frequency. It is followed by two real vectors, which each step filters by a Chebyshev polynomial.
 
     Parameters
     ----------
@@ -51,15 +57,17 @@ class SymbolNorm(Stepped):
         Points of the grid along each axis. None: 4.5 to 6 for each tap but one, depending on the channels, within
         limits that were measured in training loops (`default_points`).
     vectors : int
-        Least number of vectors at each point. Two vectors follow two singular values that cross. A matrix has 16
-        vectors. If the smaller side has at most 4 channels, there are as many vectors as channels.
+        Least number of vectors at each point. Two vectors follow two singular values that cross. If the smaller side
+        has at most 4 channels, there are as many vectors as channels. A matrix has two.
 
     References
     ----------
     .. [1] Farnia, Zhang, Tse, "Generalizable Adversarial Training via Spectral Normalization", ICLR 2019, and Ryu et
        al., ICML 2019 (power iteration on the convolution, one vector). Ours: vectors at all frequencies of a grid, so
        that a maximum that rises elsewhere is seen.
-    .. [2] Parlett, "The Symmetric Eigenvalue Problem", 1980, chapter 14 (block power iteration, Rayleigh-Ritz).
+    .. [2] Zhou, Saad, Tiago, Chelikowsky, "Self-consistent-field calculations using Chebyshev-filtered subspace
+       iteration", J. Comput. Phys. 219, 2006 (the filter, for the lowest eigenvalues).
+    .. [3] Parlett, "The Symmetric Eigenvalue Problem", 1980, chapter 14 (block power iteration, Rayleigh-Ritz).
     """
 
     points: int | None = None
@@ -95,6 +103,8 @@ class SymbolNorm(Stepped):
         if _is_scalar(spec):
             highest_group, tall, triples = self._highest(tall, spec, _START_ROUNDS, _LAST_ROUNDS, ops=ops)
             group = (highest_group,)
+        elif _is_matrix(spec):
+            triples, _ = _matrix_step(tall, self.start(blocks, spec, ops=ops)[0], sweeps=1, ops=ops)
         else:
             triples = self._run_from_start(tall, ops=ops)[1]
         wide = arrays.in_wide_dtype(tall, ops=ops)
@@ -126,16 +136,21 @@ class SymbolNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Right vectors, as (real, imaginary), at the points of the grid."""
+        """Right vectors, as (real, imaginary), at the points of the grid; those of a matrix are real."""
         channels = min(spec.block_shape[:2])
+        if _is_matrix(spec):
+            return {"vectors": (channels, min(2, channels), 1, 1)}
         grid = self._scalar_grid(spec) if _is_scalar(spec) else self._grid(spec.block_kernel_shape, channels)
-        return {"vectors": (channels, self._count(channels, len(grid)), len(grid), 2)}
+        return {"vectors": (channels, 1 if _is_scalar(spec) else self._count(channels, len(grid)), len(grid), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         tall = arrays.tall(blocks, xp=ops.xp)
         if _is_scalar(spec):
             points = len(self._scalar_grid(spec))
             return (arrays.real_pair(grid_vectors.start_vectors(tall, 1, points, ops=ops), xp=ops.xp),)
+        if _is_matrix(spec):
+            first = matrix_vectors.start(_matrices(tall, xp=ops.xp), ops=ops)
+            return (_matrix_step(tall, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None],)
         return (arrays.real_pair(self._run_from_start(tall, ops=ops)[0], xp=ops.xp),)
 
     def advance(
@@ -155,6 +170,10 @@ class SymbolNorm(Stepped):
             phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
             residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
             return Evaluation(triples.value, (), (*residuals, group)), state
+        if _is_matrix(spec):
+            triples, vectors = _matrix_step(tall, state[0], sweeps=sweeps, ops=ops)
+            residuals = (triples.left[:, :, None], triples.right[:, None, :])
+            return Evaluation(triples.value, (), residuals), (vectors[..., None, None],) if sweeps else state
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, grid, ops=ops)
         vectors = ops.complex(state[0][..., 0], state[0][..., 1])
@@ -216,3 +235,31 @@ class SymbolNorm(Stepped):
 def _is_scalar(spec: ConvSpec) -> bool:
     """Whether the symbols are numbers, as those of depthwise layers."""
     return spec.block_shape[:2] == (1, 1)
+
+
+def _is_matrix(spec: ConvSpec) -> bool:
+    """Whether there is one symbol: no axis has more than one tap, or all taps read different pixels."""
+    return not _is_scalar(spec) and math.prod(spec.block_kernel_shape) == 1
+
+
+def _matrices(tall: Array, *, xp: Namespace) -> Array:
+    return xp.reshape(tall, tall.shape[:3])
+
+
+def _matrix_step(tall: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> tuple[Triples, Array]:
+    """`matrix_vectors.step`, at least once, from vectors (b, p, r, 1, 1): triples at frequency 0, and the vectors."""
+    xp = ops.xp
+    matrices, vectors = _matrices(tall, xp=xp), vectors[..., 0, 0]
+
+    def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        return (matrix_vectors.step(matrices, state[0], ops=ops)[0],)
+
+    if sweeps > _UNROLLED:
+        (vectors,) = arrays.repeated(repeat, sweeps - 1, (vectors,), ops=ops)
+    else:
+        for _ in range(sweeps - 1):
+            (vectors,) = repeat((vectors,))
+    vectors, images = matrix_vectors.step(matrices, vectors, ops=ops)
+    left, norms = arrays.normalise(images[:, :, 0], xp=xp)
+    angles = xp.broadcast_to(xp.zeros_like(norms), (norms.shape[0], tall.ndim - 3))
+    return Triples(norms[:, 0], left, vectors[:, :, 0], angles), vectors

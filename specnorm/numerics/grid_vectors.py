@@ -33,8 +33,6 @@ _SHORT = 0.1
 several models' states has."""
 _LONG = 2.0
 """Vectors longer than this begin anew, too."""
-_FEW = 4
-"""Number of vectors at a point up to which Gram-Schmidt takes less time than a factorisation for each point."""
 _PASSES = 2
 """Number of times that a power step is made orthogonal to the vectors it came from. It is nearly parallel to these, so
 that once leaves rounding errors."""
@@ -114,7 +112,7 @@ _PLACED: dict[tuple[Hashable, ...], tuple[Array, ...]] = {}
 are never removed or replaced, since captured CUDA graphs hold their addresses."""
 
 
-def _placed(
+def placed(
     key: Hashable, tables: Callable[[type[np.floating]], tuple[np.ndarray, ...]], like: Array, *, ops: ArrayOps
 ) -> tuple[Array, ...]:
     """Return tables in the library, in the precision and on the device of ``like``.
@@ -164,7 +162,7 @@ class PlaneWaves:
         xp, count = ops.xp, blocks.shape[0]
         self.blocks, self.ops = blocks, ops
         self.rows = xp.reshape(blocks, (*blocks.shape[:2], -1))
-        self.taps, angles, phases = _placed(grid.key, grid.tables, blocks, ops=ops)
+        self.taps, angles, phases = placed(grid.key, grid.tables, blocks, ops=ops)
         self.angles = xp.broadcast_to(angles, (count, *angles.shape))
         self.grid_phases = xp.broadcast_to(phases, (count, *phases.shape))
 
@@ -224,7 +222,7 @@ def start_vectors(blocks: Array, count: int, points: int, *, ops: ArrayOps) -> A
     def basis(dtype: type[np.floating]) -> tuple[np.ndarray]:
         return (_start_basis(p, count).astype(np.result_type(dtype, np.complex64)),)
 
-    (columns,) = _placed(("start", p, count), basis, blocks, ops=ops)
+    (columns,) = placed(("start", p, count), basis, blocks, ops=ops)
     return ops.xp.broadcast_to(columns[None, :, :, None], (b, p, count, points))
 
 
@@ -425,8 +423,6 @@ def orthonormal(vectors: Array, others: Array | None = None, *, xp: Namespace) -
     if others is not None:
         for _ in range(_PASSES):
             vectors = vectors - _projection(vectors, others, xp=xp)
-    if vectors.shape[2] > _FEW:
-        return _by_householder(vectors, xp=xp)
     done: list[Array] = []
     for j in range(vectors.shape[2]):
         vector = vectors[:, :, j : j + 1, :]
@@ -441,15 +437,6 @@ def _projection(vectors: Array, basis: Array, *, xp: Namespace) -> Array:
     each = basis[:, :, :, None, :]
     coefficients = xp.sum(xp.conj(each) * vectors[:, :, None, :, :], axis=1, keepdims=True)
     return xp.sum(each * coefficients, axis=2)
-
-
-def _by_householder(vectors: Array, *, xp: Namespace) -> Array:
-    """`orthonormal` by a QR factorisation for each point."""
-    columns = xp.permute_dims(vectors, (0, 3, 1, 2))
-    # A QR factorisation raises an error for NaN or infinity.
-    columns = xp.where(xp.isfinite(columns), columns, xp.zeros_like(columns))
-    basis, _ = xp.linalg.qr(columns)
-    return xp.permute_dims(basis, (0, 2, 3, 1))
 
 
 def _unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:

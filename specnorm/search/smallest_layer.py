@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm import arrays
+from specnorm.certified.bound import times_power_of_two
 from specnorm.certified.layer.own_matrix import (
     LayerGram,
     has_fewer_outputs,
@@ -73,11 +74,15 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
     groups = problem.spec.groups
     group_spec = spec_of_group(problem.spec)
     plan = plan_of_own_matrix(problem.spec)
-    parts = xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:]))
+    # Each group is scaled to about 1 by itself: some may be far weaker than others.
+    parts, exponents = arrays.scale(xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:])), xp=xp)
     layers = [Convolution(parts[group : group + 1, ...], group_spec, ops=ops) for group in range(groups)]
     bounds = [_of_group(layer, plan, ops=ops) for layer in layers]
-    lower, upper = smallest_of_groups(problem.spec, [(x.lower, x.upper) for x in bounds])
-    group = int(np.argmin([x.upper.value for x in bounds]))
+    claims = []
+    for x, exponent in zip(bounds, ops.to_numpy(exponents).tolist(), strict=True):
+        claims.append(times_power_of_two(x.lower, x.upper, int(exponent)))
+    lower, upper = smallest_of_groups(problem.spec, claims)
+    group = int(np.argmin([of_group.value for _, of_group in claims]))
     best = bounds[group]
     index = ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
 
@@ -87,8 +92,8 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
 
     gradient = layers[group].kernel_gradient(best.u, best.v)[:, 0, ...]
     u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in (best.u, best.v))
-    largest_entry = float(xp.max(xp.abs(kernel)))
-    is_zero = lower.value == 0 and not upper.value**2 > TUNING.resolved_part * largest_entry**2
+    largest_entry = float(xp.max(xp.abs(parts[group, ...])))
+    is_zero = lower.value == 0 and not best.upper.value**2 > TUNING.resolved_part * largest_entry**2
     return SmallestBounds(lower, upper, None, is_zero=is_zero), (u, v, xp.reshape(among_groups(gradient), kernel.shape))
 
 

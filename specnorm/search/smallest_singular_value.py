@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import defect as defects
-from specnorm.certified.bound import Lower, Upper, known
+from specnorm.certified.bound import Lower, Upper, known, times_power_of_two
 from specnorm.certified.layer import uncut
 from specnorm.certified.symbol import symbols
 from specnorm.problem import polyphase
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 class SmallestTuning(NamedTuple):
     """Effort. It decides on time and on how wide the interval is."""
 
+    scale_bits: int = 32
+    """Blocks whose largest entries differ by a factor of more than two to this power are searched separately."""
     norm_rtol: float = 1e-2
     """Tolerance of the norm of the whitened blocks. The centre c is near its square."""
     centre_margin: float = 1e-9
@@ -149,9 +151,36 @@ def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
     if uncut.unread_pixels_make_smallest_zero(problem.spec):
         return SmallestBounds(*defects.smallest_with_unread_pixels(problem.spec), None, is_zero=True)
     blocks = arrays.tall(polyphase.trimmed(problem.kernel, ops=ops), xp=xp)
-    if not bool(xp.any(blocks != 0)):
-        return SmallestBounds(*defects.smallest_of_zero(blocks, ops=ops), None, is_zero=True)
-    return _SmallestSearch(blocks, problem, ops=ops).run()
+    is_zero = ops.to_numpy(xp.all(xp.reshape(blocks == 0, (blocks.shape[0], -1)), axis=1))
+    if is_zero.any():
+        zero_blocks = arrays.rows(blocks, np.flatnonzero(is_zero), ops=ops)
+        return SmallestBounds(*defects.smallest_of_zero(zero_blocks, ops=ops), None, is_zero=True)
+    exponents = ops.to_numpy(arrays.exponents(blocks, xp=xp)).astype(np.int64)
+    classes = (exponents.max() - exponents) // TUNING.scale_bits
+    parts = [_of_scale(blocks, np.flatnonzero(classes == x), problem, ops=ops) for x in np.unique(classes)]
+    if len(parts) == 1:
+        return parts[0]
+    lower, upper = defects.smallest_of_parts([(part.lower, part.upper) for part in parts])
+    return SmallestBounds(
+        lower,
+        upper,
+        min(parts, key=lambda part: part.upper.value).witness,
+        cells=sum(part.cells for part in parts),
+        levels=max(part.levels for part in parts),
+        is_zero=min(parts, key=lambda part: part.lower.value).is_zero,
+    )
+
+
+def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
+    """`smallest_of_blocks` of some of the blocks, whose entries are about as large, scaled to about 1."""
+    xp = ops.xp
+    some_blocks = arrays.rows(blocks, index, ops=ops)
+    exponent = xp.max(arrays.exponents(some_blocks, xp=xp))
+    scaled = arrays.unscale(some_blocks, -exponent, xp=xp)
+    found = _SmallestSearch(scaled, problem, ops=ops).run()
+    lower, upper = times_power_of_two(found.lower, found.upper, int(exponent))
+    witness = None if found.witness is None else replace(found.witness, block=int(index[found.witness.block]))
+    return replace(found, lower=lower, upper=upper, witness=witness)
 
 
 def norm_problem(like: Problem, blocks: Array, rtol: float, sizes: tuple[int, ...] | None) -> Problem:

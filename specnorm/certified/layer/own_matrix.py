@@ -296,14 +296,21 @@ def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> 
     relative_error = error / (1 - rounding.gamma(roundings, unit_roundoff))
 
     def lengths(x: Array) -> list[float]:
-        return [float(length) for length in ops.to_numpy(xp.linalg.vector_norm(x[:, 0, :], axis=-1))]
+        # Without underflow: the vector may lie on channels that are far weaker than others.
+        return [float(length) for length in host.norm_up(ops.to_numpy(x[:, 0, :]).astype(np.float64))]
 
+    # Each of the products in an entry may underflow, and the kernel's entry in it may have, when it was scaled; but no
+    # entry of a kernel of zeros.
+    tiny = float(xp.finfo(images.dtype).smallest_normal)
+    entries = xp.reshape(layer.kernels, (layer.kernels.shape[0], -1))
+    largest = ops.to_numpy(xp.max(xp.abs(entries), axis=1)).tolist()
+    lengths_of_layers = zip(lengths(images), lengths(absolute_images), lengths(vectors), largest, strict=True)
     bounds = []
-    lengths_of_layers = zip(lengths(images), lengths(absolute_images), lengths(vectors), strict=True)
-    for image_length, absolute_length, length in lengths_of_layers:
+    for image_length, absolute_length, length, entry in lengths_of_layers:
         if not length > 0:
             raise HypothesisError("a vector of zeros has no quotient")
-        quotient = (image_length + relative_error * absolute_length) / length
+        lost = 4 * tiny * roundings * math.sqrt(images.shape[2]) * (1 + length) if entry else 0.0
+        quotient = (image_length + relative_error * absolute_length + lost) / length
         # The roundings: those of two lengths, and some for the quotient.
         bound = host.inflate(quotient, 2 * max(layer.shape) + 8)
         bounds.append(_upper(bound, (SMALLEST, spec), "quotient of a vector"))

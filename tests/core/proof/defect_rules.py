@@ -54,6 +54,8 @@ def of_line() -> Claims:
     ends = (assumed_lower(0.75 / 2.0**unit.exponent), assumed(0.75 / 2.0**unit.exponent))
     yield from ((x, 0.75) for x in defect.isometry_ends(unit, *ends, unread_pixels=False, scale_exponent=0))
     yield from ((x, 0.0) for x in defect.no_smallest("words"))
+    parts = [(assumed_lower(x, PART), assumed(x, PART)) for x in (3.0, 2.0)]
+    yield from ((x, 2.0) for x in defect.smallest_of_parts(parts))
     norm = assumed_lower(4.0, digest="k"), assumed(4.0, digest="k")
     smallest = assumed_lower(2.0, digest="k"), assumed(2.0, digest="k")
     yield from ((x, 2.0) for x in defect.condition(norm, smallest))
@@ -73,7 +75,16 @@ def of_layer() -> Claims:
 
 DEFECT_CHECKS: dict[str, Callable[[], Claims]] = {
     **dict.fromkeys(
-        ("smallest_down", "smallest_at", "norm_by_taps", "no_smallest", "condition", "isometry_ends"), of_line
+        (
+            "smallest_down",
+            "smallest_at",
+            "smallest_of_parts",
+            "norm_by_taps",
+            "no_smallest",
+            "condition",
+            "isometry_ends",
+        ),
+        of_line,
     ),
     **dict.fromkeys(("LayerGram.smallest_near", "smallest_quotients", "smallest_of_groups"), of_layer),
 }
@@ -115,6 +126,7 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
         WIDE, 0, half_grid((1,)), DIFFERENCE, ops=OPS
     ),
     "no vector": lambda: defect.smallest_at(LINE, 0, half_grid((1,)), 0 * VECTOR, ops=OPS),
+    "parts with bounds of norms": lambda: defect.smallest_of_parts([(assumed_lower(1.0), assumed(1.0))]),
     "a kernel whose smallest value is not 0": lambda: defect.smallest_of_zero(LINE, ops=OPS),
     "pixels that are read": lambda: defect.smallest_with_unread_pixels(ConvSpec.of((3, 2, 2))),
     "ends of two kernels": lambda: defect.condition(

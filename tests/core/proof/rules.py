@@ -132,6 +132,7 @@ def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
 def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
     yield bound.trivial_lower(), 0.0
     yield from zip(of_kernel(assumed_lower(1.0), assumed(1.0), np.ones(3), 3), (8.0, 8.0), strict=True)
+    yield from ((x, 8.0) for x in bound.times_power_of_two(assumed_lower(1.0), assumed(1.0), 3))
     for values in ((1.0, 3.0), (3.0, 1.0)):
         yield bound.largest_of_blocks([assumed(x) for x in values], np.zeros((2, 1, 1, 3))), 3.0  # type: ignore[arg-type]
 
@@ -169,6 +170,7 @@ CHECKS: dict[str, Check] = {
     "_largest": arithmetic,
     "trivial_lower": arithmetic,
     "of_kernel": arithmetic,
+    "times_power_of_two": arithmetic,
     "largest_of_blocks": arithmetic,
     "norm_of_multiple": multiples,
     "norm_by_circulant": circulants,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from specnorm import Geometry
 from specnorm.errors import GeometryError, KernelError
 from specnorm_jax.layers import equinox_layer, flax_layer
 
+Tree = TypeVar("Tree")
+HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]
 Rule: TypeAlias = Callable[[str, Any], Mapping[str, Any] | None]
 _LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 """Layout of Flax's kernels, by their number of axes."""
@@ -448,3 +450,26 @@ def _stated_by_flax(kind: str, module: Any) -> Mapping[str, Any]:
         return flax_layer(kind, module).geometry
     except GeometryError as error:
         return {_REFUSED: str(error)}
+
+
+def with_kernels(tree: Tree, new_kernels: Mapping[str, Any]) -> Tree:
+    """Return the tree with the leaves at some paths replaced by new kernels, reshaped to the leaves' shapes."""
+
+    def new_leaf(keys: tuple[Any, ...], leaf: Any) -> Any:
+        kernel = new_kernels.get(name_of(keys))
+        if kernel is None:
+            return leaf
+        return kernel if kernel.shape == leaf.shape else jnp.reshape(kernel, leaf.shape)
+
+    new_tree: Tree = jax.tree_util.tree_map_with_path(new_leaf, tree)
+    return new_tree
+
+
+def hashable(geometry: Mapping[str, Any]) -> HashableGeometry:
+    """Convert geometry keywords to a tuple, which can be a static argument of ``jit``."""
+    return tuple((word, _as_tuples(x)) for word, x in geometry.items())
+
+
+def _as_tuples(x: Any) -> Any:
+    """Convert lists, also inside of lists and tuples, to tuples."""
+    return tuple(map(_as_tuples, x)) if isinstance(x, (list, tuple)) else x
