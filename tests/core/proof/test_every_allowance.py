@@ -23,18 +23,19 @@ from proof import test_fathom, test_layer_roundings
 from proof.test_layer_roundings import UNIT, Instead
 from test_mutations import MUTATIONS
 
-from specnorm.certified import rounding
-from specnorm.certified.layer import own_matrix
-from specnorm.certified.layer.circulant import Embedding
-from specnorm.certified.layer.deflation import SplitWaves, WaveGram, rest_below
-from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
-from specnorm.certified.symbol import scalar_powers, symbols
-from specnorm.certified.symbol.gram_powers import Powers
-from specnorm.certified.symbol.scalar import ScalarGram
-from specnorm.problem.frequencies import Frequencies
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec
+from specnorm.at_size.proofs import own_matrix
+from specnorm.at_size.proofs.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
+from specnorm.at_size.proofs.circulant import Embedding
+from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram, rest_below
+from specnorm.geometry.frequencies import Frequencies
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec
+from specnorm.gram.proofs import scalar_powers
+from specnorm.gram.proofs.powers import Powers
+from specnorm.power.proofs.ritz import ritz_down
+from specnorm.proofs import norms, rounding
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.scalar import ScalarGram
 
 ALLOWANCES = {"gamma", "product_error", "phase_error"}
 ROOMS = ("layer", "matrices", "symbol")
@@ -78,7 +79,7 @@ def gram_norm() -> bool:
 def ritz() -> bool:
     """The image of a vector whose length comes out too small, by a map that is 1."""
     vector: Any = np.full((1, 1, LONG), 1 / math.sqrt(LONG), dtype=np.float32) * np.float32(1)
-    found = own_matrix.ritz_down(np.float32(1 + 3e-4) * vector, vector, vector, 5_000, ops=OPS)
+    found = ritz_down(np.float32(1 + 3e-4) * vector, vector, vector, 5_000, ops=OPS)
     return float(found[0, 0]) <= float(np.linalg.norm(vector.astype(np.float64)))
 
 

@@ -15,7 +15,7 @@ import pytest
 from test_house import CORE, PLUGINS, ROOT, core_files, parsed, room
 
 import specnorm
-from specnorm.certified import host
+from specnorm.proofs import host
 
 ROOM = ("certified", "specnorm_networks.certified", "specnorm_check")
 """Where claims are made; and the checker of certificates, which imports nothing of ours."""
