@@ -43,9 +43,9 @@ __all__ = [
 __version__: str
 
 _LOADED_WHEN_ASKED_FOR = {
-    "Completed": "completing",
-    "complete": "completing",
-    "completion_bound": "completing",
+    "Completed": "completion.completing",
+    "complete": "completion.completing",
+    "completion_bound": "completion.completing",
     "lmo": "ball",
     "operator_norm": "probable",
 }

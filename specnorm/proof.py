@@ -1,7 +1,8 @@
 """The names for packages that build proofs on layers: claims, intervals, outward arithmetic, norms, running a method.
 
-Proven statements are of the types `Upper`, `Lower` and `Interval`. Only the ``certified`` room of a package may call
-``make_upper``, ``make_lower`` and ``make_interval``, and names the rule in each call. Everything else that a package
+Proven statements are of the types `Upper`, `Lower` and `Interval`. Only files called ``proof.py`` and
+folders ``proofs`` and ``certified`` may call ``make_upper``, ``make_lower`` and ``make_interval``, and each call names
+its rule. Everything else that a package
 needs from the core is in ``specnorm.__all__``.
 """
 

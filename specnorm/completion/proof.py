@@ -44,7 +44,7 @@ class Lags(NamedTuple):
     Parameters
     ----------
     values : array, shape (b, n, c, c)
-        M_t for the n lags t of `geometry.frequencies.half_lags`: lag 0 first, then one of each pair t, -t. The matrix of
+        M_t for the n lags t of `frequencies.half_lags`: lag 0 first, then one of each pair t, -t. The matrix of
         lag -t is the transpose of that of lag t.
     error : array, shape (b,)
         At every frequency, the sum over all lags of ``(computed M_t - exact M_t) e^{i t theta}`` has at most this norm.

@@ -1,4 +1,4 @@
-"""Enclosures ``lower <= norm <= upper``, both bounds proven, by the searches of `specnorm.search`."""
+"""Enclosures ``lower <= norm <= upper``, both bounds proven, by searches."""
 
 from __future__ import annotations
 

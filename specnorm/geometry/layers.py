@@ -172,7 +172,7 @@ def _unwrapped_value(x: Any) -> Any:
 def _refusal(x: Any, name: str) -> NoBackend:
     """The error for an object that is neither an array nor a layer, with advice for what it is instead."""
     kind = type(x).__name__
-    if isinstance(x, Method):
+    if hasattr(x, "needs"):  # a method
         return NoBackend(f"{name} takes the kernel first, got the method {kind}(): specnorm.measure(kernel, {kind}()).")
     if isinstance(x, (str, bytes, os.PathLike)):
         return NoBackend(

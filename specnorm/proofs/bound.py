@@ -1,7 +1,7 @@
 """Claims: proven bounds of norms, as values of the types `Upper` and `Lower`, which only rules of inference construct.
 
 This is the design of Milner's LCF. A claim says which norm its number bounds, by which rule, and from which other
-claims the rule derived it. Only the modules of `specnorm.certified` call `_upper` and `_lower`, so a mistake in a
+claims the rule derived it. Only files of proofs call `_upper` and `_lower`, so a mistake in a
 search wastes time but never makes a false claim.
 """
 
@@ -69,7 +69,7 @@ class _Claim:
 
     def __post_init__(self, maker: object) -> None:
         if maker is not _MAKER:
-            raise TypeError(f"{type(self).__name__}: a claim is made by the rules of specnorm.certified alone")
+            raise TypeError(f"{type(self).__name__}: a claim is made by the rules in files of proofs alone")
         if not self.value >= 0:
             raise HypothesisError(f"{self.value!r} bounds no norm ({self.rule})")
 

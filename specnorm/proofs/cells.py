@@ -85,7 +85,7 @@ class Boxes:
         Not zero on a skew-circulant, whose frequencies lie between those of the DFT.
     covers : object
         Whose frequencies the boxes cover: `bound.ALL_FREQUENCIES` or a `Circulant`; None if some boxes are missing.
-        Only the functions of `specnorm.certified` that make all boxes can set it.
+        Only the functions of proofs that make all boxes can set it.
     """
 
     low: np.ndarray
@@ -239,7 +239,7 @@ class Cells:
 
 
 def _covering(boxes: Boxes, covers: object) -> Boxes:
-    """Mark boxes as a cover of all frequencies of ``covers``. Only for modules of the trusted room."""
+    """Mark boxes as a cover of all frequencies of ``covers``. Only for files of proofs."""
     return replace(boxes, covers=covers, maker=_MAKER)
 
 

@@ -25,7 +25,7 @@ _MAKER = object()
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Interval:
-    """A claim that each entry of an array lies between two numbers; made by the rules of `specnorm.certified` alone.
+    """A claim that each entry of an array lies between two numbers; made by the rules in files of proofs alone.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Interval:
 
     def __post_init__(self, maker: object) -> None:
         if maker is not _MAKER:
-            raise TypeError("Interval: where numbers lie is said by the rules of specnorm.certified alone")
+            raise TypeError("Interval: where numbers lie is said by the rules in files of proofs alone")
         if self.low.shape != self.high.shape:
             raise HypothesisError(f"ends of shapes {self.low.shape} and {self.high.shape}")
         if not (self.low <= self.high).all():

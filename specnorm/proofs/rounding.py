@@ -1,6 +1,6 @@
 """Allowances for the rounding errors of array libraries, from the number of roundings.
 
-Every rule in `specnorm.certified` takes its allowances from here; methods outside of it never inflate numbers.
+Every rule takes its allowances from here; nothing outside of proofs inflates a number.
 
 Notation: u is the unit roundoff, gamma(n) = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms,
 section 3.1). Kernels are scaled to about 1, so that underflow is far below every allowance. That is not so of one block

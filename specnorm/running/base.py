@@ -94,7 +94,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of the code that runs it (`specnorm.runtime`): the `Method.asks` of a class.
+    """What a method asks of the code that runs it (`running.program`): the `Method.asks` of a class.
 
     The defaults suit a formula that is computed in the kernel's own precision.
 
@@ -155,7 +155,7 @@ class Method:
     name: ClassVar[str]
     """The method's key in ``METHODS``, in JSON, and in the command line's ``--methods``."""
     promise: ClassVar[Kind]
-    """The default of `kind`: "exact", "upper", "lower" or "estimate", as `specnorm.running.result.Kind` describes them."""
+    """The default of `kind`: "exact", "upper", "lower" or "estimate", as `result.Kind` describes them."""
     quantity: ClassVar[str] = "norm"
     """The quantity that the value measures; "norm" is the spectral norm."""
     asks: ClassVar[Needs] = Needs()

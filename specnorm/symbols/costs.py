@@ -1,6 +1,6 @@
 """Cost of LAPACK calls, which cannot be interrupted, in multiplications.
 
-`specnorm.running.clock.MULTIPLICATIONS_PER_SECOND` of them take a second. The figures were measured on one thread at 256 to
+`running.clock.MULTIPLICATIONS_PER_SECOND` of them take a second. The figures were measured on one thread at 256 to
 1024 rows, on a busy machine. One unit is a multiplication of a large matrix product; an eigenvalue routine runs several
 times slower per multiplication.
 """

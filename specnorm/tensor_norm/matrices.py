@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
-    """Norms of blocks with one tap, which are their tensor norms: the form is that of `tensor_norm.alternation.maximise`.
+    """Norms of blocks with one tap, which are their tensor norms: the form is that of `alternation.maximise`.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from specnorm.proofs.norms import GramProof, norms_near
 def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
     """Factor of at least 1 by which a computed tensor norm of a one-tap layer is multiplied to be an upper bound.
 
-    The tensor norm of a kernel is the largest value of its multilinear form over unit vectors (`specnorm.tensor`). For
+    The tensor norm of a kernel is the largest value of its multilinear form over unit vectors (`tensor_norm.form`). For
     a kernel with one tap it is the spectral norm. So the factor exceeds 1 by roundings only, if the alternating
     maximisation of the form has converged.
 

@@ -17,7 +17,7 @@ _MAKER = object()
 
 @dataclass(frozen=True, eq=False)
 class Nonnegative:
-    """A proof that the symbol of a kernel is, but for a phase, Hermitian and nowhere negative. Made in this room alone.
+    """A proof that the symbol of a kernel is, but for a phase, Hermitian and nowhere negative.
 
     Nowhere negative: at no frequency does it have a negative eigenvalue.
 
@@ -31,7 +31,7 @@ class Nonnegative:
 
     def __post_init__(self, maker: object) -> None:
         if maker is not _MAKER:
-            raise TypeError("Nonnegative: a symbol is proven to be nowhere negative by the rules of this room alone")
+            raise TypeError("Nonnegative: a symbol is proven to be nowhere negative by rules alone")
 
     def is_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
         """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
@@ -40,5 +40,5 @@ class Nonnegative:
 
 
 def _nowhere_negative(kernel: Array) -> Nonnegative:
-    """The proof, made by a rule. For the modules of the trusted room."""
+    """The proof, made by a rule. For files of proofs."""
     return Nonnegative(kernel, _MAKER)

@@ -20,14 +20,13 @@ from proof.test_layer_roundings import Instead
 from specnorm_numpy import BACKEND
 
 import specnorm
-from specnorm import methods
 from specnorm.at_size.proofs import uncut
 from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion
 from specnorm.ends import proof as defect
-from specnorm.ends import smallest_layer
+from specnorm.ends import smallest, smallest_layer
 from specnorm.ends import smallest_singular_value as search
 from specnorm.errors import GeometryError
 from specnorm.geometry.frequencies import half_grid
@@ -325,7 +324,7 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
     "wide kernels": (wide_kernels, ((arrays, "tall", lambda blocks, **_: blocks),)),
     "the adjoint of strides": (
         lambda: where_nothing_is_cut(NUMPY, 30),
-        tuple((module, "keeps_smallest", without_stride) for module in (uncut, methods.smallest)),
+        tuple((module, "keeps_smallest", without_stride) for module in (uncut, smallest)),
     ),
     "borders that cut": (cut_borders, ((uncut, "cuts_no_tap", lambda _: True),)),
     "strides that leave pixels": (
