@@ -24,7 +24,7 @@ from geometries import table
 from processes import ran
 
 import specnorm
-from specnorm.problem.spec import Geometry, Layer
+from specnorm.geometry.spec import Geometry, Layer
 
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -294,7 +294,7 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     (tmp_path / "specnorm" / "methods" / "frobenius.py").write_text("".join(e.source for e in example))
     imported, promise = (source for _, source in blocks(page, "py"))
     registry = tmp_path / "specnorm" / "methods" / "__init__.py"
-    put_after(registry, "from specnorm.methods.fft import ExactFFT\n", imported)
+    put_after(registry, "from specnorm.spectrum.fft import ExactFFT\n", imported)
     put_after(registry, "Reshaped, Enclose", ", Frobenius")
     with (tmp_path / "tests" / "promises.py").open("a", encoding="utf-8") as file:
         file.write(promise)

@@ -4,7 +4,7 @@ Nothing branches on values, so the proof holds under a tracer. It holds for ever
 the limit the norm is. Three bounds of the norm of the layer of X are known, and the smallest is taken:
 
 1. ``f ||M||``, with M the kernel reshaped to (m, n) and ``f**2`` the taps of its blocks
-   (`norms.supremum_up_from_unfolding`). ``||M||`` is bounded by row and column sums of a power of ``M M^T``.
+   (`supremum_up_from_unfolding`). ``||M||`` is bounded by row and column sums of a power of ``M M^T``.
 2. The norm of ``sum_k |X_k|``, by its row and column sums: sharp for a single tap.
 3. If symbols have one row or one column, as those of depthwise layers, their norm on a grid of frequencies, times the
    factor of the grid (`symbol.grid.grid_factor`).
@@ -21,19 +21,20 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from specnorm import arrays
-from specnorm.certified import rounding
-from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import grid, scalar, symbols
+from specnorm.backends import arrays
 from specnorm.errors import KernelError
-from specnorm.problem import polyphase
+from specnorm.geometry import polyphase
+from specnorm.grid import proof as grid
+from specnorm.proofs import rounding
+from specnorm.symbols.proofs import scalar, symbols
+from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from specnorm.array_types import Array, Namespace
-    from specnorm.problem.spec import ConvSpec
-    from specnorm.types import AnyArray, ArrayOps
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import AnyArray, ArrayOps
+    from specnorm.geometry.spec import ConvSpec
 
 _SQUARINGS = 4
 """Squarings of ``M M^T``: row sums of a projector of rank r are up to sqrt(r), and their root of order 32 is taken."""
@@ -127,7 +128,7 @@ def _norm_by_reshaping_up(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> A
     matrices = xp.reshape(kernels, (*kernels.shape[:2], -1))
     if matrices.shape[1] > matrices.shape[2]:
         matrices = xp.matrix_transpose(matrices)
-    return norms.supremum_up_from_unfolding(matrix_norm_up(matrices, xp=xp), spec.block_kernel_shape, xp=xp)
+    return supremum_up_from_unfolding(matrix_norm_up(matrices, xp=xp), spec.block_kernel_shape, xp=xp)
 
 
 def matrix_norm_up(matrices: Array, *, xp: Namespace) -> Array:
