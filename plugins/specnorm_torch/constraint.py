@@ -458,10 +458,10 @@ def spectral_norm(
         parametrize.register_parametrization(x.module, name, constraint, unsafe=True)
         owners: Any = x.module.parametrizations
         constraint.put_into(owners[name])
-        x.module.register_load_state_dict_pre_hook(_read_names_of_hooks)
+        x.module.register_load_state_dict_pre_hook(_read_names_of_hooks)  # type: ignore[no-untyped-call]
     if not has_tensor:
         _take_steps_with(module)
-    module.register_load_state_dict_post_hook(_warn_of_foreign_states)
+    module.register_load_state_dict_post_hook(_warn_of_foreign_states)  # type: ignore[no-untyped-call]
     return module
 
 
