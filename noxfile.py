@@ -240,8 +240,6 @@ def zoo(session: nox.Session) -> None:
 def site(session: nox.Session) -> None:
     """The documentation as a site, in build/site: every warning is an error, and nothing is loaded from elsewhere."""
     prepare(session, *SITE_TOOLS)
-    notebooks = (str(ROOT / "docs" / "_site" / "execute.py"), str(ROOT / "build" / "notebooks"))
-    session.run(str(SHARED / "bin" / "python"), *notebooks, env=ONE_THREAD, external=True)
     kinds = (str(ROOT / "docs" / "_site" / "kinds.py"), str(ROOT / "build" / "kinds.md"))
     session.run(str(SHARED / "bin" / "python"), *kinds, env=ONE_THREAD, external=True)
     built = ROOT / "build" / "site"

@@ -83,7 +83,7 @@ def refused(name: str, layer: Layer, *, at_size: bool) -> bool:
     return name == "fft" and repeats_at_some_size(layer)
 
 
-# -- the table of docs/geometry.md -------------------------------------------------------------------------------
+# -- the table of docs/guarantees.md -------------------------------------------------------------------------------
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "`tn_bound`, `f4_bound`, `unfolding_bounds`, `grid_bound`": lambda k, **g: [
         f(k, **g) for f in (specnorm.grid_bound, specnorm.tn_bound, specnorm.f4_bound, specnorm.unfolding_bounds)

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,14 +74,26 @@ def check_output(path: Path) -> None:
 
 
 def _may_be_report(path: Path) -> bool:
-    """Whether a file may be a report or plot of an audit: any text but the index of a sharded model, or a picture."""
+    """Whether a file may be what an audit writes.
+
+    That is any text but the index of a sharded model, a picture, or a certificate.
+    """
     with path.open("rb") as file:
         start = file.read(2**16)
+    if start.startswith(b"PK") and _is_certificate(path):
+        return True
     try:
         codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
         return start.startswith(b"\x89PNG\r\n")
     return _CONTROLS.isdisjoint(start) and files_of(path) == [path]
+
+
+def _is_certificate(path: Path) -> bool:
+    """Whether a zip archive is a certificate: it has claims."""
+    with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as archive:
+        return "claims.npy" in archive.namelist()
+    return False
 
 
 def _beside(target: Path) -> Path:

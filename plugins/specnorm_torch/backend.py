@@ -78,7 +78,9 @@ class TorchBackend(TorchArrays):
             elif need == "jacobian":
                 # The difference is zero, but its derivative with respect to the kernels is the identity.
                 change = kernels_once - kernels.detach()
-                value = value + _products(rest[count], change, program, value)
+                difference = _products(rest[count], change, program, value)
+                # Zero, but for a gradient that overflows: 0 times infinity is NaN.
+                value = value + torch.where(torch.isfinite(difference), difference, torch.zeros_like(difference))
         return Ran(
             value=value,
             stats=stats,

@@ -24,8 +24,8 @@ from specnorm_audit import cli
 
 from specnorm import backends
 from specnorm.backends import Listing
-from specnorm.clock import Clock
 from specnorm.errors import ModelFileError
+from specnorm.running.clock import Clock
 
 
 @pytest.fixture
