@@ -34,7 +34,7 @@ def _usual() -> None:
 @pytest.mark.parametrize("number", [*ENDING, signal.SIGKILL])
 @pytest.mark.sampled("15", "9")
 def test_a_signal_ends_the_command_and_its_workers(tmp_path: Path, number: signal.Signals) -> None:
-    """Within seconds on a loaded machine, whatever they measure. The old report is kept; a word says how far it came."""
+    """Within seconds on a loaded machine, whatever they measure. The old report is kept; how far it came is said."""
     kernel = np.random.RandomState(0).standard_normal((24, 24, 3, 3)).astype(np.float32)
     model = files.save_npz(tmp_path / "model.npz", {f"conv{i}.weight": kernel for i in range(400)})
     output = tmp_path / "report.json"
