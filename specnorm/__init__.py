@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from specnorm.api import compare, f4_bound, gram_bound, grid_bound, tn_bound, unfolding_bounds, value_and_grad
-from specnorm.ends import condition_number, enclose_isometry, enclose_smallest, is_isometry, isometry_bound
+from specnorm.api.bounds import compare, f4_bound, gram_bound, grid_bound, tn_bound, unfolding_bounds, value_and_grad
+from specnorm.api.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, slogdet, symbol_norm
+from specnorm.enclosure.proving import enclose
+from specnorm.ends.functions import condition_number, enclose_isometry, enclose_smallest, is_isometry, isometry_bound
 from specnorm.errors import EstimateWarning, SpecnormError, Undecided
-from specnorm.folding import fold_batch_norm
-from specnorm.matrices import gram_iteration, matrix_norm, power_iteration
-from specnorm.measuring import measure
-from specnorm.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, slogdet, symbol_norm
-from specnorm.problem.spec import ConvSpec, Geometry
-from specnorm.projections import clip, gram_rescaling, rescale
-from specnorm.proving import enclose
-from specnorm.result import Enclosure, Result
-from specnorm.training import init_tracking, track, track_many
+from specnorm.geometry.spec import ConvSpec, Geometry
+from specnorm.projection.folding import fold_batch_norm
+from specnorm.projection.functions import clip, gram_rescaling, rescale
+from specnorm.running.measuring import measure
+from specnorm.running.result import Enclosure, Result
+from specnorm.training.tracking import init_tracking, track, track_many
+from specnorm.unfoldings.matrices import gram_iteration, matrix_norm, power_iteration
 
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
@@ -43,9 +43,9 @@ __all__ = [
 __version__: str
 
 _LOADED_WHEN_ASKED_FOR = {
-    "Completed": "completing",
-    "complete": "completing",
-    "completion_bound": "completing",
+    "Completed": "completion.completing",
+    "complete": "completion.completing",
+    "completion_bound": "completion.completing",
     "lmo": "ball",
     "operator_norm": "probable",
 }
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from specnorm_audit import Report, audit
 
     from specnorm.ball import lmo
-    from specnorm.completing import Completed, complete, completion_bound
+    from specnorm.completion.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
 else:  # else type checkers would take any name for one of ours
 
@@ -66,7 +66,7 @@ else:  # else type checkers would take any name for one of ours
 
             return version("specnorm-bounds")
         if name in ("audit", "Report"):
-            from specnorm.registry import function
+            from specnorm.backends.registry import function
 
             return function(name)
         from importlib import import_module

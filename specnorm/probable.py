@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm.backends.text import counted
 from specnorm.errors import MethodError
-from specnorm.result import TwoSided, shown
-from specnorm.text import counted
+from specnorm.running.result import TwoSided, shown
 
 Vector = NDArray[np.float64]
 Product = Callable[[Vector], Vector]

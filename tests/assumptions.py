@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from specnorm.certified.bound import ALL_FREQUENCIES, Lower, Upper, _lower, _upper
-from specnorm.certified.interval import Interval, _interval
+from specnorm.proofs.bound import ALL_FREQUENCIES, Lower, Upper, _lower, _upper
+from specnorm.proofs.interval import Interval, _interval
 
 
 def assumed(value: float, what: object = ALL_FREQUENCIES, digest: str = "") -> Upper:

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from specnorm_numpy import BACKEND
 
-from specnorm import registry
-from specnorm.backends import GROUP, Backend, backend_for
-from specnorm.types import ArrayOps
+from specnorm.backends import GROUP, Backend, backend_for, registry
+from specnorm.backends.types import ArrayOps
 
 OPS: Any = ArrayOps(BACKEND, BACKEND.namespace(None))
 """NumPy's, for functions below the front door."""

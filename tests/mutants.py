@@ -19,10 +19,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import specnorm_check
-from test_house import CORE, PLUGINS, ROOT
+from test_house import CORE, PLUGINS, ROOT, makes_claims
 
-ROOMS = (CORE / "certified", PLUGINS / "specnorm_networks" / "certified")
-"""Where claims are made."""
 Change = Callable[[ast.AST], None]
 """Of a function's own tree, in place."""
 
@@ -35,7 +33,7 @@ class Function:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module.partition('certified.')[2]}: {self.name}"
+        return f"{self.module.partition('.')[2]}: {self.name}"
 
     @property
     def module(self) -> str:
@@ -67,8 +65,8 @@ def functions_of(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Fun
 
 
 def certified() -> Iterator[Function]:
-    """All functions of the trusted rooms."""
-    for path in sorted(path for room in ROOMS for path in room.rglob("*.py")):
+    """All functions of files that may make claims."""
+    for path in sorted(path for top in (CORE, PLUGINS) for path in top.rglob("*.py") if makes_claims(path)):
         yield from (Function(path, name) for name in _functions(path))
 
 

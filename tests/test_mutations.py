@@ -40,11 +40,12 @@ from soundness.mutations import (
     wide_matrices,
 )  # fmt: skip
 
-from specnorm.certified import host, rounding
-from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import attained, cover, gram_polynomial, symbols
-from specnorm.certified.symbol.cells import Boxes, Cells
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.proofs import host, norms, rounding
+from specnorm.proofs.cells import Boxes, Cells
+from specnorm.supremum import proof as cover
+from specnorm.symbols.proofs import gram_polynomial, symbols
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.training import proof as attained
 
 
 def no_error(blocks: Any, *_: Any, xp: Any) -> Any:

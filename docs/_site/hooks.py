@@ -11,6 +11,8 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
+CHECKER = "plugins/specnorm_check/README.md"
+"""The checker's proofs lie beside its code, in the folder that is to be copied; the site has them as a page."""
 KINDS = ROOT / "build" / "kinds.md"
 """Where `docs/_site/kinds.py` writes."""
 TABLE_OF_KINDS = re.compile(r"(<!-- kinds: .*? -->\n).*?(<!-- end of kinds -->)", re.DOTALL)
@@ -36,6 +38,7 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
         page = File.generated(config, name.with_suffix(".md").as_posix(), content=text)
         page.edit_uri = name.as_posix()
         files.append(page)
+    files.append(File.generated(config, "check-proofs.md", content=(ROOT / CHECKER).read_text(encoding="utf-8")))
     return files
 
 
@@ -50,6 +53,7 @@ def script_page(source: Path) -> str:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Link to pages of the site instead of files; mark examples with prompts as sessions of an interpreter."""
+    markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(CHECKER)}", "](check-proofs.md", markdown)
     markdown = re.sub(r"\]\((?:\.\./)+README\.md", "](index.md", markdown)
     if page.file.src_uri == "gallery/README.md":
         markdown = re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", markdown)

@@ -61,6 +61,8 @@ def _tensor(part: ModelPart) -> Tensor:
     reason = None
     if may_be_kernel:
         reason = f"it belongs to {part.owner}, which is no layer whose kernel and geometry are read."
+        if backends.backend_for(array).name == "torch":
+            reason += " specnorm_torch.audit_module(model, input_shape) measures what one product computes."
     return Tensor(part.path, shape, _dtype(array), partial(_detached, array), "none", refusal=reason)
 
 

@@ -317,7 +317,8 @@ def _gate(
         reason = f"nothing is known of {what}; {advice}:"
         return Gate(option, bound, "undecided", reason, unknown)
     chosen = f", {report.left_out} more left out," if report.left_out else ""
-    reason = f"each of {counted(len(report.layers), 'layer')}{chosen} is proven to have {wanted}, as assumed."
+    layers = "the layer" if len(report.layers) == 1 else f"each of {counted(len(report.layers), 'layer')}"
+    reason = f"{layers}{chosen} is proven to have {wanted}, as assumed."
     return Gate(option, bound, "passed", reason)
 
 

@@ -15,5 +15,6 @@ References
 """
 
 from specnorm.ball.oracle import lmo, lmo_stack
+from specnorm.ball.proof import shrinkage_of_step
 
-__all__ = ["lmo", "lmo_stack"]
+__all__ = ["lmo", "lmo_stack", "shrinkage_of_step"]

@@ -12,21 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
-from specnorm import arrays
-from specnorm.backends import backend_for
+from specnorm.backends import arrays, backend_for
+from specnorm.backends.types import ArrayOps, ArrayT
 from specnorm.ball import proof
-from specnorm.certified import arithmetic
-from specnorm.layers import takes_layers
-from specnorm.methods.base import Method, Needs, as_number
-from specnorm.problem import polyphase
-from specnorm.problem.spec import ConvSpec, Geometry
-from specnorm.runtime.program import Program, Ran, check_finite, program_for
-from specnorm.types import ArrayOps, ArrayT
+from specnorm.geometry import polyphase
+from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.spec import ConvSpec, Geometry
+from specnorm.proofs import arithmetic
+from specnorm.running.base import Method, Needs, as_number
+from specnorm.running.program import Program, Ran, check_finite, program_for
 
 if TYPE_CHECKING:
-    from specnorm.array_types import Array, Namespace
-    from specnorm.result import Kind
-    from specnorm.types import AnyArray, Backend
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import AnyArray, Backend
+    from specnorm.running.result import Kind
 
 _POLYNOMIALS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),

@@ -4,7 +4,7 @@ Nothing branches on values, so the proof holds under a tracer. It holds for ever
 the limit the norm is. Three bounds of the norm of the layer of X are known, and the smallest is taken:
 
 1. ``f ||M||``, with M the kernel reshaped to (m, n) and ``f**2`` the taps of its blocks
-   (`norms.supremum_up_from_unfolding`). ``||M||`` is bounded by row and column sums of a power of ``M M^T``.
+   (`supremum_up_from_unfolding`). ``||M||`` is bounded by row and column sums of a power of ``M M^T``.
 2. The norm of ``sum_k |X_k|``, by its row and column sums: sharp for a single tap.
 3. If symbols have one row or one column, as those of depthwise layers, their norm on a grid of frequencies, times the
    factor of the grid (`symbol.grid.grid_factor`).
@@ -21,17 +21,20 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from specnorm import arrays
-from specnorm.certified import rounding
-from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import grid, scalar, symbols
+from specnorm.backends import arrays
 from specnorm.errors import KernelError
-from specnorm.problem import polyphase
+from specnorm.geometry import polyphase
+from specnorm.grid import proof as grid
+from specnorm.proofs import rounding
+from specnorm.symbols.proofs import scalar, symbols
+from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
-    from specnorm.array_types import Array, Namespace
-    from specnorm.problem.spec import ConvSpec
-    from specnorm.types import ArrayOps
+    from collections.abc import Sequence
+
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import AnyArray, ArrayOps
+    from specnorm.geometry.spec import ConvSpec
 
 _SQUARINGS = 4
 """Squarings of ``M M^T``: row sums of a projector of rank r are up to sqrt(r), and their root of order 32 is taken."""
@@ -125,7 +128,7 @@ def _norm_by_reshaping_up(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> A
     matrices = xp.reshape(kernels, (*kernels.shape[:2], -1))
     if matrices.shape[1] > matrices.shape[2]:
         matrices = xp.matrix_transpose(matrices)
-    return norms.supremum_up_from_unfolding(matrix_norm_up(matrices, xp=xp), spec.block_kernel_shape, xp=xp)
+    return supremum_up_from_unfolding(matrix_norm_up(matrices, xp=xp), spec.block_kernel_shape, xp=xp)
 
 
 def matrix_norm_up(matrices: Array, *, xp: Namespace) -> Array:
@@ -196,3 +199,29 @@ def grid_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Points along each axis of the grid of bound 3."""
     fine = tuple(max(1, 10 * (k - 1)) for k in kernel_shape)
     return fine if math.prod(fine) <= _POINTS else tuple(max(1, 4 * (k - 1)) for k in kernel_shape)
+
+
+def shrinkage_of_step(rate: AnyArray, entries: int, channels: Sequence[int], unit: float) -> AnyArray:
+    """Return the part by which a kernel is to be shrunk in a step, so that rounding does not take it out of the ball.
+
+    Let K and D be kernels whose norms are at most the bound, a the rate, u the unit roundoff, and s what is returned.
+    The update ``-(a (K + D) + s K)`` and its sum K' with K are off by at most ``u (|K'| + 4 a |K + D| + 3 s |K|)`` in
+    each entry. The norm of the layer of ``|K|`` is at most ``c`` times the bound, where ``c**2`` is the number of taps
+    times the larger number of channels: it is at most the root of the taps times the Frobenius norm, which is at most
+    the root of the rank times the norm of the reshaped kernel, which is at most the layer's. So the norm of all errors
+    is at most ``u c (1 + 8 a + 3 s)`` times the bound, which is below s, and ``(1 - a - s) K - a D`` as rounded is
+    within the bound, if ``a + s <= 1``.
+
+    Parameters
+    ----------
+    rate : float or 0-d array
+        From 0 to 1.
+    entries : int
+        Of the kernel.
+    channels : sequence of int
+        The two sizes of its axes that are not spatial.
+    unit : float
+        Unit roundoff of its dtype.
+    """
+    largest_factor = math.sqrt(entries / min(channels))
+    return 2 * unit * largest_factor * (1 + 8 * rate)

@@ -19,8 +19,8 @@ from specnorm_audit.rows import Row
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from audit import files
-from specnorm.search import layer_tuning
-from specnorm.search.layer_tuning import LayerTuning
+from specnorm.at_size import layer_tuning
+from specnorm.at_size.layer_tuning import LayerTuning
 
 
 def _row(layer: Layer, **options: Any) -> Row:

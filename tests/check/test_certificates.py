@@ -17,7 +17,7 @@ from oracle import dense_matrix
 
 import specnorm
 from specnorm import robustness
-from specnorm.certified.curvature import SECOND_DERIVATIVE
+from specnorm.robustness.proof import SECOND_DERIVATIVE
 
 Float = NDArray[np.float64]
 

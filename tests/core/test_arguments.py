@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from libraries import Lib
 
-from specnorm import registry
+from specnorm.backends import registry
 from specnorm.errors import BackendConflict, BrokenBackend, GeometryError, MethodError, NoBackend
 from specnorm.methods import GROUP, METHODS, Grid
 

@@ -19,10 +19,10 @@ from specnorm_numpy import NumpyBackend
 
 import specnorm
 from specnorm import robustness
-from specnorm.certified.arithmetic import flushes, too_small
 from specnorm.errors import BackendError
 from specnorm.methods import Enclose, FantasticFour, SymbolNorm
-from specnorm.runtime.program import program_for
+from specnorm.proofs.arithmetic import flushes, too_small
+from specnorm.running.program import program_for
 
 MEASURES: dict[str, Callable[[Any], Any]] = PUBLIC | {
     "enclose at a size": lambda k: specnorm.enclose(k, 6, padding_mode="zeros").upper,

@@ -15,7 +15,8 @@ import pytest
 from libraries import Lib
 
 import specnorm
-from specnorm import backends, registry
+from specnorm import backends
+from specnorm.backends import registry
 from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend
 
 # -- fake distributions ------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from test_house import CORE
 
 import specnorm
 from specnorm.ball import lmo_stack, proof
-from specnorm.certified import rounding
 from specnorm.errors import KernelError, MethodError
-from specnorm.problem.spec import ConvSpec
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs import rounding
 
 ATTACKS: dict[str, Callable[[Any, tuple[int, ...]], Any]] = {
     "noise": lambda random, shape: random.standard_normal(shape),

@@ -12,8 +12,8 @@ import pytest
 import specnorm_numpy
 from libraries import Lib
 
-from specnorm import backends, registry, testing
-from specnorm.backends import Backend
+from specnorm import backends, testing
+from specnorm.backends import Backend, registry
 
 ROOT = Path(__file__).parents[2]
 

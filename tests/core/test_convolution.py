@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from oracle import dense_matrix
 from promises import for_all
 
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec
-from specnorm.types import ArrayOps
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec
 
 
 def operator(lib: Lib, kernel: NDArray[Any], spec: ConvSpec, **options: Any) -> Convolution:

@@ -18,11 +18,12 @@ from real_weights import real_kernel
 from specnorm_numpy.namespace import NAMESPACE
 
 import specnorm
-from specnorm import backends, types
+from specnorm import backends
+from specnorm.backends import types
 from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Power, TensorNorm
-from specnorm.methods.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
-from specnorm.runtime import program as programs
-from specnorm.runtime.program import Program, program_for
+from specnorm.running import program as programs
+from specnorm.running.program import Program, program_for
+from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
 CALLS = 5850

@@ -101,7 +101,7 @@ def test_a_linear_layer_is_the_same_at_every_size() -> None:
         (lambda k: specnorm.gram_bound(k, iterations=3), r"did you mean n_iter\?"),
         (lambda k: specnorm.rescale(k, max_norm=1.0), r"did you mean bound\?"),
         (lambda k: specnorm.tn_bound(k, gruops=2), r"did you mean groups\?"),
-        (lambda k: specnorm.tn_bound(k, colour="red"), r"tn_bound has no keyword 'colour'\. It takes certified"),
+        (lambda k: specnorm.tn_bound(k, colour="red"), r"tn_bound has no keyword 'colour'\. It takes dilation"),
     ],
 )
 def test_a_keyword_that_is_not_there(call: Callable[[Any], Any], words: str) -> None:

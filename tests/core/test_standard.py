@@ -11,7 +11,8 @@ import pytest
 from libraries import Lib, opened
 
 import specnorm
-from specnorm import backends, registry, testing
+from specnorm import backends, testing
+from specnorm.backends import registry
 from specnorm.errors import MixedBackends, NoBackend
 from specnorm.methods import Grid
 

@@ -15,7 +15,7 @@ from libraries import Lib
 import specnorm
 from specnorm.errors import KernelError
 from specnorm.methods import Gram, Power
-from specnorm.methods.tensor_norm import TensorNorm
+from specnorm.tensor_norm.method import TensorNorm
 
 TN = TensorNorm(proven=False)
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -25,7 +25,7 @@ from specnorm_networks.certified import linear_bounds, operators, ranges
 from specnorm_networks.certified.linear_bounds import FunctionOnBox, Strips
 from specnorm_networks.linear import Ascent, locate_values, read_network
 
-from specnorm.clock import Clock
+from specnorm.running.clock import Clock
 
 Array = Any
 PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "12"))

@@ -20,9 +20,9 @@ from specnorm_networks.certified import operators
 from specnorm_networks.certified.kernels import scaling_error
 from specnorm_networks.tools import Measure, bound
 
-from specnorm.certified import host
 from specnorm.errors import MethodError
-from specnorm.problem.spec import ConvSpec
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs import host
 
 one_name = partial(matrices, name="w")
 

@@ -20,8 +20,8 @@ from specnorm_networks import Multipliers, Product, bounding, near, network_boun
 from specnorm_networks.tools import Measure  # noqa: E402
 from torch import nn  # noqa: E402
 
-from specnorm.measuring import proven  # noqa: E402
 from specnorm.methods import Enclose  # noqa: E402
+from specnorm.running.measuring import proven  # noqa: E402
 
 
 @pytest.mark.nightly

@@ -17,7 +17,7 @@ from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import bound
 
-from specnorm.certified import host, interval
+from specnorm.proofs import host, interval
 
 KINDS: dict[str, dict[str, Any]] = {
     "zeros": {"plain": True},

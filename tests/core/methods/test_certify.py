@@ -16,8 +16,8 @@ from promises import for_all, layers_for
 
 import specnorm
 from specnorm import Undecided
-from specnorm.certified.layer.own_matrix import ritz_down
-from specnorm.types import ArrayOps
+from specnorm.backends.types import ArrayOps
+from specnorm.power.proofs.ritz import ritz_down
 
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
 

@@ -17,11 +17,11 @@ from promises import for_all, layers_for
 
 import specnorm
 from specnorm.backends import backend_for
-from specnorm.certified import completion
+from specnorm.backends.types import ArrayOps
+from specnorm.completion import proof as completion
+from specnorm.completion import search
 from specnorm.errors import KernelError, MethodError, MixedBackends
 from specnorm.methods import Completion
-from specnorm.search import completion as search
-from specnorm.types import ArrayOps
 
 HOSTILE: dict[str, Any] = {
     "zeros": lambda h: 0 * h,

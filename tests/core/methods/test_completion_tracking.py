@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from oracle import finite_difference_gradient, sigma_star
 
 import specnorm
+from specnorm.completion import search
 from specnorm.methods import Completion
-from specnorm.search import completion as search
 
 METHOD = Completion(every=2)
 LAYERS: list[tuple[tuple[int, ...], dict[str, Any]]] = [

@@ -13,10 +13,10 @@ from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for, rounded
 
 import specnorm
-from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import cover
 from specnorm.methods import Enclose
-from specnorm.search import tuning
+from specnorm.proofs import norms
+from specnorm.supremum import proof as cover
+from specnorm.supremum import tuning
 
 
 @pytest.mark.widths

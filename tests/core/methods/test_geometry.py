@@ -18,9 +18,9 @@ from promises import PROMISES, for_all, rounded
 from torch_layers import torch_matrix
 
 import specnorm
+from specnorm.geometry.polyphase import from_blocks, to_blocks
+from specnorm.geometry.spec import ConvSpec, at_every_size
 from specnorm.methods import Enclose, FantasticFour, Grid, TensorNorm
-from specnorm.problem.polyphase import from_blocks, to_blocks
-from specnorm.problem.spec import ConvSpec, at_every_size
 
 LIBRARIES = ("numpy", "torch")
 

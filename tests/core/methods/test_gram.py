@@ -17,7 +17,7 @@ from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for, measured, rounded
 
 import specnorm
-from specnorm.certified.symbol.gram_powers import GramTaps
+from specnorm.gram.proofs.powers import GramTaps
 from specnorm.methods import Gram
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oracle import sigma_star
 
 import specnorm
-from specnorm.certified.symbol.grid import axis_factor
+from specnorm.grid.proof import axis_factor
 from specnorm.methods import Grid
 
 

@@ -18,10 +18,12 @@ from spectra import KNOWN, SMALL, Kernel, geometry_of, haar, orthogonal, shift
 
 import specnorm
 from specnorm import Undecided
-from specnorm.certified import completion, defect
-from specnorm.certified.bound import HypothesisError
+from specnorm.completion import proof as completion
+from specnorm.ends import isometry
+from specnorm.ends import proof as defect
 from specnorm.errors import GeometryError, MethodError
-from specnorm.methods import Isometry, isometry
+from specnorm.methods import Isometry
+from specnorm.proofs.bound import HypothesisError
 
 DRAWS = 20_000 if NIGHTLY else 80
 NUMPY = Lib("numpy", np, BACKEND)
@@ -246,8 +248,8 @@ def test_rounding_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the rounding of the lags and of the last quotient, bounds of 3000 squares are below the truth."""
     assert list(exact()) == []
     monkeypatch.setattr(completion, "lags", all_exact)
-    monkeypatch.setattr("specnorm.certified.rounding.up", lambda x, *_, **__: x)
-    monkeypatch.setattr("specnorm.certified.rounding.unit", lambda *_, **__: 0.0)
+    monkeypatch.setattr("specnorm.proofs.rounding.up", lambda x, *_, **__: x)
+    monkeypatch.setattr("specnorm.proofs.rounding.unit", lambda *_, **__: 0.0)
     assert list(exact())
 
 

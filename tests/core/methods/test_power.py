@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from oracle import dense_norm, finite_difference_gradient
 
 import specnorm
+from specnorm.backends.types import ArrayOps
 from specnorm.methods import Power, PowerTopK
-from specnorm.types import ArrayOps
 
 
 def test_a_bound_after_any_number_of_steps() -> None:
@@ -33,7 +33,7 @@ def test_a_bound_after_any_number_of_steps() -> None:
 def test_ritz_values_of_any_vectors_are_bounds(dtype: str) -> None:
     """Neither orthogonal, nor normalised, nor independent: what is proven assumes nothing about the vectors."""
     from specnorm.backends import load
-    from specnorm.certified.layer.own_matrix import ritz_down
+    from specnorm.power.proofs.ritz import ritz_down
 
     backend = load("numpy")
     for seed in range(60):
@@ -76,7 +76,7 @@ def test_gradients(geometry: dict[str, Any]) -> None:
             return float(np.sum(weights * specnorm.measure(k, method, input_shape=6, **geometry).value))
 
         from specnorm.backends import backend_for
-        from specnorm.runtime.program import program_for
+        from specnorm.running.program import program_for
 
         backend = backend_for(kernel)
         plan = program_for(method, kernel.shape, "float64", (("input_shape", 6), *geometry.items()))

@@ -17,7 +17,7 @@ from spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
 import specnorm
 from specnorm.errors import CertificateError, GeometryError, MethodError
 from specnorm.methods import Smallest
-from specnorm.methods.determinant import LogDeterminant
+from specnorm.spectrum.determinant import LogDeterminant
 
 DRAWS = 20_000 if NIGHTLY else 60
 

@@ -17,8 +17,8 @@ from promises import for_all, layers_for, rounded
 
 import specnorm
 from specnorm.methods import FantasticFour, Unfoldings
-from specnorm.numerics.lanczos import Lanczos
-from specnorm.search import constant
+from specnorm.symbols.lanczos import Lanczos
+from specnorm.unfoldings import search as constant
 
 
 def plain_unfoldings(kernel: NDArray[Any]) -> tuple[list[float], list[float]]:

@@ -10,16 +10,17 @@ from assumptions import assumed, assumed_lower
 from libraries import OPS
 from oracle import dense_matrix
 
-from specnorm.certified import defect
-from specnorm.certified.bound import Lower, Upper
-from specnorm.certified.layer.own_matrix import LayerGram, smallest_of_groups, smallest_quotients
-from specnorm.certified.layer.uncut import SMALLEST
-from specnorm.certified.matrices.block_tridiagonal import BlockPlan, plans
-from specnorm.certified.symbol import cover
-from specnorm.certified.symbol.cells import Circulant, torus
-from specnorm.problem.frequencies import half_grid
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, spec_of_group
+from specnorm.at_size.proofs.block_tridiagonal import BlockPlan, plans
+from specnorm.at_size.proofs.own_matrix import LayerGram, smallest_of_groups, smallest_quotients
+from specnorm.at_size.proofs.uncut import SMALLEST
+from specnorm.ends import proof as defect
+from specnorm.geometry.frequencies import half_grid
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.proofs.bound import Lower, Upper
+from specnorm.proofs.cells import Circulant, torus
+from specnorm.supremum import proof as cover
+from specnorm.symbols.proofs.nonnegative import Nonnegative
 
 Claims = Iterator[tuple[Upper | Lower | None, float]]
 LINE: Any = np.asarray([[[[3.0, 1.0]]]])
@@ -94,7 +95,7 @@ def plain(blocks: Any, centre: float) -> defect.Defect:
     return defect.defect(defect.in_basis(blocks, ops=OPS), centre, ops=OPS)
 
 
-def token(centre: float) -> cover.Nonnegative | None:
+def token(centre: float) -> Nonnegative | None:
     return defect.nowhere_negative(plain(LINE, centre), defect.in_basis(LINE, ops=OPS), assumed(4.0))
 
 

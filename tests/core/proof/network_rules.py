@@ -36,8 +36,8 @@ from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import Scope
 from specnorm_networks.tools import Measure, bound
 
-from specnorm.certified.bound import Upper, digest_of, least
-from specnorm.problem.spec import ConvSpec
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs.bound import Upper, digest_of, least
 
 
 def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:

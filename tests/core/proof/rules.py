@@ -17,20 +17,22 @@ from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid
 from proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
 from specnorm_networks.certified import margins
 
-from specnorm.certified import bound
-from specnorm.certified.bound import Lower, Upper, digest_of, of_kernel
-from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm
-from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
-from specnorm.certified.layer.own_matrix import LayerGram, quotients
-from specnorm.certified.layer.waves import norm_by_waves
-from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import plans
-from specnorm.certified.multiples import norm_of_multiple
-from specnorm.certified.symbol.cells import dft_points, torus
-from specnorm.certified.symbol.cover import supremum_on_grid
-from specnorm.problem.frequencies import half_grid
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, spec_of_group
+from specnorm.at_size.proofs.block_tridiagonal import plans
+from specnorm.at_size.proofs.circulant import norm_by_circulant
+from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
+from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.geometry.frequencies import half_grid
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.power.proofs.ritz import quotients
+from specnorm.power.proofs.waves import norm_by_waves
+from specnorm.projection.proof import norm_of_multiple
+from specnorm.proofs import bound, norms
+from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
+from specnorm.proofs.cells import dft_points, torus
+from specnorm.proofs.padding import padded_norm
+from specnorm.supremum.proof import supremum_on_grid
+from specnorm.symbols.proofs.quotients import SymbolQuotients
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
 """Claims, each beside the truth, or beside the number that it may not be on the wrong side of."""
@@ -104,7 +106,7 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]
     yield from ((claim, 3.0) for claim in norms.norm_of_single_entries(entry, ops=OPS))
     point = half_grid((1,))
-    yield norms.SymbolQuotients(MATRIX[..., None], ops=OPS).norm_down_at(0, point, vector), norm
+    yield SymbolQuotients(MATRIX[..., None], ops=OPS).norm_down_at(0, point, vector), norm
     thin: Any = MATRIX[:, :, :1, None]
     yield norms.norm_by_frobenius(thin, ops=OPS), float(np.linalg.norm(thin))
 

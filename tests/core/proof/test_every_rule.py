@@ -15,9 +15,9 @@ from mutants import Function, certified, mutated
 from proof.refusals import REFUSED
 from proof.rules import CHECKS, Check, violations
 
-from specnorm.certified.bound import HypothesisError
+from specnorm.proofs.bound import HypothesisError
 
-BOUND = ("specnorm.certified.bound", "specnorm.proof")
+BOUND = ("specnorm.proofs.bound", "specnorm.proof")
 MAKERS = ("_upper", "_lower", "_largest", "make_upper", "make_lower")
 
 

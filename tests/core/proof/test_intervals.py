@@ -18,10 +18,10 @@ from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Scope
 
 from specnorm import robustness
-from specnorm.certified import arithmetic, host
-from specnorm.certified.bound import HypothesisError
-from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
 from specnorm.errors import BackendError, InternalError
+from specnorm.proofs import arithmetic, host
+from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.interval import Interval, anything, around, enclosing, point, within
 
 Exact = Callable[[Fraction, Fraction], Fraction]
 RULES: dict[str, tuple[Callable[[Interval, Interval], Interval], Exact]] = {

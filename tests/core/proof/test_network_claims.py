@@ -19,7 +19,7 @@ from specnorm_networks.certified.operators.base import NoBoundError, Operator, P
 from specnorm_networks.certified.scope import Map, Scope
 from specnorm_networks.tools import Measure, bound
 
-from specnorm.certified import host
+from specnorm.proofs import host
 
 
 def upper(graph: Graph) -> float:
