@@ -57,12 +57,12 @@ def as_number(name: str, value: object) -> float:
         raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
 
 
-def check_rtol(rtol: object) -> None:
+def check_rtol(rtol: object, name: str = "rtol") -> None:
     """Refuse a relative tolerance outside (0, 1)."""
     if not isinstance(rtol, (int, float)):
-        raise MethodError(f"rtol={rtol!r} is a {type(rtol).__name__}, no number: give a relative width such as 1e-3.")
+        raise MethodError(f"{name}={rtol!r} is a {type(rtol).__name__}, no number: give a relative width such as 1e-3.")
     if not 0 < rtol < 1:
-        raise MethodError(f"rtol={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
+        raise MethodError(f"{name}={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
 
 
 def check_budget(budget: object) -> None:

@@ -227,24 +227,35 @@ def test_two_processes_keep_one_state(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
-def test_torchs_own_state_loads() -> None:
-    """Weights are taken, vectors begin anew, and it says so."""
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "constrain",
+    [torch.nn.utils.parametrizations.spectral_norm, torch.nn.utils.spectral_norm],
+    ids=["parametrisation", "hook"],
+)
+def test_torchs_own_state_loads(constrain: Any) -> None:
+    """Weights are taken, vectors begin anew, and one warning says so."""
     torch.manual_seed(0)
-    theirs = torch.nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
-    ours = torch.nn.Sequential(specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
-    with pytest.warns(UserWarning, match="begin anew"):
+    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)]
+    theirs = torch.nn.Sequential(*map(constrain, copy.deepcopy(layers)))
+    ours = specnorm_torch.spectral_norm(torch.nn.Sequential(*layers))
+    for x in layers:
+        torch.nn.init.ones_(x.parametrizations.weight.original)
+    with pytest.warns(UserWarning, match="begin anew") as caught:
         ours.load_state_dict(theirs.state_dict())
-    assert torch.equal(ours[0].parametrizations.weight.original, theirs[0].parametrizations.weight.original)
-    ours.train()
+    assert len(caught) == 1
+    originals = [x for name, x in theirs.named_parameters() if "orig" in name]
+    for layer, original in zip(ours, originals, strict=True):
+        assert torch.equal(layer.parametrizations.weight.original, original)
     weight = ours[0].weight.detach()
     assert float(specnorm.enclose(weight).upper) == pytest.approx(1.0, rel=1e-2)
-    again = torch.nn.Sequential(specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
+    again = specnorm_torch.spectral_norm(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)))
     again.load_state_dict(ours.state_dict())
     assert torch.equal(again[0].parametrizations.weight[0].vectors, ours[0].parametrizations.weight[0].vectors)
 
 
-def test_an_earlier_versions_state_loads() -> None:
-    """One set of vectors of the tensor norm, and a count of steps: weights are taken, vectors begin anew."""
+def test_another_methods_state_loads() -> None:
+    """One set of vectors of the tensor norm: weights are taken, vectors begin anew."""
     layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3))
     state = layer.state_dict()
     prefix = "parametrizations.weight.0."
@@ -252,7 +263,6 @@ def test_an_earlier_versions_state_loads() -> None:
     state |= {
         "parametrizations.weight.original": stored,
         f"{prefix}vectors": torch.randn(1, 10, 2),
-        f"{prefix}_extra_state": torch.tensor(37),
     }
     with pytest.warns(UserWarning, match="begin anew"):
         layer.load_state_dict(state)
