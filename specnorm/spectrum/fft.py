@@ -17,6 +17,7 @@ from specnorm.geometry import polyphase
 from specnorm.geometry.frequencies import Frequencies, half_grid
 from specnorm.geometry.taps import shapes_of
 from specnorm.grid.proof import quotient_at_down
+from specnorm.grid.search import GRAM_PRODUCTS, largest_bound
 from specnorm.proofs.bound import as_array, finite, known
 from specnorm.proofs.rounding import conversion_loss
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from specnorm.proofs.rounding import Rounds
     from specnorm.running.result import Kind
 
-_FEW_FREQUENCIES = 24
-"""Grids of at most this many frequencies are not worth a search."""
+_WORK_OF_VISITS = 4e7
+"""Work of visits of a whole grid, in multiplications, up to which they take less time than a search."""
+_CALLS_A_FREQUENCY = 2e4
+"""Work that a frequency takes besides the Gram products of its matrix, in multiplications."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ class ExactFFT(Method):
             # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
             max_cells = min(max_cells, 2 * len(grid))
             # A grid of one frequency is searched all the same: its norm is found sooner by Lanczos (`enclose_blocks`).
-            if not ops.concrete or 1 < len(grid) <= _FEW_FREQUENCIES:
+            work = blocks.shape[0] * len(grid) * (min(blocks.shape[1:3]) ** 3 + _CALLS_A_FREQUENCY)
+            if not ops.concrete or (len(grid) > 1 and work <= _WORK_OF_VISITS):
                 return self._visit_all(blocks, spec.groups, grid, Clock.of(self.budget), ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)
@@ -142,18 +146,19 @@ class ExactFFT(Method):
         *,
         ops: ArrayOps,
     ) -> Evaluation:
-        """Compute the norm at every frequency of a grid."""
+        """Compute the largest norm on a grid. Frequencies that Gram iteration proves to be lower are left out."""
         xp = ops.xp
         work_of_a_frequency = eigh_cost(min(blocks.shape[1:3]), is_complex=True, vectors=False)
         if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
             raise self._undecided()
 
-        def norms(symbol: symbols.Symbol) -> Array:
+        def norms(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
+            xp = ops.xp
             gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
             top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
             return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
-        _, phase = symbols.max_over_frequencies(norms, blocks, grid, ops=ops)
+        _, phase = largest_bound(norms, blocks, grid.denominators, GRAM_PRODUCTS, ops=ops)
         u, v, _ = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
         value = _attained(blocks, v, phase, xp=xp)
         by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]

@@ -113,7 +113,7 @@ SECTIONS = {
     "unfoldings": Section("unfolding_power", {"f4_bound": of(specnorm.f4_bound)}, [
         *squares(64, 256, 512), *squares(64, 256, 512, family="flat")
     ]),
-    "circular": Section("rfft_svd", CIRCULAR, [*AT_ONE, *squares(16, 32, 128)], (32,)),
+    "circular": Section("rfft_svd", CIRCULAR, [*AT_ONE, *squares(16, 32, 128)], (8, 32)),
     "circular, large": Section("rfft_svd", CIRCULAR, squares(16, 32), (224,)),
     "singular values": Section("rfft_svd", {
         "rfft_double": lambda k, n: yardsticks.rfft_double(k, n),
