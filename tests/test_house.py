@@ -333,7 +333,9 @@ def test_all_has_no_duplicates_and_hides_nothing() -> None:
 
 
 def test_dir_shows_the_public_names() -> None:
-    assert dir(specnorm) == sorted(specnorm.__all__)
+    modules = ["errors", "methods", "robustness", "testing"]
+    assert dir(specnorm) == sorted([*specnorm.__all__, *modules])
+    assert all(getattr(specnorm, name).__name__ == f"specnorm.{name}" for name in modules)
 
 
 @pytest.mark.parametrize(("package", "most"), [(specnorm, 46), (specnorm_networks, 15)], ids=["specnorm", "networks"])
