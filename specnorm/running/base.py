@@ -9,6 +9,7 @@ A *block* is the kernel (m, p, *kernel_shape) of one group of a layer, rearrange
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -52,23 +53,28 @@ def as_number(name: str, value: object) -> float:
         raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
     try:
         return float(value)
+    except OverflowError:
+        raise MethodError(
+            f"{name} is a number beyond {sys.float_info.max:.3g}, the largest of float64: give a smaller one."
+        ) from None
     except Exception:
         raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
 
 
-def check_rtol(rtol: object) -> None:
+def check_rtol(rtol: object, name: str = "rtol") -> None:
     """Refuse a relative tolerance outside (0, 1)."""
     if not isinstance(rtol, (int, float)):
-        raise MethodError(f"rtol={rtol!r} is a {type(rtol).__name__}, no number: give a relative width such as 1e-3.")
+        raise MethodError(f"{name}={rtol!r} is a {type(rtol).__name__}, no number: give a relative width such as 1e-3.")
     if not 0 < rtol < 1:
-        raise MethodError(f"rtol={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
+        raise MethodError(f"{name}={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
 
 
 def check_budget(budget: object) -> None:
     """Refuse a budget that is neither None nor a positive number of seconds."""
     if budget is None:
         return
-    if not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0:
+    is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if not is_number or not as_number("budget", budget) > 0:
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
 
 
