@@ -24,7 +24,7 @@ from specnorm.errors import ModelFileError
 from specnorm.proof import install
 from specnorm_audit.effective import is_vector, normalised
 from specnorm_audit.geometry import at_rank
-from specnorm_audit.readers.common import check_size, native, unreadable, zip_of
+from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
 
 if TYPE_CHECKING:
     import h5py
@@ -187,12 +187,15 @@ def _arrays(items: Items, max_bytes: int) -> dict[Place, Tensor]:
 
     arrays = {}
     claimed = 0
+    stored = 0
     for place, item in items:
         if isinstance(item, h5py.Dataset):
             arrays[place] = _array("/".join(place), item)
             with suppress(Exception):  # a damaged array has a refusal already
                 claimed += int(item.nbytes)
+                stored += int(item.id.get_storage_size())
             check_size(claimed, max_bytes)
+    check_shrinking(claimed, stored)
     return arrays
 
 

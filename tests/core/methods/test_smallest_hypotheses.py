@@ -386,7 +386,7 @@ def test_what_only_a_rule_may_make() -> None:
         defect.Basis(blocks[..., 0], 1.0, 1.0)
     with pytest.raises(TypeError, match="bounded by `in_basis`"):
         defect.InBasis(blocks, None, 0.0)
-    with pytest.raises(TypeError, match="rules of this room"):
+    with pytest.raises(TypeError, match="by rules alone"):
         Nonnegative(of.kernel)
     singular: Any = np.ones((1, 2, 2))
     with pytest.raises(HypothesisError, match="from the identity"):
