@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import sigma_star
+from helpers.oracle import sigma_star
 
 import specnorm
 from specnorm.ball.steps import shrinkage_of_step, update_in_ball

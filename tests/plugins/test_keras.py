@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-from processes import python
+from helpers.processes import python
 
 BACKENDS = ["torch", pytest.param("jax", marks=pytest.mark.nightly)]
 """A fit on JAX compiles for tens of seconds."""
