@@ -87,7 +87,7 @@ def test_the_norms_gradient_is_that_of_the_dense_matrix() -> None:
 @pytest.mark.parametrize("size", [(24, 36), (60, 90)])
 @pytest.mark.parametrize("sign", ["nonnegative", "signed"])
 def test_a_filter_as_large_as_its_image(size: tuple[int, int], sign: str) -> None:
-    """Lensless imaging: one evaluation on the whole grid, or the sum of the taps, instead of a search (1.01036 for 1)."""
+    """Lensless imaging: one evaluation on the whole grid, or the sum of the taps; a search ended at 1.01036 for 1."""
     psf = np.random.default_rng(0).standard_normal(size)
     psf = np.abs(psf) if sign == "nonnegative" else psf
     true = np.abs(np.fft.fft2(psf)).max()
