@@ -6,14 +6,17 @@ They pass a layer's kernel, a torch or JAX array, to specnorm's functions.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import keras
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import METHODS
-from specnorm.plugin import ModelMonitor, Reading, check_bound, keras_callback, keras_reading
+from specnorm.plugin import ModelMonitor, Reading, check_bound, check_words, keras_callback, keras_reading
 
 __all__ = ["NormMonitor", "SpectralNorm", "SpectralRegularizer"]
 
@@ -26,6 +29,21 @@ _LAYER_BY_AXES = {2: "dense", 4: "conv", 5: "conv"}
 
 _NORMS = [name for name, method in METHODS.items() if method.quantity == "norm" and name != "power"]
 """Names of the methods that measure a norm. The power method needs an input size, which a constraint does not have."""
+
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def _explains_keywords(init: _Init) -> _Init:
+    """Return a constructor whose error on an unknown keyword names the one that was probably meant."""
+    allowed = [name for name in signature(init).parameters if name != "self"]
+
+    @wraps(init)
+    def checked(self: object, *args: Any, **keywords: Any) -> None:
+        check_words(type(self).__name__, keywords, allowed)
+        init(self, *args, **keywords)
+
+    return checked  # type: ignore[return-value] # the signature is that of `init`
 
 
 class _KernelNorm:
@@ -160,6 +178,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     ``keras.callbacks.TerminateOnNaN`` notices.
     """
 
+    @_explains_keywords
     def __init__(
         self,
         bound: float = 1.0,
@@ -220,6 +239,7 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
         See `SpectralNorm`; also MethodError if ``form`` is another word.
     """
 
+    @_explains_keywords
     def __init__(
         self,
         factor: float = 0.01,
