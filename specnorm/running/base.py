@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.proofs.rounding import Rounds
     from specnorm.running.result import Kind
+
+
+FigureRule: TypeAlias = Literal["up", "down", "nearest", "all", "any", "sum", "max"] | None
+"""How a figure of a method is given for a layer: see `Method.stats`."""
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:
@@ -166,9 +170,10 @@ class Method:
     """The quantity that the value measures; "norm" is the spectral norm."""
     asks: ClassVar[Needs] = Needs()
     """The default of `needs`, for methods whose needs do not depend on the geometry."""
-    stats: ClassVar[Mapping[str, Rounds | None]] = {}
-    """Names of the figures in ``Evaluation.stats``, in order. A figure that scales with the kernel, such as a bound, is
-    mapped to the direction in which it is rounded; other figures are mapped to None."""
+    stats: ClassVar[Mapping[str, FigureRule]] = {}
+    """Names of the figures in ``Evaluation.stats``, in order, each with its rule. A figure that scales with the kernel,
+    such as a bound, has the direction in which it is rounded. Another one has the reduction over the groups of a layer,
+    or None: then the figure is that of the group from which the value is taken."""
 
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry: "exact", "upper", "lower" or "estimate"."""

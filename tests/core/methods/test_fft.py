@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe
-from checks import assert_exact
-from libraries import Lib
+from helpers.cases import Layer, Recipe
+from helpers.checks import assert_exact
+from helpers.libraries import Lib
+from helpers.oracle import Truth, dense_matrix, sigma_star
+from helpers.promises import for_all, layers_for, measured, rounded
 from numpy.typing import NDArray
-from oracle import Truth, dense_matrix, sigma_star
-from promises import for_all, layers_for, measured, rounded
 
 import specnorm
 from specnorm.methods import ExactFFT

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower, interval
-from libraries import OPS
-from methods import test_deflation
-from oracle import dense_matrix
-from proof.defect_rules import DEFECT_CHECKS
-from proof.network_rules import NETWORK_CHECKS
-from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
-from proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
+from core.methods import test_deflation
+from core.proof.defect_rules import DEFECT_CHECKS
+from core.proof.network_rules import NETWORK_CHECKS
+from core.proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
+from core.proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
+from helpers.assumptions import assumed, assumed_lower, interval
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 from specnorm_networks.certified import margins
 
 from specnorm.at_size.proofs.block_tridiagonal import plans
