@@ -383,7 +383,8 @@ def certify(
             "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
             "enclose(kernel, ...).upper, which is proven."
         )
+    of_matrix = f" of {spec.matrix_in_words}" if spec.matrix_in_words else ""
     raise Undecided(
-        f"the norm is too close to {bound!r} to tell within rounding or the budget. enclose(kernel, rtol=1e-6) gives "
-        "the proven interval; a bound outside it can be decided."
+        f"the norm{of_matrix} is too close to {bound!r} to tell within rounding or the budget. "
+        "enclose(kernel, rtol=1e-6) gives the proven interval; a bound outside it can be decided."
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 
@@ -75,7 +75,7 @@ class LanczosMethod(Method):
 
     promise: ClassVar[Kind] = "lower"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None}
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
@@ -228,7 +228,7 @@ class PowerTopK(LanczosMethod):
     k: int = 4
 
     name: ClassVar[str] = "power_top_k"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None, "residuals": "up"}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "up"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
