@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import specnorm_networks
 import specnorm_networks.tools
-from processes import python
+from helpers.processes import python
 
 import specnorm
 import specnorm.proof

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe, recipes
-from checks import assert_encloses
+from helpers.cases import Recipe, recipes
+from helpers.checks import assert_encloses
+from helpers.oracle import dense_norm, sigma_star
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import dense_norm, sigma_star
 from specnorm_audit import audit
 from specnorm_audit.report import Report
 from specnorm_audit.rows import Row, least_upper

@@ -10,8 +10,8 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
+from helpers.onnx_models import drawing, node, saved, single, values_of  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
-from onnx_models import drawing, node, saved, single, values_of  # noqa: E402
 from specnorm_audit import cli, read_onnx  # noqa: E402
 
 import specnorm  # noqa: E402

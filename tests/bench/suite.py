@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from real_weights import real_kernel, real_layers
+from helpers.real_weights import real_kernel, real_layers
 
 import specnorm
 from bench import facts, kernels, yardsticks

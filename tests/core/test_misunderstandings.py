@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import PUBLIC
+from helpers.cases import PUBLIC
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -14,7 +14,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from torch_compilers import COMPILERS
+from helpers.torch_compilers import COMPILERS
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError, SecondDerivativeError

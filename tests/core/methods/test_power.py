@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import assert_valid
+from helpers.cases import Recipe
+from helpers.checks import assert_valid
+from helpers.oracle import dense_norm, finite_difference_gradient
 from numpy.typing import NDArray
-from oracle import dense_norm, finite_difference_gradient
 
 import specnorm
 from specnorm.backends.types import ArrayOps
