@@ -60,7 +60,7 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     Returns
     -------
     vectors : array, shape (b, p, 2)
-        Orthonormal.
+        Orthonormal; if the filter leaves one direction, as for a matrix of rank one, the second may be shorter.
     images : array, shape (b, m, 2)
         ``K v`` of both.
     """
@@ -72,9 +72,10 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     is_usable = xp.all((squares > _SHORT) & (squares < _LONG), axis=2, keepdims=True)
     vectors = _filtered(matrices, xp.where(is_usable, vectors, start(matrices, ops=ops)), ops=ops)
     first = _unit(vectors[:, :, :1], ops=ops)
-    second = vectors[:, :, 1:]
-    for _ in range(2):  # nearly parallel vectors leave rounding errors
-        second = _unit(second - first * xp.sum(first * second, axis=1, keepdims=True), ops=ops)
+    second = _unit(_orthogonal(vectors[:, :, 1:], first, ops=ops), ops=ops)
+    # If the vectors were parallel, the second is a rounding error by now, perhaps parallel to the first again. So what
+    # is left of it does not become a unit vector: an image of two parallel unit vectors would be longer than the norm.
+    second = _orthogonal(second, first, ops=ops)
     basis = xp.concat([first, second], axis=2)
     images = xp.matmul(matrices, basis)
     turn = _first_of_two(images, ops=ops)
@@ -105,6 +106,11 @@ def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
             length = _length(current, ops=ops) + _TINY
             previous, current = previous / length, current / length
     return _unit(current, ops=ops)
+
+
+def _orthogonal(vectors: Array, unit: Array, *, ops: ArrayOps) -> Array:
+    """Vectors (b, p, 1) without their components along unit vectors (b, p, 1)."""
+    return vectors - unit * ops.xp.sum(unit * vectors, axis=1, keepdims=True)
 
 
 def _first_of_two(images: Array, *, ops: ArrayOps) -> Array:
