@@ -269,6 +269,10 @@ class Stepped(Method):
     steps_at_a_size: ClassVar[bool] = False
     """Whether the method is stepped at an input size alone."""
 
+    def scales_itself(self, _spec: ConvSpec, *, ops: ArrayOps) -> bool:
+        """Whether `advance` takes blocks of any scale on this device, so that the caller need not scale them."""
+        return False
+
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes of the arrays of the training state, for one block; empty if there is no state.
 

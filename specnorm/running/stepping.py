@@ -145,7 +145,7 @@ class SteppedProgram(Program):
         xp = run.xp
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
         blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.own_dtype, run)
-        if not self.needs.scaled:
+        if not self.needs.scaled or self.stepped.scales_itself(self.spec, ops=run):
             return blocks, xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
         layers = xp.reshape(blocks, (count, -1))
         if run.concrete and not run.asynchronous:
