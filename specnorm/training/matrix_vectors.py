@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
 
 _DEGREE = 12
-"""Degree of the filter in a step: twelve products with the matrix and its transpose. With degree 8, a linear layer under
-Adam 1e-3 was at 1.012 in one of 120 steps, with degree 12 at 1.008."""
+"""Degree of the filter in a step: twelve products with the matrix and its transpose. With degree 8, a linear layer
+under Adam 1e-3 was at 1.012 in one of 120 steps, with degree 12 at 1.008."""
 _CUT = 0.97
 """Squared singular values below this part of the second vector's are damped. Muon's updates press tens of singular
 values to within 5 % of the largest: the filter multiplies a squared value 2 % above the cut by 11, a power step by

@@ -35,8 +35,6 @@ _ROUNDS = 2
 """Rounds of refinement in a training step."""
 _START_ROUNDS = 4
 """Rounds of refinement of the best points outside of training."""
-_TINY = 1e-30
-"""Added to what is divided by."""
 _LAST_ROUNDS = 40
 """Further rounds of the highest point alone, outside of training."""
 
@@ -172,25 +170,11 @@ class SymbolNorm(Stepped):
             phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
             residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
             return Evaluation(triples.value, (), (*residuals, group)), state
-        if self.scales_itself(spec, ops=ops):
-            axes = tuple(range(1, tall.ndim))
-            size = xp.max(xp.abs(tall), axis=axes, keepdims=True) + _TINY
-            evaluation, after = self._advance_scaled(tall / size, state, spec, sweeps=sweeps, ops=ops)
-            return replace(evaluation, value=evaluation.value * xp.reshape(size, (-1,))), after
-        return self._advance_scaled(tall, state, spec, sweeps=sweeps, ops=ops)
-
-    def _advance_scaled(
-        self, tall: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
-    ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """`advance` of blocks whose largest entries are about 1."""
-        xp = ops.xp
         if _is_matrix(spec):
             triples, vectors = _matrix_step(tall, state[0], sweeps=sweeps, ops=ops)
             residuals = (triples.left[:, :, None], triples.right[:, None, :])
             return Evaluation(triples.value, (), residuals), (vectors[..., None, None],) if sweeps else state
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
-        if _counts_launches(ops):
-            return self._advance_by_powers(tall, state[0], grid, sweeps=sweeps, ops=ops)
         waves = PlaneWaves(tall, grid, ops=ops)
         vectors = ops.complex(state[0][..., 0], state[0][..., 1])
         vectors = grid_vectors.with_invalid_replaced(vectors, tall, ops=ops)
@@ -201,22 +185,6 @@ class SymbolNorm(Stepped):
         residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
         new_state = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
         return Evaluation(triples.value, (), residuals), new_state
-
-    def scales_itself(self, spec: ConvSpec, *, ops: ArrayOps) -> bool:
-        return _counts_launches(ops) and not _is_scalar(spec)
-
-    def _advance_by_powers(
-        self, tall: Array, state: Array, grid: Grid, *, sweeps: int, ops: ArrayOps
-    ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """`advance` in few operations. It moves the first vector at each point, and leaves the others."""
-        from specnorm.training import grid_powers  # imported here: devices alone need it
-
-        xp = ops.xp
-        first = ops.complex(state[:, :, 0, :, 0], state[:, :, 0, :, 1])
-        triples, phases, vectors = grid_powers.step(tall, first, grid, sweeps=max(sweeps, 1), ops=ops)
-        evaluation = Evaluation(triples.value, (), self._residuals(triples.left, triples.right, phases, xp=xp))
-        moved = xp.concat([arrays.real_pair(vectors, xp=xp)[:, :, None], state[:, :, 1:]], axis=2)
-        return evaluation, (moved,) if sweeps else (state,)
 
     def _run_from_start(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
         """Vectors after the first steps, and the triples that they lead to."""
@@ -262,11 +230,6 @@ class SymbolNorm(Stepped):
         """Two real factors of the gradient of the tall blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
         waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
         return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)
-
-
-def _counts_launches(ops: ArrayOps) -> bool:
-    """Whether each operation is launched by itself on a device, so that their number is the time of a step."""
-    return ops.asynchronous and not ops.traced
 
 
 def _is_scalar(spec: ConvSpec) -> bool:

@@ -223,7 +223,7 @@ def perceptron(constrain: Constrain) -> Steps:
 
 @loop("perceptron, Muon")
 def perceptron_muon(constrain: Constrain) -> Steps:
-    """Linear layers 768 -> 256 -> 256 -> 10; Muon 0.02, whose updates press many singular values close to the largest."""
+    """Linear layers 768 -> 256 -> 256 -> 10; Muon 0.02, whose updates press many singular values to the largest."""
     layers = [constrain(nn.Linear(a, b)) for a, b in ((768, 256), (256, 256), (256, 10))]
     model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
     optimizer = Muon([x for x in model.parameters() if x.ndim == 2], 0.02)
