@@ -558,9 +558,21 @@ class _Constrained:
                 f"{self.words} has a spectral norm already. Remove it first: specnorm_torch.bake_(model) keeps the "
                 "weights in use."
             )
+        hook = makers_of_tensors(self.module).get(self.name)
+        if hook is not None and not parametrize.is_parametrized(self.module, self.name):
+            raise MethodError(
+                f"{self.words} is computed by {hook} before each call, so that it cannot be constrained. Remove that "
+                "first: specnorm_torch.bake_(model) keeps the weights in use."
+            )
         weight = getattr(self.module, self.name, None)
         if not isinstance(weight, Tensor):
             raise KernelError(f"{self.words} is no tensor to constrain.")
+        is_axis = isinstance(self.dim, int) and -weight.ndim <= self.dim < weight.ndim
+        if self.dim is not None and not is_axis:
+            raise GeometryError(
+                f"dim={self.dim!r} is no axis of {self.words}, of shape {tuple(weight.shape)}: give a whole number "
+                f"from {-weight.ndim} to {weight.ndim - 1}."
+            )
         if is_lazy(weight) or weight.is_meta:
             raise GeometryError(
                 f"{self.words} has no values yet: run the module once if it is lazy, load its values if it is on the "

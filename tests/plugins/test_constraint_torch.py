@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch_compilers import COMPILERS
+from helpers.torch_compilers import COMPILERS
 
 import specnorm
 from specnorm import methods

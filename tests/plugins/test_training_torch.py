@@ -14,10 +14,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from torch_compilers import COMPILERS
+from helpers.torch_compilers import COMPILERS
 
 import specnorm
-from specnorm.errors import MethodError, SecondDerivativeError
+from specnorm.errors import GeometryError, MethodError, SecondDerivativeError
 
 torch: Any = pytest.importorskip("torch")
 torch = pytest.importorskip("torch")
@@ -521,3 +521,18 @@ def test_refusals() -> None:
         specnorm_torch.NormMonitor(torch.nn.ReLU())
     with pytest.raises(MethodError, match="positive number of steps"):
         specnorm_torch.NormMonitor(small(), 0)
+
+
+def test_what_cannot_be_constrained_is_told_in_the_users_words() -> None:
+    """They were torch's own IndexError and ValueError, or an axis that is none was ignored."""
+    for layer in (torch.nn.Embedding(5, 4), torch.nn.Linear(5, 4), torch.nn.Conv1d(2, 3, 3)):
+        for dim in (7, -9, "rows"):
+            with pytest.raises(GeometryError, match="is no axis of"):
+                specnorm_torch.spectral_norm(layer, dim=dim)
+
+    def pruned(layer: Any) -> Any:
+        return torch.nn.utils.prune.random_unstructured(layer, "weight", 0.5)  # type: ignore[no-untyped-call]
+
+    for hook in (torch.nn.utils.weight_norm, pruned):
+        with pytest.raises(MethodError, match=r"is computed by .* hook before each call"):
+            specnorm_torch.spectral_norm(hook(torch.nn.Linear(3, 2)))

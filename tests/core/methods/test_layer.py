@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, layers
+from helpers.cases import Layer, Recipe, layers
+from helpers.libraries import Lib
+from helpers.oracle import dense_matrix, dense_norm, sigma_star
+from helpers.promises import for_all
 from hypothesis import given
-from libraries import Lib
-from oracle import dense_matrix, dense_norm, sigma_star
-from promises import for_all
 
 import specnorm
 from specnorm.at_size.layer import enclose_layer
