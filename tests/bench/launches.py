@@ -26,11 +26,11 @@ WARM = 34
 """Passes before the one that is counted: the first 32 have more sweeps."""
 
 
-class Launches(TorchDispatchMode):
+class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations that are no views, by name; those of a list of tensors count once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -62,7 +62,7 @@ def of_a_pass(model: nn.Module, layers: Sequence[Any]) -> Counter[str]:
     gradients = [torch.ones_like(layer.weight) for layer in layers]
 
     def run() -> None:
-        weights: list[Tensor] = [hook_free.weight for hook_free in layers]
+        weights: list[Tensor] = [layer.weight for layer in layers]
         torch.autograd.backward(weights, gradients)
 
     begin: Any = next(iter(model._forward_pre_hooks.values()), None)
