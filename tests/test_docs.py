@@ -96,7 +96,7 @@ def examples_of(path: Path) -> list[tuple[str, int, str]]:
     return [(whole or framework(source), line, source) for line, source in parts]
 
 
-LONG = ("networks", "recipes", "frameworks")
+LONG = ("networks", "recipes")
 """Pages whose examples take long; those of the tutorials do too."""
 
 

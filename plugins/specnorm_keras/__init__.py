@@ -5,14 +5,17 @@ They pass a layer's kernel, a torch or JAX array, to specnorm's functions.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any, Literal, TypeVar
 
 import keras
 
 import specnorm
 from specnorm.errors import MethodError
 from specnorm.methods import METHODS
-from specnorm.plugin import ModelMonitor, Reading, check_bound, keras_callback, keras_reading
+from specnorm.plugin import ModelMonitor, Reading, check_bound, check_words, keras_callback, keras_reading
 from specnorm_keras.ball import SpectralBall
 from specnorm_keras.kernels import KernelLayer, LayerKind
 
@@ -20,6 +23,21 @@ __all__ = ["NormMonitor", "SpectralBall", "SpectralNorm", "SpectralRegularizer"]
 
 _NORMS = [name for name, method in METHODS.items() if method.quantity == "norm" and name != "power"]
 """Names of the methods that measure a norm. The power method needs an input size, which a constraint does not have."""
+
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def _explains_keywords(init: _Init) -> _Init:
+    """Return a constructor whose error on an unknown keyword names the one that was probably meant."""
+    allowed = [name for name in signature(init).parameters if name != "self"]
+
+    @wraps(init)
+    def checked(self: object, *args: Any, **keywords: Any) -> None:
+        check_words(type(self).__name__, keywords, allowed)
+        init(self, *args, **keywords)
+
+    return checked  # type: ignore[return-value] # the signature is that of `init`
 
 
 class _KernelNorm:
@@ -103,6 +121,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     ``keras.callbacks.TerminateOnNaN`` notices.
     """
 
+    @_explains_keywords
     def __init__(
         self,
         bound: float = 1.0,
@@ -170,6 +189,7 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
         See `SpectralNorm`; also MethodError if ``form`` is another word.
     """
 
+    @_explains_keywords
     def __init__(
         self,
         factor: float = 0.01,

@@ -28,6 +28,14 @@ model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=Tru
 x = np.random.randn(32, 8, 3).astype("float32")
 y = np.random.randint(0, 3, 32)
 monitor = NormMonitor(model, every=2, upper=True)
+for word, meant in (("stride", "strides"), ("dilation", "dilation_rate"), ("lower", None)):
+    for make in (SpectralNorm, SpectralRegularizer):
+        try:
+            make(**{word: 2})
+        except TypeError as error:
+            assert meant is None or f"did you mean {meant}?" in str(error), error
+        else:
+            raise AssertionError(word)
 logs = model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[monitor.callback()]).history
 for name, bound in (("conv1d", 1.0), ("dense", 2.0)):
     found = specnorm.enclose(model.get_layer(name))
