@@ -91,7 +91,7 @@ class CertifiedAccuracy(AnswerWithFile):
         return "\n".join([*lines, ""])
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = [("radius", "certified")]
+        rows: list[tuple[str, ...]] = [("radius", "certified")]
         for radius, share in zip(self.radii, self.accuracy, strict=True):
             rows.append((f"{radius:.6g}", f"{share:.2%}"))
         return rows

@@ -318,7 +318,7 @@ def _plain(value: Any) -> Any:
 
 
 def _rows_of_nodes(nodes: Sequence[Step]) -> list[tuple[str, ...]]:
-    rows = [("node", "operator", "rule", "factor", "upper", "layer")]
+    rows: list[tuple[str, ...]] = [("node", "operator", "rule", "factor", "upper", "layer")]
     for step in nodes:
         rows.append(
             (
