@@ -72,7 +72,7 @@ KERAS = "keras>=3.5"
 PYLOPS = "pylops>=2.3"
 """Whose operators `operator_norm` takes."""
 CONES = "clarabel>=0.10,<0.12"
-"""Solves what `tests/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
+"""Solves what `tests/helpers/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
@@ -240,8 +240,6 @@ def zoo(session: nox.Session) -> None:
 def site(session: nox.Session) -> None:
     """The documentation as a site, in build/site: every warning is an error, and nothing is loaded from elsewhere."""
     prepare(session, *SITE_TOOLS)
-    notebooks = (str(ROOT / "docs" / "_site" / "execute.py"), str(ROOT / "build" / "notebooks"))
-    session.run(str(SHARED / "bin" / "python"), *notebooks, env=ONE_THREAD, external=True)
     kinds = (str(ROOT / "docs" / "_site" / "kinds.py"), str(ROOT / "build" / "kinds.md"))
     session.run(str(SHARED / "bin" / "python"), *kinds, env=ONE_THREAD, external=True)
     built = ROOT / "build" / "site"

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from specnorm.api import compare, f4_bound, gram_bound, grid_bound, tn_bound, unfolding_bounds, value_and_grad
-from specnorm.ends import condition_number, enclose_isometry, enclose_smallest, is_isometry, isometry_bound
+from specnorm.api.bounds import compare, f4_bound, gram_bound, grid_bound, tn_bound, unfolding_bounds, value_and_grad
+from specnorm.api.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, slogdet, symbol_norm
+from specnorm.enclosure.proving import enclose
+from specnorm.ends.functions import condition_number, enclose_isometry, enclose_smallest, is_isometry, isometry_bound
 from specnorm.errors import EstimateWarning, SpecnormError, Undecided
-from specnorm.folding import fold_batch_norm
-from specnorm.matrices import gram_iteration, matrix_norm, power_iteration
-from specnorm.measuring import measure
-from specnorm.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, slogdet, symbol_norm
-from specnorm.problem.spec import ConvSpec, Geometry
-from specnorm.projections import clip, gram_rescaling, rescale
-from specnorm.proving import enclose
-from specnorm.result import Enclosure, Result
-from specnorm.training import init_tracking, track, track_many
+from specnorm.geometry.spec import ConvSpec, Geometry
+from specnorm.projection.folding import fold_batch_norm
+from specnorm.projection.functions import clip, gram_rescaling, rescale
+from specnorm.running.measuring import measure
+from specnorm.running.result import Enclosure, Result
+from specnorm.training.tracking import init_tracking, track, track_many
+from specnorm.unfoldings.matrices import gram_iteration, matrix_norm, power_iteration
 
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
@@ -31,7 +31,7 @@ __all__ = [
     # Any method, as a value.
     "measure", "compare", "value_and_grad",
     # Kernels with smaller norms, and training.
-    "rescale", "clip", "gram_rescaling", "fold_batch_norm", "init_tracking", "track", "track_many",
+    "rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm", "init_tracking", "track", "track_many",
     # Whole models, matrices and black boxes.
     "audit", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
     # What answers and errors are.
@@ -43,18 +43,34 @@ __all__ = [
 __version__: str
 
 _LOADED_WHEN_ASKED_FOR = {
-    "Completed": "completing",
-    "complete": "completing",
-    "completion_bound": "completing",
+    "Completed": "completion.completing",
+    "complete": "completion.completing",
+    "completion_bound": "completion.completing",
+    "lmo": "ball",
     "operator_norm": "probable",
 }
 """Public names, and the modules that are imported when one of them is asked for."""
 
-if TYPE_CHECKING:
-    from specnorm_audit import Report, audit
+_SUBMODULES = ("methods", "errors", "robustness", "testing")
+"""Public modules."""
+_ELSEWHERE = {
+    **dict.fromkeys(("spectral_norm", "SpectralNorm"), "specnorm_torch, specnorm_jax (training) and specnorm_keras"),
+    **dict.fromkeys(("rescale_", "audit_module", "SpectralPenalty", "SpectralBall", "bake_"), "specnorm_torch"),
+    **dict.fromkeys(("network_bound", "nonexpansive", "certified_accuracy"), "specnorm_networks"),
+    "NormMonitor": "specnorm_torch, specnorm_jax.training and specnorm_keras",
+    "linear_operator": "specnorm_torch and specnorm_jax",
+    "spectral_ball": "specnorm_jax.training",
+}
+"""Names that are looked for here, and the packages that have them."""
 
-    from specnorm.completing import Completed, complete, completion_bound
+if TYPE_CHECKING:
+    from specnorm.ball import lmo
+    from specnorm.completion.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
+
+    audit: Any
+    Report: Any
+    """`specnorm_audit` has their types: the core names no package above it."""
 else:  # else type checkers would take any name for one of ours
 
     def __getattr__(name: str) -> Any:
@@ -64,16 +80,19 @@ else:  # else type checkers would take any name for one of ours
 
             return version("specnorm-bounds")
         if name in ("audit", "Report"):
-            from specnorm.registry import function
+            from specnorm.backends.registry import function
 
             return function(name)
         from importlib import import_module
 
         if name in _LOADED_WHEN_ASKED_FOR:
             return getattr(import_module(f"specnorm.{_LOADED_WHEN_ASKED_FOR[name]}"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _SUBMODULES:
+            return import_module(f"specnorm.{name}")
+        elsewhere = f": it is in {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
 
 
 def __dir__() -> list[str]:
-    """The public names."""
-    return list(__all__)
+    """The public names, and the modules with other ones."""
+    return [*__all__, *_SUBMODULES]

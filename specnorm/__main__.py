@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from specnorm.registry import function
+from specnorm.backends.registry import function
 
 
 def main() -> None:

@@ -6,25 +6,27 @@ A plugin registers one object derived from `Backend`. Besides this module, plugi
 
 from __future__ import annotations
 
-from specnorm.api import Comparison
-from specnorm.folding import fold_stack
-from specnorm.layers import is_keras_layer, layer_kernel
-from specnorm.methods.base import check_count
-from specnorm.monitoring import ModelMonitor, Monitor, Reading, keras_callback, keras_reading
+from specnorm.api.bounds import Comparison
+from specnorm.backends.registry import function
+from specnorm.backends.text import counted
+from specnorm.backends.types import AnyArray, Backend, LayerKernel
+from specnorm.ball import lmo_stack, update_in_ball
+from specnorm.geometry.layers import is_keras_layer, layer_kernel
+from specnorm.geometry.padding import same_upper
+from specnorm.geometry.spec import at_every_size, per_axis
+from specnorm.geometry.words import check_words
 from specnorm.probable import LinearOperator, Vector
-from specnorm.problem.padding import same_upper
-from specnorm.problem.spec import at_every_size, per_axis
-from specnorm.projections import check_bound
-from specnorm.registry import function
-from specnorm.runtime.program import Program, Ran, check_values, keep, program
-from specnorm.runtime.stepping import SteppedProgram, stepped_program
-from specnorm.text import counted
-from specnorm.training import init_stack, step_stack
-from specnorm.types import AnyArray, Backend, LayerKernel
+from specnorm.projection.folding import fold_stack
+from specnorm.projection.functions import check_bound
+from specnorm.running.base import check_count
+from specnorm.running.program import Program, Ran, check_values, keep, program
+from specnorm.running.stepping import SteppedProgram, stepped_program
+from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, keras_callback, keras_reading
+from specnorm.training.tracking import init_stack, step_stack
 
 __all__ = [
     "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "ModelMonitor", "Monitor", "Program", "Ran",
-    "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "counted",
-    "fold_stack", "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading", "layer_kernel",
-    "per_axis", "program", "same_upper", "step_stack", "stepped_program",
+    "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "check_words",
+    "counted", "fold_stack", "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading",
+    "layer_kernel", "lmo_stack", "per_axis", "program", "same_upper", "step_stack", "stepped_program", "update_in_ball",
 ]  # fmt: skip

@@ -1,39 +1,40 @@
 """The names for packages that build proofs on layers: claims, intervals, outward arithmetic, norms, running a method.
 
-Proven statements are of the types `Upper`, `Lower` and `Interval`. Only the ``certified`` room of a package may call
-``make_upper``, ``make_lower`` and ``make_interval``, and names the rule in each call. Everything else that a package
+Proven statements are of the types `Upper`, `Lower` and `Interval`. Only files called ``proof.py`` and
+folders ``proofs`` and ``certified`` may call ``make_upper``, ``make_lower`` and ``make_interval``, and each call names
+its rule. Everything else that a package
 needs from the core is in ``specnorm.__all__``.
 """
 
 from __future__ import annotations
 
 from specnorm import backends
-from specnorm.array_types import ArrayObject
-from specnorm.arrays import random_vectors
-from specnorm.certified import arithmetic, host, interval, rounding
-from specnorm.certified.bound import HypothesisError, Lower, Upper, digest_of, finite, known, least
-from specnorm.certified.bound import _lower as make_lower
-from specnorm.certified.bound import _upper as make_upper
-from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
-from specnorm.certified.interval import _interval as make_interval
-from specnorm.certified.matrices import norms as matrix_norms
-from specnorm.certified.matrices.norms import matrix_norm_up
-from specnorm.certified.symbol.symbols import symbol_error
-from specnorm.clock import Clock, OutOfTime
+from specnorm.backends.array_types import ArrayObject
+from specnorm.backends.arrays import random_vectors
+from specnorm.backends.text import counted, install, number, visible
+from specnorm.backends.types import AnyArray, ArrayOps
+from specnorm.enclosure.proving import status_of
 from specnorm.errors import InternalError, TranslationError
-from specnorm.explaining import lines
-from specnorm.measuring import proven
-from specnorm.methods.base import check_budget, check_count
-from specnorm.numerics.power import gram_power
-from specnorm.problem import frequencies as frequency_grids
-from specnorm.problem import layer_map
-from specnorm.problem import padding as padding_rules
-from specnorm.problem.spec import Layout, at_every_size
-from specnorm.proving import status_of
-from specnorm.runtime.program import check_values
-from specnorm.text import counted, install, number, visible
-from specnorm.types import AnyArray, ArrayOps
-from specnorm.walking import ModelPart, model_parts
+from specnorm.geometry import frequencies as frequency_grids
+from specnorm.geometry import layer_map
+from specnorm.geometry import padding as padding_rules
+from specnorm.geometry.spec import Layout, at_every_size
+from specnorm.geometry.walking import ModelPart, model_parts
+from specnorm.proofs import arithmetic, host, interval, rounding
+from specnorm.proofs import norms as matrix_norms
+from specnorm.proofs.bound import HypothesisError, Lower, Upper, digest_of, finite, known, least
+from specnorm.proofs.bound import _lower as make_lower
+from specnorm.proofs.bound import _upper as make_upper
+from specnorm.proofs.explaining import lines
+from specnorm.proofs.interval import Interval, anything, around, enclosing, point, within
+from specnorm.proofs.interval import _interval as make_interval
+from specnorm.proofs.norms import matrix_norm_up
+from specnorm.running.base import check_budget, check_count
+from specnorm.running.clock import Clock, OutOfTime
+from specnorm.running.measuring import proven
+from specnorm.running.program import check_values
+from specnorm.symbols.power import gram_power
+from specnorm.symbols.proofs.symbols import symbol_error
 
 # ruff: noqa: RUF022 - sorted by purpose
 # fmt: off

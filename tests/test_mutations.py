@@ -18,8 +18,7 @@ import pytest
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
-from assumptions import assumed
-from soundness.mutations import (
+from core.soundness.mutations import (
     Violations,
     attained_by_many_taps,
     below_the_circle,
@@ -39,12 +38,14 @@ from soundness.mutations import (
     star_by_its_factor,
     wide_matrices,
 )  # fmt: skip
+from helpers.assumptions import assumed
 
-from specnorm.certified import host, rounding
-from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import attained, cover, gram_polynomial, symbols
-from specnorm.certified.symbol.cells import Boxes, Cells
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.proofs import host, norms, rounding
+from specnorm.proofs.cells import Boxes, Cells
+from specnorm.supremum import proof as cover
+from specnorm.symbols.proofs import gram_polynomial, symbols
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.training import proof as attained
 
 
 def no_error(blocks: Any, *_: Any, xp: Any) -> Any:

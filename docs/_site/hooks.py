@@ -1,9 +1,8 @@
-"""What the site makes of pages that are written for GitHub: gallery, notebooks, outputs set apart from code."""
+"""What the site makes of pages that are written for GitHub: gallery, outputs set apart from code."""
 
 from __future__ import annotations
 
 import ast
-import json
 import re
 import tomllib
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-EXECUTED = ROOT / "build" / "notebooks"
-"""Where `docs/_site/execute.py` writes."""
+CHECKER = "plugins/specnorm_check/README.md"
+"""The checker's proofs lie beside its code, in the folder that is to be copied; the site has them as a page."""
 KINDS = ROOT / "build" / "kinds.md"
 """Where `docs/_site/kinds.py` writes."""
 TABLE_OF_KINDS = re.compile(r"(<!-- kinds: .*? -->\n).*?(<!-- end of kinds -->)", re.DOTALL)
 OUTPUT = re.compile(r'<span class="c1"># &gt; ?(.*?)</span>\n')
 """A comment ``# > ...``, which stands for what a script prints."""
 PRINTED = re.compile(r'<span class="go">([^<]*)</span>\n')
-NOT_EXECUTED = "*Not executed when this site was built: the library, or the GPU that it needs, was missing.*"
 
 
 def on_config(config: Any) -> Any:
@@ -33,14 +31,14 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add a page for each script of the gallery and each notebook."""
-    sources = sorted((ROOT / "docs" / "gallery").glob("*.py")) + sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-    for source in sources:
-        text = script_page(source) if source.suffix == ".py" else notebook_page(source)
+    """Add a page for each script of the gallery."""
+    for source in sorted((ROOT / "docs" / "gallery").glob("*.py")):
+        text = script_page(source)
         name = source.relative_to(ROOT / "docs")
         page = File.generated(config, name.with_suffix(".md").as_posix(), content=text)
         page.edit_uri = name.as_posix()
         files.append(page)
+    files.append(File.generated(config, "check-proofs.md", content=(ROOT / CHECKER).read_text(encoding="utf-8")))
     return files
 
 
@@ -53,31 +51,15 @@ def script_page(source: Path) -> str:
     return f"# {title}\n{words}\n\n{picture}\n\n```python\n{code}\n```\n\nThe script: [{source.name}]({source.name})\n"
 
 
-def notebook_page(source: Path) -> str:
-    """A notebook as a page: text, code, and under it what the code printed."""
-    executed = EXECUTED / source.name
-    cells = json.loads((executed if executed.is_file() else source).read_text(encoding="utf-8"))["cells"]
-    parts = []
-    for cell in cells:
-        body = "".join(cell["source"])
-        parts.append(body if cell["cell_type"] == "markdown" else f"```python\n{body}\n```")
-        for output in cell.get("outputs", []):
-            printed = "".join(output["text"] if "text" in output else output["data"]["text/plain"]).rstrip("\n")
-            parts.append(f"```{{ .text .output }}\n{printed}\n```")
-    if not executed.is_file():
-        parts.insert(1, NOT_EXECUTED)
-    return "\n\n".join([*parts, f"The notebook: [{source.name}]({source.name})", ""])
-
-
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Link to pages of the site instead of files; mark examples with prompts as sessions of an interpreter."""
+    markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(CHECKER)}", "](check-proofs.md", markdown)
     markdown = re.sub(r"\]\((?:\.\./)+README\.md", "](index.md", markdown)
     if page.file.src_uri == "gallery/README.md":
         markdown = re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", markdown)
     if page.file.src_uri == "guarantees.md" and KINDS.is_file():
         table = KINDS.read_text(encoding="utf-8")
         markdown = TABLE_OF_KINDS.sub(lambda marks: f"{marks[1]}\n{table}\n{marks[2]}", markdown)
-    markdown = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", markdown)
     return re.sub(r"^```python\n(?=>>> )", "```pycon\n", markdown, flags=re.MULTILINE)
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 import specnorm
+from specnorm.ends.isometry import IsometryEnds
 from specnorm.errors import GeometryError, MethodError
+from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import METHODS, Enclose, Method, PowerTopK, Smallest, TensorNorm
-from specnorm.methods.determinant import LogDeterminant
-from specnorm.methods.fft import NormAtSize
-from specnorm.methods.isometry import IsometryEnds
-from specnorm.methods.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
-from specnorm.methods.singular_values import OwnSingularValues, SingularValues
-from specnorm.problem.spec import ConvSpec
+from specnorm.spectrum.determinant import LogDeterminant
+from specnorm.spectrum.fft import NormAtSize
+from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
+from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
 FUNCTIONS: dict[str, tuple[str, Method]] = {
     "grid_bound": ("grid", METHODS["grid"]()),
@@ -49,7 +49,7 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
 AT_SIZE: dict[str, Method] = {
     "conv_norm": NormAtSize(),
     "singular_values": OwnSingularValues(),
-    "singular_values(k=...)": PowerTopK(k=3, n_iter=1000, rtol=1e-9),
+    "singular_values(k=...)": PowerTopK(k=3, n_iter=1000, least_gain=1e-9),
 }
 """What those run at a size instead, for other padding than circular."""
 

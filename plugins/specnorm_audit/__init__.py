@@ -21,9 +21,9 @@ import specnorm
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
-from specnorm_audit.geometry import check_names, overrides, spatial_sizes
+from specnorm_audit.geometry import FILTER, check_names, may_be_filters, overrides, spatial_sizes
 from specnorm_audit.layers import Layer, Selection, select
-from specnorm_audit.live import of_live_model
+from specnorm_audit.live import dtype_of, of_live_model
 from specnorm_audit.output import Tick
 from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
@@ -164,7 +164,11 @@ def audit(
             model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention
         )  # fmt: skip
         selected = selection.layers
-        settings = replace(settings, input_shape=spatial_sizes(sizes.of_layers, [layer.tensor for layer in selected]))
+        kernels = [layer.tensor for layer in selected]
+        others = frozenset(selection.skipped)
+        settings = replace(settings, input_shape=spatial_sizes(sizes.of_layers, kernels, others))
+        if may_be_filters(kernels, others):
+            selected = [replace(layer, note=_as_matrix(layer.tensor)) for layer in selected]
         unmeasured = []
         for layer in selection.unmeasured:
             unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
@@ -190,7 +194,7 @@ def audit(
                 without_claim += reasons
         used_backends = [measuring.library(backend)] if backend else []
         if path is None:
-            used_backends += _library_of_caller(selected)
+            used_backends += _library_of_caller(model)
     is_live_model = path is None and not isinstance(source, Mapping)
     model_of_source = source[0] if isinstance(source, tuple) else source
     return Report(
@@ -236,6 +240,12 @@ class _InputSizes(NamedTuple):
         return None if self.of_layers == "file" else self.of_layers
 
 
+def _as_matrix(tensor: Tensor) -> str:
+    """Return a note about an array with two axes whose name is not that of a layer."""
+    rows, columns = tensor.shape
+    return f"taken as the {rows}x{columns} matrix of a linear layer. {FILTER}"
+
+
 def _patterns(layers: str | Sequence[str] | None) -> list[str] | None:
     """Return the shell patterns on names as a list; None: every layer."""
     if layers is None:
@@ -277,10 +287,11 @@ def _measured(
     return rows
 
 
-def _library_of_caller(selected: Sequence[Layer]) -> list[backends.Backend]:
+def _library_of_caller(model: ModelArrays) -> list[backends.Backend]:
     """Return the array library of the caller's own arrays, if it is known."""
+    arrays = [tensor for tensor in model.arrays if "float" in tensor.dtype]
     with suppress(BackendError):  # the layer's row says so
-        return [backends.backend_for(layer.tensor.load()) for layer in selected[:1]]
+        return [backends.backend_for(tensor.load()) for tensor in arrays[:1]]
     return []
 
 
@@ -386,8 +397,7 @@ def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
         x = _array_of_variable(value)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
-            dtype = getattr(x.dtype, "name", None) or str(x.dtype).rpartition(".")[2]
-            yield Tensor(name, shape, dtype, partial(_identity, x))
+            yield Tensor(name, shape, dtype_of(x), partial(_identity, x))
         elif isinstance(x, Mapping | list | tuple):
             yield from _from_tree(x, f"{name}.")
 

@@ -7,7 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from specnorm_check import Claim, Refused, Verdict, check, digest, plain, read_certificate
+from specnorm_check import (
+    Claim,
+    Refused,
+    Verdict,
+    check,
+    digest,
+    plain,
+    read_certificate,
+    read_content,
+    without_claim,
+)
 from specnorm_networks.tools import Certificate, ModelArrays, NetworkBound, certificate_of, certificate_of_network
 
 from specnorm import SpecnormError
@@ -16,8 +26,11 @@ from specnorm.proof import backends, number
 from specnorm_audit.layers import Layer
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
+from specnorm_audit.report import Report
 from specnorm_audit.rows import Row
 
+NETWORK = "network"
+"""Name of the claim about a model's network."""
 CLOSE = 1.02
 """Largest ratio of the certified number to the network's constant for which the difference is not mentioned."""
 Key = tuple[str, tuple[int, ...], str]
@@ -48,6 +61,14 @@ def claims_of_layers(
     return certificate, missing
 
 
+def are_all_claimed(certificate: Certificate, report: Report) -> bool:
+    """Return whether a certificate has a claim for each layer of a report, and for its network if there is one."""
+    wanted = {row.name for row in report.layers}
+    if report.network is not None:
+        wanted.add(NETWORK)
+    return wanted <= {str(claim.statement["name"]) for claim in certificate.claims}
+
+
 def claim_of_network(
     model: ModelArrays,
     path: str,
@@ -60,7 +81,7 @@ def claim_of_network(
     if any(network.input_ranges.values()):
         return Certificate(()), ["network: a certificate is about all inputs, the bound about a range of inputs."]
     try:
-        certificate: Certificate = model.ask(seconds, _claimed, network, Path(path).read_bytes())
+        certificate: Certificate = model.ask(seconds, _claimed, network, path)
     except SpecnormError as error:
         return Certificate(()), [f"network: {error}"]
     upper = network.claim.value
@@ -75,8 +96,16 @@ def claim_of_network(
     return certificate, [line]
 
 
-def _claimed(_model: ModelArrays, network: NetworkBound, content: bytes) -> Certificate:
-    return certificate_of_network(network, content, "network")
+def _claimed(_model: ModelArrays, network: NetworkBound, path: str) -> Certificate:
+    return certificate_of_network(network, _content(path), NETWORK)
+
+
+def _content(path: str) -> bytes:
+    """Return the bytes of an ONNX file, with its numbers, that a claim about its network is about."""
+    try:
+        return read_content(path)
+    except Refused as error:
+        raise CertificateError(f"{error}.") from error
 
 
 def verify_file(
@@ -84,8 +113,11 @@ def verify_file(
     model: str | os.PathLike[str],
     max_bytes: int = MAX_BYTES,
     seconds: float | None = GRAPH_SECONDS,
-) -> Iterator[Verdict]:
-    """Prove the claims of a certificate about a model's file, by ``specnorm_check.check``, one after the other."""
+) -> Iterator[Verdict | str]:
+    """Prove the claims of a certificate about a model's file, by ``specnorm_check.check``, one after the other.
+
+    Last comes a line of text on arrays that may be layers and have no claim, if there are some.
+    """
     try:
         claims = read_certificate(os.fspath(certificate))
     except Refused as error:
@@ -95,12 +127,17 @@ def verify_file(
         ) from error
     with open_model(os.fspath(model), max_bytes) as arrays:
         for claim in claims:
-            content = Path(model).read_bytes() if "parts" in claim.statement else b""
-            yield arrays.ask(seconds, _checked, claim, content)
+            yield arrays.ask(seconds, _checked, claim, os.fspath(model))
+        may_be_kernels = [tensor for tensor in arrays.arrays if tensor.kind != "none" and "float" in tensor.dtype]
+        shapes = {tensor.name: tensor.shape for tensor in may_be_kernels}
+        rest = without_claim(claims, shapes, arrays.network is not None)
+        if rest:
+            yield rest
 
 
-def _checked(model: ModelArrays, claim: Claim, content: bytes) -> Verdict:
+def _checked(model: ModelArrays, claim: Claim, path: str) -> Verdict:
     """Check one claim, in the process that has the model's file open."""
+    content = _content(path) if "parts" in claim.statement else b""
     name = str(claim.statement.get("tensor"))
     try:
         arrays = {name: np.asarray(model.array(name))}

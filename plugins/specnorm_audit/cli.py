@@ -43,7 +43,8 @@ EXIT_CODES = """\b
 Exit codes:
   0    every layer was measured, and the gates passed if there were any
   1    a gate failed (--fail-...), whatever else happened, or verify did not prove
-  2    wrong usage, a file that cannot be read or written, a layer without bounds, or a gate that is not decided
+  2    wrong usage, a file that cannot be read or written, a layer without bounds or, in a certificate, without a
+       claim, or a gate that is not decided
   130  interrupted
 """
 
@@ -151,6 +152,7 @@ def _reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., 
             "-f", "--format", "output_format", type=click.Choice(formats),
             help="Form of the report. Default: by the suffix of --output, or a table.",
         ),
+        click.option("--json", "output_format", flag_value="json", help="The same as --format json."),
         click.option(
             "-o", "--output", type=options.output, metavar="FILE|-",
             help="Write to this file, whose suffix says the format.",
@@ -378,14 +380,16 @@ def _path(model: str, max_bytes: int) -> Iterator[str]:
 
 
 def _write_claims(report: Report, path: Path) -> bool:
-    """Write the certificate of a report, and messages on layers without a claim; return False if that fails."""
+    """Write the certificate of a report, and messages on what has no claim; return False if that fails, or if any."""
     for line in report.without_claim:
         complain(f"not in {path}: {line}")
     certificate = report.certificate
     if certificate is None or not certificate.claims:
         complain(f"{path} is not written: there is no claim to write.")
         return False
-    return _write(path, certificate.dumps)
+    from specnorm_audit.certifying import are_all_claimed  # most audits need no certificates
+
+    return _write(path, certificate.dumps) and are_all_claimed(certificate, report)
 
 
 def _say_gates(reports: Sequence[Report], quiet: bool) -> None:
@@ -395,7 +399,7 @@ def _say_gates(reports: Sequence[Report], quiet: bool) -> None:
         for gate in report.gates:
             if quiet and gate.outcome == "passed":
                 continue
-            complain(f"{name}{gate.sentence}")
+            complain(f"{name}{gate.sentence}", outcome=gate.outcome)
             for place in gate.places:
                 complain(f"  {place}", prefix="")
 
@@ -465,13 +469,15 @@ def accuracy_command(
 def verify_command(certificate: Path, model: str) -> int:
     """Prove what the CERTIFICATE claims about MODEL.
 
-    Nothing is searched for: the certificate's numbers are put into the proofs, as 'python -m specnorm_check' does.
+    Nothing is searched for: the certificate's numbers are put into the proofs, as 'python -m specnorm_check' does. The
+    last line names arrays that may be layers and that no claim is about.
     """
     from specnorm_audit.certifying import verify_file
 
     are_proven = True
     for verdict in verify_file(certificate, model):
-        are_proven &= not verdict.reason
+        if not isinstance(verdict, str):
+            are_proven &= not verdict.reason
         if not _print(f"{verdict}\n"):
             return TROUBLE
     return OK if are_proven else GATE_FAILED

@@ -38,7 +38,7 @@ Stored: TypeAlias = Mapping[str, Tensor]
 FLOATING = ("float", "bfloat")
 """Beginnings of the names of dtypes of real floating numbers."""
 _SEPARATOR = re.compile(r"[./:]")
-_COUNTER = re.compile(r":\d+$")
+COUNTER = re.compile(r":\d+$")
 """The counter that TensorFlow writes after a variable's name."""
 _BAKE = (
     "Where the model's code is there, make it a plain parameter: specnorm_torch.bake_(model), and save the state dict."
@@ -50,7 +50,7 @@ _CLEARLY = 5.0
 """A kernel may be read as a matrix W in two ways. In training u becomes parallel to Wv, so the way is accepted for
 which the distance of u from the direction of Wv is smaller by this factor."""
 _EPSILON = 1e-12
-"""Smallest squared norm by which Flax divides."""
+"""Smallest squared norm by which Flax and TensorFlow divide."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,8 @@ def _without_recipe(tensor: Tensor, explained: Mapping[str, str | None]) -> Tens
 def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyArray:
     """Load the parts and compute the weight, in the library of the first part and its precision (float32 at least)."""
     arrays = [load() for load in loads]
+    if any(str(getattr(x, "device", "")) == "meta" for x in arrays):
+        raise ModelFileError("it is computed from tensors that have no values, on the device 'meta'. Load them first.")
     parts = [backends.backend_for(x).to_numpy(x) for x in arrays]
     with np.errstate(all="ignore"):
         weight = compute(*(x.astype(np.float64) for x in parts))
@@ -173,7 +175,7 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | 
     v = f"{base}_v"
     if base in stored and stored[base].shape == stored[name].shape:
         # The layer uses NAME itself: torch 0.4 and RealSN store it. The states of the latter are images.
-        states = [x for x in (u, v) if x in stored and (_is_vector(stored[x].shape) or stored[x].shape[:1] == (1,))]
+        states = [x for x in (u, v) if x in stored and (is_vector(stored[x].shape) or stored[x].shape[:1] == (1,))]
         return Recipe(base, (base,), _identity, AS_STORED, (name, *states))
     if mask in names:
         return _pruned(name, base, mask, stored)
@@ -195,10 +197,10 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | 
 def _belongs(other: str, base: str, stored: Stored) -> bool:
     """Return whether an array is a number or vector with a name of the form NAME_word, where NAME is ``base``."""
     word = other.removeprefix(f"{base}_")
-    return other != word and "_" not in word and _is_vector(stored[other].shape)
+    return other != word and "_" not in word and is_vector(stored[other].shape)
 
 
-def _is_vector(shape: Sequence[int]) -> bool:
+def is_vector(shape: Sequence[int]) -> bool:
     """Return whether an array of this shape is a number, or a vector along one of its axes."""
     return sum(n != 1 for n in shape) < 2
 
@@ -519,13 +521,13 @@ def _with_state(name: str, state: str, leaf: str, stored: Stored) -> Iterator[Re
     if len(shape) < 2:
         return
     if leaf == "scale" and shape_of_state in ((), shape[-1:]):
-        yield Recipe(name, (name, state), _scaled_by_flax, f"{_last(name)}=W/|W|·scale")
+        yield Recipe(name, (name, state), normalised, f"{_last(name)}=W/|W|·scale")
     elif leaf == "u" and shape_of_state == (1, shape[-1]):
         yield Recipe(name, (name, state), _divided_by_flax, f"{_last(name)}=W/(u·Wv) of n_steps=1")
 
 
-def _scaled_by_flax(kernel: Numbers, scale: Numbers) -> Numbers:
-    """Return the weight of Flax's WeightNorm, of the last axis or of all."""
+def normalised(kernel: Numbers, scale: Numbers) -> Numbers:
+    """Return the weight of Flax's WeightNorm and of TensorFlow's, of the last axis or of all."""
     axes = tuple(range(kernel.ndim - scale.ndim))
     squares = np.sum(kernel**2, axis=axes, keepdims=True)
     return np.asarray(kernel / np.sqrt(np.maximum(squares, _EPSILON)) * scale)
@@ -540,7 +542,9 @@ def _divided_by_flax(kernel: Numbers, u: Numbers) -> Numbers:
 # -- what stands beside a kernel that keeps its name -------------------------------------------------------------------
 _KERNELS = ("weight", "kernel", "W", "w", "weights")
 """Names that layers' kernels have, as the last word of a name, or (``conv0_weight``) as the end of it."""
-_PLAIN = re.compile(r"(.*_)?(bias|biases|b)(_.*)?")
+BIASES = ("bias", "biases", "b")
+"""Names of a layer's bias."""
+_PLAIN = re.compile(rf"(.*_)?({'|'.join(BIASES)})(_.*)?")
 """Names of what plain layers have beside their kernel."""
 _Rest: TypeAlias = Mapping[str, str]
 """Names of the arrays beside a kernel, by what follows the layer's name in them."""
@@ -576,7 +580,7 @@ def _of_power_iteration(kernel: str, rest: _Rest, everything: Stored) -> Recipe:
     size = math.prod(everything[vectors[0]].shape)
     axes = {"first": (0,), "last": (len(shape) - 1,), "any": tuple(range(len(shape)))}[style.axes]
     fitting = tuple(axis for axis in axes if size in (shape[axis], math.prod(shape) // max(shape[axis], 1)))
-    if not fitting or not _is_vector(everything[vectors[0]].shape):
+    if not fitting or not is_vector(everything[vectors[0]].shape):
         return Recipe.refused(kernel, f"{_last(vectors[0])} beside it does not fit its shape. {_BAKE}", rest.values())
     compute = partial(_divided_after_step, fitting, style.epsilon)
     others = tuple(name for name in rest.values() if name != vectors[0])
@@ -723,7 +727,7 @@ class _Kernels:
         self.by_prefix: dict[str, str] = {}
         """Kernels by the part of their names before the last word, ``weight``."""
         for name in names:
-            bare = _COUNTER.sub("", name)
+            bare = COUNTER.sub("", name)
             ending = next((word for word in _KERNELS if re.search(rf"(^|[./:_]){word}$", bare)), None)
             if ending is None or ("parametrizations" in bare):
                 continue
@@ -749,7 +753,7 @@ class _Kernels:
 
     def _after_underscore(self, name: str) -> _Neighbour | None:
         """Return the kernel ``conv0_weight`` of an array such as ``conv0_u``."""
-        prefix, separator, word = _COUNTER.sub("", name).rpartition("_")
+        prefix, separator, word = COUNTER.sub("", name).rpartition("_")
         kernel = self.by_prefix.get(f"{prefix}{separator}") if separator else None
         match = _ANY.fullmatch(word)
         if kernel is None or match is None or kernel == name:
@@ -782,9 +786,9 @@ class _Kernels:
 
     def unknown_beside(self, name: str, tensor: Tensor) -> _Neighbour | None:
         """Return the kernel beside which a vector or number stands that plain layers do not have."""
-        bare = _COUNTER.sub("", name)
+        bare = COUNTER.sub("", name)
         is_plain = _PLAIN.fullmatch(parts_of(name)[-1]) is not None
-        if is_plain or not tensor.dtype.startswith(FLOATING) or not _is_vector(tensor.shape):
+        if is_plain or not tensor.dtype.startswith(FLOATING) or not is_vector(tensor.shape):
             return None
         for separators in ("./:", "_"):
             place = max(bare.rfind(separator) for separator in separators) + 1
@@ -807,7 +811,7 @@ def _identity(weight: Numbers) -> Numbers:
 
 def parts_of(name: str) -> list[str]:
     """Return the words of an array's name, outermost first."""
-    return _SEPARATOR.split(_COUNTER.sub("", name))
+    return _SEPARATOR.split(COUNTER.sub("", name))
 
 
 def _last(name: str) -> str:

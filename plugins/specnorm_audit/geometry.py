@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
@@ -13,6 +12,7 @@ from specnorm_networks.tools import Stated, Tensor
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError
 from specnorm.proof import Layout, counted, padding_rules
+from specnorm_audit.effective import BIASES, parts_of
 from specnorm_audit.tables import some
 
 SIZED = ("same_upper", "same_lower")
@@ -58,7 +58,20 @@ def check_names(user_overrides: Sequence[Override], names: Sequence[str]) -> Non
             raise GeometryError(f"geometry: {override.pattern!r} matches no layer. Layers are {some(names) or 'none'}.")
 
 
-def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
+FILTER = "A blur or another filter of one channel is a kernel with four axes: save psf[None, None]."
+"""Advice about a matrix that may be a filter."""
+
+
+def may_be_filters(tensors: Sequence[Tensor], names: Collection[str] = ()) -> bool:
+    """Return whether all kernels are matrices, and neither file nor names say of one that it is a linear layer's.
+
+    ``names`` are those of the model's other arrays, such as biases.
+    """
+    are_matrices = bool(tensors) and all(len(tensor.shape) == 2 for tensor in tensors)
+    return are_matrices and not any(_is_linear(tensor, names) for tensor in tensors)
+
+
+def spatial_sizes(sizes: Any, tensors: Sequence[Tensor], names: Collection[str] = ()) -> Any:
     """Return spatial sizes without channels, if the user gave both; other sizes as they are.
 
     Parameters
@@ -66,6 +79,8 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
     sizes : tuple of int, int, "file" or None
     tensors : sequence of Tensor
         Kernels, in the model's order.
+    names : collection of str
+        Names of the model's other arrays.
 
     Raises
     ------
@@ -74,12 +89,11 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
     """
     kernels = [tensor for tensor in tensors if len(tensor.shape) > 2]
     ranks = {len(tensor.shape) - 2 for tensor in kernels}
-    are_all_matrices = bool(tensors) and all(len(tensor.shape) == 2 for tensor in tensors)
-    if sizes not in (None, (), "file") and are_all_matrices and not any(map(_is_linear, tensors)):
+    if sizes not in (None, (), "file") and may_be_filters(tensors, names):
         raise GeometryError(
             f"input_shape={sizes!r} is the size of images or signals, and {some([t.name for t in tensors])} "
             f"{'is a matrix' if len(tensors) == 1 else 'are matrices'}, whose norm needs no input_shape: leave it out. "
-            "A blur or another filter of one channel is a kernel with four axes: save psf[None, None]."
+            f"{FILTER}"
         )
     if not isinstance(sizes, tuple) or not ranks or len(sizes) in ranks:
         return sizes
@@ -101,10 +115,12 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
     )
 
 
-def _is_linear(tensor: Tensor) -> bool:
-    """Return whether a matrix is a linear layer by what the file says, or by the name that layers' weights have."""
-    last_word = re.split(r"[./:]", tensor.name)[-1]
-    return tensor.kind == "linear" or "weight" in last_word
+def _is_linear(tensor: Tensor, names: Collection[str]) -> bool:
+    """Return whether a matrix is a linear layer by what the file says, by its name, or by a bias beside it."""
+    last_word = parts_of(tensor.name)[-1]
+    before = tensor.name.removesuffix(last_word)
+    has_bias = any(f"{before}{word}" in names for word in BIASES)
+    return tensor.kind == "linear" or "weight" in last_word or has_bias
 
 
 def _channels(kernel: Tensor) -> set[int]:

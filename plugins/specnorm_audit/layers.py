@@ -16,10 +16,9 @@ from typing import Literal, TypeAlias
 from specnorm_networks.tools import Kind, Tensor
 
 from specnorm.proof import counted
-from specnorm_audit.effective import FLOATING, effective, parts_of
+from specnorm_audit.effective import BIASES, FLOATING, effective, parts_of
 
 Convention: TypeAlias = Literal["OIHW", "HWIO"]
-_BIASES = ("bias", "biases", "b")
 BOTH: tuple[Convention, Convention] = ("OIHW", "HWIO")
 
 MIN_AXES = 2
@@ -63,6 +62,7 @@ class Layer:
     kind: Kind
     refusal: str | None = None
     assumed: tuple[str, ...] = ()
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def _by_name(leaf: str) -> Convention | None:
 def _by_bias(tensor: Tensor, vectors: Mapping[tuple[str, ...], int]) -> Convention | None:
     """Return the only order in which a kernel has as many outputs as the bias beside it has entries; None: none."""
     before = parts_of(tensor.name)[:-1]
-    counts = [vectors[(*before, leaf)] for leaf in _BIASES if (*before, leaf) in vectors]
+    counts = [vectors[(*before, leaf)] for leaf in BIASES if (*before, leaf) in vectors]
     if not counts:
         return None
     # Torch's transposed convolutions have their outputs in the second place.

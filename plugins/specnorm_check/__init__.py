@@ -3,7 +3,7 @@
 A certificate claims that the spectral norms of convolution layers (the largest gains in
 the Euclidean norm), or the Lipschitz constants of ONNX networks, are at most some
 numbers, in real arithmetic. Copy this folder and read it, together with the page
-docs/check-proofs.md of the repository, which has the proofs: "Lemma 2, step 3" in a
+the README of this folder, which has the proofs: "Lemma 2, step 3" in a
 docstring is that step of the page. For layers: `layers` holds the lemmas, `arithmetic`
 exact integers and rounding, `statements` what a claim says. For networks: `graphs` reads
 the file, `rules` bounds one operator, `parts` several layers together, `networks` puts
@@ -12,8 +12,14 @@ models. It needs Python, NumPy and, to read a model, safetensors or onnx.
 """
 
 from specnorm_check.arithmetic import Refused
-from specnorm_check.claims import Claim, Verdict, check
-from specnorm_check.files import VERSION, read_certificate, read_model
+from specnorm_check.claims import Claim, Verdict, check, without_claim
+from specnorm_check.files import (
+    VERSION,
+    read_certificate,
+    read_content,
+    read_model,
+    shapes_of,
+)
 from specnorm_check.layers import (
     Layer,
     padding_factor,
@@ -41,7 +47,10 @@ __all__ = [
     "plain",
     "proven_norm",
     "read_certificate",
+    "read_content",
     "read_layer",
     "read_model",
+    "shapes_of",
     "stride_one_kernels",
+    "without_claim",
 ]

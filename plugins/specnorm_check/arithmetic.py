@@ -1,6 +1,6 @@
 """Arithmetic that proves: exact integers, and bounds that are rounded up.
 
-A function names the step of the section Arithmetic, on the page docs/check-proofs.md,
+A function names the step of the section Arithmetic, on the README of this folder,
 that it computes. What cannot be proven is refused. The file needs Python and NumPy.
 """
 

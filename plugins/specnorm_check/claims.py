@@ -13,6 +13,7 @@ from specnorm_check.networks import prove_network
 from specnorm_check.statements import plain, prove_layer
 
 LONGEST_NAME = 80  # characters that are printed
+MOST_NAMES = 10  # that are printed
 
 
 class Claim(NamedTuple):
@@ -81,6 +82,30 @@ def check(
         name = str(claim.statement.get("name"))
         seconds = time.perf_counter() - begin
         yield Verdict(name, statement, reason, seconds)
+
+
+def without_claim(
+    certificate: Sequence[Claim],
+    shapes: Mapping[str, tuple[int, ...]],
+    has_graph: bool,
+) -> str:
+    """Return a line on what of a model has no claim: arrays that may be layers, a graph.
+
+    ``shapes`` are those of the model's arrays, by their names. The line is empty if each
+    array with two axes or more has a claim, and the network if the file has its graph.
+    """
+    claimed = {claim.statement.get("tensor") for claim in certificate}
+    others = []
+    for name, shape in shapes.items():
+        if len(shape) > 1 and name not in claimed:
+            others.append(plain(name)[:LONGEST_NAME])
+    if has_graph and not any("parts" in claim.statement for claim in certificate):
+        others.insert(0, "the network's constant")
+    if not others:
+        return ""
+    more = f" and {len(others) - MOST_NAMES} more" if len(others) > MOST_NAMES else ""
+    names = ", ".join(others[:MOST_NAMES])
+    return f"Not checked, since no claim is about it: {names}{more}."
 
 
 def require_subnormal_numbers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.claims import Claim
-from specnorm_check.graphs import fixed_arrays_of
+from specnorm_check.graphs import fixed_arrays_of, tensors_of
 from specnorm_check.statements import plain
 
 VERSION = 5  # of the certificates' format
@@ -152,6 +153,35 @@ def read_model(path: str | Path) -> Mapping[str, Array]:
         return fixed_arrays_of(onnx.load(path).graph)
     except Exception as error:
         raise Refused(unreadable(path, error)) from None
+
+
+def shapes_of(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's arrays, without those that cannot be read."""
+    shapes = {}
+    for name in arrays:
+        with suppress(Exception):  # damaged arrays raise many kinds
+            shapes[name] = arrays[name].shape
+    return shapes
+
+
+def read_content(path: str | Path) -> bytes:
+    """Return the bytes of an ONNX file that claims about its network are about.
+
+    Numbers that lie in other files beside it are put into it.
+    """
+    import onnx
+
+    path = Path(path)
+    require(path.is_file(), f"{path.name}: there is no such file")
+    try:
+        content = path.read_bytes()
+        model = onnx.ModelProto.FromString(content)
+        is_whole = not any(tensor.external_data for tensor in tensors_of(model.graph))
+        if not is_whole:  # onnx refuses files outside of the model's folder
+            content = onnx.load(path).SerializeToString(deterministic=True)
+    except Exception as error:
+        raise Refused(unreadable(path, error)) from None
+    return content
 
 
 def safetensors_of(path: Path) -> dict[str, Array]:

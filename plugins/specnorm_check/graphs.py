@@ -167,12 +167,17 @@ def require_known_definitions(model: Any) -> None:
 
 def require_numbers_in_file(graph: Any) -> None:
     """Refuse numbers that are outside of the file."""
+    for tensor in tensors_of(graph):
+        is_inside = not tensor.external_data
+        require(is_inside, "the model has numbers outside of its file")
+
+
+def tensors_of(graph: Any) -> list[Any]:
+    """Return the tensors of a graph: its initializers and those of its operators."""
     tensors = list(graph.initializer)
     for node in graph.node:
         tensors += [attribute.t for attribute in node.attribute]
-    for tensor in tensors:
-        is_inside = not tensor.external_data
-        require(is_inside, "the model has numbers outside of its file")
+    return tensors
 
 
 def fixed_arrays_of(graph: Any) -> dict[str, Array]:

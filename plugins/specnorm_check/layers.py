@@ -1,6 +1,6 @@
 """Bound the norm of a convolution layer by a kernel H of whole numbers: Lemmas 1 to 3.
 
-The lemmas and their proofs are on the page docs/check-proofs.md; a function names the
+The lemmas and their proofs are on the README of this folder; a function names the
 step that it computes. The file needs Python and NumPy.
 
 K is the layer's kernel, with one matrix K_x for each tap x, and H any kernel with as many

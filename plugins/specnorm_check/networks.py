@@ -1,6 +1,6 @@
 """Bound the Lipschitz constant of an ONNX network: one value after the other.
 
-The rules and their proofs are on the page docs/check-proofs.md, section Networks. For
+The rules and their proofs are on the README of this folder, section Networks. For
 each value z of the graph a number c is computed with |z - z'| <= c |x - x'| for any two
 inputs x, x': 1 for the input, 0 for arrays of the file, and a number by a rule for every
 other value. A claim also lists *parts*: layers that lie one behind the other or in a sum,

@@ -1,6 +1,6 @@
 """Prove several layers together: the kernel of a part, by Lemma 4.
 
-The steps A to H are those of the page docs/check-proofs.md, section Lemma 4. The values
+The steps A to H are those of the README of this folder, section Lemma 4. The values
 of a part are z_0, ..., z_n, linked by layers W_ij and functions f_i of each entry:
 
     z_i = f_i(sum over j < i of W_ij z_j + constant),    i = 1, ..., n.

@@ -1,4 +1,4 @@
-"""Bound one operator by itself: the rules of the page docs/check-proofs.md, Networks.
+"""Bound one operator by itself: the rules of the README of this folder, Networks.
 
 A rule is for an operator whose first input is computed; the others are arrays of the
 file. It gives a factor f: a difference d of the first input makes one of at most f |d|.

@@ -173,12 +173,17 @@ class JaxBackend(Backend):
         program: SteppedProgram,
         kernels: Array,
         state: tuple[Array, ...],
-        sweeps: int,
+        sweeps: int | Array,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Take a training step of a program: values on the CPU in NumPy, others compiled."""
+        """Take a training step of a program: values on the CPU in NumPy, others compiled.
+
+        A compiled number of sweeps, at least 1, is a loop, in which the step is compiled once.
+        """
         constant = self.detach(kernels)
         constant_state = tuple(self.detach(x) for x in state)
-        if self.numpy_view(constant) and all(map(self.numpy_view, constant_state)):
+        if not isinstance(sweeps, int):
+            value, gradient, new_state = _repeated_step(program, sweeps, constant, constant_state)
+        elif self.numpy_view(constant) and all(map(self.numpy_view, constant_state)):
             value, gradient, new_state = program.step(constant, constant_state, sweeps=sweeps, backend=self)
         else:
             value, gradient, new_state = _compiled_step(program, sweeps, constant, constant_state)
@@ -234,6 +239,20 @@ def _compiled_step(
     state: tuple[Array, ...],
 ) -> tuple[Array, Array, tuple[Array, ...]]:
     return program.step(kernels, state, sweeps=sweeps, backend=BACKEND)
+
+
+def _repeated_step(
+    program: SteppedProgram, sweeps: Array, kernels: Array, state: tuple[Array, ...]
+) -> tuple[Array, Array, tuple[Array, ...]]:
+    """Take steps of one sweep each; value and gradient are those of the last."""
+
+    def one_step(_: Any, last: Any) -> Any:
+        return program.step(kernels, last[2], sweeps=1, backend=BACKEND)
+
+    shapes = jax.eval_shape(partial(one_step, 0), (None, None, state))
+    value, gradient, _ = jax.tree_util.tree_map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    stepped: tuple[Array, Array, tuple[Array, ...]] = jax.lax.fori_loop(0, sweeps, one_step, (value, gradient, state))
+    return stepped
 
 
 def _check(program: Program, kernels: Array) -> None:

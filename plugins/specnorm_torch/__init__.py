@@ -8,6 +8,7 @@ from typing import Any
 
 from specnorm_torch.backend import BACKEND, TorchBackend
 from specnorm_torch.baking import bake_, baked
+from specnorm_torch.ball import MuonConv, SpectralBall
 from specnorm_torch.certifying import rescale_
 from specnorm_torch.constraint import GramRescaling, SpectralNorm, gram_rescaling, spectral_norm
 from specnorm_torch.linear import linear_operator
@@ -19,8 +20,10 @@ from specnorm_torch.penalty import SpectralPenalty
 __all__ = [
     "BACKEND",
     "GramRescaling",
+    "MuonConv",
     "NormMonitor",
     "OrthogonalityPenalty",
+    "SpectralBall",
     "SpectralNorm",
     "SpectralPenalty",
     "TorchBackend",

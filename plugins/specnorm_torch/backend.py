@@ -78,7 +78,9 @@ class TorchBackend(TorchArrays):
             elif need == "jacobian":
                 # The difference is zero, but its derivative with respect to the kernels is the identity.
                 change = kernels_once - kernels.detach()
-                value = value + _products(rest[count], change, program, value)
+                difference = _products(rest[count], change, program, value)
+                # Zero, but for a gradient that overflows: 0 times infinity is NaN.
+                value = value + torch.where(torch.isfinite(difference), difference, torch.zeros_like(difference))
         return Ran(
             value=value,
             stats=stats,
@@ -89,6 +91,8 @@ class TorchBackend(TorchArrays):
 
     def _need(self, program: Program, kernels: Tensor) -> str:
         """Return what a program has to compute besides its value: the argument ``need`` of `operators.run`."""
+        if not program.differentiable:
+            return "value"
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
             return "jacobian"

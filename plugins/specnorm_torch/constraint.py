@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -21,13 +22,16 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_pr
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
-from specnorm_torch.peers import Peers, Record, Step, StepInput
-from specnorm_torch.recording import Recorded
+from specnorm_torch.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
 _SETTLING_SWEEPS = 16
-"""Number of sweeps for a weight that the stored vectors may not fit: one that was changed in eval, or was loaded."""
+"""Number of sweeps for a weight that the stored vectors may not fit: one that was changed in eval, loaded, or drawn
+again."""
+_JUMP = 0.5
+"""A weight counts as drawn again if a row or column changes by more than this part of the longest one. In the loops of
+docs/benchmarks/constraint.md an optimiser's step changes them by at most 0.44, and most by less than 0.02."""
 _FIRST_PASSES = 32
 """Number of first forward passes with more sweeps: an optimiser's first steps change all weights in one direction."""
 _FIRST_SWEEPS = 3
@@ -45,14 +49,34 @@ class _Settled:
         Of the weight, by which a change in place is seen.
     entries : Tensor
         Copy of the weight, by which a change through ``.data`` is seen, as many averages of weights are written.
-    value, gradient : Tensor
+    step : Step
     """
 
     weight: Tensor
     version: int
     entries: Tensor
-    value: Tensor
-    gradient: Tensor
+    step: Step
+
+
+@dataclass(frozen=True)
+class _StepOfPass:
+    """The step of a layer in the present forward pass of a model, taken when the model was called.
+
+    Parameters
+    ----------
+    weight : Tensor
+    version : int
+        Of the weight, by which a change in place is seen.
+    step : Step
+    """
+
+    weight: Tensor
+    version: int
+    step: Step
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether the step is that of a weight."""
+        return self.weight is weight and self.version == version_of(weight)
 
 
 class SpectralNorm(nn.Module):
@@ -88,13 +112,14 @@ class SpectralNorm(nn.Module):
         self.register_buffer("compiled_passes", torch.zeros((), dtype=torch.int64), persistent=False)
         # Whether the state was computed for this weight, or an earlier one; False after the weight alone was loaded.
         self._state_fits = True
+        # What the vectors in a state dict belong to, if it is not this method; for a warning.
+        self.foreign_state: str | None = None
         self._passes = 0
+        # Of the weight of the last pass, by which one that is drawn again is noticed.
+        self._sketch: Sketch | None = None
         self._settled: _Settled | None = None
-        self._recorded: Recorded | None = None
+        self.step_of_pass: _StepOfPass | None = None
         self._program_of_kernel: SteppedProgram | None = None
-        # Layers of the model whose steps are taken together with this one's.
-        self._peers: Peers | None = None
-        self.record = Record()
         # The list of parametrisations that contains this one, and the parameter. A module in a tuple does not become a
         # submodule.
         self._owner: tuple[Any, ...] = ()
@@ -103,6 +128,11 @@ class SpectralNorm(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """Buffers that move in training."""
         return {name: getattr(self, name) for name in self.state_names}
+
+    @property
+    def scaling(self) -> Scaling:
+        """How the weight is scaled."""
+        return Scaling(self.bound, self.eps, self.only_shrink)
 
     def put_into(self, parametrisations: nn.Module) -> None:
         """Store the list of parametrisations that contains this one; `original` reads the parameter from it."""
@@ -132,97 +162,52 @@ class SpectralNorm(nn.Module):
             return self._scaled_for_export(weight)
         if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
             return self._scaled_by_tensor_operations(weight, _SETTLING_SWEEPS, move=False)
-        settled = self._norm_in_eval(weight)
-        return self._scaled(weight, settled.value, settled.gradient)
+        return _scaled(weight, self._norm_in_eval(weight))
 
     def _scaled_in_training(self, weight: Tensor) -> Tensor:
         if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
             compiled = self._state_fits and torch.compiler.is_compiling()
             sweeps = self._compiled_sweeps() if compiled else self._sweeps()
             return self._scaled_by_tensor_operations(weight, sweeps, move=True)
-        value, gradient, after = self._step_in_training(weight, self._sweeps())
-        self._move_to(after)
-        if not self._state_fits:
-            self._state_fits = True
-        return self._scaled(weight, value, gradient)
+        taken = self.step_of_pass
+        if taken is None or not taken.is_of(weight):
+            (step,) = take_steps([self.next_input(weight)], self)
+            return _scaled(weight, self.for_weight(step, weight))
+        return _scaled(weight, taken.step)
 
-    def _scaled(self, weight: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        """Scale a weight with a norm, and the norm's derivative."""
-        if value.device.type == "cpu":
-            # A number takes a small part of the time that 0-d tensors take.
-            factor, slope = self._factor(value.item(), where=_one_of)
-            return derivatives.scaled(weight, factor, slope, gradient)
-        return derivatives.scaled(weight, *self._factor(value), gradient)
-
-    def _step_in_training(self, weight: Tensor, sweeps: int) -> Step:
-        """Return the step of the weight from the present state.
-
-        On the CPU the step may be taken in a stack with those of equal layers. On a CUDA device, after the first
-        passes, a recorded CUDA graph computes it.
-        """
-        state = tuple(self.state.values())
-        # Kernels with 3 spatial axes are not recorded. Their Newton step needs eigenvalues, for which the host waits.
-        is_recorded = weight.is_cuda and weight.ndim <= 4 and self._state_fits and self._passes > _FIRST_PASSES
-        has_peers = self._peers is not None and weight.device.type == "cpu"
-        # A replica of `DataParallel` shares this module's attributes, and has a weight of its own.
-        if not (is_recorded or has_peers) or self.original is not weight:
-            return self._step(weight, state, sweeps)
-        if is_recorded:
-            return self._recorded_step(weight, state)
-        assert self._peers is not None
+    def next_input(self, weight: Tensor) -> StepInput:
+        """Return what the next step in training is computed from, and count the pass."""
         kernel = self.kernel(weight.detach())
-        step_input = StepInput(kernel, state, sweeps)
-        step = self._peers.step(self, step_input, version_of(weight), self._program_for(kernel))
-        return step._replace(gradient=self._gradient_of_weight(step.gradient, weight))
+        # On another device, reading a number would wait for all that is queued there.
+        if kernel.device.type == "cpu":
+            before, self._sketch = self._sketch, sketch_of(BACKEND.to_numpy(kernel))
+            if before is not None and before.change_to(self._sketch) > _JUMP:
+                self._state_fits = False
+        return StepInput(self._program_for(kernel), self.scaling, self._sweeps(), kernel, tuple(self.state.values()))
 
-    def join(self, peers: Peers) -> None:
-        """Take steps together with those of other constraints."""
-        self._peers = peers
-        peers.join(self)
-
-    def next_input(self) -> tuple[StepInput, int] | None:
-        """Return the input of the next step in training, and the version of the weight; see `Peer`."""
+    def weight_without_step(self) -> Tensor | None:
+        """Return the weight if a model that is called now takes its step; else None."""
         weight = self.original
-        if not self.training or weight is None:
+        if not self.training or not self.state_names or weight is None or is_lazy(weight) or weight.is_meta:
             return None
-        step_input = StepInput(self.kernel(weight.detach()), tuple(self.state.values()), self._next_sweeps())
-        return step_input, version_of(weight)
-
-    def key_of_steps(self) -> str | None:
-        """Return a key that is equal for constraints whose steps can be taken together.
-
-        None: the steps of this constraint are always taken alone.
-        """
-        weight = self.original
-        if weight is None or not self.state_names:
+        if self.step_of_pass is not None and self.step_of_pass.is_of(weight):
             return None
-        program = self._program(self.kernel(weight))
-        # A method that bounds the norm at every step iterates until it has a bound for each kernel of the stack. So a
-        # layer's step would depend on the other layers.
-        return None if program.stepped.bounds_at_every_step else program.key
+        return None if BACKEND.is_compiled_or_transformed(weight, *self.state.values()) else weight
 
-    def _recorded_step(self, weight: Tensor, state: tuple[Tensor, ...]) -> Step:
-        if self._recorded is None:
-            self._recorded = Recorded(self._flat_step)
-        value, gradient, *after = self._recorded(weight, *state)
-        return Step(value, gradient, tuple(after))
-
-    def _flat_step(self, weight: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        value, gradient, after = self._step(weight, state, self.n_power_iterations)
-        return value, gradient, *after
+    def for_weight(self, step: Step, weight: Tensor) -> Step:
+        """Return a step with its gradient in the shape of the weight."""
+        if self.dim is None:
+            return step
+        gradient = step.gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
+        return step._replace(gradient=gradient)
 
     def _sweeps(self) -> int:
         """Return the number of sweeps in this forward pass, and count the pass."""
-        sweeps = self._next_sweeps()
-        if self._state_fits:
-            self._passes += 1
-        return sweeps
-
-    def _next_sweeps(self) -> int:
-        """Return the number of sweeps in the next forward pass."""
         if not self._state_fits:
+            self._state_fits = True
             return _SETTLING_SWEEPS
-        return max(self.n_power_iterations, _FIRST_SWEEPS if self._passes < _FIRST_PASSES else 1)
+        self._passes += 1
+        return max(self.n_power_iterations, _FIRST_SWEEPS if self._passes <= _FIRST_PASSES else 1)
 
     def _compiled_sweeps(self) -> Tensor:
         """`_sweeps` in compiled code: passes are counted in a buffer, since a change of a number would recompile."""
@@ -243,7 +228,7 @@ class SpectralNorm(nn.Module):
                 self._move_to(after)
         else:
             value, _ = specnorm.track(kernel, self.method, {}, **self.geometry)
-        factor: Tensor = self._factor(value)[0]
+        factor: Tensor = self.scaling.factor(value)[0]
         return weight * factor.to(weight.dtype)
 
     def _program(self, kernel: Tensor) -> SteppedProgram:
@@ -266,17 +251,6 @@ class SpectralNorm(nn.Module):
             )
         return weight * self.scale.to(weight.dtype)
 
-    def _step(
-        self,
-        weight: Tensor,
-        state: tuple[Tensor, ...],
-        sweeps: int,
-    ) -> Step:
-        """Norm of the kernel, its derivative with respect to the weight, and the state after some sweeps."""
-        kernel = self.kernel(weight.detach())
-        value, gradient, after = self._program_for(kernel).step(kernel, state, sweeps=sweeps, backend=BACKEND)
-        return Step(value, self._gradient_of_weight(gradient, weight), after)
-
     def _program_for(self, kernel: Tensor) -> SteppedProgram:
         """Return `_program`, looked up once for each shape and dtype."""
         stored = self._program_of_kernel
@@ -284,14 +258,8 @@ class SpectralNorm(nn.Module):
             stored = self._program_of_kernel = self._program(kernel)
         return stored
 
-    def _gradient_of_weight(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        """Return the derivative with respect to the weight, from that with respect to the kernel."""
-        if self.dim is None:
-            return gradient
-        return gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
-
     @torch.no_grad()
-    def _norm_in_eval(self, weight: Tensor) -> _Settled:
+    def _norm_in_eval(self, weight: Tensor) -> Step:
         """Return the norm of a weight, after `_SETTLING_SWEEPS` sweeps from the stored vectors.
 
         The vectors need not fit a weight that was averaged, loaded or edited. The norm is stored until the weight
@@ -299,12 +267,17 @@ class SpectralNorm(nn.Module):
         """
         settled = self._settled
         if settled is None or not self._is_settled(weight) or not torch.equal(settled.entries, weight):
-            _, _, state = self._step(weight, tuple(self.state.values()), _SETTLING_SWEEPS)
-            value, gradient, _ = self._step(weight, state, 0)
-            settled = _Settled(weight, version_of(weight), weight.detach().clone(), value, gradient)
+            kernel = self.kernel(weight.detach())
+            settling = StepInput(
+                self._program_for(kernel), self.scaling, _SETTLING_SWEEPS, kernel, tuple(self.state.values())
+            )
+            (step,) = take_plain_steps([settling])
+            (step,) = take_plain_steps([settling._replace(sweeps=0, state=step.state)])
+            step = self.for_weight(step, weight)
+            settled = _Settled(weight, version_of(weight), weight.detach().clone(), step)
             self._settled = settled
-            self.scale.copy_(self._factor(value)[0])
-        return settled
+            self.scale.copy_(torch.as_tensor(step.factor))
+        return settled.step
 
     def _is_settled(self, weight: Tensor) -> bool:
         """Whether the stored norm is that of this tensor, and no change in place was counted since."""
@@ -323,7 +296,7 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype, and forget norms and steps of the weight before."""
-        self._settled = self._recorded = self.record.precomputed = None
+        self._settled = self.step_of_pass = self._sketch = None
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -334,63 +307,49 @@ class SpectralNorm(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Read a state; one of another method, torch's own or an earlier version's, begins anew."""
-        self._settled = None
-        # An earlier version stored other settings here, or nothing.
-        state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
+        """Read a state; one of another method, or torch's own, begins anew."""
+        self._settled = self._sketch = None
+        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
         others = [name for name, x in stored.items() if x is not None and x.shape != self.state[name].shape]
         is_of_torch = vectors_of_torch[0] is not None
         if is_of_torch or others:
-            origin = "torch's spectral_norm" if is_of_torch else "another method"
-            warnings.warn(
-                f"the state is that of {origin}: weights are loaded, the vectors of {self.method} begin anew.",
-                stacklevel=2,
-            )
+            self.foreign_state = "torch's spectral_norm" if is_of_torch else "another method"
             self._state_fits = False
+            self._passes = 0
+            self.compiled_passes.zero_()
             state_dict |= {f"{prefix}{name}": x for name, x in self.state.items()}
+            state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def state_is_missing(self, is_missing: bool) -> None:
+        """Tell whether a weight is loaded without a state."""
+        self._state_fits = not is_missing
 
     def get_extra_state(self) -> Tensor:
         """Return the settings as JSON in bytes, so that a file alone determines the weight that eval uses."""
         settings = {
-            "bound": self.bound, "eps": self.eps, "only_shrink": self.only_shrink, "dim": self.dim,
+            **asdict(self.scaling), "dim": self.dim,
             "geometry": self.geometry, "method": {"name": self.method.name, **asdict(self.method)},
-            "sweeps": _SETTLING_SWEEPS,
+            "sweeps": _SETTLING_SWEEPS, "passes": self._passes, "compiled_passes": int(self.compiled_passes),
         }  # fmt: skip
         return torch.frombuffer(bytearray(json.dumps(settings, allow_nan=False).encode()), dtype=torch.uint8)
 
-    def set_extra_state(self, state: Any) -> None:
-        """Leave the settings as they are: those in a file are for readers that have no module."""
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the numbers of passes, and leave the settings: those in a file are for readers that have no module."""
+        settings = json.loads(bytes(state.tolist()))
+        self._passes = settings["passes"]
+        self.compiled_passes.fill_(settings["compiled_passes"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
-        empty_caches = {"_settled": None, "_recorded": None, "_program_of_kernel": None, "record": Record()}
-        return {**self.__dict__, **empty_caches}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy. The copies of a model's constraints are peers, as the constraints are."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if self._peers is not None:
-            self._peers.join(self)
+        return {**self.__dict__, "_settled": None, "step_of_pass": None, "_program_of_kernel": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
         for old, new in zip(self.state.values(), after, strict=True):
             old.copy_(new)
-
-    def _factor(self, value: Any, *, where: Callable[[Any, Any, Any], Any] = torch.where) -> tuple[Any, Any]:
-        """Return the factor for a kernel with a norm, and the derivative of the factor with respect to the norm.
-
-        Both are tensors as the norm is; with ``where=_one_of``, numbers.
-        """
-        tiny = value <= self.eps
-        # A kernel that is nearly zero would be scaled up from rounding errors.
-        is_left = tiny | (value <= self.bound) if self.only_shrink else tiny
-        divisor = where(tiny, 1.0, value)
-        factor = self.bound / divisor
-        return where(is_left, 1.0, factor), where(is_left, 0.0, -factor / divisor)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is scaled."""
@@ -402,9 +361,8 @@ class SpectralNorm(nn.Module):
         return f"bound={self.bound}, method={self.method}{matrix}"
 
 
-def _one_of(condition: bool, x: float, y: float) -> float:
-    """`torch.where` of numbers."""
-    return x if condition else y
+def _scaled(weight: Tensor, step: Step) -> Tensor:
+    return derivatives.scaled(weight, step.factor, step.slope, step.gradient)
 
 
 def _traces() -> bool:
@@ -496,25 +454,75 @@ def spectral_norm(
     if not has_tensor:
         _warn_of_the_rest(module, [x.module for x in constrained])
     for x, constraint in made:
-        parametrize.register_parametrization(x.module, name, constraint)
+        # torch's checks would take a step, whose shape and dtype are known.
+        parametrize.register_parametrization(x.module, name, constraint, unsafe=True)
         owners: Any = x.module.parametrizations
         constraint.put_into(owners[name])
-    _make_peers([constraint for _, constraint in made])
+        x.module.register_load_state_dict_pre_hook(_read_names_of_hooks)  # type: ignore[no-untyped-call]
+    if not has_tensor:
+        _take_steps_with(module)
+    module.register_load_state_dict_post_hook(_warn_of_foreign_states)  # type: ignore[no-untyped-call]
     return module
 
 
-def _make_peers(constraints: list[SpectralNorm]) -> None:
-    """Let constraints with equal programs take their steps together."""
-    equal_constraints: dict[str, list[SpectralNorm]] = {}
-    for constraint in constraints:
-        key = constraint.key_of_steps()
-        if key is not None:
-            equal_constraints.setdefault(key, []).append(constraint)
-    for members in equal_constraints.values():
-        if len(members) > 1:
-            peers = Peers()
-            for constraint in members:
-                constraint.join(peers)
+def _take_steps_with(model: nn.Module) -> None:
+    """Let a model take one step for all of its constrained layers in each of its forward passes."""
+    if _begin_pass not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_begin_pass)
+        model.register_forward_hook(_end_pass, always_call=True)
+
+
+def _begin_pass(model: nn.Module, _inputs: Any) -> None:
+    """Take a step of each constraint in training. A layer that is left out here takes its step when it is used."""
+    # The replicas of `DataParallel` share the hooks and constraints of the model, and have weights of their own.
+    is_replica = getattr(model, "_is_replica", False)
+    if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
+        return
+    constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
+    waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
+    inputs = [x.next_input(weight) for x, weight in waiting]
+    for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
+        x.step_of_pass = _StepOfPass(weight, version_of(weight), x.for_weight(step, weight))
+    _PASSES.setdefault(model, []).append([x for x, _ in waiting])
+
+
+def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
+    """Forget the steps of the pass: a weight that is used later, even an equal one, has a step of its own."""
+    if torch.compiler.is_compiling():
+        return
+    passes = _PASSES.get(model)
+    for x in passes.pop() if passes else ():
+        x.step_of_pass = None
+
+
+def _read_names_of_hooks(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a layer load the tensors of torch's older hook, ``weight_orig``, ``weight_u`` and ``weight_v``."""
+    parametrised: Any = getattr(layer, "parametrizations", {})
+    for name, parametrisations in parametrised.items():
+        place = f"{prefix}parametrizations.{name}."
+        for old, new in (("orig", "original"), ("u", "0._u"), ("v", "0._v")):
+            if f"{prefix}{name}_{old}" in state_dict:
+                state_dict[f"{place}{new}"] = state_dict.pop(f"{prefix}{name}_{old}")
+        constraint = parametrisations[0]
+        if isinstance(constraint, SpectralNorm) and f"{place}original" in state_dict:
+            constraint.state_is_missing(all(f"{place}0.{state}" not in state_dict for state in constraint.state_names))
+
+
+def _warn_of_foreign_states(model: nn.Module, _incompatible: Any) -> None:
+    """Say once for a model that the vectors of a state dict were those of another method."""
+    constraints = [x for x in model.modules() if isinstance(x, SpectralNorm) and x.foreign_state is not None]
+    if constraints:
+        warnings.warn(
+            f"the state is that of {constraints[0].foreign_state}: weights are loaded, the vectors of "
+            f"{constraints[0].method} begin anew.",
+            stacklevel=4,
+        )
+    for x in constraints:
+        x.foreign_state = None
+
+
+_PASSES: weakref.WeakKeyDictionary[nn.Module, list[list[SpectralNorm]]] = weakref.WeakKeyDictionary()
+"""The constraints that have a step in the present forward passes of each model, the last pass last."""
 
 
 def _check_eps(eps: object) -> None:
@@ -550,9 +558,21 @@ class _Constrained:
                 f"{self.words} has a spectral norm already. Remove it first: specnorm_torch.bake_(model) keeps the "
                 "weights in use."
             )
+        hook = makers_of_tensors(self.module).get(self.name)
+        if hook is not None and not parametrize.is_parametrized(self.module, self.name):
+            raise MethodError(
+                f"{self.words} is computed by {hook} before each call, so that it cannot be constrained. Remove that "
+                "first: specnorm_torch.bake_(model) keeps the weights in use."
+            )
         weight = getattr(self.module, self.name, None)
         if not isinstance(weight, Tensor):
             raise KernelError(f"{self.words} is no tensor to constrain.")
+        is_axis = isinstance(self.dim, int) and -weight.ndim <= self.dim < weight.ndim
+        if self.dim is not None and not is_axis:
+            raise GeometryError(
+                f"dim={self.dim!r} is no axis of {self.words}, of shape {tuple(weight.shape)}: give a whole number "
+                f"from {-weight.ndim} to {weight.ndim - 1}."
+            )
         if is_lazy(weight) or weight.is_meta:
             raise GeometryError(
                 f"{self.words} has no values yet: run the module once if it is lazy, load its values if it is on the "

@@ -59,10 +59,15 @@ def first_order(kernels: Tensor) -> Tensor:
 class _WithoutDerivative(Function):
     """Identity on a value that was computed from x; its derivative raises a `MethodError`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, _x: Tensor, reason: str) -> Tensor:
-        ctx.reason = reason
+    def forward(value: Tensor, _x: Tensor, _reason: str) -> Tensor:
         return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
+        _, _, ctx.reason = inputs
 
     @staticmethod
     def backward(ctx: Any, *_grads: Any) -> Any:

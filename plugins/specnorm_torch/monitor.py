@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.plugin import (
+from specnorm.plugin import (  # fmt: skip
     LayerKernel,
     ModelMonitor,
     Reading,
@@ -17,7 +17,7 @@ from specnorm.plugin import (
     keras_callback,
     keras_reading,
     layer_kernel,
-)  # fmt: skip
+)
 from specnorm_torch.modules import at_inference, is_layer, name_of
 
 _NO_LINEAR_MAP = ("Embedding", "Norm")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from specnorm.backends.types import Backend
 from specnorm.testing import answers, arrays
 from specnorm.testing.trial import DTYPES, FUNCTIONS, Trial
-from specnorm.types import Backend
 
 __all__ = ["CHECKS", "DTYPES", "FUNCTIONS", "Trial", "check_backend"]
 

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specnorm import api, matrices
+from specnorm.api import bounds as api
+from specnorm.backends.types import AnyArray
 from specnorm.errors import GeometryError, KernelError, MethodError
-from specnorm.measuring import measure
 from specnorm.methods import METHODS, Method
-from specnorm.result import Result
-from specnorm.runtime.program import Program, program_for
+from specnorm.running.measuring import measure
+from specnorm.running.program import Program, program_for
+from specnorm.running.result import Result
 from specnorm.testing.trial import Trial, require, short
-from specnorm.types import AnyArray
+from specnorm.unfoldings import matrices
 
 
 class _Case(NamedTuple):

@@ -11,9 +11,9 @@ import numpy as np
 
 from specnorm import backends
 from specnorm.backends import API_VERSION, Backend
+from specnorm.backends.types import AnyArray
 from specnorm.errors import SpecnormError
 from specnorm.testing.trial import DTYPES, FUNCTIONS, Trial, named, require, short
-from specnorm.types import AnyArray
 
 
 # -- description -------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from specnorm.array_types import Linalg, Namespace
 from specnorm.backends import Backend
-from specnorm.types import AnyArray
+from specnorm.backends.array_types import Linalg, Namespace
+from specnorm.backends.types import AnyArray
 
 FUNCTIONS = (
     *(name for name, member in vars(Namespace).items() if callable(member) and not name.startswith("_")),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import specnorm_check
-from cases import Layer, layers
+from helpers.cases import Layer, layers
+from helpers.oracle import dense_norm, sigma_star
 from hypothesis import given
-from oracle import dense_norm, sigma_star
 from specnorm_audit import audit, cli
 from specnorm_audit.certifying import verify_file
 from specnorm_check.__main__ import main
 from specnorm_networks import layer_certificates as writing
 from specnorm_networks.layer_certificates import Certificate, certificate_of
 
+from audit import files
 from specnorm import ConvSpec
 
 RESNET = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
@@ -125,7 +127,7 @@ def test_an_array_that_cannot_be_read_fails_its_claim_alone(tmp_path: Path, caps
 def test_onnx_layers(tmp_path: Path) -> None:
     """The names and axes of the file: a convolution, a transposed one, and a matrix either way round."""
     pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
-    from onnx_models import drawing, node, saved, single
+    from helpers.onnx_models import drawing, node, saved, single
 
     draw = drawing(Random(0))
     arrays = {"w": draw(3, 2, 3, 3), "t": draw(3, 2, 2, 2), "m": draw(50, 4), "n": draw(5, 4)}
@@ -144,5 +146,51 @@ def test_onnx_layers(tmp_path: Path) -> None:
     for claim, row in zip(report.certificate.claims, report.layers, strict=True):
         assert row.upper is not None
         assert row.upper * 0.999 <= float.fromhex(claim.statement["upper"]) <= row.upper * 1.01
-    assert [verdict.reason for verdict in verify_file(proof, model)] == [""] * 4
+    *verdicts, rest = verify_file(proof, model)
+    assert [verdict.reason for verdict in verdicts if not isinstance(verdict, str)] == [""] * 4
+    assert str(rest) == "Not checked, since no claim is about it: the network's constant."
     assert main([str(proof), str(model)]) == 0
+
+
+def test_numbers_beside_an_onnx_file_are_part_of_what_is_claimed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As torch.onnx.export writes them unless it is told otherwise: the network has its claim, and it is checked."""
+    onnx: Any = pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
+    from helpers.onnx_models import drawing, node, single
+
+    draw = drawing(Random(0))
+    nodes = [node("Conv", "x", "w", out="a", pads=[1, 1, 1, 1]), node("Relu", "a", out="b"), node("Conv", "b", "k")]
+    proto = single(nodes, (1, 2, 6, 6), {"w": draw(3, 2, 3, 3), "k": draw(2, 3, 3, 3)})
+    for _ in range(4):
+        proto.graph.output[0].type.tensor_type.shape.dim.add()  # the checker needs the number of axes
+    model, data, proof = tmp_path / "m.onnx", tmp_path / "m.onnx.data", tmp_path / "c.npz"
+    onnx.save(proto, model, save_as_external_data=True, location=data.name, size_threshold=0)
+    assert data.exists()
+    for _ in range(2):  # a certificate may be written anew
+        assert cli.run(["audit", str(model), "--certificate", str(proof), "-q"]) == 0
+    capsys.readouterr()
+    assert cli.run(["verify", str(proof), str(model)]) == 0
+    assert main([str(proof), str(model)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("called 'network' by") == 2
+    assert "Not checked" not in said
+    # A bit of the numbers beside it is of another network.
+    content = bytearray(data.read_bytes())
+    content[3] ^= 1
+    data.write_bytes(content)
+    assert cli.run(["verify", str(proof), str(model)]) == 1
+    assert main([str(proof), str(model)]) == 1
+
+
+def test_what_has_no_claim_is_said_and_is_trouble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A weight that the file holds in parts has no claim; a layer that was not asked for is named by verify."""
+    kernel = Random(0).standard_normal((4, 3)).astype(np.float32)
+    parts = {"a.weight": kernel, "b.weight_v": kernel, "b.weight_g": np.ones((4, 1), np.float32)}
+    model, proof = files.save_npz(tmp_path / "m.npz", parts), tmp_path / "c.npz"
+    assert cli.run(["audit", str(model), "--certificate", str(proof), "-q"]) == 2
+    assert "not in " in capsys.readouterr().err
+    assert cli.run(["verify", str(proof), str(model)]) == 0
+    assert main([str(proof), str(model)]) == 0
+    assert capsys.readouterr().out.count("Not checked, since no claim is about it: b.weight") == 2
+    assert cli.run(["audit", str(model), "--layers", "a.*", "--certificate", str(proof), "-q"]) == 0

@@ -34,17 +34,17 @@ def _unit(x: NDArray[Any], epsilon: float = 0.0) -> NDArray[Any]:
     return np.asarray(x / np.sqrt(np.sum(x**2) + epsilon))
 
 
-def _trained(matrix: NDArray[Any], steps: int = 3) -> NDArray[np.float32]:
+def _trained(matrix: NDArray[Any], steps: int = 3) -> NDArray[Any]:
     """The left vector of a power iteration after some steps of a training."""
-    u: NDArray[Any] = RANDOM.standard_normal(matrix.shape[0])
+    u: NDArray[Any] = np.asarray(RANDOM.standard_normal(matrix.shape[0]))
     for _ in range(steps):
-        u = _unit(matrix @ _unit(matrix.T @ u))
+        u = _unit(np.asarray(matrix @ _unit(np.asarray(matrix.T @ u))))
     return u.astype(np.float32)
 
 
 def _one_step(matrix: NDArray[Any], u: NDArray[Any], epsilon: float = 0.0) -> float:
-    v = _unit(matrix.T.astype(np.float64) @ u, epsilon)
-    return float(_unit(matrix @ v, epsilon) @ matrix @ v)
+    v = _unit(np.asarray(matrix.T.astype(np.float64) @ u), epsilon)
+    return float(_unit(np.asarray(matrix @ v), epsilon) @ matrix @ v)
 
 
 W = _drawn(8, 4, 3, 3, scale=0.02)

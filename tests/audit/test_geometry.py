@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, layers
-from checks import assert_encloses
+from helpers.cases import Layer, layers
+from helpers.checks import assert_encloses
+from helpers.oracle import dense_norm, output_shape
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import dense_norm, output_shape
 from specnorm_audit import audit
 from specnorm_audit.geometry import resolve
 from specnorm_audit.rows import Row
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from audit import files
-from specnorm.search import layer_tuning
-from specnorm.search.layer_tuning import LayerTuning
+from specnorm.at_size import layer_tuning
+from specnorm.at_size.layer_tuning import LayerTuning
 
 
 def _row(layer: Layer, **options: Any) -> Row:

@@ -20,7 +20,7 @@ from specnorm_audit.report import Report, gate_layers, verdict
 from specnorm_audit.rows import Row
 
 from audit import files
-from specnorm.text import visible
+from specnorm.backends.text import visible
 
 _SMALL = np.eye(4, dtype=np.float32) / 2
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from specnorm_audit import audit
-from specnorm_audit.readers import open_model
 
 import specnorm
 from audit import files
@@ -22,16 +21,8 @@ TRUTHS: dict[str, dict[str, list[tuple[list[int], float]]]] = json.loads((DATA /
 FORMATS = ("keras", "h5", "weights.h5")
 
 
-def _short(name: str) -> str:
-    """One name for a kernel in all formats: in ``.h5`` every group stands twice, and depthwise kernels are kernels."""
-    parts = list(dict.fromkeys(name.split("/")))
-    if len(parts) > 1 and "depthwise_conv" in parts[-2] and parts[-1] == "kernel":
-        parts[-1] = "depthwise_kernel"
-    return "/".join(parts)
-
-
 def _rows(path: Path, **options: Any) -> dict[str, Any]:
-    return {_short(row.name): row for row in audit(path, methods=(), **options).layers}
+    return {row.name: row for row in audit(path, methods=(), **options).layers}
 
 
 # -- the numbers ---------------------------------------------------------------------------------------------------
@@ -40,14 +31,12 @@ def _rows(path: Path, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("which", [0, 1])
 def test_rows_hold_the_norm_of_keras_own_operator(model: str, suffix: str, which: int) -> None:
     """At two sizes, some no multiple of a stride; nothing about a convolution is assumed."""
-    with open_model(str(DATA / f"{model}.{suffix}")) as opened:
-        keys = {_short(tensor.name): tensor.name for tensor in opened.arrays}
     by_size: dict[tuple[int, ...], dict[str, float]] = {}
     for name, sized in TRUTHS[model].items():
         size, truth = sized[which]
         by_size.setdefault(tuple(size), {})[name] = truth
     for given, truths in by_size.items():
-        rows = _rows(DATA / f"{model}.{suffix}", layers=[keys[name] for name in truths], input_shape=given)
+        rows = _rows(DATA / f"{model}.{suffix}", layers=list(truths), input_shape=given)
         assert rows.keys() == truths.keys()
         for name, row in rows.items():
             assert (row.kind, row.assumed, row.reason) == ("conv", (), None)
@@ -69,7 +58,7 @@ def test_cropping_by_a_rule_that_is_not_read_has_no_size(tmp_path: Path) -> None
                 text = json.dumps(config).encode()
             changed.writestr(name, text)
     rows = _rows(tmp_path / "m.keras", input_shape="file", layers="*transpose*")
-    unknown, whole = rows["conv2d_transpose/kernel"], _rows(tmp_path / "m.keras", input_shape="file")["up/kernel"]
+    unknown, whole = rows["conv2d_transpose.kernel"], _rows(tmp_path / "m.keras", input_shape="file")["up.kernel"]
     assert unknown.spec.input_shape is None
     assert (whole.spec.input_shape, whole.spec.padding) == ((4, 2), ((0, 0), (0, 0)))
 
@@ -136,7 +125,7 @@ def test_no_class_of_a_configuration_is_looked_up(tmp_path: Path) -> None:
         )
 
     rows = _rows(_changed(tmp_path / "model.keras", damage))
-    assert rows["first/kernel"].status == "ok"
+    assert rows["first.kernel"].status == "ok"
     assert not marker.exists()
 
 
@@ -244,3 +233,51 @@ def test_what_a_weight_normalization_lacks_is_said(tmp_path: Path, initialized: 
     rows = [row for row in report.layers if "data_dep_init" not in row.name]
     assert [row.status for row in rows] == ["error"]
     assert words in str(rows[0].reason)
+
+
+# -- layers that normalise their own kernel ----------------------------------------------------------------------------
+def _of_class(path: Path, kind: str, beside: dict[str, Any], *, modern: bool = False) -> Path:
+    """Write a model of one layer of this class, with a convolution inside if it is a wrapper."""
+    inner = {"class_name": "Conv2D", "config": {"name": "c", "strides": [2, 2], "padding": "same", "filters": 4}}
+    is_wrapper = kind.startswith("Addons>")
+    layer = {"class_name": kind, "config": {"name": "w", "layer": inner} if is_wrapper else inner["config"]}
+    arrays = {"kernel:0": KERNEL, "bias:0": np.zeros(4, np.float32), **beside}
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": [layer]}})
+        file.attrs["keras_version"] = "2.11.0"
+        for number, (name, x) in enumerate(arrays.items()):
+            group = "w/w" if is_wrapper else "c/c"
+            place = f"layers/{kind.lower()}/vars/{number}" if modern else f"model_weights/{group}/{name}"
+            file[place] = x
+    return path
+
+
+def test_a_wrapper_that_replaces_the_kernel_leaves_the_stored_one(tmp_path: Path) -> None:
+    """SpectralNormalization of TensorFlow Addons assigns the normalised kernel in training; sn_u is its state."""
+    beside = {"sn_u:0": np.ones((1, 4), np.float32)}
+    report = audit(_of_class(tmp_path / "m.h5", "Addons>SpectralNormalization", beside))
+    (row,) = report.layers
+    truth = specnorm.enclose(KERNEL, layout="HWIO", stride=2)
+    assert row.upper is not None
+    assert float(truth.lower) <= row.upper <= 1.003 * float(truth.upper)
+    assert report.unmeasured == ()
+
+
+def test_a_layer_with_a_norm_of_its_own_is_not_the_stored_kernel(tmp_path: Path) -> None:
+    """By its variables' names the vector is known; by numbers, that there is one; or by the name of the class."""
+    u = np.random.RandomState(1).standard_normal(4)
+    matrix = KERNEL.reshape(-1, 4).astype(float)
+    v = matrix @ u / np.linalg.norm(matrix @ u)
+    sigma = np.linalg.norm(v @ matrix)
+    vector = {"sn:0": u[None].astype(np.float32)}
+    (row,) = audit(_of_class(tmp_path / "m.h5", "lab>ConvSN2D", vector), geometry={"*": {"stride": 2}}).layers
+    truth = specnorm.enclose((KERNEL / sigma).astype(np.float64), layout="HWIO", stride=2)
+    assert row.upper is not None
+    assert 0.999 * float(truth.lower) <= row.upper <= 1.003 * float(truth.upper)
+    for kind, beside, words in (
+        ("Custom", vector, "has the variable"),
+        ("Custom", {"length": np.ones(4, np.float32)}, "has the variable"),
+        ("Standardised", {}, "whose code says which weight"),
+    ):
+        (row,) = audit(_of_class(tmp_path / "m.h5", kind, beside, modern=True)).layers
+        assert words in str(row.reason)

@@ -25,7 +25,7 @@ from specnorm_audit.renderers import render
 from specnorm_audit.report import Report
 
 from audit import files
-from specnorm.text import number, visible
+from specnorm.backends.text import number, visible
 
 
 def _named(*names: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from specnorm_audit import audit, cli
 
 from audit import files
@@ -192,7 +192,7 @@ def test_a_model_with_its_state_beside_it() -> None:
     assert_rows(audit(split, backend="numpy"), {"kernel": _largest(matrix)})
 
 
-def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "jax")  # where it is not loaded yet
     pytest.importorskip("jax")
     keras: Any = pytest.importorskip("keras")
@@ -215,6 +215,11 @@ def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
         _largest(np.asarray(model.get_layer("e").kernel)),
     ]  # fmt: skip
     assert_rows(report, dict(zip(names, true, strict=True)))
+    # Its files have the same names and shapes.
+    live = {row.name: row.shape for row in report.layers}
+    for suffix in ("keras", "h5"):
+        model.save(tmp_path / f"m.{suffix}")
+        assert {row.name: row.shape for row in audit(tmp_path / f"m.{suffix}").layers} == live
 
 
 def test_objects_that_are_no_models_are_refused_with_advice() -> None:
@@ -263,3 +268,37 @@ def test_a_blur_saved_as_a_matrix_is_refused_with_advice(
     assert found is not None
     assert found == pytest.approx(abs(np.fft.fft2(psf, (64, 64))).max(), rel=2e-2)
     assert audit({"fc.weight": psf}, input_shape=64).layers[0].status == "ok"
+
+
+def test_a_lone_matrix_is_said_to_be_taken_as_one() -> None:
+    """The norm of the blur is 1 on images; without a size nothing else would say what was measured."""
+    psf = np.full((9, 9), 1 / 81)
+    (row,) = audit({"psf": psf}).layers
+    assert "taken as the 9x9 matrix" in str(row.note)
+    assert "psf[None, None]" in str(audit({"a": psf, "b": psf[:5]}))
+    assert audit({"fc.kernel": psf, "fc.bias": np.ones(9)}).layers[0].note is None
+    assert audit({"psf": psf, "conv": psf[None, None]}).layers[0].note is None
+
+
+def test_tensors_without_values_are_named() -> None:
+    torch: Any = pytest.importorskip("torch")
+    with torch.device("meta"):
+        plain = torch.nn.Conv2d(2, 3, 3)
+        normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 3))
+    for state in (plain.state_dict(), normed.state_dict()):
+        (row,) = audit(state).layers
+        assert "'meta'" in str(row.reason)
+
+
+def test_a_torch_module_with_a_forward_of_its_own_is_sent_to_the_call_that_runs_it() -> None:
+    torch: Any = pytest.importorskip("torch")
+
+    class Scaled(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3, 2))
+
+    with pytest.raises(ModelFileError, match=r"specnorm_torch\.audit_module"):
+        audit(Scaled())
+    report = audit(torch.nn.Sequential(torch.nn.Linear(2, 2), Scaled()))
+    assert "audit_module" in str(report.unmeasured[0].reason)

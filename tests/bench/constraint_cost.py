@@ -23,7 +23,7 @@ from bench.facts import Row
 from bench.jax_loops import power_step
 from bench.loops import Constrain, descend
 from bench.ways import WAYS
-from specnorm import arrays
+from specnorm.backends import arrays
 
 CHANNELS = 16, 64, 256, 512
 METHODS = "torch", "default", "TensorNorm()"

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from marks import put
+from helpers.marks import put
 
 from bench.aims import AIMS
 from bench.facts import FOLDER, Row, read

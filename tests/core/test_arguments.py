@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib
+from helpers.libraries import Lib
 
-from specnorm import registry
+from specnorm.backends import registry
 from specnorm.errors import BackendConflict, BrokenBackend, GeometryError, MethodError, NoBackend
 from specnorm.methods import GROUP, METHODS, Grid
 

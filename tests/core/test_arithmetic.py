@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import PUBLIC
+from helpers.cases import PUBLIC
+from helpers.oracle import dense_norm, sigma_star
+from helpers.processes import python
 from numpy.typing import NDArray
-from oracle import dense_norm, sigma_star
-from processes import python
 from specnorm_numpy import NumpyBackend
 
 import specnorm
 from specnorm import robustness
-from specnorm.certified.arithmetic import flushes, too_small
 from specnorm.errors import BackendError
 from specnorm.methods import Enclose, FantasticFour, SymbolNorm
-from specnorm.runtime.program import program_for
+from specnorm.proofs.arithmetic import flushes, too_small
+from specnorm.running.program import program_for
 
 MEASURES: dict[str, Callable[[Any], Any]] = PUBLIC | {
     "enclose at a size": lambda k: specnorm.enclose(k, 6, padding_mode="zeros").upper,

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib
+from helpers.libraries import Lib
 
 import specnorm
-from specnorm import backends, registry
+from specnorm import backends
+from specnorm.backends import registry
 from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend
 
 # -- fake distributions ------------------------------------------------------------------------------------------

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import calls, peak
-from real_weights import real_kernel
+from helpers.cases import Recipe
+from helpers.checks import calls, peak
+from helpers.real_weights import real_kernel
 from specnorm_numpy.namespace import NAMESPACE
 
 import specnorm
-from specnorm import backends, types
+from specnorm import backends
+from specnorm.backends import types
 from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Power, TensorNorm
-from specnorm.methods.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
-from specnorm.runtime import program as programs
-from specnorm.runtime.program import Program, program_for
+from specnorm.running import program as programs
+from specnorm.running.program import Program, program_for
+from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
 CALLS = 5850

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import PUBLIC
-from libraries import Lib
+from helpers.cases import PUBLIC
+from helpers.libraries import Lib
 
 import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, NoBackend
@@ -55,7 +55,7 @@ def test_wrong_rank(xp: Lib, name: str) -> None:
 
 @everywhere
 def test_non_finite(xp: Lib, name: str) -> None:
-    words = "kernel of shape (2, 2, 3) holds 1 non-finite value (NaN or infinity)|Expected finite numbers"
+    words = "of shape (2, 2, 3) holds 1 non-finite value (NaN or infinity)|Expected finite numbers"
     for value in (np.nan, np.inf, -np.inf):
         kernel = ones(2, 2, 3)
         kernel[0, 1, 2] = value

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib, opened
+from helpers.libraries import Lib, opened
 
 import specnorm
-from specnorm import backends, registry, testing
+from specnorm import backends, testing
+from specnorm.backends import registry
 from specnorm.errors import MixedBackends, NoBackend
 from specnorm.methods import Grid
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
-from checks import peak
-from libraries import Lib
+from helpers import oracle
+from helpers.checks import peak
+from helpers.libraries import Lib
 
 import specnorm
 from specnorm.errors import KernelError
 from specnorm.methods import Gram, Power
-from specnorm.methods.tensor_norm import TensorNorm
+from specnorm.tensor_norm.method import TensorNorm
 
 TN = TensorNorm(proven=False)
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
-from checks import present
+from helpers.assumptions import assumed
+from helpers.checks import present
 from specnorm_networks import (  # fmt: skip
     Graph,
     Layer,
@@ -36,9 +36,9 @@ from specnorm_networks.tools import Measure, bound  # fmt: skip
 
 from specnorm import enclose
 from specnorm.backends import backend_for
-from specnorm.certified.bound import HypothesisError, Upper, least
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import MethodError
-from specnorm.types import ArrayOps
+from specnorm.proofs.bound import HypothesisError, Upper, least
 
 WEIGHTS = np.array([[2.0, 1.0], [0.5, 3.0]])
 CENTRE = np.array([[-1.0, -1.0]])

@@ -22,7 +22,7 @@ from specnorm_networks.certified.runs import grids_of, runs
 from specnorm_networks.tools import Measure
 
 from specnorm.backends import backend_for
-from specnorm.types import ArrayOps
+from specnorm.backends.types import ArrayOps
 
 ALL = tuple(FUNCTIONS)
 KINDS: dict[str, dict[str, Any]] = {

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mutants import Function, mutated
+from helpers.mutants import Function, mutated
 from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
 from specnorm_networks.certified import linear_bounds, operators, ranges
 from specnorm_networks.certified.linear_bounds import FunctionOnBox, Strips
 from specnorm_networks.linear import Ascent, locate_values, read_network
 
-from specnorm.clock import Clock
+from specnorm.running.clock import Clock
 
 Array = Any
 PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "12"))

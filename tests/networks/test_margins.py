@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed, interval
+from helpers.assumptions import assumed, interval
 from specnorm_networks.certified import margins
 
-from specnorm.certified import host
-from specnorm.certified.bound import HypothesisError, Lower
-from specnorm.certified.interval import Interval
+from specnorm.proofs import host
+from specnorm.proofs.bound import HypothesisError, Lower
+from specnorm.proofs.interval import Interval
 
 SIZES = (1.0, 1e-162, 1e160)
 """Squares of the second vanish, those of the third overflow."""

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from networks.written_networks import matrices
 from specnorm_networks import Graph, Node, Product, forward_step, margins
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.kernels import scaling_error
 from specnorm_networks.tools import Measure, bound
 
-from specnorm.certified import host
 from specnorm.errors import MethodError
-from specnorm.problem.spec import ConvSpec
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs import host
 
 one_name = partial(matrices, name="w")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from networks.dense_networks import Network, convolutional, dense
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators, ranges
@@ -17,7 +17,7 @@ from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import bound
 
-from specnorm.certified import host, interval
+from specnorm.proofs import host, interval
 
 KINDS: dict[str, dict[str, Any]] = {
     "zeros": {"plain": True},

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import functions
+from helpers.cases import functions
 
 import specnorm
 from specnorm.errors import SecondDerivativeError
 from specnorm.methods import SymbolNorm, TensorNorm
-from specnorm.runtime.program import program_for
+from specnorm.running.program import program_for
 
 torch: Any = pytest.importorskip("torch")
 

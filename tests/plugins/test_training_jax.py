@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import python
+from helpers.processes import python
 
 import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError
@@ -538,7 +538,7 @@ def test_the_documentation_runs_with_optax() -> None:
     blocks = re.findall(r"^```py\n(import optax\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert blocks
     for block in blocks:
-        names: dict[str, Any] = {}
+        names: dict[str, Any] = {"params": parameters()}
         exec(compile(block, "training.md", "exec"), names)
-        _, seen = fit(parameters(), names["optimizer"], steps=5)
+        _, seen = fit(names["params"], names["optimizer"], steps=5)
         assert max(seen[-1].values()) <= 1.1

@@ -22,8 +22,9 @@ from specnorm_networks.tools import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
+from specnorm_audit.effective import COUNTER, is_vector, normalised
 from specnorm_audit.geometry import at_rank
-from specnorm_audit.readers.common import check_size, native, unreadable, zip_of
+from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
 
 if TYPE_CHECKING:
     import h5py
@@ -68,8 +69,14 @@ _REFUSED = frozenset({
 """Classes whose kernels with three axes and more are no convolution's."""
 _OPTIMIZER = frozenset({"optimizer", "optimizer_weights"})
 _CONTAINERS = frozenset({"layers", "_layer_checkpoint_dependencies"})
-_WRAPPERS = frozenset({"TimeDistributed", "SpectralNormalization"})
-"""Classes that apply the layer inside them unchanged."""
+_WRAPPERS = frozenset({
+    "TimeDistributed", "SpectralNormalization", "Addons>SpectralNormalization", "custom Addons>SpectralNormalization",
+})  # fmt: skip
+"""Classes that apply the layer inside them with the kernel that it stores: in training they replace the kernel."""
+_NORMALISING = re.compile(
+    r"SN|WN|WS|Spectral|Norm|Standard|Equal|Lip|Bjorck|Frobenius|Orthog|Quant|Noisy|Bayes|Flipout"
+)
+"""Words in the names of classes whose layers use another weight than they store."""
 _PLAIN: Stated = {"stride": 1, "dilation": 1, "groups": 1, "padding": "valid"}
 _MOST_PIXELS = 2**24
 """Largest number of pixels of an input size in a configuration that is believed."""
@@ -180,12 +187,15 @@ def _arrays(items: Items, max_bytes: int) -> dict[Place, Tensor]:
 
     arrays = {}
     claimed = 0
+    stored = 0
     for place, item in items:
         if isinstance(item, h5py.Dataset):
             arrays[place] = _array("/".join(place), item)
             with suppress(Exception):  # a damaged array has a refusal already
                 claimed += int(item.nbytes)
+                stored += int(item.id.get_storage_size())
             check_size(claimed, max_bytes)
+    check_shrinking(claimed, stored)
     return arrays
 
 
@@ -328,19 +338,70 @@ def _class_of(entry: Mapping[str, Any]) -> str:
 def _described(stored: Mapping[Place, Tensor], names: Mapping[Place, str], config: Node | None) -> list[Tensor]:
     """Return the arrays of a file with the facts that names and configuration state about them."""
     weights = _weight_normalised(stored)
-    tensors = [_tensor(place, weight, names, config) for place, weight in weights.items()]
-    counts = Counter(tensor.name for tensor in tensors)
+    tensors: dict[Place, Tensor] = {}
+    for place, weight in weights.items():
+        tensor = _tensor(place, weight, names, config)
+        tensors[place] = _with_doubt(place, tensor, weights)
+    for place in list(tensors):
+        beside = (*place[:-1], {"0": "1"}.get(_leaf(place), place[-1].replace(_DEPTHWISE, _POINTWISE)))
+        is_pair = beside in tensors and _POINTWISE in tensors[beside].name and _DEPTHWISE in tensors[place].name
+        if is_pair and tensors[place].kind == tensors[beside].kind == "conv":
+            tensors[place] = _separable(tensors[place], tensors[beside], (weights[place], weights[beside]))
+            tensors[beside] = replace(weights[beside], kind="none")
+    counts = Counter(tensor.name for tensor in tensors.values())
     described = []
-    for tensor, weight in zip(tensors, weights.values(), strict=True):
+    for place, tensor in tensors.items():
         # Names of layers are clearer than paths in the file, but two arrays must not have one name.
         is_unique = counts[tensor.name] == 1
-        described.append(tensor if is_unique else replace(tensor, name=weight.name))
+        described.append(tensor if is_unique else replace(tensor, name=weights[place].name))
     return described
 
 
+def _with_doubt(place: Place, tensor: Tensor, weights: Mapping[Place, Tensor]) -> Tensor:
+    """Return a kernel of a layer of unknown class; refused if a vector stands beside it that is no bias.
+
+    Variables in ``vars`` have numbers for names, so that shapes tell which one is the bias.
+    """
+    if tensor.kind is not None or len(tensor.shape) < 2 or place[-2:-1] != ("vars",):
+        return tensor
+    beside = [
+        other for other, x in weights.items() if other[:-1] == place[:-1] and other != place and "float" in x.dtype
+    ]
+    vectors = [other for other in beside if is_vector(weights[other].shape)]
+    if is_vector(tensor.shape) and len(vectors) < len(beside):
+        return replace(tensor, kind="none", refusal="a kernel stands beside it, of a layer of an unknown class.")
+    biases = [other for other in vectors if weights[other].shape == tensor.shape[-1:]]
+    others = [other for other in vectors if other not in biases[:1]]
+    if not others:
+        return tensor
+    reason = f"its layer, of an unknown class, has the variable {'/'.join(others[0])} besides kernel and bias."
+    return replace(tensor, refusal=tensor.refusal or reason)
+
+
+def _separable(depthwise: Tensor, pointwise: Tensor, stored: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the kernel of a separable layer, which is that of its depthwise and its pointwise step together."""
+    *spatial, cin, _ = stored[0].shape
+    cout = stored[1].shape[-1]
+    geometry: Stated = {**depthwise.geometry, "groups": 1}
+    return replace(
+        depthwise,
+        name=depthwise.name.rpartition(".")[0],
+        shape=(*spatial, cin, cout),
+        dtype="float64",
+        geometry=geometry,
+        load=partial(_product, stored[0].load, stored[1].load),
+        refusal=depthwise.refusal or pointwise.refusal,
+    )
+
+
+def _product(depthwise: Callable[[], NDArray[Any]], pointwise: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    first = depthwise().astype(np.float64)
+    second = pointwise().astype(np.float64)
+    kernel: NDArray[Any] = np.einsum("...cm,cmf->...cf", first, second.reshape(*first.shape[-2:], -1))
+    return kernel
+
+
 _NORMALISED = "kernel=g·v/|v|"
-_SMALLEST_SQUARE = 1e-12
-"""Smallest sum of squares by which TensorFlow's l2_normalize divides."""
 
 
 def _weight_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
@@ -378,7 +439,7 @@ def _weight_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
 
 def _leaf(place: Place) -> str:
     """Return the last name of a path, without TensorFlow's counter."""
-    return re.sub(r":\d+$", "", place[-1])
+    return COUNTER.sub("", place[-1])
 
 
 def _normalised_kernel(
@@ -390,9 +451,7 @@ def _normalised_kernel(
             "weight. Call the model once, and save it again."
         )
     stored = direction()
-    v = stored.astype(np.float64)
-    squares = np.sum(v**2, axis=tuple(range(v.ndim - 1)), keepdims=True)
-    weight = v / np.sqrt(np.maximum(squares, _SMALLEST_SQUARE)) * length().astype(np.float64)
+    weight = normalised(stored.astype(np.float64), length().astype(np.float64))
     return np.asarray(weight.astype(np.result_type(stored, np.float32)))
 
 
@@ -418,15 +477,22 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
     is_keras_3 = groups[-1:] == ("vars",)
     owner = _in_vars(groups[:-1], names, config) if is_keras_3 else _in_groups(groups, config)
     role = _role(owner, leaf)
-    name_parts = (*owner.shown, role or leaf) if is_keras_3 else (*groups, place[-1])
-    tensor = replace(stored, name="/".join(name_parts), assumed=(*stored.assumed, *owner.assumed))
+    # As in a live model: layers by name, with dots.
+    shown = _KERNEL if role == _DEPTHWISE and owner.kind.startswith("Depthwise") else role or leaf
+    name = ".".join((*owner.shown, shown)) if owner.shown else "/".join((*groups, place[-1]))
+    tensor = replace(stored, name=name, assumed=(*stored.assumed, *owner.assumed))
     if stored.kind == "unknown":
         return tensor
     if _is_no_kernel(owner, role, leaf, len(stored.shape)):
         return replace(tensor, kind="none", refusal=doubt)
     if role is not None:
         return _kernel_of_layer(tensor, owner, role)
-    return _unknown_role(tensor, owner)
+    tensor = _unknown_role(tensor, owner)
+    if is_keras_3 and len(stored.shape) > 1 and _NORMALISING.search(owner.kind):
+        # Named variables are judged with what stands beside them; these have numbers for names.
+        reason = f"its layer is of class {owner.kind}, whose code says which weight it computes from it."
+        return replace(tensor, refusal=tensor.refusal or reason)
+    return tensor
 
 
 def _is_no_kernel(owner: _Owner, role: str | None, leaf: str, axes: int) -> bool:
@@ -493,19 +559,24 @@ def _in_groups(groups: Sequence[str], config: Node | None) -> _Owner:
     Groups are called like layers; groups with other names are skipped.
     """
     node = config
+    shown: list[str] = []
     for part in groups:
         children = [] if node is None else node.children
-        node = next((child for child in children if child.name == part), node)
+        child = next((child for child in children if child.name == part), None)
+        if child is not None:
+            node = child
+            shown.append(part)
     is_normalised = False
     while node is not None and node.children:
         if _is_weight_normalization(node):
             is_normalised = True
-        elif node.kind != "TimeDistributed":
+        elif node.kind not in _WRAPPERS:
             break
         node = node.children[0]
+        shown.append(node.name)
     if node is None or node is config:
         return _Owner()
-    return _Owner(node.kind, node, is_normalised=is_normalised)
+    return _Owner(node.kind, node, tuple(shown), is_normalised=is_normalised)
 
 
 def _in_vars(groups: Sequence[str], names: Mapping[Place, str], config: Node | None) -> _Owner:
@@ -559,10 +630,11 @@ def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     if role == _POINTWISE:
         return replace(tensor, kind="conv", geometry=geometry | _PLAIN)
     if role == _DEPTHWISE:
+        # Keras stores (*spatial, cin, multiplier); the same layer with cin groups has (*spatial, 1, cin * multiplier).
         *spatial, cin, multiplier = shape
-        geometry |= {"layout": None, "groups": cin}
-        shape = (cin * multiplier, 1, *spatial)
-        load = partial(_in_torch_order, load)
+        geometry |= {"groups": cin}
+        shape = (*spatial, 1, cin * multiplier)
+        load = partial(_reshaped, load, shape)
     size = None
     if owner.node is not None:
         geometry = _configured(owner.node, tensor.shape[:-2]) | geometry
@@ -571,10 +643,8 @@ def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     return replace(tensor, kind="conv", shape=shape, load=load, geometry=geometry, input_shape=size)
 
 
-def _in_torch_order(load: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """Read a depthwise kernel, stored (*spatial, cin, multiplier), as that of a layer with cin groups."""
-    kernel = np.moveaxis(load(), (-2, -1), (0, 1))
-    return kernel.reshape(-1, 1, *kernel.shape[2:])
+def _reshaped(load: Callable[[], NDArray[Any]], shape: Sequence[int]) -> NDArray[Any]:
+    return load().reshape(shape)
 
 
 def _configured(node: Node, kernel_shape: Sequence[int]) -> Stated:

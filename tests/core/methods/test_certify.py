@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer
+from helpers.cases import Layer
+from helpers.libraries import Lib
+from helpers.oracle import dense_norm, sigma_star
+from helpers.promises import for_all, layers_for
 from hypothesis import given
 from hypothesis import strategies as st
-from libraries import Lib
 from numpy.typing import NDArray
-from oracle import dense_norm, sigma_star
-from promises import for_all, layers_for
 
 import specnorm
 from specnorm import Undecided
-from specnorm.certified.layer.own_matrix import ritz_down
-from specnorm.types import ArrayOps
+from specnorm.backends.types import ArrayOps
+from specnorm.power.proofs.ritz import ritz_down
 
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
 

@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install python-flint")
 
-from soundness.at_size import AtSize, by_circulants
-from soundness.layers import Layer, layer
+from core.soundness.at_size import AtSize, by_circulants
+from core.soundness.layers import Layer, layer
 
-from specnorm.certified.layer import circulant as embedding
-from specnorm.certified.symbol import cells, gram_polynomial
-from specnorm.certified.symbol.cells import Boxes, _covering
-from specnorm.problem import frequencies
-from specnorm.problem.frequencies import Frequencies
-from specnorm.problem.spec import ConvSpec
-from specnorm.search import circulants as circulant_search
+from specnorm.at_size import circulants as circulant_search
+from specnorm.at_size.proofs import circulant as embedding
+from specnorm.geometry import frequencies
+from specnorm.geometry.frequencies import Frequencies
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs import cells
+from specnorm.proofs.cells import Boxes, _covering
+from specnorm.symbols.proofs import gram_polynomial
 
 
 # -- the library's circulants ----------------------------------------------------------------------------------------

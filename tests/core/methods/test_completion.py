@@ -6,22 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, recipes
+from helpers.cases import Layer, Recipe, recipes
+from helpers.libraries import Lib
+from helpers.nightly import NIGHTLY
+from helpers.oracle import finite_difference_gradient, sigma_star
+from helpers.promises import for_all, layers_for
 from hypothesis import given
 from hypothesis import strategies as st
-from libraries import Lib
-from nightly import NIGHTLY
 from numpy.typing import NDArray
-from oracle import finite_difference_gradient, sigma_star
-from promises import for_all, layers_for
 
 import specnorm
 from specnorm.backends import backend_for
-from specnorm.certified import completion
+from specnorm.backends.types import ArrayOps
+from specnorm.completion import proof as completion
+from specnorm.completion import search
 from specnorm.errors import KernelError, MethodError, MixedBackends
 from specnorm.methods import Completion
-from specnorm.search import completion as search
-from specnorm.types import ArrayOps
 
 HOSTILE: dict[str, Any] = {
     "zeros": lambda h: 0 * h,

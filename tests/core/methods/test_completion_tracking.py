@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib
+from helpers.libraries import Lib
+from helpers.oracle import finite_difference_gradient, sigma_star
 from numpy.typing import NDArray
-from oracle import finite_difference_gradient, sigma_star
 
 import specnorm
+from specnorm.completion import search
 from specnorm.methods import Completion
-from specnorm.search import completion as search
 
 METHOD = Completion(every=2)
 LAYERS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
@@ -68,7 +68,7 @@ def test_a_kernel_may_change_its_scale(scale: float) -> None:
 @pytest.mark.parametrize("name", ["zeros", "nan", "huge", "float16", "bfloat16", "other"])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_state_that_was_damaged_makes_no_bound_false(name: str) -> None:
-    """H and its lags of no use, or both stored in half precision, as a cast of the model does."""
+    """H of no use, or stored in half precision, as a cast of the model does."""
     kernel = normal(4, 4, 3, 3, dtype="float32")
     state = specnorm.init_tracking(kernel, METHOD)
 
@@ -86,28 +86,23 @@ def test_a_state_that_was_damaged_makes_no_bound_false(name: str) -> None:
     if name == "other":
         state = specnorm.init_tracking(normal(4, 4, 3, 3, seed=1, dtype="float32"), METHOD)
     else:
-        # Lags that nobody computed are not of any H: that is not what a state is. So they are as stale as H.
-        h = damage[name](state["completion"])
-        state = {**state, "completion": h, "lags": damage[name](state["lags"])}
-    if name == "huge":
-        state["lags"] = np.full_like(state["lags"], np.inf)
+        state = {**state, "completion": damage[name](state["completion"])}
     truth = lowest(kernel)
     for _ in range(4):
         value, state = specnorm.track(kernel, METHOD, state)
         assert value >= truth
 
 
-def test_lags_of_half_precision_are_noticed() -> None:
-    """Rounded lags are of no kernel. At the lags themselves: the rounding lowers the bound, and it is computed anew."""
-    kernel = normal(8, 8, 3, 3, dtype="float32")
-    state = specnorm.init_tracking(kernel, Completion(rtol=1e-3))
-    whole = float(specnorm.track(kernel, METHOD, state, sweeps=0)[0])
-    lowered = state["lags"].copy()
-    lowered *= 0.9
-    forged = np.asarray(lowered, dtype=np.float16).astype(np.float32)
-    value, after = specnorm.track(kernel, METHOD, {**state, "lags": forged}, sweeps=0)
-    assert float(value) == pytest.approx(whole, rel=1e-6)
-    np.testing.assert_allclose(after["lags"], state["lags"], rtol=1e-6, atol=1e-7)
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_nothing_in_a_state_is_believed(seed: int) -> None:
+    """Whatever a state's arrays hold: stored lags of H gave a bound of 1.449 for a norm of 2."""
+    random = np.random.default_rng(seed)
+    kernel = normal(3, 4, 3, seed=seed)
+    state = specnorm.init_tracking(kernel, METHOD)
+    forged = {name: random.choice([0.0, 0.3, 1.0, 2.0, 1e3]) * np.ones_like(x) for name, x in state.items()}
+    for sweeps in (0, 1):
+        assert float(specnorm.track(kernel, METHOD, forged, sweeps=sweeps)[0]) >= lowest(kernel)
 
 
 def test_the_gradient_holds_h_fixed() -> None:

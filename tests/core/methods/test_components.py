@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install python-flint")
 
-from oracle import dense_matrix
-from soundness.layers import Layer, layer
+from core.soundness.layers import Layer, layer
+from helpers.oracle import dense_matrix
 
-from specnorm.certified.layer import components
-from specnorm.certified.layer.components import AxisComponent, PolyphaseComponent
-from specnorm.problem.spec import ConvSpec
-from specnorm.problem.taps import Axis
+from specnorm.at_size.proofs import components
+from specnorm.at_size.proofs.components import AxisComponent, PolyphaseComponent
+from specnorm.geometry.spec import ConvSpec
+from specnorm.geometry.taps import Axis
 
 LAYERS = 150
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm.methods.matrix_stacks import MatrixNorm
-from specnorm.numerics.lanczos import Lanczos
+from specnorm.symbols.lanczos import Lanczos
+from specnorm.unfoldings.matrix_stacks import MatrixNorm
 
 
 def orthogonal(n: int, seed: int = 0) -> Any:

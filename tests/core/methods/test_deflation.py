@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import OPS
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 from numpy.typing import NDArray
-from oracle import dense_matrix
 
-from specnorm.certified.bound import finite, known
-from specnorm.certified.layer import deflation
-from specnorm.certified.layer.circulant import Embedding, shortest
-from specnorm.certified.layer.deflation import SplitWaves, WaveGram
-from specnorm.certified.matrices import norms
-from specnorm.certified.symbol.cells import torus
-from specnorm.certified.symbol.cover import Cover
-from specnorm.numerics.power import top_eigenvectors
-from specnorm.problem.spec import ConvSpec
-from specnorm.search.branch_and_bound import Search
-from specnorm.search.circulants import DeflatedCirculant
+from specnorm.at_size.circulants import DeflatedCirculant
+from specnorm.at_size.proofs import deflation
+from specnorm.at_size.proofs.circulant import Embedding, shortest
+from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs import norms
+from specnorm.proofs.bound import finite, known
+from specnorm.proofs.cells import torus
+from specnorm.supremum.branch_and_bound import Search
+from specnorm.supremum.proof import Cover
+from specnorm.symbols.power import top_eigenvectors
 
 
 @dataclass(frozen=True)

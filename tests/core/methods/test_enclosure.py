@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe
-from checks import assert_encloses
-from libraries import Lib
-from oracle import dense_norm, sigma_star
-from promises import for_all, layers_for, rounded
+from helpers.cases import Layer, Recipe
+from helpers.checks import assert_encloses
+from helpers.libraries import Lib
+from helpers.oracle import dense_norm, sigma_star
+from helpers.promises import for_all, layers_for, rounded
 
 import specnorm
-from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import cover
 from specnorm.methods import Enclose
-from specnorm.search import tuning
+from specnorm.proofs import norms
+from specnorm.supremum import proof as cover
+from specnorm.supremum import tuning
 
 
 @pytest.mark.widths

@@ -7,14 +7,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from cases import Recipe, recipes
-from checks import assert_tight, assert_valid
+from helpers.cases import Recipe, recipes
+from helpers.checks import assert_tight, assert_valid
+from helpers.oracle import sigma_star
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import sigma_star
 
 import specnorm
-from specnorm.certified.symbol.grid import axis_factor
+from specnorm.grid.proof import axis_factor
 from specnorm.methods import Grid
 
 

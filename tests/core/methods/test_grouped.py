@@ -8,21 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import calls
-from libraries import OPS
+from helpers.cases import Recipe
+from helpers.checks import calls
+from helpers.libraries import OPS
 
 import specnorm
-from specnorm.certified.bound import HypothesisError
-from specnorm.certified.symbol import grid
-from specnorm.certified.symbol.grid import LargestBound
-from specnorm.problem.frequencies import half_grid
-from specnorm.search.pruned import GRAM_PRODUCTS, largest_bounds, leave_out
+from specnorm.geometry.frequencies import half_grid
+from specnorm.grid import proof as grid
+from specnorm.grid.proof import LargestBound
+from specnorm.grid.search import GRAM_PRODUCTS, largest_bounds, leave_out
+from specnorm.proofs.bound import HypothesisError
 
 FUNCTIONS: dict[str, tuple[Callable[..., object], float]] = {
     "tn_bound": (lambda kernel, groups: specnorm.tn_bound(kernel, groups=groups), 1.6),
     "enclose": (lambda kernel, groups: specnorm.enclose(kernel, groups=groups), 6),
-    "conv_norm": (lambda kernel, groups: specnorm.conv_norm(kernel, 32, groups=groups), 7),
+    # At a size at which even two groups are searched.
+    "conv_norm": (lambda kernel, groups: specnorm.conv_norm(kernel, 64, groups=groups), 7),
     "gram_bound": (lambda kernel, groups: specnorm.gram_bound(kernel, groups=groups), 1.5),
     "gram_bound at a size": (lambda kernel, groups: specnorm.gram_bound(kernel, 32, groups=groups), 3.5),
     "grid_bound": (lambda kernel, groups: specnorm.grid_bound(kernel, groups=groups), 2.5),

@@ -8,30 +8,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, layers
+from helpers.cases import Layer, Recipe, layers
+from helpers.libraries import Lib
+from helpers.oracle import dense_matrix, dense_norm, sigma_star
+from helpers.promises import for_all
 from hypothesis import given
-from libraries import Lib
-from oracle import dense_matrix, dense_norm, sigma_star
-from promises import for_all
 
 import specnorm
-from specnorm.backends import load
-from specnorm.certified.bound import finite
-from specnorm.certified.matrices.block_tridiagonal import (
+from specnorm.at_size.layer import enclose_layer
+from specnorm.at_size.layer_bounds import LayerBounds
+from specnorm.at_size.proofs.block_tridiagonal import (
     BlockTridiagonal,
     gram_blocks,
     largest_eigenvalue_up,
     plans,
     to_layer,
 )
+from specnorm.backends import load
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.methods import Power
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, spec_of_group
-from specnorm.search.layer import enclose_layer
-from specnorm.search.layer_bounds import LayerBounds
-from specnorm.search.result import Problem
-from specnorm.types import ArrayOps
+from specnorm.proofs.bound import finite
+from specnorm.running.problem import Problem
 
 
 def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import peak
-from libraries import OPS
+from helpers.checks import peak
+from helpers.libraries import OPS
 
 import specnorm
-from specnorm.certified.symbol import cover
-from specnorm.certified.symbol.cells import Cells, torus
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial, paired_taps
-from specnorm.problem.frequencies import half_lags
-from specnorm.types import MEMORY
+from specnorm.backends.types import MEMORY
+from specnorm.geometry.frequencies import half_lags
+from specnorm.proofs.cells import Cells, torus
+from specnorm.supremum import proof as cover
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, paired_taps
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0

@@ -8,21 +8,22 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, layers, recipes
-from libraries import OPS, Lib, opened
-from oracle import dense_norm, sigma_star
-from promises import for_all, layers_for
+from helpers.cases import Layer, Recipe, layers, recipes
+from helpers.libraries import OPS, Lib, opened
+from helpers.oracle import dense_norm, sigma_star
+from helpers.promises import for_all, layers_for
 
 import specnorm
-from specnorm import methods, projections
-from specnorm.certified.bound import HypothesisError
-from specnorm.certified.multiples import norm_of_multiple
-from specnorm.certified.symbol.gram_powers import Powers, lag_norms
-from specnorm.certified.symbol.symbols import Symbol
+from specnorm import methods
 from specnorm.errors import MethodError
-from specnorm.measuring import proven
-from specnorm.result import Outcome
-from specnorm.search.enclosing import enclose_blocks
+from specnorm.gram.proofs.powers import Powers, lag_norms
+from specnorm.projection import functions as projections
+from specnorm.projection.proof import norm_of_multiple
+from specnorm.proofs.bound import HypothesisError
+from specnorm.running.measuring import proven
+from specnorm.running.result import Outcome
+from specnorm.supremum.enclosing import enclose_blocks
+from specnorm.symbols.proofs.symbols import Symbol
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])
@@ -169,7 +170,7 @@ def test_a_claim_of_another_kernel_says_nothing_of_a_multiple() -> None:
 
 def test_one_enclosure_rescales_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     searches = Mock(side_effect=enclose_blocks)
-    monkeypatch.setattr("specnorm.methods.enclosure.enclose_blocks", searches)
+    monkeypatch.setattr("specnorm.enclosure.method.enclose_blocks", searches)
     shrunk = specnorm.rescale(KERNEL.astype(np.float32), 0.5)
     assert searches.call_count == 1
     assert float(specnorm.enclose(shrunk, rtol=1e-6).lower) > 0.49998
@@ -206,7 +207,7 @@ def test_two_enclosures_clip_a_kernel(monkeypatch: pytest.MonkeyPatch, geometry:
     bound = 0.5 * float(specnorm.conv_norm(kernel, **geometry))
     scaled = specnorm.rescale(kernel, bound, **geometry)
     searches = Mock(side_effect=enclose_blocks)
-    monkeypatch.setattr("specnorm.methods.enclosure.enclose_blocks", searches)
+    monkeypatch.setattr("specnorm.enclosure.method.enclose_blocks", searches)
     clipped = specnorm.clip(kernel, bound, **geometry)
     assert searches.call_count == 2
     assert np.linalg.norm(clipped - kernel) < 0.9 * np.linalg.norm(scaled - kernel)

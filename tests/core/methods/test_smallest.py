@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib
-from nightly import NIGHTLY
-from oracle import Truth, all_singular_values, dense_matrix, dense_norm, dense_smallest, smallest_everywhere
-from soundness.families import case
-from spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
+from core.soundness.families import case
+from helpers.libraries import Lib
+from helpers.nightly import NIGHTLY
+from helpers.oracle import Truth, all_singular_values, dense_matrix, dense_norm, dense_smallest, smallest_everywhere
+from helpers.spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
 
 import specnorm
 from specnorm.errors import CertificateError, GeometryError, MethodError
 from specnorm.methods import Smallest
-from specnorm.methods.determinant import LogDeterminant
+from specnorm.spectrum.determinant import LogDeterminant
 
 DRAWS = 20_000 if NIGHTLY else 60
 
@@ -425,3 +425,35 @@ def test_the_smallest_singular_values_are_differentiable(xp: Lib, border: Any) -
     specnorm.singular_values(x, 5, **how).sum().backward()
     moved = [specnorm.singular_values(kernel + h * direction, 5, **how).sum() for h in (-1e-6, 1e-6)]
     assert float((xp.to_numpy(x.grad) * direction).sum()) == pytest.approx((moved[1] - moved[0]) / 2e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize("weaker", [1e-100, 1e-170, 1e-300])
+@pytest.mark.parametrize("geometry", [{}, {"input_shape": 5}, {"input_shape": 5, "padding_mode": "zeros"}], ids=str)
+def test_a_weak_group_has_a_smallest_value(weaker: float, geometry: Any) -> None:
+    """Squares of its numbers underflow beside the other group's: [0, 0] was claimed, and a condition number [inf, inf].
+
+    The value of a kernel that is a multiple is the multiple of the kernel's value.
+    """
+    kernel = np.random.default_rng(0).standard_normal((2, 2, 3))
+    alone = specnorm.enclose_smallest(kernel, **geometry)
+    found = specnorm.enclose_smallest(np.concatenate([kernel, weaker * kernel]), groups=2, **geometry)
+    assert found.status.startswith("converged")
+    assert float(found.lower) <= weaker * float(alone.upper) * (1 + 1e-12)
+    assert float(found.upper) >= weaker * float(alone.lower) * (1 - 1e-12)
+    condition = specnorm.condition_number(np.concatenate([kernel, weaker * kernel]), groups=2, **geometry)
+    ratio = float(specnorm.condition_number(kernel, **geometry).lower) / weaker
+    assert float(condition.lower) * 0.998 <= ratio <= float(condition.upper)
+
+
+@pytest.mark.parametrize("weaker", [1e-170, 1e-300, 5e-324])
+def test_a_weak_channel_does_not_vanish(weaker: float) -> None:
+    """Channels of one block that are not coupled, at every size, on a circle and by the layer's own matrix."""
+    kernel = np.zeros((3, 3, 3))
+    kernel[:, :, 1] = np.diag([1.0, 1.0, weaker])
+    kernel[0, 1, 0] = 0.1
+    for geometry in ({}, {"input_shape": 5}, {"input_shape": 5, "padding_mode": "zeros"}):
+        found = specnorm.enclose_smallest(kernel, **geometry)  # type: ignore[arg-type]
+        assert float(found.lower) <= weaker <= float(found.upper)
+    # Groups so far apart that no one scale serves both.
+    found = specnorm.enclose_smallest(np.asarray([[[1e200, 0.0]], [[0.0, 1e-200]]]), groups=2)
+    assert 0.999e-200 <= float(found.lower) <= 1e-200 <= float(found.upper) <= 1.001e-200

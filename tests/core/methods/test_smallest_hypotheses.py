@@ -12,32 +12,35 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
-from libraries import OPS, Lib
-from methods.test_smallest import at_circular_sizes, at_every_size, ends_of, violation, where_nothing_is_cut
-from oracle import dense_norm, dense_smallest, smallest_everywhere
-from proof.test_layer_roundings import Instead
+from core.methods.test_smallest import at_circular_sizes, at_every_size, ends_of, violation, where_nothing_is_cut
+from core.proof.test_layer_roundings import Instead
+from helpers.assumptions import assumed
+from helpers.libraries import OPS, Lib
+from helpers.oracle import dense_norm, dense_smallest, smallest_everywhere
 from specnorm_numpy import BACKEND
 
 import specnorm
-from specnorm import arrays, methods
-from specnorm.certified import completion, defect, rounding
-from specnorm.certified.bound import ALL_FREQUENCIES, HypothesisError, _upper
-from specnorm.certified.layer import uncut
-from specnorm.certified.layer.own_matrix import LayerGram
-from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import plans
-from specnorm.certified.symbol import cover
-from specnorm.certified.symbol.cells import Circulant, torus
-from specnorm.certified.symbol.cover import Cover, _nowhere_negative
+from specnorm.at_size.proofs import uncut
+from specnorm.at_size.proofs.block_tridiagonal import plans
+from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.backends import arrays
+from specnorm.completion import proof as completion
+from specnorm.ends import proof as defect
+from specnorm.ends import smallest, smallest_layer
+from specnorm.ends import smallest_singular_value as search
 from specnorm.errors import GeometryError
-from specnorm.problem.frequencies import half_grid
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec
-from specnorm.runtime import program
-from specnorm.search import incumbent, smallest_layer
-from specnorm.search import smallest_singular_value as search
-from specnorm.search.branch_and_bound import Search
+from specnorm.geometry.frequencies import half_grid
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs import norms, rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, _upper
+from specnorm.proofs.cells import Circulant, torus
+from specnorm.running import program
+from specnorm.supremum import incumbent
+from specnorm.supremum import proof as cover
+from specnorm.supremum.branch_and_bound import Search
+from specnorm.supremum.proof import Cover
+from specnorm.symbols.proofs.nonnegative import Nonnegative, _nowhere_negative
 
 Violations = Iterator[str]
 NUMPY = Lib("numpy", np, BACKEND)
@@ -321,7 +324,7 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
     "wide kernels": (wide_kernels, ((arrays, "tall", lambda blocks, **_: blocks),)),
     "the adjoint of strides": (
         lambda: where_nothing_is_cut(NUMPY, 30),
-        tuple((module, "keeps_smallest", without_stride) for module in (uncut, methods.smallest)),
+        tuple((module, "keeps_smallest", without_stride) for module in (uncut, smallest)),
     ),
     "borders that cut": (cut_borders, ((uncut, "cuts_no_tap", lambda _: True),)),
     "strides that leave pixels": (
@@ -383,8 +386,8 @@ def test_what_only_a_rule_may_make() -> None:
         defect.Basis(blocks[..., 0], 1.0, 1.0)
     with pytest.raises(TypeError, match="bounded by `in_basis`"):
         defect.InBasis(blocks, None, 0.0)
-    with pytest.raises(TypeError, match="rules of this room"):
-        cover.Nonnegative(of.kernel)
+    with pytest.raises(TypeError, match="by rules alone"):
+        Nonnegative(of.kernel)
     singular: Any = np.ones((1, 2, 2))
     with pytest.raises(HypothesisError, match="from the identity"):
         defect.basis(singular, singular, ops=OPS)

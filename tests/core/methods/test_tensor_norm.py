@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed_lower
-from cases import Layer, Recipe
-from libraries import Lib
+from helpers.assumptions import assumed_lower
+from helpers.cases import Layer, Recipe
+from helpers.libraries import Lib
+from helpers.oracle import sigma_star, tensor_norm_best
+from helpers.promises import for_all, layers_for
+from helpers.real_weights import real_kernel
 from numpy.typing import NDArray
-from oracle import sigma_star, tensor_norm_best
-from promises import for_all, layers_for
-from real_weights import real_kernel
 
 import specnorm
 from specnorm import EstimateWarning, Undecided
+from specnorm.geometry.frequencies import Frequencies
 from specnorm.methods import TensorNorm
-from specnorm.problem.frequencies import Frequencies
-from specnorm.search.result import SearchResult
-from specnorm.tensor import alternation, form, proving
+from specnorm.running.problem import SearchResult
+from specnorm.tensor_norm import alternation, form, proving
 
 ROTATION = np.stack([np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])], axis=-1)
 
@@ -117,7 +117,7 @@ def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
             mode[..., 0] = 1.0
         return v, modes
 
-    monkeypatch.setattr("specnorm.methods.tensor_norm.starts", stuck)
+    monkeypatch.setattr("specnorm.tensor_norm.method.starts", stuck)
 
 
 @pytest.mark.usefixtures("bad_starts")
@@ -157,7 +157,7 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
         return value * 0 + 1 + 0.01 * len(seen), residuals, count
 
     monkeypatch.setattr(proving, "prove", refuted)
-    monkeypatch.setattr("specnorm.methods.tensor_norm.maximise", rising)
+    monkeypatch.setattr("specnorm.tensor_norm.method.maximise", rising)
     assert specnorm.measure(PLAIN.kernel, TensorNorm()).kind == "estimate"
     assert seen == sorted(seen)
     with pytest.warns(EstimateWarning):

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import OPS
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 from numpy.typing import NDArray
-from oracle import dense_matrix
 
 import specnorm
-from specnorm.certified import rounding
-from specnorm.certified.layer.waves import Waves, quotient_of_waves_down
-from specnorm.problem.spec import ConvSpec
-from specnorm.problem.taps import sizes_of
-from specnorm.search import layer_tuning
-from specnorm.search.layer_tuning import LayerTuning
+from specnorm.at_size import layer_tuning
+from specnorm.at_size.layer_tuning import LayerTuning
+from specnorm.geometry.spec import ConvSpec
+from specnorm.geometry.taps import sizes_of
+from specnorm.power.proofs.waves import Waves, quotient_of_waves_down
+from specnorm.proofs import rounding
 
 SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]] = [
     ((2, 3, 3), (7,), ((1, 1),)), ((3, 1, 4), (5,), ((3, 0),)), ((2, 2, 3, 2), (4, 5), ((1, 2), (0, 1))),

@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower
-from libraries import OPS
-from oracle import dense_matrix
+from helpers.assumptions import assumed, assumed_lower
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 
-from specnorm.certified import defect
-from specnorm.certified.bound import Lower, Upper
-from specnorm.certified.layer.own_matrix import LayerGram, smallest_of_groups, smallest_quotients
-from specnorm.certified.layer.uncut import SMALLEST
-from specnorm.certified.matrices.block_tridiagonal import BlockPlan, plans
-from specnorm.certified.symbol import cover
-from specnorm.certified.symbol.cells import Circulant, torus
-from specnorm.problem.frequencies import half_grid
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, spec_of_group
+from specnorm.at_size.proofs.block_tridiagonal import BlockPlan, plans
+from specnorm.at_size.proofs.own_matrix import LayerGram, smallest_of_groups, smallest_quotients
+from specnorm.at_size.proofs.uncut import SMALLEST
+from specnorm.ends import proof as defect
+from specnorm.geometry.frequencies import half_grid
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.proofs.bound import Lower, Upper
+from specnorm.proofs.cells import Circulant, torus
+from specnorm.supremum import proof as cover
+from specnorm.symbols.proofs.nonnegative import Nonnegative
 
 Claims = Iterator[tuple[Upper | Lower | None, float]]
 LINE: Any = np.asarray([[[[3.0, 1.0]]]])
@@ -54,6 +55,8 @@ def of_line() -> Claims:
     ends = (assumed_lower(0.75 / 2.0**unit.exponent), assumed(0.75 / 2.0**unit.exponent))
     yield from ((x, 0.75) for x in defect.isometry_ends(unit, *ends, unread_pixels=False, scale_exponent=0))
     yield from ((x, 0.0) for x in defect.no_smallest("words"))
+    parts = [(assumed_lower(x, PART), assumed(x, PART)) for x in (3.0, 2.0)]
+    yield from ((x, 2.0) for x in defect.smallest_of_parts(parts))
     norm = assumed_lower(4.0, digest="k"), assumed(4.0, digest="k")
     smallest = assumed_lower(2.0, digest="k"), assumed(2.0, digest="k")
     yield from ((x, 2.0) for x in defect.condition(norm, smallest))
@@ -73,7 +76,16 @@ def of_layer() -> Claims:
 
 DEFECT_CHECKS: dict[str, Callable[[], Claims]] = {
     **dict.fromkeys(
-        ("smallest_down", "smallest_at", "norm_by_taps", "no_smallest", "condition", "isometry_ends"), of_line
+        (
+            "smallest_down",
+            "smallest_at",
+            "smallest_of_parts",
+            "norm_by_taps",
+            "no_smallest",
+            "condition",
+            "isometry_ends",
+        ),
+        of_line,
     ),
     **dict.fromkeys(("LayerGram.smallest_near", "smallest_quotients", "smallest_of_groups"), of_layer),
 }
@@ -83,7 +95,7 @@ def plain(blocks: Any, centre: float) -> defect.Defect:
     return defect.defect(defect.in_basis(blocks, ops=OPS), centre, ops=OPS)
 
 
-def token(centre: float) -> cover.Nonnegative | None:
+def token(centre: float) -> Nonnegative | None:
     return defect.nowhere_negative(plain(LINE, centre), defect.in_basis(LINE, ops=OPS), assumed(4.0))
 
 
@@ -115,6 +127,7 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
         WIDE, 0, half_grid((1,)), DIFFERENCE, ops=OPS
     ),
     "no vector": lambda: defect.smallest_at(LINE, 0, half_grid((1,)), 0 * VECTOR, ops=OPS),
+    "parts with bounds of norms": lambda: defect.smallest_of_parts([(assumed_lower(1.0), assumed(1.0))]),
     "a kernel whose smallest value is not 0": lambda: defect.smallest_of_zero(LINE, ops=OPS),
     "pixels that are read": lambda: defect.smallest_with_unread_pixels(ConvSpec.of((3, 2, 2))),
     "ends of two kernels": lambda: defect.condition(

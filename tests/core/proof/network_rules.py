@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower
-from checks import present
-from libraries import OPS
+from helpers.assumptions import assumed, assumed_lower
+from helpers.checks import present
+from helpers.libraries import OPS
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, margins, parts, rules
 from specnorm_networks.certified.graph import Graph, Layer, Node
@@ -36,8 +36,8 @@ from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import Scope
 from specnorm_networks.tools import Measure, bound
 
-from specnorm.certified.bound import Upper, digest_of, least
-from specnorm.problem.spec import ConvSpec
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs.bound import Upper, digest_of, least
 
 
 def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:

@@ -8,37 +8,38 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower, interval
-from libraries import OPS
-from methods.test_deflation import cases
-from proof import test_claims
-from proof.defect_rules import DEFECT_REFUSED
-from proof.network_rules import FAR, NETWORK_REFUSED
-from proof.test_claims import KERNEL, PART
+from core.methods.test_deflation import cases
+from core.proof import test_claims
+from core.proof.defect_rules import DEFECT_REFUSED
+from core.proof.network_rules import FAR, NETWORK_REFUSED
+from core.proof.test_claims import KERNEL, PART
+from helpers.assumptions import assumed, assumed_lower, interval
+from helpers.libraries import OPS
 from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators import Input, ReLU
 
-from specnorm.certified import bound
-from specnorm.certified.bound import ALL_FREQUENCIES, Upper, digest_of
-from specnorm.certified.layer.circulant import Embedding, padded_norm, shortest
-from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
-from specnorm.certified.layer.deflation import SplitWaves, limit_of_rest, norm_by_deflation
-from specnorm.certified.layer.own_matrix import LayerGram
-from specnorm.certified.layer.waves import Waves
-from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import plans
-from specnorm.certified.multiples import norm_of_multiple
-from specnorm.certified.symbol import cover, grid
-from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
-from specnorm.certified.symbol.cover import Cover, eigenvalue_limits, supremum_on_grid
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
-from specnorm.certified.symbol.grid import LargestBound
-from specnorm.certified.symbol.scalar import ScalarGram
-from specnorm.problem.frequencies import Frequencies, half_grid
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, spec_of_group
+from specnorm.at_size.proofs.block_tridiagonal import plans
+from specnorm.at_size.proofs.circulant import Embedding, shortest
+from specnorm.at_size.proofs.components import norm_of_groups, norms_of_patch, polyphase_components
+from specnorm.at_size.proofs.deflation import SplitWaves, limit_of_rest, norm_by_deflation
+from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.geometry.frequencies import Frequencies, half_grid
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.grid import proof as grid
+from specnorm.grid.proof import LargestBound
+from specnorm.power.proofs.waves import Waves
+from specnorm.projection.proof import norm_of_multiple
+from specnorm.proofs import bound, norms
+from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
+from specnorm.proofs.cells import Boxes, Cells, Circulant, dft, dft_points, torus
+from specnorm.proofs.padding import padded_norm
+from specnorm.supremum import proof as cover
+from specnorm.supremum.proof import Cover, eigenvalue_limits, supremum_on_grid
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, rotate
+from specnorm.symbols.proofs.scalar import ScalarGram
 
 OWN = Circulant((9,), (False,))
 CIRCULAR = ConvSpec.of((3, 3, 4), input_shape=9)

@@ -7,30 +7,34 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower, interval
-from libraries import OPS
-from methods import test_deflation
-from oracle import dense_matrix
-from proof.defect_rules import DEFECT_CHECKS
-from proof.network_rules import NETWORK_CHECKS
-from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
-from proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
+from core.methods import test_deflation
+from core.proof.defect_rules import DEFECT_CHECKS
+from core.proof.network_rules import NETWORK_CHECKS
+from core.proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
+from core.proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
+from helpers.assumptions import assumed, assumed_lower, interval
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 from specnorm_networks.certified import margins
 
-from specnorm.certified import bound
-from specnorm.certified.bound import Lower, Upper, digest_of, of_kernel
-from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm
-from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
-from specnorm.certified.layer.own_matrix import LayerGram, quotients
-from specnorm.certified.layer.waves import norm_by_waves
-from specnorm.certified.matrices import norms
-from specnorm.certified.matrices.block_tridiagonal import plans
-from specnorm.certified.multiples import norm_of_multiple
-from specnorm.certified.symbol.cells import dft_points, torus
-from specnorm.certified.symbol.cover import supremum_on_grid
-from specnorm.problem.frequencies import half_grid
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec, spec_of_group
+from specnorm.at_size.proofs.block_tridiagonal import plans
+from specnorm.at_size.proofs.circulant import norm_by_circulant
+from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
+from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.geometry.frequencies import half_grid
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.power.proofs.ritz import quotients
+from specnorm.power.proofs.waves import norm_by_waves
+from specnorm.projection.proof import norm_of_multiple
+from specnorm.proofs import bound, norms
+from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
+from specnorm.proofs.cells import dft_points, torus
+from specnorm.proofs.padding import padded_norm
+from specnorm.supremum.proof import supremum_on_grid
+from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.scalar import norm_on_circulant
+from specnorm.symbols.proofs.wrapping import of_wrapped
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
 """Claims, each beside the truth, or beside the number that it may not be on the wrong side of."""
@@ -104,7 +108,7 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]
     yield from ((claim, 3.0) for claim in norms.norm_of_single_entries(entry, ops=OPS))
     point = half_grid((1,))
-    yield norms.SymbolQuotients(MATRIX[..., None], ops=OPS).norm_down_at(0, point, vector), norm
+    yield SymbolQuotients(MATRIX[..., None], ops=OPS).norm_down_at(0, point, vector), norm
     thin: Any = MATRIX[:, :, :1, None]
     yield norms.norm_by_frobenius(thin, ops=OPS), float(np.linalg.norm(thin))
 
@@ -132,6 +136,7 @@ def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
 def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
     yield bound.trivial_lower(), 0.0
     yield from zip(of_kernel(assumed_lower(1.0), assumed(1.0), np.ones(3), 3), (8.0, 8.0), strict=True)
+    yield from ((x, 8.0) for x in bound.times_power_of_two(assumed_lower(1.0), assumed(1.0), 3))
     for values in ((1.0, 3.0), (3.0, 1.0)):
         yield bound.largest_of_blocks([assumed(x) for x in values], np.zeros((2, 1, 1, 3))), 3.0  # type: ignore[arg-type]
 
@@ -146,6 +151,14 @@ def by_waves() -> Iterator[tuple[Lower, float]]:
     a: Any = np.ones((1, 1, 1), dtype=np.complex128)
     image = np.convolve(np.ones(9), np.ones(3), "same")
     yield norm_by_waves(waves(), a, ops=OPS), float(np.linalg.norm(image) / 3)
+
+
+def scalars() -> Iterator[tuple[Upper | Lower, float]]:
+    """3 + e^{i theta}, whose largest norm is 4; and a wrapped kernel that may be off by 1/2."""
+    line: Any = np.asarray([[[[3.0, 1.0]]]])
+    yield norm_on_circulant(line, (4,), ops=OPS)[0], 4.0
+    yield norms.norm_by_magnitudes(line, ops=OPS), 4.0
+    yield from zip(of_wrapped(assumed_lower(4.0), assumed(4.0), 0.5), (3.5, 4.5), strict=True)
 
 
 def radii() -> Iterator[tuple[Lower | None, float]]:
@@ -169,6 +182,7 @@ CHECKS: dict[str, Check] = {
     "_largest": arithmetic,
     "trivial_lower": arithmetic,
     "of_kernel": arithmetic,
+    "times_power_of_two": arithmetic,
     "largest_of_blocks": arithmetic,
     "norm_of_multiple": multiples,
     "norm_by_circulant": circulants,
@@ -193,6 +207,9 @@ CHECKS: dict[str, Check] = {
     "Cover.bound_outside_open": covered,
     "supremum_on_grid": covered,
     "norm_by_grid": fixed,
+    "norm_on_circulant": scalars,
+    "norm_by_magnitudes": scalars,
+    "of_wrapped": scalars,
 }
 """Rule -> a check whose claims it makes, among others."""
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mutants import Function, certified, mutated
-from proof.refusals import REFUSED
-from proof.rules import CHECKS, Check, violations
+from core.proof.refusals import REFUSED
+from core.proof.rules import CHECKS, Check, violations
+from helpers.mutants import Function, certified, mutated
 
-from specnorm.certified.bound import HypothesisError
+from specnorm.proofs.bound import HypothesisError
 
-BOUND = ("specnorm.certified.bound", "specnorm.proof")
+BOUND = ("specnorm.proofs.bound", "specnorm.proof")
 MAKERS = ("_upper", "_lower", "_largest", "make_upper", "make_lower")
 
 

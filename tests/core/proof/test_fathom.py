@@ -7,26 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
-from libraries import OPS
+from helpers.assumptions import assumed
+from helpers.libraries import OPS
+from helpers.oracle import sigma_star
 from numpy.typing import NDArray
-from oracle import sigma_star
 from specnorm_numpy import BACKEND
 
 import specnorm
-from specnorm.certified.bound import HypothesisError
-from specnorm.certified.matrices.norms import GramIterates, gram_iteration_up
-from specnorm.certified.symbol import cover, symbols
-from specnorm.certified.symbol.cells import torus
-from specnorm.certified.symbol.cover import Cover
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
-from specnorm.certified.symbol.grid import LargestBound
-from specnorm.certified.symbol.symbols import Symbol
+from specnorm.backends.types import ArrayOps
+from specnorm.geometry.frequencies import half_grid
+from specnorm.grid import search as pruned
+from specnorm.grid.proof import LargestBound
+from specnorm.grid.search import leave_out
 from specnorm.methods import Gram, Grid
-from specnorm.problem.frequencies import half_grid
-from specnorm.search import pruned
-from specnorm.search.pruned import leave_out
-from specnorm.types import ArrayOps
+from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.cells import torus
+from specnorm.proofs.norms import GramIterates, gram_iteration_up
+from specnorm.supremum import proof as cover
+from specnorm.supremum.proof import Cover
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, rotate
+from specnorm.symbols.proofs.symbols import Symbol
 
 
 def blocks_of(seed: int, *shape: int) -> Any:

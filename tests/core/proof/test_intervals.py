@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed, interval
+from helpers.assumptions import assumed, interval
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import margins, operators, ranges, units
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
@@ -18,10 +18,10 @@ from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Scope
 
 from specnorm import robustness
-from specnorm.certified import arithmetic, host
-from specnorm.certified.bound import HypothesisError
-from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
 from specnorm.errors import BackendError, InternalError
+from specnorm.proofs import arithmetic, host
+from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.interval import Interval, anything, around, enclosing, point, within
 
 Exact = Callable[[Fraction, Fraction], Fraction]
 RULES: dict[str, tuple[Callable[[Interval, Interval], Interval], Exact]] = {

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import OPS
-from oracle import dense_matrix
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 
-from specnorm.certified import rounding
-from specnorm.certified.layer.own_matrix import residuals_up
-from specnorm.certified.matrices.block_tridiagonal import gram_blocks, plans
-from specnorm.problem.layer_map import Convolution
-from specnorm.problem.spec import ConvSpec
+from specnorm.at_size.proofs.block_tridiagonal import gram_blocks, plans
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec
+from specnorm.power.proofs.ritz import residuals_up
+from specnorm.proofs import rounding
 
 UNIT = 2.0**-24
 _gamma = rounding.gamma

@@ -12,13 +12,11 @@ from types import FrameType
 
 import numpy as np
 import pytest
-from test_house import CORE, PLUGINS, ROOT, core_files, parsed, room
+from test_house import CORE, PLUGINS, ROOT, core_files, makes_claims, parsed, room
 
 import specnorm
-from specnorm.certified import host
+from specnorm.proofs import host
 
-ROOM = ("certified", "specnorm_networks.certified", "specnorm_check")
-"""Where claims are made; and the checker of certificates, which imports nothing of ours."""
 ARITHMETIC = {
     "host": {name for name, x in vars(host).items() if getattr(x, "__module__", "") == host.__name__} - {"Real"},
     "rounding": {"up", "down", "unit", "gamma", "product_error", "SLACK"},
@@ -48,7 +46,7 @@ def outward(tree: ast.AST) -> Iterator[str]:
             yield f"line {node.lineno}: {ast.unparse(node)}"
         if isinstance(node, ast.Attribute) and node.attr in ARITHMETIC.get(ast.unparse(node.value), ()):
             yield f"line {node.lineno}: {ast.unparse(node)}"
-        if isinstance(node, ast.ImportFrom) and (node.module or "").removeprefix("specnorm.certified.") in ARITHMETIC:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").removeprefix("specnorm.proofs.") in ARITHMETIC:
             taken = ARITHMETIC[(node.module or "").rpartition(".")[2]]
             yield from (f"line {node.lineno}: {name.name}" for name in node.names if name.name in taken)
 
@@ -73,9 +71,21 @@ def constant(node: ast.expr) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def rounds(path: Path) -> bool:
+    """Whether a file may round outward: a proof, or the checker of certificates, which imports nothing of ours."""
+    return makes_claims(path) or room(path) == "specnorm_check"
+
+
+def is_proof(module: str) -> bool:
+    """Whether a module, by its name, may make claims."""
+    package, *inside = module.split(".")
+    folder = CORE if package == "specnorm" else PLUGINS / package
+    return makes_claims(folder.joinpath(*inside).with_suffix(".py"))
+
+
 def test_only_the_proof_kernel_rounds_outwards() -> None:
-    """A search may have tolerances of its own, by name in its record of tuning; a bound is made in `certified`."""
-    files = [path for path in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if room(path) not in ROOM]
+    """A search may have tolerances of its own, by name in its record of tuning; a bound is made in a proof."""
+    files = [path for path in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if not rounds(path)]
     found = {str(path.relative_to(ROOT)): list(inflated(parsed(path))) for path in files}
     assert {path: lines for path, lines in found.items() if lines} == {}
 
@@ -102,19 +112,19 @@ def test_inflation_check_lets_tolerances_be() -> None:
 
 
 CORE_OF_PROOFS = (
-    "arithmetic", "bound", "host", "layer/circulant", "matrices/norms", "rounding",
-    "symbol/cells", "symbol/cover", "symbol/gram_polynomial", "symbol/symbols",
+    *(f"proofs/{name}" for name in ("arithmetic", "bound", "cells", "host", "norms", "padding", "rounding")),
+    *(f"symbols/proofs/{name}" for name in ("gram_polynomial", "quotients", "symbols")), "supremum/proof",
 )  # fmt: skip
 """What an enclosure at every size trusts of the room: to be read in one evening."""
 
 
 def test_an_enclosure_at_every_size_calls_the_core_of_proofs_alone() -> None:
-    files = {CORE / "certified" / f"{name}.py" for name in CORE_OF_PROOFS}
+    files = {CORE / f"{name}.py" for name in CORE_OF_PROOFS}
     called: set[Path] = set()
 
     def noted(frame: FrameType, event: str, _: object) -> None:
         path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(CORE / "certified"):
+        if event == "call" and path.is_relative_to(CORE) and makes_claims(path):
             called.add(path)
 
     kernel = np.random.RandomState(0).standard_normal((64, 64, 3, 3))
@@ -141,10 +151,9 @@ def bases(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 def test_no_class_is_half_trusted() -> None:
     """None of the room derives from one outside it, and none outside from one in it but for users' operators."""
-    trusted = ("specnorm.certified", "specnorm_networks.certified")
     for path in core_files():
         for name, origin in bases(parsed(path)):
-            assert origin.startswith(trusted) == (room(path) in ROOM), f"{path.name}: {name} of {origin}"
+            assert is_proof(origin) == makes_claims(path), f"{path.name}: {name} of {origin}"
 
 
 # -- arithmetic, against rational numbers --------------------------------------------------------------------------

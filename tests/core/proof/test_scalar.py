@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import calls
+from helpers.cases import Recipe
+from helpers.checks import calls
+from helpers.libraries import OPS
+from helpers.oracle import sigma_star
 from hypothesis import given
 from hypothesis import strategies as st
-from libraries import OPS
-from oracle import sigma_star
 
 import specnorm
-from specnorm.certified.symbol.cells import Boxes, Cells, dft, torus
-from specnorm.certified.symbol.cover import Cover
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-from specnorm.certified.symbol.scalar import CentreValues, ScalarGram
-from specnorm.search import tuning
+from specnorm.proofs.cells import Boxes, Cells, dft, torus
+from specnorm.supremum import tuning
+from specnorm.supremum.proof import Cover
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.scalar import CentreValues, ScalarGram
 
 SHAPES = ((5,), (4, 5), (1, 6), (3, 1), (2, 3, 2))
 families = st.sampled_from(("normal", "integer", "one_entry", "zero_mean", "corners", "spread", "ones"))
@@ -124,7 +124,7 @@ def test_the_same_norm_as_by_the_gram_polynomial(
     monkeypatch.setattr(ScalarGram, "at_centres", noted)
     found = [specnorm.enclose(kernel, size, groups=groups) for size in (None, 11)]
     assert taken
-    monkeypatch.setattr("specnorm.search.tuning.TUNING", tuning.TUNING._replace(scalar_taps=10**9))
+    monkeypatch.setattr("specnorm.supremum.tuning.TUNING", tuning.TUNING._replace(scalar_taps=10**9))
     taken.clear()
     for one, size in zip(found, (None, 11), strict=True):
         other = specnorm.enclose(kernel, size, groups=groups)

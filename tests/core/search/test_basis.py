@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from real_weights import real_layers
+from helpers.real_weights import real_layers
 
 import specnorm
+from specnorm.enclosure.certify import Certify
 from specnorm.methods import Enclose
-from specnorm.methods.certify import Certify
-from specnorm.search import branch_and_bound, incumbent, tuning
-from specnorm.search.branch_and_bound import Search
-from specnorm.search.reduction import Polynomials
+from specnorm.supremum import branch_and_bound, incumbent, tuning
+from specnorm.supremum.branch_and_bound import Search
+from specnorm.supremum.reduction import Polynomials
 
 KERNELS = {name: kernel for name, kernel, _ in real_layers("dncnn25")}
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm import clock
-from specnorm.certified.symbol import gram_polynomial
-from specnorm.certified.symbol.cover import Cover
 from specnorm.errors import Undecided
 from specnorm.methods import Enclose, ExactFFT, TensorNorm
+from specnorm.running import clock
+from specnorm.supremum.proof import Cover
+from specnorm.symbols.proofs import gram_polynomial
 
 KERNEL = np.random.default_rng(0).standard_normal((8, 8, 5, 5))
 TRUTH = float(specnorm.enclose(KERNEL, rtol=1e-4).lower)
@@ -61,7 +61,7 @@ def test_a_deadline_ends_the_making_of_coefficients(monkeypatch: pytest.MonkeyPa
         made.append(len(found[0]))
         return found
 
-    monkeypatch.setattr("specnorm.certified.symbol.gram_polynomial.autocorrelations", watched)
+    monkeypatch.setattr("specnorm.symbols.proofs.gram_polynomial.autocorrelations", watched)
     after = late_after(4, monkeypatch)
     found = specnorm.enclose(KERNEL, budget=1e3)
     assert not made

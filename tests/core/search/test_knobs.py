@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import assert_encloses, assert_valid
+from helpers.cases import Recipe
+from helpers.checks import assert_encloses, assert_valid
+from helpers.oracle import dense_norm, sigma_star
 from numpy.typing import NDArray
-from oracle import dense_norm, sigma_star
 
 import specnorm
-from specnorm.certified.symbol import gram_powers
+from specnorm.at_size import circulants, layer_tuning
+from specnorm.at_size.layer_tuning import LayerTuning
+from specnorm.enclosure.certify import Certify
+from specnorm.gram.proofs import powers as gram_powers
 from specnorm.methods import Enclose, TensorNorm
-from specnorm.methods.certify import Certify
-from specnorm.numerics import lanczos
-from specnorm.search import circulants, constant, layer_tuning, tuning
-from specnorm.search.layer_tuning import LayerTuning
-from specnorm.tensor import alternation, proving
+from specnorm.supremum import tuning
+from specnorm.symbols import lanczos
+from specnorm.tensor_norm import alternation, proving
+from specnorm.unfoldings import search as constant
 
 WILD: dict[str, tuple[float, ...]] = {
     "cache_bytes": (1, 2**40),

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm import arrays
-from specnorm.backends import backend_for
-from specnorm.clock import BUDGET, Clock
+from specnorm.backends import arrays, backend_for
 from specnorm.errors import MethodError
-from specnorm.numerics import costs
-from specnorm.problem.layer_map import Convolution
+from specnorm.geometry.layer_map import Convolution
+from specnorm.running.clock import BUDGET, Clock
+from specnorm.symbols import costs
 
 SECONDS = 2.0
 MOST = 1.2 * SECONDS
@@ -41,7 +40,7 @@ NORM = 0.0
 
 @pytest.fixture
 def processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specnorm.clock.time", SimpleNamespace(monotonic=time.process_time))
+    monkeypatch.setattr("specnorm.running.clock.time", SimpleNamespace(monotonic=time.process_time))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,11 +132,10 @@ class CountedTime:
 def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CountedTime:
     """So slow that a layer of 64 x 32 channels takes as long as one of a thousand."""
     time_ = CountedTime(request.param)
-    rooms = ("pruned", "layer", "component", "supremum")
-    for place in ("specnorm.clock", *(f"specnorm.search.{room}" for room in rooms)):
-        monkeypatch.setattr(f"{place}.MULTIPLICATIONS_PER_SECOND", request.param)
-    monkeypatch.setattr("specnorm.clock.time", time_)
-    monkeypatch.setattr("specnorm.search.constant._LARGE", 16)
+    for place in ("running.clock", "grid.search", "at_size.layer", "at_size.component", "at_size.supremum"):
+        monkeypatch.setattr(f"specnorm.{place}.MULTIPLICATIONS_PER_SECOND", request.param)
+    monkeypatch.setattr("specnorm.running.clock.time", time_)
+    monkeypatch.setattr("specnorm.symbols.triples._LARGE", 16)
     works = {
         "eigh": lambda a: costs.eigh_cost(a.shape[-1], is_complex=np.iscomplexobj(a)),
         "cholesky": lambda a: costs.eigh_cost(a.shape[-1]) / 10,

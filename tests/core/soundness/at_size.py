@@ -9,21 +9,21 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from assumptions import assumed_lower
+from core.soundness.claims import Tally, as_if_large
+from core.soundness.layers import LARGEST, Layer, layer
 from flint import arb
+from helpers.assumptions import assumed_lower
+from helpers.oracle import PaddingMode
 from numpy.typing import NDArray
-from oracle import PaddingMode
 
 import specnorm
-from soundness.claims import Tally, as_if_large
-from soundness.layers import LARGEST, Layer, layer
-from specnorm.certified.layer.own_matrix import quotients
-from specnorm.methods.certify import Certify
-from specnorm.methods.enclosure import Enclose
-from specnorm.methods.power import PowerTopK
-from specnorm.search import component, layer_tuning
-from specnorm.search.circulants import bound_by_circulant
-from specnorm.search.layer_tuning import TUNING
+from specnorm.at_size import component, layer_tuning
+from specnorm.at_size.circulants import bound_by_circulant
+from specnorm.at_size.layer_tuning import TUNING
+from specnorm.enclosure.certify import Certify
+from specnorm.enclosure.method import Enclose
+from specnorm.power.method import PowerTopK
+from specnorm.power.proofs.ritz import quotients
 
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)

@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
+from core.soundness.claims import Claims
+from core.soundness.families import Case, case, constant_supremum
 from flint import arb
-from libraries import OPS
+from helpers.assumptions import assumed
+from helpers.libraries import OPS
 from numpy.typing import NDArray
 from specnorm_numpy import NumpyBackend
 
-from soundness.claims import Claims
-from soundness.families import Case, case, constant_supremum
-from specnorm.certified import host
-from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import cover, gram_polynomial
-from specnorm.certified.symbol.cells import dft
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-from specnorm.numerics import lanczos
-from specnorm.search import incumbent, tuning
-from specnorm.search.incumbent import Incumbent
-from specnorm.types import ArrayOps
+from specnorm.backends.types import ArrayOps
+from specnorm.proofs import host, norms
+from specnorm.proofs.cells import dft
+from specnorm.supremum import incumbent, tuning
+from specnorm.supremum import proof as cover
+from specnorm.supremum.incumbent import Incumbent
+from specnorm.symbols import lanczos
+from specnorm.symbols.proofs import gram_polynomial
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
 xp = OPS.xp
 

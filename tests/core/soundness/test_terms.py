@@ -13,18 +13,17 @@ from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
+from core.soundness import balls
+from core.soundness.families import FAMILIES, case
+from core.soundness.truths import Peaks
 from flint import acb, acb_mat, arb, ctx, fmpq
-from libraries import OPS
+from helpers.libraries import OPS
 
-from soundness import balls
-from soundness.families import FAMILIES, case
-from soundness.truths import Peaks
-from specnorm.certified import rounding
-from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import symbols
-from specnorm.certified.symbol.cells import Boxes, torus
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-from specnorm.problem.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
+from specnorm.geometry.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
+from specnorm.proofs import norms, rounding
+from specnorm.proofs.cells import Boxes, torus
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
 xp = OPS.xp
 

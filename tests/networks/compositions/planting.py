@@ -14,8 +14,8 @@ from specnorm_networks.certified.operators import Operator
 from specnorm_networks.onnx.nodes import Call
 from specnorm_networks.tools import NetworkBound, bound
 
-from specnorm.certified.bound import HypothesisError
 from specnorm.errors import InternalError, TranslationError
+from specnorm.proofs.bound import HypothesisError
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 Outcome = Literal["refused", "not compared", "execution", "claims", "attack", "claimed"]
@@ -155,6 +155,6 @@ def onnx_graph(
     constants: Mapping[str, Any] | None = None,
     opset: int = 18,
 ) -> Callable[[], Graph]:
-    from onnx_models import graph_of, model
+    from helpers.onnx_models import graph_of, model
 
     return lambda: graph_of(model(nodes, shape, constants, opset=opset))

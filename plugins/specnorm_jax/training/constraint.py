@@ -1,0 +1,147 @@
+"""The constraint: kernels divided by their norms, as a pure function for a jitted step; and proven, after training."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+
+import specnorm
+from specnorm.methods import Method
+from specnorm.plugin import check_bound
+from specnorm_jax.training.tracking import SYMBOL_NORM, States, init_states, step_states
+from specnorm_jax.training.trees import Rule, flax_layout, kernels, with_kernels
+
+Tree = TypeVar("Tree")
+
+
+def init_spectral_norm(
+    params: Any,
+    *,
+    method: Method = SYMBOL_NORM,
+    rule: Rule = flax_layout,
+    layers: str = "*",
+) -> States:
+    """Compute the first state for `spectral_norm`, outside of ``jit``.
+
+    Parameters
+    ----------
+    params : pytree
+    method, rule, layers
+        The same as for `spectral_norm`.
+
+    Returns
+    -------
+    dict
+        The state of each kernel by its path, from `specnorm.init_tracking`, with a count of the passes.
+
+    Raises
+    ------
+    KernelError
+        If no leaf is a kernel.
+    MethodError
+        If the method has no training state.
+    """
+    return init_states(params, method, rule, layers)
+
+
+def spectral_norm(
+    params: Tree,
+    state: States,
+    bound: float = 1.0,
+    *,
+    method: Method = SYMBOL_NORM,
+    rule: Rule = flax_layout,
+    layers: str = "*",
+    only_shrink: bool = False,
+    sweeps: int = 1,
+) -> tuple[Tree, States]:
+    """Divide every kernel of a tree by its norm, and multiply it by ``bound``. A pure function, for a jitted step.
+
+    The optimiser changes the given parameters; the network uses the returned ones::
+
+        state = init_spectral_norm(params)
+
+        def loss(params, state, batch):
+            weights, state = spectral_norm(params, state)
+            return cross_entropy(weights, batch), state
+
+    Parameters
+    ----------
+    params : pytree
+        Parameters; see `kernels`.
+    state : dict
+        From `init_spectral_norm`, or from the step before.
+    bound : float, default 1
+        Positive.
+    method : Method, default ``SymbolNorm()``
+        A method with a training state, see `specnorm.track`. SymbolNorm follows the norm from below. With
+        ``Completion()`` no norm exceeds the bound, up to the rounding of the division.
+    rule, layers
+        See `kernels`. Other leaves are returned unchanged.
+    only_shrink : bool, default False
+        Whether to leave kernels with a norm below the bound unchanged.
+    sweeps : int, default 1
+        See `specnorm.track`. 0: do not move the state, for example in an evaluation.
+
+    Returns
+    -------
+    weights : pytree
+        The tree with new kernels, of the same dtypes. A zero kernel stays zero. The gradient passes through the
+        division, with constant singular vectors (envelope theorem).
+    state : dict
+        The state for the next step, as constants.
+
+    Raises
+    ------
+    KernelError
+        If ``bound`` is not positive and finite, or the state belongs to another tree.
+
+    Notes
+    -----
+    Nothing is proven in training. After it, `rescale` returns weights whose norms are proven.
+    """
+    check_bound(bound)
+    kernels_of_tree = kernels(params, rule, layers=layers)
+    norms, new_state = step_states(kernels_of_tree, method, state, sweeps)
+    new_kernels = {
+        path: scaled_to(kernel.array, norms[path], bound, only_shrink) for path, kernel in kernels_of_tree.items()
+    }
+    return with_kernels(params, new_kernels), new_state
+
+
+def scaled_to(kernel: Any, norm: Any, bound: float, only_shrink: bool) -> Any:
+    """Scale a kernel so that its norm is the bound; a zero kernel, or one to be left alone, is returned unchanged."""
+    is_scaled = norm > bound if only_shrink else norm > 0
+    # So that the gradient has no division by zero.
+    divisor = jnp.where(is_scaled, norm, 1)
+    factor = jnp.where(is_scaled, bound / divisor, 1)
+    return (kernel * factor).astype(kernel.dtype)
+
+
+def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:
+    """Shrink every kernel of a tree so that its norm is proven to be at most ``bound``: `specnorm.rescale` on each.
+
+    Parameters
+    ----------
+    tree : pytree
+    bound : float, default 1
+    rule, layers
+        See `kernels`.
+
+    Returns
+    -------
+    pytree
+        The tree with new kernels. A kernel whose norm is proven to be at most ``bound`` already is the same array.
+
+    Raises
+    ------
+    MethodError
+        Under a tracer: a proof needs values.
+    Undecided
+        If a norm could not be proven within the budget.
+    """
+    rescaled = {}
+    for name, kernel in kernels(tree, rule, layers=layers).items():
+        rescaled[name] = specnorm.rescale(kernel.array, bound, **kernel.geometry)
+    return with_kernels(tree, rescaled)

@@ -1,0 +1,407 @@
+"""Optimisers whose step for a layer is `specnorm.lmo` of its momentum: `SpectralBall` and `MuonConv`."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from specnorm import ConvSpec, certify, rescale
+from specnorm.errors import MethodError, Undecided
+from specnorm.plugin import check_bound, lmo_stack
+from specnorm_torch.modules import Select, geometry_of, layers_of, makers_of_tensors, version_of
+
+Rest: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
+"""Makes the optimiser of the parameters that are no layer's weight."""
+Bounds: TypeAlias = float | Mapping[str, float]
+"""A bound, or bounds by patterns of the layers' names, as of `fnmatch`: the first pattern that matches counts."""
+
+_ROUNDINGS = 6
+"""Roundings of a step, each of which adds at most u q to the norm, see `SpectralBall`."""
+_OWN = ("_geometries", "_names", "_rest", "_lost", "_versions")
+"""Attributes that are copied and pickled with an optimiser; torch's base class leaves all but its own out."""
+_GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding")
+"""Keywords of a group of parameters that describe their layers."""
+
+
+class _Layered(Optimizer):
+    """Base of both optimisers: parameter groups, momentum, and directions of stacks of equal layers.
+
+    Parameters
+    ----------
+    model_or_params : Module, or iterable of Parameter or dict
+    lr, momentum, nesterov
+        Of the groups.
+    bound : float or mapping
+        Of the directions, by layer.
+    layers : callable, optional
+    rest : callable, optional
+    defaults : dict
+        Further keys of the groups.
+    """
+
+    def __init__(
+        self,
+        model_or_params: nn.Module | Iterable[Any],
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        bound: Bounds,
+        layers: Select | None,
+        rest: Rest | None,
+        **defaults: Any,
+    ) -> None:
+        if not 0 <= momentum < 1:
+            raise MethodError(f"momentum={momentum!r} is not from 0 to below 1.")
+        self._geometries: dict[Tensor, dict[str, Any]] = {}
+        self._names: dict[Tensor, str] = {}
+        self._rest: Optimizer | None = None
+        if isinstance(model_or_params, nn.Module):
+            groups, others = self._groups_of(model_or_params, layers, bound)
+        else:
+            groups, others = _groups_of_parameters(model_or_params, bound)
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "nesterov": nesterov, **defaults})
+        if others:
+            self._take_rest((rest or AdamW)(others))
+
+    def _groups_of(
+        self,
+        model: nn.Module,
+        select: Select | None,
+        bound: Bounds,
+    ) -> tuple[list[dict[str, Any]], list[nn.Parameter]]:
+        """Groups of the weights of a model's layers, one for each bound, and the parameters that are no such weight."""
+        by_bound: dict[float, list[nn.Parameter]] = {}
+        for name, layer in layers_of(model, select):
+            makers = makers_of_tensors(layer)
+            if "weight" in makers:
+                raise MethodError(
+                    f"{name}.weight is computed by {makers['weight']}: {type(self).__name__} moves weights themselves. "
+                    "Remove it first (torch.nn.utils.parametrize.remove_parametrizations), or leave the layer out "
+                    f"(layers=lambda name, layer: name != {name!r})."
+                )
+            weight: Any = layer.weight
+            geometry = geometry_of(layer)
+            if self._geometries.setdefault(weight, geometry) != geometry:
+                raise MethodError(
+                    f"{name} shares its weight with {self._names[weight]}, and their geometries differ: one direction "
+                    "does not serve both. Leave one out (layers=...)."
+                )
+            if weight not in self._names:
+                self._names[weight] = f"{name}.weight"
+                by_bound.setdefault(_bound_of(name, bound), []).append(weight)
+        if not by_bound:
+            raise MethodError(f"{type(model).__name__} has no convolution or linear layer, or none is selected.")
+        others = [x for x in model.parameters() if x not in self._names]
+        return [{"params": weights, "bound": b} for b, weights in by_bound.items()], others
+
+    def _take_rest(self, rest: Optimizer) -> None:
+        """Take the groups and the state of another optimiser as own ones, for schedulers and ``state_dict``."""
+        for group in rest.param_groups:
+            group["rest"] = True
+            self.param_groups.append(group)
+        self._rest = rest
+        self._share_with_rest()
+
+    def _share_with_rest(self) -> None:
+        rest = getattr(self, "_rest", None)
+        if rest is not None:
+            rest.param_groups = [group for group in self.param_groups if group.get("rest")]
+            rest.state = self.state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as of torch's optimisers; keywords of a geometry describe the layers of its parameters."""
+        geometry = {word: param_group.pop(word) for word in _GEOMETRY if word in param_group}
+        param_group.setdefault("bound", 1.0)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["bound"] = check_bound(group["bound"])
+        for weight in group["params"]:
+            known = self._geometries.setdefault(weight, geometry)
+            self._names.setdefault(weight, f"a parameter of shape {tuple(weight.shape)}")
+            self._take(weight, group["bound"], known)
+
+    def _take(self, weight: Tensor, bound: float, geometry: Mapping[str, Any]) -> None:
+        """Prepare a weight that the optimiser has been given."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, that of the rest included."""
+        super().load_state_dict(state_dict)
+        self._share_with_rest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: x for name, x in vars(self).items() if name in _OWN}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share_with_rest()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step, and return the closure's loss.
+
+        Raises
+        ------
+        MethodError
+            If a gradient contains NaN or infinity, or a rate is not from 0 to 1; no weight is changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._check_group(group)
+        stacks = [stack for group in self.param_groups if not group.get("rest") for stack in self._stacks(group)]
+        self._check_gradients([x for _, weights in stacks for x in weights])
+        for group, weights in stacks:
+            gradients = torch.stack([x.grad for x in weights])  # type: ignore[misc]  # those without were left out
+            momenta = torch.stack([self._momentum_of(x) for x in weights])
+            momenta.lerp_(gradients, 1 - group["momentum"])
+            torch._foreach_copy_([self.state[x]["momentum_buffer"] for x in weights], list(momenta.unbind()))
+            mixed = gradients.lerp_(momenta, group["momentum"]) if group["nesterov"] else momenta
+            directions = lmo_stack(mixed, bound=self._length(group), **self._geometries[weights[0]])
+            self._move(weights, directions, group)
+        if self._rest is not None:
+            self._rest.step()
+        return loss
+
+    def _stacks(self, group: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
+        """The weights of a group that have gradients, in lists of equal shape, dtype, device and geometry."""
+        stacks: dict[str, list[Tensor]] = {}
+        for x in group["params"]:
+            if x.grad is not None:
+                key = f"{tuple(x.shape)} {x.dtype} {x.device} {self._geometries[x]}"
+                stacks.setdefault(key, []).append(x)
+        yield from ((group, weights) for weights in stacks.values())
+
+    def _momentum_of(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        momentum: Tensor = state["momentum_buffer"]
+        return momentum
+
+    def _check_gradients(self, weights: list[Tensor]) -> None:
+        """Refuse gradients with NaN or infinity, by the names of their parameters."""
+        if not weights or (weights[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+            return
+        sums = [x.grad.sum().to(weights[0].device, torch.float64) for x in weights if x.grad is not None]
+        if bool(torch.stack(sums).isfinite().all()):
+            return
+        bad = [self._names[x] for x in weights if x.grad is not None and not bool(torch.isfinite(x.grad).all())]
+        if bad:
+            raise MethodError(
+                f"the gradient of {', '.join(bad)} holds NaN or infinity; no weight was changed. Look where the "
+                "training diverged; with float16, step through torch.amp.GradScaler, which skips such steps."
+            )
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Refuse a group's rate, before anything is changed."""
+
+    def _length(self, group: dict[str, Any]) -> float:
+        """The bound of the directions of a group."""
+        raise NotImplementedError
+
+    def _move(self, weights: list[Tensor], directions: Tensor, group: dict[str, Any]) -> None:
+        """Move weights of equal shape by their directions (n, *shape)."""
+        raise NotImplementedError
+
+
+class SpectralBall(_Layered):
+    """Train convolutions and linear layers whose norm is at most a bound at every step, without computing a norm.
+
+    A step moves each weight towards a kernel of norm at most the bound, ``K <- (1 - lr) K + lr D`` with D the
+    `specnorm.lmo` of the negative momentum (Frank and Wolfe). The ball of all kernels within the bound is convex, so K
+    stays in it. The weights are plain parameters without hooks: compilers, exports, averages of weights (which are in
+    the ball, too) and distributed training see nothing of it.
+
+    Rounding is counted: besides, K is multiplied by ``1 - 6 u q`` at each step, u the unit roundoff and
+    ``q = sqrt(taps min(cout, cin taps))``, which bounds the norm of K's absolute values by that of K. For 64 channels
+    in float32 that is 1 - 9e-6. So `specnorm.certify` proves the bound at every step. Weights that were changed
+    otherwise since the last step, such as by ``load_state_dict``, are shrunk by `specnorm.rescale` first if they are
+    outside.
+
+    Parameters
+    ----------
+    model_or_params : Module, or iterable of Parameter or dict
+        A model: weights of its layers are in the ball, all other parameters go to ``rest``. Parameters: those with two
+        axes or more are kernels of stride 1, whose norm is no smaller than that of a layer with strides and groups;
+        a dict may have keywords of `specnorm.Geometry`. They are shrunk into the ball at once by `specnorm.rescale`.
+    lr : float
+        From 0 to 1: the part of the way to D. It needs a schedule that ends near 0.
+    bound : float or mapping of str to float, default 1
+        For all layers, or by patterns of their names such as ``{"head*": 4.0, "*": 1.0}``; the first match counts.
+    momentum : float, default 0.95
+    nesterov : bool, default True
+    layers : callable, optional
+        ``layers(name, layer)`` returns whether to include a layer of the model; None: all convolutions and linear
+        layers.
+    rest : callable, optional
+        Makes the optimiser of the other parameters from their list; None: ``AdamW`` with its defaults. Its groups
+        are among ``param_groups``, so a scheduler changes their rates, too.
+
+    Raises
+    ------
+    MethodError
+        If a layer is constrained or parametrised already, its weight is in half precision, or no pattern matches.
+    """
+
+    def __init__(
+        self,
+        model_or_params: nn.Module | Iterable[Any],
+        lr: float,
+        *,
+        bound: Bounds = 1.0,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        layers: Select | None = None,
+        rest: Rest | None = None,
+    ) -> None:
+        _check_rate(lr)
+        self._lost: dict[Tensor, float] = {}
+        self._versions: dict[Tensor, int] = {}
+        super().__init__(model_or_params, lr, momentum, nesterov, bound, layers, rest)
+
+    def _take(self, weight: Tensor, bound: float, geometry: Mapping[str, Any]) -> None:
+        if weight.dtype not in (torch.float32, torch.float64):
+            raise MethodError(
+                f"{self._names[weight]} is {weight.dtype}, whose rounding leaves the ball at every step. Keep weights "
+                "in float32, and compute in half precision by torch.autocast."
+            )
+        gain_sq = ConvSpec.of(tuple(weight.shape), **geometry).padding_gain_sq
+        unit = torch.finfo(weight.dtype).eps / 2
+        self._lost[weight] = _ROUNDINGS * unit * math.sqrt(gain_sq) * _absolute_factor(tuple(weight.shape))
+        if weight.requires_grad:
+            self._put_inside(weight, bound)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        if not group.get("rest"):
+            _check_rate(group["lr"])
+
+    @torch.no_grad()
+    def _put_inside(self, weight: Tensor, bound: float) -> None:
+        """Shrink a weight into the ball if somebody else has changed it since the last step."""
+        if self._versions.get(weight) == version_of(weight):
+            return
+        geometry = self._geometries[weight]
+        try:
+            is_inside = certify(weight, bound, **geometry)
+        except Undecided:
+            is_inside = False
+        if not is_inside:
+            weight.copy_(rescale(weight, bound, **geometry))
+        self._versions[weight] = version_of(weight)
+
+    def _length(self, group: dict[str, Any]) -> float:
+        bound: float = group["bound"]
+        return bound
+
+    def _move(self, weights: list[Tensor], directions: Tensor, group: dict[str, Any]) -> None:
+        rate = float(group["lr"])
+        for x in weights:
+            self._put_inside(x, group["bound"])
+        moved = torch.stack(weights)
+        # A layer without a direction stays where it is.
+        axes = tuple(range(1, moved.ndim))
+        rates = rate * (directions != 0).any(dim=axes, keepdim=True).to(moved.dtype)
+        moved.mul_(1 - self._lost[weights[0]] - rates).sub_(directions.mul_(rates))
+        torch._foreach_copy_(weights, list(moved.unbind()))
+        for x in weights:
+            self._versions[x] = version_of(x)
+
+
+class MuonConv(_Layered):
+    """Muon for convolutions: each step moves a layer by at most ``lr`` in its own norm.
+
+    Muon orthogonalises the momentum, reshaped to a matrix. For 3x3 taps such a step of length 1 has a norm of up to 3
+    as a convolution, and on real gradients nearly that. Here the step is `specnorm.lmo` of the negative momentum, whose
+    norm as a convolution is at most 1, with strides, groups and transposed layers.
+
+    Parameters
+    ----------
+    model_or_params : Module, or iterable of Parameter or dict
+        As of `SpectralBall`.
+    lr : float
+        Length of a step.
+    momentum : float, default 0.95
+    nesterov : bool, default True
+    weight_decay : float, default 0
+        Each step multiplies the weights by ``1 - lr weight_decay`` first.
+    layers, rest : callable, optional
+        As of `SpectralBall`.
+    """
+
+    def __init__(
+        self,
+        model_or_params: nn.Module | Iterable[Any],
+        lr: float,
+        *,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+        layers: Select | None = None,
+        rest: Rest | None = None,
+    ) -> None:
+        super().__init__(model_or_params, lr, momentum, nesterov, 1.0, layers, rest, weight_decay=weight_decay)
+
+    def _length(self, group: dict[str, Any]) -> float:
+        return 1.0
+
+    def _move(self, weights: list[Tensor], directions: Tensor, group: dict[str, Any]) -> None:
+        rate = float(group["lr"])
+        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+        torch._foreach_add_(weights, list(directions.unbind()), alpha=-rate)
+
+
+def _check_rate(rate: float | Tensor) -> float:
+    """A rate as a number from 0 to 1: with another one, a step would leave the ball."""
+    if not 0 <= float(rate) <= 1:
+        raise MethodError(f"lr={float(rate)!r} is not from 0 to 1, so a step would leave the ball.")
+    return float(rate)
+
+
+def _bound_of(name: str, bound: Bounds) -> float:
+    if not isinstance(bound, Mapping):
+        return check_bound(bound)
+    for pattern, number in bound.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return check_bound(number)
+    raise MethodError(f'no pattern of bound={dict(bound)} matches the layer {name}: add "*", or leave it out (layers).')
+
+
+def _groups_of_parameters(
+    params: Iterable[Any],
+    bound: Bounds,
+) -> tuple[list[dict[str, Any]], list[nn.Parameter]]:
+    """Groups of parameters or dicts with two axes or more, and the other parameters."""
+    if isinstance(bound, Mapping):
+        raise MethodError("bounds by patterns need the names of layers: give the model in place of its parameters.")
+    others: list[nn.Parameter] = []
+    groups: list[dict[str, Any]] = []
+    given: list[Any] = list(params)
+    for group in [x for x in given if isinstance(x, dict)] or [{"params": given}]:
+        members: Any = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+        # Named parameters are pairs.
+        members = [x[1] if isinstance(x, tuple) else x for x in members]
+        others += [x for x in members if x.ndim < 2]
+        weights = [x for x in members if x.ndim >= 2]
+        if weights:
+            groups.append({"bound": bound, **group, "params": weights})
+    return groups, others
+
+
+def _absolute_factor(shape: tuple[int, ...]) -> float:
+    """A number q such that the norm of the absolute values of a layer's kernel is at most q times the layer's norm.
+
+    The norm of ``sum_k |K_k|`` is at most ``sqrt(taps) ||K||_F``. The kernel reshaped to (cout, cin taps) has a norm of
+    at most the layer's and a rank of at most ``min(cout, cin taps)``, so ``||K||_F`` is at most its root times the
+    layer's norm.
+    """
+    taps = math.prod(shape[2:])
+    return math.sqrt(taps * min(shape[0], shape[1] * taps))

@@ -1,0 +1,307 @@
+"""Training steps of many layers: equal layers in one stack, and on a CUDA device all stacks in one recorded call."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from specnorm.plugin import SteppedProgram
+from specnorm_torch.backend import BACKEND
+
+_MOST_ENTRIES = 2**20
+"""Largest number of entries of the kernels in a stack on the CPU. Larger kernels are as fast alone, and in less
+memory."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a kernel is scaled to a bound.
+
+    Parameters
+    ----------
+    bound : float
+        The norm that the scaled kernel has.
+    eps : float
+        A kernel whose norm is at most ``eps`` is left as it is.
+    only_shrink : bool
+        Whether a kernel whose norm is below the bound is left as it is.
+    """
+
+    bound: float
+    eps: float
+    only_shrink: bool
+
+    def factor(self, value: Any, *, where: Callable[[Any, Any, Any], Any] = torch.where) -> tuple[Any, Any]:
+        """Return the factors for kernels with these norms, and the derivatives of the factors by the norms.
+
+        Both are tensors as the norms are; with ``where=_one_of``, numbers.
+        """
+        # A kernel that is nearly zero would be scaled up from rounding errors.
+        is_tiny = value <= self.eps
+        is_left = is_tiny | (value <= self.bound) if self.only_shrink else is_tiny
+        divisor = where(is_tiny, 1.0, value)
+        factor = self.bound / divisor
+        return where(is_left, 1.0, factor), where(is_left, 0.0, -factor / divisor)
+
+
+def _one_of(condition: bool, x: float, y: float) -> float:
+    """`torch.where` of numbers."""
+    return x if condition else y
+
+
+class StepInput(NamedTuple):
+    """What a training step of a layer is computed from.
+
+    Parameters
+    ----------
+    program : SteppedProgram
+    scaling : Scaling
+    sweeps : int
+        Number of iterations in the step.
+    kernel : Tensor
+    state : tuple of Tensor
+        The state before the step.
+    """
+
+    program: SteppedProgram
+    scaling: Scaling
+    sweeps: int
+    kernel: Tensor
+    state: tuple[Tensor, ...]
+
+    def kind(self) -> tuple[Hashable, ...]:
+        """Return what is equal for layers whose steps are taken in one stack."""
+        dtypes = tuple((x.dtype, x.device) for x in (self.kernel, *self.state))
+        # A method that bounds the norm at every step iterates until it has a bound for each kernel of the stack. So a
+        # layer's step would depend on the other layers.
+        alone = id(self.kernel) if self.program.stepped.bounds_at_every_step else None
+        return self.program.key, self.scaling, self.sweeps, dtypes, alone
+
+
+class Step(NamedTuple):
+    """A training step of a layer.
+
+    Parameters
+    ----------
+    factor, slope : Tensor or float
+        Factor for the kernel, and the derivative of the factor with respect to the norm; numbers on the CPU, which are
+        faster there than 0-d tensors.
+    gradient : Tensor
+        Derivative of the norm, in the shape of the kernel.
+    state : tuple of Tensor
+        The state after the step.
+    """
+
+    factor: Tensor | float
+    slope: Tensor | float
+    gradient: Tensor
+    state: tuple[Tensor, ...]
+
+
+@torch.no_grad()
+def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
+    """Take a step of each layer, and move the states in place.
+
+    Parameters
+    ----------
+    inputs : sequence of StepInput
+    owner : Module
+        Its recorded call is used on a CUDA device.
+    """
+    # Tensors made in inference mode cannot be saved for a later backward pass, so that mode is switched off.
+    with torch.inference_mode(False):
+        if not inputs:
+            return []
+        is_recorded = all(_is_recordable(x) for x in inputs)
+        steps = _recording_of(owner)(inputs) if is_recorded else take_plain_steps(inputs)
+        torch._foreach_copy_([x for old in inputs for x in old.state], [x for new in steps for x in new.state])
+        return steps
+
+
+@torch.no_grad()
+def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
+    """Take the steps, those of equal kinds in one stack. Nothing is recorded, and no state moves."""
+    steps: dict[int, Step] = {}
+    for places in _stacks(inputs):
+        stack = [inputs[j] for j in places]
+        program, scaling, sweeps, kernel, state = stack[0]
+        if len(stack) == 1:
+            value, gradient, after = program.step(kernel, state, sweeps=sweeps, backend=BACKEND)
+            value, gradient, after = value[None], gradient[None], tuple(x[None] for x in after)
+        else:
+            kernels = torch.stack([x.kernel for x in stack])
+            states = tuple(torch.stack(x) for x in zip(*(x.state for x in stack), strict=True))
+            value, gradient, after = program.step(kernels, states, sweeps=sweeps, backend=BACKEND)
+        factors: Any
+        if value.device.type == "cpu":
+            factors = [scaling.factor(x, where=_one_of) for x in value.tolist()]
+        else:
+            factors = list(zip(*scaling.factor(value), strict=True))
+        for place, (factor, slope), *rest in zip(places, factors, gradient, *after, strict=True):
+            gradient_of_layer, *state_of_layer = rest
+            steps[place] = Step(factor, slope, gradient_of_layer, tuple(state_of_layer))
+    return [steps[j] for j in range(len(inputs))]
+
+
+def _stacks(inputs: Sequence[StepInput]) -> list[list[int]]:
+    """Return the indices of the inputs of each stack."""
+    by_kind: dict[Hashable, list[int]] = {}
+    for j, x in enumerate(inputs):
+        by_kind.setdefault(x.kind(), []).append(j)
+    stacks = []
+    for places in by_kind.values():
+        kernel = inputs[places[0]].kernel
+        most = max(1, _MOST_ENTRIES // kernel.numel()) if kernel.device.type == "cpu" else len(places)
+        stacks += [places[j : j + most] for j in range(0, len(places), most)]
+    return stacks
+
+
+# -- weights that are drawn again --------------------------------------------------------------------------------------
+_SIGNS = 4
+"""Number of random signs by which each entry is multiplied. A sum over a row is then as long as the row, up to 35 %."""
+_TINY = 1e-30
+"""Added to lengths that are divided by."""
+
+
+class Sketch(NamedTuple):
+    """A few random sums of each row and column of a kernel, whose lengths are about those of rows and columns.
+
+    Parameters
+    ----------
+    rows : array, shape (cout, 4)
+    columns : array, shape (entries of a row, 4)
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+    def change_to(self, new: Sketch) -> float:
+        """Return the largest change of a row or column, as a part of the longest one."""
+        with np.errstate(all="ignore"):
+            return max(_largest(y - x) / (_largest(y) + _TINY) for x, y in zip(self, new, strict=True))
+
+
+def sketch_of(kernel: np.ndarray) -> Sketch:
+    """Return the sketch of a kernel (cout, ...)."""
+    rows = kernel.reshape(len(kernel), -1)
+    with np.errstate(all="ignore"):
+        return Sketch(rows @ _signs(rows.shape[1]), rows.T @ _signs(rows.shape[0]))
+
+
+@functools.lru_cache(maxsize=256)
+def _signs(count: int) -> np.ndarray:
+    signs = np.random.RandomState(0).randint(0, 2, (count, _SIGNS))
+    return ((2 * signs - 1) / math.sqrt(_SIGNS)).astype(np.float32)
+
+
+def _largest(sums: np.ndarray) -> float:
+    return math.sqrt(float(np.einsum("ij,ij->i", sums, sums).max()))
+
+
+# -- on a CUDA device --------------------------------------------------------------------------------------------------
+_Function = Callable[[Sequence[StepInput]], list[Step]]
+_RECORDINGS: weakref.WeakKeyDictionary[nn.Module, Recorded] = weakref.WeakKeyDictionary()
+"""The recorded call of each model, or of each constraint that is used outside of a model's call."""
+
+
+def _is_recordable(x: StepInput) -> bool:
+    # Kernels with 3 spatial axes are not recorded. Their Newton step needs eigenvalues, for which the host waits.
+    return x.kernel.is_cuda and x.kernel.ndim <= 4
+
+
+def _recording_of(owner: nn.Module) -> Recorded:
+    return _RECORDINGS.setdefault(owner, Recorded(take_plain_steps))
+
+
+class Recorded:
+    """Steps on a CUDA device, replayed as one CUDA graph: the same CUDA kernels, without the time to launch each.
+
+    Inputs of other kinds than the recorded ones are recorded anew. If the steps cannot be recorded, they are taken
+    directly, and a warning says so once.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the steps. It reads no value on the host.
+    """
+
+    def __init__(self, function: _Function) -> None:
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._kinds: list[Hashable] = []
+        self._inputs: list[StepInput] = []
+        self._outputs: list[Step] = []
+        self._is_recordable = True
+
+    def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
+        """Take the steps."""
+        # If the caller is recording, the CUDA kernels of a direct call become part of that recording.
+        if torch.cuda.is_current_stream_capturing() or not self._is_recordable:
+            return self._function(inputs)
+        with torch.cuda.device(inputs[0].kernel.device):
+            kinds: list[Hashable] = [x.kind() for x in inputs]
+            if kinds != self._kinds:
+                if not self._record(inputs):
+                    return self._function(inputs)
+                self._kinds = kinds
+            return self._replay(inputs)
+
+    def _record(self, inputs: Sequence[StepInput]) -> bool:
+        """Record one call, after another to warm up; return whether that worked. A recorded call computes nothing."""
+        stream = torch.cuda.current_stream()
+        self._graph, self._outputs, self._kinds = None, [], []
+        self._inputs = [copied(x) for x in inputs]
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(stream)
+        # Caches are filled, and libraries set up their work space for a stream, in the first call there.
+        with torch.cuda.stream(aside):
+            self._function(self._inputs)
+        stream.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads may use the device meanwhile: data loaders do.
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                self._outputs = self._function(self._inputs)
+        except torch.OutOfMemoryError:
+            torch.cuda.set_stream(stream)  # which a recording that fails does not do
+            raise
+        except RuntimeError as error:
+            torch.cuda.set_stream(stream)
+            self._is_recordable = False
+            warnings.warn(
+                "the steps of the spectral norms could not be recorded as a CUDA graph "
+                f"({str(error).splitlines()[0]}): their CUDA kernels are launched one by one, which takes some ten "
+                "times as long.",
+                stacklevel=2,
+            )
+            return False
+        self._graph = graph
+        return True
+
+    def _replay(self, inputs: Sequence[StepInput]) -> list[Step]:
+        assert self._graph is not None
+        torch._foreach_copy_(_tensors(self._inputs), _tensors(inputs))
+        self._graph.replay()
+        # The next replay overwrites the outputs, perhaps before a gradient is asked for: copy them, all in one call.
+        # The caller copies the states.
+        kept = [x for step in self._outputs for x in (step.factor, step.slope, step.gradient)]
+        copies = iter(torch._foreach_mul(kept, 1.0))  # type: ignore[arg-type]
+        return [Step(next(copies), next(copies), next(copies), step.state) for step in self._outputs]
+
+
+def copied(x: StepInput) -> StepInput:
+    """Return the same with copies of the tensors."""
+    return x._replace(kernel=x.kernel.clone(), state=tuple(y.clone() for y in x.state))
+
+
+def _tensors(inputs: Sequence[StepInput]) -> list[Tensor]:
+    return [y for x in inputs for y in (x.kernel, *x.state)]

@@ -1,0 +1,1 @@
+"""The public functions that run one method, or compare all of them."""

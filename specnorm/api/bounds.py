@@ -1,0 +1,338 @@
+"""Public functions: upper bounds by single methods, a comparison of all methods, values with their gradients."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Unpack
+
+from specnorm.backends import backend_for
+from specnorm.backends.array_types import ArrayObject
+from specnorm.backends.registry import called_while_tracing
+from specnorm.backends.types import ArrayT
+from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
+from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.spec import Geometry, Layer
+from specnorm.methods import METHODS, FantasticFour, Gram, Grid, Method, TensorNorm, Unfoldings
+from specnorm.running.measuring import check_method, measure
+from specnorm.running.program import program_for
+from specnorm.running.result import Result, shown
+
+_BOUNDS_UNDER_TRACERS = (
+    "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
+)
+
+
+class Comparison(dict[str, Result]):
+    """A dictionary from names of methods to results, which prints as a table."""
+
+    def __repr__(self) -> str:
+        """A table with a row for each method, in aligned columns."""
+        widths = [max(map(len, column)) for column in zip(*self._rows(), strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in self._rows())
+
+    def _repr_html_(self) -> str:
+        """The table in HTML, for a notebook."""
+        from html import escape
+
+        head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows()]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        rows = [(name, result.kind, shown(result.value, result.kind)) for name, result in self.items()]
+        return [("method", "promise", "value"), *rows]
+
+
+@takes_layers
+def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
+    """Measure a layer's norm by every method that supports its geometry.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    dict of str to Result
+        The result of each method with its default parameters, by the method's name, in the order of ``METHODS``; it
+        prints as a table. Methods that refuse the geometry, or cannot decide within their budget, are left out.
+
+    Raises
+    ------
+    KernelError, BackendError
+        If the kernel cannot be measured.
+    SpecnormError
+        If every method refuses the geometry: the error of the last one.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.compare(kernel, input_shape=8)["reshaped"])
+    lower 10.3923 (reshaped, input size (8, 8))
+    """
+    results = Comparison()
+    refusal: SpecnormError | None = None
+    for name, cls in METHODS.items():
+        if cls.quantity != "norm":
+            continue
+        try:
+            results[name] = measure(kernel, cls(), **geometry)
+        except (MethodError, GeometryError, Undecided) as error:
+            refusal = error
+    if not results and refusal is not None:
+        raise refusal
+    return results
+
+
+@takes_layers
+def value_and_grad(
+    kernel: ArrayT,
+    method: Method,
+    **geometry: Unpack[Geometry],
+) -> tuple[ArrayT, ArrayT]:
+    """Value of a method and its gradient with respect to the kernel, on every backend, also NumPy and CuPy.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    method : Method
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    value : 0-d array
+    gradient : array of the kernel's shape and dtype
+        Where the norm is not differentiable, a subgradient; 0 for the zero kernel.
+
+    Raises
+    ------
+    MethodError
+        If the method has several values (``Unfoldings``).
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> value, gradient = specnorm.value_and_grad(kernel, specnorm.methods.FantasticFour())
+    >>> gradient.shape
+    (4, 3, 3, 3)
+    """
+    check_method(method)
+    backend = backend_for(kernel)
+    x: Any = kernel
+    program = program_for(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
+    if program.value_shape:
+        raise MethodError(
+            f"{method!r} has several values; value_and_grad needs one. Use specnorm.methods.FantasticFour()."
+        )
+    value, gradient = backend.value_and_grad(program, x)
+    return value, gradient
+
+
+@takes_layers
+def tn_bound(
+    kernel: ArrayT,
+    *,
+    proven: bool | None = None,
+    **geometry: Unpack[Geometry],
+) -> ArrayT:
+    """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
+
+    For circular padding and a stride, it holds at every size that the stride divides.
+
+    The bound is TN, ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor. An iteration approaches TN
+    from below. A search then proves that the value bounds the layer's norm. If TN is so close to the norm that the
+    search fails, the value is 1.001 times TN. The gradient is that of TN, times the same factor.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    proven : bool, optional
+        None: prove ``sigma* <= value`` where possible; sigma* is the supremum of the layer's norm over all sizes. Under
+        jit, compile and vmap, or if the proof fails, the value is an estimate, and an `EstimateWarning` says so. True:
+        raise an error instead of returning an estimate. False: do not try to prove, and return the estimate.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    MethodError
+        If ``proven`` is True under a tracer.
+    Undecided
+        If ``proven`` is True and the proof fails.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.tn_bound(kernel, stride=2):.2f}"
+    '18.14'
+    """
+    result = measure(kernel, TensorNorm(proven=proven), **geometry)
+    if proven is None and result.kind == "estimate":
+        _warn_estimate()
+    value: ArrayT = result.value
+    return value
+
+
+@called_while_tracing
+def _warn_estimate() -> None:
+    warnings.warn(
+        "tn_bound is an estimate here, not a proven bound: nothing can be proven under a tracer or beyond the budget. "
+        f"proven=False accepts that; {_BOUNDS_UNDER_TRACERS}.",
+        EstimateWarning,
+        stacklevel=3,
+    )
+
+
+@takes_layers
+def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
+    """The smallest bound by an unfolding of the kernel ("Fantastic Four"): a proven upper bound at every input size.
+
+    For circular padding and a stride, it holds at every size that the stride divides.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.f4_bound(kernel, stride=2):.2f}"
+    '18.14'
+    """
+    value: ArrayT = measure(kernel, FantasticFour(), **geometry).value
+    return value
+
+
+@takes_layers
+def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
+    """The bounds by all unfoldings of the kernel, each a proven upper bound at every input size.
+
+    For circular padding and a stride, it holds at every size that the stride divides.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    array, shape (2**(d+1) - 1,)
+        For d spatial axes. First the ``2**d`` unfoldings with output channels in the rows and input channels in the
+        columns, then the others.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.unfolding_bounds(kernel).shape
+    (7,)
+    """
+    value: ArrayT = measure(kernel, Unfoldings(), **geometry).value
+    return value
+
+
+@takes_layers
+def gram_bound(
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    n_iter: int | None = None,
+    **layer: Unpack[Layer],
+) -> ArrayT:
+    """Gram-iteration bound: a proven upper bound for every ``n_iter`` (Delattre et al. 2023, 2024).
+
+    With ``input_shape``, the bound of a circular layer at that size. Without ``input_shape``, and for zero padding, the
+    bound at every size; for circular padding and a stride, at every size that the stride divides.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int, optional
+        Spatial input sizes of a circular layer. None: every size at once.
+    n_iter : int, optional
+        Number of Gram products. For circular layers with ``input_shape``, default 6: the bound is at most
+        ``min(cin, cout)**(1 / 2**(n_iter + 1))`` times the norm. Otherwise default 3: the cost grows with
+        ``prod(2**n_iter (k_j - 1) + 1)``, the number of taps of the last product: 64 channels with 3 x 3 taps take
+        0.03 seconds with 3, 1.5 seconds with 5, and 12 seconds with 6.
+    **layer
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    GeometryError
+        For reflect and replicate padding.
+    MethodError
+        If ``n_iter`` is not a count, or the last product would have too many taps.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.gram_bound(kernel, 32):.2f}, {specnorm.gram_bound(kernel, padding_mode='zeros'):.2f}"
+    '31.18, 31.18'
+    """
+    value: ArrayT = measure(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
+    return value
+
+
+@takes_layers
+def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
+    """Frequency-grid bound: a proven upper bound at every input size, close to the supremum.
+
+    For circular padding and a stride, it holds at every size that the stride divides.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    n : int, optional
+        Grid points along each axis; None: ``10 (k_j - 1)``, for a bound at most 3 % above the supremum in 2-D.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    MethodError
+        If ``n`` points do not determine the symbol (``n < k_j``).
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.grid_bound(kernel, groups=2):.2f}"
+    '22.60'
+    """
+    value: ArrayT = measure(kernel, Grid(n=n), **geometry).value
+    return value

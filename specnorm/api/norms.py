@@ -1,0 +1,390 @@
+"""Public functions for norms: exact ones, lower bounds, decisions, singular values, determinants."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Unpack
+
+from specnorm.backends import backend_for
+from specnorm.backends.array_types import ArrayObject
+from specnorm.backends.types import ArrayT
+from specnorm.enclosure.certify import Certify
+from specnorm.errors import MethodError, Undecided
+from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.spec import ConvSpec, Geometry, Layer
+from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
+from specnorm.running.base import Method, as_number
+from specnorm.running.clock import BUDGET
+from specnorm.running.measuring import measure
+from specnorm.spectrum.determinant import LogDeterminant
+from specnorm.spectrum.fft import NormAtSize
+
+
+@takes_layers
+def conv_norm(
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    rtol: float = 1e-6,
+    budget: float | None = BUDGET,
+    **layer: Unpack[Layer],
+) -> ArrayT:
+    """Exact norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int, optional
+        Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds zero padding. Circular with a
+        stride: every size that the stride divides.
+    rtol : float, default 1e-6
+        Largest relative distance of the value below the norm, which it does not exceed; both hold after the conversion
+        to the kernel's dtype. float32 allows 1e-6.
+    budget : float or None, default 60
+        Seconds; after them no further step of the search begins. None: no limit.
+    **layer
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    GeometryError
+        Without a size, for padding that repeats pixels.
+    MethodError
+        Under a tracer, without ``input_shape`` or with other padding than circular. For an ``rtol`` finer than the
+        numbers of the kernel's dtype.
+    Undecided
+        If ``rtol`` was not reached within the budget. With other padding than circular, the norm of a large layer can
+        be computed to about 1e-3; the default ``rtol`` is for layers whose matrix is small.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.conv_norm(kernel, 32):.4f}, {specnorm.conv_norm(kernel):.4f}"  # 9 sqrt(12)
+    '31.1769, 31.1769'
+    """
+    spec = _spec_at_size(kernel, input_shape, layer)
+    method: Method
+    if spec is not None and not spec.is_circulant:
+        method = NormAtSize(rtol=rtol, budget=budget)
+    else:
+        method = ExactFFT(rtol=rtol, budget=budget)
+    value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
+    return value
+
+
+def _spec_at_size(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None,
+    layer: Layer,
+) -> ConvSpec | None:
+    """The geometry of a layer at a size; None without a size, or for an object that `measure` will refuse."""
+    shape = getattr(kernel, "shape", None)
+    if shape is None or input_shape is None:
+        return None
+    return ConvSpec.of(tuple(shape), input_shape=input_shape, **layer)
+
+
+@takes_layers
+def symbol_norm(
+    kernel: ArrayT,
+    *,
+    points: int | None = None,
+    vectors: int = 2,
+    **geometry: Unpack[Geometry],
+) -> ArrayT:
+    """Lower bound of the supremum of a layer's norm over all input sizes, usually within 1 to 2 % of it.
+
+    It is meant for training: it runs under jit, compile and vmap, costs a few products with the kernel, and is
+    differentiable. Singular vectors at every frequency of a coarse grid are iterated at once, and the best points are
+    refined. The value is attained by a plane wave. `enclose` also proves an upper bound, where values are known.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    points : int, optional
+        Points of the grid along each axis. None: chosen from the numbers of taps and channels.
+    vectors : int, default 2
+        Least number of vectors at each point: see `specnorm.methods.SymbolNorm`.
+    **geometry
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
+        `specnorm.Geometry`. ``input_shape`` is refused.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is: a lower bound, its rounding included.
+
+    Raises
+    ------
+    GeometryError
+        With ``input_shape``: at a size use `power_norm` or `conv_norm`.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
+    '31.1769'
+    """
+    value: ArrayT = measure(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).value
+    return value
+
+
+@takes_layers
+def power_norm(
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...],
+    *,
+    n_iter: int = 100,
+    seed: int = 0,
+    least_gain: float = 1e-6,
+    **layer: Unpack[Layer],
+) -> ArrayT:
+    """Proven lower bound, by iteration, of a layer's norm at one input size, with any padding and stride.
+
+    A block Lanczos method on A*A applies the layer A and its adjoint. It converges in far fewer products than the power
+    iteration of Ryu et al., ICML 2019, and Farnia et al., ICLR 2019. The value is the last quotient ``||A v|| /
+    ||v||``, rounded down by the rounding errors of the products, so it is a bound wherever the iteration stops.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+        Transposed: (cin, cout // groups, *kernel_shape).
+    input_shape : int or tuple of int
+        The layer's own spatial input sizes.
+    n_iter : int, default 100
+        Largest number of products with the layer and with its adjoint.
+    seed : int, default 0
+        Seed of the start vector: the same seed gives the same answer.
+    least_gain : float, default 1e-6
+        Stop if a restart of the iteration increased the value by less than this, relatively. The norm may be farther
+        above the value, if several singular values are nearly the largest: ``enclose`` tells how far.
+    **layer
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`. All values are supported.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    GeometryError
+        If ``input_shape`` is None, or the layer has no output there.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
+    '15.6996'
+    """
+    value: ArrayT = measure(
+        kernel, Power(n_iter=n_iter, seed=seed, least_gain=least_gain), input_shape=input_shape, **layer
+    ).value
+    return value
+
+
+@takes_layers
+def singular_values(
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...],
+    *,
+    k: int | None = None,
+    which: Literal["all", "largest", "smallest"] = "all",
+    max_bytes: int = 2**32,
+    **layer: Unpack[Layer],
+) -> ArrayT:
+    """Singular values of a layer at one input size, in descending order.
+
+    Circular layers need one SVD a frequency; layers whose outputs read disjoint patches and no padding (1x1 layers, and
+    layers whose stride is their kernel's size) one SVD in all. Other small layers need an SVD of the layer's matrix.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int
+        Spatial input sizes.
+    k : int, optional
+        Number of values; None: all, of which a circular layer has ``prod(input_shape) * min(cin, cout)``. Each of the k
+        largest is a proven lower bound of the singular value of its rank. For other layers than those above, they are
+        computed by block Lanczos (`PowerTopK`).
+    which : {"all", "largest", "smallest"}, default "all"
+        Which k values: "smallest" for the smallest, else the largest. With "largest" or "smallest", the default k is 1.
+    max_bytes : int, default 4 GiB
+        Raise an error if the computation would take more memory.
+    **layer
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`.
+
+    Returns
+    -------
+    array, shape (k,)
+
+    Raises
+    ------
+    GeometryError
+        If ``input_shape`` is None, or the layer has no output there.
+    MethodError
+        If the computation would take more than ``max_bytes``, or ``which`` is another word.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.singular_values(kernel, 8, k=3).round(4)
+    array([31.1769, 25.0892, 25.0892])
+    """
+    if which not in ("all", "largest", "smallest"):
+        raise MethodError(f'which={which!r} is not "all", "largest" or "smallest".')
+    if which != "all" and k is None:
+        k = 1
+    from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues  # imported here: few need them
+
+    smallest = which == "smallest"
+    method: Method
+    spec = _spec_at_size(kernel, input_shape, layer)
+    if spec is None or spec.is_circulant or spec.repeats_a_matrix:
+        method = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+    elif k is None or smallest:
+        method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+    else:
+        method = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
+    value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
+    return value
+
+
+@takes_layers
+def slogdet(
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...],
+    **layer: Unpack[Layer],
+) -> tuple[ArrayT, ArrayT]:
+    """Sign and logarithm of the determinant of a square circular layer at one input size, for normalizing flows.
+
+    Parameters
+    ----------
+    kernel : array, shape (channels, channels // groups, *kernel_shape)
+    input_shape : int or tuple of int
+        Spatial input sizes.
+    **layer
+        ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``, ``stride`` (1):
+        see `specnorm.Geometry`.
+
+    Returns
+    -------
+    sign : 0-d array
+        1 or -1; 0 for a singular layer.
+    logabsdet : 0-d array
+        Exact up to rounding, differentiable where the library is; minus infinity for a singular layer.
+
+    Raises
+    ------
+    GeometryError
+        If the layer is not square, or not circular.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> sign, value = specnorm.slogdet(numpy.asarray([[[2.0, 1.0]]]), 3)  # circulant of 2, 1, 0
+    >>> f"{float(sign * numpy.exp(value)):.4f}"
+    '9.0000'
+    """
+    result = measure(kernel, LogDeterminant(), input_shape=input_shape, **layer)
+    xp: Any = backend_for(kernel).namespace(result.value)
+    return xp.astype(result.stats["sign"], result.value.dtype), result.value
+
+
+@takes_layers
+def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
+    """Norm of the kernel reshaped to (cout, cin * taps), Miyato's heuristic: a proven *lower* bound.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
+    '10.39'
+    """
+    value: ArrayT = measure(kernel, Reshaped(), **geometry).value
+    return value
+
+
+@takes_layers
+def certify(
+    kernel: ArrayObject,
+    bound: float,
+    *,
+    budget: float | None = BUDGET,
+    **geometry: Unpack[Geometry],
+) -> bool:
+    """Decide by proof whether a layer's norm is at most a bound.
+
+    Without ``input_shape``, the norm is the supremum over all sizes; for circular padding and a stride, over all sizes
+    that the stride divides.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    bound : float
+        Non-negative.
+    budget : float or None, default 60
+        Seconds; after them no further step of the search begins. None: no limit.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    bool
+        True only if ``norm <= bound`` is proven; False only if it is refuted.
+
+    Raises
+    ------
+    Undecided
+        If the norm is so close to the bound that rounding errors or the budget prevent a decision; or if padding
+        repeats pixels, and the norm is closer to the bound than the factor that this may add.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.certify(kernel, 31.2), specnorm.certify(kernel, 31.1)
+    (True, False)
+    """
+    array: Any = kernel
+    figures = measure(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).stats
+    if bool(figures["proven"]):
+        return True
+    if bool(figures["refuted"]):
+        return False
+    spec = ConvSpec.of(tuple(array.shape), **geometry)
+    if spec.padding_gain_sq > 1:
+        factor = math.sqrt(spec.padding_gain_sq)
+        raise Undecided(
+            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may lift the norm by "
+            f"the factor {factor:.4g}, which a proof has to include; without it, no norm above {bound!r} was found. "
+            "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
+            "enclose(kernel, ...).upper, which is proven."
+        )
+    of_matrix = f" of {spec.matrix_in_words}" if spec.matrix_in_words else ""
+    raise Undecided(
+        f"the norm{of_matrix} is too close to {bound!r} to tell within rounding or the budget. "
+        "enclose(kernel, rtol=1e-6) gives the proven interval; a bound outside it can be decided."
+    )

@@ -1,0 +1,412 @@
+"""Upper bounds of a zero-padded layer at one size: by a circulant, or by a deflated circulant.
+
+The layer is a compression of a circulant (`at_size.proofs.circulant`), whose norm can be larger. A *wave* is a pair of
+singular vectors of the circulant: plane waves of one frequency, whose channels are a singular pair of the symbol there.
+The waves with the largest singular values can be taken out and bounded on the layer's own pixels, by the factorisation
+of a matrix (`at_size.proofs.deflation`): the more waves are taken out, the closer is the bound, and the larger the
+matrix.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from specnorm.at_size.proofs.circulant import Embedding, norm_by_circulant
+from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
+from specnorm.backends import arrays
+from specnorm.geometry.taps import sizes_of
+from specnorm.proofs.cells import dft
+from specnorm.running.clock import Clock, OutOfTime
+from specnorm.supremum import tuning
+from specnorm.supremum.proof import Cover
+from specnorm.supremum.reduction import Polynomials
+from specnorm.symbols import costs
+from specnorm.symbols.power import top_eigenvectors
+from specnorm.symbols.proofs.symbols import Symbol
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.frequencies import Frequencies
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Upper
+    from specnorm.running.problem import SearchResult
+    from specnorm.supremum.branch_and_bound import Search
+    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+
+
+_MOST_EXTRA_PART = 0.125
+"""Circulants that are longer than the shortest by up to this part are compared with it. The farther the maximum is from
+a circulant's frequencies (at most half a step), the lower is the circulant's norm."""
+_SHARE = 0.25
+"""If the circulant's norm is above the target, it is computed to this part of the tolerance."""
+
+
+def bound_by_circulant(
+    spec: ConvSpec,
+    search: Search,
+    torus_result: SearchResult,
+    least_points: tuple[int, ...],
+    *,
+    lower: float,
+    rtol: float,
+    max_cells: int,
+    target_only: bool = False,
+) -> tuple[Upper | None, int, int]:
+    """Bound the layer's norm by a circulant.
+
+    The bound is about ``lower * (1 + rtol)`` if the circulant's norm is at most that, otherwise (unless
+    ``target_only``) the circulant's own norm.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+        The layer.
+    search : Search
+        Search of the layer's blocks.
+    torus_result : SearchResult
+        Result of its last search of the torus.
+    least_points : tuple of int
+        Points of the `shortest` circulant of the layer; 1 on axes with one tap.
+    lower : float
+        Lower bound of the layer's norm.
+    target_only : bool
+        Whether the raised lower bound is the only bound to prove. If that proof fails, the norm of the circulant is
+        not computed, since another attempt will come closer.
+
+    Returns
+    -------
+    upper : Upper or None
+        Upper bound of the layer. None if no search of a circulant finished, or if none was made: the supremum is not
+        bounded, or is below the target already.
+    cells, levels : int
+        Totals of all searches.
+    """
+    target = lower * (1 + search.tuning.proof_share * rtol)
+    supremum = torus_result.upper
+    if supremum is None or supremum <= target:
+        return None, 0, 0
+    kernel_shape = tuple(search.blocks.shape[3:])
+    circulant = farthest_circulant(torus_result, least_points, kernel_shape)
+    boxes = dft(circulant.points, kernel_shape, circulant.skew)
+    nearest = search.lower_bound_on_circulant(torus_result, circulant.points, circulant.skew)
+    cells = levels = 0
+    if target > 0 and nearest.lower <= target:
+        result = search.run(boxes, bound=target, supremum=supremum, start=nearest, max_cells=max_cells)
+        cells, levels = result.cells, result.levels
+        if result.upper is not None:
+            return norm_by_circulant(result.upper, spec), cells, levels
+    if target_only or not target > 0:
+        return None, cells, levels
+    # The target is not proven: compute the circulant's own norm. The incumbent begins anew beside the maximum of the
+    # torus, since the failed search may have left its vector at another frequency.
+    nearest = search.lower_bound_on_circulant(torus_result, circulant.points, circulant.skew)
+    result = search.run(boxes, rtol=_SHARE * rtol, supremum=supremum, start=nearest, max_cells=max_cells)
+    upper = None if result.upper is None else norm_by_circulant(result.upper, spec)
+    return upper, cells + result.cells, levels + result.levels
+
+
+def farthest_circulant(
+    torus_result: SearchResult, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]
+) -> Embedding:
+    """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
+
+    The distance is maximised on each axis by itself, since the norm falls off with its square.
+    """
+    points, skew = [], []
+    for angle, least, taps in zip(torus_result.frequency.angles[0], least_points, kernel_shape, strict=True):
+        choices = _choices(least, taps)
+        distances = [_distance(angle, *choice) for choice in choices]
+        axis_points, axis_skew = choices[int(np.argmax(distances))]
+        points.append(axis_points)
+        skew.append(axis_skew)
+    return Embedding(tuple(points), tuple(skew))
+
+
+def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
+    """The numbers of points of an axis that are compared, and whether it is skew.
+
+    On a skew axis, a pixel that is read past the end is multiplied by -1.
+    """
+    if taps == 1:
+        return [(1, False)]
+    most_points = least_points + max(1, math.ceil(_MOST_EXTRA_PART * least_points))
+    return list(itertools.product(range(least_points, most_points + 1), (False, True)))
+
+
+def _distance(angle: float, points: int, skew: bool) -> float:
+    """Distance of an angle from the nearest frequency of an axis of a circulant, in radians."""
+    offset = 0.5 if skew else 0.0  # the frequencies of a skew axis lie half a step farther
+    place = angle / (2 * math.pi) * points - offset
+    return abs(place - round(place)) * 2 * math.pi / points
+
+
+class DeflationTuning(NamedTuple):
+    """Numbers that decide how many waves are taken out, and so on the time and the width of the bound.
+
+    All waves are taken out whose singular values are above a *threshold*, which is a part of the layer's norm.
+    """
+
+    parts_of_norm: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+    """Thresholds as parts of the norm, tried one after the other."""
+    parts_for_few_pixels: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
+    """The same for layers of few pixels, where the border lowers the value of each wave by more."""
+    many_pixels: int = 24
+    """Pixels of the shortest axis from which a layer gets `parts_of_norm`."""
+    few_parts: int = 1
+    """Number of parts that an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
+    most_waves: int = 1000
+    """Most waves that are taken out, mirror images included."""
+    waves_of_a_frequency: int = 8
+    """Number of eigenvectors of a frequency that are computed first; if more may be above the threshold, all are."""
+    open_per_wave: int = 8
+    """The search for the waves ends with more open cells than this number times `most_waves`."""
+    matrices_at_once: int = 8
+    """Number of Gram matrices that are decomposed completely between two checks of the clock."""
+    wider_multiples: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+    """Tolerances, as multiples of the one asked for, that are tried if no threshold is low enough."""
+
+
+DEFLATION = DeflationTuning()
+"""The numbers that deflations use."""
+
+
+class Deflation(NamedTuple):
+    """A circulant without the waves above a threshold: the cover that proves the rest, and the waves."""
+
+    cover: Cover
+    waves: SplitWaves
+
+
+class DeflatedCirculant:
+    """One circulant of a layer of one group without stride and dilation (polyphase components have no dilation).
+
+    Parameters
+    ----------
+    kernel : array, shape (1, first, second, *kernel_shape)
+        In torch's order, scaled to about 1.
+    spec : ConvSpec
+        Geometry of the group, with ``input_shape``.
+    supremum : Upper
+        Bound of the kernel's norm over all frequencies.
+    search : Search, optional
+        A search of blocks of which the kernel is one. What it has computed is used again.
+    group : int
+        Index of the kernel among the blocks of ``search``.
+    clock : Clock, optional
+        Deadline: no threshold is begun after it, and it ends the choice of the waves.
+    """
+
+    def __init__(
+        self,
+        kernel: Array,
+        spec: ConvSpec,
+        circulant: Embedding,
+        supremum: Upper,
+        search: Search | None = None,
+        group: int = 0,
+        *,
+        clock: Clock | None = None,
+        ops: ArrayOps,
+    ) -> None:
+        self.clock = clock or Clock()
+        self.kernel = kernel
+        self.spec = spec
+        self.circulant = circulant
+        self.supremum = supremum
+        self.ops = ops
+        self.xp = ops.xp
+        self.blocks = kernel
+        if kernel.shape[1] < kernel.shape[2]:
+            # The transposed symbol has the same norms.
+            self.blocks = ops.xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim)))
+        large, _ = sizes_of(spec)
+        moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
+        has_many_pixels = min(moving, default=0) >= DEFLATION.many_pixels
+        self.parts_of_norm = DEFLATION.parts_of_norm if has_many_pixels else DEFLATION.parts_for_few_pixels
+        self._deflations: dict[float, Deflation | None] = {}
+        self._failed_bounds: dict[float, float] = {}
+        self._polynomials = Polynomials(self.blocks, tuning.TUNING, clock=self.clock, ops=ops)
+        self._trial_vectors: Array | None = None
+        if search is not None:
+            self._take_over(search, group)
+
+    def _take_over(self, search: Search, group: int) -> None:
+        """Use the trial vectors of another search, and its polynomials if they are of the same blocks."""
+        trial_vectors = search.incumbent.trial_vectors
+        if trial_vectors is not None and trial_vectors.shape[-1] == self.blocks.shape[2]:
+            self._trial_vectors = trial_vectors[group : group + 1, ...]
+        if search.blocks.shape == self.blocks.shape and bool(self.xp.all(search.blocks == self.blocks)):
+            self.blocks = search.blocks
+            self._polynomials = search.polynomials
+
+    def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
+        """A bound of the norm: ``lower * (1 + rtol)`` if enough waves can be taken out, else a wider one.
+
+        None if nothing is proven.
+
+        Parameters
+        ----------
+        few : bool
+            Whether to try the first `DeflationTuning.few_parts` alone, and no wider tolerance.
+        """
+        parts_of_norm = self.parts_of_norm[: DEFLATION.few_parts] if few else self.parts_of_norm
+        for part in parts_of_norm:
+            try:
+                self.clock.check()
+                deflation = self.deflated(part, lower)
+            except OutOfTime:
+                return None
+            if self.clock.expired:
+                return None
+            if deflation is None:
+                # A lower threshold leaves more waves still.
+                break
+            bound = lower * (1 + rtol)
+            # A bound that is no larger than one that failed would fail, too.
+            if self._failed_bounds.get(part, 0.0) < bound:
+                upper = self._proven(deflation, bound)
+                if upper is not None:
+                    return upper
+                self._failed_bounds[part] = bound
+        return None if few else self._wider_upper(lower, rtol)
+
+    def _wider_upper(self, lower: float, rtol: float) -> Upper | None:
+        """The closest bound that the deflation with the most waves proves with a wider tolerance."""
+        deflations = [deflation for deflation in self._deflations.values() if deflation is not None]
+        if not deflations:
+            return None
+        for multiple in DEFLATION.wider_multiples:
+            if self.clock.expired:
+                return None
+            upper = self._proven(deflations[-1], lower * (1 + multiple * rtol))
+            if upper is not None:
+                return upper
+        return None
+
+    def deflated(self, part: float, norm: float) -> Deflation | None:
+        """Take out the waves with singular values above ``part * norm``; None if they are too many.
+
+        The waves of a part are chosen once, for the norm of the first call.
+        """
+        if part not in self._deflations:
+            self._deflations[part] = self._deflate(part * norm)
+        return self._deflations[part]
+
+    def _proven(self, deflation: Deflation, bound: float) -> Upper | None:
+        return norm_by_deflation(
+            self.kernel,
+            self.spec,
+            self.circulant,
+            deflation.cover,
+            deflation.waves,
+            bound,
+            ops=self.ops,
+        )
+
+    def _deflate(self, threshold: float) -> Deflation | None:
+        """Take out the waves with norms above a threshold; None if they are too many."""
+        cover = self._cover(threshold)
+        if cover is None:
+            return None
+        self.clock.check()
+        points = first_of_mirrored(cover.open.boxes.centres)
+        waves = self._waves_above(points, threshold)
+        return None if waves is None else Deflation(cover, waves)
+
+    def _cover(self, threshold: float) -> Cover | None:
+        """A cover of the circulant that leaves single frequencies open; None if those are too many."""
+        boxes = dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
+        cover = Cover(self.blocks, boxes, self.supremum, ops=self.ops)
+        polynomial = self._polynomials.near(threshold, self._trial_vectors).float32_copy()
+        was_tried = np.zeros(len(cover), dtype=bool)
+        while True:
+            self.clock.check()
+            self._fathom(cover, polynomial, np.flatnonzero(~was_tried), threshold)
+            cover.prune()
+            divisible = cover.open.boxes.divisible
+            if not divisible.any():
+                break
+            if len(cover) > DEFLATION.open_per_wave * DEFLATION.most_waves:
+                return None
+            parent = cover.split(np.full(len(cover), 2))
+            # A piece whose parent could not be cut is that parent, a single frequency, which was tried.
+            was_tried = ~divisible[parent]
+        if polynomial.truncation > 0:
+            self._fathom(cover, self._polynomials.whole.float32_copy(), np.arange(len(cover)), threshold)
+            cover.prune()
+        return cover if len(cover) <= DEFLATION.most_waves else None
+
+    def _fathom(
+        self,
+        cover: Cover,
+        polynomial: GramPolynomial,
+        index: np.ndarray,
+        threshold: float,
+    ) -> None:
+        """Try to prove that no norm in some cells is above a threshold."""
+        limit_sq = cover.limits_sq(polynomial, threshold)[index]
+        index = index[limit_sq > self._polynomials.least_limit_sq(polynomial)]
+        for part in self._polynomials.parts(polynomial, len(index)):
+            chosen = index[part]
+            matrices, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, threshold)[chosen])
+            cover.fathom(matrices, threshold)
+
+    def _waves_above(self, points: Frequencies, threshold: float) -> SplitWaves | None:
+        """Singular triples above a threshold, scaled to take off what is above it; None if they are too many."""
+        xp, ops = self.xp, self.ops
+        first, second = self.kernel.shape[1:3]
+        self.clock.require(len(points) * first * second * min(first, second))
+        symbol = Symbol(self.kernel, points, ops=ops).matrices()[0, ...]
+        is_wide = symbol.shape[-1] > symbol.shape[-2]
+        tall = arrays.adjoint(symbol, xp=xp) if is_wide else symbol
+        gram = arrays.gram_smaller(tall, xp=xp)
+        if ops.exact_float32:
+            gram = xp.astype(gram, xp.complex64)
+        eigenvectors = self._top_eigenvectors(gram, threshold)
+        # Right singular vectors as rows, and their images.
+        right = xp.matrix_transpose(xp.astype(eigenvectors, symbol.dtype))
+        images = xp.matmul(right, xp.matrix_transpose(tall))
+        norms = np.asarray(ops.to_numpy(xp.linalg.vector_norm(images, axis=-1)))
+        point, which = np.nonzero(norms > threshold)
+        if 2 * len(point) > DEFLATION.most_waves:
+            return None
+        rows = point * norms.shape[1] + which
+        v = arrays.rows(xp.reshape(right, (-1, right.shape[-1])), rows, ops=ops)
+        u = arrays.rows(xp.reshape(images, (-1, images.shape[-1])), rows, ops=ops)
+        norms_above = norms[point, which]
+        root = np.sqrt(norms_above - threshold)
+        # G v is the norm times a unit vector, so that x y* is u v* times what is above the threshold.
+        x = u * xp.astype(ops.from_numpy(root / norms_above, self.kernel), u.dtype)[:, None]
+        y = v * xp.astype(ops.from_numpy(root, self.kernel), v.dtype)[:, None]
+        if is_wide:
+            # u and v are those of the adjoint: G = sum s v u* where G* = sum s u v*.
+            x, y = y, x
+        return SplitWaves(points, point, x, y)
+
+    def _top_eigenvectors(self, gram: Array, threshold: float) -> Array:
+        """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all that belong to norms above a threshold."""
+        xp = self.xp
+        few = DEFLATION.waves_of_a_frequency
+        count = gram.shape[0]
+        if gram.shape[-1] >= 4 * few:
+            # If the least of the few eigenvalues is at most half of the squared threshold, none above it is missing:
+            # the half leaves a margin, since the eigenvectors are approximate.
+            cut = threshold**2 / 2
+            values, vectors = top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
+            if float(xp.max(values[:, 0])) <= cut:
+                return vectors
+        at_once = DEFLATION.matrices_at_once
+        if count <= at_once:
+            return self._all_eigenvectors(gram)
+        chunks = [self._all_eigenvectors(gram[start : start + at_once, ...]) for start in range(0, count, at_once)]
+        return xp.concat(chunks, axis=0)
+
+    def _all_eigenvectors(self, gram: Array) -> Array:
+        count, side = gram.shape[:2]
+        self.clock.require(count * costs.eigh_cost(side, is_complex=True))
+        return self.xp.linalg.eigh(gram)[1]

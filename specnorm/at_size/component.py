@@ -1,0 +1,477 @@
+"""One polyphase component of a layer at one size: what the attempts to bound its norm share, and each kind of bound.
+
+A layer is the direct sum of its components, often of one alone (`at_size.proofs.components`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.at_size import layer_tuning
+from specnorm.at_size.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
+from specnorm.at_size.groups import OpenGroups, find_open_groups
+from specnorm.at_size.layer_bounds import LayerBounds, witness_shapes
+from specnorm.at_size.own_matrix import enclose_by_matrix
+from specnorm.at_size.proofs.block_tridiagonal import plans
+from specnorm.at_size.proofs.circulant import shortest
+from specnorm.at_size.proofs.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
+from specnorm.backends import arrays
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import spec_of_group
+from specnorm.power.plane_wave import WaveSum, windowed_wave
+from specnorm.power.proofs.ritz import quotients
+from specnorm.proofs.padding import padded_norm, reads_zeros
+from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
+from specnorm.running.problem import Problem
+from specnorm.running.result import BoundSource
+from specnorm.supremum import tuning
+from specnorm.symbols import costs
+from specnorm.symbols.lanczos import RunOptions, top_vectors
+from specnorm.symbols.power import composed
+
+if TYPE_CHECKING:
+    from specnorm.at_size.supremum import Supremum
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Lower, Upper
+    from specnorm.running.problem import SearchResult
+    from specnorm.supremum.branch_and_bound import Search
+
+
+class ComponentBounds:
+    """Each kind of bound of one component of a layer (`PolyphaseComponent`), and what the attempts share.
+
+    Attributes
+    ----------
+    kernels : array, shape (groups, first, second, *kernel_shape)
+        The layer's kernel by groups.
+    group_spec : ConvSpec
+        Geometry of one group.
+    gram_plan : BlockPlan
+        The form of one group's Gram matrix with the least work, of those that fit the memory if any does.
+    proof_rtol : float
+        Tolerance asked of a proof, so that the answer is within ``rtol`` after rounding.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        component: PolyphaseComponent,
+        supremum: Supremum,
+        *,
+        ops: ArrayOps,
+    ) -> None:
+        self.problem = problem
+        self.component = component
+        self.supremum = supremum
+        self.ops = ops
+        self.xp = ops.xp
+        self.spec = component.spec
+        self.rtol = problem.rtol
+        self.proof_rtol = tuning.TUNING.proof_share * problem.rtol
+        self.groups = problem.spec.groups
+        self.group_spec = spec_of_group(component.spec)
+        kernel = problem.kernel
+        self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
+        self.gram_plan = min(plans(self.group_spec), key=lambda plan: (plan.memory > ops.memory, plan.work))
+        self._open_groups: OpenGroups | None = None
+        self._deflated_circulants: list[DeflatedCirculant] | None = None
+
+    # -- what is affordable ------------------------------------------------------------------------------------------
+    @property
+    def is_small(self) -> bool:
+        """Whether the layer's own matrix is less work than a search."""
+        return self.gram_plan.work * self.groups <= layer_tuning.TUNING.immediate_work
+
+    @property
+    def can_be_deflated(self) -> bool:
+        """Whether circulants can be deflated: no stride, and a tolerance of at least ``deflation_rtol``.
+
+        For a smaller tolerance, too many waves (see `circulants`) would have to be taken out.
+        """
+        return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.TUNING.deflation_rtol
+
+    @property
+    def closer_attempt_follows(self) -> bool:
+        """Whether another attempt will come close enough if the best circulant does not."""
+        matrix_follows = self._matrix_fits and self.gram_plan.work * self.groups <= layer_tuning.TUNING.soon_work
+        return self.can_be_deflated or matrix_follows
+
+    @property
+    def _matrix_fits(self) -> bool:
+        """Whether one group's Gram matrix fits the memory budget."""
+        return self.gram_plan.memory <= self.ops.memory
+
+    @property
+    def size(self) -> int:
+        """Pixels times channels of one group."""
+        return max(self.group_spec.group_channels) * math.prod(axis.pixels for axis in self.component.axes)
+
+    @property
+    def points_of_shortest(self) -> tuple[int, ...] | None:
+        """Points per axis of the shortest circulant whose compression the layer is; None if none is of use.
+
+        Along an axis on which the symbol is constant it is 1 point, not the number that `shortest` returns.
+        """
+        if not reads_zeros(self.spec):
+            return None
+        return points_of_shortest_circulant(self.spec, self.torus_search)
+
+    # -- the supremum over all sizes ---------------------------------------------------------------------------------
+    @property
+    def torus_search(self) -> Search:
+        """The search that enclosed the supremum."""
+        return self.supremum.search
+
+    @property
+    def torus_result(self) -> SearchResult:
+        """Bounds of the supremum that the search proved."""
+        return self.supremum.result
+
+    def padded(self, supremum: Upper | None) -> Upper | None:
+        """A bound of the layer, with its padding, from one of the supremum."""
+        return None if supremum is None else padded_norm(supremum, self.spec)
+
+    def by_supremum(self, bounds: LayerBounds) -> LayerBounds:
+        """The bounds with the supremum, if that is lower, and with the cost of its search."""
+        result = self.torus_result
+        with_cost = replace(bounds, cells=bounds.cells + result.cells, levels=bounds.levels + result.levels)
+        return with_cost.with_upper(self.padded(result.upper), BoundSource.SUPREMUM)
+
+    # -- groups ------------------------------------------------------------------------------------------------------
+    def open_groups(self, bounds: LayerBounds) -> OpenGroups:
+        """Groups that may have the layer's norm: the first call searches for them, with its bounds, and keeps them."""
+        if self._open_groups is None:
+            # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
+            target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
+            self._open_groups = find_open_groups(
+                self.torus_search.blocks,
+                target,
+                max_cells=self.problem.max_cells,
+                clock=self.problem.clock,
+                ops=self.ops,
+            )
+        return self._open_groups
+
+    def matrix_work(self, bounds: LayerBounds) -> float:
+        """Multiplications of a proof by the matrices of the open groups; infinite if one does not fit the memory.
+
+        The first call searches for the open groups.
+        """
+        count = len(self.open_groups(bounds).numbers)
+        return self.gram_plan.work * count if self._matrix_fits else math.inf
+
+    def deflates(self, bounds: LayerBounds) -> bool:
+        """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
+        few_groups = len(self.open_groups(bounds).numbers) <= layer_tuning.TUNING.deflation_groups
+        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.TUNING.deflation_work
+        return few_groups and matrix_is_expensive and self.points_of_shortest is not None
+
+    def deflated_circulants(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
+        """The circulant of each open group, ready to be deflated; empty if none is to be deflated."""
+        if self.problem.clock.expired or not self.deflates(bounds):
+            return []
+        if self._deflated_circulants is None:
+            self._deflated_circulants = self._circulants_of(self.open_groups(bounds).numbers)
+        return self._deflated_circulants
+
+    def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
+        least_points = shortest(self.group_spec)
+        circulant = farthest_circulant(self.torus_result, least_points, self.spec.kernel_shape)
+        # Along an axis with one tap, the farthest circulant has one point, which is too few for a deflation.
+        is_too_short = any(points < least for points, least in zip(circulant.points, least_points, strict=True))
+        supremum = self.torus_result.upper
+        if is_too_short or supremum is None:
+            return []
+        return [
+            DeflatedCirculant(
+                self.kernels[group : group + 1, ...],
+                self.group_spec,
+                circulant,
+                supremum,
+                self.torus_search,
+                group,
+                clock=self.problem.clock,
+                ops=self.ops,
+            )
+            for group in groups.tolist()
+        ]
+
+    def with_uppers_of_open_groups(self, bounds: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
+        """The bounds with the largest of upper bounds of the open groups, if each has one and that is lower."""
+        proven = [upper for upper in uppers if upper is not None]
+        if len(proven) < len(uppers) or self._open_groups is None:
+            return bounds
+        upper = norm_of_groups(self.spec, proven, self._open_groups.others)
+        return bounds.with_upper(upper, BoundSource.CIRCULANT)
+
+    # -- bounds ------------------------------------------------------------------------------------------------------
+    def near_supremum(self, steps: int, most_entries: float, *, waves_replace_steps: bool = False) -> LayerBounds:
+        """Bound from below by Lanczos steps from a plane wave at the supremum's frequency, from above by the supremum.
+
+        The lower bound is the quotient of a sum of waves, if no vectors are needed. Otherwise it is the quotient of a
+        vector: a sum of waves if that is affordable and good, else a wave under a window; then after Lanczos steps.
+
+        Parameters
+        ----------
+        steps : int
+            Lanczos steps from the wave.
+        most_entries : float
+            Most pixels times channels times steps; a larger layer is restricted to fewer pixels.
+        waves_replace_steps : bool
+            Whether the steps are so few that a sum of waves is as close without them.
+        """
+        group = self.torus_result.block
+        kernel = self.kernels[group : group + 1, ...]
+        # A sum of waves may end after the deadline by half of the time that this bound may take.
+        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.TUNING.wave_time / 2)
+        if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
+            return self._by_wave_sum(kernel, group)
+        is_long = self._least_pixels >= layer_tuning.TUNING.wave_sum_pixels
+        sums_waves = wave_sum_in_time and self._has_wave_sums and is_long
+        if sums_waves and waves_replace_steps:
+            steps = 0
+        restriction = self._restricted(steps, most_entries)
+        group_spec = spec_of_group(restriction.spec)
+        angles = self.torus_result.frequency.angles[0]
+        if sums_waves:
+            vectors = WaveSum(kernel, group_spec, angles, ops=self.ops).vector()
+        else:
+            vectors = windowed_wave(kernel, group_spec, angles, ops=self.ops)
+        work_of_lanczos = 2 * steps * math.prod(axis.pixels for axis in restriction.axes) * math.prod(kernel.shape)
+        if steps > 0 and not self.problem.clock.expired and self.problem.clock.affords(work_of_lanczos):
+            vectors = self._after_lanczos(vectors, kernel, group_spec, steps)
+        layer = Convolution(kernel, group_spec, budget=self._patch_memory, ops=self.ops)
+        (lower,), images = quotients(layer, vectors, vectors_are_outputs=group_spec.transposed, ops=self.ops)
+        # The vectors are outputs of a transposed layer, inputs of any other.
+        if group_spec.transposed:
+            u, v = vectors, images
+        else:
+            u, v = images, vectors
+        return self.bounds_of_group(
+            lower,
+            self.padded(self.torus_result.upper),
+            layer,
+            u[:, 0, :],
+            v[:, 0, :],
+            group=group,
+            restriction=restriction,
+            source=BoundSource.SUPREMUM,
+        )
+
+    @property
+    def _has_wave_sums(self) -> bool:
+        """Whether `WaveSum` is defined for the layer: zero padding and no stride."""
+        return reads_zeros(self.spec) and set(self.spec.stride) == {1}
+
+    @property
+    def _wave_sum_work(self) -> float:
+        """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles per axis."""
+        first, second, *kernel_shape = self.kernels.shape[1:]
+        smaller = min(first, second)
+        work_of_one = max(first, second) * smaller**2 + costs.eigh_cost(smaller, is_complex=True)
+        points = math.prod(2 if taps > 1 else 1 for taps in kernel_shape)
+        return points * work_of_one
+
+    @property
+    def _least_pixels(self) -> int:
+        """Pixels of the shortest axis with more than one tap; 0 if there is none."""
+        axes = zip(self.component.axes, self.spec.kernel_shape, strict=True)
+        return min((axis.pixels for axis, taps in axes if taps > 1), default=0)
+
+    @property
+    def _patch_memory(self) -> int:
+        """Bytes of the patches that may exist at once: a quarter, since they are copied once or twice."""
+        return self.ops.memory // 4
+
+    def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
+        """The component, or its restriction to as many pixels as the entries, the steps and the time limit allow."""
+        channels = max(self.group_spec.group_channels)
+        pixels_in_entries = most_entries / (max(steps, 1) * channels)
+        seconds = layer_tuning.TUNING.wave_time * self.problem.clock.seconds
+        work_of_pixel = layer_tuning.TUNING.wave_passes * math.prod(self.kernels.shape[1:])
+        pixels_in_time = seconds * MULTIPLICATIONS_PER_SECOND / work_of_pixel
+        return self.component.restricted(min(pixels_in_entries, pixels_in_time))
+
+    def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
+        """Whether the quotient of a sum of waves, which comes without a vector, is enough.
+
+        That is so if the singular vectors are too large to be returned (`witness_shapes`), and if Lanczos would come no
+        closer, on fewer pixels, or is not needed for so wide a tolerance.
+        """
+        if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
+            return False
+        is_restricted = self._restricted(steps, most_entries) is not self.component
+        return is_restricted or self.rtol >= layer_tuning.LOOSE_RTOL
+
+    def _by_wave_sum(self, kernel: Array, group: int) -> LayerBounds:
+        """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
+        angles = self.torus_result.frequency.angles[0]
+        waves = WaveSum(kernel, self.group_spec, angles, ops=self.ops)
+        quotient = waves.bound()
+        no_vector = self.xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
+        return LayerBounds(
+            # The quotient is that of the whole component, which is a restriction of itself.
+            lower=norm_of_restriction(self.component, self.component, quotient),
+            upper=self.padded(self.torus_result.upper),
+            u=no_vector,
+            v=no_vector,
+            gradient=lambda: self._gradient_of_group(waves.gradient(quotient), group),
+            bound_source=BoundSource.SUPREMUM,
+        )
+
+    def _after_lanczos(
+        self,
+        vectors: Array,
+        kernel: Array,
+        group_spec: ConvSpec,
+        steps: int,
+    ) -> Array:
+        """Vectors (1, 1, size of the large side) after some Lanczos steps on one group's layer.
+
+        The lower bound is a quotient of the vector, valid however the vector was computed: float32 is precise enough.
+        """
+        xp = self.xp
+        if self.rtol >= layer_tuning.LOOSE_RTOL and steps <= layer_tuning.TUNING.closer_steps:
+            kernel_used = xp.astype(kernel, xp.float32)
+        else:
+            kernel_used = kernel
+        layer = Convolution(kernel_used, group_spec, budget=self._patch_memory, ops=self.ops)
+        # From the large side to the small one, and back.
+        if group_spec.transposed:
+            gram = composed(layer.adjoint, layer.apply)
+        else:
+            gram = composed(layer.apply, layer.adjoint)
+        lanczos_plan = RunOptions(n_iter=steps, seed=0, least_gain=min(1e-6, self.rtol / 100))
+        start = xp.astype(vectors, kernel_used.dtype)
+        vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, lanczos_plan, start=start, ops=self.ops)
+        return xp.astype(vectors, kernel.dtype)
+
+    def by_circulant(self, bounds: LayerBounds, *, target_only: bool) -> LayerBounds:
+        """The bounds with that of a circulant, if it is lower."""
+        least_points = self.points_of_shortest
+        if least_points is None:
+            return bounds
+        upper, cells, levels = bound_by_circulant(
+            self.spec,
+            self.torus_search,
+            self.torus_result,
+            least_points,
+            lower=bounds.lower.value,
+            rtol=self.rtol,
+            max_cells=self.problem.max_cells,
+            target_only=target_only,
+        )
+        with_cost = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
+        return with_cost.with_upper(upper, BoundSource.CIRCULANT)
+
+    def by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
+        """Bounds of the largest norm of some groups, the open ones or all, by their own matrices.
+
+        A group whose norm is below ``lower`` is only proven to be below it.
+        """
+        kernels = arrays.rows(self.kernels, groups, ops=self.ops)
+        result = enclose_by_matrix(kernels, self.group_spec, self.gram_plan, rtol=self.rtol, lower=lower, ops=self.ops)
+        proven = [upper for upper in result.upper if upper is not None]
+        upper: Upper | None = None
+        if len(proven) == len(groups):
+            others = None if self._open_groups is None else self._open_groups.others
+            upper = norm_of_groups(self.spec, proven, others)
+        best = max(range(len(groups)), key=lambda j: result.lower[j].value)
+        return self.bounds_of_group(
+            result.lower[best],
+            upper,
+            Convolution(kernels[best : best + 1, ...], self.group_spec, ops=self.ops),
+            result.u[best : best + 1, :],
+            result.v[best : best + 1, :],
+            group=int(groups[best]),
+            restriction=self.component,
+            source=BoundSource.MATRIX,
+        )
+
+    def bounds_of_group(
+        self,
+        lower: Lower,
+        upper: Upper | None,
+        layer: Convolution,
+        u: Array,
+        v: Array,
+        *,
+        group: int,
+        restriction: PolyphaseComponent,
+        source: BoundSource,
+    ) -> LayerBounds:
+        """Bounds of the whole layer from those of one group on a restriction, with its vectors and gradient.
+
+        Parameters
+        ----------
+        layer : Convolution
+            The restriction of that group.
+        u, v : arrays, shapes (1, outputs) and (1, inputs)
+            Singular vectors of the restriction.
+        """
+
+        def gradient() -> Array:
+            of_group = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
+            return self._gradient_of_group(of_group, group)
+
+        inputs, outputs = witness_shapes(self.problem.spec)
+        input_places = [axis.pixel_positions for axis in restriction.axes]
+        output_places = [axis.output_positions for axis in restriction.axes]
+        if self.spec.transposed:
+            input_places, output_places = output_places, input_places
+        return LayerBounds(
+            lower=norm_of_restriction(self.component, restriction, lower),
+            upper=upper,
+            u=self._placed(u, group, layer.shapes[1], outputs, output_places),
+            v=self._placed(v, group, layer.shapes[0], inputs, input_places),
+            gradient=gradient,
+            bound_source=source,
+        )
+
+    # -- vectors -----------------------------------------------------------------------------------------------------
+    def _gradient_of_group(self, gradient: Array, group: int) -> Array:
+        """Gradient of one group's kernel as that of the whole layer's; the other groups have zeros."""
+        index = self.ops.from_numpy(np.asarray([group], dtype=np.int64), gradient)
+        by_group = arrays.one_hot(gradient, index, self.groups, xp=self.xp)
+        return self.xp.reshape(by_group, self.problem.kernel.shape)
+
+    def _placed(
+        self,
+        vector: Array,
+        group: int,
+        shape: tuple[int, ...],
+        whole_shape: tuple[int, ...],
+        places: list[tuple[int, int]],
+    ) -> Array:
+        """A vector (1, n) of one group's restriction as one of the whole layer.
+
+        Parameters
+        ----------
+        shape, whole_shape : tuple of int
+            Channels and pixels of both. If the whole is too large to be returned, its shape is (0,), as is the result.
+        places : list of (first, step)
+            Places of the restriction's pixels along each axis.
+        """
+        if whole_shape == (0,):
+            return vector[:, :0]
+        channels = slice(group * shape[0], (group + 1) * shape[0])
+        pixels = []
+        for (first, step), count in zip(places, shape[1:], strict=True):
+            pixels.append(slice(first, first + step * (count - 1) + 1, step))
+        whole = self.xp.zeros(whole_shape, dtype=vector.dtype, device=self.ops.device(vector))
+        whole[(channels, *pixels)] = self.xp.reshape(vector, shape)
+        return self.xp.reshape(whole, (1, -1))
+
+
+def points_of_shortest_circulant(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
+    """Points of the shortest circulant: 1 along axes where the symbol is constant, None if all axes are such."""
+    kernel_shape = search.blocks.shape[3:]
+    if all(taps == 1 for taps in kernel_shape):
+        return None
+    return tuple(1 if taps == 1 else points for points, taps in zip(shortest(spec), kernel_shape, strict=True))

@@ -1,0 +1,203 @@
+"""Enclose the norm of a layer at one input size, whatever its geometry, by a list of attempts.
+
+Lower bounds come from sums of plane waves and from Lanczos on the layer. Upper bounds come from the supremum over all
+sizes, from circulants (zero padding), from a circulant without its highest waves, and from the layer's Gram matrix.
+`ATTEMPTS` lists them in the order in which they are made; the first that brings both bounds close enough is the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.at_size import layer_tuning
+from specnorm.at_size.component import ComponentBounds
+from specnorm.at_size.layer_bounds import LayerBounds, no_bounds
+from specnorm.at_size.proofs.components import norms_of_parts, norms_of_patch, polyphase_components
+from specnorm.at_size.supremum import Supremum
+from specnorm.geometry.layer_map import Convolution
+from specnorm.proofs.bound import finite
+from specnorm.proofs.padding import reads_zeros
+from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
+from specnorm.running.result import BoundSource
+from specnorm.unfoldings.matrix_search import LANCZOS_SIDE, enclose_matrices
+
+if TYPE_CHECKING:
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.problem import Problem
+
+
+def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
+    """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
+    supremum = Supremum(problem, ops=ops)
+    components = polyphase_components(problem.spec)
+    parts = [_enclose(ComponentBounds(problem, component, supremum, ops=ops)) for component in components]
+    if not parts:
+        # No output reads a pixel: the layer is a sum of no parts, with the norm 0.
+        _, upper_of_zero = norms_of_parts(problem.spec, [])
+        return replace(no_bounds(problem, problem.spec, ops=ops), upper=upper_of_zero)
+    return _direct_sum(problem.spec, parts)
+
+
+def _enclose(part: ComponentBounds) -> LayerBounds:
+    """Make each attempt in its order until the bounds are close enough."""
+    bounds = no_bounds(part.problem, part.spec, ops=part.ops)
+    for attempt in ATTEMPTS:
+        if bounds.within(part.rtol):
+            break
+        bounds = attempt(part, bounds)
+    return bounds
+
+
+def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
+    """Bounds of a layer that is the direct sum of parts: its norm is the largest of theirs."""
+    lower, upper = norms_of_parts(spec, [(part.lower, part.upper) for part in parts])
+    highest_below = max(parts, key=lambda part: part.lower.value)
+    highest_above = max(parts, key=lambda part: finite(part.upper))
+    return LayerBounds(
+        lower=lower,
+        upper=upper,
+        u=highest_below.u,
+        v=highest_below.v,
+        gradient=highest_below.gradient,
+        bound_source=highest_above.bound_source,
+        cells=max(part.cells for part in parts),
+        levels=max(part.levels for part in parts),
+    )
+
+
+# -- attempts: each takes bounds and returns closer ones, or the same if it does not apply or would take too long ------
+def one_patch(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+    """Enclose a layer with a single output position (transposed: input position), which is a matrix of its taps."""
+    axes = part.component.axes
+    if not reads_zeros(part.spec) or any(axis.outputs > 1 for axis in axes):
+        return bounds
+    first, second = part.kernels.shape[1:3]
+    pixels = int(np.prod([axis.pixels for axis in axes]))
+    if min(first, second * pixels) < LANCZOS_SIDE:
+        # The matrix is so small that the other attempts take no longer than Lanczos.
+        return bounds
+    taps_read = tuple(slice(axis.before, axis.before + axis.pixels) for axis in axes)
+    taps = part.kernels[(..., *taps_read)]
+    matrix = part.xp.reshape(taps, (*taps.shape[:2], -1))
+    result = enclose_matrices(matrix, part.rtol, ops=part.ops)
+    if result.upper is None or not result.within(part.rtol):
+        return bounds
+    lower, upper = norms_of_patch(part.component, result.lower, result.upper)
+    if part.spec.transposed:
+        u, v = result.v, result.u
+    else:
+        u, v = result.u, result.v
+    group = result.index
+    return part.bounds_of_group(
+        lower,
+        upper,
+        Convolution(part.kernels[group : group + 1, ...], part.group_spec, ops=part.ops),
+        u,
+        v,
+        group=group,
+        restriction=part.component,
+        source=BoundSource.MATRIX,
+    )
+
+
+def small_matrix(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+    """Factorise the layer's Gram matrix at once, if that is less work than a search."""
+    if not part.is_small:
+        return bounds
+    every_group = np.arange(part.groups)
+    return bounds.intersect(part.by_matrix(every_group, bounds.lower.value))
+
+
+def near_supremum(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+    """Bound from above by the supremum over all sizes, from below by Lanczos from a wave near its frequency."""
+    steps = layer_tuning.TUNING.wave_steps if part.rtol >= layer_tuning.LOOSE_RTOL else layer_tuning.TUNING.most_steps
+    closer = part.near_supremum(
+        steps, layer_tuning.TUNING.lanczos_entries, waves_replace_steps=part.rtol >= layer_tuning.LOOSE_RTOL
+    )
+    return part.by_supremum(bounds.intersect(closer))
+
+
+def best_circulant(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+    """Bound by the circulant whose frequencies are farthest from the maximum.
+
+    If no other attempt will come close enough, the circulant's own norm is computed as a bound, too.
+    """
+    if part.points_of_shortest is None or part.problem.clock.expired:
+        return bounds
+    return part.by_circulant(bounds, target_only=part.closer_attempt_follows)
+
+
+def few_waves(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+    """Deflate a circulant of each open group by its few highest waves.
+
+    What these waves contribute is bounded by the factorisation of a matrix on the layer's pixels.
+    """
+    return _deflation(part, bounds, few=True)
+
+
+def more_steps(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+    """Raise the lower bound by more Lanczos steps, before more waves are taken out; on whole layers alone.
+
+    A larger layer would be restricted to fewer pixels, where more steps come no closer than the sum of waves does on
+    all pixels.
+    """
+    most_entries = layer_tuning.TUNING.closer_factor * layer_tuning.TUNING.lanczos_entries
+    fits = part.size * layer_tuning.TUNING.closer_steps <= most_entries
+    applies = fits and part.can_be_deflated and part.rtol >= layer_tuning.LOOSE_RTOL
+    if not applies or not part.deflated_circulants(bounds):
+        return bounds
+    return bounds.intersect(part.near_supremum(layer_tuning.TUNING.closer_steps, most_entries))
+
+
+def many_waves(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+    """Deflate as in `few_waves`, by as many waves as the bound takes; if none is proven, try wider bounds."""
+    if part.rtol < layer_tuning.LOOSE_RTOL:
+        return bounds
+    return _deflation(part, bounds, few=False)
+
+
+def _deflation(part: ComponentBounds, bounds: LayerBounds, *, few: bool) -> LayerBounds:
+    if not part.can_be_deflated:
+        return bounds
+    circulants = part.deflated_circulants(bounds)
+    if not circulants:
+        return bounds
+    lower = bounds.lower.value
+    uppers = [circulant.upper(lower, part.proof_rtol, few=few) for circulant in circulants]
+    return part.with_uppers_of_open_groups(bounds, uppers)
+
+
+def own_matrix(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+    """Factorise the Gram matrices of the open groups, in some seconds, if `small_matrix` did not."""
+    clock = part.problem.clock
+    affordable = min(layer_tuning.TUNING.late_work, MULTIPLICATIONS_PER_SECOND * max(clock.left, 0.0))
+    if part.is_small or clock.expired or part.matrix_work(bounds) > affordable:
+        return bounds
+    return bounds.intersect(part.by_matrix(part.open_groups(bounds).numbers, bounds.lower.value))
+
+
+def refined_supremum(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+    """Search the supremum to the tolerance asked for, if it was searched loosely since a circulant was to follow."""
+    if not part.supremum.is_loose or part.problem.clock.expired:
+        return bounds
+    return bounds.with_upper(part.padded(part.supremum.refine()), BoundSource.SUPREMUM)
+
+
+ATTEMPTS: tuple[Callable[[ComponentBounds, LayerBounds], LayerBounds], ...] = (
+    one_patch,
+    small_matrix,
+    near_supremum,
+    best_circulant,
+    few_waves,
+    more_steps,
+    few_waves,  # again: its target is the lower bound, which `more_steps` has raised
+    many_waves,
+    own_matrix,
+    refined_supremum,
+)
+"""The attempts, in the order in which they are made."""

@@ -1,0 +1,92 @@
+"""Bound a zero-padded layer at one size by a circulant: a periodic convolution of which the layer is a submatrix.
+
+On a circulant of N pixels, the pixel after the last one is the first one. A *skew* circulant also multiplies by -1 what
+is read across that end. Along an axis with n pixels, m' outputs and k taps, tap t of output m reads the pixel
+``s m + r t - p`` (stride s, dilation r, padding p in front). Put the layer's pixels on the positions 0 to n - 1 of the
+circulant, and let
+
+* ``N >= n``: different pixels stay different;
+* ``N >= s m'``: different outputs stay different;
+* ``N >= n + p``: a read at v < 0 comes round to ``N + v >= n``, where the layer has no pixel;
+* ``N >= s (m' - 1) + r (k - 1) - p + 1``: a read at n or beyond stays below N.
+
+Then the submatrix of the circulant with the layer's pixels as columns and its outputs as rows is the layer (a
+*compression*), and no entry of it was read across the end. Its norm is no larger than the circulant's, skew or not.
+
+The kernel's *blocks* are the kernel rearranged so that stride and dilation are 1 (`geometry.polyphase`). If ``lcm(s,
+r)`` divides N, the circulant is a direct sum of circulants of the blocks, with ``M = N / lcm(s, r)`` points each. Its
+norm is the largest norm of the blocks' symbols at the frequencies ``2 pi j / M``, or ``2 pi (j + 1/2) / M`` if it is
+skew.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from specnorm.geometry.taps import along_axes, sizes_of
+from specnorm.proofs.bound import HypothesisError, Upper, _upper
+from specnorm.proofs.cells import Circulant
+from specnorm.proofs.padding import reads_zeros
+
+if TYPE_CHECKING:
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.geometry.taps import Axis
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A circulant that contains a layer: for each axis, its true number M of points, and whether it is skew.
+
+    A `cells.Circulant` is the subject of a claim instead: it has 0 points along an axis with one tap, where the norm is
+    the same for any number of points.
+    """
+
+    points: tuple[int, ...]
+    skew: tuple[bool, ...]
+
+
+def shortest(spec: ConvSpec) -> tuple[int, ...]:
+    """Smallest number M of points along each axis of a circulant that contains the layer; larger ones contain it too.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+        The layer's geometry. It has an ``input_shape`` and satisfies `reads_zeros`.
+    """
+    large, small = sizes_of(spec)
+    return tuple(_fewest_points(axis) for axis in along_axes(large, small, spec))
+
+
+def _fewest_points(axis: Axis) -> int:
+    last_read = axis.stride * (axis.outputs - 1) + axis.dilation * (axis.taps - 1) - axis.before
+    least_size = max(axis.pixels, axis.pixels + axis.before, last_read + 1, axis.stride * axis.outputs)
+    return -(-least_size // math.lcm(axis.stride, axis.dilation))
+
+
+def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:
+    """Whether the layer is a compression of a circulant. 0 points (along an axis with one tap) stand for any number."""
+    if not reads_zeros(spec):
+        return False
+    return all(n == 0 or n >= least for n, least in zip(circulant.points, shortest(spec), strict=True))
+
+
+def norm_by_circulant(norm: Upper, spec: ConvSpec) -> Upper:
+    """Bound the norm of a zero-padded layer by that of a circulant of which the layer is a compression.
+
+    Parameters
+    ----------
+    norm : Upper
+        Bound of the norm of the blocks' symbols at a circulant's frequencies: its subject (``what``) is the circulant.
+    spec : ConvSpec
+        The layer's geometry, which has an ``input_shape``.
+
+    Raises
+    ------
+    HypothesisError
+        If the circulant is too short, or the layer reads other than zeros.
+    """
+    if not isinstance(norm.what, Circulant) or not is_long_enough(spec, norm.what):
+        raise HypothesisError(f"the layer is no compression of this: {norm.what}, not {shortest(spec)} points")
+    return _upper(norm.value, spec, "compression of a circulant", norm)

@@ -1,0 +1,327 @@
+"""Split a zero-padded layer at one size into independent smaller layers without dilation; bound it by restrictions.
+
+Along an axis, tap t of output m reads the pixel ``s m + r t - p`` (stride s, dilation r, padding p in front). With ``g
+= gcd(s, r)``, only pixels congruent to -p modulo g are read. Number these pixels alone. Then outputs that are congruent
+modulo ``r / g`` share pixels with each other, and with no other outputs. So the layer is a direct sum of *parts*, each
+a layer with stride ``s / g`` and without dilation, and its norm is the largest of their norms. Outputs that read no
+pixel, and pixels that no output reads, are left out. Along an axis whose stride is at least the kernel's size (one tap,
+or patches that do not overlap), each output is a part, and all outputs away from the border are equal parts.
+
+If the pixels and outputs of a part are consecutive ones of another part, with the same distance between both, the first
+part is a submatrix of the second one (a *compression*), and its norm is no larger. Such a part needs no bound of its
+own and is left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from specnorm.geometry.spec import spec_of_group
+from specnorm.geometry.taps import along_axes, sizes_of
+from specnorm.proofs.bound import (
+    ALL_FREQUENCIES,
+    HypothesisError,
+    Lower,
+    Upper,
+    _largest,
+    _lower,
+    _upper,
+    trivial_lower,
+)
+from specnorm.proofs.norms import norm_of_stack
+from specnorm.proofs.padding import padded_norm, reads_zeros
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.geometry.taps import Axis
+
+
+@dataclass(frozen=True)
+class AxisComponent:
+    """A part of a layer along one axis.
+
+    Parameters
+    ----------
+    pixels, outputs : int
+        Numbers of pixels and of outputs. Pixels are on the large side of the convolution (`sizes_of`), which is the
+        output of a transposed layer.
+    before : int
+        Padding in front; if negative, the number of pixels in front that no output reads.
+    stride : int
+    pixel_positions, output_positions : tuple (first, step)
+        Where the part lies in the whole layer: its pixel i is the pixel ``first + step i`` there; likewise for outputs.
+    """
+
+    pixels: int
+    outputs: int
+    before: int
+    stride: int
+    pixel_positions: tuple[int, int] = (0, 1)
+    output_positions: tuple[int, int] = (0, 1)
+
+    def contains(self, other: AxisComponent) -> bool:
+        """Whether another part is a compression of this one: it lies inside, if shifted by some outputs."""
+        # The smallest shift by which no pixel of the other part lies in front of this one.
+        outputs_in_front = max(0, -(-(self.before - other.before) // self.stride))
+        # Pixel 0 of the other part is then this pixel.
+        pixels_in_front = self.stride * outputs_in_front + other.before - self.before
+        has_outputs = outputs_in_front + other.outputs <= self.outputs
+        has_pixels = pixels_in_front + other.pixels <= self.pixels
+        return self.stride == other.stride and has_outputs and has_pixels
+
+    def single_outputs(self, taps: int) -> list[AxisComponent]:
+        """Split a part whose outputs share no pixels into single outputs: the first, the second and the last one.
+
+        The part must be `trimmed`. Then a border can cut taps off its first and its last output only, so all outputs in
+        between are equal, and the second one stands for them.
+        """
+        first, step = self.output_positions
+        parts = []
+        for number in sorted({0, min(1, self.outputs - 1), self.outputs - 1}):
+            part = replace(
+                self,
+                outputs=1,
+                before=self.before - self.stride * number,
+                output_positions=(first + step * number, step),
+            ).trimmed(taps)
+            if part is not None:
+                parts.append(part)
+        return parts
+
+    def trimmed(self, taps: int) -> AxisComponent | None:
+        """The part without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
+        # Output m reads the pixels s m - before, ..., s m - before + taps - 1.
+        first_output = max(0, -(-(self.before - taps + 1) // self.stride))
+        last_output = min(self.outputs - 1, (self.pixels - 1 + self.before) // self.stride)
+        if last_output < first_output:
+            return None
+        before = self.before - self.stride * first_output
+        outputs = last_output - first_output + 1
+        first_pixel = max(0, -before)
+        last_pixel = min(self.pixels - 1, self.stride * (outputs - 1) + taps - 1 - before)
+        if last_pixel < first_pixel:
+            return None
+        return AxisComponent(
+            pixels=last_pixel - first_pixel + 1,
+            outputs=outputs,
+            before=before + first_pixel,
+            stride=self.stride,
+            pixel_positions=(self.pixel_positions[0] + self.pixel_positions[1] * first_pixel, self.pixel_positions[1]),
+            output_positions=(
+                self.output_positions[0] + self.output_positions[1] * first_output,
+                self.output_positions[1],
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class PolyphaseComponent:
+    """A part of a layer, as a layer of its own.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+        The part's geometry, with ``input_shape``.
+    axes : tuple of AxisComponent
+        The part along each axis.
+    """
+
+    spec: ConvSpec
+    axes: tuple[AxisComponent, ...]
+
+    @classmethod
+    def of(cls, spec: ConvSpec, axes: tuple[AxisComponent, ...]) -> PolyphaseComponent:
+        """The part of a zero-padded layer that has the given parts along its axes."""
+        padding = []
+        for axis, taps in zip(axes, spec.kernel_shape, strict=True):
+            after = axis.stride * (axis.outputs - 1) + taps - axis.pixels - axis.before
+            padding.append((axis.before, after))
+        spec_of_part = replace(
+            spec,
+            stride=tuple(axis.stride for axis in axes),
+            dilation=(1,) * spec.ndim,
+            padding_mode="zeros",
+            padding=tuple(padding),
+            input_shape=tuple(axis.outputs if spec.transposed else axis.pixels for axis in axes),
+        )
+        return cls(spec_of_part, axes)
+
+    def restricted(self, pixel_budget: float) -> PolyphaseComponent:
+        """A compression of this part with about ``pixel_budget`` pixels; the part itself if it has no more.
+
+        Along each axis it keeps at least twice as many pixels as the kernel has taps, since on fewer, most outputs of a
+        padded layer read padding.
+        """
+        count = math.prod(axis.pixels for axis in self.axes)
+        if count <= pixel_budget or not reads_zeros(self.spec):
+            return self
+        axes = list(self.axes)
+        shortest_first = sorted(range(len(axes)), key=lambda j: axes[j].pixels)
+        pixels_left = pixel_budget
+        axes_left = len(axes)
+        for j in shortest_first:
+            axis, taps = axes[j], self.spec.kernel_shape[j]
+            fair_share = int(pixels_left ** (1 / axes_left))
+            pixels = min(axis.pixels, max(2 * taps, fair_share))
+            outputs = min(axis.outputs, max(1, -(-(pixels + axis.before) // axis.stride)))
+            shortened = replace(axis, pixels=pixels, outputs=outputs).trimmed(taps)
+            # It is None if the outputs that are left read no pixel. Then the axis stays as it is.
+            if shortened is not None:
+                axes[j] = shortened
+            pixels_left /= pixels
+            axes_left -= 1
+        return PolyphaseComponent.of(self.spec, tuple(axes))
+
+
+def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
+    """The parts of a layer that no other part contains: the layer's norm is the largest of theirs, or 0 without parts.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+        With ``input_shape``. A layer that reads other than zeros outside of its input is returned as its only part.
+    """
+    large, small = sizes_of(spec)
+    axes = along_axes(large, small, spec)
+    if not reads_zeros(spec):
+        whole = tuple(AxisComponent(axis.pixels, axis.outputs, axis.before, axis.stride) for axis in axes)
+        return [PolyphaseComponent(spec, whole)]
+    parts_of_axes = [_largest_parts(axis) for axis in axes]
+    return [PolyphaseComponent.of(spec, parts) for parts in itertools.product(*parts_of_axes)]
+
+
+def _largest_parts(axis: Axis) -> list[AxisComponent]:
+    """The parts along an axis that no other part contains."""
+    largest: list[AxisComponent] = []
+    for part in _parts(axis):
+        if not any(other.contains(part) for other in largest):
+            largest = [other for other in largest if not part.contains(other)] + [part]
+    return largest
+
+
+def _parts(axis: Axis) -> Iterator[AxisComponent]:
+    """The independent parts of a layer along an axis, without dilation."""
+    common = math.gcd(axis.stride, axis.dilation)
+    # Pixels that are read are `common` apart. Number these alone: then stride and dilation are coprime.
+    first_read = -axis.before % common
+    pixels = -(-(axis.pixels - first_read) // common)
+    before = (axis.before + first_read) // common
+    stride = axis.stride // common
+    dilation = axis.dilation // common
+    for first_output in range(min(dilation, axis.outputs)):
+        first_pixel = (stride * first_output - before) % dilation
+        part = AxisComponent(
+            pixels=-(-(pixels - first_pixel) // dilation),
+            outputs=-(-(axis.outputs - first_output) // dilation),
+            # The division is exact, by the choice of the first pixel.
+            before=(before - stride * first_output + first_pixel) // dilation,
+            stride=stride,
+            pixel_positions=(first_read + common * first_pixel, common * dilation),
+            output_positions=(first_output, dilation),
+        ).trimmed(axis.taps)
+        if part is None:
+            continue
+        if axis.taps <= stride:
+            yield from part.single_outputs(axis.taps)
+        else:
+            yield part
+
+
+def norms_of_parts(
+    spec: ConvSpec,
+    bounds_of_parts: Sequence[tuple[Lower, Upper | None]],
+) -> tuple[Lower, Upper | None]:
+    """Bounds of a layer's norm, from those of all its `polyphase_components`, in their order.
+
+    The upper bound is None if that of a part is None. Without parts, the layer reads no pixel and both bounds are 0.
+    """
+    components = [component.spec for component in polyphase_components(spec)]
+    lowers = [lower for lower, _ in bounds_of_parts]
+    uppers = [upper for _, upper in bounds_of_parts if upper is not None]
+    is_complete = [lower.what for lower in lowers] == components
+    for lower, upper in bounds_of_parts:
+        if upper is not None and upper.what != lower.what:
+            raise HypothesisError("the two bounds of a part are for different layers")
+    if not is_complete:
+        raise HypothesisError("a direct sum is bounded by all of its parts")
+    if len(components) == 1 and components == [spec]:
+        return bounds_of_parts[0]
+    rule = f"the largest of {len(components)} polyphase components" if components else "reads no pixel"
+    largest_lower = max(lowers, key=float, default=trivial_lower(spec))
+    largest_upper = _largest(uppers, spec, rule) if len(uppers) == len(components) else None
+    return _lower(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
+
+
+def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Upper | None = None) -> Upper:
+    """Bound the norm of a layer by the largest of the norms of its groups.
+
+    Parameters
+    ----------
+    bounds_of_groups : sequence of Upper
+        A bound for each group at ``input_shape``; or, with ``others``, for some of the groups.
+    others : Upper, optional
+        A bound of the supremum over all sizes, for the blocks of all remaining groups.
+    """
+    if others is None:
+        is_complete = len(bounds_of_groups) == spec.groups
+    else:
+        is_complete = len(bounds_of_groups) < spec.groups
+    if not is_complete or any(bound.what != spec_of_group(spec) for bound in bounds_of_groups):
+        raise HypothesisError(f"{len(bounds_of_groups)} bounds of {spec.groups} groups")
+    if others is not None and others.what != ALL_FREQUENCIES:
+        raise HypothesisError(f"{others.what} is not the supremum of the other groups")
+    if spec.groups == 1:
+        return bounds_of_groups[0]
+    bounds = list(bounds_of_groups)
+    if others is not None:
+        bounds.append(padded_norm(others, spec_of_group(spec)))
+    return _largest(bounds, spec, f"the largest of {spec.groups} groups")
+
+
+def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
+    """Bounds of a part with a single output along every axis, from bounds for its groups as matrices.
+
+    The *patch* is the set of pixels that this output reads. Each group is the matrix of the taps that read pixels, with
+    its outputs as rows and its read inputs as columns.
+
+    Parameters
+    ----------
+    lower, upper : Lower and Upper
+        Bounds for the stack of these matrices, one for each group (`norm_of_stack`).
+
+    Returns
+    -------
+    lower, upper : Lower and Upper
+        The lower bound is for a layer of one group, the largest; the upper one for the whole part.
+    """
+    spec = component.spec
+    output_channels, input_channels = spec.group_channels
+    pixels = math.prod(axis.pixels for axis in component.axes)
+    subject = norm_of_stack((spec.groups, output_channels, input_channels * pixels))
+    is_patch = reads_zeros(spec) and all(axis.outputs == 1 for axis in component.axes)
+    if not is_patch or lower.what != subject or upper.what != subject:
+        raise HypothesisError(f"the layer is not this stack: {upper.what}")
+    rule = "the matrix of the taps that are read"
+    return _lower(lower.value, spec_of_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
+
+
+def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
+    """Bound a part's norm from below by a bound of one group of a restriction of the part (`restricted`).
+
+    Parameters
+    ----------
+    norm : Lower
+        Bound for one group of the restriction.
+    """
+    axes = zip(component.axes, restriction.axes, strict=True)
+    is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
+    if norm.what != spec_of_group(restriction.spec) or not is_restriction:
+        raise HypothesisError(f"{norm.what} is no restriction of the layer")
+    if norm.what == component.spec:
+        return norm
+    return _lower(norm.value, component.spec, "of a group, or on a restriction", norm)

@@ -1,0 +1,348 @@
+"""Helpers written on the array API standard: scaling, dtypes, unit vectors, random vectors, small products, loops."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+
+
+_TINY = 1e-30
+"""Added to norms before they are inverted. It changes no norm above 1e-14, and has an inverse in float32."""
+
+
+def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Scale each block by a power of two, exactly, so that its largest entry is about 1.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, ...)
+        Finite reals.
+
+    Returns
+    -------
+    scaled : array, shape (b, ...)
+    exponent : array, shape (b,)
+        Integers as floats, with ``blocks = scaled * 2**exponent``; 0 for a zero block.
+    """
+    exponent = exponents(blocks, xp=xp)
+    return unscale_blocks(blocks, -exponent, xp=xp), exponent
+
+
+def exponents(blocks: Array, *, xp: Namespace) -> Array:
+    """Exponent of about the largest entry of each block (b, ...), as floats, shape (b,); 0 for a zero block."""
+    axes = tuple(range(1, blocks.ndim))
+    largest = xp.maximum(xp.max(blocks, axis=axes), -xp.min(blocks, axis=axes))
+    # At exact powers of two, JAX's floor(log2) can be off by one. That does no harm: any nearby exponent will do.
+    exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
+    # If a library replaces subnormal numbers by zero, their logarithm is infinite.
+    info = xp.finfo(blocks.dtype)
+    smallest_exponent = math.log2(float(info.smallest_normal)) + math.log2(float(info.eps))
+    return xp.maximum(exponent, xp.full_like(exponent, smallest_exponent))
+
+
+def unscale_blocks(blocks: Array, exponents: Array, *, xp: Namespace) -> Array:
+    """`unscale` of blocks (b, ...), each by its own exponent, shape (b,)."""
+    return unscale(blocks, xp.reshape(exponents, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
+
+
+def unscale(value: Array, exponent: Array, *, xp: Namespace) -> Array:
+    """Multiply by ``2**exponent``, with one new array; by two factors, so that neither overflows alone."""
+    half = xp.floor(exponent / 2)
+    factor = power_of_two(half, xp=xp)
+    product = value * factor
+    # For an odd exponent the second factor is twice the first one.
+    product *= factor * (exponent - 2 * half + 1)
+    return product
+
+
+def power_of_two(exponent: Array, *, xp: Namespace) -> Array:
+    """``2**exponent`` for integers (as floats) whose power is a normal number, exactly; JAX's ``exp2`` is not exact."""
+    return xp.pow(xp.full_like(exponent, 2.0), exponent)
+
+
+def complex_dtype(real: Any, *, xp: Namespace) -> Any:
+    """The complex dtype with the precision of a real one."""
+    return xp.complex128 if real == xp.float64 else xp.complex64
+
+
+def real_dtype(x: Array, *, xp: Namespace) -> Any:
+    """The real dtype with the precision of an array, real or complex."""
+    return xp.float64 if x.dtype in (xp.float64, xp.complex128) else xp.float32
+
+
+def precision(*dtypes: Any, xp: Namespace) -> tuple[float, float]:
+    """Machine epsilon and smallest normal number of the least precise of several dtypes."""
+    precisions = []
+    for dtype in dtypes:
+        # NumPy's `finfo` does not support the bfloat16 of ml_dtypes, which has float32's exponents with fewer digits.
+        is_bfloat16 = str(dtype) == "bfloat16"
+        info = xp.finfo(xp.float32 if is_bfloat16 else dtype)
+        eps = 2.0**-7 if is_bfloat16 else float(info.eps)
+        precisions.append((eps, float(info.smallest_normal)))
+    return max(precisions)
+
+
+def is_complex(x: Array, *, xp: Namespace) -> bool:
+    """Whether an array has a complex dtype."""
+    return x.dtype in (xp.complex128, xp.complex64)
+
+
+def in_wide_dtype(x: Array, *, ops: ArrayOps) -> Array:
+    """Convert a real array to the widest dtype of its device."""
+    xp = ops.xp
+    return xp.astype(x, getattr(xp, ops.wide_dtype), copy=False)
+
+
+def rows(x: Array, index: np.ndarray, *, ops: ArrayOps) -> Array:
+    """The rows of an array (first axis) with the given indices, a NumPy array."""
+    xp = ops.xp
+    return xp.take(x, ops.from_numpy(index.astype(np.int64), x), axis=0)
+
+
+def adjoint(a: Array, *, xp: Namespace) -> Array:
+    """Conjugate transposes of a stack of matrices; real ones are not conjugated, which would copy them."""
+    transposed = xp.matrix_transpose(a)
+    return xp.conj(transposed) if is_complex(a, xp=xp) else transposed
+
+
+def normalise(x: Array, *, xp: Namespace, axis: int = -1) -> tuple[Array, Array]:
+    """Divide vectors by their 2-norm; a zero vector stays zero.
+
+    Returns
+    -------
+    unit_vectors : array
+    norm : array
+        With ``axis`` kept, of length 1.
+    """
+    norm = xp.linalg.vector_norm(x, axis=axis, keepdims=True)
+    divisor = xp.where(norm > 0, norm, xp.ones_like(norm))
+    return x / xp.astype(divisor, x.dtype), norm
+
+
+def unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Divide vectors on the last axis by their 2-norm; also return the norms, without that axis.
+
+    A zero vector stays zero. Faster than `normalise`, but squares of entries must neither overflow nor underflow.
+    """
+    norm = xp.sqrt(xp.real(xp.vecdot(x, x)))
+    return x * xp.astype(inverse(norm), x.dtype)[..., None], norm
+
+
+def inverse(norm: Array) -> Array:
+    """The inverse of norms; finite for 0."""
+    return 1 / (norm + _TINY)
+
+
+def normalise_or_keep(x: Array, old: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """`normalise` the last axis, but return the old unit vector where x is zero, infinite or NaN."""
+    unit_vectors, norm = normalise(x, xp=xp)
+    return xp.where((norm > 0) & xp.isfinite(norm), unit_vectors, old), norm
+
+
+def real_pair(z: Array, *, xp: Namespace) -> Array:
+    """Complex numbers as real ones with a last axis (real, imaginary): files, casts and collectives keep these."""
+    return xp.stack([xp.real(z), xp.imag(z)], axis=-1)
+
+
+def real_times(a: Array, z: Array, *, ops: ArrayOps) -> Array:
+    """Real matrices times complex ones, as one real product: half the work of a complex product."""
+    return ops.complex_columns(ops.xp.matmul(a, ops.real_columns(z)))
+
+
+def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
+    """``x[i, index[i], ...]`` for each i, shape (n, ...), from x (n, g, ...) and integers (n,)."""
+    if x.shape[1] == 1:
+        return x[:, 0, ...]
+    index = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
+    return xp.take_along_axis(x, xp.broadcast_to(index, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
+
+
+def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
+    """Adjoint of `pick`, and of a maximum: an array that is x at the index along a new axis, and zero elsewhere.
+
+    Parameters
+    ----------
+    x : array, shape (n, ...)
+    index : integer array, shape (n,) or that of x
+    count : int
+        Length of the new axis.
+
+    Returns
+    -------
+    array, shape (n, count, ...)
+    """
+    if count == 1:
+        return x[:, None, ...]
+    index = xp.reshape(index, (*index.shape, *(1,) * (x.ndim - index.ndim)))
+    # The numbers 0, 1, ..., made from the index, which has the right device and may be a tracer.
+    ones = xp.ones_like(xp.broadcast_to(index[:1, ...], (count, *index.shape[1:])))
+    numbers = xp.astype(xp.cumulative_sum(ones, axis=0) - 1, index.dtype)
+    is_chosen = index[:, None, ...] == numbers[None, ...]
+    return xp.where(is_chosen, x[:, None, ...], xp.zeros_like(x[:, None, ...]))
+
+
+def numbers(like: Array, count: int, *, xp: Namespace) -> Array:
+    """The numbers 0, 1, ... of the dtype of an array, made from it: it has the right device and may be a tracer."""
+    first = xp.reshape(like, (-1,))[:1]
+    return xp.cumulative_sum(xp.ones_like(xp.broadcast_to(first, (count,))), axis=0) - 1
+
+
+def fourier_sums(parts: Array, tables: Sequence[tuple[Array, Array]], *, is_real: bool = False, xp: Namespace) -> Array:
+    """``sum_k x_k e^{i k.theta}`` on the product of frequencies along each axis, one product of matrices an axis.
+
+    With C and S the table of an axis, k entries at n frequencies, real and imaginary parts stand above one another, and
+    are multiplied by ``[[C, -S], [S, C]]``. The last axis is summed first.
+
+    Parameters
+    ----------
+    parts : array, shape (r, 1 or 2, *sizes)
+        Real parts of x, or real and imaginary parts.
+    tables : sequence of (cosines, sines)
+        For each axis two arrays (n, k).
+    is_real : bool
+        Whether the real part alone is wanted.
+
+    Returns
+    -------
+    array, shape (r, 2, points), or (r, 1, points) with ``is_real``
+    """
+    r, count, *sizes = parts.shape
+    for axis in reversed(range(len(sizes))):
+        cos, sin = tables[axis]
+        table = cos if count == 1 else xp.concat([cos, -sin], axis=1)
+        new_count = 1
+        if not (is_real and axis == 0):
+            imag = sin if count == 1 else xp.concat([sin, cos], axis=1)
+            table = xp.concat([table, imag], axis=0)
+            new_count = 2
+        before = math.prod(sizes[:axis])
+        columns = count * sizes[axis]
+        rows = xp.permute_dims(xp.reshape(parts, (r, count, before, sizes[axis], -1)), (0, 2, 1, 3, 4))
+        if rows.shape[4] == 1:
+            products = xp.matmul(xp.reshape(rows, (r * before, columns)), xp.matrix_transpose(table))
+        else:
+            products = xp.matmul(table, xp.reshape(rows, (r * before, columns, rows.shape[4])))
+        products = xp.reshape(products, (r, before, new_count, -1))
+        count = new_count
+        parts = xp.permute_dims(products, (0, 2, 1, 3))
+    return xp.reshape(parts, (r, count, -1))
+
+
+def inverse_permutation(order: Sequence[int]) -> tuple[int, ...]:
+    """The positions of 0, 1, ... in a permutation; in plain Python, which compilers can trace."""
+    return tuple(sorted(range(len(order)), key=list(order).__getitem__))
+
+
+def random_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Complex Gaussian vectors on the host, the same for every backend, version and machine.
+
+    NumPy guarantees the stream of ``RandomState``; those of newer generators may change between releases.
+    """
+    state = np.random.RandomState(seed)
+    return state.standard_normal(shape) + 1j * state.standard_normal(shape)
+
+
+@functools.lru_cache(maxsize=64)
+def start_vector(seed: int, size: int) -> np.ndarray:
+    """One vector (1, size) from `random_vectors`, cached and read-only."""
+    vector = random_vectors(seed, (1, size))
+    vector.flags.writeable = False
+    return vector
+
+
+def counter(like: Array, *, ops: ArrayOps) -> Any:
+    """The 0 from which a loop counts: a Python number, or an array if the loop is compiled.
+
+    In a Python loop on a GPU, reading an array's value would wait for all queued operations.
+    """
+    xp = ops.xp
+    if not ops.concrete:
+        return xp.zeros((), dtype=xp.int32, device=ops.device(like))
+    return 0
+
+
+def top_eigenpair(gram: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Largest eigenvalue, and its eigenvector, of each Hermitian matrix of a stack.
+
+    Parameters
+    ----------
+    gram : array, shape (..., p, p)
+
+    Returns
+    -------
+    value : array, shape (...,)
+    vector : array, shape (..., p)
+    """
+    values, vectors = xp.linalg.eigh((gram + adjoint(gram, xp=xp)) / 2)
+    return values[..., -1], vectors[..., :, -1]
+
+
+def gram_smaller(a: Array, *, xp: Namespace) -> Array:
+    """A*A or AA* for each matrix A of a stack, whichever is smaller; both have the same norm."""
+    h = adjoint(a, xp=xp)
+    return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)
+
+
+def applied(
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    condition: Any,
+    state: tuple[Array, ...],
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, ...]:
+    """Apply ``body`` to a state if a condition holds: a Python bool, or a 0-d array, also under compilers.
+
+    It is a loop that runs at most once.
+    """
+
+    def run_once(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
+        is_pending, *state = loop_state
+        return (is_pending & False, *body(tuple(state)))
+
+    _, *new_state = ops.loop(lambda loop_state: loop_state[0], run_once, (condition, *state))
+    return tuple(new_state)
+
+
+def repeated(
+    body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    count: Any,
+    state: tuple[Array, ...],
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, ...]:
+    """Apply ``body`` to a state ``count`` times. Compilers compile the body only once.
+
+    Parameters
+    ----------
+    body : callable
+        Must not change the state's shapes and dtypes.
+    """
+
+    def run_again(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
+        runs, *state = loop_state
+        return (runs + 1, *body(tuple(state)))
+
+    first_loop_state = (counter(state[0], ops=ops), *state)
+    _, *new_state = ops.loop(lambda loop_state: loop_state[0] < count, run_again, first_loop_state)
+    return tuple(new_state)
+
+
+def tall(blocks: Array, *, xp: Namespace) -> Array:
+    """Blocks (b, m, p, ...) with output and input channels exchanged if m < p.
+
+    The exchange transposes the symbol, which keeps its norm.
+    """
+    return swapped(blocks, xp=xp) if blocks.shape[1] < blocks.shape[2] else blocks
+
+
+def swapped(blocks: Array, *, xp: Namespace) -> Array:
+    """Blocks with output and input channels exchanged: (b, m, p, ...) to (b, p, m, ...)."""
+    return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))

@@ -1,0 +1,199 @@
+"""Proof that a scaled kernel's layer has a norm of at most a limit, as rounded in its dtype: by matrix products alone.
+
+Nothing branches on values, so the proof holds under a tracer. It holds for every kernel X; X only decides how close to
+the limit the norm is. Three bounds of the norm of the layer of X are known, and the smallest is taken:
+
+1. ``f ||M||``, with M the kernel reshaped to (m, n) and ``f**2`` the taps of its blocks
+   (`supremum_up_from_unfolding`). ``||M||`` is bounded by row and column sums of a power of ``M M^T``.
+2. The norm of ``sum_k |X_k|``, by its row and column sums: sharp for a single tap.
+3. If symbols have one row or one column, as those of depthwise layers, their norm on a grid of frequencies, times the
+   factor of the grid (`symbol.grid.grid_factor`).
+
+Rounding: gamma(n) = n u / (1 - n u), u the unit roundoff. Entries of a product of n terms are off by at most gamma(n)
+times the product of the absolute values, whose norm is at most ``sqrt(||.||_1 ||.||_inf)`` of each factor, and at most
+the product of Frobenius norms. The returned entries are off by u relatively, of the working precision and of the
+result's, which changes the norm by at most u times bound 2, and by an absolute underflow.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from specnorm.backends import arrays
+from specnorm.errors import KernelError
+from specnorm.geometry import polyphase
+from specnorm.grid import proof as grid
+from specnorm.proofs import rounding
+from specnorm.symbols.proofs import scalar, symbols
+from specnorm.unfoldings.proof import supremum_up_from_unfolding
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+
+_SQUARINGS = 4
+"""Squarings of ``M M^T``: row sums of a projector of rank r are up to sqrt(r), and their root of order 32 is taken."""
+_COLUMNS = 256
+"""Columns of one product ``M M^T``; longer ones are summed in parts, since gamma grows with the length."""
+_POINTS = 4096
+"""Largest number of points of a grid with ten times as many points as steps between taps along each axis; a larger one
+has four times as many, and its factor is 1.08 an axis."""
+_LEAST_DIVISOR = 2.0**-10
+"""Kernels of a smaller norm are not enlarged by more than this: their factor could overflow."""
+
+
+_PRECISIONS = {"float64": (53, -1022), "float32": (24, -126), "bfloat16": (8, -126), "float16": (11, -14)}
+"""For each dtype: digits, and exponent of the smallest normal number."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit for the norm of a layer, and the precision in which its kernel is returned.
+
+    Parameters
+    ----------
+    value : float
+    unit : float
+        Unit roundoff of the kernel's dtype.
+    underflow : float
+        Absolute error of an entry that is rounded to that dtype, besides the relative one.
+    """
+
+    value: float
+    unit: float
+    underflow: float
+
+    @classmethod
+    def of(cls, bound: float, spec: ConvSpec, dtype: str) -> Limit:
+        """The limit for the norm of a layer's symbols, from a bound of the layer's norm; padding may lift it above.
+
+        Raises
+        ------
+        KernelError
+            If the bound is not positive, or too large or small for the dtype.
+        """
+        digits, least_exponent = _PRECISIONS[dtype]
+        most = 2.0 ** (-least_exponent * 0.75)
+        if not 1 / most <= bound <= most:
+            raise KernelError(f"bound={bound!r} is no number from {1 / most:.3g} to {most:.3g}, as {dtype} needs.")
+        # Processors and compilers flush subnormal numbers of the other dtypes to zero, but not those of float16.
+        underflow = 2.0 ** (least_exponent - (digits if dtype == "float16" else 0))
+        # The roundings: the root and the quotient.
+        return cls(bound / math.sqrt(spec.padding_gain_sq) * (1 - 4 * 2.0**-53), 2.0**-digits, underflow)
+
+
+def scaled_within(kernels: Array, limit: Limit, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+    """Multiply each kernel X by a number so that the norm of its layer, as rounded to the limit's dtype, is within it.
+
+    Parameters
+    ----------
+    kernels : array, shape (b, m, p, *kernel_shape)
+        Kernels of groups, of stride ``spec.stride``, in torch's order.
+
+    Returns
+    -------
+    array, shape (b, m, p, *kernel_shape)
+        To be rounded once more, to the limit's dtype.
+    """
+    xp = ops.xp
+    absolute = symbols.absolute_norm_up(kernels, xp=xp)
+    norm = xp.minimum(_norm_by_reshaping_up(kernels, spec, xp=xp), absolute)
+    if min(spec.block_shape[:2]) == 1 and math.prod(spec.block_kernel_shape) > 1:
+        norm = xp.minimum(norm, _norm_on_grid_up(kernels, spec, ops=ops))
+    # Each entry is rounded by its product with the factor, and by its conversion.
+    unit = rounding.unit(kernels, xp=xp)
+    relative = rounding.SLACK * (unit + limit.unit)
+    divisor = rounding.up(norm + absolute * relative, 4, xp=xp)
+    divisor = xp.where(divisor < _LEAST_DIVISOR, xp.full_like(divisor, _LEAST_DIVISOR), divisor)
+    value = max(limit.value - _norm_of_underflow(kernels, limit, xp=xp), 0.0)
+    # The roundings: the conversion of the limit and the quotient.
+    factor = rounding.down(value / divisor, 2, xp=xp)
+    return kernels * xp.reshape(factor, (-1,) + (1,) * (kernels.ndim - 1))
+
+
+def _norm_of_underflow(kernels: Array, limit: Limit, *, xp: Namespace) -> float:
+    """Bound of the norm of a layer whose entries are all as large as the two underflows of an entry."""
+    _, m, p, *kernel_shape = kernels.shape
+    underflow = limit.underflow + float(xp.finfo(kernels.dtype).smallest_normal)
+    return 1.01 * underflow * math.prod(kernel_shape) * math.sqrt(m * p)
+
+
+def _norm_by_reshaping_up(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Bound 1 of each kernel (b, m, p, *kernel_shape), shape (b,)."""
+    matrices = xp.reshape(kernels, (*kernels.shape[:2], -1))
+    if matrices.shape[1] > matrices.shape[2]:
+        matrices = xp.matrix_transpose(matrices)
+    return supremum_up_from_unfolding(matrix_norm_up(matrices, xp=xp), spec.block_kernel_shape, xp=xp)
+
+
+def matrix_norm_up(matrices: Array, *, xp: Namespace) -> Array:
+    """Bound of the norm of each matrix M (b, m, n), shape (b,); close if M has singular values of about 1, or 0.
+
+    Let ``B_0 = fl(M M^T)`` and ``B_t = fl(B_{t-1}^T B_{t-1})``, with an error of norm at most e_t. After T squarings
+    U_T, the bound `absolute_up`, bounds ``||B_T||``. Going back, ``||B_{t-1}|| <= sqrt(U_t + e_t) = U_{t-1}``, and at
+    the end ``||M|| <= sqrt(U_0 + e_0)``. For a power that overflows, the bound is infinite.
+    """
+    power, error = _square_up(xp.matrix_transpose(matrices), xp=xp)
+    errors = [error]
+    for _ in range(_SQUARINGS):
+        power, error = _square_up(power, xp=xp)
+        errors.append(error)
+    bound = absolute_up(power, xp=xp)
+    for error in reversed(errors):
+        bound = rounding.up(xp.sqrt(bound + error), 4, xp=xp)
+    return bound
+
+
+def _square_up(factors: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """``Y^T Y`` of each matrix Y (b, n, m) as computed, and a bound (b,) of the norm of its error."""
+    n, m = factors.shape[-2:]
+    total: Array | None = None
+    for first in range(0, n, _COLUMNS):
+        rows = factors[:, first : min(first + _COLUMNS, n), :]
+        part = xp.matmul(xp.matrix_transpose(rows), rows)
+        total = part if total is None else total + part
+    assert total is not None
+    # An entry is a sum of products within a part, and of the parts.
+    roundings = min(n, _COLUMNS) + -(-n // _COLUMNS)
+    frobenius_sq = rounding.up(xp.linalg.trace(total), roundings + m, xp=xp)
+    absolute_sq = rounding.up(absolute_up(factors, xp=xp) ** 2, 2, xp=xp)
+    relative = rounding.SLACK * rounding.gamma(roundings, rounding.unit(factors, xp=xp))
+    # Of the product, and of the trace.
+    underflow = float(xp.finfo(factors.dtype).smallest_normal) * 2 * n * m
+    error = rounding.up(xp.minimum(frobenius_sq, absolute_sq) * relative + underflow, 4, xp=xp)
+    return total, error
+
+
+def absolute_up(matrices: Array, *, xp: Namespace) -> Array:
+    """Bound of the norm of |M|, and so of M, for each M (b, m, n): the root of its largest row sum times column sum."""
+    magnitudes = xp.abs(matrices)
+    rows = xp.max(xp.sum(magnitudes, axis=2), axis=1)
+    columns = xp.max(xp.sum(magnitudes, axis=1), axis=1)
+    return rounding.up(xp.sqrt(rows) * xp.sqrt(columns), sum(matrices.shape[1:]) + 4, xp=xp)
+
+
+def _norm_on_grid_up(kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+    """Bound 3 of each kernel (b, m, p, *kernel_shape), whose blocks have one row or one column, shape (b,)."""
+    xp = ops.xp
+    by_group = polyphase.caller_order(xp.reshape(kernels, (-1, *spec.stored_channels, *spec.kernel_shape)), spec, xp=xp)
+    columns = arrays.tall(polyphase.to_blocks(by_group, spec, xp=xp), xp=xp)
+    m, _, *kernel_shape = columns.shape[1:]
+    sizes = grid_sizes(tuple(kernel_shape))
+    tables = scalar.half_grid_tables(sizes, kernel_shape, columns, ops=ops)
+    squares = xp.max(scalar.squares_on_grid(columns, tables, xp=xp), axis=1)
+    unit = rounding.unit(columns, xp=xp)
+    error = symbols.absolute_norm_up(columns, xp=xp) * scalar.column_error(kernel_shape, unit)
+    # Squares below the smallest normal number may be flushed to 0.
+    underflow = 2 * m * float(xp.finfo(columns.dtype).smallest_normal) ** 0.5
+    modulus = rounding.up(xp.sqrt(squares), 2 * m + 2, xp=xp)
+    largest = rounding.up(modulus + error + underflow, 4, xp=xp)
+    return grid.everywhere_up(largest, sizes, tuple(kernel_shape), xp=xp)
+
+
+def grid_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Points along each axis of the grid of bound 3."""
+    fine = tuple(max(1, 10 * (k - 1)) for k in kernel_shape)
+    return fine if math.prod(fine) <= _POINTS else tuple(max(1, 4 * (k - 1)) for k in kernel_shape)

@@ -1,1 +1,0 @@
-"""The layer at one size: circulant embeddings, deflation, polyphase components, and its own matrix."""

@@ -1,0 +1,171 @@
+"""Public functions for completion: an upper bound of the norm by matrix products alone, and the H that proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+
+from specnorm.backends import arrays, backend_for, common_backend
+from specnorm.backends.types import ArrayT
+from specnorm.completion.method import Completion
+from specnorm.completion.search import completion_shape
+from specnorm.errors import MethodError
+from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.spec import Geometry
+from specnorm.running.base import Evaluation
+from specnorm.running.program import check_values
+from specnorm.running.result import shown
+from specnorm.running.stepping import state_shapes, stepped_program
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+
+
+class Completed(NamedTuple):
+    """A completion of a layer's kernel, and the bound that it proves.
+
+    Parameters
+    ----------
+    kernel : array, shape (groups, rows, c, *block_kernel_shape)
+        H for the block of each group, with c the smaller number of the block's channels. `complete` can start from it.
+        It is zero if zero proves the smallest bound.
+    bound : 0-d array
+        Upper bound of the layer's norm.
+    """
+
+    kernel: Any
+    bound: Any
+
+    def __repr__(self) -> str:
+        """The bound and the shape of H, in one line."""
+        return f"Completed({shown(self.bound, 'upper')} is a bound, kernel of shape {tuple(self.kernel.shape)})"
+
+
+@dataclass(frozen=True)
+class CompletionFrom(Completion):
+    """The method behind `complete`: a search as one training step, whose state is H in the scale of the kernel.
+
+    A state of zeros stands for no H: the search then begins with random numbers.
+    """
+
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """The shape of H."""
+        return {"completion": completion_shape(spec.block_shape)}
+
+    def advance(
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """Search for a better H, beginning with the given one."""
+        xp = ops.xp
+        (h,) = state
+        scaled, exponent = arrays.scale(blocks, xp=xp)
+        exponent_of_entries = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
+        result = self.search_from(arrays.unscale(h, -exponent_of_entries, xp=xp), scaled, ops=ops)
+        helps = xp.reshape(result.helps, exponent_of_entries.shape)
+        new_h = xp.where(helps, result.kernel, xp.zeros_like(result.kernel))
+        evaluation = self.evaluation(result.bound, result.products, result.gradient, exponent, ops=ops)
+        return evaluation, (arrays.unscale(new_h, exponent_of_entries, xp=xp),)
+
+
+@takes_layers
+def complete(
+    kernel: ArrayT,
+    *,
+    rtol: float = 1e-2,
+    n_iter: int | None = None,
+    start: ArrayT | None = None,
+    **geometry: Unpack[Geometry],
+) -> Completed:
+    """Search for a kernel H with ``K*K + H*H`` close to a multiple of the identity, and bound the norm of K by it.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    rtol : float, default 1e-2
+        Relative distance of the bound from an estimate of the norm at which the search stops.
+    n_iter : int, optional
+        Largest number of products, also under a tracer; None: 700. 0: the bound by ``start``.
+    start : array, optional
+        The first H, such as the last one of a kernel that has changed since. None: small random numbers.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    Completed
+        ``bound`` is an upper bound at every input size, for every H and after any number of products. Where the library
+        differentiates, the gradient of ``bound`` is that of the norm, times bound over norm.
+
+    Raises
+    ------
+    KernelError, GeometryError, BackendError
+    MethodError
+        If ``rtol`` or ``n_iter`` is not a valid number, or ``start`` does not have the shape of H.
+    """
+    x: Any = kernel
+    backend = backend_for(x) if start is None else common_backend([x, start])
+    method = CompletionFrom(rtol=rtol, n_iter=n_iter)
+    plan = stepped_program(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
+    ((_, shape),) = state_shapes(plan.key)
+    first_h: Any = start
+    if start is None:
+        xp: Any = backend.namespace(x)
+        first_h = xp.zeros(shape, dtype=getattr(xp, plan.result_dtype), device=backend.device(x))
+    elif tuple(start.shape) != shape:
+        raise MethodError(f"start has the shape {tuple(start.shape)}; the H of this layer has {shape}.")
+    if not backend.is_traced(x):
+        check_values(x, plan.shape, backend=backend)
+    bound, (h,) = backend.step(plan, x, (first_h,), 1)
+    return Completed(h, bound)
+
+
+@takes_layers
+def completion_bound(
+    kernel: ArrayT,
+    *,
+    rtol: float = 1e-2,
+    n_iter: int | None = None,
+    start: ArrayT | None = None,
+    **geometry: Unpack[Geometry],
+) -> ArrayT:
+    """Completion bound: a proven upper bound at every input size, computed by matrix products alone.
+
+    It is proven under jit, compile and vmap too. For circular padding and a stride, it holds at every size that the
+    stride divides.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    rtol, n_iter, start
+        See `complete`.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    As `complete`.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.completion_bound(kernel, padding_mode='zeros'):.2f}"
+    '31.18'
+    """
+    bound: ArrayT = complete(kernel, rtol=rtol, n_iter=n_iter, start=start, **geometry).bound
+    return bound

@@ -1,0 +1,756 @@
+"""Completions: kernels H with K*K + H*H close to a multiple of the identity, whose lags then prove a bound of K.
+
+K* is the adjoint of a convolution K, and K*K a convolution, too: its taps, the lags, are the matrices
+``M_t = sum_y K_y^T K_{y+t}``. That the lags of K*K + H*H are those of a multiple of the identity is a nonlinear
+least-squares problem for H, solved by Gauss-Newton with conjugate gradients inside. Lags are computed as products of
+polynomials are: small matrices (`_Tables`) take the taps to values at points, these are multiplied in one batch of
+products of real matrices, and another small matrix takes the products to lags. Nothing is proven in this file: from the
+lags, `completion.proof` proves the bound.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.completion import proof as completion_proof
+from specnorm.geometry.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+
+PRODUCTS = 700
+"""Most products of a search, unless the caller says how many. A product here is one step of conjugate gradients: one
+call each of `_Products.lags` and `_Products.adjoint_lags`."""
+_WORK_OF_A_SEARCH = 1e11
+"""Multiplications in a search that is to end in about 5 s on one thread (20 a nanosecond, measured)."""
+_LEAST_PRODUCTS = 10
+"""Products of such a search, however large the layer is."""
+_NOISE = 0.3
+"""Size of the random part of a completion that begins near an isometry."""
+_LEAST_START_SQ = 0.05
+"""Least squared scale of a completion that begins near an isometry, as a part of the squared norm of the kernel."""
+_INNER_PRODUCTS = 40
+"""Most products of one Gauss-Newton step."""
+_FORCING = 0.03
+"""Part of the squared residual at which conjugate gradients stop."""
+_TARGET_SHARE = 0.4
+"""Part of the tolerance by which the target exceeds the norm: the square of that is the multiple of the identity that
+the search aims at. The residual may take the rest of the tolerance."""
+_MENDING_PRODUCTS = 3
+"""Products of one step of `mend`, which follows a kernel in training."""
+_LEAST_MARGIN = 0.002
+"""Least margin of a target of `mend`: a step aims at ``(norm * (1 + margin))**2`` times the identity."""
+_MOST_MARGIN = 0.01
+"""Largest margin of a target of `mend`."""
+_MENDING_ZOOMS = 4
+"""Zooms of `peak_of_norm` in `mend`: the norm to a thousandth is close enough."""
+_POINTS_PER_LAG = 3
+"""Points of the grid of `peak_of_norm` along an axis, for each step from one tap to the next."""
+_POWER_STEPS = 12
+"""Power steps of `peak_of_norm` on its grid."""
+_ZOOM_POWER_STEPS = 4
+"""Power steps of `peak_of_norm` after each zoom, which begin with the vectors of the zoom before."""
+_MATRIX_POWER_STEPS = 96
+"""Power steps of `peak_of_norm` for kernels with one tap: there is one matrix, and no zoom follows."""
+_PEAKS = 3
+"""Number of the highest points of the grid around which `peak_of_norm` zooms in."""
+_ZOOMS = 7
+"""How often `peak_of_norm` halves the distance between points around a peak."""
+_WORST_CONDITION = 4000.0
+"""Condition of the tables of polynomials up to which float32 keeps the digits that a step needs."""
+_TINY = 1e-30
+
+
+class Peak(NamedTuple):
+    """An estimate of where the symbols of blocks have their largest norm."""
+
+    norm: Array  # (b,)
+    vector: Array  # (b, 2 c): a right vector, real part before imaginary part
+    cos: Array  # (b, taps): cosines of the taps' angles at the frequency
+    sin: Array  # (b, taps): their sines
+
+
+class CompletionResult(NamedTuple):
+    """Completions of a stack of blocks, and the bounds that they prove.
+
+    Parameters
+    ----------
+    kernel : array, shape (b, rows, c, *taps)
+        H.
+    bound : array, shape (b,)
+        Proven bounds of the blocks' norms.
+    helps : bool array, shape (b,)
+        Whether H is needed for the bound; otherwise H = 0 proves it.
+    products : integer array, shape (b,)
+        Number of products that the search took.
+    gradient : array, shape of the blocks
+        Derivative of the blocks' norm at its maximum, times bound over norm: as if their ratio were constant.
+    """
+
+    kernel: Array
+    bound: Array
+    helps: Array
+    products: Array
+    gradient: Array
+
+
+# -- shapes and starts -----------------------------------------------------------------------------------------------
+def row_count(channels: int) -> int:
+    """Rows of a completion: with fewer than four for each channel, the search stalls on some kernels."""
+    return max(4 * channels, 8)
+
+
+def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape (rows, c, *taps) of a block's completion."""
+    m, p, *taps = block_shape
+    channels = min(m, p)
+    return (row_count(channels), channels, *taps)
+
+
+def with_fewer_columns(blocks: Array, *, xp: Namespace) -> Array:
+    """Blocks with the smaller number of channels second: G transposed at every frequency, which has G's norm."""
+    if blocks.shape[2] <= blocks.shape[1]:
+        return blocks
+    return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
+
+
+def in_shape_of_blocks(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
+    """Gradient with respect to blocks, from that with respect to the same blocks `with_fewer_columns`."""
+    if blocks.shape[2] <= blocks.shape[1]:
+        return gradient
+    return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
+
+
+def products_in_time(block_shape: tuple[int, ...]) -> int:
+    """Return how many products a search on a block of this shape may take to end in about 5 s."""
+    rows, channels, *taps = completion_shape(block_shape)
+    lags = math.prod(2 * k - 1 for k in taps)
+    work_of_a_product = 2 * lags * rows * channels**2
+    return max(_LEAST_PRODUCTS, min(PRODUCTS, int(_WORK_OF_A_SEARCH / work_of_a_product)))
+
+
+def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return a random first completion of blocks of norm 1."""
+    shape = completion_shape(block_shape)
+    scale = math.sqrt(0.5 / (shape[0] * math.prod(shape[2:])))
+    return np.random.RandomState(seed).standard_normal(shape) * scale
+
+
+def near_isometry(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return a first completion near an isometry, for searches of few products.
+
+    A multiple of the unit matrix, in rows of its own, stands at each corner of the taps; of a corner and its mirror
+    image only one has it. With all weight in corners, the derivative of every lag with respect to H is about equally
+    large. The rest is small random numbers.
+    """
+    _, channels, *taps = completion_shape(block_shape)
+    h = _NOISE * small_random(block_shape, seed)
+    # The first axis has one end only, so that no corner is another's mirror image.
+    ends = [(0, k - 1) if axis > 0 and k > 1 else (0,) for axis, k in enumerate(taps)]
+    corners = list(itertools.product(*ends))
+    every_channel = np.arange(channels)
+    for j, corner in enumerate(corners):
+        diagonal: Any = (every_channel + j * channels, every_channel, *corner)
+        h[diagonal] += math.sqrt(1 / len(corners))
+    return h
+
+
+# -- lags by tables --------------------------------------------------------------------------------------------------
+class _Tables(NamedTuple):
+    """Tables F, D and W with which lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``, j the points.
+
+    F K has the values of K* at the points, and D H those of H. F and D have the shape (points, taps), W (lags, points).
+    The order of the lags is: 0, those of `half_lags`, and the negatives of these.
+    """
+
+    of_k: np.ndarray  # F
+    of_h: np.ndarray  # D
+    to_lags: np.ndarray  # W
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(taps: tuple[int, ...]) -> _Tables:
+    """Tables by polynomials for few taps; for more, with which these would lose digits, by frequencies."""
+    axes = [_axis_tables(k) for k in taps]
+    condition = math.prod(float(np.linalg.cond(axis.to_lags)) for axis in axes)
+    return _polynomial_tables(axes) if condition <= _WORST_CONDITION else _frequency_tables(taps)
+
+
+def _polynomial_tables(axes: list[_Tables]) -> _Tables:
+    """Tables with K and H as homogeneous polynomials, at as many points of a half-circle per axis as there are lags."""
+    of_k = of_h = to_lags = np.eye(1)
+    for axis in axes:
+        of_k = np.kron(of_k, axis.of_k)
+        of_h = np.kron(of_h, axis.of_h)
+        to_lags = np.kron(to_lags, axis.to_lags)
+    # The lags ascend, with 0 in the middle: those above it are the half, those below, backwards, their negatives.
+    middle = len(to_lags) // 2
+    zero_and_half = to_lags[middle:]
+    negatives = to_lags[:middle][::-1]
+    return _Tables(of_k, of_h, np.concatenate([zero_and_half, negatives]))
+
+
+def _axis_tables(k: int) -> _Tables:
+    """Tables of one axis with k taps, whose lags stand in ascending order."""
+    count = 2 * k - 1
+    # A quarter of pi is added, so that no point is at an axis, where powers of the cosine or of the sine vanish.
+    angle = math.pi * (np.arange(count)[:, None] / count + 0.25)
+
+    def monomials(degree: int) -> np.ndarray:
+        power = np.arange(degree + 1)
+        return np.cos(angle) ** (degree - power) * np.sin(angle) ** power
+
+    # The polynomial of K* has the coefficients of K in the reverse order.
+    return _Tables(
+        of_k=monomials(k - 1)[:, ::-1],
+        of_h=monomials(k - 1),
+        to_lags=np.linalg.inv(monomials(2 * k - 2)),
+    )
+
+
+def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
+    """Tables by symbols, at half of the grid of 2 k - 1 points per axis.
+
+    With K = A + iB and H = C + iD at a point, K*H has the real part ``A C + B D`` and the imaginary part
+    ``A C - B D - (A + B)(C - D)`` (transposes left out): three real products. So each point stands three times in the
+    tables. Lag t is the mean of the real part times ``cos(t.theta)`` plus the imaginary part times ``sin(t.theta)``.
+    """
+    sizes = tuple(2 * k - 1 for k in taps)
+    points = full_grid(sizes).numerators
+    mirrored = np.ravel_multi_index(tuple((-points % np.asarray(sizes)).T), sizes)
+    points = points[np.arange(len(points)) <= mirrored]  # 0 first, and one of each other pair
+    cos, sin = phases(Frequencies(points, sizes), taps)
+    half = half_lags(taps)
+    lags = np.concatenate([half, -half[1:]])
+    angles = lags @ (2 * np.pi * points / np.asarray(sizes)).T
+    # A point other than 0 stands for its mirror image, too.
+    weights = np.where(points.any(axis=1), 2.0, 1.0) / math.prod(sizes)
+    cosines = np.cos(angles) * weights
+    sines = np.sin(angles) * weights
+    return _Tables(
+        of_k=np.concatenate([cos, sin, cos + sin]),
+        of_h=np.concatenate([cos, sin, cos - sin]),
+        to_lags=np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
+    )
+
+
+class _Products(NamedTuple):
+    """Lags of products of kernels by tap, (b, taps, rows, c), by the `_Tables` of their taps."""
+
+    of_k: Array
+    of_h: Array
+    to_lags: Array
+    xp: Namespace
+
+    @classmethod
+    def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
+        """The tables for blocks (b, rows, c, *taps), in the precision and on the device of the blocks."""
+        tables = _tables(tuple(blocks.shape[3:]))
+        of_k, of_h, to_lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
+        return cls(of_k, of_h, to_lags, ops.xp)
+
+    def _apply(self, table: Array, x: Array) -> Array:
+        """A table on the second axis of (b, n, rows, c)."""
+        b, n, rows, c = x.shape
+        flat = self.xp.reshape(x, (b, n, rows * c))
+        return self.xp.reshape(self.xp.matmul(table, flat), (b, table.shape[0], rows, c))
+
+    def at_points(self, k: Array) -> Array:
+        """``(F K)^T``, (b, points, c, rows)."""
+        return self._apply(self.of_k, self.xp.matrix_transpose(k))
+
+    def lags(self, at_points: Array, h: Array) -> Array:
+        """Half of the lags of ``K*H + H*K``, (b, lags, c, c)."""
+        xp = self.xp
+        products = xp.matmul(at_points, self._apply(self.of_h, h))
+        of_product = self._apply(self.to_lags, products)
+        half = of_product.shape[1] // 2 + 1
+        zero, positive = of_product[:, :1, ...], of_product[:, :half, ...]
+        zero_and_negative = xp.concat([zero, of_product[:, half:, ...]], axis=1)
+        # Lag t of H*K is the transpose of lag -t of K*H.
+        return positive + xp.matrix_transpose(zero_and_negative)
+
+    def adjoint_lags(self, at_points: Array, half: Array) -> Array:
+        """``sum_y K_y M_{z-y}`` at tap z, for lags with ``M_{-t} = M_t^T``.
+
+        That is half of the adjoint of the map from h to all lags of ``K*H + H*K``.
+        """
+        xp = self.xp
+        lags = xp.concat([half, xp.matrix_transpose(half[:, 1:, ...])], axis=1)
+        weighted = self._apply(xp.matrix_transpose(self.to_lags), lags)
+        products = xp.matmul(xp.matrix_transpose(at_points), weighted)
+        return self._apply(xp.matrix_transpose(self.of_h), products)
+
+    def step(
+        self,
+        h: Array,
+        residual: Array,
+        most_products: Any,
+        *,
+        ops: ArrayOps,
+    ) -> tuple[Array, Array]:
+        """A Gauss-Newton step from taps h that lessens the residual's lags, and how many products it took.
+
+        Conjugate gradients on the normal equations ``J* J x = J* residual``, J the derivative of all lags at h. J x is
+        `lags`, J* twice `adjoint_lags`; the factor 2 on both sides is left out.
+        """
+        xp = self.xp
+        at_points = self.at_points(h)
+        downhill = self.adjoint_lags(at_points, residual)
+        first_rest_sq = _dot(downhill, downhill, xp=xp)
+
+        def continues(state: tuple[Array, ...]) -> Any:
+            count, _, _, _, rest_sq = state
+            # At least one product, even if the residual has NaN: the caller's loop ends by the number of products.
+            is_open = (count < 1) | xp.any(rest_sq > _FORCING * first_rest_sq)
+            return (count < most_products) & (count < _INNER_PRODUCTS) & is_open
+
+        def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            count, x, rest, direction, rest_sq = state
+            image = self.adjoint_lags(at_points, self.lags(at_points, direction))
+            length = _per_block(rest_sq / (_dot(direction, image, xp=xp) + _TINY), xp=xp)
+            rest = rest - length * image
+            next_rest_sq = _dot(rest, rest, xp=xp)
+            ratio = _per_block(next_rest_sq / (rest_sq + _TINY), xp=xp)
+            return count + 1, x + length * direction, rest, rest + ratio * direction, next_rest_sq
+
+        first_state = (arrays.counter(h, ops=ops), xp.zeros_like(h), downhill, downhill, first_rest_sq)
+        count, step, *_ = ops.loop(continues, iterate, first_state)
+        return step, count
+
+
+def _residual(
+    target: Array,
+    kernel_lags: Array,
+    completion_lags: Array,
+    *,
+    dtype: Any,
+    ops: ArrayOps,
+) -> Array:
+    """Lags of ``target I - K*K - H*H``, from those of K and of H."""
+    xp = ops.xp
+    lags = kernel_lags + completion_lags
+    wanted = xp.astype(target, lags.dtype)[:, None, None, None] * _lags_of_identity(lags, ops=ops)
+    return xp.astype(wanted - lags, dtype)
+
+
+def _lags_of_identity(like: Array, *, ops: ArrayOps) -> Array:
+    """Lags (1, lags, c, c) of the identity."""
+    lags = np.zeros((1, *like.shape[1:]), dtype=ops.wide_dtype)
+    lags[:, 0, ...] = np.eye(like.shape[-1])
+    return ops.from_numpy(lags, like)
+
+
+def _dot(x: Array, y: Array, *, xp: Namespace) -> Array:
+    """Inner products (b,) of the entries of two stacks."""
+    return xp.sum(x * y, axis=tuple(range(1, x.ndim)))
+
+
+def _per_block(x: Array, *, xp: Namespace) -> Array:
+    """Numbers (b,) as factors of stacks (b, taps, rows, c)."""
+    return xp.reshape(x, (-1, 1, 1, 1))
+
+
+def by_tap(x: Array, *, xp: Namespace) -> Array:
+    """From (b, rows, c, *taps) to (b, taps, rows, c)."""
+    return xp.permute_dims(xp.reshape(x, (*x.shape[:3], -1)), (0, 3, 1, 2))
+
+
+def by_row(x: Array, taps: tuple[int, ...], *, xp: Namespace) -> Array:
+    """From (b, taps, rows, c) to (b, rows, c, *taps)."""
+    return xp.reshape(xp.permute_dims(x, (0, 2, 3, 1)), (x.shape[0], *x.shape[2:], *taps))
+
+
+def lags_of(x: Array, *, ops: ArrayOps) -> completion_proof.Lags:
+    """Lags of kernels in the widest precision."""
+    return completion_proof.lags(x, ops=ops, wide=True)
+
+
+# -- the search ------------------------------------------------------------------------------------------------------
+def complete(
+    blocks: Array,
+    begin: Array | None = None,
+    *,
+    rtol: float = 1e-2,
+    products: int | None = None,
+    seed: int = 0,
+    from_isometry: bool = False,
+    ops: ArrayOps,
+) -> CompletionResult:
+    """Search completions of blocks (b, m, p, *taps), scaled to about 1, and bound them.
+
+    Parameters
+    ----------
+    begin : array, shape (b, rows, min(m, p), *taps), optional
+        First completions. Without them, and for blocks whose first completion is zero or not finite, the search begins
+        as ``from_isometry`` says.
+    rtol : float
+        Relative distance of the bound from an estimate of the norm at which the search stops.
+    products : int, optional
+        Most products; 0: the bound is the one that ``begin`` proves. None: `PRODUCTS`.
+    from_isometry : bool
+        Whether to begin near an isometry instead of at random: the bound is closer after 10 to 40 products, no closer
+        after more.
+
+    Returns
+    -------
+    CompletionResult
+        Its ``bound`` is in the widest precision, and an upper bound whether or not the search came close.
+    """
+    xp = ops.xp
+    narrow_blocks = with_fewer_columns(blocks, xp=xp)
+    taps = tuple(narrow_blocks.shape[3:])
+    kernel_lags = lags_of(narrow_blocks, ops=ops)
+    peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
+    # A zero kernel gets the start of a kernel of norm 1: from H = 0 no step could follow it once it is trained.
+    norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
+    start = _start(blocks, kernel_lags, norm_or_one, seed, from_isometry=from_isometry, ops=ops)
+    if begin is not None:
+        begin_sq = _dot(begin, begin, xp=xp)
+        usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
+        start = xp.where(usable, by_tap(begin, xp=xp), start)
+    start_lags = lags_of(by_row(start, taps, xp=xp), ops=ops)
+    first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
+    best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
+    limit = PRODUCTS if products is None else products
+    if limit:
+        best, bound, count = _gauss_newton(
+            narrow_blocks,
+            kernel_lags,
+            start,
+            start_lags,
+            first_bound,
+            norm=peak.norm,
+            rtol=rtol,
+            limit=limit,
+            ops=ops,
+        )
+    slope = in_shape_of_blocks(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
+    bound_over_norm = xp.astype(bound, peak.norm.dtype) / norm_or_one
+    return CompletionResult(
+        kernel=by_row(best, taps, xp=xp),
+        bound=bound,
+        helps=helps | (bound < first_bound),  # a bound better than the first is that of a later H
+        products=xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape),
+        gradient=slope * xp.reshape(bound_over_norm, (-1,) + (1,) * (blocks.ndim - 1)),
+    )
+
+
+def _start(
+    blocks: Array,
+    kernel_lags: completion_proof.Lags,
+    norm: Array,
+    seed: int,
+    *,
+    from_isometry: bool,
+    ops: ArrayOps,
+) -> Array:
+    """First completions by tap, (b, taps, rows, c), in the scale of the blocks."""
+    xp = ops.xp
+    block_shape = tuple(blocks.shape[1:])
+    if from_isometry:
+        of_norm_one = near_isometry(block_shape, seed)
+        channels = min(block_shape[:2])
+        mean = xp.astype(xp.linalg.trace(kernel_lags.values[:, 0, ...]), norm.dtype) / channels
+        scale = xp.sqrt(xp.maximum(norm**2 - mean, _LEAST_START_SQ * norm**2))
+    else:
+        of_norm_one = small_random(block_shape, seed)
+        scale = norm
+    drawn = ops.from_numpy(of_norm_one.astype(ops.own_dtype), blocks)[None, ...]
+    return by_tap(drawn, xp=xp) * _per_block(scale, xp=xp)
+
+
+def _gauss_newton(
+    narrow_blocks: Array,
+    kernel_lags: completion_proof.Lags,
+    start: Array,
+    start_lags: completion_proof.Lags,
+    first_bound: Array,
+    *,
+    norm: Array,
+    rtol: float,
+    limit: int,
+    ops: ArrayOps,
+) -> tuple[Array, Array, Array]:
+    """The best completions by tap, their bounds, and the products that the search for them took."""
+    xp = ops.xp
+    taps = tuple(narrow_blocks.shape[3:])
+    tables = _Products.of(narrow_blocks, ops=ops)
+    target = (norm * (1 + _TARGET_SHARE * rtol)) ** 2
+    close_enough = xp.astype(norm * (1 + rtol), first_bound.dtype)
+
+    def continues(state: tuple[Array, ...]) -> Any:
+        count, _, _, _, bound = state
+        return (count < limit) & xp.any(bound > close_enough)
+
+    def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, h, lags, best, bound = state
+        residual = _residual(target, kernel_lags.values, lags, dtype=h.dtype, ops=ops)
+        step, used = tables.step(h, residual, limit - count, ops=ops)
+        h = h + step
+        completion_lags = lags_of(by_row(h, taps, xp=xp), ops=ops)
+        new_bound, _ = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
+        is_better = new_bound < bound
+        best = xp.where(_per_block(is_better, xp=xp), h, best)
+        bound = xp.where(is_better, new_bound, bound)
+        return count + used, h, completion_lags.values, best, bound
+
+    first_state = (arrays.counter(start, ops=ops), start, start_lags.values, start, first_bound)
+    count, _, _, best, bound = ops.loop(continues, iterate, first_state)
+    return best, bound, count
+
+
+def mend(
+    blocks: Array,
+    h: Array,
+    kernel_lags: Array,
+    completion_lags: Array,
+    steps: int,
+    *,
+    ops: ArrayOps,
+) -> Array:
+    """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
+
+    The completion of a block whose steps lead to entries that are not finite stays as it was.
+
+    Parameters
+    ----------
+    kernel_lags, completion_lags : arrays
+        Lags of the blocks `with_fewer_columns`, and those of h, or of an h shortly before.
+    """
+    xp = ops.xp
+    narrow_blocks = with_fewer_columns(blocks, xp=xp)
+    taps = tuple(blocks.shape[3:])
+    tables = _Products.of(narrow_blocks, ops=ops)
+    norm = peak_of_norm(kernel_lags, taps, zooms=_MENDING_ZOOMS, ops=ops).norm
+    least_target = (norm * (1 + _LEAST_MARGIN)) ** 2
+    most_target = (norm * (1 + _MOST_MARGIN)) ** 2
+    x = by_tap(h, xp=xp)
+    for step_number in range(steps):
+        if step_number > 0:
+            completion_lags = lags_of(by_row(x, taps, xp=xp), ops=ops).values
+        # The lags are nearly those of a multiple of the identity. Aim at that multiple if its margin is allowed: a
+        # farther one would take more than a short step.
+        centre = (kernel_lags + completion_lags)[:, 0, ...]
+        mean = xp.astype(xp.linalg.trace(centre), norm.dtype) / centre.shape[-1]
+        target = xp.minimum(xp.maximum(mean, least_target), most_target)
+        residual = _residual(target, kernel_lags, completion_lags, dtype=x.dtype, ops=ops)
+        step, _ = tables.step(x, residual, _MENDING_PRODUCTS, ops=ops)
+        x = x + step
+    moved = by_row(x, taps, xp=xp)
+    # 0 times an entry is NaN if the entry is not finite.
+    zero_or_nan = xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True)
+    is_finite = xp.isfinite(zero_or_nan)
+    return xp.where(is_finite, moved, h)
+
+
+# -- gradients -------------------------------------------------------------------------------------------------------
+def bound_and_gradient(
+    blocks: Array,
+    kernel_lags: completion_proof.Lags,
+    completion_lags: completion_proof.Lags,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array]:
+    """Bounds (b,) from lags of blocks `with_fewer_columns` and their completions, and derivatives by the blocks.
+
+    The bound squared is ``v + ||M_0 - v I|| + sum ||M_t||`` at the best v, and ``M_t = sum_y K_y^T K_{y+t} + ...``: so
+    its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
+    """
+    xp = ops.xp
+    bound, helps = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
+    lags = xp.where(_per_block(helps, xp=xp), kernel_lags.values + completion_lags.values, kernel_lags.values)
+    channels = lags.shape[-1]
+    eye = ops.from_numpy(np.eye(channels)[None, None, ...].astype(ops.wide_dtype), lags)
+    shift = _per_block(completion_proof.best_shift(lags[:, 0, ...], ops=ops), xp=xp)
+    centred = xp.concat([lags[:, :1, ...] - shift * eye, lags[:, 1:, ...]], axis=1)
+    flat = xp.reshape(centred, (*lags.shape[:2], -1))
+    norms = xp.sqrt(xp.vecdot(flat, flat))[..., None, None]
+    # At a multiple of the identity v takes all of M_0, whose derivative then is that of its mean.
+    vanishes = norms <= 8 * channels * float(xp.finfo(lags.dtype).eps) * shift
+    inverses = xp.where(vanishes, xp.zeros_like(norms), 1 / (norms + _TINY))
+    first_slope = xp.where(vanishes[:, :1, ...], eye / channels, inverses[:, :1, ...] * centred[:, :1, ...])
+    slopes = xp.concat([first_slope, inverses[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
+    gradient_of_square = gradient_from_lag_slopes(with_fewer_columns(blocks, xp=xp), slopes, ops=ops)
+    bound_of_blocks = xp.reshape(xp.astype(bound, gradient_of_square.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
+    gradient = gradient_of_square / 2 / bound_of_blocks
+    return bound, in_shape_of_blocks(gradient, blocks, xp=xp)
+
+
+def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
+    """Gradient of a function of the lags of blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
+
+    ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.
+    """
+    xp = ops.xp
+    k = by_tap(blocks, xp=xp)
+    tables = _Products.of(blocks, ops=ops)
+    taps = tables.adjoint_lags(tables.at_points(k), xp.astype(slopes, k.dtype, copy=False))
+    return 2 * by_row(taps, tuple(blocks.shape[3:]), xp=xp)
+
+
+def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
+    """Derivative of ``||G v||`` by blocks `with_fewer_columns` at a peak, with the frequency and v constant.
+
+    With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
+    """
+    b, rows, c, *taps = blocks.shape
+    flat = xp.reshape(by_tap(blocks, xp=xp), (b, -1, rows * c))
+    g_real = xp.reshape(xp.matmul(peak.cos[:, None, :], flat), (b, rows, c))
+    g_imag = xp.reshape(xp.matmul(peak.sin[:, None, :], flat), (b, rows, c))
+    v_real, v_imag = peak.vector[:, :c, None], peak.vector[:, c:, None]
+    norm = peak.norm[:, None, None] + _TINY
+    u_real = (xp.matmul(g_real, v_real) - xp.matmul(g_imag, v_imag)) / norm
+    u_imag = (xp.matmul(g_imag, v_real) + xp.matmul(g_real, v_imag)) / norm
+    v_real, v_imag = xp.matrix_transpose(v_real), xp.matrix_transpose(v_imag)
+    of_cosines = xp.matmul(u_real, v_real) + xp.matmul(u_imag, v_imag)
+    of_sines = xp.matmul(u_imag, v_real) - xp.matmul(u_real, v_imag)
+    cos, sin = peak.cos[:, :, None, None], peak.sin[:, :, None, None]
+    return by_row(cos * of_cosines[:, None, ...] + sin * of_sines[:, None, ...], tuple(taps), xp=xp)
+
+
+# -- the norm --------------------------------------------------------------------------------------------------------
+def peak_of_norm(
+    lags: Array,
+    taps: tuple[int, ...],
+    *,
+    zooms: int = _ZOOMS,
+    ops: ArrayOps,
+) -> Peak:
+    """Estimate from below the largest norm of kernels' symbols from their lags, by a fixed number of power steps.
+
+    The steps are made on a grid first, then around its highest points, with the vectors kept and the distances halved.
+    """
+    xp = ops.xp
+    b, _, c, _ = lags.shape
+    symbols = _LagSymbols(xp.astype(lags, getattr(xp, ops.own_dtype), copy=False), taps, ops=ops)
+    sizes = tuple(1 if k == 1 else _POINTS_PER_LAG * (k - 1) + 1 for k in taps)
+    points = half_grid(sizes)
+    start, _ = arrays.unit(symbols.from_host(np.random.RandomState(1).standard_normal(2 * c)), xp=xp)
+    vectors, norms = symbols.power(
+        symbols.from_host(points.angles @ half_lags(taps).T)[None, ...],
+        xp.broadcast_to(start, (b, len(points), 2 * c)),
+        _POWER_STEPS if len(points) > 1 else _MATRIX_POWER_STEPS,
+    )
+    if len(points) == 1:
+        # One tap, at the angle 0 of cosine 1 and sine 0.
+        zero = xp.zeros((b, math.prod(taps)), dtype=vectors.dtype, device=ops.device(vectors))
+        return Peak(norms[:, 0], vectors[:, 0, :], cos=xp.cos(zero), sin=zero)
+    return _zoomed_in(symbols, points, vectors, norms, zooms, ops=ops)
+
+
+def _zoomed_in(
+    symbols: _LagSymbols,
+    points: Frequencies,
+    vectors: Array,
+    norms: Array,
+    zooms: int,
+    *,
+    ops: ArrayOps,
+) -> Peak:
+    """The highest point around the highest of a grid, after some halvings of the distance between points.
+
+    Parameters
+    ----------
+    vectors, norms : arrays, shapes (b, points, 2 c) and (b, points)
+        Vectors and norms at the points of the grid.
+    """
+    xp = ops.xp
+    b, _, size = vectors.shape
+    d = len(symbols.taps)
+    highest = xp.argsort(norms, axis=1, descending=True)[:, :_PEAKS]
+    peaks = highest.shape[1]
+    angles = symbols.from_host(points.angles)
+    centres = xp.reshape(xp.take(angles, xp.reshape(highest, (-1,)), axis=0), (b * peaks, 1, d))
+    vectors = xp.take_along_axis(vectors, xp.broadcast_to(highest[:, :, None], (b, peaks, size)), axis=1)
+    moves = np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)])
+    count = len(moves)
+
+    def zoom(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        # Move each centre to the best of itself and of the points one step along each axis, then halve the step.
+        centres, vectors, step, _ = state
+        around = centres + step * symbols.from_host(moves / np.asarray(points.denominators))
+        angles_of_lags = xp.matmul(xp.reshape(around, (b, peaks * count, d)), symbols.lag_points)
+        repeated = xp.broadcast_to(xp.reshape(vectors, (b, peaks, 1, size)), (b, peaks, count, size))
+        repeated = xp.reshape(repeated, (b, peaks * count, size))
+        moved, norms = symbols.power(angles_of_lags, repeated, _ZOOM_POWER_STEPS)
+        norms = xp.reshape(norms, (b * peaks, count))
+        best = xp.argmax(norms, axis=1)
+        moved = xp.reshape(arrays.pick(xp.reshape(moved, (b * peaks, count, size)), best, xp=xp), (b, peaks, size))
+        largest = xp.reshape(xp.max(norms, axis=1), (b, peaks))
+        return arrays.pick(around, best, xp=xp)[:, None, :], moved, step / 2, largest
+
+    # Half of the distance between two points of the grid, 2 pi over the denominators.
+    step = xp.full((1,), math.pi, dtype=norms.dtype, device=ops.device(norms))
+    no_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
+    centres, vectors, _, norms = arrays.repeated(zoom, zooms, (centres, vectors, step, no_norms), ops=ops)
+    best = xp.argmax(norms, axis=1)
+    angle = xp.matmul(arrays.pick(xp.reshape(centres, (b, peaks, d)), best, xp=xp), symbols.tap_points)
+    return Peak(xp.max(norms, axis=1), arrays.pick(vectors, best, xp=xp), xp.cos(angle), xp.sin(angle))
+
+
+class _LagSymbols:
+    """``G*G`` from lags: ``M_0 + sum_{t > 0} [cos(t.theta) (M_t + M_t^T) + i sin(t.theta) (M_t - M_t^T)]``.
+
+    Parameters
+    ----------
+    lags : array, shape (b, n, c, c)
+    taps : tuple of int
+        Kernel shape.
+
+    Attributes
+    ----------
+    lag_points, tap_points : arrays, shapes (d, n) and (d, taps)
+        Angles (..., d) times these are the angles of the lags and of the taps.
+    """
+
+    def __init__(self, lags: Array, taps: tuple[int, ...], *, ops: ArrayOps) -> None:
+        xp = ops.xp
+        b, n, c, _ = lags.shape
+        self.taps = taps
+        self._lags = lags
+        self._ops = ops
+        transposed = xp.matrix_transpose(lags)
+        self._even = xp.reshape(lags + transposed, (b, n, c * c))
+        self._odd = xp.reshape(lags - transposed, (b, n, c * c))
+        # The even part of lag 0 holds M_0 twice.
+        self._weights = self.from_host(np.where(np.arange(n) == 0, 0.5, 1.0))
+        self.lag_points = self.from_host(half_lags(taps).T)
+        self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
+
+    def from_host(self, x: np.ndarray) -> Array:
+        """An array of the host in the kernel's precision, on the device of the lags."""
+        return self._ops.from_numpy(x.astype(self._ops.own_dtype), self._lags)
+
+    def power(self, angles: Array, vectors: Array, steps: int) -> tuple[Array, Array]:
+        """Vectors and norms (b, f) after some power steps with ``G*G``.
+
+        Parameters
+        ----------
+        angles : array, shape (b or 1, f, n)
+            Angles of the lags at f frequencies.
+        vectors : array, shape (b, f, 2 c)
+            Real part before imaginary part.
+        """
+        xp = self._ops.xp
+        b, _, c, _ = self._lags.shape
+        f = angles.shape[1]
+        real = xp.reshape(xp.matmul(xp.cos(angles) * self._weights, self._even), (b, f, c, c))
+        imag = xp.reshape(xp.matmul(xp.sin(angles), self._odd), (b, f, c, c))
+
+        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            columns = xp.matrix_transpose(xp.reshape(state[0], (b, f, 2, c)))
+            by_real, by_imag = xp.matmul(real, columns), xp.matmul(imag, columns)
+            image_real = by_real[..., 0] - by_imag[..., 1]
+            image_imag = by_real[..., 1] + by_imag[..., 0]
+            return arrays.unit(xp.concat([image_real, image_imag], axis=2), xp=xp)
+
+        vectors, norms_sq = arrays.repeated(step, steps, (vectors, vectors[..., 0]), ops=self._ops)
+        return vectors, xp.sqrt(norms_sq)

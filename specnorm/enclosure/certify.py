@@ -1,0 +1,208 @@
+"""Decide by proof whether the norm of a layer is at most a given bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.enclosure.method import Enclose
+from specnorm.errors import MethodError
+from specnorm.geometry import polyphase
+from specnorm.proofs.bound import finite
+from specnorm.proofs.cells import dft, torus
+from specnorm.proofs.norms import norm_by_frobenius
+from specnorm.proofs.padding import padded_norm
+from specnorm.running.base import Evaluation, Method, Needs, check_budget
+from specnorm.running.clock import Clock
+from specnorm.running.problem import Problem, SearchResult
+from specnorm.supremum.branch_and_bound import Search
+from specnorm.supremum.enclosing import enclose_single_entries, enclose_zero, grid_sizes
+from specnorm.unfoldings.matrix_search import enclose_constant
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Upper
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+_CERTIFY_LEVELS = 40
+"""Number of rounds of bisection after which a search gives up, since the norm is too close to the bound. A round halves
+the part of a cell's radius along the axis where it is largest, and cuts the other axes in proportion. So the radius is
+below 1e-6 then."""
+
+_PADDING_MARGIN = 1e-14
+"""Relative margin for the rounding when a bound is divided by the padding's factor."""
+
+
+@dataclass(frozen=True)
+class Certify(Method):
+    """Decide ``norm <= bound`` by proof; not in ``METHODS``, since its value is not a measurement.
+
+    The figures ``proven`` and ``refuted`` are the answer; both are False if the budget ended before. The value is the
+    bound.
+
+    Parameters
+    ----------
+    bound : float
+        The number with which the norm is compared.
+    max_cells : int
+        Largest number of cells of one search.
+    budget : float, optional
+        Seconds for one layer; after them no further step of the search begins.
+    """
+
+    bound: float
+    max_cells: int = 100_000
+    budget: float | None = None
+
+    name: ClassVar[str] = "certify"
+    promise: ClassVar[Kind] = "exact"
+    stats: ClassVar[Mapping[str, FigureRule]] = {"proven": "all", "refuted": "any"}
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bound < math.inf:
+            raise MethodError(f"bound={self.bound!r} is no norm: give a finite number of at least 0.")
+        check_budget(self.budget)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
+
+    def check(self, spec: ConvSpec) -> None:
+        Enclose(max_cells=self.max_cells).check(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        xp = ops.xp
+        verdicts = []
+        for layer in polyphase.by_layers(blocks, spec.groups if self.needs(spec).blocks else 1):
+            flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
+            layer = xp.reshape(flat, layer.shape)
+            bound = _scaled_bound(self.bound, int(exponent[0]))
+            clock = Clock.of(self.budget)
+            if self.needs(spec).blocks:
+                # If padding repeats pixels, the layer's norm may lie anywhere between that of the symbols and the same
+                # times the padding's factor. So a proof needs a smaller bound of the symbols than a refutation.
+                target = _target_for_symbols(bound, spec)
+                result = self._decide(layer, spec, target, clock, ops=ops)
+                # A norm of the symbols between the target and the bound decides neither.
+                verdicts.append((_proves(result.upper, bound, spec), result.lower > bound))
+            else:
+                verdicts.append(self._decide_at_size(layer, spec, bound, clock, ops=ops))
+        value = ops.from_numpy(np.full(len(verdicts), self.bound), blocks)
+        columns = zip(*verdicts, strict=True)
+        proven, refuted = (ops.from_numpy(np.asarray(column, dtype=np.bool_), blocks) for column in columns)
+        return Evaluation(value, (proven, refuted), (value,))
+
+    def _decide_at_size(
+        self,
+        kernel: Array,
+        spec: ConvSpec,
+        bound: float,
+        clock: Clock,
+        *,
+        ops: ArrayOps,
+    ) -> tuple[bool, bool]:
+        """Whether ``norm <= bound`` is proven, and whether it is refuted, for a layer at its size.
+
+        First try to prove the bound for sigma*, the supremum over all sizes; then enclose the layer itself, with
+        smaller and smaller tolerances.
+        """
+        # Imported here: it takes a fifth of the time of `import specnorm`, and only layers at a size need it.
+        from specnorm.at_size.layer import enclose_layer
+
+        xp = ops.xp
+        # The kernel is in torch's order already.
+        blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
+        target = _target_for_symbols(bound, spec)
+        result = self._decide(blocks, replace(spec, input_shape=None), target, clock, ops=ops)
+        if _proves(result.upper, bound, spec):
+            return True, False
+        for rtol in (1e-3, 1e-6, 1e-9):
+            bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells, clock), ops=ops)
+            proven = bounds.upper is not None and bounds.upper <= bound
+            refuted = bounds.lower > bound
+            # Bounds that did not reach this tolerance would not reach a smaller one.
+            ended_early = not bounds.within(rtol)
+            if proven or refuted or ended_early or clock.expired:
+                break
+        return proven, refuted
+
+    def _decide(
+        self,
+        blocks: Array,
+        spec: ConvSpec,
+        bound: float,
+        clock: Clock,
+        *,
+        ops: ArrayOps,
+    ) -> SearchResult:
+        """Search for a proof or a refutation that the symbols of a layer's blocks have norms of at most ``bound``."""
+        trimmed = polyphase.trimmed(blocks, ops=ops)
+        kernel_shape = tuple(trimmed.shape[3:])
+        exact = enclose_zero(trimmed, ops=ops) or enclose_single_entries(trimmed, ops=ops)
+        if exact is not None:
+            return exact
+        for rtol in (1e-3, 1e-9):
+            constant = enclose_constant(trimmed, rtol, precise_vectors=False, ops=ops)
+            if constant is not None and (finite(constant.upper) <= bound or constant.lower > bound):
+                return constant
+        search = Search(trimmed, clock=clock, ops=ops)
+        cover = torus(kernel_shape)
+        result = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
+        if result.upper is not None or spec.input_shape is None:
+            return result
+        # The bound is not proven for all frequencies: search those of the size alone. That search needs an upper bound
+        # for all frequencies.
+        on_torus = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
+        supremum = on_torus.upper or norm_by_frobenius(trimmed, ops=ops)
+        grid = dft(grid_sizes(spec, kernel_shape), kernel_shape)
+        return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """Zero, since a verdict is locally constant."""
+        if self.needs(spec).blocks:
+            shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
+        else:
+            shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)
+        zero = xp.reshape(xp.sum(cotangent) * 0, (1,) * len(shape))
+        return xp.broadcast_to(zero, shape)
+
+
+def _target_for_symbols(bound: float, spec: ConvSpec) -> float:
+    """The bound that the symbols have to satisfy so that the padded layer satisfies ``bound``."""
+    if spec.padding_gain_sq == 1:
+        return bound
+    return bound / math.sqrt(spec.padding_gain_sq) * (1 - _PADDING_MARGIN)
+
+
+def _proves(supremum: Upper | None, bound: float, spec: ConvSpec) -> bool:
+    """Whether an upper bound of the symbols proves that the padded layer satisfies ``bound``."""
+    return supremum is not None and padded_norm(supremum, spec) <= bound
+
+
+def _scaled_bound(bound: float, power: int) -> float:
+    """``bound * 2**-power``, exactly if that is of moderate size; otherwise 1e140 or 1e-140.
+
+    The kernel is scaled to about 1, so its norm is 0 or far inside of (1e-140, 1e140). Then the verdict is the same for
+    these numbers as for the exact product, which could overflow or underflow.
+    """
+    if bound == 0:
+        return 0.0
+    exponent = math.frexp(bound)[1] - power
+    # 2**460 is about 1e138.
+    if abs(exponent) < 460:
+        return math.ldexp(bound, -power)
+    return 1e140 if exponent > 0 else 1e-140

@@ -1,0 +1,159 @@
+"""Enclosures ``lower <= norm <= upper``, both bounds proven, by searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from specnorm.geometry import polyphase
+from specnorm.geometry.taps import shapes_of
+from specnorm.proofs.bound import as_array, known
+from specnorm.proofs.padding import padded_norm
+from specnorm.running.base import Evaluation, Needs, needs_of_search
+from specnorm.running.problem import SearchResult
+from specnorm.running.result import BoundSource
+from specnorm.running.two_sided import TwoSidedSearch
+from specnorm.supremum.enclosing import enclose_blocks
+from specnorm.symbols.triples import top_triples
+
+if TYPE_CHECKING:
+    from specnorm.at_size.layer_bounds import LayerBounds
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+
+@dataclass(frozen=True)
+class Enclose(TwoSidedSearch):
+    """Proven interval around the norm: of the supremum over all sizes, or of the layer at one size.
+
+    The value is the upper bound; the lower one is the figure ``lower``.
+
+    Parameters
+    ----------
+    rtol : float
+        Relative width of the interval at which the search stops. If the budget ends before, the interval is wider, and
+        ``converged`` is False.
+    max_cells : int
+        Largest number of cells of one search.
+    budget : float, optional
+        Seconds for one layer; after them no further step of the search begins. The bound of `FantasticFour`, whose cost
+        is fixed, may still follow.
+    """
+
+    budget: float | None = None
+
+    name: ClassVar[str] = "enclose"
+    promise: ClassVar[Kind] = "upper"
+    stats: ClassVar[Mapping[str, FigureRule]] = {
+        "lower": "down",
+        "converged": "all",
+        "bound_source": None,
+        "cells": "sum",
+        "levels": "max",
+        "frequency": None,
+        "u": None,
+        "v": None,
+    }
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        return needs_of_search(spec, rounds="up")
+
+    def check(self, spec: ConvSpec) -> None:
+        if not spec.symbols_suffice:
+            shapes_of(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        if not spec.symbols_suffice:
+            return self._forward_at_size(blocks, spec, ops=ops)
+        layers = polyphase.by_layers(blocks, spec.groups)
+        results = []
+        converged = []
+        for layer in layers:
+            result, within_rtol = enclose_blocks(self.problem(layer, spec), ops=ops)
+            results.append(result)
+            # With a factor for the padding, the lower and the upper bound are bounds of different norms.
+            converged.append(within_rtol and spec.padding_gain_sq == 1)
+        maxima = [(result.block, result.frequency, result.vectors) for result in results]
+        u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
+        frequencies = [result.frequency.angles[0] for result in results]
+        sources = [BoundSource.SUPREMUM] * len(results)
+        lower, figures, upper = _bounds_and_figures(results, converged, sources, frequencies, like=blocks, ops=ops)
+        claims = [(result.lower, padded_norm(known(result.upper), spec)) for result in results]
+        return Evaluation(upper, (lower, *figures, u, v), (u, v, phase, group), claims)
+
+    def _forward_at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """`forward` for layers that are searched as themselves, at ``input_shape``."""
+        xp = ops.xp
+        results = enclose_layers(kernels, spec, self, ops=ops)
+        converged = [result.within(self.rtol) for result in results]
+        sources = [result.bound_source for result in results]
+        # The vectors that attain the lower bound of such a layer have no single frequency.
+        no_frequencies: list[tuple[float, ...]] = [()] * len(results)
+        lower, figures, upper = _bounds_and_figures(results, converged, sources, no_frequencies, like=kernels, ops=ops)
+        u = xp.concat([result.u for result in results], axis=0)
+        v = xp.concat([result.v for result in results], axis=0)
+        claims = [(result.lower, known(result.upper)) for result in results]
+        return Evaluation(upper, (lower, *figures, u, v), gradients_of(results, ops=ops), claims)
+
+
+def enclose_layers(
+    kernels: Array,
+    spec: ConvSpec,
+    method: Enclose,
+    *,
+    ops: ArrayOps,
+) -> list[LayerBounds]:
+    """Enclose the norms of layers with kernels (b, *shape) at their size; each layer has the whole budget."""
+    # Imported here: it takes a fifth of the time of `import specnorm`, and only layers at a size need it.
+    from specnorm.at_size.layer import enclose_layer
+
+    results = []
+    for j in range(kernels.shape[0]):
+        results.append(enclose_layer(method.problem(kernels[j : j + 1, ...], spec), ops=ops))
+    return results
+
+
+def gradients_of(results: list[LayerBounds], *, ops: ArrayOps) -> tuple[Array, ...]:
+    """The gradients of the layers' norms, as residuals: computed if a gradient may be asked for."""
+    if not ops.differentiated:
+        return ()
+    return (ops.xp.concat([result.gradient() for result in results], axis=0),)
+
+
+def _bounds_and_figures(
+    results: list[SearchResult] | list[LayerBounds],
+    converged: list[bool],
+    sources: list[BoundSource],
+    frequencies: list[Any],
+    *,
+    like: Array,
+    ops: ArrayOps,
+) -> tuple[Array, tuple[Array, ...], Array]:
+    """Arrays with one entry for each layer.
+
+    Returns
+    -------
+    lower : array
+        Lower bounds.
+    figures : tuple of arrays
+        The figures of `Enclose.stats` between ``lower`` and ``u``, in their order.
+    upper : array
+        Upper bounds.
+    """
+    source_numbers = [list(BoundSource).index(source) for source in sources]
+    figures = (
+        np.asarray(converged, dtype=np.bool_),
+        np.asarray(source_numbers, dtype=np.int32),
+        np.asarray([result.cells for result in results], dtype=np.int32),
+        np.asarray([result.levels for result in results], dtype=np.int32),
+        np.asarray(frequencies, dtype=np.float64),
+    )
+    lower = as_array([result.lower for result in results], like, ops=ops)
+    upper = as_array([known(result.upper) for result in results], like, ops=ops)
+    return lower, tuple(ops.from_numpy(figure, like) for figure in figures), upper

@@ -1,0 +1,132 @@
+"""The public function `enclose`: two proven bounds of a layer's norm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
+
+from specnorm.backends import backend_for
+from specnorm.backends.registry import function
+from specnorm.enclosure.method import Enclose
+from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.spec import ConvSpec, Layer
+from specnorm.running.clock import BUDGET
+from specnorm.running.measuring import proven
+from specnorm.running.result import BoundSource, Enclosure, Outcome, Result
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import ArrayObject
+    from specnorm.proofs.bound import Lower, Upper
+
+
+@takes_layers
+def enclose(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    rtol: float = 1e-3,
+    budget: float | None = BUDGET,
+    **layer: Unpack[Layer],
+) -> Enclosure:
+    """Enclose the norm of a layer between two proven numbers, rounding included.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int, optional
+        The layer's own spatial input sizes. None: the supremum over all of them. For a circular layer with a stride,
+        these are the sizes that the stride divides.
+    rtol : float, default 1e-3
+        Relative distance of the bounds at which the search stops. At a size, with other padding than circular
+        ``"same"``, it is reached only if skew circulants or the layer's own matrix come so close: see
+        `docs/methods/enclosure.md`.
+    budget : float or None, default 60
+        Time limit in seconds. When it is reached, no further proof is begun: the bounds are further apart, and still
+        proven. None: no limit.
+    **layer
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`.
+
+    Returns
+    -------
+    Enclosure
+        ``lower, upper = enclose(kernel)`` unpacks it. ``status`` tells whether ``rtol`` was reached, and ``explain()``
+        prints the proof. The witness of a layer that is enclosed by its own matrix has no frequency: its vectors are an
+        output and an input, and are empty if these have more than 8 million entries. The bounds of a torch tensor carry
+        no gradient; the value of ``measure(kernel, Enclose())`` does.
+
+    Raises
+    ------
+    MethodError
+        Under a tracer.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.enclose(kernel))
+    31.1769 <= norm <= 31.2081 (converged: rtol=0.001)
+    >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2))
+    15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
+    """
+    result, claims = proven(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    figures = result.stats
+    upper = backend_for(kernel).as_proven(result.value)
+    enclosure = Enclosure(
+        lower=figures["lower"],
+        upper=upper,
+        witness=(figures["frequency"], figures["u"], figures["v"]),
+        cells=int(figures["cells"]),
+        levels=int(figures["levels"]),
+        proof_dtype=figures["computed_in"],
+        status=status_of(replace(result, value=upper)),
+    )
+    enclosure = enclosure.stated_by(partial(_certificate, kernel, result.spec))
+    if not claims:
+        return enclosure
+    ((lower_claim, upper_claim),) = claims
+    return enclosure.proven_by(lower_claim, upper_claim, explained_when_asked)
+
+
+def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Any:
+    """`Enclosure.certificate` for this kernel, by the package above the core that makes certificates."""
+    return function("Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
+
+
+def explained_when_asked(lower: Lower, upper: Upper) -> str:
+    """Return the rules that prove two claims, as text: what `Enclosure.explain` prints."""
+    from specnorm.proofs.explaining import explained  # imported here: few need it
+
+    return explained(lower, upper)
+
+
+def status_of(result: Result) -> str:
+    """The text `Enclosure.status` for a result of `Enclose`: outcome and explanation."""
+    spec = result.spec
+    rtol = result.method.rtol
+    source = list(BoundSource)[int(result.stats["bound_source"])]
+    is_own_search = not result.method.needs(spec).blocks
+    by_source = f", by {source.value}" if is_own_search else ""
+    padding_factor = math.sqrt(spec.padding_gain_sq)
+    lower = float(result.stats["lower"])
+    upper = float(result.value)
+    is_out_of_range = math.isinf(upper) or lower == 0 < upper
+    if bool(result.stats["converged"]) and is_out_of_range:
+        outcome = Outcome.RANGE
+        explanation = f"the norm lies outside of the numbers of {result.value.dtype}"
+    elif bool(result.stats["converged"]):
+        outcome = Outcome.CONVERGED
+        explanation = f"rtol={rtol:g}{by_source}"
+    elif padding_factor > 1 and source is BoundSource.SUPREMUM:
+        outcome = Outcome.PADDING
+        explanation = (
+            f"upper includes the factor {padding_factor:.4g} of the padding, and may be as much too large; proven"
+        )
+    else:
+        outcome = Outcome.SIZE if is_own_search else Outcome.BUDGET
+        explanation = f"wider than rtol={rtol:g}{by_source}, and proven"
+    sizes = f"; {spec.sizes_in_words}" if spec.input_shape is None and spec.needs_divisible_sizes else ""
+    matrix = f"; {spec.matrix_in_words}" if spec.matrix_in_words else ""
+    return f"{outcome.value}: {explanation}{sizes}{matrix}"

@@ -1,0 +1,1 @@
+"""The other end of the spectrum: smallest singular values, condition numbers, distances from an isometry."""

@@ -1,0 +1,367 @@
+"""Public functions for smallest singular values, condition numbers and isometry defects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import numpy as np
+
+from specnorm.backends import backend_for
+from specnorm.backends.text import number
+from specnorm.backends.types import ArrayT
+from specnorm.enclosure.proving import enclose, explained_when_asked
+from specnorm.ends.isometry import Isometry, IsometryEnds
+from specnorm.ends.smallest import Smallest
+from specnorm.errors import CertificateError, MethodError, Undecided
+from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.spec import Geometry, Layer
+from specnorm.proofs.bound import Lower, Upper
+from specnorm.proofs.host import representable
+from specnorm.running.base import as_number
+from specnorm.running.measuring import measure, proven
+from specnorm.running.result import Enclosure, Outcome, Result
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import ArrayObject
+
+
+@takes_layers
+def enclose_smallest(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    rtol: float = 1e-3,
+    budget: float | None = 30.0,
+    **layer: Unpack[Layer],
+) -> Enclosure:
+    """Enclose the smallest singular value of a layer between two proven numbers, rounding included.
+
+    A layer has ``min(outputs, inputs)`` singular values. If it has at least as many outputs as inputs, then
+    ``||A x|| >= lower ||x||`` for all x. If it has fewer, it maps some inputs to 0, and the bound is of its adjoint.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int, optional
+        As for `enclose`. None: the infimum over all sizes.
+    rtol : float, default 1e-3
+        As for `enclose`. The time of the search grows with the square of the condition number.
+    budget : float or None, default 30
+        As for `enclose`.
+    **layer
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`. If borders cut taps off, as zero padding does, ``input_shape`` is needed, with so few
+        pixels that the layer's own matrix can be formed.
+
+    Returns
+    -------
+    Enclosure
+        The witness (frequency, u, v) attains ``upper``. If no proof tells the value from 0, ``lower`` is 0 and
+        ``status`` begins with "zero".
+
+    Raises
+    ------
+    GeometryError
+        If borders cut taps off, and there is no ``input_shape`` or the layer's own matrix is too large.
+    MethodError
+        Under a tracer.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.asarray([[[3.0, 1.0]]])  # |3 + e^{i theta}|
+    >>> print(specnorm.enclose_smallest(kernel))
+    1.99999 <= smallest singular value <= 2.00001 (converged: rtol=0.001; every input size)
+    """
+    result, claims = proven(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    figures = result.stats
+    # The value of `Smallest` is its lower bound; the upper one is a figure. `IsometryEnds` has it the other way round.
+    lower = backend_for(kernel).as_proven(result.value)
+    witness = (figures["frequency"], figures["u"], figures["v"])
+    return _enclosure(result, claims, (lower, figures["upper"]), witness)
+
+
+@takes_layers
+def enclose_isometry(
+    kernel: ArrayObject,
+    *,
+    scale: float | Literal["best"] | None = None,
+    rtol: float = 1e-3,
+    budget: float | None = 30.0,
+    **geometry: Unpack[Geometry],
+) -> Enclosure:
+    """Enclose the isometry defect, the smallest eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
+
+    `isometry_bound` is an upper bound of it, by products alone.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    scale : float, "best" or None
+        As for `isometry_bound`.
+    rtol : float, default 1e-3
+        As for `enclose`.
+    budget : float or None, default 30
+        As for `enclose`.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    Enclosure
+        The witness has a frequency and no vectors.
+
+    Raises
+    ------
+    GeometryError
+        As for `isometry_bound`.
+    MethodError
+        Under a tracer.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> print(specnorm.enclose_isometry(numpy.asarray([[[1.0, 0.1]]])))  # 1.1**2 - 1
+    0.209999 <= isometry defect <= 0.210189 (converged: rtol=0.001; every input size)
+    """
+    backend = backend_for(kernel)
+    # A search has no gradient, so a trainable kernel is detached.
+    result, claims = proven(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
+    # The value of `IsometryEnds` is its upper bound; the lower one is a figure.
+    upper = backend.as_proven(result.value)
+    return _enclosure(result, claims, (result.stats["lower"], upper), (result.stats["frequency"], (), ()))
+
+
+def _enclosure(
+    result: Result,
+    claims: Sequence[tuple[Lower, Upper]],
+    ends: tuple[Any, Any],
+    witness: tuple[Any, Any, Any],
+) -> Enclosure:
+    """The enclosure from the result of `Smallest` or `IsometryEnds`.
+
+    Parameters
+    ----------
+    claims : sequence of (Lower, Upper)
+        One pair, or none if a compiler ran the search.
+    ends : tuple of arrays
+        Lower and upper bound.
+    """
+    figures = result.stats
+    method = result.method
+    spec = result.spec
+    outcome = list(Outcome)[int(figures["outcome"])]
+    explanation = {
+        Outcome.CONVERGED: f"rtol={method.rtol:g}",
+        Outcome.ZERO: f"no proof tells it from 0 at rtol={method.rtol:g}",
+        Outcome.BUDGET: f"wider than rtol={method.rtol:g}, and proven",
+    }[outcome]
+    words = spec.sizes_in_words if spec.input_shape is None and spec.ndim else spec.matrix_in_words
+    sizes = f"; {words}" if words else ""
+    enclosure = Enclosure(
+        *ends,
+        witness=witness,
+        cells=int(figures["cells"]),
+        levels=int(figures["levels"]),
+        proof_dtype=figures["computed_in"],
+        status=f"{outcome.value}: {explanation}{sizes}",
+        quantity=method.quantity,
+    )
+    enclosure = enclosure.stated_by(partial(_no_certificate, method.quantity))
+    if not claims:
+        return enclosure
+    ((lower, upper),) = claims
+    return enclosure.proven_by(lower, upper, explained_when_asked)
+
+
+def _no_certificate(quantity: str, _name: str) -> Any:
+    """`Enclosure.certificate` for quantities without a certificate: raises an error."""
+    raise CertificateError(f"there is no certificate of a {quantity}: take that of enclose(kernel), of the norm.")
+
+
+@takes_layers
+def condition_number(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    rtol: float = 1e-3,
+    budget: float | None = 30.0,
+    **layer: Unpack[Layer],
+) -> Enclosure:
+    """Enclose the quotient of a layer's norm and its smallest singular value, by `enclose` and `enclose_smallest`.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int, optional
+        As for `enclose`. None: the supremum of the norm over all sizes, divided by the infimum of the smallest
+        singular value.
+    rtol : float, default 1e-3
+        As for `enclose`, half of it for each of the two values.
+    budget : float or None, default 30
+        As for `enclose`, half of it for each of the two values.
+    **layer
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        as for `enclose_smallest`.
+
+    Returns
+    -------
+    Enclosure
+        ``upper`` is infinite if no proof tells the smallest singular value from 0.
+
+    Raises
+    ------
+    GeometryError, MethodError
+        As for `enclose_smallest`.
+    Undecided
+        If a compiler ran the search.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> print(specnorm.condition_number(numpy.asarray([[[3.0, 1.0]]])))
+    1.99999 <= condition number <= 2.00100 (converged: rtol=0.001)
+    """
+    seconds = None if budget is None else budget / 2
+    smallest = enclose_smallest(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
+    norm = enclose(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
+    if norm.claim is None or smallest.claim is None:
+        raise Undecided("a condition number needs the bounds of both ends as claims, which a compiler does not keep.")
+    from specnorm.ends import proof as defect  # imported here: few need it
+
+    lower, upper = defect.condition(norm.claim, smallest.claim)
+    backend: Any = backend_for(kernel)
+    outcome = smallest.outcome if smallest.outcome is not Outcome.CONVERGED else norm.outcome
+    explanation = f"rtol={rtol:g}" if outcome is Outcome.CONVERGED else "wider, and proven"
+    enclosure = Enclosure(
+        lower=_rounded_outward(lower, norm.lower, backend=backend),
+        upper=_rounded_outward(upper, norm.upper, backend=backend),
+        witness=smallest.witness,
+        cells=norm.cells + smallest.cells,
+        levels=max(norm.levels, smallest.levels),
+        proof_dtype=norm.proof_dtype,
+        status=f"{outcome.value}: {explanation}",
+        quantity="condition number",
+    )
+    enclosure = enclosure.stated_by(partial(_no_certificate, enclosure.quantity))
+    return enclosure.proven_by(lower, upper, explained_when_asked)
+
+
+def _rounded_outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
+    """The number of a claim in the dtype and library of another array: an upper bound rounded up, a lower one down."""
+    rounds: Any = "up" if isinstance(claim, Upper) else "down"
+    value = representable(claim.value, np.float64 if "float64" in str(like.dtype) else np.float32, rounds)
+    return backend.namespace(like).full_like(like, value)
+
+
+@takes_layers
+def isometry_bound(
+    kernel: ArrayT,
+    *,
+    scale: float | Literal["best"] | None = None,
+    **geometry: Unpack[Geometry],
+) -> ArrayT:
+    """Bound how far a layer is from an isometry: eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
+
+    All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. The bound is proven under jit, compile
+    and vmap too, since it is computed by matrix products without a search. If the layer has fewer outputs than inputs,
+    the bound is for its adjoint: then the figure ``adjoint`` of ``measure(kernel, Isometry())`` is True.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    scale : float, "best" or None
+        The number s. None: 1. "best": the root of the mean of the squared singular values.
+    **geometry
+        ``input_shape`` (with circular padding, eps is that of the layer at this size; otherwise, of all sizes),
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
+        `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    GeometryError
+        If borders cut taps off: no such layer is an isometry.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.eye(4)[:, :, None] * numpy.asarray([1.0, 0.1])
+    >>> f"{specnorm.isometry_bound(kernel):.4f}, {specnorm.isometry_bound(kernel, scale='best'):.4f}"
+    '0.4100, 0.3960'
+    """
+    value: ArrayT = measure(kernel, Isometry(scale=scale), **geometry).value
+    return value
+
+
+@takes_layers
+def is_isometry(
+    kernel: ArrayObject,
+    tolerance: float,
+    *,
+    scale: float | Literal["best"] | None = None,
+    budget: float | None = 30.0,
+    **geometry: Unpack[Geometry],
+) -> bool:
+    """Decide by proof whether a layer is an isometry up to a tolerance of the squared norms.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    tolerance : float
+        Largest eps, defined as for `isometry_bound`, with which the layer still counts as an isometry.
+    scale : float, "best" or None
+        As for `isometry_bound`.
+    budget : float or None, default 30
+        As for `enclose`.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    bool
+        True only if ``eps <= tolerance`` is proven; False only if it is refuted.
+
+    Raises
+    ------
+    MethodError
+        For a negative tolerance.
+    Undecided
+        If eps is closer to the tolerance than rounding or the budget allows.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.asarray([[[1.0, 0.1]]])
+    >>> specnorm.is_isometry(kernel, 0.22), specnorm.is_isometry(kernel, 0.2)
+    (True, False)
+    """
+    largest_defect = as_number("tolerance", tolerance)
+    if not largest_defect >= 0:
+        raise MethodError(f"tolerance={tolerance!r} is no part of a squared norm: give a number that is not negative.")
+    # The answer is True or False and has no gradient, so a trainable kernel is detached.
+    kernel = backend_for(kernel).detach(kernel)
+    bound_without_search: Any = isometry_bound(kernel, scale=scale, **geometry)
+    if float(bound_without_search) <= largest_defect:
+        return True
+    for rtol in (1e-2, 1e-4, 1e-7):
+        enclosure = enclose_isometry(kernel, scale=scale, rtol=rtol, budget=budget, **geometry)
+        lower = float(enclosure.lower)
+        upper = float(enclosure.upper)
+        if upper <= largest_defect:
+            return True
+        if lower > largest_defect:
+            return False
+        if enclosure.outcome is not Outcome.CONVERGED:
+            break
+    raise Undecided(
+        f"the isometry defect is proven to lie between {number(lower, 'lower')} and {number(upper, 'upper')}, which is "
+        f"too close to {largest_defect!r} to tell. Give a tolerance outside of that, or a larger budget."
+    )

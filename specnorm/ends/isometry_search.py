@@ -1,0 +1,67 @@
+"""Both ends of an isometry defect: the norm of the kernel ``c I - K*K``, by the search of `enclosing`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from specnorm.at_size.proofs import uncut
+from specnorm.backends import arrays
+from specnorm.ends import proof as defects
+from specnorm.ends.smallest_singular_value import circulant_sizes, mean_square, norm_problem
+from specnorm.geometry import polyphase
+from specnorm.proofs.bound import known
+from specnorm.supremum.enclosing import enclose_blocks
+
+if TYPE_CHECKING:
+    from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.bound import Lower, Upper
+    from specnorm.running.problem import Problem, SearchResult
+
+_SHARE = 0.9
+"""Part of the tolerance that the search gets. The roundings of the lags take the rest."""
+_LARGEST_EXPONENT = 400
+"""Largest exponent of ``s**2``, as a power of two, that the search sees beside a kernel of about 1. The rest of the
+exponent is put back by `defect.isometry_ends`."""
+
+
+def isometry_of_blocks(
+    problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps
+) -> tuple[Lower, Upper, SearchResult]:
+    """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
+
+    Parameters
+    ----------
+    problem : Problem
+        A problem of blocks (g, m, p, *kernel_shape).
+    target : pair of float and int, optional
+        Fraction and exponent with ``s**2 = fraction * 2**exponent``. None: ``s**2`` is the mean of the squared singular
+        values.
+
+    Returns
+    -------
+    lower, upper : Lower and Upper
+        Bounds of the defect.
+    result : SearchResult
+        Result of the search for the norm of ``K*K - s**2 I``.
+    """
+    blocks = arrays.tall(polyphase.trimmed(problem.kernel, ops=ops), xp=ops.xp)
+    if target is None:
+        centre = mean_square(blocks, ops=ops)
+        rest_exponent = 0
+    else:
+        fraction, exponent = target
+        searched_exponent = min(max(exponent, -_LARGEST_EXPONENT), _LARGEST_EXPONENT)
+        centre = math.ldexp(fraction, searched_exponent)
+        rest_exponent = exponent - searched_exponent
+    sizes = circulant_sizes(problem, blocks)
+    defect = defects.defect(defects.in_basis(blocks, ops=ops), centre, sizes=sizes, ops=ops)
+    result, _ = enclose_blocks(norm_problem(problem, defect.kernel, _SHARE * problem.rtol, sizes), ops=ops)
+    lower, upper = defects.isometry_ends(
+        defect,
+        result.lower,
+        known(result.upper),
+        unread_pixels=uncut.unread_pixels_make_smallest_zero(problem.spec),
+        scale_exponent=rest_exponent,
+    )
+    return lower, upper, result

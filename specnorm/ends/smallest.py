@@ -1,0 +1,156 @@
+"""Enclose the smallest singular value of a layer: from below by the norm of ``c I - K*K``, from above by a vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from specnorm.at_size.proofs.uncut import keeps_smallest
+from specnorm.backends import arrays
+from specnorm.errors import GeometryError
+from specnorm.geometry import polyphase
+from specnorm.proofs.bound import as_array
+from specnorm.running.base import Evaluation, Needs, needs_of_search
+from specnorm.running.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
+from specnorm.running.two_sided import TwoSidedSearch
+from specnorm.symbols.proofs import symbols
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.ends.smallest_singular_value import SmallestBounds
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+
+@dataclass(frozen=True)
+class Smallest(TwoSidedSearch):
+    """Proven interval around the smallest of the ``min(cout, cin)`` singular values at each frequency.
+
+    The value is the lower bound; the upper one is the figure ``upper``.
+
+    Parameters
+    ----------
+    rtol : float
+        Relative distance of the bounds at which the search stops.
+    max_cells : int
+        Largest number of cells of one search.
+    budget : float, optional
+        Seconds for one layer; after them no further step of the search begins.
+    """
+
+    name: ClassVar[str] = "smallest"
+    quantity: ClassVar[str] = "smallest singular value"
+    promise: ClassVar[Kind] = "lower"
+    stats: ClassVar[Mapping[str, FigureRule]] = {"upper": "up", **FIGURES, "u": None, "v": None}
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        # The search scales each group by itself: the smallest value is that of a group which may be far weaker.
+        return replace(needs_of_search(spec, rounds="down"), scaled=False)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse layers whose borders cut taps off, unless their own matrix at a given size is small enough."""
+        if not spec.symbols_suffice:
+            from specnorm.ends.smallest_layer import plan_of_own_matrix  # imported here: it takes a while
+
+            # It raises if the matrix is too large.
+            plan_of_own_matrix(spec)
+        elif not keeps_smallest(spec):
+            raise GeometryError(
+                f"at every size, borders with padding_mode={spec.padding_mode!r} and padding={spec.padding} cut taps "
+                "off, and the smallest singular value is not that of the symbols. Give input_shape, at which a small "
+                'layer\'s own matrix tells it; or padding_mode="circular"; or, with zeros, padding of dilation * '
+                "(k - 1) on both sides where there are no fewer outputs than inputs, padding 0 where there are fewer."
+            )
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        if not spec.symbols_suffice:
+            return self._forward_at_size(blocks, spec, ops=ops)
+        from specnorm.ends.smallest_singular_value import smallest_of_blocks  # imported here: it takes a while
+
+        layers = polyphase.by_layers(blocks, spec.groups)
+        bounds = [smallest_of_blocks(self.problem(layer, spec), ops=ops) for layer in layers]
+        attained = [_attained(layer_bounds, layer, ops=ops) for layer_bounds, layer in zip(bounds, layers, strict=True)]
+        u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*attained, strict=True))
+        no_frequency = (0.0,) * len(spec.block_kernel_shape)
+        witnesses = [layer_bounds.witness for layer_bounds in bounds]
+        angles = [no_frequency if witness is None else witness.frequency.angles[0] for witness in witnesses]
+        return self._evaluation(bounds, angles, (u, v), (u, v, phase, group), blocks, ops=ops)
+
+    def _forward_at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """`forward` for layers whose own matrix is searched, at ``input_shape``."""
+        from specnorm.ends.smallest_layer import smallest_of_layer  # imported here: it takes a while
+
+        bounds = []
+        # For each layer u, v and the gradient of ``||A v||``.
+        own_witnesses = []
+        for j in range(kernels.shape[0]):
+            layer_bounds, own_witness = smallest_of_layer(self.problem(kernels[j : j + 1, ...], spec), ops=ops)
+            bounds.append(layer_bounds)
+            own_witnesses.append(own_witness)
+        u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*own_witnesses, strict=True))
+        return self._evaluation(bounds, [()] * len(bounds), (u, v), (gradient,), kernels, ops=ops)
+
+    def _evaluation(
+        self,
+        bounds: Sequence[SmallestBounds],
+        angles: Sequence[Sequence[float]],
+        vectors: tuple[Array, Array],
+        residuals: tuple[Array, ...],
+        like: Array,
+        *,
+        ops: ArrayOps,
+    ) -> Evaluation:
+        """The evaluation of layers, from their bounds and witnesses (angles and vectors)."""
+        lower = [layer_bounds.lower for layer_bounds in bounds]
+        upper = [layer_bounds.upper for layer_bounds in bounds]
+        search_figures: list[SearchFigures] = []
+        for layer_bounds, angle in zip(bounds, angles, strict=True):
+            outcome = outcome_of(
+                layer_bounds.lower.value,
+                layer_bounds.upper.value,
+                self.rtol,
+                may_be_zero=layer_bounds.is_zero,
+            )
+            search_figures.append((outcome, layer_bounds.cells, layer_bounds.levels, angle))
+        figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
+        return Evaluation(as_array(lower, like, ops=ops), figures, residuals, list(zip(lower, upper, strict=True)))
+
+
+def _attained(
+    bounds: SmallestBounds,
+    layer: Array,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array, Array, Array]:
+    """Where the smallest singular value of a layer's blocks (g, m, p, *kernel_shape) is attained.
+
+    Returns
+    -------
+    u, v : complex arrays, shapes (1, m) and (1, p)
+        Singular vectors; zeros if the search has no witness.
+    phase : complex array, shape (1, taps)
+        e^{i k.theta} at the frequency of the witness.
+    block : integer array, shape (1,)
+        Number of the block.
+    """
+    xp = ops.xp
+    _, m, p, *kernel_shape = layer.shape
+    witness = bounds.witness
+    if witness is None:
+        options: dict[str, Any] = {"dtype": layer.dtype, "device": ops.device(layer)}
+        u, v, phase = (xp.zeros((1, n), **options) + 0j for n in (m, p, math.prod(kernel_shape)))
+        return u, v, phase, ops.from_numpy(np.zeros(1, dtype=np.int64), layer)
+    block, _ = arrays.scale(layer[witness.block : witness.block + 1, ...], xp=xp)
+    phase = symbols.Symbol(block, witness.frequency, ops=ops).phase
+    # The search transposes blocks with fewer rows than columns, and cuts off borders of zero taps, which changes the
+    # symbol by a phase. So only the vector on the side of p channels is taken; u is computed from it.
+    v = xp.conj(witness.u) if m < p else witness.v
+    matrix = symbols.matrix_at(block, phase, xp=xp)
+    u, _ = arrays.normalise(xp.matmul(matrix, v[..., None])[..., 0], xp=xp)
+    return u, v, phase, ops.from_numpy(np.asarray([witness.block], dtype=np.int64), layer)

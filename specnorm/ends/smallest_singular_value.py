@@ -1,0 +1,446 @@
+"""Both ends of the smallest singular value of blocks: a vector from above, the norm of a defect from below.
+
+The defect is ``c I - G*G``, with c near the mean of ``G*G``; its norm is found by the search of `enclosing`. The better
+a layer is conditioned, the wider may be the interval that is asked of that search, as a part of c. Therefore the
+channels are whitened first (`ends.proof`). Kernels near an isometry need no search,
+and those whose smallest value is too near 0 for any proof are not searched.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from specnorm.at_size.proofs import uncut
+from specnorm.backends import arrays
+from specnorm.ends import proof as defects
+from specnorm.geometry import polyphase
+from specnorm.geometry.frequencies import Frequencies, coarse_grid, half_grid
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs.bound import Lower, Upper, known, times_power_of_two
+from specnorm.running.problem import Problem
+from specnorm.supremum.enclosing import enclose_blocks, grid_sizes
+from specnorm.symbols.proofs import symbols
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.ends.proof import Defect, InBasis
+    from specnorm.running.problem import SearchResult
+    from specnorm.symbols.proofs.nonnegative import Nonnegative
+
+
+class SmallestTuning(NamedTuple):
+    """Effort. It decides on time and on how wide the interval is."""
+
+    scale_bits: int = 32
+    """Blocks whose largest entries differ by a factor of more than two to this power are searched separately."""
+    norm_rtol: float = 1e-2
+    """Tolerance of the norm of the whitened blocks. The centre c is near its square."""
+    centre_margin: float = 1e-9
+    """Part of that square by which c is raised, so that no rounding makes the defect's symbol negative."""
+    resolved_part: float = 2e-12
+    """Part of that square below which a search of the defect does not tell a squared singular value from 0."""
+    most_visited: int = 2048
+    """Number of frequencies of a circular layer up to which all of them are visited for a first upper bound."""
+    newton_steps: int = 12
+    """Most steps of Newton's method towards a minimum."""
+    starts_without_zeros: int = 3
+    """Number of frequencies from which Newton's method starts if the smallest singular value has no zero."""
+    most_starts: int = 16
+    """Most frequencies from which Newton's method starts if the smallest singular value may have zeros."""
+    most_columns: int = 800
+    """Number of starts times columns of a symbol, about, if there may be zeros: each step decomposes a symbol."""
+    hopeful_part: float = 0.3
+    """Part of the norm up to which a smallest singular value on the grid may be near a zero."""
+    shortest_step: float = 1e-13
+    """Length in radians of a Newton step after which there is no other."""
+    longest_step: float = 0.5
+    """Length in radians along an axis to which longer Newton steps are shortened."""
+    least_gap: float = 1e-12
+    """Least distance of two squared singular values that a Newton step assumes, as a part of the largest."""
+    least_curvature: float = 1e-10
+    """Part of the largest curvature up to which an axis counts as flat: Newton's method does not move along it."""
+    aimed_share: float = 0.99
+    """Part of the tolerance that the lower bound is to keep; the rest is for rounding."""
+    proof_share: float = 0.8
+    """Part of that share which is left to the search of the defect; the rest is for a witness above the minimum."""
+    most_searches: int = 3
+    """Most searches of the defect, each with a smaller tolerance."""
+    ridge_roundings: float = 1e3
+    """Roundings, times the number of channels, that are added to the diagonal of the mean Gram matrix, so that it has a
+    Cholesky factor."""
+
+
+TUNING = SmallestTuning()
+
+_POINTS_PER_TURN = 2**44
+"""Points per turn of the frequencies that Newton's method visits. Near a zero the smallest singular value is
+proportional to the distance, while near a maximum the norm falls with its square: so this lattice is finer than that of
+`ascent`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """A frequency and a vector, and the bound of the smallest singular value that they prove.
+
+    Parameters
+    ----------
+    upper : Upper
+    value : float
+        The computed singular value; ``upper`` is this plus an allowance for rounding.
+    frequency : Frequencies
+        A single point.
+    block : int
+        Index of the block.
+    u, v : arrays, shapes (1, m) and (1, p)
+        Unit vectors of the tall block, ``u* G v`` the singular value.
+    """
+
+    upper: Upper
+    value: float
+    frequency: Frequencies
+    block: int
+    u: Array
+    v: Array
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether most of the bound is the allowance for rounding."""
+        return self.upper.value > 2 * self.value
+
+
+@dataclass(frozen=True, eq=False)
+class SmallestBounds:
+    """Two proven bounds of a smallest singular value.
+
+    Parameters
+    ----------
+    witness : Witness or None
+        None for a kernel of zeros, for a layer that leaves pixels unread, and for a layer enclosed by its own matrix.
+    cells, levels : int
+        Totals of all searches.
+    is_zero : bool
+        Whether the value is too near 0 for a proof to tell it from 0.
+    """
+
+    lower: Lower
+    upper: Upper
+    witness: Witness | None
+    cells: int = 0
+    levels: int = 0
+    is_zero: bool = False
+
+    def within(self, rtol: float) -> bool:
+        """Whether ``upper`` is at most ``lower * (1 + rtol)``."""
+        return self.upper.value <= self.lower.value * (1 + rtol)
+
+
+def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
+    """Enclose the smallest singular value of one layer's blocks over all frequencies, or those of its size.
+
+    Parameters
+    ----------
+    problem : Problem
+        A problem of blocks (g, m, p, *kernel_shape).
+    """
+    xp = ops.xp
+    if uncut.unread_pixels_make_smallest_zero(problem.spec):
+        return SmallestBounds(*defects.smallest_with_unread_pixels(problem.spec), None, is_zero=True)
+    blocks = arrays.tall(polyphase.trimmed(problem.kernel, ops=ops), xp=xp)
+    is_zero = ops.to_numpy(xp.all(xp.reshape(blocks == 0, (blocks.shape[0], -1)), axis=1))
+    if is_zero.any():
+        zero_blocks = arrays.rows(blocks, np.flatnonzero(is_zero), ops=ops)
+        return SmallestBounds(*defects.smallest_of_zero(zero_blocks, ops=ops), None, is_zero=True)
+    exponents = ops.to_numpy(arrays.exponents(blocks, xp=xp)).astype(np.int64)
+    classes = (exponents.max() - exponents) // TUNING.scale_bits
+    parts = [_of_scale(blocks, np.flatnonzero(classes == x), problem, ops=ops) for x in np.unique(classes)]
+    if len(parts) == 1:
+        return parts[0]
+    lower, upper = defects.smallest_of_parts([(part.lower, part.upper) for part in parts])
+    return SmallestBounds(
+        lower,
+        upper,
+        min(parts, key=lambda part: part.upper.value).witness,
+        cells=sum(part.cells for part in parts),
+        levels=max(part.levels for part in parts),
+        is_zero=min(parts, key=lambda part: part.lower.value).is_zero,
+    )
+
+
+def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
+    """`smallest_of_blocks` of some of the blocks, whose entries are about as large, scaled to about 1."""
+    xp = ops.xp
+    some_blocks = arrays.rows(blocks, index, ops=ops)
+    exponent = xp.max(arrays.exponents(some_blocks, xp=xp))
+    scaled = arrays.unscale(some_blocks, -exponent, xp=xp)
+    found = _SmallestSearch(scaled, problem, ops=ops).run()
+    lower, upper = times_power_of_two(found.lower, found.upper, int(exponent))
+    witness = None if found.witness is None else replace(found.witness, block=int(index[found.witness.block]))
+    return replace(found, lower=lower, upper=upper, witness=witness)
+
+
+def norm_problem(like: Problem, blocks: Array, rtol: float, sizes: tuple[int, ...] | None) -> Problem:
+    """The problem of the norm of blocks (g, m, p, *taps), with the cells and the clock of another problem.
+
+    Parameters
+    ----------
+    sizes : tuple of int or None
+        Points along each axis of the circulant whose frequencies count; None: all frequencies count.
+    """
+    groups, m, p, *taps = blocks.shape
+    spec = ConvSpec(groups * m, groups * p, tuple(taps), groups=groups, input_shape=sizes)
+    return Problem(blocks, spec, rtol, like.max_cells, like.clock)
+
+
+def circulant_sizes(problem: Problem, blocks: Array) -> tuple[int, ...] | None:
+    """Points along each axis of the circular layer at its size; None if the problem is of every size."""
+    if problem.spec.input_shape is None:
+        return None
+    return grid_sizes(problem.spec, tuple(blocks.shape[3:]))
+
+
+class _SmallestSearch:
+    """Search for both bounds of the smallest singular value of tall blocks, not all zero."""
+
+    def __init__(self, blocks: Array, problem: Problem, *, ops: ArrayOps) -> None:
+        self.blocks = blocks
+        self.problem = problem
+        self.rtol = problem.rtol
+        self.clock = problem.clock
+        self.sizes = circulant_sizes(problem, blocks)
+        self.ops = ops
+        self.xp = ops.xp
+
+    def run(self) -> SmallestBounds:
+        """Visit a grid, bound by the taps, go to the lowest minimum, then search the norm of the defect."""
+        grid = self.first_grid()
+        smallest, largest = self.values_on(grid)
+        block, point = np.unravel_index(smallest.argmin(), smallest.shape)
+        witness = self.witness_at(grid[point : point + 1], int(block))
+        bounds = SmallestBounds(self.lower_by_taps(), witness.upper, witness)
+        if bounds.within(self.rtol) or self.clock.expired:
+            return bounds
+        if self.sizes is None and math.prod(self.blocks.shape[3:]) > 1:
+            witness = self.lowest_minimum(witness, grid, smallest, largest)
+            bounds = replace(bounds, upper=witness.upper, witness=witness)
+        if witness.is_rounding:
+            return replace(bounds, is_zero=True)
+        return self.raise_lower_by_searches(bounds, witness)
+
+    # -- from below --------------------------------------------------------------------------------------------------
+    def lower_by_taps(self) -> Lower:
+        """Bound the smallest singular value by the norms of the taps of ``c I - K*K``, with c the mean squared value.
+
+        The bound is close for layers near isometries.
+        """
+        centre = mean_square(self.blocks, ops=self.ops)
+        blocks = defects.in_basis(self.blocks, ops=self.ops)
+        defect = defects.defect(blocks, centre, sizes=self.sizes, ops=self.ops)
+        return defects.smallest_down(defect, defects.norm_by_taps(defect, ops=self.ops))
+
+    def raise_lower_by_searches(self, bounds: SmallestBounds, witness: Witness) -> SmallestBounds:
+        """The bounds with a lower bound from the norm of the defect, by searches with ever smaller tolerances.
+
+        The defect is ``D = c I - B*(G*G - floor I)B``, B the whitening basis. Where ``||D|| <= c``, floor is a lower
+        bound of ``G*G``.
+        """
+        whitened, inverse = self.whitened_blocks()
+        norm_of_whitened, _ = enclose_blocks(
+            norm_problem(self.problem, whitened.kernel, TUNING.norm_rtol, None), ops=self.ops
+        )
+        largest = known(norm_of_whitened.upper)
+        for attempt in range(TUNING.most_searches):
+            square = witness.upper.value**2
+            weight = self.weight(witness, inverse)
+            # The square of the lower bound that is aimed at.
+            floor = square / (1 + TUNING.aimed_share * self.rtol) ** 2
+            # The least c for which D is proven to be nowhere negative, and a margin for its rounding.
+            centre = defects.least_centre(whitened, largest, floor) + TUNING.centre_margin * largest.value**2
+            defect = defects.defect(whitened, centre, floor=floor, sizes=self.sizes, ops=self.ops)
+            # Squares in the basis that are smaller are lost in the error of D and in that of its search.
+            unresolved = 4 * (defect.error + TUNING.resolved_part * largest.value**2)
+            if square <= unresolved * weight:
+                return replace(bounds, is_zero=True)
+            # At the witness's frequency, D has an eigenvalue of about c - gap: if no other is larger, a search to a
+            # tolerance below gap / c proves ||D|| <= c.
+            gap = max((square - floor) / weight, unresolved)
+            tolerance = TUNING.proof_share * 4.0**-attempt * gap / centre
+            nonnegative = defects.nowhere_negative(defect, whitened, largest)
+            lower, nearer, result = self.by_defect(defect, nonnegative, min(tolerance, 0.5))
+            witness = min(witness, nearer, key=lambda x: x.upper.value)
+            bounds = SmallestBounds(
+                lower=max(bounds.lower, lower, key=float),
+                upper=witness.upper,
+                witness=witness,
+                cells=bounds.cells + result.cells,
+                levels=bounds.levels + result.levels,
+            )
+            if bounds.within(self.rtol) or self.clock.expired:
+                break
+        return bounds
+
+    def by_defect(
+        self, defect: Defect, nonnegative: Nonnegative | None, rtol: float
+    ) -> tuple[Lower, Witness, SearchResult]:
+        """A lower bound from the norm of the defect, and the witness at the frequency where that norm is attained."""
+        problem = replace(norm_problem(self.problem, defect.kernel, rtol, self.sizes), nonnegative=nonnegative)
+        result, _ = enclose_blocks(problem, ops=self.ops)
+        lower = defects.smallest_down(defect, known(result.upper))
+        return lower, self.witness_at(result.frequency, result.block), result
+
+    def whitened_blocks(self) -> tuple[InBasis, np.ndarray]:
+        """The blocks in a basis B in which all combinations of channels weigh about as much, and ``B^-1``.
+
+        ``T = B^-1`` is the Cholesky factor of the mean of ``G*G`` over all frequencies: ``B*(mean)B`` is the identity.
+        """
+        ops, xp = self.ops, self.xp
+        g, m, p, *taps = self.blocks.shape
+        by_tap = xp.permute_dims(xp.reshape(self.blocks, (g, m, p, -1)), (0, 1, 3, 2))
+        rows: Any = ops.to_numpy(xp.reshape(by_tap, (g, m * math.prod(taps), p))).astype(np.float64)
+        info = np.finfo(ops.wide_dtype)
+        # The columns are scaled to norms of about 1. The scales are powers of two, so that T and B are multiplied by
+        # them without rounding.
+        lengths = np.linalg.norm(rows, axis=1)
+        # Bounds of the rounding of B*B are sums of fourth powers of B's entries, about the inverse scales: a fifth of
+        # the range of exponents keeps them finite. Columns longer than 1 are short enough as they are.
+        exponents = np.clip(np.frexp(lengths)[1], info.minexp // 5, 0)
+        scales = np.ldexp(1.0, exponents)
+        rows = rows / scales[:, None, :]
+        gram = np.swapaxes(rows, 1, 2) @ rows
+        ridge = TUNING.ridge_roundings * p * info.eps
+        factor = np.swapaxes(np.linalg.cholesky(gram + ridge * np.eye(p)), 1, 2)
+        inverse = factor * scales[:, None, :]
+        matrix = np.linalg.inv(factor) / scales[:, :, None]
+        parts = (ops.from_numpy(x.astype(ops.wide_dtype), self.blocks) for x in (matrix, inverse))
+        return defects.in_basis(self.blocks, defects.basis(*parts, ops=ops), ops=ops), inverse
+
+    def weight(self, witness: Witness, inverse: np.ndarray) -> float:
+        """``||B^-1 v||**2``: a squared singular value with the vector v is this many times smaller in the basis."""
+        return float(np.linalg.norm(inverse[witness.block] @ self.ops.to_numpy(witness.v)[0]) ** 2)
+
+    # -- from above --------------------------------------------------------------------------------------------------
+    def witness_at(self, frequency: Frequencies, block: int) -> Witness:
+        """The smallest singular triple at one frequency."""
+        u, v, value = self.triple(frequency, block)
+        upper = defects.smallest_at(self.blocks, block, frequency, v, ops=self.ops)
+        return Witness(upper, value, frequency, block, u, v)
+
+    def triple(self, frequency: Frequencies, block: int) -> tuple[Array, Array, float]:
+        """Left and right vector (1, m) and (1, p), and the singular value."""
+        xp = self.xp
+        symbol = symbols.Symbol(self.blocks[block : block + 1, ...], frequency, ops=self.ops)
+        u, s, vh = xp.linalg.svd(symbol.matrices()[0, ...], full_matrices=False)
+        return u[:, :, -1], xp.conj(vh[:, -1, :]), float(s[0, -1])
+
+    def first_grid(self) -> Frequencies:
+        """A coarse grid, or for a circular layer all of its frequencies, or about as many of them as the grid has."""
+        if self.sizes is not None and math.prod(self.sizes) <= TUNING.most_visited:
+            return half_grid(self.sizes)
+        grid = coarse_grid(tuple(self.blocks.shape[3:]))
+        if self.sizes is None:
+            return grid
+        axes = [np.arange(g) * n // g for g, n in zip(grid.denominators, self.sizes, strict=True)]
+        points = np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=-1)
+        return Frequencies(points, self.sizes)
+
+    def lowest_minimum(self, witness: Witness, grid: Frequencies, smallest: np.ndarray, largest: float) -> Witness:
+        """The lowest of the minima that the lowest points of a grid lead to."""
+        m, p = self.blocks.shape[1:3]
+        may_vanish = m == p and witness.value <= TUNING.hopeful_part * largest
+        if may_vanish:
+            starts = min(TUNING.most_starts, max(1, TUNING.most_columns // p))
+        else:
+            starts = TUNING.starts_without_zeros
+        for start in np.argsort(smallest, axis=None, kind="stable")[:starts]:
+            if witness.is_rounding or self.clock.expired:
+                break
+            block, point = np.unravel_index(start, smallest.shape)
+            nearer = self.minimum_from(grid[point : point + 1], int(block))
+            witness = min(witness, nearer, key=lambda x: x.upper.value)
+        return witness
+
+    def values_on(self, grid: Frequencies) -> tuple[np.ndarray, float]:
+        """Smallest singular values of the blocks, shape (g, f), and the largest of all singular values.
+
+        When the time is up, the rest of the frequencies is left out.
+        """
+        xp = self.xp
+        step = symbols.chunk_length(self.blocks, ops=self.ops)
+        parts = []
+        for start in range(0, len(grid), step):
+            symbol = symbols.Symbol(self.blocks, grid[start : start + step], ops=self.ops)
+            parts.append(self.ops.to_numpy(xp.linalg.svdvals(symbol.matrices())))
+            if self.clock.expired:
+                break
+        values = np.concatenate(parts, axis=1)
+        return values[..., -1], float(values[..., 0].max())
+
+    def minimum_from(self, start: Frequencies, block: int) -> Witness:
+        """The witness at the lowest of the frequencies that Newton's method visits on the way to a minimum."""
+        _, m, p, *sizes = self.blocks.shape
+        offsets = np.indices(sizes).reshape(len(sizes), -1)
+        taps = np.moveaxis(self.ops.to_numpy(self.blocks)[block].reshape(m, p, -1), -1, 0)
+        theta, best, least = start.angles[0], start, math.inf
+        for _ in range(TUNING.newton_steps):
+            frequency = _rational(theta)
+            value, step = _newton_step(taps, offsets, theta)
+            if value < least:
+                best, least = frequency, value
+            length = np.abs(step).max()
+            if self.clock.expired or not length > TUNING.shortest_step:
+                break
+            theta = theta + step * min(1.0, TUNING.longest_step / length)
+        return self.witness_at(best, block)
+
+
+def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    """The smallest singular value of a symbol at a frequency, and Newton's step towards a minimum of its square.
+
+    With ``H = G*G``, ``H v = s**2 v`` and derivatives ``H_a``, ``H_ab`` the square's are ``v*H_a v`` and ``v*H_ab v``
+    less twice the sum over the other eigenvectors w of ``Re(conj(w*H_a v) (w*H_b v))`` over the distance of their
+    eigenvalue from ``s**2``.
+
+    Parameters
+    ----------
+    taps : array, shape (t, m, p)
+    offsets : array, shape (d, t)
+        Position of each tap.
+    theta : array, shape (d,)
+    """
+    phases = np.exp(1j * theta @ offsets)
+    symbol = np.tensordot(phases, taps, axes=1)
+    _, values, vectors = np.linalg.svd(symbol, full_matrices=False)
+    v, others = vectors[-1].conj(), vectors[:-1]
+    image = symbol @ v
+    terms = phases[:, None] * (taps @ v)
+    adjoint_terms = phases.conj()[:, None] * (image @ taps)
+    first = 1j * offsets @ terms
+    second = -(offsets[:, None, :] * offsets[None, :, :]) @ terms
+    gram_first = -1j * offsets @ adjoint_terms + first @ symbol.conj()
+    slope = 2 * (first @ image.conj()).real
+    squares = values**2
+    distances = np.maximum(squares[:-1] - squares[-1], TUNING.least_gap * squares[0])
+    coupling = gram_first @ others.T
+    curvature = second @ image.conj() + first.conj() @ first.T - (coupling / distances).conj() @ coupling.T
+    # Downhill along every axis of the curvature that is not flat.
+    bends, axes = np.linalg.eigh(2 * curvature.real)
+    bends = np.abs(bends)
+    usable = bends > TUNING.least_curvature * bends.max(initial=0.0)
+    along = axes.T @ slope
+    return float(values[-1]), -axes[:, usable] @ (along[usable] / bends[usable])
+
+
+def mean_square(blocks: Array, *, ops: ArrayOps) -> float:
+    """Mean squared singular value of tall blocks over all frequencies; 1 for a kernel of zeros."""
+    return float(ops.xp.sum(blocks**2)) / (blocks.shape[0] * blocks.shape[2]) or 1.0
+
+
+def _rational(theta: np.ndarray) -> Frequencies:
+    """The nearest frequency of the lattice with `_POINTS_PER_TURN` points along each axis, for angles (d,)."""
+    turns = theta / (2 * math.pi)
+    numerators = np.rint(turns * _POINTS_PER_TURN).astype(np.int64) % _POINTS_PER_TURN
+    return Frequencies(numerators[None, :], (_POINTS_PER_TURN,) * len(theta))

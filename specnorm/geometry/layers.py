@@ -1,0 +1,318 @@
+"""Let public functions take a framework's layer in place of a kernel; kernel and geometry come from its plugin.
+
+Layers of Keras, whose arrays belong to several libraries, are read here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from specnorm import backends
+from specnorm.backends import registry
+from specnorm.backends.types import LayerKernel
+from specnorm.errors import GeometryError, NoBackend
+from specnorm.geometry.padding import same_upper
+from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer, per_axis
+from specnorm.geometry.words import check_words
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_KERNEL_ATTRIBUTES = ("kernel", "weight")
+"""Attributes in which layers store a kernel."""
+_RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm")
+"""Public functions that return a kernel in the layout of the given one."""
+
+
+def takes_layers(function: Function) -> Function:
+    """Decorate a function of a kernel and of geometry keywords, so that it also takes a framework's layer as kernel.
+
+    The layer supplies the geometry. A keyword that contradicts the layer is refused.
+    """
+    code: Any = function.__code__
+    positional_names: tuple[str, ...] = code.co_varnames[: code.co_argcount]
+    all_names = GEOMETRY_KEYWORDS.union(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+
+    def with_layers(*args: Any, **keywords: Any) -> Any:
+        if len(args) > len(positional_names):
+            _refuse_positional(function.__name__, positional_names, args)
+        if not all_names.issuperset(keywords):
+            check_words(function.__name__, keywords, all_names)
+        if args and not backends.is_array(args[0]):
+            array = array_in(args[0])
+            if array is not None:
+                return function(array, *args[1:], **keywords)
+            arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
+            return function(**_with_layer_read(function.__name__, positional_names[0], arguments))
+        return function(*args, **keywords)
+
+    # As `functools.wraps`, whose calls for all public functions would take as long as importing another module.
+    with_layers.__wrapped__ = function  # type: ignore[attr-defined]
+    with_layers.__name__ = function.__name__
+    with_layers.__qualname__ = function.__qualname__
+    with_layers.__module__ = function.__module__
+    with_layers.__doc__ = function.__doc__
+    with_layers.__annotations__ = function.__annotations__
+    return with_layers  # type: ignore[return-value]
+
+
+def _refuse_positional(name: str, positional_names: tuple[str, ...], args: tuple[Any, ...]) -> None:
+    """Raise the error for a call with too many positional arguments."""
+    if any(hasattr(x, "needs") for x in args):  # a method
+        raise TypeError(f"{name} takes no method. specnorm.measure(kernel, method) runs one.")
+    raise TypeError(
+        f"{name} takes {' and '.join(positional_names)} by position alone: give everything else by keyword, such as "
+        "input_shape=32."
+    )
+
+
+def _with_layer_read(name: str, kernel_name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call with the layer replaced by its kernel and geometry.
+
+    Parameters
+    ----------
+    name : str
+        The function that was called.
+    kernel_name : str
+        Name of its argument for the kernel.
+    arguments : dict
+        All arguments by name, the layer among them.
+    """
+    layer = arguments.pop(kernel_name)
+    if isinstance(layer, (int, float)) and any(map(backends.is_array, arguments.values())):
+        raise NoBackend(f"{name} takes the kernel first: {name}(kernel, {layer!r}); got {layer!r} in its place.")
+    kernel, geometry, as_stored = layer_kernel(layer, arguments.get("input_shape"), name)
+    kind = type(layer).__name__
+    if name in _RETURN_A_KERNEL and not as_stored:
+        raise GeometryError(
+            f"{name} returns a kernel, and {kind} stores its own in an order of axes that specnorm has no name for. "
+            "Give the kernel in torch's order, with its geometry."
+        )
+    spec = ConvSpec.of(kernel.shape, **geometry)
+    if not spec.ndim:
+        # A linear layer has no pixels, so it is the same at every size.
+        arguments = {word: x for word, x in arguments.items() if word not in ("input_shape", "padding_mode")}
+    for word in Layer.__annotations__.keys() & arguments.keys():
+        other_spec = ConvSpec.of(kernel.shape, **{**geometry, word: arguments[word]})
+        if other_spec != spec:
+            value_of_layer = geometry.get(word, getattr(spec, word))
+            raise GeometryError(
+                f"{word}={arguments[word]!r} contradicts the layer: this {kind} has {word}={value_of_layer!r}. Leave "
+                "it out; or give the kernel with the geometry you mean."
+            )
+    return {kernel_name: kernel, **geometry, **arguments}
+
+
+def array_in(x: Any) -> Any:
+    """Return the array that a framework's parameter object contains; None if ``x`` is not such an object.
+
+    Variables of Keras are read here, those of other frameworks by their plugins.
+    """
+    if any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Variable" for cls in type(x).__mro__):
+        return x.value
+    root = registry.owner_of(type(_unwrapped_value(x)))
+    return backends.load(root).array_in(x) if root else None
+
+
+def unwrapped(x: Any) -> Any:
+    """The array in a parameter object (`array_in`); other objects are returned as they are."""
+    array = None if x is None or backends.is_array(x) else array_in(x)
+    return x if array is None else array
+
+
+def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> LayerKernel:
+    """Read kernel and geometry of a framework's layer, by the plugin of its arrays, or, for Keras, here.
+
+    Parameters
+    ----------
+    x : object
+    input_shape : int or sequence of int, optional
+        Spatial input sizes, for layers whose padding depends on them.
+    name : str
+        The function that was called, for error messages.
+
+    Raises
+    ------
+    NoBackend
+        If no plugin knows the object as a layer.
+    GeometryError
+        If no `LayerKernel` describes the layer.
+    """
+    layer = keras_layer(x, input_shape)
+    if layer is not None:
+        return layer
+    if registry.owner_of(type(x)) is not None:
+        # Attributes of an object that a plugin owns are not read: reading a parametrised weight may change it.
+        candidates = [type(x)]
+    else:
+        values = (_unwrapped_value(getattr(x, word, None)) for word in _KERNEL_ATTRIBUTES)
+        candidates = list(dict.fromkeys(map(type, values)))
+    for cls in candidates:
+        root = registry.owner_of(cls)
+        layer = _by_plugin(root, x, input_shape) if root else None
+        if layer is not None:
+            return layer
+    raise _refusal(x, name)
+
+
+def _by_plugin(root: str, x: Any, input_shape: Any) -> LayerKernel | None:
+    backend: backends.Backend = backends.load(root)
+    return backend.layer(x, input_shape)
+
+
+def _unwrapped_value(x: Any) -> Any:
+    """The value of a framework's variable, from its ``get_value()`` or ``value``; other objects as they are."""
+    # Flax's variables have both, and warn about `value`.
+    get_value = getattr(x, "get_value", None)
+    return get_value() if callable(get_value) else getattr(x, "value", x)
+
+
+def _refusal(x: Any, name: str) -> NoBackend:
+    """The error for an object that is neither an array nor a layer, with advice for what it is instead."""
+    kind = type(x).__name__
+    if hasattr(x, "needs"):  # a method
+        return NoBackend(f"{name} takes the kernel first, got the method {kind}(): specnorm.measure(kernel, {kind}()).")
+    if isinstance(x, (str, bytes, os.PathLike)):
+        return NoBackend(
+            f"{name} takes one layer's kernel, got the {kind} {x!r}. specnorm.audit reads a model's file and measures "
+            "each of its layers."
+        )
+    entries = x if isinstance(x, (list, tuple)) else ()
+    holds_arrays = any(isinstance(entry, Mapping) or backends.is_array(entry) for entry in entries)
+    if isinstance(x, Mapping) or holds_arrays:
+        return NoBackend(
+            f"{name} takes one layer's kernel, got a {kind} of {len(x)}. specnorm.audit measures each layer of a state "
+            "dict, or of a tree of arrays."
+        )
+    if callable(x) and not isinstance(x, type):
+        return NoBackend(
+            f"{kind} is no array, and no convolution or linear layer whose kernel and geometry are read. Give its "
+            "kernel with the geometry by keyword. specnorm.audit measures each layer of a "
+            "model, of its arrays or of its file."
+        )
+    try:
+        backends.backend_for(x)
+    except NoBackend as error:
+        return error
+    return NoBackend(f"{kind} is no array.")
+
+
+_CONVOLUTIONS = tuple(f"Conv{d}D" for d in (1, 2, 3))
+_TRANSPOSED = tuple(f"Conv{d}DTranspose" for d in (1, 2, 3))
+_DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
+_SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
+_COMPUTING_METHODS = ("__call__", "call", "convolution_op")
+"""Methods of Keras's layers that decide what a layer computes."""
+_LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
+"""Layout of Keras's kernels, by the number of spatial axes."""
+
+
+def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
+    """Kernel and geometry of a Keras layer, as `specnorm.plugin.Backend.layer`; None for other objects."""
+    names = (*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, "Dense")
+    bases = [cls for cls in type(x).__mro__ if cls.__module__.partition(".")[0] == "keras" and cls.__name__ in names]
+    if not bases:
+        return None
+    name = type(x).__name__
+    kind = bases[0].__name__
+    if any(getattr(type(x), word, None) is not getattr(bases[0], word, None) for word in _COMPUTING_METHODS):
+        raise GeometryError(
+            f"{name} has a call() of its own: its attributes do not say what it computes. Give the kernel that it "
+            "amounts to, with its geometry."
+        )
+    if not x.built:
+        raise GeometryError(f"{name} has no kernel yet: call it once on an input, or its build() with a shape.")
+    kernel = _separable_kernel(x) if kind in _SEPARABLE else getattr(x.kernel, "value", x.kernel)
+    if kind == "Dense":
+        return LayerKernel(kernel, {"layout": "IO"})
+    ndim = kernel.ndim - 2
+    geometry: dict[str, Any] = {
+        "stride": per_axis("strides", x.strides, ndim),
+        "dilation": per_axis("dilation_rate", x.dilation_rate, ndim),
+        "layout": _LAYOUTS[ndim],
+        "padding_mode": "zeros",
+    }
+    if kind in _TRANSPOSED:
+        if input_shape is not None and (x.padding != "valid" or x.output_padding is not None):
+            raise GeometryError(
+                f"{name} crops its output by a rule that differs from one library of Keras's to another. Leave "
+                "input_shape out, or give layer.kernel with layout, stride, transposed=True and the padding."
+            )
+        return LayerKernel(kernel, {**geometry, "transposed": True, "padding": "valid"})
+    sizes = (None,) * ndim if input_shape is None else per_axis("input_shape", input_shape, ndim)
+    kernel_shape = kernel.shape[:ndim]
+    geometry["padding"] = _keras_padding(x.padding, sizes, kernel_shape, geometry)
+    if kind in _DEPTHWISE:
+        # Keras stores (*spatial, cin, multiplier); the same layer with cin groups has (*spatial, 1, cin * multiplier).
+        cin, multiplier = kernel.shape[-2:]
+        grouped_kernel = kernel.reshape((*kernel_shape, 1, cin * multiplier))
+        return LayerKernel(grouped_kernel, {**geometry, "groups": cin}, as_stored=False)
+    if kind in _SEPARABLE:
+        return LayerKernel(kernel, geometry, as_stored=False)
+    return LayerKernel(kernel, {**geometry, "groups": x.groups})
+
+
+def _keras_padding(
+    padding: str,
+    sizes: tuple[int | None, ...],
+    kernel_shape: tuple[int, ...],
+    geometry: Mapping[str, Any],
+) -> str | list[tuple[int, int]]:
+    """The padding of a Keras layer with this stride and dilation, for inputs of these sizes (None: of every size)."""
+    stride = geometry["stride"]
+    dilation = geometry["dilation"]
+    if padding == "causal":
+        return [(dilation[0] * (kernel_shape[0] - 1), 0)]
+    if padding == "same":
+        return [same_upper(*axis) for axis in zip(sizes, kernel_shape, stride, dilation, strict=True)]
+    return padding
+
+
+def keras_parts(x: Any) -> Mapping[str, Any] | None:
+    """Sublayers of a Keras layer or model, and its other variables, by their names; None for other objects."""
+    if not is_keras_layer(x):
+        return None
+    sublayers = getattr(x, "layers", None) or _keras_layers(vars(x).values())
+    parts = {str(layer.name): layer for layer in sublayers}
+    if type(x).__name__ == "SpectralNormalization":
+        # Its own variable is a vector of the power iteration. The kernel is the sublayer's.
+        return parts
+    variables_of_sublayers = {id(variable) for layer in parts.values() for variable in layer.weights}
+    own_variables = [variable for variable in x.weights if id(variable) not in variables_of_sublayers]
+    return parts | {str(variable.name): variable for variable in own_variables}
+
+
+def is_keras_layer(x: Any) -> bool:
+    """Whether an object is a layer or a model of Keras."""
+    return any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Layer" for cls in type(x).__mro__)
+
+
+def _keras_layers(values: Iterable[Any]) -> list[Any]:
+    """The Keras layers among the values of attributes, also inside of lists and tuples."""
+    layers = []
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            layers += _keras_layers(value)
+        elif is_keras_layer(value):
+            layers.append(value)
+    return layers
+
+
+def _separable_kernel(x: Any) -> np.ndarray:
+    """The kernel (*spatial, cin, filters), in float64, of the depthwise and the 1x1 step of a separable layer together.
+
+    With a depth multiplier of 1, an entry is the product of two float32 numbers, which float64 holds exactly.
+    """
+    depthwise = _on_host(x.depthwise_kernel).astype(np.float64)
+    pointwise = _on_host(x.pointwise_kernel).astype(np.float64)
+    cin, multiplier = depthwise.shape[-2:]
+    kernel: np.ndarray = np.einsum("...cm,cmf->...cf", depthwise, pointwise.reshape(cin, multiplier, -1))
+    return kernel
+
+
+def _on_host(variable: Any) -> np.ndarray:
+    """The value of a Keras variable as a NumPy array."""
+    backend: backends.Backend = backends.backend_for(variable.value)
+    return backend.to_numpy(variable.value)

@@ -1,0 +1,122 @@
+"""Reduce kernels with groups, strides, dilations or a transposed layer to *blocks*: dense kernels without any of these.
+
+A block is a kernel ``(m, p, *kernel_shape)`` in torch's order, with stride 1 and one group. Methods work on a stack of
+blocks ``(b, m, p, *kernel_shape)`` and return one answer for each block. So the groups of a layer, the kernels under
+`vmap`, and several layers of equal shape are one batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from types import EllipsisType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.backends import arrays
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+
+
+def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Turn a batch of kernels, shape (batch, *shape), into blocks (batch * groups, m, p, *block_kernel_shape).
+
+    Each group becomes a block. A transposed layer has the norm of the convolution with the same stored kernel, whose
+    adjoint it is. With stride s, tap ``s q + t`` of output m reads pixel ``s (m + q) + t``: the pixels of residue
+    ("phase") t modulo s become channels of their own, and q is the tap of the block. A dilation that is coprime to the
+    stride only permutes phases and frequencies. If both have a common factor, pixels in between are never read.
+
+    References
+    ----------
+    .. [1] Senderovich, Bulatova, Obukhov, Rakhuba, "Towards Practical Control of Singular Values of Convolutional
+       Layers", NeurIPS 2022 (strided layers).
+    """
+    kernels = torch_order(kernels, spec, xp=xp)
+    count = kernels.shape[0] * spec.groups
+    blocks = xp.reshape(kernels, (count, *spec.group_channels, *spec.kernel_shape))
+    for axis, padded_size in enumerate(_padded_shape(spec), start=3):
+        # Some phases have one tap less than others: append zeros. There are fewer of them than taps, so a slice of the
+        # blocks has their shape, and `zeros_like` of that slice their dtype and device.
+        missing = padded_size - blocks.shape[axis]
+        if missing:
+            zeros = xp.zeros_like(blocks[_first_of_axis(missing, axis)])
+            blocks = xp.concat([blocks, zeros], axis=axis)
+    # The axes (q_1, t_1, q_2, t_2, ...): tap and phase along each spatial axis.
+    interleaved = itertools.chain(*zip(spec.block_kernel_shape, spec.phases, strict=True))
+    split = xp.reshape(blocks, (*blocks.shape[:3], *interleaved))
+    return xp.reshape(xp.permute_dims(split, _phases_first(spec.ndim)), (count, *spec.block_shape))
+
+
+def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Adjoint of `to_blocks`; also its inverse, for blocks that `to_blocks` returned."""
+    first, second = spec.stored_channels
+    split = xp.reshape(blocks, (*blocks.shape[:2], second, *spec.phases, *spec.block_kernel_shape))
+    padded = xp.permute_dims(split, arrays.inverse_permutation(_phases_first(spec.ndim)))
+    padded = xp.reshape(padded, (*blocks.shape[:2], second, *_padded_shape(spec)))
+    for axis, taps in enumerate(spec.kernel_shape, start=3):
+        if taps < padded.shape[axis]:
+            padded = padded[_first_of_axis(taps, axis)]
+    kernels = xp.reshape(padded, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
+    return caller_order(kernels, spec, xp=xp)
+
+
+def _first_of_axis(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:
+    """Index that selects the first ``count`` positions along an axis."""
+    return (*(slice(None) for _ in range(axis)), slice(0, count), ...)
+
+
+def _padded_shape(spec: ConvSpec) -> tuple[int, ...]:
+    """Kernel shape after zeros are appended so that every phase has the same number of taps."""
+    return tuple(t * q for t, q in zip(spec.phases, spec.block_kernel_shape, strict=True))
+
+
+def _phases_first(ndim: int) -> tuple[int, ...]:
+    """Permutation of axes from (b, m, p, q_1, t_1, ...) to (b, m, p, t_1, ..., q_1, ...)."""
+    return (0, 1, 2, *range(4, 3 + 2 * ndim, 2), *range(3, 3 + 2 * ndim, 2))
+
+
+def _torch_axes(ndim: int) -> tuple[int, ...]:
+    """Permutation of axes from (batch, *spatial, in, out) to (batch, out, in, *spatial)."""
+    return (0, ndim - 1, ndim - 2, *range(1, ndim - 2))
+
+
+def trimmed(block: Array, *, ops: ArrayOps) -> Array:
+    """Remove slices of taps that are zero from the borders of kernels (b, m, p, *kernel_shape) with known values.
+
+    A slice is removed if it is zero in all b kernels. That shifts the kernels, which multiplies their symbols by a
+    phase and changes no norm. Longer kernels would make the search's bounds on cells of frequencies worse.
+    """
+    is_used = (ops.to_numpy(block) != 0).any(axis=(0, 1, 2))
+    index: list[slice] = []
+    for axis in range(is_used.ndim):
+        other_axes = tuple(j for j in range(is_used.ndim) if j != axis)
+        used = np.flatnonzero(is_used.any(axis=other_axes))
+        index.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
+    return block[(slice(None), slice(None), slice(None), *index)]
+
+
+def by_layers(blocks: Array, groups: int) -> list[Array]:
+    """Split blocks (layers * groups, ...) into one array (groups, ...) for each layer."""
+    return [blocks[first : first + groups, ...] for first in range(0, blocks.shape[0], groups)]
+
+
+def torch_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Kernels (batch, *shape) with their axes permuted to torch's order."""
+    if _has_channels_last(spec):
+        kernels = xp.permute_dims(kernels, _torch_axes(kernels.ndim))
+    return kernels
+
+
+def caller_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Inverse (and adjoint) of `torch_order`."""
+    if _has_channels_last(spec):
+        kernels = xp.permute_dims(kernels, arrays.inverse_permutation(_torch_axes(kernels.ndim)))
+    return kernels
+
+
+def _has_channels_last(spec: ConvSpec) -> bool:
+    """Whether the axes end with the input channels and the output channels, as in HWIO."""
+    return spec.layout is not None and spec.layout.endswith("IO")

@@ -1,0 +1,565 @@
+"""The problem: a layer's geometry and the shape of its kernel, validated once.
+
+There is no arithmetic on arrays here, so it also works under a tracer.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict, get_args
+
+from specnorm.backends.text import counted
+from specnorm.errors import GeometryError, KernelError
+from specnorm.geometry.padding import PaddingMode, padding_count
+
+Layout = Literal["OI", "OIW", "OIHW", "OIDHW", "IO", "WIO", "HWIO", "DHWIO"]
+
+MAX_SPATIAL_AXES = 3
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+"""Names of the dtypes that a kernel may have."""
+
+_LARGEST_COUNT = 2**31 - 1
+"""Largest stride, dilation, number of groups or size that is accepted."""
+_MOST_PIXELS = 2**40
+"""Most pixels of an ``input_shape``; a single channel of so many takes 4 TiB in float32."""
+TRACED = (
+    " It decides what is computed, so under jit, compile and vmap it must be a Python number: leave it out of the "
+    "traced arguments (static_argnums)."
+)
+"""Advice, for the end of an error message, about an argument that must not be a tracer."""
+
+_ENTRIES = "entry", "entries"
+_SPATIAL_AXES = "spatial axis", "spatial axes"
+_SHAPE_HELP = "A kernel is (cout, cin // groups, *kernel_shape) with 0 to 3 spatial axes"
+
+
+class Layer(TypedDict, total=False):
+    """Keyword arguments that describe the layer at every input size: `Geometry` without ``input_shape``."""
+
+    stride: int | Sequence[int]
+    dilation: int | Sequence[int]
+    groups: int
+    transposed: bool
+    layout: Layout | None
+    padding_mode: PaddingMode
+    padding: Literal["same", "valid"] | int | Sequence[tuple[int, int]]
+
+
+class Geometry(Layer, total=False):
+    """Keyword arguments that describe the layer; the same in every function.
+
+    stride, dilation : int, or one per spatial axis; default 1.
+
+    groups : int, default 1; divides the kernel's first axis.
+
+    transposed : bool, default False. True: the kernel is ``(cin, cout // groups, *kernel_shape)``.
+
+    layout : order of the kernel's axes, such as "HWIO"; default None: torch's order.
+
+    padding_mode : "circular" (default), "zeros", "reflect" or "replicate".
+
+    padding : "same" (default), "valid" (none), an int, or a (before, after) pair per axis. For a transposed layer, the
+    amounts that are cropped from its output.
+
+    input_shape : the layer's spatial input sizes, or an int for every axis; default None: every size at once. For
+    circular padding with a stride, these are the sizes that the stride divides. At other sizes the norm may be larger;
+    the bound with ``stride=1`` holds there too.
+    """
+
+    input_shape: int | Sequence[int] | None
+
+
+GEOMETRY_KEYWORDS = frozenset(Geometry.__annotations__)
+_SPATIAL = ("input_shape", "stride", "dilation", "padding_mode", "padding")
+"""Keywords about spatial axes; a matrix has no such axes."""
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """A layer's geometry and its kernel's shape: hashable, comparable, without arrays.
+
+    Parameters
+    ----------
+    cout, cin : int
+        Output and input channels of the layer itself, all groups together. A transposed layer maps ``cin`` to ``cout``
+        channels, too.
+    kernel_shape : tuple of int
+        Spatial sizes of the kernel, one per axis; ``()`` for a matrix.
+    stride, dilation : tuple of int
+        One for each spatial axis; an empty tuple stands for ones.
+    groups : int
+        Divides ``cout`` and ``cin``.
+    transposed : bool
+        Whether the kernel is stored ``(cin, cout // groups, *kernel_shape)`` and acts as a transposed convolution.
+    layout : str or None
+        Order of the axes of the caller's array; None is torch's order, also if the caller named it. O and I stand for
+        the first and second axis of torch's order, which for a transposed layer are ``(cin, cout // groups)``. So
+        "HWIO" of a transposed layer is ``(h, w, cout // groups, cin)``, which is Keras's order.
+    padding_mode : str
+        ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
+    padding : tuple of (int, int)
+        Amounts before and after, for each axis; an empty tuple stands for "same".
+    input_shape : tuple of int or None
+        Spatial sizes of the layer's input; None: the supremum over all sizes (see `sizes_in_words`).
+    """
+
+    cout: int
+    cin: int
+    kernel_shape: tuple[int, ...]
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+    layout: str | None = None
+    padding_mode: PaddingMode = "circular"
+    padding: tuple[tuple[int, int], ...] = ()
+    input_shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "dilation"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, (1,) * self.ndim)
+        if not self.padding:
+            object.__setattr__(self, "padding", _padding("same", self.kernel_shape, self.dilation))
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel_shape)
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """Keyword arguments that describe the layer without ``input_shape``; for a matrix without the spatial ones."""
+        spatial = ("stride", "dilation", "padding_mode", "padding") if self.ndim else ()
+        return {name: getattr(self, name) for name in ("groups", "transposed", "layout", *spatial)}
+
+    @functools.cached_property
+    def reduced_stride(self) -> tuple[int, ...]:
+        """The reduced stride along each axis: the stride, divided by its greatest common divisor with the dilation.
+
+        Dilation r and stride s read only every gcd(r, s)-th pixel. On these pixels, the layer has this stride.
+        """
+        return tuple(s // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
+
+    @functools.cached_property
+    def phases(self) -> tuple[int, ...]:
+        """Number of phases along each axis: residues of pixels, modulo `reduced_stride`, that some tap reads.
+
+        Each phase of an input channel becomes a channel of its own.
+        """
+        return tuple(min(s, k) for s, k in zip(self.reduced_stride, self.kernel_shape, strict=True))
+
+    @functools.cached_property
+    def block_kernel_shape(self) -> tuple[int, ...]:
+        """Spatial sizes of the layer's blocks (`geometry.polyphase`)."""
+        return tuple(-(-k // s) for s, k in zip(self.reduced_stride, self.kernel_shape, strict=True))
+
+    @functools.cached_property
+    def stored_channels(self) -> tuple[int, int]:
+        """Sizes of the kernel's first two axes in torch's order: ``(cout, cin // groups)``.
+
+        For a transposed layer they are ``(cin, cout // groups)``. So the first counts the channels of all groups, the
+        second those of one group (see `group_channels`).
+        """
+        return (self.cin, self.cout // self.groups) if self.transposed else (self.cout, self.cin // self.groups)
+
+    @functools.cached_property
+    def group_channels(self) -> tuple[int, int]:
+        """Output and input channels of one group of the convolution (of the one whose adjoint a transposed layer is).
+
+        They run along the kernel's first two axes in torch's order; the first axis holds those of all groups.
+        """
+        first, second = self.stored_channels
+        return first // self.groups, second
+
+    @functools.cached_property
+    def block_shape(self) -> tuple[int, ...]:
+        """Shape (m, p, *block_kernel_shape) of one block; a layer has one block for each group."""
+        outputs, inputs = self.group_channels
+        return (outputs, inputs * math.prod(self.phases), *self.block_kernel_shape)
+
+    @property
+    def needs_divisible_sizes(self) -> bool:
+        """Whether bounds without ``input_shape`` hold only at sizes that are multiples of the stride.
+
+        That is so for strided convolutions whose circular padding is not empty.
+        """
+        if self.padding_mode != "circular" or self.transposed:
+            return False
+        return any(s > 1 and sum(pads) > 0 for s, pads in zip(self.stride, self.padding, strict=True))
+
+    @property
+    def sizes_in_words(self) -> str:
+        """The input sizes at which bounds without ``input_shape`` hold, in words."""
+        return "every input size that the stride divides" if self.needs_divisible_sizes else "every input size"
+
+    @property
+    def matrix_in_words(self) -> str:
+        """What an array without spatial axes was taken for, such as "a 9 x 9 matrix"; empty for a convolution."""
+        if self.ndim:
+            return ""
+        rows, columns = self.stored_channels
+        return f"a {rows} x {columns} matrix"
+
+    @property
+    def block_positions(self) -> tuple[int, ...]:
+        """Number of positions along each axis at which the blocks of a circular layer act, at ``input_shape``.
+
+        These are the outputs of a layer with padding "same" (the inputs, if it is transposed).
+        """
+        if self.input_shape is None:
+            raise ValueError("no input_shape")
+        if self.transposed:
+            return self.input_shape
+        return tuple(n // s for n, s in zip(self.input_shape, self.stride, strict=True))
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        """Sizes of the DFT grid with the frequencies of a circular layer's blocks, at ``input_shape``.
+
+        Blocks have no dilation. What the layer's dilation r does not share with the stride s, r / gcd(r, s), multiplies
+        the frequencies instead. If it shares a factor with the number of `block_positions`, the multiples are fewer
+        points, each met several times.
+        """
+        remaining_dilation = (r // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
+        return tuple(n // math.gcd(r, n) for n, r in zip(self.block_positions, remaining_dilation, strict=True))
+
+    @property
+    def extra_outputs(self) -> tuple[int, ...]:
+        """Outputs of a circular layer along each axis, less ``n / stride``; 0 for other padding modes.
+
+        0 for the padding "same", positive for larger amounts of padding, negative for smaller ones.
+        """
+        if self.padding_mode != "circular":
+            return (0,) * self.ndim
+        axes = zip(self.padding, self.kernel_shape, self.dilation, self.stride, strict=True)
+        return tuple(-(-(sum(pads) - r * (k - 1)) // s) for pads, k, r, s in axes)
+
+    @property
+    def is_circulant(self) -> bool:
+        """Whether the layer at a size is a circulant: its norm is the largest of the symbols on the DFT grid.
+
+        True for circular padding with ``n / stride`` outputs along each axis, and for matrices.
+        """
+        return not self.ndim or (self.padding_mode == "circular" and not any(self.extra_outputs))
+
+    @property
+    def symbols_suffice(self) -> bool:
+        """Whether the symbols tell the norm: at every input size, or of a circulant at one size."""
+        return self.input_shape is None or self.is_circulant
+
+    @property
+    def repeats_a_matrix(self) -> bool:
+        """Whether outputs read disjoint patches and no padding, so that the padding mode does not matter.
+
+        True for 1x1 layers, and for layers whose stride is their kernel's size: they apply one matrix to each patch.
+        """
+        axes = zip(self.kernel_shape, self.stride, self.dilation, self.padding, strict=True)
+        return all(r * (k - 1) < s and not any(pads) for k, s, r, pads in axes)
+
+    @property
+    def uses_every_tap_at_once(self) -> bool:
+        """Whether some output of the convolution reads a different pixel by each tap, at ``input_shape`` or any size.
+
+        For a transposed layer, the convolution is the one whose adjoint it is.
+        """
+        if self.input_shape is None:
+            return True
+        axes = (self.input_shape, self.kernel_shape, self.stride, self.dilation, self.padding, self.extra_outputs)
+        return all(self._uses_every_tap_along_axis(*axis) for axis in zip(*axes, strict=True))
+
+    def _uses_every_tap_along_axis(
+        self,
+        n: int,
+        k: int,
+        s: int,
+        r: int,
+        pads: tuple[int, int],
+        extra_outputs: int,
+    ) -> bool:
+        """`uses_every_tap_at_once` along one axis, with input size n, kernel size k, stride s and dilation r."""
+        if self.padding_mode == "circular":
+            pixels = n * s if self.transposed else n
+            outputs = n if self.transposed else n // s + extra_outputs
+            # Steps of r around the axis meet so many different pixels.
+            return outputs > 0 and k <= pixels // math.gcd(r, pixels)
+        before, after = pads
+        pixels = (n - 1) * s - before - after + r * (k - 1) + 1 if self.transposed else n
+        # The first output that reads no padding in front.
+        first_output = -(-before // s)
+        return s * first_output - before + r * (k - 1) < pixels
+
+    @property
+    def padding_gain_sq(self) -> int:
+        """A number whose root bounds a ratio: the layer's norm is at most the root times the norm of its symbols.
+
+        It is the product over the axes of the largest number of copies of one pixel (reflect, replicate) or of one
+        output (circular padding larger than "same"), at ``input_shape``, or the largest over all sizes. It is 1 for
+        zero padding.
+        """
+        if self.padding_mode == "circular":
+            outputs = self.block_positions if self.input_shape else (1,) * self.ndim
+            extra_copies = (-(-max(extra, 0) // n) for extra, n in zip(self.extra_outputs, outputs, strict=True))
+            return math.prod(1 + copies for copies in extra_copies)
+        sizes = self.input_shape or (None,) * self.ndim
+        counts = (padding_count(*pads, n, self.padding_mode) for pads, n in zip(self.padding, sizes, strict=True))
+        return math.prod(counts)
+
+    @classmethod
+    def of(cls, shape: Sequence[int], /, **geometry: Any) -> ConvSpec:
+        """Validate a kernel's shape and the geometry given by keyword.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Shape of the caller's kernel array.
+        **geometry
+            See `Geometry`.
+
+        Raises
+        ------
+        KernelError
+            If the array has too few or too many axes, or an empty one.
+        GeometryError
+            If a keyword does not fit the kernel, or another keyword.
+        """
+        unknown = sorted(set(geometry) - GEOMETRY_KEYWORDS)
+        if unknown:
+            expected = ", ".join(sorted(GEOMETRY_KEYWORDS))
+            raise TypeError(f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {expected}")
+        shape = tuple(int(s) for s in shape)
+        transposed = _flag("transposed", geometry.get("transposed", False))
+        layout = geometry.get("layout")
+        first, second, kernel_shape = _split_axes(shape, layout)
+        _check_axes(shape, len(kernel_shape), geometry)
+        if layout is not None and layout.startswith("OI"):
+            # Torch's order, by its name. As None, so that equal problems have equal specs.
+            layout = None
+        ndim = len(kernel_shape)
+        groups = _count("groups", geometry.get("groups", 1))
+        if first % groups:
+            which = "cin" if transposed else "cout"
+            raise GeometryError(
+                f"groups={groups} does not divide {which}={first} (kernel shape {shape}). A grouped kernel is "
+                f"({'cin, cout // groups' if transposed else 'cout, cin // groups'}, *kernel_shape): choose groups "
+                f"dividing {first}, or check that the kernel is not in HWIO order (layout=...)."
+            )
+        cout, cin = (second * groups, first) if transposed else (first, second * groups)
+        stride = per_axis("stride", geometry.get("stride", 1), ndim, least=1)
+        dilation = per_axis("dilation", geometry.get("dilation", 1), ndim, least=1)
+        mode = geometry.get("padding_mode", "circular")
+        if mode not in get_args(PaddingMode):
+            raise GeometryError(f"padding_mode={mode!r} is not one of {', '.join(map(repr, get_args(PaddingMode)))}.")
+        padding = _padding(geometry.get("padding", "same"), kernel_shape, dilation)
+        keeps_size = all(sum(p) == r * (k - 1) for p, r, k in zip(padding, dilation, kernel_shape, strict=True))
+        if transposed and mode != "zeros" and not (mode == "circular" and keeps_size):
+            raise GeometryError(
+                f"padding_mode={mode!r} with padding={padding} is no transposed layer's: frameworks crop its output. "
+                "Use padding_mode='zeros' with any padding, or padding_mode='circular' with padding='same'."
+            )
+        input_shape = geometry.get("input_shape")
+        if input_shape is not None:
+            input_shape = per_axis("input_shape", input_shape, ndim, least=1)
+            if math.prod(input_shape) > _MOST_PIXELS:
+                raise GeometryError(f"input_shape={input_shape}: no layer has so many pixels.")
+            needs_divisible_size = mode == "circular" and not transposed
+            if needs_divisible_size and any(n % s for n, s in zip(input_shape, stride, strict=True)):
+                raise GeometryError(
+                    f"stride={stride} does not divide input_shape={input_shape}: circular padding needs it to. "
+                    "Choose an input_shape divisible by the stride. For a bound at this size leave input_shape out and "
+                    "give stride=1: outputs are a selection of those. Without input_shape, a bound with the stride "
+                    "speaks about every input size that the stride divides."
+                )
+            if mode == "reflect" and any(max(pads) >= n for pads, n in zip(padding, input_shape, strict=True)):
+                raise GeometryError(
+                    f"padding={padding} is not below input_shape={input_shape}: reflect padding runs out of pixels. "
+                    "Use a smaller padding or a larger input_shape."
+                )
+        return cls(cout, cin, kernel_shape, stride, dilation, groups, transposed, layout, mode, padding, input_shape)
+
+
+@functools.lru_cache(maxsize=64)
+def spec_of_group(spec: ConvSpec) -> ConvSpec:
+    """The geometry of one group of a layer."""
+    return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)
+
+
+def at_every_size(geometry: dict[str, Any]) -> dict[str, Any]:
+    """A geometry whose bounds without ``input_shape`` hold for the given layer at every size.
+
+    With circular padding, at sizes that the stride does not divide, the norm can exceed the supremum of the strided
+    layer over the other sizes. Then the stride is replaced by 1: the layer's outputs are some of the outputs at stride
+    1, so bounds for these hold.
+
+    Parameters
+    ----------
+    geometry : dict
+        See `Geometry`.
+    """
+    if "stride" not in geometry or geometry.get("transposed", False):
+        return geometry
+    if geometry.get("padding_mode", "circular") != "circular" or not _is_padded(geometry.get("padding", "same")):
+        return geometry
+    return {**geometry, "stride": 1}
+
+
+def _is_padded(padding: Any) -> bool:
+    """Whether an argument ``padding`` may stand for more than 0 pixels; "same" is taken to do so for every kernel."""
+    if isinstance(padding, str):
+        return padding != "valid"
+    if isinstance(padding, int):
+        return padding > 0
+    return any(max(pads) > 0 for pads in padding)
+
+
+def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:
+    """Return the name of the dtype to compute in, or refuse the kernel's dtype.
+
+    Parameters
+    ----------
+    name : str
+        The kernel's dtype as its library prints it, e.g. ``"torch.float32"``.
+    shape : tuple of int
+        For the message.
+
+    Raises
+    ------
+    KernelError
+        For anything but float16, bfloat16, float32 and float64.
+    """
+    short = name.rpartition(".")[2]
+    if short not in FLOATING:
+        raise KernelError(
+            f"kernel of shape {shape} has dtype {short}; expected a real floating dtype ({', '.join(FLOATING)}). "
+            "Convert it first, e.g. to float32; quantised weights need their scale applied."
+        )
+    return "float64" if short == "float64" else "float32"
+
+
+def _split_axes(shape: tuple[int, ...], layout: str | None) -> tuple[int, int, tuple[int, ...]]:
+    """Sizes of the first and second axis in torch's order, and of the spatial axes, of an array in some layout."""
+    if layout is not None:
+        if layout not in get_args(Layout):
+            raise GeometryError(f"layout={layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
+        if len(layout) != len(shape):
+            raise GeometryError(f"layout={layout!r} names {len(layout)} axes; the kernel has shape {shape}.")
+    if not 2 <= len(shape) <= 2 + MAX_SPATIAL_AXES:
+        raise KernelError(
+            f"kernel of shape {shape} has {counted(len(shape), 'axis', 'axes')}. {_SHAPE_HELP}: give 2 to 5 axes."
+        )
+    if 0 in shape:
+        raise KernelError(f"kernel of shape {shape} has an empty axis. {_SHAPE_HELP}, each at least 1.")
+    if layout is not None and layout.endswith("IO"):
+        return shape[-1], shape[-2], shape[:-2]
+    return shape[0], shape[1], shape[2:]
+
+
+def _check_axes(shape: tuple[int, ...], ndim: int, geometry: dict[str, Any]) -> None:
+    """Refuse spatial arguments for a matrix, and tuples that show that the array lacks its axes of channels."""
+    spatial = {name: geometry[name] for name in _SPATIAL if not _is_absent(geometry.get(name))}
+    if spatial and not ndim:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in spatial.items())
+        raise GeometryError(
+            f"{arguments} of a matrix, an array of shape {shape}: a linear layer has no spatial axes. A kernel is "
+            "(cout, cin // groups, *kernel_shape): if this array is one filter, such as a point-spread function psf, "
+            f"give psf[None, None]; if it is a linear layer's matrix, leave {', '.join(spatial)} out."
+        )
+    for name, value in spatial.items():
+        if not isinstance(value, (tuple, list)) or len(value) == ndim:
+            continue
+        if len(value) == len(shape):
+            raise GeometryError(
+                f"{name}={value!r} has as many entries as the array of shape {shape} has axes. A kernel is (cout, "
+                f"cin // groups, *kernel_shape), here with {counted(ndim, *_SPATIAL_AXES)}: "
+                f"{_advice_on_size(name, value, ndim)}if this array is one filter psf, give psf[None, None]."
+            )
+        if len(value) == len(shape) - 1:
+            raise GeometryError(
+                f"{name}={value!r} has {len(value)} entries; an array of shape {shape} is a kernel with "
+                f"{counted(ndim, *_SPATIAL_AXES)}, (cout, cin // groups, *kernel_shape): "
+                f"{_advice_on_size(name, value, ndim)}if the array is a "
+                "stack of filters, give kernel[:, None] (one input channel) or kernel[None] (one output channel); if "
+                "it is a single filter psf, psf[None, None]."
+            )
+
+
+def _advice_on_size(name: str, value: Sequence[Any], ndim: int) -> str:
+    """Advice to leave batch and channels out of an input size; empty for other arguments."""
+    return f"give spatial sizes alone, {name}={tuple(value[-ndim:])}; or, " if name == "input_shape" else ""
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether an argument is None or an empty sequence."""
+    return value is None or (isinstance(value, (tuple, list)) and not value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise GeometryError(f"{name}={value!r} is not True or False.")
+    return value
+
+
+def _count(name: str, value: Any, least: int = 1) -> int:
+    """Convert an argument to an integer of at least ``least``, or refuse it by its name."""
+    if isinstance(value, bool):
+        raise GeometryError(f"{name}={value!r} is a truth value; expected an integer.")
+    if getattr(value, "ndim", 0):
+        raise GeometryError(
+            f"{name} is an array of shape {tuple(value.shape)}; expected an integer, or a tuple of them."
+        )
+    try:
+        number = operator.index(value)
+    except Exception as error:
+        # Compilers raise errors of their own types for tracers.
+        advice = TRACED if type(error) is not TypeError else ""
+        if isinstance(value, (float, str, list, type(None))):
+            problem = f"{name}={value!r} is not an integer."
+        else:
+            problem = f"{name} is a {type(value).__name__}, not an integer."
+        raise GeometryError(problem + advice) from None
+    if number < least:
+        raise GeometryError(f"{name}={number} is below {least}.")
+    if number > _LARGEST_COUNT:
+        raise GeometryError(f"{name}={number} is above {_LARGEST_COUNT}: no layer is so large.")
+    return number
+
+
+def per_axis(name: str, value: Any, ndim: int, least: int = 1) -> tuple[int, ...]:
+    """Convert an argument, one integer or one for each spatial axis, to a tuple with one for each axis."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != ndim:
+            raise GeometryError(
+                f"{name}={value!r} has {counted(len(value), *_ENTRIES)}; the kernel has "
+                f"{counted(ndim, *_SPATIAL_AXES)}: give one per axis, or a single integer for all."
+            )
+        return tuple(_count(name, v, least) for v in value)
+    return (_count(name, value, least),) * ndim
+
+
+def _padding(value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Convert the argument ``padding`` to a pair (before, after) for each axis."""
+    if value == "valid":
+        return ((0, 0),) * len(kernel_shape)
+    if value == "same":
+        total = [r * (k - 1) for k, r in zip(kernel_shape, dilation, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    if isinstance(value, str):
+        raise GeometryError(
+            f"padding={value!r} is not 'same', 'valid', an integer, or a (before, after) pair per axis."
+        )
+    if not isinstance(value, (tuple, list)):
+        amount = _count("padding", value, least=0)
+        return ((amount, amount),) * len(kernel_shape)
+    if len(value) != len(kernel_shape):
+        raise GeometryError(
+            f"padding={value!r} has {counted(len(value), *_ENTRIES)}; the kernel has "
+            f"{counted(len(kernel_shape), *_SPATIAL_AXES)}: give one (before, after) pair per axis."
+        )
+    pairs = [p if isinstance(p, (tuple, list)) else (p, p) for p in value]
+    if any(len(p) != 2 for p in pairs):
+        raise GeometryError(f"padding={value!r} is not one (before, after) pair per axis.")
+    return tuple((_count("padding", a, 0), _count("padding", b, 0)) for a, b in pairs)

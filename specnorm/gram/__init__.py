@@ -1,0 +1,1 @@
+"""Gram iteration (Delattre et al. 2023): bounds by powers of the Gram matrix."""

@@ -1,0 +1,343 @@
+"""Gram iteration: bounds of a circular layer's symbols at one size, or of the convolution itself at every size.
+
+The Gram matrix of a convolution is a convolution: ``R_1[i, j, m] = sum_{o,k} K[o,i,k] K[o,j,k+m]`` with 2 k - 1 taps
+along each axis, and each further product doubles the degree. By the Schur test the largest sum of absolute values of a
+channel is a bound: ``sigma*^(2^t) <= max_i sum_{j,m} |R_t[i,j,m]|``.
+
+With as many outputs as inputs, G G* has the same size as G* G, but other sums: the side is taken whose bound is smaller
+after the first products.
+
+R_t is the inverse Fourier transform of ``H_t = (G* G)^(2^(t-1))`` on a grid of ``2^t (k_j - 1) + 1`` points an axis,
+where nothing aliases. So the products are products of small matrices, one for each frequency, and not of taps with
+taps, whose cost grows with the square of their number.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from specnorm.backends import arrays
+from specnorm.errors import GeometryError, MethodError
+from specnorm.geometry.frequencies import tap_grid
+from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
+from specnorm.grid.search import largest_bound
+from specnorm.proofs import norms
+from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count
+from specnorm.supremum.enclosing import grid_sizes
+from specnorm.symbols import gradients
+from specnorm.symbols.gradients import one_product_vjp, powers_vjp, scalar_powers_vjp, schatten_gradient
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.scalar import has_one_column
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.result import Kind
+
+
+@dataclass(frozen=True)
+class ZeroPaddedGram(Method):
+    """Gram iteration of the convolution itself, a bound of sigma* and so of every input size and zero padding.
+
+    Parameters
+    ----------
+    n_iter : int
+        Number of Gram products, at least 1. The bound exceeds sigma* by at most
+        ``(min(cin, cout) prod_j (2**n_iter (k_j - 1) + 1))**(1 / 2**(n_iter + 1))``.
+
+    References
+    ----------
+    .. [1] Delattre, Barthelemy, Allauzen, "Spectral Norm of Convolutional Layers with Circular and Zero Paddings",
+       2024, arXiv:2402.00240. Ours: products at the frequencies of the grid that holds the last product's taps,
+       power-of-two scales, rounding counted.
+    """
+
+    n_iter: int = 3
+
+    name: ClassVar[str] = "gram_zero"
+    promise: ClassVar[Kind] = "upper"
+    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed")
+
+    def __post_init__(self) -> None:
+        check_count("n_iter", self.n_iter, least=1)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse a number of products whose taps do not fit the memory."""
+        super().check(spec)
+        _require_taps_fit_memory(self.n_iter, spec.block_kernel_shape)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """The largest channel norm, with the signs of that channel's taps for the gradient."""
+        xp = ops.xp
+        if has_one_column(blocks):
+            from specnorm.gram.proofs.scalar_powers import scalar_norms  # imported here: few need it
+
+            value, residuals = scalar_norms(blocks, self.n_iter, ops=ops)
+            return Evaluation(value, (), residuals)
+        in_float32 = ops.concrete and ops.exact_float32 and blocks.dtype == xp.float32
+        either_side = blocks.shape[1] == blocks.shape[2]
+        powers = Powers(blocks, self.n_iter, either_side=either_side, last_square_in_float32=in_float32, ops=ops)
+        channel_norms, sums, values = powers.channel_norms()
+        value = xp.max(channel_norms, axis=1)
+        if not ops.differentiated:
+            return Evaluation(value, (), ())
+        largest = xp.argmax(channel_norms, axis=1)
+        one_hot = arrays.one_hot(xp.ones_like(channel_norms[:, 0]), largest, channel_norms.shape[1], xp=xp)
+        residuals = powers.residuals(values, one_hot[:, :, None], sums)
+        return Evaluation(value, (), residuals if powers.is_swapped is None else (*residuals, powers.is_swapped))
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """Gradient of the largest channel's sum, with constant signs of the taps, through the squarings."""
+        if has_one_column(residuals[0]):
+            return scalar_powers_vjp(residuals, cotangent, self.n_iter, xp=xp)
+        blocks, signs, selector, sums, phase, *of_outputs = residuals
+        weights = xp.broadcast_to(cotangent[:, None], (blocks.shape[0], min(blocks.shape[1:3])))
+        gradient = powers_vjp((blocks, signs, selector, sums, phase), weights, self.n_iter, xp=xp)
+        if not of_outputs:
+            return gradient
+        was_swapped = xp.reshape(of_outputs[0], (-1,) + (1,) * (blocks.ndim - 1))
+        return xp.where(was_swapped, arrays.swapped(gradient, xp=xp), gradient)
+
+
+@dataclass(frozen=True)
+class Gram(Stepped):
+    """Largest Schatten norm of order ``2**(n_iter + 1)`` over the DFT frequencies of a circular layer.
+
+    Without ``input_shape``, and for other paddings, it is `ZeroPaddedGram`: a bound of sigma*.
+
+    Parameters
+    ----------
+    n_iter : int, optional
+        Gram products. The bound exceeds the circular norm by at most ``min(cin, cout)**(1 / 2**(n_iter + 1))``. None:
+        6, or 3 for `ZeroPaddedGram`, whose taps double on every axis with each.
+
+    References
+    ----------
+    .. [1] Delattre, Barthelemy, Araujo, Allauzen, "Efficient Bound of Lipschitz Constant for Convolutional Layers by
+       Gram Iteration", ICML 2023, arXiv:2305.16173. Ours: power-of-two rescaling, half the frequencies, the symbol by
+       matrix products instead of an FFT, and rounding counted.
+    """
+
+    n_iter: int | None = None
+
+    name: ClassVar[str] = "gram"
+    promise: ClassVar[Kind] = "upper"
+    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", small_products=True)
+
+    def __post_init__(self) -> None:
+        if self.n_iter is not None:
+            check_count("n_iter", self.n_iter, least=1)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse a number of products whose taps do not fit the memory, unless the layer is circular at a size.
+
+        A circular layer need not be periodic: outputs that are left out do not raise the norm, and for outputs that are
+        repeated the bound is multiplied by the root of `ConvSpec.padding_gain_sq`.
+        """
+        unbounded = self._on_unbounded_domain(spec)
+        if unbounded is not None:
+            unbounded.check(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
+        xp = ops.xp
+        unbounded = self._on_unbounded_domain(spec)
+        if unbounded is not None:
+            return unbounded.forward(blocks, spec, ops=ops)
+        kernel_dtype = blocks.dtype
+        blocks = arrays.in_wide_dtype(blocks, ops=ops)
+        count = 6 if self.n_iter is None else self.n_iter
+
+        def bound(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
+            error = symbols.symbol_error(symbol.blocks, xp=xp)[:, None]
+            return norms.gram_iteration_up(symbol.matrices(), count, error, xp=ops.xp)
+
+        sizes = grid_sizes(spec, spec.block_kernel_shape)
+        value, phase = largest_bound(bound, blocks, sizes, products=count, ops=ops)
+        gamma = schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
+        dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
+        residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
+        return Evaluation(value, (), residuals)
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """Schatten gradient at the arg-max frequency, carried back to the taps."""
+        unbounded = self._on_unbounded_domain(spec)
+        if unbounded is not None:
+            return unbounded.pullback(residuals, cotangent, spec, xp=xp)
+        gamma, phase = residuals
+        gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
+        return gradients.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
+
+    def _on_unbounded_domain(self, spec: ConvSpec) -> ZeroPaddedGram | None:
+        """The method that serves a geometry for every size at once, or None for a circular layer at one size."""
+        if spec.padding_mode == "circular" and spec.input_shape is not None:
+            return None
+        return ZeroPaddedGram() if self.n_iter is None else ZeroPaddedGram(n_iter=self.n_iter)
+
+
+@dataclass(frozen=True)
+class ChannelNorms(Method):
+    """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.gram.proofs.powers` for R_t.
+
+    Let D be the diagonal matrix of the sums. ``D - H_t`` is diagonally dominant, so ``H_t <= D`` at every frequency.
+    Square roots are operator monotone, so ``G* G <= D**(1 / 2**(t-1))``. So G has a norm of at most 1 if its column i
+    is divided by d_i, for each channel i. Stride, dilation and zero padding do not raise the norm, and a transposed
+    layer is an adjoint.
+
+    Parameters
+    ----------
+    n_iter : int
+        t, at least 1; 1 is AOL.
+
+    References
+    ----------
+    .. [1] Prach, Lampert, "Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks", ECCV 2022.
+    .. [2] Delattre, Barthelemy, Allauzen, "Spectral Norm of Convolutional Layers with Circular and Zero Paddings",
+       2024, arXiv:2402.00240 (spectral rescaling).
+    """
+
+    n_iter: int = 1
+
+    name: ClassVar[str] = "channel_norms"
+    promise: ClassVar[Kind] = "upper"
+
+    def __post_init__(self) -> None:
+        check_count("n_iter", self.n_iter, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        return Needs(
+            rounds="up", precision="mixed", small_products=True, blocks=False, value_shape=self._value_shape(spec)
+        )
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse paddings that repeat pixels or outputs, and numbers of products whose taps do not fit the memory."""
+        if spec.padding_mode in ("reflect", "replicate"):
+            raise GeometryError(
+                f"padding_mode={spec.padding_mode!r} repeats pixels, which raises the norm above the kernel's own. Use "
+                "gram_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."
+            )
+        extents = [r * (k - 1) for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
+        amounts = [before + after for before, after in spec.padding]
+        if spec.padding_mode == "circular" and any(p > same for p, same in zip(amounts, extents, strict=True)):
+            raise GeometryError(
+                f"padding={spec.padding} with padding_mode='circular' repeats outputs, which raises the norm above the "
+                "kernel's own. Use padding='same', or padding_mode='zeros'."
+            )
+        _require_taps_fit_memory(self.n_iter, spec.kernel_shape)
+
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+        """One number for each group and channel of the smaller one of the kernel's first two axes."""
+        return (spec.groups * min(spec.group_channels),)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        xp = ops.xp
+        group_kernels = self._group_kernels(blocks, spec, xp=xp)
+        if self.n_iter == 1:
+            channel_norms, sums, lags = lag_norms(group_kernels, ops=ops)
+            signs = xp.astype(xp.sign(lags), group_kernels.dtype, copy=False)
+            return self._evaluation(channel_norms, (group_kernels, signs, sums), spec, xp=xp)
+        powers = Powers(group_kernels, self.n_iter, ops=ops)
+        channel_norms, sums, values = powers.channel_norms()
+        count, p = channel_norms.shape
+        eye = xp.eye(p, dtype=channel_norms.dtype, device=ops.device(blocks))
+        every_channel = xp.broadcast_to(eye, (count, p, p))
+        return self._evaluation(channel_norms, powers.residuals(values, every_channel, sums), spec, xp=xp)
+
+    @staticmethod
+    def _evaluation(
+        channel_norms: Array,
+        residuals: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Evaluation:
+        """Channel norms (b * groups, p) and residuals of their gradient, with an axis for the groups."""
+
+        def by_group(x: Array) -> Array:
+            return xp.reshape(x, (-1, spec.groups, *x.shape[1:]))
+
+        norms_of_layers = xp.reshape(channel_norms, (-1, spec.groups * channel_norms.shape[1]))
+        return Evaluation(norms_of_layers, (), tuple(by_group(x) for x in residuals))
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
+        weights = xp.reshape(cotangent, (flat[0].shape[0], -1))
+        if self.n_iter == 1:
+            gradient = one_product_vjp(flat, weights, xp=xp)
+        else:
+            gradient = powers_vjp(flat, weights, self.n_iter, xp=xp)
+        return xp.reshape(gradient, (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape))
+
+    def _group_kernels(self, kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """The kernel of each group, shape (b * groups, first, second, *kernel_shape)."""
+        return xp.reshape(kernels, (kernels.shape[0] * spec.groups, *spec.group_channels, *spec.kernel_shape))
+
+
+def rescaled(kernel: Array, channel_norms: Array, spec: ConvSpec, dtype: Any, *, xp: Namespace) -> Array:
+    """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift its norm above 1.
+
+    Parameters
+    ----------
+    kernel : array
+        In the dtype of the channel norms.
+    dtype
+        Of the result; at most as precise.
+    """
+    first, second = spec.group_channels
+    shape = (first, second, *spec.kernel_shape)
+    precision = arrays.precision(dtype, channel_norms.dtype, xp=xp)
+    divisor = divisors(channel_norms, shape, precision, xp=xp)
+    # The norms are those of the axis with fewer channels (the second axis if they are equal); along the other one the
+    # divisor is constant.
+    columns = second if second <= first else 1
+    by_group = xp.reshape(divisor, (spec.groups, -1, columns))
+    divisor = xp.reshape(xp.broadcast_to(by_group, (spec.groups, first, columns)), (spec.groups * first, columns))
+    spatial = (1,) * len(spec.kernel_shape)
+    if spec.layout is not None and spec.layout.endswith("IO"):
+        divisor = xp.reshape(xp.matrix_transpose(divisor), (*spatial, columns, spec.groups * first))
+    else:
+        divisor = xp.reshape(divisor, (spec.groups * first, columns, *spatial))
+    return xp.astype(kernel / divisor, dtype, copy=False)
+
+
+_LARGEST_GRID = 2**22
+"""Largest number of frequencies: with more, the taps of the last product would not fit any memory."""
+
+
+def _require_taps_fit_memory(n_iter: int, kernel_shape: tuple[int, ...]) -> None:
+    """Refuse a number of products whose taps fit no memory.
+
+    Raises
+    ------
+    MethodError
+    """
+    points = math.prod(tap_grid(kernel_shape, n_iter))
+    if points > _LARGEST_GRID:
+        raise MethodError(
+            f"n_iter={n_iter} makes more than {_LARGEST_GRID} taps out of a kernel {kernel_shape}: each product "
+            "doubles their number on every axis. Use fewer (3 is the default), or grid_bound(kernel)."
+        )

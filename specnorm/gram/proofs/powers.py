@@ -1,0 +1,638 @@
+"""Powers of a convolution's Gram matrix, on a grid of as many points as they have taps, and sums that bound its norm.
+
+After t products, ``H_t = (G* G)**(2**(t-1))`` has ``2**t (k_j - 1) + 1`` taps an axis: the first product is G* G, and
+each other one squares the last. On a grid of as many points nothing aliases, so that its taps R_t are the inverse
+Fourier transform of its values there.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.geometry.frequencies import cos_sin, half_grid, half_grid_shape, halved_axis, phases, tap_grid
+from specnorm.proofs import rounding
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.gram_polynomial import correlations
+from specnorm.symbols.proofs.symbols import stacked_taps
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+
+
+class GramTuning(NamedTuple):
+    """Memory that computing powers takes: it decides on time and rounding."""
+
+    backward_host: int = 2**18
+    """Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
+    stays in the cache."""
+    backward_device: int = 2**24
+    """Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
+    forward_host: int = 2**23
+    """Bytes of a chunk's matrices in the forward pass on the host."""
+
+
+TUNING = GramTuning()
+_FEW_TAPS = 81
+"""Taps of the first two products of a 3 x 3 kernel."""
+_LEAST_FREQUENCIES = 16
+"""Least number of frequencies of a chunk on the host."""
+
+
+class GramTaps:
+    """``H_t`` of a stack of blocks on a grid of as many points as it has taps: values or taps, with error bounds.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+        In the precision that is computed in.
+    n_iter : int
+        t >= 1.
+    error : array, shape (b,), optional
+        Bound of the norm, at any frequency, by which the blocks differ from those that are meant.
+    """
+
+    def __init__(self, blocks: Array, n_iter: int, error: Array | None = None, *, ops: ArrayOps) -> None:
+        self.blocks = blocks
+        self.n_iter = n_iter
+        self._error = error
+        self.xp = ops.xp
+        self.ops = ops
+        self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
+        self.points = half_grid(self.grid)
+        weights, host_tables = tables(self.grid)
+        self.weights = symbols.device_table(weights, blocks, ops=ops)
+        self.tables = [ops.complex(*symbols.device_tables(real, imag, blocks, ops=ops)) for real, imag in host_tables]
+
+    def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
+        """Parts of the frequencies that fit the memory budget (on the host, the cache), with their place among all."""
+        step = symbols.chunk_length(self.blocks, ops=self.ops)
+        if self.ops.concrete and self.ops.on_host:
+            # Each chunk reads all taps: with fewer than `_LEAST_FREQUENCIES`, that would take most of the time.
+            in_cache = TUNING.forward_host // (8 * math.prod(self.blocks.shape[:3]))
+            step = min(step, max(_LEAST_FREQUENCIES, in_cache))
+        for start in range(0, len(self.points), step):
+            part = slice(start, min(start + step, len(self.points)))
+            yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
+
+    def transform(self, x: Array, *, half: bool = False) -> Array:
+        """Real part of the sum over the whole grid with ``e^{-i m.theta}``: (b, f, p, r) -> (b, taps, p, r).
+
+        r is the number of columns. The grid is halved along one axis, as values at mirror images are conjugate. That
+        axis is transformed last, where only the real part is needed.
+
+        Parameters
+        ----------
+        half : bool
+            Return only taps m with m >= 0 on the halved axis, and twice those with m > 0, which stand for -m too.
+        """
+        xp = self.xp
+        b, _, p, r = x.shape
+        if not self.grid:
+            return xp.real(x)
+        halved = halved_axis(self.grid)
+        shape = [table.shape[1] for table in self.tables]
+        other_tables = {axis: table for axis, table in enumerate(self.tables) if axis != halved}
+        x = contract(x, other_tables, shape, xp=xp)
+        before = math.prod(self.grid[:halved])
+        after = math.prod(self.grid[halved + 1 :]) * p * r
+        x = xp.reshape(x, (b, before, shape[halved], after))
+        # The real part of a complex product, as one real product.
+        table = self.tables[halved]
+        table_parts = xp.concat([xp.real(table), -xp.imag(table)], axis=1)
+        if half:
+            nonnegative = table_parts[: shape[halved], :]
+            table_parts = xp.concat([nonnegative[:1, :], 2 * nonnegative[1:, :]], axis=0)
+        taps = xp.matmul(table_parts, xp.concat([xp.real(x), xp.imag(x)], axis=2))
+        return xp.reshape(taps, (b, before * table_parts.shape[0] * math.prod(self.grid[halved + 1 :]), p, r))
+
+    def taps(self, columns: slice | Array) -> tuple[Array, Array]:
+        """Columns of the taps, and a bound (b,) on what all errors add to their norm.
+
+        Parameters
+        ----------
+        columns : slice, or array of shape (b, p, r)
+            Which columns; or vectors s, for the products ``R_t s``.
+
+        Returns
+        -------
+        taps : array, shape (b, taps, p, r)
+        lost : array, shape (b,)
+        """
+        values, lost = self.values(columns)
+        taps = self.transform(values)
+        taps /= math.prod(self.grid)
+        return taps, lost
+
+    def values(self, columns: slice | Array) -> tuple[Array, Array]:
+        """``H_t`` at the frequencies, (b, f, p, r), and a bound on what all errors add to the taps.
+
+        At a frequency let X be the matrix of which X* X is formed next, and e a bound of its error in the Frobenius
+        norm, at first ``sqrt(p)`` times the symbol's. The next one is off by at most
+        ``2 ||X|| e + e**2 + product_error ||X||_F**2``.
+        The errors are taps of a polynomial on the same grid, whose norm at any frequency is at most
+        ``sum_m ||E_m||_F <= sqrt(sum_theta e(theta)**2)`` (Parseval). The inverse transform, a product with a table an
+        axis, is off in each tap by at most ``c`` times the mean of ``|H(theta)|``, over all taps by
+        ``c sqrt(N) sqrt(sum_theta ||H(theta)||_F**2)``.
+
+        The exact taps have ``R_{-m} = R_m^T``. Where half of the computed taps stand for all (`transform`), so do their
+        errors. E is the sum of two polynomials: that of the exact square of X as computed, which is symmetric in the
+        same way, and the rounding of the last product. For the latter, ``sum_m ||E_m||_F**2`` is up to twice as large
+        with half of the taps, and its root ``sqrt(2)`` times. The transform's error is bounded tap by tap, and stays
+        the same.
+        """
+        xp = self.xp
+        m, p = self.blocks.shape[1:3]
+        u = rounding.unit(self.blocks, xp=xp)
+        point_count = math.prod(self.grid)
+        symbol_error = symbols.symbol_error(self.blocks, xp=xp)
+        if self._error is not None:
+            symbol_error = symbol_error + self._error
+        symbol_error = math.sqrt(p) * rounding.up(symbol_error, 2, xp=xp)[:, None]
+        is_every_column = isinstance(columns, slice) and len(range(p)[columns]) == p
+        values = []
+        square_sum_sq = xp.zeros_like(symbol_error[:, 0])
+        product_sum_sq = xp.zeros_like(symbol_error[:, 0])
+        norm_sum_sq = xp.zeros_like(symbol_error[:, 0])
+        inner_lengths = [m] + [p] * (self.n_iter - 1)
+        # `symbols.gram_planes` adds two real products; a complex product may add all terms of an entry in turn.
+        roundings = [n + 2 for n in inner_lengths]
+        if not is_every_column:
+            roundings[-1] = 2 * inner_lengths[-1]
+        product_errors = [rounding.SLACK * math.sqrt(2) * rounding.gamma(n, u) for n in roundings]
+        for part, symbol in self.chunks():
+            planes, square_error, product_error, norm_sq = self._powers(
+                symbol, symbol_error, product_errors, columns, is_every_column=is_every_column
+            )
+            weights = self.weights[part]
+            square_sum_sq = square_sum_sq + xp.sum(square_error**2 * weights, axis=1)
+            product_sum_sq = product_sum_sq + xp.sum(product_error**2 * weights, axis=1)
+            norm_sum_sq = norm_sum_sq + xp.sum(norm_sq * weights, axis=1)
+            values.append(self.ops.complex(*planes))
+        # A complex number takes two products of real ones.
+        lengths = [2 * n + 8 for n in half_grid_shape(self.grid)]
+        axis_errors = [math.sqrt(2) * (rounding.gamma(n, u) + symbols.phase_error(u)) for n in lengths]
+        c = sum(axis_errors) + 4 * u
+        points = len(self.points)
+        value_error = rounding.up(xp.sqrt(square_sum_sq) + xp.sqrt(2 * product_sum_sq), points + 6, xp=xp)
+        norm = rounding.up(xp.sqrt(norm_sum_sq), points + 4, xp=xp)
+        transform_error = norm * (rounding.SLACK * c * math.sqrt(point_count))
+        # Products below the smallest normal number may be flushed to 0.
+        underflow = 4.0**self.n_iter * m * p * point_count * float(xp.finfo(self.blocks.dtype).smallest_normal)
+        joined = xp.concat(values, axis=1) if len(values) > 1 else values[0]
+        return joined, rounding.up(value_error + transform_error, 4, xp=xp) + underflow
+
+    def _powers(
+        self,
+        symbol: symbols.Symbol,
+        symbol_error: Array,
+        product_errors: list[float],
+        columns: slice | Array,
+        *,
+        is_every_column: bool,
+    ) -> tuple[tuple[Array, Array], Array, Array, Array]:
+        """``H_t`` at some frequencies, with what bounds its errors.
+
+        Parameters
+        ----------
+        symbol_error : array, shape (b, 1)
+            Bound of the symbol's error in the Frobenius norm.
+        product_errors : list of float
+            Of each square, its error relative to ``||X||_F**2``.
+
+        Returns
+        -------
+        planes : arrays, shape (b, f, p, r)
+            Real and imaginary part of the columns of ``H_t``.
+        square_error, product_error : arrays, shape (b, f)
+            Both parts of e of `values`: the error of the exact square of X as computed, and the rounding of the square.
+        norm_sq : array, shape (b, f)
+            Bounds of ``||H_t||_F**2``.
+        """
+        xp = self.xp
+        planes = symbol.planes()
+        error = symbol_error
+        norm_sq = _squares_up(planes, xp=xp)
+        previous_norm_sq = norm_sq
+        # The first step sets both.
+        square_error = product_error = norm_sq
+        for t, relative_error in enumerate(product_errors):
+            product_error = norm_sq * relative_error
+            previous_norm_sq = norm_sq
+            is_whole = is_every_column or t < self.n_iter - 1
+            if is_whole:
+                planes = symbols.gram_planes(*planes, xp=xp)
+            else:
+                planes = self._columns(planes, columns)
+            norm_sq = _squares_up(planes, xp=xp)
+            # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error. If only some columns
+            # of it are computed, ||X||_F**2 is the bound.
+            spectral_sq = xp.sqrt(norm_sq) + product_error if is_whole else previous_norm_sq
+            square_error = rounding.up(2 * xp.sqrt(spectral_sq) * error + error**2, 8, xp=xp)
+            error = rounding.up(square_error + product_error, 4, xp=xp)
+        # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
+        return planes, square_error, product_error, norm_sq if is_every_column else previous_norm_sq**2
+
+    def _columns(self, planes: tuple[Array, Array], columns: slice | Array) -> tuple[Array, Array]:
+        """Real and imaginary part of some columns of X* X, or of its product with vectors."""
+        xp = self.xp
+        x = self.ops.complex(*planes)
+        if isinstance(columns, slice):
+            right = x[:, :, :, columns]
+        else:
+            right = xp.matmul(x, xp.astype(columns, x.dtype)[:, None, :, :])
+        product = xp.matmul(arrays.adjoint(x, xp=xp), right)
+        return xp.real(product), xp.imag(product)
+
+
+def _squares_up(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
+    """Squared Frobenius norm of each complex matrix of a stack, rounded up, shape (b, f)."""
+    real, imag = planes
+    rows = xp.vecdot(real, real) + xp.vecdot(imag, imag)
+    return rounding.up(xp.sum(rows, axis=-1), sum(real.shape[-2:]) + 8, xp=xp)
+
+
+class TapsKernel(NamedTuple):
+    """Taps of a Gram matrix's power as a kernel (b, p, p, *grid), with what they are off by, and their absolute norm.
+
+    Parameters
+    ----------
+    kernel : array, shape (b, p, p, *grid)
+    error : array, shape (b,)
+        Bound of the norm of the error at any frequency.
+    norm : array, shape (b,)
+        Of `symbols.absolute_norm_up`.
+    """
+
+    kernel: Array
+    error: Array
+    norm: Array
+
+    def in_float32(self, factor: Array, *, xp: Namespace) -> TapsKernel:
+        """The same times powers of two (b,), rounded to float32."""
+        scaled = self.kernel * xp.reshape(factor, (-1,) + (1,) * (self.kernel.ndim - 1))
+        norm = self.norm * factor
+        underflow = math.prod(scaled.shape[1:]) * float(xp.finfo(xp.float32).smallest_normal)
+        error = self.error * factor + norm * (1.01 * 2.0**-24) + underflow
+        return TapsKernel(xp.astype(scaled, xp.float32), error, norm * (1 + 2.0**-20))
+
+
+class Powers:
+    """Powers of a kernel's Gram matrix, and the channels' norms that their taps prove.
+
+    The norm d_i of channel i is the 2**t-th root of the sum of the magnitudes in row i over all taps of H_t. A kernel
+    whose channel i is divided by d_i, on the side with fewer channels, has a norm of at most 1 (`channel_norms`).
+
+    The taps of the first products are few. They are computed on their smaller grid, and the later products are those of
+    a kernel with these taps, whose errors `GramTaps` counts.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, cout, cin, *kernel_shape)
+        In the kernel's precision; all is computed in the widest. With fewer outputs than inputs, G G* takes the place
+        of G* G.
+    n_iter : int
+        t >= 1.
+    either_side : bool
+        Whether G G* may take the place of G* G, for blocks with as many outputs as inputs: the one whose largest sum of
+        a channel is lower after the first products.
+    last_square_in_float32 : bool
+        Whether the last square is taken in float32, with float32's allowances, where it is that of a kernel of taps.
+
+    Attributes
+    ----------
+    is_swapped : boolean array, shape (b,), or None
+        Whether G G* has taken the place of G* G; None if it may not.
+    """
+
+    def __init__(
+        self,
+        blocks: Array,
+        n_iter: int,
+        *,
+        either_side: bool = False,
+        last_square_in_float32: bool = False,
+        ops: ArrayOps,
+    ) -> None:
+        xp = ops.xp
+        self.n_iter = n_iter
+        self.xp = xp
+        self.ops = ops
+        wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
+        kernel_shape = tuple(wide.shape[3:])
+        # Powers of matrices with a Frobenius norm of at most 1 stay so.
+        symbol = symbols.Symbol(wide, half_grid(tap_grid(kernel_shape, n_iter)), ops=ops)
+        self.exponent = self._exponent_above(xp.sqrt(largest_square(wide, symbol, xp=xp)))
+        factor = xp.reshape(arrays.power_of_two(-self.exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
+        self.blocks = wide * factor
+        # The scaled blocks in the kernel's precision.
+        self._scaled_blocks = blocks * xp.astype(factor, blocks.dtype)
+        self.is_swapped: Array | None = None
+        # Of a kernel of taps: the power of two that it is divided by, and the error of its only square.
+        self._taps_exponent = xp.zeros_like(self.exponent)
+        self._taps_error = xp.zeros_like(self.exponent)
+        first_products = self._first_products()
+        later_products = n_iter - first_products
+        if not later_products and not either_side:
+            self._last = GramTaps(self.blocks, n_iter, ops=ops)
+            return
+        if either_side:
+            swapped = arrays.swapped(self.blocks, xp=xp)
+            both = self._taps_after(xp.concat([self.blocks, swapped], axis=0), first_products)
+            count = self.blocks.shape[0]
+            self.is_swapped = both.norm[count:] < both.norm[:count]
+            lower_side = functools.partial(self._lower_side, self.is_swapped)
+            first = TapsKernel(*(lower_side(x[:count, ...], x[count:, ...]) for x in both))
+            self.blocks = lower_side(self.blocks, swapped)
+            self._scaled_blocks = lower_side(self._scaled_blocks, arrays.swapped(self._scaled_blocks, xp=xp))
+        else:
+            first = self._taps_after(self.blocks, first_products)
+        if not later_products:
+            self._last = GramTaps(self.blocks, n_iter, ops=ops)
+            return
+        if later_products > 1:
+            self._last = GramTaps(first.kernel, later_products, first.error, ops=ops)
+            return
+        if last_square_in_float32:
+            # With an absolute norm of about 1, since float32 has a small range.
+            self._taps_exponent = self._exponent_above(first.norm)
+            first = first.in_float32(arrays.power_of_two(-self._taps_exponent, xp=xp), xp=xp)
+        # The same at every frequency, which is less than the errors of `GramTaps`, summed over the grid.
+        self._taps_error = rounding.up(2 * first.norm * first.error + first.error**2, 8, xp=xp)
+        self._last = GramTaps(first.kernel, 1, ops=ops)
+
+    def _first_products(self) -> int:
+        """Number of products whose taps are computed first: two, or one if two make many taps."""
+        p = self.blocks.shape[2]
+        two = math.prod(tap_grid(tuple(self.blocks.shape[3:]), 2))
+        return min(2 if two <= max(4 * p, _FEW_TAPS) else 1, max(1, self.n_iter - 1))
+
+    def _lower_side(self, is_swapped: Array, inputs: Array, outputs: Array) -> Array:
+        """For each block, what belongs to the side that was chosen."""
+        of_block = self.xp.reshape(is_swapped, (-1,) + (1,) * (inputs.ndim - 1))
+        return self.xp.where(of_block, outputs, inputs)
+
+    def _exponent_above(self, norm: Array) -> Array:
+        """Exponent of a power of two that is larger than each norm; of 0, that of 2."""
+        xp = self.xp
+        return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
+
+    def _taps_after(self, blocks: Array, products: int) -> TapsKernel:
+        """The taps after some products as a kernel."""
+        grid = GramTaps(blocks, products, ops=self.ops)
+        taps, error = grid.taps(slice(0, blocks.shape[2]))
+        kernel = self._as_kernel(taps, grid.grid)
+        return TapsKernel(kernel, error, symbols.absolute_norm_up(kernel, xp=self.xp))
+
+    def _as_kernel(self, taps: Array, grid: tuple[int, ...]) -> Array:
+        """A kernel (b, p, p, *grid) from taps (b, taps, p, p), lag 0 in its middle instead of first."""
+        xp = self.xp
+        b, _, p, _ = taps.shape
+        taps = xp.reshape(taps, (b, *grid, p, p))
+        for axis, size in enumerate(grid):
+            middle = size // 2 + 1
+            axes_before = (slice(None),) * (axis + 1)
+            negative = taps[(*axes_before, slice(middle, size), ...)]
+            nonnegative = taps[(*axes_before, slice(0, middle), ...)]
+            taps = xp.concat([negative, nonnegative], axis=axis + 1)
+        ndim = len(grid)
+        return xp.permute_dims(taps, (0, ndim + 1, ndim + 2, *range(1, ndim + 1)))
+
+    def channel_norms(self) -> tuple[Array, Array, Array | None]:
+        """Norms d_i rounded up (b, p), the sums they are roots of (b, p), and values at the frequencies.
+
+        The sums are in the scale of the scaled blocks. The values are None if they do not fit the memory.
+        """
+        xp = self.xp
+        sums, error, values = self._sums_of_taps()
+        sums = xp.astype(sums, self.blocks.dtype, copy=False)
+        error = (xp.astype(error, self.blocks.dtype, copy=False) + self._taps_error)[:, None]
+        scale = arrays.power_of_two(2 * self._taps_exponent, xp=xp)[:, None]
+        norms = sums + error
+        for t in range(self.n_iter):
+            norms = rounding.up(xp.sqrt(rounding.up(norms, 1, xp=xp)), 1, xp=xp)
+            # After the first root, undo the power of two by which the last square's kernel was divided.
+            if t == 0:
+                norms = norms * xp.sqrt(scale)
+        # A zero block needs no allowance.
+        is_zero = ~xp.any(self.blocks != 0, axis=tuple(range(1, self.blocks.ndim)))
+        norms = xp.where(is_zero[:, None], xp.zeros_like(norms), norms)
+        # Sums of rounding errors alone have no gradient.
+        sums = xp.where(sums > error, sums, xp.zeros_like(sums)) * scale
+        return arrays.unscale(norms, self.exponent[:, None], xp=xp), sums, values
+
+    def _sums_of_taps(self) -> tuple[Array, Array, Array | None]:
+        """Sums (b, p) over the taps of each channel's magnitudes, their error (b,), and values that fit or None.
+
+        H is Hermitian, but not in rounding: the sums are the means of row and column sums. Row i of the tap -m is
+        column i of the tap m, so that half of the taps suffice.
+        """
+        xp, ops, last = self.xp, self.ops, self._last
+        b, _, p = self.blocks.shape[:3]
+        points, taps = len(last.points), math.prod(last.grid)
+        itemsize = 8 if last.blocks.dtype == xp.float64 else 4
+        # Columns at once: as complex numbers, twice while they are put together.
+        width = max(1, min(p, ops.memory // (4 * itemsize * b * points * p)))
+        transformed_at_once = width
+        if ops.concrete and ops.on_host:
+            transformed_at_once = max(1, TUNING.forward_host // (2 * itemsize * b * points * p))
+        row_sums: Array | float = 0.0
+        column_sums = []
+        all_values: Array | None = None
+        for start in range(0, p, width):
+            values, error = last.values(slice(start, min(start + width, p)))
+            for first in range(0, values.shape[3], transformed_at_once):
+                part = last.transform(values[..., first : first + transformed_at_once], half=True)
+                magnitudes = xp.sum(xp.abs(part), axis=1)
+                row_sums = row_sums + xp.sum(magnitudes, axis=2)
+                column_sums.append(xp.sum(magnitudes, axis=1))
+            all_values = values if width == p else None
+        means = (row_sums + xp.concat(column_sums, axis=1)) / (2 * taps)
+        return rounding.up(means, taps + p + 3, xp=xp), error, all_values
+
+    def residuals(
+        self,
+        values: Array | None,
+        selector: Array,
+        sums: Array,
+    ) -> tuple[Array, ...]:
+        """Residuals of `powers_vjp` for selected channels (b, p, r).
+
+        Parameters
+        ----------
+        values : array, optional
+            Of `channel_norms`; None if they did not fit: those of the selected channels are computed again.
+        selector : array, shape (b, p, r)
+            Columns of the identity that select the channels.
+        sums : array, shape (b, p)
+            Of `channel_norms`.
+        """
+        xp, last = self.xp, self._last
+        if values is None:
+            chosen, _ = last.values(selector)
+        else:
+            chosen = xp.matmul(values, xp.astype(selector, values.dtype)[:, None, :, :])
+        return residuals(self._scaled_blocks, last, last.transform(chosen), selector, sums)
+
+
+def divisors(
+    norms: Array,
+    shape: tuple[int, ...],
+    precision: tuple[float, float],
+    *,
+    xp: Namespace,
+) -> Array:
+    """Channel norms, raised so that a kernel divided by them has a norm of at most 1 with its quotients rounded.
+
+    The exact quotient K' has a norm of at most 1 at every frequency and so ``||K'||_F**2 <= p``, p the smaller channel
+    count of a group. The roundings of its entries, relative ones of at most u, add at most
+    ``u || sum_k |K'_k| || <= u sqrt(taps p)`` to the norm. The norms are raised by twice that.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the kernel of a group.
+    precision : tuple of float
+        Machine epsilon and smallest normal number of the quotients.
+    """
+    eps, tiny = precision
+    taps = math.prod(shape[2:])
+    quotients = 2 * eps * (math.sqrt(taps * min(shape[:2])) + 2)
+    underflow = tiny * taps * math.sqrt(shape[0] * shape[1])
+    lift = 1 + quotients + underflow
+    # A zero channel stays zero.
+    return xp.where(norms > 0, norms * lift, xp.ones_like(norms))
+
+
+def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
+    """One product, lag by lag: norms d_i rounded up (b, p), the sums they are roots of, and R_d for d of `half_lags`.
+
+    Each entry sums at most m products for each of at most ``taps`` pairs of taps: with ``A = sum_k |K_k|`` the errors
+    of channel i add up to at most gamma(m + taps) times entry i of ``A^T A 1``.
+    """
+    xp = ops.xp
+    wide = arrays.tall(blocks, xp=xp)
+    if not (ops.exact_float32 and wide.dtype == xp.float32):
+        wide = arrays.in_wide_dtype(wide, ops=ops)
+    b, m, p, *kernel_shape = wide.shape
+    u = rounding.unit(wide, xp=xp)
+    taps = xp.reshape(stacked_taps(wide, xp=xp), (b, -1, m, p))
+    tap_count = taps.shape[1]
+    every_tap = np.ones(kernel_shape, dtype=bool)
+    chunks = [forward for _, forward, _ in correlations(taps, every_tap, p, ops=ops)]
+    lags = xp.reshape(xp.concat(chunks, axis=1), (b, -1, p, p))
+    magnitudes = xp.abs(lags)
+    # Lags -d have the transposed matrices.
+    other_lags = xp.sum(magnitudes[:, 1:, ...], axis=1)
+    sums = xp.sum(magnitudes[:, 0, ...], axis=2) + xp.sum(other_lags, axis=2) + xp.sum(other_lags, axis=1)
+    a = xp.sum(xp.abs(taps), axis=1)
+    products = xp.matmul(xp.matrix_transpose(a), xp.sum(a, axis=2)[..., None])[..., 0]
+    relative = rounding.SLACK * rounding.gamma(m + tap_count, u)
+    # Products below the smallest normal number may be flushed to 0.
+    underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
+    error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow
+    norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
+    norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) == 0, xp.zeros_like(norms), norms)
+    return norms, xp.where(sums > error, sums, xp.zeros_like(sums)), lags
+
+
+@functools.lru_cache(maxsize=32)
+def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Multiplicities of the frequencies of a half grid, and the tables that transform its values to taps.
+
+    A frequency has the multiplicity 2 if it stands for its mirror image, too. The table of an axis of N points has
+    ``e^{-2 pi i m j / N}`` in the row of tap m and the column of point j, on the halved axis times the multiplicity.
+    """
+    if not grid:
+        return np.ones(1), []
+    counts = half_grid_shape(grid)
+    # Every axis has an odd number of points. So a frequency stands for its mirror image unless it is 0 on the halved
+    # axis, where the half grid has both.
+    place_on_halved = np.indices(counts)[halved_axis(grid)].reshape(-1)
+    multiplicity = np.where(place_on_halved > 0, 2.0, 1.0)
+    tables = []
+    for n, count in zip(grid, counts, strict=True):
+        cos, sin = cos_sin(np.arange(n)[:, None] * np.arange(count)[None, :], n)
+        is_halved = count < n
+        weights = np.where((np.arange(count) > 0) & is_halved, 2.0, 1.0)
+        tables.append((cos * weights, -sin * weights))
+    return multiplicity, tables
+
+
+def contract(x: Array, tables_: dict[int, Array], shape: list[int], *, xp: Namespace) -> Array:
+    """Multiply tables onto axes of (b, prod(shape), p, r)."""
+    b, _, p, r = x.shape
+    sizes = list(shape)
+    for axis, table in tables_.items():
+        before, after = math.prod(sizes[:axis]), math.prod(sizes[axis + 1 :])
+        x = xp.matmul(table, xp.reshape(x, (b, before, sizes[axis], after * p * r)))
+        sizes[axis] = table.shape[0]
+    return xp.reshape(x, (b, math.prod(sizes), p, r))
+
+
+def residuals(
+    blocks: Array,
+    grid: GramTaps,
+    columns: Array,
+    selector: Array,
+    sums: Array,
+) -> tuple[Array, ...]:
+    """Residuals of `powers_vjp`: leading axis b, then the chunks of frequencies.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, cout, cin, *kernel_shape)
+        Scaled, in the kernel's precision.
+    columns, selector, sums : arrays, shapes (b, taps, p, r), (b, p, r) and (b, p)
+        Some of the taps, of which channels they are, and the channels' sums.
+    """
+    xp, ops = grid.xp, grid.ops
+    b = columns.shape[0]
+    # Traced chunks are as large as the memory allows, since every one is compiled by itself.
+    at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
+    chunks = -(-len(grid.points) // at_once)
+    step = -(-len(grid.points) // chunks)
+    dtype = np.float64 if sums.dtype == xp.float64 else np.float32
+    cos, sin = (ops.from_numpy(x.astype(dtype), sums) for x in phases(grid.points, blocks.shape[3:]))
+    phase = ops.complex(cos, sin)
+    # The signs of the taps, transformed back to the frequencies.
+    adjoint_tables = [xp.conj(xp.matrix_transpose(table)) for table in grid.tables]
+    table_dtype = adjoint_tables[0].dtype if adjoint_tables else arrays.complex_dtype(sums.dtype, xp=xp)
+    signs = xp.astype(xp.sign(columns), table_dtype)
+    shape = [table.shape[1] for table in adjoint_tables]
+    transformed = contract(signs, dict(enumerate(adjoint_tables)), shape, xp=xp)
+    transformed = xp.astype(transformed, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
+
+    def in_chunks(x: Array) -> Array:
+        missing = chunks * step - x.shape[1]
+        if missing:
+            zeros = xp.zeros((b, missing, *x.shape[2:]), dtype=x.dtype, device=ops.device(x))
+            x = xp.concat([x, zeros], axis=1)
+        return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
+
+    return blocks, in_chunks(transformed), selector, sums, in_chunks(xp.broadcast_to(phase, (b, *phase.shape)))
+
+
+def _frequencies_at_once(blocks: Array, *, ops: ArrayOps) -> int:
+    """Frequencies of a chunk of the backward pass.
+
+    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `GramTuning`'s.
+    """
+    least_bytes = TUNING.backward_host if ops.on_host else TUNING.backward_device
+    bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
+    return int(max(1, max(8 * math.prod(blocks.shape), least_bytes) // bytes_of_a_frequency))
+
+
+def largest_square(blocks: Array, symbol: symbols.Symbol, *, xp: Namespace) -> Array:
+    """Largest squared Frobenius norm of each block's symbol, from the inner products of its taps, shape (b,)."""
+    flat = xp.reshape(blocks, (blocks.shape[0], -1, math.prod(blocks.shape[3:])))
+    inner = xp.matmul(xp.matrix_transpose(flat), flat)
+    squares = xp.sum(xp.matmul(symbol.cos, inner) * symbol.cos, axis=2)
+    squares = squares + xp.sum(xp.matmul(symbol.sin, inner) * symbol.sin, axis=2)
+    return xp.max(squares, axis=1)

@@ -1,0 +1,103 @@
+"""Frequency-grid bound: the largest symbol norm on a uniform grid times a cosine factor bounds every input size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from specnorm.errors import MethodError
+from specnorm.grid import proof as grid_proof
+from specnorm.grid.search import GRAM_PRODUCTS, grid_points, largest_bound
+from specnorm.running.base import Evaluation, Method, Needs, check_count
+from specnorm.symbols import gradients
+from specnorm.symbols.proofs import symbols
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+
+@dataclass(frozen=True)
+class Grid(Method):
+    """Upper bound of sigma*: the largest symbol norm on a grid of N_1 x ... x N_d frequencies, times a factor.
+
+    The factor is `grid.proof.grid_factor`, a product over the axes. The cost does not depend on the input
+    size.
+
+    Parameters
+    ----------
+    n : int or None
+        Points along each axis. None: ``10 (k_j - 1)`` along the axis with k_j taps; then the factor is at most 1.03 in
+        2-D. Axes with one tap always have one point.
+
+    References
+    ----------
+    .. [1] Ehlich, Zeller, "Schwankung von Polynomen zwischen Gitterpunkten", Math. Z. 86, 1964 (a cosine factor).
+    .. [2] Pfister, Bresler, "Bounding multivariate trigonometric polynomials", IEEE TSP 67, 2019 (a second factor; the
+       smaller one is taken).
+    .. [3] Araujo, Negrevergne, Chevaleyre, Atif, "On Lipschitz Regularization of Convolutional Layers using Toeplitz
+       Matrix Theory", AAAI 2021 (LipGrid; its factor 1 / (1 - (k-1)/N) is looser).
+    """
+
+    n: int | None = None
+
+    name: ClassVar[str] = "grid"
+    promise: ClassVar[Kind] = "upper"
+    asks: ClassVar[Needs] = Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
+    stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down"}
+
+    def __post_init__(self) -> None:
+        if self.n is not None:
+            check_count("n", self.n, least=1)
+
+    def sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Grid points along each axis."""
+        return grid_points(kernel_shape, self.n)
+
+    def factor(self, kernel_shape: tuple[int, ...]) -> float:
+        """The factor by which the largest value on the grid is multiplied."""
+        return grid_proof.grid_factor(self.sizes(kernel_shape), kernel_shape)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse grids too coarse to determine the symbol."""
+        super().check(spec)
+        for size, k in zip(self.sizes(spec.block_kernel_shape), spec.block_kernel_shape, strict=True):
+            if size <= k - 1:
+                (default,) = grid_points((k,), None)
+                raise MethodError(
+                    f"n={self.n} grid points do not bound a kernel with {k} taps on an axis: give n >= {k}, "
+                    f"or leave n out for {default}."
+                )
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        xp = ops.xp
+        kernel_shape = spec.block_kernel_shape
+        sizes = self.sizes(kernel_shape)
+        value, phase = largest_bound(
+            grid_proof.symbol_norms_up,
+            blocks,
+            sizes,
+            products=GRAM_PRODUCTS,
+            ops=ops,
+        )
+        matrices = symbols.matrix_at(blocks, phase, xp=xp)
+        u, v, _ = symbols.top_triple(matrices, xp=xp)
+        lower = grid_proof.quotient_at_down(matrices, v, blocks, xp=xp)
+        return Evaluation(grid_proof.everywhere_up(value, sizes, kernel_shape, xp=xp), (lower,), (u, v, phase))
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """The factor times the gradient of the symbol's norm at the frequency where it is largest on the grid."""
+        u, v, phase = residuals
+        factor = self.factor(spec.block_kernel_shape)
+        return gradients.singular_value_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)

@@ -1,0 +1,308 @@
+"""The norm at every frequency from the norms on a grid: the largest of them, times a factor of each axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.geometry.frequencies import half_grid, phases
+from specnorm.proofs import host, norms, rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
+from specnorm.proofs.norms import GramIterates
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.frequencies import Frequencies
+    from specnorm.symbols.proofs.symbols import Symbol
+
+
+def symbol_norms_up(symbol: Symbol, *, ops: ArrayOps) -> Array:
+    """Proven bounds of the norms of symbols, shape (b, f)."""
+    error = symbols.symbol_error(symbol.blocks, xp=ops.xp)[:, None]
+    return norms.matrix_norm_up(symbol.matrices(), error, ops=ops)
+
+
+def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:
+    """The supremum divided by the largest norm on a grid is at most this factor, which is not rounded up."""
+    return math.prod([axis_factor(n, k) for n, k in zip(sizes, kernel_shape, strict=True)])
+
+
+def everywhere_up(
+    largest: Array,
+    sizes: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
+    """Bounds of the supremum from the largest of `symbol_norms_up` on a grid, rounded up."""
+    return rounding.up(largest * grid_factor(sizes, kernel_shape), 4, xp=xp)
+
+
+def quotient_at_down(g: Array, v: Array, blocks: Array, *, xp: Namespace) -> Array:
+    """Lower bounds of the norm of each block's symbol at a frequency, from its matrix as computed and a vector."""
+    lower = norms.quotient_down(g, v, xp=xp) - symbols.symbol_error(blocks, xp=xp) * rounding.SLACK
+    return xp.where(lower > 0, lower, xp.zeros_like(lower))
+
+
+def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: ArrayOps) -> Upper:
+    """The supremum of some blocks, in parts, from their largest norms on a grid.
+
+    Raises
+    ------
+    HypothesisError
+        If another bound, or other frequencies, were visited, or if a norm is NaN.
+    """
+    points = half_grid(sizes)
+    kernel_shape = tuple(largest[0].blocks.shape[3:])
+    suprema = []
+    for part in largest:
+        has_same_taps = tuple(part.blocks.shape[3:]) == kernel_shape
+        if part.bound is not symbol_norms_up or not part.frequencies.same_as(points) or not has_same_taps:
+            raise HypothesisError("not the norms at the points of this grid")
+        on_grid, _ = part.result()
+        values = everywhere_up(on_grid, sizes, kernel_shape, xp=ops.xp)
+        suprema.append(float(ops.xp.max(values)))
+    words = f"norms on a grid of {' x '.join(map(str, sizes))} points, times {grid_factor(sizes, kernel_shape):.4g}"
+    # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
+    return _upper(float(np.max(suprema)), ALL_FREQUENCIES, words)
+
+
+def axis_factor(samples: int, size: int) -> float:
+    """Factor of the frequency-grid bound along one axis, rounded up.
+
+    ``min(1/cos(pi (k-1) / 2N), (1 - (k-1)/N)**-0.5)``: Ehlich and Zeller 1964, and Pfister and Bresler 2018, for a
+    trigonometric polynomial with k consecutive terms on N equispaced samples, N > k - 1. For the best fixed pair of
+    unit vectors ``u* G(theta) v`` is one on each axis. The grid is given up along one axis after the other, so the
+    factors multiply.
+    """
+    degree = size - 1
+    if degree == 0:
+        return 1.0
+    if samples <= degree:
+        raise ValueError(f"{samples} samples do not determine {size} taps")
+    interpolation = host.sqrt_up(host.div_up(samples, samples - degree))
+    # Three roundings make the angle: of pi, and of the product and the quotient.
+    angle = host.inflate(math.pi * degree / (2 * samples), 3)
+    if angle >= math.pi / 2:
+        return interpolation
+    cosine = float(host.cos_down(angle))
+    return min(interpolation, host.div_up(1.0, cosine)) if cosine > 0 else interpolation
+
+
+class Bound(Protocol):
+    """A proven bound of the symbol's norm at some frequencies."""
+
+    def __call__(self, symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
+        """Shape (b, f)."""
+
+
+class LargestBound:
+    """The largest bound of each block, returned once every frequency of each is visited or left out by proof.
+
+    A frequency whose norm is proven to be at most the block's largest bound so far cannot matter. So the value that is
+    returned bounds the block's norm at every frequency. It is the largest of the bounds at all frequencies, unless that
+    of a frequency that was left out, which is not computed, would have exceeded it.
+
+    A *pair* is a block and a frequency. Its number is that of the block times the number of all frequencies, plus that
+    of the frequency. Lists of pairs are increasing.
+
+    ``bound`` takes a `symbols.Symbol` of b blocks and f frequencies, and ``ops``, and returns proven bounds (b, f). The
+    blocks are (b, m, p, *kernel_shape) in the wide dtype, scaled to about 1; p <= m if anything is left out.
+    """
+
+    def __init__(
+        self,
+        bound: Bound,
+        blocks: Array,
+        frequencies: Frequencies,
+        *,
+        ops: ArrayOps,
+    ) -> None:
+        self.bound = bound
+        self.blocks = blocks
+        self.frequencies = frequencies
+        self._ops = ops
+        count = blocks.shape[0]
+        self._open = np.ones(count * len(frequencies), dtype=bool)
+        self._values = np.full(count, -math.inf)
+        self._places = np.zeros(count, dtype=np.int64)
+
+    @cached_property
+    def _polynomial(self) -> GramPolynomial:
+        # In single precision a frequency costs half as much, and few come so close to the largest bound that the
+        # allowance for float32 would matter.
+        return GramPolynomial(self.blocks, ops=self._ops).float32_copy()
+
+    def block_of(self, pairs: np.ndarray) -> np.ndarray:
+        """Numbers of the blocks of some pairs."""
+        return pairs // len(self.frequencies)
+
+    def pairs(self, blocks: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Pairs of each of some blocks with each of some frequencies, by their numbers."""
+        return np.asarray((blocks[:, None] * len(self.frequencies) + index).reshape(-1))
+
+    def result(self) -> tuple[Array, Array]:
+        """Values (b,) and the phases (b, taps) where they were met."""
+        if self._open.any() or not len(self.frequencies):
+            raise HypothesisError("frequencies that are neither visited nor left out may hold a larger bound")
+        ops = self._ops
+        kernel_shape = self.blocks.shape[3:]
+        dtype = np.float64 if self.blocks.dtype == ops.xp.float64 else np.float32
+        cos, sin = (
+            ops.from_numpy(table.astype(dtype), self.blocks)
+            for table in phases(self.frequencies[self._places], kernel_shape)
+        )
+        # The values are numbers of that dtype, so their conversion is exact.
+        return ops.from_numpy(self._values.astype(dtype), self.blocks), ops.complex(cos, sin)
+
+    def visit(self, pairs: np.ndarray) -> None:
+        """Compute the bounds of some pairs."""
+        if not len(pairs):
+            return
+        for blocks, index in _rectangles(pairs, len(self.frequencies)):
+            self._visit(blocks, index)
+        self._open[pairs] = False
+
+    def _visit(self, blocks: np.ndarray, index: np.ndarray) -> None:
+        """Compute bounds of some blocks: at the same frequencies (f,), or at those of each block (b, f)."""
+        ops = self._ops
+        is_every_block = len(blocks) == self.blocks.shape[0]
+        stack = self.blocks if is_every_block else arrays.rows(self.blocks, blocks, ops=ops)
+        by_block = index.ndim == 2
+        step = symbols.chunk_length(stack, ops=ops)
+        for start in range(0, index.shape[-1], step):
+            part = index[..., start : start + step]
+            symbol = symbols.Symbol(stack, self.frequencies[part.reshape(-1)], by_block=by_block, ops=ops)
+            values = np.asarray(ops.to_numpy(self.bound(symbol, ops=ops)), dtype=np.float64)
+            # argmax returns the place of a NaN, if there is one.
+            place = values.argmax(axis=1)
+            largest = values[np.arange(len(blocks)), place]
+            # A NaN stays: it bounds nothing, and nothing is left out for it.
+            is_larger = ~(largest <= self._values[blocks]) & ~np.isnan(self._values[blocks])
+            self._values[blocks[is_larger]] = largest[is_larger]
+            places = part[np.arange(len(blocks)), place] if by_block else part[place]
+            self._places[blocks[is_larger]] = places[is_larger]
+
+    def _leave_out(self, pairs: np.ndarray) -> None:
+        """Note that a proof leaves some pairs out. For `GramIteration`."""
+        self._open[pairs] = False
+
+    @property
+    def values(self) -> np.ndarray:
+        """The largest bound of each block met so far, shape (b,), to be read only; a NaN stays."""
+        values = self._values.view()
+        values.flags.writeable = False
+        return values
+
+    def iteration(self, pairs: np.ndarray) -> GramIteration:
+        """Gram iteration at some pairs."""
+        return GramIteration(self, pairs)
+
+
+def _runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First places and lengths of the runs of equal numbers in an increasing list, which is not empty."""
+    if numbers[0] == numbers[-1]:
+        # Layers without groups, for which the search below would take a tenth of the time of small kernels.
+        return np.zeros(1, dtype=np.int64), np.asarray([len(numbers)])
+    first = np.flatnonzero(np.diff(numbers, prepend=-1))
+    return first, np.diff(first, append=len(numbers))
+
+
+def _rectangles(pairs: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some pairs (at least one) as blocks (b,) with the same frequencies (f,), or with those of each block (b, f).
+
+    Blocks with about equally many frequencies, up to a factor of 2, are taken together. Where a block has fewer than
+    others, its last one is repeated.
+    """
+    block, index = np.divmod(pairs, count)
+    first, lengths = _runs(block)
+    blocks = block[first]
+    by_block = index.reshape(len(blocks), -1) if lengths.min() == lengths.max() else None
+    if by_block is not None and (len(blocks) == 1 or np.all(by_block == by_block[0])):
+        yield blocks, by_block[0]
+        return
+    magnitudes = np.frexp(lengths - 0.5)[1]
+    for magnitude in np.unique(magnitudes):
+        chosen = magnitudes == magnitude
+        columns = np.minimum(np.arange(lengths[chosen].max()), lengths[chosen, None] - 1)
+        yield blocks[chosen], index[first[chosen, None] + columns]
+
+
+class GramIteration:
+    """Gram iteration at some pairs of blocks and frequencies, which leaves out those with norms proven no larger.
+
+    Attributes
+    ----------
+    pairs : integer array
+        Those that are left.
+    """
+
+    def __init__(self, largest: LargestBound, pairs: np.ndarray) -> None:
+        self.pairs = pairs
+        self._largest = largest
+        self._ops = largest._ops
+        self._polynomial = largest._polynomial
+        self._iterates = GramIterates(self._columns(), xp=self._ops.xp)
+        self._norms = self._norms_up()
+
+    def _columns(self) -> Array:
+        """H of each pair."""
+        frequencies = self._largest.frequencies
+        rectangles = list(_rectangles(self.pairs, len(frequencies)))
+        if len(rectangles) == 1 and rectangles[0][1].ndim == 1:
+            blocks, index = rectangles[0]
+            return self._polynomial.columns_of(blocks, frequencies[index])
+        block, index = np.divmod(self.pairs, len(frequencies))
+        return self._polynomial.columns_at(frequencies[index], block)
+
+    def _norms_up(self) -> np.ndarray:
+        bounds = np.asarray(self._ops.to_numpy(self._iterates.norms_up()), dtype=np.float64)
+        return self._polynomial.norm_up(bounds)
+
+    def highest(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each block that has a pair: the one with the largest bound, and that bound."""
+        blocks = self._largest.block_of(self.pairs)
+        first, lengths = _runs(blocks)
+        tops = np.repeat(np.maximum.reduceat(self._norms, first), lengths)
+        # Of a block with a NaN, the first pair.
+        numbers = np.flatnonzero(~(self._norms < tops))
+        first_top, _ = _runs(blocks[numbers])
+        chosen = numbers[first_top]
+        return self.pairs[chosen], self._norms[chosen]
+
+    def square(self) -> None:
+        """Square the matrices once more."""
+        self._iterates.square()
+        self._norms = self._norms_up()
+
+    def leave_out(self) -> None:
+        """Leave out the pairs whose bounds are no larger than the largest bound of their block met so far."""
+        no_larger = self._norms <= self._largest.values[self._largest.block_of(self.pairs)]
+        self._largest._leave_out(self.pairs[no_larger])
+        self._keep(~no_larger)
+
+    def set_aside(self, few: int) -> np.ndarray:
+        """Take the pairs of blocks with no more than a few out of the iteration, and return them: they stay open."""
+        blocks = self._largest.block_of(self.pairs)
+        has_few = np.bincount(blocks)[blocks] <= few
+        pairs = self.pairs[has_few]
+        self._keep(~has_few)
+        return np.asarray(pairs)
+
+    def _keep(self, is_left: np.ndarray) -> None:
+        """Go on with some of the pairs."""
+        if is_left.all():
+            return
+        left = np.flatnonzero(is_left)
+        self.pairs = self.pairs[left]
+        self._norms = self._norms[left]
+        if len(left):
+            self._iterates.take(left, ops=self._ops)

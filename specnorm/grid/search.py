@@ -1,0 +1,271 @@
+"""Bounds at a fixed cost: the largest of proven bounds over many frequencies, most of them left out by proof.
+
+To *visit* a frequency is to compute its bound. A frequency is *left out* if Gram iteration proves that its norm is no
+larger than the largest bound so far. `bound_without_search` bounds a layer's norm by a grid of frequencies or by an
+unfolding, for searches that did not finish.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.geometry.frequencies import half_grid
+from specnorm.grid import proof as grid
+from specnorm.grid.proof import LargestBound
+from specnorm.proofs.bound import largest_of_blocks, least
+from specnorm.proofs.norms import norm_by_frobenius
+from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
+from specnorm.unfoldings.search import smallest_unfoldings
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.frequencies import Frequencies
+    from specnorm.grid.proof import Bound
+    from specnorm.proofs.bound import Upper
+    from specnorm.running.problem import Problem
+
+
+_FEW_FREQUENCIES = 4
+"""Number of frequencies up to which another Gram product takes longer than to visit them."""
+_SMALLEST_SAMPLE = 24
+"""Least number of frequencies that are tried first, to learn whether Gram products leave many of them out."""
+_SAMPLE_STRIDE = 16
+"""At least every 16th frequency is in the sample that is tried first."""
+_PAIRS_A_FREQUENCY = 4
+"""Most pairs of taps per frequency with which the Gram polynomial pays: it takes a product for each pair."""
+_ENTRIES_A_LAG = 4000
+"""Entries of all symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
+_POINTS_A_STEP = 10
+"""Points of a grid along an axis, for each step from one tap to the next: ``10 (k - 1)``."""
+
+
+def largest_bound(
+    bound: Bound,
+    blocks: Array,
+    sizes: tuple[int, ...],
+    products: int,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array]:
+    """`symbols.max_over_frequencies` of a proven bound of the symbol's norm on a grid of these sizes.
+
+    Frequencies that cannot matter are left out; a traced array (``ops.concrete`` is False) has no values that could
+    decide which. Of symbols with one row or column, every bound is the norm, which is computed for all blocks at once.
+
+    Parameters
+    ----------
+    bound : callable
+        `grid.proof.Bound`: the same for a block and its transpose.
+    blocks : array, shape (b, m, p, *kernel_shape)
+        In the widest dtype of the library, scaled to about 1.
+    products : int
+        Gram products after which the frequencies that are not left out are visited; 0: every frequency is visited.
+
+    Returns
+    -------
+    value : array, shape (b,)
+    phase : complex array, shape (b, taps)
+    """
+    if ops.concrete and has_one_column(blocks):
+        return largest_on_grid(blocks, sizes, ops=ops)
+    frequencies = half_grid(sizes)
+    if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
+        return symbols.max_over_frequencies(partial(bound, ops=ops), blocks, frequencies, ops=ops)
+    results = [part.result() for part in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
+    values, phases = zip(*results, strict=True)
+    return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0)
+
+
+def largest_bounds(
+    bound: Bound,
+    blocks: Array,
+    frequencies: Frequencies,
+    products: int,
+    *,
+    ops: ArrayOps,
+) -> list[LargestBound]:
+    """`largest_bound` with its proofs, for as many blocks at once as fit the memory."""
+    blocks = arrays.tall(blocks, xp=ops.xp)
+    pays = products > 0 and _pays(blocks, len(frequencies), memory=ops.memory)
+    results = []
+    at_once = _blocks_at_once(blocks, len(frequencies), ops=ops)
+    for start in range(0, blocks.shape[0], at_once):
+        stack = blocks[start : min(start + at_once, blocks.shape[0]), ...]
+        largest = LargestBound(bound, stack, frequencies, ops=ops)
+        every_block = np.arange(stack.shape[0])
+        if pays:
+            _visit(largest, products, ops=ops)
+        else:
+            largest.visit(largest.pairs(every_block, np.arange(len(frequencies))))
+        results.append(largest)
+    return results
+
+
+def _blocks_at_once(blocks: Array, count: int, *, ops: ArrayOps) -> int:
+    """Number of blocks whose Gram polynomials fit the memory, and whose samples of the frequencies do."""
+    of_one = symbols.chunk_length(blocks[:1, ...], ops=ops)
+    of_polynomials = ops.memory // _polynomial_bytes(blocks)
+    return max(1, min(of_polynomials, of_one // max(_SMALLEST_SAMPLE, count // _SAMPLE_STRIDE)))
+
+
+def _polynomial_bytes(blocks: Array) -> int:
+    """Bytes of a block's even and odd coefficients of each lag in float64, in parts and joined."""
+    return 32 * _lag_count(blocks) * min(blocks.shape[1:3]) ** 2
+
+
+def _lag_count(blocks: Array) -> int:
+    """Number of lags of a Gram polynomial."""
+    return math.prod(2 * k - 1 for k in blocks.shape[3:]) // 2 + 1
+
+
+def _pays(blocks: Array, count: int, *, memory: int) -> bool:
+    """Whether the Gram polynomial of a block, one product for each pair of taps, fits and costs less than it saves."""
+    channels = blocks.shape[1:3]
+    fits = _polynomial_bytes(blocks) <= memory
+    has_many_frequencies = _PAIRS_A_FREQUENCY * count >= math.prod(blocks.shape[3:]) ** 2
+    has_many_entries = count * math.prod(channels) >= _ENTRIES_A_LAG * _lag_count(blocks)
+    return bool(fits and has_many_frequencies and has_many_entries)
+
+
+def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
+    """Visit a sample of each block's frequencies, then the rest.
+
+    If much of a block's sample was left out by proof, so is the rest.
+    """
+    count = len(largest.frequencies)
+    every_block = np.arange(largest.blocks.shape[0])
+    at_once = symbols.chunk_length(largest.blocks, ops=ops)
+    stride_of_sample = min(_SAMPLE_STRIDE, count // _SMALLEST_SAMPLE)
+    chunks = -(-count // at_once)
+    # With a stride of at least the number of chunks, the sample fits one chunk.
+    stride = max(stride_of_sample, chunks, 1)
+    index = np.arange(count)
+    sample = index[::stride]
+    rest = index[index % stride > 0]
+    sample_left = leave_out(largest, largest.pairs(every_block, sample), products)
+    largest.visit(sample_left)
+    left_counts = np.bincount(largest.block_of(sample_left), minlength=len(every_block))
+    leaves_out = 2 * left_counts < len(sample)
+    for start in range(0, len(rest), at_once):
+        part = rest[start : start + at_once]
+        if leaves_out.any():
+            largest.visit(leave_out(largest, largest.pairs(every_block[leaves_out], part), products))
+        if not leaves_out.all():
+            largest.visit(largest.pairs(every_block[~leaves_out], part))
+
+
+def leave_out(
+    largest: LargestBound,
+    pairs: np.ndarray,
+    products: int,
+    few: int = _FEW_FREQUENCIES,
+) -> np.ndarray:
+    """Leave out pairs of blocks and frequencies whose norms Gram iteration proves to be no larger. Return the others.
+
+    Parameters
+    ----------
+    products : int
+        Most products, that of the polynomial included. After the first and the last, the frequency of each block with
+        the highest bound so far is visited, so that the others are compared with a larger norm.
+    few : int
+        Number of a block's frequencies left up to which its products end.
+    """
+    iteration = largest.iteration(pairs)
+    left = []
+    for product in range(products):
+        if product > 0:
+            iteration.square()
+        if product in (0, products - 1):
+            best, norms = iteration.highest()
+            largest.visit(best[~(norms <= largest.values[largest.block_of(best)])])
+        iteration.leave_out()
+        left.append(iteration.set_aside(few))
+        if not len(iteration.pairs):
+            break
+    return np.sort(np.concatenate([*left, iteration.pairs]))
+
+
+GRAM_PRODUCTS = 5
+"""Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
+_MOST_PHASE_WORK = 1e12
+"""Largest cost of a grid's phases, in multiplications, where there is no deadline: 100 seconds."""
+_LATE_PART = 0.15
+"""Part of the whole time limit that the bounds without a search may take although the deadline has passed."""
+_RESERVED_PART = 0.7
+"""Largest part of the time limit that a search reserves for the unfolding and the grid."""
+_MATRIX_WORK = 1e5
+"""Cost of one small matrix's calls, in multiplications."""
+_ENTRY_WORK = 500
+"""Cost per kernel entry (copies, scaling, digest), in multiplications."""
+_PHASE_WORK = 400
+"""Cost of the cosine and sine of one tap at one frequency, in multiplications."""
+
+
+def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:
+    """Points per axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one point if there is one tap."""
+    return tuple(1 if k == 1 else n or _POINTS_A_STEP * (k - 1) for k in kernel_shape)
+
+
+def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
+    """A bound of the layer's norm: the smallest unfolding's or, if there is time for a grid, the lower of both.
+
+    If there is no time for unfoldings, it is the bound by the Frobenius norm.
+    """
+    blocks = problem.kernel
+    if not problem.clock.affords(_unfolding_work(blocks), _LATE_PART):
+        return norm_by_frobenius(blocks, ops=ops)
+    bounds_of_blocks, _ = smallest_unfoldings(blocks, problem.spec, ops=ops)
+    unfolding = largest_of_blocks(bounds_of_blocks, blocks)
+    if not _is_worth_a_grid(problem):
+        return unfolding
+    sizes = grid_points(tuple(blocks.shape[3:]))
+    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
+    return least(unfolding, grid.norm_by_grid(bounds, sizes, ops=ops))
+
+
+def seconds_without_search(problem: Problem) -> float:
+    """Estimate the seconds of `bound_without_search`, which a search has to leave."""
+    unfolding_work = _unfolding_work(problem.kernel)
+    work_of_both = unfolding_work + _grid_work(problem.kernel)
+    fits = work_of_both <= MULTIPLICATIONS_PER_SECOND * _RESERVED_PART * problem.clock.seconds
+    return (work_of_both if fits else unfolding_work) / MULTIPLICATIONS_PER_SECOND
+
+
+def _is_worth_a_grid(problem: Problem) -> bool:
+    """Whether a grid fits the time that is left; without a deadline, whether its phases take at most 100 seconds."""
+    if math.isinf(problem.clock.seconds):
+        return _phase_work(problem.kernel) <= _MOST_PHASE_WORK
+    return problem.clock.affords(_grid_work(problem.kernel), _LATE_PART)
+
+
+def _grid_size(blocks: Array) -> float:
+    """Points of a grid, about, without mirror images."""
+    return math.prod(_POINTS_A_STEP * (k - 1) + 1 for k in blocks.shape[3:]) / 2
+
+
+def _phase_work(blocks: Array) -> float:
+    """Cost of the phases of all taps on a grid, in multiplications."""
+    return _PHASE_WORK * _grid_size(blocks) * math.prod(blocks.shape[3:])
+
+
+def _grid_work(blocks: Array) -> float:
+    """Cost of a grid's bound, in multiplications: symbols, an eigenvalue each, and the phases again for each block."""
+    g, m, p = blocks.shape[:3]
+    eigenvalues = g * (8 * m * p * min(m, p) + _MATRIX_WORK)
+    return _grid_size(blocks) * (math.prod(blocks.shape) + eigenvalues) + g * _phase_work(blocks)
+
+
+def _unfolding_work(blocks: Array) -> float:
+    """Cost of a proof by an unfolding, in multiplications.
+
+    It is that of three Gram matrices, with those that choose the unfolding, and of the passes over the kernel.
+    """
+    return float(math.prod(blocks.shape)) * (3 * min(blocks.shape[1:3]) + _ENTRY_WORK)

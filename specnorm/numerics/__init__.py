@@ -1,1 +1,0 @@
-"""Iterations that propose: power, Lanczos, Chebyshev, extrapolation. Nothing here is trusted by a proof."""

@@ -1,0 +1,251 @@
+"""A layer's largest singular values at one input size, any padding: block Lanczos, and quotients rounded down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.errors import GeometryError
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.taps import shapes_of
+from specnorm.power.proofs.ritz import residuals_up, ritz_values_down
+from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol
+from specnorm.symbols.lanczos import RunOptions, top_vectors
+from specnorm.symbols.power import power_steps
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+
+POLISHED = 4
+"""Number of Ritz vectors that are computed in float32 and then separated in float64, since products in float32 blur
+values that are closer than 1e-5."""
+_WAVE_START_SIZE = 2**12
+"""Pixels times channels from which a start near a plane wave saves more steps than it costs."""
+_WAVE_START_BASIS = 10
+"""Size of the basis with such a start, which is near enough after fewer steps. A run can end whenever the basis is
+full."""
+
+
+@dataclass(frozen=True, eq=False)
+class RitzTriples:
+    """Lower bounds of a layer's largest singular values, with their singular vectors.
+
+    Parameters
+    ----------
+    values : array, shape (b, k)
+        Lower bounds of the k largest singular values.
+    u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
+        Approximate singular vectors, in the kernels' precision.
+    layer : Convolution
+        The layer in the kernels' precision.
+    wide_layer : Convolution
+        The layer in the device's widest precision.
+    products : integer array, shape (b,)
+        Number of products with A and with A*.
+    """
+
+    values: Array
+    u: Array
+    v: Array
+    layer: Convolution
+    wide_layer: Convolution
+    products: Array
+
+    def gradients(self, *, ops: ArrayOps) -> tuple[Array, ...]:
+        """The gradients of each <u, A v> with the vectors held fixed, as residuals, if they may be asked for."""
+        return (self.layer.kernel_gradient(self.u, self.v),) if ops.differentiated else ()
+
+
+@dataclass(frozen=True)
+class LanczosMethod(Method):
+    """Parameters and Lanczos run of `Power` and `PowerTopK`."""
+
+    n_iter: int = 100
+    seed: int = 0
+    least_gain: float = 1e-6
+
+    promise: ClassVar[Kind] = "lower"
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
+    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None}
+
+    def __post_init__(self) -> None:
+        check_count("n_iter", self.n_iter, least=1)
+        check_count("seed", self.seed)
+        check_rtol(self.least_gain, "least_gain")
+
+    def check(self, spec: ConvSpec) -> None:
+        if spec.input_shape is None:
+            raise GeometryError(
+                "power_norm needs input_shape, the layer's spatial input sizes: it applies the layer itself. For the "
+                "supremum over every size: conv_norm(kernel)."
+            )
+        shapes_of(spec)
+
+    def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> RitzTriples:
+        """Lower bounds of the k largest singular values, with their singular vectors.
+
+        Vectors are computed in the kernels' precision, quotients in the widest.
+        """
+        xp = ops.xp
+        layer = Convolution(kernels, spec, vector_count=k, ops=ops)
+        outputs, inputs = layer.shape
+        # The iteration runs on the smaller side: on outputs if there are fewer of them.
+        on_outputs = inputs > outputs
+
+        def gram(x: Array) -> Array:
+            return layer.apply(layer.adjoint(x)) if on_outputs else layer.adjoint(layer.apply(x))
+
+        wide_kernels = arrays.in_wide_dtype(kernels, ops=ops)
+        return_count = k if wide_kernels.dtype == kernels.dtype else max(k, POLISHED)
+        size = min(layer.shape)
+        options = RunOptions(self.n_iter, self.seed, self.least_gain)
+        start = None
+        start_products = 0
+        is_one_kernel = k == 1 and kernels.shape[0] == spec.groups == 1
+        if is_one_kernel and size >= _WAVE_START_SIZE and ops.concrete and ops.on_host:
+            from specnorm.power.plane_wave import starting_wave
+
+            start = starting_wave(kernels, spec, self.seed, ops=ops)
+            options = replace(options, basis_size=_WAVE_START_BASIS)
+            # The wave lies on the large side of the convolution: on the outputs of a transposed layer, else on the
+            # inputs. If the iteration runs on the other side, it starts from the wave's image there.
+            if spec.transposed != on_outputs:
+                start = layer.adjoint(start) if spec.transposed else layer.apply(start)
+                start_products = 1
+        vectors, products = top_vectors(
+            gram, kernels, size, k, options, return_count=return_count, start=start, ops=ops
+        )
+        wide_layer = Convolution(wide_kernels, spec, vector_count=return_count, ops=ops)
+        wide_vectors = arrays.in_wide_dtype(vectors, ops=ops)
+        if wide_vectors.shape[1] > k:
+            wide_vectors = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(wide_vectors))[0])
+            images = wide_layer.adjoint(wide_vectors) if on_outputs else wide_layer.apply(wide_vectors)
+            products = products + wide_vectors.shape[1]
+            _, rotation = xp.linalg.eigh(xp.matmul(images, xp.matrix_transpose(images)))
+            largest_first = xp.flip(rotation, axis=-1)[:, :, :k]
+            wide_vectors = xp.matmul(xp.matrix_transpose(largest_first), wide_vectors)
+            vectors = xp.astype(wide_vectors, kernels.dtype)
+        values, images = ritz_values_down(wide_layer, wide_vectors, on_outputs, ops=ops)
+        images = xp.astype(images, kernels.dtype, copy=False)
+        u, v = (vectors, images) if on_outputs else (images, vectors)
+        return RitzTriples(values, u, v, layer, wide_layer, products + k + start_products)
+
+
+@dataclass(frozen=True)
+class Power(Stepped, LanczosMethod):
+    """Norm of the layer itself at ``input_shape``, from below: Lanczos on A*A, with real convolutions.
+
+    Parameters
+    ----------
+    n_iter : int
+        Largest number of steps, each a product with A and one with A*.
+    seed : int
+        Seed of the start vector. For a large layer of one group, the start is a sum of windowed plane waves plus a
+        random vector a tenth as long.
+    least_gain : float
+        Stop after a restart that increased the value by less than this, relatively. The norm may be farther above the
+        value: if several singular values are nearly the largest, a restart may gain little and a later one more.
+
+    References
+    ----------
+    .. [1] Ryu, Liu, Wang, Chen, Wang, Yin, "Plug-and-Play Methods Provably Converge with Properly Trained Denoisers",
+       ICML 2019 (power iteration with real convolutions).
+    .. [2] Farnia, Zhang, Tse, "Generalizable Adversarial Training via Spectral Normalization", ICLR 2019.
+    .. [3] Golub, Kahan, "Calculating the Singular Values and Pseudo-Inverse of a Matrix", 1965; Wu, Simon,
+       "Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems", 2000. Ours: every padding, full
+       orthogonalisation, the final quotient rounded down with the rounding of the products counted.
+    """
+
+    name: ClassVar[str] = "power"
+    steps_at_a_size: ClassVar[bool] = True
+    asks: ClassVar[Needs] = replace(LanczosMethod.asks, precision="mixed", small_products=True)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        triples = self.triples(blocks, spec, 1, ops=ops)
+        gradients = tuple(x[:, 0, ...] for x in triples.gradients(ops=ops))
+        return Evaluation(triples.values[:, 0], (triples.products,), gradients)
+
+    # -- in training -----------------------------------------------------------------------------------------------
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """v: a right singular vector, an input of the layer."""
+        return {"v": (int(np.prod(shapes_of(spec)[0])),)}
+
+    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+        xp = ops.xp
+        layer = Convolution(blocks, spec, ops=ops)
+        size = layer.shape[1]
+
+        def gram(x: Array) -> Array:
+            return layer.adjoint(layer.apply(x))
+
+        options = RunOptions(self.n_iter, self.seed, self.least_gain)
+        v = top_vectors(gram, blocks, size, 1, options, ops=ops)[0][:, 0, :]
+        return (arrays.normalise_or_keep(v, xp.ones_like(v) / size**0.5, xp=xp)[0],)
+
+    def advance(
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        xp = ops.xp
+        layer = Convolution(blocks, spec, ops=ops)
+        v = state[0][:, None, :]
+        u, v, norm = power_steps(layer.apply, layer.adjoint, v, sweeps, normalise=arrays.normalise, xp=xp)
+        return Evaluation(norm[:, 0, 0], (), (layer.kernel_gradient(u, v)[:, 0, ...],)), (v[:, 0, :],)
+
+
+@dataclass(frozen=True)
+class PowerTopK(LanczosMethod):
+    """The k largest singular values of the layer itself, each from below: block Lanczos with QR.
+
+    Parameters
+    ----------
+    n_iter, seed, least_gain
+        As in `Power`.
+    k : int
+        Number of singular values; at most as many as the layer has.
+
+    References
+    ----------
+    .. [1] Boroojeny, Telgarsky, Sundaram, "Spectrum Extraction and Clipping for Implicitly Linear Layers", 2024
+       (PowerQR: subspace iteration with automatic differentiation). Ours: a block Krylov basis, the layer's own
+       adjoint, and each Ritz value a proven lower bound of the singular value of its rank.
+    """
+
+    k: int = 4
+
+    name: ClassVar[str] = "power_top_k"
+    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "up"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("k", self.k, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        return replace(super().needs(spec), value_shape=self._value_shape(spec))
+
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+        inputs, outputs = shapes_of(spec)
+        return (min(self.k, int(np.prod(inputs)), int(np.prod(outputs))),)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        (k,) = self._value_shape(spec)
+        triples = self.triples(blocks, spec, k, ops=ops)
+        u = arrays.in_wide_dtype(triples.u, ops=ops)
+        v = arrays.in_wide_dtype(triples.v, ops=ops)
+        # The figure "residuals": distances of the values from the nearest singular values.
+        distances = residuals_up(triples.wide_layer, u, v, triples.values, ops=ops)
+        return Evaluation(triples.values, (triples.products, distances), triples.gradients(ops=ops))

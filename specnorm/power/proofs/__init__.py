@@ -1,0 +1,1 @@
+"""Lower bounds of a layer's norm at one input size, from given vectors."""

@@ -1,0 +1,1 @@
+"""Kernels changed so that their norm is proven to be at most a bound."""

@@ -1,0 +1,475 @@
+"""Kernels changed so that their norm is proven to be at most a bound: by one factor, or by clipping the spectrum.
+
+What is proven is the returned array, as rounded in its own dtype. `rescale` is differentiable; `clip` is not, and a
+derivative through it raises.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from specnorm.backends import Backend, arrays, backend_for
+from specnorm.backends.array_types import Array
+from specnorm.backends.types import ArrayOps, ArrayT
+from specnorm.enclosure.method import Enclose
+from specnorm.errors import KernelError, Undecided
+from specnorm.geometry import polyphase
+from specnorm.geometry.frequencies import distinct_grid
+from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.spec import ConvSpec, Geometry
+from specnorm.gram.method import ChannelNorms, rescaled
+from specnorm.projection.proof import norm_of_multiple
+from specnorm.proofs import arithmetic
+from specnorm.running.base import as_number, check_budget, check_count
+from specnorm.running.clock import BUDGET, Clock
+from specnorm.running.measuring import measure, proven
+from specnorm.running.program import program_for
+from specnorm.symbols import gradients
+from specnorm.symbols.costs import eigh_cost
+from specnorm.symbols.proofs import symbols
+
+if TYPE_CHECKING:
+    from specnorm.proofs.bound import Upper
+    from specnorm.running.result import Result
+
+_CLOSE = 1e-5
+"""Relative width of the interval that a kernel is scaled by, if few cells are enough."""
+_CHEAP = 1000
+"""Cells of that search."""
+_WIDE = 1e-3
+"""The width otherwise."""
+_COARSE = 0.1
+"""Width of the first interval of a kernel to clip. Its lower end is within 2 % of the norm."""
+_CLIPPED = 1e-4
+"""Width of the interval of a clipped kernel, whose spectrum is flat: a closer one can take many more cells."""
+_EXCESS = 5e-3
+"""Rounds of clipping end if no singular value on the grid is above the bound by more than this, relatively. Between the
+frequencies of the grid, the norm is several percent above it."""
+_UNRELAXED = 2
+"""Rounds with plain steps: longer ones would move the kernel further than needed."""
+_RELAXATION = 1.6
+"""Factor of the steps in later rounds. With any factor below 2 the rounds converge, since they are steps of gradient
+descent on half the squared distance to the clipped symbols, whose gradient has Lipschitz constant 1."""
+_LAST = 0.5
+"""Part of the time that rounds of clipping leave to the proof."""
+_ROUNDED = 1e-4
+"""What the bound of a product's rounding may add: in single precision it is a few times 1e-6."""
+_PROOF = 0.8
+"""Part of what is left that an enclosure gets: the product and the proof of its rounding follow."""
+_OVERFLOWN = 1 / 16
+"""Factor of a kernel whose norm, or the factor for the bound, is no normal number; it is taken until they are."""
+_LEAST = 0.02
+"""Part of the time that a proof gets when all of it is over."""
+_NO_DERIVATIVE = (
+    "a derivative through clip was asked for, which has none here. Clip outside of the differentiated function, or use "
+    "rescale, which is differentiable."
+)
+
+
+@takes_layers
+def rescale(
+    kernel: ArrayT,
+    bound: float = 1.0,
+    *,
+    budget: float | None = BUDGET,
+    **geometry: Unpack[Geometry],
+) -> ArrayT:
+    """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
+
+    Differentiable: the factor's gradient is that of ``bound / upper``, with the bound's gradient at its witness.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    bound : float, default 1
+        Positive.
+    budget : float or None, default 60
+        Seconds; what has not begun by then is not tried, and the kernel is shrunk by a wider bound. None: no limit.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    array of the kernel's library, shape, dtype and layout
+        The kernel itself if its norm is proven to be at most the bound already. The array as returned, rounded in its
+        dtype, is certified.
+
+    Raises
+    ------
+    MethodError
+        Under a tracer: a proof needs values.
+    Undecided
+        If the norm could not be proven within the budget.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.certify(specnorm.rescale(kernel, 1.0), 1.0)
+    True
+    """
+    bound, backend = check_bound(bound), backend_for(kernel)
+    check_budget(budget)
+    clock = Clock.of(budget)
+    result, upper = _enclosed_closely(kernel, clock, backend, geometry)
+    return _rescaled(kernel, result.value, upper, bound, clock, backend, geometry)
+
+
+def _rescaled(
+    kernel: ArrayT,
+    measured: Any,
+    upper: Upper,
+    bound: float,
+    clock: Clock,
+    backend: Backend,
+    geometry: Geometry,
+) -> ArrayT:
+    """The multiple of a kernel that `rescale` returns.
+
+    Parameters
+    ----------
+    measured : array
+        Upper bound of the kernel's norm, from which gradients flow.
+    upper : Upper
+        The same bound, as a claim.
+    """
+    given: Any = backend.detach(kernel)
+    if upper <= bound:
+        return kernel
+    xp = backend.namespace(given)
+    working_dtype = xp.float64 if given.dtype == xp.float64 else xp.float32
+    is_overflown = not math.isfinite(float(backend.detach(measured)))
+    if is_overflown or bound / upper.value < xp.finfo(working_dtype).smallest_normal:
+        # The norm and its gradient are no numbers of this dtype; or the factor is subnormal, which XLA takes for 0.
+        with arithmetic.exact(given, backend=backend):
+            smaller: ArrayT = _times(kernel, _OVERFLOWN, backend)
+        result, upper = _enclosed_closely(smaller, clock, backend, geometry)
+        return _rescaled(smaller, result.value, upper, bound, clock, backend, geometry)
+    host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)
+    eps, _ = arrays.precision(given.dtype, xp=xp)
+    factor = bound / upper.value
+    for attempt in range(20):
+        with arithmetic.exact(given, backend=backend):
+            shrunk: Any = _times(given, factor, backend)
+        claim = norm_of_multiple(upper, host, factor, np.asarray(backend.to_numpy(shrunk), dtype=np.float64))
+        # In half precision the bound of the rounding is far above what it does: measured again, it loses less.
+        if claim > bound * (1 + _ROUNDED) and not clock.expired:
+            _, claim = _enclosed_closely(shrunk, clock, backend, geometry)
+        if claim <= bound:
+            if given is kernel:
+                return shrunk
+            with arithmetic.exact(given, backend=backend):
+                # The quotient is exactly 1: it carries the gradient of the factor, and no value.
+                multiple: ArrayT = _times(kernel, factor * (backend.detach(measured) / measured), backend)
+            return multiple
+        # The rounding of the product may lift the norm again, most in half precision: a little more each round.
+        factor *= bound / claim.value * (1 - 2**attempt * eps / 64)
+    raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
+
+
+@takes_layers
+def clip(
+    kernel: ArrayT,
+    bound: float = 1.0,
+    *,
+    n_iter: int = 20,
+    budget: float | None = BUDGET,
+    **geometry: Unpack[Geometry],
+) -> ArrayT:
+    """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+
+    Clipping on a frequency grid and cropping to the kernel's size alternate (Sedghi, Gupta and Long 2019, section 3,
+    do each once, after which the norm exceeds the bound again); a last factor near 1 makes it certain.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    bound : float, default 1
+        Positive.
+    n_iter : int, default 20
+        Largest number of rounds of clipping and cropping. They end if no singular value on the grid is above the bound
+        by more than 0.5 %.
+    budget : float or None, default 60
+        Seconds; what has not begun by then is not tried, and the kernel is shrunk by a wider bound. None: no limit.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    array of the kernel's library, shape, dtype and layout
+        Closer to the kernel (in Frobenius norm) than `rescale`'s, or equal to it.
+
+    Raises
+    ------
+    MethodError
+        Under a tracer; if ``n_iter`` is not a count; and where a derivative with respect to the kernel is asked for.
+    Undecided
+        If the norm could not be proven within the budget.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.certify(specnorm.clip(kernel, 1.0), 1.0)
+    True
+    """
+    backend = backend_for(kernel)
+    check_count("n_iter", n_iter)
+    check_budget(budget)
+    nearest: Any = _clipped(backend.detach(kernel), backend, check_bound(bound), n_iter, Clock.of(budget), geometry)
+    result: ArrayT = backend.without_derivative(nearest, kernel, _NO_DERIVATIVE)
+    return result
+
+
+def _clipped(
+    given: Any,
+    backend: Backend,
+    bound: float,
+    n_iter: int,
+    clock: Clock,
+    geometry: Geometry,
+) -> Any:
+    first_clock = clock.before(0.75 * clock.left)
+    first, upper = _enclosed(given, _enclose(first_clock, rtol=_COARSE), backend, geometry)
+    if upper <= bound:
+        return given
+    xp = backend.namespace(given)
+    nearest, rounds = _with_clipped_symbol(given, backend, bound, n_iter, clock, geometry)
+    if rounds:
+        found, upper = _enclosed(nearest, _enclose(clock, rtol=_CLIPPED), backend, geometry)
+        shrunk: Any = _rescaled(nearest, found.value, upper, bound, clock, backend, geometry)
+        with arithmetic.exact(given, backend=backend):
+            distance = _relative_distance(shrunk, given, backend)
+        # A multiple of norm at most `bound` is at least at the distance 1 - bound / norm, but for its rounding.
+        eps, _ = arrays.precision(given.dtype, xp=xp)
+        if (1 - distance - eps) * float(first.stats["lower"]) > bound:
+            return shrunk
+    found, upper = _enclosed_closely(given, clock, backend, geometry)
+    scaled: Any = _rescaled(given, found.value, upper, bound, clock, backend, geometry)
+    if not rounds:
+        return scaled
+    with arithmetic.exact(given, backend=backend):
+        return shrunk if distance < _relative_distance(scaled, given, backend) else scaled
+
+
+def _relative_distance(x: Array, kernel: Array, backend: Backend) -> float:
+    """Frobenius norm of the difference of two kernels, over that of the second."""
+    xp = backend.namespace(kernel)
+    wide_dtype = getattr(xp, backend.wide_dtype(kernel))
+    wide = xp.astype(kernel, wide_dtype)
+    # In units of the largest entry: squares of the entries themselves may overflow.
+    largest = xp.max(xp.abs(wide))
+    difference = xp.reshape((xp.astype(x, wide_dtype) - wide) / largest, (-1,))
+    return float(xp.linalg.vector_norm(difference) / xp.linalg.vector_norm(xp.reshape(wide / largest, (-1,))))
+
+
+def _with_clipped_symbol(
+    given: Any,
+    backend: Backend,
+    bound: float,
+    n_iter: int,
+    clock: Clock,
+    geometry: Geometry,
+) -> tuple[Any, int]:
+    """A kernel whose norm at the frequencies of a grid is hardly above the bound, and the number of rounds."""
+    xp = backend.namespace(given)
+    spec = ConvSpec.of(tuple(given.shape), **geometry)
+    wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
+    ops = ArrayOps.of(backend, given)
+    in_time = clock.before(_LAST * clock.seconds)
+    rounds = 0
+    with arithmetic.exact(given, backend=backend):
+        blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
+        limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.padding_gain_sq)), -exponent, xp=xp)
+        while rounds < n_iter and not in_time.expired and in_time.affords(_work_of_clipping(blocks)):
+            excess, norm = _excess_on_grid(blocks, limit, ops=ops)
+            if bool(xp.all(norm <= (1 + _EXCESS) * limit)):
+                break
+            clipped = blocks - excess * (1.0 if rounds < _UNRELAXED else _RELAXATION)
+            # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
+            blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
+            rounds += 1
+        blocks = arrays.unscale_blocks(blocks, exponent, xp=xp)
+        return xp.astype(polyphase.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype), rounds
+
+
+def _work_of_clipping(blocks: Array) -> float:
+    """Multiplications of one round: the eigenvalues of a Gram matrix at half of the frequencies."""
+    groups, rows, columns, *shape = blocks.shape
+    points, _ = distinct_grid(_clipping_sizes(tuple(shape)))
+    return groups * len(points) * eigh_cost(min(rows, columns), is_complex=True)
+
+
+def _clipping_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Points of the grid, twice the kernel's size."""
+    return tuple(1 if k == 1 else 2 * k for k in kernel_shape)
+
+
+def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """The part of the kernel that belongs to singular values above a limit, on a grid of twice the kernel's size.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+    limit : array, shape (b,)
+
+    Returns
+    -------
+    excess : array, shape (b, m, p, *kernel_shape)
+        Inverse transform of G - clip(G), cropped to the kernel's size.
+    norm : array, shape (b,)
+        Largest singular value on the grid.
+    """
+    xp = ops.xp
+    # The singular values above the limit are accurate from the Gram matrix of the shorter side, whose eigenvalues take
+    # half the time of an SVD.
+    tall = arrays.tall(blocks, xp=xp)
+    shape = tuple(blocks.shape[3:])
+    sizes = _clipping_sizes(shape)
+    points, multiplicities = distinct_grid(sizes)
+    excess = tall * 0.0
+    norm_sq = limit * 0.0
+    smallest = float(xp.finfo(blocks.dtype).smallest_normal)
+    step = symbols.chunk_length(blocks, ops=ops)
+    for start in range(0, len(points), step):
+        chunk = slice(start, start + step)
+        symbol = symbols.Symbol(tall, points[chunk], ops=ops)
+        g = symbol.matrices()
+        squares, v = xp.linalg.eigh(xp.matmul(arrays.adjoint(g, xp=xp), g))
+        norm_sq = xp.maximum(norm_sq, xp.max(squares, axis=(1, 2)))
+        # The square of a small limit underflows, and so may the limit of a kernel that is far above it.
+        least = xp.maximum(limit, limit * 0.0 + smallest)[:, None, None]
+        s = xp.maximum(xp.sqrt(xp.maximum(squares, squares * 0.0)), least)
+        parts = ops.from_numpy(multiplicities[chunk] / math.prod(sizes), blocks)
+        weights = (1 - limit[:, None, None] / s) * xp.astype(parts, s.dtype)[None, :, None]
+        weighted = xp.matmul(v * xp.astype(weights, v.dtype)[:, :, None, :], arrays.adjoint(v, xp=xp))
+        phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
+        excess = excess + gradients.matrices_gradient(xp.matmul(g, weighted), phase, shape, xp=xp)
+    if blocks.shape[1] < blocks.shape[2]:
+        excess = arrays.swapped(excess, xp=xp)
+    return excess, xp.sqrt(norm_sq)
+
+
+def _times(x: Any, factor: Any, backend: Backend) -> Any:
+    """Multiply in at least float32, and round once to the dtype of x.
+
+    A constant is multiplied in NumPy if that can read it. torch would take two threads for 32,768 numbers: on a busy
+    machine they wait for each other, a thousand times as long as the product takes.
+    """
+    xp = backend.namespace(x)
+    is_constant = isinstance(factor, float) and backend.detach(x) is x
+    if is_constant and backend.numpy_view(x) and x.dtype in (xp.float32, xp.float64):
+        return backend.share_numpy(backend.to_numpy(x) * factor, x)
+    wide = x if x.dtype in (xp.float32, xp.float64) else xp.astype(x, xp.float32)
+    return xp.astype(wide * factor, x.dtype)
+
+
+def _enclosed(x: ArrayT, method: Enclose, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:
+    """An enclosure, whose upper bound is a differentiable array, and the bound as a claim about the array's numbers."""
+    result, claims = proven(x, method, **geometry)
+    if not claims:
+        _, claims = proven(backend.to_numpy(backend.detach(x)), result.method, **geometry)
+    ((_, upper),) = claims
+    return result, upper
+
+
+def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:
+    """An enclosure to 1e-5, if few cells suffice for it; to 1e-3 where they bring less."""
+    result, upper = _enclosed(x, _enclose(clock, rtol=_CLOSE, max_cells=_CHEAP), backend, geometry)
+    is_close = result.stats["converged"] or float(result.value) <= (1 + _WIDE) * float(result.stats["lower"])
+    if not is_close and not clock.expired:
+        wide_result, wide_upper = _enclosed(x, _enclose(clock), backend, geometry)
+        if float(wide_result.value) < float(result.value):
+            return wide_result, wide_upper
+    return result, upper
+
+
+def _enclose(clock: Clock, rtol: float = _WIDE, max_cells: int = Enclose.max_cells) -> Enclose:
+    """Within what is left; at the end, what is proven in no time."""
+    budget = None if math.isinf(clock.seconds) else max(_PROOF * clock.left, _LEAST * clock.seconds)
+    return Enclose(rtol=rtol, max_cells=max_cells, budget=budget)
+
+
+def check_bound(bound: object) -> float:
+    """A bound as float; refused unless it is one positive finite number."""
+    number = as_number("bound", bound)
+    if not 0 < number < math.inf:
+        raise KernelError(f"bound={number!r} is no positive finite number.")
+    return number
+
+
+@takes_layers
+def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
+    """Divide each channel by a number of its own, so that the layer has norm at most 1: a differentiable layer.
+
+    ``n_iter=1`` is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022; more Gram products are the
+    spectral rescaling of Delattre et al., 2024, and come closer to 1. No search and no proof by cells: it holds by a
+    diagonally dominant matrix, rounding included, also under jit, compile and vmap. Channels are those of the smaller
+    side: inputs, or outputs where there are fewer.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+        Transposed: (cin, cout // groups, *kernel_shape).
+    n_iter : int, default 1
+        Gram products, at least 1; the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`. Every stride, dilation, zero or circular padding and input size is served
+        by the same kernel; groups are rescaled one by one.
+
+    Returns
+    -------
+    array of the kernel's library, shape, dtype and layout
+        Its norm is at most 1, as rounded in its dtype (in half precision it is kept further below). Zero channels stay
+        zero.
+
+    Raises
+    ------
+    GeometryError
+        For reflect and replicate padding.
+    MethodError
+        If ``n_iter`` is no count of at least 1, or makes too many taps.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.enclose(specnorm.gram_rescaling(kernel), 8))
+    0.999999 <= norm <= 1.00001 (converged: rtol=0.001)
+    """
+    backend = backend_for(kernel)
+    method = ChannelNorms(n_iter=n_iter)
+    # Refuse what is no kernel before arithmetic is done with it.
+    program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    given: Any = kernel
+    with arithmetic.exact(given, backend=backend):
+        # The result does not depend on the kernel's scale; near the ends of its dtype's range, the norms would.
+        scaled: Any = _with_largest_entry_about_one(given, backend)
+    measured = measure(scaled, method, **geometry)
+    with arithmetic.exact(given, backend=backend):
+        xp = backend.namespace(given)
+        divided: Any = rescaled(scaled, measured.value, measured.spec, given.dtype, xp=xp)
+    result: ArrayT = divided
+    return result
+
+
+def _with_largest_entry_about_one(kernel: Any, backend: Backend) -> Any:
+    """A kernel times a power of two, in at least float32; exact, except where entries become subnormal.
+
+    Derivatives take the power for a constant. A zero or non-finite kernel is not scaled.
+    """
+    xp = backend.namespace(kernel)
+    wide = kernel if kernel.dtype in (xp.float32, xp.float64) else xp.astype(kernel, xp.float32)
+    exponents = arrays.exponents(xp.reshape(backend.detach(wide), (1, -1)), xp=xp)
+    exponents = xp.where(xp.isfinite(exponents), exponents, xp.zeros_like(exponents))
+    return arrays.unscale(wide, -xp.reshape(exponents, ()), xp=xp)

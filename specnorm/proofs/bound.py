@@ -1,0 +1,265 @@
+"""Claims: proven bounds of norms, as values of the types `Upper` and `Lower`, which only rules of inference construct.
+
+This is the design of Milner's LCF. A claim says which norm its number bounds, by which rule, and from which other
+claims the rule derived it. Only files of proofs call `_upper` and `_lower`, so a mistake in a
+search wastes time but never makes a false claim.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import InitVar, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from specnorm.backends.text import POWER, rounded_format
+from specnorm.proofs import host
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+
+ALL_FREQUENCIES = "sigma*"
+"""The subject (``what``) of a claim about the supremum over all frequencies of the norm of some blocks' symbols.
+
+That is also the supremum of the circular layer's norm over all input sizes.
+"""
+_MAKER = object()
+"""Passed to a claim's constructor by `_upper` and `_lower` alone: the check that a rule made the claim."""
+
+
+class HypothesisError(ValueError):
+    """The hypotheses of a rule do not hold, so it makes no claim. This is an error in the calling code of specnorm."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Claim:
+    """A proven bound of a norm.
+
+    Parameters
+    ----------
+    value : float
+        The bound, non-negative; an upper bound may be infinite.
+    what : object
+        The claim's subject, the norm that is bounded: `ALL_FREQUENCIES`, a `cells.Circulant`, the `ConvSpec` of a
+        layer, or a description in words, which is compared like the others. Bounds with equal ``what`` are bounds of
+        the same norm.
+    rule : str
+        Description of the rule that proved the bound.
+    of : tuple of claims
+        The premises: the claims from which the rule derived this one.
+    maker : object
+        `_MAKER`, or the constructor refuses.
+    digest : str
+        Digest of the user's kernel (`digest_of`). Empty for claims about scaled kernels, and for claims about networks,
+        whose ``what`` identifies the network.
+    """
+
+    value: float
+    what: object
+    rule: str
+    of: tuple[Upper | Lower, ...] = field(default=(), repr=False)
+    maker: InitVar[object] = None
+    digest: str = ""
+    promise: ClassVar[str]
+    """The direction in which the bound is rounded to text."""
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError(f"{type(self).__name__}: a claim is made by the rules in files of proofs alone")
+        if not self.value >= 0:
+            raise HypothesisError(f"{self.value!r} bounds no norm ({self.rule})")
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __format__(self, spec: str) -> str:
+        """The bound as a number, in the formats of a float; an upper bound is rounded up, a lower bound down."""
+        return rounded_format(self.value, spec, self.promise) if spec else str(self)
+
+    def __le__(self, other: _Claim | float) -> bool:
+        return self.value <= float(other)
+
+    def __lt__(self, other: _Claim | float) -> bool:
+        return self.value < float(other)
+
+    def __ge__(self, other: _Claim | float) -> bool:
+        return self.value >= float(other)
+
+    def __gt__(self, other: _Claim | float) -> bool:
+        return self.value > float(other)
+
+
+class Upper(_Claim):
+    """A proven upper bound: never below the norm, rounding errors included. ``format`` rounds it up."""
+
+    __slots__ = ()
+    promise: ClassVar[str] = "upper"
+
+
+class Lower(_Claim):
+    """A proven lower bound: never above the norm, rounding errors included. ``format`` rounds it down."""
+
+    __slots__ = ()
+    promise: ClassVar[str] = "lower"
+
+
+Claim = TypeVar("Claim", Upper, Lower)
+
+
+def least(first: Upper, *others: Upper | None) -> Upper:
+    """Return the lowest of several upper bounds of one norm; None stands for a bound that was not proven."""
+    claims = (first, *(claim for claim in others if claim is not None))
+    _require_one_norm(claims)
+    return min(claims, key=float)
+
+
+def greatest(*claims: Lower) -> Lower:
+    """Return the highest of several lower bounds of one norm."""
+    _require_one_norm(claims)
+    return max(claims, key=float)
+
+
+def _require_one_norm(claims: tuple[Claim, ...]) -> None:
+    """Raise a `HypothesisError` if the claims are about different norms or kernels."""
+    if any(claim.what != claims[0].what for claim in claims):
+        raise HypothesisError(f"bounds of different norms: {', '.join(str(claim.what) for claim in claims)}")
+    if any(claim.digest != claims[0].digest for claim in claims):
+        raise HypothesisError(f"bounds of {claims[0].what} for different kernels")
+
+
+def _upper(
+    value: float,
+    what: object,
+    rule: str,
+    *premises: Upper | Lower,
+    digest: str = "",
+) -> Upper:
+    """Make the upper bound that a rule has proven from its premises. Only rules in a ``certified`` room call this."""
+    return Upper(float(value), what, rule, premises, _MAKER, digest)
+
+
+def _lower(
+    value: float,
+    what: object,
+    rule: str,
+    *premises: Upper | Lower,
+    digest: str = "",
+) -> Lower:
+    """Make the lower bound that a rule has proven from its premises. Only rules in a ``certified`` room call this."""
+    return Lower(float(value), what, rule, premises, _MAKER, digest)
+
+
+def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:
+    """Bound the norm of a direct sum by the largest of the bounds of its parts."""
+    return _upper(max((part.value for part in parts), default=0.0), what, rule, *parts)
+
+
+def trivial_lower(what: object = "any norm") -> Lower:
+    """Return the trivial lower bound 0, which holds for any norm."""
+    return _lower(0.0, what, "no norm is negative")
+
+
+def largest_of_blocks(bounds: Sequence[Upper], blocks: Array) -> Upper:
+    """Bound the largest norm of the symbols of all blocks (b, ...), from one upper bound for each block."""
+    if len(bounds) != blocks.shape[0] or any(bound.what != ALL_FREQUENCIES for bound in bounds):
+        raise HypothesisError(f"{len(bounds)} bounds of {blocks.shape[0]} blocks")
+    if len(bounds) == 1:
+        return bounds[0]
+    return _largest(bounds, ALL_FREQUENCIES, f"the largest of {len(bounds)} groups")
+
+
+def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:
+    """Return the values of b claims as an array (b,) of the device's widest dtype.
+
+    Where that is float32, upper bounds are rounded up, and lower bounds down.
+    """
+    values = np.asarray([claim.value for claim in claims], dtype=np.float64)
+    if ops.wide_dtype == "float64":
+        return ops.from_numpy(values, like)
+    if claims and isinstance(claims[0], Upper):
+        return ops.from_numpy(host.float32_up(values), like)
+    return ops.from_numpy(np.maximum(host.float32_down(values), 0), like)
+
+
+def known(claim: Upper | None) -> Upper:
+    """Return the claim; raise a `HypothesisError` if nothing was proven (None)."""
+    if claim is None:
+        raise HypothesisError("nothing was proven")
+    return claim
+
+
+def finite(claim: Upper | None) -> float:
+    """Return the value of an upper bound, infinity if nothing was proven (None)."""
+    return math.inf if claim is None else claim.value
+
+
+def digest_of(kernel: Any) -> str:
+    """Return the SHA-256 of the shape and the float64 values of a kernel on the host.
+
+    Equal numbers in different real precisions have the same digest.
+    """
+    import hashlib  # imported here: OpenSSL takes four megabytes
+
+    numbers = np.ascontiguousarray(kernel, dtype=np.float64)
+    sha = hashlib.sha256(repr(np.shape(kernel)).encode())
+    sha.update(numbers.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[Lower, Upper]:
+    """Bound the norm of the user's kernel, from bounds for the scaled kernel ``kernel * 2**-exponent``.
+
+    Parameters
+    ----------
+    lower, upper : Lower and Upper
+        Bounds for the scaled kernel.
+    kernel : array
+        The user's kernel, on the host. The new claims carry its digest.
+    exponent : int
+        Power of two by which the kernel was divided.
+
+    Raises
+    ------
+    HypothesisError
+        If the bounds carry the digest of a user's kernel: such bounds are not scaled again.
+    """
+    if lower.digest or upper.digest:
+        raise HypothesisError("bounds that carry the digest of a user's kernel are not scaled to another kernel")
+    digest = digest_of(kernel)
+    rule = f"{POWER}{exponent}"
+    return (
+        _lower(scaled_down(lower.value, exponent), lower.what, rule, lower, digest=digest),
+        _upper(scaled_up(upper.value, exponent), upper.what, rule, upper, digest=digest),
+    )
+
+
+def times_power_of_two(lower: Lower, upper: Upper, exponent: int) -> tuple[Lower, Upper]:
+    """Bounds for a part of a kernel, from bounds for this part times ``2**-exponent``; their subjects stay."""
+    if not exponent:
+        return lower, upper
+    rule = f"{POWER}{exponent}"
+    return (
+        _lower(scaled_down(lower.value, exponent), lower.what, rule, lower),
+        _upper(scaled_up(upper.value, exponent), upper.what, rule, upper),
+    )
+
+
+def scaled_up(value: float, exponent: int) -> float:
+    """Return ``value * 2**exponent``, rounded up if the result is a subnormal number; exact otherwise."""
+    scaled = _scaled(value, exponent)
+    return host.next_up(scaled) if _scaled(scaled, -exponent) < value else scaled
+
+
+def scaled_down(value: float, exponent: int) -> float:
+    """Return ``value * 2**exponent``, rounded down if the result is subnormal or overflows; exact otherwise."""
+    scaled = min(_scaled(value, exponent), sys.float_info.max)
+    return max(host.next_down(scaled), 0.0) if _scaled(scaled, -exponent) > value else scaled
+
+
+def _scaled(value: float, exponent: int) -> float:
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.ldexp(value, exponent))

@@ -1,0 +1,206 @@
+"""Intervals around the entries of NumPy arrays, with interval arithmetic that rounds outward.
+
+Intervals contain real numbers only. An infinite end means that nothing is known on that side, so 0 times an infinite
+end is 0. NumPy rounds each operation to nearest, so the exact result lies between the neighbours of the computed one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import InitVar, dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.proofs import host
+from specnorm.proofs.bound import HypothesisError
+
+Numbers: TypeAlias = NDArray[np.float64]
+Ends: TypeAlias = tuple[Numbers, Numbers]
+"""Lower and upper ends, two arrays of one shape."""
+_MAKER = object()
+"""Passed to the constructor by `_interval` alone: the check that a rule made the interval."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Interval:
+    """A claim that each entry of an array lies between two numbers; made by the rules in files of proofs alone.
+
+    Parameters
+    ----------
+    low, high : array
+        The ends, in the shape of the array that they enclose; read-only; infinite where nothing is known.
+    """
+
+    low: Numbers
+    high: Numbers
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("Interval: where numbers lie is said by the rules in files of proofs alone")
+        if self.low.shape != self.high.shape:
+            raise HypothesisError(f"ends of shapes {self.low.shape} and {self.high.shape}")
+        if not (self.low <= self.high).all():
+            raise HypothesisError("no number is between a low end that is above the high one, or ends that are none")
+
+    @property
+    def ends(self) -> Ends:
+        """The tuple ``(low, high)``."""
+        return self.low, self.high
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the enclosed array."""
+        return self.low.shape
+
+    def __and__(self, other: Interval) -> Interval:
+        """The intersection of two intervals around one array.
+
+        Raises
+        ------
+        HypothesisError
+            If the intersection is empty: one of the intervals is wrong.
+        """
+        return _interval(np.maximum(self.low, other.low), np.minimum(self.high, other.high))
+
+    def __neg__(self) -> Interval:
+        return _interval(-self.high, -self.low)
+
+    def __add__(self, other: Interval) -> Interval:
+        """The sum; exact where an end of one term is 0."""
+        return _sum(self.low, other.low, self.high, other.high)
+
+    def __sub__(self, other: Interval) -> Interval:
+        return _sum(self.low, -other.high, self.high, -other.low)
+
+    def __mul__(self, other: Interval) -> Interval:
+        ends = [
+            _product(self.low, other.low),
+            _product(self.low, other.high),
+            _product(self.high, other.low),
+            _product(self.high, other.high),
+        ]
+        low = np.asarray(np.minimum.reduce(ends))
+        high = np.asarray(np.maximum.reduce(ends))
+        return _interval(host.next_down(low), host.next_up(high))
+
+    def inverse(self) -> Interval:
+        """The interval of 1 / x; all real numbers where 0 is in the interval."""
+        has_zero = self.mignitude() == 0
+        with np.errstate(all="ignore"):
+            inverse_of_low = 1 / self.low
+            inverse_of_high = 1 / self.high
+        low = host.next_down(np.minimum(inverse_of_low, inverse_of_high))
+        high = host.next_up(np.maximum(inverse_of_low, inverse_of_high))
+        return _interval(np.where(has_zero, -math.inf, low), np.where(has_zero, math.inf, high))
+
+    def scaled(self, factor: float, slack: float = 0.0) -> Interval:
+        """The product with any number whose relative distance from ``factor`` is at most ``slack``; 0 stays 0."""
+        if not math.isfinite(factor):
+            return anything(self.shape)
+        oriented = self if factor > 0 else -self
+        if abs(factor) == 1 and not slack:
+            return oriented
+        low = _product(oriented.low, abs(factor))
+        high = _product(oriented.high, abs(factor))
+        with np.errstate(all="ignore"):
+            low_slack = np.where(np.isinf(low), 0.0, abs(low) * slack)
+            high_slack = np.where(np.isinf(high), 0.0, abs(high) * slack)
+            low = host.next_down(host.next_down(low - low_slack))
+            high = host.next_up(host.next_up(high + high_slack))
+        low = np.where((oriented.low == 0) | (factor == 0), 0.0, low)
+        high = np.where((oriented.high == 0) | (factor == 0), 0.0, high)
+        return _interval(low, high)
+
+    def root(self) -> Interval:
+        """The interval of the square roots of the non-negative numbers in it; NumPy's roots are correctly rounded."""
+        low = np.sqrt(np.maximum(self.low, 0.0))
+        high = np.sqrt(np.maximum(self.high, 0.0))
+        return _interval(np.maximum(host.next_down(low), 0.0), host.next_up(high))
+
+    def magnitude(self) -> Numbers:
+        """The largest absolute value in the interval of each entry."""
+        return np.asarray(np.maximum(abs(self.low), abs(self.high)))
+
+    def mignitude(self) -> Numbers:
+        """The smallest absolute value in the interval of each entry."""
+        return np.where((self.low <= 0) & (self.high >= 0), 0.0, np.minimum(abs(self.low), abs(self.high)))
+
+    def middle(self) -> Ends:
+        """Centre and radius: a point between the ends, and the distance of the farther end from it, rounded up.
+
+        They are 0 and infinity where an end is infinite.
+        """
+        is_finite = np.isfinite(self.low) & np.isfinite(self.high)
+        low = np.where(is_finite, self.low, 0.0)
+        high = np.where(is_finite, self.high, 0.0)
+        centre = low / 2 + high / 2
+        radius = np.maximum(high - centre, centre - low)
+        radius = np.where(radius > 0, host.next_up(radius), 0.0)
+        return centre, np.where(is_finite, radius, math.inf)
+
+
+def _interval(low: Numbers, high: Numbers) -> Interval:
+    """Make the interval that a rule has proven. Only rules in a ``certified`` room call this."""
+    return Interval(_read_only(low), _read_only(high), _MAKER)
+
+
+def _read_only(end: Numbers) -> Numbers:
+    view = np.asarray(end).view()
+    if view.dtype != np.float64:
+        raise HypothesisError(f"ends of {view.dtype}; intervals have float64")
+    view.flags.writeable = False
+    return view
+
+
+def enclosing(ends: Interval | Ends) -> Interval:
+    """The interval with the ends that an operator returned.
+
+    An end that is NaN, a lower end of +infinity and an upper end of -infinity are replaced by the infinite end that
+    claims nothing: they come from overflow.
+    """
+    if isinstance(ends, Interval):
+        return ends
+    low, high = (np.asarray(end).astype(np.float64, casting="safe", copy=False) for end in ends)
+    return _interval(np.where(low < math.inf, low, -math.inf), np.where(high > -math.inf, high, math.inf))
+
+
+def point(x: Numbers) -> Interval:
+    """The interval that contains the numbers x alone."""
+    return _interval(x, x)
+
+
+def within(radius: Numbers) -> Interval:
+    """The interval of the numbers whose absolute value is at most ``radius``."""
+    return _interval(-radius, radius)
+
+
+def around(centre: Numbers, radius: Numbers) -> Interval:
+    """The interval of the numbers whose distance from ``centre`` is at most ``radius``, rounded outward."""
+    return _sum(centre, -radius, centre, radius)
+
+
+def anything(shape: tuple[int, ...]) -> Interval:
+    """The interval of all real numbers, for every entry."""
+    return within(np.full(shape, math.inf))
+
+
+def _sum(low: Numbers, other_low: Numbers, high: Numbers, other_high: Numbers) -> Interval:
+    """The sum of two intervals, given by their ends; exact where one of the two ends is 0."""
+    with np.errstate(all="ignore"):
+        low_sum = low + other_low
+        high_sum = high + other_high
+    is_low_exact = (low == 0) | (other_low == 0)
+    is_high_exact = (high == 0) | (other_high == 0)
+    return _interval(
+        np.where(is_low_exact, low_sum, host.next_down(low_sum)),
+        np.where(is_high_exact, high_sum, host.next_up(high_sum)),
+    )
+
+
+def _product(x: Numbers, y: Numbers | float) -> Numbers:
+    """The product rounded to nearest, where 0 times infinity is 0."""
+    with np.errstate(all="ignore"):
+        return np.where((x == 0) | (y == 0), 0.0, x * y)

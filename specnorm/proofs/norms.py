@@ -1,0 +1,561 @@
+"""Proven bounds of the spectral norms of matrices, and of the symbols of kernels by way of matrices.
+
+A *block* is a real kernel (m, p, *kernel_shape); a stack holds g of them. Its *symbol* is the matrix G(theta), m x p,
+the sum of its taps times phases. The *supremum* (sigma*) of a stack is the largest ``||G(theta)||`` over all
+frequencies theta and all blocks. Claims about it have `ALL_FREQUENCIES` as their subject (``what``).
+
+Proofs rest on products, sums and Cholesky factorisations with counted roundings. Eigenvalue routines only propose
+numbers that a factorisation then proves. `rounding.SLACK`, a little above 1, covers terms of second order: a product
+of the errors of two counts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.backends.text import counted
+from specnorm.geometry.frequencies import Frequencies
+from specnorm.proofs import host, rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _lower, _upper
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+
+_DIVISION_ROUNDINGS = 8
+"""Roundings allowed for a library's divisions and square roots, complex or real, in a Cholesky factorisation or in a
+quotient of vector norms."""
+_LEAST_FACTOR_SIZE = 96
+"""Number of rows from which `factor_loss` is worth its cost, compared with `cholesky_loss`."""
+_LIKELY_SHARE = 0.04
+"""Largest ratio of `factor_loss` to the bound by `cholesky_loss` that was observed, over many kinds of large kernels.
+No proof rests on it."""
+_INVERSE_GAP = 1e3
+"""Assumed inverse of the relative gap between the two largest eigenvalues, for the likely error of a Rayleigh quotient:
+its squared residual over the gap. No proof rests on it."""
+
+
+def frobenius_up(a: Array, *, xp: Namespace) -> Array:
+    """Frobenius norm of each matrix of a stack, rounded up, shape (...)."""
+    # Row by row: roundings of rows and columns add up instead of multiplying.
+    squares = xp.vecdot(a, a)
+    rows = xp.real(squares) if arrays.is_complex(a, xp=xp) else squares
+    return rounding.up(xp.sqrt(xp.sum(rows, axis=-1)), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
+
+
+def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
+    """Bound the supremum of blocks by ``sqrt(taps)`` times the largest Frobenius norm of a block.
+
+    Reason: the norm of a sum of T matrices is at most ``sqrt(T)`` times the norm of these matrices one below another.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    """
+    frobenius = frobenius_up(ops.xp.reshape(blocks, (blocks.shape[0], blocks.shape[1], -1)), xp=ops.xp)
+    value = host.mul_up(float(ops.xp.max(frobenius)), host.root_up(math.prod(blocks.shape[3:])))
+    return _upper(value, ALL_FREQUENCIES, "root of the taps times the Frobenius norm")
+
+
+def norm_by_magnitudes(blocks: Array, *, ops: ArrayOps) -> Upper:
+    """Bound the supremum of blocks by the largest norm of a matrix ``sum_k |K_k|``; attained if no entry is negative.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    """
+    xp = ops.xp
+    g, m, p = blocks.shape[:3]
+    magnitudes = xp.reshape(xp.abs(blocks), (g, m, p, -1))
+    # A sum of t numbers of one sign is too small by at most t relative roundings.
+    sums = rounding.up(xp.sum(magnitudes, axis=-1), magnitudes.shape[3], xp=xp)
+    value = float(xp.max(matrix_norm_up(sums, ops=ops)))
+    return _upper(value, ALL_FREQUENCIES, "norm of the sum of the taps' magnitudes")
+
+
+def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
+    """Prove that the supremum of blocks that are zero is 0."""
+    if bool(ops.xp.any(blocks != 0)):
+        raise HypothesisError("the kernel is not zero")
+    return _upper(0.0, ALL_FREQUENCIES, "zero kernel")
+
+
+def has_one_entry_per_row_and_column(blocks: Array, *, ops: ArrayOps) -> bool:
+    """Whether each row and each column of every block has at most one number other than 0, over all taps together."""
+    xp = ops.xp
+    g, m, p = blocks.shape[:3]
+    is_used = xp.astype(xp.reshape(blocks, (g, m, p, -1)) != 0, xp.int32)
+    most_in_a_row = int(xp.max(xp.sum(is_used, axis=(2, 3))))
+    most_in_a_column = int(xp.max(xp.sum(is_used, axis=(1, 3))))
+    return max(most_in_a_row, most_in_a_column) <= 1
+
+
+def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Upper]:
+    """Bound the supremum of blocks by the largest modulus of an entry, from both sides.
+
+    The blocks must satisfy `has_one_entry_per_row_and_column`. Such a layer permutes, shifts and scales channels. ``G*
+    G`` is diagonal, with the squared entries on the diagonal, so both bounds are exact.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+
+    Returns
+    -------
+    lower, upper : Lower and Upper
+        The lower bound is of the symbol at frequency 0.
+    """
+    if not has_one_entry_per_row_and_column(blocks, ops=ops):
+        raise HypothesisError("a row or a column has several entries")
+    value = float(ops.xp.max(ops.xp.abs(blocks)))
+    rule = "single entries"
+    ndim = blocks.ndim - 3
+    # The norm is the same at every frequency; the lower bound names one, frequency 0.
+    zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
+    return _lower(value, zero, rule), _upper(value, ALL_FREQUENCIES, rule)
+
+
+def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
+    """Bound the supremum of blocks with one tap by the norm of these taps as matrices.
+
+    The symbol is the tap at every frequency, but for a factor of modulus 1.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        With one tap.
+    norm : Upper
+        Bound of the largest norm of ``blocks`` as matrices (g, m, p): its subject is ``norm_of_stack((g, m, p))``.
+    """
+    g, m, p, *kernel_shape = blocks.shape
+    if math.prod(kernel_shape) > 1 or norm.what != norm_of_stack((g, m, p)):
+        raise HypothesisError(f"{norm.what} is not the norm of blocks of shape {tuple(blocks.shape)}")
+    return _upper(norm.value, ALL_FREQUENCIES, "one tap", norm)
+
+
+def norm_of_stack(shape: tuple[int, ...]) -> str:
+    """Describe in words, as the subject of a claim, the largest norm of a stack of matrices of shape (count, m, n).
+
+    Subjects are compared. The words are the same for the transposed matrices, whose norms are equal.
+    """
+    count = shape[0]
+    m, n = sorted(shape[1:], reverse=True)
+    if count == 1:
+        return f"the norm of a matrix, {m} x {n}"
+    return f"the largest norm of {counted(count, 'matrix', 'matrices')}, {m} x {n}"
+
+
+def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
+    """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky; False means undecided.
+
+    If the Cholesky factorisation of ``M = x I - H`` completes, then ``M >= -e I`` with e the loss that `cholesky_loss`
+    or `factor_loss` bounds. So ``lambda_max(H) <= x + e``, and the limit is proven if that is no larger. Of the 8 extra
+    roundings that `backward_error` allows, a diagonal entry needs one for its shift ``x - H_ii`` and a few for its
+    root. The proof is valid for any x and any limit; a poor choice only makes it fail.
+
+    Parameters
+    ----------
+    gram : array, shape (..., p, p)
+        H. Only one triangle is read. Which one depends on the library, so the rounding of either is in the limit.
+    limit : array, shape (...)
+        In the precision of H.
+
+    Returns
+    -------
+    array of bool, shape (...)
+        Whether the limit is proven.
+    """
+    xp = ops.xp
+    ops.check_cholesky(gram)
+    size = gram.shape[-1]
+    u = rounding.unit(gram, xp=xp)
+    diagonal = xp.linalg.diagonal(gram)
+    diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
+    # x is chosen so that x + e, with the likely loss e, is just below the limit. The last factor covers the rounding
+    # and the allowance of the trace in e, the 32 roundings those of x and of x + e.
+    relative_loss = rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u)
+    x = limit / (1 + relative_loss + 32 * u)
+    shifted_diagonal = x[..., None] - diagonal
+    shifted = _shifted(gram, shifted_diagonal, ops=ops)
+    if _uses_factor_loss(size, gram, ops=ops):
+        loss = factor_loss(ops.cholesky_factors(shifted), ops=ops)
+        is_complete = xp.isfinite(loss)
+    else:
+        is_complete = ops.cholesky_ok(shifted)
+        trace = xp.sum(xp.maximum(shifted_diagonal, xp.zeros_like(shifted_diagonal)), axis=-1)
+        loss = cholesky_loss(size, gram, xp=xp) * rounding.up(trace, size, xp=xp)
+    # The roundings: the product and the sum.
+    proven = rounding.up(rounding.up(x, 2, xp=xp) + rounding.SLACK * loss, 4, xp=xp)
+    return is_complete & (proven <= limit) & (x > 0)
+
+
+def _shifted(gram: Array, diagonal: Array, *, ops: ArrayOps) -> Array:
+    """Return ``x I - H`` for Hermitian matrices H (..., p, p), given its diagonal (..., p)."""
+    xp = ops.xp
+    size = gram.shape[-1]
+    if not ops.concrete:
+        eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
+        return xp.where(eye, xp.astype(diagonal, gram.dtype)[..., None], -gram)
+    # NumPy multiplies complex numbers ten times as fast as it negates them.
+    entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
+    entries[..., :: size + 1] = xp.astype(diagonal, gram.dtype)
+    return xp.reshape(entries, gram.shape)
+
+
+def _uses_factor_loss(size: int, like: Array, *, ops: ArrayOps) -> bool:
+    """Whether the loss is computed from the factor: for large float32 matrices, where `cholesky_loss` is large."""
+    is_float32 = rounding.unit(like, xp=ops.xp) > 2.0**-53
+    return size >= _LEAST_FACTOR_SIZE and ops.has_factors and is_float32
+
+
+def likely_loss(size: int, like: Array, *, ops: ArrayOps) -> float:
+    """Likely ratio of the loss e to x in `gram_below`, which leaves room for it below the limit. No proof rests on it.
+
+    The diagonal of ``M = x I - H`` is at most x, so ``e <= kappa tr(M) <= kappa p x``, with kappa = `cholesky_loss`.
+    As observed, `factor_loss` is at most ``_LIKELY_SHARE + 3 / p`` of that.
+
+    Parameters
+    ----------
+    size : int
+        p: rows of the matrices.
+    like : array
+        Any array of the matrices' dtype.
+    """
+    share = _LIKELY_SHARE + 3 / size if _uses_factor_loss(size, like, ops=ops) else 1.0
+    return cholesky_loss(size, like, xp=ops.xp) * size * share
+
+
+def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
+    """Return e such that computed Cholesky factors L of matrices M prove ``M >= -e I``; NaN where L is not finite.
+
+    Entry (i, j) of ``L L* - M`` has the rounding error of min(i, j) terms. With g_i the `backward_error` of size i, it
+    is at most entry (i, j) of ``|L| |L|^T`` times ``sqrt(g_i g_j)``. So e is the norm of ``W W^T``, where W is |L| with
+    row i multiplied by ``sqrt(g_i)``. For every positive x that norm is at most ``max_i (W W^T x)_i / x_i`` (Collatz
+    and Wielandt).
+
+    Parameters
+    ----------
+    factors : array, shape (..., p, p)
+        L, lower triangular, as computed.
+
+    Returns
+    -------
+    array, shape (...)
+        e.
+    """
+    xp = ops.xp
+    size = factors.shape[-1]
+    magnitudes = xp.abs(factors)
+    # gamma(n) / n grows with n, so g_i is at most g_p times the ratio of the numbers of roundings.
+    roundings_of_a_term = 2 if arrays.is_complex(factors, xp=xp) else 1
+    roundings = _DIVISION_ROUNDINGS + roundings_of_a_term * np.arange(1.0, size + 1)
+    roots = np.sqrt(backward_error(size, factors, xp=xp) * roundings / roundings[-1])
+    weights = xp.astype(ops.from_numpy(roots, magnitudes), magnitudes.dtype)[:, None]
+    x = weights * xp.sum(magnitudes, axis=-1, keepdims=True)
+    image = weights * xp.matmul(magnitudes, xp.matmul(xp.matrix_transpose(magnitudes), weights * x))
+    # Besides the two products: at most 16 roundings for modulus, roots, weights and quotient.
+    return rounding.up(xp.max(image / x, axis=(-2, -1)), 2 * size + 16, xp=xp)
+
+
+def cholesky_loss(size: int, like: Array, *, xp: Namespace) -> float:
+    """Return kappa such that a completed Cholesky factorisation of a p x p matrix M proves ``M >= -kappa tr(M) I``.
+
+    With g = `backward_error`, ``sum_j |L_ij|**2 <= M_ii / (1 - g)``, so ``||L||_F**2 <= tr(M) / (1 - g)`` and
+    ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I`` for kappa = g / (1 - g). Rump, BIT 46, 2006,
+    theorem 2.3, states this for real matrices. The argument uses the inequality of `backward_error` alone, which holds
+    for complex ones with the larger g.
+
+    Parameters
+    ----------
+    size : int
+        p.
+    like : array
+        Any array of M's dtype.
+    """
+    g = backward_error(size, like, xp=xp)
+    return g / (1 - g)
+
+
+def backward_error(size: int, like: Array, *, xp: Namespace) -> float:
+    """Return g such that a completed Cholesky factorisation has ``|L L* - M| <= g |L| |L|^T``, entry by entry.
+
+    Each entry is a sum of at most p terms, and 8 roundings are allowed for divisions and roots: g is gamma(p + 8) for
+    real, sqrt(2) gamma(2 p + 8) for complex matrices. Parameters as of `cholesky_loss`.
+    """
+    u = rounding.unit(like, xp=xp)
+    if arrays.is_complex(like, xp=xp):
+        return math.sqrt(2) * rounding.gamma(2 * size + _DIVISION_ROUNDINGS, u)
+    return rounding.gamma(size + _DIVISION_ROUNDINGS, u)
+
+
+class GramProof:
+    """The smaller Gram matrix H of each real matrix A of a stack, ``A^T A`` or ``A A^T``, and norms proven from it.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        A, scaled to about 1.
+
+    Attributes
+    ----------
+    gram : array, shape (..., min(m, n), min(m, n))
+        H as computed; read-only.
+    """
+
+    def __init__(self, a: Array, *, ops: ArrayOps) -> None:
+        self._ops = ops
+        self._length = max(a.shape[-2:])
+        self._shape = tuple(a.shape[-3:])
+        self.gram = arrays.gram_smaller(a, xp=ops.xp)
+
+    def largest_up_near(self, v: Array) -> Upper | None:
+        """The largest of the bounds of `norm_up_near`, as a claim; None if the proof fails for one of the matrices."""
+        value = float(self._ops.xp.max(self.norm_up_near(v)))
+        rule = "factorisation of the smaller Gram matrix"
+        return _upper(value, norm_of_stack(self._shape), rule) if value < math.inf else None
+
+    def norm_up_near(self, v: Array) -> Array:
+        """Proven upper bound of the norm of each matrix, infinite where the proof fails, shape (...).
+
+        As in `matrix_norm_up`, a factorisation of H proves a limit. The limit is the Rayleigh quotient of H at v,
+        raised by its likely error, which is estimated from the residual. The trace of H bounds ``||A||_F**2``.
+
+        Parameters
+        ----------
+        v : array, shape (..., min(m, n))
+            Approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
+        """
+        ops, xp = self._ops, self._ops.xp
+        gram = self.gram
+        size = int(gram.shape[-1])
+        trace = rounding.up(xp.linalg.trace(gram), self._length + size + 8, xp=xp)
+        gram_error = trace * (rounding.SLACK * rounding.product_error(self._length, gram, xp=xp))
+        unit_vectors, _ = arrays.normalise(v, xp=xp)
+        columns = unit_vectors[..., None]
+        image = xp.matmul(gram, columns)
+        quotient = xp.matmul(xp.matrix_transpose(columns), image)
+        residual = xp.linalg.vector_norm(image - quotient * columns, axis=(-2, -1))
+        quotient = quotient[..., 0, 0]
+        relative_residual = residual / xp.where(quotient > 0, quotient, xp.ones_like(quotient))
+        likely_error = xp.minimum(relative_residual, _INVERSE_GAP * relative_residual**2)
+        # Twice the loss, as in `matrix_norm_up`. The 48 roundings are room for those of the limit here, and for the 32
+        # by which `gram_below` lowers x. If they do not suffice, the proof fails.
+        allowance = 2 * size * cholesky_loss(size, gram, xp=xp) + 48 * rounding.unit(gram, xp=xp)
+        limit = quotient * (1 + allowance + likely_error)
+        # The roundings of the sum, of the root and of the error's products; three are to spare.
+        bound = rounding.up(xp.sqrt(limit + gram_error), 6, xp=xp)
+        proven = gram_below(gram, limit, ops=ops)
+        return xp.where(proven | (trace == 0), bound, xp.full_like(bound, math.inf))
+
+
+def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
+    """Proven lower bound of the spectral norm of each matrix A of a stack: ``||A v|| / ||v||``, rounded down.
+
+    Allowances: gamma(2 m + 2 n + 8) for both vector norms and the division, `product_error` times ``||A||_F`` for A v.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+    v : array, shape (..., n)
+        Any vector; the closer to the top right singular vector the better.
+    """
+    m, n = a.shape[-2:]
+    image = xp.matmul(a, v[..., None])[..., 0]
+    image_length = xp.linalg.vector_norm(image, axis=-1)
+    length = xp.linalg.vector_norm(v, axis=-1)
+    quotient = image_length / xp.where(length > 0, length, xp.ones_like(length))
+    product_error = rounding.product_error(n, a, xp=xp) * rounding.SLACK * frobenius_up(a, xp=xp)
+    value = rounding.down(quotient, 2 * m + 2 * n + _DIVISION_ROUNDINGS, xp=xp) - product_error
+    return xp.where((length > 0) & (value > 0), value, xp.zeros_like(value))
+
+
+def singular_values_down(
+    a: Array,
+    factors: tuple[Array, Array, Array],
+    error: Array,
+    *,
+    ops: ArrayOps,
+) -> Array:
+    """Proven lower bounds of the singular values of matrices A (..., m, n), from approximate factors U, S, V*.
+
+    ``sigma_j(U S V*) >= s_j sigma_min(U) sigma_min(V)``, where ``sigma_min(U)**2 >= 1 - ||U*U - I||``, and the singular
+    values of A differ from those of U S V* by at most ``||A - U S V*||`` (Weyl).
+
+    Parameters
+    ----------
+    factors : arrays, shapes (..., m, r), (..., r) and (..., r, n)
+        With r = min(m, n) and descending numbers. Any factors are valid.
+    error : array, shape (...,)
+        Bound of the norm of the error of the matrices.
+
+    Returns
+    -------
+    array, shape (..., r)
+    """
+    xp = ops.xp
+    u, s, vh = factors
+    r = int(s.shape[-1])
+    eye = xp.eye(r, dtype=a.dtype, device=ops.device(a))
+
+    def smallest_sq_down(q: Array) -> Array:
+        gram_error = rounding.product_error(q.shape[-2], q, xp=xp) * rounding.SLACK * frobenius_up(q, xp=xp) ** 2
+        defect = frobenius_up(xp.matmul(arrays.adjoint(q, xp=xp), q) - eye, xp=xp) + gram_error
+        square = 1 - rounding.up(defect, 6, xp=xp)
+        return xp.where(square > 0, square, xp.zeros_like(square))
+
+    shrinkage = rounding.down(xp.sqrt(smallest_sq_down(u) * smallest_sq_down(arrays.adjoint(vh, xp=xp))), 6, xp=xp)
+    scaled = u * xp.astype(s, u.dtype)[..., None, :]
+    product_error = (rounding.product_error(r, scaled, xp=xp) + 4 * rounding.unit(s, xp=xp)) * rounding.SLACK
+    distance = frobenius_up(a - xp.matmul(scaled, vh), xp=xp)
+    distance = distance + product_error * frobenius_up(scaled, xp=xp) * frobenius_up(vh, xp=xp) + error
+    values = rounding.down(s * shrinkage[..., None], 2, xp=xp) - rounding.up(distance, 8, xp=xp)[..., None]
+    return xp.where(values > 0, values, xp.zeros_like(values))
+
+
+def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
+    """The largest bound `quotient_down` of matrices (g, m, n) with vectors (g, n), and the index of its matrix."""
+    quotients = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
+    best = int(quotients.argmax())
+    return _lower(float(quotients[best]), norm_of_stack(tuple(a.shape)), "quotient of a vector"), best
+
+
+def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
+    """Upper bound of ``||X^T X||`` for each matrix X of a stack, from row sums; sharp if X has orthogonal columns.
+
+    Parameters
+    ----------
+    columns : array, shape (g, n, p)
+        X.
+
+    Returns
+    -------
+    array, shape (g,)
+    """
+    n, size = columns.shape[-2:]
+    gram = xp.matmul(xp.matrix_transpose(columns), columns)
+    largest_row = rounding.up(xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1), size, xp=xp)
+    gram_error = frobenius_up(columns, xp=xp) ** 2 * rounding.SLACK * rounding.product_error(n, columns, xp=xp)
+    return rounding.up(largest_row + gram_error, 4, xp=xp)
+
+
+def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Array:
+    """Proven upper bound of the spectral norm of each matrix of a stack, shape (...).
+
+    ``||A||**2 = lambda_max(A*A)``. The computed Gram matrix differs from A*A by at most `product_error` times
+    ``||A||_F**2``, and `gram_below` proves a limit just above its computed largest eigenvalue. Where the proof fails,
+    the Frobenius norm is returned, which is always a bound.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        The matrices as computed, scaled to about 1.
+    error : array or float
+        If ``a`` approximates matrices A whose norms are wanted: bound of ``||A - a||``; broadcasts with the result.
+    """
+    xp = ops.xp
+    u = rounding.unit(a, xp=xp)
+    size, length = min(a.shape[-2:]), max(a.shape[-2:])
+    gram = arrays.gram_smaller(a, xp=xp)
+    frobenius = frobenius_up(a, xp=xp)
+    gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
+    estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
+    # Twice the loss: once for x + e in `gram_below`, once so that the factorisation of x I - H completes. The 16
+    # roundings are room for the error of the estimate. If they do not suffice, the proof fails.
+    factor = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
+    limit = xp.maximum(estimate, xp.zeros_like(estimate)) * factor
+    proven = gram_below(gram, limit, ops=ops)
+    bound = rounding.up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
+    # The norm of a zero matrix needs no proof, and no factorisation can prove it. A NaN stays.
+    return rounding.up(xp.where(frobenius == 0, xp.zeros_like(bound), bound) + error, 2, xp=xp)
+
+
+def gram_iteration_up(
+    a: Array,
+    n_iter: int,
+    error: Array | float = 0.0,
+    *,
+    xp: Namespace,
+) -> Array:
+    """Proven upper bounds, shape (...), of the norms of matrices by Gram iteration (`GramIterates`).
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1.
+    n_iter : int
+        Number of Gram products; with 0 the bound is the Frobenius norm.
+    error : array or float
+        As in `matrix_norm_up`.
+    """
+    if a.shape[-1] > a.shape[-2]:
+        a = xp.matrix_transpose(a)
+    iterates = GramIterates(a, xp=xp)
+    for _ in range(n_iter):
+        iterates.square()
+    return rounding.up(iterates.norms_up() + error, 2, xp=xp)
+
+
+class GramIterates:
+    """Gram iteration of a stack of matrices, with a proven bound of their norms after each product.
+
+    Start with ``B_0 = A``; rescale B_t by a power of two and set ``B_{t+1} = fl(B_t* B_t)``. After T products,
+    ``U_T = ||B_T||_F`` bounds ``||B_T||``. Since ``||B_t||**2 = ||B_t* B_t||``, going back,
+    ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` bounds ``||B_t||``, with e = `product_error`; U_0 is the bound of A
+    (Delattre et al., ICML 2023, theorem 1, with rounding added).
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        A, scaled to about 1. Otherwise squares may underflow, and the caller adds an allowance for that to the bounds.
+    """
+
+    def __init__(self, a: Array, *, xp: Namespace) -> None:
+        self._xp = xp
+        self._current = a
+        self._frobenius = frobenius_up(a, xp=xp)
+        # For each product: the exponent of the rescaling before it, and the error e ||B_t||_F**2.
+        self._history: list[tuple[Array, Array]] = []
+
+    def square(self) -> None:
+        """Replace B_t by B_{t+1}: one rescaling and one product."""
+        xp, norm = self._xp, self._frobenius
+        exponent = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm))))
+        # The matrices may be symbols, which cancellation can make as small as a subnormal number: its inverse would
+        # overflow.
+        limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
+        exponent = xp.clip(exponent, -limit, limit)
+        factor = arrays.power_of_two(-exponent, xp=xp)
+        a = self._current * xp.astype(factor, self._current.dtype)[..., None, None]
+        norm_sq = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
+        self._history.append((exponent, norm_sq * rounding.product_error(a.shape[-2], a, xp=xp)))
+        self._current = xp.matmul(arrays.adjoint(a, xp=xp), a)
+        self._frobenius = frobenius_up(self._current, xp=xp)
+
+    def norms_up(self) -> Array:
+        """Proven upper bounds U_0 of the norms of the matrices A, shape (...)."""
+        bound = self._frobenius
+        for exponent, product_error in reversed(self._history):
+            root = rounding.up(self._xp.sqrt(bound + product_error), 4, xp=self._xp)
+            bound = arrays.unscale(root, exponent, xp=self._xp)
+        return bound
+
+    def take(self, index: np.ndarray, *, ops: ArrayOps) -> None:
+        """Keep only the matrices with these indices (a host array) of a stack (f, m, n)."""
+        self._current = arrays.rows(self._current, index, ops=ops)
+        self._frobenius = arrays.rows(self._frobenius, index, ops=ops)
+        self._history = [
+            (arrays.rows(exponent, index, ops=ops), arrays.rows(product_error, index, ops=ops))
+            for exponent, product_error in self._history
+        ]
+
+
+def norms_near(proof: GramProof, matrix: Array, near_vectors: Array, *, ops: ArrayOps) -> Array:
+    """Bounds of the norms of matrices by `GramProof.norm_up_near`, and, where that fails, by `matrix_norm_up`."""
+    bounds = proof.norm_up_near(near_vectors)
+    if bool(ops.xp.all(ops.xp.isfinite(bounds))):
+        return bounds
+    return ops.xp.minimum(bounds, matrix_norm_up(matrix, ops=ops))

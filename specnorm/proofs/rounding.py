@@ -1,0 +1,136 @@
+"""Allowances for the rounding errors of array libraries, from the number of roundings.
+
+Every rule takes its allowances from here; nothing outside of proofs inflates a number.
+
+Notation: u is the unit roundoff, gamma(n) = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms,
+section 3.1). Kernels are scaled to about 1, so that underflow is far below every allowance. That is not so of one block
+among several, or of a vector on weak channels: rules about the smallest singular value scale these, or count underflow.
+The factor `SLACK` covers terms of second order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.errors import KernelError
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+
+Rounds = Literal["nearest", "up", "down"]
+SLACK = 1.001
+"""Covers products of two rounding terms, each below 1e-3."""
+
+
+def unit(x: Array, *, xp: Namespace) -> float:
+    """Unit roundoff of an array's dtype: 2**-53 for float64 and complex128, else 2**-24."""
+    return 2.0**-53 if x.dtype in (xp.float64, xp.complex128) else 2.0**-24
+
+
+def gamma(n: int, u: float) -> float:
+    """Return n u / (1 - n u): the relative error of n accumulated roundings."""
+    if n * u >= 0.5:
+        raise KernelError(
+            f"the kernel is too large to bound in {'float64' if u == 2.0**-53 else 'float32'}: {n} roundings leave no "
+            "valid error bound. Compute in float64 (JAX: enable 64-bit values)."
+        )
+    return n * u / (1 - n * u)
+
+
+def product_error(length: int, x: Array, *, xp: Namespace) -> float:
+    """Return e such that a computed matrix product has ``|fl(A B) - A B| <= e |A| |B|``, entry by entry.
+
+    For a Gram matrix ``H = fl(A* A)`` this gives ``||H - A* A|| <= e ||A||_F**2``. For real matrices e is gamma(n),
+    with n the inner length. A complex entry is two real sums of 2 n products; by Cauchy and Schwarz on real and
+    imaginary parts, each sum has an error of at most gamma(2 n) times the sum of |a| |b|, so e is sqrt(2) gamma(2 n).
+
+    Parameters
+    ----------
+    length : int
+        n: columns of A.
+    x : array
+        Any array of the product's dtype.
+    """
+    u = unit(x, xp=xp)
+    return math.sqrt(2) * gamma(2 * length, u) if arrays.is_complex(x, xp=xp) else gamma(length, u)
+
+
+def up(x: Array, n: int, *, xp: Namespace) -> Array:
+    """Increase non-negative numbers by more than ``n`` roundings may have decreased them.
+
+    Parameters
+    ----------
+    n : int
+        At least the number of operations since the last allowance: one for each sum, product, quotient, root or
+        conversion, and p for a sum of p terms. Numbers from rules that end in ``_up`` count as exact. Most calls give 2
+        for one operation and 4 for two or three, since a larger number is always valid. The two roundings of this
+        function, the factor's conversion and the product, are added.
+    """
+    return x * (1 + SLACK * gamma(n + 2, unit(x, xp=xp)))
+
+
+def down(x: Array, n: int, *, xp: Namespace) -> Array:
+    """Decrease non-negative numbers by more than ``n`` roundings may have increased them; n as for `up`."""
+    return x * (1 - SLACK * gamma(n + 2, unit(x, xp=xp)))
+
+
+def padded_up(value: Array, gain_sq: int, *, xp: Namespace) -> Array:
+    """``sqrt(gain_sq) * value``, rounded up: bounds for padded layers from those of their symbols.
+
+    See `specnorm.proofs.padding.padded_norm`.
+    """
+    # The roundings: the root, its conversion to the dtype, and the product.
+    return up(value * math.sqrt(gain_sq), 4, xp=xp)
+
+
+def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, eager: bool = False, xp: Namespace) -> Array:
+    """Convert non-negative numbers to a dtype, rounded in the given direction: the last conversion of every answer.
+
+    With "up" the result is no smaller, with "down" no larger than the exact number. Zero, the norm of the zero kernel
+    alone, stays zero. With "down", a number beyond the dtype's range becomes the largest finite number.
+
+    Parameters
+    ----------
+    eager : bool
+        Whether each operation runs as it is written, on the host: then the number is rounded to the nearest one on its
+        side. Else an allowance covers the rounding, since compilers may remove a comparison with the number before it.
+        Both ways cover the underflow of an unscaling by a power of two before.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        converted = xp.astype(value, dtype)
+        if rounds == "nearest":
+            return converted
+        info = xp.finfo(dtype)
+        eps, tiny, largest = float(info.eps), float(info.smallest_normal), float(info.max)
+        if eager and hasattr(xp, "nextafter"):
+            return _neighbour(value, converted, rounds, xp=xp)
+        if rounds == "up":
+            return xp.where(value > 0, converted * (1 + 2 * eps) + tiny, converted)
+        lowered = xp.minimum(converted, xp.full_like(converted, largest)) * (1 - 2 * eps) - tiny
+        return xp.where(lowered > 0, lowered, xp.zeros_like(lowered))
+
+
+def _neighbour(value: Array, nearest: Array, rounds: Literal["up", "down"], *, xp: Namespace) -> Array:
+    """`to_dtype` of numbers, given the nearest ones of the dtype."""
+    info = xp.finfo(nearest.dtype)
+    tiny, largest = float(info.smallest_normal), float(info.max)
+    # An unscaling rounds only if its result is subnormal, and then by less than the smallest normal number.
+    may_have_underflowed = value < 2 * tiny
+    converted = xp.astype(nearest, value.dtype)
+    if rounds == "up":
+        next_up = xp.nextafter(nearest, xp.full_like(nearest, math.inf))
+        above = xp.where(converted < value, next_up, nearest)
+        return xp.where(may_have_underflowed & (value > 0), above + tiny, above)
+    next_down = xp.nextafter(nearest, xp.full_like(nearest, -math.inf))
+    below = xp.minimum(xp.where(converted > value, next_down, nearest), xp.full_like(nearest, largest))
+    lowered = xp.where(below > tiny, below - tiny, xp.zeros_like(below))
+    return xp.where(may_have_underflowed, lowered, below)
+
+
+def conversion_loss(dtype: Literal["float32", "float64"]) -> float:
+    """The largest relative change of a normal number by `to_dtype`, rounded up."""
+    return 4 * float(np.finfo(dtype).eps)

@@ -1,0 +1,385 @@
+"""The interface of methods: `Method`, what it asks for (`Needs`) and returns (`Evaluation`), and checks of parameters.
+
+A method is a frozen dataclass of plain numbers with two pure functions, `Method.forward` and `Method.pullback`.
+
+A *block* is the kernel (m, p, *kernel_shape) of one group of a layer, rearranged to have stride and dilation 1
+(`geometry.polyphase`).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from specnorm.backends import arrays
+from specnorm.errors import GeometryError, MethodError
+from specnorm.geometry.spec import TRACED
+from specnorm.running.result import TwoSided
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Lower, Upper
+    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.result import Kind
+
+
+FigureRule: TypeAlias = Literal["up", "down", "nearest", "all", "any", "sum", "max"] | None
+"""How a figure of a method is given for a layer: see `Method.stats`."""
+
+
+def check_count(name: str, value: object, least: int = 0) -> None:
+    """Refuse a parameter that is not an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
+
+
+def as_number(name: str, value: object) -> float:
+    """Convert a parameter, a Python number or a 0-d array, to a float; refuse everything else."""
+    if isinstance(value, TwoSided):
+        raise MethodError(f"{name} is {type(value).__name__}, which is two numbers: give its .upper or its .lower.")
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        description = type(value).__name__
+        is_array = getattr(value, "ndim", None) is not None
+        if not is_array:
+            description += f" {value!r}"
+        raise MethodError(f"{name} must be a number, got {description}.")
+    if getattr(value, "ndim", 0):
+        shape = tuple(getattr(value, "shape", ()))
+        raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
+    try:
+        return float(value)
+    except OverflowError:
+        raise MethodError(
+            f"{name} is a number beyond {sys.float_info.max:.3g}, the largest of float64: give a smaller one."
+        ) from None
+    except Exception:
+        raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
+
+
+def check_rtol(rtol: object, name: str = "rtol") -> None:
+    """Refuse a relative tolerance outside (0, 1)."""
+    if not isinstance(rtol, (int, float)):
+        raise MethodError(f"{name}={rtol!r} is a {type(rtol).__name__}, no number: give a relative width such as 1e-3.")
+    if not 0 < rtol < 1:
+        raise MethodError(f"{name}={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
+
+
+def check_budget(budget: object) -> None:
+    """Refuse a budget that is neither None nor a positive number of seconds."""
+    if budget is None:
+        return
+    is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if not is_number or not as_number("budget", budget) > 0:
+        raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The result of `Method.forward`. All arrays have leading axis b.
+
+    b is the number of blocks, or the number of layers if the method returns one answer for each layer
+    (``Needs.by_layer``).
+
+    Parameters
+    ----------
+    value : array, shape (b, *value_shape)
+    stats : tuple of arrays
+        Figures beside the value, in the order of `Method.stats`.
+    residuals : tuple of arrays
+        What `Method.pullback` needs, at least one; without ``ops.differentiated`` there may be none.
+    claims : sequence of (Lower, Upper)
+        For each layer, the claims from which its bounds come; empty for methods that make none.
+    """
+
+    value: Array
+    stats: tuple[Array, ...]
+    residuals: tuple[Array, ...]
+    claims: Sequence[tuple[Lower, Upper]] = ()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks of the code that runs it (`running.program`): the `Method.asks` of a class.
+
+    The defaults suit a formula that is computed in the kernel's own precision.
+
+    Parameters
+    ----------
+    rounds : {"nearest", "up", "down"}
+        Direction in which the value is rounded to the result's dtype: "up" for upper bounds, "down" for lower bounds.
+    precision : {"own", "wide", "mixed"}
+        Dtype of the blocks that `Method.forward` gets. "own": the kernel's. "wide": the widest of the device, for
+        proofs. "mixed": the kernel's; the method itself converts to the widest dtype where it proves.
+    narrow_gradient : bool
+        Whether residuals may be rounded to the kernel's dtype, to save memory; enough for gradients that are a few
+        outer products.
+    small_products : bool
+        Whether the method consists of many small matrix products. These are faster in NumPy, if NumPy can read the
+        library's arrays without a copy.
+    scaled : bool
+        Whether the caller scales the blocks to about 1 by a power of two, and scales values back.
+    blocks : bool
+        Whether `Method.forward` gets blocks (`geometry.polyphase`). Otherwise it gets kernels (b, *shape) in torch's
+        order.
+    by_layer : bool
+        Whether `Method.forward` returns one answer for each layer. If false, it returns one for each group, and the
+        largest of a layer is taken (`Method.over_groups`). If ``blocks`` is false, this is set to true.
+    searches : bool
+        Whether the method has to look at array values while it runs, as searches and proofs do.
+    value_shape : tuple of int
+        Shape of the value of one layer.
+    """
+
+    rounds: Rounds = "nearest"
+    precision: Literal["own", "wide", "mixed"] = "own"
+    narrow_gradient: bool = False
+    small_products: bool = False
+    scaled: bool = True
+    blocks: bool = True
+    by_layer: bool = False
+    searches: bool = False
+    value_shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            object.__setattr__(self, "by_layer", True)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of the methods. A subclass is a frozen dataclass of plain numbers.
+
+    A subclass has to define `name`, `promise` and `asks` (or the methods `kind` and `needs`, if these depend on the
+    geometry), `forward`, `pullback` if the residuals are not simply the gradient, and `stats` if it returns figures
+    beside the value. A method with a training state derives from `Stepped` instead.
+
+    Two pairs belong together: `promise` is the answer of `kind`, and `asks` that of `needs`, on every geometry, unless
+    a subclass overrides the method.
+    """
+
+    name: ClassVar[str]
+    """The method's key in ``METHODS``, in JSON, and in the command line's ``--methods``."""
+    promise: ClassVar[Kind]
+    """The default of `kind`: "exact", "upper", "lower" or "estimate", as `result.Kind` describes them."""
+    quantity: ClassVar[str] = "norm"
+    """The quantity that the value measures; "norm" is the spectral norm."""
+    asks: ClassVar[Needs] = Needs()
+    """The default of `needs`, for methods whose needs do not depend on the geometry."""
+    stats: ClassVar[Mapping[str, FigureRule]] = {}
+    """Names of the figures in ``Evaluation.stats``, in order, each with its rule. A figure that scales with the kernel,
+    such as a bound, has the direction in which it is rounded. Another one has the reduction over the groups of a layer,
+    or None: then the figure is that of the group from which the value is taken."""
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """What the value promises for this geometry: "exact", "upper", "lower" or "estimate"."""
+        return self.promise
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """What the method asks of the code that runs it on this geometry."""
+        return self.asks
+
+    def kind_after(self, spec: ConvSpec, stats: Mapping[str, Any]) -> Kind:
+        """The kind of the value after a run: "upper" if the figure ``proven`` is true, else `kind`.
+
+        Parameters
+        ----------
+        stats : mapping
+            The figures by name, and ``traced``: whether a tracer ran the method, so that figures have no values.
+        """
+        if "proven" in self.stats and not stats["traced"] and bool(stats["proven"]):
+            return "upper"
+        return self.kind(spec)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Raise an error that names another method, if this one does not support the geometry.
+
+        By default, upper bounds support every geometry: they bound the supremum of the blocks' symbols, and are
+        multiplied by the root of `ConvSpec.padding_gain_sq`, the factor by which padding may lift the norm. Other
+        values need a layer whose norm is that of its symbols.
+        """
+        is_upper_bound = self.needs(spec).rounds == "up"
+        if not is_upper_bound:
+            require_exact(spec, self.name)
+
+    def refuse_tracer(self, spec: ConvSpec) -> None:
+        """Check whether a method with ``Needs.searches`` may run on a tracer: raise if not, return if it may.
+
+        Raises
+        ------
+        MethodError
+            With the names of methods that work under a tracer.
+        """
+        raise MethodError(
+            f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. completion_bound, "
+            "grid_bound, f4_bound and gram_bound are proven bounds that work there; or call it outside of them."
+        )
+
+    def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.
+
+        A grouped layer is block diagonal: its norm is the largest norm of its groups. By default, a block's value has
+        the shape of a layer's; a subclass may take values of another shape from its blocks.
+
+        Returns
+        -------
+        value : array, shape (layers, *value_shape)
+        chosen : integer array
+            The group from which each value was taken; passed to `to_groups`.
+        """
+        return xp.max(values, axis=1), xp.argmax(values, axis=1)
+
+    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Namespace) -> Array:
+        """Adjoint of `over_groups`: from (layers, *value_shape) to (layers, groups, *block_value_shape)."""
+        return arrays.one_hot(cotangent, chosen, groups, xp=xp)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Evaluate on what `needs` asks for.
+
+        Parameters
+        ----------
+        blocks : array, shape (b, m, p, *kernel_shape)
+            Blocks, which are finite, and zero or scaled to about 1. Without ``Needs.scaled`` they have the caller's
+            scale. Without ``Needs.blocks`` they are kernels (b, *shape) in torch's order instead.
+        """
+        raise NotImplementedError
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """Gradient of the value with respect to the blocks, for a cotangent (b, *value_shape).
+
+        By default, the only residual is the gradient of each number of the value, of shape (b, *value_shape, *shape).
+        """
+        (gradients,) = residuals
+        numbers = cotangent.shape
+        weights = xp.reshape(xp.astype(cotangent, gradients.dtype), (*numbers, *(1,) * (gradients.ndim - len(numbers))))
+        axes_of_value = tuple(range(1, len(numbers)))
+        products = gradients * weights
+        return xp.sum(products, axis=axes_of_value) if axes_of_value else products
+
+
+class Stepped(Method):
+    """Base of the methods with a training state, which is moved by a few iterations in each training step.
+
+    A subclass defines `state_shapes`, `start` and `advance`. With the default `state_shapes` there is no state, and
+    each step is a `forward`.
+    """
+
+    bounds_at_every_step: ClassVar[bool] = False
+    """Whether the value of `advance` is a proven upper bound for every state."""
+    steps_at_a_size: ClassVar[bool] = False
+    """Whether the method is stepped at an input size alone."""
+
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """Names and shapes of the arrays of the training state, for one block; empty if there is no state.
+
+        Raises
+        ------
+        MethodError
+            If the method cannot be stepped on this geometry.
+        """
+        return {}
+
+    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+        """The state to begin a training with, for these blocks: the arrays of `state_shapes`, with leading axis b."""
+        raise NotImplementedError
+
+    def advance(
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """Move the state by a few sweeps, and evaluate the method at the new state.
+
+        Vectors of the state that a zero or non-finite kernel would make zero or non-finite are left unchanged.
+
+        Parameters
+        ----------
+        state : tuple of arrays
+            As from `start`.
+        sweeps : int
+            0: evaluate at the given state.
+
+        Returns
+        -------
+        evaluation : Evaluation
+            Its residuals are as those of `forward`.
+        state : tuple of arrays
+        """
+        raise NotImplementedError
+
+
+def needs_of_search(spec: ConvSpec, *, rounds: Rounds) -> Needs:
+    """What a search of one layer needs: its blocks, if the symbols describe it; else its kernel, at its size."""
+    return Needs(
+        rounds=rounds,
+        precision="wide",
+        narrow_gradient=True,
+        blocks=spec.symbols_suffice,
+        by_layer=True,
+        searches=True,
+    )
+
+
+def require_exact(spec: ConvSpec, function: str) -> None:
+    """Refuse layers whose norm is not that of their symbols.
+
+    Without ``input_shape``, these are layers whose padding may repeat pixels or outputs. With it, they are all layers
+    but the periodic ones: the norm of a layer with zero padding, for one, is below that of its symbols at every size.
+
+    Raises
+    ------
+    GeometryError
+        With the names of functions to use instead.
+    """
+    padding = f"padding_mode={spec.padding_mode!r} with padding={spec.padding}"
+    if spec.input_shape is None and spec.padding_gain_sq > 1:
+        raise GeometryError(
+            f"{function} is not known for {padding}, which may lift the norm by as much as "
+            f"{math.sqrt(spec.padding_gain_sq):.4g}. Use enclose(kernel) or grid_bound(kernel), whose upper bounds "
+            "include that factor; power_norm(kernel, input_shape) is a lower bound at one size."
+        )
+    if not spec.symbols_suffice:
+        raise GeometryError(
+            f"{function} at input_shape is not known for {padding}, only for circular padding that gives one output a "
+            "stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "
+            "input_shape) for a lower one, or enclose for both."
+        )
+
+
+def require_circular(spec: ConvSpec, function: str, *, at_every_size: str, for_other_padding: str) -> None:
+    """Refuse layers that are not circular at a given input size.
+
+    Parameters
+    ----------
+    function : str
+        Name of the function that refuses.
+    at_every_size : str
+        Functions to use without ``input_shape``.
+    for_other_padding : str
+        A sentence that says what to use for another padding mode.
+
+    Raises
+    ------
+    GeometryError
+    """
+    if spec.padding_mode != "circular" and spec.ndim:
+        raise GeometryError(f'{function} needs padding_mode="circular"; got "{spec.padding_mode}". {for_other_padding}')
+    if spec.input_shape is None:
+        raise GeometryError(
+            f"{function} needs input_shape, the layer's spatial input sizes. For every size at once: {at_every_size}."
+        )

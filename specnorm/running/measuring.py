@@ -1,0 +1,124 @@
+"""The public function `measure`, which runs any method on a kernel."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from specnorm.backends import backend_for
+from specnorm.errors import MethodError
+from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.spec import Geometry
+from specnorm.running.base import Method
+from specnorm.running.program import program_for
+from specnorm.running.result import Result
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import ArrayObject
+    from specnorm.backends.types import Backend
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Lower, Upper
+    from specnorm.running.program import Claims
+
+
+@takes_layers
+def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
+    """Measure a layer by one method, and return the value with its kind and the method's figures.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+        Real floating array of any supported library, with 0 to 3 spatial axes. Half precision is computed in float32.
+    method : Method
+        Such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    Result
+        ``value`` is an array of the kernel's library and device, differentiable where the library is.
+
+    Raises
+    ------
+    KernelError, GeometryError, MethodError, BackendError
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.measure(kernel, specnorm.methods.Gram(n_iter=8), input_shape=8))
+    upper 31.1770 (gram, input size (8, 8))
+    """
+    check_method(method)
+    return _measured(kernel, method, geometry)[0]
+
+
+def proven(
+    kernel: ArrayObject,
+    method: Method,
+    **geometry: Unpack[Geometry],
+) -> tuple[Result, Sequence[tuple[Lower, Upper]]]:
+    """`measure`, and its bounds as claims, if the method makes claims and no compiler ran it; else an empty tuple."""
+    result, claims = _measured(kernel, method, geometry)
+    return result, claims() if claims else ()
+
+
+def _measured(
+    kernel: ArrayObject,
+    method: Method,
+    geometry: Geometry,
+) -> tuple[Result, Claims | None]:
+    """The result of a method, and the function that makes its claims."""
+    backend = backend_for(kernel)
+    plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    if not plan.spec.ndim and geometry.get("layout") is None and not backend.is_traced(kernel):
+        _warn_of_filter(kernel, plan.spec, backend)
+    ran = backend.apply(plan, kernel)
+    figures: dict[str, Any] = dict(zip(plan.method.stats, ran.stats, strict=True))
+    figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not ran.known)
+    figures["computed_in"] = plan.computed_in(kernel, backend=backend) if ran.known else "unknown under a tracer"
+    kind = plan.method.kind_after(plan.spec, figures)
+    return Result(ran.value, kind, plan.method, plan.spec, figures), ran.claims
+
+
+_SMALLEST_FILTER = 5
+_LARGEST_FILTER = 129
+"""Sides of matrices that are looked at: point-spread functions alone have such shapes."""
+
+
+def _warn_of_filter(kernel: ArrayObject, spec: ConvSpec, backend: Backend) -> None:
+    """Warn of a matrix that looks like one filter: odd sides, no negative entry, and the largest in the middle."""
+    rows, columns = spec.stored_channels
+    has_odd_sides = rows % 2 and columns % 2 and min(rows, columns) >= _SMALLEST_FILTER
+    if not has_odd_sides or max(rows, columns) > _LARGEST_FILTER:
+        return
+    entries = backend.to_numpy(backend.detach(kernel))
+    middle = entries[rows // 2, columns // 2]
+    if entries.min() >= 0 and middle == entries.max() > 0 and np.count_nonzero(entries) > max(rows, columns):
+        warnings.warn(
+            f"the array of shape {(rows, columns)} was taken for {spec.matrix_in_words}, that of a linear layer. It "
+            "looks like one filter, such as a point-spread function psf: give psf[None, None] for the norm of the "
+            'convolution, or layout="OI" if it is a matrix.',
+            stacklevel=5,
+        )
+
+
+def check_method(method: object) -> None:
+    """Refuse an argument ``method`` that is not a method."""
+    if isinstance(method, Method):
+        return
+    if isinstance(method, type):
+        description = f", the class {method.__name__},"
+    elif isinstance(method, (str, int, float, type(None))):
+        description = f"={method!r}"
+    else:
+        description = f" of type {type(method).__name__}"
+    raise MethodError(
+        f"method{description} is not a method. Give a value such as specnorm.methods.TensorNorm(); the kernel comes "
+        "first. specnorm.methods has them all."
+    )

@@ -1,0 +1,505 @@
+"""Programs: a method bound to one geometry, kernel shape and dtype, as a backend runs, compiles and differentiates it.
+
+A program is independent of the array library. `Program.forward` turns a stack of kernels into blocks, scales them by
+powers of two, calls the method, and scales the results back; `Program.pullback` does the same for gradients. A backend
+decides how to run these two functions (`Backend.apply`).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.backends.registry import called_while_tracing
+from specnorm.backends.types import ArrayOps
+from specnorm.errors import BackendError, KernelError
+from specnorm.geometry import polyphase, taps
+from specnorm.geometry.spec import ConvSpec, dtype_to_compute_in
+from specnorm.proofs import arithmetic, rounding
+from specnorm.running.base import Needs
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import AnyArray, Backend
+    from specnorm.proofs.bound import Lower, Upper
+    from specnorm.running.base import Evaluation, FigureRule, Method
+
+    Claims = Callable[[], Sequence[tuple[Lower, Upper]]]
+
+
+class Ran(NamedTuple):
+    """The result of `Program.forward` for kernels (*batch, *shape).
+
+    Parameters
+    ----------
+    value : array, shape (*batch, *value_shape)
+    stats : tuple of arrays, each with leading axes batch
+        In the order of ``method.stats``.
+    residuals : tuple of arrays
+        What `Program.pullback` needs, with the axes of the batch flattened into one; never differentiated.
+    claims : callable, optional
+        Returns the bounds of each kernel as claims. They are made when it is called, since that computes digests.
+    known : bool
+        Whether array values were known when the program ran (no tracer), so that methods could search and prove.
+    """
+
+    value: AnyArray
+    stats: tuple[AnyArray, ...]
+    residuals: tuple[AnyArray, ...]
+    claims: Claims | None = None
+    known: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """A batch of layers, and the scale in which a method answers for them.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Leading axes of the caller's kernels.
+    answers_per_layer : int
+        The method gives so many times as many answers as there are layers.
+    exponent : array, shape (layers,)
+        The method gets the kernels times ``2**-exponent``.
+    nan_or_zero : array, shape (layers,)
+        Under a tracer a non-finite kernel cannot be refused, so its value shall be NaN: this is added to results.
+    eager : bool
+        Whether operations run on the host as they are written, not by a compiler.
+    """
+
+    shape: tuple[int, ...]
+    answers_per_layer: int
+    exponent: Array
+    nan_or_zero: Array
+    eager: bool
+    xp: Namespace
+
+    def by_layer(self, answers: Array) -> Array:
+        """The method's answers, with axes (layers, answers_per_layer, ...)."""
+        return self.xp.reshape(answers, (self.exponent.shape[0], self.answers_per_layer, *answers.shape[1:]))
+
+    def unscaled(self, answers: Array) -> Array:
+        """The same for the caller's kernels, if the answers scale with them."""
+        exponent = self.xp.reshape(self.exponent, (-1,) + (1,) * answers.ndim)
+        return arrays.unscale(self.by_layer(answers), exponent, xp=self.xp)
+
+    def in_shape(self, results: Array) -> Array:
+        """Results of the layers in the shape of the batch."""
+        return self.xp.reshape(results, (*self.shape, *results.shape[1:]))
+
+    def rounded(self, results: Array, rounds: rounding.Rounds, dtype: str) -> Array:
+        """The same, rounded to another dtype."""
+        xp = self.xp
+        results = rounding.to_dtype(results, getattr(xp, dtype), rounds, eager=self.eager, xp=xp)
+        # NaN is added last, since rounding down compares with zero, which would turn NaN into a number.
+        nan_or_zero = xp.astype(self.nan_or_zero, results.dtype)
+        return self.in_shape(results + xp.reshape(nan_or_zero, (-1,) + (1,) * (results.ndim - 1)))
+
+
+@dataclass(frozen=True)
+class Program:
+    """A method bound to a geometry, a kernel's shape and a dtype. Hashable; contains no arrays.
+
+    Parameters
+    ----------
+    key : str
+        The text under which `program` finds this program.
+    method : Method
+    spec : ConvSpec
+    shape : tuple of int
+        Shape of one kernel as the caller stores it.
+    dtype : str
+        Short name of the kernel's dtype, such as "float32".
+    needs : Needs
+        What the method asks for on this geometry.
+    """
+
+    key: str
+    method: Method
+    spec: ConvSpec
+    shape: tuple[int, ...]
+    dtype: str
+    needs: Needs = field(init=False, compare=False, repr=False)
+    differentiable: ClassVar[bool] = True
+    """Whether the program has a pullback."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs", self.method.needs(self.spec))
+
+    @property
+    def result_dtype(self) -> Literal["float32", "float64"]:
+        """Dtype of the results: float64 for float64 kernels, else float32."""
+        return dtype_to_compute_in(self.dtype, self.shape)
+
+    def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Ran:
+        """Evaluate the method on a batch of kernels.
+
+        Parameters
+        ----------
+        kernels : array, shape (*batch, *shape)
+            With any number of leading axes, also without any.
+        differentiated : bool
+            Whether the residuals are needed.
+        """
+        ops = replace(self.execution(kernels, backend=backend), differentiated=differentiated)
+        if self.needs.searches and ops.traced:
+            self.method.refuse_tracer(self.spec)
+        if ops.in_numpy:
+            return self._on_host(kernels, ops)
+        with arithmetic.exact(kernels, backend=backend):
+            return self._evaluate(kernels, ops)
+
+    def _evaluate(self, kernels: Array, ops: ArrayOps) -> Ran:
+        """`forward` in the library of the kernels."""
+        xp = ops.xp
+        needs = self.needs
+        batch = kernels.shape[: kernels.ndim - len(self.shape)]
+        if not ops.traced:
+            check_values(kernels, self.shape, backend=ops.backend)
+        count = math.prod(batch)
+        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), ops.dtype, ops)
+        blocks_of_layer = self.spec.groups if needs.blocks else 1
+        layers = xp.reshape(blocks, (count, blocks_of_layer * math.prod(blocks.shape[1:])))
+        exponent = xp.zeros(count, dtype=blocks.dtype, device=ops.device(blocks))
+        # 0 times infinity or NaN is NaN. For finite kernels the sum is 0.
+        nan_or_zero = xp.sum(layers * 0.0, axis=1) if ops.traced else exponent
+        if needs.scaled:
+            layers, exponent = arrays.scale(layers, xp=xp)
+            blocks = xp.reshape(layers, blocks.shape)
+        evaluation = self.method.forward(blocks, self.spec, ops=ops)
+        layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, ops.concrete and ops.on_host, xp)
+        value, chosen = self.method.over_groups(layer_batch.unscaled(evaluation.value), xp=xp)
+        if self.factor > 1:
+            value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
+        value = layer_batch.rounded(value, needs.rounds, self.result_dtype)
+        residuals = evaluation.residuals
+        if needs.narrow_gradient:
+            residuals = self._at_most(residuals, ops.own_dtype, xp=xp)
+        claims = partial(self._claims, evaluation.claims, kernels, exponent, ops) if evaluation.claims else None
+        return Ran(value, self._figures(evaluation, layer_batch), (*residuals, chosen), claims, not ops.traced)
+
+    def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
+        """The figures beside the value, one of each for each layer.
+
+        `Method.stats` says how the figures of a layer's groups are combined. Bounds are the largest ones. Those that
+        are not combined belong to one answer: the one with the largest lower bound, or, if the method has no figure
+        "lower", the largest value.
+        A value with several numbers counts by the largest of them.
+        """
+        xp = batch.xp
+        figures = dict(zip(self.method.stats, evaluation.stats, strict=True))
+        values = batch.unscaled(figures.get("lower", evaluation.value))
+        numbers = math.prod(values.shape[2:])
+        largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
+        index = xp.argmax(largest_numbers, axis=1)
+        results = []
+        for name, rule in self.method.stats.items():
+            figure = figures[name]
+            if rule in ("up", "down", "nearest"):
+                largest = xp.max(batch.unscaled(figure), axis=1)
+                results.append(batch.rounded(largest, rule, self.result_dtype))
+            elif rule is not None:
+                results.append(batch.in_shape(getattr(xp, rule)(batch.by_layer(figure), axis=1)))
+            else:
+                results.append(batch.in_shape(arrays.pick(batch.by_layer(figure), index, xp=xp)))
+        return tuple(results)
+
+    def _claims(
+        self, scaled_claims: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, ops: ArrayOps
+    ) -> list[tuple[Lower, Upper]]:
+        """Claims for each of the caller's kernels, from claims for the kernels times ``2**-exponent``."""
+        from specnorm.proofs.bound import of_kernel  # imported here: few need it
+
+        host_kernels = ops.to_numpy(kernels).reshape(-1, *self.shape)
+        exponents = ops.to_numpy(exponent).tolist()
+        claims = []
+        for (lower, upper), kernel, power in zip(scaled_claims, host_kernels, exponents, strict=True):
+            claims.append(of_kernel(lower, upper, kernel, int(power)))
+        return claims
+
+    def pullback(
+        self, residuals: tuple[AnyArray, ...], cotangent: AnyArray, *, dtype: str | None = None, backend: Backend
+    ) -> AnyArray:
+        """Gradient with respect to the kernels, for a cotangent of the value.
+
+        Parameters
+        ----------
+        residuals : tuple of arrays
+            From `forward`.
+        cotangent : array, shape (*batch, *value_shape)
+        dtype : str, optional
+            Dtype of the gradient; default that of the kernels.
+
+        Returns
+        -------
+        array, shape (*batch, *shape)
+        """
+        xp = backend.namespace(cotangent)
+        batch = cotangent.shape[: cotangent.ndim - len(self.value_shape)]
+        with arithmetic.exact(cotangent, backend=backend):
+            working_dtype = arrays.real_dtype(residuals[0], xp=xp)
+            cotangent = xp.astype(cotangent, working_dtype) * self.factor
+            cotangent = xp.reshape(cotangent, (math.prod(batch), *self.value_shape))
+            *method_residuals, chosen = residuals
+            group_cotangents = self.method.to_groups(cotangent, chosen, self.answers_per_layer, xp=xp)
+            shape = (math.prod(batch) * self.answers_per_layer, *group_cotangents.shape[2:])
+            group_cotangents = xp.reshape(group_cotangents, shape)
+            gradient = self.method.pullback(tuple(method_residuals), group_cotangents, self.spec, xp=xp)
+            restore = polyphase.from_blocks if self.needs.blocks else polyphase.caller_order
+            gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
+            return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
+
+    @staticmethod
+    def _at_most(residuals: tuple[Array, ...], dtype: str, *, xp: Namespace) -> tuple[Array, ...]:
+        """Convert double-precision residuals to single precision, unless ``dtype`` is float64, to save memory."""
+
+        def narrowed(x: Array) -> Array:
+            if x.dtype == xp.float64:
+                return xp.astype(x, xp.float32)
+            if x.dtype == xp.complex128:
+                return xp.astype(x, xp.complex64)
+            return x
+
+        return residuals if dtype == "float64" else tuple(narrowed(x) for x in residuals)
+
+    @property
+    def answers_per_layer(self) -> int:
+        """Number of answers of the method for one layer: 1, or one for each group, of which the largest is taken."""
+        return 1 if self.needs.by_layer else self.spec.groups
+
+    @property
+    def factor(self) -> float:
+        """Factor of the padding for upper bounds of the blocks, rounded to nearest; 1 for other values."""
+        is_bound_of_blocks = self.needs.rounds == "up" and self.needs.blocks
+        return math.sqrt(self.spec.padding_gain_sq) if is_bound_of_blocks else 1.0
+
+    def _blocks(self, kernels: Array, dtype: str, ops: ArrayOps) -> Array:
+        """What the method gets: blocks, or kernels in torch's order with the taps that read no pixel set to 0."""
+        xp = ops.xp
+        kernels = xp.astype(kernels, getattr(xp, dtype), copy=False)
+        if self.needs.blocks:
+            return polyphase.to_blocks(kernels, self.spec, xp=xp)
+        kernels = polyphase.torch_order(kernels, self.spec, xp=xp)
+        visible = taps.visible(self.spec)
+        if visible is None:
+            return kernels
+        # Multiplied, not masked, so that NaN stays NaN.
+        return kernels * ops.from_numpy(visible.astype(dtype)[None, None, None], kernels)
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        """Shape of the value of one kernel: () for a norm, (r,) for methods with several values."""
+        return self.needs.value_shape
+
+    def execution(self, kernels: AnyArray, *, backend: Backend, training: bool = False) -> ArrayOps:
+        """The array operations for a run on these kernels: library, device and dtype of the computation.
+
+        Raises
+        ------
+        BackendError
+            For a float64 kernel under a tracer of a library that computes in float32: rounding it would change the
+            kernel.
+        """
+        ops = ArrayOps.of(backend, kernels, self.needs, self.result_dtype, training=training)
+        if ops.traced and ops.too_wide:
+            raise BackendError(
+                f"kernel of shape {self.shape} is float64, and {backend.name} computes in float32 here: rounded to "
+                "that it would be another kernel. Enable 64-bit values, or convert it to float32 yourself."
+            )
+        return ops
+
+    def computed_in(self, kernels: AnyArray, *, backend: Backend) -> str:
+        """Dtype of the computation, with "on the host" appended if it does not run on the kernel's device."""
+        return self.execution(kernels, backend=backend).computed_in
+
+    def _on_host(self, kernels: AnyArray, ops: ArrayOps) -> Ran:
+        """`forward` in NumPy, with the results copied to the device of the kernels."""
+        backend = ops.backend
+        host_kernels = backend.to_numpy(kernels)
+        value, stats, residuals, claims, _ = self.forward(
+            host_kernels, backend=backend.host(), differentiated=ops.differentiated
+        )
+
+        # If the device has no float64, results are converted to narrower dtypes: bounds by rounding outward once more,
+        # other numbers to nearest.
+        narrow_dtypes = {"float64": "float32", "complex128": "complex64"}
+        wide_dtypes = {"float32": "float64", "complex64": "complex128"}
+        result_dtypes = {} if ops.wide_dtype == "float64" else narrow_dtypes
+        # `pullback` runs on the device, in the dtype of the residuals: a wide one if float32 products lose digits
+        # there.
+        products_lose_digits = ops.own_dtype != self.result_dtype
+        residual_dtypes = wide_dtypes if products_lose_digits else result_dtypes
+
+        def to_device(x: AnyArray, dtypes: dict[str, str], rounds: FigureRule = None) -> AnyArray:
+            new_dtype = dtypes.get(x.dtype.name) if dtypes else None
+            if new_dtype and rounds in ("up", "down", "nearest"):
+                x = rounding.to_dtype(x, getattr(np, new_dtype), rounds, eager=True, xp=backend.host().namespace(x))
+            return backend.from_numpy(x.astype(new_dtype) if new_dtype else x, kernels)
+
+        rules = self.method.stats.values()
+        return Ran(
+            to_device(value, result_dtypes, self.needs.rounds),
+            tuple(to_device(x, result_dtypes, rule) for x, rule in zip(stats, rules, strict=True)),
+            tuple(to_device(x, residual_dtypes) for x in residuals) if ops.differentiated else (),
+            claims,
+        )
+
+
+def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
+    """Refuse kernels (*batch, *shape) with known values that contain non-finite or, with flushing on, tiny numbers.
+
+    Raises
+    ------
+    KernelError
+        If a value is NaN or infinite.
+    BackendError
+        If the processor replaces subnormal numbers by zero, and that could change the norm.
+    """
+    check_finite(kernels, shape, backend=backend)
+    computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
+    if not arithmetic.flushes() or not computes_on_this_processor:
+        return
+    if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
+        raise BackendError(
+            f"kernel of shape {shape} is so small that subnormal numbers matter, and the processor takes them "
+            "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
+            "Switch that off before the call, or measure the kernel in a process without it."
+        )
+
+
+def check_finite(x: Array, shape: tuple[int, ...], *, what: str = "kernel", backend: Backend) -> None:
+    """Refuse an array with known values that contains NaN or infinity; ``what`` it is and its shape are for the error.
+
+    Raises
+    ------
+    KernelError
+    """
+    with np.errstate(all="ignore"):
+        xp = backend.namespace(x)
+        is_finite = xp.isfinite(x)
+        if not bool(xp.all(is_finite)):
+            count = int(xp.sum(xp.astype(~is_finite, xp.int32)))
+            raise KernelError(
+                f"{what} of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
+                "Expected finite numbers: look where the training diverged, or at how the file was read."
+            )
+
+
+LIMIT = 1024
+"""Number of programs in the cache, which then takes about 1 MB."""
+
+# A problem as the caller wrote it -> (`_keys`) key -> (`_programs`, the cache, or `_alive`, whatever is referred to)
+# program. Keys in `_compiled` stay in the cache.
+_programs: dict[str, Program] = {}
+"""The cache of programs by their keys, in the order of their last use; at most `LIMIT`, besides compiled ones."""
+_alive: weakref.WeakValueDictionary[str, Program] = weakref.WeakValueDictionary()
+"""All programs to which anything refers, such as the cache or an autograd graph."""
+_compiled: set[str] = set()
+"""Keys of programs in compiled graphs, which are never dropped from the cache."""
+_keys: dict[str, str] = {}
+"""The key of each problem that was validated, by a text of the problem as the caller wrote it."""
+_lock = threading.Lock()
+
+
+def program_for(
+    method: Method,
+    shape: tuple[int, ...],
+    dtype: str,
+    geometry: tuple[tuple[str, Any], ...],
+    kind: type[Program] = Program,
+) -> Program:
+    """Validate a problem and return its program; equal problems, however written, have the same program.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of one kernel, as the caller stores it.
+    dtype : str
+        The kernel's dtype as its library prints it, such as "torch.float32".
+    geometry : tuple of pairs
+        Keywords and values of `Geometry`.
+    kind : type
+        `Program`, or `stepping.SteppedProgram`.
+
+    Raises
+    ------
+    KernelError, GeometryError, MethodError
+        If the kernel, the geometry or the method does not fit.
+    """
+    # Compilers run functions that are marked (`called_while_tracing`) while they trace. They pass
+    # plain values to them faithfully, but not objects: torch 2.13 replaces a dataclass by its defaults. So the method
+    # is passed as its class and its values.
+    cls = type(method)
+    values = tuple([getattr(method, name) for name in _field_names(cls)])
+    return _programs[_program_key(kind, cls, values, shape, dtype, geometry)]
+
+
+def program(key: str) -> Program:
+    """Return the program with a `Program.key`, if it is in the cache or something refers to it."""
+    return _alive[key]
+
+
+def keep(key: str) -> Program:
+    """As `program`, and never drop it from the cache: a compiled graph contains nothing of the program but its key."""
+    with _lock:
+        kept_program = _alive[key]
+        _programs[key] = kept_program
+        _compiled.add(key)
+    return kept_program
+
+
+@called_while_tracing
+def _field_names(cls: type[Method]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls))
+
+
+@called_while_tracing
+def _program_key(
+    kind: type[Program],
+    cls: type[Method],
+    values: tuple[Any, ...],
+    shape: tuple[int, ...],
+    dtype: str,
+    geometry: tuple[tuple[str, Any], ...],
+) -> str:
+    """The key of a validated problem, whose program is in the cache afterwards."""
+    # With the identity of the class: a class that was defined again under the same name is another method.
+    method_key = (kind.__name__, cls.__module__, cls.__qualname__, id(cls), values)
+    problem_as_written = repr((method_key, shape, dtype, geometry))
+    with _lock:
+        key = _keys.get(problem_as_written)
+        if key is not None and key in _programs:
+            # Move it to the end: it was used last.
+            _programs[key] = _programs.pop(key)
+            return key
+    short = dtype.rpartition(".")[2]
+    dtype_to_compute_in(short, shape)
+    spec = ConvSpec.of(shape, **dict(geometry))
+    key = repr((method_key, spec, shape, short))
+    method = cls(**dict(zip(_field_names(cls), values, strict=True)))
+    method.check(spec)
+    with _lock:
+        new_program = _alive.setdefault(key, kind(key, method, spec, shape, short))
+        _programs.pop(key, None)
+        _programs[key] = new_program
+        _keys[problem_as_written] = key
+        _drop_oldest()
+    return key
+
+
+def _drop_oldest() -> None:
+    """Drop the programs that were used longest ago, so that `LIMIT` remain besides those in compiled graphs."""
+    droppable = [key for key in _programs if key not in _compiled]
+    for key in droppable[: max(0, len(droppable) - LIMIT)]:
+        del _programs[key]
+    for problem_as_written in list(_keys)[: max(0, len(_keys) - LIMIT)]:
+        del _keys[problem_as_written]

@@ -1,0 +1,259 @@
+"""The answers of public functions: `Result` of one method, and `Enclosure`, two proven bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+
+from specnorm.errors import CertificateError
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Lower, Upper
+
+Kind = Literal["exact", "upper", "lower", "estimate"]
+"""What a value promises.
+
+``exact``: the norm of the stated problem, up to the method's tolerance and usual rounding. ``upper``: never below the
+true norm, rounding included. ``lower``: never above the true norm, rounding included. ``estimate``: no promise.
+"""
+
+
+class Outcome(Enum):
+    """How an enclosure ended: the first word of `Enclosure.status`. Its bounds are proven in each case."""
+
+    CONVERGED = "converged"
+    BUDGET = "budget"
+    SIZE = "size"
+    PADDING = "padding"
+    RANGE = "range"
+    ZERO = "zero"
+
+    @property
+    def advice(self) -> str:
+        """What to do for closer bounds."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Outcome.CONVERGED: "give a smaller rtol",
+    Outcome.BUDGET: "give a larger budget, or a larger rtol",
+    Outcome.SIZE: "no proof that was affordable comes closer: give a larger budget, or a larger rtol",
+    Outcome.PADDING: "give input_shape: a small layer is then enclosed with its padding",
+    Outcome.ZERO: "no proof tells the value from 0; at an input_shape it may be larger",
+    Outcome.RANGE: "scale the kernel by a power of two, or give it in float64: the norm scales with it",
+}
+
+
+class BoundSource(Enum):
+    """What the proof of the upper bound of a layer at its size rests on."""
+
+    SUPREMUM = "the supremum over all sizes"
+    CIRCULANT = "a circulant that the layer is a part of"
+    MATRIX = "the layer's own matrix"
+
+
+class TwoSided:
+    """Base of answers with a lower and an upper bound, which unpack into both, but cannot be used as a number."""
+
+    lower: Any
+    upper: Any
+    quantity: str = "norm"
+
+    def __iter__(self) -> Iterator[Any]:
+        """The lower bound, then the upper bound."""
+        yield self.lower
+        yield self.upper
+
+    def _refuse(self, operation: str) -> NoReturn:
+        name = type(self).__name__
+        raise TypeError(f"{operation} of {name}, which is two numbers: use its .upper or its .lower.")
+
+    def __float__(self) -> float:
+        self._refuse("float()")
+
+    def __round__(self, digits: int = 0) -> NoReturn:
+        name = type(self).__name__
+        raise TypeError(
+            f"round() of {name}, which is two numbers: format(enclosure, '.{digits}f') rounds each to its side; "
+            "round(enclosure.upper) may lower the bound."
+        )
+
+    def __format__(self, spec: str) -> str:
+        """Both bounds in a format of floats, such as ".3f": the upper one rounded up, the lower one down."""
+        if not spec:
+            return str(self)
+        from specnorm.backends.text import rounded_format  # imported here: it takes a while
+
+        lower = rounded_format(float(self.lower), spec, "lower")
+        upper = rounded_format(float(self.upper), spec, "upper")
+        return f"{lower} <= {self.quantity} <= {upper}"
+
+    def __lt__(self, other: object) -> bool:
+        self._refuse("comparison")
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same object. A comparison with a number raises an error."""
+        if hasattr(other, "__float__") and not isinstance(other, TwoSided):
+            self._refuse("comparison")
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosure(TwoSided):
+    """Two proven bounds of a layer's norm, or of another number that belongs to it.
+
+    ``lower, upper = enclose(kernel)`` unpacks it. ``float()`` of it and comparisons raise: it is two numbers.
+
+    Parameters
+    ----------
+    lower, upper : 0-d arrays
+        ``lower <= norm <= upper``, in the caller's library and dtype, rounded outward.
+    witness : tuple of arrays
+        (frequency, u, v): a frequency in radians for each axis, and unit vectors such that ``|u* G(frequency) v|``
+        attains ``lower``; for a smallest singular value it attains ``upper``. For a layer at a size, u and v are an
+        output and an input, and empty if these have more than 262,144 entries together.
+    cells, levels : int
+        Numbers of cells and of rounds of bisection in the search.
+    proof_dtype : str
+        Dtype of the proof, with "on the host" if it did not run on the kernel's device. Cells far below ``upper`` may
+        have been decided in float32, with the allowances of that precision.
+    status : str
+        The outcome of the search, and an explanation: "converged: ..." (the bounds are within ``rtol``), "budget: ..."
+        (the search ended before that), "size: ..." (a layer at a size that could not be enclosed more closely),
+        "padding: ..." (``upper`` includes what padding may add), "zero: ..." (a smallest singular value that no proof
+        distinguishes from 0) or "range: ..." (the norm is outside of the dtype's range). The bounds are proven in
+        every case.
+    quantity : str
+        The number that is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
+    """
+
+    lower: Array
+    upper: Array
+    witness: tuple[Any, Any, Any]
+    cells: int
+    levels: int
+    proof_dtype: str
+    status: str
+    quantity: str = "norm"
+    # The next three are set on instances by `proven_by` and `stated_by`. They are not fields, so that an enclosure that
+    # is made from another one by `dataclasses.replace`, with other bounds, does not have them.
+    _claims: ClassVar[tuple[Lower, Upper] | None] = None
+    _explained: ClassVar[Any] = None
+    _statement: ClassVar[Any] = None
+
+    @property
+    def claim(self) -> tuple[Lower, Upper] | None:
+        """Both bounds as claims, with the digest of the kernel and the rules that prove them.
+
+        None for an enclosure that was made from another one, and if a compiler ran the search.
+        """
+        return self._claims
+
+    def __repr__(self) -> str:
+        """Both bounds and how the search ended, in one line."""
+        return f"{self._shown_ends()} ({self.status})"
+
+    def _shown_ends(self) -> str:
+        return f"{shown(self.lower, 'lower')} <= {self.quantity} <= {shown(self.upper, 'upper')}"
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the search ended; ``outcome.advice`` says what to do for closer bounds."""
+        return Outcome(self.status.partition(":")[0])
+
+    def proven_by(self, lower: Lower, upper: Upper, explained: Callable[[Lower, Upper], str]) -> Enclosure:
+        """Set the claims behind the bounds, and the function with which `explain` prints them; return self."""
+        object.__setattr__(self, "_claims", (lower, upper))
+        object.__setattr__(self, "_explained", explained)
+        return self
+
+    def stated_by(self, statement: Callable[[str], Any]) -> Enclosure:
+        """Set the function that `certificate` calls with the kernel's name; return self."""
+        object.__setattr__(self, "_statement", statement)
+        return self
+
+    def certificate(self, name: str = "kernel") -> Any:
+        """A certificate of an upper bound that others can check without specnorm.
+
+        The checker is ``python -m specnorm_check`` (`docs/check-it-yourself.md`). The certificate claims a bound at
+        every input size, about 1 % above the norm. Its proof is searched for now, which may take longer than the
+        enclosure.
+
+        Parameters
+        ----------
+        name : str, default "kernel"
+            Name of the kernel in the model file that the checker gets.
+
+        Returns
+        -------
+        specnorm_networks.tools.Certificate
+
+        Raises
+        ------
+        CertificateError
+            If certificates do not support such a kernel, or this enclosure was made from another one.
+        """
+        if self._statement is None:
+            raise CertificateError("this enclosure was made from another one: take that one's certificate.")
+        return self._statement(name)
+
+    def explain(self) -> str:
+        """The rules that prove both bounds, one on each line, with their numbers; premises follow their conclusion."""
+        ends = self._shown_ends()
+        if self._claims is None:
+            return f"{ends}: made from another enclosure, whose proof it is not"
+        return f"{ends}\n{self._explained(*self._claims)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The value of one method on one layer.
+
+    Parameters
+    ----------
+    value : array
+        0-d array (1-d for methods with several values) of the caller's library, dtype and device.
+    kind : {"exact", "upper", "lower", "estimate"}
+        What ``value`` promises about the layer's spectral norm.
+    method : Method
+        The method with its parameters.
+    spec : ConvSpec
+        The geometry of the layer.
+    stats : mapping
+        Backend, device, dtype of the computation, and the method's figures.
+    """
+
+    value: Any
+    kind: Kind
+    method: Any
+    spec: ConvSpec
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What the value promises, its number and the method, in one line."""
+        sizes = self.spec.sizes_in_words if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
+        sizes = self.spec.matrix_in_words or sizes
+        return f"{self.kind} {shown(self.value, self.kind)} ({self.method.name}, {sizes})"
+
+
+def shown(x: Any, promise: str) -> str:
+    """A value as text, rounded so that the promise holds; the first and last entry of an array with several entries."""
+    from specnorm.backends.text import number  # imported here: it takes a while
+
+    values = x.detach() if hasattr(x, "detach") else x
+    try:
+        if getattr(values, "ndim", 0) == 0:
+            return number(float(values), promise)
+        first = number(float(values[0]), promise)
+        last = number(float(values[-1]), promise)
+        return f"{first} ... {last} ({values.shape[0]} values)"
+    except Exception:  # a tracer, or another object that a compiler puts in the place of an array
+        return "unknown under a tracer"

@@ -1,0 +1,56 @@
+"""Base of the methods that search for two bounds: of the norm, the smallest singular value, the isometry defect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from specnorm.running.base import Method, check_budget, check_count, check_rtol
+from specnorm.running.clock import Clock
+from specnorm.running.problem import Problem
+from specnorm.symbols.triples import top_gradient
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.geometry.spec import ConvSpec
+
+
+@dataclass(frozen=True)
+class TwoSidedSearch(Method):
+    """Base of methods that search for a lower and an upper bound, within a tolerance and a budget.
+
+    Parameters
+    ----------
+    rtol : float
+        Relative distance of the bounds at which the search stops.
+    max_cells : int
+        Largest number of cells of one search.
+    budget : float, optional
+        Seconds for one layer; after them no further step of the search begins.
+    """
+
+    rtol: float = 1e-3
+    max_cells: int = 100_000
+    budget: float | None = 30.0
+
+    def __post_init__(self) -> None:
+        check_rtol(self.rtol)
+        check_count("max_cells", self.max_cells, least=1)
+        check_budget(self.budget)
+
+    def problem(self, kernel: Array, spec: ConvSpec) -> Problem:
+        """The problem of one layer, given its blocks or its kernel; its clock starts now."""
+        return Problem(kernel, spec, self.rtol, self.max_cells, Clock.of(self.budget))
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """The gradient of the singular value that the search's vectors attain."""
+        if not spec.symbols_suffice:
+            return super().pullback(residuals, cotangent, spec, xp=xp)
+        return top_gradient(residuals, cotangent, spec, xp=xp)

@@ -1,0 +1,249 @@
+"""Exact norms: over the DFT frequencies of a circular layer (Sedghi, Gupta and Long 2019), or over all frequencies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.backends.text import number
+from specnorm.enclosure.method import Enclose, enclose_layers, gradients_of
+from specnorm.errors import GeometryError, MethodError, Undecided
+from specnorm.geometry import polyphase
+from specnorm.geometry.frequencies import Frequencies, half_grid
+from specnorm.geometry.taps import shapes_of
+from specnorm.grid.proof import quotient_at_down
+from specnorm.grid.search import GRAM_PRODUCTS, largest_bound
+from specnorm.proofs.bound import as_array, finite, known
+from specnorm.proofs.rounding import conversion_loss
+from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
+from specnorm.running.clock import Clock
+from specnorm.running.problem import Problem
+from specnorm.supremum.enclosing import enclose_blocks, grid_sizes
+from specnorm.symbols.costs import eigh_cost
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.triples import top_gradient, top_triples
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+_WORK_OF_VISITS = 4e7
+"""Work of visits of a whole grid, in multiplications, up to which they take less time than a search."""
+_CALLS_A_FREQUENCY = 2e4
+"""Work that a frequency takes besides the Gram products of its matrix, in multiplications."""
+
+
+@dataclass(frozen=True)
+class ExactFFT(Method):
+    """Norm of a circular layer at one input size, or the supremum over all sizes, to a relative tolerance.
+
+    Despite its name, the method uses no FFT. The symbols are matrix products with tables of cosines, so a kernel that
+    is larger than the input needs no special case, and the symbols of all frequencies need not be stored at once. Large
+    grids are searched by cells (`search`), so that the cost hardly grows with the input; small ones, and every grid
+    under a tracer or where each new shape costs a compilation, are visited whole.
+
+    Parameters
+    ----------
+    rtol : float
+        The value is not above the norm, and at most this far, relatively, below it; in float32 under a tracer, where
+        the rounding errors of the symbols are larger, only the first holds.
+    max_cells : int
+        Budget of the search.
+    budget : float, optional
+        Seconds for the searches of all layers together; after them no further step begins.
+
+    References
+    ----------
+    .. [1] Sedghi, Gupta, Long, "The Singular Values of Convolutional Layers", ICLR 2019, theorem 6.
+    """
+
+    rtol: float = 1e-6
+    max_cells: int = 100_000
+    budget: float | None = None
+
+    name: ClassVar[str] = "fft"
+    promise: ClassVar[Kind] = "exact"
+    stats: ClassVar[Mapping[str, FigureRule]] = {"frequencies": "sum"}
+
+    def __post_init__(self) -> None:
+        check_rtol(self.rtol)
+        check_count("max_cells", self.max_cells, least=1)
+        check_budget(self.budget)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """What the method asks for. It must look at values for the supremum, which no fixed set of frequencies gives.
+
+        At a size it can visit all frequencies instead.
+        """
+        return Needs(
+            rounds="down",
+            precision="wide",
+            narrow_gradient=True,
+            small_products=True,
+            by_layer=True,
+            searches=spec.input_shape is None,
+        )
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse layers whose norm is not that of their symbols."""
+        require_exact(spec, "conv_norm")
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        search_rtol = _before_rounding(self.rtol, ops=ops)
+        max_cells = self.max_cells
+        grid: Frequencies | None = None
+        if spec.input_shape is not None:
+            grid = half_grid(grid_sizes(spec, spec.block_kernel_shape))
+            # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
+            max_cells = min(max_cells, 2 * len(grid))
+            # A grid of one frequency is searched all the same: its norm is found sooner by Lanczos (`enclose_blocks`).
+            work = blocks.shape[0] * len(grid) * (min(blocks.shape[1:3]) ** 3 + _CALLS_A_FREQUENCY)
+            if not ops.concrete or (len(grid) > 1 and work <= _WORK_OF_VISITS):
+                return self._visit_all(blocks, spec.groups, grid, Clock.of(self.budget), ops=ops)
+        layers = polyphase.by_layers(blocks, spec.groups)
+        clock = Clock.of(self.budget)
+        results = []
+        all_converged = True
+        for layer in layers:
+            result, converged = enclose_blocks(Problem(layer, spec, search_rtol, max_cells, clock), ops=ops)
+            results.append(result)
+            all_converged = all_converged and converged
+        if not all_converged:
+            if grid is not None and len(grid) <= self.max_cells and not clock.expired:
+                return self._visit_all(blocks, spec.groups, grid, clock, ops=ops)
+            raise self._undecided()
+        maxima = [(result.block, result.frequency, result.vectors) for result in results]
+        u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
+        best_blocks = [
+            layer[result.block : result.block + 1, ...] for layer, result in zip(layers, results, strict=True)
+        ]
+        value = _attained(ops.xp.concat(best_blocks, axis=0), v, phase, xp=ops.xp)
+        cells = np.asarray([result.cells for result in results], dtype=np.int32)
+        return Evaluation(value, (ops.from_numpy(cells, blocks),), (u, v, phase, group))
+
+    def _undecided(self) -> Undecided:
+        seconds = "" if self.budget is None else f"{self.budget:g} s and "
+        limit = f"{seconds}{self.max_cells} cells"
+        return Undecided(
+            f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where it is nearly "
+            "constant). enclose(kernel) returns what is proven; or give a larger rtol, or a larger budget."
+        )
+
+    def _visit_all(
+        self,
+        blocks: Array,
+        groups: int,
+        grid: Frequencies,
+        clock: Clock,
+        *,
+        ops: ArrayOps,
+    ) -> Evaluation:
+        """Compute the largest norm on a grid. Frequencies that Gram iteration proves to be lower are left out."""
+        xp = ops.xp
+        work_of_a_frequency = eigh_cost(min(blocks.shape[1:3]), is_complex=True, vectors=False)
+        if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
+            raise self._undecided()
+
+        def norms(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
+            xp = ops.xp
+            gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
+            top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
+            return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
+
+        _, phase = largest_bound(norms, blocks, grid.denominators, GRAM_PRODUCTS, ops=ops)
+        u, v, _ = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
+        value = _attained(blocks, v, phase, xp=xp)
+        by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]
+        group = xp.argmax(by_layer[2], axis=1)
+        u, v, value, phase = (arrays.pick(x, group, xp=xp) for x in by_layer)
+        visited = xp.full(value.shape, groups * len(grid), dtype=xp.int32, device=ops.device(blocks))
+        return Evaluation(value, (visited,), (u, v, phase, group))
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
+        return top_gradient(residuals, cotangent, spec, xp=xp)
+
+
+def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:
+    """The norm that a vector attains at a frequency, for each block, rounded down."""
+    return quotient_at_down(symbols.matrix_at(blocks, phase, xp=xp), v, blocks, xp=xp)
+
+
+def _before_rounding(rtol: float, *, ops: ArrayOps) -> float:
+    """The tolerance of a search, such that its lower bound is within ``rtol`` after the conversion to the answer.
+
+    Raises
+    ------
+    MethodError
+        If the numbers of the answer's dtype are too far apart.
+    """
+    loss = conversion_loss(ops.result_dtype)
+    if not ops.traced and rtol < 2 * loss:
+        finest = 2 * loss
+        raise MethodError(
+            f"rtol={rtol:g} is finer than {ops.result_dtype} can tell, in which the norm of this kernel is returned: "
+            f"give an rtol of at least {finest:.1g}" + (", or the kernel in float64." if finest > 1e-9 else ".")
+        )
+    return rtol - loss
+
+
+@dataclass(frozen=True)
+class NormAtSize(Method):
+    """Norm of the layer itself at ``input_shape``, to a relative tolerance.
+
+    It is not in ``METHODS``: `Enclose`, which is, returns both bounds of that norm.
+
+    Parameters
+    ----------
+    rtol : float
+        The value is proven to be at most this far, relatively, below the norm, and not above it.
+    budget : float, optional
+        Seconds for one layer; after them no further step begins.
+    """
+
+    rtol: float = 1e-6
+    budget: float | None = None
+
+    name: ClassVar[str] = "at_size"
+    promise: ClassVar[Kind] = "exact"
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False, searches=True)
+    stats: ClassVar[Mapping[str, FigureRule]] = {"upper": "up"}
+
+    def __post_init__(self) -> None:
+        check_rtol(self.rtol)
+        check_budget(self.budget)
+
+    def check(self, spec: ConvSpec) -> None:
+        if spec.input_shape is None:
+            raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
+        shapes_of(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        search_rtol = _before_rounding(self.rtol, ops=ops)
+        bounds = enclose_layers(blocks, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
+        if not all(x.within(search_rtol) for x in bounds):
+            widths = [finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in bounds]
+            width = number(max(widths), "upper")
+            raise Undecided(
+                f"the norm at input_shape={spec.input_shape} is known to {width} only, not to "
+                f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "
+                "what is proven."
+            )
+        lower = as_array([x.lower for x in bounds], blocks, ops=ops)
+        upper = as_array([known(x.upper) for x in bounds], blocks, ops=ops)
+        return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))

@@ -1,0 +1,371 @@
+"""All singular values of a layer at one input size: by its symbols, or by an SVD of the layer's own matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.errors import GeometryError, MethodError
+from specnorm.geometry.frequencies import distinct_grid
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.taps import shapes_of, sizes_of
+from specnorm.proofs.norms import GramIterates, singular_values_down
+from specnorm.running.base import Evaluation, Method, Needs, check_count, require_circular, require_exact
+from specnorm.supremum.enclosing import grid_sizes
+from specnorm.symbols import gradients
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.frequencies import Frequencies
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.result import Kind
+
+MOST_ROWS = 4096
+"""Largest shorter side of a layer's own matrix: an SVD of that size takes a minute."""
+_BYTES_OF_A_VALUE = 64
+"""Bytes that each singular value of a circular layer takes, with its place in the order and the copies of both."""
+_ENTRIES_A_CHUNK = 2**20
+"""Entries of the symbols whose singular vectors are computed at once for a gradient."""
+_MOST_PRODUCTS = 5
+"""Most Gram products that leave frequencies out."""
+_VISITED_AT_ONCE = 8
+"""Frequencies with the highest bounds that are visited after each product."""
+
+
+@dataclass(frozen=True)
+class _LayerValues(Method):
+    """Base of both methods: how many of the values are asked for."""
+
+    k: int | None = None
+    max_bytes: int = 2**32
+    smallest: bool = False
+
+    promise: ClassVar[Kind] = "exact"
+    asks: ClassVar[Needs] = Needs(precision="wide")
+
+    def total(self, spec: ConvSpec) -> int:
+        """Number of singular values of a layer."""
+        raise NotImplementedError
+
+    @property
+    def _rounds_down(self) -> bool:
+        """Whether each value is a lower bound of the singular value of its rank: the k largest are."""
+        return self.k is not None and not self.smallest
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        rounds: Rounds = "down" if self._rounds_down else "nearest"
+        return replace(self.asks, rounds=rounds, value_shape=(self.k or self.total(spec),))
+
+    def _check_k(self, spec: ConvSpec) -> None:
+        """Refuse a ``k`` that is no count, or more than the singular values that a layer has; None means all of them.
+
+        Raises
+        ------
+        MethodError
+        """
+        if self.k is None:
+            return
+        check_count("k", self.k, least=1)
+        total = self.total(spec)
+        if self.k > total:
+            raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
+
+
+@dataclass(frozen=True)
+class SingularValues(_LayerValues):
+    """All singular values of a circular layer at one input size, descending; or the k largest or smallest.
+
+    A layer without padding whose outputs read disjoint patches, such as a 1x1 layer, is supported, too: its values are
+    those of one matrix, repeated.
+
+    The symbols of a real kernel at theta and -theta have the same values, so one of both is factorised. Singular
+    vectors are computed for a gradient only. For the k largest values of a layer without groups, frequencies whose
+    norms are proven to be below the k-th largest value so far are left out.
+
+    Parameters
+    ----------
+    k : int or None
+        Number of values; None: all, of which a layer without stride has ``prod(input_shape) * min(cin, cout)``. Each of
+        the k largest is a proven lower bound of the singular value of its rank.
+    smallest : bool
+        Whether the k smallest are meant, not the k largest.
+    max_bytes : int, default 4 GiB
+        Refuse computations that take more memory.
+    """
+
+    name: ClassVar[str] = "singular_values"
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse layers that are neither circular at a size nor a matrix for each patch, and a k that is too large."""
+        if spec.input_shape is None or not spec.repeats_a_matrix:
+            require_circular(
+                spec,
+                "singular_values",
+                at_every_size="conv_norm(kernel) and the bounds",
+                for_other_padding="The largest values of a padded layer: singular_values(kernel, input_shape, k=...).",
+            )
+            require_exact(spec, "singular_values")
+        self._check_k(spec)
+        memory = self.memory(spec)
+        if memory > self.max_bytes:
+            raise MethodError(
+                f"{self.total(spec)} singular values, some {memory / 2**30:.3g} GiB of memory. The largest of them "
+                "take little: "
+                "specnorm.measure(kernel, specnorm.methods.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
+                f"max_bytes={memory} computes them all the same."
+            )
+
+    @staticmethod
+    def _per_group(spec: ConvSpec) -> int:
+        """Number of singular values of one group; those of pixels that no tap reads are zero."""
+        output_channels, input_channels = spec.group_channels
+        positions = _positions(spec)
+        pixels = positions * math.prod(spec.stride)
+        if spec.repeats_a_matrix:
+            large, _ = sizes_of(spec)
+            pixels = math.prod(large)
+        return min(output_channels * positions, input_channels * pixels)
+
+    def total(self, spec: ConvSpec) -> int:
+        return spec.groups * self._per_group(spec)
+
+    def memory(self, spec: ConvSpec) -> int:
+        """Bytes of the values, their order and copies of both, besides a chunk of symbols; the same for every k."""
+        return _BYTES_OF_A_VALUE * self.total(spec)
+
+    def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        if values.shape[1] == 1:
+            return values[:, 0, :], xp.argmax(values[:, :, 0], axis=1)
+        flat = xp.reshape(values, (values.shape[0], -1))
+        order = self._order(flat, flat.shape[1], xp=xp)
+        return xp.take_along_axis(flat, order[:, : self.k or flat.shape[1]], axis=1), order
+
+    def _order(self, flat: Array, count: int, *, xp: Namespace) -> Array:
+        """Indices that bring the k values that are asked for, descending, to the front; of the largest ``count``."""
+        order = xp.argsort(flat, axis=1, descending=True)
+        if self.k is None or not self.smallest:
+            return order
+        first = max(0, count - self.k)
+        return xp.concat([order[:, first:], order[:, :first]], axis=1)
+
+    def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Namespace) -> Array:
+        """Undo the merge; values not asked for get 0."""
+        if groups == 1:
+            return cotangent[:, None, :]
+        return xp.reshape(_unsorted(cotangent, chosen, xp=xp), (chosen.shape[0], groups, -1))
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Values at frequencies without mirror images; axes with one tap repeat those of one frequency."""
+        xp = ops.xp
+        sizes = grid_sizes(spec, spec.block_kernel_shape) if spec.ndim else ()
+        grid, multiplicities = distinct_grid(sizes)
+        repeats = _positions(spec) // math.prod(sizes)
+        if self.k is None or self.smallest or blocks.shape[0] > 1 or not ops.concrete:
+            index, values = np.arange(len(grid)), _values_at(blocks, grid, self._rounds_down, ops=ops)
+        else:
+            index, values = _values_that_matter(blocks, grid, multiplicities * repeats, self.k, ops=ops)
+        # A second copy for the mirror image; -1 for a frequency that is its own.
+        is_mirrored = ops.from_numpy(multiplicities[index] == 2, values)[None, :, None]
+        of_mirror = xp.where(is_mirrored, values, xp.full_like(values, -1.0))
+        pair = xp.stack([values, of_mirror], axis=1)[:, None, ...]
+        copies = xp.broadcast_to(pair, (pair.shape[0], repeats, *pair.shape[2:]))
+        flat = xp.reshape(copies, (pair.shape[0], -1))
+        count = int(multiplicities[index].sum()) * repeats * values.shape[2]
+        unread = self._per_group(spec) - int(multiplicities.sum()) * repeats * values.shape[2]
+        if unread:
+            # Pixels that no tap reads: no vectors, and values of 0 after all others.
+            flat = xp.concat([flat, xp.broadcast_to(flat[:, :1] * 0, (flat.shape[0], unread))], axis=1)
+            count += unread
+        order = self._order(flat, count, xp=xp)
+        chosen = xp.take_along_axis(flat, order[:, : min(self.k or count, count)], axis=1)
+        phase = symbols.Symbol(blocks, grid[index], ops=ops).phase
+        phases = xp.broadcast_to(phase[None, ...], (blocks.shape[0], *phase.shape))
+        return Evaluation(chosen, (), (blocks, phases, order))
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta}), by SVDs of a chunk after another."""
+        blocks, phase, order = residuals
+        b, f, _ = phase.shape
+        r = min(blocks.shape[1:3])
+        weights = _unsorted(cotangent, order, xp=xp)
+        copies = order.shape[1] // (f * r)
+        weights = xp.sum(xp.reshape(weights[:, : copies * f * r], (b, copies, f, r)), axis=1)
+        weights = xp.astype(weights, phase.dtype)
+        step = max(1, _ENTRIES_A_CHUNK // math.prod(blocks.shape[:3]))
+        gradient = xp.zeros_like(blocks)
+        for start in range(0, f, step):
+            chunk = slice(start, start + step)
+            u, _, vh = xp.linalg.svd(symbols.matrices_at(blocks, phase[:, chunk, :], xp=xp), full_matrices=False)
+            of_symbols = xp.matmul(u * weights[:, chunk, None, :], vh)
+            gradient = gradient + gradients.matrices_gradient(
+                of_symbols, phase[:, chunk, :], spec.block_kernel_shape, xp=xp
+            )
+        return gradient
+
+
+def _values_at(blocks: Array, frequencies: Frequencies, rounds_down: bool, *, ops: ArrayOps) -> Array:
+    """Singular values of the symbols at some frequencies, shape (b, f, r), within the memory budget.
+
+    Lower bounds of them, if so asked, take the vectors.
+    """
+    xp = ops.xp
+    step = symbols.chunk_length(blocks, ops=ops)
+    parts = []
+    for start in range(0, len(frequencies), step):
+        matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()
+        if rounds_down:
+            factors = xp.linalg.svd(matrices, full_matrices=False)
+            error = symbols.symbol_error(blocks, xp=xp)[:, None]
+            parts.append(singular_values_down(matrices, factors, error, ops=ops))
+        else:
+            parts.append(xp.linalg.svdvals(matrices))
+    return xp.concat(parts, axis=1)
+
+
+def _values_that_matter(
+    block: Array, grid: Frequencies, copies: np.ndarray, k: int, *, ops: ArrayOps
+) -> tuple[np.ndarray, Array]:
+    """Frequencies that may have one of the k largest values, by their numbers, and the values there, (1, f, r).
+
+    The other frequencies have norms that Gram iteration proves to be no larger than the k-th largest value found.
+
+    Parameters
+    ----------
+    copies : integer array, shape (f,)
+        How often the layer has the values of each frequency.
+    """
+    tall = arrays.tall(block, xp=ops.xp)
+    polynomial = GramPolynomial(tall, ops=ops).float32_copy()
+    step = symbols.chunk_length(block, ops=ops)
+    largest = np.zeros(0)
+    numbers: list[np.ndarray] = []
+    values: list[Array] = []
+
+    def visit(index: np.ndarray) -> None:
+        nonlocal largest
+        if not len(index):
+            return
+        found = _values_at(block, grid[index], True, ops=ops)
+        numbers.append(index)
+        values.append(found)
+        repeated = np.repeat(np.asarray(ops.to_numpy(found))[0], np.minimum(copies[index], k), axis=0)
+        largest = np.sort(np.concatenate([largest, repeated.reshape(-1)]))[-k:]
+
+    for start in range(0, len(grid), step):
+        index = np.arange(start, min(start + step, len(grid)))
+        iterates = GramIterates(polynomial.columns_of(np.zeros(1, dtype=np.int64), grid[index]), xp=ops.xp)
+        for product in range(_MOST_PRODUCTS):
+            if product > 0:
+                iterates.square()
+            bounds = polynomial.norm_up(np.asarray(ops.to_numpy(iterates.norms_up()), dtype=np.float64))
+            order = np.argsort(-bounds)
+            few, rest = order[:_VISITED_AT_ONCE], order[_VISITED_AT_ONCE:]
+            visit(index[few])
+            if len(largest) == k:
+                rest = rest[~(bounds[rest] <= largest[0])]
+            left = np.sort(rest)
+            index = index[left]
+            if len(index) <= _VISITED_AT_ONCE:
+                break
+            iterates.take(left, ops=ops)
+        visit(index)
+    return np.concatenate(numbers), ops.xp.concat(values, axis=1)
+
+
+@dataclass(frozen=True)
+class OwnSingularValues(_LayerValues):
+    """All singular values of a layer at one input size, descending; or the k largest or smallest.
+
+    The layer is applied to each unit vector of inputs. That gives its matrix, for an SVD; so the layer must be small.
+    `SingularValues` needs only one SVD for each frequency, for layers that symbols describe.
+
+    Parameters
+    ----------
+    k, max_bytes, smallest
+        As in `SingularValues`; a layer has ``min(inputs, outputs)`` values.
+    """
+
+    name: ClassVar[str] = "own_singular_values"
+    asks: ClassVar[Needs] = Needs(precision="wide", blocks=False)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse layers without a size, or whose matrix is too large, and a k beyond their values."""
+        if spec.input_shape is None:
+            raise GeometryError("singular_values needs input_shape, the layer's spatial input sizes.")
+        self._check_k(spec)
+        outputs, inputs = self._sides(spec)
+        advice = (
+            "give a smaller input_shape; or use singular_values(kernel, input_shape, k=...), which computes the k "
+            "largest ones by Lanczos, or enclose_smallest(kernel, input_shape), which encloses the smallest one."
+        )
+        problem = f"a layer whose borders cut taps off has the singular values of its own matrix, {outputs} x {inputs}"
+        if self.total(spec) > MOST_ROWS:
+            raise MethodError(f"{problem}, of which more than {MOST_ROWS} take too long: {advice}")
+        memory = self.memory(spec)
+        if memory > self.max_bytes:
+            raise MethodError(
+                f"{problem}, some {memory / 2**30:.3g} GiB of memory: {advice} max_bytes={memory} computes them all "
+                "the same."
+            )
+
+    def memory(self, spec: ConvSpec) -> int:
+        """Bytes of the matrix, its factors, and the gradient of each value that is asked for."""
+        outputs, inputs = self._sides(spec)
+        least = min(outputs, inputs)
+        kernel_entries = math.prod(spec.kernel_shape) * math.prod(spec.stored_channels)
+        return 8 * (2 * outputs * inputs + least * (outputs + inputs) + (self.k or least) * kernel_entries)
+
+    @staticmethod
+    def _sides(spec: ConvSpec) -> tuple[int, int]:
+        """Numbers of outputs and of inputs."""
+        inputs, outputs = shapes_of(spec)
+        return math.prod(outputs), math.prod(inputs)
+
+    def total(self, spec: ConvSpec) -> int:
+        return min(self._sides(spec))
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        xp = ops.xp
+        layer = Convolution(blocks, spec, ops=ops)
+        _, inputs = layer.shape
+        unit_vectors = xp.eye(inputs, dtype=blocks.dtype, device=ops.device(blocks))
+        # Row j is the image of input j: the transposed matrix.
+        images = layer.apply(xp.broadcast_to(unit_vectors, (blocks.shape[0], inputs, inputs)))
+        v, values, u = xp.linalg.svd(images, full_matrices=False)
+        count = self.k or values.shape[-1]
+        wanted = slice(values.shape[-1] - count, values.shape[-1]) if self.smallest else slice(0, count)
+        right = xp.matrix_transpose(v)[:, wanted, :]
+        # Of <u_j, A v_j>, with the vectors held fixed.
+        gradients = (layer.kernel_gradient(u[:, wanted, :], right),) if ops.differentiated else ()
+        return Evaluation(values[:, wanted], (), gradients)
+
+
+def _positions(spec: ConvSpec) -> int:
+    """Number of positions on the small side of the convolution: of outputs, or of inputs of a transposed layer."""
+    if spec.repeats_a_matrix:
+        _, small = sizes_of(spec)
+        return math.prod(small)
+    return math.prod(spec.block_positions)
+
+
+def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:
+    """Values at the places that ``order`` lists, and 0 at places beyond the end of the values."""
+    ranks = xp.argsort(order, axis=1)
+    has_value = ranks < values.shape[1]
+    unsorted = xp.take_along_axis(values, xp.where(has_value, ranks, xp.zeros_like(ranks)), axis=1)
+    return xp.where(has_value, unsorted, xp.zeros_like(unsorted))

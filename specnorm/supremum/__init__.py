@@ -1,0 +1,1 @@
+"""The norm over all frequencies, by branch and bound."""

@@ -1,0 +1,211 @@
+"""Local ascent to a maximum of ``||G(theta)||``. It decides how high the incumbent is, never whether it is true."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.geometry.frequencies import Frequencies, tap_points
+from specnorm.symbols.angles import newton_step
+from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.running.clock import Clock
+    from specnorm.supremum.tuning import Tuning
+
+_LATTICE = 2**40
+"""Points per turn of the frequencies that an ascent returns."""
+
+
+class Ascent:
+    """Local maximisation of the norm of one block, from several starts at once.
+
+    Parameters
+    ----------
+    block : array, shape (1, m, p, *kernel_shape)
+        Scaled to about 1; p <= m. The ascent computes in its precision, which may be float32.
+    free : bool
+        Whether the frequency may move (on a grid it may not).
+    rtol : float
+        Relative tolerance of the norm.
+    norm_to_beat : float
+        Norm that has been reached elsewhere: a start that is not expected to get higher is given up.
+    clock : Clock
+        Deadline: once the time is up, the ascent stops with the best point so far.
+    """
+
+    def __init__(
+        self,
+        block: Array,
+        tuning: Tuning,
+        *,
+        free: bool,
+        rtol: float,
+        norm_to_beat: float,
+        clock: Clock,
+        ops: ArrayOps,
+    ) -> None:
+        self.block = block
+        self.tuning = tuning
+        self.free = free and block.ndim > 3
+        self.rtol = rtol
+        self.norm_to_beat = norm_to_beat
+        self.clock = clock
+        self.ops = ops
+        self.xp = ops.xp
+        self.taps = tap_points(tuple(block.shape[3:])).astype(float)
+        self._host = ops.backend.host().namespace(self.taps)
+        self._by_tap = self.xp.matrix_transpose(self.xp.reshape(block, (math.prod(block.shape[1:3]), -1)))
+
+    def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
+        """Ascend by alternating steps of the vectors at a frequency with steps of the frequency.
+
+        Parameters
+        ----------
+        starts : Frequencies
+            The s points to start from.
+        vectors : array, shape (s, p)
+            Right vectors at the starts.
+
+        Returns
+        -------
+        frequency : Frequencies
+            A single point: the one with the highest norm of all that were visited.
+        right : array, shape (1, p)
+            Right vector at that point.
+        """
+        theta = starts.angles
+        index = np.arange(len(starts))
+        previous_norms = np.zeros(len(starts))
+        previous_gains = np.zeros(len(starts))
+        previous_move = np.zeros_like(theta)
+        right = self.xp.astype(vectors, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
+        best_point, best_right, best_norm = starts[:1], right[:1, :], -1.0
+        for round_number in range(self.tuning.rounds):
+            left, right, norms = self._top_vectors(self._phases(theta), right)
+            highest = int(np.argmax(norms))
+            if norms[highest] > best_norm:
+                best_norm = float(norms[highest])
+                best_right = right[highest : highest + 1, :]
+                # In the first round nothing has moved: return the start itself, which need not be on the lattice.
+                if round_number > 0 and self.free:
+                    best_point = nearest_lattice_points(theta[highest : highest + 1])
+                else:
+                    best_point = starts[index[highest : highest + 1]]
+            gains = norms - previous_norms
+            norm_to_beat = max(self.norm_to_beat, best_norm)
+            promising = self._promising(norms, gains, previous_gains, round_number, norm_to_beat)
+            if not len(promising) or self.clock.expired:
+                break
+            if len(promising) < len(index):
+                left = arrays.rows(left, promising, ops=self.ops)
+                right = arrays.rows(right, promising, ops=self.ops)
+                theta, index = theta[promising], index[promising]
+                norms, gains = norms[promising], gains[promising]
+            previous_norms, previous_gains = norms, gains
+            if self.free:
+                newton_theta = theta + self._newton_step(self._tap_weights(left, right), theta)
+                move = newton_theta - theta
+                theta = newton_theta
+                if round_number % 2:
+                    # Alternation converges geometrically: go on to where the last two moves point. `previous_move`
+                    # still has the starts that were dropped in this round.
+                    ratio = contraction(move, previous_move[promising], largest=self.tuning.slowest)
+                    theta = theta + (ratio / (1 - ratio))[:, None] * move
+                previous_move = move
+        return best_point, best_right
+
+    def _promising(
+        self,
+        norms: np.ndarray,
+        gains: np.ndarray,
+        previous_gains: np.ndarray,
+        round_number: int,
+        norm_to_beat: float,
+    ) -> np.ndarray:
+        """Positions of the starts that may still get higher than a norm, going by their last two gains."""
+        if round_number > 1:
+            # Gains g_1, g_2 that shrink geometrically add up to g_2**2 / (g_1 - g_2) from here on. The least shrinkage
+            # limits that sum to a thousand times the last gain. It is above 0, so that nothing is divided by 0.
+            least_shrinkage = 1e-3 * np.abs(gains) + 1e-300
+            shrinkage = np.maximum(previous_gains - gains, least_shrinkage)
+            hoped_norms = norms + self.tuning.hope_factor * gains**2 / shrinkage
+        else:
+            hoped_norms = norms * (1 + self.tuning.first_hope / (1 + round_number))
+        # For a loose tolerance, stop when only 5 % of it is left to gain. For a tight one go on to the end: there the
+        # gradient of the norm has to be precise, too. Its error is proportional to the error of the frequency, while
+        # the error of the norm is proportional to the square of that.
+        tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.float64_rtol else 0.0
+        least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.least_gain))
+        return np.asarray(np.flatnonzero((gains > 0) & (hoped_norms > least_norm)))
+
+    def _phases(self, theta: np.ndarray) -> np.ndarray:
+        """``e^{i k.theta}`` of every tap at angles (s, d), shape (s, taps)."""
+        return np.asarray(np.exp(1j * (theta @ self.taps.T)))
+
+    def _top_vectors(self, phases: np.ndarray, right: Array) -> tuple[Array, Array, np.ndarray]:
+        """Left and right vectors and norms at frequencies whose taps have these phases (s, taps)."""
+        xp = self.xp
+        m, p = self.block.shape[1:3]
+        is_float64 = self.block.dtype == xp.float64
+        count = phases.shape[0]
+        # For each start a symbol, its two parts and its adjoint: six real matrices.
+        bytes_of_a_start = 6 * m * p * (8 if is_float64 else 4)
+        if count > 1 and count * bytes_of_a_start > self.ops.memory:
+            return self._top_vectors_in_parts(phases, right, max(1, self.ops.memory // bytes_of_a_start))
+        weights = self.ops.from_numpy(phases.astype(np.complex128 if is_float64 else np.complex64), self.block)
+        real = xp.matmul(xp.real(weights), self._by_tap)
+        imag = xp.matmul(xp.imag(weights), self._by_tap)
+        symbols = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
+        apply, adjoint = matrix_maps(symbols, xp=xp)
+        if p >= self.tuning.smallest_krylov:
+            left, right, norms = top_in_krylov_space(apply, adjoint, right, self.tuning.krylov_size, xp=xp)
+        else:
+            for _ in range(self.tuning.power_steps - 1):
+                right = adjoint(apply(right))
+            right, _ = arrays.unit(right, xp=xp)
+            left, _ = arrays.unit(apply(right), xp=xp)
+            right, norms = arrays.unit(adjoint(left), xp=xp)
+        return left, right, self.ops.to_numpy(norms).astype(float)
+
+    def _top_vectors_in_parts(
+        self,
+        phases: np.ndarray,
+        right: Array,
+        at_once: int,
+    ) -> tuple[Array, Array, np.ndarray]:
+        """`_top_vectors` for parts of ``at_once`` starts, one after the other."""
+        lefts, rights, norms = [], [], []
+        for first in range(0, phases.shape[0], at_once):
+            part = slice(first, first + at_once)
+            left_part, right_part, norms_part = self._top_vectors(phases[part], right[part, ...])
+            lefts.append(left_part)
+            rights.append(right_part)
+            norms.append(norms_part)
+        return self.xp.concat(lefts), self.xp.concat(rights), np.concatenate(norms)
+
+    def _newton_step(self, weights: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Steps to add to the angles (s, d), on the host."""
+        terms: Any = weights * self._phases(theta)
+        taps: Any = self.taps
+        return np.asarray(newton_step(terms, taps, least_relative_curvature=self.tuning.least_curvature, xp=self._host))
+
+    def _tap_weights(self, left: Array, right: Array) -> np.ndarray:
+        """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""
+        xp = self.xp
+        m, p = self.block.shape[1:3]
+        by_row = xp.reshape(self.block, (m, -1))
+        products = xp.matmul(xp.real(left), by_row) - 1j * xp.matmul(xp.imag(left), by_row)
+        by_column = xp.reshape(products, (left.shape[0], p, -1))
+        return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], by_column)[:, 0, :]))
+
+
+def nearest_lattice_points(theta: np.ndarray) -> Frequencies:
+    """Frequencies as exact rationals of a turn, nearest to angles in radians, shape (f, d)."""
+    numerators = np.round(theta / (2 * math.pi) * _LATTICE).astype(np.int64) % _LATTICE
+    return Frequencies(numerators, (_LATTICE,) * theta.shape[1])

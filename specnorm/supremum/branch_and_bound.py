@@ -1,0 +1,607 @@
+"""Branch and bound over frequencies: the engine behind enclosures, certificates and exact norms.
+
+A round of the search estimates the norms at the centres of the open cells, ascends from the highest, and asks the cover
+(`supremum.proof`) which cells pass. To *fathom* a cell is to prove that it passes. Fathomed cells are pruned,
+the others are cut. Each round is a level of the tree of cells. If the budget ends the search first, the result has no
+upper bound.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.proofs import norms
+from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.cells import Cells
+from specnorm.running.clock import Clock, OutOfTime
+from specnorm.running.problem import SearchResult
+from specnorm.supremum import tuning
+from specnorm.supremum.incumbent import (
+    Incumbent,
+    LowerBound,
+    NodeEstimates,
+    is_crowded,
+    lift_to_all_columns,
+    top_eigenpairs,
+)
+from specnorm.supremum.proof import CentreMatrices, Cover, supremum_on_grid
+from specnorm.supremum.reduction import Polynomials
+from specnorm.symbols.costs import eigh_cost
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.bound import Upper
+    from specnorm.proofs.cells import Boxes
+    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+    from specnorm.symbols.proofs.nonnegative import Nonnegative
+    from specnorm.symbols.proofs.scalar import CentreValues
+
+
+_TINY = 1e-300
+"""Least denominator, which guards divisions by 0."""
+
+
+class Search:
+    """Branch and bound for the largest norm of a stack of blocks: one block, or the groups of one layer.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        In the widest dtype of the library, scaled to about 1, not all zero.
+    seed : int
+        Seed of the start vectors.
+    clock : Clock, optional
+        Deadline: nothing is begun once the time is up.
+    nonnegative : Nonnegative, optional
+        A proof that the symbol of the blocks is nowhere negative, that is, that it is Hermitian (but for a phase) with
+        no negative eigenvalue at any frequency.
+    """
+
+    def __init__(
+        self,
+        blocks: Array,
+        *,
+        seed: int = 0,
+        clock: Clock | None = None,
+        nonnegative: Nonnegative | None = None,
+        ops: ArrayOps,
+    ) -> None:
+        xp = ops.xp
+        if blocks.shape[1] < blocks.shape[2]:
+            # G^T has the norms of G: from here on, the columns are the smaller side.
+            blocks = xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
+        self.blocks = blocks
+        self.xp = xp
+        self.ops = ops
+        self.tuning = tuning.TUNING
+        self.clock = clock or Clock()
+        self.nonnegative = nonnegative
+        self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
+        self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
+        # State of one run, set by `_begin`.
+        self._is_torus = True  # boxes of the torus, in which frequencies may move, not points of a grid
+        self._rtol = 0.0
+        self._bound: float | None = None
+        self._cells = 0
+        self._rounds = 0
+        self._is_crowded = False
+
+    def run(
+        self,
+        boxes: Boxes,
+        *,
+        rtol: float = 0.0,
+        bound: float | None = None,
+        supremum: Upper | None = None,
+        start: SearchResult | None = None,
+        max_cells: int,
+        max_levels: int | None = None,
+        relaxes: bool = False,
+    ) -> SearchResult:
+        """Enclose the largest norm over the boxes.
+
+        Parameters
+        ----------
+        boxes : Boxes
+            Cells of the torus, or points of a grid, that hold all frequencies to be searched; the same for each block.
+        rtol : float
+            Prove that ``upper`` is at most ``lower * (1 + rtol)``.
+        bound : float, optional
+            Prove this bound instead, or a norm above it.
+        supremum : Upper, optional
+            Bound of the norm on the whole torus, for boxes of grid points.
+        start : SearchResult, optional
+            An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
+        max_cells : int
+            Budget, for each block.
+        max_levels : int, optional
+            Most rounds, since each is a level of the tree of cells.
+        relaxes : bool
+            Whether to widen the tolerance if ``rtol`` needs more cells or time than are left. For searches of the torus
+            alone.
+        """
+        self._begin(boxes, rtol, bound, start)
+        if supremum is not None and supremum <= self.threshold:
+            return self._result(supremum_on_grid(supremum, boxes))
+        try:
+            cover = self._first_cover(boxes, supremum)
+            result = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
+        except OutOfTime:
+            result = self._result(None)
+        if result.upper is None and self._is_torus and not self.incumbent.best.bound.value > 0:
+            # The budget ended before the first ascent: the multistart gives the answer a lower bound.
+            self.incumbent.multistart()
+            return self._result(None)
+        return result
+
+    def _first_cover(self, boxes: Boxes, supremum: Upper | None) -> Cover:
+        """The cover of the first round: all boxes of every block, open.
+
+        For scalar symbols, only the boxes that the values at their centres do not prove are open.
+        """
+        centre_values = self.polynomials.at_centres(boxes)
+        if centre_values is None:
+            return Cover(self.blocks, boxes, supremum, nonnegative=self.nonnegative, ops=self.ops)
+        self.clock.check()
+        self._ascend_from_best(centre_values, boxes, supremum)
+        return Cover(
+            self.blocks,
+            boxes,
+            supremum,
+            nonnegative=self.nonnegative,
+            values=centre_values,
+            threshold=self.threshold,
+            ops=self.ops,
+        )
+
+    def _ascend_from_best(
+        self,
+        centre_values: CentreValues,
+        boxes: Boxes,
+        supremum: Upper | None,
+    ) -> None:
+        """Raise the incumbent from the centre with the largest value."""
+        values = centre_values.values
+        block, place = np.unravel_index(int(values.argmax()), values.shape)
+        norms_sq = values[block, place][None]
+        cells = Cells(boxes[np.asarray([place])], np.asarray([block]), supremum)
+        vectors = self.incumbent.start_vectors(1, 1)
+        self.incumbent.raise_from(centre_values.polynomial, cells, norms_sq, norms_sq, vectors)
+
+    def _refine(
+        self,
+        cover: Cover,
+        max_cells: int,
+        max_levels: int | None,
+        *,
+        relaxes: bool,
+    ) -> SearchResult:
+        """Prove or cut the open cells, round by round, until none is left or the budget ends."""
+        self.clock.check()
+        polynomial: GramPolynomial | None = None
+        vectors: Array | None = None
+        while len(cover):
+            if self._is_refuted() or self._cells + len(cover) > max_cells or self._rounds == max_levels:
+                return self._result(None)
+            self.clock.check()
+            count = len(cover)
+            self._cells += count
+            self._rounds += 1
+            time_left = self.clock.left
+            lower_before = self.incumbent.best.bound.value
+            previous_polynomial = polynomial
+            in_float32 = self.incumbent.is_far_below and self._rounds <= self.tuning.float32_rounds
+            polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
+            if vectors is None or polynomial is not previous_polynomial:
+                vectors = self.incumbent.start_vectors(count, polynomial.rank)
+            vectors = self._prefilter(cover, polynomial, vectors)
+            if not len(cover):
+                break
+            nodes = self._estimate(cover, polynomial, vectors)
+            # The estimates may be of the polynomial's float32 copy.
+            self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
+            if not self._is_refuted():
+                self._fathom_round(cover, polynomial, nodes)
+            if self._is_refuted():
+                return self._result(None)
+            cells_left = max_cells - self._cells
+            if relaxes:
+                # Assume that the next round's cells take as long as these.
+                seconds = time_left - self.clock.left
+                cells_in_time = self.clock.left * count / seconds if seconds > 0 else math.inf
+                self._relax(cover, polynomial, nodes, self.tuning.part_of_budget * min(cells_left, cells_in_time))
+            still_open = cover.prune()
+            are_single_open = self._evaluate_single_frequencies(cover)
+            if are_single_open and not self._has_risen_above(lower_before):
+                # The next round could do no more.
+                return self._result(None)
+            # The open cells are cut, more finely where their norms are high.
+            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
+            parent = cover.split(self._pieces(ratio, cover.open.boxes.radius))
+            vectors = arrays.rows(nodes.vectors, still_open[parent], ops=self.ops)
+        return self._result(cover.proven())
+
+    # -- the threshold -----------------------------------------------------------------------------------------------
+    def _begin(
+        self,
+        boxes: Boxes,
+        rtol: float,
+        bound: float | None,
+        start: SearchResult | None,
+    ) -> None:
+        """Set what a run needs for its threshold; begin with an earlier lower bound or, if need be, a multistart."""
+        self._is_torus = not boxes.on_grid
+        self._rtol = rtol
+        self._bound = bound
+        # For a bound, the tolerance is unknown: nobody knows how far the bound is above the norm.
+        self.polynomials.tolerance = rtol if bound is None else 0.0
+        self._cells = 0
+        self._rounds = 0
+        if start is None:
+            first = LowerBound(trivial_lower(), boxes.centres[:1], 0)
+        else:
+            first = LowerBound(start.lower, start.frequency, start.block)
+        self.incumbent.begin(first, free=self._is_torus, rtol=min(rtol, self.tuning.incumbent_rtol), bound=bound)
+        # A multistart chooses trial vectors, which are for the reduced polynomial alone: blocks with few channels have
+        # none. An enclosure from the beginning also needs its ascents.
+        is_first_enclosure = self._is_torus and start is None and bound is None
+        needs_multistart = self.incumbent.trial_vectors is None or is_first_enclosure
+        if needs_multistart and self.blocks.shape[2] >= self.tuning.smallest_reduced:
+            self.incumbent.multistart()
+
+    @property
+    def threshold(self) -> float:
+        """The bound that is to be proven: the one given, or the incumbent raised by nearly all of the tolerance."""
+        if self._bound is not None:
+            return self._bound
+        return self.incumbent.best.bound.value * (1 + self.tuning.proof_share * self._rtol)
+
+    def _is_refuted(self) -> bool:
+        """Whether a norm above the bound is proven."""
+        return self._bound is not None and self.incumbent.best.bound.value > self._bound
+
+    def _result(self, upper: Upper | None) -> SearchResult:
+        best = self.incumbent.best
+        return SearchResult(
+            lower=best.bound,
+            upper=upper,
+            frequency=best.frequency,
+            block=best.block,
+            cells=self._cells,
+            levels=self._rounds,
+        )
+
+    # -- the phases of a round ---------------------------------------------------------------------------------------
+    # `_prefilter` fathoms grid cells in float32, `_estimate` estimates the norms of those left, and `_fathom_round`
+    # tries to prove the cells once the ascent has raised the incumbent. The limit of a cell is the largest eigenvalue
+    # of H at its centre with which it passes (`cover.limits_sq`). If it is infinite, the supremum proves the cell, and
+    # no matrix is needed. A cell is
+    # - `provable` if its limit is finite, and high enough for a (reduced) matrix,
+    # - `likely` if it is not done, its estimate is below its limit, and that is high enough for a (reduced) matrix,
+    # - `failed_by_truncation` if it is not done although the estimate of its norm is below its limit and that limit is
+    #   near the threshold: the truncation is to blame.
+    def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
+        """If there are many grid cells, fathom those that float32 proves. Return the vectors of the cells left.
+
+        Most cells are far below the threshold: to estimate them first would take as long as to prove them.
+        """
+        has_few_cells = len(cover) <= self.tuning.prefilter
+        has_small_matrices = polynomial.rank < self.tuning.smallest_float32
+        if self._is_torus or has_few_cells or has_small_matrices:
+            return vectors
+        float32 = polynomial.float32_copy()
+        if not float32.is_float32:
+            # float32 is not to be trusted here: the copy is in float64, and everything would be tried twice.
+            return vectors
+        limit_sq = cover.limits_sq(float32, self.threshold)
+        provable = (limit_sq >= self.polynomials.least_limit_sq(float32)) & (limit_sq < math.inf)
+        self._fathom_unconditionally(cover, float32, np.flatnonzero(provable), limit_sq)
+        return arrays.rows(vectors, cover.prune(), ops=self.ops)
+
+    def _estimate(
+        self,
+        cover: Cover,
+        polynomial: GramPolynomial,
+        vectors: Array,
+    ) -> NodeEstimates:
+        """Fathom the cells that the supremum proves, then estimate the norms at the centres.
+
+        Some cells are proven before the ascent, at the present threshold: large later cells of the torus
+        (`_prove_or_estimate_part`) and, if the matrices are too many to be kept, all whose estimates allow it.
+        """
+        threshold = self.threshold
+        count = len(cover)
+        cover.fathom_by_supremum(threshold)
+        tries_float32 = self._is_torus and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
+        if tries_float32:
+            polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
+        vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=self.xp), copy=False)
+        # A reduced matrix proves no limit below the one for which it was reduced (`GramPolynomial.reduced`). Reduce it
+        # for the limit of its cell or, if that is too low for a reduction, for the least one that is not.
+        least_sq = max(self.polynomials.least_limit_sq(polynomial), self.tuning.least_reduced_part * threshold**2)
+        limit_sq = cover.limits_sq(polynomial, threshold)
+        reduced_for_sq = np.minimum(np.maximum(limit_sq, least_sq), 1e300)  # finite
+        nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for_sq)
+        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= self.tuning.kept_bytes
+        mapped = self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map
+        new_vectors = []
+        visited = []
+        estimate = partial(self._prove_or_estimate_part, cover, nodes, limit_sq)
+        for index, matrices, eigenvalues, norms_sq, eigenvectors in mapped(
+            estimate, self.polynomials.parts(polynomial, count)
+        ):
+            nodes.eigenvalues[index] = eigenvalues
+            nodes.norms_sq[index] = norms_sq
+            new_vectors.append(eigenvectors)
+            visited.append(index)
+            if keeps_matrices:
+                nodes.matrices.append(matrices)
+            else:
+                self._fathom_promising(cover, nodes, matrices, threshold)
+        if self._rounds == 1:
+            self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for_sq, polynomial.rank, self.tuning)
+        if new_vectors:
+            all_new = self.xp.concat(new_vectors, axis=0)
+            nodes.vectors = self._with_new_rows(vectors, np.concatenate(visited), all_new)
+        return nodes
+
+    def _prove_or_estimate_part(
+        self,
+        cover: Cover,
+        nodes: NodeEstimates,
+        limit_sq: np.ndarray,
+        part: slice,
+    ) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
+        """Estimate a part of the cells. Later cells of the torus with large matrices are tried by proof first.
+
+        Parameters
+        ----------
+        nodes : NodeEstimates
+            Estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
+        limit_sq : float array, shape (c,)
+            Limits of all cells.
+
+        Returns
+        -------
+        index : integer array, shape (n,)
+            Numbers of the cells that were estimated.
+        matrices : CentreMatrices
+            Their matrices.
+        eigenvalues, norms_sq : float arrays, shape (n,)
+        vectors : array, shape (n, rank)
+        """
+        polynomial = nodes.polynomial
+        reduced_for_sq = nodes.reduced_for_sq[part]
+        is_first = self._rounds == 1
+        index = np.arange(len(cover))[part]
+        matrices, planes = cover.form(polynomial, index, reduced_for_sq)
+        vectors = nodes.vectors[part, ...]
+        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
+        is_small = polynomial.rank < self.tuning.smallest_proven_first
+        if self._is_torus and not is_first and not is_small:
+            provable = (limit_sq[part] >= reduced_for_sq) & (limit_sq[part] < math.inf)
+            cover.fathom(matrices.take(np.flatnonzero(provable), ops=self.ops), nodes.threshold)
+            still_open = np.flatnonzero(~cover.done[index])
+            index = index[still_open]
+            matrices = matrices.take(still_open, ops=self.ops)
+            real, imag = (arrays.rows(plane, still_open, ops=self.ops) for plane in planes)
+            planes = (real, imag)
+            vectors = arrays.rows(vectors, still_open, ops=self.ops)
+        if not len(index):
+            return index, matrices, np.zeros(0), np.zeros(0), vectors
+        eigenvalues, eigenvectors = top_eigenpairs(
+            matrices,
+            vectors,
+            self.tuning,
+            self.blocks,
+            first=is_first,
+            crowded=self._is_crowded,
+            ops=self.ops,
+        )
+        norms_sq, _ = lift_to_all_columns(polynomial, planes, eigenvectors, eigenvalues, ops=self.ops)
+        return index, matrices, eigenvalues, norms_sq, eigenvectors
+
+    def _with_new_rows(self, vectors: Array, index: np.ndarray, new_vectors: Array) -> Array:
+        """Replace the rows of vectors (c, rank) at ``index``, which ascends.
+
+        The other cells were proven without an estimate: they keep their vectors.
+        """
+        is_new: np.ndarray = np.zeros(vectors.shape[0], dtype=bool)
+        is_new[index] = True
+        if is_new.all():
+            return new_vectors
+        kept = np.flatnonzero(np.logical_not(is_new))
+        rows = self.xp.concat([new_vectors, arrays.rows(vectors, kept, ops=self.ops)], axis=0)
+        return arrays.rows(rows, np.argsort(np.concatenate([index, kept])), ops=self.ops)
+
+    def _fathom_round(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
+        """Try to prove the cells at the present threshold, by the kept matrices and, if need be, by new ones."""
+        threshold = self.threshold
+        if cover.fathom_by_supremum(threshold):
+            return
+        for matrices in nodes.matrices:
+            self._fathom_promising(cover, nodes, matrices, threshold)
+        was_tried_in_float32 = polynomial is not nodes.polynomial
+        if nodes.matrices and not was_tried_in_float32 and not polynomial.truncation > 0:
+            # The same matrices in the same precision, with all directions, would prove no more.
+            return
+        limit_sq = cover.limits_sq(polynomial, threshold)
+        likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & ~cover.done
+        hopeful = np.flatnonzero(likely)
+        # The matrices were used at once and not kept: form them again if the threshold has risen since.
+        must_form_again = not nodes.matrices and threshold > nodes.threshold
+        if was_tried_in_float32 or must_form_again:
+            for part in self.polynomials.parts(polynomial, len(hopeful)):
+                matrices, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
+                self._fathom_promising(cover, nodes, matrices, threshold)
+        if polynomial.truncation > 0:
+            self._fathom_untruncated(cover, nodes, limit_sq)
+
+    def _fathom_untruncated(
+        self,
+        cover: Cover,
+        nodes: NodeEstimates,
+        limit_sq: np.ndarray,
+    ) -> None:
+        """Retry with all directions the cells whose proofs failed by the truncation.
+
+        A retry takes less time than the four pieces into which a cell would be cut.
+
+        Parameters
+        ----------
+        limit_sq : float array, shape (c,)
+            Limits of the truncated proof.
+        """
+        threshold = self.threshold
+        norm_is_below = nodes.norms_sq < limit_sq
+        limit_is_high = limit_sq > self.tuning.high_limit * threshold**2
+        failed_by_truncation = norm_is_below & limit_is_high & ~cover.done
+        # The truncated proof would fail for cells of a quarter of the radius, too: cutting does not help.
+        limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
+        cutting_is_futile = nodes.eigenvalues > limit_of_quarter_sq
+        failed = np.flatnonzero(failed_by_truncation)
+        # To cut a few cells takes less time than to make the polynomial of all directions.
+        whole_is_worth_it = self.polynomials.has_whole or len(failed) >= self._fewest_retries
+        chosen = failed if whole_is_worth_it else np.flatnonzero(failed_by_truncation & cutting_is_futile)
+        if not len(chosen):
+            return
+        whole = self.polynomials.for_trial(self.polynomials.whole, threshold, cover.open.boxes.radius[chosen])
+        no_reduction = np.zeros(len(cover))
+        self._fathom_unconditionally(cover, whole, chosen, no_reduction)
+        # Where the cells are so small that float32 loses too much, they are tried in float64.
+        if whole is not self.polynomials.whole:
+            self._fathom_unconditionally(cover, self.polynomials.whole, chosen[~cover.done[chosen]], no_reduction)
+
+    @property
+    def _fewest_retries(self) -> float:
+        """Number of failed cells that make the polynomial of all directions worth its time, for these channels."""
+        return self.tuning.fewest_retries * max(1.0, (self.blocks.shape[2] / self.tuning.smallest_shared) ** 2)
+
+    def _fathom_unconditionally(
+        self,
+        cover: Cover,
+        polynomial: GramPolynomial,
+        index: np.ndarray,
+        reduced_for_sq: np.ndarray,
+    ) -> None:
+        """Try to fathom some cells by new matrices, whatever their estimates are."""
+        for part in self.polynomials.parts(polynomial, len(index)):
+            matrices, _ = cover.form(polynomial, index[part], reduced_for_sq[index[part]])
+            cover.fathom(matrices, self.threshold)
+
+    def _fathom_promising(
+        self,
+        cover: Cover,
+        nodes: NodeEstimates,
+        matrices: CentreMatrices,
+        threshold: float,
+    ) -> None:
+        """Try to fathom the cells whose estimates allow it."""
+        polynomial = matrices.polynomial
+        index = matrices.index
+        limit_sq = cover.limits_sq(polynomial, threshold)[index]
+        # The part of the limit that the factorisation leaves after its own rounding.
+        part_left = 1 - norms.likely_loss(polynomial.rank, matrices.matrices, ops=self.ops)
+        estimate_is_below = nodes.eigenvalues[index] < part_left * limit_sq
+        provable = (limit_sq >= nodes.reduced_for_sq[index]) & (limit_sq < math.inf)
+        promising = np.flatnonzero(estimate_is_below & provable & ~cover.done[index])
+        if not len(promising):
+            return
+        cover.fathom(matrices.take(promising, ops=self.ops), threshold)
+
+    def _has_risen_above(self, lower_before: float) -> bool:
+        """Whether the incumbent is higher than before, by more than rounding."""
+        return self.incumbent.best.bound.value > lower_before * (1 + self.tuning.least_gain)
+
+    def _evaluate_single_frequencies(self, cover: Cover) -> bool:
+        """Raise the incumbent at open single frequencies, by full eigendecompositions; return whether there are any.
+
+        They cannot be cut, and their estimates may not have converged.
+        """
+        open_cells = cover.open
+        is_divisible = open_cells.boxes.divisible
+        if is_divisible.all():
+            return False
+        points = open_cells[np.flatnonzero(~is_divisible)]
+        whole = self.polynomials.whole
+        for part in self.polynomials.parts(whole, len(points)):
+            some_points = points[part]
+            self.clock.require(len(some_points) * eigh_cost(whole.rank, is_complex=True))
+            columns = whole.columns_at(some_points.boxes.centres, some_points.block)
+            values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
+            norms_sq = self.ops.to_numpy(values)
+            self.incumbent.raise_from(whole, some_points, norms_sq, norms_sq, vectors)
+        return True
+
+    def _relax(
+        self,
+        cover: Cover,
+        polynomial: GramPolynomial,
+        nodes: NodeEstimates,
+        most_cells: float,
+    ) -> None:
+        """Widen the tolerance while the next round would have more than ``most_cells``, and prove what that allows.
+
+        Cells that were proven stay proven.
+        """
+        axes = int(np.count_nonzero(cover.open.boxes.half_degree))
+        while self._rtol < 1 and not self.clock.expired:
+            still_open = np.flatnonzero(~cover.done)
+            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
+            pieces = self._pieces(ratio, cover.open.boxes.radius[still_open])
+            if (pieces**axes).sum() <= most_cells:
+                break
+            self._rtol = min(1.0, self.tuning.widening_factor * self._rtol)
+            self._fathom_round(cover, polynomial, nodes)
+
+    def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
+        """Pieces per axis for each open cell, shape (c,).
+
+        They are as many as make a piece small enough to pass if its norm were its parent's, but at least 2 and at most
+        `Tuning.pieces`.
+
+        Parameters
+        ----------
+        ratio, radius : float arrays, shape (c,)
+            Norms at the centres over the threshold, and the cells' radii.
+        """
+        # By the cell lemma, a cell passes if cos phi >= ratio. If the symbol is nowhere negative, it passes if
+        # (1 + cos phi) / 2 >= ratio, that is, cos phi >= 2 ratio - 1.
+        least_cosine = 2 * ratio - 1 if self.nonnegative else ratio
+        # Near the maximum the ratio would ask for a radius of 0. A radius for half of the tolerance is enough: the norm
+        # at a piece's centre may then use up the other half.
+        largest_cosine = 1 / (1 + (0.5 * self._rtol + self.tuning.added_tolerance))
+        provable_radius = np.arccos(np.clip(least_cosine, 0.0, largest_cosine))
+        pieces = np.clip(np.ceil(self.tuning.cutting_margin * radius / provable_radius), 2, self.tuning.pieces)
+        return np.asarray(pieces.astype(np.int64))
+
+    # -- helpers -----------------------------------------------------------------------------------------------------
+    def lower_bound_on_circulant(
+        self,
+        torus: SearchResult,
+        sizes: tuple[int, ...],
+        skew: tuple[bool, ...] = (),
+    ) -> SearchResult:
+        """Norm at the best of the circulant's frequencies around the torus' best one, as a result without upper bound.
+
+        The incumbent begins anew there. The result's ``cells`` is the number of frequencies compared.
+
+        Parameters
+        ----------
+        torus : SearchResult
+            Result of a search of the torus.
+        sizes, skew
+            As in `proofs.cells.dft`.
+        """
+        start = LowerBound(torus.lower, torus.frequency, torus.block)
+        compared = self.incumbent.begin_at_nearest(start, sizes, skew)
+        best = self.incumbent.best
+        return SearchResult(
+            lower=best.bound, upper=None, frequency=best.frequency, block=best.block, cells=compared, levels=0
+        )

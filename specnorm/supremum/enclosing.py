@@ -1,0 +1,287 @@
+"""Enclose the largest norm of a layer's blocks: over the torus or over the points of a grid, as the budget allows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.geometry import polyphase
+from specnorm.geometry.frequencies import Frequencies, half_grid_shape
+from specnorm.grid.search import bound_without_search, seconds_without_search
+from specnorm.proofs.bound import known, least, trivial_lower
+from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
+from specnorm.proofs.norms import (
+    has_one_entry_per_row_and_column,
+    norm_by_frobenius,
+    norm_by_magnitudes,
+    norm_of_single_entries,
+    norm_of_zero,
+)
+from specnorm.running.problem import Problem, SearchResult
+from specnorm.supremum.branch_and_bound import Search
+from specnorm.supremum.proof import supremum_on_grid
+from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.scalar import has_one_column, norm_on_circulant
+from specnorm.symbols.proofs.symbols import Symbol, top_triple
+from specnorm.symbols.proofs.wrapping import of_wrapped, wrapped
+from specnorm.unfoldings.matrix_search import enclose_constant
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Lower, Upper
+    from specnorm.running.clock import Clock
+
+_AXES_OF_CHANNELS = 3
+"""Axes of blocks without spatial ones."""
+_WIDE = 0.15
+"""Relative width from which a bound of fixed cost may be closer than the result of an unfinished search."""
+_SUPREMUM_RTOL = 2e-3
+"""Tolerance of the supremum from which a search of a grid with 1000 points starts."""
+_SUPREMUM_DECAY = 0.3
+"""Power of the number of grid points with which that tolerance falls."""
+_LOOSE_RTOL = 1e-3
+"""Tolerance from which the supremum is searched nearly as closely as the grid: then few points are left to visit."""
+_LOOSE_SHARE = 0.97
+"""Part of such a tolerance that the supremum gets."""
+_POINTS_OF_A_CELL = 16
+"""Points of a grid for each first cell of the torus, up to which scalar symbols on the grid take less time than a
+search of the torus."""
+
+
+def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> SearchResult | None:
+    """The norm of a zero kernel; None for another kernel."""
+    if float(ops.xp.max(ops.xp.abs(trimmed))) > 0:
+        return None
+    return _without_search(trivial_lower(), norm_of_zero(trimmed, ops=ops), trimmed)
+
+
+def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> SearchResult | None:
+    """The norm of a permutation of channels, each shifted and scaled, without rounding; None for another kernel."""
+    if not has_one_entry_per_row_and_column(trimmed, ops=ops):
+        return None
+    lower, upper = norm_of_single_entries(trimmed, ops=ops)
+    return _without_search(lower, upper, trimmed)
+
+
+def _without_search(lower: Lower, upper: Upper, trimmed: Array) -> SearchResult:
+    """Bounds of a norm that is attained at the frequency 0, as at any other."""
+    ndim = trimmed.ndim - 3
+    zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
+    return SearchResult(lower, upper, frequency=zero, block=0, cells=0, levels=0)
+
+
+def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> SearchResult | None:
+    """The norm of a kernel without negative entries, such as a point-spread function: that of the sum of its taps.
+
+    None for another kernel, and if the bounds are further apart than rtol.
+    """
+    xp = ops.xp
+    if trimmed.ndim == _AXES_OF_CHANNELS or not bool(xp.all(trimmed >= 0)):
+        return None
+    upper = norm_by_magnitudes(trimmed, ops=ops)
+    sums = xp.sum(xp.reshape(trimmed, (*trimmed.shape[:3], -1)), axis=-1)
+    _, v, values = top_triple(sums, xp=xp)
+    block = int(xp.argmax(values))
+    zero = Frequencies(np.zeros((1, trimmed.ndim - 3), dtype=np.int64), (1,) * (trimmed.ndim - 3))
+    right = v[block : block + 1, :] + 0j
+    lower = SymbolQuotients(trimmed, ops=ops).norm_down_at(block, zero, right)
+    result = SearchResult(lower, upper, frequency=zero, block=block, cells=0, levels=0)
+    return result if result.within(rtol) else None
+
+
+def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+    """Enclose the largest norm of one layer's blocks to the tolerance, or as closely as the budget allows.
+
+    Returns
+    -------
+    result : SearchResult
+        Result with two finite bounds.
+    converged : bool
+        Whether the bounds are within the tolerance.
+    """
+    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
+    if problem.spec.input_shape is not None:
+        return _enclose_circular(trimmed, problem, ops=ops)
+    return _enclose_trimmed(trimmed, problem, ops=ops)
+
+
+def _enclose_circular(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+    """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
+    blocks, error = wrapped(trimmed, grid_sizes(problem.spec, tuple(trimmed.shape[3:])), ops=ops)
+    result, converged = _enclose_trimmed(blocks, problem, ops=ops)
+    lower, upper = of_wrapped(result.lower, known(result.upper), error)
+    result = replace(result, lower=lower, upper=upper)
+    return result, converged and (not error or result.within(problem.rtol))
+
+
+def _enclose_trimmed(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+    """`enclose_blocks` of kernels without borders of zeros."""
+    constant = (
+        enclose_zero(trimmed, ops=ops)
+        or enclose_constant(trimmed, problem.rtol, ops=ops)
+        or enclose_nonnegative(trimmed, problem.rtol, ops=ops)
+    )
+    if constant is not None:
+        return constant, True
+    search = Search(trimmed, clock=_clock(problem), nonnegative=problem.nonnegative, ops=ops)
+    boxes = _boxes(trimmed, problem)
+    if problem.spec.input_shape is not None:
+        result = _enclose_grid(search, boxes, problem)
+    else:
+        result = _supremum(search, boxes, problem)
+    return result, result.within(problem.rtol)
+
+
+def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResult]:
+    """Enclose the supremum over all sizes, and keep the search for circulants that follow.
+
+    Parameters
+    ----------
+    problem : Problem
+        A problem of blocks, without ``input_shape``.
+    """
+    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
+    search = Search(trimmed, clock=_clock(problem), ops=ops)
+    zero = enclose_zero(trimmed, ops=ops)
+    constant = zero or enclose_constant(trimmed, problem.rtol, precise_vectors=False, ops=ops)
+    if constant is not None:
+        return search, constant
+    return search, _supremum(search, _boxes(trimmed, problem), problem)
+
+
+def _clock(problem: Problem) -> Clock:
+    """The problem's clock, less the time of the bound that is computed if the search does not finish."""
+    return problem.clock.before(seconds_without_search(problem))
+
+
+def _boxes(trimmed: Array, problem: Problem) -> Boxes | None:
+    """Cells of all frequencies; None if they are more than a search may visit: making them could take gigabytes."""
+    shape = tuple(trimmed.shape[3:])
+    return torus(shape) if torus_size(shape) <= problem.max_cells * trimmed.shape[0] else None
+
+
+def _supremum(search: Search, boxes: Boxes | None, problem: Problem) -> SearchResult:
+    """Enclose the supremum over all frequencies, if need be by wider bounds than the problem asks for."""
+    result = _run_on_torus(search, boxes, problem, relaxes=True)
+    return result if result.within(problem.rtol) else _with_any_bound(search, boxes, result, problem)
+
+
+def _run_on_torus(
+    search: Search,
+    boxes: Boxes | None,
+    problem: Problem,
+    *,
+    relaxes: bool,
+) -> SearchResult:
+    """Search the cells of the torus once; without cells, bound the supremum from below alone."""
+    if boxes is None:
+        # A search that may visit no cell ends with its first lower bound.
+        return search.run(one_box(tuple(search.blocks.shape[3:])), rtol=problem.rtol, max_cells=0, relaxes=relaxes)
+    return search.run(boxes, rtol=problem.rtol, max_cells=problem.max_cells, relaxes=relaxes)
+
+
+def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> SearchResult:
+    """Enclose the largest norm at the DFT frequencies of a circular layer.
+
+    A search of the torus gives the supremum that the grid lemma (`supremum.proof`) needs. If it does not finish
+    within the cells of `_torus_problem`, the norm is nearly constant: then every point is visited if the budget allows.
+    For scalar symbols and a small grid, every point is visited without a search of the torus.
+    """
+    rtol, max_cells = problem.rtol, problem.max_cells
+    kernel_shape = tuple(search.blocks.shape[3:])
+    sizes = grid_sizes(problem.spec, kernel_shape)
+    half_points = math.prod(sizes) // 2 + 1
+    visits_all = half_points <= _POINTS_OF_A_CELL * torus_size(kernel_shape)
+    if visits_all and has_one_column(search.blocks) and _affords_grid(search.blocks, sizes, problem, ops=search.ops):
+        upper, block, frequency = norm_on_circulant(search.blocks, sizes, ops=search.ops)
+        symbol = Symbol(search.blocks[block : block + 1, ...], frequency, ops=search.ops)
+        _, right, _ = top_triple(symbol.matrices()[:, 0, ...], xp=search.ops.xp)
+        lower = SymbolQuotients(search.blocks, ops=search.ops).norm_down_at(block, frequency, right)
+        result = SearchResult(lower, upper, frequency=frequency, block=block, cells=half_points, levels=1)
+        if result.within(rtol):
+            return result
+    torus_problem = _torus_problem(problem, math.prod(sizes), half_points, boxes)
+    torus_result = _run_on_torus(search, boxes, torus_problem, relaxes=False)
+    start = search.lower_bound_on_circulant(torus_result, sizes)
+    # The comparisons of the start are not cells of a search.
+    result = replace(start, cells=0)
+    if torus_result.upper is None and half_points <= max_cells:
+        result = search.run(
+            dft_points(sizes, kernel_shape),
+            rtol=rtol,
+            supremum=norm_by_frobenius(search.blocks, ops=search.ops),
+            start=start,
+            max_cells=max_cells,
+        )
+    grid = dft(sizes, kernel_shape)
+    if result.upper is None:
+        if torus_result.upper is None:
+            torus_result = _with_any_bound(search, boxes, torus_result, problem)
+        result = search.run(grid, rtol=rtol, supremum=torus_result.upper, start=start, max_cells=max_cells)
+    uppers = [result.upper] if result.upper else []
+    if torus_result.upper is not None:
+        uppers.append(supremum_on_grid(torus_result.upper, grid))
+    return replace(result, upper=least(*uppers), cells=result.cells + torus_result.cells)
+
+
+def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:
+    """Whether time and memory suffice for the values of scalar symbols on a whole grid: one product an axis."""
+    kernel_shape = tuple(blocks.shape[3:])
+    points = half_grid_shape(sizes)
+    entries_of_tables = sum(n * k for n, k in zip(points, kernel_shape, strict=True))
+    count = blocks.shape[0] * max(blocks.shape[1:3])
+    work = 4 * count * max(math.prod(points), math.prod(kernel_shape)) * sum(kernel_shape)
+    return 16 * entries_of_tables <= ops.memory and problem.clock.affords(work)
+
+
+def _torus_problem(
+    problem: Problem,
+    all_points: int,
+    half_points: int,
+    boxes: Boxes | None,
+) -> Problem:
+    """The problem of the supremum before a search of a grid: its tolerance and its cells.
+
+    Parameters
+    ----------
+    all_points, half_points : int
+        Points of the grid, with and without mirror images.
+    """
+    if problem.rtol >= _LOOSE_RTOL:
+        rtol = _LOOSE_SHARE * problem.rtol
+        most_cells = half_points
+    else:
+        # For a tight tolerance, a search of the torus that is as close costs as much as the grid's: search it loosely,
+        # for at most a third of what it takes to visit every point.
+        rtol = _SUPREMUM_RTOL * min(1.0, (1000 / all_points) ** _SUPREMUM_DECAY)
+        first_cells = 0 if boxes is None else len(boxes)
+        most_cells = max(half_points // 3, first_cells)
+    return replace(problem, rtol=rtol, max_cells=min(problem.max_cells, most_cells))
+
+
+def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of the DFT grid of a circular layer; axes with one tap need one frequency."""
+    return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
+
+
+def _with_any_bound(
+    search: Search,
+    boxes: Boxes | None,
+    result: SearchResult,
+    problem: Problem,
+) -> SearchResult:
+    """The result of a search that did not finish, with an upper bound: a wider one, or one of fixed cost."""
+    if result.upper is None and boxes is not None:
+        again = search.run(boxes, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)
+        result = replace(again, cells=result.cells + again.cells)
+    if result.within(_WIDE):
+        return result
+    upper = bound_without_search(problem, ops=search.ops)
+    if result.upper is not None:
+        upper = least(result.upper, upper)
+    return replace(result, upper=upper)

@@ -1,0 +1,442 @@
+"""The incumbent of a search: its highest proven norm, at one frequency, and the ascents that raise it.
+
+The vectors and frequencies chosen here decide how close the bounds of an enclosure come, never whether they are true.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.geometry.frequencies import Frequencies, coarse_grid, product
+from specnorm.proofs.bound import trivial_lower
+from specnorm.supremum.ascent import Ascent, nearest_lattice_points
+from specnorm.symbols.power import gram_power, largest_eigenvalues
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.quotients import SymbolQuotients
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.bound import Lower
+    from specnorm.proofs.cells import Cells
+    from specnorm.running.clock import Clock
+    from specnorm.supremum.proof import CentreMatrices
+    from specnorm.supremum.tuning import Tuning
+    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+
+
+@dataclass(frozen=True, eq=False)
+class LowerBound:
+    """A proven lower bound of the norm of one block, by its index, at one frequency."""
+
+    bound: Lower
+    frequency: Frequencies
+    block: int
+
+
+class Incumbent:
+    """The highest norm of a stack of blocks that a search has proven.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        In the widest dtype of the library, scaled to about 1, not all zero; p <= m.
+    seed : int
+        Seed of the start vectors.
+    clock : Clock
+        Deadline: at its end, ascents stop early.
+
+    Attributes
+    ----------
+    best : LowerBound
+        The highest norm so far; set by `begin` and `begin_at_nearest`.
+    trial_vectors : array, shape (g, h, p), or None
+        Right vectors at frequencies where the norm is large, chosen by `multistart`; None before.
+    """
+
+    def __init__(
+        self,
+        blocks: Array,
+        tuning: Tuning,
+        *,
+        seed: int,
+        clock: Clock,
+        ops: ArrayOps,
+    ) -> None:
+        self.blocks = blocks
+        self.tuning = tuning
+        self.seed = seed
+        self.xp = ops.xp
+        self.ops = ops
+        self._clock = clock
+        self._norms = SymbolQuotients(blocks, ops=ops)
+        self._float32: Array | None = None
+        self._right = self.start_vectors(1, blocks.shape[2])
+        self.trial_vectors: Array | None = None
+
+    def begin(
+        self,
+        start: LowerBound,
+        *,
+        free: bool,
+        rtol: float,
+        bound: float | None,
+    ) -> None:
+        """Begin a search with a lower bound.
+
+        Parameters
+        ----------
+        free : bool
+            Whether frequencies may move (on a grid they may not).
+        rtol : float
+            A norm that is relatively higher by less does not matter.
+        bound : float, optional
+            A bound that is to be proven: only norms above it matter.
+        """
+        self.best = start
+        self._free = free
+        self._rtol = rtol
+        self._bound = bound
+
+    @property
+    def is_far_below(self) -> bool:
+        """Whether the incumbent is far below a bound that is to be proven."""
+        return self.best.bound.value <= self.tuning.far_below_part * (self._bound or 0.0)
+
+    def start_vectors(self, count: int, size: int) -> Array:
+        """Return ``count`` times the same complex vector, shape (count, size)."""
+        start = arrays.start_vector(self.seed, size)
+        return self.ops.from_numpy(np.broadcast_to(start, (count, size)).astype(np.complex128), self.blocks)
+
+    def multistart(self) -> None:
+        """Choose trial vectors and, if frequencies may move, ascend from the coarse ones with the largest norms.
+
+        The trial vectors are those of the coarse frequencies and of frequencies around the best maximum. On a grid, or
+        if a bound is far above the incumbent, the basis of the reduced polynomial (`reduction`) needs none around the
+        maximum.
+        """
+        frequencies, norms, vectors = self._coarse_vectors()
+        # At most as many vectors as there are trials and frequencies of `_around_best`, which are 1 + d.
+        count = self.tuning.trials + 1 + len(frequencies.denominators)
+        highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
+        chosen = np.take_along_axis(vectors, highest_first[:, :, None], axis=1).astype(np.complex128)
+        if self._free:
+            # If a bound is to be proven, the vectors need the frequency of the maximum, not its norm: come less close.
+            rtol = self._rtol if self._bound is None else 10 * self.tuning.incumbent_rtol
+            block = int(np.argmax(norms.max(axis=1)))
+            trials = self.tuning.trials
+            starts = self.ops.from_numpy(chosen[block, :trials], self.blocks)
+            self._ascend(frequencies[highest_first[block, :trials]], starts, block, rtol)
+            if not self.is_far_below:
+                best_block = self.best.block
+                vectors_first = np.concatenate([self._around_best(), chosen[best_block]])
+                chosen[best_block] = vectors_first[: chosen.shape[1]]
+        self.trial_vectors = self.ops.from_numpy(chosen, self.blocks)
+
+    def _coarse_vectors(self) -> tuple[Frequencies, np.ndarray, np.ndarray]:
+        """Coarse frequencies, and norms (g, f) and right vectors (g, f, p) there after some power steps (host)."""
+        xp = self.xp
+        groups, _, p = self.blocks.shape[:3]
+        blocks = self._blocks_for(self.tuning.incumbent_rtol)
+        frequencies = coarse_grid(tuple(self.blocks.shape[3:]))
+        # For each tap: its phase, with about 24 numbers while it is computed, and complex images of both sides.
+        bytes_of_images = 16 * groups * sum(blocks.shape[1:3])
+        bytes_of_a_frequency = math.prod(blocks.shape[3:]) * (24 * 8 + bytes_of_images)
+        every_nth = -(-len(frequencies) * bytes_of_a_frequency // self.ops.memory)
+        frequencies = frequencies[::every_nth]
+        start = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
+        symbol = symbols.Symbol(blocks, frequencies, ops=self.ops)
+        vectors, norms = self._gram_power(symbol, start, blocks)
+        return frequencies, self.ops.to_numpy(norms)[:, :, 0], self.ops.to_numpy(vectors)
+
+    def _around_best(self) -> np.ndarray:
+        """Right vectors at the incumbent's frequency and one step along each axis, shape (1 + d, p) (host).
+
+        Top singular vectors change almost linearly with the frequency. So those at the centres of the cells around the
+        incumbent are near the span of these.
+        """
+        xp = self.xp
+        block = self.best.block
+        blocks = self._blocks_for(self.tuning.incumbent_rtol)
+        angles = self.best.frequency.angles
+        steps = np.concatenate([np.zeros_like(angles), self.tuning.around_radians * np.eye(angles.shape[1])])
+        frequencies = nearest_lattice_points(angles + steps)
+        symbol = symbols.Symbol(blocks[block : block + 1, ...], frequencies, ops=self.ops)
+        start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
+        vectors, _ = self._gram_power(symbol, start, blocks)
+        return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
+
+    def _gram_power(
+        self,
+        symbol: symbols.Symbol,
+        start: Array,
+        blocks: Array,
+    ) -> tuple[Array, Array]:
+        """Right vectors after some power steps with ``G*G``, in the blocks' precision, and estimates of its norm."""
+        xp = self.xp
+        start = xp.astype(start, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
+        return gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), start, 3, xp=xp)
+
+    def raise_from(
+        self,
+        polynomial: GramPolynomial,
+        cells: Cells,
+        norms_sq: np.ndarray,
+        eigenvalues: np.ndarray,
+        vectors: Array,
+    ) -> None:
+        """Ascend from the centres with the largest estimates, where that may raise the incumbent.
+
+        Parameters
+        ----------
+        polynomial : GramPolynomial
+            The polynomial whose norms were estimated.
+        norms_sq, eigenvalues : float arrays, shape (c,)
+            Squared norms at the centres from below, and largest eigenvalues of the reduced matrices.
+        vectors : array, shape (c, rank)
+            Eigenvectors of the reduced matrices.
+        """
+        chosen = self._worth_an_ascent(norms_sq)
+        # Not by np.unique, which imports numpy.ma.
+        for block in sorted({*cells.block[chosen].tolist()}):
+            index = chosen[cells.block[chosen] == block]
+            starts = cells.boxes[index].centres
+            right = arrays.rows(vectors, index, ops=self.ops)
+            if polynomial.rank < polynomial.size:
+                planes = polynomial.planes_at(starts, cells.block[index])
+                _, right = lift_to_all_columns(polynomial, planes, right, eigenvalues[index], ops=self.ops)
+            self._ascend(starts, unrotated(polynomial, right, block, ops=self.ops), block, self._rtol)
+
+    def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
+        """Return the positions of the centres to start from, the highest first."""
+        # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
+        norm_to_beat = self.best.bound.value if self._bound is None else self._bound
+        # If the norm at many centres is near the incumbent, the norm is flat and has many local maxima. The highest
+        # centre need not lead to the highest one, and at a layer's own size a maximum of the same height can give a
+        # better lower bound. Many cells alone say nothing: kernels with one sharp maximum have them too.
+        nearly_sq = self.tuning.flat_part * norm_to_beat**2
+        is_flat = self._bound is None and np.count_nonzero(norms_sq > nearly_sq) > self.tuning.flat_cells
+        if is_flat:
+            starts = self.tuning.flat_starts
+            least_sq = nearly_sq
+        else:
+            # An excess below `Tuning.least_excess` of the tolerance does not matter.
+            starts = 1
+            least_sq = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
+        highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
+        return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
+
+    def begin_at_nearest(
+        self,
+        torus_best: LowerBound,
+        sizes: tuple[int, ...],
+        skew: tuple[bool, ...] = (),
+    ) -> int:
+        """Begin a search of a grid, at the best of the points around a frequency of the torus.
+
+        Parameters
+        ----------
+        torus_best : LowerBound
+            Lower bound of the last search of the torus.
+        sizes : tuple of int
+            Points per turn along each axis.
+        skew : tuple of bool, optional
+            As in `proofs.cells.dft`.
+
+        Returns
+        -------
+        int
+            Number of points compared. The lower bound is in ``best``.
+        """
+        block = torus_best.block
+        points = _neighbours(torus_best.frequency, sizes, skew)
+        # The ascent below does not move on a grid: only its power steps end by this tolerance, and a run sets its own.
+        self.begin(LowerBound(trivial_lower(), points[:1], block), free=False, rtol=1e-3, bound=None)
+        symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
+        right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
+        norms = self.xp.linalg.vector_norm(symbol.apply(right), axis=-1)[0, :]
+        best = int(self.xp.argmax(norms))
+        self._ascend(points[best : best + 1], self._right, block, self._rtol)
+        return len(points)
+
+    def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
+        """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
+        # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
+        norm_to_beat = max(self.best.bound.value, self.tuning.far_below_part * (self._bound or 0.0))
+        ascent = Ascent(
+            self._blocks_for(rtol)[block : block + 1, ...],
+            self.tuning,
+            free=self._free,
+            rtol=rtol,
+            norm_to_beat=norm_to_beat,
+            clock=self._clock,
+            ops=self.ops,
+        )
+        point, right = ascent.run(starts, vectors)
+        right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
+        bound = self._norms.norm_down_at(block, point, right)
+        if bound.value > self.best.bound.value:
+            self.best = LowerBound(bound, point, block)
+            self._right = right
+
+    def _blocks_for(self, rtol: float) -> Array:
+        """The blocks, or their float32 copy if the tolerance allows it and frequencies may move."""
+        if not self._free or rtol < self.tuning.float64_rtol:
+            return self.blocks
+        if self._float32 is None:
+            self._float32 = self.xp.astype(self.blocks, self.xp.float32)
+        return self._float32
+
+
+def _neighbours(frequency: Frequencies, sizes: tuple[int, ...], skew: tuple[bool, ...]) -> Frequencies:
+    """Points of a grid around a frequency: the two nearest along each axis."""
+    count = np.asarray(sizes, dtype=np.int64)
+    # On a skew axis the points are (2 j + 1) / (2 count) of a turn, on other axes j / count.
+    offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
+    turns = frequency.angles[0] / (2 * math.pi)
+    below = np.floor(turns * count - offset / 2).astype(np.int64)
+    corners = product([np.asarray([n, n + 1]) for n in below]) % count
+    return Frequencies(corners * (1 + offset) + offset, tuple((count * (1 + offset)).tolist()))
+
+
+@dataclass(eq=False)
+class NodeEstimates:
+    """Estimates of a round for its open cells, filled in part by part.
+
+    Parameters
+    ----------
+    polynomial : GramPolynomial
+        The polynomial whose norms are estimated, in the precision that is tried first.
+    threshold : float
+        The bound that was to be proven when the round began.
+    vectors : array, shape (c, rank)
+        Estimates of the top eigenvectors; the next round begins with them.
+    reduced_for_sq : float array, shape (c,)
+        Limits for which the matrices are reduced: they prove no lower limit.
+    eigenvalues : float array, shape (c,)
+        Largest eigenvalues of the (reduced) Gram matrices, from below.
+    norms_sq : float array, shape (c,)
+        Squared norms at the centres, from below: `lift_to_all_columns` of the eigenvalues.
+    matrices : list of CentreMatrices
+        One for each part of the cells; empty if they would take too much memory.
+    """
+
+    polynomial: GramPolynomial
+    threshold: float
+    vectors: Array
+    reduced_for_sq: np.ndarray
+    eigenvalues: np.ndarray = field(init=False)
+    norms_sq: np.ndarray = field(init=False)
+    matrices: list[CentreMatrices] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.eigenvalues = np.zeros(len(self.reduced_for_sq))
+        self.norms_sq = np.zeros(len(self.reduced_for_sq))
+
+
+def top_eigenpairs(
+    centre_matrices: CentreMatrices,
+    vectors: Array,
+    tuning: Tuning,
+    like: Array,
+    *,
+    first: bool,
+    crowded: bool,
+    ops: ArrayOps,
+) -> tuple[np.ndarray, Array]:
+    """Largest eigenvalues of the matrices of some cells, from below, and the vectors for the next round.
+
+    Parameters
+    ----------
+    vectors : array, shape (c, rank)
+        Start vectors.
+    like : array
+        A real array on the device of the others.
+    first : bool
+        Whether this is the first round, whose start vectors are random.
+    crowded : bool
+        The result of `is_crowded` for the first round.
+    """
+    matrices = centre_matrices.matrices
+    cut = tuning.filter_cut * centre_matrices.reduced_for_sq
+    if first:
+        degree = tuning.first_degree
+    elif crowded:
+        degree = tuning.crowded_degree
+    else:
+        degree = tuning.degree
+    values, vectors = largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
+    if first and is_crowded(values, centre_matrices.reduced_for_sq, matrices.shape[-1], tuning):
+        values, vectors = largest_eigenvalues(matrices, vectors, cut, tuning.crowded_first, like, ops=ops)
+    return values, vectors
+
+
+def is_crowded(
+    eigenvalues: np.ndarray,
+    limit_sq: np.ndarray,
+    rank: int,
+    tuning: Tuning,
+) -> bool:
+    """Whether nearly all of the first cells are near their limits, as for spectra without a gap at the top."""
+    if rank < tuning.smallest_crowded:
+        return False
+    near_their_limits = np.count_nonzero(eigenvalues > tuning.filter_cut * limit_sq)
+    return bool(near_their_limits > tuning.crowded_part * len(limit_sq))
+
+
+def lift_to_all_columns(
+    polynomial: GramPolynomial,
+    planes: tuple[Array, Array],
+    vectors: Array,
+    eigenvalues: np.ndarray,
+    *,
+    ops: ArrayOps,
+) -> tuple[np.ndarray, Array]:
+    """Squared norms at the centres from below, and vectors of all columns, from those of the reduced matrices.
+
+    ``H = [[A, B*], [B, C]]``. An eigenvector z of the reduced matrix goes on as ``w = B z / lambda``; the squared norm
+    is the Rayleigh quotient of (z, w), without its part ``w* C w >= 0``.
+
+    Parameters
+    ----------
+    planes : pair of arrays, shape (f, size, rank)
+        Real and imaginary part of ``polynomial.planes_at``: A above B.
+    vectors : array, shape (f, rank)
+        Unit vectors of the reduced matrices.
+    eigenvalues : float array, shape (f,)
+        Eigenvalues of the reduced matrices.
+    """
+    if polynomial.rank == polynomial.size:
+        return eigenvalues.copy(), vectors
+    xp = ops.xp
+    parts = xp.stack([xp.real(vectors), xp.imag(vectors)], axis=-1)
+    by_real = xp.matmul(planes[0], parts)
+    by_imag = xp.matmul(planes[1], parts)
+    image = ops.complex(by_real[..., 0] - by_imag[..., 1], by_real[..., 1] + by_imag[..., 0])
+    by_a, by_b = image[:, : polynomial.rank], image[:, polynomial.rank :]
+    form_of_a = ops.to_numpy(xp.sum(xp.real(xp.conj(vectors) * by_a), axis=-1))
+    length_of_b_sq = ops.to_numpy(xp.linalg.vector_norm(by_b, axis=-1)) ** 2
+    scale = np.maximum(eigenvalues, 1e-30)  # no division by 0
+    norms_sq = (form_of_a + 2 * length_of_b_sq / scale) / (1 + length_of_b_sq / scale**2)
+    inverse = ops.from_numpy(1 / scale, polynomial.blocks)
+    return norms_sq, xp.concat([vectors, by_b * xp.astype(inverse, by_b.dtype)[:, None]], axis=-1)
+
+
+def unrotated(
+    polynomial: GramPolynomial,
+    vectors: Array,
+    block: int,
+    *,
+    ops: ArrayOps,
+) -> Array:
+    """Right vectors (n, size) of one block, from those of the block in the polynomial's rotated basis."""
+    if polynomial.rotation is None:
+        return vectors
+    xp = ops.xp
+    turned = arrays.real_times(polynomial.rotation.basis[block, ...], xp.matrix_transpose(vectors), ops=ops)
+    return xp.matrix_transpose(turned)

@@ -1,0 +1,490 @@
+"""Prove that cells hold no norm above a threshold: the only place where a search may drop a cell.
+
+A cell is a box of frequencies around a centre c, with phi its radius (`cells.Boxes.radius`). Let sigma* be the largest
+norm on the torus, and mu the threshold. A Cholesky factorisation proves that ``||G(c)||`` is at most some limit, and
+one of three lemmas carries that to the cell:
+
+* Cell lemma (Bernstein, Szego): around a maximiser of the whole torus ``||G|| >= sigma* cos(phi)``. So if every cell of
+  a cover has ``||G(c)|| <= mu cos(phi)``, phi < pi/2, then ``sigma* <= mu``.
+* Grid lemma: the best point of a DFT grid need be no maximiser of the torus. With a proven ``S >= sigma*``, nothing in
+  the cell exceeds mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)``. With ``alpha = arccos(mu / S)`` the
+  right side is ``S cos(alpha + phi)``: where it is positive, the angle is below pi/2, as the lemma requires.
+* Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
+  (`gram_polynomial.GramPolynomial.variation_sq`).
+
+By the cell lemma alone, a cell may hold norms above mu; it holds no maximiser if sigma* is above mu. A cell *passes* if
+any of these conditions is proven of it.
+
+Both first lemmas are one inequality. Let ``|u* G(theta) v| = ||G(theta)||`` for unit vectors u and v, and let
+``g(t) = Re(w(t) u* G(theta + t delta) v)`` with ``w(t) = e^{i (a + b t)}``. Here ``g(0) = ||G(theta)||`` by the choice
+of a; b moves the middle of the taps to the origin, so that the frequencies of g lie in [-phi, phi]. Then
+``|g| <= S``, and Bernstein and Szego's ``g'**2 + phi**2 g**2 <= phi**2 S**2`` says that ``arccos(g / S)`` changes by at
+most phi from t = 0 to 1:
+
+    ||G(theta + delta)|| >= S cos(arccos(||G(theta)|| / S) + phi)     while that angle is at most pi.
+
+With theta the maximiser and S = sigma* the arccosine is 0. (A cosine for each axis, and their product, would be wrong.)
+
+Of a symbol that is, but for a phase, a Hermitian matrix D that is nowhere negative (it has no negative eigenvalue at
+any frequency), ``f(t) = v* D(theta + t delta) v`` lies between 0 and S, and ``g = f - S / 2`` between -S/2 and S/2,
+with the same frequencies. So both lemmas hold for g and S / 2: what was ``mu cos(phi)`` is ``mu (1 + cos(phi)) / 2``, a
+loss half as large.
+
+A cell that passes for a threshold passes for every larger one, so that a search may raise its threshold. The search
+keeps its cells in a `Cover`. It decides which of them are tried first and how they are cut: poor decisions cost time,
+and no proof rests on them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import InitVar, dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.backends.text import counted
+from specnorm.proofs import host, norms
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
+from specnorm.proofs.cells import Boxes, Cells
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.nonnegative import Nonnegative
+from specnorm.symbols.proofs.scalar import ScalarGram
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.symbols.proofs.scalar import CentreValues
+
+_MAKER = object()
+
+
+def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
+    """Norms at the centres up to which cells of the torus pass, rounded down; 0 if no norm suffices.
+
+    A cell that passes contains no maximiser of the torus with a norm above the threshold. So if all cells pass, the
+    supremum is at most the threshold.
+    """
+    limits = np.maximum(host.mul_down(host.cos_down(radius), threshold), 0.0)
+    return np.where(radius < math.pi / 2, limits, 0.0)
+
+
+def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndarray:
+    """Norms at the centres up to which no grid point of a cell exceeds the threshold, rounded down.
+
+    0 if no norm suffices, and infinite if every norm does, as the supremum is no larger than the threshold.
+    """
+    if supremum.what != ALL_FREQUENCIES:
+        raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
+    if supremum <= threshold:
+        return np.full(len(radius), math.inf)
+    apart_sq = host.mul_up(host.next_up(supremum.value - threshold), host.next_up(supremum.value + threshold))
+    lost = host.next_up(host.sin_up(radius) * host.sqrt_up(apart_sq))
+    limits = np.maximum(host.sub_down(cell_lemma(threshold, radius), lost), 0.0)
+    return np.where(radius < math.pi / 2, limits, 0.0)
+
+
+def nonnegative_cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
+    """`cell_lemma` for a symbol that is nowhere negative: ``mu / 2 + mu / 2 cos(phi)``."""
+    limits = host.mul_down(host.next_down(1 + host.cos_down(radius)), threshold / 2)
+    return np.where(radius < math.pi / 2, limits, 0.0)
+
+
+def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndarray:
+    """`grid_lemma` for a symbol that is nowhere negative.
+
+    With ``mu - S / 2`` for mu and ``S / 2`` for S it is the lemma for ``g = f - S / 2``. Its limit is ``S / 2`` lower
+    than that for f.
+    """
+    if supremum.what != ALL_FREQUENCIES:
+        raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
+    if supremum <= threshold:
+        return np.full(len(radius), math.inf)
+    half = supremum.value / 2
+    above = host.next_down(threshold - half)
+    if not above > 0:
+        return np.zeros(len(radius))
+    # (S / 2)**2 - (mu - S / 2)**2 = mu (S - mu)
+    apart_sq = host.mul_up(threshold, host.next_up(supremum.value - threshold))
+    lost = host.next_up(host.sin_up(radius) * host.sqrt_up(apart_sq))
+    limits = host.sub_down(host.next_down(half + host.mul_down(host.cos_down(radius), above)), lost)
+    return np.where(radius < math.pi / 2, np.maximum(limits, 0.0), 0.0)
+
+
+def eigenvalue_limits(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
+    """Limits of cells: the largest computed ``lambda_max(H(c))`` with which a cell passes, rounded down, shape (c,).
+
+    Negative where no eigenvalue proves that; infinite for grid points where the supremum itself is no larger.
+
+    By variation: let P have the coefficients as computed, which moves by at most V in the cell. H - P and computed
+    H - P are at most the error e everywhere, so ``lambda_max(computed H(c)) <= l`` gives ``||H(c)|| <= l + e``,
+    ``||P(c)|| <= l + 2 e``, ``||P(theta)|| <= l + 2 e + V`` and ``||H(theta)|| <= l + 3 e + V``.
+    """
+    boxes = cells.boxes
+    norms_by_lemma = _by_lemma(boxes, cells.supremum, threshold, nonnegative=cells.nonnegative)
+    if isinstance(polynomial, ScalarGram):
+        blocks, row = np.unique(cells.block, return_inverse=True)
+        by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold, blocks)
+        return np.asarray(np.maximum(polynomial.limit_of_norm(norms_by_lemma), by_variation_sq[row, kind]))
+    if boxes.on_grid and cells.supremum is not None and cells.supremum <= threshold:
+        # They are infinite, as their squares are.
+        return norms_by_lemma
+    variation_sq = _variation_sq(polynomial, boxes)
+    # One of the three errors e is in `limit_of_norm`.
+    lost = host.next_up(variation_sq + 2 * polynomial.error)
+    by_variation_sq = host.sub_down(polynomial.limit_of_norm(np.asarray(threshold)), lost)
+    return np.asarray(np.maximum(polynomial.limit_of_norm(norms_by_lemma), by_variation_sq))
+
+
+def _by_lemma(
+    boxes: Boxes,
+    supremum: Upper | None,
+    threshold: float,
+    *,
+    nonnegative: bool,
+) -> np.ndarray:
+    """Norms at the centres up to which the cell lemma, or that of grids, proves boxes, shape (c,)."""
+    if not boxes.on_grid:
+        lemma = nonnegative_cell_lemma if nonnegative else cell_lemma
+        return lemma(threshold, boxes.radius)
+    if supremum is None:
+        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
+    lemma_of_grids = nonnegative_grid_lemma if nonnegative else grid_lemma
+    return lemma_of_grids(threshold, supremum, boxes.radius)
+
+
+def _scalar_limits_sq(
+    polynomial: ScalarGram,
+    boxes: Boxes,
+    threshold: float,
+    blocks: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Limits by the variation of scalar symbols, for each block and kind of box, (g, s), and each box' kind, (c,).
+
+    Boxes of one kind have the same shape, and so the same variation (`ScalarGram.variation`).
+    """
+    variation, kind = polynomial.variation(boxes, blocks)
+    norms_at_centres = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
+    return polynomial.limit_of_norm(norms_at_centres), kind
+
+
+def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
+    """`GramPolynomial.variation_sq` of boxes, of as many at once as fit the memory budget with all lags."""
+    lags = polynomial.lags[1:]
+    count = len(boxes)
+    at_once = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
+    if count <= at_once:
+        return polynomial.variation_sq(boxes.largest_phase(lags))
+    variation_sq = np.empty(count)
+    for start in range(0, count, at_once):
+        if start > 0 and polynomial.tick is not None:
+            polynomial.tick()
+        part = slice(start, start + at_once)
+        variation_sq[part] = polynomial.variation_sq(boxes[part].largest_phase(lags))
+    return variation_sq
+
+
+@dataclass(frozen=True, eq=False)
+class CentreMatrices:
+    """Gram matrices at the centres of some open cells of a cover, made by `Cover.form` alone.
+
+    Parameters
+    ----------
+    cells : Cells
+        The open cells of the cover when the matrices were formed.
+    index : integer array, shape (c,)
+        Positions, among these, of the cells whose matrices they are.
+    reduced_for_sq : float array, shape (c,)
+        Limits that the matrices are reduced for.
+    matrices : array, shape (c, rank, rank)
+    errors : float array, shape (c,)
+        Bounds of the rounding of the reduction.
+    """
+
+    polynomial: GramPolynomial
+    cells: Cells
+    index: np.ndarray
+    reduced_for_sq: np.ndarray
+    matrices: Array
+    errors: np.ndarray
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("CentreMatrices: matrices that prove something are formed by a cover of its own blocks")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, chosen: np.ndarray, *, ops: ArrayOps) -> CentreMatrices:
+        """Some of the matrices, by ascending positions."""
+        if len(chosen) == len(self):
+            return self
+        return CentreMatrices(
+            self.polynomial,
+            self.cells,
+            self.index[chosen],
+            self.reduced_for_sq[chosen],
+            arrays.rows(self.matrices, chosen, ops=ops),
+            self.errors[chosen],
+            _MAKER,
+        )
+
+
+def can_prove(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
+    """Whether the matrices can prove limits: those reduced for a limit prove no lower one, shape (c,)."""
+    nothing_left_out = formed.polynomial.rank == formed.polynomial.size
+    return np.asarray((limit_sq >= formed.reduced_for_sq) | nothing_left_out)
+
+
+def proven_below(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
+    """Whether a factorisation proves limits, shape (c,), of the eigenvalues of H at the centres."""
+    limits = host.sub_down(limit_sq, formed.errors)
+    if arrays.real_dtype(formed.matrices, xp=ops.xp) == ops.xp.float32:
+        limits = host.float32_down(limits)
+    below = norms.gram_below(formed.matrices, ops.from_numpy(limits, formed.polynomial.blocks), ops=ops)
+    return np.asarray(ops.to_numpy(below) & can_prove(formed, limit_sq))
+
+
+@dataclass(frozen=True, eq=False)
+class AllBut:
+    """All frequencies of a claim's subject but for some open cells.
+
+    They are compared by identity: two covers with as many open cells may leave out different frequencies.
+    """
+
+    what: object
+    cells: int
+
+    def __str__(self) -> str:
+        return f"{self.what} but for {counted(self.cells, 'cell')}"
+
+
+class _Limits(NamedTuple):
+    """Limits of the open cells for one polynomial and threshold."""
+
+    polynomial: GramPolynomial
+    threshold: float
+    limits_sq: np.ndarray
+
+
+class Cover:
+    """The cells of a search that may still hold a norm above the threshold.
+
+    A cell leaves by proof alone; the others are cut. *Open* cells were not proven when the cover was last pruned; those
+    of them that are *done* have been proven (fathomed) since, and `prune` drops them. When no cell is open, `proven`
+    bounds the norm over all that the boxes cover.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        All polynomials are of these blocks.
+    boxes : Boxes
+        Of each block, with what they cover (`Boxes.covers`).
+    supremum : Upper, optional
+        Of the whole torus; required for grid points.
+    nonnegative : Nonnegative, optional
+        That the symbol of the blocks is nowhere negative.
+    values : CentreValues, optional
+        Of the blocks at the centres of the boxes: cells that they prove to hold nothing above ``threshold`` are never
+        opened.
+    """
+
+    def __init__(
+        self,
+        blocks: Array,
+        boxes: Boxes,
+        supremum: Upper | None = None,
+        *,
+        nonnegative: Nonnegative | None = None,
+        values: CentreValues | None = None,
+        threshold: float = 0.0,
+        ops: ArrayOps,
+    ) -> None:
+        if values is not None and values.boxes is not boxes:
+            raise HypothesisError("the values are not those of this cover's boxes")
+        if boxes.covers is None:
+            raise HypothesisError(f"{len(boxes)} boxes are a cover of nothing: take those of torus, dft or dft_points")
+        if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
+            raise HypothesisError("the boxes are of a symbol of another degree")
+        if boxes.on_grid and supremum is None:
+            raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
+        if nonnegative is not None and not nonnegative.is_of(blocks, ops=ops):
+            raise HypothesisError("it is another kernel whose symbol is nowhere negative")
+        self._blocks = blocks
+        self._ops = ops
+        self._what = boxes.covers
+        self._supremum = supremum
+        self._nonnegative = nonnegative is not None
+        self._cached_limits: _Limits | None = None
+        # The largest threshold that a cell was fathomed for, and how many were. Threads may fathom cells at once.
+        self._largest_threshold = 0.0
+        self._count = 0
+        self._lock = threading.Lock()
+        if values is None:
+            blocks_count = blocks.shape[0]
+            boxes_of_each_block = boxes[np.tile(np.arange(len(boxes)), blocks_count)]
+            block = np.repeat(np.arange(blocks_count), len(boxes))
+            self._set_open(Cells(boxes_of_each_block, block, supremum, self._nonnegative))
+        else:
+            self._set_open(self._left_by(values, threshold))
+
+    def _left_by(self, values: CentreValues, threshold: float) -> Cells:
+        """The cells whose values do not prove that they hold nothing above a threshold; the others are never made."""
+        if values.polynomial.blocks is not self._blocks:
+            raise HypothesisError("the values are not those of this cover's blocks")
+        boxes, polynomial = values.boxes, values.polynomial
+        norms_by_lemma = _by_lemma(boxes, self._supremum, threshold, nonnegative=self._nonnegative)
+        by_lemma_sq = polynomial.limit_of_norm(norms_by_lemma)
+        by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold)
+        # One kind stands for all boxes without being repeated for each.
+        limits_by_variation = by_variation_sq if by_variation_sq.shape[1] == 1 else by_variation_sq[:, kind]
+        proven = (values.values <= by_lemma_sq) | (values.values <= limits_by_variation)
+        self._count = int(np.count_nonzero(proven))
+        self._largest_threshold = threshold if self._count else 0.0
+        block, place = np.nonzero(~proven)
+        return Cells(boxes[place], block, self._supremum, self._nonnegative)
+
+    def _set_open(self, cells: Cells) -> None:
+        """Replace the open cells, of which none is done."""
+        self._open = cells
+        self._done = np.zeros(len(cells), dtype=bool)
+        self._cached_limits = None
+
+    def __len__(self) -> int:
+        return len(self._done)
+
+    @property
+    def what(self) -> object:
+        """`Boxes.covers` of the boxes that it was made of: `bound.ALL_FREQUENCIES` or a `Circulant`."""
+        return self._what
+
+    @property
+    def open(self) -> Cells:
+        """Cells that were not proven when the cover was last pruned."""
+        return self._open
+
+    @property
+    def done(self) -> np.ndarray:
+        """Which of the open cells are proven since, shape (c,)."""
+        view = self._done.view()
+        view.flags.writeable = False
+        return view
+
+    def proven(self) -> Upper:
+        """A bound, once no cell is open: the largest threshold that a cell was fathomed for."""
+        if len(self):
+            raise HypothesisError(f"{len(self)} cells of {self.what} are open")
+        return self.bound_outside_open()
+
+    def bound_outside_open(self) -> Upper:
+        """A bound of the norm over all frequencies but those of the open cells.
+
+        Raises
+        ------
+        HypothesisError
+            If cells of the torus are open. There, cells that passed by the cell lemma hold no maximiser, but may hold
+            norms above their threshold.
+        """
+        if len(self) and not self._open.boxes.on_grid:
+            raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
+        what = AllBut(self.what, len(self)) if len(self) else self.what
+        if self._supremum is None:
+            return _upper(self._largest_threshold, what, f"cell lemma, {counted(self._count, 'cell')}")
+        return _upper(self._largest_threshold, what, f"grid lemma, {counted(self._count, 'cell')}", self._supremum)
+
+    def limits_sq(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
+        """The `eigenvalue_limits` of the open cells."""
+        cached = self._cached_limits
+        if cached is None or cached.polynomial is not polynomial or cached.threshold != threshold:
+            cached = _Limits(polynomial, threshold, eigenvalue_limits(polynomial, self._open, threshold))
+            self._cached_limits = cached
+        return cached.limits_sq
+
+    def form(
+        self,
+        polynomial: GramPolynomial,
+        index: np.ndarray,
+        reduced_for_sq: np.ndarray,
+    ) -> tuple[CentreMatrices, tuple[Array, Array]]:
+        """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) behind them.
+
+        Parameters
+        ----------
+        polynomial : GramPolynomial
+            Of the cover's blocks.
+        index : integer array, shape (c,)
+        reduced_for_sq : float array, shape (c,)
+            Above the polynomial's truncation bound; no lower limit is proven by these matrices.
+        """
+        if polynomial.blocks is not self._blocks:
+            raise HypothesisError("the polynomial is not one of this cover's blocks")
+        cells = self._open[index]
+        planes = polynomial.planes_at(cells.boxes.centres, cells.block)
+        reduced, errors = polynomial.reduced(*planes, reduced_for_sq)
+        host_errors = np.asarray(self._ops.to_numpy(errors), dtype=np.float64)
+        return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors, _MAKER), planes
+
+    def fathom(self, formed: CentreMatrices, threshold: float) -> np.ndarray:
+        """Try to prove that cells hold no norm above a threshold.
+
+        Parameters
+        ----------
+        formed : CentreMatrices
+            Of the cells to try.
+
+        Returns
+        -------
+        bool array, shape (c,)
+            Which of them are proven.
+        """
+        if formed.cells is not self._open:
+            raise HypothesisError("the matrices were formed for cells that have changed since")
+        if self.fathom_by_supremum(threshold):
+            return np.ones(len(formed), dtype=bool)
+        limit_sq = self.limits_sq(formed.polynomial, threshold)[formed.index]
+        is_proven = proven_below(formed, limit_sq, ops=self._ops)
+        self._note(formed.index[is_proven], threshold)
+        return is_proven
+
+    def fathom_by_supremum(self, threshold: float) -> bool:
+        """Mark every open cell as proven if the supremum of the torus is no larger than the threshold.
+
+        Return whether it is.
+        """
+        supremum = self._open.supremum
+        if supremum is None or not supremum <= threshold:
+            return False
+        self._note(np.arange(len(self)), threshold)
+        return True
+
+    def _note(self, index: np.ndarray, threshold: float) -> None:
+        """Note that some open cells hold nothing above a threshold."""
+        with self._lock:
+            self._done[index] = True
+            if len(index):
+                self._largest_threshold = max(self._largest_threshold, threshold)
+
+    def prune(self) -> np.ndarray:
+        """Drop the cells that are proven. Return the positions of those that stay."""
+        still_open: np.ndarray = np.flatnonzero(~self._done)
+        self._count += len(self) - len(still_open)
+        self._set_open(self._open[still_open])
+        return still_open
+
+    def split(self, shrink: np.ndarray) -> np.ndarray:
+        """Cut the open cells, so that their radii shrink at least so many times; return each piece's parent."""
+        if self._done.any():
+            raise HypothesisError("cells that are done with are pruned before the others are cut")
+        boxes, parent = self._open.boxes.split(shrink)
+        self._set_open(replace(self._open, boxes=boxes, block=self._open.block[parent]))
+        return parent
+
+
+def supremum_on_grid(supremum: Upper, boxes: Boxes) -> Upper:
+    """A bound of the supremum bounds the norm at the points of a grid."""
+    if supremum.what != ALL_FREQUENCIES or not boxes.on_grid or boxes.covers is None:
+        raise HypothesisError(f"{supremum.what} is no supremum over a grid that has {len(boxes)} boxes")
+    return _upper(supremum.value, boxes.covers, "some of all frequencies", supremum)

@@ -1,0 +1,287 @@
+"""Which Gram polynomial a search works with: all directions, or those that matter. Any choice is sound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.proofs import norms
+from specnorm.running.clock import Clock
+from specnorm.symbols.costs import eigh_cost
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation, rotate
+from specnorm.symbols.proofs.scalar import ScalarGram
+from specnorm.symbols.proofs.symbols import stacked_taps
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.cells import Boxes
+    from specnorm.supremum.tuning import Tuning
+    from specnorm.symbols.proofs.scalar import CentreValues
+
+_PHASES = 2**22
+"""Most phases of taps at centres that are computed at once."""
+_MOST_TRUNCATION = 0.7
+"""Part of the squared threshold up to which the truncation bound of an earlier polynomial may be. It is above
+`Tuning.truncation_of_wide`, so that a new one is not made at every small change of the threshold."""
+
+
+class Polynomials:
+    """Gram polynomials of one stack of blocks, each made when it is first needed.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        In the widest dtype of the library, scaled to about 1; p <= m.
+
+    Attributes
+    ----------
+    tolerance : float
+        Relative tolerance to which norms are enclosed with polynomials that are made from now on; 0 if it is not known.
+    """
+
+    def __init__(
+        self,
+        blocks: Array,
+        tuning: Tuning,
+        *,
+        clock: Clock | None = None,
+        ops: ArrayOps,
+    ) -> None:
+        self.blocks = blocks
+        self.tuning = tuning
+        self.ops = ops
+        self.clock = clock or Clock()
+        self.tolerance = 0.0
+        self._reduced: GramPolynomial | None = None
+        self._reduced_in_float32: GramPolynomial | None = None
+        self._whole: GramPolynomial | None = None
+
+    @property
+    def whole(self) -> GramPolynomial:
+        """The polynomial of all directions."""
+        if self._whole is None:
+            if self.uses_scalar_gram:
+                self._whole = ScalarGram(self.blocks, tick=self.clock.check, ops=self.ops)
+            else:
+                self._whole = self._polynomial(None)
+        return self._whole
+
+    def _polynomial(self, rotation: Rotation | None) -> GramPolynomial:
+        """A new polynomial."""
+        return GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
+
+    @property
+    def has_whole(self) -> bool:
+        """Whether the polynomial of all directions has been made."""
+        return self._whole is not None
+
+    @property
+    def uses_scalar_gram(self) -> bool:
+        """Whether `ScalarGram` takes the place of the Gram polynomial: for symbols with one column and many taps."""
+        return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= self.tuning.scalar_taps
+
+    def at_centres(self, boxes: Boxes) -> CentreValues | None:
+        """Values of scalar symbols at the centres of a cover's boxes; None for other symbols, or without the memory."""
+        if not self.has_values(len(boxes)):
+            return None
+        whole = self.whole
+        return whole.at_centres(boxes) if isinstance(whole, ScalarGram) else None
+
+    def has_values(self, centre_count: int) -> bool:
+        """Whether the values at so many centres are computed at once: of scalar symbols, if they fit the memory."""
+        bytes_of_values = 2 * 8 * self.blocks.shape[0] * centre_count
+        if not self.uses_scalar_gram or bytes_of_values > self.ops.memory:
+            return False
+        # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
+        return centre_count * sum(self.blocks.shape[3:]) <= _PHASES
+
+    def near(
+        self,
+        threshold: float,
+        trial_vectors: Array | None,
+        *,
+        in_float32: bool = False,
+    ) -> GramPolynomial:
+        """The polynomial for norms around a threshold: of the directions that matter there, or of all.
+
+        Parameters
+        ----------
+        trial_vectors : array, shape (g, h, p), optional
+            Directions to keep; None: no polynomial is reduced, but one that has been reduced is used.
+        in_float32 : bool
+            Whether everything may be in float32.
+        """
+        if threshold <= 0:
+            return self.whole
+        if trial_vectors is None:
+            return self.whole if self._reduced is None else self._reduced
+        in_float32 = in_float32 and self.ops.exact_float32
+        polynomial = self._reduced_in_float32 if in_float32 else self._reduced
+        if polynomial is None or polynomial.truncation > _MOST_TRUNCATION * threshold**2:
+            polynomial = self._reduce(threshold, trial_vectors, in_float32=in_float32)
+        return polynomial
+
+    def _reduce(
+        self,
+        threshold: float,
+        trial_vectors: Array,
+        *,
+        in_float32: bool,
+    ) -> GramPolynomial:
+        """Leave out what is far below a threshold, if that is enough to save time."""
+        self.clock.require(self.blocks.shape[0] * eigh_cost(self.blocks.shape[2]))
+        rotation = choose_rotation(
+            self.blocks, threshold, trial_vectors, self.tuning, in_float32=in_float32, ops=self.ops
+        )
+        if rotation is None:
+            polynomial = self.whole
+        else:
+            polynomial = self._polynomial(rotation)
+        if in_float32:
+            self._reduced_in_float32 = polynomial
+        else:
+            self._reduced = polynomial
+        return polynomial
+
+    def for_trial(
+        self,
+        polynomial: GramPolynomial,
+        threshold: float,
+        radius: np.ndarray,
+    ) -> GramPolynomial:
+        """The polynomial in float32 if that is precise enough for the smallest cell, else as it is.
+
+        A float32 proof can only fail, never be false: its rounding is in its limits. A cell of radius phi leaves about
+        phi**2 of the squared threshold for that rounding.
+
+        Parameters
+        ----------
+        radius : float array, shape (c,)
+            Radii of the cells.
+        """
+        if polynomial.rank < self.tuning.smallest_float32 or not threshold > 0:
+            return polynomial
+        xp = self.ops.xp
+        in_float32 = polynomial.float32_copy()
+        # Of this array, only the dtype and the device are used.
+        like = xp.astype(in_float32.even[:1, :1, :1], arrays.complex_dtype(in_float32.even.dtype, xp=xp))
+        float32_error = norms.likely_loss(polynomial.rank, like, ops=self.ops) + in_float32.error / threshold**2
+        smallest_radius = float(radius.min(initial=math.inf))
+        is_precise_enough = smallest_radius**2 > self.tuning.margin_float32 * float32_error
+        return in_float32 if is_precise_enough else polynomial
+
+    def least_limit_sq(self, polynomial: GramPolynomial) -> float:
+        """Smallest limit for which matrices are reduced: above the truncation bound, and above the rounding."""
+        return max(self.tuning.least_limit_over_truncation * polynomial.truncation, polynomial.error)
+
+    def parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
+        """Slices of cells that fit the memory budget. Raises `OutOfTime` before one if the time is up."""
+        at_once = self._cells_at_once(polynomial)
+        for first in range(0, count, at_once):
+            self.clock.check()
+            yield slice(first, min(first + at_once, count))
+
+    def _cells_at_once(self, polynomial: GramPolynomial) -> int:
+        """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
+        if isinstance(polynomial, ScalarGram):
+            # The taps, and about as much for their phases along the axes.
+            return max(1, self.tuning.cache_bytes // (2 * 8 * math.prod(self.blocks.shape[1:])))
+        size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
+        coefficients = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
+        matrices = polynomial.itemsize * (3 * size * rank + 4 * rank**2)
+        bytes_of_a_cell = matrices + 12 * 8 * lags + coefficients
+        in_memory = max(1, polynomial.ops.memory // bytes_of_a_cell)
+        if not polynomial.ops.on_host:
+            return int(in_memory)
+        # On the host as many as fit its cache, but at least 8: each part reads the coefficients of all lags.
+        return int(min(max(8, self.tuning.cache_bytes // bytes_of_a_cell), in_memory))
+
+
+def choose_rotation(
+    blocks: Array,
+    threshold: float,
+    trial_vectors: Array,
+    tuning: Tuning,
+    *,
+    in_float32: bool = False,
+    ops: ArrayOps,
+) -> Rotation | None:
+    """Choose a basis with the large directions first, and how many of them to keep; None if too many matter.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    trial_vectors : array, shape (g, h, p)
+        Complex right vectors at frequencies where the norm is large: directions to keep.
+    in_float32 : bool
+        Whether the basis is computed in float32.
+    """
+    xp = ops.xp
+    p = blocks.shape[2]
+    if p < tuning.smallest_reduced:
+        return None
+    taps = math.prod(blocks.shape[3:])
+    eigenvalues, basis, trial_count = _directions(blocks, threshold, trial_vectors, in_float32=in_float32, ops=ops)
+    descending = ops.to_numpy(xp.max(eigenvalues, axis=0))[::-1]
+    # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`.
+    bounds = taps * descending[trial_count:]
+    allowed = tuning.truncation * threshold**2
+    rank = trial_count + _count_above(allowed, bounds)
+    if p >= tuning.smallest_wide:
+        allowed_of_wide = tuning.truncation_of_wide * threshold**2
+        rank_of_wide = trial_count + _count_above(allowed_of_wide, bounds)
+        if rank_of_wide <= tuning.kept_of_wide * rank:
+            allowed, rank = allowed_of_wide, rank_of_wide
+    if rank > min(tuning.widest_reduced * p, p - 1):
+        return None
+    rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
+    # If the factorisation was imprecise, the bound of the truncation or the basis is not good enough.
+    is_usable = rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999
+    return rotation if is_usable else None
+
+
+def _count_above(allowed: float, bounds: np.ndarray) -> int:
+    """Number of directions with bounds above the allowed one, less 2 % for the rounding in `truncation_bound`."""
+    return int(np.count_nonzero(bounds > 0.98 * allowed))
+
+
+def _directions(
+    blocks: Array,
+    threshold: float,
+    trial_vectors: Array,
+    *,
+    in_float32: bool,
+    ops: ArrayOps,
+) -> tuple[Array, Array, int]:
+    """Eigenvalues of ``sum_k K_k^T K_k``, ascending, and an orthonormal basis; the trial vectors' directions are last.
+
+    Returns
+    -------
+    eigenvalues : array, shape (g, p)
+        Those of the trial vectors' directions are raised above all others.
+    basis : array, shape (g, p, p)
+    trial_count : int
+        How many directions the trial vectors have.
+    """
+    xp = ops.xp
+    p = blocks.shape[2]
+    # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
+    columns = stacked_taps(xp.astype(blocks, xp.float32), xp=xp)
+    gram = xp.astype(xp.matmul(xp.matrix_transpose(columns), columns), blocks.dtype)
+    trial_span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
+    trial_span = trial_span[:, : min(p // 2, trial_span.shape[1]), :]
+    trial, _ = xp.linalg.qr(xp.matrix_transpose(trial_span))
+    transposed = xp.matrix_transpose(trial)
+    # What is orthogonal to the trial directions, from both sides; then these with eigenvalues above all others.
+    gram = gram - xp.matmul(xp.matmul(gram, trial), transposed)
+    gram = gram - xp.matmul(trial, xp.matmul(transposed, gram))
+    lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + threshold**2
+    gram = gram + lift[:, None, None] * xp.matmul(trial, transposed)
+    gram = (gram + xp.matrix_transpose(gram)) / 2
+    eigenvalues, basis = xp.linalg.eigh(xp.astype(gram, xp.float32) if in_float32 else gram)
+    return eigenvalues, basis, trial.shape[-1]

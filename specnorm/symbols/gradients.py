@@ -1,0 +1,329 @@
+"""Gradients of norms with respect to blocks (b, m, p, *kernel_shape), through symbols, matrices and lags.
+
+The *lags* of a kernel K are the taps of the kernel of K*K, one for each difference of two taps of K. No proof uses the
+gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from specnorm.backends import arrays
+from specnorm.geometry.frequencies import half_grid_shape, halved_axis, tap_grid, tap_points
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+
+
+def symbol_gradient(
+    u: Array,
+    v: Array,
+    phase: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
+    """Gradient of ``sum_r Re(u_r* G(theta_r) v_r)`` with respect to the blocks: ``Re(conj(u_o) v_i e^{i k.theta})``.
+
+    Parameters
+    ----------
+    u, v : arrays, shapes (b, r, m) and (b, r, p)
+    phase : array, shape (b, r, taps)
+        e^{i k.theta_r} for each tap k.
+
+    Returns
+    -------
+    array, shape (b, m, p, *kernel_shape)
+    """
+    b, r, m = u.shape
+    p = v.shape[2]
+    right = xp.reshape(v[:, :, :, None] * phase[:, :, None, :], (b, r, -1))
+    total = _real_of_product(xp.matrix_transpose(u), right, xp=xp)
+    return xp.reshape(total, (b, m, p, *kernel_shape))
+
+
+def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:
+    """``Re(conj(X) Y) = Re X Re Y + Im X Im Y`` for matrices (b, m, r) and (b, r, n), as one real product."""
+    left = xp.concat([xp.real(x), xp.imag(x)], axis=2)
+    right = xp.concat([xp.real(y), xp.imag(y)], axis=1)
+    return xp.matmul(left, right)
+
+
+def singular_value_gradient(
+    u: Array,
+    v: Array,
+    phase: Array,
+    cotangent: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
+    """Cotangent (b,) times the gradient of a singular value of each block's symbol at one frequency.
+
+    The singular vectors are u (b, m) and v (b, p); ``phase`` is (b, taps).
+    """
+    u = u * xp.astype(cotangent, u.dtype)[:, None]
+    return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
+
+
+def matrices_gradient(
+    symbol_gradients: Array,
+    phase: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
+    """Gradient of ``sum_f Re<Gamma_f, G(theta_f)>`` with respect to the blocks.
+
+    It is ``Re sum_f conj(Gamma_f) e^{i k.theta_f}`` for tap k.
+
+    Parameters
+    ----------
+    symbol_gradients : array, shape (b, f, m, p)
+        Gamma_f: the gradients with respect to the symbols at f frequencies.
+    phase : array, shape (b, f, taps)
+    """
+    b, f, m, p = symbol_gradients.shape
+    by_entry = xp.matrix_transpose(xp.reshape(symbol_gradients, (b, f, m * p)))
+    return xp.reshape(_real_of_product(by_entry, phase, xp=xp), (b, m, p, *kernel_shape))
+
+
+def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
+    """Gradient ``A (A*A)**(2**n_iter - 1) / L**(2**(n_iter+1) - 1)`` of the Schatten norm L of order 2**(n_iter + 1).
+
+    A is divided by L first, so that all powers stay below 1. The product is accumulated, so that the memory is that of
+    three matrices for any ``n_iter``.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+    value : array, shape (...)
+        L.
+    """
+    positive_value = xp.where(value > 0, value, xp.ones_like(value))
+    product = a / xp.astype(positive_value, a.dtype)[..., None, None]
+    is_wide = a.shape[-1] > a.shape[-2]
+    if is_wide:
+        product = arrays.adjoint(product, xp=xp)
+    if n_iter:
+        power = xp.matmul(arrays.adjoint(product, xp=xp), product)
+        product = xp.matmul(product, power)
+    for _ in range(n_iter - 1):
+        power = xp.matmul(power, power)
+        product = xp.matmul(product, power)
+    return arrays.adjoint(product, xp=xp) if is_wide else product
+
+
+def powers_vjp(
+    residuals: tuple[Array, ...],
+    cotangent: Array,
+    n_iter: int,
+    *,
+    xp: Namespace,
+) -> Array:
+    """Gradient of ``sum_i c_i s_i**(1 / 2**t)`` with respect to the blocks, with t = n_iter.
+
+    Here ``s_i = sum_{j,m} |R_t[i, j, m]|`` for channel i of the blocks, where R_t[:, :, m] are the taps of the Gram
+    power ``H_t = (G*G)**(2**(t-1))``; see `specnorm.gram.proofs.powers`. With constant signs s_i is linear in
+    R_t, so its gradient with respect to H_t at a frequency is a matrix Gamma. Going back, the squaring H -> H**2 maps
+    the gradient Gamma to Gamma H + H Gamma, and G -> G* G maps it to G (Gamma + Gamma*). Gamma is made Hermitian at the
+    start, so that one product gives both terms. Frequencies are processed in chunks, since the p x p matrix of a single
+    frequency takes up to half the memory of a 3x3 kernel.
+
+    Parameters
+    ----------
+    residuals : tuple of arrays
+        As `specnorm.gram.proofs.powers.residuals` returns them, for c chunks of f frequencies and r channels:
+        the blocks; the signs of R_t for these channels, as functions of the frequency (b, c, f, p, r); the selector
+        (b, p, r), whose columns are those of the identity for these channels; the sums s_i (b, p); the phases
+        (b, c, f, taps).
+    cotangent : array, shape (b, p)
+        c_i.
+    """
+    blocks, signs, selector, sums, phase = residuals
+    is_wide = blocks.shape[1] < blocks.shape[2]
+    blocks = arrays.tall(blocks, xp=xp)
+    b, m, p, *kernel_shape = blocks.shape
+    kernel_dtype = arrays.complex_dtype(blocks.dtype, xp=xp)
+    product_dtype = phase.dtype
+    # The divisor is that of the inverse Fourier transform from frequencies to taps.
+    slope = _slopes_of_roots(sums, cotangent, n_iter, xp=xp) / math.prod(tap_grid(tuple(kernel_shape), n_iter))
+    right = xp.astype(xp.matrix_transpose(selector * slope[:, :, None]), product_dtype)[:, None, :, :]
+    by_tap = xp.permute_dims(xp.reshape(blocks, (b, m * p, -1)), (0, 2, 1))
+
+    def symbol(phases: Array) -> Array:
+        g = xp.matmul(xp.real(phases), by_tap) + 1j * xp.matmul(xp.imag(phases), by_tap)
+        return xp.reshape(xp.astype(g, product_dtype, copy=False), (b, -1, m, p))
+
+    def gradient_of_chunk(chunk: int) -> Array:
+        phases = xp.astype(phase[:, chunk, :, :], kernel_dtype, copy=False)
+        powers = []
+        if n_iter > 1:
+            g = symbol(phases)
+            powers.append(xp.matmul(arrays.adjoint(g, xp=xp), g))
+            del g
+        for _ in range(n_iter - 2):
+            powers.append(xp.matmul(powers[-1], powers[-1]))
+        left = xp.astype(signs[:, chunk, ...], product_dtype, copy=False)
+        gamma = xp.matmul(left, right)
+        gamma += xp.matmul(arrays.adjoint(right, xp=xp), arrays.adjoint(left, xp=xp))
+        while powers:
+            gamma = xp.matmul(gamma, powers.pop())
+            gamma += arrays.adjoint(gamma, xp=xp)
+        gamma = xp.astype(xp.matmul(symbol(phases), gamma), kernel_dtype, copy=False)
+        return matrices_gradient(gamma, phases, tuple(kernel_shape), xp=xp)
+
+    gradient = gradient_of_chunk(0)
+    for chunk in range(1, phase.shape[1]):
+        # A loop frees each chunk's gradient before the next one is made; `reduce` would not.
+        gradient += gradient_of_chunk(chunk)
+    return arrays.swapped(gradient, xp=xp) if is_wide else gradient
+
+
+_POINTS_AT_ONCE = 2**19
+"""Frequencies, of all blocks together, that `scalar_powers_vjp` computes at once."""
+
+
+def scalar_powers_vjp(
+    residuals: tuple[Array, ...],
+    cotangent: Array,
+    n_iter: int,
+    *,
+    xp: Namespace,
+) -> Array:
+    """`powers_vjp` of blocks with one column: gradient of ``sum_b c_b s_b**(1 / 2**t)``.
+
+    Let h be ``||G||**2`` at a frequency, and R the taps of ``h**(2**(t-1))``, the sum of whose magnitudes is s. With
+    constant signs s is linear in ``h**(2**(t-1))``, and its slope there is the Fourier series of the signs. Everything
+    is computed again from the blocks, so that nothing of the size of the grid is stored.
+
+    Parameters
+    ----------
+    residuals : tuple of arrays
+        Of `specnorm.gram.proofs.scalar_powers.scalar_norms`: the scaled blocks, and s (b,).
+    cotangent : array, shape (b,)
+        c.
+    """
+    blocks, sums = residuals
+    is_wide = blocks.shape[1] < blocks.shape[2]
+    columns = arrays.tall(blocks, xp=xp)
+    slopes = _slopes_of_roots(sums, cotangent, n_iter, xp=xp)
+    at_once = max(1, _POINTS_AT_ONCE // math.prod(tap_grid(tuple(columns.shape[3:]), n_iter)))
+    gradients = []
+    for start in range(0, columns.shape[0], at_once):
+        part = slice(start, min(start + at_once, columns.shape[0]))
+        gradients.append(_scalar_vjp(columns[part, ...], slopes[part], n_iter, xp=xp))
+    gradient = xp.concat(gradients, axis=0)
+    return arrays.swapped(gradient, xp=xp) if is_wide else gradient
+
+
+def _scalar_vjp(blocks: Array, slopes: Array, n_iter: int, *, xp: Namespace) -> Array:
+    """`scalar_powers_vjp` of some blocks, given the derivatives by their sums."""
+    g, m, _, *kernel_shape = blocks.shape
+    grid = tap_grid(tuple(kernel_shape), n_iter)
+    halved = halved_axis(grid)
+    counts = half_grid_shape(grid)
+    to_points, to_taps = [], []
+    for n, count, k in zip(grid, counts, kernel_shape, strict=True):
+        to_points.append(_waves(blocks, count, k, n, xp=xp))
+        to_taps.append(_waves(blocks, count, count, n, xp=xp))
+    # Frequencies and taps that stand for their mirror images, too, have weight 2: all but the first on the halved axis.
+    index = arrays.numbers(blocks, counts[halved], xp=xp)
+    shape = [1] * (1 + len(grid))
+    shape[1 + halved] = counts[halved]
+    weights = xp.reshape(1 + xp.astype(index > 0, blocks.dtype), tuple(shape))
+    parts = arrays.fourier_sums(xp.reshape(blocks, (g * m, 1, *kernel_shape)), to_points, xp=xp)
+    squares = xp.reshape(xp.sum(xp.reshape(parts, (g, 2 * m, -1)) ** 2, axis=1), (g, *counts))
+    # The last power, and the slope of that power by h.
+    power, slope = squares, xp.ones_like(squares)
+    for _ in range(n_iter - 1):
+        slope = 2 * slope * power
+        power = power * power
+    halved_first = [halved, *(axis for axis in range(len(grid)) if axis != halved)]
+    back = arrays.inverse_permutation(halved_first)
+
+    def even_series(x: Array) -> Array:
+        """The real part of the Fourier series over a whole grid, of an even x on half of it."""
+        ordered = xp.permute_dims(x * weights, (0, *(1 + axis for axis in halved_first)))
+        tables = [to_taps[axis] for axis in halved_first]
+        series = arrays.fourier_sums(xp.reshape(ordered, (g, 1, *ordered.shape[1:])), tables, is_real=True, xp=xp)
+        return xp.permute_dims(xp.reshape(series, ordered.shape), (0, *(1 + axis for axis in back)))
+
+    slope = slope * even_series(xp.sign(even_series(power))) * weights / math.prod(grid)
+    slope = slope * xp.reshape(xp.astype(slopes, slope.dtype), (g,) + (1,) * len(grid))
+    # By the real and the imaginary part of G, and from there to the taps: with the phases' conjugates.
+    by_parts = xp.reshape(parts, (g, m, 2, *counts)) * (2 * slope)[:, None, None, ...]
+    adjoint_tables = [(xp.matrix_transpose(cos), -xp.matrix_transpose(sin)) for cos, sin in to_points]
+    gradient = arrays.fourier_sums(xp.reshape(by_parts, (g * m, 2, *counts)), adjoint_tables, is_real=True, xp=xp)
+    return xp.reshape(gradient, blocks.shape)
+
+
+def _waves(like: Array, points: int, taps: int, n: int, *, xp: Namespace) -> tuple[Array, Array]:
+    """Cosines and sines of ``2 pi j k / n``, shape (points, taps); no proof rests on them."""
+    steps = arrays.numbers(like, points, xp=xp)[:, None] * arrays.numbers(like, taps, xp=xp)
+    angle = xp.remainder(steps, xp.full_like(steps, float(n))) * (2 * math.pi / n)
+    return xp.cos(angle), xp.sin(angle)
+
+
+def _slopes_of_roots(sums: Array, cotangent: Array, n_iter: int, *, xp: Namespace) -> Array:
+    """Derivative of ``sum_i c_i s_i**(1 / 2**t)`` with respect to the sums s (b, p); 0 where a sum is 0."""
+    root = 2.0**-n_iter
+    safe = xp.where(sums > 0, sums, xp.ones_like(sums))
+    slope = xp.astype(cotangent, sums.dtype) * root * xp.pow(safe, xp.full_like(safe, root - 1))
+    return xp.where(sums > 0, slope, xp.zeros_like(sums))
+
+
+def one_product_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
+    """`powers_vjp` for n_iter = 1, where the value came from lags (`gram_powers.lag_norms`) instead of frequencies.
+
+    Parameters
+    ----------
+    residuals : tuple of arrays
+        The blocks; the signs of R_1 (b, L, p, p), as for `absolute_sums_vjp`; the sums s_i (b, p).
+    cotangent : array, shape (b, p)
+        c_i.
+    """
+    blocks, signs, sums = residuals
+    safe = xp.where(sums > 0, sums, xp.ones_like(sums))
+    slope = xp.where(sums > 0, xp.astype(cotangent, sums.dtype) / (2 * xp.sqrt(safe)), xp.zeros_like(sums))
+    gradient = absolute_sums_vjp(arrays.tall(blocks, xp=xp), signs, xp.astype(slope, signs.dtype), xp=xp)
+    return arrays.swapped(gradient, xp=xp) if blocks.shape[1] < blocks.shape[2] else gradient
+
+
+def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namespace) -> Array:
+    """Gradient of ``sum_i w_i sum_{lag,j} |R_lag[i, j]|`` with respect to the blocks, where R_lag are all lags of K*K.
+
+    A lag and its negative together contribute ``(w_i + w_j) |R_lag[i, j]|``. Let T_lag be ``(w_i + w_j)`` times the
+    sign of R_lag[i, j], and T of the negative lag its transpose. Then the gradient with respect to tap k is ``sum_l K_l
+    T_{k-l}``.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+        K.
+    signs : array, shape (b, L, p, p)
+        Signs of R_lag, for the L lags of `specnorm.geometry.frequencies.half_lags`: lag 0 and one of each pair of a lag
+        and its negative.
+    weights : array, shape (b, p)
+        w.
+    """
+    b, m, p, *kernel_shape = blocks.shape
+    count = math.prod(kernel_shape)
+    t_of_half_lags = signs * (weights[:, None, :, None] + weights[:, None, None, :])
+    t_of_zero = t_of_half_lags[:, :1, ...]
+    t_of_positive = t_of_half_lags[:, 1:, ...]
+    # T for all lags in row-major order, from the most negative one.
+    table = xp.concat([xp.flip(t_of_positive, axis=1), t_of_zero, xp.matrix_transpose(t_of_positive)], axis=1)
+    table = xp.reshape(table, (b, *(2 * k - 1 for k in kernel_shape), p, p))
+    del t_of_half_lags, t_of_zero, t_of_positive
+    by_tap = xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2))
+    flat = xp.reshape(by_tap, (b, m, count * p))
+    gradients = []
+    for position in tap_points(tuple(kernel_shape)).tolist():
+        # The lags between this tap and all others are a box of the table.
+        lags = tuple(slice(k - 1 - tap, 2 * k - 1 - tap) for tap, k in zip(position, kernel_shape, strict=True))
+        matrices = xp.reshape(table[(slice(None), *lags)], (b, count * p, p))
+        gradients.append(xp.matmul(flat, matrices))
+    del table, flat
+    return xp.reshape(xp.stack(gradients, axis=-1), blocks.shape)

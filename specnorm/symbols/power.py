@@ -1,0 +1,273 @@
+"""Power iteration and Chebyshev filters for singular vectors and eigenvectors, and rates of convergence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from specnorm.backends import arrays
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+
+
+LinearMap: TypeAlias = Callable[["Array"], "Array"]
+"""A function from vectors, on the last axis of an array, to vectors on the last axis."""
+
+
+def composed(first: LinearMap, second: LinearMap) -> LinearMap:
+    """The map ``x -> second(first(x))``."""
+    return lambda x: second(first(x))
+
+
+def matrix_maps(a: Array, *, xp: Namespace) -> tuple[LinearMap, LinearMap]:
+    """Matrices (..., m, n) and their adjoints as maps of vectors (..., n) and (..., m)."""
+    adjoint_matrices = arrays.adjoint(a, xp=xp)
+
+    def apply(v: Array) -> Array:
+        return xp.matmul(a, v[..., None])[..., 0]
+
+    def adjoint(u: Array) -> Array:
+        return xp.matmul(adjoint_matrices, u[..., None])[..., 0]
+
+    return apply, adjoint
+
+
+def power_steps(
+    apply: LinearMap,
+    adjoint: LinearMap,
+    v: Array,
+    steps: int,
+    *,
+    normalise: Callable[..., tuple[Array, Array]] = arrays.unit,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    """Power iteration on A*A, for a map A given by its action.
+
+    Parameters
+    ----------
+    apply, adjoint : callable
+        A and A*.
+    v : array, shape (..., n)
+        Unit vectors.
+    steps : int
+        With 0, only ``u = A v / |A v|`` is computed.
+    normalise : callable, default `arrays.unit`
+        Returns unit vectors and norms: `arrays.unit`, whose norms lack the last axis, or, if squares of entries may
+        overflow, `arrays.normalise`, whose norms keep it with length 1.
+
+    Returns
+    -------
+    u, v : arrays
+        Unit vectors. Where A* u is zero or not finite, v is unchanged.
+    norm : array
+        ``|A* u|``, or ``|A v|`` after 0 steps, in the shape that ``normalise`` returns: at most ``||A||``.
+    """
+    u, norm = normalise(apply(v), xp=xp)
+    for j in range(steps):
+        if j:
+            u, _ = normalise(apply(v), xp=xp)
+        new_v, norm = normalise(adjoint(u), xp=xp)
+        has_last_axis = norm.ndim == new_v.ndim
+        length = norm if has_last_axis else norm[..., None]
+        v = xp.where((length > 0) & xp.isfinite(length), new_v, v)
+    return u, v, norm
+
+
+def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Namespace) -> tuple[Array, Array]:
+    """Power iteration on a symmetric positive semidefinite map H.
+
+    Returns
+    -------
+    v : array
+        Unit vectors after the steps.
+    norm : array
+        ``|H v|`` for the unit vectors before the last step.
+    """
+    for _ in range(steps - 1):
+        v, _ = arrays.normalise(gram(v), xp=xp)
+    return arrays.normalise(gram(v), xp=xp)
+
+
+def top_in_krylov_space(
+    apply: LinearMap,
+    adjoint: LinearMap,
+    v: Array,
+    size: int,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    """Approximate top singular vectors of a map A: the best ones in the Krylov space of A*A and v.
+
+    They are those of Golub and Kahan's bidiagonalisation after ``size`` steps, with an orthogonalisation against all
+    vectors of the basis. As many power steps lie in the same space, and converge more slowly.
+
+    Parameters
+    ----------
+    apply, adjoint : callable
+        A and A*.
+    v : array, shape (s, n)
+        Start vectors, other than zero.
+    size : int
+        Dimension of the space.
+
+    Returns
+    -------
+    u, v : arrays, shape (s, m) and (s, n)
+        Unit vectors.
+    norm : array, shape (s,)
+        ``|A* u|``: at most ``||A||``, whatever rounding does to the basis.
+    """
+    v, _ = arrays.unit(v, xp=xp)
+    basis = v[:, None, :]
+    images = apply(v)[:, None, :]
+    for _ in range(size - 1):
+        v = adjoint(images[:, -1, :])
+        # Near convergence almost nothing of the vector is left, and rounding brings parts along the basis back.
+        for _ in range(2):
+            coefficients = xp.matmul(v[:, None, :], arrays.adjoint(basis, xp=xp))
+            v, _ = arrays.unit(v - xp.matmul(coefficients, basis)[:, 0, :], xp=xp)
+        basis = xp.concat([basis, v[:, None, :]], axis=1)
+        images = xp.concat([images, apply(v)[:, None, :]], axis=1)
+    _, weights = arrays.top_eigenpair(xp.matmul(xp.conj(images), xp.matrix_transpose(images)), xp=xp)
+    u, _ = arrays.unit(xp.matmul(weights[:, None, :], images)[:, 0, :], xp=xp)
+    v, norm = arrays.unit(adjoint(u), xp=xp)
+    return u, v, norm
+
+
+_DEGREE = 4
+"""Degree of each Chebyshev filter in `top_eigenvectors`: it multiplies components of eigenvalues above twice the cut by
+at least 577, and those below the cut by at most 1."""
+
+
+def chebyshev_filter(
+    mapped: LinearMap,
+    x: Array,
+    degree: int,
+    *,
+    renormalise_every: int | None = None,
+    xp: Namespace,
+) -> Array:
+    """``T_degree(B) x``, with the Chebyshev polynomial T, by the recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
+
+    Parameters
+    ----------
+    mapped : callable
+        Applies ``B = (2 / cut) H - 1``, which maps eigenvalues of H in [0, cut] to [-1, 1], where ``|T| <= 1``.
+    x : array
+        Vectors, on the axis that ``mapped`` expects.
+    degree : int
+        At least 1.
+    renormalise_every : int, optional
+        If given, vectors (on the last axis) are normalised after every so many products. That avoids overflow for high
+        degrees; the filter's scale is lost.
+    """
+    previous = x
+    current = mapped(x)
+    for step in range(1, degree):
+        if renormalise_every is not None and step % renormalise_every == 0:
+            current, norm = arrays.normalise(current, xp=xp)
+            previous = previous / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), previous.dtype)
+        current, previous = 2 * mapped(current) - previous, current
+    return current
+
+
+def top_eigenvectors(
+    gram: Array,
+    count: int,
+    cut: np.ndarray,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array]:
+    """The largest eigenvalues of Hermitian matrices, from below, and their vectors, by Chebyshev-filtered subspaces.
+
+    Parameters
+    ----------
+    gram : complex array, shape (f, p, p)
+        Positive semidefinite.
+    count : int
+        Number of eigenvalues of each matrix.
+    cut : float array, shape (f,)
+        A number above all but the ``count`` largest eigenvalues; those above twice ``cut`` converge.
+
+    Returns
+    -------
+    values : array, shape (f, count)
+        Ascending.
+    vectors : array, shape (f, p, count)
+        Orthonormal.
+    """
+    xp = ops.xp
+    dtype = np.float64 if gram.dtype == xp.complex128 else np.float32
+    real = xp.real(gram)
+    scale = xp.astype(ops.from_numpy((2 / cut).astype(dtype), real), gram.dtype)[:, None, None]
+    drawn = np.real(arrays.random_vectors(0, (gram.shape[1], count))).astype(dtype)
+    x = xp.astype(xp.broadcast_to(ops.from_numpy(drawn, real), (*gram.shape[:2], count)), gram.dtype)
+    # Two filters with an orthogonalisation between them, so that the vectors do not become dependent.
+    for _ in range(2):
+        x = chebyshev_filter(lambda y: xp.matmul(gram, y) * scale - y, x, _DEGREE, xp=xp)
+        x, _ = xp.linalg.qr(x)
+    projected = xp.matmul(arrays.adjoint(x, xp=xp), xp.matmul(gram, x))
+    values, small_vectors = xp.linalg.eigh(projected)
+    return values, xp.matmul(x, small_vectors)
+
+
+def largest_eigenvalues(
+    gram: Array,
+    vectors: Array,
+    cut: np.ndarray,
+    degree: int,
+    like: Array,
+    *,
+    ops: ArrayOps,
+) -> tuple[np.ndarray, Array]:
+    """Estimate the largest eigenvalue of each matrix from below, by a Chebyshev filter and a power step.
+
+    Parameters
+    ----------
+    gram : array, shape (c, r, r)
+        Positive semidefinite Hermitian matrices.
+    vectors : array, shape (c, r)
+        Start vectors.
+    cut : float array, shape (c,)
+        Components of eigenvalues below ``cut`` are damped. The cut is raised where it is so low that the filter could
+        overflow.
+    degree : int
+        Degree of the Chebyshev polynomial.
+    like : array
+        Any real array on the same device.
+
+    Returns
+    -------
+    values : host array, shape (c,)
+    vectors : array, shape (c, r)
+        The last vectors, to start from when the same matrices are estimated again.
+    """
+    xp = ops.xp
+    # The polynomial is at most 1 on [0, cut] and grows fast above it: with a tiny cut it would overflow in float32. So
+    # the cut is at least half the mean eigenvalue. It is also at least 1e-5 of the largest trace of all matrices, and
+    # 1e-30, so that ``2 / cut`` stays finite for matrices that are nearly zero.
+    trace = ops.to_numpy(xp.real(xp.linalg.trace(gram)))
+    cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
+    scale = xp.astype(ops.from_numpy(2 / cut, like), vectors.dtype)[:, None]
+
+    def product(x: Array) -> Array:
+        return xp.matmul(gram, x[..., None])[..., 0]
+
+    vectors = chebyshev_filter(lambda x: product(x) * scale - x, vectors, degree, renormalise_every=3, xp=xp)
+    vectors, _ = arrays.unit(vectors, xp=xp)
+    vectors, norm = gram_power(product, vectors, 1, xp=xp)
+    # The norm is ||H v|| for a unit vector v, which is at most lambda_max.
+    return ops.to_numpy(norm[:, 0]).astype(float), vectors
+
+
+def contraction(change: np.ndarray, before: np.ndarray, *, largest: float) -> np.ndarray:
+    """Least-squares ratios c (s,) with ``change = c * before``, for two successive changes of iterates.
+
+    The changes are host arrays (s, d). The ratios are clipped to [0, largest].
+    """
+    ratio = (change * before).sum(axis=1) / np.maximum((before * before).sum(axis=1), 1e-300)
+    return np.asarray(np.minimum(np.maximum(ratio, 0.0), largest))

@@ -1,0 +1,612 @@
+"""``H(theta) = G* G`` as a trigonometric polynomial: its matrix coefficients, and H by two real products with them.
+
+``H(theta) = R_0 + sum_{d>0} [cos(d.theta) (R_d + R_d^T) + i sin(d.theta) (R_d - R_d^T)]`` with the channel
+autocorrelations ``R_d = sum_k K_k^T K_{k+d}``; of the lags d and -d, one is summed over. H at many frequencies is a
+table of cosines times the *even* coefficients ``R_d + R_d^T``, and one of sines times the *odd* ones. No two matrices
+of channels are multiplied at a frequency.
+
+Trained kernels have few large directions. With the channels rotated so that these come first, ``H = [[A, B*], [B, C]]``
+with ``C <= truncation`` at every frequency, and for ``limit > truncation``
+
+    lambda_max(H) <= limit   if   lambda_max(A + B* B / (limit - truncation)) <= limit:
+
+a small matrix instead of a large one, and C is never formed: ``B* (limit - C)^-1 B <= B* B / (limit - truncation)``, so
+that the Schur complement of ``limit - H`` is positive semidefinite. Any basis serves; the search chooses it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.geometry.frequencies import Frequencies, half_lags, phases_at
+from specnorm.proofs import host, norms, rounding
+from specnorm.proofs.bound import HypothesisError
+from specnorm.symbols.proofs import symbols
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """A stack of blocks with the channels in another basis, whose last directions may be left out. Made by `rotate`.
+
+    Parameters
+    ----------
+    columns : array, shape (g, taps * m, p)
+        The taps of each rotated block below one another.
+    basis : array, shape (g, p, p)
+        Nearly orthogonal.
+    rank : int
+        How many directions are kept.
+    truncation : float
+        Bound of ``||C(theta)||`` for every block and theta.
+    shrink, lost : float
+        ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``, with G' of the rotated blocks as computed.
+    """
+
+    columns: Array
+    basis: Array
+    rank: int
+    truncation: float
+    shrink: float
+    lost: float
+
+
+def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation:
+    """Rotate the channels of blocks (g, m, p, *kernel_shape), in the precision of the basis; bound what that loses."""
+    xp = ops.xp
+    taps = math.prod(blocks.shape[3:])
+    columns = xp.astype(symbols.stacked_taps(blocks, xp=xp), basis.dtype, copy=False)
+    rotated = xp.matmul(columns, basis)
+    wide_basis = xp.astype(basis, blocks.dtype, copy=False)
+    shrink, lost = rotation_loss(columns, wide_basis, taps, ops=ops)
+    return Rotation(
+        columns=rotated,
+        basis=wide_basis,
+        rank=rank,
+        truncation=truncation_bound(rotated[..., rank:], taps, xp=xp),
+        shrink=shrink,
+        lost=lost,
+    )
+
+
+def truncation_bound(columns: Array, taps: int, *, xp: Namespace) -> float:
+    """Bound of ``||C(theta)||`` of the directions left out: ``||G w||**2 <= taps sum_k ||K_k w||**2``, rounded up.
+
+    G(theta) is a sum over the taps with weights of modulus 1.
+    """
+    return host.mul_up(float(taps), float(xp.max(norms.gram_norm_up(columns, xp=xp))))
+
+
+def rotation_loss(
+    columns: Array,
+    basis: Array,
+    taps: int,
+    *,
+    ops: ArrayOps,
+) -> tuple[float, float]:
+    """Error of a rotation of the channels: ``||G|| <= (||G'|| + lost) / shrink``, with G' of the computed product.
+
+    ``fl(K V) = K V + E`` with ``|E| <= gamma(p + 2) |K| |V|``. Two of these p + 2 roundings are there for a K that is
+    rounded first: one in the product, one in ``|K|``. ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
+
+    Parameters
+    ----------
+    columns : array, shape (g, taps * m, p)
+    basis : array, shape (g, p, p)
+        V; nearly orthogonal.
+
+    Returns
+    -------
+    shrink, lost : float
+        ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``.
+    """
+    xp = ops.xp
+    size = basis.shape[-1]
+    basis_unit = rounding.unit(basis, xp=xp)
+    product_unit = rounding.unit(columns, xp=xp)
+    eye = xp.eye(size, dtype=basis.dtype, device=ops.device(basis))
+    gram = xp.matmul(xp.matrix_transpose(basis), basis)
+    basis_norm = float(xp.max(norms.frobenius_up(basis, xp=xp)))
+    computed_e = float(xp.max(norms.frobenius_up(gram - eye, xp=xp)))
+    # V^T V is off by gamma(p) |V|^T |V|, of Frobenius norm ||V||_F**2, and the difference V^T V - I is rounded once: by
+    # at most u (|V|^T |V| + I), where ||I||_F <= size.
+    gram_error = host.mul_up(
+        rounding.SLACK * rounding.gamma(size + 2, basis_unit),
+        host.add_up(host.mul_up(basis_norm, basis_norm), size),
+    )
+    e = host.add_up(host.mul_up(computed_e, 1 + 4 * basis_unit), gram_error)
+    # Over the taps, ||sum_k e^{ik.theta} E_k|| <= sqrt(taps) ||E||_F of all of them below one another.
+    product_of_norms = host.mul_up(float(xp.max(norms.frobenius_up(columns, xp=xp))), basis_norm)
+    relative = rounding.SLACK * rounding.gamma(size + 2, product_unit)
+    lost = host.mul_up(relative, host.sqrt_up(taps), product_of_norms)
+    return host.sqrt_down(max(host.sub_down(1.0, e), 0.0)), lost
+
+
+def reduced_error(a: tuple[Array, Array], b: tuple[Array, Array], *, xp: Namespace) -> Array:
+    """Bound on ``||fl(A + b* b) - (A + b* b)||``, shape (f,), from both parts of A (f, r, r) and of b (f, n, r).
+
+    b is as computed: the matrix B times a weight, which costs two more roundings an entry. Of an entry of b* b both
+    parts are sums of 2 n products.
+    """
+    u = rounding.unit(b[0], xp=xp)
+    rows = b[0].shape[-2]
+    a_norm_sq = _complex_norm_sq_up(a, xp=xp)
+    b_norm_sq = _complex_norm_sq_up(b, xp=xp)
+    sum_norm = rounding.up(xp.sqrt(a_norm_sq) + b_norm_sq, 3, xp=xp)
+    product_error = math.sqrt(2) * rounding.gamma(2 * rows + 8, u) * b_norm_sq
+    addition_error = 2 * math.sqrt(2) * u * sum_norm
+    return rounding.up(rounding.SLACK * (product_error + addition_error), 4, xp=xp)
+
+
+def _complex_norm_sq_up(parts: tuple[Array, Array], *, xp: Namespace) -> Array:
+    """Squared Frobenius norms of complex matrices by their real and imaginary parts, rounded up."""
+    real, imag = parts
+    squares = norms.frobenius_up(real, xp=xp) ** 2 + norms.frobenius_up(imag, xp=xp) ** 2
+    return rounding.up(squares, 4, xp=xp)
+
+
+class GramPolynomial:
+    """Gram polynomial of a stack of blocks, as given or with directions left out that cannot reach a limit.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        Of a wide real dtype, scaled to about 1; p <= m.
+    rotation : Rotation, optional
+        Of these blocks. None: every direction, unrotated.
+    tick : callable, optional
+        Called before each lag, and between parts of many boxes. It ends the work by raising an exception.
+
+    Attributes
+    ----------
+    size, rank : int
+        Columns p, and how many of them (after a rotation) are kept.
+    truncation : float
+        Bound of ``||C(theta)||`` for every block and theta; 0 if nothing is left out.
+    error : float
+        Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product of two entries passes
+        through at most ``m + 2 taps + L + 4`` roundings: the inner product of two taps, the sum of such products into
+        ``R_d +- R_d^T``, the product with the table and the sum over d.
+    lags : integer array, shape (L, axes)
+        Half of all lags between two taps other than zero, the zero lag first.
+    even, odd : arrays, shape (g, L, size * rank)
+        First columns of ``R_d + R_d^T`` and ``R_d - R_d^T`` for each lag; of lag 0, R_0 and 0.
+    norms : float array, shape (L - 1,)
+        Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up) for d other than 0; infinite if
+        something is left out.
+    is_float32 : bool
+        Whether its coefficients are of lower precision than the blocks.
+    """
+
+    def __init__(
+        self,
+        blocks: Array,
+        rotation: Rotation | None = None,
+        *,
+        tick: Callable[[], None] | None = None,
+        ops: ArrayOps,
+    ) -> None:
+        xp = ops.xp
+        self.xp = xp
+        self.ops = ops
+        self.blocks = blocks
+        self.rotation = rotation
+        self.tick = tick
+        self._float32_copy: GramPolynomial | None = None
+        g, m, p, *kernel_shape = blocks.shape
+        taps = math.prod(kernel_shape)
+        self.size = p
+        if rotation is None:
+            columns = symbols.stacked_taps(blocks, xp=xp)
+            self.rank = p
+            self.truncation = 0.0
+            self._shrink = 1.0
+            self._lost = 0.0
+        else:
+            columns = rotation.columns
+            self.rank = rotation.rank
+            self.truncation = rotation.truncation
+            self._shrink = rotation.shrink
+            self._lost = rotation.lost
+        self.is_float32 = columns.dtype != blocks.dtype
+        by_tap = xp.reshape(columns, (g, taps, m, p))
+        self.lags, self.even, self.odd = autocorrelations(by_tap, self.rank, tuple(kernel_shape), tick=tick, ops=ops)
+        self.norms = self._coefficient_norms()
+        rotated_blocks = xp.permute_dims(by_tap, (0, 2, 3, 1))
+        norm = float(xp.max(symbols.absolute_norm_up(rotated_blocks, xp=xp)))
+        roundings = m + 2 * taps + len(self.lags) + 4
+        self.error = symbols.autocorrelation_error(norm**2, roundings, rounding.unit(columns, xp=xp))
+
+    def _coefficient_norms(self) -> np.ndarray:
+        """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
+
+        In Frobenius norms, ``||E||**2 + ||O||**2 = 4 ||R_d||**2``. If E and O are rounded, ``(E + O) / 2`` and
+        ``(E - O) / 2`` stand for R_d and R_d^T. Their norms add up to at most ``sqrt(||E||**2 + ||O||**2)``, so that
+        the mean of the two is within the bound. A sum of squares passes through at most ``p * rank + 2`` roundings.
+        """
+        xp = self.xp
+        if self.rank < self.size:
+            return np.full(len(self.lags) - 1, math.inf)
+        squares = xp.sum(self.even[:, 1:, :] ** 2, axis=-1) + xp.sum(self.odd[:, 1:, :] ** 2, axis=-1)
+        norms = rounding.up(xp.sqrt(xp.max(squares, axis=0)) / 2, self.size * self.rank + 4, xp=xp)
+        return np.asarray(self.ops.to_numpy(norms), dtype=np.float64)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a complex entry."""
+        return 16 if self.even.dtype == self.xp.float64 else 8
+
+    def limit_of_norm(self, norm: np.ndarray) -> np.ndarray:
+        """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down.
+
+        Other functions take this number as ``limit_sq``: a bound of the eigenvalues of H of the rotated blocks.
+        """
+        rotated = np.maximum(host.sub_down(host.mul_down(norm, self._shrink), self._lost), 0.0)
+        return host.sub_down(host.mul_down(rotated, rotated), self.error)
+
+    def norm_up(self, limit_sq: np.ndarray) -> np.ndarray:
+        """Bound of ``||G||`` that a computed ``lambda_max(H) <= limit_sq`` proves; the inverse of `limit_of_norm`."""
+        rotated = host.next_up(np.sqrt(np.maximum(host.next_up(limit_sq + self.error), 0.0)))
+        return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
+
+    def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
+        """First `rank` columns of H, complex, shape (f, size, rank): A above B."""
+        return self.ops.complex(*self.planes_at(frequencies, block))
+
+    def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
+        """Real and imaginary parts of those columns.
+
+        Parameters
+        ----------
+        frequencies : Frequencies
+            f points.
+        block : integer array, shape (f,)
+            Index of the block each belongs to.
+        """
+        xp = self.xp
+        cos, sin = self._tables_at(frequencies)
+        if self.even.shape[0] == 1:
+            even = xp.matmul(cos, self.even[0, ...])
+            odd = xp.matmul(sin, self.odd[0, ...])
+        else:
+            index = self.ops.from_numpy(block.astype(np.int64), self.blocks)
+            even = xp.matmul(cos[:, None, :], xp.take(self.even, index, axis=0))[:, 0, :]
+            odd = xp.matmul(sin[:, None, :], xp.take(self.odd, index, axis=0))[:, 0, :]
+        shape = (len(frequencies), self.size, self.rank)
+        return xp.reshape(even, shape), xp.reshape(odd, shape)
+
+    def columns_of(self, blocks: np.ndarray, frequencies: Frequencies) -> Array:
+        """The columns of `columns_at` for each of b blocks, by their numbers, at the same f points.
+
+        Returns
+        -------
+        array, shape (b * f, size, rank)
+            Those of the first block first.
+        """
+        xp = self.xp
+        cos, sin = self._tables_at(frequencies)
+        even, odd = self.even, self.odd
+        if len(blocks) < even.shape[0]:
+            even, odd = (arrays.rows(x, blocks, ops=self.ops) for x in (even, odd))
+        shape = (len(blocks) * len(frequencies), self.size, self.rank)
+        real = xp.reshape(xp.matmul(cos, even), shape)
+        imag = xp.reshape(xp.matmul(sin, odd), shape)
+        return self.ops.complex(real, imag)
+
+    def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
+        """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
+        dtype = np.float64 if self.even.dtype == self.xp.float64 else np.float32
+        cos, sin = phases_at(frequencies, self.lags)
+        return self.ops.from_numpy(cos.astype(dtype), self.blocks), self.ops.from_numpy(sin.astype(dtype), self.blocks)
+
+    def reduced(self, even: Array, odd: Array, limit_sq: np.ndarray) -> tuple[Array, Array]:
+        """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
+
+        Parameters
+        ----------
+        even, odd : arrays, shape (f, size, rank)
+            Of `planes_at`.
+        limit_sq : float array, shape (f,)
+            What is to be proven of the largest eigenvalues: above the truncation bound, unless nothing is left out.
+
+        Raises
+        ------
+        HypothesisError
+            If something is left out, and a limit is not above the truncation bound.
+        """
+        xp = self.xp
+        if self.rank == self.size:
+            no_error = xp.zeros((even.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(even))
+            return self.ops.complex(even, odd), no_error
+        if not np.all(limit_sq > self.truncation):
+            raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
+        # The root halves the relative errors of the difference and the quotient, and adds its own: two roundings in
+        # all. The weight's conversion is in `reduced_error`.
+        weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
+        factor = xp.astype(self.ops.from_numpy(weights, self.blocks), even.dtype)[:, None, None]
+        a = even[:, : self.rank, :], odd[:, : self.rank, :]
+        b = factor * even[:, self.rank :, :], factor * odd[:, self.rank :, :]
+        real, imag = symbols.gram_planes(*b, xp=xp)
+        return self.ops.complex(a[0] + real, a[1] + imag), reduced_error(a, b, xp=xp)
+
+    def float32_copy(self) -> GramPolynomial:
+        """A copy whose sum over the lags is in float32; the polynomial itself if products may be in TF32 or bfloat16.
+
+        The parts of an entry of H are sums of ``E_d cos`` and of ``O_d sin`` over the lags, with the even and odd
+        coefficients E and O. A term passes through at most ``L + 2`` roundings of float32: one of the coefficient, one
+        of the table, and L of the product and the sum.
+        """
+        is_float32 = self.even.dtype == self.xp.float32
+        if is_float32 or not self.ops.exact_float32:
+            return self
+        if self._float32_copy is None:
+            polynomial = copy.copy(self)
+            polynomial.even = self.xp.astype(self.even, self.xp.float32)
+            polynomial.odd = self.xp.astype(self.odd, self.xp.float32)
+            sum_error = symbols.autocorrelation_error(self._norm_of_magnitudes(), len(self.lags) + 2, 2.0**-24)
+            polynomial.error = host.add_up(self.error, sum_error)
+            polynomial.is_float32 = True
+            self._float32_copy = polynomial
+        return self._float32_copy
+
+    def _norm_of_magnitudes(self) -> float:
+        """Bound of the norm of the magnitudes that the sum over the lags rounds: a largest row sum, rounded up.
+
+        Of H only the first ``rank`` columns are computed, and the rest by symmetry. So these magnitudes are a symmetric
+        matrix S, whose first ``rank`` columns are ``sum_d max(|E_d|, |O_d|)``. Its rows below have zeros beside these.
+        """
+        xp = self.xp
+        g, count, _ = self.even.shape
+        total = self.even[:, 0, :] * 0
+        for d in range(count):
+            total = total + xp.maximum(xp.abs(self.even[:, d, :]), xp.abs(self.odd[:, d, :]))
+        first_columns = xp.reshape(total, (g, self.size, self.rank))
+        row_sums = xp.sum(first_columns, axis=-1)
+        # By symmetry, each of the first ``rank`` rows of S goes on, beside these columns, as its column goes on below.
+        beside = xp.sum(first_columns[:, self.rank :, :], axis=-2)
+        sums = xp.concat([row_sums[:, : self.rank] + beside, row_sums[:, self.rank :]], axis=-1)
+        return float(xp.max(rounding.up(sums, count + 2 * self.size + 4, xp=xp)))
+
+    def variation_sq(self, spread: np.ndarray) -> np.ndarray:
+        """Bound on how far the polynomial with these coefficients moves from its value at c, rounded up, shape (c,).
+
+        ``|e^{i d.theta} - e^{i d.c}| <= min(2, |d.(theta - c)|)``, twice for each pair of lags. The coefficients' own
+        rounding is not in it.
+
+        Parameters
+        ----------
+        spread : float array, shape (c, L - 1)
+            Largest ``|d.(theta - c)|`` in each box for each lag but the first.
+        """
+        if self.rank < self.size:
+            return np.full(len(spread), math.inf)
+        return host.inflate(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
+
+
+_CACHED_TAPS = 64
+"""Most taps of a kernel whose pairs are cached: 2016 pairs."""
+_CHUNK_BYTES = 2**20
+"""Bytes of pairs of taps and of their products at once, about a cache; the pairs of one lag may be more."""
+_LARGE_TAP = 2**14
+"""Entries of a tap from which pairs are multiplied one by one: copying taps side by side would take longer."""
+_MOST_PAIRS = 256
+"""Most pairs at once: their sums are a matrix of as many columns, most of it zeros."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairedTaps:
+    """Some lags, and the pairs of taps that have them.
+
+    Parameters
+    ----------
+    lags : integer array, shape (L, axes)
+    first, second : integer arrays, shape (n,)
+        Taps by their numbers in the kernel's order; ``second - first`` is a lag.
+    sums : float array, shape (L, n)
+        1 where a pair has a lag, else 0: its product with a column of terms, one for each pair, adds these up by lags.
+    """
+
+    lags: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    sums: np.ndarray
+
+
+def paired_taps(used: np.ndarray, most: int, *, tick: Callable[[], None] | None = None) -> Iterable[PairedTaps]:
+    """Lags of `half_lags` that two used taps have, and their pairs: some lags at once.
+
+    Parameters
+    ----------
+    used : bool array, shape kernel_shape
+        Whether a tap is other than 0.
+    most : int
+        Most pairs at once, where there is more than one lag.
+    tick : callable, optional
+        Called before each lag of many: there are as many pairs in all as half the square of the taps.
+
+    Returns
+    -------
+    iterable of PairedTaps
+        The zero lag is always the first, by itself. Not to be written to: those of few taps are cached.
+    """
+    if used.size <= _CACHED_TAPS:
+        return _cached_pairs(used.shape, used.tobytes(), min(most, _MOST_PAIRS))
+    return _pairs(used, min(most, _MOST_PAIRS), tick)
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_pairs(shape: tuple[int, ...], used: bytes, most: int) -> tuple[PairedTaps, ...]:
+    return tuple(_pairs(np.frombuffer(used, dtype=np.bool_).reshape(shape), most))
+
+
+class _LagPairs(NamedTuple):
+    """One lag and its pairs of taps."""
+
+    lag: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
+def _pairs(used: np.ndarray, most: int, tick: Callable[[], None] | None = None) -> Iterator[PairedTaps]:
+    numbers = np.where(used, np.arange(used.size).reshape(used.shape), -1)
+    chunk: list[_LagPairs] = []
+    pair_count = 0
+    for lag in half_lags(used.shape):
+        if tick is not None:
+            tick()
+        pairs = _pairs_of_lag(numbers, lag)
+        if not len(pairs.first) and lag.any():
+            continue
+        # The zero lag, which comes first, makes a chunk by itself.
+        is_zero_lag_alone = len(chunk) > 0 and not chunk[0].lag.any()
+        if chunk and (is_zero_lag_alone or pair_count + len(pairs.first) > most):
+            yield _as_one(chunk)
+            chunk, pair_count = [], 0
+        chunk.append(pairs)
+        pair_count += len(pairs.first)
+    yield _as_one(chunk)
+
+
+def _pairs_of_lag(numbers: np.ndarray, lag: np.ndarray) -> _LagPairs:
+    """Pairs of used taps with one lag, from the numbers of the taps, -1 where a tap is not used."""
+    axes = list(zip(lag, numbers.shape, strict=True))
+    first = numbers[tuple(slice(max(0, -d), taps + min(0, -d)) for d, taps in axes)]
+    second = numbers[tuple(slice(max(0, d), taps + min(0, d)) for d, taps in axes)]
+    both_used = (first >= 0) & (second >= 0)
+    return _LagPairs(lag, first[both_used], second[both_used])
+
+
+def _as_one(chunk: list[_LagPairs]) -> PairedTaps:
+    pair_counts = [len(pairs.first) for pairs in chunk]
+    return PairedTaps(
+        lags=np.stack([pairs.lag for pairs in chunk]),
+        first=np.concatenate([pairs.first for pairs in chunk]),
+        second=np.concatenate([pairs.second for pairs in chunk]),
+        sums=np.repeat(np.eye(len(chunk)), pair_counts, axis=1),
+    )
+
+
+def correlations(
+    taps: Array,
+    used: np.ndarray,
+    rank: int,
+    *,
+    tick: Callable[[], None] | None = None,
+    ops: ArrayOps,
+) -> Iterator[tuple[np.ndarray, Array, Array]]:
+    """Channel autocorrelations ``R_d = sum_k K_k^T K_{k+d}``, some lags of `half_lags` at once, zero first, by itself.
+
+    Taps that are 0 are passed over: products with them are 0, and add nothing. A sum has at most as many terms as
+    there are taps, each a product of inner length m.
+
+    Parameters
+    ----------
+    taps : array, shape (g, taps, m, p)
+    used : bool array, shape kernel_shape
+        Whether a tap is other than 0.
+    rank : int
+        How many columns of R_d are computed, the first ones.
+    tick : callable, optional
+        Called now and then, at most once a lag. It ends the work by raising an exception.
+
+    Yields
+    ------
+    lags : integer array, shape (L, axes)
+    forward, backward : arrays, shape (g, L, p * rank)
+        First columns of R_d and of ``R_{-d} = R_d^T``.
+    """
+    xp = ops.xp
+    g, _, m, p = taps.shape
+    most_pairs = _CHUNK_BYTES // (8 * g * p * (2 * m + rank))
+
+    def correlated(pairs: PairedTaps) -> tuple[np.ndarray, Array, Array]:
+        if tick is not None:
+            tick()
+        sums = xp.astype(ops.from_numpy(pairs.sums, taps), taps.dtype)
+        forward = _summed_products(taps, pairs.first, pairs.second, sums, rank, ops=ops)
+        if not pairs.lags.any():
+            backward = forward
+        else:
+            backward = xp.matrix_transpose(forward[..., :rank, :])
+            if rank < p:
+                # The rows of R_d^T below its first ``rank`` are columns of R_d that are not computed.
+                below = _summed_products(taps, pairs.second, pairs.first, sums, rank, first_row=rank, ops=ops)
+                backward = xp.concat([backward, below], axis=2)
+        shape = (g, len(pairs.lags), p * rank)
+        return pairs.lags, xp.reshape(forward, shape), xp.reshape(backward, shape)
+
+    mapped = ops.map if m * p >= _LARGE_TAP else map
+    yield from mapped(correlated, paired_taps(used, most_pairs, tick=tick))
+
+
+def _summed_products(
+    taps: Array,
+    first: np.ndarray,
+    second: np.ndarray,
+    sums: Array,
+    rank: int,
+    *,
+    first_row: int = 0,
+    ops: ArrayOps,
+) -> Array:
+    """Sums by lags of ``K_first^T K_second`` over pairs of taps: some rows, first columns, (g, L, rows, rank)."""
+    xp = ops.xp
+    g, _, m, p = taps.shape
+    left = xp.matrix_transpose(taps[..., first_row:])
+    right = taps[..., :rank]
+    if sums.shape[0] == 1 and m * p >= _LARGE_TAP:
+        pairs = zip(first.tolist(), second.tolist(), strict=True)
+        products = (xp.matmul(left[:, i, ...], right[:, j, ...]) for i, j in pairs)
+        return functools.reduce(operator.add, products)[:, None, ...]
+    left = xp.take(left, ops.from_numpy(first, taps), axis=1)
+    right = xp.take(right, ops.from_numpy(second, taps), axis=1)
+    rows = p - first_row
+    by_pair = xp.reshape(xp.matmul(left, right), (g, len(first), rows * rank))
+    return xp.reshape(xp.matmul(sums, by_pair), (g, sums.shape[0], rows, rank))
+
+
+def autocorrelations(
+    taps: Array,
+    rank: int,
+    shape: tuple[int, ...],
+    *,
+    tick: Callable[[], None] | None = None,
+    ops: ArrayOps,
+) -> tuple[np.ndarray, Array, Array]:
+    """Even and odd parts of a kernel's `correlations`, for each lag that two taps other than 0 have.
+
+    Parameters
+    ----------
+    taps, rank, tick
+        As of `correlations`.
+    shape : tuple of int
+        Of the kernel.
+
+    Returns
+    -------
+    lags : integer array, shape (L, axes)
+        The zero lag first.
+    even, odd : arrays, shape (g, L, p * rank)
+        First columns of ``R_d + R_d^T`` and ``R_d - R_d^T``; of lag 0, R_0 and 0.
+    """
+    xp = ops.xp
+    # NaN != 0, so a tap with entries that are no numbers is used, too.
+    used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
+    all_lags, even, odd = [], [], []
+    for lags, forward, backward in correlations(taps, used.reshape(shape), rank, tick=tick, ops=ops):
+        all_lags.append(lags)
+        even.append(forward + backward if lags.any() else forward)
+        odd.append(forward - backward)
+    return np.concatenate(all_lags), xp.concat(even, axis=1), xp.concat(odd, axis=1)

@@ -1,0 +1,357 @@
+"""Symbols of one column: a depthwise layer's, whose norm at a frequency is a sum of squares instead of an eigenvalue.
+
+Such a symbol is evaluated axis by axis. At one frequency that takes the phases along each axis and one pass over the
+taps; on all points of a grid, and for many blocks, one product of matrices an axis. No Gram polynomial is formed: it
+would have half as many coefficients as there are pairs of taps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.geometry.frequencies import (
+    Frequencies,
+    cos_sin,
+    half_grid,
+    half_grid_shape,
+    phases,
+    phases_at,
+    tap_points,
+)
+from specnorm.proofs import host, rounding
+from specnorm.proofs.bound import Upper, _upper
+from specnorm.proofs.cells import dft_points
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.cells import Boxes
+
+_MAKER = object()
+_HOST_BYTES = 4 * 2**20
+"""Bytes of a grid's values that are computed at once, where the host computes: they stay in the cache."""
+
+
+def column_error(kernel_shape: Sequence[int], u: float) -> float:
+    """Bound on ``||computed G(theta) - G(theta)|| / q`` of a symbol with one column, with ``q >= || sum_k |K_k| ||``.
+
+    An axis of k taps multiplies complex numbers by phases, which are off by ``sqrt(2) eps_c``, and adds them: a real
+    and an imaginary part are sums of 2 k products. The result is off by at most ``sqrt(2) (gamma(2 k + 2) + eps_c)`` of
+    the sum of the moduli. The bound is the sum over the axes.
+
+    Parameters
+    ----------
+    kernel_shape : sequence of int
+    u : float
+        Unit roundoff of the precision that is computed in.
+    """
+    axis_errors = [rounding.gamma(2 * k + 2, u) + symbols.phase_error(u) for k in kernel_shape]
+    return rounding.SLACK * math.sqrt(2) * sum(axis_errors)
+
+
+def scalar_error(m: int, kernel_shape: Sequence[int], u: float) -> float:
+    """Bound on ``|computed H(theta) - H(theta)| / q**2`` of `ScalarGram`, with ``q >= || sum_k |K_k| ||``.
+
+    G is off by ``delta q``, with delta of `column_error`, and H, a sum of 2 m squares, by
+    ``(gamma(2 m + 2) + 2 delta + delta**2) q**2``.
+
+    Parameters
+    ----------
+    m : int
+        Rows of the column.
+    kernel_shape, u
+        As of `column_error`.
+    """
+    delta = column_error(kernel_shape, u)
+    return rounding.SLACK * (rounding.gamma(2 * m + 2, u) + 2 * delta + delta**2)
+
+
+def has_one_column(blocks: Array) -> bool:
+    """Whether symbols have one row or one column, as those of depthwise layers, and change with the frequency."""
+    return min(blocks.shape[1:3]) == 1 and blocks.ndim > 3
+
+
+def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Bounds of the largest norm of each block's symbol, of one row or column, on a DFT grid.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+        In the widest dtype of the library, scaled to about 1.
+
+    Returns
+    -------
+    value : array, shape (b,)
+    phase : complex array, shape (b, taps)
+        ``e^{i k.theta}`` of the taps where the norm is largest.
+    """
+    value, frequencies = _largest_and_where(blocks, sizes, ops=ops)
+    cos, sin = phases(frequencies, tuple(blocks.shape[3:]))
+    return value, ops.complex(*symbols.device_tables(cos, sin, blocks, ops=ops))
+
+
+def norm_on_circulant(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Upper, int, Frequencies]:
+    """The largest norm of symbols of one row or column at all frequencies of a circulant, which are all visited.
+
+    Returns
+    -------
+    upper : Upper
+    block : int
+        Number of the block with the largest bound.
+    frequency : Frequencies
+        The frequency where that block's norm is largest.
+    """
+    value, frequencies = _largest_and_where(blocks, sizes, ops=ops)
+    values = ops.to_numpy(value)
+    block = int(values.argmax())
+    covers = dft_points(sizes, tuple(blocks.shape[3:])).covers
+    rule = f"norms at all {math.prod(sizes)} frequencies"
+    return _upper(float(values[block]), covers, rule), block, frequencies[block : block + 1]
+
+
+def _largest_and_where(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Array, Frequencies]:
+    """The bounds of `largest_on_grid`, and the frequency of each block where it is attained."""
+    xp = ops.xp
+    columns = arrays.tall(blocks, xp=xp)
+    count, m, _, *kernel_shape = columns.shape
+    tables = half_grid_tables(sizes, kernel_shape, blocks, ops=ops)
+    frequencies = half_grid(sizes)
+    at_once = blocks_at_once(m, len(frequencies), kernel_shape, ops=ops)
+    squares, places = [], []
+    for start in range(0, count, at_once):
+        on_grid = squares_on_grid(columns[start : min(start + at_once, count), ...], tables, xp=xp)
+        squares.append(xp.max(on_grid, axis=1))
+        places.append(ops.to_numpy(xp.argmax(on_grid, axis=1)))
+    delta = column_error(kernel_shape, rounding.unit(blocks, xp=xp))
+    error = symbols.absolute_norm_up(columns, xp=xp) * delta
+    modulus = rounding.up(xp.sqrt(xp.concat(squares, axis=0)), 2 * m + 2, xp=xp)
+    # Squares below the smallest normal number may be flushed to 0.
+    underflow = 2 * m * float(xp.finfo(blocks.dtype).smallest_normal) ** 0.5
+    value = rounding.up(modulus + error, 4, xp=xp) + xp.where(error > 0, underflow + 0 * error, 0 * error)
+    return value, frequencies[np.concatenate(places)]
+
+
+def half_grid_tables(
+    sizes: Sequence[int],
+    kernel_shape: Sequence[int],
+    like: Array,
+    *,
+    ops: ArrayOps,
+) -> list[tuple[Array, Array]]:
+    """Cosines and sines of a half grid, for each axis of its taps at its points, as `squares_on_grid` takes them."""
+    tables = []
+    for n, points, k in zip(sizes, half_grid_shape(sizes), kernel_shape, strict=True):
+        cos, sin = cos_sin(np.arange(points)[:, None] * np.arange(k), n)
+        tables.append(symbols.device_tables(cos, sin, like, ops=ops))
+    return tables
+
+
+def blocks_at_once(m: int, point_count: int, kernel_shape: Sequence[int], *, ops: ArrayOps) -> int:
+    """Number of blocks whose values on a grid are computed at once, by the cache or the memory.
+
+    Eight arrays of a block's values are alive at a time.
+    """
+    bytes_of_a_block = 8 * 8 * m * max(point_count, math.prod(kernel_shape))
+    # A compiler compiles each part by itself, so its parts are as large as the memory allows.
+    most_bytes = min(_HOST_BYTES, ops.memory) if ops.concrete and ops.on_host else ops.memory
+    return max(1, most_bytes // bytes_of_a_block)
+
+
+def squares_on_grid(blocks: Array, tables: Sequence[tuple[Array, Array]], *, xp: Namespace) -> Array:
+    """``||G(theta)||**2`` of blocks (g, m, 1, *kernel_shape) on a product of frequencies, shape (g, points).
+
+    The error is that of `scalar_error`.
+
+    Parameters
+    ----------
+    tables : sequence of (cosines, sines)
+        For each axis, of its taps at its frequencies, shape (n, k).
+    """
+    g, m, _, *kernel_shape = blocks.shape
+    parts = arrays.fourier_sums(xp.reshape(blocks, (g * m, 1, *kernel_shape)), tables, xp=xp)
+    return xp.sum(xp.reshape(parts, (g, 2 * m, -1)) ** 2, axis=1)
+
+
+class ScalarGram(GramPolynomial):
+    """``H(theta) = ||G(theta)||**2`` of a stack of blocks with one column, evaluated without its coefficients.
+
+    Unlike those of the base class, its ``lags`` are the positions of the taps, and its ``even`` and ``odd`` are the
+    taps themselves: only their number, dtype and device are of use to others.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, 1, *kernel_shape)
+        Of a wide real dtype, scaled to about 1.
+
+    Attributes
+    ----------
+    error : float
+        Bound of ``|computed H(theta) - H(theta)|``.
+    """
+
+    def __init__(
+        self,
+        blocks: Array,
+        *,
+        tick: Callable[[], None] | None = None,
+        ops: ArrayOps,
+    ) -> None:
+        xp = ops.xp
+        self.xp = xp
+        self.ops = ops
+        self.blocks = blocks
+        self.tick = tick
+        # Nothing is rotated or left out.
+        self.rotation = None
+        self.size = 1
+        self.rank = 1
+        self.truncation = 0.0
+        self._shrink = 1.0
+        self._lost = 0.0
+        self.is_float32 = False
+        self._float32_copy = None
+        # There are no coefficients: see the class.
+        g, m, _, *kernel_shape = blocks.shape
+        self.lags = np.asarray(tap_points(tuple(kernel_shape)))
+        self.even = xp.reshape(blocks, (g, -1, 1))
+        self.odd = self.even
+        self.norms = np.full(len(self.lags) - 1, math.inf)
+        q = float(xp.max(symbols.absolute_norm_up(blocks, xp=xp)))
+        self.error = host.mul_up(q, q, scalar_error(m, kernel_shape, rounding.unit(blocks, xp=xp)))
+
+    def float32_copy(self) -> GramPolynomial:
+        """Itself: nothing is to be saved."""
+        return self
+
+    def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
+        """H at some frequencies, each of a block, as the 1 x 1 matrix it is; and its imaginary part, 0."""
+        xp = self.xp
+        _, m, _, *kernel_shape = self.blocks.shape
+        count = len(frequencies)
+        index = self.ops.from_numpy(block.astype(np.int64), self.blocks)
+        chosen = xp.take(self.blocks, index, axis=0)
+        rows = m * math.prod(kernel_shape[:-1])
+        real = xp.reshape(chosen, (count, rows, -1))
+        imag: Array | None = None
+        # The last axis is summed first; what is left of the others stands among the rows.
+        for axis in reversed(range(len(kernel_shape))):
+            cos, sin = (xp.reshape(table, (count, -1, 1)) for table in self._tables(frequencies, axis))
+            if imag is None:
+                real, imag = xp.matmul(real, cos), xp.matmul(real, sin)
+            else:
+                real, imag = (
+                    xp.matmul(real, cos) - xp.matmul(imag, sin),
+                    xp.matmul(real, sin) + xp.matmul(imag, cos),
+                )
+            # Now the axis that is summed next stands last.
+            rows = m * math.prod(kernel_shape[: axis - 1]) if axis > 0 else m
+            real = xp.reshape(real, (count, rows, -1))
+            imag = xp.reshape(imag, (count, rows, -1))
+        assert imag is not None
+        values = xp.sum(xp.reshape(real, (count, -1)) ** 2 + xp.reshape(imag, (count, -1)) ** 2, axis=1)
+        values = xp.reshape(values, (count, 1, 1))
+        return values, xp.zeros_like(values)
+
+    def _tables(self, frequencies: Frequencies, axis: int) -> tuple[Array, Array]:
+        """Cosines and sines of an axis' taps at some frequencies, shape (f, k)."""
+        along_axis = Frequencies(frequencies.numerators[:, [axis]], frequencies.denominators[axis : axis + 1])
+        return self._axis_tables(along_axis, axis)
+
+    def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
+        """Cosines and sines (f, k) of an axis' taps, from frequencies along that axis alone."""
+        taps = np.arange(self.blocks.shape[3 + axis])[:, None]
+        return symbols.device_tables(*phases_at(along_axis, taps), self.blocks, ops=self.ops)
+
+    def at_centres(self, boxes: Boxes) -> CentreValues:
+        """H of every block at the centres of all boxes of a cover, which lie on a grid."""
+        g, m, _, *kernel_shape = self.blocks.shape
+        centres = boxes.centres
+        tables = []
+        # Number of each centre among the points of the grid, last axis fastest.
+        point = np.zeros(len(centres), dtype=np.int64)
+        point_count = 1
+        for axis, denominator in enumerate(centres.denominators):
+            numerators = centres.numerators[:, axis] % denominator
+            distinct, place = np.unique(numerators, return_inverse=True)
+            tables.append(self._axis_tables(Frequencies(distinct[:, None], (denominator,)), axis))
+            point = point * len(distinct) + place
+            point_count *= len(distinct)
+        # Boxes of single points are often the whole grid, in its order.
+        is_grid = point_count == len(centres) and bool(np.all(point == np.arange(point_count)))
+        at_once = blocks_at_once(m, point_count, kernel_shape, ops=self.ops)
+        values = np.empty((g, len(centres)))
+        for first in range(0, g, at_once):
+            if first > 0 and self.tick is not None:
+                self.tick()
+            part = slice(first, min(first + at_once, g))
+            on_grid = self.ops.to_numpy(squares_on_grid(self.blocks[part, ...], tables, xp=self.xp))
+            values[part] = on_grid if is_grid else on_grid[:, point]
+        return CentreValues(self, boxes, values, _MAKER)
+
+    def variation(self, boxes: Boxes, blocks: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Bound on how far ``||G||`` moves from its value at a box's centre, rounded up: of each block and kind of box.
+
+        With the phase of the tap k0 taken out, ``||e^{-i k0.delta} G(c + delta) - G(c)||`` is at most
+        ``sum_k ||K_k|| min(2, |(k - k0).delta|)``, whatever k0: here the largest tap of each block.
+
+        Parameters
+        ----------
+        blocks : integer array, shape (g,), optional
+            Numbers of the blocks. None: all of them.
+
+        Returns
+        -------
+        bounds : float array, shape (g, s)
+            Boxes that reach equally far along every lattice axis are of one kind.
+        kind : integer array, shape (c,)
+        """
+        chosen = self.blocks if blocks is None else arrays.rows(self.blocks, blocks, ops=self.ops)
+        g, m, _, *kernel_shape = chosen.shape
+        width = boxes.high - boxes.low
+        if not width.any():
+            # Boxes of one point each.
+            return np.zeros((g, 1)), np.zeros(len(boxes), dtype=np.int64)
+        magnitudes = np.abs(self.ops.to_numpy(chosen)).astype(np.float64).reshape(g, m, -1)
+        tap_norms = host.inflate(np.sqrt((magnitudes**2).sum(axis=1)), m + 2)
+        _, first_of_kind, kind = np.unique(width, axis=0, return_index=True, return_inverse=True)
+        # All differences d of two taps, counted from the most negative one, and the largest |d.delta| in a box of each
+        # kind: by so much e^{i d.theta} changes, but by no more than 2.
+        most_difference = np.asarray(kernel_shape) - 1
+        difference_shape = tuple(2 * k - 1 for k in kernel_shape)
+        differences = tap_points(difference_shape) - most_difference
+        changes = np.minimum(2.0, boxes[first_of_kind].largest_phase(differences.astype(np.float64)))
+        # For each block, the number of the difference between each tap and the largest tap.
+        taps = tap_points(tuple(kernel_shape))
+        largest_tap = taps[tap_norms.argmax(axis=1)]
+        from_largest = taps[None, :, :] - largest_tap[:, None, :] + most_difference
+        difference_number = np.ravel_multi_index(tuple(np.moveaxis(from_largest, -1, 0)), difference_shape)
+        sums = [(tap_norms * changes_of_kind[difference_number]).sum(axis=1) for changes_of_kind in changes]
+        return host.inflate(np.stack(sums, axis=1), math.prod(kernel_shape) + 2), kind.reshape(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class CentreValues:
+    """Squared norms of every block at the centres of a cover's boxes, made by `ScalarGram.at_centres` alone.
+
+    Parameters
+    ----------
+    values : float array, shape (g, c)
+    """
+
+    polynomial: ScalarGram
+    boxes: Boxes
+    values: np.ndarray
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("CentreValues: values that prove something are computed of a polynomial's own blocks")
+        self.values.flags.writeable = False

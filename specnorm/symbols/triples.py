@@ -1,0 +1,107 @@
+"""Top singular triples of symbols at given frequencies, and the gradient of a singular value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.geometry.frequencies import Frequencies
+from specnorm.symbols import gradients
+from specnorm.symbols.lanczos import Lanczos, vector_tolerance
+from specnorm.symbols.proofs import symbols
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+
+
+_LARGE = 64
+"""Size of a symbol's smaller side above which Lanczos takes a fraction of an eigenvalue routine's time."""
+
+
+_PRECISE_RESIDUAL = 1e-12
+"""Residual of a symbol's singular vectors by Lanczos in float64: gradients are formed from them."""
+
+
+def top_triple_at(
+    block: Array,
+    frequency: Frequencies,
+    vectors: tuple[Array, Array] | None = None,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array, Array, Array]:
+    """Top singular triple (u, v, sigma) of one block at one frequency, and the phases of its taps there.
+
+    Parameters
+    ----------
+    vectors : pair of real arrays, optional
+        u and v, if they are known already.
+    """
+    xp = ops.xp
+    symbol = symbols.Symbol(block, frequency, ops=ops)
+    if vectors is not None:
+        u, v = (vector + 0j for vector in vectors)
+        sigma = xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1)
+        return u, v, sigma, symbol.phase
+    matrix = symbols.matrix_at(block, symbol.phase, xp=xp)
+    is_large = ops.concrete and min(matrix.shape[1:]) > _LARGE
+    triple = _top_triple_of_large(matrix, ops=ops) if is_large else None
+    if triple is None:
+        triple = symbols.top_triple(matrix, xp=xp)
+    return *triple, symbol.phase
+
+
+def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array] | None:
+    """Top singular triple by Lanczos, of the real matrix [[Re, -Im], [Im, Re]]; None if it does not converge."""
+    xp = ops.xp
+    rows, columns = matrix.shape[1:]
+    real = xp.real(matrix)
+    imag = xp.imag(matrix)
+    doubled = xp.concat([xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)], axis=1)
+    is_float64 = doubled.dtype == xp.float64
+    tolerance = _PRECISE_RESIDUAL if is_float64 else vector_tolerance(doubled.dtype, xp=xp)
+    run = Lanczos(doubled, tolerance=tolerance, ops=ops).finish()
+    if not run.converged.all():
+        return None
+    u, v = run.vectors()
+    u = u[:, :rows] + 1j * u[:, rows:]
+    v = v[:, :columns] + 1j * v[:, columns:]
+    sigma = xp.linalg.vector_norm(xp.matmul(matrix, v[:, :, None])[:, :, 0], axis=-1)
+    return u, v, sigma
+
+
+def top_triples(
+    layers: list[Array], at: list[tuple[int, Frequencies, tuple[Array, Array] | None]], *, ops: ArrayOps
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Top singular triple of one block of each layer at one frequency: u, v, sigma, phases and the block's index.
+
+    Parameters
+    ----------
+    layers : list of arrays, shape (g, m, p, *kernel_shape)
+        Blocks of each layer.
+    at : list of (block's index, frequency, vectors as of `top_triple_at`)
+        One entry for each layer.
+    """
+    triples = []
+    for blocks, (index, frequency, vectors) in zip(layers, at, strict=True):
+        triples.append(top_triple_at(blocks[index : index + 1, ...], frequency, vectors, ops=ops))
+    u, v, sigma, phase = (ops.xp.concat(list(column), axis=0) for column in zip(*triples, strict=True))
+    indices = np.asarray([index for index, _, _ in at], dtype=np.int64)
+    return u, v, sigma, phase, ops.from_numpy(indices, layers[0])
+
+
+def top_gradient(
+    saved: tuple[Array, ...],
+    cotangent: Array,
+    spec: ConvSpec,
+    *,
+    xp: Namespace,
+) -> Array:
+    """Gradient of a singular value with respect to all blocks of its layer, from the saved u, v, phases and group."""
+    u, v, phase, group = saved
+    of_block = gradients.singular_value_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    of_groups = arrays.one_hot(of_block, group, spec.groups, xp=xp)
+    return xp.reshape(of_groups, (-1, *of_groups.shape[2:]))

@@ -1,1 +1,0 @@
-"""The multilinear form of the tensor-norm bound TN: its maximisation, proof, and tracking in training."""

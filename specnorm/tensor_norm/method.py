@@ -1,0 +1,289 @@
+"""The tensor-norm bound TN: the norm of the kernel as a tensor, times the root of the number of taps (Grishina 2024).
+
+``TN(K) = sqrt(prod k_j) max |sum K[o,i,k,l] u_o v_i a_k b_l|`` over unit complex vectors u, v, a, b; ``sigma* <= TN``.
+Alternating maximisation approaches the maximum from below, so the computed value is an estimate of TN. That it bounds
+sigma* is proven afterwards, by a search over frequencies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from specnorm.backends import arrays
+from specnorm.errors import MethodError, Undecided
+from specnorm.geometry import polyphase
+from specnorm.running.base import Evaluation, Needs, Stepped, check_budget, check_count
+from specnorm.running.clock import Clock
+from specnorm.tensor_norm import one_set
+from specnorm.tensor_norm.alternation import alternate, maximise
+from specnorm.tensor_norm.form import Form, best_iterates, starts
+from specnorm.tensor_norm.matrices import norms_of_one_channel, norms_of_one_tap
+from specnorm.tensor_norm.proof import proven_factor
+from specnorm.tensor_norm.proving import LIFT, TUNING, Maximiser, prove_or_restart
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+
+@dataclass(frozen=True)
+class TensorNorm(Stepped):
+    """Tensor-norm bound by alternating maximisation from Fourier starts.
+
+    Parameters
+    ----------
+    starts : int
+        Number of Fourier starts: the best frequencies of a coarse grid.
+    random_starts : int
+        Number of complex Gaussian starts in addition.
+    max_iter : int
+        Largest number of sweeps over all vectors.
+    seed : int
+        Seed of the start vectors, which are the same on every backend.
+    proven : bool or None
+        True: prove ``sigma* <= value``, or raise `Undecided`. False: do not try, and return an estimate. None: try,
+        except under a tracer; the figure ``proven`` says whether the proof succeeded.
+    budget : float, optional
+        Seconds for the proof; after them no further step of it begins.
+
+    References
+    ----------
+    .. [1] Grishina, Gorbunov, Rakhuba, "Tight and Efficient Upper Bound on Spectral Norm of Convolutional Layers",
+       ECCV 2024, arXiv:2409.11859.
+    """
+
+    starts: int = 12
+    random_starts: int = 8
+    max_iter: int = 200
+    seed: int = 0
+    proven: bool | None = None
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        check_count("starts", self.starts, least=1)
+        check_count("random_starts", self.random_starts)
+        check_count("max_iter", self.max_iter, least=1)
+        check_count("seed", self.seed)
+        check_budget(self.budget)
+
+    name: ClassVar[str] = "tn"
+    promise: ClassVar[Kind] = "estimate"
+    stats: ClassVar[Mapping[str, FigureRule]] = {"iterations": "max", "factor": None, "proven": "all"}
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        return Needs(rounds="up", small_products=True, by_layer=True, searches=self.proven is not False)
+
+    def refuse_tracer(self, spec: ConvSpec) -> None:
+        if self.proven:
+            super().refuse_tracer(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Maximise from all starts at once, keep the best of each layer, and prove it."""
+        xp = ops.xp
+        if math.prod(spec.block_kernel_shape) == 1 and ops.concrete:
+            evaluation = self._of_one_tap(blocks, spec, ops=ops)
+            if evaluation is not None:
+                return evaluation
+        if _is_matrix_of_taps(spec) and ops.concrete:
+            block_values, block_vectors, steps = norms_of_one_channel(blocks, ops=ops)
+            count = xp.full((), steps, dtype=xp.int32, device=ops.device(blocks))
+        else:
+            v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
+            block_values, block_vectors, count = maximise(
+                blocks, v, spatial_vectors, self.max_iter, groups=spec.groups, ops=ops
+            )
+        (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
+        maximiser = Maximiser(value, u, v, tap_weights, group)
+        factor = xp.ones_like(value)
+        proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
+        if self.needs(spec).searches and not ops.traced:
+            maximisers = []
+            factors = []
+            proofs = []
+            for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
+                of_layer = Maximiser(*(x[j : j + 1, ...] for x in maximiser))
+                proven_maximiser, factor_of_layer, is_proven = self._prove(layer, of_layer, ops=ops)
+                maximisers.append(proven_maximiser)
+                factors.append(factor_of_layer)
+                proofs.append(is_proven)
+            maximiser = Maximiser(*(xp.concat(list(x), axis=0) for x in zip(*maximisers, strict=True)))
+            factor = xp.concat(factors, axis=0)
+            proven = xp.concat(proofs, axis=0)
+        return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape))
+
+    def _evaluation(self, maximiser: Maximiser, factor: Array, proven: Array, count: Array) -> Evaluation:
+        """The answer of `forward`, with what `pullback` needs."""
+        u, v, tap_weights = maximiser.u, maximiser.v, maximiser.tap_weights
+        residuals = (u, v, tap_weights, factor, maximiser.group)
+        return Evaluation(maximiser.value * factor, (count, factor, proven), residuals)
+
+    def _of_one_tap(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
+        """The evaluation of blocks with one tap, whose TN is their norm as matrices; None if its proof fails."""
+        xp = ops.xp
+        block_values, block_vectors, steps = norms_of_one_tap(blocks, ops=ops)
+        (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
+        factor = xp.ones_like(value)
+        proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
+        if self.needs(spec).searches:
+            _, right_vectors, _ = block_vectors
+            factor = proven_factor(value, right_vectors, blocks, ops=ops)
+            # A larger factor would be proven, too. But it says that Lanczos has not converged: maximise instead.
+            proven = factor <= LIFT
+            if not xp.all(proven):
+                return None
+        count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
+        return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count)
+
+    def _prove(self, blocks: Array, maximiser: Maximiser, *, ops: ArrayOps) -> tuple[Maximiser, Array, Array]:
+        """Prove the value of one layer's blocks, or a value after restarts.
+
+        Parameters
+        ----------
+        maximiser : Maximiser
+            The best value of this one layer.
+
+        Returns
+        -------
+        maximiser : Maximiser
+            The argument, or that of the last restart.
+        factor, proven : arrays, shape (1,)
+            The factor by which the value is multiplied, and whether the product is proven.
+
+        Raises
+        ------
+        Undecided
+            If ``self.proven`` is True and the proof fails.
+        """
+        xp = ops.xp
+
+        def maximise_again(block: Array, v: Array, spatial_vectors: list[Array]) -> tuple[Array, list[Array], Array]:
+            return maximise(block, v, spatial_vectors, self.max_iter, ops=ops)
+
+        clock = Clock.of(self.budget)
+        maximiser, factor, proven = prove_or_restart(
+            blocks,
+            maximiser,
+            maximise_again,
+            seed=self.seed,
+            clock=clock,
+            ops=ops,
+        )
+        if self.proven and not proven:
+            limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
+            raise Undecided(
+                f"tn_bound could not be proven within {limit}; grid_bound and f4_bound are proven bounds, and "
+                "enclose(kernel) returns what is proven."
+            )
+        device = ops.device(blocks)
+        factor_array = xp.full((1,), factor, dtype=maximiser.value.dtype, device=device)
+        return maximiser, factor_array, xp.full((1,), proven, dtype=xp.bool, device=device)
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """The gradient with constant vectors (envelope theorem): ``sqrt(taps) Re(conj(u) v w)`` with the tap weights w.
+
+        u is the conjugate of the form's left vector (`alternation.maximise`).
+        """
+        u, v, tap_weights, factor, group = residuals
+        scale = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
+        left_pair = arrays.real_pair(u * xp.astype(scale, u.dtype)[:, None], xp=xp)
+        products = xp.reshape(v[:, :, None] * tap_weights[:, None, :], (v.shape[0], -1))
+        gradient = xp.matmul(left_pair, xp.stack([xp.real(products), xp.imag(products)], axis=1))
+        gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
+        return xp.reshape(gradient, (-1, *spec.block_shape))
+
+    # -- in training -----------------------------------------------------------------------------------------------
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """One array: the left vector u and the spatial vectors, concatenated, as pairs (real, imaginary)."""
+        if self.proven:
+            raise MethodError(
+                "TensorNorm(proven=True) asks for a proof, and a training step proves nothing: leave proven out."
+            )
+        return {"vectors": (spec.block_shape[0] + sum(_spatial_sizes(spec)), 2)}
+
+    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+        """The left and spatial vectors that alternating maximisation finds; constant vectors for a zero kernel."""
+        xp = ops.xp
+        form = Form(blocks, ops=ops)
+        v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
+        _, value, v, spatial_vectors, _ = alternate(blocks, v, spatial_vectors, self.max_iter, ops=ops)
+        value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, 1, xp=xp)
+        u, _ = form.left(v, form.tap_weights(spatial_vectors))
+        is_nonzero = (value > 0)[..., None]
+        vectors = [xp.where(is_nonzero, x, xp.ones_like(x) / math.sqrt(x.shape[2])) for x in (u, *spatial_vectors)]
+        return (arrays.real_pair(xp.concat(vectors, axis=2)[:, 0, :], xp=xp),)
+
+    def advance(
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """Sweep over one set of vectors for each block, and evaluate the form there: an estimate of TN."""
+        xp = ops.xp
+        (vectors,) = state
+        m = spec.block_shape[0]
+        sizes = _spatial_sizes(spec)
+        ends = list(itertools.accumulate([m, *sizes]))
+        complex_vectors = ops.complex(vectors[..., 0], vectors[..., 1])
+        spatial_vectors = [complex_vectors[:, first:end] for first, end in itertools.pairwise(ends)]
+        by_row = xp.reshape(blocks, (*blocks.shape[:2], -1))
+        step = one_set.step(by_row, vectors[:, :m, :], spatial_vectors, sweeps, join=ops.complex, xp=xp)
+        spatial_pairs = arrays.real_pair(xp.concat(step.spatial_vectors, axis=-1), xp=xp)
+        new_vectors = xp.concat([step.left_pair, spatial_pairs], axis=1)
+        is_usable = (step.value > 0) & xp.isfinite(step.value)
+        new_vectors = xp.where(is_usable[:, None, None], new_vectors, vectors)
+        of_blocks = [step.value, step.left_pair, step.right_pair]
+        (value, left_pair, right_pair), group = _of_best_group(of_blocks, spec.groups, xp=xp)
+        # `pullback` takes the conjugate of the left vector.
+        u = ops.complex(left_pair[..., 0], -left_pair[..., 1])
+        # The right pair is the conjugate of the product of the right vector and the spatial vectors. So `pullback` gets
+        # that product as right vector, and 1 as tap weights.
+        v = ops.complex(right_pair[:, 0, :], -right_pair[:, 1, :])
+        residuals = (u, v, xp.ones_like(v[:, :1]), xp.ones_like(value), group)
+        return Evaluation(value * math.sqrt(math.prod(sizes)), (), residuals), (new_vectors,)
+
+
+def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:
+    """For each layer, the entries of the group with the largest value, and the number of that group.
+
+    Parameters
+    ----------
+    of_blocks : list of arrays, each with leading axis layers * groups
+        The first holds the values.
+
+    Returns
+    -------
+    entries : list of arrays, each with leading axis layers
+        The entries of the arrays for that group.
+    group : integer array, shape (layers,)
+    """
+    by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in of_blocks]
+    group = xp.argmax(by_layer[0], axis=1)
+    return [arrays.pick(x, group, xp=xp) for x in by_layer], group
+
+
+def _is_matrix_of_taps(spec: ConvSpec) -> bool:
+    """Whether blocks have one channel on each side and at most two axes with several taps, as depthwise layers have."""
+    return math.prod(spec.block_shape[:2]) == 1 and sum(size > 1 for size in spec.block_kernel_shape) <= 2
+
+
+def _spatial_sizes(spec: ConvSpec) -> tuple[int, ...]:
+    """Lengths of the spatial vectors; a matrix has one, of length 1."""
+    return spec.block_kernel_shape or (1,)

@@ -1,0 +1,168 @@
+"""Prove that a computed value of TN bounds the norm at every frequency, or find a frequency that refutes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from specnorm.geometry import polyphase
+from specnorm.proofs.cells import torus
+from specnorm.running.problem import SearchResult
+from specnorm.supremum.branch_and_bound import Search
+from specnorm.symbols.triples import top_triple_at
+from specnorm.tensor_norm.form import unit_rows, waves
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.frequencies import Frequencies
+    from specnorm.running.clock import Clock
+
+LIFT = 1.001
+"""Factor by which a value is multiplied if it cannot be proven as it is; documented in the API."""
+
+
+class ProvingTuning(NamedTuple):
+    """Budgets of the proof. They decide how long it takes, and which values can be proven."""
+
+    cells: int = 20_000
+    """Largest number of cells of the search that proves ``LIFT`` times a value."""
+    plain_cells: int = 3_000
+    """Largest number of cells of the search that proves the value itself: it fails if the value equals the norm."""
+    plain_levels: int = 24
+    """Largest number of rounds of bisection of that search."""
+    restarts: int = 8
+    """Largest number of restarts of the maximisation from a frequency that refutes its value."""
+
+
+TUNING = ProvingTuning()
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """The result of an attempt to prove a value.
+
+    Parameters
+    ----------
+    factor : float
+        What was proven, or tried, is that ``factor`` times the value bounds the norm.
+    proven : bool
+        Whether it was proven.
+    refutation : SearchResult or None
+        A search that found a frequency at which the norm is above ``factor`` times the value.
+    """
+
+    factor: float
+    proven: bool
+    refutation: SearchResult | None = None
+
+
+class Maximiser(NamedTuple):
+    """The best value of the form for some layers, and the vectors there; all arrays have a leading axis of layers.
+
+    Parameters
+    ----------
+    value : array, shape (l,)
+        TN as computed.
+    u, v, tap_weights : arrays, shapes (l, m), (l, p) and (l, taps)
+        Vectors as `alternation.maximise` returns them: u is conjugate.
+    group : integer array, shape (l,)
+        The block of the layer that attains the value.
+    """
+
+    value: Array
+    u: Array
+    v: Array
+    tap_weights: Array
+    group: Array
+
+
+Maximise: TypeAlias = "Callable[[Array, Array, list[Array]], tuple[Array, list[Array], Array]]"
+"""Maps blocks, right vectors and spatial vectors to value, vectors and number of sweeps: `alternation.maximise` with a
+fixed largest number of sweeps."""
+
+
+def prove(search: Search, value: float, *, try_value_itself: bool = True) -> Proof:
+    """Prove that a value, or else ``LIFT`` times it, bounds the norm at every frequency.
+
+    Parameters
+    ----------
+    try_value_itself : bool
+        Whether to try the value itself first.
+    """
+    cover = torus(search.blocks.shape[3:])
+    attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if try_value_itself else []
+    for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
+        result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
+        if result.upper is not None:
+            return Proof(factor, True)
+        if result.lower > value * factor:
+            return Proof(factor, False, result)
+    return Proof(LIFT, False)
+
+
+def prove_or_restart(
+    blocks: Array,
+    maximiser: Maximiser,
+    maximise: Maximise,
+    *,
+    seed: int,
+    clock: Clock,
+    ops: ArrayOps,
+) -> tuple[Maximiser, float, bool]:
+    """Prove ``sigma* <= factor * value`` for the blocks of one layer.
+
+    If a frequency refutes the value, the maximisation restarts from there and reaches a larger value. A value equal to
+    sigma* cannot be proven by a search over cells, which needs a gap; then the factor is ``LIFT``.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    maximiser : Maximiser
+        The best value of this one layer.
+    maximise : callable
+        Used for restarts.
+    seed : int
+        Seed of the search.
+    clock : Clock
+        Deadline of the search.
+
+    Returns
+    -------
+    maximiser : Maximiser
+        The argument, or that of the last restart.
+    factor : float
+        1 or ``LIFT``.
+    proven : bool
+        Whether ``factor`` times the value is proven.
+    """
+    xp = ops.xp
+    if not float(maximiser.value[0]) > 0:
+        # The kernel is zero, and so is its norm.
+        return maximiser, 1.0, True
+    without_zero_borders = polyphase.trimmed(blocks, ops=ops)
+    search = Search(xp.astype(without_zero_borders, xp.float64), seed=seed, clock=clock, ops=ops)
+    for _ in range(TUNING.restarts):
+        proof = prove(search, float(maximiser.value[0]))
+        if proof.refutation is None:
+            return maximiser, proof.factor, proof.proven
+        group = proof.refutation.block
+        block = blocks[group : group + 1, ...]
+        value, (u, v, tap_weights), _ = maximise(block, *_fourier_start(block, proof.refutation.frequency, ops=ops))
+        if not float(value[0]) > float(maximiser.value[0]):
+            # The norm that refutes the value exceeds it by no more than rounding. So ``LIFT`` times it may be proven.
+            break
+        maximiser = Maximiser(value, u, v, tap_weights, xp.full_like(maximiser.group, group))
+    # If the loop ended without a break, the value of the last restart has not been tried. Of either value, only
+    # ``LIFT`` times it is tried now.
+    return maximiser, LIFT, prove(search, float(maximiser.value[0]), try_value_itself=False).proven
+
+
+def _fourier_start(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
+    """One start of the maximisation: the top right singular vector and the Fourier vectors at one frequency."""
+    xp = ops.xp
+    _, v, _, _ = top_triple_at(block, frequency, ops=ops)
+    dtype = "complex128" if block.dtype == xp.float64 else "complex64"
+    spatial_vectors = unit_rows(waves(frequency.angles, tuple(block.shape[3:])), dtype)
+    return v[:, None, :], [ops.from_numpy(x, block) for x in spatial_vectors]

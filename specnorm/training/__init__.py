@@ -1,0 +1,1 @@
+"""Norms that are followed in training, with a state that each step moves."""

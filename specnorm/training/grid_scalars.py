@@ -1,0 +1,89 @@
+"""Symbols of one entry, as those of depthwise layers: the groups and frequencies where their modulus is largest.
+
+There are no vectors to iterate. The values of all groups at all points of a grid are one product of the kernel with a
+table, and only the groups that are high there are refined.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from specnorm.backends import arrays
+from specnorm.training import grid_vectors
+from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, Triples
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+
+_GROUPS = 16
+"""Groups of a layer that are refined: those with the largest values on the grid."""
+_POINTS = 4
+"""Points of each of these groups that are refined."""
+_POINTS_A_TAP = 2
+"""Least number of points of the grid for each tap of an axis. With one, the highest group of 1,024 with 31x31 taps was
+not among those that are refined."""
+
+
+def grid_of(kernel_shape: tuple[int, ...], points: int | None) -> Grid:
+    """Return the grid with so many points an axis; None: as many as a training loop needs."""
+    usual = grid_vectors.default_points(kernel_shape, 1)
+    return grid_vectors.grid_of(kernel_shape, points or max(usual, _POINTS_A_TAP * max(kernel_shape, default=1)))
+
+
+def highest(
+    blocks: Array, groups: int, grid: Grid, rounds: int, last_rounds: int = 0, *, ops: ArrayOps
+) -> tuple[Array, Array, Triples]:
+    """Find the largest modulus of the symbols of each layer.
+
+    Parameters
+    ----------
+    blocks : array, shape (layers * groups, 1, 1, *kernel_shape)
+    rounds, last_rounds : int
+        As of `grid_vectors.refine`.
+
+    Returns
+    -------
+    group : integer array, shape (layers,)
+        The group where it is.
+    block : array, shape (layers, 1, 1, *kernel_shape)
+        The block of that group.
+    triple : Triples
+        Its arrays have leading axis layers.
+    """
+    xp = ops.xp
+    waves = PlaneWaves(blocks, grid, ops=ops)
+    # The phases are the same for all blocks.
+    images = arrays.real_times(waves.rows[:, 0, :], waves.grid_phases[0, ...], ops=ops)
+    squares = grid_vectors.square(images, xp=xp)
+    of_groups = xp.reshape(xp.max(squares, axis=1), (-1, groups))
+    chosen = xp.argsort(of_groups, axis=1, descending=True)[:, : min(_GROUPS, groups)]
+    chosen_blocks = _of_groups(blocks, chosen, groups, ops=ops)
+    chosen_squares = _of_groups(squares, chosen, groups, ops=ops)
+    order = xp.argsort(chosen_squares, axis=1, descending=True)[:, : min(_POINTS, len(grid))]
+    chosen_waves = PlaneWaves(chosen_blocks, grid, ops=ops)
+    points = _points_at(order, _of_groups(images, chosen, groups, ops=ops), chosen_waves)
+    triples = grid_vectors.refine(chosen_waves, points, rounds, last_rounds=last_rounds)
+    by_layer = [xp.reshape(x, (*chosen.shape, *x.shape[1:])) for x in (chosen_blocks, *triples)]
+    best = xp.argmax(by_layer[1], axis=1)
+    block, *triple = (arrays.pick(x, best, xp=xp) for x in by_layer)
+    return arrays.pick(chosen, best, xp=xp), block, Triples(*triple)
+
+
+def _points_at(order: Array, images: Array, waves: PlaneWaves) -> Points:
+    """The points (b, g) of the grid, with the images (b, f) of the vector 1 there."""
+    xp = waves.ops.xp
+    of_points, angles, phases = (
+        grid_vectors.at_points(x, points=order, xp=xp)
+        for x in (images[:, None, None, :], waves.angles, waves.grid_phases)
+    )
+    return Points(xp.ones_like(of_points), of_points, angles, phases)
+
+
+def _of_groups(x: Array, chosen: Array, groups: int, *, ops: ArrayOps) -> Array:
+    """Entries of the chosen groups (layers, c): from x (layers * groups, ...) to (layers * c, ...)."""
+    xp = ops.xp
+    by_layer = xp.reshape(x, (-1, groups, *x.shape[1:]))
+    index = xp.reshape(chosen, (*chosen.shape, *(1,) * (x.ndim - 1)))
+    taken = xp.take_along_axis(by_layer, xp.broadcast_to(index, (*chosen.shape, *x.shape[1:])), axis=1)
+    return xp.reshape(taken, (-1, *x.shape[1:]))

@@ -1,0 +1,247 @@
+"""Monitors: norms of a model's layers during training, as numbers for any logger. Plugins read the models."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from specnorm.backends import backend_for
+from specnorm.backends.types import LayerKernel
+from specnorm.enclosure.proving import enclose
+from specnorm.errors import MethodError, NoBackend, SpecnormError
+from specnorm.geometry.layers import is_keras_layer, keras_parts, layer_kernel
+from specnorm.proofs import host
+from specnorm.training.symbol_norm import SymbolNorm
+from specnorm.training.tracking import State, init_tracking, track_many
+
+_METHOD = SymbolNorm()
+_SWEEPS = 2
+"""Number of sweeps in a report: between two reports the kernels change by many training steps."""
+_RTOL = 0.05
+"""Relative distance of the bounds at which the proof of an upper bound stops."""
+
+
+class Reading(NamedTuple):
+    """The layers that were read from a model.
+
+    Parameters
+    ----------
+    layers : dict of str to LayerKernel
+        The layers to measure, by name.
+    left_out : dict of str to str
+        The reasons why other layers with a kernel are not measured, by the layer's name.
+    """
+
+    layers: Mapping[str, LayerKernel]
+    left_out: Mapping[str, str]
+
+
+class Monitor:
+    """The measurement behind the monitors of all frameworks, its state, and its report.
+
+    A report is a dictionary of floats for any logger. ``norm/NAME`` is the norm of a layer at every input size, from
+    below: it is attained, and followed from the last report on (`specnorm.methods.SymbolNorm`). ``upper/NAME`` is a
+    proven upper bound of the norm, some 5 % larger if the budget allows (`specnorm.enclose`). It is in every
+    ``upper``-th report, and holds for the weights of that report. ``norm/product`` and ``upper/product`` are the
+    products over all layers, up to their rounding. A layer that cannot be measured is named by a warning, and then the
+    report has no product.
+
+    Parameters
+    ----------
+    every : int
+        Number of steps between two reports.
+    upper : int or bool
+        Number of reports from one proof to the next. True: a proof in each report. 0 or False: no proofs.
+    budget : float
+        Time limit in seconds for the proof of one layer. A bound that the limit cuts short is larger, and still proven.
+
+    Attributes
+    ----------
+    left_out : dict of str to str
+        Names of the layers that the last report leaves out, each with the reason.
+
+    Raises
+    ------
+    MethodError
+        If ``every`` or ``upper`` is not a valid number, or no layer is selected.
+    """
+
+    def __init__(self, every: int, *, upper: int, budget: float) -> None:
+        if every < 1:
+            raise MethodError(f"every={every!r} must be a positive number of steps.")
+        if upper < 0:
+            raise MethodError(f"upper={upper!r} must be a number of measurements, or 0 for no proofs.")
+        self.every = every
+        self.upper = int(upper)
+        self.budget = budget
+        self.left_out: dict[str, str] = {}
+        self._states: dict[str, State] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._measurements = 0
+
+    def measured(self, reading: Reading) -> dict[str, float]:
+        """Return a report: the norms of all layers, and their upper bounds if it is time for a proof."""
+        self.tell(reading)
+        layers = {name: _detached(layer) for name, layer in reading.layers.items()}
+        norms = self._norms(layers)
+        uppers: dict[str, float] = {}
+        if self.upper and self._measurements % self.upper == 0:
+            norms, uppers = self._proven(layers, norms)
+        self._measurements += 1
+        report: dict[str, float] = {}
+        for kind, values in (("norm", norms), ("upper", uppers)):
+            report |= {f"{kind}/{name}": value for name, value in values.items()}
+            if values.keys() == norms.keys() and not self.left_out:
+                product = host.mul_up(*values.values()) if kind == "upper" else math.prod(values.values())
+                report[f"{kind}/product"] = product
+        return report
+
+    def _proven(
+        self,
+        layers: Mapping[str, LayerKernel],
+        norms: Mapping[str, float],
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Enclose all layers with a finite norm. Return the norms, raised to the lower bounds, and the upper bounds."""
+        raised_norms = dict(norms)
+        uppers: dict[str, float] = {}
+        for name, layer in layers.items():
+            if not math.isfinite(norms[name]):
+                continue
+            enclosure = enclose(layer.kernel, rtol=_RTOL, budget=self.budget, **layer.geometry)
+            uppers[name] = float(enclosure.upper)
+            # The tracked norm is rounded to nearest, so it may exceed an upper bound that is very close to the norm.
+            raised_norms[name] = min(max(norms[name], float(enclosure.lower)), uppers[name])
+        return raised_norms, uppers
+
+    def _norms(self, layers: Mapping[str, LayerKernel]) -> dict[str, float]:
+        """Move the states of all layers, and return the norms; a new layer, or one with another shape, starts anew."""
+        for name, layer in layers.items():
+            if self._shapes.get(name) != tuple(layer.kernel.shape):
+                self._states[name] = init_tracking(layer.kernel, _METHOD, **layer.geometry)
+                self._shapes[name] = tuple(layer.kernel.shape)
+        values, new_states = track_many(
+            [layer.kernel for layer in layers.values()],
+            _METHOD,
+            [self._states[name] for name in layers],
+            geometries=[layer.geometry for layer in layers.values()],
+            sweeps=_SWEEPS,
+        )
+        self._states |= zip(layers, new_states, strict=True)
+        return {name: float(value) for name, value in zip(layers, values, strict=True)}
+
+    def tell(self, reading: Reading, stacklevel: int = 5) -> None:
+        """Warn of layers that are left out, unless they were left out before.
+
+        Raises
+        ------
+        MethodError
+            If no layer is to be measured.
+        """
+        if not reading.layers:
+            raise MethodError("the model has no convolution or linear layer, or none is selected.")
+        newly_left_out = reading.left_out.keys() - self.left_out.keys()
+        self.left_out = dict(reading.left_out)
+        if newly_left_out:
+            reasons = "; ".join(f"{name}: {reading.left_out[name]}" for name in sorted(newly_left_out))
+            warnings.warn(f"NormMonitor leaves out layers, and logs no product. {reasons}", stacklevel=stacklevel)
+
+
+class ModelMonitor(Monitor):
+    """A monitor of one model, which reads the model's weights for each report.
+
+    ``monitor(step)`` returns a report at every step that ``every`` divides.
+
+    Parameters
+    ----------
+    model : object
+    every, upper, budget
+        See `Monitor`.
+    select : callable, optional
+        ``select(name, layer)`` returns whether to measure a layer. None: all layers are measured.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        every: int = 100,
+        *,
+        select: Callable[[str, Any], bool] | None = None,
+        upper: int = 10,
+        budget: float = 5.0,
+    ) -> None:
+        super().__init__(every, upper=upper, budget=budget)
+        self.model = model
+        self.select = select
+        self.tell(self.read(), stacklevel=3)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Return a report if ``every`` divides the step, else an empty dictionary."""
+        return {} if step % self.every else self.norms()
+
+    def norms(self) -> dict[str, float]:
+        """Return a report now."""
+        return self.measured(self.read())
+
+    def read(self) -> Reading:
+        """Return the model's layers with their present weights."""
+        raise NotImplementedError
+
+
+def _detached(layer: LayerKernel) -> LayerKernel:
+    """The layer with its kernel as a constant for automatic differentiation."""
+    return layer._replace(kernel=backend_for(layer.kernel).detach(layer.kernel))
+
+
+# -- Keras, whose layers hold arrays of several libraries ---------------------------------------------------------
+_NO_LINEAR_MAP = ("Embedding", "Normalization")
+"""Parts of the names of Keras layers whose matrices are not linear maps of the layer's input."""
+
+
+def keras_reading(model: Any, select: Callable[[str, Any], bool] | None) -> Reading:
+    """Read the layers of a Keras model for which ``select(name, layer)`` is true; None: all layers."""
+    layers: dict[str, LayerKernel] = {}
+    left_out: dict[str, str] = {}
+    for name, layer, variables in _keras_layers(model, "", set()):
+        if select is not None and not select(name, layer):
+            continue
+        try:
+            layers[name] = layer_kernel(layer)
+        except NoBackend:
+            kind = type(layer).__name__
+            holds_a_matrix = any(len(variable.shape) > 1 for variable in variables)
+            if holds_a_matrix and not any(word in kind for word in _NO_LINEAR_MAP):
+                left_out[name] = f"a {kind} is not measured"
+        except SpecnormError as error:
+            left_out[name] = str(error)
+    return Reading(layers, left_out)
+
+
+def _keras_layers(model: Any, start: str, seen: set[int]) -> Iterator[tuple[str, Any, list[Any]]]:
+    """Yield each layer inside of a model or layer once: its name, the layer, and the variables outside of sublayers."""
+    for name, layer in (keras_parts(model) or {}).items():
+        if not is_keras_layer(layer) or id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        parts = keras_parts(layer) or {}
+        yield f"{start}{name}", layer, [part for part in parts.values() if not is_keras_layer(part)]
+        yield from _keras_layers(layer, f"{start}{name}/", seen)
+
+
+def keras_callback(monitor: Callable[[int], dict[str, float]], base: type) -> Any:
+    """Make a Keras callback, derived from the class ``base``, that adds the last report to the logs of each epoch."""
+    progress: dict[str, Any] = {"step": 0, "last_report": {}}
+
+    def on_train_batch_end(callback: Any, *_arguments: Any, **_keywords: Any) -> None:
+        progress["step"] += 1
+        # On JAX, Keras updates the model's variables during an epoch only when a callback reads its attribute `model`.
+        _ = callback.model
+        progress["last_report"] = monitor(progress["step"]) or progress["last_report"]
+
+    def on_epoch_end(_callback: Any, _epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            logs.update(progress["last_report"])
+
+    members = {"on_train_batch_end": on_train_batch_end, "on_epoch_end": on_epoch_end}
+    return type("NormMonitorCallback", (base,), members)()

@@ -1,0 +1,265 @@
+"""The norm itself, from below: singular vectors of the symbol at every frequency of a coarse grid, refined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from specnorm.backends import arrays
+from specnorm.errors import GeometryError
+from specnorm.running.base import Evaluation, Needs, Stepped, check_count
+from specnorm.training import grid_vectors, matrix_vectors
+from specnorm.training.grid_vectors import Grid, PlaneWaves, Triples
+from specnorm.training.proof import attained_down
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+_ALL_VECTORS = 4
+"""Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
+_LEAST_VECTORS = 16
+"""Least number of vectors of all points together, for grids of few points."""
+_MATRIX_STEPS = 16
+"""Steps of a matrix outside of training, each with a filter of degree 8."""
+_START_STEPS = 10
+"""Steps from random vectors before the first value."""
+_UNROLLED = 3
+"""Number of steps of a matrix up to which a Python loop is used. Compilers keep more steps as a loop."""
+_ROUNDS = 2
+"""Rounds of refinement in a training step."""
+_START_ROUNDS = 4
+"""Rounds of refinement of the best points outside of training."""
+_LAST_ROUNDS = 40
+"""Further rounds of the highest point alone, outside of training."""
+
+
+@dataclass(frozen=True)
+class SymbolNorm(Stepped):
+    """Lower bound of sigma*, near it: the largest singular value of the symbol that is found from a coarse grid.
+
+    ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
+    every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
+    them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. The
+    value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are
+    the state. A step takes about two products of the kernel with all of them, and follows *every* maximum. Symbols of
+    depthwise layers are numbers: a step is one product of the kernel with a table, and does not read the state. A
+    matrix has one frequency. It is followed by two real vectors, which each step filters by a Chebyshev polynomial.
+
+    Parameters
+    ----------
+    points : int, optional
+        Points of the grid along each axis. None: 4.5 to 6 for each tap but one, depending on the channels, within
+        limits that were measured in training loops (`default_points`).
+    vectors : int
+        Least number of vectors at each point. Two vectors follow two singular values that cross. If the smaller side
+        has at most 4 channels, there are as many vectors as channels. A matrix has two.
+
+    References
+    ----------
+    .. [1] Farnia, Zhang, Tse, "Generalizable Adversarial Training via Spectral Normalization", ICLR 2019, and Ryu et
+       al., ICML 2019 (power iteration on the convolution, one vector). Ours: vectors at all frequencies of a grid, so
+       that a maximum that rises elsewhere is seen.
+    .. [2] Zhou, Saad, Tiago, Chelikowsky, "Self-consistent-field calculations using Chebyshev-filtered subspace
+       iteration", J. Comput. Phys. 219, 2006 (the filter, for the lowest eigenvalues).
+    .. [3] Parlett, "The Symmetric Eigenvalue Problem", 1980, chapter 14 (block power iteration, Rayleigh-Ritz).
+    """
+
+    points: int | None = None
+    vectors: int = 2
+
+    name: ClassVar[str] = "symbol"
+    promise: ClassVar[Kind] = "lower"
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="mixed", narrow_gradient=True, small_products=True)
+    stats: ClassVar[Mapping[str, FigureRule]] = {}
+
+    def __post_init__(self) -> None:
+        if self.points is not None:
+            check_count("points", self.points, least=1)
+        check_count("vectors", self.vectors, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        return replace(super().needs(spec), by_layer=_is_scalar(spec))
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse a size: the maximum over the frequencies of one size is another number."""
+        if spec.input_shape:
+            raise GeometryError(
+                f"symbol_norm bounds the supremum over all input sizes from below; got input_shape={spec.input_shape}. "
+                "Leave it out, or use power_norm(kernel, input_shape) for a lower bound at a size, and "
+                "conv_norm(kernel, input_shape) for the norm itself."
+            )
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Start, refine, and take the value in the widest precision, rounded down."""
+        xp = ops.xp
+        tall = arrays.tall(blocks, xp=xp)
+        group: tuple[Array, ...] = ()
+        if _is_scalar(spec):
+            highest_group, tall, triples = self._highest(tall, spec, _START_ROUNDS, _LAST_ROUNDS, ops=ops)
+            group = (highest_group,)
+        elif _is_matrix(spec):
+            triples, _ = _matrix_step(tall, self.start(blocks, spec, ops=ops)[0], sweeps=1, ops=ops)
+        else:
+            triples = self._run_from_start(tall, ops=ops)[1]
+        wide = arrays.in_wide_dtype(tall, ops=ops)
+        complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
+        vectors = xp.astype(triples.right, complex_dtype, copy=False)
+        angles = xp.astype(triples.angles, wide.dtype, copy=False)
+        value, image, phases = attained_down(wide, vectors, angles, ops=ops)
+        left, _ = arrays.normalise(image, xp=xp)
+        return Evaluation(value, (), (*self._residuals(left, vectors, phases, xp=xp), *group))
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """Envelope theorem: ``Re(conj(u) v e^{i k.theta})``, the vectors and the frequency held constant."""
+        rows, columns, *group = residuals
+        gradient = xp.matmul(rows * cotangent[:, None, None], columns)
+        sizes = spec.block_shape
+        if group:
+            gradient = arrays.one_hot(gradient, group[0], spec.groups, xp=xp)
+        if sizes[0] < sizes[1]:
+            swapped = xp.reshape(gradient, (-1, sizes[1], sizes[0], *sizes[2:]))
+            return arrays.swapped(swapped, xp=xp)
+        return xp.reshape(gradient, (-1, *sizes))
+
+    # -- in training -----------------------------------------------------------------------------------------------
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """Right vectors, as (real, imaginary), at the points of the grid; those of a matrix are real."""
+        channels = min(spec.block_shape[:2])
+        if _is_matrix(spec):
+            return {"vectors": (channels, min(2, channels), 1, 1)}
+        grid = self._scalar_grid(spec) if _is_scalar(spec) else self._grid(spec.block_kernel_shape, channels)
+        return {"vectors": (channels, 1 if _is_scalar(spec) else self._count(channels, len(grid)), len(grid), 2)}
+
+    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+        tall = arrays.tall(blocks, xp=ops.xp)
+        if _is_scalar(spec):
+            points = len(self._scalar_grid(spec))
+            return (arrays.real_pair(grid_vectors.start_vectors(tall, 1, points, ops=ops), xp=ops.xp),)
+        if _is_matrix(spec):
+            first = matrix_vectors.start(_matrices(tall, xp=ops.xp), ops=ops)
+            return (_matrix_step(tall, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None],)
+        return (arrays.real_pair(self._run_from_start(tall, ops=ops)[0], xp=ops.xp),)
+
+    def advance(
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        xp = ops.xp
+        tall = arrays.tall(blocks, xp=xp)
+        if _is_scalar(spec):
+            group, block, triples = self._highest(tall, spec, _ROUNDS, ops=ops)
+            waves = PlaneWaves(block, self._scalar_grid(spec), ops=ops)
+            phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
+            residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
+            return Evaluation(triples.value, (), (*residuals, group)), state
+        if _is_matrix(spec):
+            triples, vectors = _matrix_step(tall, state[0], sweeps=sweeps, ops=ops)
+            residuals = (triples.left[:, :, None], triples.right[:, None, :])
+            return Evaluation(triples.value, (), residuals), (vectors[..., None, None],) if sweeps else state
+        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
+        waves = PlaneWaves(tall, grid, ops=ops)
+        vectors = ops.complex(state[0][..., 0], state[0][..., 1])
+        vectors = grid_vectors.with_invalid_replaced(vectors, tall, ops=ops)
+        for _ in range(max(sweeps, 1)):
+            vectors, points = grid_vectors.step(waves, vectors)
+        triples = grid_vectors.refine(waves, points, _ROUNDS)
+        phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
+        residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
+        new_state = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
+        return Evaluation(triples.value, (), residuals), new_state
+
+    def _run_from_start(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
+        """Vectors after the first steps, and the triples that they lead to."""
+        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
+        waves = PlaneWaves(tall, grid, ops=ops)
+        vectors = grid_vectors.start_vectors(tall, self._count(tall.shape[2], len(grid)), len(grid), ops=ops)
+        (vectors,) = arrays.repeated(
+            lambda state: (grid_vectors.step(waves, state[0])[0],), _START_STEPS - 1, (vectors,), ops=ops
+        )
+        vectors, points = grid_vectors.step(waves, vectors)
+        return vectors, grid_vectors.refine(waves, points, _START_ROUNDS, last_rounds=_LAST_ROUNDS)
+
+    def _highest(
+        self, blocks: Array, spec: ConvSpec, rounds: int, last_rounds: int = 0, *, ops: ArrayOps
+    ) -> tuple[Array, Array, Triples]:
+        """Group, block and triple of the highest group of each layer."""
+        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
+
+        return grid_scalars.highest(blocks, spec.groups, self._scalar_grid(spec), rounds, last_rounds, ops=ops)
+
+    def _scalar_grid(self, spec: ConvSpec) -> Grid:
+        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
+
+        return grid_scalars.grid_of(spec.block_kernel_shape, self.points)
+
+    def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
+        return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
+
+    def _count(self, channels: int, points: int) -> int:
+        """Vectors at each point."""
+        if channels <= _ALL_VECTORS:
+            return channels
+        return min(max(self.vectors, -(-_LEAST_VECTORS // points)), channels)
+
+    @staticmethod
+    def _residuals(
+        left: Array,
+        right: Array,
+        phases: Array,
+        *,
+        xp: Namespace,
+    ) -> tuple[Array, Array]:
+        """Two real factors of the gradient of the tall blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
+        waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
+        return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)
+
+
+def _is_scalar(spec: ConvSpec) -> bool:
+    """Whether the symbols are numbers, as those of depthwise layers."""
+    return spec.block_shape[:2] == (1, 1)
+
+
+def _is_matrix(spec: ConvSpec) -> bool:
+    """Whether there is one symbol: no axis has more than one tap, or all taps read different pixels."""
+    return not _is_scalar(spec) and math.prod(spec.block_kernel_shape) == 1
+
+
+def _matrices(tall: Array, *, xp: Namespace) -> Array:
+    return xp.reshape(tall, tall.shape[:3])
+
+
+def _matrix_step(tall: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> tuple[Triples, Array]:
+    """`matrix_vectors.step`, at least once, from vectors (b, p, r, 1, 1): triples at frequency 0, and the vectors."""
+    xp = ops.xp
+    matrices, vectors = _matrices(tall, xp=xp), vectors[..., 0, 0]
+
+    def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        return (matrix_vectors.step(matrices, state[0], ops=ops)[0],)
+
+    if sweeps > _UNROLLED:
+        (vectors,) = arrays.repeated(repeat, sweeps - 1, (vectors,), ops=ops)
+    else:
+        for _ in range(sweeps - 1):
+            (vectors,) = repeat((vectors,))
+    vectors, images = matrix_vectors.step(matrices, vectors, ops=ops)
+    left, norms = arrays.normalise(images[:, :, 0], xp=xp)
+    angles = xp.broadcast_to(xp.zeros_like(norms), (norms.shape[0], tall.ndim - 3))
+    return Triples(norms[:, 0], left, vectors[:, :, 0], angles), vectors

@@ -1,0 +1,238 @@
+"""Public functions that follow norms in training, with a state that each step moves by a sweep or two.
+
+`init_tracking` computes the state once, and `track` moves it. Both are pure functions of arrays, so a state can be
+saved in a checkpoint, compiled, and moved to other devices like other arrays. The value of a step is an estimate (for
+`Gram` and `Completion` an upper bound). After training, `specnorm.certify` or `specnorm.rescale` proves a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, Unpack
+
+from specnorm.backends import Backend, backend_for
+from specnorm.backends.array_types import ArrayObject
+from specnorm.backends.text import counted
+from specnorm.backends.types import AnyArray, ArrayT
+from specnorm.errors import MethodError
+from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.spec import Geometry
+from specnorm.running.base import Method, check_count
+from specnorm.running.measuring import check_method, measure
+from specnorm.running.stepping import SteppedProgram, state_shapes, stepped_program
+
+State: TypeAlias = dict[str, Any]
+"""A training state: arrays by name, whose names and shapes depend on method and geometry; empty for `Gram`."""
+
+
+@takes_layers
+def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
+    """Compute the state that `track` moves, by running the method once from the beginning.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    method : Method
+        `SymbolNorm`, `Completion`, `TensorNorm`, `Power` (at an input size), or `Gram`, whose state is
+        empty.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    dict of str to array
+        Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the kernel,
+        except for two methods: the state of `SymbolNorm` has, for 3x3 kernels, about 150 complex vectors whose length
+        is the smaller number of channels; that of `Completion` is about 6 times as large as the kernel.
+
+    Raises
+    ------
+    KernelError, GeometryError, BackendError
+    MethodError
+        If the method has no training state.
+    """
+    return _init(kernel, *_plan(kernel, method, geometry))
+
+
+@takes_layers
+def track(
+    kernel: ArrayT,
+    method: Method,
+    state: Mapping[str, ArrayObject],
+    *,
+    sweeps: int = 1,
+    **geometry: Unpack[Geometry],
+) -> tuple[ArrayT, State]:
+    """Move a state for a kernel that has changed a little, and evaluate the method at the new state.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    method : Method
+        The one given to `init_tracking`.
+    state : dict of str to array
+        From `init_tracking` or the step before; not modified.
+    sweeps : int, default 1
+        Number of iterations, each of which costs two or three products with the kernel. 0: evaluate at the given state.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: as in `init_tracking`.
+
+    Returns
+    -------
+    value : 0-d array
+        An *estimate*, which converges from below to the method's value (the norm itself, TN, or the layer's norm at
+        its size) and is not an upper bound. With `Gram` and `Completion` it is an upper
+        bound for every state. Differentiable where the library is, for a constant state (envelope theorem). For a zero
+        kernel, value and gradient are 0; for a non-finite one, the value is NaN.
+    state : dict of str to array
+        The state for the next step, in the shapes and dtypes of the given one.
+
+    Raises
+    ------
+    KernelError, GeometryError, BackendError
+    MethodError
+        If the method has no training state, or the state belongs to another method or geometry.
+    """
+    backend, plan = _plan(kernel, method, geometry)
+    check_count("sweeps", sweeps)
+    shapes = _checked_shapes(plan, state)
+    if not shapes:
+        value: ArrayT = measure(kernel, method, **geometry).value
+        return value, {}
+    value, new_arrays = backend.step(plan, kernel, tuple(state[name] for name in shapes), sweeps)
+    return value, dict(zip(shapes, new_arrays, strict=True))
+
+
+def track_many(
+    kernels: Sequence[ArrayT],
+    method: Method,
+    states: Sequence[Mapping[str, ArrayObject]],
+    *,
+    geometries: Sequence[Mapping[str, Any]] | None = None,
+    sweeps: int = 1,
+) -> tuple[list[ArrayT], list[State]]:
+    """`track` for all layers of a network; layers with equal shape, dtype, device and geometry are one batch.
+
+    Parameters
+    ----------
+    kernels : sequence of arrays
+    method : Method
+    states : sequence of dict
+        One for each kernel, from `init_tracking` or the step before.
+    geometries : sequence of mapping, optional
+        Keywords for each layer, see `specnorm.geometry.spec.Geometry`; None: no layer has any.
+    sweeps : int, default 1
+
+    Returns
+    -------
+    values : list of 0-d arrays
+    states : list of dict
+
+    Raises
+    ------
+    As `track`; also MethodError if the sequences differ in length.
+    """
+    layers = [{} for _ in kernels] if geometries is None else list(geometries)
+    if not len(kernels) == len(states) == len(layers):
+        raise MethodError(
+            f"{counted(len(kernels), 'kernel')}, {counted(len(states), 'state')} and "
+            f"{counted(len(layers), 'geometry', 'geometries')}: give as many of each."
+        )
+    plugins: list[Backend] = []
+    plans: list[SteppedProgram] = []
+    devices: list[str] = []
+    names: list[list[str]] = []
+    for kernel, state, geometry in zip(kernels, states, layers, strict=True):
+        backend, plan = _plan(kernel, method, geometry)
+        plugins.append(backend)
+        plans.append(plan)
+        devices.append(f"{backend.name} {backend.device(kernel)}")
+        names.append(list(_checked_shapes(plan, state)))
+    values: list[Any] = [None] * len(kernels)
+    new_states: list[State] = [{} for _ in kernels]
+    batches: dict[tuple[str, str], list[int]] = {}
+    for j, (plan, device) in enumerate(zip(plans, devices, strict=True)):
+        batches.setdefault((plan.key, device), []).append(j)
+    for members in batches.values():
+        first = members[0]
+        xp: Any = plugins[first].namespace(kernels[first])
+        kernel_stack = xp.stack([kernels[j] for j in members])
+        state_stack = tuple(xp.stack([states[j][name] for j in members]) for name in names[first])
+        value_stack, new_state_stack = _step_stack(plugins[first], plans[first], kernel_stack, state_stack, sweeps)
+        for index, j in enumerate(members):
+            values[j] = value_stack[index, ...]
+            new_states[j] = {name: x[index, ...] for name, x in zip(names[j], new_state_stack, strict=True)}
+    return values, new_states
+
+
+def init_stack(kernels: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
+    """`init_tracking` for a stack of kernels (n, *shape): the states of all, with leading axis n."""
+    return _init(kernels, *_plan(kernels, method, geometry, stacked=True))
+
+
+def step_stack(
+    kernels: ArrayObject,
+    method: Method,
+    state: Mapping[str, ArrayObject],
+    *,
+    sweeps: int = 1,
+    **geometry: Unpack[Geometry],
+) -> tuple[AnyArray, State]:
+    """`track` for a stack of kernels (n, *shape) and a state from `init_stack`: values (n,), and the new state."""
+    backend, plan = _plan(kernels, method, geometry, stacked=True)
+    check_count("sweeps", sweeps)
+    shapes = _checked_shapes(plan, state, (kernels.shape[0],))
+    value, new_arrays = _step_stack(backend, plan, kernels, tuple(state[name] for name in shapes), sweeps)
+    return value, dict(zip(shapes, new_arrays, strict=True))
+
+
+def _init(kernels: Any, backend: Backend, plan: SteppedProgram) -> State:
+    """The first state of kernels (*batch, *shape); empty if the method keeps none."""
+    names = [name for name, _ in state_shapes(plan.key)]
+    return dict(zip(names, backend.init(plan, kernels), strict=True)) if names else {}
+
+
+def _step_stack(
+    backend: Backend,
+    plan: SteppedProgram,
+    kernels: Any,
+    state: tuple[Any, ...],
+    sweeps: int,
+) -> tuple[Any, tuple[Any, ...]]:
+    """Step a stack of kernels; a method with an empty state is run on one kernel after another."""
+    if state:
+        return backend.step(plan, kernels, state, sweeps)
+    values = [backend.apply(plan, kernels[j, ...]).value for j in range(kernels.shape[0])]
+    return backend.namespace(kernels).stack(values), ()
+
+
+def _plan(
+    kernel: Any,
+    method: Method,
+    geometry: Mapping[str, Any],
+    *,
+    stacked: bool = False,
+) -> tuple[Backend, SteppedProgram]:
+    """The backend of a kernel, or of a stack of kernels with one leading axis, and the program for it."""
+    check_method(method)
+    backend = backend_for(kernel)
+    shape = tuple(kernel.shape)[1:] if stacked else tuple(kernel.shape)
+    return backend, stepped_program(method, shape, str(kernel.dtype), tuple(geometry.items()))
+
+
+def _checked_shapes(
+    plan: SteppedProgram,
+    state: Mapping[str, ArrayObject],
+    batch: tuple[int, ...] = (),
+) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the state's arrays for a plan; a state with others is refused."""
+    expected_shapes = {name: (*batch, *shape) for name, shape in state_shapes(plan.key)}
+    shapes = {name: tuple(x.shape) for name, x in state.items()}
+    if shapes != expected_shapes:
+        raise MethodError(
+            f"the state holds {shapes}; {plan.method.name} on this layer keeps {expected_shapes}. Give the state that "
+            "init or the step before returned for the same method, kernel shape and geometry."
+        )
+    return expected_shapes

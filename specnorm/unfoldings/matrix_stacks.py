@@ -1,0 +1,139 @@
+"""Norms of stacks of plain matrices, and their bounds. A matrix is a block (b, m, n) without spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from specnorm.backends import arrays
+from specnorm.proofs import norms
+from specnorm.running.base import Evaluation, Method, Needs, check_count
+from specnorm.symbols.gradients import schatten_gradient
+from specnorm.symbols.power import matrix_maps, power_steps
+from specnorm.symbols.proofs import symbols
+from specnorm.unfoldings.matrix_search import enclose_each
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+
+class _SingularVectorMethod(Method):
+    """Base of methods whose residuals are the top singular vectors u (b, m) and v (b, n)."""
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """The gradient u v^T of a simple singular value, times the cotangent."""
+        u, v = residuals
+        return (u * cotangent[:, None])[:, :, None] * v[:, None, :]
+
+
+@dataclass(frozen=True)
+class MatrixNorm(_SingularVectorMethod):
+    """The largest singular value; the figures ``lower`` and ``upper`` are proven bounds of it."""
+
+    name: ClassVar[str] = "matrix_norm"
+    promise: ClassVar[Kind] = "exact"
+    asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, small_products=True)
+    stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down", "upper": "up"}
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        xp = ops.xp
+        enclosure = enclose_each(blocks, ops=ops)
+        # None for small matrices, where values cannot be read, and where Lanczos or its proof did not come close.
+        if enclosure is None:
+            u, v, value = symbols.top_triple(blocks, xp=xp)
+            lower = norms.quotient_down(blocks, v, xp=xp)
+            upper = norms.matrix_norm_up(blocks, ops=ops)
+        else:
+            (u, v), lower, upper = enclosure
+            value = xp.linalg.vector_norm(xp.matmul(blocks, v[..., None])[..., 0], axis=-1)
+        return Evaluation(value, (lower, upper), (u, v))
+
+
+@dataclass(frozen=True)
+class MatrixPowerIteration(_SingularVectorMethod):
+    """Power iteration on A*A from a seeded start: a proven lower bound after any number of steps.
+
+    Parameters
+    ----------
+    n_iter : int
+        Number of products with A*A.
+    seed : int
+        Seed of the start vectors.
+    """
+
+    n_iter: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("n_iter", self.n_iter)
+
+    name: ClassVar[str] = "power_iteration"
+    promise: ClassVar[Kind] = "lower"
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        xp = ops.xp
+        start = np.real(arrays.random_vectors(self.seed, (1, blocks.shape[2])))
+        v = ops.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)
+        v = xp.broadcast_to(v, (blocks.shape[0], blocks.shape[2]))
+        apply, adjoint = matrix_maps(blocks, xp=xp)
+
+        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            return (power_steps(apply, adjoint, state[0], 1, normalise=arrays.normalise, xp=xp)[1],)
+
+        (v,) = arrays.repeated(step, self.n_iter, (v,), ops=ops)
+        u, _ = arrays.normalise(apply(v), xp=xp)
+        return Evaluation(norms.quotient_down(blocks, v, xp=xp), (), (u, v))
+
+
+@dataclass(frozen=True)
+class MatrixGramIteration(Method):
+    """Gram iteration of matrices: a proven upper bound after any number of products (Delattre et al., ICML 2023).
+
+    Parameters
+    ----------
+    n_iter : int
+        Number of Gram products. The bound is at most ``min(m, n)**(1 / 2**(n_iter + 1))`` times the norm.
+    """
+
+    n_iter: int = 6
+
+    def __post_init__(self) -> None:
+        check_count("n_iter", self.n_iter)
+
+    name: ClassVar[str] = "gram_iteration"
+    promise: ClassVar[Kind] = "upper"
+    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed")
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        xp = ops.xp
+        value = norms.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
+        return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
+
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
+        """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
+        blocks, value = residuals
+        gradient = schatten_gradient(blocks, value, self.n_iter, xp=xp)
+        gradient *= cotangent[:, None, None]
+        return gradient

@@ -1,0 +1,104 @@
+"""Unfoldings: a kernel reshaped into matrices, one for every split of its axes into rows and columns."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+
+
+def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...], ...]:
+    """For each unfolding of a kernel (cout, cin, *spatial), the axes that become its rows; axis 0 is always among them.
+
+    Parameters
+    ----------
+    ndim : int
+        Number d of spatial axes.
+    every : bool
+        Whether to return all 2**(d+1) - 1 splits of the axes into rows and columns; else only the 2**d splits with cout
+        in the rows and cin in the columns, which Fantastic Four takes.
+    """
+    spatial = range(2, 2 + ndim)
+    spatial_subsets: list[tuple[int, ...]] = []
+    for size in range(ndim + 1):
+        spatial_subsets += combinations(spatial, size)
+    splits = [(0, *subset) for subset in spatial_subsets]
+    if every:
+        splits += [(0, 1, *subset) for subset in spatial_subsets if len(subset) < ndim]
+    return tuple(splits)
+
+
+def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
+    """Reshape blocks (b, m, p, *kernel_shape) into matrices whose rows are the given axes, the rest being the columns.
+
+    Parameters
+    ----------
+    rows : tuple of int
+        Axes of one block (m, p, *kernel_shape), as in `unfolding_splits`.
+
+    Returns
+    -------
+    array, shape (b, product of the sizes of the row axes, product of the others)
+    """
+    columns = tuple(axis for axis in range(blocks.ndim - 1) if axis not in rows)
+    return unfold_in_order(blocks, rows, columns, xp=xp)
+
+
+def cin_last(rows: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """The axes of the columns, given those of the rows, with cin last.
+
+    In this order several unfoldings of a kernel are views of one array.
+
+    Parameters
+    ----------
+    axes : int
+        Number of all axes of a block: two of channels and the spatial ones.
+    """
+    columns = [axis for axis in range(axes) if axis not in rows]
+    if 1 in columns:
+        columns.remove(1)
+        columns.append(1)
+    return tuple(columns)
+
+
+def unfold_in_order(
+    blocks: Array,
+    rows: tuple[int, ...],
+    columns: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
+    """`unfold`, with the axes of the columns in the given order."""
+    order = [axis + 1 for axis in (*rows, *columns)]
+    row_count = math.prod(blocks.shape[axis + 1] for axis in rows)
+    return xp.reshape(xp.permute_dims(blocks, (0, *order)), (blocks.shape[0], row_count, -1))
+
+
+def outer_blocks(
+    u: Array,
+    v: Array,
+    rows: tuple[int, ...],
+    shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
+    """The matrices u v^T, which are unfoldings with the given row axes, reshaped back into blocks.
+
+    Parameters
+    ----------
+    u, v : arrays, shapes (b, rows) and (b, columns)
+    rows : tuple of int
+        Axes of the rows, as in `unfold`.
+    shape : tuple of int
+        (m, p, *kernel_shape) of one block.
+
+    Returns
+    -------
+    array, shape (b, *shape)
+    """
+    row_shape = [size if axis in rows else 1 for axis, size in enumerate(shape)]
+    column_shape = [1 if axis in rows else size for axis, size in enumerate(shape)]
+    return xp.reshape(u, (u.shape[0], *row_shape)) * xp.reshape(v, (v.shape[0], *column_shape))

@@ -1,0 +1,335 @@
+"""Directions of `lmo`: norm within the bound by an oracle that shares no code, close to it, on every library."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.cases import Layer, layers
+from helpers.libraries import OPS, Lib, opened
+from helpers.mutants import Function, mutated
+from helpers.oracle import dense_norm, sigma_star
+from helpers.promises import for_all
+from test_house import CORE
+
+import specnorm
+from specnorm.ball import lmo_stack, proof
+from specnorm.errors import KernelError, MethodError
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs import rounding
+
+ATTACKS: dict[str, Callable[[Any, tuple[int, ...]], Any]] = {
+    "noise": lambda random, shape: random.standard_normal(shape),
+    "smooth over the taps": lambda random, shape: (
+        random.standard_normal(shape[:2] + (1,) * (len(shape) - 2)) + 0.01 * random.standard_normal(shape)
+    ),
+    "equal taps": lambda random, shape: np.broadcast_to(
+        random.standard_normal(shape[:2] + (1,) * (len(shape) - 2)), shape
+    ),
+    "rank one": lambda random, shape: np.multiply.outer(
+        random.standard_normal(shape[0]), random.standard_normal(shape[1:])
+    ),
+    "one tap": lambda random, shape: (
+        random.standard_normal(shape) * (np.arange(math.prod(shape[2:])) == 0).reshape(shape[2:])
+    ),
+    "one entry": lambda random, shape: (np.arange(math.prod(shape)) == random.randint(math.prod(shape))).reshape(shape),
+    "subnormal": lambda random, shape: random.standard_normal(shape) * 1e-40,
+    "huge": lambda random, shape: random.standard_normal(shape) * 1e37,
+    "tiny": lambda random, shape: random.standard_normal(shape) * 1e-30,
+    "spread": lambda random, shape: random.standard_normal(shape) * 10.0 ** random.uniform(-37, 0, size=shape),
+    "dead channels": lambda random, shape: (
+        random.standard_normal(shape) * (np.arange(shape[0]) % 2).reshape((-1,) + (1,) * (len(shape) - 1))
+    ),
+    "ones": lambda _, shape: np.ones(shape),
+    "signs": lambda random, shape: np.sign(random.standard_normal(shape)),
+    "zero": lambda _, shape: np.zeros(shape),
+}
+SHAPES: tuple[tuple[tuple[int, ...], int], ...] = (
+    ((6, 4, 3, 3), 1), ((3, 8, 3, 3), 1), ((5, 1, 5, 3), 5), ((4, 3), 1), ((4, 2, 7), 2), ((2, 3, 2, 2, 2), 1),
+)  # fmt: skip
+"""Shapes of kernels, and their groups."""
+
+
+def norm_on_a_grid(kernel: Any, groups: int) -> float:
+    """A lower bound of the norm over all sizes: of the symbols at four times as many frequencies as taps."""
+    largest = 0.0
+    for block in np.split(kernel.astype(np.float64), groups):
+        sizes = [4 * k for k in block.shape[2:]]
+        symbols = np.fft.fftn(block, sizes, axes=range(2, block.ndim)) if sizes else block
+        matrices = np.moveaxis(symbols.reshape(*block.shape[:2], -1), 2, 0)
+        largest = max(largest, float(np.linalg.svd(matrices, compute_uv=False).max()))
+    return largest * (1 - 1e-13)
+
+
+def attack(lib: Lib, rounds: int, bound: float = 1.0) -> int:
+    """Directions for gradients of every kind and shape, in stacks; the number of them."""
+    count = 0
+    for shape, groups in SHAPES[: 3 if lib.compiles and rounds == 1 else None]:
+        random = np.random.RandomState(len(shape) + shape[0])
+        gradients = np.stack([make(random, shape) for _ in range(rounds) for make in ATTACKS.values()]).astype("f4")
+        directions = lib.to_numpy(lmo_stack(lib.asarray(gradients), bound=bound, groups=groups))
+        assert np.isfinite(directions).all()
+        for gradient, direction in zip(gradients, directions, strict=True):
+            assert norm_on_a_grid(direction, groups) <= bound
+            assert (direction * np.sign(gradient)).sum() >= 0
+        assert not directions[(gradients == 0).all(axis=tuple(range(1, gradients.ndim)))].any()
+        count += len(gradients)
+    return count
+
+
+@pytest.mark.libraries
+def test_no_gradient_leads_out_of_the_ball(xp: Lib) -> None:
+    attack(xp, 1)
+
+
+@pytest.mark.libraries
+@pytest.mark.nightly
+def test_ten_thousand_gradients(xp: Lib) -> None:
+    assert attack(xp, 30) >= 2500
+    for bound in (1e-3, 1e4):
+        attack(xp, 1, bound=bound)
+
+
+def test_every_geometry() -> None:
+    """The layer at its size: strided, dilated, grouped, transposed, padded in any mode by any amount."""
+
+    def check(layer: Layer) -> None:
+        direction = specnorm.lmo(layer.kernel, bound=0.7, **layer.geometry)
+        assert direction.dtype == layer.kernel.dtype
+        assert dense_norm(direction, layer.input_shape, **layer.geometry).lo <= 0.7
+
+    with opened("numpy") as lib:
+        for_all(lib, layers(), check, share=2.0)
+
+
+def reshaped(gradient: Any) -> Any:
+    return gradient.astype(np.float64).reshape(len(gradient), -1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [(16, 8), (8, 16), (48, 48)], ids=str)
+def test_directions_are_nearly_the_best_of_their_kind(channels: tuple[int, int], dtype: str) -> None:
+    """Of reshaped kernels: the best one is the polar factor, over the root of the taps. And those of smooth gradients
+    reach the bound."""
+    random = np.random.RandomState(0)
+    gradient = (random.standard_normal((*channels, 1, 1)) + 0.1 * random.standard_normal((*channels, 3, 3))).astype(
+        dtype
+    )
+    direction = specnorm.lmo(gradient)
+    best = np.linalg.svd(reshaped(gradient), compute_uv=False).sum() / 3
+    assert 0.95 * best <= np.vdot(direction, gradient) <= 1.001 * best
+    assert specnorm.enclose(direction).lower >= 0.95
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((6, 1, 3, 3), 6), ((6, 1, 5), 6), ((1, 5, 3, 3), 1)])
+def test_depthwise_directions_reach_the_bound_in_every_channel(shape: tuple[int, ...], groups: int) -> None:
+    gradient = np.random.RandomState(0).standard_normal(shape)
+    direction = specnorm.lmo(gradient, groups=groups)
+    for block in np.split(direction, groups):
+        assert sigma_star(block).hi >= 0.97
+
+
+def test_one_tap_is_as_long_as_the_bound() -> None:
+    """The factor of the reshaped kernel would be 3 too much."""
+    gradient = np.zeros((4, 4, 3, 3))
+    gradient[:, :, 1, 1] = np.diag([1.0, 2.0, 3.0, 4.0])
+    assert sigma_star(specnorm.lmo(gradient)).hi >= 0.97
+
+
+def test_the_scale_of_a_gradient_does_not_matter() -> None:
+    gradient = np.random.RandomState(0).standard_normal((5, 4, 3, 3)).astype("f4")
+    direction = specnorm.lmo(gradient)
+    for exponent in (-100, -30, 30, 100):
+        np.testing.assert_array_equal(specnorm.lmo(np.ldexp(gradient, exponent)), direction)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_named(bad: float) -> None:
+    gradient = np.ones((3, 2, 3))
+    gradient[0, 1, 2] = bad
+    with pytest.raises(KernelError, match=r"gradient of shape \(3, 2, 3\) holds 1 non-finite value"):
+        specnorm.lmo(gradient)
+    stack = lmo_stack(np.stack([gradient, np.ones((3, 2, 3))]))
+    assert np.isnan(stack[0]).any()
+    assert np.isfinite(stack[1]).all()
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan, math.inf, 1e39])
+def test_a_bound_that_the_dtype_cannot_hold_is_refused(bound: float) -> None:
+    with pytest.raises(KernelError, match="bound="):
+        specnorm.lmo(np.ones((2, 2, 3), dtype="f4"), bound=bound)
+
+
+def test_half_precision_is_counted() -> None:
+    """In float16 and bfloat16 the rounding of the answer alone may lift a norm by several percent."""
+    torch = pytest.importorskip("torch", exc_type=ImportError)
+    for dtype in (torch.float16, torch.bfloat16):
+        for seed in range(20):
+            random = np.random.RandomState(seed)
+            gradient = torch.tensor(random.standard_normal((16, 16, 3, 3)) + 3 * random.standard_normal((16, 16, 1, 1)))
+            direction = specnorm.lmo(gradient.to(dtype))
+            assert direction.dtype == dtype
+            assert 0.9 <= norm_on_a_grid(direction.double().numpy(), 1) <= 1
+
+
+def test_a_derivative_is_refused() -> None:
+    torch = pytest.importorskip("torch", exc_type=ImportError)
+    kernel = torch.ones(2, 2, 3, requires_grad=True)
+    with pytest.raises(MethodError, match="a derivative through lmo"):
+        specnorm.lmo(kernel).sum().backward()
+
+
+GRADIENTS = np.random.RandomState(0).standard_normal((2, 6, 2, 3)).astype("f4")
+
+
+def in_groups(x: Any) -> Any:
+    return specnorm.lmo(x, groups=3)
+
+
+@pytest.mark.usefixtures("jax32")
+def test_traced_by_jax() -> None:
+    jax = pytest.importorskip("jax")
+    eager = np.asarray(lmo_stack(GRADIENTS, groups=3))
+    for transformed in (jax.jit(jax.vmap(in_groups)), jax.vmap(in_groups)):
+        found = np.asarray(transformed(jax.numpy.asarray(GRADIENTS)))
+        np.testing.assert_allclose(found, eager, rtol=0, atol=2e-6)
+        assert max(norm_on_a_grid(x, 3) for x in found) <= 1
+    bad = jax.jit(specnorm.lmo)(jax.numpy.asarray(GRADIENTS[0]).at[0, 0, 0].set(np.nan))
+    assert np.isnan(np.asarray(bad)).all()
+
+
+@pytest.mark.usefixtures("fresh_torch")
+def test_traced_by_torch() -> None:
+    torch = pytest.importorskip("torch", exc_type=ImportError)
+    eager = np.asarray(lmo_stack(GRADIENTS, groups=3))
+    compiled = torch.compile(in_groups, fullgraph=True)
+    given = torch.tensor(GRADIENTS)
+    for found in (torch.stack([compiled(x) for x in given]), torch.func.vmap(in_groups)(given)):
+        np.testing.assert_allclose(found, eager, rtol=0, atol=2e-6)
+
+
+# -- the proof ---------------------------------------------------------------------------------------------------------
+LONG = 20_000
+_gamma = rounding.gamma
+
+
+def lossy(size: float = 1.0) -> Any:
+    """Operations whose products are as small as single precision may make them."""
+    from core.proof.test_layer_roundings import UNIT, Instead
+
+    def matmul(a: Any, b: Any) -> Any:
+        return np.matmul(a, b) * np.asarray(1 - 0.99 * size * _gamma(a.shape[-1], UNIT), dtype=np.result_type(a, b))
+
+    return Instead(OPS, xp=Instead(OPS.xp, matmul=matmul))
+
+
+def norm_of_a_row_is_bounded() -> bool:
+    row: Any = np.full((1, 1, LONG), np.float32(1 / math.sqrt(LONG)))
+    bound = proof.matrix_norm_up(row, xp=lossy().xp)
+    return bool(float(bound[0]) >= np.linalg.norm(row.astype(np.float64)))
+
+
+def rounding_of_the_answer_is_counted() -> bool:
+    """A matrix of equal entries, which bfloat16 rounds up."""
+    size, spec = 16, ConvSpec.of((16, 16))
+    kernel: Any = np.full((1, size, size), np.float32(1 / size))
+    for bound in np.linspace(1.0, 1.01, 40):
+        limit = proof.Limit.of(float(bound), spec, "bfloat16")
+        scaled: Any = proof.scaled_within(kernel, limit, spec, ops=OPS)
+        digits = np.ldexp(np.round(np.ldexp(scaled.astype(np.float64), 12)), -12)  # 8 digits of a number about 1 / 16
+        if digits[0, 0, 0] * size > bound:
+            return False
+    return True
+
+
+def padding_is_counted() -> bool:
+    direction = specnorm.lmo(np.ones((1, 1, 3)), padding_mode="reflect", padding=1)
+    return dense_norm(direction, 4, padding_mode="reflect", padding=1).lo <= 1
+
+
+def underflow_is_counted() -> bool:
+    """A bound that is hardly more than the smallest numbers of float16."""
+    spec = ConvSpec.of((64, 64))
+    kernel: Any = np.full((1, 64, 64), np.float32(1 / 64))
+    for bound in np.linspace(1.0, 1.01, 20) * 2.0**-10:
+        limit = proof.Limit.of(float(bound), spec, "float16")
+        scaled: Any = proof.scaled_within(kernel, limit, spec, ops=OPS)
+        # Rounded to a multiple of the smallest number.
+        if float(np.round(scaled.max() * 2.0**24) * 2.0**-24) * 64 > bound:
+            return False
+    return True
+
+
+def grid_is_counted() -> bool:
+    """Two opposite taps, whose symbol is a cosine that may peak between two points of the grid."""
+    spec = ConvSpec.of((1, 1, 7))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "grid_sizes", lambda _: (13,))
+        kernel = np.zeros((1, 1, 1, 7))
+        kernel[..., 0], kernel[..., -1] = 1.0, -1.0
+        bound = proof._norm_on_grid_up(kernel, spec, ops=OPS)  # type: ignore[arg-type]
+    return float(bound[0]) >= 2.0
+
+
+def taps_are_counted() -> bool:
+    kernel = np.ones((2, 2, 3, 3))
+    direction = specnorm.lmo(kernel)
+    return bool(sigma_star(direction).lo <= 1)
+
+
+def without(name: str) -> Callable[[ast.AST], None]:
+    """Replaces calls of a function by 0, or by its first argument if it is an outward rounding."""
+
+    class Without(ast.NodeTransformer):
+        def visit_Call(self, node: ast.Call) -> ast.AST:
+            self.generic_visit(node)
+            if ast.unparse(node.func).rpartition(".")[2] != name:
+                return node
+            return node.args[0] if name in ("everywhere_up", "supremum_up_from_unfolding") else ast.Constant(0.0)
+
+    def change(tree: ast.AST) -> None:
+        Without().visit(tree)
+
+    return change
+
+
+def constant(old: str, new: str) -> Callable[[ast.AST], None]:
+    """Replaces an expression of the function by another."""
+
+    class Exchanged(ast.NodeTransformer):
+        found = False
+
+        def visit(self, node: ast.AST) -> Any:
+            if isinstance(node, ast.expr) and ast.unparse(node) == old:
+                self.found = True
+                return ast.parse(new, mode="eval").body
+            return self.generic_visit(node)
+
+    def change(tree: ast.AST) -> None:
+        exchanged = Exchanged()
+        exchanged.visit(tree)
+        assert exchanged.found, old
+
+    return change
+
+
+MUTANTS: dict[str, tuple[str, Callable[[ast.AST], None], Callable[[], bool]]] = {
+    "roundings of a product": ("_square_up", without("gamma"), norm_of_a_row_is_bounded),
+    "roundings of the answer": ("scaled_within", constant("limit.unit", "0.0"), rounding_of_the_answer_is_counted),
+    "underflow of the answer": ("scaled_within", without("_norm_of_underflow"), underflow_is_counted),
+    "repeated pixels": ("Limit.of", constant("spec.padding_gain_sq", "1.0"), padding_is_counted),
+    "the taps": ("_norm_by_reshaping_up", without("supremum_up_from_unfolding"), taps_are_counted),
+    "points between those of the grid": ("_norm_on_grid_up", without("everywhere_up"), grid_is_counted),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_of_the_proof_are_noticed(name: str) -> None:
+    function, change, check = MUTANTS[name]
+    assert check()
+    with mutated(Function(CORE / "ball" / "proof.py", function), change):
+        assert not check(), "nothing was noticed"

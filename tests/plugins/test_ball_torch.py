@@ -1,0 +1,252 @@
+"""`SpectralBall` and `MuonConv`: every weight of every step is proven to be within its bound, in every training."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+torch: Any = pytest.importorskip("torch", exc_type=ImportError)
+
+from helpers.oracle import dense_norm  # noqa: E402 - after torch is known to be there
+from specnorm_torch import MuonConv, SpectralBall, geometry_of, spectral_norm  # noqa: E402
+from torch import nn  # noqa: E402
+
+import specnorm  # noqa: E402
+from specnorm.errors import MethodError  # noqa: E402
+
+
+def mixed(seed: int = 0) -> Any:
+    """Strided, grouped, transposed and padded layers, an embedding, norms and biases, for 2x6x6."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6, padding_mode="reflect"), nn.ReLU(),
+        nn.ConvTranspose2d(6, 4, 2, stride=2, groups=2), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.Flatten(), nn.Linear(144, 3),
+    )  # fmt: skip
+
+
+def layers(model: Any) -> Iterator[Any]:
+    return (x for x in model.modules() if isinstance(x, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
+
+
+def assert_inside(model: Any, bound: float = 1.0) -> None:
+    for layer in layers(model):
+        assert specnorm.certify(layer.weight, bound, **geometry_of(layer)), layer
+
+
+def train(model: Any, optimiser: Any, steps: int, seed: int = 1, after: Callable[[], None] = lambda: None) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        images, labels = torch.randn(8, 2, 6, 6, generator=generator), torch.randint(3, (8,), generator=generator)
+        loss = nn.functional.cross_entropy(8 * model(images + labels[:, None, None, None]), labels)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        after()
+    return float(loss.detach())
+
+
+def test_every_weight_of_every_step_is_inside() -> None:
+    model = mixed()
+    optimiser = SpectralBall(model, 0.2)
+    assert_inside(model)
+    before = [x.weight.clone() for x in layers(model)]
+    first = train(model, optimiser, 1)
+    last = train(model, optimiser, 30, after=lambda: assert_inside(model))
+    assert last < first
+    assert all(not torch.equal(x, y.weight) for x, y in zip(before, layers(model), strict=True))
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.3, 1e-7])
+@pytest.mark.parametrize("steps", [200, pytest.param(10_000, marks=pytest.mark.nightly)])
+def test_rounding_does_not_leave_the_ball(rate: float, steps: int) -> None:
+    """By rounding alone, at the boundary: each step points to where the weight is, or nearly."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 6, 3, padding=1, bias=False)
+    optimiser = SpectralBall(layer, rate, momentum=0.0)
+    direction = torch.randn(6, 6, 1, 1).expand(6, 6, 3, 3) + 0.01 * torch.randn(6, 6, 3, 3)
+    with torch.no_grad():
+        layer.weight.copy_(-specnorm.lmo(direction))
+    for step in range(steps):
+        layer.weight.grad = direction + 1e-4 * math.sin(step) * direction.flip(3)
+        optimiser.step()
+    assert specnorm.certify(layer.weight, 1.0)
+    assert dense_norm(layer.weight.detach().numpy(), 5).lo <= 1
+    assert specnorm.enclose(layer.weight).lower > 0.94
+
+
+def test_bounds_by_pattern_and_by_group() -> None:
+    model = mixed()
+    optimiser = SpectralBall(model, 0.5, bound={"11": 4.0, "7": 0.5, "*": 1.0})
+    train(model, optimiser, 20)
+    for name, bound in (("0", 1.0), ("7", 0.5), ("9", 1.0), ("11", 4.0)):
+        layer = model.get_submodule(name)
+        assert specnorm.certify(layer.weight, bound, **geometry_of(layer))
+    assert not specnorm.certify(model[11].weight, 1.0)
+    with pytest.raises(MethodError, match='matches the layer 0: add "\\*"'):
+        SpectralBall(mixed(), 0.1, bound={"1*": 1.0})
+    # Parameters: kernels of stride 1, whose norm is no smaller; keywords of a geometry; the others go to the rest.
+    model = mixed()
+    strided = {"params": [model[0].weight], "stride": 2, "bound": 0.5}
+    optimiser = SpectralBall([strided, {"params": [*model[7].parameters(), model[11].weight], "lr": 0.01}], 0.5)
+    assert [group["lr"] for group in optimiser.param_groups] == [0.5, 0.01, 1e-3]
+    train(model, optimiser, 10)
+    assert specnorm.certify(model[0].weight, 0.5, stride=2)
+    assert specnorm.certify(model[7].weight, 1.0)
+
+
+def test_rest_shares_schedule_and_state() -> None:
+    model = mixed()
+    optimiser = SpectralBall(model, 0.2, rest=lambda params: torch.optim.SGD(params, 0.4, momentum=0.9))
+    assert {id(x) for group in optimiser.param_groups for x in group["params"]} == {id(x) for x in model.parameters()}
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)
+    train(model, optimiser, 3)
+    scheduler.step()
+    assert [group["lr"] for group in optimiser.param_groups] == [0.1, 0.2]
+    assert all("momentum_buffer" in optimiser.state[x] for x in model.parameters())
+
+
+@pytest.mark.parametrize("make", [SpectralBall, MuonConv])
+def test_a_resumed_run_is_the_same_run(make: Any) -> None:
+    model = mixed()
+    optimiser = make(model, 0.1)
+    train(model, optimiser, 5)
+    file = io.BytesIO()
+    torch.save((model.state_dict(), optimiser.state_dict()), file)
+    file.seek(0)
+    weights, state = torch.load(file, weights_only=True)
+    other = mixed(seed=3)
+    resumed = make(other, 0.3)
+    other.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    twin, twin_optimiser = copy.deepcopy((model, optimiser))
+    losses = {train(*pair, 5, seed=2) for pair in ((model, optimiser), (other, resumed), (twin, twin_optimiser))}
+    assert len(losses) == 1
+    assert all(torch.equal(x, y) for x, y in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_weights_that_somebody_else_changed_are_put_inside() -> None:
+    model = mixed()
+    optimiser = SpectralBall(model, 0.1)
+    train(model, optimiser, 2)
+    with torch.no_grad():
+        model[7].weight.mul_(10)
+    train(model, optimiser, 1)
+    assert_inside(model)
+
+
+def test_frozen_layers_and_layers_without_gradients_stay() -> None:
+    model = mixed()
+    model[0].weight.requires_grad_(False)
+    with torch.no_grad():
+        model[0].weight.mul_(10)
+    before = model[0].weight.clone()
+    optimiser = SpectralBall(model, 0.3, layers=lambda name, _: name != "11")
+    train(model, optimiser, 3)
+    assert torch.equal(model[0].weight, before)
+    model[0].weight.requires_grad_(True)
+    train(model, optimiser, 1)
+    assert specnorm.certify(model[0].weight, 1.0, stride=2)
+    still = model[7].weight.clone()
+    for x in model.parameters():
+        x.grad = torch.zeros_like(x)
+    fresh = SpectralBall(model[7:8], 0.3)
+    fresh.step()
+    torch.testing.assert_close(model[7].weight, still, rtol=1e-4, atol=0)
+
+
+def test_scaler_closure_clipping_and_autocast() -> None:
+    model = mixed()
+    optimiser = SpectralBall(model, 0.2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=10**6)
+    for _ in range(25):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(torch.randn(4, 2, 6, 6)).float().square().sum() * 100
+        optimiser.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimiser)  # skips the first ones, whose gradients overflow
+        scaler.update()
+    assert scaler.get_scale() < 2.0**126
+    assert_inside(model)
+
+    def closure() -> Any:
+        optimiser.zero_grad()
+        loss = model(torch.ones(4, 2, 6, 6)).square().mean()
+        loss.backward()
+        return loss
+
+    first = float(optimiser.step(closure))
+    for _ in range(5):
+        last = float(optimiser.step(closure))
+    assert last < first
+
+
+def test_gradients_that_are_not_finite_are_named_and_change_nothing() -> None:
+    model = mixed()
+    optimiser = SpectralBall(model, 0.2)
+    train(model, optimiser, 1)
+    before = copy.deepcopy(model.state_dict())
+    model[7].weight.grad[0, 0, 0, 0] = math.nan
+    with pytest.raises(MethodError, match=r"the gradient of 7\.weight holds NaN or infinity; no weight was changed"):
+        optimiser.step()
+    # Sums that overflow are finite gradients.
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    model[7].weight.grad = torch.full_like(model[7].weight, 3e38)
+    optimiser.step()
+    assert_inside(model)
+
+
+def test_what_cannot_be_kept_inside_is_refused() -> None:
+    constrained = spectral_norm(mixed())
+    with pytest.raises(MethodError, match=r"0\.weight is computed by a parametrisation: SpectralBall moves weights"):
+        SpectralBall(constrained, 0.1)
+    with pytest.raises(MethodError, match=r"0\.weight is torch.bfloat16, whose rounding"):
+        SpectralBall(mixed().bfloat16(), 0.1)
+    with pytest.raises(MethodError, match="has no convolution or linear layer"):
+        SpectralBall(nn.BatchNorm2d(3), 0.1)
+    for rate in (-0.1, 1.5, math.nan):
+        with pytest.raises(MethodError, match="is not from 0 to 1"):
+            SpectralBall(mixed(), rate)
+    optimiser = SpectralBall(mixed(), 0.1)
+    optimiser.param_groups[0]["lr"] = 2.0
+    with pytest.raises(MethodError, match=r"lr=2\.0 is not from 0 to 1"):
+        optimiser.step()
+
+
+def test_a_step_of_muon_has_its_length() -> None:
+    """A flattened step of Muon would be three times as long."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    optimiser = MuonConv(layer, 0.1, weight_decay=0.5)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.randn(8, 8, 1, 1).expand(8, 8, 3, 3) + 0.01 * torch.randn(8, 8, 3, 3)
+    optimiser.step()
+    moved = specnorm.enclose(layer.weight.detach() - 0.95 * before)
+    assert moved.lower >= 0.094
+    assert moved.upper <= 0.1001
+
+
+def test_a_trained_network_has_the_product_of_its_bounds() -> None:
+    """Without `rescale_`."""
+    from specnorm_networks import network_bound, nonexpansive
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+    optimiser = SpectralBall(model, 0.3, bound={"0": 0.5, "*": 2.0})
+    for _ in range(20):
+        images = torch.randn(4, 1, 6, 6)
+        optimiser.zero_grad()
+        (model(images) - images).square().mean().backward()
+        optimiser.step()
+    proven = network_bound(model.eval(), (1, 6, 6)).upper
+    assert proven is not None
+    assert proven <= 1.0
+    assert nonexpansive(model, (1, 6, 6)).proven
